@@ -1,0 +1,260 @@
+//! Addresses (RFC 5321 §4.1.2): what stands between the angle brackets.
+//!
+//! The local part is opaque (§2.3.11): it is kept, compared and sent as it was written, quotes
+//! included. Only the domain is understood.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::host::{HostName, HostNameError};
+
+/// RFC 5321 §4.5.3.1.1.
+pub const LOCAL_OCTETS_MAX: usize = 64;
+/// RFC 5321 §4.5.3.1.3 allows 256 with the angle brackets.
+pub const ADDRESS_OCTETS_MAX: usize = 254;
+
+/// The part behind the `@`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Domain {
+    /// A DNS name.
+    Name(HostName),
+    /// An address literal, `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
+    Literal(IpAddr),
+}
+
+impl Domain {
+    /// The DNS name, if it is one.
+    pub fn name(&self) -> Option<&HostName> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Literal(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Literal(IpAddr::V4(address)) => write!(f, "[{address}]"),
+            Self::Literal(IpAddr::V6(address)) => write!(f, "[IPv6:{address}]"),
+        }
+    }
+}
+
+/// A mailbox: local part and domain, with the text as it was written.
+///
+/// ```
+/// use smtp::Mailbox;
+/// let mailbox = Mailbox::parse(r#""a b"@Example.COM"#)?;
+/// assert_eq!(mailbox.as_str(), r#""a b"@Example.COM"#);
+/// assert_eq!(mailbox.domain().to_string(), "example.com");
+/// # Ok::<(), smtp::AddressError>(())
+/// ```
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Mailbox {
+    text: Box<str>,
+    domain: Domain,
+}
+
+/// Why a text is not an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AddressError {
+    /// No `@` with something in front.
+    #[error("no local part and domain")]
+    NoDomain,
+    /// The local part is not a dot-string or quoted string.
+    #[error("the local part is malformed")]
+    BadLocalPart,
+    /// The domain is not a name or address literal.
+    #[error("the domain is malformed: {0}")]
+    BadDomain(#[from] HostNameError),
+    /// The bracketed address is not one.
+    #[error("the address literal is malformed")]
+    BadLiteral,
+    /// Over [`LOCAL_OCTETS_MAX`] or [`ADDRESS_OCTETS_MAX`].
+    #[error("longer than RFC 5321 allows")]
+    TooLong,
+    /// UTF-8 outside an SMTPUTF8 transaction (RFC 6531 §3.2).
+    #[error("not ASCII")]
+    NotAscii,
+}
+
+impl Mailbox {
+    /// Parses an ASCII `local@domain`, without angle brackets or source route.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`], which says which part is wrong.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if !text.is_ascii() {
+            return Err(AddressError::NotAscii);
+        }
+        if text.len() > ADDRESS_OCTETS_MAX {
+            return Err(AddressError::TooLong);
+        }
+        let at = local_part_end(text)?;
+        let (local, rest) = text.split_at_checked(at).ok_or(AddressError::NoDomain)?;
+        let domain = rest.strip_prefix('@').ok_or(AddressError::NoDomain)?;
+        if local.len() > LOCAL_OCTETS_MAX {
+            return Err(AddressError::TooLong);
+        }
+        // A final dot is legal in DNS but not in RFC 5321's Domain; sent on, some peer would refuse.
+        if domain.ends_with('.') {
+            return Err(AddressError::BadDomain(HostNameError::EmptyLabel));
+        }
+        Ok(Self { text: text.into(), domain: parse_domain(domain)? })
+    }
+
+    /// The address as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The local part as it was written, quotes included.
+    pub fn local_part(&self) -> &str {
+        self.text.rsplit_once('@').map_or("", |(local, _)| local)
+    }
+
+    /// The domain, normalized.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+}
+
+/// The offset of the `@` that ends the local part.
+fn local_part_end(text: &str) -> Result<usize, AddressError> {
+    if text.starts_with('"') {
+        return quoted_end(text.as_bytes());
+    }
+    let at = text.find('@').ok_or(AddressError::NoDomain)?;
+    let local = text.get(..at).unwrap_or_default();
+    let atoms_ok = local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext));
+    if atoms_ok { Ok(at) } else { Err(AddressError::BadLocalPart) }
+}
+
+fn quoted_end(bytes: &[u8]) -> Result<usize, AddressError> {
+    let mut index = 1;
+    while let Some(&byte) = bytes.get(index) {
+        match byte {
+            b'"' => return Ok(index + 1),
+            b'\\' => match bytes.get(index + 1) {
+                Some(32..=126) => index += 2,
+                _ => return Err(AddressError::BadLocalPart),
+            },
+            32..=126 => index += 1,
+            _ => return Err(AddressError::BadLocalPart),
+        }
+    }
+    Err(AddressError::BadLocalPart)
+}
+
+/// RFC 5322 §3.2.3.
+fn is_atext(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+}
+
+fn parse_domain(text: &str) -> Result<Domain, AddressError> {
+    let Some(inner) = text.strip_prefix('[') else {
+        return Ok(Domain::Name(HostName::parse(text)?));
+    };
+    let inner = inner.strip_suffix(']').ok_or(AddressError::BadLiteral)?;
+    let v6 = inner.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case("IPv6:"));
+    let address = if v6 {
+        inner.get(5..).and_then(|a| a.parse::<Ipv6Addr>().ok()).map(IpAddr::V6)
+    } else {
+        inner.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+    };
+    address.map(Domain::Literal).ok_or(AddressError::BadLiteral)
+}
+
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.text)
+    }
+}
+
+/// Who is told when a message cannot be delivered: a mailbox, or nobody (`<>`).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum ReversePath {
+    /// `<>`: a notice, which is never answered by another (RFC 5321 §4.5.5).
+    Null,
+    /// The sender.
+    Mailbox(Mailbox),
+}
+
+impl ReversePath {
+    /// The empty text is [`ReversePath::Null`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailbox::parse`].
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() { Ok(Self::Null) } else { Mailbox::parse(text).map(Self::Mailbox) }
+    }
+
+    /// The mailbox, if there is one.
+    pub fn mailbox(&self) -> Option<&Mailbox> {
+        match self {
+            Self::Null => None,
+            Self::Mailbox(mailbox) => Some(mailbox),
+        }
+    }
+
+    /// What stands between the angle brackets; empty for [`ReversePath::Null`].
+    pub fn as_str(&self) -> &str {
+        self.mailbox().map_or("", Mailbox::as_str)
+    }
+}
+
+impl fmt::Display for ReversePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_kept_as_written_or_refused() {
+        let long_local = format!("{}@example.com", "a".repeat(65));
+        let cases = [
+            ("user@example.com", Ok("example.com")),
+            ("User+Tag@EXAMPLE.com", Ok("example.com")),
+            (r#""a b"@c.example"#, Ok("c.example")),
+            (r#""a@b\"c"@d.example"#, Ok("d.example")),
+            ("a@[192.0.2.1]", Ok("[192.0.2.1]")),
+            ("a@[ipv6:2001:db8::1]", Ok("[IPv6:2001:db8::1]")),
+            ("o'brien@example.com", Ok("example.com")),
+            ("@example.com", Err(AddressError::BadLocalPart)),
+            ("a..b@example.com", Err(AddressError::BadLocalPart)),
+            (".a@example.com", Err(AddressError::BadLocalPart)),
+            ("a b@example.com", Err(AddressError::BadLocalPart)),
+            ("a\r@example.com", Err(AddressError::BadLocalPart)),
+            ("\"a\n\"@example.com", Err(AddressError::BadLocalPart)),
+            ("user", Err(AddressError::NoDomain)),
+            ("\"user\"", Err(AddressError::NoDomain)),
+            ("a@b@c.example", Err(AddressError::BadDomain(HostNameError::BadCharacter))),
+            ("a@example.com.", Err(AddressError::BadDomain(HostNameError::EmptyLabel))),
+            ("a@xn---", Err(AddressError::BadDomain(HostNameError::BadIdna))),
+            ("a@[300.0.0.1]", Err(AddressError::BadLiteral)),
+            ("ü@example.com", Err(AddressError::NotAscii)),
+            (long_local.as_str(), Err(AddressError::TooLong)),
+        ];
+        for (text, want) in cases {
+            let got = Mailbox::parse(text);
+            if let Ok(mailbox) = &got {
+                assert_eq!(mailbox.as_str(), text);
+            }
+            assert_eq!(got.map(|m| m.domain().to_string()), want.map(str::to_owned), "{text:?}");
+        }
+    }
+}
