@@ -1,0 +1,195 @@
+//! Failure notices as their readers get them: golden files for people, a MIME parser for programs.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail by panicking"
+)]
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
+use report::{Dsn, FailedRecipient, Returned};
+use smtp::{HostName, Mailbox, RemoteText, Status};
+
+const ORIGINAL: &[u8] = b"Received: from client.example by relay.example.net\r\n\
+    From: Ann <ann@sender.example>\r\nTo: bob@example.org\r\nSubject: hello\r\n\r\nHi Bob\r\n";
+
+fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn mailbox(text: &str) -> Mailbox {
+    Mailbox::parse(text).unwrap()
+}
+
+/// A notice about `recipients` of `original`, composed.
+fn compose(recipients: &[FailedRecipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
+    Dsn {
+        reporting_mta: "relay.example.net",
+        from: &mailbox("mailer-daemon@relay.example.net"),
+        to: &mailbox("ann@sender.example"),
+        message_id: "0193-5f@relay.example.net",
+        date: time("2026-11-22T12:00:00Z"),
+        arrival_date: time("2026-11-17T12:00:00Z"),
+        original_id: "01935f6c0a7b4c1e8d2f3a4b5c6d7e8f",
+        recipients,
+        returned,
+        original,
+    }
+    .compose()
+}
+
+fn unknown_user<'a>(address: &'a Mailbox, host: &'a HostName) -> FailedRecipient<'a> {
+    FailedRecipient {
+        final_recipient: address,
+        status: Status::permanent(1, 1),
+        remote_mta: Some(host),
+        diagnostic: Some(RemoteText::new("550 5.1.1 no such user here")),
+        last_attempt: Some(time("2026-11-22T11:59:58Z")),
+        explanation: "The recipient's server refused the address.",
+    }
+}
+
+/// Compares with `tests/golden/NAME`; `UPDATE_GOLDEN=1 cargo test -p report` writes it anew.
+fn assert_golden(name: &str, composed: &[u8]) {
+    let text = std::str::from_utf8(composed).unwrap();
+    assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "every line ends with CRLF");
+    let text = text.replace("\r\n", "\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{name}");
+}
+
+fn assert_every_line_travels(composed: &[u8]) {
+    assert!(composed.is_ascii());
+    for line in composed.split(|&byte| byte == b'\n') {
+        assert!(line.len() <= 999, "{}", line.escape_ascii());
+    }
+}
+
+fn part<'a>(message: &'a Message<'_>, index: usize) -> (&'a str, &'a str) {
+    let part = &message.parts[index];
+    let kind = part.content_type().unwrap();
+    (kind.c_type.as_ref(), kind.c_subtype.as_deref().unwrap())
+}
+
+#[test]
+fn a_refused_recipient_is_explained() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    assert_golden(
+        "refused.eml",
+        &compose(&[unknown_user(&bob, &host)], Returned::Headers, ORIGINAL),
+    );
+}
+
+#[test]
+fn several_recipients_share_one_notice_and_a_policy_is_named() {
+    let (bob, carol) = (mailbox("bob@example.org"), mailbox("\"carol  c\"@bank.example"));
+    let host = HostName::parse("mx1.example.org").unwrap();
+    let kept_back = FailedRecipient {
+        final_recipient: &carol,
+        status: Status::transient(7, 5),
+        remote_mta: None,
+        diagnostic: None,
+        last_attempt: Some(time("2026-11-22T11:30:00Z")),
+        explanation: "The mail servers that DNS names for bank.example are not in its MTA-STS policy \
+                      (mode enforce): mx.evil.example. The message waited for 5 days.",
+    };
+    let recipients = [unknown_user(&bob, &host), kept_back];
+    assert_golden("policy.eml", &compose(&recipients, Returned::Full, ORIGINAL));
+}
+
+#[test]
+fn programs_find_the_parts_of_rfc_6522() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let composed = compose(&[unknown_user(&bob, &host)], Returned::Headers, ORIGINAL);
+    assert_every_line_travels(&composed);
+    let message = MessageParser::default().parse(&composed).unwrap();
+    assert_eq!(part(&message, 0), ("multipart", "report"));
+    let report = message.content_type().unwrap();
+    assert_eq!(report.attribute("report-type"), Some("delivery-status"));
+    assert_eq!(part(&message, 1), ("text", "plain"));
+    assert_eq!(part(&message, 2), ("message", "delivery-status"));
+    assert_eq!(part(&message, 3), ("text", "rfc822-headers"));
+    assert_eq!(message.parts.len(), 4);
+    assert_eq!(message.header_raw("Auto-Submitted").unwrap().trim(), "auto-replied");
+    assert_eq!(message.date().unwrap().to_timestamp(), 1_795_348_800);
+}
+
+#[test]
+fn the_whole_message_goes_back_when_asked_for() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let eight_bit = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n".as_bytes();
+    for original in [ORIGINAL, eight_bit] {
+        let composed = compose(&[unknown_user(&bob, &host)], Returned::Full, original);
+        let message = MessageParser::default().parse(&composed).unwrap();
+        assert_eq!(part(&message, 3), ("message", "rfc822"));
+        let PartType::Message(inner) = &message.parts[3].body else { panic!("no message inside") };
+        let raw = std::str::from_utf8(inner.raw_message()).unwrap();
+        assert!(raw.contains(std::str::from_utf8(original).unwrap()));
+        let labelled = message.header_raw("Content-Transfer-Encoding").map(str::trim);
+        assert_eq!(labelled, (!original.is_ascii()).then_some("8bit"));
+    }
+}
+
+#[test]
+fn headers_that_cannot_travel_are_encoded_and_lose_nothing() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let long = format!("X-Long: {}\r\n\r\nbody", "y".repeat(3000));
+    let originals: [&[u8]; 4] = [
+        b"Subject: \xe9t\xe9\r\n\r\nb",
+        long.as_bytes(),
+        b"X: a\0b\n\r\n\r\nb",
+        b"X: bare\rcr\r\n\r\n",
+    ];
+    for original in originals {
+        for returned in [Returned::Headers, Returned::Full] {
+            if returned == Returned::Full && original.starts_with(b"Subject") {
+                continue;
+            }
+            let composed = compose(&[unknown_user(&bob, &host)], returned, original);
+            assert_every_line_travels(&composed);
+            let message = MessageParser::default().parse(&composed).unwrap();
+            assert_eq!(part(&message, 3), ("text", "rfc822-headers"));
+            let encoding = message.parts[3].content_transfer_encoding();
+            assert_eq!(encoding, Some("quoted-printable"));
+        }
+    }
+}
+
+#[test]
+fn nothing_a_stranger_wrote_makes_a_line_a_field_or_a_part() {
+    let bob = mailbox("bob@example.org");
+    let host = HostName::parse("mx1.example.org").unwrap();
+    let mut recipient = unknown_user(&bob, &host);
+    let nasty =
+        format!("550 a\r\nAction: delivered\r\n\r\n--=_staunch_00000000 {}", "\u{fc}".repeat(400));
+    recipient.diagnostic = Some(RemoteText::new(&nasty));
+    let original = b"X: a\r\n--=_staunch_00000000\r\nContent-Type: text/html\r\n\r\n";
+    let composed = compose(&[recipient], Returned::Full, original);
+    assert_every_line_travels(&composed);
+    let text = std::str::from_utf8(&composed).unwrap();
+    assert_eq!(text.matches("\r\nAction: ").count(), 1);
+    let message = MessageParser::default().parse(&composed).unwrap();
+    assert_eq!(message.parts.len(), 4);
+    assert!(text.contains("boundary=\"=_staunch_00000001\""));
+}
+
+#[test]
+fn a_failure_never_carries_a_transient_status() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let mut recipient = unknown_user(&bob, &host);
+    recipient.status = Status::transient(4, 1);
+    recipient.remote_mta = None;
+    recipient.diagnostic = None;
+    recipient.last_attempt = None;
+    let composed = compose(&[recipient], Returned::Headers, ORIGINAL);
+    let text = std::str::from_utf8(&composed).unwrap();
+    assert!(text.contains("\r\nStatus: 5.4.1\r\n"));
+    for absent in ["Remote-MTA", "Diagnostic-Code", "Last-Attempt-Date"] {
+        assert!(!text.contains(absent), "{absent}");
+    }
+}
