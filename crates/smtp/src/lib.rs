@@ -7,11 +7,25 @@
 //! ([`RemoteText`]), codes ([`Status`]).
 
 pub mod address;
+pub mod client;
+pub mod command;
+pub mod data;
+pub mod extensions;
 pub mod host;
+pub mod limits;
 pub mod remote_text;
+pub mod reply;
+pub mod response;
+pub mod server;
 pub mod status;
+pub mod stuff;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
+pub use client::{Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Unexpected};
+pub use extensions::{Extension, Extensions};
 pub use host::{HostName, HostNameError};
 pub use remote_text::RemoteText;
+pub use response::Response;
+pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};
 pub use status::{Class, Status};
+pub use stuff::Stuffer;

@@ -1,0 +1,532 @@
+//! The client side of one mail transaction (RFC 5321 §3.3), as a state machine.
+//!
+//! No I/O and no clock: the caller sends what was appended to its buffer, reads one reply, and hands
+//! it back. A step owns the next state, so a finished transaction cannot be continued. Each recipient
+//! ends with its own reply and the command that it answers.
+//!
+//! ```text
+//! start ─▶ Mail ─▶ Rcpt (each recipient) ─▶ Data ─354▶ Sending ─dot▶ Message ─▶ Done
+//!            └─4yz/5yz──────┴───────────────┤               └─4yz/5yz──────────▶ Done
+//!                                           └─354 and nobody accepted─▶ Discard ▶ Done
+//! ```
+//!
+//! With PIPELINING (RFC 2920) everything up to DATA goes out at once and the replies are matched in
+//! order, also those that no longer matter; without it each command waits for the reply before.
+
+use crate::address::{Mailbox, ReversePath};
+use crate::extensions::{Extension, Extensions};
+use crate::reply::{Reply, ReplyClass};
+
+/// What the transaction is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// Who hears of failures.
+    pub sender: &'a ReversePath,
+    /// Who gets it. The results stand in this order.
+    pub recipients: &'a [Mailbox],
+    /// Octets of the message with CRLF line ends, without stuffed dots (RFC 1870 §5).
+    pub size: u64,
+    /// Has the message octets above 127?
+    pub has_8bit: bool,
+}
+
+/// The point of the dialogue that a reply, a silence or a lost connection belongs to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Stage {
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The message, before its final dot was sent: nothing can have been delivered.
+    Body,
+    /// The final dot was sent: without a reply nobody knows whether the message was delivered.
+    EndOfData,
+}
+
+impl Stage {
+    /// The command or phase in the words of RFC 5321 §4.5.3.2.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Body => "message body",
+            Self::EndOfData => "end of data",
+        }
+    }
+}
+
+/// What became of one recipient.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// The server took responsibility.
+    Accepted(Reply),
+    /// The server refused, now or for good.
+    Refused {
+        /// What the reply answers.
+        stage: Stage,
+        /// The reply.
+        reply: Reply,
+    },
+}
+
+impl Fate {
+    /// Was the recipient refused only because the transaction had too many of them?
+    ///
+    /// RFC 5321 §4.5.3.1.10: 452, or 552 from old servers, to RCPT; the recipient goes into another
+    /// transaction. An enhanced code that names another cause (5.2.2, mailbox full) is believed.
+    pub fn is_too_many_recipients(&self) -> bool {
+        match self {
+            Self::Refused { stage: Stage::Rcpt, reply } => is_too_many(reply),
+            Self::Refused { .. } | Self::Accepted(_) => false,
+        }
+    }
+
+    /// What the reply says, with too many recipients counted as transient whatever its code.
+    pub fn class(&self) -> ReplyClass {
+        match self {
+            Self::Refused { .. } if self.is_too_many_recipients() => ReplyClass::Transient,
+            Self::Accepted(reply) | Self::Refused { reply, .. } => reply.class(),
+        }
+    }
+}
+
+fn is_too_many(reply: &Reply) -> bool {
+    // Subject 0 says nothing, subject 5 is the protocol; any other one names a different cause.
+    matches!(reply.code, 452 | 552) && reply.status.is_none_or(|s| matches!(s.subject, 0 | 5))
+}
+
+/// In which state the connection is afterwards.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// The next MAIL may follow.
+    Clean,
+    /// RSET first: a transaction may be open on the server's side.
+    Reset,
+    /// Of no further use: 421, or a body that was not sent to its end.
+    Close,
+}
+
+/// A finished transaction.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Finished {
+    /// One for each recipient, in envelope order.
+    pub fates: Vec<Fate>,
+    /// Whether another transaction may follow on this connection.
+    pub ending: Ending,
+}
+
+/// A transaction that was cut off: a lost connection, a time-out, an unexpected reply.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Interrupted {
+    /// What was awaited.
+    pub stage: Stage,
+    /// The recipients' fates as far as they were known; `None` is still open.
+    pub fates: Vec<Option<Fate>>,
+}
+
+/// The server answered with a reply that this point of the dialogue does not have. Close the
+/// connection.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("unexpected reply to {}: {reply}", .interrupted.stage.name())]
+pub struct Unexpected {
+    /// The reply.
+    pub reply: Reply,
+    /// What was known before it.
+    pub interrupted: Interrupted,
+}
+
+/// What the caller does next. Whatever was appended to its buffer is sent in any case.
+#[derive(Debug)]
+#[must_use]
+pub enum Step<'a> {
+    /// Read a reply and pass it to [`Transaction::on_reply`].
+    Await(Transaction<'a>),
+    /// Send the message with [`crate::Stuffer`], then call [`Transaction::body_sent`] and read a reply.
+    SendBody(Transaction<'a>),
+    /// The transaction is over.
+    Done(Finished),
+}
+
+/// A transaction that waits for a reply.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    envelope: Envelope<'a>,
+    is_pipelined: bool,
+    state: State,
+    fates: Vec<Option<Fate>>,
+}
+
+/// Whose reply is awaited.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Mail,
+    /// Of the recipient with this index.
+    Rcpt(usize),
+    Data,
+    /// The body is on its way; a reply now is early.
+    Sending,
+    Message,
+    /// Of the lone dot that ends a message which nobody gets.
+    Discard,
+}
+
+/// RFC 5321 §3.8: the server closes after it.
+const CLOSING: u16 = 421;
+
+impl<'a> Transaction<'a> {
+    /// Begins a transaction: appends MAIL, or with PIPELINING everything up to DATA, to `out`.
+    pub fn start(envelope: Envelope<'a>, extensions: &Extensions, out: &mut Vec<u8>) -> Step<'a> {
+        let fates = vec![None; envelope.recipients.len()];
+        if fates.is_empty() {
+            return Step::Done(Finished { fates: Vec::new(), ending: Ending::Clean });
+        }
+        let is_pipelined = extensions.offers(Extension::Pipelining);
+        mail_command(&envelope, extensions, out);
+        if is_pipelined {
+            for recipient in envelope.recipients {
+                rcpt_command(recipient, out);
+            }
+            out.extend_from_slice(DATA);
+        }
+        Step::Await(Self { envelope, is_pipelined, state: State::Mail, fates })
+    }
+
+    /// What is being awaited; it decides the time limit.
+    pub fn stage(&self) -> Stage {
+        match self.state {
+            State::Mail => Stage::Mail,
+            State::Rcpt(_) => Stage::Rcpt,
+            State::Data => Stage::Data,
+            State::Sending | State::Discard => Stage::Body,
+            State::Message => Stage::EndOfData,
+        }
+    }
+
+    /// The message went out up to and with its final dot.
+    #[must_use]
+    pub fn body_sent(self) -> Self {
+        match self.state {
+            State::Sending => Self { state: State::Message, ..self },
+            State::Mail | State::Rcpt(_) | State::Data | State::Message | State::Discard => self,
+        }
+    }
+
+    /// Advances on the next reply; what has to be sent then is appended to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unexpected`] for a reply that the state does not have. Nothing was delivered, unless the final
+    /// dot had been sent ([`Stage::EndOfData`]), in which case nobody knows.
+    pub fn on_reply(self, reply: Reply, out: &mut Vec<u8>) -> Result<Step<'a>, Unexpected> {
+        use ReplyClass::{Continue, Permanent, Success, Transient};
+        if reply.code == CLOSING {
+            return Ok(self.finish(reply, Ending::Close));
+        }
+        match (self.state, reply.class()) {
+            (State::Mail, Success) => Ok(self.next_recipient_or_data(0, out)),
+            (State::Mail, Transient | Permanent) => Ok(self.sender_refused(&reply, out)),
+            (State::Rcpt(index), Success) => Ok(self.next_recipient_or_data(index + 1, out)),
+            (State::Rcpt(index), Transient | Permanent) => Ok(self.refused(index, reply, out)),
+            (State::Data, Continue) => Ok(self.body_or_discard(out)),
+            (State::Data, Transient | Permanent) => Ok(self.finish(reply, Ending::Reset)),
+            // Before its end: the server will not read the rest in step with us.
+            (State::Sending, Transient | Permanent) => Ok(self.finish(reply, Ending::Close)),
+            (State::Message, Success | Transient | Permanent) => {
+                Ok(self.finish(reply, Ending::Clean))
+            }
+            // RFC 2920 §3.1: nobody was accepted, so whatever it says is no delivery.
+            (State::Discard, Success | Continue | Transient | Permanent) => {
+                Ok(self.finish(reply, Ending::Reset))
+            }
+            // 250 to DATA is not "delivered": no body was sent.
+            (State::Data, Success)
+            | (State::Mail | State::Rcpt(_) | State::Message, Continue)
+            | (State::Sending, Success | Continue) => {
+                Err(Unexpected { reply, interrupted: self.interrupted() })
+            }
+        }
+    }
+
+    /// Gives up: the connection was lost or too slow.
+    pub fn interrupted(self) -> Interrupted {
+        Interrupted { stage: self.stage(), fates: self.fates }
+    }
+
+    fn sender_refused(mut self, reply: &Reply, out: &mut Vec<u8>) -> Step<'a> {
+        self.fates.fill(Some(Fate::Refused { stage: Stage::Mail, reply: reply.clone() }));
+        if self.is_pipelined {
+            return self.next_recipient_or_data(0, out);
+        }
+        Step::Done(Finished {
+            fates: self.fates.into_iter().flatten().collect(),
+            ending: Ending::Reset,
+        })
+    }
+
+    fn refused(mut self, index: usize, reply: Reply, out: &mut Vec<u8>) -> Step<'a> {
+        // With too many recipients, those behind would only hear the same.
+        let ends_the_list = is_too_many(&reply) && !self.is_pipelined;
+        let next = if ends_the_list { self.fates.len() } else { index + 1 };
+        for fate in self.fates.iter_mut().take(next).skip(index) {
+            // Already refused with the sender: that reply is the cause.
+            fate.get_or_insert_with(|| Fate::Refused { stage: Stage::Rcpt, reply: reply.clone() });
+        }
+        self.next_recipient_or_data(next, out)
+    }
+
+    fn next_recipient_or_data(mut self, next: usize, out: &mut Vec<u8>) -> Step<'a> {
+        if let Some(recipient) = self.envelope.recipients.get(next) {
+            self.state = State::Rcpt(next);
+            if !self.is_pipelined {
+                rcpt_command(recipient, out);
+            }
+            return Step::Await(self);
+        }
+        self.state = State::Data;
+        if !self.is_pipelined {
+            if !self.has_open() {
+                let fates = self.fates.into_iter().flatten().collect();
+                return Step::Done(Finished { fates, ending: Ending::Reset });
+            }
+            out.extend_from_slice(DATA);
+        }
+        Step::Await(self)
+    }
+
+    fn body_or_discard(mut self, out: &mut Vec<u8>) -> Step<'a> {
+        if self.has_open() {
+            self.state = State::Sending;
+            return Step::SendBody(self);
+        }
+        self.state = State::Discard;
+        out.extend_from_slice(b".\r\n");
+        Step::Await(self)
+    }
+
+    fn has_open(&self) -> bool {
+        self.fates.iter().any(Option::is_none)
+    }
+
+    /// `reply` is the answer for everyone who has none of their own.
+    fn finish(self, reply: Reply, ending: Ending) -> Step<'a> {
+        let stage = self.stage();
+        let is_accepted = stage == Stage::EndOfData && reply.class() == ReplyClass::Success;
+        let fate = if is_accepted { Fate::Accepted(reply) } else { Fate::Refused { stage, reply } };
+        let fates = self.fates.into_iter().map(|own| own.unwrap_or_else(|| fate.clone())).collect();
+        Step::Done(Finished { fates, ending })
+    }
+}
+
+const DATA: &[u8] = b"DATA\r\n";
+
+/// Only parameters of extensions that the last EHLO offered (RFC 5321 §2.2.1).
+fn mail_command(envelope: &Envelope<'_>, extensions: &Extensions, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"MAIL FROM:<");
+    out.extend_from_slice(envelope.sender.as_str().as_bytes());
+    out.push(b'>');
+    if extensions.size().is_some() {
+        out.extend_from_slice(format!(" SIZE={}", envelope.size).as_bytes());
+    }
+    if envelope.has_8bit && extensions.offers(Extension::EightBitMime) {
+        out.extend_from_slice(b" BODY=8BITMIME");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn rcpt_command(recipient: &Mailbox, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"RCPT TO:<");
+    out.extend_from_slice(recipient.as_str().as_bytes());
+    out.extend_from_slice(b">\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extensions(lines: &str) -> Extensions {
+        Extensions::from_reply(&Reply::parse(lines.as_bytes()).unwrap())
+    }
+
+    fn reply(code: u16) -> Reply {
+        Reply::parse(format!("{code} x\r\n").as_bytes()).unwrap()
+    }
+
+    fn mailboxes(count: usize) -> Vec<Mailbox> {
+        (0..count).map(|i| Mailbox::parse(&format!("r{i}@example.org")).unwrap()).collect()
+    }
+
+    /// `+250`, or `-R550` with the first letter of the stage.
+    fn show(fate: &Fate) -> String {
+        match fate {
+            Fate::Accepted(reply) => format!("+{}", reply.code),
+            Fate::Refused { stage, reply } => format!("-{}{}", letter(*stage), reply.code),
+        }
+    }
+
+    fn letter(stage: Stage) -> char {
+        format!("{stage:?}").chars().next().unwrap()
+    }
+
+    /// Runs a script of codes; a negative one comes while the body is being sent. Returns how the
+    /// dialogue ended, and the first letter of each thing that was sent (B for the body).
+    fn play(keyword: &str, recipients: usize, codes: &[i32]) -> (String, String) {
+        let (sender, recipients) = (ReversePath::Null, mailboxes(recipients));
+        let envelope =
+            Envelope { sender: &sender, recipients: &recipients, size: 1, has_8bit: false };
+        let offers = extensions(&format!("250-mx\r\n250 {keyword}\r\n"));
+        let mut out = Vec::new();
+        let mut step = Transaction::start(envelope, &offers, &mut out);
+        let mut codes = codes.iter();
+        let ended = loop {
+            let transaction = match step {
+                Step::Done(Finished { fates, ending }) => {
+                    let fates: Vec<_> = fates.iter().map(show).collect();
+                    break format!("{} {ending:?}", fates.join(" "));
+                }
+                Step::SendBody(transaction) if codes.as_slice().first().is_some_and(|c| *c < 0) => {
+                    transaction
+                }
+                Step::SendBody(transaction) => {
+                    out.extend_from_slice(b"BODY\r\n");
+                    transaction.body_sent()
+                }
+                Step::Await(transaction) => transaction,
+            };
+            let Some(code) = codes.next() else {
+                let Interrupted { stage, fates } = transaction.interrupted();
+                let fates = fates.iter().map(|f| f.as_ref().map_or_else(|| "?".to_owned(), show));
+                break format!("{} cut at {stage:?}", fates.collect::<Vec<_>>().join(" "));
+            };
+            match transaction.on_reply(reply(code.unsigned_abs().try_into().unwrap()), &mut out) {
+                Ok(next) => step = next,
+                Err(error) => {
+                    break format!("{} to {:?}", error.reply.code, error.interrupted.stage);
+                }
+            }
+        };
+        assert_eq!(codes.next(), None, "replies were left over");
+        let lines = String::from_utf8(out).unwrap();
+        (ended, lines.lines().filter_map(|line| line.chars().next()).collect())
+    }
+
+    type Case<'a> = (&'a str, &'a [i32], &'a str, &'a str);
+
+    #[track_caller]
+    fn check(keyword: &str, cases: &[Case<'_>]) {
+        for (what, codes, ended, sent) in cases {
+            let want = ((*ended).to_owned(), (*sent).to_owned());
+            assert_eq!(play(keyword, 2, codes), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn each_recipient_gets_its_own_answer() {
+        check(
+            "HELP",
+            &[
+                ("both accepted", &[250, 250, 250, 354, 250], "+250 +250 Clean", "MRRDB"),
+                ("one refused", &[250, 550, 250, 354, 250], "-R550 +250 Clean", "MRRDB"),
+                ("body refused", &[250, 550, 250, 354, 451], "-R550 -E451 Clean", "MRRDB"),
+                ("all refused, no DATA", &[250, 550, 450], "-R550 -R450 Reset", "MRR"),
+                ("sender refused", &[451], "-M451 -M451 Reset", "M"),
+                ("421 to MAIL", &[421], "-M421 -M421 Close", "M"),
+                ("421 to RCPT", &[250, 550, 421], "-R550 -R421 Close", "MRR"),
+                ("421 to DATA", &[250, 250, 250, 421], "-D421 -D421 Close", "MRRD"),
+                ("421 to the message", &[250, 250, 250, 354, 421], "-E421 -E421 Close", "MRRDB"),
+                ("DATA refused", &[250, 250, 250, 554], "-D554 -D554 Reset", "MRRD"),
+                ("too many at the second", &[250, 250, 452, 354, 250], "+250 -R452 Clean", "MRRDB"),
+                ("too many ends the list", &[250, 452], "-R452 -R452 Reset", "MR"),
+                ("other successes", &[251, 251, 252, 354, 200], "+200 +200 Clean", "MRRDB"),
+                ("250 to DATA is no delivery", &[250, 250, 250, 250], "250 to Data", "MRRD"),
+                ("354 to MAIL", &[354], "354 to Mail", "M"),
+                ("354 to RCPT", &[250, 354], "354 to Rcpt", "MR"),
+                ("354 to the body", &[250, 250, 250, 354, 354], "354 to EndOfData", "MRRDB"),
+                ("refused early", &[250, 250, 250, 354, -552], "-B552 -B552 Close", "MRRD"),
+                ("accepted before its end", &[250, 250, 250, 354, -250], "250 to Body", "MRRD"),
+                ("closed after MAIL", &[250], "? ? cut at Rcpt", "MR"),
+            ],
+        );
+    }
+
+    #[test]
+    fn with_pipelining_every_reply_is_matched_in_order() {
+        check(
+            "PIPELINING",
+            &[
+                ("both accepted", &[250, 250, 250, 354, 250], "+250 +250 Clean", "MRRDB"),
+                ("one refused", &[250, 550, 250, 354, 250], "-R550 +250 Clean", "MRRDB"),
+                ("sender refused", &[550, 503, 503, 503], "-M550 -M550 Reset", "MRRD"),
+                (
+                    "only the sender refused",
+                    &[550, 250, 250, 354, 250],
+                    "-M550 -M550 Reset",
+                    "MRRD.",
+                ),
+                ("354 for nobody", &[250, 550, 451, 354, 250], "-R550 -R451 Reset", "MRRD."),
+                ("all refused, DATA too", &[250, 550, 451, 554], "-R550 -R451 Reset", "MRRD"),
+                ("421 in the middle", &[250, 550, 421], "-R550 -R421 Close", "MRRD"),
+                ("too many recipients", &[250, 452, 250, 354, 250], "-R452 +250 Clean", "MRRDB"),
+                ("250 to DATA is no delivery", &[250, 250, 250, 250], "250 to Data", "MRRD"),
+                ("refused and closed", &[550], "-M550 -M550 cut at Rcpt", "MRRD"),
+                ("closed after one refusal", &[250, 550], "-R550 ? cut at Rcpt", "MRRD"),
+                ("closed after the dot", &[250, 250, 250, 354], "? ? cut at EndOfData", "MRRDB"),
+            ],
+        );
+    }
+
+    #[test]
+    fn no_recipients_is_no_dialogue() {
+        assert_eq!(play("PIPELINING", 0, &[]), (" Clean".to_owned(), String::new()));
+    }
+
+    #[test]
+    fn only_offered_parameters_are_sent() {
+        let sender = ReversePath::parse("a@example.org").unwrap();
+        let recipients = mailboxes(1);
+        let cases = [
+            ("HELP", true, "MAIL FROM:<a@example.org>\r\n"),
+            ("SIZE", false, "MAIL FROM:<a@example.org> SIZE=42\r\n"),
+            ("8BITMIME", false, "MAIL FROM:<a@example.org>\r\n"),
+            ("8BITMIME", true, "MAIL FROM:<a@example.org> BODY=8BITMIME\r\n"),
+            (
+                "PIPELINING",
+                false,
+                "MAIL FROM:<a@example.org>\r\nRCPT TO:<r0@example.org>\r\nDATA\r\n",
+            ),
+        ];
+        for (keyword, has_8bit, want) in cases {
+            let envelope =
+                Envelope { sender: &sender, recipients: &recipients, size: 42, has_8bit };
+            let mut out = Vec::new();
+            let offers = extensions(&format!("250-mx\r\n250 {keyword}\r\n"));
+            let _first = Transaction::start(envelope, &offers, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), want, "{keyword}");
+        }
+    }
+
+    #[test]
+    fn too_many_recipients_is_told_from_a_full_mailbox() {
+        let cases = [
+            (Stage::Rcpt, "452 too many", true, ReplyClass::Transient),
+            (Stage::Rcpt, "452 4.5.3 too many", true, ReplyClass::Transient),
+            (Stage::Rcpt, "552 too many", true, ReplyClass::Transient),
+            (Stage::Rcpt, "552 5.5.3 too many", true, ReplyClass::Transient),
+            (Stage::Rcpt, "552 5.2.2 mailbox full", false, ReplyClass::Permanent),
+            (Stage::Rcpt, "452 4.2.2 mailbox full", false, ReplyClass::Transient),
+            (Stage::Rcpt, "550 5.5.3 too many", false, ReplyClass::Permanent),
+            (Stage::EndOfData, "552 too large", false, ReplyClass::Permanent),
+        ];
+        for (stage, text, is_too_many, class) in cases {
+            let reply = Reply::parse(format!("{text}\r\n").as_bytes()).unwrap();
+            let fate = Fate::Refused { stage, reply };
+            assert_eq!(
+                (fate.is_too_many_recipients(), fate.class()),
+                (is_too_many, class),
+                "{text}"
+            );
+        }
+    }
+}
