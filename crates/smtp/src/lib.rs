@@ -21,11 +21,13 @@ pub mod status;
 pub mod stuff;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
-pub use client::{Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Unexpected};
+pub use client::{
+    Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Unexpected,
+};
 pub use extensions::{Extension, Extensions};
 pub use host::{HostName, HostNameError};
 pub use remote_text::RemoteText;
-pub use response::Response;
 pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};
+pub use response::Response;
 pub use status::{Class, Status};
 pub use stuff::Stuffer;

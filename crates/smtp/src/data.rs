@@ -1,0 +1,322 @@
+//! Where does the content of a DATA command end, and may it be kept?
+//!
+//! Only CRLF ends a line and only CRLF `.` CRLF ends the content (RFC 5321 §2.3.8, §4.1.1.4). Servers
+//! that are more generous let a message carry commands of its own past their neighbours; so what is
+//! not clean is read to its true end and then refused, never reinterpreted.
+//!
+//! Content is handed on as slices of the input, with line ends and without the transparency dots
+//! (§4.5.2). What the receiver says does not depend on how the input was cut into pieces.
+
+use crate::limits::CONTENT_LINE_ACCEPTED_OCTETS;
+
+/// What a bare LF in the content means.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Newlines {
+    /// The message is refused.
+    #[default]
+    Strict,
+    /// It counts as CRLF in every respect, and before dots are looked at: what is stored has exactly
+    /// the lines that were seen here, and a lone dot between LFs is the end. For old clients in
+    /// trusted networks.
+    ///
+    /// A bare CR stays a fault: as a line end it would turn the common damage CR CR LF into an empty
+    /// line, and so the middle of a header block into its end.
+    Normalize,
+}
+
+/// Why the content cannot be kept. Of several the greatest is told, whatever came first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Fault {
+    /// More octets than the limit (RFC 1870 §6.3).
+    TooLarge,
+    /// A line over [`CONTENT_LINE_ACCEPTED_OCTETS`].
+    LineTooLong,
+    /// A NUL (RFC 5322 §4 calls it obsolete; some peers drop it and then see other lines).
+    Nul,
+    /// A CR that no LF follows.
+    BareCr,
+    /// An LF that follows no CR.
+    BareLf,
+}
+
+/// What the next part of the input was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Chunk<'i> {
+    /// Content. None comes any more once there is a [`Fault`].
+    Content(&'i [u8]),
+    /// The input is used up.
+    NeedInput,
+    /// The content has ended; the rest of the input are commands. See [`DataReceiver::fault`].
+    End,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// Behind a line end or at the beginning.
+    LineStart,
+    /// Inside a line.
+    Text,
+    /// Behind a CR that is not handed on yet.
+    Cr,
+    /// Behind a dot at the start of a line, which is not handed on.
+    Dot,
+    /// Behind such a dot and a CR.
+    DotCr,
+}
+
+/// Receives the content of one DATA command.
+///
+/// ```
+/// use smtp::data::{Chunk, DataReceiver, Newlines};
+/// let mut receiver = DataReceiver::new(Newlines::Strict, 1000);
+/// let mut input = &b"a\r\n..b\r\n.\r\nQUIT\r\n"[..];
+/// assert_eq!(receiver.next(&mut input), Chunk::Content(b"a\r\n"));
+/// assert_eq!(receiver.next(&mut input), Chunk::Content(b".b\r\n"));
+/// assert_eq!(receiver.next(&mut input), Chunk::End);
+/// assert_eq!(input, b"QUIT\r\n");
+/// ```
+#[derive(Clone, Debug)]
+pub struct DataReceiver {
+    state: State,
+    newlines: Newlines,
+    fault: Option<Fault>,
+    size: u64,
+    size_max: u64,
+    /// Octets of the current line that were seen in earlier pieces.
+    line: usize,
+}
+
+impl DataReceiver {
+    /// Expects content of at most `size_max` octets, counted as RFC 1870 §6.1 does: with line ends,
+    /// without transparency dots and end mark.
+    pub fn new(newlines: Newlines, size_max: u64) -> Self {
+        Self { state: State::LineStart, newlines, fault: None, size: 0, size_max, line: 0 }
+    }
+
+    /// Octets handed on so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Why the content seen so far cannot be kept.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Takes the next part off the front of `input`. Not to be called again after [`Chunk::End`].
+    pub fn next<'i>(&mut self, input: &mut &'i [u8]) -> Chunk<'i> {
+        while let Some((&first, rest)) = input.split_first() {
+            let mut content: &'i [u8] = b"";
+            match (self.state, first) {
+                (State::LineStart, b'.') => self.consume(input, rest, State::Dot),
+                (State::Dot, b'\r') => self.consume(input, rest, State::DotCr),
+                (State::DotCr, b'\n') => return self.end(input, rest),
+                (State::Dot, b'\n') if self.newlines == Newlines::Normalize => {
+                    return self.end(input, rest);
+                }
+                (State::Cr, b'\n') => {
+                    self.consume(input, rest, State::LineStart);
+                    self.end_line(0);
+                    content = b"\r\n";
+                }
+                // The octet is looked at again, as text.
+                (State::Cr | State::DotCr, _) => self.blame(Fault::BareCr, State::Text),
+                (State::LineStart | State::Text | State::Dot, b'\n')
+                    if self.newlines == Newlines::Normalize =>
+                {
+                    self.consume(input, rest, State::LineStart);
+                    self.end_line(0);
+                    content = b"\r\n";
+                }
+                (State::LineStart | State::Text | State::Dot, _) => content = self.lines(input),
+            }
+            if let Some(content) = self.keep(content) {
+                return Chunk::Content(content);
+            }
+        }
+        Chunk::NeedInput
+    }
+
+    fn consume<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8], state: State) {
+        *input = rest;
+        self.state = state;
+    }
+
+    fn end<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8]) -> Chunk<'i> {
+        self.consume(input, rest, State::LineStart);
+        Chunk::End
+    }
+
+    fn blame(&mut self, fault: Fault, state: State) {
+        self.fault = self.fault.max(Some(fault));
+        self.state = state;
+    }
+
+    /// Takes the longest part of `input` that can be handed on in one piece: up to a dot to be
+    /// dropped, an LF to be replaced, or a CR whose LF is not there yet.
+    fn lines<'i>(&mut self, input: &mut &'i [u8]) -> &'i [u8] {
+        let all = *input;
+        self.state = State::Text;
+        let (mut line_start, mut from) = (0, 0);
+        while let Some(at) = find_special(all, from) {
+            match (all.get(at), all.get(at + 1)) {
+                (Some(b'\r'), Some(b'\n')) => {
+                    self.end_line(at - line_start);
+                    (line_start, from) = (at + 2, at + 2);
+                    self.state = State::LineStart;
+                    if matches!(all.get(from), Some(b'.') | None) {
+                        return take(input, from, from);
+                    }
+                    self.state = State::Text;
+                    continue;
+                }
+                (Some(b'\r'), None) => {
+                    self.grow_line(at - line_start);
+                    self.state = State::Cr;
+                    return take(input, at, at + 1);
+                }
+                (Some(b'\r'), Some(_)) => self.blame(Fault::BareCr, State::Text),
+                (Some(b'\n'), _) if self.newlines == Newlines::Normalize => {
+                    self.grow_line(at - line_start);
+                    return take(input, at, at);
+                }
+                (Some(b'\n'), _) => self.blame(Fault::BareLf, State::Text),
+                _ => self.blame(Fault::Nul, State::Text),
+            }
+            from = at + 1;
+        }
+        self.grow_line(all.len() - line_start);
+        take(input, all.len(), all.len())
+    }
+
+    fn grow_line(&mut self, octets: usize) {
+        self.line = self.line.saturating_add(octets);
+        if self.line > CONTENT_LINE_ACCEPTED_OCTETS {
+            self.blame(Fault::LineTooLong, self.state);
+        }
+    }
+
+    fn end_line(&mut self, octets: usize) {
+        self.grow_line(octets);
+        self.line = 0;
+    }
+
+    /// What of `content` is handed on: nothing after a fault, and not more than the limit.
+    fn keep<'i>(&mut self, content: &'i [u8]) -> Option<&'i [u8]> {
+        if self.fault.is_some() {
+            return None;
+        }
+        let room = usize::try_from(self.size_max - self.size).unwrap_or(usize::MAX);
+        let kept = content.get(..room).unwrap_or(content);
+        if kept.len() < content.len() {
+            self.blame(Fault::TooLarge, self.state);
+        }
+        self.size += kept.len() as u64;
+        (!kept.is_empty()).then_some(kept)
+    }
+}
+
+fn find_special(bytes: &[u8], from: usize) -> Option<usize> {
+    memchr::memchr3(b'\r', b'\n', 0, bytes.get(from..)?).map(|at| from + at)
+}
+
+/// The first `keep` octets of the input, from which `used` are removed.
+fn take<'i>(input: &mut &'i [u8], keep: usize, used: usize) -> &'i [u8] {
+    let all = *input;
+    *input = all.get(used..).unwrap_or_default();
+    all.get(..keep).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Content, what is left when the end was seen, fault; with the input cut into pieces.
+    type Outcome = (Vec<u8>, Option<Vec<u8>>, Option<Fault>);
+
+    fn receive(stream: &[u8], newlines: Newlines, size_max: u64, piece: usize) -> Outcome {
+        let mut receiver = DataReceiver::new(newlines, size_max);
+        let mut content = Vec::new();
+        for (index, part) in stream.chunks(piece.max(1)).enumerate() {
+            let mut input = part;
+            loop {
+                match receiver.next(&mut input) {
+                    Chunk::Content(slice) => content.extend_from_slice(slice),
+                    Chunk::NeedInput => break,
+                    Chunk::End => {
+                        let behind = (index + 1) * piece.max(1);
+                        let mut left = input.to_vec();
+                        left.extend_from_slice(stream.get(behind..).unwrap_or_default());
+                        return (content, Some(left), receiver.fault());
+                    }
+                }
+            }
+        }
+        (content, None, receiver.fault())
+    }
+
+    #[test]
+    fn bare_lf_counts_as_crlf_before_dots_where_that_is_configured() {
+        let cases: &[(&[u8], &[u8])] = &[
+            (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
+            (b"a\n..b\n.\r\n", b"a\r\n.b\r\n"),
+            (b"a\n.\n", b"a\r\n"),
+            (b"\n\n.\n", b"\r\n\r\n"),
+            (b".\n", b""),
+        ];
+        for (stream, want) in cases {
+            for piece in 1..=stream.len() {
+                let got = receive(stream, Newlines::Normalize, 100, piece);
+                assert_eq!(got, (want.to_vec(), Some(Vec::new()), None), "{stream:?} by {piece}");
+            }
+        }
+        let damaged = receive(b"a\r\r\nb\r\n.\r\n", Newlines::Normalize, 100, 100);
+        assert_eq!(damaged.2, Some(Fault::BareCr), "not an empty line");
+    }
+
+    #[test]
+    fn lines_up_to_64_kib_pass_and_longer_ones_are_refused_after_the_end() {
+        for (octets, want) in [(65_536, None), (65_537, Some(Fault::LineTooLong))] {
+            let mut stream = vec![b'a'; octets];
+            stream.extend_from_slice(b"\r\n.\r\nQUIT");
+            for piece in [1_000, 4_096, stream.len()] {
+                let (content, left, fault) = receive(&stream, Newlines::Strict, 1 << 20, piece);
+                assert_eq!((left, fault), (Some(b"QUIT".to_vec()), want), "{octets} by {piece}");
+                assert!(want.is_some() || content.len() == octets + 2);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_input_is_cut_changes_nothing(
+            stream in proptest::collection::vec(
+                prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(0_u8), Just(b'a')], 0..40),
+            piece in 1_usize..9,
+            size_max in 0_u64..30,
+            normalize: bool,
+        ) {
+            let newlines = if normalize { Newlines::Normalize } else { Newlines::Strict };
+            let whole = receive(&stream, newlines, size_max, stream.len());
+            let cut = receive(&stream, newlines, size_max, piece);
+            prop_assert_eq!((&whole.1, whole.2), (&cut.1, cut.2));
+            if whole.2.is_none() {
+                prop_assert_eq!(whole.0, cut.0);
+            }
+        }
+
+        #[test]
+        fn only_crlf_dot_crlf_ends_the_content(
+            stream in proptest::collection::vec(
+                prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(b'a')], 0..40),
+        ) {
+            let (_, left, _) = receive(&stream, Newlines::Strict, 1000, 7);
+            let mut framed = b"\r\n".to_vec();
+            framed.extend_from_slice(&stream);
+            let true_end = memchr::memmem::find(&framed, b"\r\n.\r\n").map(|at| framed[at + 5..].to_vec());
+            prop_assert_eq!(left, true_end);
+        }
+    }
+}

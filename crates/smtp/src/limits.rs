@@ -1,0 +1,57 @@
+//! Every size, count and time of SMTP that somebody else's behaviour is measured by.
+//!
+//! Sizes are octets. Where RFC 5321 names a minimum that must be supported, ours is that or more;
+//! where it names a maximum that may be sent, ours is that or less.
+
+use std::time::Duration;
+
+// ---- sizes (RFC 5321 §4.5.3.1)
+
+/// RFC 5321 §4.5.3.1.4: a command line with its CRLF.
+pub const COMMAND_LINE_OCTETS: usize = 512;
+/// RFC 1870 §3: what SIZE adds to the MAIL line.
+pub const SIZE_ALLOWANCE_OCTETS: usize = 26;
+/// RFC 6152 §3: what BODY adds to the MAIL line.
+pub const BODY_ALLOWANCE_OCTETS: usize = 17;
+/// RFC 5321 §4.5.3.1.5: a reply line with its CRLF.
+pub const REPLY_LINE_OCTETS: usize = 512;
+/// RFC 5321 §4.5.3.1.3: a path with its angle brackets.
+pub const PATH_OCTETS: usize = 256;
+/// RFC 5321 §4.5.3.1.6: a line of content with its CRLF, as far as every peer takes it.
+pub const CONTENT_LINE_OCTETS: usize = 1000;
+/// Ours: the longest content line that is accepted, without its CRLF. Signed mail with longer lines
+/// than [`CONTENT_LINE_OCTETS`] exists, and folding it would break it; beyond this it is an attack.
+pub const CONTENT_LINE_ACCEPTED_OCTETS: usize = 64 * 1024;
+/// RFC 5321 §4.5.3.1.7: the least message size that must be accepted.
+pub const MESSAGE_OCTETS_MIN: u64 = 64 * 1024;
+
+// ---- counts
+
+/// RFC 5321 §4.5.3.1.8: the least number of recipients that must be accepted.
+pub const RECIPIENTS_MIN: usize = 100;
+/// RFC 5321 §6.3: a message with more Received fields than this is in a loop.
+pub const RECEIVED_FIELDS_MAX: usize = 100;
+
+// ---- waits of the client (RFC 5321 §4.5.3.2)
+
+/// RFC 5321 §4.5.3.2.1: for the greeting.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Ours, as for MAIL: for the reply to EHLO, HELO and STARTTLS, which RFC 5321 does not name.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// RFC 5321 §4.5.3.2.2: for the reply to MAIL.
+pub const MAIL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// RFC 5321 §4.5.3.2.3: for the reply to RCPT.
+pub const RCPT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// RFC 5321 §4.5.3.2.4: for the 354 that answers DATA.
+pub const DATA_INITIATION_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+/// RFC 5321 §4.5.3.2.5: for each write of content to be taken.
+pub const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(3 * 60);
+/// RFC 5321 §4.5.3.2.6: for the reply to the final dot. Shorter waits make duplicates.
+pub const DATA_TERMINATION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// Ours: for the reply to RSET and QUIT. Nothing is lost when it does not come.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
+
+// ---- waits of the server
+
+/// RFC 5321 §4.5.3.2.7: for the next command or piece of content.
+pub const SERVER_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
