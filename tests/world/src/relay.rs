@@ -1,0 +1,427 @@
+//! The real daemon: started, watched through its log, stopped, killed, and asked by its own command
+//! line. Nothing here knows its inside.
+
+use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::World;
+use crate::client::{Client, SmtpReply, message};
+use crate::guard::Guard;
+use crate::log::{LIMIT, Log, TimedOut};
+
+/// A line of the daemon's log, or its end.
+#[derive(Clone, Debug)]
+enum Line {
+    Event(Event),
+    Text(String),
+    End,
+}
+
+/// One fact from the log.
+#[derive(Clone, Debug)]
+pub struct Event(Value);
+
+impl Event {
+    /// A field, on the line itself, among its `fields`, or of a span around it.
+    pub fn get(&self, field: &str) -> Option<&Value> {
+        let line = &self.0;
+        let spans = line.get("spans").and_then(Value::as_array).into_iter().flatten();
+        [Some(line), line.get("fields"), line.get("span")]
+            .into_iter()
+            .flatten()
+            .chain(spans)
+            .find_map(|place| place.get(field))
+    }
+
+    /// A field as text; numbers and booleans as JSON writes them.
+    pub fn text(&self, field: &str) -> Option<String> {
+        self.get(field).map(as_text)
+    }
+}
+
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A place in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(usize);
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Relay {
+    program: PathBuf,
+    dir: PathBuf,
+    child: Child,
+    log: Arc<Log<Line>>,
+    listener: SocketAddr,
+    guard: Arc<Guard>,
+}
+
+/// The configuration of a daemon in `world`, with its files in `dir`.
+pub(crate) fn configuration(world: &World, dir: &Path, overlay: &str) -> String {
+    let ca_file = world.pki.ca_file().display();
+    let base = format!(
+        r#"
+hostname = "relay.test"
+data_dir = "{data}"
+shutdown_grace = "5s"
+[[listener]]
+address = "127.0.0.1:0"
+[dns]
+servers = ["{dns}"]
+dnssec = "off"
+timeout = "2s"
+[delivery]
+port = {port}
+allow_addresses = ["127.0.0.0/8"]
+connect_timeout = "5s"
+[tls]
+ca_file = "{ca_file}"
+system_roots = false
+[mta_sts]
+policy_port = {policy_port}
+ca_file = "{ca_file}"
+fetch_timeout = "5s"
+[admin]
+socket = "{dir}/admin.sock"
+[log]
+format = "json"
+"#,
+        data = dir.join("data").display(),
+        dns = world.dns.address(),
+        port = world.mx_port(),
+        policy_port = world.policies.address().port(),
+        dir = dir.display(),
+    );
+    let mut config: toml::Table = base.parse().expect("the base is TOML");
+    merge(&mut config, overlay.parse().unwrap_or_else(|error| panic!("overlay: {error}")));
+    config.to_string()
+}
+
+/// Tables are merged, everything else is replaced.
+fn merge(base: &mut toml::Table, overlay: toml::Table) {
+    for (key, value) in overlay {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => merge(below, above),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+impl Relay {
+    pub(crate) async fn start(
+        program: &Path,
+        dir: PathBuf,
+        config: &str,
+        guard: Arc<Guard>,
+    ) -> Self {
+        std::fs::write(dir.join("staunch.toml"), config).expect("write the configuration");
+        let log = Arc::new(Log::default());
+        let child = spawn(program, &dir, &log, &guard);
+        let mut relay = Self {
+            program: program.to_owned(),
+            dir,
+            child,
+            log,
+            listener: SocketAddr::from(([127, 0, 0, 1], 0)),
+            guard,
+        };
+        relay.wait_ready(Mark(0)).await;
+        relay
+    }
+
+    async fn wait_ready(&mut self, since: Mark) {
+        let listening = self.event("listening").after(since).await;
+        let address = listening.text("address").expect("`listening` says where");
+        self.listener = address.parse().expect("an IP address and a port");
+        self.event("ready").after(since).await;
+    }
+
+    /// Where it accepts mail.
+    pub fn listener(&self) -> SocketAddr {
+        self.listener
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("staunch.toml")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Submits a small message, which must be accepted, and returns the id it was queued under.
+    pub async fn submit(&self, from: &str, to: &[&str], body: &str) -> String {
+        let content = message(from, to.first().expect("a recipient"), body);
+        let reply = self.submit_content(from, to, &content).await;
+        assert_eq!(reply.code, 250, "{reply:?}");
+        queue_id(&reply)
+    }
+
+    /// Submits any message and returns the reply that ended the transaction.
+    pub async fn submit_content(&self, from: &str, to: &[&str], content: &[u8]) -> SmtpReply {
+        let mut client = self.client().await;
+        let reply = client.transact(from, to, content).await.expect("the daemon answers");
+        let _ = client.command("QUIT").await;
+        reply
+    }
+
+    /// A session after EHLO.
+    pub async fn client(&self) -> Client {
+        Client::hello(self.listener).await.expect("the daemon listens")
+    }
+
+    /// The end of the log: what comes later is after it.
+    pub fn mark(&self) -> Mark {
+        Mark(self.log.len())
+    }
+
+    /// Waits for an event, from the beginning of the log on.
+    pub fn event(&self, name: &str) -> EventWait<'_> {
+        let fields = vec![("event".to_owned(), name.to_owned())];
+        EventWait { relay: self, fields, since: 0 }
+    }
+
+    /// Runs the program as a client of this daemon.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = clean_command(&self.program);
+        command.arg("--config").arg(self.config_file()).args(arguments).stdin(Stdio::null());
+        let run = command.kill_on_drop(true).output();
+        tokio::time::timeout(LIMIT, run)
+            .await
+            .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
+            .expect("the program starts")
+    }
+
+    /// Runs the program with `--json`, insists on success, and parses a value from each line.
+    pub async fn cli_json(&self, arguments: &[&str]) -> Vec<Value> {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+        let output = self.cli(&arguments).await;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
+            .collect()
+    }
+
+    /// The rows of `queue list`.
+    pub async fn queue(&self) -> Vec<Value> {
+        self.cli_json(&["queue", "list"]).await
+    }
+
+    /// The queue's row of this recipient, if it is queued.
+    pub async fn queued(&self, recipient: &str) -> Option<Value> {
+        self.queue().await.into_iter().find(|row| row["recipient"] == recipient)
+    }
+
+    /// SIGTERM, and its exit status.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.wait_end().await
+    }
+
+    /// SIGKILL: it has no chance to do anything.
+    pub async fn kill9(&mut self) {
+        self.signal(rustix::process::Signal::KILL);
+        self.wait_end().await;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.expect("a process id"), signal).expect("it runs");
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait_end(&mut self) -> ExitStatus {
+        let pid = self.pid();
+        let status = tokio::time::timeout(LIMIT, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("the daemon does not end\n{}", self.tail()))
+            .expect("the daemon is ours");
+        self.guard.forget(pid);
+        status
+    }
+
+    /// Starts it again after its end, with the same data and configuration. The listener's port is
+    /// another one.
+    pub async fn start_again(&mut self) {
+        let since = self.mark();
+        self.child = spawn(&self.program, &self.dir, &self.log, &self.guard);
+        self.wait_ready(since).await;
+    }
+
+    /// Changes the configuration file, for the next start.
+    pub fn configure(&self, overlay: &str) {
+        let text = std::fs::read_to_string(self.config_file()).expect("read the configuration");
+        let mut config: toml::Table = text.parse().expect("it is TOML");
+        merge(&mut config, overlay.parse().unwrap_or_else(|error| panic!("overlay: {error}")));
+        std::fs::write(self.config_file(), config.to_string()).expect("write the configuration");
+    }
+
+    /// The last lines of the log, for failures.
+    fn tail(&self) -> String {
+        self.log.read(|lines| {
+            let from = lines.len().saturating_sub(60);
+            let lines: Vec<String> = lines[from..]
+                .iter()
+                .map(|line| match line {
+                    Line::Event(event) => event.0.to_string(),
+                    Line::Text(text) => text.clone(),
+                    Line::End => "(end of log)".to_owned(),
+                })
+                .collect();
+            lines.join("\n")
+        })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // The child is killed on drop and reaped in the background; it may not be killed again.
+        if let Some(pid) = self.child.id() {
+            self.guard.forget(pid);
+        }
+    }
+}
+
+/// What a reply to the end of data calls the message: its last word.
+fn queue_id(reply: &SmtpReply) -> String {
+    let text = reply.text();
+    text.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+/// Our own environment says nothing to the program.
+fn clean_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    for name in ["PATH", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("RUST_BACKTRACE", "1");
+    command
+}
+
+fn spawn(program: &Path, dir: &Path, log: &Arc<Log<Line>>, guard: &Guard) -> Child {
+    let mut child = clean_command(program)
+        .args(["run", "--config"])
+        .arg(dir.join("staunch.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    guard.watch(child.id().expect("just started"));
+    let stderr = child.stderr.take().expect("piped");
+    spawn_reader(stderr, Arc::clone(log));
+    child
+}
+
+/// Ends with the process that writes.
+#[expect(clippy::disallowed_methods, reason = "ends with the pipe; nothing waits for it")]
+fn spawn_reader(stderr: ChildStderr, log: Arc<Log<Line>>) {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(stderr).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            log.push(match serde_json::from_str::<Value>(&line) {
+                Ok(value) if value.is_object() => Line::Event(Event(value)),
+                _ => Line::Text(line),
+            });
+        }
+        log.push(Line::End);
+    });
+}
+
+/// A search in the daemon's log; awaiting it waits for the event.
+#[derive(Clone, Debug)]
+pub struct EventWait<'r> {
+    relay: &'r Relay,
+    fields: Vec<(String, String)>,
+    since: usize,
+}
+
+impl<'r> EventWait<'r> {
+    /// Only if this field has this value.
+    pub fn with(mut self, field: &str, value: impl ToString) -> Self {
+        self.fields.push((field.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Only what was logged after this.
+    pub fn after(mut self, mark: Mark) -> Self {
+        self.since = mark.0;
+        self
+    }
+
+    /// All such events so far, without waiting.
+    pub fn all(&self) -> Vec<Event> {
+        let fits = |line: &Line| match line {
+            Line::Event(event) => self.fits(event).then(|| event.clone()),
+            Line::Text(_) | Line::End => None,
+        };
+        self.relay.log.read(|lines| lines.iter().skip(self.since).filter_map(fits).collect())
+    }
+
+    /// How many such events there are so far, without waiting.
+    pub fn count(&self) -> usize {
+        self.all().len()
+    }
+
+    /// Waits until there are at least `count`.
+    pub async fn times(&self, count: usize) -> Vec<Event> {
+        let enough = |lines: &[Line]| {
+            let new = lines.iter().skip(self.since);
+            let mut has_ended = false;
+            let mut found = Vec::new();
+            for line in new {
+                match line {
+                    Line::Event(event) if self.fits(event) => found.push(event.clone()),
+                    Line::Event(_) | Line::Text(_) => {}
+                    Line::End => has_ended = true,
+                }
+            }
+            if found.len() >= count {
+                return Some(found);
+            }
+            assert!(!has_ended, "the daemon ended before {:?}", self.fields);
+            None
+        };
+        self.relay.log.until(enough).await.unwrap_or_else(|TimedOut| {
+            panic!("no {:?} x {count} in the log\n{}", self.fields, self.relay.tail())
+        })
+    }
+
+    fn fits(&self, event: &Event) -> bool {
+        self.fields.iter().all(|(field, value)| event.text(field).as_ref() == Some(value))
+    }
+}
+
+impl<'r> IntoFuture for EventWait<'r> {
+    type Output = Event;
+    type IntoFuture = Pin<Box<dyn Future<Output = Event> + Send + 'r>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.times(1).await.remove(0) })
+    }
+}

@@ -1,0 +1,167 @@
+//! The world behaves as its scripts say, seen by a plain client: what the daemon is judged by must
+//! itself be right.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use world::{Client, Handshake, Leaf, Mode, Reply, Rule, Serve, Starttls, Then, World};
+
+/// No daemon is started here.
+const NO_PROGRAM: &str = "/bin/false";
+
+fn connector(world: &World) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    for der in CertificateDer::pem_file_iter(world.pki.ca_file()).unwrap() {
+        roots.add(der.unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn tls(world: &World, stream: TcpStream, name: &str) -> Option<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    connector(world).connect(name, stream).await.ok()
+}
+
+/// Connects, says STARTTLS, and tries the handshake.
+async fn starttls(world: &World, address: SocketAddr, name: &str) -> Option<TlsStream<TcpStream>> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut buffer = [0; 1024];
+    for command in ["EHLO me\r\n", "STARTTLS\r\n"] {
+        let _ = stream.read(&mut buffer).await.unwrap();
+        stream.write_all(command.as_bytes()).await.unwrap();
+    }
+    let length = stream.read(&mut buffer).await.unwrap();
+    assert!(buffer[..length].starts_with(b"220"));
+    tls(world, stream, name).await
+}
+
+#[tokio::test]
+async fn a_host_keeps_what_it_accepted_and_only_that() {
+    let world = World::start(NO_PROGRAM).await;
+    let mx = world.mx("mx.a.test").await;
+    mx.on("RCPT TO:<no@", Then::reply("550 5.1.1 Nobody"));
+    mx.script(|script| script.rules.push(Rule::times(1, ".", Then::reply("451 4.3.0 Later"))));
+
+    let mut client = Client::hello(mx.address()).await.unwrap();
+    let first = client.transact("s@b.test", &["yes@a.test"], b"A: b\r\n\r\n.x\r\n").await.unwrap();
+    assert_eq!(first.code, 451);
+    client.expect("MAIL FROM:<s@b.test> SIZE=10", 250).await;
+    client.expect("RCPT TO:<no@a.test>", 550).await;
+    client.expect("RCPT TO:<yes@a.test>", 250).await;
+    client.expect("DATA", 354).await;
+    client.send(&world::stuff(b"A: b\r\n\r\n.x\r\n")).await.unwrap();
+    assert_eq!(client.reply().await.unwrap().code, 250);
+    client.expect("QUIT", 221).await;
+    assert!(client.is_closed().await);
+
+    let message = mx.message().await;
+    assert_eq!((message.from.as_str(), message.parameters.as_str()), ("s@b.test", "SIZE=10"));
+    assert_eq!(message.to, ["yes@a.test"]);
+    assert_eq!(message.body(), b".x\r\n");
+    assert_eq!(message.tls, None);
+    assert_eq!((mx.received().len(), mx.connections(), mx.commanded("mail from")), (1, 1, 2));
+}
+
+#[tokio::test]
+async fn starttls_is_as_good_or_bad_as_scripted() {
+    let world = World::start(NO_PROGRAM).await;
+    let good = Leaf::named("mx.a.test");
+    let identities = [
+        (world.pki.issue(&good), true),
+        (world.pki.issue(&Leaf::named("*.a.test")), true),
+        (world.pki.issue(&good.clone().expired()), false),
+        (world.pki.issue(&good.clone().not_yet_valid()), false),
+        (world.pki.issue(&good.clone().self_signed()), false),
+        (world.pki.issue(&good.clone().untrusted()), false),
+        (world.pki.issue(&good.clone().common_name_only()), false),
+        (world.pki.issue(&good.clone().for_clients()), false),
+        (world.pki.issue(&Leaf::named("mx.b.test")), false),
+        (world.pki.issue(&good).replayed(), false),
+    ];
+    let mx = world.mx("mx.a.test").await;
+    for (number, (identity, is_good)) in identities.into_iter().enumerate() {
+        mx.script(|script| script.identity = identity);
+        let stream = starttls(&world, mx.address(), "mx.a.test").await;
+        assert_eq!(stream.is_some(), is_good, "identity {number}");
+    }
+    mx.script(|script| script.identity = world.pki.issue(&good));
+    let bad = [Starttls::Abort, Starttls::Alert, Starttls::Tls11Only];
+    for starttls_as in bad {
+        mx.script(|script| script.starttls = starttls_as.clone());
+        let stream = starttls(&world, mx.address(), "mx.a.test").await;
+        assert!(stream.is_none(), "{starttls_as:?}");
+    }
+
+    // A client that does not look takes the injected reply for an answer of the TLS session.
+    mx.script(|script| script.starttls = Starttls::InjectPlaintext);
+    let mut client = Client::hello(mx.address()).await.unwrap();
+    client.expect("STARTTLS", 220).await;
+    assert_eq!(client.reply().await.unwrap().text(), "2.0.0 Injected");
+}
+
+#[tokio::test]
+async fn hosts_share_a_port_and_a_dead_address_refuses() {
+    let world = World::start(NO_PROGRAM).await;
+    let (a, b) = (world.mx("a.test").await, world.mx("b.test").await);
+    assert_ne!(a.ip(), b.ip());
+    assert_eq!(a.address().port(), b.address().port());
+    assert!(TcpStream::connect((World::dead_address(), world.mx_port())).await.is_err());
+    assert_eq!((a.connections(), b.connections()), (0, 0));
+}
+
+/// One GET; the whole response, or `None` if there was no handshake.
+async fn get(world: &World, host: &str) -> Option<String> {
+    let stream = TcpStream::connect(world.policies.address()).await.unwrap();
+    let mut stream = tls(world, stream, host).await?;
+    let request = format!("GET /.well-known/mta-sts.txt HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    Some(response)
+}
+
+#[tokio::test]
+async fn a_policy_host_serves_each_domain_its_own_way() {
+    let world = World::start(NO_PROGRAM).await;
+    let (a, b) = (world.domain("a.test"), world.domain("b.test"));
+    a.mta_sts(Mode::Enforce, &["mx.a.test"], 86400);
+    b.serve(Serve::Drip(Reply::status(500, "no").content_type(None), Duration::from_millis(1)));
+
+    let response = get(&world, "mta-sts.a.test").await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(response.ends_with("mode: enforce\r\nmx: mx.a.test\r\nmax_age: 86400\r\n"));
+    let response = get(&world, "mta-sts.b.test").await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 500 "), "{response}");
+    assert!(!response.contains("Content-Type"));
+
+    for handshake in [Handshake::Tls11Only, Handshake::Abort] {
+        a.change_site(|site| site.handshake = handshake);
+        assert_eq!(get(&world, "mta-sts.a.test").await, None);
+    }
+    assert_eq!((a.policy_requests(), world.policies.hellos_to("mta-sts.a.test")), (1, 3));
+    let host = world.policies.requests().read(|all| all[0].header("host").map(str::to_owned));
+    assert_eq!(host.as_deref(), Some("mta-sts.a.test"));
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_world() {
+    let world = World::start(NO_PROGRAM).await;
+    let dir = world.dir().to_owned();
+    assert!(dir.is_dir());
+    drop(world);
+    assert!(!dir.exists());
+}
