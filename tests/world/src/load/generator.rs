@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use memchr::memmem;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::corpus::Corpus;
 use crate::log::Log;
@@ -108,20 +109,26 @@ impl Load {
     }
 
     async fn client(&self, count: u64) {
-        let mut lost_at: Option<Instant> = None;
         while !self.finished(count) {
-            match self.session(count).await {
-                Ok(()) => return,
+            let session = self.connect().await;
+            // A server that is killed is part of the test.
+            if self.submit_all(session, count).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Tries until the server is there (again).
+    async fn connect(&self) -> Session {
+        let since = Instant::now();
+        loop {
+            match Session::open(self.server).await {
+                Ok(session) => return session,
                 Err(error) => {
-                    // Each successful session moves the deadline: count only time without a server.
-                    let since = *lost_at.get_or_insert_with(Instant::now);
-                    let limit = since.elapsed() > RECONNECT;
-                    assert!(!limit, "no server at {} for a minute: {error}", self.server);
+                    let waiting = since.elapsed() < RECONNECT;
+                    assert!(waiting, "no server at {} for a minute: {error}", self.server);
                     tokio::time::sleep(RECONNECT_PAUSE).await;
                 }
-            }
-            if self.acknowledged.read(|all| all.last().map(|last| last.at)) > lost_at {
-                lost_at = None;
             }
         }
     }
@@ -130,8 +137,7 @@ impl Load {
         self.stopped.load(Ordering::Relaxed) || self.begun() >= count
     }
 
-    async fn session(&self, count: u64) -> io::Result<()> {
-        let mut session = Session::open(self.server).await?;
+    async fn submit_all(&self, mut session: Session, count: u64) -> io::Result<()> {
         while !self.finished(count) {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
             if id >= count {

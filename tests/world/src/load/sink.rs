@@ -3,17 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use memchr::{memchr, memmem};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::corpus::Corpus;
 use crate::log::Log;
 use crate::pki::Identity;
+use crate::tasks::Tasks;
 use crate::tls;
 
 /// A local part that begins so is refused for good.
@@ -48,13 +49,7 @@ pub enum SinkTls {
 pub struct Sink {
     address: SocketAddr,
     arrivals: Arc<Log<Arrival>>,
-    server: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
+    _tasks: Tasks,
 }
 
 impl Sink {
@@ -68,8 +63,9 @@ impl Sink {
             SinkTls::Offered(identity) => Some(tls::server_config(&identity)),
         };
         let shared = Shared { arrivals: Arc::clone(&arrivals), corpus, tls };
-        let server = tokio::spawn(accept(listener, shared));
-        Ok(Self { address, arrivals, server })
+        let tasks = Tasks::default();
+        tasks.spawn(accept(listener, shared));
+        Ok(Self { address, arrivals, _tasks: tasks })
     }
 
     /// Where it listens.
@@ -91,12 +87,13 @@ struct Shared {
 }
 
 async fn accept(listener: TcpListener, shared: Shared) {
+    let sessions = Tasks::default();
     loop {
         // Out of descriptors or the like: the next connection may work.
         let Ok((stream, _)) = listener.accept().await else { continue };
         let shared = shared.clone();
         // A client that is killed in the middle is part of the test.
-        tokio::spawn(async move { serve(stream, &shared).await.ok() });
+        sessions.spawn(async move { serve(stream, &shared).await.unwrap_or_default() });
     }
 }
 

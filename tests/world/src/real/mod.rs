@@ -44,5 +44,6 @@ pub(crate) fn make_public_dir(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mode = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(path, mode).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    std::fs::set_permissions(path, mode)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

@@ -49,7 +49,8 @@ impl Nginx {
         for site in sites {
             let root = dir.join(&site.host);
             make_public_dir(&root.join(".well-known"));
-            std::fs::write(root.join(".well-known/mta-sts.txt"), &site.policy).expect("write a policy");
+            std::fs::write(root.join(".well-known/mta-sts.txt"), &site.policy)
+                .expect("write a policy");
             let (chain, key) = (root.join("chain.pem"), root.join("key.pem"));
             site.identity.write_pem(&chain, &key);
             config += &format!(
@@ -64,7 +65,13 @@ impl Nginx {
         config += "}\n";
         let config_file = dir.join("nginx.conf");
         std::fs::write(&config_file, config).expect("write nginx.conf");
-        run(Command::new("nginx").arg("-p").arg(dir).arg("-c").arg(&config_file).arg("-e").arg(dir.join("start.log")));
+        run(Command::new("nginx")
+            .arg("-p")
+            .arg(dir)
+            .arg("-c")
+            .arg(&config_file)
+            .arg("-e")
+            .arg(dir.join("start.log")));
         Self { pid_file, access_log }
     }
 

@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// `USER_HZ` of Linux on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// How often memory is looked at.
-const SAMPLE: Duration = Duration::from_millis(100);
+/// How often memory is looked at. Each look walks the page tables of all processes, so not more often.
+const SAMPLE: Duration = Duration::from_millis(500);
 /// How long a process may take to end before it is killed.
 const END_STEPS: u32 = 100;
 const END_STEP: Duration = Duration::from_millis(100);
@@ -34,6 +34,11 @@ impl Usage {
             usage.pss_kib += pss_kib(pid);
         }
         usage
+    }
+
+    /// Of one process, with its ended children but not with those that run.
+    pub fn of_process(pid: u32) -> Self {
+        Self { cpu_seconds: cpu_seconds(pid), pss_kib: pss_kib(pid) }
     }
 }
 

@@ -1,0 +1,276 @@
+//! How fast does staunch relay, and what does it cost, beside Postfix on the same machine in the same minutes?
+//!
+//! `cargo bench -p staunch --bench relay -- [messages=5000] [connections=64] [rounds=3] [only=NAME]`, as root, with Debian's Postfix.
+//!
+//! One generator, one sink, one recipient domain. Each contestant takes 10 KB messages over plain SMTP, stores them
+//! durably, and passes them on over STARTTLS (TLS 1.3, ECDSA P-256) to a host whose certificate it has to verify. The sink compares every
+//! message with what was submitted, octet by octet, and wants each exactly once. Contestants take turns, so a noisy minute hits
+//! them all; the median of the rounds counts.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and fails by panicking"
+)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use world::load::{Arrival, Corpus, Load, Sink, SinkTls, Sizes};
+use world::real::process::PeakMemory;
+use world::real::{Postfix, PostfixSetup, Usage};
+use world::{Leaf, Relay, World};
+
+const MESSAGE_OCTETS: usize = 10_000;
+const SINK_HOST: &str = "mx.sink.test";
+/// Addresses of this benchmark alone.
+const SINK: Ipv4Addr = Ipv4Addr::new(127, 26, 0, 9);
+const POSTFIX: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 26, 0, 1)), 2525);
+/// Longest time in which nothing arrives before it is called stuck.
+const PROGRESS: Duration = Duration::from_secs(60);
+
+/// What stands between generator and sink.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Contestant {
+    Staunch,
+    PostfixDefault,
+    PostfixTuned,
+}
+
+const ALL: [Contestant; 3] =
+    [Contestant::Staunch, Contestant::PostfixDefault, Contestant::PostfixTuned];
+
+impl Contestant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Staunch => "staunch",
+            Self::PostfixDefault => "Postfix default",
+            Self::PostfixTuned => "Postfix tuned",
+        }
+    }
+}
+
+/// How large a run is.
+#[derive(Clone, Debug)]
+struct Plan {
+    messages: u64,
+    connections: usize,
+    rounds: usize,
+    only: Option<String>,
+}
+
+impl Plan {
+    fn from_arguments() -> Self {
+        let mut plan = Self { messages: 5000, connections: 64, rounds: 3, only: None };
+        // cargo passes --bench.
+        for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
+            let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
+            let number = || value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
+            match name {
+                "messages" => plan.messages = number(),
+                "connections" => plan.connections = usize::try_from(number()).expect("small"),
+                "rounds" => plan.rounds = usize::try_from(number()).expect("small"),
+                "only" => plan.only = Some(value.to_owned()),
+                _ => panic!("no such argument: {name}"),
+            }
+        }
+        plan
+    }
+
+    fn contestants(&self) -> impl Iterator<Item = Contestant> {
+        ALL.into_iter().filter(|one| self.only.as_ref().is_none_or(|only| one.name() == only))
+    }
+}
+
+/// What one run showed.
+#[derive(Clone, Copy, Debug)]
+struct Figures {
+    /// From the first MAIL to the last message at the sink.
+    messages_per_second: f64,
+    /// From the first MAIL to the last 250.
+    accepted_per_second: f64,
+    /// The relay's processes, with all they started.
+    cpu_seconds_per_thousand: f64,
+    /// Sum of their proportional set sizes.
+    peak_mib: f64,
+    /// Generator and sink.
+    own_cpu_seconds_per_thousand: f64,
+}
+
+#[tokio::main]
+async fn main() {
+    let plan = Plan::from_arguments();
+    let mut results: Vec<(Contestant, Vec<Figures>)> =
+        plan.contestants().map(|one| (one, Vec::new())).collect();
+    println!(
+        "{} messages of {MESSAGE_OCTETS} octets, {} connections, {} rounds, {} cores\n",
+        plan.messages,
+        plan.connections,
+        plan.rounds,
+        std::thread::available_parallelism().map_or(0, usize::from)
+    );
+    for round in 1..=plan.rounds {
+        for (contestant, figures) in &mut results {
+            let got = run(*contestant, &plan).await;
+            println!("round {round}: {} {got:.2?}", contestant.name());
+            figures.push(got);
+        }
+    }
+    println!(
+        "\n| median of {} | messages/s | accepted/s | CPU s per 1,000 | peak PSS MiB | load and sink: CPU s per 1,000 |",
+        plan.rounds
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for (contestant, figures) in &results {
+        let median = |pick: fn(&Figures) -> f64| median(figures.iter().map(pick).collect());
+        println!(
+            "| {} | {:.0} | {:.0} | {:.2} | {:.0} | {:.2} |",
+            contestant.name(),
+            median(|one| one.messages_per_second),
+            median(|one| one.accepted_per_second),
+            median(|one| one.cpu_seconds_per_thousand),
+            median(|one| one.peak_mib),
+            median(|one| one.own_cpu_seconds_per_thousand),
+        );
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// A contestant that runs.
+enum Running {
+    Staunch(Relay),
+    Postfix(Postfix),
+}
+
+impl Running {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Staunch(relay) => relay.listener(),
+            Self::Postfix(_) => POSTFIX,
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        match self {
+            Self::Staunch(relay) => relay.pid(),
+            Self::Postfix(postfix) => postfix.pid(),
+        }
+    }
+}
+
+/// One contestant in a fresh world.
+async fn run(contestant: Contestant, plan: &Plan) -> Figures {
+    let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;
+    let corpus = Arc::new(Corpus::new("ann@load.test", Sizes::Fixed(MESSAGE_OCTETS)));
+    let tls = SinkTls::Offered(world.pki.issue(&Leaf::named(SINK_HOST)));
+    let sink = Sink::start(SocketAddr::from((SINK, 0)), tls, Arc::clone(&corpus)).await;
+    let sink = sink.expect("an address in 127.0.0.0/8 can be bound");
+    let relay = start(contestant, &world, sink.address()).await;
+
+    let memory = PeakMemory::watch(relay.pid());
+    let (before, own_before) = (Usage::of_tree(relay.pid()), own_cpu());
+    let start = Instant::now();
+    let load = Load::new(
+        relay.address(),
+        plan.connections,
+        corpus,
+        Arc::new(|id| format!("user{id}@sink.test")),
+    );
+    load.run(plan.messages).await;
+    let accepted = start.elapsed();
+    assert_eq!(load.acknowledged().len() as u64, plan.messages, "{contestant:?} refused some");
+    wait_for_all(&sink, plan.messages).await;
+    let last = sink.arrivals().read(|all| all.iter().map(|one| one.at).max());
+    let whole = last.expect("there are some") - start;
+    // The CPU of what follows the last message (its settling) belongs to it.
+    let (after, own_after) = (settled(relay.pid()).await, own_cpu());
+    assert_each_once(&sink, plan.messages);
+
+    let thousands = plan.messages as f64 / 1000.0;
+    Figures {
+        messages_per_second: plan.messages as f64 / whole.as_secs_f64(),
+        accepted_per_second: plan.messages as f64 / accepted.as_secs_f64(),
+        cpu_seconds_per_thousand: (after.cpu_seconds - before.cpu_seconds) / thousands,
+        peak_mib: memory.finish() as f64 / 1024.0,
+        own_cpu_seconds_per_thousand: (own_after - own_before) / thousands,
+    }
+}
+
+async fn start(contestant: Contestant, world: &World, sink: SocketAddr) -> Running {
+    if contestant == Contestant::Staunch {
+        world.dns.mx("sink.test", &[(10, SINK_HOST)]);
+        world.dns.a(SINK_HOST, SINK);
+        // Answers live as long as ordinary ones do.
+        world.dns.set_ttl(300);
+        let overlay = format!("[delivery]\nport = {}\ntls = \"verify\"\n", sink.port());
+        return Running::Staunch(world.relay(&overlay).await);
+    }
+    let opened = std::process::Command::new("chmod").arg("755").arg(world.dir()).status();
+    assert!(opened.is_ok_and(|status| status.success()), "chmod");
+    let next_hop = format!("[{}]:{}", sink.ip(), sink.port());
+    let mut setup = PostfixSetup::new("postfix.test", POSTFIX)
+        .set("relayhost", &next_hop)
+        .set("smtp_tls_CAfile", world.pki.ca_file().display())
+        .set("smtp_tls_security_level", "encrypt")
+        .set(
+            "smtp_tls_policy_maps",
+            format!("inline:{{ {{ {next_hop} = secure match={SINK_HOST} }} }}"),
+        );
+    if contestant == Contestant::PostfixTuned {
+        setup = setup
+            .set("smtp_tls_connection_reuse", "yes")
+            .set("in_flow_delay", "0")
+            .set("initial_destination_concurrency", 20)
+            .set("smtp_destination_concurrency_limit", 100);
+    }
+    Running::Postfix(Postfix::start(&world.dir().join("postfix"), &setup))
+}
+
+/// Waits as long as messages keep arriving.
+async fn wait_for_all(sink: &Sink, count: u64) {
+    let mut seen = 0;
+    loop {
+        let more = sink.arrivals().until(|all| (all.len() > seen).then_some(all.len()));
+        seen = match tokio::time::timeout(PROGRESS, more).await {
+            Ok(Ok(now)) => now,
+            Ok(Err(_)) | Err(_) => panic!("{seen} of {count} messages arrived"),
+        };
+        if seen as u64 >= count {
+            return;
+        }
+    }
+}
+
+/// CPU time once it stands still.
+async fn settled(pid: u32) -> Usage {
+    let mut usage = Usage::of_tree(pid);
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = Usage::of_tree(pid);
+        if now.cpu_seconds - usage.cpu_seconds < 0.02 {
+            return now;
+        }
+        usage = now;
+    }
+}
+
+fn assert_each_once(sink: &Sink, count: u64) {
+    sink.arrivals().read(|all: &[Arrival]| {
+        let mut ids: Vec<u64> = all.iter().filter_map(|one| one.id).collect();
+        ids.sort_unstable();
+        assert!(ids.iter().copied().eq(0..count), "each message once");
+        assert!(all.iter().all(|one| one.intact && one.tls), "whole, and over TLS");
+    });
+}
+
+/// CPU time of this very process: generator and sink (and the DNS server, which is asked twice).
+fn own_cpu() -> f64 {
+    Usage::of_process(std::process::id()).cpu_seconds
+}
