@@ -1,1 +1,48 @@
-//! Placeholder.
+//! Accepted mail and policy state survive.
+//!
+//! A message that [`Spool::commit`] has acknowledged is on stable storage: kill -9 or power loss at
+//! any instant loses nothing. What is recorded together takes effect together. SQLite holds
+//! messages, recipients, lanes and policies, files hold large bodies; nothing of either crosses
+//! this border. The states a message can be in, and what a crash at each step leaves, are in
+//! `docs/spool.md`.
+//!
+//! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
+
+pub use crate::body::Body;
+pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
+pub use crate::due::{BodyRef, Due, DueCursor, DuePage, DueRecipient};
+pub use crate::error::{OpenError, StoreError};
+pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
+pub use crate::listing::{
+    Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, Selection,
+};
+pub use crate::message::{
+    Attempt, BodyBytes, BodyFacts, Change, Deferral, Envelope, LaneKey, LaneState, LaneSummary,
+    LaneTrouble, LaneUpdate, NewMessage, NewRecipient, Problem, RECIPIENTS_MAX, RecipientNo,
+    RecipientState, Settled, Settlement,
+};
+pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
+pub use crate::spool::{OpenReport, Options, SettlePermit, Space, Spool};
+pub use crate::vitals::Health;
+
+// In reading order: the nouns, a message's way in, its way out, the machinery.
+mod error;
+mod id;
+mod message;
+
+mod body;
+mod commit;
+mod draft;
+mod due;
+mod listing;
+mod policies;
+mod spool;
+
+mod housekeeper;
+mod layout;
+mod readers;
+mod reserve;
+mod rows;
+mod schema;
+mod vitals;
+mod writer;

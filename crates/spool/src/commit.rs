@@ -1,0 +1,289 @@
+//! What a commit and a settlement do to the tables. Runs in the writer's transaction.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::draft::{Sealed, SealedBody};
+use crate::due::BodyRef;
+use crate::layout::Layout;
+use crate::message::{
+    Attempt, Change, Deferral, Envelope, LaneKey, LaneState, LaneUpdate, RECIPIENTS_MAX,
+    RecipientNo, RecipientState, Settled, Settlement,
+};
+use crate::rows::{body_ref, number, place_code, problem_values, recipient_key, state_code};
+use crate::{MessageId, StoreError};
+
+/// Lanes looked at for each new one: two keep the table below twice what is in use.
+const TIDIED_PER_NEW_LANE: i64 = 2;
+/// Ours: a failing lane without mail is forgotten this long after its next probe would have been.
+const TROUBLE_KEPT: SignedDuration = SignedDuration::from_hours(24);
+
+/// Is this an envelope that can be kept?
+pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
+    let count = envelope.recipients.len();
+    if count == 0 || count > RECIPIENTS_MAX {
+        return Err(StoreError::RecipientCount { count });
+    }
+    Ok(())
+}
+
+/// Where the search for unused lanes goes on.
+#[derive(Debug, Default)]
+pub(crate) struct LaneBroom(AtomicI64);
+
+/// Adds a message with its recipients.
+pub(crate) fn insert(
+    db: &Connection,
+    sealed: &Sealed,
+    envelope: &Envelope,
+    broom: &LaneBroom,
+) -> Result<(), StoreError> {
+    let seq = insert_message(db, sealed, envelope)?;
+    if let SealedBody::Memory(bytes) = sealed.body() {
+        db.prepare_cached("INSERT INTO bodies (seq, body) VALUES (?1, ?2)")?
+            .execute(params![seq, &**bytes])?;
+    }
+    let arrived = envelope.arrived_at;
+    let mut add = db.prepare_cached(
+        "INSERT INTO recipients (id, lane, state, due_at, expires_at, attempts, mailbox)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)",
+    )?;
+    let mut last_lane: Option<(&LaneKey, i64)> = None;
+    for (no, recipient) in (0..=u16::MAX).zip(&envelope.recipients) {
+        let lane = match last_lane {
+            Some((key, lane)) if *key == recipient.lane => lane,
+            _ => lane_row(db, &recipient.lane, arrived, broom)?,
+        };
+        last_lane = Some((&recipient.lane, lane));
+        add.execute(params![
+            recipient_key(seq, RecipientNo(no)),
+            lane,
+            state_code(RecipientState::Queued),
+            arrived.as_millisecond(),
+            envelope.expires_at.as_millisecond(),
+            recipient.mailbox.as_str(),
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_message(
+    db: &Connection,
+    sealed: &Sealed,
+    envelope: &Envelope,
+) -> Result<i64, StoreError> {
+    let facts = &envelope.facts;
+    let place = match sealed.body() {
+        SealedBody::Memory(_) => BodyRef::Inline,
+        SealedBody::File(_) => BodyRef::File,
+    };
+    db.prepare_cached(
+        "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
+             longest_line, ends_with_newline, received_count, body_sha256_simple,
+             body_sha256_relaxed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?
+    .execute(params![
+        sealed.id().to_bytes(),
+        envelope.sender.as_str(),
+        &*envelope.client,
+        envelope.arrived_at.as_millisecond(),
+        place_code(place),
+        number(facts.size),
+        number(facts.header_len),
+        facts.has_8bit,
+        number(facts.longest_line),
+        facts.ends_with_newline,
+        facts.received_count,
+        facts.body_sha256_simple,
+        facts.body_sha256_relaxed,
+    ])?;
+    Ok(db.last_insert_rowid())
+}
+
+/// The row of a lane, made if it is new.
+fn lane_row(
+    db: &Connection,
+    key: &LaneKey,
+    now: Timestamp,
+    broom: &LaneBroom,
+) -> Result<i64, StoreError> {
+    let found = db
+        .prepare_cached("SELECT id FROM lanes WHERE key = ?1")?
+        .query_row([key.as_str()], |row| row.get(0))
+        .optional()?;
+    if let Some(lane) = found {
+        return Ok(lane);
+    }
+    db.prepare_cached("INSERT INTO lanes (key, failures) VALUES (?1, 0)")?
+        .execute([key.as_str()])?;
+    let lane = db.last_insert_rowid();
+    broom.sweep(db, lane, now)?;
+    Ok(lane)
+}
+
+impl LaneBroom {
+    /// Looks at the next few lanes before the one just made, and removes those without use.
+    fn sweep(&self, db: &Connection, newest: i64, now: Timestamp) -> Result<(), StoreError> {
+        let from = self.0.load(Ordering::Relaxed);
+        let mut reached = 0;
+        let mut select = db.prepare_cached(
+            "SELECT id, (failures = 0 OR next_probe_at < ?1)
+                 AND NOT EXISTS (SELECT 1 FROM recipients WHERE lane = lanes.id)
+             FROM lanes WHERE id > ?2 AND id < ?3 ORDER BY id LIMIT ?4",
+        )?;
+        let stale = now.saturating_sub(TROUBLE_KEPT).unwrap_or(now).as_millisecond();
+        let mut rows = select.query(params![stale, from, newest, TIDIED_PER_NEW_LANE])?;
+        while let Some(row) = rows.next()? {
+            reached = row.get(0)?;
+            if row.get(1)? {
+                db.prepare_cached("DELETE FROM lanes WHERE id = ?1")?.execute([reached])?;
+            }
+        }
+        // 0 after the last lane: from the start again.
+        self.0.store(reached, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Records what a lane learnt.
+pub(crate) fn update_lane(
+    db: &Connection,
+    update: &LaneUpdate,
+    broom: &LaneBroom,
+) -> Result<(), StoreError> {
+    let LaneState::Failing(trouble) = &update.state else {
+        db.prepare_cached(
+            "UPDATE lanes SET failures = 0, next_probe_at = NULL, first_failed_at = NULL,
+                 last_at = NULL, last_status = NULL, last_reason = NULL, last_mx = NULL,
+                 last_text = NULL
+             WHERE key = ?1 AND failures > 0",
+        )?
+        .execute([update.key.as_str()])?;
+        return Ok(());
+    };
+    let lane = lane_row(db, &update.key, trouble.problem.at, broom)?;
+    let [at, status, reason, mx, text] = problem_values(Some(&trouble.problem));
+    db.prepare_cached(
+        "UPDATE lanes SET failures = ?2, next_probe_at = ?3, first_failed_at = ?4, last_at = ?5,
+             last_status = ?6, last_reason = ?7, last_mx = ?8, last_text = ?9
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        lane,
+        trouble.failures.max(1),
+        trouble.next_probe_at.as_millisecond(),
+        trouble.first_failed_at.as_millisecond(),
+        at,
+        status,
+        reason,
+        mx,
+        text,
+    ])?;
+    Ok(())
+}
+
+/// The row of a message, and where its body is.
+pub(crate) fn find(db: &Connection, id: MessageId) -> Result<Option<(i64, BodyRef)>, StoreError> {
+    let found: Option<(i64, i64)> = db
+        .prepare_cached("SELECT seq, place FROM messages WHERE id = ?1")?
+        .query_row([id.to_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    found.map(|(seq, place)| Ok((seq, body_ref(place)?))).transpose()
+}
+
+/// Applies changes to recipients of the message in row `seq`. Those that are gone are skipped: an
+/// operator may have deleted them meanwhile.
+fn change(db: &Connection, seq: i64, changes: &[(RecipientNo, Change)]) -> Result<(), StoreError> {
+    for (no, change) in changes {
+        let key = recipient_key(seq, *no);
+        match change {
+            Change::Delivered | Change::Failed => {
+                db.prepare_cached("DELETE FROM recipients WHERE id = ?1")?.execute([key])?;
+            }
+            Change::Deferred(deferral) => defer(db, key, deferral)?,
+        }
+    }
+    Ok(())
+}
+
+fn defer(db: &Connection, key: i64, deferral: &Deferral) -> Result<(), StoreError> {
+    let counted = match deferral.attempt {
+        Attempt::Counted => 1,
+        Attempt::NotCounted => 0,
+    };
+    let due = deferral.due_at.as_millisecond();
+    let Some(problem) = &deferral.problem else {
+        db.prepare_cached(
+            "UPDATE recipients SET due_at = ?2, attempts = attempts + ?3 WHERE id = ?1",
+        )?
+        .execute(params![key, due, counted])?;
+        return Ok(());
+    };
+    let [at, status, reason, mx, text] = problem_values(Some(problem));
+    db.prepare_cached(
+        "UPDATE recipients SET due_at = ?2, attempts = attempts + ?3, last_at = ?4,
+             last_status = ?5, last_reason = ?6, last_mx = ?7, last_text = ?8
+         WHERE id = ?1",
+    )?
+    .execute(params![key, due, counted, at, status, reason, mx, text])?;
+    Ok(())
+}
+
+/// Removes the message if nobody waits for it any more.
+pub(crate) fn remove_if_done(db: &Connection, seq: i64) -> Result<Settled, StoreError> {
+    let waiting = db
+        .prepare_cached("SELECT 1 FROM recipients WHERE id BETWEEN ?1 AND ?2 LIMIT 1")?
+        .exists([recipient_key(seq, RecipientNo(0)), recipient_key(seq, RecipientNo(u16::MAX))])?;
+    if waiting {
+        return Ok(Settled::Waiting);
+    }
+    db.prepare_cached("DELETE FROM bodies WHERE seq = ?1")?.execute([seq])?;
+    db.prepare_cached("DELETE FROM messages WHERE seq = ?1")?.execute([seq])?;
+    Ok(Settled::Gone)
+}
+
+/// The file to remove once a message is gone.
+pub(crate) fn file_of(layout: &Layout, id: MessageId, body: BodyRef) -> Option<PathBuf> {
+    match body {
+        BodyRef::Inline => None,
+        BodyRef::File => Some(layout.body(id)),
+    }
+}
+
+/// What a settlement did.
+pub(crate) struct Outcome {
+    pub(crate) settled: Settled,
+    /// Whether rows name the notices' bodies now.
+    pub(crate) notices_kept: bool,
+    /// The body file to remove.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Applies a settlement.
+pub(crate) fn settle(
+    db: &Connection,
+    settlement: &Settlement,
+    layout: &Layout,
+    broom: &LaneBroom,
+) -> Result<Outcome, StoreError> {
+    if let Some(update) = &settlement.lane {
+        update_lane(db, update, broom)?;
+    }
+    let Some((seq, body)) = find(db, settlement.message)? else {
+        return Ok(Outcome { settled: Settled::Gone, notices_kept: false, file: None });
+    };
+    for notice in &settlement.notices {
+        insert(db, &notice.body, &notice.envelope, broom)?;
+    }
+    change(db, seq, &settlement.changes)?;
+    let settled = remove_if_done(db, seq)?;
+    let file = match settled {
+        Settled::Gone => file_of(layout, settlement.message, body),
+        Settled::Waiting => None,
+    };
+    Ok(Outcome { settled, notices_kept: true, file })
+}

@@ -1,0 +1,144 @@
+//! What the store can answer instead of what was asked.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rusqlite::{ErrorCode, ffi};
+
+use crate::MessageId;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process works in it.
+    #[error("{}: in use by {}", path.display(), holder(*pid))]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, if it said so.
+        pid: Option<u32>,
+    },
+    /// A newer release has written it.
+    #[error(
+        "{}: has format {found}, this release knows up to {known}; install the release that wrote it",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest one known here.
+        known: i64,
+    },
+    /// The file belongs to another program.
+    #[error("{}: not a file of this program (application id {found:#x})", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The application id it carries.
+        found: i64,
+    },
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was opened, made or synced.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The database cannot be read or made.
+    #[error("{}: {source}", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// Why an operation on the open store failed. Nothing of it took effect, except that after
+/// [`StoreError::Poisoned`] nobody knows until the files are opened again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, a quota or a file size limit is exhausted. Service returns when space does.
+    #[error("no space left in the data directory")]
+    Full,
+    /// Too many writes wait already.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// No such message is in the queue.
+    #[error("no message {message}")]
+    Missing {
+        /// The id asked for.
+        message: MessageId,
+    },
+    /// A message has nobody to go to, or more than [`crate::RECIPIENTS_MAX`].
+    #[error("a message cannot have {count} recipients")]
+    RecipientCount {
+        /// How many were given.
+        count: usize,
+    },
+    /// A stored value cannot be what was written.
+    #[error("a stored {what} is damaged")]
+    Corrupt {
+        /// The kind of value.
+        what: &'static str,
+    },
+    /// The system refused.
+    #[error("{action} failed: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The database refused.
+    #[error("database: {source}")]
+    Database {
+        /// What SQLite said.
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    /// A sync failed before. What is on the disk is unknown until it is opened anew.
+    #[error("a sync failed; the store must be opened again")]
+    Poisoned,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, source: io::Error) -> Self {
+        let full = matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        );
+        if full { Self::Full } else { Self::Io { action, source: Arc::new(source) } }
+    }
+
+    /// Did a sync fail? Then pages that the kernel calls clean may not be on the disk.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        let Self::Database { source } = self else { return false };
+        source.sqlite_error().is_some_and(|error| {
+            matches!(error.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
+        })
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(source: rusqlite::Error) -> Self {
+        if source.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            return Self::Full;
+        }
+        Self::Database { source: Arc::new(source) }
+    }
+}

@@ -1,0 +1,219 @@
+//! What nobody waits for, on a thread of its own: checkpoints, the removal of body files that no
+//! row names any more, and at the start the sweep for those a crash left.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::draft::Workshop;
+use crate::schema::{Checkpoint, LogState, POLICIES, QUEUE, checkpoint};
+use crate::{MessageId, StoreError};
+
+/// 16 MB of 4096-octet pages. Measured: later makes the slowest commits slower, sooner makes all.
+const CHECKPOINT_PAGES: i64 = 16 * 1024 * 1024 / 4096;
+/// 64 MB: beyond it the writer is made to wait for once, or the log would grow without end.
+const RESTART_PAGES: i64 = 64 * 1024 * 1024 / 4096;
+/// Jobs between two looks at the length of the log.
+const LOOK_EVERY: usize = 64;
+
+/// Which database.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    Queue,
+    Policies,
+}
+
+/// Something to do when there is time.
+#[derive(Debug)]
+pub(crate) enum Chore {
+    Checkpoint(Which),
+    Remove(PathBuf),
+}
+
+/// The writer's view of its log: how to keep it short without copying it itself.
+#[derive(Debug)]
+pub(crate) struct Log {
+    which: Which,
+    chores: Sender<Chore>,
+    asked: Arc<Asked>,
+    unseen: usize,
+}
+
+/// What writer and housekeeper tell each other about one log.
+#[derive(Debug, Default)]
+struct Asked {
+    /// A checkpoint is to be made or being made.
+    running: AtomicBool,
+    /// It could not catch up with the writer, who is to copy the few pages that are left.
+    unfinished: AtomicBool,
+}
+
+impl Log {
+    /// After each batch: asks for a checkpoint, or finishes one.
+    pub(crate) fn keep_short(&mut self, db: &Connection, jobs: usize) -> Result<(), StoreError> {
+        if self.asked.unfinished.swap(false, Ordering::AcqRel) {
+            checkpoint(db, Checkpoint::Passive)?;
+        }
+        self.unseen = self.unseen.saturating_add(jobs);
+        if self.unseen < LOOK_EVERY || self.asked.running.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.unseen = 0;
+        let log = checkpoint(db, Checkpoint::Count)?;
+        if log.pages >= CHECKPOINT_PAGES && log.copied < log.pages {
+            self.asked.running.store(true, Ordering::Release);
+            // Fails only when the store is being closed, and that ends with a checkpoint.
+            let _ = self.chores.send(Chore::Checkpoint(self.which));
+        }
+        Ok(())
+    }
+
+    /// For want of space: what can be copied is copied now.
+    pub(crate) fn try_to_empty(&self, db: &Connection) {
+        // If it fails, so does what comes next, and says why.
+        let _ = checkpoint(db, Checkpoint::Passive);
+    }
+}
+
+/// The thread, and the way to it.
+#[derive(Debug)]
+pub(crate) struct Housekeeper {
+    chores: Mutex<Option<Sender<Chore>>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    queue: Arc<Asked>,
+    policies: Arc<Asked>,
+}
+
+impl Housekeeper {
+    /// Starts the thread with connections of its own.
+    pub(crate) fn start(workshop: Arc<Workshop>) -> Result<Self, StoreError> {
+        let root = workshop.layout.root();
+        let (chores, incoming) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (queue, policies) = (Arc::new(Asked::default()), Arc::new(Asked::default()));
+        let broom = Broom {
+            queue: (QUEUE.reader(root)?, Arc::clone(&queue)),
+            policies: (POLICIES.reader(root)?, Arc::clone(&policies)),
+            workshop,
+            incoming,
+            stop: Arc::clone(&stop),
+        };
+        let thread = thread::Builder::new()
+            .name("spool-keeper".into())
+            .spawn(move || broom.run())
+            .map_err(|e| StoreError::io("starting a thread", e))?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { chores: Mutex::new(Some(chores)), stop, thread, queue, policies })
+    }
+
+    /// The log of one database, for its writer. `None` after [`Housekeeper::close`].
+    pub(crate) fn log(&self, which: Which) -> Option<Log> {
+        let asked = match which {
+            Which::Queue => Arc::clone(&self.queue),
+            Which::Policies => Arc::clone(&self.policies),
+        };
+        let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(Log { which, chores, asked, unseen: 0 })
+    }
+
+    /// A way to leave chores. `None` after [`Housekeeper::close`].
+    pub(crate) fn chores(&self) -> Option<Sender<Chore>> {
+        self.chores.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the thread after the chore it is at; what is left is done at the next start.
+    pub(crate) fn close(&self) {
+        self.stop.store(true, Ordering::Release);
+        drop(self.chores.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Broom {
+    queue: (Connection, Arc<Asked>),
+    policies: (Connection, Arc<Asked>),
+    workshop: Arc<Workshop>,
+    incoming: Receiver<Chore>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Broom {
+    fn run(self) {
+        for low in 0..=u8::MAX {
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            // What could not be swept costs space, nothing else; the next start tries again.
+            let _ = self.sweep(low);
+            while let Ok(chore) = self.incoming.try_recv() {
+                self.attend(chore);
+            }
+        }
+        while let Ok(chore) = self.incoming.recv() {
+            self.attend(chore);
+        }
+    }
+
+    fn attend(&self, chore: Chore) {
+        if self.workshop.vitals.alive().is_err() {
+            return;
+        }
+        match chore {
+            Chore::Remove(path) => {
+                // If it stays, the next start removes it.
+                let _ = fs::remove_file(path);
+            }
+            Chore::Checkpoint(Which::Queue) => self.shorten(&self.queue),
+            Chore::Checkpoint(Which::Policies) => self.shorten(&self.policies),
+        }
+    }
+
+    fn shorten(&self, (db, asked): &(Connection, Arc<Asked>)) {
+        match shorten(db) {
+            Ok(log) => asked.unfinished.store(log.copied < log.pages, Ordering::Release),
+            Err(error) if error.is_failed_sync() => self.workshop.vitals.poison(),
+            // A full disk: the log grows until it is not, or commits fail and say so.
+            Err(_) => {}
+        }
+        asked.running.store(false, Ordering::Release);
+    }
+
+    /// Removes the bodies on one shelf that neither a row nor a draft of this process names.
+    fn sweep(&self, low: u8) -> io::Result<()> {
+        for entry in fs::read_dir(self.workshop.layout.shelf(low))? {
+            let path = entry?.path();
+            let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
+                continue;
+            };
+            // In this order: a draft that was named since the listing has its row by now.
+            if !self.workshop.is_unnamed(id) && matches!(is_known(&self.queue.0, id), Ok(false)) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_known(db: &Connection, id: MessageId) -> rusqlite::Result<bool> {
+    let mut statement = db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?;
+    let found = statement.query_row([id.to_bytes()], |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}
+
+fn shorten(db: &Connection) -> Result<LogState, StoreError> {
+    let log = checkpoint(db, Checkpoint::Passive)?;
+    if log.pages >= RESTART_PAGES && log.copied < log.pages {
+        return Ok(checkpoint(db, Checkpoint::Restart)?);
+    }
+    Ok(log)
+}

@@ -1,0 +1,167 @@
+//! What lies where in the data directory, and who may be in it.
+//!
+//! ```text
+//! lock            held by the daemon; contains its process id
+//! queue.db        messages, recipients, lanes, small bodies (and -wal, -shm)
+//! policies.db     policies, hosts, clock (and -wal, -shm)
+//! bodies/xx/ID    large bodies; xx is the last byte of the id in hex
+//! tmp/ID          large bodies that are still arriving
+//! reserve         space for settlements when the disk is full
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, fstatfs, fstatvfs};
+
+use crate::{MessageId, OpenError};
+
+/// Files are for their owner alone: they hold other people's mail.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+/// File systems whose locks and syncs depend on another machine: `statfs(2)`, `linux/magic.h`.
+const NETWORK_FILE_SYSTEMS: [(u32, &str); 9] = [
+    (0x6969, "nfs"),
+    (0x517b, "smb"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x5346_414f, "afs"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "ceph"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x6573_5546, "fuse"),
+];
+
+/// Paths below the data directory.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+    tmp: PathBuf,
+    bodies: PathBuf,
+}
+
+impl Layout {
+    /// Makes what is missing and removes drafts that a former process left.
+    pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
+        let layout = Self { root: root.into(), tmp: root.join("tmp"), bodies: root.join("bodies") };
+        make_dir(&layout.root)?;
+        make_dir(&layout.tmp)?;
+        make_dir(&layout.bodies)?;
+        Ok(layout)
+    }
+
+    /// The directories of bodies are made once, so that no commit has to sync a new one's parent.
+    pub(crate) fn fill(&self) -> Result<(), OpenError> {
+        for low in 0..=u8::MAX {
+            make_dir(&self.shelf(low))?;
+        }
+        for path in [&self.bodies, &self.root] {
+            sync_dir(path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        }
+        self.clean_tmp().map_err(|source| OpenError::Io { path: self.tmp.clone(), source })
+    }
+
+    fn clean_tmp(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.tmp)? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(crate) fn draft(&self, id: MessageId) -> PathBuf {
+        self.tmp.join(id.to_string())
+    }
+
+    /// The directory of the bodies whose ids end with this byte.
+    pub(crate) fn shelf(&self, low: u8) -> PathBuf {
+        self.bodies.join(format!("{low:02x}"))
+    }
+
+    pub(crate) fn body(&self, id: MessageId) -> PathBuf {
+        self.shelf(id.low_byte()).join(id.to_string())
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new().mode(DIR_MODE).create(path);
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(source) => Err(OpenError::Io { path: path.into(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// A new file that must not exist yet.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+}
+
+/// Opens for writing, and makes the file with our mode where there is none.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
+}
+
+/// Makes renames and new names in `path` durable.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The lock that makes this process the only one in the directory. Ends with the process.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    pub(crate) fn take(layout: &Layout) -> Result<Self, OpenError> {
+        let path = layout.file("lock");
+        let failed = |source| OpenError::Io { path: path.clone(), source };
+        let mut file = open_or_create(&path).map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::Locked { pid: read_pid(&file), path });
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        // Only a courtesy to whoever finds the lock held, so a full disk is no reason to stop.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Self { _file: file })
+    }
+}
+
+fn read_pid(file: &File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// The name of the file system if it is a network one: syncs and locks there may not hold.
+pub(crate) fn network_file_system(root: &Path) -> Option<&'static str> {
+    let found = fstatfs(File::open(root).ok()?).ok()?.f_type;
+    // The kernel's magic numbers have 32 bits, whatever the sign and width of the field.
+    let magic = u32::try_from(i128::from(found) & 0xffff_ffff).ok()?;
+    NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
+}
+
+/// Octets and inodes that an unprivileged process can still use.
+pub(crate) fn free_space(root: &Path) -> io::Result<(u64, u64)> {
+    let space = fstatvfs(File::open(root)?)?;
+    Ok((space.f_bavail.saturating_mul(space.f_frsize), space.f_favail))
+}

@@ -1,0 +1,367 @@
+//! The queue as operators see it: listed in pages, acted upon in batches.
+
+use std::fmt;
+use std::num::ParseIntError;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+use smtp::{HostName, Mailbox, ReversePath};
+
+use crate::commit::{file_of, find, remove_if_done};
+use crate::due::BodyRef;
+use crate::layout::Layout;
+use crate::message::{BodyFacts, LaneKey, Problem, RecipientNo, RecipientState, Settled};
+use crate::rows::{self, Columns, count, recipient_key, split_key, state_code, time};
+use crate::{MessageId, StoreError};
+
+/// Rows looked at in one read transaction, matching or not: some 30 ms.
+const SCAN_MAX: usize = 20_000;
+
+/// Which recipients are meant. Empty: all of them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Filter {
+    /// The recipient's domain.
+    pub domain: Option<HostName>,
+    /// The lane it waits in.
+    pub lane: Option<LaneKey>,
+    /// Its state.
+    pub state: Option<RecipientState>,
+    /// The reason of its last problem.
+    pub reason: Option<Box<str>>,
+}
+
+/// What an operator acts upon.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Selection {
+    /// All recipients of these messages. Ids that are not in the queue are skipped.
+    Messages(Vec<MessageId>),
+    /// All recipients that match.
+    Matching(Filter),
+}
+
+/// Where a listing or a bulk action goes on. Its text form is for clients to hand back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ListCursor(i64);
+
+impl fmt::Display for ListCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for ListCursor {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+/// One recipient of one message, with all that `queue list` shows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct QueueRow {
+    /// The message.
+    pub message: MessageId,
+    /// The recipient's place in its envelope.
+    pub no: RecipientNo,
+    /// Who is told about failures.
+    pub sender: ReversePath,
+    /// The recipient.
+    pub recipient: Mailbox,
+    /// Where it waits.
+    pub lane: LaneKey,
+    /// Whether it is held.
+    pub state: RecipientState,
+    /// Attempts that counted.
+    pub attempts: u32,
+    /// Octets of the body.
+    pub size: u64,
+    /// When the message arrived.
+    pub arrived_at: Timestamp,
+    /// When it is due; without meaning while held.
+    pub next_attempt_at: Timestamp,
+    /// When it becomes too old.
+    pub expires_at: Timestamp,
+    /// What went wrong last.
+    pub last: Option<Problem>,
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// In the order of arrival; can be empty although there are more pages.
+    pub rows: Vec<QueueRow>,
+    /// Rows that are damaged and were left out.
+    pub damaged: u64,
+    /// Where to go on; `None`: this was the last page.
+    pub next: Option<ListCursor>,
+}
+
+/// One message with its recipients.
+#[derive(Clone, Debug)]
+pub struct MessageDetail {
+    /// Its id.
+    pub message: MessageId,
+    /// Who is told about failures.
+    pub sender: ReversePath,
+    /// Who submitted it.
+    pub client: Box<str>,
+    /// When it arrived.
+    pub arrived_at: Timestamp,
+    /// What is known about the body.
+    pub facts: BodyFacts,
+    /// Where the body is.
+    pub body: BodyRef,
+    /// Those it still waits for.
+    pub recipients: Vec<QueueRow>,
+}
+
+/// What the queue holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Messages.
+    pub messages: u64,
+    /// Recipients that wait for their time.
+    pub queued: u64,
+    /// Recipients that are held.
+    pub held: u64,
+}
+
+/// What an operator does to recipients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Action {
+    Delete,
+    Retry(Timestamp),
+    Hold,
+    Release(Timestamp),
+}
+
+/// What one batch of a bulk action did.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Acted {
+    /// Recipients that were changed.
+    pub recipients: u64,
+    /// The lanes they are in, each once.
+    pub lanes: Vec<LaneKey>,
+    /// Where to go on; `None`: all is done.
+    pub next: Option<ListCursor>,
+}
+
+macro_rules! select_rows {
+    ($order:literal) => {
+        concat!(
+            "SELECT r.id, r.lane, r.state, r.mailbox, r.last_reason, l.key, r.attempts, r.due_at,
+                 r.expires_at, r.last_at, r.last_status, r.last_reason, r.last_mx, r.last_text,
+                 m.id, m.sender, m.arrived_at, m.size
+             FROM recipients r CROSS JOIN lanes l ON l.id = r.lane
+                 CROSS JOIN messages m ON m.seq = r.id >> 16
+             WHERE r.id BETWEEN ?1 AND ?2 ORDER BY r.id ",
+            $order
+        )
+    };
+}
+
+/// A page of the recipients that match, of at most `limit`.
+pub(crate) fn list(
+    db: &Connection,
+    filter: &Filter,
+    after: Option<ListCursor>,
+    limit: usize,
+) -> Result<ListPage, StoreError> {
+    let mut page = ListPage::default();
+    let lane = match &filter.lane {
+        None => None,
+        Some(key) => match crate::due::lane_row(db, key)? {
+            None => return Ok(page),
+            found => found,
+        },
+    };
+    let first = after.map_or(i64::MIN, |cursor| cursor.0.saturating_add(1));
+    let mut select = db.prepare_cached(select_rows!("LIMIT ?3"))?;
+    let mut found = select.query(params![first, i64::MAX, rows::number(SCAN_MAX)])?;
+    let mut seen = 0;
+    while page.rows.len() < limit {
+        let Some(row) = found.next()? else {
+            if seen < SCAN_MAX {
+                page.next = None;
+            }
+            return Ok(page);
+        };
+        seen += 1;
+        let mut columns = Columns::new(row);
+        let key = columns.next()?;
+        page.next = Some(ListCursor(key));
+        match read_if(&mut columns, key, filter, lane) {
+            Ok(row) => page.rows.extend(row),
+            Err(StoreError::Corrupt { .. }) => page.damaged += 1,
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(page)
+}
+
+/// The row if it matches. What decides is read first, the rest only then.
+fn read_if(
+    columns: &mut Columns<'_, '_>,
+    key: i64,
+    filter: &Filter,
+    lane: Option<i64>,
+) -> Result<Option<QueueRow>, StoreError> {
+    let own_lane: i64 = columns.next()?;
+    let state = rows::state(columns.next()?)?;
+    let wanted_domain = filter.domain.as_ref().map(HostName::as_str);
+    let recipient = columns.next_text(|text| {
+        let domain = text.rsplit_once('@').map_or("", |(_, domain)| domain);
+        if wanted_domain.is_none_or(|wanted| domain.eq_ignore_ascii_case(wanted)) {
+            rows::mailbox(text).map(Some)
+        } else {
+            Ok(None)
+        }
+    })?;
+    let reason: Option<Box<str>> = columns.next()?;
+    let Some(recipient) = recipient else { return Ok(None) };
+    if lane.is_some_and(|wanted| wanted != own_lane)
+        || filter.state.is_some_and(|wanted| wanted != state)
+        || filter.reason.as_ref().is_some_and(|wanted| reason.as_ref() != Some(wanted))
+    {
+        return Ok(None);
+    }
+    Ok(Some(QueueRow {
+        no: split_key(key).1,
+        recipient,
+        state,
+        lane: columns.next_text(|text| Ok(LaneKey::new(text)))?,
+        attempts: count(columns.next()?)?,
+        next_attempt_at: time(columns.next()?)?,
+        expires_at: time(columns.next()?)?,
+        last: rows::problem(columns)?,
+        message: rows::id(columns.next()?),
+        sender: columns.next_text(rows::sender)?,
+        arrived_at: time(columns.next()?)?,
+        size: count(columns.next()?)?,
+    }))
+}
+
+/// One message and all its recipients.
+pub(crate) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT seq, sender, client, arrived_at, place, size, header_len, has_8bit, longest_line,
+             ends_with_newline, received_count, body_sha256_simple, body_sha256_relaxed
+         FROM messages WHERE id = ?1",
+    )?;
+    let found = select
+        .query_row([id.to_bytes()], |row| Ok(read_message(&mut Columns::new(row), id)))
+        .optional()?;
+    let Some((seq, mut detail)) = found.transpose()? else { return Ok(None) };
+    detail.recipients = recipients_of(db, seq)?;
+    Ok(Some(detail))
+}
+
+fn read_message(
+    columns: &mut Columns<'_, '_>,
+    message: MessageId,
+) -> Result<(i64, MessageDetail), StoreError> {
+    let seq = columns.next()?;
+    let detail = MessageDetail {
+        message,
+        sender: columns.next_text(rows::sender)?,
+        client: columns.next()?,
+        arrived_at: time(columns.next()?)?,
+        body: rows::body_ref(columns.next()?)?,
+        facts: rows::facts(columns)?,
+        recipients: Vec::new(),
+    };
+    Ok((seq, detail))
+}
+
+fn recipients_of(db: &Connection, seq: i64) -> Result<Vec<QueueRow>, StoreError> {
+    let mut select = db.prepare_cached(select_rows!(""))?;
+    let (first, last) = (RecipientNo(0), RecipientNo(u16::MAX));
+    let mut found = select.query([recipient_key(seq, first), recipient_key(seq, last)])?;
+    let mut recipients = Vec::new();
+    while let Some(row) = found.next()? {
+        let mut columns = Columns::new(row);
+        let key = columns.next()?;
+        match read_if(&mut columns, key, &Filter::default(), None) {
+            Ok(row) => recipients.extend(row),
+            Err(StoreError::Corrupt { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(recipients)
+}
+
+/// Messages and recipients, by one pass over two indexes.
+pub(crate) fn counts(db: &Connection) -> Result<Counts, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT (SELECT count(*) FROM messages), count(*) FILTER (WHERE state = 0),
+             count(*) FILTER (WHERE state = 1)
+         FROM recipients INDEXED BY recipients_due",
+    )?;
+    let (messages, queued, held): (i64, i64, i64) =
+        select.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(Counts { messages: count(messages)?, queued: count(queued)?, held: count(held)? })
+}
+
+/// Recipients that an action is for; all of the message's where there is no number.
+pub(crate) type Target = (MessageId, Option<RecipientNo>);
+
+/// Applies an action in the writer's transaction. Rows are found anew by message id, since what
+/// was listed may have left meanwhile.
+pub(crate) fn act(
+    db: &Connection,
+    layout: &Layout,
+    action: Action,
+    targets: &[Target],
+) -> Result<(Acted, Vec<PathBuf>), StoreError> {
+    let (mut acted, mut files) = (Acted::default(), Vec::new());
+    for (id, no) in targets {
+        let Some((seq, body)) = find(db, *id)? else { continue };
+        let (first, last) = no.map_or((RecipientNo(0), RecipientNo(u16::MAX)), |no| (no, no));
+        let keys = [recipient_key(seq, first), recipient_key(seq, last)];
+        note_lanes(db, keys, &mut acted.lanes)?;
+        acted.recipients += rows::number(act_on(db, action, keys)?).unsigned_abs();
+        if matches!(action, Action::Delete) && remove_if_done(db, seq)? == Settled::Gone {
+            files.extend(file_of(layout, *id, body));
+        }
+    }
+    Ok((acted, files))
+}
+
+fn note_lanes(db: &Connection, keys: [i64; 2], lanes: &mut Vec<LaneKey>) -> Result<(), StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT DISTINCT l.key FROM recipients r JOIN lanes l ON l.id = r.lane
+         WHERE r.id BETWEEN ?1 AND ?2",
+    )?;
+    let mut found = select.query(keys)?;
+    while let Some(row) = found.next()? {
+        let lane = Columns::new(row).next_text(|text| Ok(LaneKey::new(text)))?;
+        if !lanes.contains(&lane) {
+            lanes.push(lane);
+        }
+    }
+    Ok(())
+}
+
+fn act_on(db: &Connection, action: Action, [first, last]: [i64; 2]) -> Result<usize, StoreError> {
+    let (queued, held) = (state_code(RecipientState::Queued), state_code(RecipientState::Held));
+    let between = "WHERE id BETWEEN ?1 AND ?2";
+    Ok(match action {
+        Action::Delete => db
+            .prepare_cached(&format!("DELETE FROM recipients {between}"))?
+            .execute(params![first, last])?,
+        Action::Retry(now) => db
+            .prepare_cached(&format!("UPDATE recipients SET due_at = ?3 {between} AND state = ?4"))?
+            .execute(params![first, last, now.as_millisecond(), queued])?,
+        Action::Hold => db
+            .prepare_cached(&format!("UPDATE recipients SET state = ?3 {between} AND state = ?4"))?
+            .execute(params![first, last, held, queued])?,
+        Action::Release(now) => db
+            .prepare_cached(&format!(
+                "UPDATE recipients SET state = ?3, due_at = ?5 {between} AND state = ?4"
+            ))?
+            .execute(params![first, last, queued, held, now.as_millisecond()])?,
+    })
+}

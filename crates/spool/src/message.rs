@@ -1,0 +1,256 @@
+//! What is kept about a message: the nouns that cross the crate's border.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use smtp::{HostName, Mailbox, RemoteText, ReversePath};
+
+use crate::{MessageId, Sealed};
+
+/// What was learnt about a body while it streamed in; stored, so that nobody reads it again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BodyFacts {
+    /// Octets, header section included, without dot-stuffing.
+    pub size: u64,
+    /// Octets of the header section, the empty line not counted.
+    pub header_len: u64,
+    /// Has it octets over 127?
+    pub has_8bit: bool,
+    /// Octets of the longest line, CRLF not counted.
+    pub longest_line: u64,
+    /// Does it end with CRLF?
+    pub ends_with_newline: bool,
+    /// `Received` fields, for loop detection (RFC 5321 §6.3).
+    pub received_count: u32,
+    /// RFC 6376 §3.4.3.
+    pub body_sha256_simple: [u8; 32],
+    /// RFC 6376 §3.4.4.
+    pub body_sha256_relaxed: [u8; 32],
+}
+
+/// What SMTP said about a message, and how long we keep trying.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// Who is told about failures.
+    pub sender: ReversePath,
+    /// Who gets it: 1 to [`RECIPIENTS_MAX`].
+    pub recipients: Vec<NewRecipient>,
+    /// When the last octet arrived; the first attempt is due at once.
+    pub arrived_at: Timestamp,
+    /// When undelivered recipients become too old.
+    pub expires_at: Timestamp,
+    /// Who submitted it, for logs and `queue show`: address, EHLO name, user.
+    pub client: Box<str>,
+    /// What is known about the body.
+    pub facts: BodyFacts,
+}
+
+/// Recipients one message can have here. Ours: their numbers have 16 bits; SMTP limits are lower.
+pub const RECIPIENTS_MAX: usize = 1 << 16;
+
+/// One recipient of a new message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NewRecipient {
+    /// The address as the client wrote it.
+    pub mailbox: Mailbox,
+    /// The lane it waits in.
+    pub lane: LaneKey,
+}
+
+/// The place of a recipient in its message's envelope, from 0.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RecipientNo(pub u16);
+
+/// The name of a lane: all that wait for the same next hop in the same way. Opaque here.
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct LaneKey(Arc<str>);
+
+impl LaneKey {
+    /// A lane with this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What keeps a recipient in the queue.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum RecipientState {
+    /// It waits for its time.
+    Queued,
+    /// An operator holds it back.
+    Held,
+}
+
+/// The last thing that went wrong, in the words that log, queue and DSN share.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Problem {
+    /// When.
+    pub at: Timestamp,
+    /// Enhanced status code (RFC 3463).
+    pub status: Box<str>,
+    /// The word from the closed vocabulary of reasons.
+    pub reason: Box<str>,
+    /// The host at fault, if it came to that.
+    pub mx: Option<HostName>,
+    /// What was said.
+    pub text: RemoteText,
+}
+
+/// What an attempt meant for one recipient.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// The peer took responsibility: the recipient is done.
+    Delivered,
+    /// It will never be delivered: done; the notice is in the same settlement.
+    Failed,
+    /// It waits.
+    Deferred(Deferral),
+}
+
+/// When and why a recipient is tried again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Deferral {
+    /// The next attempt.
+    pub due_at: Timestamp,
+    /// What is shown as the last problem; `None` leaves the one before.
+    pub problem: Option<Problem>,
+    /// Whether the attempt counts.
+    pub attempt: Attempt,
+}
+
+/// Did a try say anything about the destination?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Attempt {
+    /// It did: one attempt more.
+    Counted,
+    /// Our own trouble (DNS, disk, shutdown): no attempt is consumed.
+    NotCounted,
+}
+
+/// A message that the store is asked to keep.
+#[derive(Debug)]
+pub struct NewMessage {
+    /// Its body.
+    pub body: Sealed,
+    /// Its envelope.
+    pub envelope: Envelope,
+}
+
+/// All that one attempt on one message changes; takes effect wholly or not at all.
+#[derive(Debug)]
+pub struct Settlement {
+    /// Proof that, when the attempt began, this settlement could be written.
+    pub permit: crate::SettlePermit,
+    /// The message that was tried.
+    pub message: MessageId,
+    /// What became of each recipient that was tried.
+    pub changes: Vec<(RecipientNo, Change)>,
+    /// Notices about the failed ones.
+    pub notices: Vec<NewMessage>,
+    /// What the lane learnt, if anything.
+    pub lane: Option<LaneUpdate>,
+}
+
+/// What a settlement left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Settled {
+    /// Recipients of the message still wait.
+    Waiting,
+    /// The message has left the queue, by this settlement or before it.
+    Gone,
+}
+
+/// The health of a lane's next hop.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum LaneState {
+    /// Nothing is known against it.
+    Healthy,
+    /// The last probe failed.
+    Failing(LaneTrouble),
+}
+
+/// How long a lane has failed, and when it is probed next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LaneTrouble {
+    /// Probes that failed in a row.
+    pub failures: u32,
+    /// The next probe.
+    pub next_probe_at: Timestamp,
+    /// The first failure of the row.
+    pub first_failed_at: Timestamp,
+    /// What went wrong last.
+    pub problem: Problem,
+}
+
+/// New knowledge about a lane.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LaneUpdate {
+    /// Which lane.
+    pub key: LaneKey,
+    /// Its health from now on.
+    pub state: LaneState,
+}
+
+/// A lane at start-up: enough to schedule it without reading its messages.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LaneSummary {
+    /// Which lane.
+    pub key: LaneKey,
+    /// Recipients that wait in it, without held ones.
+    pub queued: u64,
+    /// When the first of them is due.
+    pub earliest_due: Option<Timestamp>,
+    /// When the first of them becomes too old.
+    pub earliest_expiry: Option<Timestamp>,
+    /// Its health.
+    pub state: LaneState,
+}
+
+/// A small body in memory. Clones share it.
+#[derive(Clone, Eq, PartialEq)]
+pub struct BodyBytes(Arc<Vec<u8>>);
+
+impl BodyBytes {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+impl AsRef<[u8]> for BodyBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Deref for BodyBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BodyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} octets", self.0.len())
+    }
+}

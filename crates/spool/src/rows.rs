@@ -1,0 +1,190 @@
+//! Between rows and our nouns. Times are milliseconds since 1970 at this border.
+
+use jiff::Timestamp;
+use rusqlite::types::{FromSql, Value};
+use rusqlite::{Row, RowIndex};
+use smtp::{HostName, Mailbox, RemoteText, ReversePath};
+
+use crate::due::BodyRef;
+use crate::message::{BodyFacts, LaneState, LaneTrouble, Problem, RecipientNo, RecipientState};
+use crate::{MessageId, StoreError};
+
+/// Bits of a recipient's number in its key.
+const NUMBER_BITS: u32 = 16;
+
+/// The key of a recipient: its message's row above, its number below.
+pub(crate) fn recipient_key(seq: i64, no: RecipientNo) -> i64 {
+    seq << NUMBER_BITS | i64::from(no.0)
+}
+
+/// The message's row and the number of the recipient with this key.
+pub(crate) fn split_key(key: i64) -> (i64, RecipientNo) {
+    let no = u16::try_from(key & i64::from(u16::MAX)).unwrap_or_default();
+    (key >> NUMBER_BITS, RecipientNo(no))
+}
+
+pub(crate) fn time(milliseconds: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(milliseconds).map_err(|_| StoreError::Corrupt { what: "time" })
+}
+
+pub(crate) fn optional_time(milliseconds: Option<i64>) -> Result<Option<Timestamp>, StoreError> {
+    milliseconds.map(time).transpose()
+}
+
+pub(crate) fn state_code(state: RecipientState) -> i64 {
+    match state {
+        RecipientState::Queued => 0,
+        RecipientState::Held => 1,
+    }
+}
+
+pub(crate) fn state(code: i64) -> Result<RecipientState, StoreError> {
+    match code {
+        0 => Ok(RecipientState::Queued),
+        1 => Ok(RecipientState::Held),
+        _ => Err(StoreError::Corrupt { what: "recipient state" }),
+    }
+}
+
+/// `messages.place`.
+pub(crate) fn place_code(body: BodyRef) -> i64 {
+    match body {
+        BodyRef::Inline => 0,
+        BodyRef::File => 1,
+    }
+}
+
+pub(crate) fn body_ref(place: i64) -> Result<BodyRef, StoreError> {
+    match place {
+        0 => Ok(BodyRef::Inline),
+        1 => Ok(BodyRef::File),
+        _ => Err(StoreError::Corrupt { what: "place" }),
+    }
+}
+
+pub(crate) fn mailbox(text: &str) -> Result<Mailbox, StoreError> {
+    Mailbox::parse(text).map_err(|_| StoreError::Corrupt { what: "recipient address" })
+}
+
+pub(crate) fn sender(text: &str) -> Result<ReversePath, StoreError> {
+    ReversePath::parse(text).map_err(|_| StoreError::Corrupt { what: "sender address" })
+}
+
+pub(crate) fn id(bytes: [u8; 16]) -> MessageId {
+    MessageId::from_bytes(bytes)
+}
+
+/// A count from a column that our own writes keep in range.
+pub(crate) fn count<T: TryFrom<i64>>(number: i64) -> Result<T, StoreError> {
+    T::try_from(number).map_err(|_| StoreError::Corrupt { what: "number" })
+}
+
+/// A number for a column; those of ours are far below the limit.
+pub(crate) fn number<T: TryInto<i64>>(count: T) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+/// Reads the columns of one row from a given place on, in order.
+pub(crate) struct Columns<'a, 'r> {
+    row: &'a Row<'r>,
+    place: usize,
+}
+
+impl<'a, 'r> Columns<'a, 'r> {
+    pub(crate) fn new(row: &'a Row<'r>) -> Self {
+        Self { row, place: 0 }
+    }
+
+    pub(crate) fn next<T: FromSql>(&mut self) -> Result<T, StoreError> {
+        let place = self.place;
+        self.place += 1;
+        get(self.row, place)
+    }
+
+    /// A text that is looked at where it lies.
+    pub(crate) fn next_text<T>(
+        &mut self,
+        read: impl FnOnce(&str) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let value = self.row.get_ref(self.place)?;
+        self.place += 1;
+        read(value.as_str().map_err(|_| StoreError::Corrupt { what: "text" })?)
+    }
+}
+
+fn get<I: RowIndex, T: FromSql>(row: &Row<'_>, place: I) -> Result<T, StoreError> {
+    row.get(place).map_err(|error| {
+        let damaged = matches!(
+            error,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::Utf8Error(..)
+        );
+        if damaged { StoreError::Corrupt { what: "value" } } else { error.into() }
+    })
+}
+
+/// The columns `last_at` to `last_text`, null when there is no problem.
+pub(crate) fn problem_values(problem: Option<&Problem>) -> [Value; 5] {
+    let Some(problem) = problem else {
+        return [const { Value::Null }; 5];
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
+    [
+        Value::Integer(problem.at.as_millisecond()),
+        text(&problem.status),
+        text(&problem.reason),
+        problem.mx.as_ref().map_or(Value::Null, |mx| text(mx.as_str())),
+        text(problem.text.as_str()),
+    ]
+}
+
+pub(crate) fn problem(columns: &mut Columns<'_, '_>) -> Result<Option<Problem>, StoreError> {
+    let at: Option<i64> = columns.next()?;
+    let status: Option<Box<str>> = columns.next()?;
+    let reason: Option<Box<str>> = columns.next()?;
+    let mx: Option<String> = columns.next()?;
+    let text: Option<String> = columns.next()?;
+    let (Some(at), Some(status), Some(reason)) = (at, status, reason) else { return Ok(None) };
+    Ok(Some(Problem {
+        at: time(at)?,
+        status,
+        reason,
+        // A name that is none is only not shown.
+        mx: mx.and_then(|name| HostName::parse(&name).ok()),
+        text: RemoteText::new(&text.unwrap_or_default()),
+    }))
+}
+
+/// The columns `failures` to `last_text` of a lane.
+pub(crate) fn lane_state(columns: &mut Columns<'_, '_>) -> Result<LaneState, StoreError> {
+    let failures: i64 = columns.next()?;
+    let next_probe_at = optional_time(columns.next()?)?;
+    let first_failed_at = optional_time(columns.next()?)?;
+    let (Some(next_probe_at), Some(first_failed_at), Some(problem)) =
+        (next_probe_at, first_failed_at, problem(columns)?)
+    else {
+        return Ok(LaneState::Healthy);
+    };
+    Ok(LaneState::Failing(LaneTrouble {
+        failures: count(failures)?,
+        next_probe_at,
+        first_failed_at,
+        problem,
+    }))
+}
+
+/// The columns `size` to `body_sha256_relaxed` of a message.
+pub(crate) fn facts(columns: &mut Columns<'_, '_>) -> Result<BodyFacts, StoreError> {
+    Ok(BodyFacts {
+        size: count(columns.next()?)?,
+        header_len: count(columns.next()?)?,
+        has_8bit: columns.next()?,
+        longest_line: count(columns.next()?)?,
+        ends_with_newline: columns.next()?,
+        received_count: count(columns.next()?)?,
+        body_sha256_simple: columns.next()?,
+        body_sha256_relaxed: columns.next()?,
+    })
+}

@@ -1,0 +1,156 @@
+//! The tables, their format's number, and how a database file is opened.
+//!
+//! The legal states of a message, and what a crash leaves of each step, are in `docs/spool.md`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::OpenError;
+use crate::layout::open_or_create;
+
+/// One database file.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    /// Its name in the data directory.
+    pub(crate) file: &'static str,
+    /// Marks the file as ours (`PRAGMA application_id`).
+    application_id: i64,
+    /// The newest format known here (`PRAGMA user_version`).
+    version: i64,
+    /// Makes an empty file into format 1.
+    create: &'static str,
+}
+
+pub(crate) const QUEUE: Schema = Schema {
+    file: "queue.db",
+    application_id: 0x5374_6e71, // "Stnq"
+    version: 1,
+    create: include_str!("queue.sql"),
+};
+
+pub(crate) const POLICIES: Schema = Schema {
+    file: "policies.db",
+    application_id: 0x5374_6e70, // "Stnp"
+    version: 1,
+    create: include_str!("policies.sql"),
+};
+
+/// Ours: longer than any checkpoint that makes a writer wait, shorter than any peer's patience.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// KiB of pages the writer keeps: the roots and right edges of a few trees.
+const WRITER_CACHE_KIB: i64 = 8 * 1024;
+/// KiB of pages a reader keeps.
+const READER_CACHE_KIB: i64 = 512;
+/// Statements a connection keeps prepared: all there are.
+const STATEMENTS: usize = 64;
+
+impl Schema {
+    /// Opens the file, makes it if it is not there, and finishes what a crash interrupted.
+    ///
+    /// Nothing is written before the file is known to be ours and not newer than this release.
+    pub(crate) fn open(&self, root: &Path) -> Result<Connection, OpenError> {
+        let path = root.join(self.file);
+        // SQLite would make it, but readable by everybody; its -wal and -shm follow its mode.
+        open_or_create(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        let failed = |source| OpenError::Database { path: path.clone(), source };
+        let db = connect(&path).map_err(failed)?;
+        let found = self.check(&db, &path)?;
+        configure(&db, WRITER_CACHE_KIB).map_err(failed)?;
+        if found == 0 {
+            self.fill(&db).map_err(failed)?;
+        }
+        // After a failed sync the kernel may call pages clean that are not on the disk. Copying
+        // what the log holds and syncing the copy makes them durable whatever happened before.
+        checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
+        Ok(db)
+    }
+
+    /// A further connection to the open file, for reading or checkpoints.
+    pub(crate) fn reader(&self, root: &Path) -> rusqlite::Result<Connection> {
+        let db = connect(&root.join(self.file))?;
+        configure(&db, READER_CACHE_KIB)?;
+        Ok(db)
+    }
+
+    /// The file's format; 0 for an empty file.
+    fn check(&self, db: &Connection, path: &Path) -> Result<i64, OpenError> {
+        let read = |name: &str| {
+            db.pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                .map_err(|source| OpenError::Database { path: path.into(), source })
+        };
+        let (owner, found) = (read("application_id")?, read("user_version")?);
+        if owner != self.application_id && (owner != 0 || found != 0 || read("page_count")? != 0) {
+            return Err(OpenError::Foreign { path: path.into(), found: owner });
+        }
+        if found > self.version {
+            return Err(OpenError::Newer { path: path.into(), found, known: self.version });
+        }
+        Ok(found)
+    }
+
+    fn fill(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.execute_batch(&format!(
+            "BEGIN IMMEDIATE;\n{}\nPRAGMA application_id = {};\nPRAGMA user_version = {};\nCOMMIT;",
+            self.create, self.application_id, self.version
+        ))
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // One connection is never used by two threads at once, so SQLite's own locks are not needed.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(db)
+}
+
+/// Measured choices: see `docs/spool.md`.
+fn configure(db: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
+    db.execute_batch(&format!(
+        "PRAGMA page_size = 4096;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA mmap_size = 0;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cache_size = -{cache_kib};"
+    ))?;
+    // The last close would copy a log whose sync may have failed into the tables.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
+}
+
+/// How hard a checkpoint tries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Checkpoint {
+    /// Copies nothing; counts only.
+    Count,
+    /// Copies what it can without making anybody wait.
+    Passive,
+    /// Waits until the log can be written from its start again.
+    Restart,
+    /// As `Restart`, and gives the log's space back.
+    Truncate,
+}
+
+/// The log's length in pages, and how many of them are copied into the tables already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogState {
+    pub(crate) pages: i64,
+    pub(crate) copied: i64,
+}
+
+pub(crate) fn checkpoint(db: &Connection, how: Checkpoint) -> rusqlite::Result<LogState> {
+    let mut statement = db.prepare_cached(match how {
+        Checkpoint::Count => "PRAGMA wal_checkpoint(NOOP)",
+        Checkpoint::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+        Checkpoint::Restart => "PRAGMA wal_checkpoint(RESTART)",
+        Checkpoint::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+    })?;
+    statement.query_row([], |row| Ok(LogState { pages: row.get(1)?, copied: row.get(2)? }))
+}

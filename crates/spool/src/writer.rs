@@ -1,0 +1,298 @@
+//! The one writer of a database: everything that waits is committed together, with one sync.
+//!
+//! Work that fails for want of space is rolled back with its batch and then tried alone, so that a
+//! small settlement may still fit where a large message did not. A failed sync is never repeated:
+//! it poisons the store.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::StoreError;
+use crate::housekeeper::Log;
+use crate::reserve::Reserve;
+use crate::vitals::Vitals;
+
+/// Ours: more work in one transaction does not make it cheaper, only the first callback later.
+const BATCH_MAX: usize = 512;
+/// Ours: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
+const WAITING_MAX: usize = 8192;
+/// How often the writer looks whether the reserve can be made again.
+const RESERVE_RETRY: Duration = Duration::from_secs(1);
+
+/// May this work be refused?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Urgency {
+    /// It may: nobody has been promised anything.
+    Ordinary,
+    /// It settles what a peer has already acknowledged: it may use the reserve.
+    Settling,
+}
+
+/// Work for the writer thread, whatever its result is.
+trait Work: Send {
+    /// Runs inside the transaction; again if that was rolled back.
+    fn apply(&mut self, db: &Connection) -> Result<(), StoreError>;
+    /// Runs once, after the commit or when there will be none.
+    fn done(self: Box<Self>, result: Result<(), StoreError>);
+}
+
+struct Task<T, A, D> {
+    apply: A,
+    done: D,
+    outcome: Option<T>,
+}
+
+impl<T, A, D> Work for Task<T, A, D>
+where
+    T: Send,
+    A: FnMut(&Connection) -> Result<T, StoreError> + Send,
+    D: FnOnce(Result<T, StoreError>) + Send,
+{
+    fn apply(&mut self, db: &Connection) -> Result<(), StoreError> {
+        self.outcome = Some((self.apply)(db)?);
+        Ok(())
+    }
+
+    fn done(self: Box<Self>, result: Result<(), StoreError>) {
+        let Self { done, outcome, .. } = *self;
+        done(result.and_then(|()| outcome.ok_or(StoreError::Closed)));
+    }
+}
+
+struct Job {
+    urgency: Urgency,
+    work: Box<dyn Work>,
+}
+
+/// The way to the writer thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    vitals: Arc<Vitals>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("vitals", &self.vitals).finish_non_exhaustive()
+    }
+}
+
+struct Waiting {
+    jobs: VecDeque<Job>,
+    open: bool,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next batch; empty when `patience` ran out; `None` when closed and nothing waits.
+    fn take(&self, patience: Option<Duration>) -> Option<Vec<Job>> {
+        let mut waiting = self.waiting();
+        while waiting.jobs.is_empty() && waiting.open {
+            let Some(patience) = patience else {
+                waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let (again, timeout) =
+                self.wake.wait_timeout(waiting, patience).unwrap_or_else(PoisonError::into_inner);
+            waiting = again;
+            if timeout.timed_out() {
+                break;
+            }
+        }
+        if waiting.jobs.is_empty() && !waiting.open {
+            return None;
+        }
+        let count = waiting.jobs.len().min(BATCH_MAX);
+        Some(waiting.jobs.drain(..count).collect())
+    }
+
+    fn close(&self) {
+        self.waiting().open = false;
+        self.wake.notify_all();
+    }
+}
+
+impl Writer {
+    /// Starts the thread that owns `db`.
+    pub(crate) fn start(
+        db: Connection,
+        log: Log,
+        reserve: Option<Reserve>,
+        vitals: Arc<Vitals>,
+    ) -> io::Result<Self> {
+        let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), open: true });
+        let shared = Arc::new(Shared { waiting, wake: Condvar::new(), vitals });
+        let desk = Desk { db, log, reserve, shared: Arc::clone(&shared) };
+        let thread = thread::Builder::new().name("spool-writer".into()).spawn(|| desk.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Queues work. `done` is called once, on the writer's thread or, when nothing will be done, on
+    /// this one; it must not block.
+    pub(crate) fn submit<T, A, D>(&self, urgency: Urgency, apply: A, done: D)
+    where
+        T: Send + 'static,
+        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        let mut waiting = self.shared.waiting();
+        let refusal = if self.shared.vitals.alive().is_err() {
+            Some(StoreError::Poisoned)
+        } else if !waiting.open {
+            Some(StoreError::Closed)
+        } else if waiting.jobs.len() >= WAITING_MAX && urgency == Urgency::Ordinary {
+            Some(StoreError::Busy)
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            drop(waiting);
+            return done(Err(error));
+        }
+        let work = Box::new(Task { apply, done, outcome: None });
+        waiting.jobs.push_back(Job { urgency, work });
+        drop(waiting);
+        self.shared.wake.notify_one();
+    }
+
+    /// Commits what waits and ends the thread.
+    pub(crate) fn close(&self) {
+        self.shared.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic there has poisoned the store already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the writer thread works with.
+struct Desk {
+    db: Connection,
+    log: Log,
+    reserve: Option<Reserve>,
+    shared: Arc<Shared>,
+}
+
+/// However the thread ends, nobody waits for it in vain.
+struct LastWill(Arc<Shared>);
+
+impl Drop for LastWill {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.vitals.poison();
+        }
+        self.0.close();
+        let left = std::mem::take(&mut self.0.waiting().jobs);
+        for job in left {
+            job.work.done(Err(StoreError::Poisoned));
+        }
+    }
+}
+
+impl Desk {
+    fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let _will = LastWill(Arc::clone(&shared));
+        while let Some(batch) = shared.take(self.patience()) {
+            let count = batch.len();
+            self.write(batch);
+            if shared.vitals.alive().is_ok() {
+                self.keep_up(count);
+            }
+        }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.reserve.as_ref().is_some_and(|r| !r.is_present()).then_some(RESERVE_RETRY)
+    }
+
+    fn keep_up(&mut self, count: usize) {
+        if let Some(reserve) = &self.reserve {
+            reserve.restore();
+        }
+        if let Err(error) = self.log.keep_short(&self.db, count) {
+            self.judge(&error);
+        }
+    }
+
+    fn write(&self, mut batch: Vec<Job>) {
+        match self.transact(&mut batch) {
+            Ok(()) => {
+                for job in batch {
+                    job.work.done(Ok(()));
+                }
+            }
+            Err(_) => self.write_apart(batch),
+        }
+    }
+
+    /// Each on its own; settlements first, since they must not fail and free space.
+    fn write_apart(&self, batch: Vec<Job>) {
+        let (settling, ordinary): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|job| job.urgency == Urgency::Settling);
+        // A log that is copied wholly is written from its start again and needs no new space.
+        self.log.try_to_empty(&self.db);
+        for mut job in settling.into_iter().chain(ordinary) {
+            let mut result = self.transact(std::slice::from_mut(&mut job));
+            if result.is_err() && job.urgency == Urgency::Settling && self.release_reserve() {
+                result = self.transact(std::slice::from_mut(&mut job));
+            }
+            job.work.done(result);
+        }
+    }
+
+    fn release_reserve(&self) -> bool {
+        self.shared.vitals.alive().is_ok() && self.reserve.as_ref().is_some_and(Reserve::release)
+    }
+
+    /// One transaction, one sync. Nothing has happened if it fails, unless the store is poisoned.
+    fn transact(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
+        self.shared.vitals.alive()?;
+        let result = self.try_transact(jobs);
+        let Err(error) = result else { return Ok(()) };
+        let error = self.judge(&error);
+        // Some errors have rolled back by themselves.
+        if !self.db.is_autocommit() && self.db.execute_batch("ROLLBACK").is_err() {
+            self.shared.vitals.poison();
+            return Err(StoreError::Poisoned);
+        }
+        Err(error)
+    }
+
+    fn try_transact(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for job in jobs {
+            job.work.apply(&self.db)?;
+        }
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+
+    fn judge(&self, error: &StoreError) -> StoreError {
+        if error.is_failed_sync() {
+            self.shared.vitals.poison();
+            return StoreError::Poisoned;
+        }
+        error.clone()
+    }
+}
