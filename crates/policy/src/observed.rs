@@ -1,0 +1,49 @@
+//! What did the connection show?
+//!
+//! Evidence only. Whoever makes an [`Observed`] judges nothing; [`crate::AuthorizedMx::admit`] does,
+//! again for every mail, so a connection from the pool is judged by today's requirement and clock.
+
+use rustls_pki_types::CertificateDer;
+use smtp::HostName;
+
+/// The protection that a connection has.
+#[derive(Clone, Debug)]
+pub enum Observed {
+    /// Clear text.
+    Plain,
+    /// TLS, begun before any mail command.
+    Tls(ObservedTls),
+}
+
+/// What the TLS handshake showed.
+#[derive(Clone, Debug)]
+pub struct ObservedTls {
+    /// The certificates as the peer sent them, its own first. Also kept when a session is resumed.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Did the peer sign the handshake with the first certificate's key? Without this the chain
+    /// could be anybody's, replayed.
+    pub possession_proven: bool,
+    /// The version.
+    pub version: TlsVersion,
+    /// The name that we asked for (SNI).
+    pub server_name: HostName,
+}
+
+/// TLS versions that may carry mail. Older ones cannot be expressed (RFC 8996).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl TlsVersion {
+    /// As logs show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! What is remembered about a domain, and what follows from it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use smtp::RemoteText;
+
+use super::{
+    Alarm, ClockTrust, DAY, DeferCause, Deferral, FetchFailure, HOUR, Kept, Moment, NoPolicy,
+    OnFailure, Plan, Settings, Step, TxtAnswer, Verdict, later, quiet,
+};
+use crate::sts::record::{Id, RecordError};
+
+/// RFC 8461 §3.3: at least five minutes before a failed fetch is tried again.
+pub const FETCH_BACKOFF: Duration = Duration::from_secs(5 * 60);
+/// Ours: a domain whose id changes all the time costs us this many fetches an hour, no more.
+pub const FETCHES_PER_HOUR: usize = 4;
+/// Ours: a first contact's fetch is tried this often before mail goes without a policy.
+const FIRST_CONTACT_TRIES: u32 = 2;
+/// Ours: a domain that had no record this recently is not suspected for long when DNS fails.
+const NONE_REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Ours: how long it is suspected.
+const DNS_FAILURE_CAP_AFTER_NONE: Duration = Duration::from_secs(15 * 60);
+/// Ours: when a deferral for DNS is looked at again.
+pub(super) const DNS_RETRY: Duration = Duration::from_secs(5 * 60);
+/// Ours: policies that no mail asked for in this time are left to expire.
+const REFRESHED_AFTER_USE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Ours: a short-lived policy is refreshed no more often than this, which leaves fetches for mail.
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(30 * 60);
+/// Ours: failed refreshes before the operator hears of it (RFC 8461 §10.2).
+const REFRESH_FAILURES_TOLD: u32 = 3;
+/// Ours: an expired row outlives its policy, because the clock may have been wrong.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// One fetch of the last hour.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecentFetch {
+    /// When it ended.
+    pub at: Timestamp,
+    /// For which id.
+    pub id: Id,
+    /// Did it fail?
+    pub failed: bool,
+}
+
+/// The fetches that failed since the last one that did not.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FailedFetch {
+    /// For which id.
+    pub id: Id,
+    /// When the last of them ended.
+    pub at: Timestamp,
+    /// How many in a row with this id.
+    pub count: u32,
+}
+
+/// All that is remembered about a domain: a row of the store.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct State {
+    /// The last policy, also when it has expired.
+    pub kept: Option<Arc<Kept>>,
+    /// The last policy if its `max_age` was 0; not for the store.
+    pub fleeting: Option<Arc<Kept>>,
+    /// The last fetches, oldest first, at most [`FETCHES_PER_HOUR`].
+    pub recent: Vec<RecentFetch>,
+    /// Failures since the last success.
+    pub failed: Option<FailedFetch>,
+    /// Failed fetches since there is no policy.
+    pub first_fetch_failures: u32,
+    /// Since when the TXT query fails without a policy to fall back on.
+    pub dns_failing_since: Option<Timestamp>,
+    /// When the domain last said that it has no record, to the day.
+    pub none_seen_at: Option<Timestamp>,
+    /// When mail last asked, to the hour.
+    pub last_used_at: Option<Timestamp>,
+    /// Alarms that were raised and whose cause has not ended.
+    pub alarms: BTreeSet<Alarm>,
+}
+
+impl State {
+    /// What a row that cannot be read counts as: a first contact whose trouble always defers. The
+    /// caller raises [`Alarm::PolicyLost`].
+    pub fn lost() -> Self {
+        Self { alarms: BTreeSet::from([Alarm::PolicyLost]), ..Self::default() }
+    }
+
+    /// Decides what holds, given what DNS says now.
+    pub fn plan(&mut self, answer: &TxtAnswer, moment: Moment, settings: &Settings) -> Step<Plan> {
+        if self.kept.is_some() || matches!(answer, TxtAnswer::Usable(_)) {
+            note(&mut self.last_used_at, moment.now, HOUR);
+        }
+        match (answer, self.live(moment)) {
+            (TxtAnswer::Usable(id), live) => self.plan_usable(id, live, moment, settings),
+            (TxtAnswer::Unusable(why), live) => self.plan_unusable(why, live, moment),
+            (TxtAnswer::Failed(_), Some(live)) => quiet(Plan::Decided(Verdict::Use(live))),
+            (TxtAnswer::Failed(text), None) => self.plan_failed(text, moment, settings),
+        }
+    }
+
+    fn plan_usable(
+        &mut self,
+        id: &Id,
+        live: Option<Arc<Kept>>,
+        moment: Moment,
+        settings: &Settings,
+    ) -> Step<Plan> {
+        self.dns_failing_since = None;
+        self.none_seen_at = None;
+        self.alarms.remove(&Alarm::DnsFailing);
+        self.alarms.remove(&Alarm::RecordGone);
+        let current = |kept: &Kept| kept.id == *id && moment.now < kept.expires_at();
+        match live {
+            Some(kept) if current(&kept) => {
+                self.alarms.remove(&Alarm::FetchFailing);
+                quiet(Plan::Decided(Verdict::Use(kept)))
+            }
+            _ if self.may_fetch(id, moment.now) => quiet(Plan::Fetch { id: id.clone() }),
+            // RFC 8461 §5.1: the old policy under its old id.
+            Some(kept) => quiet(Plan::Decided(Verdict::Use(kept))),
+            None => match self.hardly_expired(id, moment.now) {
+                Some(kept) => quiet(Plan::Decided(Verdict::Use(kept))),
+                None => {
+                    let until = self.next_fetch_at(id, moment.now);
+                    self.without_policy(until, None, settings).map(Plan::Decided)
+                }
+            },
+        }
+    }
+
+    /// The policy of a domain whose `max_age` is so short that mail uses up the fetches of an hour.
+    /// Mail need not wait for the next hour, as long as the record still names the same policy.
+    fn hardly_expired(&self, id: &Id, now: Timestamp) -> Option<Arc<Kept>> {
+        let recent = |kept: &&Arc<Kept>| kept.id == *id && is_within(now, kept.fetched_at, HOUR);
+        let kept = self.fleeting.iter().chain(&self.kept).find(recent);
+        kept.filter(|_| self.first_fetch_failures == 0).map(Arc::clone)
+    }
+
+    fn plan_unusable(
+        &mut self,
+        why: &RecordError,
+        live: Option<Arc<Kept>>,
+        moment: Moment,
+    ) -> Step<Plan> {
+        self.dns_failing_since = None;
+        self.first_fetch_failures = 0;
+        self.alarms.remove(&Alarm::DnsFailing);
+        match why {
+            RecordError::NoRecord => note(&mut self.none_seen_at, moment.now, DAY),
+            // Somebody there means to have a policy.
+            RecordError::Several { .. } | RecordError::Malformed(_) => {}
+        }
+        match live {
+            Some(kept) => {
+                // RFC 8461 §8.3: a record that goes after `none` was published goes in order.
+                let alarm = kept.binds().then(|| self.raise(Alarm::RecordGone)).flatten();
+                Step { decision: Plan::Decided(Verdict::Use(kept)), alarm }
+            }
+            None => {
+                self.alarms.remove(&Alarm::RecordGone);
+                self.alarms.remove(&Alarm::FetchFailing);
+                quiet(Plan::Decided(Verdict::NoPolicy(NoPolicy::Record(why.clone()))))
+            }
+        }
+    }
+
+    fn plan_failed(
+        &mut self,
+        text: &RemoteText,
+        moment: Moment,
+        settings: &Settings,
+    ) -> Step<Plan> {
+        let now = moment.now;
+        // A time to come was written by a clock that was ahead.
+        let since = self.dns_failing_since.filter(|since| *since <= now).unwrap_or(now);
+        self.dns_failing_since = Some(since);
+        let none_lately = self.none_seen_at.is_some_and(|at| is_within(now, at, NONE_REMEMBERED));
+        let lost = self.alarms.contains(&Alarm::PolicyLost);
+        let cap = if none_lately && !lost {
+            settings.dns_failure_cap.min(DNS_FAILURE_CAP_AFTER_NONE)
+        } else {
+            settings.dns_failure_cap
+        };
+        let end = later(since, cap);
+        let waits = settings.dns_failure == OnFailure::Defer || lost;
+        if waits && now < end {
+            let until = end.min(later(now, DNS_RETRY));
+            let deferral = Deferral { until, cause: DeferCause::Dns(text.clone()) };
+            return quiet(Plan::Decided(Verdict::Defer(deferral)));
+        }
+        let alarm = waits.then(|| self.raise(Alarm::DnsFailing)).flatten();
+        let verdict = Verdict::NoPolicy(NoPolicy::Dns(text.clone()));
+        Step { decision: Plan::Decided(verdict), alarm }
+    }
+
+    /// Takes in what a fetch gave: the file, or why there is none. `id` is what the record named; for
+    /// a refresh without a usable record, the kept policy's.
+    pub fn after_fetch(
+        &mut self,
+        id: Id,
+        fetched: Result<&[u8], FetchFailure>,
+        moment: Moment,
+        settings: &Settings,
+    ) -> Step<Verdict> {
+        let new = fetched.and_then(|body| Ok(Kept::new(id.clone(), body, moment.now)?));
+        self.recent.push(RecentFetch { at: moment.now, id: id.clone(), failed: new.is_err() });
+        let surplus = self.recent.len().saturating_sub(FETCHES_PER_HOUR);
+        self.recent.drain(..surplus);
+        match new {
+            Ok(kept) => quiet(Verdict::Use(self.keep(kept))),
+            Err(failure) => self.after_failure(id, failure, moment, settings),
+        }
+    }
+
+    fn keep(&mut self, kept: Kept) -> Arc<Kept> {
+        let kept = Arc::new(kept);
+        // RFC 8461 §3.2: `max_age` 0 holds for the mail that asked, and not afterwards.
+        let lasting = !kept.policy.max_age().is_zero();
+        self.kept = lasting.then(|| Arc::clone(&kept));
+        self.fleeting = (!lasting).then(|| Arc::clone(&kept));
+        self.failed = None;
+        self.first_fetch_failures = 0;
+        for ended in [Alarm::FetchFailing, Alarm::RefreshFailing, Alarm::PolicyLost] {
+            self.alarms.remove(&ended);
+        }
+        kept
+    }
+
+    fn after_failure(
+        &mut self,
+        id: Id,
+        failure: FetchFailure,
+        moment: Moment,
+        settings: &Settings,
+    ) -> Step<Verdict> {
+        let before = self.failed.take().filter(|failed| failed.id == id).map_or(0, |f| f.count);
+        let count = before.saturating_add(1);
+        let until = self.next_fetch_at(&id, moment.now);
+        let live = self.live(moment);
+        let refresh = live.as_ref().is_some_and(|kept| kept.id == id);
+        self.failed = Some(FailedFetch { id, at: moment.now, count });
+        let Some(kept) = live else {
+            self.first_fetch_failures = self.first_fetch_failures.saturating_add(1);
+            return self.without_policy(until, Some(failure), settings);
+        };
+        let told = if refresh {
+            (count >= REFRESH_FAILURES_TOLD).then_some(Alarm::RefreshFailing)
+        } else {
+            Some(Alarm::FetchFailing)
+        };
+        let alarm = told.filter(|_| kept.binds()).and_then(|alarm| self.raise(alarm));
+        Step { decision: Verdict::Use(kept), alarm }
+    }
+
+    /// A record names a policy, and there is none: one retry, then RFC 8461 §3.3 wants the mail to go.
+    fn without_policy(
+        &mut self,
+        until: Timestamp,
+        failure: Option<FetchFailure>,
+        settings: &Settings,
+    ) -> Step<Verdict> {
+        let lost = self.alarms.contains(&Alarm::PolicyLost);
+        let strict = settings.fetch_failure == OnFailure::Defer || lost;
+        if strict || self.first_fetch_failures < FIRST_CONTACT_TRIES {
+            return quiet(Verdict::Defer(Deferral { until, cause: DeferCause::Fetch(failure) }));
+        }
+        let alarm = self.raise(Alarm::FetchFailing);
+        Step { decision: Verdict::NoPolicy(NoPolicy::Fetch(failure)), alarm }
+    }
+
+    /// The policy that holds now, whatever DNS says.
+    pub fn live(&self, moment: Moment) -> Option<Arc<Kept>> {
+        let kept = self.kept.as_ref()?;
+        let lives = match moment.clock {
+            ClockTrust::Trusted => moment.now < kept.expires_at(),
+            ClockTrust::Suspect => true,
+        };
+        lives.then(|| Arc::clone(kept))
+    }
+
+    /// May the policy with this id be fetched now?
+    pub fn may_fetch(&self, id: &Id, now: Timestamp) -> bool {
+        self.next_fetch_at(id, now) <= now
+    }
+
+    /// The first moment at which it may.
+    fn next_fetch_at(&self, id: &Id, now: Timestamp) -> Timestamp {
+        let of_this_hour = || self.recent.iter().filter(|fetch| is_within(now, fetch.at, HOUR));
+        let backed_off = of_this_hour()
+            .filter(|fetch| fetch.failed && fetch.id == *id)
+            .filter(|fetch| is_within(now, fetch.at, FETCH_BACKOFF))
+            .map(|fetch| later(fetch.at, FETCH_BACKOFF));
+        let crowded = (of_this_hour().count() >= FETCHES_PER_HOUR)
+            .then(|| of_this_hour().map(|fetch| later(fetch.at, HOUR)).min())
+            .flatten();
+        backed_off.chain(crowded).max().unwrap_or(now)
+    }
+
+    /// When the background is to fetch the kept policy again (RFC 8461 §3.3), whatever the record
+    /// says; `None` if it is not to be. `jitter` is a random byte that spreads the load: the refresh
+    /// comes up to an eighth early.
+    pub fn refresh_at(&self, moment: Moment, jitter: u8, settings: &Settings) -> Option<Timestamp> {
+        let kept = self.live(moment)?;
+        let now = moment.now;
+        let half_life = (kept.policy.max_age() / 2).max(REFRESH_INTERVAL_MIN);
+        let interval = settings.refresh_every.min(half_life);
+        let early = interval / 8 * u32::from(jitter) / u32::from(u8::MAX);
+        // A fetch to come was written by a clock that was ahead: the expiry is wrong too.
+        let ahead = kept.fetched_at > later(now, HOUR);
+        let regular = if ahead { now } else { later(kept.fetched_at, interval - early) };
+        let at = [self.refresh_retry_at(now, settings), self.next_fetch_at(&kept.id, now)]
+            .into_iter()
+            .filter(|at| *at > now)
+            .fold(regular, Ord::max);
+        let last_used = self.last_used_at.unwrap_or(kept.fetched_at);
+        (at.max(now) <= later(last_used, REFRESHED_AFTER_USE)).then_some(at)
+    }
+
+    /// Failed refreshes slow down, from five minutes to the regular interval.
+    fn refresh_retry_at(&self, now: Timestamp, settings: &Settings) -> Timestamp {
+        let Some(failed) = &self.failed else {
+            return now;
+        };
+        let doublings = failed.count.saturating_sub(1).min(16);
+        let wait = FETCH_BACKOFF.saturating_mul(1 << doublings);
+        let wait = wait.min(settings.refresh_every.max(FETCH_BACKOFF));
+        if is_within(now, failed.at, wait) { later(failed.at, wait) } else { now }
+    }
+
+    /// May the row be deleted? Not while it says anything about today or a clock that is corrected
+    /// tomorrow.
+    pub fn is_spent(&self, moment: Moment) -> bool {
+        let kept_until = self.kept.as_ref().map(|kept| kept.expires_at());
+        let recent = self.recent.iter().map(|fetch| fetch.at);
+        let last = [self.dns_failing_since, self.none_seen_at, self.last_used_at, kept_until]
+            .into_iter()
+            .flatten()
+            .chain(recent)
+            .chain(self.failed.as_ref().map(|failed| failed.at))
+            .max();
+        let old = last.is_none_or(|at| later(at, FORGOTTEN_AFTER) < moment.now);
+        old && moment.clock == ClockTrust::Trusted && !self.alarms.contains(&Alarm::PolicyLost)
+    }
+
+    fn raise(&mut self, alarm: Alarm) -> Option<Alarm> {
+        self.alarms.insert(alarm).then_some(alarm)
+    }
+
+    /// The recent fetches as one line for the store.
+    pub fn recent_to_text(&self) -> String {
+        let each = |fetch: &RecentFetch| {
+            let sign = if fetch.failed { '-' } else { '+' };
+            format!("{}{sign}{}", fetch.at.as_second(), fetch.id)
+        };
+        self.recent.iter().map(each).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Reads [`State::recent_to_text`] back; what cannot be read is left out, which allows a fetch.
+    pub fn recent_from_text(text: &str) -> Vec<RecentFetch> {
+        text.split(' ').filter_map(recent_fetch).take(FETCHES_PER_HOUR).collect()
+    }
+
+    /// The alarms as one line for the store.
+    pub fn alarms_to_text(&self) -> String {
+        self.alarms.iter().map(|alarm| alarm.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Reads [`State::alarms_to_text`] back; words it does not know are left out.
+    pub fn alarms_from_text(text: &str) -> BTreeSet<Alarm> {
+        let alarm = |word: &str| Alarm::ALL.into_iter().find(|alarm| alarm.as_str() == word);
+        text.split(' ').filter_map(alarm).collect()
+    }
+}
+
+fn recent_fetch(text: &str) -> Option<RecentFetch> {
+    let at = text.rfind(['+', '-'])?;
+    let (seconds, rest) = text.split_at_checked(at)?;
+    let at = Timestamp::from_second(seconds.parse().ok()?).ok()?;
+    let failed = rest.starts_with('-');
+    let id = Id::parse(rest.get(1..)?)?;
+    Some(RecentFetch { at, id, failed })
+}
+
+/// Less than `window` apart, in either direction: what a clock that was ahead wrote expires too.
+fn is_within(now: Timestamp, at: Timestamp, window: Duration) -> bool {
+    now.duration_since(at).unsigned_abs() < window
+}
+
+/// Moves a time mark only when it is older than `grain`, so that a busy domain is not written on
+/// every message.
+fn note(mark: &mut Option<Timestamp>, now: Timestamp, grain: Duration) {
+    if !mark.is_some_and(|at| is_within(now, at, grain)) {
+        *mark = Some(now);
+    }
+}

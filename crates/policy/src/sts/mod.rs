@@ -1,0 +1,13 @@
+//! MTA-STS (RFC 8461), sending side: the record, the policy file, matching and keeping.
+//!
+//! Depends on nothing of ours but the host name type and [`smtp::RemoteText`].
+
+pub mod document;
+pub mod keep;
+pub mod mx_pattern;
+pub mod record;
+
+pub use document::{Invalid, Mode, Policy};
+pub use keep::Kept;
+pub use mx_pattern::{MxPattern, PatternError};
+pub use record::{Id, RecordError, parse_txt};
