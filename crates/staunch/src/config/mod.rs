@@ -1,1 +1,381 @@
-//! Not written yet.
+//! The configuration: what the operator writes (`File`) and what the daemon runs on ([`Config`]).
+//!
+//! Only this module knows TOML. `File` mirrors the text and may be nonsense; [`Config`] is built by
+//! [`load`] alone and is valid by construction, so no other module checks it again. Fields are
+//! named as the keys, so `delivery.connect_timeout` in a file is `config.delivery.connect_timeout`
+//! here.
+//!
+//! Not here: opening, binding or resolving anything that a value names ([`Config::check_files`] is
+//! the one exception, asked for by those who go on to use the files).
+
+mod check;
+mod checker;
+mod error;
+mod file;
+mod hostname;
+mod layer;
+mod listed;
+mod load;
+mod pattern;
+mod prefix;
+mod show;
+mod surroundings;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use smtp::{HostName, Mailbox};
+
+pub(crate) use error::{ConfigError, Problem};
+pub(crate) use hostname::Hostname;
+pub(crate) use load::{Loaded, load};
+pub(crate) use pattern::{DomainPattern, most_specific};
+pub(crate) use prefix::Prefix;
+pub(crate) use show::Shown;
+pub(crate) use surroundings::Surroundings;
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Our name in EHLO and Received (RFC 5321 §4.1.1.1).
+    pub(crate) hostname: Hostname,
+    /// Where accepted mail and policies are kept. Must survive a reboot.
+    pub(crate) data_dir: PathBuf,
+    /// How long running attempts may take after a stop was asked for.
+    pub(crate) shutdown_grace: Duration,
+    /// Where mail comes in; at least one.
+    pub(crate) listeners: Vec<Listener>,
+    /// Who may relay.
+    pub(crate) access: Access,
+    /// Local names.
+    pub(crate) aliases: Aliases,
+    /// What is too much.
+    pub(crate) limits: Limits,
+    /// Whom we ask.
+    pub(crate) dns: Dns,
+    /// How mail leaves.
+    pub(crate) delivery: Delivery,
+    /// TLS towards MX hosts and routes.
+    pub(crate) tls: Tls,
+    /// RFC 8461.
+    pub(crate) mta_sts: MtaSts,
+    /// Next hops other than the recipient's MX. No pattern stands in two of them.
+    pub(crate) routes: Vec<Route>,
+    /// Notices of failure (RFC 3464).
+    pub(crate) dsn: Dsn,
+    /// The door for the command line.
+    pub(crate) admin: Admin,
+    /// What is written to stderr.
+    pub(crate) log: Log,
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Listener {
+    /// Port 0 lets the system choose; the chosen one is logged.
+    pub(crate) address: SocketAddr,
+    /// Who talks to it, and how.
+    pub(crate) mode: ListenerMode,
+    /// What happens to lines that end in a bare CR or LF.
+    pub(crate) bare_newline: BareNewline,
+    /// Built in rather than written: a host without this address family goes on without it.
+    pub(crate) is_default: bool,
+}
+
+/// `listener.mode`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ListenerMode {
+    /// By network, without AUTH.
+    Relay,
+}
+
+/// `listener.bare_newline`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum BareNewline {
+    /// 550 5.5.2 after the true end of the data.
+    Reject,
+    /// Made CRLF before dots are looked at.
+    Normalize,
+}
+
+/// `[access]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    /// Who may relay without AUTH.
+    pub(crate) networks: Vec<Prefix>,
+}
+
+/// `[aliases]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Aliases {
+    /// Where mail for `postmaster` without a domain goes (RFC 5321 §4.5.1); none: refused.
+    pub(crate) postmaster: Option<Mailbox>,
+}
+
+/// `[limits]`; sizes in bytes, counts at least 1.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Largest message taken, as SIZE says (RFC 1870).
+    pub(crate) message_size: u64,
+    /// Of one message.
+    pub(crate) recipients: usize,
+    /// Inbound, all listeners together.
+    pub(crate) connections: usize,
+    /// Inbound, of one client address.
+    pub(crate) connections_per_client: usize,
+    /// Mistakes after which a session is ended.
+    pub(crate) errors_per_session: usize,
+    /// Inbound buffers and bodies held in memory, all together.
+    pub(crate) memory: u64,
+    /// Messages in the queue; none: bounded by the disk.
+    pub(crate) queue_messages: Option<u64>,
+    /// Free space of the data directory's file system below which mail is refused for now.
+    pub(crate) disk_free_min: u64,
+}
+
+/// `[dns]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Dns {
+    /// Resolvers; empty: the system's.
+    pub(crate) servers: Vec<SocketAddr>,
+    /// Of one try at one server.
+    pub(crate) timeout: Duration,
+}
+
+/// `[delivery]`; counts at least 1.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    /// Of MX hosts.
+    pub(crate) port: u16,
+    /// What is asked where the domain asks nothing.
+    pub(crate) tls: TlsFloor,
+    /// When plain text follows a failed STARTTLS, where nothing is required.
+    pub(crate) cleartext_fallback: CleartextFallback,
+    /// Address families used.
+    pub(crate) ip: IpFamily,
+    /// Waits between attempts; not empty, the last one repeats.
+    pub(crate) retry: Vec<Duration>,
+    /// Age at which a message is returned.
+    pub(crate) lifetime: Duration,
+    /// The same for mail with the null sender.
+    pub(crate) bounce_lifetime: Duration,
+    /// Outbound, in all.
+    pub(crate) connections: usize,
+    /// Outbound, for one next hop.
+    pub(crate) connections_per_domain: usize,
+    /// Outbound, for one MX host, all domains together.
+    pub(crate) connections_per_host: usize,
+    /// Mails over one connection before it is closed.
+    pub(crate) messages_per_connection: usize,
+    /// Recipients in one transaction.
+    pub(crate) recipients_per_transaction: usize,
+    /// How long an unused connection is kept.
+    pub(crate) connection_idle: Duration,
+    /// For TCP to one address.
+    pub(crate) connect_timeout: Duration,
+    /// Private and special space that MX and policy hosts may be in.
+    pub(crate) allow_addresses: Vec<Prefix>,
+}
+
+/// `delivery.tls` and `route.tls`, weakest first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum TlsFloor {
+    /// Encrypted where offered.
+    Opportunistic,
+    /// Encrypted, to whomever.
+    Encrypt,
+    /// Encrypted, to an authenticated host.
+    Verify,
+}
+
+/// `delivery.cleartext_fallback`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum CleartextFallback {
+    /// Never after STARTTLS was offered.
+    Never,
+    /// From the second attempt on.
+    SecondAttempt,
+    /// At once.
+    Immediate,
+}
+
+/// `delivery.ip`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum IpFamily {
+    /// IPv6 and IPv4.
+    Both,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// `[tls]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// Further trust anchors (PEM).
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Do the system's trust anchors count?
+    pub(crate) system_roots: bool,
+    /// Oldest version spoken.
+    pub(crate) min_version: MinVersion,
+    /// Is X25519MLKEM768 offered?
+    pub(crate) post_quantum: bool,
+}
+
+/// `tls.min_version`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MinVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// `[mta_sts]`.
+#[derive(Clone, Debug)]
+pub(crate) struct MtaSts {
+    /// What a policy does here.
+    pub(crate) mode: StsMode,
+    /// Domains for which the mode is [`StsMode::Report`].
+    pub(crate) report_domains: Vec<DomainPattern>,
+    /// Of policy hosts.
+    pub(crate) policy_port: u16,
+    /// Further trust anchors for policy hosts (PEM).
+    pub(crate) ca_file: Option<PathBuf>,
+    /// For one fetch, all in all.
+    pub(crate) fetch_timeout: Duration,
+    /// First contact, and the TXT query fails.
+    pub(crate) dns_failure: OnFailure,
+    /// How long such failures may hold mail of one domain.
+    pub(crate) dns_failure_cap: Duration,
+    /// First contact, and the fetch failed twice.
+    pub(crate) fetch_failure: OnFailure,
+    /// How often a policy in use is fetched anew, whatever the TXT record says.
+    pub(crate) refresh_every: Duration,
+}
+
+impl MtaSts {
+    /// What `domain`'s policy does here: the mode, or report where the operator says so.
+    pub(crate) fn mode_for(&self, domain: &HostName) -> StsMode {
+        let reported = self.report_domains.iter().any(|pattern| pattern.matches(domain));
+        match self.mode {
+            StsMode::Enforce if reported => StsMode::Report,
+            StsMode::Enforce => StsMode::Enforce,
+            StsMode::Report => StsMode::Report,
+            StsMode::Off => StsMode::Off,
+        }
+    }
+}
+
+/// `mta_sts.mode`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum StsMode {
+    /// As the policy says.
+    Enforce,
+    /// Everything is checked and recorded; mail goes as under a testing policy.
+    Report,
+    /// Not looked up.
+    Off,
+}
+
+/// `mta_sts.dns_failure` and `mta_sts.fetch_failure`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum OnFailure {
+    /// Mail waits.
+    Defer,
+    /// Mail goes as if there were no policy.
+    Deliver,
+}
+
+/// `[[route]]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    /// Recipient domains it is for; not empty.
+    pub(crate) domains: Vec<DomainPattern>,
+    /// Next hops in the order in which they are tried; not empty.
+    pub(crate) via: Vec<Via>,
+    /// What is asked of the connection.
+    pub(crate) tls: TlsFloor,
+}
+
+/// One entry of `route.via`: `smtp://[host]:port`, or `smtp://domain` with an MX look-up.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Via {
+    /// The host, or the domain whose MX is asked for.
+    pub(crate) host: HostName,
+    /// Where it listens; 25 unless written.
+    pub(crate) port: u16,
+    /// Do brackets say that this very host is meant?
+    pub(crate) lookup: ViaLookup,
+}
+
+impl std::fmt::Display for Via {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.lookup {
+            ViaLookup::Address => write!(f, "smtp://[{}]:{}", self.host, self.port),
+            ViaLookup::Mx => write!(f, "smtp://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// How the hosts behind a [`Via`] are found.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum ViaLookup {
+    /// In brackets: the addresses of this name, which the operator's word authenticates.
+    Address,
+    /// Its MX records.
+    Mx,
+}
+
+/// `[dsn]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Dsn {
+    /// Header From; `mailer-daemon@hostname` unless written.
+    pub(crate) from: Mailbox,
+    /// What comes back where RET is absent; the key is `return`.
+    pub(crate) returns: DsnReturn,
+}
+
+/// `dsn.return`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum DsnReturn {
+    /// The message's header.
+    Headers,
+    /// The message.
+    Full,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    /// Where the command line finds the daemon; short enough for a socket's name.
+    pub(crate) socket: PathBuf,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    /// How a line looks.
+    pub(crate) format: LogFormat,
+    /// A level, or directives like `info,staunch::resolve=debug`.
+    pub(crate) level: String,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LogFormat {
+    /// Journald where stderr is the journal, else text.
+    Auto,
+    /// `2026-01-02T03:04:05Z INFO event=… key=value`.
+    Text,
+    /// One flat object a line.
+    Json,
+    /// Fields of the journal.
+    Journald,
+}
+
+#[cfg(test)]
+mod tests;

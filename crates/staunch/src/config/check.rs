@@ -1,0 +1,369 @@
+//! From what is written to what is meant: units, ranges, names and their relations.
+//!
+//! Everything wrong is collected, so that an operator mends a file in one go. A value that is wrong
+//! is replaced by some harmless one to be able to go on; the [`Config`] made from it is dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use smtp::{HostName, Mailbox};
+
+use crate::telemetry;
+
+use super::checker::{Checker, Findings, in_range};
+use super::{
+    Access, Admin, Aliases, BareNewline, CleartextFallback, Config, Delivery, Dns, DomainPattern,
+    Dsn, DsnReturn, Hostname, IpFamily, Limits, Listener, ListenerMode, Log, LogFormat, MinVersion,
+    MtaSts, OnFailure, Prefix, Route, StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
+};
+
+/// Longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+/// Shortest prefixes that may relay without an explicit word: a wider one is rarely meant.
+const OPEN_V4: u8 = 8;
+const OPEN_V6: u8 = 32;
+/// Where a route's host listens unless a port is written.
+const SMTP_PORT: u16 = 25;
+/// Where a resolver listens unless a port is written.
+const DNS_PORT: u16 = 53;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Who named the listeners.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ListenersFrom {
+    /// Nobody.
+    BuiltIn,
+    /// The operator.
+    Written,
+}
+
+/// Makes a [`Config`] of a complete `file`, that is one with host name, directories and listeners.
+///
+/// # Errors
+///
+/// Everything that is wrong.
+pub(super) fn check(file: &file::File, listeners: ListenersFrom) -> Result<Config, Findings> {
+    let mut checker = Checker::default();
+    let config = checker.config(file, listeners);
+    match config {
+        Some(config) if checker.findings.is_empty() => Ok(config),
+        Some(_) | None => Err(checker.findings),
+    }
+}
+
+impl Checker {
+    fn config(&mut self, file: &file::File, from: ListenersFrom) -> Option<Config> {
+        let hostname = self.parsed("hostname", &file.hostname, Hostname::parse);
+        let dsn = self.dsn(&file.dsn);
+        let grace = Duration::ZERO..=HOUR;
+        Some(Config {
+            data_dir: self.path("data_dir", &file.data_dir),
+            shutdown_grace: self.duration("shutdown_grace", &file.shutdown_grace, grace),
+            listeners: self.listeners(&file.listener, from),
+            access: self.access(&file.access),
+            aliases: self.aliases(&file.aliases),
+            limits: self.limits(&file.limits),
+            dns: self.dns(&file.dns),
+            delivery: self.delivery(&file.delivery),
+            tls: self.tls(&file.tls),
+            mta_sts: self.mta_sts(&file.mta_sts),
+            routes: self.routes(&file.route),
+            admin: self.admin(&file.admin),
+            log: self.log(&file.log),
+            hostname: hostname?,
+            dsn: dsn?,
+        })
+    }
+
+    fn listeners(&mut self, written: &[file::Listener], from: ListenersFrom) -> Vec<Listener> {
+        let is_default = from == ListenersFrom::BuiltIn;
+        let mut seen = BTreeSet::new();
+        let mut listeners = Vec::new();
+        for (index, listener) in written.iter().enumerate() {
+            let key = |name| format!("listener[{index}].{name}");
+            let address = self.listener_address(&key("address"), &listener.address);
+            let mode = self.listed(&key("mode"), &listener.mode, ListenerMode::Relay);
+            let bare_newline =
+                self.listed(&key("bare_newline"), &listener.bare_newline, BareNewline::Reject);
+            let Some(address) = address else { continue };
+            if address.port() != 0 && !seen.insert(address) {
+                self.wrong(key("address"), &listener.address, "listened on twice");
+            }
+            listeners.push(Listener { address, mode, bare_newline, is_default });
+        }
+        listeners
+    }
+
+    fn listener_address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+        let parsed = text.parse().map_err(|_| {
+            let later = text.starts_with("unix:") || text.starts_with("systemd:");
+            if later {
+                "this version listens on TCP only: write an address and port"
+            } else {
+                "not an address and port like 127.0.0.1:2525 or [::1]:2525"
+            }
+        });
+        self.accept(key, text, parsed)
+    }
+
+    fn access(&mut self, written: &file::Access) -> Access {
+        let networks = self.all("access.networks", &written.networks, Prefix::parse);
+        for prefix in networks.iter().filter(|_| !written.open_relay_acknowledged) {
+            let shortest = if prefix.address().is_ipv4() { OPEN_V4 } else { OPEN_V6 };
+            if prefix.length() < shortest {
+                let reason = format!(
+                    "shorter than /{shortest}, so that strangers may relay; \
+                     if that is meant, set access.open_relay_acknowledged = true"
+                );
+                self.wrong("access.networks".into(), &prefix.to_string(), reason);
+            }
+        }
+        Access { networks }
+    }
+
+    fn aliases(&mut self, written: &file::Aliases) -> Aliases {
+        let postmaster = self.optional("aliases.postmaster", &written.postmaster, Mailbox::parse);
+        Aliases { postmaster }
+    }
+
+    fn limits(&mut self, written: &file::Limits) -> Limits {
+        // RFC 5321 §4.5.3.1 asks for 64 KiB and 100 recipients; less is the operator's decision.
+        Limits {
+            message_size: self.size("limits.message_size", &written.message_size, 1024),
+            recipients: self.count("limits.recipients", written.recipients),
+            connections: self.count("limits.connections", written.connections),
+            connections_per_client: self
+                .count("limits.connections_per_client", written.connections_per_client),
+            errors_per_session: self.count("limits.errors_per_session", written.errors_per_session),
+            memory: self.size("limits.memory", &written.memory, 1 << 20),
+            queue_messages: Some(written.queue_messages).filter(|messages| *messages > 0),
+            disk_free_min: self.size("limits.disk_free_min", &written.disk_free_min, 0),
+        }
+    }
+
+    fn dns(&mut self, written: &file::Dns) -> Dns {
+        match written.dnssec.as_str() {
+            "off" => {}
+            "validate" | "trust-ad" => {
+                let reason = "this version does not use DNSSEC: the only value is \"off\"";
+                self.wrong("dns.dnssec".into(), &written.dnssec, reason);
+            }
+            other => self.wrong("dns.dnssec".into(), other, "not one of: off"),
+        }
+        Dns {
+            servers: self.all("dns.servers", &written.servers, resolver_address),
+            timeout: self.duration(
+                "dns.timeout",
+                &written.timeout,
+                100 * MILLISECOND..=60 * SECOND,
+            ),
+        }
+    }
+
+    fn delivery(&mut self, written: &file::Delivery) -> Delivery {
+        let retry = self.all("delivery.retry", &written.retry, |text| {
+            in_range(units::duration(text), &(SECOND..=DAY), units::show_duration)
+        });
+        if written.retry.is_empty() {
+            self.finding("delivery.retry".into(), "at least one wait is needed".into());
+        }
+        Delivery {
+            port: self.port("delivery.port", written.port),
+            tls: self.listed("delivery.tls", &written.tls, TlsFloor::Opportunistic),
+            cleartext_fallback: self.listed(
+                "delivery.cleartext_fallback",
+                &written.cleartext_fallback,
+                CleartextFallback::Never,
+            ),
+            ip: self.listed("delivery.ip", &written.ip, IpFamily::Both),
+            retry,
+            lifetime: self.duration("delivery.lifetime", &written.lifetime, SECOND..=YEAR),
+            bounce_lifetime: self.duration(
+                "delivery.bounce_lifetime",
+                &written.bounce_lifetime,
+                SECOND..=YEAR,
+            ),
+            connections: self.count("delivery.connections", written.connections),
+            connections_per_domain: self
+                .count("delivery.connections_per_domain", written.connections_per_domain),
+            connections_per_host: self
+                .count("delivery.connections_per_host", written.connections_per_host),
+            messages_per_connection: self
+                .count("delivery.messages_per_connection", written.messages_per_connection),
+            recipients_per_transaction: self
+                .count("delivery.recipients_per_transaction", written.recipients_per_transaction),
+            connection_idle: self.duration(
+                "delivery.connection_idle",
+                &written.connection_idle,
+                Duration::ZERO..=300 * SECOND,
+            ),
+            connect_timeout: self.duration(
+                "delivery.connect_timeout",
+                &written.connect_timeout,
+                100 * MILLISECOND..=300 * SECOND,
+            ),
+            allow_addresses: self.all(
+                "delivery.allow_addresses",
+                &written.allow_addresses,
+                Prefix::parse,
+            ),
+        }
+    }
+
+    fn tls(&mut self, written: &file::Tls) -> Tls {
+        let ca_file = self.optional_path("tls.ca_file", &written.ca_file);
+        if ca_file.is_none() && !written.system_roots {
+            let reason = "without them tls.ca_file must name trust anchors";
+            self.wrong("tls.system_roots".into(), "false", reason);
+        }
+        Tls {
+            ca_file,
+            system_roots: written.system_roots,
+            min_version: self.listed("tls.min_version", &written.min_version, MinVersion::Tls12),
+            post_quantum: written.post_quantum,
+        }
+    }
+
+    fn mta_sts(&mut self, written: &file::MtaSts) -> MtaSts {
+        let patterns =
+            self.all("mta_sts.report_domains", &written.report_domains, DomainPattern::parse);
+        self.no_ties("mta_sts.report_domains", patterns.iter().map(|pattern| (0, pattern)));
+        MtaSts {
+            mode: self.listed("mta_sts.mode", &written.mode, StsMode::Enforce),
+            report_domains: patterns,
+            policy_port: self.port("mta_sts.policy_port", written.policy_port),
+            ca_file: self.optional_path("mta_sts.ca_file", &written.ca_file),
+            fetch_timeout: self.duration(
+                "mta_sts.fetch_timeout",
+                &written.fetch_timeout,
+                SECOND..=600 * SECOND,
+            ),
+            dns_failure: self.listed("mta_sts.dns_failure", &written.dns_failure, OnFailure::Defer),
+            dns_failure_cap: self.duration(
+                "mta_sts.dns_failure_cap",
+                &written.dns_failure_cap,
+                Duration::ZERO..=30 * DAY,
+            ),
+            fetch_failure: self.listed(
+                "mta_sts.fetch_failure",
+                &written.fetch_failure,
+                OnFailure::Deliver,
+            ),
+            // Short ones are for tests; five minutes is the shortest that a policy host is asked.
+            refresh_every: self.duration(
+                "mta_sts.refresh_every",
+                &written.refresh_every,
+                SECOND..=30 * DAY,
+            ),
+        }
+    }
+
+    fn routes(&mut self, written: &[file::Route]) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for (index, route) in written.iter().enumerate() {
+            let key = |name| format!("route[{index}].{name}");
+            let domains = self.all(&key("domains"), &route.domains, DomainPattern::parse);
+            let via = self.all(&key("via"), &route.via, parse_via);
+            for (name, list) in [("domains", &route.domains), ("via", &route.via)] {
+                if list.is_empty() {
+                    self.finding(key(name), "at least one is needed".into());
+                }
+            }
+            let tls = self.listed(&key("tls"), &route.tls, TlsFloor::Verify);
+            routes.push(Route { domains, via, tls });
+        }
+        let patterns = routes.iter().enumerate();
+        let patterns = patterns.flat_map(|(i, route)| route.domains.iter().map(move |p| (i, p)));
+        self.no_ties("route[].domains", patterns);
+        routes
+    }
+
+    /// Says of every pattern that stands there twice that nothing decides between the two.
+    fn no_ties<'a>(
+        &mut self,
+        key: &str,
+        patterns: impl Iterator<Item = (usize, &'a DomainPattern)>,
+    ) {
+        let mut seen = BTreeMap::new();
+        for (index, pattern) in patterns {
+            let text = pattern.to_string();
+            let key = key.replace("[]", &format!("[{index}]"));
+            if let Some(first) = seen.insert(text.clone(), key.clone()) {
+                let reason = format!("stands already in {first}: nothing decides between the two");
+                self.wrong(key, &text, reason);
+            }
+        }
+    }
+
+    fn dsn(&mut self, written: &file::Dsn) -> Option<Dsn> {
+        let returns = self.listed("dsn.return", &written.returns, DsnReturn::Headers);
+        let from = self.parsed("dsn.from", &written.from, Mailbox::parse);
+        from.map(|from| Dsn { from, returns })
+    }
+
+    fn admin(&mut self, written: &file::Admin) -> Admin {
+        let socket = self.path("admin.socket", &written.socket);
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let reason =
+                format!("longer than {SOCKET_PATH_MAX} bytes, which a socket's name ends at");
+            self.wrong("admin.socket".into(), &written.socket, reason);
+        }
+        Admin { socket }
+    }
+
+    fn log(&mut self, written: &file::Log) -> Log {
+        if let Err(reason) = telemetry::filter(&written.level) {
+            self.wrong("log.level".into(), &written.level, reason);
+        }
+        Log {
+            format: self.listed("log.format", &written.format, LogFormat::Auto),
+            level: written.level.clone(),
+        }
+    }
+}
+
+/// An address with or without port, 53 by default.
+fn resolver_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)))
+        .map_err(|_| "not an address like 127.0.0.1, 127.0.0.1:53 or [::1]:53")
+        .and_then(|server| if server.port() == 0 { Err("port 0") } else { Ok(server) })
+}
+
+fn parse_via(text: &str) -> Result<Via, String> {
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or("not like smtp://[relay.example.net]:587 or smtp://example.net")?;
+    match scheme {
+        "smtp" => {}
+        "smtps" | "lmtp" => return Err(format!("this version does not speak {scheme}")),
+        _ => return Err("the scheme is not smtp".into()),
+    }
+    if rest.contains('@') {
+        return Err("this version does not log in: leave out the user".into());
+    }
+    let (host, port, lookup) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+        Some((host, port)) => (host, port, ViaLookup::Address),
+        None => {
+            let colon = rest.find(':').unwrap_or(rest.len());
+            let (host, port) = rest.split_at_checked(colon).unwrap_or((rest, ""));
+            (host, port, ViaLookup::Mx)
+        }
+    };
+    if host.parse::<IpAddr>().is_ok() {
+        return Err("write the host's name: an address has none to verify".into());
+    }
+    let host = HostName::parse(host).map_err(|error| error.to_string())?;
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or("not a port")?,
+        None if port.is_empty() => SMTP_PORT,
+        None => return Err("only :PORT may follow the brackets".into()),
+    };
+    Ok(Via { host, port, lookup })
+}

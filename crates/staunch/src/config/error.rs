@@ -1,0 +1,39 @@
+//! What is wrong with a configuration, and where.
+
+use std::fmt;
+
+/// One thing that is wrong, as one line: `FILE:LINE: key: reason`, or with the variable's name in
+/// front.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Problem {
+    /// `FILE:LINE`, `FILE`, the name of a variable, or `default`.
+    pub(crate) place: String,
+    /// The key as it stands in a file, with its section; empty where no key is at fault.
+    pub(crate) key: String,
+    /// What is wrong, and what would be right.
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.place.as_str(), self.key.as_str()) {
+            (place, "") => write!(f, "{place}: {}", self.reason),
+            (place, key) => write!(f, "{place}: {key}: {}", self.reason),
+        }
+    }
+}
+
+/// Why a configuration was not accepted: everything found, not just the first of it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub(crate) struct ConfigError(pub(crate) Vec<Problem>);
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,281 @@
+//! The text as a data structure. Every default is here and nowhere else.
+//!
+//! Types are what TOML can say, no more: units, ranges and names are judged in `check`. An empty
+//! string stands for "not set" wherever interface and comment say so.
+
+use serde::{Deserialize, Serialize};
+
+/// A whole configuration as written.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) hostname: String,
+    pub(super) data_dir: String,
+    pub(super) shutdown_grace: String,
+    pub(super) access: Access,
+    pub(super) aliases: Aliases,
+    pub(super) limits: Limits,
+    pub(super) dns: Dns,
+    pub(super) delivery: Delivery,
+    pub(super) tls: Tls,
+    pub(super) mta_sts: MtaSts,
+    pub(super) dsn: Dsn,
+    pub(super) admin: Admin,
+    pub(super) log: Log,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) listener: Vec<Listener>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) route: Vec<Route>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            hostname: String::new(),
+            data_dir: String::new(),
+            shutdown_grace: "30s".into(),
+            access: Access::default(),
+            aliases: Aliases::default(),
+            limits: Limits::default(),
+            dns: Dns::default(),
+            delivery: Delivery::default(),
+            tls: Tls::default(),
+            mta_sts: MtaSts::default(),
+            dsn: Dsn::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+            listener: Vec::new(),
+            route: Vec::new(),
+        }
+    }
+}
+
+/// `[[listener]]`; none means the two built-in ones.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    pub(super) address: String,
+    #[serde(default = "relay")]
+    pub(super) mode: String,
+    #[serde(default = "reject")]
+    pub(super) bare_newline: String,
+}
+
+fn relay() -> String {
+    "relay".into()
+}
+
+fn reject() -> String {
+    "reject".into()
+}
+
+impl Listener {
+    /// The built-in listeners, both on loopback.
+    pub(super) fn built_in() -> Vec<Self> {
+        ["127.0.0.1:2525", "[::1]:2525"]
+            .map(|address| Self { address: address.into(), mode: relay(), bare_newline: reject() })
+            .into()
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Access {
+    pub(super) networks: Vec<String>,
+    pub(super) open_relay_acknowledged: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            networks: vec!["127.0.0.0/8".into(), "::1/128".into()],
+            open_relay_acknowledged: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Aliases {
+    pub(super) postmaster: String,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) message_size: String,
+    pub(super) recipients: u32,
+    pub(super) connections: u32,
+    pub(super) connections_per_client: u32,
+    pub(super) errors_per_session: u32,
+    pub(super) memory: String,
+    pub(super) queue_messages: u64,
+    pub(super) disk_free_min: String,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_size: "50MiB".into(),
+            recipients: 1000,
+            connections: 1000,
+            connections_per_client: 100,
+            errors_per_session: 20,
+            memory: "64MiB".into(),
+            queue_messages: 0,
+            disk_free_min: "256MiB".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Dns {
+    pub(super) servers: Vec<String>,
+    pub(super) dnssec: String,
+    pub(super) timeout: String,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { servers: Vec::new(), dnssec: "off".into(), timeout: "5s".into() }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Delivery {
+    pub(super) port: u16,
+    pub(super) tls: String,
+    pub(super) cleartext_fallback: String,
+    pub(super) ip: String,
+    pub(super) retry: Vec<String>,
+    pub(super) lifetime: String,
+    pub(super) bounce_lifetime: String,
+    pub(super) connections: u32,
+    pub(super) connections_per_domain: u32,
+    pub(super) connections_per_host: u32,
+    pub(super) messages_per_connection: u32,
+    pub(super) recipients_per_transaction: u32,
+    pub(super) connection_idle: String,
+    pub(super) connect_timeout: String,
+    pub(super) allow_addresses: Vec<String>,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            port: 25,
+            tls: "opportunistic".into(),
+            cleartext_fallback: "second-attempt".into(),
+            ip: "both".into(),
+            retry: ["5m", "15m", "30m", "1h", "2h", "4h"].map(Into::into).into(),
+            lifetime: "5d".into(),
+            bounce_lifetime: "1d".into(),
+            connections: 500,
+            connections_per_domain: 20,
+            connections_per_host: 10,
+            messages_per_connection: 100,
+            recipients_per_transaction: 50,
+            connection_idle: "3s".into(),
+            connect_timeout: "10s".into(),
+            allow_addresses: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) ca_file: String,
+    pub(super) system_roots: bool,
+    pub(super) min_version: String,
+    pub(super) post_quantum: bool,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            ca_file: String::new(),
+            system_roots: true,
+            min_version: "1.2".into(),
+            post_quantum: true,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct MtaSts {
+    pub(super) mode: String,
+    pub(super) report_domains: Vec<String>,
+    pub(super) policy_port: u16,
+    pub(super) ca_file: String,
+    pub(super) fetch_timeout: String,
+    pub(super) dns_failure: String,
+    pub(super) dns_failure_cap: String,
+    pub(super) fetch_failure: String,
+    pub(super) refresh_every: String,
+}
+
+impl Default for MtaSts {
+    fn default() -> Self {
+        Self {
+            mode: "enforce".into(),
+            report_domains: Vec::new(),
+            policy_port: 443,
+            ca_file: String::new(),
+            fetch_timeout: "60s".into(),
+            dns_failure: "defer".into(),
+            dns_failure_cap: "4h".into(),
+            fetch_failure: "deliver".into(),
+            refresh_every: "1d".into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) domains: Vec<String>,
+    pub(super) via: Vec<String>,
+    #[serde(default = "verify")]
+    pub(super) tls: String,
+}
+
+fn verify() -> String {
+    "verify".into()
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Dsn {
+    pub(super) from: String,
+    #[serde(rename = "return")]
+    pub(super) returns: String,
+}
+
+impl Default for Dsn {
+    fn default() -> Self {
+        Self { from: String::new(), returns: "headers".into() }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) socket: String,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    pub(super) format: String,
+    pub(super) level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: "auto".into(), level: "info".into() }
+    }
+}

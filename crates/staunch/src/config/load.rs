@@ -1,0 +1,235 @@
+//! Where a configuration is read from, and which word counts when several speak.
+//!
+//! Built-in defaults, the file, `conf.d/*.toml` beside it in the order of their names, variables
+//! `STAUNCH__SECTION__KEY`, and last the document in `STAUNCH_CONFIG_TOML`: each replaces what the
+//! ones before it say, but that `[[…]]` tables add up. Every document is read strictly by itself
+//! first, so that a misspelt key is found also where another layer would hide it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::check::ListenersFrom;
+use super::file::{self, File};
+use super::layer::{self, Layer};
+use super::show::Sources;
+use super::surroundings::Surroundings;
+use super::{Config, ConfigError, Problem, Shown, check};
+
+/// Ours: over a hundred times any sensible configuration.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// A whole document in the environment, for tables that single variables cannot write.
+const DOCUMENT_VARIABLE: &str = "STAUNCH_CONFIG_TOML";
+
+/// A configuration and what is known about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    /// What the daemon runs on.
+    pub(crate) config: Arc<Config>,
+    /// The same for people, with sources.
+    pub(crate) shown: Shown,
+    /// The files read.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Reads the configuration named by `explicit`, else by `$STAUNCH_CONFIG`, else the system's if it
+/// exists, else the built-in one; and whatever stands above it.
+///
+/// # Errors
+///
+/// [`ConfigError`] with everything that is wrong. Nothing but configuration files was opened.
+pub(crate) fn load(
+    explicit: Option<&Path>,
+    surroundings: &Surroundings,
+) -> Result<Loaded, ConfigError> {
+    let files = find_files(explicit, surroundings)?;
+    let mut layers = Vec::new();
+    for path in &files {
+        layers.push(Layer::of_document(&path.to_string_lossy(), &read(path)?)?);
+    }
+    layers.extend(Layer::of_variables(&surroundings.variables)?);
+    if let Some(text) = surroundings.get(DOCUMENT_VARIABLE)? {
+        layers.push(Layer::of_document(DOCUMENT_VARIABLE, text)?);
+    }
+    let (mut file, mut sources) = layer::merge(layers)?;
+    let listeners = complete(&mut file, &mut sources, surroundings)?;
+    let config = check::check(&file, listeners).map_err(|findings| {
+        let located = |(key, reason): (String, String)| Problem {
+            place: sources.of(&key).to_owned(),
+            key,
+            reason,
+        };
+        ConfigError(findings.into_iter().map(located).collect())
+    })?;
+    Ok(Loaded { config: Arc::new(config), shown: Shown { file, sources }, files })
+}
+
+impl Loaded {
+    /// Are the files that values name there, readable and what they should be?
+    ///
+    /// For those who go on to use them; whoever only looks for the daemon's socket need not be able
+    /// to read them.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that names key and file.
+    pub(crate) fn check_files(&self) -> Result<(), ConfigError> {
+        let named = [
+            ("tls.ca_file", &self.config.tls.ca_file),
+            ("mta_sts.ca_file", &self.config.mta_sts.ca_file),
+        ];
+        let problems: Vec<Problem> = named
+            .into_iter()
+            .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
+            .filter_map(|(key, path)| {
+                check_certificates(path).err().map(|reason| (key, path, reason))
+            })
+            .map(|(key, path, reason)| Problem {
+                place: self.shown.sources.of(key).to_owned(),
+                key: key.into(),
+                reason: format!("{:?}: {reason}", path.display().to_string()),
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    /// What is legal but will cost mail, one line each.
+    pub(crate) fn complaints(&self) -> Vec<Problem> {
+        let hostname = &self.config.hostname;
+        let complaint = hostname.complaint().map(|complaint| Problem {
+            place: self.shown.sources.of("hostname").to_owned(),
+            key: "hostname".into(),
+            reason: format!(
+                "{:?} {complaint}; EHLO will use an address literal, which many refuse",
+                hostname.to_string()
+            ),
+        });
+        complaint.into_iter().collect()
+    }
+}
+
+fn check_certificates(path: &Path) -> Result<(), String> {
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    let mut count = 0;
+    for certificate in certificates {
+        certificate.map_err(|error| error.to_string())?;
+        count += 1;
+    }
+    if count == 0 { Err("no certificate in PEM form in it".into()) } else { Ok(()) }
+}
+
+/// The file, if one is meant, and those in `conf.d` beside it by name.
+fn find_files(
+    explicit: Option<&Path>,
+    surroundings: &Surroundings,
+) -> Result<Vec<PathBuf>, ConfigError> {
+    let named = match explicit {
+        Some(path) => Some(path.to_owned()),
+        None => surroundings.get("STAUNCH_CONFIG")?.map(PathBuf::from),
+    };
+    let path = match named {
+        Some(path) => path,
+        None if surroundings.system_file.exists() => surroundings.system_file.clone(),
+        None => return Ok(Vec::new()),
+    };
+    let directory = path.parent().unwrap_or_else(|| Path::new("")).join("conf.d");
+    let mut files = vec![path];
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(io_problem(&directory, &error).into()),
+    };
+    let mut more = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| io_problem(&directory, &error))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            more.push(path);
+        }
+    }
+    more.sort();
+    files.append(&mut more);
+    Ok(files)
+}
+
+fn io_problem(path: &Path, error: &std::io::Error) -> Problem {
+    Problem {
+        place: path.to_string_lossy().into_owned(),
+        key: String::new(),
+        reason: error.to_string(),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let problem = |error| io_problem(path, &error);
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(problem)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(problem)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) {
+        return Ok(text);
+    }
+    let reason = format!("over {FILE_BYTES_MAX} bytes");
+    Err(Problem { place: path.to_string_lossy().into_owned(), key: String::new(), reason })
+}
+
+/// Fills in what depends on the machine, and the listeners if nobody named one.
+fn complete(
+    file: &mut File,
+    sources: &mut Sources,
+    surroundings: &Surroundings,
+) -> Result<ListenersFrom, Problem> {
+    let mut derive = |key: &str, from: &str| {
+        sources.0.insert(key.to_owned(), format!("default: {from}"));
+    };
+    if file.hostname.is_empty() {
+        // A node name that is no host name at all must not keep a relay from starting.
+        let usable = super::Hostname::parse(&surroundings.host_name).is_ok();
+        file.hostname = if usable { surroundings.host_name.clone() } else { "localhost".into() };
+        derive("hostname", "the system's");
+    }
+    if file.data_dir.is_empty() {
+        let (directory, from) = default_data_dir(surroundings)?;
+        file.data_dir = directory;
+        derive("data_dir", from);
+    }
+    if file.admin.socket.is_empty() {
+        let (directory, from) = match surroundings.get("RUNTIME_DIRECTORY")? {
+            Some(list) => (first_of_list(list), "$RUNTIME_DIRECTORY"),
+            None => (file.data_dir.as_str(), "data_dir"),
+        };
+        file.admin.socket = format!("{directory}/admin.sock");
+        derive("admin.socket", from);
+    }
+    if file.dsn.from.is_empty() {
+        let domain = super::Hostname::parse(&file.hostname).map(|hostname| hostname.to_string());
+        // A host name that does not parse is reported by itself.
+        file.dsn.from = format!("mailer-daemon@{}", domain.as_deref().unwrap_or("localhost"));
+        derive("dsn.from", "hostname");
+    }
+    if !file.listener.is_empty() {
+        return Ok(ListenersFrom::Written);
+    }
+    file.listener = file::Listener::built_in();
+    Ok(ListenersFrom::BuiltIn)
+}
+
+/// systemd separates several directories by colons; the first is the one we use.
+fn first_of_list(list: &str) -> &str {
+    list.split(':').next().unwrap_or_default()
+}
+
+fn default_data_dir(surroundings: &Surroundings) -> Result<(String, &'static str), Problem> {
+    if let Some(list) = surroundings.get("STATE_DIRECTORY")? {
+        return Ok((first_of_list(list).to_owned(), "$STATE_DIRECTORY"));
+    }
+    if let Some(directory) = surroundings.get("XDG_STATE_HOME")? {
+        return Ok((format!("{directory}/staunch"), "$XDG_STATE_HOME"));
+    }
+    if let Some(home) = surroundings.get("HOME")? {
+        return Ok((format!("{home}/.local/state/staunch"), "$HOME"));
+    }
+    let reason = "not set, and neither are $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME";
+    Err(Problem { place: "default".into(), key: "data_dir".into(), reason: reason.into() })
+}

@@ -1,0 +1,444 @@
+//! Whole configurations: what is refused with which words, and which of several voices counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::file::File;
+use super::{
+    BareNewline, Config, ConfigError, Loaded, OnFailure, StsMode, Surroundings, TlsFloor,
+    ViaLookup, load,
+};
+
+const ANNOTATED: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/staunch.toml"));
+
+/// A machine with these variables and no configuration of its own.
+fn machine(variables: &[(&str, &str)]) -> Surroundings {
+    let mut all = BTreeMap::from([("HOME".into(), "/home/relay".into())]);
+    all.extend(variables.iter().map(|(name, value)| (name.into(), value.into())));
+    Surroundings {
+        variables: all,
+        host_name: "relay.example.net".into(),
+        system_file: "/nonexistent/staunch.toml".into(),
+    }
+}
+
+fn with_document(text: &str) -> Result<Loaded, ConfigError> {
+    load(None, &machine(&[("STAUNCH_CONFIG_TOML", text)]))
+}
+
+fn uncommented() -> String {
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    ANNOTATED.lines().map(uncomment).collect()
+}
+
+/// `section.key` for all keys of `table`, sorted.
+fn keys(table: &toml::Table) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for (section, value) in table {
+        keys.insert(section.clone());
+        for key in value.as_table().into_iter().flat_map(toml::Table::keys) {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_annotated_file_says_what_the_code_does() {
+    let text = uncommented();
+    let file: File = toml::from_str(&text).unwrap();
+    let defaults = File::default();
+    let exempt = File {
+        hostname: defaults.hostname.clone(),
+        data_dir: defaults.data_dir.clone(),
+        listener: Vec::new(),
+        route: Vec::new(),
+        ..file
+    };
+    assert_eq!(exempt, defaults, "values in config/staunch.toml");
+
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    let mut want = toml::Table::try_from(&defaults).unwrap();
+    want.insert("listener".into(), table["listener"].clone());
+    want.insert("route".into(), table["route"].clone());
+    assert_eq!(keys(&table), keys(&want), "keys in config/staunch.toml");
+
+    with_document(&text).unwrap();
+    with_document(ANNOTATED).unwrap();
+}
+
+#[test]
+fn without_any_file_the_relay_listens_on_loopback_only() {
+    let Loaded { config, files, .. } = load(None, &machine(&[])).unwrap();
+    let Config { listeners, data_dir, admin, .. } = &*config;
+    let addresses: Vec<String> = listeners.iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:2525", "[::1]:2525"]);
+    assert!(listeners.iter().all(|listener| listener.is_default));
+    assert_eq!(data_dir, Path::new("/home/relay/.local/state/staunch"));
+    assert_eq!(admin.socket, data_dir.join("admin.sock"));
+    assert_eq!(config.hostname.to_string(), "relay.example.net");
+    assert_eq!(config.dsn.from.as_str(), "mailer-daemon@relay.example.net");
+    assert_eq!(config.limits.queue_messages, None);
+    assert!(files.is_empty());
+}
+
+#[test]
+fn directories_come_from_the_service_manager_first() {
+    /// Variables, data directory, socket.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let cases: &[Case<'_>] = &[
+        (&[("XDG_STATE_HOME", "/x")], "/x/staunch", "/x/staunch/admin.sock"),
+        (&[("STATE_DIRECTORY", "/s:/t"), ("XDG_STATE_HOME", "/x")], "/s", "/s/admin.sock"),
+        (&[("STATE_DIRECTORY", "/s"), ("RUNTIME_DIRECTORY", "/r:/q")], "/s", "/r/admin.sock"),
+        (
+            &[("STATE_DIRECTORY", "")],
+            "/home/relay/.local/state/staunch",
+            "/home/relay/.local/state/staunch/admin.sock",
+        ),
+        (&[("STAUNCH__DATA_DIR", "/d"), ("STATE_DIRECTORY", "/s")], "/d", "/d/admin.sock"),
+    ];
+    for (variables, data_dir, socket) in cases {
+        let config = load(None, &machine(variables)).unwrap().config;
+        assert_eq!(config.data_dir, Path::new(data_dir), "{variables:?}");
+        assert_eq!(config.admin.socket, Path::new(socket), "{variables:?}");
+    }
+}
+
+/// A document, and what is said of it behind the document's name.
+const REFUSED: &[(&str, &str)] = &[
+    ("hostname = \"a b\"", "1: hostname: \"a b\": a character that is not allowed in a host name"),
+    (
+        "hostnam = \"a\"",
+        "1: hostnam: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, log, listener, route",
+    ),
+    (
+        "\n[access]\nnetwork = []",
+        "3: access.network: unknown key; known here: networks, open_relay_acknowledged",
+    ),
+    ("[admin]\nlisten = \"127.0.0.1:8025\"", "2: admin.listen: unknown key; known here: socket"),
+    (
+        "[rule]\n",
+        "1: rule: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, log, listener, route",
+    ),
+    ("[delivery]\nport = \"25\"", "2: delivery.port: invalid type: string \"25\", expected u16"),
+    ("[delivery]\nport = 70000", "2: delivery.port: invalid value: integer `70000`, expected u16"),
+    ("[delivery]\nport = 0", "2: delivery.port: 0: not in 1 to 65535"),
+    ("[delivery]\nretry = []", "2: delivery.retry: at least one wait is needed"),
+    (
+        "[delivery]\nretry = [\n\"5m\",\n\"5x\"]",
+        "2: delivery.retry: \"5x\": not a duration like \"90s\" (units: ms, s, m, h, d)",
+    ),
+    (
+        "[delivery]\nretry = \"5m\"",
+        "2: delivery.retry: invalid type: string \"5m\", expected a sequence",
+    ),
+    ("[delivery]\nlifetime = \"0s\"", "2: delivery.lifetime: \"0s\": not in 1s to 365d"),
+    ("[delivery]\nconnections = 0", "2: delivery.connections: \"0\": not in 1 to 1000000"),
+    (
+        "[delivery]\ntls = \"dane\"",
+        "2: delivery.tls: \"dane\": not one of: opportunistic, encrypt, verify",
+    ),
+    (
+        "[delivery]\nallow_addresses = [\"10.1.0.0/8\"]",
+        "2: delivery.allow_addresses: \"10.1.0.0/8\": bits are set beyond the length; write 10.0.0.0/8",
+    ),
+    (
+        "[limits]\nmessage_size = \"50MB\"",
+        "2: limits.message_size: \"50MB\": not a size like \"64KiB\" (units: B, KiB, MiB, GiB, TiB)",
+    ),
+    (
+        "[limits]\nrecipients = -1",
+        "2: limits.recipients: invalid value: integer `-1`, expected u32",
+    ),
+    (
+        "[access]\nnetworks = [\"0.0.0.0/0\"]",
+        "2: access.networks: \"0.0.0.0/0\": shorter than /8, so that strangers may relay; if that is meant, set access.open_relay_acknowledged = true",
+    ),
+    (
+        "[access]\nnetworks = [\"2001::/16\"]",
+        "2: access.networks: \"2001::/16\": shorter than /32, so that strangers may relay; if that is meant, set access.open_relay_acknowledged = true",
+    ),
+    ("[aliases]\npostmaster = \"ops\"", "2: aliases.postmaster: \"ops\": no local part and domain"),
+    (
+        "[dns]\ndnssec = \"validate\"",
+        "2: dns.dnssec: \"validate\": this version does not use DNSSEC: the only value is \"off\"",
+    ),
+    (
+        "[dns]\nservers = [\"localhost\"]",
+        "2: dns.servers: \"localhost\": not an address like 127.0.0.1, 127.0.0.1:53 or [::1]:53",
+    ),
+    ("[tls]\nca_file = \"ca.pem\"", "2: tls.ca_file: \"ca.pem\": not an absolute path"),
+    (
+        "[tls]\nsystem_roots = false",
+        "2: tls.system_roots: \"false\": without them tls.ca_file must name trust anchors",
+    ),
+    (
+        "[mta_sts]\nreport_domains = [\"a.*.b\"]",
+        "2: mta_sts.report_domains: \"a.*.b\": a character that is not allowed in a host name",
+    ),
+    (
+        "[mta_sts]\nreport_domains = [\"*.b\", \"*.B.\"]",
+        "2: mta_sts.report_domains: \"*.b\": stands already in mta_sts.report_domains: nothing decides between the two",
+    ),
+    (
+        "[log]\nlevel = \"loud\"",
+        "2: log.level: \"loud\": not error, warn, info, debug, trace, or of one part like staunch::resolve=debug",
+    ),
+    ("[[listener]]\nmode = \"relay\"", "1: listener[0]: missing field `address`"),
+    (
+        "[[listener]]\naddress = \"unix:/run/smtp.sock\"",
+        "2: listener[0].address: \"unix:/run/smtp.sock\": this version listens on TCP only: write an address and port",
+    ),
+    (
+        "[[listener]]\naddress = \"localhost:25\"",
+        "2: listener[0].address: \"localhost:25\": not an address and port like 127.0.0.1:2525 or [::1]:2525",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"submission\"",
+        "3: listener[0].mode: \"submission\": not one of: relay",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
+        "4: listener[1].address: \"127.0.0.1:1\": listened on twice",
+    ),
+    (
+        "[[route]]\ndomains = []\nvia = [\"smtp://a.example\"]",
+        "2: route[0].domains: at least one is needed",
+    ),
+    (
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtps://b.example\"]",
+        "3: route[0].via: \"smtps://b.example\": this version does not speak smtps",
+    ),
+    (
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[10.0.0.1]\"]",
+        "3: route[0].via: \"smtp://[10.0.0.1]\": write the host's name: an address has none to verify",
+    ),
+    (
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://u:p@b.example\"]",
+        "3: route[0].via: \"smtp://u:p@b.example\": this version does not log in: leave out the user",
+    ),
+    (
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[b.example]:x\"]",
+        "3: route[0].via: \"smtp://[b.example]:x\": not a port",
+    ),
+    ("hostname = \"a\"\nhostname = \"b\"", "2: duplicate key"),
+    ("hostname = \"a", "1: invalid basic string, expected `\"`"),
+];
+
+#[test]
+fn a_bad_document_is_refused_with_line_key_and_reason() {
+    for (text, want) in REFUSED {
+        let error = with_document(text).expect_err(text).to_string();
+        assert_eq!(error, format!("STAUNCH_CONFIG_TOML:{want}"), "{text}");
+    }
+}
+
+#[test]
+fn a_bad_variable_is_refused_by_its_name() {
+    let cases = [
+        ("STAUNCH__DELIVERY__PROT", "1", "STAUNCH__DELIVERY__PROT: delivery.prot: unknown key"),
+        ("STAUNCH__DELIVERY", "1", "STAUNCH__DELIVERY: delivery: \"1\": a section, not a key"),
+        (
+            "STAUNCH__DELIVERY__PORT",
+            "smtp",
+            "STAUNCH__DELIVERY__PORT: delivery.port: \"smtp\": not a whole number",
+        ),
+        (
+            "STAUNCH__DELIVERY__PORT",
+            "70000",
+            "STAUNCH__DELIVERY__PORT: delivery.port: invalid value: integer `70000`, expected u16",
+        ),
+        (
+            "STAUNCH__DELIVERY__RETRY",
+            "5m,,1h",
+            "STAUNCH__DELIVERY__RETRY: delivery.retry: \"\": not a duration like \"90s\" (units: ms, s, m, h, d)",
+        ),
+        (
+            "STAUNCH__TLS__SYSTEM_ROOTS",
+            "yes",
+            "STAUNCH__TLS__SYSTEM_ROOTS: tls.system_roots: \"yes\": neither true nor false",
+        ),
+        (
+            "STAUNCH__LISTENER__0__ADDRESS",
+            "a",
+            "STAUNCH__LISTENER__0__ADDRESS: listener.0.address: [[...]] tables are written into STAUNCH_CONFIG_TOML, as a TOML document",
+        ),
+        (
+            "RUNTIME_DIRECTORY",
+            "relative",
+            "default: $RUNTIME_DIRECTORY: admin.socket: \"relative/admin.sock\": not an absolute path",
+        ),
+    ];
+    for (name, value, want) in cases {
+        let error = load(None, &machine(&[(name, value)])).expect_err(name).to_string();
+        assert_eq!(error, want);
+    }
+}
+
+#[test]
+fn variables_are_strings_numbers_and_lists_as_the_key_asks() {
+    let variables = [
+        ("STAUNCH__HOSTNAME", "0012.example"),
+        ("STAUNCH__DELIVERY__PORT", "2526"),
+        ("STAUNCH__DELIVERY__RETRY", "1s, 2s"),
+        ("STAUNCH__ACCESS__NETWORKS", "10.0.0.0/8,::1"),
+        ("STAUNCH__TLS__POST_QUANTUM", "false"),
+        ("STAUNCH__LIMITS__MEMORY", ""),
+        ("STAUNCHLY", "unrelated"),
+    ];
+    let config = load(None, &machine(&variables)).unwrap().config;
+    assert_eq!(config.hostname.to_string(), "0012.example");
+    assert_eq!(config.delivery.port, 2526);
+    assert_eq!(
+        config.delivery.retry.iter().map(std::time::Duration::as_secs).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    let networks: Vec<String> = config.access.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
+    assert!(!config.tls.post_quantum);
+    assert_eq!(config.limits.memory, 64 << 20);
+}
+
+#[test]
+fn everything_wrong_is_said_at_once() {
+    let error =
+        with_document("[delivery]\nport = 0\nip = \"v5\"\n[log]\nformat = \"xml\"").unwrap_err();
+    let lines: Vec<String> = error.0.iter().map(|problem| problem.place.clone()).collect();
+    assert_eq!(lines, ["STAUNCH_CONFIG_TOML:2", "STAUNCH_CONFIG_TOML:3", "STAUNCH_CONFIG_TOML:5"]);
+}
+
+#[test]
+fn later_voices_replace_keys_and_tables_of_lists_add_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    std::fs::create_dir(dir.path().join("conf.d")).unwrap();
+    write(
+        "relay",
+        "[delivery]\nport = 1\nip = \"v4\"\nconnections = 7\n\
+         [[listener]]\naddress = \"127.0.0.1:1\"\nbare_newline = \"normalize\"\n",
+    );
+    write("conf.d/20.toml", "[delivery]\nport = 3\n[[listener]]\naddress = \"127.0.0.1:3\"\n");
+    write("conf.d/10.toml", "[delivery]\nport = 2\n[[listener]]\naddress = \"127.0.0.1:2\"\n");
+    write("conf.d/30.toml.bak", "nonsense");
+    let variables = [
+        ("STAUNCH__DELIVERY__CONNECTIONS", "9"),
+        ("STAUNCH_CONFIG_TOML", "[[listener]]\naddress = \"127.0.0.1:4\"\n"),
+    ];
+    let file = dir.path().join("relay");
+    let loaded = load(Some(&file), &machine(&variables)).unwrap();
+    let config = &loaded.config;
+    assert_eq!((config.delivery.port, config.delivery.connections), (3, 9));
+    let ports: Vec<u16> = config.listeners.iter().map(|l| l.address.port()).collect();
+    assert_eq!(ports, [1, 2, 3, 4]);
+    assert_eq!(config.listeners[0].bare_newline, BareNewline::Normalize);
+    assert!(!config.listeners[0].is_default);
+    assert_eq!(loaded.files.len(), 3);
+
+    let shown = loaded.shown.to_string();
+    let dir = dir.path().display();
+    let sources = [
+        ("port = 3", format!("{dir}/conf.d/20.toml:2")),
+        ("connections = 9", "STAUNCH__DELIVERY__CONNECTIONS".to_owned()),
+        ("ip = \"v4\"", format!("{dir}/relay:3")),
+        ("address = \"127.0.0.1:4\"", "STAUNCH_CONFIG_TOML:2".to_owned()),
+        ("lifetime = \"5d\"", "default".to_owned()),
+        ("hostname = \"relay.example.net\"", "default: the system's".to_owned()),
+    ];
+    for (value, source) in sources {
+        let found = shown.lines().find(|line| line.starts_with(value)).unwrap();
+        assert!(found.ends_with(&format!("# {source}")), "{found}");
+    }
+    let json = loaded.shown.to_json();
+    assert_eq!(json["delivery.port"]["value"], 3);
+    assert_eq!(json["listener[3].address"]["source"], "STAUNCH_CONFIG_TOML:2");
+    assert_eq!(json["delivery.retry"]["value"][0], "5m");
+    let again = with_document(&shown).unwrap();
+    assert_eq!(
+        format!("{:?}", again.config),
+        format!("{:?}", loaded.config),
+        "it can be read again"
+    );
+}
+
+#[test]
+fn the_named_file_must_exist_and_every_layer_is_read_strictly() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("none.toml");
+    let error = load(Some(&missing), &machine(&[])).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: No such file or directory (os error 2)", missing.display()));
+
+    let file = dir.path().join("a.toml");
+    std::fs::write(&file, "[delivery]\nport = \"x\"\n").unwrap();
+    let hidden = [("STAUNCH__DELIVERY__PORT", "25"), ("STAUNCH_CONFIG", file.to_str().unwrap())];
+    let error = load(None, &machine(&hidden)).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:2: delivery.port: ", file.display())), "{error}");
+
+    let system = Surroundings { system_file: file, ..machine(&[]) };
+    assert!(load(None, &system).is_err());
+}
+
+#[test]
+fn files_that_values_name_are_looked_at_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ca.pem");
+    let loaded = with_document(&format!("[tls]\nca_file = {:?}", path.to_str().unwrap())).unwrap();
+    let complaint = |text: Option<&str>| {
+        text.inspect(|text| std::fs::write(&path, text).unwrap());
+        loaded.check_files().unwrap_err().to_string()
+    };
+    let start = format!("STAUNCH_CONFIG_TOML:2: tls.ca_file: {:?}: ", path.to_str().unwrap());
+    assert!(complaint(None).starts_with(&start));
+    assert_eq!(complaint(Some("nothing")), format!("{start}no certificate in PEM form in it"));
+}
+
+#[test]
+fn a_name_of_no_use_to_others_is_complained_about() {
+    let cases = [
+        ("hostname = \"relay.example.net\"", None),
+        (
+            "hostname = \"relay\"",
+            Some(
+                "STAUNCH_CONFIG_TOML:1: hostname: \"relay\" has no dot: not a name that others can look up; EHLO will use an address literal, which many refuse",
+            ),
+        ),
+        (
+            "hostname = \"192.0.2.1\"",
+            Some(
+                "STAUNCH_CONFIG_TOML:1: hostname: \"[192.0.2.1]\" is an address, not a name; EHLO will use an address literal, which many refuse",
+            ),
+        ),
+    ];
+    for (text, want) in cases {
+        let complaints = with_document(text).unwrap().complaints();
+        assert_eq!(complaints.first().map(ToString::to_string).as_deref(), want);
+    }
+    let nameless = Surroundings { host_name: "!".into(), ..machine(&[]) };
+    assert_eq!(load(None, &nameless).unwrap().config.hostname.to_string(), "localhost");
+}
+
+#[test]
+fn routes_and_report_domains_mean_what_they_say() {
+    let text = "[mta_sts]\nreport_domains = [\"*.slow.example\"]\nfetch_failure = \"defer\"\n\
+        [[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[B.example]:587\", \"smtp://c.example\"]\n\
+        [[route]]\ndomains = [\"*.a.example\"]\nvia = [\"smtp://[d.example]\"]\ntls = \"encrypt\"";
+    let config = with_document(text).unwrap().config;
+    let [first, second] = config.routes.as_slice() else { panic!("two routes") };
+    let shown: Vec<String> = first.via.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["smtp://[b.example]:587", "smtp://c.example:25"]);
+    assert_eq!(first.via[1].lookup, ViaLookup::Mx);
+    assert_eq!((first.tls, second.tls), (TlsFloor::Verify, TlsFloor::Encrypt));
+    assert_eq!(config.mta_sts.fetch_failure, OnFailure::Defer);
+    let mode = |domain| config.mta_sts.mode_for(&smtp::HostName::parse(domain).unwrap());
+    assert_eq!((mode("x.slow.example"), mode("slow.example")), (StsMode::Report, StsMode::Enforce));
+
+    let tie = text.replace("*.a.example", "A.example.");
+    let error = with_document(&tie).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "STAUNCH_CONFIG_TOML:8: route[1].domains: \"a.example\": stands already in route[0].domains: nothing decides between the two"
+    );
+}
