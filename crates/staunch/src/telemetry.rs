@@ -1,1 +1,244 @@
-//! Not written yet.
+//! One line per fact: where the daemon's events go, and how a line looks.
+//!
+//! Names of events and fields are an interface (`docs/operations.md`): operators grep for them, tests
+//! wait for them. Values that strangers chose are `RemoteText` before they get here; the text format
+//! quotes and escapes all the same, so that no value can begin a line or pass for a field.
+
+mod journal;
+mod line;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::clock;
+use crate::config::{Log, LogFormat};
+use line::{Fields, Line, Shape};
+
+/// Whose events count at the configured level; other crates' only as warnings.
+const OWN_TARGET: &str = "staunch";
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// Why nothing can be logged as asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TelemetryError {
+    /// `log.level` or `--log-level`.
+    #[error("log.level: {0}")]
+    Level(String),
+    /// `log.format = "journald"`, and there is none.
+    #[error("log.format: the journal cannot be reached: {0}")]
+    Journal(io::Error),
+    /// Somebody else logs in this process.
+    #[error(transparent)]
+    Twice(#[from] TryInitError),
+}
+
+/// Sends events to stderr or the journal from here on. `level` replaces the configured one.
+///
+/// # Errors
+///
+/// [`TelemetryError`].
+pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<(), TelemetryError> {
+    let filter = filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
+    let lines = match log.format {
+        LogFormat::Text => Lines::to_stderr(Shape::Text),
+        LogFormat::Json => Lines::to_stderr(Shape::Json),
+        LogFormat::Journald => Lines::to_journal().map_err(TelemetryError::Journal)?,
+        // A journal that is named but does not answer is no reason to be silent.
+        LogFormat::Auto if journal::is_stderr() => {
+            Lines::to_journal().unwrap_or_else(|_| Lines::to_stderr(Shape::Text))
+        }
+        LogFormat::Auto => Lines::to_stderr(Shape::Text),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(())
+}
+
+/// Reads a level, or a list of directives like `info,staunch::resolve=debug`.
+///
+/// A level by itself is for staunch's own events: what libraries do is of interest only when
+/// something is wrong, or when they are named.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
+    let mut directives = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        if LEVELS.contains(&part) {
+            directives.push(format!("{OWN_TARGET}={part}"));
+        } else if part.contains('=') {
+            directives.push(part.to_owned());
+        } else {
+            // A word that is no level would be taken for a target, and silence all others.
+            let levels = LEVELS.join(", ");
+            return Err(format!("not {levels}, or of one part like staunch::resolve=debug"));
+        }
+    }
+    let others = if text == "error" { "error" } else { "warn" };
+    EnvFilter::try_new(format!("{others},{}", directives.join(",")))
+        .map_err(|error| error.to_string())
+}
+
+/// Writes each event as one line.
+struct Lines {
+    shape: Shape,
+    out: Mutex<Box<dyn Write + Send>>,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    fn to_stderr(shape: Shape) -> Self {
+        Self { shape, out: Mutex::new(Box::new(io::stderr())) }
+    }
+
+    fn to_journal() -> io::Result<Self> {
+        let out = Mutex::new(Box::new(journal::Journal::connect()?) as Box<dyn Write + Send>);
+        Ok(Self { shape: Shape::Journal, out })
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+            if let Some(outer) = span.extensions().get::<Fields>() {
+                fields.extend(outer);
+            }
+        }
+        event.record(&mut fields);
+        let metadata = event.metadata();
+        let line = Line {
+            at: clock::now(),
+            level: *metadata.level(),
+            target: foreign_or_detail(metadata.target(), *metadata.level()),
+            fields: &fields,
+        };
+        let bytes = line.show(self.shape);
+        // A log that cannot be written must not stop mail; there is nowhere left to say so.
+        let _ = self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes);
+    }
+}
+
+/// The target is worth its room only where `event` does not say it all.
+fn foreign_or_detail(target: &str, level: Level) -> Option<&str> {
+    let own = target == OWN_TARGET || target.starts_with("staunch::");
+    (!own || level > Level::INFO).then_some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tracing::{debug, field, info, info_span, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `act` logs at `level`, without the times.
+    fn logged(level: &str, shape: Shape, act: impl FnOnce()) -> Vec<String> {
+        let shared = Shared::default();
+        let lines = Lines { shape, out: Mutex::new(Box::new(shared.clone())) };
+        let subscriber =
+            tracing_subscriber::registry().with(lines.with_filter(filter(level).unwrap()));
+        tracing::subscriber::with_default(subscriber, act);
+        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| line.split_once(char::is_whitespace).unwrap().1.into()).collect()
+    }
+
+    fn some_events() {
+        let span = info_span!(target: "staunch", "attempt", message_id = "m1", mx = field::Empty);
+        let _entered = span.enter();
+        info!(target: "staunch::queue", event = "accepted", size = 12_u64);
+        span.record("mx", "mx.example.net");
+        let text = "550 no\" such\nuser";
+        warn!(target: "staunch", event = "deferred", reason = "remote_4xx", %text, "try again");
+        debug!(target: "staunch::resolve", event = "query", took_ms = 1.5);
+        info!(target: "hickory_net", "unimportant");
+        warn!(target: "hickory_net", empty = "", "odd");
+    }
+
+    #[test]
+    fn text_lines_begin_with_the_event_and_quote_what_could_confuse() {
+        let want = [
+            "INFO event=accepted message_id=m1 size=12",
+            r#"WARN event=deferred message_id=m1 mx=mx.example.net reason=remote_4xx text="550 no\" such\nuser" message="try again""#,
+            r#"WARN message_id=m1 mx=mx.example.net empty="" message=odd target=hickory_net"#,
+        ];
+        assert_eq!(logged("info", Shape::Text, some_events), want);
+    }
+
+    #[test]
+    fn the_level_is_for_our_own_events() {
+        let count = |level| logged(level, Shape::Text, some_events).len();
+        assert_eq!([count("error"), count("warn"), count("info"), count("debug")], [0, 2, 3, 4]);
+        assert_eq!(count("info,staunch::resolve=debug"), 4);
+        assert_eq!(count("info,hickory_net=info"), 4);
+        for bad in ["", "loud", "info,loud", "info,a=b"] {
+            assert!(filter(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn json_lines_are_flat_objects() {
+        let shared = Shared::default();
+        let out = Mutex::new(Box::new(shared.clone()) as Box<dyn Write + Send>);
+        let lines = Lines { shape: Shape::Json, out };
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, some_events);
+        let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let deferred = &lines[1];
+        assert!(text.starts_with("{\"timestamp\":\"20"), "{text}");
+        assert_eq!(deferred["level"], "warn");
+        assert_eq!(deferred["event"], "deferred");
+        assert_eq!(deferred["message_id"], "m1");
+        assert_eq!(deferred["mx"], "mx.example.net");
+        assert_eq!(deferred["text"], "550 no\" such\nuser");
+        assert_eq!(deferred["message"], "try again");
+        assert_eq!(lines[0]["size"], 12);
+        assert_eq!(lines[2]["took_ms"], 1.5);
+        assert_eq!(lines[2]["target"], "staunch::resolve");
+        let at = deferred["timestamp"].as_str().unwrap();
+        assert!(at.ends_with('Z') && at.parse::<jiff::Timestamp>().is_ok(), "{at}");
+    }
+}

@@ -1,0 +1,64 @@
+//! The way to systemd's journal: one datagram an entry.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+
+use rustix::fs::Stat;
+
+/// Where the journal listens (systemd.journal-fields(7)).
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// Ours: far over any line of ours, and under what a Unix datagram may have by default (208 KiB).
+const ENTRY_BYTES_MAX: usize = 64 * 1024;
+
+/// A connection to the journal. Every write is an entry of its own.
+#[derive(Debug)]
+pub(super) struct Journal(UnixDatagram);
+
+impl Journal {
+    /// # Errors
+    ///
+    /// When no journal listens.
+    pub(super) fn connect() -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(SOCKET)?;
+        Ok(Self(socket))
+    }
+}
+
+impl Write for Journal {
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        if entry.len() > ENTRY_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.0.send(entry)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Is stderr the journal's? `$JOURNAL_STREAM` alone says little: children inherit the variable, but
+/// may have another stderr (systemd.exec(5)).
+pub(super) fn is_stderr() -> bool {
+    let variable = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    rustix::fs::fstat(io::stderr()).is_ok_and(|stat| is_stream(&variable, &stat))
+}
+
+fn is_stream(variable: &str, stat: &Stat) -> bool {
+    variable == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_same_file_is_the_journal_s_stream() {
+        let stat = rustix::fs::fstat(std::fs::File::open("/dev/null").unwrap()).unwrap();
+        let right = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(is_stream(&right, &stat));
+        assert!(!is_stream(&format!("{right}1"), &stat));
+        assert!(!is_stream("", &stat));
+    }
+}
