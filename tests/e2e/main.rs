@@ -1,1 +1,32 @@
-fn main() {}
+//! The end-to-end suite: promises to users, kept by the real binary against a small internet on
+//! loopback. One target with modules, because each further target would link the whole program again.
+//!
+//! | module | promise |
+//! | --- | --- |
+//! | [`matrix`] | each mode meets each fault of an MX as decided |
+//! | [`downgrade`] | whoever breaks DNS or HTTPS gains nothing, also across restarts |
+//! | [`http`] | what a policy host may answer, row by row |
+//! | [`cache`] | what becomes of a policy that is kept, row by row |
+//! | [`server`] | what a client may say to us |
+//! | [`crash`] | a 250 survives `kill -9` |
+//! | [`bounce`] | a failed recipient's sender hears of it once |
+//! | [`tidy`] | the documents say what the code is |
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a panic is how a test fails, also in its helpers"
+)]
+
+mod bounce;
+mod cache;
+mod crash;
+mod downgrade;
+mod harness;
+mod http;
+mod matrix;
+mod server;
+mod tidy;

@@ -1,0 +1,145 @@
+//! A failed recipient's sender hears of it, once, whatever happens in between (RFC 5321 §6.1).
+
+use std::collections::BTreeMap;
+
+use world::{Greeting, Mx, Received, Relay, Then, World};
+
+use crate::harness::PROGRAM;
+
+/// Recipients that fail in the crash test.
+const RECIPIENTS: usize = 1000;
+
+/// Recipients of one message there.
+const PER_MESSAGE: usize = 100;
+
+/// Bounces come home to the server that our own domain is routed to, which has no MX record.
+struct Home {
+    _world: World,
+    relay: Relay,
+    home: Mx,
+    /// Refuses every recipient.
+    mx: Mx,
+}
+
+impl Home {
+    async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With more keys of `[delivery]`.
+    async fn with(delivery: &str) -> Self {
+        let world = World::start(PROGRAM).await;
+        let home = world.mx("home.sender.test").await;
+        let mx = world.mx("mx.far.test").await;
+        mx.on("RCPT", Then::reply("550 5.1.1 Nobody of that name"));
+        world.domain("far.test").mx(&[(10, &mx)]);
+        let overlay = format!(
+            "[delivery]\nretry = [\"1s\"]\n{delivery}\n\
+             [[route]]\ndomains = [\"sender.test\"]\nvia = [\"smtp://[home.sender.test]:{}\"]\n\
+             tls = \"opportunistic\"\n",
+            world.mx_port()
+        );
+        let relay = world.relay(&overlay).await;
+        Self { _world: world, relay, home, mx }
+    }
+}
+
+/// The value of a field of the per-recipient part, without folding.
+fn field<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_refused_recipient_is_reported_to_the_sender_by_our_own_route() {
+    let stage = Home::start().await;
+    stage.mx.clear_rules();
+    stage.mx.on("RCPT TO:<bad@", Then::reply("550 5.1.1 Nobody of that name"));
+    stage.relay.submit("alice@sender.test", &["bad@far.test", "good@far.test"], "hello").await;
+
+    let notice = stage.home.message().await;
+    assert_eq!(
+        (notice.from.as_str(), notice.to.as_slice()),
+        ("", &["alice@sender.test".to_owned()][..])
+    );
+    let text = notice.text();
+    assert_eq!(field(&text, "Final-Recipient"), ["rfc822; bad@far.test"], "{text}");
+    assert_eq!(field(&text, "Action"), ["failed"]);
+    assert_eq!(field(&text, "Status"), ["5.1.1"]);
+    assert!(field(&text, "Diagnostic-Code")[0].starts_with("smtp; 550 5.1.1"), "{text}");
+    assert!(text.contains("Auto-Submitted: auto-replied"), "{text}");
+    assert!(text.contains("Message-ID: <hello@client.test>"), "the header of the original: {text}");
+
+    assert_eq!(stage.mx.message().await.to, ["good@far.test"]);
+    let bounced = stage.relay.event("bounced").with("recipient", "bad@far.test").await;
+    assert_eq!(bounced.text("reason").as_deref(), Some("remote_5xx"));
+    assert_eq!(bounced.text("status").as_deref(), Some("5.1.1"));
+    stage.relay.event("delivered").with("recipient", "alice@sender.test").await;
+    assert!(stage.relay.queue().await.is_empty());
+    assert_eq!(stage.home.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_notice_makes_no_notice() {
+    let stage = Home::start().await;
+    stage.home.on("RCPT", Then::reply("550 5.1.1 Nobody of that name"));
+    stage.relay.submit("alice@sender.test", &["bad@far.test"], "hello").await;
+    // The notice to the sender fails in its turn, and that is the end of it.
+    stage.relay.event("bounced").with("recipient", "bad@far.test").await;
+    stage.home.wait_command("RCPT TO:<alice@sender.test>").await;
+    stage.relay.event("dsn_undeliverable").await;
+    assert!(stage.relay.queue().await.is_empty());
+    assert_eq!(stage.home.received().len(), 0);
+}
+
+#[tokio::test]
+async fn a_message_that_waited_too_long_comes_back_with_its_last_cause() {
+    let stage = Home::with("lifetime = \"2s\"").await;
+    stage.mx.clear_rules();
+    stage.mx.on("RCPT", Then::reply("450 4.2.1 Come back later"));
+    stage.relay.submit("alice@sender.test", &["slow@far.test"], "hello").await;
+    let text = stage.home.message().await.text();
+    assert_eq!(field(&text, "Status"), ["5.2.1"], "{text}");
+    assert!(field(&text, "Diagnostic-Code")[0].starts_with("smtp; 450 4.2.1"), "{text}");
+}
+
+/// Each recipient in exactly one notice, though the daemon is killed in the middle of bouncing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_while_a_thousand_recipients_bounce_loses_and_repeats_no_notice() {
+    let mut stage = Home::start().await;
+    // Home is closed until the killing is over: no notice can be on its way when it happens.
+    stage.home.script(|script| script.greeting = Greeting::Reply("421 4.3.2 Closed".to_owned()));
+    let addresses: Vec<String> = (0..RECIPIENTS).map(|n| format!("r{n}@far.test")).collect();
+    for (number, recipients) in addresses.chunks(PER_MESSAGE).enumerate() {
+        let to: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        stage.relay.submit(&format!("s{number}@sender.test"), &to, &format!("n{number}")).await;
+    }
+    for bounced in [RECIPIENTS / 10, RECIPIENTS / 3] {
+        stage.relay.event("bounced").times(bounced).await;
+        stage.relay.kill9().await;
+        stage.relay.start_again().await;
+    }
+    let mark = stage.relay.mark();
+    stage.home.script(|script| script.greeting = Greeting::Good);
+
+    let all_named = |all: &[Received]| (named(all).len() >= RECIPIENTS).then(|| named(all));
+    let named = stage.home.received().until(all_named).await.expect("a notice for each recipient");
+    for address in &addresses {
+        assert_eq!(named.get(address), Some(&1), "{address} in exactly one notice");
+    }
+    stage.relay.event("delivered").after(mark).times(1).await;
+}
+
+/// How often each recipient is named by a notice.
+fn named(notices: &[Received]) -> BTreeMap<String, usize> {
+    let mut named = BTreeMap::new();
+    for notice in notices {
+        for recipient in field(&notice.text(), "Final-Recipient") {
+            *named.entry(recipient.trim_start_matches("rfc822; ").to_owned()).or_default() += 1;
+        }
+    }
+    named
+}
