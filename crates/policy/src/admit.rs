@@ -30,7 +30,7 @@ pub enum Proof {
 ///
 /// ```
 /// # use policy::{Admitted, Asked, AuthorizedMx, Denied, Located, NamedBy, Observed, Proof, Roots};
-/// # let name = smtp::HostName::parse("mx.example").unwrap();
+/// # let name = smtp::Domain::Name(smtp::HostName::parse("mx.example").unwrap());
 /// # let located = Located { mx: name.clone(), next_hop: name, named_by: NamedBy::ImplicitMx };
 /// # let mx = policy::authorize(located, &Asked::default()).unwrap();
 /// # let now = jiff::Timestamp::UNIX_EPOCH;
@@ -129,11 +129,143 @@ impl AuthorizedMx {
         match identity {
             Identity::None => Ok(Proof::Encrypted),
             Identity::Either | Identity::Pkix => {
-                certificate::verify(tls, self.server_name(), roots, now)?;
+                certificate::verify(tls, self.host(), roots, now)?;
                 Ok(Proof::VerifiedPkix)
             }
             // TLSA records are no part of what is observed, so nothing can satisfy these.
             Identity::Dane | Identity::Both => Err(TlsFailure::DaneRequired),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_ca::{Ca, host, leaf_params, name, now, observed, self_signed, shown};
+    use crate::{Asked, Effect, Floor, Located, NamedBy, Published, Requirement, authorize, sts};
+
+    const MX: &str = "mx.example.test";
+
+    fn sts(mode: &str) -> Asked {
+        let body = format!("version: STSv1\nmode: {mode}\nmx: {MX}\nmax_age: 60");
+        let policy = sts::Policy::parse(body.as_bytes()).unwrap();
+        let domain = &name("example.test");
+        let effect = Effect::Enforced;
+        Asked::new(Requirement::default(), Some(Published { domain, policy: &policy, effect }))
+    }
+
+    fn floor(floor: Floor) -> Asked {
+        Asked::new(Requirement::from_floor(floor), None)
+    }
+
+    fn authorized(asked: &Asked) -> AuthorizedMx {
+        let next_hop = host("example.test");
+        authorize(Located { mx: host(MX), next_hop, named_by: NamedBy::MxRecords }, asked).unwrap()
+    }
+
+    /// Every kind of connection.
+    fn connections(ca: &Ca) -> [(&'static str, Observed); 7] {
+        let good = ca.leaf(&leaf_params(&[MX]));
+        let unproven = ObservedTls { possession_proven: false, ..shown(vec![good.clone()], MX) };
+        let mut expired = leaf_params(&[MX]);
+        expired.not_after = rcgen::date_time_ymd(2026, 2, 1);
+        [
+            ("plain", Observed::Plain),
+            ("good", observed(vec![good], MX)),
+            ("wrong name", observed(vec![ca.leaf(&leaf_params(&["example.test"]))], MX)),
+            ("expired", observed(vec![ca.leaf(&expired)], MX)),
+            ("self-signed", observed(vec![self_signed(&leaf_params(&[MX]))], MX)),
+            ("replayed", Observed::Tls(unproven)),
+            ("anonymous", observed(Vec::new(), MX)),
+        ]
+    }
+
+    #[test]
+    fn requirement_and_observation_decide_together() {
+        use Proof::{Encrypted, Plain, VerifiedPkix};
+        let ca = Ca::root("Test CA");
+        let mismatch = Err("certificate_name_mismatch");
+        let expired = Err("certificate_expired");
+        let untrusted = Err("certificate_untrusted");
+        let clear = Err("starttls_not_offered");
+        let any = [Ok(Encrypted); 6];
+        let verified = [Ok(VerifiedPkix), mismatch, expired, untrusted, untrusted, untrusted];
+        let cases = [
+            // (asked) -> plain, then the six encrypted ones in the order above
+            ("opportunistic", floor(Floor::Opportunistic), Ok(Plain), any),
+            ("encrypt", floor(Floor::Encrypt), clear, any),
+            ("verify", floor(Floor::Verify), clear, verified),
+            ("enforce", sts("enforce"), clear, verified),
+            ("testing", sts("testing"), Ok(Plain), any),
+            ("none", sts("none"), Ok(Plain), any),
+        ];
+        for (asked_name, asked, plain, encrypted) in cases {
+            let mx = authorized(&asked);
+            let wants = std::iter::once(plain).chain(encrypted);
+            for ((seen_name, seen), want) in connections(&ca).into_iter().zip(wants) {
+                let got = mx.admit((), &seen, &ca.roots(), now());
+                let got = got.map(|a| a.proof()).map_err(|denied| denied.failure.reason());
+                assert_eq!(got, want, "{asked_name}, {seen_name}");
+            }
+        }
+    }
+
+    #[test]
+    fn testing_finds_what_enforce_would_refuse_and_stops_nothing() {
+        let ca = Ca::root("Test CA");
+        let (strict, watching) = (authorized(&sts("enforce")), authorized(&sts("testing")));
+        for (name, seen) in connections(&ca) {
+            let refused = strict.admit((), &seen, &ca.roots(), now()).err();
+            let admitted = watching.admit((), &seen, &ca.roots(), now()).unwrap();
+            let found = refused.map(|denied| Finding::Connection(denied.failure));
+            assert_eq!(admitted.findings(), Vec::from_iter(found), "{name}");
+        }
+        let unlisted = host("other.test");
+        let located =
+            Located { mx: unlisted.clone(), next_hop: unlisted, named_by: NamedBy::MxRecords };
+        let mx = authorize(located, &sts("testing")).unwrap();
+        let admitted = mx.admit((), &Observed::Plain, &ca.roots(), now()).unwrap();
+        assert_eq!(admitted.findings().len(), 2, "host and connection");
+    }
+
+    #[test]
+    fn a_pooled_connection_is_judged_again_for_each_mail() {
+        let ca = Ca::root("Test CA");
+        let seen = observed(vec![self_signed(&leaf_params(&[MX]))], MX);
+        let first = authorized(&Asked::default());
+        let admitted = first.admit("socket", &seen, &ca.roots(), now()).unwrap();
+        let pooled = admitted.into_connection();
+        let second = authorized(&sts("enforce"));
+        let denied = second.admit(pooled, &seen, &ca.roots(), now()).unwrap_err();
+        assert_eq!(denied.connection, "socket", "given back, for QUIT");
+        // Nor does yesterday's verdict hold today.
+        let good = observed(vec![ca.leaf(&leaf_params(&[MX]))], MX);
+        assert!(second.admit((), &good, &ca.roots(), now()).is_ok());
+        let later = "2027-06-01T00:00:00Z".parse().unwrap();
+        assert!(second.admit((), &good, &ca.roots(), later).is_err());
+        assert!(second.admit((), &good, &Roots::default(), now()).is_err());
+    }
+
+    #[test]
+    fn the_connection_comes_through_unchanged() {
+        let mx = authorized(&Asked::default());
+        let roots = Roots::default();
+        let mut admitted = mx.admit(vec![1], &Observed::Plain, &roots, now()).unwrap();
+        admitted.connection_mut().push(2);
+        assert_eq!(admitted.into_connection(), [1, 2]);
+    }
+
+    #[test]
+    fn a_demand_for_dane_is_met_by_no_certificate() {
+        let ca = Ca::root("Test CA");
+        let mx = authorized(&sts("enforce"));
+        for (_, seen) in connections(&ca) {
+            if let Observed::Tls(tls) = &seen {
+                for identity in [Identity::Dane, Identity::Both] {
+                    let got = mx.judge_tls(identity, tls, &ca.roots(), now());
+                    assert_eq!(got.err().map(|f| f.reason()), Some("dane_required"));
+                }
+            }
         }
     }
 }

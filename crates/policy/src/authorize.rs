@@ -7,7 +7,7 @@
 //! Not here: what is asked ([`crate::requirement`]), checking the certificate after the handshake
 //! (`admit`), retry times (`staunch::schedule`).
 
-use smtp::HostName;
+use smtp::{Domain, HostName};
 
 use crate::certificate::TlsFailure;
 use crate::requirement::{Asked, Identity, Origin, Requirement};
@@ -15,10 +15,11 @@ use crate::requirement::{Asked, Identity, Origin, Requirement};
 /// A host that could take the mail.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Located {
-    /// The name in the MX record, before any alias is followed (RFC 8461 §4.1).
-    pub mx: HostName,
+    /// The name in the MX record, before any alias is followed (RFC 8461 §4.1). An address only where
+    /// the operator wrote one into a route; no certificate is valid for it.
+    pub mx: Domain,
     /// The recipient's domain, or the name of the configured route.
-    pub next_hop: HostName,
+    pub next_hop: Domain,
     /// Where the name comes from.
     pub named_by: NamedBy,
 }
@@ -44,7 +45,7 @@ pub enum Refusal {
     #[error("{mx} is not an allowed MX host: {}", whose(.origin))]
     MxNotListed {
         /// The host.
-        mx: HostName,
+        mx: Domain,
         /// Whose list.
         origin: Origin,
     },
@@ -53,9 +54,9 @@ pub enum Refusal {
     #[error("{mx} cannot be verified: only unauthenticated DNS says that it serves {next_hop}")]
     MxNameUnauthenticated {
         /// The host.
-        mx: HostName,
+        mx: Domain,
         /// Whose mail it would get.
-        next_hop: HostName,
+        next_hop: Domain,
     },
 }
 
@@ -93,7 +94,7 @@ pub enum Finding {
 /// ```
 /// # use policy::{Asked, AuthorizedMx, Located, NamedBy, Refusal, authorize};
 /// # fn located() -> Located {
-/// #     let name = smtp::HostName::parse("mx.example").unwrap();
+/// #     let name = smtp::Domain::Name(smtp::HostName::parse("mx.example").unwrap());
 /// #     Located { mx: name.clone(), next_hop: name, named_by: NamedBy::ImplicitMx }
 /// # }
 /// let mx: AuthorizedMx = authorize(located(), &Asked::default())?;
@@ -103,7 +104,7 @@ pub enum Finding {
 /// ```compile_fail,E0451
 /// # use policy::{Asked, AuthorizedMx, Located, NamedBy, Refusal, authorize};
 /// # fn located() -> Located {
-/// #     let name = smtp::HostName::parse("mx.example").unwrap();
+/// #     let name = smtp::Domain::Name(smtp::HostName::parse("mx.example").unwrap());
 /// #     Located { mx: name.clone(), next_hop: name, named_by: NamedBy::ImplicitMx }
 /// # }
 /// let mx = AuthorizedMx { located: located(), asked: Asked::default(), findings: Vec::new() };
@@ -130,7 +131,9 @@ pub fn authorize(located: Located, asked: &Asked) -> Result<AuthorizedMx, Refusa
 
 fn check(located: &Located, requirement: &Requirement) -> Result<(), Refusal> {
     let Located { mx, next_hop, .. } = located;
-    if let Some(list) = requirement.listings().find(|list| !list.allows(mx)) {
+    if let Some(list) =
+        requirement.listings().find(|list| !mx.name().is_some_and(|mx| list.allows(mx)))
+    {
         return Err(Refusal::MxNotListed { mx: mx.clone(), origin: list.origin.clone() });
     }
     match requirement.identity() {
@@ -154,20 +157,33 @@ fn is_name_authentic(located: &Located, requirement: &Requirement) -> bool {
         NamedBy::SecureMxRecords | NamedBy::Route => true,
         NamedBy::MxRecords | NamedBy::ImplicitMx => {
             // The lists were checked before: each of them names this host.
-            requirement.listings().next().is_some() || located.mx.is_at_or_below(&located.next_hop)
+            requirement.listings().next().is_some()
+                || is_at_or_below(&located.mx, &located.next_hop)
         }
+    }
+}
+
+fn is_at_or_below(mx: &Domain, domain: &Domain) -> bool {
+    match (mx.name(), domain.name()) {
+        (Some(mx), Some(domain)) => mx.is_at_or_below(domain),
+        (None, _) | (_, None) => false,
     }
 }
 
 impl AuthorizedMx {
     /// The MX name: what SNI and certificate are about.
-    pub fn host(&self) -> &HostName {
+    pub fn host(&self) -> &Domain {
         &self.located.mx
     }
 
     /// The recipient's domain or the route's name.
-    pub fn next_hop(&self) -> &HostName {
+    pub fn next_hop(&self) -> &Domain {
         &self.located.next_hop
+    }
+
+    /// Who says that the host serves the next hop.
+    pub fn named_by(&self) -> NamedBy {
+        self.located.named_by
     }
 
     /// What was asked.
@@ -180,13 +196,168 @@ impl AuthorizedMx {
         self.asked.binding.needs_tls()
     }
 
-    /// What goes into the TLS server name (RFC 8461 §7.1).
-    pub fn server_name(&self) -> &HostName {
-        &self.located.mx
+    /// What goes into the TLS server name (RFC 8461 §7.1); none for an address.
+    pub fn server_name(&self) -> Option<&HostName> {
+        self.located.mx.name()
     }
 
     /// What the shadow requirement has against the host.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requirement::{Effect, Floor, PatternSet, Published};
+    use crate::sts::{Mode, MxPattern, Policy};
+    use crate::test_ca::{host, name};
+
+    fn located(mx: &str, next_hop: &str, named_by: NamedBy) -> Located {
+        Located { mx: host(mx), next_hop: host(next_hop), named_by }
+    }
+
+    fn policy(mode: Mode) -> Policy {
+        let body = format!("version: STSv1\nmode: {mode}\nmx: mx.test\nmax_age: 60");
+        Policy::parse(body.as_bytes()).unwrap()
+    }
+
+    fn asked(floor: Floor, mode: Option<Mode>, effect: Effect) -> Asked {
+        let domain = name("example.test");
+        let policy = mode.map(policy);
+        let published = policy.as_ref().map(|policy| Published { domain: &domain, policy, effect });
+        Asked::new(Requirement::from_floor(floor), published)
+    }
+
+    #[test]
+    fn mode_listing_and_floor_decide_together() {
+        use Floor::{Encrypt, Opportunistic, Verify};
+        use Identity::{Either, None as Anybody, Pkix};
+        let not_listed = || Refusal::MxNotListed {
+            mx: host("no.test"),
+            origin: Origin::Sts { domain: name("example.test") },
+        };
+        let unauthenticated =
+            |mx| Refusal::MxNameUnauthenticated { mx: host(mx), next_hop: host("example.test") };
+        let found = || vec![Finding::Host(not_listed())];
+        let cases = [
+            // (mode, listed, operator's floor) -> (TLS needed, identity, findings)
+            (None, false, Opportunistic, Ok((false, Anybody, vec![]))),
+            (None, false, Encrypt, Ok((true, Anybody, vec![]))),
+            (None, false, Verify, Err(unauthenticated("no.test"))),
+            (Some(Mode::None), false, Opportunistic, Ok((false, Anybody, vec![]))),
+            (Some(Mode::None), false, Encrypt, Ok((true, Anybody, vec![]))),
+            (Some(Mode::None), true, Verify, Err(unauthenticated("mx.test"))),
+            (Some(Mode::Testing), true, Opportunistic, Ok((false, Anybody, vec![]))),
+            (Some(Mode::Testing), false, Opportunistic, Ok((false, Anybody, found()))),
+            (Some(Mode::Testing), true, Encrypt, Ok((true, Anybody, vec![]))), // never weakened
+            (Some(Mode::Testing), false, Encrypt, Ok((true, Anybody, found()))),
+            (Some(Mode::Testing), true, Verify, Err(unauthenticated("mx.test"))),
+            (Some(Mode::Testing), false, Verify, Err(unauthenticated("no.test"))),
+            (Some(Mode::Enforce), true, Opportunistic, Ok((true, Pkix, vec![]))),
+            (Some(Mode::Enforce), true, Encrypt, Ok((true, Pkix, vec![]))),
+            (Some(Mode::Enforce), true, Verify, Ok((true, Pkix, vec![]))),
+            (Some(Mode::Enforce), false, Opportunistic, Err(not_listed())),
+            (Some(Mode::Enforce), false, Encrypt, Err(not_listed())),
+            (Some(Mode::Enforce), false, Verify, Err(not_listed())),
+        ];
+        for (mode, listed, floor, want) in cases {
+            let mx = if listed { "mx.test" } else { "no.test" };
+            let asked = asked(floor, mode, Effect::Enforced);
+            let got = authorize(located(mx, "example.test", NamedBy::MxRecords), &asked);
+            let got = got.map(|mx| {
+                let identity = mx.asked().binding.identity();
+                (mx.needs_tls(), identity, mx.findings().to_vec())
+            });
+            assert_eq!(got, want, "{mode:?}, listed: {listed}, floor: {floor:?}");
+        }
+        // Below the domain the name is authentic by itself.
+        let below = located("mx.example.test", "example.test", NamedBy::MxRecords);
+        let mx = authorize(below, &asked(Verify, None, Effect::Enforced)).unwrap();
+        assert_eq!(mx.asked().binding.identity(), Either);
+    }
+
+    #[test]
+    fn report_mode_turns_refusals_into_findings() {
+        let asked = asked(Floor::Opportunistic, Some(Mode::Enforce), Effect::ReportOnly);
+        let mx = authorize(located("no.test", "example.test", NamedBy::MxRecords), &asked).unwrap();
+        assert!(!mx.needs_tls());
+        assert_eq!(mx.findings().len(), 1);
+    }
+
+    #[test]
+    fn a_proof_of_identity_is_worth_as_much_as_the_name() {
+        use NamedBy::{ImplicitMx, MxRecords, Route, SecureMxRecords};
+        let cases = [
+            ("192.0.2.1", Route, true),
+            ("192.0.2.1", MxRecords, false),
+            ("mx.provider.test", MxRecords, false),
+            ("mx.provider.test", SecureMxRecords, true),
+            ("mx.provider.test", Route, true),
+            ("mx.example.test", MxRecords, true),
+            ("example.test", MxRecords, true),
+            ("example.test", ImplicitMx, true),
+            ("alias-target.test", ImplicitMx, false), // forged DNS could have led there
+            ("badexample.test", MxRecords, false),
+            ("test", MxRecords, false),
+        ];
+        for (mx, named_by, authentic) in cases {
+            for (floor, needed) in
+                [(Floor::Opportunistic, false), (Floor::Encrypt, false), (Floor::Verify, true)]
+            {
+                let asked = asked(floor, None, Effect::Enforced);
+                let got = authorize(located(mx, "example.test", named_by), &asked);
+                assert_eq!(got.is_ok(), authentic || !needed, "{mx} {named_by:?} {floor:?}");
+                if let Err(refusal) = got {
+                    assert_eq!(refusal.reason(), "rule_not_met");
+                }
+            }
+            // A listed host is authentic, an unlisted one is refused, whoever names it.
+            let asked = asked(Floor::Verify, Some(Mode::Enforce), Effect::Enforced);
+            assert!(authorize(located(mx, "example.test", named_by), &asked).is_err());
+            assert!(authorize(located("mx.test", "example.test", named_by), &asked).is_ok());
+        }
+    }
+
+    #[test]
+    fn every_list_must_name_the_host() {
+        let list = |origin, patterns: &[&str]| {
+            let patterns = patterns.iter().map(|p| MxPattern::parse(p).unwrap()).collect();
+            Requirement::listed(PatternSet { origin, patterns })
+        };
+        let sts = list(Origin::Sts { domain: name("example.test") }, &["*.a.test", "*.b.test"]);
+        let rule = list(Origin::Rule, &["*.b.test", "*.c.test"]);
+        let nobody = list(Origin::Rule, &[]);
+        let cases = [
+            (sts.clone(), "mx.a.test", None),
+            (sts.join(&rule), "mx.a.test", Some("rule_not_met")),
+            (sts.join(&rule), "mx.b.test", None),
+            (sts.join(&rule), "mx.c.test", Some("mx_not_listed")),
+            (sts.join(&nobody), "mx.a.test", Some("rule_not_met")),
+        ];
+        for (binding, mx, want) in cases {
+            let asked = Asked { binding: binding.into(), ..Asked::default() };
+            let got = authorize(located(mx, "example.test", NamedBy::MxRecords), &asked);
+            assert_eq!(got.err().map(|refusal| refusal.reason()), want, "{mx}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_in_no_list_and_has_no_server_name() {
+        let route = || located("192.0.2.1", "192.0.2.1", NamedBy::Route);
+        let enforce = asked(Floor::Opportunistic, Some(Mode::Enforce), Effect::Enforced);
+        assert_eq!(authorize(route(), &enforce).unwrap_err().reason(), "mx_not_listed");
+        let mx = authorize(route(), &Asked::default()).unwrap();
+        assert_eq!((mx.server_name(), mx.named_by()), (None, NamedBy::Route));
+    }
+
+    #[test]
+    fn sni_and_certificate_are_about_the_mx_name() {
+        let asked = asked(Floor::Opportunistic, Some(Mode::Enforce), Effect::Enforced);
+        let mx = authorize(located("mx.test", "example.test", NamedBy::MxRecords), &asked).unwrap();
+        assert_eq!(mx.host(), &host("mx.test"));
+        assert_eq!(mx.server_name(), Some(&name("mx.test")));
+        assert_eq!(mx.next_hop(), &host("example.test"));
     }
 }

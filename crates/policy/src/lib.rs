@@ -24,6 +24,8 @@ mod certificate;
 mod observed;
 mod requirement;
 #[cfg(test)]
+mod test_ca;
+#[cfg(test)]
 mod vectors;
 
 pub use admit::{Admitted, Denied, Proof};

@@ -4,7 +4,7 @@
 //! again for every mail, so a connection from the pool is judged by today's requirement and clock.
 
 use rustls_pki_types::CertificateDer;
-use smtp::HostName;
+use smtp::Domain;
 
 /// The protection that a connection has.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ pub struct ObservedTls {
     pub possession_proven: bool,
     /// The version.
     pub version: TlsVersion,
-    /// The name that we asked for (SNI).
-    pub server_name: HostName,
+    /// The host that we meant to reach: what SNI said, where it is a name.
+    pub server_name: Domain,
 }
 
 /// TLS versions that may carry mail. Older ones cannot be expressed (RFC 8996).

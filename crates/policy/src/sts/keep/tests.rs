@@ -11,6 +11,7 @@ use crate::vectors::{self, Row};
 const MINUTE: Duration = Duration::from_secs(60);
 
 const V1: &str = "version: STSv1\nmode: enforce\nmx: mx1.example\nmax_age: 604800\n";
+const V1_FOR_A_YEAR: &str = "version: STSv1\nmode: enforce\nmx: mx1.example\nmax_age: 31557600\n";
 const V2: &str = "version: STSv1\nmode: enforce\nmx: mx2.example\nmax_age: 604800\n";
 const NONE: &str = "version: STSv1\nmode: none\nmax_age: 86400\n";
 const FLEETING: &str = "version: STSv1\nmode: enforce\nmx: mx0.example\nmax_age: 0\n";
@@ -164,9 +165,9 @@ fn keeps_v1(mut domain: Domain, gets: usize, alarm: Option<Alarm>) {
     assert_eq!(domain.alarms, Vec::from_iter(alarm), "raised once");
 }
 
-/// Rows that are about connections, names and routes, not about the rules of keeping: shown by the
-/// tests of `admit` and `authorize`, and end to end.
-const ELSEWHERE: [&str; 6] = ["S037", "S038", "S039", "S040", "S041", "S043"];
+/// Rows that are about connections and routes, not about the rules of keeping: shown by the tests of
+/// `admit`, and end to end.
+const ELSEWHERE: [&str; 4] = ["S037", "S038", "S039", "S043"];
 
 #[test]
 fn every_cache_vector_holds() {
@@ -222,28 +223,16 @@ fn vector(row: &str, text: &str) {
             assert_none(&domain.mail());
             assert_eq!(domain.gets, 0);
         }
-        "S029" => {
-            let mut domain = Domain::with(V1).answer(servfail());
-            domain.restart();
-            assert_uses(&domain.mail(), V1);
-        }
-        "S030" | "S031" => {
-            assert!(Kept::new(id("v1"), b"{", start()).is_err());
-            assert!(Kept::new(id("v1"), V1.replace("enforce", "on").as_bytes(), start()).is_err());
-            let mut domain =
-                Domain { state: State::lost(), ..Domain::unknown().txt("v1").https(V1) };
-            assert_uses(&domain.mail(), V1);
-            assert_eq!(domain.gets, 1);
-        }
-        "S034" => {
-            let body = V1.replace("604800", "31557600");
-            let kept = Kept::new(id("v1"), body.as_bytes(), start()).unwrap();
-            assert_eq!(kept.expires_at().as_second() - start().as_second(), 31_557_600);
-        }
+        "S029" | "S030" | "S031" | "S034" => stored(row),
         "S035" => {
             let mut domain = Domain::with(V1).txt("v2").https(NONE);
             assert_uses(&domain.mail(), NONE);
         }
+        "S040" => {
+            let dotted = smtp::HostName::parse("good.loc.");
+            assert_eq!(dotted, smtp::HostName::parse("good.loc"), "the key of a domain");
+        }
+        "S041" => assert!(smtp::HostName::parse(".good.loc").is_err(), "asks for no domain"),
         "S036" => keeps_v1(Domain::with(V1).txt("v1"), 0, None),
         other => panic!("no test for {other}: {text}"),
     }
@@ -274,6 +263,29 @@ fn first_contact(row: &str) {
     assert_eq!((domain.gets, &*domain.alarms), (2, &[Alarm::FetchFailing][..]));
     assert_none(&domain.mail());
     assert_eq!(domain.gets, 2, "still backed off, and mail goes");
+}
+
+fn stored(row: &str) {
+    match row {
+        "S029" => {
+            let mut domain = Domain::with(V1).answer(servfail());
+            domain.restart();
+            assert_uses(&domain.mail(), V1);
+        }
+        "S030" | "S031" => {
+            assert!(Kept::new(id("v1"), b"{", start()).is_err());
+            assert!(Kept::new(id("v1"), V1.replace("enforce", "on").as_bytes(), start()).is_err());
+            let mut domain =
+                Domain { state: State::lost(), ..Domain::unknown().txt("v1").https(V1) };
+            assert_uses(&domain.mail(), V1);
+            assert_eq!(domain.gets, 1);
+        }
+        _ => {
+            let body = V1.replace("604800", "31557600");
+            let kept = Kept::new(id("v1"), body.as_bytes(), start()).unwrap();
+            assert_eq!(kept.expires_at().as_second() - start().as_second(), 31_557_600);
+        }
+    }
 }
 
 fn replacement(row: &str) {
@@ -497,8 +509,7 @@ fn refresh_comes_daily_while_mail_uses_the_policy() {
 
 #[test]
 fn refresh_stops_for_policies_that_nobody_uses_or_that_ended() {
-    let year = "version: STSv1\nmode: enforce\nmx: mx1.example\nmax_age: 31557600\n";
-    let mut domain = Domain::with(year);
+    let mut domain = Domain::with(V1_FOR_A_YEAR);
     let due = |domain: &Domain| domain.state.refresh_at(domain.moment, 0, &domain.settings);
     domain.wait(29 * DAY);
     assert!(due(&domain).is_some());
@@ -546,6 +557,60 @@ fn what_a_clock_that_was_ahead_wrote_does_not_hold_us_up() {
 }
 
 #[test]
+fn alarms_end_with_their_cause_and_are_raised_anew() {
+    let testing = "version: STSv1\nmode: testing\nmx: mx1.example\nmax_age: 604800\n";
+    let mut domain = Domain::with(testing);
+    let raised = |domain: &mut Domain| {
+        domain.mail();
+        std::mem::take(&mut domain.alarms)
+    };
+    domain = domain.answer(no_record());
+    assert_eq!(raised(&mut domain), [Alarm::RecordGone]);
+    assert_eq!(raised(&mut domain), []);
+    domain = domain.txt("v2");
+    assert_eq!(raised(&mut domain), [Alarm::FetchFailing]);
+    assert_eq!(domain.state.alarms, BTreeSet::from([Alarm::FetchFailing]));
+    domain = domain.txt("v1");
+    assert_eq!(raised(&mut domain), []);
+    assert!(domain.state.alarms.is_empty(), "the record names what is kept");
+    domain = domain.answer(no_record());
+    assert_eq!(raised(&mut domain), [Alarm::RecordGone]);
+    domain.wait(30 * DAY);
+    assert_eq!(raised(&mut domain), []);
+    assert!(domain.state.alarms.is_empty(), "nothing is kept any more");
+}
+
+#[test]
+fn a_record_ends_the_memory_of_none_and_none_ends_the_count_of_failures() {
+    let mut domain = Domain::unknown();
+    assert_none(&domain.mail());
+    assert!(domain.state.none_seen_at.is_some());
+    domain = domain.txt("v1");
+    assert!(matches!(domain.mail(), Verdict::Defer(_)));
+    assert_eq!(domain.state.none_seen_at, None);
+    assert_eq!(domain.state.first_fetch_failures, 1);
+    domain = domain.answer(no_record());
+    assert_none(&domain.mail());
+    domain.wait(FETCH_BACKOFF);
+    domain = domain.txt("v1");
+    assert!(matches!(domain.mail(), Verdict::Defer(_)), "a first contact again");
+}
+
+#[test]
+fn refresh_slows_down_to_its_regular_interval_and_no_further() {
+    let mut domain = Domain::with(V1_FOR_A_YEAR);
+    for _ in 0..40 {
+        let due = domain.state.refresh_at(domain.moment, 0, &domain.settings).unwrap();
+        assert!(due <= later(domain.moment.now, DAY));
+        domain.moment.now = due.max(domain.moment.now);
+        domain.state.last_used_at = Some(domain.moment.now);
+        domain.refresh();
+    }
+    let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
+    assert_eq!(due, Some(later(domain.moment.now, DAY)));
+}
+
+#[test]
 fn the_mode_none_raises_no_alarms() {
     let mut domain = Domain::with(NONE).txt("v2");
     assert_uses(&domain.mail(), NONE);
@@ -567,8 +632,19 @@ fn rows_are_spent_long_after_their_policy_and_never_when_a_policy_was_lost() {
     let now = Moment { now: start(), clock: ClockTrust::Trusted };
     assert!(State::default().is_spent(now));
     assert!(!State::lost().is_spent(now));
-    let seen = State { none_seen_at: Some(start()), ..State::default() };
-    assert!(!seen.is_spent(now));
+    let fetch = RecentFetch { at: start(), id: id("a"), failed: true };
+    let failed = FailedFetch { id: id("a"), at: start(), count: 1 };
+    for recent in [
+        State { none_seen_at: Some(start()), ..State::default() },
+        State { dns_failing_since: Some(start()), ..State::default() },
+        State { last_used_at: Some(start()), ..State::default() },
+        State { recent: vec![fetch], ..State::default() },
+        State { failed: Some(failed), ..State::default() },
+    ] {
+        assert!(!recent.is_spent(now), "{recent:?}");
+        let later = Moment { now: later(start(), 31 * DAY), ..now };
+        assert!(recent.is_spent(later), "{recent:?}");
+    }
 }
 
 #[test]
