@@ -4,6 +4,7 @@
 //! addresses), lenient where every client does it (a space behind the colon). Only what was offered
 //! in reply to EHLO is understood (RFC 5321 §2.2.1): see [`Offer`].
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::address::{AddressError, Domain, Mailbox, ReversePath};
@@ -140,6 +141,15 @@ impl ClientName {
             None => None,
         });
         parsed.map_or_else(|| Self::Other(RemoteText::from_bytes(text)), Self::Domain)
+    }
+}
+
+impl fmt::Display for ClientName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(domain) => domain.fmt(f),
+            Self::Other(text) => text.fmt(f),
+        }
     }
 }
 

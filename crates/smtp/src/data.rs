@@ -8,6 +8,8 @@
 //! (§4.5.2). What the receiver says does not depend on how the input was cut into pieces.
 
 use crate::limits::CONTENT_LINE_ACCEPTED_OCTETS;
+use crate::response::Response;
+use crate::status::Status;
 
 /// What a bare LF in the content means.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -37,6 +39,22 @@ pub enum Fault {
     BareCr,
     /// An LF that follows no CR.
     BareLf,
+}
+
+impl Fault {
+    /// The answer to the end of such content, and to a MAIL that announces it.
+    pub fn response(self) -> Response {
+        match self {
+            Self::TooLarge => Response::fixed(552, Status::permanent(3, 4), "Message too large"),
+            Self::LineTooLong => {
+                Response::fixed(550, Status::permanent(6, 0), "A line is longer than 64 KiB")
+            }
+            Self::Nul => Response::fixed(550, Status::permanent(5, 2), "NUL in the message"),
+            Self::BareCr | Self::BareLf => {
+                Response::fixed(550, Status::permanent(5, 2), "Bare CR or LF in the message")
+            }
+        }
+    }
 }
 
 /// What the next part of the input was.

@@ -30,7 +30,7 @@ pub const MESSAGE_OCTETS_MIN: u64 = 64 * 1024;
 /// RFC 5321 §4.5.3.1.8: the least number of recipients that must be accepted.
 pub const RECIPIENTS_MIN: usize = 100;
 /// RFC 5321 §6.3: a message with more Received fields than this is in a loop.
-pub const RECEIVED_FIELDS_MAX: usize = 100;
+pub const RECEIVED_FIELDS_MAX: u32 = 100;
 
 // ---- waits of the client (RFC 5321 §4.5.3.2)
 

@@ -62,11 +62,12 @@ pub enum Step<'i> {
     Recipient(Recipient),
     /// The message comes: can it be taken? Answer.
     Begin,
-    /// Content, as it shall be kept.
+    /// Content, as it shall be kept. A piece never ends between CR and LF.
     Content(&'i [u8]),
     /// The message is complete. Answer, once it is safe.
     End,
-    /// The message is complete and was refused; drop what was kept of it.
+    /// The message was refused for its content, or at MAIL for the size it would have; drop what was
+    /// kept of it.
     Refused(Fault),
     /// The transaction is given up; drop what was kept of it.
     Reset,
@@ -206,10 +207,13 @@ impl Session {
         self.refuse_command(response);
     }
 
-    /// Ends the session with `response`: a 421, for a time-out or a stop.
+    /// Ends the session with `response`: a 421, for a time-out or a stop. Says nothing if it has
+    /// ended already.
     pub fn close(&mut self, response: &Response) {
-        self.say(response);
-        self.phase = Phase::Closed;
+        if !matches!(self.phase, Phase::Closed) {
+            self.say(response);
+            self.phase = Phase::Closed;
+        }
     }
 
     /// Takes the next step, removing from the front of `input` what it used.
@@ -314,8 +318,8 @@ impl Session {
         }
         // RFC 1870 §6.1: no need to wait for the content.
         if mail.size.is_some_and(|size| size > self.settings.offer.size_max()) {
-            self.refuse_command(&fault_response(Fault::TooLarge));
-            return None;
+            self.refuse_command(&Fault::TooLarge.response());
+            return Some(Step::Refused(Fault::TooLarge));
         }
         self.ask(Question::Sender, Step::Sender(mail))
     }
@@ -346,7 +350,7 @@ impl Session {
             }
             Some(fault) => {
                 self.transaction = Transaction::None;
-                self.refuse_command(&fault_response(fault));
+                self.refuse_command(&fault.response());
                 Step::Refused(fault)
             }
         }
@@ -394,20 +398,6 @@ impl Session {
 
     fn say(&mut self, response: &Response) {
         response.write_to(&mut self.output);
-    }
-}
-
-/// The answer to the end of content that has a fault, or will have.
-fn fault_response(fault: Fault) -> Response {
-    match fault {
-        Fault::TooLarge => Response::fixed(552, Status::permanent(3, 4), "Message too large"),
-        Fault::LineTooLong => {
-            Response::fixed(550, Status::permanent(6, 0), "A line is longer than 64 KiB")
-        }
-        Fault::Nul => Response::fixed(550, Status::permanent(5, 2), "NUL in the message"),
-        Fault::BareCr | Fault::BareLf => {
-            Response::fixed(550, Status::permanent(5, 2), "Bare CR or LF in the message")
-        }
     }
 }
 

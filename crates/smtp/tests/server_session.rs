@@ -193,6 +193,17 @@ fn the_error_budget_closes_the_session() {
 }
 
 #[test]
+fn a_session_says_farewell_once() {
+    let mut session = session(20);
+    session.written();
+    let farewell = Response::new(421, Status::transient(3, 2), "stopping");
+    session.close(&farewell);
+    session.close(&farewell);
+    assert_eq!(session.step(&mut &b"NOOP\r\n"[..]), Step::Close);
+    assert_eq!(session.output(), b"421 4.3.2 stopping\r\n");
+}
+
+#[test]
 fn a_question_without_an_answer_is_a_temporary_refusal() {
     let mut session = session(20);
     let mut input = OPEN.as_bytes();

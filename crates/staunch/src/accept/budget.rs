@@ -1,0 +1,112 @@
+//! How much memory may mail that is arriving, or was just accepted, hold?
+//!
+//! One number for all (`limits.memory`). Each message in flight has [`GUARANTEE`] for itself; more is
+//! lent only if it is free, and who gets none goes to disk at once. So a flood costs speed, then
+//! answers 4.3.1, but never the daemon.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Octets that a message in flight can always have: a read buffer and the start of a header.
+pub(crate) const GUARANTEE: u64 = 16 * 1024;
+
+/// The memory that may be lent, in octets.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: u64,
+    /// Of the limit, what is never lent beyond guarantees.
+    kept_back: u64,
+    guaranteed: AtomicU64,
+    extra: AtomicU64,
+}
+
+impl Budget {
+    /// `limit` octets, of which enough is kept back for `sessions` guarantees, but at most half.
+    pub(crate) fn new(limit: u64, sessions: u64) -> Arc<Self> {
+        let kept_back = sessions.saturating_mul(GUARANTEE).min(limit / 2);
+        Arc::new(Self { limit, kept_back, guaranteed: AtomicU64::new(0), extra: AtomicU64::new(0) })
+    }
+
+    /// What may be lent beyond guarantees.
+    fn extra_limit(&self) -> u64 {
+        let guaranteed = self.guaranteed.load(Ordering::Relaxed).max(self.kept_back);
+        self.limit.saturating_sub(guaranteed)
+    }
+
+    /// A lease of [`GUARANTEE`], if there is one left.
+    pub(crate) fn message(self: &Arc<Self>) -> Option<Lease> {
+        let others = self.extra.load(Ordering::Relaxed);
+        let limit = self.limit.saturating_sub(others);
+        add(&self.guaranteed, GUARANTEE, limit).then(|| Lease {
+            budget: Arc::clone(self),
+            guaranteed: GUARANTEE,
+            extra: 0,
+        })
+    }
+}
+
+/// Adds unless that exceeds the limit.
+fn add(counter: &AtomicU64, octets: u64, limit: u64) -> bool {
+    let grow = |now: u64| now.checked_add(octets).filter(|sum| *sum <= limit);
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).is_ok()
+}
+
+/// Memory that is lent; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    budget: Arc<Budget>,
+    guaranteed: u64,
+    extra: u64,
+}
+
+impl Lease {
+    /// Makes the lease cover `octets` in all, no more and no less than its guarantee. `false` if
+    /// that is not free; then it stays as it is.
+    pub(crate) fn cover(&mut self, octets: u64) -> bool {
+        let extra = octets.saturating_sub(self.guaranteed);
+        if let Some(more) = extra.checked_sub(self.extra) {
+            if more > 0 && !add(&self.budget.extra, more, self.budget.extra_limit()) {
+                return false;
+            }
+        } else {
+            self.budget.extra.fetch_sub(self.extra - extra, Ordering::Relaxed);
+        }
+        self.extra = extra;
+        true
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.extra.fetch_sub(self.extra, Ordering::Relaxed);
+        self.budget.guaranteed.fetch_sub(self.guaranteed, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extra_memory_never_eats_the_guarantees() {
+        let budget = Budget::new(10 * GUARANTEE, 4);
+        let mut greedy = budget.message().unwrap();
+        assert!(greedy.cover(7 * GUARANTEE), "six beyond its own");
+        assert!(!greedy.cover(7 * GUARANTEE + 1), "the rest is kept back");
+        let others: Vec<_> = std::iter::from_fn(|| budget.message()).collect();
+        assert_eq!(others.len(), 3);
+        assert!(greedy.cover(0), "giving back always works");
+    }
+
+    #[test]
+    fn what_is_lent_comes_back() {
+        let budget = Budget::new(4 * GUARANTEE, 1);
+        for _ in 0..10 {
+            let mut lease = budget.message().unwrap();
+            assert!(lease.cover(3 * GUARANTEE));
+            assert!(lease.cover(2 * GUARANTEE));
+        }
+        assert_eq!(budget.guaranteed.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.extra.load(Ordering::Relaxed), 0);
+    }
+}

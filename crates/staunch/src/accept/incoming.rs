@@ -1,0 +1,165 @@
+//! A message between DATA and its commit.
+//!
+//! It holds memory only as far as its lease allows; beyond that it is on disk. What goes wrong on
+//! the way is kept until the content has ended, since only then there is somebody to tell.
+
+use smtp::limits::RECEIVED_FIELDS_MAX;
+use spool::{BodyFacts, Draft, INLINE_BODY_MAX, StoreError};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use super::budget::Lease;
+use super::facts::Facts;
+use super::refusal::Refusal;
+
+/// The message so far.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    facts: Facts,
+    draft: Result<Draft, Refusal>,
+}
+
+impl Incoming {
+    pub(super) fn new(draft: Draft) -> Self {
+        Self { facts: Facts::new(), draft: Ok(draft) }
+    }
+
+    /// Octets held in memory.
+    pub(super) fn memory(&self) -> usize {
+        self.facts.memory() + self.draft.as_ref().map_or(0, Draft::memory)
+    }
+
+    /// Appends `piece`; `buffer` octets are held besides, under the same lease.
+    pub(super) fn write(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
+        let Ok(draft) = &mut self.draft else { return };
+        self.facts.update(piece);
+        let held = buffer + self.facts.memory();
+        if let Err(refusal) = append(draft, piece, held, lease) {
+            self.draft = Err(refusal);
+            self.facts = Facts::new();
+        }
+    }
+
+    /// The finished message, if it can be taken.
+    pub(super) fn finish(self) -> Result<(Draft, BodyFacts), Refusal> {
+        let draft = self.draft?;
+        let facts = self.facts.finish();
+        // One of the fields is ours.
+        if facts.received_count > RECEIVED_FIELDS_MAX + 1 {
+            return Err(Refusal::MailLoop);
+        }
+        Ok((draft, facts))
+    }
+}
+
+fn append(draft: &mut Draft, piece: &[u8], held: usize, lease: &mut Lease) -> Result<(), Refusal> {
+    if !lease.cover(octets(held + memory_after(draft, piece.len()))) {
+        on_disk(|| draft.spill())?;
+        if !lease.cover(octets(held)) {
+            return Err(Refusal::NoMemory);
+        }
+    }
+    if is_on_disk(draft) || grows_too_large(draft, piece.len()) {
+        on_disk(|| draft.write(piece))
+    } else {
+        draft.write(piece).map_err(|_| Refusal::NotWritten)
+    }
+}
+
+fn is_on_disk(draft: &Draft) -> bool {
+    draft.size() > 0 && draft.memory() == 0
+}
+
+fn grows_too_large(draft: &Draft, more: usize) -> bool {
+    draft.size().saturating_add(octets(more)) > octets(INLINE_BODY_MAX)
+}
+
+/// What the draft will hold in memory with `more` octets; its buffer doubles when it grows.
+fn memory_after(draft: &Draft, more: usize) -> usize {
+    if is_on_disk(draft) || grows_too_large(draft, more) {
+        return draft.memory();
+    }
+    let needed = usize::try_from(draft.size()).unwrap_or(usize::MAX).saturating_add(more);
+    let now = draft.memory();
+    if needed <= now { now } else { needed.max(now.saturating_mul(2)) }
+}
+
+/// Writing to a file may wait for the disk: other sessions must not wait with it.
+fn on_disk(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), Refusal> {
+    let threads = Handle::try_current().map(|handle| handle.runtime_flavor());
+    let result = match threads {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        Ok(_) | Err(_) => work(),
+    };
+    result.map_err(|_| Refusal::NotWritten)
+}
+
+fn octets(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use spool::{Options, Spool};
+
+    use super::super::budget::{Budget, GUARANTEE};
+    use super::*;
+
+    /// What became of a message, and the most memory that it held.
+    fn receive(pieces: &[&[u8]], limit: u64) -> (Result<BodyFacts, Refusal>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), Options::default()).unwrap();
+        let budget = Budget::new(limit, 0);
+        let mut lease = budget.message().unwrap();
+        let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)));
+        let mut most = 0;
+        for piece in pieces {
+            incoming.write(piece, 1000, &mut lease);
+            most = most.max(incoming.memory());
+        }
+        let finished = incoming.finish().map(|(draft, facts)| {
+            assert_eq!(draft.size(), facts.size);
+            facts
+        });
+        (finished, most)
+    }
+
+    #[test]
+    fn more_than_a_hundred_received_fields_of_others_are_a_loop() {
+        for (others, want) in [(100, true), (101, false)] {
+            let fields = "Received: from a by b\r\n".repeat(others + 1);
+            let (finished, _) = receive(&[fields.as_bytes(), b"\r\nbody\r\n"], 1 << 20);
+            assert_eq!(finished.is_ok(), want, "{others}");
+            assert!(want || finished == Err(Refusal::MailLoop));
+        }
+    }
+
+    #[test]
+    fn without_free_memory_a_body_goes_to_disk_and_a_header_is_refused_for_now() {
+        let line = [b'x'; 1022].iter().chain(b"\r\n").copied().collect::<Vec<u8>>();
+        let body: Vec<&[u8]> = std::iter::once(&b"A: b\r\n\r\n"[..])
+            .chain(std::iter::repeat_n(line.as_slice(), 50))
+            .collect();
+        let guarantee = usize::try_from(GUARANTEE).unwrap();
+
+        let (finished, most) = receive(&body, 1 << 20);
+        assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024));
+        assert!(most > guarantee, "there is room");
+
+        let (finished, most) = receive(&body, GUARANTEE);
+        assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024));
+        assert!(most <= guarantee, "{most}");
+
+        let header: Vec<&[u8]> = std::iter::repeat_n(line.as_slice(), 50).collect();
+        assert_eq!(receive(&header, GUARANTEE).0, Err(Refusal::NoMemory));
+        assert!(receive(&header, 1 << 20).0.is_ok());
+    }
+
+    #[test]
+    fn a_large_body_is_not_held_in_memory() {
+        let piece = vec![b'x'; 60 * 1024];
+        let (finished, most) = receive(&[b"A: b\r\n\r\n", &piece, &piece, &piece], 1 << 20);
+        assert_eq!(finished.map(|facts| facts.size), Ok(8 + 180 * 1024));
+        assert!(most <= 2 * INLINE_BODY_MAX, "{most}");
+    }
+}
