@@ -88,9 +88,7 @@ impl HostName {
     /// # Ok::<(), smtp::HostNameError>(())
     /// ```
     pub fn is_at_or_below(&self, other: &Self) -> bool {
-        self.0
-            .strip_suffix(&*other.0)
-            .is_some_and(|front| front.is_empty() || front.ends_with('.'))
+        self.0.strip_suffix(&*other.0).is_some_and(|front| front.is_empty() || front.ends_with('.'))
     }
 }
 

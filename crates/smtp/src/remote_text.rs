@@ -109,7 +109,11 @@ mod tests {
         for (bytes, want) in cases {
             let text = RemoteText::from_bytes(bytes);
             assert_eq!(text.as_str(), *want);
-            assert_eq!(RemoteText::new(text.as_str()), text, "making it inert twice changes nothing");
+            assert_eq!(
+                RemoteText::new(text.as_str()),
+                text,
+                "making it inert twice changes nothing"
+            );
         }
     }
 
