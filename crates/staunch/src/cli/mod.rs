@@ -1,1 +1,79 @@
-//! Not written yet.
+//! The command line: arguments in, exit code out.
+//!
+//! Commands that look at the running daemon, or make it do something, go through its socket (`door`);
+//! they never touch its files. Data goes to stdout, as tables for people or with `--json` for
+//! programs; everything else goes to stderr, one line a fact.
+
+mod arguments;
+mod configuration;
+mod door;
+mod exit;
+mod explain;
+mod healthcheck;
+mod lint;
+mod output;
+mod policy;
+mod queue;
+mod run;
+mod table;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::config::{self, Loaded, Surroundings};
+use arguments::{Arguments, Command, PolicyCommand, Settings};
+pub(crate) use exit::Exit;
+use exit::Failure;
+
+/// Runs the program on `arguments`, the first of which is its own name.
+pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error).code(),
+    };
+    match dispatch(&arguments) {
+        Ok(exit) => exit.code(),
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                // With stderr gone there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "{}", failure.text);
+            }
+            failure.exit.code()
+        }
+    }
+}
+
+/// Help goes to stdout and is a success; clap's own code for mistakes is 2, sysexits' is 64.
+fn usage(error: &clap::Error) -> Exit {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let printed = error.print();
+    if asked && printed.is_ok() { Exit::Ok } else { Exit::Usage }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
+    let settings = &arguments.settings;
+    match &arguments.command {
+        Command::Run => run::run(&load(settings)?, settings.log_level.as_deref()),
+        Command::Config(command) => configuration::run(command, settings),
+        Command::Explain(command) => explain::run(command, &load(settings)?),
+        Command::Queue(command) => queue::run(command, &load(settings)?),
+        Command::Policy(PolicyCommand::Lint(command)) => lint::policy(command),
+        Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
+        Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
+        Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
+        Command::Healthcheck => healthcheck::run(&load(settings)?),
+    }
+}
+
+fn load(settings: &Settings) -> Result<Loaded, Failure> {
+    let surroundings = Surroundings::of_process();
+    config::load(settings.config.as_deref(), &surroundings)
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use smtp::{HostName, Mailbox};
+use smtp::{Domain, HostName, Mailbox};
 
 use crate::telemetry;
 
@@ -276,6 +276,11 @@ impl Checker {
                 }
             }
             let tls = self.listed(&key("tls"), &route.tls, TlsFloor::Verify);
+            if tls == TlsFloor::Verify && via.iter().any(|via| via.host.name().is_none()) {
+                let reason = "an address has no name to verify: write the host's name, \
+                    or tls = \"encrypt\" or \"opportunistic\"";
+                self.finding(key("via"), reason.into());
+            }
             routes.push(Route { domains, via, tls });
         }
         let patterns = routes.iter().enumerate();
@@ -356,10 +361,11 @@ fn parse_via(text: &str) -> Result<Via, String> {
             (host, port, ViaLookup::Mx)
         }
     };
-    if host.parse::<IpAddr>().is_ok() {
-        return Err("write the host's name: an address has none to verify".into());
-    }
-    let host = HostName::parse(host).map_err(|error| error.to_string())?;
+    let host = match (host.parse::<IpAddr>(), lookup) {
+        (Ok(address), ViaLookup::Address) => Domain::Literal(address),
+        (Ok(_), ViaLookup::Mx) => return Err("write an address in brackets".into()),
+        (Err(_), _) => Domain::Name(HostName::parse(host).map_err(|error| error.to_string())?),
+    };
     let port = match port.strip_prefix(':') {
         Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or("not a port")?,
         None if port.is_empty() => SMTP_PORT,

@@ -7,7 +7,6 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -28,7 +27,7 @@ const DOCUMENT_VARIABLE: &str = "STAUNCH_CONFIG_TOML";
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     /// What the daemon runs on.
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Config,
     /// The same for people, with sources.
     pub(crate) shown: Shown,
     /// The files read.
@@ -64,7 +63,7 @@ pub(crate) fn load(
         };
         ConfigError(findings.into_iter().map(located).collect())
     })?;
-    Ok(Loaded { config: Arc::new(config), shown: Shown { file, sources }, files })
+    Ok(Loaded { config, shown: Shown { file, sources }, files })
 }
 
 impl Loaded {

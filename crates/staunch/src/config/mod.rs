@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use smtp::{HostName, Mailbox};
+use smtp::{Domain, HostName, Mailbox};
 
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use hostname::Hostname;
@@ -304,8 +304,8 @@ pub(crate) struct Route {
 /// One entry of `route.via`: `smtp://[host]:port`, or `smtp://domain` with an MX look-up.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Via {
-    /// The host, or the domain whose MX is asked for.
-    pub(crate) host: HostName,
+    /// The host (in brackets also an address), or the domain whose MX is asked for.
+    pub(crate) host: Domain,
     /// Where it listens; 25 unless written.
     pub(crate) port: u16,
     /// Do brackets say that this very host is meant?
@@ -315,7 +315,10 @@ pub(crate) struct Via {
 impl std::fmt::Display for Via {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.lookup {
-            ViaLookup::Address => write!(f, "smtp://[{}]:{}", self.host, self.port),
+            ViaLookup::Address => match &self.host {
+                Domain::Name(name) => write!(f, "smtp://[{name}]:{}", self.port),
+                Domain::Literal(address) => write!(f, "smtp://[{address}]:{}", self.port),
+            },
             ViaLookup::Mx => write!(f, "smtp://{}:{}", self.host, self.port),
         }
     }

@@ -74,7 +74,7 @@ fn the_annotated_file_says_what_the_code_does() {
 #[test]
 fn without_any_file_the_relay_listens_on_loopback_only() {
     let Loaded { config, files, .. } = load(None, &machine(&[])).unwrap();
-    let Config { listeners, data_dir, admin, .. } = &*config;
+    let Config { listeners, data_dir, admin, .. } = &config;
     let addresses: Vec<String> = listeners.iter().map(|l| l.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.1:2525", "[::1]:2525"]);
     assert!(listeners.iter().all(|listener| listener.is_default));
@@ -215,7 +215,8 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[10.0.0.1]\"]",
-        "3: route[0].via: \"smtp://[10.0.0.1]\": write the host's name: an address has none to verify",
+        "3: route[0].via: an address has no name to verify: write the host's name, \
+         or tls = \"encrypt\" or \"opportunistic\"",
     ),
     (
         "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://u:p@b.example\"]",

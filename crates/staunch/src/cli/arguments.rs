@@ -1,0 +1,245 @@
+//! What can be said on the command line. The doc comments here are the texts of `--help`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+/// An outbound SMTP relay: mail goes to the right host, encrypted, or it waits
+#[derive(Debug, Parser)]
+#[command(name = "staunch", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Example: staunch --config /etc/staunch/staunch.toml run")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of all commands.
+#[derive(Args, Debug)]
+pub(super) struct Settings {
+    /// Configuration file [default: $STAUNCH_CONFIG, else /etc/staunch/staunch.toml if it exists,
+    /// else built-in defaults]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Instead of log.level: error, warn, info, debug, trace, or e.g. info,staunch::resolve=debug
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(super) log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Be the relay, in the foreground
+    #[command(after_help = "Example: staunch run --log-level debug")]
+    Run,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say what would happen to mail for an address or domain, step by step, and why
+    #[command(after_help = "Example: staunch explain user@example.com --connect")]
+    Explain(ExplainCommand),
+    /// Look at queued mail, or act on it
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Look at MTA-STS policies: those in the cache, or any file or record
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Exit with 0 if the local daemon is ready, for containers
+    #[command(after_help = "Example: staunch healthcheck && echo ready")]
+    Healthcheck,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Is the configuration valid, and will it do?
+    #[command(after_help = "Example: staunch config check --config ./staunch.toml")]
+    Check(Json),
+    /// Print the values in effect, and where each comes from
+    #[command(after_help = "Example: staunch config show | grep delivery -A 20")]
+    Show(Json),
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Json {
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ExplainCommand {
+    /// user@example.com, or just example.com
+    #[arg(value_name = "ADDRESS-OR-DOMAIN")]
+    pub(super) address: String,
+    /// Also connect to the MX hosts, up to EHLO under TLS; no mail is sent
+    #[arg(long)]
+    pub(super) connect: bool,
+    /// As if from this sender
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) sender: Option<String>,
+    /// As if the message asked for REQUIRETLS
+    #[arg(long)]
+    pub(super) require_tls: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// One line for each recipient that waits
+    #[command(after_help = "Example: staunch queue list --domain example.com --limit 20")]
+    List(QueueList),
+    /// One message with all its recipients, or its text
+    #[command(after_help = "Example: staunch queue show 01K9ZQ7M3V5T2 --body | less")]
+    Show(QueueShow),
+    /// Try now instead of at the next attempt
+    #[command(after_help = "Example: staunch queue retry --domain example.com")]
+    Retry(QueueAction),
+    /// Remove for good, without telling the sender
+    #[command(after_help = "Example: staunch queue delete 01K9ZQ7M3V5T2")]
+    Delete(QueueAction),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct QueueList {
+    /// Recipients in this domain
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) domain: Option<String>,
+    /// Recipients in this state
+    #[arg(long, value_name = "STATE")]
+    pub(super) state: Option<State>,
+    /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed
+    #[arg(long, value_name = "REASON")]
+    pub(super) reason: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<u64>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// What a recipient in the queue does.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum State {
+    Queued,
+    Sending,
+    Held,
+}
+
+impl State {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Held => "held",
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct QueueShow {
+    /// The id of the message
+    pub(super) id: String,
+    /// Print the message itself, as it was accepted
+    #[arg(long, conflicts_with = "json")]
+    pub(super) body: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// The same fields are the body of the request to the daemon.
+#[derive(Args, Debug, Serialize)]
+#[command(group = ArgGroup::new("which").required(true).args(["ids", "domain", "reason", "all"]))]
+pub(super) struct QueueAction {
+    /// Messages by id, with all their recipients
+    #[arg(value_name = "ID")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ids: Vec<String>,
+    /// All recipients in this domain
+    #[arg(long, value_name = "DOMAIN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) domain: Option<String>,
+    /// All recipients whose last attempt ended with this reason
+    #[arg(long, value_name = "REASON")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+    /// Everything
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) all: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    #[command(flatten)]
+    Cache(CacheCommand),
+    /// Check a policy file; needs neither network nor daemon
+    #[command(after_help = "Example: curl -s https://mta-sts.example.com/.well-known/mta-sts.txt \
+                            | staunch policy lint -")]
+    Lint(LintFile),
+    /// Check the TXT records of _mta-sts.DOMAIN; needs neither network nor daemon
+    #[command(after_help = "Example: staunch policy lint-record 'v=STSv1; id=20260101T000000;'")]
+    LintRecord(LintRecord),
+    /// Is an MX host covered by a policy's patterns? Needs neither network nor daemon
+    #[command(after_help = "Example: staunch policy match --mx mx1.example.com \
+                            --pattern '*.example.com'")]
+    Match(Match),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheCommand {
+    /// The policies in the cache
+    #[command(after_help = "Example: staunch policy list --json | jq -r .domain")]
+    List(Json),
+    /// One policy in the cache
+    #[command(after_help = "Example: staunch policy show example.com")]
+    Show(OneDomain),
+    /// Fetch a policy anew now
+    #[command(after_help = "Example: staunch policy refresh example.com")]
+    Refresh(OneDomain),
+    /// Drop a policy: the domain counts as never seen before
+    #[command(after_help = "Example: staunch policy forget example.com")]
+    Forget(OneDomain),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct OneDomain {
+    /// The recipient domain
+    pub(super) domain: String,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LintFile {
+    /// The file, or - for stdin
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LintRecord {
+    /// One argument a record, its strings already joined
+    #[arg(value_name = "TXT", allow_hyphen_values = true)]
+    pub(super) records: Vec<OsString>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Match {
+    /// The name from the MX record
+    #[arg(long, value_name = "HOST", allow_hyphen_values = true)]
+    pub(super) mx: String,
+    /// An mx value of the policy; may be repeated
+    #[arg(long = "pattern", value_name = "PATTERN", required = true, allow_hyphen_values = true)]
+    pub(super) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}

@@ -1,0 +1,62 @@
+//! `staunch config`: is it valid, and what is in effect?
+
+use std::io::{Write, stderr, stdout};
+
+use serde_json::{Value, json};
+
+use super::arguments::{ConfigCommand, Settings};
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::config::{self, ConfigError, Loaded, Problem, Surroundings};
+
+pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, Failure> {
+    match command {
+        ConfigCommand::Check(format) if format.json => check_json(settings),
+        ConfigCommand::Check(_) => check(settings),
+        ConfigCommand::Show(format) => {
+            let shown = super::load(settings)?.shown;
+            let mut out = stdout().lock();
+            if format.json {
+                output::json(&mut out, &shown.to_json())?;
+            } else {
+                write!(out, "{shown}")?;
+            }
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// The configuration with all that it names looked at.
+fn load_wholly(settings: &Settings) -> Result<Loaded, ConfigError> {
+    let loaded = config::load(settings.config.as_deref(), &Surroundings::of_process())?;
+    loaded.check_files()?;
+    Ok(loaded)
+}
+
+fn check(settings: &Settings) -> Result<Exit, Failure> {
+    let loaded =
+        load_wholly(settings).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    for complaint in loaded.complaints() {
+        writeln!(stderr(), "warning: {complaint}")?;
+    }
+    let files: Vec<String> = loaded.files.iter().map(|path| path.display().to_string()).collect();
+    let files = if files.is_empty() { "built-in defaults".to_owned() } else { files.join(" ") };
+    writeln!(stdout(), "ok: {files}")?;
+    Ok(Exit::Ok)
+}
+
+fn check_json(settings: &Settings) -> Result<Exit, Failure> {
+    let (errors, warnings) = match load_wholly(settings) {
+        Ok(loaded) => (Vec::new(), loaded.complaints()),
+        Err(ConfigError(problems)) => (problems, Vec::new()),
+    };
+    let list = |problems: &[Problem]| -> Vec<Value> { problems.iter().map(as_json).collect() };
+    let valid = errors.is_empty();
+    let answer = json!({ "valid": valid, "errors": list(&errors), "warnings": list(&warnings) });
+    output::json(&mut stdout().lock(), &answer)?;
+    Ok(if valid { Exit::Ok } else { Exit::Config })
+}
+
+fn as_json(problem: &Problem) -> Value {
+    json!({ "place": problem.place, "key": problem.key, "reason": problem.reason })
+}

@@ -1,0 +1,353 @@
+//! The way to the running daemon: HTTP over its socket.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+use serde::Serialize;
+use serde_json::Value;
+use smtp::RemoteText;
+
+use super::exit::{Exit, Failure};
+
+/// The socket says where; HTTP wants a name all the same.
+const BASE: &str = "http://staunch/";
+/// Ours: a daemon that is alive answers at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ours: longest silence in an answer; `explain --connect` waits for strangers.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// Ours: longest answer that is held as a whole, and longest line of a streamed one.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// A client of one daemon.
+#[derive(Debug)]
+pub(super) struct Door {
+    client: Client,
+    socket: PathBuf,
+}
+
+/// An answer that comes piece by piece.
+#[derive(Debug)]
+pub(super) struct Stream {
+    response: Response,
+    socket: PathBuf,
+    rest: BytesMut,
+}
+
+impl Door {
+    /// Prepares a client; nothing is opened yet.
+    ///
+    /// # Errors
+    ///
+    /// Only what no machine should show.
+    pub(super) fn new(socket: &Path) -> Result<Self, Failure> {
+        let client = plain_client(socket)
+            .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("client: {error}")))?;
+        Ok(Self { client, socket: socket.to_owned() })
+    }
+
+    /// Asks for one JSON value.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`]: not reachable, or the daemon's word for "no".
+    pub(super) async fn get(&self, path: &[&str], query: Query<'_>) -> Result<Value, Failure> {
+        self.ask(Method::GET, path, query).await?.value().await
+    }
+
+    /// Asks for a stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Door::get`].
+    pub(super) async fn stream(&self, path: &[&str], query: Query<'_>) -> Result<Stream, Failure> {
+        self.ask(Method::GET, path, query).await
+    }
+
+    /// Has something done to what `path` names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Door::get`].
+    pub(super) async fn act(&self, method: Method, path: &[&str]) -> Result<Value, Failure> {
+        self.ask(method, path, &[]).await?.value().await
+    }
+
+    /// Has something done to what `body` describes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Door::get`].
+    pub(super) async fn post(
+        &self,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<Value, Failure> {
+        let request = self.client.post(url(path, &[])?).json(body);
+        self.check(request.send().await).await?.value().await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Query<'_>,
+    ) -> Result<Stream, Failure> {
+        let request = self.client.request(method, url(path, query)?);
+        self.check(request.send().await).await
+    }
+
+    /// An answer that is no "no".
+    async fn check(&self, answer: reqwest::Result<Response>) -> Result<Stream, Failure> {
+        let response = answer.map_err(|error| unreachable(&self.socket, &error))?;
+        let status = response.status();
+        let mut stream = Stream { response, socket: self.socket.clone(), rest: BytesMut::new() };
+        if status.is_success() {
+            return Ok(stream);
+        }
+        let body = stream.whole().await.unwrap_or_default();
+        Err(Failure::new(exit_of(status), said(status, &body)))
+    }
+}
+
+/// Parameters behind the `?`; those without a value are left out.
+pub(super) type Query<'a> = &'a [(&'a str, Option<&'a str>)];
+
+fn url(path: &[&str], query: Query<'_>) -> Result<Url, Failure> {
+    let bad = || Failure::new(Exit::BadInput, "cannot be part of a request");
+    let mut url = Url::parse(BASE).map_err(|_| bad())?;
+    url.path_segments_mut().map_err(|()| bad())?.clear().extend(path);
+    for (name, value) in query {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    Ok(url)
+}
+
+/// The client insists on a TLS configuration, though nothing here is ever encrypted.
+fn plain_client(socket: &Path) -> Result<Client, Box<dyn Error>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let builder = Client::builder()
+        .unix_socket(socket)
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(SILENCE_MAX);
+    Ok(builder.build()?)
+}
+
+fn unreachable(socket: &Path, error: &reqwest::Error) -> Failure {
+    let text = format!("the daemon is not reachable at {}: {}", socket.display(), cause(error));
+    Failure::new(Exit::Unavailable, text)
+}
+
+/// The innermost cause: the layers above it say nothing that helps.
+fn cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn exit_of(status: StatusCode) -> Exit {
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::BAD_GATEWAY => Exit::No,
+        _ if status.is_client_error() => Exit::BadInput,
+        _ => Exit::TemporaryFailure,
+    }
+}
+
+/// `{"error": "…"}`, or else whatever was said.
+fn said(status: StatusCode, body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = match value.get("error").and_then(Value::as_str) {
+        Some(error) => RemoteText::new(error),
+        None => RemoteText::from_bytes(body),
+    };
+    if text.is_empty() { status.to_string() } else { text.to_string() }
+}
+
+impl Stream {
+    /// The next piece, of any length; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the daemon went away.
+    pub(super) async fn piece(&mut self) -> Result<Option<Bytes>, Failure> {
+        self.response.chunk().await.map_err(|error| unreachable(&self.socket, &error))
+    }
+
+    /// The next line as JSON; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if the daemon went away or speaks another language.
+    pub(super) async fn line(&mut self) -> Result<Option<Value>, Failure> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.rest) {
+                let line = self.rest.split_to(end + 1);
+                return parse(&line).map(Some);
+            }
+            if self.rest.len() > ANSWER_BYTES_MAX {
+                return Err(foreign("a line without end"));
+            }
+            match self.piece().await? {
+                Some(piece) => self.rest.extend_from_slice(&piece),
+                None if self.rest.is_empty() => return Ok(None),
+                None => return parse(&self.rest.split()).map(Some),
+            }
+        }
+    }
+
+    async fn value(mut self) -> Result<Value, Failure> {
+        let body = self.whole().await?;
+        // An answer may be no more than "done".
+        if body.is_empty() { Ok(Value::Null) } else { parse(&body) }
+    }
+
+    async fn whole(&mut self) -> Result<BytesMut, Failure> {
+        while let Some(piece) = self.piece().await? {
+            self.rest.extend_from_slice(&piece);
+            if self.rest.len() > ANSWER_BYTES_MAX {
+                return Err(foreign("too long"));
+            }
+        }
+        Ok(self.rest.split())
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| foreign(&error.to_string()))
+}
+
+/// Another version of the program, or another program.
+fn foreign(what: &str) -> Failure {
+    Failure::new(Exit::Unavailable, format!("the daemon's answer is not understood: {what}"))
+}
+
+/// Runs `ask` with a door to the daemon of `socket`.
+///
+/// # Errors
+///
+/// Those of `ask`.
+pub(super) fn with_door<T>(
+    socket: &Path,
+    ask: impl AsyncFnOnce(Door) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let door = Door::new(socket)?;
+    runtime()?.block_on(ask(door))
+}
+
+/// For one question a thread is enough.
+///
+/// # Errors
+///
+/// When the system has no descriptors left.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::IntoFuture;
+
+    use axum::Router;
+    use axum::http::Uri;
+    use axum::routing::{get, post};
+
+    use super::*;
+
+    /// Runs `ask` against a daemon that knows a few answers.
+    async fn asked(ask: impl AsyncFnOnce(Door)) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        let router = Router::new()
+            .route("/lines", get(async || "{\"n\":1}\n{\"n\":2}\n{\"n\":3}"))
+            .route("/echo", post(async |body: String| body))
+            .route("/uri/{part}", get(async |uri: Uri| format!("{:?}", uri.to_string())))
+            .route("/done", post(async || ()))
+            .route("/busy", get(async || (StatusCode::SERVICE_UNAVAILABLE, "not ready\u{1b}")))
+            .route(
+                "/gone",
+                get(async || (StatusCode::NOT_FOUND, "{\"error\":\"no such message\"}")),
+            )
+            .route("/bad", get(async || (StatusCode::BAD_REQUEST, "")))
+            .route("/html", get(async || "<p>"));
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let server = axum::serve(listener, router).into_future();
+        tokio::select! {
+            ended = server => panic!("{ended:?}"),
+            () = ask(Door::new(&socket).unwrap()) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_come_one_by_one_also_the_last_without_an_end() {
+        asked(async |door| {
+            let mut stream = door.stream(&["lines"], &[]).await.unwrap();
+            let mut numbers = Vec::new();
+            while let Some(line) = stream.line().await.unwrap() {
+                numbers.push(line["n"].as_u64().unwrap());
+            }
+            assert_eq!(numbers, [1, 2, 3]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_arrives_as_it_was_meant() {
+        asked(async |door| {
+            let body = serde_json::json!({ "ids": ["a"] });
+            assert_eq!(door.post(&["echo"], &body).await.unwrap(), body);
+            let query = [("domain", Some("a&b")), ("state", None)];
+            let uri = door.get(&["uri", "a/b?c"], &query).await.unwrap();
+            assert_eq!(uri, "/uri/a%2Fb%3Fc?domain=a%26b");
+            assert_eq!(door.act(Method::POST, &["done"]).await.unwrap(), Value::Null);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_no_has_its_exit_code_and_its_words() {
+        asked(async |door| {
+            let cases = [
+                ("busy", Exit::TemporaryFailure, "not ready\\u{1b}"),
+                ("gone", Exit::No, "no such message"),
+                ("bad", Exit::BadInput, "400 Bad Request"),
+                ("nowhere", Exit::No, "404 Not Found"),
+                (
+                    "html",
+                    Exit::Unavailable,
+                    "the daemon's answer is not understood: expected value at line 1 column 1",
+                ),
+            ];
+            for (path, exit, text) in cases {
+                let failure = door.get(&[path], &[]).await.unwrap_err();
+                assert_eq!(failure, Failure::new(exit, text), "{path}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_away_is_named_by_its_socket() {
+        let door = Door::new(Path::new("/nonexistent/admin.sock")).unwrap();
+        let failure = door.get(&["readyz"], &[]).await.unwrap_err();
+        let text = "the daemon is not reachable at /nonexistent/admin.sock: \
+                    No such file or directory (os error 2)";
+        assert_eq!(failure, Failure::new(Exit::Unavailable, text));
+    }
+}

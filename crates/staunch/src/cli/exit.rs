@@ -1,0 +1,78 @@
+//! How a command ends: the codes of sysexits(3) that scripts may rely on.
+
+use std::io;
+use std::process::ExitCode;
+
+/// What the exit code says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Exit {
+    /// Done.
+    Ok,
+    /// The answer is "no": errors were found, nothing matches, mail would wait.
+    No,
+    /// The command line makes no sense.
+    Usage,
+    /// What was given to work on makes no sense.
+    BadInput,
+    /// An input file cannot be read.
+    NoInput,
+    /// The daemon is not reachable.
+    Unavailable,
+    /// It may work later.
+    TemporaryFailure,
+    /// The configuration is wrong.
+    Config,
+}
+
+impl Exit {
+    /// The number.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::No => 1,
+            Self::Usage => 64,
+            Self::BadInput => 65,
+            Self::NoInput => 66,
+            Self::Unavailable => 69,
+            Self::TemporaryFailure => 75,
+            Self::Config => 78,
+        }
+    }
+
+    /// The same for `main`.
+    pub(crate) fn code(self) -> ExitCode {
+        ExitCode::from(self.number())
+    }
+}
+
+/// Of a question.
+impl From<bool> for Exit {
+    fn from(yes: bool) -> Self {
+        if yes { Self::Ok } else { Self::No }
+    }
+}
+
+/// Why a command did not do what it should: a code, and what to say on stderr.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) text: String,
+}
+
+impl Failure {
+    /// `text` names the key, file, step or host at fault.
+    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> Self {
+        Self { exit, text: text.into() }
+    }
+}
+
+/// Of writing to stdout, the only output that commands have.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        // `staunch queue list | head` is no failure worth a word.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::new(Exit::Ok, "");
+        }
+        Self::new(Exit::TemporaryFailure, format!("stdout: {error}"))
+    }
+}

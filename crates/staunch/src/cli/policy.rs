@@ -1,0 +1,58 @@
+//! `staunch policy list`, `show`, `refresh`, `forget`: the daemon's policies.
+
+use std::io::{Write, stdout};
+
+use reqwest::Method;
+
+use super::arguments::{CacheCommand, Json, OneDomain};
+use super::door::{Door, with_door};
+use super::exit::{Exit, Failure};
+use super::output::{self, cell};
+use super::queue::print;
+use super::table::Table;
+use crate::config::Loaded;
+
+/// Members of a row, which are the headings too.
+const COLUMNS: [&str; 6] = ["domain", "mode", "id", "fetched_at", "expires_at", "mx"];
+
+pub(super) fn run(command: &CacheCommand, loaded: &Loaded) -> Result<Exit, Failure> {
+    with_door(&loaded.config.admin.socket, async |door| match command {
+        CacheCommand::List(format) => list(&door, *format).await,
+        CacheCommand::Show(OneDomain { domain, json }) => {
+            print(&door.get(&["v1", "policies", domain], &[]).await?, *json)
+        }
+        CacheCommand::Refresh(OneDomain { domain, json }) => {
+            let path = ["v1", "policies", domain, "refresh"];
+            print(&door.act(Method::POST, &path).await?, *json)
+        }
+        CacheCommand::Forget(command) => forget(&door, command).await,
+    })
+}
+
+async fn list(door: &Door, format: Json) -> Result<Exit, Failure> {
+    let mut rows = door.stream(&["v1", "policies"], &[]).await?;
+    let mut out = stdout().lock();
+    let headings = COLUMNS.map(|column| column.trim_end_matches("_at").to_ascii_uppercase());
+    let mut table = Table::new(&headings.each_ref().map(String::as_str));
+    while let Some(row) = rows.line().await? {
+        if format.json {
+            output::json(&mut out, &row)?;
+        } else {
+            let of = |column| row.get(column).map_or_else(|| "-".to_owned(), cell);
+            table.row(&mut out, COLUMNS.map(of).into())?;
+        }
+    }
+    table.finish(&mut out)?;
+    Ok(Exit::Ok)
+}
+
+async fn forget(door: &Door, command: &OneDomain) -> Result<Exit, Failure> {
+    let answer = door.act(Method::DELETE, &["v1", "policies", &command.domain]).await?;
+    let mut out = stdout().lock();
+    if command.json.json {
+        output::json(&mut out, &answer)?;
+    } else {
+        writeln!(out, "forgotten: {}", command.domain)?;
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,98 @@
+//! `staunch queue`: look at what waits, and act on it.
+
+use std::io::{Write, stdout};
+
+use serde_json::Value;
+
+use super::arguments::{Json, QueueAction, QueueCommand, QueueList, QueueShow, State};
+use super::door::{Door, with_door};
+use super::exit::{Exit, Failure};
+use super::output::{self, cell};
+use super::table::Table;
+use crate::config::Loaded;
+
+const HEADINGS: [&str; 8] =
+    ["ID", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT ATTEMPT", "REASON", "LAST ANSWER"];
+
+pub(super) fn run(command: &QueueCommand, loaded: &Loaded) -> Result<Exit, Failure> {
+    with_door(&loaded.config.admin.socket, async |door| match command {
+        QueueCommand::List(command) => list(&door, command).await,
+        QueueCommand::Show(command) => show(&door, command).await,
+        QueueCommand::Retry(action) => act(&door, "retry", action).await,
+        QueueCommand::Delete(action) => act(&door, "delete", action).await,
+    })
+}
+
+async fn list(door: &Door, command: &QueueList) -> Result<Exit, Failure> {
+    let limit = command.limit.map(|limit| limit.to_string());
+    let query = [
+        ("domain", command.domain.as_deref()),
+        ("state", command.state.map(State::as_str)),
+        ("reason", command.reason.as_deref()),
+        ("limit", limit.as_deref()),
+    ];
+    let mut rows = door.stream(&["v1", "queue"], &query).await?;
+    let mut out = stdout().lock();
+    let mut table = Table::new(&HEADINGS);
+    while let Some(row) = rows.line().await? {
+        if command.json.json {
+            output::json(&mut out, &row)?;
+        } else {
+            table.row(&mut out, cells(&row))?;
+        }
+    }
+    table.finish(&mut out)?;
+    Ok(Exit::Ok)
+}
+
+fn cells(row: &Value) -> Vec<String> {
+    let of = |pointer| row.pointer(pointer).map_or_else(|| "-".to_owned(), cell);
+    // The null sender has no other name.
+    let is_notice = row.get("sender").and_then(Value::as_str) == Some("");
+    let sender = if is_notice { "<>".to_owned() } else { of("/sender") };
+    vec![
+        of("/id"),
+        sender,
+        of("/recipient"),
+        of("/state"),
+        of("/attempts"),
+        of("/next_attempt_at"),
+        of("/last/reason"),
+        of("/last/text"),
+    ]
+}
+
+async fn show(door: &Door, command: &QueueShow) -> Result<Exit, Failure> {
+    if command.body {
+        let mut body = door.stream(&["v1", "queue", &command.id, "body"], &[]).await?;
+        let mut out = stdout().lock();
+        while let Some(piece) = body.piece().await? {
+            out.write_all(&piece)?;
+        }
+        out.flush()?;
+        return Ok(Exit::Ok);
+    }
+    let message = door.get(&["v1", "queue", &command.id], &[]).await?;
+    print(&message, command.json)
+}
+
+async fn act(door: &Door, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
+    let answer = door.post(&["v1", "queue", verb], action).await?;
+    let count = answer.get("count").and_then(Value::as_u64).unwrap_or_default();
+    let mut out = stdout().lock();
+    if action.json.json {
+        output::json(&mut out, &answer)?;
+    } else {
+        writeln!(out, "{verb}: {count} recipient{}", if count == 1 { "" } else { "s" })?;
+    }
+    if count == 0 && !action.ids.is_empty() {
+        return Err(Failure::new(Exit::No, "no such message in the queue"));
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn print(value: &Value, format: Json) -> Result<Exit, Failure> {
+    let mut out = stdout().lock();
+    if format.json { output::json(&mut out, value) } else { output::object(&mut out, value) }?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,26 @@
+//! `staunch run`: the daemon.
+
+use crate::config::Loaded;
+use crate::{daemon, telemetry};
+
+use super::exit::{Exit, Failure};
+
+pub(super) fn run(loaded: &Loaded, level: Option<&str>) -> Result<Exit, Failure> {
+    if let Some(Err(reason)) = level.map(telemetry::filter) {
+        return Err(Failure::new(Exit::Usage, format!("--log-level: {reason}")));
+    }
+    loaded.check_files().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    telemetry::start(&loaded.config.log, level)
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    for complaint in loaded.complaints() {
+        tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
+    runtime
+        .block_on(daemon::run(loaded))
+        .map(|()| Exit::Ok)
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))
+}

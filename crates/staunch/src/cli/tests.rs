@@ -1,0 +1,75 @@
+//! The command line as it is typed.
+
+use clap::CommandFactory;
+
+use super::arguments::{Arguments, QueueCommand};
+use super::*;
+
+fn parse(line: &str) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_definition_is_sound_and_every_command_has_an_example() {
+    fn visit(command: &clap::Command) {
+        let has_subcommands = command.has_subcommands();
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(has_subcommands || help.contains("Example: "), "{}", command.get_name());
+        assert!(command.get_about().is_some(), "{}", command.get_name());
+        command.get_subcommands().for_each(visit);
+    }
+    Arguments::command().debug_assert();
+    visit(&Arguments::command());
+}
+
+#[test]
+fn bulk_actions_need_exactly_one_kind_of_choice() {
+    let cases = [
+        ("staunch queue retry", false),
+        ("staunch queue retry a b", true),
+        ("staunch queue retry --all", true),
+        ("staunch queue delete --domain x.example", true),
+        ("staunch queue delete --reason expired --json", true),
+        ("staunch queue delete a --all", false),
+        ("staunch queue delete --all --domain x.example", false),
+        ("staunch queue show a --body", true),
+        ("staunch queue show a --body --json", false),
+        ("staunch queue list --state sleeping", false),
+        ("staunch queue list --state held --limit 1 --config /x", true),
+        ("staunch --config /x run", true),
+        ("staunch run --config /x --log-level debug", true),
+        ("staunch policy lint-record", true),
+        ("staunch policy match --mx a", false),
+        ("staunch policy match --mx a --pattern -b", true),
+        ("staunch", false),
+        ("staunch sleep", false),
+    ];
+    for (line, want) in cases {
+        assert_eq!(parse(line).is_ok(), want, "{line}");
+    }
+}
+
+#[test]
+fn a_bulk_action_s_request_says_only_what_was_chosen() {
+    let cases = [
+        ("staunch queue retry a b", r#"{"ids":["a","b"]}"#),
+        ("staunch queue retry --domain x.example", r#"{"domain":"x.example"}"#),
+        ("staunch queue retry --all --json", r#"{"all":true}"#),
+    ];
+    for (line, want) in cases {
+        let Command::Queue(QueueCommand::Retry(action)) = parse(line).unwrap().command else {
+            panic!("{line}")
+        };
+        assert_eq!(serde_json::to_string(&action).unwrap(), want);
+    }
+}
+
+#[test]
+fn mistakes_and_help_end_as_sysexits_wants() {
+    let exit = |line| usage(&parse(line).unwrap_err());
+    assert_eq!(exit("staunch --nonsense"), Exit::Usage);
+    assert_eq!(exit("staunch"), Exit::Usage);
+    assert_eq!(exit("staunch --help"), Exit::Ok);
+    assert_eq!(exit("staunch --version"), Exit::Ok);
+    assert_eq!(exit("staunch queue list --help"), Exit::Ok);
+}
