@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use world::load::{Arrival, Corpus, Load, Sink, SinkTls, Sizes};
+use world::load::{Arrival, Corpus, Envelope, Load, Sink, SinkTls, Sizes};
 use world::real::process::PeakMemory;
 use world::real::{Postfix, PostfixSetup, Usage};
 use world::{Leaf, Relay, World};
@@ -168,7 +168,7 @@ impl Running {
 /// One contestant in a fresh world.
 async fn run(contestant: Contestant, plan: &Plan) -> Figures {
     let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;
-    let corpus = Arc::new(Corpus::new("ann@load.test", Sizes::Fixed(MESSAGE_OCTETS)));
+    let corpus = Arc::new(Corpus::new(Sizes::Fixed(MESSAGE_OCTETS)));
     let tls = SinkTls::Offered(world.pki.issue(&Leaf::named(SINK_HOST)));
     let sink = Sink::start(SocketAddr::from((SINK, 0)), tls, Arc::clone(&corpus)).await;
     let sink = sink.expect("an address in 127.0.0.0/8 can be bound");
@@ -177,12 +177,9 @@ async fn run(contestant: Contestant, plan: &Plan) -> Figures {
     let memory = PeakMemory::watch(relay.pid());
     let (before, own_before) = (Usage::of_tree(relay.pid()), own_cpu());
     let start = Instant::now();
-    let load = Load::new(
-        relay.address(),
-        plan.connections,
-        corpus,
-        Arc::new(|id| format!("user{id}@sink.test")),
-    );
+    let envelope =
+        |id| Envelope { from: "ann@load.test".to_owned(), to: format!("user{id}@sink.test") };
+    let load = Load::new(relay.address(), plan.connections, corpus, Arc::new(envelope));
     load.run(plan.messages).await;
     let accepted = start.elapsed();
     assert_eq!(load.acknowledged().len() as u64, plan.messages, "{contestant:?} refused some");

@@ -21,7 +21,7 @@ use std::time::Duration;
 use servers::Servers;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
-use world::load::{Corpus, Load, Sizes};
+use world::load::{Corpus, Envelope, Load, Sizes};
 use world::{Relay, World};
 
 const SENDER: &str = "ann@home.test";
@@ -48,10 +48,11 @@ async fn mail_between_two_postfixes_is_verified_and_unchanged() {
     let relay = world.relay(&servers.staunch_configuration()).await;
     let (front, mailboxes) = (servers.start_front(relay.listener()), servers.mailboxes());
 
-    let corpus = Arc::new(Corpus::new(SENDER, Sizes::People));
+    let corpus = Arc::new(Corpus::new(Sizes::People));
     let count = message_count();
-    let to = |id: u64| format!("user{}@good.test", id % 5);
-    let load = Load::new(servers::FRONT, 4, Arc::clone(&corpus), Arc::new(to));
+    let envelope =
+        |id: u64| Envelope { from: SENDER.to_owned(), to: format!("user{}@good.test", id % 5) };
+    let load = Load::new(servers::FRONT, 4, Arc::clone(&corpus), Arc::new(envelope));
     load.run(count).await;
     assert_eq!(load.acknowledged().len() as u64, count, "the front takes them all");
 

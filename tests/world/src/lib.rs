@@ -18,6 +18,7 @@ mod pki;
 mod policy_host;
 pub mod real;
 mod relay;
+pub mod replay;
 mod tasks;
 mod tls;
 

@@ -19,8 +19,17 @@ const RECONNECT: Duration = Duration::from_secs(60);
 /// Pause between two of these tries.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// To whom message `id` goes.
-pub type Recipients = Arc<dyn Fn(u64) -> String + Send + Sync>;
+/// From whom to whom a message goes.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The reverse path, without angle brackets.
+    pub from: String,
+    /// The one recipient.
+    pub to: String,
+}
+
+/// The envelope of each message.
+pub type Envelopes = Arc<dyn Fn(u64) -> Envelope + Send + Sync>;
 
 /// A message that the server took responsibility for.
 #[derive(Clone, Debug)]
@@ -41,8 +50,8 @@ pub struct Load {
     pub connections: usize,
     /// The messages.
     pub corpus: Arc<Corpus>,
-    /// Their recipients.
-    pub recipients: Recipients,
+    /// Their envelopes.
+    pub envelopes: Envelopes,
     next: AtomicU64,
     stopped: AtomicBool,
     acknowledged: Log<Acknowledged>,
@@ -61,13 +70,13 @@ impl Load {
         server: SocketAddr,
         connections: usize,
         corpus: Arc<Corpus>,
-        recipients: Recipients,
+        envelopes: Envelopes,
     ) -> Arc<Self> {
         Arc::new(Self {
             server,
             connections,
             corpus,
-            recipients,
+            envelopes,
             next: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             acknowledged: Log::default(),
@@ -144,8 +153,8 @@ impl Load {
                 break;
             }
             let message = self.corpus.message(id);
-            let recipient = (self.recipients)(id);
-            let reply = session.submit(self.corpus.sender(), &recipient, &message).await?;
+            let envelope = (self.envelopes)(id);
+            let reply = session.submit(&envelope, &message).await?;
             if reply.starts_with("250") {
                 self.acknowledged.push(Acknowledged { id, reply, at: Instant::now() });
             } else {
@@ -173,9 +182,9 @@ impl Session {
     }
 
     /// Submits one message and returns the reply that decided its fate.
-    async fn submit(&mut self, from: &str, to: &str, message: &[u8]) -> io::Result<String> {
-        let mail = format!("MAIL FROM:<{from}>\r\n");
-        let rcpt = format!("RCPT TO:<{to}>\r\n");
+    async fn submit(&mut self, envelope: &Envelope, message: &[u8]) -> io::Result<String> {
+        let mail = format!("MAIL FROM:<{}>\r\n", envelope.from);
+        let rcpt = format!("RCPT TO:<{}>\r\n", envelope.to);
         let replies = if self.pipelining {
             self.write(format!("{mail}{rcpt}DATA\r\n").as_bytes()).await?;
             [self.reply().await?, self.reply().await?, self.reply().await?]

@@ -8,5 +8,5 @@ mod generator;
 mod sink;
 
 pub use corpus::{Corpus, Sizes};
-pub use generator::{Acknowledged, Load, Recipients};
+pub use generator::{Acknowledged, Envelope, Envelopes, Load};
 pub use sink::{Arrival, Sink, SinkTls};

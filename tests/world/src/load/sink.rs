@@ -25,8 +25,8 @@ const REFUSED_LOCAL_PART: &[u8] = b"bounce";
 pub struct Arrival {
     /// The number of the message, or of the message that this notice (from `<>`) is about.
     pub id: Option<u64>,
-    /// Came from `<>`.
-    pub notice: bool,
+    /// If it came from `<>`: the notice's own Message-ID.
+    pub notice: Option<String>,
     /// Every octet is as it was submitted; for a notice: it tells of one failed recipient.
     pub intact: bool,
     /// Came over TLS.
@@ -193,17 +193,19 @@ impl<'a> Session<'a> {
             self.shared.corpus.check(&message)
         };
         let (id, intact) = checked.map_or((None, false), |(id, intact)| (Some(id), intact));
+        let notice = self.notice.then(|| message_id(&message));
         self.shared.arrivals.push(Arrival {
             id,
-            notice: self.notice,
+            notice,
             intact,
             tls: self.tls,
             at: Instant::now(),
         });
         self.in_data = false;
         self.recipients = 0;
+        let kind = if self.notice { "notice" } else { "message" };
         let name = id.map_or_else(|| "unknown".to_owned(), |id| id.to_string());
-        self.output.extend_from_slice(format!("250 2.0.0 took {name}\r\n").as_bytes());
+        self.output.extend_from_slice(format!("250 2.0.0 took {kind} {name}\r\n").as_bytes());
     }
 
     fn command(&mut self, line: &[u8]) -> Option<End> {
@@ -254,6 +256,13 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The value of the first Message-ID field; empty if there is none.
+fn message_id(message: &[u8]) -> String {
+    let at = memmem::find(message, b"Message-ID: ").map(|at| at + b"Message-ID: ".len());
+    let line = at.and_then(|at| message[at..].split(|&byte| byte == b'\r').next());
+    String::from_utf8_lossy(line.unwrap_or_default()).into_owned()
+}
+
 fn unstuffed(data: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len());
     let mut rest = data.strip_prefix(b".").unwrap_or(data);
@@ -270,19 +279,22 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::load::{Load, Sizes};
+    use crate::load::{Envelope, Load, Sizes};
 
     #[tokio::test]
     async fn what_goes_in_comes_out_once_and_whole() {
-        let corpus = Arc::new(Corpus::new("ann@sender.test", Sizes::Quick));
+        let corpus = Arc::new(Corpus::new(Sizes::Quick));
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let sink = Sink::start(anywhere, SinkTls::Never, Arc::clone(&corpus)).await.unwrap();
-        let to = |id: u64| format!("{}@sink.test", if id == 7 { "bounce" } else { "bob" });
-        let load = Load::new(sink.address(), 4, corpus, Arc::new(to));
+        let envelope = |id: u64| Envelope {
+            from: "ann@load.test".to_owned(),
+            to: format!("{}@sink.test", if id == 7 { "bounce" } else { "bob" }),
+        };
+        let load = Load::new(sink.address(), 4, corpus, Arc::new(envelope));
         load.run(60).await;
         assert_eq!((load.acknowledged().len(), load.refused()), (59, 1));
         let mut ids = sink.arrivals().read(|all| {
-            assert!(all.iter().all(|arrival| arrival.intact && !arrival.notice));
+            assert!(all.iter().all(|arrival| arrival.intact && arrival.notice.is_none()));
             all.iter().filter_map(|arrival| arrival.id).collect::<Vec<_>>()
         });
         ids.sort_unstable();

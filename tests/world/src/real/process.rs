@@ -23,6 +23,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Proportional set size of all of them now, in KiB.
     pub pss_kib: u64,
+    /// Resident set size of all of them now, in KiB; what they share counts for each.
+    pub resident_kib: u64,
 }
 
 impl Usage {
@@ -32,13 +34,18 @@ impl Usage {
         for pid in tree(root) {
             usage.cpu_seconds += cpu_seconds(pid);
             usage.pss_kib += pss_kib(pid);
+            usage.resident_kib += memory_kib(pid, "Rss:");
         }
         usage
     }
 
     /// Of one process, with its ended children but not with those that run.
     pub fn of_process(pid: u32) -> Self {
-        Self { cpu_seconds: cpu_seconds(pid), pss_kib: pss_kib(pid) }
+        Self {
+            cpu_seconds: cpu_seconds(pid),
+            pss_kib: pss_kib(pid),
+            resident_kib: memory_kib(pid, "Rss:"),
+        }
     }
 }
 
@@ -137,8 +144,13 @@ fn cpu_seconds(pid: u32) -> f64 {
 }
 
 fn pss_kib(pid: u32) -> u64 {
+    memory_kib(pid, "Pss:")
+}
+
+/// A sum from `/proc/PID/smaps_rollup`; 0 if the process is gone.
+fn memory_kib(pid: u32, field: &str) -> u64 {
     let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return 0 };
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 

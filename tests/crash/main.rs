@@ -1,0 +1,89 @@
+//! Nothing that was answered 250 is lost, whatever stops the program or the machine.
+//!
+//! ```text
+//! cargo test -p staunch --test crash -- kill9 rounds=10      kill -9 at random moments under load
+//! cargo test -p staunch --test crash -- bounces              kill -9 while 1,000 recipients bounce: one notice each
+//! cargo test -p staunch --test crash -- powerloss points=200 the disk as a power cut may leave it, many times
+//! cargo test -p staunch --test crash -- faults syncs=20      failing syncs, then a full disk
+//! ```
+//!
+//! `powerloss` needs strace; `faults` needs strace, root and loop mounts. `seed=N` repeats a run's random choices. Not part of
+//! `cargo test --workspace`: `.ci/run` calls it by name. How the disk is modelled: `docs/testing.md`.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a test program prints, and fails by panicking"
+)]
+
+mod bounces;
+mod faults;
+mod kill9;
+mod powerloss;
+mod scene;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use world::replay::Random;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// How often `kill9` and `bounces` kill.
+    rounds: u64,
+    /// Random points of `powerloss`.
+    points: usize,
+    /// Points of `powerloss` right after a 250; all if not given.
+    acknowledged_points: usize,
+    /// How many first syncs `faults` lets fail, one at a time.
+    syncs: u64,
+    random: Random,
+}
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let part = arguments.next().unwrap_or_default();
+    let plan = plan(arguments);
+    match part.as_str() {
+        "kill9" => kill9::run(plan).await,
+        "bounces" => bounces::run(plan).await,
+        "powerloss" => powerloss::run(plan).await,
+        "faults" => faults::run(plan).await,
+        other => panic!("{other:?} is not kill9, bounces, powerloss or faults"),
+    }
+    println!("\n{part}: ok");
+}
+
+fn plan(arguments: impl Iterator<Item = String>) -> Plan {
+    let mut seed = seed_of_the_day();
+    let mut plan = Plan {
+        rounds: 10,
+        points: 200,
+        acknowledged_points: usize::MAX,
+        syncs: 20,
+        random: Random::new(0),
+    };
+    for argument in arguments {
+        let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
+        let number: u64 = value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
+        let small = usize::try_from(number).expect("small");
+        match name {
+            "rounds" => plan.rounds = number,
+            "points" => plan.points = small,
+            "acknowledged" => plan.acknowledged_points = small,
+            "syncs" => plan.syncs = number,
+            "seed" => seed = number,
+            _ => panic!("no such argument: {name}"),
+        }
+    }
+    println!("seed={seed}");
+    plan.random = Random::new(seed);
+    plan
+}
+
+#[expect(clippy::disallowed_methods, reason = "another seed each time is what is wanted")]
+fn seed_of_the_day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
