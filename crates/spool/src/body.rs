@@ -35,7 +35,7 @@ struct Stored {
 /// The body, or its first `limit` octets if it is a row.
 fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<Stored, StoreError> {
     let mut select = db.prepare_cached(
-        "SELECT m.place, m.size, substr(b.body, 1, ?2)
+        "SELECT m.place, m.size, b.seq IS NOT NULL, substr(b.body, 1, ?2)
          FROM messages m LEFT JOIN bodies b ON b.seq = m.seq WHERE m.id = ?1",
     )?;
     let found = select
@@ -50,11 +50,16 @@ fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<Stored, StoreErr
 fn read(columns: &mut Columns<'_, '_>) -> Result<Stored, StoreError> {
     let place = rows::body_ref(columns.next()?)?;
     let size = count(columns.next()?)?;
-    let bytes: Option<Vec<u8>> = columns.next()?;
-    if (place == BodyRef::File) == bytes.is_some() {
-        return Err(StoreError::Corrupt { what: "body" });
+    let has_row: bool = columns.next()?;
+    // Of an empty body, SQLite makes null.
+    let bytes = columns.next::<Option<Vec<u8>>>()?.unwrap_or_default();
+    match (place, has_row) {
+        (BodyRef::Inline, true) => Ok(Stored { bytes: Some(bytes), size }),
+        (BodyRef::File, false) => Ok(Stored { bytes: None, size }),
+        (BodyRef::Inline, false) | (BodyRef::File, true) => {
+            Err(StoreError::Corrupt { what: "body" })
+        }
     }
-    Ok(Stored { bytes, size })
 }
 
 pub(crate) fn open(db: &Connection, layout: &Layout, id: MessageId) -> Result<Body, StoreError> {

@@ -104,6 +104,22 @@ pub(crate) fn expired(db: &Connection, want: &Want<'_>) -> Result<DuePage, Store
     page(&mut *db.prepare_cached(select_due!("r.expires_at <= ?2"))?, db, want)
 }
 
+/// When something is due in the lane that is not due at `after` yet.
+pub(crate) fn next_due(
+    db: &Connection,
+    lane: &LaneKey,
+    after: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    let Some(lane) = lane_row(db, lane)? else { return Ok(None) };
+    let due: Option<i64> = db
+        .prepare_cached(
+            "SELECT min(due_at) FROM recipients INDEXED BY recipients_due
+             WHERE lane = ?1 AND state = 0 AND due_at > ?2",
+        )?
+        .query_row(params![lane, after.as_millisecond()], |row| row.get(0))?;
+    optional_time(due)
+}
+
 fn page(
     select: &mut Statement<'_>,
     db: &Connection,

@@ -117,6 +117,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// An error while reading the file that [`crate::Body::File`] holds.
+    pub fn reading_a_body(source: io::Error) -> Self {
+        Self::io("reading a body", source)
+    }
+
     pub(crate) fn io(action: &'static str, source: io::Error) -> Self {
         let full = matches!(
             source.kind(),

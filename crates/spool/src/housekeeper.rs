@@ -34,6 +34,7 @@ pub(crate) enum Which {
 pub(crate) enum Chore {
     Checkpoint(Which),
     Remove(PathBuf),
+    Stop,
 }
 
 /// The writer's view of its log: how to keep it short without copying it itself.
@@ -128,10 +129,12 @@ impl Housekeeper {
         self.chores.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the thread after the chore it is at; what is left is done at the next start.
+    /// Ends the thread after the chores it has, but not the sweep: the next start does that again.
     pub(crate) fn close(&self) {
         self.stop.store(true, Ordering::Release);
-        drop(self.chores.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The thread can only have ended already.
+        let _ = chores.map(|chores| chores.send(Chore::Stop));
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -160,6 +163,9 @@ impl Broom {
             }
         }
         while let Ok(chore) = self.incoming.recv() {
+            if matches!(chore, Chore::Stop) {
+                return;
+            }
             self.attend(chore);
         }
     }
@@ -175,6 +181,8 @@ impl Broom {
             }
             Chore::Checkpoint(Which::Queue) => self.shorten(&self.queue),
             Chore::Checkpoint(Which::Policies) => self.shorten(&self.policies),
+            // The sweep looks at the flag that was set before this was sent.
+            Chore::Stop => {}
         }
     }
 

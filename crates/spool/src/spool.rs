@@ -255,6 +255,20 @@ impl Spool {
         self.inner.readers.read(|db| due::next(db, &want))
     }
 
+    /// When the next queued recipient of a lane is due that is not due at `after` yet. Blocks for a
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn next_due(
+        &self,
+        lane: &LaneKey,
+        after: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(|db| due::next_due(db, lane, after))
+    }
+
     /// Up to `limit` queued recipients of a lane that are too old at `at`, whether due or not.
     ///
     /// # Errors

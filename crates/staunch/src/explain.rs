@@ -1,1 +1,398 @@
-//! Not written yet.
+//! What would happen to mail for this address now, step by step? (`staunch explain`)
+//!
+//! This is the walk that delivers, with its steps written down: the same route, policy, hosts,
+//! authorization, connection and admission, in the same functions. Only the transaction is left out.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use policy::sts::RecordError;
+use policy::sts::keep::TxtAnswer;
+use policy::{Asked, Observed, ObservedTls, Proof, authorize};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use smtp::{AddressError, Domain, HostName, HostNameError, Mailbox};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::attempt;
+use crate::config::{Config, TlsFloor};
+use crate::connect::Starttls;
+use crate::daemon::{RunError, assemble};
+use crate::hosts::{self, Candidate};
+use crate::outcome::{AttemptError, Fate, HostError, Problem, Walk};
+use crate::policy_store::{Consulted, PolicyVerdict, Source};
+use crate::relay::Relay;
+use crate::requirement;
+use crate::resolve::Freshness;
+use crate::route::{self, Leg};
+
+/// What is asked.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Question {
+    /// A mailbox or a domain.
+    pub(crate) address: String,
+    /// Also connect, up to EHLO under TLS?
+    #[serde(default)]
+    pub(crate) connect: bool,
+    /// Who would send it.
+    #[serde(default)]
+    pub(crate) sender: Option<String>,
+    /// As if the sender asked for authenticated TLS.
+    #[serde(default)]
+    pub(crate) require_tls: bool,
+}
+
+/// The question makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadQuestion {
+    /// Not an address.
+    #[error("{0:?}: {1}")]
+    Address(String, AddressError),
+    /// Not a domain.
+    #[error("{0:?}: {1}")]
+    Domain(String, HostNameError),
+    /// `[192.0.2.1]` takes no mail from us.
+    #[error("{0:?}: mail to address literals is refused (address_literal_refused)")]
+    Literal(String),
+}
+
+/// The walk without a daemon: with what the data directory remembers, if nobody else works in it.
+///
+/// # Errors
+///
+/// [`RunError`] when it cannot be begun.
+pub(crate) async fn walk_alone(config: &Config, question: Question) -> Result<Value, AloneError> {
+    let stored = config.data_dir.join("queue.db").exists();
+    let at_home = stored.then(|| spool::Spool::open(&config.data_dir, spool::Options::default()));
+    let scratch = std::env::temp_dir().join(format!("staunch-explain-{}", std::process::id()));
+    let spool = match at_home {
+        Some(Ok(spool)) => spool,
+        Some(Err(_)) | None => spool::Spool::open(&scratch, spool::Options::default())
+            .map_err(RunError::from)?,
+    };
+    let (_config, config) = watch::channel(Arc::new(config.clone()));
+    let (relay, _events) = assemble(config, spool)?;
+    let answer = walk(&relay, question).await;
+    relay.spool.close();
+    let _none = std::fs::remove_dir_all(&scratch);
+    Ok(answer?)
+}
+
+/// Why there is no answer without a daemon.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AloneError {
+    /// The walk could not be begun.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// It was not worth beginning.
+    #[error(transparent)]
+    Question(#[from] BadQuestion),
+}
+
+impl AloneError {
+    /// The exit code.
+    pub(crate) fn exit(&self) -> crate::cli::Exit {
+        match self {
+            Self::Run(error) => error.exit(),
+            Self::Question(_) => crate::cli::Exit::BadInput,
+        }
+    }
+}
+
+/// Walks, and writes down what each step found.
+///
+/// # Errors
+///
+/// [`BadQuestion`].
+pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, BadQuestion> {
+    let domain = domain_of(&question.address)?;
+    let config = relay.config();
+    let next_hop = route::next_hop(&config, &domain);
+    let floor = if question.require_tls { TlsFloor::Verify } else { next_hop.floor };
+    let mut tale = Tale::new();
+    tale.step("route", next_hop.lane.as_str());
+    let mut walk = Walk::default();
+    for leg in &next_hop.legs {
+        let asked = match ask_policy(relay, &config, leg, floor, &mut tale).await {
+            Ok(asked) => asked,
+            Err(error) => {
+                walk.leg_failed(error);
+                continue;
+            }
+        };
+        match hosts::candidates(relay, &config, leg, &asked).await {
+            Ok(candidates) => {
+                tale.step("mx", &format!("{} hosts", candidates.len()));
+                let guide = Guide { relay, config: &config, asked: &asked, question: &question };
+                for candidate in &candidates {
+                    guide.look_at(candidate, &mut walk, &mut tale).await;
+                }
+            }
+            Err(error) => {
+                tale.step("mx", error.problem().text.as_str());
+                walk.leg_failed(error);
+            }
+        }
+    }
+    let (verdict, reason) = match tale.best {
+        Some(verdict) => (verdict, Value::Null),
+        None => {
+            let error = walk.into_error(|| hosts::evidence(relay, &domain));
+            let verdict = match error.verdict().0 {
+                Fate::Defer => "defer",
+                Fate::Fail => "reject",
+            };
+            (verdict, json!(error.problem().reason.as_str()))
+        }
+    };
+    Ok(json!({
+        "address": question.address,
+        "domain": domain.as_str(),
+        "sender": question.sender,
+        "next_hop": next_hop.lane.as_str(),
+        "verdict": verdict,
+        "reason": reason,
+        "mta_sts": tale.mta_sts,
+        "dane": Value::Null,
+        "rules": [],
+        "mx": tale.mx,
+        "steps": tale.steps,
+    }))
+}
+
+fn domain_of(address: &str) -> Result<HostName, BadQuestion> {
+    if address.contains('@') {
+        let mailbox =
+            Mailbox::parse(address).map_err(|error| BadQuestion::Address(address.into(), error))?;
+        return match mailbox.domain() {
+            Domain::Name(name) => Ok(name.clone()),
+            Domain::Literal(_) => Err(BadQuestion::Literal(address.into())),
+        };
+    }
+    HostName::parse(address).map_err(|error| BadQuestion::Domain(address.into(), error))
+}
+
+/// What was found so far.
+struct Tale {
+    since: Instant,
+    steps: Vec<Value>,
+    mta_sts: Value,
+    mx: Vec<Value>,
+    /// The verdict, once a host was found that would be used.
+    best: Option<&'static str>,
+}
+
+impl Tale {
+    fn new() -> Self {
+        let since = Instant::now();
+        Self { since, steps: Vec::new(), mta_sts: Value::Null, mx: Vec::new(), best: None }
+    }
+
+    /// Writes a step down with the time since the one before.
+    fn step(&mut self, step: &str, result: &str) {
+        let now = Instant::now();
+        let took = now.duration_since(self.since).as_millis();
+        self.since = now;
+        let took = u64::try_from(took).unwrap_or(u64::MAX);
+        self.steps.push(json!({ "step": step, "took_ms": took, "result": result }));
+    }
+}
+
+async fn ask_policy(
+    relay: &Relay,
+    config: &Config,
+    leg: &Leg,
+    floor: TlsFloor,
+    tale: &mut Tale,
+) -> Result<Asked, AttemptError> {
+    let domain = leg.policy_domain();
+    if let Some(domain) = domain {
+        let consulted = relay.policies.consult(domain, Freshness::Cached).await;
+        let result = match &consulted.verdict {
+            PolicyVerdict::Policy(kept) => format!("policy, mode {}", kept.policy().mode()),
+            PolicyVerdict::None(_) => "no policy".to_owned(),
+            PolicyVerdict::Defer(defer) => defer.text.to_string(),
+        };
+        tale.step("mta_sts", &result);
+        tale.mta_sts = mta_sts(&consulted);
+    }
+    requirement::asked(config, &relay.policies, domain, floor, Freshness::Cached)
+        .await
+        .map_err(AttemptError::Policy)
+}
+
+fn mta_sts(consulted: &Consulted) -> Value {
+    let (policy, fetched_at, expires_at) = match &consulted.verdict {
+        PolicyVerdict::Policy(kept) => {
+            let policy = json!({
+                "mode": kept.policy().mode().to_string(),
+                "max_age": kept.policy().max_age().as_secs(),
+                "mx": kept.policy().mx().iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "id": kept.id().to_string(),
+            });
+            (policy, time(kept.fetched_at()), time(kept.expires_at()))
+        }
+        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => {
+            (Value::Null, Value::Null, Value::Null)
+        }
+    };
+    let record = match &consulted.record {
+        Some(TxtAnswer::Usable(id)) => json!(format!("v=STSv1; id={id};")),
+        Some(TxtAnswer::Unusable(_) | TxtAnswer::Failed(_)) | None => Value::Null,
+    };
+    let error = match (&consulted.failure, &consulted.record, &consulted.verdict) {
+        (Some(failure), _, _) => json!(failure.as_str()),
+        (None, _, PolicyVerdict::Defer(defer)) => json!(defer.text.as_str()),
+        (None, Some(TxtAnswer::Failed(text)), _) => json!(text.as_str()),
+        (None, Some(TxtAnswer::Unusable(RecordError::NoRecord)), _) => Value::Null,
+        (None, Some(TxtAnswer::Unusable(error)), _) => json!(error.to_string()),
+        (None, Some(TxtAnswer::Usable(_)) | None, _) => Value::Null,
+    };
+    let source = match consulted.source {
+        Source::Cache => "cache",
+        Source::Fetch => "fetch",
+        Source::None => "none",
+    };
+    json!({
+        "record": record,
+        "policy": policy,
+        "source": source,
+        "fetched_at": fetched_at,
+        "expires_at": expires_at,
+        "error": error,
+    })
+}
+
+fn time(time: Timestamp) -> Value {
+    json!(time.to_string())
+}
+
+/// What the look at each host shares.
+struct Guide<'a> {
+    relay: &'a Relay,
+    config: &'a Config,
+    asked: &'a Asked,
+    question: &'a Question,
+}
+
+impl Guide<'_> {
+    async fn look_at(&self, candidate: &Candidate, walk: &mut Walk, tale: &mut Tale) {
+        let mx = &candidate.located.mx;
+        let mut seen = Seen::default();
+        let result = self.try_host(candidate, &mut seen).await;
+        let problem: Option<Problem> = result.as_ref().err().map(|error| error.problem(mx));
+        let outcome = match (&result, self.question.connect) {
+            (Ok(_), true) => "admitted",
+            (Ok(_), false) => "would_connect",
+            (Err(HostError::Refused(_)), _) => "refused",
+            (Err(_), _) => "failed",
+        };
+        let text = problem.as_ref().map_or(outcome, |problem| problem.text.as_str()).to_owned();
+        tale.step(&format!("host {mx}"), &text);
+        tale.mx.push(json!({
+            "host": mx.to_string(),
+            "preference": candidate.preference,
+            "addresses": seen.addresses,
+            "listed": self.listed(mx),
+            "requirement": requirement_word(self.asked),
+            "outcome": outcome,
+            "reason": problem.map(|problem| problem.reason.as_str()),
+            "tls": seen.tls,
+        }));
+        match result {
+            // The first one that would be used decides.
+            Ok(verdict) => {
+                tale.best.get_or_insert(verdict);
+            }
+            Err(error) => walk.host_failed(mx, error),
+        }
+    }
+
+    /// As `attempt` does it, up to the transaction.
+    async fn try_host(
+        &self,
+        candidate: &Candidate,
+        seen: &mut Seen,
+    ) -> Result<&'static str, HostError> {
+        let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
+        let addresses = hosts::locate(self.relay, self.config, &mx, candidate.port).await?;
+        seen.addresses = addresses.iter().map(|address| address.ip().to_string()).collect();
+        if !self.question.connect {
+            return Ok(expected_verdict(self.asked));
+        }
+        let (relay, config, port) = (self.relay, self.config, candidate.port);
+        let mut admitted = attempt::open(relay, config, mx, port, Starttls::Use).await?;
+        if let Observed::Tls(tls) = &*admitted.connection_mut().observed {
+            seen.tls = shown_tls(tls);
+        }
+        let verdict = match admitted.proof() {
+            Proof::VerifiedPkix => "verified",
+            Proof::Encrypted => "encrypted",
+            Proof::Plain => "opportunistic",
+        };
+        relay.pool.retire(admitted.into_connection());
+        Ok(verdict)
+    }
+
+    /// Does the policy list the host? `null` where there is no policy.
+    fn listed(&self, mx: &Domain) -> Value {
+        let lists = || self.asked.binding.listings().chain(self.asked.shadow.listings());
+        match mx.name() {
+            Some(name) if lists().next().is_some() => json!(lists().all(|list| list.allows(name))),
+            Some(_) | None => Value::Null,
+        }
+    }
+}
+
+/// What was seen of a host.
+#[derive(Default)]
+struct Seen {
+    addresses: Vec<String>,
+    tls: Value,
+}
+
+fn requirement_word(asked: &Asked) -> &'static str {
+    match expected_verdict(asked) {
+        "verified" => "verify",
+        "encrypted" => "encrypt",
+        other => other,
+    }
+}
+
+/// What mail will get at least, if the host keeps to it.
+fn expected_verdict(asked: &Asked) -> &'static str {
+    if asked.binding.identity() != policy::Identity::None {
+        "verified"
+    } else if asked.binding.needs_tls() {
+        "encrypted"
+    } else {
+        "opportunistic"
+    }
+}
+
+fn shown_tls(tls: &ObservedTls) -> Value {
+    let certificate = tls.chain.first().and_then(|der| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+        let names = parsed.subject_alternative_name().ok().flatten().map(|names| {
+            let shown = |name: &x509_parser::extensions::GeneralName<'_>| {
+                smtp::RemoteText::new(&name.to_string()).to_string()
+            };
+            names.value.general_names.iter().take(20).map(shown).collect::<Vec<_>>()
+        });
+        let at = |time: x509_parser::time::ASN1Time| {
+            Timestamp::from_second(time.timestamp()).map(|time| time.to_string()).ok()
+        };
+        Some(json!({
+            "names": names,
+            "issuer": smtp::RemoteText::new(&parsed.issuer().to_string()).as_str(),
+            "not_before": at(parsed.validity().not_before),
+            "not_after": at(parsed.validity().not_after),
+        }))
+    });
+    json!({
+        "version": tls.version.as_str(),
+        "group": Value::Null,
+        "certificate": certificate,
+    })
+}

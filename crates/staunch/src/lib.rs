@@ -11,12 +11,16 @@ mod clock;
 mod config;
 mod connect;
 mod connection;
+mod daemon;
+mod events;
 mod explain;
 mod fetch;
+mod hosts;
 mod outcome;
 mod policy_store;
 mod pool;
 mod queue;
+mod relay;
 mod requirement;
 mod resolve;
 mod route;
@@ -24,3 +28,11 @@ mod schedule;
 mod telemetry;
 mod tls;
 mod transmit;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The whole program: the daemon and every command. `arguments` begin with the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    cli::main(arguments)
+}

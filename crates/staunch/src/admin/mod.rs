@@ -1,1 +1,157 @@
-//! Not written yet.
+//! The door for the command line: HTTP over a unix socket that only the operator's group may open.
+//!
+//! Answers are JSON; what may be long comes as one object a line, read from the store page by page,
+//! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
+
+mod policies;
+mod queue;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use spool::Health;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::RunError;
+use crate::explain::{self, Question};
+use crate::relay::Relay;
+
+/// Owner and group; others have no business with the queue.
+const SOCKET_MODE: u32 = 0o660;
+/// The group that may use the command line, where the system has it.
+const SOCKET_GROUP: &str = "staunch-admin";
+
+/// Opens the door at `path`. A socket that a daemon left behind is replaced: the lock on the data
+/// directory says that no other one runs.
+///
+/// # Errors
+///
+/// [`RunError::Admin`].
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
+    let failed = |source| RunError::Admin { path: path.to_owned(), source };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    if let Some(group) = group_id(SOCKET_GROUP) {
+        // Not being allowed to is no reason not to start: the owner still has the door.
+        let _owner_only = std::os::unix::fs::chown(path, None, Some(group));
+    }
+    Ok(listener)
+}
+
+/// From the group file: a static binary has no other way.
+fn group_id(name: &str) -> Option<u32> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// Answers until `stop`.
+pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: CancellationToken) {
+    let service = axum::serve(listener, router(relay))
+        .with_graceful_shutdown(async move { stop.cancelled().await });
+    if let Err(error) = service.await {
+        tracing::error!(event = "admin_failed", %error, "the command line cannot reach the daemon");
+    }
+}
+
+fn router(relay: Arc<Relay>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/v1/queue", get(queue::list))
+        .route("/v1/queue/{id}", get(queue::show))
+        .route("/v1/queue/{id}/body", get(queue::body))
+        .route("/v1/queue/retry", post(queue::retry))
+        .route("/v1/queue/delete", post(queue::delete))
+        .route("/v1/policies", get(policies::list))
+        .route("/v1/policies/{domain}", get(policies::show).delete(policies::forget))
+        .route("/v1/policies/{domain}/refresh", post(policies::refresh))
+        .route("/v1/explain", get(explained))
+        .with_state(relay)
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+struct Refused {
+    status: StatusCode,
+    text: String,
+}
+
+impl Refused {
+    fn bad(text: impl ToString) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
+    }
+
+    fn missing(text: impl ToString) -> Self {
+        Self { status: StatusCode::NOT_FOUND, text: text.to_string() }
+    }
+
+    fn failed(text: impl ToString) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.to_string() }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.text }))).into_response()
+    }
+}
+
+/// The store blocks, so it is asked off the async threads.
+async fn ask_store<T: Send + 'static>(
+    relay: &Arc<Relay>,
+    query: impl FnOnce(&Relay) -> Result<T, spool::StoreError> + Send + 'static,
+) -> Result<T, Refused> {
+    let relay = Arc::clone(relay);
+    match tokio::task::spawn_blocking(move || query(&relay)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(Refused::failed(error)),
+        Err(error) => Err(Refused::failed(error)),
+    }
+}
+
+/// Is everything there that is needed to take mail?
+async fn ready(State(relay): State<Arc<Relay>>) -> Response {
+    let health = match relay.spool.health() {
+        Health::Good => "good",
+        Health::NoReserve => "disk_full",
+        Health::Poisoned => "poisoned",
+    };
+    let config = relay.config();
+    let free = relay.free.load(Ordering::Relaxed);
+    let has_room = free >= config.limits.disk_free_min;
+    let is_ready = health == "good" && has_room && !relay.broken.is_cancelled();
+    let body = json!({
+        "ready": is_ready,
+        "store": health,
+        "free_bytes": free,
+        "queued_messages": relay.messages.load(Ordering::Relaxed),
+        "hostname": config.hostname.to_string(),
+        "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),
+    });
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+async fn explained(
+    State(relay): State<Arc<Relay>>,
+    Query(question): Query<Question>,
+) -> Result<Json<Value>, Refused> {
+    explain::walk(&relay, question).await.map(Json).map_err(Refused::bad)
+}

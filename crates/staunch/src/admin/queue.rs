@@ -1,0 +1,290 @@
+//! The queue, looked at and acted upon.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use smtp::{Domain, HostName};
+use spool::{
+    Acted, Filter, LaneKey, LaneState, LaneTrouble, ListCursor, MessageId, Problem, QueueRow,
+    RecipientState, Selection, StoreError,
+};
+
+use super::{Refused, ask_store};
+use crate::clock;
+use crate::queue::Event;
+use crate::relay::{Counted, Relay};
+
+/// Recipients read at once.
+const PAGE: usize = 500;
+/// Octets of a body sent at once.
+const PIECE: usize = 64 * 1024;
+
+/// Which recipients to list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    domain: Option<String>,
+    state: Option<String>,
+    reason: Option<String>,
+    limit: Option<u64>,
+}
+
+/// Where a listing stands.
+struct Listing {
+    relay: Arc<Relay>,
+    filter: Filter,
+    wanted: Wanted,
+    /// Lanes that wait: their cause and time hold for all who wait in them.
+    troubles: HashMap<LaneKey, LaneTrouble>,
+    left: u64,
+    at: At,
+}
+
+enum At {
+    Start,
+    After(ListCursor),
+    End,
+}
+
+pub(super) async fn list(
+    State(relay): State<Arc<Relay>>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Refused> {
+    let state = match wanted.state.as_deref() {
+        None | Some("sending") => None,
+        Some("queued") => Some(RecipientState::Queued),
+        Some("held") => Some(RecipientState::Held),
+        Some(other) => return Err(Refused::bad(format!("state: {other:?} is not a state"))),
+    };
+    let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
+    let troubles = ask_store(&relay, troubles).await?;
+    let filter = Filter { domain, state, ..Filter::default() };
+    let left = wanted.limit.unwrap_or(u64::MAX);
+    let listing = Listing { relay, filter, wanted, troubles, left, at: At::Start };
+    Ok(Body::from_stream(stream::try_unfold(listing, next_lines)).into_response())
+}
+
+fn troubles(relay: &Relay) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
+    let failing = |lane: spool::LaneSummary| match lane.state {
+        LaneState::Failing(trouble) => Some((lane.key, trouble)),
+        LaneState::Healthy => None,
+    };
+    Ok(relay.spool.lanes()?.into_iter().filter_map(failing).collect())
+}
+
+async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, String> {
+    let after = match listing.at {
+        At::Start => None,
+        At::After(cursor) => Some(cursor),
+        At::End => return Ok(None),
+    };
+    let filter = listing.filter.clone();
+    let page = ask_store(&listing.relay, move |relay| relay.spool.list(&filter, after, PAGE))
+        .await
+        .map_err(|refused| refused.text)?;
+    let mut lines = Vec::new();
+    for row in &page.rows {
+        let line = shown(&listing.relay, row, listing.troubles.get(&row.lane));
+        if listing.left > 0 && listing.wanted.fits(&line) {
+            listing.left -= 1;
+            lines.extend_from_slice(line.to_string().as_bytes());
+            lines.push(b'\n');
+        }
+    }
+    listing.at = match page.next {
+        Some(cursor) if listing.left > 0 => At::After(cursor),
+        Some(_) | None => At::End,
+    };
+    Ok(Some((Bytes::from(lines), listing)))
+}
+
+impl Wanted {
+    fn fits(&self, line: &Value) -> bool {
+        let is = |key: &str, want: &Option<String>| {
+            want.as_deref().is_none_or(|want| line.pointer(key).and_then(Value::as_str) == Some(want))
+        };
+        is("/state", &self.state) && is("/last/reason", &self.reason)
+    }
+}
+
+/// A recipient as `queue list --json` has it. In a lane that waits, the lane's cause is the reason
+/// for who was not tried yet, and nobody is tried before the lane is.
+fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
+    let state = match row.state {
+        RecipientState::Held => "held",
+        RecipientState::Queued if relay.is_sending(row.message) => "sending",
+        RecipientState::Queued => "queued",
+    };
+    let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
+    let last = row.last.as_ref().or(trouble.map(|trouble| &trouble.problem));
+    json!({
+        "id": row.message.to_string(),
+        "sender": row.sender.as_str(),
+        "recipient": row.recipient.as_str(),
+        "domain": match row.recipient.domain() {
+            Domain::Name(name) => name.to_string(),
+            literal @ Domain::Literal(_) => literal.to_string(),
+        },
+        "state": state,
+        "attempts": row.attempts,
+        "size": row.size,
+        "arrived_at": row.arrived_at.to_string(),
+        "next_attempt_at": next.to_string(),
+        "expires_at": row.expires_at.to_string(),
+        "last": last.map(last_problem),
+    })
+}
+
+fn last_problem(problem: &Problem) -> Value {
+    json!({
+        "at": problem.at.to_string(),
+        "status": &*problem.status,
+        "reason": &*problem.reason,
+        "mx": problem.mx.as_ref().map(HostName::as_str),
+        "text": problem.text.as_str(),
+    })
+}
+
+pub(super) async fn show(
+    State(relay): State<Arc<Relay>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Refused> {
+    let id = parse_id(&id)?;
+    let troubles = ask_store(&relay, troubles).await?;
+    let found = ask_store(&relay, move |relay| relay.spool.show(id)).await?;
+    let Some(message) = found else { return Err(Refused::missing(no_such(id))) };
+    let recipients: Vec<Value> = message
+        .recipients
+        .iter()
+        .map(|row| shown(&relay, row, troubles.get(&row.lane)))
+        .collect();
+    Ok(Json(json!({
+        "id": message.message.to_string(),
+        "sender": message.sender.as_str(),
+        "client": &*message.client,
+        "arrived_at": message.arrived_at.to_string(),
+        "size": message.facts.size,
+        "has_8bit": message.facts.has_8bit,
+        "longest_line": message.facts.longest_line,
+        "received_count": message.facts.received_count,
+        "recipients": recipients,
+    })))
+}
+
+pub(super) async fn body(
+    State(relay): State<Arc<Relay>>,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    let id = parse_id(&id)?;
+    match ask_store(&relay, move |relay| relay.spool.body(id)).await {
+        Ok(spool::Body::Memory(bytes)) => Ok(bytes.to_vec().into_response()),
+        Ok(spool::Body::File { file, .. }) => {
+            let pieces = stream::try_unfold(tokio::fs::File::from_std(file), next_piece);
+            Ok(Body::from_stream(pieces).into_response())
+        }
+        Err(_) => Err(Refused::missing(no_such(id))),
+    }
+}
+
+async fn next_piece(
+    mut file: tokio::fs::File,
+) -> Result<Option<(Bytes, tokio::fs::File)>, std::io::Error> {
+    use tokio::io::AsyncReadExt as _;
+    let mut piece = Vec::with_capacity(PIECE);
+    let limit = u64::try_from(PIECE).unwrap_or(u64::MAX);
+    (&mut file).take(limit).read_to_end(&mut piece).await?;
+    Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file)))
+}
+
+/// Whom an action is about: exactly one of them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Chosen {
+    ids: Vec<String>,
+    domain: Option<String>,
+    reason: Option<String>,
+    all: bool,
+}
+
+impl Chosen {
+    fn selection(self) -> Result<Selection, Refused> {
+        let filter = match (&*self.ids, self.domain, self.reason, self.all) {
+            ([], None, None, true) => Filter::default(),
+            ([], Some(domain), None, false) => {
+                Filter { domain: Some(parse_domain(&domain)?), ..Filter::default() }
+            }
+            ([], None, Some(reason), false) => {
+                Filter { reason: Some(reason.into()), ..Filter::default() }
+            }
+            ([_, ..], None, None, false) => {
+                let ids: Result<_, _> = self.ids.iter().map(|id| parse_id(id)).collect();
+                return Ok(Selection::Messages(ids?));
+            }
+            _ => return Err(Refused::bad("one of ids, domain, reason and all is needed")),
+        };
+        Ok(Selection::Matching(filter))
+    }
+}
+
+pub(super) async fn retry(
+    State(relay): State<Arc<Relay>>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Value>, Refused> {
+    let selection = chosen.selection()?;
+    let mut count = 0;
+    let mut after = None;
+    loop {
+        let (what, from) = (selection.clone(), after);
+        let done = ask_store(&relay, move |relay| relay.spool.retry(&what, clock::now(), from)).await?;
+        count += done.recipients;
+        for lane in done.lanes {
+            relay.tell_queue(Event::RetryNow(Some(lane))).await;
+        }
+        after = done.next;
+        if after.is_none() {
+            return Ok(Json(json!({ "count": count })));
+        }
+    }
+}
+
+pub(super) async fn delete(
+    State(relay): State<Arc<Relay>>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Value>, Refused> {
+    let selection = chosen.selection()?;
+    let before = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
+    let mut count = 0;
+    let mut after = None;
+    loop {
+        let (what, from) = (selection.clone(), after);
+        let done: Acted = ask_store(&relay, move |relay| relay.spool.delete(&what, from)).await?;
+        count += done.recipients;
+        after = done.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    relay.tell_queue(Event::Removed).await;
+    let now = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
+    relay.count_messages(Counted::Left(before.saturating_sub(now)));
+    tracing::info!(event = "deleted", recipients = count, "by the operator, without notice to anybody");
+    Ok(Json(json!({ "count": count })))
+}
+
+fn parse_domain(text: &str) -> Result<HostName, Refused> {
+    HostName::parse(text).map_err(|error| Refused::bad(format!("{text:?}: {error}")))
+}
+
+fn parse_id(text: &str) -> Result<MessageId, Refused> {
+    text.parse().map_err(|_| Refused::bad(format!("{text:?} is not a message id")))
+}
+
+fn no_such(id: MessageId) -> String {
+    format!("no message {id} in the queue")
+}

@@ -1,0 +1,251 @@
+//! The daemon's life: everything is opened and bound before it says that it is ready; a stop lets
+//! what runs end within its grace. There is nothing to save on exit, since starting after `kill -9`
+//! is the normal start.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use smtp::HostName;
+use spool::{Health, OpenError, Spool, StoreError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::{self, BindError};
+use crate::admin;
+use crate::cli::Exit;
+use crate::clock::ClockWatch;
+use crate::config::{Config, Loaded};
+use crate::connect::Connector;
+use crate::fetch::ClientSetupError;
+use crate::policy_store::{HostMemory, PolicyKeeper};
+use crate::pool::Pool;
+use crate::queue::intake::{HotBudget, Intake};
+use crate::queue::{EVENTS_MAX, Event, Queue};
+use crate::relay::Relay;
+use crate::resolve::{Dns, DnsSetupError};
+use crate::tls::{TlsSetupError, load_roots};
+
+/// How often free space and the store's health are looked at.
+const VITALS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the daemon cannot run, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The data directory cannot be used.
+    #[error("data_dir: {0}")]
+    Open(#[from] OpenError),
+    /// The store cannot be read.
+    #[error("data_dir: {0}")]
+    Store(#[from] StoreError),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// There is no resolver.
+    #[error(transparent)]
+    Dns(#[from] DnsSetupError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// Policies cannot be fetched.
+    #[error(transparent)]
+    Fetch(#[from] ClientSetupError),
+    /// The door for the command line cannot be opened.
+    #[error("admin.socket: {}: {source}", path.display())]
+    Admin {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("signals: {0}")]
+    Signals(#[source] io::Error),
+    /// A sync failed while it ran.
+    #[error("data_dir: a sync failed, so what is on the disk has to be read anew: start again")]
+    Poisoned,
+}
+
+impl RunError {
+    /// The exit code: 78 for what only another configuration heals.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Dns(_) | Self::Tls(_) | Self::Fetch(_) => Exit::Config,
+            Self::Open(_)
+            | Self::Store(_)
+            | Self::Bind(_)
+            | Self::Admin { .. }
+            | Self::Signals(_)
+            | Self::Poisoned => Exit::TemporaryFailure,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// [`RunError`] when it cannot start, or must not go on.
+pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
+    let mut signals = Signals::new().map_err(RunError::Signals)?;
+    let (_config, config) = watch::channel(Arc::new(loaded.config.clone()));
+    let listeners = accept::bind(&loaded.config)?;
+    let spool = Spool::open(&loaded.config.data_dir, spool::Options::default())?;
+    if let Some(kind) = spool.report().network_file_system {
+        tracing::warn!(
+            event = "alarm",
+            alarm = "network_file_system",
+            kind,
+            "data_dir is on a network file system, where locks and syncs may not hold"
+        );
+    }
+    let (relay, events) = assemble(config.clone(), spool)?;
+    let _first = relay.listening.set(listeners.iter().map(accept::BoundListener::address).collect());
+    look_at_vitals(&relay).await;
+    let admin_socket = admin::bind(&loaded.config.admin.socket)?;
+
+    let stop = CancellationToken::new();
+    let queue = Queue::open(Arc::clone(&relay), events)?;
+    let tracker = relay.tracker.clone();
+    tracker.spawn(queue.run(stop.clone()));
+    tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
+    tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
+    tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
+    tracker.spawn(admin::serve(admin_socket, Arc::clone(&relay), stop.clone()));
+    let shared = accept::Shared::new(config, Intake::new(Arc::clone(&relay)));
+    tracker.spawn(accept::serve(listeners, shared, tracker.clone(), stop.clone()));
+
+    tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
+    tell_systemd(&NotifyState::Ready);
+    let result = tokio::select! {
+        () = signals.stop() => Ok(()),
+        () = relay.broken.cancelled() => Err(RunError::Poisoned),
+    };
+    tell_systemd(&NotifyState::Stopping);
+    tracing::info!(event = "stopping", grace = ?loaded.config.shutdown_grace, "no new mail");
+    stop.cancel();
+    tracker.close();
+    tokio::select! {
+        () = tracker.wait() => {}
+        () = tokio::time::sleep(loaded.config.shutdown_grace) => {}
+        () = signals.stop() => {}
+    }
+    let _ended = std::fs::remove_file(&loaded.config.admin.socket);
+    relay.spool.close();
+    result
+}
+
+/// Everything that delivers, not yet running. Also for a walk without a daemon.
+///
+/// # Errors
+///
+/// [`RunError`].
+pub(crate) fn assemble(
+    config: watch::Receiver<Arc<Config>>,
+    spool: Spool,
+) -> Result<(Arc<Relay>, mpsc::Receiver<Event>), RunError> {
+    let today = Arc::clone(&config.borrow());
+    let tracker = TaskTracker::new();
+    let dns = Dns::new(&today.dns)?;
+    let clock = ClockWatch::open(spool.policies())?;
+    let store = spool.policies().clone();
+    let policies = PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), clock.clone())?;
+    let (queue, events) = mpsc::channel(EVENTS_MAX);
+    let relay = Relay {
+        messages: AtomicU64::new(spool.count()?.messages),
+        dns,
+        policies,
+        hosts: HostMemory::new(store),
+        clock,
+        connector: Connector::new(&today, tracker.clone())?,
+        pool: Pool::new((&today.delivery).into(), tracker.clone()),
+        roots: Arc::new(load_roots(&today.tls)?),
+        tracker,
+        hot: HotBudget::new(HotBudget::share_of(today.limits.memory)),
+        free: AtomicU64::new(u64::MAX),
+        listening: OnceLock::new(),
+        broken: CancellationToken::new(),
+        sending: Mutex::default(),
+        queue,
+        config,
+        spool,
+    };
+    Ok((Arc::new(relay), events))
+}
+
+/// Keeps free space and the store's health in view.
+async fn vitals(relay: Arc<Relay>, stop: CancellationToken) {
+    let every = || async {
+        tokio::time::sleep(VITALS_EVERY).await;
+        look_at_vitals(&relay).await;
+    };
+    while stop.run_until_cancelled(every()).await.is_some() {}
+}
+
+async fn look_at_vitals(relay: &Arc<Relay>) {
+    if relay.spool.health() == Health::Poisoned {
+        relay.broken.cancel();
+    }
+    let spool = relay.spool.clone();
+    match tokio::task::spawn_blocking(move || spool.space()).await {
+        Ok(Ok(space)) if space.inodes > 0 => relay.free.store(space.free_bytes(), Ordering::Relaxed),
+        Ok(Ok(_)) => relay.free.store(0, Ordering::Relaxed),
+        Ok(Err(error)) => {
+            tracing::error!(event = "store_failed", %error, "free space is not known");
+        }
+        Err(_) => {}
+    }
+}
+
+async fn watch_clock(relay: Arc<Relay>, stop: CancellationToken) {
+    relay.clock.run(relay.spool.policies(), &stop).await;
+}
+
+async fn keep_policies(relay: Arc<Relay>, stop: CancellationToken) {
+    let has_mail = |domain: &HostName| {
+        let of = spool::Filter { domain: Some(domain.clone()), ..spool::Filter::default() };
+        // What cannot be ruled out is kept.
+        relay.spool.list(&of, None, 1).map_or(true, |page| !page.rows.is_empty())
+    };
+    relay.policies.run(&stop, has_mail).await;
+}
+
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(event = "systemd_unreachable", %error, "systemd was not told");
+    }
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when a signal asks for the end.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => {
+                    tracing::warn!(event = "reload_refused", "restart to apply a changed configuration");
+                }
+            }
+        }
+    }
+}

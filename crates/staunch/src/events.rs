@@ -1,0 +1,105 @@
+//! The log lines about deliveries: one line a fact, at one place each (`docs/operations.md`).
+
+use policy::Finding;
+use smtp::Domain;
+use spool::MessageId;
+
+use crate::hosts::Candidate;
+use crate::outcome::{Answered, HostError, Outcome, Problem, refusal_reason, tls_reason};
+use crate::queue::work::Target;
+
+/// A host did not take the message; the next one is tried, or the message waits.
+pub(crate) fn host_failed(message: MessageId, candidate: &Candidate, error: &HostError) {
+    let mx = &candidate.located.mx;
+    let Problem { reason, status, text, .. } = error.problem(mx);
+    tracing::warn!(
+        event = "mx_refused",
+        message_id = %message,
+        domain = %candidate.located.next_hop,
+        %mx,
+        %reason,
+        %status,
+        "{text}"
+    );
+}
+
+/// What a policy that does not bind would have refused.
+pub(crate) fn findings(message: MessageId, mx: &Domain, findings: &[Finding]) {
+    for finding in findings {
+        let (reason, text) = match finding {
+            Finding::Host(refusal) => (refusal_reason(refusal), refusal.to_string()),
+            Finding::Connection(failure) => (tls_reason(failure), failure.to_string()),
+        };
+        tracing::warn!(
+            event = "policy_waived",
+            message_id = %message,
+            %mx,
+            %reason,
+            "a policy that is not enforced would have refused: {text}"
+        );
+    }
+}
+
+/// What became of a recipient.
+pub(crate) fn recipient_done(
+    message: MessageId,
+    target: &Target,
+    outcome: &Outcome,
+    answered: Option<&Answered>,
+) {
+    match outcome {
+        Outcome::Delivered(reply) => delivered(message, target, answered, reply),
+        Outcome::Deferred { due_at, problem, .. } => {
+            let Problem { reason, status, text, mx, .. } = problem;
+            let mx = mx.as_ref().map(tracing::field::display);
+            tracing::warn!(
+                event = "deferred",
+                message_id = %message,
+                recipient = %target.mailbox,
+                domain = %target.mailbox.domain(),
+                mx,
+                %reason,
+                %status,
+                next_attempt_at = %due_at,
+                "{text}"
+            );
+        }
+        Outcome::Failed(problem) => {
+            let Problem { reason, status, text, mx, .. } = problem;
+            let mx = mx.as_ref().map(tracing::field::display);
+            tracing::warn!(
+                event = "bounced",
+                message_id = %message,
+                recipient = %target.mailbox,
+                domain = %target.mailbox.domain(),
+                mx,
+                %reason,
+                %status,
+                "{text}"
+            );
+        }
+    }
+}
+
+fn delivered(
+    message: MessageId,
+    target: &Target,
+    answered: Option<&Answered>,
+    reply: &smtp::Reply,
+) {
+    let mx = answered.map(|answered| tracing::field::display(&answered.mx));
+    let tls_version = answered.and_then(|answered| answered.tls).map(|version| version.as_str());
+    let policy = answered.map(|answered| answered.policy);
+    let status = reply.status.unwrap_or(smtp::Status::success(0, 0));
+    tracing::info!(
+        event = "delivered",
+        message_id = %message,
+        recipient = %target.mailbox,
+        domain = %target.mailbox.domain(),
+        mx,
+        %status,
+        tls_version,
+        policy,
+        "{reply}"
+    );
+}

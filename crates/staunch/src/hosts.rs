@@ -1,0 +1,166 @@
+//! Which hosts could take the mail of one leg, in order? And where are they?
+
+use std::net::{IpAddr, SocketAddr};
+
+use policy::{Asked, Located, NamedBy};
+use smtp::{Domain, HostName};
+
+use crate::addresses::is_forbidden;
+use crate::config::{Config, Via, ViaLookup};
+use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
+use crate::relay::Relay;
+use crate::resolve::{MailHosts, MxRecord, MxTarget};
+use crate::route::Leg;
+
+/// Hosts of one next hop that are tried in one attempt. Ours: more are never needed, and a long list
+/// of dead ones must not hold an attempt for hours.
+const HOSTS_MAX: usize = 16;
+
+/// A host that could take the mail.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    /// The MX preference, 0 where there is none.
+    pub(crate) preference: u16,
+    /// Who it is, and who says so.
+    pub(crate) located: Located,
+    /// Where it listens.
+    pub(crate) port: u16,
+}
+
+/// The hosts of `leg` in the order in which they are tried.
+///
+/// # Errors
+///
+/// [`AttemptError::Dns`] and [`AttemptError::DeadEnd`].
+pub(crate) async fn candidates(
+    relay: &Relay,
+    config: &Config,
+    leg: &Leg,
+    asked: &Asked,
+) -> Result<Vec<Candidate>, AttemptError> {
+    match leg {
+        Leg::Domain(domain) => looked_up(relay, config, (domain, config.delivery.port), asked).await,
+        Leg::Via(Via { host: Domain::Name(name), port, lookup: ViaLookup::Mx }) => {
+            looked_up(relay, config, (name, *port), asked).await
+        }
+        Leg::Via(Via { host, port, .. }) => {
+            let located = Located {
+                mx: host.clone(),
+                next_hop: host.clone(),
+                named_by: NamedBy::Route,
+            };
+            Ok(vec![Candidate { preference: 0, located, port: *port }])
+        }
+    }
+}
+
+async fn looked_up(
+    relay: &Relay,
+    config: &Config,
+    (domain, port): (&HostName, u16),
+    asked: &Asked,
+) -> Result<Vec<Candidate>, AttemptError> {
+    let candidate = |preference, mx: HostName, named_by| {
+        let next_hop = Domain::Name(domain.clone());
+        let located = Located { mx: Domain::Name(mx), next_hop, named_by };
+        Candidate { preference, located, port }
+    };
+    match relay.dns.mail_hosts(domain).await.map_err(AttemptError::Dns)? {
+        MailHosts::NullMx => Err(dead_end(relay, domain, DeadEnd::NullMx)),
+        MailHosts::NoSuchDomain => Err(dead_end(relay, domain, DeadEnd::NoSuchDomain)),
+        MailHosts::Implicit { name, canonical } => {
+            let mx = implicit_name(name, canonical, asked);
+            Ok(vec![candidate(0, mx, NamedBy::ImplicitMx)])
+        }
+        MailHosts::Mx(records) => {
+            let own = own_preference(config, &records);
+            let nearer = |record: &MxRecord| own.is_none_or(|own| record.preference < own);
+            let mut invalid = None;
+            let mut hosts = Vec::new();
+            for record in records.into_iter().filter(nearer).take(HOSTS_MAX) {
+                match record.name {
+                    MxTarget::Host(name) => {
+                        hosts.push(candidate(record.preference, name, NamedBy::MxRecords));
+                    }
+                    MxTarget::Invalid(text) => invalid = Some(text),
+                }
+            }
+            match invalid {
+                _ if !hosts.is_empty() => Ok(hosts),
+                Some(text) => Err(AttemptError::BadMx { domain: domain.clone(), text }),
+                None => Err(dead_end(relay, domain, DeadEnd::MailLoop)),
+            }
+        }
+    }
+}
+
+/// RFC 5321 §5.1: neither ourselves nor any host behind us, or mail runs in circles.
+fn own_preference(config: &Config, records: &[MxRecord]) -> Option<u16> {
+    let is_ourselves = |record: &&MxRecord| match &record.name {
+        MxTarget::Host(name) => config.hostname.name() == Some(name),
+        MxTarget::Invalid(_) => false,
+    };
+    records.iter().filter(is_ourselves).map(|record| record.preference).min()
+}
+
+/// RFC 5321 §5.1 makes the end of the aliases the host; RFC 8461 does not say which name a policy
+/// means. The one that it lists is taken, and checked against the certificate.
+fn implicit_name(name: HostName, canonical: Option<HostName>, asked: &Asked) -> HostName {
+    let lists = |name: &HostName| asked.binding.listings().all(|list| list.allows(name));
+    match canonical {
+        Some(canonical) if !lists(&name) && lists(&canonical) => canonical,
+        Some(_) | None => name,
+    }
+}
+
+/// Whoever can forge DNS could end mail with these answers, so a live policy is believed first.
+pub(crate) fn evidence(relay: &Relay, domain: &HostName) -> MxEvidence {
+    if relay.policies.enforces(domain) {
+        tracing::warn!(
+            event = "alarm",
+            alarm = "mx_set_contradicts_policy",
+            %domain,
+            "DNS says that there is nobody to send to, which the unexpired policy contradicts"
+        );
+        return MxEvidence::ContradictsPolicy;
+    }
+    MxEvidence::Uncontested
+}
+
+fn dead_end(relay: &Relay, domain: &HostName, end: DeadEnd) -> AttemptError {
+    AttemptError::DeadEnd { domain: domain.clone(), end, evidence: evidence(relay, domain) }
+}
+
+/// The addresses to connect to, forbidden ones left out.
+///
+/// # Errors
+///
+/// [`HostError::Dns`], [`HostError::NoAddress`] and [`HostError::ForbiddenAddress`].
+pub(crate) async fn locate(
+    relay: &Relay,
+    config: &Config,
+    mx: &policy::AuthorizedMx,
+    port: u16,
+) -> Result<Vec<SocketAddr>, HostError> {
+    let found = match mx.host() {
+        Domain::Literal(address) => vec![*address],
+        Domain::Name(name) => {
+            relay.dns.addresses(name, config.delivery.ip).await.map_err(HostError::Dns)?
+        }
+    };
+    let Some(first) = found.first().copied() else { return Err(HostError::NoAddress) };
+    let allowed = |address: &IpAddr| match mx.named_by() {
+        // The operator wrote the host down: its addresses are the operator's word.
+        NamedBy::Route => true,
+        NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => {
+            !is_forbidden(*address, &config.delivery.allow_addresses)
+        }
+    };
+    let addresses: Vec<SocketAddr> = found
+        .into_iter()
+        .filter(allowed)
+        .map(|ip| SocketAddr::new(ip, port))
+        .filter(|address| !relay.is_ourselves(*address))
+        .collect();
+    if addresses.is_empty() { Err(HostError::ForbiddenAddress(first)) } else { Ok(addresses) }
+}

@@ -1,0 +1,348 @@
+//! Everything that can stop an attempt, and the one table that says what each means.
+//!
+//! The variants follow the data flow. [`AttemptError::verdict`] gives a failure its fate and its
+//! scope, [`AttemptError::problem`] the words under which it is stored, shown and sent. Neither has
+//! a wildcard arm: a new failure has to choose.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use policy::{Origin, Refusal, TlsFailure};
+use smtp::client::Stage;
+use smtp::{Domain, HostName, RemoteText, Reply, Status};
+
+use super::reason::Reason;
+use crate::connect::ConnectFailure;
+use crate::policy_store::PolicyDefer;
+use crate::resolve::{DnsFailure, DnsFailureKind};
+
+/// What becomes of a recipient after a failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fate {
+    /// Try again, until the message is too old.
+    Defer,
+    /// Return it now.
+    Fail,
+}
+
+/// How far a failure reaches. Only [`Scope::Lane`] moves a lane's back-off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Scope {
+    /// One recipient.
+    Recipient,
+    /// One message.
+    Message,
+    /// The next hop as a whole: all its hosts, its DNS, its policy.
+    Lane,
+    /// Ourselves: no lane can do better now, and no attempt is consumed.
+    Local,
+}
+
+/// May we believe what DNS says about where a domain's mail goes?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MxEvidence {
+    /// Nothing speaks against it.
+    Uncontested,
+    /// An unexpired `enforce` policy is stored, so somebody may be forging the answer to make us
+    /// bounce or forget.
+    ContradictsPolicy,
+}
+
+/// What DNS says when there is nobody to send to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum DeadEnd {
+    /// RFC 7505.
+    NullMx,
+    /// NXDOMAIN.
+    NoSuchDomain,
+    /// We are the best host (RFC 5321 §5.1).
+    MailLoop,
+}
+
+/// Why nobody took the message.
+#[derive(Debug)]
+pub(crate) enum AttemptError {
+    /// The policy is not known, and going on without could be a downgrade.
+    Policy(PolicyDefer),
+    /// The MX look-up failed.
+    Dns(DnsFailure),
+    /// There is no host to send to.
+    DeadEnd {
+        /// The recipient domain or next hop.
+        domain: HostName,
+        /// Which kind.
+        end: DeadEnd,
+        /// Whether to believe it.
+        evidence: MxEvidence,
+    },
+    /// The MX records name no host at all.
+    BadMx {
+        /// The recipient domain or next hop.
+        domain: HostName,
+        /// What they name.
+        text: RemoteText,
+    },
+    /// Every host failed; the failure that says most.
+    Host {
+        /// The host.
+        mx: Domain,
+        /// What happened.
+        error: HostError,
+        /// Could every host say for good that mail is not for it, and may that be believed?
+        conclusive: Conclusive,
+    },
+    /// Trouble of our own.
+    Local(String),
+}
+
+/// Did every host of a next hop fail in a way that time does not heal?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Conclusive {
+    /// They did, and no live policy contradicts.
+    Yes,
+    /// At least one may work later, or the answer is not to be believed.
+    No,
+}
+
+/// Why one host did not take the message.
+#[derive(Debug)]
+pub(crate) enum HostError {
+    /// A policy does not allow the host.
+    Refused(Refusal),
+    /// Its address look-up failed.
+    Dns(DnsFailure),
+    /// It has no address.
+    NoAddress,
+    /// All its addresses are private or special, e.g. this one.
+    ForbiddenAddress(IpAddr),
+    /// No usable session came about.
+    Connect(ConnectFailure),
+    /// The session is not as protected as it must be.
+    Tls(TlsFailure),
+    /// It takes messages up to this size.
+    TooLarge {
+        /// Octets.
+        limit: u64,
+    },
+    /// The connection broke before the message was sent in full.
+    Interrupted {
+        /// What was awaited.
+        stage: Stage,
+        /// `connection_lost` or `protocol_error`.
+        reason: Reason,
+        /// What happened.
+        text: RemoteText,
+    },
+    /// Our copy of the message cannot be read, or must not be sent.
+    Body(String),
+}
+
+/// A failure in the words that log, queue, `explain` and notice share.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Problem {
+    /// The word.
+    pub(crate) reason: Reason,
+    /// The code.
+    pub(crate) status: Status,
+    /// One line for a human.
+    pub(crate) text: RemoteText,
+    /// The host at fault, if it came to that.
+    pub(crate) mx: Option<HostName>,
+    /// What a peer answered, verbatim, for `Diagnostic-Code`.
+    pub(crate) reply: Option<Reply>,
+}
+
+impl Problem {
+    pub(crate) fn new(reason: Reason, text: &str) -> Self {
+        let text = RemoteText::new(text);
+        Self { reason, status: reason.status(), text, mx: None, reply: None }
+    }
+
+    pub(crate) fn at(mut self, mx: &Domain) -> Self {
+        self.mx = mx.name().cloned();
+        self
+    }
+
+    /// As the reason of a return: the same subject and detail under class 5.
+    pub(crate) fn in_the_end(self) -> Self {
+        Self { status: self.status.with_class(smtp::Class::Permanent), ..self }
+    }
+
+    /// In the store's form.
+    pub(crate) fn stored(&self, at: Timestamp) -> spool::Problem {
+        spool::Problem {
+            at,
+            status: self.status.to_string().into(),
+            reason: self.reason.as_str().into(),
+            mx: self.mx.clone(),
+            text: self.text.clone(),
+        }
+    }
+
+    /// With what the peer said; its enhanced code counts, where it gave one.
+    pub(crate) fn answered(mut self, reply: &Reply) -> Self {
+        self.status = reply.status.unwrap_or_else(|| self.status.with_class(reply_class(reply)));
+        self.reply = Some(reply.clone());
+        self
+    }
+}
+
+fn reply_class(reply: &Reply) -> smtp::Class {
+    if reply.code >= 500 { smtp::Class::Permanent } else { smtp::Class::Transient }
+}
+
+impl AttemptError {
+    /// What the failure means.
+    pub(crate) fn verdict(&self) -> (Fate, Scope) {
+        match self {
+            Self::Policy(_) => (Fate::Defer, Scope::Lane),
+            Self::Dns(failure) => (Fate::Defer, dns_scope(failure)),
+            Self::DeadEnd { evidence: MxEvidence::Uncontested, .. } => (Fate::Fail, Scope::Lane),
+            Self::DeadEnd { evidence: MxEvidence::ContradictsPolicy, .. } => {
+                (Fate::Defer, Scope::Lane)
+            }
+            Self::BadMx { .. } => (Fate::Defer, Scope::Lane),
+            Self::Host { conclusive: Conclusive::Yes, error, .. } => (Fate::Fail, error.scope()),
+            Self::Host { conclusive: Conclusive::No, error, .. } => (Fate::Defer, error.scope()),
+            Self::Local(_) => (Fate::Defer, Scope::Local),
+        }
+    }
+
+    /// The failure in words.
+    pub(crate) fn problem(&self) -> Problem {
+        match self {
+            Self::Policy(defer) => Problem::new(defer.reason, defer.text.as_str()),
+            Self::Dns(failure) => Problem::new(Reason::DnsFailure, &failure.to_string()),
+            Self::DeadEnd { domain, end, evidence } => dead_end_problem(domain, *end, *evidence),
+            Self::BadMx { domain, text } => {
+                let text = format!("the MX records of {domain} name no host but {text}");
+                Problem::new(Reason::NoMailHost, &text)
+            }
+            Self::Host { mx, error, .. } => error.problem(mx),
+            Self::Local(text) => Problem::new(Reason::LocalError, text),
+        }
+    }
+}
+
+/// A resolver that cannot be reached at all is our trouble, not the domain's.
+fn dns_scope(failure: &DnsFailure) -> Scope {
+    match failure.kind {
+        DnsFailureKind::Unreachable => Scope::Local,
+        DnsFailureKind::Timeout
+        | DnsFailureKind::ServFail
+        | DnsFailureKind::Refused
+        | DnsFailureKind::Bogus
+        | DnsFailureKind::Other => Scope::Lane,
+    }
+}
+
+fn dead_end_problem(domain: &HostName, end: DeadEnd, evidence: MxEvidence) -> Problem {
+    let (reason, what) = match end {
+        DeadEnd::NullMx => (Reason::NullMx, "takes no mail: it publishes a null MX"),
+        DeadEnd::NoSuchDomain => (Reason::NoSuchDomain, "does not exist"),
+        DeadEnd::MailLoop => (Reason::MailLoop, "has ourselves as its best MX"),
+    };
+    match evidence {
+        MxEvidence::Uncontested => Problem::new(reason, &format!("{domain} {what}")),
+        MxEvidence::ContradictsPolicy => Problem::new(
+            Reason::MxNotListed,
+            &format!(
+                "MX hosts of {domain} failed MTA-STS validation: DNS says that it {what}, \
+                 which its unexpired policy contradicts"
+            ),
+        ),
+    }
+}
+
+impl HostError {
+    /// Can nothing but a change at the recipient's side make this host take the message?
+    pub(crate) fn is_conclusive(&self) -> bool {
+        match self {
+            Self::NoAddress | Self::ForbiddenAddress(_) | Self::TooLarge { .. } => true,
+            Self::Connect(failure) => failure.takes_no_mail(),
+            Self::Refused(_)
+            | Self::Dns(_)
+            | Self::Tls(_)
+            | Self::Interrupted { .. }
+            | Self::Body(_) => false,
+        }
+    }
+
+    /// Of several hosts' failures the one with the greatest weight is reported: it tells most about
+    /// what has to change.
+    pub(crate) fn weight(&self) -> u8 {
+        match self {
+            Self::Body(_) => 7,
+            Self::Tls(_) => 6,
+            Self::Connect(failure) if failure.is_tls() => 6,
+            Self::Interrupted { .. } => 5,
+            Self::Connect(_) => 4,
+            Self::TooLarge { .. } => 3,
+            Self::Refused(_) => 2,
+            Self::Dns(_) => 1,
+            Self::NoAddress | Self::ForbiddenAddress(_) => 0,
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        match self {
+            Self::TooLarge { .. } | Self::Body(_) => Scope::Message,
+            Self::Dns(failure) => dns_scope(failure),
+            Self::Connect(failure) if failure.is_local() => Scope::Local,
+            Self::Refused(_)
+            | Self::NoAddress
+            | Self::ForbiddenAddress(_)
+            | Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Interrupted { .. } => Scope::Lane,
+        }
+    }
+
+    /// The failure in words.
+    pub(crate) fn problem(&self, mx: &Domain) -> Problem {
+        let problem = match self {
+            Self::Refused(refusal) => Problem::new(refusal_reason(refusal), &refusal.to_string()),
+            Self::Dns(failure) => Problem::new(Reason::DnsFailure, &failure.to_string()),
+            Self::NoAddress => Problem::new(Reason::NoMailHost, &format!("{mx} has no address")),
+            Self::ForbiddenAddress(address) => Problem::new(
+                Reason::AddressForbidden,
+                &format!("{mx} has the address {address}, which is private or special"),
+            ),
+            Self::Connect(failure) => failure.problem(),
+            Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
+            Self::TooLarge { limit } => Problem::new(
+                Reason::SizeExceeded,
+                &format!("{mx} takes messages up to {limit} octets"),
+            ),
+            Self::Interrupted { stage, reason, text } => {
+                Problem::new(*reason, &format!("{mx}: interrupted at {}: {text}", stage.name()))
+            }
+            Self::Body(text) => Problem::new(Reason::LocalError, text),
+        };
+        problem.at(mx)
+    }
+}
+
+/// The word for what a policy has against a host.
+pub(crate) fn refusal_reason(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::MxNotListed { origin: Origin::Sts { .. }, .. } => Reason::MxNotListed,
+        Refusal::MxNotListed { origin: Origin::Rule, .. }
+        | Refusal::MxNameUnauthenticated { .. } => Reason::RuleNotMet,
+    }
+}
+
+/// The word for what is missing at a connection.
+pub(crate) fn tls_reason(failure: &TlsFailure) -> Reason {
+    match failure {
+        TlsFailure::NotEncrypted => Reason::StarttlsNotOffered,
+        TlsFailure::PossessionUnproven => Reason::TlsHandshakeFailed,
+        TlsFailure::Expired { .. } => Reason::CertificateExpired,
+        TlsFailure::NotYetValid { .. } => Reason::CertificateNotYetValid,
+        TlsFailure::NameMismatch { .. } | TlsFailure::OtherServerName { .. } => {
+            Reason::CertificateNameMismatch
+        }
+        TlsFailure::NoCertificate | TlsFailure::Untrusted { .. } => Reason::CertificateUntrusted,
+        TlsFailure::DaneRequired => Reason::DaneRequired,
+    }
+}

@@ -1,0 +1,87 @@
+//! One attempt from the queue's side: may it be settled, how fresh must it be, what follows from it?
+
+use std::sync::Arc;
+
+use super::lanes::{Company, Effect};
+use super::work::Due;
+use super::{Finished, settle, store};
+use crate::attempt;
+use crate::clock;
+use crate::outcome::{self, AgeCounts, Circumstances};
+use crate::relay::{Relay, dice};
+use crate::resolve::Freshness;
+use crate::schedule::after;
+
+/// How long everything rests while the store cannot promise to settle. Ours.
+const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Tries `due` and settles what came of it.
+pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
+    // Before anything is transmitted: what a peer takes must be settled, or it would be sent again.
+    let permit = match relay.spool.settle_permit() {
+        Ok(permit) => permit,
+        Err(error) => {
+            relay.note_store_error(&error);
+            tracing::error!(event = "store_failed", %error, "sending pauses: results cannot be stored");
+            return rest(due);
+        }
+    };
+    let _sending = relay.mark_sending(due.work.message);
+    let config = relay.config();
+    let started = clock::now();
+    let age_counts = relay.age_counts();
+    let circumstances = |dice| Circumstances {
+        started,
+        now: clock::now(),
+        age_counts,
+        retry: &config.delivery.retry,
+        dice,
+        trouble: due.trouble,
+    };
+    let freshness = freshness(relay, &due, &circumstances(0)).await;
+    let targets = &due.work.targets;
+    let dice = dice();
+    let decided = match attempt::attempt(relay, &config, &due.work, freshness).await {
+        Ok(answered) => {
+            let decided = outcome::decide_answer(targets, &answered, &circumstances(dice));
+            settle::Decision { decided, answered: Some(answered), problem: None }
+        }
+        Err(error) => {
+            let decided = outcome::decide_failure(targets, &error, &circumstances(dice));
+            settle::Decision { decided, answered: None, problem: Some(error.problem()) }
+        }
+    };
+    let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
+    let problem = decided.problem.clone();
+    let finished = settle::settle(relay, &config, permit, &due, decided).await;
+    if let (true, Some(problem), Freshness::Fresh) = (lane_failed, problem, freshness) {
+        if due.company == Company::Alone {
+            settle::return_expired(relay, &config, &due.lane, &problem, started).await;
+        }
+    }
+    finished
+}
+
+/// A recipient may only be returned for age after an attempt that looked at DNS anew
+/// (RFC 8461 §8.1). Probes look for the whole lane, so that one attempt can end all that are too old.
+async fn freshness(relay: &Relay, due: &Due, circumstances: &Circumstances<'_>) -> Freshness {
+    if due.work.any(|target| circumstances.is_too_old(target.expires_at)) {
+        return Freshness::Fresh;
+    }
+    if due.trouble.is_none() || circumstances.age_counts == AgeCounts::ClockSuspect {
+        return Freshness::Cached;
+    }
+    let expired = store::expired(relay, due.lane.clone(), circumstances.started, 1).await;
+    if expired.is_ok_and(|rows| rows.is_empty()) { Freshness::Cached } else { Freshness::Fresh }
+}
+
+fn rest(due: Due) -> Finished {
+    let until = after(clock::now(), STORE_REST);
+    Finished {
+        lane: due.lane,
+        message: due.work.message,
+        effect: Effect::Neutral,
+        due: Some(until),
+        pause: Some(until),
+    }
+}

@@ -1,0 +1,194 @@
+//! The door of the queue: what was accepted becomes durable here, and only then may anyone say 250.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smtp::{Response, Status};
+use spool::{
+    BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, Sealed, StoreError,
+};
+use tokio::sync::oneshot;
+
+use super::Event;
+use super::work::{Body, Rest, Target, Work};
+use crate::clock;
+use crate::relay::{Counted, Relay};
+
+/// Mail cannot be taken now; the client keeps it and tries again.
+#[derive(Debug)]
+pub(crate) struct NotNow {
+    /// What to answer.
+    pub(crate) reply: Response,
+}
+
+impl NotNow {
+    fn no_space(text: &'static str) -> Self {
+        Self { reply: Response::new(452, Status::transient(3, 1), text) }
+    }
+}
+
+/// Octets of bodies that may stay in memory between commit and first attempt.
+#[derive(Debug)]
+pub(crate) struct HotBudget {
+    used: Arc<AtomicU64>,
+    max: u64,
+}
+
+/// A body in memory. Dropping the last clone gives its share of the budget back.
+#[derive(Clone, Debug)]
+pub(crate) struct HotBody {
+    /// The content.
+    pub(crate) bytes: BodyBytes,
+    _share: Arc<Share>,
+}
+
+#[derive(Debug)]
+struct Share {
+    used: Arc<AtomicU64>,
+    size: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
+impl HotBudget {
+    /// Of `limits.memory`; the rest is for sessions.
+    pub(crate) fn share_of(memory: u64) -> u64 {
+        memory / 4
+    }
+
+    /// A budget of `max` octets.
+    pub(crate) fn new(max: u64) -> Self {
+        Self { used: Arc::default(), max }
+    }
+
+    /// Keeps `bytes` in memory if the budget allows.
+    fn keep(&self, bytes: BodyBytes) -> Option<HotBody> {
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let before = self.used.fetch_add(size, Ordering::Relaxed);
+        let share = Arc::new(Share { used: Arc::clone(&self.used), size });
+        (before.saturating_add(size) <= self.max).then(|| HotBody { bytes, _share: share })
+    }
+}
+
+/// What the accepting side uses.
+#[derive(Clone, Debug)]
+pub(crate) struct Intake {
+    relay: Arc<Relay>,
+}
+
+impl Intake {
+    /// The door of this daemon.
+    pub(crate) fn new(relay: Arc<Relay>) -> Self {
+        Self { relay }
+    }
+
+    /// Is there room for a message of `size` octets?
+    ///
+    /// # Errors
+    ///
+    /// [`NotNow`] when the disk or the queue is too full, or the store is broken.
+    pub(crate) fn room_for(&self, size: u64) -> Result<(), NotNow> {
+        let relay = &self.relay;
+        let limits = &relay.config().limits;
+        if relay.broken.is_cancelled() {
+            return Err(NotNow::no_space("The queue is not available, try again later"));
+        }
+        let free = relay.free.load(Ordering::Relaxed);
+        if free < limits.disk_free_min.saturating_add(size) {
+            return Err(NotNow::no_space("Not enough disk space, try again later"));
+        }
+        let messages = relay.messages.load(Ordering::Relaxed);
+        if limits.queue_messages.is_some_and(|max| messages >= max) {
+            return Err(NotNow::no_space("The queue is full, try again later"));
+        }
+        Ok(())
+    }
+
+    /// A new message, still empty.
+    pub(crate) fn draft(&self) -> Draft {
+        self.relay.spool.draft(self.relay.spool.new_id(clock::now()))
+    }
+
+    /// Makes the message durable and hands it to the queue. Only after this returned, 250.
+    ///
+    /// # Errors
+    ///
+    /// [`NotNow`] when it could not be written; nothing of it is kept then.
+    pub(crate) async fn commit(
+        &self,
+        draft: Draft,
+        envelope: Envelope,
+    ) -> Result<MessageId, NotNow> {
+        let relay = &self.relay;
+        let committed = async {
+            let sealed = seal(draft).await?;
+            let hot = sealed.bytes().and_then(|bytes| relay.hot.keep(bytes));
+            let pieces = pieces(relay, sealed.id(), &envelope, hot);
+            let (done, answer) = oneshot::channel();
+            relay.spool.commit(sealed, envelope, move |result| {
+                let _gone = done.send(result);
+            });
+            let id = answer.await.unwrap_or(Err(StoreError::Closed))?;
+            Ok::<_, StoreError>((id, pieces))
+        };
+        match committed.await {
+            Ok((id, pieces)) => {
+                relay.count_messages(Counted::Came(1));
+                relay.tell_queue(Event::Arrived(pieces)).await;
+                Ok(id)
+            }
+            Err(error) => {
+                relay.note_store_error(&error);
+                tracing::error!(event = "store_failed", %error, "a message could not be stored");
+                Err(NotNow::no_space("The message could not be stored, try again later"))
+            }
+        }
+    }
+}
+
+/// A body that is on disk already is synced off the async threads; a small one needs no I/O here.
+pub(crate) async fn seal(draft: Draft) -> Result<Sealed, StoreError> {
+    if draft.memory() > 0 || draft.size() == 0 {
+        return draft.seal();
+    }
+    tokio::task::spawn_blocking(move || draft.seal()).await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// The first transaction's worth of each lane.
+pub(crate) fn pieces(
+    relay: &Relay,
+    message: MessageId,
+    envelope: &Envelope,
+    hot: Option<HotBody>,
+) -> Vec<(LaneKey, Work)> {
+    let per_transaction = relay.config().delivery.recipients_per_transaction;
+    let mut lanes: BTreeMap<&LaneKey, (Vec<Target>, Rest)> = BTreeMap::new();
+    for (no, recipient) in (0..=u16::MAX).map(RecipientNo).zip(&envelope.recipients) {
+        let (targets, rest) = lanes.entry(&recipient.lane).or_insert((Vec::new(), Rest::Nobody));
+        if targets.len() >= per_transaction {
+            *rest = Rest::Waiting;
+            continue;
+        }
+        let mailbox = recipient.mailbox.clone();
+        targets.push(Target { no, mailbox, attempts: 0, expires_at: envelope.expires_at });
+    }
+    let body = hot.map_or(Body::Stored, Body::Hot);
+    let work = |(lane, (targets, rest)): (&LaneKey, (Vec<Target>, Rest))| {
+        let work = Work {
+            message,
+            sender: envelope.sender.clone(),
+            targets,
+            rest,
+            arrived_at: envelope.arrived_at,
+            facts: envelope.facts.clone(),
+            body: body.clone(),
+        };
+        (lane.clone(), work)
+    };
+    lanes.into_iter().map(work).collect()
+}

@@ -1,0 +1,219 @@
+//! Writes down what an attempt came to: recipients, notices and the lane in one transaction, then
+//! the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use spool::{
+    Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, RecipientNo,
+    SettlePermit, Settled, Settlement, StoreError,
+};
+use tokio::sync::oneshot;
+
+use super::lanes::Effect;
+use super::notice::{self, Failure, Notice};
+use super::work::{Due, Rest, Target};
+use super::{Event, Finished, store};
+use crate::clock;
+use crate::config::Config;
+use crate::events;
+use crate::outcome::{Answered, Decided, Outcome, Problem};
+use crate::relay::{Counted, Relay};
+
+/// Between tries to write down a result that could not be written. Ours: disks that fill up are
+/// emptied by people or by log rotation, not within a second.
+const SETTLE_RETRY: Duration = Duration::from_secs(1);
+/// Recipients returned for age in one transaction.
+const EXPIRED_BATCH: usize = 100;
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    /// For each recipient and for the lane.
+    pub(crate) decided: Decided,
+    /// The transaction, if there was one.
+    pub(crate) answered: Option<Answered>,
+    /// What stopped the attempt, if there was none.
+    pub(crate) problem: Option<Problem>,
+}
+
+/// Settles `due` and tells the log.
+pub(crate) async fn settle(
+    relay: &Arc<Relay>,
+    config: &Config,
+    permit: SettlePermit,
+    due: &Due,
+    decision: Decision,
+) -> Finished {
+    let decided = &decision.decided;
+    let failures = failures(&due.work.targets, &decided.outcomes);
+    let lane = lane_update(due, &decision);
+    let changes = || {
+        due.work
+            .targets
+            .iter()
+            .zip(&decided.outcomes)
+            .map(|(target, outcome)| (target.no, change(outcome)))
+            .collect()
+    };
+    let subject = notice::Subject::from(&due.work);
+    write(relay, config, permit, Writing { subject, failures, lane, changes: &changes }).await;
+    for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
+        events::recipient_done(due.work.message, target, outcome, decision.answered.as_ref());
+    }
+    Finished {
+        lane: due.lane.clone(),
+        message: due.work.message,
+        effect: decided.effect,
+        due: next_due(due, decided),
+        pause: decided.pause,
+    }
+}
+
+/// Returns what else in the lane was too old when its last attempt began: that attempt spoke for
+/// the whole lane, so nothing is asked again for each of a thousand messages.
+pub(crate) async fn return_expired(
+    relay: &Arc<Relay>,
+    config: &Config,
+    lane: &LaneKey,
+    problem: &Problem,
+    started: Timestamp,
+) {
+    let problem = problem.clone().in_the_end();
+    loop {
+        let Ok(works) = store::expired(relay, lane.clone(), started, EXPIRED_BATCH).await else {
+            return;
+        };
+        if works.is_empty() {
+            return;
+        }
+        for work in works {
+            let Ok(permit) = relay.spool.settle_permit() else { return };
+            let failures = work
+                .targets
+                .iter()
+                .map(|target| Failure { target: target.clone(), problem: problem.clone() })
+                .collect();
+            let changes = || work.targets.iter().map(|t| (t.no, Change::Failed)).collect();
+            let subject = notice::Subject::from(&work);
+            let writing = Writing { subject, failures, lane: None, changes: &changes };
+            write(relay, config, permit, writing).await;
+            for target in &work.targets {
+                let outcome = Outcome::Failed(problem.clone());
+                events::recipient_done(work.message, target, &outcome, None);
+            }
+        }
+    }
+}
+
+/// One settlement, in a form that can be made again after a failed write.
+struct Writing<'a> {
+    subject: notice::Subject<'a>,
+    failures: Vec<Failure>,
+    lane: Option<LaneUpdate>,
+    changes: &'a (dyn Fn() -> Vec<(RecipientNo, Change)> + Sync),
+}
+
+/// Writes until it is written: what a peer took must not be sent again, so the message stays in
+/// flight, and new attempts do not get a permit meanwhile. Only a poisoned store ends it.
+async fn write(relay: &Arc<Relay>, config: &Config, permit: SettlePermit, writing: Writing<'_>) {
+    let mut permit = Some(permit);
+    loop {
+        let written = match permit.take().map_or_else(|| relay.spool.settle_permit(), Ok) {
+            Ok(permit) => write_once(relay, config, permit, &writing).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = written else { return };
+        tracing::error!(
+            event = "store_failed",
+            message_id = %writing.subject.message,
+            %error,
+            "a result could not be stored; it is tried again"
+        );
+        relay.note_store_error(&error);
+        tokio::select! {
+            () = relay.broken.cancelled() => return,
+            () = tokio::time::sleep(SETTLE_RETRY) => {}
+        }
+    }
+}
+
+async fn write_once(
+    relay: &Arc<Relay>,
+    config: &Config,
+    permit: SettlePermit,
+    writing: &Writing<'_>,
+) -> Result<(), StoreError> {
+    let notice = notice::compose(relay, config, &writing.subject, &writing.failures).await?;
+    let (notices, arrival) = match notice {
+        Some(Notice { message, pieces }) => (vec![message], Some(pieces)),
+        None => (Vec::new(), None),
+    };
+    let settlement = Settlement {
+        permit,
+        message: writing.subject.message,
+        changes: (writing.changes)(),
+        notices,
+        lane: writing.lane.clone(),
+    };
+    let (done, answer) = oneshot::channel();
+    relay.spool.settle(settlement, move |result| {
+        let _gone = done.send(result);
+    });
+    if answer.await.unwrap_or(Err(StoreError::Closed))? == Settled::Gone {
+        relay.count_messages(Counted::Left(1));
+    }
+    if let Some(pieces) = arrival {
+        relay.count_messages(Counted::Came(1));
+        relay.tell_queue(Event::Arrived(pieces)).await;
+    }
+    Ok(())
+}
+
+fn failures(targets: &[Target], outcomes: &[Outcome]) -> Vec<Failure> {
+    let failure = |(target, outcome): (&Target, &Outcome)| match outcome {
+        Outcome::Failed(problem) => {
+            Some(Failure { target: target.clone(), problem: problem.clone() })
+        }
+        Outcome::Delivered(_) | Outcome::Deferred { .. } => None,
+    };
+    targets.iter().zip(outcomes).filter_map(failure).collect()
+}
+
+fn change(outcome: &Outcome) -> Change {
+    match outcome {
+        Outcome::Delivered(_) => Change::Delivered,
+        Outcome::Failed(_) => Change::Failed,
+        Outcome::Deferred { due_at, problem, attempt } => Change::Deferred(Deferral {
+            due_at: *due_at,
+            problem: Some(problem.stored(clock::now())),
+            attempt: *attempt,
+        }),
+    }
+}
+
+fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
+    let state = match (decision.decided.effect, &decision.problem) {
+        (Effect::Failed { retry_at, trouble }, Some(problem)) => LaneState::Failing(LaneTrouble {
+            failures: trouble.failures,
+            next_probe_at: retry_at,
+            first_failed_at: trouble.since,
+            problem: problem.stored(clock::now()),
+        }),
+        (Effect::Works, _) if due.trouble.is_some() => LaneState::Healthy,
+        (Effect::Failed { .. }, None)
+        | (Effect::Works | Effect::Neutral | Effect::Throttled { .. }, _) => return None,
+    };
+    Some(LaneUpdate { key: due.lane.clone(), state })
+}
+
+/// When the message is due in this lane again, if it is.
+fn next_due(due: &Due, decided: &Decided) -> Option<Timestamp> {
+    let deferred = decided.outcomes.iter().filter_map(|outcome| match outcome {
+        Outcome::Deferred { due_at, .. } => Some(*due_at),
+        Outcome::Delivered(_) | Outcome::Failed(_) => None,
+    });
+    let rest = (due.work.rest == Rest::Waiting).then(clock::now);
+    deferred.chain(rest).min()
+}

@@ -1,0 +1,153 @@
+//! What every part of the running daemon shares: handles, no state of its own.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use policy::Roots;
+use policy::sts::keep::ClockTrust;
+use spool::{MessageId, Spool};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::ClockWatch;
+use crate::config::Config;
+use crate::connect::Connector;
+use crate::outcome::AgeCounts;
+use crate::policy_store::{HostMemory, PolicyKeeper};
+use crate::pool::Pool;
+use crate::queue::Event;
+use crate::queue::intake::HotBudget;
+use crate::resolve::Dns;
+
+/// The shared handles.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    /// The configuration of today; an attempt takes a snapshot and keeps it.
+    pub(crate) config: watch::Receiver<Arc<Config>>,
+    /// The store.
+    pub(crate) spool: Spool,
+    /// The resolver.
+    pub(crate) dns: Dns,
+    /// MTA-STS policies.
+    pub(crate) policies: PolicyKeeper,
+    /// What is remembered about MX hosts.
+    pub(crate) hosts: HostMemory,
+    /// Is the clock to be believed?
+    pub(crate) clock: ClockWatch,
+    /// Opens connections.
+    pub(crate) connector: Connector,
+    /// Keeps them for the next mail.
+    pub(crate) pool: Pool,
+    /// Whom certificates must come from.
+    pub(crate) roots: Arc<Roots>,
+    /// Every task of the daemon.
+    pub(crate) tracker: TaskTracker,
+    /// Bodies held in memory.
+    pub(crate) hot: HotBudget,
+    /// Free octets of the data directory, as of the last look.
+    pub(crate) free: AtomicU64,
+    /// Messages in the queue.
+    pub(crate) messages: AtomicU64,
+    /// Where we listen ourselves: mail is never sent there.
+    pub(crate) listening: OnceLock<Vec<SocketAddr>>,
+    /// The store can no longer be trusted: everything stops, and a restart reads the files anew.
+    pub(crate) broken: CancellationToken,
+    /// Messages that are being tried at this moment.
+    pub(crate) sending: Mutex<HashSet<MessageId>>,
+    /// The queue task.
+    pub(crate) queue: mpsc::Sender<Event>,
+}
+
+impl Relay {
+    /// The configuration of this moment.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// May age end anything now?
+    pub(crate) fn age_counts(&self) -> AgeCounts {
+        match self.clock.trust() {
+            ClockTrust::Trusted => AgeCounts::Yes,
+            ClockTrust::Suspect => AgeCounts::ClockSuspect,
+        }
+    }
+
+    /// Tells the queue task. It only goes away when the daemon ends, and then nobody has to know.
+    pub(crate) async fn tell_queue(&self, event: Event) {
+        let _ended = self.queue.send(event).await;
+    }
+
+    /// Notes that `message` is being tried, until the mark is dropped.
+    pub(crate) fn mark_sending(self: &Arc<Self>, message: MessageId) -> Sending {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).insert(message);
+        Sending { relay: Arc::clone(self), message }
+    }
+
+    /// Is `message` being tried at this moment?
+    pub(crate) fn is_sending(&self, message: MessageId) -> bool {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).contains(&message)
+    }
+
+    /// Is this one of our own listeners?
+    pub(crate) fn is_ourselves(&self, address: SocketAddr) -> bool {
+        self.listening.get().is_some_and(|own| {
+            own.iter().any(|listener| {
+                listener.port() == address.port()
+                    && (listener.ip() == address.ip() || listener.ip().is_unspecified())
+            })
+        })
+    }
+
+    /// After an error of the store: if it is poisoned, the daemon ends.
+    pub(crate) fn note_store_error(&self, error: &spool::StoreError) {
+        if matches!(error, spool::StoreError::Poisoned) {
+            self.broken.cancel();
+        }
+    }
+
+    /// Takes `count` messages into account, or out of it.
+    pub(crate) fn count_messages(&self, change: Counted) {
+        match change {
+            Counted::Came(count) => self.messages.fetch_add(count, Ordering::Relaxed),
+            Counted::Left(count) => {
+                let less = |n: u64| Some(n.saturating_sub(count));
+                self.messages
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                    .unwrap_or_default()
+            }
+        };
+    }
+}
+
+/// The mark of a message that is being tried.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    relay: Arc<Relay>,
+    message: MessageId,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let sending = &self.relay.sending;
+        sending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.message);
+    }
+}
+
+/// A change of the number of queued messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Counted {
+    /// This many were committed.
+    Came(u64),
+    /// This many are done.
+    Left(u64),
+}
+
+/// A random byte, for spreading waits. Without randomness the middle.
+pub(crate) fn dice() -> u8 {
+    let mut byte = [127];
+    let _middle = aws_lc_rs::rand::fill(&mut byte);
+    byte[0]
+}
