@@ -253,8 +253,7 @@ fn read_mode(lint: &mut Lint, number: usize, value: &str) {
 }
 
 fn read_max_age(lint: &mut Lint, number: usize, value: &str) {
-    let digits = (1..=MAX_AGE_DIGITS).contains(&value.len())
-        && value.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = value.len() <= MAX_AGE_DIGITS && value.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = digits.then(|| value.parse::<u64>().ok()).flatten();
     let Some(seconds) = seconds else {
         let text = format!("max_age is not 1 to 10 digits: {}", RemoteText::new(value));
@@ -406,6 +405,8 @@ mod tests {
             codes(&lint.warnings),
             [(Some(2), "blank_line"), (Some(5), "mx_malformed"), (Some(6), "junk_line"),]
         );
+        let none_left = b"version: STSv1\nmode: testing\nmax_age: 1\nmx: *";
+        assert_eq!(codes(&super::lint(none_left).errors), [(None, "no_usable_mx")]);
         let empty = codes(&super::lint(b"mode: testing").errors);
         assert_eq!(empty, [(None, "missing_field"); 3], "version, max_age and mx");
     }

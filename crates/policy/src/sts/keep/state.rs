@@ -298,7 +298,7 @@ impl State {
     }
 
     /// When the background is to fetch the kept policy again (RFC 8461 §3.3), whatever the record
-    /// says; `None` if it is not to be. `jitter` is a random byte that spreads the load: the refresh
+    /// says: now or later; `None` if it is not to. `jitter` is a random byte that spreads the load: the refresh
     /// comes up to an eighth early.
     pub fn refresh_at(&self, moment: Moment, jitter: u8, settings: &Settings) -> Option<Timestamp> {
         let kept = self.live(moment)?;
@@ -309,12 +309,10 @@ impl State {
         // A fetch to come was written by a clock that was ahead: the expiry is wrong too.
         let ahead = kept.fetched_at > later(now, HOUR);
         let regular = if ahead { now } else { later(kept.fetched_at, interval - early) };
-        let at = [self.refresh_retry_at(now, settings), self.next_fetch_at(&kept.id, now)]
-            .into_iter()
-            .filter(|at| *at > now)
-            .fold(regular, Ord::max);
+        let retry = self.refresh_retry_at(now, settings);
+        let at = regular.max(retry).max(self.next_fetch_at(&kept.id, now));
         let last_used = self.last_used_at.unwrap_or(kept.fetched_at);
-        (at.max(now) <= later(last_used, REFRESHED_AFTER_USE)).then_some(at)
+        (at <= later(last_used, REFRESHED_AFTER_USE)).then_some(at)
     }
 
     /// Failed refreshes slow down, from five minutes to the regular interval.

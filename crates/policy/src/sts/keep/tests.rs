@@ -340,7 +340,8 @@ fn a_policy_ends_at_its_last_second_and_not_while_the_clock_is_suspect() {
 
 #[test]
 fn a_suspect_clock_fetches_but_forgets_nothing() {
-    let mut domain = Domain::with(V1).expired().txt("v1");
+    let mut domain = Domain::with(V1).txt("v1");
+    domain.moment.now = domain.state.kept.as_ref().unwrap().expires_at();
     domain.moment.clock = ClockTrust::Suspect;
     assert_uses(&domain.mail(), V1);
     assert_eq!(domain.gets, 1);
@@ -362,12 +363,20 @@ fn dns_trouble_at_first_contact_delays_mail_for_a_bounded_time() {
     domain.moment.now = end;
     assert_none(&domain.mail());
     assert_none(&domain.mail());
-    assert_eq!(domain.alarms, [Alarm::DnsFailing], "raised once");
-    // Any conclusive answer ends it: the next failure begins anew.
-    domain = domain.txt("v1");
-    domain.mail();
-    domain = domain.answer(servfail());
-    assert!(matches!(domain.mail(), Verdict::Defer(_)));
+    assert_eq!(std::mem::take(&mut domain.alarms), [Alarm::DnsFailing], "raised once");
+    // Any conclusive answer ends it: the next failure begins anew, also as an alarm.
+    let two = TxtAnswer::Unusable(RecordError::Several { count: 2 });
+    for conclusive in [TxtAnswer::Usable(id("v1")), two] {
+        domain = domain.answer(conclusive);
+        domain.mail();
+        assert_eq!(domain.state.dns_failing_since, None);
+        assert!(domain.state.alarms.is_empty());
+        domain = domain.answer(servfail());
+        assert!(matches!(domain.mail(), Verdict::Defer(_)));
+        domain.wait(4 * HOUR);
+        assert_none(&domain.mail());
+        assert_eq!(std::mem::take(&mut domain.alarms), [Alarm::DnsFailing]);
+    }
 }
 
 #[test]
@@ -446,6 +455,33 @@ fn a_domain_costs_four_fetches_an_hour_whatever_it_names() {
 }
 
 #[test]
+fn a_wait_lasts_until_a_fetch_is_really_allowed() {
+    let mut domain = Domain::unknown();
+    domain.settings.fetch_failure = OnFailure::Defer;
+    for name in ["a", "b", "c"] {
+        domain = domain.txt(name);
+        assert_deferred(&domain.mail(), later(start(), FETCH_BACKOFF), "policy_fetch_failed");
+    }
+    // The fourth uses up the hour, and its own back-off ends long before.
+    domain = domain.txt("d");
+    assert_deferred(&domain.mail(), later(start(), HOUR), "policy_fetch_failed");
+    assert_deferred(&domain.mail(), later(start(), HOUR), "policy_fetch_failed");
+    assert_eq!(domain.gets, 4);
+}
+
+#[test]
+fn a_success_ends_the_count_of_failures() {
+    let mut domain = Domain::unknown().txt("v1");
+    domain.mail();
+    domain.wait(FETCH_BACKOFF);
+    domain = domain.https(V1);
+    assert_uses(&domain.mail(), V1);
+    domain = domain.expired();
+    domain.https = http_500();
+    assert!(matches!(domain.mail(), Verdict::Defer(_)), "a first contact with its retry");
+}
+
+#[test]
 fn failures_are_remembered_for_each_id() {
     let mut domain = Domain::with(V1);
     for (name, gets) in [("a", 1), ("b", 2), ("a", 2), ("b", 2)] {
@@ -498,12 +534,14 @@ fn refresh_comes_daily_while_mail_uses_the_policy() {
         assert_eq!(due(&domain, 0), Some(later(domain.moment.now, minutes * MINUTE)));
         domain.wait(minutes * MINUTE);
         domain.refresh();
+        assert_eq!(domain.alarms.is_empty(), minutes == 5, "told at the third failure");
     }
     assert!(failed_at < domain.moment.now);
-    assert_eq!(domain.alarms, [Alarm::RefreshFailing], "told at the third failure, once");
+    assert_eq!(domain.alarms, [Alarm::RefreshFailing], "told once");
     domain.https = Ok(V1);
     domain.refresh();
     assert!(domain.state.alarms.is_empty());
+    assert_eq!(domain.state.failed, None);
     assert_eq!(due(&domain, 0), Some(later(domain.moment.now, DAY)));
 }
 
@@ -550,6 +588,10 @@ fn what_a_clock_that_was_ahead_wrote_does_not_hold_us_up() {
     assert!(domain.state.may_fetch(&id("v2"), domain.moment.now));
     let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
     assert_eq!(due, Some(domain.moment.now));
+    let mut half_an_hour = Domain::with(V1).txt("v2");
+    half_an_hour.mail();
+    let back = half_an_hour.moment.now.checked_sub(30 * MINUTE).unwrap();
+    assert!(half_an_hour.state.may_fetch(&id("v2"), back));
     let mut dns = Domain::unknown().answer(servfail());
     dns.state.dns_failing_since = Some(later(start(), 30 * DAY));
     assert!(matches!(dns.mail(), Verdict::Defer(_)));
@@ -589,11 +631,18 @@ fn a_record_ends_the_memory_of_none_and_none_ends_the_count_of_failures() {
     assert!(matches!(domain.mail(), Verdict::Defer(_)));
     assert_eq!(domain.state.none_seen_at, None);
     assert_eq!(domain.state.first_fetch_failures, 1);
+    assert_eq!(domain.state.last_used_at, Some(start()), "mail wants the policy");
     domain = domain.answer(no_record());
     assert_none(&domain.mail());
     domain.wait(FETCH_BACKOFF);
     domain = domain.txt("v1");
     assert!(matches!(domain.mail(), Verdict::Defer(_)), "a first contact again");
+    domain.wait(FETCH_BACKOFF);
+    assert_none(&domain.mail());
+    assert_eq!(domain.state.alarms, BTreeSet::from([Alarm::FetchFailing]));
+    domain = domain.answer(no_record());
+    domain.mail();
+    assert!(domain.state.alarms.is_empty(), "nothing is to be fetched any more");
 }
 
 #[test]
@@ -659,12 +708,15 @@ fn marks_are_written_rarely() {
     domain.wait(HOUR);
     domain.mail();
     assert_ne!(domain.state, before);
-    let mut domain = Domain::with(V1);
+    let mut domain = Domain::with(V1).answer(servfail());
     domain.mail();
     let before = domain.state.clone();
     domain.wait(59 * MINUTE);
     domain.mail();
     assert_eq!(domain.state, before);
+    domain.wait(MINUTE);
+    domain.mail();
+    assert_eq!(domain.state.last_used_at, Some(domain.moment.now), "what is kept is used");
 }
 
 #[test]
@@ -728,6 +780,7 @@ proptest! {
                 Event::NoRecord => { domain = domain.answer(no_record()); domain.mail() }
                 Event::ServFail => { domain = domain.answer(servfail()); domain.mail() }
             };
+            prop_assert!(domain.state.recent.len() <= FETCHES_PER_HOUR);
             prop_assert!(!live || matches!(verdict, Verdict::Use(_)), "{verdict:?}");
             if let Verdict::Defer(deferral) = &verdict {
                 prop_assert!(deferral.until > now && deferral.until <= later(now, HOUR));
