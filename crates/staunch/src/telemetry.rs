@@ -153,6 +153,9 @@ fn foreign_or_detail(target: &str, level: Level) -> Option<&str> {
 }
 
 #[cfg(test)]
+mod documented;
+
+#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
@@ -191,7 +194,7 @@ mod tests {
         span.record("mx", "mx.example.net");
         let text = "550 no\" such\nuser";
         warn!(target: "staunch", event = "deferred", reason = "remote_4xx", %text, "try again");
-        debug!(target: "staunch::resolve", event = "query", took_ms = 1.5);
+        debug!(target: "staunch::resolve", event = "connection_lost", took_ms = 1.5);
         info!(target: "hickory_net", "unimportant");
         warn!(target: "hickory_net", empty = "", "odd");
     }

@@ -1,6 +1,6 @@
 //! `staunch healthcheck`: is the local daemon ready?
 
-use std::io::{Write, stdout};
+use std::io::stdout;
 use std::time::Duration;
 
 use super::door::with_door;
@@ -19,7 +19,7 @@ pub(super) fn run(loaded: &Loaded) -> Result<Exit, Failure> {
     });
     match ready {
         Ok(body) => {
-            writeln!(stdout(), "{}", output::cell(&body))?;
+            output::object(&mut stdout().lock(), &body)?;
             Ok(Exit::Ok)
         }
         // "Not ready" is an answer, whatever its status.

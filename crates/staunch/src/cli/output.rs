@@ -16,7 +16,8 @@ pub(super) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     writeln!(out, "{value}")
 }
 
-/// Prints an object: a line for each member, a table for each list of objects behind it.
+/// Prints an object: a line for each member, then the long texts, then a table for each list of
+/// objects.
 ///
 /// # Errors
 ///
@@ -26,18 +27,31 @@ pub(super) fn object(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     let is_table =
         |value: &Value| value.as_array().is_some_and(|items| items.iter().any(Value::is_object));
     let mut plain = Vec::new();
-    for (name, value) in members.iter().filter(|(_, value)| !is_table(value)) {
+    let is_block = |value: &Value| is_table(value) || text_of(value).is_some();
+    for (name, value) in members.iter().filter(|(_, value)| !is_block(value)) {
         flatten(name, value, &mut plain);
     }
     let width = plain.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     for (name, value) in &plain {
         writeln!(out, "{name:width$}  {value}")?;
     }
+    for (name, text) in members.iter().filter_map(|(name, value)| text_of(value).map(|t| (name, t)))
+    {
+        writeln!(out, "\n{name}:")?;
+        for line in text.lines() {
+            writeln!(out, "  {}", RemoteText::new(line))?;
+        }
+    }
     for (name, value) in members.iter().filter(|(_, value)| is_table(value)) {
         writeln!(out, "\n{name}:")?;
         rows(out, value.as_array().map_or(&[], Vec::as_slice))?;
     }
     Ok(())
+}
+
+/// A text of several lines, which gets lines of its own.
+fn text_of(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| text.contains('\n'))
 }
 
 /// Members of members stand under `outer.inner`.
@@ -117,7 +131,7 @@ mod tests {
                 {"recipient": "b@x.example", "last": null},
                 {"recipient": "c@x.example", "last": {"reason": "connect_failed"}},
             ],
-            "text": "\u{1b}[2J",
+            "text": "\u{1b}[2J", "body": "mode: enforce\r\n\u{1b}x\n",
         });
         let mut out = Vec::new();
         object(&mut out, &value).unwrap();
@@ -128,6 +142,10 @@ sender      -
 size        12
 text        \\u{1b}[2J
 to          a b
+
+body:
+  mode: enforce
+  \\u{1b}x
 
 recipients:
 last  recipient    last.reason

@@ -106,7 +106,12 @@ impl Loaded {
                 hostname.to_string()
             ),
         });
-        complaint.into_iter().collect()
+        let nobody = self.config.access.networks.is_empty().then(|| Problem {
+            place: self.shown.sources.of("access.networks").to_owned(),
+            key: "access.networks".into(),
+            reason: "is empty: nobody may relay".into(),
+        });
+        complaint.into_iter().chain(nobody).collect()
     }
 }
 

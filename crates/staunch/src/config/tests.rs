@@ -422,6 +422,22 @@ fn a_name_of_no_use_to_others_is_complained_about() {
 }
 
 #[test]
+fn the_deployments_configure_what_they_need_and_no_more() {
+    let container =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/container.toml"));
+    let loaded = with_document(container).unwrap();
+    assert!(loaded.config.access.networks.is_empty());
+    let complaints: Vec<String> = loaded.complaints().iter().map(ToString::to_string).collect();
+    assert_eq!(complaints, ["STAUNCH_CONFIG_TOML:11: access.networks: is empty: nobody may relay"]);
+
+    let system =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/conf.d/50-system.toml"));
+    let config = with_document(system).unwrap().config;
+    assert_eq!(config.data_dir, Path::new("/var/lib/staunch"));
+    assert_eq!(config.admin.socket, Path::new("/run/staunch/admin.sock"));
+}
+
+#[test]
 fn routes_and_report_domains_mean_what_they_say() {
     let text = "[mta_sts]\nreport_domains = [\"*.slow.example\"]\nfetch_failure = \"defer\"\n\
         [[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[B.example]:587\", \"smtp://c.example\"]\n\
