@@ -64,11 +64,6 @@ impl Facts {
         }
     }
 
-    /// `Received` fields, complete once the header has ended.
-    pub(super) fn received_count(&self) -> u32 {
-        self.received_count
-    }
-
     /// The next piece of the message.
     pub(super) fn update(&mut self, piece: &[u8]) {
         self.size += octets(piece);

@@ -10,7 +10,7 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::refusal::Refusal;
 use super::session;
@@ -102,7 +102,6 @@ pub(super) async fn listen(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    info!(event = "listening", address = %bound.address, "accepting mail");
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,

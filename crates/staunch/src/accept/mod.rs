@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::queue::intake::Intake;
+use crate::queue::intake::{HotBudget, Intake};
 use budget::Budget;
 use visitors::{Visit, Visitors};
 
@@ -45,7 +45,8 @@ impl Shared {
     pub(crate) fn new(config: watch::Receiver<Arc<Config>>, intake: Intake) -> Arc<Self> {
         let limits = config.borrow().limits.clone();
         let sessions = u64::try_from(limits.connections).unwrap_or(u64::MAX);
-        let budget = Budget::new(limits.memory, sessions);
+        let memory = limits.memory - HotBudget::share_of(limits.memory);
+        let budget = Budget::new(memory, sessions);
         Arc::new(Self { config, intake, budget, visitors: Arc::default() })
     }
 
