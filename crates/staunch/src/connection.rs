@@ -1,1 +1,424 @@
-//! Not written yet.
+//! One SMTP connection to a host: bytes out, replies in, every wait bounded.
+//!
+//! Whatever is written, the peer's replies are read meanwhile: two sides that both only write would
+//! wait for each other for ever (RFC 2920 §3.1). A peer that answers and closes is heard before the
+//! failed write is: "550 go away" says more than "broken pipe".
+//!
+//! Not here: what to say (`connect`, `transmit`), and whether the peer is who it should be (`policy`).
+
+#[cfg(test)]
+pub(crate) mod scripted;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use policy::ObservedTls;
+use smtp::{Domain, Extensions, Reply, ReplyError, ReplyParser};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::tls::{HandshakeError, TlsClient};
+
+/// Octets of replies read at once. A connection between two messages holds no more.
+const INPUT_OCTETS: usize = 4096;
+/// Octets of replies that may wait while a group of commands is written: 256 for each of 1,000
+/// recipients. A peer that sends more is not answering.
+const INPUT_OCTETS_MAX: usize = 256 * 1024;
+/// Octets of the output buffer that are kept between messages.
+const OUTPUT_OCTETS_KEPT: usize = 16 * 1024;
+/// RFC 5321 §4.1.1.10 wants the answer to QUIT awaited; ours: this long.
+const QUIT_WAIT: Duration = Duration::from_secs(5);
+/// How long a peer whose connection broke is listened to for what it said before.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
+
+/// Why a connection is of no further use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// The peer closed it.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The system reported an error.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+    /// The limit of the step was exceeded.
+    #[error("no answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// What came is not a reply.
+    #[error("{0}")]
+    NotSmtp(#[from] ReplyError),
+    /// More came than was asked for.
+    #[error("the peer sends more than answers")]
+    OutOfStep,
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        // Under TLS, many peers close without close_notify; SMTP has ends of its own.
+        if error.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(error) }
+    }
+}
+
+/// How the writing of a piece of the body ended.
+#[derive(Debug)]
+pub(crate) enum Written {
+    /// All of it is on its way.
+    All,
+    /// The peer answered before it had everything.
+    Early(Reply),
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection after TCP, with or without TLS.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: Stream,
+    peer: SocketAddr,
+    input: Input,
+    output: Vec<u8>,
+    parser: ReplyParser,
+    /// A write failed; what the peer said before may still be read.
+    write_error: Option<io::Error>,
+    extensions: Extensions,
+    transactions: usize,
+}
+
+impl Connection {
+    /// A connection in the clear, before the greeting.
+    pub(crate) fn plain(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self::over(Stream::Plain(stream), peer)
+    }
+
+    fn over(stream: Stream, peer: SocketAddr) -> Self {
+        Self {
+            stream,
+            peer,
+            input: Input::default(),
+            output: Vec::new(),
+            parser: ReplyParser::default(),
+            write_error: None,
+            extensions: Extensions::default(),
+            transactions: 0,
+        }
+    }
+
+    /// Shakes hands after STARTTLS. The new connection knows nothing of what was said before it
+    /// (RFC 3207 §4.2).
+    pub(crate) async fn upgrade(
+        self,
+        tls: &TlsClient,
+        host: &Domain,
+    ) -> Result<(Self, ObservedTls), HandshakeError> {
+        match self.stream {
+            Stream::Plain(stream) => {
+                let (stream, observed) = tls.handshake(stream, host).await?;
+                Ok((Self::over(Stream::Tls(Box::new(stream)), self.peer), observed))
+            }
+            Stream::Tls(_) => Err(HandshakeError::under_tls()),
+        }
+    }
+
+    /// Whom we talk to.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// What the last EHLO offered.
+    pub(crate) fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Remembers what the last EHLO offered.
+    pub(crate) fn set_extensions(&mut self, extensions: Extensions) {
+        self.extensions = extensions;
+    }
+
+    /// Mail transactions begun.
+    pub(crate) fn transactions(&self) -> usize {
+        self.transactions
+    }
+
+    /// Counts one more.
+    pub(crate) fn count_transaction(&mut self) {
+        self.transactions += 1;
+    }
+
+    /// What goes out with the next write.
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Sends `line` and waits for its reply.
+    pub(crate) async fn command(&mut self, line: &str, limit: Duration) -> Result<Reply, Broken> {
+        self.output.extend_from_slice(line.as_bytes());
+        self.send(limit).await?;
+        self.reply(limit).await
+    }
+
+    /// Writes the output. A failed write shows only when the peer has nothing more to say.
+    pub(crate) async fn send(&mut self, limit: Duration) -> Result<(), Broken> {
+        if self.write_error.is_none() && !self.output.is_empty() {
+            let written = poll_fn(|cx| self.poll_write_output(cx, Reading::WhenBlocked));
+            match timeout(limit, written).await {
+                Err(_) => return Err(Broken::TimedOut(limit)),
+                Ok(Err(broken @ (Broken::OutOfStep | Broken::NotSmtp(_)))) => return Err(broken),
+                Ok(Err(Broken::Io(error))) => self.write_error = Some(error),
+                Ok(Err(Broken::Closed | Broken::TimedOut(_)) | Ok(_)) => {}
+            }
+        }
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Writes the output, which is a piece of a body, unless the peer answers before.
+    pub(crate) async fn send_body(&mut self, limit: Duration) -> Result<Written, Broken> {
+        // What is buffered now was said before the peer can have seen the end.
+        if let Some(reply) = self.buffered_reply()? {
+            return Ok(Written::Early(reply));
+        }
+        let written = poll_fn(|cx| self.poll_write_output(cx, Reading::Always));
+        let broken = match timeout(limit, written).await {
+            Ok(Ok(written)) => {
+                self.output.clear();
+                return Ok(written);
+            }
+            Ok(Err(broken)) => broken,
+            Err(_) => return Err(Broken::TimedOut(limit)),
+        };
+        match self.reply(LAST_WORDS_WAIT).await {
+            Ok(reply) => Ok(Written::Early(reply)),
+            Err(_) => Err(broken),
+        }
+    }
+
+    /// Waits for the next reply.
+    pub(crate) async fn reply(&mut self, limit: Duration) -> Result<Reply, Broken> {
+        if let Some(reply) = self.buffered_reply()? {
+            return Ok(reply);
+        }
+        let Ok(result) = timeout(limit, self.read_reply()).await else {
+            return Err(Broken::TimedOut(limit));
+        };
+        match (result, self.write_error.take()) {
+            (Err(Broken::Closed | Broken::Io(_)), Some(first)) => Err(Broken::Io(first)),
+            (result, write_error) => {
+                self.write_error = write_error;
+                result
+            }
+        }
+    }
+
+    async fn read_reply(&mut self) -> Result<Reply, Broken> {
+        loop {
+            poll_fn(|cx| self.poll_fill(cx)).await?;
+            if let Some(reply) = self.buffered_reply()? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    fn buffered_reply(&mut self) -> Result<Option<Reply>, Broken> {
+        let (consumed, reply) = self.parser.parse(self.input.unread())?;
+        self.input.consume(consumed);
+        Ok(reply)
+    }
+
+    /// Did the peer say nothing beyond its replies so far? Looks at what has arrived, waits for
+    /// nothing. An unused connection that is not quiet is closed or out of step.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        if self.has_unread() || self.write_error.is_some() {
+            return false;
+        }
+        self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Are there octets that no reply has taken?
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.input.unread().is_empty() || self.parser.is_midway()
+    }
+
+    /// Gives back the memory that only a message in flight needs.
+    pub(crate) fn shrink(&mut self) {
+        self.output.clear();
+        self.output.shrink_to(OUTPUT_OCTETS_KEPT);
+        self.input.shrink();
+    }
+
+    /// Says QUIT, waits a little for the answer and closes. Nothing depends on how it ends.
+    pub(crate) async fn quit(mut self) {
+        let farewell = async {
+            let _answer = self.command("QUIT\r\n", QUIT_WAIT).await;
+            self.stream.shutdown().await
+        };
+        let _closed = timeout(QUIT_WAIT, farewell).await;
+    }
+
+    /// Writes the output from its front; what was written is dropped from it.
+    fn poll_write_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        reading: Reading,
+    ) -> Poll<Result<Written, Broken>> {
+        let mut written = 0;
+        let result = loop {
+            // Once everything is written, a reply is no early one: it answers the end.
+            if reading == Reading::Always
+                && written < self.output.len()
+                && let Some(reply) = self.early_reply(cx)?
+            {
+                break Poll::Ready(Ok(Written::Early(reply)));
+            }
+            let rest = self.output.get(written..).unwrap_or_default();
+            let progress = if rest.is_empty() {
+                Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| None)
+            } else {
+                Pin::new(&mut self.stream).poll_write(cx, rest).map_ok(Some)
+            };
+            match progress {
+                Poll::Ready(Ok(None)) => break Poll::Ready(Ok(Written::All)),
+                Poll::Ready(Ok(Some(0))) => break Poll::Ready(Err(Broken::Closed)),
+                Poll::Ready(Ok(Some(octets))) => written += octets,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(Broken::Io(error))),
+                Poll::Pending => match self.poll_fill(cx) {
+                    // The peer may go on reading now that its replies were taken.
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(Broken::OutOfStep)) => {
+                        break Poll::Ready(Err(Broken::OutOfStep));
+                    }
+                    // The write will show what is the matter.
+                    Poll::Ready(Err(_)) | Poll::Pending => break Poll::Pending,
+                },
+            }
+        };
+        self.output.drain(..written);
+        result
+    }
+
+    /// A reply that came while the body is being written.
+    fn early_reply(&mut self, cx: &mut Context<'_>) -> Result<Option<Reply>, Broken> {
+        match self.poll_fill(cx) {
+            Poll::Ready(Ok(())) => self.buffered_reply(),
+            // The write will show what is the matter.
+            Poll::Ready(Err(_)) | Poll::Pending => Ok(None),
+        }
+    }
+
+    /// Reads what there is, at least one octet.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Some(space) = self.input.space() else {
+            return Poll::Ready(Err(Broken::OutOfStep));
+        };
+        let mut buffer = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let octets = buffer.filled().len();
+        self.input.fill(octets);
+        Poll::Ready(if octets == 0 { Err(Broken::Closed) } else { Ok(()) })
+    }
+}
+
+/// When the replies are read during a write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reading {
+    /// Only to free a blocked peer.
+    WhenBlocked,
+    /// At once, since a reply ends the writing.
+    Always,
+}
+
+/// Octets read and not yet understood: `start..end` of `octets`.
+#[derive(Debug, Default)]
+struct Input {
+    octets: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn unread(&self) -> &[u8] {
+        self.octets.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn consume(&mut self, octets: usize) {
+        self.start += octets;
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Room for more; `None` beyond the bound.
+    fn space(&mut self) -> Option<&mut [u8]> {
+        if self.end == self.octets.len() && self.start > 0 {
+            self.octets.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.end == self.octets.len() {
+            let larger = (self.octets.len() * 2).max(INPUT_OCTETS);
+            if larger > INPUT_OCTETS_MAX {
+                return None;
+            }
+            self.octets.resize(larger, 0);
+        }
+        self.octets.get_mut(self.end..)
+    }
+
+    fn fill(&mut self, octets: usize) {
+        self.end += octets;
+    }
+
+    fn shrink(&mut self) {
+        if self.start == self.end {
+            self.octets.truncate(INPUT_OCTETS);
+            self.octets.shrink_to_fit();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, octets),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,1 +1,673 @@
-//! Not written yet.
+//! How many connections may there be to a host, and which one does a mail go over?
+//!
+//! A *place* is the right to have a connection. It is counted from before TCP until QUIT is answered,
+//! for each [`PoolKey`] against a window that grows with success and shrinks when the host asks for
+//! less, and for all keys together. Who needs a connection waits in line until one is given back or a
+//! place is free; a wait that is given up costs nobody anything.
+//!
+//! The pool keeps evidence, never verdicts: what is handed out has to be admitted again for the next
+//! mail. The key is where and as whom, so that no two identities share a connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use policy::Observed;
+use smtp::Domain;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
+
+use crate::config::Delivery;
+use crate::connection::Connection;
+
+/// Slow start: connections to a host that has not taken anything from us yet.
+const FIRST_WINDOW: usize = 2;
+
+/// Where to, and as whom.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct PoolKey {
+    /// The configured route, if it is not the recipient's MX.
+    pub(crate) route: Option<Arc<str>>,
+    /// Our address, if it is chosen.
+    pub(crate) source: Option<IpAddr>,
+    /// The MX name.
+    pub(crate) host: Domain,
+    /// Its port.
+    pub(crate) port: u16,
+}
+
+/// What the pool keeps to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolLimits {
+    /// Connections in all.
+    pub(crate) total: usize,
+    /// Connections for one key.
+    pub(crate) per_host: usize,
+    /// Transactions over one connection.
+    pub(crate) transactions: usize,
+    /// How long an unused connection is kept.
+    pub(crate) idle: Duration,
+}
+
+impl From<&Delivery> for PoolLimits {
+    fn from(delivery: &Delivery) -> Self {
+        Self {
+            total: delivery.connections,
+            per_host: delivery.connections_per_host,
+            transactions: delivery.messages_per_connection,
+            idle: delivery.connection_idle,
+        }
+    }
+}
+
+/// What a caller gets in the end.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved twice in its life; a box costs more")]
+pub(crate) enum Checkout {
+    /// A connection that waits for its next mail.
+    Idle(Idle),
+    /// The right to make one.
+    Fresh(Slot),
+}
+
+/// A connection between two mails.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    /// The connection.
+    pub(crate) connection: Connection,
+    /// What it showed when it was made.
+    pub(crate) observed: Arc<Observed>,
+    /// Its place.
+    pub(crate) slot: Slot,
+}
+
+impl Idle {
+    /// A connection that was just made in its place.
+    pub(crate) fn new(connection: Connection, observed: Observed, slot: Slot) -> Self {
+        Self { connection, observed: Arc::new(observed), slot }
+    }
+}
+
+/// A place. Dropping it lets the next one in.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pool: Pool,
+    key: PoolKey,
+    is_counted: bool,
+}
+
+impl Slot {
+    /// The host took a mail: one more connection may be tried.
+    pub(crate) fn succeeded(&self) {
+        let per_host = self.pool.shared.limits.per_host;
+        self.pool.adjust(&self.key, |window| (window + 1).min(per_host));
+    }
+
+    /// The host asks for less: half as many from now on.
+    pub(crate) fn throttled(&self) {
+        self.pool.adjust(&self.key, |window| (window / 2).max(1));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.is_counted {
+            self.pool.release(&self.key);
+        }
+    }
+}
+
+/// All outbound connections. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    limits: PoolLimits,
+    tracker: TaskTracker,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hosts: HashMap<PoolKey, Host>,
+    /// Places taken, of all hosts.
+    open: usize,
+    /// Counts waiters and parked connections.
+    serial: u64,
+    /// Parked connections by the end of their time, which is the order of their parking. Some may be
+    /// in use again.
+    expiry: VecDeque<(Instant, PoolKey, u64)>,
+    /// Does a task watch over `expiry`?
+    has_reaper: bool,
+}
+
+#[derive(Debug)]
+struct Host {
+    window: usize,
+    /// Places taken, parked connections included.
+    open: usize,
+    parked: Vec<Parked>,
+    waiters: VecDeque<Waiter>,
+}
+
+/// An unused connection; its place is counted.
+#[derive(Debug)]
+struct Parked {
+    serial: u64,
+    connection: Connection,
+    observed: Arc<Observed>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    serial: u64,
+    grant: oneshot::Sender<Checkout>,
+}
+
+impl Host {
+    fn has_room(&self) -> bool {
+        self.open < self.window
+    }
+
+    /// The first one who still waits.
+    fn next_waiter(&mut self) -> Option<&Waiter> {
+        while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+            self.waiters.pop_front();
+        }
+        self.waiters.front()
+    }
+
+    /// Hands `checkout` to the first one who takes it; back if nobody does.
+    fn hand_over(&mut self, mut checkout: Checkout) -> Option<Checkout> {
+        while let Some(waiter) = self.waiters.pop_front() {
+            match waiter.grant.send(checkout) {
+                Ok(()) => return None,
+                Err(refused) => checkout = refused,
+            }
+        }
+        Some(checkout)
+    }
+}
+
+impl State {
+    fn host(&mut self, key: &PoolKey, per_host: usize) -> &mut Host {
+        self.hosts.entry(key.clone()).or_insert_with(|| Host {
+            window: FIRST_WINDOW.min(per_host),
+            open: 0,
+            parked: Vec::new(),
+            waiters: VecDeque::new(),
+        })
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Whose turn is it, if a place in the whole pool is free: who has waited longest of those that
+    /// their own host does not hold back.
+    fn longest_waiting(&mut self) -> Option<PoolKey> {
+        let turns = self.hosts.iter_mut().filter(|(_, host)| host.has_room());
+        let serials =
+            turns.filter_map(|(key, host)| host.next_waiter().map(|waiter| (waiter.serial, key)));
+        serials.min_by_key(|(serial, _)| *serial).map(|(_, key)| key.clone())
+    }
+
+    /// An unused connection of whichever host, to make room for another host.
+    fn take_oldest_parked(&mut self) -> Option<(PoolKey, Parked)> {
+        while let Some((_, key, serial)) = self.expiry.pop_front() {
+            if let Some(parked) = self.unpark(&key, serial) {
+                return Some((key, parked));
+            }
+        }
+        None
+    }
+
+    fn unpark(&mut self, key: &PoolKey, serial: u64) -> Option<Parked> {
+        let parked = &mut self.hosts.get_mut(key)?.parked;
+        let index = parked.iter().position(|parked| parked.serial == serial)?;
+        Some(parked.swap_remove(index))
+    }
+}
+
+/// What became of a request for a connection.
+#[expect(clippy::large_enum_variant, reason = "moved twice in its life; a box costs more")]
+enum Taken {
+    Now(Checkout),
+    Later(oneshot::Receiver<Checkout>),
+}
+
+impl Pool {
+    /// An empty pool; farewells run on `tracker`.
+    pub(crate) fn new(limits: PoolLimits, tracker: TaskTracker) -> Self {
+        Self { shared: Arc::new(Shared { limits, tracker, state: Mutex::default() }) }
+    }
+
+    /// Waits for an unused connection or a free place, first come, first served. May be dropped at any
+    /// time.
+    pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
+        loop {
+            let checkout = match self.take(key) {
+                Taken::Now(checkout) => checkout,
+                Taken::Later(granted) => match granted.await {
+                    Ok(checkout) => checkout,
+                    // The pool never drops a waiter, but if it did, asking again would be right.
+                    Err(_) => continue,
+                },
+            };
+            return match checkout {
+                Checkout::Fresh(slot) => Checkout::Fresh(slot),
+                Checkout::Idle(mut idle) => {
+                    // If the peer closed it meanwhile, its place is good for another one.
+                    if idle.connection.is_quiet() {
+                        Checkout::Idle(idle)
+                    } else {
+                        Checkout::Fresh(idle.slot)
+                    }
+                }
+            };
+        }
+    }
+
+    /// Takes back a connection that is ready for the next mail.
+    pub(crate) fn give_back(&self, mut idle: Idle) {
+        idle.connection.shrink();
+        let is_used_up = idle.connection.transactions() >= self.shared.limits.transactions;
+        let surplus = if is_used_up { Some(idle) } else { self.park(idle) };
+        if let Some(idle) = surplus {
+            self.retire(idle);
+        }
+    }
+
+    /// Says goodbye in the background; the place is free when that is done.
+    pub(crate) fn retire(&self, idle: Idle) {
+        self.shared.tracker.spawn(async move {
+            idle.connection.quit().await;
+            drop(idle.slot);
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, key: &PoolKey) -> Slot {
+        Slot { pool: self.clone(), key: key.clone(), is_counted: true }
+    }
+
+    fn idle(&self, key: &PoolKey, parked: Parked) -> Idle {
+        let Parked { connection, observed, serial: _ } = parked;
+        Idle { connection, observed, slot: self.slot(key) }
+    }
+
+    fn take(&self, key: &PoolKey) -> Taken {
+        let limits = self.shared.limits;
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let has_place = state.open < limits.total;
+        let host = state.host(key, limits.per_host);
+        if host.next_waiter().is_none() {
+            if let Some(parked) = host.parked.pop() {
+                return Taken::Now(Checkout::Idle(self.idle(key, parked)));
+            }
+            if host.has_room() && has_place {
+                host.open += 1;
+                state.open += 1;
+                return Taken::Now(Checkout::Fresh(self.slot(key)));
+            }
+        }
+        let is_held_back_by_total = host.has_room() && !has_place;
+        let serial = state.next_serial();
+        let (grant, granted) = oneshot::channel();
+        state.host(key, limits.per_host).waiters.push_back(Waiter { serial, grant });
+        let evicted = if is_held_back_by_total { state.take_oldest_parked() } else { None };
+        drop(guard);
+        if let Some((key, parked)) = evicted {
+            self.retire(self.idle(&key, parked));
+        }
+        Taken::Later(granted)
+    }
+
+    /// Hands the connection to who waits for it, or keeps it for a while; returns it if it is one too
+    /// many.
+    fn park(&self, mut idle: Idle) -> Option<Idle> {
+        let limits = self.shared.limits;
+        let key = idle.slot.key.clone();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let host = state.host(&key, limits.per_host);
+        if host.open > host.window {
+            return Some(idle);
+        }
+        match host.hand_over(Checkout::Idle(idle)) {
+            None => return None,
+            Some(Checkout::Idle(unclaimed)) => idle = unclaimed,
+            // Only what was handed in comes back.
+            Some(Checkout::Fresh(_)) => return None,
+        }
+        // Others wait for a place, and this one is not needed here.
+        if state.open >= limits.total && state.longest_waiting().is_some() {
+            return Some(idle);
+        }
+        let serial = state.next_serial();
+        let Idle { connection, observed, mut slot } = idle;
+        slot.is_counted = false;
+        state.host(&key, limits.per_host).parked.push(Parked { serial, connection, observed });
+        state.expiry.push_back((Instant::now() + limits.idle, key, serial));
+        let needs_reaper = !std::mem::replace(&mut state.has_reaper, true);
+        drop(guard);
+        if needs_reaper {
+            self.shared.tracker.spawn(self.clone().reap());
+        }
+        None
+    }
+
+    /// Ends unused connections whose time is over, as long as there are any.
+    async fn reap(self) {
+        loop {
+            let next = {
+                let mut state = self.lock();
+                match state.expiry.front() {
+                    Some((deadline, _, _)) => *deadline,
+                    None => {
+                        state.has_reaper = false;
+                        return;
+                    }
+                }
+            };
+            sleep_until(next).await;
+            let expired = self.expired();
+            for (key, parked) in expired {
+                self.retire(self.idle(&key, parked));
+            }
+        }
+    }
+
+    fn expired(&self) -> Vec<(PoolKey, Parked)> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let mut expired = Vec::new();
+        while state.expiry.front().is_some_and(|(deadline, _, _)| *deadline <= now) {
+            if let Some((_, key, serial)) = state.expiry.pop_front()
+                && let Some(parked) = state.unpark(&key, serial)
+            {
+                expired.push((key, parked));
+            }
+        }
+        expired
+    }
+
+    fn release(&self, key: &PoolKey) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let was_full = state.open >= self.shared.limits.total;
+        state.open = state.open.saturating_sub(1);
+        if let Some(host) = state.hosts.get_mut(key) {
+            host.open = host.open.saturating_sub(1);
+        }
+        // Only a full pool can hold back hosts that have room themselves.
+        let turn = if was_full { state.longest_waiting() } else { Some(key.clone()) };
+        let unclaimed = turn.and_then(|turn| self.admit_next(state, &turn));
+        let is_over = |host: &mut Host| host.open == 0 && host.next_waiter().is_none();
+        if state.hosts.get_mut(key).is_some_and(is_over) {
+            state.hosts.remove(key);
+        }
+        drop(guard);
+        // Its place is released again, outside the lock.
+        drop(unclaimed);
+    }
+
+    fn adjust(&self, key: &PoolKey, change: impl FnOnce(usize) -> usize) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(host) = state.hosts.get_mut(key) {
+            host.window = change(host.window);
+        }
+        let unclaimed = self.admit_next(state, key);
+        drop(guard);
+        drop(unclaimed);
+    }
+
+    /// Gives a place to the next one who waits for this host, if there is one; returns the place if
+    /// nobody takes it after all.
+    fn admit_next(&self, state: &mut State, key: &PoolKey) -> Option<Checkout> {
+        if state.open >= self.shared.limits.total {
+            return None;
+        }
+        let host = state.hosts.get_mut(key)?;
+        if !host.has_room() || host.next_waiter().is_none() {
+            return None;
+        }
+        host.open += 1;
+        state.open += 1;
+        host.hand_over(Checkout::Fresh(self.slot(key)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    use smtp::HostName;
+    use tokio::net::TcpStream;
+    use tokio::task::{JoinHandle, JoinSet, yield_now};
+
+    use super::*;
+    use crate::connection::scripted::{Act, play};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn limits() -> PoolLimits {
+        PoolLimits { total: 500, per_host: 10, transactions: 100, idle: LONG }
+    }
+
+    fn pool(limits: PoolLimits) -> Pool {
+        Pool::new(limits, TaskTracker::new())
+    }
+
+    fn key(name: &str) -> PoolKey {
+        let host = Domain::Name(HostName::parse(name).unwrap());
+        PoolKey { route: None, source: None, host, port: 25 }
+    }
+
+    /// A peer that waits for one line on each of so many connections, one after the other, and says
+    /// goodbye.
+    async fn polite(connections: usize) -> (SocketAddr, JoinHandle<String>) {
+        play(vec![vec![Act::Hear, Act::Say("221 bye\r\n")]; connections]).await
+    }
+
+    async fn connected(address: SocketAddr, slot: Slot) -> Idle {
+        let stream = TcpStream::connect(address).await.unwrap();
+        Idle::new(Connection::plain(stream, address), Observed::Plain, slot)
+    }
+
+    /// What there is without waiting; a wait is given up at once.
+    fn now(pool: &Pool, key: &PoolKey) -> Option<Checkout> {
+        match pin!(pool.checkout(key)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(checkout) => Some(checkout),
+            Poll::Pending => None,
+        }
+    }
+
+    fn fresh(pool: &Pool, key: &PoolKey) -> Slot {
+        match now(pool, key).expect("has to wait") {
+            Checkout::Fresh(slot) => slot,
+            Checkout::Idle(_) => panic!("an unused connection"),
+        }
+    }
+
+    fn is_fresh(checkout: &Checkout) -> bool {
+        matches!(checkout, Checkout::Fresh(_))
+    }
+
+    #[tokio::test]
+    async fn a_host_has_two_places_and_earns_more() {
+        let (pool, key) = (pool(limits()), key("mx.example.org"));
+        let mut slots = vec![fresh(&pool, &key), fresh(&pool, &key)];
+        assert!(now(&pool, &key).is_none());
+        slots[0].succeeded();
+        slots.push(fresh(&pool, &key));
+        assert!(now(&pool, &key).is_none());
+        for _ in 0..20 {
+            slots[0].succeeded();
+        }
+        while let Some(Checkout::Fresh(slot)) = now(&pool, &key) {
+            slots.push(slot);
+        }
+        assert_eq!(slots.len(), 10, "delivery.connections_per_host");
+
+        slots[0].throttled();
+        slots.truncate(5);
+        assert!(now(&pool, &key).is_none(), "half as many: the first to end are not replaced");
+        slots.pop();
+        slots.push(fresh(&pool, &key));
+        for _ in 0..9 {
+            slots[0].throttled();
+        }
+        slots.clear();
+        drop(fresh(&pool, &key));
+        assert!(pool.lock().hosts.is_empty(), "nothing is remembered of a host without places");
+        assert_eq!(pool.lock().open, 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_longest_is_next_and_who_gives_up_costs_nothing() {
+        let (pool, key) = (pool(limits()), key("mx.example.org"));
+        let held = [fresh(&pool, &key), fresh(&pool, &key)];
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiting = JoinSet::new();
+        let mut tickets = Vec::new();
+        for number in 0..4 {
+            let (pool, key, order) = (pool.clone(), key.clone(), Arc::clone(&order));
+            tickets.push(waiting.spawn(async move {
+                let checkout = pool.checkout(&key).await;
+                order.lock().unwrap().push(number);
+                drop(checkout);
+            }));
+            yield_now().await;
+        }
+        tickets[1].abort();
+        yield_now().await;
+        drop(held);
+        while waiting.join_next().await.is_some() {}
+        assert_eq!(*order.lock().unwrap(), [0, 2, 3]);
+        assert_eq!(pool.lock().open, 0);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_nobody_collects_goes_to_the_next() {
+        let (pool, key) = (pool(limits()), key("mx.example.org"));
+        let mut held = vec![fresh(&pool, &key), fresh(&pool, &key)];
+        let mut first = Box::pin(pool.checkout(&key));
+        let mut second = Box::pin(pool.checkout(&key));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        held.pop();
+        // It is the first one's now, who is gone before it notices.
+        drop(first);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[tokio::test]
+    async fn unused_connections_are_reused_then_end_with_quit() {
+        let idle_time = Duration::from_millis(50);
+        let (pool, key) = (pool(PoolLimits { idle: idle_time, ..limits() }), key("mx.example.org"));
+        let (address, peer) = polite(1).await;
+        let start = Instant::now();
+        pool.give_back(connected(address, fresh(&pool, &key)).await);
+        let Some(Checkout::Idle(idle)) = now(&pool, &key) else { panic!("not kept") };
+        assert!(now(&pool, &PoolKey { port: 587, ..key.clone() }).is_some_and(|c| is_fresh(&c)));
+        pool.give_back(idle);
+        assert_eq!(peer.await.unwrap(), "QUIT\r\n");
+        assert!(start.elapsed() >= idle_time);
+        pool.shared.tracker.close();
+        pool.shared.tracker.wait().await;
+        assert!(pool.lock().hosts.is_empty());
+        assert!(!pool.lock().has_reaper, "nothing runs where nothing is kept");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_used_up_or_one_too_many_ends_at_once() {
+        let (pool, key) = (pool(PoolLimits { transactions: 2, ..limits() }), key("mx.example.org"));
+        let (address, peer) = polite(2).await;
+        let mut first = connected(address, fresh(&pool, &key)).await;
+        let second = connected(address, fresh(&pool, &key)).await;
+        first.connection.count_transaction();
+        first.connection.count_transaction();
+        pool.give_back(first);
+        second.slot.throttled();
+        pool.give_back(second);
+        assert_eq!(peer.await.unwrap(), "QUIT\r\nQUIT\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_peer_closed_is_not_handed_out() {
+        let (pool, key) = (pool(limits()), key("mx.example.org"));
+        let (address, _peer) = play(vec![vec![]]).await;
+        let mut idle = connected(address, fresh(&pool, &key)).await;
+        // Waits until the runtime has heard of it.
+        assert!(idle.connection.reply(LONG).await.is_err());
+        pool.give_back(idle);
+        assert!(now(&pool, &key).is_some_and(|checkout| is_fresh(&checkout)));
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_takes_from_who_does_not_need() {
+        let (pool, a, b) =
+            (pool(PoolLimits { total: 2, ..limits() }), key("a.test"), key("b.test"));
+        let (address, _peer) = polite(2).await;
+        let first = connected(address, fresh(&pool, &a)).await;
+        let second = connected(address, fresh(&pool, &a)).await;
+        pool.give_back(first);
+        let held = pool.checkout(&b).await;
+        assert!(is_fresh(&held), "the unused one was ended");
+
+        let mut waiting = pin!(pool.checkout(&b));
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        pool.give_back(second);
+        assert!(is_fresh(&waiting.await), "not kept while others wait");
+    }
+
+    #[tokio::test]
+    async fn five_thousand_mails_need_few_connections() {
+        let (pool, key) = (pool(limits()), key("mx.example.org"));
+        let made = Arc::new(AtomicUsize::new(0));
+        let busy = Arc::new(AtomicUsize::new(0));
+        let mut attempts = JoinSet::new();
+        for _ in 0..20 {
+            let (pool, key) = (pool.clone(), key.clone());
+            let (made, busy) = (Arc::clone(&made), Arc::clone(&busy));
+            attempts.spawn(async move {
+                for _ in 0..250 {
+                    let mut idle = match pool.checkout(&key).await {
+                        Checkout::Idle(idle) => idle,
+                        Checkout::Fresh(slot) => {
+                            made.fetch_add(1, Ordering::Relaxed);
+                            connected(polite(1).await.0, slot).await
+                        }
+                    };
+                    assert!(busy.fetch_add(1, Ordering::Relaxed) < 10);
+                    yield_now().await;
+                    busy.fetch_sub(1, Ordering::Relaxed);
+                    idle.connection.count_transaction();
+                    idle.slot.succeeded();
+                    pool.give_back(idle);
+                }
+            });
+        }
+        while let Some(attempt) = attempts.join_next().await {
+            attempt.unwrap();
+        }
+        let made = made.load(Ordering::Relaxed);
+        assert!((50..=55).contains(&made), "{made} connections");
+    }
+}
