@@ -162,10 +162,11 @@ impl Broom {
                 self.attend(chore);
             }
         }
-        while let Ok(chore) = self.incoming.recv() {
-            if matches!(chore, Chore::Stop) {
-                return;
-            }
+        while !self.stop.load(Ordering::Acquire) {
+            let Ok(chore) = self.incoming.recv() else { return };
+            self.attend(chore);
+        }
+        while let Ok(chore) = self.incoming.try_recv() {
             self.attend(chore);
         }
     }
@@ -181,7 +182,7 @@ impl Broom {
             }
             Chore::Checkpoint(Which::Queue) => self.shorten(&self.queue),
             Chore::Checkpoint(Which::Policies) => self.shorten(&self.policies),
-            // The sweep looks at the flag that was set before this was sent.
+            // Only wakes: the flag was set before it was sent.
             Chore::Stop => {}
         }
     }

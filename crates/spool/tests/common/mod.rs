@@ -1,0 +1,159 @@
+//! What the tests share: short ways to say common things.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use jiff::Timestamp;
+use smtp::{Mailbox, RemoteText, ReversePath};
+use spool::{
+    Body, BodyFacts, Envelope, LaneKey, MessageId, NewRecipient, Options, Problem, Sealed, Settled,
+    Settlement, Spool, StoreError,
+};
+
+/// Bodies above this are files, so that tests see both kinds with little data.
+pub(crate) const INLINE_MAX: usize = 100;
+
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+pub(crate) fn options() -> Options {
+    Options { inline_body_max: INLINE_MAX, reserve_bytes: 64 * 1024 }
+}
+
+pub(crate) fn open(dir: &Path) -> Spool {
+    Spool::open(dir, options()).unwrap()
+}
+
+pub(crate) fn lane(number: impl std::fmt::Display) -> LaneKey {
+    LaneKey::new(&format!("lane{number}.example"))
+}
+
+pub(crate) fn facts(size: usize) -> BodyFacts {
+    BodyFacts {
+        size: size as u64,
+        header_len: (size as u64).min(10),
+        has_8bit: true,
+        longest_line: 12,
+        ends_with_newline: true,
+        received_count: 3,
+        body_sha256_simple: [1; 32],
+        body_sha256_relaxed: [2; 32],
+    }
+}
+
+/// An envelope for these (recipient, lane).
+pub(crate) fn envelope(size: usize, recipients: &[(&str, LaneKey)]) -> Envelope {
+    let recipient = |(mailbox, lane): &(&str, LaneKey)| NewRecipient {
+        mailbox: Mailbox::parse(mailbox).unwrap(),
+        lane: lane.clone(),
+    };
+    Envelope {
+        sender: ReversePath::parse("sender@from.example").unwrap(),
+        recipients: recipients.iter().map(recipient).collect(),
+        arrived_at: at(0),
+        expires_at: at(432_000),
+        client: "192.0.2.1".into(),
+        facts: facts(size),
+    }
+}
+
+pub(crate) fn sealed(spool: &Spool, body: &[u8]) -> Sealed {
+    let mut draft = spool.draft(spool.new_id(at(0)));
+    draft.write(body).unwrap();
+    draft.seal().unwrap()
+}
+
+/// Waits for a callback.
+pub(crate) fn wait<T: Send + 'static>(
+    begin: impl FnOnce(Box<dyn FnOnce(Result<T, StoreError>) + Send>),
+) -> Result<T, StoreError> {
+    let (answer, result) = mpsc::channel();
+    begin(Box::new(move |outcome| answer.send(outcome).unwrap()));
+    result.recv().unwrap()
+}
+
+pub(crate) fn try_commit(
+    spool: &Spool,
+    body: &[u8],
+    recipients: &[(&str, LaneKey)],
+) -> Result<MessageId, StoreError> {
+    let sealed = sealed(spool, body);
+    wait(|done| spool.commit(sealed, envelope(body.len(), recipients), done))
+}
+
+pub(crate) fn commit(spool: &Spool, body: &[u8], recipients: &[(&str, LaneKey)]) -> MessageId {
+    try_commit(spool, body, recipients).unwrap()
+}
+
+pub(crate) fn settlement(spool: &Spool, message: MessageId) -> Settlement {
+    Settlement {
+        permit: spool.settle_permit().unwrap(),
+        message,
+        changes: Vec::new(),
+        notices: Vec::new(),
+        lane: None,
+    }
+}
+
+pub(crate) fn settle(spool: &Spool, settlement: Settlement) -> Result<Settled, StoreError> {
+    wait(|done| spool.settle(settlement, done))
+}
+
+pub(crate) fn bytes(spool: &Spool, id: MessageId) -> Vec<u8> {
+    match spool.body(id).unwrap() {
+        Body::Memory(bytes) => bytes.to_vec(),
+        Body::File { mut file, size } => {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, size);
+            bytes
+        }
+    }
+}
+
+pub(crate) fn problem(second: i64) -> Problem {
+    Problem {
+        at: at(second),
+        status: "4.4.1".into(),
+        reason: "connect_failed".into(),
+        mx: Some(smtp::HostName::parse("mx.example").unwrap()),
+        text: RemoteText::new("connection refused"),
+    }
+}
+
+/// All body files and drafts.
+pub(crate) fn files(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for top in ["bodies", "tmp"] {
+        collect(&dir.join(top), &mut found);
+    }
+    found.sort();
+    found
+}
+
+fn collect(dir: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            collect(&entry.path(), found);
+        } else {
+            found.push(entry.file_name().into_string().unwrap());
+        }
+    }
+}
+
+/// What a kill -9 leaves: the files as they are, copied while the store is open and idle.
+pub(crate) fn snapshot(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            snapshot(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

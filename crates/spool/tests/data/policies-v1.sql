@@ -1,0 +1,37 @@
+-- What the first release wrote; never to be changed.
+-- What is known about the MTA-STS policy of a domain.
+CREATE TABLE policies (
+    domain TEXT PRIMARY KEY,
+    fetched_at INTEGER,                   -- the last successful fetch; null: none yet
+    expires_at INTEGER,
+    policy_id TEXT,                       -- the id the policy was fetched for
+    mode TEXT,
+    body BLOB,
+    last_used_at INTEGER,                 -- for mail
+    failed_id TEXT,                       -- the id whose fetch failed
+    failed_at INTEGER,
+    failed_count INTEGER NOT NULL,
+    first_fetch_failures INTEGER NOT NULL,
+    dns_failing_since INTEGER,
+    none_seen_at INTEGER,                 -- the last conclusive "no record"
+    recent_fetches TEXT NOT NULL,         -- the keeper's own form
+    alarm TEXT
+) STRICT;
+
+-- Hosts that completed STARTTLS with us.
+CREATE TABLE hosts (
+    host TEXT PRIMARY KEY,
+    starttls_seen_at INTEGER NOT NULL,
+    note TEXT NOT NULL                    -- the connector's own form
+) STRICT, WITHOUT ROWID;
+
+-- Single values.
+CREATE TABLE marks (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO policies VALUES ('a.example', 1800000000000, 1800086400000, '20260101', 'enforce',
+    x'76657273696f6e3a205354537631', NULL, NULL, NULL, 0, 0, NULL, NULL, '', NULL);
+PRAGMA application_id = 1400139376;
+PRAGMA user_version = 1;

@@ -1,0 +1,478 @@
+//! What the store promises, one rule a test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at what it did not expect"
+)]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use common::{
+    at, bytes, commit, envelope, facts, files, lane, open, options, problem, sealed, settle,
+    settlement, try_commit, wait,
+};
+use rusqlite::Connection;
+use smtp::HostName;
+use spool::{
+    Attempt, BodyRef, Change, Deferral, Filter, Found, Health, HostRow, LaneState, LaneUpdate,
+    OpenError, PolicyRow, RecipientNo, RecipientState, Selection, Settled, Spool, StoreError,
+};
+
+fn host(name: &str) -> HostName {
+    HostName::parse(name).unwrap()
+}
+
+fn large(size: usize) -> Vec<u8> {
+    (b'a'..=b'z').cycle().take(size).collect()
+}
+
+#[test]
+fn what_was_committed_comes_back_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    for size in [0, 1, common::INLINE_MAX, common::INLINE_MAX + 1, 300_000] {
+        let body = large(size);
+        let id = commit(&spool, &body, &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
+        assert_eq!(bytes(&spool, id), body, "{size}");
+        let detail = spool.show(id).unwrap().unwrap();
+        let want = envelope(size, &[]);
+        assert_eq!(detail.sender, want.sender);
+        assert_eq!((detail.arrived_at, detail.client), (want.arrived_at, want.client));
+        assert_eq!(detail.facts, facts(size));
+        let file = size > common::INLINE_MAX;
+        assert_eq!(detail.body, if file { BodyRef::File } else { BodyRef::Inline });
+        assert_eq!(detail.recipients.len(), 2);
+        assert_eq!(detail.recipients[1].recipient.as_str(), "c@to.example");
+        assert_eq!(spool.header_block(id, 5).unwrap(), body[..size.min(5)]);
+        assert_eq!(spool.header_block(id, 99).unwrap(), body[..size.min(10)]);
+    }
+}
+
+#[test]
+fn a_draft_that_is_dropped_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let mut draft = spool.draft(spool.new_id(at(0)));
+    draft.write(b"small").unwrap();
+    assert_eq!(files(dir.path()).len(), 0);
+    draft.spill().unwrap();
+    draft.write(b" and more").unwrap();
+    assert_eq!((draft.size(), draft.memory(), files(dir.path()).len()), (14, 0, 1));
+    drop(draft);
+    assert_eq!(files(dir.path()).len(), 0);
+    drop(sealed(&spool, &large(1000)));
+    assert_eq!(files(dir.path()).len(), 0, "sealed, never committed");
+}
+
+#[test]
+fn a_spilled_small_body_is_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let mut draft = spool.draft(spool.new_id(at(0)));
+    draft.write(b"sm").unwrap();
+    draft.spill().unwrap();
+    draft.write(b"all").unwrap();
+    let sealed = draft.seal().unwrap();
+    assert_eq!(sealed.bytes(), None);
+    let id = wait(|done| spool.commit(sealed, envelope(5, &[("b@to.example", lane(1))]), done));
+    assert_eq!(bytes(&spool, id.unwrap()), b"small");
+}
+
+#[test]
+fn a_message_goes_with_its_last_recipient_and_takes_its_file_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let two = [("b@to.example", lane(1)), ("c@to.example", lane(2))];
+    let id = commit(&spool, &large(1000), &two);
+    let mut first = settlement(&spool, id);
+    first.changes.push((RecipientNo(0), Change::Delivered));
+    assert_eq!(settle(&spool, first).unwrap(), Settled::Waiting);
+    let mut last = settlement(&spool, id);
+    last.changes.push((RecipientNo(1), Change::Failed));
+    assert_eq!(settle(&spool, last).unwrap(), Settled::Gone);
+    assert!(matches!(spool.body(id), Err(StoreError::Missing { message }) if message == id));
+    assert_eq!(spool.count().unwrap(), spool::Counts::default());
+    spool.close();
+    drop(open(dir.path()));
+    assert_eq!(files(dir.path()).len(), 0);
+}
+
+#[test]
+fn settling_a_message_that_was_deleted_changes_nothing_and_sends_no_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    let mut late = settlement(&spool, id);
+    late.changes.push((RecipientNo(0), Change::Failed));
+    let notice = sealed(&spool, &large(1000));
+    late.notices.push(spool::NewMessage {
+        body: notice,
+        envelope: envelope(1000, &[("sender@from.example", lane(3))]),
+    });
+    assert_eq!(spool.delete(&Selection::Messages(vec![id]), None).unwrap().recipients, 1);
+    assert_eq!(settle(&spool, late).unwrap(), Settled::Gone);
+    assert_eq!(spool.count().unwrap().messages, 0);
+    spool.close();
+    assert_eq!(files(dir.path()).len(), 0);
+}
+
+#[test]
+fn a_deferral_keeps_its_reason_and_comes_back_at_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
+    let defer =
+        |due, problem, attempt| Change::Deferred(Deferral { due_at: at(due), problem, attempt });
+    let mut first = settlement(&spool, id);
+    first.changes.push((RecipientNo(0), defer(60, Some(problem(2)), Attempt::Counted)));
+    settle(&spool, first).unwrap();
+    let mut second = settlement(&spool, id);
+    second.changes.push((RecipientNo(0), defer(90, None, Attempt::NotCounted)));
+    settle(&spool, second).unwrap();
+
+    let row = &spool.show(id).unwrap().unwrap().recipients[0];
+    assert_eq!((row.attempts, row.next_attempt_at), (1, at(90)));
+    assert_eq!(row.last, Some(problem(2)), "the reason before stays");
+    let due = |second| -> Vec<_> {
+        let page = spool.next(&lane(1), at(second), None, 10).unwrap();
+        page.due.iter().flat_map(|due| due.recipients.iter().map(|r| r.no.0)).collect()
+    };
+    assert_eq!((due(89), due(90)), (vec![1], vec![1, 0]));
+    let expired = |second| spool.expired(&lane(1), at(second), None, 10).unwrap().due.len();
+    assert_eq!((expired(431_999), expired(432_000)), (0, 1));
+}
+
+#[test]
+fn held_recipients_are_listed_but_not_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@TO2.example", lane(2))]);
+    let domain = Filter { domain: Some(host("to2.example")), ..Filter::default() };
+    let acted = spool.hold(&Selection::Matching(domain.clone()), None).unwrap();
+    assert_eq!((acted.recipients, acted.lanes), (1, vec![lane(2)]));
+    assert!(spool.next(&lane(2), at(9), None, 10).unwrap().due.is_empty());
+    let held = Filter { state: Some(RecipientState::Held), ..Filter::default() };
+    let rows = spool.list(&held, None, 10).unwrap().rows;
+    assert_eq!((rows.len(), rows[0].message, rows[0].no), (1, id, RecipientNo(1)));
+    let counts = spool.count().unwrap();
+    assert_eq!((counts.queued, counts.held), (1, 1));
+    assert_eq!(spool.lanes().unwrap().iter().map(|lane| lane.queued).sum::<u64>(), 1);
+    spool.release(&Selection::Matching(domain), at(3), None).unwrap();
+    assert_eq!(spool.next(&lane(2), at(3), None, 10).unwrap().due.len(), 1);
+}
+
+#[test]
+fn listings_select_by_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
+    let mut new = settlement(&spool, id);
+    let deferral = Deferral { due_at: at(1), problem: Some(problem(1)), attempt: Attempt::Counted };
+    new.changes.push((RecipientNo(1), Change::Deferred(deferral)));
+    settle(&spool, new).unwrap();
+    let found = |reason: &str| {
+        let filter = Filter { reason: Some(reason.into()), ..Filter::default() };
+        spool.list(&filter, None, 10).unwrap().rows.len()
+    };
+    assert_eq!((found("connect_failed"), found("null_mx")), (1, 0));
+}
+
+#[test]
+fn many_threads_share_syncs_and_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let kept = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 0..16 {
+            let (spool, kept) = (&spool, &kept);
+            scope.spawn(move || {
+                for round in 0..40 {
+                    let body = large(90 + round);
+                    let id = commit(spool, &body, &[("b@to.example", lane(number % 5))]);
+                    if round % 2 == 0 {
+                        let mut new = settlement(spool, id);
+                        new.changes.push((RecipientNo(0), Change::Delivered));
+                        assert_eq!(settle(spool, new).unwrap(), Settled::Gone);
+                    } else {
+                        assert_eq!(bytes(spool, id), body);
+                        kept.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let kept = kept.into_inner() as u64;
+    assert_eq!(spool.count().unwrap().messages, kept);
+    drop(spool);
+    assert_eq!(open(dir.path()).count().unwrap().messages, kept);
+}
+
+#[test]
+fn what_a_crash_leaves_is_all_that_was_acknowledged_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir.path().join("live"));
+    let small = commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    let big = commit(&spool, &large(5000), &[("b@to.example", lane(1))]);
+    let mut arriving = spool.draft(spool.new_id(at(0)));
+    arriving.write(&large(5000)).unwrap();
+    let _sealed = sealed(&spool, &large(6000));
+    assert_eq!(files(&dir.path().join("live")).len(), 3);
+
+    let copy = dir.path().join("copy");
+    common::snapshot(&dir.path().join("live"), &copy);
+    let after = open(&copy);
+    assert_eq!((bytes(&after, small), bytes(&after, big)), (b"x".to_vec(), large(5000)));
+    assert_eq!(after.count().unwrap().messages, 2);
+    // The sweep runs beside the service; a second start is certain to find it done or to do it.
+    for _ in 0..100 {
+        if files(&copy).len() == 1 {
+            break;
+        }
+        thread::yield_now();
+        commit(&after, b"y", &[("b@to.example", lane(1))]);
+    }
+    assert_eq!(files(&copy), [big.to_string()]);
+}
+
+#[test]
+fn a_second_process_is_told_who_holds_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let error = Spool::open(dir.path(), options()).unwrap_err();
+    let own = std::process::id();
+    assert!(matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == own), "{error}");
+    assert!(error.to_string().contains(&format!("process {own}")), "{error}");
+    spool.close();
+    drop(open(dir.path()));
+}
+
+#[test]
+fn a_newer_format_and_a_foreign_file_are_refused_and_left_alone() {
+    for (pragma, want) in
+        [("user_version = 99", "has format 99"), ("application_id = 7", "not a file")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        let path = dir.path().join("queue.db");
+        Connection::open(&path).unwrap().execute_batch(&format!("PRAGMA {pragma}")).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = Spool::open(dir.path(), options()).unwrap_err().to_string();
+        assert!(error.contains(want) && error.contains("queue.db"), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before, "{pragma}");
+    }
+}
+
+#[test]
+fn nobody_else_can_read_the_mail() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("data");
+    let spool = open(&root);
+    commit(&spool, &large(1000), &[("b@to.example", lane(1))]);
+    let mut all = vec![root];
+    while let Some(path) = all.pop() {
+        let meta = path.metadata().unwrap();
+        assert_eq!(meta.permissions().mode() & 0o077, 0, "{}", path.display());
+        if meta.is_dir() {
+            all.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
+#[test]
+fn after_close_everything_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    spool.close();
+    let error = try_commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    assert!(matches!(error, Err(StoreError::Closed)), "{error:?}");
+    let error = spool.delete(&Selection::Messages(vec![id]), None);
+    assert!(matches!(error, Err(StoreError::Closed)), "{error:?}");
+}
+
+#[test]
+fn a_message_needs_a_recipient() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = try_commit(&open(dir.path()), b"x", &[]);
+    assert!(matches!(error, Err(StoreError::RecipientCount { count: 0 })), "{error:?}");
+}
+
+/// One bad item does not take the others of its batch along.
+#[test]
+fn work_that_fails_in_a_batch_fails_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = spool.new_id(at(0));
+    let (answer, results) = mpsc::channel();
+    for number in 0..20 {
+        // All have the same id, which must be unique: the first wins.
+        let draft = spool.draft(if number < 10 { id } else { spool.new_id(at(0)) });
+        let answer = answer.clone();
+        let envelope = envelope(0, &[("b@to.example", lane(1))]);
+        spool.commit(draft.seal().unwrap(), envelope, move |result| {
+            answer.send(result.is_ok()).unwrap();
+        });
+    }
+    drop(answer);
+    assert_eq!(results.iter().filter(|ok| *ok).count(), 11);
+    assert_eq!(spool.count().unwrap().messages, 11);
+    assert_eq!(spool.health(), Health::Good);
+}
+
+#[test]
+fn lanes_without_mail_are_forgotten_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    for number in 0..200 {
+        let id = commit(&spool, b"x", &[("b@to.example", lane(number))]);
+        if number == 7 {
+            continue;
+        }
+        let mut new = settlement(&spool, id);
+        new.changes.push((RecipientNo(0), Change::Delivered));
+        if number == 8 {
+            new.lane = Some(LaneUpdate {
+                key: lane(8),
+                state: LaneState::Failing(spool::LaneTrouble {
+                    failures: 1,
+                    next_probe_at: at(1),
+                    first_failed_at: at(0),
+                    problem: problem(0),
+                }),
+            });
+        }
+        settle(&spool, new).unwrap();
+    }
+    let lanes = spool.lanes().unwrap();
+    let keys: Vec<_> = lanes.iter().map(|lane| &lane.key).collect();
+    assert!(lanes.len() < 10, "{keys:?}");
+    assert!(keys.contains(&&lane(7)) && keys.contains(&&lane(8)), "{keys:?}");
+}
+
+#[test]
+fn policies_hosts_and_clock_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let mut row = PolicyRow::new(host("a.example"));
+    row.fetched_at = Some(at(10));
+    row.body = Some(b"version: STSv1".to_vec());
+    row.id = Some("2026".into());
+    row.failed_count = 3;
+    row.recent_fetches = "1,2".into();
+    let policies = spool.policies();
+    assert!(wait(|done| policies.put(row.clone(), done)).unwrap());
+    let host_row = HostRow { host: host("mx.example"), starttls_seen_at: at(5), note: "x".into() };
+    wait(|done| policies.put_host(host_row.clone(), done)).unwrap();
+    wait(|done| policies.set_clock_mark(at(77), done)).unwrap();
+    wait(|done| policies.touch(host("a.example"), at(20), done)).unwrap();
+    row.last_used_at = Some(at(20));
+    drop(spool);
+
+    let spool = open(dir.path());
+    let policies = spool.policies();
+    assert_eq!(policies.get(&host("a.example")).unwrap(), Found::Row(row));
+    assert_eq!(policies.get(&host("b.example")).unwrap(), Found::Absent);
+    assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Row(host_row));
+    assert_eq!(policies.clock_mark().unwrap(), Found::Row(at(77)));
+    assert_eq!(wait(|done| policies.forget_hosts(at(6), done)).unwrap(), 1);
+    assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Absent);
+    assert!(wait(|done| policies.delete(host("a.example"), done)).unwrap());
+    assert_eq!(policies.get(&host("a.example")).unwrap(), Found::Absent);
+}
+
+#[test]
+fn an_older_policy_does_not_replace_a_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let put = |fetched: Option<i64>, mode: &str| {
+        let mut row = PolicyRow::new(host("a.example"));
+        row.fetched_at = fetched.map(at);
+        row.mode = Some(mode.into());
+        wait(|done| spool.policies().put(row, done)).unwrap()
+    };
+    let cases = [
+        (None, "first", true),
+        (Some(10), "newer", true),
+        (Some(10), "same", true),
+        (Some(9), "older", false),
+        (None, "unknown", false),
+    ];
+    for (fetched, mode, want) in cases {
+        assert_eq!(put(fetched, mode), want, "{mode}");
+    }
+    let page = spool.policies().list(None, 10).unwrap();
+    assert_eq!(page.rows[0].mode.as_deref(), Some("same"));
+}
+
+#[test]
+fn a_damaged_policy_row_is_reported_and_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    Connection::open(dir.path().join("policies.db"))
+        .unwrap()
+        .execute_batch(
+            "INSERT INTO policies (domain, failed_count, first_fetch_failures, recent_fetches)
+             VALUES ('a.example', -1, 0, ''), ('b.example', 0, 0, '');",
+        )
+        .unwrap();
+    let spool = open(dir.path());
+    assert_eq!(spool.policies().get(&host("a.example")).unwrap(), Found::Corrupt);
+    let page = spool.policies().list(None, 1).unwrap();
+    assert_eq!((page.rows.len(), page.damaged), (0, 1));
+    let page = spool.policies().list(page.next.as_deref(), 10).unwrap();
+    assert_eq!((page.rows.len(), page.damaged, page.next), (1, 0, None));
+}
+
+/// The oldest format there is: whatever comes later must read it.
+#[test]
+fn format_1_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    for (file, sql) in [
+        ("queue.db", include_str!("data/queue-v1.sql")),
+        ("policies.db", include_str!("data/policies-v1.sql")),
+    ] {
+        Connection::open(root.join(file)).unwrap().execute_batch(sql).unwrap();
+    }
+    let spool = open(root);
+    let rows = spool.list(&Filter::default(), None, 10).unwrap().rows;
+    let texts: Vec<_> = rows.iter().map(|row| row.recipient.to_string()).collect();
+    assert_eq!(texts, ["b@to.example", "c@to.example"]);
+    assert_eq!(rows[0].last, Some(problem(2)));
+    assert_eq!(bytes(&spool, rows[0].message), b"Subject: kept\r\n\r\nx\r\n");
+    assert!(matches!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(_)));
+}
+
+#[test]
+fn space_counts_what_the_queue_can_use_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let before = spool.space().unwrap();
+    assert!(before.available > 0 && before.inodes > 0);
+    let options = spool::Options { inline_body_max: 60_000, ..options() };
+    let (other, other_dir) = (options, tempfile::tempdir().unwrap());
+    let spool = Spool::open(other_dir.path(), other).unwrap();
+    let id = commit(&spool, &large(50_000), &[("b@to.example", lane(1))]);
+    spool.delete(&Selection::Messages(vec![id]), None).unwrap();
+    assert!(spool.space().unwrap().reusable >= 48 * 1024);
+}
+
+#[test]
+fn callbacks_may_hold_the_last_handle() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(open(dir.path()));
+    let (answer, result) = mpsc::channel();
+    let sealed = sealed(&spool, b"x");
+    let own = Arc::clone(&spool);
+    spool.commit(sealed, envelope(1, &[("b@to.example", lane(1))]), move |outcome| {
+        drop(own);
+        answer.send(outcome.is_ok()).unwrap();
+    });
+    drop(spool);
+    assert!(result.recv().unwrap());
+}
