@@ -20,7 +20,7 @@ enum Expected {
 fn expected(id: &str) -> Expected {
     let rows = vectors("http.tsv");
     let row = rows.iter().find(|row| row[0] == id).unwrap_or_else(|| panic!("no row {id}"));
-    match row[2].split([' ', ';']).next().unwrap() {
+    match row[2].split([' ', ';', ',']).next().unwrap() {
         "use" => Expected::Used,
         "reject" | "fetch-error" => Expected::NotUsed,
         other => panic!("{id}: what is {other}?"),

@@ -214,7 +214,7 @@ async fn expect_delivery(stage: &Stage, mx: &Mx, recipient: &str, channel: Chann
     assert_eq!(came, channel);
     let tls_version = message.tls.map(|tls| tls.version.to_owned());
     assert_eq!(delivered.text("tls_version"), tls_version, "the log says what the host saw");
-    assert_eq!(mx.received().len(), 1, "once");
+    assert_eq!(mx.received().len(), 1, "once\n{}", stage.relay.lines_about(mx.host()));
 }
 
 async fn expect_deferral(stage: &Stage, recipient: &str, reason: &str) {

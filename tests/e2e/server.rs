@@ -173,9 +173,9 @@ async fn strangers_do_not_relay() {
     let world = world::World::start(crate::harness::PROGRAM).await;
     let relay = world.relay("[access]\nnetworks = [\"192.0.2.0/24\"]").await;
     let mut client = relay.client().await;
-    client.expect("MAIL FROM:<a@client.test>", 250).await;
-    let reply = client.expect("RCPT TO:<b@elsewhere.test>", 550).await;
+    let reply = client.expect("MAIL FROM:<a@client.test>", 550).await;
     assert!(reply.text().starts_with("5.7.1"), "{reply:?}");
+    client.expect("RCPT TO:<b@elsewhere.test>", 503).await;
 }
 
 /// X041: what comes after the limit is not kept and not read as commands.

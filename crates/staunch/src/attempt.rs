@@ -47,7 +47,9 @@ pub(crate) async fn attempt(
     for leg in &next_hop.legs {
         let domain = leg.policy_domain();
         let asked =
-            match requirement::asked(config, &relay.policies, domain, next_hop.floor, freshness).await {
+            match requirement::asked(config, &relay.policies, domain, next_hop.floor, freshness)
+                .await
+            {
                 Ok(asked) => asked,
                 Err(defer) => {
                     walk.leg_failed(AttemptError::Policy(defer));
@@ -113,12 +115,14 @@ impl Spine<'_> {
         let host = mx.host().clone();
         let mut admitted = open(self.relay, self.config, mx, candidate.port, starttls).await?;
         events::findings(self.work.message, &host, admitted.findings());
-        let (proof, tls) = (admitted.proof(), tls_version(admitted.connection_mut()));
+        let proof = admitted.proof();
+        let idle = admitted.connection_mut();
+        let (tls, address) = (tls_version(idle), idle.connection.peer());
         if let (Some(_), Some(name)) = (tls, host.name()) {
             self.relay.hosts.note_starttls(name).await;
         }
         let (fates, lost) = self.transmit(admitted).await?;
-        Ok(Answered { mx: host, proof, tls, policy, fates, lost })
+        Ok(Answered { mx: host, address, proof, tls, policy, fates, lost })
     }
 
     /// One transaction. If it was cut off before anybody can have got the message, the next host may

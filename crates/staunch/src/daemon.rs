@@ -105,7 +105,8 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
         );
     }
     let (relay, events) = assemble(config.clone(), spool)?;
-    let _first = relay.listening.set(listeners.iter().map(accept::BoundListener::address).collect());
+    let _first =
+        relay.listening.set(listeners.iter().map(accept::BoundListener::address).collect());
     look_at_vitals(&relay).await;
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;
 
@@ -117,6 +118,9 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
     tracker.spawn(admin::serve(admin_socket, Arc::clone(&relay), stop.clone()));
+    for listener in &listeners {
+        tracing::info!(event = "listening", address = %listener.address(), "accepting mail");
+    }
     let shared = accept::Shared::new(config, Intake::new(Arc::clone(&relay)));
     tracker.spawn(accept::serve(listeners, shared, tracker.clone(), stop.clone()));
 
@@ -193,7 +197,9 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
     }
     let spool = relay.spool.clone();
     match tokio::task::spawn_blocking(move || spool.space()).await {
-        Ok(Ok(space)) if space.inodes > 0 => relay.free.store(space.free_bytes(), Ordering::Relaxed),
+        Ok(Ok(space)) if space.inodes > 0 => {
+            relay.free.store(space.free_bytes(), Ordering::Relaxed)
+        }
         Ok(Ok(_)) => relay.free.store(0, Ordering::Relaxed),
         Ok(Err(error)) => {
             tracing::error!(event = "store_failed", %error, "free space is not known");

@@ -1,6 +1,6 @@
 //! The log lines about deliveries: one line a fact, at one place each (`docs/operations.md`).
 
-use policy::Finding;
+use policy::{Finding, Proof};
 use smtp::Domain;
 use spool::MessageId;
 
@@ -90,6 +90,12 @@ fn delivered(
     let mx = answered.map(|answered| tracing::field::display(&answered.mx));
     let tls_version = answered.and_then(|answered| answered.tls).map(|version| version.as_str());
     let policy = answered.map(|answered| answered.policy);
+    let address = answered.map(|answered| tracing::field::display(answered.address.ip()));
+    let protection = answered.map(|answered| match answered.proof {
+        Proof::VerifiedPkix => "verified",
+        Proof::Encrypted => "encrypted",
+        Proof::Plain => "clear",
+    });
     let status = reply.status.unwrap_or(smtp::Status::success(0, 0));
     tracing::info!(
         event = "delivered",
@@ -97,7 +103,9 @@ fn delivered(
         recipient = %target.mailbox,
         domain = %target.mailbox.domain(),
         mx,
+        address,
         %status,
+        protection,
         tls_version,
         policy,
         "{reply}"

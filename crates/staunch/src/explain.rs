@@ -68,8 +68,9 @@ pub(crate) async fn walk_alone(config: &Config, question: Question) -> Result<Va
     let scratch = std::env::temp_dir().join(format!("staunch-explain-{}", std::process::id()));
     let spool = match at_home {
         Some(Ok(spool)) => spool,
-        Some(Err(_)) | None => spool::Spool::open(&scratch, spool::Options::default())
-            .map_err(RunError::from)?,
+        Some(Err(_)) | None => {
+            spool::Spool::open(&scratch, spool::Options::default()).map_err(RunError::from)?
+        }
     };
     let (_config, config) = watch::channel(Arc::new(config.clone()));
     let (relay, _events) = assemble(config, spool)?;
@@ -233,9 +234,7 @@ fn mta_sts(consulted: &Consulted) -> Value {
             });
             (policy, time(kept.fetched_at()), time(kept.expires_at()))
         }
-        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => {
-            (Value::Null, Value::Null, Value::Null)
-        }
+        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => (Value::Null, Value::Null, Value::Null),
     };
     let record = match &consulted.record {
         Some(TxtAnswer::Usable(id)) => json!(format!("v=STSv1; id={id};")),

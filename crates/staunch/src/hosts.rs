@@ -39,16 +39,15 @@ pub(crate) async fn candidates(
     asked: &Asked,
 ) -> Result<Vec<Candidate>, AttemptError> {
     match leg {
-        Leg::Domain(domain) => looked_up(relay, config, (domain, config.delivery.port), asked).await,
+        Leg::Domain(domain) => {
+            looked_up(relay, config, (domain, config.delivery.port), asked).await
+        }
         Leg::Via(Via { host: Domain::Name(name), port, lookup: ViaLookup::Mx }) => {
             looked_up(relay, config, (name, *port), asked).await
         }
         Leg::Via(Via { host, port, .. }) => {
-            let located = Located {
-                mx: host.clone(),
-                next_hop: host.clone(),
-                named_by: NamedBy::Route,
-            };
+            let located =
+                Located { mx: host.clone(), next_hop: host.clone(), named_by: NamedBy::Route };
             Ok(vec![Candidate { preference: 0, located, port: *port }])
         }
     }

@@ -25,6 +25,16 @@ enum Line {
     End,
 }
 
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Event(event) => event.0.fmt(f),
+            Self::Text(text) => text.fmt(f),
+            Self::End => f.write_str("(end of log)"),
+        }
+    }
+}
+
 /// One fact from the log.
 #[derive(Clone, Debug)]
 pub struct Event(Value);
@@ -63,6 +73,8 @@ pub struct Relay {
     child: Child,
     log: Arc<Log<Line>>,
     listener: SocketAddr,
+    /// How often it ended.
+    ends: usize,
     guard: Arc<Guard>,
 }
 
@@ -135,6 +147,7 @@ impl Relay {
             child,
             log,
             listener: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ends: 0,
             guard,
         };
         relay.wait_ready(Mark(0)).await;
@@ -258,6 +271,14 @@ impl Relay {
             .unwrap_or_else(|_| panic!("the daemon does not end\n{}", self.tail()))
             .expect("the daemon is ours");
         self.guard.forget(pid);
+        // What it wrote last is in the log before anybody looks for what a successor writes.
+        self.ends += 1;
+        let ends = self.ends;
+        let is_read = |lines: &[Line]| {
+            let seen = lines.iter().filter(|line| matches!(line, Line::End)).count();
+            (seen >= ends).then_some(())
+        };
+        self.log.until(is_read).await.expect("its log ends with it");
         status
     }
 
@@ -277,20 +298,15 @@ impl Relay {
         std::fs::write(self.config_file(), config.to_string()).expect("write the configuration");
     }
 
-    /// The last lines of the log, for failures.
+    /// The last lines of the log that contain `word`, for failures. Every line contains the empty word.
+    pub fn lines_about(&self, word: &str) -> String {
+        let lines = self.log.read(|lines| lines.iter().map(Line::to_string).collect::<Vec<_>>());
+        let lines: Vec<String> = lines.into_iter().filter(|line| line.contains(word)).collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
     fn tail(&self) -> String {
-        self.log.read(|lines| {
-            let from = lines.len().saturating_sub(60);
-            let lines: Vec<String> = lines[from..]
-                .iter()
-                .map(|line| match line {
-                    Line::Event(event) => event.0.to_string(),
-                    Line::Text(text) => text.clone(),
-                    Line::End => "(end of log)".to_owned(),
-                })
-                .collect();
-            lines.join("\n")
-        })
+        self.lines_about("")
     }
 }
 

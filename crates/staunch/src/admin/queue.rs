@@ -18,6 +18,7 @@ use spool::{
 
 use super::{Refused, ask_store};
 use crate::clock;
+use crate::outcome::Reason;
 use crate::queue::Event;
 use crate::relay::{Counted, Relay};
 
@@ -63,6 +64,9 @@ pub(super) async fn list(
         Some(other) => return Err(Refused::bad(format!("state: {other:?} is not a state"))),
     };
     let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
+    if let Some(word) = wanted.reason.as_deref().filter(|word| Reason::parse(word).is_none()) {
+        return Err(Refused::bad(format!("reason: {word:?} is not in the vocabulary")));
+    }
     let troubles = ask_store(&relay, troubles).await?;
     let filter = Filter { domain, state, ..Filter::default() };
     let left = wanted.limit.unwrap_or(u64::MAX);
@@ -107,7 +111,8 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
 impl Wanted {
     fn fits(&self, line: &Value) -> bool {
         let is = |key: &str, want: &Option<String>| {
-            want.as_deref().is_none_or(|want| line.pointer(key).and_then(Value::as_str) == Some(want))
+            want.as_deref()
+                .is_none_or(|want| line.pointer(key).and_then(Value::as_str) == Some(want))
         };
         is("/state", &self.state) && is("/last/reason", &self.reason)
     }
@@ -159,11 +164,8 @@ pub(super) async fn show(
     let troubles = ask_store(&relay, troubles).await?;
     let found = ask_store(&relay, move |relay| relay.spool.show(id)).await?;
     let Some(message) = found else { return Err(Refused::missing(no_such(id))) };
-    let recipients: Vec<Value> = message
-        .recipients
-        .iter()
-        .map(|row| shown(&relay, row, troubles.get(&row.lane)))
-        .collect();
+    let recipients: Vec<Value> =
+        message.recipients.iter().map(|row| shown(&relay, row, troubles.get(&row.lane))).collect();
     Ok(Json(json!({
         "id": message.message.to_string(),
         "sender": message.sender.as_str(),
@@ -241,7 +243,8 @@ pub(super) async fn retry(
     let mut after = None;
     loop {
         let (what, from) = (selection.clone(), after);
-        let done = ask_store(&relay, move |relay| relay.spool.retry(&what, clock::now(), from)).await?;
+        let done =
+            ask_store(&relay, move |relay| relay.spool.retry(&what, clock::now(), from)).await?;
         count += done.recipients;
         for lane in done.lanes {
             relay.tell_queue(Event::RetryNow(Some(lane))).await;
@@ -273,7 +276,11 @@ pub(super) async fn delete(
     relay.tell_queue(Event::Removed).await;
     let now = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
     relay.count_messages(Counted::Left(before.saturating_sub(now)));
-    tracing::info!(event = "deleted", recipients = count, "by the operator, without notice to anybody");
+    tracing::info!(
+        event = "deleted",
+        recipients = count,
+        "by the operator, without notice to anybody"
+    );
     Ok(Json(json!({ "count": count })))
 }
 

@@ -1,6 +1,6 @@
 //! `staunch queue`: look at what waits, and act on it.
 
-use std::io::{Write, stdout};
+use std::io::{self, Write, stdout};
 
 use serde_json::Value;
 
@@ -73,7 +73,26 @@ async fn show(door: &Door, command: &QueueShow) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let message = door.get(&["v1", "queue", &command.id], &[]).await?;
-    print(&message, command.json)
+    let mut out = stdout().lock();
+    if command.json.json {
+        output::json(&mut out, &message)?;
+    } else {
+        show_message(&mut out, message)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The message, then its recipients as in the list, without what they have in common.
+fn show_message(out: &mut dyn Write, mut message: Value) -> io::Result<()> {
+    let recipients = message.as_object_mut().and_then(|members| members.remove("recipients"));
+    output::object(out, &message)?;
+    writeln!(out)?;
+    let [_, _, own @ ..] = &HEADINGS;
+    let mut table = Table::new(own);
+    for recipient in recipients.as_ref().and_then(Value::as_array).into_iter().flatten() {
+        table.row(out, cells(recipient).into_iter().skip(HEADINGS.len() - own.len()).collect())?;
+    }
+    table.finish(out)
 }
 
 async fn act(door: &Door, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
@@ -95,4 +114,39 @@ pub(super) fn print(value: &Value, format: Json) -> Result<Exit, Failure> {
     let mut out = stdout().lock();
     if format.json { output::json(&mut out, value) } else { output::object(&mut out, value) }?;
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_shown_once_and_each_recipient_with_its_own_state() {
+        let recipient = |address: &str, last: Value| {
+            json!({
+                "id": "m1", "sender": "", "recipient": address, "state": "queued", "attempts": 1,
+                "next_attempt_at": "2026-01-02T03:04:05.5Z", "last": last,
+            })
+        };
+        let problem = json!({"reason": "mx_not_listed", "text": "no"});
+        let message = json!({
+            "id": "m1", "sender": "", "size": 7,
+            "recipients": [recipient("b@x.example", problem), recipient("c@x.example", Value::Null)],
+        });
+        assert_eq!(cells(&message["recipients"][0])[1], "<>");
+        let mut out = Vec::new();
+        show_message(&mut out, message).unwrap();
+        let want = "\
+id      m1
+sender  -
+size    7
+
+RECIPIENT    STATE   TRIES  NEXT ATTEMPT          REASON         LAST ANSWER
+b@x.example  queued  1      2026-01-02 03:04:05Z  mx_not_listed  no
+c@x.example  queued  1      2026-01-02 03:04:05Z  -              -
+";
+        assert_eq!(String::from_utf8(out).unwrap(), want);
+    }
 }

@@ -5,6 +5,7 @@ mod error;
 mod reason;
 mod walk;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,8 +14,7 @@ use smtp::client::{self, Stage};
 use smtp::{Domain, RemoteText, Reply, ReplyClass};
 
 pub(crate) use error::{
-    AttemptError, DeadEnd, Fate, HostError, MxEvidence, Problem, Scope, refusal_reason,
-    tls_reason,
+    AttemptError, DeadEnd, Fate, HostError, MxEvidence, Problem, Scope, refusal_reason, tls_reason,
 };
 pub(crate) use reason::Reason;
 pub(crate) use walk::Walk;
@@ -36,6 +36,8 @@ const LOCAL_REST: Duration = Duration::from_secs(15);
 pub(crate) struct Answered {
     /// The host.
     pub(crate) mx: Domain,
+    /// Where it was reached.
+    pub(crate) address: SocketAddr,
     /// What its connection proved.
     pub(crate) proof: Proof,
     /// The version of TLS, if there was TLS.
@@ -140,7 +142,10 @@ pub(crate) fn decide_failure(
     let (fate, scope) = error.verdict();
     let trouble = circumstances.next_failure();
     let lane_retry = match error {
-        AttemptError::Policy(defer) => defer.until.max(circumstances.now),
+        // The keeper knows when it is worth another look; asking sooner costs it nothing.
+        AttemptError::Policy(defer) => {
+            defer.until.min(circumstances.retry_at(trouble.failures)).max(circumstances.now)
+        }
         AttemptError::Dns(_)
         | AttemptError::DeadEnd { .. }
         | AttemptError::BadMx { .. }
@@ -152,9 +157,13 @@ pub(crate) fn decide_failure(
         (Fate::Defer, Scope::Lane) => {
             circumstances.wait_or_return(target, problem.clone(), lane_retry)
         }
-        (Fate::Defer, Scope::Message | Scope::Recipient) => {
+        (Fate::Defer, Scope::Message) => {
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
+        }
+        (Fate::Defer, Scope::Local) if circumstances.is_too_old(target.expires_at) => {
+            let text = format!("no attempt was possible: {}", problem.text);
+            Outcome::Failed(Problem::new(Reason::Expired, &text))
         }
         (Fate::Defer, Scope::Local) => Outcome::Deferred {
             due_at: after(circumstances.now, LOCAL_REST),
@@ -258,4 +267,206 @@ fn lost_problem(answered: &Answered) -> Problem {
         None => format!("{}: no answer for this recipient", answered.mx),
     };
     Problem::new(Reason::ConnectionLost, &text).at(&answered.mx)
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp::HostName;
+    use spool::{Attempt, RecipientNo};
+
+    use super::*;
+    use crate::policy_store::PolicyDefer;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const RETRY: [Duration; 2] = [MINUTE, Duration::from_secs(600)];
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn target(attempts: u32, expires_at: i64) -> Target {
+        Target {
+            no: RecipientNo(0),
+            mailbox: smtp::Mailbox::parse("a@b.test").unwrap(),
+            attempts,
+            expires_at: at(expires_at),
+        }
+    }
+
+    /// An attempt from 1000 to 1010 s, with the dice in the middle (which is a little less).
+    fn circumstances() -> Circumstances<'static> {
+        Circumstances {
+            started: at(1000),
+            now: at(1010),
+            age_counts: AgeCounts::Yes,
+            retry: &RETRY,
+            dice: 0,
+            trouble: None,
+        }
+    }
+
+    fn answered(replies: &[Option<(Stage, &str)>]) -> Answered {
+        let fate = |(stage, text): (Stage, &str)| {
+            let reply = Reply::parse(format!("{text}\r\n").as_bytes()).unwrap();
+            match reply.class() {
+                ReplyClass::Success => client::Fate::Accepted(reply),
+                _ => client::Fate::Refused { stage, reply },
+            }
+        };
+        Answered {
+            mx: Domain::Name(HostName::parse("mx.b.test").unwrap()),
+            address: SocketAddr::from(([192, 0, 2, 1], 25)),
+            proof: Proof::Encrypted,
+            tls: Some(TlsVersion::Tls13),
+            policy: "none",
+            fates: replies.iter().map(|reply| reply.map(fate)).collect(),
+            lost: None,
+        }
+    }
+
+    /// What became of one recipient: the word, the code, and the wait.
+    fn told(outcome: &Outcome) -> String {
+        match outcome {
+            Outcome::Delivered(reply) => format!("delivered {}", reply.code),
+            Outcome::Failed(problem) => format!("failed {} {}", problem.reason, problem.status),
+            Outcome::Deferred { due_at, problem, attempt } => {
+                let counted = if *attempt == Attempt::Counted { "" } else { " uncounted" };
+                let wait = due_at.as_second() - 1010;
+                format!("deferred {} {} {wait}s{counted}", problem.reason, problem.status)
+            }
+        }
+    }
+
+    #[test]
+    fn each_reply_decides_for_its_recipient_alone() {
+        use Stage::{Data, EndOfData, Mail, Rcpt};
+        let cases: &[(Option<(Stage, &str)>, &str)] = &[
+            (Some((EndOfData, "250 2.0.0 ok")), "delivered 250"),
+            (Some((Rcpt, "550 5.1.1 no")), "failed remote_5xx 5.1.1"),
+            (Some((Rcpt, "550 no")), "failed remote_5xx 5.0.0"),
+            (Some((Mail, "553 5.7.1 no")), "failed remote_5xx 5.7.1"),
+            (Some((Rcpt, "450 4.2.1 later")), "deferred remote_4xx 4.2.1 48s"),
+            (Some((Data, "451 later")), "deferred remote_4xx 4.0.0 48s"),
+            (Some((Mail, "421 4.3.2 bye")), "deferred throttled 4.3.2 48s"),
+            (Some((Rcpt, "452 4.5.3 too many")), "deferred remote_4xx 4.5.3 48s uncounted"),
+            (Some((Rcpt, "452 4.2.2 mailbox full")), "deferred remote_4xx 4.2.2 48s"),
+            (None, "deferred connection_lost 4.4.2 48s"),
+        ];
+        for (reply, want) in cases {
+            let decided = decide_answer(&[target(0, 5000)], &answered(&[*reply]), &circumstances());
+            assert_eq!(told(&decided.outcomes[0]), *want, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_one_too_many_goes_at_once_if_others_were_taken() {
+        let replies = [Some((Stage::EndOfData, "250 ok")), Some((Stage::Rcpt, "452 4.5.3 many"))];
+        let targets = [target(0, 5000), target(0, 5000)];
+        let decided = decide_answer(&targets, &answered(&replies), &circumstances());
+        assert_eq!(told(&decided.outcomes[1]), "deferred remote_4xx 4.5.3 0s uncounted");
+        assert_eq!(decided.effect, Effect::Works);
+    }
+
+    #[test]
+    fn only_421_speaks_of_the_host_and_only_success_opens_the_lane() {
+        let cases = [
+            ("250 ok", Effect::Works),
+            ("550 no", Effect::Neutral),
+            ("450 later", Effect::Neutral),
+            ("421 bye", Effect::Throttled { retry_at: at(1040) }),
+        ];
+        for (reply, want) in cases {
+            let answered = answered(&[Some((Stage::Mail, reply))]);
+            let decided = decide_answer(&[target(0, 5000)], &answered, &circumstances());
+            assert_eq!(decided.effect, want, "{reply}");
+        }
+    }
+
+    #[test]
+    fn age_ends_a_message_only_after_an_attempt_that_began_when_it_was_too_old() {
+        let reply = answered(&[Some((Stage::Rcpt, "450 4.2.1 later"))]);
+        let suspect = Circumstances { age_counts: AgeCounts::ClockSuspect, ..circumstances() };
+        let cases = [
+            (999, circumstances(), "failed remote_4xx 5.2.1"),
+            (1000, circumstances(), "failed remote_4xx 5.2.1"),
+            (1005, circumstances(), "deferred remote_4xx 4.2.1 48s"),
+            (999, suspect, "deferred remote_4xx 4.2.1 48s"),
+        ];
+        for (expires_at, circumstances, want) in cases {
+            let decided = decide_answer(&[target(0, expires_at)], &reply, &circumstances);
+            assert_eq!(told(&decided.outcomes[0]), want, "{expires_at}");
+        }
+    }
+
+    #[test]
+    fn a_failing_lane_waits_longer_each_time_and_remembers_since_when() {
+        let error = AttemptError::BadMx {
+            domain: HostName::parse("b.test").unwrap(),
+            text: RemoteText::new("192.0.2.1"),
+        };
+        let first = decide_failure(&[target(0, 5000)], &error, &circumstances());
+        let trouble = Trouble { failures: 1, since: at(1010) };
+        assert_eq!(first.effect, Effect::Failed { retry_at: at(1058), trouble });
+        assert_eq!(told(&first.outcomes[0]), "deferred no_mail_host 4.4.4 48s");
+
+        let trouble = Some(Trouble { failures: 1, since: at(10) });
+        let again = Circumstances { trouble, ..circumstances() };
+        let second = decide_failure(&[target(1, 5000)], &error, &again);
+        let trouble = Trouble { failures: 2, since: at(10) };
+        assert_eq!(second.effect, Effect::Failed { retry_at: at(1490), trouble });
+    }
+
+    #[test]
+    fn trouble_of_our_own_pauses_everything_and_consumes_no_attempt() {
+        let error = AttemptError::Local("no descriptors".to_owned());
+        let targets = [target(3, 5000), target(3, 1)];
+        let decided = decide_failure(&targets, &error, &circumstances());
+        assert_eq!(told(&decided.outcomes[0]), "deferred local_error 4.3.0 15s uncounted");
+        assert_eq!(told(&decided.outcomes[1]), "failed expired 5.4.7");
+        assert_eq!(decided.effect, Effect::Neutral);
+        assert_eq!(decided.pause, Some(at(1025)));
+    }
+
+    #[test]
+    fn nothing_that_dns_says_ends_mail_against_a_live_policy() {
+        let domain = HostName::parse("b.test").unwrap();
+        let cases = [
+            (DeadEnd::NullMx, "failed null_mx 5.1.10"),
+            (DeadEnd::NoSuchDomain, "failed no_such_domain 5.1.2"),
+            (DeadEnd::MailLoop, "failed mail_loop 5.4.6"),
+        ];
+        for (end, want) in cases {
+            let decide = |evidence| {
+                let error = AttemptError::DeadEnd { domain: domain.clone(), end, evidence };
+                told(&decide_failure(&[target(0, 5000)], &error, &circumstances()).outcomes[0])
+            };
+            assert_eq!(decide(MxEvidence::Uncontested), want);
+            assert_eq!(
+                decide(MxEvidence::ContradictsPolicy),
+                "deferred mx_not_listed 4.7.5 48s",
+                "{end:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_policy_is_asked_for_again_no_later_than_the_keeper_says() {
+        let error = |until| {
+            let reason = Reason::PolicyDnsFailure;
+            AttemptError::Policy(PolicyDefer { reason, until, text: RemoteText::new("SERVFAIL") })
+        };
+        let retry_at = |until| match decide_failure(
+            &[target(0, 5000)],
+            &error(until),
+            &circumstances(),
+        )
+        .effect
+        {
+            Effect::Failed { retry_at, .. } => retry_at,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(retry_at(at(5000)), at(1058));
+        assert_eq!(retry_at(at(1020)), at(1020));
+        assert_eq!(retry_at(at(500)), at(1010));
+    }
 }

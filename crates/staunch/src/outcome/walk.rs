@@ -74,10 +74,8 @@ mod tests {
 
     #[test]
     fn mail_is_returned_only_if_every_host_is_of_no_use_and_no_policy_contradicts() {
-        let cases = [
-            (MxEvidence::Uncontested, Fate::Fail),
-            (MxEvidence::ContradictsPolicy, Fate::Defer),
-        ];
+        let cases =
+            [(MxEvidence::Uncontested, Fate::Fail), (MxEvidence::ContradictsPolicy, Fate::Defer)];
         for (evidence, fate) in cases {
             let mut walk = Walk::default();
             walk.host_failed(&mx("a.test"), HostError::NoAddress);

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smtp::{Response, Status};
-use spool::{
-    BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, Sealed, StoreError,
-};
+use spool::{BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, Sealed, StoreError};
 use tokio::sync::oneshot;
 
 use super::Event;

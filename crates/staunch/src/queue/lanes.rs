@@ -18,6 +18,8 @@ pub(crate) const READY_MAX: usize = 64;
 const READY_LOW: usize = 16;
 /// Jobs all lanes together keep in memory.
 const READY_TOTAL_MAX: usize = 8_192;
+/// Lanes that are read from the store at once. Ours: reads are short, and the disk is one.
+const FETCHES_MAX: usize = 4;
 
 /// One message's recipients in one lane, ready to be tried.
 pub(crate) trait Job {
@@ -99,8 +101,11 @@ pub(crate) enum Action<J> {
 #[derive(Debug)]
 struct Lane<J> {
     ready: VecDeque<J>,
-    /// Messages that are ready or in flight here: a fetch finds them too and must skip them.
-    known: HashSet<MessageId>,
+    /// Messages that are ready or in flight here, each with the count of fetches when it came. A fetch
+    /// skips them, so what else of them is due in the lane is looked for when they are done.
+    known: HashMap<MessageId, u64>,
+    /// Fetches that have ended.
+    fetches: u64,
     in_flight: u32,
     window: u32,
     trouble: Option<Trouble>,
@@ -109,6 +114,8 @@ struct Lane<J> {
     /// The earliest time at which the store has something due that is not in memory.
     stored_due: Option<Timestamp>,
     fetching: bool,
+    /// Is it in `Lanes::starved`?
+    starved: bool,
     /// Is it in `Lanes::runnable`?
     listed: bool,
     /// The earliest of its entries in `Lanes::waiting`.
@@ -119,13 +126,15 @@ impl<J> Lane<J> {
     fn new() -> Self {
         Self {
             ready: VecDeque::new(),
-            known: HashSet::new(),
+            known: HashMap::new(),
+            fetches: 0,
             in_flight: 0,
             window: 1,
             trouble: None,
             retry_at: None,
             stored_due: None,
             fetching: false,
+            starved: false,
             listed: false,
             alarm: None,
         }
@@ -143,7 +152,8 @@ impl<J> Lane<J> {
 
     /// Has it nothing to remember?
     fn is_idle(&self, now: Timestamp) -> bool {
-        self.known.is_empty() && self.stored_due.is_none() && !self.fetching && !self.waits(now)
+        let is_at_rest = !self.fetching && !self.starved && !self.waits(now);
+        self.known.is_empty() && self.stored_due.is_none() && is_at_rest
     }
 
     /// When something can be done here that cannot be done now, if no event comes before.
@@ -165,6 +175,10 @@ pub(crate) struct Lanes<J> {
     lanes: HashMap<LaneKey, Lane<J>>,
     /// Lanes in which something may be possible now, in turn.
     runnable: VecDeque<LaneKey>,
+    /// Lanes that could be read from the store, but for the limits on that; first come, first served.
+    starved: VecDeque<LaneKey>,
+    /// Lanes that are being read.
+    fetches: usize,
     /// Lanes that wait, by time. Entries may be outdated; the lane itself knows better.
     waiting: BinaryHeap<Reverse<(Timestamp, LaneKey)>>,
     limits: Limits,
@@ -180,17 +194,14 @@ impl<J: Job> Lanes<J> {
         Self {
             lanes: HashMap::new(),
             runnable: VecDeque::new(),
+            starved: VecDeque::new(),
+            fetches: 0,
             waiting: BinaryHeap::new(),
             limits,
             in_flight: 0,
             ready: 0,
             paused_until: None,
         }
-    }
-
-    /// Other limits, from now on.
-    pub(crate) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
     }
 
     /// A lane as the store remembers it: its back-off and the earliest due recipient.
@@ -213,11 +224,11 @@ impl<J: Job> Lanes<J> {
         let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
         // Behind older mail in the store, or in a waiting lane, it takes its turn from the store.
         let keep = room && lane.ready.len() < READY_MAX && !lane.waits(now);
-        if keep && lane.stored_due.is_none_or(|at| at > now) && !lane.fetching {
-            if lane.known.insert(job.message()) {
-                lane.ready.push_back(job);
-                self.ready += 1;
-            }
+        let is_new = !lane.known.contains_key(&job.message());
+        if keep && is_new && lane.stored_due.is_none_or(|at| at > now) && !lane.fetching {
+            lane.known.insert(job.message(), lane.fetches);
+            lane.ready.push_back(job);
+            self.ready += 1;
         } else {
             lane.stored(now);
         }
@@ -226,19 +237,23 @@ impl<J: Job> Lanes<J> {
 
     /// The store's answer to [`Action::Fetch`]: what is due, and when the next is due that is not in it.
     pub(crate) fn fetched(&mut self, key: &LaneKey, jobs: Vec<J>, next_due: Option<Timestamp>) {
+        self.fetches = self.fetches.saturating_sub(1);
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.fetching = false;
+            lane.fetches += 1;
             if let Some(due) = next_due {
                 lane.stored(due);
             }
             for job in jobs {
-                if lane.known.insert(job.message()) {
+                if !lane.known.contains_key(&job.message()) {
+                    lane.known.insert(job.message(), lane.fetches);
                     lane.ready.push_back(job);
                     self.ready += 1;
                 }
             }
         }
         self.list(key);
+        self.feed();
     }
 
     /// An attempt is over and settled. `due` is when the soonest of its recipients comes again.
@@ -253,9 +268,13 @@ impl<J: Job> Lanes<J> {
         let per_lane = self.limits.per_lane;
         let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.in_flight = lane.in_flight.saturating_sub(1);
-        lane.known.remove(&message);
+        let came = lane.known.remove(&message);
         if let Some(due) = due {
             lane.stored(due);
+        }
+        // Other recipients of the message that became due meanwhile were skipped.
+        if lane.fetching || came.is_some_and(|came| came < lane.fetches) {
+            lane.stored(Timestamp::MIN);
         }
         match effect {
             Effect::Works => {
@@ -277,6 +296,7 @@ impl<J: Job> Lanes<J> {
             }
         }
         self.list(key);
+        self.feed();
     }
 
     /// Nothing starts before `until`: the trouble is ours.
@@ -320,17 +340,23 @@ impl<J: Job> Lanes<J> {
         }
         self.paused_until = None;
         while let Some(key) = self.runnable.pop_front() {
+            let may_fetch = self.may_fetch();
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.listed = false;
             if lane.waits(now) {
                 self.sleep(&key, now);
                 continue;
             }
-            if lane.wants_fetch(now) {
+            if lane.wants_fetch(now) && !may_fetch {
+                if !std::mem::replace(&mut lane.starved, true) {
+                    self.starved.push_back(key.clone());
+                }
+            } else if lane.wants_fetch(now) {
+                self.fetches += 1;
                 lane.fetching = true;
                 // What becomes due while the fetch runs is told by its answer or by `arrive`.
                 lane.stored_due = None;
-                let known = lane.known.clone();
+                let known = lane.known.keys().copied().collect();
                 self.list(&key);
                 return Some(Action::Fetch { lane: key, known });
             }
@@ -373,6 +399,23 @@ impl<J: Job> Lanes<J> {
         let company = if lane.in_flight == 1 { Company::Alone } else { Company::Others };
         self.list(key);
         Some(Action::Start { lane: key.clone(), trouble, company, job })
+    }
+
+    fn may_fetch(&self) -> bool {
+        self.fetches < FETCHES_MAX && self.ready < READY_TOTAL_MAX
+    }
+
+    /// Lists starved lanes again, as many as may be read now.
+    fn feed(&mut self) {
+        if self.may_fetch() {
+            for _ in self.fetches..FETCHES_MAX {
+                let Some(key) = self.starved.pop_front() else { return };
+                if let Some(lane) = self.lanes.get_mut(&key) {
+                    lane.starved = false;
+                }
+                self.list(&key);
+            }
+        }
     }
 
     /// Puts the lane in the row of those in which something may be possible.
@@ -535,7 +578,28 @@ mod tests {
         lanes.fetched(&lane, vec![Letter(1), Letter(2)], None);
         assert_eq!(start_all(&mut lanes, 0), [], "the window is one");
         finish(&mut lanes, "a", 1, Effect::Works);
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("another look") };
+        lanes.fetched(&lane, Vec::new(), None);
         assert_eq!(start_all(&mut lanes, 0), [2]);
+    }
+
+    #[test]
+    fn what_a_fetch_skipped_is_looked_for_when_the_message_is_done() {
+        let mut lanes = lanes();
+        lanes.arrive(&key("a"), Letter(1), at(0));
+        assert_eq!(start_all(&mut lanes, 0), [1]);
+        lanes.retry_now(Some(&key("a")), at(0));
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+        // Another recipient of message 1 is due too, and left out, since 1 is in flight.
+        lanes.fetched(&lane, Vec::new(), None);
+        assert!(lanes.next(at(0)).is_none());
+        finish(&mut lanes, "a", 1, Effect::Works);
+        assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })));
+
+        lanes.fetched(&lane, vec![Letter(1)], None);
+        assert_eq!(start_all(&mut lanes, 0), [1]);
+        finish(&mut lanes, "a", 1, Effect::Works);
+        assert!(lanes.next(at(0)).is_none(), "and nothing more when nothing was skipped");
     }
 
     #[test]
@@ -556,6 +620,30 @@ mod tests {
             lanes.arrive(&key("big"), Letter(id), at(0));
         }
         assert_eq!(lanes.ready, READY_MAX);
+    }
+
+    #[test]
+    fn a_queue_of_many_lanes_is_read_a_few_at_a_time() {
+        let mut lanes = lanes();
+        for id in 0..100 {
+            lanes.restore(key(&format!("lane{id}")), None, Some(at(0)));
+        }
+        let mut fetches = Vec::new();
+        while let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) {
+            fetches.push(lane);
+        }
+        assert_eq!(fetches.len(), FETCHES_MAX);
+        let mut read = 0;
+        while let Some(lane) = fetches.pop() {
+            lanes.fetched(&lane, Vec::new(), None);
+            read += 1;
+            while let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) {
+                fetches.push(lane);
+            }
+            assert!(fetches.len() <= FETCHES_MAX);
+        }
+        assert_eq!(read, 100, "each lane gets its turn");
+        assert!(lanes.lanes.is_empty() && lanes.starved.is_empty());
     }
 
     #[test]

@@ -105,7 +105,8 @@ impl Queue {
             let back_off = match summary.state {
                 LaneState::Healthy => None,
                 LaneState::Failing(trouble) => {
-                    let row = Trouble { failures: trouble.failures, since: trouble.first_failed_at };
+                    let row =
+                        Trouble { failures: trouble.failures, since: trouble.first_failed_at };
                     Some((row, trouble.next_probe_at))
                 }
             };

@@ -81,15 +81,16 @@ pub(crate) async fn compose(
     if failures.is_empty() {
         return Ok(None);
     }
-    let ReversePath::Mailbox(sender) = subject.sender else {
+    let to = subject.sender.mailbox().and_then(|to| Some((to, to.domain().name()?)));
+    let Some((sender, domain)) = to else {
         tracing::warn!(
             event = "dsn_undeliverable",
             message_id = %subject.message,
-            "a notice could not be delivered; nobody is told of that"
+            sender = %subject.sender,
+            "mail failed for good, and nobody can be told"
         );
         return Ok(None);
     };
-    let Some(domain) = sender.domain().name() else { return Ok(None) };
     let original = original(relay, config, subject).await?;
     let now = clock::now();
     let id = relay.spool.new_id(now);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use spool::{
-    Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, RecipientNo,
-    SettlePermit, Settled, Settlement, StoreError,
+    Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, RecipientNo, SettlePermit,
+    Settled, Settlement, StoreError,
 };
 use tokio::sync::oneshot;
 

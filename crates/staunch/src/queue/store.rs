@@ -29,6 +29,16 @@ pub(crate) struct Found {
     pub(crate) next_due: Option<Timestamp>,
 }
 
+impl Found {
+    /// A message whose recipients lie on two pages goes in two transactions.
+    fn add(&mut self, work: Work) {
+        match self.work.iter_mut().find(|found| found.message == work.message) {
+            Some(found) => found.rest = Rest::Waiting,
+            None => self.work.push(work),
+        }
+    }
+}
+
 /// What is due in `lane`, without the messages that are `known`.
 ///
 /// # Errors
@@ -44,12 +54,13 @@ pub(crate) async fn fetch(
     let mut found = Found::default();
     let mut after_page = None;
     for _ in 0..PAGES_MAX {
-        let page = read(relay, lane.clone(), move |spool, lane| {
-            spool.next(lane, now, after_page, PAGE)
-        })
-        .await?;
+        let page =
+            read(relay, lane.clone(), move |spool, lane| spool.next(lane, now, after_page, PAGE))
+                .await?;
         after_page = page.next;
-        found.work.extend(works(&config, page).filter(|work| !known.contains(&work.message)));
+        for work in works(&config, page).filter(|work| !known.contains(&work.message)) {
+            found.add(work);
+        }
         if after_page.is_none() || found.work.len() >= READY_MAX {
             break;
         }

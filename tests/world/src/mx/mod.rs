@@ -18,7 +18,7 @@ use crate::tasks::Tasks;
 use crate::tls::TlsSeen;
 
 /// A message that a host answered 250 to.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 pub struct Received {
     /// The name of the host.
     pub host: String,
@@ -48,6 +48,15 @@ impl Received {
     pub fn body(&self) -> &[u8] {
         let end = memchr::memmem::find(&self.content, b"\r\n\r\n").map_or(0, |at| at + 4);
         &self.content[end..]
+    }
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A body of megabytes helps nobody.
+        let text: String = self.text().chars().take(1000).collect();
+        let Self { host, helo, from, to, parameters, tls, connection, .. } = self;
+        write!(f, "{host} #{connection} {tls:?} {helo} <{from}> {parameters} {to:?}\n{text}")
     }
 }
 
