@@ -1,0 +1,334 @@
+//! The keeper against real DNS, real policy hosts and a real store: what is asked, what holds, and
+//! what is left after a restart.
+
+use spool::{Options, Spool};
+use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};
+
+use super::*;
+use crate::clock;
+use crate::config::{Surroundings, load};
+
+const A: &str = "a.test";
+
+/// A keeper, and the store that a restart finds again.
+struct Daemon {
+    keeper: PolicyKeeper,
+    spool: Spool,
+    /// The keeper reads it as long as it is held.
+    _config: watch::Sender<Arc<Config>>,
+}
+
+impl Daemon {
+    fn start(world: &World, settings: &str) -> Self {
+        let text = format!(
+            "hostname = 'relay.test'\ndata_dir = '/nonexistent'\n\
+             [dns]\nservers = ['{}']\ntimeout = '1s'\n\
+             [delivery]\nallow_addresses = ['127.0.0.0/8']\n\
+             [mta_sts]\npolicy_port = {}\nca_file = '{}'\n{settings}\n",
+            world.dns.address(),
+            world.policies.address().port(),
+            world.pki.ca_file().display(),
+        );
+        let file = world.dir().join("staunch.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
+        let spool = Spool::open(&world.dir().join("spool"), Options::default()).unwrap();
+        let dns = Dns::new(&config.dns).unwrap();
+        let watch = ClockWatch::open(spool.policies()).unwrap();
+        let (sender, receiver) = watch::channel(config);
+        let keeper = PolicyKeeper::new(receiver, dns, spool.policies().clone(), watch).unwrap();
+        Self { keeper, spool, _config: sender }
+    }
+
+    /// Ends as a crash would: nothing is said to anybody.
+    fn restart(self, world: &World) -> Self {
+        drop(self);
+        Self::start(world, "")
+    }
+
+    async fn look(&self) -> String {
+        self.look_at(A).await
+    }
+
+    async fn look_at(&self, domain: &str) -> String {
+        words(&self.keeper.lookup(&name(domain), Freshness::Cached).await)
+    }
+
+    fn stored(&self) -> State {
+        rows::state_of(self.spool.policies().get(&name(A)).unwrap())
+    }
+}
+
+fn name(text: &str) -> HostName {
+    HostName::parse(text).unwrap()
+}
+
+/// A verdict in a few words.
+fn words(verdict: &PolicyVerdict) -> String {
+    match verdict {
+        PolicyVerdict::Policy(kept) => kept.policy().mode().as_str().to_owned(),
+        PolicyVerdict::None(NoPolicy::Record(_)) => "no record".to_owned(),
+        PolicyVerdict::None(NoPolicy::Dns(_)) => "no dns".to_owned(),
+        PolicyVerdict::None(NoPolicy::Fetch(_)) => "no fetch".to_owned(),
+        PolicyVerdict::Defer(defer) => format!("defer {}", defer.reason),
+    }
+}
+
+fn enforced(world: &World) -> Domain<'_> {
+    let domain = world.domain(A);
+    domain.mta_sts(Mode::Enforce, &["mx.a.test"], 86_400);
+    domain
+}
+
+fn failing() -> Serve {
+    Serve::Reply(Reply::status(500, ""))
+}
+
+#[tokio::test]
+async fn many_messages_cost_one_query_and_one_fetch() {
+    let world = World::start("/none").await;
+    world.dns.set_ttl(600);
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "");
+    let host = name(A);
+    let many = (0..50).map(|_| daemon.keeper.lookup(&host, Freshness::Cached));
+    for verdict in futures_util::future::join_all(many).await {
+        assert_eq!(words(&verdict), "enforce");
+    }
+    for _ in 0..1000 {
+        assert_eq!(daemon.look().await, "enforce");
+    }
+    assert_eq!(domain.policy_requests(), 1);
+    assert_eq!(world.dns.asked(&domain.record_name(), RecordType::TXT), 1);
+    let stored = daemon.stored();
+    daemon.keeper.lookup(&host, Freshness::Fresh).await;
+    assert_eq!(world.dns.asked(&domain.record_name(), RecordType::TXT), 2, "a fresh one asks");
+    assert_eq!(daemon.stored(), stored, "an unchanged record writes nothing");
+}
+
+#[tokio::test]
+async fn a_domain_without_a_record_is_asked_once_per_ttl_and_no_host_at_all() {
+    let world = World::start("/none").await;
+    world.dns.set_ttl(600);
+    let domain = world.domain(A);
+    domain.policy_body("version: STSv1\nmode: enforce\nmx: mx.a.test\nmax_age: 60\n");
+    let daemon = Daemon::start(&world, "");
+    for _ in 0..100 {
+        assert_eq!(daemon.look().await, "no record");
+    }
+    assert_eq!(world.dns.asked(&domain.record_name(), RecordType::TXT), 1);
+    assert_eq!(domain.policy_requests(), 0);
+}
+
+#[tokio::test]
+async fn nothing_that_fails_ends_a_live_policy() {
+    type Break = for<'d, 'w> fn(&'d Domain<'w>) -> &'d Domain<'w>;
+    let cases: [(&str, Break); 9] = [
+        ("servfail.test", |d| d.record_answer(Answer::ServFail)),
+        ("refused.test", |d| d.record_answer(Answer::Refused)),
+        ("nxdomain.test", |d| d.record_answer(Answer::NxDomain)),
+        ("gone.test", |d| d.remove_record()),
+        ("garbled.test", |d| d.record("v=STSv1; id=a-b")),
+        ("down.test", |d| d.new_id().policy_host_down()),
+        ("status.test", |d| d.new_id().serve(failing())),
+        ("nonsense.test", |d| d.new_id().policy_body("version: STSv2")),
+        ("large.test", |d| d.new_id().policy_body(&"a".repeat(65_537))),
+    ];
+    let world = World::start("/none").await;
+    let daemon = Daemon::start(&world, "");
+    for (domain, damage) in cases {
+        world.domain(domain).mta_sts(Mode::Enforce, &["mx.a.test"], 86_400);
+        assert_eq!(daemon.look_at(domain).await, "enforce", "{domain}");
+        damage(&world.domain(domain));
+        assert_eq!(daemon.look_at(domain).await, "enforce", "{domain}");
+    }
+    let daemon = daemon.restart(&world);
+    for (domain, _) in cases {
+        assert_eq!(daemon.look_at(domain).await, "enforce", "{domain}, after a restart");
+        assert!(daemon.keeper.enforces(&name(domain)), "{domain}");
+        world.domain(domain).mta_sts(Mode::None, &[], 86_400);
+        assert_eq!(daemon.look_at(domain).await, "none", "{domain}: only a newer policy ends it");
+        assert!(!daemon.keeper.enforces(&name(domain)), "{domain}");
+    }
+}
+
+#[tokio::test]
+async fn a_first_contact_waits_for_an_answer_from_dns() {
+    let world = World::start("/none").await;
+    let domain = world.domain(A);
+    domain.record_answer(Answer::ServFail);
+    let daemon = Daemon::start(&world, "");
+    assert_eq!(daemon.look().await, "defer policy_dns_failure");
+    let since = daemon.stored().dns_failing_since;
+    assert!(since.is_some());
+    let daemon = daemon.restart(&world);
+    assert_eq!(daemon.look().await, "defer policy_dns_failure");
+    assert_eq!(daemon.stored().dns_failing_since, since, "the wait does not begin anew");
+    domain.remove_record();
+    assert_eq!(daemon.look().await, "no record");
+    domain.record_answer(Answer::ServFail);
+    drop(daemon);
+    let daemon = Daemon::start(&world, "dns_failure = 'deliver'");
+    assert_eq!(daemon.look().await, "no dns");
+}
+
+#[tokio::test]
+async fn a_failed_fetch_rests_also_over_a_restart_but_a_new_id_is_fetched_at_once() {
+    let world = World::start("/none").await;
+    let domain = world.domain(A);
+    domain.serve(failing()).new_id();
+    let daemon = Daemon::start(&world, "");
+    for _ in 0..5 {
+        assert_eq!(daemon.look().await, "defer policy_fetch_failed");
+    }
+    let daemon = daemon.restart(&world);
+    assert_eq!(daemon.look().await, "defer policy_fetch_failed");
+    assert_eq!(domain.policy_requests(), 1);
+    domain.policy_body("version: STSv1\nmode: enforce\nmax_age: 60\n").new_id();
+    assert_eq!(daemon.look().await, "no fetch", "the second failure ends the wait");
+    assert_eq!(domain.policy_requests(), 2);
+    domain.mta_sts(Mode::Enforce, &["mx.a.test"], 60);
+    assert_eq!(daemon.look().await, "enforce");
+    assert_eq!(domain.policy_requests(), 3);
+}
+
+#[tokio::test]
+async fn a_policy_without_age_holds_for_the_mail_that_asked_and_is_not_stored() {
+    let world = World::start("/none").await;
+    let domain = world.domain(A);
+    domain.mta_sts(Mode::Enforce, &["mx.a.test"], 86_400);
+    let daemon = Daemon::start(&world, "");
+    assert_eq!(daemon.look().await, "enforce");
+    domain.mta_sts(Mode::Testing, &["mx.a.test"], 0);
+    assert_eq!(daemon.look().await, "testing");
+    assert_eq!(daemon.stored().kept, None);
+    assert!(!daemon.keeper.enforces(&name(A)));
+    for _ in 0..10 {
+        assert_eq!(daemon.look().await, "testing");
+    }
+    assert_eq!(domain.policy_requests(), 4, "no more fetches in an hour than that");
+}
+
+#[tokio::test]
+async fn a_damaged_row_delays_mail_until_a_policy_is_there() {
+    let world = World::start("/none").await;
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "");
+    assert_eq!(daemon.look().await, "enforce");
+    let mut row = rows::row_of(&name(A), &daemon.stored());
+    row.body = Some(b"version: STSv1".to_vec());
+    daemon.keeper.inner.put(row).await.unwrap();
+    domain.record_answer(Answer::ServFail);
+    let daemon = daemon.restart(&world);
+    assert!(daemon.keeper.enforces(&name(A)), "it cannot be ruled out");
+    assert_eq!(daemon.look().await, "defer policy_dns_failure");
+    assert!(daemon.stored().alarms.contains(&Alarm::PolicyLost));
+    assert_ne!(daemon.stored(), State::lost(), "the damage was replaced");
+    domain.new_id();
+    assert_eq!(daemon.look().await, "enforce");
+    assert!(daemon.stored().alarms.is_empty());
+}
+
+#[tokio::test]
+async fn a_row_written_by_a_clock_that_was_ahead_is_replaced() {
+    let world = World::start("/none").await;
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "");
+    assert_eq!(daemon.look().await, "enforce");
+    let ahead = Timestamp::from_second(clock::now().as_second() + 30 * 86_400).unwrap();
+    let body = b"version: STSv1\nmode: testing\nmx: mx.a.test\nmax_age: 86400\n";
+    let kept = Kept::new(Id::parse("ahead").unwrap(), body, ahead).unwrap();
+    let state = State { kept: Some(Arc::new(kept)), ..State::default() };
+    daemon.keeper.inner.put(rows::row_of(&name(A), &state)).await.unwrap();
+    assert_eq!(daemon.stored().kept.unwrap().fetched_at(), ahead);
+    assert_eq!(daemon.look().await, "enforce", "the record names another policy");
+    domain.record_answer(Answer::ServFail);
+    assert_eq!(daemon.restart(&world).look().await, "enforce", "and it was stored");
+}
+
+#[tokio::test]
+async fn a_store_that_takes_nothing_lowers_nothing() {
+    let world = World::start("/none").await;
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "");
+    assert_eq!(daemon.look().await, "enforce");
+    domain.mta_sts(Mode::Testing, &["mx.a.test"], 86_400);
+    daemon.spool.close();
+    assert_eq!(daemon.look().await, "testing", "what was fetched holds for this mail");
+    assert_eq!(daemon.stored().kept.unwrap().policy().mode(), policy::sts::Mode::Enforce);
+}
+
+#[tokio::test]
+async fn an_operator_sees_refreshes_and_forgets() {
+    let world = World::start("/none").await;
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "");
+    let keeper = &daemon.keeper;
+    assert_eq!(daemon.look().await, "enforce");
+    let page = keeper.list(None).unwrap();
+    let shown: Vec<_> = page.policies.iter().map(|p| (p.domain.as_str(), p.mode, p.live)).collect();
+    assert_eq!(shown, [(A, "enforce", true)]);
+    assert_eq!(page.policies[0].mx, ["mx.a.test"]);
+    let detail = keeper.show(&name(A)).unwrap().unwrap();
+    assert!(detail.body.unwrap().starts_with("version: STSv1"));
+    assert!(keeper.show(&name("b.test")).unwrap().is_none());
+
+    domain.record_answer(Answer::ServFail);
+    let result = keeper.refresh(&name(A)).await.unwrap();
+    assert!(result.fetched, "a kept policy is fetched without a record too");
+    assert_eq!(domain.policy_requests(), 2);
+    domain.serve(failing());
+    let result = keeper.refresh(&name(A)).await.unwrap();
+    assert!(!result.fetched);
+    let want = "https://mta-sts.a.test/.well-known/mta-sts.txt: HTTP status 500";
+    assert_eq!(result.error.as_deref(), Some(want));
+    assert_eq!(result.policy.unwrap().mode, "enforce", "it goes on holding");
+
+    assert!(keeper.forget(&name(A)).await.unwrap());
+    assert!(!keeper.forget(&name(A)).await.unwrap());
+    assert_eq!(daemon.look().await, "defer policy_dns_failure", "a first contact again");
+}
+
+#[tokio::test]
+async fn a_policy_in_use_is_fetched_again_without_mail_and_without_a_record() {
+    let world = World::start("/none").await;
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "refresh_every = '1m'");
+    assert_eq!(daemon.look().await, "enforce");
+    domain.remove_record();
+    let mut old = daemon.stored();
+    let kept = old.kept.take().unwrap();
+    let two_minutes = jiff::SignedDuration::from_mins(2);
+    let body = kept.body().as_bytes();
+    let kept = Kept::new(kept.id().clone(), body, kept.fetched_at() - two_minutes).unwrap();
+    let fetched_at = kept.fetched_at();
+    old.kept = Some(Arc::new(kept));
+    old.recent.clear();
+    daemon.keeper.inner.put(rows::row_of(&name(A), &old)).await.unwrap();
+    daemon.keeper.pass(&std::hash::RandomState::new(), &|_| false).await;
+    assert_eq!(domain.policy_requests(), 2);
+    assert!(daemon.stored().kept.unwrap().fetched_at() > fetched_at);
+    daemon.keeper.pass(&std::hash::RandomState::new(), &|_| false).await;
+    assert_eq!(domain.policy_requests(), 2, "not before its time");
+}
+
+#[tokio::test]
+async fn a_host_that_spoke_tls_is_remembered() {
+    let world = World::start("/none").await;
+    let daemon = Daemon::start(&world, "");
+    let (host, other) = (name("mx.a.test"), name("mx.b.test"));
+    let memory = HostMemory::new(daemon.spool.policies().clone());
+    assert!(!memory.starttls_seen(&host).await);
+    memory.note_starttls(&host).await;
+    assert!(memory.starttls_seen(&host).await);
+    daemon.keeper.forget(&name(A)).await.unwrap(); // written after it, so it is written too
+    let memory = HostMemory::new(daemon.spool.policies().clone());
+    assert!(memory.starttls_seen(&host).await, "also after a restart");
+    assert!(!memory.starttls_seen(&other).await);
+    let long_ago = clock::now() - jiff::SignedDuration::from_hours(31 * 24);
+    let (done, stored) = oneshot::channel();
+    let row = spool::HostRow { host: other.clone(), starttls_seen_at: long_ago, note: "".into() };
+    daemon.spool.policies().put_host(row, |result| drop(done.send(result)));
+    stored.await.unwrap().unwrap();
+    assert!(!memory.starttls_seen(&other).await, "but not for ever");
+}

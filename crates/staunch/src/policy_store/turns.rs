@@ -1,0 +1,76 @@
+//! One at a time for each domain: who comes while somebody asks waits and takes the answer along.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use smtp::HostName;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use super::Consulted;
+use crate::resolve::Freshness;
+
+/// Domains remembered before those that nobody asks about are dropped.
+const SWEEP_AT: usize = 1024;
+
+/// The last answer, as long as somebody is interested in the domain.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    last: Option<Done>,
+}
+
+#[derive(Debug)]
+struct Done {
+    begun: Instant,
+    ended: Instant,
+    answer: Consulted,
+}
+
+impl Turn {
+    /// The last answer, if it is as good as a new one for who came at `arrived`: for a fresh one the
+    /// asking must have begun after that.
+    pub(super) fn shared(&self, arrived: Instant, freshness: Freshness) -> Option<Consulted> {
+        let done = self.last.as_ref()?;
+        let moment = match freshness {
+            Freshness::Cached => done.ended,
+            Freshness::Fresh => done.begun,
+        };
+        (moment >= arrived).then(|| done.answer.clone())
+    }
+
+    pub(super) fn done(&mut self, begun: Instant, answer: Consulted) {
+        self.last = Some(Done { begun, ended: Instant::now(), answer });
+    }
+
+    /// What was answered no longer holds.
+    pub(super) fn forget(&mut self) {
+        self.last = None;
+    }
+}
+
+/// All domains that somebody asks about now.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    by_domain: Mutex<HashMap<HostName, Weak<AsyncMutex<Turn>>>>,
+}
+
+impl Turns {
+    /// Waits until nobody else asks about `domain`.
+    pub(super) async fn take(&self, domain: &HostName) -> OwnedMutexGuard<Turn> {
+        self.of(domain).lock_owned().await
+    }
+
+    fn of(&self, domain: &HostName) -> Arc<AsyncMutex<Turn>> {
+        let mut turns = self.by_domain.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(domain).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // Before it would grow: the cost of looking at all is spread over as many insertions.
+        if turns.len() >= SWEEP_AT && turns.len() == turns.capacity() {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::<AsyncMutex<Turn>>::default();
+        turns.insert(domain.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}

@@ -1,0 +1,243 @@
+//! Policies as operators see and change them: `staunch policy list | show | refresh | forget`.
+
+use jiff::Timestamp;
+use policy::sts::Kept;
+use policy::sts::keep::{Alarm, NoPolicy, Plan, State, TxtAnswer};
+use serde::Serialize;
+use smtp::HostName;
+use spool::StoreError;
+use tracing::info;
+
+use super::{Consulted, PolicyKeeper, PolicyVerdict, Question, Source, rows, settings, verdict_of};
+use crate::resolve::Freshness;
+
+/// Rows looked at for one page.
+const PAGE_MAX: usize = 200;
+
+/// One line of `policy list`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PolicySummary {
+    /// The policy domain.
+    pub(crate) domain: String,
+    /// What the record named when the policy was fetched.
+    pub(crate) id: String,
+    /// `enforce`, `testing` or `none`.
+    pub(crate) mode: &'static str,
+    /// The usable patterns.
+    pub(crate) mx: Vec<String>,
+    /// In seconds.
+    pub(crate) max_age: u64,
+    /// The last successful fetch.
+    pub(crate) fetched_at: Timestamp,
+    /// When it stops holding.
+    pub(crate) expires_at: Timestamp,
+    /// Does it hold now?
+    pub(crate) live: bool,
+    /// When mail last asked, to the hour.
+    pub(crate) last_used_at: Option<Timestamp>,
+    /// Alarms whose cause has not ended.
+    pub(crate) alarms: Vec<&'static str>,
+}
+
+/// A page of `policy list`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PolicySummaryPage {
+    /// By name; can be empty although there are more pages.
+    pub(crate) policies: Vec<PolicySummary>,
+    /// Rows that cannot be read.
+    pub(crate) damaged: u64,
+    /// What to ask for next; `None`: that was all.
+    pub(crate) next: Option<String>,
+}
+
+/// `policy show`: all that is known about one domain.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PolicyDetail {
+    /// The policy domain.
+    pub(crate) domain: String,
+    /// The last policy, also when it has expired.
+    pub(crate) policy: Option<PolicySummary>,
+    /// Its file as fetched.
+    pub(crate) body: Option<String>,
+    /// The id whose fetch failed last.
+    pub(crate) failed_id: Option<String>,
+    /// When that was.
+    pub(crate) failed_at: Option<Timestamp>,
+    /// How often in a row.
+    pub(crate) failed_count: u32,
+    /// Since when the TXT query fails without a policy to fall back on.
+    pub(crate) dns_failing_since: Option<Timestamp>,
+    /// When the domain last said that it has no record, to the day.
+    pub(crate) none_seen_at: Option<Timestamp>,
+    /// Alarms whose cause has not ended.
+    pub(crate) alarms: Vec<&'static str>,
+}
+
+/// `policy refresh`: what a look-up and a fetch made now gave.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RefreshResult {
+    /// Was a policy fetched?
+    pub(crate) fetched: bool,
+    /// Why not, if a record or a kept policy says that there is one.
+    pub(crate) error: Option<String>,
+    /// What holds now.
+    pub(crate) policy: Option<PolicySummary>,
+}
+
+impl PolicyKeeper {
+    /// The stored policies whose domains come after `after`. Blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store cannot be read.
+    pub(crate) fn list(&self, after: Option<&str>) -> Result<PolicySummaryPage, StoreError> {
+        let page = self.inner.store.list(after, PAGE_MAX)?;
+        let mut damaged = page.damaged;
+        let mut policies = Vec::new();
+        for row in &page.rows {
+            match rows::read(row) {
+                Some(state) => policies.extend(self.summary(&row.domain, &state)),
+                None => damaged += 1,
+            }
+        }
+        Ok(PolicySummaryPage { policies, damaged, next: page.next.map(String::from) })
+    }
+
+    /// What is known about `domain`; `None`: nothing. Blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store cannot be read.
+    pub(crate) fn show(&self, domain: &HostName) -> Result<Option<PolicyDetail>, StoreError> {
+        let state = rows::state_of(self.inner.store.get(domain)?);
+        if state == State::default() {
+            return Ok(None);
+        }
+        let failed = state.failed.as_ref();
+        Ok(Some(PolicyDetail {
+            domain: domain.to_string(),
+            policy: self.summary(domain, &state),
+            body: state.kept.as_ref().map(|kept| kept.body().to_owned()),
+            failed_id: failed.map(|failed| failed.id.to_string()),
+            failed_at: failed.map(|failed| failed.at),
+            failed_count: failed.map_or(0, |failed| failed.count),
+            dns_failing_since: state.dns_failing_since,
+            none_seen_at: state.none_seen_at,
+            alarms: alarms(&state),
+        }))
+    }
+
+    /// Looks the record up afresh and fetches the policy, whatever limits and back-off say: an
+    /// operator asked. Without a usable record a kept policy is fetched all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] as text when the store cannot be read.
+    pub(crate) async fn refresh(&self, domain: &HostName) -> Result<RefreshResult, String> {
+        let inner = &self.inner;
+        let mut turn = inner.turns.take(domain).await;
+        let before = inner.load(domain).await?;
+        let mut state = before.clone();
+        let question = Question { domain, settings: settings(&inner.config.borrow().mta_sts) };
+        let record = inner.dns.sts_record(domain, Freshness::Fresh).await;
+        let id = match (&record.answer, &state.kept) {
+            (TxtAnswer::Usable(id), _) => Some(id.clone()),
+            (_, Some(kept)) => Some(kept.id().clone()),
+            (_, None) => None,
+        };
+        let consulted = match id {
+            Some(id) => {
+                let (verdict, source, failure) =
+                    Box::pin(inner.fetch(&question, id, &mut state)).await;
+                let verdict = verdict_of(domain, verdict);
+                Consulted { verdict, record: Some(record.answer), source, failure }
+            }
+            None => no_policy(domain, &question, &mut state, record.answer, self),
+        };
+        inner.save(domain, &before, &state).await;
+        inner.verdicts.invalidate(domain).await;
+        turn.forget();
+        Ok(self.refreshed(domain, &state, consulted))
+    }
+
+    fn refreshed(&self, domain: &HostName, state: &State, done: Consulted) -> RefreshResult {
+        let text = match &done.verdict {
+            PolicyVerdict::Policy(_) => None,
+            PolicyVerdict::None(why) => why_none(why),
+            PolicyVerdict::Defer(defer) => Some(defer.text.to_string()),
+        };
+        let fetched = done.source == Source::Fetch;
+        let error = done.failure.map(|text| text.to_string()).or(text).filter(|_| !fetched);
+        let policy = match &done.verdict {
+            PolicyVerdict::Policy(kept) => Some(self.summary_of(domain, kept, state)),
+            PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => None,
+        };
+        RefreshResult { fetched, error, policy }
+    }
+
+    /// Forgets all that is known about `domain`: the next mail is a first contact. Says whether
+    /// anything was stored.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when it could not be deleted.
+    pub(crate) async fn forget(&self, domain: &HostName) -> Result<bool, StoreError> {
+        let mut turn = self.inner.turns.take(domain).await;
+        let known = self.inner.delete(domain.clone()).await?;
+        self.inner.verdicts.invalidate(domain).await;
+        turn.forget();
+        if known {
+            info!(event = "policy_forgotten", %domain, "by the operator");
+        }
+        Ok(known)
+    }
+
+    fn summary(&self, domain: &HostName, state: &State) -> Option<PolicySummary> {
+        state.kept.as_ref().map(|kept| self.summary_of(domain, kept, state))
+    }
+
+    fn summary_of(&self, domain: &HostName, kept: &Kept, state: &State) -> PolicySummary {
+        PolicySummary {
+            domain: domain.to_string(),
+            id: kept.id().to_string(),
+            mode: kept.policy().mode().as_str(),
+            mx: kept.policy().mx().iter().map(ToString::to_string).collect(),
+            max_age: kept.policy().max_age().as_secs(),
+            fetched_at: kept.fetched_at(),
+            expires_at: kept.expires_at(),
+            live: state.live(self.inner.clock.moment()).is_some(),
+            last_used_at: state.last_used_at,
+            alarms: alarms(state),
+        }
+    }
+}
+
+/// No record names a policy and none was ever kept.
+fn no_policy(
+    domain: &HostName,
+    question: &Question<'_>,
+    state: &mut State,
+    answer: TxtAnswer,
+    keeper: &PolicyKeeper,
+) -> Consulted {
+    let step = state.plan(&answer, keeper.inner.clock.moment(), &question.settings);
+    super::raise(domain, step.alarm);
+    let verdict = match step.decision {
+        Plan::Decided(verdict) => verdict_of(domain, verdict),
+        // A fetch is only planned for a usable record, and there is none.
+        Plan::Fetch { .. } => PolicyVerdict::None(NoPolicy::Fetch(None)),
+    };
+    Consulted { verdict, record: Some(answer), source: Source::None, failure: None }
+}
+
+fn why_none(why: &NoPolicy) -> Option<String> {
+    match why {
+        NoPolicy::Record(error) => Some(error.to_string()),
+        NoPolicy::Dns(text) => Some(text.to_string()),
+        NoPolicy::Fetch(failure) => failure.as_ref().map(ToString::to_string),
+    }
+}
+
+fn alarms(state: &State) -> Vec<&'static str> {
+    state.alarms.iter().copied().map(Alarm::as_str).collect()
+}
