@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::draft::Workshop;
+use crate::layout::free_space;
 use crate::schema::{Checkpoint, LogState, POLICIES, QUEUE, checkpoint};
 use crate::{MessageId, StoreError};
 
@@ -19,6 +20,11 @@ use crate::{MessageId, StoreError};
 const CHECKPOINT_PAGES: i64 = 16 * 1024 * 1024 / 4096;
 /// 64 MB: beyond it the writer is made to wait for once, or the log would grow without end.
 const RESTART_PAGES: i64 = 64 * 1024 * 1024 / 4096;
+/// Ours: with less space than this the log is kept so short that the tables can surely take it in.
+/// Otherwise a full disk could not be left by delivering: the log would have no place to go.
+const LOW_SPACE: u64 = 256 * 1024 * 1024;
+/// 1 MB.
+const LOW_SPACE_PAGES: i64 = 1024 * 1024 / 4096;
 /// Jobs between two looks at the length of the log.
 const LOOK_EVERY: usize = 64;
 
@@ -41,6 +47,7 @@ pub(crate) enum Chore {
 #[derive(Debug)]
 pub(crate) struct Log {
     which: Which,
+    root: PathBuf,
     chores: Sender<Chore>,
     asked: Arc<Asked>,
     unseen: usize,
@@ -58,6 +65,9 @@ struct Asked {
 impl Log {
     /// After each batch: asks for a checkpoint, or finishes one.
     pub(crate) fn keep_short(&mut self, db: &Connection, jobs: usize) -> Result<(), StoreError> {
+        if free_space(&self.root).is_ok_and(|(bytes, _)| bytes < LOW_SPACE) {
+            return keep_very_short(db);
+        }
         if self.asked.unfinished.swap(false, Ordering::AcqRel) {
             checkpoint(db, Checkpoint::Passive)?;
         }
@@ -75,16 +85,17 @@ impl Log {
         Ok(())
     }
 
-    /// For want of space: what can be copied is copied now.
+    /// For want of space: waits for the readers, copies all and gives the log's space back.
     pub(crate) fn try_to_empty(&self, db: &Connection) {
         // If it fails, so does what comes next, and says why.
-        let _ = checkpoint(db, Checkpoint::Passive);
+        let _ = checkpoint(db, Checkpoint::Truncate);
     }
 }
 
 /// The thread, and the way to it.
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
+    root: PathBuf,
     chores: Mutex<Option<Sender<Chore>>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -95,13 +106,13 @@ pub(crate) struct Housekeeper {
 impl Housekeeper {
     /// Starts the thread with connections of its own.
     pub(crate) fn start(workshop: Arc<Workshop>) -> Result<Self, StoreError> {
-        let root = workshop.layout.root();
+        let root = workshop.layout.root().to_path_buf();
         let (chores, incoming) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (queue, policies) = (Arc::new(Asked::default()), Arc::new(Asked::default()));
         let broom = Broom {
-            queue: (QUEUE.reader(root)?, Arc::clone(&queue)),
-            policies: (POLICIES.reader(root)?, Arc::clone(&policies)),
+            queue: (QUEUE.reader(&root)?, Arc::clone(&queue)),
+            policies: (POLICIES.reader(&root)?, Arc::clone(&policies)),
             workshop,
             incoming,
             stop: Arc::clone(&stop),
@@ -111,7 +122,7 @@ impl Housekeeper {
             .spawn(move || broom.run())
             .map_err(|e| StoreError::io("starting a thread", e))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { chores: Mutex::new(Some(chores)), stop, thread, queue, policies })
+        Ok(Self { root, chores: Mutex::new(Some(chores)), stop, thread, queue, policies })
     }
 
     /// The log of one database, for its writer. `None` after [`Housekeeper::close`].
@@ -121,7 +132,8 @@ impl Housekeeper {
             Which::Policies => Arc::clone(&self.policies),
         };
         let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some(Log { which, chores, asked, unseen: 0 })
+        let root = self.root.clone();
+        Some(Log { which, root, chores, asked, unseen: 0 })
     }
 
     /// A way to leave chores. `None` after [`Housekeeper::close`].
@@ -217,6 +229,14 @@ fn is_known(db: &Connection, id: MessageId) -> rusqlite::Result<bool> {
     let mut statement = db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?;
     let found = statement.query_row([id.to_bytes()], |_| Ok(())).optional()?;
     Ok(found.is_some())
+}
+
+fn keep_very_short(db: &Connection) -> Result<(), StoreError> {
+    let log = checkpoint(db, Checkpoint::Count)?;
+    if log.pages.saturating_sub(log.copied) >= LOW_SPACE_PAGES {
+        checkpoint(db, Checkpoint::Restart)?;
+    }
+    Ok(())
 }
 
 fn shorten(db: &Connection) -> Result<LogState, StoreError> {

@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, fstatfs, fstatvfs};
+use rustix::fs::{FlockOperation, flock, fstatfs, statvfs};
 
 use crate::{MessageId, OpenError};
 
@@ -162,6 +162,6 @@ pub(crate) fn network_file_system(root: &Path) -> Option<&'static str> {
 
 /// Octets and inodes that an unprivileged process can still use.
 pub(crate) fn free_space(root: &Path) -> io::Result<(u64, u64)> {
-    let space = fstatvfs(File::open(root)?)?;
+    let space = statvfs(root)?;
     Ok((space.f_bavail.saturating_mul(space.f_frsize), space.f_favail))
 }

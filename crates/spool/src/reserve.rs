@@ -9,12 +9,9 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::layout::{create_file, free_space, sync_dir};
 use crate::vitals::Vitals;
 
-/// Ours: some 200 settlements of 9 pages, each in a transaction of its own, with their notices.
+/// Ours: what the tables may need to take the log in when space is low (1 MB and a batch), and some
+/// 100 settlements of 9 pages, each in a transaction of its own.
 pub(crate) const RESERVE_BYTES: u64 = 8 * 1024 * 1024;
-/// The reserve is not made again before there is so many times its size, or it would take the last
-/// space.
-const RESTORE_FACTOR: u64 = 4;
-
 /// A file whose only use is that it can be removed.
 #[derive(Debug)]
 pub(crate) struct Reserve {
@@ -35,7 +32,7 @@ impl Reserve {
     }
 
     pub(crate) fn is_present(&self) -> bool {
-        self.vitals.health() != crate::Health::NoReserve
+        self.vitals.has_reserve()
     }
 
     /// Gives the space back; `false` if there was none.
@@ -51,9 +48,7 @@ impl Reserve {
             return;
         }
         let free = self.path.parent().and_then(|root| free_space(root).ok());
-        if free.is_some_and(|(bytes, _)| bytes >= self.bytes.saturating_mul(RESTORE_FACTOR))
-            && self.make().is_ok()
-        {
+        if free.is_some_and(|(bytes, _)| bytes >= self.bytes) && self.make().is_ok() {
             self.vitals.reserve_made();
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use rustix::process::{Resource, getrlimit};
 
 use crate::OpenError;
 use crate::layout::open_or_create;
@@ -38,6 +39,10 @@ pub(crate) const POLICIES: Schema = Schema {
     create: include_str!("policies.sql"),
 };
 
+/// Octets of a page. Measured: 16384 is slower at every depth of queue.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+/// SQLite's own limit.
+const PAGES_MAX: i64 = 0xffff_fffe;
 /// Ours: longer than any checkpoint that makes a writer wait, shorter than any peer's patience.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// KiB of pages the writer keeps: the roots and right edges of a few trees.
@@ -59,6 +64,7 @@ impl Schema {
         let db = connect(&path).map_err(failed)?;
         let found = self.check(&db, &path)?;
         configure(&db, WRITER_CACHE_KIB).map_err(failed)?;
+        limit_size(&db).map_err(failed)?;
         if found == 0 {
             self.fill(&db).map_err(failed)?;
         }
@@ -110,7 +116,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// Measured choices: see `docs/spool.md`.
 fn configure(db: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
     db.execute_batch(&format!(
-        "PRAGMA page_size = 4096;
+        "PRAGMA page_size = {PAGE_BYTES};
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA temp_store = MEMORY;
@@ -123,6 +129,14 @@ fn configure(db: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
+}
+
+/// Keeps the file below the process's limit. Otherwise the log could not be copied when both reach
+/// it, and not even a settlement could be written.
+fn limit_size(db: &Connection) -> rusqlite::Result<()> {
+    let Some(bytes) = getrlimit(Resource::Fsize).current else { return Ok(()) };
+    let pages = i64::try_from(bytes / PAGE_BYTES).unwrap_or(i64::MAX).min(PAGES_MAX);
+    db.pragma_update(None, "max_page_count", pages)
 }
 
 /// How hard a checkpoint tries.

@@ -21,15 +21,13 @@ use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settle
 use crate::policies::Policies;
 use crate::readers::Readers;
 use crate::reserve::{RESERVE_BYTES, Reserve};
-use crate::schema::{Checkpoint, POLICIES, QUEUE, Schema, checkpoint};
+use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError};
 
 /// Recipients an operator's action changes in one transaction: commits of mail wait 10 ms for it.
 const ACTION_BATCH: usize = 1000;
-/// The page size both databases are made with.
-const PAGE_BYTES: u64 = 4096;
 const RESERVE_FILE: &str = "reserve";
 
 /// How a store is opened.

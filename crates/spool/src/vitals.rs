@@ -9,8 +9,8 @@ use crate::StoreError;
 pub enum Health {
     /// All is well.
     Good,
-    /// The disk is so full that the reserve is gone: nothing may be transmitted, since its
-    /// settlement might not fit. Ends by itself when there is space.
+    /// The reserve is gone, or a settlement could not be written: nothing may be transmitted, since
+    /// its settlement might not fit. Ends by itself when there is space.
     NoReserve,
     /// A sync failed: the process must end and the files be opened anew.
     Poisoned,
@@ -21,13 +21,15 @@ pub enum Health {
 pub(crate) struct Vitals {
     poisoned: AtomicBool,
     reserve: AtomicBool,
+    /// The last settlement could not be written.
+    stuck: AtomicBool,
 }
 
 impl Vitals {
     pub(crate) fn health(&self) -> Health {
         if self.poisoned.load(Ordering::Acquire) {
             Health::Poisoned
-        } else if self.reserve.load(Ordering::Acquire) {
+        } else if self.has_reserve() && !self.is_stuck() {
             Health::Good
         } else {
             Health::NoReserve
@@ -43,6 +45,22 @@ impl Vitals {
 
     pub(crate) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_reserve(&self) -> bool {
+        self.reserve.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn settling_failed(&self) {
+        self.stuck.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn writing_works(&self) {
+        self.stuck.store(false, Ordering::Release);
     }
 
     pub(crate) fn reserve_made(&self) {

@@ -21,8 +21,8 @@ use crate::vitals::Vitals;
 const BATCH_MAX: usize = 512;
 /// Ours: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
 const WAITING_MAX: usize = 8192;
-/// How often the writer looks whether the reserve can be made again.
-const RESERVE_RETRY: Duration = Duration::from_secs(1);
+/// How often the writer looks whether a want of space has ended.
+const TROUBLE_RETRY: Duration = Duration::from_secs(1);
 
 /// May this work be refused?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -212,7 +212,11 @@ impl Desk {
         let _will = LastWill(Arc::clone(&shared));
         while let Some(batch) = shared.take(self.patience()) {
             let count = batch.len();
-            self.write(batch);
+            if count > 0 {
+                self.write(batch);
+            } else if shared.vitals.is_stuck() {
+                self.probe();
+            }
             if shared.vitals.alive().is_ok() {
                 self.keep_up(count);
             }
@@ -220,13 +224,13 @@ impl Desk {
     }
 
     fn patience(&self) -> Option<Duration> {
-        self.reserve.as_ref().is_some_and(|r| !r.is_present()).then_some(RESERVE_RETRY)
+        let trouble =
+            self.reserve.as_ref().is_some_and(|r| !r.is_present()) || self.shared.vitals.is_stuck();
+        trouble.then_some(TROUBLE_RETRY)
     }
 
     fn keep_up(&mut self, count: usize) {
-        if let Some(reserve) = &self.reserve {
-            reserve.restore();
-        }
+        self.restore_reserve();
         if let Err(error) = self.log.keep_short(&self.db, count) {
             self.judge(&error);
         }
@@ -235,6 +239,9 @@ impl Desk {
     fn write(&self, mut batch: Vec<Job>) {
         match self.transact(&mut batch) {
             Ok(()) => {
+                if batch.iter().any(|job| job.urgency == Urgency::Settling) {
+                    self.shared.vitals.writing_works();
+                }
                 for job in batch {
                     job.work.done(Ok(()));
                 }
@@ -247,14 +254,51 @@ impl Desk {
     fn write_apart(&self, batch: Vec<Job>) {
         let (settling, ordinary): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|job| job.urgency == Urgency::Settling);
-        // A log that is copied wholly is written from its start again and needs no new space.
         self.log.try_to_empty(&self.db);
         for mut job in settling.into_iter().chain(ordinary) {
-            let mut result = self.transact(std::slice::from_mut(&mut job));
-            if result.is_err() && job.urgency == Urgency::Settling && self.release_reserve() {
-                result = self.transact(std::slice::from_mut(&mut job));
-            }
+            let result = match job.urgency {
+                Urgency::Ordinary => self.transact(std::slice::from_mut(&mut job)),
+                Urgency::Settling => self.settle(&mut job),
+            };
             job.work.done(result);
+        }
+    }
+
+    /// By all means: with the reserve, if need be.
+    fn settle(&self, job: &mut Job) -> Result<(), StoreError> {
+        let job = std::slice::from_mut(job);
+        let mut result = self.transact(job);
+        if result.is_err() && self.release_reserve() {
+            self.log.try_to_empty(&self.db);
+            result = self.transact(job);
+            self.restore_reserve();
+        }
+        match &result {
+            Ok(()) => self.shared.vitals.writing_works(),
+            Err(_) => self.shared.vitals.settling_failed(),
+        }
+        result
+    }
+
+    fn restore_reserve(&self) {
+        if let Some(reserve) = &self.reserve {
+            reserve.restore();
+        }
+    }
+
+    /// Nobody may transmit and so nothing is settled that would show whether it works again.
+    fn probe(&self) {
+        self.log.try_to_empty(&self.db);
+        let row = "INSERT OR REPLACE INTO bodies (seq, body) VALUES (-1, zeroblob(65536))";
+        let works = self.db.execute(row, []).and_then(|_| {
+            // In the same transaction its pages would never be written.
+            self.db.execute("DELETE FROM bodies WHERE seq = -1", [])
+        });
+        match works.map_err(StoreError::from) {
+            Ok(_) => self.shared.vitals.writing_works(),
+            Err(error) => {
+                self.judge(&error);
+            }
         }
     }
 

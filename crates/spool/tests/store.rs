@@ -476,3 +476,51 @@ fn callbacks_may_hold_the_last_handle() {
     drop(spool);
     assert!(result.recv().unwrap());
 }
+
+/// Runs the test `name` of this file again in a process whose files cannot grow beyond `kib`.
+fn run_limited(name: &str, dir: &std::path::Path, kib: u32) {
+    let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
+    let done = std::process::Command::new("sh")
+        .args(["-c", &limit])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("SPOOL_LIMITED_DIR", dir)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The file size limit stands in for a full disk: writes fail, and there is nothing to undo it.
+#[test]
+fn a_full_store_refuses_mail_settles_what_it_has_and_recovers() {
+    let name = "a_full_store_refuses_mail_settles_what_it_has_and_recovers";
+    let Some(dir) = std::env::var_os("SPOOL_LIMITED_DIR") else {
+        let dir = tempfile::tempdir().unwrap();
+        run_limited(name, dir.path(), 2048);
+        assert_eq!(open(dir.path()).count().unwrap().messages, 1, "after the limit is gone");
+        return;
+    };
+    let options = spool::Options { inline_body_max: 60_000, reserve_bytes: 1_900_000 };
+    let spool = Spool::open(dir.as_ref(), options).unwrap();
+    let one = [("b@to.example", lane(1))];
+    let mut kept = Vec::new();
+    while let Ok(id) = try_commit(&spool, &large(50_000), &one) {
+        kept.push(id);
+        assert!(kept.len() < 100, "the limit is not there");
+    }
+    assert!(kept.len() > 10, "{}", kept.len());
+    assert_eq!(spool.health(), Health::Good, "a full disk is no failed sync");
+    assert_eq!(spool.count().unwrap().messages, kept.len() as u64);
+
+    let mut draft = spool.draft(spool.new_id(at(0)));
+    let written = draft.write(&large(3_000_000));
+    assert!(matches!(written, Err(StoreError::Full)), "{written:?}");
+    drop(draft);
+    for id in kept {
+        let mut new = settlement(&spool, id);
+        new.changes.push((RecipientNo(0), Change::Delivered));
+        assert_eq!(settle(&spool, new).unwrap(), Settled::Gone);
+    }
+    commit(&spool, &large(50_000), &one);
+    assert_eq!(files(dir.as_ref()).len(), 0);
+}
