@@ -217,8 +217,9 @@ pub(crate) async fn open(
         HostError::Connect(failure)
     })?;
     admit(relay, &mx, Idle::new(connection, observed, slot)).map_err(|denied| {
-        relay.pool.retire(denied.connection);
-        HostError::Tls(denied.failure)
+        let Denied { connection, failure } = *denied;
+        relay.pool.retire(connection);
+        HostError::Tls(failure)
     })
 }
 
@@ -241,9 +242,14 @@ async fn load(relay: &Relay, work: &Work) -> Result<Loaded, String> {
     }
 }
 
-fn admit(relay: &Relay, mx: &AuthorizedMx, idle: Idle) -> Result<Admitted<Idle>, Denied<Idle>> {
+/// Judges what was seen by what is asked for this mail, today.
+fn admit(
+    relay: &Relay,
+    mx: &AuthorizedMx,
+    idle: Idle,
+) -> Result<Admitted<Idle>, Box<Denied<Idle>>> {
     let observed = Arc::clone(&idle.observed);
-    mx.admit(idle, &observed, &relay.roots, clock::now())
+    mx.admit(idle, &observed, &relay.roots, clock::now()).map_err(Box::new)
 }
 
 fn tls_version(idle: &Idle) -> Option<TlsVersion> {

@@ -99,7 +99,7 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
     if let Some(kind) = spool.report().network_file_system {
         tracing::warn!(
             event = "alarm",
-            alarm = "network_file_system",
+            reason = "network_file_system",
             kind,
             "data_dir is on a network file system, where locks and syncs may not hold"
         );

@@ -117,7 +117,7 @@ pub(crate) fn evidence(relay: &Relay, domain: &HostName) -> MxEvidence {
     if relay.policies.enforces(domain) {
         tracing::warn!(
             event = "alarm",
-            alarm = "mx_set_contradicts_policy",
+            reason = "mx_set_contradicts_policy",
             %domain,
             "DNS says that there is nobody to send to, which the unexpired policy contradicts"
         );

@@ -15,7 +15,8 @@ const JITTER_PERCENT: i64 = 20;
 /// configuration refuses one) waits an hour.
 pub(crate) fn retry_delay(retry: &[Duration], failures: u32, dice: u8) -> Duration {
     let index = usize::try_from(failures.saturating_sub(1)).unwrap_or(usize::MAX);
-    let base = retry.get(index).or(retry.last()).copied().unwrap_or(Duration::from_secs(3600));
+    let base =
+        retry.get(index).or_else(|| retry.last()).copied().unwrap_or(Duration::from_secs(3600));
     spread(base, dice)
 }
 

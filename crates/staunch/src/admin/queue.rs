@@ -127,7 +127,7 @@ fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value 
         RecipientState::Queued => "queued",
     };
     let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
-    let last = row.last.as_ref().or(trouble.map(|trouble| &trouble.problem));
+    let last = row.last.as_ref().or_else(|| trouble.map(|trouble| &trouble.problem));
     json!({
         "id": row.message.to_string(),
         "sender": row.sender.as_str(),

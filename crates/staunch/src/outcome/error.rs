@@ -166,6 +166,11 @@ impl Problem {
         Self { status: self.status.with_class(smtp::Class::Permanent), ..self }
     }
 
+    /// As the reason of a wait: class 4, also where a peer that does not decide alone said 5yz.
+    pub(crate) fn for_now(self) -> Self {
+        Self { status: self.status.with_class(smtp::Class::Transient), ..self }
+    }
+
     /// In the store's form.
     pub(crate) fn stored(&self, at: Timestamp) -> spool::Problem {
         spool::Problem {

@@ -128,6 +128,7 @@ impl Circumstances<'_> {
         if self.is_too_old(target.expires_at) {
             return Outcome::Failed(problem.in_the_end());
         }
+        let problem = problem.for_now();
         Outcome::Deferred { due_at, problem, attempt: spool::Attempt::Counted }
     }
 }
@@ -167,7 +168,7 @@ pub(crate) fn decide_failure(
         }
         (Fate::Defer, Scope::Local) => Outcome::Deferred {
             due_at: after(circumstances.now, LOCAL_REST),
-            problem: problem.clone(),
+            problem: problem.clone().for_now(),
             attempt: spool::Attempt::NotCounted,
         },
     };
@@ -195,7 +196,7 @@ pub(crate) fn decide_answer(
             };
             Outcome::Deferred {
                 due_at,
-                problem: refusal_problem(&answered.mx, Stage::Rcpt, reply),
+                problem: refusal_problem(&answered.mx, Stage::Rcpt, reply).for_now(),
                 attempt: spool::Attempt::NotCounted,
             }
         }
@@ -214,29 +215,22 @@ pub(crate) fn decide_answer(
     });
     Decided {
         outcomes: outcomes.collect(),
-        effect: answer_effect(answered, took_some, circumstances),
+        effect: if took_some { Effect::Works } else { refusal_effect(answered, circumstances) },
         pause: None,
     }
 }
 
 /// A host that answers works, whatever it says about a message; only 421 speaks of the host itself.
-fn answer_effect(
-    answered: &Answered,
-    took_some: bool,
-    circumstances: &Circumstances<'_>,
-) -> Effect {
+fn refusal_effect(answered: &Answered, circumstances: &Circumstances<'_>) -> Effect {
     let closing = |fate: &client::Fate| match fate {
         client::Fate::Refused { reply, .. } => reply.code == SERVICE_CLOSING,
         client::Fate::Accepted(_) => false,
     };
-    if took_some {
-        Effect::Works
-    } else if answered.fates.iter().flatten().any(closing) {
-        let first = circumstances.retry.first().copied().unwrap_or(THROTTLE_REST);
-        Effect::Throttled { retry_at: after(circumstances.now, first.min(THROTTLE_REST)) }
-    } else {
-        Effect::Neutral
+    if !answered.fates.iter().flatten().any(closing) {
+        return Effect::Neutral;
     }
+    let first = circumstances.retry.first().copied().unwrap_or(THROTTLE_REST);
+    Effect::Throttled { retry_at: after(circumstances.now, first.min(THROTTLE_REST)) }
 }
 
 fn is_accepted(fate: &client::Fate) -> bool {

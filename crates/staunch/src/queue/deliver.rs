@@ -54,10 +54,10 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
     let problem = decided.problem.clone();
     let finished = settle::settle(relay, &config, permit, &due, decided).await;
-    if let (true, Some(problem), Freshness::Fresh) = (lane_failed, problem, freshness) {
-        if due.company == Company::Alone {
-            settle::return_expired(relay, &config, &due.lane, &problem, started).await;
-        }
+    if let (true, Some(problem), Freshness::Fresh) = (lane_failed, problem, freshness)
+        && due.company == Company::Alone
+    {
+        settle::return_expired(relay, &config, &due.lane, &problem, started).await;
     }
     finished
 }

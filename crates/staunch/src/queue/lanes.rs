@@ -98,6 +98,17 @@ pub(crate) enum Action<J> {
     },
 }
 
+/// Is a lane being read from the store?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reading {
+    /// No.
+    Not,
+    /// It should be, and waits for its turn in `Lanes::starved`.
+    Starved,
+    /// Yes.
+    Now,
+}
+
 #[derive(Debug)]
 struct Lane<J> {
     ready: VecDeque<J>,
@@ -113,9 +124,7 @@ struct Lane<J> {
     retry_at: Option<Timestamp>,
     /// The earliest time at which the store has something due that is not in memory.
     stored_due: Option<Timestamp>,
-    fetching: bool,
-    /// Is it in `Lanes::starved`?
-    starved: bool,
+    reading: Reading,
     /// Is it in `Lanes::runnable`?
     listed: bool,
     /// The earliest of its entries in `Lanes::waiting`.
@@ -133,8 +142,7 @@ impl<J> Lane<J> {
             trouble: None,
             retry_at: None,
             stored_due: None,
-            fetching: false,
-            starved: false,
+            reading: Reading::Not,
             listed: false,
             alarm: None,
         }
@@ -145,14 +153,14 @@ impl<J> Lane<J> {
     }
 
     fn wants_fetch(&self, now: Timestamp) -> bool {
-        !self.fetching
+        self.reading != Reading::Now
             && self.ready.len() < READY_LOW
             && self.stored_due.is_some_and(|at| at <= now)
     }
 
     /// Has it nothing to remember?
     fn is_idle(&self, now: Timestamp) -> bool {
-        let is_at_rest = !self.fetching && !self.starved && !self.waits(now);
+        let is_at_rest = self.reading == Reading::Not && !self.waits(now);
         self.known.is_empty() && self.stored_due.is_none() && is_at_rest
     }
 
@@ -225,7 +233,11 @@ impl<J: Job> Lanes<J> {
         // Behind older mail in the store, or in a waiting lane, it takes its turn from the store.
         let keep = room && lane.ready.len() < READY_MAX && !lane.waits(now);
         let is_new = !lane.known.contains_key(&job.message());
-        if keep && is_new && lane.stored_due.is_none_or(|at| at > now) && !lane.fetching {
+        if keep
+            && is_new
+            && lane.stored_due.is_none_or(|at| at > now)
+            && lane.reading != Reading::Now
+        {
             lane.known.insert(job.message(), lane.fetches);
             lane.ready.push_back(job);
             self.ready += 1;
@@ -239,7 +251,7 @@ impl<J: Job> Lanes<J> {
     pub(crate) fn fetched(&mut self, key: &LaneKey, jobs: Vec<J>, next_due: Option<Timestamp>) {
         self.fetches = self.fetches.saturating_sub(1);
         if let Some(lane) = self.lanes.get_mut(key) {
-            lane.fetching = false;
+            lane.reading = Reading::Not;
             lane.fetches += 1;
             if let Some(due) = next_due {
                 lane.stored(due);
@@ -273,7 +285,7 @@ impl<J: Job> Lanes<J> {
             lane.stored(due);
         }
         // Other recipients of the message that became due meanwhile were skipped.
-        if lane.fetching || came.is_some_and(|came| came < lane.fetches) {
+        if lane.reading == Reading::Now || came.is_some_and(|came| came < lane.fetches) {
             lane.stored(Timestamp::MIN);
         }
         match effect {
@@ -322,11 +334,11 @@ impl<J: Job> Lanes<J> {
     pub(crate) fn unload_all(&mut self, now: Timestamp) {
         let keys: Vec<LaneKey> = self.lanes.keys().cloned().collect();
         for key in keys {
-            if let Some(lane) = self.lanes.get_mut(&key) {
-                if !lane.ready.is_empty() {
-                    self.ready -= unload(lane);
-                    lane.stored(now);
-                }
+            if let Some(lane) = self.lanes.get_mut(&key)
+                && !lane.ready.is_empty()
+            {
+                self.ready -= unload(lane);
+                lane.stored(now);
             }
             self.list(&key);
         }
@@ -348,12 +360,13 @@ impl<J: Job> Lanes<J> {
                 continue;
             }
             if lane.wants_fetch(now) && !may_fetch {
-                if !std::mem::replace(&mut lane.starved, true) {
+                if lane.reading == Reading::Not {
+                    lane.reading = Reading::Starved;
                     self.starved.push_back(key.clone());
                 }
             } else if lane.wants_fetch(now) {
                 self.fetches += 1;
-                lane.fetching = true;
+                lane.reading = Reading::Now;
                 // What becomes due while the fetch runs is told by its answer or by `arrive`.
                 lane.stored_due = None;
                 let known = lane.known.keys().copied().collect();
@@ -410,8 +423,10 @@ impl<J: Job> Lanes<J> {
         if self.may_fetch() {
             for _ in self.fetches..FETCHES_MAX {
                 let Some(key) = self.starved.pop_front() else { return };
-                if let Some(lane) = self.lanes.get_mut(&key) {
-                    lane.starved = false;
+                if let Some(lane) = self.lanes.get_mut(&key)
+                    && lane.reading == Reading::Starved
+                {
+                    lane.reading = Reading::Not;
                 }
                 self.list(&key);
             }
@@ -420,18 +435,18 @@ impl<J: Job> Lanes<J> {
 
     /// Puts the lane in the row of those in which something may be possible.
     fn list(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.lanes.get_mut(key) {
-            if !std::mem::replace(&mut lane.listed, true) {
-                self.runnable.push_back(key.clone());
-            }
+        if let Some(lane) = self.lanes.get_mut(key)
+            && !std::mem::replace(&mut lane.listed, true)
+        {
+            self.runnable.push_back(key.clone());
         }
     }
 
     fn list_front(&mut self, key: &LaneKey) {
-        if let Some(lane) = self.lanes.get_mut(key) {
-            if !std::mem::replace(&mut lane.listed, true) {
-                self.runnable.push_front(key.clone());
-            }
+        if let Some(lane) = self.lanes.get_mut(key)
+            && !std::mem::replace(&mut lane.listed, true)
+        {
+            self.runnable.push_front(key.clone());
         }
     }
 
