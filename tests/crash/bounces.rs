@@ -29,8 +29,8 @@ pub(crate) async fn run(mut plan: Plan) {
             + usize::try_from(plan.random.between(1, step)).expect("small");
         let there = scene.sink.arrivals().until(|all| (all.len() >= least).then_some(())).await;
         there.unwrap_or_else(|_| panic!("no further notice arrives"));
-        kills.push(Instant::now());
         relay.kill9().await;
+        kills.push(Instant::now());
         println!("round {round}: {} notices", scene.sink.arrivals().len());
         relay.start_again().await;
     }

@@ -30,8 +30,8 @@ pub(crate) async fn run(mut plan: Plan) {
         wait_for_acknowledgements(&load, usize::try_from(life).expect("small")).await;
         let later = plan.random.between(0, LATER_MICROS);
         tokio::time::sleep(Duration::from_micros(later)).await;
-        kills.push(Instant::now());
         relay.kill9().await;
+        kills.push(Instant::now());
         println!(
             "round {round}: {} acknowledged, {} arrived",
             load.acknowledged().len(),

@@ -39,6 +39,7 @@ impl Span {
 enum Change {
     Write { offset: u64, data: Vec<u8> },
     Truncate(u64),
+    Extend(u64),
 }
 
 /// A file's content, whatever its names.
@@ -52,7 +53,7 @@ struct Inode {
 enum NameChange {
     Directory(String),
     File(String, usize),
-    Rename(String, String),
+    Rename(String, String, usize),
     Remove(String),
 }
 
@@ -62,7 +63,7 @@ impl NameChange {
         match self {
             Self::Directory(path)
             | Self::File(path, _)
-            | Self::Rename(_, path)
+            | Self::Rename(_, path, _)
             | Self::Remove(path) => path,
         }
     }
@@ -144,12 +145,9 @@ impl History {
                 }
             }
             "mmap" => self.refuse_shared_map(call),
-            // Space or write-back, no content.
+            // Begins to write back, promises nothing.
             "sync_file_range" => {}
-            "fallocate" => {
-                let keeps_size = call.rest.contains("KEEP_SIZE");
-                assert!(keeps_size || !self.touches(call), "a model of it is missing: {call:?}");
-            }
+            "fallocate" => self.allocate(call, span, reading),
             "sendto" | "sendmsg" | "recvfrom" | "read" | "readv" => {}
             _ => assert!(!self.touches(call), "a model of it is missing: {call:?}"),
         }
@@ -220,6 +218,21 @@ impl History {
         self.inodes[inode].changes.push((Span::of(call), Change::Write { offset, data }));
     }
 
+    /// Space and, in mode 0, zeros up to a size.
+    fn allocate(&mut self, call: &Call, span: Span, reading: &mut Reading) {
+        let Some((_, inode)) = self.target(call, reading) else { return };
+        let numbers: Vec<&str> = call.rest.split(',').map(str::trim).collect();
+        if numbers[1].contains("KEEP_SIZE") {
+            return;
+        }
+        assert_eq!(numbers[1], "0", "a model of it is missing: {call:?}");
+        let offset: u64 = numbers[2].parse().expect("an offset");
+        let end = offset + call.last_number();
+        let size = reading.sizes.entry(inode).or_default();
+        *size = (*size).max(end);
+        self.inodes[inode].changes.push((span, Change::Extend(end)));
+    }
+
     fn sync(&mut self, call: &Call, span: Span, reading: &Reading) {
         let Some(path) = call.files.first().and_then(|file| file.path.clone()) else { return };
         if let Some(&inode) = reading.visible.get(&path) {
@@ -231,10 +244,9 @@ impl History {
 
     fn rename(&mut self, call: &Call, span: Span, reading: &mut Reading) {
         let (Some(from), Some(to)) = (self.named(call, 0), self.named(call, 1)) else { return };
-        if let Some(inode) = reading.visible.remove(&from) {
-            reading.visible.insert(to.clone(), inode);
-        }
-        self.names.push((span, NameChange::Rename(from, to)));
+        let inode = reading.visible.remove(&from).expect("a file that was made here is renamed");
+        reading.visible.insert(to.clone(), inode);
+        self.names.push((span, NameChange::Rename(from, to, inode)));
     }
 
     /// Writes to `target` what the disk may hold if the power goes at line `point`.
@@ -249,10 +261,10 @@ impl History {
                 NameChange::File(path, inode) => {
                     files.insert(path, *inode);
                 }
-                NameChange::Rename(from, to) => {
-                    if let Some(inode) = files.remove(from.as_str()) {
-                        files.insert(to, inode);
-                    }
+                NameChange::Rename(from, to, inode) => {
+                    // The old name's folder need not have been synced.
+                    files.remove(from.as_str());
+                    files.insert(to, *inode);
                 }
                 NameChange::Remove(path) => {
                     files.remove(path.as_str());
@@ -311,6 +323,12 @@ impl Inode {
                 (Change::Truncate(size), _, _) => {
                     if durable || random.coin() {
                         content.resize(usize::try_from(*size).expect("small"), 0);
+                    }
+                }
+                (Change::Extend(size), _, _) => {
+                    let size = usize::try_from(*size).expect("small");
+                    if size > content.len() && (durable || random.coin()) {
+                        content.resize(size, 0);
                     }
                 }
             }

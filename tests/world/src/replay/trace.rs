@@ -150,19 +150,26 @@ fn take_apart(text: &str, files: &mut Vec<File>, strings: &mut Vec<Vec<u8>>) -> 
     left
 }
 
-/// What stands between `<` and its `>`: a path in hexadecimal, or `TCP:[a->b]` and the like.
+/// What stands between `<` and its `>`, and what follows: a path in hexadecimal, which a device's numbers in brackets of their own may
+/// follow, or `TCP:[a->b]` and the like.
 fn split_annotation(text: &str) -> (&str, &str) {
-    let end =
-        if text.starts_with('\\') { text.find('>') } else { text.find("]>").map(|at| at + 1) };
+    let is_path = text.starts_with('\\');
+    let end = if is_path { text.find(['<', '>']) } else { text.find("]>").map(|at| at + 1) };
     let end = end.or_else(|| text.find('>')).unwrap_or(text.len());
-    (&text[..end], text.get(end + 1..).unwrap_or_default())
+    let is_nested = text[end..].starts_with('<');
+    let close = if is_nested { text[end..].find(">>").map_or(end, |at| end + at + 1) } else { end };
+    (&text[..end], text.get(close + 1..).unwrap_or_default())
 }
 
-/// `\x61\x62` is `ab`.
+/// `\x61\x62` is `ab`. Addresses of sockets are written plainly.
 fn decode(text: &str) -> Vec<u8> {
+    if !text.starts_with("\\x") {
+        return text.as_bytes().to_vec();
+    }
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => byte - b'0',
-        _ => byte - b'a' + 10,
+        b'a'..=b'f' => byte - b'a' + 10,
+        _ => panic!("not hexadecimal: {text:.200}"),
     };
     text.as_bytes().chunks_exact(4).map(|four| digit(four[2]) << 4 | digit(four[3])).collect()
 }
@@ -175,24 +182,27 @@ mod tests {
     fn calls_are_read_with_their_descriptors_and_data() {
         let text = r#"7 openat(AT_FDCWD<\x2f\x74>, "\x61", O_RDWR|O_CREAT|O_CLOEXEC, 0644) = 3<\x2f\x74\x2f\x61>
 7 pwrite64(3<\x2f\x74\x2f\x61>, "\x68\x69", 2, 4096 <unfinished ...>
-8 sendto(9<TCP:[127.0.0.1:25->127.0.0.1:40]>, "\x32\x35\x30", 3, MSG_NOSIGNAL, NULL, 0) = 3
+8 sendto(9<TCP:[127.0.0.1:25->127.0.0.1:40]>, "\x32\x35\x30", 3, 0, {sin_addr=inet_addr("127.0.0.1")}, 16) = 3
 7 <... pwrite64 resumed>)           = 2
 7 pwrite64(3<\x2f\x74\x2f\x61>(deleted), "\x68", 1, 0) = 1
 7 openat(AT_FDCWD<\x2f\x74>, "\x62", O_RDONLY) = -1 ENOENT (No such file or directory)
 8 writev(9<TCP:[127.0.0.1:25->127.0.0.1:40]>, [{iov_base="\x61\x62", iov_len=2}, {iov_base="\x63", iov_len=1}], 2) = 3
+7 read(5<\x2f\x75<char 1:9>>, "\x75", 1) = 1
 7 +++ exited with 0 +++"#;
         let calls = read(text);
         let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
-        assert_eq!(names, ["openat", "sendto", "pwrite64", "pwrite64", "writev"]);
+        assert_eq!(names, ["openat", "sendto", "pwrite64", "pwrite64", "writev", "read"]);
         assert_eq!(
             calls[0].files[1],
             File { number: 3, path: Some("/t/a".to_owned()), is_tcp: false }
         );
         assert_eq!(calls[0].strings, [b"a"]);
         assert!(calls[1].files[0].is_tcp);
+        assert_eq!(calls[1].data(), b"250");
         assert_eq!((calls[2].begun, calls[2].ended, calls[2].last_number()), (1, 3, 4096));
         assert_eq!(calls[2].data(), b"hi");
         assert_eq!(calls[3].files[0].path, None);
         assert_eq!(calls[4].data(), b"abc");
+        assert_eq!(calls[5].files[0].path.as_deref(), Some("/u"));
     }
 }
