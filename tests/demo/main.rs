@@ -6,7 +6,6 @@
 
 #![expect(
     clippy::print_stdout,
-    clippy::panic,
     clippy::expect_used,
     clippy::indexing_slicing,
     reason = "a demo speaks to the terminal, and a broken promise ends it"
@@ -68,7 +67,7 @@ impl Ending {
     fn text(&self) -> String {
         match self {
             Self::Verified => "delivered, TLS verified".to_owned(),
-            Self::Encrypted => "delivered, TLS unverified".to_owned(),
+            Self::Encrypted => "delivered, TLS not asked for".to_owned(),
             Self::Clear => "delivered in clear".to_owned(),
             Self::Waits(reason) => format!("waits: {reason}"),
         }
@@ -181,10 +180,11 @@ async fn ending(relay: &Relay, part: &Part, mx: &Mx) -> Ending {
         return Ending::waits(row["last"]["reason"].as_str().unwrap_or("(none)"));
     }
     let message = mx.message().await;
-    let policy = relay.event("delivered").with("recipient", &to).await.text("policy");
-    match (message.tls.is_some(), policy.as_deref()) {
-        (true, Some("sts")) => Ending::Verified,
-        (true, _) => Ending::Encrypted,
-        (false, _) => Ending::Clear,
+    let delivered = relay.event("delivered").with("recipient", &to).await;
+    let is_verified = delivered.text("protection").as_deref() == Some("verified");
+    match message.tls {
+        Some(_) if is_verified => Ending::Verified,
+        Some(_) => Ending::Encrypted,
+        None => Ending::Clear,
     }
 }

@@ -274,7 +274,8 @@ fn the_longest_max_age_is_kept_as_it_is_and_no_longer() {
         let case = Case::enforced(stage, "s034.cache.test", 31_557_600).await;
         let shown = stage.relay.cli_json(&["policy", "show", case.name]).await.remove(0);
         assert_eq!(shown["policy"]["max_age"], 31_557_600, "{shown}");
-        let (fetched, expires) = (shown["fetched_at"].as_str(), shown["expires_at"].as_str());
+        let policy = &shown["policy"];
+        let (fetched, expires) = (policy["fetched_at"].as_str(), policy["expires_at"].as_str());
         let year =
             |text: Option<&str>| text.unwrap().split('-').next().unwrap().parse::<u32>().unwrap();
         assert_eq!(year(expires), year(fetched) + 1, "{shown}");

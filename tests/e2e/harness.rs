@@ -26,6 +26,7 @@ connections_per_client = 1000
 allow_addresses = ["127.0.0.0/16"]
 retry = ["1s"]
 connections_per_host = 50
+connection_idle = "1s"
 [mta_sts]
 fetch_timeout = "2s"
 "#;

@@ -125,6 +125,14 @@ impl Fault {
     }
 }
 
+/// What a testing policy would have refused, if anything.
+fn finding(mode: Mode, fault: Fault) -> Option<&'static str> {
+    match (mode, enforced(fault)) {
+        (Mode::Testing, Fate::Refused(reason)) => Some(reason),
+        _ => None,
+    }
+}
+
 /// One cell: alone, and with a good MX behind it.
 fn cell(mode: Mode, fault: Fault) {
     on_stage(|stage| async move {
@@ -152,7 +160,8 @@ async fn only_mx(stage: &Stage, mode: Mode, fault: Fault) {
     let recipient = domain.address("user");
 
     let id = stage.relay.submit("sender@client.test", &[&recipient], &name).await;
-    match fate(mode, fault) {
+    let fate = fate(mode, fault);
+    match fate {
         Fate::Encrypted => expect_delivery(stage, &mx, &recipient, Channel::Tls).await,
         Fate::Clear => expect_delivery(stage, &mx, &recipient, Channel::Clear).await,
         Fate::ClearLater(reason) => {
@@ -168,6 +177,10 @@ async fn only_mx(stage: &Stage, mode: Mode, fault: Fault) {
             }
             stage.discard(&id).await;
         }
+    }
+    if let (Fate::Encrypted | Fate::Clear, Some(reason)) = (fate, finding(mode, fault)) {
+        let waived = stage.relay.event("policy_waived").with("mx", &host).await;
+        assert_eq!(waived.text("reason").as_deref(), Some(reason));
     }
 }
 

@@ -17,9 +17,10 @@ use crate::client::{Client, SmtpReply, message};
 use crate::guard::Guard;
 use crate::log::{LIMIT, Log, TimedOut};
 
-/// A line of the daemon's log, or its end.
+/// A line of the daemon's log, or its begin or end.
 #[derive(Clone, Debug)]
 enum Line {
+    Start,
     Event(Event),
     Text(String),
     End,
@@ -30,7 +31,8 @@ impl std::fmt::Display for Line {
         match self {
             Self::Event(event) => event.0.fmt(f),
             Self::Text(text) => text.fmt(f),
-            Self::End => f.write_str("(end of log)"),
+            Self::Start => f.write_str("(start of the daemon)"),
+            Self::End => f.write_str("(end of the daemon)"),
         }
     }
 }
@@ -268,7 +270,7 @@ impl Relay {
         let pid = self.pid();
         let status = tokio::time::timeout(LIMIT, self.child.wait())
             .await
-            .unwrap_or_else(|_| panic!("the daemon does not end\n{}", self.tail()))
+            .unwrap_or_else(|_| panic!("the daemon does not end\n{}", self.lines_about("")))
             .expect("the daemon is ours");
         self.guard.forget(pid);
         // What it wrote last is in the log before anybody looks for what a successor writes.
@@ -303,10 +305,6 @@ impl Relay {
         let lines = self.log.read(|lines| lines.iter().map(Line::to_string).collect::<Vec<_>>());
         let lines: Vec<String> = lines.into_iter().filter(|line| line.contains(word)).collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
-    }
-
-    fn tail(&self) -> String {
-        self.lines_about("")
     }
 }
 
@@ -349,6 +347,7 @@ fn spawn(program: &Path, dir: &Path, log: &Arc<Log<Line>>, guard: &Guard) -> Chi
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     guard.watch(child.id().expect("just started"));
+    log.push(Line::Start);
     let stderr = child.stderr.take().expect("piped");
     spawn_reader(stderr, Arc::clone(log));
     child
@@ -394,7 +393,7 @@ impl<'r> EventWait<'r> {
     pub fn all(&self) -> Vec<Event> {
         let fits = |line: &Line| match line {
             Line::Event(event) => self.fits(event).then(|| event.clone()),
-            Line::Text(_) | Line::End => None,
+            Line::Text(_) | Line::Start | Line::End => None,
         };
         self.relay.log.read(|lines| lines.iter().skip(self.since).filter_map(fits).collect())
     }
@@ -414,18 +413,26 @@ impl<'r> EventWait<'r> {
                 match line {
                     Line::Event(event) if self.fits(event) => found.push(event.clone()),
                     Line::Event(_) | Line::Text(_) => {}
+                    Line::Start => has_ended = false,
                     Line::End => has_ended = true,
                 }
             }
             if found.len() >= count {
                 return Some(found);
             }
-            assert!(!has_ended, "the daemon ended before {:?}", self.fields);
+            assert!(!has_ended, "ended before {:?}\n{}", self.fields, self.context());
             None
         };
         self.relay.log.until(enough).await.unwrap_or_else(|TimedOut| {
-            panic!("no {:?} x {count} in the log\n{}", self.fields, self.relay.tail())
+            panic!("no {:?} x {count} in the log\n{}", self.fields, self.context())
         })
+    }
+
+    /// What the log says about what is searched, for failures.
+    fn context(&self) -> String {
+        let word =
+            if self.fields.len() > 1 { self.fields[self.fields.len() - 1].1.as_str() } else { "" };
+        self.relay.lines_about(word.rsplit('@').next().unwrap_or_default())
     }
 
     fn fits(&self, event: &Event) -> bool {
