@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use world::{Greeting, Mx, Received, Relay, Then, World};
 
-use crate::harness::PROGRAM;
+use crate::harness::{OURSELVES, PROGRAM, on_stage};
 
 /// Recipients that fail in the crash test.
 const RECIPIENTS: usize = 1000;
@@ -80,6 +80,28 @@ async fn a_refused_recipient_is_reported_to_the_sender_by_our_own_route() {
     stage.relay.event("delivered").with("recipient", "alice@sender.test").await;
     assert!(stage.relay.queue().await.is_empty());
     assert_eq!(stage.home.received().len(), 1);
+}
+
+/// Without a policy there is nobody whose word DNS could contradict: what it says for good, is.
+#[test]
+fn what_dns_says_for_good_ends_mail_where_no_policy_contradicts() {
+    on_stage(|stage| async move {
+        stage.world.domain("null.bounce.test").null_mx();
+        stage.world.domain("loop.bounce.test").mx_names(&[(10, "relay.test")]);
+        stage.world.dns.a("relay.test", OURSELVES);
+        let cases = [
+            ("user@null.bounce.test", "null_mx", "5.1.10"),
+            ("user@gone.bounce.test", "no_such_domain", "5.1.2"),
+            ("user@loop.bounce.test", "mail_loop", "5.4.6"),
+        ];
+        for (recipient, reason, status) in cases {
+            // A notice to the null sender is not made.
+            stage.relay.submit("", &[recipient], reason).await;
+            let bounced = stage.relay.event("bounced").with("recipient", recipient).await;
+            assert_eq!(bounced.text("reason").as_deref(), Some(reason));
+            assert_eq!(bounced.text("status").as_deref(), Some(status));
+        }
+    });
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use world::{Answer, Domain, Mode, Mx, Relay, Then, World};
 
-use crate::harness::{PROGRAM, Stage, on_stage};
+use crate::harness::{OURSELVES, PROGRAM, Stage, on_stage};
 
 /// The attempts of a test are seconds apart, and mail lives longer than any test.
 const PATIENT: &str = r#"
@@ -196,8 +196,10 @@ enum Forgery {
     NoHosts,
     /// The domain takes no mail (RFC 7505).
     NullMx,
-    /// The MX is we ourselves.
-    Ourselves,
+    /// The MX has our name.
+    OurName,
+    /// The listed MX has our address.
+    OurAddress,
     /// The listed MX has an address that mail from outside must not be sent to.
     ForbiddenAddress,
     /// The listed MX does not exist.
@@ -220,9 +222,10 @@ impl Forgery {
             Self::NullMx => {
                 domain.null_mx();
             }
-            Self::Ourselves => {
+            Self::OurName => {
                 domain.mx_names(&[(10, "relay.test")]);
             }
+            Self::OurAddress => world.dns.a(mx.host(), OURSELVES),
             Self::ForbiddenAddress => world.dns.a(mx.host(), "127.77.0.1".parse().unwrap()),
             Self::NoAddress => world.dns.set(mx.host(), world::RecordType::A, Answer::NxDomain),
             Self::Greeting554 => mx.script(|script| {
@@ -295,7 +298,8 @@ forgeries! {
     nxdomain_makes_mail_wait: NxDomain;
     empty_domain_makes_mail_wait: NoHosts;
     null_mx_makes_mail_wait: NullMx;
-    mx_to_ourselves_makes_mail_wait: Ourselves;
+    mx_with_our_name_makes_mail_wait: OurName;
+    mx_with_our_address_makes_mail_wait: OurAddress;
     mx_to_a_forbidden_address_makes_mail_wait: ForbiddenAddress;
     mx_without_address_makes_mail_wait: NoAddress;
     greeting_554_makes_mail_wait: Greeting554;

@@ -1,5 +1,6 @@
 //! What the tests share: the program, a stage for many small tests at once, and rows of data files.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -16,6 +17,10 @@ pub(crate) struct Stage {
     pub(crate) world: World,
     pub(crate) relay: Relay,
 }
+
+/// Where the daemon of the stage also listens, on the port that it delivers to: an MX record that
+/// leads here leads to ourselves.
+pub(crate) const OURSELVES: Ipv4Addr = Ipv4Addr::new(127, 0, 200, 1);
 
 /// Addresses outside the first /16 of loopback are forbidden ones here. A failed attempt is repeated
 /// every second, so that a test of what comes next does not take long.
@@ -36,7 +41,12 @@ static SHARED: LazyLock<Stage> = LazyLock::new(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (world, relay) = runtime.block_on(async {
         let world = World::start(PROGRAM).await;
-        let relay = world.relay(STAGE).await;
+        let listeners = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+             [[listener]]\naddress = \"{OURSELVES}:{}\"\n",
+            world.mx_port()
+        );
+        let relay = world.relay(&(listeners + STAGE)).await;
         (world, relay)
     });
     Stage { runtime, world, relay }
