@@ -41,10 +41,10 @@ async fn main() {
     }
     let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;
     world.dns.outage(Some(world::Answer::Refused));
-    let relay = world.relay("[log]\nlevel = \"warn\"\n").await;
+    let relay = world.relay("[log]\nlevel = \"warn,staunch::daemon=info\"\n").await;
     tokio::time::sleep(REST).await;
-    let idle = resident_mib(relay.pid());
-    println!("idle: {idle:.1} MiB resident");
+    let idle = pss_mib(relay.pid());
+    println!("idle: {idle:.1} MiB PSS");
 
     let corpus = Arc::new(Corpus::new(Sizes::Fixed(MESSAGE_OCTETS)));
     let envelope = move |id: u64| Envelope {
@@ -55,15 +55,15 @@ async fn main() {
     load.run(messages).await;
     assert_eq!(load.acknowledged().len() as u64, messages, "all are taken");
     tokio::time::sleep(REST).await;
-    let full = resident_mib(relay.pid());
+    let full = pss_mib(relay.pid());
     println!(
-        "{messages} messages to {domains} domains waiting: {full:.1} MiB resident, {:.1} more",
+        "{messages} messages to {domains} domains waiting: {full:.1} MiB PSS, {:.1} more",
         full - idle
     );
     assert!(idle < IDLE_MIB, "idle it is to stay under {IDLE_MIB} MiB");
     assert!(full - idle < ADDED_MIB, "the queue is to add less than {ADDED_MIB} MiB");
 }
 
-fn resident_mib(pid: u32) -> f64 {
-    Usage::of_process(pid).resident_kib as f64 / 1024.0
+fn pss_mib(pid: u32) -> f64 {
+    Usage::of_process(pid).pss_kib as f64 / 1024.0
 }
