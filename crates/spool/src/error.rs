@@ -130,6 +130,23 @@ impl StoreError {
         if full { Self::Full } else { Self::Io { action, source: Arc::new(source) } }
     }
 
+    /// May it help to make space? A failed sync is not among these: it has become poison.
+    pub(crate) fn is_write_failure(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Database { source } => {
+                source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
+            }
+            Self::Busy
+            | Self::Missing { .. }
+            | Self::RecipientCount { .. }
+            | Self::Corrupt { .. }
+            | Self::Io { .. }
+            | Self::Poisoned
+            | Self::Closed => false,
+        }
+    }
+
     /// Did a sync fail? Then pages that the kernel calls clean may not be on the disk.
     pub(crate) fn is_failed_sync(&self) -> bool {
         let Self::Database { source } = self else { return false };

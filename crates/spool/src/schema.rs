@@ -127,6 +127,8 @@ fn configure(db: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
     ))?;
     // The last close would copy a log whose sync may have failed into the tables.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Or every new value in a range makes its statement be planned again: 9 % of the writer's time.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(())
 }

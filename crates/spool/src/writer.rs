@@ -246,15 +246,17 @@ impl Desk {
                     job.work.done(Ok(()));
                 }
             }
-            Err(_) => self.write_apart(batch),
+            Err(why) => self.write_apart(batch, &why),
         }
     }
 
     /// Each on its own; settlements first, since they must not fail and free space.
-    fn write_apart(&self, batch: Vec<Job>) {
+    fn write_apart(&self, batch: Vec<Job>, why: &StoreError) {
         let (settling, ordinary): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|job| job.urgency == Urgency::Settling);
-        self.log.try_to_empty(&self.db);
+        if why.is_write_failure() {
+            self.log.try_to_empty(&self.db);
+        }
         for mut job in settling.into_iter().chain(ordinary) {
             let result = match job.urgency {
                 Urgency::Ordinary => self.transact(std::slice::from_mut(&mut job)),
