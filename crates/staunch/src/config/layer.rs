@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::File;
 use super::show::Sources;
-use super::{ConfigError, Problem, surroundings};
+use super::{ConfigError, Problem, later, surroundings};
 
 /// Before the names of sections and keys.
 const VARIABLE_PREFIX: &str = "STAUNCH__";
@@ -37,16 +37,25 @@ impl Layer {
     ///
     /// # Errors
     ///
-    /// A [`Problem`] with `name` and line.
-    pub(super) fn of_document(name: &str, text: &str) -> Result<Self, Problem> {
+    /// [`Problem`]s with `name` and line.
+    pub(super) fn of_document(name: &str, text: &str) -> Result<Self, ConfigError> {
         let located = |error: &toml::de::Error| place(name, text, error.span());
         let syntax = |error: toml::de::Error| Problem {
             place: located(&error),
             key: String::new(),
             reason: one_line(error.message()),
         };
-        let table = DeTable::parse(text).map_err(syntax)?;
-        let deserializer = toml::Deserializer::parse(text).map_err(syntax)?;
+        let mut table = DeTable::parse(text).map_err(syntax)?;
+        let too_early = later::take_out(table.get_mut());
+        if !too_early.is_empty() {
+            let problem = |early: later::TooEarly| Problem {
+                place: place(name, text, Some(early.span)),
+                key: early.key,
+                reason: early.reason,
+            };
+            return Err(ConfigError(too_early.into_iter().map(problem).collect()));
+        }
+        let deserializer = toml::Deserializer::from(table.clone());
         serde_path_to_error::deserialize::<_, File>(deserializer).map_err(|error| Problem {
             place: located(error.inner()),
             key: path_of(error.path()),
@@ -236,6 +245,9 @@ fn variable(
     if path.first().is_some_and(|first| TABLE_LISTS.contains(&first.as_str())) {
         let reason = "[[...]] tables are written into STAUNCH_CONFIG_TOML, as a TOML document";
         return Err(problem(reason.into()));
+    }
+    if let Some(said) = later::variable(&path.join("."), text) {
+        return said.map(|()| None).map_err(problem);
     }
     let default = lookup(defaults, &path).ok_or_else(|| problem("unknown key".into()))?;
     let typed = typed(text, default).map_err(|reason| problem(format!("{text:?}: {reason}")))?;

@@ -13,6 +13,7 @@ mod checker;
 mod error;
 mod file;
 mod hostname;
+mod later;
 mod layer;
 mod listed;
 mod load;

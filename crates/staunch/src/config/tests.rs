@@ -119,10 +119,23 @@ const REFUSED: &[(&str, &str)] = &[
         "\n[access]\nnetwork = []",
         "3: access.network: unknown key; known here: networks, open_relay_acknowledged",
     ),
-    ("[admin]\nlisten = \"127.0.0.1:8025\"", "2: admin.listen: unknown key; known here: socket"),
+    ("[admin]\nlistn = \"127.0.0.1:8025\"", "2: admin.listn: unknown key; known here: socket"),
     (
-        "[rule]\n",
-        "1: rule: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, log, listener, route",
+        "[admin]\nlisten = \"127.0.0.1:8025\"",
+        "2: admin.listen: \"127.0.0.1:8025\": not in this version, where it is always \"\"",
+    ),
+    (
+        "[dane]\nmode = \"enforce\"",
+        "2: dane.mode: \"enforce\": not in this version, where it is always \"off\"",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:1\"\nrequire_tls = true",
+        "3: listener[0].require_tls: true: not in this version, where it is always false",
+    ),
+    ("[[rule]]\ndomains = [\"a.example\"]", "1: rule: not in this version"),
+    (
+        "[dane]\nmod = 1",
+        "1: dane: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, log, listener, route",
     ),
     ("[delivery]\nport = \"25\"", "2: delivery.port: invalid type: string \"25\", expected u16"),
     ("[delivery]\nport = 70000", "2: delivery.port: invalid value: integer `70000`, expected u16"),
@@ -239,8 +252,43 @@ fn a_bad_document_is_refused_with_line_key_and_reason() {
 }
 
 #[test]
+fn switching_off_what_there_is_none_of_is_no_mistake() {
+    let text = "origin = ''\n[dns]\ndnssec = \"off\"\ntrust_ad_from = [\"127.0.0.0/8\",\"::1/128\"]\n\
+        trust_anchor = \"\"\n[dane]\nmode = \"off\"\n[tls_rpt]\nenabled = \"off\"\n\
+        [[listener]]\naddress = \"127.0.0.1:1\"\nrequire_tls = false\nproxy_protocol_from = []\n\
+        [limits]\nmessages_per_client_per_minute = 0\n[history]\npolicies = \"0s\"";
+    let config = with_document(text).unwrap().config;
+    assert_eq!(config.listeners.len(), 1);
+    let variables =
+        [("STAUNCH__DANE__MODE", "off"), ("STAUNCH__DNS__TRUST_AD_FROM", "127.0.0.0/8,::1/128")];
+    load(None, &machine(&variables)).unwrap();
+}
+
+#[test]
+fn no_key_is_both_of_this_version_and_of_a_later_one() {
+    let file = toml::Table::try_from(File::default()).unwrap();
+    for (path, _) in super::later::LATER {
+        let known = match path.split_once('.') {
+            Some((section, key)) => file.get(section).is_some_and(|at| at.get(key).is_some()),
+            None => file.contains_key(*path),
+        };
+        assert!(!known, "{path}");
+    }
+}
+
+#[test]
 fn a_bad_variable_is_refused_by_its_name() {
     let cases = [
+        (
+            "STAUNCH__DANE__MODE",
+            "enforce",
+            "STAUNCH__DANE__MODE: dane.mode: \"enforce\": not in this version, where it is always \"off\"",
+        ),
+        (
+            "STAUNCH__SUBMIT__SOCKET",
+            "/x",
+            "STAUNCH__SUBMIT__SOCKET: submit.socket: not in this version",
+        ),
         ("STAUNCH__DELIVERY__PROT", "1", "STAUNCH__DELIVERY__PROT: delivery.prot: unknown key"),
         ("STAUNCH__DELIVERY", "1", "STAUNCH__DELIVERY: delivery: \"1\": a section, not a key"),
         (
