@@ -46,7 +46,7 @@ impl Layout {
     /// Makes what is missing and removes drafts that a former process left.
     pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
         let layout = Self { root: root.into(), tmp: root.join("tmp"), bodies: root.join("bodies") };
-        make_dir(&layout.root)?;
+        make_root(&layout.root)?;
         make_dir(&layout.tmp)?;
         make_dir(&layout.bodies)?;
         Ok(layout)
@@ -90,6 +90,20 @@ impl Layout {
     pub(crate) fn body(&self, id: MessageId) -> PathBuf {
         self.shelf(id.low_byte()).join(id.to_string())
     }
+}
+
+/// The data directory, with those above it that are missing: a new account has no `~/.local/state`.
+/// New names are synced, or a power cut might take a directory with everything that was put into it.
+fn make_root(root: &Path) -> Result<(), OpenError> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = root.ancestors().take_while(is_missing).collect();
+    for path in missing.into_iter().rev() {
+        make_dir(path)?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_dir(parent).map_err(|source| OpenError::Io { path: parent.into(), source })?;
+        }
+    }
+    make_dir(root)
 }
 
 fn make_dir(path: &Path) -> Result<(), OpenError> {

@@ -32,6 +32,17 @@ fn large(size: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_data_directory_is_made_with_those_above_it_for_its_owner_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let above = home.path().join(".local/state");
+    drop(open(&above.join("staunch")));
+    for path in [above.clone(), above.join("staunch")] {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+    }
+}
+
+#[test]
 fn what_was_committed_comes_back_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
