@@ -7,7 +7,8 @@ mod policies;
 mod queue;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,18 +32,15 @@ const SOCKET_MODE: u32 = 0o660;
 /// The group that may use the command line, where the system has it.
 const SOCKET_GROUP: &str = "staunch-admin";
 
-/// Opens the door at `path`. A socket that a daemon left behind is replaced: the lock on the data
-/// directory says that no other one runs.
+/// Opens the door at `path`. A socket that a daemon left behind is replaced; one that somebody still
+/// answers is not, since two daemons with data directories of their own may be given the same path.
 ///
 /// # Errors
 ///
 /// [`RunError::Admin`].
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
     let failed = |source| RunError::Admin { path: path.to_owned(), source };
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
+    make_room(path).map_err(failed)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
     if let Some(group) = group_id(SOCKET_GROUP) {
@@ -50,6 +48,22 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
         let _owner_only = std::os::unix::fs::chown(path, None, Some(group));
     }
     Ok(listener)
+}
+
+fn make_room(path: &Path) -> io::Result<()> {
+    let there = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !there.file_type().is_socket() {
+        let text = "something else than a socket is there";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    if UnixStream::connect(path).is_ok() {
+        let text = "another daemon answers there";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    std::fs::remove_file(path)
 }
 
 /// From the group file: a static binary has no other way.
@@ -154,4 +168,25 @@ async fn explained(
     Query(question): Query<Question>,
 ) -> Result<Json<Value>, Refused> {
     explain::walk(&relay, question).await.map(Json).map_err(Refused::bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_answers_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let first = bind(&path).unwrap();
+        let said = bind(&path).unwrap_err().to_string();
+        assert!(said.ends_with("another daemon answers there"), "{said}");
+        drop(first);
+        drop(bind(&path).unwrap());
+
+        let file = dir.path().join("mail");
+        std::fs::write(&file, "precious").unwrap();
+        assert!(bind(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    }
 }
