@@ -64,9 +64,7 @@ pub(super) async fn list(
         Some(other) => return Err(Refused::bad(format!("state: {other:?} is not a state"))),
     };
     let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
-    if let Some(word) = wanted.reason.as_deref().filter(|word| Reason::parse(word).is_none()) {
-        return Err(Refused::bad(format!("reason: {word:?} is not in the vocabulary")));
-    }
+    wanted.reason.as_deref().map(known_reason).transpose()?;
     let troubles = ask_store(&relay, troubles).await?;
     let filter = Filter { domain, state, ..Filter::default() };
     let left = wanted.limit.unwrap_or(u64::MAX);
@@ -222,6 +220,7 @@ impl Chosen {
                 Filter { domain: Some(parse_domain(&domain)?), ..Filter::default() }
             }
             ([], None, Some(reason), false) => {
+                known_reason(&reason)?;
                 Filter { reason: Some(reason.into()), ..Filter::default() }
             }
             ([_, ..], None, None, false) => {
@@ -286,6 +285,12 @@ pub(super) async fn delete(
 
 fn parse_domain(text: &str) -> Result<HostName, Refused> {
     HostName::parse(text).map_err(|error| Refused::bad(format!("{text:?}: {error}")))
+}
+
+/// A word that no reason has is a mistake, not a selection of nothing.
+fn known_reason(word: &str) -> Result<Reason, Refused> {
+    let unknown = || Refused::bad(format!("reason: {word:?} is not in the vocabulary"));
+    Reason::parse(word).ok_or_else(unknown)
 }
 
 fn parse_id(text: &str) -> Result<MessageId, Refused> {

@@ -35,20 +35,20 @@ pub(super) enum Command {
     #[command(after_help = "Example: staunch run --log-level debug")]
     Run,
     /// Look at the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: staunch config check")]
     Config(ConfigCommand),
     /// Say what would happen to mail for an address or domain, step by step, and why
     #[command(after_help = "Example: staunch explain user@example.com --connect")]
     Explain(ExplainCommand),
     /// Look at queued mail, or act on it
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: staunch queue list")]
     Queue(QueueCommand),
     /// Look at MTA-STS policies: those in the cache, or any file or record
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: staunch policy show example.com")]
     Policy(PolicyCommand),
     /// Exit with 0 if the local daemon is ready, for containers
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
-    Healthcheck,
+    Healthcheck(Json),
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,7 +79,7 @@ pub(super) struct ExplainCommand {
     /// As if from this sender
     #[arg(long, value_name = "ADDRESS")]
     pub(super) sender: Option<String>,
-    /// As if the message asked for REQUIRETLS
+    /// As if delivery.tls (or the route's) were verify
     #[arg(long)]
     pub(super) require_tls: bool,
     #[command(flatten)]

@@ -1,27 +1,24 @@
 //! `staunch healthcheck`: is the local daemon ready?
 
-use std::io::stdout;
 use std::time::Duration;
 
+use super::arguments::Json;
 use super::door::with_door;
 use super::exit::{Exit, Failure};
-use super::output;
+use super::queue::print;
 use crate::config::Loaded;
 
 /// Ours: whoever needs longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) fn run(loaded: &Loaded) -> Result<Exit, Failure> {
+pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
     let ready = with_door(&loaded.config.admin.socket, async |door| {
         let answer = tokio::time::timeout(TIMEOUT, door.get(&["readyz"], &[])).await;
         let late = || Failure::new(Exit::Unavailable, "the daemon does not answer");
         answer.map_err(|_| late())?
     });
     match ready {
-        Ok(body) => {
-            output::object(&mut stdout().lock(), &body)?;
-            Ok(Exit::Ok)
-        }
+        Ok(body) => print(&body, format),
         // "Not ready" is an answer, whatever its status.
         Err(failure) if failure.exit == Exit::Unavailable => Err(failure),
         Err(failure) => Err(Failure::new(Exit::No, failure.text)),

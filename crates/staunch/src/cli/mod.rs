@@ -50,8 +50,20 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Help goes to stdout and is a success; clap's own code for mistakes is 2, sysexits' is 64.
 fn usage(error: &clap::Error) -> Exit {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let printed = error.print();
+    let is_help = asked || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    let printed =
+        if is_help { error.print() } else { writeln!(std::io::stderr(), "{}", one_line(error)) };
     if asked && printed.is_ok() { Exit::Ok } else { Exit::Usage }
+}
+
+/// What is wrong and what was probably meant, without the paragraphs that repeat the help.
+fn one_line(error: &clap::Error) -> String {
+    let rendered = error.render().to_string();
+    let said = rendered.split("\n\n").filter(|paragraph| {
+        !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more information")
+    });
+    let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
+    format!("{} (see --help)", words.join(" "))
 }
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
@@ -65,7 +77,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
         Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
         Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
-        Command::Healthcheck => healthcheck::run(&load(settings)?),
+        Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
     }
 }
 

@@ -12,14 +12,31 @@ fn parse(line: &str) -> Result<Arguments, clap::Error> {
 #[test]
 fn the_definition_is_sound_and_every_command_has_an_example() {
     fn visit(command: &clap::Command) {
-        let has_subcommands = command.has_subcommands();
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        assert!(has_subcommands || help.contains("Example: "), "{}", command.get_name());
+        assert!(help.contains("Example: "), "{}", command.get_name());
         assert!(command.get_about().is_some(), "{}", command.get_name());
         command.get_subcommands().for_each(visit);
     }
     Arguments::command().debug_assert();
     visit(&Arguments::command());
+}
+
+#[test]
+fn a_mistake_is_one_line() {
+    let cases = [
+        (
+            "staunch queue list --state x",
+            "error: invalid value 'x' for '--state <STATE>' \
+             [possible values: queued, sending, held] (see --help)",
+        ),
+        (
+            "staunch rum",
+            "error: unrecognized subcommand 'rum' tip: a similar subcommand exists: 'run' (see --help)",
+        ),
+    ];
+    for (line, want) in cases {
+        assert_eq!(one_line(&parse(line).unwrap_err()), want);
+    }
 }
 
 #[test]
