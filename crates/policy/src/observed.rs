@@ -25,6 +25,9 @@ pub struct ObservedTls {
     pub possession_proven: bool,
     /// The version.
     pub version: TlsVersion,
+    /// The key exchange, by its name in the IANA registry of TLS supported groups where we know it.
+    /// For people; nothing is decided by it.
+    pub group: Option<&'static str>,
     /// The host that we meant to reach: what SNI said, where it is a name.
     pub server_name: Domain,
 }

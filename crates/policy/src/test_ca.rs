@@ -83,7 +83,8 @@ pub(crate) fn self_signed(params: &CertificateParams) -> CertificateDer<'static>
 /// What a peer with this chain shows, asked for `name`.
 pub(crate) fn shown(chain: Vec<CertificateDer<'static>>, name: &str) -> ObservedTls {
     let version = TlsVersion::Tls13;
-    ObservedTls { chain, possession_proven: true, version, server_name: host(name) }
+    let server_name = host(name);
+    ObservedTls { chain, possession_proven: true, version, group: None, server_name }
 }
 
 pub(crate) fn observed(chain: Vec<CertificateDer<'static>>, name: &str) -> Observed {

@@ -185,18 +185,38 @@ impl Spine<'_> {
     }
 }
 
+/// Why there is no session, and what the host showed if there nearly was one.
+pub(crate) struct Shut {
+    /// Why.
+    pub(crate) error: HostError,
+    /// What was not good enough.
+    pub(crate) observed: Option<Arc<Observed>>,
+}
+
+impl From<HostError> for Shut {
+    fn from(error: HostError) -> Self {
+        Self { error, observed: None }
+    }
+}
+
+impl From<Shut> for HostError {
+    fn from(shut: Shut) -> Self {
+        shut.error
+    }
+}
+
 /// A session with the host that mail may go over: one that waits in the pool, or a new one.
 ///
 /// # Errors
 ///
-/// [`HostError`] when there is none.
+/// [`Shut`] when there is none.
 pub(crate) async fn open(
     relay: &Relay,
     config: &Config,
     mx: AuthorizedMx,
     port: u16,
     starttls: Starttls,
-) -> Result<Admitted<Idle>, HostError> {
+) -> Result<Admitted<Idle>, Shut> {
     let key = PoolKey { route: None, source: None, host: mx.host().clone(), port };
     let slot = loop {
         match relay.pool.checkout(&key).await {
@@ -218,8 +238,9 @@ pub(crate) async fn open(
     })?;
     admit(relay, &mx, Idle::new(connection, observed, slot)).map_err(|denied| {
         let Denied { connection, failure } = *denied;
+        let observed = Some(Arc::clone(&connection.observed));
         relay.pool.retire(connection);
-        HostError::Tls(failure)
+        Shut { error: HostError::Tls(failure), observed }
     })
 }
 

@@ -3,6 +3,9 @@
 //! This is the walk that delivers, with its steps written down: the same route, policy, hosts,
 //! authorization, connection and admission, in the same functions. Only the transaction is left out.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,11 +14,13 @@ use policy::sts::keep::TxtAnswer;
 use policy::{Asked, Observed, ObservedTls, Proof, authorize};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use smtp::{AddressError, Domain, HostName, HostNameError, Mailbox};
+use smtp::{AddressError, Domain, HostName, HostNameError, Mailbox, RemoteText, ReversePath};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use x509_parser::extensions::GeneralName;
 
 use crate::attempt;
+use crate::clock;
 use crate::config::{Config, TlsFloor};
 use crate::connect::Starttls;
 use crate::daemon::{RunError, assemble};
@@ -52,6 +57,9 @@ pub(crate) enum BadQuestion {
     /// Not a domain.
     #[error("{0:?}: {1}")]
     Domain(String, HostNameError),
+    /// Nobody can send as this.
+    #[error("sender {0:?}: {1}")]
+    Sender(String, AddressError),
     /// `[192.0.2.1]` takes no mail from us.
     #[error("{0:?}: mail to address literals is refused (address_literal_refused)")]
     Literal(String),
@@ -65,19 +73,33 @@ pub(crate) enum BadQuestion {
 pub(crate) async fn walk_alone(config: &Config, question: Question) -> Result<Value, AloneError> {
     let stored = config.data_dir.join("queue.db").exists();
     let at_home = stored.then(|| spool::Spool::open(&config.data_dir, spool::Options::default()));
-    let scratch = std::env::temp_dir().join(format!("staunch-explain-{}", std::process::id()));
-    let spool = match at_home {
-        Some(Ok(spool)) => spool,
+    let (spool, scratch) = match at_home {
+        Some(Ok(spool)) => (spool, None),
         Some(Err(_)) | None => {
-            spool::Spool::open(&scratch, spool::Options::default()).map_err(RunError::from)?
+            let scratch = scratch_dir().map_err(RunError::from)?;
+            let spool = spool::Spool::open(&scratch, spool::Options::default());
+            (spool.map_err(RunError::from)?, Some(scratch))
         }
     };
     let (_config, config) = watch::channel(Arc::new(config.clone()));
     let (relay, _events) = assemble(config, spool)?;
     let answer = walk(&relay, question).await;
     relay.spool.close();
-    let _none = std::fs::remove_dir_all(&scratch);
+    if let Some(scratch) = scratch {
+        // Nobody misses it; what is left is for whoever cleans the directory of temporary files.
+        let _removed = std::fs::remove_dir_all(scratch);
+    }
     Ok(answer?)
+}
+
+/// A directory for nobody else, in one where everybody may write: it must not have been there.
+fn scratch_dir() -> Result<PathBuf, spool::OpenError> {
+    let name = format!("staunch-explain-{}-{}", std::process::id(), clock::now().as_nanosecond());
+    let path = std::env::temp_dir().join(name);
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(spool::OpenError::Io { path, source }),
+    }
 }
 
 /// Why there is no answer without a daemon.
@@ -108,6 +130,10 @@ impl AloneError {
 /// [`BadQuestion`].
 pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, BadQuestion> {
     let domain = domain_of(&question.address)?;
+    if let Some(sender) = &question.sender {
+        let wrong = |error| BadQuestion::Sender(sender.clone(), error);
+        ReversePath::parse(sender).map_err(wrong)?;
+    }
     let config = relay.config();
     let next_hop = route::next_hop(&config, &domain);
     let floor = if question.require_tls { TlsFloor::Verify } else { next_hop.floor };
@@ -187,7 +213,10 @@ struct Tale {
 impl Tale {
     fn new() -> Self {
         let since = Instant::now();
-        Self { since, steps: Vec::new(), mta_sts: Value::Null, mx: Vec::new(), best: None }
+        let (steps, mx) = (Vec::new(), Vec::new());
+        // Where a route leads to a host, no policy is asked for.
+        let mta_sts = told(Source::None, Value::Null, None, Value::Null, Value::Null);
+        Self { since, steps, mta_sts, mx, best: None }
     }
 
     /// Writes a step down with the time since the one before.
@@ -224,7 +253,7 @@ async fn ask_policy(
 }
 
 fn mta_sts(consulted: &Consulted) -> Value {
-    let (policy, fetched_at, expires_at) = match &consulted.verdict {
+    let (policy, kept) = match &consulted.verdict {
         PolicyVerdict::Policy(kept) => {
             let policy = json!({
                 "mode": kept.policy().mode().to_string(),
@@ -232,9 +261,9 @@ fn mta_sts(consulted: &Consulted) -> Value {
                 "mx": kept.policy().mx().iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "id": kept.id().to_string(),
             });
-            (policy, time(kept.fetched_at()), time(kept.expires_at()))
+            (policy, Some((kept.fetched_at(), kept.expires_at())))
         }
-        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => (Value::Null, Value::Null, Value::Null),
+        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => (Value::Null, None),
     };
     let record = match &consulted.record {
         Some(TxtAnswer::Usable(id)) => json!(format!("v=STSv1; id={id};")),
@@ -248,7 +277,18 @@ fn mta_sts(consulted: &Consulted) -> Value {
         (None, Some(TxtAnswer::Unusable(error)), _) => json!(error.to_string()),
         (None, Some(TxtAnswer::Usable(_)) | None, _) => Value::Null,
     };
-    let source = match consulted.source {
+    told(consulted.source, policy, kept, record, error)
+}
+
+/// The object `mta_sts`, which has the same members whatever was found.
+fn told(
+    source: Source,
+    policy: Value,
+    kept: Option<(Timestamp, Timestamp)>,
+    record: Value,
+    error: Value,
+) -> Value {
+    let source = match source {
         Source::Cache => "cache",
         Source::Fetch => "fetch",
         Source::None => "none",
@@ -257,14 +297,10 @@ fn mta_sts(consulted: &Consulted) -> Value {
         "record": record,
         "policy": policy,
         "source": source,
-        "fetched_at": fetched_at,
-        "expires_at": expires_at,
+        "fetched_at": kept.map(|(fetched_at, _)| fetched_at.to_string()),
+        "expires_at": kept.map(|(_, expires_at)| expires_at.to_string()),
         "error": error,
     })
-}
-
-fn time(time: Timestamp) -> Value {
-    json!(time.to_string())
 }
 
 /// What the look at each host shares.
@@ -321,10 +357,12 @@ impl Guide<'_> {
             return Ok(expected_verdict(self.asked));
         }
         let (relay, config, port) = (self.relay, self.config, candidate.port);
-        let mut admitted = attempt::open(relay, config, mx, port, Starttls::Use).await?;
-        if let Observed::Tls(tls) = &*admitted.connection_mut().observed {
-            seen.tls = shown_tls(tls);
-        }
+        let opened = attempt::open(relay, config, mx, port, Starttls::Use).await;
+        let mut admitted = opened.map_err(|shut| {
+            shut.observed.iter().for_each(|observed| seen.look_at(observed));
+            shut.error
+        })?;
+        seen.look_at(&admitted.connection_mut().observed);
         let verdict = match admitted.proof() {
             Proof::VerifiedPkix => "verified",
             Proof::Encrypted => "encrypted",
@@ -351,6 +389,14 @@ struct Seen {
     tls: Value,
 }
 
+impl Seen {
+    fn look_at(&mut self, observed: &Observed) {
+        if let Observed::Tls(tls) = observed {
+            self.tls = shown_tls(tls);
+        }
+    }
+}
+
 fn requirement_word(asked: &Asked) -> &'static str {
     match expected_verdict(asked) {
         "verified" => "verify",
@@ -374,8 +420,13 @@ fn shown_tls(tls: &ObservedTls) -> Value {
     let certificate = tls.chain.first().and_then(|der| {
         let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
         let names = parsed.subject_alternative_name().ok().flatten().map(|names| {
-            let shown = |name: &x509_parser::extensions::GeneralName<'_>| {
-                smtp::RemoteText::new(&name.to_string()).to_string()
+            let shown = |name: &GeneralName<'_>| {
+                let text = if let GeneralName::DNSName(dns) = name {
+                    (*dns).into()
+                } else {
+                    name.to_string()
+                };
+                RemoteText::new(&text).to_string()
             };
             names.value.general_names.iter().take(20).map(shown).collect::<Vec<_>>()
         });
@@ -384,14 +435,14 @@ fn shown_tls(tls: &ObservedTls) -> Value {
         };
         Some(json!({
             "names": names,
-            "issuer": smtp::RemoteText::new(&parsed.issuer().to_string()).as_str(),
+            "issuer": RemoteText::new(&parsed.issuer().to_string()).as_str(),
             "not_before": at(parsed.validity().not_before),
             "not_after": at(parsed.validity().not_after),
         }))
     });
     json!({
         "version": tls.version.as_str(),
-        "group": Value::Null,
+        "group": tls.group,
         "certificate": certificate,
     })
 }

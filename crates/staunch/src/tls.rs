@@ -160,6 +160,9 @@ impl TlsClient {
                 Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
                 _ => TlsVersion::Tls12,
             },
+            group: connection
+                .negotiated_key_exchange_group()
+                .and_then(|group| group.name().as_str()),
             server_name: host.clone(),
         };
         Ok((session, observed))

@@ -1,6 +1,7 @@
 //! `staunch explain`: the walk itself is `crate::explain`; here it is asked for, and shown.
 //!
-//! A running daemon walks with what it knows. Without one the walk is made here, with an empty cache.
+//! A running daemon walks with what it knows. Without one the walk is made here, with what is kept in
+//! the data directory.
 
 use std::io::{self, Write, stdout};
 
@@ -85,9 +86,21 @@ fn show(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
         let of = |pointer: &str| mx.pointer(pointer).map_or_else(|| "-".to_owned(), cell);
         writeln!(out, "\nMX {} {}  {}", of("/preference"), of("/host"), of("/addresses"))?;
         writeln!(out, "   listed {}, requirement {}", of("/listed"), of("/requirement"))?;
-        writeln!(out, "   {} ({})", of("/outcome"), of("/reason"))?;
+        let reason = match of("/reason") {
+            reason if reason == "-" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        writeln!(out, "   {}{reason}", of("/outcome"))?;
         if mx.pointer("/tls").is_some_and(Value::is_object) {
             writeln!(out, "   TLS {} {}", of("/tls/version"), of("/tls/group"))?;
+            let certificate = |name: &str| of(&format!("/tls/certificate/{name}"));
+            writeln!(
+                out,
+                "   certificate for {}, by {}, until {}",
+                certificate("names"),
+                certificate("issuer"),
+                certificate("not_after")
+            )?;
         }
     }
     if !list("steps").is_empty() {
