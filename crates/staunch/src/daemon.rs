@@ -133,6 +133,7 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
     tell_systemd(&NotifyState::Stopping);
     tracing::info!(event = "stopping", grace = ?loaded.config.shutdown_grace, "no new mail");
     stop.cancel();
+    relay.pool.close();
     tracker.close();
     tokio::select! {
         () = tracker.wait() => {}
@@ -227,10 +228,15 @@ fn tell_systemd(state: &NotifyState<'_>) {
     }
 }
 
+/// A file grew beyond the process's limit. Caught, it is an error of that write, which is answered
+/// as a full disk; uncaught, it would end the process.
+const SIGXFSZ: i32 = 25;
+
 struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -239,6 +245,7 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 

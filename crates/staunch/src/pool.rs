@@ -16,7 +16,8 @@ use std::time::Duration;
 use policy::Observed;
 use smtp::Domain;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Delivery;
@@ -129,6 +130,8 @@ pub(crate) struct Pool {
 struct Shared {
     limits: PoolLimits,
     tracker: TaskTracker,
+    /// From now on unused connections are ended and not kept.
+    closing: CancellationToken,
     state: Mutex<State>,
 }
 
@@ -245,7 +248,13 @@ enum Taken {
 impl Pool {
     /// An empty pool; farewells run on `tracker`.
     pub(crate) fn new(limits: PoolLimits, tracker: TaskTracker) -> Self {
-        Self { shared: Arc::new(Shared { limits, tracker, state: Mutex::default() }) }
+        let closing = CancellationToken::new();
+        Self { shared: Arc::new(Shared { limits, tracker, closing, state: Mutex::default() }) }
+    }
+
+    /// Says goodbye on all unused connections, and from now on as soon as one is given back.
+    pub(crate) fn close(&self) {
+        self.shared.closing.cancel();
     }
 
     /// Waits for an unused connection or a free place, first come, first served. May be dropped at any
@@ -277,7 +286,8 @@ impl Pool {
     /// Takes back a connection that is ready for the next mail.
     pub(crate) fn give_back(&self, mut idle: Idle) {
         idle.connection.shrink();
-        let is_used_up = idle.connection.transactions() >= self.shared.limits.transactions;
+        let is_used_up = idle.connection.transactions() >= self.shared.limits.transactions
+            || self.shared.closing.is_cancelled();
         let surplus = if is_used_up { Some(idle) } else { self.park(idle) };
         if let Some(idle) = surplus {
             self.retire(idle);
@@ -380,7 +390,8 @@ impl Pool {
                     }
                 }
             };
-            sleep_until(next).await;
+            // On the way out nothing is kept any longer.
+            let _closing = timeout_at(next, self.shared.closing.cancelled()).await;
             let expired = self.expired();
             for (key, parked) in expired {
                 self.retire(self.idle(&key, parked));
@@ -390,9 +401,11 @@ impl Pool {
 
     fn expired(&self) -> Vec<(PoolKey, Parked)> {
         let now = Instant::now();
+        let is_closing = self.shared.closing.is_cancelled();
         let mut state = self.lock();
         let mut expired = Vec::new();
-        while state.expiry.front().is_some_and(|(deadline, _, _)| *deadline <= now) {
+        let is_over = |(deadline, _, _): &(Instant, PoolKey, u64)| is_closing || *deadline <= now;
+        while state.expiry.front().is_some_and(is_over) {
             if let Some((_, key, serial)) = state.expiry.pop_front()
                 && let Some(parked) = state.unpark(&key, serial)
             {
@@ -593,6 +606,19 @@ mod tests {
         pool.shared.tracker.wait().await;
         assert!(pool.lock().hosts.is_empty());
         assert!(!pool.lock().has_reaper, "nothing runs where nothing is kept");
+    }
+
+    #[tokio::test]
+    async fn a_closing_pool_ends_unused_connections_at_once() {
+        let patient = PoolLimits { idle: Duration::from_secs(3600), ..limits() };
+        let (pool, key) = (pool(patient), key("mx.example.org"));
+        let (address, peer) = polite(2).await;
+        let first = connected(address, fresh(&pool, &key)).await;
+        let second = connected(address, fresh(&pool, &key)).await;
+        pool.give_back(first);
+        pool.close();
+        pool.give_back(second);
+        assert_eq!(peer.await.unwrap(), "QUIT\r\nQUIT\r\n");
     }
 
     #[tokio::test]
