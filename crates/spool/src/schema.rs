@@ -83,12 +83,17 @@ impl Schema {
 
     /// The file's format; 0 for an empty file.
     fn check(&self, db: &Connection, path: &Path) -> Result<i64, OpenError> {
-        let read = |name: &str| {
-            db.pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+        let read = |query: &str| {
+            db.query_row(query, [], |row| row.get::<_, i64>(0))
                 .map_err(|source| OpenError::Database { path: path.into(), source })
         };
-        let (owner, found) = (read("application_id")?, read("user_version")?);
-        if owner != self.application_id && (owner != 0 || found != 0 || read("page_count")? != 0) {
+        let (owner, found) = (read("PRAGMA application_id")?, read("PRAGMA user_version")?);
+        // A crash between the file's first page and our tables leaves a database with nothing in it.
+        let is_blank = || {
+            let tables = read("SELECT count(*) FROM sqlite_schema")?;
+            Ok(owner == 0 && found == 0 && tables == 0)
+        };
+        if owner != self.application_id && !is_blank()? {
             return Err(OpenError::Foreign { path: path.into(), found: owner });
         }
         if found > self.version {

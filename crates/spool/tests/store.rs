@@ -263,6 +263,18 @@ fn a_second_process_is_told_who_holds_the_directory() {
 }
 
 #[test]
+fn a_file_that_a_crash_left_without_tables_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["queue.db", "policies.db"] {
+        let db = Connection::open(dir.path().join(name)).unwrap();
+        // Writes the first page, with no id of ours in it yet.
+        db.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    }
+    let spool = open(dir.path());
+    commit(&spool, b"body", &[("b@to.example", lane(1))]);
+}
+
+#[test]
 fn a_newer_format_and_a_foreign_file_are_refused_and_left_alone() {
     for (pragma, want) in
         [("user_version = 99", "has format 99"), ("application_id = 7", "not a file")]
