@@ -417,15 +417,17 @@ impl<'r> EventWait<'r> {
                     Line::End => has_ended = true,
                 }
             }
-            if found.len() >= count {
-                return Some(found);
-            }
-            assert!(!has_ended, "ended before {:?}\n{}", self.fields, self.context());
-            None
+            // The failure is told outside: telling it reads the log, which is locked in here.
+            let is_enough = found.len() >= count;
+            (is_enough || has_ended).then_some(is_enough.then_some(found))
         };
-        self.relay.log.until(enough).await.unwrap_or_else(|TimedOut| {
-            panic!("no {:?} x {count} in the log\n{}", self.fields, self.context())
-        })
+        match self.relay.log.until(enough).await {
+            Ok(Some(found)) => found,
+            Ok(None) => panic!("ended before {:?}\n{}", self.fields, self.context()),
+            Err(TimedOut) => {
+                panic!("no {:?} x {count} in the log\n{}", self.fields, self.context())
+            }
+        }
     }
 
     /// What the log says about what is searched, for failures.
