@@ -145,7 +145,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// A contestant that runs.
 enum Running {
-    Staunch(Relay),
+    Staunch(Box<Relay>),
     Postfix(Postfix),
 }
 
@@ -207,7 +207,7 @@ async fn start(contestant: Contestant, world: &World, sink: SocketAddr) -> Runni
         // Answers live as long as ordinary ones do.
         world.dns.set_ttl(300);
         let overlay = format!("[delivery]\nport = {}\ntls = \"verify\"\n", sink.port());
-        return Running::Staunch(world.relay(&overlay).await);
+        return Running::Staunch(Box::new(world.relay(&overlay).await));
     }
     let opened = std::process::Command::new("chmod").arg("755").arg(world.dir()).status();
     assert!(opened.is_ok_and(|status| status.success()), "chmod");

@@ -8,7 +8,12 @@
 //! ```
 //!
 //! Needs root and Debian's packages; `.ci/run` installs them. Not part of `cargo test --workspace`.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod servers;
 

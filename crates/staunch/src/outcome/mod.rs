@@ -302,10 +302,10 @@ mod tests {
     fn answered(replies: &[Option<(Stage, &str)>]) -> Answered {
         let fate = |(stage, text): (Stage, &str)| {
             let reply = Reply::parse(format!("{text}\r\n").as_bytes()).unwrap();
-            match reply.class() {
-                ReplyClass::Success => client::Fate::Accepted(reply),
-                _ => client::Fate::Refused { stage, reply },
+            if reply.class() == ReplyClass::Success {
+                return client::Fate::Accepted(reply);
             }
+            client::Fate::Refused { stage, reply }
         };
         Answered {
             mx: Domain::Name(HostName::parse("mx.b.test").unwrap()),
@@ -449,15 +449,10 @@ mod tests {
             let reason = Reason::PolicyDnsFailure;
             AttemptError::Policy(PolicyDefer { reason, until, text: RemoteText::new("SERVFAIL") })
         };
-        let retry_at = |until| match decide_failure(
-            &[target(0, 5000)],
-            &error(until),
-            &circumstances(),
-        )
-        .effect
-        {
-            Effect::Failed { retry_at, .. } => retry_at,
-            other => panic!("{other:?}"),
+        let retry_at = |until| {
+            let decided = decide_failure(&[target(0, 5000)], &error(until), &circumstances());
+            let Effect::Failed { retry_at, .. } = decided.effect else { panic!("{decided:?}") };
+            retry_at
         };
         assert_eq!(retry_at(at(5000)), at(1058));
         assert_eq!(retry_at(at(1020)), at(1020));
