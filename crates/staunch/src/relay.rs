@@ -1,7 +1,7 @@
 //! What every part of the running daemon shares: handles, no state of its own.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -96,7 +96,8 @@ impl Relay {
         self.listening.get().is_some_and(|own| {
             own.iter().any(|listener| {
                 listener.port() == address.port()
-                    && (listener.ip() == address.ip() || listener.ip().is_unspecified())
+                    && (listener.ip() == address.ip()
+                        || (listener.ip().is_unspecified() && is_on_this_machine(address)))
             })
         })
     }
@@ -120,6 +121,23 @@ impl Relay {
             }
         };
     }
+}
+
+/// Is `address` one of this machine's? The system then takes it as the source towards itself. Nothing
+/// is sent: a UDP socket is connected by a look at the routing table.
+fn is_on_this_machine(address: SocketAddr) -> bool {
+    if address.ip().to_canonical().is_loopback() {
+        return true;
+    }
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(address)?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == address.ip())
 }
 
 /// The mark of a message that is being tried.
@@ -150,4 +168,18 @@ pub(crate) fn dice() -> u8 {
     let mut byte = [127];
     let _middle = aws_lc_rs::rand::fill(&mut byte);
     byte[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_on_those_of_this_machine_and_not_on_all_of_the_world() {
+        for (address, want) in
+            [("127.0.0.1:25", true), ("127.0.0.9:25", true), ("192.0.2.1:25", false)]
+        {
+            assert_eq!(is_on_this_machine(address.parse().unwrap()), want, "{address}");
+        }
+    }
 }
