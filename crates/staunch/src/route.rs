@@ -66,7 +66,45 @@ fn route<'a>(config: &'a Config, domain: &HostName) -> Option<&'a Route> {
     most_specific(&config.routes, |route| route.domains.as_slice(), domain)
 }
 
+/// What is asked of the connection is part of it: recipients of one lane share a transaction, so two
+/// routes to one host that differ in `tls` must not share a lane.
 fn route_key(route: &Route) -> String {
     let via: Vec<String> = route.via.iter().map(ToString::to_string).collect();
-    format!("{ROUTE_PREFIX}{}", via.join(","))
+    let tls = match route.tls {
+        TlsFloor::Opportunistic => "opportunistic",
+        TlsFloor::Encrypt => "encrypt",
+        TlsFloor::Verify => "verify",
+    };
+    format!("{ROUTE_PREFIX}{} tls={tls}", via.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, load};
+
+    #[test]
+    fn routes_that_ask_for_more_do_not_share_a_lane_with_those_that_ask_for_less() {
+        let text = r#"
+            [[route]]
+            domains = ["a.test"]
+            via = ["smtp://[smart.test]"]
+            [[route]]
+            domains = ["b.test"]
+            via = ["smtp://[smart.test]"]
+            tls = "opportunistic"
+            [[route]]
+            domains = ["c.test"]
+            via = ["smtp://[smart.test]"]
+        "#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let head = "hostname = \"relay.test\"\ndata_dir = \"/tmp\"\n";
+        std::fs::write(file.path(), format!("{head}{text}")).unwrap();
+        let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
+        let of = |domain: &str| next_hop(&config, &HostName::parse(domain).unwrap());
+        assert_eq!(of("a.test").floor, TlsFloor::Verify);
+        assert_ne!(of("a.test").lane, of("b.test").lane);
+        assert_eq!(of("a.test").lane, of("c.test").lane);
+        assert_eq!(of("d.test").lane, LaneKey::new("d.test"));
+    }
 }
