@@ -141,7 +141,7 @@ impl AuthorizedMx {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_ca::{Ca, host, leaf_params, name, now, observed, self_signed, shown};
+    use crate::test_ca::{Ca, host, leaf_params, name, now, observed, self_signed, shown, variant};
     use crate::{Asked, Effect, Floor, Located, NamedBy, Published, Requirement, authorize, sts};
 
     const MX: &str = "mx.example.test";
@@ -184,12 +184,16 @@ mod tests {
     fn requirement_and_observation_decide_together() {
         use Proof::{Encrypted, Plain, VerifiedPkix};
         let ca = Ca::root("Test CA");
-        let mismatch = Err("certificate_name_mismatch");
-        let expired = Err("certificate_expired");
-        let untrusted = Err("certificate_untrusted");
-        let clear = Err("starttls_not_offered");
+        let clear = Err("NotEncrypted");
         let any = [Ok(Encrypted); 6];
-        let verified = [Ok(VerifiedPkix), mismatch, expired, untrusted, untrusted, untrusted];
+        let verified = [
+            Ok(VerifiedPkix),
+            Err("NameMismatch"),
+            Err("Expired"),
+            Err("Untrusted"),
+            Err("PossessionUnproven"),
+            Err("NoCertificate"),
+        ];
         let cases = [
             // (asked) -> plain, then the six encrypted ones in the order above
             ("opportunistic", floor(Floor::Opportunistic), Ok(Plain), any),
@@ -204,8 +208,8 @@ mod tests {
             let wants = std::iter::once(plain).chain(encrypted);
             for ((seen_name, seen), want) in connections(&ca).into_iter().zip(wants) {
                 let got = mx.admit((), &seen, &ca.roots(), now());
-                let got = got.map(|a| a.proof()).map_err(|denied| denied.failure.reason());
-                assert_eq!(got, want, "{asked_name}, {seen_name}");
+                let got = got.map(|a| a.proof()).map_err(|denied| variant(&denied.failure));
+                assert_eq!(got, want.map_err(str::to_owned), "{asked_name}, {seen_name}");
             }
         }
     }
@@ -263,7 +267,7 @@ mod tests {
             if let Observed::Tls(tls) = &seen {
                 for identity in [Identity::Dane, Identity::Both] {
                     let got = mx.judge_tls(identity, tls, &ca.roots(), now());
-                    assert_eq!(got.err().map(|f| f.reason()), Some("dane_required"));
+                    assert_eq!(got, Err(TlsFailure::DaneRequired));
                 }
             }
         }

@@ -90,3 +90,9 @@ pub(crate) fn shown(chain: Vec<CertificateDer<'static>>, name: &str) -> Observed
 pub(crate) fn observed(chain: Vec<CertificateDer<'static>>, name: &str) -> Observed {
     Observed::Tls(shown(chain, name))
 }
+
+/// The name of a failure's variant, for tables.
+pub(crate) fn variant(failure: &crate::TlsFailure) -> String {
+    let text = format!("{failure:?}");
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
