@@ -257,8 +257,6 @@ pub(crate) fn file_of(layout: &Layout, id: MessageId, body: BodyRef) -> Option<P
 /// What a settlement did.
 pub(crate) struct Outcome {
     pub(crate) settled: Settled,
-    /// Whether rows name the notices' bodies now.
-    pub(crate) notices_kept: bool,
     /// The body file to remove.
     pub(crate) file: Option<PathBuf>,
 }
@@ -274,7 +272,7 @@ pub(crate) fn settle(
         update_lane(db, update, broom)?;
     }
     let Some((seq, body)) = find(db, settlement.message)? else {
-        return Ok(Outcome { settled: Settled::Gone, notices_kept: false, file: None });
+        return Ok(Outcome { settled: Settled::Missing, file: None });
     };
     for notice in &settlement.notices {
         insert(db, &notice.body, &notice.envelope, broom)?;
@@ -283,7 +281,7 @@ pub(crate) fn settle(
     let settled = remove_if_done(db, seq)?;
     let file = match settled {
         Settled::Gone => file_of(layout, settlement.message, body),
-        Settled::Waiting => None,
+        Settled::Waiting | Settled::Missing => None,
     };
-    Ok(Outcome { settled, notices_kept: true, file })
+    Ok(Outcome { settled, file })
 }

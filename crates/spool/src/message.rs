@@ -175,8 +175,11 @@ pub struct Settlement {
 pub enum Settled {
     /// Recipients of the message still wait.
     Waiting,
-    /// The message has left the queue, by this settlement or before it.
+    /// The message has left the queue by this settlement.
     Gone,
+    /// The message had left before: an operator deleted it. Only the lane was updated, and the notices
+    /// were dropped.
+    Missing,
 }
 
 /// The health of a lane's next hop.

@@ -209,8 +209,10 @@ impl Spool {
             move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &broom);
         self.inner.queue.submit(Urgency::Settling, apply, move |result| {
             done(result.map(|outcome| {
-                if outcome.notices_kept {
-                    wards.iter().for_each(|ward| ward.keep());
+                match outcome.settled {
+                    // Rows name the notices' bodies now.
+                    Settled::Waiting | Settled::Gone => wards.iter().for_each(|ward| ward.keep()),
+                    Settled::Missing => {}
                 }
                 remove_files(chores.as_ref(), outcome.file);
                 outcome.settled

@@ -126,7 +126,7 @@ fn settling_a_message_that_was_deleted_changes_nothing_and_sends_no_notice() {
         envelope: envelope(1000, &[("sender@from.example", lane(3))]),
     });
     assert_eq!(spool.delete(&Selection::Messages(vec![id]), None).unwrap().recipients, 1);
-    assert_eq!(settle(&spool, late).unwrap(), Settled::Gone);
+    assert_eq!(settle(&spool, late).unwrap(), Settled::Missing);
     assert_eq!(spool.count().unwrap().messages, 0);
     spool.close();
     assert_eq!(files(dir.path()).len(), 0);

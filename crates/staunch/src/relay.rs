@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use policy::Roots;
 use policy::sts::keep::ClockTrust;
-use spool::{MessageId, Spool};
+use spool::{LaneKey, MessageId, Spool};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,8 +55,8 @@ pub(crate) struct Relay {
     pub(crate) listening: OnceLock<Vec<SocketAddr>>,
     /// The store can no longer be trusted: everything stops, and a restart reads the files anew.
     pub(crate) broken: CancellationToken,
-    /// Messages that are being tried at this moment.
-    pub(crate) sending: Mutex<HashSet<MessageId>>,
+    /// What is being tried at this moment: a message can be under way in several lanes.
+    pub(crate) sending: Mutex<HashSet<(MessageId, LaneKey)>>,
     /// The queue task.
     pub(crate) queue: mpsc::Sender<Event>,
 }
@@ -80,15 +80,17 @@ impl Relay {
         let _ended = self.queue.send(event).await;
     }
 
-    /// Notes that `message` is being tried, until the mark is dropped.
-    pub(crate) fn mark_sending(self: &Arc<Self>, message: MessageId) -> Sending {
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner).insert(message);
-        Sending { relay: Arc::clone(self), message }
+    /// Notes that `message` is being tried in `lane`, until the mark is dropped.
+    pub(crate) fn mark_sending(self: &Arc<Self>, message: MessageId, lane: LaneKey) -> Sending {
+        let what = (message, lane);
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).insert(what.clone());
+        Sending { relay: Arc::clone(self), what }
     }
 
-    /// Is `message` being tried at this moment?
-    pub(crate) fn is_sending(&self, message: MessageId) -> bool {
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner).contains(&message)
+    /// Is `message` being tried in `lane` at this moment?
+    pub(crate) fn is_sending(&self, message: MessageId, lane: &LaneKey) -> bool {
+        let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        sending.contains(&(message, lane.clone()))
     }
 
     /// Is this one of our own listeners?
@@ -109,17 +111,19 @@ impl Relay {
         }
     }
 
-    /// Takes `count` messages into account, or out of it.
+    /// Keeps the number of queued messages up to date.
     pub(crate) fn count_messages(&self, change: Counted) {
         match change {
-            Counted::Came(count) => self.messages.fetch_add(count, Ordering::Relaxed),
-            Counted::Left(count) => {
-                let less = |n: u64| Some(n.saturating_sub(count));
-                self.messages
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-                    .unwrap_or_default()
+            Counted::Came => {
+                self.messages.fetch_add(1, Ordering::Relaxed);
             }
-        };
+            Counted::Left => {
+                let less = |n: u64| Some(n.saturating_sub(1));
+                let _before =
+                    self.messages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            }
+            Counted::Anew(count) => self.messages.store(count, Ordering::Relaxed),
+        }
     }
 }
 
@@ -144,23 +148,25 @@ fn is_on_this_machine(address: SocketAddr) -> bool {
 #[derive(Debug)]
 pub(crate) struct Sending {
     relay: Arc<Relay>,
-    message: MessageId,
+    what: (MessageId, LaneKey),
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
         let sending = &self.relay.sending;
-        sending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.message);
+        sending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
     }
 }
 
 /// A change of the number of queued messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Counted {
-    /// This many were committed.
-    Came(u64),
-    /// This many are done.
-    Left(u64),
+    /// One was committed.
+    Came,
+    /// One is done.
+    Left,
+    /// There are so many.
+    Anew(u64),
 }
 
 /// A random byte, for spreading waits. Without randomness the middle.

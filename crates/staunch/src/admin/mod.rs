@@ -135,6 +135,7 @@ async fn ask_store<T: Send + 'static>(
     let relay = Arc::clone(relay);
     match tokio::task::spawn_blocking(move || query(&relay)).await {
         Ok(Ok(found)) => Ok(found),
+        Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(Refused::missing(error)),
         Ok(Err(error)) => Err(Refused::failed(error)),
         Err(error) => Err(Refused::failed(error)),
     }

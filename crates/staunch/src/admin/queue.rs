@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use smtp::{Domain, HostName};
+use smtp::HostName;
 use spool::{
     Acted, Filter, LaneKey, LaneState, LaneTrouble, ListCursor, MessageId, Problem, QueueRow,
     RecipientState, Selection, StoreError,
@@ -121,7 +121,7 @@ impl Wanted {
 fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
     let state = match row.state {
         RecipientState::Held => "held",
-        RecipientState::Queued if relay.is_sending(row.message) => "sending",
+        RecipientState::Queued if relay.is_sending(row.message, &row.lane) => "sending",
         RecipientState::Queued => "queued",
     };
     let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
@@ -130,10 +130,7 @@ fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value 
         "id": row.message.to_string(),
         "sender": row.sender.as_str(),
         "recipient": row.recipient.as_str(),
-        "domain": match row.recipient.domain() {
-            Domain::Name(name) => name.to_string(),
-            literal @ Domain::Literal(_) => literal.to_string(),
-        },
+        "domain": row.recipient.domain().to_string(),
         "state": state,
         "attempts": row.attempts,
         "size": row.size,
@@ -182,13 +179,12 @@ pub(super) async fn body(
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
     let id = parse_id(&id)?;
-    match ask_store(&relay, move |relay| relay.spool.body(id)).await {
-        Ok(spool::Body::Memory(bytes)) => Ok(bytes.to_vec().into_response()),
-        Ok(spool::Body::File { file, .. }) => {
+    match ask_store(&relay, move |relay| relay.spool.body(id)).await? {
+        spool::Body::Memory(bytes) => Ok(bytes.to_vec().into_response()),
+        spool::Body::File { file, .. } => {
             let pieces = stream::try_unfold(tokio::fs::File::from_std(file), next_piece);
             Ok(Body::from_stream(pieces).into_response())
         }
-        Err(_) => Err(Refused::missing(no_such(id))),
     }
 }
 
@@ -246,7 +242,7 @@ pub(super) async fn retry(
             ask_store(&relay, move |relay| relay.spool.retry(&what, clock::now(), from)).await?;
         count += done.recipients;
         for lane in done.lanes {
-            relay.tell_queue(Event::RetryNow(Some(lane))).await;
+            relay.tell_queue(Event::RetryNow(lane)).await;
         }
         after = done.next;
         if after.is_none() {
@@ -260,21 +256,21 @@ pub(super) async fn delete(
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
     let selection = chosen.selection()?;
-    let before = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
     let mut count = 0;
     let mut after = None;
     loop {
         let (what, from) = (selection.clone(), after);
         let done: Acted = ask_store(&relay, move |relay| relay.spool.delete(&what, from)).await?;
         count += done.recipients;
+        // At once, or what is in memory would still be sent while a long deletion goes on.
+        relay.tell_queue(Event::Removed(done.lanes)).await;
         after = done.next;
         if after.is_none() {
             break;
         }
     }
-    relay.tell_queue(Event::Removed).await;
-    let now = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
-    relay.count_messages(Counted::Left(before.saturating_sub(now)));
+    let left = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
+    relay.count_messages(Counted::Anew(left));
     tracing::info!(
         event = "deleted",
         recipients = count,

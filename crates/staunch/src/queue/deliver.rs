@@ -26,7 +26,7 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
             return rest(due);
         }
     };
-    let _sending = relay.mark_sending(due.work.message);
+    let _sending = relay.mark_sending(due.work.message, due.lane.clone());
     let config = relay.config();
     let started = clock::now();
     let age_counts = relay.age_counts();
@@ -57,7 +57,7 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     if let (true, Some(problem), Freshness::Fresh) = (lane_failed, problem, freshness)
         && due.company == Company::Alone
     {
-        settle::return_expired(relay, &config, &due.lane, &problem, started).await;
+        settle::return_expired(relay, &config, &due, &problem, started).await;
     }
     finished
 }
@@ -71,8 +71,10 @@ async fn freshness(relay: &Relay, due: &Due, circumstances: &Circumstances<'_>) 
     if due.trouble.is_none() || circumstances.age_counts == AgeCounts::ClockSuspect {
         return Freshness::Cached;
     }
-    let expired = store::expired(relay, due.lane.clone(), circumstances.started, 1).await;
-    if expired.is_ok_and(|rows| rows.is_empty()) { Freshness::Cached } else { Freshness::Fresh }
+    match store::has_expired(relay, due.lane.clone(), circumstances.started).await {
+        Ok(false) => Freshness::Cached,
+        Ok(true) | Err(_) => Freshness::Fresh,
+    }
 }
 
 fn rest(due: Due) -> Finished {

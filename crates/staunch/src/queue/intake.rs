@@ -136,7 +136,7 @@ impl Intake {
         };
         match committed.await {
             Ok((id, pieces)) => {
-                relay.count_messages(Counted::Came(1));
+                relay.count_messages(Counted::Came);
                 relay.tell_queue(Event::Arrived(pieces)).await;
                 Ok(id)
             }
@@ -150,7 +150,7 @@ impl Intake {
 }
 
 /// A body that is on disk already is synced off the async threads; a small one needs no I/O here.
-pub(crate) async fn seal(draft: Draft) -> Result<Sealed, StoreError> {
+async fn seal(draft: Draft) -> Result<Sealed, StoreError> {
     if draft.memory() > 0 || draft.size() == 0 {
         return draft.seal();
     }

@@ -6,26 +6,17 @@
 //!
 //! Memory holds lanes, not messages: a lane keeps a few jobs ready, the store has the rest.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use jiff::Timestamp;
 use spool::{LaneKey, MessageId};
 
-/// Jobs a lane keeps in memory; what arrives beyond is read back from the store in its turn.
-pub(crate) const READY_MAX: usize = 64;
-/// With fewer than this many ready, more are read, so that the lane does not run dry meanwhile.
-const READY_LOW: usize = 16;
+use super::lane::{Job, Lane, Reading};
+
 /// Jobs all lanes together keep in memory.
 const READY_TOTAL_MAX: usize = 8_192;
 /// Lanes that are read from the store at once. Ours: reads are short, and the disk is one.
 const FETCHES_MAX: usize = 4;
-
-/// One message's recipients in one lane, ready to be tried.
-pub(crate) trait Job {
-    /// The message.
-    fn message(&self) -> MessageId;
-}
 
 /// How many attempts may run at once.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +39,9 @@ pub(crate) struct Trouble {
 /// Is an attempt the only one of its lane?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Company {
-    /// It is, and in a lane that failed it stays so until it has ended.
+    /// It is, and stays so until it has ended.
     Alone,
-    /// Others run too.
+    /// Others run too, or may begin to.
     Others,
 }
 
@@ -59,7 +50,9 @@ pub(crate) enum Company {
 pub(crate) enum Effect {
     /// A host took mail: more may run at once.
     Works,
-    /// Nothing was learnt: the trouble was the message's or the recipient's own.
+    /// A host answered, but took nothing: whatever it has against the mail, it works.
+    Answers,
+    /// Nothing was learnt: the trouble was the message's or ours.
     Neutral,
     /// No host can be used: wait, then probe with one message.
     Failed {
@@ -98,97 +91,18 @@ pub(crate) enum Action<J> {
     },
 }
 
-/// Is a lane being read from the store?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Reading {
-    /// No.
-    Not,
-    /// It should be, and waits for its turn in `Lanes::starved`.
-    Starved,
-    /// Yes.
-    Now,
-}
-
-#[derive(Debug)]
-struct Lane<J> {
-    ready: VecDeque<J>,
-    /// Messages that are ready or in flight here, each with the count of fetches when it came. A fetch
-    /// skips them, so what else of them is due in the lane is looked for when they are done.
-    known: HashMap<MessageId, u64>,
-    /// Fetches that have ended.
-    fetches: u64,
-    in_flight: u32,
-    window: u32,
-    trouble: Option<Trouble>,
-    /// Not before this time, because the hosts failed.
-    retry_at: Option<Timestamp>,
-    /// The earliest time at which the store has something due that is not in memory.
-    stored_due: Option<Timestamp>,
-    reading: Reading,
-    /// Is it in `Lanes::runnable`?
-    listed: bool,
-    /// The earliest of its entries in `Lanes::waiting`.
-    alarm: Option<Timestamp>,
-}
-
-impl<J> Lane<J> {
-    fn new() -> Self {
-        Self {
-            ready: VecDeque::new(),
-            known: HashMap::new(),
-            fetches: 0,
-            in_flight: 0,
-            window: 1,
-            trouble: None,
-            retry_at: None,
-            stored_due: None,
-            reading: Reading::Not,
-            listed: false,
-            alarm: None,
-        }
-    }
-
-    fn waits(&self, now: Timestamp) -> bool {
-        self.retry_at.is_some_and(|at| at > now)
-    }
-
-    fn wants_fetch(&self, now: Timestamp) -> bool {
-        self.reading != Reading::Now
-            && self.ready.len() < READY_LOW
-            && self.stored_due.is_some_and(|at| at <= now)
-    }
-
-    /// Has it nothing to remember?
-    fn is_idle(&self, now: Timestamp) -> bool {
-        let is_at_rest = self.reading == Reading::Not && !self.waits(now);
-        self.known.is_empty() && self.stored_due.is_none() && is_at_rest
-    }
-
-    /// When something can be done here that cannot be done now, if no event comes before.
-    fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.waits(now) {
-            return self.retry_at.max(self.stored_due);
-        }
-        self.stored_due.filter(|at| *at > now)
-    }
-
-    fn stored(&mut self, due: Timestamp) {
-        self.stored_due = Some(self.stored_due.map_or(due, |earlier| earlier.min(due)));
-    }
-}
-
 /// All lanes.
 #[derive(Debug)]
 pub(crate) struct Lanes<J> {
     lanes: HashMap<LaneKey, Lane<J>>,
     /// Lanes in which something may be possible now, in turn.
     runnable: VecDeque<LaneKey>,
-    /// Lanes that could be read from the store, but for the limits on that; first come, first served.
-    starved: VecDeque<LaneKey>,
+    /// Lanes that want to be read from the store, first come, first served.
+    to_read: VecDeque<LaneKey>,
     /// Lanes that are being read.
     fetches: usize,
-    /// Lanes that wait, by time. Entries may be outdated; the lane itself knows better.
-    waiting: BinaryHeap<Reverse<(Timestamp, LaneKey)>>,
+    /// Lanes that wait, by time; each once.
+    waiting: BTreeSet<(Timestamp, LaneKey)>,
     limits: Limits,
     in_flight: u32,
     ready: usize,
@@ -202,9 +116,9 @@ impl<J: Job> Lanes<J> {
         Self {
             lanes: HashMap::new(),
             runnable: VecDeque::new(),
-            starved: VecDeque::new(),
+            to_read: VecDeque::new(),
             fetches: 0,
-            waiting: BinaryHeap::new(),
+            waiting: BTreeSet::new(),
             limits,
             in_flight: 0,
             ready: 0,
@@ -231,15 +145,14 @@ impl<J: Job> Lanes<J> {
         let room = self.ready < READY_TOTAL_MAX;
         let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
         // Behind older mail in the store, or in a waiting lane, it takes its turn from the store.
-        let keep = room && lane.ready.len() < READY_MAX && !lane.waits(now);
+        let keep = room && lane.ready.len() < lane.room() && !lane.waits(now);
         let is_new = !lane.known.contains_key(&job.message());
         if keep
             && is_new
             && lane.stored_due.is_none_or(|at| at > now)
-            && lane.reading != Reading::Now
+            && !lane.reading.is_under_way()
         {
-            lane.known.insert(job.message(), lane.fetches);
-            lane.ready.push_back(job);
+            lane.take(job);
             self.ready += 1;
         } else {
             lane.stored(now);
@@ -248,24 +161,34 @@ impl<J: Job> Lanes<J> {
     }
 
     /// The store's answer to [`Action::Fetch`]: what is due, and when the next is due that is not in it.
-    pub(crate) fn fetched(&mut self, key: &LaneKey, jobs: Vec<J>, next_due: Option<Timestamp>) {
+    pub(crate) fn fetched(
+        &mut self,
+        key: &LaneKey,
+        jobs: Vec<J>,
+        next_due: Option<Timestamp>,
+        now: Timestamp,
+    ) {
         self.fetches = self.fetches.saturating_sub(1);
         if let Some(lane) = self.lanes.get_mut(key) {
+            let is_of_use = lane.reading == Reading::Now && !lane.waits(now);
             lane.reading = Reading::Not;
             lane.fetches += 1;
             if let Some(due) = next_due {
                 lane.stored(due);
             }
             for job in jobs {
-                if !lane.known.contains_key(&job.message()) {
-                    lane.known.insert(job.message(), lane.fetches);
-                    lane.ready.push_back(job);
+                if lane.known.contains_key(&job.message()) {
+                    continue;
+                }
+                if is_of_use && lane.ready.len() < lane.room() {
+                    lane.take(job);
                     self.ready += 1;
+                } else {
+                    lane.stored(Timestamp::MIN);
                 }
             }
         }
         self.list(key);
-        self.feed();
     }
 
     /// An attempt is over and settled. `due` is when the soonest of its recipients comes again.
@@ -285,7 +208,7 @@ impl<J: Job> Lanes<J> {
             lane.stored(due);
         }
         // Other recipients of the message that became due meanwhile were skipped.
-        if lane.reading == Reading::Now || came.is_some_and(|came| came < lane.fetches) {
+        if lane.reading.is_under_way() || came.is_some_and(|came| came < lane.fetches) {
             lane.stored(Timestamp::MIN);
         }
         match effect {
@@ -294,21 +217,28 @@ impl<J: Job> Lanes<J> {
                 lane.trouble = None;
                 lane.retry_at = None;
             }
+            Effect::Answers => {
+                if lane.trouble.take().is_some() {
+                    lane.retry_at = None;
+                }
+            }
             Effect::Neutral => {}
             Effect::Failed { retry_at, trouble } => {
                 lane.window = 1;
-                lane.trouble = Some(trouble);
-                lane.retry_at = Some(retry_at);
-                self.ready -= unload(lane);
+                // Attempts that failed side by side are one failure.
+                if lane.trouble.is_none_or(|known| known.failures < trouble.failures) {
+                    lane.trouble = Some(trouble);
+                    lane.retry_at = Some(retry_at);
+                }
+                self.ready -= lane.unload();
             }
             Effect::Throttled { retry_at } => {
                 lane.window = (lane.window / 2).max(1);
                 lane.retry_at = Some(retry_at);
-                self.ready -= unload(lane);
+                self.ready -= lane.unload();
             }
         }
         self.list(key);
-        self.feed();
     }
 
     /// Nothing starts before `until`: the trouble is ours.
@@ -316,32 +246,23 @@ impl<J: Job> Lanes<J> {
         self.paused_until = Some(self.paused_until.map_or(until, |earlier| earlier.max(until)));
     }
 
-    /// The operator wants `key` (or all lanes) tried now; what is due there stands in the store.
-    pub(crate) fn retry_now(&mut self, key: Option<&LaneKey>, now: Timestamp) {
-        let keys: Vec<LaneKey> = match key {
-            Some(key) => vec![key.clone()],
-            None => self.lanes.keys().cloned().collect(),
-        };
-        for key in keys {
-            let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
-            lane.retry_at = None;
-            lane.stored(now);
-            self.list(&key);
-        }
+    /// The operator wants `key` tried now; what is due there stands in the store.
+    pub(crate) fn retry_now(&mut self, key: &LaneKey, now: Timestamp) {
+        let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
+        lane.retry_at = None;
+        lane.stored(now);
+        self.list(key);
     }
 
-    /// Mail was taken out of the store by the operator: what is ready in memory may be gone.
-    pub(crate) fn unload_all(&mut self, now: Timestamp) {
-        let keys: Vec<LaneKey> = self.lanes.keys().cloned().collect();
-        for key in keys {
-            if let Some(lane) = self.lanes.get_mut(&key)
-                && !lane.ready.is_empty()
-            {
-                self.ready -= unload(lane);
-                lane.stored(now);
-            }
-            self.list(&key);
+    /// Mail of the lane was taken out of the store by the operator: what is in memory, or on its way
+    /// there, may be gone.
+    pub(crate) fn removed(&mut self, key: &LaneKey) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        if lane.reading == Reading::Now {
+            lane.reading = Reading::Outdated;
         }
+        self.ready -= lane.unload();
+        self.list(key);
     }
 
     /// The next thing to do now, if there is one.
@@ -351,27 +272,27 @@ impl<J: Job> Lanes<J> {
             return None;
         }
         self.paused_until = None;
-        while let Some(key) = self.runnable.pop_front() {
-            let may_fetch = self.may_fetch();
+        loop {
+            if let Some(key) = self.next_to_read() {
+                if let Some(fetch) = self.fetch(key, now) {
+                    return Some(fetch);
+                }
+                continue;
+            }
+            let key = self.runnable.pop_front()?;
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.listed = false;
             if lane.waits(now) {
                 self.sleep(&key, now);
                 continue;
             }
-            if lane.wants_fetch(now) && !may_fetch {
-                if lane.reading == Reading::Not {
-                    lane.reading = Reading::Starved;
-                    self.starved.push_back(key.clone());
+            if lane.reading == Reading::Not && lane.wants_fetch(now) {
+                lane.reading = Reading::Soon;
+                self.to_read.push_back(key.clone());
+                if self.may_fetch() {
+                    self.list_front(&key);
+                    continue;
                 }
-            } else if lane.wants_fetch(now) {
-                self.fetches += 1;
-                lane.reading = Reading::Now;
-                // What becomes due while the fetch runs is told by its answer or by `arrive`.
-                lane.stored_due = None;
-                let known = lane.known.keys().copied().collect();
-                self.list(&key);
-                return Some(Action::Fetch { lane: key, known });
             }
             if self.in_flight >= self.limits.total {
                 self.list_front(&key);
@@ -382,12 +303,11 @@ impl<J: Job> Lanes<J> {
             }
             self.sleep(&key, now);
         }
-        None
     }
 
     /// When [`Lanes::next`] may have something again without a further event.
     pub(crate) fn next_wake(&self) -> Option<Timestamp> {
-        let lane = self.waiting.peek().map(|Reverse((at, _))| *at);
+        let lane = self.waiting.first().map(|(at, _)| *at);
         match (self.paused_until, lane) {
             (Some(pause), _) => Some(pause),
             (None, lane) => lane,
@@ -409,7 +329,9 @@ impl<J: Job> Lanes<J> {
         lane.in_flight += 1;
         self.in_flight += 1;
         let trouble = lane.trouble;
-        let company = if lane.in_flight == 1 { Company::Alone } else { Company::Others };
+        // With a window of one nothing else starts before this one has ended.
+        let is_alone = lane.in_flight == 1 && lane.window == 1;
+        let company = if is_alone { Company::Alone } else { Company::Others };
         self.list(key);
         Some(Action::Start { lane: key.clone(), trouble, company, job })
     }
@@ -418,19 +340,24 @@ impl<J: Job> Lanes<J> {
         self.fetches < FETCHES_MAX && self.ready < READY_TOTAL_MAX
     }
 
-    /// Lists starved lanes again, as many as may be read now.
-    fn feed(&mut self) {
-        if self.may_fetch() {
-            for _ in self.fetches..FETCHES_MAX {
-                let Some(key) = self.starved.pop_front() else { return };
-                if let Some(lane) = self.lanes.get_mut(&key)
-                    && lane.reading == Reading::Starved
-                {
-                    lane.reading = Reading::Not;
-                }
-                self.list(&key);
-            }
+    /// The lane whose turn it is to be read from the store, if one more may be read now.
+    fn next_to_read(&mut self) -> Option<LaneKey> {
+        if self.may_fetch() { self.to_read.pop_front() } else { None }
+    }
+
+    fn fetch(&mut self, key: LaneKey, now: Timestamp) -> Option<Action<J>> {
+        let lane = self.lanes.get_mut(&key)?;
+        lane.reading = Reading::Not;
+        if lane.waits(now) || !lane.wants_fetch(now) {
+            self.list(&key);
+            return None;
         }
+        self.fetches += 1;
+        lane.reading = Reading::Now;
+        // What becomes due while the fetch runs is told by its answer or by `arrive`.
+        lane.stored_due = None;
+        let known = lane.known.keys().copied().collect();
+        Some(Action::Fetch { lane: key, known })
     }
 
     /// Puts the lane in the row of those in which something may be possible.
@@ -453,45 +380,36 @@ impl<J: Job> Lanes<J> {
     /// Nothing can be done in the lane now: note when it can, or forget the lane.
     fn sleep(&mut self, key: &LaneKey, now: Timestamp) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
+        let at = lane.wakes_at(now);
+        if lane.alarm != at {
+            if let Some(old) = lane.alarm.take() {
+                self.waiting.remove(&(old, key.clone()));
+            }
+            if let Some(at) = at {
+                self.waiting.insert((at, key.clone()));
+            }
+            lane.alarm = at;
+        }
         if lane.is_idle(now) {
             self.lanes.remove(key);
-            return;
-        }
-        let Some(at) = lane.wakes_at(now) else { return };
-        if lane.alarm.is_none_or(|alarm| at < alarm) {
-            lane.alarm = Some(at);
-            self.waiting.push(Reverse((at, key.clone())));
         }
     }
 
     /// Lists the lanes whose time has come.
     fn wake(&mut self, now: Timestamp) {
-        while self.waiting.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            let Some(Reverse((at, key))) = self.waiting.pop() else { return };
+        while self.waiting.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.waiting.pop_first() else { return };
             if let Some(lane) = self.lanes.get_mut(&key) {
-                if lane.alarm == Some(at) {
-                    lane.alarm = None;
-                }
+                lane.alarm = None;
                 self.list(&key);
             }
         }
     }
 }
 
-/// Gives the ready jobs back to the store's care; returns how many.
-fn unload<J: Job>(lane: &mut Lane<J>) -> usize {
-    let count = lane.ready.len();
-    for job in lane.ready.drain(..) {
-        lane.known.remove(&job.message());
-    }
-    if count > 0 {
-        lane.stored(Timestamp::MIN);
-    }
-    count
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::lane::READY_PER_ATTEMPT;
     use super::*;
 
     #[derive(Debug, PartialEq)]
@@ -539,12 +457,15 @@ mod tests {
     #[test]
     fn a_new_lane_starts_with_one_and_grows_with_each_success() {
         let mut lanes = lanes();
-        for id in 1..=9 {
+        for id in 1..=4 {
             lanes.arrive(&key("a"), Letter(id), at(0));
         }
         assert_eq!(start_all(&mut lanes, 0), [1]);
         finish(&mut lanes, "a", 1, Effect::Works);
         assert_eq!(start_all(&mut lanes, 0), [2, 3]);
+        for id in 5..=9 {
+            lanes.arrive(&key("a"), Letter(id), at(0));
+        }
         finish(&mut lanes, "a", 2, Effect::Works);
         assert_eq!(start_all(&mut lanes, 0), [4, 5]);
         finish(&mut lanes, "a", 3, Effect::Works);
@@ -566,7 +487,7 @@ mod tests {
         let Some(Action::Fetch { lane, .. }) = lanes.next(at(300)) else {
             panic!("the rest is read from the store")
         };
-        lanes.fetched(&lane, vec![Letter(2), Letter(3), Letter(4)], None);
+        lanes.fetched(&lane, vec![Letter(2), Letter(3), Letter(4)], None, at(300));
         assert_eq!(start_all(&mut lanes, 300), [2]);
     }
 
@@ -587,14 +508,14 @@ mod tests {
         let mut lanes = lanes();
         lanes.arrive(&key("a"), Letter(1), at(0));
         assert_eq!(start_all(&mut lanes, 0), [1]);
-        lanes.retry_now(Some(&key("a")), at(0));
+        lanes.retry_now(&key("a"), at(0));
         let Some(Action::Fetch { lane, known }) = lanes.next(at(0)) else { panic!("a fetch") };
         assert_eq!(known, HashSet::from([MessageId::from_u128(1)]));
-        lanes.fetched(&lane, vec![Letter(1), Letter(2)], None);
+        lanes.fetched(&lane, vec![Letter(1), Letter(2)], None, at(0));
         assert_eq!(start_all(&mut lanes, 0), [], "the window is one");
         finish(&mut lanes, "a", 1, Effect::Works);
         let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("another look") };
-        lanes.fetched(&lane, Vec::new(), None);
+        lanes.fetched(&lane, Vec::new(), None, at(0));
         assert_eq!(start_all(&mut lanes, 0), [2]);
     }
 
@@ -603,15 +524,15 @@ mod tests {
         let mut lanes = lanes();
         lanes.arrive(&key("a"), Letter(1), at(0));
         assert_eq!(start_all(&mut lanes, 0), [1]);
-        lanes.retry_now(Some(&key("a")), at(0));
+        lanes.retry_now(&key("a"), at(0));
         let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
         // Another recipient of message 1 is due too, and left out, since 1 is in flight.
-        lanes.fetched(&lane, Vec::new(), None);
+        lanes.fetched(&lane, Vec::new(), None, at(0));
         assert!(lanes.next(at(0)).is_none());
         finish(&mut lanes, "a", 1, Effect::Works);
         assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })));
 
-        lanes.fetched(&lane, vec![Letter(1)], None);
+        lanes.fetched(&lane, vec![Letter(1)], None, at(0));
         assert_eq!(start_all(&mut lanes, 0), [1]);
         finish(&mut lanes, "a", 1, Effect::Works);
         assert!(lanes.next(at(0)).is_none(), "and nothing more when nothing was skipped");
@@ -634,7 +555,7 @@ mod tests {
         for id in 0..1_000 {
             lanes.arrive(&key("big"), Letter(id), at(0));
         }
-        assert_eq!(lanes.ready, READY_MAX);
+        assert_eq!(lanes.ready, READY_PER_ATTEMPT, "a new lane has one attempt at once");
     }
 
     #[test]
@@ -650,7 +571,7 @@ mod tests {
         assert_eq!(fetches.len(), FETCHES_MAX);
         let mut read = 0;
         while let Some(lane) = fetches.pop() {
-            lanes.fetched(&lane, Vec::new(), None);
+            lanes.fetched(&lane, Vec::new(), None, at(0));
             read += 1;
             while let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) {
                 fetches.push(lane);
@@ -658,7 +579,7 @@ mod tests {
             assert!(fetches.len() <= FETCHES_MAX);
         }
         assert_eq!(read, 100, "each lane gets its turn");
-        assert!(lanes.lanes.is_empty() && lanes.starved.is_empty());
+        assert!(lanes.lanes.is_empty() && lanes.to_read.is_empty());
     }
 
     #[test]
@@ -669,6 +590,112 @@ mod tests {
         finish(&mut lanes, "a", 1, Effect::Works);
         assert!(lanes.next(at(0)).is_none());
         assert!(lanes.lanes.is_empty() && lanes.waiting.is_empty());
+    }
+
+    #[test]
+    fn slow_lanes_do_not_fill_the_memory_that_all_share() {
+        let mut lanes = Lanes::new(Limits { per_lane: 20, total: 1_000 });
+        for slow in 0..500 {
+            for id in 0..100 {
+                lanes.arrive(&key(&format!("slow{slow}")), Letter(id), at(0));
+            }
+        }
+        start_all_but_reads(&mut lanes, 0);
+        lanes.arrive(&key("quick"), Letter(7), at(0));
+        assert_eq!(start_all_but_reads(&mut lanes, 0), [7], "straight from memory");
+    }
+
+    /// As `start_all`, with reads that are never answered.
+    fn start_all_but_reads(lanes: &mut Lanes<Letter>, now: i64) -> Vec<u128> {
+        let job = |action: Action<Letter>| match action {
+            Action::Start { job, .. } => Some(job.0),
+            Action::Fetch { .. } => None,
+        };
+        std::iter::from_fn(|| lanes.next(at(now))).filter_map(job).collect()
+    }
+
+    #[test]
+    fn a_turn_to_be_read_that_is_not_used_goes_to_the_next() {
+        let mut lanes = lanes();
+        for id in 0..10 {
+            lanes.restore(key(&format!("lane{id}")), None, Some(at(0)));
+        }
+        let reads: Vec<_> = std::iter::from_fn(|| lanes.next(at(0))).collect();
+        assert_eq!(reads.len(), FETCHES_MAX);
+        // Those that wait for their turn begin to wait for something else.
+        for id in 4..9 {
+            lanes.lanes.get_mut(&key(&format!("lane{id}"))).unwrap().retry_at = Some(at(500));
+        }
+        for action in reads {
+            let Action::Fetch { lane, .. } = action else { panic!("nothing is in memory") };
+            lanes.fetched(&lane, Vec::new(), None, at(0));
+        }
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("stuck") };
+        assert_eq!(lane, key("lane9"));
+        assert!(lanes.next(at(0)).is_none());
+        assert_eq!(lanes.next_wake(), Some(at(500)));
+    }
+
+    #[test]
+    fn what_was_deleted_while_it_was_read_is_read_again() {
+        let mut lanes = lanes();
+        lanes.restore(key("a"), None, Some(at(0)));
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+        lanes.removed(&key("a"));
+        lanes.fetched(&lane, vec![Letter(1)], None, at(0));
+        assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })), "1 may be gone");
+        lanes.fetched(&lane, vec![Letter(2)], None, at(0));
+        assert_eq!(start_all(&mut lanes, 0), [2]);
+    }
+
+    #[test]
+    fn what_was_deleted_is_not_started_from_memory() {
+        let mut lanes = lanes();
+        for id in 1..=2 {
+            lanes.arrive(&key("a"), Letter(id), at(0));
+        }
+        assert_eq!(start_all(&mut lanes, 0), [1]);
+        lanes.removed(&key("a"));
+        lanes.finished(&key("a"), MessageId::from_u128(1), Effect::Works, None);
+        assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })));
+    }
+
+    #[test]
+    fn an_attempt_is_alone_only_if_nothing_can_join_it() {
+        let mut lanes = lanes();
+        let company = |lanes: &mut Lanes<Letter>| match lanes.next(at(0)) {
+            Some(Action::Start { company, .. }) => company,
+            other => panic!("{other:?}"),
+        };
+        lanes.arrive(&key("a"), Letter(1), at(0));
+        assert_eq!(company(&mut lanes), Company::Alone);
+        finish(&mut lanes, "a", 1, Effect::Works);
+        lanes.arrive(&key("a"), Letter(2), at(0));
+        assert_eq!(company(&mut lanes), Company::Others, "there is room for a second one");
+    }
+
+    #[test]
+    fn failures_side_by_side_count_once_and_an_answer_ends_them() {
+        let mut lanes = lanes();
+        lanes.arrive(&key("a"), Letter(1), at(0));
+        assert_eq!(start_all(&mut lanes, 0), [1]);
+        finish(&mut lanes, "a", 1, Effect::Works);
+        for id in 2..=3 {
+            lanes.arrive(&key("a"), Letter(id), at(0));
+        }
+        assert_eq!(start_all(&mut lanes, 0), [2, 3]);
+        finish(&mut lanes, "a", 2, failed(300));
+        finish(&mut lanes, "a", 3, failed(310));
+        assert!(lanes.next(at(0)).is_none());
+        assert_eq!(lanes.next_wake(), Some(at(300)));
+        for id in 4..=5 {
+            lanes.arrive(&key("a"), Letter(id), at(300));
+        }
+        let Some(Action::Start { trouble, .. }) = lanes.next(at(300)) else { panic!("a probe") };
+        assert_eq!(trouble.map(|trouble| trouble.failures), Some(1));
+        finish(&mut lanes, "a", 4, Effect::Answers);
+        let Some(Action::Start { trouble, .. }) = lanes.next(at(300)) else { panic!("the next") };
+        assert_eq!(trouble, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub(crate) mod deliver;
 pub(crate) mod intake;
+mod lane;
 pub(crate) mod lanes;
 pub(crate) mod notice;
 pub(crate) mod settle;
@@ -52,10 +53,10 @@ pub(crate) enum Event {
     },
     /// An attempt is over and settled.
     Finished(Finished),
-    /// The operator wants a lane, or all, tried now.
-    RetryNow(Option<LaneKey>),
-    /// The operator took mail out of the store.
-    Removed,
+    /// The operator wants a lane tried now.
+    RetryNow(LaneKey),
+    /// The operator took mail of these lanes out of the store.
+    Removed(Vec<LaneKey>),
 }
 
 /// What an attempt left behind.
@@ -163,11 +164,11 @@ impl Queue {
                 }
             }
             Event::Fetched { lane, found: Ok(found) } => {
-                self.lanes.fetched(&lane, found.work, found.next_due);
+                self.lanes.fetched(&lane, found.work, found.next_due, now);
             }
             Event::Fetched { lane, found: Err(error) } => {
                 tracing::error!(event = "store_failed", %lane, %error, "the queue cannot be read");
-                self.lanes.fetched(&lane, Vec::new(), Some(after(now, STORE_REST)));
+                self.lanes.fetched(&lane, Vec::new(), Some(after(now, STORE_REST)), now);
             }
             Event::Finished(Finished { lane, message, effect, due, pause }) => {
                 if let Some(until) = pause {
@@ -175,8 +176,8 @@ impl Queue {
                 }
                 self.lanes.finished(&lane, message, effect, due);
             }
-            Event::RetryNow(lane) => self.lanes.retry_now(lane.as_ref(), now),
-            Event::Removed => self.lanes.unload_all(now),
+            Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
+            Event::Removed(lanes) => lanes.iter().for_each(|lane| self.lanes.removed(lane)),
         }
     }
 

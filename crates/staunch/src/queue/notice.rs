@@ -91,13 +91,29 @@ pub(crate) async fn compose(
         );
         return Ok(None);
     };
-    let original = original(relay, config, subject).await?;
+    let original = match original(relay, config, subject).await {
+        Ok(original) => original,
+        // An operator deleted the message while it was tried: nobody is told.
+        Err(StoreError::Missing { .. }) => return Ok(None),
+        Err(error @ (StoreError::Poisoned | StoreError::Closed)) => return Err(error),
+        // A notice without the original is better than none, and than asking a broken disk for ever.
+        Err(error) => {
+            let message = subject.message;
+            tracing::error!(event = "store_failed", message_id = %message, %error, "a notice goes without its original");
+            Vec::new()
+        }
+    };
     let now = clock::now();
     let id = relay.spool.new_id(now);
     let text = write(config, subject, failures, Parts { sender, id, now, original: &original });
+    let facts = facts_of(&text);
     let mut draft = relay.spool.draft(id);
-    draft.write(&text)?;
-    let sealed = intake::seal(draft).await?;
+    // A large notice is written to the disk here.
+    let sealed = tokio::task::spawn_blocking(move || {
+        draft.write(&text)?;
+        draft.seal()
+    });
+    let sealed = sealed.await.unwrap_or(Err(StoreError::Closed))?;
     let lane = route::lane(config, domain);
     let envelope = Envelope {
         sender: ReversePath::Null,
@@ -105,7 +121,7 @@ pub(crate) async fn compose(
         arrived_at: now,
         expires_at: after(now, config.delivery.bounce_lifetime),
         client: "notice".into(),
-        facts: facts_of(&text),
+        facts,
     };
     let pieces = intake::pieces(relay, id, &envelope, None);
     Ok(Some(Notice { message: NewMessage { body: sealed, envelope }, pieces }))

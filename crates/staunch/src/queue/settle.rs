@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use spool::{
-    Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, RecipientNo, SettlePermit,
-    Settled, Settlement, StoreError,
+    Change, Deferral, LaneState, LaneTrouble, LaneUpdate, RecipientNo, SettlePermit, Settled,
+    Settlement, StoreError,
 };
 use tokio::sync::oneshot;
 
@@ -24,8 +24,6 @@ use crate::relay::{Counted, Relay};
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
 /// emptied by people or by log rotation, not within a second.
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
-/// Recipients returned for age in one transaction.
-const EXPIRED_BATCH: usize = 100;
 
 /// What an attempt came to.
 #[derive(Debug)]
@@ -71,24 +69,25 @@ pub(crate) async fn settle(
     }
 }
 
-/// Returns what else in the lane was too old when its last attempt began: that attempt spoke for
-/// the whole lane, so nothing is asked again for each of a thousand messages.
+/// Returns what else in the lane was too old when the attempt on `due` began: it spoke for the whole
+/// next hop, so nothing is asked again for each of a thousand messages. Nothing else of the lane may be
+/// under way. Each message is one settlement with its own notice, so a crash leaves the others as they
+/// were.
 pub(crate) async fn return_expired(
     relay: &Arc<Relay>,
     config: &Config,
-    lane: &LaneKey,
+    due: &Due,
     problem: &Problem,
     started: Timestamp,
 ) {
+    let Some(domain) = due.work.domain() else { return };
     let problem = problem.clone().in_the_end();
+    let mut after = None;
     loop {
-        let Ok(works) = store::expired(relay, lane.clone(), started, EXPIRED_BATCH).await else {
+        let Ok(page) = store::expired(relay, due.lane.clone(), domain, started, after).await else {
             return;
         };
-        if works.is_empty() {
-            return;
-        }
-        for work in works {
+        for work in page.work {
             let Ok(permit) = relay.spool.settle_permit() else { return };
             let failures = work
                 .targets
@@ -103,6 +102,10 @@ pub(crate) async fn return_expired(
                 let outcome = Outcome::Failed(problem.clone());
                 events::recipient_done(work.message, target, &outcome, None);
             }
+        }
+        after = page.next;
+        if after.is_none() {
+            return;
         }
     }
 }
@@ -161,11 +164,14 @@ async fn write_once(
     relay.spool.settle(settlement, move |result| {
         let _gone = done.send(result);
     });
-    if answer.await.unwrap_or(Err(StoreError::Closed))? == Settled::Gone {
-        relay.count_messages(Counted::Left(1));
+    match answer.await.unwrap_or(Err(StoreError::Closed))? {
+        Settled::Waiting => {}
+        Settled::Gone => relay.count_messages(Counted::Left),
+        // The notice was dropped with it.
+        Settled::Missing => return Ok(()),
     }
     if let Some(pieces) = arrival {
-        relay.count_messages(Counted::Came(1));
+        relay.count_messages(Counted::Came);
         relay.tell_queue(Event::Arrived(pieces)).await;
     }
     Ok(())
@@ -201,9 +207,11 @@ fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
             first_failed_at: trouble.since,
             problem: problem.stored(clock::now()),
         }),
-        (Effect::Works, _) if due.trouble.is_some() => LaneState::Healthy,
-        (Effect::Failed { .. }, None)
-        | (Effect::Works | Effect::Neutral | Effect::Throttled { .. }, _) => return None,
+        // Also if nothing was known against it at the start: another attempt may have failed meanwhile.
+        (Effect::Works | Effect::Answers, _) => LaneState::Healthy,
+        (Effect::Failed { .. }, None) | (Effect::Neutral | Effect::Throttled { .. }, _) => {
+            return None;
+        }
     };
     Some(LaneUpdate { key: due.lane.clone(), state })
 }

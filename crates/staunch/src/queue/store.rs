@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use spool::{DueCursor, DuePage, LaneKey, MessageId, StoreError};
+use smtp::HostName;
+use spool::{DueCursor, DueRecipient, LaneKey, MessageId, StoreError};
 
-use super::lanes::READY_MAX;
+use super::lane::READY_MAX;
 use super::work::{Body, Rest, Target, Work};
 use crate::config::Config;
 use crate::relay::Relay;
@@ -17,6 +18,9 @@ use crate::schedule::after;
 const PAGE: usize = 256;
 /// Pages read in one go while everything in them is in memory already.
 const PAGES_MAX: usize = 16;
+/// Recipients returned for age that are read at once: as many as one message has by default
+/// (`limits.recipients`), so that its sender hears of them in one notice.
+const EXPIRED_PAGE: usize = 1_000;
 /// When a lane is read again in which nothing new was found although more is there. Ours.
 const CROWDED_REST: Duration = Duration::from_secs(1);
 
@@ -58,7 +62,8 @@ pub(crate) async fn fetch(
             read(relay, lane.clone(), move |spool, lane| spool.next(lane, now, after_page, PAGE))
                 .await?;
         after_page = page.next;
-        for work in works(&config, page).filter(|work| !known.contains(&work.message)) {
+        let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
+        for work in new.filter_map(|due| transaction(&config, due)) {
             found.add(work);
         }
         if after_page.is_none() || found.work.len() >= READY_MAX {
@@ -73,7 +78,17 @@ pub(crate) async fn fetch(
     Ok(found)
 }
 
-/// Up to about `limit` recipients in `lane` that are too old at `at`.
+/// A page of recipients that are too old.
+#[derive(Debug)]
+pub(crate) struct Expired {
+    /// By message, however many recipients.
+    pub(crate) work: Vec<Work>,
+    /// Where to go on; `None`: this was the last page.
+    pub(crate) next: Option<DueCursor>,
+}
+
+/// A page of the recipients in `lane` that are too old at `at`, as far as mail for them has the same
+/// next hop today as mail for `like`.
 ///
 /// # Errors
 ///
@@ -81,13 +96,31 @@ pub(crate) async fn fetch(
 pub(crate) async fn expired(
     relay: &Relay,
     lane: LaneKey,
+    like: &HostName,
     at: Timestamp,
-    limit: usize,
-) -> Result<Vec<Work>, StoreError> {
-    let no_cursor: Option<DueCursor> = None;
-    let page =
-        read(relay, lane, move |spool, lane| spool.expired(lane, at, no_cursor, limit)).await?;
-    Ok(works(&relay.config(), page).collect())
+    after: Option<DueCursor>,
+) -> Result<Expired, StoreError> {
+    let query =
+        move |spool: &spool::Spool, lane: &LaneKey| spool.expired(lane, at, after, EXPIRED_PAGE);
+    let page = read(relay, lane, query).await?;
+    let config = relay.config();
+    let wanted = Some(route::lane(&config, like));
+    let of_lane = |due| work(due, |recipient| lane_today(&config, recipient) == wanted);
+    Ok(Expired { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next })
+}
+
+/// Is anybody in `lane` too old at `at`?
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read.
+pub(crate) async fn has_expired(
+    relay: &Relay,
+    lane: LaneKey,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let page = read(relay, lane, move |spool, lane| spool.expired(lane, at, None, 1)).await?;
+    Ok(!page.due.is_empty())
 }
 
 async fn read<T: Send + 'static>(
@@ -101,35 +134,38 @@ async fn read<T: Send + 'static>(
         .unwrap_or(Err(StoreError::Closed))
 }
 
-fn works(config: &Config, page: DuePage) -> impl Iterator<Item = Work> {
-    page.due.into_iter().filter_map(|due| work(config, due))
+fn lane_today(config: &Config, recipient: &DueRecipient) -> Option<LaneKey> {
+    recipient.mailbox.domain().name().map(|domain| route::lane(config, domain))
 }
 
 /// One transaction's worth of a message: recipients with the same next hop *today*. Those that waited
 /// together under an older configuration may not have it any more.
-fn work(config: &Config, due: spool::Due) -> Option<Work> {
-    let mut rest = Rest::Nobody;
-    let mut targets: Vec<Target> = Vec::new();
+fn transaction(config: &Config, due: spool::Due) -> Option<Work> {
+    let mut count = 0;
     let mut next_hop = None;
-    for recipient in due.recipients {
-        let lane = recipient.mailbox.domain().name().map(|domain| route::lane(config, domain));
-        let fits = targets.len() < config.delivery.recipients_per_transaction;
-        if !fits || *next_hop.get_or_insert_with(|| lane.clone()) != lane {
-            rest = Rest::Waiting;
-            continue;
-        }
-        targets.push(Target {
-            no: recipient.no,
-            mailbox: recipient.mailbox,
-            attempts: recipient.attempts,
-            expires_at: recipient.expires_at,
-        });
-    }
-    (!targets.is_empty()).then_some(Work {
+    work(due, |recipient| {
+        let lane = lane_today(config, recipient);
+        let fits = count < config.delivery.recipients_per_transaction
+            && *next_hop.get_or_insert_with(|| lane.clone()) == lane;
+        count += usize::from(fits);
+        fits
+    })
+}
+
+/// The recipients that are taken; `None` if none is.
+fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Work> {
+    let (taken, left): (Vec<_>, Vec<_>) = due.recipients.into_iter().partition(takes);
+    let target = |recipient: DueRecipient| Target {
+        no: recipient.no,
+        mailbox: recipient.mailbox,
+        attempts: recipient.attempts,
+        expires_at: recipient.expires_at,
+    };
+    (!taken.is_empty()).then(|| Work {
         message: due.message,
         sender: due.sender,
-        targets,
-        rest,
+        targets: taken.into_iter().map(target).collect(),
+        rest: if left.is_empty() { Rest::Nobody } else { Rest::Waiting },
         arrived_at: due.arrived_at,
         facts: due.facts,
         body: Body::Stored,

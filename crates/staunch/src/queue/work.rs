@@ -5,7 +5,8 @@ use smtp::{HostName, Mailbox, ReversePath};
 use spool::{BodyFacts, LaneKey, MessageId, RecipientNo};
 
 use super::intake::HotBody;
-use super::lanes::{Company, Job, Trouble};
+use super::lane::Job;
+use super::lanes::{Company, Trouble};
 
 /// One recipient to be tried.
 #[derive(Clone, Debug)]
@@ -83,7 +84,7 @@ impl Work {
         self.targets.first().and_then(|target| target.mailbox.domain().name())
     }
 
-    /// Is a recipient too old, or tried before?
+    /// Does `test` hold for a recipient?
     pub(crate) fn any(&self, test: impl Fn(&Target) -> bool) -> bool {
         self.targets.iter().any(test)
     }
