@@ -9,6 +9,7 @@
 //! | [`cache`] | what becomes of a policy that is kept, row by row |
 //! | [`server`] | what a client may say to us |
 //! | [`crash`] | a 250 survives `kill -9` |
+//! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
 //! | [`tidy`] | the documents say what the code is |
 
@@ -28,5 +29,6 @@ mod downgrade;
 mod harness;
 mod http;
 mod matrix;
+mod queue;
 mod server;
 mod tidy;

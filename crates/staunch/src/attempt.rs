@@ -8,10 +8,11 @@ use std::fs::File;
 use std::sync::Arc;
 
 use policy::{
-    Admitted, Asked, AuthorizedMx, Denied, Observed, Origin, PatternSet, TlsVersion, authorize,
+    Admitted, Asked, AuthorizedMx, Denied, NamedBy, Observed, Origin, PatternSet, TlsVersion,
+    authorize,
 };
+use smtp::Mailbox;
 use smtp::client::{Envelope, Fate, Stage};
-use smtp::{Mailbox, RemoteText};
 use spool::{BodyBytes, StoreError};
 
 use crate::clock;
@@ -19,13 +20,13 @@ use crate::config::{CleartextFallback, Config};
 use crate::connect::{How, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
-use crate::outcome::{Answered, AttemptError, HostError, Reason, Walk};
+use crate::outcome::{Answered, AttemptError, Cut, HostError, MxEvidence, Reason, Walk};
 use crate::pool::{Checkout, Idle, PoolKey};
 use crate::queue::work::{Body, Work};
 use crate::relay::Relay;
 use crate::requirement;
 use crate::resolve::Freshness;
-use crate::route;
+use crate::route::{self, NextHop};
 use crate::transmit::{BodySource, Mail, Trouble, transmit};
 
 /// Tries the hosts of the next hop in order of preference, until one has answered.
@@ -45,17 +46,14 @@ pub(crate) async fn attempt(
     let next_hop = route::next_hop(config, domain);
     let mut walk = Walk::default();
     for leg in &next_hop.legs {
-        let domain = leg.policy_domain();
-        let asked =
-            match requirement::asked(config, &relay.policies, domain, next_hop.floor, freshness)
-                .await
-            {
-                Ok(asked) => asked,
-                Err(defer) => {
-                    walk.leg_failed(AttemptError::Policy(defer));
-                    continue;
-                }
-            };
+        let (domain, floor) = (leg.policy_domain(), next_hop.floor);
+        let asked = match requirement::asked(relay, config, domain, floor, freshness).await {
+            Ok(asked) => asked,
+            Err(error) => {
+                walk.leg_failed(error);
+                continue;
+            }
+        };
         let candidates = match hosts::candidates(relay, config, leg, &asked).await {
             Ok(candidates) => candidates,
             Err(error) => {
@@ -68,7 +66,16 @@ pub(crate) async fn attempt(
             return Ok(answered);
         }
     }
-    Err(walk.into_error(|| hosts::evidence(relay, domain)))
+    Err(conclude(relay, &next_hop, walk).await)
+}
+
+/// What the walk comes to, with a look at what speaks against hearsay.
+pub(crate) async fn conclude(relay: &Relay, next_hop: &NextHop, walk: Walk) -> AttemptError {
+    let evidence = match next_hop.legs.first().filter(|_| walk.is_hearsay()) {
+        Some(leg) => hosts::evidence(relay, leg).await,
+        None => MxEvidence::Uncontested,
+    };
+    walk.into_error(evidence)
 }
 
 /// What the steps of one leg share.
@@ -110,19 +117,26 @@ impl Spine<'_> {
         candidate: &Candidate,
         starttls: Starttls,
     ) -> Result<Answered, HostError> {
-        let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
-        let policy = binding(&mx);
-        let host = mx.host().clone();
-        let mut admitted = open(self.relay, self.config, mx, candidate.port, starttls).await?;
-        events::findings(self.work.message, &host, admitted.findings());
-        let proof = admitted.proof();
-        let idle = admitted.connection_mut();
-        let (tls, address) = (tls_version(idle), idle.connection.peer());
-        if let (Some(_), Some(name)) = (tls, host.name()) {
-            self.relay.hosts.note_starttls(name).await;
+        loop {
+            let located = candidate.located.clone();
+            let mx = authorize(located, self.asked).map_err(HostError::Refused)?;
+            let policy = binding(&mx);
+            let host = mx.host().clone();
+            let mut admitted = open(self.relay, self.config, mx, candidate.port, starttls).await?;
+            events::findings(self.work.message, &host, admitted.findings());
+            let proof = admitted.proof();
+            let idle = admitted.connection_mut();
+            let (tls, address) = (tls_version(idle), idle.connection.peer());
+            let was_kept = idle.connection.transactions() > 0;
+            match self.transmit(admitted, starttls).await {
+                // The peer ended a kept connection just when it was taken up again: that says nothing.
+                Err(HostError::Interrupted { stage: Stage::Mail, .. }) if was_kept => {}
+                result => {
+                    let (fates, cut) = result?;
+                    return Ok(Answered { mx: host, address, proof, tls, policy, fates, cut });
+                }
+            }
         }
-        let (fates, lost) = self.transmit(admitted).await?;
-        Ok(Answered { mx: host, address, proof, tls, policy, fates, lost })
     }
 
     /// One transaction. If it was cut off before anybody can have got the message, the next host may
@@ -130,7 +144,8 @@ impl Spine<'_> {
     async fn transmit(
         &self,
         admitted: Admitted<Idle>,
-    ) -> Result<(Vec<Option<Fate>>, Option<(Stage, RemoteText)>), HostError> {
+        starttls: Starttls,
+    ) -> Result<(Vec<Option<Fate>>, Option<Cut>), HostError> {
         let body = load(self.relay, self.work).await.map_err(HostError::Body)?;
         let recipients: Vec<Mailbox> =
             self.work.targets.iter().map(|target| target.mailbox.clone()).collect();
@@ -145,26 +160,26 @@ impl Spine<'_> {
             Loaded::File(file) => BodySource::File(Arc::clone(file)),
         };
         let transmitted = transmit(admitted, &Mail { envelope, body }).await;
-        if let Some(idle) = transmitted.connection {
-            self.relay.pool.give_back(idle);
+        match (transmitted.connection, starttls) {
+            (Some(idle), Starttls::Use) => self.relay.pool.give_back(idle),
+            // In clear although the host has TLS: that was for this mail only.
+            (Some(idle), Starttls::Skip) => self.relay.pool.retire(idle),
+            (None, Starttls::Use | Starttls::Skip) => {}
         }
         let (fates, trouble) = (transmitted.fates, transmitted.trouble);
         let is_open = fates.iter().all(Option::is_none)
             && !trouble.as_ref().is_some_and(Trouble::is_outcome_unknown);
-        match trouble {
-            None => Ok((fates, None)),
-            Some(Trouble::TooLarge { limit }) => Err(HostError::TooLarge { limit }),
-            Some(Trouble::Body { text }) => Err(HostError::Body(text)),
-            Some(Trouble::Lost { stage, text }) if is_open => {
-                Err(HostError::Interrupted { stage, reason: Reason::ConnectionLost, text })
-            }
-            Some(Trouble::Protocol { stage, text }) if is_open => {
-                Err(HostError::Interrupted { stage, reason: Reason::ProtocolError, text })
-            }
-            Some(Trouble::Lost { stage, text } | Trouble::Protocol { stage, text }) => {
-                Ok((fates, Some((stage, text))))
-            }
+        let (stage, reason, text) = match trouble {
+            None => return Ok((fates, None)),
+            Some(Trouble::TooLarge { limit }) => return Err(HostError::TooLarge { limit }),
+            Some(Trouble::Body { text }) => return Err(HostError::Body(text)),
+            Some(Trouble::Lost { stage, text }) => (stage, Reason::ConnectionLost, text),
+            Some(Trouble::Protocol { stage, text }) => (stage, Reason::ProtocolError, text),
+        };
+        if is_open {
+            return Err(HostError::Interrupted { stage, reason, text });
         }
+        Ok((fates, Some(Cut { stage, reason, text })))
     }
 
     /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows, but
@@ -217,10 +232,11 @@ pub(crate) async fn open(
     port: u16,
     starttls: Starttls,
 ) -> Result<Admitted<Idle>, Shut> {
-    let key = PoolKey { route: None, source: None, host: mx.host().clone(), port };
+    let key = PoolKey { route: route_of(&mx), source: None, host: mx.host().clone(), port };
     let slot = loop {
         match relay.pool.checkout(&key).await {
             Checkout::Fresh(slot) => break slot,
+            Checkout::Crowded => return Err(HostError::Crowded.into()),
             Checkout::Idle(idle) => match admit(relay, &mx, idle) {
                 Ok(admitted) => return Ok(admitted),
                 // Good enough for other mail once, not for this one today.
@@ -236,12 +252,24 @@ pub(crate) async fn open(
         }
         HostError::Connect(failure)
     })?;
+    if let (Observed::Tls(_), Some(name)) = (&observed, mx.host().name()) {
+        relay.hosts.note_starttls(name).await;
+    }
     admit(relay, &mx, Idle::new(connection, observed, slot)).map_err(|denied| {
         let Denied { connection, failure } = *denied;
         let observed = Some(Arc::clone(&connection.observed));
         relay.pool.retire(connection);
         Shut { error: HostError::Tls(failure), observed }
     })
+}
+
+/// A host that the operator wrote down may be anywhere, one that DNS names may not: what was opened for
+/// the one must not serve the other.
+fn route_of(mx: &AuthorizedMx) -> Option<Arc<str>> {
+    match mx.named_by() {
+        NamedBy::Route => Some(mx.host().to_string().into()),
+        NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => None,
+    }
 }
 
 /// A body at hand.

@@ -165,7 +165,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
     let (verdict, reason) = match tale.best {
         Some(verdict) => (verdict, Value::Null),
         None => {
-            let error = walk.into_error(|| hosts::evidence(relay, &domain));
+            let error = attempt::conclude(relay, &next_hop, walk).await;
             let verdict = match error.verdict().0 {
                 Fate::Defer => "defer",
                 Fate::Fail => "reject",
@@ -247,9 +247,7 @@ async fn ask_policy(
         tale.step("mta_sts", &result);
         tale.mta_sts = mta_sts(&consulted);
     }
-    requirement::asked(config, &relay.policies, domain, floor, Freshness::Cached)
-        .await
-        .map_err(AttemptError::Policy)
+    requirement::asked(relay, config, domain, floor, Freshness::Cached).await
 }
 
 fn mta_sts(consulted: &Consulted) -> Value {

@@ -40,10 +40,10 @@ pub(crate) async fn candidates(
 ) -> Result<Vec<Candidate>, AttemptError> {
     match leg {
         Leg::Domain(domain) => {
-            looked_up(relay, config, (domain, config.delivery.port), asked).await
+            looked_up(relay, config, leg, (domain, config.delivery.port), asked).await
         }
         Leg::Via(Via { host: Domain::Name(name), port, lookup: ViaLookup::Mx }) => {
-            looked_up(relay, config, (name, *port), asked).await
+            looked_up(relay, config, leg, (name, *port), asked).await
         }
         Leg::Via(Via { host, port, .. }) => {
             let located =
@@ -56,6 +56,7 @@ pub(crate) async fn candidates(
 async fn looked_up(
     relay: &Relay,
     config: &Config,
+    leg: &Leg,
     (domain, port): (&HostName, u16),
     asked: &Asked,
 ) -> Result<Vec<Candidate>, AttemptError> {
@@ -65,8 +66,8 @@ async fn looked_up(
         Candidate { preference, located, port }
     };
     match relay.dns.mail_hosts(domain).await.map_err(AttemptError::Dns)? {
-        MailHosts::NullMx => Err(dead_end(relay, domain, DeadEnd::NullMx)),
-        MailHosts::NoSuchDomain => Err(dead_end(relay, domain, DeadEnd::NoSuchDomain)),
+        MailHosts::NullMx => Err(dead_end(relay, leg, domain, DeadEnd::NullMx).await),
+        MailHosts::NoSuchDomain => Err(dead_end(relay, leg, domain, DeadEnd::NoSuchDomain).await),
         MailHosts::Implicit { name, canonical } => {
             let mx = implicit_name(name, canonical, asked);
             Ok(vec![candidate(0, mx, NamedBy::ImplicitMx)])
@@ -87,7 +88,7 @@ async fn looked_up(
             match invalid {
                 _ if !hosts.is_empty() => Ok(hosts),
                 Some(text) => Err(AttemptError::BadMx { domain: domain.clone(), text }),
-                None => Err(dead_end(relay, domain, DeadEnd::MailLoop)),
+                None => Err(dead_end(relay, leg, domain, DeadEnd::MailLoop).await),
             }
         }
     }
@@ -112,22 +113,31 @@ fn implicit_name(name: HostName, canonical: Option<HostName>, asked: &Asked) -> 
     }
 }
 
-/// Whoever can forge DNS could end mail with these answers, so a live policy is believed first.
-pub(crate) fn evidence(relay: &Relay, domain: &HostName) -> MxEvidence {
-    if relay.policies.enforces(domain) {
-        tracing::warn!(
-            event = "alarm",
-            reason = "mx_set_contradicts_policy",
-            %domain,
-            "DNS says that there is nobody to send to, which the unexpired policy contradicts"
-        );
-        return MxEvidence::ContradictsPolicy;
+/// May an answer that nobody authenticated end mail for `leg`? Whoever can forge DNS could, so a live
+/// policy is believed first, and so is the operator who wrote the next hop down.
+pub(crate) async fn evidence(relay: &Relay, leg: &Leg) -> MxEvidence {
+    let domain = match leg {
+        Leg::Via(_) => return MxEvidence::ContradictsRoute,
+        Leg::Domain(domain) => domain,
+    };
+    let (policies, name) = (relay.policies.clone(), domain.clone());
+    let enforced = tokio::task::spawn_blocking(move || policies.enforces(&name)).await;
+    // What cannot be ruled out is taken for true.
+    if !enforced.unwrap_or(true) {
+        return MxEvidence::Uncontested;
     }
-    MxEvidence::Uncontested
+    tracing::warn!(
+        event = "alarm",
+        reason = "mx_set_contradicts_policy",
+        %domain,
+        "DNS says that there is nobody to send to, which the unexpired policy contradicts"
+    );
+    MxEvidence::ContradictsPolicy
 }
 
-fn dead_end(relay: &Relay, domain: &HostName, end: DeadEnd) -> AttemptError {
-    AttemptError::DeadEnd { domain: domain.clone(), end, evidence: evidence(relay, domain) }
+async fn dead_end(relay: &Relay, leg: &Leg, domain: &HostName, end: DeadEnd) -> AttemptError {
+    let evidence = evidence(relay, leg).await;
+    AttemptError::DeadEnd { domain: domain.clone(), end, evidence }
 }
 
 /// The addresses to connect to, forbidden ones left out.

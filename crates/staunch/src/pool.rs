@@ -26,6 +26,10 @@ use crate::connection::Connection;
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;
 
+/// Who may wait for a place at one host: this share of `delivery.connections`. Ours: attempts that wait
+/// are attempts that others cannot make, and one slow host must not gather them all.
+const WAITING_SHARE: usize = 10;
+
 /// Where to, and as whom.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct PoolKey {
@@ -71,6 +75,8 @@ pub(crate) enum Checkout {
     Idle(Idle),
     /// The right to make one.
     Fresh(Slot),
+    /// Neither, and no place in the line: too many wait already.
+    Crowded,
 }
 
 /// A connection between two mails.
@@ -177,6 +183,14 @@ impl Host {
         self.open < self.window
     }
 
+    /// Is the line long enough? Those who gave up do not count.
+    fn is_crowded(&mut self, most: usize) -> bool {
+        if self.waiters.len() >= most {
+            self.waiters.retain(|waiter| !waiter.grant.is_closed());
+        }
+        self.waiters.len() >= most
+    }
+
     /// The first one who still waits.
     fn next_waiter(&mut self) -> Option<&Waiter> {
         while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
@@ -271,6 +285,7 @@ impl Pool {
             };
             return match checkout {
                 Checkout::Fresh(slot) => Checkout::Fresh(slot),
+                Checkout::Crowded => Checkout::Crowded,
                 Checkout::Idle(mut idle) => {
                     // If the peer closed it meanwhile, its place is good for another one.
                     if idle.connection.is_quiet() {
@@ -332,6 +347,9 @@ impl Pool {
             }
         }
         let is_held_back_by_total = host.has_room() && !has_place;
+        if host.is_crowded((limits.total / WAITING_SHARE).max(limits.per_host)) {
+            return Taken::Now(Checkout::Crowded);
+        }
         let serial = state.next_serial();
         let (grant, granted) = oneshot::channel();
         state.host(key, limits.per_host).waiters.push_back(Waiter { serial, grant });
@@ -358,7 +376,7 @@ impl Pool {
             None => return None,
             Some(Checkout::Idle(unclaimed)) => idle = unclaimed,
             // Only what was handed in comes back.
-            Some(Checkout::Fresh(_)) => return None,
+            Some(Checkout::Fresh(_) | Checkout::Crowded) => return None,
         }
         // Others wait for a place, and this one is not needed here.
         if state.open >= limits.total && state.longest_waiting().is_some() {
@@ -514,6 +532,7 @@ mod tests {
         match now(pool, key).expect("has to wait") {
             Checkout::Fresh(slot) => slot,
             Checkout::Idle(_) => panic!("an unused connection"),
+            Checkout::Crowded => panic!("too many wait"),
         }
     }
 
@@ -573,6 +592,20 @@ mod tests {
         while waiting.join_next().await.is_some() {}
         assert_eq!(*order.lock().unwrap(), [0, 2, 3]);
         assert_eq!(pool.lock().open, 0);
+    }
+
+    #[tokio::test]
+    async fn one_slow_host_does_not_gather_everybody() {
+        let (pool, key) = (pool(PoolLimits { total: 200, ..limits() }), key("slow.test"));
+        let held = [fresh(&pool, &key), fresh(&pool, &key)];
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut line: Vec<_> = (0..20).map(|_| Box::pin(pool.checkout(&key))).collect();
+        assert!(line.iter_mut().all(|place| place.as_mut().poll(&mut cx).is_pending()));
+        assert!(matches!(now(&pool, &key), Some(Checkout::Crowded)));
+        line.pop();
+        let mut last = Box::pin(pool.checkout(&key));
+        assert!(last.as_mut().poll(&mut cx).is_pending(), "who gave up made room in the line");
+        drop(held);
     }
 
     #[tokio::test]
@@ -680,6 +713,7 @@ mod tests {
                             made.fetch_add(1, Ordering::Relaxed);
                             connected(polite(1).await.0, slot).await
                         }
+                        Checkout::Crowded => panic!("too many wait"),
                     };
                     assert!(busy.fetch_add(1, Ordering::Relaxed) < 10);
                     yield_now().await;

@@ -32,6 +32,8 @@ pub(crate) enum Scope {
     Message,
     /// The next hop as a whole: all its hosts, its DNS, its policy.
     Lane,
+    /// Our own manners: enough of ours wait for the host already. No attempt is consumed.
+    Turn,
     /// Ourselves: no lane can do better now, and no attempt is consumed.
     Local,
 }
@@ -44,6 +46,9 @@ pub(crate) enum MxEvidence {
     /// An unexpired `enforce` policy is stored, so somebody may be forging the answer to make us
     /// bounce or forget.
     ContradictsPolicy,
+    /// The operator wrote the next hop down, so the mistake is in the route or in DNS, and no fault of
+    /// any recipient's.
+    ContradictsRoute,
 }
 
 /// What DNS says when there is nobody to send to.
@@ -102,6 +107,17 @@ pub(crate) enum Conclusive {
     No,
 }
 
+/// Will a host's failure last?
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Finality {
+    /// For good, says the host itself, over a session that was good enough for the mail.
+    Sure,
+    /// For good, says what anybody on the path could have said.
+    Hearsay,
+    /// It may work later.
+    Open,
+}
+
 /// Why one host did not take the message.
 #[derive(Debug)]
 pub(crate) enum HostError {
@@ -111,8 +127,10 @@ pub(crate) enum HostError {
     Dns(DnsFailure),
     /// It has no address.
     NoAddress,
-    /// All its addresses are private or special, e.g. this one.
+    /// All its addresses are private or special, or our own, e.g. this one.
     ForbiddenAddress(IpAddr),
+    /// So many attempts wait for a connection to it that one more would be in the way of other mail.
+    Crowded,
     /// No usable session came about.
     Connect(ConnectFailure),
     /// The session is not as protected as it must be.
@@ -198,12 +216,16 @@ impl AttemptError {
     /// What the failure means.
     pub(crate) fn verdict(&self) -> (Fate, Scope) {
         match self {
+            Self::Policy(defer) if defer.reason == Reason::LocalError => {
+                (Fate::Defer, Scope::Local)
+            }
             Self::Policy(_) => (Fate::Defer, Scope::Lane),
             Self::Dns(failure) => (Fate::Defer, dns_scope(failure)),
             Self::DeadEnd { evidence: MxEvidence::Uncontested, .. } => (Fate::Fail, Scope::Lane),
-            Self::DeadEnd { evidence: MxEvidence::ContradictsPolicy, .. } => {
-                (Fate::Defer, Scope::Lane)
-            }
+            Self::DeadEnd {
+                evidence: MxEvidence::ContradictsPolicy | MxEvidence::ContradictsRoute,
+                ..
+            } => (Fate::Defer, Scope::Lane),
             Self::BadMx { .. } => (Fate::Defer, Scope::Lane),
             Self::Host { conclusive: Conclusive::Yes, error, .. } => (Fate::Fail, error.scope()),
             Self::Host { conclusive: Conclusive::No, error, .. } => (Fate::Defer, error.scope()),
@@ -254,20 +276,27 @@ fn dead_end_problem(domain: &HostName, end: DeadEnd, evidence: MxEvidence) -> Pr
                  which its unexpired policy contradicts"
             ),
         ),
+        MxEvidence::ContradictsRoute => {
+            Problem::new(Reason::NoMailHost, &format!("the route leads to {domain}, which {what}"))
+        }
     }
 }
 
 impl HostError {
-    /// Can nothing but a change at the recipient's side make this host take the message?
-    pub(crate) fn is_conclusive(&self) -> bool {
+    /// Can nothing but a change at the recipient's side make this host take the message, and who says
+    /// so?
+    pub(crate) fn finality(&self) -> Finality {
         match self {
-            Self::NoAddress | Self::ForbiddenAddress(_) | Self::TooLarge { .. } => true,
-            Self::Connect(failure) => failure.takes_no_mail(),
-            Self::Refused(_)
+            Self::TooLarge { .. } => Finality::Sure,
+            Self::NoAddress | Self::ForbiddenAddress(_) => Finality::Hearsay,
+            Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
+            Self::Connect(_)
+            | Self::Crowded
+            | Self::Refused(_)
             | Self::Dns(_)
             | Self::Tls(_)
             | Self::Interrupted { .. }
-            | Self::Body(_) => false,
+            | Self::Body(_) => Finality::Open,
         }
     }
 
@@ -275,6 +304,7 @@ impl HostError {
     /// what has to change.
     pub(crate) fn weight(&self) -> u8 {
         match self {
+            Self::Crowded => 8,
             Self::Body(_) => 7,
             Self::Tls(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
@@ -289,7 +319,10 @@ impl HostError {
 
     fn scope(&self) -> Scope {
         match self {
+            Self::Crowded => Scope::Turn,
             Self::TooLarge { .. } | Self::Body(_) => Scope::Message,
+            // The host took the envelope and then choked on the content, which other mail does not have.
+            Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
             Self::Dns(failure) => dns_scope(failure),
             Self::Connect(failure) if failure.is_local() => Scope::Local,
             Self::Refused(_)
@@ -297,7 +330,9 @@ impl HostError {
             | Self::ForbiddenAddress(_)
             | Self::Connect(_)
             | Self::Tls(_)
-            | Self::Interrupted { .. } => Scope::Lane,
+            | Self::Interrupted { stage: Stage::Mail | Stage::Rcpt | Stage::Data, .. } => {
+                Scope::Lane
+            }
         }
     }
 
@@ -309,7 +344,11 @@ impl HostError {
             Self::NoAddress => Problem::new(Reason::NoMailHost, &format!("{mx} has no address")),
             Self::ForbiddenAddress(address) => Problem::new(
                 Reason::AddressForbidden,
-                &format!("{mx} has the address {address}, which is private or special"),
+                &format!("{mx} has the address {address}, which is private, special or our own"),
+            ),
+            Self::Crowded => Problem::new(
+                Reason::Throttled,
+                &format!("{mx}: enough mail waits for a connection already"),
             ),
             Self::Connect(failure) => failure.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),

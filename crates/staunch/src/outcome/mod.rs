@@ -21,7 +21,7 @@ pub(crate) use walk::Walk;
 
 use crate::queue::lanes::{Effect, Trouble};
 use crate::queue::work::Target;
-use crate::schedule::{after, retry_delay};
+use crate::schedule::{after, retry_delay, spread};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
 const SERVICE_CLOSING: u16 = 421;
@@ -30,6 +30,10 @@ const SERVICE_CLOSING: u16 = 421;
 const THROTTLE_REST: Duration = Duration::from_secs(30);
 /// How long everything rests when the trouble is ours. Ours: a resolver that restarts is back by then.
 const LOCAL_REST: Duration = Duration::from_secs(15);
+
+/// How long a lane rests whose host is crowded with our own mail. Ours: of the attempts that wait for a
+/// connection most have had their turn by then.
+const TURN_REST: Duration = Duration::from_secs(15);
 
 /// A transaction that took place: the host was found, admitted and asked.
 #[derive(Debug)]
@@ -46,8 +50,19 @@ pub(crate) struct Answered {
     pub(crate) policy: &'static str,
     /// One for each recipient, in order; `None` where the connection broke before the answer.
     pub(crate) fates: Vec<Option<client::Fate>>,
-    /// Why the connection broke, if it did.
-    pub(crate) lost: Option<(Stage, RemoteText)>,
+    /// Why not everybody has an answer, if so.
+    pub(crate) cut: Option<Cut>,
+}
+
+/// The end of a transaction before its time.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    /// What was awaited.
+    pub(crate) stage: Stage,
+    /// `connection_lost` or `protocol_error`.
+    pub(crate) reason: Reason,
+    /// What happened.
+    pub(crate) text: RemoteText,
 }
 
 /// What became of one recipient.
@@ -153,6 +168,10 @@ pub(crate) fn decide_failure(
         | AttemptError::Host { .. }
         | AttemptError::Local(_) => circumstances.retry_at(trouble.failures),
     };
+    let rest = match scope {
+        Scope::Turn => after(circumstances.now, spread(TURN_REST, circumstances.dice)),
+        Scope::Message | Scope::Lane | Scope::Local => after(circumstances.now, LOCAL_REST),
+    };
     let outcome = |target: &Target| match (fate, scope) {
         (Fate::Fail, _) => Outcome::Failed(problem.clone().in_the_end()),
         (Fate::Defer, Scope::Lane) => {
@@ -162,21 +181,19 @@ pub(crate) fn decide_failure(
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
         }
-        (Fate::Defer, Scope::Local) if circumstances.is_too_old(target.expires_at) => {
-            let text = format!("no attempt was possible: {}", problem.text);
-            Outcome::Failed(Problem::new(Reason::Expired, &text))
-        }
-        (Fate::Defer, Scope::Local) => Outcome::Deferred {
-            due_at: after(circumstances.now, LOCAL_REST),
+        // No attempt was made, so age ends nothing. A notice would not get away either.
+        (Fate::Defer, Scope::Turn | Scope::Local) => Outcome::Deferred {
+            due_at: rest,
             problem: problem.clone().for_now(),
             attempt: spool::Attempt::NotCounted,
         },
     };
     let effect = match (fate, scope) {
         (Fate::Defer, Scope::Lane) => Effect::Failed { retry_at: lane_retry, trouble },
-        (Fate::Defer | Fate::Fail, _) => Effect::Neutral,
+        (Fate::Defer, Scope::Turn) => Effect::Throttled { retry_at: rest },
+        (Fate::Defer, Scope::Message | Scope::Local) | (Fate::Fail, _) => Effect::Neutral,
     };
-    let pause = (scope == Scope::Local).then(|| after(circumstances.now, LOCAL_REST));
+    let pause = (scope == Scope::Local).then_some(rest);
     Decided { outcomes: targets.iter().map(outcome).collect(), effect, pause }
 }
 
@@ -189,13 +206,12 @@ pub(crate) fn decide_answer(
     let took_some = answered.fates.iter().flatten().any(is_accepted);
     let outcomes = targets.iter().zip(&answered.fates).map(|(target, fate)| match fate {
         Some(client::Fate::Accepted(reply)) => Outcome::Delivered(reply.clone()),
-        Some(fate @ client::Fate::Refused { reply, .. }) if fate.is_too_many_recipients() => {
-            let due_at = match took_some {
-                true => circumstances.now,
-                false => circumstances.retry_at(target.attempts.saturating_add(1)),
-            };
+        // If not even one was taken, it is a refusal like any other, which age ends.
+        Some(fate @ client::Fate::Refused { reply, .. })
+            if took_some && fate.is_too_many_recipients() =>
+        {
             Outcome::Deferred {
-                due_at,
+                due_at: circumstances.now,
                 problem: refusal_problem(&answered.mx, Stage::Rcpt, reply).for_now(),
                 attempt: spool::Attempt::NotCounted,
             }
@@ -203,14 +219,14 @@ pub(crate) fn decide_answer(
         Some(fate @ client::Fate::Refused { stage, reply }) => {
             let problem = refusal_problem(&answered.mx, *stage, reply);
             if fate.class() == ReplyClass::Permanent {
-                return Outcome::Failed(problem);
+                return Outcome::Failed(problem.in_the_end());
             }
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem, due_at)
         }
         None => {
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
-            circumstances.wait_or_return(target, lost_problem(answered), due_at)
+            circumstances.wait_or_return(target, cut_problem(answered), due_at)
         }
     });
     Decided {
@@ -226,8 +242,12 @@ fn refusal_effect(answered: &Answered, circumstances: &Circumstances<'_>) -> Eff
         client::Fate::Refused { reply, .. } => reply.code == SERVICE_CLOSING,
         client::Fate::Accepted(_) => false,
     };
-    if !answered.fates.iter().flatten().any(closing) {
+    let mut answers = answered.fates.iter().flatten().peekable();
+    if answers.peek().is_none() {
         return Effect::Neutral;
+    }
+    if !answers.any(closing) {
+        return Effect::Answers;
     }
     let first = circumstances.retry.first().copied().unwrap_or(THROTTLE_REST);
     Effect::Throttled { retry_at: after(circumstances.now, first.min(THROTTLE_REST)) }
@@ -253,14 +273,14 @@ fn refusal_problem(mx: &Domain, stage: Stage, reply: &Reply) -> Problem {
     Problem::new(reason, &format!("{mx} answered {}: {reply}", stage.name())).at(mx).answered(reply)
 }
 
-fn lost_problem(answered: &Answered) -> Problem {
-    let text = match &answered.lost {
-        Some((stage, text)) => {
-            format!("{}: connection lost at {}: {text}", answered.mx, stage.name())
+fn cut_problem(answered: &Answered) -> Problem {
+    let (reason, text) = match &answered.cut {
+        Some(Cut { stage, reason, text }) => {
+            (*reason, format!("{}: interrupted at {}: {text}", answered.mx, stage.name()))
         }
-        None => format!("{}: no answer for this recipient", answered.mx),
+        None => (Reason::ConnectionLost, format!("{}: no answer for this recipient", answered.mx)),
     };
-    Problem::new(Reason::ConnectionLost, &text).at(&answered.mx)
+    Problem::new(reason, &text).at(&answered.mx)
 }
 
 #[cfg(test)]
@@ -314,7 +334,7 @@ mod tests {
             tls: Some(TlsVersion::Tls13),
             policy: "none",
             fates: replies.iter().map(|reply| reply.map(fate)).collect(),
-            lost: None,
+            cut: None,
         }
     }
 
@@ -338,11 +358,16 @@ mod tests {
             (Some((EndOfData, "250 2.0.0 ok")), "delivered 250"),
             (Some((Rcpt, "550 5.1.1 no")), "failed remote_5xx 5.1.1"),
             (Some((Rcpt, "550 no")), "failed remote_5xx 5.0.0"),
+            (Some((Rcpt, "550 4.2.1 no, with a wrong code")), "failed remote_5xx 5.2.1"),
             (Some((Mail, "553 5.7.1 no")), "failed remote_5xx 5.7.1"),
             (Some((Rcpt, "450 4.2.1 later")), "deferred remote_4xx 4.2.1 48s"),
             (Some((Data, "451 later")), "deferred remote_4xx 4.0.0 48s"),
             (Some((Mail, "421 4.3.2 bye")), "deferred throttled 4.3.2 48s"),
-            (Some((Rcpt, "452 4.5.3 too many")), "deferred remote_4xx 4.5.3 48s uncounted"),
+            (
+                Some((Rcpt, "452 4.5.3 too many, says one who takes none")),
+                "deferred remote_4xx 4.5.3 48s",
+            ),
+            (Some((Rcpt, "552 too many")), "deferred remote_5xx 4.0.0 48s"),
             (Some((Rcpt, "452 4.2.2 mailbox full")), "deferred remote_4xx 4.2.2 48s"),
             (None, "deferred connection_lost 4.4.2 48s"),
         ];
@@ -365,8 +390,8 @@ mod tests {
     fn only_421_speaks_of_the_host_and_only_success_opens_the_lane() {
         let cases = [
             ("250 ok", Effect::Works),
-            ("550 no", Effect::Neutral),
-            ("450 later", Effect::Neutral),
+            ("550 no", Effect::Answers),
+            ("450 later", Effect::Answers),
             ("421 bye", Effect::Throttled { retry_at: at(1040) }),
         ];
         for (reply, want) in cases {
@@ -416,9 +441,45 @@ mod tests {
         let targets = [target(3, 5000), target(3, 1)];
         let decided = decide_failure(&targets, &error, &circumstances());
         assert_eq!(told(&decided.outcomes[0]), "deferred local_error 4.3.0 15s uncounted");
-        assert_eq!(told(&decided.outcomes[1]), "failed expired 5.4.7");
+        assert_eq!(
+            told(&decided.outcomes[1]),
+            "deferred local_error 4.3.0 15s uncounted",
+            "too old, but nothing was tried"
+        );
         assert_eq!(decided.effect, Effect::Neutral);
         assert_eq!(decided.pause, Some(at(1025)));
+    }
+
+    #[test]
+    fn who_always_says_too_many_does_not_keep_mail_for_ever() {
+        let reply = answered(&[Some((Stage::Rcpt, "452 too many"))]);
+        let decided = decide_answer(&[target(9, 999)], &reply, &circumstances());
+        assert_eq!(told(&decided.outcomes[0]), "failed remote_4xx 5.0.0");
+    }
+
+    #[test]
+    fn a_crowded_host_lets_the_lane_rest_a_moment_and_costs_no_attempt() {
+        let mx = Domain::Name(HostName::parse("mx.b.test").unwrap());
+        let conclusive = error::Conclusive::No;
+        let error = AttemptError::Host { mx, error: HostError::Crowded, conclusive };
+        let decided = decide_failure(&[target(3, 1)], &error, &circumstances());
+        assert_eq!(told(&decided.outcomes[0]), "deferred throttled 4.3.2 12s uncounted");
+        assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1022) });
+        assert_eq!(decided.pause, None, "nobody else has to wait");
+    }
+
+    #[test]
+    fn a_message_that_a_host_chokes_on_does_not_hold_the_lane_up() {
+        let mx = Domain::Name(HostName::parse("mx.b.test").unwrap());
+        let cases = [(Stage::Data, false), (Stage::Body, true)];
+        for (stage, wants_neutral) in cases {
+            let (reason, text) = (Reason::ConnectionLost, RemoteText::new("closed"));
+            let error = HostError::Interrupted { stage, reason, text };
+            let conclusive = error::Conclusive::No;
+            let error = AttemptError::Host { mx: mx.clone(), error, conclusive };
+            let decided = decide_failure(&[target(0, 5000)], &error, &circumstances());
+            assert_eq!(decided.effect == Effect::Neutral, wants_neutral, "{stage:?}");
+        }
     }
 
     #[test]
@@ -440,6 +501,8 @@ mod tests {
                 "deferred mx_not_listed 4.7.5 48s",
                 "{end:?}"
             );
+            // A mistake in a route must not return everybody's mail.
+            assert_eq!(decide(MxEvidence::ContradictsRoute), "deferred no_mail_host 4.4.4 48s");
         }
     }
 

@@ -68,13 +68,11 @@ pub(crate) enum Reason {
     SizeExceeded,
     /// Trouble of our own: disk, descriptors.
     LocalError,
-    /// The message is too old and no attempt was possible.
-    Expired,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -104,7 +102,6 @@ impl Reason {
         Self::ProtocolError,
         Self::SizeExceeded,
         Self::LocalError,
-        Self::Expired,
     ];
 
     /// The word and the code while mail waits, or the permanent code where the cause ends it at once.
@@ -141,7 +138,6 @@ impl Reason {
             Self::ProtocolError => ("protocol_error", Status::transient(5, 0)),
             Self::SizeExceeded => ("size_exceeded", Status::permanent(3, 4)),
             Self::LocalError => ("local_error", Status::transient(3, 0)),
-            Self::Expired => ("expired", Status::permanent(4, 7)),
         }
     }
 

@@ -1,0 +1,175 @@
+//! Mail in the queue gets where it should, waits or comes back, and one message's or host's trouble is
+//! not another's.
+
+use std::collections::BTreeMap;
+
+use world::{Mx, Relay, Rule, Starttls, Then, World};
+
+use crate::harness::PROGRAM;
+
+/// Recipients of one message that all become too old at once; more than one transaction takes.
+const MANY: usize = 120;
+
+/// Two routes to one server, of which only the first asks for TLS.
+#[tokio::test]
+async fn a_route_that_asks_for_less_does_not_take_the_mail_of_one_that_asks_for_more() {
+    let world = World::start(PROGRAM).await;
+    let smart = world.mx("smart.test").await;
+    smart.script(|script| script.starttls = Starttls::Absent);
+    let port = world.mx_port();
+    let route = |domain: &str, tls: &str| {
+        format!(
+            "[[route]]\ndomains = [\"{domain}\"]\nvia = [\"smtp://[smart.test]:{port}\"]\ntls = \"{tls}\"\n"
+        )
+    };
+    let overlay = route("strict.test", "encrypt") + &route("lax.test", "opportunistic");
+    let relay = world.relay(&overlay).await;
+    relay.submit("a@client.test", &["b@lax.test", "b@strict.test"], "both").await;
+
+    assert_eq!(smart.message().await.to, ["b@lax.test"]);
+    let deferred = relay.event("deferred").with("recipient", "b@strict.test").await;
+    assert_eq!(deferred.text("reason").as_deref(), Some("starttls_not_offered"));
+    assert_eq!(smart.received().len(), 1);
+}
+
+/// A typing error in the configuration, or a forged answer about the smarthost, is no reason to send
+/// everybody's mail back.
+#[tokio::test]
+async fn a_route_that_leads_nowhere_returns_no_mail() {
+    let world = World::start(PROGRAM).await;
+    let route = |domain: &str, via: &str| {
+        format!("[[route]]\ndomains = [\"{domain}\"]\nvia = [\"smtp://{via}\"]\n")
+    };
+    world.domain("null.test").null_mx();
+    let overlay = route("a.test", "[nowhere.test]:25")
+        + &route("b.test", "nowhere.test:25")
+        + &route("c.test", "null.test:25");
+    let relay = world.relay(&overlay).await;
+    for recipient in ["x@a.test", "x@b.test", "x@c.test"] {
+        relay.submit("a@client.test", &[recipient], recipient).await;
+        let deferred = relay.event("deferred").with("recipient", recipient).await;
+        assert_eq!(deferred.text("reason").as_deref(), Some("no_mail_host"), "{recipient}");
+    }
+    assert_eq!(relay.event("bounced").count(), 0);
+}
+
+/// What a host takes it says after it has proved who it is, so a live policy contradicts nothing.
+#[tokio::test]
+async fn a_message_too_large_for_a_host_with_a_policy_comes_back_at_once() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    mx.script(|script| script.keywords = vec!["SIZE 10".to_owned()]);
+    world.domain("far.test").mx(&[(10, &mx)]).mta_sts(
+        world::Mode::Enforce,
+        &["mx.far.test"],
+        86400,
+    );
+    let relay = world.relay("").await;
+    relay.submit("", &["b@far.test"], "more than ten octets").await;
+    let bounced = relay.event("bounced").with("recipient", "b@far.test").await;
+    assert_eq!(bounced.text("reason").as_deref(), Some("size_exceeded"));
+}
+
+/// The second attempt of one message went in clear. The next message has its own first attempt.
+#[tokio::test]
+async fn a_session_in_clear_after_tls_failed_serves_one_message_only() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.old.test").await;
+    mx.script(|script| script.starttls = Starttls::Abort);
+    world.domain("old.test").mx(&[(10, &mx)]);
+    let relay = world.relay("[delivery]\nretry = [\"1s\"]\nconnection_idle = \"20s\"\n").await;
+    for recipient in ["first@old.test", "second@old.test"] {
+        relay.submit("a@client.test", &[recipient], recipient).await;
+        let deferred = relay.event("deferred").with("recipient", recipient).await;
+        assert_eq!(deferred.text("reason").as_deref(), Some("tls_handshake_failed"));
+        assert!(mx.message_to(recipient).await.tls.is_none());
+        relay.event("delivered").with("recipient", recipient).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_peer_just_closed_is_replaced() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let relay = world.relay("[delivery]\nconnection_idle = \"20s\"\n").await;
+    relay.submit("a@client.test", &["first@far.test"], "first").await;
+    relay.event("delivered").with("recipient", "first@far.test").await;
+    mx.script(|script| script.rules.push(Rule::times(1, "MAIL", Then::Close)));
+    relay.submit("a@client.test", &["second@far.test"], "second").await;
+    relay.event("delivered").with("recipient", "second@far.test").await;
+    assert_eq!(relay.event("deferred").count(), 0);
+    assert_eq!(mx.connections(), 2);
+}
+
+/// Home for notices, and a domain that waits.
+struct Old {
+    world: World,
+    relay: Relay,
+    home: Mx,
+}
+
+impl Old {
+    async fn start() -> Self {
+        let world = World::start(PROGRAM).await;
+        let home = world.mx("home.sender.test").await;
+        world.domain("sender.test").mx(&[(10, &home)]);
+        let overlay = "[delivery]\nretry = [\"1s\"]\nlifetime = \"3s\"\n";
+        let relay = world.relay(overlay).await;
+        Self { world, relay, home }
+    }
+}
+
+/// How often a notice names each recipient.
+fn named(text: &str) -> Vec<String> {
+    let named = text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822; "));
+    named.map(|name| name.trim_end().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn all_that_is_too_old_comes_back_by_message_after_one_attempt() {
+    let old = Old::start().await;
+    old.world.domain("dead.test").mx_names(&[(10, "mx.dead.test")]);
+    old.world.dns.a("mx.dead.test", World::dead_address());
+    let mut expected = BTreeMap::new();
+    for message in 0..3 {
+        let to: Vec<String> = (0..MANY).map(|n| format!("m{message}r{n}@dead.test")).collect();
+        let recipients: Vec<&str> = to.iter().map(String::as_str).collect();
+        old.relay.submit("alice@sender.test", &recipients, &format!("m{message}")).await;
+        expected.extend(to.into_iter().map(|address| (address, 1)));
+    }
+    let seen = old.home.received().until(|notices| {
+        let mut seen = BTreeMap::new();
+        for name in notices.iter().flat_map(|notice| named(&notice.text())) {
+            *seen.entry(name).or_insert(0) += 1;
+        }
+        (seen.len() >= expected.len()).then_some(seen)
+    });
+    assert_eq!(seen.await.unwrap(), expected, "each in exactly one notice");
+    // One for each message, and one for those who were in the transaction that was tried.
+    assert!(old.home.received().len() <= 4, "{} notices", old.home.received().len());
+}
+
+/// The disk lost the body: the sender hears that it failed, and the domain's other mail goes.
+#[tokio::test]
+async fn a_message_whose_body_is_lost_comes_back_and_holds_nothing_up() {
+    let old = Old::start().await;
+    let mx = old.world.mx("mx.far.test").await;
+    mx.script(|script| script.rules.push(Rule::times(1, "RCPT", Then::reply("450 4.2.1 Later"))));
+    old.world.domain("far.test").mx(&[(10, &mx)]);
+    let large = "0123456789abcdef\r\n".repeat(20_000);
+    old.relay.submit("alice@sender.test", &["lost@far.test"], &large).await;
+    old.relay.event("deferred").with("recipient", "lost@far.test").await;
+    let bodies = old.relay.data_dir().join("bodies");
+    let mut dirs = vec![bodies];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { std::fs::remove_file(path).unwrap() }
+        }
+    }
+    let notice = old.home.message().await;
+    assert_eq!(named(&notice.text()), ["lost@far.test"]);
+    old.relay.submit("alice@sender.test", &["next@far.test"], "next").await;
+    mx.message_to("next@far.test").await;
+}
