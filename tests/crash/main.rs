@@ -5,10 +5,12 @@
 //! cargo test -p staunch --test crash -- bounces              kill -9 while 1,000 recipients bounce: one notice each
 //! cargo test -p staunch --test crash -- powerloss points=200 the disk as a power cut may leave it, many times
 //! cargo test -p staunch --test crash -- faults syncs=20      failing syncs, then a full disk
+//! cargo test -p staunch --test crash -- clock                a clock 30 days ahead between two starts
 //! ```
 //!
-//! `powerloss` needs strace; `faults` needs strace, root and loop mounts. `seed=N` repeats a run's random choices. Not part of
-//! `cargo test --workspace`: `.ci/run` calls it by name. How the disk is modelled: `docs/testing.md`.
+//! `powerloss` needs strace; `faults` needs strace, root and loop mounts; `clock` needs faketime.
+//! `seed=N` repeats a run's random choices. Not part of `cargo test --workspace`: `.ci/run` calls it by name. How the disk
+//! is modelled: `docs/testing.md`.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -18,6 +20,7 @@
 )]
 
 mod bounces;
+mod clock;
 mod faults;
 mod kill9;
 mod powerloss;
@@ -51,7 +54,8 @@ async fn main() {
         "bounces" => bounces::run(plan).await,
         "powerloss" => powerloss::run(plan).await,
         "faults" => faults::run(plan).await,
-        other => panic!("{other:?} is not kill9, bounces, powerloss or faults"),
+        "clock" => clock::run().await,
+        other => panic!("{other:?} is not kill9, bounces, powerloss, faults or clock"),
     }
     println!("\n{part}: ok");
 }
