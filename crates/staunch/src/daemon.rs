@@ -3,11 +3,13 @@
 //! is the normal start.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
 use smtp::HostName;
 use spool::{Health, OpenError, Spool, StoreError};
@@ -66,8 +68,8 @@ pub(crate) enum RunError {
     /// Signals cannot be received.
     #[error("signals: {0}")]
     Signals(#[source] io::Error),
-    /// A sync failed while it ran.
-    #[error("data_dir: a sync failed, so what is on the disk has to be read anew: start again")]
+    /// A sync failed while it ran, or the queue's task ended.
+    #[error("data_dir: a sync failed, or a bug: the queue has to be read anew: start again")]
     Poisoned,
 }
 
@@ -113,7 +115,7 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let queue = Queue::open(Arc::clone(&relay), events)?;
     let tracker = relay.tracker.clone();
-    tracker.spawn(queue.run(stop.clone()));
+    tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
@@ -181,6 +183,14 @@ pub(crate) fn assemble(
         spool,
     };
     Ok((Arc::new(relay), events))
+}
+
+/// Without the queue's task mail would be taken and never sent, so its end is that of the daemon.
+async fn run_queue(queue: Queue, relay: Arc<Relay>, stop: CancellationToken) {
+    if AssertUnwindSafe(queue.run(stop)).catch_unwind().await.is_err() {
+        tracing::error!(event = "bug", "the queue panicked; a restart reads it anew");
+        relay.broken.cancel();
+    }
 }
 
 /// Keeps free space and the store's health in view.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use spool::{LaneKey, LaneState, MessageId, StoreError};
+use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -197,13 +197,19 @@ impl Queue {
         let relay = Arc::clone(&self.relay);
         let lane = due.lane.clone();
         let message = due.work.message;
+        let recipients: Vec<RecipientNo> = due.work.targets.iter().map(|t| t.no).collect();
         self.relay.tracker.spawn(async move {
             let attempt = AssertUnwindSafe(deliver::deliver(&relay, due)).catch_unwind().await;
-            let finished = attempt.unwrap_or_else(|_| {
-                tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
-                let due = Some(after(clock::now(), BUG_REST));
-                Finished { lane, message, effect: Effect::Neutral, due, pause: None }
-            });
+            let finished = match attempt {
+                Ok(finished) => finished,
+                Err(_) => {
+                    tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
+                    let until = after(clock::now(), BUG_REST);
+                    settle::put_aside(&relay, message, recipients, until).await;
+                    let (effect, due) = (Effect::Neutral, Some(until));
+                    Finished { lane, message, effect, due, pause: None }
+                }
+            };
             relay.tell_queue(Event::Finished(finished)).await;
         });
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use spool::{
-    Change, Deferral, LaneState, LaneTrouble, LaneUpdate, RecipientNo, SettlePermit, Settled,
-    Settlement, StoreError,
+    Attempt, Change, Deferral, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
+    SettlePermit, Settled, Settlement, StoreError,
 };
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ use super::{Event, Finished, store};
 use crate::clock;
 use crate::config::Config;
 use crate::events;
-use crate::outcome::{Answered, Decided, Outcome, Problem};
+use crate::outcome::{Answered, Decided, Outcome, Problem, Reason};
 use crate::relay::{Counted, Relay};
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
@@ -107,6 +107,32 @@ pub(crate) async fn return_expired(
         if after.is_none() {
             return;
         }
+    }
+}
+
+/// Lets recipients wait whose attempt ended in a bug of ours. Otherwise they would stay due, and the next
+/// read of the lane would start them again at once.
+pub(crate) async fn put_aside(
+    relay: &Relay,
+    message: MessageId,
+    recipients: Vec<RecipientNo>,
+    until: Timestamp,
+) {
+    let Ok(permit) = relay.spool.settle_permit() else { return };
+    let problem =
+        Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(clock::now());
+    let wait = |no| {
+        let (problem, attempt) = (Some(problem.clone()), Attempt::Counted);
+        (no, Change::Deferred(Deferral { due_at: until, problem, attempt }))
+    };
+    let changes = recipients.into_iter().map(wait).collect();
+    let settlement = Settlement { permit, message, changes, notices: Vec::new(), lane: None };
+    let (done, answer) = oneshot::channel();
+    relay.spool.settle(settlement, move |result| {
+        let _gone = done.send(result);
+    });
+    if let Ok(Err(error)) = answer.await {
+        tracing::error!(event = "store_failed", message_id = %message, %error, "a wait could not be stored");
     }
 }
 
