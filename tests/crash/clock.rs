@@ -65,7 +65,6 @@ async fn nothing_ends_by_a_wrong_clock(ending: Ending, policies: Policies) {
     let mark = victim.end(ending).await;
     clock.set_right(pid);
     victim.relay.start_again().await;
-    victim.retry_all().await;
     victim.waits("old", mark).await;
     victim.waits("new", mark).await;
     assert_eq!(victim.doubts(mark), 0, "the right clock is believed");
@@ -153,13 +152,6 @@ impl Victim {
                 domain.serve(Serve::Reply(Reply::ok(body).header("Date", &date()))).new_id()
             }
         };
-    }
-
-    /// Mail that was deferred by a clock that was ahead waits for a day that is far away; as any mail that waits, it goes
-    /// out when the operator says so.
-    async fn retry_all(&self) {
-        let output = self.relay.cli(&["queue", "retry", "--all"]).await;
-        assert!(output.status.success(), "{output:?}");
     }
 
     async fn submit(&self, local: &str) {

@@ -104,6 +104,26 @@ pub(crate) fn expired(db: &Connection, want: &Want<'_>) -> Result<DuePage, Store
     page(&mut *db.prepare_cached(select_due!("r.expires_at <= ?2"))?, db, want)
 }
 
+/// Makes due at `now` what waits for a time after `latest`.
+pub(crate) fn cut_waits(
+    db: &Connection,
+    now: Timestamp,
+    latest: Timestamp,
+) -> Result<usize, StoreError> {
+    let times = [now.as_millisecond(), latest.as_millisecond()];
+    // By lane, so that the index leads to the rows.
+    let recipients = db
+        .prepare_cached(
+            "UPDATE recipients SET due_at = ?1
+             WHERE lane IN (SELECT id FROM lanes) AND state = 0 AND due_at > ?2",
+        )?
+        .execute(times)?;
+    let lanes = db
+        .prepare_cached("UPDATE lanes SET next_probe_at = ?1 WHERE next_probe_at > ?2")?
+        .execute(times)?;
+    Ok(recipients + lanes)
+}
+
 /// When something is due in the lane that is not due at `after` yet.
 pub(crate) fn next_due(
     db: &Connection,

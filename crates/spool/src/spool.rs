@@ -363,6 +363,22 @@ impl Spool {
         self.act(Action::Retry(now), what, after)
     }
 
+    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait is
+    /// that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn cut_waits(&self, now: Timestamp, latest: Timestamp) -> Result<usize, StoreError> {
+        let (answer, result) = mpsc::sync_channel(1);
+        let apply = move |db: &Connection| due::cut_waits(db, now, latest);
+        self.inner.queue.submit(Urgency::Ordinary, apply, move |result| {
+            // The asker waits below.
+            let _ = answer.send(result);
+        });
+        result.recv().map_err(|_| StoreError::Closed)?
+    }
+
     /// Holds a batch of queued recipients back; call again with `next`. Blocks for a commit.
     ///
     /// # Errors

@@ -159,6 +159,23 @@ fn a_deferral_keeps_its_reason_and_comes_back_at_its_time() {
 }
 
 #[test]
+fn a_wait_that_only_a_wrong_clock_can_have_set_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
+    let mut new = settlement(&spool, id);
+    for (no, due) in [(0, 1000), (1, 1001)] {
+        let deferral = Deferral { due_at: at(due), problem: None, attempt: Attempt::Counted };
+        new.changes.push((RecipientNo(no), Change::Deferred(deferral)));
+    }
+    settle(&spool, new).unwrap();
+    assert_eq!(spool.cut_waits(at(10), at(1000)).unwrap(), 1);
+    let due = spool.next(&lane(1), at(10), None, 10).unwrap().due;
+    assert_eq!(due[0].recipients.iter().map(|r| r.no.0).collect::<Vec<_>>(), [1]);
+    assert_eq!(spool.next_due(&lane(1), at(10)).unwrap(), Some(at(1000)), "a legal wait stays");
+}
+
+#[test]
 fn held_recipients_are_listed_but_not_due() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, BindError};
 use crate::admin;
 use crate::cli::Exit;
-use crate::clock::ClockWatch;
+use crate::clock::{self, ClockWatch};
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
 use crate::fetch::ClientSetupError;
@@ -31,10 +31,15 @@ use crate::queue::intake::{HotBudget, Intake};
 use crate::queue::{EVENTS_MAX, Event, Queue};
 use crate::relay::Relay;
 use crate::resolve::{Dns, DnsSetupError};
+use crate::schedule::after;
 use crate::tls::{TlsSetupError, load_roots};
 
 /// How often free space and the store's health are looked at.
 const VITALS_EVERY: Duration = Duration::from_secs(1);
+/// How often it is asked whether the wall clock went back.
+const WAITS_EVERY: Duration = Duration::from_secs(60);
+/// Whatever the operator's waits are: policies and local trouble defer for an hour at most.
+const WAIT_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Why the daemon cannot run, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +118,13 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;
 
     let stop = CancellationToken::new();
+    cut_waits(&relay)?;
     let queue = Queue::open(Arc::clone(&relay), events)?;
     let tracker = relay.tracker.clone();
     tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
+    tracker.spawn(watch_waits(Arc::clone(&relay), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
     tracker.spawn(admin::serve(admin_socket, Arc::clone(&relay), stop.clone()));
     for listener in &listeners {
@@ -221,6 +228,51 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
 
 async fn watch_clock(relay: Arc<Relay>, stop: CancellationToken) {
     relay.clock.run(relay.spool.policies(), &stop).await;
+}
+
+/// What waits longer than anything may wait got its time from a clock that was ahead: it is due now.
+/// Blocks for a commit.
+fn cut_waits(relay: &Relay) -> Result<(), StoreError> {
+    let now = clock::now();
+    let longest = relay.config().delivery.retry.iter().max().copied().unwrap_or_default();
+    let latest = after(now, longest.saturating_mul(2).max(WAIT_MAX));
+    let count = relay.spool.cut_waits(now, latest)?;
+    if count > 0 {
+        tracing::info!(event = "waits_cut", count, "a clock that was ahead had set their times");
+    }
+    Ok(())
+}
+
+/// The same whenever the wall clock goes back.
+async fn watch_waits(relay: Arc<Relay>, stop: CancellationToken) {
+    let mut last = clock::now();
+    while stop.run_until_cancelled(tokio::time::sleep(WAITS_EVERY)).await.is_some() {
+        let now = clock::now();
+        if now < last {
+            wait_anew(&relay).await;
+        }
+        last = now;
+    }
+}
+
+/// Cuts the waits in the store, then those in memory.
+async fn wait_anew(relay: &Arc<Relay>) {
+    let cutting = Arc::clone(relay);
+    let cut = tokio::task::spawn_blocking(move || {
+        cut_waits(&cutting)?;
+        cutting.spool.lanes()
+    });
+    match cut.await {
+        Ok(Ok(lanes)) => {
+            for lane in lanes {
+                relay.tell_queue(Event::RetryNow(lane.key)).await;
+            }
+        }
+        Ok(Err(error)) => {
+            tracing::error!(event = "store_failed", %error, "waits could not be cut");
+        }
+        Err(_) => {}
+    }
 }
 
 async fn keep_policies(relay: Arc<Relay>, stop: CancellationToken) {
