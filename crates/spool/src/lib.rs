@@ -21,8 +21,9 @@ pub use crate::message::{
     LaneTrouble, LaneUpdate, NewMessage, NewRecipient, Problem, RECIPIENTS_MAX, RecipientNo,
     RecipientState, Settled, Settlement,
 };
+pub use crate::opening::{OpenReport, Options, Space};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
-pub use crate::spool::{OpenReport, Options, SettlePermit, Space, Spool};
+pub use crate::spool::{SettlePermit, Spool};
 pub use crate::vitals::Health;
 
 // In reading order: the nouns, a message's way in, its way out, the machinery.
@@ -35,6 +36,7 @@ mod commit;
 mod draft;
 mod due;
 mod listing;
+mod opening;
 mod policies;
 mod spool;
 

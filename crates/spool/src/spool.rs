@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::body::{self, Body};
 use crate::commit::{self, LaneBroom};
-use crate::draft::{Draft, INLINE_BODY_MAX, Sealed, Workshop};
+use crate::draft::{Draft, Sealed, Workshop};
 use crate::due::{self, DueCursor, DuePage, Want};
 use crate::housekeeper::{Chore, Housekeeper, Which};
 use crate::layout::{Layout, Lock, free_space, network_file_system};
@@ -18,9 +18,10 @@ use crate::listing::{
     self, Acted, Action, Counts, Filter, ListCursor, ListPage, MessageDetail, Selection, Target,
 };
 use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settlement};
+use crate::opening::{OpenReport, Options, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
-use crate::reserve::{RESERVE_BYTES, Reserve};
+use crate::reserve::Reserve;
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Urgency, Writer};
@@ -29,46 +30,6 @@ use crate::{IdSource, MessageId, OpenError, StoreError};
 /// Recipients an operator's action changes in one transaction: commits of mail wait 10 ms for it.
 const ACTION_BATCH: usize = 1000;
 const RESERVE_FILE: &str = "reserve";
-
-/// How a store is opened.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Octets of the largest body that becomes a row instead of a file.
-    pub inline_body_max: usize,
-    /// Octets kept for settlements on a full disk.
-    pub reserve_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { inline_body_max: INLINE_BODY_MAX, reserve_bytes: RESERVE_BYTES }
-    }
-}
-
-/// What was noticed when the store was opened.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct OpenReport {
-    /// The data directory is on this network file system, where locks and syncs may not hold.
-    pub network_file_system: Option<&'static str>,
-}
-
-/// What is left of the disk.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Space {
-    /// Octets this process can still allocate.
-    pub available: u64,
-    /// Octets in the queue's file that are free for new mail.
-    pub reusable: u64,
-    /// Files that can still be made.
-    pub inodes: u64,
-}
-
-impl Space {
-    /// Octets for new mail: what `disk_free_min` is compared with.
-    pub fn free_bytes(&self) -> u64 {
-        self.available.saturating_add(self.reusable)
-    }
-}
 
 /// Proof that, when it was given, a settlement could be written. [`Spool::settle_permit`] makes it.
 #[derive(Debug)]

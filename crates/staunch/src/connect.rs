@@ -197,16 +197,9 @@ impl ConnectFailure {
     /// The failure in the words that log, queue and notice share.
     pub(crate) fn problem(&self) -> Problem {
         let problem = Problem::new(self.reason(), &self.to_string());
-        match &self.cause {
-            ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => problem.answered(reply),
-            ConnectCause::NoAddress
-            | ConnectCause::Tcp(_)
-            | ConnectCause::TcpTimeout(_)
-            | ConnectCause::StarttlsNotOffered(_)
-            | ConnectCause::StarttlsRefused(_)
-            | ConnectCause::PlaintextInjected
-            | ConnectCause::Handshake(_)
-            | ConnectCause::Broken { .. } => problem,
+        match self.reply_to_us() {
+            Some(reply) => problem.answered(reply),
+            None => problem,
         }
     }
 

@@ -40,6 +40,24 @@ pub(crate) fn findings(message: MessageId, mx: &Domain, findings: &[Finding]) {
     }
 }
 
+/// A line about a recipient that was not reached, under a name that must be known to the compiler.
+macro_rules! gone_wrong {
+    (event = $event:literal, $message:ident, $target:ident, $problem:ident $(, $more:tt = %$value:expr)?) => {{
+        let Problem { reason, status, text, mx, .. } = $problem;
+        tracing::warn!(
+            event = $event,
+            message_id = %$message,
+            recipient = %$target.mailbox,
+            domain = %$target.mailbox.domain(),
+            mx = mx.as_ref().map(tracing::field::display),
+            %reason,
+            %status,
+            $($more = %$value,)?
+            "{text}"
+        );
+    }};
+}
+
 /// What became of a recipient.
 pub(crate) fn recipient_done(
     message: MessageId,
@@ -50,33 +68,10 @@ pub(crate) fn recipient_done(
     match outcome {
         Outcome::Delivered(reply) => delivered(message, target, answered, reply),
         Outcome::Deferred { due_at, problem, .. } => {
-            let Problem { reason, status, text, mx, .. } = problem;
-            let mx = mx.as_ref().map(tracing::field::display);
-            tracing::warn!(
-                event = "deferred",
-                message_id = %message,
-                recipient = %target.mailbox,
-                domain = %target.mailbox.domain(),
-                mx,
-                %reason,
-                %status,
-                next_attempt_at = %due_at,
-                "{text}"
-            );
+            gone_wrong!(event = "deferred", message, target, problem, next_attempt_at = %due_at);
         }
         Outcome::Failed(problem) => {
-            let Problem { reason, status, text, mx, .. } = problem;
-            let mx = mx.as_ref().map(tracing::field::display);
-            tracing::warn!(
-                event = "bounced",
-                message_id = %message,
-                recipient = %target.mailbox,
-                domain = %target.mailbox.domain(),
-                mx,
-                %reason,
-                %status,
-                "{text}"
-            );
+            gone_wrong!(event = "bounced", message, target, problem);
         }
     }
 }

@@ -233,42 +233,19 @@ pub(super) async fn retry(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let selection = chosen.selection()?;
-    let mut count = 0;
-    let mut after = None;
-    loop {
-        let (what, from) = (selection.clone(), after);
-        let done =
-            ask_store(&relay, move |relay| relay.spool.retry(&what, clock::now(), from)).await?;
-        count += done.recipients;
-        for lane in done.lanes {
-            relay.tell_queue(Event::RetryNow(lane)).await;
-        }
-        after = done.next;
-        if after.is_none() {
-            return Ok(Json(json!({ "count": count })));
-        }
-    }
+    let again = |relay: &Relay, what: &Selection, from| relay.spool.retry(what, clock::now(), from);
+    let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
+    let count = in_batches(&relay, chosen.selection()?, again, tell).await?;
+    Ok(Json(json!({ "count": count })))
 }
 
 pub(super) async fn delete(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let selection = chosen.selection()?;
-    let mut count = 0;
-    let mut after = None;
-    loop {
-        let (what, from) = (selection.clone(), after);
-        let done: Acted = ask_store(&relay, move |relay| relay.spool.delete(&what, from)).await?;
-        count += done.recipients;
-        // At once, or what is in memory would still be sent while a long deletion goes on.
-        relay.tell_queue(Event::Removed(done.lanes)).await;
-        after = done.next;
-        if after.is_none() {
-            break;
-        }
-    }
+    let away = |relay: &Relay, what: &Selection, from| relay.spool.delete(what, from);
+    let tell = |lanes: Vec<LaneKey>| vec![Event::Removed(lanes)];
+    let count = in_batches(&relay, chosen.selection()?, away, tell).await?;
     let left = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
     relay.count_messages(Counted::Anew(left));
     tracing::info!(
@@ -277,6 +254,33 @@ pub(super) async fn delete(
         "by the operator, without notice to anybody"
     );
     Ok(Json(json!({ "count": count })))
+}
+
+/// Does `step` batch by batch, and tells the queue after each: what is in memory would still be sent
+/// while a long deletion goes on. Returns how many recipients it was.
+async fn in_batches(
+    relay: &Arc<Relay>,
+    selection: Selection,
+    step: impl Fn(&Relay, &Selection, Option<ListCursor>) -> Result<Acted, StoreError>
+    + Copy
+    + Send
+    + 'static,
+    tell: impl Fn(Vec<LaneKey>) -> Vec<Event>,
+) -> Result<u64, Refused> {
+    let mut count = 0;
+    let mut after = None;
+    loop {
+        let (what, from) = (selection.clone(), after);
+        let done = ask_store(relay, move |relay| step(relay, &what, from)).await?;
+        count += done.recipients;
+        for event in tell(done.lanes) {
+            relay.tell_queue(event).await;
+        }
+        after = done.next;
+        if after.is_none() {
+            return Ok(count);
+        }
+    }
 }
 
 fn parse_domain(text: &str) -> Result<HostName, Refused> {

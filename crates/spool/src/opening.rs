@@ -1,0 +1,44 @@
+//! What is asked of a store when it is opened, and what it says about its place.
+
+use crate::draft::INLINE_BODY_MAX;
+use crate::reserve::RESERVE_BYTES;
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Octets of the largest body that becomes a row instead of a file.
+    pub inline_body_max: usize,
+    /// Octets kept for settlements on a full disk.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { inline_body_max: INLINE_BODY_MAX, reserve_bytes: RESERVE_BYTES }
+    }
+}
+
+/// What was noticed when the store was opened.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OpenReport {
+    /// The data directory is on this network file system, where locks and syncs may not hold.
+    pub network_file_system: Option<&'static str>,
+}
+
+/// What is left of the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Space {
+    /// Octets this process can still allocate.
+    pub available: u64,
+    /// Octets in the queue's file that are free for new mail.
+    pub reusable: u64,
+    /// Files that can still be made.
+    pub inodes: u64,
+}
+
+impl Space {
+    /// Octets for new mail: what `disk_free_min` is compared with.
+    pub fn free_bytes(&self) -> u64 {
+        self.available.saturating_add(self.reusable)
+    }
+}
