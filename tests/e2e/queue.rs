@@ -146,8 +146,9 @@ async fn all_that_is_too_old_comes_back_by_message_after_one_attempt() {
         (seen.len() >= expected.len()).then_some(seen)
     });
     assert_eq!(seen.await.unwrap(), expected, "each in exactly one notice");
-    // One for each message, and one for those who were in the transaction that was tried.
-    assert!(old.home.received().len() <= 4, "{} notices", old.home.received().len());
+    // For each message one, and at most one more for those who were in a transaction that was tried;
+    // it would be three if each transaction's worth were told apart.
+    assert!(old.home.received().len() <= 6, "{} notices", old.home.received().len());
 }
 
 /// The disk lost the body: the sender hears that it failed, and the domain's other mail goes.
