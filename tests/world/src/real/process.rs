@@ -64,9 +64,14 @@ impl PeakMemory {
         let stop = Arc::new(AtomicBool::new(false));
         let (peak, stopped) = (Arc::clone(&peak_kib), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
+            loop {
+                // The last look is after the end was asked for, so that a short life has one at all.
+                let is_last = stopped.load(Ordering::Acquire);
                 let now = tree(root).into_iter().map(pss_kib).sum();
                 peak.fetch_max(now, Ordering::Relaxed);
+                if is_last {
+                    return;
+                }
                 std::thread::park_timeout(SAMPLE);
             }
         });
@@ -75,7 +80,7 @@ impl PeakMemory {
 
     /// The most it ever was, in KiB.
     pub fn finish(mut self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             thread.join().expect("the sampler does not panic");
