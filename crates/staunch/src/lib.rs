@@ -16,6 +16,7 @@ mod events;
 mod explain;
 mod fetch;
 mod hosts;
+mod identity;
 mod outcome;
 mod policy_store;
 mod pool;

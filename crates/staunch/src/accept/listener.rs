@@ -15,7 +15,7 @@ use tracing::warn;
 use super::refusal::Refusal;
 use super::session;
 use super::{Shared, Visit};
-use crate::config::{self, Config};
+use crate::config::{self, Config, ListenAddress};
 
 /// Connections that the system holds until we take them. Ours: a burst of clients, not more.
 const BACKLOG: u32 = 1024;
@@ -41,7 +41,7 @@ impl BoundListener {
 #[derive(Debug, thiserror::Error)]
 #[error("listener.address: {address}: {source}")]
 pub(crate) struct BindError {
-    address: SocketAddr,
+    address: ListenAddress,
     source: io::Error,
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn bind(config: &Config) -> Result<Vec<BoundListener>, BindError> {
         match bind_one(listener) {
             Ok(listener) => bound.push(listener),
             Err(source) => {
-                let error = BindError { address: listener.address, source };
+                let error = BindError { address: listener.address.clone(), source };
                 if !listener.is_default || !is_family_missing(&error.source) {
                     return Err(error);
                 }
@@ -73,7 +73,10 @@ pub(crate) fn bind(config: &Config) -> Result<Vec<BoundListener>, BindError> {
 }
 
 fn bind_one(listener: &config::Listener) -> io::Result<BoundListener> {
-    let socket = match listener.address {
+    let ListenAddress::Tcp(address) = listener.address else {
+        return Err(io::Error::new(ErrorKind::Unsupported, "only TCP so far"));
+    };
+    let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => {
             let socket = TcpSocket::new_v6()?;
@@ -84,7 +87,7 @@ fn bind_one(listener: &config::Listener) -> io::Result<BoundListener> {
     };
     // A restart must not wait for connections of the process before it.
     socket.set_reuseaddr(true)?;
-    socket.bind(listener.address)?;
+    socket.bind(address)?;
     let socket = socket.listen(BACKLOG)?;
     Ok(BoundListener { address: socket.local_addr()?, socket, listener: listener.clone() })
 }

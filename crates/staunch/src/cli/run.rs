@@ -9,7 +9,7 @@ pub(super) fn run(loaded: &Loaded, level: Option<&str>) -> Result<Exit, Failure>
     if let Some(Err(reason)) = level.map(telemetry::filter) {
         return Err(Failure::new(Exit::Usage, format!("--log-level: {reason}")));
     }
-    loaded.check_files().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    loaded.check_files_to_run().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     telemetry::start(&loaded.config.log, level)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     for complaint in loaded.complaints() {

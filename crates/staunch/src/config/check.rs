@@ -3,7 +3,7 @@
 //! Everything wrong is collected, so that an operator mends a file in one go. A value that is wrong
 //! is replaced by some harmless one to be able to go on; the [`Config`] made from it is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -13,13 +13,11 @@ use crate::telemetry;
 
 use super::checker::{Checker, Findings, in_range};
 use super::{
-    Access, Admin, Aliases, BareNewline, CleartextFallback, Config, Delivery, Dns, DomainPattern,
-    Dsn, DsnReturn, Hostname, IpFamily, Limits, Listener, ListenerMode, Log, LogFormat, MinVersion,
-    MtaSts, OnFailure, Prefix, Route, StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
+    Access, Admin, Aliases, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn,
+    DsnReturn, Hostname, IpFamily, Limits, Log, LogFormat, MinVersion, MtaSts, OnFailure, Prefix,
+    Route, StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
 };
 
-/// Longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL (unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
 /// Shortest prefixes that may relay without an explicit word: a wider one is rarely meant.
 const OPEN_V4: u8 = 8;
 const OPEN_V6: u8 = 32;
@@ -75,41 +73,11 @@ impl Checker {
             mta_sts: self.mta_sts(&file.mta_sts),
             routes: self.routes(&file.route),
             admin: self.admin(&file.admin),
+            submit: self.submit(&file.submit),
             log: self.log(&file.log),
             hostname: hostname?,
             dsn: dsn?,
         })
-    }
-
-    fn listeners(&mut self, written: &[file::Listener], from: ListenersFrom) -> Vec<Listener> {
-        let is_default = from == ListenersFrom::BuiltIn;
-        let mut seen = BTreeSet::new();
-        let mut listeners = Vec::new();
-        for (index, listener) in written.iter().enumerate() {
-            let key = |name| format!("listener[{index}].{name}");
-            let address = self.listener_address(&key("address"), &listener.address);
-            let mode = self.listed(&key("mode"), &listener.mode, ListenerMode::Relay);
-            let bare_newline =
-                self.listed(&key("bare_newline"), &listener.bare_newline, BareNewline::Reject);
-            let Some(address) = address else { continue };
-            if address.port() != 0 && !seen.insert(address) {
-                self.wrong(key("address"), &listener.address, "listened on twice");
-            }
-            listeners.push(Listener { address, mode, bare_newline, is_default });
-        }
-        listeners
-    }
-
-    fn listener_address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
-        let parsed = text.parse().map_err(|_| {
-            let later = text.starts_with("unix:") || text.starts_with("systemd:");
-            if later {
-                "this version listens on TCP only: write an address and port"
-            } else {
-                "not an address and port like 127.0.0.1:2525 or [::1]:2525"
-            }
-        });
-        self.accept(key, text, parsed)
     }
 
     fn access(&mut self, written: &file::Access) -> Access {
@@ -313,12 +281,7 @@ impl Checker {
     }
 
     fn admin(&mut self, written: &file::Admin) -> Admin {
-        let socket = self.path("admin.socket", &written.socket);
-        if socket.as_os_str().len() > SOCKET_PATH_MAX {
-            let reason =
-                format!("longer than {SOCKET_PATH_MAX} bytes, which a socket's name ends at");
-            self.wrong("admin.socket".into(), &written.socket, reason);
-        }
+        let socket = self.socket("admin.socket", &written.socket);
         Admin { socket }
     }
 

@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) mta_sts: MtaSts,
     pub(super) dsn: Dsn,
     pub(super) admin: Admin,
+    pub(super) submit: Submit,
     pub(super) log: Log,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) listener: Vec<Listener>,
@@ -43,6 +44,7 @@ impl Default for File {
             mta_sts: MtaSts::default(),
             dsn: Dsn::default(),
             admin: Admin::default(),
+            submit: Submit::default(),
             log: Log::default(),
             listener: Vec::new(),
             route: Vec::new(),
@@ -57,6 +59,12 @@ pub(super) struct Listener {
     pub(super) address: String,
     #[serde(default = "relay")]
     pub(super) mode: String,
+    #[serde(default)]
+    pub(super) tls_certificate: String,
+    #[serde(default)]
+    pub(super) tls_key: String,
+    #[serde(default)]
+    pub(super) proxy_protocol_from: Vec<String>,
     #[serde(default = "reject")]
     pub(super) bare_newline: String,
 }
@@ -72,9 +80,15 @@ fn reject() -> String {
 impl Listener {
     /// The built-in listeners, both on loopback.
     pub(super) fn built_in() -> Vec<Self> {
-        ["127.0.0.1:2525", "[::1]:2525"]
-            .map(|address| Self { address: address.into(), mode: relay(), bare_newline: reject() })
-            .into()
+        let built_in = |address: &str| Self {
+            address: address.into(),
+            mode: relay(),
+            tls_certificate: String::new(),
+            tls_key: String::new(),
+            proxy_protocol_from: Vec::new(),
+            bare_newline: reject(),
+        };
+        ["127.0.0.1:2525", "[::1]:2525"].map(built_in).into()
     }
 }
 
@@ -264,6 +278,12 @@ impl Default for Dsn {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
+    pub(super) socket: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Submit {
     pub(super) socket: String,
 }
 

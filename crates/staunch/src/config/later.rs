@@ -12,9 +12,6 @@ use toml::de::{DeTable, DeValue};
 /// TOML writes them. None: no value does.
 pub(super) const LATER: &[(&str, &[&str])] = &[
     ("origin", &["\"\""]),
-    ("listener.tls_certificate", &["\"\""]),
-    ("listener.tls_key", &["\"\""]),
-    ("listener.proxy_protocol_from", &["[]"]),
     ("listener.require_tls", &["false"]),
     ("access.users_file", &["\"\""]),
     ("access.sender_must_match_user", &["false"]),
@@ -52,7 +49,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("admin.listen", &["\"\""]),
     ("admin.hosts", &[]),
     ("admin.token_file", &["\"\""]),
-    ("submit.socket", &[]),
     ("alarm.webhook", &["\"\""]),
     ("history.policies", &["\"0s\""]),
     ("history.deliveries", &["\"0s\""]),

@@ -12,7 +12,11 @@ pub(super) trait Listed: Copy + 'static {
 }
 
 impl Listed for ListenerMode {
-    const WORDS: &'static [(&'static str, Self)] = &[("relay", Self::Relay)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("relay", Self::Relay),
+        ("submission", Self::Submission),
+        ("submissions", Self::Submissions),
+    ];
 }
 
 impl Listed for BareNewline {

@@ -17,6 +17,7 @@ use super::layer::{self, Layer};
 use super::show::Sources;
 use super::surroundings::Surroundings;
 use super::{Config, ConfigError, Problem, Shown, check};
+use crate::identity;
 
 /// Ours: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -76,23 +77,52 @@ impl Loaded {
     ///
     /// [`ConfigError`] that names key and file.
     pub(crate) fn check_files(&self) -> Result<(), ConfigError> {
+        let mut problems = self.trust_problems();
+        problems.extend(self.identity_problems());
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    /// As [`Loaded::check_files`], for a start: a listener whose certificate cannot be read offers no
+    /// TLS, which is no reason to take no mail at all.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that names key and file.
+    pub(crate) fn check_files_to_run(&self) -> Result<(), ConfigError> {
+        let problems = self.trust_problems();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+    }
+
+    fn trust_problems(&self) -> Vec<Problem> {
         let named = [
             ("tls.ca_file", &self.config.tls.ca_file),
             ("mta_sts.ca_file", &self.config.mta_sts.ca_file),
         ];
-        let problems: Vec<Problem> = named
+        named
             .into_iter()
             .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
             .filter_map(|(key, path)| {
                 check_certificates(path).err().map(|reason| (key, path, reason))
             })
-            .map(|(key, path, reason)| Problem {
-                place: self.shown.sources.of(key).to_owned(),
-                key: key.into(),
-                reason: format!("{:?}: {reason}", path.display().to_string()),
+            .map(|(key, path, reason)| {
+                self.problem(key, format!("{:?}: {reason}", path.display().to_string()))
             })
-            .collect();
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+            .collect()
+    }
+
+    fn identity_problems(&self) -> Vec<Problem> {
+        let listeners = self.config.listeners.iter().enumerate();
+        listeners
+            .filter_map(|(index, listener)| {
+                let error = identity::load(listener.tls.as_ref()?).err()?;
+                let key = format!("listener[{index}].{}", error.part.key());
+                Some(self.problem(&key, error.to_string()))
+            })
+            .collect()
+    }
+
+    fn problem(&self, key: &str, reason: String) -> Problem {
+        Problem { place: self.shown.sources.of(key).to_owned(), key: key.into(), reason }
     }
 
     /// What is legal but will cost mail, one line each.
@@ -198,13 +228,18 @@ fn complete(
         file.data_dir = directory;
         derive("data_dir", from);
     }
-    if file.admin.socket.is_empty() {
-        let (directory, from) = match surroundings.get("RUNTIME_DIRECTORY")? {
-            Some(list) => (first_of_list(list), "$RUNTIME_DIRECTORY"),
-            None => (file.data_dir.as_str(), "data_dir"),
-        };
-        file.admin.socket = format!("{directory}/admin.sock");
-        derive("admin.socket", from);
+    let (directory, from) = match surroundings.get("RUNTIME_DIRECTORY")? {
+        Some(list) => (first_of_list(list).to_owned(), "$RUNTIME_DIRECTORY"),
+        None => (file.data_dir.clone(), "data_dir"),
+    };
+    for (key, socket, name) in [
+        ("admin.socket", &mut file.admin.socket, "admin.sock"),
+        ("submit.socket", &mut file.submit.socket, "submit.sock"),
+    ] {
+        if socket.is_empty() {
+            *socket = format!("{directory}/{name}");
+            derive(key, from);
+        }
     }
     if file.dsn.from.is_empty() {
         let domain = super::Hostname::parse(&file.hostname).map(|hostname| hostname.to_string());

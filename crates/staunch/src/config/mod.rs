@@ -16,6 +16,7 @@ mod hostname;
 mod later;
 mod layer;
 mod listed;
+mod listener;
 mod load;
 mod pattern;
 mod prefix;
@@ -31,6 +32,7 @@ use smtp::{Domain, HostName, Mailbox};
 
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use hostname::Hostname;
+pub(crate) use listener::{BareNewline, Identity, ListenAddress, Listener, ListenerMode, Submit};
 pub(crate) use load::{Loaded, load};
 pub(crate) use pattern::{DomainPattern, most_specific};
 pub(crate) use prefix::Prefix;
@@ -68,37 +70,10 @@ pub(crate) struct Config {
     pub(crate) dsn: Dsn,
     /// The door for the command line.
     pub(crate) admin: Admin,
+    /// The door for programs of this machine.
+    pub(crate) submit: Submit,
     /// What is written to stderr.
     pub(crate) log: Log,
-}
-
-/// `[[listener]]`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Listener {
-    /// Port 0 lets the system choose; the chosen one is logged.
-    pub(crate) address: SocketAddr,
-    /// Who talks to it, and how.
-    pub(crate) mode: ListenerMode,
-    /// What happens to lines that end in a bare CR or LF.
-    pub(crate) bare_newline: BareNewline,
-    /// Built in rather than written: a host without this address family goes on without it.
-    pub(crate) is_default: bool,
-}
-
-/// `listener.mode`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum ListenerMode {
-    /// By network, without AUTH.
-    Relay,
-}
-
-/// `listener.bare_newline`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum BareNewline {
-    /// 550 5.5.2 after the true end of the data.
-    Reject,
-    /// Made CRLF before dots are looked at.
-    Normalize,
 }
 
 /// `[access]`.

@@ -80,6 +80,7 @@ fn without_any_file_the_relay_listens_on_loopback_only() {
     assert!(listeners.iter().all(|listener| listener.is_default));
     assert_eq!(data_dir, Path::new("/home/relay/.local/state/staunch"));
     assert_eq!(admin.socket, data_dir.join("admin.sock"));
+    assert_eq!(config.submit.socket, data_dir.join("submit.sock"));
     assert_eq!(config.hostname.to_string(), "relay.example.net");
     assert_eq!(config.dsn.from.as_str(), "mailer-daemon@relay.example.net");
     assert_eq!(config.limits.queue_messages, None);
@@ -113,7 +114,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("hostname = \"a b\"", "1: hostname: \"a b\": a character that is not allowed in a host name"),
     (
         "hostnam = \"a\"",
-        "1: hostnam: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, log, listener, route",
+        "1: hostnam: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
     ),
     (
         "\n[access]\nnetwork = []",
@@ -135,7 +136,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("[[rule]]\ndomains = [\"a.example\"]", "1: rule: not in this version"),
     (
         "[dane]\nmod = 1",
-        "1: dane: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, log, listener, route",
+        "1: dane: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
     ),
     ("[delivery]\nport = \"25\"", "2: delivery.port: invalid type: string \"25\", expected u16"),
     ("[delivery]\nport = 70000", "2: delivery.port: invalid value: integer `70000`, expected u16"),
@@ -203,16 +204,33 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("[[listener]]\nmode = \"relay\"", "1: listener[0]: missing field `address`"),
     (
-        "[[listener]]\naddress = \"unix:/run/smtp.sock\"",
-        "2: listener[0].address: \"unix:/run/smtp.sock\": this version listens on TCP only: write an address and port",
+        "[[listener]]\naddress = \"unix:smtp.sock\"",
+        "2: listener[0].address: \"unix:smtp.sock\": not an absolute path behind unix:",
     ),
     (
+        "[[listener]]\naddress = \"unix:/run/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012\"",
+        "2: listener[0].address: \"unix:/run/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012\": longer than 107 bytes, which a socket's name ends at",
+    ),
+    (
+        "[[listener]]\naddress = \"systemd:a:b\"",
+        "2: listener[0].address: \"systemd:a:b\": not a name as in FileDescriptorName= of a socket unit",
+    ),
+    (
+        "[[listener]]\naddress = \"unix:/run/a\"\nproxy_protocol_from = [\"127.0.0.1\"]",
+        "3: listener[0].proxy_protocol_from: clients of a unix socket have no address that could be listed here",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:1\"\ntls_certificate = \"/c.pem\"",
+        "1: listener[0].tls_key: tls_certificate needs its key: set this, too",
+    ),
+    ("[submit]\nsocket = \"s\"", "2: submit.socket: \"s\": not an absolute path"),
+    (
         "[[listener]]\naddress = \"localhost:25\"",
-        "2: listener[0].address: \"localhost:25\": not an address and port like 127.0.0.1:2525 or [::1]:2525",
+        "2: listener[0].address: \"localhost:25\": not an address and port like 127.0.0.1:2525 or [::1]:2525, and not unix:/PATH or systemd:NAME",
     ),
     (
         "[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"submission\"",
-        "3: listener[0].mode: \"submission\": not one of: relay",
+        "3: listener[0].mode: mode \"submission\" needs a certificate, since nobody may log in without TLS: set tls_certificate and tls_key",
     ),
     (
         "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
@@ -284,11 +302,7 @@ fn a_bad_variable_is_refused_by_its_name() {
             "enforce",
             "STAUNCH__DANE__MODE: dane.mode: \"enforce\": not in this version, where it is always \"off\"",
         ),
-        (
-            "STAUNCH__SUBMIT__SOCKET",
-            "/x",
-            "STAUNCH__SUBMIT__SOCKET: submit.socket: not in this version",
-        ),
+        ("STAUNCH__RULE", "/x", "STAUNCH__RULE: rule: not in this version"),
         ("STAUNCH__DELIVERY__PROT", "1", "STAUNCH__DELIVERY__PROT: delivery.prot: unknown key"),
         ("STAUNCH__DELIVERY", "1", "STAUNCH__DELIVERY: delivery: \"1\": a section, not a key"),
         (
@@ -319,7 +333,8 @@ fn a_bad_variable_is_refused_by_its_name() {
         (
             "RUNTIME_DIRECTORY",
             "relative",
-            "default: $RUNTIME_DIRECTORY: admin.socket: \"relative/admin.sock\": not an absolute path",
+            "default: $RUNTIME_DIRECTORY: admin.socket: \"relative/admin.sock\": not an absolute path\n\
+             default: $RUNTIME_DIRECTORY: submit.socket: \"relative/submit.sock\": not an absolute path",
         ),
     ];
     for (name, value, want) in cases {
@@ -381,8 +396,8 @@ fn later_voices_replace_keys_and_tables_of_lists_add_up() {
     let loaded = load(Some(&file), &machine(&variables)).unwrap();
     let config = &loaded.config;
     assert_eq!((config.delivery.port, config.delivery.connections), (3, 9));
-    let ports: Vec<u16> = config.listeners.iter().map(|l| l.address.port()).collect();
-    assert_eq!(ports, [1, 2, 3, 4]);
+    let addresses: Vec<String> = config.listeners.iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]);
     assert_eq!(config.listeners[0].bare_newline, BareNewline::Normalize);
     assert!(!config.listeners[0].is_default);
     assert_eq!(loaded.files.len(), 3);
@@ -445,6 +460,21 @@ fn files_that_values_name_are_looked_at_when_asked() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_read_is_a_mistake_but_no_reason_not_to_start() {
+    let text = "[[listener]]\naddress = \"unix:/run/staunch/smtp.sock\"\nmode = \"submissions\"\n\
+        tls_certificate = \"/nonexistent/c.pem\"\ntls_key = \"/nonexistent/k.pem\"";
+    let loaded = with_document(text).unwrap();
+    let [listener] = loaded.config.listeners.as_slice() else { panic!("one listener") };
+    assert_eq!(listener.mode, super::ListenerMode::Submissions);
+    assert_eq!(
+        loaded.check_files().unwrap_err().to_string(),
+        "STAUNCH_CONFIG_TOML:4: listener[0].tls_certificate: \"/nonexistent/c.pem\": No such file \
+         or directory (os error 2); staunch must be able to read it as the user that it runs as"
+    );
+    loaded.check_files_to_run().unwrap();
+}
+
+#[test]
 fn a_name_of_no_use_to_others_is_complained_about() {
     let cases = [
         ("hostname = \"relay.example.net\"", None),
@@ -483,6 +513,7 @@ fn the_deployments_configure_what_they_need_and_no_more() {
     let config = with_document(system).unwrap().config;
     assert_eq!(config.data_dir, Path::new("/var/lib/staunch"));
     assert_eq!(config.admin.socket, Path::new("/run/staunch/admin.sock"));
+    assert_eq!(config.submit.socket, Path::new("/run/staunch/submit.sock"));
 }
 
 #[test]
