@@ -13,22 +13,20 @@ use spool::{BodyFacts, Envelope, MessageId, NewRecipient, RECIPIENTS_MAX};
 use tracing::info;
 
 use super::Shared;
+use super::arrival::Arrival;
 use super::budget::Lease;
 use super::incoming::Incoming;
 use super::received::Trace;
 use super::refusal::Refusal;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ListenerMode};
 use crate::route;
 
 /// What answers one session.
 #[derive(Debug)]
 pub(super) struct Desk {
     shared: Arc<Shared>,
-    /// The client's address.
-    client: IpAddr,
-    /// The address that it connected to.
-    local: IpAddr,
+    arrival: Arrival,
     transaction: Option<Transaction>,
 }
 
@@ -42,8 +40,8 @@ struct Transaction {
 }
 
 impl Desk {
-    pub(super) fn new(shared: Arc<Shared>, client: IpAddr, local: IpAddr) -> Self {
-        Self { shared, client, local, transaction: None }
+    pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
+        Self { shared, arrival, transaction: None }
     }
 
     /// Does the session hold anything of a message?
@@ -82,7 +80,7 @@ impl Desk {
             }
             Step::End => self.end(session).await,
             Step::Refused(fault) => {
-                Refusal::Content(fault).log(self.client, Some(&self.sender_text()), None);
+                Refusal::Content(fault).log(self.arrival.peer, Some(&self.sender_text()), None);
                 self.transaction = None;
             }
             Step::Reset => self.transaction = None,
@@ -100,7 +98,7 @@ impl Desk {
         match answer {
             Ok(()) => session.accept(),
             Err(refusal) => {
-                refusal.log(self.client, Some(sender), recipient);
+                refusal.log(self.arrival.peer, Some(sender), recipient);
                 session.refuse(&refusal.response());
             }
         }
@@ -111,7 +109,11 @@ impl Desk {
     }
 
     fn may_relay(&self, config: &Config) -> Result<(), Refusal> {
-        let allowed = config.access.networks.iter().any(|network| network.contains(self.client));
+        let allowed = match self.arrival.mode {
+            ListenerMode::Relay => self.arrival.peer.is_trusted(config),
+            // Nobody has logged in.
+            ListenerMode::Submission | ListenerMode::Submissions => false,
+        };
         if allowed { Ok(()) } else { Err(Refusal::RelayDenied) }
     }
 
@@ -128,7 +130,7 @@ impl Desk {
     fn recipient(&mut self, recipient: &Recipient) -> Result<(), Refusal> {
         let config = self.shared.config();
         self.may_relay(&config)?;
-        let mailbox = deliver_to(&config, recipient, self.local)?;
+        let mailbox = deliver_to(&config, recipient, self.arrival.local)?;
         let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
         let lane = route::lane(&config, domain);
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
@@ -149,7 +151,7 @@ impl Desk {
         };
         let trace = Trace {
             client,
-            address: self.client,
+            peer: self.arrival.peer,
             by: config.hostname.domain(),
             id: draft.id(),
             recipient,
@@ -197,7 +199,7 @@ impl Desk {
             sender = text,
             recipients = count,
             size,
-            client = %self.client,
+            client = %self.arrival.peer,
             "accepted"
         );
         Ok(id)
@@ -219,7 +221,7 @@ impl Desk {
         let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
         let expires_at = arrived_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         let name = client.map(|client| format!(" ({})", client.name)).unwrap_or_default();
-        let client = format!("{}{name}", self.client).into();
+        let client = format!("{}{name}", self.arrival.peer).into();
         Envelope { sender, recipients, arrived_at, expires_at, client, facts }
     }
 }
@@ -229,7 +231,7 @@ impl Desk {
 fn deliver_to<'a>(
     config: &'a Config,
     recipient: &'a Recipient,
-    local: IpAddr,
+    local: Option<IpAddr>,
 ) -> Result<&'a Mailbox, Refusal> {
     let postmaster = config.aliases.postmaster.as_ref().ok_or(Refusal::NoPostmaster);
     match recipient {
@@ -244,10 +246,14 @@ fn deliver_to<'a>(
 }
 
 /// `postmaster` at our name or at the address that was connected to.
-fn is_our_postmaster(mailbox: &Mailbox, hostname: Option<&HostName>, local: IpAddr) -> bool {
+fn is_our_postmaster(
+    mailbox: &Mailbox,
+    hostname: Option<&HostName>,
+    local: Option<IpAddr>,
+) -> bool {
     let is_ours = match mailbox.domain() {
         Domain::Name(name) => Some(name) == hostname,
-        Domain::Literal(address) => *address == local,
+        Domain::Literal(address) => Some(*address) == local,
     };
     is_ours && mailbox.local_part().eq_ignore_ascii_case("postmaster")
 }
@@ -263,7 +269,7 @@ mod tests {
     #[test]
     fn our_postmaster_has_our_name_or_address() {
         let hostname = HostName::parse("relay.example").unwrap();
-        let local = IpAddr::from([192, 0, 2, 1]);
+        let local = Some(IpAddr::from([192, 0, 2, 1]));
         let cases = [
             ("postmaster@relay.example", true),
             ("PostMaster@RELAY.example", true),

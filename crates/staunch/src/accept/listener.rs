@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::arrival::Peer;
 use super::refusal::Refusal;
 use super::session;
 use super::{Shared, Visit};
@@ -130,7 +131,7 @@ pub(super) async fn listen(
 
 /// Has one more client a place? If not, it is told so.
 fn admit(stream: TcpStream, client: SocketAddr, shared: &Shared) -> Option<(TcpStream, Visit)> {
-    let client = client.ip().to_canonical();
+    let client = Peer::Remote(client.ip().to_canonical());
     if let Some(visit) = shared.visitors.enter(client, &shared.config().limits) {
         return Some((stream, visit));
     }

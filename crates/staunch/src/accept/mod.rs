@@ -6,6 +6,7 @@
 //!
 //! Not here: durability (`queue::intake`), where mail goes next (`route`).
 
+mod arrival;
 mod body_hash;
 mod budget;
 mod desk;

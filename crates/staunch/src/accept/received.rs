@@ -3,21 +3,21 @@
 //! What the client calls itself is written only if it is a host name or an address literal; anything
 //! else could pretend to be more than a name.
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use smtp::command::ClientName;
 use smtp::server::{Client, Protocol};
 use smtp::{Domain, Mailbox};
 use spool::MessageId;
 
+use super::arrival::Peer;
+
 /// How a message came in.
 #[derive(Debug)]
 pub(super) struct Trace<'a> {
     /// Who the client says it is.
     pub(super) client: Option<&'a Client>,
-    /// Where it connected from.
-    pub(super) address: IpAddr,
+    /// Who it is.
+    pub(super) peer: Peer,
     /// Who we are.
     pub(super) by: &'a Domain,
     /// Under which id we keep the message.
@@ -31,10 +31,17 @@ pub(super) struct Trace<'a> {
 impl Trace<'_> {
     /// The field with its line ends.
     pub(super) fn field(&self) -> String {
-        let address = Domain::Literal(self.address);
         let name = match self.client.map(|client| &client.name) {
-            Some(ClientName::Domain(domain)) => domain,
-            Some(ClientName::Other(_)) | None => &address,
+            Some(ClientName::Domain(domain)) => Some(domain),
+            Some(ClientName::Other(_)) | None => None,
+        };
+        let from = match (self.peer, name) {
+            (Peer::Remote(address), Some(name)) => {
+                format!("{name} ({})", Domain::Literal(address))
+            }
+            (Peer::Remote(address), None) => format!("{0} ({0})", Domain::Literal(address)),
+            (Peer::Local { uid }, Some(name)) => format!("{name} (uid {uid})"),
+            (Peer::Local { uid }, None) => format!("localhost (uid {uid})"),
         };
         // RFC 3848.
         let with = match self.client.map(|client| client.protocol) {
@@ -46,13 +53,15 @@ impl Trace<'_> {
         let date = self.at.strftime("%a, %d %b %Y %H:%M:%S +0000");
         let (by, id) = (self.by, self.id);
         format!(
-            "Received: from {name} ({address})\r\n\tby {by} with {with} id {id}{recipient};\r\n\t{date}\r\n"
+            "Received: from {from}\r\n\tby {by} with {with} id {id}{recipient};\r\n\t{date}\r\n"
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use smtp::HostName;
     use smtp::RemoteText;
 
@@ -63,8 +72,9 @@ mod tests {
         let host = |name| Domain::Name(HostName::parse(name).unwrap());
         let by = host("relay.example");
         let mailbox = Mailbox::parse("\"a;b\"@c.example").unwrap();
-        let v4 = IpAddr::from([192, 0, 2, 1]);
-        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        let v4 = Peer::Remote(IpAddr::from([192, 0, 2, 1]));
+        let v6 = Peer::Remote("2001:db8::1".parse().unwrap());
+        let local = Peer::Local { uid: 1000 };
         let id = MessageId::from_u128(0);
         let client = |protocol, name| Client { protocol, name };
         let named = client(Protocol::Esmtp, ClientName::Domain(host("c.example")));
@@ -81,10 +91,12 @@ mod tests {
             ),
             (&named, v4, None, "from c.example ([192.0.2.1])", "with ESMTP", ";"),
             (&odd, v6, None, "from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])", "with SMTP", ";"),
+            (&named, local, None, "from c.example (uid 1000)", "with ESMTP", ";"),
+            (&odd, local, None, "from localhost (uid 1000)", "with SMTP", ";"),
         ];
-        for (client, address, recipient, from, with, tail) in cases {
+        for (client, peer, recipient, from, with, tail) in cases {
             let at = Timestamp::from_second(1_800_000_000).unwrap();
-            let trace = Trace { client: Some(client), address, by: &by, id, recipient, at };
+            let trace = Trace { client: Some(client), peer, by: &by, id, recipient, at };
             let want = format!(
                 "Received: {from}\r\n\tby relay.example {with} id {id}{tail}\r\n\tFri, 15 Jan 2027 08:00:00 +0000\r\n"
             );

@@ -1,11 +1,12 @@
 //! Why mail, or a client, is not taken: one table of reasons and answers.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use smtp::data::Fault;
 use smtp::{Response, Status};
 use tracing::info;
+
+use super::arrival::Peer;
 
 /// A refusal that this side decides. What is wrong with a command's form, the session answers itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -77,7 +78,7 @@ impl Refusal {
     }
 
     /// The one line that the log has for it.
-    pub(super) fn log(&self, client: IpAddr, sender: Option<&str>, recipient: Option<&str>) {
+    pub(super) fn log(&self, client: Peer, sender: Option<&str>, recipient: Option<&str>) {
         let response = self.response();
         let status = response.status().map(|status| status.to_string());
         info!(

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::arrival::{Arrival, Peer};
 use super::desk::Desk;
 use super::{Shared, Visit};
 use crate::config::{BareNewline, Config, Listener};
@@ -59,10 +60,12 @@ pub(super) async fn run(
 ) {
     let Door { client, listener, visit } = door;
     let client = client.ip().to_canonical();
-    let local = stream.local_addr().map_or(client, |address| address.ip().to_canonical());
+    let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
     let config = shared.config();
     let session = Session::new(settings(&config, &listener, client));
-    let desk = Desk::new(Arc::clone(&shared), client, local);
+    let peer = Peer::Remote(client);
+    let arrival = Arrival { peer, local, mode: listener.mode, tls: None };
+    let desk = Desk::new(Arc::clone(&shared), arrival);
     let mut conversation = Conversation {
         stream,
         buffer: Vec::new(),

@@ -1,9 +1,9 @@
 //! How many clients are here, in all and from one address?
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::arrival::Peer;
 use crate::config::Limits;
 
 /// Everyone who is connected.
@@ -15,12 +15,12 @@ pub(super) struct Visitors {
 #[derive(Debug, Default)]
 struct Present {
     all: usize,
-    by_client: HashMap<IpAddr, usize>,
+    by_client: HashMap<Peer, usize>,
 }
 
 impl Visitors {
     /// Lets a client in, unless there are too many already.
-    pub(super) fn enter(self: &Arc<Self>, client: IpAddr, limits: &Limits) -> Option<Visit> {
+    pub(super) fn enter(self: &Arc<Self>, client: Peer, limits: &Limits) -> Option<Visit> {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         if present.all >= limits.connections {
             return None;
@@ -39,7 +39,7 @@ impl Visitors {
 #[derive(Debug)]
 pub(super) struct Visit {
     visitors: Arc<Visitors>,
-    client: IpAddr,
+    client: Peer,
 }
 
 impl Drop for Visit {
@@ -58,7 +58,7 @@ impl Drop for Visit {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
 
@@ -75,7 +75,7 @@ mod tests {
             disk_free_min: 0,
         };
         let visitors = Arc::new(Visitors::default());
-        let client = |n| IpAddr::V4(Ipv4Addr::from_bits(n));
+        let client = |n| Peer::Remote(IpAddr::V4(Ipv4Addr::from_bits(n)));
         let first = visitors.enter(client(1), &limits);
         let second = visitors.enter(client(1), &limits);
         assert!(first.is_some() && second.is_some());

@@ -1,0 +1,66 @@
+//! How a client came in: what is known of it before it says anything.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::config::{Config, ListenerMode};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum Peer {
+    /// A host: its address, or the one that a listed proxy gives for it.
+    Remote(IpAddr),
+    /// A process of this machine, through a unix socket; the system says whose.
+    Local {
+        /// The user's number.
+        uid: u32,
+    },
+}
+
+impl Peer {
+    /// May it relay without logging in, where that is a question of where it is?
+    ///
+    /// Who can reach a unix socket was let in by the permissions of its path.
+    pub(super) fn is_trusted(self, config: &Config) -> bool {
+        match self {
+            Self::Remote(address) => {
+                config.access.networks.iter().any(|network| network.contains(address))
+            }
+            Self::Local { .. } => true,
+        }
+    }
+}
+
+/// As the log has it: `192.0.2.1`, `uid 1000`.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(address) => address.fmt(f),
+            Self::Local { uid } => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+/// A client at one of our doors.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    /// Who it is.
+    pub(super) peer: Peer,
+    /// The address that it connected to; a unix socket has none.
+    pub(super) local: Option<IpAddr>,
+    /// What the door is for.
+    pub(super) mode: ListenerMode,
+    /// How the connection is protected now; none: not at all.
+    pub(super) tls: Option<TlsFacts>,
+}
+
+/// What was agreed on with the client in a TLS handshake.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct TlsFacts {
+    /// `TLSv1.3`.
+    pub(super) version: &'static str,
+    /// The name of the cipher suite in IANA's registry, as RFC 8314 §4.3 wants it.
+    pub(super) cipher: &'static str,
+    /// What ties a login to this very connection: `tls-exporter` (RFC 9266 §2); TLS 1.3 only.
+    pub(super) exporter: Option<[u8; 32]>,
+}
