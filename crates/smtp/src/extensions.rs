@@ -3,10 +3,12 @@
 //! A list belongs to one EHLO: what was offered before STARTTLS counts for nothing after it
 //! (RFC 3207 §4.2), and nothing may be used that was not offered (RFC 5321 §2.2.1).
 
+use std::num::NonZeroU32;
+
 use crate::reply::{Reply, ReplyClass};
 
-/// An extension that we know the name of. SIZE, which carries a number, is
-/// [`Extensions::size`].
+/// An extension that we know the name of. Those that carry a value have a method of their own:
+/// [`Extensions::size`], [`Extensions::limits`], [`Extensions::deliver_by`], [`Extensions::auth`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Extension {
     /// RFC 2920: commands may be sent in groups.
@@ -25,10 +27,12 @@ pub enum Extension {
     Dsn,
     /// RFC 8689.
     RequireTls,
+    /// RFC 6710: messages have priorities. The profile that its value names changes nothing for us.
+    MtPriority,
 }
 
 impl Extension {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Pipelining,
         Self::EightBitMime,
         Self::Starttls,
@@ -37,6 +41,7 @@ impl Extension {
         Self::SmtpUtf8,
         Self::Dsn,
         Self::RequireTls,
+        Self::MtPriority,
     ];
 
     /// The EHLO keyword.
@@ -50,6 +55,7 @@ impl Extension {
             Self::SmtpUtf8 => "SMTPUTF8",
             Self::Dsn => "DSN",
             Self::RequireTls => "REQUIRETLS",
+            Self::MtPriority => "MT-PRIORITY",
         }
     }
 
@@ -58,11 +64,87 @@ impl Extension {
     }
 }
 
+/// A way to log in that we know as a client (RFC 4954 §3), strongest first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum AuthMechanism {
+    /// RFC 7677: the password does not travel.
+    ScramSha256,
+    /// RFC 4616.
+    Plain,
+    /// Never standardized, and the only one that some servers have.
+    Login,
+}
+
+impl AuthMechanism {
+    const ALL: [Self; 3] = [Self::ScramSha256, Self::Plain, Self::Login];
+
+    /// The name in EHLO and AUTH.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::Plain => "PLAIN",
+            Self::Login => "LOGIN",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// The mechanisms that a server offers, as far as we know them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct AuthMechanisms(u8);
+
+impl AuthMechanisms {
+    /// Is it offered?
+    pub const fn has(self, mechanism: AuthMechanism) -> bool {
+        self.0 & mechanism.bit() != 0
+    }
+
+    fn add(&mut self, word: &[u8]) {
+        for mechanism in AuthMechanism::ALL {
+            if word.eq_ignore_ascii_case(mechanism.name().as_bytes()) {
+                self.0 |= mechanism.bit();
+            }
+        }
+    }
+}
+
+/// How much a server takes in one session (RFC 9422 §4). What it does not say, or says in a form that
+/// the RFC does not have, is no limit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    /// MAIL commands in this session.
+    pub mail_max: Option<NonZeroU32>,
+    /// RCPT commands in one transaction.
+    pub rcpt_max: Option<NonZeroU32>,
+    /// Different recipient domains in this session.
+    pub rcpt_domain_max: Option<NonZeroU32>,
+}
+
+impl Limits {
+    fn add(&mut self, word: &[u8]) {
+        let mut parts = word.splitn(2, |&byte| byte == b'=');
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else { return };
+        let limit = match name.to_ascii_uppercase().as_slice() {
+            b"MAILMAX" => &mut self.mail_max,
+            b"RCPTMAX" => &mut self.rcpt_max,
+            b"RCPTDOMAINMAX" => &mut self.rcpt_domain_max,
+            _ => return,
+        };
+        *limit = parse_limit(value).or(*limit);
+    }
+}
+
 /// The offers of one EHLO reply. Empty after HELO.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Extensions {
     offered: u16,
     size: Option<Option<u64>>,
+    limits: Limits,
+    deliver_by: Option<u32>,
+    auth: AuthMechanisms,
 }
 
 impl Extensions {
@@ -93,6 +175,17 @@ impl Extensions {
         let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
         if is("SIZE") {
             self.size = Some(words.next().and_then(parse_size));
+        } else if is("LIMITS") {
+            words.for_each(|word| self.limits.add(word));
+        } else if is("DELIVERBY") {
+            self.deliver_by = Some(words.next().map_or(0, parse_min_by_time));
+        } else if is("AUTH") {
+            words.for_each(|word| self.auth.add(word));
+        } else if let Some((start, first)) = keyword.split_at_checked(5)
+            && start.eq_ignore_ascii_case(b"AUTH=")
+        {
+            // The form of a draft, which servers for very old clients still write beside the other.
+            std::iter::once(first).chain(words).for_each(|word| self.auth.add(word));
         }
         for extension in Extension::ALL {
             if is(extension.keyword()) {
@@ -115,6 +208,36 @@ impl Extensions {
     pub fn size_limit(&self) -> Option<u64> {
         self.size.flatten()
     }
+
+    /// RFC 9422.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// RFC 2852 §3: `None` if DELIVERBY was not offered; else the least time in seconds that mail to
+    /// be returned may have left.
+    pub fn deliver_by(&self) -> Option<u32> {
+        self.deliver_by
+    }
+
+    /// RFC 4954 §3: none if AUTH was not offered.
+    pub fn auth(&self) -> AuthMechanisms {
+        self.auth
+    }
+}
+
+/// RFC 9422 §4: one to six digits, not beginning with 0.
+fn parse_limit(value: &[u8]) -> Option<NonZeroU32> {
+    let is_written = (1..=6).contains(&value.len())
+        && value.iter().all(u8::is_ascii_digit)
+        && value.first() != Some(&b'0');
+    is_written.then(|| str::from_utf8(value).ok()?.parse().ok()).flatten()
+}
+
+/// RFC 2852 §3: up to nine digits in front of other options. What is not a number says nothing.
+fn parse_min_by_time(word: &[u8]) -> u32 {
+    let first = word.split(|&byte| byte == b',').next().unwrap_or_default();
+    str::from_utf8(first).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 /// RFC 1870 §3: zero and nothing mean no fixed limit, and so does what is not a number.
@@ -143,6 +266,51 @@ mod tests {
         for (text, want) in cases {
             let reply = Reply::parse(text.as_bytes()).unwrap();
             assert_eq!(Extensions::from_reply(&reply).size(), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_taken_as_written_or_not_at_all() {
+        let cases = [
+            (
+                "LIMITS RCPTMAX=100 mailmax=1 RcptDomainMax=999999",
+                [Some(1), Some(100), Some(999_999)],
+            ),
+            ("LIMITS RCPTMAX=0 MAILMAX=-1 RCPTDOMAINMAX=1000000", [None; 3]),
+            ("LIMITS RCPTMAX MAILMAX= RCPTDOMAINMAX=+1", [None; 3]),
+            ("LIMITS RCPTMAX=01 X-NEW=5 NEW RCPTMAX=2x", [None; 3]),
+            ("LIMITS RCPTMAX=5 RCPTMAX=bad", [None, Some(5), None]),
+            ("LIMITS", [None; 3]),
+            ("XLIMITS RCPTMAX=5", [None; 3]),
+        ];
+        for (line, want) in cases {
+            let reply = Reply::parse(format!("250-mx\r\n250 {line}\r\n").as_bytes()).unwrap();
+            let limits = Extensions::from_reply(&reply).limits();
+            let got = [limits.mail_max, limits.rcpt_max, limits.rcpt_domain_max];
+            assert_eq!(got.map(|limit| limit.map(NonZeroU32::get)), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn values_of_other_extensions_are_understood() {
+        use AuthMechanism::{Login, Plain, ScramSha256};
+        let cases: [(&str, Option<u32>, &[AuthMechanism]); 8] = [
+            ("DELIVERBY", Some(0), &[]),
+            ("deliverby 240", Some(240), &[]),
+            ("DELIVERBY 60,later", Some(60), &[]),
+            ("DELIVERBY soon", Some(0), &[]),
+            ("AUTH login PLAIN CRAM-MD5", None, &[Plain, Login]),
+            ("AUTH SCRAM-SHA-256 SCRAM-SHA-1", None, &[ScramSha256]),
+            ("AUTH=LOGIN PLAIN", None, &[Plain, Login]),
+            ("AUTH", None, &[]),
+        ];
+        for (line, deliver_by, auth) in cases {
+            let reply = Reply::parse(format!("250-mx\r\n250 {line}\r\n").as_bytes()).unwrap();
+            let extensions = Extensions::from_reply(&reply);
+            assert_eq!(extensions.deliver_by(), deliver_by, "{line}");
+            let got: Vec<_> =
+                AuthMechanism::ALL.into_iter().filter(|&m| extensions.auth().has(m)).collect();
+            assert_eq!(got, auth, "{line}");
         }
     }
 

@@ -24,7 +24,7 @@ pub use address::{AddressError, Domain, Mailbox, ReversePath};
 pub use client::{
     Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Unexpected,
 };
-pub use extensions::{Extension, Extensions};
+pub use extensions::{AuthMechanism, AuthMechanisms, Extension, Extensions, Limits};
 pub use host::{HostName, HostNameError};
 pub use remote_text::RemoteText;
 pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};
