@@ -7,6 +7,7 @@
 //! ([`RemoteText`]), codes ([`Status`]).
 
 pub mod address;
+mod base64;
 pub mod client;
 pub mod command;
 pub mod data;
@@ -16,6 +17,7 @@ pub mod limits;
 pub mod remote_text;
 pub mod reply;
 pub mod response;
+pub mod sasl_client;
 pub mod server;
 pub mod status;
 pub mod stuff;
