@@ -10,6 +10,7 @@
 //! | [`server`] | what a client may say to us |
 //! | [`crash`] | a 250 survives `kill -9` |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
+//! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
 //! | [`tidy`] | the documents say what the code is |
 
@@ -28,6 +29,7 @@ mod crash;
 mod downgrade;
 mod harness;
 mod http;
+mod life;
 mod matrix;
 mod queue;
 mod server;

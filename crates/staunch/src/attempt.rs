@@ -298,7 +298,7 @@ fn admit(
     idle: Idle,
 ) -> Result<Admitted<Idle>, Box<Denied<Idle>>> {
     let observed = Arc::clone(&idle.observed);
-    mx.admit(idle, &observed, &relay.roots, clock::now()).map_err(Box::new)
+    mx.admit(idle, &observed, &relay.roots.now(), clock::now()).map_err(Box::new)
 }
 
 fn tls_version(idle: &Idle) -> Option<TlsVersion> {

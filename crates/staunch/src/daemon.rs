@@ -6,7 +6,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -25,11 +25,13 @@ use crate::clock::{self, ClockWatch};
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
 use crate::fetch::ClientSetupError;
+use crate::live::Live;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::intake::{HotBudget, Intake};
 use crate::queue::{EVENTS_MAX, Event, Queue};
 use crate::relay::Relay;
+use crate::reload::{self, Origin, Reloader};
 use crate::resolve::{Dns, DnsSetupError};
 use crate::schedule::after;
 use crate::tls::{TlsSetupError, load_roots};
@@ -98,28 +100,19 @@ impl RunError {
 /// # Errors
 ///
 /// [`RunError`] when it cannot start, or must not go on.
-pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
+pub(crate) async fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
-    let (_config, config) = watch::channel(Arc::new(loaded.config.clone()));
+    let (sender, config) = watch::channel(Arc::new(loaded.config.clone()));
     let listeners = accept::bind(&loaded.config)?;
-    let spool = Spool::open(&loaded.config.data_dir, spool::Options::default())?;
-    if let Some(kind) = spool.report().network_file_system {
-        tracing::warn!(
-            event = "alarm",
-            reason = "network_file_system",
-            kind,
-            "data_dir is on a network file system, where locks and syncs may not hold"
-        );
-    }
-    let (relay, events) = assemble(config.clone(), spool)?;
-    let _first =
-        relay.listening.set(listeners.iter().map(accept::BoundListener::address).collect());
+    let spool = open(&loaded.config)?;
+    let (relay, inboxes) = assemble(config.clone(), spool)?;
+    relay.listening.replace(listeners.iter().map(accept::BoundListener::address).collect());
     look_at_vitals(&relay).await;
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;
 
     let stop = CancellationToken::new();
     cut_waits(&relay)?;
-    let queue = Queue::open(Arc::clone(&relay), events)?;
+    let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
     let tracker = relay.tracker.clone();
     tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
@@ -134,24 +127,76 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
     tracker.spawn(accept::serve(listeners, shared, tracker.clone(), stop.clone()));
 
     tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
-    tell_systemd(&NotifyState::Ready);
-    let result = tokio::select! {
-        () = signals.stop() => Ok(()),
-        () = relay.broken.cancelled() => Err(RunError::Poisoned),
-    };
-    tell_systemd(&NotifyState::Stopping);
-    tracing::info!(event = "stopping", grace = ?loaded.config.shutdown_grace, "no new mail");
+    tell_systemd(&[NotifyState::Ready]);
+    let reloader = Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay) };
+    let result = live(&mut signals, reloader, inboxes.reloads).await;
+    end(&mut signals, &relay, &stop).await;
+    result
+}
+
+fn open(config: &Config) -> Result<Spool, RunError> {
+    let spool = Spool::open(&config.data_dir, spool::Options::default())?;
+    if let Some(kind) = spool.report().network_file_system {
+        tracing::warn!(
+            event = "alarm",
+            reason = "network_file_system",
+            kind,
+            "data_dir is on a network file system, where locks and syncs may not hold"
+        );
+    }
+    Ok(spool)
+}
+
+/// Reloads whenever it is asked to, until it is asked to stop or the store breaks.
+async fn live(
+    signals: &mut Signals,
+    mut reloader: Reloader,
+    mut requests: mpsc::Receiver<reload::Request>,
+) -> Result<(), RunError> {
+    let broken = reloader.relay.broken.clone();
+    loop {
+        let request = tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Stop => return Ok(()),
+                Wish::Reload => None,
+            },
+            () = broken.cancelled() => return Err(RunError::Poisoned),
+            Some(request) = requests.recv() => Some(request),
+        };
+        tell_reloading();
+        let result = reloader.reload().await;
+        tell_systemd(&[NotifyState::Ready]);
+        if let Some(request) = request {
+            // Whoever asked may have gone; the log has it, too.
+            let _gone = request.send(result);
+        }
+    }
+}
+
+/// No new mail and no new attempts; what runs has its grace, or until a second signal.
+async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken) {
+    let config = relay.config();
+    tell_systemd(&[NotifyState::Stopping]);
+    tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "no new mail");
     stop.cancel();
     relay.pool.close();
-    tracker.close();
+    relay.tracker.close();
     tokio::select! {
-        () = tracker.wait() => {}
-        () = tokio::time::sleep(loaded.config.shutdown_grace) => {}
+        () = relay.tracker.wait() => {}
+        () = tokio::time::sleep(config.shutdown_grace) => {}
         () = signals.stop() => {}
     }
-    let _ended = std::fs::remove_file(&loaded.config.admin.socket);
+    let _ended = std::fs::remove_file(&config.admin.socket);
     relay.spool.close();
-    result
+}
+
+/// What arrives for the two tasks that a [`Relay`] only knows the address of.
+#[derive(Debug)]
+pub(crate) struct Inboxes {
+    /// For the queue.
+    events: mpsc::Receiver<Event>,
+    /// For whoever reloads.
+    reloads: mpsc::Receiver<reload::Request>,
 }
 
 /// Everything that delivers, not yet running. Also for a walk without a daemon.
@@ -162,7 +207,7 @@ pub(crate) async fn run(loaded: &Loaded) -> Result<(), RunError> {
 pub(crate) fn assemble(
     config: watch::Receiver<Arc<Config>>,
     spool: Spool,
-) -> Result<(Arc<Relay>, mpsc::Receiver<Event>), RunError> {
+) -> Result<(Arc<Relay>, Inboxes), RunError> {
     let today = Arc::clone(&config.borrow());
     let tracker = TaskTracker::new();
     let dns = Dns::new(&today.dns)?;
@@ -170,6 +215,7 @@ pub(crate) fn assemble(
     let store = spool.policies().clone();
     let policies = PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), clock.clone())?;
     let (queue, events) = mpsc::channel(EVENTS_MAX);
+    let (reloads, requests) = mpsc::channel(reload::REQUESTS_MAX);
     let relay = Relay {
         messages: AtomicU64::new(spool.count()?.messages),
         dns,
@@ -178,18 +224,19 @@ pub(crate) fn assemble(
         clock,
         connector: Connector::new(&today, tracker.clone())?,
         pool: Pool::new((&today.delivery).into(), tracker.clone()),
-        roots: Arc::new(load_roots(&today.tls)?),
+        roots: Live::new(load_roots(&today.tls)?),
         tracker,
         hot: HotBudget::new(HotBudget::share_of(today.limits.memory)),
         free: AtomicU64::new(u64::MAX),
-        listening: OnceLock::new(),
+        listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
         sending: Mutex::default(),
         queue,
+        reloads,
         config,
         spool,
     };
-    Ok((Arc::new(relay), events))
+    Ok((Arc::new(relay), Inboxes { events, reloads: requests }))
 }
 
 /// Without the queue's task mail would be taken and never sent, so its end is that of the daemon.
@@ -284,9 +331,19 @@ async fn keep_policies(relay: Arc<Relay>, stop: CancellationToken) {
     relay.policies.run(&stop, has_mail).await;
 }
 
-fn tell_systemd(state: &NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+fn tell_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(event = "systemd_unreachable", %error, "systemd was not told");
+    }
+}
+
+/// systemd wants to know when the reload began (sd_notify(3)).
+fn tell_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
+        Err(error) => {
+            tracing::warn!(event = "systemd_unreachable", %error, "the monotonic clock is not known");
+        }
     }
 }
 
@@ -311,16 +368,24 @@ impl Signals {
         })
     }
 
-    /// Returns when a signal asks for the end.
-    async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.term.recv() => return,
-                _ = self.int.recv() => return,
-                _ = self.hup.recv() => {
-                    tracing::warn!(event = "reload_refused", "restart to apply a changed configuration");
-                }
-            }
+    /// The next wish.
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.term.recv() => Wish::Stop,
+            _ = self.int.recv() => Wish::Stop,
+            _ = self.hup.recv() => Wish::Reload,
         }
     }
+
+    /// Returns when a signal asks for the end.
+    async fn stop(&mut self) {
+        while self.next().await != Wish::Stop {}
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wish {
+    Stop,
+    Reload,
 }

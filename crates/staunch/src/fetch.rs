@@ -12,6 +12,7 @@ mod client;
 mod limits;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -91,7 +92,7 @@ pub(crate) enum FetchError {
 pub(crate) struct Fetcher {
     dns: Dns,
     client: Client,
-    limits: Limits,
+    limits: Arc<Limits>,
     port: u16,
     timeout: Duration,
     family: IpFamily,
@@ -105,10 +106,27 @@ impl Fetcher {
     ///
     /// [`ClientSetupError`] when the file cannot be read or there is no trust anchor at all.
     pub(crate) fn new(config: &Config, dns: Dns) -> Result<Self, ClientSetupError> {
+        Self::with_limits(config, dns, Arc::default())
+    }
+
+    /// The same for a changed configuration: what runs already counts on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetcher::new`].
+    pub(crate) fn renewed(&self, config: &Config) -> Result<Self, ClientSetupError> {
+        Self::with_limits(config, self.dns.clone(), Arc::clone(&self.limits))
+    }
+
+    fn with_limits(
+        config: &Config,
+        dns: Dns,
+        limits: Arc<Limits>,
+    ) -> Result<Self, ClientSetupError> {
         Ok(Self {
             dns,
             client: Client::new(config.mta_sts.ca_file.as_deref())?,
-            limits: Limits::default(),
+            limits,
             port: config.mta_sts.policy_port,
             timeout: config.mta_sts.fetch_timeout,
             family: config.delivery.ip,
@@ -168,7 +186,7 @@ mod tests {
         Fetcher {
             dns,
             client: Client::new(Some(world.pki.ca_file())).unwrap(),
-            limits: Limits::default(),
+            limits: Arc::default(),
             port: world.policies.address().port(),
             timeout,
             family: IpFamily::Both,

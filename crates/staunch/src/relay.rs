@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use policy::Roots;
 use policy::sts::keep::ClockTrust;
@@ -15,11 +15,13 @@ use tokio_util::task::TaskTracker;
 use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::connect::Connector;
+use crate::live::Live;
 use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::Event;
 use crate::queue::intake::HotBudget;
+use crate::reload;
 use crate::resolve::Dns;
 
 /// The shared handles.
@@ -42,7 +44,7 @@ pub(crate) struct Relay {
     /// Keeps them for the next mail.
     pub(crate) pool: Pool,
     /// Whom certificates must come from.
-    pub(crate) roots: Arc<Roots>,
+    pub(crate) roots: Live<Roots>,
     /// Every task of the daemon.
     pub(crate) tracker: TaskTracker,
     /// Bodies held in memory.
@@ -52,13 +54,15 @@ pub(crate) struct Relay {
     /// Messages in the queue.
     pub(crate) messages: AtomicU64,
     /// Where we listen ourselves: mail is never sent there.
-    pub(crate) listening: OnceLock<Vec<SocketAddr>>,
+    pub(crate) listening: Live<Vec<SocketAddr>>,
     /// The store can no longer be trusted: everything stops, and a restart reads the files anew.
     pub(crate) broken: CancellationToken,
     /// What is being tried at this moment: a message can be under way in several lanes.
     pub(crate) sending: Mutex<HashSet<(MessageId, LaneKey)>>,
     /// The queue task.
     pub(crate) queue: mpsc::Sender<Event>,
+    /// Whoever reloads the configuration.
+    pub(crate) reloads: mpsc::Sender<reload::Request>,
 }
 
 impl Relay {
@@ -95,12 +99,10 @@ impl Relay {
 
     /// Is this one of our own listeners?
     pub(crate) fn is_ourselves(&self, address: SocketAddr) -> bool {
-        self.listening.get().is_some_and(|own| {
-            own.iter().any(|listener| {
-                listener.port() == address.port()
-                    && (listener.ip() == address.ip()
-                        || (listener.ip().is_unspecified() && is_on_this_machine(address)))
-            })
+        self.listening.now().iter().any(|listener| {
+            listener.port() == address.port()
+                && (listener.ip() == address.ip()
+                    || (listener.ip().is_unspecified() && is_on_this_machine(address)))
         })
     }
 

@@ -22,6 +22,7 @@ use policy::sts::keep::TxtAnswer;
 use smtp::{HostName, RemoteText};
 
 use crate::config::{self, IpFamily};
+use crate::live::Live;
 use lookup::{Answer, Found, Lookup};
 
 /// MX records looked at. Ours: the largest real sets have about 20.
@@ -134,7 +135,15 @@ pub(crate) enum DnsSetupError {
 /// The resolver: one cache for the whole daemon. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Dns {
-    lookup: Arc<Lookup>,
+    lookup: Arc<Live<Lookup>>,
+}
+
+/// A resolver for a changed configuration, not yet in use.
+#[derive(Debug)]
+pub(crate) struct NewResolver(Lookup);
+
+fn servers(config: &config::Dns) -> Result<Vec<SocketAddr>, DnsSetupError> {
+    if config.servers.is_empty() { lookup::system_servers() } else { Ok(config.servers.clone()) }
 }
 
 impl Dns {
@@ -144,12 +153,23 @@ impl Dns {
     ///
     /// [`DnsSetupError`] when there is nobody to ask.
     pub(crate) fn new(config: &config::Dns) -> Result<Self, DnsSetupError> {
-        let servers = if config.servers.is_empty() {
-            lookup::system_servers()?
-        } else {
-            config.servers.clone()
-        };
-        Self::with_servers(&servers, config.timeout)
+        Self::with_servers(&servers(config)?, config.timeout)
+    }
+
+    /// A resolver as `config` has it. The system's servers are looked up anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dns::new`].
+    pub(crate) fn prepare(config: &config::Dns) -> Result<NewResolver, DnsSetupError> {
+        Ok(NewResolver(Lookup::new(&servers(config)?, config.timeout)?))
+    }
+
+    /// Asks `resolver` from now on. What the one before knows is forgotten only if it asked others.
+    pub(crate) fn renew(&self, NewResolver(lookup): NewResolver) {
+        if !self.lookup.now().asks_as(&lookup) {
+            self.lookup.replace(lookup);
+        }
     }
 
     /// Asks `servers`, each try for at most `timeout`.
@@ -161,7 +181,7 @@ impl Dns {
         servers: &[SocketAddr],
         timeout: Duration,
     ) -> Result<Self, DnsSetupError> {
-        Ok(Self { lookup: Arc::new(Lookup::new(servers, timeout)?) })
+        Ok(Self { lookup: Arc::new(Live::new(Lookup::new(servers, timeout)?)) })
     }
 
     /// The hosts that take mail for `domain`.
@@ -170,7 +190,7 @@ impl Dns {
     ///
     /// [`DnsFailure`] when that is not known; the mail waits.
     pub(crate) async fn mail_hosts(&self, domain: &HostName) -> Result<MailHosts, DnsFailure> {
-        let answer = self.lookup.ask(domain, RecordType::MX, Freshness::Cached).await?;
+        let answer = self.lookup.now().ask(domain, RecordType::MX, Freshness::Cached).await?;
         Ok(mail_hosts(domain, &answer, &RandomState::new()))
     }
 
@@ -202,7 +222,7 @@ impl Dns {
     }
 
     async fn family(&self, host: &HostName, kind: RecordType) -> Result<Vec<IpAddr>, DnsFailure> {
-        let answer = self.lookup.ask(host, kind, Freshness::Cached).await?;
+        let answer = self.lookup.now().ask(host, kind, Freshness::Cached).await?;
         Ok(answer.records().iter().filter_map(RData::ip_addr).collect())
     }
 
@@ -215,7 +235,7 @@ impl Dns {
                 ttl: lookup::TTL_NEGATIVE_MAX,
             };
         };
-        match self.lookup.ask(&name, RecordType::TXT, freshness).await {
+        match self.lookup.now().ask(&name, RecordType::TXT, freshness).await {
             Ok(answer) => StsRecord {
                 answer: policy::sts::parse_txt(&texts(&answer)).into(),
                 ttl: answer.remaining(),

@@ -16,7 +16,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::clock;
 use crate::config::{Log, LogFormat};
@@ -40,12 +40,29 @@ pub(crate) enum TelemetryError {
     Twice(#[from] TryInitError),
 }
 
+/// The way to change `log.level` while the program runs.
+#[derive(Clone, Debug)]
+pub(crate) struct LevelControl {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// Was another level given on the command line? Then the configuration's never counts.
+    is_overridden: bool,
+}
+
+impl LevelControl {
+    /// Makes `level`, which the configuration has, the one in effect.
+    pub(crate) fn set(&self, level: &str) {
+        let Some(filter) = filter(level).ok().filter(|_| !self.is_overridden) else { return };
+        // Without a subscriber nothing is logged at any level.
+        let _gone = self.filter.reload(filter);
+    }
+}
+
 /// Sends events to stderr or the journal from here on. `level` replaces the configured one.
 ///
 /// # Errors
 ///
 /// [`TelemetryError`].
-pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<(), TelemetryError> {
+pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, TelemetryError> {
     let filter = filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
     let lines = match log.format {
         LogFormat::Text => Lines::to_stderr(Shape::Text),
@@ -57,8 +74,9 @@ pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<(), TelemetryError
         }
         LogFormat::Auto => Lines::to_stderr(Shape::Text),
     };
+    let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
-    Ok(())
+    Ok(LevelControl { filter: handle, is_overridden: level.is_some() })
 }
 
 /// Reads a level, or a list of directives like `info,staunch::resolve=debug`.

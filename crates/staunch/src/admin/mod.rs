@@ -21,6 +21,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use spool::Health;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::RunError;
@@ -97,6 +98,7 @@ fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/policies/{domain}", get(policies::show).delete(policies::forget))
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
         .route("/v1/explain", get(explained))
+        .route("/v1/reload", post(reload))
         .with_state(relay)
 }
 
@@ -162,6 +164,19 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
     });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
+}
+
+/// Waits until the configuration was read again, and applied or refused.
+async fn reload(State(relay): State<Arc<Relay>>) -> Result<Json<Value>, Refused> {
+    let (asker, answer) = oneshot::channel();
+    let ended = || Refused::failed("the daemon is about to end");
+    relay.reloads.send(asker).await.map_err(|_| ended())?;
+    match answer.await.map_err(|_| ended())? {
+        Ok(changed) => Ok(Json(json!({ "changed": changed }))),
+        Err(refused) => {
+            Err(Refused { status: StatusCode::UNPROCESSABLE_ENTITY, text: refused.to_string() })
+        }
+    }
 }
 
 async fn explained(

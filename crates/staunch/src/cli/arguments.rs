@@ -46,6 +46,9 @@ pub(super) enum Command {
     /// Look at MTA-STS policies: those in the cache, or any file or record
     #[command(subcommand, after_help = "Example: staunch policy show example.com")]
     Policy(PolicyCommand),
+    /// Have the daemon read its configuration again and apply it, whole or not at all
+    #[command(after_help = "Example: staunch config check && staunch reload")]
+    Reload(Json),
     /// Exit with 0 if the local daemon is ready, for containers
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
     Healthcheck(Json),

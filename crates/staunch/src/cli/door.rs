@@ -161,6 +161,8 @@ fn cause(error: &dyn Error) -> String {
 
 fn exit_of(status: StatusCode) -> Exit {
     match status {
+        // What the daemon says of a configuration.
+        StatusCode::UNPROCESSABLE_ENTITY => Exit::Config,
         StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::BAD_GATEWAY => Exit::No,
         _ if status.is_client_error() => Exit::BadInput,
         _ => Exit::TemporaryFailure,

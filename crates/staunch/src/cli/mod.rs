@@ -14,6 +14,7 @@ mod lint;
 mod output;
 mod policy;
 mod queue;
+mod reload;
 mod run;
 mod table;
 
@@ -69,7 +70,7 @@ fn one_line(error: &clap::Error) -> String {
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
     let settings = &arguments.settings;
     match &arguments.command {
-        Command::Run => run::run(&load(settings)?, settings.log_level.as_deref()),
+        Command::Run => run::run(load(settings)?, settings),
         Command::Config(command) => configuration::run(command, settings),
         Command::Explain(command) => explain::run(command, &load(settings)?),
         Command::Queue(command) => queue::run(command, &load(settings)?),
@@ -77,6 +78,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
         Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
         Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
+        Command::Reload(format) => reload::run(*format, &load(settings)?),
         Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
     }
 }

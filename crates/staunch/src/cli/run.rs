@@ -1,16 +1,19 @@
 //! `staunch run`: the daemon.
 
 use crate::config::Loaded;
+use crate::reload::Origin;
 use crate::{daemon, telemetry};
 
+use super::arguments::Settings;
 use super::exit::{Exit, Failure};
 
-pub(super) fn run(loaded: &Loaded, level: Option<&str>) -> Result<Exit, Failure> {
+pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> {
+    let level = settings.log_level.as_deref();
     if let Some(Err(reason)) = level.map(telemetry::filter) {
         return Err(Failure::new(Exit::Usage, format!("--log-level: {reason}")));
     }
     loaded.check_files_to_run().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    telemetry::start(&loaded.config.log, level)
+    let level = telemetry::start(&loaded.config.log, level)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     for complaint in loaded.complaints() {
         tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
@@ -20,7 +23,7 @@ pub(super) fn run(loaded: &Loaded, level: Option<&str>) -> Result<Exit, Failure>
         .build()
         .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
     runtime
-        .block_on(daemon::run(loaded))
+        .block_on(daemon::run(loaded, Origin { file: settings.config.clone(), level }))
         .map(|()| Exit::Ok)
         .map_err(|error| Failure::new(error.exit(), error.to_string()))
 }

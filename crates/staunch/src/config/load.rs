@@ -121,8 +121,10 @@ impl Loaded {
             .collect()
     }
 
-    fn problem(&self, key: &str, reason: String) -> Problem {
-        Problem { place: self.shown.sources.of(key).to_owned(), key: key.into(), reason }
+    /// A problem with the value of `key`, at the place where it was set.
+    pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> Problem {
+        let place = self.shown.sources.of(key).to_owned();
+        Problem { place, key: key.into(), reason: reason.into() }
     }
 
     /// What is legal but will cost mail, one line each.

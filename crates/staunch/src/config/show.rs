@@ -1,6 +1,6 @@
 //! The effective configuration, with where each value comes from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::file::File;
@@ -40,40 +40,54 @@ impl Sources {
 impl Shown {
     /// One object: key to `{"value", "source"}`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        let mut entries = serde_json::Map::new();
-        if let Ok(value) = serde_json::to_value(&self.file) {
-            self.flatten(String::new(), value, &mut entries);
-        }
-        serde_json::Value::Object(entries)
+        let entry = |(key, value): (String, serde_json::Value)| {
+            let entry = serde_json::json!({ "value": value, "source": self.sources.of(&key) });
+            (key, entry)
+        };
+        serde_json::Value::Object(self.values().into_iter().map(entry).collect())
     }
 
-    fn flatten(
-        &self,
-        path: String,
-        value: serde_json::Value,
-        entries: &mut serde_json::Map<String, serde_json::Value>,
-    ) {
-        match value {
-            serde_json::Value::Object(table) => {
-                for (key, value) in table {
-                    let path = if path.is_empty() { key } else { format!("{path}.{key}") };
-                    self.flatten(path, value, entries);
-                }
+    /// The keys whose values differ from those in `other`, in the order of their names.
+    pub(crate) fn changes(&self, other: &Self) -> Vec<String> {
+        let (mine, others) = (self.values(), other.values());
+        let differs = |key: &&String| mine.get(*key) != others.get(*key);
+        let keys: BTreeSet<&String> = mine.keys().chain(others.keys()).collect();
+        keys.into_iter().filter(differs).cloned().collect()
+    }
+
+    /// Every key with its section, and in tables of lists with its index.
+    fn values(&self) -> BTreeMap<String, serde_json::Value> {
+        let mut values = BTreeMap::new();
+        if let Ok(value) = serde_json::to_value(&self.file) {
+            flatten(String::new(), value, &mut values);
+        }
+        values
+    }
+}
+
+fn flatten(
+    path: String,
+    value: serde_json::Value,
+    values: &mut BTreeMap<String, serde_json::Value>,
+) {
+    match value {
+        serde_json::Value::Object(table) => {
+            for (key, value) in table {
+                let path = if path.is_empty() { key } else { format!("{path}.{key}") };
+                flatten(path, value, values);
             }
-            serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
-                for (index, item) in items.into_iter().enumerate() {
-                    self.flatten(format!("{path}[{index}]"), item, entries);
-                }
+        }
+        serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
+            for (index, item) in items.into_iter().enumerate() {
+                flatten(format!("{path}[{index}]"), item, values);
             }
-            plain @ (serde_json::Value::Null
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::String(_)
-            | serde_json::Value::Array(_)) => {
-                let source = self.sources.of(&path);
-                let entry = serde_json::json!({ "value": plain, "source": source });
-                entries.insert(path, entry);
-            }
+        }
+        plain @ (serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_)
+        | serde_json::Value::Array(_)) => {
+            values.insert(path, plain);
         }
     }
 }

@@ -36,6 +36,7 @@ use tracing::{error, warn};
 use crate::clock::ClockWatch;
 use crate::config::{self, Config, MtaSts};
 use crate::fetch::{ClientSetupError, FetchError, Fetcher};
+use crate::live::Live;
 use crate::outcome::Reason;
 use crate::resolve::{Dns, Freshness, StsRecord};
 pub(crate) use hosts::HostMemory;
@@ -115,7 +116,7 @@ pub(crate) struct PolicyKeeper {
 struct Inner {
     config: watch::Receiver<Arc<Config>>,
     dns: Dns,
-    fetcher: Fetcher,
+    fetcher: Live<Fetcher>,
     store: Policies,
     clock: ClockWatch,
     verdicts: Cache<HostName, Remembered>,
@@ -164,7 +165,8 @@ fn weight(domain: &HostName, value: &Remembered) -> u32 {
 }
 
 impl PolicyKeeper {
-    /// Keeps policies in `store`. Trust anchors are read now, everything else follows `config`.
+    /// Keeps policies in `store`. How they are fetched is as [`PolicyKeeper::renew`] says last, everything
+    /// else follows `config`.
     ///
     /// # Errors
     ///
@@ -175,7 +177,7 @@ impl PolicyKeeper {
         store: Policies,
         clock: ClockWatch,
     ) -> Result<Self, ClientSetupError> {
-        let fetcher = Fetcher::new(&config.borrow(), dns.clone())?;
+        let fetcher = Live::new(Fetcher::new(&config.borrow(), dns.clone())?);
         let verdicts = Cache::builder()
             .max_capacity(VERDICT_BYTES)
             .weigher(weight)
@@ -191,6 +193,21 @@ impl PolicyKeeper {
         let turns = Turns::default();
         let inner = Inner { config, dns, fetcher, store, clock, verdicts, fleeting, turns };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How policies would be fetched under `config`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientSetupError`] when `mta_sts.ca_file` is of no use.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Fetcher, ClientSetupError> {
+        self.inner.fetcher.now().renewed(config)
+    }
+
+    /// Fetches so from now on. Verdicts that were formed under the configuration before are formed anew.
+    pub(crate) fn renew(&self, fetcher: Fetcher) {
+        self.inner.fetcher.replace(fetcher);
+        self.inner.verdicts.invalidate_all();
     }
 
     /// What holds for mail to `domain` now.
@@ -276,7 +293,7 @@ impl Inner {
     ) -> (Verdict, Source, Option<RemoteText>) {
         let domain = question.domain;
         let old = state.live(self.clock.moment());
-        let fetched = match self.fetcher.fetch(domain).await {
+        let fetched = match self.fetcher.now().fetch(domain).await {
             Ok(fetched) => match Policy::parse(&fetched.body) {
                 Ok(_) => Ok(fetched),
                 Err(invalid) => Err(FetchFailure::from(invalid)),

@@ -30,7 +30,7 @@ impl NotNow {
 #[derive(Debug)]
 pub(crate) struct HotBudget {
     used: Arc<AtomicU64>,
-    max: u64,
+    max: AtomicU64,
 }
 
 /// A body in memory. Dropping the last clone gives its share of the budget back.
@@ -61,7 +61,12 @@ impl HotBudget {
 
     /// A budget of `max` octets.
     pub(crate) fn new(max: u64) -> Self {
-        Self { used: Arc::default(), max }
+        Self { used: Arc::default(), max: AtomicU64::new(max) }
+    }
+
+    /// `max` octets from now on; what is in memory already stays.
+    pub(crate) fn set_max(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// Keeps `bytes` in memory if the budget allows.
@@ -69,7 +74,8 @@ impl HotBudget {
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let before = self.used.fetch_add(size, Ordering::Relaxed);
         let share = Arc::new(Share { used: Arc::clone(&self.used), size });
-        (before.saturating_add(size) <= self.max).then(|| HotBody { bytes, _share: share })
+        let max = self.max.load(Ordering::Relaxed);
+        (before.saturating_add(size) <= max).then(|| HotBody { bytes, _share: share })
     }
 }
 

@@ -130,6 +130,15 @@ impl<J: Job> Lanes<J> {
         }
     }
 
+    /// As many attempts at once from now on. Those that run end by themselves.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        for lane in self.lanes.values_mut() {
+            lane.window = lane.window.min(limits.per_lane);
+        }
+        self.list_all();
+    }
+
     /// A lane as the store remembers it: its back-off and the earliest due recipient.
     pub(crate) fn restore(
         &mut self,
@@ -371,6 +380,14 @@ impl<J: Job> Lanes<J> {
             && !std::mem::replace(&mut lane.listed, true)
         {
             self.runnable.push_back(key.clone());
+        }
+    }
+
+    fn list_all(&mut self) {
+        for (key, lane) in &mut self.lanes {
+            if !std::mem::replace(&mut lane.listed, true) {
+                self.runnable.push_back(key.clone());
+            }
         }
     }
 

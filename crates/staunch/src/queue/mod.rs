@@ -57,6 +57,8 @@ pub(crate) enum Event {
     RetryNow(LaneKey),
     /// The operator took mail of these lanes out of the store.
     Removed(Vec<LaneKey>),
+    /// The configuration is another one.
+    Reconfigured,
 }
 
 /// What an attempt left behind.
@@ -177,6 +179,7 @@ impl Queue {
                 self.lanes.finished(&lane, message, effect, due);
             }
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
+            Event::Reconfigured => self.lanes.set_limits(limits(&self.relay.config())),
             Event::Removed(lanes) => lanes.iter().for_each(|lane| self.lanes.removed(lane)),
         }
     }

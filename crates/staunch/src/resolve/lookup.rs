@@ -133,6 +133,11 @@ pub(super) fn system_servers() -> Result<Vec<SocketAddr>, DnsSetupError> {
 }
 
 impl Lookup {
+    /// Would `other` ask the same servers, with the same patience?
+    pub(super) fn asks_as(&self, other: &Self) -> bool {
+        self.servers == other.servers && self.limit == other.limit
+    }
+
     pub(super) fn new(servers: &[SocketAddr], timeout: Duration) -> Result<Self, DnsSetupError> {
         let mut options = ResolverOpts::default();
         options.timeout = timeout;

@@ -1,0 +1,31 @@
+//! `staunch reload`: the daemon reads its configuration again.
+
+use std::io::{Write as _, stdout};
+
+use reqwest::Method;
+use serde_json::Value;
+
+use super::arguments::Json;
+use super::door::with_door;
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::config::Loaded;
+
+pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
+    let answer = with_door(&loaded.config.admin.socket, async |door| {
+        door.act(Method::POST, &["v1", "reload"]).await
+    })?;
+    let mut out = stdout().lock();
+    if format.json {
+        output::json(&mut out, &answer)?;
+        return Ok(Exit::Ok);
+    }
+    let changed = answer.get("changed").and_then(Value::as_array);
+    for key in changed.into_iter().flatten().filter_map(Value::as_str) {
+        writeln!(out, "changed: {key}")?;
+    }
+    if changed.is_none_or(Vec::is_empty) {
+        writeln!(out, "nothing has changed")?;
+    }
+    Ok(Exit::Ok)
+}

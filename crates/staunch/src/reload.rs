@@ -1,0 +1,184 @@
+//! A changed configuration is applied whole or not at all, while mail flows.
+//!
+//! Everything that can fail is made first, beside what runs; only when all of it is there does the new
+//! configuration take its place, and that part cannot fail. A refusal leaves everything as it was.
+//!
+//! What is under way ends under the configuration it began with, except that no mail is handed over under
+//! rules of yesterday: an attempt looks again before it transmits (`attempt`), a session at each command
+//! (`accept::desk`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use policy::Roots;
+use tokio::sync::{oneshot, watch};
+
+use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
+use crate::fetch::{ClientSetupError, Fetcher};
+use crate::queue::Event;
+use crate::queue::intake::HotBudget;
+use crate::relay::Relay;
+use crate::resolve::{Dns, DnsSetupError, NewResolver};
+use crate::telemetry;
+use crate::tls::{TlsSetupError, load_roots};
+
+/// What a process is bound to for life: its data, the door of the command line, which must lead to the
+/// process that has the data, and the place where it logs.
+const FIXED: [&str; 3] = ["data_dir", "admin.socket", "log.format"];
+/// Keys named in one log line. Ours: it is for people; `staunch reload` names them all.
+const KEYS_LOGGED: usize = 50;
+/// Requests that may wait for the reload under way.
+pub(crate) const REQUESTS_MAX: usize = 16;
+
+/// Where this process has its configuration from, and what of the command line stands above it.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// `--config`.
+    pub(crate) file: Option<PathBuf>,
+    /// The level of the log.
+    pub(crate) level: telemetry::LevelControl,
+}
+
+/// The keys that a reload changed.
+pub(crate) type Changed = Vec<String>;
+
+/// Somebody asks for a reload and waits for its result.
+pub(crate) type Request = oneshot::Sender<Result<Changed, Refused>>;
+
+/// Why the configuration stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// It is not a valid configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The resolver cannot be set up.
+    #[error(transparent)]
+    Dns(#[from] DnsSetupError),
+    /// Trust anchors cannot be read.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// Those for policy hosts cannot.
+    #[error(transparent)]
+    Fetch(#[from] ClientSetupError),
+    /// Reading it ended in a bug of ours.
+    #[error("reading the configuration ended in a bug")]
+    Bug,
+}
+
+/// What reloads.
+#[derive(Debug)]
+pub(crate) struct Reloader {
+    /// Where the next configuration comes from.
+    pub(crate) origin: Origin,
+    /// The one in effect.
+    pub(crate) loaded: Loaded,
+    /// Tells everybody who looks.
+    pub(crate) config: watch::Sender<Arc<Config>>,
+    /// The parts.
+    pub(crate) relay: Arc<Relay>,
+}
+
+/// The parts of a new configuration that had to be made.
+struct Prepared {
+    loaded: Loaded,
+    roots: Roots,
+    fetcher: Fetcher,
+    resolver: NewResolver,
+}
+
+impl Reloader {
+    /// Reads the configuration again and applies it, or says why not and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], which is in the log already.
+    pub(crate) async fn reload(&mut self) -> Result<Changed, Refused> {
+        let result = self.try_reload().await;
+        match &result {
+            Ok(changed) => tell_changed(changed, &self.loaded),
+            Err(refused) => tell_refused(refused),
+        }
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<Changed, Refused> {
+        let (file, relay) = (self.origin.file.clone(), Arc::clone(&self.relay));
+        // Files may lie on a slow disk.
+        let prepared = tokio::task::spawn_blocking(move || prepare(file, &relay));
+        let prepared = prepared.await.map_err(|_| Refused::Bug)??;
+        let changed = prepared.loaded.shown.changes(&self.loaded.shown);
+        self.check_fixed(&prepared.loaded, &changed)?;
+        self.apply(prepared).await;
+        Ok(changed)
+    }
+
+    /// # Errors
+    ///
+    /// [`Refused::Config`] that names the keys.
+    fn check_fixed(&self, loaded: &Loaded, changed: &[String]) -> Result<(), Refused> {
+        let is_fixed =
+            |key: &&String| FIXED.contains(&key.as_str()) || key.starts_with("listener[");
+        let fixed = changed.iter().filter(is_fixed);
+        let problems: Vec<Problem> = fixed
+            .map(|key| loaded.problem(key, "cannot change while it runs: restart for that"))
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems).into()) }
+    }
+
+    async fn apply(&mut self, prepared: Prepared) {
+        let Prepared { loaded, roots, fetcher, resolver } = prepared;
+        let config = Arc::new(loaded.config.clone());
+        self.loaded = loaded;
+        let relay = &self.relay;
+        relay.roots.replace(roots);
+        relay.dns.renew(resolver);
+        relay.hot.set_max(HotBudget::share_of(config.limits.memory));
+        self.config.send_replace(Arc::clone(&config));
+        relay.policies.renew(fetcher);
+        self.origin.level.set(&config.log.level);
+        relay.tell_queue(Event::Reconfigured).await;
+    }
+}
+
+/// Makes what `file` and the surroundings ask for. Blocks.
+fn prepare(file: Option<PathBuf>, relay: &Relay) -> Result<Prepared, Refused> {
+    let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
+    loaded.check_files()?;
+    let config = &loaded.config;
+    Ok(Prepared {
+        roots: load_roots(&config.tls)?,
+        fetcher: relay.policies.prepare(config)?,
+        resolver: Dns::prepare(&config.dns)?,
+        loaded,
+    })
+}
+
+fn tell_changed(changed: &[String], loaded: &Loaded) {
+    let named: Vec<&str> = changed.iter().take(KEYS_LOGGED).map(String::as_str).collect();
+    tracing::info!(
+        event = "config_reloaded",
+        changed = named.join(","),
+        keys = changed.len(),
+        "from now on"
+    );
+    for complaint in loaded.complaints() {
+        tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
+    }
+}
+
+fn tell_refused(refused: &Refused) {
+    let refused_key = |key: &str, text: &str| {
+        tracing::error!(event = "reload_refused", key, "{text}; everything stays as it was");
+    };
+    match refused {
+        Refused::Config(ConfigError(problems)) => {
+            for problem in problems.iter().take(KEYS_LOGGED) {
+                refused_key(&problem.key, &problem.to_string());
+            }
+        }
+        Refused::Dns(error) => refused_key("dns", &error.to_string()),
+        Refused::Tls(error) => refused_key("tls", &error.to_string()),
+        Refused::Fetch(error) => refused_key("mta_sts.ca_file", &error.to_string()),
+        Refused::Bug => refused_key("", &refused.to_string()),
+    }
+}
