@@ -12,6 +12,7 @@
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
+//! | [`rows`] | the requirements of the RFCs, row by row |
 //! | [`tidy`] | the documents say what the code is |
 
 #![expect(
@@ -32,5 +33,6 @@ mod http;
 mod life;
 mod matrix;
 mod queue;
+mod rows;
 mod server;
 mod tidy;

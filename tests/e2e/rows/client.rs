@@ -1,0 +1,1 @@
+//! What we say to hosts, row by row: a scripted MX listens.

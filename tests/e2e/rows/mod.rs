@@ -1,0 +1,5 @@
+//! Conversations by row: one test for each requirement of `docs/rfc-coverage.md`, named by its row.
+
+mod client;
+mod extensions;
+mod server;

@@ -1,0 +1,1 @@
+//! What clients may say to us, row by row.
