@@ -2,13 +2,13 @@
 //! it runs. Every name has its own behaviour: it can answer, deny, fail or say nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
@@ -111,6 +111,11 @@ impl Dns {
     pub fn addresses(&self, name: &str, addresses: &[Ipv4Addr]) {
         let records = addresses.iter().map(|ip| RData::A(A(*ip))).collect();
         self.set(name, RecordType::A, Answer::Records(records));
+    }
+
+    /// An IPv6 address record.
+    pub fn aaaa(&self, name: &str, address: Ipv6Addr) {
+        self.set(name, RecordType::AAAA, Answer::Records(vec![RData::AAAA(AAAA(address))]));
     }
 
     /// The whole MX set of a domain.

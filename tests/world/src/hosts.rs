@@ -1,9 +1,13 @@
 //! Loopback addresses for the MX hosts of one world: many hosts, one common port, as port 25 is.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::log::lock;
 
 /// Where the port of a world is reserved. Nothing answers there.
 const RESERVATION: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -21,13 +25,33 @@ pub(crate) struct Hosts {
     _reservation: std::net::TcpListener,
     port: u16,
     next: AtomicU16,
+    /// Bound to [::1] and the same port; refuses connections until somebody listens.
+    six: Mutex<Option<TcpSocket>>,
+    /// Listeners and connections that fill their backlogs.
+    full: Mutex<Vec<(TcpListener, Vec<TcpStream>)>>,
 }
+
+/// How long a connection to loopback takes at most where somebody takes it.
+const CONNECTS_WITHIN: Duration = Duration::from_millis(300);
 
 impl Hosts {
     pub(crate) fn reserve() -> Self {
-        let reservation = std::net::TcpListener::bind((RESERVATION, 0)).expect("a port");
-        let port = reservation.local_addr().expect("bound").port();
-        Self { _reservation: reservation, port, next: AtomicU16::new(FIRST_HOST) }
+        // Somebody else may hold the IPv6 port of our IPv4 port; fifty times in a row nobody does.
+        for _ in 0..50 {
+            let reservation = std::net::TcpListener::bind((RESERVATION, 0)).expect("a port");
+            let port = reservation.local_addr().expect("bound").port();
+            let six = TcpSocket::new_v6().expect("a socket");
+            if six.bind(SocketAddr::from((Ipv6Addr::LOCALHOST, port))).is_ok() {
+                return Self {
+                    _reservation: reservation,
+                    port,
+                    next: AtomicU16::new(FIRST_HOST),
+                    six: Mutex::new(Some(six)),
+                    full: Mutex::default(),
+                };
+            }
+        }
+        panic!("no port is free for both IPv4 and IPv6");
     }
 
     /// The common port: `delivery.port`.
@@ -47,8 +71,67 @@ impl Hosts {
         panic!("port {} is taken on every loopback address", self.port);
     }
 
+    /// The listener on [::1]. There is one for a world: loopback has no more IPv6 addresses.
+    pub(crate) fn listen6(&self) -> TcpListener {
+        let socket = lock(&self.six).take().expect("one IPv6 host in a world");
+        socket.listen(1024).expect("listen on [::1]")
+    }
+
+    /// An address that answers no SYN: its backlog is full and nobody accepts.
+    pub(crate) async fn silent(&self) -> Ipv4Addr {
+        let [high, low] = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let ip = Ipv4Addr::new(127, 0, high, low);
+        let address = SocketAddr::from((ip, self.port));
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(address).expect("an address of this world");
+        let listener = socket.listen(1).expect("listen");
+        let mut fill = Vec::new();
+        while let Ok(stream) =
+            tokio::time::timeout(CONNECTS_WITHIN, TcpStream::connect(address)).await
+        {
+            fill.push(stream.expect("somebody listens"));
+            assert!(fill.len() < 100, "a backlog of 1 takes {} connections", fill.len());
+        }
+        lock(&self.full).push((listener, fill));
+        ip
+    }
+
     /// An address that refuses every connection.
     pub(crate) fn dead() -> Ipv4Addr {
         DEAD
+    }
+}
+
+/// `TCP_SYN_SENT` in the column `st`.
+const SYN_SENT: &str = "02";
+
+/// The remote ends of all sockets of this machine that are in SYN-SENT towards `port`.
+pub(crate) fn connecting(port: u16) -> Vec<IpAddr> {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .into_iter()
+        .flat_map(|file| {
+            let table = std::fs::read_to_string(file).unwrap_or_default();
+            table.lines().skip(1).filter_map(|line| syn_sent(line, port)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The remote address of a line of the table: `sl local rem st …`, addresses as `HEX:PORT`, in words of
+/// 32 bits in the byte order of the machine.
+fn syn_sent(line: &str, port: u16) -> Option<IpAddr> {
+    let mut columns = line.split_whitespace();
+    let (remote, state) = (columns.nth(2)?, columns.next()?);
+    let (address, remote_port) = remote.split_once(':')?;
+    if state != SYN_SENT || u16::from_str_radix(remote_port, 16) != Ok(port) {
+        return None;
+    }
+    let words: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
+        .map(|at| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok())
+        .map(|word| word.map(u32::to_ne_bytes))
+        .collect();
+    let bytes = words?.concat();
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
     }
 }

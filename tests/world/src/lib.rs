@@ -6,6 +6,7 @@
 //! they expect, never for time to pass; a wait has one limit ([`log::LIMIT`]) and a failure is a
 //! panic that says what was there instead.
 
+mod base64;
 mod client;
 mod dns;
 mod domain;
@@ -19,21 +20,22 @@ mod policy_host;
 pub mod real;
 mod relay;
 pub mod replay;
+mod scram;
 mod tasks;
 mod tls;
 
-pub use client::{Client, Closed, SmtpReply, message, stuff};
+pub use client::{Binding, Client, Closed, ServerSeen, SmtpReply, Trust, message, stuff};
 pub use dns::{Answer, Dns, Query};
 pub use domain::{Domain, Mode, policy_text};
 pub use hickory_proto::rr::RecordType;
-pub use mx::{Greeting, Mx, Received, Rule, Script, Starttls, Then};
-pub use pki::{Identity, Leaf, Pki};
+pub use mx::{Greeting, Mx, Opened, Received, Rule, Script, Starttls, Then};
+pub use pki::{Identity, KeyFiles, Leaf, Pki};
 pub use policy_host::{Handshake, HttpRequest, PolicyHost, Reply, Serve, Site};
 pub use relay::{Event, EventWait, Mark, Relay};
 pub use serde_json::Value;
 pub use tls::TlsSeen;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,6 +95,47 @@ impl World {
         let (listener, address) = self.hosts.listen().await;
         self.dns.a(host, address);
         Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
+    }
+
+    /// A good host on [::1] with nothing but an AAAA record. There can be one IPv6 listener in a world.
+    pub fn mx6(&self, host: &str) -> Mx {
+        let listener = self.hosts.listen6();
+        self.dns.aaaa(host, Ipv6Addr::LOCALHOST);
+        Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
+    }
+
+    /// Lets a host listen on [::1], too, and gives it an AAAA record.
+    pub fn add_ipv6(&self, mx: &Mx) {
+        mx.listen_also(self.hosts.listen6());
+        self.dns.aaaa(mx.host(), Ipv6Addr::LOCALHOST);
+    }
+
+    /// Lets a host listen on a further IPv4 address. Its A records are the test's affair.
+    pub async fn add_address(&self, mx: &Mx) -> Ipv4Addr {
+        let (listener, address) = self.hosts.listen().await;
+        mx.listen_also(listener);
+        address
+    }
+
+    /// An address on which a connection is never refused and never made: no SYN is answered.
+    pub async fn silent_address(&self) -> Ipv4Addr {
+        self.hosts.silent().await
+    }
+
+    /// Who waits just now for the answer to a SYN that he sent to an MX host of this world: the
+    /// addresses called (proc(5), `/proc/net/tcp`).
+    pub fn connecting(&self) -> Vec<IpAddr> {
+        hosts::connecting(self.mx_port())
+    }
+
+    /// A certificate for `name` from the good CA, in files for a listener of the daemon.
+    pub fn key_files(&self, name: &str) -> KeyFiles {
+        let files = KeyFiles {
+            certificate: self.dir.join(format!("{name}.pem")),
+            key: self.dir.join(format!("{name}.key")),
+        };
+        files.replace(&self.pki.issue(&Leaf::named(name)));
+        files
     }
 
     /// An address that refuses every connection.

@@ -22,13 +22,15 @@ impl<T> Default for Log<T> {
 }
 
 impl<T> Log<T> {
-    pub(crate) fn push(&self, item: T) {
+    /// The number of items afterwards.
+    pub(crate) fn push(&self, item: T) -> usize {
         let length = {
             let mut items = lock(&self.items);
             items.push(item);
             items.len()
         };
         self.length.send_replace(length);
+        length
     }
 
     /// Looks at everything so far.

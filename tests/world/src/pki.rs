@@ -11,6 +11,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
+use crate::base64;
+
 /// Both CAs of a world.
 #[derive(Debug)]
 pub struct Pki {
@@ -135,11 +137,50 @@ impl Identity {
         std::fs::write(key_file, self.key.serialize_pem()).expect("write key");
     }
 
+    /// Whether this is the very same chain and key.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.chain == other.chain && Arc::ptr_eq(&self.key, &other.key)
+    }
+
+    /// The leaf certificate, DER.
+    pub fn certificate(&self) -> &[u8] {
+        self.chain.first().expect("a leaf")
+    }
+
     /// Chain and key as rustls wants them; whether they belong together is not asked.
     pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let key = aws_lc_rs::sign::any_ecdsa_type(&der).expect("an ECDSA key");
         Arc::new(CertifiedKey::new(self.chain.clone(), key))
+    }
+}
+
+/// A certificate chain and its key as files.
+#[derive(Clone, Debug)]
+pub struct KeyFiles {
+    /// The chain, PEM.
+    pub certificate: PathBuf,
+    /// The key, PEM.
+    pub key: PathBuf,
+}
+
+impl KeyFiles {
+    /// The two keys of a `[[listener]]`.
+    pub fn toml(&self) -> String {
+        format!(
+            "tls_certificate = \"{}\"\ntls_key = \"{}\"\n",
+            self.certificate.display(),
+            self.key.display()
+        )
+    }
+
+    /// Writes another certificate in its place, each file at once.
+    pub fn replace(&self, identity: &Identity) {
+        let certificate = self.certificate.with_extension("pem.new");
+        let key = self.key.with_extension("key.new");
+        identity.write_pem(&certificate, &key);
+        std::fs::rename(certificate, &self.certificate).expect("replace the chain");
+        std::fs::rename(key, &self.key).expect("replace the key");
     }
 }
 
@@ -188,16 +229,7 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
 
 /// RFC 7468 text of one DER object.
 fn pem(label: &str, der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in der.chunks(3) {
-        let bits =
-            (0..3).fold(0u32, |bits, at| bits << 8 | u32::from(*group.get(at).unwrap_or(&0)));
-        for at in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * at) & 63) as usize];
-            text.push(if at <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
+    let text = base64::encode(der);
     let lines: Vec<&str> =
         (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))

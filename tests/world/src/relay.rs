@@ -74,7 +74,7 @@ pub struct Relay {
     dir: PathBuf,
     child: Child,
     log: Arc<Log<Line>>,
-    listener: SocketAddr,
+    listeners: Vec<SocketAddr>,
     /// How often it ended.
     ends: usize,
     guard: Arc<Guard>,
@@ -148,7 +148,7 @@ impl Relay {
             dir,
             child,
             log,
-            listener: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listeners: Vec::new(),
             ends: 0,
             guard,
         };
@@ -157,15 +157,21 @@ impl Relay {
     }
 
     async fn wait_ready(&mut self, since: Mark) {
-        let listening = self.event("listening").after(since).await;
-        let address = listening.text("address").expect("`listening` says where");
-        self.listener = address.parse().expect("an IP address and a port");
         self.event("ready").after(since).await;
+        let listening = self.event("listening").after(since).all();
+        let addresses = listening.iter().filter_map(|event| event.text("address"));
+        self.listeners = addresses.filter_map(|address| address.parse().ok()).collect();
     }
 
-    /// Where it accepts mail.
+    /// Where it accepts mail: its first TCP listener.
     pub fn listener(&self) -> SocketAddr {
-        self.listener
+        self.listener_at(0)
+    }
+
+    /// Its TCP listener of that number, from 0, in the order of the log, which is that of the configuration.
+    pub fn listener_at(&self, number: usize) -> SocketAddr {
+        let address = self.listeners.get(number).copied();
+        address.unwrap_or_else(|| panic!("no listener {number}: {:?}", self.listeners))
     }
 
     /// Its data directory.
@@ -201,7 +207,7 @@ impl Relay {
 
     /// A session after EHLO.
     pub async fn client(&self) -> Client {
-        Client::hello(self.listener).await.expect("the daemon listens")
+        Client::hello(self.listener()).await.expect("the daemon listens")
     }
 
     /// The end of the log: what comes later is after it.

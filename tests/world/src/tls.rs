@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{NamedGroup, ServerConfig, SupportedProtocolVersion, version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -20,6 +20,8 @@ pub struct TlsSeen {
     pub sni: Option<String>,
     /// Whether an earlier session was taken up again.
     pub resumed: bool,
+    /// The key exchange group, such as `X25519MLKEM768`.
+    pub group: String,
 }
 
 impl TlsSeen {
@@ -33,6 +35,10 @@ impl TlsSeen {
             version,
             sni: connection.server_name().map(str::to_owned),
             resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            group: connection
+                .negotiated_key_exchange_group()
+                .map(|group| format!("{:?}", group.name()))
+                .unwrap_or_default(),
         }
     }
 }
@@ -47,15 +53,41 @@ impl ResolvesServerCert for Always {
     }
 }
 
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Dialect {
+    /// TLS 1.2 and nothing newer.
+    pub(crate) tls12_only: bool,
+    /// Whether sessions can be taken up again.
+    pub(crate) resumption: bool,
+}
+
 /// TLS 1.2 and 1.3 with this identity.
 pub(crate) fn server_config(identity: &Identity) -> Arc<ServerConfig> {
+    configure(identity, Dialect { tls12_only: false, resumption: true })
+}
+
+/// TLS with this identity. Sessions are remembered by the configuration: a new one knows none.
+pub(crate) fn configure(identity: &Identity, dialect: Dialect) -> Arc<ServerConfig> {
+    let versions: &[&SupportedProtocolVersion] =
+        if dialect.tls12_only { &[&version::TLS12] } else { rustls::ALL_VERSIONS };
     let resolver = Arc::new(Always(identity.certified_key()));
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
         .expect("the provider supports TLS 1.2 and 1.3")
         .with_no_client_auth()
         .with_cert_resolver(resolver);
+    if !dialect.resumption {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Arc::new(config)
+}
+
+/// Whether the client offers the hybrid key exchange whose share makes a ClientHello larger than one
+/// packet.
+pub(crate) fn offers_post_quantum(hello: &ClientHello<'_>) -> bool {
+    hello.named_groups().is_some_and(|groups| groups.contains(&NamedGroup::X25519MLKEM768))
 }
 
 /// A TLS 1.1 ServerHello (RFC 4346 §7.4.1.3) in its record: no extension, suite

@@ -1,5 +1,6 @@
 //! Scripted MX hosts: SMTP servers that do as they are told, and remember everything they were sent.
 
+mod auth;
 mod script;
 mod session;
 mod stream;
@@ -10,12 +11,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::log::{Log, TimedOut, lock};
+use crate::pki::Identity;
 use crate::tasks::Tasks;
-use crate::tls::TlsSeen;
+use crate::tls::{self, Dialect, TlsSeen};
 
 /// A message that a host answered 250 to.
 #[derive(Clone, Eq, PartialEq)]
@@ -30,6 +34,12 @@ pub struct Received {
     pub to: Vec<String>,
     /// The parameters of MAIL.
     pub parameters: String,
+    /// The parameters of RCPT, for each of `to`.
+    pub rcpt_parameters: Vec<String>,
+    /// Whether the content came in chunks (RFC 3030).
+    pub chunked: bool,
+    /// Who had logged in.
+    pub user: Option<String>,
     /// Header and body, dots unstuffed, lines ended by CRLF.
     pub content: Vec<u8>,
     /// The handshake; `None` for a message in clear.
@@ -55,9 +65,25 @@ impl std::fmt::Debug for Received {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // A body of megabytes helps nobody.
         let text: String = self.text().chars().take(1000).collect();
-        let Self { host, helo, from, to, parameters, tls, connection, .. } = self;
-        write!(f, "{host} #{connection} {tls:?} {helo} <{from}> {parameters} {to:?}\n{text}")
+        let Self { host, helo, from, to, parameters, rcpt_parameters, tls, connection, .. } = self;
+        write!(
+            f,
+            "{host} #{connection} {tls:?} {helo} <{from}> {parameters} {to:?} {rcpt_parameters:?}\n{text}"
+        )
     }
+}
+
+/// A connection from its begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// When it was accepted.
+    pub at: Instant,
+    /// How many there were then at a time, this one included.
+    pub open: usize,
 }
 
 /// One MX host.
@@ -65,7 +91,7 @@ impl std::fmt::Debug for Received {
 pub struct Mx {
     shared: Arc<Shared>,
     address: SocketAddr,
-    _tasks: Tasks,
+    tasks: Tasks,
 }
 
 /// What all connections of a host share.
@@ -75,8 +101,36 @@ pub(crate) struct Shared {
     script: Mutex<Script>,
     received: Log<Received>,
     commands: Log<String>,
-    connections: AtomicUsize,
-    opened: Log<()>,
+    opened: Log<Opened>,
+    open: AtomicUsize,
+    handshakes: Log<TlsSeen>,
+    tls: Mutex<Option<TlsServer>>,
+}
+
+/// Kept from one handshake to the next, since it remembers the sessions.
+#[derive(Debug)]
+struct TlsServer {
+    identity: Identity,
+    dialect: Dialect,
+    config: Arc<ServerConfig>,
+}
+
+impl Shared {
+    /// The server side of a handshake now; a new one when the script has changed.
+    fn tls_config(&self, dialect: Dialect) -> Arc<ServerConfig> {
+        let identity = lock(&self.script).identity.clone();
+        let mut server = lock(&self.tls);
+        match &*server {
+            Some(server) if server.identity.is(&identity) && server.dialect == dialect => {
+                Arc::clone(&server.config)
+            }
+            Some(_) | None => {
+                let config = tls::configure(&identity, dialect);
+                *server = Some(TlsServer { identity, dialect, config: Arc::clone(&config) });
+                config
+            }
+        }
+    }
 }
 
 impl Mx {
@@ -87,12 +141,19 @@ impl Mx {
             script: Mutex::new(script),
             received: Log::default(),
             commands: Log::default(),
-            connections: AtomicUsize::new(0),
             opened: Log::default(),
+            open: AtomicUsize::new(0),
+            handshakes: Log::default(),
+            tls: Mutex::new(None),
         });
         let tasks = Tasks::default();
         tasks.spawn(accept(listener, Arc::clone(&shared)));
-        Self { shared, address, _tasks: tasks }
+        Self { shared, address, tasks }
+    }
+
+    /// Serves at a further address in the same way.
+    pub(crate) fn listen_also(&self, listener: TcpListener) {
+        self.tasks.spawn(accept(listener, Arc::clone(&self.shared)));
     }
 
     /// The name it was made with.
@@ -131,12 +192,27 @@ impl Mx {
 
     /// TCP connections so far.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
+        self.shared.opened.len()
+    }
+
+    /// Every connection from its begin.
+    pub fn opened(&self) -> &Log<Opened> {
+        &self.shared.opened
+    }
+
+    /// The most connections that were open at a time.
+    pub fn open_max(&self) -> usize {
+        self.opened().read(|all| all.iter().map(|one| one.open).max().unwrap_or_default())
+    }
+
+    /// Every finished handshake.
+    pub fn handshakes(&self) -> &Log<TlsSeen> {
+        &self.shared.handshakes
     }
 
     /// Waits for the connection of that number.
     pub async fn wait_connections(&self, number: usize) {
-        let enough = |all: &[()]| (all.len() >= number).then_some(());
+        let enough = |all: &[Opened]| (all.len() >= number).then_some(());
         if let Err(TimedOut) = self.shared.opened.until(enough).await {
             panic!("{}: {} connections, not {number}", self.host(), self.connections());
         }
@@ -199,14 +275,16 @@ fn starts_with(line: &str, prefix: &str) -> bool {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut sessions = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, peer)) = listener.accept().await else { continue };
         while sessions.try_join_next().is_some() {}
-        let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
-        shared.opened.push(());
+        let Ok(local) = stream.local_addr() else { continue };
+        let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = shared.opened.push(Opened { peer, local, at: Instant::now(), open });
         let shared = Arc::clone(&shared);
         sessions.spawn(async move {
             // A client that goes away is no failure of the host.
             let _ = session::run(stream, &shared, number).await;
+            shared.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }

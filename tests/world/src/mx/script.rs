@@ -1,5 +1,7 @@
 //! What an MX host shall do. The default is a good host of today.
 
+use std::time::Duration;
+
 use crate::pki::Identity;
 
 use super::starts_with;
@@ -9,12 +11,26 @@ use super::starts_with;
 pub struct Script {
     /// How a connection begins.
     pub greeting: Greeting,
-    /// The EHLO keywords but STARTTLS.
+    /// The EHLO keywords but STARTTLS. The parameters of extensions that are not among them are refused.
     pub keywords: Vec<String>,
+    /// The EHLO keywords in TLS, if they are others.
+    pub keywords_in_tls: Option<Vec<String>>,
     /// What STARTTLS leads to.
     pub starttls: Starttls,
+    /// TLS comes before the greeting, as on port 465.
+    pub implicit_tls: bool,
     /// The certificate and key in the handshake.
     pub identity: Identity,
+    /// Whether TLS sessions can be taken up again.
+    pub resumption: bool,
+    /// Who may log in, with which password. The keyword is the test's affair.
+    pub users: Vec<(String, String)>,
+    /// Whether MAIL needs a login.
+    pub needs_login: bool,
+    /// Recipients of one transaction; more get 452. What `LIMITS RCPTMAX=` says holds, too.
+    pub rcpt_max: Option<usize>,
+    /// Transactions of one connection; more get 421 and the end. What `LIMITS MAILMAX=` says holds, too.
+    pub mail_max: Option<usize>,
     /// Exceptions for single commands; the first that fits counts.
     pub rules: Vec<Rule>,
 }
@@ -25,10 +41,44 @@ impl Script {
         Self {
             greeting: Greeting::Good,
             keywords: keywords.map(str::to_owned).to_vec(),
+            keywords_in_tls: None,
             starttls: Starttls::Good,
+            implicit_tls: false,
             identity,
+            resumption: true,
+            users: Vec::new(),
+            needs_login: false,
+            rcpt_max: None,
+            mail_max: None,
             rules: Vec::new(),
         }
+    }
+
+    /// Offers these, too, in TLS and in clear.
+    pub fn offer(&mut self, keywords: &[&str]) {
+        let new = || keywords.iter().map(|keyword| (*keyword).to_owned());
+        self.keywords.extend(new());
+        if let Some(in_tls) = &mut self.keywords_in_tls {
+            in_tls.extend(new());
+        }
+    }
+
+    /// Offers these, too, in TLS only.
+    pub fn offer_in_tls(&mut self, keywords: &[&str]) {
+        let in_tls = self.keywords_in_tls.get_or_insert_with(|| self.keywords.clone());
+        in_tls.extend(keywords.iter().map(|keyword| (*keyword).to_owned()));
+    }
+
+    /// What EHLO answers.
+    pub(crate) fn offered(&self, in_tls: bool) -> Vec<String> {
+        let mut offered = match &self.keywords_in_tls {
+            Some(keywords) if in_tls => keywords.clone(),
+            Some(_) | None => self.keywords.clone(),
+        };
+        if !in_tls && self.starttls.is_advertised() {
+            offered.push("STARTTLS".to_owned());
+        }
+        offered
     }
 
     /// The fate of a command by the rules, if one fits.
@@ -76,6 +126,12 @@ pub enum Starttls {
     Tls11Only,
     /// 220, and silence.
     Silent,
+    /// 220, and a server that speaks TLS 1.2 and nothing newer.
+    Tls12Only,
+    /// 220, and silence after a ClientHello that offers X25519MLKEM768; others get a good handshake.
+    StallOnPostQuantum,
+    /// 220, and a reset after a ClientHello that offers X25519MLKEM768; others get a good handshake.
+    ResetOnPostQuantum,
 }
 
 impl Starttls {
@@ -114,8 +170,14 @@ pub enum Then {
     ReplyAndClose(String),
     /// The connection is closed.
     Close,
-    /// No reply, ever.
+    /// No reply, ever; what comes is read and thrown away.
     Hang,
+    /// This reply, and nothing is read or said any more: what the client sends fills the buffers between.
+    ReplyAndStall(String),
+    /// This reply after a while.
+    Late(String, Duration),
+    /// This reply, one octet after each pause.
+    Drip(String, Duration),
 }
 
 impl Then {

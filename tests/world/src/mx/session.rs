@@ -3,13 +3,13 @@
 use std::io;
 
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use super::script::{Greeting, Starttls, Then};
 use super::stream::{Stream, Wire};
 use super::{Received, Shared, starts_with};
 use crate::log::lock;
-use crate::tls::{self, TlsSeen};
+use crate::tls::{self, Dialect, TlsSeen};
 
 /// What the session does after a command.
 enum Next {
@@ -17,14 +17,23 @@ enum Next {
     Close,
 }
 
-struct Session<'a> {
-    shared: &'a Shared,
-    wire: Wire,
+pub(super) struct Session<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) wire: Wire,
     number: usize,
     helo: String,
+    /// The keywords of the last EHLO reply.
+    pub(super) offered: Vec<String>,
+    /// Greeted by LHLO (RFC 2033): each recipient gets a reply of its own to the end of data.
+    is_lmtp: bool,
     tls: Option<TlsSeen>,
+    pub(super) user: Option<String>,
+    transactions: usize,
+    /// Path and parameters.
     from: Option<(String, String)>,
-    to: Vec<String>,
+    to: Vec<(String, String)>,
+    /// What came by BDAT in this transaction.
+    chunks: Option<Vec<u8>>,
 }
 
 /// Serves one connection to its end.
@@ -35,11 +44,22 @@ pub(super) async fn run(stream: TcpStream, shared: &Shared, number: usize) -> io
         wire: Wire::new(Stream::Plain(stream)),
         number,
         helo: String::new(),
+        offered: Vec::new(),
+        is_lmtp: false,
         tls: None,
+        user: None,
+        transactions: 0,
         from: None,
         to: Vec::new(),
+        chunks: None,
     };
-    let greeting = lock(&shared.script).greeting.clone();
+    let (greeting, starttls, implicit_tls) = {
+        let script = lock(&shared.script);
+        (script.greeting.clone(), script.starttls.clone(), script.implicit_tls)
+    };
+    if implicit_tls && matches!(session.handshake(&starttls).await?, Next::Close) {
+        return Ok(());
+    }
     match greeting {
         Greeting::Good => session.wire.queue(&format!("220 {} ESMTP scripted", shared.host)),
         Greeting::Reply(reply) => session.wire.queue(&reply),
@@ -60,16 +80,29 @@ pub(super) async fn run(stream: TcpStream, shared: &Shared, number: usize) -> io
 impl Session<'_> {
     async fn command(&mut self, line: &str) -> io::Result<Next> {
         let Some(reply) = self.ruled(line).await? else { return Ok(Next::Close) };
+        let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+        if verb == "BDAT" {
+            return self.bdat(line, reply).await;
+        }
         let is_refused = reply.as_deref().is_some_and(|reply| !reply.starts_with(['2', '3']));
         if let (Some(reply), true) = (&reply, is_refused) {
             self.wire.queue(reply);
             return Ok(Next::Continue);
         }
-        let verb = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
         let usual = match verb.as_str() {
-            "EHLO" => self.ehlo(line),
-            "HELO" => self.hello(line, format!("250 {}", self.shared.host)),
+            "EHLO" | "LHLO" => self.ehlo(line, verb == "LHLO"),
+            "HELO" => {
+                self.hello(line);
+                format!("250 {}", self.shared.host)
+            }
             "STARTTLS" => return self.starttls().await,
+            "AUTH" => match self.login(line).await? {
+                Ok(user) => {
+                    self.user = Some(user);
+                    "235 2.7.0 Welcome".to_owned()
+                }
+                Err(refusal) => refusal.to_owned(),
+            },
             "MAIL" => self.mail(line),
             "RCPT" => self.rcpt(line),
             "DATA" => return self.data(reply).await,
@@ -84,8 +117,9 @@ impl Session<'_> {
             }
             _ => "500 5.5.1 No such command".to_owned(),
         };
-        self.wire.queue(reply.as_ref().unwrap_or(&usual));
-        Ok(Next::Continue)
+        let reply = reply.unwrap_or(usual);
+        self.wire.queue(&reply);
+        Ok(if reply.starts_with("421") { Next::Close } else { Next::Continue })
     }
 
     /// The reply that a rule prescribes (`Some(None)` if no rule fits); `None` to close.
@@ -102,31 +136,43 @@ impl Session<'_> {
             Some(Then::Hang) => loop {
                 self.wire.fill().await?;
             },
-        }
-    }
-
-    fn hello(&mut self, line: &str, reply: String) -> String {
-        self.helo = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        self.reset();
-        reply
-    }
-
-    fn ehlo(&mut self, line: &str) -> String {
-        let mut lines = vec![self.shared.host.clone()];
-        {
-            let script = lock(&self.shared.script);
-            lines.extend(script.keywords.iter().cloned());
-            if self.tls.is_none() && script.starttls.is_advertised() {
-                lines.push("STARTTLS".to_owned());
+            Some(Then::ReplyAndStall(reply)) => {
+                self.wire.queue(&reply);
+                self.wire.flush().await?;
+                std::future::pending().await
+            }
+            Some(Then::Late(reply, pause)) => {
+                self.wire.flush().await?;
+                tokio::time::sleep(pause).await;
+                Ok(Some(Some(reply)))
+            }
+            Some(Then::Drip(reply, pause)) => {
+                self.wire.flush().await?;
+                self.wire.drip_next(pause);
+                Ok(Some(Some(reply)))
             }
         }
+    }
+
+    fn hello(&mut self, line: &str) {
+        self.helo = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        self.offered.clear();
+        self.reset();
+    }
+
+    fn ehlo(&mut self, line: &str, is_lmtp: bool) -> String {
+        self.hello(line);
+        self.is_lmtp = is_lmtp;
+        self.offered = lock(&self.shared.script).offered(self.tls.is_some());
+        let mut lines = vec![self.shared.host.clone()];
+        lines.extend(self.offered.iter().cloned());
         let last = lines.len() - 1;
         let reply: Vec<String> = lines
             .iter()
             .enumerate()
             .map(|(at, line)| format!("250{}{line}", if at == last { ' ' } else { '-' }))
             .collect();
-        self.hello(line, reply.join("\r\n"))
+        reply.join("\r\n")
     }
 
     fn mail(&mut self, line: &str) -> String {
@@ -136,50 +182,147 @@ impl Session<'_> {
         if self.from.is_some() {
             return "503 5.5.1 Nested MAIL".to_owned();
         }
+        let (needs_login, mail_max) = {
+            let script = lock(&self.shared.script);
+            (script.needs_login, script.mail_max.or_else(|| self.limit("MAILMAX")))
+        };
+        if needs_login && self.user.is_none() {
+            return "530 5.7.0 Authentication required".to_owned();
+        }
+        if mail_max.is_some_and(|max| self.transactions >= max) {
+            return "421 4.7.0 Too many transactions".to_owned();
+        }
+        if let Some(refusal) = self.refuse_parameters(&path, &parameters) {
+            return refusal;
+        }
+        self.transactions += 1;
         self.from = Some((path, parameters));
         "250 2.1.0 Sender ok".to_owned()
     }
 
     fn rcpt(&mut self, line: &str) -> String {
-        let Some((path, _)) = path(line, "RCPT TO:<") else {
+        let Some((path, parameters)) = path(line, "RCPT TO:<") else {
             return "501 5.5.4 Syntax".to_owned();
         };
-        if self.from.is_none() {
+        let Some((_, mail_parameters)) = &self.from else {
             return "503 5.5.1 MAIL first".to_owned();
+        };
+        let rcpt_max = lock(&self.shared.script).rcpt_max.or_else(|| self.limit("RCPTMAX"));
+        if rcpt_max.is_some_and(|max| self.to.len() >= max) {
+            return "452 4.5.3 Too many recipients".to_owned();
         }
-        self.to.push(path);
+        let is_utf8 = mail_parameters.split(' ').any(|one| one.eq_ignore_ascii_case("SMTPUTF8"));
+        if !path.is_ascii() && !is_utf8 {
+            return "553 5.6.7 Not in this transaction".to_owned();
+        }
+        if let Some(refusal) = self.refuse_parameters("", &parameters) {
+            return refusal;
+        }
+        self.to.push((path, parameters));
         "250 2.1.5 Recipient ok".to_owned()
     }
 
+    /// A value of `LIMITS` (RFC 9422 §3) in what EHLO answered.
+    fn limit(&self, name: &str) -> Option<usize> {
+        let limits = self.offered.iter().find_map(|line| line.strip_prefix("LIMITS "))?;
+        limits.split(' ').find_map(|one| one.strip_prefix(name)?.strip_prefix('='))?.parse().ok()
+    }
+
+    fn offers(&self, keyword: &str) -> bool {
+        self.offered.iter().any(|line| line.split(' ').next() == Some(keyword))
+    }
+
+    /// Why this path with these parameters is not taken (RFC 5321 §4.1.1.11).
+    fn refuse_parameters(&self, path: &str, parameters: &str) -> Option<String> {
+        let names =
+            || parameters.split_whitespace().map(|one| one.split('=').next().unwrap_or(one));
+        for name in names() {
+            let known = extension_of(name).is_some_and(|keyword| self.offers(keyword));
+            if !known {
+                return Some(format!("555 5.5.4 {name} was not offered"));
+            }
+        }
+        let is_utf8 = names().any(|name| name.eq_ignore_ascii_case("SMTPUTF8"));
+        (!path.is_ascii() && !is_utf8).then(|| "553 5.6.7 SMTPUTF8 is not asked for".to_owned())
+    }
+
     async fn data(&mut self, reply: Option<String>) -> io::Result<Next> {
-        if self.to.is_empty() {
-            self.wire.queue("503 5.5.1 No valid recipients");
+        if self.to.is_empty() || self.chunks.is_some() {
+            self.wire.queue("503 5.5.1 No valid recipients, or BDAT before");
             return Ok(Next::Continue);
         }
         self.wire.queue(reply.as_deref().unwrap_or("354 Go on"));
         let content = self.wire.data().await?;
-        let Some(reply) = self.ruled(".").await? else { return Ok(Next::Close) };
-        if reply.as_deref().is_none_or(|reply| reply.starts_with('2')) {
-            let (from, parameters) = self.from.take().unwrap_or_default();
-            self.shared.received.push(Received {
-                host: self.shared.host.clone(),
-                helo: self.helo.clone(),
-                from,
-                to: std::mem::take(&mut self.to),
-                parameters,
-                content,
-                tls: self.tls.clone(),
-                connection: self.number,
-            });
+        self.end(content, false).await
+    }
+
+    /// Takes the chunk, whatever is answered (RFC 3030 §2).
+    async fn bdat(&mut self, line: &str, reply: Option<String>) -> io::Result<Next> {
+        let mut words = line.split(' ').skip(1);
+        let Some(size) = words.next().and_then(|size| size.parse().ok()) else {
+            self.wire.queue("501 5.5.4 Syntax");
+            return Ok(Next::Continue);
+        };
+        let chunk = self.wire.octets(size).await?;
+        if reply.as_deref().is_some_and(|reply| !reply.starts_with('2')) {
+            self.wire.queue(reply.as_deref().unwrap_or_default());
+            return Ok(Next::Continue);
+        }
+        if self.to.is_empty() || !self.offers("CHUNKING") {
+            self.wire.queue("503 5.5.1 No valid recipients, or no CHUNKING");
+            return Ok(Next::Continue);
+        }
+        self.chunks.get_or_insert_default().extend(chunk);
+        if words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST")) {
+            let content = self.chunks.take().unwrap_or_default();
+            return self.end(content, true).await;
+        }
+        self.wire.queue(reply.as_deref().unwrap_or("250 2.0.0 More"));
+        Ok(Next::Continue)
+    }
+
+    /// The end of a message: one reply, or one for each recipient.
+    async fn end(&mut self, content: Vec<u8>, chunked: bool) -> io::Result<Next> {
+        let recipients = std::mem::take(&mut self.to);
+        let groups: Vec<Vec<(String, String)>> = if self.is_lmtp {
+            recipients.into_iter().map(|one| vec![one]).collect()
+        } else {
+            vec![recipients]
+        };
+        for group in groups {
+            let end = if self.is_lmtp { format!(". {}", group[0].0) } else { ".".to_owned() };
+            let Some(reply) = self.ruled(&end).await? else { return Ok(Next::Close) };
+            if reply.as_deref().is_none_or(|reply| reply.starts_with('2')) {
+                self.keep(group, content.clone(), chunked);
+            }
+            self.wire.queue(reply.as_deref().unwrap_or("250 2.0.0 Ok"));
         }
         self.reset();
-        self.wire.queue(reply.as_deref().unwrap_or("250 2.0.0 Ok"));
         Ok(Next::Continue)
+    }
+
+    fn keep(&self, recipients: Vec<(String, String)>, content: Vec<u8>, chunked: bool) {
+        let (from, parameters) = self.from.clone().unwrap_or_default();
+        let (to, rcpt_parameters) = recipients.into_iter().unzip();
+        self.shared.received.push(Received {
+            host: self.shared.host.clone(),
+            helo: self.helo.clone(),
+            from,
+            to,
+            parameters,
+            rcpt_parameters,
+            content,
+            chunked,
+            user: self.user.clone(),
+            tls: self.tls.clone(),
+            connection: self.number,
+        });
     }
 
     fn reset(&mut self) {
         self.from = None;
         self.to.clear();
+        self.chunks = None;
     }
 
     async fn starttls(&mut self) -> io::Result<Next> {
@@ -187,10 +330,7 @@ impl Session<'_> {
             self.wire.queue("503 5.5.1 TLS already");
             return Ok(Next::Continue);
         }
-        let (starttls, identity) = {
-            let script = lock(&self.shared.script);
-            (script.starttls.clone(), script.identity.clone())
-        };
+        let starttls = lock(&self.shared.script).starttls.clone();
         let refusal = match &starttls {
             Starttls::Absent => Some("502 5.5.1 Not here"),
             Starttls::Reply(reply) => Some(reply.as_str()),
@@ -200,7 +340,10 @@ impl Session<'_> {
             | Starttls::Alert
             | Starttls::InjectPlaintext
             | Starttls::Tls11Only
-            | Starttls::Silent => None,
+            | Starttls::Silent
+            | Starttls::Tls12Only
+            | Starttls::StallOnPostQuantum
+            | Starttls::ResetOnPostQuantum => None,
         };
         if let Some(reply) = refusal {
             self.wire.queue(reply);
@@ -211,6 +354,11 @@ impl Session<'_> {
             self.wire.queue("250 2.0.0 Injected");
         }
         self.wire.flush().await?;
+        self.handshake(&starttls).await
+    }
+
+    /// The handshake, good or bad; what was said before it is forgotten (RFC 3207 §4.2).
+    async fn handshake(&mut self, starttls: &Starttls) -> io::Result<Next> {
         let Stream::Plain(mut stream) = std::mem::replace(&mut self.wire.stream, Stream::Gone)
         else {
             return Ok(Next::Close);
@@ -232,15 +380,53 @@ impl Session<'_> {
             | Starttls::Unadvertised
             | Starttls::InjectPlaintext
             | Starttls::Absent
-            | Starttls::Reply(_) => {}
+            | Starttls::Reply(_)
+            | Starttls::Tls12Only
+            | Starttls::StallOnPostQuantum
+            | Starttls::ResetOnPostQuantum => {}
         }
-        let stream = TlsAcceptor::from(tls::server_config(&identity)).accept(stream).await?;
-        self.tls = Some(TlsSeen::of(stream.get_ref().1));
+        let mut start =
+            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let offers_post_quantum = tls::offers_post_quantum(&start.client_hello());
+        match starttls {
+            Starttls::StallOnPostQuantum if offers_post_quantum => {
+                return tls::drain(&mut start.io).await.map(|()| Next::Close);
+            }
+            Starttls::ResetOnPostQuantum if offers_post_quantum => {
+                return start.io.set_zero_linger().map(|()| Next::Close);
+            }
+            _ => {}
+        }
+        let resumption = lock(&self.shared.script).resumption;
+        let tls12_only = *starttls == Starttls::Tls12Only;
+        let config = self.shared.tls_config(Dialect { tls12_only, resumption });
+        let stream = start.into_stream(config).await?;
+        let seen = TlsSeen::of(stream.get_ref().1);
+        self.shared.handshakes.push(seen.clone());
+        self.tls = Some(seen);
         self.wire = Wire::new(Stream::Tls(Box::new(stream)));
         self.helo.clear();
+        self.offered.clear();
+        self.user = None;
         self.reset();
         Ok(Next::Continue)
     }
+}
+
+/// The keyword of the extension that a parameter of MAIL or RCPT belongs to.
+fn extension_of(parameter: &str) -> Option<&'static str> {
+    Some(match parameter.to_ascii_uppercase().as_str() {
+        "SIZE" => "SIZE",
+        "BODY" => "8BITMIME",
+        "SMTPUTF8" => "SMTPUTF8",
+        "RET" | "ENVID" | "NOTIFY" | "ORCPT" => "DSN",
+        "REQUIRETLS" => "REQUIRETLS",
+        "BY" => "DELIVERBY",
+        "MT-PRIORITY" => "MT-PRIORITY",
+        "HOLDFOR" | "HOLDUNTIL" => "FUTURERELEASE",
+        "AUTH" => "AUTH",
+        _ => return None,
+    })
 }
 
 /// The path and the parameters of MAIL or RCPT.

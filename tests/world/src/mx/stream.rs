@@ -1,6 +1,7 @@
 //! The byte stream of a connection, before and after STARTTLS, with its buffers.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,13 +18,15 @@ pub(super) enum Stream {
 /// A stream with what was read and not yet used, and what is to be written.
 pub(super) struct Wire {
     pub(super) stream: Stream,
-    pub(super) input: BytesMut,
+    input: BytesMut,
     output: Vec<u8>,
+    /// Between the octets of what is queued.
+    pause: Option<Duration>,
 }
 
 impl Wire {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, input: BytesMut::new(), output: Vec::new() }
+        Self { stream, input: BytesMut::new(), output: Vec::new(), pause: None }
     }
 
     /// Queues a reply; it is sent with the next read, so that pipelined commands are answered
@@ -35,11 +38,20 @@ impl Wire {
 
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
+        let Some(pause) = self.pause.take() else { return self.write(&output).await };
+        for octet in output {
+            tokio::time::sleep(pause).await;
+            self.write(&[octet]).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, output: &[u8]) -> io::Result<()> {
         match &mut self.stream {
             Stream::Gone => Ok(()),
-            Stream::Plain(stream) => stream.write_all(&output).await,
+            Stream::Plain(stream) => stream.write_all(output).await,
             Stream::Tls(stream) => {
-                stream.write_all(&output).await?;
+                stream.write_all(output).await?;
                 stream.flush().await
             }
         }
@@ -65,6 +77,19 @@ impl Wire {
             }
             self.fill().await?;
         }
+    }
+
+    /// The next flush sends one octet after each pause.
+    pub(super) fn drip_next(&mut self, pause: Duration) {
+        self.pause = Some(pause);
+    }
+
+    /// The next octets, as many as said.
+    pub(super) async fn octets(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.input.len() < count {
+            self.fill().await?;
+        }
+        Ok(self.input.split_to(count).to_vec())
     }
 
     /// Everything up to the end of data, dots unstuffed (RFC 5321 §4.5.2).
