@@ -87,9 +87,25 @@ impl Mailbox {
     ///
     /// [`AddressError`], which says which part is wrong.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        if !text.is_ascii() {
-            return Err(AddressError::NotAscii);
-        }
+        if text.is_ascii() { Self::parse_utf8(text) } else { Err(AddressError::NotAscii) }
+    }
+
+    /// As [`Mailbox::parse`], for an SMTPUTF8 transaction: local part and domain may be UTF-8
+    /// (RFC 6531 §3.3). The address stays as it was written; the domain of [`Mailbox::domain`] has
+    /// A-labels, as everything that looks it up needs them.
+    ///
+    /// ```
+    /// use smtp::Mailbox;
+    /// let mailbox = Mailbox::parse_utf8("jürgen@münchen.example")?;
+    /// assert_eq!(mailbox.as_str(), "jürgen@münchen.example");
+    /// assert_eq!(mailbox.domain().to_string(), "xn--mnchen-3ya.example");
+    /// # Ok::<(), smtp::AddressError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`], which says which part is wrong.
+    pub fn parse_utf8(text: &str) -> Result<Self, AddressError> {
         if text.len() > ADDRESS_OCTETS_MAX {
             return Err(AddressError::TooLong);
         }
@@ -120,38 +136,66 @@ impl Mailbox {
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
+
+    /// The address in ASCII, with A-labels, if its local part allows that: a hop without SMTPUTF8 can be
+    /// given this one. A local part has no other form (RFC 6531 §3.2).
+    ///
+    /// ```
+    /// # use smtp::Mailbox;
+    /// let to_ascii = |text| Mailbox::parse_utf8(text).ok().and_then(|m| m.to_ascii());
+    /// assert_eq!(to_ascii("Max@münchen.example").as_deref(), Some("Max@xn--mnchen-3ya.example"));
+    /// assert_eq!(to_ascii("jürgen@example.com"), None);
+    /// ```
+    pub fn to_ascii(&self) -> Option<String> {
+        let local = self.local_part();
+        if self.text.is_ascii() {
+            return Some(self.text.to_string());
+        }
+        local.is_ascii().then(|| format!("{local}@{}", self.domain))
+    }
 }
 
 /// The offset of the `@` that ends the local part.
 fn local_part_end(text: &str) -> Result<usize, AddressError> {
     if text.starts_with('"') {
-        return quoted_end(text.as_bytes());
+        return quoted_end(text);
     }
     let at = text.find('@').ok_or(AddressError::NoDomain)?;
     let local = text.get(..at).unwrap_or_default();
-    let atoms_ok = local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext));
+    let atoms_ok = local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext));
     if atoms_ok { Ok(at) } else { Err(AddressError::BadLocalPart) }
 }
 
-fn quoted_end(bytes: &[u8]) -> Result<usize, AddressError> {
-    let mut index = 1;
-    while let Some(&byte) = bytes.get(index) {
-        match byte {
-            b'"' => return Ok(index + 1),
-            b'\\' => match bytes.get(index + 1) {
-                Some(32..=126) => index += 2,
-                _ => return Err(AddressError::BadLocalPart),
-            },
-            32..=126 => index += 1,
+/// The offset behind the closing quote.
+fn quoted_end(text: &str) -> Result<usize, AddressError> {
+    let mut chars = text.char_indices().skip(1);
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Ok(at + 1),
+            '\\' if matches!(chars.next(), Some((_, ' '..='~'))) => {}
+            '\\' => return Err(AddressError::BadLocalPart),
+            ' '..='~' => {}
+            _ if is_utf8_text(c) => {}
             _ => return Err(AddressError::BadLocalPart),
         }
     }
     Err(AddressError::BadLocalPart)
 }
 
-/// RFC 5322 §3.2.3.
-fn is_atext(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+/// RFC 5322 §3.2.3, with UTF-8 (RFC 6531 §3.3).
+fn is_atext(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_utf8_text(c)
+}
+
+/// A character over 127 that a local part may have. Ours: none that controls, reorders or hides text, as
+/// RFC 8265 §3.3 rules for names of users; no address has them but to deceive who reads it.
+fn is_utf8_text(c: char) -> bool {
+    let deceives = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+    );
+    !c.is_ascii() && !c.is_control() && !deceives
 }
 
 fn parse_domain(text: &str) -> Result<Domain, AddressError> {
@@ -197,6 +241,15 @@ impl ReversePath {
     /// As [`Mailbox::parse`].
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         if text.is_empty() { Ok(Self::Null) } else { Mailbox::parse(text).map(Self::Mailbox) }
+    }
+
+    /// As [`ReversePath::parse`], for an SMTPUTF8 transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mailbox::parse_utf8`].
+    pub fn parse_utf8(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() { Ok(Self::Null) } else { Mailbox::parse_utf8(text).map(Self::Mailbox) }
     }
 
     /// The mailbox, if there is one.
@@ -251,6 +304,34 @@ mod tests {
         ];
         for (text, want) in cases {
             let got = Mailbox::parse(text);
+            if let Ok(mailbox) = &got {
+                assert_eq!(mailbox.as_str(), text);
+            }
+            assert_eq!(got.map(|m| m.domain().to_string()), want.map(str::to_owned), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn utf8_addresses_are_kept_as_written_and_looked_up_in_ascii() {
+        let umlauts = format!("{}@example.com", "\u{fc}".repeat(33));
+        let bad_local = Err(AddressError::BadLocalPart);
+        let cases = [
+            ("j\u{fc}rgen@example.com", Ok("example.com")),
+            ("\"j\u{fc}r gen\"@example.com", Ok("example.com")),
+            ("a@M\u{dc}NCHEN.example", Ok("xn--mnchen-3ya.example")),
+            ("\u{7528}\u{6237}@\u{4f8b}\u{5b50}.example", Ok("xn--fsqu00a.example")),
+            ("\u{1f600}\u{fe0f}@example.com", Ok("example.com")),
+            ("plain@example.com", Ok("example.com")),
+            ("a\u{85}b@example.com", bad_local),
+            ("a\u{2028}b@example.com", bad_local),
+            ("a\u{202e}b@example.com", bad_local),
+            ("\"a\u{9b}b\"@example.com", bad_local),
+            ("\"a\\\u{fc}b\"@example.com", bad_local),
+            ("a@\u{fc}..example", Err(AddressError::BadDomain(HostNameError::EmptyLabel))),
+            (umlauts.as_str(), Err(AddressError::TooLong)),
+        ];
+        for (text, want) in cases {
+            let got = Mailbox::parse_utf8(text);
             if let Ok(mailbox) = &got {
                 assert_eq!(mailbox.as_str(), text);
             }

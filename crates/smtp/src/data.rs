@@ -1,11 +1,13 @@
-//! Where does the content of a DATA command end, and may it be kept?
+//! Where does the content of DATA or BDAT end, and may it be kept?
 //!
 //! Only CRLF ends a line and only CRLF `.` CRLF ends the content (RFC 5321 §2.3.8, §4.1.1.4). Servers
 //! that are more generous let a message carry commands of its own past their neighbours; so what is
 //! not clean is read to its true end and then refused, never reinterpreted.
 //!
 //! Content is handed on as slices of the input, with line ends and without the transparency dots
-//! (§4.5.2). What the receiver says does not depend on how the input was cut into pieces.
+//! (§4.5.2). What a receiver says does not depend on how the input was cut into pieces.
+//!
+//! BDAT counts octets instead (RFC 3030), so dots mean nothing there; what a line may be is the same.
 
 use crate::limits::CONTENT_LINE_ACCEPTED_OCTETS;
 use crate::response::Response;
@@ -82,6 +84,15 @@ enum State {
     DotCr,
 }
 
+/// What tells where the content ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Framing {
+    /// A lone dot; dots at the start of other lines are dropped.
+    Dots,
+    /// The caller, who counts.
+    Octets,
+}
+
 /// Receives the content of one DATA command.
 ///
 /// ```
@@ -95,6 +106,7 @@ enum State {
 /// ```
 #[derive(Clone, Debug)]
 pub struct DataReceiver {
+    framing: Framing,
     state: State,
     newlines: Newlines,
     fault: Option<Fault>,
@@ -108,7 +120,15 @@ impl DataReceiver {
     /// Expects content of at most `size_max` octets, counted as RFC 1870 §6.1 does: with line ends,
     /// without transparency dots and end mark.
     pub fn new(newlines: Newlines, size_max: u64) -> Self {
-        Self { state: State::LineStart, newlines, fault: None, size: 0, size_max, line: 0 }
+        Self {
+            framing: Framing::Dots,
+            state: State::LineStart,
+            newlines,
+            fault: None,
+            size: 0,
+            size_max,
+            line: 0,
+        }
     }
 
     /// Octets handed on so far.
@@ -126,7 +146,9 @@ impl DataReceiver {
         while let Some((&first, rest)) = input.split_first() {
             let mut content: &'i [u8] = b"";
             match (self.state, first) {
-                (State::LineStart, b'.') => self.consume(input, rest, State::Dot),
+                (State::LineStart, b'.') if self.framing == Framing::Dots => {
+                    self.consume(input, rest, State::Dot);
+                }
                 (State::Dot, b'\r') => self.consume(input, rest, State::DotCr),
                 (State::DotCr, b'\n') => return self.end(input, rest),
                 (State::Dot, b'\n') if self.newlines == Newlines::Normalize => {
@@ -231,6 +253,57 @@ impl DataReceiver {
         }
         self.size += kept.len() as u64;
         (!kept.is_empty()).then_some(kept)
+    }
+}
+
+/// Receives the content of one message that comes by BDAT (RFC 3030).
+///
+/// ```
+/// use smtp::data::{ChunkReceiver, Newlines};
+/// let mut receiver = ChunkReceiver::new(Newlines::Strict, 1000);
+/// let mut chunk = &b"a\r\n.\r\nb"[..];
+/// assert_eq!(receiver.next(&mut chunk), Some(&b"a\r\n"[..]));
+/// assert_eq!(receiver.next(&mut chunk), Some(&b".\r\nb"[..]));
+/// assert_eq!(receiver.next(&mut chunk), None);
+/// assert_eq!(receiver.finish(), Some(&b"\r\n"[..]));
+/// assert_eq!((receiver.finish(), receiver.fault()), (None, None));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ChunkReceiver(DataReceiver);
+
+impl ChunkReceiver {
+    /// As [`DataReceiver::new`].
+    pub fn new(newlines: Newlines, size_max: u64) -> Self {
+        let framing = Framing::Octets;
+        Self(DataReceiver { framing, ..DataReceiver::new(newlines, size_max) })
+    }
+
+    /// Why the content seen so far cannot be kept.
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.fault
+    }
+
+    /// Takes the next part off the front of `input`, which is inside a chunk. `None` when the input is
+    /// used up; a final CR waits for the LF that the next chunk may begin with.
+    pub fn next<'i>(&mut self, input: &mut &'i [u8]) -> Option<&'i [u8]> {
+        match self.0.next(input) {
+            Chunk::Content(content) => Some(content),
+            Chunk::NeedInput | Chunk::End => None,
+        }
+    }
+
+    /// After the last chunk: what completes the content; `None` when nothing is missing.
+    ///
+    /// A last line without CRLF is legal here and nowhere else in SMTP: by DATA it could not be passed
+    /// on. It is completed once, now, so that whatever is kept consists of lines. No signature breaks: both
+    /// body canonicalizations of DKIM add this line end, too (RFC 6376 §3.4.3, §3.4.4).
+    pub fn finish(&mut self) -> Option<&'static [u8]> {
+        if self.0.state == State::Cr {
+            self.0.blame(Fault::BareCr, State::Text);
+        }
+        let is_open = self.0.state != State::LineStart;
+        self.0.state = State::LineStart;
+        (is_open && self.0.fault.is_none()).then_some(b"\r\n")
     }
 }
 

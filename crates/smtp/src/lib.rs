@@ -14,13 +14,16 @@ pub mod data;
 pub mod extensions;
 pub mod host;
 pub mod limits;
+pub mod params;
 pub mod remote_text;
 pub mod reply;
 pub mod response;
+pub mod sasl;
 pub mod sasl_client;
 pub mod server;
 pub mod status;
 pub mod stuff;
+pub mod xtext;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
 pub use client::{

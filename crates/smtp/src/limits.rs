@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::params::{ENVELOPE_ID_CHARS_MAX, ORIGINAL_RECIPIENT_CHARS_MAX};
+
 // ---- sizes (RFC 5321 §4.5.3.1)
 
 /// RFC 5321 §4.5.3.1.4: a command line with its CRLF.
@@ -13,6 +15,26 @@ pub const COMMAND_LINE_OCTETS: usize = 512;
 pub const SIZE_ALLOWANCE_OCTETS: usize = 26;
 /// RFC 6152 §3: what BODY adds to the MAIL line.
 pub const BODY_ALLOWANCE_OCTETS: usize = 17;
+/// RFC 6531 §3.1: what SMTPUTF8 adds to the MAIL and RCPT lines.
+pub const SMTPUTF8_ALLOWANCE_OCTETS: usize = 10;
+/// RFC 3461 §4: what RET and ENVID add to the MAIL line, each character of the id encoded.
+pub const DSN_MAIL_ALLOWANCE_OCTETS: usize = " RET=FULL ENVID=".len() + 3 * ENVELOPE_ID_CHARS_MAX;
+/// RFC 3461 §4: what NOTIFY and ORCPT add to the RCPT line.
+pub const DSN_RCPT_ALLOWANCE_OCTETS: usize =
+    " NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=".len() + ORIGINAL_RECIPIENT_CHARS_MAX;
+/// RFC 8689 §2: what REQUIRETLS adds to the MAIL line.
+pub const REQUIRETLS_ALLOWANCE_OCTETS: usize = 11;
+/// RFC 4954 §3: what AUTH adds to the MAIL line.
+pub const AUTH_ALLOWANCE_OCTETS: usize = 500;
+/// RFC 2852 §3: what BY adds to the MAIL line.
+pub const DELIVERBY_ALLOWANCE_OCTETS: usize = 17;
+/// RFC 6710 §3: what MT-PRIORITY adds to the MAIL line.
+pub const PRIORITY_ALLOWANCE_OCTETS: usize = 15;
+/// RFC 4865 §3: what HOLDFOR or HOLDUNTIL adds to the MAIL line; ours is the longest date-time.
+pub const FUTURERELEASE_ALLOWANCE_OCTETS: usize =
+    " HOLDUNTIL=9999-99-99T99:99:99.999999999+99:99".len();
+/// RFC 4954 §4: a line of an AUTH dialogue, with its CRLF.
+pub const AUTH_LINE_OCTETS: usize = 12_288;
 /// RFC 5321 §4.5.3.1.5: a reply line with its CRLF.
 pub const REPLY_LINE_OCTETS: usize = 512;
 /// RFC 5321 §4.5.3.1.3: a path with its angle brackets.

@@ -8,9 +8,9 @@
 )]
 
 use proptest::prelude::*;
-use smtp::command::{Capability, Offer, Recipient};
+use smtp::command::{Capability, Channel, Offer, Rcpt, Recipient};
 use smtp::data::{Chunk, DataReceiver, Fault, Newlines};
-use smtp::server::{Session, Settings, Step};
+use smtp::server::{Access, Session, Settings, Step};
 use smtp::{Domain, HostName, Response, Status};
 
 const VECTORS: &str = include_str!("../../../tests/data/vectors/smtp.tsv");
@@ -26,7 +26,14 @@ fn session(errors_max: u32) -> Session {
         .with(Capability::EightBitMime)
         .with(Capability::EnhancedStatusCodes);
     let hostname = Domain::Name(HostName::parse("relay.example").unwrap());
-    Session::new(Settings { hostname, offer, errors_max, newlines: Newlines::Strict })
+    Session::new(Settings {
+        hostname,
+        offer,
+        channel: Channel::Clear,
+        access: Access::Anyone,
+        errors_max,
+        newlines: Newlines::Strict,
+    })
 }
 
 /// What came of a dialogue: all replies, what was asked, and the content of what was accepted.
@@ -84,13 +91,15 @@ fn advance(
             session.accept();
             format!("sender {}", mail.sender)
         }
-        Step::Recipient(Recipient::Mailbox(mailbox)) if mailbox.local_part() == "no" => {
+        Step::Recipient(Rcpt { recipient: Recipient::Mailbox(mailbox), .. })
+            if mailbox.local_part() == "no" =>
+        {
             session.refuse(&Response::new(550, Status::permanent(1, 1), "no"));
             "refused".to_owned()
         }
-        Step::Recipient(recipient) => {
+        Step::Recipient(rcpt) => {
             session.accept();
-            format!("recipient {recipient:?}")
+            format!("recipient {:?}", rcpt.recipient)
         }
         Step::Begin => {
             session.accept();
@@ -110,6 +119,9 @@ fn advance(
             format!("{fault:?}")
         }
         Step::Reset => "reset".to_owned(),
+        Step::StartTls | Step::Authenticate { .. } | Step::AuthResponse(_) | Step::AuthEnded => {
+            panic!("not offered")
+        }
     };
     Some(event)
 }

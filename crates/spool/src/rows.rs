@@ -63,11 +63,11 @@ pub(crate) fn body_ref(place: i64) -> Result<BodyRef, StoreError> {
 }
 
 pub(crate) fn mailbox(text: &str) -> Result<Mailbox, StoreError> {
-    Mailbox::parse(text).map_err(|_| StoreError::Corrupt { what: "recipient address" })
+    Mailbox::parse_utf8(text).map_err(|_| StoreError::Corrupt { what: "recipient address" })
 }
 
 pub(crate) fn sender(text: &str) -> Result<ReversePath, StoreError> {
-    ReversePath::parse(text).map_err(|_| StoreError::Corrupt { what: "sender address" })
+    ReversePath::parse_utf8(text).map_err(|_| StoreError::Corrupt { what: "sender address" })
 }
 
 pub(crate) fn id(bytes: [u8; 16]) -> MessageId {

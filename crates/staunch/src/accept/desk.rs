@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use smtp::command::{Mail, Recipient};
+use smtp::command::{Mail, Rcpt, Recipient};
 use smtp::server::{Client, Session, Step};
 use smtp::{Domain, HostName, Mailbox, Response, ReversePath, Status};
 use spool::{BodyFacts, Envelope, MessageId, NewRecipient, RECIPIENTS_MAX};
@@ -66,7 +66,7 @@ impl Desk {
                 let answer = self.sender(mail);
                 self.answer(session, answer, sender.as_str(), None);
             }
-            Step::Recipient(recipient) => {
+            Step::Recipient(Rcpt { recipient, .. }) => {
                 let answer = self.recipient(&recipient);
                 let text = match &recipient {
                     Recipient::Mailbox(mailbox) => mailbox.as_str(),
@@ -84,7 +84,13 @@ impl Desk {
                 self.transaction = None;
             }
             Step::Reset => self.transaction = None,
-            Step::Input | Step::Close => {}
+            // None of these is offered; without an answer the session refuses or closes.
+            Step::StartTls
+            | Step::Authenticate { .. }
+            | Step::AuthResponse(_)
+            | Step::AuthEnded
+            | Step::Input
+            | Step::Close => {}
         }
     }
 

@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::command::{Capability, Offer};
+use smtp::command::{Capability, Channel, Offer};
 use smtp::data::Newlines;
 use smtp::limits::SERVER_IDLE_TIMEOUT;
-use smtp::server::{Session, Settings, Step};
+use smtp::server::{Access, Session, Settings, Step};
 use smtp::{Response, Status};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -96,6 +96,8 @@ fn settings(config: &Config, listener: &Listener, client: IpAddr) -> Settings {
             .with(Capability::Pipelining)
             .with(Capability::EightBitMime)
             .with(Capability::EnhancedStatusCodes),
+        channel: Channel::Clear,
+        access: Access::Anyone,
         errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
         newlines,
     }
@@ -187,7 +189,11 @@ impl Conversation {
                 | Step::Content(_)
                 | Step::End
                 | Step::Refused(_)
-                | Step::Reset) => self.desk.handle(&mut self.session, step, capacity).await,
+                | Step::Reset
+                | Step::StartTls
+                | Step::Authenticate { .. }
+                | Step::AuthResponse(_)
+                | Step::AuthEnded) => self.desk.handle(&mut self.session, step, capacity).await,
             }
             if self.session.output().len() > OUTPUT_OCTETS {
                 flush(&self.stream, &mut self.session).await?;

@@ -4,100 +4,24 @@
 //! addresses), lenient where every client does it (a space behind the colon). Only what was offered
 //! in reply to EHLO is understood (RFC 5321 §2.2.1): see [`Offer`].
 
+mod offer;
+mod parameters;
+mod path;
+
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::address::{AddressError, Domain, Mailbox, ReversePath};
+use crate::address::{AddressError, Domain, Mailbox};
+use crate::base64;
 use crate::host::HostName;
-use crate::limits;
 use crate::remote_text::RemoteText;
 use crate::response::Response;
+use crate::sasl::Mechanism;
 use crate::status::Status;
 
-/// An extension that a server can offer without a value.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub enum Capability {
-    /// RFC 2920.
-    Pipelining,
-    /// RFC 6152.
-    EightBitMime,
-    /// RFC 2034.
-    EnhancedStatusCodes,
-}
-
-impl Capability {
-    const ALL: [Self; 3] = [Self::Pipelining, Self::EightBitMime, Self::EnhancedStatusCodes];
-
-    const fn keyword(self) -> &'static str {
-        match self {
-            Self::Pipelining => "PIPELINING",
-            Self::EightBitMime => "8BITMIME",
-            Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
-        }
-    }
-}
-
-/// The extensions that a session offers; what is not in it is not understood either.
-///
-/// ```
-/// use smtp::command::{Capability, Offer};
-/// let offer = Offer::new(1000).with(Capability::Pipelining);
-/// assert_eq!(offer.keywords(), ["PIPELINING", "SIZE 1000"]);
-/// ```
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Offer {
-    size_max: u64,
-    capabilities: u8,
-}
-
-impl Offer {
-    /// SIZE (RFC 1870) alone: messages of at most `size_max` octets.
-    pub const fn new(size_max: u64) -> Self {
-        Self { size_max, capabilities: 0 }
-    }
-
-    /// With one more.
-    #[must_use]
-    pub const fn with(self, capability: Capability) -> Self {
-        Self { capabilities: self.capabilities | 1 << capability as u8, ..self }
-    }
-
-    /// Is it offered?
-    pub const fn has(self, capability: Capability) -> bool {
-        self.capabilities & (1 << capability as u8) != 0
-    }
-
-    /// The largest message, in octets.
-    pub const fn size_max(self) -> u64 {
-        self.size_max
-    }
-
-    /// The lines of the reply to EHLO, below the first.
-    pub fn keywords(self) -> Vec<String> {
-        let offered = Capability::ALL.into_iter().filter(|capability| self.has(*capability));
-        let mut keywords: Vec<_> = offered.map(|c| c.keyword().to_owned()).collect();
-        keywords.push(format!("SIZE {}", self.size_max));
-        keywords
-    }
-
-    /// The longest line, with its CRLF, that the command with this verb may have.
-    fn line_octets(self, verb: &[u8]) -> usize {
-        let body =
-            if self.has(Capability::EightBitMime) { limits::BODY_ALLOWANCE_OCTETS } else { 0 };
-        let mail = if verb.eq_ignore_ascii_case(b"MAIL") {
-            limits::SIZE_ALLOWANCE_OCTETS + body
-        } else {
-            0
-        };
-        limits::COMMAND_LINE_OCTETS + mail
-    }
-
-    /// The longest line, with its CRLF, that any command may have.
-    pub(crate) fn line_octets_max(self) -> usize {
-        self.line_octets(b"MAIL")
-    }
-}
+pub use offer::{Capability, Channel, FutureRelease, Limits, Offer};
+pub use parameters::{BodyKind, Mail, Rcpt, Recipient};
+pub use path::PathError;
 
 /// A command, understood.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -109,9 +33,16 @@ pub enum Command {
     /// `MAIL FROM`.
     Mail(Mail),
     /// `RCPT TO`.
-    Rcpt(Recipient),
+    Rcpt(Rcpt),
     /// `DATA`.
     Data,
+    /// `BDAT` (RFC 3030 §2), offered or not: its octets follow either way.
+    Bdat {
+        /// How many octets follow.
+        octets: u64,
+        /// Are they the last of the message?
+        last: bool,
+    },
     /// `RSET`.
     Rset,
     /// `NOOP`.
@@ -120,6 +51,15 @@ pub enum Command {
     Help,
     /// `VRFY`.
     Vrfy,
+    /// `STARTTLS` (RFC 3207), offered or not.
+    StartTls,
+    /// `AUTH` (RFC 4954) with a mechanism that is offered.
+    Auth {
+        /// Which.
+        mechanism: Mechanism,
+        /// The initial response, decoded.
+        initial: Option<Vec<u8>>,
+    },
     /// `QUIT`.
     Quit,
 }
@@ -161,59 +101,13 @@ fn parse_literal(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// How the client says that the content is encoded (RFC 6152 §2).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum BodyKind {
-    /// `BODY=7BIT`.
-    SevenBit,
-    /// `BODY=8BITMIME`.
-    EightBitMime,
-}
-
-/// The arguments of MAIL.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Mail {
-    /// Who sends.
-    pub sender: ReversePath,
-    /// `SIZE`: how large the message will be, in octets.
-    pub size: Option<u64>,
-    /// `BODY`.
-    pub body: Option<BodyKind>,
-}
-
-/// The argument of RCPT.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Recipient {
-    /// An address.
-    Mailbox(Mailbox),
-    /// `<Postmaster>` without a domain: whoever runs this server (RFC 5321 §4.5.1).
-    Postmaster,
-}
-
-/// What is wrong with a path.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum PathError {
-    /// It does not stand between angle brackets.
-    #[error("expected <address>")]
-    Brackets,
-    /// The source route in front of the address is malformed (RFC 5321 §4.1.2).
-    #[error("the source route is malformed")]
-    Route,
-    /// Over [`limits::PATH_OCTETS`].
-    #[error("longer than RFC 5321 allows")]
-    TooLong,
-    /// The address is wrong.
-    #[error("{0}")]
-    Address(#[from] AddressError),
-}
-
 /// Why a line is not a command that can be carried out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CommandError {
     /// Longer than its verb may be (RFC 5321 §4.5.3.1.4).
     #[error("line too long")]
     LineTooLong,
-    /// A control character, so also a bare CR or LF, or octets that are not UTF-8.
+    /// A control character, so also a bare CR or LF, or octets over 127 where none can be meant.
     #[error("control or undecodable characters in a command")]
     NotText,
     /// Not an SMTP verb.
@@ -222,6 +116,19 @@ pub enum CommandError {
     /// A verb of SMTP that is not offered here.
     #[error("command not offered")]
     NotOffered,
+    /// AUTH where no mechanism is offered.
+    #[error("AUTH is not offered")]
+    AuthNotOffered,
+    /// AUTH with a mechanism that is not among those offered (RFC 4954 §4).
+    #[error("authentication mechanism not offered")]
+    Mechanism,
+    /// Something of AUTH that should be base64 (RFC 4954 §4).
+    #[error("not base64")]
+    Base64,
+    /// A BDAT that cannot be read. Nobody knows how many octets follow that are not commands, so the
+    /// session cannot go on.
+    #[error("syntax: BDAT octets [LAST], closing the connection")]
+    Chunk,
     /// The client speaks HTTP: somebody makes a browser talk to us.
     #[error("this is not a web server")]
     Http,
@@ -248,8 +155,10 @@ impl CommandError {
         let (code, status) = match self {
             Self::LineTooLong | Self::NotText => (500, Status::permanent(5, 2)),
             Self::Unknown => (500, Status::permanent(5, 1)),
-            Self::NotOffered | Self::Http => (502, Status::permanent(5, 1)),
-            Self::Syntax(_) | Self::BadParameter => (501, Status::permanent(5, 4)),
+            Self::NotOffered | Self::AuthNotOffered | Self::Http => (502, Status::permanent(5, 1)),
+            Self::Mechanism => (504, Status::permanent(5, 4)),
+            Self::Base64 => (501, Status::permanent(5, 2)),
+            Self::Syntax(_) | Self::BadParameter | Self::Chunk => (501, Status::permanent(5, 4)),
             Self::UnknownParameter => (555, Status::permanent(5, 4)),
             // RFC 6531 §3.5.
             Self::Sender(PathError::Address(AddressError::NotAscii)) => {
@@ -269,11 +178,19 @@ impl CommandError {
         };
         Response::new(code, status, self.to_string())
     }
+
+    /// Must the session end? RFC 5321 §3.8 wants it kept open, but this client speaks another protocol,
+    /// or what it sends next is content that would be read as commands.
+    pub(crate) const fn is_fatal(self) -> bool {
+        matches!(self, Self::Http | Self::Chunk)
+    }
 }
 
-/// Verbs of SMTP and its extensions that are answered 502 unless offered.
-const OTHER_VERBS: [&str; 11] =
-    ["EXPN", "TURN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH", "BDAT", "ETRN", "ATRN", "LHLO"];
+/// Verbs of SMTP and its extensions that are answered 502.
+const OTHER_VERBS: [&str; 8] = ["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "LHLO"];
+/// Verbs whose arguments may have octets over 127, if only by SMTPUTF8 or by the habit of clients to send
+/// what their machine is called.
+const EIGHTBIT_VERBS: [&str; 5] = ["EHLO", "HELO", "MAIL", "RCPT", "VRFY"];
 
 /// Methods of HTTP, and the first word of HTTP/2.
 const HTTP_VERBS: [&str; 10] =
@@ -295,13 +212,17 @@ impl Command {
     /// [`CommandError`], which knows its answer.
     pub fn parse(line: &[u8], offer: Offer) -> Result<Self, CommandError> {
         let (verb, rest) = split_verb(line);
+        let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
         if line.len() + 2 > offer.line_octets(verb) {
             return Err(too_long(line));
         }
-        if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        if is("BDAT") {
+            return parse_bdat(rest).ok_or(CommandError::Chunk);
+        }
+        let is_plain = line.is_ascii() || EIGHTBIT_VERBS.into_iter().any(is);
+        if !is_plain || line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return Err(CommandError::NotText);
         }
-        let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
         let bare = |command| {
             if rest.is_empty() {
                 Ok(command)
@@ -310,8 +231,8 @@ impl Command {
             }
         };
         match () {
-            () if is("MAIL") => parse_mail(rest, offer).map(Self::Mail),
-            () if is("RCPT") => parse_rcpt(rest).map(Self::Rcpt),
+            () if is("MAIL") => Mail::parse(after_keyword(rest, "FROM:")?, offer).map(Self::Mail),
+            () if is("RCPT") => Rcpt::parse(after_keyword(rest, "TO:")?, offer).map(Self::Rcpt),
             () if is("DATA") => bare(Self::Data),
             () if is("RSET") => bare(Self::Rset),
             () if is("QUIT") => bare(Self::Quit),
@@ -321,6 +242,8 @@ impl Command {
             () if is("HELP") => Ok(Self::Help),
             () if is("VRFY") && rest.is_empty() => Err(CommandError::Syntax("VRFY address")),
             () if is("VRFY") => Ok(Self::Vrfy),
+            () if is("STARTTLS") => bare(Self::StartTls),
+            () if is("AUTH") => parse_auth(rest, offer),
             () if OTHER_VERBS.into_iter().any(is) => Err(CommandError::NotOffered),
             () => Err(if is_http(verb) { CommandError::Http } else { CommandError::Unknown }),
         }
@@ -329,7 +252,11 @@ impl Command {
 
 /// What is wrong with a line that begins like this and is too long.
 pub(crate) fn too_long(front: &[u8]) -> CommandError {
-    if is_http(split_verb(front).0) { CommandError::Http } else { CommandError::LineTooLong }
+    match split_verb(front).0 {
+        verb if is_http(verb) => CommandError::Http,
+        verb if verb.eq_ignore_ascii_case(b"BDAT") => CommandError::Chunk,
+        _ => CommandError::LineTooLong,
+    }
 }
 
 /// HTTP's methods are written in capitals only (RFC 9110 §9.1).
@@ -352,139 +279,46 @@ fn client_name(rest: &[u8]) -> Result<ClientName, CommandError> {
     Ok(ClientName::parse(rest))
 }
 
-fn parse_mail(rest: &[u8], offer: Offer) -> Result<Mail, CommandError> {
-    let rest = after_keyword(rest, "FROM:").ok_or(CommandError::Syntax("MAIL FROM:<address>"))?;
-    let (path, parameters) = split_path(rest).map_err(CommandError::Sender)?;
-    let address = without_route(path).map_err(CommandError::Sender)?;
-    let sender = ReversePath::parse(address).map_err(|e| CommandError::Sender(e.into()))?;
-    let mut mail = Mail { sender, size: None, body: None };
-    for parameter in parameters.split_ascii_whitespace() {
-        mail.set(parameter, offer)?;
-    }
-    Ok(mail)
+/// What stands behind `FROM:` or `TO:`; a space before the path is tolerated.
+fn after_keyword<'l>(rest: &'l [u8], keyword: &'static str) -> Result<&'l [u8], CommandError> {
+    let form = if keyword == "TO:" { "RCPT TO:<address>" } else { "MAIL FROM:<address>" };
+    let (front, behind) = rest.split_at_checked(keyword.len()).ok_or(CommandError::Syntax(form))?;
+    let found = front.eq_ignore_ascii_case(keyword.as_bytes());
+    found.then(|| behind.trim_ascii_start()).ok_or(CommandError::Syntax(form))
 }
 
-impl Mail {
-    fn set(&mut self, parameter: &str, offer: Offer) -> Result<(), CommandError> {
-        let (keyword, value) = split_parameter(parameter)?;
-        if keyword.eq_ignore_ascii_case("SIZE") {
-            set_once(&mut self.size, value.and_then(parse_size))
-        } else if keyword.eq_ignore_ascii_case("BODY") && offer.has(Capability::EightBitMime) {
-            set_once(&mut self.body, value.and_then(parse_body))
-        } else {
-            Err(CommandError::UnknownParameter)
-        }
-    }
-}
-
-/// RFC 5321 §4.1.2: esmtp-param.
-fn split_parameter(text: &str) -> Result<(&str, Option<&str>), CommandError> {
-    let (keyword, value) = text.split_once('=').map_or((text, None), |(k, v)| (k, Some(v)));
-    let keyword_ok = keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && keyword.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let value_ok =
-        value.is_none_or(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_graphic() && b != b'='));
-    if keyword_ok && value_ok { Ok((keyword, value)) } else { Err(CommandError::BadParameter) }
-}
-
-fn set_once<T>(slot: &mut Option<T>, value: Option<T>) -> Result<(), CommandError> {
-    match (slot.is_some(), value) {
-        (false, Some(value)) => {
-            *slot = Some(value);
-            Ok(())
-        }
-        (true, _) | (false, None) => Err(CommandError::BadParameter),
-    }
-}
-
-/// RFC 1870 §4: up to twenty digits.
-fn parse_size(value: &str) -> Option<u64> {
-    let digits = value.len() <= 20 && value.bytes().all(|byte| byte.is_ascii_digit());
-    // Twenty digits may exceed 64 bits; no message does.
-    digits.then(|| value.parse().unwrap_or(u64::MAX))
-}
-
-fn parse_body(value: &str) -> Option<BodyKind> {
-    if value.eq_ignore_ascii_case("7BIT") {
-        Some(BodyKind::SevenBit)
-    } else if value.eq_ignore_ascii_case("8BITMIME") {
-        Some(BodyKind::EightBitMime)
-    } else {
-        None
-    }
-}
-
-fn parse_rcpt(rest: &[u8]) -> Result<Recipient, CommandError> {
-    let rest = after_keyword(rest, "TO:").ok_or(CommandError::Syntax("RCPT TO:<address>"))?;
-    let (path, parameters) = split_path(rest).map_err(CommandError::Recipient)?;
-    let address = without_route(path).map_err(CommandError::Recipient)?;
-    let recipient = if address.eq_ignore_ascii_case("postmaster") {
-        Recipient::Postmaster
-    } else {
-        Recipient::Mailbox(Mailbox::parse(address).map_err(|e| CommandError::Recipient(e.into()))?)
+/// RFC 3030 §2. More digits than 64 bits have are no number of octets.
+fn parse_bdat(rest: &[u8]) -> Option<Command> {
+    let mut words = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
+    let octets =
+        words.next().filter(|word| word.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
+    let last = match words.next() {
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return None,
+        None => false,
     };
-    match parameters.split_ascii_whitespace().next() {
-        Some(parameter) => {
-            Err(split_parameter(parameter).err().unwrap_or(CommandError::UnknownParameter))
-        }
-        None => Ok(recipient),
-    }
+    words.next().is_none().then_some(Command::Bdat { octets, last })
 }
 
-/// What stands behind `keyword`; a space before the path is tolerated.
-fn after_keyword<'l>(rest: &'l [u8], keyword: &str) -> Option<&'l [u8]> {
-    let (front, behind) = rest.split_at_checked(keyword.len())?;
-    front.eq_ignore_ascii_case(keyword.as_bytes()).then(|| behind.trim_ascii_start())
-}
-
-/// Splits `<path> parameters`, and takes the brackets off the path.
-fn split_path(text: &[u8]) -> Result<(&str, &str), PathError> {
-    let text = std::str::from_utf8(text).map_err(|_| PathError::Address(AddressError::NotAscii))?;
-    let inner = text.strip_prefix('<').ok_or(PathError::Brackets)?;
-    let end = path_end(inner.as_bytes()).ok_or(PathError::Brackets)?;
-    let (path, rest) = inner.split_at_checked(end).ok_or(PathError::Brackets)?;
-    let rest = rest.strip_prefix('>').ok_or(PathError::Brackets)?;
-    if !rest.is_empty() && !rest.starts_with([' ', '\t']) {
-        return Err(PathError::Brackets);
+/// RFC 4954 §4. `=` is an initial response without octets, which is not the same as none.
+fn parse_auth(rest: &[u8], offer: Offer) -> Result<Command, CommandError> {
+    if offer.mechanisms().is_empty() {
+        return Err(CommandError::AuthNotOffered);
     }
-    if path.len() + 2 > limits::PATH_OCTETS {
-        return Err(PathError::TooLong);
+    let mut words = rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let name = words.next().ok_or(CommandError::Syntax("AUTH mechanism"))?;
+    let mechanism = Mechanism::parse(name)
+        .filter(|mechanism| offer.mechanisms().has(*mechanism))
+        .ok_or(CommandError::Mechanism)?;
+    let initial = match words.next() {
+        None => None,
+        Some(b"=") => Some(Vec::new()),
+        Some(text) => Some(base64::decode(text).ok_or(CommandError::Base64)?),
+    };
+    match words.next() {
+        None => Ok(Command::Auth { mechanism, initial }),
+        Some(_) => Err(CommandError::Syntax("AUTH mechanism [initial-response]")),
     }
-    Ok((path, rest))
-}
-
-/// Where the closing bracket is; one inside a quoted local part is text.
-fn path_end(inner: &[u8]) -> Option<usize> {
-    let mut quoted = false;
-    let mut bytes = inner.iter().enumerate();
-    while let Some((at, byte)) = bytes.next() {
-        match byte {
-            b'"' => quoted = !quoted,
-            b'\\' if quoted => _ = bytes.next(),
-            b'>' if !quoted => return Some(at),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Drops a source route, which is accepted and ignored (RFC 5321 §4.1.1.2, appendix C).
-fn without_route(path: &str) -> Result<&str, PathError> {
-    if !path.starts_with('@') {
-        return Ok(path);
-    }
-    // A literal in the route has colons of its own.
-    let mut in_literal = false;
-    let end = path.find(|c| {
-        in_literal = (in_literal || c == '[') && c != ']';
-        c == ':' && !in_literal
-    });
-    let (route, address) =
-        end.and_then(|end| path.split_at_checked(end)).ok_or(PathError::Route)?;
-    for hop in route.split(',') {
-        Mailbox::parse(&format!("x{hop}")).map_err(|_| PathError::Route)?;
-    }
-    Ok(address.strip_prefix(':').unwrap_or(address))
 }
 
 #[cfg(test)]
@@ -492,6 +326,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::address::ReversePath;
+    use crate::params::*;
+    use crate::sasl::Mechanisms;
 
     const OFFER: Offer = Offer::new(1_000_000).with(Capability::EightBitMime);
 
@@ -521,17 +358,21 @@ mod tests {
             ("RCPT TO:<a@[192.0.2.1]>", "a@[192.0.2.1]"),
         ];
         for (line, want) in cases {
-            let Ok(Command::Rcpt(Recipient::Mailbox(mailbox))) = parse(line) else {
+            let Ok(Command::Rcpt(Rcpt { recipient: Recipient::Mailbox(mailbox), .. })) =
+                parse(line)
+            else {
                 panic!("{line}: {:?}", parse(line));
             };
             assert_eq!(mailbox.as_str(), want, "{line}");
         }
-        assert_eq!(parse("RCPT TO:<POSTmaster>"), Ok(Command::Rcpt(Recipient::Postmaster)));
+        let postmaster = Command::Rcpt(Rcpt::to(Recipient::Postmaster));
+        assert_eq!(parse("RCPT TO:<POSTmaster>"), Ok(postmaster));
     }
 
     #[test]
     fn mail_takes_the_parameters_that_are_offered_and_no_others() {
-        let mail = |size, body| Ok(Command::Mail(Mail { sender: ReversePath::Null, size, body }));
+        let mail =
+            |size, body| Ok(Command::Mail(Mail { size, body, ..Mail::from(ReversePath::Null) }));
         let cases = [
             ("MAIL FROM:<>", mail(None, None)),
             ("MAIL FROM: <>", mail(None, None)),
@@ -556,6 +397,127 @@ mod tests {
         }
         let bare = Command::parse(b"MAIL FROM:<> BODY=7BIT", Offer::new(1));
         assert_eq!(bare, Err(CommandError::UnknownParameter), "8BITMIME is not offered");
+    }
+
+    /// Everything that has parameters.
+    fn full_offer() -> Offer {
+        [Capability::EightBitMime, Capability::SmtpUtf8, Capability::Dsn, Capability::RequireTls]
+            .into_iter()
+            .fold(Offer::new(1_000_000), Offer::with)
+            .with_future_release(FutureRelease::new(3600, "2026-12-24T18:00:00Z").unwrap())
+            .with_deliver_by(60)
+            .with_priority()
+            .with_auth(Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login))
+    }
+
+    /// The code that a line is refused with, or the command.
+    fn parse_full(line: &str) -> Result<Command, u16> {
+        Command::parse(line.as_bytes(), full_offer()).map_err(|error| error.response().code())
+    }
+
+    #[test]
+    fn every_parameter_that_is_offered_is_kept_with_its_meaning() {
+        let line = "MAIL FROM:<j\u{fc}@m\u{fc}.example> SIZE=7 BODY=8BITMIME SMTPUTF8 RET=HDRS \
+                    ENVID=a+20b REQUIRETLS HOLDFOR=60 BY=-5;NT MT-PRIORITY=-3 AUTH=x+40y";
+        let want = Mail {
+            sender: ReversePath::parse_utf8("j\u{fc}@m\u{fc}.example").unwrap(),
+            size: Some(7),
+            body: Some(BodyKind::EightBitMime),
+            smtp_utf8: true,
+            ret: Some(Return::Headers),
+            envelope_id: EnvelopeId::parse("a+20b"),
+            require_tls: true,
+            hold: Some(Hold::For(60)),
+            deliver_by: Some(DeliverBy { seconds: -5, mode: ByMode::Notify, trace: true }),
+            priority: Priority::new(-3),
+            auth: true,
+        };
+        assert_eq!(parse_full(line), Ok(Command::Mail(want)));
+        assert_eq!(parse(line).map_err(|e| e.response().code()), Err(550), "nothing is offered");
+
+        let line = "RCPT TO:<a@b.example> notify=failure,delay orcpt=rfc822;x+2By@z.example";
+        let want = Rcpt {
+            notify: Some(Notify::On { success: false, failure: true, delay: true }),
+            original: OriginalRecipient::parse("rfc822;x+2By@z.example"),
+            ..Rcpt::to(Recipient::Mailbox(Mailbox::parse("a@b.example").unwrap()))
+        };
+        assert_eq!(parse_full(line), Ok(Command::Rcpt(want)));
+    }
+
+    #[test]
+    fn sv_07_each_parameter_is_555_unless_offered_and_501_when_wrong_or_repeated() {
+        let mail = [
+            ("SMTPUTF8", "SMTPUTF8=x"),
+            ("RET=FULL", "RET=ALL"),
+            ("ENVID=x", "ENVID=+2"),
+            ("REQUIRETLS", "REQUIRETLS=yes"),
+            ("HOLDFOR=3600", "HOLDFOR=3601"),
+            ("HOLDUNTIL=2026-12-24T18:00:00Z", "HOLDUNTIL=60"),
+            ("BY=60;R", "BY=59;R"),
+            ("BY=0;N", "BY=0;R"),
+            ("MT-PRIORITY=9", "MT-PRIORITY=10"),
+            ("AUTH=<>", "AUTH=+"),
+            ("AUTH=a+40b", "AUTH"),
+        ];
+        let rcpt = [("NOTIFY=NEVER", "NOTIFY=NEVER,DELAY"), ("ORCPT=rfc822;a", "ORCPT=a")];
+        let cases = mail
+            .map(|(good, bad)| ("MAIL FROM:<>", good, bad))
+            .into_iter()
+            .chain(rcpt.map(|(good, bad)| ("RCPT TO:<a@b.example>", good, bad)));
+        for (front, good, bad) in cases {
+            assert!(parse_full(&format!("{front} {good}")).is_ok(), "{good}");
+            assert_eq!(parse_full(&format!("{front} {bad}")), Err(501), "{bad}");
+            assert_eq!(parse_full(&format!("{front} {good} {good}")), Err(501), "{good} twice");
+            assert_eq!(parse_full(&format!("{front} {good} X=y")), Err(555));
+            let bare = Command::parse(format!("{front} {good}").as_bytes(), Offer::new(9));
+            assert_eq!(bare, Err(CommandError::UnknownParameter), "{good}");
+        }
+        let both = "MAIL FROM:<> HOLDFOR=1 HOLDUNTIL=2026-12-24T18:00:00Z";
+        assert_eq!(parse_full(both), Err(501), "RFC 4865: one of the two");
+    }
+
+    #[test]
+    fn utf8_stands_where_smtputf8_allows_it() {
+        for (line, want) in [
+            ("MAIL FROM:<\u{fc}@b.example>", Some(550)),
+            ("MAIL FROM:<\u{fc}@b.example> SMTPUTF8", None),
+            ("MAIL FROM:<> ENVID=\u{fc}", Some(501)),
+            ("MAIL FROM:<> X=\u{fc}", Some(555)),
+            // The session knows whether this is an SMTPUTF8 transaction.
+            ("RCPT TO:<\u{fc}@b.example>", None),
+            ("RCPT TO:<a@b.example> ORCPT=utf-8;\u{fc}@b.example", None),
+            ("RCPT TO:<a@b.example> ORCPT=rfc822;\u{fc}@b.example", Some(501)),
+            ("VRFY \u{fc}", None),
+            ("EHLO \u{fc}", None),
+            ("HELP \u{fc}", Some(500)),
+        ] {
+            assert_eq!(parse_full(line).err(), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn auth_takes_mechanisms_that_are_offered_and_base64() {
+        let auth = |mechanism, initial: Option<&[u8]>| {
+            Ok(Command::Auth { mechanism, initial: initial.map(<[u8]>::to_vec) })
+        };
+        for (line, want) in [
+            ("AUTH PLAIN", auth(Mechanism::Plain, None)),
+            ("auth plain =", auth(Mechanism::Plain, Some(b""))),
+            ("AUTH LOGIN dXNlcg==", auth(Mechanism::Login, Some(b"user"))),
+            ("AUTH PLAIN dXNlcg", Err(501)),
+            ("AUTH PLAIN dXNl*g==", Err(501)),
+            ("AUTH PLAIN = x", Err(501)),
+            ("AUTH", Err(501)),
+            ("AUTH SCRAM-SHA-256", Err(504)),
+            ("AUTH GSSAPI", Err(504)),
+        ] {
+            assert_eq!(parse_full(line), want, "{line}");
+        }
+        // With CRLF 12,285 and 12,289 octets, of which 12,288 are allowed.
+        for (characters, want) in [(12_272, None), (12_276, Some(500))] {
+            let long = format!("AUTH PLAIN {}", "A".repeat(characters));
+            assert_eq!(parse_full(&long).err(), want, "{characters}");
+        }
     }
 
     #[test]
@@ -587,7 +549,20 @@ mod tests {
             (b"NOOP\rQUIT", "500 5.5.2"),
             (b"NOOP\0", "500 5.5.2"),
             (b"EXPN list", "502 5.5.1"),
-            (b"STARTTLS", "502 5.5.1"),
+            (b"STARTTLS now", "501 5.5.4"),
+            (b"NOOP \xc3\xbc", "500 5.5.2"),
+            (b"BDAT", "501 5.5.4"),
+            (b"BDAT x", "501 5.5.4"),
+            (b"BDAT -1", "501 5.5.4"),
+            (b"BDAT 1 FIRST", "501 5.5.4"),
+            (b"BDAT 1 LAST LAST", "501 5.5.4"),
+            (b"BDAT 99999999999999999999", "501 5.5.4"),
+            (b"BDAT 1\0", "501 5.5.4"),
+            (
+                b"bdat 18446744073709551615 last",
+                "Bdat { octets: 18446744073709551615, last: true }",
+            ),
+            (b"BDAT 0", "Bdat { octets: 0, last: false }"),
             (b"AUTH PLAIN =", "502 5.5.1"),
             (b"GET /evil HTTP/1.1", "502 5.5.1"),
             (long_line.as_bytes(), "500 5.5.2"),
@@ -629,7 +604,7 @@ mod tests {
         fn what_is_accepted_is_re_emitted_exactly(text in "[a-z\".@\\\\ >:,\\[\\]0-9-]{1,30}") {
             let line = format!("RCPT TO:<{text}>");
             if !text.starts_with('@')
-                && let Ok(Command::Rcpt(Recipient::Mailbox(mailbox))) = parse(&line)
+                && let Ok(Command::Rcpt(Rcpt { recipient: Recipient::Mailbox(mailbox), .. })) = parse(&line)
             {
                 prop_assert_eq!(mailbox.as_str(), text);
             }

@@ -1,0 +1,363 @@
+//! Which extensions does a server offer, and how long do lines become by them?
+
+use crate::limits;
+use crate::params::is_date_time;
+use crate::sasl::Mechanisms;
+
+/// An extension that a server can offer without a value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Capability {
+    /// RFC 2920.
+    Pipelining,
+    /// RFC 6152.
+    EightBitMime,
+    /// RFC 2034.
+    EnhancedStatusCodes,
+    /// RFC 3030: BDAT.
+    Chunking,
+    /// RFC 6531.
+    SmtpUtf8,
+    /// RFC 3461.
+    Dsn,
+    /// RFC 8689; offered under TLS only (§2).
+    RequireTls,
+    /// RFC 3207; offered without TLS only (§4.2).
+    StartTls,
+}
+
+impl Capability {
+    const ALL: [Self; 8] = [
+        Self::Pipelining,
+        Self::EightBitMime,
+        Self::EnhancedStatusCodes,
+        Self::Chunking,
+        Self::SmtpUtf8,
+        Self::Dsn,
+        Self::RequireTls,
+        Self::StartTls,
+    ];
+
+    const fn keyword(self) -> &'static str {
+        match self {
+            Self::Pipelining => "PIPELINING",
+            Self::EightBitMime => "8BITMIME",
+            Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
+            Self::Chunking => "CHUNKING",
+            Self::SmtpUtf8 => "SMTPUTF8",
+            Self::Dsn => "DSN",
+            Self::RequireTls => "REQUIRETLS",
+            Self::StartTls => "STARTTLS",
+        }
+    }
+
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// What protects the connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Channel {
+    /// Nothing.
+    Clear,
+    /// TLS, by STARTTLS or from the first octet.
+    Tls,
+}
+
+/// How much one session may do (RFC 9422); what is not told has no limit worth telling.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    /// `RCPTMAX`: recipients of a message.
+    pub rcpt_max: Option<u32>,
+    /// `MAILMAX`: messages.
+    pub mail_max: Option<u32>,
+}
+
+/// How far ahead FUTURERELEASE reaches (RFC 4865 §3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FutureRelease {
+    seconds_max: u64,
+    until_max: [u8; Self::UNTIL_OCTETS],
+}
+
+impl FutureRelease {
+    const UNTIL_OCTETS: usize = "9999-99-99T99:99:99Z".len();
+
+    /// At most `seconds_max` from now, which is `until_max`, in UTC and whole seconds. `None` if that
+    /// is not written as `2026-12-24T18:00:00Z`.
+    pub fn new(seconds_max: u64, until_max: &str) -> Option<Self> {
+        let written = is_date_time(until_max) && until_max.ends_with('Z');
+        let until_max = written.then(|| until_max.as_bytes().try_into().ok()).flatten()?;
+        Some(Self { seconds_max, until_max })
+    }
+
+    /// The longest `HOLDFOR`, in seconds.
+    pub const fn seconds_max(self) -> u64 {
+        self.seconds_max
+    }
+}
+
+/// The extensions that a session offers; what is not in it is not understood either.
+///
+/// ```
+/// use smtp::command::{Capability, Offer};
+/// let offer = Offer::new(1000).with(Capability::Pipelining).with_deliver_by(60);
+/// assert_eq!(offer.keywords(), ["PIPELINING", "DELIVERBY 60", "SIZE 1000"]);
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Offer {
+    size_max: u64,
+    capabilities: u16,
+    limits: Limits,
+    future_release: Option<FutureRelease>,
+    deliver_by_min: Option<u32>,
+    priority: bool,
+    mechanisms: Mechanisms,
+}
+
+impl Offer {
+    /// SIZE (RFC 1870) alone: messages of at most `size_max` octets.
+    pub const fn new(size_max: u64) -> Self {
+        Self {
+            size_max,
+            capabilities: 0,
+            limits: Limits { rcpt_max: None, mail_max: None },
+            future_release: None,
+            deliver_by_min: None,
+            priority: false,
+            mechanisms: Mechanisms::NONE,
+        }
+    }
+
+    /// With one more.
+    #[must_use]
+    pub const fn with(self, capability: Capability) -> Self {
+        Self { capabilities: self.capabilities | capability.bit(), ..self }
+    }
+
+    /// With LIMITS (RFC 9422), if there is one to tell.
+    #[must_use]
+    pub const fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// With FUTURERELEASE (RFC 4865).
+    #[must_use]
+    pub const fn with_future_release(self, reach: FutureRelease) -> Self {
+        Self { future_release: Some(reach), ..self }
+    }
+
+    /// With DELIVERBY (RFC 2852), for times of at least `min_seconds`.
+    #[must_use]
+    pub const fn with_deliver_by(self, min_seconds: u32) -> Self {
+        Self { deliver_by_min: Some(min_seconds), ..self }
+    }
+
+    /// With MT-PRIORITY (RFC 6710).
+    #[must_use]
+    pub const fn with_priority(self) -> Self {
+        Self { priority: true, ..self }
+    }
+
+    /// With AUTH (RFC 4954), under TLS only, so that no password is ever asked for in the clear.
+    #[must_use]
+    pub const fn with_auth(self, mechanisms: Mechanisms) -> Self {
+        Self { mechanisms, ..self }
+    }
+
+    /// What of it is offered on such a connection.
+    #[must_use]
+    pub(crate) const fn on(self, channel: Channel) -> Self {
+        let Self { capabilities, .. } = self;
+        match channel {
+            Channel::Clear => Self {
+                capabilities: capabilities & !Capability::RequireTls.bit(),
+                mechanisms: Mechanisms::NONE,
+                ..self
+            },
+            Channel::Tls => {
+                Self { capabilities: capabilities & !Capability::StartTls.bit(), ..self }
+            }
+        }
+    }
+
+    /// Is it offered?
+    pub const fn has(self, capability: Capability) -> bool {
+        self.capabilities & capability.bit() != 0
+    }
+
+    /// The largest message, in octets.
+    pub const fn size_max(self) -> u64 {
+        self.size_max
+    }
+
+    /// How far ahead mail may be held, if at all.
+    pub const fn future_release(self) -> Option<FutureRelease> {
+        self.future_release
+    }
+
+    /// The shortest time of DELIVERBY in seconds, if that is offered.
+    pub const fn deliver_by_min(self) -> Option<u32> {
+        self.deliver_by_min
+    }
+
+    /// Is MT-PRIORITY offered?
+    pub const fn has_priority(self) -> bool {
+        self.priority
+    }
+
+    /// The mechanisms of AUTH.
+    pub const fn mechanisms(self) -> Mechanisms {
+        self.mechanisms
+    }
+
+    /// The lines of the reply to EHLO, below the first.
+    pub fn keywords(self) -> Vec<String> {
+        let offered = Capability::ALL.into_iter().filter(|capability| self.has(*capability));
+        let mut keywords: Vec<_> = offered.map(|c| c.keyword().to_owned()).collect();
+        if !self.mechanisms.is_empty() {
+            keywords.push(format!("AUTH {}", self.mechanisms));
+        }
+        keywords.extend(self.limits_keyword());
+        if let Some(FutureRelease { seconds_max, until_max }) = self.future_release {
+            let until = String::from_utf8_lossy(&until_max);
+            keywords.push(format!("FUTURERELEASE {seconds_max} {until}"));
+        }
+        match self.deliver_by_min {
+            Some(0) => keywords.push("DELIVERBY".to_owned()),
+            Some(min) => keywords.push(format!("DELIVERBY {min}")),
+            None => {}
+        }
+        if self.priority {
+            keywords.push("MT-PRIORITY".to_owned());
+        }
+        keywords.push(format!("SIZE {}", self.size_max));
+        keywords
+    }
+
+    fn limits_keyword(self) -> Option<String> {
+        let Limits { rcpt_max, mail_max } = self.limits;
+        let told = [("MAILMAX", mail_max), ("RCPTMAX", rcpt_max)];
+        let words: String =
+            told.iter().filter_map(|(name, max)| max.map(|max| format!(" {name}={max}"))).collect();
+        (!words.is_empty()).then(|| format!("LIMITS{words}"))
+    }
+
+    /// The longest line, with its CRLF, that the command with this verb may have.
+    pub(crate) fn line_octets(self, verb: &[u8]) -> usize {
+        let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
+        match () {
+            () if is("MAIL") => limits::COMMAND_LINE_OCTETS + self.mail_allowance(),
+            () if is("RCPT") => limits::COMMAND_LINE_OCTETS + self.rcpt_allowance(),
+            () if is("AUTH") && !self.mechanisms.is_empty() => limits::AUTH_LINE_OCTETS,
+            () => limits::COMMAND_LINE_OCTETS,
+        }
+    }
+
+    fn mail_allowance(self) -> usize {
+        let extensions = [
+            (true, limits::SIZE_ALLOWANCE_OCTETS),
+            (self.has(Capability::EightBitMime), limits::BODY_ALLOWANCE_OCTETS),
+            (self.has(Capability::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
+            (self.has(Capability::Dsn), limits::DSN_MAIL_ALLOWANCE_OCTETS),
+            (self.has(Capability::RequireTls), limits::REQUIRETLS_ALLOWANCE_OCTETS),
+            (!self.mechanisms.is_empty(), limits::AUTH_ALLOWANCE_OCTETS),
+            (self.future_release.is_some(), limits::FUTURERELEASE_ALLOWANCE_OCTETS),
+            (self.deliver_by_min.is_some(), limits::DELIVERBY_ALLOWANCE_OCTETS),
+            (self.priority, limits::PRIORITY_ALLOWANCE_OCTETS),
+        ];
+        sum_of_offered(&extensions)
+    }
+
+    fn rcpt_allowance(self) -> usize {
+        sum_of_offered(&[
+            (self.has(Capability::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
+            (self.has(Capability::Dsn), limits::DSN_RCPT_ALLOWANCE_OCTETS),
+        ])
+    }
+
+    /// The longest line, with its CRLF, that any command may have.
+    pub(crate) fn line_octets_max(self) -> usize {
+        ["MAIL", "RCPT", "AUTH"]
+            .map(|verb| self.line_octets(verb.as_bytes()))
+            .into_iter()
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+fn sum_of_offered(allowances: &[(bool, usize)]) -> usize {
+    allowances.iter().filter(|(offered, _)| *offered).map(|(_, octets)| octets).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sasl::Mechanism;
+
+    fn everything() -> Offer {
+        let reach = FutureRelease::new(604_800, "2026-12-24T18:00:00Z").unwrap();
+        let mechanisms = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
+        Capability::ALL
+            .into_iter()
+            .fold(Offer::new(1000), Offer::with)
+            .with_limits(Limits { rcpt_max: Some(100), mail_max: Some(5) })
+            .with_future_release(reach)
+            .with_deliver_by(0)
+            .with_priority()
+            .with_auth(mechanisms)
+    }
+
+    #[test]
+    fn what_depends_on_tls_is_offered_where_it_may_be() {
+        let always =
+            ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "CHUNKING", "SMTPUTF8", "DSN"];
+        let values = [
+            "LIMITS MAILMAX=5 RCPTMAX=100",
+            "FUTURERELEASE 604800 2026-12-24T18:00:00Z",
+            "DELIVERBY",
+            "MT-PRIORITY",
+            "SIZE 1000",
+        ];
+        let clear = [&always[..], &["STARTTLS"], &values].concat();
+        let tls = [&always[..], &["REQUIRETLS", "AUTH PLAIN LOGIN"], &values].concat();
+        assert_eq!(everything().on(Channel::Clear).keywords(), clear);
+        assert_eq!(everything().on(Channel::Tls).keywords(), tls);
+        assert_eq!(Offer::new(7).keywords(), ["SIZE 7"]);
+    }
+
+    #[test]
+    fn each_extension_makes_its_lines_longer_and_no_others() {
+        let cases = [
+            (Offer::new(1), [538, 512, 512, 512]),
+            (Offer::new(1).with(Capability::EightBitMime), [555, 512, 512, 512]),
+            (Offer::new(1).with(Capability::SmtpUtf8), [548, 522, 512, 512]),
+            (Offer::new(1).with(Capability::Dsn), [854, 1048, 512, 512]),
+            (Offer::new(1).with(Capability::RequireTls), [549, 512, 512, 512]),
+            (
+                Offer::new(1).with_auth(Mechanisms::NONE.with(Mechanism::Plain)),
+                [1038, 512, 12_288, 512],
+            ),
+            (Offer::new(1).with_deliver_by(1), [555, 512, 512, 512]),
+            (Offer::new(1).with_priority(), [553, 512, 512, 512]),
+        ];
+        for (offer, want) in cases {
+            let got =
+                ["mail", "RCPT", "AUTH", "BDAT"].map(|verb| offer.line_octets(verb.as_bytes()));
+            assert_eq!(got, want, "{:?}", offer.keywords());
+        }
+    }
+
+    #[test]
+    fn a_reach_is_told_in_utc() {
+        for (until, valid) in [
+            ("2026-12-24T18:00:00Z", true),
+            ("2026-12-24T18:00:00z", false),
+            ("2026-12-24T18:00:00.5Z", false),
+            ("2026-12-24T18:00:00+00:00", false),
+        ] {
+            assert_eq!(FutureRelease::new(1, until).is_some(), valid, "{until}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How a client proves who it is (RFC 4954, RFC 4422): names of mechanisms and their messages.
+//!
+//! Messages are taken apart and written here; nothing is computed from a password. That, and the
+//! users, are `staunch::auth`.
+
+use std::fmt;
+
+/// A mechanism that we know.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u8)]
+pub enum Mechanism {
+    /// RFC 4616.
+    Plain,
+    /// draft-murchison-sasl-login: what old clients speak.
+    Login,
+    /// RFC 7677.
+    ScramSha256,
+    /// RFC 7677, bound to the TLS connection.
+    ScramSha256Plus,
+}
+
+impl Mechanism {
+    /// In the order of preference, since some clients take the first that they know.
+    const ALL: [Self; 4] = [Self::ScramSha256Plus, Self::ScramSha256, Self::Plain, Self::Login];
+
+    /// Reads a name, in any case (RFC 4954 §4).
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| name.eq_ignore_ascii_case(m.as_str().as_bytes()))
+    }
+
+    /// The registered name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::Login => "LOGIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha256Plus => "SCRAM-SHA-256-PLUS",
+        }
+    }
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Some mechanisms.
+///
+/// ```
+/// use smtp::sasl::{Mechanism, Mechanisms};
+/// let offered = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::ScramSha256);
+/// assert!(!offered.has(Mechanism::Login));
+/// assert_eq!(offered.to_string(), "SCRAM-SHA-256 PLAIN");
+/// ```
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Mechanisms(u8);
+
+impl Mechanisms {
+    /// No mechanism.
+    pub const NONE: Self = Self(0);
+
+    /// With one more.
+    #[must_use]
+    pub const fn with(self, mechanism: Mechanism) -> Self {
+        Self(self.0 | 1 << mechanism as u8)
+    }
+
+    /// Is it among them?
+    pub const fn has(self, mechanism: Mechanism) -> bool {
+        self.0 & (1 << mechanism as u8) != 0
+    }
+
+    /// Are there none?
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for Mechanisms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for mechanism in Mechanism::ALL.into_iter().filter(|mechanism| self.has(*mechanism)) {
+            write!(f, "{separator}{mechanism}")?;
+            separator = " ";
+        }
+        Ok(())
+    }
+}

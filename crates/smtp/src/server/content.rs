@@ -1,0 +1,115 @@
+//! Content as it comes: by DATA up to its dot, by BDAT so many octets at a time.
+
+use super::{Framing, Part, Phase, Question, Session, Step, Transaction};
+use crate::data::{Chunk, ChunkReceiver, DataReceiver, Fault};
+use crate::response::Response;
+use crate::status::Status;
+
+impl Session {
+    pub(super) fn begin(&mut self, framing: Framing) {
+        let (newlines, size_max) = (self.settings.newlines, self.settings.offer.size_max());
+        match framing {
+            Framing::Dots => self.phase = Phase::Data(DataReceiver::new(newlines, size_max)),
+            Framing::Octets(octets, part) => {
+                self.transaction = Transaction::Chunks(ChunkReceiver::new(newlines, size_max));
+                self.phase = Phase::Chunk(octets, part);
+            }
+        }
+    }
+
+    pub(super) fn next_data<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
+        let Phase::Data(receiver) = &mut self.phase else { return None };
+        match receiver.next(input) {
+            Chunk::NeedInput => Some(Step::Input),
+            Chunk::Content(content) => Some(Step::Content(content)),
+            Chunk::End => {
+                let fault = receiver.fault();
+                self.phase = Phase::Commands;
+                Some(self.content_ended(fault))
+            }
+        }
+    }
+
+    /// Inside a BDAT of which `left` octets are still to come.
+    pub(super) fn next_chunk<'i>(
+        &mut self,
+        left: u64,
+        part: Part,
+        input: &mut &'i [u8],
+    ) -> Option<Step<'i>> {
+        let Transaction::Chunks(receiver) = &mut self.transaction else {
+            self.phase = Phase::Commands;
+            return None;
+        };
+        if left == 0 {
+            return self.chunk_ended(part);
+        }
+        let mut piece = front(input, left);
+        if piece.is_empty() {
+            return Some(Step::Input);
+        }
+        let there = piece.len();
+        let content = receiver.next(&mut piece);
+        let used = there - piece.len();
+        *input = input.get(used..).unwrap_or_default();
+        self.phase = Phase::Chunk(left.saturating_sub(octets(used)), part);
+        content.map(Step::Content)
+    }
+
+    fn chunk_ended<'i>(&mut self, part: Part) -> Option<Step<'i>> {
+        let Transaction::Chunks(receiver) = &mut self.transaction else { return None };
+        if part == Part::Last
+            && let Some(content) = receiver.finish()
+        {
+            return Some(Step::Content(content));
+        }
+        let fault = receiver.fault();
+        self.phase = Phase::Commands;
+        match (part, fault) {
+            (Part::More, None) => {
+                self.say(&Response::fixed(250, Status::success(0, 0), "Ok, more is awaited"));
+                None
+            }
+            // RFC 3030 §2: a refused part ends the message, whatever is still to come of it.
+            (Part::More, Some(_)) | (Part::Last, _) => Some(self.content_ended(fault)),
+        }
+    }
+
+    fn content_ended<'i>(&mut self, fault: Option<Fault>) -> Step<'i> {
+        match fault {
+            None => {
+                self.question = Some(Question::End);
+                Step::End
+            }
+            Some(fault) => {
+                self.transaction = Transaction::None;
+                self.refuse_command(&fault.response());
+                Step::Refused(fault)
+            }
+        }
+    }
+
+    /// Inside a refused BDAT of which `left` octets are still to come.
+    pub(super) fn drain<'i>(&mut self, left: u64, input: &mut &'i [u8]) -> Option<Step<'i>> {
+        let used = front(input, left).len();
+        *input = input.get(used..).unwrap_or_default();
+        let Phase::Draining(left, answer) = &mut self.phase else { return None };
+        *left = left.saturating_sub(octets(used));
+        if *left > 0 {
+            return Some(Step::Input);
+        }
+        let answer = answer.clone();
+        self.phase = Phase::Commands;
+        self.refuse_command(&answer);
+        None
+    }
+}
+
+/// The part of `input` that belongs to the next `left` octets.
+fn front<'i>(input: &&'i [u8], left: u64) -> &'i [u8] {
+    usize::try_from(left).ok().and_then(|left| input.get(..left)).unwrap_or(input)
+}
+
+fn octets(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,67 @@
+//! The dialogue of AUTH (RFC 4954 §4): challenges out, responses in, all in base64.
+
+use super::{Phase, Question, Session, Step, split_line};
+use crate::base64;
+use crate::command::CommandError;
+use crate::limits::AUTH_LINE_OCTETS;
+use crate::response::Response;
+use crate::status::Status;
+
+impl Session {
+    /// Asks the client that authenticates for more; what it says comes as [`Step::AuthResponse`].
+    pub fn challenge(&mut self, challenge: &[u8]) {
+        if self.question == Some(Question::Authenticate) {
+            self.question = None;
+            self.phase = Phase::Dialogue;
+            self.output.extend_from_slice(b"334 ");
+            base64::encode(challenge, &mut self.output);
+            self.output.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The client is who it says it is.
+    pub fn authenticated(&mut self) {
+        if self.question == Some(Question::Authenticate) {
+            self.accept();
+        }
+    }
+
+    pub(super) fn next_response<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
+        let Some(line) = split_line(input) else {
+            if input.len() <= AUTH_LINE_OCTETS {
+                return Step::Input;
+            }
+            self.phase = Phase::SkippingResponse;
+            return self.skip_to_line_end(input).unwrap_or_else(|| self.response_too_long());
+        };
+        if line.len() + 2 > AUTH_LINE_OCTETS {
+            return self.response_too_long();
+        }
+        self.phase = Phase::Commands;
+        if line == b"*" {
+            return self.end_dialogue(&Response::fixed(
+                501,
+                Status::permanent(7, 0),
+                "Authentication cancelled",
+            ));
+        }
+        match base64::decode(line) {
+            Some(response) => {
+                self.question = Some(Question::Authenticate);
+                Step::AuthResponse(response)
+            }
+            None => self.end_dialogue(&CommandError::Base64.response()),
+        }
+    }
+
+    pub(super) fn response_too_long<'i>(&mut self) -> Step<'i> {
+        self.phase = Phase::Commands;
+        let status = Status::permanent(5, 6);
+        self.end_dialogue(&Response::fixed(500, status, "Authentication line too long"))
+    }
+
+    fn end_dialogue<'i>(&mut self, response: &Response) -> Step<'i> {
+        self.refuse_command(response);
+        Step::AuthEnded
+    }
+}

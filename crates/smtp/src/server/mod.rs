@@ -1,0 +1,470 @@
+//! The server side of an SMTP session (RFC 5321 §4.1.4), as a state machine.
+//!
+//! No I/O and no clock. The caller hands in whatever it has read, does what each [`Step`] says, and
+//! writes [`Session::output`] whenever a step asks for more input, so pipelined commands get their
+//! replies together (RFC 2920 §3.2). How the input is cut into pieces changes nothing.
+//!
+//! ```text
+//! greeting ─EHLO▶ ready ─MAIL▶ sender ─RCPT▶ recipients ─DATA or BDAT▶ content ─end▶ ready
+//!                  ▲ ▲└─AUTH▶ dialogue ─235, 5yz─┐│             │
+//!                  │ └────────────────────────────┘└─RSET, EHLO──┴▶ ready
+//!                  └─handshake◀─STARTTLS─ (from anywhere, and all but the errors is forgotten)
+//! ```
+//!
+//! The session knows the order and form of commands; whether a sender, recipient, message or user is
+//! taken is asked of the caller. A question that gets no answer counts as refused for now: no mistake of
+//! a caller becomes a promise.
+
+mod commands;
+mod content;
+mod dialogue;
+
+use crate::address::Domain;
+use crate::command::{Channel, ClientName, Command, CommandError, Mail, Offer, Rcpt, too_long};
+use crate::data::{ChunkReceiver, DataReceiver, Fault, Newlines};
+use crate::response::Response;
+use crate::sasl::Mechanism;
+use crate::status::{Class, Status};
+
+/// What a session is, from its beginning or from the handshake that STARTTLS began.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our name in the greeting and the reply to EHLO.
+    pub hostname: Domain,
+    /// The extensions. What needs TLS is not offered without it, and STARTTLS not within it, whatever
+    /// stands here.
+    pub offer: Offer,
+    /// What protects the connection now.
+    pub channel: Channel,
+    /// Who may give MAIL.
+    pub access: Access,
+    /// Refused commands before the session is closed.
+    pub errors_max: u32,
+    /// How line ends in content are read.
+    pub newlines: Newlines,
+}
+
+/// Who may give MAIL, before the caller is asked about the sender.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// Every client: a relay, where the caller knows clients by their address.
+    Anyone,
+    /// Users who proved who they are, which is possible under TLS only (RFC 6409 §4.3, RFC 8314 §3).
+    Users,
+}
+
+/// Which protocol the client chose with its greeting.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protocol {
+    /// HELO.
+    Smtp,
+    /// EHLO.
+    Esmtp,
+}
+
+/// Who the client says it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Client {
+    /// HELO or EHLO.
+    pub protocol: Protocol,
+    /// Its argument.
+    pub name: ClientName,
+}
+
+/// What the caller does next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step<'i> {
+    /// Write [`Session::output`], then come back with more input. What was left of the input must
+    /// stand in front of it; that is never more than one line.
+    Input,
+    /// The client wants TLS. Write [`Session::output`], and close the connection if any input is left,
+    /// in the buffer or in the socket: it was sent before the handshake, and whoever could insert it
+    /// would speak as the client (CVE-2011-0411). Then do the handshake and call [`Session::secured`].
+    /// If TLS cannot be had now, say so before anything is written: [`Session::refuse`] with a 454.
+    StartTls,
+    /// A user comes. Answer with [`Session::challenge`], [`Session::authenticated`] or
+    /// [`Session::refuse`].
+    Authenticate {
+        /// How.
+        mechanism: Mechanism,
+        /// What was sent along, decoded.
+        initial: Option<Vec<u8>>,
+    },
+    /// What the client says to the last challenge, decoded. Answer as before.
+    AuthResponse(Vec<u8>),
+    /// The client gave its authentication up, or sent what nobody can read.
+    AuthEnded,
+    /// May this sender begin a transaction now? Answer.
+    Sender(Mail),
+    /// May this recipient be added? Answer.
+    Recipient(Rcpt),
+    /// The message comes: can it be taken? Answer.
+    Begin,
+    /// Content, as it shall be kept. A piece never ends between CR and LF.
+    Content(&'i [u8]),
+    /// The message is complete. Answer, once it is safe.
+    End,
+    /// The message was refused for its content, or at MAIL for the size it would have; drop what was
+    /// kept of it.
+    Refused(Fault),
+    /// The transaction is given up; drop what was kept of it.
+    Reset,
+    /// Write [`Session::output`] and close the connection.
+    Close,
+}
+
+/// A question of [`Step`] that waits for its answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Question {
+    /// 220 is at this place of the output.
+    StartTls(usize),
+    Authenticate,
+    Sender(Charset),
+    Recipient,
+    Begin(Framing),
+    End,
+}
+
+/// What addresses of a transaction may be written in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Charset {
+    Ascii,
+    Utf8,
+}
+
+/// How content comes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Framing {
+    /// DATA.
+    Dots,
+    /// BDAT: so many octets, and whether they are the last.
+    Octets(u64, Part),
+}
+
+/// Which part of a message a BDAT brings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    Last,
+    More,
+}
+
+/// How far the transaction is.
+#[derive(Debug)]
+enum Transaction {
+    None,
+    Sender(Charset),
+    Recipients(Charset),
+    /// Some of the content came by BDAT.
+    Chunks(ChunkReceiver),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Commands,
+    /// Inside a line that is too long; what to answer at its end.
+    Skipping(CommandError),
+    Data(DataReceiver),
+    /// Inside the octets of a BDAT.
+    Chunk(u64, Part),
+    /// Inside the octets of a BDAT that is refused; what to answer at their end.
+    Draining(u64, Response),
+    /// Between a challenge and the client's response.
+    Dialogue,
+    /// Inside a response that is too long.
+    SkippingResponse,
+    Closed,
+}
+
+/// A session with one client.
+///
+/// ```
+/// use smtp::command::{Channel, Offer};
+/// use smtp::server::{Access, Session, Settings, Step};
+/// use smtp::{Domain, HostName, data::Newlines};
+/// let mut session = Session::new(Settings {
+///     hostname: Domain::Name(HostName::parse("relay.example")?),
+///     offer: Offer::new(1000),
+///     channel: Channel::Clear,
+///     access: Access::Anyone,
+///     errors_max: 20,
+///     newlines: Newlines::Strict,
+/// });
+/// let mut input = &b"EHLO client.example\r\nMAIL FROM:<a@b.example>\r\n"[..];
+/// assert!(matches!(session.step(&mut input), Step::Sender(_)));
+/// session.accept();
+/// assert_eq!(session.step(&mut input), Step::Input);
+/// assert!(session.output().ends_with(b"\r\n250 2.1.0 Ok\r\n"));
+/// # Ok::<(), smtp::HostNameError>(())
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    phase: Phase,
+    client: Option<Client>,
+    user: User,
+    transaction: Transaction,
+    question: Option<Question>,
+    /// The handshake ended a transaction, and the caller does not know yet.
+    reset_due: bool,
+    errors: u32,
+    output: Vec<u8>,
+}
+
+/// Did the client prove who it is?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum User {
+    Unknown,
+    Authenticated,
+}
+
+const UNANSWERED: Response =
+    Response::fixed(451, Status::transient(3, 0), "Local error in processing");
+const BAD_SEQUENCE: Status = Status::permanent(5, 1);
+const TOO_MANY_ERRORS: Response =
+    Response::fixed(421, Status::transient(7, 0), "Too many errors, closing the connection");
+
+impl Session {
+    /// Begins a session; its greeting is in [`Session::output`].
+    pub fn new(settings: Settings) -> Self {
+        let mut session = Self::silent(settings);
+        session.say(&Response::plain(220, format!("{} ESMTP", session.settings.hostname)));
+        session
+    }
+
+    fn silent(mut settings: Settings) -> Self {
+        settings.offer = settings.offer.on(settings.channel);
+        Self {
+            settings,
+            phase: Phase::Commands,
+            client: None,
+            user: User::Unknown,
+            transaction: Transaction::None,
+            question: None,
+            reset_due: false,
+            errors: 0,
+            output: Vec::new(),
+        }
+    }
+
+    /// The handshake after [`Step::StartTls`] is done. Nothing that was said before it counts any more
+    /// (RFC 3207 §4.2), but for the refused commands.
+    pub fn secured(&mut self, settings: Settings) {
+        let reset_due = !matches!(self.transaction, Transaction::None);
+        *self = Self { reset_due, errors: self.errors, ..Self::silent(settings) };
+    }
+
+    /// What is to be written.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// The output was written. Nothing of it is kept, so an idle session holds no buffer.
+    pub fn written(&mut self) {
+        self.output = Vec::new();
+    }
+
+    /// Who the client says it is, once it did.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// Did the client prove who it is?
+    pub fn is_authenticated(&self) -> bool {
+        self.user == User::Authenticated
+    }
+
+    /// Is a message being received? Then a stop waits for its end.
+    pub fn is_in_content(&self) -> bool {
+        matches!(self.phase, Phase::Data(_))
+            || matches!(self.transaction, Transaction::Chunks(_))
+            || self.question == Some(Question::End)
+    }
+
+    /// Yes to the question of the last step.
+    pub fn accept(&mut self) {
+        let response = match self.question {
+            // The 220 is said already.
+            Some(Question::StartTls(_)) => return,
+            Some(Question::Authenticate) => {
+                Response::fixed(235, Status::success(7, 0), "Authentication successful")
+            }
+            Some(Question::Sender(_)) => Response::fixed(250, Status::success(1, 0), "Ok"),
+            Some(Question::Recipient) => Response::fixed(250, Status::success(1, 5), "Ok"),
+            Some(Question::Begin(_)) => Response::plain(354, "End data with <CR><LF>.<CR><LF>"),
+            Some(Question::End) | None => Response::fixed(250, Status::success(0, 0), "Ok"),
+        };
+        self.accept_with(&response);
+    }
+
+    /// Yes, in other words: `response` must be of the class that [`Session::accept`] would use.
+    pub fn accept_with(&mut self, response: &Response) {
+        match self.question.take() {
+            Some(Question::Authenticate) => self.user = User::Authenticated,
+            Some(Question::Sender(charset)) => self.transaction = Transaction::Sender(charset),
+            Some(Question::Recipient) => self.recipient_accepted(),
+            Some(Question::Begin(framing)) => {
+                self.begin(framing);
+                if framing != Framing::Dots {
+                    return;
+                }
+            }
+            Some(Question::End) => self.transaction = Transaction::None,
+            question @ Some(Question::StartTls(_)) => {
+                self.question = question;
+                return;
+            }
+            None => return,
+        }
+        self.say(response);
+    }
+
+    /// No to the question of the last step.
+    pub fn refuse(&mut self, response: &Response) {
+        match self.question.take() {
+            Some(Question::Begin(Framing::Octets(octets, _))) => {
+                self.transaction = Transaction::None;
+                self.phase = Phase::Draining(octets, response.clone());
+                return;
+            }
+            Some(Question::Begin(Framing::Dots) | Question::End) => {
+                self.transaction = Transaction::None;
+            }
+            Some(Question::StartTls(at)) => self.output.truncate(at),
+            Some(Question::Authenticate | Question::Sender(_) | Question::Recipient) => {}
+            None => return,
+        }
+        self.refuse_command(response);
+    }
+
+    /// Ends the session with `response`: a 421, for a time-out or a stop. Says nothing if it has
+    /// ended already.
+    pub fn close(&mut self, response: &Response) {
+        if !matches!(self.phase, Phase::Closed) {
+            self.say(response);
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// Takes the next step, removing from the front of `input` what it used.
+    pub fn step<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
+        match self.question {
+            // Whatever comes now was not protected by the handshake that was agreed on.
+            Some(Question::StartTls(_)) => self.phase = Phase::Closed,
+            Some(_) => self.refuse(&UNANSWERED),
+            None => {}
+        }
+        if std::mem::take(&mut self.reset_due) {
+            return Step::Reset;
+        }
+        loop {
+            let step = match &mut self.phase {
+                Phase::Closed => Some(Step::Close),
+                Phase::Commands => self.next_command(input),
+                Phase::Skipping(error) => {
+                    let error = *error;
+                    self.skip_to_line_end(input).or_else(|| self.command_failed(error))
+                }
+                Phase::Data(_) => self.next_data(input),
+                Phase::Chunk(left, part) => {
+                    let (left, part) = (*left, *part);
+                    self.next_chunk(left, part, input)
+                }
+                Phase::Draining(left, _) => {
+                    let left = *left;
+                    self.drain(left, input)
+                }
+                Phase::Dialogue => Some(self.next_response(input)),
+                Phase::SkippingResponse => {
+                    Some(self.skip_to_line_end(input).unwrap_or_else(|| self.response_too_long()))
+                }
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    fn next_command<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
+        let Some(line) = split_line(input) else {
+            if input.len() <= self.settings.offer.line_octets_max() {
+                return Some(Step::Input);
+            }
+            self.phase = Phase::Skipping(too_long(input));
+            return None;
+        };
+        match Command::parse(line, self.settings.offer) {
+            Ok(command) => self.command(command),
+            Err(error) => self.command_failed(error),
+        }
+    }
+
+    /// Inside a line that nobody reads: to its end, or as far as the input goes.
+    fn skip_to_line_end<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
+        if skip_line(input).is_none() {
+            return Some(Step::Input);
+        }
+        self.phase = Phase::Commands;
+        None
+    }
+
+    fn command_failed<'i>(&mut self, error: CommandError) -> Option<Step<'i>> {
+        let response = if error == CommandError::AuthNotOffered && self.needs_tls() {
+            // RFC 4954 §6.
+            Response::fixed(538, Status::permanent(7, 11), "Encryption required, STARTTLS first")
+        } else {
+            error.response()
+        };
+        self.refuse_command(&response);
+        if error.is_fatal() {
+            self.phase = Phase::Closed;
+        }
+        None
+    }
+
+    /// Would a user have to begin with STARTTLS?
+    fn needs_tls(&self) -> bool {
+        self.settings.access == Access::Users && self.settings.channel == Channel::Clear
+    }
+
+    /// Answers, and closes the session if that was one refusal too many.
+    fn refuse_command(&mut self, response: &Response) {
+        if response.class() == Class::Permanent {
+            self.errors += 1;
+        }
+        if self.errors > self.settings.errors_max {
+            self.close(&TOO_MANY_ERRORS);
+        } else {
+            self.say(response);
+        }
+    }
+
+    fn say(&mut self, response: &Response) {
+        response.write_to(&mut self.output);
+    }
+}
+
+/// Takes a whole line off the input and returns it without its CRLF.
+fn split_line<'i>(input: &mut &'i [u8]) -> Option<&'i [u8]> {
+    let all = *input;
+    let end = line_end(all)?;
+    *input = all.get(end + 2..).unwrap_or_default();
+    all.get(..end)
+}
+
+/// Takes what belongs to the current line; `None` if its end is not there yet.
+fn skip_line(input: &mut &[u8]) -> Option<()> {
+    let all = *input;
+    if let Some(end) = line_end(all) {
+        *input = all.get(end + 2..).unwrap_or_default();
+        return Some(());
+    }
+    // The LF to a final CR may follow.
+    *input = if all.ends_with(b"\r") { b"\r" } else { b"" };
+    None
+}
+
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\n', bytes)
+        .filter_map(|at| at.checked_sub(1))
+        .find(|at| bytes.get(*at) == Some(&b'\r'))
+}
