@@ -1,0 +1,196 @@
+//! Guessing passwords is made slow: for an address, and for a user.
+//!
+//! Each wrong login makes the answer to the next one wait longer. An address that goes on gets 421 and is not let
+//! in for a while, unless somebody logged in from there lately: behind one address there may be an office with one
+//! telephone that has an old password. A user is never locked out, only answers to wrong guesses wait: otherwise
+//! whoever knows a name could keep its owner out.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::users::UserName;
+use crate::place::Place;
+use crate::recent::Recent;
+
+/// The wait after the first wrong login; each further one doubles it.
+const DELAY_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait: clients give up on a command after some minutes (RFC 5321 §4.5.3.2), and a wait costs us little.
+const DELAY_MAX: Duration = Duration::from_secs(20);
+/// Wrong logins of an address after which it is not let in any more. People mistype three or four times.
+const FAILURES_MAX: u32 = 10;
+/// How long it is not let in.
+const CLOSED_FOR: Duration = Duration::from_secs(15 * 60);
+/// Wrong logins are forgotten after so long without a new one.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
+/// How long a good login keeps an address from being shut out.
+const WELCOME_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Addresses and names that are remembered, each: some megabytes.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// What is known about wrong logins.
+#[derive(Debug)]
+pub(super) struct Brake {
+    places: Recent<Place, Tries>,
+    users: Recent<UserName, Tries>,
+}
+
+/// What a wrong login leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Penalty {
+    /// The answer comes after this wait.
+    Wait(Duration),
+    /// After the wait the connection ends, and the address is not let in for a while.
+    ShutOut(Duration),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tries {
+    failures: u32,
+    last_failure: Instant,
+    last_success: Option<Instant>,
+    closed_until: Option<Instant>,
+}
+
+impl Tries {
+    fn fresh(now: Instant) -> Self {
+        Self { failures: 0, last_failure: now, last_success: None, closed_until: None }
+    }
+
+    /// Counts one more and says how long its answer waits.
+    fn fail(&mut self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.last_failure) > FORGOTTEN_AFTER {
+            self.failures = 0;
+        }
+        self.last_failure = now;
+        self.failures = self.failures.saturating_add(1);
+        let factor = 1_u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX);
+        DELAY_FIRST.saturating_mul(factor).min(DELAY_MAX)
+    }
+
+    fn is_welcome(&self, now: Instant) -> bool {
+        self.last_success.is_some_and(|then| now.saturating_duration_since(then) < WELCOME_FOR)
+    }
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self { places: Recent::new(REMEMBERED_MAX), users: Recent::new(REMEMBERED_MAX) }
+    }
+}
+
+impl Brake {
+    /// Is this address shut out now?
+    pub(super) fn is_shut_out(&mut self, place: Place, now: Instant) -> bool {
+        let tries = self.places.get(&place);
+        tries.is_some_and(|tries| tries.closed_until.is_some_and(|until| now < until))
+    }
+
+    /// A wrong login, as `user` if that is a name that one could have.
+    pub(super) fn failed(
+        &mut self,
+        place: Place,
+        user: Option<&UserName>,
+        now: Instant,
+    ) -> Penalty {
+        let mut tries = *self.places.get(&place).unwrap_or(&mut Tries::fresh(now));
+        let mut wait = tries.fail(now);
+        let is_shut_out = tries.failures >= FAILURES_MAX && !tries.is_welcome(now);
+        if is_shut_out {
+            tries.closed_until = Some(now + CLOSED_FOR);
+            // When it may come in again, a few tries are left before the next time.
+            tries.failures = FAILURES_MAX / 2;
+        }
+        self.places.set(place, tries);
+        if let Some(user) = user {
+            let mut tries = *self.users.get(user).unwrap_or(&mut Tries::fresh(now));
+            wait = wait.max(tries.fail(now));
+            self.users.set(user.clone(), tries);
+        }
+        if is_shut_out { Penalty::ShutOut(wait) } else { Penalty::Wait(wait) }
+    }
+
+    /// A good login. It does not make up for the wrong ones of the address: with an account of one's own one could
+    /// guess others' for ever.
+    pub(super) fn succeeded(&mut self, place: Place, user: &UserName, now: Instant) {
+        let mut tries = *self.places.get(&place).unwrap_or(&mut Tries::fresh(now));
+        tries.last_success = Some(now);
+        tries.closed_until = None;
+        self.places.set(place, tries);
+        self.users.remove(user);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn place(n: u8) -> Place {
+        Place::of([192, 0, 2, n].into())
+    }
+
+    fn name(text: &str) -> UserName {
+        UserName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn waits_grow_and_then_the_door_is_shut_for_a_while() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        let user = name("anna");
+        let mut waits = Vec::new();
+        let shut = loop {
+            match brake.failed(place(1), Some(&user), now) {
+                Penalty::Wait(wait) => waits.push(wait),
+                Penalty::ShutOut(wait) => break wait,
+            }
+        };
+        assert_eq!(waits.first(), Some(&DELAY_FIRST));
+        assert!(waits.is_sorted() && waits.len() == 9 && shut == DELAY_MAX, "{waits:?}");
+        assert!(brake.is_shut_out(place(1), now));
+        assert!(!brake.is_shut_out(place(2), now), "others come in");
+        assert!(!brake.is_shut_out(place(1), now + CLOSED_FOR), "not for ever");
+        let later = now + CLOSED_FOR + MINUTE;
+        assert_eq!(
+            brake.failed(place(1), None, later),
+            Penalty::Wait(DELAY_MAX.min(DELAY_FIRST * 32))
+        );
+    }
+
+    #[test]
+    fn an_address_that_has_just_logged_in_is_never_shut_out() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        brake.succeeded(place(1), &name("anna"), now);
+        for n in 0..100 {
+            let later = now + n * MINUTE;
+            let penalty = brake.failed(place(1), Some(&name("anna")), later);
+            assert!(matches!(penalty, Penalty::Wait(_)), "{n}");
+            assert!(!brake.is_shut_out(place(1), later));
+        }
+        let much_later = now + WELCOME_FOR;
+        assert!(matches!(brake.failed(place(1), None, much_later), Penalty::Wait(_)), "forgotten");
+    }
+
+    #[test]
+    fn a_user_is_slowed_down_from_anywhere_but_not_shut_out() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        let user = name("anna");
+        for n in 0..100 {
+            assert!(matches!(brake.failed(place(n), Some(&user), now), Penalty::Wait(_)), "{n}");
+        }
+        assert_eq!(brake.failed(place(200), Some(&user), now), Penalty::Wait(DELAY_MAX));
+        assert_eq!(brake.failed(place(201), Some(&name("bert")), now), Penalty::Wait(DELAY_FIRST));
+        brake.succeeded(place(202), &user, now);
+        assert_eq!(brake.failed(place(203), Some(&user), now), Penalty::Wait(DELAY_FIRST));
+    }
+
+    #[test]
+    fn wrong_logins_of_long_ago_do_not_count() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        for n in 0..20 {
+            let later = now + n * (FORGOTTEN_AFTER + MINUTE);
+            assert_eq!(brake.failed(place(1), None, later), Penalty::Wait(DELAY_FIRST));
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Who may submit mail: users, their verifiers, and what becomes of wrong logins.
+//!
+//! A check is slow on purpose, so only a few run at once, on threads of their own, and what was right a moment ago
+//! is remembered. A name that nobody has costs as much as one that somebody has, and gets the same answer: neither
+//! tells who there is.
+//!
+//! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::desk`).
+
+mod brake;
+pub(crate) mod edit;
+mod remembered;
+mod scram;
+pub(crate) mod users;
+pub(crate) mod verifier;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::{hmac, rand};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::place::Place;
+use brake::Brake;
+pub(crate) use brake::Penalty;
+use remembered::{Remembered, Tag};
+use scram::ScramKeys;
+use users::{Stamp, UserName, Users, UsersError};
+use verifier::Verifier;
+
+/// Most checks at once. Each takes a core for tens of milliseconds, and argon2id some memory besides.
+const CHECKS_MAX: usize = 4;
+/// How long a check may wait for its turn; then the client is told to come back.
+const CHECK_WAIT: Duration = Duration::from_secs(15);
+/// How often it is looked whether the users file has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Octets of the secret that makes up salts for names that nobody has.
+const SEED_OCTETS: usize = 32;
+
+/// Users and what is known about logins.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    file: Mutex<Current>,
+    checks: Arc<Semaphore>,
+    remembered: Mutex<Remembered>,
+    brake: Mutex<Brake>,
+    /// Of this process alone.
+    secret: hmac::Key,
+}
+
+/// The users file as it counts now.
+#[derive(Debug, Default)]
+struct Current {
+    path: Option<PathBuf>,
+    users: Arc<Users>,
+    /// Grows with each change.
+    generation: u64,
+    /// Of the file that was looked at last, whether it could be used or not.
+    seen: Option<Stamp>,
+}
+
+/// Users that were read and do not count yet.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    path: Option<PathBuf>,
+    users: Users,
+}
+
+/// Somebody who has proved who it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    /// Who.
+    pub(crate) name: UserName,
+    /// By what.
+    verifier: Arc<Verifier>,
+}
+
+/// What a login came to.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It is right.
+    Welcome(Login),
+    /// Name or password is wrong.
+    Wrong(Penalty),
+    /// The address has guessed too often.
+    ShutOut,
+    /// Too many others are being checked.
+    Busy,
+}
+
+/// What can be offered to clients under TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Offered {
+    /// There are no users.
+    Nothing,
+    /// PLAIN and LOGIN.
+    Passwords,
+    /// And SCRAM, since it works for everybody.
+    Scram,
+}
+
+/// The keys of a name for one SCRAM exchange.
+#[derive(Debug)]
+pub(crate) struct Challenged {
+    name: Option<UserName>,
+    /// Somebody's; none for a name that nobody has.
+    verifier: Option<Arc<Verifier>>,
+    keys: ScramKeys,
+}
+
+impl Challenged {
+    /// What the client salts its password with.
+    pub(crate) fn salt(&self) -> &[u8] {
+        self.keys.salt()
+    }
+
+    /// How often.
+    pub(crate) fn iterations(&self) -> u32 {
+        self.keys.iterations()
+    }
+}
+
+impl Auth {
+    /// With the users of a file, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`UsersError`].
+    pub(crate) fn new(prepared: Prepared) -> Result<Arc<Self>, UsersError> {
+        let mut seed = [0; SEED_OCTETS];
+        rand::fill(&mut seed).map_err(|_| UsersError::NoRandomness)?;
+        let auth = Arc::new(Self {
+            file: Mutex::default(),
+            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+            remembered: Mutex::default(),
+            brake: Mutex::default(),
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &seed),
+        });
+        auth.apply(prepared);
+        Ok(auth)
+    }
+
+    /// Reads a users file for [`Auth::apply`].
+    ///
+    /// # Errors
+    ///
+    /// [`UsersError`].
+    pub(crate) fn prepare(path: Option<&Path>) -> Result<Prepared, UsersError> {
+        let users = path.map(Users::read).transpose()?.unwrap_or_default();
+        Ok(Prepared { path: path.map(Path::to_owned), users })
+    }
+
+    /// From now on these users count.
+    pub(crate) fn apply(&self, prepared: Prepared) {
+        let Prepared { path, users } = prepared;
+        if let Some(path) = &path {
+            tracing::info!(
+                event = "users_loaded",
+                file = %path.display(),
+                users = users.len(),
+                scram = users.all_have_scram(),
+                "users are read"
+            );
+            if users.is_exposed {
+                tracing::warn!(
+                    event = "config_complaint",
+                    key = "access.users_file",
+                    "{}: everybody on this machine may read or write it: chmod o= it",
+                    path.display()
+                );
+            }
+        }
+        let mut file = lock(&self.file);
+        let seen = users.stamp;
+        let generation = file.generation + 1;
+        *file = Current { path, users: Arc::new(users), generation, seen };
+    }
+
+    /// Looks every second whether the file has changed, until `stop`. A file that cannot be used is told of once,
+    /// and the users of before go on counting.
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = looks.tick() => {}
+            }
+            let auth = Arc::clone(&self);
+            // A panic there was reported already.
+            let _looked = tokio::task::spawn_blocking(move || auth.look()).await;
+        }
+    }
+
+    fn look(&self) {
+        let (path, seen) = {
+            let file = lock(&self.file);
+            let Some(path) = file.path.clone() else { return };
+            (path, file.seen)
+        };
+        let now = Stamp::now(&path);
+        if now == seen {
+            return;
+        }
+        match Self::prepare(Some(&path)) {
+            Ok(prepared) => self.apply(prepared),
+            Err(error) => {
+                tracing::warn!(
+                    event = "users_refused",
+                    %error,
+                    "the users of before go on counting"
+                );
+                lock(&self.file).seen = now;
+            }
+        }
+    }
+
+    fn users(&self) -> (Arc<Users>, u64) {
+        let file = lock(&self.file);
+        (Arc::clone(&file.users), file.generation)
+    }
+
+    /// What can be offered now.
+    pub(crate) fn offered(&self) -> Offered {
+        let (users, _) = self.users();
+        match users.len() {
+            0 => Offered::Nothing,
+            _ if users.all_have_scram() => Offered::Scram,
+            _ => Offered::Passwords,
+        }
+    }
+
+    /// Has `client` guessed too often?
+    pub(crate) fn is_shut_out(&self, client: IpAddr) -> bool {
+        lock(&self.brake).is_shut_out(Place::of(client), Instant::now())
+    }
+
+    /// Does `login` still count: is the user there, with the password of then?
+    pub(crate) fn is_current(&self, login: &Login) -> bool {
+        self.users().0.get(&login.name).is_some_and(|now| *now == login.verifier)
+    }
+
+    /// Is it the password of `name`?
+    pub(crate) async fn check(&self, client: IpAddr, name: &str, password: &[u8]) -> Verdict {
+        if self.is_shut_out(client) {
+            return Verdict::ShutOut;
+        }
+        let (users, generation) = self.users();
+        let name_of_user = UserName::parse(name).ok();
+        let own = name_of_user.as_ref().and_then(|name| users.get(name));
+        let tag = Tag::new(&self.secret, generation, name, password);
+        if own.is_some() && lock(&self.remembered).knows(&tag, Instant::now()) {
+            return self.end(client, name_of_user, own.cloned());
+        }
+        // A stranger's name is checked against somebody's verifier, always the same one, so that it takes as long
+        // as names do in this file; the answer is no in any case.
+        let Some(verifier) = own.or_else(|| users.any(self.number(name))).cloned() else {
+            return self.end(client, name_of_user, None);
+        };
+        match self.run(client, verifier, password).await {
+            Ok(is_right) => {
+                let proved = own.filter(|_| is_right).cloned();
+                if proved.is_some() {
+                    lock(&self.remembered).note(tag, Instant::now());
+                }
+                self.end(client, name_of_user, proved)
+            }
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// Checks on a thread of its own, when it is its turn.
+    async fn run(
+        &self,
+        client: IpAddr,
+        verifier: Arc<Verifier>,
+        password: &[u8],
+    ) -> Result<bool, Verdict> {
+        let turn = timeout(CHECK_WAIT, Arc::clone(&self.checks).acquire_owned());
+        let Ok(Ok(turn)) = turn.await else { return Err(Verdict::Busy) };
+        // Others from there may have failed meanwhile: a hundred connections are no way around the brake.
+        if self.is_shut_out(client) {
+            return Err(Verdict::ShutOut);
+        }
+        let password = Zeroizing::new(password.to_vec());
+        let check = tokio::task::spawn_blocking(move || {
+            let is_right = verifier.check(&password);
+            // Here and not by whoever waits: a client that leaves does not make room for another check.
+            drop(turn);
+            is_right
+        });
+        check.await.map_err(|_| Verdict::Busy)
+    }
+
+    /// Notes how a login ended. `proved` is the user's own verifier, if it was right.
+    fn end(
+        &self,
+        client: IpAddr,
+        name: Option<UserName>,
+        proved: Option<Arc<Verifier>>,
+    ) -> Verdict {
+        let (place, now) = (Place::of(client), Instant::now());
+        let mut brake = lock(&self.brake);
+        match (name, proved) {
+            (Some(name), Some(verifier)) => {
+                brake.succeeded(place, &name, now);
+                Verdict::Welcome(Login { name, verifier })
+            }
+            (name, _) => Verdict::Wrong(brake.failed(place, name.as_ref(), now)),
+        }
+    }
+
+    /// The keys of `name` for a SCRAM exchange. For a name that nobody has they are invented, so that the client
+    /// learns of it no sooner than of a wrong password.
+    pub(crate) fn challenge(&self, name: &str) -> Option<Challenged> {
+        let (users, _) = self.users();
+        let name_of_user = UserName::parse(name).ok();
+        let own = name_of_user.as_ref().and_then(|name| users.get(name));
+        let verifier = own.or_else(|| users.any(self.number(name)))?;
+        let Verifier::Scram(keys) = verifier.as_ref() else { return None };
+        let keys = match own {
+            Some(_) => keys.clone(),
+            None => ScramKeys::invented(keys, &self.seed(name)),
+        };
+        Some(Challenged { name: name_of_user, verifier: own.cloned(), keys })
+    }
+
+    /// The end of a SCRAM exchange: the verdict, and with a welcome the signature that proves to the client who
+    /// we are.
+    pub(crate) fn prove(
+        &self,
+        client: IpAddr,
+        challenged: Challenged,
+        auth_message: &[u8],
+        proof: &[u8],
+    ) -> (Verdict, Vec<u8>) {
+        if self.is_shut_out(client) {
+            return (Verdict::ShutOut, Vec::new());
+        }
+        let signature = challenged.keys.verify(auth_message, proof);
+        let proved = challenged.verifier.filter(|_| signature.is_some());
+        (self.end(client, challenged.name, proved), signature.map(Vec::from).unwrap_or_default())
+    }
+
+    /// A login that failed before there was a proof.
+    pub(crate) fn refuse(&self, client: IpAddr) -> Verdict {
+        self.end(client, None, None)
+    }
+
+    fn seed(&self, name: &str) -> [u8; SEED_OCTETS] {
+        let mut seed = [0; SEED_OCTETS];
+        let tag = hmac::sign(&self.secret, name.as_bytes());
+        for (octet, signed) in seed.iter_mut().zip(tag.as_ref()) {
+            *octet = *signed;
+        }
+        seed
+    }
+
+    /// A number that `name` has in this process, and nobody else can tell.
+    fn number(&self, name: &str) -> u64 {
+        let seed = self.seed(name);
+        seed.iter().take(8).fold(0, |number, octet| (number << 8) | u64::from(*octet))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

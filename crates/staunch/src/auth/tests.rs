@@ -1,0 +1,118 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+/// Of "abc", the cheapest that there is.
+const BCRYPT: &str = "$2b$04$";
+
+fn cheap(password: &str) -> String {
+    let hash = bcrypt::hash(password, 4).unwrap();
+    assert!(hash.starts_with(BCRYPT));
+    hash
+}
+
+fn auth(lines: &str) -> (Arc<Auth>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("users");
+    write(&path, lines);
+    (Auth::new(Auth::prepare(Some(&path)).unwrap()).unwrap(), dir)
+}
+
+fn write(path: &Path, lines: &str) {
+    std::fs::write(path, lines).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+async fn is_welcome(auth: &Auth, name: &str, password: &str) -> bool {
+    matches!(auth.check(CLIENT, name, password.as_bytes()).await, Verdict::Welcome(_))
+}
+
+#[tokio::test]
+async fn only_the_right_password_of_a_user_is_welcome_also_a_second_time() {
+    let (auth, _dir) = auth(&format!("anna:{}\nbert:{}\n", cheap("a"), cheap("b")));
+    for _ in 0..2 {
+        for (name, password, want) in
+            [("anna", "a", true), ("anna", "b", false), ("bert", "a", false), ("bert", "b", true)]
+        {
+            assert_eq!(is_welcome(&auth, name, password).await, want, "{name} {password}");
+        }
+    }
+    // A stranger's name is checked against the verifier of anna or bert, and is none of them.
+    for password in ["a", "b"] {
+        for name in ["carl", "Anna", "", "anna:", "a b"] {
+            assert!(!is_welcome(&auth, name, password).await, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_users_nobody_is_welcome() {
+    let auth = Auth::new(Auth::prepare(None).unwrap()).unwrap();
+    assert_eq!(auth.offered(), Offered::Nothing);
+    assert!(!is_welcome(&auth, "anna", "a").await);
+    assert!(auth.challenge("anna").is_none());
+}
+
+#[tokio::test]
+async fn a_changed_file_counts_and_a_broken_one_does_not() {
+    let (auth, dir) = auth(&format!("anna:{}\n", cheap("a")));
+    let path = dir.path().join("users");
+    let Verdict::Welcome(login) = auth.check(CLIENT, "anna", b"a").await else { panic!() };
+    assert!(auth.is_current(&login));
+
+    write(&path, "anna:broken\n");
+    auth.look();
+    assert!(is_welcome(&auth, "anna", "a").await);
+    std::fs::remove_file(&path).unwrap();
+    auth.look();
+    assert!(auth.is_current(&login));
+
+    write(&path, &format!("anna:{}\nbert:{}\n", cheap("new"), cheap("b")));
+    auth.look();
+    assert!(!is_welcome(&auth, "anna", "a").await, "not even remembered");
+    assert!(!auth.is_current(&login));
+    assert!(is_welcome(&auth, "anna", "new").await);
+    assert!(is_welcome(&auth, "bert", "b").await);
+}
+
+#[tokio::test]
+async fn whoever_guesses_is_shut_out_even_with_the_right_password() {
+    let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
+    let mut last = None;
+    for n in 0..20 {
+        match auth.check(CLIENT, "anna", format!("guess {n}").as_bytes()).await {
+            Verdict::Wrong(penalty) => last = Some(penalty),
+            Verdict::ShutOut => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(last, Some(Penalty::ShutOut(_))), "{last:?}");
+    assert!(matches!(auth.check(CLIENT, "anna", b"a").await, Verdict::ShutOut));
+    let elsewhere = IpAddr::from([192, 0, 2, 2]);
+    assert!(matches!(auth.check(elsewhere, "anna", b"a").await, Verdict::Welcome(_)));
+}
+
+#[tokio::test]
+async fn a_check_that_gets_no_turn_is_neither_right_nor_wrong() {
+    let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
+    auth.checks.close();
+    let busy = auth.check(CLIENT, "anna", b"a").await;
+    assert!(matches!(busy, Verdict::Busy), "{busy:?}");
+}
+
+#[tokio::test]
+async fn scram_treats_a_strangers_name_like_a_users() {
+    let keys = ScramKeys::new(b"secret", b"0123456789abcdef").to_string();
+    let (auth, _dir) = auth(&format!("anna:{keys}\n"));
+    assert_eq!(auth.offered(), Offered::Scram);
+    let (anna, carl) = (auth.challenge("anna").unwrap(), auth.challenge("carl").unwrap());
+    assert_eq!(carl.iterations(), anna.iterations());
+    assert_eq!(carl.salt().len(), anna.salt().len());
+    assert_eq!(auth.challenge("carl").unwrap().salt(), carl.salt(), "the same each time");
+    for challenged in [anna, carl] {
+        let (verdict, signature) = auth.prove(CLIENT, challenged, b"message", &[0; 32]);
+        assert!(matches!(verdict, Verdict::Wrong(_)) && signature.is_empty(), "{verdict:?}");
+    }
+    assert!(is_welcome(&auth, "anna", "secret").await, "PLAIN works with the same line");
+}
