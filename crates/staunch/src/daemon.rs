@@ -20,6 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, BindError};
 use crate::admin;
+use crate::auth::Auth;
+use crate::auth::users::UsersError;
 use crate::cli::Exit;
 use crate::clock::{self, ClockWatch};
 use crate::config::{Config, Loaded};
@@ -64,6 +66,9 @@ pub(crate) enum RunError {
     /// Policies cannot be fetched.
     #[error(transparent)]
     Fetch(#[from] ClientSetupError),
+    /// The users cannot be read.
+    #[error("access.users_file: {0}")]
+    Users(#[from] UsersError),
     /// The door for the command line cannot be opened.
     #[error("admin.socket: {}: {source}", path.display())]
     Admin {
@@ -84,7 +89,7 @@ impl RunError {
     /// The exit code: 78 for what only another configuration heals.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Dns(_) | Self::Tls(_) | Self::Fetch(_) => Exit::Config,
+            Self::Dns(_) | Self::Tls(_) | Self::Fetch(_) | Self::Users(_) => Exit::Config,
             Self::Open(_)
             | Self::Store(_)
             | Self::Bind(_)
@@ -103,6 +108,7 @@ impl RunError {
 pub(crate) async fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let (sender, config) = watch::channel(Arc::new(loaded.config.clone()));
+    let auth = Auth::new(Auth::prepare(loaded.config.access.users_file.as_deref())?)?;
     let listeners = accept::bind(&loaded.config)?;
     let spool = open(&loaded.config)?;
     let (relay, inboxes) = assemble(config.clone(), spool)?;
@@ -123,12 +129,14 @@ pub(crate) async fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> 
     for listener in &listeners {
         tracing::info!(event = "listening", address = %listener.address(), "accepting mail");
     }
-    let shared = accept::Shared::new(config, Intake::new(Arc::clone(&relay)));
-    tracker.spawn(accept::serve(listeners, shared, tracker.clone(), stop.clone()));
+    let shared = accept::Shared::new(config, Intake::new(Arc::clone(&relay)), Arc::clone(&auth));
+    tracker.spawn(auth.watch(stop.clone()));
+    let doors = Arc::clone(&shared);
+    tracker.spawn(accept::serve(listeners, doors, tracker.clone(), stop.clone()));
 
     tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
     tell_systemd(&[NotifyState::Ready]);
-    let reloader = Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay) };
+    let reloader = Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay), shared };
     let result = live(&mut signals, reloader, inboxes.reloads).await;
     end(&mut signals, &relay, &stop).await;
     result

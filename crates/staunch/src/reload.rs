@@ -13,6 +13,9 @@ use std::sync::Arc;
 use policy::Roots;
 use tokio::sync::{oneshot, watch};
 
+use crate::accept;
+use crate::auth::users::UsersError;
+use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::fetch::{ClientSetupError, Fetcher};
 use crate::queue::Event;
@@ -60,6 +63,9 @@ pub(crate) enum Refused {
     /// Those for policy hosts cannot.
     #[error(transparent)]
     Fetch(#[from] ClientSetupError),
+    /// The users cannot be read.
+    #[error("access.users_file: {0}")]
+    Users(#[from] UsersError),
     /// Reading it ended in a bug of ours.
     #[error("reading the configuration ended in a bug")]
     Bug,
@@ -76,6 +82,8 @@ pub(crate) struct Reloader {
     pub(crate) config: watch::Sender<Arc<Config>>,
     /// The parts.
     pub(crate) relay: Arc<Relay>,
+    /// And those that take mail in.
+    pub(crate) shared: Arc<accept::Shared>,
 }
 
 /// The parts of a new configuration that had to be made.
@@ -84,6 +92,7 @@ struct Prepared {
     roots: Roots,
     fetcher: Fetcher,
     resolver: NewResolver,
+    users: auth::Prepared,
 }
 
 impl Reloader {
@@ -126,7 +135,7 @@ impl Reloader {
     }
 
     async fn apply(&mut self, prepared: Prepared) {
-        let Prepared { loaded, roots, fetcher, resolver } = prepared;
+        let Prepared { loaded, roots, fetcher, resolver, users } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
         let relay = &self.relay;
@@ -134,6 +143,7 @@ impl Reloader {
         relay.dns.renew(resolver);
         relay.hot.set_max(HotBudget::share_of(config.limits.memory));
         self.config.send_replace(Arc::clone(&config));
+        self.shared.reconfigure(&config, users);
         relay.policies.renew(fetcher);
         self.origin.level.set(&config.log.level);
         relay.tell_queue(Event::Reconfigured).await;
@@ -149,6 +159,7 @@ fn prepare(file: Option<PathBuf>, relay: &Relay) -> Result<Prepared, Refused> {
         roots: load_roots(&config.tls)?,
         fetcher: relay.policies.prepare(config)?,
         resolver: Dns::prepare(&config.dns)?,
+        users: Auth::prepare(config.access.users_file.as_deref())?,
         loaded,
     })
 }
@@ -179,6 +190,7 @@ fn tell_refused(refused: &Refused) {
         Refused::Dns(error) => refused_key("dns", &error.to_string()),
         Refused::Tls(error) => refused_key("tls", &error.to_string()),
         Refused::Fetch(error) => refused_key("mta_sts.ca_file", &error.to_string()),
+        Refused::Users(error) => refused_key("access.users_file", &error.to_string()),
         Refused::Bug => refused_key("", &refused.to_string()),
     }
 }

@@ -13,9 +13,9 @@ pub(crate) const GUARANTEE: u64 = 16 * 1024;
 /// The memory that may be lent, in octets.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limit: u64,
+    limit: AtomicU64,
     /// Of the limit, what is never lent beyond guarantees.
-    kept_back: u64,
+    kept_back: AtomicU64,
     guaranteed: AtomicU64,
     extra: AtomicU64,
 }
@@ -23,20 +23,34 @@ pub(crate) struct Budget {
 impl Budget {
     /// `limit` octets, of which enough is kept back for `sessions` guarantees, but at most half.
     pub(crate) fn new(limit: u64, sessions: u64) -> Arc<Self> {
+        let budget = Self {
+            limit: AtomicU64::new(0),
+            kept_back: AtomicU64::new(0),
+            guaranteed: AtomicU64::new(0),
+            extra: AtomicU64::new(0),
+        };
+        budget.resize(limit, sessions);
+        Arc::new(budget)
+    }
+
+    /// The same with other numbers. What is lent beyond them comes back by itself; until then nothing more is lent.
+    pub(crate) fn resize(&self, limit: u64, sessions: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
         let kept_back = sessions.saturating_mul(GUARANTEE).min(limit / 2);
-        Arc::new(Self { limit, kept_back, guaranteed: AtomicU64::new(0), extra: AtomicU64::new(0) })
+        self.kept_back.store(kept_back, Ordering::Relaxed);
     }
 
     /// What may be lent beyond guarantees.
     fn extra_limit(&self) -> u64 {
-        let guaranteed = self.guaranteed.load(Ordering::Relaxed).max(self.kept_back);
-        self.limit.saturating_sub(guaranteed)
+        let kept_back = self.kept_back.load(Ordering::Relaxed);
+        let guaranteed = self.guaranteed.load(Ordering::Relaxed).max(kept_back);
+        self.limit.load(Ordering::Relaxed).saturating_sub(guaranteed)
     }
 
     /// A lease of [`GUARANTEE`], if there is one left.
     pub(crate) fn message(self: &Arc<Self>) -> Option<Lease> {
         let others = self.extra.load(Ordering::Relaxed);
-        let limit = self.limit.saturating_sub(others);
+        let limit = self.limit.load(Ordering::Relaxed).saturating_sub(others);
         add(&self.guaranteed, GUARANTEE, limit).then(|| Lease {
             budget: Arc::clone(self),
             guaranteed: GUARANTEE,
@@ -96,6 +110,20 @@ mod tests {
         let others: Vec<_> = std::iter::from_fn(|| budget.message()).collect();
         assert_eq!(others.len(), 3);
         assert!(greedy.cover(0), "giving back always works");
+    }
+
+    #[test]
+    fn a_smaller_budget_lends_nothing_until_enough_came_back() {
+        let budget = Budget::new(10 * GUARANTEE, 1);
+        let mut greedy = budget.message().unwrap();
+        assert!(greedy.cover(9 * GUARANTEE));
+        budget.resize(4 * GUARANTEE, 1);
+        assert!(budget.message().is_none());
+        assert!(!greedy.cover(9 * GUARANTEE + 1));
+        assert!(greedy.cover(2 * GUARANTEE), "giving back always works");
+        assert!(budget.message().is_some());
+        budget.resize(20 * GUARANTEE, 1);
+        assert!(greedy.cover(15 * GUARANTEE));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod desk;
 mod facts;
 mod incoming;
 mod listener;
+mod rates;
 mod received;
 mod refusal;
 mod session;
@@ -24,9 +25,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::auth::{self, Auth};
+use crate::config::{Config, Limits};
 use crate::queue::intake::{HotBudget, Intake};
 use budget::Budget;
+use rates::Rates;
 use visitors::{Visit, Visitors};
 
 pub(crate) use facts::facts_of;
@@ -37,23 +40,47 @@ pub(crate) use listener::{BindError, BoundListener, bind};
 pub(crate) struct Shared {
     config: watch::Receiver<Arc<Config>>,
     intake: Intake,
+    auth: Arc<Auth>,
     budget: Arc<Budget>,
     visitors: Arc<Visitors>,
+    rates: Rates,
 }
 
 impl Shared {
     /// `config` is watched: what it says at a command holds for that command.
-    pub(crate) fn new(config: watch::Receiver<Arc<Config>>, intake: Intake) -> Arc<Self> {
-        let limits = config.borrow().limits.clone();
-        let sessions = u64::try_from(limits.connections).unwrap_or(u64::MAX);
-        let memory = limits.memory - HotBudget::share_of(limits.memory);
+    pub(crate) fn new(
+        config: watch::Receiver<Arc<Config>>,
+        intake: Intake,
+        auth: Arc<Auth>,
+    ) -> Arc<Self> {
+        let (memory, sessions) = memory_of(&config.borrow().limits);
         let budget = Budget::new(memory, sessions);
-        Arc::new(Self { config, intake, budget, visitors: Arc::default() })
+        Arc::new(Self {
+            config,
+            intake,
+            auth,
+            budget,
+            visitors: Arc::default(),
+            rates: Rates::default(),
+        })
+    }
+
+    /// Another configuration holds from now on, and these users; what is lent already stays so.
+    pub(crate) fn reconfigure(&self, config: &Config, users: auth::Prepared) {
+        let (memory, sessions) = memory_of(&config.limits);
+        self.budget.resize(memory, sessions);
+        self.auth.apply(users);
     }
 
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
     }
+}
+
+/// What of `limits.memory` is for sessions, and how many there can be.
+fn memory_of(limits: &Limits) -> (u64, u64) {
+    let memory = limits.memory.saturating_sub(HotBudget::share_of(limits.memory));
+    (memory, u64::try_from(limits.connections).unwrap_or(u64::MAX))
 }
 
 /// Takes mail on every listener until `stop`. Returns when the sockets are closed; sessions that

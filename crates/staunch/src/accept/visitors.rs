@@ -73,6 +73,8 @@ mod tests {
             memory: 1,
             queue_messages: None,
             disk_free_min: 0,
+            messages_per_client_per_minute: None,
+            recipients_per_sender_per_hour: None,
         };
         let visitors = Arc::new(Visitors::default());
         let client = |n| Peer::Remote(IpAddr::V4(Ipv4Addr::from_bits(n)));

@@ -49,6 +49,9 @@ pub(super) enum Command {
     /// Have the daemon read its configuration again and apply it, whole or not at all
     #[command(after_help = "Example: staunch config check && staunch reload")]
     Reload(Json),
+    /// Look at the users who may submit mail, or change them
+    #[command(subcommand, after_help = "Example: staunch user list")]
+    User(UserCommand),
     /// Exit with 0 if the local daemon is ready, for containers
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
     Healthcheck(Json),
@@ -243,6 +246,49 @@ pub(super) struct Match {
     /// An mx value of the policy; may be repeated
     #[arg(long = "pattern", value_name = "PATTERN", required = true, allow_hyphen_values = true)]
     pub(super) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum UserCommand {
+    /// Add a user to access.users_file; the password comes from the terminal or stdin
+    #[command(after_help = "Example: staunch user add anna@example.net")]
+    Add(NewPassword),
+    /// Give a user another password, from the terminal or stdin
+    #[command(after_help = "Example: pwgen 20 1 | tee /dev/stderr | staunch user passwd printer")]
+    Passwd(NewPassword),
+    /// Remove a user; open sessions may send nothing more
+    #[command(after_help = "Example: staunch user remove anna@example.net")]
+    Remove(UserRemove),
+    /// Who is in the file, and in which form the password is kept
+    #[command(after_help = "Example: staunch user list --json | jq -r .name")]
+    List(UserList),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct NewPassword {
+    /// The name to log in with, best the address that the user sends from
+    pub(super) name: String,
+    /// Keep it for SCRAM-SHA-256, which is offered once every user has it, instead of as argon2id
+    #[arg(long)]
+    pub(super) scram: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct UserRemove {
+    /// The name
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct UserList {
+    /// Only this one
+    pub(super) name: Option<String>,
     #[command(flatten)]
     pub(super) json: Json,
 }

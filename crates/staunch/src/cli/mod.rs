@@ -17,6 +17,7 @@ mod queue;
 mod reload;
 mod run;
 mod table;
+mod user;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -79,6 +80,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
         Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
         Command::Reload(format) => reload::run(*format, &load(settings)?),
+        Command::User(command) => user::run(command, &load(settings)?),
         Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use smtp::{Domain, HostName, Mailbox};
@@ -13,14 +14,11 @@ use crate::telemetry;
 
 use super::checker::{Checker, Findings, in_range};
 use super::{
-    Access, Admin, Aliases, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn,
-    DsnReturn, Hostname, IpFamily, Limits, Log, LogFormat, MinVersion, MtaSts, OnFailure, Prefix,
-    Route, StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
+    Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, Hostname,
+    IpFamily, Limits, Log, LogFormat, MinVersion, MtaSts, OnFailure, Prefix, Route, StsMode, Tls,
+    TlsFloor, Via, ViaLookup, file, units,
 };
 
-/// Shortest prefixes that may relay without an explicit word: a wider one is rarely meant.
-const OPEN_V4: u8 = 8;
-const OPEN_V6: u8 = 32;
 /// Where a route's host listens unless a port is written.
 const SMTP_PORT: u16 = 25;
 /// Where a resolver listens unless a port is written.
@@ -80,26 +78,6 @@ impl Checker {
         })
     }
 
-    fn access(&mut self, written: &file::Access) -> Access {
-        let networks = self.all("access.networks", &written.networks, Prefix::parse);
-        for prefix in networks.iter().filter(|_| !written.open_relay_acknowledged) {
-            let shortest = if prefix.address().is_ipv4() { OPEN_V4 } else { OPEN_V6 };
-            if prefix.length() < shortest {
-                let reason = format!(
-                    "shorter than /{shortest}, so that strangers may relay; \
-                     if that is meant, set access.open_relay_acknowledged = true"
-                );
-                self.wrong("access.networks".into(), &prefix.to_string(), reason);
-            }
-        }
-        Access { networks }
-    }
-
-    fn aliases(&mut self, written: &file::Aliases) -> Aliases {
-        let postmaster = self.optional("aliases.postmaster", &written.postmaster, Mailbox::parse);
-        Aliases { postmaster }
-    }
-
     fn limits(&mut self, written: &file::Limits) -> Limits {
         // RFC 5321 §4.5.3.1 asks for 64 KiB and 100 recipients; less is the operator's decision.
         Limits {
@@ -112,6 +90,8 @@ impl Checker {
             memory: self.size("limits.memory", &written.memory, 1 << 20),
             queue_messages: Some(written.queue_messages).filter(|messages| *messages > 0),
             disk_free_min: self.size("limits.disk_free_min", &written.disk_free_min, 0),
+            messages_per_client_per_minute: NonZeroU32::new(written.messages_per_client_per_minute),
+            recipients_per_sender_per_hour: NonZeroU32::new(written.recipients_per_sender_per_hour),
         }
     }
 

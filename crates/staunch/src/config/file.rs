@@ -3,6 +3,8 @@
 //! Types are what TOML can say, no more: units, ranges and names are judged in `check`. An empty
 //! string stands for "not set" wherever interface and comment say so.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A whole configuration as written.
@@ -67,6 +69,10 @@ pub(super) struct Listener {
     pub(super) proxy_protocol_from: Vec<String>,
     #[serde(default = "reject")]
     pub(super) bare_newline: String,
+    #[serde(default)]
+    pub(super) require_tls: bool,
+    #[serde(default)]
+    pub(super) hide_client: bool,
 }
 
 fn relay() -> String {
@@ -87,6 +93,8 @@ impl Listener {
             tls_key: String::new(),
             proxy_protocol_from: Vec::new(),
             bare_newline: reject(),
+            require_tls: false,
+            hide_client: false,
         };
         ["127.0.0.1:2525", "[::1]:2525"].map(built_in).into()
     }
@@ -97,6 +105,10 @@ impl Listener {
 pub(super) struct Access {
     pub(super) networks: Vec<String>,
     pub(super) open_relay_acknowledged: bool,
+    pub(super) users_file: String,
+    pub(super) sender_must_match_user: bool,
+    pub(super) deny_recipients: Vec<String>,
+    pub(super) deny_senders: Vec<String>,
 }
 
 impl Default for Access {
@@ -104,14 +116,21 @@ impl Default for Access {
         Self {
             networks: vec!["127.0.0.0/8".into(), "::1/128".into()],
             open_relay_acknowledged: false,
+            users_file: String::new(),
+            sender_must_match_user: false,
+            deny_recipients: Vec::new(),
+            deny_senders: Vec::new(),
         }
     }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(super) struct Aliases {
     pub(super) postmaster: String,
+    /// Every other key is a name.
+    #[serde(flatten)]
+    pub(super) names: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -125,6 +144,8 @@ pub(super) struct Limits {
     pub(super) memory: String,
     pub(super) queue_messages: u64,
     pub(super) disk_free_min: String,
+    pub(super) messages_per_client_per_minute: u32,
+    pub(super) recipients_per_sender_per_hour: u32,
 }
 
 impl Default for Limits {
@@ -138,6 +159,8 @@ impl Default for Limits {
             memory: "64MiB".into(),
             queue_messages: 0,
             disk_free_min: "256MiB".into(),
+            messages_per_client_per_minute: 0,
+            recipients_per_sender_per_hour: 0,
         }
     }
 }

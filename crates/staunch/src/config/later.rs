@@ -12,13 +12,6 @@ use toml::de::{DeTable, DeValue};
 /// TOML writes them. None: no value does.
 pub(super) const LATER: &[(&str, &[&str])] = &[
     ("origin", &["\"\""]),
-    ("listener.require_tls", &["false"]),
-    ("access.users_file", &["\"\""]),
-    ("access.sender_must_match_user", &["false"]),
-    ("access.deny_recipients", &["[]"]),
-    ("access.deny_senders", &["[]"]),
-    ("limits.messages_per_client_per_minute", &["0"]),
-    ("limits.recipients_per_sender_per_hour", &["0"]),
     ("limit", &[]),
     // Whose AD bit counts under dnssec = "trust-ad", which is refused itself.
     ("dns.trust_ad_from", &["[]", "[\"127.0.0.0/8\", \"::1/128\"]"]),

@@ -27,6 +27,10 @@ pub(crate) struct Listener {
     pub(crate) proxy_protocol_from: Vec<Prefix>,
     /// What happens to lines that end in a bare CR or LF.
     pub(crate) bare_newline: BareNewline,
+    /// Is REQUIRETLS offered under TLS (RFC 8689)?
+    pub(crate) require_tls: bool,
+    /// What does Received say of where a user is?
+    pub(crate) client_in_received: ClientInReceived,
     /// Built in rather than written: a host without this address family goes on without it.
     pub(crate) is_default: bool,
 }
@@ -72,6 +76,15 @@ pub(crate) enum BareNewline {
     Normalize,
 }
 
+/// `listener.hide_client`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ClientInReceived {
+    /// Name and address, as RFC 5321 §4.4 wants it.
+    Shown,
+    /// Of a user who has logged in nothing: the message's id leads to it in our log.
+    Hidden,
+}
+
 /// `listener.tls_certificate` and `listener.tls_key`: who we are to clients. Files in PEM form.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Identity {
@@ -115,12 +128,27 @@ impl Checker {
                 let reason = "clients of a unix socket have no address that could be listed here";
                 self.finding(key("proxy_protocol_from"), reason.into());
             }
+            if listener.require_tls && tls.is_none() {
+                let reason =
+                    "REQUIRETLS is offered under TLS only: set tls_certificate and tls_key";
+                self.finding(key("require_tls"), reason.into());
+            }
+            if listener.hide_client && mode == ListenerMode::Relay {
+                let reason = "only for users who have logged in: not in mode \"relay\"";
+                self.finding(key("hide_client"), reason.into());
+            }
             listeners.push(Listener {
                 address,
                 mode,
                 tls,
                 proxy_protocol_from,
                 bare_newline,
+                require_tls: listener.require_tls,
+                client_in_received: if listener.hide_client {
+                    ClientInReceived::Hidden
+                } else {
+                    ClientInReceived::Shown
+                },
                 is_default,
             });
         }

@@ -16,7 +16,8 @@ use super::file::{self, File};
 use super::layer::{self, Layer};
 use super::show::Sources;
 use super::surroundings::Surroundings;
-use super::{Config, ConfigError, Problem, Shown, check};
+use super::{Config, ConfigError, ListenerMode, Problem, Shown, check};
+use crate::auth::users::Users;
 use crate::identity;
 
 /// Ours: over a hundred times any sensible configuration.
@@ -78,6 +79,7 @@ impl Loaded {
     /// [`ConfigError`] that names key and file.
     pub(crate) fn check_files(&self) -> Result<(), ConfigError> {
         let mut problems = self.trust_problems();
+        problems.extend(self.users_problem());
         problems.extend(self.identity_problems());
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
@@ -89,7 +91,8 @@ impl Loaded {
     ///
     /// [`ConfigError`] that names key and file.
     pub(crate) fn check_files_to_run(&self) -> Result<(), ConfigError> {
-        let problems = self.trust_problems();
+        let mut problems = self.trust_problems();
+        problems.extend(self.users_problem());
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
 
@@ -108,6 +111,11 @@ impl Loaded {
                 self.problem(key, format!("{:?}: {reason}", path.display().to_string()))
             })
             .collect()
+    }
+
+    fn users_problem(&self) -> Option<Problem> {
+        let error = Users::read(self.config.access.users_file.as_deref()?).err()?;
+        Some(self.problem("access.users_file", error.to_string()))
     }
 
     fn identity_problems(&self) -> Vec<Problem> {
@@ -143,7 +151,17 @@ impl Loaded {
             key: "access.networks".into(),
             reason: "is empty: nobody may relay".into(),
         });
-        complaint.into_iter().chain(nobody).collect()
+        complaint.into_iter().chain(nobody).chain(self.no_users()).collect()
+    }
+
+    fn no_users(&self) -> Option<Problem> {
+        let Config { listeners, access, .. } = &self.config;
+        let index = listeners.iter().position(|listener| match listener.mode {
+            ListenerMode::Relay => false,
+            ListenerMode::Submission | ListenerMode::Submissions => access.users_file.is_none(),
+        })?;
+        let reason = "needs users who may log in: set access.users_file".to_owned();
+        Some(self.problem(&format!("listener[{index}].mode"), reason))
     }
 }
 

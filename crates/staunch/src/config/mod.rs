@@ -8,6 +8,7 @@
 //! Not here: opening, binding or resolving anything that a value names ([`Config::check_files`] is
 //! the one exception, asked for by those who go on to use the files).
 
+mod access;
 mod check;
 mod checker;
 mod error;
@@ -25,14 +26,18 @@ mod surroundings;
 mod units;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use smtp::{Domain, HostName, Mailbox};
 
+pub(crate) use access::{Access, AddressList, Aliases, Senders};
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use hostname::Hostname;
-pub(crate) use listener::{BareNewline, Identity, ListenAddress, Listener, ListenerMode, Submit};
+pub(crate) use listener::{
+    BareNewline, ClientInReceived, Identity, ListenAddress, Listener, ListenerMode, Submit,
+};
 pub(crate) use load::{Loaded, load};
 pub(crate) use pattern::{DomainPattern, most_specific};
 pub(crate) use prefix::Prefix;
@@ -76,20 +81,6 @@ pub(crate) struct Config {
     pub(crate) log: Log,
 }
 
-/// `[access]`.
-#[derive(Clone, Debug)]
-pub(crate) struct Access {
-    /// Who may relay without AUTH.
-    pub(crate) networks: Vec<Prefix>,
-}
-
-/// `[aliases]`.
-#[derive(Clone, Debug)]
-pub(crate) struct Aliases {
-    /// Where mail for `postmaster` without a domain goes (RFC 5321 §4.5.1); none: refused.
-    pub(crate) postmaster: Option<Mailbox>,
-}
-
 /// `[limits]`; sizes in bytes, counts at least 1.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -109,6 +100,10 @@ pub(crate) struct Limits {
     pub(crate) queue_messages: Option<u64>,
     /// Free space of the data directory's file system below which mail is refused for now.
     pub(crate) disk_free_min: u64,
+    /// Messages that one client may hand in; none: as many as it likes.
+    pub(crate) messages_per_client_per_minute: Option<NonZeroU32>,
+    /// Recipients that one sender may have before the mail to further ones is held.
+    pub(crate) recipients_per_sender_per_hour: Option<NonZeroU32>,
 }
 
 /// `[dns]`.

@@ -118,7 +118,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "\n[access]\nnetwork = []",
-        "3: access.network: unknown key; known here: networks, open_relay_acknowledged",
+        "3: access.network: unknown key; known here: networks, open_relay_acknowledged, users_file, sender_must_match_user, deny_recipients, deny_senders",
     ),
     ("[admin]\nlistn = \"127.0.0.1:8025\"", "2: admin.listn: unknown key; known here: socket"),
     (

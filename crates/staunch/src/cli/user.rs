@@ -1,0 +1,179 @@
+//! `staunch user add`, `passwd`, `remove`, `list`: the users file, which the daemon notices by itself.
+//!
+//! A password is typed at the terminal, without an echo, or comes as the first line of stdin; it is never an
+//! argument, which everybody on the machine could read.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write, stdin, stdout};
+use std::path::Path;
+
+use rustix::termios::{self, LocalModes, OptionalActions};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::arguments::{NewPassword, UserCommand, UserList, UserRemove};
+use super::exit::{Exit, Failure};
+use super::output;
+use super::table::Table;
+use crate::auth::edit::{Edit, EditError, edit};
+use crate::auth::users::{UserName, Users, UsersError};
+use crate::auth::verifier::{Form, Verifier};
+use crate::config::Loaded;
+
+/// Octets of a password; whoever has more has sent a file.
+const PASSWORD_OCTETS_MAX: usize = 1024;
+
+pub(super) fn run(command: &UserCommand, loaded: &Loaded) -> Result<Exit, Failure> {
+    let path = loaded.config.access.users_file.as_deref().ok_or_else(|| {
+        Failure::new(Exit::Config, "access.users_file: is not set, so there is no file of users")
+    })?;
+    match command {
+        UserCommand::Add(command) => set(path, command, Change::Added),
+        UserCommand::Passwd(command) => set(path, command, Change::Changed),
+        UserCommand::Remove(command) => remove(path, command),
+        UserCommand::List(command) => list(path, command),
+    }
+}
+
+/// What was done, in the word that is printed.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Added,
+    Changed,
+    Removed,
+}
+
+impl Change {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Changed => "changed",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+fn set(path: &Path, command: &NewPassword, change: Change) -> Result<Exit, Failure> {
+    let name = name(&command.name)?;
+    let form = if command.scram { Form::Scram } else { Form::Argon2id };
+    let password = password(&name)?;
+    let verifier = Verifier::make(form, &password)
+        .map_err(|error| Failure::new(Exit::BadInput, error.to_string()))?;
+    let wanted = match change {
+        Change::Added => Edit::Add(&verifier),
+        Change::Changed | Change::Removed => Edit::Replace(&verifier),
+    };
+    edit(path, &name, wanted)?;
+    say(&name, change, command.json.json)
+}
+
+fn remove(path: &Path, command: &UserRemove) -> Result<Exit, Failure> {
+    let name = name(&command.name)?;
+    edit(path, &name, Edit::Remove)?;
+    say(&name, Change::Removed, command.json.json)
+}
+
+fn say(name: &UserName, change: Change, is_json: bool) -> Result<Exit, Failure> {
+    let mut out = stdout().lock();
+    if is_json {
+        output::json(&mut out, &json!({ "name": name.as_str(), "change": change.word() }))?;
+    } else {
+        writeln!(out, "{}: {name}", change.word())?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(path: &Path, command: &UserList) -> Result<Exit, Failure> {
+    let users = Users::read(path)?;
+    let wanted = command.name.as_deref().map(name).transpose()?;
+    let mut out = stdout().lock();
+    let mut table = Table::new(&["NAME", "VERIFIER"]);
+    let mut is_anybody = false;
+    for (name, kind) in users.list() {
+        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        is_anybody = true;
+        if command.json.json {
+            output::json(&mut out, &json!({ "name": name.as_str(), "verifier": kind }))?;
+        } else {
+            table.row(&mut out, vec![name.to_string(), kind.into()])?;
+        }
+    }
+    table.finish(&mut out)?;
+    Ok(Exit::from(is_anybody || wanted.is_none()))
+}
+
+fn name(text: &str) -> Result<UserName, Failure> {
+    UserName::parse(text)
+        .map_err(|reason| Failure::new(Exit::BadInput, format!("{text:?}: {reason}")))
+}
+
+/// Typed twice, or read from stdin once.
+fn password(name: &UserName) -> Result<Zeroizing<String>, Failure> {
+    let unread = |error: io::Error| Failure::new(Exit::NoInput, format!("the password: {error}"));
+    let first = if stdin().is_terminal() {
+        let first = ask(&format!("Password of {name}: ")).map_err(unread)?;
+        let again = ask("The same again: ").map_err(unread)?;
+        if first != again {
+            return Err(Failure::new(Exit::BadInput, "the two passwords differ"));
+        }
+        first
+    } else {
+        line().map_err(unread)?
+    };
+    let wrong = if first.is_empty() {
+        "the password is empty"
+    } else if first.len() > PASSWORD_OCTETS_MAX {
+        "the password is longer than 1024 octets"
+    } else if first.contains(char::is_control) {
+        "the password has a control character"
+    } else {
+        return Ok(first);
+    };
+    Err(Failure::new(Exit::BadInput, wrong))
+}
+
+/// A line from the terminal, which does not show it.
+fn ask(prompt: &str) -> io::Result<Zeroizing<String>> {
+    let mut terminal = io::stderr();
+    write!(terminal, "{prompt}")?;
+    let input = stdin();
+    let before = termios::tcgetattr(&input)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    termios::tcsetattr(&input, OptionalActions::Flush, &silent)?;
+    let line = line();
+    termios::tcsetattr(&input, OptionalActions::Flush, &before)?;
+    writeln!(terminal)?;
+    line
+}
+
+/// The first line of stdin without its end.
+fn line() -> io::Result<Zeroizing<String>> {
+    let limit = u64::try_from(PASSWORD_OCTETS_MAX).unwrap_or(u64::MAX).saturating_add(2);
+    let mut line = Zeroizing::new(String::new());
+    stdin().lock().take(limit).read_line(&mut line)?;
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(line)
+}
+
+impl From<EditError> for Failure {
+    fn from(error: EditError) -> Self {
+        let exit = match &error {
+            EditError::Exists { .. } | EditError::Missing { .. } => Exit::BadInput,
+            EditError::Unreadable(UsersError::Line { .. }) => Exit::Config,
+            EditError::Unreadable(UsersError::Io { .. } | UsersError::NoRandomness) => {
+                Exit::NoInput
+            }
+            EditError::Io { .. } => Exit::TemporaryFailure,
+        };
+        Self::new(exit, format!("access.users_file: {error}"))
+    }
+}
+
+impl From<UsersError> for Failure {
+    fn from(error: UsersError) -> Self {
+        EditError::from(error).into()
+    }
+}

@@ -1,0 +1,168 @@
+//! `[access]` and `[aliases]`: who may send what to whom.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use smtp::{Domain, Mailbox, ReversePath};
+
+use super::checker::Checker;
+use super::{DomainPattern, Prefix, file};
+
+/// Shortest prefixes that may relay without an explicit word: a wider one is rarely meant.
+const OPEN_V4: u8 = 8;
+const OPEN_V6: u8 = 32;
+
+/// `[access]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    /// Who may relay without AUTH.
+    pub(crate) networks: Vec<Prefix>,
+    /// Who may log in, and by what.
+    pub(crate) users_file: Option<PathBuf>,
+    /// What may a user write into MAIL FROM?
+    pub(crate) senders: Senders,
+    /// To whom nothing is sent.
+    pub(crate) deny_recipients: AddressList,
+    /// From whom nothing is taken.
+    pub(crate) deny_senders: AddressList,
+}
+
+/// `access.sender_must_match_user`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Senders {
+    /// Any address.
+    Any,
+    /// The address that the user is named after, or none.
+    Own,
+}
+
+/// `[aliases]`: names at our host name, and where their mail goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Aliases {
+    /// Where mail for `postmaster` without a domain goes (RFC 5321 §4.5.1); none: refused.
+    pub(crate) postmaster: Option<Mailbox>,
+    /// The others, in lower case.
+    names: HashMap<String, Mailbox>,
+}
+
+impl Aliases {
+    /// Where mail for this local name goes, if it is an alias. In any case, as for `postmaster`.
+    pub(crate) fn target(&self, local_part: &str) -> Option<&Mailbox> {
+        self.names.get(&local_part.to_ascii_lowercase())
+    }
+}
+
+/// Addresses and patterns of domains.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AddressList {
+    /// In lower case: such lists come from bounces and complaints, which write names as they like.
+    addresses: HashSet<String>,
+    domains: Vec<DomainPattern>,
+}
+
+impl AddressList {
+    /// Is this address in it, or its domain?
+    pub(crate) fn has(&self, mailbox: &Mailbox) -> bool {
+        let is_domain = |name| self.domains.iter().any(|pattern| pattern.matches(name));
+        mailbox.domain().name().is_some_and(is_domain)
+            || (!self.addresses.is_empty() && self.addresses.contains(&key(mailbox)))
+    }
+
+    /// The same for a sender. No list has the null sender: failure notices are nobody's advertising.
+    pub(crate) fn has_sender(&self, sender: &ReversePath) -> bool {
+        match sender {
+            ReversePath::Null => false,
+            ReversePath::Mailbox(mailbox) => self.has(mailbox),
+        }
+    }
+}
+
+fn key(mailbox: &Mailbox) -> String {
+    format!("{}@{}", mailbox.local_part().to_lowercase(), mailbox.domain())
+}
+
+impl Checker {
+    pub(super) fn access(&mut self, written: &file::Access) -> Access {
+        let networks = self.all("access.networks", &written.networks, Prefix::parse);
+        for prefix in networks.iter().filter(|_| !written.open_relay_acknowledged) {
+            let shortest = if prefix.address().is_ipv4() { OPEN_V4 } else { OPEN_V6 };
+            if prefix.length() < shortest {
+                let reason = format!(
+                    "shorter than /{shortest}, so that strangers may relay; \
+                     if that is meant, set access.open_relay_acknowledged = true"
+                );
+                self.wrong("access.networks".into(), &prefix.to_string(), reason);
+            }
+        }
+        Access {
+            networks,
+            users_file: self.optional_path("access.users_file", &written.users_file),
+            senders: if written.sender_must_match_user { Senders::Own } else { Senders::Any },
+            deny_recipients: self.address_list("access.deny_recipients", &written.deny_recipients),
+            deny_senders: self.address_list("access.deny_senders", &written.deny_senders),
+        }
+    }
+
+    fn address_list(&mut self, key: &str, texts: &[String]) -> AddressList {
+        let mut list = AddressList::default();
+        for text in texts {
+            if text.contains('@') {
+                let mailbox = self.parsed(key, text, Mailbox::parse);
+                list.addresses.extend(mailbox.as_ref().map(self::key));
+            } else {
+                list.domains.extend(self.parsed(key, text, DomainPattern::parse));
+            }
+        }
+        list
+    }
+
+    pub(super) fn aliases(&mut self, written: &file::Aliases) -> Aliases {
+        let postmaster = self.optional("aliases.postmaster", &written.postmaster, Mailbox::parse);
+        let mut names = HashMap::new();
+        for (name, target) in &written.names {
+            let path = format!("aliases.{name}");
+            // As the local part of an address: without quotes and blanks.
+            let is_name = Mailbox::parse(&format!("{name}@x")).is_ok() && !name.starts_with('"');
+            if !is_name {
+                self.finding(path.clone(), "not a local name like root".into());
+            }
+            let Some(target) = self.parsed(&path, target, Mailbox::parse) else { continue };
+            if matches!(target.domain(), Domain::Literal(_)) {
+                let reason = "address literals are not relayed to: write a domain";
+                self.wrong(path.clone(), target.as_str(), reason);
+            }
+            let lower = name.to_ascii_lowercase();
+            if lower == "postmaster" || names.insert(lower, target).is_some() {
+                self.finding(path, "stands there twice, in another case".into());
+            }
+        }
+        Aliases { postmaster, names }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_addresses_in_any_case_and_patterns_of_domains() {
+        let mut checker = Checker::default();
+        let texts = ["Anna@example.org", "spam.example", "*.bulk.example"].map(str::to_owned);
+        let list = checker.address_list("access.deny_recipients", &texts);
+        assert_eq!(checker.findings, Vec::new());
+        for (address, want) in [
+            ("anna@example.org", true),
+            ("ANNA@EXAMPLE.ORG", true),
+            ("bert@example.org", false),
+            ("anyone@spam.example", true),
+            ("anyone@www.spam.example", false),
+            ("x@a.b.bulk.example", true),
+            ("x@bulk.example", false),
+        ] {
+            assert_eq!(list.has(&Mailbox::parse(address).unwrap()), want, "{address}");
+        }
+        assert!(!list.has_sender(&ReversePath::Null));
+        let any = checker.address_list("access.deny_senders", &["*".to_owned()]);
+        assert!(!any.has_sender(&ReversePath::Null), "not even *");
+    }
+}
