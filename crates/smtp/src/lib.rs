@@ -15,6 +15,7 @@ pub mod extensions;
 pub mod host;
 pub mod limits;
 pub mod params;
+pub mod proxy_header;
 pub mod remote_text;
 pub mod reply;
 pub mod response;

@@ -3,7 +3,16 @@
 //! Messages are taken apart and written here; nothing is computed from a password. That, and the
 //! users, are `staunch::auth`.
 
+mod plain;
+mod scram;
+
 use std::fmt;
+
+pub use plain::{LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Plain, parse_login};
+pub use scram::{Binding, ClientFinal, ClientFirst, ScramFailure, ServerFirst, server_final};
+
+/// RFC 4616 §2 allows this for names and passwords; ours also for the other mechanisms.
+pub const NAME_OCTETS_MAX: usize = 255;
 
 /// A mechanism that we know.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -86,4 +95,11 @@ impl fmt::Display for Mechanisms {
         }
         Ok(())
     }
+}
+
+/// Text that may be a name or password: some, no NUL, not too much.
+fn text(octets: &[u8]) -> Option<Box<str>> {
+    let text = std::str::from_utf8(octets).ok()?;
+    let fits = (1..=NAME_OCTETS_MAX).contains(&text.len()) && !text.contains('\0');
+    fits.then(|| text.into())
 }
