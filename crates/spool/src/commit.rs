@@ -105,7 +105,7 @@ fn insert_message(
 }
 
 /// The row of a lane, made if it is new.
-fn lane_row(
+pub(crate) fn lane_row(
     db: &Connection,
     key: &LaneKey,
     now: Timestamp,

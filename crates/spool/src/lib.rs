@@ -23,6 +23,7 @@ pub use crate::message::{
 };
 pub use crate::opening::{OpenReport, Options, Space};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
+pub use crate::relane::Move;
 pub use crate::spool::{SettlePermit, Spool};
 pub use crate::vitals::Health;
 
@@ -43,6 +44,7 @@ mod spool;
 mod housekeeper;
 mod layout;
 mod readers;
+mod relane;
 mod reserve;
 mod rows;
 mod schema;

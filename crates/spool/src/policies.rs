@@ -3,7 +3,7 @@
 //! In a file of its own, so that a damaged or restored queue does not take the policies along. A row
 //! that cannot be read is reported as [`Found::Corrupt`] and never stops anything.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
@@ -259,6 +259,51 @@ impl Policies {
             Ok(())
         };
         self.writer.submit(Urgency::Ordinary, set, done);
+    }
+
+    /// The marks whose names begin so, with their times. Those that are damaged are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database cannot be read at all.
+    pub fn marks(&self, prefix: &str) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        self.readers.read(|db| {
+            let mut select = db.prepare_cached(
+                "SELECT name, value FROM marks WHERE substr(name, 1, length(?1)) = ?1",
+            )?;
+            let mut rows = select.query([prefix])?;
+            let mut marks = Vec::new();
+            while let Some(row) = rows.next()? {
+                let mut columns = Columns::new(row);
+                let (name, value) = (columns.next()?, columns.next().and_then(time));
+                marks.extend(value.ok().map(|at| (name, at)));
+            }
+            Ok(marks)
+        })
+    }
+
+    /// Sets a mark, or removes it. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then it is as before.
+    pub fn set_mark(&self, name: &str, at: Option<Timestamp>) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        let set = move |db: &Connection| {
+            match at {
+                Some(at) => db
+                    .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, ?2)")?
+                    .execute(params![name, at.as_millisecond()])?,
+                None => db.prepare_cached("DELETE FROM marks WHERE name = ?1")?.execute([&name])?,
+            };
+            Ok(())
+        };
+        let (answer, result) = mpsc::sync_channel(1);
+        self.writer.submit(Urgency::Ordinary, set, move |result| {
+            // The asker waits below.
+            let _ = answer.send(result);
+        });
+        result.recv().map_err(|_| StoreError::Closed)?
     }
 
     fn find<T>(

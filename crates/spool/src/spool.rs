@@ -21,6 +21,7 @@ use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settle
 use crate::opening::{OpenReport, Options, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
+use crate::relane::{self, Move};
 use crate::reserve::Reserve;
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
 use crate::vitals::{Health, Vitals};
@@ -331,13 +332,18 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn cut_waits(&self, now: Timestamp, latest: Timestamp) -> Result<usize, StoreError> {
-        let (answer, result) = mpsc::sync_channel(1);
-        let apply = move |db: &Connection| due::cut_waits(db, now, latest);
-        self.inner.queue.submit(Urgency::Ordinary, apply, move |result| {
-            // The asker waits below.
-            let _ = answer.send(result);
-        });
-        result.recv().map_err(|_| StoreError::Closed)?
+        self.write(move |db| due::cut_waits(db, now, latest))
+    }
+
+    /// Lets recipients wait in other lanes. Who was tried before is due at `now`. Returns how many there
+    /// were. Blocks for a commit, which others wait for: some 1,000 at once are enough.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn move_to_lanes(&self, moves: Vec<Move>, now: Timestamp) -> Result<u64, StoreError> {
+        let broom = Arc::clone(&self.inner.broom);
+        self.write(move |db| relane::apply(db, &moves, now, &broom))
     }
 
     /// Holds a batch of queued recipients back; call again with `next`. Blocks for a commit.
@@ -401,16 +407,24 @@ impl Spool {
         if targets.is_empty() {
             return Ok(Acted::default());
         }
-        let (answer, result) = mpsc::sync_channel(1);
         let workshop = Arc::clone(&self.inner.workshop);
-        let apply = move |db: &Connection| listing::act(db, &workshop.layout, action, &targets);
+        let (acted, files) =
+            self.write(move |db| listing::act(db, &workshop.layout, action, &targets))?;
+        remove_files(self.inner.housekeeper.chores().as_ref(), files);
+        Ok(acted)
+    }
+
+    /// Does something to the queue's tables and waits until it is committed.
+    fn write<T: Send + 'static>(
+        &self,
+        apply: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = mpsc::sync_channel(1);
         self.inner.queue.submit(Urgency::Ordinary, apply, move |result| {
             // The asker waits below.
             let _ = answer.send(result);
         });
-        let (acted, files) = result.recv().map_err(|_| StoreError::Closed)??;
-        remove_files(self.inner.housekeeper.chores().as_ref(), files);
-        Ok(acted)
+        result.recv().map_err(|_| StoreError::Closed)?
     }
 }
 

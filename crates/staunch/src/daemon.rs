@@ -36,6 +36,7 @@ use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
 use crate::resolve::{Dns, DnsSetupError};
 use crate::schedule::after;
+use crate::switches::Switches;
 use crate::tls::{TlsSetupError, load_roots};
 
 /// How often free space and the store's health are looked at.
@@ -239,6 +240,7 @@ pub(crate) fn assemble(
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
         sending: Mutex::default(),
+        switches: Switches::open(spool.policies().clone())?,
         queue,
         reloads,
         config,

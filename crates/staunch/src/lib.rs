@@ -31,6 +31,7 @@ mod requirement;
 mod resolve;
 mod route;
 mod schedule;
+mod switches;
 mod telemetry;
 mod tls;
 mod transmit;

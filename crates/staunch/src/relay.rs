@@ -23,6 +23,7 @@ use crate::queue::Event;
 use crate::queue::intake::HotBudget;
 use crate::reload;
 use crate::resolve::Dns;
+use crate::switches::Switches;
 
 /// The shared handles.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Relay {
     pub(crate) broken: CancellationToken,
     /// What is being tried at this moment: a message can be under way in several lanes.
     pub(crate) sending: Mutex<HashSet<(MessageId, LaneKey)>>,
+    /// What the operator has switched off.
+    pub(crate) switches: Switches,
     /// The queue task.
     pub(crate) queue: mpsc::Sender<Event>,
     /// Whoever reloads the configuration.
@@ -95,6 +98,11 @@ impl Relay {
     pub(crate) fn is_sending(&self, message: MessageId, lane: &LaneKey) -> bool {
         let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         sending.contains(&(message, lane.clone()))
+    }
+
+    /// Messages that are being tried, each once for each of its lanes.
+    pub(crate) fn sending_count(&self) -> usize {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Is this one of our own listeners?

@@ -66,6 +66,40 @@ fn route<'a>(config: &'a Config, domain: &HostName) -> Option<&'a Route> {
     most_specific(&config.routes, |route| route.domains.as_slice(), domain)
 }
 
+/// The lanes that a pause of `name` is meant for: that of mail to the domain of this name, and those of
+/// routes over the host of this name.
+pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
+    let is_over = |route: &&Route| route.via.iter().any(|via| via.host.name() == Some(name));
+    let routes = config.routes.iter().filter(is_over).map(|route| LaneKey::new(&route_key(route)));
+    let mut lanes: Vec<LaneKey> = routes.chain([lane(config, name)]).collect();
+    lanes.sort_unstable();
+    lanes.dedup();
+    lanes
+}
+
+/// Whose mail waits in a lane?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MailOf {
+    /// That of the next hop that it is named after, and no other.
+    ThisHop,
+    /// That of a route of today; perhaps also of domains that the route has lost.
+    ARoute,
+    /// That of next hops of former days.
+    AnotherHop,
+}
+
+/// Whose mail waits in `key`, a lane of any day?
+pub(crate) fn mail_of(config: &Config, key: &LaneKey) -> MailOf {
+    match HostName::parse(key.as_str()) {
+        Ok(domain) if lane(config, &domain) == *key => MailOf::ThisHop,
+        Ok(_) => MailOf::AnotherHop,
+        Err(_) if config.routes.iter().any(|route| route_key(route) == key.as_str()) => {
+            MailOf::ARoute
+        }
+        Err(_) => MailOf::AnotherHop,
+    }
+}
+
 /// What is asked of the connection is part of it: recipients of one lane share a transaction, so two
 /// routes to one host that differ in `tls` must not share a lane.
 fn route_key(route: &Route) -> String {

@@ -125,6 +125,9 @@ impl Desk {
 
     fn sender(&mut self, mail: Mail) -> Result<(), Refusal> {
         self.may_relay(&self.shared.config())?;
+        if self.shared.intake.is_draining() {
+            return Err(Refusal::Draining);
+        }
         let size = mail.size.unwrap_or_default();
         self.shared.intake.room_for(size).map_err(|not_now| Refusal::NotNow(not_now.reply))?;
         let lease = self.shared.budget.message().ok_or(Refusal::NoMemory)?;

@@ -23,6 +23,8 @@ pub(super) enum Refusal {
     NoPostmaster,
     /// The guarantees of `limits.memory` are used up.
     NoMemory,
+    /// The operator is emptying the relay.
+    Draining,
     /// The queue takes nothing now.
     NotNow(Response),
     /// The body could not be written.
@@ -43,6 +45,7 @@ impl Refusal {
             Self::AddressLiteral => "address_literal_refused",
             Self::NoPostmaster => "no_postmaster",
             Self::NoMemory => "memory_exhausted",
+            Self::Draining => "draining",
             Self::NotNow(_) | Self::NotWritten => "local_error",
             Self::MailLoop => "mail_loop",
             Self::Content(Fault::TooLarge) => "size_exceeded",
@@ -67,6 +70,9 @@ impl Refusal {
                 "No postmaster: aliases.postmaster is not configured",
             ),
             Self::NoMemory => (452, Status::transient(3, 1), "Out of memory, try again later"),
+            Self::Draining => {
+                (451, Status::transient(3, 2), "No new mail for now: this relay is being emptied")
+            }
             Self::NotNow(response) => return response.clone(),
             Self::NotWritten => {
                 (452, Status::transient(3, 1), "The message could not be stored, try again later")

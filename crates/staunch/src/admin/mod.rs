@@ -5,6 +5,8 @@
 
 mod policies;
 mod queue;
+mod summary;
+mod switches;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -90,10 +92,16 @@ fn router(relay: Arc<Relay>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/v1/queue", get(queue::list))
+        .route("/v1/queue/summary", get(summary::summary))
         .route("/v1/queue/{id}", get(queue::show))
         .route("/v1/queue/{id}/body", get(queue::body))
         .route("/v1/queue/retry", post(queue::retry))
+        .route("/v1/queue/hold", post(queue::hold))
+        .route("/v1/queue/release", post(queue::release))
         .route("/v1/queue/delete", post(queue::delete))
+        .route("/v1/pause", post(switches::pause))
+        .route("/v1/resume", post(switches::resume))
+        .route("/v1/drain", post(switches::drain).delete(switches::accept))
         .route("/v1/policies", get(policies::list))
         .route("/v1/policies/{domain}", get(policies::show).delete(policies::forget))
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
@@ -153,8 +161,10 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
     let config = relay.config();
     let free = relay.free.load(Ordering::Relaxed);
     let has_room = free >= config.limits.disk_free_min;
-    let is_ready = health == "good" && has_room && !relay.broken.is_cancelled();
-    let body = json!({
+    let is_drained = relay.switches.off().accepting.is_some();
+    let works = health == "good" && !relay.broken.is_cancelled();
+    let is_ready = works && has_room && !is_drained;
+    let mut body = json!({
         "ready": is_ready,
         "store": health,
         "free_bytes": free,
@@ -162,6 +172,9 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
         "hostname": config.hostname.to_string(),
         "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),
     });
+    if let (Some(members), Value::Object(state)) = (body.as_object_mut(), switches::shown(&relay)) {
+        members.extend(state);
+    }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
 }

@@ -72,7 +72,7 @@ pub(super) async fn list(
     Ok(Body::from_stream(stream::try_unfold(listing, next_lines)).into_response())
 }
 
-fn troubles(relay: &Relay) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
+pub(super) fn troubles(relay: &Relay) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
     let failing = |lane: spool::LaneSummary| match lane.state {
         LaneState::Failing(trouble) => Some((lane.key, trouble)),
         LaneState::Healthy => None,
@@ -236,6 +236,29 @@ pub(super) async fn retry(
     let again = |relay: &Relay, what: &Selection, from| relay.spool.retry(what, clock::now(), from);
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
     let count = in_batches(&relay, chosen.selection()?, again, tell).await?;
+    Ok(Json(json!({ "count": count })))
+}
+
+pub(super) async fn hold(
+    State(relay): State<Arc<Relay>>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Value>, Refused> {
+    let back = |relay: &Relay, what: &Selection, from| relay.spool.hold(what, from);
+    let tell = |lanes: Vec<LaneKey>| vec![Event::Removed(lanes)];
+    let count = in_batches(&relay, chosen.selection()?, back, tell).await?;
+    tracing::info!(event = "held", recipients = count, "by the operator, until released");
+    Ok(Json(json!({ "count": count })))
+}
+
+pub(super) async fn release(
+    State(relay): State<Arc<Relay>>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Value>, Refused> {
+    let free =
+        |relay: &Relay, what: &Selection, from| relay.spool.release(what, clock::now(), from);
+    let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
+    let count = in_batches(&relay, chosen.selection()?, free, tell).await?;
+    tracing::info!(event = "released", recipients = count, "by the operator");
     Ok(Json(json!({ "count": count })))
 }
 

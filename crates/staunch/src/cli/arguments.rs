@@ -46,6 +46,15 @@ pub(super) enum Command {
     /// Look at MTA-STS policies: those in the cache, or any file or record
     #[command(subcommand, after_help = "Example: staunch policy show example.com")]
     Policy(PolicyCommand),
+    /// Stop sending, all mail or that of one next hop; mail is still accepted, and waits
+    #[command(after_help = "Example: staunch pause example.com")]
+    Pause(OneHop),
+    /// Send again
+    #[command(after_help = "Example: staunch resume example.com")]
+    Resume(OneHop),
+    /// Stop accepting mail; what is here is still sent
+    #[command(after_help = "Example: staunch drain && staunch queue summary")]
+    Drain(Drain),
     /// Have the daemon read its configuration again and apply it, whole or not at all
     #[command(after_help = "Example: staunch config check && staunch reload")]
     Reload(Json),
@@ -55,6 +64,23 @@ pub(super) enum Command {
     /// Exit with 0 if the local daemon is ready, for containers
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
     Healthcheck(Json),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct OneHop {
+    /// The next hop of this domain, or the smarthost of this name [default: everything]
+    pub(super) domain: Option<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Drain {
+    /// Accept mail again
+    #[arg(long)]
+    pub(super) off: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +129,15 @@ pub(super) enum QueueCommand {
     /// Try now instead of at the next attempt
     #[command(after_help = "Example: staunch queue retry --domain example.com")]
     Retry(QueueAction),
+    /// How much waits, and what is paused
+    #[command(after_help = "Example: staunch queue summary --by reason")]
+    Summary(QueueSummary),
+    /// Keep back until released; it never expires meanwhile
+    #[command(after_help = "Example: staunch queue hold --domain example.com")]
+    Hold(QueueAction),
+    /// Let go what is held, and try it now
+    #[command(after_help = "Example: staunch queue release --all")]
+    Release(QueueAction),
     /// Remove for good, without telling the sender
     #[command(after_help = "Example: staunch queue delete 01K9ZQ7M3V5T2")]
     Delete(QueueAction),
@@ -153,6 +188,33 @@ pub(super) struct QueueShow {
     pub(super) body: bool,
     #[command(flatten)]
     pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct QueueSummary {
+    /// Also count recipients by this
+    #[arg(long, value_name = "WHAT")]
+    pub(super) by: Option<By>,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+/// What recipients are counted by.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum By {
+    Domain,
+    Reason,
+    Host,
+}
+
+impl By {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Domain => "domain",
+            Self::Reason => "reason",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// The same fields are the body of the request to the daemon.

@@ -16,6 +16,7 @@ mod policy;
 mod queue;
 mod reload;
 mod run;
+mod switches;
 mod table;
 mod user;
 
@@ -79,6 +80,9 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
         Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
         Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
+        Command::Pause(command) => switches::pause(command, &load(settings)?),
+        Command::Resume(command) => switches::resume(command, &load(settings)?),
+        Command::Drain(command) => switches::drain(command, &load(settings)?),
         Command::Reload(format) => reload::run(*format, &load(settings)?),
         Command::User(command) => user::run(command, &load(settings)?),
         Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),

@@ -4,7 +4,7 @@ use std::io::{self, Write, stdout};
 
 use serde_json::Value;
 
-use super::arguments::{Json, QueueAction, QueueCommand, QueueList, QueueShow, State};
+use super::arguments::{By, Json, QueueAction, QueueCommand, QueueList, QueueShow, State};
 use super::door::{Door, with_door};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
@@ -19,7 +19,13 @@ pub(super) fn run(command: &QueueCommand, loaded: &Loaded) -> Result<Exit, Failu
         QueueCommand::List(command) => list(&door, command).await,
         QueueCommand::Show(command) => show(&door, command).await,
         QueueCommand::Retry(action) => act(&door, "retry", action).await,
+        QueueCommand::Hold(action) => act(&door, "hold", action).await,
+        QueueCommand::Release(action) => act(&door, "release", action).await,
         QueueCommand::Delete(action) => act(&door, "delete", action).await,
+        QueueCommand::Summary(command) => {
+            let by = [("by", command.by.map(By::as_str))];
+            print(&door.get(&["v1", "queue", "summary"], &by).await?, command.json)
+        }
     })
 }
 

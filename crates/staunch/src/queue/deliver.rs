@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::lanes::{Company, Effect};
 use super::work::Due;
-use super::{Finished, settle, store};
+use super::{Finished, Place, settle, store};
 use crate::attempt;
 use crate::clock;
 use crate::outcome::{self, AgeCounts, Circumstances};
@@ -26,7 +26,6 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
             return rest(due);
         }
     };
-    let _sending = relay.mark_sending(due.work.message, due.lane.clone());
     let config = relay.config();
     let started = clock::now();
     let age_counts = relay.age_counts();
@@ -85,5 +84,6 @@ fn rest(due: Due) -> Finished {
         effect: Effect::Neutral,
         due: Some(until),
         pause: Some(until),
+        place: Place::Right,
     }
 }

@@ -113,6 +113,11 @@ impl Intake {
         Ok(())
     }
 
+    /// Has the operator said that nothing new is to be taken?
+    pub(crate) fn is_draining(&self) -> bool {
+        self.relay.switches.off().accepting.is_some()
+    }
+
     /// A new message, still empty.
     pub(crate) fn draft(&self) -> Draft {
         self.relay.spool.draft(self.relay.spool.new_id(clock::now()))

@@ -57,6 +57,10 @@ pub(super) struct Lane<J> {
     /// The earliest time at which the store has something due that is not in memory.
     pub(super) stored_due: Option<Timestamp>,
     pub(super) reading: Reading,
+    /// Is its mail being moved to other lanes? Then nothing starts.
+    pub(super) is_frozen: bool,
+    /// Has the operator stopped it?
+    pub(super) is_paused: bool,
     /// Is it in `Lanes::runnable`?
     pub(super) listed: bool,
     /// Its entry in `Lanes::waiting`.
@@ -64,7 +68,7 @@ pub(super) struct Lane<J> {
 }
 
 impl<J> Lane<J> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_paused: bool) -> Self {
         Self {
             ready: VecDeque::new(),
             known: HashMap::new(),
@@ -75,13 +79,20 @@ impl<J> Lane<J> {
             retry_at: None,
             stored_due: None,
             reading: Reading::Not,
+            is_frozen: false,
+            is_paused,
             listed: false,
             alarm: None,
         }
     }
 
     pub(super) fn waits(&self, now: Timestamp) -> bool {
-        self.retry_at.is_some_and(|at| at > now)
+        self.is_stopped() || self.retry_at.is_some_and(|at| at > now)
+    }
+
+    /// Does only an event let it go on?
+    fn is_stopped(&self) -> bool {
+        self.is_frozen || self.is_paused
     }
 
     /// Jobs that it may keep ready.
@@ -101,12 +112,16 @@ impl<J> Lane<J> {
 
     /// Has it nothing to remember?
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
-        let is_at_rest = self.reading == Reading::Not && !self.waits(now);
+        let is_backing_off = self.retry_at.is_some_and(|at| at > now);
+        let is_at_rest = self.reading == Reading::Not && !self.is_frozen && !is_backing_off;
         self.known.is_empty() && self.stored_due.is_none() && is_at_rest
     }
 
     /// When something can be done here that cannot be done now, if no event comes before.
     pub(super) fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.is_stopped() {
+            return None;
+        }
         if self.waits(now) {
             return self.retry_at.max(self.stored_due);
         }

@@ -95,6 +95,28 @@ pub(crate) enum Action<J> {
     },
 }
 
+/// What the operator has stopped: nothing starts there, but all of it may arrive.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Pause {
+    /// Nothing.
+    #[default]
+    None,
+    /// These lanes.
+    Lanes(HashSet<LaneKey>),
+    /// Everything.
+    All,
+}
+
+impl Pause {
+    fn holds(&self, key: &LaneKey) -> bool {
+        match self {
+            Self::None => false,
+            Self::Lanes(lanes) => lanes.contains(key),
+            Self::All => true,
+        }
+    }
+}
+
 /// All lanes.
 #[derive(Debug)]
 pub(crate) struct Lanes<J> {
@@ -110,6 +132,7 @@ pub(crate) struct Lanes<J> {
     limits: Limits,
     in_flight: u32,
     ready: usize,
+    pause: Pause,
     /// Trouble of our own (disk, DNS, descriptors): nothing starts before this time.
     paused_until: Option<Timestamp>,
 }
@@ -126,6 +149,7 @@ impl<J: Job> Lanes<J> {
             limits,
             in_flight: 0,
             ready: 0,
+            pause: Pause::None,
             paused_until: None,
         }
     }
@@ -139,6 +163,48 @@ impl<J: Job> Lanes<J> {
         self.list_all();
     }
 
+    /// Stops what `pause` names and lets everything else go on. What runs ends by itself.
+    pub(crate) fn set_pause(&mut self, pause: Pause) {
+        self.pause = pause;
+        for (key, lane) in &mut self.lanes {
+            lane.is_paused = self.pause.holds(key);
+            if lane.is_paused {
+                // Bodies in memory are for mail that goes soon.
+                self.ready -= lane.unload();
+            }
+        }
+        self.list_all();
+    }
+
+    /// Nothing starts in the lane until [`Lanes::thaw`]: its mail is to be moved. Returns what is under
+    /// way there.
+    pub(crate) fn freeze(&mut self, key: &LaneKey) -> HashSet<MessageId> {
+        let lane = self.lane(key);
+        lane.is_frozen = true;
+        self.removed(key);
+        self.lanes.get(key).map(|lane| lane.known.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// The lane goes on with what was not moved.
+    pub(crate) fn thaw(&mut self, key: &LaneKey, now: Timestamp) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.is_frozen = false;
+            lane.stored(now);
+        }
+        self.list(key);
+    }
+
+    /// There may be something in the store that is due in the lane.
+    pub(crate) fn due(&mut self, key: &LaneKey, now: Timestamp) {
+        self.lane(key).stored(now);
+        self.list(key);
+    }
+
+    fn lane(&mut self, key: &LaneKey) -> &mut Lane<J> {
+        let pause = &self.pause;
+        self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(pause.holds(key)))
+    }
+
     /// A lane as the store remembers it: its back-off and the earliest due recipient.
     pub(crate) fn restore(
         &mut self,
@@ -146,7 +212,7 @@ impl<J: Job> Lanes<J> {
         back_off: Option<(Trouble, Timestamp)>,
         due: Option<Timestamp>,
     ) {
-        let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
+        let lane = self.lane(&key);
         lane.trouble = back_off.map(|(trouble, _)| trouble);
         lane.retry_at = back_off.map(|(_, retry_at)| retry_at);
         lane.stored_due = due;
@@ -156,7 +222,7 @@ impl<J: Job> Lanes<J> {
     /// A job that was just accepted. It is kept in memory only if it can be tried soon.
     pub(crate) fn arrive(&mut self, key: &LaneKey, job: J, now: Timestamp) {
         let room = self.ready < READY_TOTAL_MAX;
-        let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
+        let lane = self.lane(key);
         // Behind older mail in the store, or in a waiting lane, it takes its turn from the store.
         let keep = room && lane.ready.len() < lane.room() && !lane.waits(now);
         let is_new = !lane.known.contains_key(&job.message());
@@ -261,7 +327,7 @@ impl<J: Job> Lanes<J> {
 
     /// The operator wants `key` tried now; what is due there stands in the store.
     pub(crate) fn retry_now(&mut self, key: &LaneKey, now: Timestamp) {
-        let lane = self.lanes.entry(key.clone()).or_insert_with(Lane::new);
+        let lane = self.lane(key);
         lane.retry_at = None;
         lane.stored(now);
         self.list(key);
@@ -736,6 +802,76 @@ mod tests {
         lanes.pause(at(30 * 24 * 3600));
         lanes.arrive(&key("a"), Letter(1), at(0));
         assert_eq!(start_all(&mut lanes, 0), [1]);
+    }
+
+    #[test]
+    fn a_pause_stops_what_it_names_and_forgets_nothing() {
+        let mut lanes = lanes();
+        for (lane, id) in [("a", 1), ("a", 2), ("b", 3)] {
+            lanes.arrive(&key(lane), Letter(id), at(0));
+        }
+        assert_eq!(start_all(&mut lanes, 0), [1, 3]);
+        lanes.set_pause(Pause::Lanes(HashSet::from([key("a"), key("new")])));
+        finish(&mut lanes, "a", 1, Effect::Works);
+        finish(&mut lanes, "b", 3, Effect::Works);
+        for (lane, id) in [("b", 4), ("a", 5), ("new", 6)] {
+            lanes.arrive(&key(lane), Letter(id), at(1));
+        }
+        assert_eq!(start_all(&mut lanes, 1), [4]);
+        assert_eq!(
+            (lanes.next_wake(), lanes.ready),
+            (None, 0),
+            "nothing is due, nothing in memory"
+        );
+
+        lanes.set_pause(Pause::All);
+        finish(&mut lanes, "b", 4, Effect::Works);
+        lanes.arrive(&key("b"), Letter(7), at(2));
+        assert!(lanes.next(at(2)).is_none());
+
+        lanes.set_pause(Pause::None);
+        let mut read = HashSet::new();
+        while let Some(Action::Fetch { lane, .. }) = lanes.next(at(3)) {
+            read.insert(lane);
+        }
+        assert_eq!(read, HashSet::from([key("a"), key("b"), key("new")]));
+    }
+
+    #[test]
+    fn a_frozen_lane_starts_nothing_until_its_mail_was_moved() {
+        let mut lanes = lanes();
+        lanes.arrive(&key("a"), Letter(1), at(0));
+        assert_eq!(start_all(&mut lanes, 0), [1]);
+        lanes.retry_now(&key("a"), at(0));
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+        assert_eq!(lanes.freeze(&key("a")), HashSet::from([MessageId::from_u128(1)]));
+        // What was read before it was frozen may have been moved.
+        lanes.fetched(&lane, vec![Letter(2)], None, at(0));
+        finish(&mut lanes, "a", 1, Effect::Works);
+        lanes.arrive(&key("a"), Letter(4), at(0));
+        assert!(lanes.next(at(0)).is_none());
+        assert_eq!(lanes.next_wake(), None, "only the end of the move wakes it");
+        lanes.thaw(&key("a"), at(1));
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("what was left") };
+        lanes.fetched(&lane, Vec::new(), None, at(1));
+        assert!(lanes.next(at(1)).is_none() && lanes.lanes.is_empty());
+    }
+
+    #[test]
+    fn new_limits_hold_for_what_starts_next() {
+        let mut lanes = Lanes::new(Limits { per_lane: 3, total: 2 });
+        for id in 1..=4 {
+            lanes.arrive(&key(&format!("lane{id}")), Letter(id), at(0));
+        }
+        assert_eq!(start_all(&mut lanes, 0), [1, 2]);
+        lanes.set_limits(Limits { per_lane: 3, total: 3 });
+        assert_eq!(start_all(&mut lanes, 0), [3]);
+        lanes.set_limits(Limits { per_lane: 1, total: 1 });
+        finish(&mut lanes, "lane1", 1, Effect::Works);
+        finish(&mut lanes, "lane2", 2, Effect::Works);
+        assert!(lanes.next(at(0)).is_none(), "one is under way");
+        finish(&mut lanes, "lane3", 3, Effect::Works);
+        assert_eq!(start_all(&mut lanes, 0), [4]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! in tasks of their own, which report back; so no domain, however slow, holds the others up.
 
 pub(crate) mod deliver;
+mod follow;
 pub(crate) mod intake;
 mod lane;
 pub(crate) mod lanes;
@@ -12,7 +13,7 @@ pub(crate) mod settle;
 pub(crate) mod store;
 pub(crate) mod work;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,18 +21,22 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::Config;
 use crate::relay::Relay;
+use crate::route;
 use crate::schedule::after;
+use follow::{Astray, Followed, Frozen};
 use lanes::{Action, Effect, Lanes, Limits, Trouble};
 use work::{Due, Work};
 
 /// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
 pub(crate) const EVENTS_MAX: usize = 4_096;
+/// Lanes that stand still at once while their mail is moved. Ours: it is moved in fractions of a second.
+const FOLLOWED_AT_ONCE: usize = 256;
 /// The longest sleep: a clock that is set must not make the queue oversleep for long.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// When a lane is read again after the store could not be read.
@@ -57,8 +62,18 @@ pub(crate) enum Event {
     RetryNow(LaneKey),
     /// The operator took mail of these lanes out of the store.
     Removed(Vec<LaneKey>),
+    /// Something became due in these lanes.
+    Due(Vec<LaneKey>),
     /// The configuration is another one.
     Reconfigured,
+    /// The operator stopped something, or let it go on.
+    Switched,
+    /// Mail in these lanes may have another next hop today.
+    Follow(Vec<LaneKey>),
+    /// It was moved.
+    Followed(Followed),
+    /// Somebody wants to know that everything told before has taken effect.
+    Barrier(oneshot::Sender<()>),
 }
 
 /// What an attempt left behind.
@@ -74,6 +89,17 @@ pub(crate) struct Finished {
     pub(crate) due: Option<Timestamp>,
     /// Nothing starts before this: the trouble is ours.
     pub(crate) pause: Option<Timestamp>,
+    /// Where does the mail that is left wait?
+    pub(crate) place: Place,
+}
+
+/// Does mail wait in the lane of its next hop?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// It does.
+    Right,
+    /// The configuration has changed since it came there.
+    Astray,
 }
 
 /// The queue task's own state.
@@ -82,6 +108,10 @@ pub(crate) struct Queue {
     relay: Arc<Relay>,
     lanes: Lanes<Work>,
     events: mpsc::Receiver<Event>,
+    /// Lanes whose mail is to be looked at, because it may have another next hop today.
+    to_follow: VecDeque<LaneKey>,
+    /// Is that being done for some of them?
+    is_following: bool,
 }
 
 fn limits(config: &Config) -> Limits {
@@ -115,11 +145,14 @@ impl Queue {
             };
             lanes.restore(summary.key, back_off, summary.earliest_due);
         }
-        Ok(Self { relay, lanes, events })
+        lanes.set_pause(relay.switches.pause(&relay.config()));
+        let to_follow = VecDeque::new();
+        Ok(Self { relay, lanes, events, to_follow, is_following: false })
     }
 
     /// Runs until `stop`, then until what runs has ended: the caller drops it when its grace is over.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        self.find_astray(Astray::Wholly);
         while !stop.is_cancelled() {
             self.start_what_can_start();
             let sleep = self.sleep();
@@ -167,19 +200,38 @@ impl Queue {
             }
             Event::Fetched { lane, found: Ok(found) } => {
                 self.lanes.fetched(&lane, found.work, found.next_due, now);
+                self.follow_if(found.place, lane);
             }
             Event::Fetched { lane, found: Err(error) } => {
                 tracing::error!(event = "store_failed", %lane, %error, "the queue cannot be read");
                 self.lanes.fetched(&lane, Vec::new(), Some(after(now, STORE_REST)), now);
             }
-            Event::Finished(Finished { lane, message, effect, due, pause }) => {
+            Event::Finished(Finished { lane, message, effect, due, pause, place }) => {
                 if let Some(until) = pause {
                     self.lanes.pause(until);
                 }
                 self.lanes.finished(&lane, message, effect, due);
+                self.follow_if(place, lane);
             }
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
-            Event::Reconfigured => self.lanes.set_limits(limits(&self.relay.config())),
+            Event::Due(lanes) => self.due(lanes, now),
+            Event::Reconfigured => {
+                self.lanes.set_limits(limits(&self.relay.config()));
+                self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
+                self.find_astray(Astray::Partly);
+            }
+            Event::Switched => {
+                self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
+            }
+            Event::Follow(lanes) => {
+                self.to_follow.extend(lanes);
+                self.follow();
+            }
+            Event::Followed(followed) => self.followed(&followed, now),
+            Event::Barrier(asker) => {
+                // Whoever asked may have gone.
+                let _gone = asker.send(());
+            }
             Event::Removed(lanes) => lanes.iter().for_each(|lane| self.lanes.removed(lane)),
         }
     }
@@ -200,9 +252,12 @@ impl Queue {
         let relay = Arc::clone(&self.relay);
         let lane = due.lane.clone();
         let message = due.work.message;
+        // Marked before anybody else can ask.
+        let sending = relay.mark_sending(message, lane.clone());
         let recipients: Vec<RecipientNo> = due.work.targets.iter().map(|t| t.no).collect();
         self.relay.tracker.spawn(async move {
             let attempt = AssertUnwindSafe(deliver::deliver(&relay, due)).catch_unwind().await;
+            drop(sending);
             let finished = match attempt {
                 Ok(finished) => finished,
                 Err(_) => {
@@ -210,11 +265,69 @@ impl Queue {
                     let until = after(clock::now(), BUG_REST);
                     settle::put_aside(&relay, message, recipients, until).await;
                     let (effect, due) = (Effect::Neutral, Some(until));
-                    Finished { lane, message, effect, due, pause: None }
+                    let place = Place::Right;
+                    Finished { lane, message, effect, due, pause: None, place }
                 }
             };
             relay.tell_queue(Event::Finished(finished)).await;
         });
+    }
+
+    /// Looks for lanes with mail that has another next hop today.
+    fn find_astray(&self, astray: Astray) {
+        let relay = Arc::clone(&self.relay);
+        self.relay.tracker.spawn(async move {
+            let lanes = follow::lanes_astray(&relay, astray).await;
+            relay.tell_queue(Event::Follow(lanes)).await;
+        });
+    }
+
+    /// What was held did not follow the configuration meanwhile.
+    fn due(&mut self, lanes: Vec<LaneKey>, now: Timestamp) {
+        let config = self.relay.config();
+        for lane in lanes {
+            self.lanes.due(&lane, now);
+            if route::mail_of(&config, &lane) != route::MailOf::ThisHop {
+                self.to_follow.push_back(lane);
+            }
+        }
+        self.follow();
+    }
+
+    fn follow_if(&mut self, place: Place, lane: LaneKey) {
+        match place {
+            Place::Right => {}
+            Place::Astray => {
+                self.to_follow.push_back(lane);
+                self.follow();
+            }
+        }
+    }
+
+    /// Stops the next few lanes in turn, and has their mail moved.
+    fn follow(&mut self) {
+        if self.is_following || self.to_follow.is_empty() {
+            return;
+        }
+        self.is_following = true;
+        let count = self.to_follow.len().min(FOLLOWED_AT_ONCE);
+        let next: BTreeSet<LaneKey> = self.to_follow.drain(..count).collect();
+        let frozen: Vec<Frozen> = next
+            .into_iter()
+            .map(|lane| Frozen { in_flight: self.lanes.freeze(&lane), lane })
+            .collect();
+        let relay = Arc::clone(&self.relay);
+        self.relay.tracker.spawn(async move {
+            let followed = follow::follow(&relay, frozen).await;
+            relay.tell_queue(Event::Followed(followed)).await;
+        });
+    }
+
+    fn followed(&mut self, followed: &Followed, now: Timestamp) {
+        followed.from.iter().for_each(|lane| self.lanes.thaw(lane, now));
+        followed.to.iter().for_each(|lane| self.lanes.due(lane, now));
+        self.is_following = false;
+        self.follow();
     }
 
     fn fetch(&self, lane: LaneKey, known: HashSet<MessageId>, now: Timestamp) {

@@ -14,12 +14,13 @@ use tokio::sync::oneshot;
 use super::lanes::Effect;
 use super::notice::{self, Failure, Notice};
 use super::work::{Due, Rest, Target};
-use super::{Event, Finished, store};
+use super::{Event, Finished, Place, store};
 use crate::clock;
 use crate::config::Config;
 use crate::events;
 use crate::outcome::{Answered, Decided, Outcome, Problem, Reason};
 use crate::relay::{Counted, Relay};
+use crate::route;
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
 /// emptied by people or by log rotation, not within a second.
@@ -66,6 +67,7 @@ pub(crate) async fn settle(
         effect: decided.effect,
         due: next_due(due, decided),
         pause: decided.pause,
+        place: place_today(relay, due),
     }
 }
 
@@ -240,6 +242,12 @@ fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
         }
     };
     Some(LaneUpdate { key: due.lane.clone(), state })
+}
+
+/// Whatever it was when the attempt began: the configuration may have changed since.
+fn place_today(relay: &Relay, due: &Due) -> Place {
+    let today = due.work.domain().map(|domain| route::lane(&relay.config(), domain));
+    if today.is_none_or(|lane| lane == due.lane) { Place::Right } else { Place::Astray }
 }
 
 /// When the message is due in this lane again, if it is.

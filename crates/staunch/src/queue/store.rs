@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use smtp::HostName;
 use spool::{DueCursor, DueRecipient, LaneKey, MessageId, StoreError};
 
+use super::Place;
 use super::lane::READY_MAX;
 use super::work::{Body, Rest, Target, Work};
 use crate::config::Config;
@@ -25,12 +26,14 @@ const EXPIRED_PAGE: usize = 1_000;
 const CROWDED_REST: Duration = Duration::from_secs(1);
 
 /// What is due in a lane.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Found {
     /// Ready to be tried.
     pub(crate) work: Vec<Work>,
     /// When something is due that is not in it and not in memory.
     pub(crate) next_due: Option<Timestamp>,
+    /// Was there mail that has another next hop today? It is left for who moves it.
+    pub(crate) place: Place,
 }
 
 impl Found {
@@ -55,7 +58,7 @@ pub(crate) async fn fetch(
     now: Timestamp,
 ) -> Result<Found, StoreError> {
     let config = relay.config();
-    let mut found = Found::default();
+    let mut found = Found { work: Vec::new(), next_due: None, place: Place::Right };
     let mut after_page = None;
     for _ in 0..PAGES_MAX {
         let page =
@@ -63,8 +66,13 @@ pub(crate) async fn fetch(
                 .await?;
         after_page = page.next;
         let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
-        for work in new.filter_map(|due| transaction(&config, due)) {
-            found.add(work);
+        for due in new {
+            if due.recipients.iter().any(|recipient| is_astray(&config, &lane, recipient)) {
+                found.place = Place::Astray;
+            }
+            if let Some(work) = transaction(&config, &lane, due) {
+                found.add(work);
+            }
         }
         if after_page.is_none() || found.work.len() >= READY_MAX {
             break;
@@ -123,7 +131,7 @@ pub(crate) async fn has_expired(
     Ok(!page.due.is_empty())
 }
 
-async fn read<T: Send + 'static>(
+pub(super) async fn read<T: Send + 'static>(
     relay: &Relay,
     lane: LaneKey,
     query: impl FnOnce(&spool::Spool, &LaneKey) -> Result<T, StoreError> + Send + 'static,
@@ -134,19 +142,21 @@ async fn read<T: Send + 'static>(
         .unwrap_or(Err(StoreError::Closed))
 }
 
-fn lane_today(config: &Config, recipient: &DueRecipient) -> Option<LaneKey> {
+pub(super) fn lane_today(config: &Config, recipient: &DueRecipient) -> Option<LaneKey> {
     recipient.mailbox.domain().name().map(|domain| route::lane(config, domain))
 }
 
-/// One transaction's worth of a message: recipients with the same next hop *today*. Those that waited
-/// together under an older configuration may not have it any more.
-fn transaction(config: &Config, due: spool::Due) -> Option<Work> {
+/// Does it wait here, though its next hop is another one today? An address literal has none at all.
+fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient) -> bool {
+    lane_today(config, recipient).is_some_and(|today| today != *lane)
+}
+
+/// One transaction's worth of a message: recipients with the same next hop, which is that of the lane.
+fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work> {
     let mut count = 0;
-    let mut next_hop = None;
     work(due, |recipient| {
-        let lane = lane_today(config, recipient);
         let fits = count < config.delivery.recipients_per_transaction
-            && *next_hop.get_or_insert_with(|| lane.clone()) == lane;
+            && !is_astray(config, lane, recipient);
         count += usize::from(fits);
         fits
     })

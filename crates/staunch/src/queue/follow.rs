@@ -1,0 +1,146 @@
+//! Mail follows the configuration: it waits in the lane of the next hop that it has today.
+//!
+//! A lane is stopped before its mail is moved, and what is under way in it stays; so nobody is tried in two
+//! lanes at once. What stays behind that way, or came under the configuration of a moment ago, is found when
+//! its attempt is over or when the lane is read, and then moved, too. A crash leaves some mail moved and
+//! some not; the next start goes on.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
+
+use super::store;
+use crate::clock;
+use crate::relay::Relay;
+use crate::route;
+
+/// Recipients read at once.
+const PAGE: usize = 1_000;
+/// Recipients moved in one transaction. Ours: commits of mail wait some 10 ms for it.
+const MOVED_AT_ONCE: usize = 1_000;
+
+/// Which lanes are to be looked at?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Astray {
+    /// Those that are no next hop any more. Others are looked at when they are read.
+    Wholly,
+    /// Those of routes, too: a route may have lost some of its domains.
+    Partly,
+}
+
+/// A lane that stands still.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    /// Which.
+    pub(super) lane: LaneKey,
+    /// What is under way there and must stay.
+    pub(super) in_flight: HashSet<MessageId>,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    /// These lanes may go on.
+    pub(super) from: Vec<LaneKey>,
+    /// There is something new in these.
+    pub(super) to: BTreeSet<LaneKey>,
+}
+
+/// The lanes with mail that may have another next hop today.
+pub(super) async fn lanes_astray(relay: &Arc<Relay>, astray: Astray) -> Vec<LaneKey> {
+    let reader = Arc::clone(relay);
+    let read = tokio::task::spawn_blocking(move || reader.spool.lanes()).await;
+    let lanes = match read.unwrap_or(Err(StoreError::Closed)) {
+        Ok(lanes) => lanes,
+        Err(error) => {
+            tracing::error!(event = "store_failed", %error, "the lanes cannot be read");
+            return Vec::new();
+        }
+    };
+    let config = relay.config();
+    // Who is held is looked at when released.
+    let keys = lanes.into_iter().filter(|lane| lane.queued > 0).map(|lane| lane.key);
+    keys.filter(|key| match route::mail_of(&config, key) {
+        route::MailOf::ThisHop => false,
+        route::MailOf::ARoute => astray == Astray::Partly,
+        route::MailOf::AnotherHop => true,
+    })
+    .collect()
+}
+
+/// Moves the mail of `frozen` where it belongs. What cannot be moved now stays, and is found again.
+pub(super) async fn follow(relay: &Arc<Relay>, frozen: Vec<Frozen>) -> Followed {
+    let mut mover = Mover { relay, moves: Vec::new(), moved: BTreeMap::new() };
+    for lane in &frozen {
+        if let Err(error) = mover.lane(lane).await {
+            tracing::error!(event = "store_failed", lane = %lane.lane, %error, "mail could not be moved");
+        }
+    }
+    if let Err(error) = mover.write().await {
+        tracing::error!(event = "store_failed", %error, "mail could not be moved");
+    }
+    for (to, recipients) in &mover.moved {
+        tracing::info!(event = "rerouted", next_hop = %to, recipients, "mail follows the configuration");
+    }
+    let to = mover.moved.into_keys().collect();
+    Followed { from: frozen.into_iter().map(|frozen| frozen.lane).collect(), to }
+}
+
+struct Mover<'a> {
+    relay: &'a Arc<Relay>,
+    /// To be written.
+    moves: Vec<Move>,
+    /// Recipients, by where they are now.
+    moved: BTreeMap<LaneKey, usize>,
+}
+
+impl Mover<'_> {
+    async fn lane(&mut self, frozen: &Frozen) -> Result<(), StoreError> {
+        let mut after: Option<DueCursor> = None;
+        loop {
+            let at = after;
+            let page = store::read(self.relay, frozen.lane.clone(), move |spool, lane| {
+                spool.next(lane, jiff::Timestamp::MAX, at, PAGE)
+            });
+            let page = page.await?;
+            let config = self.relay.config();
+            for due in page.due {
+                if frozen.in_flight.contains(&due.message) {
+                    continue;
+                }
+                for recipient in &due.recipients {
+                    let today = store::lane_today(&config, recipient);
+                    if let Some(to) = today.filter(|today| *today != frozen.lane) {
+                        self.moves.push(Move { message: due.message, no: recipient.no, to });
+                    }
+                }
+            }
+            if self.moves.len() >= MOVED_AT_ONCE {
+                self.write().await?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        if self.moves.is_empty() {
+            return Ok(());
+        }
+        let moves = std::mem::take(&mut self.moves);
+        let mut counts = BTreeMap::new();
+        for to in moves.iter().map(|moved| &moved.to) {
+            *counts.entry(to.clone()).or_insert(0) += 1;
+        }
+        let spool = self.relay.spool.clone();
+        let write = tokio::task::spawn_blocking(move || spool.move_to_lanes(moves, clock::now()));
+        write.await.unwrap_or(Err(StoreError::Closed))?;
+        for (to, count) in counts {
+            *self.moved.entry(to).or_insert(0) += count;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! What the operator has switched off: sending, all of it or to one next hop, and accepting. Kept across
+//! restarts, since a machine that comes back must not do what it was told not to.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use smtp::HostName;
+use spool::{Policies, StoreError};
+use tokio::sync::Mutex;
+
+use crate::config::Config;
+use crate::live::Live;
+use crate::queue::lanes::Pause;
+use crate::route;
+
+/// What the marks are called in the store.
+const MARKS: &str = "switched_off.";
+const SENDING: &str = "switched_off.sending";
+const ACCEPTING: &str = "switched_off.accepting";
+/// Before the name of a next hop.
+const HOP: &str = "switched_off.hop.";
+/// Next hops that can be paused one by one. Ours: whoever wants more means all of them.
+const HOPS_MAX: usize = 1_000;
+
+/// Something that can be switched off.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Switch {
+    /// Sending, to whomever.
+    Sending,
+    /// Sending to the next hop of this domain, or to the smarthost of this name.
+    Hop(HostName),
+    /// Accepting mail.
+    Accepting,
+}
+
+/// On or off?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Position {
+    /// As usual.
+    On,
+    /// Not since this time, unless it was off already.
+    Off(Timestamp),
+}
+
+/// What is switched off, and since when.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Off {
+    /// Sending.
+    pub(crate) sending: Option<Timestamp>,
+    /// Sending to these.
+    pub(crate) hops: BTreeMap<HostName, Timestamp>,
+    /// Accepting.
+    pub(crate) accepting: Option<Timestamp>,
+}
+
+/// Why a switch stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SwitchError {
+    /// It could not be written down.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// [`HOPS_MAX`].
+    #[error("{HOPS_MAX} next hops are paused already")]
+    TooMany,
+    /// It was not paused.
+    #[error("{0} is not paused")]
+    NotPaused(HostName),
+}
+
+/// The switches.
+#[derive(Debug)]
+pub(crate) struct Switches {
+    off: Live<Off>,
+    store: Policies,
+    /// One change at a time.
+    turn: Mutex<()>,
+}
+
+impl Switches {
+    /// As they were left. Blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when that cannot be read.
+    pub(crate) fn open(store: Policies) -> Result<Self, StoreError> {
+        let mut off = Off::default();
+        for (name, since) in store.marks(MARKS)? {
+            match name.strip_prefix(HOP).map(HostName::parse) {
+                Some(Ok(hop)) => {
+                    off.hops.insert(hop, since);
+                }
+                None if name == SENDING => off.sending = Some(since),
+                None if name == ACCEPTING => off.accepting = Some(since),
+                Some(Err(_)) | None => {
+                    tracing::warn!(event = "store_failed", name, "an unknown switch is left alone");
+                }
+            }
+        }
+        Ok(Self { off: Live::new(off), store, turn: Mutex::new(()) })
+    }
+
+    /// What is off now.
+    pub(crate) fn off(&self) -> std::sync::Arc<Off> {
+        self.off.now()
+    }
+
+    /// Turns a switch; what it says now is on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SwitchError`]; then it is as before.
+    pub(crate) async fn turn(&self, switch: Switch, to: Position) -> Result<(), SwitchError> {
+        let _alone = self.turn.lock().await;
+        let mut off = Off::clone(&self.off.now());
+        let name = match &switch {
+            Switch::Sending => SENDING.to_owned(),
+            Switch::Accepting => ACCEPTING.to_owned(),
+            Switch::Hop(hop) => format!("{HOP}{hop}"),
+        };
+        let since = off.turned(switch, to)?;
+        let store = self.store.clone();
+        let write = tokio::task::spawn_blocking(move || store.set_mark(&name, since));
+        write.await.unwrap_or(Err(StoreError::Closed))?;
+        self.off.replace(off);
+        Ok(())
+    }
+
+    /// What of it concerns the lanes of today.
+    pub(crate) fn pause(&self, config: &Config) -> Pause {
+        let off = self.off.now();
+        if off.sending.is_some() {
+            return Pause::All;
+        }
+        if off.hops.is_empty() {
+            return Pause::None;
+        }
+        Pause::Lanes(off.hops.keys().flat_map(|hop| route::lanes_towards(config, hop)).collect())
+    }
+}
+
+impl Off {
+    /// Since when `switch` is off after it was turned.
+    fn turned(&mut self, switch: Switch, to: Position) -> Result<Option<Timestamp>, SwitchError> {
+        let slot = match switch {
+            Switch::Sending => &mut self.sending,
+            Switch::Accepting => &mut self.accepting,
+            Switch::Hop(hop) => return self.turned_hop(hop, to),
+        };
+        *slot = match to {
+            Position::On => None,
+            Position::Off(now) => Some(slot.unwrap_or(now)),
+        };
+        Ok(*slot)
+    }
+
+    fn turned_hop(
+        &mut self,
+        hop: HostName,
+        to: Position,
+    ) -> Result<Option<Timestamp>, SwitchError> {
+        match to {
+            Position::On => match self.hops.remove(&hop) {
+                Some(_) => Ok(None),
+                None => Err(SwitchError::NotPaused(hop)),
+            },
+            Position::Off(_) if self.hops.len() >= HOPS_MAX && !self.hops.contains_key(&hop) => {
+                Err(SwitchError::TooMany)
+            }
+            Position::Off(now) => Ok(Some(*self.hops.entry(hop).or_insert(now))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hop(name: &str) -> Switch {
+        Switch::Hop(HostName::parse(name).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_off_stays_off_after_a_restart_and_keeps_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || spool::Spool::open(dir.path(), spool::Options::default()).unwrap();
+        let early = Timestamp::from_second(1_000).unwrap();
+        let late = Timestamp::from_second(2_000).unwrap();
+        let spool = open();
+        let switches = Switches::open(spool.policies().clone()).unwrap();
+        for switch in [Switch::Sending, hop("a.test"), hop("b.test"), Switch::Accepting] {
+            switches.turn(switch.clone(), Position::Off(early)).await.unwrap();
+            switches.turn(switch, Position::Off(late)).await.unwrap();
+        }
+        switches.turn(Switch::Sending, Position::On).await.unwrap();
+        switches.turn(hop("b.test"), Position::On).await.unwrap();
+        let again = switches.turn(hop("b.test"), Position::On).await;
+        assert_eq!(again.unwrap_err().to_string(), "b.test is not paused");
+        let left = switches.off();
+        drop((switches, spool));
+
+        let spool = open();
+        let off = Switches::open(spool.policies().clone()).unwrap().off();
+        assert_eq!(off, left);
+        assert_eq!((off.sending, off.accepting), (None, Some(early)));
+        let hops: Vec<&str> = off.hops.keys().map(HostName::as_str).collect();
+        assert_eq!(hops, ["a.test"]);
+    }
+}
