@@ -6,28 +6,42 @@
 //!
 //! ```text
 //! start ─▶ Mail ─▶ Rcpt (each recipient) ─▶ Data ─354▶ Sending ─dot▶ Message ─▶ Done
-//!            └─4yz/5yz──────┴───────────────┤               └─4yz/5yz──────────▶ Done
+//!            │             │      └─BDAT──────────────────▲  └─4yz/5yz──────────▶ Done
+//!            └─4yz/5yz─────┴────────────────┤
 //!                                           └─354 and nobody accepted─▶ Discard ▶ Done
 //! ```
 //!
 //! With PIPELINING (RFC 2920) everything up to DATA goes out at once and the replies are matched in
 //! order, also those that no longer matter; without it each command waits for the reply before.
+//!
+//! Where CHUNKING is offered (RFC 3030) the message goes as one `BDAT size LAST`, once the recipients
+//! are answered: two round trips in all, as with DATA. Sent along with MAIL and RCPT it would save one,
+//! but a server that refuses these and does not read the octets it was told of would read the
+//! message as commands, and one that nobody gets would travel in full. One chunk and not several:
+//! the size is known, each chunk costs a reply, and a server that has enough can say so in the middle.
 
-use crate::address::{Mailbox, ReversePath};
+mod envelope;
+
+pub use envelope::{Addressee, Envelope, Options};
+use envelope::{mail_command, rcpt_command};
+
 use crate::extensions::{Extension, Extensions};
 use crate::reply::{Reply, ReplyClass};
 
-/// What the transaction is about.
-#[derive(Clone, Copy, Debug)]
-pub struct Envelope<'a> {
-    /// Who hears of failures.
-    pub sender: &'a ReversePath,
-    /// Who gets it. The results stand in this order.
-    pub recipients: &'a [Mailbox],
-    /// Octets of the message with CRLF line ends, without stuffed dots (RFC 1870 §5).
-    pub size: u64,
-    /// Has the message octets above 127?
-    pub has_8bit: bool,
+/// How the message travels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transfer {
+    /// DATA: lines up to a lone dot, for [`crate::Stuffer`].
+    Data,
+    /// BDAT: so many octets as they are, for [`crate::Verbatim`].
+    Chunk,
+}
+
+impl Transfer {
+    /// BDAT where it is offered: nobody has to look for dots.
+    pub fn best(extensions: &Extensions) -> Self {
+        if extensions.offers(Extension::Chunking) { Self::Chunk } else { Self::Data }
+    }
 }
 
 /// The point of the dialogue that a reply, a silence or a lost connection belongs to.
@@ -41,7 +55,7 @@ pub enum Stage {
     Data,
     /// The message, before its final dot was sent: nothing can have been delivered.
     Body,
-    /// The final dot was sent: without a reply nobody knows whether the message was delivered.
+    /// All of it was sent: without a reply nobody knows whether the message was delivered.
     EndOfData,
 }
 
@@ -107,6 +121,9 @@ pub enum Ending {
     Reset,
     /// Of no further use: 421, or a body that was not sent to its end.
     Close,
+    /// Of no further use, and BDAT neither: the server offers it and does not know it. What it made
+    /// of the message's octets is not known; over another connection, DATA may do.
+    CloseNoChunking,
 }
 
 /// A finished transaction.
@@ -144,7 +161,8 @@ pub struct Unexpected {
 pub enum Step<'a> {
     /// Read a reply and pass it to [`Transaction::on_reply`].
     Await(Transaction<'a>),
-    /// Send the message with [`crate::Stuffer`], then call [`Transaction::body_sent`] and read a reply.
+    /// Send the message in the form of [`Transaction::transfer`], then call [`Transaction::body_sent`]
+    /// and read a reply.
     SendBody(Transaction<'a>),
     /// The transaction is over.
     Done(Finished),
@@ -154,6 +172,8 @@ pub enum Step<'a> {
 #[derive(Debug)]
 pub struct Transaction<'a> {
     envelope: Envelope<'a>,
+    extensions: Extensions,
+    transfer: Transfer,
     is_pipelined: bool,
     state: State,
     fates: Vec<Option<Fate>>,
@@ -177,21 +197,35 @@ enum State {
 const CLOSING: u16 = 421;
 
 impl<'a> Transaction<'a> {
-    /// Begins a transaction: appends MAIL, or with PIPELINING everything up to DATA, to `out`.
-    pub fn start(envelope: Envelope<'a>, extensions: &Extensions, out: &mut Vec<u8>) -> Step<'a> {
+    /// Begins a transaction: appends MAIL, or with PIPELINING all commands that may follow it, to `out`.
+    pub fn start(
+        envelope: Envelope<'a>,
+        extensions: &Extensions,
+        transfer: Transfer,
+        out: &mut Vec<u8>,
+    ) -> Step<'a> {
         let fates = vec![None; envelope.recipients.len()];
         if fates.is_empty() {
             return Step::Done(Finished { fates: Vec::new(), ending: Ending::Clean });
         }
+        let extensions = *extensions;
         let is_pipelined = extensions.offers(Extension::Pipelining);
-        mail_command(&envelope, extensions, out);
+        mail_command(&envelope, &extensions, out);
         if is_pipelined {
             for recipient in envelope.recipients {
-                rcpt_command(recipient, out);
+                rcpt_command(recipient, &extensions, &envelope.options, out);
             }
-            out.extend_from_slice(DATA);
+            if transfer == Transfer::Data {
+                out.extend_from_slice(DATA);
+            }
         }
-        Step::Await(Self { envelope, is_pipelined, state: State::Mail, fates })
+        let state = State::Mail;
+        Step::Await(Self { envelope, extensions, transfer, is_pipelined, state, fates })
+    }
+
+    /// The form of the message, if it is sent.
+    pub fn transfer(&self) -> Transfer {
+        self.transfer
     }
 
     /// What is being awaited; it decides the time limit.
@@ -205,7 +239,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// The message went out up to and with its final dot.
+    /// The message went out up to and with its end.
     #[must_use]
     pub fn body_sent(self) -> Self {
         match self.state {
@@ -218,12 +252,15 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`Unexpected`] for a reply that the state does not have. Nothing was delivered, unless the final
-    /// dot had been sent ([`Stage::EndOfData`]), in which case nobody knows.
+    /// [`Unexpected`] for a reply that the state does not have. Nothing was delivered, unless all of the
+    /// message had been sent ([`Stage::EndOfData`]), in which case nobody knows.
     pub fn on_reply(self, reply: Reply, out: &mut Vec<u8>) -> Result<Step<'a>, Unexpected> {
         use ReplyClass::{Continue, Permanent, Success, Transient};
         if reply.code == CLOSING {
             return Ok(self.finish(reply, Ending::Close));
+        }
+        if self.is_chunk_unknown(&reply) {
+            return Ok(self.finish(reply, Ending::CloseNoChunking));
         }
         match (self.state, reply.class()) {
             (State::Mail, Success) => Ok(self.next_recipient_or_data(0, out)),
@@ -281,19 +318,29 @@ impl<'a> Transaction<'a> {
         if let Some(recipient) = self.envelope.recipients.get(next) {
             self.state = State::Rcpt(next);
             if !self.is_pipelined {
-                rcpt_command(recipient, out);
+                rcpt_command(recipient, &self.extensions, &self.envelope.options, out);
             }
             return Step::Await(self);
         }
-        self.state = State::Data;
-        if !self.is_pipelined {
-            if !self.has_open() {
-                let fates = self.fates.into_iter().flatten().collect();
-                return Step::Done(Finished { fates, ending: Ending::Reset });
-            }
-            out.extend_from_slice(DATA);
+        let is_data_sent = self.is_pipelined && self.transfer == Transfer::Data;
+        if !is_data_sent && !self.has_open() {
+            let fates = self.fates.into_iter().flatten().collect();
+            return Step::Done(Finished { fates, ending: Ending::Reset });
         }
-        Step::Await(self)
+        match self.transfer {
+            Transfer::Data => {
+                if !is_data_sent {
+                    out.extend_from_slice(DATA);
+                }
+                self.state = State::Data;
+                Step::Await(self)
+            }
+            Transfer::Chunk => {
+                out.extend_from_slice(format!("BDAT {} LAST\r\n", self.envelope.size).as_bytes());
+                self.state = State::Sending;
+                Step::SendBody(self)
+            }
+        }
     }
 
     fn body_or_discard(mut self, out: &mut Vec<u8>) -> Step<'a> {
@@ -304,6 +351,15 @@ impl<'a> Transaction<'a> {
         self.state = State::Discard;
         out.extend_from_slice(b".\r\n");
         Step::Await(self)
+    }
+
+    /// Does `reply` say that BDAT, which was written as it must be, is not understood?
+    fn is_chunk_unknown(&self, reply: &Reply) -> bool {
+        let is_sent = match self.state {
+            State::Sending | State::Message => self.transfer == Transfer::Chunk,
+            State::Mail | State::Rcpt(_) | State::Data | State::Discard => false,
+        };
+        is_sent && CHUNK_UNKNOWN.contains(&reply.code)
     }
 
     fn has_open(&self) -> bool {
@@ -322,32 +378,18 @@ impl<'a> Transaction<'a> {
 
 const DATA: &[u8] = b"DATA\r\n";
 
-/// Only parameters of extensions that the last EHLO offered (RFC 5321 §2.2.1).
-fn mail_command(envelope: &Envelope<'_>, extensions: &Extensions, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"MAIL FROM:<");
-    out.extend_from_slice(envelope.sender.as_str().as_bytes());
-    out.push(b'>');
-    if extensions.size().is_some() {
-        out.extend_from_slice(format!(" SIZE={}", envelope.size).as_bytes());
-    }
-    if envelope.has_8bit && extensions.offers(Extension::EightBitMime) {
-        out.extend_from_slice(b" BODY=8BITMIME");
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-fn rcpt_command(recipient: &Mailbox, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"RCPT TO:<");
-    out.extend_from_slice(recipient.as_str().as_bytes());
-    out.extend_from_slice(b">\r\n");
-}
+/// RFC 5321 §4.2.2: the replies to commands and parameters that a server does not know, or not here.
+const CHUNK_UNKNOWN: std::ops::RangeInclusive<u16> = 500..=504;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::{Mailbox, ReversePath};
 
-    fn extensions(lines: &str) -> Extensions {
-        Extensions::from_reply(&Reply::parse(lines.as_bytes()).unwrap())
+    fn extensions(keywords: &str) -> Extensions {
+        let lines: String = keywords.split(' ').map(|word| format!("250-{word}\r\n")).collect();
+        let reply = Reply::parse(format!("250-mx\r\n{lines}250 HELP\r\n").as_bytes()).unwrap();
+        Extensions::from_reply(&reply)
     }
 
     fn reply(code: u16) -> Reply {
@@ -371,14 +413,20 @@ mod tests {
     }
 
     /// Runs a script of codes; a negative one comes while the body is being sent. Returns how the
-    /// dialogue ended, and the first letter of each thing that was sent (B for the body).
-    fn play(keyword: &str, recipients: usize, codes: &[i32]) -> (String, String) {
-        let (sender, recipients) = (ReversePath::Null, mailboxes(recipients));
-        let envelope =
-            Envelope { sender: &sender, recipients: &recipients, size: 1, has_8bit: false };
-        let offers = extensions(&format!("250-mx\r\n250 {keyword}\r\n"));
+    /// dialogue ended, and the first letter of each thing that was sent (B for the body, C for BDAT).
+    fn play(keywords: &str, recipients: usize, codes: &[i32]) -> (String, String) {
+        let (sender, mailboxes) = (ReversePath::Null, mailboxes(recipients));
+        let recipients: Vec<_> = mailboxes.iter().map(Addressee::from).collect();
+        let envelope = Envelope {
+            sender: &sender,
+            recipients: &recipients,
+            size: 1,
+            has_8bit: false,
+            options: Options::default(),
+        };
+        let offers = extensions(keywords);
         let mut out = Vec::new();
-        let mut step = Transaction::start(envelope, &offers, &mut out);
+        let mut step = Transaction::start(envelope, &offers, Transfer::best(&offers), &mut out);
         let mut codes = codes.iter();
         let ended = loop {
             let transaction = match step {
@@ -408,17 +456,17 @@ mod tests {
             }
         };
         assert_eq!(codes.next(), None, "replies were left over");
-        let lines = String::from_utf8(out).unwrap();
+        let lines = String::from_utf8(out).unwrap().replace("BDAT 1 LAST\r\n", "C\r\n");
         (ended, lines.lines().filter_map(|line| line.chars().next()).collect())
     }
 
     type Case<'a> = (&'a str, &'a [i32], &'a str, &'a str);
 
     #[track_caller]
-    fn check(keyword: &str, cases: &[Case<'_>]) {
+    fn check(keywords: &str, cases: &[Case<'_>]) {
         for (what, codes, ended, sent) in cases {
             let want = ((*ended).to_owned(), (*sent).to_owned());
-            assert_eq!(play(keyword, 2, codes), want, "{what}");
+            assert_eq!(play(keywords, 2, codes), want, "{keywords}: {what}");
         }
     }
 
@@ -478,33 +526,37 @@ mod tests {
     }
 
     #[test]
-    fn no_recipients_is_no_dialogue() {
-        assert_eq!(play("PIPELINING", 0, &[]), (" Clean".to_owned(), String::new()));
+    fn a_chunk_follows_the_replies_to_the_recipients_and_nothing_follows_it() {
+        let cases: &[Case<'_>] = &[
+            ("both accepted", &[250, 250, 250, 250], "+250 +250 Clean", "MRRCB"),
+            ("one refused", &[250, 550, 250, 250], "-R550 +250 Clean", "MRRCB"),
+            ("all refused, no BDAT", &[250, 550, 450], "-R550 -R450 Reset", "MRR"),
+            ("message refused", &[250, 250, 250, 554], "-E554 -E554 Clean", "MRRCB"),
+            ("not now", &[250, 250, 250, 452], "-E452 -E452 Clean", "MRRCB"),
+            ("421 to the message", &[250, 250, 250, 421], "-E421 -E421 Close", "MRRCB"),
+            ("refused in the middle", &[250, 250, 250, -552], "-B552 -B552 Close", "MRRC"),
+            ("no such command", &[250, 250, 250, -500], "-B500 -B500 CloseNoChunking", "MRRC"),
+            ("out of sequence", &[250, 250, 250, 503], "-E503 -E503 CloseNoChunking", "MRRCB"),
+            ("accepted before its end", &[250, 250, 250, -250], "250 to Body", "MRRC"),
+            ("354 to BDAT", &[250, 250, 250, 354], "354 to EndOfData", "MRRCB"),
+            ("too many at the second", &[250, 250, 452, 250], "+250 -R452 Clean", "MRRCB"),
+            ("closed after the chunk", &[250, 250, 250], "? ? cut at EndOfData", "MRRCB"),
+        ];
+        check("CHUNKING", cases);
+        check("PIPELINING CHUNKING", cases);
+        check("CHUNKING", &[("sender refused", &[550], "-M550 -M550 Reset", "M")]);
+        check(
+            "PIPELINING CHUNKING",
+            &[
+                ("sender refused", &[550, 503, 503], "-M550 -M550 Reset", "MRR"),
+                ("only the sender refused", &[550, 250, 250], "-M550 -M550 Reset", "MRR"),
+            ],
+        );
     }
 
     #[test]
-    fn only_offered_parameters_are_sent() {
-        let sender = ReversePath::parse("a@example.org").unwrap();
-        let recipients = mailboxes(1);
-        let cases = [
-            ("HELP", true, "MAIL FROM:<a@example.org>\r\n"),
-            ("SIZE", false, "MAIL FROM:<a@example.org> SIZE=42\r\n"),
-            ("8BITMIME", false, "MAIL FROM:<a@example.org>\r\n"),
-            ("8BITMIME", true, "MAIL FROM:<a@example.org> BODY=8BITMIME\r\n"),
-            (
-                "PIPELINING",
-                false,
-                "MAIL FROM:<a@example.org>\r\nRCPT TO:<r0@example.org>\r\nDATA\r\n",
-            ),
-        ];
-        for (keyword, has_8bit, want) in cases {
-            let envelope =
-                Envelope { sender: &sender, recipients: &recipients, size: 42, has_8bit };
-            let mut out = Vec::new();
-            let offers = extensions(&format!("250-mx\r\n250 {keyword}\r\n"));
-            let _first = Transaction::start(envelope, &offers, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), want, "{keyword}");
-        }
+    fn no_recipients_is_no_dialogue() {
+        assert_eq!(play("PIPELINING", 0, &[]), (" Clean".to_owned(), String::new()));
     }
 
     #[test]

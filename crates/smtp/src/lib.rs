@@ -28,12 +28,13 @@ pub mod xtext;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
 pub use client::{
-    Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Unexpected,
+    Addressee, Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Transfer,
+    Unexpected,
 };
-pub use extensions::{AuthMechanism, AuthMechanisms, Extension, Extensions, Limits};
+pub use extensions::{Extension, Extensions, Limits};
 pub use host::{HostName, HostNameError};
 pub use remote_text::RemoteText;
 pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};
 pub use response::Response;
 pub use status::{Class, Status};
-pub use stuff::Stuffer;
+pub use stuff::{Stuffer, Verbatim};

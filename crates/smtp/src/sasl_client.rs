@@ -7,9 +7,9 @@
 use std::fmt;
 
 use crate::base64;
-use crate::extensions::{AuthMechanism, AuthMechanisms};
 use crate::limits::COMMAND_LINE_OCTETS;
 use crate::reply::{Reply, ReplyClass};
+use crate::sasl::{Mechanism, Mechanisms};
 
 /// The reply that ends a successful exchange (RFC 4954 §6).
 const AUTHENTICATED: u16 = 235;
@@ -79,13 +79,13 @@ impl<'a> Authentication<'a> {
     /// Begins with the best mechanism that is `offered`: appends AUTH to `out`. `None` if we know none
     /// of them.
     pub fn start(
-        offered: AuthMechanisms,
+        offered: Mechanisms,
         credentials: &'a Credentials,
         out: &mut Vec<u8>,
     ) -> Option<Self> {
-        let state = if offered.has(AuthMechanism::Plain) {
+        let state = if offered.has(Mechanism::Plain) {
             auth_plain(credentials, out)
-        } else if offered.has(AuthMechanism::Login) {
+        } else if offered.has(Mechanism::Login) {
             out.extend_from_slice(b"AUTH LOGIN\r\n");
             State::LoginName
         } else {

@@ -1,8 +1,10 @@
-//! A message as it goes over the wire after DATA (RFC 5321 §4.5.2).
+//! A message as it goes over the wire, after DATA (RFC 5321 §4.5.2) or BDAT (RFC 3030 §2).
 //!
-//! Every line that begins with a dot gets a second one, wherever the chunks of the body are cut, and
-//! the end is CRLF, dot, CRLF exactly once. A CR or LF that stands alone never passes: what peers make
-//! of it differs, which is how one message is smuggled inside another.
+//! After DATA every line that begins with a dot gets a second one, wherever the chunks of the body are
+//! cut, and the end is CRLF, dot, CRLF exactly once; after BDAT there are exactly as many octets as were
+//! announced. A CR or LF that stands alone never passes either way: what peers make of it differs, also
+//! when they send on by DATA what they got by BDAT, and that is how one message is smuggled inside
+//! another.
 
 use memchr::memchr2;
 
@@ -87,6 +89,79 @@ impl Stuffer {
     }
 }
 
+/// Why a body must not be sent, or not further.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Unsendable {
+    /// A CR or LF stands alone.
+    #[error(transparent)]
+    BareNewline(#[from] BareNewline),
+    /// It is longer or shorter than was announced.
+    #[error("the body is not of its size")]
+    WrongSize,
+}
+
+/// Lets one message pass as it is, with the same guard as [`Stuffer`], and counts.
+///
+/// ```
+/// let mut out = Vec::new();
+/// let mut verbatim = smtp::Verbatim::new(4);
+/// verbatim.push(b".b", &mut out)?;
+/// verbatim.finish(&mut out)?;
+/// assert_eq!(out, b".b\r\n");
+/// # Ok::<(), smtp::stuff::Unsendable>(())
+/// ```
+#[derive(Debug)]
+pub struct Verbatim {
+    position: Position,
+    left: u64,
+}
+
+impl Verbatim {
+    /// A message that was announced with so many octets, those of its last line end included.
+    pub fn new(announced: u64) -> Self {
+        Self { position: Position::LineStart, left: announced }
+    }
+
+    /// Appends `chunk` to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsendable`]; what `out` then holds must not be sent.
+    pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), Unsendable> {
+        let octets = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        self.left = self.left.checked_sub(octets).ok_or(Unsendable::WrongSize)?;
+        let mut rest = chunk;
+        if self.position == Position::AfterCr && !rest.is_empty() {
+            rest = rest.strip_prefix(b"\n").ok_or(BareNewline)?;
+            self.position = Position::LineStart;
+        }
+        while !rest.is_empty() {
+            let (octets, position) = line(rest)?;
+            rest = rest.get(octets..).unwrap_or_default();
+            self.position = position;
+        }
+        out.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// Appends the line end behind the body, where it was announced and the body does not have it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsendable`] if the body ended in a CR, or too early.
+    pub fn finish(self, out: &mut Vec<u8>) -> Result<(), Unsendable> {
+        match (self.position, self.left) {
+            (Position::AfterCr, _) => Err(BareNewline.into()),
+            (Position::LineStart | Position::InLine, 0) => Ok(()),
+            (Position::InLine, 2) => {
+                out.extend_from_slice(b"\r\n");
+                Ok(())
+            }
+            (Position::LineStart | Position::InLine, _) => Err(Unsendable::WrongSize),
+        }
+    }
+}
+
 /// The octets up to and with the next line end (or all), and where that leaves us.
 fn line(bytes: &[u8]) -> Result<(usize, Position), BareNewline> {
     let Some(end) = memchr2(b'\r', b'\n', bytes) else {
@@ -144,6 +219,38 @@ mod tests {
         }
     }
 
+    fn pass(announced: u64, chunks: &[&[u8]]) -> Result<Vec<u8>, Unsendable> {
+        let (mut verbatim, mut out) = (Verbatim::new(announced), Vec::new());
+        chunks.iter().try_for_each(|chunk| verbatim.push(chunk, &mut out))?;
+        verbatim.finish(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn a_chunk_has_the_octets_that_were_announced_and_no_others() {
+        type Case<'a> = (u64, &'a [&'a [u8]], Result<&'a [u8], Unsendable>);
+        let bare = Err(Unsendable::BareNewline(BareNewline));
+        let size = Err(Unsendable::WrongSize);
+        let cases: &[Case<'_>] = &[
+            (0, &[], Ok(b"")),
+            (5, &[b".\r\n", b".b"], Ok(b".\r\n.b")),
+            (7, &[b".\r\n", b".b"], Ok(b".\r\n.b\r\n")),
+            (4, &[b"ab\r", b"\n"], Ok(b"ab\r\n")),
+            (6, &[b"ab\r\n"], size),
+            (3, &[b"a", b"b"], size),
+            (1, &[b"a", b"b"], size),
+            (2, &[], size),
+            (3, &[b"a\nb"], bare),
+            (3, &[b"a\r", b"b"], bare),
+            (2, &[b"a\r"], bare),
+            (4, &[b"a\r", b"\r\n"], bare),
+            (5, &[b"a\r\n", b"\n."], bare),
+        ];
+        for (announced, chunks, want) in cases {
+            assert_eq!(pass(*announced, chunks), want.map(<[u8]>::to_vec), "{chunks:?}");
+        }
+    }
+
     /// Bodies rich in what matters: dots, line ends, and text between them.
     fn body() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
@@ -194,7 +301,9 @@ mod tests {
                 let cr = line.iter().filter(|&&byte| byte == b'\r').count();
                 if *index == last { cr == 0 } else { cr == 1 && line.ends_with(b"\r") }
             });
-            prop_assert_eq!(stuff(&cut(&body, &sizes)).is_ok(), is_clean);
+            let chunks = cut(&body, &sizes);
+            prop_assert_eq!(stuff(&chunks).is_ok(), is_clean);
+            prop_assert_eq!(pass(body.len().try_into().unwrap(), &chunks).is_ok(), is_clean);
         }
     }
 }

@@ -4,16 +4,14 @@
 //! [`AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection. `staunch explain`
 //! walks the same functions.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use policy::{
     Admitted, Asked, AuthorizedMx, Denied, NamedBy, Observed, Origin, PatternSet, TlsVersion,
     authorize,
 };
-use smtp::Mailbox;
-use smtp::client::{Envelope, Fate, Stage};
-use spool::{BodyBytes, StoreError};
+use smtp::RemoteText;
+use smtp::client::{Addressee, Envelope, Fate, Options, Stage};
 
 use crate::clock;
 use crate::config::{CleartextFallback, Config};
@@ -21,13 +19,19 @@ use crate::connect::{How, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::outcome::{Answered, AttemptError, Cut, HostError, MxEvidence, Reason, Walk};
+use crate::parcel::{Parcel, sent_size};
 use crate::pool::{Checkout, Idle, PoolKey};
-use crate::queue::work::{Body, Work};
+use crate::queue::work::Work;
 use crate::relay::Relay;
 use crate::requirement;
 use crate::resolve::Freshness;
 use crate::route::{self, NextHop};
-use crate::transmit::{BodySource, Mail, Trouble, transmit};
+use crate::transmit::{Chunking, Mail, Trouble, transmit};
+
+/// What is said of a host that offers CHUNKING and refuses BDAT.
+const NO_BDAT: &str = "the host offers CHUNKING and does not know BDAT";
+/// What is said of a session that takes nobody else.
+const USED_UP: &str = "the host takes no more in this session";
 
 /// Tries the hosts of the next hop in order of preference, until one has answered.
 ///
@@ -117,6 +121,7 @@ impl Spine<'_> {
         candidate: &Candidate,
         starttls: Starttls,
     ) -> Result<Answered, HostError> {
+        let mut chunking = Chunking::IfOffered;
         loop {
             let located = candidate.located.clone();
             let mx = authorize(located, self.asked).map_err(HostError::Refused)?;
@@ -128,9 +133,12 @@ impl Spine<'_> {
             let idle = admitted.connection_mut();
             let (tls, address) = (tls_version(idle), idle.connection.peer());
             let was_kept = idle.connection.transactions() > 0;
-            match self.transmit(admitted, starttls).await {
+            match self.transmit(admitted, starttls, chunking).await {
                 // The peer ended a kept connection just when it was taken up again: that says nothing.
                 Err(HostError::Interrupted { stage: Stage::Mail, .. }) if was_kept => {}
+                Err(HostError::NoChunking) if chunking == Chunking::IfOffered => {
+                    chunking = Chunking::Avoided;
+                }
                 result => {
                     let (fates, cut) = result?;
                     return Ok(Answered { mx: host, address, proof, tls, policy, fates, cut });
@@ -139,47 +147,46 @@ impl Spine<'_> {
         }
     }
 
-    /// One transaction. If it was cut off before anybody can have got the message, the next host may
-    /// still be tried; else what is known stands.
+    /// One message to its recipients, over one connection.
     async fn transmit(
         &self,
-        admitted: Admitted<Idle>,
+        mut admitted: Admitted<Idle>,
         starttls: Starttls,
+        chunking: Chunking,
     ) -> Result<(Vec<Option<Fate>>, Option<Cut>), HostError> {
-        let body = load(self.relay, self.work).await.map_err(HostError::Body)?;
-        let recipients: Vec<Mailbox> =
-            self.work.targets.iter().map(|target| target.mailbox.clone()).collect();
+        let limit = admitted.connection_mut().connection.extensions().size_limit();
+        let size = sent_size(&self.work.facts);
+        if let Some(limit) = limit.filter(|limit| size > *limit) {
+            self.put_back(admitted.into_connection(), starttls);
+            return Err(HostError::TooLarge { limit });
+        }
+        let parcel = Parcel::load(self.relay, self.work).await.map_err(HostError::Body)?;
+        let recipients: Vec<_> =
+            self.work.targets.iter().map(|target| Addressee::from(&target.mailbox)).collect();
         let envelope = Envelope {
             sender: &self.work.sender,
             recipients: &recipients,
-            size: self.work.facts.size,
+            size,
             has_8bit: self.work.facts.has_8bit,
+            options: Options::default(),
         };
-        let body = match &body {
-            Loaded::Memory(bytes) => BodySource::Memory(bytes),
-            Loaded::File(file) => BodySource::File(Arc::clone(file)),
-        };
-        let transmitted = transmit(admitted, &Mail { envelope, body }).await;
-        match (transmitted.connection, starttls) {
-            (Some(idle), Starttls::Use) => self.relay.pool.give_back(idle),
+        let mail = Mail { envelope, body: parcel.body(), chunking };
+        let transmitted = transmit(admitted, &mail).await;
+        let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
+        match transmitted.connection {
+            Some(idle) if is_used_up => self.relay.pool.retire(idle),
+            Some(idle) => self.put_back(idle, starttls),
+            None => {}
+        }
+        said(transmitted.fates, transmitted.trouble)
+    }
+
+    fn put_back(&self, idle: Idle, starttls: Starttls) {
+        match starttls {
+            Starttls::Use => self.relay.pool.give_back(idle),
             // In clear although the host has TLS: that was for this mail only.
-            (Some(idle), Starttls::Skip) => self.relay.pool.retire(idle),
-            (None, Starttls::Use | Starttls::Skip) => {}
+            Starttls::Skip => self.relay.pool.retire(idle),
         }
-        let (fates, trouble) = (transmitted.fates, transmitted.trouble);
-        let is_open = fates.iter().all(Option::is_none)
-            && !trouble.as_ref().is_some_and(Trouble::is_outcome_unknown);
-        let (stage, reason, text) = match trouble {
-            None => return Ok((fates, None)),
-            Some(Trouble::TooLarge { limit }) => return Err(HostError::TooLarge { limit }),
-            Some(Trouble::Body { text }) => return Err(HostError::Body(text)),
-            Some(Trouble::Lost { stage, text }) => (stage, Reason::ConnectionLost, text),
-            Some(Trouble::Protocol { stage, text }) => (stage, Reason::ProtocolError, text),
-        };
-        if is_open {
-            return Err(HostError::Interrupted { stage, reason, text });
-        }
-        Ok((fates, Some(Cut { stage, reason, text })))
     }
 
     /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows, but
@@ -198,6 +205,29 @@ impl Spine<'_> {
         };
         allowed && failure.is_tls() && !self.asked.binding.needs_tls() && !did_better
     }
+}
+
+/// What a transaction came to. If it was cut off before anybody can have got the message, the next host
+/// may still be tried; else what is known stands.
+fn said(
+    fates: Vec<Option<Fate>>,
+    trouble: Option<Trouble>,
+) -> Result<(Vec<Option<Fate>>, Option<Cut>), HostError> {
+    let Some(trouble) = trouble else { return Ok((fates, None)) };
+    let is_open = fates.iter().all(Option::is_none) && !trouble.is_outcome_unknown();
+    let (stage, reason, text) = match trouble {
+        Trouble::Body { text } if is_open => return Err(HostError::Body(text)),
+        Trouble::NoChunking if is_open => return Err(HostError::NoChunking),
+        Trouble::Body { text } => (Stage::Body, Reason::LocalError, RemoteText::new(&text)),
+        Trouble::NoChunking => (Stage::Body, Reason::ProtocolError, RemoteText::new(NO_BDAT)),
+        Trouble::UsedUp => (Stage::Mail, Reason::ConnectionLost, RemoteText::new(USED_UP)),
+        Trouble::Lost { stage, text } => (stage, Reason::ConnectionLost, text),
+        Trouble::Protocol { stage, text } => (stage, Reason::ProtocolError, text),
+    };
+    if is_open {
+        return Err(HostError::Interrupted { stage, reason, text });
+    }
+    Ok((fates, Some(Cut { stage, reason, text })))
 }
 
 /// Why there is no session, and what the host showed if there nearly was one.
@@ -269,25 +299,6 @@ fn route_of(mx: &AuthorizedMx) -> Option<Arc<str>> {
     match mx.named_by() {
         NamedBy::Route => Some(mx.host().to_string().into()),
         NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => None,
-    }
-}
-
-/// A body at hand.
-enum Loaded {
-    Memory(BodyBytes),
-    File(Arc<File>),
-}
-
-async fn load(relay: &Relay, work: &Work) -> Result<Loaded, String> {
-    if let Body::Hot(hot) = &work.body {
-        return Ok(Loaded::Memory(hot.bytes.clone()));
-    }
-    let (spool, message) = (relay.spool.clone(), work.message);
-    let read = tokio::task::spawn_blocking(move || spool.body(message)).await;
-    match read.unwrap_or(Err(StoreError::Closed)) {
-        Ok(spool::Body::Memory(bytes)) => Ok(Loaded::Memory(bytes)),
-        Ok(spool::Body::File { file, .. }) => Ok(Loaded::File(Arc::new(file))),
-        Err(error) => Err(format!("the message cannot be read: {error}")),
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+use crate::allowance::{Used, is_up};
 use crate::tls::{HandshakeError, TlsClient};
 
 /// Octets of replies read at once. A connection between two messages holds no more.
@@ -91,6 +92,7 @@ pub(crate) struct Connection {
     write_error: Option<io::Error>,
     extensions: Extensions,
     transactions: usize,
+    used: Used,
 }
 
 impl Connection {
@@ -109,6 +111,7 @@ impl Connection {
             write_error: None,
             extensions: Extensions::default(),
             transactions: 0,
+            used: Used::default(),
         }
     }
 
@@ -151,6 +154,22 @@ impl Connection {
     /// Counts one more.
     pub(crate) fn count_transaction(&mut self) {
         self.transactions += 1;
+    }
+
+    /// Does the host take no more mail over this connection?
+    pub(crate) fn is_used_up(&self) -> bool {
+        is_up(self.extensions.limits(), self.transactions)
+    }
+
+    /// Those of `recipients` that the host takes in one more transaction: an index for each, in order.
+    pub(crate) fn fitting<'d>(
+        &mut self,
+        recipients: impl Iterator<Item = (usize, &'d Domain)>,
+    ) -> Vec<usize> {
+        if self.is_used_up() {
+            return Vec::new();
+        }
+        self.used.fitting(self.extensions.limits(), recipients)
     }
 
     /// What goes out with the next write.

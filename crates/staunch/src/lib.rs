@@ -5,6 +5,7 @@
 mod accept;
 mod addresses;
 mod admin;
+mod allowance;
 mod attempt;
 mod auth;
 mod cli;
@@ -20,6 +21,7 @@ mod hosts;
 mod identity;
 mod live;
 mod outcome;
+mod parcel;
 mod place;
 mod policy_store;
 mod pool;

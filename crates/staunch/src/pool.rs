@@ -302,6 +302,7 @@ impl Pool {
     pub(crate) fn give_back(&self, mut idle: Idle) {
         idle.connection.shrink();
         let is_used_up = idle.connection.transactions() >= self.shared.limits.transactions
+            || idle.connection.is_used_up()
             || self.shared.closing.is_cancelled();
         let surplus = if is_used_up { Some(idle) } else { self.park(idle) };
         if let Some(idle) = surplus {

@@ -3,54 +3,63 @@
 //! The dialogue itself is `smtp::client`; here it gets a connection, a body and the time limits of
 //! RFC 5321 §4.5.3.2. A small mail costs two writes and two reads where the peer has PIPELINING.
 //!
-//! A connection that breaks behind the final dot leaves open whether the mail was delivered
+//! Recipients that the host does not take in one transaction follow in the next one at once, on the same
+//! connection: those beyond what it announces (RFC 9422), and those that it refuses as too many
+//! (RFC 5321 §4.5.3.1.10).
+//!
+//! A connection that breaks when all of the message was sent leaves open whether it was delivered
 //! ([`Trouble::is_outcome_unknown`]): trying the next host at once would only make a duplicate surer.
 
-use std::fs::File;
+mod content;
+
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use policy::Admitted;
-use smtp::client::{Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction};
+use smtp::client::{
+    Addressee, Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Transfer,
+};
 use smtp::limits::{
     DATA_BLOCK_TIMEOUT, DATA_INITIATION_TIMEOUT, DATA_TERMINATION_TIMEOUT, FAREWELL_TIMEOUT,
     MAIL_TIMEOUT, RCPT_TIMEOUT,
 };
-use smtp::stuff::BareNewline;
-use smtp::{RemoteText, Reply, ReplyClass, Stuffer};
-use tokio::task::spawn_blocking;
+use smtp::stuff::{BareNewline, Unsendable};
+use smtp::{RemoteText, Reply, ReplyClass, Stuffer, Verbatim};
+
+pub(crate) use content::{Body, BodySource};
 
 use crate::connect::is_throttling;
 use crate::connection::{Broken, Connection, Written};
 use crate::pool::{Idle, Slot};
 
-/// Octets of a body that are read, stuffed and written at once.
-const CHUNK_OCTETS: usize = 64 * 1024;
+/// Octets of a body that are read, framed and written at once.
+const PIECE_OCTETS: usize = 64 * 1024;
 
 /// A mail.
 #[derive(Debug)]
 pub(crate) struct Mail<'a> {
-    /// Who sends it, who gets it, and its size.
+    /// Who sends it, who gets it, and its size as it is sent.
     pub(crate) envelope: Envelope<'a>,
-    /// Its content, `envelope.size` octets.
-    pub(crate) body: BodySource<'a>,
+    /// Its content.
+    pub(crate) body: Body<'a>,
+    /// May it go by BDAT?
+    pub(crate) chunking: Chunking,
 }
 
-/// Where the content is.
-#[derive(Debug)]
-pub(crate) enum BodySource<'a> {
-    /// In memory.
-    Memory(&'a [u8]),
-    /// In a file, from its start; where the file stands does not matter.
-    File(Arc<File>),
+/// Is the offer of CHUNKING taken?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Chunking {
+    /// Yes, where it is made.
+    IfOffered,
+    /// No: the host offers it and does not know BDAT.
+    Avoided,
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Transmitted {
-    /// One for each recipient, in order; `None` where [`Transmitted::trouble`] came first.
+    /// One for each recipient, in order; `None` where [`Transmitted::trouble`] came first, or, without
+    /// any, who was not asked because the host takes no more of them in this session.
     pub(crate) fates: Vec<Option<Fate>>,
     /// Why not every recipient has an answer.
     pub(crate) trouble: Option<Trouble>,
@@ -61,11 +70,10 @@ pub(crate) struct Transmitted {
 /// What ended a transaction before its time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Trouble {
-    /// The host takes messages up to this many octets (RFC 1870 §6.1); nothing was sent.
-    TooLarge {
-        /// Octets.
-        limit: u64,
-    },
+    /// The host takes nobody of the recipients in this session, which served others before.
+    UsedUp,
+    /// The host offers CHUNKING and does not know BDAT.
+    NoChunking,
     /// The connection broke, or the peer was too slow.
     Lost {
         /// What was awaited.
@@ -92,7 +100,7 @@ impl Trouble {
     pub(crate) fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Lost { stage, .. } | Self::Protocol { stage, .. } => *stage == Stage::EndOfData,
-            Self::TooLarge { .. } | Self::Body { .. } => false,
+            Self::UsedUp | Self::NoChunking | Self::Body { .. } => false,
         }
     }
 }
@@ -100,28 +108,114 @@ impl Trouble {
 /// Sends `mail`. Dropping the future closes the connection; what became of the mail is then unknown.
 pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Transmitted {
     let mut idle = admitted.into_connection();
-    let limit = idle.connection.extensions().size_limit();
-    if let Some(limit) = limit.filter(|limit| mail.envelope.size > *limit) {
-        return Transmitted {
-            fates: vec![None; mail.envelope.recipients.len()],
-            trouble: Some(Trouble::TooLarge { limit }),
-            connection: Some(idle),
+    let recipients = mail.envelope.recipients;
+    let mut answers = Answers::new(recipients.len());
+    while let Some(batch) = answers.next_batch(&mut idle.connection, recipients) {
+        idle.connection.count_transaction();
+        let finished = match converse(&mut idle.connection, mail, &batch.addressees).await {
+            Ok(finished) => finished,
+            Err(Cut { fates, trouble }) => {
+                answers.note(&batch, fates);
+                return answers.end(Some(trouble), None);
+            }
         };
+        move_window(&idle.slot, &finished.fates);
+        if finished.ending == Ending::CloseNoChunking {
+            return answers.end(Some(Trouble::NoChunking), None);
+        }
+        answers.note(&batch, finished.fates.into_iter().map(Some).collect());
+        if !is_ready_again(&mut idle.connection, finished.ending).await {
+            return answers.end(None, None);
+        }
     }
-    idle.connection.count_transaction();
-    match converse(&mut idle.connection, mail).await {
-        Ok(Finished { fates, ending }) => {
-            move_window(&idle.slot, &fates);
-            let is_ready = is_ready_again(&mut idle.connection, ending).await;
-            Transmitted {
-                fates: fates.into_iter().map(Some).collect(),
-                trouble: None,
-                connection: is_ready.then_some(idle),
+    let is_untouched = !recipients.is_empty() && answers.fates.iter().all(Option::is_none);
+    answers.end(is_untouched.then_some(Trouble::UsedUp), Some(idle))
+}
+
+/// The recipients of one transaction.
+struct Batch<'a> {
+    /// Their places in the envelope.
+    places: Vec<usize>,
+    addressees: Vec<Addressee<'a>>,
+}
+
+/// What is known about the recipients so far.
+struct Answers {
+    fates: Vec<Option<Fate>>,
+    /// Places of those who are still to be asked.
+    left: Vec<usize>,
+    /// How many the host was seen to take in one transaction.
+    most: usize,
+}
+
+impl Answers {
+    fn new(recipients: usize) -> Self {
+        Self { fates: vec![None; recipients], left: (0..recipients).collect(), most: usize::MAX }
+    }
+
+    /// The recipients of the next transaction, if there is one.
+    fn next_batch<'a>(
+        &self,
+        connection: &mut Connection,
+        recipients: &[Addressee<'a>],
+    ) -> Option<Batch<'a>> {
+        let left = self.left.iter().take(self.most);
+        let wanted =
+            left.filter_map(|&place| Some((place, recipients.get(place)?.mailbox.domain())));
+        let places = connection.fitting(wanted);
+        let addressees: Vec<_> =
+            places.iter().filter_map(|&place| recipients.get(place).copied()).collect();
+        (!addressees.is_empty()).then_some(Batch { places, addressees })
+    }
+
+    /// What was answered to the recipients of `batch`.
+    fn note(&mut self, batch: &Batch<'_>, fates: Vec<Option<Fate>>) {
+        let accepted = fates.iter().flatten().filter(|fate| is_accepted(fate)).count();
+        let about_all = fates.iter().flatten().find(|fate| is_about_all(fate)).cloned();
+        // If not even one was taken, "too many" is a refusal like any other.
+        let again = |fate: &Option<Fate>| {
+            accepted > 0 && fate.as_ref().is_some_and(Fate::is_too_many_recipients)
+        };
+        let mut done = batch.places.clone();
+        for (place, fate) in batch.places.iter().zip(fates) {
+            if again(&fate) {
+                self.most = accepted;
+                done.retain(|other| other != place);
+            }
+            if let Some(known) = self.fates.get_mut(*place) {
+                *known = fate;
             }
         }
-        Err(Cut { fates, trouble }) => {
-            Transmitted { fates, trouble: Some(trouble), connection: None }
+        self.left.retain(|place| !done.contains(place));
+        // It would be the same for the others, and a large body has gone out once for nothing.
+        if let Some(fate) = about_all {
+            for place in std::mem::take(&mut self.left) {
+                if let Some(known) = self.fates.get_mut(place) {
+                    known.get_or_insert_with(|| fate.clone());
+                }
+            }
         }
+    }
+
+    fn end(self, trouble: Option<Trouble>, connection: Option<Idle>) -> Transmitted {
+        Transmitted { fates: self.fates, trouble, connection }
+    }
+}
+
+fn is_accepted(fate: &Fate) -> bool {
+    match fate {
+        Fate::Accepted(_) => true,
+        Fate::Refused { .. } => false,
+    }
+}
+
+/// Does it speak of the sender or the message, and so of every recipient?
+fn is_about_all(fate: &Fate) -> bool {
+    match fate {
+        Fate::Accepted(_) | Fate::Refused { stage: Stage::Rcpt, .. } => false,
+        Fate::Refused {
+            stage: Stage::Mail | Stage::Data | Stage::Body | Stage::EndOfData, ..
+        } => true,
     }
 }
 
@@ -156,7 +250,7 @@ impl Cut {
 enum Cause {
     Broken(Broken),
     Unreadable(io::Error),
-    Unsendable(BareNewline),
+    Unsendable(Unsendable),
 }
 
 impl From<Broken> for Cause {
@@ -167,13 +261,28 @@ impl From<Broken> for Cause {
 
 impl From<BareNewline> for Cause {
     fn from(error: BareNewline) -> Self {
+        Self::Unsendable(error.into())
+    }
+}
+
+impl From<Unsendable> for Cause {
+    fn from(error: Unsendable) -> Self {
         Self::Unsendable(error)
     }
 }
 
-async fn converse(connection: &mut Connection, mail: &Mail<'_>) -> Result<Finished, Cut> {
+async fn converse(
+    connection: &mut Connection,
+    mail: &Mail<'_>,
+    recipients: &[Addressee<'_>],
+) -> Result<Finished, Cut> {
     let extensions = *connection.extensions();
-    let mut step = Transaction::start(mail.envelope, &extensions, connection.output());
+    let transfer = match mail.chunking {
+        Chunking::IfOffered => Transfer::best(&extensions),
+        Chunking::Avoided => Transfer::Data,
+    };
+    let envelope = Envelope { recipients, ..mail.envelope };
+    let mut step = Transaction::start(envelope, &extensions, transfer, connection.output());
     loop {
         let (transaction, answer) = match step {
             Step::Done(finished) => return Ok(finished),
@@ -182,7 +291,7 @@ async fn converse(connection: &mut Connection, mail: &Mail<'_>) -> Result<Finish
                 let answer = exchange(connection, limit).await.map_err(Cause::from);
                 (transaction, answer)
             }
-            Step::SendBody(transaction) => match send_message(connection, mail).await {
+            Step::SendBody(transaction) => match send_message(connection, mail, transfer).await {
                 Ok(Written::Early(reply)) => (transaction, Ok(reply)),
                 Ok(Written::All) => {
                     let transaction = transaction.body_sent();
@@ -220,73 +329,52 @@ fn limit(stage: Stage) -> Duration {
     }
 }
 
-/// The content, stuffed and ended. The last piece carries the end with it, so a small mail is one
+/// What stands around the content.
+enum Frame {
+    Data(Stuffer),
+    Chunk(Verbatim),
+}
+
+impl Frame {
+    fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Cause> {
+        match self {
+            Self::Data(stuffer) => Ok(stuffer.push(piece, out)?),
+            Self::Chunk(verbatim) => Ok(verbatim.push(piece, out)?),
+        }
+    }
+
+    fn finish(self, out: &mut Vec<u8>) -> Result<(), Cause> {
+        match self {
+            Self::Data(stuffer) => Ok(stuffer.finish(out)?),
+            Self::Chunk(verbatim) => Ok(verbatim.finish(out)?),
+        }
+    }
+}
+
+/// The content, framed and ended. The last piece carries the end with it, so a small mail is one
 /// write; and a body that is shorter than it should be never gets its end.
-async fn send_message(connection: &mut Connection, mail: &Mail<'_>) -> Result<Written, Cause> {
-    let mut stuffer = Stuffer::default();
-    let mut content = Content::new(mail);
-    while content.has_more() {
-        let chunk = content.next().await.map_err(Cause::Unreadable)?;
-        stuffer.push(chunk, connection.output())?;
-        if content.has_more() && connection.output().len() >= CHUNK_OCTETS {
+async fn send_message(
+    connection: &mut Connection,
+    mail: &Mail<'_>,
+    transfer: Transfer,
+) -> Result<Written, Cause> {
+    let mut frame = match transfer {
+        Transfer::Data => Frame::Data(Stuffer::default()),
+        Transfer::Chunk => Frame::Chunk(Verbatim::new(mail.envelope.size)),
+    };
+    let mut pieces = mail.body.pieces();
+    while pieces.has_more() {
+        let piece = pieces.next().await.map_err(Cause::Unreadable)?;
+        frame.push(piece, connection.output())?;
+        if pieces.has_more() && connection.output().len() >= PIECE_OCTETS {
             match connection.send_body(DATA_BLOCK_TIMEOUT).await? {
                 Written::All => {}
                 Written::Early(reply) => return Ok(Written::Early(reply)),
             }
         }
     }
-    stuffer.finish(connection.output())?;
+    frame.finish(connection.output())?;
     Ok(connection.send_body(DATA_BLOCK_TIMEOUT).await?)
-}
-
-/// The content in pieces.
-struct Content<'a> {
-    source: &'a BodySource<'a>,
-    offset: u64,
-    size: u64,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Content<'a> {
-    fn new(mail: &'a Mail<'a>) -> Self {
-        Self { source: &mail.body, offset: 0, size: mail.envelope.size, buffer: Vec::new() }
-    }
-
-    fn has_more(&self) -> bool {
-        self.offset < self.size
-    }
-
-    /// At least one octet, at most [`CHUNK_OCTETS`] and never beyond the size.
-    async fn next(&mut self) -> io::Result<&[u8]> {
-        let rest = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
-        let wanted = rest.min(CHUNK_OCTETS);
-        let chunk = match self.source {
-            BodySource::Memory(octets) => {
-                if u64::try_from(octets.len()) != Ok(self.size) {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "not of its size"));
-                }
-                let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
-                octets.get(start..start.saturating_add(wanted)).unwrap_or_default()
-            }
-            BodySource::File(file) => {
-                let (file, offset) = (Arc::clone(file), self.offset);
-                let mut buffer = std::mem::take(&mut self.buffer);
-                buffer.resize(wanted, 0);
-                let read = spawn_blocking(move || {
-                    let octets = file.read_at(&mut buffer, offset)?;
-                    buffer.truncate(octets);
-                    Ok::<_, io::Error>(buffer)
-                });
-                self.buffer = read.await.map_err(io::Error::other)??;
-                &self.buffer
-            }
-        };
-        if chunk.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "shorter than its size"));
-        }
-        self.offset += u64::try_from(chunk.len()).unwrap_or_default();
-        Ok(chunk)
-    }
 }
 
 /// Tells the pool what the answers say about the host.
@@ -310,7 +398,7 @@ fn move_window(slot: &Slot, fates: &[Fate]) {
 async fn is_ready_again(connection: &mut Connection, ending: Ending) -> bool {
     let is_reset = match ending {
         Ending::Clean => true,
-        Ending::Close => false,
+        Ending::Close | Ending::CloseNoChunking => false,
         Ending::Reset => {
             let reply = connection.command("RSET\r\n", FAREWELL_TIMEOUT).await;
             reply.is_ok_and(|reply| reply.class() == ReplyClass::Success)
@@ -324,9 +412,11 @@ async fn is_ready_again(connection: &mut Connection, ending: Ending) -> bool {
 mod tests {
     use std::io::Write;
     use std::net::SocketAddr;
+    use std::sync::Arc;
 
     use jiff::Timestamp;
     use policy::{Floor, Observed, Roots};
+    use smtp::client::Options;
     use smtp::{Extensions, Mailbox, ReversePath};
     use tokio::net::TcpStream;
     use tokio_util::task::TaskTracker;
@@ -358,13 +448,31 @@ mod tests {
     }
 
     async fn send(idle: Idle, recipients: usize, size: u64, body: BodySource<'_>) -> Transmitted {
+        send_sized(idle, recipients, (size, size), body).await
+    }
+
+    /// Of a size on the wire and one in the store.
+    async fn send_sized(
+        idle: Idle,
+        recipients: usize,
+        (size, stored): (u64, u64),
+        body: BodySource<'_>,
+    ) -> Transmitted {
         let mx = host(Floor::Opportunistic);
         let observed = Arc::clone(&idle.observed);
         let admitted = mx.admit(idle, &observed, &Roots::default(), Timestamp::UNIX_EPOCH).unwrap();
         let sender = ReversePath::parse("s@example.net").unwrap();
-        let recipients = mailboxes(recipients);
-        let envelope = Envelope { sender: &sender, recipients: &recipients, size, has_8bit: false };
-        transmit(admitted, &Mail { envelope, body }).await
+        let mailboxes = mailboxes(recipients);
+        let recipients: Vec<_> = mailboxes.iter().map(Addressee::from).collect();
+        let envelope = Envelope {
+            sender: &sender,
+            recipients: &recipients,
+            size,
+            has_8bit: false,
+            options: Options::default(),
+        };
+        let body = Body { source: body, size: stored };
+        transmit(admitted, &Mail { envelope, body, chunking: Chunking::IfOffered }).await
     }
 
     /// The codes of the fates; 0 for none.
@@ -550,15 +658,109 @@ mod tests {
         assert!(message == want, "not the same octets");
     }
 
+    const CHUNKING: &str = "250-mx.example.org\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
+
     #[tokio::test]
-    async fn what_is_too_large_is_not_even_begun() {
-        let (address, peer) = play(vec![vec![Act::HearAll]]).await;
-        let ehlo = "250-mx.example.org\r\n250 SIZE 2\r\n";
+    async fn a_chunk_has_its_size_and_no_dots_are_doubled() {
+        let body = b".a\r\n..\r\n.\r\nno end";
+        let script = vec![
+            Act::Hear,
+            Act::Hear,
+            Act::Say("250 a\r\n250 b\r\n"),
+            Act::Hear,
+            Act::Swallow(body.len() + 2),
+            Act::Say("250 taken\r\n"),
+        ];
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, CHUNKING).await;
+        // The envelope has the size with the last line's end.
+        let transmitted = send_sized(idle, 1, (19, 17), BodySource::Memory(body)).await;
+        assert_eq!((codes(&transmitted), transmitted.trouble), (vec![250], None));
+        assert!(transmitted.connection.is_some());
+        let wire = "MAIL FROM:<s@example.net>\r\nRCPT TO:<r0@example.org>\r\nBDAT 19 LAST\r\n";
+        assert_eq!(peer.await.unwrap(), wire);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_know_bdat_after_all_is_left() {
+        let script = vec![
+            Act::Hear,
+            Act::Hear,
+            Act::Say("250 a\r\n250 b\r\n"),
+            Act::Hear,
+            Act::Swallow(3),
+            Act::Say("500 what?\r\n"),
+            Act::HearAll,
+        ];
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, CHUNKING).await;
+        let transmitted = send(idle, 1, 3, BodySource::Memory(b"a\r\n")).await;
+        assert_eq!(transmitted.trouble, Some(Trouble::NoChunking));
+        assert!(transmitted.connection.is_none());
+        assert!(peer.await.unwrap().ends_with("BDAT 3 LAST\r\n"), "and not even QUIT");
+    }
+
+    /// Plays transactions with these replies to RCPT, each with a body that is taken.
+    fn transactions(replies: &[&'static str]) -> Vec<Act> {
+        let mut script = Vec::new();
+        for rcpt in replies {
+            script.push(Act::Hear);
+            script.push(Act::Say("250 sender\r\n"));
+            for reply in rcpt.split_inclusive('\n') {
+                script.extend([Act::Hear, Act::Say(reply)]);
+            }
+            let end = [Act::Hear, Act::Say("354 go\r\n"), Act::HearBody, Act::Say("250 ok\r\n")];
+            script.extend(end);
+        }
+        script
+    }
+
+    fn verbs(heard: &str) -> String {
+        heard.lines().filter_map(|line| line.chars().next()).collect()
+    }
+
+    #[tokio::test]
+    async fn recipients_that_were_too_many_follow_at_once_as_many_as_the_host_takes() {
+        let script = transactions(&[
+            "250 a\r\n250 b\r\n452 4.5.3 too many\r\n",
+            "250 c\r\n550 d\r\n",
+            "250 e\r\n",
+        ]);
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, BARE).await;
+        let transmitted = send(idle, 5, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!(codes(&transmitted), [250, 250, 250, 550, 250]);
+        assert!(transmitted.trouble.is_none() && transmitted.connection.is_some());
+        assert_eq!(verbs(&peer.await.unwrap()), "MRRRDa.MRRDa.MRDa.");
+    }
+
+    #[tokio::test]
+    async fn announced_limits_are_kept_to() {
+        let ehlo = "250-mx.example.org\r\n250 LIMITS RCPTMAX=2 MAILMAX=2\r\n";
+        let script = transactions(&["250 a\r\n250 b\r\n", "250 c\r\n250 d\r\n"]);
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, ehlo).await;
+        let transmitted = send(idle, 5, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!(codes(&transmitted), [250, 250, 250, 250, 0], "the last was not asked");
+        assert_eq!(transmitted.trouble, None);
+        let idle = transmitted.connection.unwrap();
+        assert!(idle.connection.is_used_up());
+        let transmitted = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!(transmitted.trouble, Some(Trouble::UsedUp));
+        assert_eq!(verbs(&peer.await.unwrap()), "MRRDa.MRRDa.");
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_the_message_holds_for_who_was_not_asked() {
+        let ehlo = "250-mx.example.org\r\n250 LIMITS RCPTMAX=1\r\n";
+        let mut script = transactions(&["250 a\r\n"]);
+        script.pop();
+        script.push(Act::Say("554 5.7.1 spam\r\n"));
+        let (address, peer) = play(vec![script]).await;
         let transmitted =
-            send(connected(address, ehlo).await, 1, 3, BodySource::Memory(b"abc")).await;
-        assert_eq!(transmitted.trouble, Some(Trouble::TooLarge { limit: 2 }));
-        drop(transmitted);
-        assert_eq!(peer.await.unwrap(), "");
+            send(connected(address, ehlo).await, 3, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!(codes(&transmitted), [554, 554, 554]);
+        assert_eq!(verbs(&peer.await.unwrap()), "MRDa.", "the body goes out once");
     }
 
     /// Neither side may wait for the other while both only write (RFC 2920 §3.1).

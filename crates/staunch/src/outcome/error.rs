@@ -140,6 +140,8 @@ pub(crate) enum HostError {
         /// Octets.
         limit: u64,
     },
+    /// It offers CHUNKING and does not know BDAT.
+    NoChunking,
     /// The connection broke before the message was sent in full.
     Interrupted {
         /// What was awaited.
@@ -295,6 +297,7 @@ impl HostError {
             | Self::Refused(_)
             | Self::Dns(_)
             | Self::Tls(_)
+            | Self::NoChunking
             | Self::Interrupted { .. }
             | Self::Body(_) => Finality::Open,
         }
@@ -308,7 +311,7 @@ impl HostError {
             Self::Body(_) => 7,
             Self::Tls(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
-            Self::Interrupted { .. } => 5,
+            Self::NoChunking | Self::Interrupted { .. } => 5,
             Self::Connect(_) => 4,
             Self::TooLarge { .. } => 3,
             Self::Refused(_) => 2,
@@ -320,7 +323,7 @@ impl HostError {
     fn scope(&self) -> Scope {
         match self {
             Self::Crowded => Scope::Turn,
-            Self::TooLarge { .. } | Self::Body(_) => Scope::Message,
+            Self::TooLarge { .. } | Self::NoChunking | Self::Body(_) => Scope::Message,
             // The host took the envelope and then choked on the content, which other mail does not have.
             Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
             Self::Dns(failure) => dns_scope(failure),
@@ -355,6 +358,10 @@ impl HostError {
             Self::TooLarge { limit } => Problem::new(
                 Reason::SizeExceeded,
                 &format!("{mx} takes messages up to {limit} octets"),
+            ),
+            Self::NoChunking => Problem::new(
+                Reason::ProtocolError,
+                &format!("{mx} offers CHUNKING and does not know BDAT"),
             ),
             Self::Interrupted { stage, reason, text } => {
                 Problem::new(*reason, &format!("{mx}: interrupted at {}: {text}", stage.name()))

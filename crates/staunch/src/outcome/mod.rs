@@ -224,10 +224,17 @@ pub(crate) fn decide_answer(
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem, due_at)
         }
-        None => {
-            let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
-            circumstances.wait_or_return(target, cut_problem(answered), due_at)
-        }
+        None => match &answered.cut {
+            Some(cut) => {
+                let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
+                circumstances.wait_or_return(target, cut_problem(answered, cut), due_at)
+            }
+            None => Outcome::Deferred {
+                due_at: circumstances.now,
+                problem: not_asked_problem(answered).for_now(),
+                attempt: spool::Attempt::NotCounted,
+            },
+        },
     });
     Decided {
         outcomes: outcomes.collect(),
@@ -273,14 +280,16 @@ fn refusal_problem(mx: &Domain, stage: Stage, reply: &Reply) -> Problem {
     Problem::new(reason, &format!("{mx} answered {}: {reply}", stage.name())).at(mx).answered(reply)
 }
 
-fn cut_problem(answered: &Answered) -> Problem {
-    let (reason, text) = match &answered.cut {
-        Some(Cut { stage, reason, text }) => {
-            (*reason, format!("{}: interrupted at {}: {text}", answered.mx, stage.name()))
-        }
-        None => (Reason::ConnectionLost, format!("{}: no answer for this recipient", answered.mx)),
-    };
-    Problem::new(reason, &text).at(&answered.mx)
+fn cut_problem(answered: &Answered, Cut { stage, reason, text }: &Cut) -> Problem {
+    let text = format!("{}: interrupted at {}: {text}", answered.mx, stage.name());
+    Problem::new(*reason, &text).at(&answered.mx)
+}
+
+/// The host takes so many recipients or transactions in one session (RFC 9422): the rest goes in
+/// another one, at once. Somebody was asked, so that ends.
+fn not_asked_problem(answered: &Answered) -> Problem {
+    let text = format!("{} takes no more in one session", answered.mx);
+    Problem::new(Reason::Throttled, &text).at(&answered.mx)
 }
 
 #[cfg(test)]
@@ -369,11 +378,26 @@ mod tests {
             ),
             (Some((Rcpt, "552 too many")), "deferred remote_5xx 4.0.0 48s"),
             (Some((Rcpt, "452 4.2.2 mailbox full")), "deferred remote_4xx 4.2.2 48s"),
-            (None, "deferred connection_lost 4.4.2 48s"),
         ];
         for (reply, want) in cases {
             let decided = decide_answer(&[target(0, 5000)], &answered(&[*reply]), &circumstances());
             assert_eq!(told(&decided.outcomes[0]), *want, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_answer_waits_as_after_a_failure_unless_nobody_asked() {
+        let text = RemoteText::new("closed");
+        let cut = Cut { stage: Stage::EndOfData, reason: Reason::ConnectionLost, text };
+        let cases = [
+            (Some(cut), "deferred connection_lost 4.4.2 48s"),
+            (None, "deferred throttled 4.3.2 0s uncounted"),
+        ];
+        for (cut, want) in cases {
+            let answered = Answered { cut, ..answered(&[Some((Stage::Rcpt, "550 no")), None]) };
+            let targets = [target(0, 5000), target(0, 5000)];
+            let decided = decide_answer(&targets, &answered, &circumstances());
+            assert_eq!(told(&decided.outcomes[1]), want);
         }
     }
 

@@ -1,0 +1,81 @@
+//! The content of a mail, in pieces.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::PIECE_OCTETS;
+
+/// Where the content is.
+#[derive(Clone, Debug)]
+pub(crate) enum BodySource<'a> {
+    /// In memory.
+    Memory(&'a [u8]),
+    /// In a file, from its start; where the file stands does not matter.
+    File(Arc<File>),
+}
+
+/// The content.
+#[derive(Clone, Debug)]
+pub(crate) struct Body<'a> {
+    /// Where it is.
+    pub(crate) source: BodySource<'a>,
+    /// Its octets there.
+    pub(crate) size: u64,
+}
+
+impl Body<'_> {
+    /// From the beginning.
+    pub(super) fn pieces(&self) -> Pieces<'_> {
+        Pieces { source: &self.source, offset: 0, size: self.size, buffer: Vec::new() }
+    }
+}
+
+/// Reads a body once.
+pub(super) struct Pieces<'a> {
+    source: &'a BodySource<'a>,
+    offset: u64,
+    size: u64,
+    buffer: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    pub(super) fn has_more(&self) -> bool {
+        self.offset < self.size
+    }
+
+    /// At least one octet, at most [`PIECE_OCTETS`] and never beyond the size.
+    pub(super) async fn next(&mut self) -> io::Result<&[u8]> {
+        let rest = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
+        let wanted = rest.min(PIECE_OCTETS);
+        let piece = match self.source {
+            BodySource::Memory(octets) => {
+                if u64::try_from(octets.len()) != Ok(self.size) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "not of its size"));
+                }
+                let start = usize::try_from(self.offset).unwrap_or(usize::MAX);
+                octets.get(start..start.saturating_add(wanted)).unwrap_or_default()
+            }
+            BodySource::File(file) => {
+                let (file, offset) = (Arc::clone(file), self.offset);
+                let mut buffer = std::mem::take(&mut self.buffer);
+                buffer.resize(wanted, 0);
+                let read = spawn_blocking(move || {
+                    let octets = file.read_at(&mut buffer, offset)?;
+                    buffer.truncate(octets);
+                    Ok::<_, io::Error>(buffer)
+                });
+                self.buffer = read.await.map_err(io::Error::other)??;
+                &self.buffer
+            }
+        };
+        if piece.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "shorter than its size"));
+        }
+        self.offset += u64::try_from(piece.len()).unwrap_or_default();
+        Ok(piece)
+    }
+}
