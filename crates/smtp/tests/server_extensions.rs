@@ -9,9 +9,19 @@
 
 mod common;
 
-use common::{Transcript, play, relay, relay_in_tls, submission, submission_in_tls};
-use smtp::server::{Session, Settings, Step};
+use common::{Transcript, play, relay, submission_in_tls};
+use smtp::command::Channel;
+use smtp::server::{Access, Session, Settings, Step};
 use smtp::{Response, Status};
+
+fn relay_in_tls() -> Settings {
+    Settings { channel: Channel::Tls, ..relay() }
+}
+
+/// For users, who have to begin with STARTTLS.
+fn submission() -> Settings {
+    Settings { access: Access::Users, ..relay() }
+}
 
 /// `client` sends all at once; what is answered after the greeting.
 fn answers(settings: Settings, client: &str) -> Vec<String> {

@@ -50,19 +50,9 @@ pub(crate) fn relay() -> Settings {
     }
 }
 
-/// The same under TLS.
-pub(crate) fn relay_in_tls() -> Settings {
-    Settings { channel: Channel::Tls, ..relay() }
-}
-
-/// For users only.
-pub(crate) fn submission() -> Settings {
-    Settings { access: Access::Users, ..relay() }
-}
-
-/// The same under TLS.
+/// For users only, under TLS.
 pub(crate) fn submission_in_tls() -> Settings {
-    Settings { channel: Channel::Tls, ..submission() }
+    Settings { access: Access::Users, channel: Channel::Tls, ..relay() }
 }
 
 /// A message that was taken.
@@ -116,6 +106,8 @@ pub(crate) fn play_pieces<'p>(
         draft: Vec::new(),
         transcript: Transcript::default(),
     };
+    // The greeting comes before the client says anything.
+    caller.take(b"");
     let mut buffer = Vec::new();
     for piece in pieces {
         buffer.extend_from_slice(piece);
