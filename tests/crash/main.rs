@@ -5,6 +5,7 @@
 //! cargo test -p staunch --test crash -- bounces              kill -9 while 1,000 recipients bounce: one notice each
 //! cargo test -p staunch --test crash -- powerloss points=200 the disk as a power cut may leave it, many times
 //! cargo test -p staunch --test crash -- faults syncs=20      failing syncs, then a full disk
+//! cargo test -p staunch --test crash -- reload messages=5000 another configuration again and again under load
 //! cargo test -p staunch --test crash -- clock                a clock 30 days ahead between two starts
 //! ```
 //!
@@ -24,6 +25,7 @@ mod clock;
 mod faults;
 mod kill9;
 mod powerloss;
+mod reload;
 mod scene;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -41,6 +43,10 @@ pub(crate) struct Plan {
     acknowledged_points: usize,
     /// How many first syncs `faults` lets fail, one at a time.
     syncs: u64,
+    /// Messages that pass during `reload`.
+    messages: u64,
+    /// How often `reload` reloads.
+    reloads: u64,
     random: Random,
 }
 
@@ -54,8 +60,9 @@ async fn main() {
         "bounces" => bounces::run(plan).await,
         "powerloss" => powerloss::run(plan).await,
         "faults" => faults::run(plan).await,
+        "reload" => reload::run(plan).await,
         "clock" => clock::run().await,
-        other => panic!("{other:?} is not kill9, bounces, powerloss, faults or clock"),
+        other => panic!("{other:?} is not kill9, bounces, powerloss, faults, reload or clock"),
     }
     println!("\n{part}: ok");
 }
@@ -67,6 +74,8 @@ fn plan(arguments: impl Iterator<Item = String>) -> Plan {
         points: 200,
         acknowledged_points: usize::MAX,
         syncs: 20,
+        messages: 5_000,
+        reloads: 100,
         random: Random::new(0),
     };
     for argument in arguments {
@@ -78,6 +87,8 @@ fn plan(arguments: impl Iterator<Item = String>) -> Plan {
             "points" => plan.points = small,
             "acknowledged" => plan.acknowledged_points = small,
             "syncs" => plan.syncs = number,
+            "messages" => plan.messages = number,
+            "reloads" => plan.reloads = number,
             "seed" => seed = number,
             _ => panic!("no such argument: {name}"),
         }
