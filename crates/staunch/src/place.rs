@@ -1,17 +1,19 @@
-//! Whom an address stands for when somebody is counted or slowed down.
+//! Where a client is, when it is counted or slowed down: what one customer of a network has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bits of an IPv6 address that one network has at least (RFC 6177 §2): whoever has one address of it has all.
 const V6_BITS: u32 = 64;
 
-/// An IPv4 address, or the /64 of an IPv6 address.
+/// An IPv4 address, the /64 of an IPv6 address, or a user of this machine.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Place {
     /// The address.
     V4(Ipv4Addr),
     /// The first address of the /64.
     V6(Ipv6Addr),
+    /// The user's number.
+    Local(u32),
 }
 
 impl Place {

@@ -101,7 +101,7 @@ impl Session {
         if self.settings.access == Access::Users && self.user == User::Unknown {
             // RFC 3207 §4, RFC 4954 §6.
             let text = if self.needs_tls() { "STARTTLS first" } else { "Authentication required" };
-            self.refuse_command(&Response::fixed(530, Status::permanent(7, 0), text));
+            self.refuse_unasked(&Response::fixed(530, Status::permanent(7, 0), text));
             return None;
         }
         if !matches!(self.transaction, Transaction::None) {
@@ -164,6 +164,7 @@ impl Session {
                 return None;
             }
         };
+        self.refusals.push(refusal.clone());
         self.phase = Phase::Draining(octets, refusal);
         None
     }
@@ -196,7 +197,7 @@ impl Session {
     }
 
     fn out_of_order<'i>(&mut self, text: &'static str) -> Option<Step<'i>> {
-        self.refuse_command(&Response::fixed(503, BAD_SEQUENCE, text));
+        self.refuse_unasked(&Response::fixed(503, BAD_SEQUENCE, text));
         None
     }
 }

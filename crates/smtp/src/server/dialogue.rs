@@ -61,7 +61,7 @@ impl Session {
     }
 
     fn end_dialogue<'i>(&mut self, response: &Response) -> Step<'i> {
-        self.refuse_command(response);
+        self.refuse_unasked(response);
         Step::AuthEnded
     }
 }

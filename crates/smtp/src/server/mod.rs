@@ -207,6 +207,8 @@ pub struct Session {
     /// The handshake ended a transaction, and the caller does not know yet.
     reset_due: bool,
     errors: u32,
+    /// By the session itself.
+    refusals: Vec<Response>,
     output: Vec<u8>,
 }
 
@@ -242,6 +244,7 @@ impl Session {
             question: None,
             reset_due: false,
             errors: 0,
+            refusals: Vec::new(),
             output: Vec::new(),
         }
     }
@@ -266,6 +269,12 @@ impl Session {
     /// Who the client says it is, once it did.
     pub fn client(&self) -> Option<&Client> {
         self.client.as_ref()
+    }
+
+    /// The refusals of what was not even asked of the caller, since the last look: for a log. They are at
+    /// most as many as errors are allowed.
+    pub fn take_refusals(&mut self) -> Vec<Response> {
+        std::mem::take(&mut self.refusals)
     }
 
     /// Did the client prove who it is?
@@ -336,9 +345,10 @@ impl Session {
         self.refuse_command(response);
     }
 
-    /// Ends the session with `response`: a 421, for a time-out or a stop. Says nothing if it has
-    /// ended already.
+    /// Ends the session with `response`: a 421, for a time-out or a stop, or as the answer to the last
+    /// step. Says nothing if it has ended already.
     pub fn close(&mut self, response: &Response) {
+        self.question = None;
         if !matches!(self.phase, Phase::Closed) {
             self.say(response);
             self.phase = Phase::Closed;
@@ -414,7 +424,7 @@ impl Session {
         } else {
             error.response()
         };
-        self.refuse_command(&response);
+        self.refuse_unasked(&response);
         if error.is_fatal() {
             self.phase = Phase::Closed;
         }
@@ -426,12 +436,19 @@ impl Session {
         self.settings.access == Access::Users && self.settings.channel == Channel::Clear
     }
 
+    /// A refusal that the caller learns of by [`Session::take_refusals`] only.
+    fn refuse_unasked(&mut self, response: &Response) {
+        self.refusals.push(response.clone());
+        self.refuse_command(response);
+    }
+
     /// Answers, and closes the session if that was one refusal too many.
     fn refuse_command(&mut self, response: &Response) {
         if response.class() == Class::Permanent {
             self.errors += 1;
         }
         if self.errors > self.settings.errors_max {
+            self.refusals.push(TOO_MANY_ERRORS);
             self.close(&TOO_MANY_ERRORS);
         } else {
             self.say(response);

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::{Config, ListenerMode};
+use crate::config::{ClientInReceived, Config, ListenerMode};
+use crate::place::Place;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -18,6 +19,14 @@ pub(super) enum Peer {
 }
 
 impl Peer {
+    /// Where it is, for counting.
+    pub(super) fn place(self) -> Place {
+        match self {
+            Self::Remote(address) => Place::of(address),
+            Self::Local { uid } => Place::Local(uid),
+        }
+    }
+
     /// May it relay without logging in, where that is a question of where it is?
     ///
     /// Who can reach a unix socket was let in by the permissions of its path.
@@ -50,6 +59,8 @@ pub(super) struct Arrival {
     pub(super) local: Option<IpAddr>,
     /// What the door is for.
     pub(super) mode: ListenerMode,
+    /// What Received says of who has logged in.
+    pub(super) client_in_received: ClientInReceived,
     /// How the connection is protected now; none: not at all.
     pub(super) tls: Option<TlsFacts>,
 }

@@ -1,47 +1,83 @@
 //! May this sender, this recipient, this message be taken? The answers to the session's questions.
 //!
-//! Each is given under the configuration of that moment, so a tightened rule binds open sessions.
+//! Each is given under the configuration of that moment, so a tightened rule binds open sessions. The rules
+//! themselves are in [`rules`], what an envelope keeps of the parameters in [`envelope`], logging in in [`login`](super::login).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
 use smtp::command::{Mail, Rcpt, Recipient};
 use smtp::server::{Client, Session, Step};
-use smtp::{Domain, HostName, Mailbox, Response, ReversePath, Status};
-use spool::{BodyFacts, Envelope, MessageId, NewRecipient, RECIPIENTS_MAX};
+use smtp::{Response, ReversePath, Status};
+use spool::{MessageId, RECIPIENTS_MAX};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::Shared;
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Peer, TlsFacts};
 use super::budget::Lease;
+use super::envelope::{self, Addressee, Times};
+use super::fixups::Fixups;
 use super::incoming::Incoming;
-use super::received::Trace;
-use super::refusal::Refusal;
+use super::login::Dialogue;
+use super::rates::{Rate, Sender};
+use super::received::{Means, Trace};
+use super::refusal::{self, Refusal};
+use super::rules;
+use crate::auth::{Auth, Login};
 use crate::clock;
-use crate::config::{Config, ListenerMode};
+use crate::config::{ClientInReceived, Config, ListenerMode};
+use crate::place::Place;
 use crate::route;
 
 /// What answers one session.
 #[derive(Debug)]
 pub(super) struct Desk {
     shared: Arc<Shared>,
-    arrival: Arrival,
+    pub(super) arrival: Arrival,
+    /// Who it has proved to be.
+    pub(super) login: Option<Login>,
+    /// How far a login is.
+    pub(super) dialogue: Option<Dialogue>,
     transaction: Option<Transaction>,
 }
 
 /// What MAIL, RCPT and DATA brought so far.
 #[derive(Debug)]
 struct Transaction {
-    sender: ReversePath,
-    recipients: Vec<NewRecipient>,
+    mail: Mail,
+    times: Times,
+    recipients: Vec<Addressee>,
     message: Option<Incoming>,
     lease: Lease,
 }
 
 impl Desk {
     pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
-        Self { shared, arrival, transaction: None }
+        Self { shared, arrival, login: None, dialogue: None, transaction: None }
+    }
+
+    /// Who is served.
+    pub(super) fn peer(&self) -> Peer {
+        self.arrival.peer
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> Place {
+        self.arrival.peer.place()
+    }
+
+    /// Who knows the users.
+    pub(super) fn auth(&self) -> &Auth {
+        &self.shared.auth
+    }
+
+    /// The connection is under TLS now, and what the client said before does not count.
+    pub(super) fn secured(&mut self, tls: TlsFacts) -> &Arrival {
+        self.transaction = None;
+        self.login = None;
+        self.dialogue = None;
+        self.arrival.tls = Some(tls);
+        &self.arrival
     }
 
     /// Does the session hold anything of a message?
@@ -57,6 +93,13 @@ impl Desk {
         })
     }
 
+    /// Logs what the session refused without asking.
+    pub(super) fn log_refusals(&self, session: &mut Session) {
+        for response in session.take_refusals() {
+            refusal::log_response("bad_command", &response, self.arrival.peer, [None, None]);
+        }
+    }
+
     /// Does what `step` asks; `buffer` is the size of the session's buffer, in octets.
     pub(super) async fn handle(&mut self, session: &mut Session, step: Step<'_>, buffer: usize) {
         match step {
@@ -66,31 +109,30 @@ impl Desk {
                 let answer = self.sender(mail);
                 self.answer(session, answer, sender.as_str(), None);
             }
-            Step::Recipient(Rcpt { recipient, .. }) => {
-                let answer = self.recipient(&recipient);
-                let text = match &recipient {
-                    Recipient::Mailbox(mailbox) => mailbox.as_str(),
-                    Recipient::Postmaster => "postmaster",
+            Step::Recipient(rcpt) => {
+                let text = match &rcpt.recipient {
+                    Recipient::Mailbox(mailbox) => mailbox.as_str().to_owned(),
+                    Recipient::Postmaster => "postmaster".to_owned(),
                 };
-                self.answer(session, answer, &self.sender_text(), Some(text));
+                let answer = self.recipient(rcpt);
+                self.answer(session, answer, &self.sender_text(), Some(&text));
             }
             Step::Begin => {
                 let answer = self.begin(session.client(), buffer);
                 self.answer(session, answer, &self.sender_text(), None);
             }
-            Step::End => self.end(session).await,
+            Step::End => self.end(session, buffer).await,
             Step::Refused(fault) => {
                 Refusal::Content(fault).log(self.arrival.peer, Some(&self.sender_text()), None);
                 self.transaction = None;
             }
             Step::Reset => self.transaction = None,
-            // None of these is offered; without an answer the session refuses or closes.
-            Step::StartTls
-            | Step::Authenticate { .. }
-            | Step::AuthResponse(_)
-            | Step::AuthEnded
-            | Step::Input
-            | Step::Close => {}
+            Step::Authenticate { mechanism, initial } => {
+                self.authenticate(session, mechanism, initial).await;
+            }
+            Step::AuthResponse(message) => self.respond(session, &message).await,
+            Step::AuthEnded => self.dialogue = None,
+            Step::StartTls | Step::Input | Step::Close => {}
         }
     }
 
@@ -111,42 +153,47 @@ impl Desk {
     }
 
     fn sender_text(&self) -> String {
-        self.transaction.as_ref().map(|t| t.sender.as_str().to_owned()).unwrap_or_default()
+        let sender = self.transaction.as_ref().map(|transaction| &transaction.mail.sender);
+        sender.map(|sender| sender.as_str().to_owned()).unwrap_or_default()
     }
 
-    fn may_relay(&self, config: &Config) -> Result<(), Refusal> {
-        let allowed = match self.arrival.mode {
-            ListenerMode::Relay => self.arrival.peer.is_trusted(config),
-            // Nobody has logged in.
-            ListenerMode::Submission | ListenerMode::Submissions => false,
-        };
-        if allowed { Ok(()) } else { Err(Refusal::RelayDenied) }
+    fn may_send(&self, config: &Config) -> Result<(), Refusal> {
+        rules::client(config, self.auth(), &self.arrival, self.login.as_ref())
     }
 
     fn sender(&mut self, mail: Mail) -> Result<(), Refusal> {
-        self.may_relay(&self.shared.config())?;
+        let config = self.shared.config();
+        self.may_send(&config)?;
         if self.shared.intake.is_draining() {
             return Err(Refusal::Draining);
         }
+        rules::sender(&config, self.login.as_ref(), &mail.sender)?;
+        let times = Times::new(&mail, clock::now())?;
         let size = mail.size.unwrap_or_default();
         self.shared.intake.room_for(size).map_err(|not_now| Refusal::NotNow(not_now.reply))?;
         let lease = self.shared.budget.message().ok_or(Refusal::NoMemory)?;
-        let (sender, recipients) = (mail.sender, Vec::new());
-        self.transaction = Some(Transaction { sender, recipients, message: None, lease });
+        if let Some(max) = config.limits.messages_per_client_per_minute
+            && self.shared.rates.message(self.place(), max, Instant::now()) == Rate::Over
+        {
+            return Err(Refusal::TooFast);
+        }
+        self.transaction =
+            Some(Transaction { mail, times, recipients: Vec::new(), message: None, lease });
         Ok(())
     }
 
-    fn recipient(&mut self, recipient: &Recipient) -> Result<(), Refusal> {
+    fn recipient(&mut self, rcpt: Rcpt) -> Result<(), Refusal> {
         let config = self.shared.config();
-        self.may_relay(&config)?;
-        let mailbox = deliver_to(&config, recipient, self.arrival.local)?;
+        self.may_send(&config)?;
+        let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
         let lane = route::lane(&config, domain);
+        let mailbox = mailbox.clone();
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
-        if transaction.recipients.len() >= config.limits.recipients.min(RECIPIENTS_MAX) {
+        if transaction.recipients.len() >= recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);
         }
-        transaction.recipients.push(NewRecipient { mailbox: mailbox.clone(), lane });
+        transaction.recipients.push(Addressee { rcpt, mailbox, lane });
         Ok(())
     }
 
@@ -154,21 +201,27 @@ impl Desk {
         let config = self.shared.config();
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let draft = self.shared.intake.draft();
+        let (id, at, by) = (draft.id(), clock::now(), config.hostname.domain());
         let recipient = match transaction.recipients.as_slice() {
             [only] => Some(&only.mailbox),
             _ => None,
         };
-        let trace = Trace {
-            client,
-            peer: self.arrival.peer,
-            by: config.hostname.domain(),
-            id: draft.id(),
-            recipient,
-            at: clock::now(),
+        let peer = match self.arrival.client_in_received {
+            ClientInReceived::Hidden if self.login.is_some() => None,
+            ClientInReceived::Hidden | ClientInReceived::Shown => Some(self.arrival.peer),
         };
-        let field = trace.field();
-        let mut message = Incoming::new(draft);
-        message.write(field.as_bytes(), buffer, &mut transaction.lease);
+        let means = Means {
+            cipher: self.arrival.tls.as_ref().map(|tls| tls.cipher),
+            login: self.login.is_some(),
+            utf8: transaction.mail.smtp_utf8,
+        };
+        let field = Trace { client, peer, means, by, id, recipient, at }.field();
+        let fixups = match self.arrival.mode {
+            ListenerMode::Relay => None,
+            ListenerMode::Submission | ListenerMode::Submissions => Some(Fixups::new(id, by, at)),
+        };
+        let mut message = Incoming::new(draft, fixups);
+        message.append(field.as_bytes(), buffer, &mut transaction.lease);
         transaction.message = Some(message);
         Ok(())
     }
@@ -179,8 +232,11 @@ impl Desk {
         }
     }
 
-    async fn end(&mut self, session: &mut Session) {
+    async fn end(&mut self, session: &mut Session, buffer: usize) {
         let sender = self.sender_text();
+        if let Some(Transaction { message: Some(message), lease, .. }) = &mut self.transaction {
+            message.end(buffer, lease);
+        }
         match self.commit(session.client()).await {
             Ok(id) => {
                 let text = format!("Ok: queued as {id}");
@@ -193,11 +249,19 @@ impl Desk {
     /// The message is safe when this returned its id, and gone when it did not.
     async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, Refusal> {
         let transaction = self.transaction.take().ok_or(Refusal::NotWritten)?;
-        let Transaction { sender, recipients, message, lease } = transaction;
+        let Transaction { mail, times, recipients, message, lease } = transaction;
         let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
         let (count, size) = (recipients.len(), facts.size);
-        let text = sender.as_str().to_owned();
-        let envelope = self.envelope(sender, recipients, client, facts);
+        let sender = mail.sender.as_str().to_owned();
+        let user = self.login.as_ref().map(|login| login.name.clone());
+        let rate = self.rate(&mail.sender, count);
+        let submission = envelope::Submission {
+            client: envelope::client(self.arrival.peer, client),
+            user: user.as_ref(),
+            rate,
+        };
+        let config = self.shared.config();
+        let envelope = submission.envelope(&config.delivery, mail, times, recipients, facts);
         let committed = self.shared.intake.commit(draft, envelope).await;
         // The body was in memory until here.
         drop(lease);
@@ -205,92 +269,49 @@ impl Desk {
         info!(
             event = "accepted",
             message_id = %id,
-            sender = text,
+            sender,
             recipients = count,
             size,
             client = %self.arrival.peer,
+            user = user.as_ref().map(tracing::field::display),
+            tls_version = self.arrival.tls.as_ref().map(|tls| tls.version),
             "accepted"
         );
+        if rate == Rate::Over {
+            info!(
+                event = "held",
+                message_id = %id,
+                reason = "held",
+                sender,
+                recipients = count,
+                "over limits.recipients_per_sender_per_hour: waits for staunch queue release"
+            );
+        }
         Ok(id)
     }
 
-    fn envelope(
-        &self,
-        sender: ReversePath,
-        recipients: Vec<NewRecipient>,
-        client: Option<&Client>,
-        facts: BodyFacts,
-    ) -> Envelope {
-        let delivery = &self.shared.config().delivery;
-        let lifetime = match &sender {
-            ReversePath::Null => delivery.bounce_lifetime,
-            ReversePath::Mailbox(_) => delivery.lifetime,
+    /// Are `more` recipients within what a sender may have?
+    fn rate(&self, sender: &ReversePath, more: usize) -> Rate {
+        let Some(max) = self.shared.config().limits.recipients_per_sender_per_hour else {
+            return Rate::Within;
         };
-        let arrived_at = clock::now();
-        let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
-        let expires_at = arrived_at.checked_add(lifetime).unwrap_or(Timestamp::MAX);
-        let name = client.map(|client| format!(" ({})", client.name)).unwrap_or_default();
-        let client = format!("{}{name}", self.arrival.peer).into();
-        Envelope { sender, recipients, arrived_at, expires_at, client, facts }
+        let whose = match (&self.login, sender) {
+            (Some(login), _) => Sender::User(login.name.as_str().into()),
+            (None, ReversePath::Mailbox(mailbox)) => {
+                Sender::Address(mailbox.as_str().to_ascii_lowercase().into())
+            }
+            (None, ReversePath::Null) => Sender::Client(self.place()),
+        };
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        self.shared.rates.recipients(whose, more, max, Instant::now())
     }
 }
 
-/// Where mail for `recipient` goes: to itself, or, if it means whoever runs this server, to the one
-/// whom the configuration names (RFC 5321 §4.5.1). `local` is the address that was connected to.
-fn deliver_to<'a>(
-    config: &'a Config,
-    recipient: &'a Recipient,
-    local: Option<IpAddr>,
-) -> Result<&'a Mailbox, Refusal> {
-    let postmaster = config.aliases.postmaster.as_ref().ok_or(Refusal::NoPostmaster);
-    match recipient {
-        Recipient::Postmaster => postmaster,
-        Recipient::Mailbox(mailbox)
-            if is_our_postmaster(mailbox, config.hostname.name(), local) =>
-        {
-            postmaster
-        }
-        Recipient::Mailbox(mailbox) => Ok(mailbox),
-    }
-}
-
-/// `postmaster` at our name or at the address that was connected to.
-fn is_our_postmaster(
-    mailbox: &Mailbox,
-    hostname: Option<&HostName>,
-    local: Option<IpAddr>,
-) -> bool {
-    let is_ours = match mailbox.domain() {
-        Domain::Name(name) => Some(name) == hostname,
-        Domain::Literal(address) => Some(*address) == local,
-    };
-    is_ours && mailbox.local_part().eq_ignore_ascii_case("postmaster")
+/// Of one message.
+pub(super) fn recipients_max(config: &Config) -> usize {
+    config.limits.recipients.min(RECIPIENTS_MAX)
 }
 
 fn octets(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_postmaster_has_our_name_or_address() {
-        let hostname = HostName::parse("relay.example").unwrap();
-        let local = Some(IpAddr::from([192, 0, 2, 1]));
-        let cases = [
-            ("postmaster@relay.example", true),
-            ("PostMaster@RELAY.example", true),
-            ("postmaster@[192.0.2.1]", true),
-            ("postmaster@[192.0.2.2]", false),
-            ("postmaster@example.com", false),
-            ("postmasters@relay.example", false),
-            ("x.postmaster@relay.example", false),
-        ];
-        for (text, want) in cases {
-            let mailbox = Mailbox::parse(text).unwrap();
-            assert_eq!(is_our_postmaster(&mailbox, Some(&hostname), local), want, "{text}");
-        }
-    }
 }

@@ -9,18 +9,22 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::budget::Lease;
 use super::facts::Facts;
+use super::fixups::{Fixups, Seen};
 use super::refusal::Refusal;
 
 /// The message so far.
 #[derive(Debug)]
 pub(super) struct Incoming {
     facts: Facts,
+    /// While the header of a submitted message streams by.
+    fixups: Option<Fixups>,
     draft: Result<Draft, Refusal>,
 }
 
 impl Incoming {
-    pub(super) fn new(draft: Draft) -> Self {
-        Self { facts: Facts::new(), draft: Ok(draft) }
+    /// `fixups` only for what is submitted.
+    pub(super) fn new(draft: Draft, fixups: Option<Fixups>) -> Self {
+        Self { facts: Facts::new(), fixups, draft: Ok(draft) }
     }
 
     /// Octets held in memory.
@@ -28,14 +32,35 @@ impl Incoming {
         self.facts.memory() + self.draft.as_ref().map_or(0, Draft::memory)
     }
 
-    /// Appends `piece`; `buffer` octets are held besides, under the same lease.
+    /// The next piece of the client's message; `buffer` octets are held besides, under the same lease.
     pub(super) fn write(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
+        match self.fixups.as_mut().map(|fixups| fixups.look(piece)) {
+            Some(Seen::End { front, fields }) => {
+                self.fixups = None;
+                let (front, rest) = piece.split_at_checked(front).unwrap_or((piece, b""));
+                for part in [front, fields.as_bytes(), rest] {
+                    self.append(part, buffer, lease);
+                }
+            }
+            Some(Seen::Header) | None => self.append(piece, buffer, lease),
+        }
+    }
+
+    /// Appends what is ours, or has been looked at.
+    pub(super) fn append(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
         let Ok(draft) = &mut self.draft else { return };
         self.facts.update(piece);
         let held = buffer + self.facts.memory();
         if let Err(refusal) = append(draft, piece, held, lease) {
             self.draft = Err(refusal);
             self.facts = Facts::new();
+        }
+    }
+
+    /// The client's message has ended, perhaps within its header.
+    pub(super) fn end(&mut self, buffer: usize, lease: &mut Lease) {
+        if let Some(fixups) = self.fixups.take() {
+            self.append(fixups.end().as_bytes(), buffer, lease);
         }
     }
 
@@ -111,7 +136,7 @@ mod tests {
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
         let budget = Budget::new(limit, 0);
         let mut lease = budget.message().unwrap();
-        let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)));
+        let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
         let mut most = 0;
         for piece in pieces {
             incoming.write(piece, 1000, &mut lease);

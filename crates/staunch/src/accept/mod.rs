@@ -10,12 +10,16 @@ mod arrival;
 mod body_hash;
 mod budget;
 mod desk;
+mod envelope;
 mod facts;
+mod fixups;
 mod incoming;
 mod listener;
+mod login;
 mod rates;
 mod received;
 mod refusal;
+mod rules;
 mod session;
 mod visitors;
 

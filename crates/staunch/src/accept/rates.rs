@@ -19,15 +19,6 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Clients and senders that are counted, each: some megabytes.
 const COUNTED_MAX: usize = 10_000;
 
-/// Who hands mail in.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Client {
-    /// A host.
-    Place(Place),
-    /// A user of this machine.
-    Uid(u32),
-}
-
 /// Whose recipients are counted together.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Sender {
@@ -36,7 +27,7 @@ pub(super) enum Sender {
     /// The address in MAIL FROM, in lower case.
     Address(Box<str>),
     /// Of mail without a sender.
-    Client(Client),
+    Client(Place),
 }
 
 /// Is one more within a limit?
@@ -51,7 +42,7 @@ pub(super) enum Rate {
 /// The counts.
 #[derive(Debug)]
 pub(super) struct Rates {
-    messages: Mutex<Recent<Client, Window>>,
+    messages: Mutex<Recent<Place, Window>>,
     recipients: Mutex<Recent<Sender, Window>>,
 }
 
@@ -70,7 +61,7 @@ struct Window {
 
 impl Rates {
     /// One message more of `client`.
-    pub(super) fn message(&self, client: Client, max: NonZeroU32, now: Instant) -> Rate {
+    pub(super) fn message(&self, client: Place, max: NonZeroU32, now: Instant) -> Rate {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         let mut window = open(messages.get(&client).copied(), MINUTE, now);
         if window.count >= max.get() {
@@ -115,14 +106,14 @@ mod tests {
     #[test]
     fn a_client_has_so_many_messages_a_minute() {
         let (rates, now) = (Rates::default(), Instant::now());
-        let client = |n| Client::Place(Place::of([192, 0, 2, n].into()));
+        let client = |n| Place::of([192, 0, 2, n].into());
         let second = Duration::from_secs(1);
         for _ in 0..3 {
             assert_eq!(rates.message(client(1), max(3), now), Rate::Within);
         }
         assert_eq!(rates.message(client(1), max(3), now + 59 * second), Rate::Over);
         assert_eq!(rates.message(client(2), max(3), now), Rate::Within, "another one");
-        assert_eq!(rates.message(Client::Uid(0), max(3), now), Rate::Within);
+        assert_eq!(rates.message(Place::Local(0), max(3), now), Rate::Within);
         assert_eq!(rates.message(client(1), max(3), now + MINUTE), Rate::Within);
     }
 

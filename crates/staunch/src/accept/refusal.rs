@@ -13,8 +13,26 @@ use super::arrival::Peer;
 pub(super) enum Refusal {
     /// `limits.connections` or `limits.connections_per_client`.
     TooManyConnections,
-    /// The client is in none of `access.networks`.
+    /// The client is in none of `access.networks`, and has not logged in.
     RelayDenied,
+    /// Name or password is wrong; which of them is not said.
+    LoginFailed,
+    /// Too many wrong logins from there.
+    TooManyLogins,
+    /// Too many logins are being checked.
+    LoginBusy,
+    /// The user was removed, or has another password, since it logged in.
+    LoginEnded,
+    /// `access.sender_must_match_user`.
+    SenderNotOwn,
+    /// `access.deny_senders`.
+    SenderDenied,
+    /// `access.deny_recipients`.
+    RecipientDenied,
+    /// `limits.messages_per_client_per_minute`.
+    TooFast,
+    /// HOLDUNTIL with no date, or one too far away (RFC 4865 §4).
+    BadHold,
     /// `limits.recipients`.
     TooManyRecipients,
     /// The recipient's domain is an address: such mail has no policy to be protected by.
@@ -41,6 +59,15 @@ impl Refusal {
         match self {
             Self::TooManyConnections => "too_many_connections",
             Self::RelayDenied => "relay_denied",
+            Self::LoginFailed => "login_failed",
+            Self::TooManyLogins => "too_many_logins",
+            Self::LoginBusy => "login_busy",
+            Self::LoginEnded => "login_ended",
+            Self::SenderNotOwn => "sender_not_own",
+            Self::SenderDenied => "sender_denied",
+            Self::RecipientDenied => "recipient_denied",
+            Self::TooFast => "too_many_messages",
+            Self::BadHold => "hold_refused",
             Self::TooManyRecipients => "too_many_recipients",
             Self::AddressLiteral => "address_literal_refused",
             Self::NoPostmaster => "no_postmaster",
@@ -60,6 +87,28 @@ impl Refusal {
         let (code, status, text) = match self {
             Self::TooManyConnections => (421, Status::transient(7, 0), "Too many connections"),
             Self::RelayDenied => (550, Status::permanent(7, 1), "Relaying denied"),
+            // RFC 4954 §6.
+            Self::LoginFailed => (535, Status::permanent(7, 8), "User name or password is wrong"),
+            Self::TooManyLogins => {
+                (421, Status::transient(7, 0), "Too many wrong logins, try again later")
+            }
+            Self::LoginBusy => {
+                (454, Status::transient(7, 0), "Too many logins at once, try again later")
+            }
+            Self::LoginEnded => {
+                (530, Status::permanent(7, 0), "The login does not count any more: log in again")
+            }
+            Self::SenderNotOwn => {
+                (553, Status::permanent(7, 1), "Not an address of the user who has logged in")
+            }
+            Self::SenderDenied => (550, Status::permanent(7, 1), "Sender refused"),
+            Self::RecipientDenied => (550, Status::permanent(7, 1), "Recipient refused"),
+            Self::TooFast => {
+                (451, Status::transient(7, 1), "Too many messages, try again in a minute")
+            }
+            Self::BadHold => {
+                (501, Status::permanent(5, 4), "HOLDUNTIL is no date, or too far away")
+            }
             Self::TooManyRecipients => (452, Status::transient(5, 3), "Too many recipients"),
             Self::AddressLiteral => {
                 (550, Status::permanent(1, 3), "Address literals are not relayed to")
@@ -85,18 +134,26 @@ impl Refusal {
 
     /// The one line that the log has for it.
     pub(super) fn log(&self, client: Peer, sender: Option<&str>, recipient: Option<&str>) {
-        let response = self.response();
-        let status = response.status().map(|status| status.to_string());
-        info!(
-            event = "rejected",
-            reason = self.reason(),
-            status,
-            code = response.code(),
-            %client,
-            sender,
-            recipient,
-            "{}",
-            response.text()
-        );
+        log_response(self.reason(), &self.response(), client, [sender, recipient]);
     }
+}
+
+/// The line for a refusal in other words.
+pub(super) fn log_response(
+    reason: &str,
+    response: &Response,
+    client: Peer,
+    [sender, recipient]: [Option<&str>; 2],
+) {
+    info!(
+        event = "rejected",
+        reason,
+        status = response.status().map(|status| status.to_string()),
+        code = response.code(),
+        %client,
+        sender,
+        recipient,
+        "{}",
+        response.text()
+    );
 }

@@ -64,7 +64,13 @@ pub(super) async fn run(
     let config = shared.config();
     let session = Session::new(settings(&config, &listener, client));
     let peer = Peer::Remote(client);
-    let arrival = Arrival { peer, local, mode: listener.mode, tls: None };
+    let arrival = Arrival {
+        peer,
+        local,
+        mode: listener.mode,
+        client_in_received: listener.client_in_received,
+        tls: None,
+    };
     let desk = Desk::new(Arc::clone(&shared), arrival);
     let mut conversation = Conversation {
         stream,
@@ -180,7 +186,9 @@ impl Conversation {
             if self.stop.is_cancelled() && !self.session.is_in_content() {
                 self.session.close(&stopping());
             }
-            match self.session.step(&mut input) {
+            let step = self.session.step(&mut input);
+            self.desk.log_refusals(&mut self.session);
+            match step {
                 Step::Input => break false,
                 Step::Close => break true,
                 step @ (Step::Sender(_)

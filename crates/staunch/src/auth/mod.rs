@@ -13,7 +13,6 @@ mod scram;
 pub(crate) mod users;
 pub(crate) mod verifier;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -235,8 +234,8 @@ impl Auth {
     }
 
     /// Has `client` guessed too often?
-    pub(crate) fn is_shut_out(&self, client: IpAddr) -> bool {
-        lock(&self.brake).is_shut_out(Place::of(client), Instant::now())
+    pub(crate) fn is_shut_out(&self, client: Place) -> bool {
+        lock(&self.brake).is_shut_out(client, Instant::now())
     }
 
     /// Does `login` still count: is the user there, with the password of then?
@@ -245,7 +244,7 @@ impl Auth {
     }
 
     /// Is it the password of `name`?
-    pub(crate) async fn check(&self, client: IpAddr, name: &str, password: &[u8]) -> Verdict {
+    pub(crate) async fn check(&self, client: Place, name: &str, password: &[u8]) -> Verdict {
         if self.is_shut_out(client) {
             return Verdict::ShutOut;
         }
@@ -276,7 +275,7 @@ impl Auth {
     /// Checks on a thread of its own, when it is its turn.
     async fn run(
         &self,
-        client: IpAddr,
+        client: Place,
         verifier: Arc<Verifier>,
         password: &[u8],
     ) -> Result<bool, Verdict> {
@@ -297,20 +296,15 @@ impl Auth {
     }
 
     /// Notes how a login ended. `proved` is the user's own verifier, if it was right.
-    fn end(
-        &self,
-        client: IpAddr,
-        name: Option<UserName>,
-        proved: Option<Arc<Verifier>>,
-    ) -> Verdict {
-        let (place, now) = (Place::of(client), Instant::now());
+    fn end(&self, client: Place, name: Option<UserName>, proved: Option<Arc<Verifier>>) -> Verdict {
+        let now = Instant::now();
         let mut brake = lock(&self.brake);
         match (name, proved) {
             (Some(name), Some(verifier)) => {
-                brake.succeeded(place, &name, now);
+                brake.succeeded(client, &name, now);
                 Verdict::Welcome(Login { name, verifier })
             }
-            (name, _) => Verdict::Wrong(brake.failed(place, name.as_ref(), now)),
+            (name, _) => Verdict::Wrong(brake.failed(client, name.as_ref(), now)),
         }
     }
 
@@ -333,7 +327,7 @@ impl Auth {
     /// we are.
     pub(crate) fn prove(
         &self,
-        client: IpAddr,
+        client: Place,
         challenged: Challenged,
         auth_message: &[u8],
         proof: &[u8],
@@ -347,7 +341,7 @@ impl Auth {
     }
 
     /// A login that failed before there was a proof.
-    pub(crate) fn refuse(&self, client: IpAddr) -> Verdict {
+    pub(crate) fn refuse(&self, client: Place) -> Verdict {
         self.end(client, None, None)
     }
 

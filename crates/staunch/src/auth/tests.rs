@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT: Place = Place::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 /// Of "abc", the cheapest that there is.
 const BCRYPT: &str = "$2b$04$";
 
@@ -89,7 +89,7 @@ async fn whoever_guesses_is_shut_out_even_with_the_right_password() {
     }
     assert!(matches!(last, Some(Penalty::ShutOut(_))), "{last:?}");
     assert!(matches!(auth.check(CLIENT, "anna", b"a").await, Verdict::ShutOut));
-    let elsewhere = IpAddr::from([192, 0, 2, 2]);
+    let elsewhere = Place::of([192, 0, 2, 2].into());
     assert!(matches!(auth.check(elsewhere, "anna", b"a").await, Verdict::Welcome(_)));
 }
 

@@ -131,7 +131,30 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[[listener]]\naddress = \"127.0.0.1:1\"\nrequire_tls = true",
-        "3: listener[0].require_tls: true: not in this version, where it is always false",
+        "3: listener[0].require_tls: REQUIRETLS is offered under TLS only: set tls_certificate and tls_key",
+    ),
+    (
+        "[[listener]]\naddress = \"127.0.0.1:1\"\nhide_client = true",
+        "3: listener[0].hide_client: only for users who have logged in: not in mode \"relay\"",
+    ),
+    ("[access]\nusers_file = \"users\"", "2: access.users_file: \"users\": not an absolute path"),
+    (
+        "[access]\ndeny_recipients = [\"a.example\", \"@b.example\"]",
+        "2: access.deny_recipients: \"@b.example\": the local part is malformed",
+    ),
+    (
+        "[access]\ndeny_senders = [\"-\"]",
+        "2: access.deny_senders: \"-\": a character that is not allowed in a host name",
+    ),
+    ("[aliases]\nroot = \"ops\"", "2: aliases.root: \"ops\": no local part and domain"),
+    ("[aliases]\n\"a b\" = \"ops@example.net\"", "2: aliases.a b: not a local name like root"),
+    (
+        "[aliases]\nroot = \"ops@[192.0.2.1]\"",
+        "2: aliases.root: \"ops@[192.0.2.1]\": address literals are not relayed to: write a domain",
+    ),
+    (
+        "[aliases]\nROOT = \"ops@example.net\"\nroot = \"ops@example.net\"",
+        "3: aliases.root: stands there twice, in another case",
     ),
     ("[[rule]]\ndomains = [\"a.example\"]", "1: rule: not in this version"),
     (

@@ -1,0 +1,119 @@
+//! What is kept of the parameters of MAIL and RCPT, and when a message is due and too old.
+
+use jiff::{SignedDuration, Timestamp};
+use smtp::command::{Mail, Rcpt};
+use smtp::params::Hold;
+use smtp::server::Client;
+use smtp::{Mailbox, ReversePath};
+use spool::{BodyFacts, Envelope, LaneKey, NewRecipient};
+
+use super::arrival::Peer;
+use super::rates::Rate;
+use super::refusal::Refusal;
+use crate::auth::users::UserName;
+use crate::clock;
+use crate::config::Delivery;
+
+/// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.
+pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
+/// The shortest time in which mail may be asked to be delivered or returned (RFC 2852 §4): a first attempt with
+/// several hosts that time out takes as long.
+pub(super) const DELIVER_BY_SECONDS_MIN: u32 = 60;
+
+/// A recipient that was taken.
+#[derive(Debug)]
+pub(super) struct Addressee {
+    /// As the client wrote it.
+    pub(super) rcpt: Rcpt,
+    /// Where its mail goes.
+    pub(super) mailbox: Mailbox,
+    /// Where it waits.
+    pub(super) lane: LaneKey,
+}
+
+/// What a client asked for at MAIL, as points in time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Times {
+    /// When MAIL came.
+    pub(super) now: Timestamp,
+    /// Not to be sent before.
+    pub(super) not_before: Option<Timestamp>,
+    /// To be delivered by then.
+    pub(super) deliver_by: Option<Timestamp>,
+}
+
+impl Times {
+    /// # Errors
+    ///
+    /// [`Refusal::BadHold`].
+    pub(super) fn new(mail: &Mail, now: Timestamp) -> Result<Self, Refusal> {
+        let after = |seconds: i64| {
+            now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+        };
+        let latest = after(i64::try_from(HOLD_SECONDS_MAX).unwrap_or(i64::MAX));
+        let not_before = match &mail.hold {
+            None => None,
+            Some(Hold::For(seconds)) => Some(after(i64::try_from(*seconds).unwrap_or(i64::MAX))),
+            Some(Hold::Until(date)) => {
+                Some(date.parse::<Timestamp>().map_err(|_| Refusal::BadHold)?)
+            }
+        };
+        if not_before.is_some_and(|time| time > latest) {
+            return Err(Refusal::BadHold);
+        }
+        Ok(Self { now, not_before, deliver_by: mail.deliver_by.map(|by| after(by.seconds)) })
+    }
+}
+
+/// How a message was submitted.
+#[derive(Debug)]
+pub(super) struct Submission<'a> {
+    /// For logs and `queue show`.
+    pub(super) client: Box<str>,
+    /// Who logged in.
+    pub(super) user: Option<&'a UserName>,
+    /// May it go on at once?
+    pub(super) rate: Rate,
+}
+
+impl Submission<'_> {
+    /// All that the store keeps beside the body.
+    pub(super) fn envelope(
+        self,
+        delivery: &Delivery,
+        mail: Mail,
+        times: Times,
+        recipients: Vec<Addressee>,
+        facts: BodyFacts,
+    ) -> Envelope {
+        let lifetime = match &mail.sender {
+            ReversePath::Null => delivery.bounce_lifetime,
+            ReversePath::Mailbox(_) => delivery.lifetime,
+        };
+        let arrived_at = clock::now();
+        let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
+        // The time that it was to be held is none that it failed in (RFC 4865 §5).
+        let first_due = times.not_before.unwrap_or(arrived_at).max(arrived_at);
+        let expires_at = first_due.checked_add(lifetime).unwrap_or(Timestamp::MAX);
+        let recipients = recipients
+            .into_iter()
+            .map(|addressee| NewRecipient { mailbox: addressee.mailbox, lane: addressee.lane })
+            .collect();
+        Envelope {
+            sender: mail.sender,
+            recipients,
+            arrived_at,
+            expires_at,
+            client: self.client,
+            facts,
+        }
+    }
+}
+
+/// `192.0.2.1 (client.example)`.
+pub(super) fn client(peer: Peer, client: Option<&Client>) -> Box<str> {
+    match client {
+        Some(client) => format!("{peer} ({})", client.name).into(),
+        None => peer.to_string().into(),
+    }
+}

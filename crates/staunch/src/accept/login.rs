@@ -1,0 +1,253 @@
+//! AUTH: the mechanisms' messages between the session and `auth`, and what becomes of a wrong login.
+
+use aws_lc_rs::rand;
+use smtp::sasl::{
+    Binding, ClientFinal, ClientFirst, LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism,
+    Mechanisms, Plain, ServerFirst, parse_login, server_final,
+};
+use smtp::server::Session;
+use smtp::{RemoteText, Response, Status};
+use tokio::time::sleep;
+
+use super::arrival::{Arrival, TlsFacts};
+use super::desk::Desk;
+use super::refusal::Refusal;
+use crate::auth::{Auth, Challenged, Login, Offered, Penalty, Verdict};
+
+/// Random octets of a nonce, which makes each exchange another one (RFC 5802 §5.1).
+const NONCE_OCTETS: usize = 18;
+/// The only binding that we have (RFC 9266).
+const TLS_EXPORTER: &str = "tls-exporter";
+
+/// What the client's next message is.
+#[derive(Debug)]
+pub(super) enum Dialogue {
+    Plain,
+    LoginName,
+    LoginPassword(Box<str>),
+    ScramFirst(Mechanism),
+    ScramLast(Box<Exchange>),
+    /// It has seen our proof; all that is left is an empty message.
+    ScramEnd(Login),
+}
+
+/// A SCRAM exchange whose challenge was sent.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    first: ClientFirst,
+    reply: ServerFirst,
+    challenged: Challenged,
+}
+
+/// What to say to a message of the client.
+enum Turn {
+    Challenge(Vec<u8>, Dialogue),
+    End {
+        user: Box<str>,
+        verdict: Verdict,
+    },
+    /// It is no message of this mechanism.
+    Malformed,
+}
+
+/// What can be offered on this connection, if users may log in at this door.
+pub(super) fn mechanisms(auth: &Auth, arrival: &Arrival) -> Mechanisms {
+    let passwords = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
+    match auth.offered() {
+        Offered::Nothing => Mechanisms::NONE,
+        Offered::Passwords => passwords,
+        Offered::Scram if exporter(arrival).is_some() => {
+            passwords.with(Mechanism::ScramSha256).with(Mechanism::ScramSha256Plus)
+        }
+        Offered::Scram => passwords.with(Mechanism::ScramSha256),
+    }
+}
+
+fn exporter(arrival: &Arrival) -> Option<&[u8; 32]> {
+    arrival.tls.as_ref().and_then(|TlsFacts { exporter, .. }| exporter.as_ref())
+}
+
+impl Desk {
+    /// A login begins.
+    pub(super) async fn authenticate(
+        &mut self,
+        session: &mut Session,
+        mechanism: Mechanism,
+        initial: Option<Vec<u8>>,
+    ) {
+        let (dialogue, prompt) = match mechanism {
+            Mechanism::Plain => (Dialogue::Plain, b"".as_slice()),
+            Mechanism::Login => (Dialogue::LoginName, LOGIN_NAME_PROMPT),
+            Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => {
+                (Dialogue::ScramFirst(mechanism), b"".as_slice())
+            }
+        };
+        match initial {
+            Some(message) => self.turn(session, dialogue, &message).await,
+            None => {
+                session.challenge(prompt);
+                self.dialogue = Some(dialogue);
+            }
+        }
+    }
+
+    /// It goes on.
+    pub(super) async fn respond(&mut self, session: &mut Session, message: &[u8]) {
+        match self.dialogue.take() {
+            Some(dialogue) => self.turn(session, dialogue, message).await,
+            None => session.refuse(&malformed()),
+        }
+    }
+
+    async fn turn(&mut self, session: &mut Session, dialogue: Dialogue, message: &[u8]) {
+        let turn = match dialogue {
+            Dialogue::Plain => self.plain(message).await,
+            Dialogue::LoginName => match parse_login(message) {
+                Some(name) => {
+                    Turn::Challenge(LOGIN_PASSWORD_PROMPT.into(), Dialogue::LoginPassword(name))
+                }
+                None => Turn::Malformed,
+            },
+            Dialogue::LoginPassword(name) => match parse_login(message) {
+                Some(password) => self.check(name, &password).await,
+                None => Turn::Malformed,
+            },
+            Dialogue::ScramFirst(mechanism) => self.scram_first(mechanism, message),
+            Dialogue::ScramLast(exchange) => self.scram_last(*exchange, message),
+            Dialogue::ScramEnd(login) if message.is_empty() => {
+                Turn::End { user: login.name.as_str().into(), verdict: Verdict::Welcome(login) }
+            }
+            Dialogue::ScramEnd(_) => Turn::Malformed,
+        };
+        match turn {
+            Turn::Challenge(challenge, next) => {
+                session.challenge(&challenge);
+                self.dialogue = Some(next);
+            }
+            Turn::End { user, verdict } => self.end_login(session, &user, verdict).await,
+            Turn::Malformed => session.refuse(&malformed()),
+        }
+    }
+
+    async fn plain(&self, message: &[u8]) -> Turn {
+        match Plain::parse(message) {
+            // Nobody may act for others here.
+            Some(plain) if plain.authorize_as().is_some_and(|other| other != plain.user()) => {
+                let verdict = self.auth().refuse(self.place());
+                Turn::End { user: plain.user().into(), verdict }
+            }
+            Some(plain) => self.check(plain.user().into(), plain.password()).await,
+            None => Turn::Malformed,
+        }
+    }
+
+    async fn check(&self, user: Box<str>, password: &str) -> Turn {
+        let verdict = self.auth().check(self.place(), &user, password.as_bytes()).await;
+        Turn::End { user, verdict }
+    }
+
+    fn scram_first(&self, mechanism: Mechanism, message: &[u8]) -> Turn {
+        let Some(first) = ClientFirst::parse(message) else { return Turn::Malformed };
+        let refused =
+            |user: &str| Turn::End { user: user.into(), verdict: self.auth().refuse(self.place()) };
+        let may_go_on = self.is_bound_as_offered(mechanism, first.binding())
+            && first.authorize_as().is_none_or(|other| other == first.user());
+        let mut nonce = [0; NONCE_OCTETS];
+        if !may_go_on || rand::fill(&mut nonce).is_err() {
+            return refused(first.user());
+        }
+        let Some(challenged) = self.auth().challenge(first.user()) else {
+            return refused(first.user());
+        };
+        // Letters and digits need no look at what a nonce may have in it.
+        let nonce: String = nonce.iter().map(|octet| format!("{octet:02x}")).collect();
+        let reply = first.reply(&nonce, challenged.salt(), challenged.iterations());
+        let challenge = reply.message().into();
+        Turn::Challenge(
+            challenge,
+            Dialogue::ScramLast(Box::new(Exchange { first, reply, challenged })),
+        )
+    }
+
+    /// RFC 5802 §6: a client that could bind its login to the connection and believes that we cannot, although we
+    /// said so, was lied to by somebody in between.
+    fn is_bound_as_offered(&self, mechanism: Mechanism, binding: &Binding) -> bool {
+        let can_bind = exporter(&self.arrival).is_some();
+        match (mechanism, binding) {
+            (Mechanism::ScramSha256Plus, Binding::Bound(kind)) => {
+                can_bind && kind.as_ref() == TLS_EXPORTER
+            }
+            (Mechanism::ScramSha256, Binding::Unsupported) => true,
+            (Mechanism::ScramSha256, Binding::NotOffered) => !can_bind,
+            (
+                Mechanism::Plain
+                | Mechanism::Login
+                | Mechanism::ScramSha256
+                | Mechanism::ScramSha256Plus,
+                Binding::Bound(_) | Binding::Unsupported | Binding::NotOffered,
+            ) => false,
+        }
+    }
+
+    fn scram_last(&self, exchange: Exchange, message: &[u8]) -> Turn {
+        let Exchange { first, reply, challenged } = exchange;
+        let Some(last) = ClientFinal::parse(message) else { return Turn::Malformed };
+        let user = first.user().into();
+        let exporter = exporter(&self.arrival).map_or(&[][..], |exporter| exporter);
+        if last.channel_binding() != first.channel_binding(exporter) || !reply.is_answered_by(&last)
+        {
+            return Turn::End { user, verdict: self.auth().refuse(self.place()) };
+        }
+        let signed = reply.auth_message(&first, &last);
+        let place = self.place();
+        match self.auth().prove(place, challenged, signed.as_bytes(), last.proof()) {
+            (Verdict::Welcome(login), signature) => {
+                let proof = server_final(Ok(&signature));
+                Turn::Challenge(proof.into(), Dialogue::ScramEnd(login))
+            }
+            (verdict @ (Verdict::Wrong(_) | Verdict::ShutOut | Verdict::Busy), _) => {
+                Turn::End { user, verdict }
+            }
+        }
+    }
+
+    async fn end_login(&mut self, session: &mut Session, user: &str, verdict: Verdict) {
+        let refusal = match verdict {
+            Verdict::Welcome(login) => {
+                self.login = Some(login);
+                session.authenticated();
+                return;
+            }
+            Verdict::Wrong(Penalty::Wait(wait)) => {
+                sleep(wait).await;
+                Refusal::LoginFailed
+            }
+            Verdict::Wrong(Penalty::ShutOut(wait)) => {
+                sleep(wait).await;
+                Refusal::TooManyLogins
+            }
+            Verdict::ShutOut => Refusal::TooManyLogins,
+            Verdict::Busy => Refusal::LoginBusy,
+        };
+        let response = refusal.response();
+        tracing::info!(
+            event = "login_failed",
+            reason = refusal.reason(),
+            user = %RemoteText::new(user),
+            client = %self.arrival.peer,
+            code = response.code(),
+            status = response.status().map(|status| status.to_string()),
+            "{}",
+            response.text()
+        );
+        if refusal == Refusal::TooManyLogins {
+            session.close(&response);
+        } else {
+            session.refuse(&response);
+        }
+    }
+}
+
+fn malformed() -> Response {
+    Response::new(501, Status::permanent(5, 2), "This is no message of the mechanism")
+}

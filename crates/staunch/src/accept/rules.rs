@@ -1,0 +1,152 @@
+//! Who may send, as whom, and to whom: `[access]` and `[aliases]` as they are at this moment.
+
+use std::net::IpAddr;
+
+use smtp::command::Recipient;
+use smtp::{Domain, HostName, Mailbox, ReversePath};
+
+use super::arrival::Arrival;
+use super::refusal::Refusal;
+use crate::auth::{Auth, Login};
+use crate::config::{Config, ListenerMode, Senders};
+
+/// May this client send mail at all?
+///
+/// # Errors
+///
+/// Why not.
+pub(super) fn client(
+    config: &Config,
+    auth: &Auth,
+    arrival: &Arrival,
+    login: Option<&Login>,
+) -> Result<(), Refusal> {
+    match (login, arrival.mode) {
+        // Removed or given another password since then: what is known of it is worth nothing any more.
+        (Some(login), _) if !auth.is_current(login) => Err(Refusal::LoginEnded),
+        (Some(_), _) => Ok(()),
+        (None, ListenerMode::Relay) if arrival.peer.is_trusted(config) => Ok(()),
+        (None, ListenerMode::Relay | ListenerMode::Submission | ListenerMode::Submissions) => {
+            Err(Refusal::RelayDenied)
+        }
+    }
+}
+
+/// May it send as `sender`?
+///
+/// The null sender may be used by everybody: programs confirm that mail was read with it (RFC 8098 §3), and
+/// relays pass on failure notices.
+///
+/// # Errors
+///
+/// Why not.
+pub(super) fn sender(
+    config: &Config,
+    login: Option<&Login>,
+    sender: &ReversePath,
+) -> Result<(), Refusal> {
+    if config.access.deny_senders.has_sender(sender) {
+        return Err(Refusal::SenderDenied);
+    }
+    match (config.access.senders, login, sender) {
+        (Senders::Own, Some(login), ReversePath::Mailbox(mailbox))
+            if !is_own(login.name.as_str(), mailbox, config.hostname.domain()) =>
+        {
+            Err(Refusal::SenderNotOwn)
+        }
+        (Senders::Own | Senders::Any, _, _) => Ok(()),
+    }
+}
+
+/// Is `mailbox` the address that a user is named after? A name without a domain is at our host name.
+fn is_own(name: &str, mailbox: &Mailbox, hostname: &Domain) -> bool {
+    match name.rsplit_once('@') {
+        Some((local, domain)) => {
+            let is_domain =
+                HostName::parse(domain).is_ok_and(|d| mailbox.domain().name() == Some(&d));
+            is_domain && mailbox.local_part() == local
+        }
+        None => mailbox.domain() == hostname && mailbox.local_part() == name,
+    }
+}
+
+/// Where mail for `recipient` goes: to itself, or, if that is a name of ours, to whom the configuration names.
+/// `local` is the address that was connected to.
+///
+/// # Errors
+///
+/// Why it goes nowhere.
+pub(super) fn recipient<'a>(
+    config: &'a Config,
+    recipient: &'a Recipient,
+    local: Option<IpAddr>,
+) -> Result<&'a Mailbox, Refusal> {
+    let target = match recipient {
+        Recipient::Postmaster => postmaster(config)?,
+        Recipient::Mailbox(mailbox) if is_ours(mailbox, config.hostname.domain(), local) => {
+            let name = mailbox.local_part();
+            if name.eq_ignore_ascii_case("postmaster") {
+                postmaster(config)?
+            } else {
+                config.aliases.target(name).unwrap_or(mailbox)
+            }
+        }
+        Recipient::Mailbox(mailbox) => mailbox,
+    };
+    if config.access.deny_recipients.has(target) {
+        return Err(Refusal::RecipientDenied);
+    }
+    Ok(target)
+}
+
+/// Whoever runs this server (RFC 5321 §4.5.1).
+fn postmaster(config: &Config) -> Result<&Mailbox, Refusal> {
+    config.aliases.postmaster.as_ref().ok_or(Refusal::NoPostmaster)
+}
+
+/// Is it at our name or at the address that was connected to?
+fn is_ours(mailbox: &Mailbox, hostname: &Domain, local: Option<IpAddr>) -> bool {
+    match mailbox.domain() {
+        name @ Domain::Name(_) => name == hostname,
+        Domain::Literal(address) => Some(*address) == local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ours_has_our_name_or_address() {
+        let hostname = Domain::Name(HostName::parse("relay.example").unwrap());
+        let local = Some(IpAddr::from([192, 0, 2, 1]));
+        for (text, want) in [
+            ("postmaster@relay.example", true),
+            ("root@RELAY.example", true),
+            ("root@[192.0.2.1]", true),
+            ("root@[192.0.2.2]", false),
+            ("root@example.com", false),
+            ("root@x.relay.example", false),
+        ] {
+            assert_eq!(is_ours(&Mailbox::parse(text).unwrap(), &hostname, local), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_user_owns_the_address_that_it_is_named_after() {
+        let hostname = Domain::Name(HostName::parse("relay.example").unwrap());
+        for (name, address, want) in [
+            ("anna@example.org", "anna@example.org", true),
+            ("anna@example.org", "anna@EXAMPLE.ORG", true),
+            ("anna@example.org", "Anna@example.org", false),
+            ("anna@example.org", "anna@example.com", false),
+            ("anna@example.org", "anna+x@example.org", false),
+            ("printer", "printer@relay.example", true),
+            ("printer", "printer@example.org", false),
+            ("printer", "scanner@relay.example", false),
+        ] {
+            let mailbox = Mailbox::parse(address).unwrap();
+            assert_eq!(is_own(name, &mailbox, &hostname), want, "{name} {address}");
+        }
+    }
+}
