@@ -1,9 +1,15 @@
 //! A running daemon is changed, paused, emptied and stopped, and no mail is lost by it.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use world::{Event, Leaf, Mark, Relay, Rule, Then, World};
 
 use crate::harness::PROGRAM;
@@ -251,4 +257,164 @@ async fn held_mail_waits_beyond_its_lifetime_and_is_tried_when_released() {
     assert_eq!(count(&relay.cli_json(&["queue", "release", "--domain", "far.test"]).await), 2);
     relay.event("delivered").times(2).await;
     assert_eq!(relay.event("bounced").count(), 0);
+}
+
+/// Where a [`Slow`] host keeps its client waiting.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum At {
+    Ehlo,
+    EndOfData,
+}
+
+/// A host in clear text that stops once, says so, and goes on when it is told.
+struct Slow {
+    listener: TcpListener,
+    at: At,
+    reached: Notify,
+    go_on: Notify,
+    heard: Mutex<Vec<String>>,
+}
+
+impl Slow {
+    /// The host `slow.test` of `world`.
+    async fn start(world: &World, at: At) -> Self {
+        let address = Ipv4Addr::new(127, 0, 77, 7);
+        world.dns.a("slow.test", address);
+        let listener = TcpListener::bind((address, world.mx_port())).await.unwrap();
+        let (reached, go_on, heard) = Default::default();
+        Self { listener, at, reached, go_on, heard }
+    }
+
+    /// Serves one client after the other while `test` runs.
+    async fn during<T>(&self, test: impl Future<Output = T>) -> T {
+        tokio::select! {
+            () = self.serve() => unreachable!("it serves for ever"),
+            result = test => result,
+        }
+    }
+
+    async fn serve(&self) {
+        let mut stalls = Some(self.at);
+        loop {
+            let (mut stream, _) = self.listener.accept().await.unwrap();
+            // A client that goes away is part of some tests.
+            let _ = self.session(&mut stream, &mut stalls).await;
+        }
+    }
+
+    async fn session(&self, stream: &mut TcpStream, stalls: &mut Option<At>) -> io::Result<()> {
+        let (input, mut output) = stream.split();
+        output.write_all(b"220 slow.test\r\n").await?;
+        let mut lines = BufReader::new(input).lines();
+        let mut is_in_data = false;
+        while let Some(line) = lines.next_line().await? {
+            let is_end = is_in_data && line == ".";
+            if is_in_data && !is_end {
+                continue;
+            }
+            self.heard.lock().unwrap().push(line.clone());
+            let here = if is_end {
+                Some(At::EndOfData)
+            } else {
+                line.starts_with("EHLO").then_some(At::Ehlo)
+            };
+            if here.is_some() && *stalls == here {
+                *stalls = None;
+                self.reached.notify_one();
+                self.go_on.notified().await;
+            }
+            let reply = match line.get(..4) {
+                Some("DATA") => "354 go on",
+                Some("QUIT") => "221 bye",
+                Some("STAR") => "502 no",
+                _ => "250 ok",
+            };
+            is_in_data = line == "DATA";
+            output.write_all(format!("{reply}\r\n").as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    fn has_heard(&self, line: &str) -> bool {
+        self.heard.lock().unwrap().iter().any(|heard| heard.starts_with(line))
+    }
+}
+
+/// It was about to be sent by the rules that held when its attempt began.
+#[tokio::test]
+async fn a_rule_tightened_while_a_host_is_slow_stops_the_message() {
+    let world = World::start(PROGRAM).await;
+    let slow = Slow::start(&world, At::Ehlo).await;
+    world.domain("far.test").mx_names(&[(10, "slow.test")]);
+    let relay = world.relay(PATIENT).await;
+    slow.during(async {
+        relay.submit("a@client.test", &["b@far.test"], "one").await;
+        slow.reached.notified().await;
+        reload(&relay, "[delivery]\ntls = \"encrypt\"\n").await;
+        slow.go_on.notify_one();
+        let deferred = relay.event("deferred").await;
+        assert_eq!(deferred.text("reason").as_deref(), Some("starttls_not_offered"));
+    })
+    .await;
+    assert!(slow.has_heard("STARTTLS") && !slow.has_heard("MAIL"));
+}
+
+#[tokio::test]
+async fn a_stop_lets_the_transfer_under_way_end() {
+    let world = World::start(PROGRAM).await;
+    let slow = Slow::start(&world, At::EndOfData).await;
+    world.domain("far.test").mx_names(&[(10, "slow.test")]);
+    let mut relay = world.relay("shutdown_grace = \"20s\"\n").await;
+    relay.submit("a@client.test", &["b@far.test"], "one").await;
+    slow.during(async {
+        slow.reached.notified().await;
+        relay.signal(Signal::TERM);
+        relay.event("stopping").await;
+        slow.go_on.notify_one();
+        assert!(relay.wait_end().await.success());
+    })
+    .await;
+    assert_eq!(relay.event("delivered").count(), 1);
+    assert!(slow.has_heard("QUIT"), "its connection ends politely");
+    relay.start_again().await;
+    assert_eq!(relay.queue().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_transfer_that_hangs_is_cut_at_the_end_of_the_grace_and_waits_in_the_queue() {
+    let world = World::start(PROGRAM).await;
+    let slow = Slow::start(&world, At::EndOfData).await;
+    world.domain("far.test").mx_names(&[(10, "slow.test")]);
+    let mut relay = world.relay("shutdown_grace = \"1s\"\n").await;
+    relay.submit("a@client.test", &["b@far.test"], "one").await;
+    slow.during(async {
+        slow.reached.notified().await;
+        assert!(relay.stop().await.success());
+        assert_eq!(relay.event("deferred").count() + relay.event("delivered").count(), 0);
+        slow.go_on.notify_one();
+        relay.start_again().await;
+        relay.event("delivered").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let world = World::start(PROGRAM).await;
+    let slow = Slow::start(&world, At::EndOfData).await;
+    world.domain("far.test").mx_names(&[(10, "slow.test")]);
+    let mut relay = world.relay("shutdown_grace = \"1h\"\n").await;
+    relay.submit("a@client.test", &["b@far.test"], "one").await;
+    slow.during(async {
+        slow.reached.notified().await;
+        relay.signal(Signal::TERM);
+        relay.event("stopping").await;
+        relay.signal(Signal::INT);
+        assert!(relay.wait_end().await.success());
+    })
+    .await;
+    relay.configure("[delivery]\nport = 1\n");
+    relay.start_again().await;
+    let row = relay.queued("b@far.test").await.unwrap();
+    assert_eq!(row["sender"], "a@client.test");
 }

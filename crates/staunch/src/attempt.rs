@@ -33,12 +33,28 @@ const NO_BDAT: &str = "the host offers CHUNKING and does not know BDAT";
 /// What is said of a session that takes nobody else.
 const USED_UP: &str = "the host takes no more in this session";
 
+/// One attempt by the rules of today, and these rules. If they change before anything was handed over, it
+/// begins anew: what was found under those of yesterday, also a failure, counts for nothing.
+pub(crate) async fn attempt(
+    relay: &Relay,
+    work: &Work,
+    freshness: Freshness,
+) -> (Arc<Config>, Result<Answered, AttemptError>) {
+    loop {
+        let config = relay.config();
+        let result = attempt_under(relay, &config, work, freshness).await;
+        if result.is_ok() || relay.is_of_today(&config) {
+            return (config, result);
+        }
+    }
+}
+
 /// Tries the hosts of the next hop in order of preference, until one has answered.
 ///
 /// # Errors
 ///
 /// [`AttemptError`] when none was reached that may be used: nothing was delivered.
-pub(crate) async fn attempt(
+async fn attempt_under(
     relay: &Relay,
     config: &Config,
     work: &Work,
@@ -96,7 +112,7 @@ impl Spine<'_> {
         let mut clear = Vec::new();
         for candidate in candidates {
             match self.try_host(&candidate, Starttls::Use).await {
-                Ok(answered) => return Some(answered),
+                Ok(tried) => return tried,
                 Err(error) => {
                     if self.may_go_clear(&candidate, &error).await {
                         clear.push(candidate.clone());
@@ -108,19 +124,20 @@ impl Spine<'_> {
         }
         for candidate in clear {
             match self.try_host(&candidate, Starttls::Skip).await {
-                Ok(answered) => return Some(answered),
+                Ok(tried) => return tried,
                 Err(error) => walk.host_failed(&candidate.located.mx, error),
             }
         }
         None
     }
 
-    /// May it be used, does it answer, is it who it should be, what does it say?
+    /// May it be used, does it answer, is it who it should be, what does it say? `None` if that was asked
+    /// by rules that do not hold any more: nothing is handed over then.
     async fn try_host(
         &self,
         candidate: &Candidate,
         starttls: Starttls,
-    ) -> Result<Answered, HostError> {
+    ) -> Result<Option<Answered>, HostError> {
         let mut chunking = Chunking::IfOffered;
         loop {
             let located = candidate.located.clone();
@@ -128,6 +145,10 @@ impl Spine<'_> {
             let policy = binding(&mx);
             let host = mx.host().clone();
             let mut admitted = open(self.relay, self.config, mx, candidate.port, starttls).await?;
+            if !self.relay.is_of_today(self.config) {
+                self.put_back(admitted.into_connection(), starttls);
+                return Ok(None);
+            }
             events::findings(self.work.message, &host, admitted.findings());
             let proof = admitted.proof();
             let idle = admitted.connection_mut();
@@ -141,7 +162,8 @@ impl Spine<'_> {
                 }
                 result => {
                     let (fates, cut) = result?;
-                    return Ok(Answered { mx: host, address, proof, tls, policy, fates, cut });
+                    let mx = host;
+                    return Ok(Some(Answered { mx, address, proof, tls, policy, fates, cut }));
                 }
             }
         }

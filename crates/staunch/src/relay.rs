@@ -74,6 +74,11 @@ impl Relay {
         Arc::clone(&self.config.borrow())
     }
 
+    /// Is it still this one?
+    pub(crate) fn is_of_today(&self, config: &Config) -> bool {
+        std::ptr::eq(Arc::as_ptr(&self.config.borrow()), config)
+    }
+
     /// May age end anything now?
     pub(crate) fn age_counts(&self) -> AgeCounts {
         match self.clock.trust() {

@@ -26,27 +26,29 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
             return rest(due);
         }
     };
-    let config = relay.config();
     let started = clock::now();
     let age_counts = relay.age_counts();
-    let circumstances = |dice| Circumstances {
+    let circumstances = |retry, dice| Circumstances {
         started,
         now: clock::now(),
         age_counts,
-        retry: &config.delivery.retry,
+        retry,
         dice,
         trouble: due.trouble,
     };
-    let freshness = freshness(relay, &due, &circumstances(0)).await;
+    let today = relay.config();
+    let freshness = freshness(relay, &due, &circumstances(&today.delivery.retry, 0)).await;
     let targets = &due.work.targets;
     let dice = dice();
-    let decided = match attempt::attempt(relay, &config, &due.work, freshness).await {
+    let (config, result) = attempt::attempt(relay, &due.work, freshness).await;
+    let retry = &config.delivery.retry;
+    let decided = match result {
         Ok(answered) => {
-            let decided = outcome::decide_answer(targets, &answered, &circumstances(dice));
+            let decided = outcome::decide_answer(targets, &answered, &circumstances(retry, dice));
             settle::Decision { decided, answered: Some(answered), problem: None }
         }
         Err(error) => {
-            let decided = outcome::decide_failure(targets, &error, &circumstances(dice));
+            let decided = outcome::decide_failure(targets, &error, &circumstances(retry, dice));
             settle::Decision { decided, answered: None, problem: Some(error.problem()) }
         }
     };
