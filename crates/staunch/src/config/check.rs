@@ -56,6 +56,7 @@ pub(super) fn check(file: &file::File, listeners: ListenersFrom) -> Result<Confi
 impl Checker {
     fn config(&mut self, file: &file::File, from: ListenersFrom) -> Option<Config> {
         let hostname = self.parsed("hostname", &file.hostname, Hostname::parse);
+        let origin = self.parsed("origin", &file.origin, Hostname::parse);
         let dsn = self.dsn(&file.dsn);
         let grace = Duration::ZERO..=HOUR;
         Some(Config {
@@ -74,6 +75,7 @@ impl Checker {
             submit: self.submit(&file.submit),
             log: self.log(&file.log),
             hostname: hostname?,
+            origin: origin?.domain().clone(),
             dsn: dsn?,
         })
     }

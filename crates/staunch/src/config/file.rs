@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
     pub(super) hostname: String,
+    pub(super) origin: String,
     pub(super) data_dir: String,
     pub(super) shutdown_grace: String,
     pub(super) access: Access,
@@ -35,6 +36,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             hostname: String::new(),
+            origin: String::new(),
             data_dir: String::new(),
             shutdown_grace: "30s".into(),
             access: Access::default(),

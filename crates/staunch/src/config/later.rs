@@ -11,7 +11,6 @@ use toml::de::{DeTable, DeValue};
 /// Path of a key, in tables of lists without index, and the values that say what happens anyway, as
 /// TOML writes them. None: no value does.
 pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("origin", &["\"\""]),
     ("limit", &[]),
     // Whose AD bit counts under dnssec = "trust-ad", which is refused itself.
     ("dns.trust_ad_from", &["[]", "[\"127.0.0.0/8\", \"::1/128\"]"]),

@@ -261,11 +261,16 @@ fn complete(
             derive(key, from);
         }
     }
+    // A host name that does not parse is reported by itself.
+    let own_name = super::Hostname::parse(&file.hostname)
+        .map_or_else(|_| "localhost".to_owned(), |hostname| hostname.to_string());
     if file.dsn.from.is_empty() {
-        let domain = super::Hostname::parse(&file.hostname).map(|hostname| hostname.to_string());
-        // A host name that does not parse is reported by itself.
-        file.dsn.from = format!("mailer-daemon@{}", domain.as_deref().unwrap_or("localhost"));
+        file.dsn.from = format!("mailer-daemon@{own_name}");
         derive("dsn.from", "hostname");
+    }
+    if file.origin.is_empty() {
+        file.origin = own_name;
+        derive("origin", "hostname");
     }
     if !file.listener.is_empty() {
         return Ok(ListenersFrom::Written);

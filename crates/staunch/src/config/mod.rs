@@ -49,6 +49,8 @@ pub(crate) use surroundings::Surroundings;
 pub(crate) struct Config {
     /// Our name in EHLO and Received (RFC 5321 §4.1.1.1).
     pub(crate) hostname: Hostname,
+    /// What completes a name without a domain; the host name unless written.
+    pub(crate) origin: Domain,
     /// Where accepted mail and policies are kept. Must survive a reboot.
     pub(crate) data_dir: PathBuf,
     /// How long running attempts may take after a stop was asked for.

@@ -82,6 +82,7 @@ fn without_any_file_the_relay_listens_on_loopback_only() {
     assert_eq!(admin.socket, data_dir.join("admin.sock"));
     assert_eq!(config.submit.socket, data_dir.join("submit.sock"));
     assert_eq!(config.hostname.to_string(), "relay.example.net");
+    assert_eq!(config.origin.to_string(), "relay.example.net");
     assert_eq!(config.dsn.from.as_str(), "mailer-daemon@relay.example.net");
     assert_eq!(config.limits.queue_messages, None);
     assert!(files.is_empty());
@@ -111,10 +112,11 @@ fn directories_come_from_the_service_manager_first() {
 
 /// A document, and what is said of it behind the document's name.
 const REFUSED: &[(&str, &str)] = &[
+    ("origin = \"a b\"", "1: origin: \"a b\": a character that is not allowed in a host name"),
     ("hostname = \"a b\"", "1: hostname: \"a b\": a character that is not allowed in a host name"),
     (
         "hostnam = \"a\"",
-        "1: hostnam: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
+        "1: hostnam: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
     ),
     (
         "\n[access]\nnetwork = []",
@@ -159,7 +161,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("[[rule]]\ndomains = [\"a.example\"]", "1: rule: not in this version"),
     (
         "[dane]\nmod = 1",
-        "1: dane: unknown key; known here: hostname, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
+        "1: dane: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
     ),
     ("[delivery]\nport = \"25\"", "2: delivery.port: invalid type: string \"25\", expected u16"),
     ("[delivery]\nport = 70000", "2: delivery.port: invalid value: integer `70000`, expected u16"),
