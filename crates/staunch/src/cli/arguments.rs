@@ -61,6 +61,12 @@ pub(super) enum Command {
     /// Look at the users who may submit mail, or change them
     #[command(subcommand, after_help = "Example: staunch user list")]
     User(UserCommand),
+    /// Be /usr/sbin/sendmail: take a message from stdin; also by the names sendmail, mailq, newaliases
+    ///
+    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; those of other sendmails
+    /// that tune their inside are ignored, those that reach for their files are refused.
+    #[command(after_help = "Example: staunch sendmail -t -i < message.eml")]
+    Sendmail(SendmailCommand),
     /// Exit with 0 if the local daemon is ready, for containers
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
     Healthcheck(Json),
@@ -93,11 +99,18 @@ pub(super) enum ConfigCommand {
     Show(Json),
 }
 
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub(super) struct Json {
     /// For programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SendmailCommand {
+    /// Options and addresses of sendmail(8)
+    #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub(super) arguments: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -143,7 +156,7 @@ pub(super) enum QueueCommand {
     Delete(QueueAction),
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct QueueList {
     /// Recipients in this domain
     #[arg(long, value_name = "DOMAIN")]

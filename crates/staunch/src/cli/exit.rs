@@ -16,10 +16,16 @@ pub(crate) enum Exit {
     BadInput,
     /// An input file cannot be read.
     NoInput,
-    /// The daemon is not reachable.
+    /// There is no such recipient.
+    NoUser,
+    /// There is no such recipient's host.
+    NoHost,
+    /// The daemon is not reachable, or does not do this.
     Unavailable,
     /// It may work later.
     TemporaryFailure,
+    /// Not for whoever asks.
+    NoPermission,
     /// The configuration is wrong.
     Config,
 }
@@ -33,8 +39,11 @@ impl Exit {
             Self::Usage => 64,
             Self::BadInput => 65,
             Self::NoInput => 66,
+            Self::NoUser => 67,
+            Self::NoHost => 68,
             Self::Unavailable => 69,
             Self::TemporaryFailure => 75,
+            Self::NoPermission => 77,
             Self::Config => 78,
         }
     }

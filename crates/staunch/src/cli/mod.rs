@@ -16,6 +16,7 @@ mod policy;
 mod queue;
 mod reload;
 mod run;
+mod sendmail;
 mod switches;
 mod table;
 mod user;
@@ -34,7 +35,7 @@ use exit::Failure;
 
 /// Runs the program on `arguments`, the first of which is its own name.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match Arguments::try_parse_from(sendmail::rewritten(arguments)) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error).code(),
     };
@@ -85,6 +86,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Drain(command) => switches::drain(command, &load(settings)?),
         Command::Reload(format) => reload::run(*format, &load(settings)?),
         Command::User(command) => user::run(command, &load(settings)?),
+        Command::Sendmail(command) => sendmail::run(&command.arguments, || load(settings)),
         Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
     }
 }

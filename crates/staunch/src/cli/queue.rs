@@ -16,7 +16,7 @@ const HEADINGS: [&str; 8] =
 
 pub(super) fn run(command: &QueueCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     with_door(&loaded.config.admin.socket, async |door| match command {
-        QueueCommand::List(command) => list(&door, command).await,
+        QueueCommand::List(command) => list(&door, command).await.map(|_| Exit::Ok),
         QueueCommand::Show(command) => show(&door, command).await,
         QueueCommand::Retry(action) => act(&door, "retry", action).await,
         QueueCommand::Hold(action) => act(&door, "hold", action).await,
@@ -29,7 +29,18 @@ pub(super) fn run(command: &QueueCommand, loaded: &Loaded) -> Result<Exit, Failu
     })
 }
 
-async fn list(door: &Door, command: &QueueList) -> Result<Exit, Failure> {
+/// `mailq`: the list, or the words that scripts look for.
+pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
+    with_door(&loaded.config.admin.socket, async |door| {
+        if list(&door, &QueueList::default()).await? == 0 {
+            writeln!(stdout(), "Mail queue is empty")?;
+        }
+        Ok(Exit::Ok)
+    })
+}
+
+/// Prints the list; how many rows there were.
+async fn list(door: &Door, command: &QueueList) -> Result<u64, Failure> {
     let limit = command.limit.map(|limit| limit.to_string());
     let query = [
         ("domain", command.domain.as_deref()),
@@ -40,7 +51,9 @@ async fn list(door: &Door, command: &QueueList) -> Result<Exit, Failure> {
     let mut rows = door.stream(&["v1", "queue"], &query).await?;
     let mut out = stdout().lock();
     let mut table = Table::new(&HEADINGS);
+    let mut count = 0;
     while let Some(row) = rows.line().await? {
+        count += 1;
         if command.json.json {
             output::json(&mut out, &row)?;
         } else {
@@ -48,7 +61,7 @@ async fn list(door: &Door, command: &QueueList) -> Result<Exit, Failure> {
         }
     }
     table.finish(&mut out)?;
-    Ok(Exit::Ok)
+    Ok(count)
 }
 
 fn cells(row: &Value) -> Vec<String> {

@@ -1,0 +1,251 @@
+//! The header section of a message from a local program: who gets it, what is missing, what must not
+//! go out.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use memchr::memmem;
+use smtp::Domain;
+
+use super::addresses::{self, BadList};
+
+/// RFC 2047 §2: an encoded word has at most 75 characters, 12 of which are not text.
+const ENCODED_WORD_TEXT_MAX: usize = 63;
+
+/// A message, its header fields apart.
+#[derive(Clone, Debug)]
+pub(super) struct Message<'a> {
+    /// Each whole, with its folding and its line end.
+    fields: Vec<&'a [u8]>,
+    /// What follows the empty line.
+    body: &'a [u8],
+}
+
+/// What a message lacks is made of this.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults<'a> {
+    /// The author's address.
+    pub(super) from: &'a str,
+    /// The author's name, if known.
+    pub(super) name: Option<&'a str>,
+    /// RFC 5322 §3.3.
+    pub(super) date: &'a str,
+    /// Without angle brackets.
+    pub(super) message_id: &'a str,
+}
+
+impl<'a> Message<'a> {
+    /// Finds the fields. The first line that is no field ends the header section, also without an empty
+    /// line between: whoever pipes in plain text has no header at all.
+    pub(super) fn parse(text: &'a [u8]) -> Self {
+        let mut rest = text;
+        // The separator of mbox files, which some programs write in front.
+        if rest.starts_with(b"From ") {
+            rest = split_line(rest).1;
+        }
+        let mut fields = Vec::new();
+        while let Some((field, tail)) = split_field(rest) {
+            fields.push(field);
+            rest = tail;
+        }
+        Self { fields, body: rest.strip_prefix(b"\r\n").unwrap_or(rest) }
+    }
+
+    /// Whether there is a field of this name.
+    fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| is_named(field, name))
+    }
+
+    /// Everybody in To, Cc and Bcc; of a message that is sent again, in those that say so (RFC 5322
+    /// §3.6.6).
+    ///
+    /// # Errors
+    ///
+    /// [`BadList`].
+    pub(super) fn recipients(&self, origin: &Domain) -> Result<Vec<String>, BadList> {
+        const AGAIN: [&str; 3] = ["Resent-To", "Resent-Cc", "Resent-Bcc"];
+        let is_again = AGAIN.iter().any(|name| self.has(name));
+        let names = if is_again { AGAIN } else { ["To", "Cc", "Bcc"] };
+        let mut found = Vec::new();
+        for field in &self.fields {
+            if names.iter().any(|name| is_named(field, name)) {
+                found.extend(addresses::parse(&value(field), origin)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The message as it goes out: without Bcc, and with what every message has to have (RFC 5322 §3.6).
+    pub(super) fn finish(&self, defaults: &Defaults<'_>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.body.len() + 4096);
+        let is_secret = |field: &[u8]| is_named(field, "Bcc") || is_named(field, "Resent-Bcc");
+        for field in self.fields.iter().filter(|field| !is_secret(field)) {
+            out.extend_from_slice(field);
+        }
+        let missing = [
+            ("From", author(defaults.from, defaults.name)),
+            ("Date", defaults.date.to_owned()),
+            ("Message-ID", format!("<{}>", defaults.message_id)),
+        ];
+        for (name, value) in missing.iter().filter(|(name, _)| !self.has(name)) {
+            out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(self.body);
+        out
+    }
+}
+
+/// The first line with its end, and the rest.
+fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = memmem::find(text, b"\r\n").map_or(text.len(), |at| at + 2);
+    text.split_at_checked(end).unwrap_or((text, &[]))
+}
+
+/// The first field with its continuation lines, and the rest.
+fn split_field(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (first, mut rest) = split_line(text);
+    name(first)?;
+    while rest.starts_with(b" ") || rest.starts_with(b"\t") {
+        rest = split_line(rest).1;
+    }
+    text.split_at_checked(text.len() - rest.len())
+}
+
+/// The name of the field that begins with this line (RFC 5322 §2.2; blanks before the colon: §4.5).
+fn name(line: &[u8]) -> Option<&[u8]> {
+    let colon = memchr::memchr(b':', line)?;
+    let name = line.get(..colon)?.trim_ascii_end();
+    let is_name = !name.is_empty() && name.iter().all(|byte| (33..=126).contains(byte));
+    is_name.then_some(name)
+}
+
+fn is_named(field: &[u8], wanted: &str) -> bool {
+    name(field).is_some_and(|name| name.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+/// What stands behind the colon.
+fn value(field: &[u8]) -> Cow<'_, str> {
+    let colon = memchr::memchr(b':', field).unwrap_or_default();
+    String::from_utf8_lossy(field.get(colon + 1..).unwrap_or_default())
+}
+
+/// A From field's value.
+fn author(address: &str, name: Option<&str>) -> String {
+    let Some(name) = name.filter(|name| !name.trim().is_empty()) else { return address.to_owned() };
+    let is_phrase = name.bytes().all(|b| b.is_ascii_alphanumeric() || b" -_!".contains(&b));
+    if is_phrase {
+        return format!("{name} <{address}>");
+    }
+    if name.is_ascii() {
+        let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
+        return format!("\"{quoted}\" <{address}>");
+    }
+    format!("{} <{address}>", encoded_words(name))
+}
+
+/// RFC 2047 §4.1: base64, no character split between two words.
+fn encoded_words(text: &str) -> String {
+    let octets_max = ENCODED_WORD_TEXT_MAX / 4 * 3;
+    let mut words = vec![String::new()];
+    for c in text.chars() {
+        if words.last().is_none_or(|word| word.len() + c.len_utf8() > octets_max) {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
+    }
+    let encode = |word: &String| format!("=?utf-8?B?{}?=", BASE64.encode(word));
+    words.iter().map(encode).collect::<Vec<_>>().join("\r\n ")
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_parser::MessageParser;
+    use smtp::HostName;
+
+    use super::*;
+
+    const DEFAULTS: Defaults<'_> = Defaults {
+        from: "me@host.example",
+        name: Some("Me"),
+        date: "Mon, 2 Mar 2026 10:00:00 +0000",
+        message_id: "id@host.example",
+    };
+    const ADDED: &str = "From: Me <me@host.example>\r\nDate: Mon, 2 Mar 2026 10:00:00 +0000\r\n\
+                         Message-ID: <id@host.example>\r\n";
+
+    fn finished(text: &str) -> String {
+        String::from_utf8(Message::parse(text.as_bytes()).finish(&DEFAULTS)).unwrap()
+    }
+
+    fn recipients(text: &str) -> Result<Vec<String>, BadList> {
+        let origin = Domain::Name(HostName::parse("host.example").unwrap());
+        Message::parse(text.as_bytes()).recipients(&origin)
+    }
+
+    #[test]
+    fn what_is_missing_is_added_and_what_is_there_stays() {
+        let whole = "from: a@b.example\r\nDATE: x\r\nMessage-Id : <1@2>\r\n\r\nbody\r\n";
+        let cases = [
+            ("", format!("{ADDED}\r\n")),
+            ("hello\r\n", format!("{ADDED}\r\nhello\r\n")),
+            ("see this: x\r\n", format!("{ADDED}\r\nsee this: x\r\n")),
+            ("\r\nSubject: no field\r\n", format!("{ADDED}\r\nSubject: no field\r\n")),
+            ("Subject: x\r\nhello\r\n", format!("Subject: x\r\n{ADDED}\r\nhello\r\n")),
+            ("Subject: x\r\n y\r\n\r\n\r\nb", format!("Subject: x\r\n y\r\n{ADDED}\r\n\r\nb")),
+            ("From me Mon Mar  2\r\nA: b\r\n\r\n", format!("A: b\r\n{ADDED}\r\n")),
+            (whole, whole.to_owned()),
+        ];
+        for (text, want) in cases {
+            assert_eq!(finished(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn nobody_sees_who_gets_a_blind_copy() {
+        let text = "To: a@x.example\r\nBCC: b@x.example,\r\n\tc@x.example\r\nresent-bcc: d@x.example\r\n\
+                    Subject: Bcc: is fine\r\n\r\nBcc: stays\r\n";
+        let want = format!("To: a@x.example\r\nSubject: Bcc: is fine\r\n{ADDED}\r\nBcc: stays\r\n");
+        assert_eq!(finished(text), want);
+    }
+
+    #[test]
+    fn recipients_stand_in_all_their_fields_of_the_latest_sending() {
+        let text = "To: A <a@x.example>,\r\n =?utf-8?q?=C3=BC=2C?= <b@x.example>\r\n\
+                    Cc: Group: c@x.example, \"d, e\" <d@x.example>;\r\nTo: f\r\nBcc: g@x.example\r\n\
+                    Reply-To: no@x.example\r\n\r\nTo: no@x.example\r\n";
+        let want = [
+            "a@x.example",
+            "b@x.example",
+            "c@x.example",
+            "d@x.example",
+            "f@host.example",
+            "g@x.example",
+        ];
+        assert_eq!(recipients(text).unwrap(), want);
+        let again = format!("Resent-To: h@x.example\r\nResent-Bcc: i@x.example\r\n{text}");
+        assert_eq!(recipients(&again).unwrap(), ["h@x.example", "i@x.example"]);
+        assert_eq!(
+            recipients("To: undisclosed-recipients:;\r\n\r\n").unwrap(),
+            Vec::<String>::new()
+        );
+        assert!(recipients("To: John Doe\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn an_author_s_name_of_any_kind_is_read_again() {
+        let long = "Ünïcödé ".repeat(20);
+        for name in ["Cron Daemon", "Doe, \"J\" \\", "root (admin)", "Jürgen", long.trim()] {
+            let value = author("a@x.example", Some(name));
+            let text = format!("From: {value}\r\n\r\n");
+            let message = MessageParser::new().parse(text.as_bytes()).unwrap();
+            let from = message.from().and_then(|from| from.first()).unwrap();
+            assert_eq!((from.name(), from.address()), (Some(name), Some("a@x.example")), "{value}");
+            assert!(value.is_ascii() && value.split("\r\n").all(|line| line.len() <= 78 + 14));
+        }
+        assert_eq!(author("a@x.example", Some(" ")), "a@x.example");
+    }
+}

@@ -1,0 +1,215 @@
+//! `staunch sendmail`: what cron, PHP and git call as /usr/sbin/sendmail.
+//!
+//! A message from stdin gets what every message must have and goes to the daemon's submit socket. The
+//! program has no rights of its own and touches no file of the daemon: if that is away, nothing is kept
+//! here and the caller hears 75, as sysexits(3) has it for "try again".
+
+mod addresses;
+mod header;
+mod input;
+mod local_user;
+mod options;
+mod submit;
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io::{Write, stdin, stdout};
+use std::path::Path;
+
+use super::exit::{Exit, Failure};
+use super::queue;
+use crate::clock;
+use crate::config::{Config, Loaded};
+use header::{Defaults, Message};
+use local_user::LocalUser;
+use options::{Mode, Options};
+use submit::{Envelope, Taken};
+
+/// Options of all commands that take a value; what stands before a command may be one of them.
+const GLOBAL: [&str; 2] = ["--config", "--log-level"];
+
+/// The command line in the form that clap understands: by its names of old, the program is this
+/// command; and what follows it is nobody else's to read.
+pub(super) fn rewritten(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called = arguments.first().and_then(|name| Path::new(name).file_name());
+    let mode: &[&str] = match called.and_then(OsStr::to_str) {
+        Some("sendmail") => &["sendmail", "--"],
+        Some("mailq") => &["sendmail", "--", "-bp"],
+        Some("newaliases") => &["sendmail", "--", "-bi"],
+        Some(_) | None => {
+            if let Some(at) = own_arguments(&arguments) {
+                arguments.insert(at, "--".into());
+            }
+            return arguments;
+        }
+    };
+    arguments.splice(1..1, mode.iter().map(OsString::from));
+    arguments
+}
+
+/// Where the arguments of `staunch sendmail` begin, unless they only ask for help.
+fn own_arguments(arguments: &[OsString]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        let word = arguments.get(at)?.to_str()?;
+        if word == "sendmail" {
+            let asks_for_help = arguments.get(at + 1).is_some_and(|next| next == "--help");
+            return (!asks_for_help).then_some(at + 1);
+        }
+        if !word.starts_with("--") {
+            return None;
+        }
+        at += if GLOBAL.contains(&word) { 2 } else { 1 };
+    }
+}
+
+/// Runs the command. The configuration is read for what a mode needs, not before.
+///
+/// # Errors
+///
+/// [`Failure`] in the words of sendmail(8).
+pub(super) fn run(
+    arguments: &[OsString],
+    load: impl FnOnce() -> Result<Loaded, Failure>,
+) -> Result<Exit, Failure> {
+    let options = Options::parse(arguments)?;
+    match options.mode {
+        Mode::Message => message(&options, &load()?.config),
+        Mode::Session => submit::relay(&load()?.config.submit.socket),
+        Mode::Queue => queue::mailq(&load()?),
+        Mode::Aliases => Ok(Exit::Ok),
+    }
+}
+
+fn message(options: &Options, config: &Config) -> Result<Exit, Failure> {
+    if options.recipients.is_empty() && !options.reads_recipients {
+        return Err(failure(Exit::Usage, "say who gets it: addresses, or -t"));
+    }
+    let user = LocalUser::of_process(&config.origin);
+    let sender = sender(options, &user, config)?;
+    let text = input::read(stdin().lock(), options.lone_dot, config.limits.message_size)
+        .map_err(|error| failure(Exit::BadInput, error))?;
+    let message = Message::parse(&text);
+    let recipients = recipients(options, &message, config)?;
+    let content = finished(&message, options, &user, &sender, config);
+    let envelope = Envelope {
+        sender: &sender,
+        recipients: &recipients,
+        notify: options.notify,
+        returns: options.returns,
+        envelope_id: options.envelope_id.as_ref(),
+    };
+    let name = config.hostname.to_string();
+    let taken = submit::submit(&config.submit.socket, &name, &envelope, &content)?;
+    ended(&taken, options)
+}
+
+/// What `-f` says, else the user of this process.
+fn sender(options: &Options, user: &LocalUser, config: &Config) -> Result<String, Failure> {
+    let written = options.sender.as_deref().map(str::trim).unwrap_or(&user.login);
+    if matches!(written, "" | "<>") {
+        return Ok(String::new());
+    }
+    let found = addresses::parse(written, &config.origin)
+        .map_err(|error| failure(Exit::Usage, format!("-f {error}")))?;
+    match <[String; 1]>::try_from(found) {
+        Ok([sender]) => Ok(sender),
+        Err(_) => Err(failure(Exit::Usage, format!("-f {written:?}: one address, please"))),
+    }
+}
+
+/// Everybody once, in the order of the command line and then of the header.
+fn recipients(
+    options: &Options,
+    message: &Message<'_>,
+    config: &Config,
+) -> Result<Vec<String>, Failure> {
+    let mut all = Vec::new();
+    for list in &options.recipients {
+        let found = addresses::parse(list, &config.origin);
+        all.extend(found.map_err(|error| failure(Exit::BadInput, error))?);
+    }
+    if options.reads_recipients {
+        let found = message.recipients(&config.origin);
+        all.extend(found.map_err(|error| failure(Exit::BadInput, error))?);
+    }
+    let mut seen = HashSet::new();
+    all.retain(|address| seen.insert(same(address)));
+    if all.is_empty() {
+        return Err(failure(Exit::BadInput, "no recipient addresses in To, Cc or Bcc"));
+    }
+    Ok(all)
+}
+
+/// Domains are compared without case, local parts as they are (RFC 5321 §2.4).
+fn same(address: &str) -> String {
+    let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
+    format!("{local}@{}", domain.to_lowercase())
+}
+
+fn finished(
+    message: &Message<'_>,
+    options: &Options,
+    user: &LocalUser,
+    sender: &str,
+    config: &Config,
+) -> Vec<u8> {
+    let now = clock::now();
+    let own = format!("{}@{}", user.login, config.origin);
+    let is_said = options.sender.is_some() && !sender.is_empty();
+    let known = if is_said { None } else { user.full_name.as_deref() };
+    message.finish(&Defaults {
+        from: if is_said { sender } else { &own },
+        name: options.full_name.as_deref().or(known),
+        date: &now.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string(),
+        message_id: &format!("{}@{}", spool::IdSource::new().next(now), config.origin),
+    })
+}
+
+/// Says who was refused. The others have their mail, as with every sendmail.
+fn ended(taken: &Taken, options: &Options) -> Result<Exit, Failure> {
+    if options.is_verbose {
+        for answer in &taken.answers {
+            writeln!(stdout(), "{answer}")?;
+        }
+    }
+    let Some((_, first)) = taken.refused.first() else { return Ok(Exit::Ok) };
+    let line = |(recipient, reply): &(String, _)| format!("sendmail: <{recipient}>: {reply}");
+    let lines: Vec<String> = taken.refused.iter().map(line).collect();
+    Err(Failure::new(submit::exit_of(first), lines.join("\n")))
+}
+
+fn failure(exit: Exit, text: impl std::fmt::Display) -> Failure {
+    Failure::new(exit, format!("sendmail: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_old_are_this_command_and_its_letters_are_nobody_else_s() {
+        let cases = [
+            ("/usr/sbin/sendmail -t -h 3", "/usr/sbin/sendmail sendmail -- -t -h 3"),
+            ("mailq", "mailq sendmail -- -bp"),
+            ("newaliases -v", "newaliases sendmail -- -bi -v"),
+            ("staunch sendmail -V x -- -a@b", "staunch sendmail -- -V x -- -a@b"),
+            ("staunch --config sendmail sendmail a", "staunch --config sendmail sendmail -- a"),
+            ("staunch --config=x sendmail", "staunch --config=x sendmail --"),
+            ("staunch sendmail --help", "staunch sendmail --help"),
+            ("staunch queue sendmail", "staunch queue sendmail"),
+            ("staunch", "staunch"),
+        ];
+        for (line, want) in cases {
+            let words = rewritten(line.split(' ').map(OsString::from));
+            assert_eq!(words.join(OsStr::new(" ")), want);
+        }
+    }
+
+    #[test]
+    fn an_address_counts_once_whatever_the_case_of_its_domain() {
+        assert_eq!(same("Ab@Ex.Example"), same("Ab@eX.example"));
+        assert_ne!(same("ab@x.example"), same("Ab@x.example"));
+    }
+}

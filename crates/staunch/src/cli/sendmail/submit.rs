@@ -1,0 +1,328 @@
+//! Handing a message to the daemon: SMTP over its submit socket (RFC 5321 §3.3).
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use smtp::params::{EnvelopeId, Notify, Return};
+use smtp::{Extension, Extensions, Reply, ReplyClass, ReplyParser, Stuffer};
+
+use crate::cli::exit::{Exit, Failure};
+
+/// RFC 5321 §4.5.3.2.6: the longest that any reply may take.
+const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Ours: content is sent in pieces of this size.
+const PIECE_OCTETS: usize = 64 * 1024;
+/// RFC 5321 §4.5.3.1.10: too many recipients for one transaction, the rest goes into the next.
+const TOO_MANY_RECIPIENTS: u16 = 452;
+
+/// From whom to whom, and what they want to hear of it.
+#[derive(Clone, Debug)]
+pub(super) struct Envelope<'a> {
+    /// Empty for the null sender.
+    pub(super) sender: &'a str,
+    /// At least one.
+    pub(super) recipients: &'a [String],
+    pub(super) notify: Option<Notify>,
+    pub(super) returns: Option<Return>,
+    pub(super) envelope_id: Option<&'a EnvelopeId>,
+}
+
+impl Envelope<'_> {
+    /// Does it need RFC 6531?
+    fn is_utf8(&self) -> bool {
+        !self.sender.is_ascii() || self.recipients.iter().any(|recipient| !recipient.is_ascii())
+    }
+
+    /// The MAIL command.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`] if the daemon does not offer what the envelope needs.
+    fn mail(&self, content: &[u8], extensions: &Extensions) -> Result<String, Failure> {
+        let mut line = format!("MAIL FROM:<{}>", self.sender);
+        if extensions.size().is_some() {
+            line += &format!(" SIZE={}", content.len());
+        }
+        if extensions.offers(Extension::EightBitMime) && !content.is_ascii() {
+            line += " BODY=8BITMIME";
+        }
+        if self.is_utf8() {
+            need(extensions, Extension::SmtpUtf8, "an address that is not ASCII")?;
+            line += " SMTPUTF8";
+        }
+        if let Some(returns) = self.returns {
+            need(extensions, Extension::Dsn, "-R")?;
+            line += &format!(" RET={returns}");
+        }
+        if let Some(id) = self.envelope_id {
+            need(extensions, Extension::Dsn, "-V")?;
+            line += &format!(" ENVID={id}");
+        }
+        Ok(line)
+    }
+
+    /// The RCPT command.
+    fn rcpt(&self, recipient: &str, extensions: &Extensions) -> Result<String, Failure> {
+        let mut line = format!("RCPT TO:<{recipient}>");
+        if let Some(notify) = self.notify {
+            need(extensions, Extension::Dsn, "-N")?;
+            line += &format!(" NOTIFY={notify}");
+        }
+        Ok(line)
+    }
+}
+
+fn need(extensions: &Extensions, extension: Extension, what: &str) -> Result<(), Failure> {
+    if extensions.offers(extension) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Unavailable, format!("sendmail: the daemon does not take {what}")))
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Taken {
+    /// The answer to each transaction that carried it.
+    pub(super) answers: Vec<Reply>,
+    /// Who was refused for good, and why.
+    pub(super) refused: Vec<(String, Reply)>,
+}
+
+/// Hands `content` (lines with CRLF) to the daemon. More recipients than one transaction takes are
+/// spread over several.
+///
+/// # Errors
+///
+/// A [`Failure`] if nothing, or not all that could be, was taken: with [`Exit::TemporaryFailure`] for
+/// whatever may work later.
+pub(super) fn submit(
+    socket: &Path,
+    name: &str,
+    envelope: &Envelope<'_>,
+    content: &[u8],
+) -> Result<Taken, Failure> {
+    let mut dialog = Dialog::open(socket)?;
+    let greeting = dialog.reply()?;
+    expected(&greeting, ReplyClass::Success)?;
+    let hello = dialog.command(&format!("EHLO {name}"))?;
+    expected(&hello, ReplyClass::Success)?;
+    let extensions = Extensions::from_reply(&hello);
+    let mut taken = Taken::default();
+    let mut rest = envelope.recipients;
+    while !rest.is_empty() {
+        let mail = dialog.command(&envelope.mail(content, &extensions)?)?;
+        expected(&mail, ReplyClass::Success)?;
+        let refused_before = taken.refused.len();
+        let (now, later) = dialog.recipients(rest, envelope, &extensions, &mut taken)?;
+        if now.len() > taken.refused.len() - refused_before {
+            taken.answers.push(dialog.content(content)?);
+        } else {
+            expected(&dialog.command("RSET")?, ReplyClass::Success)?;
+        }
+        rest = later;
+    }
+    // The message is safe, whatever becomes of the connection now.
+    let _ = dialog.command("QUIT");
+    Ok(taken)
+}
+
+/// SMTP on our own stdin and stdout (`-bs`).
+///
+/// # Errors
+///
+/// [`Failure`] if the daemon is away; the client was told, too.
+pub(super) fn relay(socket: &Path) -> Result<Exit, Failure> {
+    let stream = connect(socket).inspect_err(|_| {
+        // With stdout gone there is nobody to tell.
+        let _ = io::stdout().write_all(b"421 4.3.2 The mail service is away\r\n");
+    })?;
+    let to_daemon = stream.try_clone().map_err(|error| lost(&error))?;
+    std::thread::spawn(move || {
+        // The end of stdin, or the daemon's, is the end of this direction.
+        let _ = io::copy(&mut io::stdin().lock(), &mut &to_daemon);
+        let _ = to_daemon.shutdown(Shutdown::Write);
+    });
+    io::copy(&mut &stream, &mut io::stdout().lock())?;
+    Ok(Exit::Ok)
+}
+
+fn connect(socket: &Path) -> Result<UnixStream, Failure> {
+    UnixStream::connect(socket).map_err(|error| {
+        let text =
+            format!("sendmail: the daemon is not reachable at {}: {error}", socket.display());
+        Failure::new(Exit::TemporaryFailure, text)
+    })
+}
+
+fn lost(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::TemporaryFailure, format!("sendmail: connection to the daemon: {error}"))
+}
+
+/// Insists on the class of a reply.
+fn expected(reply: &Reply, class: ReplyClass) -> Result<(), Failure> {
+    if reply.class() == class {
+        return Ok(());
+    }
+    Err(Failure::new(exit_of(reply), format!("sendmail: {reply}")))
+}
+
+/// The code of sysexits(3) that is nearest to a refusal.
+pub(super) fn exit_of(reply: &Reply) -> Exit {
+    if reply.class() != ReplyClass::Permanent {
+        return Exit::TemporaryFailure;
+    }
+    match reply.status.map(|status| (status.subject, status.detail)) {
+        Some((1, 2)) => Exit::NoHost,
+        Some((1, _)) => Exit::NoUser,
+        Some((7, _)) => Exit::NoPermission,
+        // Too large, or content that cannot be carried.
+        Some((2 | 3, 3 | 4) | (5 | 6, _)) => Exit::BadInput,
+        Some(_) | None => Exit::Unavailable,
+    }
+}
+
+struct Dialog {
+    stream: UnixStream,
+    parser: ReplyParser,
+    input: Vec<u8>,
+}
+
+impl Dialog {
+    fn open(socket: &Path) -> Result<Self, Failure> {
+        let stream = connect(socket)?;
+        let limited = stream
+            .set_read_timeout(Some(SILENCE_MAX))
+            .and_then(|()| stream.set_write_timeout(Some(SILENCE_MAX)));
+        limited.map_err(|error| lost(&error))?;
+        Ok(Self { stream, parser: ReplyParser::default(), input: Vec::new() })
+    }
+
+    fn command(&mut self, line: &str) -> Result<Reply, Failure> {
+        let sent = self.stream.write_all(format!("{line}\r\n").as_bytes());
+        sent.map_err(|error| lost(&error))?;
+        self.reply()
+    }
+
+    fn reply(&mut self) -> Result<Reply, Failure> {
+        loop {
+            let (used, reply) = self.parser.parse(&self.input).map_err(|error| lost(&error))?;
+            self.input.drain(..used);
+            if let Some(reply) = reply {
+                return Ok(reply);
+            }
+            let mut piece = [0; 4096];
+            let count = self.stream.read(&mut piece).map_err(|error| lost(&error))?;
+            if count == 0 {
+                return Err(lost(&"closed"));
+            }
+            self.input.extend_from_slice(piece.get(..count).unwrap_or_default());
+        }
+    }
+
+    /// Names recipients until one transaction has enough: those answered for good, and the rest.
+    fn recipients<'r>(
+        &mut self,
+        recipients: &'r [String],
+        envelope: &Envelope<'_>,
+        extensions: &Extensions,
+        taken: &mut Taken,
+    ) -> Result<(&'r [String], &'r [String]), Failure> {
+        let mut accepted = 0;
+        for (at, recipient) in recipients.iter().enumerate() {
+            let reply = self.command(&envelope.rcpt(recipient, extensions)?)?;
+            match reply.class() {
+                ReplyClass::Success => accepted += 1,
+                ReplyClass::Permanent => taken.refused.push((recipient.clone(), reply)),
+                ReplyClass::Transient if reply.code == TOO_MANY_RECIPIENTS && accepted > 0 => {
+                    return Ok(recipients.split_at_checked(at).unwrap_or((recipients, &[])));
+                }
+                // Nothing is sent yet, so that a second try makes no second copy.
+                ReplyClass::Transient | ReplyClass::Continue => {
+                    let text = format!("sendmail: <{recipient}>: {reply}");
+                    return Err(Failure::new(Exit::TemporaryFailure, text));
+                }
+            }
+        }
+        Ok((recipients, &[]))
+    }
+
+    fn content(&mut self, content: &[u8]) -> Result<Reply, Failure> {
+        expected(&self.command("DATA")?, ReplyClass::Continue)?;
+        let mut stuffer = Stuffer::default();
+        let mut out = Vec::with_capacity(PIECE_OCTETS * 2);
+        for piece in content.chunks(PIECE_OCTETS) {
+            stuffer.push(piece, &mut out).map_err(|_| lost(&"a line without its end"))?;
+            self.stream.write_all(&out).map_err(|error| lost(&error))?;
+            out.clear();
+        }
+        stuffer.finish(&mut out).map_err(|_| lost(&"a line without its end"))?;
+        self.stream.write_all(&out).map_err(|error| lost(&error))?;
+        let reply = self.reply()?;
+        expected(&reply, ReplyClass::Success)?;
+        Ok(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_has_the_exit_code_that_fits() {
+        let cases = [
+            ("452 4.3.1 Full", Exit::TemporaryFailure),
+            ("421 4.3.2 Bye", Exit::TemporaryFailure),
+            ("550 5.1.1 Nobody", Exit::NoUser),
+            ("553 5.1.3 Bad address", Exit::NoUser),
+            ("550 5.1.2 No such domain", Exit::NoHost),
+            ("550 5.7.1 Not you", Exit::NoPermission),
+            ("552 5.3.4 Too large", Exit::BadInput),
+            ("550 5.6.7 No UTF-8", Exit::BadInput),
+            ("501 5.5.4 Bad parameter", Exit::BadInput),
+            ("550 No", Exit::Unavailable),
+            ("250 2.0.0 Surprise", Exit::TemporaryFailure),
+        ];
+        for (line, want) in cases {
+            let reply = Reply::parse(format!("{line}\r\n").as_bytes()).unwrap();
+            assert_eq!(exit_of(&reply), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_envelope_asks_for_what_it_needs_and_only_where_it_is_offered() {
+        let offer = |text: &str| {
+            let text = format!("250-x{text}\r\n250 HELP\r\n");
+            Extensions::from_reply(&Reply::parse(text.as_bytes()).unwrap())
+        };
+        let all = offer("\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN");
+        let recipients = vec!["b@x.example".to_owned()];
+        let id = EnvelopeId::parse("a").unwrap();
+        let plain = Envelope {
+            sender: "",
+            recipients: &recipients,
+            notify: None,
+            returns: None,
+            envelope_id: None,
+        };
+        let rich = Envelope {
+            sender: "ü@x.example",
+            notify: Some(Notify::Never),
+            returns: Some(Return::Full),
+            envelope_id: Some(&id),
+            ..plain.clone()
+        };
+        assert_eq!(plain.mail(b"1234", &all).unwrap(), "MAIL FROM:<> SIZE=4");
+        assert_eq!(plain.mail(b"\xff", &offer("")).unwrap(), "MAIL FROM:<>");
+        assert_eq!(plain.rcpt("b@x.example", &offer("")).unwrap(), "RCPT TO:<b@x.example>");
+        assert_eq!(
+            rich.mail(b"\xff", &all).unwrap(),
+            "MAIL FROM:<ü@x.example> SIZE=1 BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=a"
+        );
+        assert_eq!(rich.rcpt("b@x.example", &all).unwrap(), "RCPT TO:<b@x.example> NOTIFY=NEVER");
+        assert!(rich.mail(b"", &offer("\r\n250-DSN")).is_err());
+        assert!(rich.rcpt("b@x.example", &offer("")).is_err());
+    }
+}
