@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use smtp::{Mailbox, ReversePath};
 use spool::{
-    BodyFacts, Change, Envelope, LaneKey, MessageId, NewRecipient, Options, RecipientNo,
-    Settlement, Spool,
+    BodyFacts, Change, Envelope, LaneKey, MessageId, MessageOptions, NewRecipient, Options,
+    RecipientNo, RecipientOptions, RecipientState, Settlement, Spool,
 };
 
 const BODY: usize = 10_000;
@@ -63,6 +63,8 @@ fn message(spool: &Spool, number: usize, lanes: usize) -> (spool::Sealed, Envelo
     let recipient = NewRecipient {
         mailbox: Mailbox::parse(&format!("someone{number}@domain{lane}.example")).unwrap(),
         lane: LaneKey::new(&format!("domain{lane}.example")),
+        options: RecipientOptions::default(),
+        state: RecipientState::Queued,
     };
     let facts = BodyFacts {
         size: BODY as u64,
@@ -81,6 +83,7 @@ fn message(spool: &Spool, number: usize, lanes: usize) -> (spool::Sealed, Envelo
         expires_at: now + SignedDuration::from_hours(120),
         client: "192.0.2.1 mail.from.example".into(),
         facts,
+        options: MessageOptions::default(),
     };
     (draft.seal().unwrap(), envelope)
 }

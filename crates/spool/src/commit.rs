@@ -5,15 +5,19 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
+use smtp::params::ByMode;
 
 use crate::draft::{Sealed, SealedBody};
 use crate::due::BodyRef;
 use crate::layout::Layout;
 use crate::message::{
-    Attempt, Change, Deferral, Envelope, LaneKey, LaneState, LaneUpdate, RECIPIENTS_MAX,
-    RecipientNo, RecipientState, Settled, Settlement,
+    Attempt, Change, Deferral, Envelope, LaneKey, LaneState, LaneUpdate, NewRecipient,
+    RECIPIENTS_MAX, RecipientNo, Settled, Settlement, Told,
 };
-use crate::rows::{body_ref, number, place_code, problem_values, recipient_key, state_code};
+use crate::rows::{
+    body_ref, mode_code, notify_code, number, place_code, problem_values, recipient_key, ret_code,
+    state_code,
+};
 use crate::{MessageId, StoreError};
 
 /// Lanes looked at for each new one: two keep the table below twice what is in use.
@@ -46,28 +50,45 @@ pub(crate) fn insert(
         db.prepare_cached("INSERT INTO bodies (seq, body) VALUES (?1, ?2)")?
             .execute(params![seq, &**bytes])?;
     }
-    let arrived = envelope.arrived_at;
+    let begins = envelope.begins_at().as_millisecond();
     let mut add = db.prepare_cached(
-        "INSERT INTO recipients (id, lane, state, due_at, expires_at, attempts, mailbox)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)",
+        "INSERT INTO recipients (id, lane, state, due_at, expires_at, attempts, mailbox, priority,
+             notify, original, waits_since, deadline)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let mut last_lane: Option<(&LaneKey, i64)> = None;
     for (no, recipient) in (0..=u16::MAX).zip(&envelope.recipients) {
         let lane = match last_lane {
             Some((key, lane)) if *key == recipient.lane => lane,
-            _ => lane_row(db, &recipient.lane, arrived, broom)?,
+            _ => lane_row(db, &recipient.lane, envelope.arrived_at, broom)?,
         };
         last_lane = Some((&recipient.lane, lane));
+        let options = &recipient.options;
         add.execute(params![
             recipient_key(seq, RecipientNo(no)),
             lane,
-            state_code(RecipientState::Queued),
-            arrived.as_millisecond(),
+            state_code(recipient.state),
+            begins,
             envelope.expires_at.as_millisecond(),
             recipient.mailbox.as_str(),
+            envelope.options.priority.get(),
+            options.notify.map(notify_code),
+            options.original.as_ref().map(|original| original.as_str()),
+            envelope.may_be_warned(recipient).then_some(begins),
+            deadline(envelope, recipient),
         ])?;
     }
     Ok(())
+}
+
+/// When something has to be done because the message was not delivered in time.
+fn deadline(envelope: &Envelope, recipient: &NewRecipient) -> Option<i64> {
+    let deadline = envelope.options.deliver_by.as_ref()?;
+    let matters = match deadline.mode {
+        ByMode::Return => true,
+        ByMode::Notify => envelope.may_be_warned(recipient),
+    };
+    matters.then(|| deadline.at.as_millisecond())
 }
 
 fn insert_message(
@@ -75,7 +96,7 @@ fn insert_message(
     sealed: &Sealed,
     envelope: &Envelope,
 ) -> Result<i64, StoreError> {
-    let facts = &envelope.facts;
+    let (facts, options) = (&envelope.facts, &envelope.options);
     let place = match sealed.body() {
         SealedBody::Memory(_) => BodyRef::Inline,
         SealedBody::File(_) => BodyRef::File,
@@ -83,8 +104,10 @@ fn insert_message(
     db.prepare_cached(
         "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
              longest_line, ends_with_newline, received_count, body_sha256_simple,
-             body_sha256_relaxed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             body_sha256_relaxed, ret, envelope_id, smtp_utf8, require_tls, deliver_by,
+             deliver_by_mode, not_before, user)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+             ?19, ?20, ?21)",
     )?
     .execute(params![
         sealed.id().to_bytes(),
@@ -100,6 +123,14 @@ fn insert_message(
         facts.received_count,
         facts.body_sha256_simple,
         facts.body_sha256_relaxed,
+        options.ret.map(ret_code),
+        options.envelope_id.as_ref().map(|id| id.as_str()),
+        options.smtp_utf8,
+        options.require_tls,
+        options.deliver_by.map(|deadline| deadline.at.as_millisecond()),
+        options.deliver_by.as_ref().map(mode_code),
+        options.not_before.map(|release| release.as_millisecond()),
+        options.user.as_deref(),
     ])?;
     Ok(db.last_insert_rowid())
 }
@@ -205,6 +236,16 @@ fn change(db: &Connection, seq: i64, changes: &[(RecipientNo, Change)]) -> Resul
                 db.prepare_cached("DELETE FROM recipients WHERE id = ?1")?.execute([key])?;
             }
             Change::Deferred(deferral) => defer(db, key, deferral)?,
+            Change::Told(Told::Delay) => {
+                db.prepare_cached("UPDATE recipients SET waits_since = NULL WHERE id = ?1")?
+                    .execute([key])?;
+            }
+            Change::Told(Told::Deadline) => {
+                db.prepare_cached(
+                    "UPDATE recipients SET waits_since = NULL, deadline = NULL WHERE id = ?1",
+                )?
+                .execute([key])?;
+            }
         }
     }
     Ok(())

@@ -1,11 +1,16 @@
 //! What waits in a lane: read by index, a page at a time, never by the writer.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Statement, params};
+use rusqlite::{Connection, OptionalExtension, params};
+use smtp::params::Priority;
 use smtp::{Mailbox, ReversePath};
 
-use crate::message::{BodyFacts, LaneKey, LaneState, LaneSummary, RecipientNo};
-use crate::rows::{self, Columns, count, optional_time, split_key, time};
+use crate::commit::find;
+use crate::message::{
+    BodyFacts, LaneKey, LaneState, LaneSummary, MessageOptions, RecipientNo, RecipientOptions,
+    head_start, turn,
+};
+use crate::rows::{self, Columns, count, optional_time, recipient_key, split_key, time};
 use crate::{MessageId, StoreError};
 
 /// Recipients of one message that wait in one lane.
@@ -19,10 +24,14 @@ pub struct Due {
     pub recipients: Vec<DueRecipient>,
     /// When the message arrived.
     pub arrived_at: Timestamp,
+    /// The place of the first of them in the lane.
+    pub turn: Timestamp,
     /// What is known about its body.
     pub facts: BodyFacts,
     /// Where its body is.
     pub body: BodyRef,
+    /// What was asked for with it.
+    pub options: MessageOptions,
 }
 
 /// One recipient that is due.
@@ -36,6 +45,10 @@ pub struct DueRecipient {
     pub attempts: u32,
     /// When it becomes too old.
     pub expires_at: Timestamp,
+    /// Since when it waits, if its sender does not know that and is to be told.
+    pub waits_since: Option<Timestamp>,
+    /// What was asked for with it.
+    pub options: RecipientOptions,
 }
 
 /// Where a body is, before it is opened with [`crate::Spool::body`].
@@ -50,18 +63,19 @@ pub enum BodyRef {
 /// Where a page of a lane ended. Good for the same lane and verb only.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DueCursor {
-    due_at: i64,
+    /// Milliseconds since 1970, as the columns have them.
+    turn: i64,
     expires_at: i64,
     key: i64,
 }
 
 /// Before everything.
-const START: DueCursor = DueCursor { due_at: i64::MIN, expires_at: i64::MIN, key: i64::MIN };
+const START: DueCursor = DueCursor { turn: i64::MIN, expires_at: i64::MIN, key: i64::MIN };
 
 /// A page of a lane.
 #[derive(Clone, Debug, Default)]
 pub struct DuePage {
-    /// By due time; each message once.
+    /// By turn; each message once.
     pub due: Vec<Due>,
     /// Recipients whose rows are damaged and were left out. They stay until an operator looks.
     pub damaged: u64,
@@ -69,42 +83,51 @@ pub struct DuePage {
     pub next: Option<DueCursor>,
 }
 
-macro_rules! select_due {
+macro_rules! select_keys {
     ($condition:literal) => {
         concat!(
-            "SELECT r.id, r.due_at, r.expires_at, r.attempts, r.mailbox, m.id, m.sender,
-                 m.arrived_at, m.place, m.size, m.header_len, m.has_8bit, m.longest_line,
-                 m.ends_with_newline, m.received_count, m.body_sha256_simple, m.body_sha256_relaxed
-             FROM recipients r INDEXED BY recipients_due CROSS JOIN messages m ON m.seq = r.id >> 16
-             WHERE r.lane = ?1 AND r.state = 0 AND ",
+            "SELECT due_at, expires_at, id FROM recipients INDEXED BY recipients_due
+             WHERE lane = ?1 AND state = 0 AND priority = ?2 AND ",
             $condition,
-            " AND (r.due_at, r.expires_at, r.id) > (?3, ?4, ?5)
-             ORDER BY r.due_at, r.expires_at, r.id LIMIT ?6"
+            " AND (due_at, expires_at, id) > (?4, ?5, ?6)
+             ORDER BY due_at, expires_at, id LIMIT ?7"
         )
     };
+}
+
+/// Which recipients of a lane a page is made of. All of it is in the index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    /// Those that are due at a time.
+    Due,
+    /// Those that are too old at a time, due or not.
+    Expired,
+    /// Those that have waited since a time or longer, and whose sender is to be told and was not.
+    Unwarned,
+}
+
+impl Which {
+    fn select(self) -> &'static str {
+        match self {
+            Self::Due => select_keys!("due_at <= ?3"),
+            Self::Expired => select_keys!("expires_at <= ?3"),
+            Self::Unwarned => select_keys!("waits_since <= ?3"),
+        }
+    }
 }
 
 /// What to read of a lane.
 pub(crate) struct Want<'a> {
     pub(crate) lane: &'a LaneKey,
-    /// Due, or expired, by then.
+    pub(crate) which: Which,
+    /// The time that [`Which`] speaks of.
     pub(crate) until: Timestamp,
     pub(crate) after: Option<DueCursor>,
     /// Recipients.
     pub(crate) limit: usize,
 }
 
-/// Recipients that are due.
-pub(crate) fn next(db: &Connection, want: &Want<'_>) -> Result<DuePage, StoreError> {
-    page(&mut *db.prepare_cached(select_due!("r.due_at <= ?2"))?, db, want)
-}
-
-/// Recipients that are too old, due or not.
-pub(crate) fn expired(db: &Connection, want: &Want<'_>) -> Result<DuePage, StoreError> {
-    page(&mut *db.prepare_cached(select_due!("r.expires_at <= ?2"))?, db, want)
-}
-
-/// Makes due at `now` what waits for a time after `latest`.
+/// Makes due at `now` what waits for a time after `latest`, unless its sender named that time.
 pub(crate) fn cut_waits(
     db: &Connection,
     now: Timestamp,
@@ -115,7 +138,9 @@ pub(crate) fn cut_waits(
     let recipients = db
         .prepare_cached(
             "UPDATE recipients SET due_at = ?1
-             WHERE lane IN (SELECT id FROM lanes) AND state = 0 AND due_at > ?2",
+             WHERE lane IN (SELECT id FROM lanes) AND state = 0 AND due_at > ?2
+                 AND due_at > (
+                     SELECT coalesce(not_before, 0) FROM messages WHERE seq = recipients.id >> 16)",
         )?
         .execute(times)?;
     let lanes = db
@@ -131,43 +156,92 @@ pub(crate) fn next_due(
     after: Timestamp,
 ) -> Result<Option<Timestamp>, StoreError> {
     let Some(lane) = lane_row(db, lane)? else { return Ok(None) };
-    let due: Option<i64> = db
-        .prepare_cached(
-            "SELECT min(due_at) FROM recipients INDEXED BY recipients_due
-             WHERE lane = ?1 AND state = 0 AND due_at > ?2",
-        )?
-        .query_row(params![lane, after.as_millisecond()], |row| row.get(0))?;
-    optional_time(due)
+    let mut select = db.prepare_cached(
+        "SELECT min(due_at) FROM recipients INDEXED BY recipients_due
+         WHERE lane = ?1 AND state = 0 AND priority = ?2 AND due_at > ?3",
+    )?;
+    let mut soonest: Option<i64> = None;
+    for priority in priorities(db, lane)? {
+        let values = params![lane, priority.get(), after.as_millisecond()];
+        let due: Option<i64> = select.query_row(values, |row| row.get(0))?;
+        soonest = soonest.into_iter().chain(due).min();
+    }
+    optional_time(soonest)
 }
 
-fn page(
-    select: &mut Statement<'_>,
-    db: &Connection,
-    want: &Want<'_>,
-) -> Result<DuePage, StoreError> {
+/// The priorities that occur among the queued of a lane, the highest first: a step of the index each.
+fn priorities(db: &Connection, lane: i64) -> Result<Vec<Priority>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT max(priority) FROM recipients INDEXED BY recipients_due
+         WHERE lane = ?1 AND state = 0 AND priority < ?2",
+    )?;
+    let mut found = Vec::new();
+    let mut below = i64::MAX;
+    while let Some(number) = select.query_row([lane, below], |row| row.get::<_, Option<i64>>(0))? {
+        // A number that is none is damage of ours: its recipients are not read.
+        found.extend(rows::priority(number).ok());
+        below = number;
+    }
+    Ok(found)
+}
+
+/// A recipient's place in its lane, by which the page is sorted.
+type Place = DueCursor;
+
+/// A page of a lane.
+///
+/// The index has the recipients of each priority by due time. What is next of each is merged here, so
+/// that a page costs the same however many are due. Only then their rows are read.
+pub(crate) fn page(db: &Connection, want: &Want<'_>) -> Result<DuePage, StoreError> {
     let mut page = DuePage::default();
     let Some(lane) = lane_row(db, want.lane)? else { return Ok(page) };
-    let after = want.after.unwrap_or(START);
-    let until = want.until.as_millisecond();
-    let limit = rows::number(want.limit);
-    let mut found =
-        select.query(params![lane, until, after.due_at, after.expires_at, after.key, limit])?;
-    let mut seen = 0;
-    while let Some(row) = found.next()? {
-        let mut columns = Columns::new(row);
-        let (key, due_at, expires_at) = (columns.next()?, columns.next()?, columns.next()?);
-        page.next = Some(DueCursor { due_at, expires_at, key });
-        seen += 1;
-        match read(&mut columns, key, expires_at) {
-            Ok((due, recipient)) => page.add(due, recipient),
+    let mut places = Vec::new();
+    for priority in priorities(db, lane)? {
+        add_places(db, lane, priority, want, &mut places)?;
+    }
+    places.sort_unstable();
+    places.truncate(want.limit);
+    if places.len() == want.limit {
+        page.next = places.last().copied();
+    }
+    for place in &places {
+        match row(db, place.key) {
+            Ok(Some((due, recipient))) => page.add(due, recipient),
+            Ok(None) => {}
             Err(StoreError::Corrupt { .. }) => page.damaged += 1,
             Err(other) => return Err(other),
         }
     }
-    if seen < want.limit {
-        page.next = None;
-    }
     Ok(page)
+}
+
+/// Adds the next recipients of one priority.
+fn add_places(
+    db: &Connection,
+    lane: i64,
+    priority: Priority,
+    want: &Want<'_>,
+    places: &mut Vec<Place>,
+) -> Result<(), StoreError> {
+    let after = want.after.unwrap_or(START);
+    let ahead = i64::try_from(head_start(priority).as_millis()).unwrap_or(0);
+    let mut select = db.prepare_cached(want.which.select())?;
+    let mut found = select.query(params![
+        lane,
+        priority.get(),
+        want.until.as_millisecond(),
+        after.turn.saturating_add(ahead),
+        after.expires_at,
+        after.key,
+        rows::number(want.limit)
+    ])?;
+    while let Some(row) = found.next()? {
+        let mut columns = Columns::new(row);
+        let due_at: i64 = columns.next()?;
+        let turn = due_at.saturating_sub(ahead);
+        places.push(Place { turn, expires_at: columns.next()?, key: columns.next()? });
+    }
+    Ok(())
 }
 
 impl DuePage {
@@ -180,26 +254,135 @@ impl DuePage {
     }
 }
 
-fn read(
-    columns: &mut Columns<'_, '_>,
-    key: i64,
-    expires_at: i64,
-) -> Result<(Due, DueRecipient), StoreError> {
+/// The recipient with this key, and its message.
+fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient)>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT r.priority, r.due_at, r.expires_at, r.attempts, r.mailbox, r.waits_since, r.notify,
+             r.original, m.id, m.sender, m.arrived_at, m.place, m.size, m.header_len, m.has_8bit,
+             m.longest_line, m.ends_with_newline, m.received_count, m.body_sha256_simple,
+             m.body_sha256_relaxed, m.ret, m.envelope_id, m.smtp_utf8, m.require_tls, m.deliver_by,
+             m.deliver_by_mode, m.not_before, m.user
+         FROM recipients r CROSS JOIN messages m ON m.seq = r.id >> 16 WHERE r.id = ?1",
+    )?;
+    let mut found = select.query([key])?;
+    let Some(row) = found.next()? else { return Ok(None) };
+    read(&mut Columns::new(row), key).map(Some)
+}
+
+fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), StoreError> {
+    let priority = rows::priority(columns.next()?)?;
+    let due_at = time(columns.next()?)?;
     let recipient = DueRecipient {
         no: split_key(key).1,
+        expires_at: time(columns.next()?)?,
         attempts: count(columns.next()?)?,
         mailbox: columns.next_text(rows::mailbox)?,
-        expires_at: time(expires_at)?,
+        waits_since: optional_time(columns.next()?)?,
+        options: rows::recipient_options(columns)?,
     };
     let due = Due {
+        turn: turn(due_at, priority),
         message: rows::id(columns.next()?),
         sender: columns.next_text(rows::sender)?,
         recipients: Vec::new(),
         arrived_at: time(columns.next()?)?,
         body: rows::body_ref(columns.next()?)?,
         facts: rows::facts(columns)?,
+        options: rows::message_options(columns, priority)?,
     };
     Ok((due, recipient))
+}
+
+/// A message whose time by BY is over, and a lane where recipients of it still wait for that.
+pub type Overdue = (MessageId, LaneKey);
+
+/// When the next deadline is that was not dealt with.
+pub(crate) fn next_deadline(db: &Connection) -> Result<Option<Timestamp>, StoreError> {
+    let found: Option<i64> = db
+        .prepare_cached(
+            "SELECT min(deadline) FROM recipients INDEXED BY recipients_deadline
+             WHERE deadline IS NOT NULL",
+        )?
+        .query_row([], |row| row.get(0))?;
+    optional_time(found)
+}
+
+/// A page of what is overdue.
+#[derive(Clone, Debug, Default)]
+pub struct OverduePage {
+    /// The earliest first; can name the same twice.
+    pub overdue: Vec<Overdue>,
+    /// Where to go on; `None`: this was the last page.
+    pub next: Option<OverdueCursor>,
+}
+
+/// Where a page of what is overdue ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OverdueCursor {
+    deadline: i64,
+    key: i64,
+}
+
+/// A page of the messages and lanes of recipients with a deadline at `at` or before.
+pub(crate) fn overdue(
+    db: &Connection,
+    at: Timestamp,
+    after: Option<OverdueCursor>,
+    limit: usize,
+) -> Result<OverduePage, StoreError> {
+    let after = after.unwrap_or(OverdueCursor { deadline: i64::MIN, key: i64::MIN });
+    let mut select = db.prepare_cached(
+        "SELECT r.deadline, r.id, m.id, l.key FROM recipients r INDEXED BY recipients_deadline
+             CROSS JOIN messages m ON m.seq = r.id >> 16 CROSS JOIN lanes l ON l.id = r.lane
+         WHERE r.deadline <= ?1 AND (r.deadline, r.id) > (?2, ?3)
+         ORDER BY r.deadline, r.id LIMIT ?4",
+    )?;
+    let until = at.as_millisecond();
+    let mut found = select.query(params![until, after.deadline, after.key, rows::number(limit)])?;
+    let mut page = OverduePage::default();
+    let mut seen = 0;
+    while let Some(row) = found.next()? {
+        seen += 1;
+        let mut columns = Columns::new(row);
+        page.next = Some(OverdueCursor { deadline: columns.next()?, key: columns.next()? });
+        let message = rows::id(columns.next()?);
+        let overdue = (message, columns.next_text(|text| Ok(LaneKey::new(text)))?);
+        if page.overdue.last() != Some(&overdue) {
+            page.overdue.push(overdue);
+        }
+    }
+    if seen < limit {
+        page.next = None;
+    }
+    Ok(page)
+}
+
+/// The recipients of one message and lane with a deadline before `at`, held ones too.
+pub(crate) fn overdue_of(
+    db: &Connection,
+    (message, lane): &Overdue,
+    at: Timestamp,
+) -> Result<DuePage, StoreError> {
+    let mut page = DuePage::default();
+    let (Some((seq, _)), Some(lane)) = (find(db, *message)?, lane_row(db, lane)?) else {
+        return Ok(page);
+    };
+    let mut select = db.prepare_cached(
+        "SELECT id FROM recipients
+         WHERE id BETWEEN ?1 AND ?2 AND lane = ?3 AND deadline <= ?4 ORDER BY id",
+    )?;
+    let (first, last) = (RecipientNo(0), RecipientNo(u16::MAX));
+    let (first, last) = (recipient_key(seq, first), recipient_key(seq, last));
+    let mut found = select.query([first, last, lane, at.as_millisecond()])?;
+    while let Some(key) = found.next()? {
+        match row(db, Columns::new(key).next()?) {
+            Ok(Some((due, recipient))) => page.add(due, recipient),
+            Ok(None) => {}
+            Err(StoreError::Corrupt { .. }) => page.damaged += 1,
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(page)
 }
 
 pub(crate) fn lane_row(db: &Connection, lane: &LaneKey) -> Result<Option<i64>, StoreError> {

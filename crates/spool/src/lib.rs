@@ -10,16 +10,18 @@
 
 pub use crate::body::Body;
 pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
-pub use crate::due::{BodyRef, Due, DueCursor, DuePage, DueRecipient};
+pub use crate::due::{
+    BodyRef, Due, DueCursor, DuePage, DueRecipient, Overdue, OverdueCursor, OverduePage,
+};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::listing::{
     Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, Selection,
 };
 pub use crate::message::{
-    Attempt, BodyBytes, BodyFacts, Change, Deferral, Envelope, LaneKey, LaneState, LaneSummary,
-    LaneTrouble, LaneUpdate, NewMessage, NewRecipient, Problem, RECIPIENTS_MAX, RecipientNo,
-    RecipientState, Settled, Settlement,
+    Attempt, BodyBytes, BodyFacts, Change, Deadline, Deferral, Envelope, LaneKey, LaneState,
+    LaneSummary, LaneTrouble, LaneUpdate, MessageOptions, NewMessage, NewRecipient, Problem,
+    RECIPIENTS_MAX, RecipientNo, RecipientOptions, RecipientState, Settled, Settlement, Told, turn,
 };
 pub use crate::opening::{OpenReport, Options, Space};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};

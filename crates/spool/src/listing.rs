@@ -12,7 +12,10 @@ use smtp::{HostName, Mailbox, ReversePath};
 use crate::commit::{file_of, find, remove_if_done};
 use crate::due::BodyRef;
 use crate::layout::Layout;
-use crate::message::{BodyFacts, LaneKey, Problem, RecipientNo, RecipientState, Settled};
+use crate::message::{
+    BodyFacts, LaneKey, MessageOptions, Problem, RecipientNo, RecipientOptions, RecipientState,
+    Settled,
+};
 use crate::rows::{self, Columns, count, recipient_key, split_key, state_code, time};
 use crate::{MessageId, StoreError};
 
@@ -80,12 +83,16 @@ pub struct QueueRow {
     pub size: u64,
     /// When the message arrived.
     pub arrived_at: Timestamp,
+    /// The time before which its sender does not want it tried.
+    pub not_before: Option<Timestamp>,
     /// When it is due; without meaning while held.
     pub next_attempt_at: Timestamp,
     /// When it becomes too old.
     pub expires_at: Timestamp,
     /// What went wrong last.
     pub last: Option<Problem>,
+    /// What was asked for with it.
+    pub options: RecipientOptions,
 }
 
 /// A page of a listing.
@@ -114,6 +121,8 @@ pub struct MessageDetail {
     pub facts: BodyFacts,
     /// Where the body is.
     pub body: BodyRef,
+    /// What was asked for with it.
+    pub options: MessageOptions,
     /// Those it still waits for.
     pub recipients: Vec<QueueRow>,
 }
@@ -154,7 +163,7 @@ macro_rules! select_rows {
         concat!(
             "SELECT r.id, r.lane, r.state, r.mailbox, r.last_reason, l.key, r.attempts, r.due_at,
                  r.expires_at, r.last_at, r.last_status, r.last_reason, r.last_mx, r.last_text,
-                 m.id, m.sender, m.arrived_at, m.size
+                 m.id, m.sender, m.arrived_at, m.not_before, m.size, r.notify, r.original
              FROM recipients r CROSS JOIN lanes l ON l.id = r.lane
                  CROSS JOIN messages m ON m.seq = r.id >> 16
              WHERE r.id BETWEEN ?1 AND ?2 ORDER BY r.id ",
@@ -240,15 +249,20 @@ fn read_if(
         message: rows::id(columns.next()?),
         sender: columns.next_text(rows::sender)?,
         arrived_at: time(columns.next()?)?,
+        not_before: rows::optional_time(columns.next()?)?,
         size: count(columns.next()?)?,
+        options: rows::recipient_options(columns)?,
     }))
 }
 
 /// One message and all its recipients.
 pub(crate) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
     let mut select = db.prepare_cached(
-        "SELECT seq, sender, client, arrived_at, place, size, header_len, has_8bit, longest_line,
-             ends_with_newline, received_count, body_sha256_simple, body_sha256_relaxed
+        "SELECT seq,
+             (SELECT priority FROM recipients WHERE id BETWEEN seq << 16 AND (seq << 16) + 65535),
+             sender, client, arrived_at, place, size, header_len, has_8bit, longest_line,
+             ends_with_newline, received_count, body_sha256_simple, body_sha256_relaxed, ret,
+             envelope_id, smtp_utf8, require_tls, deliver_by, deliver_by_mode, not_before, user
          FROM messages WHERE id = ?1",
     )?;
     let found = select
@@ -264,6 +278,8 @@ fn read_message(
     message: MessageId,
 ) -> Result<(i64, MessageDetail), StoreError> {
     let seq = columns.next()?;
+    let priority: Option<i64> = columns.next()?;
+    let priority = rows::priority(priority.unwrap_or_default())?;
     let detail = MessageDetail {
         message,
         sender: columns.next_text(rows::sender)?,
@@ -271,6 +287,7 @@ fn read_message(
         arrived_at: time(columns.next()?)?,
         body: rows::body_ref(columns.next()?)?,
         facts: rows::facts(columns)?,
+        options: rows::message_options(columns, priority)?,
         recipients: Vec::new(),
     };
     Ok((seq, detail))
@@ -348,20 +365,25 @@ fn note_lanes(db: &Connection, keys: [i64; 2], lanes: &mut Vec<LaneKey>) -> Resu
 fn act_on(db: &Connection, action: Action, [first, last]: [i64; 2]) -> Result<usize, StoreError> {
     let (queued, held) = (state_code(RecipientState::Queued), state_code(RecipientState::Held));
     let between = "WHERE id BETWEEN ?1 AND ?2";
+    // The operator does not overrule the time that the sender named.
+    let due = "(SELECT max(?3, coalesce(not_before, ?3)) FROM messages
+             WHERE seq = recipients.id >> 16)";
     Ok(match action {
         Action::Delete => db
             .prepare_cached(&format!("DELETE FROM recipients {between}"))?
             .execute(params![first, last])?,
         Action::Retry(now) => db
-            .prepare_cached(&format!("UPDATE recipients SET due_at = ?3 {between} AND state = ?4"))?
+            .prepare_cached(&format!(
+                "UPDATE recipients SET due_at = {due} {between} AND state = ?4"
+            ))?
             .execute(params![first, last, now.as_millisecond(), queued])?,
         Action::Hold => db
             .prepare_cached(&format!("UPDATE recipients SET state = ?3 {between} AND state = ?4"))?
             .execute(params![first, last, held, queued])?,
         Action::Release(now) => db
             .prepare_cached(&format!(
-                "UPDATE recipients SET state = ?3, due_at = ?5 {between} AND state = ?4"
+                "UPDATE recipients SET state = ?5, due_at = {due} {between} AND state = ?4"
             ))?
-            .execute(params![first, last, queued, held, now.as_millisecond()])?,
+            .execute(params![first, last, now.as_millisecond(), held, queued])?,
     })
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
 use smtp::{HostName, Mailbox, RemoteText, ReversePath};
 
 use crate::{MessageId, Sealed};
@@ -37,7 +38,8 @@ pub struct Envelope {
     pub sender: ReversePath,
     /// Who gets it: 1 to [`RECIPIENTS_MAX`].
     pub recipients: Vec<NewRecipient>,
-    /// When the last octet arrived; the first attempt is due at once.
+    /// When the last octet arrived; the first attempt is due at once, or at
+    /// [`MessageOptions::not_before`].
     pub arrived_at: Timestamp,
     /// When undelivered recipients become too old.
     pub expires_at: Timestamp,
@@ -45,6 +47,78 @@ pub struct Envelope {
     pub client: Box<str>,
     /// What is known about the body.
     pub facts: BodyFacts,
+    /// What was asked for with the message.
+    pub options: MessageOptions,
+}
+
+impl Envelope {
+    /// When the message may first be tried.
+    pub fn begins_at(&self) -> Timestamp {
+        self.options.begins_at(self.arrived_at)
+    }
+
+    /// Is there anybody to tell that the recipient waits, and may they be told?
+    pub fn may_be_warned(&self, recipient: &NewRecipient) -> bool {
+        match self.sender {
+            ReversePath::Null => false,
+            ReversePath::Mailbox(_) => recipient.options.wants_delay(),
+        }
+    }
+}
+
+/// What the client asked for with MAIL, and who it was. The default asks for nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MessageOptions {
+    /// RET: how much of the message a notice of failure returns (RFC 3461 §4.3).
+    pub ret: Option<Return>,
+    /// ENVID: the sender's own name for this sending (RFC 3461 §4.4).
+    pub envelope_id: Option<EnvelopeId>,
+    /// SMTPUTF8: addresses and header may have UTF-8 (RFC 6531).
+    pub smtp_utf8: bool,
+    /// REQUIRETLS: over authenticated TLS or not at all (RFC 8689).
+    pub require_tls: bool,
+    /// BY: when it shall have been delivered (RFC 2852).
+    pub deliver_by: Option<Deadline>,
+    /// MT-PRIORITY: what is sent first of a lane (RFC 6710).
+    pub priority: Priority,
+    /// HOLDFOR or HOLDUNTIL: not tried before (RFC 4865).
+    pub not_before: Option<Timestamp>,
+    /// The user that submitted it, if one was authenticated.
+    pub user: Option<Box<str>>,
+}
+
+impl MessageOptions {
+    /// When a message may first be tried that arrived at `arrived_at`.
+    pub fn begins_at(&self, arrived_at: Timestamp) -> Timestamp {
+        self.not_before.map_or(arrived_at, |release| release.max(arrived_at))
+    }
+}
+
+/// The end of the time that a sender gave a message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Deadline {
+    /// The time.
+    pub at: Timestamp,
+    /// What happens then.
+    pub mode: ByMode,
+    /// Shall the sender hear from each relay on the way?
+    pub trace: bool,
+}
+
+/// How far one step of priority carries a recipient past those that are due as long as it. Ours: the most
+/// urgent mail goes before all ordinary mail that was due up to an hour and a half before it, and nothing
+/// waits for more than three hours' worth of mail that came later, however much more urgent.
+const PRIORITY_STEP: SignedDuration = SignedDuration::from_mins(10);
+
+/// The place of a recipient in its lane: when it is due, moved by its message's priority. The lowest is
+/// tried first.
+pub fn turn(due_at: Timestamp, priority: Priority) -> Timestamp {
+    due_at.saturating_sub(head_start(priority)).unwrap_or(due_at)
+}
+
+/// By how much mail of this priority goes before ordinary mail.
+pub(crate) fn head_start(priority: Priority) -> SignedDuration {
+    PRIORITY_STEP * i32::from(priority.get())
 }
 
 /// Recipients one message can have here. Ours: their numbers have 16 bits; SMTP limits are lower.
@@ -57,6 +131,48 @@ pub struct NewRecipient {
     pub mailbox: Mailbox,
     /// The lane it waits in.
     pub lane: LaneKey,
+    /// What was asked for with it.
+    pub options: RecipientOptions,
+    /// Does it wait for its time, or is it held from the first?
+    pub state: RecipientState,
+}
+
+/// What the client asked for with RCPT. The default asks for nothing.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RecipientOptions {
+    /// NOTIFY: what the sender wants to be told (RFC 3461 §4.1).
+    pub notify: Option<Notify>,
+    /// ORCPT: whom the sender wrote to (RFC 3461 §4.2).
+    pub original: Option<OriginalRecipient>,
+}
+
+impl RecipientOptions {
+    /// Shall the sender hear that the recipient was not reached? Without NOTIFY, yes.
+    pub fn wants_failure(&self) -> bool {
+        match self.notify {
+            None => true,
+            Some(Notify::Never) => false,
+            Some(Notify::On { failure, .. }) => failure,
+        }
+    }
+
+    /// Shall the sender hear that it takes long? Without NOTIFY the relay may choose
+    /// (RFC 3461 §4.1), and the choice is yes.
+    pub fn wants_delay(&self) -> bool {
+        match self.notify {
+            None => true,
+            Some(Notify::Never) => false,
+            Some(Notify::On { delay, .. }) => delay,
+        }
+    }
+
+    /// Shall the sender hear that it went well? Only where it says so.
+    pub fn wants_success(&self) -> bool {
+        match self.notify {
+            None | Some(Notify::Never) => false,
+            Some(Notify::On { success, .. }) => success,
+        }
+    }
 }
 
 /// The place of a recipient in its message's envelope, from 0.
@@ -124,6 +240,17 @@ pub enum Change {
     Failed,
     /// It waits.
     Deferred(Deferral),
+    /// The notice in the same settlement tells its sender that it waits: no other one will.
+    Told(Told),
+}
+
+/// What a sender was told about a recipient that goes on waiting.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Told {
+    /// That it takes long.
+    Delay,
+    /// That the time of BY is over.
+    Deadline,
 }
 
 /// When and why a recipient is tried again.
@@ -164,7 +291,7 @@ pub struct Settlement {
     pub message: MessageId,
     /// What became of each recipient that was tried.
     pub changes: Vec<(RecipientNo, Change)>,
-    /// Notices about the failed ones.
+    /// Notices about them.
     pub notices: Vec<NewMessage>,
     /// What the lane learnt, if anything.
     pub lane: Option<LaneUpdate>,

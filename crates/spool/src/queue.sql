@@ -13,7 +13,15 @@ CREATE TABLE messages (
     ends_with_newline INTEGER NOT NULL,
     received_count INTEGER NOT NULL,
     body_sha256_simple BLOB NOT NULL,
-    body_sha256_relaxed BLOB NOT NULL
+    body_sha256_relaxed BLOB NOT NULL,
+    ret INTEGER,                          -- RET; 0: FULL; 1: HDRS
+    envelope_id TEXT,                     -- ENVID, as xtext
+    smtp_utf8 INTEGER NOT NULL DEFAULT 0,
+    require_tls INTEGER NOT NULL DEFAULT 0,
+    deliver_by INTEGER,                   -- BY, as a time
+    deliver_by_mode TEXT,                 -- BY's mode and trace: R, RT, N, NT
+    not_before INTEGER,                   -- HOLDFOR, HOLDUNTIL
+    user TEXT                             -- who authenticated
 ) STRICT;
 
 -- Apart from the messages, so that a scan of those does not read these.
@@ -35,9 +43,16 @@ CREATE TABLE recipients (
     last_status TEXT,
     last_reason TEXT,
     last_mx TEXT,
-    last_text TEXT
+    last_text TEXT,
+    priority INTEGER NOT NULL DEFAULT 0,  -- MT-PRIORITY of its message
+    notify INTEGER,                       -- NOTIFY; 0: NEVER; else 1: SUCCESS, 2: FAILURE, 4: DELAY
+    original TEXT,                        -- ORCPT, as it was written
+    waits_since INTEGER,                  -- null: the sender knows that it waits, or shall not be told
+    deadline INTEGER                      -- of BY; null: none, or it was dealt with
 ) STRICT;
-CREATE INDEX recipients_due ON recipients (lane, state, due_at, expires_at);
+CREATE INDEX recipients_due
+    ON recipients (lane, state, priority, due_at, expires_at, waits_since);
+CREATE INDEX recipients_deadline ON recipients (deadline) WHERE deadline IS NOT NULL;
 
 -- One row a next hop that recipients wait for, or that failed.
 CREATE TABLE lanes (

@@ -3,10 +3,14 @@
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, Value};
 use rusqlite::{Row, RowIndex};
+use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
 use smtp::{HostName, Mailbox, RemoteText, ReversePath};
 
 use crate::due::BodyRef;
-use crate::message::{BodyFacts, LaneState, LaneTrouble, Problem, RecipientNo, RecipientState};
+use crate::message::{
+    BodyFacts, Deadline, LaneState, LaneTrouble, MessageOptions, Problem, RecipientNo,
+    RecipientOptions, RecipientState,
+};
 use crate::{MessageId, StoreError};
 
 /// Bits of a recipient's number in its key.
@@ -74,6 +78,72 @@ pub(crate) fn id(bytes: [u8; 16]) -> MessageId {
     MessageId::from_bytes(bytes)
 }
 
+/// `messages.ret`.
+pub(crate) fn ret_code(ret: Return) -> i64 {
+    match ret {
+        Return::Full => 0,
+        Return::Headers => 1,
+    }
+}
+
+fn ret(code: i64) -> Result<Return, StoreError> {
+    match code {
+        0 => Ok(Return::Full),
+        1 => Ok(Return::Headers),
+        _ => Err(StoreError::Corrupt { what: "ret" }),
+    }
+}
+
+/// `messages.deliver_by_mode`, in the letters of RFC 2852 §4.
+pub(crate) fn mode_code(deadline: &Deadline) -> &'static str {
+    match (deadline.mode, deadline.trace) {
+        (ByMode::Return, false) => "R",
+        (ByMode::Return, true) => "RT",
+        (ByMode::Notify, false) => "N",
+        (ByMode::Notify, true) => "NT",
+    }
+}
+
+fn mode(code: &str) -> Result<(ByMode, bool), StoreError> {
+    match code {
+        "R" => Ok((ByMode::Return, false)),
+        "RT" => Ok((ByMode::Return, true)),
+        "N" => Ok((ByMode::Notify, false)),
+        "NT" => Ok((ByMode::Notify, true)),
+        _ => Err(StoreError::Corrupt { what: "mode of deadline" }),
+    }
+}
+
+const SUCCESS: i64 = 1;
+const FAILURE: i64 = 2;
+const DELAY: i64 = 4;
+
+/// `recipients.notify`.
+pub(crate) fn notify_code(notify: Notify) -> i64 {
+    match notify {
+        Notify::Never => 0,
+        Notify::On { success, failure, delay } => {
+            let bit = |wanted, bit| if wanted { bit } else { 0 };
+            bit(success, SUCCESS) | bit(failure, FAILURE) | bit(delay, DELAY)
+        }
+    }
+}
+
+fn notify(code: i64) -> Result<Notify, StoreError> {
+    let has = |bit| code & bit != 0;
+    match code {
+        0 => Ok(Notify::Never),
+        1..=7 => Ok(Notify::On { success: has(SUCCESS), failure: has(FAILURE), delay: has(DELAY) }),
+        _ => Err(StoreError::Corrupt { what: "notify" }),
+    }
+}
+
+/// `recipients.priority`.
+pub(crate) fn priority(number: i64) -> Result<Priority, StoreError> {
+    let known = i8::try_from(number).ok().and_then(Priority::new);
+    known.ok_or(StoreError::Corrupt { what: "priority" })
+}
+
 /// A count from a column that our own writes keep in range.
 pub(crate) fn count<T: TryFrom<i64>>(number: i64) -> Result<T, StoreError> {
     T::try_from(number).map_err(|_| StoreError::Corrupt { what: "number" })
@@ -110,6 +180,50 @@ impl<'a, 'r> Columns<'a, 'r> {
         self.place += 1;
         read(value.as_str().map_err(|_| StoreError::Corrupt { what: "text" })?)
     }
+}
+
+/// The columns `ret` to `user` of a message; the priority, which is with its recipients, is passed.
+pub(crate) fn message_options(
+    columns: &mut Columns<'_, '_>,
+    priority: Priority,
+) -> Result<MessageOptions, StoreError> {
+    let found: Option<i64> = columns.next()?;
+    let envelope_id: Option<String> = columns.next()?;
+    let read_id =
+        |id: String| EnvelopeId::parse(&id).ok_or(StoreError::Corrupt { what: "envelope id" });
+    Ok(MessageOptions {
+        ret: found.map(ret).transpose()?,
+        envelope_id: envelope_id.map(read_id).transpose()?,
+        smtp_utf8: columns.next()?,
+        require_tls: columns.next()?,
+        deliver_by: deadline(columns)?,
+        priority,
+        not_before: optional_time(columns.next()?)?,
+        user: columns.next()?,
+    })
+}
+
+fn deadline(columns: &mut Columns<'_, '_>) -> Result<Option<Deadline>, StoreError> {
+    let at = optional_time(columns.next()?)?;
+    let code: Option<String> = columns.next()?;
+    let (Some(at), Some(code)) = (at, code) else { return Ok(None) };
+    let (mode, trace) = mode(&code)?;
+    Ok(Some(Deadline { at, mode, trace }))
+}
+
+/// The columns `notify` and `original` of a recipient.
+pub(crate) fn recipient_options(
+    columns: &mut Columns<'_, '_>,
+) -> Result<RecipientOptions, StoreError> {
+    let found: Option<i64> = columns.next()?;
+    let original: Option<String> = columns.next()?;
+    let read = |text: String| {
+        OriginalRecipient::parse(&text).ok_or(StoreError::Corrupt { what: "original recipient" })
+    };
+    Ok(RecipientOptions {
+        notify: found.map(notify).transpose()?,
+        original: original.map(read).transpose()?,
+    })
 }
 
 fn get<I: RowIndex, T: FromSql>(row: &Row<'_>, place: I) -> Result<T, StoreError> {

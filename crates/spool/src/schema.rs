@@ -21,15 +21,18 @@ pub(crate) struct Schema {
     application_id: i64,
     /// The newest format known here (`PRAGMA user_version`).
     version: i64,
-    /// Makes an empty file into format 1.
+    /// Makes an empty file into that format.
     create: &'static str,
+    /// Each makes a file of the format before into the next one, from format 1 on.
+    steps: &'static [&'static str],
 }
 
 pub(crate) const QUEUE: Schema = Schema {
     file: "queue.db",
     application_id: 0x5374_6e71, // "Stnq"
-    version: 1,
+    version: 2,
     create: include_str!("queue.sql"),
+    steps: &[include_str!("queue-1-to-2.sql")],
 };
 
 pub(crate) const POLICIES: Schema = Schema {
@@ -37,6 +40,7 @@ pub(crate) const POLICIES: Schema = Schema {
     application_id: 0x5374_6e70, // "Stnp"
     version: 1,
     create: include_str!("policies.sql"),
+    steps: &[],
 };
 
 /// Octets of a page. Measured: 16384 is slower at every depth of queue.
@@ -67,6 +71,8 @@ impl Schema {
         limit_size(&db).map_err(failed)?;
         if found == 0 {
             self.fill(&db).map_err(failed)?;
+        } else {
+            self.migrate(&db, found).map_err(failed)?;
         }
         // After a failed sync the kernel may call pages clean that are not on the disk. Copying
         // what the log holds and syncing the copy makes them durable whatever happened before.
@@ -107,6 +113,21 @@ impl Schema {
             "BEGIN IMMEDIATE;\n{}\nPRAGMA application_id = {};\nPRAGMA user_version = {};\nCOMMIT;",
             self.create, self.application_id, self.version
         ))
+    }
+
+    /// From format `found` to ours, in one transaction: a crash leaves the old format or the new one.
+    fn migrate(&self, db: &Connection, found: i64) -> rusqlite::Result<()> {
+        let done = usize::try_from(found - 1).unwrap_or_default();
+        let steps = self.steps.get(done..).unwrap_or_default();
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let transaction = db.unchecked_transaction()?;
+        for step in steps {
+            transaction.execute_batch(step)?;
+        }
+        transaction.pragma_update(None, "user_version", self.version)?;
+        transaction.commit()
     }
 }
 

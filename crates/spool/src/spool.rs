@@ -11,7 +11,9 @@ use rusqlite::{Connection, ErrorCode};
 use crate::body::{self, Body};
 use crate::commit::{self, LaneBroom};
 use crate::draft::{Draft, Sealed, Workshop};
-use crate::due::{self, DueCursor, DuePage, Want};
+use crate::due::{
+    self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
+};
 use crate::housekeeper::{Chore, Housekeeper, Which};
 use crate::layout::{Layout, Lock, free_space, network_file_system};
 use crate::listing::{
@@ -118,7 +120,7 @@ impl Spool {
         Draft::new(id, Arc::clone(&self.inner.workshop))
     }
 
-    /// Puts a message into the queue, due at its arrival. `done` runs after the sync that makes it
+    /// Puts a message into the queue, due at [`Envelope::begins_at`]. `done` runs after the sync that makes it
     /// durable, on the writer's thread: it must not block.
     pub fn commit<D>(&self, body: Sealed, envelope: Envelope, done: D)
     where
@@ -201,7 +203,7 @@ impl Spool {
         self.inner.readers.read(due::lanes)
     }
 
-    /// Up to `limit` recipients of a lane that are due at `now`, by due time. Blocks for a read.
+    /// Up to `limit` recipients of a lane that are due at `now`, by [`crate::turn`]. Blocks for a read.
     ///
     /// # Errors
     ///
@@ -213,8 +215,8 @@ impl Spool {
         after: Option<DueCursor>,
         limit: usize,
     ) -> Result<DuePage, StoreError> {
-        let want = Want { lane, until: now, after, limit };
-        self.inner.readers.read(|db| due::next(db, &want))
+        let want = Want { lane, which: Wanted::Due, until: now, after, limit };
+        self.inner.readers.read(|db| due::page(db, &want))
     }
 
     /// When the next queued recipient of a lane is due that is not due at `after` yet. Blocks for a
@@ -243,8 +245,57 @@ impl Spool {
         after: Option<DueCursor>,
         limit: usize,
     ) -> Result<DuePage, StoreError> {
-        let want = Want { lane, until: at, after, limit };
-        self.inner.readers.read(|db| due::expired(db, &want))
+        let want = Want { lane, which: Wanted::Expired, until: at, after, limit };
+        self.inner.readers.read(|db| due::page(db, &want))
+    }
+
+    /// Up to `limit` queued recipients of a lane that have waited since `since` or longer, and whose
+    /// sender does not know that and is to be told.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn unwarned(
+        &self,
+        lane: &LaneKey,
+        since: Timestamp,
+        after: Option<DueCursor>,
+        limit: usize,
+    ) -> Result<DuePage, StoreError> {
+        let want = Want { lane, which: Wanted::Unwarned, until: since, after, limit };
+        self.inner.readers.read(|db| due::page(db, &want))
+    }
+
+    /// When the next deadline is that nothing was done about yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn next_deadline(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(due::next_deadline)
+    }
+
+    /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held ones too.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn overdue(
+        &self,
+        at: Timestamp,
+        after: Option<OverdueCursor>,
+        limit: usize,
+    ) -> Result<OverduePage, StoreError> {
+        self.inner.readers.read(|db| due::overdue(db, at, after, limit))
+    }
+
+    /// The recipients that [`Spool::overdue`] means, held ones too: one message at most.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn overdue_of(&self, which: &Overdue, at: Timestamp) -> Result<DuePage, StoreError> {
+        self.inner.readers.read(|db| due::overdue_of(db, which, at))
     }
 
     /// The body of a message. Blocks for a read.
@@ -311,7 +362,8 @@ impl Spool {
         self.act(Action::Delete, what, after)
     }
 
-    /// Makes a batch of queued recipients due at `now`; call again with `next`. Blocks for a commit.
+    /// Makes a batch of queued recipients due at `now`, or when their sender allows; call again with `next`.
+    /// Blocks for a commit.
     ///
     /// # Errors
     ///
@@ -325,8 +377,8 @@ impl Spool {
         self.act(Action::Retry(now), what, after)
     }
 
-    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait is
-    /// that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit.
+    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait but
+    /// one that a sender asked for is that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit.
     ///
     /// # Errors
     ///
@@ -355,8 +407,8 @@ impl Spool {
         self.act(Action::Hold, what, after)
     }
 
-    /// Queues a batch of held recipients again, due at `now`; call again with `next`. Blocks for a
-    /// commit.
+    /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call again with
+    /// `next`. Blocks for a commit.
     ///
     /// # Errors
     ///

@@ -11,10 +11,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use common::{at, bytes, commit, files, lane, open, problem, sealed, settle, settlement};
+use common::{at, bytes, files, lane, open, problem, sealed, settle, settlement};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use smtp::params::Priority;
 use spool::{
     Attempt, Change, Deferral, Filter, LaneState, LaneTrouble, LaneUpdate, MessageId, NewMessage,
     RecipientNo, RecipientState, Selection, Settled, Spool,
@@ -22,8 +23,8 @@ use spool::{
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Body size, and the lane of each recipient.
-    Commit(usize, Vec<u8>),
+    /// Body size, the lane of each recipient, and what MAIL asked for.
+    Commit(usize, Vec<u8>, Birth),
     /// Which message; what becomes of each recipient in turn; what its lane learns.
     Settle(Index, Vec<Fate>, Option<(u8, Option<u32>)>),
     Delete(Index),
@@ -32,6 +33,28 @@ enum Step {
     RetryLane(u8),
     Reopen,
     Crash,
+}
+
+/// How a message comes into the queue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Birth {
+    priority: i8,
+    /// Not to be tried before this second.
+    not_before: Option<i64>,
+    state: RecipientState,
+}
+
+/// Of an ordinary message.
+const ORDINARY: Birth = Birth { priority: 0, not_before: None, state: RecipientState::Queued };
+
+fn birth() -> impl Strategy<Value = Birth> {
+    let state = prop_oneof![4 => Just(RecipientState::Queued), 1 => Just(RecipientState::Held)];
+    let not_before = prop_oneof![3 => Just(None), 1 => (1_i64..1000).prop_map(Some)];
+    (-9_i8..=9, not_before, state).prop_map(|(priority, not_before, state)| Birth {
+        priority,
+        not_before,
+        state,
+    })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +75,8 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let learnt = proptest::option::of((0_u8..4, proptest::option::of(1_u32..9)));
     prop_oneof![
-        6 => (0_usize..300, vec(0_u8..6, 1..5)).prop_map(|(size, lanes)| Step::Commit(size, lanes)),
+        6 => (0_usize..300, vec(0_u8..6, 1..5), birth())
+            .prop_map(|(size, lanes, birth)| Step::Commit(size, lanes, birth)),
         6 => (any::<Index>(), vec(fate, 4), learnt).prop_map(|(m, f, l)| Step::Settle(m, f, l)),
         1 => any::<Index>().prop_map(Step::Delete),
         1 => any::<Index>().prop_map(Step::Hold),
@@ -74,6 +98,7 @@ struct Recipient {
 #[derive(Debug)]
 struct Message {
     body: Vec<u8>,
+    birth: Birth,
     recipients: BTreeMap<u16, Recipient>,
 }
 
@@ -100,20 +125,26 @@ impl Run {
         (!ids.is_empty()).then(|| *index.get(&ids))
     }
 
-    fn add(&mut self, id: MessageId, body: Vec<u8>, lanes: &[u8]) {
-        let recipient =
-            |&lane| Recipient { lane, state: RecipientState::Queued, due: 0, attempts: 0 };
+    fn add(&mut self, id: MessageId, body: Vec<u8>, lanes: &[u8], birth: Birth) {
+        let due = birth.not_before.unwrap_or(0);
+        let recipient = |&lane| Recipient { lane, state: birth.state, due, attempts: 0 };
         let recipients = (0..).zip(lanes.iter().map(recipient)).collect();
-        self.messages.insert(id, Message { body, recipients });
+        self.messages.insert(id, Message { body, birth, recipients });
     }
 
     fn apply(&mut self, step: &Step) {
         match step {
-            Step::Commit(size, lanes) => {
+            Step::Commit(size, lanes, birth) => {
                 let body = vec![b'x'; *size];
                 let recipients: Vec<_> = lanes.iter().map(|l| ("a@to.example", lane(l))).collect();
-                let id = commit(&self.spool, &body, &recipients);
-                self.add(id, body, lanes);
+                let mut envelope = common::envelope(*size, &recipients);
+                envelope.options.priority = Priority::new(birth.priority).unwrap();
+                envelope.options.not_before = birth.not_before.map(at);
+                for recipient in &mut envelope.recipients {
+                    recipient.state = birth.state;
+                }
+                let id = common::commit_as(&self.spool, &body, envelope);
+                self.add(id, body, lanes, *birth);
             }
             Step::Settle(index, fates, learnt) => self.settle(index, fates, *learnt),
             Step::Delete(index) => {
@@ -154,10 +185,10 @@ impl Run {
     }
 
     fn each(&mut self, meant: impl Fn(&Recipient) -> bool, due: i64) {
-        for recipient in self.messages.values_mut().flat_map(|m| m.recipients.values_mut()) {
-            if meant(recipient) {
+        for Message { birth, recipients, .. } in self.messages.values_mut() {
+            for recipient in recipients.values_mut().filter(|recipient| meant(recipient)) {
                 recipient.state = RecipientState::Queued;
-                recipient.due = due;
+                recipient.due = birth.not_before.map_or(due, |release| release.max(due));
             }
         }
     }
@@ -191,7 +222,7 @@ impl Run {
             let body = vec![b'n'; 60 + 90 * number];
             let envelope = common::envelope(body.len(), &[("s@from.example", lane(9))]);
             let sealed = sealed(&self.spool, &body);
-            self.add(sealed.id(), body, &[9]);
+            self.add(sealed.id(), body, &[9], ORDINARY);
             new.notices.push(NewMessage { body: sealed, envelope });
         }
         if let Some((number, failures)) = learnt {
@@ -275,9 +306,8 @@ impl Run {
                 .map(|(id, no, recipient)| (recipient.due, id, no, recipient.attempts))
                 .collect();
             waiting.sort_unstable();
-            let mut read = self.read_lane(number);
-            assert!(read.iter().map(|r| r.0).is_sorted(), "by due time");
-            read.sort_unstable();
+            let read = self.read_lane(number);
+            assert!(read.iter().map(|r| r.0).is_sorted(), "by turn: {read:?}");
             let short: Vec<_> = waiting.iter().map(|(_, id, no, n)| (*id, *no, *n)).collect();
             let mut read: Vec<_> = read.into_iter().map(|(_, id, no, n)| (id, no, n)).collect();
             let mut sorted = short;
@@ -296,16 +326,20 @@ impl Run {
         }
     }
 
-    /// Page number, message, recipient, attempts: pages come by due time.
-    fn read_lane(&self, number: u8) -> Vec<(usize, MessageId, u16, u32)> {
+    /// Turn, message, recipient, attempts, in the order of the pages.
+    fn read_lane(&self, number: u8) -> Vec<(i64, MessageId, u16, u32)> {
         let mut found = Vec::new();
         let mut after = None;
-        for page_number in 0.. {
+        loop {
             let page = self.spool.next(&lane(number), at(9_999), after, 2).unwrap();
             assert_eq!(page.damaged, 0);
             for due in page.due {
+                let Message { birth, recipients, .. } = &self.messages[&due.message];
+                assert_eq!(due.options.priority.get(), birth.priority);
+                // A step of priority is worth ten minutes.
+                let turn = |no: u16| recipients[&no].due - i64::from(birth.priority) * 600;
                 let each = due.recipients.iter();
-                found.extend(each.map(|r| (page_number, due.message, r.no.0, r.attempts)));
+                found.extend(each.map(|r| (turn(r.no.0), due.message, r.no.0, r.attempts)));
             }
             after = page.next;
             if after.is_none() {

@@ -19,8 +19,9 @@ use common::{
 use rusqlite::Connection;
 use smtp::HostName;
 use spool::{
-    Attempt, BodyRef, Change, Deferral, Filter, Found, Health, HostRow, LaneState, LaneUpdate,
-    OpenError, PolicyRow, RecipientNo, RecipientState, Selection, Settled, Spool, StoreError,
+    Attempt, BodyRef, Change, Deferral, Filter, Found, Health, HostRow, LaneKey, LaneState,
+    LaneUpdate, MessageOptions, OpenError, PolicyRow, RecipientNo, RecipientOptions,
+    RecipientState, Selection, Settled, Spool, StoreError,
 };
 
 fn host(name: &str) -> HostName {
@@ -480,12 +481,71 @@ fn format_1_can_be_read() {
         Connection::open(root.join(file)).unwrap().execute_batch(sql).unwrap();
     }
     let spool = open(root);
+    // Its sender was never told of a delay; otherwise nothing was asked for.
+    let page = spool.unwarned(&LaneKey::new("to.example"), at(0), None, 10).unwrap();
+    let due = &page.due[0];
+    assert_eq!((&due.options, due.recipients.len()), (&MessageOptions::default(), 1));
+    assert_eq!(due.recipients[0].options, RecipientOptions::default());
     let rows = spool.list(&Filter::default(), None, 10).unwrap().rows;
     let texts: Vec<_> = rows.iter().map(|row| row.recipient.to_string()).collect();
     assert_eq!(texts, ["b@to.example", "c@to.example"]);
     assert_eq!(rows[0].last, Some(problem(2)));
     assert_eq!(bytes(&spool, rows[0].message), b"Subject: kept\r\n\r\nx\r\n");
     assert!(matches!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(_)));
+}
+
+/// The columns and indexes of a database, in words.
+fn shape(db: &Connection) -> Vec<String> {
+    let mut select = db
+        .prepare(
+            "SELECT t.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\"
+                 || ' ' || coalesce(c.dflt_value, '') || ' ' || c.pk
+             FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table'
+             UNION ALL SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql NOT NULL
+             ORDER BY 1",
+        )
+        .unwrap();
+    let words = select.query_map([], |row| row.get(0)).unwrap();
+    words.map(|word: Result<String, _>| word.unwrap()).collect()
+}
+
+fn format_of(db: &Connection) -> i64 {
+    db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_file_brought_to_the_new_format_is_like_one_made_in_it() {
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = old.path().join("queue.db");
+    Connection::open(&file).unwrap().execute_batch(include_str!("data/queue-v1.sql")).unwrap();
+    let shapes = [&old, &new].map(|dir| {
+        open(dir.path()).close();
+        let db = Connection::open(dir.path().join("queue.db")).unwrap();
+        (format_of(&db), shape(&db))
+    });
+    assert_eq!(shapes[0], shapes[1]);
+    assert_eq!(shapes[0].0, 2);
+    open(old.path());
+}
+
+#[test]
+fn a_change_of_format_that_does_not_end_leaves_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("queue.db");
+    let db = Connection::open(&file).unwrap();
+    db.execute_batch(include_str!("data/queue-v1.sql")).unwrap();
+    let before = shape(&db);
+    // The last step of the change cannot be done.
+    db.execute_batch("CREATE TABLE recipients_deadline (id INTEGER)").unwrap();
+    drop(db);
+    assert!(matches!(Spool::open(dir.path(), options()), Err(OpenError::Database { .. })));
+    let db = Connection::open(&file).unwrap();
+    assert_eq!(format_of(&db), 1);
+    db.execute_batch("DROP TABLE recipients_deadline").unwrap();
+    assert_eq!(shape(&db), before);
+    drop(db);
+    let spool = open(dir.path());
+    assert_eq!(spool.list(&Filter::default(), None, 10).unwrap().rows.len(), 2);
 }
 
 #[test]

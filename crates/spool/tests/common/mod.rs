@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use jiff::Timestamp;
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
-    Body, BodyFacts, Envelope, LaneKey, MessageId, NewRecipient, Options, Problem, Sealed, Settled,
-    Settlement, Spool, StoreError,
+    Body, BodyFacts, Envelope, LaneKey, MessageId, MessageOptions, NewRecipient, Options, Problem,
+    RecipientOptions, RecipientState, Sealed, Settled, Settlement, Spool, StoreError,
 };
 
 /// Bodies above this are files, so that tests see both kinds with little data.
@@ -48,6 +48,8 @@ pub(crate) fn envelope(size: usize, recipients: &[(&str, LaneKey)]) -> Envelope 
     let recipient = |(mailbox, lane): &(&str, LaneKey)| NewRecipient {
         mailbox: Mailbox::parse(mailbox).unwrap(),
         lane: lane.clone(),
+        options: RecipientOptions::default(),
+        state: RecipientState::Queued,
     };
     Envelope {
         sender: ReversePath::parse("sender@from.example").unwrap(),
@@ -56,6 +58,7 @@ pub(crate) fn envelope(size: usize, recipients: &[(&str, LaneKey)]) -> Envelope 
         expires_at: at(432_000),
         client: "192.0.2.1".into(),
         facts: facts(size),
+        options: MessageOptions::default(),
     }
 }
 
@@ -85,6 +88,12 @@ pub(crate) fn try_commit(
 
 pub(crate) fn commit(spool: &Spool, body: &[u8], recipients: &[(&str, LaneKey)]) -> MessageId {
     try_commit(spool, body, recipients).unwrap()
+}
+
+/// Commits `body` in this envelope.
+pub(crate) fn commit_as(spool: &Spool, body: &[u8], envelope: Envelope) -> MessageId {
+    let sealed = sealed(spool, body);
+    wait(|done| spool.commit(sealed, envelope, done)).unwrap()
 }
 
 pub(crate) fn settlement(spool: &Spool, message: MessageId) -> Settlement {

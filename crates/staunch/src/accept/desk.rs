@@ -261,7 +261,7 @@ impl Desk {
             rate,
         };
         let config = self.shared.config();
-        let envelope = submission.envelope(&config.delivery, mail, times, recipients, facts);
+        let envelope = submission.envelope(&config, mail, times, recipients, facts);
         let committed = self.shared.intake.commit(draft, envelope).await;
         // The body was in memory until here.
         drop(lease);

@@ -1,18 +1,22 @@
 //! What is kept of the parameters of MAIL and RCPT, and when a message is due and too old.
 
 use jiff::{SignedDuration, Timestamp};
+use smtp::Mailbox;
 use smtp::command::{Mail, Rcpt};
-use smtp::params::Hold;
+use smtp::params::{DeliverBy, Hold};
 use smtp::server::Client;
-use smtp::{Mailbox, ReversePath};
-use spool::{BodyFacts, Envelope, LaneKey, NewRecipient};
+use spool::{
+    BodyFacts, Deadline, Envelope, LaneKey, MessageOptions, NewRecipient, RecipientOptions,
+    RecipientState,
+};
 
 use super::arrival::Peer;
 use super::rates::Rate;
 use super::refusal::Refusal;
 use crate::auth::users::UserName;
 use crate::clock;
-use crate::config::Delivery;
+use crate::config::Config;
+use crate::queue::intake::expires_at;
 
 /// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.
 pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
@@ -80,32 +84,41 @@ impl Submission<'_> {
     /// All that the store keeps beside the body.
     pub(super) fn envelope(
         self,
-        delivery: &Delivery,
+        config: &Config,
         mail: Mail,
         times: Times,
         recipients: Vec<Addressee>,
         facts: BodyFacts,
     ) -> Envelope {
-        let lifetime = match &mail.sender {
-            ReversePath::Null => delivery.bounce_lifetime,
-            ReversePath::Mailbox(_) => delivery.lifetime,
-        };
         let arrived_at = clock::now();
-        let lifetime = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
-        // The time that it was to be held is none that it failed in (RFC 4865 §5).
-        let first_due = times.not_before.unwrap_or(arrived_at).max(arrived_at);
-        let expires_at = first_due.checked_add(lifetime).unwrap_or(Timestamp::MAX);
-        let recipients = recipients
-            .into_iter()
-            .map(|addressee| NewRecipient { mailbox: addressee.mailbox, lane: addressee.lane })
-            .collect();
+        let deadline =
+            |(by, at): (DeliverBy, Timestamp)| Deadline { at, mode: by.mode, trace: by.trace };
+        let options = MessageOptions {
+            ret: mail.ret,
+            envelope_id: mail.envelope_id,
+            smtp_utf8: mail.smtp_utf8,
+            require_tls: mail.require_tls,
+            deliver_by: mail.deliver_by.zip(times.deliver_by).map(deadline),
+            priority: mail.priority.unwrap_or_default(),
+            not_before: times.not_before,
+            user: self.user.map(|user| user.as_str().into()),
+        };
+        let state = match self.rate {
+            Rate::Within => RecipientState::Queued,
+            Rate::Over => RecipientState::Held,
+        };
+        let recipient = |Addressee { rcpt, mailbox, lane }| {
+            let options = RecipientOptions { notify: rcpt.notify, original: rcpt.original };
+            NewRecipient { mailbox, lane, options, state }
+        };
         Envelope {
+            expires_at: expires_at(config, &mail.sender, options.begins_at(arrived_at)),
             sender: mail.sender,
-            recipients,
+            recipients: recipients.into_iter().map(recipient).collect(),
             arrived_at,
-            expires_at,
             client: self.client,
             facts,
+            options,
         }
     }
 }

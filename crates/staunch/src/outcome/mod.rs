@@ -313,6 +313,8 @@ mod tests {
             mailbox: smtp::Mailbox::parse("a@b.test").unwrap(),
             attempts,
             expires_at: at(expires_at),
+            waits_since: None,
+            options: spool::RecipientOptions::default(),
         }
     }
 

@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use smtp::{Response, Status};
-use spool::{BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, Sealed, StoreError};
+use jiff::Timestamp;
+use smtp::{Response, ReversePath, Status};
+use spool::{
+    BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, RecipientState, Sealed, StoreError,
+};
 use tokio::sync::oneshot;
 
 use super::Event;
-use super::work::{Body, Rest, Target, Work};
+use super::work::{Arrival, Body, Rest, Target, Work};
 use crate::clock;
+use crate::config::Config;
 use crate::relay::{Counted, Relay};
+use crate::schedule::after;
 
 /// Mail cannot be taken now; the client keeps it and tries again.
 #[derive(Debug)]
@@ -168,23 +173,44 @@ async fn seal(draft: Draft) -> Result<Sealed, StoreError> {
     tokio::task::spawn_blocking(move || draft.seal()).await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// The first transaction's worth of each lane.
+/// When mail from `sender` becomes too old that may be tried from `begins` on: the time for which it was
+/// asked to be held does not count (RFC 4865 §4).
+pub(crate) fn expires_at(config: &Config, sender: &ReversePath, begins: Timestamp) -> Timestamp {
+    let lifetime = match sender {
+        ReversePath::Null => config.delivery.bounce_lifetime,
+        ReversePath::Mailbox(_) => config.delivery.lifetime,
+    };
+    after(begins, lifetime)
+}
+
+/// What each lane has to know: the first transaction's worth of what is queued, if it may be tried now.
 pub(crate) fn pieces(
     relay: &Relay,
     message: MessageId,
     envelope: &Envelope,
     hot: Option<HotBody>,
-) -> Vec<(LaneKey, Work)> {
+) -> Vec<(LaneKey, Arrival)> {
     let per_transaction = relay.config().delivery.recipients_per_transaction;
+    let begins = envelope.begins_at();
     let mut lanes: BTreeMap<&LaneKey, (Vec<Target>, Rest)> = BTreeMap::new();
-    for (no, recipient) in (0..=u16::MAX).map(RecipientNo).zip(&envelope.recipients) {
+    let recipients = (0..=u16::MAX).map(RecipientNo).zip(&envelope.recipients);
+    for (no, recipient) in recipients.filter(|(_, r)| r.state == RecipientState::Queued) {
         let (targets, rest) = lanes.entry(&recipient.lane).or_insert((Vec::new(), Rest::Nobody));
         if targets.len() >= per_transaction {
             *rest = Rest::Waiting;
             continue;
         }
-        let mailbox = recipient.mailbox.clone();
-        targets.push(Target { no, mailbox, attempts: 0, expires_at: envelope.expires_at });
+        targets.push(Target {
+            no,
+            mailbox: recipient.mailbox.clone(),
+            attempts: 0,
+            expires_at: envelope.expires_at,
+            waits_since: envelope.may_be_warned(recipient).then_some(begins),
+            options: recipient.options.clone(),
+        });
+    }
+    if begins > envelope.arrived_at {
+        return lanes.into_keys().map(|lane| (lane.clone(), Arrival::Later(begins))).collect();
     }
     let body = hot.map_or(Body::Stored, Body::Hot);
     let work = |(lane, (targets, rest)): (&LaneKey, (Vec<Target>, Rest))| {
@@ -194,10 +220,12 @@ pub(crate) fn pieces(
             targets,
             rest,
             arrived_at: envelope.arrived_at,
+            turn: spool::turn(begins, envelope.options.priority),
             facts: envelope.facts.clone(),
             body: body.clone(),
+            options: envelope.options.clone(),
         };
-        (lane.clone(), work)
+        (lane.clone(), Arrival::Work(work))
     };
     lanes.into_iter().map(work).collect()
 }

@@ -17,6 +17,9 @@ pub(super) const READY_PER_ATTEMPT: usize = 4;
 pub(crate) trait Job {
     /// The message.
     fn message(&self) -> MessageId;
+
+    /// Its place in the lane: the lowest is tried first ([`spool::turn`]).
+    fn turn(&self) -> Timestamp;
 }
 
 /// Is a lane being read from the store?
@@ -134,9 +137,11 @@ impl<J> Lane<J> {
 }
 
 impl<J: Job> Lane<J> {
+    /// Keeps `job` ready, behind those whose turn is before it.
     pub(super) fn take(&mut self, job: J) {
         self.known.insert(job.message(), self.fetches);
-        self.ready.push_back(job);
+        let before = self.ready.iter().rposition(|other| other.turn() <= job.turn());
+        self.ready.insert(before.map_or(0, |place| place + 1), job);
     }
 
     /// Gives the ready jobs back to the store's care; returns how many.

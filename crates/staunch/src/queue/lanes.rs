@@ -239,6 +239,12 @@ impl<J: Job> Lanes<J> {
         self.list(key);
     }
 
+    /// Mail came that is not due before `at`.
+    pub(crate) fn arrive_later(&mut self, key: &LaneKey, at: Timestamp) {
+        self.lanes.entry(key.clone()).or_insert_with(Lane::new).stored(at);
+        self.list(key);
+    }
+
     /// The store's answer to [`Action::Fetch`]: what is due, and when the next is due that is not in it.
     pub(crate) fn fetched(
         &mut self,
@@ -506,6 +512,10 @@ mod tests {
     impl Job for Letter {
         fn message(&self) -> MessageId {
             MessageId::from_u128(self.0)
+        }
+
+        fn turn(&self) -> Timestamp {
+            at(0)
         }
     }
 

@@ -31,7 +31,7 @@ use crate::route;
 use crate::schedule::after;
 use follow::{Astray, Followed, Frozen};
 use lanes::{Action, Effect, Lanes, Limits, Trouble};
-use work::{Due, Work};
+use work::{Arrival, Due, Work};
 
 /// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
 pub(crate) const EVENTS_MAX: usize = 4_096;
@@ -48,7 +48,7 @@ const BUG_REST: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Mail was committed.
-    Arrived(Vec<(LaneKey, Work)>),
+    Arrived(Vec<(LaneKey, Arrival)>),
     /// The store was read for a lane.
     Fetched {
         /// Which.
@@ -194,8 +194,11 @@ impl Queue {
         let now = clock::now();
         match event {
             Event::Arrived(pieces) => {
-                for (lane, work) in pieces {
-                    self.lanes.arrive(&lane, work, now);
+                for (lane, arrival) in pieces {
+                    match arrival {
+                        Arrival::Work(work) => self.lanes.arrive(&lane, work, now),
+                        Arrival::Later(at) => self.lanes.arrive_later(&lane, at),
+                    }
                 }
             }
             Event::Fetched { lane, found: Ok(found) } => {

@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use report::{Dsn, FailedRecipient, Returned};
+use smtp::params::Notify;
 use smtp::{Mailbox, RemoteText, ReversePath};
-use spool::{Envelope, LaneKey, MessageId, NewMessage, NewRecipient, StoreError};
+use spool::{
+    Envelope, LaneKey, MessageId, MessageOptions, NewMessage, NewRecipient, RecipientOptions,
+    RecipientState, StoreError,
+};
 
 use super::intake;
-use super::work::{Body, Target, Work};
+use super::work::{Arrival, Body, Target, Work};
 use crate::accept::facts_of;
 use crate::clock;
 use crate::config::{Config, DsnReturn};
 use crate::outcome::Problem;
 use crate::relay::Relay;
 use crate::route;
-use crate::schedule::after;
 
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
 const HEADER_MAX: usize = 256 * 1024;
@@ -63,7 +66,7 @@ pub(crate) struct Notice {
     /// For the settlement.
     pub(crate) message: NewMessage,
     /// For the queue, once it is committed.
-    pub(crate) pieces: Vec<(LaneKey, Work)>,
+    pub(crate) pieces: Vec<(LaneKey, Arrival)>,
 }
 
 /// The notice about `failures`; `None` if nothing failed or nobody is to be told: a notice about a
@@ -117,11 +120,18 @@ pub(crate) async fn compose(
     let lane = route::lane(config, domain);
     let envelope = Envelope {
         sender: ReversePath::Null,
-        recipients: vec![NewRecipient { mailbox: sender.clone(), lane }],
+        recipients: vec![NewRecipient {
+            mailbox: sender.clone(),
+            lane,
+            // RFC 3461 §6: nobody is told what becomes of a notice.
+            options: RecipientOptions { notify: Some(Notify::Never), original: None },
+            state: RecipientState::Queued,
+        }],
         arrived_at: now,
-        expires_at: after(now, config.delivery.bounce_lifetime),
+        expires_at: intake::expires_at(config, &ReversePath::Null, now),
         client: "notice".into(),
         facts,
+        options: MessageOptions::default(),
     };
     let pieces = intake::pieces(relay, id, &envelope, None);
     Ok(Some(Notice { message: NewMessage { body: sealed, envelope }, pieces }))

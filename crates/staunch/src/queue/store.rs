@@ -170,6 +170,8 @@ fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Wor
         mailbox: recipient.mailbox,
         attempts: recipient.attempts,
         expires_at: recipient.expires_at,
+        waits_since: recipient.waits_since,
+        options: recipient.options,
     };
     (!taken.is_empty()).then(|| Work {
         message: due.message,
@@ -177,7 +179,9 @@ fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Wor
         targets: taken.into_iter().map(target).collect(),
         rest: if left.is_empty() { Rest::Nobody } else { Rest::Waiting },
         arrived_at: due.arrived_at,
+        turn: due.turn,
         facts: due.facts,
         body: Body::Stored,
+        options: due.options,
     })
 }

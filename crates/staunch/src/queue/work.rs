@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use smtp::{HostName, Mailbox, ReversePath};
-use spool::{BodyFacts, LaneKey, MessageId, RecipientNo};
+use spool::{BodyFacts, LaneKey, MessageId, MessageOptions, RecipientNo, RecipientOptions};
 
 use super::intake::HotBody;
 use super::lane::Job;
@@ -19,6 +19,10 @@ pub(crate) struct Target {
     pub(crate) attempts: u32,
     /// When it becomes too old.
     pub(crate) expires_at: Timestamp,
+    /// Since when it waits, if its sender does not know that and is to be told.
+    pub(crate) waits_since: Option<Timestamp>,
+    /// What was asked for with it.
+    pub(crate) options: RecipientOptions,
 }
 
 /// Where the body is.
@@ -43,10 +47,23 @@ pub(crate) struct Work {
     pub(crate) rest: Rest,
     /// When it was accepted.
     pub(crate) arrived_at: Timestamp,
+    /// Its place in the lane.
+    pub(crate) turn: Timestamp,
     /// What is known about the body.
     pub(crate) facts: BodyFacts,
     /// The body.
     pub(crate) body: Body,
+    /// What was asked for with it.
+    pub(crate) options: MessageOptions,
+}
+
+/// What mail that was just committed is for a lane.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// To be tried.
+    Work(Work),
+    /// In the store, for a later time.
+    Later(Timestamp),
 }
 
 /// What of a message stays behind in the lane when some of its recipients are tried.
@@ -61,6 +78,10 @@ pub(crate) enum Rest {
 impl Job for Work {
     fn message(&self) -> MessageId {
         self.message
+    }
+
+    fn turn(&self) -> Timestamp {
+        self.turn
     }
 }
 
