@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::authorize::{AuthorizedMx, Finding};
 use crate::certificate::{self, Roots, TlsFailure};
 use crate::observed::{Observed, ObservedTls};
-use crate::requirement::{Identity, Requirement};
+use crate::requirement::{Identity, Onward, Requirement};
 
 /// What is certain about an admitted connection. The least that the requirement asked for: a
 /// certificate nobody asked for is not examined.
@@ -115,7 +115,15 @@ impl AuthorizedMx {
         match observed {
             Observed::Plain if requirement.needs_tls() => Err(TlsFailure::NotEncrypted),
             Observed::Plain => Ok(Proof::Plain),
-            Observed::Tls(tls) => self.judge_tls(requirement.identity(), tls, roots, now),
+            Observed::Tls(tls) => {
+                let proof = self.judge_tls(requirement.identity(), tls, roots, now)?;
+                match requirement.onward() {
+                    Onward::RequireTls if !tls.offers_require_tls => {
+                        Err(TlsFailure::RequireTlsNotOffered)
+                    }
+                    Onward::RequireTls | Onward::Anyhow => Ok(proof),
+                }
+            }
         }
     }
 
@@ -257,6 +265,38 @@ mod tests {
         let mut admitted = mx.admit(vec![1], &Observed::Plain, &roots, now()).unwrap();
         admitted.connection_mut().push(2);
         assert_eq!(admitted.into_connection(), [1, 2]);
+    }
+
+    #[test]
+    fn rtls_05_require_tls_wants_certificate_and_promise_under_the_same_tls() {
+        let ca = Ca::root("Test CA");
+        let body = format!("version: STSv1\nmode: enforce\nmx: {MX}\nmax_age: 60");
+        let policy = sts::Policy::parse(body.as_bytes()).unwrap();
+        let (domain, effect) = (name("example.test"), Effect::Enforced);
+        let published = Published { domain: &domain, policy: &policy, effect };
+        let asked = Asked::new(Requirement::from_require_tls(), Some(published));
+        let mx = authorized(&asked);
+        let wants = [
+            "NotEncrypted",
+            "",
+            "NameMismatch",
+            "Expired",
+            "Untrusted",
+            "PossessionUnproven",
+            "NoCertificate",
+        ];
+        for ((name, seen), want) in connections(&ca).into_iter().zip(wants) {
+            let got = mx.admit((), &seen, &ca.roots(), now());
+            let got = got.map(|a| a.proof()).map_err(|denied| variant(&denied.failure));
+            let without = if want.is_empty() { "RequireTlsNotOffered" } else { want };
+            assert_eq!(got, Err(without.to_owned()), "{name}");
+            let Observed::Tls(tls) = seen else { continue };
+            let promised = Observed::Tls(ObservedTls { offers_require_tls: true, ..tls });
+            let got = mx.admit((), &promised, &ca.roots(), now());
+            let got = got.map(|a| a.proof()).map_err(|denied| variant(&denied.failure));
+            let with = if want.is_empty() { Ok(Proof::VerifiedPkix) } else { Err(want.to_owned()) };
+            assert_eq!(got, with, "{name}, promised");
+        }
     }
 
     #[test]

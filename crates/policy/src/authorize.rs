@@ -10,7 +10,7 @@
 use smtp::{Domain, HostName};
 
 use crate::certificate::TlsFailure;
-use crate::requirement::{Asked, Identity, Origin, Requirement};
+use crate::requirement::{Asked, Identity, Onward, Origin, Requirement};
 
 /// A host that could take the mail.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,6 +53,17 @@ pub enum Refusal {
     /// DNS says, so the proof would be worth nothing.
     #[error("{mx} cannot be verified: only unauthenticated DNS says that it serves {next_hop}")]
     MxNameUnauthenticated {
+        /// The host.
+        mx: Domain,
+        /// Whose mail it would get.
+        next_hop: Domain,
+    },
+    /// The sender requires TLS, and that the host serves the next hop is only what unauthenticated DNS
+    /// says (RFC 8689 §4.2.1).
+    #[error(
+        "the sender requires TLS, and only unauthenticated DNS says that {mx} serves {next_hop}"
+    )]
+    RequireTlsUnauthenticated {
         /// The host.
         mx: Domain,
         /// Whose mail it would get.
@@ -124,10 +135,17 @@ fn check(located: &Located, requirement: &Requirement) -> Result<(), Refusal> {
     {
         return Err(Refusal::MxNotListed { mx: mx.clone(), origin: list.origin.clone() });
     }
+    let is_vouched_for = is_vouched_for(located, requirement);
+    if requirement.onward() == Onward::RequireTls && !is_vouched_for {
+        let (mx, next_hop) = (mx.clone(), next_hop.clone());
+        return Err(Refusal::RequireTlsUnauthenticated { mx, next_hop });
+    }
     match requirement.identity() {
         Identity::None => Ok(()),
         Identity::Either | Identity::Pkix | Identity::Dane | Identity::Both => {
-            if is_name_authentic(located, requirement) {
+            // The operator's own demand is also met by a host below the domain: who can have a certificate
+            // for its name speaks for the domain.
+            if is_vouched_for || is_at_or_below(mx, next_hop) {
                 Ok(())
             } else {
                 let (mx, next_hop) = (mx.clone(), next_hop.clone());
@@ -140,14 +158,11 @@ fn check(located: &Located, requirement: &Requirement) -> Result<(), Refusal> {
 /// A certificate proves that the peer is `mx`. That is worth something only if it is also certain
 /// that `mx` is where the mail belongs, because who can forge an MX record can have a certificate for
 /// the host in it.
-fn is_name_authentic(located: &Located, requirement: &Requirement) -> bool {
+fn is_vouched_for(located: &Located, requirement: &Requirement) -> bool {
     match located.named_by {
         NamedBy::SecureMxRecords | NamedBy::Route => true,
-        NamedBy::MxRecords | NamedBy::ImplicitMx => {
-            // The lists were checked before: each of them names this host.
-            requirement.listings().next().is_some()
-                || is_at_or_below(&located.mx, &located.next_hop)
-        }
+        // The lists were checked before: each of them names this host.
+        NamedBy::MxRecords | NamedBy::ImplicitMx => requirement.listings().next().is_some(),
     }
 }
 
@@ -308,6 +323,48 @@ mod tests {
             let asked = asked(Floor::Verify, Some(Mode::Enforce), Effect::Enforced);
             assert!(authorize(located(mx, "example.test", named_by), &asked).is_err());
             assert!(authorize(located("mx.test", "example.test", named_by), &asked).is_ok());
+        }
+    }
+
+    #[test]
+    fn rtls_05_require_tls_wants_a_host_that_somebody_vouches_for() {
+        use NamedBy::{ImplicitMx, MxRecords, Route, SecureMxRecords};
+        let cases = [
+            // (host, named by, MTA-STS mode) -> good enough
+            ("mx.test", MxRecords, Some(Mode::Enforce), true),
+            ("mx.test", Route, None, true),
+            ("mx.test", SecureMxRecords, None, true),
+            ("mx.test", MxRecords, None, false),
+            ("mx.test", MxRecords, Some(Mode::None), false),
+            ("mx.test", MxRecords, Some(Mode::Testing), false), // RTLS-06
+            ("mx.example.test", MxRecords, None, false),
+            ("example.test", ImplicitMx, None, false),
+        ];
+        for (mx, named_by, mode, want) in cases {
+            for floor in [Floor::Opportunistic, Floor::Encrypt, Floor::Verify] {
+                let domain = name("example.test");
+                let policy = mode.map(policy);
+                let effect = Effect::Enforced;
+                let published =
+                    policy.as_ref().map(|policy| Published { domain: &domain, policy, effect });
+                let local = Requirement::from_floor(floor).join(&Requirement::from_require_tls());
+                let asked = Asked::new(local, published);
+                let got = authorize(located(mx, "example.test", named_by), &asked);
+                assert_eq!(got.is_ok(), want, "{mx} {named_by:?} {mode:?} {floor:?}");
+                if let Err(refusal) = got {
+                    let expected = matches!(refusal, Refusal::RequireTlsUnauthenticated { .. });
+                    assert!(expected, "{refusal:?}");
+                }
+            }
+        }
+        // Who is vouched for by DNS or the operator, and not by the policy in force, is still refused.
+        let domain = name("example.test");
+        let policy = policy(Mode::Enforce);
+        let published = Published { domain: &domain, policy: &policy, effect: Effect::Enforced };
+        let asked = Asked::new(Requirement::from_require_tls(), Some(published));
+        for named_by in [Route, SecureMxRecords] {
+            let refusal = authorize(located("no.test", "example.test", named_by), &asked);
+            assert!(matches!(refusal.unwrap_err(), Refusal::MxNotListed { .. }));
         }
     }
 

@@ -108,6 +108,9 @@ pub enum TlsFailure {
         /// Who the certificate says has issued it.
         issuer: RemoteText,
     },
+    /// The sender requires TLS, and the server does not promise to require it of the next one.
+    #[error("the sender requires TLS, and the server does not offer REQUIRETLS")]
+    RequireTlsNotOffered,
     /// DANE is required, and there are no TLSA records to compare with.
     #[error("DANE is required and not available")]
     DaneRequired,

@@ -1,4 +1,5 @@
-//! What protects a delivery, as decisions: MTA-STS (RFC 8461), certificates (RFC 9525), local floors.
+//! What protects a delivery, as decisions: MTA-STS (RFC 8461), REQUIRETLS (RFC 8689), certificates
+//! (RFC 9525), local floors.
 //!
 //! Small enough to be audited in an afternoon, and the only code that has to be: nothing outside
 //! this crate can make an [`AuthorizedMx`] or an [`Admitted`] connection, and the rest of the
@@ -9,7 +10,7 @@
 //!
 //! 1. [`sts::record`], [`sts::document`], [`sts::mx_pattern`]: what a domain published.
 //! 2. [`sts::keep`]: which policy holds today, also when it cannot be fetched any more.
-//! 3. [`Requirement`]: what domain and operator ask for together. It can only grow.
+//! 3. [`Requirement`]: what domain, operator and sender ask for together. It can only grow.
 //! 4. [`authorize`]: may this MX be used? The only constructor of [`AuthorizedMx`].
 //! 5. [`Observed`]: what the connection showed.
 //! 6. [`AuthorizedMx::admit`]: may mail go over it? The only constructor of [`Admitted`].
@@ -33,5 +34,5 @@ pub use authorize::{AuthorizedMx, Finding, Located, NamedBy, Refusal, authorize}
 pub use certificate::{BadRoot, Distrust, Roots, TlsFailure};
 pub use observed::{Observed, ObservedTls, TlsVersion};
 pub use requirement::{
-    Asked, Channel, Effect, Floor, Identity, Origin, PatternSet, Published, Requirement,
+    Asked, Channel, Effect, Floor, Identity, Onward, Origin, PatternSet, Published, Requirement,
 };

@@ -30,6 +30,9 @@ pub struct ObservedTls {
     pub group: Option<&'static str>,
     /// The host that we meant to reach: what SNI said, where it is a name.
     pub server_name: Domain,
+    /// Did the answer to EHLO *under this TLS* offer REQUIRETLS (RFC 8689 §2)? What came before TLS
+    /// anybody could have written.
+    pub offers_require_tls: bool,
 }
 
 /// TLS versions that may carry mail. Older ones cannot be expressed (RFC 8996).

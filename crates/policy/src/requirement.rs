@@ -1,7 +1,7 @@
 //! What must hold before mail may go to a host?
 //!
-//! A [`Requirement`] is a conjunction, not a rank: each party (the recipient's domain, the operator)
-//! adds its own, and [`Requirement::join`] is the only way to combine them. It is commutative,
+//! A [`Requirement`] is a conjunction, not a rank: each party (the recipient's domain, the operator, the
+//! sender) adds its own, and [`Requirement::join`] is the only way to combine them. It is commutative,
 //! associative and idempotent, and its result asks for everything both sides ask for. No operation
 //! lowers a requirement.
 //!
@@ -60,6 +60,16 @@ impl Identity {
     }
 }
 
+/// What must the host promise about the way behind it?
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Onward {
+    /// Nothing.
+    #[default]
+    Anyhow,
+    /// To protect the mail as it was protected on the way to it: it offers REQUIRETLS (RFC 8689 §2).
+    RequireTls,
+}
+
 /// Who says which MX names count.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Origin {
@@ -106,6 +116,7 @@ pub struct Requirement {
     channel: Channel,
     identity: Identity,
     mx: BTreeSet<PatternSet>,
+    onward: Onward,
 }
 
 impl Requirement {
@@ -138,6 +149,12 @@ impl Requirement {
         }
     }
 
+    /// What the sender asks for with REQUIRETLS (RFC 8689 §4.2.1): a host whose name is authenticated, which
+    /// proves that it is that host, and which will ask the same of the next one.
+    pub fn from_require_tls() -> Self {
+        Self { onward: Onward::RequireTls, ..Self::identified(Identity::Either) }
+    }
+
     /// An identity can only be proven over TLS.
     fn identified(identity: Identity) -> Self {
         Self { channel: Channel::Encrypted, identity, ..Self::default() }
@@ -150,6 +167,7 @@ impl Requirement {
             channel: self.channel.max(other.channel),
             identity: self.identity.join(other.identity),
             mx: self.mx.union(&other.mx).cloned().collect(),
+            onward: self.onward.max(other.onward),
         }
     }
 
@@ -161,6 +179,11 @@ impl Requirement {
     /// How the host must prove who it is.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// What the host must promise about the way behind it.
+    pub fn onward(&self) -> Onward {
+        self.onward
     }
 
     /// The sets of names that the MX must be in, every one of them.
@@ -207,7 +230,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What the operator asks for (`local`) and what the domain published.
+    /// What operator and sender ask for (`local`) and what the domain published.
     ///
     /// RFC 8461 §5: `enforce` binds, `testing` is watched, `none` says nothing. None of them takes
     /// anything away from `local`.
@@ -254,8 +277,10 @@ mod tests {
     }
 
     fn requirements() -> impl Strategy<Value = Requirement> {
-        (channels(), identities(), prop::collection::btree_set(listings(), 0..3))
-            .prop_map(|(channel, identity, mx)| Requirement { channel, identity, mx })
+        let onward = prop_oneof![Just(Onward::Anyhow), Just(Onward::RequireTls)];
+        (channels(), identities(), prop::collection::btree_set(listings(), 0..3), onward).prop_map(
+            |(channel, identity, mx, onward)| Requirement { channel, identity, mx, onward },
+        )
     }
 
     /// Does `strong` ask for at least what `weak` asks for? By meaning, not by `join`.
@@ -276,6 +301,7 @@ mod tests {
         (strong.needs_tls() || !weak.needs_tls())
             && proofs(strong.identity).iter().all(|proof| weak_proofs.contains(proof))
             && weak.mx.is_subset(&strong.mx)
+            && (strong.onward == Onward::RequireTls || weak.onward == Onward::Anyhow)
     }
 
     proptest! {
@@ -313,6 +339,7 @@ mod tests {
             (Requirement::from_sts(&domain, &policy(Mode::Enforce)), Identity::Pkix, true, 1),
             (Requirement::from_sts(&domain, &policy(Mode::Testing)), Identity::Pkix, true, 1),
             (Requirement::from_sts(&domain, &policy(Mode::None)), Identity::None, false, 0),
+            (Requirement::from_require_tls(), Identity::Either, true, 0),
         ];
         for (requirement, identity, tls, listings) in cases {
             assert_eq!(requirement.identity(), identity);

@@ -84,7 +84,14 @@ pub(crate) fn self_signed(params: &CertificateParams) -> CertificateDer<'static>
 pub(crate) fn shown(chain: Vec<CertificateDer<'static>>, name: &str) -> ObservedTls {
     let version = TlsVersion::Tls13;
     let server_name = host(name);
-    ObservedTls { chain, possession_proven: true, version, group: None, server_name }
+    ObservedTls {
+        chain,
+        possession_proven: true,
+        version,
+        group: None,
+        server_name,
+        offers_require_tls: false,
+    }
 }
 
 pub(crate) fn observed(chain: Vec<CertificateDer<'static>>, name: &str) -> Observed {
