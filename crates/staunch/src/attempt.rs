@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use policy::{
-    Admitted, Asked, AuthorizedMx, Denied, NamedBy, Observed, Origin, PatternSet, TlsVersion,
-    authorize,
+    Admitted, Asked, AuthorizedMx, Denied, NamedBy, Observed, Onward, Origin, PatternSet,
+    TlsVersion, authorize,
 };
 use smtp::RemoteText;
 use smtp::client::{Addressee, Envelope, Fate, Options, Stage};
@@ -18,12 +18,14 @@ use crate::config::{CleartextFallback, Config};
 use crate::connect::{How, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
-use crate::outcome::{Answered, AttemptError, Cut, HostError, MxEvidence, Reason, Walk};
+use crate::outcome::{
+    AgeCounts, Answered, AttemptError, Cut, Demand, HostError, MxEvidence, Reason, Walk,
+};
 use crate::parcel::{Parcel, sent_size};
 use crate::pool::{Checkout, Idle, PoolKey};
 use crate::queue::work::Work;
 use crate::relay::Relay;
-use crate::requirement;
+use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, NextHop};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
@@ -63,11 +65,11 @@ async fn attempt_under(
     let Some(domain) = work.domain() else {
         return Err(AttemptError::Local("the recipient has no domain".to_owned()));
     };
-    let next_hop = route::next_hop(config, domain);
-    let mut walk = Walk::default();
+    let next_hop = route::next_hop(config, domain, work.onward());
+    let local = Local { floor: next_hop.floor, onward: work.onward() };
+    let mut walk = Walk::new(demand(relay, local.onward));
     for leg in &next_hop.legs {
-        let (domain, floor) = (leg.policy_domain(), next_hop.floor);
-        let asked = match requirement::asked(relay, config, domain, floor, freshness).await {
+        let asked = match requirement::asked(relay, config, leg, local, freshness).await {
             Ok(asked) => asked,
             Err(error) => {
                 walk.leg_failed(error);
@@ -87,6 +89,14 @@ async fn attempt_under(
         }
     }
     Err(conclude(relay, &next_hop, walk).await)
+}
+
+/// Under a clock that may be wrong no certificate shows that it is bad.
+pub(crate) fn demand(relay: &Relay, onward: Onward) -> Demand {
+    match (onward, relay.age_counts()) {
+        (Onward::RequireTls, AgeCounts::Yes) => Demand::RequireTls,
+        (Onward::RequireTls, AgeCounts::ClockSuspect) | (Onward::Anyhow, _) => Demand::Patient,
+    }
 }
 
 /// What the walk comes to, with a look at what speaks against hearsay.

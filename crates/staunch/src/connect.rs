@@ -167,6 +167,23 @@ impl ConnectFailure {
         }
     }
 
+    /// Does the host say for good that it does no TLS? Trouble on the way to TLS is none of it.
+    pub(crate) fn has_no_tls(&self) -> bool {
+        match &self.cause {
+            ConnectCause::StarttlsNotOffered(reply) | ConnectCause::StarttlsRefused(reply) => {
+                reply.class() == ReplyClass::Permanent
+            }
+            ConnectCause::NoAddress
+            | ConnectCause::Tcp(_)
+            | ConnectCause::TcpTimeout(_)
+            | ConnectCause::Greeting(_)
+            | ConnectCause::Ehlo(_)
+            | ConnectCause::PlaintextInjected
+            | ConnectCause::Handshake(_)
+            | ConnectCause::Broken { .. } => false,
+        }
+    }
+
     /// Is the trouble our own: no descriptors, no memory?
     pub(crate) fn is_local(&self) -> bool {
         let ConnectCause::Tcp(error) = &self.cause else { return false };
@@ -340,12 +357,15 @@ impl Connector {
             return Err(ConnectCause::PlaintextInjected);
         }
         let upgrade = connection.upgrade(&self.tls, mx.host());
-        let (mut connection, observed) = match timeout(HANDSHAKE_TIMEOUT, upgrade).await {
+        let (mut connection, mut observed) = match timeout(HANDSHAKE_TIMEOUT, upgrade).await {
             Ok(upgraded) => upgraded?,
             Err(_) => return Err(HandshakeError::timed_out(HANDSHAKE_TIMEOUT).into()),
         };
         match hello(&mut connection, name, Helo::Never).await {
-            Ok(()) => Ok((connection, Observed::Tls(observed))),
+            Ok(()) => {
+                observed.offers_require_tls = connection.extensions().offers(Extension::RequireTls);
+                Ok((connection, Observed::Tls(observed)))
+            }
             Err(cause @ ConnectCause::Broken { .. }) => Err(cause),
             Err(cause) => {
                 self.quit(connection);

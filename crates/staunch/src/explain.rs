@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use policy::sts::RecordError;
 use policy::sts::keep::TxtAnswer;
-use policy::{Asked, Observed, ObservedTls, Proof, authorize};
+use policy::{Asked, Observed, ObservedTls, Onward, Proof, authorize};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use smtp::{AddressError, Domain, HostName, HostNameError, Mailbox, RemoteText, ReversePath};
@@ -21,14 +21,14 @@ use x509_parser::extensions::GeneralName;
 
 use crate::attempt;
 use crate::clock;
-use crate::config::{Config, TlsFloor};
+use crate::config::Config;
 use crate::connect::Starttls;
 use crate::daemon::{RunError, assemble};
 use crate::hosts::{self, Candidate};
 use crate::outcome::{AttemptError, Fate, HostError, Problem, Walk};
 use crate::policy_store::{Consulted, PolicyVerdict, Source};
 use crate::relay::Relay;
-use crate::requirement;
+use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg};
 
@@ -135,13 +135,14 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
         ReversePath::parse(sender).map_err(wrong)?;
     }
     let config = relay.config();
-    let next_hop = route::next_hop(&config, &domain);
-    let floor = if question.require_tls { TlsFloor::Verify } else { next_hop.floor };
+    let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
+    let next_hop = route::next_hop(&config, &domain, onward);
+    let local = Local { floor: next_hop.floor, onward };
     let mut tale = Tale::new();
     tale.step("route", next_hop.lane.as_str());
-    let mut walk = Walk::default();
+    let mut walk = Walk::new(attempt::demand(relay, onward));
     for leg in &next_hop.legs {
-        let asked = match ask_policy(relay, &config, leg, floor, &mut tale).await {
+        let asked = match ask_policy(relay, &config, leg, local, &mut tale).await {
             Ok(asked) => asked,
             Err(error) => {
                 walk.leg_failed(error);
@@ -233,11 +234,10 @@ async fn ask_policy(
     relay: &Relay,
     config: &Config,
     leg: &Leg,
-    floor: TlsFloor,
+    local: Local,
     tale: &mut Tale,
 ) -> Result<Asked, AttemptError> {
-    let domain = leg.policy_domain();
-    if let Some(domain) = domain {
+    if let Some(domain) = leg.policy_domain() {
         let consulted = relay.policies.consult(domain, Freshness::Cached).await;
         let result = match &consulted.verdict {
             PolicyVerdict::Policy(kept) => format!("policy, mode {}", kept.policy().mode()),
@@ -247,7 +247,7 @@ async fn ask_policy(
         tale.step("mta_sts", &result);
         tale.mta_sts = mta_sts(&consulted);
     }
-    requirement::asked(relay, config, domain, floor, Freshness::Cached).await
+    requirement::asked(relay, config, leg, local, Freshness::Cached).await
 }
 
 fn mta_sts(consulted: &Consulted) -> Value {

@@ -1,16 +1,45 @@
-//! What is asked of the connection for one leg: the operator's floor and the domain's policy.
+//! What is asked of the connection for one leg: the operator's floor, the domain's policy, and what the
+//! sender says.
 
-use policy::{Asked, Effect, Floor, Published, Requirement};
-use smtp::HostName;
+use jiff::Timestamp;
+use policy::sts::keep::NoPolicy;
+use policy::{Asked, Effect, Floor, Onward, Published, Requirement};
+use smtp::{HostName, RemoteText};
+use spool::MessageOptions;
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::outcome::{AttemptError, Reason};
 use crate::policy_store::{PolicyDefer, PolicyVerdict};
 use crate::relay::Relay;
 use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
+use crate::route::Leg;
 
-/// What is asked for mail to `policy_domain`, the recipient domain or the next hop's name
-/// (RFC 8461 §3.4); `None` for an address literal, which has no policy.
+/// What operator and sender ask for, whoever the recipient is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local {
+    /// The operator's floor.
+    pub(crate) floor: TlsFloor,
+    /// What the sender asks of the way behind the next hop.
+    pub(crate) onward: Onward,
+}
+
+impl Local {
+    fn requirement(self) -> Requirement {
+        let floor = Requirement::from_floor(policy_floor(self.floor));
+        match self.onward {
+            Onward::Anyhow => floor,
+            Onward::RequireTls => floor.join(&Requirement::from_require_tls()),
+        }
+    }
+}
+
+/// What these options ask of the way behind the next hop.
+pub(crate) fn onward(options: &MessageOptions) -> Onward {
+    if options.require_tls { Onward::RequireTls } else { Onward::Anyhow }
+}
+
+/// What is asked for mail that takes `leg`. Its policy domain is the recipient domain or the next hop's
+/// name (RFC 8461 §3.4); an address literal has no policy.
 ///
 /// # Errors
 ///
@@ -19,12 +48,13 @@ use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
 pub(crate) async fn asked(
     relay: &Relay,
     config: &Config,
-    policy_domain: Option<&HostName>,
-    floor: TlsFloor,
+    leg: &Leg,
+    local: Local,
     freshness: Freshness,
 ) -> Result<Asked, AttemptError> {
-    let local = Requirement::from_floor(policy_floor(floor));
-    let Some(domain) = policy_domain else { return Ok(Asked::new(local, None)) };
+    let needs_policy = local.onward == Onward::RequireTls && !leg.names_the_host();
+    let local = local.requirement();
+    let Some(domain) = leg.policy_domain() else { return Ok(Asked::new(local, None)) };
     let effect = match config.mta_sts.mode_for(domain) {
         StsMode::Off => return Ok(Asked::new(local, None)),
         StsMode::Report => Effect::ReportOnly,
@@ -34,6 +64,17 @@ pub(crate) async fn asked(
         PolicyVerdict::Policy(kept) => {
             Ok(Asked::new(local, Some(Published { domain, policy: kept.policy(), effect })))
         }
+        // Without a policy no host would do, so mail would come back for trouble that may pass.
+        PolicyVerdict::None(NoPolicy::Dns(text)) if needs_policy => {
+            Err(policy_unknown(Reason::PolicyDnsFailure, text))
+        }
+        PolicyVerdict::None(NoPolicy::Fetch(failure)) if needs_policy => {
+            let text = failure.map_or_else(
+                || RemoteText::new("the policy could not be fetched"),
+                |failure| RemoteText::new(&failure.to_string()),
+            );
+            Err(policy_unknown(Reason::PolicyFetchFailed, text))
+        }
         PolicyVerdict::None(_) => Ok(Asked::new(local, None)),
         // To watch a policy is no reason to hold mail back.
         PolicyVerdict::Defer(_) if effect == Effect::ReportOnly => Ok(Asked::new(local, None)),
@@ -42,6 +83,11 @@ pub(crate) async fn asked(
             None => Err(AttemptError::Policy(defer)),
         },
     }
+}
+
+/// The wait for a policy that could not be had; how long is for the caller to say.
+fn policy_unknown(reason: Reason, text: RemoteText) -> AttemptError {
+    AttemptError::Policy(PolicyDefer { reason, until: Timestamp::MAX, text })
 }
 
 /// Is it that no name server answers at all? Then no other domain would fare better.

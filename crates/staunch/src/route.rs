@@ -1,12 +1,15 @@
 //! Where does mail for a domain go next: to the domain's MX hosts, or where the operator says?
 
+use policy::Onward;
 use smtp::HostName;
 use spool::LaneKey;
 
-use crate::config::{Config, Route, TlsFloor, Via, most_specific};
+use crate::config::{Config, Route, TlsFloor, Via, ViaLookup, most_specific};
 
 /// What lane keys of routes begin with; no domain name can.
 const ROUTE_PREFIX: &str = "via ";
+/// What lane keys of mail with REQUIRETLS end with.
+const REQUIRE_TLS_SUFFIX: &str = " requiretls";
 
 /// One way to a next hop: the hosts of a domain, or those of one `via` of a route.
 #[derive(Clone, Debug)]
@@ -25,6 +28,14 @@ impl Leg {
             Self::Via(via) => via.host.name(),
         }
     }
+
+    /// Did the operator name the host itself? Then nobody else has to vouch for it.
+    pub(crate) fn names_the_host(&self) -> bool {
+        match self {
+            Self::Domain(_) | Self::Via(Via { lookup: ViaLookup::Mx, .. }) => false,
+            Self::Via(Via { lookup: ViaLookup::Address, .. }) => true,
+        }
+    }
 }
 
 /// Where mail for a domain goes next.
@@ -39,27 +50,37 @@ pub(crate) struct NextHop {
 }
 
 /// The next hop for `domain` under this configuration.
-pub(crate) fn next_hop(config: &Config, domain: &HostName) -> NextHop {
+pub(crate) fn next_hop(config: &Config, domain: &HostName, onward: Onward) -> NextHop {
+    let lane = lane(config, domain, onward);
     match route(config, domain) {
-        Some(route) => NextHop {
-            lane: LaneKey::new(&route_key(route)),
-            legs: route.via.iter().cloned().map(Leg::Via).collect(),
-            floor: route.tls,
-        },
-        None => NextHop {
-            lane: LaneKey::new(domain.as_str()),
-            legs: vec![Leg::Domain(domain.clone())],
-            floor: config.delivery.tls,
-        },
+        Some(route) => {
+            let legs = route.via.iter().cloned().map(Leg::Via).collect();
+            NextHop { lane, legs, floor: route.tls }
+        }
+        None => {
+            let legs = vec![Leg::Domain(domain.clone())];
+            NextHop { lane, legs, floor: config.delivery.tls }
+        }
     }
 }
 
-/// The lane for `domain`, without the rest of the plan.
-pub(crate) fn lane(config: &Config, domain: &HostName) -> LaneKey {
-    match route(config, domain) {
-        Some(route) => LaneKey::new(&route_key(route)),
-        None => LaneKey::new(domain.as_str()),
+/// The lane for `domain`, without the rest of the plan. Mail with REQUIRETLS has one of its own: that no
+/// host is good enough for it must not make other mail wait.
+pub(crate) fn lane(config: &Config, domain: &HostName, onward: Onward) -> LaneKey {
+    class_key(&hop_key(config, domain), onward)
+}
+
+const CLASSES: [Onward; 2] = [Onward::Anyhow, Onward::RequireTls];
+
+fn class_key(hop: &str, onward: Onward) -> LaneKey {
+    match onward {
+        Onward::Anyhow => LaneKey::new(hop),
+        Onward::RequireTls => LaneKey::new(&format!("{hop}{REQUIRE_TLS_SUFFIX}")),
     }
+}
+
+fn hop_key(config: &Config, domain: &HostName) -> String {
+    route(config, domain).map_or_else(|| domain.to_string(), route_key)
 }
 
 fn route<'a>(config: &'a Config, domain: &HostName) -> Option<&'a Route> {
@@ -70,8 +91,9 @@ fn route<'a>(config: &'a Config, domain: &HostName) -> Option<&'a Route> {
 /// routes over the host of this name.
 pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
     let is_over = |route: &&Route| route.via.iter().any(|via| via.host.name() == Some(name));
-    let routes = config.routes.iter().filter(is_over).map(|route| LaneKey::new(&route_key(route)));
-    let mut lanes: Vec<LaneKey> = routes.chain([lane(config, name)]).collect();
+    let hops = config.routes.iter().filter(is_over).map(route_key).chain([hop_key(config, name)]);
+    let of_hop = |hop: String| CLASSES.map(|onward| class_key(&hop, onward));
+    let mut lanes: Vec<LaneKey> = hops.flat_map(of_hop).collect();
     lanes.sort_unstable();
     lanes.dedup();
     lanes
@@ -90,12 +112,12 @@ pub(crate) enum MailOf {
 
 /// Whose mail waits in `key`, a lane of any day?
 pub(crate) fn mail_of(config: &Config, key: &LaneKey) -> MailOf {
-    match HostName::parse(key.as_str()) {
-        Ok(domain) if lane(config, &domain) == *key => MailOf::ThisHop,
+    let key = key.as_str();
+    let hop = key.strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key);
+    match HostName::parse(hop) {
+        Ok(domain) if hop_key(config, &domain) == hop => MailOf::ThisHop,
         Ok(_) => MailOf::AnotherHop,
-        Err(_) if config.routes.iter().any(|route| route_key(route) == key.as_str()) => {
-            MailOf::ARoute
-        }
+        Err(_) if config.routes.iter().any(|route| route_key(route) == hop) => MailOf::ARoute,
         Err(_) => MailOf::AnotherHop,
     }
 }
@@ -135,10 +157,15 @@ mod tests {
         let head = "hostname = \"relay.test\"\ndata_dir = \"/tmp\"\n";
         std::fs::write(file.path(), format!("{head}{text}")).unwrap();
         let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
-        let of = |domain: &str| next_hop(&config, &HostName::parse(domain).unwrap());
+        let plan =
+            |domain: &str, onward| next_hop(&config, &HostName::parse(domain).unwrap(), onward);
+        let of = |domain: &str| plan(domain, Onward::Anyhow);
         assert_eq!(of("a.test").floor, TlsFloor::Verify);
         assert_ne!(of("a.test").lane, of("b.test").lane);
         assert_eq!(of("a.test").lane, of("c.test").lane);
         assert_eq!(of("d.test").lane, LaneKey::new("d.test"));
+        for domain in ["a.test", "d.test"] {
+            assert_ne!(of(domain).lane, plan(domain, Onward::RequireTls).lane);
+        }
     }
 }

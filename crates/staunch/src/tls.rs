@@ -164,6 +164,8 @@ impl TlsClient {
                 .negotiated_key_exchange_group()
                 .and_then(|group| group.name().as_str()),
             server_name: host.clone(),
+            // Nothing has been said under it yet.
+            offers_require_tls: false,
         };
         Ok((session, observed))
     }

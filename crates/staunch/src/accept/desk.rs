@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use policy::Onward;
 use smtp::command::{Mail, Rcpt, Recipient};
 use smtp::server::{Client, Session, Step};
 use smtp::{Response, ReversePath, Status};
@@ -187,12 +188,13 @@ impl Desk {
         self.may_send(&config)?;
         let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
-        let lane = route::lane(&config, domain);
-        let mailbox = mailbox.clone();
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         if transaction.recipients.len() >= recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);
         }
+        let onward = if transaction.mail.require_tls { Onward::RequireTls } else { Onward::Anyhow };
+        let lane = route::lane(&config, domain, onward);
+        let mailbox = mailbox.clone();
         transaction.recipients.push(Addressee { rcpt, mailbox, lane });
         Ok(())
     }

@@ -94,6 +94,14 @@ pub(crate) enum AttemptError {
         /// Could every host say for good that mail is not for it, and may that be believed?
         conclusive: Conclusive,
     },
+    /// The sender requires TLS, every host has shown that it cannot be had, and waiting would not help
+    /// (RFC 8689 §4.2.1).
+    RequireTls {
+        /// The host that came closest.
+        mx: Domain,
+        /// What it lacks.
+        error: HostError,
+    },
     /// Trouble of our own.
     Local(String),
 }
@@ -231,6 +239,7 @@ impl AttemptError {
             Self::BadMx { .. } => (Fate::Defer, Scope::Lane),
             Self::Host { conclusive: Conclusive::Yes, error, .. } => (Fate::Fail, error.scope()),
             Self::Host { conclusive: Conclusive::No, error, .. } => (Fate::Defer, error.scope()),
+            Self::RequireTls { .. } => (Fate::Fail, Scope::Message),
             Self::Local(_) => (Fate::Defer, Scope::Local),
         }
     }
@@ -246,9 +255,21 @@ impl AttemptError {
                 Problem::new(Reason::NoMailHost, &text)
             }
             Self::Host { mx, error, .. } => error.problem(mx),
+            Self::RequireTls { mx, error } => require_tls_problem(error.problem(mx)),
             Self::Local(text) => Problem::new(Reason::LocalError, text),
         }
     }
+}
+
+/// Whatever keeps a host from being authenticated has one word and code here: what the sender asked for
+/// cannot be had.
+fn require_tls_problem(cause: Problem) -> Problem {
+    if matches!(cause.reason, Reason::RequireTlsUnsupported | Reason::RequireTlsUnauthenticated) {
+        return cause;
+    }
+    let reason = Reason::RequireTlsUnauthenticated;
+    let text = format!("the sender requires TLS, and no host can be authenticated: {}", cause.text);
+    Problem { reason, status: reason.status(), text: RemoteText::new(&text), ..cause }
 }
 
 /// A resolver that cannot be reached at all is our trouble, not the domain's.
@@ -303,12 +324,30 @@ impl HostError {
         }
     }
 
+    /// Has the host shown that mail which requires TLS cannot go there? Trouble that may pass is no proof.
+    pub(crate) fn rules_out_require_tls(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Tls(_) => true,
+            Self::Connect(failure) => failure.has_no_tls(),
+            Self::Dns(_)
+            | Self::NoAddress
+            | Self::ForbiddenAddress(_)
+            | Self::Crowded
+            | Self::NoChunking
+            | Self::TooLarge { .. }
+            | Self::Interrupted { .. }
+            | Self::Body(_) => false,
+        }
+    }
+
     /// Of several hosts' failures the one with the greatest weight is reported: it tells most about
     /// what has to change.
     pub(crate) fn weight(&self) -> u8 {
         match self {
-            Self::Crowded => 8,
-            Self::Body(_) => 7,
+            Self::Crowded => 9,
+            Self::Body(_) => 8,
+            // It is the right host, with a good certificate.
+            Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
             Self::Tls(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
             Self::NoChunking | Self::Interrupted { .. } => 5,
@@ -378,6 +417,7 @@ pub(crate) fn refusal_reason(refusal: &Refusal) -> Reason {
         Refusal::MxNotListed { origin: Origin::Sts { .. }, .. } => Reason::MxNotListed,
         Refusal::MxNotListed { origin: Origin::Rule, .. }
         | Refusal::MxNameUnauthenticated { .. } => Reason::RuleNotMet,
+        Refusal::RequireTlsUnauthenticated { .. } => Reason::RequireTlsUnauthenticated,
     }
 }
 
@@ -392,6 +432,7 @@ pub(crate) fn tls_reason(failure: &TlsFailure) -> Reason {
             Reason::CertificateNameMismatch
         }
         TlsFailure::NoCertificate | TlsFailure::Untrusted { .. } => Reason::CertificateUntrusted,
+        TlsFailure::RequireTlsNotOffered => Reason::RequireTlsUnsupported,
         TlsFailure::DaneRequired => Reason::DaneRequired,
     }
 }

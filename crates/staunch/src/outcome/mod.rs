@@ -17,7 +17,7 @@ pub(crate) use error::{
     AttemptError, DeadEnd, Fate, HostError, MxEvidence, Problem, Scope, refusal_reason, tls_reason,
 };
 pub(crate) use reason::Reason;
-pub(crate) use walk::Walk;
+pub(crate) use walk::{Demand, Walk};
 
 use crate::queue::lanes::{Effect, Trouble};
 use crate::queue::work::Target;
@@ -166,6 +166,7 @@ pub(crate) fn decide_failure(
         | AttemptError::DeadEnd { .. }
         | AttemptError::BadMx { .. }
         | AttemptError::Host { .. }
+        | AttemptError::RequireTls { .. }
         | AttemptError::Local(_) => circumstances.retry_at(trouble.failures),
     };
     let rest = match scope {

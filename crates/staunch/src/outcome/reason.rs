@@ -30,6 +30,10 @@ pub(crate) enum Reason {
     CertificateUntrusted,
     /// DANE is required, and the host has none.
     DaneRequired,
+    /// The sender requires TLS, and the host does not promise to require it of the next one (RFC 8689).
+    RequireTlsUnsupported,
+    /// The sender requires TLS, and the host cannot be authenticated (RFC 8689 §4.2.1).
+    RequireTlsUnauthenticated,
     /// The MX or address look-up failed; that is never read as "there is none".
     DnsFailure,
     /// The policy's TXT look-up failed on first contact.
@@ -72,7 +76,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -83,6 +87,8 @@ impl Reason {
         Self::CertificateNameMismatch,
         Self::CertificateUntrusted,
         Self::DaneRequired,
+        Self::RequireTlsUnsupported,
+        Self::RequireTlsUnauthenticated,
         Self::DnsFailure,
         Self::PolicyDnsFailure,
         Self::PolicyFetchFailed,
@@ -119,6 +125,10 @@ impl Reason {
             Self::CertificateNameMismatch => ("certificate_name_mismatch", Status::transient(7, 5)),
             Self::CertificateUntrusted => ("certificate_untrusted", Status::transient(7, 5)),
             Self::DaneRequired => ("dane_required", Status::transient(7, 5)),
+            Self::RequireTlsUnsupported => ("require_tls_unsupported", Status::permanent(7, 30)),
+            Self::RequireTlsUnauthenticated => {
+                ("require_tls_unauthenticated", Status::permanent(7, 10))
+            }
             Self::DnsFailure => ("dns_failure", Status::transient(4, 3)),
             Self::PolicyDnsFailure => ("policy_dns_failure", Status::transient(4, 3)),
             Self::PolicyFetchFailed => ("policy_fetch_failed", Status::transient(4, 3)),

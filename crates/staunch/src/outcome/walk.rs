@@ -12,15 +12,24 @@ pub(crate) struct Walk {
     leg: Option<AttemptError>,
     /// The least final of them.
     finality: Finality,
+    demand: Demand,
 }
 
-impl Default for Walk {
-    fn default() -> Self {
-        Self { host: None, leg: None, finality: Finality::Sure }
-    }
+/// May it end mail that what it requires cannot be had?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Demand {
+    /// No: what is missing may come.
+    Patient,
+    /// Yes: the sender requires TLS, and rather has the mail back (RFC 8689 §4.2.1).
+    RequireTls,
 }
 
 impl Walk {
+    /// A walk that has not begun.
+    pub(crate) fn new(demand: Demand) -> Self {
+        Self { host: None, leg: None, finality: Finality::Sure, demand }
+    }
+
     /// A next hop could not be tried at all. Of several the first counts, since it is preferred.
     pub(crate) fn leg_failed(&mut self, error: AttemptError) {
         self.finality = Finality::Open;
@@ -29,9 +38,17 @@ impl Walk {
 
     /// A host did not take the mail. Of equal failures the first counts.
     pub(crate) fn host_failed(&mut self, mx: &Domain, error: HostError) {
-        self.finality = self.finality.max(error.finality());
+        let finality = if self.is_ruled_out_by(&error) { Finality::Sure } else { error.finality() };
+        self.finality = self.finality.max(finality);
         if self.host.as_ref().is_none_or(|(_, known)| error.weight() > known.weight()) {
             self.host = Some((mx.clone(), error));
+        }
+    }
+
+    fn is_ruled_out_by(&self, error: &HostError) -> bool {
+        match self.demand {
+            Demand::Patient => false,
+            Demand::RequireTls => error.rules_out_require_tls(),
         }
     }
 
@@ -42,11 +59,15 @@ impl Walk {
 
     /// The failure of the attempt. A host's failure says more than that of a next hop without hosts.
     pub(crate) fn into_error(self, evidence: MxEvidence) -> AttemptError {
+        let is_ruled_out = self.host.as_ref().is_some_and(|(_, error)| self.is_ruled_out_by(error));
         let Some((mx, error)) = self.host else {
             return self.leg.unwrap_or_else(|| {
                 AttemptError::Local("the next hop names no host to try".to_owned())
             });
         };
+        if is_ruled_out && self.finality == Finality::Sure {
+            return AttemptError::RequireTls { mx, error };
+        }
         let conclusive = match (self.finality, evidence) {
             (Finality::Sure, _) | (Finality::Hearsay, MxEvidence::Uncontested) => Conclusive::Yes,
             (Finality::Hearsay, MxEvidence::ContradictsPolicy | MxEvidence::ContradictsRoute)
@@ -58,6 +79,7 @@ impl Walk {
 
 #[cfg(test)]
 mod tests {
+    use policy::{Refusal, TlsFailure};
     use smtp::client::Stage;
     use smtp::{HostName, RemoteText};
 
@@ -70,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_failure_that_says_most_is_reported() {
-        let mut walk = Walk::default();
+        let mut walk = Walk::new(Demand::Patient);
         walk.host_failed(&mx("a.test"), HostError::NoAddress);
         walk.host_failed(&mx("b.test"), HostError::TooLarge { limit: 1 });
         let (reason, text) = (Reason::ConnectionLost, RemoteText::new(""));
@@ -89,7 +111,7 @@ mod tests {
             (MxEvidence::ContradictsRoute, Fate::Defer),
         ];
         for (evidence, fate) in cases {
-            let mut walk = Walk::default();
+            let mut walk = Walk::new(Demand::Patient);
             walk.host_failed(&mx("a.test"), HostError::NoAddress);
             let loopback = std::net::Ipv4Addr::LOCALHOST.into();
             walk.host_failed(&mx("b.test"), HostError::ForbiddenAddress(loopback));
@@ -99,13 +121,61 @@ mod tests {
     }
 
     #[test]
+    fn rtls_07_what_cannot_be_had_ends_mail_only_if_every_host_has_shown_it() {
+        let lacks_keyword = || HostError::Tls(TlsFailure::RequireTlsNotOffered);
+        let unknown = || {
+            let (mx, next_hop) = (mx("mx.test"), mx("b.test"));
+            HostError::Refused(Refusal::RequireTlsUnauthenticated { mx, next_hop })
+        };
+        let unproven = || HostError::Tls(TlsFailure::PossessionUnproven);
+        let lost = || HostError::Interrupted {
+            stage: Stage::Mail,
+            reason: Reason::ConnectionLost,
+            text: RemoteText::new(""),
+        };
+        type Failures = Vec<HostError>;
+        let cases: [(Failures, Fate, &str); 7] = [
+            (vec![lacks_keyword()], Fate::Fail, "require_tls_unsupported 5.7.30"),
+            (vec![unknown()], Fate::Fail, "require_tls_unauthenticated 5.7.10"),
+            (vec![unproven()], Fate::Fail, "require_tls_unauthenticated 5.7.10"),
+            (vec![unproven(), lacks_keyword()], Fate::Fail, "require_tls_unsupported 5.7.30"),
+            (vec![lacks_keyword(), lost()], Fate::Defer, "require_tls_unsupported 4.7.30"),
+            (vec![lost(), unknown()], Fate::Defer, "connection_lost 4.4.2"),
+            (
+                vec![HostError::NoAddress, unknown()],
+                Fate::Defer,
+                "require_tls_unauthenticated 4.7.10",
+            ),
+        ];
+        for (failures, fate, want) in cases {
+            let told = format!("{failures:?}");
+            let mut walk = Walk::new(Demand::RequireTls);
+            for error in failures {
+                walk.host_failed(&mx("mx.test"), error);
+            }
+            let error = walk.into_error(MxEvidence::ContradictsPolicy);
+            assert_eq!(error.verdict().0, fate, "{told}");
+            let problem = error.problem();
+            let problem = if fate == Fate::Fail { problem } else { problem.for_now() };
+            assert_eq!(format!("{} {}", problem.reason, problem.status), want, "{told}");
+        }
+        let mut patient = Walk::new(Demand::Patient);
+        patient.host_failed(&mx("mx.test"), unproven());
+        assert_eq!(patient.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
+        let mut with_leg = Walk::new(Demand::RequireTls);
+        with_leg.host_failed(&mx("mx.test"), lacks_keyword());
+        with_leg.leg_failed(AttemptError::Local(String::new()));
+        assert_eq!(with_leg.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
+    }
+
+    #[test]
     fn what_the_host_itself_said_needs_no_evidence() {
-        let mut walk = Walk::default();
+        let mut walk = Walk::new(Demand::Patient);
         walk.host_failed(&mx("a.test"), HostError::TooLarge { limit: 1 });
         assert!(!walk.is_hearsay());
         assert_eq!(walk.into_error(MxEvidence::ContradictsPolicy).verdict().0, Fate::Fail);
 
-        let mut mixed = Walk::default();
+        let mut mixed = Walk::new(Demand::Patient);
         mixed.host_failed(&mx("a.test"), HostError::TooLarge { limit: 1 });
         mixed.host_failed(&mx("b.test"), HostError::NoAddress);
         assert!(mixed.is_hearsay());

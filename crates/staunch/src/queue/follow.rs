@@ -13,6 +13,7 @@ use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 use super::store;
 use crate::clock;
 use crate::relay::Relay;
+use crate::requirement;
 use crate::route;
 
 /// Recipients read at once.
@@ -109,8 +110,9 @@ impl Mover<'_> {
                 if frozen.in_flight.contains(&due.message) {
                     continue;
                 }
+                let onward = requirement::onward(&due.options);
                 for recipient in &due.recipients {
-                    let today = store::lane_today(&config, recipient);
+                    let today = store::lane_today(&config, recipient, onward);
                     if let Some(to) = today.filter(|today| *today != frozen.lane) {
                         self.moves.push(Move { message: due.message, no: recipient.no, to });
                     }

@@ -194,9 +194,9 @@ impl<J: Job> Lanes<J> {
         self.list(key);
     }
 
-    /// There may be something in the store that is due in the lane.
-    pub(crate) fn due(&mut self, key: &LaneKey, now: Timestamp) {
-        self.lane(key).stored(now);
+    /// There may be something in the store that is due in the lane at `at`.
+    pub(crate) fn due(&mut self, key: &LaneKey, at: Timestamp) {
+        self.lane(key).stored(at);
         self.list(key);
     }
 
@@ -236,12 +236,6 @@ impl<J: Job> Lanes<J> {
         } else {
             lane.stored(now);
         }
-        self.list(key);
-    }
-
-    /// Mail came that is not due before `at`.
-    pub(crate) fn arrive_later(&mut self, key: &LaneKey, at: Timestamp) {
-        self.lanes.entry(key.clone()).or_insert_with(Lane::new).stored(at);
         self.list(key);
     }
 

@@ -197,7 +197,7 @@ impl Queue {
                 for (lane, arrival) in pieces {
                     match arrival {
                         Arrival::Work(work) => self.lanes.arrive(&lane, work, now),
-                        Arrival::Later(at) => self.lanes.arrive_later(&lane, at),
+                        Arrival::Later(at) => self.lanes.due(&lane, at),
                     }
                 }
             }

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::{Config, DsnReturn};
 use crate::outcome::Problem;
 use crate::relay::Relay;
+use crate::requirement;
 use crate::route;
 
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
@@ -37,6 +38,7 @@ pub(crate) struct Subject<'a> {
     arrived_at: Timestamp,
     size: u64,
     body: &'a Body,
+    options: &'a MessageOptions,
 }
 
 impl<'a> From<&'a Work> for Subject<'a> {
@@ -47,6 +49,7 @@ impl<'a> From<&'a Work> for Subject<'a> {
             arrived_at: work.arrived_at,
             size: work.facts.size,
             body: &work.body,
+            options: &work.options,
         }
     }
 }
@@ -117,7 +120,10 @@ pub(crate) async fn compose(
         draft.seal()
     });
     let sealed = sealed.await.unwrap_or(Err(StoreError::Closed))?;
-    let lane = route::lane(config, domain);
+    // What was not to be read on its way there is not to be read on its way back (RFC 8689 §5).
+    let options =
+        MessageOptions { require_tls: subject.options.require_tls, ..MessageOptions::default() };
+    let lane = route::lane(config, domain, requirement::onward(&options));
     let envelope = Envelope {
         sender: ReversePath::Null,
         recipients: vec![NewRecipient {
@@ -131,7 +137,7 @@ pub(crate) async fn compose(
         expires_at: intake::expires_at(config, &ReversePath::Null, now),
         client: "notice".into(),
         facts,
-        options: MessageOptions::default(),
+        options,
     };
     let pieces = intake::pieces(relay, id, &envelope, None);
     Ok(Some(Notice { message: NewMessage { body: sealed, envelope }, pieces }))
@@ -167,6 +173,9 @@ async fn original(
 }
 
 fn returned(config: &Config, subject: &Subject<'_>) -> Returned {
+    if subject.options.require_tls {
+        return Returned::Headers;
+    }
     match config.dsn.returns {
         DsnReturn::Full if subject.size <= FULL_RETURN_MAX => Returned::Full,
         DsnReturn::Full | DsnReturn::Headers => Returned::Headers,

@@ -86,7 +86,8 @@ pub(crate) async fn return_expired(
     let problem = problem.clone().in_the_end();
     let mut after = None;
     loop {
-        let Ok(page) = store::expired(relay, due.lane.clone(), domain, started, after).await else {
+        let alike = (domain, due.work.onward());
+        let Ok(page) = store::expired(relay, due.lane.clone(), alike, started, after).await else {
             return;
         };
         for work in page.work {
@@ -246,7 +247,8 @@ fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
 
 /// Whatever it was when the attempt began: the configuration may have changed since.
 fn place_today(relay: &Relay, due: &Due) -> Place {
-    let today = due.work.domain().map(|domain| route::lane(&relay.config(), domain));
+    let onward = due.work.onward();
+    let today = due.work.domain().map(|domain| route::lane(&relay.config(), domain, onward));
     if today.is_none_or(|lane| lane == due.lane) { Place::Right } else { Place::Astray }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use policy::Onward;
 use smtp::HostName;
 use spool::{DueCursor, DueRecipient, LaneKey, MessageId, StoreError};
 
@@ -12,6 +13,7 @@ use super::lane::READY_MAX;
 use super::work::{Body, Rest, Target, Work};
 use crate::config::Config;
 use crate::relay::Relay;
+use crate::requirement;
 use crate::route;
 use crate::schedule::after;
 
@@ -67,7 +69,8 @@ pub(crate) async fn fetch(
         after_page = page.next;
         let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
         for due in new {
-            if due.recipients.iter().any(|recipient| is_astray(&config, &lane, recipient)) {
+            let onward = requirement::onward(&due.options);
+            if due.recipients.iter().any(|one| is_astray(&config, &lane, one, onward)) {
                 found.place = Place::Astray;
             }
             if let Some(work) = transaction(&config, &lane, due) {
@@ -104,7 +107,7 @@ pub(crate) struct Expired {
 pub(crate) async fn expired(
     relay: &Relay,
     lane: LaneKey,
-    like: &HostName,
+    (like, onward): (&HostName, Onward),
     at: Timestamp,
     after: Option<DueCursor>,
 ) -> Result<Expired, StoreError> {
@@ -112,8 +115,11 @@ pub(crate) async fn expired(
         move |spool: &spool::Spool, lane: &LaneKey| spool.expired(lane, at, after, EXPIRED_PAGE);
     let page = read(relay, lane, query).await?;
     let config = relay.config();
-    let wanted = Some(route::lane(&config, like));
-    let of_lane = |due| work(due, |recipient| lane_today(&config, recipient) == wanted);
+    let wanted = Some(route::lane(&config, like, onward));
+    let of_lane = |due: spool::Due| {
+        let onward = requirement::onward(&due.options);
+        work(due, |recipient| lane_today(&config, recipient, onward) == wanted)
+    };
     Ok(Expired { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next })
 }
 
@@ -142,21 +148,26 @@ pub(super) async fn read<T: Send + 'static>(
         .unwrap_or(Err(StoreError::Closed))
 }
 
-pub(super) fn lane_today(config: &Config, recipient: &DueRecipient) -> Option<LaneKey> {
-    recipient.mailbox.domain().name().map(|domain| route::lane(config, domain))
+pub(super) fn lane_today(
+    config: &Config,
+    recipient: &DueRecipient,
+    onward: Onward,
+) -> Option<LaneKey> {
+    recipient.mailbox.domain().name().map(|domain| route::lane(config, domain, onward))
 }
 
 /// Does it wait here, though its next hop is another one today? An address literal has none at all.
-fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient) -> bool {
-    lane_today(config, recipient).is_some_and(|today| today != *lane)
+fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient, onward: Onward) -> bool {
+    lane_today(config, recipient, onward).is_some_and(|today| today != *lane)
 }
 
 /// One transaction's worth of a message: recipients with the same next hop, which is that of the lane.
 fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work> {
     let mut count = 0;
+    let onward = requirement::onward(&due.options);
     work(due, |recipient| {
         let fits = count < config.delivery.recipients_per_transaction
-            && !is_astray(config, lane, recipient);
+            && !is_astray(config, lane, recipient, onward);
         count += usize::from(fits);
         fits
     })

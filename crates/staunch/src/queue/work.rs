@@ -4,9 +4,12 @@ use jiff::Timestamp;
 use smtp::{HostName, Mailbox, ReversePath};
 use spool::{BodyFacts, LaneKey, MessageId, MessageOptions, RecipientNo, RecipientOptions};
 
+use policy::Onward;
+
 use super::intake::HotBody;
 use super::lane::Job;
 use super::lanes::{Company, Trouble};
+use crate::requirement;
 
 /// One recipient to be tried.
 #[derive(Clone, Debug)]
@@ -103,6 +106,11 @@ impl Work {
     /// `None` only for address literals, which are refused at the door.
     pub(crate) fn domain(&self) -> Option<&HostName> {
         self.targets.first().and_then(|target| target.mailbox.domain().name())
+    }
+
+    /// What the sender asks of the way behind the next hop.
+    pub(crate) fn onward(&self) -> Onward {
+        requirement::onward(&self.options)
     }
 
     /// Does `test` hold for a recipient?
