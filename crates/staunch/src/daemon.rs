@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::{self, BindError};
+use crate::accept::{self, BindError, Doors, Inherited};
 use crate::admin;
 use crate::auth::Auth;
 use crate::auth::users::UsersError;
@@ -106,18 +106,25 @@ impl RunError {
 /// # Errors
 ///
 /// [`RunError`] when it cannot start, or must not go on.
-pub(crate) async fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
+pub(crate) async fn run(
+    loaded: Loaded,
+    origin: Origin,
+    inherited: Inherited,
+) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let (sender, config) = watch::channel(Arc::new(loaded.config.clone()));
     let auth = Auth::new(Auth::prepare(loaded.config.access.users_file.as_deref())?)?;
-    let listeners = accept::bind(&loaded.config)?;
     let spool = open(&loaded.config)?;
     let (relay, inboxes) = assemble(config.clone(), spool)?;
-    relay.listening.replace(listeners.iter().map(accept::BoundListener::address).collect());
     look_at_vitals(&relay).await;
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;
 
     let stop = CancellationToken::new();
+    let intake = Intake::new(Arc::clone(&relay));
+    let shared = accept::Shared::new(config, intake, Arc::clone(&auth));
+    let doors = Doors::new(Arc::clone(&shared), Arc::clone(&relay), inherited, stop.clone());
+    let doors = Arc::new(doors);
+    let prepared = doors.prepare(&loaded.config)?;
     cut_waits(&relay)?;
     let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
     let tracker = relay.tracker.clone();
@@ -127,17 +134,13 @@ pub(crate) async fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> 
     tracker.spawn(watch_waits(Arc::clone(&relay), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
     tracker.spawn(admin::serve(admin_socket, Arc::clone(&relay), stop.clone()));
-    for listener in &listeners {
-        tracing::info!(event = "listening", address = %listener.address(), "accepting mail");
-    }
-    let shared = accept::Shared::new(config, Intake::new(Arc::clone(&relay)), Arc::clone(&auth));
+    doors.apply(prepared);
     tracker.spawn(auth.watch(stop.clone()));
-    let doors = Arc::clone(&shared);
-    tracker.spawn(accept::serve(listeners, doors, tracker.clone(), stop.clone()));
 
     tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
     tell_systemd(&[NotifyState::Ready]);
-    let reloader = Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay), shared };
+    let reloader =
+        Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay), shared, doors };
     let result = live(&mut signals, reloader, inboxes.reloads).await;
     end(&mut signals, &relay, &stop).await;
     result

@@ -23,7 +23,9 @@ const PEM_BYTES_MAX: u64 = 1 << 20;
 pub(crate) struct LoadedIdentity {
     /// The chain and its key, which belong together.
     pub(crate) certified: CertifiedKey,
-    /// When our certificate ends.
+    /// When our certificate begins to hold.
+    pub(crate) issued_at: Timestamp,
+    /// When it ends.
     pub(crate) expires_at: Timestamp,
 }
 
@@ -88,12 +90,12 @@ pub(crate) fn load(identity: &Identity) -> Result<LoadedIdentity, IdentityError>
         let path = path.clone();
         move |fault| IdentityError { part, path, fault }
     };
-    let (chain, expires_at) =
+    let Chain { chain, issued_at, expires_at } =
         read_chain(certificate).map_err(failed(Part::Certificate, certificate))?;
     let certified = read_key(key)
         .and_then(|key| CertifiedKey::from_der(chain, key, &provider()).map_err(Into::into))
         .map_err(failed(Part::Key, key))?;
-    Ok(LoadedIdentity { certified, expires_at })
+    Ok(LoadedIdentity { certified, issued_at, expires_at })
 }
 
 /// The cryptography of our side of inbound TLS.
@@ -112,16 +114,25 @@ impl From<rustls::Error> for Fault {
     }
 }
 
-fn read_chain(path: &Path) -> Result<(Vec<CertificateDer<'static>>, Timestamp), Fault> {
+struct Chain {
+    chain: Vec<CertificateDer<'static>>,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+}
+
+fn read_chain(path: &Path) -> Result<Chain, Fault> {
     let text = read(path)?;
     let chain =
         CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(Fault::Pem)?;
     let first = chain.first().ok_or(Fault::NoCertificate)?;
     let (_, parsed) =
         x509_parser::parse_x509_certificate(first).map_err(|_| Fault::BadCertificate)?;
+    let validity = parsed.validity();
+    let issued_at =
+        Timestamp::from_second(validity.not_before.timestamp()).unwrap_or(Timestamp::MIN);
     let expires_at =
-        Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);
-    Ok((chain, expires_at))
+        Timestamp::from_second(validity.not_after.timestamp()).unwrap_or(Timestamp::MAX);
+    Ok(Chain { chain, issued_at, expires_at })
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Fault> {

@@ -33,6 +33,7 @@ mod requirement;
 mod resolve;
 mod route;
 mod schedule;
+mod socket_file;
 mod switches;
 mod telemetry;
 mod tls;

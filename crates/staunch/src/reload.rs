@@ -13,7 +13,7 @@ use std::sync::Arc;
 use policy::Roots;
 use tokio::sync::{oneshot, watch};
 
-use crate::accept;
+use crate::accept::{self, BindError, Doors, PreparedDoors};
 use crate::auth::users::UsersError;
 use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
@@ -66,6 +66,9 @@ pub(crate) enum Refused {
     /// The users cannot be read.
     #[error("access.users_file: {0}")]
     Users(#[from] UsersError),
+    /// A listener cannot have its address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// Reading it ended in a bug of ours.
     #[error("reading the configuration ended in a bug")]
     Bug,
@@ -84,6 +87,8 @@ pub(crate) struct Reloader {
     pub(crate) relay: Arc<Relay>,
     /// And those that take mail in.
     pub(crate) shared: Arc<accept::Shared>,
+    /// Where mail comes in.
+    pub(crate) doors: Arc<Doors>,
 }
 
 /// The parts of a new configuration that had to be made.
@@ -93,6 +98,7 @@ struct Prepared {
     fetcher: Fetcher,
     resolver: NewResolver,
     users: auth::Prepared,
+    doors: PreparedDoors,
 }
 
 impl Reloader {
@@ -111,31 +117,23 @@ impl Reloader {
     }
 
     async fn try_reload(&mut self) -> Result<Changed, Refused> {
-        let (file, relay) = (self.origin.file.clone(), Arc::clone(&self.relay));
+        let (relay, doors) = (Arc::clone(&self.relay), Arc::clone(&self.doors));
+        let file = self.origin.file.clone();
         // Files may lie on a slow disk.
-        let prepared = tokio::task::spawn_blocking(move || prepare(file, &relay));
-        let prepared = prepared.await.map_err(|_| Refused::Bug)??;
-        let changed = prepared.loaded.shown.changes(&self.loaded.shown);
-        self.check_fixed(&prepared.loaded, &changed)?;
+        let before = self.loaded.shown.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
+            let changed = loaded.shown.changes(&before);
+            check_fixed(&loaded, &changed)?;
+            Ok::<_, Refused>((prepare(loaded, &relay, &doors)?, changed))
+        });
+        let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;
         self.apply(prepared).await;
         Ok(changed)
     }
 
-    /// # Errors
-    ///
-    /// [`Refused::Config`] that names the keys.
-    fn check_fixed(&self, loaded: &Loaded, changed: &[String]) -> Result<(), Refused> {
-        let is_fixed =
-            |key: &&String| FIXED.contains(&key.as_str()) || key.starts_with("listener[");
-        let fixed = changed.iter().filter(is_fixed);
-        let problems: Vec<Problem> = fixed
-            .map(|key| loaded.problem(key, "cannot change while it runs: restart for that"))
-            .collect();
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems).into()) }
-    }
-
     async fn apply(&mut self, prepared: Prepared) {
-        let Prepared { loaded, roots, fetcher, resolver, users } = prepared;
+        let Prepared { loaded, roots, fetcher, resolver, users, doors } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
         let relay = &self.relay;
@@ -145,14 +143,25 @@ impl Reloader {
         self.config.send_replace(Arc::clone(&config));
         self.shared.reconfigure(&config, users);
         relay.policies.renew(fetcher);
+        self.doors.apply(doors);
         self.origin.level.set(&config.log.level);
         relay.tell_queue(Event::Reconfigured).await;
     }
 }
 
-/// Makes what `file` and the surroundings ask for. Blocks.
-fn prepare(file: Option<PathBuf>, relay: &Relay) -> Result<Prepared, Refused> {
-    let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
+/// # Errors
+///
+/// [`Refused::Config`] that names the keys.
+fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), Refused> {
+    let fixed = changed.iter().filter(|key| FIXED.contains(&key.as_str()));
+    let problems: Vec<Problem> = fixed
+        .map(|key| loaded.problem(key, "cannot change while it runs: restart for that"))
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems).into()) }
+}
+
+/// Makes what a new configuration asks for. Blocks.
+fn prepare(loaded: Loaded, relay: &Relay, doors: &Doors) -> Result<Prepared, Refused> {
     loaded.check_files()?;
     let config = &loaded.config;
     Ok(Prepared {
@@ -160,6 +169,7 @@ fn prepare(file: Option<PathBuf>, relay: &Relay) -> Result<Prepared, Refused> {
         fetcher: relay.policies.prepare(config)?,
         resolver: Dns::prepare(&config.dns)?,
         users: Auth::prepare(config.access.users_file.as_deref())?,
+        doors: doors.prepare(config)?,
         loaded,
     })
 }
@@ -191,6 +201,7 @@ fn tell_refused(refused: &Refused) {
         Refused::Tls(error) => refused_key("tls", &error.to_string()),
         Refused::Fetch(error) => refused_key("mta_sts.ca_file", &error.to_string()),
         Refused::Users(error) => refused_key("access.users_file", &error.to_string()),
+        Refused::Bind(error) => refused_key("listener", &error.to_string()),
         Refused::Bug => refused_key("", &refused.to_string()),
     }
 }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use policy::TlsVersion;
+
+use super::visitors::Standing;
 use crate::config::{ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
 
@@ -38,6 +41,11 @@ impl Peer {
             Self::Local { .. } => true,
         }
     }
+
+    /// May strangers fill its place?
+    pub(super) fn standing(self, config: &Config) -> Standing {
+        if self.is_trusted(config) { Standing::Trusted } else { Standing::Stranger }
+    }
 }
 
 /// As the log has it: `192.0.2.1`, `uid 1000`.
@@ -68,8 +76,8 @@ pub(super) struct Arrival {
 /// What was agreed on with the client in a TLS handshake.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct TlsFacts {
-    /// `TLSv1.3`.
-    pub(super) version: &'static str,
+    /// The protocol's version.
+    pub(super) version: TlsVersion,
     /// The name of the cipher suite in IANA's registry, as RFC 8314 §4.3 wants it.
     pub(super) cipher: &'static str,
     /// What ties a login to this very connection: `tls-exporter` (RFC 9266 §2); TLS 1.3 only.

@@ -276,7 +276,7 @@ impl Desk {
             size,
             client = %self.arrival.peer,
             user = user.as_ref().map(tracing::field::display),
-            tls_version = self.arrival.tls.as_ref().map(|tls| tls.version),
+            tls_version = self.arrival.tls.as_ref().map(|tls| tls.version.as_str()),
             "accepted"
         );
         if rate == Rate::Over {

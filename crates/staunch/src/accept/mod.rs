@@ -7,37 +7,44 @@
 //! Not here: durability (`queue::intake`), where mail goes next (`route`).
 
 mod arrival;
+mod bind;
 mod body_hash;
 mod budget;
+mod certificates;
 mod desk;
+mod doors;
 mod envelope;
 mod facts;
 mod fixups;
 mod incoming;
+mod inherited;
 mod listener;
 mod login;
+mod offer;
+mod pace;
+mod proxy;
 mod rates;
 mod received;
 mod refusal;
 mod rules;
 mod session;
+mod stream;
 mod visitors;
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::auth::{self, Auth};
 use crate::config::{Config, Limits};
 use crate::queue::intake::{HotBudget, Intake};
 use budget::Budget;
 use rates::Rates;
-use visitors::{Visit, Visitors};
+use visitors::Visitors;
 
+pub(crate) use doors::{BindError, Doors, PreparedDoors};
 pub(crate) use facts::facts_of;
-pub(crate) use listener::{BindError, BoundListener, bind};
+pub(crate) use inherited::Inherited;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -85,16 +92,4 @@ impl Shared {
 fn memory_of(limits: &Limits) -> (u64, u64) {
     let memory = limits.memory.saturating_sub(HotBudget::share_of(limits.memory));
     (memory, u64::try_from(limits.connections).unwrap_or(u64::MAX))
-}
-
-/// Takes mail on every listener until `stop`. Returns when the sockets are closed; sessions that
-/// still run are tasks of `tracker` and end by themselves.
-pub(crate) async fn serve(
-    listeners: Vec<BoundListener>,
-    shared: Arc<Shared>,
-    tracker: TaskTracker,
-    stop: CancellationToken,
-) {
-    let open = |bound| listener::listen(bound, Arc::clone(&shared), tracker.clone(), stop.clone());
-    futures_util::future::join_all(listeners.into_iter().map(open)).await;
 }

@@ -13,6 +13,10 @@ use super::arrival::Peer;
 pub(super) enum Refusal {
     /// `limits.connections` or `limits.connections_per_client`.
     TooManyConnections,
+    /// The client spoke before it was greeted.
+    EarlyTalker,
+    /// The client spoke after STARTTLS and before the handshake.
+    SpokeBeforeTls,
     /// The client is in none of `access.networks`, and has not logged in.
     RelayDenied,
     /// Name or password is wrong; which of them is not said.
@@ -58,6 +62,8 @@ impl Refusal {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::TooManyConnections => "too_many_connections",
+            Self::EarlyTalker => "early_talker",
+            Self::SpokeBeforeTls => "plaintext_before_tls",
             Self::RelayDenied => "relay_denied",
             Self::LoginFailed => "login_failed",
             Self::TooManyLogins => "too_many_logins",
@@ -86,6 +92,12 @@ impl Refusal {
     pub(super) fn response(&self) -> Response {
         let (code, status, text) = match self {
             Self::TooManyConnections => (421, Status::transient(7, 0), "Too many connections"),
+            Self::EarlyTalker => {
+                (554, Status::permanent(5, 1), "You spoke before the greeting: no service here")
+            }
+            Self::SpokeBeforeTls => {
+                (554, Status::permanent(5, 1), "Nothing may stand between STARTTLS and TLS")
+            }
             Self::RelayDenied => (550, Status::permanent(7, 1), "Relaying denied"),
             // RFC 4954 §6.
             Self::LoginFailed => (535, Status::permanent(7, 8), "User name or password is wrong"),

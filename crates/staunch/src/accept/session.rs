@@ -4,30 +4,35 @@
 //! pipelined commands are answered together (RFC 2920 §3.2).
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::command::{Capability, Channel, Offer};
-use smtp::data::Newlines;
 use smtp::limits::SERVER_IDLE_TIMEOUT;
-use smtp::server::{Access, Session, Settings, Step};
-use smtp::{Response, Status};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use smtp::server::{Session, Step};
+use smtp::{RemoteText, Response, Status};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
+use super::Shared;
 use super::arrival::{Arrival, Peer};
 use super::desk::Desk;
-use super::{Shared, Visit};
-use crate::config::{BareNewline, Config, Listener};
+use super::doors::Entrance;
+use super::listener::is_proxy;
+use super::offer;
+use super::pace::{HANDSHAKE_TIMEOUT, Pace};
+use super::proxy::{Introduction, introduced};
+use super::refusal::Refusal;
+use super::stream::{Socket, Stream, TlsStream};
+use super::visitors::{Standing, Visit};
+use crate::config::ListenerMode;
 
 /// Octets read at once; with the start of a header it fits into a message's guarantee.
 const READ_OCTETS: usize = 8 * 1024;
 /// The same for content that keeps filling the buffer, if memory is free.
 const READ_OCTETS_FAST: usize = 64 * 1024;
+/// Room for a read, however long the line in the buffer is already.
+const READ_OCTETS_MIN: usize = 1024;
 /// Replies are written when they have this many octets, even if there is more input.
 const OUTPUT_OCTETS: usize = 4 * 1024;
 /// After our last word: how long, and for how many octets, the client is still listened to. Closing
@@ -35,101 +40,201 @@ const OUTPUT_OCTETS: usize = 4 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_OCTETS: usize = 256 * 1024;
 
-/// How a client came in.
+/// Somebody who was let in.
 #[derive(Debug)]
-pub(super) struct Door {
-    pub(super) client: SocketAddr,
-    pub(super) listener: Listener,
+pub(super) struct Newcomer {
+    pub(super) socket: Socket,
+    /// Who is at the other end; perhaps a proxy.
+    pub(super) peer: Peer,
+    pub(super) entrance: Arc<Entrance>,
     /// Its place, for as long as it stays.
     pub(super) visit: Visit,
 }
 
+/// A newcomer that may be spoken to.
+#[derive(Debug)]
+struct Guest {
+    stream: Stream,
+    arrival: Arrival,
+    entrance: Arc<Entrance>,
+    /// What it said before the greeting, which only those may who may relay.
+    received: Vec<u8>,
+    /// Held, not used: the place is free when the guest is gone.
+    visit: Visit,
+}
+
 /// What waiting for the client came to.
 enum Waited {
+    /// There is input that came before the greeting.
+    Unused,
     Readable,
     Idle,
     Stopping,
 }
 
-/// Serves one client until it leaves, is sent away, or `stop` comes between two messages.
-pub(super) async fn run(
-    stream: TcpStream,
-    door: Door,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-) {
-    let Door { client, listener, visit } = door;
-    let client = client.ip().to_canonical();
-    let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
-    let config = shared.config();
-    let session = Session::new(settings(&config, &listener, client));
-    let peer = Peer::Remote(client);
-    let arrival = Arrival {
-        peer,
-        local,
-        mode: listener.mode,
-        client_in_received: listener.client_in_received,
-        tls: None,
-    };
-    let desk = Desk::new(Arc::clone(&shared), arrival);
-    let mut conversation = Conversation {
-        stream,
-        buffer: Vec::new(),
-        read_octets: READ_OCTETS,
-        session,
-        desk,
-        shared,
-        stop,
-        grace: None,
-    };
-    // Replies are small and complete; waiting for more would only delay them.
-    let _best_effort = conversation.stream.set_nodelay(true);
-    if let Err(error) = conversation.hold().await {
-        debug!(event = "connection_lost", %client, %error, "the client is gone");
-    }
-    drop(visit);
+/// Where the conversation is after some input was used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Progress {
+    Open,
+    StartTls,
+    Ended,
 }
 
-fn settings(config: &Config, listener: &Listener, client: IpAddr) -> Settings {
-    let trusted = config.access.networks.iter().any(|network| network.contains(client));
-    let newlines = match listener.bare_newline {
-        BareNewline::Normalize if trusted => Newlines::Normalize,
-        BareNewline::Normalize | BareNewline::Reject => Newlines::Strict,
+/// Serves one client until it leaves, is sent away, or `stop` comes between two messages.
+pub(super) async fn run(newcomer: Newcomer, shared: Arc<Shared>, stop: CancellationToken) {
+    let peer = newcomer.peer;
+    // Nothing is promised before the greeting, so a stop just ends it.
+    let Some(received) = stop.run_until_cancelled(receive(newcomer, &shared)).await else { return };
+    let held = match received {
+        Ok(Some(guest)) => Conversation::new(guest, shared, stop).hold().await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
     };
-    Settings {
-        hostname: config.hostname.domain().clone(),
-        offer: Offer::new(config.limits.message_size)
-            .with(Capability::Pipelining)
-            .with(Capability::EightBitMime)
-            .with(Capability::EnhancedStatusCodes),
-        channel: Channel::Clear,
-        access: Access::Anyone,
-        errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
-        newlines,
+    if let Err(error) = held {
+        let error = RemoteText::new(&error.to_string());
+        debug!(event = "connection_lost", client = %peer, %error, "the client is gone");
     }
+}
+
+/// All that comes before the greeting: who speaks through the proxy, and TLS where it comes first.
+/// `None`: it was sent away.
+async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest>> {
+    newcomer.socket.send_at_once();
+    let Some((newcomer, introduction)) = introduce(newcomer, shared).await? else {
+        return Ok(None);
+    };
+    let Newcomer { socket, entrance, visit, .. } = newcomer;
+    let Introduction { peer, local, rest: received } = introduction;
+    let mode = entrance.listener.mode;
+    let client_in_received = entrance.listener.client_in_received;
+    let mut arrival = Arrival { peer, local, mode, client_in_received, tls: None };
+    let (stream, received) = match mode {
+        ListenerMode::Relay | ListenerMode::Submission => (Stream::Clear(socket), received),
+        ListenerMode::Submissions => {
+            let shaken = handshake(socket, &entrance, &received, peer).await;
+            let Some(tls) = shaken else { return Ok(None) };
+            arrival.tls = Some(tls.facts());
+            (Stream::Tls(Box::new(tls)), Vec::new())
+        }
+    };
+    let mut guest = Guest { stream, arrival, entrance, received, visit };
+    let is_early = !guest.received.is_empty() || guest.stream.has_input();
+    if is_early && peer.standing(&shared.config()) == Standing::Stranger {
+        // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
+        send_away(&mut guest.stream, peer, &Refusal::EarlyTalker).await?;
+        return Ok(None);
+    }
+    Ok(Some(guest))
+}
+
+/// Who is it? A proxy says whom it brings, and that client gets a place of its own. `None`: it was sent
+/// away.
+async fn introduce(
+    mut newcomer: Newcomer,
+    shared: &Shared,
+) -> io::Result<Option<(Newcomer, Introduction)>> {
+    let proxy = newcomer.peer;
+    if !is_proxy(proxy, &newcomer.entrance) {
+        let introduction =
+            Introduction { peer: proxy, local: newcomer.socket.local(), rest: Vec::new() };
+        return Ok(Some((newcomer, introduction)));
+    }
+    let introduction = match introduced(&newcomer.socket, proxy).await {
+        Ok(introduction) => introduction,
+        Err(error) => {
+            let text = "a listed proxy did not send a PROXY header; closed";
+            warn!(event = "proxy_failed", client = %proxy, %error, "{text}");
+            return Ok(None);
+        }
+    };
+    let (config, peer) = (shared.config(), introduction.peer);
+    if newcomer.visit.name(peer, peer.standing(&config), &config.limits) {
+        return Ok(Some((newcomer, introduction)));
+    }
+    match newcomer.entrance.listener.mode {
+        ListenerMode::Relay | ListenerMode::Submission => {
+            let mut stream = Stream::Clear(newcomer.socket);
+            send_away(&mut stream, peer, &Refusal::TooManyConnections).await?;
+        }
+        ListenerMode::Submissions => Refusal::TooManyConnections.log(peer, None, None),
+    }
+    Ok(None)
+}
+
+/// Answers instead of greeting.
+async fn send_away(stream: &mut Stream, peer: Peer, refusal: &Refusal) -> io::Result<()> {
+    refusal.log(peer, None, None);
+    stream.write_all(refusal.response().to_string().as_bytes()).await?;
+    leave(stream).await
+}
+
+/// `None`: it failed, or there is no certificate, which is in the log since it could not be read.
+async fn handshake(
+    socket: Socket,
+    entrance: &Entrance,
+    received: &[u8],
+    peer: Peer,
+) -> Option<TlsStream> {
+    let config = entrance.certificate.as_ref()?.shown()?;
+    let shaken = timeout(HANDSHAKE_TIMEOUT, TlsStream::accept(socket, config, received)).await;
+    let failure = match shaken {
+        Ok(Ok(tls)) => return Some(tls),
+        Ok(Err(error)) => error,
+        Err(_) => ErrorKind::TimedOut.into(),
+    };
+    let error = RemoteText::new(&failure.to_string());
+    info!(event = "handshake_failed", client = %peer, %error, "no TLS with this client");
+    None
 }
 
 struct Conversation {
-    stream: TcpStream,
+    stream: Stream,
+    entrance: Arc<Entrance>,
     /// Input that is not used yet: between two reads at most one command line.
     buffer: Vec<u8>,
+    /// The session has not seen the buffer yet.
+    has_unused: bool,
     /// How much is read at once.
     read_octets: usize,
+    pace: Pace,
     session: Session,
     desk: Desk,
     shared: Arc<Shared>,
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
     grace: Option<Instant>,
+    _visit: Visit,
 }
 
 impl Conversation {
-    async fn hold(&mut self) -> io::Result<()> {
+    fn new(guest: Guest, shared: Arc<Shared>, stop: CancellationToken) -> Self {
+        let Guest { stream, arrival, entrance, received, visit } = guest;
+        let settings = offer::settings(&shared.config(), &entrance, &arrival, &shared.auth);
+        let session = Session::new(settings);
+        Self {
+            stream,
+            entrance,
+            has_unused: !received.is_empty(),
+            buffer: received,
+            read_octets: READ_OCTETS,
+            pace: Pace::new(Instant::now()),
+            session,
+            desk: Desk::new(Arc::clone(&shared), arrival),
+            shared,
+            stop,
+            grace: None,
+            _visit: visit,
+        }
+    }
+
+    async fn hold(mut self) -> io::Result<()> {
         loop {
-            flush(&self.stream, &mut self.session).await?;
+            self.flush().await?;
             match self.wait().await? {
+                Waited::Unused => {}
                 Waited::Readable => match self.read() {
-                    Ok(0) => return Ok(()),
+                    // Without QUIT.
+                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                     Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                     Err(error) => return Err(error),
@@ -137,20 +242,30 @@ impl Conversation {
                 Waited::Idle => self.session.close(&Response::new(
                     421,
                     Status::transient(4, 2),
-                    "Nothing came for too long, closing the connection",
+                    "Too slow or idle for too long, closing the connection",
                 )),
                 Waited::Stopping => self.session.close(&stopping()),
             }
-            if self.advance().await? {
-                flush(&self.stream, &mut self.session).await?;
-                return self.leave().await;
+            match self.advance().await? {
+                Progress::Open => {}
+                Progress::StartTls => match self.secure().await? {
+                    Some(secured) => self = secured,
+                    None => return Ok(()),
+                },
+                Progress::Ended => {
+                    self.flush().await?;
+                    return leave(&mut self.stream).await;
+                }
             }
         }
     }
 
     async fn wait(&mut self) -> io::Result<Waited> {
-        let idle = Instant::now() + SERVER_IDLE_TIMEOUT;
+        if std::mem::take(&mut self.has_unused) {
+            return Ok(Waited::Unused);
+        }
         loop {
+            let idle = self.pace.deadline();
             let deadline = self.grace.map_or(idle, |grace| grace.min(idle));
             tokio::select! {
                 ready = self.stream.readable() => return ready.map(|()| Waited::Readable),
@@ -169,7 +284,8 @@ impl Conversation {
 
     /// Reads what is there into the buffer, which is made now and not while waiting.
     fn read(&mut self) -> io::Result<usize> {
-        self.buffer.reserve_exact(self.read_octets.saturating_sub(self.buffer.len()));
+        let room = self.read_octets.saturating_sub(self.buffer.len()).max(READ_OCTETS_MIN);
+        self.buffer.reserve_exact(room);
         let read = self.stream.try_read_buf(&mut self.buffer)?;
         let was_filled = self.buffer.len() == self.buffer.capacity();
         if was_filled && self.session.is_in_content() && self.desk.lend(READ_OCTETS_FAST) {
@@ -178,19 +294,26 @@ impl Conversation {
         Ok(read)
     }
 
-    /// Lets the session use the input. `true` when it has ended.
-    async fn advance(&mut self) -> io::Result<bool> {
+    /// Lets the session use the input.
+    async fn advance(&mut self) -> io::Result<Progress> {
         let capacity = self.buffer.capacity();
+        let was_content = self.session.is_in_content();
         let mut input = self.buffer.as_slice();
-        let ended = loop {
+        let progress = loop {
             if self.stop.is_cancelled() && !self.session.is_in_content() {
                 self.session.close(&stopping());
             }
             let step = self.session.step(&mut input);
             self.desk.log_refusals(&mut self.session);
             match step {
-                Step::Input => break false,
-                Step::Close => break true,
+                Step::Input => break Progress::Open,
+                Step::Close => break Progress::Ended,
+                Step::StartTls => {
+                    if self.entrance.can_secure() {
+                        break Progress::StartTls;
+                    }
+                    self.session.refuse(&no_tls());
+                }
                 step @ (Step::Sender(_)
                 | Step::Recipient(_)
                 | Step::Begin
@@ -198,62 +321,93 @@ impl Conversation {
                 | Step::End
                 | Step::Refused(_)
                 | Step::Reset
-                | Step::StartTls
                 | Step::Authenticate { .. }
                 | Step::AuthResponse(_)
                 | Step::AuthEnded) => self.desk.handle(&mut self.session, step, capacity).await,
             }
             if self.session.output().len() > OUTPUT_OCTETS {
-                flush(&self.stream, &mut self.session).await?;
+                flush(&mut self.stream, &mut self.session, &mut self.pace).await?;
             }
         };
         let used = self.buffer.len() - input.len();
         self.buffer.drain(..used);
+        if was_content {
+            self.pace.content(used, Instant::now());
+        }
         if !self.desk.is_busy() {
             self.buffer.shrink_to_fit();
             self.read_octets = READ_OCTETS;
         }
-        Ok(ended)
+        Ok(progress)
     }
 
-    /// Closes so that the client gets to read our last word.
-    async fn leave(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        let drain = async {
-            let mut read = 0;
-            while read < LINGER_OCTETS {
-                self.stream.readable().await?;
-                self.buffer.clear();
-                match self.read() {
-                    Ok(0) => break,
-                    Ok(octets) => read += octets,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        };
-        timeout(LINGER, drain).await.unwrap_or(Ok(()))
+    /// Goes on under TLS, with nothing of what was said before. `None`: the client is gone, or sent
+    /// away because it spoke where only a handshake may come: whoever can insert that would speak as
+    /// the client (CVE-2011-0411).
+    async fn secure(mut self) -> io::Result<Option<Self>> {
+        let peer = self.desk.peer();
+        let Stream::Clear(socket) = self.stream else { return Ok(None) };
+        if !self.buffer.is_empty() || socket.has_input() {
+            Refusal::SpokeBeforeTls.log(peer, None, None);
+            return Ok(None);
+        }
+        let mut clear = Stream::Clear(socket);
+        flush(&mut clear, &mut self.session, &mut self.pace).await?;
+        let Stream::Clear(socket) = clear else { return Ok(None) };
+        let entrance = Arc::clone(&self.entrance);
+        let shaken = self.stop.run_until_cancelled(handshake(socket, &entrance, &[], peer)).await;
+        let Some(Some(tls)) = shaken else { return Ok(None) };
+        let arrival = self.desk.secured(tls.facts());
+        let (config, auth) = (self.shared.config(), &self.shared.auth);
+        self.session.secured(offer::settings(&config, &entrance, arrival, auth));
+        self.pace = Pace::new(Instant::now());
+        Ok(Some(Self { stream: Stream::Tls(Box::new(tls)), ..self }))
     }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        flush(&mut self.stream, &mut self.session, &mut self.pace).await
+    }
+}
+
+/// Closes so that the client gets to read our last word.
+async fn leave(stream: &mut Stream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let drain = async {
+        let mut scrap = Vec::new();
+        let mut read = 0;
+        while read < LINGER_OCTETS {
+            stream.readable().await?;
+            scrap.clear();
+            scrap.reserve_exact(READ_OCTETS);
+            match stream.try_read_buf(&mut scrap) {
+                Ok(0) => break,
+                Ok(octets) => read += octets,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    timeout(LINGER, drain).await.unwrap_or(Ok(()))
 }
 
 fn stopping() -> Response {
     Response::new(421, Status::transient(3, 2), "Shutting down, try again later")
 }
 
-/// Writes all that the session has to say.
-async fn flush(stream: &TcpStream, session: &mut Session) -> io::Result<()> {
-    let mut rest = session.output();
-    let deadline = Instant::now() + SERVER_IDLE_TIMEOUT;
-    while !rest.is_empty() {
-        match stream.try_write(rest) {
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                timeout_at(deadline, stream.writable()).await??;
-            }
-            Err(error) => return Err(error),
-        }
+/// RFC 3207 §4.
+fn no_tls() -> Response {
+    Response::new(454, Status::transient(7, 0), "TLS not available for now")
+}
+
+/// Writes all that the session has to say. A client that does not read it has as long as one that
+/// does not write.
+async fn flush(stream: &mut Stream, session: &mut Session, pace: &mut Pace) -> io::Result<()> {
+    if session.output().is_empty() {
+        return Ok(());
     }
+    timeout(SERVER_IDLE_TIMEOUT, stream.write_all(session.output())).await??;
     session.written();
+    pace.answered(Instant::now());
     Ok(())
 }

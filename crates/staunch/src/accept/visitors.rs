@@ -6,6 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::arrival::Peer;
 use crate::config::Limits;
 
+/// The part of `limits.connections` that strangers never get: however many they are, those who may
+/// relay find a place.
+const RESERVED_PART: usize = 10;
+
 /// Everyone who is connected.
 #[derive(Debug, Default)]
 pub(super) struct Visitors {
@@ -18,20 +22,39 @@ struct Present {
     by_client: HashMap<Peer, usize>,
 }
 
+/// Does it matter to us whether this client finds a place?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    /// It may relay.
+    Trusted,
+    /// Everybody else.
+    Stranger,
+}
+
 impl Visitors {
     /// Lets a client in, unless there are too many already.
-    pub(super) fn enter(self: &Arc<Self>, client: Peer, limits: &Limits) -> Option<Visit> {
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        client: Peer,
+        standing: Standing,
+        limits: &Limits,
+    ) -> Option<Visit> {
+        let mut visit = self.enter_unnamed(limits)?;
+        visit.name(client, standing, limits).then_some(visit)
+    }
+
+    /// Lets in whom a proxy has not named yet. [`Visit::name`] follows.
+    pub(super) fn enter_unnamed(self: &Arc<Self>, limits: &Limits) -> Option<Visit> {
+        let mut present = self.present();
         if present.all >= limits.connections {
             return None;
         }
-        let of_client = present.by_client.entry(client).or_default();
-        if *of_client >= limits.connections_per_client {
-            return None;
-        }
-        *of_client += 1;
         present.all += 1;
-        Some(Visit { visitors: Arc::clone(self), client })
+        Some(Visit { visitors: Arc::clone(self), client: None })
+    }
+
+    fn present(&self) -> std::sync::MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -39,19 +62,43 @@ impl Visitors {
 #[derive(Debug)]
 pub(super) struct Visit {
     visitors: Arc<Visitors>,
-    client: Peer,
+    client: Option<Peer>,
+}
+
+impl Visit {
+    /// It is this client. `false`: there are too many of its kind, and it has to go.
+    #[must_use]
+    pub(super) fn name(&mut self, client: Peer, standing: Standing, limits: &Limits) -> bool {
+        let mut present = self.visitors.present();
+        let places = match standing {
+            Standing::Trusted => limits.connections,
+            Standing::Stranger => limits.connections - limits.connections / RESERVED_PART,
+        };
+        // The visit itself counts already.
+        if present.all > places {
+            return false;
+        }
+        let of_client = present.by_client.entry(client).or_default();
+        if *of_client >= limits.connections_per_client {
+            return false;
+        }
+        *of_client += 1;
+        self.client = Some(client);
+        true
+    }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let mut present = self.visitors.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = self.visitors.present();
         present.all = present.all.saturating_sub(1);
-        let left = present.by_client.get_mut(&self.client).map(|count| {
+        let Some(client) = self.client else { return };
+        let left = present.by_client.get_mut(&client).map(|count| {
             *count = count.saturating_sub(1);
             *count
         });
         if left == Some(0) {
-            present.by_client.remove(&self.client);
+            present.by_client.remove(&client);
         }
     }
 }
@@ -60,35 +107,70 @@ impl Drop for Visit {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use super::Standing::{Stranger, Trusted};
     use super::*;
 
-    #[test]
-    fn places_are_limited_in_all_and_per_client_and_come_back() {
-        let limits = Limits {
+    fn limits(connections: usize, connections_per_client: usize) -> Limits {
+        Limits {
             message_size: 1,
             recipients: 1,
-            connections: 3,
-            connections_per_client: 2,
+            connections,
+            connections_per_client,
             errors_per_session: 1,
             memory: 1,
             queue_messages: None,
             disk_free_min: 0,
             messages_per_client_per_minute: None,
             recipients_per_sender_per_hour: None,
-        };
+        }
+    }
+
+    fn client(n: u32) -> Peer {
+        Peer::Remote(IpAddr::V4(Ipv4Addr::from_bits(n)))
+    }
+
+    #[test]
+    fn places_are_limited_in_all_and_per_client_and_come_back() {
+        let limits = limits(3, 2);
         let visitors = Arc::new(Visitors::default());
-        let client = |n| Peer::Remote(IpAddr::V4(Ipv4Addr::from_bits(n)));
-        let first = visitors.enter(client(1), &limits);
-        let second = visitors.enter(client(1), &limits);
+        let enter = |n| visitors.enter(client(n), Trusted, &limits);
+        let first = enter(1);
+        let second = enter(1);
         assert!(first.is_some() && second.is_some());
-        assert!(visitors.enter(client(1), &limits).is_none(), "two per client");
-        let third = visitors.enter(client(2), &limits);
+        assert!(enter(1).is_none(), "two per client");
+        let third = enter(2);
         assert!(third.is_some());
-        assert!(visitors.enter(client(3), &limits).is_none(), "three in all");
+        assert!(enter(3).is_none(), "three in all");
         drop(first);
-        let again = visitors.enter(client(3), &limits);
+        let again = enter(3);
         assert!(again.is_some());
         drop((second, third, again));
+        let present = visitors.present.lock().unwrap();
+        assert_eq!((present.all, present.by_client.len()), (0, 0));
+    }
+
+    #[test]
+    fn strangers_leave_a_tenth_to_those_who_may_relay() {
+        let limits = limits(20, 20);
+        let visitors = Arc::new(Visitors::default());
+        let strangers: Vec<_> =
+            std::iter::from_fn(|| visitors.enter(client(1), Stranger, &limits)).collect();
+        assert_eq!(strangers.len(), 18);
+        let trusted: Vec<_> =
+            std::iter::from_fn(|| visitors.enter(client(2), Trusted, &limits)).collect();
+        assert_eq!(trusted.len(), 2);
+    }
+
+    #[test]
+    fn who_comes_through_a_proxy_counts_as_itself_once_it_is_named() {
+        let limits = limits(20, 1);
+        let visitors = Arc::new(Visitors::default());
+        let mut first = visitors.enter_unnamed(&limits).unwrap();
+        let mut second = visitors.enter_unnamed(&limits).unwrap();
+        assert!(first.name(client(1), Stranger, &limits));
+        assert!(!second.name(client(1), Stranger, &limits), "one per client");
+        drop(second);
+        drop(first);
         let present = visitors.present.lock().unwrap();
         assert_eq!((present.all, present.by_client.len()), (0, 0));
     }

@@ -8,9 +8,7 @@ mod queue;
 mod summary;
 mod switches;
 
-use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::daemon::RunError;
 use crate::explain::{self, Question};
 use crate::relay::Relay;
+use crate::socket_file;
 
 /// Owner and group; others have no business with the queue.
 const SOCKET_MODE: u32 = 0o660;
@@ -43,7 +42,7 @@ const SOCKET_GROUP: &str = "staunch-admin";
 /// [`RunError::Admin`].
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
     let failed = |source| RunError::Admin { path: path.to_owned(), source };
-    make_room(path).map_err(failed)?;
+    socket_file::make_room(path).map_err(failed)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
     if let Some(group) = group_id(SOCKET_GROUP) {
@@ -51,22 +50,6 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
         let _owner_only = std::os::unix::fs::chown(path, None, Some(group));
     }
     Ok(listener)
-}
-
-fn make_room(path: &Path) -> io::Result<()> {
-    let there = match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
-    };
-    if !there.file_type().is_socket() {
-        let text = "something else than a socket is there";
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-    }
-    if UnixStream::connect(path).is_ok() {
-        let text = "another daemon answers there";
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-    }
-    std::fs::remove_file(path)
 }
 
 /// From the group file: a static binary has no other way.

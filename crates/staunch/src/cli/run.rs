@@ -1,5 +1,6 @@
 //! `staunch run`: the daemon.
 
+use crate::accept::Inherited;
 use crate::config::Loaded;
 use crate::reload::Origin;
 use crate::{daemon, telemetry};
@@ -18,12 +19,15 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
     for complaint in loaded.complaints() {
         tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
     }
+    // Before there are threads, which the environment must not change under.
+    let origin = Origin { file: settings.config.clone(), level };
+    let inherited = Inherited::from_environment();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
     runtime
-        .block_on(daemon::run(loaded, Origin { file: settings.config.clone(), level }))
+        .block_on(daemon::run(loaded, origin, inherited))
         .map(|()| Exit::Ok)
         .map_err(|error| Failure::new(error.exit(), error.to_string()))
 }

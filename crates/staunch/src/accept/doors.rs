@@ -1,0 +1,239 @@
+//! Which doors are open: those of the configuration, and no others, also after it has changed.
+//!
+//! New sockets are bound first; only when all of them are there does anything change. A door whose
+//! address stays keeps its socket, so nobody who knocks at that moment is turned away, and sessions go
+//! on whatever becomes of the door that they came through.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::Shared;
+use super::bind::{self, Acceptor};
+use super::certificates::{Certificate, Certificates};
+use super::inherited::Inherited;
+use super::listener::{self, Site};
+use crate::config::{BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode};
+use crate::relay::Relay;
+
+/// Of the path of a `[[listener]]`: owner and group.
+const LISTENER_SOCKET_MODE: u32 = 0o660;
+/// Of the submit socket: every user of this machine.
+const SUBMIT_SOCKET_MODE: u32 = 0o666;
+
+/// What a door is for.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
+    pub(super) listener: Listener,
+    pub(super) certificate: Option<Arc<Certificate>>,
+}
+
+impl Entrance {
+    /// Is there a certificate to begin TLS with?
+    pub(super) fn can_secure(&self) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| certificate.shown().is_some())
+    }
+}
+
+/// A door of the configuration.
+#[derive(Clone, Debug)]
+struct Wanted {
+    /// The key that names its address.
+    key: &'static str,
+    listener: Listener,
+    /// Of its socket, if that has a path.
+    socket_mode: u32,
+}
+
+#[derive(Debug)]
+struct OpenDoor {
+    address: ListenAddress,
+    entrance: watch::Sender<Arc<Entrance>>,
+    /// Where it really listens.
+    tcp: Vec<SocketAddr>,
+    close: CancellationToken,
+}
+
+/// A door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {address}: {source}{hint}")]
+pub(crate) struct BindError {
+    key: &'static str,
+    address: ListenAddress,
+    source: io::Error,
+    hint: &'static str,
+}
+
+/// What [`Doors::prepare`] has made and [`Doors::apply`] takes.
+#[derive(Debug)]
+pub(crate) struct PreparedDoors(Vec<(Arc<Entrance>, Socket)>);
+
+/// Where the socket of a door comes from.
+#[derive(Debug)]
+enum Socket {
+    Kept,
+    New(Vec<Acceptor>),
+}
+
+/// All doors.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    site: Site,
+    relay: Arc<Relay>,
+    inherited: Inherited,
+    certificates: Arc<Certificates>,
+    open: Mutex<Vec<OpenDoor>>,
+}
+
+impl Doors {
+    /// None is open yet. Those that come in are tasks of `tracker`, and all doors close at `stop`.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        relay: Arc<Relay>,
+        inherited: Inherited,
+        stop: CancellationToken,
+    ) -> Self {
+        let tracker = relay.tracker.clone();
+        let certificates = Arc::new(Certificates::default());
+        tracker.spawn(Arc::clone(&certificates).watch(stop.clone()));
+        let site = Site { shared, tracker, stop };
+        Self { site, relay, inherited, certificates, open: Mutex::default() }
+    }
+
+    /// Makes whatever it takes to open the doors of `config`; [`Doors::apply`] then opens those that
+    /// are not open and closes the others. A built-in listener is left out on a system without its
+    /// address family, as long as another one is there. Reads files.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] for the first address that cannot be had; everything is as it was.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<PreparedDoors, BindError> {
+        self.certificates.look();
+        let mut kept: Vec<ListenAddress> = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.iter().map(|door| door.address.clone()).collect()
+        };
+        let mut doors = Vec::new();
+        let mut left_out = None;
+        for wanted in wanted(config) {
+            let address = &wanted.listener.address;
+            let socket = if let Some(at) = kept.iter().position(|open| open == address) {
+                kept.swap_remove(at);
+                Socket::Kept
+            } else {
+                match bind::bind(address, wanted.socket_mode, &self.inherited) {
+                    Ok(acceptors) => Socket::New(acceptors),
+                    Err(source) => {
+                        let is_forgiven =
+                            wanted.listener.is_default && bind::is_family_missing(&source);
+                        let error = self.cannot_bind(wanted, source);
+                        if !is_forgiven {
+                            return Err(error);
+                        }
+                        left_out = Some(error);
+                        continue;
+                    }
+                }
+            };
+            doors.push((Arc::new(self.entrance(wanted.listener)), socket));
+        }
+        let is_for_hosts = |(entrance, _): &(Arc<Entrance>, Socket)| entrance.listener.is_default;
+        match left_out {
+            Some(error) if !doors.iter().any(is_for_hosts) => Err(error),
+            Some(_) | None => Ok(PreparedDoors(doors)),
+        }
+    }
+
+    fn cannot_bind(&self, wanted: Wanted, source: io::Error) -> BindError {
+        let address = wanted.listener.address;
+        let is_ours = self.listening().iter().any(|own| match &address {
+            ListenAddress::Tcp(tcp) => own.port() == tcp.port(),
+            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => false,
+        });
+        let hint = if is_ours && source.kind() == ErrorKind::AddrInUse {
+            "; it overlaps a listener that is open: if that one goes, restart"
+        } else {
+            ""
+        };
+        BindError { key: wanted.key, address, source, hint }
+    }
+
+    fn entrance(&self, listener: Listener) -> Entrance {
+        let certificate = listener.tls.as_ref().map(|identity| self.certificates.of(identity));
+        Entrance { listener, certificate }
+    }
+
+    /// Makes the doors those that were prepared. Cannot fail.
+    pub(crate) fn apply(&self, prepared: PreparedDoors) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *open);
+        for (entrance, socket) in prepared.0 {
+            let kept = before.iter().position(|door| door.address == entrance.listener.address);
+            match (socket, kept) {
+                (Socket::Kept, Some(at)) => {
+                    let door = before.remove(at);
+                    door.entrance.send_replace(entrance);
+                    open.push(door);
+                }
+                // Only a bug could make it so: nothing closes doors but this.
+                (Socket::Kept, None) => {}
+                (Socket::New(acceptors), _) => open.push(self.open_door(entrance, acceptors)),
+            }
+        }
+        for gone in before {
+            info!(event = "listening_ended", address = %gone.address, "takes no new connections");
+            gone.close.cancel();
+        }
+        let listening = open.iter().flat_map(|door| door.tcp.iter().copied()).collect();
+        self.relay.listening.replace(listening);
+    }
+
+    fn open_door(&self, entrance: Arc<Entrance>, acceptors: Vec<Acceptor>) -> OpenDoor {
+        let address = entrance.listener.address.clone();
+        let close = self.site.stop.child_token();
+        let (sender, entrance) = watch::channel(entrance);
+        let tcp: Vec<_> = acceptors.iter().filter_map(Acceptor::tcp_address).collect();
+        for acceptor in acceptors {
+            let real =
+                acceptor.tcp_address().map_or_else(|| address.to_string(), |a| a.to_string());
+            info!(event = "listening", address = real, "accepting mail");
+            let (site, close) = (self.site.clone(), close.clone());
+            let listening = listener::listen(acceptor, entrance.clone(), site, close);
+            self.site.tracker.spawn(listening);
+        }
+        OpenDoor { address, entrance: sender, tcp, close }
+    }
+
+    fn listening(&self) -> Vec<SocketAddr> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().flat_map(|door| door.tcp.iter().copied()).collect()
+    }
+}
+
+/// The doors that `config` has: its listeners, and last the one for programs of this machine.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let listeners = config.listeners.iter().map(|listener| Wanted {
+        key: "listener.address",
+        listener: listener.clone(),
+        socket_mode: LISTENER_SOCKET_MODE,
+    });
+    let submit = Wanted {
+        key: "submit.socket",
+        listener: Listener {
+            address: ListenAddress::Unix(config.submit.socket.clone()),
+            mode: ListenerMode::Relay,
+            tls: None,
+            proxy_protocol_from: Vec::new(),
+            bare_newline: BareNewline::Reject,
+            require_tls: false,
+            client_in_received: ClientInReceived::Shown,
+            is_default: false,
+        },
+        socket_mode: SUBMIT_SOCKET_MODE,
+    };
+    listeners.chain([submit]).collect()
+}

@@ -1,0 +1,101 @@
+//! When is a client too slow?
+//!
+//! Not the wait between two octets counts but that for a whole command line, or for a block of
+//! content: whoever sends an octet a minute to keep a place gets no more time than who sends nothing.
+
+use std::time::Duration;
+
+use smtp::limits::SERVER_IDLE_TIMEOUT;
+use tokio::time::Instant;
+
+/// Content that has to come within one idle time-out. Ours: at 218 octets a second a message still
+/// passes, which is a tenth of what the slowest links in use carry.
+const BLOCK_OCTETS: usize = 64 * 1024;
+
+/// The time that a client has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    deadline: Instant,
+    /// Octets of the present block that have come.
+    block: usize,
+}
+
+impl Pace {
+    /// From now on.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { deadline: now + SERVER_IDLE_TIMEOUT, block: 0 }
+    }
+
+    /// When it is over.
+    pub(super) fn deadline(self) -> Instant {
+        self.deadline
+    }
+
+    /// A command was complete and has its answer.
+    pub(super) fn answered(&mut self, now: Instant) {
+        *self = Self::new(now);
+    }
+
+    /// Content came.
+    pub(super) fn content(&mut self, octets: usize, now: Instant) {
+        self.block = self.block.saturating_add(octets);
+        if self.block >= BLOCK_OCTETS {
+            *self = Self::new(now);
+        }
+    }
+}
+
+/// How long all of a TLS handshake may take. Ours: some round trips on the worst link there is.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a listed proxy has for its header, which it sends at once. Ours.
+pub(super) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// RFC 5321 §4.5.3.2.7, SV-20.
+    #[test]
+    fn a_client_that_says_nothing_has_five_minutes_from_the_last_answer_on() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.deadline() - start, 5 * MINUTE);
+        pace.answered(start + 4 * MINUTE);
+        assert_eq!(pace.deadline() - start, 9 * MINUTE);
+    }
+
+    #[test]
+    fn octets_of_a_command_that_does_not_end_buy_no_time() {
+        let start = Instant::now();
+        let pace = Pace::new(start);
+        // Nothing is told to it while a line is incomplete.
+        assert_eq!(pace.deadline(), start + 5 * MINUTE);
+    }
+
+    /// Feeds `octets` a second; how long until the time is over, if it ever is within `total` octets.
+    fn fails_after(octets_per_second: usize, total: usize) -> Option<Duration> {
+        let start = Instant::now();
+        let (mut pace, mut now, mut sent) = (Pace::new(start), start, 0);
+        while sent < total {
+            now += SECOND;
+            if now > pace.deadline() {
+                return Some(now - start);
+            }
+            sent += octets_per_second;
+            pace.content(octets_per_second, now);
+        }
+        None
+    }
+
+    #[test]
+    fn content_has_to_come_block_by_block() {
+        assert_eq!(fails_after(10 * 1024, 50 << 20), None, "slow but honest");
+        assert_eq!(fails_after(250, 50 << 20), None);
+        assert_eq!(fails_after(200, 50 << 20), Some(5 * MINUTE + SECOND));
+        assert_eq!(fails_after(1, 50 << 20), Some(5 * MINUTE + SECOND));
+        assert_eq!(fails_after(1, 200), None, "what is complete in time is in time");
+    }
+}

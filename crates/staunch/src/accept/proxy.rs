@@ -1,0 +1,68 @@
+//! Clients behind a load balancer: the PROXY header says who they are.
+//!
+//! Only who is listed in `proxy_protocol_from` is believed, and then it must speak: a listed proxy that
+//! says nothing would give its clients its own address, and with it perhaps the right to relay.
+
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+
+use smtp::proxy_header::{Header, Progress, V2_OCTETS_MAX, parse};
+use tokio::time::timeout;
+
+use super::arrival::Peer;
+use super::pace::PROXY_HEADER_TIMEOUT;
+use super::stream::Socket;
+
+/// Room for a header as proxies write it; longer ones get more.
+const USUAL_OCTETS: usize = 256;
+
+/// What a proxy said.
+#[derive(Debug)]
+pub(super) struct Introduction {
+    pub(super) peer: Peer,
+    /// What the client connected to.
+    pub(super) local: Option<IpAddr>,
+    /// What came behind the header.
+    pub(super) rest: Vec<u8>,
+}
+
+/// Hears the proxy at `socket` out; it is `proxy` itself.
+///
+/// # Errors
+///
+/// It went away, took too long, or did not speak the protocol.
+pub(super) async fn introduced(socket: &Socket, proxy: Peer) -> io::Result<Introduction> {
+    let (header, rest) = timeout(PROXY_HEADER_TIMEOUT, header(socket)).await??;
+    Ok(match header {
+        Header::Tcp { source, destination } => Introduction {
+            peer: Peer::Remote(source.ip().to_canonical()),
+            local: Some(destination.ip().to_canonical()),
+            rest,
+        },
+        // It asks for itself, or does not know: the connection's own addresses hold.
+        Header::Local | Header::Unix => Introduction { peer: proxy, local: socket.local(), rest },
+    })
+}
+
+async fn header(socket: &Socket) -> io::Result<(Header, Vec<u8>)> {
+    let mut input = Vec::with_capacity(USUAL_OCTETS);
+    loop {
+        socket.readable().await?;
+        match socket.try_read_buf(&mut input) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        match parse(&input) {
+            Progress::Done { header, used } => {
+                input.drain(..used);
+                return Ok((header, input));
+            }
+            Progress::NeedMore => {
+                input.reserve_exact(V2_OCTETS_MAX.saturating_sub(input.len()).max(1))
+            }
+            Progress::Invalid => return Err(io::Error::new(ErrorKind::InvalidData, "no header")),
+        }
+    }
+}
