@@ -14,6 +14,7 @@ pub mod data;
 pub mod extensions;
 pub mod host;
 pub mod limits;
+pub mod mime;
 pub mod params;
 pub mod proxy_header;
 pub mod remote_text;

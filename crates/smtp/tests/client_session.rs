@@ -1,6 +1,6 @@
 //! A transaction as a peer may have it: whatever it says, in whatever pieces.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use proptest::prelude::*;
 use smtp::client::Options;

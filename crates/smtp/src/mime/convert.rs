@@ -1,0 +1,177 @@
+//! Carries a [`Plan`] out.
+
+use super::encode::{Base64, QuotedPrintable};
+use super::walker::{Entity, Field, Form, Visitor, Walker};
+use super::{Action, Charset, Encoding, Plan, Refused};
+
+/// Converts a message, in pieces of any size.
+#[derive(Debug)]
+pub struct Conversion<'p> {
+    walker: Walker<Writer<'p>>,
+}
+
+impl<'p> Conversion<'p> {
+    /// Of the message that `plan` was made for.
+    pub fn new(plan: &'p Plan) -> Self {
+        Self { walker: Walker::new(Writer::new(plan)) }
+    }
+
+    /// Appends what the next piece becomes to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if this is not the message that the plan was made for.
+    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
+        std::mem::swap(&mut self.walker.visitor().out, out);
+        let pushed = self.walker.push(piece);
+        std::mem::swap(&mut self.walker.visitor().out, out);
+        pushed
+    }
+
+    /// Appends what is left.
+    ///
+    /// # Errors
+    ///
+    /// As [`Conversion::push`].
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<(), Refused> {
+        std::mem::swap(&mut self.walker.visitor().out, out);
+        *out = self.walker.finish()?.out;
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+enum Encoder {
+    None,
+    QuotedPrintable(QuotedPrintable),
+    Base64(Base64),
+}
+
+#[derive(Debug)]
+struct Writer<'p> {
+    plan: &'p Plan,
+    actions: std::slice::Iter<'p, Action>,
+    /// For the current entity.
+    action: Action,
+    entity: Entity,
+    encoder: Encoder,
+    out: Vec<u8>,
+}
+
+impl<'p> Writer<'p> {
+    fn new(plan: &'p Plan) -> Self {
+        Self {
+            plan,
+            actions: plan.actions.iter(),
+            action: Action::Keep,
+            entity: Entity { is_message: true, is_sealed: false },
+            encoder: Encoder::None,
+            out: Vec::new(),
+        }
+    }
+
+    fn put(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    fn encoding_field(&mut self, word: &str) {
+        self.put("Content-Transfer-Encoding: ");
+        self.put(word);
+        self.put("\r\n");
+    }
+}
+
+impl Visitor for Writer<'_> {
+    fn entity(&mut self, entity: Entity) {
+        self.entity = entity;
+        self.action = self.actions.next().copied().unwrap_or(Action::Keep);
+    }
+
+    fn header(&mut self, octets: &[u8]) {
+        self.out.extend_from_slice(octets);
+    }
+
+    fn field(&mut self, field: Field, octets: &[u8]) {
+        match (field, self.action) {
+            (Field::TransferEncoding, Action::Relabel) => self.encoding_field("7bit"),
+            (Field::TransferEncoding, Action::Encode { encoding, .. }) => {
+                self.encoding_field(encoding.word());
+            }
+            (Field::TransferEncoding, Action::Keep)
+            | (Field::ContentType | Field::MimeVersion | Field::DkimSignature, _) => {
+                self.out.extend_from_slice(octets);
+            }
+        }
+    }
+
+    fn header_end(&mut self, form: &Form) {
+        let Action::Encode { encoding, charset } = self.action else {
+            self.encoder = Encoder::None;
+            return;
+        };
+        if self.entity.is_message && !form.has_version {
+            self.put("MIME-Version: 1.0\r\n");
+        }
+        if let Some(charset) = charset {
+            self.put("Content-Type: text/plain; charset=");
+            self.put(charset.name());
+            self.put("\r\n");
+        }
+        if form.label.is_none() {
+            self.encoding_field(encoding.word());
+        }
+        self.encoder = match encoding {
+            Encoding::QuotedPrintable => Encoder::QuotedPrintable(QuotedPrintable::default()),
+            Encoding::Base64 => Encoder::Base64(Base64::default()),
+        };
+    }
+
+    fn content(&mut self, octets: &[u8]) {
+        match &mut self.encoder {
+            Encoder::None => self.out.extend_from_slice(octets),
+            Encoder::QuotedPrintable(encoder) => encoder.push(octets, &mut self.out),
+            Encoder::Base64(encoder) => encoder.push(octets, &mut self.out),
+        }
+    }
+
+    fn content_end(&mut self) {
+        match &mut self.encoder {
+            Encoder::None => {}
+            Encoder::QuotedPrintable(encoder) => encoder.finish(&mut self.out),
+            Encoder::Base64(encoder) => encoder.finish(&mut self.out),
+        }
+        self.encoder = Encoder::None;
+    }
+
+    fn line(&mut self, octets: &[u8]) {
+        self.out.extend_from_slice(octets);
+    }
+
+    fn aside(&mut self, octets: &[u8]) {
+        if !self.plan.goal.seven_bit {
+            self.out.extend_from_slice(octets);
+            return;
+        }
+        // Nobody reads it, and there is no way to encode it.
+        self.out.extend(octets.iter().map(|&octet| if octet.is_ascii() { octet } else { b'?' }));
+    }
+}
+
+impl Encoding {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::QuotedPrintable => "quoted-printable",
+            Self::Base64 => "base64",
+        }
+    }
+}
+
+impl Charset {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Utf8 => "utf-8",
+            // RFC 1428 §3.
+            Self::Unknown => "unknown-8bit",
+        }
+    }
+}

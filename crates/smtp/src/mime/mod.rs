@@ -1,0 +1,132 @@
+//! Messages for hosts that do not take them as they are: eight bits as seven, long lines as short ones
+//! (RFC 6152 §3, RFC 2045 §6).
+//!
+//! A [`Survey`] looks at the message and makes a [`Plan`]; a [`Conversion`] carries it out. Both read the
+//! message in pieces and hold no more than a line's head, one field of a header and the open
+//! boundaries, so that the size of a message does not matter; its depth and parts are bounded.
+//!
+//! Text becomes quoted-printable, other content base64, each part for itself; fields that are missing are
+//! added, and a multipart that said `8bit` says `7bit`. Content that must not be changed (RFC 1847) or
+//! cannot be encoded is [`Refused`] where its eight bits are in the way.
+//!
+//! Raw octets above 127 in *header* fields stay as they are. There is no encoding that would mean the
+//! same, they are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. (A
+//! message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
+//!
+//! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::is_dkim_signed`]).
+
+mod convert;
+mod encode;
+mod fields;
+mod lines;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod walker;
+
+pub use convert::Conversion;
+pub use survey::Survey;
+
+/// Octets of a line without its end that every host takes (RFC 5321 §4.5.3.1.6).
+pub const LINE_OCTETS_MAX: usize = crate::limits::CONTENT_LINE_OCTETS - 2;
+
+/// What a host cannot take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Goal {
+    /// No octets above 127 in content.
+    pub seven_bit: bool,
+    /// No lines over [`LINE_OCTETS_MAX`] in content.
+    pub short_lines: bool,
+}
+
+impl Goal {
+    /// Is there nothing to reach?
+    pub fn is_reached(self) -> bool {
+        !self.seven_bit && !self.short_lines
+    }
+}
+
+/// Why a message cannot be converted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// Eight bits inside multipart/signed or multipart/encrypted (RFC 1847 §2.1).
+    #[error("it is signed or encrypted, and must not be changed")]
+    Sealed,
+    /// Eight bits in what says that it is quoted-printable, base64 or of an unknown encoding.
+    #[error("a part has octets above 127 although it says that it is encoded")]
+    AlreadyEncoded,
+    /// Eight bits in a fragment of a message, or in a multipart whose parts cannot be found.
+    #[error("a part may not be encoded")]
+    Opaque,
+    /// Two Content-Types, or two Content-Transfer-Encodings, in one header.
+    #[error("a part has two types or encodings")]
+    Ambiguous,
+    /// Too many parts, parts inside parts, or too long a field.
+    #[error("it has too many parts")]
+    TooComplex,
+}
+
+/// What has to be done to a message, entity by entity.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    goal: Goal,
+    actions: Vec<Action>,
+    eight_bit: EightBit,
+    is_dkim_signed: bool,
+}
+
+/// Where octets above 127 stand beside content.
+#[derive(Clone, Copy, Debug, Default)]
+struct EightBit {
+    /// In a header.
+    in_header: bool,
+    /// Before or behind the parts of a multipart.
+    in_aside: bool,
+}
+
+impl Plan {
+    /// Does nothing change?
+    pub fn is_empty(&self) -> bool {
+        !self.eight_bit.in_aside && self.actions.iter().all(|action| *action == Action::Keep)
+    }
+
+    /// Has a header, that of the message or of any part, octets above 127?
+    pub fn has_8bit_header(&self) -> bool {
+        self.eight_bit.in_header
+    }
+
+    /// Has the message a DKIM-Signature?
+    pub fn is_dkim_signed(&self) -> bool {
+        self.is_dkim_signed
+    }
+}
+
+/// What becomes of one entity.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Action {
+    /// It stays as it is.
+    Keep,
+    /// It says `8bit`, and will be `7bit`.
+    Relabel,
+    /// Its content is encoded.
+    Encode {
+        encoding: Encoding,
+        /// For a header without Content-Type.
+        charset: Option<Charset>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Encoding {
+    QuotedPrintable,
+    Base64,
+}
+
+/// What text without Content-Type is taken for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Charset {
+    /// It is valid UTF-8, which other text with octets above 127 hardly ever is.
+    Utf8,
+    /// RFC 1428 §3.
+    Unknown,
+}

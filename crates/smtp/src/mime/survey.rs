@@ -1,0 +1,247 @@
+//! What has to be done to a message so that a host can take it?
+
+use super::fields::{Kind, Label};
+use super::walker::{Entity, Field, Form, Visitor, Walker};
+use super::{Action, Charset, EightBit, Encoding, Goal, LINE_OCTETS_MAX, Plan, Refused};
+
+/// Looks at a message once, in pieces, and makes a [`Plan`].
+#[derive(Debug)]
+pub struct Survey {
+    walker: Walker<Findings>,
+}
+
+impl Survey {
+    /// Of a message that shall reach `goal`.
+    pub fn new(goal: Goal) -> Self {
+        Self { walker: Walker::new(Findings::new(goal)) }
+    }
+
+    /// The next piece.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if the message cannot be converted.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), Refused> {
+        self.walker.push(piece)?;
+        self.walker.visitor().refused.map_or(Ok(()), Err)
+    }
+
+    /// What has to be done, after the last piece.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if the message cannot be converted.
+    pub fn finish(self) -> Result<Plan, Refused> {
+        let Findings { plan, refused, .. } = self.walker.finish()?;
+        refused.map_or(Ok(plan), Err)
+    }
+}
+
+/// What is known of the current entity.
+#[derive(Debug)]
+struct Current {
+    entity: Entity,
+    form: Form,
+    has_8bit: bool,
+    /// Octets of the line so far, and whether one was too long.
+    line: usize,
+    has_long_line: bool,
+    utf8: Utf8,
+}
+
+impl Current {
+    fn new(entity: Entity) -> Self {
+        let (has_8bit, has_long_line) = (false, false);
+        let (form, utf8) = (Form::default(), Utf8::default());
+        Self { entity, form, has_8bit, line: 0, has_long_line, utf8 }
+    }
+}
+
+#[derive(Debug)]
+struct Findings {
+    plan: Plan,
+    refused: Option<Refused>,
+    current: Current,
+}
+
+impl Findings {
+    fn new(goal: Goal) -> Self {
+        let plan = Plan {
+            goal,
+            actions: Vec::new(),
+            eight_bit: EightBit::default(),
+            is_dkim_signed: false,
+        };
+        let entity = Entity { is_message: true, is_sealed: false };
+        Self { plan, refused: None, current: Current::new(entity) }
+    }
+
+    fn note_header(&mut self, octets: &[u8]) {
+        self.plan.eight_bit.in_header |= !octets.is_ascii();
+    }
+
+    fn decide(&mut self, action: Action) {
+        if let Some(last) = self.plan.actions.last_mut() {
+            *last = action;
+        }
+    }
+
+    /// What becomes of content without parts.
+    fn action(&self) -> Result<Action, Refused> {
+        let Current { entity, form, has_8bit, has_long_line, utf8, .. } = &self.current;
+        let is_8bit_in_the_way = *has_8bit && self.plan.goal.seven_bit;
+        let is_line_in_the_way = *has_long_line && self.plan.goal.short_lines;
+        if !is_8bit_in_the_way && !is_line_in_the_way {
+            return Ok(self.relabelled(*entity, form));
+        }
+        let encoding = match (entity.is_sealed, form.label, form.made_of()) {
+            (true, _, _) => Err(Refused::Sealed),
+            (false, Some(Label::Encoded), _) => Err(Refused::AlreadyEncoded),
+            (false, _, Kind::Text) => Ok(Encoding::QuotedPrintable),
+            (false, _, Kind::Other) => Ok(Encoding::Base64),
+            (false, _, Kind::Opaque | Kind::Multipart { .. } | Kind::Message) => {
+                Err(Refused::Opaque)
+            }
+        };
+        match encoding {
+            Ok(encoding) => {
+                let is_named = form.kind.is_some() || !has_8bit;
+                let charset = if utf8.is_valid() { Charset::Utf8 } else { Charset::Unknown };
+                Ok(Action::Encode { encoding, charset: (!is_named).then_some(charset) })
+            }
+            Err(refused) if is_8bit_in_the_way => Err(refused),
+            // Many hosts take long lines; none of our doing is worse than returning the message.
+            Err(_) => Ok(Action::Keep),
+        }
+    }
+
+    /// A label of eight bits on what has seven is for nobody but hosts that do not take it.
+    fn relabelled(&self, entity: Entity, form: &Form) -> Action {
+        let is_wrong = self.plan.goal.seven_bit && form.label == Some(Label::EightBit);
+        if is_wrong && !entity.is_sealed { Action::Relabel } else { Action::Keep }
+    }
+}
+
+impl Visitor for Findings {
+    fn entity(&mut self, entity: Entity) {
+        self.plan.actions.push(Action::Keep);
+        self.current = Current::new(entity);
+    }
+
+    fn header(&mut self, octets: &[u8]) {
+        self.note_header(octets);
+    }
+
+    fn field(&mut self, field: Field, octets: &[u8]) {
+        self.note_header(octets);
+        let is_top = self.plan.actions.len() == 1;
+        self.plan.is_dkim_signed |= is_top && field == Field::DkimSignature;
+    }
+
+    fn header_end(&mut self, form: &Form) {
+        self.decide(self.relabelled(self.current.entity, form));
+        self.current.form = form.clone();
+    }
+
+    fn content(&mut self, octets: &[u8]) {
+        let current = &mut self.current;
+        current.has_8bit |= !octets.is_ascii();
+        current.utf8.push(octets);
+        match octets.strip_suffix(b"\r\n") {
+            Some(text) => {
+                current.has_long_line |= current.line + text.len() > LINE_OCTETS_MAX;
+                current.line = 0;
+            }
+            None => {
+                current.line += octets.len();
+                current.has_long_line |= current.line > LINE_OCTETS_MAX;
+            }
+        }
+    }
+
+    fn content_end(&mut self) {
+        match self.action() {
+            Ok(action) => self.decide(action),
+            Err(refused) => self.refused = self.refused.or(Some(refused)),
+        }
+    }
+
+    fn line(&mut self, _octets: &[u8]) {}
+
+    fn aside(&mut self, octets: &[u8]) {
+        if self.plan.goal.seven_bit && !octets.is_ascii() {
+            self.plan.eight_bit.in_aside = true;
+        }
+    }
+}
+
+/// Is content UTF-8, in pieces? (RFC 3629 §4)
+#[derive(Clone, Copy, Debug, Default)]
+struct Utf8 {
+    /// Octets that a character still needs.
+    missing: u8,
+    /// What the next of them may be, where not all of 80..=BF.
+    first: Option<(u8, u8)>,
+    is_broken: bool,
+}
+
+impl Utf8 {
+    fn push(&mut self, octets: &[u8]) {
+        if self.missing == 0 && octets.is_ascii() {
+            return;
+        }
+        for &octet in octets {
+            self.octet(octet);
+        }
+    }
+
+    fn octet(&mut self, octet: u8) {
+        if self.missing > 0 {
+            let (low, high) = self.first.take().unwrap_or((0x80, 0xbf));
+            self.missing -= 1;
+            self.is_broken |= !(low..=high).contains(&octet);
+            return;
+        }
+        (self.missing, self.first) = match octet {
+            0x00..=0x7f => (0, None),
+            0xc2..=0xdf => (1, None),
+            0xe0 => (2, Some((0xa0, 0xbf))),
+            0xed => (2, Some((0x80, 0x9f))),
+            0xe1..=0xef => (2, None),
+            0xf0 => (3, Some((0x90, 0xbf))),
+            0xf4 => (3, Some((0x80, 0x8f))),
+            0xf1..=0xf3 => (3, None),
+            0x80..=0xc1 | 0xf5..=0xff => {
+                self.is_broken = true;
+                (0, None)
+            }
+        };
+    }
+
+    fn is_valid(self) -> bool {
+        !self.is_broken && self.missing == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn utf8_is_what_the_standard_library_takes_for_it(
+            text in any::<String>(),
+            octets in prop::collection::vec(any::<u8>(), 0..4),
+            cut in 0usize..10,
+        ) {
+            let octets = [text.into_bytes(), octets].concat();
+            let (front, back) = octets.split_at(cut.min(octets.len()));
+            let mut utf8 = Utf8::default();
+            utf8.push(front);
+            utf8.push(back);
+            prop_assert_eq!(utf8.is_valid(), std::str::from_utf8(&octets).is_ok());
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Which octets of a message are header, content, boundary? (RFC 2046 §5.1, RFC 5322 §2)
+//!
+//! A boundary is a line that is `--`, the boundary of any multipart that is open, perhaps `--`, and white
+//! space. RFC 2046 would also let a line count that only begins so, and readers differ; where one boundary
+//! begins like another, and in text that quotes boundaries, the whole line is what was meant.
+
+use super::Refused;
+use super::fields::{self, Kind, Label, Untyped};
+use super::lines::{HEAD_OCTETS, Lines, Segment};
+
+/// Multiparts that may be open inside each other. Ours, as Postfix's `mime_nesting_limit`.
+const DEPTH_MAX: usize = 100;
+/// Messages, multiparts and parts of a message. Ours: far above what people send, and each costs a few
+/// octets.
+pub(super) const ENTITIES_MAX: usize = 10_000;
+/// Octets of a field that has to be understood as a whole. Ours.
+const FIELD_OCTETS_MAX: usize = 16 * 1024;
+
+const CRLF: &[u8] = b"\r\n";
+
+/// Looks at what the walker finds, in order. Together the octets are those of the message.
+pub(super) trait Visitor {
+    /// The header of a message or part begins.
+    fn entity(&mut self, entity: Entity);
+    /// Octets of its header that say nothing about its form.
+    fn header(&mut self, octets: &[u8]);
+    /// A whole field that says something about its form.
+    fn field(&mut self, field: Field, octets: &[u8]);
+    /// Its header is over, but for the empty line.
+    fn header_end(&mut self, form: &Form);
+    /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and LF.
+    fn content(&mut self, octets: &[u8]);
+    /// Its content is over.
+    fn content_end(&mut self);
+    /// Boundaries, and the empty line behind a header.
+    fn line(&mut self, octets: &[u8]);
+    /// What stands before the first part of a multipart or behind its last: for nobody to read.
+    fn aside(&mut self, octets: &[u8]);
+}
+
+/// A message or a part of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entity {
+    /// Is it a message of its own?
+    pub(super) is_message: bool,
+    /// Is it inside of what must not be changed?
+    pub(super) is_sealed: bool,
+}
+
+/// A field that says something about an entity's form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Field {
+    ContentType,
+    TransferEncoding,
+    MimeVersion,
+    DkimSignature,
+}
+
+impl Field {
+    fn named(line: &[u8]) -> Option<Self> {
+        let name =
+            line.split(|&byte| byte == b':').next().filter(|name| name.len() < line.len())?;
+        match name.trim_ascii_end().to_ascii_lowercase().as_slice() {
+            b"content-type" => Some(Self::ContentType),
+            b"content-transfer-encoding" => Some(Self::TransferEncoding),
+            b"mime-version" => Some(Self::MimeVersion),
+            b"dkim-signature" => Some(Self::DkimSignature),
+            _ => None,
+        }
+    }
+}
+
+/// What a header says about the form of its entity.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Form {
+    /// Content-Type; `None` if there is none.
+    pub(super) kind: Option<Kind>,
+    /// Content-Transfer-Encoding; `None` if there is none.
+    pub(super) label: Option<Label>,
+    /// Is there a MIME-Version?
+    pub(super) has_version: bool,
+    /// What it is without Content-Type.
+    untyped: Untyped,
+}
+
+impl Form {
+    /// What the entity is made of. What is encoded as a whole has no parts that could be seen, although
+    /// RFC 2045 §6.4 does not allow it.
+    pub(super) fn made_of(&self) -> Kind {
+        let kind = match (&self.kind, self.untyped) {
+            (Some(kind), _) => kind.clone(),
+            (None, Untyped::Text) => Kind::Text,
+            (None, Untyped::Message) => Kind::Message,
+        };
+        match kind {
+            Kind::Multipart { .. } | Kind::Message if self.label == Some(Label::Encoded) => {
+                Kind::Opaque
+            }
+            kind @ (Kind::Text
+            | Kind::Other
+            | Kind::Opaque
+            | Kind::Multipart { .. }
+            | Kind::Message) => kind,
+        }
+    }
+}
+
+/// An open multipart.
+#[derive(Debug)]
+struct Level {
+    boundary: Box<[u8]>,
+    parts: Untyped,
+    is_sealed: bool,
+}
+
+/// What a header that begins is the header of.
+#[derive(Clone, Copy, Debug)]
+enum Begins {
+    Message,
+    /// Of a part, which is this without Content-Type.
+    Part(Untyped),
+}
+
+/// A boundary that was met.
+#[derive(Clone, Copy, Debug)]
+struct Boundary {
+    /// Of which open multipart.
+    level: usize,
+    /// Was it the last one?
+    closes: bool,
+}
+
+/// Where the next line stands.
+#[derive(Debug)]
+enum Place {
+    Header {
+        form: Form,
+        /// The field that is being read, as far as it is needed as a whole.
+        field: Option<(Field, Vec<u8>)>,
+    },
+    /// Content of an entity without parts.
+    Content,
+    /// Before the first part or behind the last one.
+    Aside,
+}
+
+/// Walks over one message, in pieces of any size.
+#[derive(Debug)]
+pub(super) struct Walker<V> {
+    lines: Lines,
+    steps: Steps<V>,
+}
+
+impl<V: Visitor> Walker<V> {
+    pub(super) fn new(visitor: V) -> Self {
+        let mut steps = Steps {
+            visitor,
+            place: Place::Aside,
+            levels: Vec::new(),
+            entities: 0,
+            line_end_is_due: false,
+        };
+        steps.begin(Begins::Message);
+        Self { lines: Lines::default(), steps }
+    }
+
+    pub(super) fn visitor(&mut self) -> &mut V {
+        &mut self.steps.visitor
+    }
+
+    /// The next piece.
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), Refused> {
+        let steps = &mut self.steps;
+        self.lines.feed(piece, |segment| steps.segment(segment))
+    }
+
+    /// The message is over.
+    pub(super) fn finish(mut self) -> Result<V, Refused> {
+        let steps = &mut self.steps;
+        self.lines.finish(|segment| steps.segment(segment))?;
+        self.steps.end()?;
+        Ok(self.steps.visitor)
+    }
+}
+
+#[derive(Debug)]
+struct Steps<V> {
+    visitor: V,
+    place: Place,
+    levels: Vec<Level>,
+    entities: usize,
+    /// The last line of content had an end, which is the boundary's if one follows (RFC 2046 §5.1.1).
+    line_end_is_due: bool,
+}
+
+impl<V: Visitor> Steps<V> {
+    fn segment(&mut self, segment: Segment<'_>) -> Result<(), Refused> {
+        if let Some(boundary) = self.boundary(&segment) {
+            return self.cross(boundary, segment.octets);
+        }
+        match self.place {
+            Place::Header { .. } => self.header(&segment),
+            Place::Content => {
+                self.content(&segment);
+                Ok(())
+            }
+            Place::Aside => {
+                self.visitor.aside(segment.octets);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, begins: Begins) {
+        let (is_message, untyped) = match begins {
+            Begins::Message => (true, Untyped::Text),
+            Begins::Part(untyped) => (false, untyped),
+        };
+        self.entities += 1;
+        let is_sealed = self.levels.last().is_some_and(|level| level.is_sealed);
+        self.visitor.entity(Entity { is_message, is_sealed });
+        self.place = Place::Header { form: Form { untyped, ..Form::default() }, field: None };
+    }
+
+    /// Is it a boundary of an open multipart, the innermost first, and does it close that?
+    fn boundary(&self, segment: &Segment<'_>) -> Option<Boundary> {
+        let rest = segment.short_line()?.strip_prefix(b"--")?;
+        self.levels.iter().enumerate().rev().find_map(|(at, level)| {
+            let behind = rest.strip_prefix(&*level.boundary)?.trim_ascii_end();
+            match behind {
+                b"" => Some(Boundary { level: at, closes: false }),
+                b"--" => Some(Boundary { level: at, closes: true }),
+                _ => None,
+            }
+        })
+    }
+
+    fn cross(&mut self, boundary: Boundary, octets: &[u8]) -> Result<(), Refused> {
+        let Boundary { level, closes } = boundary;
+        self.end_header_without_line()?;
+        if matches!(self.place, Place::Content) {
+            self.visitor.content_end();
+        }
+        if std::mem::take(&mut self.line_end_is_due) {
+            self.visitor.line(CRLF);
+        }
+        self.visitor.line(octets);
+        self.levels.truncate(level + usize::from(!closes));
+        if closes {
+            self.place = Place::Aside;
+            return Ok(());
+        }
+        if self.entities >= ENTITIES_MAX {
+            return Err(Refused::TooComplex);
+        }
+        let untyped = self.levels.last().map(|level| level.parts).unwrap_or_default();
+        self.begin(Begins::Part(untyped));
+        Ok(())
+    }
+
+    fn header(&mut self, segment: &Segment<'_>) -> Result<(), Refused> {
+        let Place::Header { form, field } = &mut self.place else { return Ok(()) };
+        if segment.is_start && segment.octets == CRLF {
+            end_field(&mut self.visitor, form, field)?;
+            return self.end_header();
+        }
+        let is_fold = segment.octets.starts_with(b" ") || segment.octets.starts_with(b"\t");
+        if segment.is_start && !is_fold {
+            end_field(&mut self.visitor, form, field)?;
+            *field = Field::named(segment.octets.get(..HEAD_OCTETS).unwrap_or(segment.octets))
+                .map(|named| (named, Vec::new()));
+        }
+        match field {
+            // Signatures are long, and only that there is one matters.
+            Some((Field::DkimSignature, _)) => {
+                self.visitor.field(Field::DkimSignature, segment.octets);
+            }
+            Some((_, octets)) => {
+                octets.extend_from_slice(segment.octets);
+                if octets.len() > FIELD_OCTETS_MAX {
+                    return Err(Refused::TooComplex);
+                }
+            }
+            None => self.visitor.header(segment.octets),
+        }
+        Ok(())
+    }
+
+    /// At the empty line.
+    fn end_header(&mut self) -> Result<(), Refused> {
+        let Place::Header { form, .. } = std::mem::replace(&mut self.place, Place::Content) else {
+            return Ok(());
+        };
+        self.visitor.header_end(&form);
+        self.visitor.line(CRLF);
+        match form.made_of() {
+            Kind::Multipart { boundary, parts, is_sealed } => {
+                if self.levels.len() >= DEPTH_MAX {
+                    return Err(Refused::TooComplex);
+                }
+                let is_sealed = is_sealed || self.levels.last().is_some_and(|l| l.is_sealed);
+                self.levels.push(Level { boundary, parts, is_sealed });
+                self.place = Place::Aside;
+            }
+            Kind::Message => {
+                if self.entities >= ENTITIES_MAX {
+                    return Err(Refused::TooComplex);
+                }
+                self.begin(Begins::Message);
+            }
+            Kind::Text | Kind::Other | Kind::Opaque => {}
+        }
+        Ok(())
+    }
+
+    /// Where a boundary or the end of the message cuts a header off, there is no content.
+    fn end_header_without_line(&mut self) -> Result<(), Refused> {
+        if let Place::Header { form, field } = &mut self.place {
+            end_field(&mut self.visitor, form, field)?;
+            self.visitor.header_end(form);
+            self.place = Place::Aside;
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, segment: &Segment<'_>) {
+        if self.levels.is_empty() {
+            self.visitor.content(segment.octets);
+            return;
+        }
+        if std::mem::take(&mut self.line_end_is_due) {
+            self.visitor.content(CRLF);
+        }
+        let text = segment.text();
+        self.visitor.content(text);
+        self.line_end_is_due = text.len() < segment.octets.len();
+    }
+
+    fn end(&mut self) -> Result<(), Refused> {
+        self.end_header_without_line()?;
+        if matches!(self.place, Place::Content) {
+            if std::mem::take(&mut self.line_end_is_due) {
+                self.visitor.content(CRLF);
+            }
+            self.visitor.content_end();
+        }
+        Ok(())
+    }
+}
+
+/// The field that was being read is over.
+fn end_field(
+    visitor: &mut impl Visitor,
+    form: &mut Form,
+    field: &mut Option<(Field, Vec<u8>)>,
+) -> Result<(), Refused> {
+    let Some((field, octets)) = field.take() else { return Ok(()) };
+    let colon = octets.iter().position(|&byte| byte == b':').unwrap_or(octets.len());
+    let value = octets.get(colon + 1..).unwrap_or_default();
+    // Of two, readers take one or the other.
+    let is_first = match field {
+        Field::ContentType => form.kind.replace(fields::kind(value)).is_none(),
+        Field::TransferEncoding => form.label.replace(fields::label(value)).is_none(),
+        Field::MimeVersion => {
+            form.has_version = true;
+            true
+        }
+        Field::DkimSignature => return Ok(()),
+    };
+    visitor.field(field, &octets);
+    if is_first { Ok(()) } else { Err(Refused::Ambiguous) }
+}
