@@ -7,6 +7,7 @@
 //! | [`downgrade`] | whoever breaks DNS or HTTPS gains nothing, also across restarts |
 //! | [`http`] | what a policy host may answer, row by row |
 //! | [`cache`] | what becomes of a policy that is kept, row by row |
+//! | [`sendmail`] | programs that call sendmail reach the daemon |
 //! | [`server`] | what a client may say to us |
 //! | [`crash`] | a 250 survives `kill -9` |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
@@ -34,5 +35,6 @@ mod life;
 mod matrix;
 mod queue;
 mod rows;
+mod sendmail;
 mod server;
 mod tidy;

@@ -48,6 +48,9 @@ pub(crate) struct Aliases {
 impl Aliases {
     /// Where mail for this local name goes, if it is an alias. In any case, as for `postmaster`.
     pub(crate) fn target(&self, local_part: &str) -> Option<&Mailbox> {
+        if local_part.eq_ignore_ascii_case("postmaster") {
+            return self.postmaster.as_ref();
+        }
         self.names.get(&local_part.to_ascii_lowercase())
     }
 }

@@ -4,7 +4,7 @@
 //! Only the addresses count here; display names, group names and comments are skipped. A library that
 //! reads mail for people may lose the quotes of a local part; this one may not.
 
-use smtp::{Domain, Mailbox};
+use smtp::Mailbox;
 
 /// Why a list is not one.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -17,12 +17,15 @@ pub(super) enum BadList {
     NoAddress(String),
 }
 
-/// The addresses in `list`, each completed with `origin` where it is a bare name.
+/// What a bare name, such as `root`, stands for.
+pub(super) type Completion<'a> = &'a dyn Fn(&str) -> String;
+
+/// The addresses in `list`; bare names are completed by `completion`.
 ///
 /// # Errors
 ///
 /// [`BadList`]; nothing is guessed.
-pub(super) fn parse(list: &str, origin: &Domain) -> Result<Vec<String>, BadList> {
+pub(super) fn parse(list: &str, completion: Completion<'_>) -> Result<Vec<String>, BadList> {
     let mut reader = Reader { rest: list, plain: String::new(), angle: None };
     let mut found = Vec::new();
     loop {
@@ -31,7 +34,7 @@ pub(super) fn parse(list: &str, origin: &Domain) -> Result<Vec<String>, BadList>
         let written = reader.angle.take().map(|angle| without_route(&angle).to_owned());
         let written = written.unwrap_or(plain);
         if !written.trim().is_empty() {
-            found.push(complete(&without_blanks(&written)?, origin)?);
+            found.push(complete(&without_blanks(&written)?, completion)?);
         }
         if is_end {
             return Ok(found);
@@ -44,14 +47,11 @@ pub(super) fn parse(list: &str, origin: &Domain) -> Result<Vec<String>, BadList>
 /// # Errors
 ///
 /// [`BadList::NoAddress`].
-fn complete(text: &str, origin: &Domain) -> Result<String, BadList> {
+fn complete(text: &str, completion: Completion<'_>) -> Result<String, BadList> {
     let bad = || BadList::NoAddress(text.to_owned());
     let is_quoted_only = text.starts_with('"') && text.ends_with('"');
-    let address = if is_quoted_only || !text.contains('@') {
-        format!("{text}@{origin}")
-    } else {
-        text.to_owned()
-    };
+    let address =
+        if is_quoted_only || !text.contains('@') { completion(text) } else { text.to_owned() };
     // Half of an encoded word (RFC 2047 §2) that had a comma in it is no bare name.
     if text.starts_with("=?") {
         return Err(bad());
@@ -181,8 +181,8 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    fn origin() -> Domain {
-        Domain::Name(smtp::HostName::parse("host.example").unwrap())
+    fn at_host(name: &str) -> String {
+        format!("{name}@host.example")
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
             ("Ünal <ü@x.example>, a@ä.example", &["ü@x.example", "a@ä.example"]),
         ];
         for (list, want) in cases {
-            assert_eq!(parse(list, &origin()).unwrap(), *want, "{list}");
+            assert_eq!(parse(list, &at_host).unwrap(), *want, "{list}");
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
             "ü\u{200a}b@x.example",
         ];
         for list in lists {
-            let found = parse(list, &origin());
+            let found = parse(list, &at_host);
             assert!(found.is_err(), "{list}: {found:?}");
         }
     }

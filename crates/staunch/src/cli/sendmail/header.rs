@@ -6,9 +6,8 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use memchr::memmem;
-use smtp::Domain;
 
-use super::addresses::{self, BadList};
+use super::addresses::{self, BadList, Completion};
 
 /// RFC 2047 §2: an encoded word has at most 75 characters, 12 of which are not text.
 const ENCODED_WORD_TEXT_MAX: usize = 63;
@@ -63,14 +62,14 @@ impl<'a> Message<'a> {
     /// # Errors
     ///
     /// [`BadList`].
-    pub(super) fn recipients(&self, origin: &Domain) -> Result<Vec<String>, BadList> {
+    pub(super) fn recipients(&self, completion: Completion<'_>) -> Result<Vec<String>, BadList> {
         const AGAIN: [&str; 3] = ["Resent-To", "Resent-Cc", "Resent-Bcc"];
         let is_again = AGAIN.iter().any(|name| self.has(name));
         let names = if is_again { AGAIN } else { ["To", "Cc", "Bcc"] };
         let mut found = Vec::new();
         for field in &self.fields {
             if names.iter().any(|name| is_named(field, name)) {
-                found.extend(addresses::parse(&value(field), origin)?);
+                found.extend(addresses::parse(&value(field), completion)?);
             }
         }
         Ok(found)
@@ -164,7 +163,6 @@ fn encoded_words(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use mail_parser::MessageParser;
-    use smtp::HostName;
 
     use super::*;
 
@@ -182,8 +180,7 @@ mod tests {
     }
 
     fn recipients(text: &str) -> Result<Vec<String>, BadList> {
-        let origin = Domain::Name(HostName::parse("host.example").unwrap());
-        Message::parse(text.as_bytes()).recipients(&origin)
+        Message::parse(text.as_bytes()).recipients(&|name| format!("{name}@host.example"))
     }
 
     #[test]

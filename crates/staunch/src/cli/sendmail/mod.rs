@@ -111,12 +111,22 @@ fn sender(options: &Options, user: &LocalUser, config: &Config) -> Result<String
     if matches!(written, "" | "<>") {
         return Ok(String::new());
     }
-    let found = addresses::parse(written, &config.origin)
+    let found = addresses::parse(written, &|name| at_origin(name, config))
         .map_err(|error| failure(Exit::Usage, format!("-f {error}")))?;
     match <[String; 1]>::try_from(found) {
         Ok([sender]) => Ok(sender),
         Err(_) => Err(failure(Exit::Usage, format!("-f {written:?}: one address, please"))),
     }
+}
+
+fn at_origin(name: &str, config: &Config) -> String {
+    format!("{name}@{}", config.origin)
+}
+
+/// A bare name is one of `[aliases]`, or at `origin`. The daemon knows aliases at its host name, too.
+fn local_name(name: &str, config: &Config) -> String {
+    let target = config.aliases.target(name);
+    target.map_or_else(|| at_origin(name, config), |mailbox| mailbox.as_str().to_owned())
 }
 
 /// Everybody once, in the order of the command line and then of the header.
@@ -125,13 +135,14 @@ fn recipients(
     message: &Message<'_>,
     config: &Config,
 ) -> Result<Vec<String>, Failure> {
+    let completion = |name: &str| local_name(name, config);
     let mut all = Vec::new();
     for list in &options.recipients {
-        let found = addresses::parse(list, &config.origin);
+        let found = addresses::parse(list, &completion);
         all.extend(found.map_err(|error| failure(Exit::BadInput, error))?);
     }
     if options.reads_recipients {
-        let found = message.recipients(&config.origin);
+        let found = message.recipients(&completion);
         all.extend(found.map_err(|error| failure(Exit::BadInput, error))?);
     }
     let mut seen = HashSet::new();

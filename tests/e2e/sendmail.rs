@@ -1,0 +1,233 @@
+//! The program by its names of old: what cron, PHP, git and people hand to /usr/sbin/sendmail arrives.
+
+use std::ffi::OsString;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use world::{Mx, Relay, World};
+
+use crate::harness::PROGRAM;
+
+/// A world with a host for mail to `home.test` and `x.test`, and the program linked to its other names.
+struct Machine {
+    /// Ends with the test.
+    _world: World,
+    mx: Mx,
+    relay: Relay,
+    bin: PathBuf,
+}
+
+const CONFIG: &str = r#"
+origin = "home.test"
+[aliases]
+webmaster = "ops@x.test"
+[access]
+deny_recipients = ["no@x.test"]
+[limits]
+recipients = 3
+message_size = "64KiB"
+"#;
+
+impl Machine {
+    async fn start() -> Self {
+        let world = World::start(PROGRAM).await;
+        let mx = world.mx("mx.home.test").await;
+        world.domain("home.test").mx(&[(10, &mx)]);
+        world.domain("x.test").mx(&[(10, &mx)]);
+        let relay = world.relay(CONFIG).await;
+        let bin = world.dir().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        for name in ["sendmail", "mailq", "newaliases"] {
+            symlink(PROGRAM, bin.join(name)).unwrap();
+        }
+        Self { _world: world, mx, relay, bin }
+    }
+
+    async fn call(&self, name: &str, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(self.bin.join(name))
+            .args(arguments)
+            .env("STAUNCH_CONFIG", self.relay.config_file())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A program that refuses its arguments does not read.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        let output = tokio::time::timeout(world::log::LIMIT, child.wait_with_output());
+        output.await.expect("it ends").unwrap()
+    }
+
+    /// Sends, and insists on silence and success.
+    async fn send(&self, arguments: &[&str], input: &str) {
+        let output = self.call("sendmail", arguments, input.as_bytes()).await;
+        assert_eq!(code(&output), 0, "{arguments:?}: {output:?}");
+        assert_eq!((output.stdout.len(), output.stderr.len()), (0, 0), "{output:?}");
+    }
+
+    /// Fails, and says why in words that contain `about`.
+    async fn fails(&self, arguments: &[&str], input: &[u8], exit: i32, about: &str) {
+        let output = self.call("sendmail", arguments, input).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(code(&output), exit, "{arguments:?}: {output:?}");
+        assert!(said.starts_with("sendmail: ") && said.contains(about), "{arguments:?}: {said}");
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("an exit code")
+}
+
+/// The mail of a job, as Debian's cron pipes it in.
+#[tokio::test]
+async fn cron_s_mail_to_a_bare_name_goes_to_origin_with_all_that_it_needs() {
+    let machine = Machine::start().await;
+    let job = "Subject: Cron <root@box> test\nMIME-Version: 1.0\nX-Cron-Env: <HOME=/root>\n\n\
+               10%\r20%\r\n.\ngrün\n";
+    machine.send(&["-FCronDaemon", "-i", "-B8BITMIME", "-oem", "root"], job).await;
+
+    let message = machine.mx.message_to("root@home.test").await;
+    assert!(message.from.ends_with("@home.test"), "{}", message.from);
+    let text = message.text();
+    assert!(text.contains(&format!("\r\nFrom: CronDaemon <{}>\r\n", message.from)), "{text}");
+    for name in ["Date", "Message-ID"] {
+        assert_eq!(text.matches(&format!("\r\n{name}: ")).count(), 1, "{text}");
+    }
+    assert_eq!(message.body(), "10%\r\n20%\r\n.\r\ngrün\r\n".as_bytes());
+}
+
+/// `sendmail_path = "/usr/sbin/sendmail -t -i"`, and mail()'s fifth argument.
+#[tokio::test]
+async fn php_s_mail_has_its_envelope_sender_and_keeps_blind_copies_blind() {
+    let machine = Machine::start().await;
+    let mail = "To: \"Doe, Ann\" <ann@x.test>\nSubject: hello\nFrom: Shop <shop@home.test>\n\
+                Bcc: boss@x.test,\n ann@X.test\nX-PHP: 1\n\nBcc: text\n";
+    machine.send(&["-t", "-i", "-fbounce@home.test"], mail).await;
+
+    let message = machine.mx.message_to("ann@x.test").await;
+    assert_eq!(message.from, "bounce@home.test");
+    assert_eq!(message.to, ["ann@x.test", "boss@x.test"]);
+    let text = message.text();
+    let (header, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(
+        !header.contains("Bcc") && header.contains("\r\nFrom: Shop <shop@home.test>"),
+        "{text}"
+    );
+    assert_eq!(body, "Bcc: text\r\n");
+}
+
+/// `git send-email --smtp-server=/usr/sbin/sendmail --envelope-sender=…`.
+#[tokio::test]
+async fn a_patch_from_git_goes_to_everybody_named_on_the_command_line() {
+    let machine = Machine::start().await;
+    let patch = "From 0123456789abcdef Mon Sep 17 00:00:00 2001\nFrom: A <a@home.test>\n\
+                 To: list@x.test\nDate: Mon, 2 Mar 2026 10:00:00 +0000\nMessage-Id: <1@git>\n\n\
+                 ---\n-x\n+y\n-- \n2.50.0\n";
+    let to = ["b@x.test", "list@x.test", "b@x.test"];
+    machine.send(&[&["-f", "a@home.test", "-i"], &to[..]].concat(), patch).await;
+
+    let message = machine.mx.message_to("list@x.test").await;
+    assert_eq!((message.from.as_str(), message.to.len()), ("a@home.test", 2));
+    assert!(message.text().contains("\r\nMessage-Id: <1@git>\r\n\r\n---\r\n-x\r\n"));
+    assert_eq!(message.text().matches("\nMessage-").count(), 1);
+}
+
+#[tokio::test]
+async fn more_recipients_than_a_transaction_takes_get_one_copy_each() {
+    let machine = Machine::start().await;
+    let all: Vec<String> = (0..7).map(|n| format!("r{n}@x.test")).collect();
+    let arguments: Vec<&str> =
+        ["-i", "-f", ""].into_iter().chain(all.iter().map(String::as_str)).collect();
+    machine.send(&arguments, "Subject: x\n\nhello\n").await;
+
+    for recipient in &all {
+        let message = machine.mx.message_to(recipient).await;
+        assert_eq!(message.from, "");
+    }
+    let received = machine
+        .mx
+        .received()
+        .read(|all| all.iter().flat_map(|one| one.to.clone()).collect::<Vec<_>>());
+    assert_eq!(received.len(), all.len(), "{received:?}");
+}
+
+#[tokio::test]
+async fn every_way_to_fail_has_its_code_and_nothing_is_sent() {
+    let mut machine = Machine::start().await;
+    let to = "b@x.test";
+    let large = "x".repeat(70_000);
+    for (arguments, input, exit, about) in [
+        (&[][..], "", 64, "-t"),
+        (&["-C/tmp/other.cf", to], "", 64, "-C"),
+        (&["-bd"], "", 64, "staunch run"),
+        (&["-f", "a@home.test\nb", to], "", 64, "control"),
+        (&["-t"], "Subject: x\n\n", 65, "To"),
+        (&["-t"], "To: John Doe\n\n", 65, "John Doe"),
+        (&["a@"], "", 65, "a@"),
+        (&[to], large.as_str(), 65, "limits.message_size"),
+    ] {
+        machine.fails(arguments, input.as_bytes(), exit, about).await;
+    }
+    assert_eq!(machine.relay.stop().await.code(), Some(0));
+    machine.fails(&[to], b"Subject: x\n\n", 75, "not reachable").await;
+    assert_eq!(machine.mx.connections(), 0);
+}
+
+#[tokio::test]
+async fn who_is_refused_is_named_and_the_others_have_their_mail() {
+    let machine = Machine::start().await;
+    let mail = b"Subject: x\n\nhello\n";
+    machine.fails(&["-i", "b@x.test", "no@x.test"], mail, 77, "<no@x.test>: 550 5.7.1").await;
+    assert_eq!(machine.mx.message_to("b@x.test").await.to, ["b@x.test"]);
+    machine.fails(&["-i", "no@x.test"], mail, 77, "<no@x.test>").await;
+    assert_eq!(machine.mx.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_local_name_may_be_somebody_elsewhere() {
+    let machine = Machine::start().await;
+    machine.send(&["-t"], "To: Webmaster, webmaster@x.test\n\n").await;
+    let message = machine.mx.message_to("ops@x.test").await;
+    assert_eq!(message.to, ["ops@x.test", "webmaster@x.test"]);
+}
+
+/// Mail programs with a "local" transport talk SMTP to a child.
+#[tokio::test]
+async fn smtp_is_spoken_on_stdin_and_stdout() {
+    let machine = Machine::start().await;
+    let session = "EHLO pine\r\nMAIL FROM:<a@home.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\n\
+                   Subject: x\r\n\r\nhello\r\n.\r\nQUIT\r\n";
+    // DATA is the last of a group (RFC 2920 §3.1), so what follows it may be sent with it only to a
+    // server that reads no further than it may; ours does.
+    let output = machine.call("sendmail", &["-bs"], session.as_bytes()).await;
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(
+        said.starts_with("220 ") && said.contains("\r\n354 ") && said.contains("\r\n221 "),
+        "{said}"
+    );
+    assert_eq!(machine.mx.message_to("b@x.test").await.body(), b"hello\r\n");
+}
+
+#[tokio::test]
+async fn mailq_lists_the_queue_and_newaliases_has_nothing_to_do() {
+    let machine = Machine::start().await;
+    let output = machine.call("mailq", &[], b"").await;
+    assert_eq!((code(&output), output.stdout.as_slice()), (0, &b"Mail queue is empty\n"[..]));
+    machine.mx.on("MAIL", world::Then::reply("451 4.3.0 Later"));
+    machine.send(&["-i", "b@x.test"], "Subject: x\n\n").await;
+    machine.relay.event("deferred").with("recipient", "b@x.test").await;
+    let output = machine.call("sendmail", &["-bp"], b"").await;
+    assert!(String::from_utf8(output.stdout).unwrap().contains("b@x.test"));
+
+    let output = machine.call("newaliases", &[], b"").await;
+    assert_eq!((code(&output), output.stdout.len(), output.stderr.len()), (0, 0, 0));
+    let help = Command::new(PROGRAM).args(["sendmail", "--help"].map(OsString::from)).output();
+    assert!(String::from_utf8(help.await.unwrap().stdout).unwrap().contains("Example: "));
+}
