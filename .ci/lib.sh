@@ -4,7 +4,7 @@ export CARGO_TERM_COLOR=never
 export DEBIAN_FRONTEND=noninteractive
 
 # Debian's packages that tests start by hand; nothing of them is started as a service.
-packages=(postfix nginx-light knot knot-dnsutils strace e2fsprogs systemd faketime)
+packages=(postfix nginx-light knot knot-dnsutils strace e2fsprogs systemd faketime g++)
 
 install_packages() {
     local missing=() package
