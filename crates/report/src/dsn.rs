@@ -1,52 +1,65 @@
-//! What does a sender read when a message could not be delivered, and what does their software read?
+//! What does a sender read when a message was not delivered, or not yet, or was passed on; and what does
+//! their software read?
 //!
 //! A delivery status notification (RFC 3464) in a `multipart/report` (RFC 6522): a text for people,
 //! a part for programs, and the original message or its header. It is ASCII in short lines, unless
-//! the original is returned in full and has 8-bit text; and nothing in it that a stranger wrote can
-//! begin a line, a field or a body part.
+//! the original is returned in full and has 8-bit text, or the sender's own address has UTF-8
+//! (RFC 6533); and nothing in it that a stranger wrote can begin a line, a field or a body part.
 //!
 //! Not here: whether a notice is due (`staunch::outcome`), and its envelope, which is from `<>`
 //! (RFC 5321 §6.1).
 
 use jiff::Timestamp;
-use smtp::{Class, HostName, Mailbox, RemoteText, Status};
+use smtp::params::{EnvelopeId, OriginalRecipient};
+use smtp::{HostName, Mailbox, RemoteText, Status};
 
+use crate::address::{self, Form};
 use crate::lines::{push_field, push_paragraph};
 use crate::mime::{self, Shape};
+use crate::wording::Action;
 
 const DETAIL_INDENT: &str = "    ";
 
-/// A failure notice: everything that is told about one message.
+/// A notice: everything that is told about one message at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Dsn<'a> {
     /// The name that this relay gives itself: a host name or an address literal.
     pub reporting_mta: &'a str,
-    /// Address of the header From.
+    /// Address of the header From; ASCII.
     pub from: &'a Mailbox,
-    /// The sender of the message that failed: its reverse path.
+    /// The sender of the message: its reverse path.
     pub to: &'a Mailbox,
     /// The notice's own Message-ID, without angle brackets.
     pub message_id: &'a str,
     /// When the notice is written.
     pub date: Timestamp,
-    /// When the message that failed was accepted.
+    /// When the message that the notice is about was accepted.
     pub arrival_date: Timestamp,
-    /// Our id of the message that failed, as the log and `staunch trace` have it.
+    /// Our id of the message, as the log and `staunch trace` have it.
     pub original_id: &'a str,
-    /// Whom it could not be delivered to; at least one.
-    pub recipients: &'a [FailedRecipient<'a>],
+    /// The sender's own name for the sending, if they gave one.
+    pub envelope_id: Option<&'a EnvelopeId>,
+    /// What happened.
+    pub action: Action,
+    /// To whom; at least one.
+    pub recipients: &'a [Recipient<'a>],
     /// How much of the original goes back.
     pub returned: Returned,
+    /// What the original was sent as.
+    pub kind: Kind,
     /// The original message, or at least its header block. The caller bounds it.
     pub original: &'a [u8],
 }
 
-/// One recipient that the message did not reach.
+/// One recipient of the message.
 #[derive(Clone, Debug)]
-pub struct FailedRecipient<'a> {
+pub struct Recipient<'a> {
+    /// Whom the sender wrote to, if they said so.
+    pub original: Option<&'a OriginalRecipient>,
     /// The address as it was given to us.
     pub final_recipient: &'a Mailbox,
-    /// The last problem. Written with class 5, since it is final, also where time ran out on a 4.
+    /// The last problem, or that there was none. Written with the class that the action has: a failure is
+    /// final, also where time ran out on a 4.
     pub status: Status,
     /// The host that said [`Self::diagnostic`]; `None` if none was reached.
     pub remote_mta: Option<&'a HostName>,
@@ -54,16 +67,27 @@ pub struct FailedRecipient<'a> {
     pub diagnostic: Option<RemoteText>,
     /// `None` if no attempt was ever possible.
     pub last_attempt: Option<Timestamp>,
+    /// How long it is tried; means something for [`Action::Delayed`] only.
+    pub retry_until: Option<Timestamp>,
     /// What happened, for people: whole sentences, which name the policy if one was not met.
     pub explanation: &'a str,
+}
+
+/// What the original message was sent as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Its header is ASCII, or pretends to be.
+    Ordinary,
+    /// With SMTPUTF8: its header may have UTF-8 (RFC 6532).
+    Utf8,
 }
 
 /// How much of the original message is returned (RFC 3461 §4.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Returned {
-    /// The header only, as `text/rfc822-headers`.
+    /// The header only, as `text/rfc822-headers` or `message/global-headers`.
     Headers,
-    /// Everything, as `message/rfc822`. A message that no transport promises to carry (over-long
+    /// Everything, as `message/rfc822` or `message/global`. A message that no transport promises to carry (over-long
     /// lines, NUL, bare CR or LF) is returned as [`Returned::Headers`] all the same: it cannot be
     /// encoded, since RFC 2046 §5.2.1 allows no encoding there.
     Full,
@@ -72,15 +96,22 @@ pub enum Returned {
 impl Dsn<'_> {
     /// The whole notice as it is queued: header and body, every line ended by CRLF.
     pub fn compose(&self) -> Vec<u8> {
-        let text = self.text();
-        let status = self.delivery_status();
-        let original = ReturnedPart::new(self.returned, self.original);
+        let form = Form::of(self.to);
+        let text = self.text(form);
+        let status = self.delivery_status(form);
+        let original = ReturnedPart::new(self.returned, self.kind, self.original);
         let boundary = mime::boundary(&[text.as_bytes(), status.as_bytes(), &original.content]);
+        let (charset, status_type) = match form {
+            Form::Ascii => ("us-ascii", "message/delivery-status"),
+            Form::Global => ("utf-8", "message/global-delivery-status"),
+        };
 
-        let mut out = self.header(&boundary, original.encoding);
-        push_part(&mut out, &boundary, "text/plain; charset=us-ascii", SEVEN_BIT);
+        let is_8bit = original.encoding == EIGHT_BIT || !text.is_ascii() || !status.is_ascii();
+        let mut out = self.header(&boundary, if is_8bit { EIGHT_BIT } else { SEVEN_BIT });
+        let text_type = format!("text/plain; charset={charset}");
+        push_part(&mut out, &boundary, &text_type, encoding(&text));
         out.push_str(&text);
-        push_part(&mut out, &boundary, "message/delivery-status", SEVEN_BIT);
+        push_part(&mut out, &boundary, status_type, encoding(&status));
         out.push_str(&status);
         push_part(&mut out, &boundary, original.content_type, original.encoding);
         let mut out = out.into_bytes();
@@ -95,7 +126,7 @@ impl Dsn<'_> {
         // that count.
         out.push_str(&format!("From: Mail Delivery System <{}>\r\n", self.from));
         out.push_str(&format!("To: <{}>\r\n", self.to));
-        push_field(&mut out, "Subject", "Your message could not be delivered");
+        push_field(&mut out, "Subject", self.action.subject());
         push_field(&mut out, "Date", &date(self.date));
         push_field(&mut out, "Message-ID", &format!("<{}>", self.message_id));
         // RFC 3834 §5.2: keeps vacation responders from answering.
@@ -113,18 +144,14 @@ impl Dsn<'_> {
         out
     }
 
-    fn text(&self) -> String {
+    fn text(&self, form: Form) -> String {
         let mut out = String::new();
         push_paragraph(&mut out, &format!("This is the mail relay {}.", self.reporting_mta), "");
         let whom = if self.recipients.len() == 1 { "this address" } else { "these addresses" };
-        let opening = format!(
-            "Your message of {} could not be delivered to {whom}. It will not be tried again.",
-            date(self.arrival_date)
-        );
         out.push_str("\r\n");
-        push_paragraph(&mut out, &opening, "");
+        push_paragraph(&mut out, &self.action.opening(&date(self.arrival_date), whom), "");
         for recipient in self.recipients {
-            recipient.push_text(&mut out);
+            recipient.push_text(&mut out, self.action, form);
         }
         let closing = format!(
             "If you ask your administrator about it, name this message: {}",
@@ -136,42 +163,53 @@ impl Dsn<'_> {
     }
 
     /// RFC 3464 §2: a block for the message, then one for each recipient.
-    fn delivery_status(&self) -> String {
+    fn delivery_status(&self, form: Form) -> String {
         let mut out = String::new();
         push_field(&mut out, "Reporting-MTA", &format!("dns; {}", self.reporting_mta));
+        if let Some(id) = self.envelope_id {
+            push_field(&mut out, "Original-Envelope-Id", id.decoded().as_str());
+        }
         push_field(&mut out, "Arrival-Date", &date(self.arrival_date));
         push_field(&mut out, "X-Staunch-Message-Id", self.original_id);
         for recipient in self.recipients {
-            recipient.push_status(&mut out);
+            recipient.push_status(&mut out, self.action, form);
         }
         out
     }
 }
 
-impl FailedRecipient<'_> {
-    fn status(&self) -> Status {
-        self.status.with_class(Class::Permanent)
-    }
-
-    fn push_text(&self, out: &mut String) {
-        out.push_str(&format!("\r\n<{}>\r\n", self.final_recipient));
+impl Recipient<'_> {
+    fn push_text(&self, out: &mut String, action: Action, form: Form) {
+        match form {
+            Form::Ascii => push_paragraph_after_gap(out, &format!("<{}>", self.final_recipient)),
+            Form::Global => out.push_str(&format!("\r\n<{}>\r\n", self.final_recipient)),
+        }
         push_paragraph(out, self.explanation, DETAIL_INDENT);
         let said = self.diagnostic.as_ref().filter(|said| !said.is_empty());
         if let Some(said) = said {
             let who = self.remote_mta.map_or("The other server", HostName::as_str);
             push_paragraph(out, &format!("{who} said: {said}"), DETAIL_INDENT);
         }
-        push_paragraph(
-            out,
-            &format!("Status {}. {}", self.status(), advice(self.status())),
-            DETAIL_INDENT,
-        );
+        let status = self.status.with_class(action.class());
+        let mut last = format!("Status {status}.");
+        if let (Action::Delayed, Some(until)) = (action, self.retry_until) {
+            last.push_str(&format!(" It is tried until {}.", date(until)));
+        }
+        if let Some(advice) = action.advice(status) {
+            last.push_str(&format!(" {advice}"));
+        }
+        push_paragraph(out, &last, DETAIL_INDENT);
     }
 
-    fn push_status(&self, out: &mut String) {
-        out.push_str(&format!("\r\nFinal-Recipient: rfc822; {}\r\n", self.final_recipient));
-        push_field(out, "Action", "failed");
-        push_field(out, "Status", &self.status().to_string());
+    fn push_status(&self, out: &mut String, action: Action, form: Form) {
+        out.push_str("\r\n");
+        if let Some(original) = self.original {
+            push_address(out, "Original-Recipient", &address::original_recipient(original, form));
+        }
+        let final_recipient = address::final_recipient(self.final_recipient, form);
+        push_address(out, "Final-Recipient", &final_recipient);
+        push_field(out, "Action", action.as_str());
+        push_field(out, "Status", &self.status.with_class(action.class()).to_string());
         if let Some(host) = self.remote_mta {
             push_field(out, "Remote-MTA", &format!("dns; {host}"));
         }
@@ -181,36 +219,38 @@ impl FailedRecipient<'_> {
         if let Some(time) = self.last_attempt {
             push_field(out, "Last-Attempt-Date", &date(time));
         }
+        if let (Action::Delayed, Some(until)) = (action, self.retry_until) {
+            push_field(out, "Will-Retry-Until", &date(until));
+        }
     }
 }
 
-/// What the sender can do, by the subject of the status (RFC 3463 §3).
-fn advice(status: Status) -> &'static str {
-    match (status.subject, status.detail) {
-        (7, 4 | 5) => {
-            "The recipient's domain asks for protected delivery, and its servers did not offer it. \
-             The message was kept back rather than sent unprotected. Please tell the recipient or \
-             their postmaster by another way."
-        }
-        (7, 10 | 30) => {
-            "You asked for this message to be sent over protected connections only, and there was \
-             no such way to the recipient. Send it without this demand if it need not be protected."
-        }
-        (1, _) => "Please check the address for mistakes.",
-        (2, _) => "The recipient's mailbox cannot take the message. Please reach them another way.",
-        (3 | 4, _) => {
-            "Sending it again later may succeed. If it does not, please tell the recipient or their \
-             postmaster by another way."
-        }
-        (6, _) => "The recipient's servers cannot take a message in this form.",
-        (7, _) => {
-            "The recipient's servers do not accept this message. Please ask the recipient or their \
-             postmaster by another way."
-        }
-        (_, _) => "Please ask the recipient or their postmaster by another way.",
+/// An address in the text of an ASCII notice: one with UTF-8 is escaped for people.
+fn push_paragraph_after_gap(out: &mut String, text: &str) {
+    out.push_str("\r\n");
+    if text.is_ascii() {
+        // As it was written: a quoted local part has spaces that count.
+        out.push_str(&format!("{text}\r\n"));
+    } else {
+        push_paragraph(out, text, "");
     }
 }
 
+/// A field with an address, as it was written where a line can carry it.
+fn push_address(out: &mut String, name: &str, value: &str) {
+    if name.len() + value.len() < ADDRESS_LINE_MAX {
+        out.push_str(&format!("{name}: {value}\r\n"));
+    } else {
+        push_field(out, name, value);
+    }
+}
+
+fn encoding(text: &str) -> &'static str {
+    if text.is_ascii() { SEVEN_BIT } else { EIGHT_BIT }
+}
+
+/// RFC 5322 §2.1.1 allows 998 in a line; some room is left for what stands around the address.
+const ADDRESS_LINE_MAX: usize = 980;
 const SEVEN_BIT: &str = "7bit";
 const EIGHT_BIT: &str = "8bit";
 
@@ -222,7 +262,7 @@ struct ReturnedPart {
 }
 
 impl ReturnedPart {
-    fn new(returned: Returned, original: &[u8]) -> Self {
+    fn new(returned: Returned, kind: Kind, original: &[u8]) -> Self {
         let full = match (returned, mime::shape(original)) {
             (Returned::Full, Shape::SevenBit) => Some(SEVEN_BIT),
             (Returned::Full, Shape::EightBit) => Some(EIGHT_BIT),
@@ -230,19 +270,27 @@ impl ReturnedPart {
         };
         match full {
             Some(encoding) => {
-                Self { content_type: "message/rfc822", encoding, content: original.to_vec() }
+                let content_type = match kind {
+                    Kind::Ordinary => "message/rfc822",
+                    Kind::Utf8 => "message/global",
+                };
+                Self { content_type, encoding, content: original.to_vec() }
             }
-            None => Self::headers(mime::header_block(original)),
+            None => Self::headers(kind, mime::header_block(original)),
         }
     }
 
-    /// RFC 6522 §4: 7bit, or quoted-printable where the header is not legal 7-bit text.
-    fn headers(header: &[u8]) -> Self {
+    /// RFC 6522 §4, RFC 6533 §6: 7bit, or quoted-printable where the header is not legal 7-bit text.
+    fn headers(kind: Kind, header: &[u8]) -> Self {
         let (encoding, content) = match mime::shape(header) {
             Shape::SevenBit => (SEVEN_BIT, header.to_vec()),
             Shape::EightBit | Shape::Unsafe => ("quoted-printable", mime::quoted_printable(header)),
         };
-        Self { content_type: "text/rfc822-headers", encoding, content }
+        let content_type = match kind {
+            Kind::Ordinary => "text/rfc822-headers",
+            Kind::Utf8 => "message/global-headers",
+        };
+        Self { content_type, encoding, content }
     }
 }
 

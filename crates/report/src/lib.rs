@@ -4,8 +4,11 @@
 //! No I/O and no clock: facts and times come in, bytes go out. Text that strangers wrote enters only
 //! as [`smtp::RemoteText`].
 
+mod address;
 pub mod dsn;
 mod lines;
 mod mime;
+mod wording;
 
-pub use dsn::{Dsn, FailedRecipient, Returned};
+pub use dsn::{Dsn, Kind, Recipient, Returned};
+pub use wording::Action;

@@ -1,4 +1,4 @@
-//! Failure notices as their readers get them: golden files for people, a MIME parser for programs.
+//! Notices as their readers get them: golden files for people, a MIME parser for programs.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -9,7 +9,8 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
-use report::{Dsn, FailedRecipient, Returned};
+use report::{Action, Dsn, Kind, Recipient, Returned};
+use smtp::params::{EnvelopeId, OriginalRecipient};
 use smtp::{HostName, Mailbox, RemoteText, Status};
 
 const ORIGINAL: &[u8] = b"Received: from client.example by relay.example.net\r\n\
@@ -23,30 +24,51 @@ fn mailbox(text: &str) -> Mailbox {
     Mailbox::parse(text).unwrap()
 }
 
-/// A notice about `recipients` of `original`, composed.
-fn compose(recipients: &[FailedRecipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
+/// A notice of failure about `recipients` of `original`, composed.
+fn compose(recipients: &[Recipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
+    let addresses = Addresses::default();
+    Dsn { returned, original, ..notice(&addresses, recipients) }.compose()
+}
+
+struct Addresses {
+    from: Mailbox,
+    to: Mailbox,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self { from: mailbox("mailer-daemon@relay.example.net"), to: mailbox("ann@sender.example") }
+    }
+}
+
+/// A notice of failure, to be changed.
+fn notice<'a>(addresses: &'a Addresses, recipients: &'a [Recipient<'a>]) -> Dsn<'a> {
     Dsn {
         reporting_mta: "relay.example.net",
-        from: &mailbox("mailer-daemon@relay.example.net"),
-        to: &mailbox("ann@sender.example"),
+        from: &addresses.from,
+        to: &addresses.to,
         message_id: "0193-5f@relay.example.net",
         date: time("2026-11-22T12:00:00Z"),
         arrival_date: time("2026-11-17T12:00:00Z"),
         original_id: "01935f6c0a7b4c1e8d2f3a4b5c6d7e8f",
+        envelope_id: None,
+        action: Action::Failed,
         recipients,
-        returned,
-        original,
+        returned: Returned::Headers,
+        kind: Kind::Ordinary,
+        original: ORIGINAL,
     }
-    .compose()
 }
 
-fn unknown_user<'a>(address: &'a Mailbox, host: &'a HostName) -> FailedRecipient<'a> {
-    FailedRecipient {
+fn unknown_user<'a>(address: &'a Mailbox, host: &'a HostName) -> Recipient<'a> {
+    Recipient {
+        original: None,
         final_recipient: address,
         status: Status::permanent(1, 1),
         remote_mta: Some(host),
         diagnostic: Some(RemoteText::new("550 5.1.1 no such user here")),
         last_attempt: Some(time("2026-11-22T11:59:58Z")),
+        retry_until: None,
         explanation: "The recipient's server refused the address.",
     }
 }
@@ -89,12 +111,14 @@ fn a_refused_recipient_is_explained() {
 fn several_recipients_share_one_notice_and_a_policy_is_named() {
     let (bob, carol) = (mailbox("bob@example.org"), mailbox("\"carol  c\"@bank.example"));
     let host = HostName::parse("mx1.example.org").unwrap();
-    let kept_back = FailedRecipient {
+    let kept_back = Recipient {
+        original: None,
         final_recipient: &carol,
         status: Status::transient(7, 5),
         remote_mta: None,
         diagnostic: None,
         last_attempt: Some(time("2026-11-22T11:30:00Z")),
+        retry_until: None,
         explanation: "The mail servers that DNS names for bank.example are not in its MTA-STS policy \
                       (mode enforce): mx.evil.example. The message waited for 5 days.",
     };
@@ -192,4 +216,114 @@ fn a_failure_never_carries_a_transient_status() {
     for absent in ["Remote-MTA", "Diagnostic-Code", "Last-Attempt-Date"] {
         assert!(!text.contains(absent), "{absent}");
     }
+}
+
+/// The values of a field, in order.
+fn field(composed: &[u8], name: &str) -> Vec<String> {
+    let text = String::from_utf8(composed.to_vec()).unwrap().replace("\r\n ", " ");
+    let fields = text.lines().filter_map(|line| line.split_once(": "));
+    fields.filter(|(field, _)| *field == name).map(|(_, value)| value.to_owned()).collect()
+}
+
+#[test]
+fn a_delay_is_told_with_its_end() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let envelope_id = EnvelopeId::parse("QQ+20314159").unwrap();
+    let original = OriginalRecipient::parse("rfc822;bob+2Blists@example.com").unwrap();
+    let recipient = Recipient {
+        original: Some(&original),
+        status: Status::transient(7, 5),
+        diagnostic: None,
+        retry_until: Some(time("2026-11-27T12:00:00Z")),
+        explanation: "mx1.example.org: the certificate expired at 2026-11-01T00:00:00Z \
+                      (certificate_expired)",
+        ..unknown_user(&bob, &host)
+    };
+    let addresses = Addresses::default();
+    let recipients = [recipient];
+    let (action, envelope_id) = (Action::Delayed, Some(&envelope_id));
+    let dsn = Dsn { action, envelope_id, ..notice(&addresses, &recipients) };
+    assert_golden("delayed.eml", &dsn.compose());
+}
+
+#[test]
+fn who_asked_for_it_is_told_where_the_message_went() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let recipient = Recipient {
+        status: Status::success(0, 0),
+        diagnostic: Some(RemoteText::new("250 2.0.0 queued as 1234")),
+        retry_until: Some(time("2026-11-27T12:00:00Z")),
+        explanation: "The server took the message.",
+        ..unknown_user(&bob, &host)
+    };
+    let (addresses, recipients) = (Addresses::default(), [recipient]);
+    let of = |action| Dsn { action, ..notice(&addresses, &recipients) }.compose();
+    assert_golden("relayed.eml", &of(Action::Relayed));
+    for (action, word) in [
+        (Action::Relayed, "relayed"),
+        (Action::Delivered, "delivered"),
+        (Action::Expanded, "expanded"),
+    ] {
+        let composed = of(action);
+        assert_eq!(field(&composed, "Action"), [word]);
+        assert_eq!(field(&composed, "Status"), ["2.0.0"]);
+        assert!(field(&composed, "Will-Retry-Until").is_empty(), "it is not tried again");
+    }
+}
+
+#[test]
+fn each_action_has_its_class_of_status() {
+    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let addresses = Addresses::default();
+    for status in [Status::permanent(4, 7), Status::transient(4, 7), Status::success(4, 7)] {
+        let recipients = [Recipient { status, ..unknown_user(&bob, &host) }];
+        for (action, want) in [
+            (Action::Failed, "5.4.7"),
+            (Action::Delayed, "4.4.7"),
+            (Action::Relayed, "2.4.7"),
+            (Action::Delivered, "2.4.7"),
+            (Action::Expanded, "2.4.7"),
+        ] {
+            let composed = Dsn { action, ..notice(&addresses, &recipients) }.compose();
+            assert_eq!(field(&composed, "Status"), [want]);
+        }
+    }
+}
+
+/// RFC 6533: a sender whose own address is ASCII gets a notice that every server takes.
+#[test]
+fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
+    let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
+    let host = HostName::parse("mx1.example.org").unwrap();
+    let original = OriginalRecipient::parse("utf-8;jos\u{e9}@example.com").unwrap();
+    let recipients = [Recipient { original: Some(&original), ..unknown_user(&jose, &host) }];
+    let addresses = Addresses::default();
+    let header = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
+    let kind = Kind::Utf8;
+    let composed = Dsn { kind, original: header, ..notice(&addresses, &recipients) }.compose();
+    assert_every_line_travels(&composed);
+    let message = MessageParser::default().parse(&composed).unwrap();
+    assert_eq!(part(&message, 2), ("message", "delivery-status"));
+    assert_eq!(part(&message, 3), ("message", "global-headers"));
+    assert_eq!(field(&composed, "Final-Recipient"), ["utf-8; jos\\x{E9}@example.org"]);
+    assert_eq!(field(&composed, "Original-Recipient"), ["utf-8; jos\\x{E9}@example.com"]);
+}
+
+#[test]
+fn dsn_11_a_utf8_sender_gets_the_global_form() {
+    let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
+    let host = HostName::parse("mx1.example.org").unwrap();
+    let original = OriginalRecipient::parse("utf-8;jos\\x{E9}@example.com").unwrap();
+    let recipients = [Recipient { original: Some(&original), ..unknown_user(&jose, &host) }];
+    let to = Mailbox::parse_utf8("zo\u{eb}@sender.example").unwrap();
+    let addresses = Addresses { to, ..Addresses::default() };
+    let text = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
+    let (kind, returned) = (Kind::Utf8, Returned::Full);
+    let dsn = Dsn { kind, returned, original: text, ..notice(&addresses, &recipients) };
+    assert_golden("global.eml", &dsn.compose());
+    let composed = dsn.compose();
+    let message = MessageParser::default().parse(&composed).unwrap();
+    assert_eq!(message.header_raw("Content-Transfer-Encoding").map(str::trim), Some("8bit"));
+    assert_eq!(part(&message, 2), ("message", "global-delivery-status"));
+    assert_eq!(part(&message, 3), ("message", "global"));
 }
