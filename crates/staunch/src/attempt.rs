@@ -163,6 +163,7 @@ impl Spine<'_> {
             let proof = admitted.proof();
             let idle = admitted.connection_mut();
             let (tls, address) = (tls_version(idle), idle.connection.peer());
+            let extensions = *idle.connection.extensions();
             let was_kept = idle.connection.transactions() > 0;
             match self.transmit(admitted, starttls, chunking).await {
                 // The peer ended a kept connection just when it was taken up again: that says nothing.
@@ -173,7 +174,16 @@ impl Spine<'_> {
                 result => {
                     let (fates, cut) = result?;
                     let mx = host;
-                    return Ok(Some(Answered { mx, address, proof, tls, policy, fates, cut }));
+                    return Ok(Some(Answered {
+                        mx,
+                        address,
+                        proof,
+                        tls,
+                        policy,
+                        extensions,
+                        fates,
+                        cut,
+                    }));
                 }
             }
         }

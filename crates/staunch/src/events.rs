@@ -1,6 +1,7 @@
 //! The log lines about deliveries: one line a fact, at one place each (`docs/operations.md`).
 
 use policy::{Finding, Proof};
+use report::Action;
 use smtp::Domain;
 use spool::MessageId;
 
@@ -56,6 +57,17 @@ macro_rules! gone_wrong {
             "{text}"
         );
     }};
+}
+
+/// The sender of `message` is told what happened.
+pub(crate) fn notice_queued(message: MessageId, action: Action, notice: MessageId) {
+    tracing::info!(
+        event = "notice_queued",
+        message_id = %message,
+        notice_id = %notice,
+        action = action.as_str(),
+        "its sender is told"
+    );
 }
 
 /// What became of a recipient.

@@ -15,8 +15,8 @@ use crate::telemetry;
 use super::checker::{Checker, Findings, in_range};
 use super::{
     Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, Hostname,
-    IpFamily, Limits, Log, LogFormat, MinVersion, MtaSts, OnFailure, Prefix, Route, StsMode, Tls,
-    TlsFloor, Via, ViaLookup, file, units,
+    IpFamily, Limits, Log, LogFormat, MinVersion, MtaSts, OnFailure, Patience, Prefix, Route,
+    StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
 };
 
 /// Where a route's host listens unless a port is written.
@@ -28,7 +28,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Who named the listeners.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,6 +139,11 @@ impl Checker {
                 &written.bounce_lifetime,
                 SECOND..=YEAR,
             ),
+            delay_notice: Patience {
+                usual: self.wait("delivery.delay_notice_after", &written.delay_notice_after),
+                policy: self
+                    .wait("delivery.delay_notice_after_policy", &written.delay_notice_after_policy),
+            },
             connections: self.count("delivery.connections", written.connections),
             connections_per_domain: self
                 .count("delivery.connections_per_domain", written.connections_per_domain),

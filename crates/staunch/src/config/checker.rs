@@ -88,6 +88,12 @@ impl Checker {
         self.accept(key, text, parsed).unwrap_or_default()
     }
 
+    /// A wait that can be for ever, which is written as no time at all.
+    pub(super) fn wait(&mut self, key: &str, text: &str) -> Option<Duration> {
+        let wait = self.duration(key, text, Duration::ZERO..=super::check::YEAR);
+        (!wait.is_zero()).then_some(wait)
+    }
+
     pub(super) fn size(&mut self, key: &str, text: &str, min: u64) -> u64 {
         let range = min..=SIZE_MAX;
         let parsed = in_range(units::size(text), &range, units::show_size);

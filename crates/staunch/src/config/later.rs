@@ -15,8 +15,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     // Whose AD bit counts under dnssec = "trust-ad", which is refused itself.
     ("dns.trust_ad_from", &["[]", "[\"127.0.0.0/8\", \"::1/128\"]"]),
     ("dns.trust_anchor", &["\"\""]),
-    ("delivery.delay_notice_after", &[]),
-    ("delivery.delay_notice_after_policy", &[]),
     ("delivery.eightbit", &["\"send\""]),
     ("delivery.long_lines", &["\"pass\""]),
     ("source", &[]),

@@ -134,6 +134,8 @@ pub(crate) struct Delivery {
     pub(crate) lifetime: Duration,
     /// The same for mail with the null sender.
     pub(crate) bounce_lifetime: Duration,
+    /// When senders hear that their mail waits.
+    pub(crate) delay_notice: Patience,
     /// Outbound, in all.
     pub(crate) connections: usize,
     /// Outbound, for one next hop.
@@ -304,6 +306,15 @@ pub(crate) enum ViaLookup {
     Address,
     /// Its MX records.
     Mx,
+}
+
+/// How long mail waits before its sender hears of it; `None`: for ever.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Patience {
+    /// Usually: the key `delivery.delay_notice_after`.
+    pub(crate) usual: Option<Duration>,
+    /// Where a policy or certificate is broken: somebody has to mend it, and the sender may know who.
+    pub(crate) policy: Option<Duration>,
 }
 
 /// `[dsn]`.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use policy::{Proof, TlsVersion};
 use smtp::client::{self, Stage};
-use smtp::{Domain, RemoteText, Reply, ReplyClass};
+use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
 pub(crate) use error::{
     AttemptError, DeadEnd, Fate, HostError, MxEvidence, Problem, Scope, refusal_reason, tls_reason,
@@ -48,6 +48,8 @@ pub(crate) struct Answered {
     pub(crate) tls: Option<TlsVersion>,
     /// Whose word was binding: `sts`, `rule` or `none`.
     pub(crate) policy: &'static str,
+    /// What the host offered.
+    pub(crate) extensions: Extensions,
     /// One for each recipient, in order; `None` where the connection broke before the answer.
     pub(crate) fates: Vec<Option<client::Fate>>,
     /// Why not everybody has an answer, if so.
@@ -345,6 +347,7 @@ mod tests {
             proof: Proof::Encrypted,
             tls: Some(TlsVersion::Tls13),
             policy: "none",
+            extensions: Extensions::default(),
             fates: replies.iter().map(|reply| reply.map(fate)).collect(),
             cut: None,
         }

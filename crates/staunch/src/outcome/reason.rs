@@ -70,13 +70,15 @@ pub(crate) enum Reason {
     ProtocolError,
     /// The message is larger than every host takes.
     SizeExceeded,
+    /// The time is over that the sender gave it (RFC 2852).
+    Expired,
     /// Trouble of our own: disk, descriptors.
     LocalError,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -107,6 +109,7 @@ impl Reason {
         Self::Remote5xx,
         Self::ProtocolError,
         Self::SizeExceeded,
+        Self::Expired,
         Self::LocalError,
     ];
 
@@ -147,6 +150,7 @@ impl Reason {
             Self::Remote5xx => ("remote_5xx", Status::permanent(0, 0)),
             Self::ProtocolError => ("protocol_error", Status::transient(5, 0)),
             Self::SizeExceeded => ("size_exceeded", Status::permanent(3, 4)),
+            Self::Expired => ("expired", Status::permanent(4, 7)),
             Self::LocalError => ("local_error", Status::transient(3, 0)),
         }
     }
@@ -159,6 +163,44 @@ impl Reason {
     /// The code that goes with it, where the peer gave none.
     pub(crate) const fn status(self) -> Status {
         self.row().1
+    }
+
+    /// Is it that mail was not protected as somebody asked? Such causes do not pass by themselves.
+    pub(crate) const fn is_about_protection(self) -> bool {
+        match self {
+            Self::MxNotListed
+            | Self::RuleNotMet
+            | Self::StarttlsNotOffered
+            | Self::StarttlsRefused
+            | Self::TlsHandshakeFailed
+            | Self::CertificateExpired
+            | Self::CertificateNotYetValid
+            | Self::CertificateNameMismatch
+            | Self::CertificateUntrusted
+            | Self::DaneRequired
+            | Self::RequireTlsUnsupported
+            | Self::RequireTlsUnauthenticated
+            | Self::PolicyDnsFailure
+            | Self::PolicyFetchFailed
+            | Self::PolicyInvalid => true,
+            Self::DnsFailure
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::ConnectionLost
+            | Self::GreetingRefused
+            | Self::Throttled
+            | Self::AddressForbidden
+            | Self::NoMailHost
+            | Self::NullMx
+            | Self::NoSuchDomain
+            | Self::MailLoop
+            | Self::Remote4xx
+            | Self::Remote5xx
+            | Self::ProtocolError
+            | Self::SizeExceeded
+            | Self::Expired
+            | Self::LocalError => false,
+        }
     }
 
     /// The reason of this word; `None` for a word that is not in the vocabulary.

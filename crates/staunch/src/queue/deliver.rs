@@ -55,10 +55,11 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
     let problem = decided.problem.clone();
     let finished = settle::settle(relay, &config, permit, &due, decided).await;
-    if let (true, Some(problem), Freshness::Fresh) = (lane_failed, problem, freshness)
-        && due.company == Company::Alone
-    {
-        settle::return_expired(relay, &config, &due, &problem, started).await;
+    if let (true, Some(problem), Company::Alone) = (lane_failed, problem, due.company) {
+        if freshness == Freshness::Fresh {
+            settle::return_expired(relay, &config, &due, &problem, started).await;
+        }
+        settle::tell_of_delays(relay, &config, &due, &problem).await;
     }
     finished
 }

@@ -11,6 +11,7 @@ pub(crate) mod lanes;
 pub(crate) mod notice;
 pub(crate) mod settle;
 pub(crate) mod store;
+pub(crate) mod telling;
 pub(crate) mod work;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};

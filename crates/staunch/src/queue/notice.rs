@@ -1,11 +1,11 @@
-//! The notice to a sender whose mail failed: composed before the settlement, committed with it.
+//! The notice to a sender: composed before the settlement, committed with it.
 
 use std::io::Read as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use report::{Dsn, FailedRecipient, Returned};
-use smtp::params::Notify;
+use report::{Action, Dsn, Kind, Recipient, Returned};
+use smtp::params::{Notify, Return};
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
     Envelope, LaneKey, MessageId, MessageOptions, NewMessage, NewRecipient, RecipientOptions,
@@ -13,11 +13,11 @@ use spool::{
 };
 
 use super::intake;
-use super::work::{Arrival, Body, Target, Work};
+use super::telling::{Entry, Telling};
+use super::work::{Arrival, Body, Work};
 use crate::accept::facts_of;
 use crate::clock;
 use crate::config::{Config, DsnReturn};
-use crate::outcome::Problem;
 use crate::relay::Relay;
 use crate::requirement;
 use crate::route;
@@ -25,11 +25,11 @@ use crate::route;
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
 const HEADER_MAX: usize = 256 * 1024;
 const HEADER_MAX_OCTETS: u64 = 256 * 1024;
-/// A larger original goes back as its header only, even under `dsn.return = "full"`. Ours: senders
-/// have their message, and notices must not fill queues.
+/// A larger original goes back as its header only, also where RET=FULL asks for more, which is a wish
+/// (RFC 3461 §4.3). Ours: senders have their message, and notices must not fill queues.
 const FULL_RETURN_MAX: u64 = 1024 * 1024;
 
-/// The message that failed, as far as a notice speaks of it.
+/// The message that a notice is about, as far as a notice speaks of it.
 #[derive(Debug)]
 pub(crate) struct Subject<'a> {
     /// Its id.
@@ -54,15 +54,6 @@ impl<'a> From<&'a Work> for Subject<'a> {
     }
 }
 
-/// A recipient that failed, and why.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    /// Whom the message did not reach.
-    pub(crate) target: Target,
-    /// Why, in final words.
-    pub(crate) problem: Problem,
-}
-
 /// A notice ready to be committed.
 #[derive(Debug)]
 pub(crate) struct Notice {
@@ -72,8 +63,8 @@ pub(crate) struct Notice {
     pub(crate) pieces: Vec<(LaneKey, Arrival)>,
 }
 
-/// The notice about `failures`; `None` if nothing failed or nobody is to be told: a notice about a
-/// notice is never sent (RFC 5321 §4.5.5).
+/// The notice that says what `telling` says; `None` if nobody is to be told: a notice about a notice is
+/// never sent (RFC 5321 §4.5.5).
 ///
 /// # Errors
 ///
@@ -82,22 +73,20 @@ pub(crate) async fn compose(
     relay: &Arc<Relay>,
     config: &Config,
     subject: &Subject<'_>,
-    failures: &[Failure],
+    telling: &Telling,
 ) -> Result<Option<Notice>, StoreError> {
-    if failures.is_empty() {
-        return Ok(None);
-    }
     let to = subject.sender.mailbox().and_then(|to| Some((to, to.domain().name()?)));
     let Some((sender, domain)) = to else {
         tracing::warn!(
             event = "dsn_undeliverable",
             message_id = %subject.message,
             sender = %subject.sender,
-            "mail failed for good, and nobody can be told"
+            "there is news of mail, and nobody can be told"
         );
         return Ok(None);
     };
-    let original = match original(relay, config, subject).await {
+    let returned = returned(config, subject, telling.action);
+    let original = match original(relay, subject, returned).await {
         Ok(original) => original,
         // An operator deleted the message while it was tried: nobody is told.
         Err(StoreError::Missing { .. }) => return Ok(None),
@@ -111,7 +100,8 @@ pub(crate) async fn compose(
     };
     let now = clock::now();
     let id = relay.spool.new_id(now);
-    let text = write(config, subject, failures, Parts { sender, id, now, original: &original });
+    let parts = Parts { sender, id, now, returned, original: &original };
+    let text = write(config, subject, telling, &parts);
     let facts = facts_of(&text);
     let mut draft = relay.spool.draft(id);
     // A large notice is written to the disk here.
@@ -121,8 +111,11 @@ pub(crate) async fn compose(
     });
     let sealed = sealed.await.unwrap_or(Err(StoreError::Closed))?;
     // What was not to be read on its way there is not to be read on its way back (RFC 8689 §5).
-    let options =
-        MessageOptions { require_tls: subject.options.require_tls, ..MessageOptions::default() };
+    let options = MessageOptions {
+        require_tls: subject.options.require_tls,
+        smtp_utf8: !sender.as_str().is_ascii(),
+        ..MessageOptions::default()
+    };
     let lane = route::lane(config, domain, requirement::onward(&options));
     let envelope = Envelope {
         sender: ReversePath::Null,
@@ -146,10 +139,9 @@ pub(crate) async fn compose(
 /// The original, or its header.
 async fn original(
     relay: &Relay,
-    config: &Config,
     subject: &Subject<'_>,
+    returned: Returned,
 ) -> Result<Vec<u8>, StoreError> {
-    let returned = returned(config, subject);
     if let Body::Hot(body) = subject.body {
         let wanted = match returned {
             Returned::Full => body.bytes.len(),
@@ -172,13 +164,25 @@ async fn original(
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Closed))
 }
 
-fn returned(config: &Config, subject: &Subject<'_>) -> Returned {
-    if subject.options.require_tls {
-        return Returned::Headers;
-    }
-    match config.dsn.returns {
-        DsnReturn::Full if subject.size <= FULL_RETURN_MAX => Returned::Full,
-        DsnReturn::Full | DsnReturn::Headers => Returned::Headers,
+/// RET is about failures (RFC 3461 §4.3): of good news and delays the header tells enough. What must not
+/// travel unprotected does not go back at all (RFC 8689 §5).
+fn returned(config: &Config, subject: &Subject<'_>, action: Action) -> Returned {
+    let by_config = || match config.dsn.returns {
+        DsnReturn::Full => Return::Full,
+        DsnReturn::Headers => Return::Headers,
+    };
+    match action {
+        Action::Failed if !subject.options.require_tls && subject.size <= FULL_RETURN_MAX => {
+            match subject.options.ret.unwrap_or_else(by_config) {
+                Return::Full => Returned::Full,
+                Return::Headers => Returned::Headers,
+            }
+        }
+        Action::Failed
+        | Action::Delayed
+        | Action::Relayed
+        | Action::Delivered
+        | Action::Expanded => Returned::Headers,
     }
 }
 
@@ -186,29 +190,14 @@ struct Parts<'a> {
     sender: &'a Mailbox,
     id: MessageId,
     now: Timestamp,
+    returned: Returned,
     original: &'a [u8],
 }
 
-fn write(
-    config: &Config,
-    subject: &Subject<'_>,
-    failures: &[Failure],
-    parts: Parts<'_>,
-) -> Vec<u8> {
+fn write(config: &Config, subject: &Subject<'_>, telling: &Telling, parts: &Parts<'_>) -> Vec<u8> {
     let reporting_mta = config.hostname.to_string();
-    let texts: Vec<String> = failures.iter().map(|failure| explanation(&failure.problem)).collect();
-    let recipients: Vec<FailedRecipient<'_>> = failures
-        .iter()
-        .zip(&texts)
-        .map(|(Failure { target, problem }, explanation)| FailedRecipient {
-            final_recipient: &target.mailbox,
-            status: problem.status,
-            remote_mta: problem.mx.as_ref(),
-            diagnostic: problem.reply.as_ref().map(|reply| RemoteText::new(&reply.to_string())),
-            last_attempt: Some(parts.now),
-            explanation,
-        })
-        .collect();
+    let recipients: Vec<Recipient<'_>> =
+        telling.entries.iter().map(|entry| recipient(entry, parts.now)).collect();
     Dsn {
         reporting_mta: &reporting_mta,
         from: &config.dsn.from,
@@ -217,13 +206,25 @@ fn write(
         date: parts.now,
         arrival_date: subject.arrived_at,
         original_id: &subject.message.to_string(),
+        envelope_id: subject.options.envelope_id.as_ref(),
+        action: telling.action,
         recipients: &recipients,
-        returned: returned(config, subject),
+        returned: parts.returned,
+        kind: if subject.options.smtp_utf8 { Kind::Utf8 } else { Kind::Ordinary },
         original: parts.original,
     }
     .compose()
 }
 
-fn explanation(problem: &Problem) -> String {
-    format!("{} ({})", problem.text, problem.reason)
+fn recipient(entry: &Entry, now: Timestamp) -> Recipient<'_> {
+    Recipient {
+        original: entry.target.options.original.as_ref(),
+        final_recipient: &entry.target.mailbox,
+        status: entry.status,
+        remote_mta: entry.mx.as_ref(),
+        diagnostic: entry.reply.as_ref().map(|reply| RemoteText::new(&reply.to_string())),
+        last_attempt: Some(now),
+        retry_until: Some(entry.target.expires_at),
+        explanation: &entry.explanation,
+    }
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spool::{
     Attempt, Change, Deferral, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
-    SettlePermit, Settled, Settlement, StoreError,
+    SettlePermit, Settled, Settlement, StoreError, Told,
 };
 use tokio::sync::oneshot;
 
 use super::lanes::Effect;
-use super::notice::{self, Failure, Notice};
-use super::work::{Due, Rest, Target};
+use super::notice::{self, Notice};
+use super::telling::{self, Telling};
+use super::work::{Due, Rest, Work};
 use super::{Event, Finished, Place, store};
 use crate::clock;
 use crate::config::Config;
@@ -46,18 +47,16 @@ pub(crate) async fn settle(
     decision: Decision,
 ) -> Finished {
     let decided = &decision.decided;
-    let failures = failures(&due.work.targets, &decided.outcomes);
+    let patience = config.delivery.delay_notice;
+    let answered = decision.answered.as_ref();
+    let outcomes = &decided.outcomes;
+    let tellings = telling::after_attempt(&due.work, outcomes, answered, patience, clock::now());
     let lane = lane_update(due, &decision);
-    let changes = || {
-        due.work
-            .targets
-            .iter()
-            .zip(&decided.outcomes)
-            .map(|(target, outcome)| (target.no, change(outcome)))
-            .collect()
-    };
+    let targets = due.work.targets.iter().zip(outcomes);
+    let changes =
+        || targets.clone().map(|(target, outcome)| (target.no, change(outcome))).collect();
     let subject = notice::Subject::from(&due.work);
-    write(relay, config, permit, Writing { subject, failures, lane, changes: &changes }).await;
+    write(relay, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
     for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
         events::recipient_done(due.work.message, target, outcome, decision.answered.as_ref());
     }
@@ -92,19 +91,71 @@ pub(crate) async fn return_expired(
         };
         for work in page.work {
             let Ok(permit) = relay.spool.settle_permit() else { return };
-            let failures = work
-                .targets
-                .iter()
-                .map(|target| Failure { target: target.clone(), problem: problem.clone() })
-                .collect();
-            let changes = || work.targets.iter().map(|t| (t.no, Change::Failed)).collect();
-            let subject = notice::Subject::from(&work);
-            let writing = Writing { subject, failures, lane: None, changes: &changes };
-            write(relay, config, permit, writing).await;
-            for target in &work.targets {
-                let outcome = Outcome::Failed(problem.clone());
-                events::recipient_done(work.message, target, &outcome, None);
-            }
+            fail(relay, config, permit, &work, &problem).await;
+        }
+        after = page.next;
+        if after.is_none() {
+            return;
+        }
+    }
+}
+
+/// Returns all of `work` because of `problem`.
+pub(super) async fn fail(
+    relay: &Arc<Relay>,
+    config: &Config,
+    permit: SettlePermit,
+    work: &Work,
+    problem: &Problem,
+) {
+    let failed = work.targets.iter().map(|target| (target, problem));
+    let tellings = Telling::failed(failed).into_iter().collect();
+    let changes = || work.targets.iter().map(|target| (target.no, Change::Failed)).collect();
+    let subject = notice::Subject::from(work);
+    let writing = Writing { subject, tellings, lane: None, changes: &changes };
+    write(relay, config, permit, writing).await;
+    for target in &work.targets {
+        events::recipient_done(work.message, target, &Outcome::Failed(problem.clone()), None);
+    }
+}
+
+/// Tells the sender of `work` that it waits because of `problem`; `told` is what is written down of that.
+pub(super) async fn tell_delay(
+    relay: &Arc<Relay>,
+    config: &Config,
+    permit: SettlePermit,
+    work: &Work,
+    (problem, told): (&Problem, Told),
+) {
+    let delayed = work.targets.iter().map(|target| (target, problem));
+    let tellings = Telling::delayed(delayed, told).into_iter().collect();
+    let subject = notice::Subject::from(work);
+    let writing = Writing { subject, tellings, lane: None, changes: &Vec::new };
+    write(relay, config, permit, writing).await;
+}
+
+/// Tells the senders of what else waits in the lane because of `problem`, and has waited for as long as they
+/// shall be left in peace. Nothing else of the lane may be under way. Each message is one settlement, so a
+/// crash in the middle repeats no notice and forgets none.
+pub(crate) async fn tell_of_delays(
+    relay: &Arc<Relay>,
+    config: &Config,
+    due: &Due,
+    problem: &Problem,
+) {
+    let patience = config.delivery.delay_notice;
+    let Some(since) = patience.ends_for(problem.reason, clock::now()) else { return };
+    let Some(domain) = due.work.domain() else { return };
+    let problem = problem.clone().for_now();
+    let mut after = None;
+    loop {
+        let alike = (domain, due.work.onward());
+        let Ok(page) = store::unwarned(relay, due.lane.clone(), alike, since, after).await else {
+            return;
+        };
+        for work in page.work {
+            let Ok(permit) = relay.spool.settle_permit() else { return };
+            tell_delay(relay, config, permit, &work, (&problem, Told::Delay)).await;
         }
         after = page.next;
         if after.is_none() {
@@ -142,7 +193,7 @@ pub(crate) async fn put_aside(
 /// One settlement, in a form that can be made again after a failed write.
 struct Writing<'a> {
     subject: notice::Subject<'a>,
-    failures: Vec<Failure>,
+    tellings: Vec<Telling>,
     lane: Option<LaneUpdate>,
     changes: &'a (dyn Fn() -> Vec<(RecipientNo, Change)> + Sync),
 }
@@ -177,15 +228,20 @@ async fn write_once(
     permit: SettlePermit,
     writing: &Writing<'_>,
 ) -> Result<(), StoreError> {
-    let notice = notice::compose(relay, config, &writing.subject, &writing.failures).await?;
-    let (notices, arrival) = match notice {
-        Some(Notice { message, pieces }) => (vec![message], Some(pieces)),
-        None => (Vec::new(), None),
-    };
+    let (mut notices, mut arrivals) = (Vec::new(), Vec::new());
+    let mut changes = (writing.changes)();
+    for telling in &writing.tellings {
+        let notice = notice::compose(relay, config, &writing.subject, telling).await?;
+        if let Some(Notice { message, pieces }) = notice {
+            arrivals.push((telling.action, message.body.id(), pieces));
+            notices.push(message);
+        }
+        changes.extend(telling.marks());
+    }
     let settlement = Settlement {
         permit,
         message: writing.subject.message,
-        changes: (writing.changes)(),
+        changes,
         notices,
         lane: writing.lane.clone(),
     };
@@ -196,24 +252,15 @@ async fn write_once(
     match answer.await.unwrap_or(Err(StoreError::Closed))? {
         Settled::Waiting => {}
         Settled::Gone => relay.count_messages(Counted::Left),
-        // The notice was dropped with it.
+        // The notices were dropped with it.
         Settled::Missing => return Ok(()),
     }
-    if let Some(pieces) = arrival {
+    for (action, id, pieces) in arrivals {
+        events::notice_queued(writing.subject.message, action, id);
         relay.count_messages(Counted::Came);
         relay.tell_queue(Event::Arrived(pieces)).await;
     }
     Ok(())
-}
-
-fn failures(targets: &[Target], outcomes: &[Outcome]) -> Vec<Failure> {
-    let failure = |(target, outcome): (&Target, &Outcome)| match outcome {
-        Outcome::Failed(problem) => {
-            Some(Failure { target: target.clone(), problem: problem.clone() })
-        }
-        Outcome::Delivered(_) | Outcome::Deferred { .. } => None,
-    };
-    targets.iter().zip(outcomes).filter_map(failure).collect()
 }
 
 fn change(outcome: &Outcome) -> Change {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use policy::Onward;
 use smtp::HostName;
-use spool::{DueCursor, DueRecipient, LaneKey, MessageId, StoreError};
+use spool::{DueCursor, DuePage, DueRecipient, LaneKey, MessageId, StoreError};
 
 use super::Place;
 use super::lane::READY_MAX;
@@ -21,7 +21,7 @@ use crate::schedule::after;
 const PAGE: usize = 256;
 /// Pages read in one go while everything in them is in memory already.
 const PAGES_MAX: usize = 16;
-/// Recipients returned for age that are read at once: as many as one message has by default
+/// Recipients returned or told of that are read at once: as many as one message has by default
 /// (`limits.recipients`), so that its sender hears of them in one notice.
 const EXPIRED_PAGE: usize = 1_000;
 /// When a lane is read again in which nothing new was found although more is there. Ours.
@@ -89,9 +89,9 @@ pub(crate) async fn fetch(
     Ok(found)
 }
 
-/// A page of recipients that are too old.
+/// A page of recipients.
 #[derive(Debug)]
-pub(crate) struct Expired {
+pub(crate) struct Page {
     /// By message, however many recipients.
     pub(crate) work: Vec<Work>,
     /// Where to go on; `None`: this was the last page.
@@ -107,20 +107,42 @@ pub(crate) struct Expired {
 pub(crate) async fn expired(
     relay: &Relay,
     lane: LaneKey,
-    (like, onward): (&HostName, Onward),
+    like: (&HostName, Onward),
     at: Timestamp,
     after: Option<DueCursor>,
-) -> Result<Expired, StoreError> {
+) -> Result<Page, StoreError> {
     let query =
         move |spool: &spool::Spool, lane: &LaneKey| spool.expired(lane, at, after, EXPIRED_PAGE);
-    let page = read(relay, lane, query).await?;
+    Ok(alike(relay, read(relay, lane, query).await?, like))
+}
+
+fn alike(relay: &Relay, page: DuePage, (like, onward): (&HostName, Onward)) -> Page {
     let config = relay.config();
     let wanted = Some(route::lane(&config, like, onward));
     let of_lane = |due: spool::Due| {
         let onward = requirement::onward(&due.options);
         work(due, |recipient| lane_today(&config, recipient, onward) == wanted)
     };
-    Ok(Expired { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next })
+    Page { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next }
+}
+
+/// A page of the recipients in `lane` that have waited since `since` or longer without their sender
+/// knowing, as far as mail for them has the same next hop today as mail for `like`.
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read.
+pub(crate) async fn unwarned(
+    relay: &Relay,
+    lane: LaneKey,
+    like: (&HostName, Onward),
+    since: Timestamp,
+    after: Option<DueCursor>,
+) -> Result<Page, StoreError> {
+    let query = move |spool: &spool::Spool, lane: &LaneKey| {
+        spool.unwarned(lane, since, after, EXPIRED_PAGE)
+    };
+    Ok(alike(relay, read(relay, lane, query).await?, like))
 }
 
 /// Is anybody in `lane` too old at `at`?
