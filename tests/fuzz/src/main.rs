@@ -12,6 +12,7 @@ mod client;
 mod commands;
 mod content;
 mod doors;
+mod mime;
 mod server;
 
 // The caller that the tests of the session have; it checks while it plays.
@@ -25,13 +26,14 @@ use libfuzzer_sys::fuzz_target;
 /// A target panics when a promise is broken.
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 10] = [
     ("address", addresses::check),
     ("auth", doors::check_auth),
     ("bdat", content::check_bdat),
     ("client", client::check),
     ("command", commands::check),
     ("data", content::check_data),
+    ("mime", mime::check),
     ("proxy", doors::check_proxy),
     ("reply", client::check_reply),
     ("server", server::check),

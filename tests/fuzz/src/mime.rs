@@ -1,0 +1,52 @@
+//! A message for a host that does not take it as it is.
+
+use smtp::mime::{Conversion, Goal, Plan, Refused, Survey};
+
+use crate::{choice, piece_size};
+
+fn plan(message: &[u8], goal: Goal, piece: usize) -> Result<Plan, Refused> {
+    let mut survey = Survey::new(goal);
+    message.chunks(piece).try_for_each(|piece| survey.push(piece))?;
+    survey.finish()
+}
+
+fn convert(message: &[u8], goal: Goal, piece: usize) -> Result<(Plan, Vec<u8>), Refused> {
+    let plan = plan(message, goal, piece)?;
+    let mut out = Vec::new();
+    let mut conversion = Conversion::new(&plan);
+    message.chunks(piece).try_for_each(|piece| conversion.push(piece, &mut out))?;
+    conversion.finish(&mut out)?;
+    Ok((plan, out))
+}
+
+/// Cut as it may be, the result is the same; it is what the host takes, and needs nothing more.
+pub fn check(mut data: &[u8]) {
+    let goal = match choice(&mut data) % 3 {
+        0 => Goal { seven_bit: true, short_lines: false },
+        1 => Goal { seven_bit: false, short_lines: true },
+        _ => Goal { seven_bit: true, short_lines: true },
+    };
+    let piece = piece_size(&mut data);
+    let message = lines(data);
+    let whole = convert(&message, goal, usize::MAX);
+    let cut = convert(&message, goal, piece);
+    let output = |result: &Result<(Plan, Vec<u8>), Refused>| {
+        result.as_ref().map(|(_, out)| out.clone()).map_err(|refused| *refused)
+    };
+    assert_eq!(output(&whole), output(&cut));
+    let Ok((plan, out)) = whole else { return };
+    assert_eq!(plan.is_empty(), out == message, "nothing to do is nothing done");
+    assert!(!goal.seven_bit || plan.has_8bit_header() || out.is_ascii());
+    let again = convert(&out, goal, usize::MAX).expect("what was converted can be");
+    assert!(again.0.is_empty(), "and has nothing left to convert");
+}
+
+/// Whole lines, as the server keeps them.
+fn lines(data: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    for line in data.split_inclusive(|octet| *octet == b'\n') {
+        message.extend(line.iter().filter(|octet| !b"\r\n\0".contains(octet)));
+        message.extend_from_slice(b"\r\n");
+    }
+    message
+}
