@@ -399,6 +399,37 @@ async fn a_transfer_that_hangs_is_cut_at_the_end_of_the_grace_and_waits_in_the_q
 }
 
 #[tokio::test]
+async fn mail_that_the_operator_returns_comes_back_once_and_what_is_under_way_does_not() {
+    let world = World::start(PROGRAM).await;
+    let slow = Slow::start(&world, At::EndOfData).await;
+    let home = world.mx("mx.home.test").await;
+    world.domain("home.test").mx(&[(10, &home)]);
+    world.domain("far.test").mx_names(&[(10, "slow.test")]);
+    world.domain("dead.test").mx_names(&[(10, "dead.test")]);
+    world.dns.a("dead.test", World::dead_address());
+    let relay = world.relay(PATIENT).await;
+    relay.submit("ann@home.test", &["b@dead.test", "c@dead.test"], "one").await;
+    relay.event("deferred").times(2).await;
+    relay.submit("ann@home.test", &["held@dead.test"], "two").await;
+    relay.cli_json(&["queue", "hold", "--domain", "dead.test"]).await;
+    slow.during(async {
+        relay.submit("ann@home.test", &["b@far.test"], "three").await;
+        slow.reached.notified().await;
+        let said = &relay.cli_json(&["queue", "bounce", "--all"]).await[0];
+        assert_eq!((&said["count"], &said["being_sent"]), (&json!(3), &json!(1)), "{said}");
+        slow.go_on.notify_one();
+        relay.event("delivered").with("recipient", "b@far.test").await;
+    })
+    .await;
+    let texts: Vec<String> = home.messages(2).await.iter().map(|notice| notice.text()).collect();
+    let about = |word: &str| texts.iter().filter(|text| text.contains(word)).count();
+    assert_eq!((about("b@dead.test"), about("c@dead.test"), about("held@dead.test")), (1, 1, 1));
+    assert!(texts.iter().all(|text| text.contains("Status: 5.3.0")), "{texts:?}");
+    assert_eq!(relay.event("bounced").with("reason", "returned_by_operator").count(), 3);
+    assert_eq!(relay.queue().await.len(), 0);
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let world = World::start(PROGRAM).await;
     let slow = Slow::start(&world, At::EndOfData).await;

@@ -1,8 +1,10 @@
 //! The open store: what the rest of the program talks to.
 
+mod actions;
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -16,22 +18,17 @@ use crate::due::{
 };
 use crate::housekeeper::{Chore, Housekeeper, Which};
 use crate::layout::{Layout, Lock, free_space, network_file_system};
-use crate::listing::{
-    self, Acted, Action, Counts, Filter, ListCursor, ListPage, MessageDetail, Selection, Target,
-};
+use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail};
 use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settlement};
 use crate::opening::{OpenReport, Options, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
-use crate::relane::{self, Move};
 use crate::reserve::Reserve;
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError};
 
-/// Recipients an operator's action changes in one transaction: commits of mail wait 10 ms for it.
-const ACTION_BATCH: usize = 1000;
 const RESERVE_FILE: &str = "reserve";
 
 /// Proof that, when it was given, a settlement could be written. [`Spool::settle_permit`] makes it.
@@ -352,131 +349,9 @@ impl Spool {
         self.inner.readers.read(|db| listing::show(db, id))
     }
 
-    /// Deletes a batch without notice to anybody; call again with `next` until that is `None`.
-    /// Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the batches before are done.
-    pub fn delete(&self, what: &Selection, after: Option<ListCursor>) -> Result<Acted, StoreError> {
-        self.act(Action::Delete, what, after)
-    }
-
-    /// Makes a batch of queued recipients due at `now`, or when their sender allows; call again with `next`.
-    /// Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the batches before are done.
-    pub fn retry(
-        &self,
-        what: &Selection,
-        now: Timestamp,
-        after: Option<ListCursor>,
-    ) -> Result<Acted, StoreError> {
-        self.act(Action::Retry(now), what, after)
-    }
-
-    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait but
-    /// one that a sender asked for is that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; then nothing has changed.
-    pub fn cut_waits(&self, now: Timestamp, latest: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |db| due::cut_waits(db, now, latest))
-    }
-
-    /// Lets recipients wait in other lanes. Who was tried before is due at `now`. Returns how many there
-    /// were. Blocks for a commit, which others wait for: some 1,000 at once are enough.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; then nothing has changed.
-    pub fn move_to_lanes(&self, moves: Vec<Move>, now: Timestamp) -> Result<u64, StoreError> {
-        let broom = Arc::clone(&self.inner.broom);
-        self.write(move |db| relane::apply(db, &moves, now, &broom))
-    }
-
-    /// Holds a batch of queued recipients back; call again with `next`. Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the batches before are done.
-    pub fn hold(&self, what: &Selection, after: Option<ListCursor>) -> Result<Acted, StoreError> {
-        self.act(Action::Hold, what, after)
-    }
-
-    /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call again with
-    /// `next`. Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the batches before are done.
-    pub fn release(
-        &self,
-        what: &Selection,
-        now: Timestamp,
-        after: Option<ListCursor>,
-    ) -> Result<Acted, StoreError> {
-        self.act(Action::Release(now), what, after)
-    }
-
     /// What is remembered about policies, hosts and the clock.
     pub fn policies(&self) -> &Policies {
         &self.inner.policies
-    }
-
-    fn act(
-        &self,
-        action: Action,
-        what: &Selection,
-        after: Option<ListCursor>,
-    ) -> Result<Acted, StoreError> {
-        let filter = match what {
-            Selection::Matching(filter) => filter,
-            Selection::Messages(ids) => return self.act_on_messages(action, ids),
-        };
-        let page = self.list(filter, after, ACTION_BATCH)?;
-        let targets = page.rows.iter().map(|row| (row.message, Some(row.no))).collect();
-        let acted = self.act_on(action, targets)?;
-        Ok(Acted { next: page.next, ..acted })
-    }
-
-    fn act_on_messages(&self, action: Action, ids: &[MessageId]) -> Result<Acted, StoreError> {
-        let mut total = Acted::default();
-        for ids in ids.chunks(ACTION_BATCH) {
-            let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
-            total.recipients += acted.recipients;
-            total.lanes.extend(acted.lanes);
-        }
-        total.lanes.sort_unstable();
-        total.lanes.dedup();
-        Ok(total)
-    }
-
-    fn act_on(&self, action: Action, targets: Vec<Target>) -> Result<Acted, StoreError> {
-        if targets.is_empty() {
-            return Ok(Acted::default());
-        }
-        let workshop = Arc::clone(&self.inner.workshop);
-        let (acted, files) =
-            self.write(move |db| listing::act(db, &workshop.layout, action, &targets))?;
-        remove_files(self.inner.housekeeper.chores().as_ref(), files);
-        Ok(acted)
-    }
-
-    /// Does something to the queue's tables and waits until it is committed.
-    fn write<T: Send + 'static>(
-        &self,
-        apply: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let (answer, result) = mpsc::sync_channel(1);
-        self.inner.queue.submit(Urgency::Ordinary, apply, move |result| {
-            // The asker waits below.
-            let _ = answer.send(result);
-        });
-        result.recv().map_err(|_| StoreError::Closed)?
     }
 }
 

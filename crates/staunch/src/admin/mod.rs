@@ -81,6 +81,7 @@ fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/queue/retry", post(queue::retry))
         .route("/v1/queue/hold", post(queue::hold))
         .route("/v1/queue/release", post(queue::release))
+        .route("/v1/queue/bounce", post(queue::bounce))
         .route("/v1/queue/delete", post(queue::delete))
         .route("/v1/pause", post(switches::pause))
         .route("/v1/resume", post(switches::resume))

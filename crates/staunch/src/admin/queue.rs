@@ -19,7 +19,8 @@ use spool::{
 use super::{Refused, ask_store};
 use crate::clock;
 use crate::outcome::Reason;
-use crate::queue::Event;
+use crate::queue::bounce::Bounced;
+use crate::queue::{self, Event};
 use crate::relay::{Counted, Relay};
 
 /// Recipients read at once.
@@ -260,6 +261,49 @@ pub(super) async fn release(
     let count = in_batches(&relay, chosen.selection()?, free, tell).await?;
     tracing::info!(event = "released", recipients = count, "by the operator");
     Ok(Json(json!({ "count": count })))
+}
+
+pub(super) async fn bounce(
+    State(relay): State<Arc<Relay>>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Value>, Refused> {
+    let mut total = Bounced::default();
+    match chosen.selection()? {
+        Selection::Messages(ids) => {
+            for id in ids {
+                let found = ask_store(&relay, move |relay| relay.spool.show(id)).await?;
+                let rows = found.map(|message| message.recipients).unwrap_or_default();
+                give_up(&relay, rows, &mut total).await?;
+            }
+        }
+        Selection::Matching(filter) => {
+            let mut after = None;
+            loop {
+                let (what, from) = (filter.clone(), after);
+                let read = move |relay: &Relay| relay.spool.list(&what, from, PAGE);
+                let page = ask_store(&relay, read).await?;
+                give_up(&relay, page.rows, &mut total).await?;
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(Json(json!({ "count": total.returned, "being_sent": total.under_way })))
+}
+
+async fn give_up(
+    relay: &Arc<Relay>,
+    rows: Vec<QueueRow>,
+    total: &mut Bounced,
+) -> Result<(), Refused> {
+    if !rows.is_empty() {
+        let bounced = queue::bounce::bounce(relay, rows).await.map_err(Refused::failed)?;
+        total.returned += bounced.returned;
+        total.under_way += bounced.under_way;
+    }
+    Ok(())
 }
 
 pub(super) async fn delete(

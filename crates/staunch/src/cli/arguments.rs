@@ -151,6 +151,9 @@ pub(super) enum QueueCommand {
     /// Let go what is held, and try it now
     #[command(after_help = "Example: staunch queue release --all")]
     Release(QueueAction),
+    /// Give up: senders get a notice
+    #[command(after_help = "Example: staunch queue bounce --domain example.com")]
+    Bounce(QueueAction),
     /// Remove for good, without telling the sender
     #[command(after_help = "Example: staunch queue delete 01K9ZQ7M3V5T2")]
     Delete(QueueAction),

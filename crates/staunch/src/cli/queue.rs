@@ -21,6 +21,7 @@ pub(super) fn run(command: &QueueCommand, loaded: &Loaded) -> Result<Exit, Failu
         QueueCommand::Retry(action) => act(&door, "retry", action).await,
         QueueCommand::Hold(action) => act(&door, "hold", action).await,
         QueueCommand::Release(action) => act(&door, "release", action).await,
+        QueueCommand::Bounce(action) => act(&door, "bounce", action).await,
         QueueCommand::Delete(action) => act(&door, "delete", action).await,
         QueueCommand::Summary(command) => {
             let by = [("by", command.by.map(By::as_str))];
@@ -122,6 +123,10 @@ async fn act(door: &Door, verb: &str, action: &QueueAction) -> Result<Exit, Fail
         output::json(&mut out, &answer)?;
     } else {
         writeln!(out, "{verb}: {count} recipient{}", if count == 1 { "" } else { "s" })?;
+        let being_sent = answer.get("being_sent").and_then(Value::as_u64).unwrap_or_default();
+        if being_sent > 0 {
+            writeln!(out, "left alone, being sent at this moment: {being_sent}")?;
+        }
     }
     if count == 0 && !action.ids.is_empty() {
         return Err(Failure::new(Exit::No, "no such message in the queue"));

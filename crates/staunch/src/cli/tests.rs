@@ -30,8 +30,8 @@ fn a_mistake_is_one_line() {
              [possible values: queued, sending, held] (see --help)",
         ),
         (
-            "staunch rum",
-            "error: unrecognized subcommand 'rum' tip: a similar subcommand exists: 'run' (see --help)",
+            "staunch explan",
+            "error: unrecognized subcommand 'explan' tip: a similar subcommand exists: 'explain' (see --help)",
         ),
     ];
     for (line, want) in cases {

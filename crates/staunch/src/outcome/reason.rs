@@ -72,13 +72,15 @@ pub(crate) enum Reason {
     SizeExceeded,
     /// The time is over that the sender gave it (RFC 2852).
     Expired,
+    /// The operator gave up on it.
+    ReturnedByOperator,
     /// Trouble of our own: disk, descriptors.
     LocalError,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 32] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -110,6 +112,7 @@ impl Reason {
         Self::ProtocolError,
         Self::SizeExceeded,
         Self::Expired,
+        Self::ReturnedByOperator,
         Self::LocalError,
     ];
 
@@ -151,6 +154,7 @@ impl Reason {
             Self::ProtocolError => ("protocol_error", Status::transient(5, 0)),
             Self::SizeExceeded => ("size_exceeded", Status::permanent(3, 4)),
             Self::Expired => ("expired", Status::permanent(4, 7)),
+            Self::ReturnedByOperator => ("returned_by_operator", Status::permanent(3, 0)),
             Self::LocalError => ("local_error", Status::transient(3, 0)),
         }
     }
@@ -199,6 +203,7 @@ impl Reason {
             | Self::ProtocolError
             | Self::SizeExceeded
             | Self::Expired
+            | Self::ReturnedByOperator
             | Self::LocalError => false,
         }
     }

@@ -3,6 +3,7 @@
 //! It waits for nothing but its events and the clock. Reading the store, trying and settling happen
 //! in tasks of their own, which report back; so no domain, however slow, holds the others up.
 
+pub(crate) mod bounce;
 pub(crate) mod deliver;
 mod follow;
 pub(crate) mod intake;

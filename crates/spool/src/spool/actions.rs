@@ -1,0 +1,164 @@
+//! What operators, and a changed configuration, do to recipients in the queue: batch by batch, each in
+//! one transaction.
+
+use std::sync::{Arc, mpsc};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::{Spool, remove_files};
+use crate::due;
+use crate::listing::{self, Acted, Action, ListCursor, Selection, Target};
+use crate::message::RecipientNo;
+use crate::relane::{self, Move};
+use crate::writer::Urgency;
+use crate::{MessageId, StoreError};
+
+/// Recipients an operator's action changes in one transaction: commits of mail wait 10 ms for it.
+const ACTION_BATCH: usize = 1000;
+
+impl Spool {
+    /// Deletes a batch without notice to anybody; call again with `next` until that is `None`.
+    /// Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the batches before are done.
+    pub fn delete(&self, what: &Selection, after: Option<ListCursor>) -> Result<Acted, StoreError> {
+        self.act(Action::Delete, what, after)
+    }
+
+    /// Makes a batch of queued recipients due at `now`, or when their sender allows; call again with `next`.
+    /// Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the batches before are done.
+    pub fn retry(
+        &self,
+        what: &Selection,
+        now: Timestamp,
+        after: Option<ListCursor>,
+    ) -> Result<Acted, StoreError> {
+        self.act(Action::Retry(now), what, after)
+    }
+
+    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait but
+    /// one that a sender asked for is that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn cut_waits(&self, now: Timestamp, latest: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |db| due::cut_waits(db, now, latest))
+    }
+
+    /// Lets recipients wait in other lanes. Who was tried before is due at `now`. Returns how many there
+    /// were. Blocks for a commit, which others wait for: some 1,000 at once are enough.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn move_to_lanes(&self, moves: Vec<Move>, now: Timestamp) -> Result<u64, StoreError> {
+        let broom = Arc::clone(&self.inner.broom);
+        self.write(move |db| relane::apply(db, &moves, now, &broom))
+    }
+
+    /// Holds a batch of queued recipients back; call again with `next`. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the batches before are done.
+    pub fn hold(&self, what: &Selection, after: Option<ListCursor>) -> Result<Acted, StoreError> {
+        self.act(Action::Hold, what, after)
+    }
+
+    /// Holds these recipients back, some 1,000 at once. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn hold_these(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
+        self.act_on(Action::Hold, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+    }
+
+    /// Queues these recipients again if they are held, due at `now` or when their sender allows. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn release_these(
+        &self,
+        who: Vec<(MessageId, RecipientNo)>,
+        now: Timestamp,
+    ) -> Result<Acted, StoreError> {
+        self.act_on(Action::Release(now), who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+    }
+
+    /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call again with
+    /// `next`. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the batches before are done.
+    pub fn release(
+        &self,
+        what: &Selection,
+        now: Timestamp,
+        after: Option<ListCursor>,
+    ) -> Result<Acted, StoreError> {
+        self.act(Action::Release(now), what, after)
+    }
+
+    fn act(
+        &self,
+        action: Action,
+        what: &Selection,
+        after: Option<ListCursor>,
+    ) -> Result<Acted, StoreError> {
+        let filter = match what {
+            Selection::Matching(filter) => filter,
+            Selection::Messages(ids) => return self.act_on_messages(action, ids),
+        };
+        let page = self.list(filter, after, ACTION_BATCH)?;
+        let targets = page.rows.iter().map(|row| (row.message, Some(row.no))).collect();
+        let acted = self.act_on(action, targets)?;
+        Ok(Acted { next: page.next, ..acted })
+    }
+
+    fn act_on_messages(&self, action: Action, ids: &[MessageId]) -> Result<Acted, StoreError> {
+        let mut total = Acted::default();
+        for ids in ids.chunks(ACTION_BATCH) {
+            let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
+            total.recipients += acted.recipients;
+            total.lanes.extend(acted.lanes);
+        }
+        total.lanes.sort_unstable();
+        total.lanes.dedup();
+        Ok(total)
+    }
+
+    fn act_on(&self, action: Action, targets: Vec<Target>) -> Result<Acted, StoreError> {
+        if targets.is_empty() {
+            return Ok(Acted::default());
+        }
+        let workshop = Arc::clone(&self.inner.workshop);
+        let (acted, files) =
+            self.write(move |db| listing::act(db, &workshop.layout, action, &targets))?;
+        remove_files(self.inner.housekeeper.chores().as_ref(), files);
+        Ok(acted)
+    }
+
+    /// Does something to the queue's tables and waits until it is committed.
+    fn write<T: Send + 'static>(
+        &self,
+        apply: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, result) = mpsc::sync_channel(1);
+        self.inner.queue.submit(Urgency::Ordinary, apply, move |result| {
+            // The asker waits below.
+            let _ = answer.send(result);
+        });
+        result.recv().map_err(|_| StoreError::Closed)?
+    }
+}
