@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 use smtp::HostName;
 use spool::{Health, OpenError, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,7 +31,7 @@ use crate::live::Live;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::intake::{HotBudget, Intake};
-use crate::queue::{EVENTS_MAX, Event, Queue};
+use crate::queue::{EVENTS_MAX, Event, Queue, deadline};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
 use crate::resolve::{Dns, DnsSetupError};
@@ -129,6 +129,7 @@ pub(crate) async fn run(
     let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
     let tracker = relay.tracker.clone();
     tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
+    tracker.spawn(deadline::watch(Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_waits(Arc::clone(&relay), stop.clone()));
@@ -243,6 +244,7 @@ pub(crate) fn assemble(
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
         sending: Mutex::default(),
+        deadlines: Notify::new(),
         switches: Switches::open(spool.policies().clone())?,
         queue,
         reloads,

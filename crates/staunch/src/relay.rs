@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use policy::Roots;
 use policy::sts::keep::ClockTrust;
 use spool::{LaneKey, MessageId, Spool};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +62,8 @@ pub(crate) struct Relay {
     pub(crate) sending: Mutex<HashSet<(MessageId, LaneKey)>>,
     /// What the operator has switched off.
     pub(crate) switches: Switches,
+    /// Mail with a deadline has come.
+    pub(crate) deadlines: Notify,
     /// The queue task.
     pub(crate) queue: mpsc::Sender<Event>,
     /// Whoever reloads the configuration.

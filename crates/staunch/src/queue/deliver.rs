@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::lanes::{Company, Effect};
 use super::work::Due;
-use super::{Finished, Place, settle, store};
+use super::{Finished, Place, deadline, settle, store};
 use crate::attempt;
 use crate::clock;
 use crate::outcome::{self, AgeCounts, Circumstances};
@@ -14,6 +16,9 @@ use crate::schedule::after;
 
 /// How long everything rests while the store cannot promise to settle. Ours.
 const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// When mail is looked at again whose deadline is over: it is gone then. Ours.
+const DEADLINE_REST: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Tries `due` and settles what came of it.
 pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
@@ -27,6 +32,9 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
         }
     };
     let started = clock::now();
+    if deadline::is_over(relay, &due.work, started) {
+        return leave(due, started);
+    }
     let age_counts = relay.age_counts();
     let circumstances = |retry, dice| Circumstances {
         started,
@@ -76,6 +84,18 @@ async fn freshness(relay: &Relay, due: &Due, circumstances: &Circumstances<'_>) 
     match store::has_expired(relay, due.lane.clone(), circumstances.started).await {
         Ok(false) => Freshness::Cached,
         Ok(true) | Err(_) => Freshness::Fresh,
+    }
+}
+
+/// Leaves `due` to the task that deals with deadlines.
+fn leave(due: Due, now: Timestamp) -> Finished {
+    Finished {
+        lane: due.lane,
+        message: due.work.message,
+        effect: Effect::Neutral,
+        due: Some(after(now, DEADLINE_REST)),
+        pause: None,
+        place: Place::Right,
     }
 }
 

@@ -143,11 +143,15 @@ impl Intake {
             let sealed = seal(draft).await?;
             let hot = sealed.bytes().and_then(|bytes| relay.hot.keep(bytes));
             let pieces = pieces(relay, sealed.id(), &envelope, hot);
+            let has_deadline = envelope.options.deliver_by.is_some();
             let (done, answer) = oneshot::channel();
             relay.spool.commit(sealed, envelope, move |result| {
                 let _gone = done.send(result);
             });
             let id = answer.await.unwrap_or(Err(StoreError::Closed))?;
+            if has_deadline {
+                relay.deadlines.notify_one();
+            }
             Ok::<_, StoreError>((id, pieces))
         };
         match committed.await {

@@ -4,6 +4,7 @@
 //! in tasks of their own, which report back; so no domain, however slow, holds the others up.
 
 pub(crate) mod bounce;
+pub(crate) mod deadline;
 pub(crate) mod deliver;
 mod follow;
 pub(crate) mod intake;

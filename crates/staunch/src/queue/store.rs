@@ -195,6 +195,11 @@ fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work>
     })
 }
 
+/// All recipients that were read of a message.
+pub(super) fn whole(due: spool::Due) -> Option<Work> {
+    work(due, |_| true)
+}
+
 /// The recipients that are taken; `None` if none is.
 fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Work> {
     let (taken, left): (Vec<_>, Vec<_>) = due.recipients.into_iter().partition(takes);
