@@ -127,6 +127,11 @@ impl Mailbox {
         &self.text
     }
 
+    /// Can it be sent without SMTPUTF8?
+    pub fn is_ascii(&self) -> bool {
+        self.text.is_ascii()
+    }
+
     /// The local part as it was written, quotes included.
     pub fn local_part(&self) -> &str {
         self.text.rsplit_once('@').map_or("", |(local, _)| local)

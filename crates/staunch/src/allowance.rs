@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn a_session_takes_what_was_announced_and_no_more() {
-        let cases: &[(&str, &[&str], &[&[usize]])] = &[
+        type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a [usize]]);
+        let cases: &[Case<'_>] = &[
             ("HELP", &["a", "b", "a"], &[&[0, 1, 2]]),
             ("LIMITS RCPTMAX=2", &["a", "b", "a"], &[&[0, 1], &[2]]),
             ("LIMITS RCPTDOMAINMAX=1", &["a", "b", "a"], &[&[0, 2], &[]]),

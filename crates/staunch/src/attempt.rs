@@ -10,8 +10,8 @@ use policy::{
     Admitted, Asked, AuthorizedMx, Denied, NamedBy, Observed, Onward, Origin, PatternSet,
     TlsVersion, authorize,
 };
-use smtp::RemoteText;
-use smtp::client::{Addressee, Envelope, Fate, Options, Stage};
+use smtp::client::{Addressee, Fate, Stage};
+use smtp::{Domain, RemoteText};
 
 use crate::clock;
 use crate::config::{CleartextFallback, Config};
@@ -19,9 +19,9 @@ use crate::connect::{How, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::outcome::{
-    AgeCounts, Answered, AttemptError, Cut, Demand, HostError, MxEvidence, Reason, Walk,
+    AgeCounts, Answered, AttemptError, Cut, Demand, HostError, Misfit, MxEvidence, Reason, Walk,
 };
-use crate::parcel::{Parcel, sent_size};
+use crate::parcel::{Converting, Parcel};
 use crate::pool::{Checkout, Idle, PoolKey};
 use crate::queue::work::Work;
 use crate::relay::Relay;
@@ -108,6 +108,13 @@ pub(crate) async fn conclude(relay: &Relay, next_hop: &NextHop, walk: Walk) -> A
     walk.into_error(evidence)
 }
 
+/// In which manner a host is tried.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    starttls: Starttls,
+    converting: Converting,
+}
+
 /// What the steps of one leg share.
 struct Spine<'a> {
     relay: &'a Relay,
@@ -117,25 +124,33 @@ struct Spine<'a> {
 }
 
 impl Spine<'_> {
-    /// One host after the other; where nothing is required and TLS broke, at last in clear.
+    /// One host after the other; then those again that take the message in another form than its own,
+    /// and at last, where nothing is required and TLS broke, in clear.
     async fn walk(&self, candidates: Vec<Candidate>, walk: &mut Walk) -> Option<Answered> {
-        let mut clear = Vec::new();
+        let first = Manner { starttls: Starttls::Use, converting: Converting::Later };
+        let again = Manner { converting: Converting::Now, ..first };
+        let in_clear = Manner { starttls: Starttls::Skip, ..again };
+        let (mut convert, mut clear) = (Vec::new(), Vec::new());
         for candidate in candidates {
-            match self.try_host(&candidate, Starttls::Use).await {
+            match self.try_host(&candidate, first).await {
                 Ok(tried) => return tried,
+                Err(HostError::Unfit(Misfit::EightBit)) => convert.push((candidate, again)),
                 Err(error) => {
                     if self.may_go_clear(&candidate, &error).await {
-                        clear.push(candidate.clone());
+                        clear.push((candidate.clone(), in_clear));
                     }
                     events::host_failed(self.work.message, &candidate, &error);
                     walk.host_failed(&candidate.located.mx, error);
                 }
             }
         }
-        for candidate in clear {
-            match self.try_host(&candidate, Starttls::Skip).await {
+        for (candidate, manner) in convert.into_iter().chain(clear) {
+            match self.try_host(&candidate, manner).await {
                 Ok(tried) => return tried,
-                Err(error) => walk.host_failed(&candidate.located.mx, error),
+                Err(error) => {
+                    events::host_failed(self.work.message, &candidate, &error);
+                    walk.host_failed(&candidate.located.mx, error);
+                }
             }
         }
         None
@@ -146,8 +161,9 @@ impl Spine<'_> {
     async fn try_host(
         &self,
         candidate: &Candidate,
-        starttls: Starttls,
+        manner: Manner,
     ) -> Result<Option<Answered>, HostError> {
+        let starttls = manner.starttls;
         let mut chunking = Chunking::IfOffered;
         loop {
             let located = candidate.located.clone();
@@ -165,7 +181,7 @@ impl Spine<'_> {
             let (tls, address) = (tls_version(idle), idle.connection.peer());
             let extensions = *idle.connection.extensions();
             let was_kept = idle.connection.transactions() > 0;
-            match self.transmit(admitted, starttls, chunking).await {
+            match self.transmit(admitted, (&host, manner), chunking).await {
                 // The peer ended a kept connection just when it was taken up again: that says nothing.
                 Err(HostError::Interrupted { stage: Stage::Mail, .. }) if was_kept => {}
                 Err(HostError::NoChunking) if chunking == Chunking::IfOffered => {
@@ -193,31 +209,31 @@ impl Spine<'_> {
     async fn transmit(
         &self,
         mut admitted: Admitted<Idle>,
-        starttls: Starttls,
+        (mx, manner): (&Domain, Manner),
         chunking: Chunking,
     ) -> Result<(Vec<Option<Fate>>, Option<Cut>), HostError> {
-        let limit = admitted.connection_mut().connection.extensions().size_limit();
-        let size = sent_size(&self.work.facts);
-        if let Some(limit) = limit.filter(|limit| size > *limit) {
-            self.put_back(admitted.into_connection(), starttls);
-            return Err(HostError::TooLarge { limit });
-        }
-        let parcel = Parcel::load(self.relay, self.work).await.map_err(HostError::Body)?;
-        let recipients: Vec<_> =
-            self.work.targets.iter().map(|target| Addressee::from(&target.mailbox)).collect();
-        let envelope = Envelope {
-            sender: &self.work.sender,
-            recipients: &recipients,
-            size,
-            has_8bit: self.work.facts.has_8bit,
-            options: Options::default(),
+        let (relay, rules, work) = (self.relay, &self.config.delivery, self.work);
+        let extensions = *admitted.connection_mut().connection.extensions();
+        let packed = Parcel::pack(relay, rules, work, &extensions, manner.converting).await;
+        let parcel = match packed {
+            Ok(parcel) => parcel,
+            Err(error) => {
+                self.put_back(admitted.into_connection(), manner.starttls);
+                return Err(error);
+            }
         };
+        if let Some(plan) = parcel.plan() {
+            events::converted(work.message, mx, plan);
+        }
+        let work = &*parcel.addressed(work);
+        let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
+        let envelope = parcel.envelope(work, &recipients);
         let mail = Mail { envelope, body: parcel.body(), chunking };
         let transmitted = transmit(admitted, &mail).await;
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
             Some(idle) if is_used_up => self.relay.pool.retire(idle),
-            Some(idle) => self.put_back(idle, starttls),
+            Some(idle) => self.put_back(idle, manner.starttls),
             None => {}
         }
         said(transmitted.fates, transmitted.trouble)

@@ -3,6 +3,7 @@
 use policy::{Finding, Proof};
 use report::Action;
 use smtp::Domain;
+use smtp::mime::Plan;
 use spool::MessageId;
 
 use crate::hosts::Candidate;
@@ -21,6 +22,17 @@ pub(crate) fn host_failed(message: MessageId, candidate: &Candidate, error: &Hos
         %reason,
         %status,
         "{text}"
+    );
+}
+
+/// A message is sent in another form than its own.
+pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &Plan) {
+    tracing::info!(
+        event = "converted",
+        message_id = %message,
+        %mx,
+        dkim_signed = plan.is_dkim_signed(),
+        "the host does not take the message as it is"
     );
 }
 

@@ -33,7 +33,7 @@ use crate::connection::{Broken, Connection, Written};
 use crate::pool::{Idle, Slot};
 
 /// Octets of a body that are read, framed and written at once.
-const PIECE_OCTETS: usize = 64 * 1024;
+pub(crate) const PIECE_OCTETS: usize = 64 * 1024;
 
 /// A mail.
 #[derive(Debug)]
@@ -471,7 +471,7 @@ mod tests {
             has_8bit: false,
             options: Options::default(),
         };
-        let body = Body { source: body, size: stored };
+        let body = Body { source: body, size: stored, plan: None };
         transmit(admitted, &Mail { envelope, body, chunking: Chunking::IfOffered }).await
     }
 

@@ -14,9 +14,9 @@ use crate::telemetry;
 
 use super::checker::{Checker, Findings, in_range};
 use super::{
-    Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, Hostname,
-    IpFamily, Limits, Log, LogFormat, MinVersion, MtaSts, OnFailure, Patience, Prefix, Route,
-    StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
+    Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, EightBit,
+    Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts, OnFailure, Patience,
+    Prefix, Route, StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
 };
 
 /// Where a route's host listens unless a port is written.
@@ -126,6 +126,8 @@ impl Checker {
         Delivery {
             port: self.port("delivery.port", written.port),
             tls: self.listed("delivery.tls", &written.tls, TlsFloor::Opportunistic),
+            eightbit: self.listed("delivery.eightbit", &written.eightbit, EightBit::Convert),
+            long_lines: self.listed("delivery.long_lines", &written.long_lines, LongLines::Pass),
             cleartext_fallback: self.listed(
                 "delivery.cleartext_fallback",
                 &written.cleartext_fallback,

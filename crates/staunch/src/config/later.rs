@@ -15,8 +15,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     // Whose AD bit counts under dnssec = "trust-ad", which is refused itself.
     ("dns.trust_ad_from", &["[]", "[\"127.0.0.0/8\", \"::1/128\"]"]),
     ("dns.trust_anchor", &["\"\""]),
-    ("delivery.eightbit", &["\"send\""]),
-    ("delivery.long_lines", &["\"pass\""]),
     ("source", &[]),
     ("dane.mode", &["\"off\""]),
     ("require_tls.tls_required_no", &["\"never\""]),

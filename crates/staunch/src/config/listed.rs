@@ -1,8 +1,8 @@
 //! Words that stand for variants: each list is what the operator may write.
 
 use super::{
-    BareNewline, CleartextFallback, DsnReturn, IpFamily, ListenerMode, LogFormat, MinVersion,
-    OnFailure, StsMode, TlsFloor,
+    BareNewline, CleartextFallback, DsnReturn, EightBit, IpFamily, ListenerMode, LogFormat,
+    LongLines, MinVersion, OnFailure, StsMode, TlsFloor,
 };
 
 /// A closed list of words.
@@ -38,6 +38,16 @@ impl Listed for CleartextFallback {
         ("second-attempt", Self::SecondAttempt),
         ("immediate", Self::Immediate),
     ];
+}
+
+impl Listed for EightBit {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("convert", Self::Convert), ("send", Self::Send)];
+}
+
+impl Listed for LongLines {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("pass", Self::Pass), ("encode", Self::Encode), ("refuse", Self::Refuse)];
 }
 
 impl Listed for IpFamily {

@@ -126,6 +126,10 @@ pub(crate) struct Delivery {
     pub(crate) tls: TlsFloor,
     /// When plain text follows a failed STARTTLS, where nothing is required.
     pub(crate) cleartext_fallback: CleartextFallback,
+    /// What becomes of octets above 127.
+    pub(crate) eightbit: EightBit,
+    /// What becomes of long lines.
+    pub(crate) long_lines: LongLines,
     /// Address families used.
     pub(crate) ip: IpFamily,
     /// Waits between attempts; not empty, the last one repeats.
@@ -163,6 +167,26 @@ pub(crate) enum TlsFloor {
     Encrypt,
     /// Encrypted, to an authenticated host.
     Verify,
+}
+
+/// `delivery.eightbit`: octets above 127, to hosts without 8BITMIME.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum EightBit {
+    /// As quoted-printable or base64.
+    Convert,
+    /// As they are, whatever comes of it.
+    Send,
+}
+
+/// `delivery.long_lines`: lines of more octets than every host takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LongLines {
+    /// As they are.
+    Pass,
+    /// As quoted-printable or base64.
+    Encode,
+    /// Such messages are returned.
+    Refuse,
 }
 
 /// `delivery.cleartext_fallback`.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use policy::{Origin, Refusal, TlsFailure};
 use smtp::client::Stage;
+use smtp::mime::{LINE_OCTETS_MAX, Refused};
 use smtp::{Domain, HostName, RemoteText, Reply, Status};
 
 use super::reason::Reason;
@@ -148,6 +149,8 @@ pub(crate) enum HostError {
         /// Octets.
         limit: u64,
     },
+    /// It does not take the message in the form that it has.
+    Unfit(Misfit),
     /// It offers CHUNKING and does not know BDAT.
     NoChunking,
     /// The connection broke before the message was sent in full.
@@ -161,6 +164,50 @@ pub(crate) enum HostError {
     },
     /// Our copy of the message cannot be read, or must not be sent.
     Body(String),
+}
+
+/// Why a host does not take a message in the form that it has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Misfit {
+    /// The message has eight bits, and would have to be converted: other hosts come first.
+    EightBit,
+    /// The message would have to be converted, and cannot be.
+    Conversion(Refused),
+    /// The message has lines that not every host takes, and the operator wants none of them sent
+    /// (`delivery.long_lines`).
+    LongLines,
+    /// An address or the header has UTF-8, and the host does not know SMTPUTF8.
+    SmtpUtf8,
+    /// The message is to be returned by a certain time, and the host would not see to that.
+    DeliverBy,
+}
+
+impl Misfit {
+    fn problem(self, mx: &Domain) -> Problem {
+        match self {
+            Self::EightBit => {
+                Problem::new(Reason::ConversionRefused, &format!("{mx} takes no octets above 127"))
+            }
+            Self::Conversion(refused) => Problem::new(
+                Reason::ConversionRefused,
+                &format!(
+                    "{mx} takes no octets above 127, and the message cannot be converted: {refused}"
+                ),
+            ),
+            Self::LongLines => Problem::new(
+                Reason::LineTooLong,
+                &format!("the message has a line of more than {LINE_OCTETS_MAX} octets"),
+            ),
+            Self::SmtpUtf8 => Problem::new(
+                Reason::SmtpUtf8Unsupported,
+                &format!("{mx} does not support SMTPUTF8, which an address or the header needs"),
+            ),
+            Self::DeliverBy => Problem::new(
+                Reason::DeliverByUnsupported,
+                &format!("{mx} does not promise to deliver or return the message in time"),
+            ),
+        }
+    }
 }
 
 /// A failure in the words that log, queue, `explain` and notice share.
@@ -310,7 +357,7 @@ impl HostError {
     /// so?
     pub(crate) fn finality(&self) -> Finality {
         match self {
-            Self::TooLarge { .. } => Finality::Sure,
+            Self::TooLarge { .. } | Self::Unfit(_) => Finality::Sure,
             Self::NoAddress | Self::ForbiddenAddress(_) => Finality::Hearsay,
             Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
             Self::Connect(_)
@@ -335,6 +382,7 @@ impl HostError {
             | Self::Crowded
             | Self::NoChunking
             | Self::TooLarge { .. }
+            | Self::Unfit(_)
             | Self::Interrupted { .. }
             | Self::Body(_) => false,
         }
@@ -352,7 +400,7 @@ impl HostError {
             Self::Connect(failure) if failure.is_tls() => 6,
             Self::NoChunking | Self::Interrupted { .. } => 5,
             Self::Connect(_) => 4,
-            Self::TooLarge { .. } => 3,
+            Self::TooLarge { .. } | Self::Unfit(_) => 3,
             Self::Refused(_) => 2,
             Self::Dns(_) => 1,
             Self::NoAddress | Self::ForbiddenAddress(_) => 0,
@@ -362,7 +410,9 @@ impl HostError {
     fn scope(&self) -> Scope {
         match self {
             Self::Crowded => Scope::Turn,
-            Self::TooLarge { .. } | Self::NoChunking | Self::Body(_) => Scope::Message,
+            Self::TooLarge { .. } | Self::Unfit(_) | Self::NoChunking | Self::Body(_) => {
+                Scope::Message
+            }
             // The host took the envelope and then choked on the content, which other mail does not have.
             Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
             Self::Dns(failure) => dns_scope(failure),
@@ -398,6 +448,7 @@ impl HostError {
                 Reason::SizeExceeded,
                 &format!("{mx} takes messages up to {limit} octets"),
             ),
+            Self::Unfit(misfit) => misfit.problem(mx),
             Self::NoChunking => Problem::new(
                 Reason::ProtocolError,
                 &format!("{mx} offers CHUNKING and does not know BDAT"),

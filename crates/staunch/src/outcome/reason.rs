@@ -74,13 +74,21 @@ pub(crate) enum Reason {
     Expired,
     /// The operator gave up on it.
     ReturnedByOperator,
+    /// An address or the header has UTF-8, and no host takes that (RFC 6531).
+    SmtpUtf8Unsupported,
+    /// No host takes eight bits, and the message cannot be converted (RFC 6152 §3).
+    ConversionRefused,
+    /// A line is longer than every host takes, and `delivery.long_lines` refuses that.
+    LineTooLong,
+    /// The message is to be returned by a certain time, and no host promises that (RFC 2852).
+    DeliverByUnsupported,
     /// Trouble of our own: disk, descriptors.
     LocalError,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 37] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -113,6 +121,10 @@ impl Reason {
         Self::SizeExceeded,
         Self::Expired,
         Self::ReturnedByOperator,
+        Self::SmtpUtf8Unsupported,
+        Self::ConversionRefused,
+        Self::LineTooLong,
+        Self::DeliverByUnsupported,
         Self::LocalError,
     ];
 
@@ -155,6 +167,10 @@ impl Reason {
             Self::SizeExceeded => ("size_exceeded", Status::permanent(3, 4)),
             Self::Expired => ("expired", Status::permanent(4, 7)),
             Self::ReturnedByOperator => ("returned_by_operator", Status::permanent(3, 0)),
+            Self::SmtpUtf8Unsupported => ("smtputf8_unsupported", Status::permanent(6, 7)),
+            Self::ConversionRefused => ("conversion_refused", Status::permanent(6, 3)),
+            Self::LineTooLong => ("line_too_long", Status::permanent(6, 0)),
+            Self::DeliverByUnsupported => ("deliver_by_unsupported", Status::permanent(3, 3)),
             Self::LocalError => ("local_error", Status::transient(3, 0)),
         }
     }
@@ -202,6 +218,10 @@ impl Reason {
             | Self::Remote5xx
             | Self::ProtocolError
             | Self::SizeExceeded
+            | Self::SmtpUtf8Unsupported
+            | Self::ConversionRefused
+            | Self::LineTooLong
+            | Self::DeliverByUnsupported
             | Self::Expired
             | Self::ReturnedByOperator
             | Self::LocalError => false,

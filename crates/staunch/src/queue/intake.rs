@@ -12,7 +12,7 @@ use spool::{
 use tokio::sync::oneshot;
 
 use super::Event;
-use super::work::{Arrival, Body, Rest, Target, Work};
+use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
 use crate::clock;
 use crate::config::Config;
 use crate::relay::{Counted, Relay};
@@ -200,7 +200,10 @@ pub(crate) fn pieces(
     let recipients = (0..=u16::MAX).map(RecipientNo).zip(&envelope.recipients);
     for (no, recipient) in recipients.filter(|(_, r)| r.state == RecipientState::Queued) {
         let (targets, rest) = lanes.entry(&recipient.lane).or_insert((Vec::new(), Rest::Nobody));
-        if targets.len() >= per_transaction {
+        // As it is read back from the store.
+        let is_other =
+            |first: &Target| needs_utf8(&first.mailbox) != needs_utf8(&recipient.mailbox);
+        if targets.len() >= per_transaction || targets.first().is_some_and(is_other) {
             *rest = Rest::Waiting;
             continue;
         }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::Onward;
-use smtp::HostName;
+use smtp::{HostName, Mailbox};
 use spool::{DueCursor, DuePage, DueRecipient, LaneKey, MessageId, StoreError};
 
 use super::Place;
 use super::lane::READY_MAX;
-use super::work::{Body, Rest, Target, Work};
+use super::work::{Body, Rest, Target, Work, needs_utf8};
 use crate::config::Config;
 use crate::relay::Relay;
 use crate::requirement;
@@ -184,12 +184,15 @@ fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient, onward: 
 }
 
 /// One transaction's worth of a message: recipients with the same next hop, which is that of the lane.
+/// Those whose addresses need SMTPUTF8 go by themselves, since a host without it takes the others.
 fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work> {
     let mut count = 0;
     let onward = requirement::onward(&due.options);
+    let mut kind = None;
     work(due, |recipient| {
         let fits = count < config.delivery.recipients_per_transaction
-            && !is_astray(config, lane, recipient, onward);
+            && !is_astray(config, lane, recipient, onward)
+            && is_alike(&mut kind, &recipient.mailbox);
         count += usize::from(fits);
         fits
     })
@@ -198,6 +201,12 @@ fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work>
 /// All recipients that were read of a message.
 pub(super) fn whole(due: spool::Due) -> Option<Work> {
     work(due, |_| true)
+}
+
+/// Is `mailbox` of the kind of the first one that was asked about?
+fn is_alike(kind: &mut Option<bool>, mailbox: &Mailbox) -> bool {
+    let needs_utf8 = needs_utf8(mailbox);
+    *kind.get_or_insert(needs_utf8) == needs_utf8
 }
 
 /// The recipients that are taken; `None` if none is.

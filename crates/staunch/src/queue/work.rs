@@ -1,7 +1,9 @@
 //! What one attempt is about: a message, some of its recipients, and where its body is.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
-use smtp::{HostName, Mailbox, ReversePath};
+use smtp::{Addressee, HostName, Mailbox, ReversePath};
 use spool::{BodyFacts, LaneKey, MessageId, MessageOptions, RecipientNo, RecipientOptions};
 
 use policy::Onward;
@@ -26,6 +28,13 @@ pub(crate) struct Target {
     pub(crate) waits_since: Option<Timestamp>,
     /// What was asked for with it.
     pub(crate) options: RecipientOptions,
+}
+
+impl<'a> From<&'a Target> for Addressee<'a> {
+    fn from(target: &'a Target) -> Self {
+        let RecipientOptions { notify, original } = &target.options;
+        Self { mailbox: &target.mailbox, notify: *notify, original: original.as_ref() }
+    }
 }
 
 /// Where the body is.
@@ -67,6 +76,17 @@ pub(crate) enum Arrival {
     Work(Work),
     /// In the store, for a later time.
     Later(Timestamp),
+}
+
+/// Can the address only be sent with SMTPUTF8? A local part has one form only.
+pub(crate) fn needs_utf8(mailbox: &Mailbox) -> bool {
+    !mailbox.is_ascii() && mailbox.to_ascii().is_none()
+}
+
+fn rewrite(mailbox: &mut Mailbox) {
+    if let Some(ascii) = mailbox.to_ascii().and_then(|text| Mailbox::parse(&text).ok()) {
+        *mailbox = ascii;
+    }
 }
 
 /// What of a message stays behind in the lane when some of its recipients are tried.
@@ -111,6 +131,27 @@ impl Work {
     /// What the sender asks of the way behind the next hop.
     pub(crate) fn onward(&self) -> Onward {
         requirement::onward(&self.options)
+    }
+
+    /// Has sender or recipient an address that cannot be written in ASCII (RFC 6531 §3.3)?
+    pub(crate) fn needs_utf8_addresses(&self) -> bool {
+        self.sender.mailbox().is_some_and(needs_utf8)
+            || self.any(|target| needs_utf8(&target.mailbox))
+    }
+
+    /// With all addresses in ASCII that can be: their domains as A-labels.
+    pub(crate) fn in_ascii(&self) -> Cow<'_, Self> {
+        let is_ascii = self.sender.mailbox().is_none_or(Mailbox::is_ascii)
+            && !self.any(|target| !target.mailbox.is_ascii());
+        if is_ascii {
+            return Cow::Borrowed(self);
+        }
+        let mut work = self.clone();
+        if let ReversePath::Mailbox(mailbox) = &mut work.sender {
+            rewrite(mailbox);
+        }
+        work.targets.iter_mut().for_each(|target| rewrite(&mut target.mailbox));
+        Cow::Owned(work)
     }
 
     /// Does `test` hold for a recipient?

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use smtp::mime::{Conversion, Plan};
 use tokio::task::spawn_blocking;
 
 use super::PIECE_OCTETS;
@@ -25,30 +26,63 @@ pub(crate) struct Body<'a> {
     pub(crate) source: BodySource<'a>,
     /// Its octets there.
     pub(crate) size: u64,
+    /// How it is changed on the way, if it is.
+    pub(crate) plan: Option<&'a Plan>,
 }
 
 impl Body<'_> {
     /// From the beginning.
     pub(super) fn pieces(&self) -> Pieces<'_> {
-        Pieces { source: &self.source, offset: 0, size: self.size, buffer: Vec::new() }
+        Pieces {
+            source: Source { source: &self.source, offset: 0, size: self.size, buffer: Vec::new() },
+            conversion: self.plan.map(Conversion::new),
+            converted: Vec::new(),
+        }
     }
 }
 
-/// Reads a body once.
+/// Reads a body once, as it is sent.
 pub(super) struct Pieces<'a> {
+    source: Source<'a>,
+    conversion: Option<Conversion<'a>>,
+    converted: Vec<u8>,
+}
+
+impl Pieces<'_> {
+    pub(super) fn has_more(&self) -> bool {
+        self.source.has_more()
+    }
+
+    /// The next piece; of what is converted, it may be empty.
+    pub(super) async fn next(&mut self) -> io::Result<&[u8]> {
+        let Some(conversion) = &mut self.conversion else { return self.source.next().await };
+        self.converted.clear();
+        let piece = self.source.next().await?;
+        conversion.push(piece, &mut self.converted).map_err(io::Error::other)?;
+        if !self.source.has_more()
+            && let Some(conversion) = self.conversion.take()
+        {
+            conversion.finish(&mut self.converted).map_err(io::Error::other)?;
+        }
+        Ok(&self.converted)
+    }
+}
+
+/// Reads a body once, as it is stored.
+struct Source<'a> {
     source: &'a BodySource<'a>,
     offset: u64,
     size: u64,
     buffer: Vec<u8>,
 }
 
-impl Pieces<'_> {
-    pub(super) fn has_more(&self) -> bool {
+impl Source<'_> {
+    fn has_more(&self) -> bool {
         self.offset < self.size
     }
 
     /// At least one octet, at most [`PIECE_OCTETS`] and never beyond the size.
-    pub(super) async fn next(&mut self) -> io::Result<&[u8]> {
+    async fn next(&mut self) -> io::Result<&[u8]> {
         let rest = usize::try_from(self.size - self.offset).unwrap_or(usize::MAX);
         let wanted = rest.min(PIECE_OCTETS);
         let piece = match self.source {
