@@ -9,6 +9,7 @@
 //! | [`cache`] | what becomes of a policy that is kept, row by row |
 //! | [`sendmail`] | programs that call sendmail reach the daemon |
 //! | [`server`] | what a client may say to us |
+//! | [`doors`] | how clients come in, and what they are shown |
 //! | [`crash`] | a 250 survives `kill -9` |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
@@ -28,6 +29,7 @@
 mod bounce;
 mod cache;
 mod crash;
+mod doors;
 mod downgrade;
 mod harness;
 mod http;

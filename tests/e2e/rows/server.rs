@@ -1,1 +1,240 @@
 //! What clients may say to us, row by row.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use world::{Client, KeyFiles, Relay, SmtpReply, Trust, World, message};
+
+use crate::harness::PROGRAM;
+
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A daemon whose listener has a certificate; `more` belongs to the listener.
+async fn with_certificate(world: &World, more: &str) -> Relay {
+    let files: KeyFiles = world.key_files("relay.test");
+    world.relay(&format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{}{more}", files.toml())).await
+}
+
+async fn in_tls(world: &World, relay: &Relay) -> Client {
+    relay.client().await.starttls(&Trust::in_ca(&world.pki), "relay.test").await.unwrap()
+}
+
+fn starts(reply: &SmtpReply, status: &str) {
+    assert!(reply.text().starts_with(status), "{status}: {reply:?}");
+}
+
+/// RFC 3207 §4.
+#[tokio::test]
+async fn sv_15_starttls_stands_alone_once_and_not_inside_tls() {
+    let world = World::start(PROGRAM).await;
+    let relay = with_certificate(&world, "").await;
+    let mut client = relay.client().await;
+    assert_eq!(client.keyword("STARTTLS"), Some(""));
+    starts(&client.expect("STARTTLS now", 501).await, "5.5.4");
+    let mut client = client.starttls(&Trust::in_ca(&world.pki), "relay.test").await.unwrap();
+    assert_eq!(client.keyword("STARTTLS"), None);
+    client.expect("STARTTLS", 503).await;
+    client.expect("NOOP", 250).await;
+
+    let without = world.relay("").await;
+    let mut client = without.client().await;
+    assert_eq!(client.keyword("STARTTLS"), None);
+    let reply = client.command("STARTTLS").await.unwrap();
+    assert!(matches!(reply.code, 502 | 503), "{reply:?}");
+}
+
+/// RFC 3207 §4.2, CVE-2011-0411: in one segment with STARTTLS, and in the next.
+#[tokio::test]
+async fn sv_16_plaintext_behind_starttls_is_thrown_away() {
+    let world = World::start(PROGRAM).await;
+    let relay = with_certificate(&world, "").await;
+    let trust = Trust::in_ca(&world.pki);
+    for injected in ["MAIL FROM:<x@evil.test>\r\n", "EHLO evil.test\r\nRSET\r\n", "x"] {
+        let mut client = relay.client().await;
+        client.send(format!("STARTTLS\r\n{injected}").as_bytes()).await.unwrap();
+        assert!(client.is_closed().await, "{injected:?}");
+    }
+    relay.event("rejected").with("reason", "plaintext_before_tls").times(3).await;
+
+    // After the 220 it is part of a handshake, and no good one.
+    let mut client = relay.client().await;
+    client.expect("STARTTLS", 220).await;
+    client.send(b"MAIL FROM:<x@evil.test>\r\n").await.unwrap();
+    let answer = client.rest().await;
+    assert!(!answer.starts_with(b"2") && !answer.starts_with(b"5"), "{answer:?}");
+
+    // What was said before TLS is forgotten.
+    let mut client = relay.client().await;
+    client.expect("MAIL FROM:<before@client.test>", 250).await;
+    client.expect("STARTTLS", 220).await;
+    let mut client = client.secure(&trust, "relay.test").await.unwrap();
+    client.expect("RCPT TO:<b@far.test>", 503).await;
+    client.expect("MAIL FROM:<a@client.test>", 503).await;
+    client.ehlo().await.unwrap();
+    client.expect("RCPT TO:<b@far.test>", 503).await;
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    assert!(relay.queue().await.is_empty());
+}
+
+/// RFC 5321 §3.8, §4.2.5: what was begun is finished, and the others are told.
+#[tokio::test]
+async fn sv_22_a_stop_finishes_what_is_being_sent() {
+    let world = World::start(PROGRAM).await;
+    let mut relay = with_certificate(&world, "").await;
+    let socket = relay.data_dir().join("submit.sock");
+    let clients = [
+        relay.client().await,
+        in_tls(&world, &relay).await,
+        Client::dial_unix(&socket).await.unwrap().greeted().await.unwrap(),
+    ];
+    let mut sending = Vec::new();
+    for (number, mut client) in clients.into_iter().enumerate() {
+        client.expect("MAIL FROM:<a@client.test>", 250).await;
+        client.expect(&format!("RCPT TO:<b{number}@far.test>"), 250).await;
+        client.expect("DATA", 354).await;
+        client.send(b"Subject: in the middle\r\n\r\n").await.unwrap();
+        sending.push(client);
+    }
+    let mut idle = relay.client().await;
+    let mut between = in_tls(&world, &relay).await;
+    between.expect("MAIL FROM:<a@client.test>", 250).await;
+
+    relay.signal(rustix::process::Signal::TERM);
+    for client in [&mut idle, &mut between] {
+        let reply = client.reply().await.unwrap();
+        assert_eq!(reply.code, 421, "{reply:?}");
+        assert!(client.is_closed().await);
+    }
+    for client in &mut sending {
+        client.send(b"the rest\r\n.\r\n").await.unwrap();
+        assert_eq!(client.reply().await.unwrap().code, 250);
+        assert_eq!(client.reply().await.unwrap().code, 421, "and then the same for it");
+    }
+    assert!(relay.wait_end().await.success());
+    relay.start_again().await;
+    assert_eq!(relay.queue().await.len(), 3);
+}
+
+/// A message that does not end is given up when `shutdown_grace` is over, and its sender is told.
+#[tokio::test]
+async fn sv_22_a_message_that_does_not_end_does_not_hold_the_stop_up() {
+    let world = World::start(PROGRAM).await;
+    let mut relay = world.relay("shutdown_grace = \"1s\"").await;
+    let mut client = relay.client().await;
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    client.expect("RCPT TO:<b@far.test>", 250).await;
+    client.expect("DATA", 354).await;
+    relay.signal(rustix::process::Signal::TERM);
+    assert_eq!(client.reply().await.unwrap().code, 421);
+    assert!(relay.wait_end().await.success());
+}
+
+#[tokio::test]
+async fn sv_23_errors_early_talkers_and_browsers_end_a_session() {
+    let world = World::start(PROGRAM).await;
+    let relay = world
+        .relay(
+            "[access]\nnetworks = [\"127.0.0.1\"]\n[limits]\nerrors_per_session = 3\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.0.5\"]\n",
+        )
+        .await;
+    let mut client = relay.client().await;
+    for _ in 0..3 {
+        client.expect("FROBNICATE", 500).await;
+    }
+    client.expect("FROBNICATE", 421).await;
+    assert!(client.is_closed().await);
+
+    let mut browser = Client::dial(relay.listener()).await.unwrap();
+    browser.reply().await.unwrap();
+    browser.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nMAIL FROM:<a@b.test>\r\n").await.unwrap();
+    assert!(browser.reply().await.unwrap().code >= 500);
+    assert!(browser.is_closed().await);
+
+    // Behind the header of a proxy, so that it has certainly come before the greeting.
+    for (source, code) in [("198.51.100.1", 554), ("127.0.0.1", 220)] {
+        let proxy = IpAddr::from([127, 0, 0, 5]);
+        let mut early = Client::dial_from(proxy, relay.listener()).await.unwrap();
+        let said = format!("PROXY TCP4 {source} 127.0.0.1 40000 25\r\nEHLO early.test\r\n");
+        early.send(said.as_bytes()).await.unwrap();
+        let reply = early.reply().await.unwrap();
+        assert_eq!(reply.code, code, "{source}: {reply:?}");
+        if code == 220 {
+            assert_eq!(early.reply().await.unwrap().code, 250, "those who may relay are served");
+        } else {
+            assert!(early.is_closed().await);
+        }
+    }
+}
+
+/// RFC 8314 §3.3, RFC 4954 §4: no login without TLS, and no mail without login.
+#[tokio::test]
+async fn sv_24_submission_has_no_auth_without_tls_and_no_mail_without_auth() {
+    let world = World::start(PROGRAM).await;
+    let files = world.key_files("relay.test");
+    let relay = world
+        .relay(&format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submission\"\n{0}\
+             [[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submissions\"\n{0}",
+            files.toml()
+        ))
+        .await;
+    let trust = Trust::in_ca(&world.pki);
+    let mut clear = Client::hello(relay.listener_at(0)).await.unwrap();
+    assert_eq!(clear.keyword("AUTH"), None);
+    let reply = clear.auth_plain("user", "secret").await.unwrap();
+    assert!(matches!(reply.code, 502 | 503 | 530 | 538), "{reply:?}");
+    clear.expect("MAIL FROM:<a@client.test>", 530).await;
+    let mut started = clear.starttls(&trust, "relay.test").await.unwrap();
+    started.expect("MAIL FROM:<a@client.test>", 530).await;
+
+    let implicit = Client::dial(relay.listener_at(1)).await.unwrap();
+    let implicit = implicit.secure(&trust, "relay.test").await.unwrap();
+    let mut implicit = implicit.greeted().await.unwrap();
+    assert_eq!(implicit.keyword("STARTTLS"), None);
+    implicit.expect("MAIL FROM:<a@client.test>", 530).await;
+
+    // Who speaks plain SMTP there gets no answer in it.
+    let mut plain = Client::dial_from(STRANGER, relay.listener_at(1)).await.unwrap();
+    plain.send(b"EHLO client.test\r\n").await.unwrap();
+    assert!(!plain.rest().await.starts_with(b"2"));
+    relay.event("handshake_failed").with("client", STRANGER).await;
+}
+
+/// RFC 8689 §2.
+#[tokio::test]
+async fn rtls_01_requiretls_is_offered_under_tls_and_where_it_is_configured() {
+    let world = World::start(PROGRAM).await;
+    let relay = with_certificate(&world, "require_tls = true\n").await;
+    let mut client = relay.client().await;
+    assert_eq!(client.keyword("REQUIRETLS"), None);
+    client.expect("MAIL FROM:<a@client.test> REQUIRETLS", 555).await;
+    let mut client = client.starttls(&Trust::in_ca(&world.pki), "relay.test").await.unwrap();
+    assert_eq!(client.keyword("REQUIRETLS"), Some(""));
+    client.expect("MAIL FROM:<a@client.test> REQUIRETLS", 250).await;
+
+    let without = with_certificate(&world, "").await;
+    let mut client = in_tls(&world, &without).await;
+    assert_eq!(client.keyword("REQUIRETLS"), None);
+    client.expect("MAIL FROM:<a@client.test> REQUIRETLS", 555).await;
+}
+
+/// RFC 8314 §4.3: Received tells what protected the message.
+#[tokio::test]
+async fn sv_11_received_names_the_cipher_suite() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let relay = with_certificate(&world, "").await;
+    for (trust, suites) in [
+        (Trust::in_ca(&world.pki), "tls TLS_AES_"),
+        (Trust::in_ca_tls12(&world.pki), "tls TLS_ECDHE_ECDSA_WITH_"),
+    ] {
+        let mut client = relay.client().await.starttls(&trust, "relay.test").await.unwrap();
+        let to = format!("{}@far.test", suites.len());
+        let content = message("a@client.test", &to, "tls");
+        let reply = client.transact("a@client.test", &[&to], &content).await.unwrap();
+        assert_eq!(reply.code, 250, "{reply:?}");
+        let text = mx.message_to(&to).await.text();
+        assert!(text.contains("with ESMTPS id ") && text.contains(suites), "{text}");
+    }
+}

@@ -28,6 +28,9 @@ pub(super) fn settings(
     if entrance.certificate.is_some() {
         offer = offer.with(Capability::StartTls);
     }
+    if entrance.listener.require_tls {
+        offer = offer.with(Capability::RequireTls);
+    }
     let access = match arrival.mode {
         ListenerMode::Relay => Access::Anyone,
         ListenerMode::Submission | ListenerMode::Submissions => {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
@@ -291,6 +291,15 @@ impl Client {
         }
         self.send(&stuff(content)).await?;
         self.reply().await
+    }
+
+    /// Everything that the server still says before it closes, be it SMTP or not.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(self.limit, self.stream.read_to_end(&mut rest)).await;
+        // A connection that is reset ends, too.
+        let _ended = read.expect("the server does not close");
+        rest
     }
 
     /// Whether the server closes now, without a further word.
