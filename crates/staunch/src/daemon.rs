@@ -43,6 +43,8 @@ use crate::tls::{TlsSetupError, load_roots};
 const VITALS_EVERY: Duration = Duration::from_secs(1);
 /// How often it is asked whether the wall clock went back.
 const WAITS_EVERY: Duration = Duration::from_secs(60);
+/// After the grace is over: for telling clients so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Whatever the operator's waits are: policies and local trouble defer for an hour at most.
 const WAIT_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -196,7 +198,7 @@ async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken) {
     relay.tracker.close();
     tokio::select! {
         () = relay.tracker.wait() => {}
-        () = tokio::time::sleep(config.shutdown_grace) => {}
+        () = tokio::time::sleep(config.shutdown_grace + LAST_WORDS) => {}
         () = signals.stop() => {}
     }
     let _ended = std::fs::remove_file(&config.admin.socket);

@@ -75,6 +75,39 @@ async fn sv_16_plaintext_behind_starttls_is_thrown_away() {
     assert!(relay.queue().await.is_empty());
 }
 
+/// RFC 5321 §4.5.3.2.7. Not the wait for an octet counts but that for a whole command, or for content
+/// worth the name. That the default is five minutes is a test of the configuration.
+#[tokio::test]
+async fn sv_20_a_client_that_takes_too_long_hears_421() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[limits]\nclient_timeout = \"2s\"").await;
+    let mut idle = relay.client().await;
+    starts(&idle.reply().await.unwrap(), "4.4.2");
+    assert!(idle.is_closed().await);
+
+    let commands: [&[&str]; 2] =
+        [&[], &["MAIL FROM:<a@client.test>", "RCPT TO:<b@far.test>", "DATA"]];
+    for before in commands {
+        let mut dribbling = relay.client().await;
+        for command in before {
+            dribbling.command(command).await.unwrap();
+        }
+        let pace = std::time::Duration::from_millis(100);
+        let mut octets = 0;
+        let reply = loop {
+            match tokio::time::timeout(pace, dribbling.reply()).await {
+                Ok(reply) => break reply.unwrap(),
+                Err(_) => dribbling.send(b"x").await.unwrap(),
+            }
+            octets += 1;
+            assert!(octets < 100, "it may go on for ever");
+        };
+        assert_eq!(reply.code, 421, "{before:?}");
+        assert!(octets > 3, "closed too early");
+    }
+    assert!(relay.queue().await.is_empty());
+}
+
 /// RFC 5321 §3.8, §4.2.5: what was begun is finished, and the others are told.
 #[tokio::test]
 async fn sv_22_a_stop_finishes_what_is_being_sent() {

@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::limits::SERVER_IDLE_TIMEOUT;
 use smtp::server::{Session, Step};
 use smtp::{RemoteText, Response, Status};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -209,7 +208,9 @@ struct Conversation {
 impl Conversation {
     fn new(guest: Guest, shared: Arc<Shared>, stop: CancellationToken) -> Self {
         let Guest { stream, arrival, entrance, received, visit } = guest;
-        let settings = offer::settings(&shared.config(), &entrance, &arrival, &shared.auth);
+        let config = shared.config();
+        let pace = Pace::new(Instant::now(), config.limits.client_timeout);
+        let settings = offer::settings(&config, &entrance, &arrival, &shared.auth);
         let session = Session::new(settings);
         Self {
             stream,
@@ -217,7 +218,7 @@ impl Conversation {
             has_unused: !received.is_empty(),
             buffer: received,
             read_octets: READ_OCTETS,
-            pace: Pace::new(Instant::now()),
+            pace,
             session,
             desk: Desk::new(Arc::clone(&shared), arrival),
             shared,
@@ -326,7 +327,8 @@ impl Conversation {
                 | Step::AuthEnded) => self.desk.handle(&mut self.session, step, capacity).await,
             }
             if self.session.output().len() > OUTPUT_OCTETS {
-                flush(&mut self.stream, &mut self.session, &mut self.pace).await?;
+                let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
+                self.pace.answered(Instant::now(), limit);
             }
         };
         let used = self.buffer.len() - input.len();
@@ -352,7 +354,7 @@ impl Conversation {
             return Ok(None);
         }
         let mut clear = Stream::Clear(socket);
-        flush(&mut clear, &mut self.session, &mut self.pace).await?;
+        flush(&mut clear, &mut self.session, &self.shared).await?;
         let Stream::Clear(socket) = clear else { return Ok(None) };
         let entrance = Arc::clone(&self.entrance);
         let shaken = self.stop.run_until_cancelled(handshake(socket, &entrance, &[], peer)).await;
@@ -360,12 +362,17 @@ impl Conversation {
         let arrival = self.desk.secured(tls.facts());
         let (config, auth) = (self.shared.config(), &self.shared.auth);
         self.session.secured(offer::settings(&config, &entrance, arrival, auth));
-        self.pace = Pace::new(Instant::now());
+        self.pace.answered(Instant::now(), config.limits.client_timeout);
         Ok(Some(Self { stream: Stream::Tls(Box::new(tls)), ..self }))
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        flush(&mut self.stream, &mut self.session, &mut self.pace).await
+        if self.session.output().is_empty() {
+            return Ok(());
+        }
+        let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
+        self.pace.answered(Instant::now(), limit);
+        Ok(())
     }
 }
 
@@ -401,13 +408,14 @@ fn no_tls() -> Response {
 }
 
 /// Writes all that the session has to say. A client that does not read it has as long as one that
-/// does not write.
-async fn flush(stream: &mut Stream, session: &mut Session, pace: &mut Pace) -> io::Result<()> {
-    if session.output().is_empty() {
-        return Ok(());
-    }
-    timeout(SERVER_IDLE_TIMEOUT, stream.write_all(session.output())).await??;
+/// does not write: that time is returned.
+async fn flush(
+    stream: &mut Stream,
+    session: &mut Session,
+    shared: &Shared,
+) -> io::Result<Duration> {
+    let limit = shared.config().limits.client_timeout;
+    timeout(limit, stream.write_all(session.output())).await??;
     session.written();
-    pace.answered(Instant::now());
-    Ok(())
+    Ok(limit)
 }

@@ -117,6 +117,7 @@ mod tests {
             connections,
             connections_per_client,
             errors_per_session: 1,
+            client_timeout: std::time::Duration::from_secs(1),
             memory: 1,
             queue_messages: None,
             disk_free_min: 0,

@@ -89,6 +89,12 @@ impl Checker {
             connections_per_client: self
                 .count("limits.connections_per_client", written.connections_per_client),
             errors_per_session: self.count("limits.errors_per_session", written.errors_per_session),
+            // RFC 5321 §4.5.3.2.7 asks for five minutes; less is the operator's decision.
+            client_timeout: self.duration(
+                "limits.client_timeout",
+                &written.client_timeout,
+                SECOND..=HOUR,
+            ),
             memory: self.size("limits.memory", &written.memory, 1 << 20),
             queue_messages: Some(written.queue_messages).filter(|messages| *messages > 0),
             disk_free_min: self.size("limits.disk_free_min", &written.disk_free_min, 0),

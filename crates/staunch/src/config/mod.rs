@@ -96,6 +96,8 @@ pub(crate) struct Limits {
     pub(crate) connections_per_client: usize,
     /// Mistakes after which a session is ended.
     pub(crate) errors_per_session: usize,
+    /// How long a client may take for a command, or for a block of content.
+    pub(crate) client_timeout: Duration,
     /// Inbound buffers and bodies held in memory, all together.
     pub(crate) memory: u64,
     /// Messages in the queue; none: bounded by the disk.

@@ -85,6 +85,7 @@ fn without_any_file_the_relay_listens_on_loopback_only() {
     assert_eq!(config.origin.to_string(), "relay.example.net");
     assert_eq!(config.dsn.from.as_str(), "mailer-daemon@relay.example.net");
     assert_eq!(config.limits.queue_messages, None);
+    assert_eq!(config.limits.client_timeout, smtp::limits::SERVER_IDLE_TIMEOUT);
     assert!(files.is_empty());
 }
 
