@@ -1,91 +1,160 @@
-//! 100 reloads while 5,000 messages pass: nobody's connection is dropped, nothing is refused, nothing is lost.
+//! 100 reloads while 5,000 messages pass: nobody's connection is dropped, nothing is refused but by the new
+//! rules, nothing is lost or sent twice.
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::Instant;
-use world::Relay;
 use world::load::{Load, Sizes};
+use world::{Client, Closed, KeyFiles, Leaf, Relay, Trust};
 
 use crate::Plan;
 use crate::scene::{Notices, Scene};
 
 const CLIENTS: usize = 16;
+/// The listener that is there in every second configuration.
+const GUESTS: &str = "127.27.0.2:2525";
+/// Numbers of guests' messages begin here.
+const FIRST_GUEST: u64 = 1_000_000;
 
 pub(crate) async fn run(plan: Plan) {
     let scene = Scene::new(Path::new(env!("CARGO_BIN_EXE_staunch")), Sizes::Quick).await;
     let relay = scene.world.relay(&scene.configuration_with_port()).await;
     let load = scene.load(relay.listener(), CLIENTS, |_| false);
-    let begun = Instant::now();
     let (messages, reloads) = (plan.messages, plan.reloads);
+    let turns = Turns::new(&scene, &relay);
+    let begun = Instant::now();
     let submit = async {
         load.run(messages).await;
         begun.elapsed()
     };
-    let (submitted, longest) =
-        tokio::join!(submit, reload_all(&scene, &relay, &load, (messages, reloads)));
+    let (submitted, longest) = tokio::join!(submit, turns.all(&load, messages, reloads));
     assert_eq!(load.refused(), 0, "no rule refuses any of it");
     assert_eq!(load.acknowledged().len() as u64, messages, "no connection was dropped");
-    let ids: Vec<u64> = (0..messages).collect();
+    let guests = reloads / 2;
+    let ids: Vec<u64> = (0..messages).chain(FIRST_GUEST..FIRST_GUEST + guests).collect();
     if let Err(lost) = scene.wait_for(&ids, 0).await {
         panic!("{} messages are lost: {lost:?}", lost.len());
     }
     let all = begun.elapsed();
-    let twice: BTreeMap<_, _> =
-        scene.arrivals(Notices::None).into_iter().filter(|(_, copies)| copies.len() > 1).collect();
+    let arrivals = scene.arrivals(Notices::None);
+    let twice: Vec<_> = arrivals.values().filter(|copies| copies.len() > 1).collect();
     assert!(twice.is_empty(), "delivered more than once: {twice:?}");
     assert_eq!(relay.event("config_reloaded").count() as u64, reloads);
     assert_eq!(relay.event("reload_refused").count(), 0);
     println!(
         "{reloads} reloads, the longest {longest:?}; {messages} messages submitted in {submitted:?} over {CLIENTS} \
-         connections, delivered once each in {all:?}"
+         connections, and {guests} over listeners that were gone by then; delivered once each in {all:?}"
     );
 }
 
-/// One reload each time that a further share of the messages was taken. Returns how long the slowest one took.
-async fn reload_all(
-    scene: &Scene,
-    relay: &Relay,
-    load: &Load,
-    (messages, reloads): (u64, u64),
-) -> std::time::Duration {
-    let mut longest = std::time::Duration::ZERO;
-    for reload in 1..=reloads {
-        let least = usize::try_from(messages * reload / (reloads + 1)).expect("small");
-        let there = load.acknowledged().until(|all| (all.len() >= least).then_some(())).await;
-        there.unwrap_or_else(|_| panic!("no further message is taken: {}", relay.lines_about("")));
-        let turn = if reload.is_multiple_of(2) { Turn::Even } else { Turn::Odd };
-        let (since, mark) = (Instant::now(), relay.mark());
-        relay.configure(&turn.overlay(scene));
-        relay.signal(Signal::HUP);
-        relay.event("config_reloaded").after(mark).await;
-        longest = longest.max(since.elapsed());
-    }
-    longest
+/// The two configurations that take turns: limits, next hops, listeners and certificates differ.
+struct Turns<'a> {
+    scene: &'a Scene,
+    relay: &'a Relay,
+    even: KeyFiles,
+    odd: KeyFiles,
+    trust: Trust,
 }
 
-/// The two configurations that take turns.
-#[derive(Clone, Copy, Debug)]
-enum Turn {
-    Even,
-    Odd,
-}
-
-impl Turn {
-    /// Limits and next hops differ.
-    fn overlay(self, scene: &Scene) -> String {
-        match self {
-            Self::Even => "route = []\n[limits]\nrecipients = 1000\nconnections_per_client = 100\n\
-                 [delivery]\ntls = \"opportunistic\"\nconnections_per_host = 10\n"
-                .to_owned(),
-            Self::Odd => format!(
-                "[limits]\nrecipients = 10\nconnections_per_client = 50\n\
-                 [delivery]\nconnections_per_host = 3\n\
-                 [[route]]\ndomains = [\"d1.test\", \"d2.test\", \"d3.test\"]\n\
-                 via = [\"smtp://[mx0.sink.test]:{}\"]\ntls = \"opportunistic\"\n",
-                scene.sink.address().port()
-            ),
+impl<'a> Turns<'a> {
+    fn new(scene: &'a Scene, relay: &'a Relay) -> Self {
+        let pki = &scene.world.pki;
+        let files = |name: &str| {
+            let file = |kind: &str| relay.data_dir().with_file_name(format!("{name}.{kind}.pem"));
+            let files = KeyFiles { certificate: file("chain"), key: file("key") };
+            files.replace(&pki.issue(&Leaf::named(name)));
+            files
+        };
+        Self {
+            scene,
+            relay,
+            even: files("even.test"),
+            odd: files("odd.test"),
+            trust: Trust::in_ca(pki),
         }
+    }
+
+    /// One reload each time that a further share of the messages was taken. Returns how long the slowest one
+    /// took.
+    async fn all(&self, load: &Load, messages: u64, reloads: u64) -> Duration {
+        let mut longest = Duration::ZERO;
+        let mut guest = None;
+        for reload in 1..=reloads {
+            let least = usize::try_from(messages * reload / (reloads + 1)).expect("small");
+            let there = load.acknowledged().until(|all| (all.len() >= least).then_some(())).await;
+            there.unwrap_or_else(|_| panic!("nothing is taken: {}", self.relay.lines_about("")));
+            let is_even = reload.is_multiple_of(2);
+            longest =
+                longest.max(self.reload(&if is_even { self.even() } else { self.odd() }).await);
+            self.check_certificate(if is_even { "even.test" } else { "odd.test" }).await;
+            guest = match guest {
+                None => Some(self.welcome().await),
+                Some(client) => {
+                    self.farewell(client, FIRST_GUEST + reload / 2 - 1).await;
+                    None
+                }
+            };
+        }
+        longest
+    }
+
+    async fn reload(&self, overlay: &str) -> Duration {
+        let (since, mark) = (Instant::now(), self.relay.mark());
+        self.relay.configure(overlay);
+        self.relay.signal(Signal::HUP);
+        self.relay.event("config_reloaded").after(mark).await;
+        since.elapsed()
+    }
+
+    /// Who comes now sees the certificate of now.
+    async fn check_certificate(&self, name: &str) {
+        let client = Client::hello(Scene::listener()).await.expect("it listens");
+        let mut client = client.starttls(&self.trust, name).await.expect("the new certificate");
+        client.expect("QUIT", 221).await;
+    }
+
+    /// A session on the listener that will be gone.
+    async fn welcome(&self) -> Client {
+        let address: SocketAddr = GUESTS.parse().expect("an address");
+        let mut client = Client::hello(address).await.expect("it listens there now");
+        client.expect("MAIL FROM:<guest@home.test>", 250).await;
+        client
+    }
+
+    /// The session outlives its listener, which takes nobody else.
+    async fn farewell(&self, mut client: Client, id: u64) {
+        let address: SocketAddr = GUESTS.parse().expect("an address");
+        assert_eq!(Client::dial(address).await.err(), Some(Closed), "its listener is gone");
+        client.expect("RSET", 250).await;
+        let reply = client
+            .transact("guest@home.test", &["guest@d0.test"], &self.scene.corpus.message(id))
+            .await;
+        assert_eq!(reply.expect("it is still there").code, 250);
+        client.expect("QUIT", 221).await;
+    }
+
+    fn even(&self) -> String {
+        format!(
+            "route = []\n[limits]\nrecipients = 1000\nconnections_per_client = 100\n\
+             [delivery]\nconnections_per_host = 10\n[[listener]]\naddress = \"{}\"\n{}",
+            Scene::listener(),
+            self.even.toml()
+        )
+    }
+
+    fn odd(&self) -> String {
+        format!(
+            "[limits]\nrecipients = 10\nconnections_per_client = 50\n\
+             [delivery]\nconnections_per_host = 3\n\
+             [[route]]\ndomains = [\"d1.test\", \"d2.test\", \"d3.test\"]\n\
+             via = [\"smtp://[mx0.sink.test]:{}\"]\ntls = \"opportunistic\"\n\
+             [[listener]]\naddress = \"{}\"\n{}[[listener]]\naddress = \"{GUESTS}\"\n",
+            self.scene.sink.address().port(),
+            Scene::listener(),
+            self.odd.toml()
+        )
     }
 }
