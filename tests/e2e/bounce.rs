@@ -2,56 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use world::{Greeting, Mx, Received, Relay, Then, World};
+use world::{Greeting, Received, Then};
 
-use crate::harness::{OURSELVES, PROGRAM, on_stage};
+use crate::harness::{OURSELVES, on_stage};
+use crate::home::{Home, field};
 
 /// Recipients that fail in the crash test.
 const RECIPIENTS: usize = 1000;
 
 /// Recipients of one message there.
 const PER_MESSAGE: usize = 100;
-
-/// Bounces come home to the server that our own domain is routed to, which has no MX record.
-struct Home {
-    _world: World,
-    relay: Relay,
-    home: Mx,
-    /// Refuses every recipient.
-    mx: Mx,
-}
-
-impl Home {
-    async fn start() -> Self {
-        Self::with("").await
-    }
-
-    /// With more keys of `[delivery]`.
-    async fn with(delivery: &str) -> Self {
-        let world = World::start(PROGRAM).await;
-        let home = world.mx("home.sender.test").await;
-        let mx = world.mx("mx.far.test").await;
-        mx.on("RCPT", Then::reply("550 5.1.1 Nobody of that name"));
-        world.domain("far.test").mx(&[(10, &mx)]);
-        let overlay = format!(
-            "[delivery]\nretry = [\"1s\"]\n{delivery}\n\
-             [[route]]\ndomains = [\"sender.test\"]\nvia = [\"smtp://[home.sender.test]:{}\"]\n\
-             tls = \"opportunistic\"\n",
-            world.mx_port()
-        );
-        let relay = world.relay(&overlay).await;
-        Self { _world: world, relay, home, mx }
-    }
-}
-
-/// The value of a field of the per-recipient part, without folding.
-fn field<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .filter(|(field, _)| field.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim())
-        .collect()
-}
 
 #[tokio::test]
 async fn a_refused_recipient_is_reported_to_the_sender_by_our_own_route() {

@@ -14,6 +14,7 @@
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
+//! | [`notices`] | whose mail waits hears of it once, and sooner if somebody has to mend something |
 //! | [`rows`] | the requirements of the RFCs, row by row |
 //! | [`tidy`] | the documents say what the code is |
 
@@ -32,9 +33,11 @@ mod crash;
 mod doors;
 mod downgrade;
 mod harness;
+mod home;
 mod http;
 mod life;
 mod matrix;
+mod notices;
 mod queue;
 mod rows;
 mod sendmail;

@@ -109,7 +109,7 @@ pub(super) async fn fail(
     problem: &Problem,
 ) {
     let failed = work.targets.iter().map(|target| (target, problem));
-    let tellings = Telling::failed(failed).into_iter().collect();
+    let tellings = Telling::failed(&work.sender, failed).into_iter().collect();
     let changes = || work.targets.iter().map(|target| (target.no, Change::Failed)).collect();
     let subject = notice::Subject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &changes };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use report::Action;
 use smtp::params::Notify;
-use smtp::{Domain, Extension, Extensions, HostName, Reply, Status};
+use smtp::{Domain, Extension, Extensions, HostName, Reply, ReversePath, Status};
 use spool::{Change, MessageOptions, RecipientNo, Told};
 
 use super::work::{Target, Work};
@@ -67,11 +67,17 @@ impl Telling {
         (!entries.is_empty()).then_some(Self { action, entries, told: None })
     }
 
-    /// That `problem` ended the message for those of `targets` whose sender wants to hear of it.
+    /// That the message ended for those whose sender wants to hear of it. A notice that ends is always
+    /// told of: to the log, since it has no sender.
     pub(crate) fn failed<'a>(
+        sender: &ReversePath,
         failed: impl IntoIterator<Item = (&'a Target, &'a Problem)>,
     ) -> Option<Self> {
-        let wanted = failed.into_iter().filter(|(target, _)| target.options.wants_failure());
+        let is_wanted = |target: &Target| match sender {
+            ReversePath::Null => true,
+            ReversePath::Mailbox(_) => target.options.wants_failure(),
+        };
+        let wanted = failed.into_iter().filter(|(target, _)| is_wanted(target));
         let entries = wanted.map(|(target, problem)| Entry::problem(target, problem));
         Self::new(Action::Failed, entries.collect())
     }
@@ -138,7 +144,7 @@ pub(crate) fn after_attempt(
         }
     }
     let told = [
-        Telling::failed(failed),
+        Telling::failed(&work.sender, failed),
         Telling::delayed(delayed, Told::Delay),
         Telling::new(Action::Relayed, relayed),
     ];
@@ -164,8 +170,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use policy::Proof;
+    use smtp::Mailbox;
     use smtp::params::ByMode;
-    use smtp::{Mailbox, ReversePath};
     use spool::{Attempt, BodyFacts, Deadline, MessageId, RecipientOptions};
 
     use super::super::work::{Body, Rest};
