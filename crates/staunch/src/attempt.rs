@@ -5,24 +5,27 @@
 //! walks the same functions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use policy::{
-    Admitted, Asked, AuthorizedMx, Denied, NamedBy, Observed, Onward, Origin, PatternSet,
-    TlsVersion, authorize,
+    Admitted, Asked, AuthorizedMx, Observed, Onward, Origin, PatternSet, TlsVersion, authorize,
 };
 use smtp::client::{Addressee, Fate, Stage};
 use smtp::{Domain, RemoteText};
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::config::{CleartextFallback, Config};
-use crate::connect::{How, Opened, Starttls};
+use crate::connect::{Starttls, is_about_us};
 use crate::events;
 use crate::hosts::{self, Candidate};
+use crate::open::{How, Reach, open};
 use crate::outcome::{
-    AgeCounts, Answered, AttemptError, Cut, Demand, HostError, Misfit, MxEvidence, Reason, Walk,
+    AgeCounts, Answered, AttemptError, Cut, Demand, HostError, Misfit, MxEvidence, Reason,
+    SERVICE_CLOSING, Walk,
 };
 use crate::parcel::{Converting, Parcel};
-use crate::pool::{Checkout, Idle, PoolKey};
+use crate::pool::Idle;
 use crate::queue::work::Work;
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
@@ -34,6 +37,14 @@ use crate::transmit::{Chunking, Mail, Trouble, transmit};
 const NO_BDAT: &str = "the host offers CHUNKING and does not know BDAT";
 /// What is said of a session that takes nobody else.
 const USED_UP: &str = "the host takes no more in this session";
+
+/// Ours: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
+/// minutes for each answer; a peer that needs them for every one is not worth the place.
+const ENVELOPE_BUDGET: Duration = Duration::from_secs(30 * 60);
+/// Ours: the slowest that content may become, on average. 50 MiB take three and a half hours so.
+const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
+/// Ours: kept connections that may turn out to have ended, before the end is taken for an answer.
+const KEPT_TRIES_MAX: u32 = 10;
 
 /// One attempt by the rules of today, and these rules. If they change before anything was handed over, it
 /// begins anew: what was found under those of yesterday, also a failure, counts for nothing.
@@ -76,7 +87,7 @@ async fn attempt_under(
                 continue;
             }
         };
-        let candidates = match hosts::candidates(relay, config, leg, &asked).await {
+        let candidates = match hosts::candidates(relay, config, &next_hop, leg, &asked).await {
             Ok(candidates) => candidates,
             Err(error) => {
                 walk.leg_failed(error);
@@ -156,53 +167,71 @@ impl Spine<'_> {
         None
     }
 
-    /// May it be used, does it answer, is it who it should be, what does it say? `None` if that was asked
-    /// by rules that do not hold any more: nothing is handed over then.
+    /// Until the host has given an answer that is about the mail. `None` if it was asked by rules that do
+    /// not hold any more: nothing is handed over then.
     async fn try_host(
         &self,
         candidate: &Candidate,
         manner: Manner,
     ) -> Result<Option<Answered>, HostError> {
-        let starttls = manner.starttls;
+        let (mut reach, mut over_v6, mut kept) = (Reach::Any, None, 0);
         let mut chunking = Chunking::IfOffered;
         loop {
-            let located = candidate.located.clone();
-            let mx = authorize(located, self.asked).map_err(HostError::Refused)?;
-            let policy = binding(&mx);
-            let host = mx.host().clone();
-            let mut admitted = open(self.relay, self.config, mx, candidate.port, starttls).await?;
-            if !self.relay.is_of_today(self.config) {
-                self.put_back(admitted.into_connection(), starttls);
-                return Ok(None);
+            let (session, result) = self.try_once(candidate, manner, reach, chunking).await;
+            if session == Session::Kept && kept < KEPT_TRIES_MAX && is_goodbye(&result) {
+                kept += 1;
+                continue;
             }
-            events::findings(self.work.message, &host, admitted.findings());
-            let proof = admitted.proof();
-            let idle = admitted.connection_mut();
-            let (tls, address) = (tls_version(idle), idle.connection.peer());
-            let extensions = *idle.connection.extensions();
-            let was_kept = idle.connection.transactions() > 0;
-            match self.transmit(admitted, (&host, manner), chunking).await {
-                // The peer ended a kept connection just when it was taken up again: that says nothing.
-                Err(HostError::Interrupted { stage: Stage::Mail, .. }) if was_kept => {}
+            match result {
                 Err(HostError::NoChunking) if chunking == Chunking::IfOffered => {
                     chunking = Chunking::Avoided;
                 }
-                result => {
-                    let (fates, cut) = result?;
-                    let mx = host;
-                    return Ok(Some(Answered {
-                        mx,
-                        address,
-                        proof,
-                        tls,
-                        policy,
-                        extensions,
-                        fates,
-                        cut,
-                    }));
+                Ok(Some(answered)) if reach == Reach::Any && minds_our_v6(&answered) => {
+                    self.relay.connector.prefer_v4(&answered.mx);
+                    reach = Reach::V4;
+                    over_v6 = Some(answered);
                 }
+                Ok(answered) => return Ok(answered),
+                // There is no other way; so what it said stands.
+                Err(error) => return over_v6.map(Some).ok_or(error),
             }
         }
+    }
+
+    /// May it be used, does it answer, is it who it should be, what does it say?
+    async fn try_once(
+        &self,
+        candidate: &Candidate,
+        manner: Manner,
+        reach: Reach,
+        chunking: Chunking,
+    ) -> (Session, Result<Option<Answered>, HostError>) {
+        let mx = match authorize(candidate.located.clone(), self.asked) {
+            Ok(mx) => mx,
+            Err(refusal) => return (Session::Fresh, Err(HostError::Refused(refusal))),
+        };
+        let how = How { starttls: manner.starttls, reach };
+        let mut admitted = match open(self.relay, self.config, &mx, candidate, how).await {
+            Ok(admitted) => admitted,
+            Err(shut) => return (Session::Fresh, Err(shut.into())),
+        };
+        if !self.relay.is_of_today(self.config) {
+            self.put_back(admitted.into_connection(), manner.starttls);
+            return (Session::Fresh, Ok(None));
+        }
+        events::findings(self.work.message, mx.host(), admitted.findings());
+        let proof = admitted.proof();
+        let idle = admitted.connection_mut();
+        let (tls, address) = (tls_version(idle), idle.connection.peer());
+        let extensions = *idle.connection.extensions();
+        let is_kept = idle.connection.transactions() > 0;
+        let session = if is_kept { Session::Kept } else { Session::Fresh };
+        let (policy, mx) = (binding(&mx), mx.host().clone());
+        let transmitted = self.transmit(admitted, (&mx, manner), chunking).await;
+        let answered = |(fates, cut)| {
+            Some(Answered { mx, address, proof, tls, policy, extensions, fates, cut })
+        };
+        (session, transmitted.map(answered))
     }
 
     /// One message to its recipients, over one connection.
@@ -228,7 +257,8 @@ impl Spine<'_> {
         let work = &*parcel.addressed(work);
         let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
         let envelope = parcel.envelope(work, &recipients);
-        let mail = Mail { envelope, body: parcel.body(), chunking };
+        let deadline = Some(self.deadline());
+        let mail = Mail { envelope, body: parcel.body(), chunking, deadline };
         let transmitted = transmit(admitted, &mail).await;
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
@@ -244,6 +274,23 @@ impl Spine<'_> {
             Starttls::Use => self.relay.pool.give_back(idle),
             // In clear although the host has TLS: that was for this mail only.
             Starttls::Skip => self.relay.pool.retire(idle),
+        }
+    }
+
+    /// When a transaction is cut off that has not come to its final dot: a peer may be slow, but neither
+    /// without end nor beyond the mail's time.
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let size = Duration::from_secs(self.work.facts.size / OCTETS_PER_SECOND_MIN);
+        let budget = now + ENVELOPE_BUDGET + size;
+        let oldest = self.work.targets.iter().map(|target| target.expires_at).max();
+        let left = oldest.map(|expires_at| expires_at.duration_since(clock::now()));
+        match left.and_then(|left| Duration::try_from(left).ok()) {
+            // Who is too old already gets this one try.
+            Some(left) if !left.is_zero() && self.relay.age_counts() == AgeCounts::Yes => {
+                budget.min(now + left)
+            }
+            Some(_) | None => budget,
         }
     }
 
@@ -288,86 +335,32 @@ fn said(
     Ok((fates, Some(Cut { stage, reason, text })))
 }
 
-/// Why there is no session, and what the host showed if there nearly was one.
-pub(crate) struct Shut {
-    /// Why.
-    pub(crate) error: HostError,
-    /// What was not good enough.
-    pub(crate) observed: Option<Arc<Observed>>,
+/// The session of a transaction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Session {
+    /// It carried mail before.
+    Kept,
+    /// It was just made.
+    Fresh,
 }
 
-impl From<HostError> for Shut {
-    fn from(error: HostError) -> Self {
-        Self { error, observed: None }
+/// Did the peer end the connection at the first word? If it was kept, that only says that it was kept for
+/// too long.
+fn is_goodbye(result: &Result<Option<Answered>, HostError>) -> bool {
+    match result {
+        Err(HostError::Interrupted { stage: Stage::Mail, .. }) => true,
+        Ok(Some(answered)) => answered
+            .all_refused(|stage, reply| stage == Stage::Mail && reply.code == SERVICE_CLOSING),
+        Ok(None) | Err(_) => false,
     }
 }
 
-impl From<Shut> for HostError {
-    fn from(shut: Shut) -> Self {
-        shut.error
-    }
-}
-
-/// A session with the host that mail may go over: one that waits in the pool, or a new one.
-///
-/// # Errors
-///
-/// [`Shut`] when there is none.
-pub(crate) async fn open(
-    relay: &Relay,
-    config: &Config,
-    mx: AuthorizedMx,
-    port: u16,
-    starttls: Starttls,
-) -> Result<Admitted<Idle>, Shut> {
-    let key = PoolKey { route: route_of(&mx), source: None, host: mx.host().clone(), port };
-    let slot = loop {
-        match relay.pool.checkout(&key).await {
-            Checkout::Fresh(slot) => break slot,
-            Checkout::Crowded => return Err(HostError::Crowded.into()),
-            Checkout::Idle(idle) => match admit(relay, &mx, idle) {
-                Ok(admitted) => return Ok(admitted),
-                // Good enough for other mail once, not for this one today.
-                Err(denied) => relay.pool.retire(denied.connection),
-            },
-        }
-    };
-    let addresses = hosts::locate(relay, config, &mx, port).await?;
-    let opened = relay.connector.connect(mx, &addresses, How { starttls }).await;
-    let Opened { mx, connection, observed } = opened.map_err(|failure| {
-        if failure.is_throttling() {
-            slot.throttled();
-        }
-        HostError::Connect(failure)
-    })?;
-    if let (Observed::Tls(_), Some(name)) = (&observed, mx.host().name()) {
-        relay.hosts.note_starttls(name).await;
-    }
-    admit(relay, &mx, Idle::new(connection, observed, slot)).map_err(|denied| {
-        let Denied { connection, failure } = *denied;
-        let observed = Some(Arc::clone(&connection.observed));
-        relay.pool.retire(connection);
-        Shut { error: HostError::Tls(failure), observed }
-    })
-}
-
-/// A host that the operator wrote down may be anywhere, one that DNS names may not: what was opened for
-/// the one must not serve the other.
-fn route_of(mx: &AuthorizedMx) -> Option<Arc<str>> {
-    match mx.named_by() {
-        NamedBy::Route => Some(mx.host().to_string().into()),
-        NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => None,
-    }
-}
-
-/// Judges what was seen by what is asked for this mail, today.
-fn admit(
-    relay: &Relay,
-    mx: &AuthorizedMx,
-    idle: Idle,
-) -> Result<Admitted<Idle>, Box<Denied<Idle>>> {
-    let observed = Arc::clone(&idle.observed);
-    mx.admit(idle, &observed, &relay.roots.now(), clock::now()).map_err(Box::new)
+/// Does the host mind our IPv6 address? Many know better what to think of our IPv4 address (CL-35).
+fn minds_our_v6(answered: &Answered) -> bool {
+    answered.address.is_ipv6()
+        && answered.all_refused(|stage, reply| {
+            matches!(stage, Stage::Mail | Stage::Rcpt) && is_about_us(reply)
+        })
 }
 
 fn tls_version(idle: &Idle) -> Option<TlsVersion> {

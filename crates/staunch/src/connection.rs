@@ -20,11 +20,12 @@ use policy::ObservedTls;
 use smtp::{Domain, Extensions, Reply, ReplyError, ReplyParser};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::allowance::{Used, is_up};
-use crate::tls::{HandshakeError, TlsClient};
+use crate::pool::PoolKey;
+use crate::tls::{HandshakeError, Handshaken, Hello, TlsClient};
 
 /// Octets of replies read at once. A connection between two messages holds no more.
 const INPUT_OCTETS: usize = 4096;
@@ -93,6 +94,8 @@ pub(crate) struct Connection {
     extensions: Extensions,
     transactions: usize,
     used: Used,
+    /// No wait is longer, whatever its own limit.
+    deadline: Option<Instant>,
 }
 
 impl Connection {
@@ -112,20 +115,24 @@ impl Connection {
             extensions: Extensions::default(),
             transactions: 0,
             used: Used::default(),
+            deadline: None,
         }
     }
 
-    /// Shakes hands after STARTTLS. The new connection knows nothing of what was said before it
-    /// (RFC 3207 §4.2).
+    /// Shakes hands. The new connection knows nothing of what was said before it (RFC 3207 §4.2). Also
+    /// whether what it shows is that of an earlier handshake.
     pub(crate) async fn upgrade(
         self,
         tls: &TlsClient,
-        host: &Domain,
-    ) -> Result<(Self, ObservedTls), HandshakeError> {
+        key: &PoolKey,
+        hello: Hello,
+    ) -> Result<(Self, ObservedTls, bool), HandshakeError> {
         match self.stream {
             Stream::Plain(stream) => {
-                let (stream, observed) = tls.handshake(stream, host).await?;
-                Ok((Self::over(Stream::Tls(Box::new(stream)), self.peer), observed))
+                let Handshaken { stream, observed, is_resumed } =
+                    tls.handshake(stream, key, hello).await?;
+                let secured = Self::over(Stream::Tls(Box::new(stream)), self.peer);
+                Ok((Self { deadline: self.deadline, ..secured }, observed, is_resumed))
             }
             Stream::Tls(_) => Err(HandshakeError::under_tls()),
         }
@@ -172,6 +179,17 @@ impl Connection {
         self.used.fitting(self.extensions.limits(), recipients)
     }
 
+    /// No wait goes on beyond `deadline` from now on, whatever its own limit.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// What a wait may take now.
+    fn allowed(&self, limit: Duration) -> Duration {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.deadline.map_or(limit, |deadline| limit.min(left(deadline)))
+    }
+
     /// What goes out with the next write.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
@@ -186,6 +204,7 @@ impl Connection {
 
     /// Writes the output. A failed write shows only when the peer has nothing more to say.
     pub(crate) async fn send(&mut self, limit: Duration) -> Result<(), Broken> {
+        let limit = self.allowed(limit);
         if self.write_error.is_none() && !self.output.is_empty() {
             let written = poll_fn(|cx| self.poll_write_output(cx, Reading::WhenBlocked));
             match timeout(limit, written).await {
@@ -205,6 +224,7 @@ impl Connection {
         if let Some(reply) = self.buffered_reply()? {
             return Ok(Written::Early(reply));
         }
+        let limit = self.allowed(limit);
         let written = poll_fn(|cx| self.poll_write_output(cx, Reading::Always));
         let broken = match timeout(limit, written).await {
             Ok(Ok(written)) => {
@@ -225,6 +245,7 @@ impl Connection {
         if let Some(reply) = self.buffered_reply()? {
             return Ok(reply);
         }
+        let limit = self.allowed(limit);
         let Ok(result) = timeout(limit, self.read_reply()).await else {
             return Err(Broken::TimedOut(limit));
         };
@@ -275,6 +296,7 @@ impl Connection {
 
     /// Says QUIT, waits a little for the answer and closes. Nothing depends on how it ends.
     pub(crate) async fn quit(mut self) {
+        self.deadline = None;
         let farewell = async {
             let _answer = self.command("QUIT\r\n", QUIT_WAIT).await;
             self.stream.shutdown().await

@@ -7,6 +7,7 @@ use smtp::mime::Plan;
 use spool::MessageId;
 
 use crate::hosts::Candidate;
+use crate::login::LoginError;
 use crate::outcome::{Answered, HostError, Outcome, Problem, refusal_reason, tls_reason};
 use crate::queue::work::Target;
 
@@ -34,6 +35,13 @@ pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &Plan) {
         dkim_signed = plan.is_dkim_signed(),
         "the host does not take the message as it is"
     );
+}
+
+/// A route's server does not let us in. If that lasts, somebody must act.
+pub(crate) fn login_failed(mx: &Domain, error: &LoginError) {
+    if error.is_lasting() {
+        tracing::error!(event = "alarm", reason = "auth_failed", %mx, "{error}");
+    }
 }
 
 /// What a policy that does not bind would have refused.

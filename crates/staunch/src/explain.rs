@@ -21,12 +21,14 @@ use x509_parser::extensions::GeneralName;
 
 use crate::attempt;
 use crate::clock;
-use crate::config::Config;
-use crate::connect::Starttls;
+use crate::config::{Config, Limit};
 use crate::daemon::{RunError, assemble};
 use crate::hosts::{self, Candidate};
+use crate::open::{How, open};
 use crate::outcome::{AttemptError, Fate, HostError, Problem, Walk};
 use crate::policy_store::{Consulted, PolicyVerdict, Source};
+use crate::pool::site_limit;
+use crate::queue::shaping::domain_limit;
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
@@ -149,9 +151,10 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
                 continue;
             }
         };
-        match hosts::candidates(relay, &config, leg, &asked).await {
+        match hosts::candidates(relay, &config, &next_hop, leg, &asked).await {
             Ok(candidates) => {
                 tale.step("mx", &format!("{} hosts", candidates.len()));
+                tell_limits(&config, &domain, leg, &candidates, &mut tale);
                 let guide = Guide { relay, config: &config, asked: &asked, question: &question };
                 for candidate in &candidates {
                     guide.look_at(candidate, &mut walk, &mut tale).await;
@@ -301,6 +304,28 @@ fn told(
     })
 }
 
+/// Which `[[limit]]`s slow the mail down.
+fn tell_limits(
+    config: &Config,
+    domain: &HostName,
+    leg: &Leg,
+    candidates: &[Candidate],
+    tale: &mut Tale,
+) {
+    let of_domain = match leg {
+        Leg::Domain(_) => domain_limit(&config.outbound_limits, domain),
+        Leg::Via(_) => None,
+    };
+    let of_host =
+        |candidate: &Candidate| site_limit(&config.outbound_limits, &candidate.located.mx);
+    let mut limits: Vec<&Limit> =
+        of_domain.into_iter().chain(candidates.iter().filter_map(of_host)).collect();
+    limits.dedup_by_key(|limit| limit.index);
+    for limit in limits {
+        tale.step("limit", &limit.to_string());
+    }
+}
+
 /// What the look at each host shares.
 struct Guide<'a> {
     relay: &'a Relay,
@@ -349,13 +374,13 @@ impl Guide<'_> {
         seen: &mut Seen,
     ) -> Result<&'static str, HostError> {
         let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
-        let addresses = hosts::locate(self.relay, self.config, &mx, candidate.port).await?;
+        let addresses = hosts::locate(self.relay, self.config, &mx, candidate.door.port).await?;
         seen.addresses = addresses.iter().map(|address| address.ip().to_string()).collect();
         if !self.question.connect {
             return Ok(expected_verdict(self.asked));
         }
-        let (relay, config, port) = (self.relay, self.config, candidate.port);
-        let opened = attempt::open(relay, config, mx, port, Starttls::Use).await;
+        let (relay, config) = (self.relay, self.config);
+        let opened = open(relay, config, &mx, candidate, How::USUAL).await;
         let mut admitted = opened.map_err(|shut| {
             shut.observed.iter().for_each(|observed| seen.look_at(observed));
             shut.error

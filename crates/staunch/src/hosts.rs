@@ -1,16 +1,18 @@
 //! Which hosts could take the mail of one leg, in order? And where are they?
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use policy::{Asked, Located, NamedBy};
+use policy::{Asked, AuthorizedMx, Located, NamedBy};
 use smtp::{Domain, HostName};
 
 use crate::addresses::is_forbidden;
-use crate::config::{Config, Via, ViaLookup};
+use crate::config::{Config, Login, Via, ViaLookup, ViaScheme};
 use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
+use crate::pool::{Door, PoolKey, Sources, TlsStart};
 use crate::relay::Relay;
 use crate::resolve::{MailHosts, MxRecord, MxTarget};
-use crate::route::Leg;
+use crate::route::{Leg, NextHop};
 
 /// Hosts of one next hop that are tried in one attempt. Ours: more are never needed, and a long list
 /// of dead ones must not hold an attempt for hours.
@@ -23,8 +25,24 @@ pub(crate) struct Candidate {
     pub(crate) preference: u16,
     /// Who it is, and who says so.
     pub(crate) located: Located,
-    /// Where it listens.
-    pub(crate) port: u16,
+    /// How it is entered.
+    pub(crate) door: Door,
+    /// Where our packets leave from.
+    pub(crate) sources: Sources,
+}
+
+impl Candidate {
+    /// Which connections serve `mx`, this host once it is authorized.
+    pub(crate) fn key(&self, mx: &AuthorizedMx) -> PoolKey {
+        // A host that the operator wrote down may be anywhere, one that DNS names may not: what was opened
+        // for the one must not serve the other.
+        let route = match mx.named_by() {
+            NamedBy::Route => Some(mx.host().to_string().into()),
+            NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => None,
+        };
+        let (sources, door) = (self.sources, self.door.clone());
+        PoolKey { route, sources, host: mx.host().clone(), door }
+    }
 }
 
 /// The hosts of `leg` in the order in which they are tried.
@@ -35,35 +53,50 @@ pub(crate) struct Candidate {
 pub(crate) async fn candidates(
     relay: &Relay,
     config: &Config,
+    next_hop: &NextHop,
     leg: &Leg,
     asked: &Asked,
 ) -> Result<Vec<Candidate>, AttemptError> {
-    match leg {
-        Leg::Domain(domain) => {
-            looked_up(relay, config, leg, (domain, config.delivery.port), asked).await
+    let sources = next_hop.sources;
+    let door = match leg {
+        Leg::Domain(_) => Door::mx(config.delivery.port),
+        Leg::Via(via) => door(via, next_hop.login.clone()),
+    };
+    let candidate = |(preference, located)| {
+        let door = door.clone();
+        Candidate { preference, located, door, sources }
+    };
+    let found = match leg {
+        Leg::Domain(domain) => looked_up(relay, config, leg, domain, asked).await?,
+        Leg::Via(Via { host: Domain::Name(name), lookup: ViaLookup::Mx, .. }) => {
+            looked_up(relay, config, leg, name, asked).await?
         }
-        Leg::Via(Via { host: Domain::Name(name), port, lookup: ViaLookup::Mx }) => {
-            looked_up(relay, config, leg, (name, *port), asked).await
+        Leg::Via(Via { host, .. }) => {
+            let next_hop = host.clone();
+            vec![(0, Located { mx: host.clone(), next_hop, named_by: NamedBy::Route })]
         }
-        Leg::Via(Via { host, port, .. }) => {
-            let located =
-                Located { mx: host.clone(), next_hop: host.clone(), named_by: NamedBy::Route };
-            Ok(vec![Candidate { preference: 0, located, port: *port }])
-        }
-    }
+    };
+    Ok(found.into_iter().map(candidate).collect())
+}
+
+fn door(via: &Via, login: Option<Arc<Login>>) -> Door {
+    let tls = match via.scheme {
+        ViaScheme::Smtp => TlsStart::OnCommand,
+        ViaScheme::Smtps => TlsStart::AtOnce,
+    };
+    Door { port: via.port, tls, login }
 }
 
 async fn looked_up(
     relay: &Relay,
     config: &Config,
     leg: &Leg,
-    (domain, port): (&HostName, u16),
+    domain: &HostName,
     asked: &Asked,
-) -> Result<Vec<Candidate>, AttemptError> {
+) -> Result<Vec<(u16, Located)>, AttemptError> {
     let candidate = |preference, mx: HostName, named_by| {
         let next_hop = Domain::Name(domain.clone());
-        let located = Located { mx: Domain::Name(mx), next_hop, named_by };
-        Candidate { preference, located, port }
+        (preference, Located { mx: Domain::Name(mx), next_hop, named_by })
     };
     match relay.dns.mail_hosts(domain).await.map_err(AttemptError::Dns)? {
         MailHosts::NullMx => Err(dead_end(relay, leg, domain, DeadEnd::NullMx).await),
@@ -148,7 +181,7 @@ async fn dead_end(relay: &Relay, leg: &Leg, domain: &HostName, end: DeadEnd) -> 
 pub(crate) async fn locate(
     relay: &Relay,
     config: &Config,
-    mx: &policy::AuthorizedMx,
+    mx: &AuthorizedMx,
     port: u16,
 ) -> Result<Vec<SocketAddr>, HostError> {
     let found = match mx.host() {

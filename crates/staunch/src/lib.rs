@@ -20,6 +20,8 @@ mod fetch;
 mod hosts;
 mod identity;
 mod live;
+mod login;
+mod open;
 mod outcome;
 mod parcel;
 mod place;

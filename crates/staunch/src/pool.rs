@@ -8,20 +8,24 @@
 //! The pool keeps evidence, never verdicts: what is handed out has to be admitted again for the next
 //! mail. The key is where and as whom, so that no two identities share a connection.
 
+mod key;
+mod site;
+
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use policy::Observed;
-use smtp::Domain;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Delivery;
+use crate::config::{Config, Limit};
 use crate::connection::Connection;
+pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
+pub(crate) use site::site_limit;
+use site::{Site, site_of};
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;
@@ -30,21 +34,8 @@ const FIRST_WINDOW: usize = 2;
 /// are attempts that others cannot make, and one slow host must not gather them all.
 const WAITING_SHARE: usize = 10;
 
-/// Where to, and as whom.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct PoolKey {
-    /// The configured route, if it is not the recipient's MX.
-    pub(crate) route: Option<Arc<str>>,
-    /// Our address, if it is chosen.
-    pub(crate) source: Option<IpAddr>,
-    /// The MX name.
-    pub(crate) host: Domain,
-    /// Its port.
-    pub(crate) port: u16,
-}
-
 /// What the pool keeps to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PoolLimits {
     /// Connections in all.
     pub(crate) total: usize,
@@ -54,16 +45,28 @@ pub(crate) struct PoolLimits {
     pub(crate) transactions: usize,
     /// How long an unused connection is kept.
     pub(crate) idle: Duration,
+    /// What some sites have instead.
+    pub(crate) limits: Vec<Limit>,
 }
 
-impl From<&Delivery> for PoolLimits {
-    fn from(delivery: &Delivery) -> Self {
+impl From<&Config> for PoolLimits {
+    fn from(config: &Config) -> Self {
+        let delivery = &config.delivery;
         Self {
             total: delivery.connections,
             per_host: delivery.connections_per_host,
             transactions: delivery.messages_per_connection,
             idle: delivery.connection_idle,
+            limits: config.outbound_limits.clone(),
         }
+    }
+}
+
+impl PoolLimits {
+    /// Connections for one key of `site`.
+    fn per_host(&self, site: Option<usize>) -> usize {
+        let limit = site.and_then(|site| self.limits.get(site));
+        limit.and_then(|limit| limit.connections).unwrap_or(self.per_host)
     }
 }
 
@@ -106,15 +109,19 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// Whose it is.
+    pub(crate) fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
     /// The host took a mail: one more connection may be tried.
     pub(crate) fn succeeded(&self) {
-        let per_host = self.pool.shared.limits.per_host;
-        self.pool.adjust(&self.key, |window| (window + 1).min(per_host));
+        self.pool.adjust(&self.key, |window, most| (window + 1).min(most));
     }
 
     /// The host asks for less: half as many from now on.
     pub(crate) fn throttled(&self) {
-        self.pool.adjust(&self.key, |window| (window / 2).max(1));
+        self.pool.adjust(&self.key, |window, _| (window / 2).max(1));
     }
 }
 
@@ -134,16 +141,18 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Shared {
-    limits: PoolLimits,
     tracker: TaskTracker,
     /// From now on unused connections are ended and not kept.
     closing: CancellationToken,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    limits: PoolLimits,
     hosts: HashMap<PoolKey, Host>,
+    /// By their place in `limits.limits`.
+    sites: HashMap<usize, Site>,
     /// Places taken, of all hosts.
     open: usize,
     /// Counts waiters and parked connections.
@@ -157,6 +166,8 @@ struct State {
 
 #[derive(Debug)]
 struct Host {
+    /// The limit that it shares with others.
+    site: Option<usize>,
     window: usize,
     /// Places taken, parked connections included.
     open: usize,
@@ -212,13 +223,60 @@ impl Host {
 }
 
 impl State {
-    fn host(&mut self, key: &PoolKey, per_host: usize) -> &mut Host {
-        self.hosts.entry(key.clone()).or_insert_with(|| Host {
-            window: FIRST_WINDOW.min(per_host),
+    fn new(limits: PoolLimits) -> Self {
+        Self {
+            limits,
+            hosts: HashMap::new(),
+            sites: HashMap::new(),
             open: 0,
-            parked: Vec::new(),
-            waiters: VecDeque::new(),
+            serial: 0,
+            expiry: VecDeque::new(),
+            has_reaper: false,
+        }
+    }
+
+    fn host(&mut self, key: &PoolKey) -> &mut Host {
+        let limits = &self.limits;
+        self.hosts.entry(key.clone()).or_insert_with(|| {
+            let site = site_of(&limits.limits, &key.host);
+            Host {
+                site,
+                window: FIRST_WINDOW.min(limits.per_host(site)),
+                open: 0,
+                parked: Vec::new(),
+                waiters: VecDeque::new(),
+            }
         })
+    }
+
+    /// Keeps to other limits from now on. What is open stays; windows that are too large shrink.
+    fn set_limits(&mut self, limits: PoolLimits) {
+        self.limits = limits;
+        self.sites.clear();
+        for (key, host) in &mut self.hosts {
+            host.site = site_of(&self.limits.limits, &key.host);
+            host.window = host.window.min(self.limits.per_host(host.site));
+            if let Some(site) = host.site {
+                self.sites.entry(site).or_default().open += host.open;
+            }
+        }
+    }
+
+    /// Has the site of `key` another place?
+    fn site_has_room(&self, key: &PoolKey) -> bool {
+        let site = self.hosts.get(key).and_then(|host| host.site);
+        site.is_none_or(|site| has_room(&self.limits, &self.sites, site))
+    }
+
+    /// One more place is taken, or one less.
+    fn count(&mut self, key: &PoolKey, change: impl Fn(usize) -> usize) {
+        self.open = change(self.open);
+        let Some(host) = self.hosts.get_mut(key) else { return };
+        host.open = change(host.open);
+        if let Some(site) = host.site {
+            let site = self.sites.entry(site).or_default();
+            site.open = change(site.open);
+        }
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -229,16 +287,46 @@ impl State {
     /// Whose turn is it, if a place in the whole pool is free: who has waited longest of those that
     /// their own host does not hold back.
     fn longest_waiting(&mut self) -> Option<PoolKey> {
-        let turns = self.hosts.iter_mut().filter(|(_, host)| host.has_room());
+        let (limits, sites) = (&self.limits, &self.sites);
+        let turns = self.hosts.iter_mut().filter(|(_, host)| {
+            host.has_room() && host.site.is_none_or(|site| has_room(limits, sites, site))
+        });
         let serials =
             turns.filter_map(|(key, host)| host.next_waiter().map(|waiter| (waiter.serial, key)));
         serials.min_by_key(|(serial, _)| *serial).map(|(_, key)| key.clone())
     }
 
-    /// An unused connection of whichever host, to make room for another host.
-    fn take_oldest_parked(&mut self) -> Option<(PoolKey, Parked)> {
-        while let Some((_, key, serial)) = self.expiry.pop_front() {
-            if let Some(parked) = self.unpark(&key, serial) {
+    /// Does another host wait for just the place that a connection of `key` holds?
+    fn is_wanted_elsewhere(&mut self, key: &PoolKey) -> bool {
+        let is_full = self.open >= self.limits.total;
+        let full_site = match self.hosts.get(key).and_then(|host| host.site) {
+            Some(site) if !has_room(&self.limits, &self.sites, site) => Some(site),
+            Some(_) | None => None,
+        };
+        let (limits, sites) = (&self.limits, &self.sites);
+        self.hosts.values_mut().any(|host| {
+            let is_held_back = match host.site {
+                Some(site) if Some(site) == full_site => true,
+                Some(site) => is_full && has_room(limits, sites, site),
+                None => is_full,
+            };
+            is_held_back && host.has_room() && host.next_waiter().is_some()
+        })
+    }
+
+    /// An unused connection, to make room for another host: of whichever host, or of the same site.
+    fn take_oldest_parked(&mut self, room: Room) -> Option<(PoolKey, Parked)> {
+        let is_it = |state: &Self, key: &PoolKey| match room {
+            Room::InPool => true,
+            Room::AtSite(site) => state.hosts.get(key).is_some_and(|host| host.site == Some(site)),
+        };
+        let mut from = 0;
+        while let Some((_, key, _)) = self.expiry.get(from) {
+            if !is_it(self, key) {
+                from += 1;
+            } else if let Some((_, key, serial)) = self.expiry.remove(from)
+                && let Some(parked) = self.unpark(&key, serial)
+            {
                 return Some((key, parked));
             }
         }
@@ -252,6 +340,18 @@ impl State {
     }
 }
 
+/// Where room is missing.
+#[derive(Clone, Copy, Debug)]
+enum Room {
+    InPool,
+    AtSite(usize),
+}
+
+fn has_room(limits: &PoolLimits, sites: &HashMap<usize, Site>, site: usize) -> bool {
+    let limit = limits.limits.get(site);
+    limit.is_none_or(|limit| sites.get(&site).is_none_or(|site| site.has_room(limit)))
+}
+
 /// What became of a request for a connection.
 #[expect(clippy::large_enum_variant, reason = "moved twice in its life; a box costs more")]
 enum Taken {
@@ -263,7 +363,23 @@ impl Pool {
     /// An empty pool; farewells run on `tracker`.
     pub(crate) fn new(limits: PoolLimits, tracker: TaskTracker) -> Self {
         let closing = CancellationToken::new();
-        Self { shared: Arc::new(Shared { limits, tracker, closing, state: Mutex::default() }) }
+        let state = Mutex::new(State::new(limits));
+        Self { shared: Arc::new(Shared { tracker, closing, state }) }
+    }
+
+    /// Keeps to other limits from now on.
+    pub(crate) fn set_limits(&self, limits: PoolLimits) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.set_limits(limits);
+        let mut unclaimed = Vec::new();
+        let waiting: Vec<PoolKey> = state.hosts.keys().cloned().collect();
+        for key in waiting {
+            let places = state.hosts.get(&key).map_or(0, |host| host.waiters.len());
+            unclaimed.extend((0..places).filter_map(|_| self.admit_next(state, &key)));
+        }
+        drop(guard);
+        drop(unclaimed);
     }
 
     /// Says goodbye on all unused connections, and from now on as soon as one is given back.
@@ -274,6 +390,11 @@ impl Pool {
     /// Waits for an unused connection or a free place, first come, first served. May be dropped at any
     /// time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
+        match self.turn(key) {
+            Some(turn) if turn <= Instant::now() => {}
+            Some(turn) => sleep_until(turn).await,
+            None => return Checkout::Crowded,
+        }
         loop {
             let checkout = match self.take(key) {
                 Taken::Now(checkout) => checkout,
@@ -301,7 +422,9 @@ impl Pool {
     /// Takes back a connection that is ready for the next mail.
     pub(crate) fn give_back(&self, mut idle: Idle) {
         idle.connection.shrink();
-        let is_used_up = idle.connection.transactions() >= self.shared.limits.transactions
+        idle.connection.set_deadline(None);
+        let most = self.lock().limits.transactions;
+        let is_used_up = idle.connection.transactions() >= most
             || idle.connection.is_used_up()
             || self.shared.closing.is_cancelled();
         let surplus = if is_used_up { Some(idle) } else { self.park(idle) };
@@ -331,30 +454,45 @@ impl Pool {
         Idle { connection, observed, slot: self.slot(key) }
     }
 
-    fn take(&self, key: &PoolKey) -> Taken {
-        let limits = self.shared.limits;
+    /// When the next message may go to the site of `key`; none if too many wait already.
+    fn turn(&self, key: &PoolKey) -> Option<Instant> {
+        let now = Instant::now();
         let mut guard = self.lock();
         let state = &mut *guard;
-        let has_place = state.open < limits.total;
-        let host = state.host(key, limits.per_host);
-        if host.next_waiter().is_none() {
-            if let Some(parked) = host.parked.pop() {
-                return Taken::Now(Checkout::Idle(self.idle(key, parked)));
-            }
-            if host.has_room() && has_place {
-                host.open += 1;
-                state.open += 1;
-                return Taken::Now(Checkout::Fresh(self.slot(key)));
-            }
+        let Some(site) = state.host(key).site else { return Some(now) };
+        let Some(limit) = state.limits.limits.get(site) else { return Some(now) };
+        state.sites.entry(site).or_default().turn(limit, now)
+    }
+
+    fn take(&self, key: &PoolKey) -> Taken {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let has_place = state.open < state.limits.total;
+        let most_waiting = (state.limits.total / WAITING_SHARE).max(state.limits.per_host);
+        let host = state.host(key);
+        let (site, has_window) = (host.site, host.has_room());
+        let is_first = host.next_waiter().is_none();
+        if is_first && let Some(parked) = host.parked.pop() {
+            return Taken::Now(Checkout::Idle(self.idle(key, parked)));
         }
-        let is_held_back_by_total = host.has_room() && !has_place;
-        if host.is_crowded((limits.total / WAITING_SHARE).max(limits.per_host)) {
+        let site_has_room = state.site_has_room(key);
+        if is_first && has_window && has_place && site_has_room {
+            state.count(key, |places| places + 1);
+            return Taken::Now(Checkout::Fresh(self.slot(key)));
+        }
+        if state.host(key).is_crowded(most_waiting) {
             return Taken::Now(Checkout::Crowded);
         }
         let serial = state.next_serial();
         let (grant, granted) = oneshot::channel();
-        state.host(key, limits.per_host).waiters.push_back(Waiter { serial, grant });
-        let evicted = if is_held_back_by_total { state.take_oldest_parked() } else { None };
+        state.host(key).waiters.push_back(Waiter { serial, grant });
+        let evicted = match site {
+            Some(site) if has_window && !site_has_room => {
+                state.take_oldest_parked(Room::AtSite(site))
+            }
+            Some(_) | None if has_window && !has_place => state.take_oldest_parked(Room::InPool),
+            Some(_) | None => None,
+        };
         drop(guard);
         if let Some((key, parked)) = evicted {
             self.retire(self.idle(&key, parked));
@@ -365,11 +503,10 @@ impl Pool {
     /// Hands the connection to who waits for it, or keeps it for a while; returns it if it is one too
     /// many.
     fn park(&self, mut idle: Idle) -> Option<Idle> {
-        let limits = self.shared.limits;
         let key = idle.slot.key.clone();
         let mut guard = self.lock();
         let state = &mut *guard;
-        let host = state.host(&key, limits.per_host);
+        let host = state.host(&key);
         if host.open > host.window {
             return Some(idle);
         }
@@ -380,14 +517,14 @@ impl Pool {
             Some(Checkout::Fresh(_) | Checkout::Crowded) => return None,
         }
         // Others wait for a place, and this one is not needed here.
-        if state.open >= limits.total && state.longest_waiting().is_some() {
+        if state.is_wanted_elsewhere(&key) {
             return Some(idle);
         }
         let serial = state.next_serial();
         let Idle { connection, observed, mut slot } = idle;
         slot.is_counted = false;
-        state.host(&key, limits.per_host).parked.push(Parked { serial, connection, observed });
-        state.expiry.push_back((Instant::now() + limits.idle, key, serial));
+        state.host(&key).parked.push(Parked { serial, connection, observed });
+        state.expiry.push_back((Instant::now() + state.limits.idle, key, serial));
         let needs_reaper = !std::mem::replace(&mut state.has_reaper, true);
         drop(guard);
         if needs_reaper {
@@ -437,12 +574,9 @@ impl Pool {
     fn release(&self, key: &PoolKey) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let was_full = state.open >= self.shared.limits.total;
-        state.open = state.open.saturating_sub(1);
-        if let Some(host) = state.hosts.get_mut(key) {
-            host.open = host.open.saturating_sub(1);
-        }
-        // Only a full pool can hold back hosts that have room themselves.
+        let was_full = state.open >= state.limits.total || !state.site_has_room(key);
+        state.count(key, |places| places.saturating_sub(1));
+        // Only a full pool or site can hold back hosts that have room themselves.
         let turn = if was_full { state.longest_waiting() } else { Some(key.clone()) };
         let unclaimed = turn.and_then(|turn| self.admit_next(state, &turn));
         let is_over = |host: &mut Host| host.open == 0 && host.next_waiter().is_none();
@@ -454,11 +588,12 @@ impl Pool {
         drop(unclaimed);
     }
 
-    fn adjust(&self, key: &PoolKey, change: impl FnOnce(usize) -> usize) {
+    /// Changes a window by itself and the largest it may become.
+    fn adjust(&self, key: &PoolKey, change: impl FnOnce(usize, usize) -> usize) {
         let mut guard = self.lock();
         let state = &mut *guard;
         if let Some(host) = state.hosts.get_mut(key) {
-            host.window = change(host.window);
+            host.window = change(host.window, state.limits.per_host(host.site));
         }
         let unclaimed = self.admit_next(state, key);
         drop(guard);
@@ -468,16 +603,15 @@ impl Pool {
     /// Gives a place to the next one who waits for this host, if there is one; returns the place if
     /// nobody takes it after all.
     fn admit_next(&self, state: &mut State, key: &PoolKey) -> Option<Checkout> {
-        if state.open >= self.shared.limits.total {
+        if state.open >= state.limits.total || !state.site_has_room(key) {
             return None;
         }
         let host = state.hosts.get_mut(key)?;
         if !host.has_room() || host.next_waiter().is_none() {
             return None;
         }
-        host.open += 1;
-        state.open += 1;
-        host.hand_over(Checkout::Fresh(self.slot(key)))
+        state.count(key, |places| places + 1);
+        state.hosts.get_mut(key)?.hand_over(Checkout::Fresh(self.slot(key)))
     }
 }
 
@@ -488,7 +622,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Waker};
 
-    use smtp::HostName;
+    use smtp::{Domain, HostName};
     use tokio::net::TcpStream;
     use tokio::task::{JoinHandle, JoinSet, yield_now};
 
@@ -498,7 +632,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn limits() -> PoolLimits {
-        PoolLimits { total: 500, per_host: 10, transactions: 100, idle: LONG }
+        let limits = Vec::new();
+        PoolLimits { total: 500, per_host: 10, transactions: 100, idle: LONG, limits }
     }
 
     fn pool(limits: PoolLimits) -> Pool {
@@ -507,7 +642,7 @@ mod tests {
 
     fn key(name: &str) -> PoolKey {
         let host = Domain::Name(HostName::parse(name).unwrap());
-        PoolKey { route: None, source: None, host, port: 25 }
+        PoolKey { route: None, sources: Sources::default(), host, door: Door::mx(25) }
     }
 
     /// A peer that waits for one line on each of so many connections, one after the other, and says
@@ -632,7 +767,10 @@ mod tests {
         let start = Instant::now();
         pool.give_back(connected(address, fresh(&pool, &key)).await);
         let Some(Checkout::Idle(idle)) = now(&pool, &key) else { panic!("not kept") };
-        assert!(now(&pool, &PoolKey { port: 587, ..key.clone() }).is_some_and(|c| is_fresh(&c)));
+        assert!(
+            now(&pool, &PoolKey { door: Door::mx(587), ..key.clone() })
+                .is_some_and(|c| is_fresh(&c))
+        );
         pool.give_back(idle);
         assert_eq!(peer.await.unwrap(), "QUIT\r\n");
         assert!(start.elapsed() >= idle_time);

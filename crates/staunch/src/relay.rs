@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use policy::Roots;
 use policy::sts::keep::ClockTrust;
@@ -66,6 +67,8 @@ pub(crate) struct Relay {
     pub(crate) deadlines: Notify,
     /// The queue task.
     pub(crate) queue: mpsc::Sender<Event>,
+    /// Does mail wait for nothing but a place that another attempt holds?
+    pub(crate) is_full: watch::Sender<bool>,
     /// Whoever reloads the configuration.
     pub(crate) reloads: mpsc::Sender<reload::Request>,
 }
@@ -92,6 +95,16 @@ impl Relay {
     /// Tells the queue task. It only goes away when the daemon ends, and then nobody has to know.
     pub(crate) async fn tell_queue(&self, event: Event) {
         let _ended = self.queue.send(event).await;
+    }
+
+    /// Returns when who has waited for `patience` should make room for others: as soon as they need it.
+    pub(crate) async fn give_way(&self, patience: Duration) {
+        tokio::time::sleep(patience).await;
+        let mut is_full = self.is_full.subscribe();
+        if is_full.wait_for(|is_full| *is_full).await.is_err() {
+            // Nobody will ever need it.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Notes that `message` is being tried in `lane`, until the mark is dropped.

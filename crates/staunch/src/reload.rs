@@ -17,6 +17,7 @@ use crate::accept::{self, BindError, Doors, PreparedDoors};
 use crate::auth::users::UsersError;
 use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
+use crate::connect::{Connector, Setup};
 use crate::fetch::{ClientSetupError, Fetcher};
 use crate::queue::Event;
 use crate::queue::intake::HotBudget;
@@ -99,6 +100,7 @@ struct Prepared {
     resolver: NewResolver,
     users: auth::Prepared,
     doors: PreparedDoors,
+    setup: Setup,
 }
 
 impl Reloader {
@@ -133,12 +135,14 @@ impl Reloader {
     }
 
     async fn apply(&mut self, prepared: Prepared) {
-        let Prepared { loaded, roots, fetcher, resolver, users, doors } = prepared;
+        let Prepared { loaded, roots, fetcher, resolver, users, doors, setup } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
         let relay = &self.relay;
         relay.roots.replace(roots);
         relay.dns.renew(resolver);
+        relay.connector.reconfigure(setup);
+        relay.pool.set_limits((&*config).into());
         relay.hot.set_max(HotBudget::share_of(config.limits.memory));
         self.config.send_replace(Arc::clone(&config));
         self.shared.reconfigure(&config, users);
@@ -170,6 +174,7 @@ fn prepare(loaded: Loaded, relay: &Relay, doors: &Doors) -> Result<Prepared, Ref
         resolver: Dns::prepare(&config.dns)?,
         users: Auth::prepare(config.access.users_file.as_deref())?,
         doors: doors.prepare(config)?,
+        setup: Connector::prepare(config)?,
         loaded,
     })
 }

@@ -1,10 +1,13 @@
 //! Where does mail for a domain go next: to the domain's MX hosts, or where the operator says?
 
+use std::sync::Arc;
+
 use policy::Onward;
 use smtp::HostName;
 use spool::LaneKey;
 
-use crate::config::{Config, Route, TlsFloor, Via, ViaLookup, most_specific};
+use crate::config::{Config, Login, Route, TlsFloor, Via, ViaLookup, most_specific};
+use crate::pool::Sources;
 
 /// What lane keys of routes begin with; no domain name can.
 const ROUTE_PREFIX: &str = "via ";
@@ -47,6 +50,17 @@ pub(crate) struct NextHop {
     pub(crate) legs: Vec<Leg>,
     /// The operator's floor for the connection.
     pub(crate) floor: TlsFloor,
+    /// As whom we log in, if we do.
+    pub(crate) login: Option<Arc<Login>>,
+    /// Where our packets leave from.
+    pub(crate) sources: Sources,
+}
+
+impl NextHop {
+    fn new(config: &Config, lane: LaneKey, legs: Vec<Leg>, floor: TlsFloor) -> Self {
+        let sources = Sources::for_lane(&config.sources, lane.as_str());
+        Self { lane, legs, floor, login: None, sources }
+    }
 }
 
 /// The next hop for `domain` under this configuration.
@@ -55,11 +69,12 @@ pub(crate) fn next_hop(config: &Config, domain: &HostName, onward: Onward) -> Ne
     match route(config, domain) {
         Some(route) => {
             let legs = route.via.iter().cloned().map(Leg::Via).collect();
-            NextHop { lane, legs, floor: route.tls }
+            let next_hop = NextHop::new(config, lane, legs, route.tls);
+            NextHop { login: route.login.clone(), ..next_hop }
         }
         None => {
             let legs = vec![Leg::Domain(domain.clone())];
-            NextHop { lane, legs, floor: config.delivery.tls }
+            NextHop::new(config, lane, legs, config.delivery.tls)
         }
     }
 }
@@ -99,6 +114,12 @@ pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
     lanes
 }
 
+/// The recipient domain that a lane is for; none if it is that of a route.
+pub(crate) fn domain_of(key: &LaneKey) -> Option<HostName> {
+    let hop = key.as_str().strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key.as_str());
+    HostName::parse(hop).ok()
+}
+
 /// Whose mail waits in a lane?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MailOf {
@@ -122,8 +143,8 @@ pub(crate) fn mail_of(config: &Config, key: &LaneKey) -> MailOf {
     }
 }
 
-/// What is asked of the connection is part of it: recipients of one lane share a transaction, so two
-/// routes to one host that differ in `tls` must not share a lane.
+/// What is asked of the connection is part of it, and who we are there: recipients of one lane share a
+/// transaction, so two routes to one host that differ in `tls` or credentials must not share a lane.
 fn route_key(route: &Route) -> String {
     let via: Vec<String> = route.via.iter().map(ToString::to_string).collect();
     let tls = match route.tls {
@@ -131,7 +152,11 @@ fn route_key(route: &Route) -> String {
         TlsFloor::Encrypt => "encrypt",
         TlsFloor::Verify => "verify",
     };
-    format!("{ROUTE_PREFIX}{} tls={tls}", via.join(","))
+    let key = format!("{ROUTE_PREFIX}{} tls={tls}", via.join(","));
+    match &route.login {
+        None => key,
+        Some(login) => format!("{key} as={} by={}", login.username, login.password_file.display()),
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +165,7 @@ mod tests {
     use crate::config::{Surroundings, load};
 
     #[test]
-    fn routes_that_ask_for_more_do_not_share_a_lane_with_those_that_ask_for_less() {
+    fn routes_that_ask_for_other_tls_or_log_in_as_others_do_not_share_a_lane() {
         let text = r#"
             [[route]]
             domains = ["a.test"]
@@ -152,6 +177,16 @@ mod tests {
             [[route]]
             domains = ["c.test"]
             via = ["smtp://[smart.test]"]
+            [[route]]
+            domains = ["e.test"]
+            via = ["smtp://[smart.test]"]
+            username = "e"
+            password_file = "/e"
+            [[route]]
+            domains = ["f.test"]
+            via = ["smtp://[smart.test]"]
+            username = "f"
+            password_file = "/e"
         "#;
         let file = tempfile::NamedTempFile::new().unwrap();
         let head = "hostname = \"relay.test\"\ndata_dir = \"/tmp\"\n";
@@ -166,6 +201,9 @@ mod tests {
         assert_eq!(of("d.test").lane, LaneKey::new("d.test"));
         for domain in ["a.test", "d.test"] {
             assert_ne!(of(domain).lane, plan(domain, Onward::RequireTls).lane);
+        }
+        for other in ["a.test", "f.test"] {
+            assert_ne!(of("e.test").lane, of(other).lane, "{other}");
         }
     }
 }

@@ -3,26 +3,23 @@
 //! Nothing is judged here. The verifier lets every certificate pass, checks the signature by which the
 //! peer proves that it has the key, and remembers whether it held; `policy::AuthorizedMx::admit` alone
 //! says what that is worth. So opportunistic TLS works with every certificate (RFC 7435 §3), and no
-//! way leads around the judgement where one is due.
+//! way leads around the judgement where one is due. Sessions are taken up again: [`sessions`].
+
+mod sessions;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use moka::sync::Cache;
 use policy::{BadRoot, ObservedTls, Roots, TlsVersion};
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
-    verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, NamedGroup, PeerIncompatible,
-    ProtocolVersion, SignatureScheme, SupportedProtocolVersion, version,
+    AlertDescription, ClientConfig, HandshakeKind, NamedGroup, PeerIncompatible, ProtocolVersion,
+    SupportedProtocolVersion, version,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 use smtp::{Domain, RemoteText};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -30,6 +27,15 @@ use tokio_rustls::client::TlsStream;
 use tracing::warn;
 
 use crate::config::{MinVersion, Tls};
+use crate::pool::PoolKey;
+pub(crate) use sessions::Hello;
+use sessions::{Family, Recorder, Stock};
+
+/// Ours: how long a host is spared a ClientHello that it did not answer. In memory only: after a restart
+/// it costs one connection to learn it again.
+const SMALL_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Ours: such hosts in memory.
+const SMALL_HOSTS_MAX: u64 = 10_000;
 
 /// Why TLS cannot be used at all with this configuration.
 #[derive(Debug, thiserror::Error)]
@@ -62,35 +68,47 @@ pub(crate) enum TlsSetupError {
 
 /// Why there is no TLS session. Certificates are never the cause.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct HandshakeError(RemoteText);
+#[error("{text}")]
+pub(crate) struct HandshakeError {
+    text: RemoteText,
+    is_silence: bool,
+}
 
 impl HandshakeError {
+    fn new(text: &str, is_silence: bool) -> Self {
+        Self { text: RemoteText::new(text), is_silence }
+    }
+
     /// The connection is encrypted already.
     pub(crate) fn under_tls() -> Self {
-        Self(RemoteText::new("TLS inside TLS is not spoken"))
+        Self::new("TLS inside TLS is not spoken", false)
     }
 
     /// The limit was exceeded.
     pub(crate) fn timed_out(limit: Duration) -> Self {
-        Self(RemoteText::new(&format!("not finished within {} s", limit.as_secs())))
+        Self::new(&format!("not finished within {} s", limit.as_secs()), true)
+    }
+
+    /// Did the peer go away or fall silent, instead of saying what it minds? Some do over a ClientHello of
+    /// more than one packet.
+    pub(crate) fn is_silence(&self) -> bool {
+        self.is_silence
     }
 }
 
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
         let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let text = match cause {
+        match cause {
             Some(cause) if is_about_version(cause) => {
-                "the peer speaks none of the TLS versions that we accept".to_owned()
+                Self::new("the peer speaks none of the TLS versions that we accept", false)
             }
-            Some(cause) => cause.to_string(),
+            Some(cause) => Self::new(&cause.to_string(), false),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                "the peer closed the connection during the handshake".to_owned()
+                Self::new("the peer closed the connection during the handshake", true)
             }
-            None => error.to_string(),
-        };
-        Self(RemoteText::new(&text))
+            None => Self::new(&error.to_string(), true),
+        }
     }
 }
 
@@ -105,12 +123,27 @@ fn is_about_version(error: &rustls::Error) -> bool {
     )
 }
 
-/// Makes TLS sessions. Cheap to clone.
+/// A finished handshake.
+#[derive(Debug)]
+pub(crate) struct Handshaken {
+    /// The session.
+    pub(crate) stream: TlsStream<TcpStream>,
+    /// What it showed.
+    pub(crate) observed: ObservedTls,
+    /// Is what it showed that of an earlier handshake?
+    pub(crate) is_resumed: bool,
+}
+
+/// Makes TLS sessions. Clones share what is remembered.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsClient {
-    /// Copied for each session, since the verifier records one session's evidence.
-    template: ClientConfig,
+    /// Copied for each [`Family`]. The large one is missing where the operator does not want it.
+    small: ClientConfig,
+    large: Option<ClientConfig>,
     algorithms: WebPkiSupportedAlgorithms,
+    stock: Stock,
+    /// Hosts that could do with a small ClientHello only.
+    needs_small: Cache<Domain, ()>,
 }
 
 impl TlsClient {
@@ -120,19 +153,48 @@ impl TlsClient {
     ///
     /// [`TlsSetupError::Provider`].
     pub(crate) fn new(config: &Tls) -> Result<Self, TlsSetupError> {
-        let provider = provider(config);
-        let algorithms = provider.signature_verification_algorithms;
-        let mut template = ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(versions(config.min_version))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Recorder::new(algorithms)))
-            .with_no_client_auth();
-        // A resumed session shows no chain, so it could not be judged.
-        template.resumption = Resumption::disabled();
-        Ok(Self { template, algorithms })
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        let template = |hello| {
+            let built = ClientConfig::builder_with_provider(Arc::new(provider(hello)))
+                .with_protocol_versions(versions(config.min_version))?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Recorder::of_template(algorithms)))
+                .with_no_client_auth();
+            Ok::<_, TlsSetupError>(built)
+        };
+        Ok(Self {
+            small: template(Hello::Small)?,
+            large: config.post_quantum.then(|| template(Hello::Large)).transpose()?,
+            algorithms,
+            stock: Stock::default(),
+            needs_small: Cache::builder()
+                .max_capacity(SMALL_HOSTS_MAX)
+                .time_to_live(SMALL_FOR)
+                .build(),
+        })
     }
 
-    /// Shakes hands over `stream`, asking for `host`.
+    /// How the next handshake with `host` begins.
+    pub(crate) fn hello(&self, host: &Domain) -> Hello {
+        if self.large.is_none() || self.needs_small.contains_key(host) {
+            Hello::Small
+        } else {
+            Hello::Large
+        }
+    }
+
+    /// The host shook hands after [`Hello::Small`] only.
+    pub(crate) fn remember_small(&self, host: &Domain) {
+        self.needs_small.insert(host.clone(), ());
+    }
+
+    /// What the sessions with `key` show is not good enough today: the next handshake is a full one.
+    pub(crate) fn forget(&self, key: &PoolKey) {
+        self.stock.forget(key);
+    }
+
+    /// Shakes hands over `stream`, asking for the host of `key`; takes an earlier session up again where
+    /// there is one.
     ///
     /// # Errors
     ///
@@ -140,22 +202,28 @@ impl TlsClient {
     pub(crate) async fn handshake(
         &self,
         stream: TcpStream,
-        host: &Domain,
-    ) -> Result<(TlsStream<TcpStream>, ObservedTls), HandshakeError> {
+        key: &PoolKey,
+        hello: Hello,
+    ) -> Result<Handshaken, HandshakeError> {
+        let host = &key.host;
         let name = host.name().and_then(|name| ServerName::try_from(name.as_str().to_owned()).ok());
         let asked_for = match name {
             Some(name) => name,
             // An address, or a name that DNS knows and certificates do not: no name is asked for.
             None => ServerName::IpAddress(stream.peer_addr()?.ip().into()),
         };
-        let recorder = Arc::new(Recorder::new(self.algorithms));
-        let mut config = self.template.clone();
-        config.dangerous().set_certificate_verifier(Arc::clone(&recorder) as _);
-        let session = TlsConnector::from(Arc::new(config)).connect(asked_for, stream).await?;
-        let (_, connection) = session.get_ref();
+        let stock_key = (key.clone(), hello);
+        let family = match self.stock.take(&stock_key) {
+            Some(family) => family,
+            None => Family::new(self.template(hello), self.algorithms),
+        };
+        let connector = TlsConnector::from(Arc::clone(&family.config));
+        let stream = connector.connect(asked_for, stream).await?;
+        let (_, connection) = stream.get_ref();
+        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let observed = ObservedTls {
             chain: connection.peer_certificates().unwrap_or_default().to_vec(),
-            possession_proven: recorder.proven.load(Ordering::Acquire),
+            possession_proven: family.is_proven(),
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
                 _ => TlsVersion::Tls12,
@@ -167,14 +235,23 @@ impl TlsClient {
             // Nothing has been said under it yet.
             offers_require_tls: false,
         };
-        Ok((session, observed))
+        self.stock.put(&stock_key, family, is_resumed);
+        Ok(Handshaken { stream, observed, is_resumed })
+    }
+
+    fn template(&self, hello: Hello) -> &ClientConfig {
+        match (hello, &self.large) {
+            (Hello::Large, Some(large)) => large,
+            (Hello::Large, None) | (Hello::Small, _) => &self.small,
+        }
     }
 }
 
-fn provider(config: &Tls) -> CryptoProvider {
+fn provider(hello: Hello) -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
-    if !config.post_quantum {
-        provider.kx_groups.retain(|group| !is_post_quantum(group.name()));
+    match hello {
+        Hello::Large => {}
+        Hello::Small => provider.kx_groups.retain(|group| !is_post_quantum(group.name())),
     }
     provider
 }
@@ -197,62 +274,6 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
     match min {
         MinVersion::Tls12 => &FROM_TLS12,
         MinVersion::Tls13 => &FROM_TLS13,
-    }
-}
-
-/// Lets every certificate pass and remembers whether the peer signed the handshake with its key.
-#[derive(Debug)]
-struct Recorder {
-    algorithms: WebPkiSupportedAlgorithms,
-    proven: AtomicBool,
-}
-
-impl Recorder {
-    fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { algorithms, proven: AtomicBool::new(false) }
-    }
-
-    /// A signature that does not hold, or cannot be checked since the certificate is too odd to be
-    /// read, proves nothing; it is no reason to go without encryption.
-    fn record(&self, signature: &Result<HandshakeSignatureValid, rustls::Error>) {
-        self.proven.store(signature.is_ok(), Ordering::Release);
-    }
-}
-
-impl ServerCertVerifier for Recorder {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.record(&verify_tls12_signature(message, cert, dss, &self.algorithms));
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.record(&verify_tls13_signature(message, cert, dss, &self.algorithms));
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
 
@@ -311,7 +332,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::config::{Login, Source};
     use crate::connection::scripted::{Act, identity, play, server};
+    use crate::pool::{Door, Sources};
 
     fn settings() -> Tls {
         Tls {
@@ -326,13 +349,83 @@ mod tests {
         Domain::Name(HostName::parse("mx.example.org").unwrap())
     }
 
+    fn destination() -> PoolKey {
+        PoolKey { route: None, sources: Sources::default(), host: host(), door: Door::mx(25) }
+    }
+
     async fn shake(
         settings: &Tls,
         server: Arc<rustls::ServerConfig>,
-    ) -> Result<(TlsStream<TcpStream>, ObservedTls), HandshakeError> {
-        let (address, _peer) = play(vec![vec![Act::Tls(server), Act::HearAll]]).await;
+    ) -> Result<Handshaken, HandshakeError> {
+        shake_with(&TlsClient::new(settings).unwrap(), server).await
+    }
+
+    /// One handshake, and a few words, since tickets come behind it.
+    async fn shake_with(
+        client: &TlsClient,
+        server: Arc<rustls::ServerConfig>,
+    ) -> Result<Handshaken, HandshakeError> {
+        let script = vec![Act::Tls(server), Act::Say("220 hello\r\n"), Act::HearAll];
+        let (address, _peer) = play(vec![script]).await;
         let stream = TcpStream::connect(address).await.unwrap();
-        TlsClient::new(settings).unwrap().handshake(stream, &host()).await
+        let mut shaken = client.handshake(stream, &destination(), client.hello(&host())).await?;
+        shaken.stream.read_exact(&mut [0; 11]).await.unwrap();
+        Ok(shaken)
+    }
+
+    #[tokio::test]
+    async fn a_resumed_session_shows_the_chain_of_the_first_and_what_that_one_proved() {
+        for version in [&TLS12, &TLS13] {
+            let (own, key) = identity();
+            let (foreign, foreign_key) = identity();
+            let good = server(vec![own.clone()], key, &[version]);
+            let client = TlsClient::new(&settings()).unwrap();
+            let first = shake_with(&client, Arc::clone(&good)).await.unwrap();
+            assert!(!first.is_resumed && first.observed.possession_proven, "{version:?}");
+            for _ in 0..3 {
+                let again = shake_with(&client, Arc::clone(&good)).await.unwrap();
+                assert!(again.is_resumed && again.observed.possession_proven, "{version:?}");
+                assert_eq!(again.observed.chain, [own.clone()]);
+                assert_eq!(again.observed.version, first.observed.version);
+            }
+            client.forget(&destination());
+            assert!(!shake_with(&client, Arc::clone(&good)).await.unwrap().is_resumed);
+
+            // Another server in its place does not know the session: all begins anew, also the proof.
+            let liar = server(vec![own.clone()], foreign_key, &[version]);
+            let full = shake_with(&client, Arc::clone(&liar)).await.unwrap();
+            assert!(!full.is_resumed && !full.observed.possession_proven, "{version:?}");
+            assert_ne!(full.observed.chain, [foreign]);
+            // And what proved nothing is never taken up again.
+            let again = shake_with(&client, liar).await.unwrap();
+            assert!(!again.is_resumed && !again.observed.possession_proven, "{version:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_not_shared_between_destinations() {
+        let (own, key) = identity();
+        let good = server(vec![own], key, &[&TLS13]);
+        let client = TlsClient::new(&settings()).unwrap();
+        shake_with(&client, Arc::clone(&good)).await.unwrap();
+        let login = Login { username: "ann".into(), password_file: "/p".into() };
+        let source = Source { index: 0, address: [127, 0, 0, 1].into(), hostname: None };
+        let others = [
+            PoolKey { route: Some("smart".into()), ..destination() },
+            PoolKey { sources: Sources::for_lane(&[source], "a"), ..destination() },
+            PoolKey { door: Door::mx(587), ..destination() },
+            PoolKey {
+                door: Door { login: Some(Arc::new(login)), ..Door::mx(25) },
+                ..destination()
+            },
+        ];
+        for other in others {
+            let script = vec![Act::Tls(Arc::clone(&good)), Act::HearAll];
+            let (address, _peer) = play(vec![script]).await;
+            let stream = TcpStream::connect(address).await.unwrap();
+            let shaken = client.handshake(stream, &other, Hello::Large).await.unwrap();
+            assert!(!shaken.is_resumed, "{other:?}");
+        }
     }
 
     #[tokio::test]
@@ -352,7 +445,7 @@ mod tests {
             ];
             for (what, chain, want) in cases {
                 let server = server(chain.clone(), copy(&key), &[version]);
-                let (_stream, observed) = shake(&settings(), server).await.unwrap();
+                let observed = shake(&settings(), server).await.unwrap().observed;
                 assert_eq!(observed.possession_proven, want, "{what}, {version:?}");
                 assert_eq!(observed.chain, chain, "{what}");
                 assert_eq!(observed.server_name, host());
@@ -367,7 +460,7 @@ mod tests {
         for post_quantum in [true, false] {
             let (own, key) = identity();
             let server = server(vec![own], key, &[&TLS13]);
-            let (stream, _) = shake(&Tls { post_quantum, ..settings() }, server).await.unwrap();
+            let stream = shake(&Tls { post_quantum, ..settings() }, server).await.unwrap().stream;
             let group = stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
             assert_eq!(is_post_quantum(group), post_quantum, "{group:?}");
         }
@@ -397,9 +490,7 @@ mod tests {
     }
 
     /// A peer that answers the ClientHello with these octets and closes.
-    async fn shake_raw(
-        answer: Vec<u8>,
-    ) -> Result<(TlsStream<TcpStream>, ObservedTls), HandshakeError> {
+    async fn shake_raw(answer: Vec<u8>) -> Result<Handshaken, HandshakeError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut peer, _) = listener.accept().await.unwrap();
@@ -413,8 +504,9 @@ mod tests {
             let _rest = peer.read_to_end(&mut Vec::new()).await;
         };
         let client = TlsClient::new(&settings()).unwrap();
-        let name = host();
-        let (result, ()) = tokio::join!(client.handshake(stream, &name), serve);
+        let destination = destination();
+        let (result, ()) =
+            tokio::join!(client.handshake(stream, &destination, Hello::Large), serve);
         result
     }
 

@@ -25,11 +25,13 @@ use smtp::limits::{
 };
 use smtp::stuff::{BareNewline, Unsendable};
 use smtp::{RemoteText, Reply, ReplyClass, Stuffer, Verbatim};
+use tokio::time::Instant;
 
 pub(crate) use content::{Body, BodySource};
 
 use crate::connect::is_throttling;
 use crate::connection::{Broken, Connection, Written};
+use crate::outcome::SERVICE_CLOSING;
 use crate::pool::{Idle, Slot};
 
 /// Octets of a body that are read, framed and written at once.
@@ -44,6 +46,8 @@ pub(crate) struct Mail<'a> {
     pub(crate) body: Body<'a>,
     /// May it go by BDAT?
     pub(crate) chunking: Chunking,
+    /// When a transaction is cut off that has not come to its final dot.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Is the offer of CHUNKING taken?
@@ -112,6 +116,7 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
     let mut answers = Answers::new(recipients.len());
     while let Some(batch) = answers.next_batch(&mut idle.connection, recipients) {
         idle.connection.count_transaction();
+        idle.connection.set_deadline(mail.deadline);
         let finished = match converse(&mut idle.connection, mail, &batch.addressees).await {
             Ok(finished) => finished,
             Err(Cut { fates, trouble }) => {
@@ -119,7 +124,8 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
                 return answers.end(Some(trouble), None);
             }
         };
-        move_window(&idle.slot, &finished.fates);
+        let is_first = idle.connection.transactions() == 1;
+        move_window(&idle.slot, &finished.fates, is_first);
         if finished.ending == Ending::CloseNoChunking {
             return answers.end(Some(Trouble::NoChunking), None);
         }
@@ -294,6 +300,9 @@ async fn converse(
             Step::SendBody(transaction) => match send_message(connection, mail, transfer).await {
                 Ok(Written::Early(reply)) => (transaction, Ok(reply)),
                 Ok(Written::All) => {
+                    // Now it is the peer's, perhaps: no haste ends the wait for its word (RFC 5321
+                    // §4.5.3.2.6).
+                    connection.set_deadline(None);
                     let transaction = transaction.body_sent();
                     let limit = limit(transaction.stage());
                     let answer = connection.reply(limit).await.map_err(Cause::from);
@@ -377,13 +386,17 @@ async fn send_message(
     Ok(connection.send_body(DATA_BLOCK_TIMEOUT).await?)
 }
 
-/// Tells the pool what the answers say about the host.
-fn move_window(slot: &Slot, fates: &[Fate]) {
+/// Tells the pool what the answers say about the host. A connection that was kept and ends at MAIL was
+/// kept for too long; that is no call for fewer.
+fn move_window(slot: &Slot, fates: &[Fate], is_first: bool) {
     let mut is_accepted = false;
     let mut is_throttled = false;
     for fate in fates {
         match fate {
             Fate::Accepted(_) => is_accepted = true,
+            Fate::Refused { stage: Stage::Mail, reply } if reply.code == SERVICE_CLOSING => {
+                is_throttled |= is_first;
+            }
             Fate::Refused { reply, .. } => is_throttled |= is_throttling(reply),
         }
     }
@@ -423,7 +436,7 @@ mod tests {
 
     use super::*;
     use crate::connection::scripted::{Act, host, play};
-    use crate::pool::{Checkout, Pool, PoolKey, PoolLimits};
+    use crate::pool::{Checkout, Door, Pool, PoolKey, PoolLimits, Sources};
 
     const PIPELINING: &str = "250-mx.example.org\r\n250-PIPELINING\r\n250 SIZE 100000000\r\n";
     const BARE: &str = "250-mx.example.org\r\n250 HELP\r\n";
@@ -434,11 +447,17 @@ mod tests {
 
     /// A connection after an EHLO that was answered with `ehlo`.
     async fn connected(address: SocketAddr, ehlo: &str) -> Idle {
-        let limits =
-            PoolLimits { total: 1, per_host: 1, transactions: 100, idle: Duration::from_secs(3) };
+        let limits = PoolLimits {
+            total: 1,
+            per_host: 1,
+            transactions: 100,
+            idle: Duration::from_secs(3),
+            limits: Vec::new(),
+        };
         let pool = Pool::new(limits, TaskTracker::new());
         let mx = host(Floor::Opportunistic).host().clone();
-        let key = PoolKey { route: None, source: None, host: mx, port: address.port() };
+        let door = Door::mx(address.port());
+        let key = PoolKey { route: None, sources: Sources::default(), host: mx, door };
         let Checkout::Fresh(slot) = pool.checkout(&key).await else { panic!("an empty pool") };
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -472,7 +491,8 @@ mod tests {
             options: Options::default(),
         };
         let body = Body { source: body, size: stored, plan: None };
-        transmit(admitted, &Mail { envelope, body, chunking: Chunking::IfOffered }).await
+        let mail = Mail { envelope, body, chunking: Chunking::IfOffered, deadline: None };
+        transmit(admitted, &mail).await
     }
 
     /// The codes of the fates; 0 for none.

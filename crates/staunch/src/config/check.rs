@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use smtp::{Domain, HostName, Mailbox};
+use smtp::Mailbox;
 
 use crate::telemetry;
 
@@ -16,11 +16,9 @@ use super::checker::{Checker, Findings, in_range};
 use super::{
     Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, EightBit,
     Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts, OnFailure, Patience,
-    Prefix, Route, StsMode, Tls, TlsFloor, Via, ViaLookup, file, units,
+    Prefix, StsMode, Tls, TlsFloor, file, units,
 };
 
-/// Where a route's host listens unless a port is written.
-const SMTP_PORT: u16 = 25;
 /// Where a resolver listens unless a port is written.
 const DNS_PORT: u16 = 53;
 
@@ -71,6 +69,8 @@ impl Checker {
             tls: self.tls(&file.tls),
             mta_sts: self.mta_sts(&file.mta_sts),
             routes: self.routes(&file.route),
+            sources: self.sources(&file.source),
+            outbound_limits: self.outbound_limits(&file.limit),
             admin: self.admin(&file.admin),
             submit: self.submit(&file.submit),
             log: self.log(&file.log),
@@ -227,33 +227,8 @@ impl Checker {
         }
     }
 
-    fn routes(&mut self, written: &[file::Route]) -> Vec<Route> {
-        let mut routes = Vec::new();
-        for (index, route) in written.iter().enumerate() {
-            let key = |name| format!("route[{index}].{name}");
-            let domains = self.all(&key("domains"), &route.domains, DomainPattern::parse);
-            let via = self.all(&key("via"), &route.via, parse_via);
-            for (name, list) in [("domains", &route.domains), ("via", &route.via)] {
-                if list.is_empty() {
-                    self.finding(key(name), "at least one is needed".into());
-                }
-            }
-            let tls = self.listed(&key("tls"), &route.tls, TlsFloor::Verify);
-            if tls == TlsFloor::Verify && via.iter().any(|via| via.host.name().is_none()) {
-                let reason = "an address has no name to verify: write the host's name, \
-                    or tls = \"encrypt\" or \"opportunistic\"";
-                self.finding(key("via"), reason.into());
-            }
-            routes.push(Route { domains, via, tls });
-        }
-        let patterns = routes.iter().enumerate();
-        let patterns = patterns.flat_map(|(i, route)| route.domains.iter().map(move |p| (i, p)));
-        self.no_ties("route[].domains", patterns);
-        routes
-    }
-
     /// Says of every pattern that stands there twice that nothing decides between the two.
-    fn no_ties<'a>(
+    pub(super) fn no_ties<'a>(
         &mut self,
         key: &str,
         patterns: impl Iterator<Item = (usize, &'a DomainPattern)>,
@@ -297,37 +272,4 @@ fn resolver_address(text: &str) -> Result<SocketAddr, &'static str> {
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT)))
         .map_err(|_| "not an address like 127.0.0.1, 127.0.0.1:53 or [::1]:53")
         .and_then(|server| if server.port() == 0 { Err("port 0") } else { Ok(server) })
-}
-
-fn parse_via(text: &str) -> Result<Via, String> {
-    let (scheme, rest) = text
-        .split_once("://")
-        .ok_or("not like smtp://[relay.example.net]:587 or smtp://example.net")?;
-    match scheme {
-        "smtp" => {}
-        "smtps" | "lmtp" => return Err(format!("this version does not speak {scheme}")),
-        _ => return Err("the scheme is not smtp".into()),
-    }
-    if rest.contains('@') {
-        return Err("this version does not log in: leave out the user".into());
-    }
-    let (host, port, lookup) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
-        Some((host, port)) => (host, port, ViaLookup::Address),
-        None => {
-            let colon = rest.find(':').unwrap_or(rest.len());
-            let (host, port) = rest.split_at_checked(colon).unwrap_or((rest, ""));
-            (host, port, ViaLookup::Mx)
-        }
-    };
-    let host = match (host.parse::<IpAddr>(), lookup) {
-        (Ok(address), ViaLookup::Address) => Domain::Literal(address),
-        (Ok(_), ViaLookup::Mx) => return Err("write an address in brackets".into()),
-        (Err(_), _) => Domain::Name(HostName::parse(host).map_err(|error| error.to_string())?),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or("not a port")?,
-        None if port.is_empty() => SMTP_PORT,
-        None => return Err("only :PORT may follow the brackets".into()),
-    };
-    Ok(Via { host, port, lookup })
 }

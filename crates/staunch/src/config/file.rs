@@ -30,6 +30,10 @@ pub(super) struct File {
     pub(super) listener: Vec<Listener>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) route: Vec<Route>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) source: Vec<Source>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) limit: Vec<Limit>,
 }
 
 impl Default for File {
@@ -52,6 +56,8 @@ impl Default for File {
             log: Log::default(),
             listener: Vec::new(),
             route: Vec::new(),
+            source: Vec::new(),
+            limit: Vec::new(),
         }
     }
 }
@@ -290,6 +296,28 @@ pub(super) struct Route {
     pub(super) via: Vec<String>,
     #[serde(default = "verify")]
     pub(super) tls: String,
+    #[serde(default)]
+    pub(super) username: String,
+    #[serde(default)]
+    pub(super) password_file: String,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Source {
+    pub(super) address: String,
+    #[serde(default)]
+    pub(super) hostname: String,
+}
+
+/// `[[limit]]`; 0 limits nothing.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limit {
+    pub(super) domains: Vec<String>,
+    pub(super) mx: Vec<String>,
+    pub(super) connections: u32,
+    pub(super) messages_per_minute: u32,
 }
 
 fn verify() -> String {

@@ -11,16 +11,12 @@ use toml::de::{DeTable, DeValue};
 /// Path of a key, in tables of lists without index, and the values that say what happens anyway, as
 /// TOML writes them. None: no value does.
 pub(super) const LATER: &[(&str, &[&str])] = &[
-    ("limit", &[]),
     // Whose AD bit counts under dnssec = "trust-ad", which is refused itself.
     ("dns.trust_ad_from", &["[]", "[\"127.0.0.0/8\", \"::1/128\"]"]),
     ("dns.trust_anchor", &["\"\""]),
-    ("source", &[]),
     ("dane.mode", &["\"off\""]),
     ("require_tls.tls_required_no", &["\"never\""]),
     ("require_tls.tls_required_no_networks", &["[]"]),
-    ("route.username", &["\"\""]),
-    ("route.password_file", &["\"\""]),
     ("route.proxy", &["\"\""]),
     ("rule", &[]),
     ("dsn.postmaster_copy", &["\"\""]),

@@ -14,7 +14,7 @@ use super::{ConfigError, Problem, later, surroundings};
 /// Before the names of sections and keys.
 const VARIABLE_PREFIX: &str = "STAUNCH__";
 /// Keys whose tables add up over the layers.
-const TABLE_LISTS: [&str; 2] = ["listener", "route"];
+const TABLE_LISTS: [&str; 4] = ["listener", "route", "source", "limit"];
 
 /// Values with their places, as the `config` crate takes them.
 #[derive(Clone, Debug, Default)]

@@ -19,15 +19,18 @@ mod layer;
 mod listed;
 mod listener;
 mod load;
+mod outbound;
 mod pattern;
 mod prefix;
 mod show;
 mod surroundings;
 mod units;
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smtp::{Domain, HostName, Mailbox};
@@ -73,6 +76,10 @@ pub(crate) struct Config {
     pub(crate) mta_sts: MtaSts,
     /// Next hops other than the recipient's MX. No pattern stands in two of them.
     pub(crate) routes: Vec<Route>,
+    /// Our addresses; empty: the system chooses.
+    pub(crate) sources: Vec<Source>,
+    /// How fast mail leaves. No pattern stands in two of them.
+    pub(crate) outbound_limits: Vec<Limit>,
     /// Notices of failure (RFC 3464).
     pub(crate) dsn: Dsn,
     /// The door for the command line.
@@ -298,29 +305,111 @@ pub(crate) struct Route {
     pub(crate) domains: Vec<DomainPattern>,
     /// Next hops in the order in which they are tried; not empty.
     pub(crate) via: Vec<Via>,
-    /// What is asked of the connection.
+    /// What is asked of the connection; [`TlsFloor::Verify`] where there is a login.
     pub(crate) tls: TlsFloor,
+    /// As whom we log in, if we do.
+    pub(crate) login: Option<Arc<Login>>,
+}
+
+/// `route.username` and `route.password_file`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Login {
+    /// Who we are there.
+    pub(crate) username: Box<str>,
+    /// Its first line is the password. Read at each login, so that a new one needs no reload.
+    pub(crate) password_file: PathBuf,
+}
+
+/// `[[source]]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Source {
+    /// Its place in the file, for those who have to mend it.
+    pub(crate) index: usize,
+    /// Where we connect from.
+    pub(crate) address: IpAddr,
+    /// Our name in EHLO from there, if it is another than `hostname`.
+    pub(crate) hostname: Option<Hostname>,
+}
+
+/// `[[limit]]`: of each of the `domains`, or of all `mx` hosts together.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Limit {
+    /// Its place in the file.
+    pub(crate) index: usize,
+    /// Recipient domains that have no route; empty if it is about hosts.
+    pub(crate) domains: Vec<DomainPattern>,
+    /// MX hosts; empty if it is about domains.
+    pub(crate) mx: Vec<DomainPattern>,
+    /// Connections at a time, instead of `connections_per_domain` or `connections_per_host`.
+    pub(crate) connections: Option<usize>,
+    /// Messages begun in a minute.
+    pub(crate) messages_per_minute: Option<usize>,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "limit[{}]:", self.index)?;
+        let patterns: Vec<String> =
+            self.domains.iter().chain(&self.mx).map(ToString::to_string).collect();
+        if let Some(connections) = self.connections {
+            write!(f, " {connections} connections,")?;
+        }
+        if let Some(messages) = self.messages_per_minute {
+            write!(f, " {messages} messages a minute,")?;
+        }
+        let whose = if self.mx.is_empty() { "each of" } else { "all of" };
+        write!(f, " {whose} {}", patterns.join(", "))
+    }
 }
 
 /// One entry of `route.via`: `smtp://[host]:port`, or `smtp://domain` with an MX look-up.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Via {
+    /// When TLS begins.
+    pub(crate) scheme: ViaScheme,
     /// The host (in brackets also an address), or the domain whose MX is asked for.
     pub(crate) host: Domain,
-    /// Where it listens; 25 unless written.
+    /// Where it listens; 25 or 465 unless written.
     pub(crate) port: u16,
     /// Do brackets say that this very host is meant?
     pub(crate) lookup: ViaLookup,
 }
 
-impl std::fmt::Display for Via {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme.as_str();
         match self.lookup {
             ViaLookup::Address => match &self.host {
-                Domain::Name(name) => write!(f, "smtp://[{name}]:{}", self.port),
-                Domain::Literal(address) => write!(f, "smtp://[{address}]:{}", self.port),
+                Domain::Name(name) => write!(f, "{scheme}://[{name}]:{}", self.port),
+                Domain::Literal(address) => write!(f, "{scheme}://[{address}]:{}", self.port),
             },
-            ViaLookup::Mx => write!(f, "smtp://{}:{}", self.host, self.port),
+            ViaLookup::Mx => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The scheme of a [`Via`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum ViaScheme {
+    /// `smtp`: TLS begins with STARTTLS (RFC 3207).
+    Smtp,
+    /// `smtps`: TLS begins at once (RFC 8314 §3.3).
+    Smtps,
+}
+
+impl ViaScheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Smtps => "smtps",
+        }
+    }
+
+    /// Where it is spoken unless a port is written (RFC 5321 §4.5.4.2, RFC 8314 §7.3).
+    fn port(self) -> u16 {
+        match self {
+            Self::Smtp => 25,
+            Self::Smtps => 465,
         }
     }
 }

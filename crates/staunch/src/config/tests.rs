@@ -57,14 +57,17 @@ fn the_annotated_file_says_what_the_code_does() {
         data_dir: defaults.data_dir.clone(),
         listener: Vec::new(),
         route: Vec::new(),
+        source: Vec::new(),
+        limit: Vec::new(),
         ..file
     };
     assert_eq!(exempt, defaults, "values in config/staunch.toml");
 
     let table: toml::Table = toml::from_str(&text).unwrap();
     let mut want = toml::Table::try_from(&defaults).unwrap();
-    want.insert("listener".into(), table["listener"].clone());
-    want.insert("route".into(), table["route"].clone());
+    for lists in ["listener", "route", "source", "limit"] {
+        want.insert(lists.into(), table[lists].clone());
+    }
     assert_eq!(keys(&table), keys(&want), "keys in config/staunch.toml");
 
     with_document(&text).unwrap();
@@ -117,7 +120,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("hostname = \"a b\"", "1: hostname: \"a b\": a character that is not allowed in a host name"),
     (
         "hostnam = \"a\"",
-        "1: hostnam: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
+        "1: hostnam: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route, source, limit",
     ),
     (
         "\n[access]\nnetwork = []",
@@ -162,7 +165,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("[[rule]]\ndomains = [\"a.example\"]", "1: rule: not in this version"),
     (
         "[dane]\nmod = 1",
-        "1: dane: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route",
+        "1: dane: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route, source, limit",
     ),
     ("[delivery]\nport = \"25\"", "2: delivery.port: invalid type: string \"25\", expected u16"),
     ("[delivery]\nport = 70000", "2: delivery.port: invalid value: integer `70000`, expected u16"),
@@ -267,8 +270,8 @@ const REFUSED: &[(&str, &str)] = &[
         "2: route[0].domains: at least one is needed",
     ),
     (
-        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtps://b.example\"]",
-        "3: route[0].via: \"smtps://b.example\": this version does not speak smtps",
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"lmtp://unix:/b\"]",
+        "3: route[0].via: \"lmtp://unix:/b\": this version does not speak lmtp",
     ),
     (
         "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[10.0.0.1]\"]",
@@ -277,7 +280,33 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://u:p@b.example\"]",
-        "3: route[0].via: \"smtp://u:p@b.example\": this version does not log in: leave out the user",
+        "3: route[0].via: \"smtp://u:p@b.example\": write the user as username, the password into password_file",
+    ),
+    (
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://b.example\"]\nusername = \"u\"",
+        "1: route[0].password_file: username needs one",
+    ),
+    (
+        "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://b.example\"]\ntls = \"encrypt\"\n\
+         username = \"u\"\npassword_file = \"/p\"",
+        "4: route[0].tls: \"encrypt\": credentials are given to an authenticated server only: \
+         leave tls = \"verify\"",
+    ),
+    ("[[source]]\naddress = \"\"", "2: source[0].address: \"\": not an address"),
+    ("[[source]]\naddress = \"::\"", "2: source[0].address: \"::\": nobody can connect from it"),
+    (
+        "[[source]]\naddress = \"192.0.2.1\"\n[[source]]\naddress = \"192.0.2.1\"",
+        "4: source[1].address: \"192.0.2.1\": stands there twice",
+    ),
+    ("[[limit]]\nconnections = 1", "1: limit[0]: either domains or mx has to say whom it is about"),
+    (
+        "[[limit]]\nmx = [\"*\"]",
+        "1: limit[0]: neither connections nor messages_per_minute limits anything",
+    ),
+    (
+        "[[limit]]\nmx = [\"a.example\"]\nconnections = 1\n\
+         [[limit]]\nmx = [\"a.example\"]\nconnections = 2",
+        "5: limit[1].mx: \"a.example\": stands already in limit[0].mx: nothing decides between the two",
     ),
     (
         "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[b.example]:x\"]",
@@ -545,12 +574,12 @@ fn the_deployments_configure_what_they_need_and_no_more() {
 #[test]
 fn routes_and_report_domains_mean_what_they_say() {
     let text = "[mta_sts]\nreport_domains = [\"*.slow.example\"]\nfetch_failure = \"defer\"\n\
-        [[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[B.example]:587\", \"smtp://c.example\"]\n\
+        [[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[B.example]:587\", \"smtps://c.example\"]\n\
         [[route]]\ndomains = [\"*.a.example\"]\nvia = [\"smtp://[d.example]\"]\ntls = \"encrypt\"";
     let config = with_document(text).unwrap().config;
     let [first, second] = config.routes.as_slice() else { panic!("two routes") };
     let shown: Vec<String> = first.via.iter().map(ToString::to_string).collect();
-    assert_eq!(shown, ["smtp://[b.example]:587", "smtp://c.example:25"]);
+    assert_eq!(shown, ["smtp://[b.example]:587", "smtps://c.example:465"]);
     assert_eq!(first.via[1].lookup, ViaLookup::Mx);
     assert_eq!((first.tls, second.tls), (TlsFloor::Verify, TlsFloor::Encrypt));
     assert_eq!(config.mta_sts.fetch_failure, OnFailure::Defer);

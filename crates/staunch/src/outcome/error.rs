@@ -14,6 +14,7 @@ use smtp::{Domain, HostName, RemoteText, Reply, Status};
 
 use super::reason::Reason;
 use crate::connect::ConnectFailure;
+use crate::login::LoginError;
 use crate::policy_store::PolicyDefer;
 use crate::resolve::{DnsFailure, DnsFailureKind};
 
@@ -144,6 +145,8 @@ pub(crate) enum HostError {
     Connect(ConnectFailure),
     /// The session is not as protected as it must be.
     Tls(TlsFailure),
+    /// It does not let us in, or it must not get to know our password.
+    Login(LoginError),
     /// It takes messages up to this size.
     TooLarge {
         /// Octets.
@@ -238,7 +241,13 @@ impl Problem {
 
     /// As the reason of a return: the same subject and detail under class 5.
     pub(crate) fn in_the_end(self) -> Self {
-        Self { status: self.status.with_class(smtp::Class::Permanent), ..self }
+        // RFC 4954 §6: the credentials are invalid. That is certain now.
+        let status = if self.reason == Reason::AuthFailed {
+            Status::permanent(7, 8)
+        } else {
+            self.status.with_class(smtp::Class::Permanent)
+        };
+        Self { status, ..self }
     }
 
     /// As the reason of a wait: class 4, also where a peer that does not decide alone said 5yz.
@@ -352,6 +361,12 @@ fn dead_end_problem(domain: &HostName, end: DeadEnd, evidence: MxEvidence) -> Pr
     }
 }
 
+impl From<LoginError> for HostError {
+    fn from(error: LoginError) -> Self {
+        Self::Login(error)
+    }
+}
+
 impl HostError {
     /// Can nothing but a change at the recipient's side make this host take the message, and who says
     /// so?
@@ -366,6 +381,7 @@ impl HostError {
             | Self::Dns(_)
             | Self::Tls(_)
             | Self::NoChunking
+            | Self::Login(_)
             | Self::Interrupted { .. }
             | Self::Body(_) => Finality::Open,
         }
@@ -381,6 +397,7 @@ impl HostError {
             | Self::ForbiddenAddress(_)
             | Self::Crowded
             | Self::NoChunking
+            | Self::Login(_)
             | Self::TooLarge { .. }
             | Self::Unfit(_)
             | Self::Interrupted { .. }
@@ -396,7 +413,7 @@ impl HostError {
             Self::Body(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
-            Self::Tls(_) => 6,
+            Self::Tls(_) | Self::Login(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
             Self::NoChunking | Self::Interrupted { .. } => 5,
             Self::Connect(_) => 4,
@@ -417,11 +434,14 @@ impl HostError {
             Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
             Self::Dns(failure) => dns_scope(failure),
             Self::Connect(failure) if failure.is_local() => Scope::Local,
+            // Mail that leaves from another address can go on.
+            Self::Connect(failure) if failure.is_source() => Scope::Turn,
             Self::Refused(_)
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
             | Self::Connect(_)
             | Self::Tls(_)
+            | Self::Login(_)
             | Self::Interrupted { stage: Stage::Mail | Stage::Rcpt | Stage::Data, .. } => {
                 Scope::Lane
             }
@@ -444,6 +464,7 @@ impl HostError {
             ),
             Self::Connect(failure) => failure.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
+            Self::Login(error) => Problem::new(Reason::AuthFailed, &format!("{mx}: {error}")),
             Self::TooLarge { limit } => Problem::new(
                 Reason::SizeExceeded,
                 &format!("{mx} takes messages up to {limit} octets"),

@@ -25,7 +25,7 @@ use crate::queue::work::Target;
 use crate::schedule::{after, retry_delay, spread};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
-const SERVICE_CLOSING: u16 = 421;
+pub(crate) const SERVICE_CLOSING: u16 = 421;
 /// How long a lane rests after 421, if its first retry is not sooner. Ours: long enough to let a
 /// host recover, short enough not to be noticed by people.
 const THROTTLE_REST: Duration = Duration::from_secs(30);
@@ -55,6 +55,17 @@ pub(crate) struct Answered {
     pub(crate) fates: Vec<Option<client::Fate>>,
     /// Why not everybody has an answer, if so.
     pub(crate) cut: Option<Cut>,
+}
+
+impl Answered {
+    /// Was every recipient refused, and so?
+    pub(crate) fn all_refused(&self, so: impl Fn(Stage, &Reply) -> bool) -> bool {
+        let refused = |fate: &Option<client::Fate>| match fate {
+            Some(client::Fate::Refused { stage, reply }) => so(*stage, reply),
+            Some(client::Fate::Accepted(_)) | None => false,
+        };
+        self.fates.iter().all(refused)
+    }
 }
 
 /// The end of a transaction before its time.

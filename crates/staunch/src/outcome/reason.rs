@@ -52,6 +52,8 @@ pub(crate) enum Reason {
     GreetingRefused,
     /// The host asks us to slow down.
     Throttled,
+    /// The route's server does not let us in.
+    AuthFailed,
     /// Every address is one that mail from outside must not be sent to.
     AddressForbidden,
     /// No host of the domain has an address.
@@ -88,7 +90,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 37] = [
+    pub(crate) const ALL: [Self; 38] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -110,6 +112,7 @@ impl Reason {
         Self::ConnectionLost,
         Self::GreetingRefused,
         Self::Throttled,
+        Self::AuthFailed,
         Self::AddressForbidden,
         Self::NoMailHost,
         Self::NullMx,
@@ -156,6 +159,7 @@ impl Reason {
             Self::ConnectionLost => ("connection_lost", Status::transient(4, 2)),
             Self::GreetingRefused => ("greeting_refused", Status::transient(3, 2)),
             Self::Throttled => ("throttled", Status::transient(3, 2)),
+            Self::AuthFailed => ("auth_failed", Status::transient(7, 0)),
             Self::AddressForbidden => ("address_forbidden", Status::transient(4, 4)),
             Self::NoMailHost => ("no_mail_host", Status::transient(4, 4)),
             Self::NullMx => ("null_mx", Status::permanent(1, 10)),
@@ -209,6 +213,7 @@ impl Reason {
             | Self::ConnectionLost
             | Self::GreetingRefused
             | Self::Throttled
+            | Self::AuthFailed
             | Self::AddressForbidden
             | Self::NoMailHost
             | Self::NullMx

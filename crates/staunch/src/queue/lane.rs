@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use spool::MessageId;
 
 use super::lanes::Trouble;
+use super::shaping::Shape;
+use crate::schedule::after;
 
 /// Jobs a lane keeps in memory at most; what arrives beyond is read back from the store in its turn.
 pub(crate) const READY_MAX: usize = 64;
@@ -60,6 +62,12 @@ pub(super) struct Lane<J> {
     /// The earliest time at which the store has something due that is not in memory.
     pub(super) stored_due: Option<Timestamp>,
     pub(super) reading: Reading,
+    /// What the operator lets it do.
+    pub(super) shape: Shape,
+    /// When its next attempt may begin, if it may not begin at any time.
+    pub(super) turn: Option<Timestamp>,
+    /// Attempts in flight that began while it was in trouble.
+    pub(super) probes: u32,
     /// Is its mail being moved to other lanes? Then nothing starts.
     pub(super) is_frozen: bool,
     /// Has the operator stopped it?
@@ -71,7 +79,7 @@ pub(super) struct Lane<J> {
 }
 
 impl<J> Lane<J> {
-    pub(super) fn new(is_paused: bool) -> Self {
+    pub(super) fn new(shape: Shape, is_paused: bool) -> Self {
         Self {
             ready: VecDeque::new(),
             known: HashMap::new(),
@@ -83,6 +91,9 @@ impl<J> Lane<J> {
             stored_due: None,
             reading: Reading::Not,
             is_frozen: false,
+            shape,
+            turn: None,
+            probes: 0,
             is_paused,
             listed: false,
             alarm: None,
@@ -96,6 +107,18 @@ impl<J> Lane<J> {
     /// Does only an event let it go on?
     fn is_stopped(&self) -> bool {
         self.is_frozen || self.is_paused
+    }
+
+    /// May an attempt begin that has a place?
+    pub(super) fn can_start(&self, now: Timestamp) -> bool {
+        self.in_flight < self.window && !self.ready.is_empty() && self.next_turn(now).is_none()
+    }
+
+    /// When its next attempt may begin, if it must wait for that.
+    fn next_turn(&self, now: Timestamp) -> Option<Timestamp> {
+        // A clock that was ahead may have set it.
+        let latest = after(now, self.shape.interval?);
+        self.turn.filter(|turn| *turn > now && *turn <= latest)
     }
 
     /// Jobs that it may keep ready.
@@ -117,7 +140,8 @@ impl<J> Lane<J> {
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
         let is_backing_off = self.retry_at.is_some_and(|at| at > now);
         let is_at_rest = self.reading == Reading::Not && !self.is_frozen && !is_backing_off;
-        self.known.is_empty() && self.stored_due.is_none() && is_at_rest
+        let has_turn = self.next_turn(now).is_none();
+        self.known.is_empty() && self.stored_due.is_none() && is_at_rest && has_turn
     }
 
     /// When something can be done here that cannot be done now, if no event comes before.
@@ -128,7 +152,8 @@ impl<J> Lane<J> {
         if self.waits(now) {
             return self.retry_at.max(self.stored_due);
         }
-        self.stored_due.filter(|at| *at > now)
+        let stored = self.stored_due.filter(|at| *at > now);
+        stored.into_iter().chain(self.next_turn(now)).min()
     }
 
     pub(super) fn stored(&mut self, due: Timestamp) {

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use spool::{LaneKey, MessageId};
 
 use super::lane::{Job, Lane, Reading};
+use super::shaping::Limits;
 use crate::schedule::after;
 
 /// Jobs all lanes together keep in memory.
@@ -21,15 +22,6 @@ const READY_TOTAL_MAX: usize = 8_192;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Lanes that are read from the store at once. Ours: reads are short, and the disk is one.
 const FETCHES_MAX: usize = 4;
-
-/// How many attempts may run at once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// In one lane, once it is known to work (`delivery.connections_per_domain`).
-    pub(crate) per_lane: u32,
-    /// In all lanes (`delivery.connections`).
-    pub(crate) total: u32,
-}
 
 /// Failures of a lane in a row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,6 +123,12 @@ pub(crate) struct Lanes<J> {
     waiting: BTreeSet<(Timestamp, LaneKey)>,
     limits: Limits,
     in_flight: u32,
+    /// Attempts in flight of lanes in trouble.
+    probes: u32,
+    /// Lanes in trouble that wait until fewer of these run.
+    held: VecDeque<LaneKey>,
+    /// Does something wait for nothing but a place?
+    is_full: bool,
     ready: usize,
     pause: Pause,
     /// Trouble of our own (disk, DNS, descriptors): nothing starts before this time.
@@ -148,6 +146,9 @@ impl<J: Job> Lanes<J> {
             waiting: BTreeSet::new(),
             limits,
             in_flight: 0,
+            probes: 0,
+            held: VecDeque::new(),
+            is_full: false,
             ready: 0,
             pause: Pause::None,
             paused_until: None,
@@ -157,8 +158,9 @@ impl<J: Job> Lanes<J> {
     /// As many attempts at once from now on. Those that run end by themselves.
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
-        for lane in self.lanes.values_mut() {
-            lane.window = lane.window.min(limits.per_lane);
+        for (key, lane) in &mut self.lanes {
+            lane.shape = self.limits.of(key);
+            lane.window = lane.window.min(lane.shape.most);
         }
         self.list_all();
     }
@@ -201,8 +203,9 @@ impl<J: Job> Lanes<J> {
     }
 
     fn lane(&mut self, key: &LaneKey) -> &mut Lane<J> {
-        let pause = &self.pause;
-        self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(pause.holds(key)))
+        let (limits, pause) = (&self.limits, &self.pause);
+        let new = || Lane::new(limits.of(key), pause.holds(key));
+        self.lanes.entry(key.clone()).or_insert_with(new)
     }
 
     /// A lane as the store remembers it: its back-off and the earliest due recipient.
@@ -279,9 +282,12 @@ impl<J: Job> Lanes<J> {
         due: Option<Timestamp>,
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        let per_lane = self.limits.per_lane;
         let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.in_flight = lane.in_flight.saturating_sub(1);
+        if lane.probes > 0 {
+            lane.probes -= 1;
+            self.probes = self.probes.saturating_sub(1);
+        }
         let came = lane.known.remove(&message);
         if let Some(due) = due {
             lane.stored(due);
@@ -292,7 +298,7 @@ impl<J: Job> Lanes<J> {
         }
         match effect {
             Effect::Works => {
-                lane.window = lane.window.saturating_add(1).min(per_lane);
+                lane.window = lane.window.saturating_add(1).min(lane.shape.most);
                 lane.trouble = None;
                 lane.retry_at = None;
             }
@@ -318,6 +324,13 @@ impl<J: Job> Lanes<J> {
             }
         }
         self.list(key);
+        // Its place may be one that they wait for.
+        if let Some(held) = self.held.pop_front() {
+            if let Some(lane) = self.lanes.get_mut(&held) {
+                lane.listed = false;
+            }
+            self.list(&held);
+        }
     }
 
     /// Nothing starts before `until`: the trouble is ours.
@@ -347,6 +360,7 @@ impl<J: Job> Lanes<J> {
     /// The next thing to do now, if there is one.
     pub(crate) fn next(&mut self, now: Timestamp) -> Option<Action<J>> {
         self.wake(now);
+        self.is_full = false;
         // A clock that was ahead may have set it.
         if self.paused_until.is_some_and(|at| at > now && at <= after(now, PAUSE_MAX)) {
             return None;
@@ -366,6 +380,7 @@ impl<J: Job> Lanes<J> {
                 self.sleep(&key, now);
                 continue;
             }
+            let (can_start, is_in_trouble) = (lane.can_start(now), lane.trouble.is_some());
             if lane.reading == Reading::Not && lane.wants_fetch(now) {
                 lane.reading = Reading::Soon;
                 self.to_read.push_back(key.clone());
@@ -374,14 +389,17 @@ impl<J: Job> Lanes<J> {
                     continue;
                 }
             }
-            if self.in_flight >= self.limits.total {
+            if !can_start {
+                self.sleep(&key, now);
+            } else if self.in_flight >= self.limits.total {
+                self.is_full = true;
                 self.list_front(&key);
                 return None;
-            }
-            if let Some(action) = self.start(&key) {
+            } else if is_in_trouble && self.probes >= self.limits.for_trouble() {
+                self.hold(key);
+            } else if let Some(action) = self.start(&key, now) {
                 return Some(action);
             }
-            self.sleep(&key, now);
         }
     }
 
@@ -394,21 +412,28 @@ impl<J: Job> Lanes<J> {
         }
     }
 
+    /// Does mail wait for nothing but a place that another attempt holds?
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     /// Attempts that run.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    fn start(&mut self, key: &LaneKey) -> Option<Action<J>> {
+    fn start(&mut self, key: &LaneKey, now: Timestamp) -> Option<Action<J>> {
         let lane = self.lanes.get_mut(key)?;
-        if lane.in_flight >= lane.window {
-            return None;
-        }
         let job = lane.ready.pop_front()?;
         self.ready -= 1;
         lane.in_flight += 1;
         self.in_flight += 1;
+        lane.turn = lane.shape.interval.map(|interval| after(now, interval));
         let trouble = lane.trouble;
+        if trouble.is_some() {
+            lane.probes += 1;
+            self.probes += 1;
+        }
         // With a window of one nothing else starts before this one has ended.
         let is_alone = lane.in_flight == 1 && lane.window == 1;
         let company = if is_alone { Company::Alone } else { Company::Others };
@@ -457,6 +482,14 @@ impl<J: Job> Lanes<J> {
         }
     }
 
+    /// Puts the lane in the row of those that wait until fewer in trouble run; nothing else lists it.
+    fn hold(&mut self, key: LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.listed = true;
+            self.held.push_back(key);
+        }
+    }
+
     fn list_front(&mut self, key: &LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key)
             && !std::mem::replace(&mut lane.listed, true)
@@ -499,6 +532,11 @@ impl<J: Job> Lanes<J> {
 mod tests {
     use super::super::lane::READY_PER_ATTEMPT;
     use super::*;
+    use crate::config::{DomainPattern, Limit};
+
+    fn limits(per_lane: u32, total: u32) -> Limits {
+        Limits { per_lane, total, limits: Vec::new() }
+    }
 
     #[derive(Debug, PartialEq)]
     struct Letter(u128);
@@ -522,7 +560,7 @@ mod tests {
     }
 
     fn lanes() -> Lanes<Letter> {
-        Lanes::new(Limits { per_lane: 3, total: 100 })
+        Lanes::new(limits(3, 100))
     }
 
     /// Starts whatever can be started now, and returns the started messages.
@@ -686,7 +724,7 @@ mod tests {
 
     #[test]
     fn slow_lanes_do_not_fill_the_memory_that_all_share() {
-        let mut lanes = Lanes::new(Limits { per_lane: 20, total: 1_000 });
+        let mut lanes = Lanes::new(limits(20, 1_000));
         for slow in 0..500 {
             for id in 0..100 {
                 lanes.arrive(&key(&format!("slow{slow}")), Letter(id), at(0));
@@ -863,14 +901,14 @@ mod tests {
 
     #[test]
     fn new_limits_hold_for_what_starts_next() {
-        let mut lanes = Lanes::new(Limits { per_lane: 3, total: 2 });
+        let mut lanes = Lanes::new(limits(3, 2));
         for id in 1..=4 {
             lanes.arrive(&key(&format!("lane{id}")), Letter(id), at(0));
         }
         assert_eq!(start_all(&mut lanes, 0), [1, 2]);
-        lanes.set_limits(Limits { per_lane: 3, total: 3 });
+        lanes.set_limits(limits(3, 3));
         assert_eq!(start_all(&mut lanes, 0), [3]);
-        lanes.set_limits(Limits { per_lane: 1, total: 1 });
+        lanes.set_limits(limits(1, 1));
         finish(&mut lanes, "lane1", 1, Effect::Works);
         finish(&mut lanes, "lane2", 2, Effect::Works);
         assert!(lanes.next(at(0)).is_none(), "one is under way");
@@ -880,7 +918,7 @@ mod tests {
 
     #[test]
     fn the_total_limit_holds_over_all_lanes_and_loses_nobodys_turn() {
-        let mut lanes = Lanes::new(Limits { per_lane: 3, total: 2 });
+        let mut lanes = Lanes::new(limits(3, 2));
         for id in 1..=4 {
             lanes.arrive(&key(&format!("lane{id}")), Letter(id), at(0));
         }
@@ -888,5 +926,65 @@ mod tests {
         finish(&mut lanes, "lane1", 1, Effect::Works);
         finish(&mut lanes, "lane2", 2, Effect::Works);
         assert_eq!(start_all(&mut lanes, 0), [3, 4]);
+    }
+
+    fn starts(lanes: &mut Lanes<Letter>, now: Timestamp) -> Vec<LaneKey> {
+        std::iter::from_fn(|| lanes.next(now))
+            .filter_map(|action| match action {
+                Action::Start { lane, .. } => Some(lane),
+                Action::Fetch { .. } => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn lanes_in_trouble_leave_half_of_the_places_to_others() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut lanes = Lanes::new(limits(3, 4));
+        let trouble = Trouble { failures: 1, since: now };
+        for number in 0..5 {
+            let key = LaneKey::new(&format!("slow{number}.test"));
+            lanes.restore(key.clone(), Some((trouble, now)), None);
+            lanes.arrive(&key, Letter(number), now);
+        }
+        assert_eq!(starts(&mut lanes, now).len(), 2);
+        lanes.arrive(&LaneKey::new("new.test"), Letter(10), now);
+        assert_eq!(starts(&mut lanes, now), [LaneKey::new("new.test")]);
+        let first = LaneKey::new("slow0.test");
+        lanes.finished(&first, Letter(0).message(), Effect::Works, None);
+        assert_eq!(starts(&mut lanes, now).len(), 1, "the next one in trouble has its turn");
+        assert!(!lanes.is_full(), "what waits does not wait for a place");
+        for number in 20..23 {
+            lanes.arrive(&LaneKey::new(&format!("new{number}.test")), Letter(number), now);
+        }
+        assert_eq!(starts(&mut lanes, now).len(), 1);
+        assert!(lanes.is_full());
+    }
+
+    #[test]
+    fn a_domain_with_a_rate_begins_one_message_after_the_other() {
+        let now = Timestamp::UNIX_EPOCH;
+        let limit = Limit {
+            index: 0,
+            domains: vec![DomainPattern::parse("slow.test").unwrap()],
+            mx: Vec::new(),
+            connections: None,
+            messages_per_minute: Some(6),
+        };
+        let mut lanes = Lanes::new(Limits { limits: vec![limit], ..limits(3, 100) });
+        let slow = LaneKey::new("slow.test");
+        for number in 0..3 {
+            lanes.arrive(&slow, Letter(number), now);
+        }
+        let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
+        assert_eq!(starts(&mut lanes, at(0)).len(), 1);
+        lanes.finished(&slow, Letter(0).message(), Effect::Works, None);
+        assert!(starts(&mut lanes, at(5)).is_empty());
+        assert_eq!(lanes.next_wake(), Some(at(10)));
+        assert_eq!(starts(&mut lanes, at(10)).len(), 1);
+        lanes.finished(&slow, Letter(1).message(), Effect::Works, None);
+        assert!(starts(&mut lanes, at(10)).is_empty());
+        lanes.retry_now(&slow, at(3));
+        assert_eq!(starts(&mut lanes, at(3)).len(), 1, "the clock was ahead when the turn was set");
     }
 }

@@ -12,6 +12,7 @@ mod lane;
 pub(crate) mod lanes;
 pub(crate) mod notice;
 pub(crate) mod settle;
+pub(crate) mod shaping;
 pub(crate) mod store;
 pub(crate) mod telling;
 pub(crate) mod work;
@@ -28,12 +29,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::Config;
 use crate::relay::Relay;
 use crate::route;
 use crate::schedule::after;
 use follow::{Astray, Followed, Frozen};
-use lanes::{Action, Effect, Lanes, Limits, Trouble};
+use lanes::{Action, Effect, Lanes, Trouble};
 use work::{Arrival, Due, Work};
 
 /// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
@@ -117,14 +117,6 @@ pub(crate) struct Queue {
     is_following: bool,
 }
 
-fn limits(config: &Config) -> Limits {
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Limits {
-        per_lane: count(config.delivery.connections_per_domain),
-        total: count(config.delivery.connections),
-    }
-}
-
 impl Queue {
     /// Takes up the lanes that the store remembers.
     ///
@@ -135,7 +127,7 @@ impl Queue {
         relay: Arc<Relay>,
         events: mpsc::Receiver<Event>,
     ) -> Result<Self, StoreError> {
-        let mut lanes = Lanes::new(limits(&relay.config()));
+        let mut lanes = Lanes::new((&*relay.config()).into());
         let summaries = relay.spool.lanes()?;
         for summary in summaries {
             let back_off = match summary.state {
@@ -222,7 +214,7 @@ impl Queue {
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
             Event::Due(lanes) => self.due(lanes, now),
             Event::Reconfigured => {
-                self.lanes.set_limits(limits(&self.relay.config()));
+                self.lanes.set_limits((&*self.relay.config()).into());
                 self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
                 self.find_astray(Astray::Partly);
             }
@@ -252,6 +244,8 @@ impl Queue {
                 Action::Fetch { lane, known } => self.fetch(lane, known, now),
             }
         }
+        let is_full = self.lanes.is_full();
+        self.relay.is_full.send_if_modified(|known| std::mem::replace(known, is_full) != is_full);
     }
 
     fn start(&self, due: Due) {

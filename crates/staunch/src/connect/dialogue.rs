@@ -1,0 +1,107 @@
+//! The words before mail: greeting, EHLO, STARTTLS.
+
+use smtp::limits::{GREETING_TIMEOUT, HELLO_TIMEOUT};
+use smtp::{Domain, Extension, Extensions, ReplyClass};
+
+use super::failure::{ConnectCause, Step};
+use crate::connection::Connection;
+
+/// How much TLS is wanted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Wish {
+    /// Without it there is no session.
+    Required,
+    /// It is used where it is offered.
+    IfOffered,
+    /// It is left alone.
+    No,
+}
+
+/// What follows EHLO in clear text.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Opening {
+    /// Mail.
+    Plain,
+    /// The handshake.
+    Tls,
+}
+
+/// From the greeting to what follows EHLO in clear text.
+///
+/// # Errors
+///
+/// [`ConnectCause`].
+pub(super) async fn opening(
+    connection: &mut Connection,
+    name: &Domain,
+    wish: Wish,
+) -> Result<Opening, ConnectCause> {
+    greeting(connection).await?;
+    let helo = if wish == Wish::Required { Helo::Never } else { Helo::Allowed };
+    hello(connection, name, helo).await?;
+    let is_offered = connection.extensions().offers(Extension::Starttls);
+    if wish == Wish::No || (wish == Wish::IfOffered && !is_offered) {
+        return Ok(Opening::Plain);
+    }
+    // Where it is required it is tried also if not offered: who strips the offer from EHLO gains
+    // nothing (RFC 8461 §10.2).
+    let reply = connection
+        .command("STARTTLS\r\n", HELLO_TIMEOUT)
+        .await
+        .map_err(|broken| Step::Starttls.broken(broken))?;
+    match (reply.code, is_offered) {
+        (220, _) => Ok(Opening::Tls),
+        (_, true) => Err(ConnectCause::StarttlsRefused(reply)),
+        (_, false) => Err(ConnectCause::StarttlsNotOffered(reply)),
+    }
+}
+
+/// Waits until the host says that it is there.
+///
+/// # Errors
+///
+/// [`ConnectCause`].
+pub(super) async fn greeting(connection: &mut Connection) -> Result<(), ConnectCause> {
+    let greeting =
+        connection.reply(GREETING_TIMEOUT).await.map_err(|broken| Step::Greeting.broken(broken))?;
+    if greeting.class() == ReplyClass::Success {
+        Ok(())
+    } else {
+        Err(ConnectCause::Greeting(greeting))
+    }
+}
+
+/// May HELO follow an EHLO that was not understood? It has no extensions, so no STARTTLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Helo {
+    /// Nothing needs TLS.
+    Allowed,
+    /// TLS is needed, or there already.
+    Never,
+}
+
+/// Says who we are, and remembers what is offered.
+///
+/// # Errors
+///
+/// [`ConnectCause`].
+pub(super) async fn hello(
+    connection: &mut Connection,
+    name: &Domain,
+    helo: Helo,
+) -> Result<(), ConnectCause> {
+    let broken = |broken| Step::Ehlo.broken(broken);
+    let reply =
+        connection.command(&format!("EHLO {name}\r\n"), HELLO_TIMEOUT).await.map_err(broken)?;
+    if reply.class() == ReplyClass::Success {
+        connection.set_extensions(Extensions::from_reply(&reply));
+        return Ok(());
+    }
+    // RFC 5321 §3.2: only what says "not implemented", never 421 or another refusal.
+    if helo == Helo::Never || !matches!(reply.code, 500 | 502 | 504) {
+        return Err(ConnectCause::Ehlo(reply));
+    }
+    let reply =
+        connection.command(&format!("HELO {name}\r\n"), HELLO_TIMEOUT).await.map_err(broken)?;
+    if reply.class() == ReplyClass::Success { Ok(()) } else { Err(ConnectCause::Ehlo(reply)) }
+}

@@ -1,0 +1,260 @@
+//! Why there is no session, and what that means.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use smtp::{Domain, Reply, ReplyClass};
+
+use super::dial::is_local;
+
+use crate::connection::Broken;
+use crate::outcome::{Problem, Reason};
+use crate::tls::HandshakeError;
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+#[error("{host}{}: {cause}", at(.address))]
+pub(crate) struct ConnectFailure {
+    /// The host.
+    pub(crate) host: Domain,
+    /// The address that the cause is about; none if there was no address to try.
+    pub(crate) address: Option<SocketAddr>,
+    /// What happened there.
+    pub(crate) cause: ConnectCause,
+}
+
+fn at(address: &Option<SocketAddr>) -> String {
+    address.map(|address| format!(" [{}]", address.ip())).unwrap_or_default()
+}
+
+/// What went wrong at one address, in the order of the dialogue.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectCause {
+    /// There was no address.
+    #[error("no address to connect to")]
+    NoAddress,
+    /// There were addresses, of families that none of ours is of.
+    #[error("no [[source]] is of a family that the host has an address of")]
+    NoSource,
+    /// We cannot leave from our own address.
+    #[error("{key}: cannot connect from {address}: {error}")]
+    Source {
+        /// The key in the configuration.
+        key: String,
+        /// Its value.
+        address: IpAddr,
+        /// What the system says.
+        #[source]
+        error: io::Error,
+    },
+    /// TCP failed.
+    #[error("connection failed: {0}")]
+    Tcp(#[source] io::Error),
+    /// There was no session yet when other mail needed the place.
+    #[error("no session within {} s, and other mail waited", .0.as_secs())]
+    GaveWay(Duration),
+    /// TCP did not connect in time.
+    #[error("no connection within {} s", .0.as_secs())]
+    TcpTimeout(Duration),
+    /// The host wants no session.
+    #[error("greeting: {0}")]
+    Greeting(Reply),
+    /// The host does not want us.
+    #[error("EHLO: {0}")]
+    Ehlo(Reply),
+    /// TLS is needed, STARTTLS was not offered, and trying it all the same failed.
+    #[error("STARTTLS is not offered: {0}")]
+    StarttlsNotOffered(Reply),
+    /// STARTTLS was offered and then refused.
+    #[error("STARTTLS: {0}")]
+    StarttlsRefused(Reply),
+    /// Octets came behind the 220 to STARTTLS, in clear text: somebody on the path wants them taken
+    /// for answers given under TLS (CVE-2021-38371).
+    #[error("clear text was injected behind the answer to STARTTLS")]
+    PlaintextInjected,
+    /// The TLS handshake failed.
+    #[error("TLS: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// The connection broke.
+    #[error("{}: {broken}", .step.name())]
+    Broken {
+        /// What was awaited.
+        step: Step,
+        /// What happened.
+        #[source]
+        broken: Broken,
+    },
+}
+
+/// A reply that is awaited before there is a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    /// The greeting.
+    Greeting,
+    /// EHLO or HELO.
+    Ehlo,
+    /// STARTTLS.
+    Starttls,
+    /// AUTH.
+    Auth,
+}
+
+impl Step {
+    /// For people.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Greeting => "greeting",
+            Self::Ehlo => "EHLO",
+            Self::Starttls => "STARTTLS",
+            Self::Auth => "AUTH",
+        }
+    }
+
+    pub(super) fn broken(self, broken: Broken) -> ConnectCause {
+        ConnectCause::Broken { step: self, broken }
+    }
+}
+
+impl ConnectCause {
+    /// Is there nobody left to say goodbye to?
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken { .. })
+    }
+}
+
+impl ConnectFailure {
+    /// Did the peer fall silent over our first words of TLS?
+    pub(super) fn is_unanswered_hello(&self) -> bool {
+        matches!(&self.cause, ConnectCause::Handshake(error) if error.is_silence())
+    }
+
+    /// Did the host say that it takes no mail at all (RFC 7504)?
+    pub(crate) fn takes_no_mail(&self) -> bool {
+        self.reply_to_us().is_some_and(|reply| matches!(reply.code, 521 | 556))
+    }
+
+    /// Is it about TLS, so that clear text might work where nothing is required?
+    pub(crate) fn is_tls(&self) -> bool {
+        match self.cause {
+            ConnectCause::StarttlsNotOffered(_)
+            | ConnectCause::StarttlsRefused(_)
+            | ConnectCause::PlaintextInjected
+            | ConnectCause::Handshake(_) => true,
+            ConnectCause::Broken { step, .. } => step == Step::Starttls,
+            ConnectCause::NoAddress
+            | ConnectCause::NoSource
+            | ConnectCause::Source { .. }
+            | ConnectCause::Tcp(_)
+            | ConnectCause::GaveWay(_)
+            | ConnectCause::TcpTimeout(_)
+            | ConnectCause::Greeting(_)
+            | ConnectCause::Ehlo(_) => false,
+        }
+    }
+
+    /// Does the host say for good that it does no TLS? Trouble on the way to TLS is none of it.
+    pub(crate) fn has_no_tls(&self) -> bool {
+        match &self.cause {
+            ConnectCause::StarttlsNotOffered(reply) | ConnectCause::StarttlsRefused(reply) => {
+                reply.class() == ReplyClass::Permanent
+            }
+            ConnectCause::NoAddress
+            | ConnectCause::NoSource
+            | ConnectCause::Source { .. }
+            | ConnectCause::Tcp(_)
+            | ConnectCause::GaveWay(_)
+            | ConnectCause::TcpTimeout(_)
+            | ConnectCause::Greeting(_)
+            | ConnectCause::Ehlo(_)
+            | ConnectCause::PlaintextInjected
+            | ConnectCause::Handshake(_)
+            | ConnectCause::Broken { .. } => false,
+        }
+    }
+
+    /// Is the trouble our own: no descriptors, no memory?
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(&self.cause, ConnectCause::Tcp(error) if is_local(error))
+    }
+
+    /// Is it about our own address? Mail that leaves from another one is not concerned.
+    pub(crate) fn is_source(&self) -> bool {
+        matches!(self.cause, ConnectCause::Source { .. })
+    }
+
+    /// Does the host ask for fewer connections (RFC 5321 §3.8, RFC 3463 §3.8)?
+    pub(crate) fn is_throttling(&self) -> bool {
+        self.reply_to_us().is_some_and(is_throttling)
+    }
+
+    /// Does the host mind who we are, as far as it can tell by our address (RFC 3463 §3.8)?
+    pub(crate) fn is_about_us(&self) -> bool {
+        self.reply_to_us().is_some_and(is_about_us)
+    }
+
+    /// The refusal of the session as such.
+    fn reply_to_us(&self) -> Option<&Reply> {
+        match &self.cause {
+            ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => Some(reply),
+            ConnectCause::NoAddress
+            | ConnectCause::NoSource
+            | ConnectCause::Source { .. }
+            | ConnectCause::Tcp(_)
+            | ConnectCause::GaveWay(_)
+            | ConnectCause::TcpTimeout(_)
+            | ConnectCause::StarttlsNotOffered(_)
+            | ConnectCause::StarttlsRefused(_)
+            | ConnectCause::PlaintextInjected
+            | ConnectCause::Handshake(_)
+            | ConnectCause::Broken { .. } => None,
+        }
+    }
+
+    /// The failure in the words that log, queue and notice share.
+    pub(crate) fn problem(&self) -> Problem {
+        let problem = Problem::new(self.reason(), &self.to_string());
+        match self.reply_to_us() {
+            Some(reply) => problem.answered(reply),
+            None => problem,
+        }
+    }
+
+    fn reason(&self) -> Reason {
+        match &self.cause {
+            ConnectCause::NoAddress => Reason::NoMailHost,
+            ConnectCause::Tcp(_) if self.is_local() => Reason::LocalError,
+            ConnectCause::Source { .. } => Reason::LocalError,
+            ConnectCause::Tcp(_) | ConnectCause::NoSource => Reason::ConnectFailed,
+            ConnectCause::TcpTimeout(_) | ConnectCause::GaveWay(_) => Reason::ConnectTimeout,
+            ConnectCause::Greeting(_) | ConnectCause::Ehlo(_) if self.is_throttling() => {
+                Reason::Throttled
+            }
+            ConnectCause::Greeting(_) | ConnectCause::Ehlo(_) => Reason::GreetingRefused,
+            ConnectCause::StarttlsNotOffered(_) => Reason::StarttlsNotOffered,
+            ConnectCause::StarttlsRefused(_) | ConnectCause::PlaintextInjected => {
+                Reason::StarttlsRefused
+            }
+            ConnectCause::Handshake(_) => Reason::TlsHandshakeFailed,
+            ConnectCause::Broken { broken: Broken::NotSmtp(_) | Broken::OutOfStep, .. } => {
+                Reason::ProtocolError
+            }
+            ConnectCause::Broken {
+                broken: Broken::Closed | Broken::Io(_) | Broken::TimedOut(_),
+                ..
+            } => Reason::ConnectionLost,
+        }
+    }
+}
+
+/// 421, or 4yz with an enhanced code about security or policy, which is what rate limits use.
+pub(crate) fn is_throttling(reply: &Reply) -> bool {
+    let is_policy = reply.status.is_some_and(|status| status.subject == 7);
+    reply.code == 421 || (reply.class() == ReplyClass::Transient && is_policy)
+}
+
+/// 5.7.x: refused for good, for reasons of policy, which often is a policy about our address.
+pub(crate) fn is_about_us(reply: &Reply) -> bool {
+    let is_policy = reply.status.is_some_and(|status| status.subject == 7);
+    reply.class() == ReplyClass::Permanent && is_policy
+}

@@ -1,0 +1,125 @@
+//! Logging in to a route's server (RFC 4954).
+//!
+//! The password goes to nobody but a server that has proved who it is: that is checked here once more,
+//! whatever the configuration and the admission say. A login that fails is the route's trouble, not the
+//! mail's: it waits, and a person is told.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use policy::{Admitted, Proof};
+use smtp::sasl_client::{AuthStep, Authentication, Credentials};
+use smtp::{RemoteText, Reply, ReplyClass};
+use tokio::io::AsyncReadExt as _;
+
+use crate::config::Login;
+use crate::connect::{ConnectCause, ConnectFailure, Step};
+use crate::connection::{Broken, Connection};
+use crate::outcome::HostError;
+use crate::pool::Idle;
+
+/// Ours, as for MAIL: for each reply during AUTH, which RFC 4954 does not name.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Ours: octets of a password file that are read. RFC 4616 §2 allows passwords of 255.
+const PASSWORD_FILE_OCTETS_MAX: u64 = 4096;
+
+/// Why we are not logged in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoginError {
+    /// The password would go to somebody who has not proved who it is.
+    #[error("the server has not proved who it is, so it does not get the password")]
+    Unproven,
+    /// There is no password.
+    #[error("password_file {path}: {error}")]
+    PasswordFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        error: io::Error,
+    },
+    /// The server knows no way to log in that we know, too.
+    #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
+    NotOffered,
+    /// The server does not let us in.
+    #[error("the server refused the login of {username}: {reply}")]
+    Refused {
+        /// Who we said we are.
+        username: RemoteText,
+        /// What it said to that.
+        reply: Reply,
+    },
+}
+
+impl LoginError {
+    /// Does it last until somebody changes something?
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Unproven | Self::PasswordFile { .. } | Self::NotOffered => true,
+            Self::Refused { reply, .. } => reply.class() == ReplyClass::Permanent,
+        }
+    }
+}
+
+/// Logs in over a connection that was just made and admitted.
+///
+/// # Errors
+///
+/// [`HostError::Login`], or [`HostError::Connect`] when the connection broke.
+pub(crate) async fn log_in(admitted: &mut Admitted<Idle>, login: &Login) -> Result<(), HostError> {
+    match admitted.proof() {
+        Proof::VerifiedPkix => {}
+        Proof::Plain | Proof::Encrypted => return Err(LoginError::Unproven.into()),
+    }
+    let credentials = credentials(login).await?;
+    let idle = admitted.connection_mut();
+    let (connection, key) = (&mut idle.connection, idle.slot.key());
+    match exchange(connection, &credentials).await {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(error.into()),
+        Err(broken) => {
+            let cause = ConnectCause::Broken { step: Step::Auth, broken };
+            let (host, address) = (key.host.clone(), Some(connection.peer()));
+            Err(HostError::Connect(ConnectFailure { host, address, cause }))
+        }
+    }
+}
+
+async fn exchange(
+    connection: &mut Connection,
+    credentials: &Credentials,
+) -> Result<Option<LoginError>, Broken> {
+    let offered = connection.extensions().auth();
+    let Some(mut authentication) = Authentication::start(offered, credentials, connection.output())
+    else {
+        return Ok(Some(LoginError::NotOffered));
+    };
+    loop {
+        connection.send(AUTH_TIMEOUT).await?;
+        let reply = connection.reply(AUTH_TIMEOUT).await?;
+        authentication = match authentication.on_reply(reply, connection.output()) {
+            AuthStep::Await(next) => next,
+            AuthStep::Done => return Ok(None),
+            AuthStep::Refused(reply) => {
+                let username = RemoteText::new(credentials.username());
+                return Ok(Some(LoginError::Refused { username, reply }));
+            }
+        };
+    }
+}
+
+async fn credentials(login: &Login) -> Result<Credentials, LoginError> {
+    let failed =
+        |error| LoginError::PasswordFile { path: login.password_file.display().to_string(), error };
+    let password = first_line(&login.password_file).await.map_err(failed)?;
+    Credentials::new(&login.username, &password)
+        .ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidData, "no password in it")))
+}
+
+async fn first_line(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = tokio::fs::File::open(path).await?;
+    file.take(PASSWORD_FILE_OCTETS_MAX).read_to_string(&mut text).await?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,199 @@
+//! A session with a host that this very mail may go over: one that waits in the pool, or a new one.
+//!
+//! Where a route has credentials, they are given after the session was admitted and before any mail: the
+//! proof that admission asks for is what makes it safe to say the password.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::{Admitted, AuthorizedMx, Denied, Observed};
+
+use crate::clock;
+use crate::config::Config;
+use crate::connect::{ConnectCause, ConnectFailure, Family, Opened, Starttls};
+use crate::events;
+use crate::hosts::{self, Candidate};
+use crate::login::log_in;
+use crate::outcome::HostError;
+use crate::pool::{Checkout, Idle, PoolKey, Slot};
+use crate::relay::Relay;
+
+/// Ours: how long a host may take for a session while other mail waits for the place. With room enough it
+/// has all the time that RFC 5321 §4.5.3.2 gives it.
+const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(30);
+
+/// What the caller asks for beyond what the [`AuthorizedMx`] needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct How {
+    /// STARTTLS where nothing requires it.
+    pub(crate) starttls: Starttls,
+    /// Over which addresses.
+    pub(crate) reach: Reach,
+}
+
+impl How {
+    /// As it should be.
+    pub(crate) const USUAL: Self = Self { starttls: Starttls::Use, reach: Reach::Any };
+}
+
+/// Which addresses of a host are used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Reach {
+    /// All.
+    Any,
+    /// IPv4 only: over IPv6 the host minds where we come from.
+    V4,
+}
+
+impl Reach {
+    fn includes(self, family: Family) -> bool {
+        match (self, family) {
+            (Self::Any, _) | (Self::V4, Family::V4) => true,
+            (Self::V4, Family::V6) => false,
+        }
+    }
+}
+
+/// Why there is no session, and what the host showed if there nearly was one.
+pub(crate) struct Shut {
+    /// Why.
+    pub(crate) error: HostError,
+    /// What was not good enough.
+    pub(crate) observed: Option<Arc<Observed>>,
+}
+
+impl From<HostError> for Shut {
+    fn from(error: HostError) -> Self {
+        Self { error, observed: None }
+    }
+}
+
+impl From<Shut> for HostError {
+    fn from(shut: Shut) -> Self {
+        shut.error
+    }
+}
+
+/// A session with `candidate`, authorized as `mx`.
+///
+/// # Errors
+///
+/// [`Shut`] when there is none.
+pub(crate) async fn open(
+    relay: &Relay,
+    config: &Config,
+    mx: &AuthorizedMx,
+    candidate: &Candidate,
+    how: How,
+) -> Result<Admitted<Idle>, Shut> {
+    let key = candidate.key(mx);
+    let slot = loop {
+        match relay.pool.checkout(&key).await {
+            Checkout::Fresh(slot) => break slot,
+            Checkout::Crowded => return Err(HostError::Crowded.into()),
+            Checkout::Idle(idle) => {
+                if !how.reach.includes(Family::of(idle.connection.peer().ip())) {
+                    relay.pool.retire(idle);
+                    continue;
+                }
+                match admit(relay, mx, idle) {
+                    Ok(admitted) => return Ok(admitted),
+                    // Good enough for other mail once, not for this one today.
+                    Err(denied) => relay.pool.retire(denied.connection),
+                }
+            }
+        }
+    };
+    let addresses = hosts::locate(relay, config, mx, key.door.port).await?;
+    let reached =
+        addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
+    Entry { relay, mx, key, addresses: reached, starttls: how.starttls }.enter(slot).await
+}
+
+/// The way to a new session.
+struct Entry<'a> {
+    relay: &'a Relay,
+    mx: &'a AuthorizedMx,
+    key: PoolKey,
+    addresses: Vec<SocketAddr>,
+    starttls: Starttls,
+}
+
+impl Entry<'_> {
+    /// Connects in the place `slot`, and judges what came of it.
+    async fn enter(&self, slot: Slot) -> Result<Admitted<Idle>, Shut> {
+        let Opened { connection, observed, is_resumed } = self.connect(&slot).await?;
+        let denied = match admit(self.relay, self.mx, Idle::new(connection, observed, slot)) {
+            Ok(admitted) => return self.known(admitted).await,
+            Err(denied) => denied,
+        };
+        if !is_resumed {
+            return Err(self.shut(*denied));
+        }
+        // What was not good enough is what the host showed at an earlier handshake. It may have renewed its
+        // certificate since.
+        let Idle { connection, slot, observed: _ } = denied.connection;
+        self.relay.connector.quit(connection);
+        self.relay.connector.forget_tls(&self.key);
+        let Opened { connection, observed, is_resumed: _ } = self.connect(&slot).await?;
+        match admit(self.relay, self.mx, Idle::new(connection, observed, slot)) {
+            Ok(admitted) => self.known(admitted).await,
+            Err(denied) => Err(self.shut(*denied)),
+        }
+    }
+
+    /// Says who we are, where that is asked for.
+    async fn known(&self, mut admitted: Admitted<Idle>) -> Result<Admitted<Idle>, Shut> {
+        let Some(login) = &self.key.door.login else { return Ok(admitted) };
+        match log_in(&mut admitted, login).await {
+            Ok(()) => Ok(admitted),
+            Err(error) => {
+                self.relay.pool.retire(admitted.into_connection());
+                if let HostError::Login(error) = &error {
+                    events::login_failed(&self.key.host, error);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn connect(&self, slot: &Slot) -> Result<Opened, Shut> {
+        let connector = &self.relay.connector;
+        let opened = tokio::select! {
+            opened = connector.connect(self.mx, &self.addresses, &self.key, self.starttls) => opened,
+            () = self.relay.give_way(PATIENCE_WHEN_FULL) => Err(ConnectFailure {
+                host: self.key.host.clone(),
+                address: None,
+                cause: ConnectCause::GaveWay(PATIENCE_WHEN_FULL),
+            }),
+        };
+        let opened = opened.map_err(|failure| {
+            if failure.is_throttling() {
+                slot.throttled();
+            }
+            HostError::Connect(failure)
+        })?;
+        if let (Observed::Tls(_), Some(name)) = (&opened.observed, self.mx.host().name()) {
+            self.relay.hosts.note_starttls(name).await;
+        }
+        Ok(opened)
+    }
+
+    fn shut(&self, denied: Denied<Idle>) -> Shut {
+        let Denied { connection, failure } = denied;
+        let observed = Some(Arc::clone(&connection.observed));
+        self.relay.pool.retire(connection);
+        Shut { error: HostError::Tls(failure), observed }
+    }
+}
+
+/// Judges what was seen by what is asked for this mail, today.
+fn admit(
+    relay: &Relay,
+    mx: &AuthorizedMx,
+    idle: Idle,
+) -> Result<Admitted<Idle>, Box<Denied<Idle>>> {
+    let observed = Arc::clone(&idle.observed);
+    mx.admit(idle, &observed, &relay.roots.now(), clock::now()).map_err(Box::new)
+}

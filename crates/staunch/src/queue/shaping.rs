@@ -1,0 +1,100 @@
+//! How much may a lane do at once, and how often?
+
+use std::time::Duration;
+
+use smtp::HostName;
+use spool::LaneKey;
+
+use crate::config::{Config, Limit, most_specific};
+use crate::route;
+
+/// Of the places that all attempts share, those that lanes in trouble may have together: one of so many.
+/// Ours: whatever their hosts do, and for however long, the others are for mail that goes.
+const TROUBLE_SHARE: u32 = 2;
+/// What `messages_per_minute` is about.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How many attempts may run at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    /// In one lane, once it is known to work (`delivery.connections_per_domain`).
+    pub(crate) per_lane: u32,
+    /// In all lanes (`delivery.connections`).
+    pub(crate) total: u32,
+    /// What some domains have instead.
+    pub(crate) limits: Vec<Limit>,
+}
+
+/// What one lane keeps to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Shape {
+    /// Attempts at once.
+    pub(crate) most: u32,
+    /// From the beginning of one to that of the next.
+    pub(crate) interval: Option<Duration>,
+}
+
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        Self {
+            per_lane: count(config.delivery.connections_per_domain),
+            total: count(config.delivery.connections),
+            limits: config.outbound_limits.clone(),
+        }
+    }
+}
+
+impl Limits {
+    /// What `lane` keeps to. Lanes of routes are not named after a domain, so no limit is about them.
+    pub(crate) fn of(&self, lane: &LaneKey) -> Shape {
+        let domain = route::domain_of(lane);
+        let limit = domain.and_then(|domain| domain_limit(&self.limits, &domain));
+        let per_minute = limit.and_then(|limit| limit.messages_per_minute).map(count);
+        Shape {
+            most: limit.and_then(|limit| limit.connections).map_or(self.per_lane, count),
+            interval: per_minute.and_then(|n| MINUTE.checked_div(n)),
+        }
+    }
+
+    /// Attempts that lanes in trouble may make at once, all together.
+    pub(crate) fn for_trouble(&self) -> u32 {
+        (self.total / TROUBLE_SHARE).max(1)
+    }
+}
+
+/// The limit for mail to `domain`, if one is about it.
+pub(crate) fn domain_limit<'a>(limits: &'a [Limit], domain: &HostName) -> Option<&'a Limit> {
+    most_specific(limits, |limit| limit.domains.as_slice(), domain)
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DomainPattern;
+
+    #[test]
+    fn a_domain_has_its_closest_limit_and_a_route_none() {
+        let limit = |index, domain: &str, connections, messages_per_minute| Limit {
+            index,
+            domains: vec![DomainPattern::parse(domain).unwrap()],
+            mx: Vec::new(),
+            connections,
+            messages_per_minute,
+        };
+        let limits = vec![limit(0, "*.slow.test", Some(2), None), limit(1, "*", None, Some(30))];
+        let limits = Limits { per_lane: 20, total: 100, limits };
+        let interval = Some(Duration::from_secs(2));
+        for (lane, want) in [
+            ("a.slow.test", Shape { most: 2, interval: None }),
+            ("slow.test", Shape { most: 20, interval }),
+            ("slow.test requiretls", Shape { most: 20, interval }),
+            ("via smtp://[a.slow.test]:25 tls=verify", Shape { most: 20, interval: None }),
+        ] {
+            assert_eq!(limits.of(&LaneKey::new(lane)), want, "{lane}");
+        }
+    }
+}
