@@ -11,9 +11,10 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use smtp::HostName;
+use smtp::params::ByMode;
 use spool::{
-    Acted, Filter, LaneKey, LaneState, LaneTrouble, ListCursor, MessageId, Problem, QueueRow,
-    RecipientState, Selection, StoreError,
+    Acted, Deadline, Filter, LaneKey, LaneState, LaneTrouble, ListCursor, MessageId,
+    MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
 };
 
 use super::{Refused, ask_store};
@@ -136,9 +137,12 @@ fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value 
         "attempts": row.attempts,
         "size": row.size,
         "arrived_at": row.arrived_at.to_string(),
+        "not_before": row.not_before.map(|time| time.to_string()),
         "next_attempt_at": next.to_string(),
         "expires_at": row.expires_at.to_string(),
         "last": last.map(last_problem),
+        "notify": row.options.notify.map(|notify| notify.to_string()),
+        "original_recipient": row.options.original.as_ref().map(ToString::to_string),
     })
 }
 
@@ -171,8 +175,33 @@ pub(super) async fn show(
         "has_8bit": message.facts.has_8bit,
         "longest_line": message.facts.longest_line,
         "received_count": message.facts.received_count,
+        "options": options(&message.options),
         "recipients": recipients,
     })))
+}
+
+/// What the client asked for with MAIL.
+fn options(options: &MessageOptions) -> Value {
+    let by = |deadline: &Deadline| {
+        json!({
+            "at": deadline.at.to_string(),
+            "mode": match deadline.mode {
+                ByMode::Return => "return",
+                ByMode::Notify => "notify",
+            },
+            "trace": deadline.trace,
+        })
+    };
+    json!({
+        "ret": options.ret.map(|ret| ret.to_string()),
+        "envelope_id": options.envelope_id.as_ref().map(|id| id.decoded().to_string()),
+        "smtp_utf8": options.smtp_utf8,
+        "require_tls": options.require_tls,
+        "deliver_by": options.deliver_by.as_ref().map(by),
+        "priority": options.priority.get(),
+        "not_before": options.not_before.map(|time| time.to_string()),
+        "user": options.user.as_deref(),
+    })
 }
 
 pub(super) async fn body(
