@@ -2,4 +2,5 @@
 
 mod client;
 mod extensions;
+mod require_tls;
 mod server;
