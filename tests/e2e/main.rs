@@ -8,6 +8,7 @@
 //! | [`http`] | what a policy host may answer, row by row |
 //! | [`cache`] | what becomes of a policy that is kept, row by row |
 //! | [`sendmail`] | programs that call sendmail reach the daemon |
+//! | [`connections`] | which connections mail goes over: whose, from where, judged when, how many |
 //! | [`server`] | what a client may say to us |
 //! | [`doors`] | how clients come in, and what they are shown |
 //! | [`crash`] | a 250 survives `kill -9` |
@@ -29,6 +30,7 @@
 
 mod bounce;
 mod cache;
+mod connections;
 mod crash;
 mod doors;
 mod downgrade;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Admitted, AuthorizedMx, Denied, Observed};
+use tokio::time::sleep;
 
 use crate::clock;
 use crate::config::Config;
@@ -22,6 +23,10 @@ use crate::relay::Relay;
 /// Ours: how long a host may take for a session while other mail waits for the place. With room enough it
 /// has all the time that RFC 5321 §4.5.3.2 gives it.
 const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(30);
+
+/// Ours: the longest wait for a connection or a place. Then the lane's rest takes its turn, which costs no
+/// attempt.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,7 +94,7 @@ pub(crate) async fn open(
 ) -> Result<Admitted<Idle>, Shut> {
     let key = candidate.key(mx);
     let slot = loop {
-        match relay.pool.checkout(&key).await {
+        match checkout(relay, &key).await {
             Checkout::Fresh(slot) => break slot,
             Checkout::Crowded => return Err(HostError::Crowded.into()),
             Checkout::Idle(idle) => {
@@ -109,6 +114,15 @@ pub(crate) async fn open(
     let reached =
         addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
     Entry { relay, mx, key, addresses: reached, starttls: how.starttls }.enter(slot).await
+}
+
+/// A place or a connection, unless that takes longer than other mail can wait, or than anybody should.
+async fn checkout(relay: &Relay, key: &PoolKey) -> Checkout {
+    tokio::select! {
+        checkout = relay.pool.checkout(key) => checkout,
+        () = relay.give_way(PATIENCE_WHEN_FULL) => Checkout::Crowded,
+        () = sleep(PLACE_WAIT_MAX) => Checkout::Crowded,
+    }
 }
 
 /// The way to a new session.

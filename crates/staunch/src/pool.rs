@@ -9,9 +9,9 @@
 //! mail. The key is where and as whom, so that no two identities share a connection.
 
 mod key;
+mod places;
 mod site;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,11 +24,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Limit};
 use crate::connection::Connection;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
+use places::{Parked, Room, State, Waiter};
 pub(crate) use site::site_limit;
-use site::{Site, site_of};
-
-/// Slow start: connections to a host that has not taken anything from us yet.
-const FIRST_WINDOW: usize = 2;
 
 /// Who may wait for a place at one host: this share of `delivery.connections`. Ours: attempts that wait
 /// are attempts that others cannot make, and one slow host must not gather them all.
@@ -145,211 +142,6 @@ struct Shared {
     /// From now on unused connections are ended and not kept.
     closing: CancellationToken,
     state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    limits: PoolLimits,
-    hosts: HashMap<PoolKey, Host>,
-    /// By their place in `limits.limits`.
-    sites: HashMap<usize, Site>,
-    /// Places taken, of all hosts.
-    open: usize,
-    /// Counts waiters and parked connections.
-    serial: u64,
-    /// Parked connections by the end of their time, which is the order of their parking. Some may be
-    /// in use again.
-    expiry: VecDeque<(Instant, PoolKey, u64)>,
-    /// Does a task watch over `expiry`?
-    has_reaper: bool,
-}
-
-#[derive(Debug)]
-struct Host {
-    /// The limit that it shares with others.
-    site: Option<usize>,
-    window: usize,
-    /// Places taken, parked connections included.
-    open: usize,
-    parked: Vec<Parked>,
-    waiters: VecDeque<Waiter>,
-}
-
-/// An unused connection; its place is counted.
-#[derive(Debug)]
-struct Parked {
-    serial: u64,
-    connection: Connection,
-    observed: Arc<Observed>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    serial: u64,
-    grant: oneshot::Sender<Checkout>,
-}
-
-impl Host {
-    fn has_room(&self) -> bool {
-        self.open < self.window
-    }
-
-    /// Is the line long enough? Those who gave up do not count.
-    fn is_crowded(&mut self, most: usize) -> bool {
-        if self.waiters.len() >= most {
-            self.waiters.retain(|waiter| !waiter.grant.is_closed());
-        }
-        self.waiters.len() >= most
-    }
-
-    /// The first one who still waits.
-    fn next_waiter(&mut self) -> Option<&Waiter> {
-        while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-            self.waiters.pop_front();
-        }
-        self.waiters.front()
-    }
-
-    /// Hands `checkout` to the first one who takes it; back if nobody does.
-    fn hand_over(&mut self, mut checkout: Checkout) -> Option<Checkout> {
-        while let Some(waiter) = self.waiters.pop_front() {
-            match waiter.grant.send(checkout) {
-                Ok(()) => return None,
-                Err(refused) => checkout = refused,
-            }
-        }
-        Some(checkout)
-    }
-}
-
-impl State {
-    fn new(limits: PoolLimits) -> Self {
-        Self {
-            limits,
-            hosts: HashMap::new(),
-            sites: HashMap::new(),
-            open: 0,
-            serial: 0,
-            expiry: VecDeque::new(),
-            has_reaper: false,
-        }
-    }
-
-    fn host(&mut self, key: &PoolKey) -> &mut Host {
-        let limits = &self.limits;
-        self.hosts.entry(key.clone()).or_insert_with(|| {
-            let site = site_of(&limits.limits, &key.host);
-            Host {
-                site,
-                window: FIRST_WINDOW.min(limits.per_host(site)),
-                open: 0,
-                parked: Vec::new(),
-                waiters: VecDeque::new(),
-            }
-        })
-    }
-
-    /// Keeps to other limits from now on. What is open stays; windows that are too large shrink.
-    fn set_limits(&mut self, limits: PoolLimits) {
-        self.limits = limits;
-        self.sites.clear();
-        for (key, host) in &mut self.hosts {
-            host.site = site_of(&self.limits.limits, &key.host);
-            host.window = host.window.min(self.limits.per_host(host.site));
-            if let Some(site) = host.site {
-                self.sites.entry(site).or_default().open += host.open;
-            }
-        }
-    }
-
-    /// Has the site of `key` another place?
-    fn site_has_room(&self, key: &PoolKey) -> bool {
-        let site = self.hosts.get(key).and_then(|host| host.site);
-        site.is_none_or(|site| has_room(&self.limits, &self.sites, site))
-    }
-
-    /// One more place is taken, or one less.
-    fn count(&mut self, key: &PoolKey, change: impl Fn(usize) -> usize) {
-        self.open = change(self.open);
-        let Some(host) = self.hosts.get_mut(key) else { return };
-        host.open = change(host.open);
-        if let Some(site) = host.site {
-            let site = self.sites.entry(site).or_default();
-            site.open = change(site.open);
-        }
-    }
-
-    fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
-    }
-
-    /// Whose turn is it, if a place in the whole pool is free: who has waited longest of those that
-    /// their own host does not hold back.
-    fn longest_waiting(&mut self) -> Option<PoolKey> {
-        let (limits, sites) = (&self.limits, &self.sites);
-        let turns = self.hosts.iter_mut().filter(|(_, host)| {
-            host.has_room() && host.site.is_none_or(|site| has_room(limits, sites, site))
-        });
-        let serials =
-            turns.filter_map(|(key, host)| host.next_waiter().map(|waiter| (waiter.serial, key)));
-        serials.min_by_key(|(serial, _)| *serial).map(|(_, key)| key.clone())
-    }
-
-    /// Does another host wait for just the place that a connection of `key` holds?
-    fn is_wanted_elsewhere(&mut self, key: &PoolKey) -> bool {
-        let is_full = self.open >= self.limits.total;
-        let full_site = match self.hosts.get(key).and_then(|host| host.site) {
-            Some(site) if !has_room(&self.limits, &self.sites, site) => Some(site),
-            Some(_) | None => None,
-        };
-        let (limits, sites) = (&self.limits, &self.sites);
-        self.hosts.values_mut().any(|host| {
-            let is_held_back = match host.site {
-                Some(site) if Some(site) == full_site => true,
-                Some(site) => is_full && has_room(limits, sites, site),
-                None => is_full,
-            };
-            is_held_back && host.has_room() && host.next_waiter().is_some()
-        })
-    }
-
-    /// An unused connection, to make room for another host: of whichever host, or of the same site.
-    fn take_oldest_parked(&mut self, room: Room) -> Option<(PoolKey, Parked)> {
-        let is_it = |state: &Self, key: &PoolKey| match room {
-            Room::InPool => true,
-            Room::AtSite(site) => state.hosts.get(key).is_some_and(|host| host.site == Some(site)),
-        };
-        let mut from = 0;
-        while let Some((_, key, _)) = self.expiry.get(from) {
-            if !is_it(self, key) {
-                from += 1;
-            } else if let Some((_, key, serial)) = self.expiry.remove(from)
-                && let Some(parked) = self.unpark(&key, serial)
-            {
-                return Some((key, parked));
-            }
-        }
-        None
-    }
-
-    fn unpark(&mut self, key: &PoolKey, serial: u64) -> Option<Parked> {
-        let parked = &mut self.hosts.get_mut(key)?.parked;
-        let index = parked.iter().position(|parked| parked.serial == serial)?;
-        Some(parked.swap_remove(index))
-    }
-}
-
-/// Where room is missing.
-#[derive(Clone, Copy, Debug)]
-enum Room {
-    InPool,
-    AtSite(usize),
-}
-
-fn has_room(limits: &PoolLimits, sites: &HashMap<usize, Site>, site: usize) -> bool {
-    let limit = limits.limits.get(site);
-    limit.is_none_or(|limit| sites.get(&site).is_none_or(|site| site.has_room(limit)))
 }
 
 /// What became of a request for a connection.
@@ -579,10 +371,7 @@ impl Pool {
         // Only a full pool or site can hold back hosts that have room themselves.
         let turn = if was_full { state.longest_waiting() } else { Some(key.clone()) };
         let unclaimed = turn.and_then(|turn| self.admit_next(state, &turn));
-        let is_over = |host: &mut Host| host.open == 0 && host.next_waiter().is_none();
-        if state.hosts.get_mut(key).is_some_and(is_over) {
-            state.hosts.remove(key);
-        }
+        state.forget_if_over(key);
         drop(guard);
         // Its place is released again, outside the lock.
         drop(unclaimed);

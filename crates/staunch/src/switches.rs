@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::live::Live;
-use crate::queue::lanes::Pause;
+use crate::queue::shaping::Pause;
 use crate::route;
 
 /// What the marks are called in the store.

@@ -75,18 +75,22 @@ pub(crate) struct HandshakeError {
 }
 
 impl HandshakeError {
-    fn new(text: &str, is_silence: bool) -> Self {
-        Self { text: RemoteText::new(text), is_silence }
+    fn new(text: &str) -> Self {
+        Self { text: RemoteText::new(text), is_silence: false }
+    }
+
+    fn silence(text: &str) -> Self {
+        Self { is_silence: true, ..Self::new(text) }
     }
 
     /// The connection is encrypted already.
     pub(crate) fn under_tls() -> Self {
-        Self::new("TLS inside TLS is not spoken", false)
+        Self::new("TLS inside TLS is not spoken")
     }
 
     /// The limit was exceeded.
     pub(crate) fn timed_out(limit: Duration) -> Self {
-        Self::new(&format!("not finished within {} s", limit.as_secs()), true)
+        Self::silence(&format!("not finished within {} s", limit.as_secs()))
     }
 
     /// Did the peer go away or fall silent, instead of saying what it minds? Some do over a ClientHello of
@@ -101,13 +105,13 @@ impl From<io::Error> for HandshakeError {
         let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match cause {
             Some(cause) if is_about_version(cause) => {
-                Self::new("the peer speaks none of the TLS versions that we accept", false)
+                Self::new("the peer speaks none of the TLS versions that we accept")
             }
-            Some(cause) => Self::new(&cause.to_string(), false),
+            Some(cause) => Self::new(&cause.to_string()),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Self::new("the peer closed the connection during the handshake", true)
+                Self::silence("the peer closed the connection during the handshake")
             }
-            None => Self::new(&error.to_string(), true),
+            None => Self::silence(&error.to_string()),
         }
     }
 }
@@ -213,7 +217,7 @@ impl TlsClient {
             None => ServerName::IpAddress(stream.peer_addr()?.ip().into()),
         };
         let stock_key = (key.clone(), hello);
-        let family = match self.stock.take(&stock_key) {
+        let mut family = match self.stock.take(&stock_key) {
             Some(family) => family,
             None => Family::new(self.template(hello), self.algorithms),
         };
@@ -235,7 +239,10 @@ impl TlsClient {
             // Nothing has been said under it yet.
             offers_require_tls: false,
         };
-        self.stock.put(&stock_key, family, is_resumed);
+        if !is_resumed {
+            family.renew();
+        }
+        self.stock.put(&stock_key, family);
         Ok(Handshaken { stream, observed, is_resumed })
     }
 
@@ -385,7 +392,7 @@ mod tests {
             for _ in 0..3 {
                 let again = shake_with(&client, Arc::clone(&good)).await.unwrap();
                 assert!(again.is_resumed && again.observed.possession_proven, "{version:?}");
-                assert_eq!(again.observed.chain, [own.clone()]);
+                assert_eq!(again.observed.chain, std::slice::from_ref(&own));
                 assert_eq!(again.observed.version, first.observed.version);
             }
             client.forget(&destination());

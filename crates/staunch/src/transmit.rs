@@ -32,7 +32,7 @@ pub(crate) use content::{Body, BodySource};
 use crate::connect::is_throttling;
 use crate::connection::{Broken, Connection, Written};
 use crate::outcome::SERVICE_CLOSING;
-use crate::pool::{Idle, Slot};
+use crate::pool::Idle;
 
 /// Octets of a body that are read, framed and written at once.
 pub(crate) const PIECE_OCTETS: usize = 64 * 1024;
@@ -124,8 +124,7 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
                 return answers.end(Some(trouble), None);
             }
         };
-        let is_first = idle.connection.transactions() == 1;
-        move_window(&idle.slot, &finished.fates, is_first);
+        move_window(&idle, &finished.fates);
         if finished.ending == Ending::CloseNoChunking {
             return answers.end(Some(Trouble::NoChunking), None);
         }
@@ -388,7 +387,8 @@ async fn send_message(
 
 /// Tells the pool what the answers say about the host. A connection that was kept and ends at MAIL was
 /// kept for too long; that is no call for fewer.
-fn move_window(slot: &Slot, fates: &[Fate], is_first: bool) {
+fn move_window(idle: &Idle, fates: &[Fate]) {
+    let is_first = idle.connection.transactions() == 1;
     let mut is_accepted = false;
     let mut is_throttled = false;
     for fate in fates {
@@ -401,9 +401,9 @@ fn move_window(slot: &Slot, fates: &[Fate], is_first: bool) {
         }
     }
     if is_throttled {
-        slot.throttled();
+        idle.slot.throttled();
     } else if is_accepted {
-        slot.succeeded();
+        idle.slot.succeeded();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Conversations by row: one test for each requirement of `docs/rfc-coverage.md`, named by its row.
 
 mod client;
+mod client_tls;
 mod extensions;
 mod require_tls;
 mod server;

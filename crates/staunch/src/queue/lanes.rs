@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use spool::{LaneKey, MessageId};
 
 use super::lane::{Job, Lane, Reading};
-use super::shaping::Limits;
+use super::shaping::{Limits, Pause};
 use crate::schedule::after;
 
 /// Jobs all lanes together keep in memory.
@@ -85,28 +85,6 @@ pub(crate) enum Action<J> {
         /// Without these, which are in memory already.
         known: HashSet<MessageId>,
     },
-}
-
-/// What the operator has stopped: nothing starts there, but all of it may arrive.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) enum Pause {
-    /// Nothing.
-    #[default]
-    None,
-    /// These lanes.
-    Lanes(HashSet<LaneKey>),
-    /// Everything.
-    All,
-}
-
-impl Pause {
-    fn holds(&self, key: &LaneKey) -> bool {
-        match self {
-            Self::None => false,
-            Self::Lanes(lanes) => lanes.contains(key),
-            Self::All => true,
-        }
-    }
 }
 
 /// All lanes.

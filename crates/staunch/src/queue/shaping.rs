@@ -1,5 +1,6 @@
-//! How much may a lane do at once, and how often?
+//! How much may a lane do at once, how often, and may it do anything?
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use smtp::HostName;
@@ -59,6 +60,29 @@ impl Limits {
     /// Attempts that lanes in trouble may make at once, all together.
     pub(crate) fn for_trouble(&self) -> u32 {
         (self.total / TROUBLE_SHARE).max(1)
+    }
+}
+
+/// What the operator has stopped: nothing starts there, but all of it may arrive.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Pause {
+    /// Nothing.
+    #[default]
+    None,
+    /// These lanes.
+    Lanes(HashSet<LaneKey>),
+    /// Everything.
+    All,
+}
+
+impl Pause {
+    /// Does it stop `key`?
+    pub(super) fn holds(&self, key: &LaneKey) -> bool {
+        match self {
+            Self::None => false,
+            Self::Lanes(lanes) => lanes.contains(key),
+            Self::All => true,
+        }
     }
 }
 

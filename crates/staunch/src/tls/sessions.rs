@@ -51,6 +51,11 @@ impl Family {
         Self { config: Arc::new(config), recorder, since: Instant::now() }
     }
 
+    /// A full handshake was made: its proof is a new one.
+    pub(super) fn renew(&mut self) {
+        self.since = Instant::now();
+    }
+
     /// Did the peer prove in this handshake, or in the full one that it descends from, that the key is its
     /// own?
     pub(super) fn is_proven(&self) -> bool {
@@ -93,12 +98,9 @@ impl Stock {
     }
 
     /// Keeps a family for later if it is worth it.
-    pub(super) fn put(&self, key: &StockKey, mut family: Family, is_resumed: bool) {
+    pub(super) fn put(&self, key: &StockKey, family: Family) {
         if !family.is_proven() {
             return;
-        }
-        if !is_resumed {
-            family.since = Instant::now();
         }
         let families = self.families.get_with_by_ref(key, Arc::default);
         let mut families = lock(&families);
