@@ -14,6 +14,7 @@ mod config;
 mod connect;
 mod connection;
 mod daemon;
+mod descriptors;
 mod events;
 mod explain;
 mod fetch;

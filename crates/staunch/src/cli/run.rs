@@ -3,7 +3,7 @@
 use crate::accept::Inherited;
 use crate::config::Loaded;
 use crate::reload::Origin;
-use crate::{daemon, telemetry};
+use crate::{daemon, descriptors, telemetry};
 
 use super::arguments::Settings;
 use super::exit::{Exit, Failure};
@@ -22,6 +22,7 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
     // Before there are threads, which the environment must not change under.
     let origin = Origin { file: settings.config.clone(), level };
     let inherited = Inherited::from_environment();
+    descriptors::raise(&loaded.config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
