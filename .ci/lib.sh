@@ -4,10 +4,21 @@ export CARGO_TERM_COLOR=never
 export DEBIAN_FRONTEND=noninteractive
 
 # Debian's packages that tests start by hand; nothing of them is started as a service.
-packages=(postfix nginx-light knot knot-dnsutils strace e2fsprogs systemd faketime g++)
+packages=(
+    postfix nginx-light knot knot-dnsutils strace e2fsprogs systemd faketime g++
+    # Clients of the accepting side, with what they need for TLS and AUTH.
+    curl msmtp swaks libnet-ssleay-perl libauthen-sasl-perl libsasl2-modules php-cli libjakarta-mail-java
+    # A server of that kind, and what the unpacked ones below need.
+    python3-aiosmtpd libgnutls-dane0 libevent-2.1-7 libidn12 libnsl2
+)
+
+# Servers that cannot be installed beside Postfix, and a library from npm: unpacked, not installed.
+unpacked=/opt/staunch-interop
+nodemailer=6.9.16
 
 install_packages() {
     local missing=() package
+    add_runtimes
     for package in "${packages[@]}"; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
@@ -20,10 +31,44 @@ install_packages() {
         echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
         step "Packages: ${missing[*]}" install_missing "${missing[@]}"
     fi
+    unpack_servers
     # Each Postfix of a test has its own configuration, but the programs want a default one, too.
     if [ ! -e /etc/postfix/main.cf ]; then
         printf 'compatibility_level = 3.6\n' > /etc/postfix/main.cf
     fi
+}
+
+# A JDK, since Jakarta Mail is given a source file, and Node, from wherever they come.
+add_runtimes() {
+    java --list-modules 2>/dev/null | grep -q '^jdk.compiler' || packages+=(default-jdk-headless)
+    command -v npm >/dev/null || packages+=(nodejs npm)
+}
+
+# With the users and folders that their packages would make.
+unpack_servers() {
+    local user
+    for user in Debian-exim opensmtpd opensmtpq; do
+        id "$user" >/dev/null 2>&1 || useradd --system --user-group --no-create-home \
+            --home-dir /var/lib/opensmtpd/empty --shell /usr/sbin/nologin "$user"
+    done
+    install -d -m 755 "$unpacked" /var/lib/opensmtpd /var/lib/opensmtpd/empty
+    install -d -m 711 /var/spool/smtpd
+    unpack exim4-daemon-light exim
+    unpack opensmtpd opensmtpd
+    [ -e /usr/libexec/opensmtpd ] || ln -s "$unpacked/opensmtpd/usr/libexec/opensmtpd" /usr/libexec/opensmtpd
+    [ -d "$unpacked/node_modules/nodemailer" ] ||
+        npm install --silent --no-fund --no-audit --prefix "$unpacked" "nodemailer@$nodemailer"
+}
+
+# unpack PACKAGE FOLDER: the files of a package that is not installed.
+unpack() {
+    local download
+    if [ -d "$unpacked/$2" ]; then return; fi
+    download=$(mktemp -d)
+    apt-get -qq update
+    (cd "$download" && apt-get -qq download "$1" 2>/dev/null && dpkg -x "$1"_*.deb contents)
+    mv "$download/contents" "$unpacked/$2"
+    rm -r "$download"
 }
 
 install_missing() {

@@ -15,6 +15,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod clients;
+mod mail;
+mod receivers;
 mod servers;
 
 use std::collections::HashSet;
@@ -29,6 +32,8 @@ use tokio::time::Instant;
 use world::load::{Corpus, Envelope, Load, Sizes};
 use world::{Relay, World};
 
+/// Where `.ci/lib.sh` puts what cannot be installed as a package.
+const UNPACKED: &str = "/opt/staunch-interop";
 const SENDER: &str = "ann@home.test";
 /// How many messages are sent; `.ci/long interop` sends more.
 const MESSAGES: u64 = 100;

@@ -35,7 +35,7 @@ pub use relay::{Event, EventWait, Mark, Relay};
 pub use serde_json::Value;
 pub use tls::TlsSeen;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,6 +108,12 @@ impl World {
     pub fn add_ipv6(&self, mx: &Mx) {
         mx.listen_also(self.hosts.listen6());
         self.dns.aaaa(mx.host(), Ipv6Addr::LOCALHOST);
+    }
+
+    /// An address with the port of all MX hosts, for a real server.
+    pub async fn free_address(&self) -> SocketAddr {
+        let (listener, _) = self.hosts.listen().await;
+        listener.local_addr().expect("bound")
     }
 
     /// Lets a host listen on a further IPv4 address. Its A records are the test's affair.

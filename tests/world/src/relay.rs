@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 
 use crate::World;
@@ -223,13 +223,26 @@ impl Relay {
 
     /// Runs the program as a client of this daemon.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_with(arguments, b"").await
+    }
+
+    /// The same with this on stdin.
+    pub async fn cli_with(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = clean_command(&self.program);
-        command.arg("--config").arg(self.config_file()).args(arguments).stdin(Stdio::null());
-        let run = command.kill_on_drop(true).output();
+        command.arg("--config").arg(self.config_file()).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        let run = async {
+            // A program that refuses its arguments does not read.
+            let _ = stdin.write_all(input).await;
+            drop(stdin);
+            child.wait_with_output().await
+        };
         tokio::time::timeout(LIMIT, run)
             .await
             .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
-            .expect("the program starts")
+            .expect("the program ends")
     }
 
     /// Runs the program with `--json`, insists on success, and parses a value from each line.

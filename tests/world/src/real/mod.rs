@@ -40,7 +40,7 @@ pub(crate) fn stop_by_pid_file(pid_file: &Path) {
 }
 
 /// Makes a folder that services under other users can enter.
-pub(crate) fn make_public_dir(path: &Path) {
+pub fn make_public_dir(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mode = std::fs::Permissions::from_mode(0o755);
