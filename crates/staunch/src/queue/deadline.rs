@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use smtp::params::ByMode;
-use spool::{Deadline, Overdue, OverduePage, StoreError, Told};
+use spool::{Deadline, MessageDetail, Overdue, OverduePage, StoreError, Told};
 use tokio_util::sync::CancellationToken;
 
 use super::work::Work;
@@ -104,9 +104,10 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, now: Timestamp) -> Result
     let page = ask(relay, move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
     let Some(deadline) = work.options.deliver_by else { return Ok(true) };
+    let before = ask(relay, move |spool| spool.show(message)).await?;
     let Ok(permit) = relay.spool.settle_permit() else { return Ok(false) };
     let config = relay.config();
-    let problem = problem(&deadline);
+    let problem = problem(&deadline, before.as_ref());
     match deadline.mode {
         ByMode::Return => settle::fail(relay, &config, permit, &work, &problem).await,
         ByMode::Notify => {
@@ -119,9 +120,17 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, now: Timestamp) -> Result
     Ok(true)
 }
 
-fn problem(deadline: &Deadline) -> Problem {
-    let text = format!("it was to be delivered by {}, which it was not", deadline.at);
-    Problem::new(Reason::Expired, &text)
+/// That the time is over, and what stood in the way.
+fn problem(deadline: &Deadline, message: Option<&MessageDetail>) -> Problem {
+    let over = format!("it was to be delivered by {}, which it was not", deadline.at);
+    let cause = message.and_then(|message| message.recipients.iter().find_map(|r| r.last.as_ref()));
+    match cause {
+        Some(last) => {
+            let text = format!("{over}; before that: {} {}", last.reason, last.text);
+            Problem::new(Reason::Expired, &text)
+        }
+        None => Problem::new(Reason::Expired, &over),
+    }
 }
 
 async fn ask<T: Send + 'static>(
@@ -130,4 +139,183 @@ async fn ask<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     let spool = relay.spool.clone();
     tokio::task::spawn_blocking(move || question(&spool)).await.unwrap_or(Err(StoreError::Closed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use jiff::SignedDuration;
+    use smtp::params::Notify;
+    use smtp::{Mailbox, ReversePath};
+    use spool::{
+        BodyFacts, Envelope, Filter, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId,
+        MessageOptions, NewRecipient, QueueRow, RecipientOptions, RecipientState, Spool,
+    };
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::config::{Surroundings, load};
+    use crate::daemon::{Inboxes, assemble};
+
+    struct Stage {
+        _dir: tempfile::TempDir,
+        relay: Arc<Relay>,
+        _inboxes: Inboxes,
+        _config: watch::Sender<Arc<crate::config::Config>>,
+    }
+
+    fn stage() -> Stage {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("staunch.toml");
+        let text = format!(
+            "hostname = \"relay.test\"\ndata_dir = \"{}\"\n[dns]\nservers = [\"127.0.0.1:9\"]\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
+        let spool = Spool::open(&dir.path().join("data"), spool::Options::default()).unwrap();
+        let (sender, config) = watch::channel(config);
+        let (relay, inboxes) = assemble(config, spool).unwrap();
+        Stage { _dir: dir, relay, _inboxes: inboxes, _config: sender }
+    }
+
+    fn lane(name: &str) -> LaneKey {
+        LaneKey::new(name)
+    }
+
+    impl Stage {
+        /// A message for two domains, and one recipient held, whose deadline was a second ago.
+        fn commit(&self, mode: ByMode) -> MessageId {
+            let now = clock::now();
+            let spool = &self.relay.spool;
+            let mut draft = spool.draft(spool.new_id(now));
+            draft.write(b"Subject: x\r\n\r\nx\r\n").unwrap();
+            let recipient = |address: &str, notify: Option<&str>, state| {
+                let mailbox = Mailbox::parse(address).unwrap();
+                let lane = lane(&mailbox.domain().to_string());
+                let notify = notify.map(|text| Notify::parse(text).unwrap());
+                let options = RecipientOptions { notify, original: None };
+                NewRecipient { mailbox, lane, options, state }
+            };
+            let at = now - SignedDuration::from_secs(1);
+            let envelope = Envelope {
+                sender: ReversePath::parse("s@sender.test").unwrap(),
+                recipients: vec![
+                    recipient("a@a.test", None, RecipientState::Queued),
+                    recipient("b@b.test", None, RecipientState::Queued),
+                    recipient("held@a.test", None, RecipientState::Held),
+                    recipient("silent@a.test", Some("NEVER"), RecipientState::Queued),
+                ],
+                arrived_at: now - SignedDuration::from_secs(60),
+                expires_at: now + SignedDuration::from_secs(9_000),
+                client: "test".into(),
+                facts: BodyFacts {
+                    size: 17,
+                    header_len: 10,
+                    has_8bit: false,
+                    longest_line: 10,
+                    ends_with_newline: true,
+                    received_count: 0,
+                    body_sha256_simple: [0; 32],
+                    body_sha256_relaxed: [0; 32],
+                },
+                options: MessageOptions {
+                    deliver_by: Some(Deadline { at, mode, trace: false }),
+                    ..MessageOptions::default()
+                },
+            };
+            let (done, result) = mpsc::channel();
+            spool.commit(draft.seal().unwrap(), envelope, move |id| done.send(id).unwrap());
+            result.recv().unwrap().unwrap()
+        }
+
+        fn queue(&self) -> Vec<QueueRow> {
+            self.relay.spool.list(&Filter::default(), None, 100).unwrap().rows
+        }
+
+        /// The recipients of notices, and of everything else.
+        fn recipients(&self) -> (Vec<String>, Vec<String>) {
+            let (notices, others): (Vec<_>, Vec<_>) =
+                self.queue().into_iter().partition(|row| row.sender == ReversePath::Null);
+            let names = |rows: Vec<QueueRow>| {
+                rows.into_iter().map(|row| row.recipient.to_string()).collect::<Vec<_>>()
+            };
+            (names(notices), names(others))
+        }
+    }
+
+    /// What the lanes wait for does not matter, and neither that somebody is held.
+    #[tokio::test]
+    async fn ext_13_mode_r_returns_all_that_is_left() {
+        let stage = stage();
+        stage.commit(ByMode::Return);
+        let (now, done) = (clock::now(), mpsc::channel());
+        let trouble = LaneTrouble {
+            failures: 3,
+            next_probe_at: now + SignedDuration::from_secs(3_600),
+            first_failed_at: now,
+            problem: Problem::new(Reason::ConnectFailed, "down").stored(now),
+        };
+        let update = LaneUpdate { key: lane("a.test"), state: LaneState::Failing(trouble) };
+        stage.relay.spool.update_lane(update, move |result| done.0.send(result).unwrap());
+        done.1.recv().unwrap().unwrap();
+        assert_eq!(look(&stage.relay).await, LOOK_EVERY, "nothing is left to be done");
+        let (notices, others) = stage.recipients();
+        // One for each lane, none about who is not to be told of.
+        assert_eq!((notices, others), (vec!["s@sender.test".to_owned(); 2], Vec::new()));
+        let text: Vec<String> = stage
+            .queue()
+            .iter()
+            .map(|row| match stage.relay.spool.body(row.message).unwrap() {
+                spool::Body::Memory(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+                spool::Body::File { .. } => panic!("a small notice is in memory"),
+            })
+            .collect();
+        let all = text.concat();
+        assert_eq!(all.matches("Action: failed").count(), 3, "{all}");
+        assert_eq!(all.matches("Status: 5.4.7\r\n").count(), 3, "{all}");
+        assert!(!all.contains("silent@"), "{all}");
+    }
+
+    #[tokio::test]
+    async fn ext_13_mode_n_tells_once_and_keeps_all() {
+        let stage = stage();
+        stage.commit(ByMode::Notify);
+        look(&stage.relay).await;
+        look(&stage.relay).await;
+        let (notices, others) = stage.recipients();
+        assert_eq!(notices.len(), 2, "one for each lane, once");
+        assert_eq!(others.len(), 4);
+        assert_eq!(stage.relay.spool.next_deadline().unwrap(), None);
+        let late = clock::now() + SignedDuration::from_secs(9_000);
+        let page = stage.relay.spool.unwarned(&lane("a.test"), late, None, 10).unwrap();
+        assert!(page.due.is_empty(), "they need no other notice of delay");
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_left_to_its_attempt() {
+        let stage = stage();
+        let message = stage.commit(ByMode::Return);
+        let sending = stage.relay.mark_sending(message, lane("b.test"));
+        assert_eq!(look(&stage.relay).await, AGAIN);
+        assert_eq!(stage.recipients().1, ["b@b.test"]);
+        drop(sending);
+        look(&stage.relay).await;
+        assert!(stage.recipients().1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_mode_r_stops_attempts_at_the_deadline() {
+        let stage = stage();
+        for (mode, want) in [(ByMode::Return, true), (ByMode::Notify, false)] {
+            stage.commit(mode);
+            let late = clock::now() + SignedDuration::from_secs(60);
+            let page = stage.relay.spool.next(&lane("b.test"), late, None, 10).unwrap();
+            let work = page.due.into_iter().next_back().and_then(store::whole).unwrap();
+            assert_eq!(is_over(&stage.relay, &work, clock::now()), want);
+            let before = clock::now() - SignedDuration::from_secs(30);
+            assert!(!is_over(&stage.relay, &work, before));
+        }
+    }
 }
