@@ -11,6 +11,7 @@
 //! | [`connections`] | which connections mail goes over: whose, from where, judged when, how many |
 //! | [`server`] | what a client may say to us |
 //! | [`doors`] | how clients come in, and what they are shown |
+//! | [`submission`] | who may log in, and what they may send then |
 //! | [`crash`] | a 250 survives `kill -9` |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
@@ -44,4 +45,5 @@ mod queue;
 mod rows;
 mod sendmail;
 mod server;
+mod submission;
 mod tidy;

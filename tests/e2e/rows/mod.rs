@@ -3,5 +3,6 @@
 mod client;
 mod client_tls;
 mod extensions;
+mod mail;
 mod require_tls;
 mod server;

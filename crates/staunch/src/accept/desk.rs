@@ -195,7 +195,7 @@ impl Desk {
         let onward = if transaction.mail.require_tls { Onward::RequireTls } else { Onward::Anyhow };
         let lane = route::lane(&config, domain, onward);
         let mailbox = mailbox.clone();
-        transaction.recipients.push(Addressee { rcpt, mailbox, lane });
+        transaction.recipients.push(Addressee::new(rcpt, mailbox, lane));
         Ok(())
     }
 

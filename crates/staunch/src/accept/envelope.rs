@@ -1,10 +1,10 @@
 //! What is kept of the parameters of MAIL and RCPT, and when a message is due and too old.
 
 use jiff::{SignedDuration, Timestamp};
-use smtp::Mailbox;
-use smtp::command::{Mail, Rcpt};
-use smtp::params::{DeliverBy, Hold};
+use smtp::command::{Mail, Rcpt, Recipient};
+use smtp::params::{DeliverBy, Hold, OriginalRecipient};
 use smtp::server::Client;
+use smtp::{Mailbox, xtext};
 use spool::{
     BodyFacts, Deadline, Envelope, LaneKey, MessageOptions, NewRecipient, RecipientOptions,
     RecipientState,
@@ -33,6 +33,21 @@ pub(super) struct Addressee {
     pub(super) mailbox: Mailbox,
     /// Where it waits.
     pub(super) lane: LaneKey,
+}
+
+impl Addressee {
+    /// Notices to the sender speak of the address that the client wrote, also if `mailbox` is another one
+    /// (RFC 3461 §5.2.1).
+    pub(super) fn new(mut rcpt: Rcpt, mailbox: Mailbox, lane: LaneKey) -> Self {
+        if let Recipient::Mailbox(written) = &rcpt.recipient
+            && *written != mailbox
+            && rcpt.original.is_none()
+        {
+            let original = format!("rfc822;{}", xtext::encode(written.as_str().as_bytes()));
+            rcpt.original = OriginalRecipient::parse(&original);
+        }
+        Self { rcpt, mailbox, lane }
+    }
 }
 
 /// What a client asked for at MAIL, as points in time.

@@ -222,11 +222,7 @@ impl Desk {
                 sleep(wait).await;
                 Refusal::LoginFailed
             }
-            Verdict::Wrong(Penalty::ShutOut(wait)) => {
-                sleep(wait).await;
-                Refusal::TooManyLogins
-            }
-            Verdict::ShutOut => Refusal::TooManyLogins,
+            Verdict::Wrong(Penalty::ShutOut) | Verdict::ShutOut => Refusal::TooManyLogins,
             Verdict::Busy => Refusal::LoginBusy,
         };
         let response = refusal.response();

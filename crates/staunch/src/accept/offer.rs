@@ -1,13 +1,17 @@
 //! What a session is offered, by what is known of the client and its connection.
 
-use smtp::command::{Capability, Channel, Offer};
+use jiff::{SignedDuration, Timestamp};
+use smtp::command::{Capability, Channel, FutureRelease, Limits, Offer};
 use smtp::data::Newlines;
 use smtp::server::{Access, Settings};
 
 use super::arrival::Arrival;
+use super::desk::recipients_max;
 use super::doors::Entrance;
+use super::envelope::{DELIVER_BY_SECONDS_MIN, HOLD_SECONDS_MAX};
 use super::login;
 use crate::auth::Auth;
+use crate::clock;
 use crate::config::{BareNewline, Config, ListenerMode};
 
 /// For a session that begins, or begins anew under TLS.
@@ -21,29 +25,53 @@ pub(super) fn settings(
         BareNewline::Normalize if arrival.peer.is_trusted(config) => Newlines::Normalize,
         BareNewline::Normalize | BareNewline::Reject => Newlines::Strict,
     };
+    let access = match arrival.mode {
+        ListenerMode::Relay => Access::Anyone,
+        ListenerMode::Submission | ListenerMode::Submissions => Access::Users,
+    };
+    Settings {
+        hostname: config.hostname.domain().clone(),
+        offer: offer(config, entrance, arrival, auth),
+        channel: if arrival.tls.is_some() { Channel::Tls } else { Channel::Clear },
+        access,
+        errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
+        newlines,
+    }
+}
+
+/// What needs TLS is left out by the session where there is none, and STARTTLS where there is.
+fn offer(config: &Config, entrance: &Entrance, arrival: &Arrival, auth: &Auth) -> Offer {
+    let limits = Limits { rcpt_max: u32::try_from(recipients_max(config)).ok(), mail_max: None };
     let mut offer = Offer::new(config.limits.message_size)
         .with(Capability::Pipelining)
         .with(Capability::EightBitMime)
-        .with(Capability::EnhancedStatusCodes);
+        .with(Capability::EnhancedStatusCodes)
+        .with(Capability::Chunking)
+        .with(Capability::SmtpUtf8)
+        .with(Capability::Dsn)
+        .with_limits(limits)
+        .with_deliver_by(DELIVER_BY_SECONDS_MIN);
     if entrance.certificate.is_some() {
         offer = offer.with(Capability::StartTls);
     }
     if entrance.listener.require_tls {
         offer = offer.with(Capability::RequireTls);
     }
-    let access = match arrival.mode {
-        ListenerMode::Relay => Access::Anyone,
+    match arrival.mode {
+        // Who decides what goes first must be somebody whom the operator knows (RFC 6710 §5); a user is not.
+        ListenerMode::Relay if arrival.peer.is_trusted(config) => offer.with_priority(),
+        ListenerMode::Relay => offer,
         ListenerMode::Submission | ListenerMode::Submissions => {
-            offer = offer.with_auth(login::mechanisms(auth, arrival));
-            Access::Users
+            let offer = offer.with_auth(login::mechanisms(auth, arrival));
+            // RFC 4865 §4: for submission only.
+            future_release(clock::now()).map_or(offer, |reach| offer.with_future_release(reach))
         }
-    };
-    Settings {
-        hostname: config.hostname.domain().clone(),
-        offer,
-        channel: if arrival.tls.is_some() { Channel::Tls } else { Channel::Clear },
-        access,
-        errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
-        newlines,
     }
+}
+
+/// `None` where that time has no date.
+fn future_release(now: Timestamp) -> Option<FutureRelease> {
+    let reach = SignedDuration::from_secs(i64::try_from(HOLD_SECONDS_MAX).ok()?);
+    let latest = now.checked_add(reach).ok()?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    FutureRelease::new(HOLD_SECONDS_MAX, &latest)
 }

@@ -105,6 +105,11 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
     let Newcomer { socket, entrance, visit, .. } = newcomer;
     let Introduction { peer, local, rest: received } = introduction;
     let mode = entrance.listener.mode;
+    let standing = peer.standing(&shared.config());
+    if standing == Standing::Stranger && shared.auth.is_shut_out(peer.place()) {
+        refuse_clear(socket, mode, peer, &Refusal::TooManyLogins).await?;
+        return Ok(None);
+    }
     let client_in_received = entrance.listener.client_in_received;
     let mut arrival = Arrival { peer, local, mode, client_in_received, tls: None };
     let (stream, received) = match mode {
@@ -118,7 +123,7 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
     };
     let mut guest = Guest { stream, arrival, entrance, received, visit };
     let is_early = !guest.received.is_empty() || guest.stream.has_input();
-    if is_early && peer.standing(&shared.config()) == Standing::Stranger {
+    if is_early && standing == Standing::Stranger {
         // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
         send_away(&mut guest.stream, peer, &Refusal::EarlyTalker).await?;
         return Ok(None);
@@ -150,14 +155,27 @@ async fn introduce(
     if newcomer.visit.name(peer, peer.standing(&config), &config.limits) {
         return Ok(Some((newcomer, introduction)));
     }
-    match newcomer.entrance.listener.mode {
-        ListenerMode::Relay | ListenerMode::Submission => {
-            let mut stream = Stream::Clear(newcomer.socket);
-            send_away(&mut stream, peer, &Refusal::TooManyConnections).await?;
-        }
-        ListenerMode::Submissions => Refusal::TooManyConnections.log(peer, None, None),
-    }
+    let mode = newcomer.entrance.listener.mode;
+    refuse_clear(newcomer.socket, mode, peer, &Refusal::TooManyConnections).await?;
     Ok(None)
+}
+
+/// Before any TLS: who expects it from the first octet on would not understand an answer.
+async fn refuse_clear(
+    socket: Socket,
+    mode: ListenerMode,
+    peer: Peer,
+    refusal: &Refusal,
+) -> io::Result<()> {
+    match mode {
+        ListenerMode::Relay | ListenerMode::Submission => {
+            send_away(&mut Stream::Clear(socket), peer, refusal).await
+        }
+        ListenerMode::Submissions => {
+            refusal.log(peer, None, None);
+            Ok(())
+        }
+    }
 }
 
 /// Answers instead of greeting.
