@@ -247,9 +247,11 @@ impl DataReceiver {
             return None;
         }
         let room = usize::try_from(self.size_max - self.size).unwrap_or(usize::MAX);
-        let kept = content.get(..room).unwrap_or(content);
+        let mut kept = content.get(..room).unwrap_or(content);
         if kept.len() < content.len() {
             self.blame(Fault::TooLarge, self.state);
+            // Not between CR and LF, not even where all is lost.
+            kept = kept.strip_suffix(b"\r").unwrap_or(kept);
         }
         self.size += kept.len() as u64;
         (!kept.is_empty()).then_some(kept)
@@ -365,6 +367,24 @@ mod tests {
         }
         let damaged = receive(b"a\r\r\nb\r\n.\r\n", Newlines::Normalize, 100, 100);
         assert_eq!(damaged.2, Some(Fault::BareCr), "not an empty line");
+    }
+
+    #[test]
+    fn no_piece_ends_between_cr_and_lf() {
+        for (stream, newlines) in
+            [(&b"a\r\nb"[..], Newlines::Strict), (b"a\nb", Newlines::Normalize)]
+        {
+            for size_max in 0..6 {
+                for piece in 1..=stream.len() {
+                    let mut receiver = ChunkReceiver::new(newlines, size_max);
+                    for mut part in stream.chunks(piece) {
+                        while let Some(content) = receiver.next(&mut part) {
+                            assert!(!content.ends_with(b"\r"), "{size_max} by {piece}");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

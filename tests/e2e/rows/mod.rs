@@ -6,3 +6,4 @@ mod extensions;
 mod mail;
 mod require_tls;
 mod server;
+mod session;
