@@ -130,7 +130,8 @@ fn activated(dir: &Path) -> (PathBuf, SocketAddr, std::net::TcpListener) {
     let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
     let script = dir.join("activated");
     let text = format!(
-        "#!/bin/sh\nexec 3<&{number}\n\
+        // Not sh, whose descriptors have one digit.
+        "#!/bin/bash\nexec 3<&{number}\n\
          LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front exec {PROGRAM} \"$@\"\n"
     );
     std::fs::write(&script, text).unwrap();
