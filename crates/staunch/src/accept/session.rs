@@ -1,6 +1,7 @@
 //! One client's connection: bytes between the socket and the session, each wait with its limit.
 //!
-//! A client that says nothing costs no buffer. Replies are written when the input is used up, so
+//! A client that says nothing costs no buffer, and the futures of what it does not do now are not part of
+//! its task: most of a relay's clients wait. Replies are written when the input is used up, so
 //! pipelined commands are answered together (RFC 2920 §3.2).
 
 use std::io::{self, ErrorKind};
@@ -83,7 +84,8 @@ enum Progress {
 pub(super) async fn run(newcomer: Newcomer, shared: Arc<Shared>, stop: CancellationToken) {
     let peer = newcomer.peer;
     // Nothing is promised before the greeting, so a stop just ends it.
-    let Some(received) = stop.run_until_cancelled(receive(newcomer, &shared)).await else { return };
+    let receiving = Box::pin(receive(newcomer, &shared));
+    let Some(received) = stop.run_until_cancelled(receiving).await else { return };
     let held = match received {
         Ok(Some(guest)) => Conversation::new(guest, shared, stop).hold().await,
         Ok(None) => Ok(()),
@@ -265,15 +267,15 @@ impl Conversation {
                 )),
                 Waited::Stopping => self.session.close(&stopping()),
             }
-            match self.advance().await? {
+            match Box::pin(self.advance()).await? {
                 Progress::Open => {}
-                Progress::StartTls => match self.secure().await? {
+                Progress::StartTls => match Box::pin(self.secure()).await? {
                     Some(secured) => self = secured,
                     None => return Ok(()),
                 },
                 Progress::Ended => {
                     self.flush().await?;
-                    return leave(&mut self.stream).await;
+                    return Box::pin(leave(&mut self.stream)).await;
                 }
             }
         }
