@@ -59,6 +59,30 @@ async fn a_tightened_floor_stops_the_next_message_on_a_pooled_connection() {
     relay.event("delivered").with("recipient", "second@far.test").await;
 }
 
+/// What it was made by cannot be seen in a connection: it serves nobody else.
+#[tokio::test]
+async fn a_pooled_connection_made_by_rules_of_yesterday_is_ended() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let relay = world.relay("[delivery]\nconnection_idle = \"60s\"\n").await;
+    let send = async |name: &str| {
+        relay.submit("a@client.test", &[&format!("{name}@far.test")], name).await;
+        relay.event("delivered").with("recipient", format!("{name}@far.test")).await;
+    };
+    send("first").await;
+    reload(&relay, "[limits]\nrecipients = 7\n[delivery]\ntls = \"encrypt\"\n").await;
+    send("second").await;
+    assert_eq!(mx.connections(), 1, "it is as good as it was");
+    reload(&relay, "[tls]\nmin_version = \"1.3\"\n").await;
+    send("third").await;
+    assert_eq!(mx.connections(), 2);
+    reload(&relay, "[delivery]\nallow_addresses = []\n").await;
+    relay.submit("a@client.test", &["fourth@far.test"], "fourth").await;
+    relay.event("mx_refused").with("reason", "address_forbidden").await;
+    assert_eq!(mx.received().len(), 3);
+}
+
 #[tokio::test]
 async fn a_client_that_may_not_relay_any_more_hears_so_in_the_session_it_has() {
     let world = World::start(PROGRAM).await;
@@ -227,6 +251,11 @@ async fn a_drained_relay_takes_nothing_new_and_sends_what_it_has() {
     assert!(relay.cli(&["healthcheck"]).await.status.success());
 }
 
+#[expect(clippy::disallowed_methods, reason = "the daemon's clock is this one, too")]
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
 #[tokio::test]
 async fn held_mail_waits_beyond_its_lifetime_and_is_tried_when_released() {
     let world = World::start(PROGRAM).await;
@@ -250,7 +279,7 @@ async fn held_mail_waits_beyond_its_lifetime_and_is_tried_when_released() {
         })
     };
     let expires: jiff::Timestamp = row["expires_at"].as_str().unwrap().parse().unwrap();
-    while jiff::Timestamp::now() < expires {
+    while now() < expires {
         assert_eq!(states().await.into_values().sum::<i32>(), 2);
     }
     assert_eq!(count(&relay.cli_json(&["queue", "retry", "--all"]).await), 0);

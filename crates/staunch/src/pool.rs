@@ -12,6 +12,7 @@ mod key;
 mod places;
 mod site;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -103,6 +104,8 @@ pub(crate) struct Slot {
     pool: Pool,
     key: PoolKey,
     is_counted: bool,
+    /// Of [`Shared::epoch`].
+    epoch: u64,
 }
 
 impl Slot {
@@ -141,6 +144,8 @@ struct Shared {
     tracker: TaskTracker,
     /// From now on unused connections are ended and not kept.
     closing: CancellationToken,
+    /// Counts the configurations that connections were made under.
+    epoch: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -156,7 +161,7 @@ impl Pool {
     pub(crate) fn new(limits: PoolLimits, tracker: TaskTracker) -> Self {
         let closing = CancellationToken::new();
         let state = Mutex::new(State::new(limits));
-        Self { shared: Arc::new(Shared { tracker, closing, state }) }
+        Self { shared: Arc::new(Shared { tracker, closing, epoch: AtomicU64::new(0), state }) }
     }
 
     /// Keeps to other limits from now on.
@@ -172,6 +177,23 @@ impl Pool {
         }
         drop(guard);
         drop(unclaimed);
+    }
+
+    /// Ends all connections that are there, as soon as they are unused: they were made by rules that do
+    /// not hold any more, and that cannot be seen in them.
+    pub(crate) fn renew(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+        let mut parked = Vec::new();
+        for (key, host) in &mut self.lock().hosts {
+            parked.extend(host.parked.drain(..).map(|parked| (key.clone(), parked)));
+        }
+        for (key, parked) in parked {
+            self.retire(self.idle(&key, parked));
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Relaxed)
     }
 
     /// Says goodbye on all unused connections, and from now on as soon as one is given back.
@@ -218,6 +240,7 @@ impl Pool {
         let most = self.lock().limits.transactions;
         let is_used_up = idle.connection.transactions() >= most
             || idle.connection.is_used_up()
+            || idle.slot.epoch != self.epoch()
             || self.shared.closing.is_cancelled();
         let surplus = if is_used_up { Some(idle) } else { self.park(idle) };
         if let Some(idle) = surplus {
@@ -238,7 +261,7 @@ impl Pool {
     }
 
     fn slot(&self, key: &PoolKey) -> Slot {
-        Slot { pool: self.clone(), key: key.clone(), is_counted: true }
+        Slot { pool: self.clone(), key: key.clone(), is_counted: true, epoch: self.epoch() }
     }
 
     fn idle(&self, key: &PoolKey, parked: Parked) -> Idle {

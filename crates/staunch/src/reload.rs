@@ -29,6 +29,12 @@ use crate::tls::{TlsSetupError, load_roots};
 /// What a process is bound to for life: its data, the door of the command line, which must lead to the
 /// process that has the data, and the place where it logs.
 const FIXED: [&str; 3] = ["data_dir", "admin.socket", "log.format"];
+/// Where keys begin that say how connections out are made.
+const CONNECTING: [&str; 6] = ["hostname", "delivery.", "tls.", "source[", "limit[", "route["];
+/// Those of them whose effect cannot be seen in a connection, so that none may be used any longer. What the
+/// others ask for is judged anew for each mail.
+const UNSEEN: [&str; 5] =
+    ["hostname", "delivery.allow_addresses", "delivery.ip", "tls.", "source["];
 /// Keys named in one log line. Ours: it is for people; `staunch reload` names them all.
 const KEYS_LOGGED: usize = 50;
 /// Requests that may wait for the reload under way.
@@ -130,27 +136,36 @@ impl Reloader {
             Ok::<_, Refused>((prepare(loaded, &relay, &doors)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;
-        self.apply(prepared).await;
+        self.apply(prepared, &changed).await;
         Ok(changed)
     }
 
-    async fn apply(&mut self, prepared: Prepared) {
+    async fn apply(&mut self, prepared: Prepared, changed: &[String]) {
         let Prepared { loaded, roots, fetcher, resolver, users, doors, setup } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
         let relay = &self.relay;
         relay.roots.replace(roots);
         relay.dns.renew(resolver);
-        relay.connector.reconfigure(setup);
+        if is_touched(changed, &CONNECTING) {
+            relay.connector.reconfigure(setup);
+        }
         relay.pool.set_limits((&*config).into());
         relay.hot.set_max(HotBudget::share_of(config.limits.memory));
         self.config.send_replace(Arc::clone(&config));
+        if is_touched(changed, &UNSEEN) {
+            relay.pool.renew();
+        }
         self.shared.reconfigure(&config, users);
         relay.policies.renew(fetcher);
         self.doors.apply(doors);
         self.origin.level.set(&config.log.level);
         relay.tell_queue(Event::Reconfigured).await;
     }
+}
+
+fn is_touched(changed: &[String], keys: &[&str]) -> bool {
+    changed.iter().any(|changed| keys.iter().any(|key| changed.starts_with(key)))
 }
 
 /// # Errors

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use policy::Onward;
+use std::collections::BTreeSet;
+
 use smtp::HostName;
 use spool::LaneKey;
 
@@ -102,16 +104,18 @@ fn route<'a>(config: &'a Config, domain: &HostName) -> Option<&'a Route> {
     most_specific(&config.routes, |route| route.domains.as_slice(), domain)
 }
 
-/// The lanes that a pause of `name` is meant for: that of mail to the domain of this name, and those of
+/// The next hops that `name` stands for when it is paused: that of mail to the domain of this name, and
 /// routes over the host of this name.
-pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
+pub(crate) fn hops_towards(config: &Config, name: &HostName) -> BTreeSet<String> {
     let is_over = |route: &&Route| route.via.iter().any(|via| via.host.name() == Some(name));
-    let hops = config.routes.iter().filter(is_over).map(route_key).chain([hop_key(config, name)]);
-    let of_hop = |hop: String| CLASSES.map(|onward| class_key(&hop, onward));
-    let mut lanes: Vec<LaneKey> = hops.flat_map(of_hop).collect();
-    lanes.sort_unstable();
-    lanes.dedup();
-    lanes
+    let routes = config.routes.iter().filter(is_over).map(route_key);
+    routes.chain([hop_key(config, name)]).collect()
+}
+
+/// The lanes of these next hops.
+pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
+    let hops = hops_towards(config, name);
+    hops.iter().flat_map(|hop| CLASSES.map(|onward| class_key(hop, onward))).collect()
 }
 
 /// The recipient domain that a lane is for; none if it is that of a route.

@@ -92,8 +92,7 @@ fn tell(switch: &Switch, to: Position) {
 pub(super) fn shown(relay: &Relay) -> Value {
     let (off, config) = (relay.switches.off(), relay.config());
     let hop = |(domain, since): (&HostName, &jiff::Timestamp)| {
-        let lanes = route::lanes_towards(&config, domain);
-        let next_hops: Vec<&str> = lanes.iter().map(spool::LaneKey::as_str).collect();
+        let next_hops = route::hops_towards(&config, domain);
         json!({ "domain": domain.as_str(), "since": since.to_string(), "next_hops": next_hops })
     };
     json!({

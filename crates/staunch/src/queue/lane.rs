@@ -46,6 +46,15 @@ impl Reading {
     }
 }
 
+/// May anything start in a lane, as far as the operator is concerned?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Gate {
+    /// It may.
+    Open,
+    /// The lane is paused.
+    Closed,
+}
+
 #[derive(Debug)]
 pub(super) struct Lane<J> {
     pub(super) ready: VecDeque<J>,
@@ -71,7 +80,7 @@ pub(super) struct Lane<J> {
     /// Is its mail being moved to other lanes? Then nothing starts.
     pub(super) is_frozen: bool,
     /// Has the operator stopped it?
-    pub(super) is_paused: bool,
+    pub(super) gate: Gate,
     /// Is it in `Lanes::runnable`?
     pub(super) listed: bool,
     /// Its entry in `Lanes::waiting`.
@@ -79,7 +88,7 @@ pub(super) struct Lane<J> {
 }
 
 impl<J> Lane<J> {
-    pub(super) fn new(shape: Shape, is_paused: bool) -> Self {
+    pub(super) fn new(shape: Shape, gate: Gate) -> Self {
         Self {
             ready: VecDeque::new(),
             known: HashMap::new(),
@@ -94,7 +103,7 @@ impl<J> Lane<J> {
             shape,
             turn: None,
             probes: 0,
-            is_paused,
+            gate,
             listed: false,
             alarm: None,
         }
@@ -106,7 +115,7 @@ impl<J> Lane<J> {
 
     /// Does only an event let it go on?
     fn is_stopped(&self) -> bool {
-        self.is_frozen || self.is_paused
+        self.is_frozen || self.gate == Gate::Closed
     }
 
     /// May an attempt begin that has a place?

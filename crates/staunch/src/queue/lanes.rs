@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spool::{LaneKey, MessageId};
 
-use super::lane::{Job, Lane, Reading};
+use super::lane::{Gate, Job, Lane, Reading};
 use super::shaping::{Limits, Pause};
 use crate::schedule::after;
 
@@ -147,8 +147,8 @@ impl<J: Job> Lanes<J> {
     pub(crate) fn set_pause(&mut self, pause: Pause) {
         self.pause = pause;
         for (key, lane) in &mut self.lanes {
-            lane.is_paused = self.pause.holds(key);
-            if lane.is_paused {
+            lane.gate = self.pause.gate(key);
+            if lane.gate == Gate::Closed {
                 // Bodies in memory are for mail that goes soon.
                 self.ready -= lane.unload();
             }
@@ -182,7 +182,7 @@ impl<J: Job> Lanes<J> {
 
     fn lane(&mut self, key: &LaneKey) -> &mut Lane<J> {
         let (limits, pause) = (&self.limits, &self.pause);
-        let new = || Lane::new(limits.of(key), pause.holds(key));
+        let new = || Lane::new(limits.of(key), pause.gate(key));
         self.lanes.entry(key.clone()).or_insert_with(new)
     }
 

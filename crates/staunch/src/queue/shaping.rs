@@ -6,6 +6,7 @@ use std::time::Duration;
 use smtp::HostName;
 use spool::LaneKey;
 
+use super::lane::Gate;
 use crate::config::{Config, Limit, most_specific};
 use crate::route;
 
@@ -76,12 +77,13 @@ pub(crate) enum Pause {
 }
 
 impl Pause {
-    /// Does it stop `key`?
-    pub(super) fn holds(&self, key: &LaneKey) -> bool {
+    /// What it means for `key`.
+    pub(super) fn gate(&self, key: &LaneKey) -> Gate {
         match self {
-            Self::None => false,
-            Self::Lanes(lanes) => lanes.contains(key),
-            Self::All => true,
+            Self::None => Gate::Open,
+            Self::Lanes(lanes) if lanes.contains(key) => Gate::Closed,
+            Self::Lanes(_) => Gate::Open,
+            Self::All => Gate::Closed,
         }
     }
 }
