@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use world::{Client, Mode, Mx, World, stuff};
 
 use crate::harness::{PROGRAM, Stage, on_stage, unescape, vectors};
+use crate::submission::{BCRYPT, IMPLICIT, Office};
 
 /// A client that has heard the greeting and said nothing.
 async fn quiet(address: SocketAddr) -> Client {
@@ -303,12 +304,177 @@ fn ext_04_any_split_of_the_input_gives_the_same_dialogue() {
 }
 
 #[test]
+fn ext_05_bdat_counts_octets_and_no_chunk_ends_a_message_early() {
+    on_stage(|stage| async move {
+        let mx = mx_of(stage, "ext05.test").await;
+        let mut taken = 0;
+        for (id, content) in smuggling() {
+            // Each place where a chunk can end inside of what should look like the end.
+            let (from, to) = (14, content.len() - 60);
+            for cut in from..to {
+                let to = format!("{id}-{cut}@ext05.test");
+                let mut client = opened(stage.relay.listener(), &to).await;
+                let (front, back) = content.split_at(cut);
+                let chunks = [
+                    format!("BDAT {}\r\n", front.len()).as_bytes(),
+                    front,
+                    format!("BDAT {} LAST\r\n", back.len()).as_bytes(),
+                    back,
+                    b"NOOP\r\n",
+                ]
+                .concat();
+                client.send(&chunks).await.unwrap();
+                let mut codes = Vec::new();
+                for _ in 0..3 {
+                    codes.push(client.reply().await.unwrap().code);
+                }
+                let want: &[[u16; 3]] = match is_unclean(&content) {
+                    // Refused with the first chunk, and then there is no message to go on with.
+                    true => &[[550, 503, 250], [250, 550, 250]],
+                    false => &[[250, 250, 250]],
+                };
+                assert!(want.iter().any(|want| codes == want), "{id} at {cut}: {codes:?}");
+                taken += usize::from(codes[..2] == [250, 250]);
+            }
+        }
+        for message in mx.messages(taken).await {
+            assert_eq!(message.from, "sender@client.test");
+            let id = message.to[0].split('-').next().unwrap().to_owned();
+            let (_, content) = smuggling().into_iter().find(|(row, _)| *row == id).expect("a row");
+            assert!(message.content.ends_with(&content), "{id}: {message:?}");
+        }
+    });
+}
+
+#[tokio::test]
+async fn ext_05_refused_octets_are_read_and_bdat_and_data_are_not_mixed() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay(SMALL).await;
+    let mut client = Client::hello(relay.listener()).await.unwrap();
+    assert_eq!(client.keyword("CHUNKING"), Some(""));
+    assert_eq!(client.bdat(b"QUIT\r\n", true).await.unwrap().code, 503, "no MAIL");
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    assert_eq!(client.bdat(b"QUIT\r\n", true).await.unwrap().code, 503, "no RCPT");
+    client.expect("RCPT TO:<x@ext05b.test>", 250).await;
+    assert_eq!(client.bdat(b"Subject: x\r\n", false).await.unwrap().code, 250);
+    let rows = [
+        ("DATA", "503 5.5.1"),
+        ("RCPT TO:<y@ext05b.test>", "503 5.5.1"),
+        ("MAIL FROM:<a@client.test>", "503 5.5.1"),
+        ("RSET", "250"),
+    ];
+    talk(&mut client, &rows).await;
+    assert_eq!(client.bdat(b"QUIT\r\n", true).await.unwrap().code, 503, "RSET ended the message");
+
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    client.expect("RCPT TO:<x@ext05b.test>", 250).await;
+    let large = b"QUIT\r\n".repeat(20_000);
+    let reply = client.bdat(&large, false).await.unwrap();
+    assert_eq!(reply.code, 552, "{reply:?}");
+    assert!(reply.text().starts_with("5.3.4 "), "{reply:?}");
+    assert_eq!(client.bdat(&large, true).await.unwrap().code, 503);
+    client.expect("NOOP", 250).await;
+    assert!(relay.queue().await.is_empty());
+
+    // How long is a chunk whose size cannot be read? Nobody knows, so nothing more is read.
+    client.expect("BDAT 0x10 LAST", 501).await;
+    assert!(client.is_closed().await);
+}
+
+#[test]
+fn ext_05_a_last_line_without_its_end_gets_one_and_the_empty_message_none() {
+    on_stage(|stage| async move {
+        let mx = mx_of(stage, "ext05c.test").await;
+        let mut client = opened(stage.relay.listener(), "x@ext05c.test").await;
+        assert_eq!(client.bdat(b"Subject: open\r\n\r\nab\r", false).await.unwrap().code, 250);
+        assert_eq!(client.bdat(b"\ncd", false).await.unwrap().code, 250);
+        let reply = client.bdat(b"", true).await.unwrap();
+        assert_eq!(reply.code, 250, "{reply:?}");
+        let message = mx.messages(1).await.remove(0);
+        assert!(message.content.ends_with(b"\r\n\r\nab\r\ncd\r\n"), "{message:?}");
+
+        client.expect("MAIL FROM:<sender@client.test>", 250).await;
+        client.expect("RCPT TO:<x@ext05c.test>", 250).await;
+        assert_eq!(client.bdat(b"", true).await.unwrap().code, 250);
+        let message = mx.messages(2).await.remove(1);
+        assert!(message.content.starts_with(b"Received: "), "{message:?}");
+        assert!(!message.content.ends_with(b"\r\n\r\n"), "{message:?}");
+    });
+}
+
+#[test]
 fn ext_06_binarymime_is_not_offered_and_not_taken() {
     on_stage(|stage| async move {
         let mut client = Client::hello(stage.relay.listener()).await.unwrap();
         assert_eq!(client.keyword("BINARYMIME"), None);
         client.expect("MAIL FROM:<a@client.test> BODY=BINARYMIME", 501).await;
     });
+}
+
+#[test]
+fn ext_08_utf8_addresses_need_smtputf8_and_arrive_as_written() {
+    on_stage(|stage| async move {
+        let mx = mx_of(stage, "ext08.test").await;
+        mx.script(|script| script.offer(&["8BITMIME", "SMTPUTF8"]));
+        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
+        assert_eq!(client.keyword("SMTPUTF8"), Some(""));
+        let rows = [
+            ("MAIL FROM:<j\u{fc}rgen@client.test>", "550 5.6.7"),
+            ("MAIL FROM:<a@client.test> SMTPUTF8=yes", "501 5.5.4"),
+            ("MAIL FROM:<a@client.test>", "250"),
+            ("RCPT TO:<gr\u{fc}n@ext08.test>", "553 5.6.7"),
+            ("RCPT TO:<x@gr\u{fc}n.ext08.test>", "553 5.6.7"),
+            ("RSET", "250"),
+            ("MAIL FROM:<j\u{fc}rgen@client.test> SMTPUTF8", "250"),
+            ("RCPT TO:<gr\u{fc}n@ext08.test>", "250"),
+            ("DATA", "354"),
+        ];
+        talk(&mut client, &rows).await;
+        client.send("Subject: gr\u{fc}n\r\n\r\nx\r\n.\r\n".as_bytes()).await.unwrap();
+        assert_eq!(client.reply().await.unwrap().code, 250);
+        let message = mx.messages(1).await.remove(0);
+        assert_eq!(message.from, "j\u{fc}rgen@client.test");
+        assert_eq!(message.to, ["gr\u{fc}n@ext08.test"]);
+    });
+}
+
+/// PLAIN's message for `user` and `secret`.
+const PLAIN: &str = "AHVzZXIAc2VjcmV0";
+
+#[tokio::test]
+async fn ext_10_auth_is_a_dialogue_that_can_be_cancelled_and_succeeds_once() {
+    let office = Office::open(&[("user", BCRYPT)], "").await;
+    let mut client = office.client(IMPLICIT).await;
+    assert!(client.keyword("AUTH").is_some_and(|mechanisms| mechanisms.contains("PLAIN")));
+    let long = "A".repeat(12_288);
+    let plain = format!("AUTH PLAIN {PLAIN}");
+    let rows = [
+        ("AUTH", "501 5.5.4"),
+        ("AUTH CRAM-MD5", "504 5.5.4"),
+        ("AUTH PLAIN not-base64", "501 5.5.2"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0 x", "501 5.5.4"),
+        ("AUTH PLAIN", "334 "),
+        ("*", "501 5.7.0"),
+        ("AUTH LOGIN", "334 VXNlcm5hbWU6"),
+        ("dXNlcg==", "334 UGFzc3dvcmQ6"),
+        ("*", "501 5.7.0"),
+        ("AUTH PLAIN", "334 "),
+        ("%%%", "501 5.5.2"),
+        ("AUTH PLAIN", "334 "),
+        (&long, "500 5.5.6"),
+        ("MAIL FROM:<a@client.test>", "530 5.7.0"),
+        ("NOOP", "250"),
+        (&plain, "235 2.7.0"),
+        (&plain, "503 5.5.1"),
+        ("MAIL FROM:<a@client.test> AUTH=+", "501 5.5.4"),
+        ("MAIL FROM:<a@client.test> AUTH=<>", "250"),
+        (&plain, "503 5.5.1"),
+        ("RSET", "250"),
+        ("MAIL FROM:<a@client.test> AUTH=a+40client.test", "250"),
+    ];
+    talk(&mut client, &rows).await;
+    client.ehlo().await.unwrap();
+    assert_eq!(client.keyword("AUTH"), None, "it succeeds once");
 }
 
 #[test]
