@@ -15,7 +15,7 @@ use super::corpus::Corpus;
 use crate::log::Log;
 use crate::pki::Identity;
 use crate::tasks::Tasks;
-use crate::tls;
+use crate::tls::{self, TlsSeen};
 
 /// A local part that begins so is refused for good.
 const REFUSED_LOCAL_PART: &[u8] = b"bounce";
@@ -49,6 +49,7 @@ pub enum SinkTls {
 pub struct Sink {
     address: SocketAddr,
     arrivals: Arc<Log<Arrival>>,
+    handshakes: Arc<Log<TlsSeen>>,
     _tasks: Tasks,
 }
 
@@ -62,10 +63,12 @@ impl Sink {
             SinkTls::Never => None,
             SinkTls::Offered(identity) => Some(tls::server_config(&identity)),
         };
-        let shared = Shared { arrivals: Arc::clone(&arrivals), corpus, tls };
+        let handshakes = Arc::new(Log::default());
+        let (arrived, shaken) = (Arc::clone(&arrivals), Arc::clone(&handshakes));
+        let shared = Shared { arrivals: arrived, handshakes: shaken, corpus, tls };
         let tasks = Tasks::default();
         tasks.spawn(accept(listener, shared));
-        Ok(Self { address, arrivals, _tasks: tasks })
+        Ok(Self { address, arrivals, handshakes, _tasks: tasks })
     }
 
     /// Where it listens.
@@ -77,11 +80,17 @@ impl Sink {
     pub fn arrivals(&self) -> &Log<Arrival> {
         &self.arrivals
     }
+
+    /// Every finished handshake.
+    pub fn handshakes(&self) -> &Log<TlsSeen> {
+        &self.handshakes
+    }
 }
 
 #[derive(Clone)]
 struct Shared {
     arrivals: Arc<Log<Arrival>>,
+    handshakes: Arc<Log<TlsSeen>>,
     corpus: Arc<Corpus>,
     tls: Option<Arc<ServerConfig>>,
 }
@@ -104,6 +113,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     if session.run(&mut stream).await? == End::StartTls {
         let config = shared.tls.clone().ok_or(io::ErrorKind::Unsupported)?;
         let mut stream = TlsAcceptor::from(config).accept(stream).await?;
+        shared.handshakes.push(TlsSeen::of(stream.get_ref().1));
         Session::new(shared, true).run(&mut stream).await?;
         stream.shutdown().await?;
     }
