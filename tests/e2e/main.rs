@@ -11,6 +11,7 @@
 //! | [`connections`] | which connections mail goes over: whose, from where, judged when, how many |
 //! | [`server`] | what a client may say to us |
 //! | [`doors`] | how clients come in, and what they are shown |
+//! | [`access`] | who may send how much to whom |
 //! | [`submission`] | who may log in, and what they may send then |
 //! | [`crash`] | a 250 survives `kill -9` |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
@@ -29,6 +30,7 @@
     reason = "a panic is how a test fails, also in its helpers"
 )]
 
+mod access;
 mod bounce;
 mod cache;
 mod connections;

@@ -30,7 +30,7 @@ impl Office {
         let file = world.dir().join("users");
         write_users(&file, users);
         let overlay = format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submission\"\n{keys}\n\
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submission\"\nrequire_tls = true\n{keys}\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submissions\"\nhide_client = true\n{keys}\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\nrequire_tls = true\n{keys}\n\
              [access]\nusers_file = \"{}\"\n{access}\n",

@@ -161,7 +161,7 @@ impl Auth {
                 event = "users_loaded",
                 file = %path.display(),
                 users = users.len(),
-                scram = users.all_have_scram(),
+                scram = users.all_have_scram,
                 "users are read"
             );
             if users.is_exposed {
@@ -228,7 +228,7 @@ impl Auth {
         let (users, _) = self.users();
         match users.len() {
             0 => Offered::Nothing,
-            _ if users.all_have_scram() => Offered::Scram,
+            _ if users.all_have_scram => Offered::Scram,
             _ => Offered::Passwords,
         }
     }

@@ -126,6 +126,11 @@ pub(crate) struct Users {
     by_name: HashMap<UserName, Arc<Verifier>>,
     /// In the order of the file: whom a stranger's name is checked against.
     verifiers: Vec<Arc<Verifier>>,
+    /// Can everybody log in by SCRAM?
+    ///
+    /// A client chooses its mechanism before it says a name, and the strongest that is offered; if that fails, it
+    /// does not try another one. So SCRAM is offered only when it works for every user.
+    pub(super) all_have_scram: bool,
     /// Of the file that was read.
     pub(super) stamp: Option<Stamp>,
     /// May everybody on this machine read it?
@@ -177,6 +182,8 @@ impl Users {
             users.verifiers.push(Arc::clone(&verifier));
             users.by_name.insert(name, verifier);
         }
+        let is_scram = |verifier: &Arc<Verifier>| matches!(**verifier, Verifier::Scram(_));
+        users.all_have_scram = !users.verifiers.is_empty() && users.verifiers.iter().all(is_scram);
         Ok(users)
     }
 
@@ -201,15 +208,6 @@ impl Users {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
-    }
-
-    /// Can everybody log in by SCRAM?
-    ///
-    /// A client chooses its mechanism before it says a name, and the strongest that is offered; if that fails, it
-    /// does not try another one. So SCRAM is offered only when it works for every user.
-    pub(super) fn all_have_scram(&self) -> bool {
-        let is_scram = |verifier: &Arc<Verifier>| matches!(**verifier, Verifier::Scram(_));
-        !self.verifiers.is_empty() && self.verifiers.iter().all(is_scram)
     }
 }
 
@@ -264,7 +262,7 @@ mod tests {
             (format!("a:{SCRAM}\nb:{SCRAM}\n"), true),
             (format!("a:{SCRAM}\nb:{BCRYPT}\n"), false),
         ] {
-            assert_eq!(Users::parse(&text).unwrap().all_have_scram(), want, "{text}");
+            assert_eq!(Users::parse(&text).unwrap().all_have_scram, want, "{text}");
         }
     }
 

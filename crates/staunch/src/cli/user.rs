@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::termios::{self, LocalModes, OptionalActions};
 use serde_json::json;
+use smtp::sasl::NAME_OCTETS_MAX;
 use zeroize::Zeroizing;
 
 use super::arguments::{NewPassword, UserCommand, UserList, UserRemove};
@@ -18,9 +19,6 @@ use crate::auth::edit::{Edit, EditError, edit};
 use crate::auth::users::{UserName, Users, UsersError};
 use crate::auth::verifier::{Form, Verifier};
 use crate::config::Loaded;
-
-/// Octets of a password; whoever has more has sent a file.
-const PASSWORD_OCTETS_MAX: usize = 1024;
 
 pub(super) fn run(command: &UserCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     let path = loaded.config.access.users_file.as_deref().ok_or_else(|| {
@@ -123,8 +121,8 @@ fn password(name: &UserName) -> Result<Zeroizing<String>, Failure> {
     };
     let wrong = if first.is_empty() {
         "the password is empty"
-    } else if first.len() > PASSWORD_OCTETS_MAX {
-        "the password is longer than 1024 octets"
+    } else if first.len() > NAME_OCTETS_MAX {
+        "the password is longer than the 255 octets that clients can send"
     } else if first.contains(char::is_control) {
         "the password has a control character"
     } else {
@@ -150,7 +148,7 @@ fn ask(prompt: &str) -> io::Result<Zeroizing<String>> {
 
 /// The first line of stdin without its end.
 fn line() -> io::Result<Zeroizing<String>> {
-    let limit = u64::try_from(PASSWORD_OCTETS_MAX).unwrap_or(u64::MAX).saturating_add(2);
+    let limit = u64::try_from(NAME_OCTETS_MAX).unwrap_or(u64::MAX).saturating_add(2);
     let mut line = Zeroizing::new(String::new());
     stdin().lock().take(limit).read_line(&mut line)?;
     let end = line.trim_end_matches(['\r', '\n']).len();
