@@ -4,14 +4,14 @@
 //! whatever the configuration and the admission say. A login that fails is the route's trouble, not the
 //! mail's: it waits, and a person is told.
 
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::time::Duration;
 
 use policy::{Admitted, Proof};
 use smtp::sasl_client::{AuthStep, Authentication, Credentials};
 use smtp::{RemoteText, Reply, ReplyClass};
-use tokio::io::AsyncReadExt as _;
+use tokio::task::spawn_blocking;
 
 use crate::config::Login;
 use crate::connect::{ConnectCause, ConnectFailure, Step};
@@ -110,16 +110,23 @@ async fn exchange(
 }
 
 async fn credentials(login: &Login) -> Result<Credentials, LoginError> {
-    let failed =
-        |error| LoginError::PasswordFile { path: login.password_file.display().to_string(), error };
-    let password = first_line(&login.password_file).await.map_err(failed)?;
-    Credentials::new(&login.username, &password)
-        .ok_or_else(|| failed(io::Error::new(io::ErrorKind::InvalidData, "no password in it")))
+    let owned = login.clone();
+    let read = spawn_blocking(move || read_credentials(&owned)).await;
+    read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
+        LoginError::PasswordFile { path: login.password_file.display().to_string(), error }
+    })
 }
 
-async fn first_line(path: &Path) -> io::Result<String> {
+/// Name and password, which is the first line of its file. Blocks.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub(crate) fn read_credentials(login: &Login) -> io::Result<Credentials> {
     let mut text = String::new();
-    let file = tokio::fs::File::open(path).await?;
-    file.take(PASSWORD_FILE_OCTETS_MAX).read_to_string(&mut text).await?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let file = File::open(&login.password_file)?;
+    file.take(PASSWORD_FILE_OCTETS_MAX).read_to_string(&mut text)?;
+    let password = text.lines().next().unwrap_or_default();
+    Credentials::new(&login.username, password)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no password in its first line"))
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::{Admitted, AuthorizedMx, Denied, Observed};
+use policy::{Admitted, AuthorizedMx, Denied, Observed, TlsFailure};
 use tokio::time::sleep;
 
 use crate::clock;
@@ -142,7 +142,8 @@ impl Entry<'_> {
             Ok(admitted) => return self.known(admitted).await,
             Err(denied) => denied,
         };
-        if !is_resumed {
+        // EHLO was said anew; only what the handshake showed is of another time.
+        if !is_resumed || denied.failure == TlsFailure::RequireTlsNotOffered {
             return Err(self.shut(*denied));
         }
         // What was not good enough is what the host showed at an earlier handshake. It may have renewed its

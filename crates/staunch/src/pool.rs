@@ -681,4 +681,47 @@ mod tests {
         let made = made.load(Ordering::Relaxed);
         assert!((50..=55).contains(&made), "{made} connections");
     }
+
+    fn site(connections: usize) -> PoolLimits {
+        let mx = vec![crate::config::DomainPattern::parse("*.site.test").unwrap()];
+        let (domains, messages_per_minute) = (Vec::new(), None);
+        let connections = Some(connections);
+        let limit = Limit { index: 0, domains, mx, connections, messages_per_minute };
+        PoolLimits { limits: vec![limit], ..limits() }
+    }
+
+    #[tokio::test]
+    async fn hosts_of_a_site_share_its_places_and_others_do_not_wait_for_them() {
+        let pool = pool(site(2));
+        let (a, b, other) = (key("a.site.test"), key("b.site.test"), key("mx.test"));
+        let (address, _peer) = polite(2).await;
+        let first = connected(address, fresh(&pool, &a)).await;
+        let held = fresh(&pool, &a);
+        assert!(now(&pool, &b).is_none() && now(&pool, &other).is_some_and(|c| is_fresh(&c)));
+        // An unused connection to one host gives its place to the other.
+        pool.give_back(first);
+        let second = pool.checkout(&b).await;
+        assert!(is_fresh(&second));
+        let mut waiting = pin!(pool.checkout(&b));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        drop(held);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready(), "whose turn it is, whichever host's");
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn other_limits_hold_from_now_on() {
+        let (pool, key) = (pool(site(1)), key("a.site.test"));
+        let held = fresh(&pool, &key);
+        let mut waiting = pin!(pool.checkout(&key));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        pool.set_limits(PoolLimits { per_host: 10, ..limits() });
+        // The window opens with the next success.
+        held.succeeded();
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
+        pool.set_limits(site(1));
+        assert!(now(&pool, &key).is_none());
+    }
 }

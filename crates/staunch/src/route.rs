@@ -60,7 +60,8 @@ pub(crate) struct NextHop {
 
 impl NextHop {
     fn new(config: &Config, lane: LaneKey, legs: Vec<Leg>, floor: TlsFloor) -> Self {
-        let sources = Sources::for_lane(&config.sources, lane.as_str());
+        // Mail with REQUIRETLS waits elsewhere, but it comes from the same address.
+        let sources = Sources::for_hop(&config.sources, hop_of(&lane));
         Self { lane, legs, floor, login: None, sources }
     }
 }
@@ -118,10 +119,14 @@ pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
     hops.iter().flat_map(|hop| CLASSES.map(|onward| class_key(hop, onward))).collect()
 }
 
+/// The next hop that a lane is for.
+fn hop_of(key: &LaneKey) -> &str {
+    key.as_str().strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key.as_str())
+}
+
 /// The recipient domain that a lane is for; none if it is that of a route.
 pub(crate) fn domain_of(key: &LaneKey) -> Option<HostName> {
-    let hop = key.as_str().strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key.as_str());
-    HostName::parse(hop).ok()
+    HostName::parse(hop_of(key)).ok()
 }
 
 /// Whose mail waits in a lane?
@@ -137,8 +142,7 @@ pub(crate) enum MailOf {
 
 /// Whose mail waits in `key`, a lane of any day?
 pub(crate) fn mail_of(config: &Config, key: &LaneKey) -> MailOf {
-    let key = key.as_str();
-    let hop = key.strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key);
+    let hop = hop_of(key);
     match HostName::parse(hop) {
         Ok(domain) if hop_key(config, &domain) == hop => MailOf::ThisHop,
         Ok(_) => MailOf::AnotherHop,

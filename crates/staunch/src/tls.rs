@@ -419,7 +419,7 @@ mod tests {
         let source = Source { index: 0, address: [127, 0, 0, 1].into(), hostname: None };
         let others = [
             PoolKey { route: Some("smart".into()), ..destination() },
-            PoolKey { sources: Sources::for_lane(&[source], "a"), ..destination() },
+            PoolKey { sources: Sources::for_hop(&[source], "a"), ..destination() },
             PoolKey { door: Door::mx(587), ..destination() },
             PoolKey {
                 door: Door { login: Some(Arc::new(login)), ..Door::mx(25) },

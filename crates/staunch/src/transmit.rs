@@ -474,8 +474,25 @@ mod tests {
     async fn send_sized(
         idle: Idle,
         recipients: usize,
-        (size, stored): (u64, u64),
+        sizes: (u64, u64),
         body: BodySource<'_>,
+    ) -> Transmitted {
+        send_mail(idle, recipients, sizes, (body, None)).await
+    }
+
+    async fn send_until(
+        idle: Idle,
+        body: BodySource<'_>,
+        deadline: Option<Instant>,
+    ) -> Transmitted {
+        send_mail(idle, 1, (3, 3), (body, deadline)).await
+    }
+
+    async fn send_mail(
+        idle: Idle,
+        recipients: usize,
+        (size, stored): (u64, u64),
+        (body, deadline): (BodySource<'_>, Option<Instant>),
     ) -> Transmitted {
         let mx = host(Floor::Opportunistic);
         let observed = Arc::clone(&idle.observed);
@@ -491,7 +508,7 @@ mod tests {
             options: Options::default(),
         };
         let body = Body { source: body, size: stored, plan: None };
-        let mail = Mail { envelope, body, chunking: Chunking::IfOffered, deadline: None };
+        let mail = Mail { envelope, body, chunking: Chunking::IfOffered, deadline };
         transmit(admitted, &mail).await
     }
 
@@ -795,5 +812,28 @@ mod tests {
         let idle = connected(address, PIPELINING).await;
         let transmitted = send(idle, RECIPIENTS, 3, BodySource::Memory(b"abc")).await;
         assert_eq!(codes(&transmitted), vec![250; RECIPIENTS]);
+    }
+
+    /// Its own limits may be long: what ends a transaction is its deadline, unless all was said by us and
+    /// only the answer is missing.
+    #[tokio::test]
+    async fn a_deadline_ends_every_wait_but_the_one_for_the_last_word() {
+        let soon = || Some(Instant::now() + Duration::from_millis(200));
+        let later = Act::Wait(Duration::from_millis(400));
+        let drip = [Act::Say("2"), later.clone(), Act::Say("50 b\r\n")];
+        let begin = [Act::Hear, Act::Say("250 a\r\n"), Act::Hear];
+        let script = [&begin[..], &drip[..]].concat();
+        let (address, _peer) = play(vec![script]).await;
+        let idle = connected(address, BARE).await;
+        let cut = send_until(idle, BodySource::Memory(b"abc"), soon()).await;
+        assert!(matches!(cut.trouble, Some(Trouble::Lost { stage: Stage::Rcpt, .. })), "{cut:?}");
+
+        let mut script = transactions(&["250 a\r\n"]);
+        let last = script.pop().unwrap();
+        script.extend([later, last]);
+        let (address, _peer) = play(vec![script]).await;
+        let idle = connected(address, BARE).await;
+        let whole = send_until(idle, BodySource::Memory(b"abc"), soon()).await;
+        assert_eq!((codes(&whole), whole.trouble.is_none()), (vec![250], true));
     }
 }

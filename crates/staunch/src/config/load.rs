@@ -6,6 +6,7 @@
 //! first, so that a misspelt key is found also where another layer would hide it.
 
 use std::io::Read;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
@@ -16,9 +17,10 @@ use super::file::{self, File};
 use super::layer::{self, Layer};
 use super::show::Sources;
 use super::surroundings::Surroundings;
-use super::{Config, ConfigError, ListenerMode, Problem, Shown, check};
+use super::{Config, ConfigError, ListenerMode, Problem, Shown, Source, check};
 use crate::auth::users::Users;
 use crate::identity;
+use crate::login::read_credentials;
 
 /// Ours: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -81,6 +83,7 @@ impl Loaded {
         let mut problems = self.trust_problems();
         problems.extend(self.users_problem());
         problems.extend(self.identity_problems());
+        problems.extend(self.login_problems());
         if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
     }
 
@@ -129,6 +132,19 @@ impl Loaded {
             .collect()
     }
 
+    fn login_problems(&self) -> Vec<Problem> {
+        let routes = self.config.routes.iter().enumerate();
+        routes
+            .filter_map(|(index, route)| {
+                let login = route.login.as_ref()?;
+                let error = read_credentials(login).err()?;
+                let shown = login.password_file.display().to_string();
+                let key = format!("route[{index}].password_file");
+                Some(self.problem(&key, format!("{shown:?}: {error}")))
+            })
+            .collect()
+    }
+
     /// A problem with the value of `key`, at the place where it was set.
     pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> Problem {
         let place = self.shown.sources.of(key).to_owned();
@@ -151,7 +167,17 @@ impl Loaded {
             key: "access.networks".into(),
             reason: "is empty: nobody may relay".into(),
         });
-        complaint.into_iter().chain(nobody).chain(self.no_users()).collect()
+        let sources = self.config.sources.iter().filter_map(|source| self.not_ours(source));
+        complaint.into_iter().chain(nobody).chain(self.no_users()).chain(sources).collect()
+    }
+
+    /// The address of another machine, or of none yet. A UDP socket finds out without a packet.
+    fn not_ours(&self, source: &Source) -> Option<Problem> {
+        let error = UdpSocket::bind((source.address, 0)).err()?;
+        let key = format!("source[{}].address", source.index);
+        let address = source.address;
+        let reason = format!("\"{address}\": nothing can leave from it, so mail waits: {error}");
+        Some(self.problem(&key, reason))
     }
 
     fn no_users(&self) -> Option<Problem> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use policy::{Asked, AuthorizedMx, Floor, Located, NamedBy, Requirement, authorize};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -27,6 +28,8 @@ pub(crate) enum Act {
     HearBody,
     /// Reads this many octets and forgets them.
     Swallow(usize),
+    /// Is in no hurry.
+    Wait(Duration),
     /// Shakes hands.
     Tls(Arc<ServerConfig>),
     /// Reads until the other side closes.
@@ -81,6 +84,7 @@ async fn act(stream: Box<dyn Duplex>, script: &[Act], heard: &mut String) {
             Act::Swallow(octets) => {
                 stream.read_exact(&mut vec![0; *octets]).await.unwrap();
             }
+            Act::Wait(duration) => tokio::time::sleep(*duration).await,
             Act::Tls(config) => {
                 assert!(stream.buffer().is_empty(), "the client did not wait for 220");
                 let acceptor = TlsAcceptor::from(Arc::clone(config));

@@ -63,8 +63,8 @@ pub(crate) enum Exit {
 
 /// Our addresses for one next hop, one of each family.
 ///
-/// They follow from the lane alone, so they are the same for every try and every host of it, also after a
-/// restart: a greylist knows us again.
+/// They follow from the next hop alone, so they are the same for every try and every host of it, also after
+/// a restart: a greylist knows us again.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Sources {
     v4: Exit,
@@ -72,15 +72,15 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// The ones of `configured` that mail of `lane` leaves from. Lanes are spread evenly; another source
-    /// moves only those lanes that it gets (rendezvous hashing).
-    pub(crate) fn for_lane(configured: &[Source], lane: &str) -> Self {
+    /// The ones of `configured` that mail for `hop` leaves from. Next hops are spread evenly; another source
+    /// moves only those that it gets (rendezvous hashing).
+    pub(crate) fn for_hop(configured: &[Source], hop: &str) -> Self {
         if configured.is_empty() {
             return Self::default();
         }
         let weight = |address: &IpAddr| {
             let mut hasher = DefaultHasher::new();
-            (lane, address).hash(&mut hasher);
+            (hop, address).hash(&mut hasher);
             hasher.finish()
         };
         let pick = |is_v6: bool| {
@@ -111,30 +111,30 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_keeps_its_source_and_many_lanes_use_all_of_them() {
+    fn a_next_hop_keeps_its_source_and_many_use_all_of_them() {
         let configured = sources(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]);
         let peer: IpAddr = "198.51.100.1".parse().unwrap();
         let mut used = std::collections::HashMap::new();
         for number in 0..300 {
-            let lane = format!("d{number}.test");
-            let first = Sources::for_lane(&configured, &lane);
+            let hop = format!("d{number}.test");
+            let first = Sources::for_hop(&configured, &hop);
             let mut other_order = configured.clone();
             other_order.reverse();
-            assert_eq!(first, Sources::for_lane(&other_order, &lane));
+            assert_eq!(first, Sources::for_hop(&other_order, &hop));
             *used.entry(first.towards(peer)).or_insert(0) += 1;
         }
         assert_eq!(used.len(), 3);
-        assert!(used.values().all(|lanes| *lanes > 60), "{used:?}");
+        assert!(used.values().all(|hops| *hops > 60), "{used:?}");
     }
 
     #[test]
     fn a_family_without_a_source_is_closed_where_others_have_one() {
         let v6: IpAddr = "2001:db8::9".parse().unwrap();
         let v4: IpAddr = "192.0.2.9".parse().unwrap();
-        let only_v4 = Sources::for_lane(&sources(&["192.0.2.1"]), "a.test");
+        let only_v4 = Sources::for_hop(&sources(&["192.0.2.1"]), "a.test");
         assert_eq!(only_v4.towards(v4), Exit::From("192.0.2.1".parse().unwrap()));
         assert_eq!(only_v4.towards(v6), Exit::Closed);
-        let free = Sources::for_lane(&[], "a.test");
+        let free = Sources::for_hop(&[], "a.test");
         assert_eq!((free.towards(v4), free.towards(v6)), (Exit::Any, Exit::Any));
     }
 }
