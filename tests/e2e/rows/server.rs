@@ -112,6 +112,8 @@ async fn sv_20_a_client_that_takes_too_long_hears_421() {
 #[tokio::test]
 async fn sv_22_a_stop_finishes_what_is_being_sent() {
     let world = World::start(PROGRAM).await;
+    // What is taken stays in the queue.
+    world.dns.outage(Some(world::Answer::Refused));
     let mut relay = with_certificate(&world, "").await;
     let socket = relay.data_dir().join("submit.sock");
     let clients = [

@@ -1,6 +1,6 @@
 //! Clients at a door: each gets a place and a task, or is told that there is none.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(super) async fn listen(
 }
 
 impl Site {
-    /// `false` if the system could not take a connection.
+    /// `false` if the system has no room for a connection, and trying again at once is of no use.
     fn welcome(
         &self,
         accepted: io::Result<(Socket, Peer)>,
@@ -70,6 +70,8 @@ impl Site {
                 }
                 true
             }
+            // It went away while it waited; the next one has not.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => true,
             Err(error) => {
                 warn!(event = "accept_failed", reason = "local_error", %error, "no new connection");
                 false

@@ -183,7 +183,7 @@ async fn refuse_clear(
 /// Answers instead of greeting.
 async fn send_away(stream: &mut Stream, peer: Peer, refusal: &Refusal) -> io::Result<()> {
     refusal.log(peer, None, None);
-    stream.write_all(refusal.response().to_string().as_bytes()).await?;
+    timeout(LINGER, stream.write_all(refusal.response().to_string().as_bytes())).await??;
     leave(stream).await
 }
 
@@ -309,7 +309,8 @@ impl Conversation {
         self.buffer.reserve_exact(room);
         let read = self.stream.try_read_buf(&mut self.buffer)?;
         let was_filled = self.buffer.len() == self.buffer.capacity();
-        if was_filled && self.session.is_in_content() && self.desk.lend(READ_OCTETS_FAST) {
+        let more = READ_OCTETS_FAST + self.stream.held_octets();
+        if was_filled && self.session.is_in_content() && self.desk.lend(more) {
             self.read_octets = READ_OCTETS_FAST;
         }
         Ok(read)
@@ -317,7 +318,7 @@ impl Conversation {
 
     /// Lets the session use the input.
     async fn advance(&mut self) -> io::Result<Progress> {
-        let capacity = self.buffer.capacity();
+        let held = self.buffer.capacity() + self.stream.held_octets();
         let was_content = self.session.is_in_content();
         let mut input = self.buffer.as_slice();
         let progress = loop {
@@ -344,7 +345,7 @@ impl Conversation {
                 | Step::Reset
                 | Step::Authenticate { .. }
                 | Step::AuthResponse(_)
-                | Step::AuthEnded) => self.desk.handle(&mut self.session, step, capacity).await,
+                | Step::AuthEnded) => self.desk.handle(&mut self.session, step, held).await,
             }
             if self.session.output().len() > OUTPUT_OCTETS {
                 let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
@@ -398,24 +399,25 @@ impl Conversation {
 
 /// Closes so that the client gets to read our last word.
 async fn leave(stream: &mut Stream) -> io::Result<()> {
+    timeout(LINGER, listen_on(stream)).await.unwrap_or(Ok(()))
+}
+
+async fn listen_on(stream: &mut Stream) -> io::Result<()> {
     stream.shutdown().await?;
-    let drain = async {
-        let mut scrap = Vec::new();
-        let mut read = 0;
-        while read < LINGER_OCTETS {
-            stream.readable().await?;
-            scrap.clear();
-            scrap.reserve_exact(READ_OCTETS);
-            match stream.try_read_buf(&mut scrap) {
-                Ok(0) => break,
-                Ok(octets) => read += octets,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+    let mut scrap = Vec::new();
+    let mut read = 0;
+    while read < LINGER_OCTETS {
+        stream.readable().await?;
+        scrap.clear();
+        scrap.reserve_exact(READ_OCTETS);
+        match stream.try_read_buf(&mut scrap) {
+            Ok(0) => break,
+            Ok(octets) => read += octets,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
-    };
-    timeout(LINGER, drain).await.unwrap_or(Ok(()))
+    }
+    Ok(())
 }
 
 fn stopping() -> Response {

@@ -19,6 +19,9 @@ use super::arrival::TlsFacts;
 /// RFC 9266 §2: the label under which both ends derive what ties a login to their connection.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
+/// RFC 8446 §5.1: the content of a record, which the library decrypts as a whole.
+const RECORD_OCTETS: usize = 16 * 1024;
+
 /// A connected socket.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -158,6 +161,14 @@ impl Stream {
         match self {
             Self::Clear(socket) => socket.try_read_buf(buffer),
             Self::Tls(tls) => tls.try_read_buf(buffer),
+        }
+    }
+
+    /// Octets that may be held below the reader's buffer while a message arrives.
+    pub(super) fn held_octets(&self) -> usize {
+        match self {
+            Self::Clear(_) => 0,
+            Self::Tls(_) => RECORD_OCTETS,
         }
     }
 

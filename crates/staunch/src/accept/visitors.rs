@@ -1,10 +1,11 @@
-//! How many clients are here, in all and from one address?
+//! How many clients are here, in all and from one place?
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::arrival::Peer;
 use crate::config::Limits;
+use crate::place::Place;
 
 /// The part of `limits.connections` that strangers never get: however many they are, those who may
 /// relay find a place.
@@ -19,7 +20,7 @@ pub(super) struct Visitors {
 #[derive(Debug, Default)]
 struct Present {
     all: usize,
-    by_client: HashMap<Peer, usize>,
+    by_place: HashMap<Place, usize>,
 }
 
 /// Does it matter to us whether this client finds a place?
@@ -50,7 +51,7 @@ impl Visitors {
             return None;
         }
         present.all += 1;
-        Some(Visit { visitors: Arc::clone(self), client: None })
+        Some(Visit { visitors: Arc::clone(self), place: None })
     }
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
@@ -62,7 +63,7 @@ impl Visitors {
 #[derive(Debug)]
 pub(super) struct Visit {
     visitors: Arc<Visitors>,
-    client: Option<Peer>,
+    place: Option<Place>,
 }
 
 impl Visit {
@@ -78,12 +79,12 @@ impl Visit {
         if present.all > places {
             return false;
         }
-        let of_client = present.by_client.entry(client).or_default();
+        let of_client = present.by_place.entry(client.place()).or_default();
         if *of_client >= limits.connections_per_client {
             return false;
         }
         *of_client += 1;
-        self.client = Some(client);
+        self.place = Some(client.place());
         true
     }
 }
@@ -92,13 +93,13 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let mut present = self.visitors.present();
         present.all = present.all.saturating_sub(1);
-        let Some(client) = self.client else { return };
-        let left = present.by_client.get_mut(&client).map(|count| {
+        let Some(place) = self.place else { return };
+        let left = present.by_place.get_mut(&place).map(|count| {
             *count = count.saturating_sub(1);
             *count
         });
         if left == Some(0) {
-            present.by_client.remove(&client);
+            present.by_place.remove(&place);
         }
     }
 }
@@ -147,7 +148,7 @@ mod tests {
         assert!(again.is_some());
         drop((second, third, again));
         let present = visitors.present.lock().unwrap();
-        assert_eq!((present.all, present.by_client.len()), (0, 0));
+        assert_eq!((present.all, present.by_place.len()), (0, 0));
     }
 
     #[test]
@@ -173,6 +174,6 @@ mod tests {
         drop(second);
         drop(first);
         let present = visitors.present.lock().unwrap();
-        assert_eq!((present.all, present.by_client.len()), (0, 0));
+        assert_eq!((present.all, present.by_place.len()), (0, 0));
     }
 }

@@ -45,6 +45,9 @@ pub(super) enum ListenersFrom {
 pub(super) fn check(file: &file::File, listeners: ListenersFrom) -> Result<Config, Findings> {
     let mut checker = Checker::default();
     let config = checker.config(file, listeners);
+    if let Some(config) = &config {
+        checker.no_shared_sockets(config);
+    }
     match config {
         Some(config) if checker.findings.is_empty() => Ok(config),
         Some(_) | None => Err(checker.findings),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::check::ListenersFrom;
 use super::checker::Checker;
-use super::{Prefix, file};
+use super::{Config, Prefix, file};
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -194,6 +194,24 @@ impl Checker {
 
     pub(super) fn submit(&mut self, written: &file::Submit) -> Submit {
         Submit { socket: self.socket("submit.socket", &written.socket) }
+    }
+
+    /// Each socket has a path of its own.
+    pub(super) fn no_shared_sockets(&mut self, config: &Config) {
+        let (admin, submit) = (&config.admin.socket, &config.submit.socket);
+        if admin == submit {
+            let reason = "is admin.socket, too";
+            self.wrong("submit.socket".into(), &submit.to_string_lossy(), reason);
+        }
+        for (index, listener) in config.listeners.iter().enumerate() {
+            if let ListenAddress::Unix(path) = &listener.address
+                && (path == admin || path == submit)
+            {
+                let reason = "is admin.socket or submit.socket, too";
+                let key = format!("listener[{index}].address");
+                self.wrong(key, &listener.address.to_string(), reason);
+            }
+        }
     }
 
     /// The path of a socket.

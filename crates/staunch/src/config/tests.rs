@@ -252,6 +252,14 @@ const REFUSED: &[(&str, &str)] = &[
         "[[listener]]\naddress = \"127.0.0.1:1\"\ntls_certificate = \"/c.pem\"",
         "1: listener[0].tls_key: tls_certificate needs its key: set this, too",
     ),
+    (
+        "[admin]\nsocket = \"/a\"\n[submit]\nsocket = \"/a\"",
+        "4: submit.socket: \"/a\": is admin.socket, too",
+    ),
+    (
+        "[submit]\nsocket = \"/a\"\n[[listener]]\naddress = \"unix:/a\"",
+        "4: listener[0].address: \"unix:/a\": is admin.socket or submit.socket, too",
+    ),
     ("[submit]\nsocket = \"s\"", "2: submit.socket: \"s\": not an absolute path"),
     (
         "[[listener]]\naddress = \"localhost:25\"",
