@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     syncs: u64,
     /// Messages that pass during `reload`.
     messages: u64,
+    /// Recipients that follow a route in `reload`.
+    recipients: u64,
     /// How often `reload` reloads.
     reloads: u64,
     random: Random,
@@ -75,6 +77,7 @@ fn plan(arguments: impl Iterator<Item = String>) -> Plan {
         acknowledged_points: usize::MAX,
         syncs: 20,
         messages: 5_000,
+        recipients: 100_000,
         reloads: 100,
         random: Random::new(0),
     };
@@ -88,6 +91,7 @@ fn plan(arguments: impl Iterator<Item = String>) -> Plan {
             "acknowledged" => plan.acknowledged_points = small,
             "syncs" => plan.syncs = number,
             "messages" => plan.messages = number,
+            "recipients" => plan.recipients = number,
             "reloads" => plan.reloads = number,
             "seed" => seed = number,
             _ => panic!("no such argument: {name}"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -21,7 +21,8 @@ use crate::config::ListenerMode;
 
 /// The rest after the system had no descriptor or memory for a new connection.
 const ACCEPT_REST: Duration = Duration::from_secs(1);
-/// How long a door that closes still looks for those whom the system let in already.
+/// How long a door that closes still looks for those whom the system let in already. From the beginning: whoever
+/// keeps coming must not keep it open.
 const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// What all doors share.
@@ -46,7 +47,8 @@ pub(super) async fn listen(
         }
     }
     if !site.stop.is_cancelled() {
-        while let Ok(accepted) = timeout(LAST_LOOK, acceptor.accept()).await {
+        let end = Instant::now() + LAST_LOOK;
+        while let Ok(accepted) = timeout_at(end, acceptor.accept()).await {
             if !site.welcome(accepted, &entrance) {
                 return;
             }
