@@ -4,6 +4,7 @@ mod client;
 mod client_tls;
 mod extensions;
 mod mail;
+mod notices;
 mod parameters;
 mod require_tls;
 mod server;

@@ -524,8 +524,9 @@ mod tests {
             MessageId::from_u128(self.0)
         }
 
+        /// Some letters are urgent: the number in the millions is seconds of a head start.
         fn turn(&self) -> Timestamp {
-            at(0)
+            at(-i64::try_from(self.0 / 1_000_000).unwrap())
         }
     }
 
@@ -539,6 +540,21 @@ mod tests {
 
     fn lanes() -> Lanes<Letter> {
         Lanes::new(limits(3, 100))
+    }
+
+    #[test]
+    fn urgent_mail_is_started_before_what_waits_in_memory() {
+        let mut lanes = Lanes::new(limits(3, 100));
+        for letter in [1, 2, 7_000_003, 9_000_004, 7_000_005] {
+            lanes.arrive(&key("a"), Letter(letter), at(0));
+        }
+        let mut order = Vec::new();
+        while let Some(Action::Start { job, .. }) = lanes.next(at(0)) {
+            order.push(job.0);
+            lanes.finished(&key("a"), job.message(), Effect::Neutral, None);
+        }
+        // As many as are kept ready; the others take their turn from the store.
+        assert_eq!(order[..4], [9_000_004, 7_000_003, 1, 2]);
     }
 
     /// Starts whatever can be started now, and returns the started messages.
