@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use world::{Client, Mode, Mx, World, stuff};
+use world::{Client, Mode, Mx, Trust, World, stuff};
 
 use crate::harness::{PROGRAM, Stage, on_stage, unescape, vectors};
-use crate::submission::{BCRYPT, IMPLICIT, Office};
+use crate::submission::{BCRYPT, IMPLICIT, Office, write_users};
 
 /// A client that has heard the greeting and said nothing.
 async fn quiet(address: SocketAddr) -> Client {
@@ -438,6 +438,29 @@ fn ext_08_utf8_addresses_need_smtputf8_and_arrive_as_written() {
     });
 }
 
+#[test]
+fn ext_09_a_domain_in_its_own_script_is_looked_up_with_a_labels() {
+    on_stage(|stage| async move {
+        // MX, the policy's record, its host and the name in the certificate: all in ASCII.
+        let mx = mx_of(stage, "xn--grn-ioa.ext09.test").await;
+        mx.script(|script| script.offer(&["8BITMIME", "SMTPUTF8"]));
+        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
+        let rows = [
+            ("MAIL FROM:<a@client.test> SMTPUTF8", "250"),
+            ("RCPT TO:<x@gr\u{fc}n.ext09.test>", "250"),
+            ("DATA", "354"),
+        ];
+        talk(&mut client, &rows).await;
+        client.send("Subject: gr\u{fc}n\r\n\r\nx\r\n.\r\n".as_bytes()).await.unwrap();
+        assert_eq!(client.reply().await.unwrap().code, 250);
+        let message = mx.messages(1).await.remove(0);
+        assert_eq!(message.to, ["x@gr\u{fc}n.ext09.test"], "as it was written");
+        assert!(message.tls.is_some());
+        let queries = stage.world.domain("xn--grn-ioa.ext09.test").policy_requests();
+        assert_eq!(queries, 1, "the policy was found and holds");
+    });
+}
+
 /// PLAIN's message for `user` and `secret`.
 const PLAIN: &str = "AHVzZXIAc2VjcmV0";
 
@@ -517,4 +540,37 @@ fn ext_16_what_this_server_does_not_do_is_502() {
         client.expect("VERB", 500).await;
         client.expect("CHECKPOINT", 500).await;
     });
+}
+
+#[tokio::test]
+async fn rtls_14_users_ask_for_requiretls_on_submission_listeners_too() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.rtls14.test").await;
+    mx.script(|script| script.offer_in_tls(&["REQUIRETLS"]));
+    world.domain("rtls14.test").mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &[mx.host()], 86400);
+    let users = world.dir().join("users");
+    write_users(&users, &[("user", BCRYPT)]);
+    let relay = world
+        .relay(&format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submission\"\nrequire_tls = true\n{}\
+             [access]\nusers_file = \"{}\"\n",
+            world.key_files("relay.test").toml(),
+            users.display()
+        ))
+        .await;
+    let client = Client::hello(relay.listener()).await.unwrap();
+    assert_eq!(client.keyword("REQUIRETLS"), None);
+    let mut client = client.starttls(&Trust::in_ca(&world.pki), "relay.test").await.unwrap();
+    assert_eq!(client.keyword("REQUIRETLS"), Some(""));
+    let plain = format!("AUTH PLAIN {PLAIN}");
+    let rows = [
+        ("MAIL FROM:<a@client.test> REQUIRETLS", "530 5.7.0"),
+        (&plain, "235"),
+        ("MAIL FROM:<a@client.test> REQUIRETLS", "250"),
+        ("RCPT TO:<x@rtls14.test>", "250"),
+    ];
+    talk(&mut client, &rows).await;
+    assert_eq!(client.bdat(b"Subject: x\r\n\r\nx\r\n", true).await.unwrap().code, 250);
+    let message = mx.messages(1).await.remove(0);
+    assert!(message.parameters.contains("REQUIRETLS"), "{message:?}");
 }

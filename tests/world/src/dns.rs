@@ -244,7 +244,8 @@ impl RequestHandler for Handler {
             metadata.response_code = ResponseCode::FormErr;
             return Header { metadata, counts: HeaderCounts::default() }.into();
         };
-        let name = key(&info.query.name().to_string());
+        // As it was asked: shown as text it would have U-labels.
+        let name = key(&info.query.name().to_ascii());
         let kind = info.query.query_type();
         self.0.queries.push(Query { name: name.clone(), kind });
 

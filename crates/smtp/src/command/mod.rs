@@ -16,7 +16,7 @@ use crate::base64;
 use crate::host::HostName;
 use crate::remote_text::RemoteText;
 use crate::response::Response;
-use crate::sasl::Mechanism;
+use crate::sasl::{Mechanism, Secret};
 use crate::status::Status;
 
 pub use offer::{Capability, Channel, FutureRelease, Limits, Offer};
@@ -58,7 +58,7 @@ pub enum Command {
         /// Which.
         mechanism: Mechanism,
         /// The initial response, decoded.
-        initial: Option<Vec<u8>>,
+        initial: Option<Secret>,
     },
     /// `QUIT`.
     Quit,
@@ -312,8 +312,8 @@ fn parse_auth(rest: &[u8], offer: Offer) -> Result<Command, CommandError> {
         .ok_or(CommandError::Mechanism)?;
     let initial = match words.next() {
         None => None,
-        Some(b"=") => Some(Vec::new()),
-        Some(text) => Some(base64::decode(text).ok_or(CommandError::Base64)?),
+        Some(b"=") => Some(Vec::new().into()),
+        Some(text) => Some(base64::decode(text).ok_or(CommandError::Base64)?.into()),
     };
     match words.next() {
         None => Ok(Command::Auth { mechanism, initial }),
@@ -498,7 +498,7 @@ mod tests {
     #[test]
     fn auth_takes_mechanisms_that_are_offered_and_base64() {
         let auth = |mechanism, initial: Option<&[u8]>| {
-            Ok(Command::Auth { mechanism, initial: initial.map(<[u8]>::to_vec) })
+            Ok(Command::Auth { mechanism, initial: initial.map(|octets| octets.to_vec().into()) })
         };
         for (line, want) in [
             ("AUTH PLAIN", auth(Mechanism::Plain, None)),

@@ -7,12 +7,43 @@ mod plain;
 mod scram;
 
 use std::fmt;
+use std::ops::Deref;
 
 pub use plain::{LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Plain, parse_login};
 pub use scram::{Binding, ClientFinal, ClientFirst, ScramFailure, ServerFirst, server_final};
 
 /// RFC 4616 §2 allows this for names and passwords; ours also for the other mechanisms.
 pub const NAME_OCTETS_MAX: usize = 255;
+
+/// What a client said to prove who it is. It is never shown: a password may be in it.
+///
+/// ```
+/// let secret = smtp::sasl::Secret::from(b"tanstaaf".to_vec());
+/// assert_eq!(&*secret, b"tanstaaf");
+/// assert_eq!(format!("{secret:?}"), "Secret(8 octets)");
+/// ```
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret(Vec<u8>);
+
+impl From<Vec<u8>> for Secret {
+    fn from(octets: Vec<u8>) -> Self {
+        Self(octets)
+    }
+}
+
+impl Deref for Secret {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} octets)", self.0.len())
+    }
+}
 
 /// A mechanism that we know.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -10,7 +10,7 @@ use crate::command::{
 };
 use crate::data::Fault;
 use crate::response::Response;
-use crate::sasl::{Mechanism, Mechanisms};
+use crate::sasl::{Mechanism, Mechanisms, Secret};
 use crate::status::Status;
 
 const OK: Response = Response::fixed(250, Status::success(0, 0), "Ok");
@@ -81,7 +81,7 @@ impl Session {
         self.ask(question, Step::StartTls)
     }
 
-    fn auth<'i>(&mut self, mechanism: Mechanism, initial: Option<Vec<u8>>) -> Option<Step<'i>> {
+    fn auth<'i>(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Option<Step<'i>> {
         if self.client.is_none() {
             return self.out_of_order("EHLO first");
         }

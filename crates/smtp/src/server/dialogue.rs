@@ -48,7 +48,7 @@ impl Session {
         match base64::decode(line) {
             Some(response) => {
                 self.question = Some(Question::Authenticate);
-                Step::AuthResponse(response)
+                Step::AuthResponse(response.into())
             }
             None => self.end_dialogue(&CommandError::Base64.response()),
         }

@@ -23,7 +23,7 @@ use crate::address::Domain;
 use crate::command::{Channel, ClientName, Command, CommandError, Mail, Offer, Rcpt, too_long};
 use crate::data::{ChunkReceiver, DataReceiver, Fault, Newlines};
 use crate::response::Response;
-use crate::sasl::Mechanism;
+use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
 
 /// What a session is, from its beginning or from the handshake that STARTTLS began.
@@ -88,10 +88,10 @@ pub enum Step<'i> {
         /// How.
         mechanism: Mechanism,
         /// What was sent along, decoded.
-        initial: Option<Vec<u8>>,
+        initial: Option<Secret>,
     },
     /// What the client says to the last challenge, decoded. Answer as before.
-    AuthResponse(Vec<u8>),
+    AuthResponse(Secret),
     /// The client gave its authentication up, or sent what nobody can read.
     AuthEnded,
     /// May this sender begin a transaction now? Answer.

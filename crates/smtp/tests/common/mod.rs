@@ -5,7 +5,7 @@
 
 use smtp::command::{Capability, Channel, FutureRelease, Limits, Offer, Recipient};
 use smtp::data::Newlines;
-use smtp::sasl::{LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism, Mechanisms, Plain};
+use smtp::sasl::{LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism, Mechanisms, Plain, Secret};
 use smtp::server::{Access, Session, Settings, Step};
 use smtp::{Domain, HostName, Response, ReversePath, Status};
 
@@ -123,7 +123,7 @@ struct Caller {
     secured: Settings,
     newlines: Newlines,
     /// The name that LOGIN was told.
-    user: Option<Vec<u8>>,
+    user: Option<Secret>,
     sender: ReversePath,
     recipients: Vec<Recipient>,
     draft: Vec<u8>,
@@ -201,7 +201,7 @@ impl Caller {
         Some(event)
     }
 
-    fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Vec<u8>>) {
+    fn authenticate(&mut self, mechanism: Mechanism, initial: Option<Secret>) {
         match (mechanism, initial) {
             (Mechanism::Plain | Mechanism::Login, Some(response)) => self.respond(response),
             (Mechanism::Plain, None) => self.session.challenge(b""),
@@ -213,7 +213,7 @@ impl Caller {
     }
 
     /// Whoever sends no NUL means LOGIN.
-    fn respond(&mut self, response: Vec<u8>) {
+    fn respond(&mut self, response: Secret) {
         let right = match (&self.user, Plain::parse(&response)) {
             (None, Some(plain)) => plain.user() == "user" && plain.password() == PASSWORD,
             (None, None) if response.contains(&0) || response.is_empty() => false,
@@ -222,7 +222,7 @@ impl Caller {
                 self.session.challenge(LOGIN_PASSWORD_PROMPT);
                 return;
             }
-            (Some(user), _) => user == b"user" && response == PASSWORD.as_bytes(),
+            (Some(user), _) => **user == *b"user" && *response == *PASSWORD.as_bytes(),
         };
         if right {
             self.session.authenticated();

@@ -3,7 +3,7 @@
 use aws_lc_rs::rand;
 use smtp::sasl::{
     Binding, ClientFinal, ClientFirst, LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism,
-    Mechanisms, Plain, ServerFirst, parse_login, server_final,
+    Mechanisms, Plain, Secret, ServerFirst, parse_login, server_final,
 };
 use smtp::server::Session;
 use smtp::{RemoteText, Response, Status};
@@ -73,7 +73,7 @@ impl Desk {
         &mut self,
         session: &mut Session,
         mechanism: Mechanism,
-        initial: Option<Vec<u8>>,
+        initial: Option<Secret>,
     ) {
         let (dialogue, prompt) = match mechanism {
             Mechanism::Plain => (Dialogue::Plain, b"".as_slice()),
