@@ -4,7 +4,9 @@
 //! and questions go out. That is what makes every part of it testable at every split of its input.
 //!
 //! In reading order: names ([`HostName`]), addresses ([`Mailbox`]), what strangers say
-//! ([`RemoteText`]), codes ([`Status`]).
+//! ([`RemoteText`]), codes ([`Status`]). Then a side each. The server's: [`command`] with its parameters
+//! ([`params`]), content ([`data`]), the session ([`server`]). The client's: replies ([`reply`]), what is
+//! offered ([`extensions`]), a transaction ([`client`]), and a message for hosts that take less ([`mime`]).
 
 pub mod address;
 mod base64;

@@ -215,6 +215,17 @@ fn a_session_says_farewell_once() {
 }
 
 #[test]
+fn a_session_that_is_closed_in_the_middle_of_a_question_says_no_more() {
+    let mut session = session(20);
+    let mut input = &b"HELO c\r\nMAIL FROM:<>\r\n"[..];
+    assert!(matches!(session.step(&mut input), Step::Sender(_)));
+    session.written();
+    session.close(&Response::new(421, Status::transient(3, 2), "stopping"));
+    assert_eq!(session.step(&mut input), Step::Close);
+    assert_eq!(session.output(), b"421 4.3.2 stopping\r\n");
+}
+
+#[test]
 fn a_question_without_an_answer_is_a_temporary_refusal() {
     let mut session = session(20);
     let mut input = OPEN.as_bytes();

@@ -216,11 +216,11 @@ impl Command {
         if line.len() + 2 > offer.line_octets(verb) {
             return Err(too_long(line));
         }
+        let has_control = line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
         if is("BDAT") {
-            return parse_bdat(rest).ok_or(CommandError::Chunk);
+            return parse_bdat(rest).filter(|_| !has_control).ok_or(CommandError::Chunk);
         }
-        let is_plain = line.is_ascii() || EIGHTBIT_VERBS.into_iter().any(is);
-        if !is_plain || line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        if has_control || !line.is_ascii() && !EIGHTBIT_VERBS.into_iter().any(is) {
             return Err(CommandError::NotText);
         }
         let bare = |command| {
@@ -558,6 +558,7 @@ mod tests {
             (b"BDAT 1 LAST LAST", "501 5.5.4"),
             (b"BDAT 99999999999999999999", "501 5.5.4"),
             (b"BDAT 1\0", "501 5.5.4"),
+            (b"BDAT 1\r", "501 5.5.4"),
             (
                 b"bdat 18446744073709551615 last",
                 "Bdat { octets: 18446744073709551615, last: true }",

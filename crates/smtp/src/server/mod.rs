@@ -349,10 +349,8 @@ impl Session {
     /// step. Says nothing if it has ended already.
     pub fn close(&mut self, response: &Response) {
         self.question = None;
-        if !matches!(self.phase, Phase::Closed) {
-            self.say(response);
-            self.phase = Phase::Closed;
-        }
+        self.say(response);
+        self.phase = Phase::Closed;
     }
 
     /// Takes the next step, removing from the front of `input` what it used.
@@ -455,8 +453,11 @@ impl Session {
         }
     }
 
+    /// Whoever was sent away hears nothing more.
     fn say(&mut self, response: &Response) {
-        response.write_to(&mut self.output);
+        if !matches!(self.phase, Phase::Closed) {
+            response.write_to(&mut self.output);
+        }
     }
 }
 
