@@ -215,8 +215,8 @@ async fn a_rate_spreads_the_messages_to_a_site_and_is_explained() {
     assert_eq!(
         limits,
         [
-            "limit[1]: 1 connections, each of d1.test",
-            "limit[0]: 120 messages a minute, all of *.site.test"
+            "limit[0]: 120 messages a minute, all of *.site.test",
+            "limit[1]: 1 connections, each of d1.test"
         ]
     );
 }

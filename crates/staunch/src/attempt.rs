@@ -7,9 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::{
-    Admitted, Asked, AuthorizedMx, Observed, Onward, Origin, PatternSet, TlsVersion, authorize,
-};
+use policy::{Admitted, Asked, AuthorizedMx, Observed, Onward, Origin, PatternSet, authorize};
 use smtp::client::{Addressee, Fate, Stage};
 use smtp::{Domain, RemoteText};
 use tokio::time::Instant;
@@ -22,7 +20,7 @@ use crate::hosts::{self, Candidate};
 use crate::open::{How, Reach, open};
 use crate::outcome::{
     AgeCounts, Answered, AttemptError, Cut, Demand, HostError, Misfit, MxEvidence, Reason,
-    SERVICE_CLOSING, Walk,
+    SERVICE_CLOSING, TlsShown, Walk,
 };
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
@@ -222,7 +220,7 @@ impl Spine<'_> {
         events::findings(self.work.message, mx.host(), admitted.findings());
         let proof = admitted.proof();
         let idle = admitted.connection_mut();
-        let (tls, address) = (tls_version(idle), idle.connection.peer());
+        let (tls, address) = (tls_shown(idle), idle.connection.peer());
         let extensions = *idle.connection.extensions();
         let is_kept = idle.connection.transactions() > 0;
         let session = if is_kept { Session::Kept } else { Session::Fresh };
@@ -363,10 +361,10 @@ fn minds_our_v6(answered: &Answered) -> bool {
         })
 }
 
-fn tls_version(idle: &Idle) -> Option<TlsVersion> {
+fn tls_shown(idle: &Idle) -> Option<TlsShown> {
     match &*idle.observed {
         Observed::Plain => None,
-        Observed::Tls(tls) => Some(tls.version),
+        Observed::Tls(tls) => Some(TlsShown { version: tls.version, group: tls.group }),
     }
 }
 

@@ -115,7 +115,9 @@ fn delivered(
     reply: &smtp::Reply,
 ) {
     let mx = answered.map(|answered| tracing::field::display(&answered.mx));
-    let tls_version = answered.and_then(|answered| answered.tls).map(|version| version.as_str());
+    let tls = answered.and_then(|answered| answered.tls);
+    let tls_version = tls.map(|tls| tls.version.as_str());
+    let tls_group = tls.and_then(|tls| tls.group);
     let policy = answered.map(|answered| answered.policy);
     let address = answered.map(|answered| tracing::field::display(answered.address.ip()));
     let protection = answered.map(|answered| match answered.proof {
@@ -134,6 +136,7 @@ fn delivered(
         %status,
         protection,
         tls_version,
+        tls_group,
         policy,
         "{reply}"
     );

@@ -142,6 +142,9 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
     let local = Local { floor: next_hop.floor, onward };
     let mut tale = Tale::new();
     tale.step("route", next_hop.lane.as_str());
+    if !config.sources.is_empty() {
+        tale.step("source", &next_hop.sources.to_string());
+    }
     let mut walk = Walk::new(attempt::demand(relay, onward));
     for leg in &next_hop.legs {
         let asked = match ask_policy(relay, &config, leg, local, &mut tale).await {
@@ -320,6 +323,7 @@ fn tell_limits(
         |candidate: &Candidate| site_limit(&config.outbound_limits, &candidate.located.mx);
     let mut limits: Vec<&Limit> =
         of_domain.into_iter().chain(candidates.iter().filter_map(of_host)).collect();
+    limits.sort_by_key(|limit| limit.index);
     limits.dedup_by_key(|limit| limit.index);
     for limit in limits {
         tale.step("limit", &limit.to_string());

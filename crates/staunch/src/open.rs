@@ -119,6 +119,7 @@ pub(crate) async fn open(
 /// A place or a connection, unless that takes longer than other mail can wait, or than anybody should.
 async fn checkout(relay: &Relay, key: &PoolKey) -> Checkout {
     tokio::select! {
+        biased;
         checkout = relay.pool.checkout(key) => checkout,
         () = relay.give_way(PATIENCE_WHEN_FULL) => Checkout::Crowded,
         () = sleep(PLACE_WAIT_MAX) => Checkout::Crowded,
@@ -176,6 +177,7 @@ impl Entry<'_> {
     async fn connect(&self, slot: &Slot) -> Result<Opened, Shut> {
         let connector = &self.relay.connector;
         let opened = tokio::select! {
+            biased;
             opened = connector.connect(self.mx, &self.addresses, &self.key, self.starttls) => opened,
             () = self.relay.give_way(PATIENCE_WHEN_FULL) => Err(ConnectFailure {
                 host: self.key.host.clone(),

@@ -36,6 +36,15 @@ const LOCAL_REST: Duration = Duration::from_secs(15);
 /// connection most have had their turn by then.
 const TURN_REST: Duration = Duration::from_secs(15);
 
+/// What the log says of TLS.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct TlsShown {
+    /// Its version.
+    pub(crate) version: TlsVersion,
+    /// The key exchange, where it is known: not that of a resumed TLS 1.2 session.
+    pub(crate) group: Option<&'static str>,
+}
+
 /// A transaction that took place: the host was found, admitted and asked.
 #[derive(Debug)]
 pub(crate) struct Answered {
@@ -45,8 +54,8 @@ pub(crate) struct Answered {
     pub(crate) address: SocketAddr,
     /// What its connection proved.
     pub(crate) proof: Proof,
-    /// The version of TLS, if there was TLS.
-    pub(crate) tls: Option<TlsVersion>,
+    /// TLS, if there was TLS.
+    pub(crate) tls: Option<TlsShown>,
     /// Whose word was binding: `sts`, `rule` or `none`.
     pub(crate) policy: &'static str,
     /// What the host offered.
@@ -357,7 +366,7 @@ mod tests {
             mx: Domain::Name(HostName::parse("mx.b.test").unwrap()),
             address: SocketAddr::from(([192, 0, 2, 1], 25)),
             proof: Proof::Encrypted,
-            tls: Some(TlsVersion::Tls13),
+            tls: Some(TlsShown { version: TlsVersion::Tls13, group: None }),
             policy: "none",
             extensions: Extensions::default(),
             fates: replies.iter().map(|reply| reply.map(fate)).collect(),

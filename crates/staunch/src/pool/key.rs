@@ -1,5 +1,6 @@
 //! Where to, and as whom?
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -94,6 +95,17 @@ impl Sources {
     /// The one for packets to `peer`.
     pub(crate) fn towards(&self, peer: IpAddr) -> Exit {
         if peer.is_ipv6() { self.v6 } else { self.v4 }
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |exit| match exit {
+            Exit::Any => "any".to_owned(),
+            Exit::From(address) => address.to_string(),
+            Exit::Closed => "none".to_owned(),
+        };
+        write!(f, "IPv4 from {}, IPv6 from {}", shown(self.v4), shown(self.v6))
     }
 }
 
