@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use smtp::HostName;
 use spool::{
     Attempt, BodyRef, Change, Deferral, Filter, Found, Health, HostRow, LaneKey, LaneState,
-    LaneUpdate, MessageOptions, OpenError, PolicyRow, RecipientNo, RecipientOptions,
+    LaneUpdate, MessageOptions, Move, OpenError, PolicyRow, RecipientNo, RecipientOptions,
     RecipientState, Selection, Settled, Spool, StoreError,
 };
 
@@ -193,6 +193,36 @@ fn held_recipients_are_listed_but_not_due() {
     assert_eq!(spool.lanes().unwrap().iter().map(|lane| lane.queued).sum::<u64>(), 1);
     spool.release(&Selection::Matching(domain), at(3), None).unwrap();
     assert_eq!(spool.next(&lane(2), at(3), None, 10).unwrap().due.len(), 1);
+}
+
+/// What waited for another next hop's sake waits no longer; what has a time of its own keeps it.
+#[test]
+fn recipients_that_are_moved_wait_in_the_other_lane() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let to: Vec<_> = ["b", "c", "d"].map(|name| format!("{name}@to.example")).into();
+    let recipients: Vec<(&str, LaneKey)> = to.iter().map(|to| (to.as_str(), lane(1))).collect();
+    let id = commit(&spool, b"x", &recipients);
+    let mut new = settlement(&spool, id);
+    for (no, attempt) in [(0, Attempt::Counted), (1, Attempt::NotCounted)] {
+        let deferral = Deferral { due_at: at(1000), problem: None, attempt };
+        new.changes.push((RecipientNo(no), Change::Deferred(deferral)));
+    }
+    settle(&spool, new).unwrap();
+    let elsewhere = |message, no| Move { message, no: RecipientNo(no), to: lane(2) };
+    let gone = spool.new_id(at(0));
+    let moves = vec![elsewhere(id, 0), elsewhere(id, 1), elsewhere(gone, 0), elsewhere(id, 9)];
+    assert_eq!(spool.move_to_lanes(moves, at(20)).unwrap(), 2);
+
+    let numbers = |lane: &LaneKey, now| {
+        let due = spool.next(lane, at(now), None, 10).unwrap().due;
+        let all = due.iter().flat_map(|due| &due.recipients);
+        all.map(|recipient| recipient.no.0).collect::<Vec<_>>()
+    };
+    assert_eq!((numbers(&lane(1), 5000), numbers(&lane(2), 20)), (vec![2], vec![0]));
+    assert_eq!(numbers(&lane(2), 1000), [0, 1]);
+    drop(spool);
+    assert_eq!(open(dir.path()).next(&lane(2), at(20), None, 10).unwrap().due.len(), 1);
 }
 
 #[test]
@@ -420,6 +450,10 @@ fn policies_hosts_and_clock_survive() {
     assert_eq!(policies.get(&host("b.example")).unwrap(), Found::Absent);
     assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Row(host_row));
     assert_eq!(policies.clock_mark().unwrap(), Found::Row(at(77)));
+    policies.set_mark("off.b", Some(at(2))).unwrap();
+    policies.set_mark("off.a", Some(at(1))).unwrap();
+    policies.set_mark("off.b", None).unwrap();
+    assert_eq!(policies.marks("off.").unwrap(), [("off.a".to_owned(), at(1))]);
     assert_eq!(wait(|done| policies.forget_hosts(at(6), done)).unwrap(), 1);
     assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Absent);
     assert!(wait(|done| policies.delete(host("a.example"), done)).unwrap());

@@ -6,8 +6,10 @@
 //! some not; the next start goes on.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 
 use super::store;
@@ -46,6 +48,17 @@ pub(crate) struct Followed {
     pub(super) from: Vec<LaneKey>,
     /// There is something new in these.
     pub(super) to: BTreeSet<LaneKey>,
+    /// Was all of it moved?
+    pub(super) end: End,
+}
+
+/// How a move ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// All are where they belong.
+    Done,
+    /// The store refused, or a bug of ours; some stayed.
+    Failed,
 }
 
 /// The lanes with mail that may have another next hop today.
@@ -70,22 +83,25 @@ pub(super) async fn lanes_astray(relay: &Arc<Relay>, astray: Astray) -> Vec<Lane
     .collect()
 }
 
-/// Moves the mail of `frozen` where it belongs. What cannot be moved now stays, and is found again.
+/// Moves the mail of `frozen` where it belongs. Whatever happens, the lanes are free again then.
 pub(super) async fn follow(relay: &Arc<Relay>, frozen: Vec<Frozen>) -> Followed {
     let mut mover = Mover { relay, moves: Vec::new(), moved: BTreeMap::new() };
-    for lane in &frozen {
-        if let Err(error) = mover.lane(lane).await {
-            tracing::error!(event = "store_failed", lane = %lane.lane, %error, "mail could not be moved");
+    let end = match AssertUnwindSafe(mover.all(&frozen)).catch_unwind().await {
+        Ok(Ok(())) => End::Done,
+        Ok(Err(error)) => {
+            tracing::error!(event = "store_failed", %error, "mail could not be moved; it is tried again");
+            End::Failed
         }
-    }
-    if let Err(error) = mover.write().await {
-        tracing::error!(event = "store_failed", %error, "mail could not be moved");
-    }
+        Err(_) => {
+            tracing::error!(event = "bug", "moving mail panicked; it is tried again");
+            End::Failed
+        }
+    };
     for (to, recipients) in &mover.moved {
         tracing::info!(event = "rerouted", next_hop = %to, recipients, "mail follows the configuration");
     }
     let to = mover.moved.into_keys().collect();
-    Followed { from: frozen.into_iter().map(|frozen| frozen.lane).collect(), to }
+    Followed { from: frozen.into_iter().map(|frozen| frozen.lane).collect(), to, end }
 }
 
 struct Mover<'a> {
@@ -97,6 +113,13 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
+    async fn all(&mut self, frozen: &[Frozen]) -> Result<(), StoreError> {
+        for lane in frozen {
+            self.lane(lane).await?;
+        }
+        self.write().await
+    }
+
     async fn lane(&mut self, frozen: &Frozen) -> Result<(), StoreError> {
         let mut after: Option<DueCursor> = None;
         loop {

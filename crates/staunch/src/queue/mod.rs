@@ -32,7 +32,7 @@ use crate::clock;
 use crate::relay::Relay;
 use crate::route;
 use crate::schedule::after;
-use follow::{Astray, Followed, Frozen};
+use follow::{Astray, End, Followed, Frozen};
 use lanes::{Action, Effect, Lanes, Trouble};
 use work::{Arrival, Due, Work};
 
@@ -318,8 +318,7 @@ impl Queue {
             .collect();
         let relay = Arc::clone(&self.relay);
         self.relay.tracker.spawn(async move {
-            let followed = follow::follow(&relay, frozen).await;
-            relay.tell_queue(Event::Followed(followed)).await;
+            relay.tell_queue(Event::Followed(follow::follow(&relay, frozen).await)).await;
         });
     }
 
@@ -327,7 +326,11 @@ impl Queue {
         followed.from.iter().for_each(|lane| self.lanes.thaw(lane, now));
         followed.to.iter().for_each(|lane| self.lanes.due(lane, now));
         self.is_following = false;
-        self.follow();
+        match followed.end {
+            End::Done => self.follow(),
+            // What is left is found again when its lanes are read.
+            End::Failed => self.lanes.pause(after(now, STORE_REST)),
+        }
     }
 
     fn fetch(&self, lane: LaneKey, known: HashSet<MessageId>, now: Timestamp) {
