@@ -39,8 +39,8 @@ fn due(spool: &Spool, now: i64, limit: usize) -> Vec<MessageId> {
     }
 }
 
-fn notify(success: bool, failure: bool, delay: bool) -> Notify {
-    Notify::On { success, failure, delay }
+fn notify(text: &str) -> Notify {
+    Notify::parse(text).unwrap()
 }
 
 #[test]
@@ -68,8 +68,8 @@ fn what_was_asked_for_comes_back_as_it_was_also_after_a_restart() {
     let recipients = [
         RecipientOptions::default(),
         of_recipient(Some(Notify::Never), Some("rfc822;a+2Bb@to.example")),
-        of_recipient(Some(notify(true, false, true)), Some("utf-8;b\\x{E9}@to.example")),
-        of_recipient(Some(notify(true, true, true)), None),
+        of_recipient(Some(notify("SUCCESS,DELAY")), Some("utf-8;b\\x{E9}@to.example")),
+        of_recipient(Some(notify("SUCCESS,FAILURE,DELAY")), None),
     ];
     let spool = open(dir.path());
     let ids = [everything.clone(), full.clone(), MessageOptions::default()].map(|options| {
@@ -177,17 +177,13 @@ fn who_may_be_told_of_a_delay_is_found_until_they_are() {
     let spool = open(dir.path());
     let mut wishes = one();
     let template = wishes.recipients[0].clone();
-    wishes.recipients = [
-        None,
-        Some(Notify::Never),
-        Some(notify(true, true, false)),
-        Some(notify(false, false, true)),
-    ]
-    .map(|notify| {
-        let options = RecipientOptions { notify, original: None };
-        spool::NewRecipient { options, ..template.clone() }
-    })
-    .to_vec();
+    wishes.recipients =
+        [None, Some(Notify::Never), Some(notify("SUCCESS,FAILURE")), Some(notify("DELAY"))]
+            .map(|notify| {
+                let options = RecipientOptions { notify, original: None };
+                spool::NewRecipient { options, ..template.clone() }
+            })
+            .to_vec();
     wishes.options.not_before = Some(at(50));
     let id = commit_as(&spool, b"x", wishes);
     commit(&spool, |envelope| envelope.sender = ReversePath::Null);

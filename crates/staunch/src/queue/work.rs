@@ -71,6 +71,7 @@ pub(crate) struct Work {
 
 /// What mail that was just committed is for a lane.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and none is kept")]
 pub(crate) enum Arrival {
     /// To be tried.
     Work(Work),
