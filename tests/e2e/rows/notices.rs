@@ -60,6 +60,25 @@ async fn dsn_03_a_host_that_offers_dsn_gets_what_the_client_said() {
     assert_eq!(stage.home.connections(), 0);
 }
 
+/// DSN-03: ORCPT is added where an alias replaced what the client wrote, and nowhere else.
+#[tokio::test]
+async fn dsn_03_an_alias_does_not_hide_whom_the_sender_wrote_to() {
+    let stage = Home::with("[aliases]\npostmaster = \"ops@far.test\"").await;
+    stage.mx.clear_rules();
+    stage.mx.script(|script| script.offer(&["DSN"]));
+    let recipients =
+        ["<postmaster@relay.test>", "<postmaster@relay.test> ORCPT=rfc822;me@far.test"];
+    submit(&stage.relay, "<alice@sender.test>", &recipients).await;
+    delivered(&stage.relay, 2).await;
+    assert_eq!(
+        commands(&stage.mx, "RCPT"),
+        [
+            "RCPT TO:<ops@far.test> ORCPT=rfc822;postmaster@relay.test",
+            "RCPT TO:<ops@far.test> ORCPT=rfc822;me@far.test",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn dsn_04_what_a_host_without_dsn_took_is_told_to_who_asked() {
     let stage = Home::start().await;

@@ -123,7 +123,8 @@ impl Submission<'_> {
             Rate::Over => RecipientState::Held,
         };
         let recipient = |Addressee { rcpt, mailbox, lane }| {
-            let options = RecipientOptions { notify: rcpt.notify, original: rcpt.original };
+            let original = original(&rcpt, &mailbox);
+            let options = RecipientOptions { notify: rcpt.notify, original };
             NewRecipient { mailbox, lane, options, state }
         };
         Envelope {
@@ -136,6 +137,19 @@ impl Submission<'_> {
             options,
         }
     }
+}
+
+/// Whom the sender wrote to: what they say, or what an alias replaced (RFC 3461 §5.2.7), so that they
+/// recognize it in a notice.
+fn original(rcpt: &Rcpt, mailbox: &Mailbox) -> Option<OriginalRecipient> {
+    let replaced = || match &rcpt.recipient {
+        Recipient::Mailbox(written) if written != mailbox => OriginalRecipient::parse(&format!(
+            "rfc822;{}",
+            xtext::encode(written.as_str().as_bytes())
+        )),
+        Recipient::Mailbox(_) | Recipient::Postmaster => None,
+    };
+    rcpt.original.clone().or_else(replaced)
 }
 
 /// `192.0.2.1 (client.example)`.
