@@ -8,6 +8,10 @@ use crate::{daemon, descriptors, telemetry};
 use super::arguments::Settings;
 use super::exit::{Exit, Failure};
 
+/// Threads that wait for the disk at once; further work for it queues. Ours: more than a disk does side by
+/// side. Each costs about a megabyte, and a thousand clients whose messages go to disk would start hundreds.
+const BLOCKING_THREADS_MAX: usize = 32;
+
 pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> {
     let level = settings.log_level.as_deref();
     if let Some(Err(reason)) = level.map(telemetry::filter) {
@@ -25,6 +29,7 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
     descriptors::raise(&loaded.config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
     runtime
