@@ -157,7 +157,7 @@ impl Connector {
             if addresses.is_empty() { ConnectCause::NoAddress } else { ConnectCause::NoSource };
         let (mut address, mut cause) = (None, missing);
         let (mut sessions, mut sessions_max) = (0, SESSIONS_TRIED_MAX);
-        while let Some(next) = tries.pop_front() {
+        while let Some(next) = tries.pop_front().filter(|_| Instant::now() < deadline) {
             let patience = if tries.is_empty() { LAST_ADDRESS_PATIENCE } else { 1 };
             let stream = match self.tcp(&visit, next.address, patience).await {
                 Ok(stream) => stream,
@@ -191,7 +191,7 @@ impl Connector {
                 tries.make_contiguous().sort_by_key(|other| other.address.is_ipv6());
             }
             (address, cause) = (failure.address, failure.cause);
-            if sessions == sessions_max || Instant::now() >= deadline {
+            if sessions == sessions_max {
                 break;
             }
         }

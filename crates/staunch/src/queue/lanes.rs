@@ -303,11 +303,8 @@ impl<J: Job> Lanes<J> {
         }
         self.list(key);
         // Its place may be one that they wait for.
-        if let Some(held) = self.held.pop_front() {
-            if let Some(lane) = self.lanes.get_mut(&held) {
-                lane.listed = false;
-            }
-            self.list(&held);
+        if let Some(held) = self.next_held() {
+            self.runnable.push_back(held);
         }
     }
 
@@ -351,7 +348,7 @@ impl<J: Job> Lanes<J> {
                 }
                 continue;
             }
-            let key = self.runnable.pop_front()?;
+            let key = self.runnable.pop_front().or_else(|| self.next_held())?;
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             lane.listed = false;
             if lane.waits(now) {
@@ -466,6 +463,11 @@ impl<J: Job> Lanes<J> {
             lane.listed = true;
             self.held.push_back(key);
         }
+    }
+
+    /// The first of these that may go on now.
+    fn next_held(&mut self) -> Option<LaneKey> {
+        if self.probes < self.limits.for_trouble() { self.held.pop_front() } else { None }
     }
 
     fn list_front(&mut self, key: &LaneKey) {
@@ -953,6 +955,23 @@ mod tests {
         }
         assert_eq!(starts(&mut lanes, now).len(), 1);
         assert!(lanes.is_full());
+    }
+
+    /// What was taken out of the store meanwhile must not take the turn of others with it.
+    #[test]
+    fn a_lane_in_trouble_whose_mail_is_gone_holds_no_other_up() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut lanes = Lanes::new(limits(3, 2));
+        let trouble = Trouble { failures: 1, since: now };
+        let keys = ["a.test", "b.test", "c.test"].map(LaneKey::new);
+        for (key, number) in keys.iter().zip(0..) {
+            lanes.restore(key.clone(), Some((trouble, now)), None);
+            lanes.arrive(key, Letter(number), now);
+        }
+        assert_eq!(starts(&mut lanes, now), keys[..1]);
+        lanes.removed(&keys[1]);
+        lanes.finished(&keys[0], Letter(0).message(), Effect::Neutral, None);
+        assert_eq!(starts(&mut lanes, now), keys[2..]);
     }
 
     #[test]
