@@ -3,6 +3,7 @@
 use world::{Client, Mx, Received, Relay, Then, message};
 
 use crate::home::{Home, field};
+use crate::submission::{BCRYPT, IMPLICIT, Office};
 
 /// Submits a message by these command lines, without their `MAIL FROM:` and `RCPT TO:`.
 async fn submit(relay: &Relay, mail: &str, recipients: &[&str]) {
@@ -316,4 +317,25 @@ async fn ext_13_mode_r_does_not_go_where_nobody_would_keep_the_time() {
     let text = stage.home.message().await.text();
     assert_eq!(field(&text, "Action"), ["failed"], "{text}");
     assert!(stage.mx.received().is_empty());
+}
+
+/// EXT-12: it goes out by itself when its time comes, and no operator hurries it.
+#[tokio::test]
+async fn ext_12_held_mail_goes_out_when_its_time_comes() {
+    let office = Office::open(&[("anna", BCRYPT)], "").await;
+    let mx = office.world.mx("mx.far.test").await;
+    office.world.domain("far.test").mx(&[(10, &mx)]);
+    let mut client = office.user(IMPLICIT, "anna", "secret").await;
+    client.ehlo().await.unwrap();
+    submit_over(&mut client, "<anna@client.test> HOLDFOR=3", &["<bob@far.test>"]).await;
+    let row = office.relay.queued("bob@far.test").await.expect("it waits");
+    assert_eq!(row["not_before"], row["next_attempt_at"]);
+    let retried = office.relay.cli(&["queue", "retry", "--all"]).await;
+    assert!(retried.status.success(), "{retried:?}");
+    let not_before: jiff::Timestamp = row["not_before"].as_str().unwrap().parse().unwrap();
+    mx.message().await;
+    let delivered = office.relay.event("delivered").with("recipient", "bob@far.test").await;
+    let at: jiff::Timestamp = delivered.text("timestamp").unwrap().parse().unwrap();
+    assert!(at >= not_before, "{at} is before {not_before}");
+    assert!(!commands(&mx, "MAIL")[0].contains("HOLD"), "never passed on");
 }
