@@ -271,6 +271,10 @@ impl<'a> Transaction<'a> {
             (State::Data, Transient | Permanent) => Ok(self.finish(reply, Ending::Reset)),
             // Before its end: the server will not read the rest in step with us.
             (State::Sending, Transient | Permanent) => Ok(self.finish(reply, Ending::Close)),
+            // RFC 3030 §2: behind a chunk that was refused, only RSET ends the transaction for sure.
+            (State::Message, Transient | Permanent) if self.transfer == Transfer::Chunk => {
+                Ok(self.finish(reply, Ending::Reset))
+            }
             (State::Message, Success | Transient | Permanent) => {
                 Ok(self.finish(reply, Ending::Clean))
             }
@@ -531,8 +535,8 @@ mod tests {
             ("both accepted", &[250, 250, 250, 250], "+250 +250 Clean", "MRRCB"),
             ("one refused", &[250, 550, 250, 250], "-R550 +250 Clean", "MRRCB"),
             ("all refused, no BDAT", &[250, 550, 450], "-R550 -R450 Reset", "MRR"),
-            ("message refused", &[250, 250, 250, 554], "-E554 -E554 Clean", "MRRCB"),
-            ("not now", &[250, 250, 250, 452], "-E452 -E452 Clean", "MRRCB"),
+            ("message refused", &[250, 250, 250, 554], "-E554 -E554 Reset", "MRRCB"),
+            ("not now", &[250, 250, 250, 452], "-E452 -E452 Reset", "MRRCB"),
             ("421 to the message", &[250, 250, 250, 421], "-E421 -E421 Close", "MRRCB"),
             ("refused in the middle", &[250, 250, 250, -552], "-B552 -B552 Close", "MRRC"),
             ("no such command", &[250, 250, 250, -500], "-B500 -B500 CloseNoChunking", "MRRC"),

@@ -1,1 +1,415 @@
-//! The extensions of SMTP and the notices, row by row, on both sides.
+//! The extensions of SMTP and the notices, row by row: what we offer hosts and make of their offers.
+
+use world::{Mx, Received, Relay, Then, World};
+
+use crate::harness::{PROGRAM, Stage, on_stage};
+
+/// The sender of what nobody is told about.
+const NOTICE: &str = "<>";
+
+/// A domain of the stage with one host, which offers `keywords` in TLS and in clear.
+async fn host(stage: &Stage, domain: &str, keywords: &[&str]) -> Mx {
+    let mx = named_host(stage, &format!("mx.{domain}"), keywords).await;
+    stage.world.domain(domain).mx(&[(10, &mx)]);
+    mx
+}
+
+async fn named_host(stage: &Stage, name: &str, keywords: &[&str]) -> Mx {
+    let mx = stage.world.mx(name).await;
+    mx.script(|script| script.keywords = keywords.iter().map(|&k| k.to_owned()).collect());
+    mx
+}
+
+/// One transaction: what follows the address in MAIL, the recipients with what follows theirs, and the
+/// content.
+async fn send(relay: &Relay, mail: &str, recipients: &[&str], content: &[u8]) {
+    let mut client = relay.client().await;
+    client.expect(&format!("MAIL FROM:{mail}"), 250).await;
+    for recipient in recipients {
+        client.expect(&format!("RCPT TO:{recipient}"), 250).await;
+    }
+    let reply = client.bdat(content, true).await.unwrap();
+    assert_eq!(reply.code, 250, "{reply:?}");
+}
+
+/// What the message was submitted as: below our own Received field.
+fn below_received(received: &Received) -> String {
+    let text = String::from_utf8_lossy(&received.content).into_owned();
+    let (_, below) =
+        text.split_once("X-Top: x\r\n").expect("the first field of the tests' messages");
+    format!("X-Top: x\r\n{below}")
+}
+
+async fn bounced(relay: &Relay, recipient: &str, reason: &str, status: &str) {
+    let bounced = relay.event("bounced").with("recipient", recipient).await;
+    assert_eq!(bounced.text("reason").as_deref(), Some(reason), "{recipient}");
+    assert_eq!(bounced.text("status").as_deref(), Some(status), "{recipient}");
+}
+
+/// RFC 1870 §6.1.
+#[test]
+fn ext_02_a_message_too_large_for_one_host_goes_to_the_next_and_comes_back_from_all() {
+    on_stage(|stage| async {
+        let small = named_host(stage, "small.ext02.test", &["SIZE 10"]).await;
+        let large = named_host(stage, "large.ext02.test", &["SIZE 100000"]).await;
+        stage.world.domain("ext02.test").mx(&[(10, &small), (20, &large)]);
+        stage.world.domain("all.ext02.test").mx(&[(10, &small)]);
+        let content = b"X-Top: x\r\n\r\nmore than ten octets\r\n";
+        send(&stage.relay, NOTICE, &["<a@ext02.test>"], content).await;
+        let received = large.message_to("a@ext02.test").await;
+        assert_eq!(received.parameters, format!("SIZE={}", received.content.len()));
+        assert_eq!(small.commanded("MAIL"), 0, "nothing is even begun");
+
+        send(&stage.relay, NOTICE, &["<a@all.ext02.test>"], content).await;
+        bounced(&stage.relay, "a@all.ext02.test", "size_exceeded", "5.3.4").await;
+        assert_eq!(small.commanded("MAIL"), 0);
+    });
+}
+
+/// RFC 2920 §3.1: only by the EHLO inside TLS, and a group ends with DATA.
+#[test]
+fn ext_03_commands_are_grouped_only_where_the_last_ehlo_offers_it() {
+    on_stage(|stage| async {
+        for (domain, in_tls, rcpts) in
+            [("group.ext03.test", &["PIPELINING"][..], 1), ("single.ext03.test", &[][..], 0)]
+        {
+            let mx = host(stage, domain, &["PIPELINING"]).await;
+            mx.script(|script| {
+                script.keywords_in_tls = Some(in_tls.iter().map(|&k| k.to_owned()).collect());
+            });
+            mx.on("MAIL", Then::reply("550 5.7.1 Not you"));
+            let recipient = format!("a@{domain}");
+            stage.relay.submit("", &[&recipient], "one").await;
+            bounced(&stage.relay, &recipient, "remote_5xx", "5.7.1").await;
+            assert_eq!(mx.commanded("RCPT"), rcpts, "{domain}");
+            assert_eq!(mx.commanded("DATA"), rcpts, "{domain}");
+            assert_eq!(mx.received().len(), 0);
+        }
+    });
+}
+
+/// RFC 3030 §2: as many octets as announced, no dots doubled, nothing behind.
+#[test]
+fn ext_05_a_message_goes_in_one_chunk_where_chunking_is_offered() {
+    on_stage(|stage| async {
+        let mx = host(stage, "ext05.test", &["PIPELINING", "CHUNKING", "SIZE"]).await;
+        let content = b"X-Top: x\r\n\r\n.\r\n..\r\n.dot\r\nno end";
+        send(&stage.relay, NOTICE, &["<a@ext05.test>", "<b@ext05.test>"], content).await;
+        let received = mx.message().await;
+        assert!(received.chunked);
+        assert_eq!(received.to, ["a@ext05.test", "b@ext05.test"]);
+        let whole = [&content[..], b"\r\n"].concat();
+        assert_eq!(below_received(&received).as_bytes(), whole, "with its last line's end");
+        assert_eq!(received.parameters, format!("SIZE={}", received.content.len()));
+        assert_eq!((mx.commanded("BDAT"), mx.commanded("DATA")), (1, 0));
+    });
+}
+
+/// Where all recipients are refused, nobody's message follows them.
+#[test]
+fn ext_05_no_chunk_is_sent_for_nobody() {
+    on_stage(|stage| async {
+        let mx = host(stage, "none.ext05.test", &["PIPELINING", "CHUNKING"]).await;
+        mx.on("RCPT", Then::reply("550 5.1.1 Nobody"));
+        stage.relay.submit("", &["a@none.ext05.test"], "one").await;
+        bounced(&stage.relay, "a@none.ext05.test", "remote_5xx", "5.1.1").await;
+        assert_eq!(mx.commanded("BDAT"), 0);
+    });
+}
+
+/// A server, or something in front of it, that offers what it does not know.
+#[test]
+fn ext_05_a_host_that_offers_chunking_and_refuses_bdat_gets_data_over_another_connection() {
+    on_stage(|stage| async {
+        let mx = host(stage, "odd.ext05.test", &["PIPELINING", "CHUNKING"]).await;
+        mx.on("BDAT", Then::reply("500 5.5.1 What?"));
+        stage.relay.submit("", &["a@odd.ext05.test"], "one").await;
+        let received = mx.message().await;
+        assert!(!received.chunked);
+        assert_eq!(received.connection, 2, "the octets may have been taken for commands");
+        stage.relay.event("delivered").with("recipient", "a@odd.ext05.test").await;
+        assert_eq!(stage.relay.event("deferred").with("recipient", "a@odd.ext05.test").count(), 0);
+    });
+}
+
+/// What a message may not carry past us: lines that end it for some and not for others, with a second
+/// message behind. Those that are clean arrive as one message, whichever way they come and go.
+#[test]
+fn ext_05_no_message_is_smuggled_inside_another_in_either_form() {
+    on_stage(|stage| async {
+        let hosts = [
+            host(stage, "data.smuggle.test", &["PIPELINING"]).await,
+            host(stage, "bdat.smuggle.test", &["PIPELINING", "CHUNKING"]).await,
+        ];
+        let evil =
+            "MAIL FROM:<evil@evil.test>\r\nRCPT TO:<victim@evil.test>\r\nDATA\r\nX: y\r\n\r\nbad";
+        let ends = [
+            "\r\n.\r\n",
+            "\r\n.\r\n\r\n.\r\n",
+            "\n.\n",
+            "\n.\r\n",
+            "\r\n.\n",
+            "\r.\r",
+            "\r\n.\r",
+            "\r.\r\n",
+            "\r\r\n.\r\r\n",
+            "\n\n.\r\n",
+            "\r\n\0.\r\n",
+            "\r\n.\0\r\n",
+            "\u{2028}.\u{2028}",
+            "\u{85}.\u{85}",
+            "\r\n.\r\nBDAT 3 LAST\r\n",
+            "\r\n.\r\nQUIT\r\n",
+        ];
+        let mut accepted = 0;
+        for (number, end) in ends.iter().enumerate() {
+            let content = format!("X-Top: x\r\nSubject: {number}\r\n\r\na{end}{evil}{end}");
+            for by_bdat in [true, false] {
+                let mut client = stage.relay.client().await;
+                client.expect("MAIL FROM:<>", 250).await;
+                for host in ["data", "bdat"] {
+                    client.expect(&format!("RCPT TO:<a@{host}.smuggle.test>"), 250).await;
+                }
+                let reply = if by_bdat {
+                    client.bdat(content.as_bytes(), true).await.unwrap()
+                } else {
+                    client.expect("DATA", 354).await;
+                    client.send(&world::stuff(content.as_bytes())).await.unwrap();
+                    client.reply().await.unwrap()
+                };
+                let is_clean = !content.replace("\r\n", "").contains(['\r', '\n', '\0']);
+                assert_eq!(reply.code == 250, is_clean, "{end:?}: {reply:?}");
+                accepted += usize::from(is_clean);
+                client.expect("NOOP", 250).await;
+            }
+        }
+        for mx in &hosts {
+            let messages = mx.messages(accepted).await;
+            for received in &messages {
+                assert_eq!(received.from, "");
+                assert!(below_received(received).contains("MAIL FROM:<evil@evil.test>\r\n"));
+            }
+            assert_eq!(mx.commanded("MAIL FROM:<evil"), 0);
+            assert_eq!(mx.received().len(), accepted);
+        }
+    });
+}
+
+/// Whatever a host offers, no message leaves as something that a host without it could not be given.
+#[test]
+fn ext_06_binarymime_is_neither_offered_nor_used() {
+    on_stage(|stage| async {
+        assert_eq!(stage.relay.client().await.keyword("BINARYMIME"), None);
+        let mx = host(stage, "ext06.test", &["CHUNKING", "BINARYMIME", "8BITMIME"]).await;
+        send(&stage.relay, NOTICE, &["<a@ext06.test>"], "X-Top: x\r\n\r\n\u{e4}".as_bytes()).await;
+        assert_eq!(mx.message().await.parameters, "BODY=8BITMIME");
+    });
+}
+
+const EIGHT_BIT: &str = "X-Top: x\r\nDKIM-Signature: v=1\r\nMIME-Version: 1.0\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\ngr\u{fc}n\r\n";
+
+/// RFC 6152 §3.
+#[test]
+fn ext_07_eight_bits_go_where_they_are_taken_first_and_are_converted_else() {
+    on_stage(|stage| async {
+        let seven = named_host(stage, "seven.ext07.test", &["SIZE 100000"]).await;
+        let eight = named_host(stage, "eight.ext07.test", &["8BITMIME"]).await;
+        stage.world.domain("ext07.test").mx(&[(10, &seven), (20, &eight)]);
+        stage.world.domain("old.ext07.test").mx(&[(10, &seven)]);
+        send(&stage.relay, NOTICE, &["<a@ext07.test>"], EIGHT_BIT.as_bytes()).await;
+        let received = eight.message().await;
+        assert_eq!((below_received(&received).as_str(), seven.commanded("MAIL")), (EIGHT_BIT, 0));
+
+        send(&stage.relay, NOTICE, &["<a@old.ext07.test>"], EIGHT_BIT.as_bytes()).await;
+        let received = seven.message().await;
+        let want = EIGHT_BIT
+            .replace("Encoding: 8bit", "Encoding: quoted-printable")
+            .replace('\u{fc}', "=C3=BC");
+        assert_eq!(below_received(&received), want);
+        assert_eq!(received.parameters, format!("SIZE={}", received.content.len()));
+        let converted = stage.relay.event("converted").with("mx", "seven.ext07.test").await;
+        assert_eq!(converted.text("dkim_signed").as_deref(), Some("true"));
+        assert_eq!(stage.relay.event("converted").with("mx", "seven.ext07.test").count(), 1);
+    });
+}
+
+/// RFC 1847 §2.1: a signature that breaks is worth less than a notice.
+#[test]
+fn ext_07_signed_content_is_returned_rather_than_changed() {
+    on_stage(|stage| async {
+        let mx = host(stage, "signed.ext07.test", &["SIZE"]).await;
+        let content = "X-Top: x\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\u{e4}\r\n--b--\r\n";
+        send(&stage.relay, NOTICE, &["<a@signed.ext07.test>"], content.as_bytes()).await;
+        bounced(&stage.relay, "a@signed.ext07.test", "conversion_refused", "5.6.3").await;
+        assert_eq!(mx.commanded("MAIL"), 0);
+    });
+}
+
+/// A large message is converted from its file, octet for octet as a small one.
+#[test]
+fn ext_07_a_large_message_is_converted_piece_by_piece() {
+    on_stage(|stage| async {
+        let mx = host(stage, "large.ext07.test", &["SIZE"]).await;
+        let line = "gr\u{fc}n ".repeat(20) + "\r\n";
+        let header = "X-Top: x\r\nMIME-Version: 1.0\r\nContent-Type: application/x\r\n";
+        let content = format!("{header}\r\n{}", line.repeat(3000));
+        send(&stage.relay, NOTICE, &["<a@large.ext07.test>"], content.as_bytes()).await;
+        let received = mx.message().await;
+        assert!(received.content.is_ascii());
+        assert_eq!(received.parameters, format!("SIZE={}", received.content.len()));
+        let text = below_received(&received);
+        let (front, encoded) = text.split_once("\r\n\r\n").unwrap();
+        assert!(front.ends_with("Content-Transfer-Encoding: base64"), "{front}");
+        assert!(encoded.lines().all(|line| line.len() <= 76));
+        let octets = encoded.replace("\r\n", "").trim_end_matches('=').len() * 3 / 4;
+        assert_eq!(octets, line.len() * 3000);
+    });
+}
+
+/// `delivery.eightbit = "send"`: the practice of those who think that nobody has seven bits any more.
+#[tokio::test]
+async fn ext_07_eight_bits_go_as_they_are_where_the_operator_says_so() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    mx.script(|script| script.keywords.clear());
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let relay = world.relay("[delivery]\neightbit = \"send\"\n").await;
+    assert_eq!(relay.submit_content("", &["a@far.test"], EIGHT_BIT.as_bytes()).await.code, 250);
+    let received = mx.message().await;
+    assert_eq!((below_received(&received).as_str(), received.parameters.as_str()), (EIGHT_BIT, ""));
+}
+
+/// RFC 6531 §3.2, §3.4: other hosts first, and no address is mangled.
+#[test]
+fn ext_08_utf8_addresses_go_only_where_they_are_taken() {
+    on_stage(|stage| async {
+        let old = named_host(stage, "old.ext08.test", &["8BITMIME"]).await;
+        let new = named_host(stage, "new.ext08.test", &["8BITMIME", "SMTPUTF8"]).await;
+        stage.world.domain("ext08.test").mx(&[(10, &old), (20, &new)]);
+        stage.world.domain("all.ext08.test").mx(&[(10, &old)]);
+        let content = "X-Top: x\r\nSubject: gr\u{fc}n\r\n\r\nx\r\n";
+        let mail = "<> SMTPUTF8 BODY=8BITMIME";
+        let to = "<gr\u{fc}n@ext08.test>";
+        send(&stage.relay, mail, &[to], content.as_bytes()).await;
+        let received = new.message().await;
+        assert_eq!(received.to, ["gr\u{fc}n@ext08.test"]);
+        assert_eq!(received.parameters, "BODY=8BITMIME SMTPUTF8");
+        assert_eq!(old.commanded("MAIL"), 0);
+
+        // Of two recipients in one message, the one with an ASCII address is reached.
+        let content = b"X-Top: x\r\nSubject: green\r\n\r\nx\r\n";
+        let both = ["<gr\u{fc}n@all.ext08.test>", "<green@all.ext08.test>"];
+        send(&stage.relay, "<> SMTPUTF8", &both, content).await;
+        bounced(&stage.relay, "gr\u{fc}n@all.ext08.test", "smtputf8_unsupported", "5.6.7").await;
+        let received = old.message().await;
+        assert_eq!(
+            (received.to, received.parameters.as_str()),
+            (vec!["green@all.ext08.test".to_owned()], "")
+        );
+    });
+}
+
+/// What the client allowed and the message does not need stands in nobody's way.
+#[test]
+fn ext_08_a_message_that_does_not_need_smtputf8_goes_without() {
+    on_stage(|stage| async {
+        let mx = host(stage, "xn--grn-ioa.ext08.test", &["8BITMIME"]).await;
+        let content = "X-Top: x\r\n\r\nonly the body is gr\u{fc}n\r\n".as_bytes();
+        let to = "<a@gr\u{fc}n.ext08.test>";
+        send(&stage.relay, "<> SMTPUTF8 BODY=8BITMIME", &[to], content).await;
+        let received = mx.message().await;
+        assert_eq!(received.to, ["a@xn--grn-ioa.ext08.test"], "a domain has a form in ASCII");
+        assert_eq!(received.parameters, "BODY=8BITMIME");
+
+        let header = "X-Top: x\r\nSubject: gr\u{fc}n\r\n\r\nx\r\n".as_bytes();
+        send(&stage.relay, "<> SMTPUTF8 BODY=8BITMIME", &[to], header).await;
+        bounced(&stage.relay, "a@gr\u{fc}n.ext08.test", "smtputf8_unsupported", "5.6.7").await;
+    });
+}
+
+/// RFC 9422 §4.
+#[test]
+fn ext_11_announced_limits_are_kept_to_and_others_ignored() {
+    on_stage(|stage| async {
+        let mx = host(stage, "ext11.test", &["PIPELINING"]).await;
+        mx.script(|script| script.offer(&["LIMITS RCPTMAX=2 MAILMAX=2 X-NEW=1 RCPTDOMAINMAX=0"]));
+        let recipients: Vec<String> = (0..5).map(|n| format!("<r{n}@ext11.test>")).collect();
+        let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        send(&stage.relay, NOTICE, &recipients, b"X-Top: x\r\n\r\nx\r\n").await;
+        let messages = mx.messages(3).await;
+        let shape: Vec<_> = messages.iter().map(|one| (one.to.len(), one.connection)).collect();
+        assert_eq!(shape, [(2, 1), (2, 1), (1, 2)]);
+        assert_eq!((mx.commanded("RCPT"), mx.commanded("MAIL")), (5, 3));
+        for number in 0..5 {
+            stage.relay.event("delivered").with("recipient", format!("r{number}@ext11.test")).await;
+        }
+    });
+}
+
+/// RFC 9422 §3: what was said before STARTTLS is of a session that is over.
+#[test]
+fn ext_11_limits_from_before_tls_do_not_count() {
+    on_stage(|stage| async {
+        let mx = host(stage, "tls.ext11.test", &["LIMITS RCPTMAX=1"]).await;
+        mx.script(|script| script.keywords_in_tls = Some(vec!["PIPELINING".to_owned()]));
+        let both = ["<a@tls.ext11.test>", "<b@tls.ext11.test>"];
+        send(&stage.relay, NOTICE, &both, b"X-Top: x\r\n\r\nx\r\n").await;
+        assert_eq!(mx.message().await.to.len(), 2);
+    });
+}
+
+/// RFC 2852 §4.1.
+#[test]
+fn ext_13_a_deadline_goes_on_with_the_time_that_is_left_or_the_message_comes_back() {
+    on_stage(|stage| async {
+        let knows = host(stage, "ext13.test", &["DELIVERBY 60"]).await;
+        let other = host(stage, "old.ext13.test", &["SIZE"]).await;
+        let content = b"X-Top: x\r\n\r\nx\r\n";
+        send(&stage.relay, "<> BY=1000;R", &["<a@ext13.test>"], content).await;
+        let parameters = knows.message().await.parameters;
+        let (seconds, mode) = parameters.strip_prefix("BY=").unwrap().split_once(';').unwrap();
+        assert_eq!(mode, "R");
+        assert!((900..=1000).contains(&seconds.parse().unwrap()), "{parameters}");
+
+        send(&stage.relay, "<> BY=1000;N", &["<a@old.ext13.test>"], content).await;
+        let received = other.message().await;
+        assert!(!received.parameters.contains("BY"), "{received:?}");
+        send(&stage.relay, "<> BY=1000;R", &["<b@old.ext13.test>"], content).await;
+        bounced(&stage.relay, "b@old.ext13.test", "deliver_by_unsupported", "5.3.3").await;
+        assert_eq!(other.received().len(), 1);
+    });
+}
+
+/// RFC 6710 §4.
+#[test]
+fn ext_14_a_priority_goes_on_where_it_is_understood() {
+    on_stage(|stage| async {
+        let knows = host(stage, "ext14.test", &["MT-PRIORITY MIXER"]).await;
+        let other = host(stage, "old.ext14.test", &[]).await;
+        for recipient in ["<a@ext14.test>", "<a@old.ext14.test>"] {
+            send(&stage.relay, "<> MT-PRIORITY=3", &[recipient], b"X-Top: x\r\n\r\nx\r\n").await;
+        }
+        assert_eq!(knows.message().await.parameters, "MT-PRIORITY=3");
+        assert_eq!(other.message().await.parameters, "");
+    });
+}
+
+/// RFC 3461 §5.2.1.
+#[test]
+fn dsn_03_parameters_go_on_unchanged_to_a_host_with_dsn() {
+    on_stage(|stage| async {
+        let mx = host(stage, "dsn03.test", &["PIPELINING", "DSN"]).await;
+        let recipients = [
+            "<a@dsn03.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@old.test",
+            "<b@dsn03.test> NOTIFY=NEVER",
+            "<c@dsn03.test>",
+        ];
+        let mail = "<s@nowhere.test> RET=HDRS ENVID=QQ+2B314";
+        send(&stage.relay, mail, &recipients, b"X-Top: x\r\n\r\nx\r\n").await;
+        let received = mx.message().await;
+        assert_eq!(received.parameters, "RET=HDRS ENVID=QQ+2B314");
+        let want = ["NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@old.test", "NOTIFY=NEVER", ""];
+        assert_eq!(received.rcpt_parameters, want, "and nothing of our own");
+    });
+}

@@ -2,6 +2,7 @@
 
 mod client;
 mod client_tls;
+mod client_transaction;
 mod extensions;
 mod mail;
 mod notices;

@@ -1,0 +1,189 @@
+//! What we say to hosts about a message, row by row: a scripted MX listens.
+
+use world::{Rule, Then, World, message};
+
+use super::client::{bounces, fate, only_mx, submit, waits};
+use crate::harness::{PROGRAM, on_stage};
+
+#[test]
+fn cl_11_replies_are_read_strictly_and_bounded() {
+    on_stage(|stage| async {
+        let (world, relay) = (&stage.world, &stage.relay);
+        let endless = "250-and so on\r\n".repeat(200) + "250 end";
+        let long = format!("250 {}", "x".repeat(5000));
+        let odd: [(&str, &str); 6] = [
+            ("mixed", "250-one\r\n251 other"),
+            ("word", "Yes"),
+            ("code", "999 no such code"),
+            ("glued", "250_ok"),
+            ("endless", &endless),
+            ("long", &long),
+        ];
+        for (name, reply) in odd {
+            let domain = format!("{name}.cl11.test");
+            let mx = only_mx(world, &domain).await;
+            mx.on("MAIL", Then::reply(reply));
+            waits(relay, &format!("x@{domain}"), "protocol_error").await;
+            mx.clear_rules();
+        }
+        // Strange, but within what RFC 5321 §4.2 allows or many hosts do.
+        let mx = only_mx(world, "odd.cl11.test").await;
+        mx.on("MAIL", Then::reply("250"));
+        mx.on("RCPT", Then::reply("299-\r\n299 \u{1b}[31mfine"));
+        submit(relay, "x@odd.cl11.test").await;
+        fate(relay, "delivered", "x@odd.cl11.test").await;
+    });
+}
+
+/// RFC 5321 §4.5.3.1.10.
+#[tokio::test]
+async fn cl_14_recipients_beyond_the_hosts_hundred_follow_at_once() {
+    let world = World::start(PROGRAM).await;
+    let mx = only_mx(&world, "far.test").await;
+    mx.script(|script| script.rcpt_max = Some(100));
+    let relay = world.relay("[delivery]\nrecipients_per_transaction = 250\n").await;
+    let recipients: Vec<String> = (0..250).map(|n| format!("r{n}@far.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    relay.submit("", &recipients, "many").await;
+    let messages = mx.messages(3).await;
+    let shape: Vec<_> = messages.iter().map(|one| (one.to.len(), one.connection)).collect();
+    assert_eq!(shape, [(100, 1), (100, 1), (50, 1)]);
+    relay.event("delivered").times(250).await;
+    assert_eq!(relay.event("deferred").count() + relay.event("bounced").count(), 0);
+    assert_eq!((mx.commanded("MAIL"), mx.received().len()), (3, 3));
+}
+
+#[test]
+fn cl_15_many_recipients_at_one_host_are_one_copy() {
+    on_stage(|stage| async {
+        let mx = only_mx(&stage.world, "cl15.test").await;
+        let all = ["a@cl15.test", "b@cl15.test", "c@cl15.test"];
+        stage.relay.submit("", &all, "one").await;
+        assert_eq!(mx.message().await.to, all);
+        for recipient in all {
+            fate(&stage.relay, "delivered", recipient).await;
+        }
+        assert_eq!(mx.received().len(), 1);
+    });
+}
+
+#[test]
+fn cl_16_the_message_follows_only_for_those_who_were_accepted() {
+    on_stage(|stage| async {
+        let (world, relay) = (&stage.world, &stage.relay);
+        for (domain, keywords) in [("group.cl16.test", "PIPELINING"), ("single.cl16.test", "SIZE")]
+        {
+            let mx = only_mx(world, domain).await;
+            mx.script(|script| script.keywords = vec![keywords.to_owned()]);
+            let at = |local: &str| format!("{local}@{domain}");
+            mx.on(&format!("RCPT TO:<{}", at("no")), Then::reply("550 5.1.1 No such user"));
+            mx.on(&format!("RCPT TO:<{}", at("full")), Then::reply("452 4.2.2 Mailbox full"));
+            let all = [at("no"), at("yes"), at("full")];
+            relay.submit("", &all.each_ref().map(String::as_str), "some").await;
+            assert_eq!(mx.message().await.to, [at("yes")]);
+            fate(relay, "delivered", &at("yes")).await;
+            let bounced = fate(relay, "bounced", &at("no")).await;
+            assert_eq!(bounced.text("status").as_deref(), Some("5.1.1"));
+            fate(relay, "deferred", &at("full")).await;
+            mx.clear_rules();
+            fate(relay, "delivered", &at("full")).await;
+
+            mx.on("RCPT", Then::reply("550 5.1.1 Nobody at all"));
+            bounces(relay, &at("none"), "remote_5xx").await;
+            assert_eq!(mx.received().len(), 2);
+            mx.wait_command("RSET").await;
+        }
+    });
+}
+
+/// RFC 5321 §4.5.2, §2.3.8.
+#[test]
+fn cl_17_dots_are_doubled_and_there_is_one_end() {
+    on_stage(|stage| async {
+        let mx = only_mx(&stage.world, "cl17.test").await;
+        let bodies =
+            [".", ".\r\n", "..\r\n.\r\n...\r\n", "a\r\n.b\r\n", "no end", "", "\r\n", "\r\n\r\n."];
+        for body in bodies {
+            let mut client = stage.relay.client().await;
+            client.expect("MAIL FROM:<>", 250).await;
+            client.expect("RCPT TO:<x@cl17.test>", 250).await;
+            // By BDAT, since behind DATA nothing comes without the end of its last line.
+            let reply =
+                client.bdat(format!("X-Top: x\r\n\r\n{body}").as_bytes(), true).await.unwrap();
+            assert_eq!(reply.code, 250, "{reply:?}");
+        }
+        let mut got: Vec<_> =
+            mx.messages(bodies.len()).await.iter().map(|m| m.body().to_vec()).collect();
+        let mut want: Vec<_> = bodies
+            .iter()
+            .map(|body| {
+                let is_ended = body.is_empty() || body.ends_with("\r\n");
+                format!("{body}{}", if is_ended { "" } else { "\r\n" }).into_bytes()
+            })
+            .collect();
+        got.sort();
+        want.sort();
+        assert_eq!(got, want);
+        assert_eq!(mx.commanded("DATA"), bodies.len(), "no line of a message was a command");
+    });
+}
+
+/// RFC 5321 §4.5.3.1.6: under `delivery.long_lines`.
+#[tokio::test]
+async fn cl_18_long_lines_pass_or_are_encoded_or_refused_but_never_folded() {
+    let world = World::start(PROGRAM).await;
+    let mx = only_mx(&world, "far.test").await;
+    let line = ".".to_owned() + &"x".repeat(10_000);
+    let content =
+        format!("Subject: long\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n{line}\r\n");
+    for (number, word) in ["pass", "encode", "refuse"].into_iter().enumerate() {
+        let relay = world.relay(&format!("[delivery]\nlong_lines = \"{word}\"\n")).await;
+        let recipient = format!("{word}@far.test");
+        assert_eq!(relay.submit_content("", &[&recipient], content.as_bytes()).await.code, 250);
+        if word == "refuse" {
+            let bounced = fate(&relay, "bounced", &recipient).await;
+            assert_eq!(bounced.text("reason").as_deref(), Some("line_too_long"));
+            assert_eq!(mx.received().len(), number);
+            continue;
+        }
+        let received = mx.message_to(&recipient).await;
+        let body = String::from_utf8(received.body().to_vec()).unwrap();
+        let longest = body.lines().map(str::len).max().unwrap();
+        assert_eq!(longest, if word == "pass" { line.len() } else { 76 }, "{word}");
+        assert_eq!(body.replace("=\r\n", ""), format!("{line}\r\n"), "{word}");
+    }
+}
+
+/// RFC 5321 §3.8.
+#[test]
+fn cl_19_what_a_host_says_before_it_goes_is_heard_and_silence_is_tried_again() {
+    on_stage(|stage| async {
+        let (world, relay) = (&stage.world, &stage.relay);
+        let mx = only_mx(world, "said.cl19.test").await;
+        mx.on("MAIL", Then::ReplyAndClose("550 5.7.1 Go away".to_owned()));
+        bounces(relay, "x@said.cl19.test", "remote_5xx").await;
+
+        let mx = only_mx(world, "large.cl19.test").await;
+        mx.script(|script| script.offer(&["CHUNKING"]));
+        mx.on("BDAT", Then::ReplyAndClose("552 5.3.4 Too much".to_owned()));
+        bounces(relay, "x@large.cl19.test", "remote_5xx").await;
+
+        // All was sent and no answer came: nobody knows, and a second copy is better than none.
+        for (domain, keywords) in [("data.cl19.test", "PIPELINING"), ("bdat.cl19.test", "CHUNKING")]
+        {
+            let mx = only_mx(world, domain).await;
+            mx.script(|script| {
+                script.keywords = vec![keywords.to_owned()];
+                script.rules.push(Rule::times(1, ".", Then::Close));
+            });
+            let recipient = format!("x@{domain}");
+            let content = message("", &recipient, "again");
+            assert_eq!(relay.submit_content("", &[&recipient], &content).await.code, 250);
+            let deferred = fate(relay, "deferred", &recipient).await;
+            assert_eq!(deferred.text("reason").as_deref(), Some("connection_lost"));
+            let received = mx.message().await;
+            assert!(received.text().contains("Message-ID: <again@client.test>\r\n"));
+            fate(relay, "delivered", &recipient).await;
+        }
+    });
+}
