@@ -264,7 +264,7 @@ fn sv_26_local_parts_are_kept_and_domains_compare_without_case() {
         assert_eq!(reply.code, 250, "{reply:?}");
         let received = mx.message().await;
         assert_eq!(received.from, "Sender.X@client.test");
-        let mut got = received.to.clone();
+        let mut got = received.to;
         got.sort();
         let mut want: Vec<String> = to.iter().map(ToString::to_string).collect();
         want.sort();

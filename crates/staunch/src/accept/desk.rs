@@ -16,7 +16,7 @@ use tracing::info;
 use super::Shared;
 use super::arrival::{Arrival, Peer, TlsFacts};
 use super::budget::Lease;
-use super::envelope::{self, Addressee, Times};
+use super::envelope::{self, Addressee, Asked, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
 use super::login::Dialogue;
@@ -45,9 +45,7 @@ pub(super) struct Desk {
 /// What MAIL, RCPT and DATA brought so far.
 #[derive(Debug)]
 struct Transaction {
-    mail: Mail,
-    times: Times,
-    recipients: Vec<Addressee>,
+    asked: Asked,
     message: Option<Incoming>,
     lease: Lease,
 }
@@ -154,7 +152,7 @@ impl Desk {
     }
 
     fn sender_text(&self) -> String {
-        let sender = self.transaction.as_ref().map(|transaction| &transaction.mail.sender);
+        let sender = self.transaction.as_ref().map(|transaction| &transaction.asked.mail.sender);
         sender.map(|sender| sender.as_str().to_owned()).unwrap_or_default()
     }
 
@@ -178,8 +176,8 @@ impl Desk {
         {
             return Err(Refusal::TooFast);
         }
-        self.transaction =
-            Some(Transaction { mail, times, recipients: Vec::new(), message: None, lease });
+        let asked = Asked { mail, times, recipients: Vec::new() };
+        self.transaction = Some(Transaction { asked, message: None, lease });
         Ok(())
     }
 
@@ -189,13 +187,14 @@ impl Desk {
         let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
-        if transaction.recipients.len() >= recipients_max(&config) {
+        if transaction.asked.recipients.len() >= recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);
         }
-        let onward = if transaction.mail.require_tls { Onward::RequireTls } else { Onward::Anyhow };
+        let onward =
+            if transaction.asked.mail.require_tls { Onward::RequireTls } else { Onward::Anyhow };
         let lane = route::lane(&config, domain, onward);
         let mailbox = mailbox.clone();
-        transaction.recipients.push(Addressee::new(rcpt, mailbox, lane));
+        transaction.asked.recipients.push(Addressee { rcpt, mailbox, lane });
         Ok(())
     }
 
@@ -204,7 +203,7 @@ impl Desk {
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let draft = self.shared.intake.draft();
         let (id, at, by) = (draft.id(), clock::now(), config.hostname.domain());
-        let recipient = match transaction.recipients.as_slice() {
+        let recipient = match transaction.asked.recipients.as_slice() {
             [only] => Some(&only.mailbox),
             _ => None,
         };
@@ -215,7 +214,7 @@ impl Desk {
         let means = Means {
             cipher: self.arrival.tls.as_ref().map(|tls| tls.cipher),
             login: self.login.is_some(),
-            utf8: transaction.mail.smtp_utf8,
+            utf8: transaction.asked.mail.smtp_utf8,
         };
         let field = Trace { client, peer, means, by, id, recipient, at }.field();
         let fixups = match self.arrival.mode {
@@ -251,19 +250,19 @@ impl Desk {
     /// The message is safe when this returned its id, and gone when it did not.
     async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, Refusal> {
         let transaction = self.transaction.take().ok_or(Refusal::NotWritten)?;
-        let Transaction { mail, times, recipients, message, lease } = transaction;
+        let Transaction { asked, message, lease } = transaction;
         let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
-        let (count, size) = (recipients.len(), facts.size);
-        let sender = mail.sender.as_str().to_owned();
+        let (count, size) = (asked.recipients.len(), facts.size);
+        let sender = asked.mail.sender.as_str().to_owned();
         let user = self.login.as_ref().map(|login| login.name.clone());
-        let rate = self.rate(&mail.sender, count);
+        let rate = self.rate(&asked.mail.sender, count);
         let submission = envelope::Submission {
             client: envelope::client(self.arrival.peer, client),
             user: user.as_ref(),
             rate,
         };
         let config = self.shared.config();
-        let envelope = submission.envelope(&config, mail, times, recipients, facts);
+        let envelope = submission.envelope(&config, asked, facts);
         let committed = self.shared.intake.commit(draft, envelope).await;
         // The body was in memory until here.
         drop(lease);

@@ -24,6 +24,17 @@ pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
 /// several hosts that time out takes as long.
 pub(super) const DELIVER_BY_SECONDS_MIN: u32 = 60;
 
+/// What MAIL and RCPT said so far.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The arguments of MAIL.
+    pub(super) mail: Mail,
+    /// The times among them.
+    pub(super) times: Times,
+    /// Whoever was taken.
+    pub(super) recipients: Vec<Addressee>,
+}
+
 /// A recipient that was taken.
 #[derive(Debug)]
 pub(super) struct Addressee {
@@ -33,21 +44,6 @@ pub(super) struct Addressee {
     pub(super) mailbox: Mailbox,
     /// Where it waits.
     pub(super) lane: LaneKey,
-}
-
-impl Addressee {
-    /// Notices to the sender speak of the address that the client wrote, also if `mailbox` is another one
-    /// (RFC 3461 §5.2.1).
-    pub(super) fn new(mut rcpt: Rcpt, mailbox: Mailbox, lane: LaneKey) -> Self {
-        if let Recipient::Mailbox(written) = &rcpt.recipient
-            && *written != mailbox
-            && rcpt.original.is_none()
-        {
-            let original = format!("rfc822;{}", xtext::encode(written.as_str().as_bytes()));
-            rcpt.original = OriginalRecipient::parse(&original);
-        }
-        Self { rcpt, mailbox, lane }
-    }
 }
 
 /// What a client asked for at MAIL, as points in time.
@@ -97,14 +93,8 @@ pub(super) struct Submission<'a> {
 
 impl Submission<'_> {
     /// All that the store keeps beside the body.
-    pub(super) fn envelope(
-        self,
-        config: &Config,
-        mail: Mail,
-        times: Times,
-        recipients: Vec<Addressee>,
-        facts: BodyFacts,
-    ) -> Envelope {
+    pub(super) fn envelope(self, config: &Config, asked: Asked, facts: BodyFacts) -> Envelope {
+        let Asked { mail, times, recipients } = asked;
         let arrived_at = clock::now();
         let deadline =
             |(by, at): (DeliverBy, Timestamp)| Deadline { at, mode: by.mode, trace: by.trace };

@@ -22,16 +22,9 @@ pub(super) struct Fixups {
     line: Vec<u8>,
     /// Has the line a colon so far?
     has_colon: bool,
-    has_date: bool,
-    has_message_id: bool,
     /// A line was no field.
     is_strange: bool,
-    fields: Fields,
-}
-
-/// What would be added.
-#[derive(Debug)]
-struct Fields {
+    /// What would be added, with its line end, as long as it was not seen.
     date: String,
     message_id: String,
 }
@@ -52,17 +45,12 @@ pub(super) enum Seen {
 
 impl Fixups {
     pub(super) fn new(id: MessageId, hostname: &Domain, at: Timestamp) -> Self {
-        let fields = Fields {
-            date: format!("Date: {}\r\n", date(at)),
-            message_id: format!("Message-ID: <{id}@{hostname}>\r\n"),
-        };
         Self {
             line: Vec::with_capacity(NAME_OCTETS),
             has_colon: false,
-            has_date: false,
-            has_message_id: false,
             is_strange: false,
-            fields,
+            date: format!("Date: {}\r\n", date(at)),
+            message_id: format!("Message-ID: <{id}@{hostname}>\r\n"),
         }
     }
 
@@ -98,24 +86,27 @@ impl Fixups {
     fn end_line(&mut self) {
         let is_continued = matches!(self.line.first(), Some(b' ' | b'\t'));
         self.is_strange |= !is_continued && !self.has_colon;
-        self.has_date |= is_field(&self.line, b"date");
-        self.has_message_id |= is_field(&self.line, b"message-id");
+        if is_field(&self.line, b"date") {
+            self.date.clear();
+        }
+        if is_field(&self.line, b"message-id") {
+            self.message_id.clear();
+        }
         self.line.clear();
         self.has_colon = false;
     }
 
     fn missing(&self) -> String {
-        let date = if self.has_date { "" } else { &self.fields.date };
-        let message_id = if self.has_message_id { "" } else { &self.fields.message_id };
-        if self.is_strange { String::new() } else { format!("{date}{message_id}") }
+        if self.is_strange { String::new() } else { format!("{}{}", self.date, self.message_id) }
     }
 }
 
 /// Blanks before the colon are an old way to write a field (RFC 5322 §4.5), so it is there.
 fn is_field(line: &[u8], name: &[u8]) -> bool {
     let Some((front, behind)) = line.split_at_checked(name.len()) else { return false };
-    front.eq_ignore_ascii_case(name)
-        && matches!(behind.trim_ascii_start().first().or(behind.first()), Some(b':' | b' ' | b'\t'))
+    // The line may be cut between a blank and the colon.
+    let is_blank = !behind.is_empty() && behind.trim_ascii_start().is_empty();
+    front.eq_ignore_ascii_case(name) && (is_blank || behind.trim_ascii_start().starts_with(b":"))
 }
 
 #[cfg(test)]
@@ -135,20 +126,18 @@ mod tests {
         let mut rest = message;
         let mut in_header = true;
         while !rest.is_empty() {
-            let mut end = size.min(rest.len());
-            if rest[..end].ends_with('\r') && end < rest.len() {
-                end += 1;
+            let (mut piece, mut behind) = rest.split_at(size.min(rest.len()));
+            if piece.ends_with('\r') && !behind.is_empty() {
+                (piece, behind) = rest.split_at(piece.len() + 1);
             }
-            let (piece, behind) = rest.split_at(end);
             rest = behind;
             let seen = if in_header { fixups.look(piece.as_bytes()) } else { Seen::Header };
             match seen {
                 Seen::Header => out.push_str(piece),
                 Seen::End { front, fields } => {
                     in_header = false;
-                    out.push_str(&piece[..front]);
-                    out.push_str(&fields);
-                    out.push_str(&piece[front..]);
+                    let (front, back) = piece.split_at(front);
+                    out.extend([front, fields.as_str(), back]);
                 }
             }
         }

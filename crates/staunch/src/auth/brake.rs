@@ -57,6 +57,10 @@ impl Tries {
         Self { failures: 0, last_failure: now, last_success: None, closed_until: None }
     }
 
+    fn known(tries: Option<&mut Self>, now: Instant) -> Self {
+        tries.map_or_else(|| Self::fresh(now), |tries| *tries)
+    }
+
     /// Counts one more and says how long its answer waits.
     fn fail(&mut self, now: Instant) -> Duration {
         if now.saturating_duration_since(self.last_failure) > FORGOTTEN_AFTER {
@@ -93,7 +97,7 @@ impl Brake {
         user: Option<&UserName>,
         now: Instant,
     ) -> Penalty {
-        let mut tries = *self.places.get(&place).unwrap_or(&mut Tries::fresh(now));
+        let mut tries = Tries::known(self.places.get(&place), now);
         let mut wait = tries.fail(now);
         let is_shut_out = tries.failures >= FAILURES_MAX && !tries.is_welcome(now);
         if is_shut_out {
@@ -103,7 +107,7 @@ impl Brake {
         }
         self.places.set(place, tries);
         if let Some(user) = user {
-            let mut tries = *self.users.get(user).unwrap_or(&mut Tries::fresh(now));
+            let mut tries = Tries::known(self.users.get(user), now);
             wait = wait.max(tries.fail(now));
             self.users.set(user.clone(), tries);
         }
@@ -113,7 +117,7 @@ impl Brake {
     /// A good login. It does not make up for the wrong ones of the address: with an account of one's own one could
     /// guess others' for ever.
     pub(super) fn succeeded(&mut self, place: Place, user: &UserName, now: Instant) {
-        let mut tries = *self.places.get(&place).unwrap_or(&mut Tries::fresh(now));
+        let mut tries = Tries::known(self.places.get(&place), now);
         tries.last_success = Some(now);
         tries.closed_until = None;
         self.places.set(place, tries);

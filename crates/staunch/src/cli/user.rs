@@ -11,7 +11,7 @@ use serde_json::json;
 use smtp::sasl::NAME_OCTETS_MAX;
 use zeroize::Zeroizing;
 
-use super::arguments::{NewPassword, UserCommand, UserList, UserRemove};
+use super::arguments::{Json, NewPassword, UserCommand, UserList, UserRemove};
 use super::exit::{Exit, Failure};
 use super::output;
 use super::table::Table;
@@ -61,18 +61,18 @@ fn set(path: &Path, command: &NewPassword, change: Change) -> Result<Exit, Failu
         Change::Changed | Change::Removed => Edit::Replace(&verifier),
     };
     edit(path, &name, wanted)?;
-    say(&name, change, command.json.json)
+    say(&name, change, command.json)
 }
 
 fn remove(path: &Path, command: &UserRemove) -> Result<Exit, Failure> {
     let name = name(&command.name)?;
     edit(path, &name, Edit::Remove)?;
-    say(&name, Change::Removed, command.json.json)
+    say(&name, Change::Removed, command.json)
 }
 
-fn say(name: &UserName, change: Change, is_json: bool) -> Result<Exit, Failure> {
+fn say(name: &UserName, change: Change, format: Json) -> Result<Exit, Failure> {
     let mut out = stdout().lock();
-    if is_json {
+    if format.json {
         output::json(&mut out, &json!({ "name": name.as_str(), "change": change.word() }))?;
     } else {
         writeln!(out, "{}: {name}", change.word())?;
