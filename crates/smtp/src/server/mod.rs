@@ -5,10 +5,10 @@
 //! replies together (RFC 2920 §3.2). How the input is cut into pieces changes nothing.
 //!
 //! ```text
-//! greeting ─EHLO▶ ready ─MAIL▶ sender ─RCPT▶ recipients ─DATA or BDAT▶ content ─end▶ ready
-//!                  ▲ ▲└─AUTH▶ dialogue ─235, 5yz─┐│             │
-//!                  │ └────────────────────────────┘└─RSET, EHLO──┴▶ ready
-//!                  └─handshake◀─STARTTLS─ (from anywhere, and all but the errors is forgotten)
+//! greeting ─EHLO▶ ready ─MAIL▶ sender ─RCPT▶ recipients ─DATA, BDAT▶ content ─end▶ ready
+//!                   ▲            └──────────────┴─────RSET, EHLO─────────┘
+//!                   ├─235, 5yz─ dialogue ◀─AUTH─ ready
+//!                   └────EHLO── handshake ◀─STARTTLS─ anywhere: only refusals still count
 //! ```
 //!
 //! The session knows the order and form of commands; whether a sender, recipient, message or user is
