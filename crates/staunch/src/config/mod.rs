@@ -432,6 +432,11 @@ pub(crate) struct Patience {
     pub(crate) policy: Option<Duration>,
 }
 
+impl Patience {
+    /// Nobody hears of a wait.
+    pub(crate) const ENDLESS: Self = Self { usual: None, policy: None };
+}
+
 /// `[dsn]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Dsn {

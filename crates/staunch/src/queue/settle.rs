@@ -17,9 +17,9 @@ use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
 use super::{Event, Finished, Place, store};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Patience};
 use crate::events;
-use crate::outcome::{Answered, Decided, Outcome, Problem, Reason};
+use crate::outcome::{AgeCounts, Answered, Decided, Outcome, Problem, Reason};
 use crate::relay::{Counted, Relay};
 use crate::route;
 
@@ -47,7 +47,7 @@ pub(crate) async fn settle(
     decision: Decision,
 ) -> Finished {
     let decided = &decision.decided;
-    let patience = config.delivery.delay_notice;
+    let patience = patience(relay, config);
     let answered = decision.answered.as_ref();
     let outcomes = &decided.outcomes;
     let tellings = telling::after_attempt(&due.work, outcomes, answered, patience, clock::now());
@@ -143,8 +143,9 @@ pub(crate) async fn tell_of_delays(
     due: &Due,
     problem: &Problem,
 ) {
-    let patience = config.delivery.delay_notice;
-    let Some(since) = patience.ends_for(problem.reason, clock::now()) else { return };
+    let Some(since) = patience(relay, config).ends_for(problem.reason, clock::now()) else {
+        return;
+    };
     let Some(domain) = due.work.domain() else { return };
     let problem = problem.clone().for_now();
     let mut after = None;
@@ -161,6 +162,14 @@ pub(crate) async fn tell_of_delays(
         if after.is_none() {
             return;
         }
+    }
+}
+
+/// By a clock that may be wrong nobody waits too long.
+fn patience(relay: &Relay, config: &Config) -> Patience {
+    match relay.age_counts() {
+        AgeCounts::Yes => config.delivery.delay_notice,
+        AgeCounts::ClockSuspect => Patience::ENDLESS,
     }
 }
 

@@ -299,9 +299,8 @@ mod tests {
             let got = told(&work, deferred(reason, attempt), None, now);
             assert_eq!(got == [Action::Delayed], want, "{reason} {attempt:?} {now}");
         }
-        let off = Patience { usual: None, policy: None };
         let late = deferred(Reason::ConnectFailed, Attempt::Counted);
-        assert!(after_attempt(&work, &[late], None, off, at(99_999)).is_empty());
+        assert!(after_attempt(&work, &[late], None, Patience::ENDLESS, at(99_999)).is_empty());
     }
 
     #[test]
