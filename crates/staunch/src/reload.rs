@@ -19,8 +19,8 @@ use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::{Connector, Setup};
 use crate::fetch::{ClientSetupError, Fetcher};
-use crate::queue::Event;
 use crate::queue::intake::HotBudget;
+use crate::queue::{Event, Routes};
 use crate::relay::Relay;
 use crate::resolve::{Dns, DnsSetupError, NewResolver};
 use crate::telemetry;
@@ -160,7 +160,8 @@ impl Reloader {
         relay.policies.renew(fetcher);
         self.doors.apply(doors);
         self.origin.level.set(&config.log.level);
-        relay.tell_queue(Event::Reconfigured).await;
+        let routes = if is_touched(changed, &["route["]) { Routes::Changed } else { Routes::Same };
+        relay.tell_queue(Event::Reconfigured(routes)).await;
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) enum Event {
     /// Something became due in these lanes.
     Due(Vec<LaneKey>),
     /// The configuration is another one.
-    Reconfigured,
+    Reconfigured(Routes),
     /// The operator stopped something, or let it go on.
     Switched,
     /// Mail in these lanes may have another next hop today.
@@ -94,6 +94,15 @@ pub(crate) struct Finished {
     pub(crate) pause: Option<Timestamp>,
     /// Where does the mail that is left wait?
     pub(crate) place: Place,
+}
+
+/// Has mail other next hops now?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Routes {
+    /// None: nothing has to be looked for.
+    Same,
+    /// Some may.
+    Changed,
 }
 
 /// Does mail wait in the lane of its next hop?
@@ -213,10 +222,12 @@ impl Queue {
             }
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
             Event::Due(lanes) => self.due(lanes, now),
-            Event::Reconfigured => {
+            Event::Reconfigured(routes) => {
                 self.lanes.set_limits((&*self.relay.config()).into());
                 self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
-                self.find_astray(Astray::Partly);
+                if routes == Routes::Changed {
+                    self.find_astray(Astray::Partly);
+                }
             }
             Event::Switched => {
                 self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
@@ -328,9 +339,18 @@ impl Queue {
         self.is_following = false;
         match followed.end {
             End::Done => self.follow(),
-            // What is left is found again when its lanes are read.
-            End::Failed => self.lanes.pause(after(now, STORE_REST)),
+            End::Failed => self.follow_later(followed, now),
         }
+    }
+
+    /// The trouble is ours: everything rests, and then it is tried again.
+    fn follow_later(&mut self, followed: &Followed, now: Timestamp) {
+        self.lanes.pause(after(now, STORE_REST));
+        let (relay, lanes) = (Arc::clone(&self.relay), followed.from.clone());
+        self.relay.tracker.spawn(async move {
+            tokio::time::sleep(STORE_REST).await;
+            relay.tell_queue(Event::Follow(lanes)).await;
+        });
     }
 
     fn fetch(&self, lane: LaneKey, known: HashSet<MessageId>, now: Timestamp) {
