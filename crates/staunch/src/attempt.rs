@@ -5,6 +5,7 @@
 //! walks the same functions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use policy::{Admitted, Asked, AuthorizedMx, Observed, Onward, Origin, PatternSet, authorize};
@@ -17,7 +18,7 @@ use crate::config::{CleartextFallback, Config};
 use crate::connect::{Starttls, is_about_us};
 use crate::events;
 use crate::hosts::{self, Candidate};
-use crate::open::{How, Reach, open};
+use crate::open::{How, PATIENCE_WHEN_FULL, Reach, open};
 use crate::outcome::{
     AgeCounts, Answered, AttemptError, Cut, Demand, HostError, Misfit, MxEvidence, Reason,
     SERVICE_CLOSING, TlsShown, Walk,
@@ -256,8 +257,13 @@ impl Spine<'_> {
         let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
         let envelope = parcel.envelope(work, &recipients);
         let deadline = Some(self.deadline());
-        let mail = Mail { envelope, body: parcel.body(), chunking, deadline };
-        let transmitted = transmit(admitted, &mail).await;
+        let has_begun = AtomicBool::new(false);
+        let mail = Mail { envelope, body: parcel.body(), chunking, deadline, has_begun };
+        let transmitted = tokio::select! {
+            biased;
+            transmitted = transmit(admitted, &mail) => transmitted,
+            () = self.give_way(&mail) => return Err(gave_way()),
+        };
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
             Some(idle) if is_used_up => self.relay.pool.retire(idle),
@@ -265,6 +271,15 @@ impl Spine<'_> {
             None => {}
         }
         said(transmitted.fates, transmitted.trouble)
+    }
+
+    /// Returns when a host that takes long to say whether it wants the mail should make room for others.
+    /// Once content goes out, nothing hurries it.
+    async fn give_way(&self, mail: &Mail<'_>) {
+        self.relay.give_way(PATIENCE_WHEN_FULL).await;
+        if mail.has_begun.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn put_back(&self, idle: Idle, starttls: Starttls) {
@@ -331,6 +346,15 @@ fn said(
         return Err(HostError::Interrupted { stage, reason, text });
     }
     Ok((fates, Some(Cut { stage, reason, text })))
+}
+
+fn gave_way() -> HostError {
+    let text = format!(
+        "no word about the mail within {} s, and other mail waited",
+        PATIENCE_WHEN_FULL.as_secs()
+    );
+    let (stage, reason) = (Stage::Rcpt, Reason::ConnectionLost);
+    HostError::Interrupted { stage, reason, text: RemoteText::new(&text) }
 }
 
 /// The session of a transaction.

@@ -20,9 +20,9 @@ use crate::outcome::HostError;
 use crate::pool::{Checkout, Idle, PoolKey, Slot};
 use crate::relay::Relay;
 
-/// Ours: how long a host may take for a session while other mail waits for the place. With room enough it
-/// has all the time that RFC 5321 §4.5.3.2 gives it.
-const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(30);
+/// Ours: how long a host may take for a session, or to say whether it wants the mail, while other mail waits
+/// for the place. With room enough it has all the time that RFC 5321 §4.5.3.2 gives it.
+pub(crate) const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(30);
 
 /// Ours: the longest wait for a connection or a place. Then the lane's rest takes its turn, which costs no
 /// attempt.

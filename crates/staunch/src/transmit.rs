@@ -13,6 +13,7 @@
 mod content;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use policy::Admitted;
@@ -48,6 +49,8 @@ pub(crate) struct Mail<'a> {
     pub(crate) chunking: Chunking,
     /// When a transaction is cut off that has not come to its final dot.
     pub(crate) deadline: Option<Instant>,
+    /// Set as soon as content goes out. Before that a transaction that is dropped delivers nothing.
+    pub(crate) has_begun: AtomicBool,
 }
 
 /// Is the offer of CHUNKING taken?
@@ -366,6 +369,7 @@ async fn send_message(
     mail: &Mail<'_>,
     transfer: Transfer,
 ) -> Result<Written, Cause> {
+    mail.has_begun.store(true, Ordering::Release);
     let mut frame = match transfer {
         Transfer::Data => Frame::Data(Stuffer::default()),
         Transfer::Chunk => Frame::Chunk(Verbatim::new(mail.envelope.size)),
@@ -508,7 +512,13 @@ mod tests {
             options: Options::default(),
         };
         let body = Body { source: body, size: stored, plan: None };
-        let mail = Mail { envelope, body, chunking: Chunking::IfOffered, deadline };
+        let mail = Mail {
+            envelope,
+            body,
+            chunking: Chunking::IfOffered,
+            deadline,
+            has_begun: AtomicBool::new(false),
+        };
         transmit(admitted, &mail).await
     }
 
