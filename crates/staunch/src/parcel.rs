@@ -191,7 +191,7 @@ fn goal(rules: &Delivery, facts: &BodyFacts, extensions: &Extensions) -> Result<
 }
 
 /// The time that is left, in the form that the host takes. Mail that is to come back in time must not go
-/// where nobody would see to that (RFC 2852 §4.1.4).
+/// where nobody would see to that (RFC 2852 §4).
 fn deliver_by(
     deadline: Option<Deadline>,
     extensions: &Extensions,

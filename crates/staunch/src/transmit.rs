@@ -664,19 +664,24 @@ mod tests {
             (4, BodySource::Memory(b"abc"), "not of its size"),
             (3, BodySource::Memory(b"a\nb"), "bare CR or LF"),
         ];
-        for (size, body, want) in cases {
-            let open = Act::Say("250 a\r\n250 b\r\n354 c\r\n");
-            let script = vec![Act::Hear, Act::Hear, Act::Hear, open, Act::HearAll];
+        let by_data = (PIPELINING, vec![Act::Hear; 3], "250 a\r\n250 b\r\n354 c\r\n");
+        let by_bdat = (CHUNKING, vec![Act::Hear; 2], "250 a\r\n250 b\r\n");
+        let each = |case| [(case, by_data.clone()), (case, by_bdat.clone())];
+        for ((size, body, want), (ehlo, mut script, replies)) in cases.iter().flat_map(each) {
+            script.extend([Act::Say(replies), Act::HearAll]);
             let (address, peer) = play(vec![script]).await;
-            let idle = connected(address, PIPELINING).await;
-            let transmitted = send(idle, 1, size, body).await;
+            let idle = connected(address, ehlo).await;
+            let transmitted = send(idle, 1, *size, body.clone()).await;
             let Some(Trouble::Body { text }) = &transmitted.trouble else {
                 panic!("{:?}", transmitted.trouble)
             };
             assert!(text.contains(want), "{text}");
             assert_eq!(codes(&transmitted), [0]);
             assert!(transmitted.connection.is_none());
-            assert!(!peer.await.unwrap().contains("\r\n.\r\n"));
+            let heard = peer.await.unwrap();
+            assert!(!heard.contains("\r\n.\r\n"));
+            let (_, chunk) = heard.split_once(" LAST\r\n").unwrap_or_default();
+            assert!(u64::try_from(chunk.len()).unwrap() < *size, "a chunk that is not whole");
         }
     }
 
