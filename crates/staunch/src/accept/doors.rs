@@ -70,11 +70,11 @@ pub(crate) struct BindError {
 
 /// What [`Doors::prepare`] has made and [`Doors::apply`] takes.
 #[derive(Debug)]
-pub(crate) struct PreparedDoors(Vec<(Arc<Entrance>, Socket)>);
+pub(crate) struct PreparedDoors(Vec<(Arc<Entrance>, Source)>);
 
 /// Where the socket of a door comes from.
 #[derive(Debug)]
-enum Socket {
+enum Source {
     Kept,
     New(Vec<Acceptor>),
 }
@@ -123,10 +123,10 @@ impl Doors {
             let address = &wanted.listener.address;
             let socket = if let Some(at) = kept.iter().position(|open| open == address) {
                 kept.swap_remove(at);
-                Socket::Kept
+                Source::Kept
             } else {
                 match bind::bind(address, wanted.socket_mode, &self.inherited) {
-                    Ok(acceptors) => Socket::New(acceptors),
+                    Ok(acceptors) => Source::New(acceptors),
                     Err(source) => {
                         let is_forgiven =
                             wanted.listener.is_default && bind::is_family_missing(&source);
@@ -141,9 +141,9 @@ impl Doors {
             };
             doors.push((Arc::new(self.entrance(wanted.listener)), socket));
         }
-        let is_for_hosts = |(entrance, _): &(Arc<Entrance>, Socket)| entrance.listener.is_default;
+        let is_built_in = |(entrance, _): &(Arc<Entrance>, Source)| entrance.listener.is_default;
         match left_out {
-            Some(error) if !doors.iter().any(is_for_hosts) => Err(error),
+            Some(error) if !doors.iter().any(is_built_in) => Err(error),
             Some(_) | None => Ok(PreparedDoors(doors)),
         }
     }
@@ -174,14 +174,14 @@ impl Doors {
         for (entrance, socket) in prepared.0 {
             let kept = before.iter().position(|door| door.address == entrance.listener.address);
             match (socket, kept) {
-                (Socket::Kept, Some(at)) => {
+                (Source::Kept, Some(at)) => {
                     let door = before.remove(at);
                     door.entrance.send_replace(entrance);
                     open.push(door);
                 }
                 // Only a bug could make it so: nothing closes doors but this.
-                (Socket::Kept, None) => {}
-                (Socket::New(acceptors), _) => open.push(self.open_door(entrance, acceptors)),
+                (Source::Kept, None) => {}
+                (Source::New(acceptors), _) => open.push(self.open_door(entrance, acceptors)),
             }
         }
         for gone in before {

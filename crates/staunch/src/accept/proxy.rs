@@ -57,6 +57,7 @@ async fn header(socket: &Socket) -> io::Result<(Header, Vec<u8>)> {
         match parse(&input) {
             Progress::Done { header, used } => {
                 input.drain(..used);
+                input.shrink_to_fit();
                 return Ok((header, input));
             }
             Progress::NeedMore => {

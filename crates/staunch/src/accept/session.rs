@@ -147,6 +147,8 @@ async fn introduce(
     }
     let introduction = match introduced(&newcomer.socket, proxy).await {
         Ok(introduction) => introduction,
+        // It only looks whether we are here.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(error),
         Err(error) => {
             let text = "a listed proxy did not send a PROXY header; closed";
             warn!(event = "proxy_failed", client = %proxy, %error, "{text}");
@@ -222,6 +224,7 @@ struct Conversation {
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
     grace: Option<Instant>,
+    /// Gives the place back.
     _visit: Visit,
 }
 

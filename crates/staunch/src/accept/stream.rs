@@ -117,15 +117,15 @@ impl Socket {
 }
 
 /// The socket as the TLS library reads and writes it.
-struct Blocking<'s>(&'s Socket);
+struct Transport<'s>(&'s Socket);
 
-impl Read for Blocking<'_> {
+impl Read for Transport<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buffer)
     }
 }
 
-impl Write for Blocking<'_> {
+impl Write for Transport<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
@@ -242,6 +242,7 @@ impl TlsStream {
     pub(super) fn facts(&self) -> TlsFacts {
         let version = match self.connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
+            // Nothing older is spoken.
             _ => TlsVersion::Tls12,
         };
         let suite = self.connection.negotiated_cipher_suite().map(|suite| suite.suite());
@@ -256,7 +257,7 @@ impl TlsStream {
 
     /// Takes records from the socket; 0 at its end.
     fn receive(&mut self) -> io::Result<usize> {
-        let read = self.connection.read_tls(&mut Blocking(&self.socket))?;
+        let read = self.connection.read_tls(&mut Transport(&self.socket))?;
         self.process()?;
         Ok(read)
     }
@@ -269,7 +270,7 @@ impl TlsStream {
             }
             Err(error) => {
                 // The alert that says why; there is nobody to wait for.
-                let _told = self.connection.write_tls(&mut Blocking(&self.socket));
+                let _told = self.connection.write_tls(&mut Transport(&self.socket));
                 Err(io::Error::new(ErrorKind::InvalidData, error))
             }
         }
@@ -309,7 +310,7 @@ impl TlsStream {
 
     async fn flush(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
-            match self.connection.write_tls(&mut Blocking(&self.socket)) {
+            match self.connection.write_tls(&mut Transport(&self.socket)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.socket.writable().await?;
