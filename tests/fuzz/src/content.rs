@@ -9,7 +9,7 @@ use crate::{choice, piece_size};
 const SIZE_MAX: u64 = 3000;
 
 fn newlines(data: &mut &[u8]) -> Newlines {
-    if choice(data) % 2 == 0 { Newlines::Strict } else { Newlines::Normalize }
+    if choice(data).is_multiple_of(2) { Newlines::Strict } else { Newlines::Normalize }
 }
 
 /// What was kept, unless there was a fault; and what stands behind the end, if that came.

@@ -33,7 +33,7 @@ pub fn check_proxy(data: &[u8]) {
 pub fn check_auth(mut data: &[u8]) {
     check_messages(data);
     let piece = piece_size(&mut data);
-    let mechanism = if choice(&mut data) % 2 == 0 { "PLAIN" } else { "LOGIN" };
+    let mechanism = if choice(&mut data).is_multiple_of(2) { "PLAIN" } else { "LOGIN" };
     let client = [format!("EHLO c\r\nAUTH {mechanism}").as_bytes(), data].concat();
     let whole = play(submission_in_tls(), &client, usize::MAX);
     assert_eq!(play(submission_in_tls(), &client, piece), whole);
