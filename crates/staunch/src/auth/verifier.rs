@@ -208,6 +208,20 @@ mod tests {
         assert_eq!(Verifier::make(Form::Scram, "pässword"), Err(MakeError::NotAscii));
     }
 
+    /// The file is the operator's, but a slip of the hand must not end the daemon.
+    #[test]
+    fn damaged_verifiers_are_read_or_refused() {
+        for (_, text) in FOREIGN {
+            for (at, _) in text.char_indices() {
+                let (front, back) = text.split_at(at);
+                let _cut = Verifier::parse(front);
+                for other in ["", "$", ":", "=", "\u{fc}", "99999999999", "\0"] {
+                    let _changed = Verifier::parse(&format!("{front}{other}{}", &back[1..]));
+                }
+            }
+        }
+    }
+
     #[test]
     fn costs_and_forms_that_make_no_sense_are_refused() {
         let salt_hash = "c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
