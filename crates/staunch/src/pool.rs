@@ -204,7 +204,8 @@ impl Pool {
     /// Waits for an unused connection or a free place, first come, first served. May be dropped at any
     /// time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
-        match self.turn(key) {
+        let turn = self.lock().turn(key, Instant::now());
+        match turn {
             Some(turn) if turn <= Instant::now() => {}
             Some(turn) => sleep_until(turn).await,
             None => return Checkout::Crowded,
@@ -267,16 +268,6 @@ impl Pool {
     fn idle(&self, key: &PoolKey, parked: Parked) -> Idle {
         let Parked { connection, observed, serial: _ } = parked;
         Idle { connection, observed, slot: self.slot(key) }
-    }
-
-    /// When the next message may go to the site of `key`; none if too many wait already.
-    fn turn(&self, key: &PoolKey) -> Option<Instant> {
-        let now = Instant::now();
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let Some(site) = state.host(key).site else { return Some(now) };
-        let Some(limit) = state.limits.limits.get(site) else { return Some(now) };
-        state.sites.entry(site).or_default().turn(limit, now)
     }
 
     fn take(&self, key: &PoolKey) -> Taken {

@@ -129,6 +129,14 @@ impl State {
         }
     }
 
+    /// When the next message may go to the site of `key`; none if that is too far off.
+    pub(super) fn turn(&mut self, key: &PoolKey, now: Instant) -> Option<Instant> {
+        // Looked up and not remembered: a host without places has no entry.
+        let Some(site) = site_of(&self.limits.limits, &key.host) else { return Some(now) };
+        let Some(limit) = self.limits.limits.get(site) else { return Some(now) };
+        self.sites.entry(site).or_default().turn(limit, now)
+    }
+
     /// Has the site of `key` another place?
     pub(super) fn site_has_room(&self, key: &PoolKey) -> bool {
         let site = self.hosts.get(key).and_then(|host| host.site);
@@ -178,6 +186,10 @@ impl State {
             Some(site) if !has_room(&self.limits, &self.sites, site) => Some(site),
             Some(_) | None => None,
         };
+        // The usual case, found out without a look at all hosts.
+        if !is_full && full_site.is_none() {
+            return false;
+        }
         let (limits, sites) = (&self.limits, &self.sites);
         self.hosts.values_mut().any(|host| {
             let is_held_back = match host.site {
