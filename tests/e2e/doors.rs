@@ -54,6 +54,33 @@ async fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_never
     assert_eq!(shown().await, second);
 }
 
+/// Records are no commands: they may hold an octet, or more than is read at once.
+#[tokio::test]
+async fn how_tls_cuts_a_session_into_records_changes_nothing() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let files = world.key_files("relay.test");
+    let listener = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{}", files.toml());
+    let relay = world.relay(&listener).await;
+    let trust = Trust::in_ca(&world.pki);
+    let line = format!("{}\r\n", "x".repeat(78));
+    for (name, lines, record) in [("octets", 10, 1), ("records", 5000, usize::MAX)] {
+        let mut client = relay.client().await.starttls(&trust, "relay.test").await.unwrap();
+        let content = format!("From: <a@client.test>\r\n\r\n{}", line.repeat(lines));
+        let session = format!(
+            "MAIL FROM:<a@client.test>\r\nRCPT TO:<{name}@far.test>\r\nDATA\r\n{content}.\r\nQUIT\r\n"
+        );
+        client.send_split(session.as_bytes(), record).await.unwrap();
+        for code in [250, 250, 354, 250, 221] {
+            assert_eq!(client.reply().await.unwrap().code, code, "{name}");
+        }
+        assert!(client.is_closed().await);
+        let received = mx.message_to(&format!("{name}@far.test")).await;
+        assert!(received.text().ends_with(&content), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_that_cannot_be_read_costs_tls_and_no_mail() {
     let world = World::start(PROGRAM).await;

@@ -129,6 +129,10 @@ async fn sv_22_a_stop_finishes_what_is_being_sent() {
         client.send(b"Subject: in the middle\r\n\r\n").await.unwrap();
         sending.push(client);
     }
+    let mut chunks = relay.client().await;
+    chunks.expect("MAIL FROM:<a@client.test>", 250).await;
+    chunks.expect("RCPT TO:<b3@far.test>", 250).await;
+    chunks.bdat(b"Subject: in chunks\r\n\r\n", false).await.unwrap();
     let mut idle = relay.client().await;
     let mut between = in_tls(&world, &relay).await;
     between.expect("MAIL FROM:<a@client.test>", 250).await;
@@ -144,9 +148,10 @@ async fn sv_22_a_stop_finishes_what_is_being_sent() {
         assert_eq!(client.reply().await.unwrap().code, 250);
         assert_eq!(client.reply().await.unwrap().code, 421, "and then the same for it");
     }
+    assert_eq!(chunks.bdat(b"the rest\r\n", true).await.unwrap().code, 250);
     assert!(relay.wait_end().await.success());
     relay.start_again().await;
-    assert_eq!(relay.queue().await.len(), 3);
+    assert_eq!(relay.queue().await.len(), 4);
 }
 
 /// A message that does not end is given up when `shutdown_grace` is over, and its sender is told.
