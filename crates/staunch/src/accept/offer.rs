@@ -58,12 +58,12 @@ fn offer(config: &Config, entrance: &Entrance, arrival: &Arrival, auth: &Auth) -
         offer = offer.with(Capability::RequireTls);
     }
     match arrival.mode {
-        // Who decides what goes first must be somebody whom the operator knows (RFC 6710 §5); a user is not.
+        // Who decides what goes first must be somebody whom the operator knows (RFC 6710); a user is not.
         ListenerMode::Relay if arrival.peer.is_trusted(config) => offer.with_priority(),
         ListenerMode::Relay => offer,
         ListenerMode::Submission | ListenerMode::Submissions => {
             let offer = offer.with_auth(login::mechanisms(auth, arrival));
-            // RFC 4865 §4: for submission only.
+            // RFC 4865: for submission only.
             future_release(clock::now()).map_or(offer, |reach| offer.with_future_release(reach))
         }
     }

@@ -35,7 +35,7 @@ pub(super) enum Refusal {
     RecipientDenied,
     /// `limits.messages_per_client_per_minute`.
     TooFast,
-    /// HOLDUNTIL with no date, or one too far away (RFC 4865 §4).
+    /// HOLDUNTIL with no date, or one too far away (RFC 4865).
     BadHold,
     /// `limits.recipients`.
     TooManyRecipients,

@@ -17,8 +17,8 @@ const ARGON2_MEMORY_KIB_MAX: u32 = 256 * 1024;
 const ARGON2_WORK_KIB_MAX: u64 = 8 * 1024 * 1024;
 /// Most lanes; they are worked on one after the other here.
 const ARGON2_LANES_MAX: u32 = 64;
-/// What `staunch user` makes: the second of OWASP's recommended settings, RFC 9106 §4 scaled to a server that
-/// checks logins beside its other work.
+/// What `staunch user` makes, as OWASP recommends for servers: those of RFC 9106 §4 take more memory than logins may
+/// have beside mail.
 const ARGON2_MEMORY_KIB: u32 = 19 * 1024;
 const ARGON2_PASSES: u32 = 2;
 /// Octets of a salt that is made here (RFC 9106 §3.1).
