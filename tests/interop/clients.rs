@@ -89,7 +89,6 @@ struct Stage {
     mx: Mx,
     mails: Vec<Mail>,
     dir: PathBuf,
-    has_smtputf8: bool,
 }
 
 impl Stage {
@@ -105,8 +104,7 @@ impl Stage {
         let relay = world.relay(&configuration(&world, &dir)).await;
         add_user(&relay).await;
         let mails = Kind::ALL.map(|kind| Mail::write(kind, &dir)).to_vec();
-        let has_smtputf8 = relay.client().await.keyword("SMTPUTF8").is_some();
-        Self { world, relay, mx, mails, dir, has_smtputf8 }
+        Self { world, relay, mx, mails, dir }
     }
 
     fn port(&self, channel: Channel) -> String {
@@ -128,7 +126,7 @@ impl Stage {
 
     /// The recipient says who sent what and how.
     fn job(&self, name: &str, channel: Channel, kind: Kind, addresses: Addresses) -> Job<'_> {
-        let in_utf8 = kind == Kind::Utf8 && addresses == Addresses::Utf8 && self.has_smtputf8;
+        let in_utf8 = kind == Kind::Utf8 && addresses == Addresses::Utf8;
         let prefix = if in_utf8 { "ü" } else { "u" };
         let to = format!("{prefix}.{name}.{}.{kind:?}@capture.test", channel.name());
         let from = format!("{prefix}@client.test");

@@ -31,10 +31,12 @@ pub(crate) fn final_recipient(mailbox: &Mailbox, form: Form) -> String {
     }
 }
 
-/// `type; address`, for Original-Recipient: what was encoded for the command is decoded (RFC 3461 §6.3).
+/// `type; address`, for Original-Recipient: what was encoded for the command is decoded (RFC 3461 §6.3). An address
+/// beyond ASCII has its own type (RFC 6533 §3), whatever the sender called it.
 pub(crate) fn original_recipient(original: &OriginalRecipient, form: Form) -> String {
     let (kind, address) = (original.addr_type(), original.address());
-    let is_utf8 = kind.eq_ignore_ascii_case("utf-8");
+    let is_utf8 = kind.eq_ignore_ascii_case("utf-8") || !address.as_str().is_ascii();
+    let kind = if is_utf8 { "utf-8" } else { kind };
     match form {
         Form::Ascii if is_utf8 => format!("{kind}; {}", embedded(address.as_str())),
         Form::Ascii | Form::Global => format!("{kind}; {address}"),
@@ -81,6 +83,7 @@ mod tests {
         let cases = [
             ("rfc822;a+2Bb@c.test", "rfc822; a+b@c.test", "rfc822; a+b@c.test"),
             ("RFC822;a+20b@c.test", "RFC822; a b@c.test", "RFC822; a b@c.test"),
+            ("rfc822;jos+C3+A9@c.test", "utf-8; jos\\x{E9}@c.test", "utf-8; jos\u{e9}@c.test"),
             ("utf-8;jos\\x{E9}@c.test", "utf-8; jos\\x{E9}@c.test", "utf-8; jos\u{e9}@c.test"),
             ("utf-8;jos\u{e9}@c.test", "utf-8; jos\\x{E9}@c.test", "utf-8; jos\u{e9}@c.test"),
         ];

@@ -152,7 +152,8 @@ pub struct OriginalRecipient(Box<str>);
 
 impl OriginalRecipient {
     /// Reads `addr-type;address`. The address is xtext of printable characters, or, for the type
-    /// `utf-8`, one of the forms of RFC 6533 §3.
+    /// `utf-8`, one of the forms of RFC 6533 §3. Postfix 3.7 writes UTF-8 addresses as xtext under the
+    /// type `rfc822`; refusing that would return its mail.
     pub fn parse(value: &str) -> Option<Self> {
         let (addr_type, address) = value.split_once(';')?;
         let type_ok = !addr_type.is_empty() && addr_type.bytes().all(is_type_char);
@@ -161,7 +162,8 @@ impl OriginalRecipient {
             let address = xtext::decode_unitext(address)?;
             !address.chars().any(char::is_control)
         } else {
-            is_printable(&xtext::decode(address)?)
+            let octets = xtext::decode(address)?;
+            std::str::from_utf8(&octets).is_ok_and(|text| !text.chars().any(char::is_control))
         };
         (type_ok && fits && address_ok).then(|| Self(value.into()))
     }
