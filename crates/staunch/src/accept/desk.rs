@@ -102,7 +102,7 @@ impl Desk {
     /// Does what `step` asks; `buffer` is the size of the session's buffer, in octets.
     pub(super) async fn handle(&mut self, session: &mut Session, step: Step<'_>, buffer: usize) {
         match step {
-            Step::Content(piece) => self.content(piece, buffer),
+            Step::Content(piece) => self.content(piece, buffer).await,
             Step::Sender(mail) => {
                 let sender = mail.sender.clone();
                 let answer = self.sender(mail);
@@ -227,8 +227,13 @@ impl Desk {
         Ok(())
     }
 
-    fn content(&mut self, piece: &[u8], buffer: usize) {
+    async fn content(&mut self, piece: &[u8], buffer: usize) {
         if let Some(Transaction { message: Some(message), lease, .. }) = &mut self.transaction {
+            let _turn = if message.needs_disk(piece.len(), buffer, lease) {
+                self.shared.disk_turns.acquire().await.ok()
+            } else {
+                None
+            };
             message.write(piece, buffer, lease);
         }
     }

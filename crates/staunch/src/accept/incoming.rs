@@ -32,6 +32,15 @@ impl Incoming {
         self.facts.memory() + self.draft.as_ref().map_or(0, Draft::memory)
     }
 
+    /// Will a piece of `more` octets go to the disk? What the lease may have for it, it has then.
+    pub(super) fn needs_disk(&self, more: usize, buffer: usize, lease: &mut Lease) -> bool {
+        let Ok(draft) = &self.draft else { return false };
+        let held = buffer + self.facts.memory();
+        is_on_disk(draft)
+            || grows_too_large(draft, more)
+            || !lease.cover(octets(held + memory_after(draft, more)))
+    }
+
     /// The next piece of the client's message; `buffer` octets are held besides, under the same lease.
     pub(super) fn write(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
         match self.fixups.as_mut().map(|fixups| fixups.look(piece)) {

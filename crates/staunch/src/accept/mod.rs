@@ -33,7 +33,7 @@ mod visitors;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{self, Auth};
 use crate::config::{Config, Limits};
@@ -55,7 +55,12 @@ pub(crate) struct Shared {
     budget: Arc<Budget>,
     visitors: Arc<Visitors>,
     rates: Rates,
+    disk_turns: Semaphore,
 }
+
+/// Ours: sessions that write to the disk at a time. Each has a thread for it, and each thread memory of its own:
+/// a thousand clients with large messages would be a thousand threads.
+const DISK_TURNS: usize = 4;
 
 impl Shared {
     /// `config` is watched: what it says at a command holds for that command.
@@ -73,6 +78,7 @@ impl Shared {
             budget,
             visitors: Arc::default(),
             rates: Rates::default(),
+            disk_turns: Semaphore::new(DISK_TURNS),
         })
     }
 
