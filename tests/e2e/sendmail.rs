@@ -190,6 +190,21 @@ async fn who_is_refused_is_named_and_the_others_have_their_mail() {
 }
 
 #[tokio::test]
+async fn wishes_about_notices_and_addresses_in_utf8_go_all_the_way() {
+    let machine = Machine::start().await;
+    machine.mx.script(|script| script.offer(&["DSN", "SMTPUTF8"]));
+    let wishes = ["-N", "failure,delay", "-Rhdrs", "-V", "a=b", "-f", "jürgen@home.test"];
+    machine.send(&[&wishes[..], &["ü@x.test"]].concat(), "Subject: grün\n\n").await;
+
+    let message = machine.mx.message_to("ü@x.test").await;
+    assert_eq!(message.from, "jürgen@home.test");
+    for parameter in ["SMTPUTF8", "RET=HDRS", "ENVID=a+3Db"] {
+        assert!(message.parameters.split(' ').any(|one| one == parameter), "{message:?}");
+    }
+    assert!(message.rcpt_parameters[0].contains("NOTIFY=FAILURE,DELAY"), "{message:?}");
+}
+
+#[tokio::test]
 async fn a_local_name_may_be_somebody_elsewhere() {
     let machine = Machine::start().await;
     machine.send(&["-t"], "To: Webmaster, webmaster@x.test\n\n").await;

@@ -89,3 +89,87 @@ fn files_are_short_enough_to_read() {
     }
     assert!(long.is_empty(), "{long:?}");
 }
+
+/// The rows of the requirements, by prefix: the numbers that there are.
+const ROWS: [(&str, &[std::ops::RangeInclusive<u32>]); 5] = [
+    ("SV", &[1..=26]),
+    ("CL", &[1..=22, 30..=39]),
+    ("EXT", &[1..=16]),
+    ("DSN", &[1..=15]),
+    ("RTLS", &[1..=14]),
+];
+
+/// Each requirement has a test that exists, or says in words why it has none; and each conversation named by a row
+/// is told of.
+#[test]
+fn every_requirement_has_its_test() {
+    let coverage = std::fs::read_to_string(repository().join("docs/rfc-coverage.md")).unwrap();
+    let rows: Vec<(&str, &str)> = coverage.lines().filter_map(row).collect();
+    let (conversations, others) = (test_names("tests"), test_names("crates"));
+    for (prefix, ranges) in ROWS {
+        for number in ranges.iter().cloned().flatten() {
+            let id = format!("{prefix}-{number:02}");
+            let (_, cell) =
+                rows.iter().find(|(row, _)| *row == id).unwrap_or_else(|| panic!("no row {id}"));
+            assert!(!cell.is_empty(), "{id}: a test, or the reason why there is none");
+            for name in names_in(cell) {
+                let is_there = conversations.contains(name) || others.contains(name);
+                assert!(is_there, "{id}: no test {name}");
+            }
+        }
+    }
+    let told: BTreeSet<&str> = rows.iter().flat_map(|(_, cell)| names_in(cell)).collect();
+    let untold: Vec<&String> = conversations
+        .iter()
+        .filter(|name| is_conversation(name) && !told.contains(name.as_str()))
+        .collect();
+    assert!(untold.is_empty(), "not in docs/rfc-coverage.md: {untold:?}");
+}
+
+/// The id and the last cell of a row of the table.
+fn row(line: &str) -> Option<(&str, &str)> {
+    let cells: Vec<&str> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
+    let (id, cell) = (cells.first()?, cells.get(2)?);
+    id.contains('-').then_some((*id, *cell))
+}
+
+fn names_in(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// Named by a row, as `sv_16_…` is.
+fn is_conversation(name: &str) -> bool {
+    let mut parts = name.splitn(3, '_');
+    let prefix = parts.next().unwrap_or_default().to_uppercase();
+    let is_number = parts.next().is_some_and(|number| number.parse::<u32>().is_ok());
+    is_number && ROWS.iter().any(|(known, _)| *known == prefix)
+}
+
+/// Every function with `#[test]` or `#[tokio::test…]` below `top`.
+fn test_names(top: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in rust_files(&repository().join(top)) {
+        let text = std::fs::read_to_string(file).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+            let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) else { continue };
+            is_test = false;
+            names.extend(rest.split('(').next().map(str::to_owned));
+        }
+    }
+    names
+}
+
+fn rust_files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}

@@ -413,3 +413,37 @@ fn dsn_03_parameters_go_on_unchanged_to_a_host_with_dsn() {
         assert_eq!(received.rcpt_parameters, want, "and nothing of our own");
     });
 }
+
+/// RFC 2034 §4.
+#[test]
+fn dsn_15_every_line_of_a_reply_has_its_status() {
+    on_stage(|stage| async {
+        let mut client = stage.relay.client().await;
+        let commands = [
+            "NOOP",
+            "RSET",
+            "VRFY postmaster",
+            "EXPN list",
+            "NONSENSE",
+            "RCPT TO:<b@x.test>",
+            "DATA",
+            "MAIL FROM:<a b>",
+            "MAIL FROM:<a@x.test> NONSENSE=1",
+            "MAIL FROM:<>",
+            "MAIL FROM:<>",
+            "RCPT TO:<no domain>",
+            "RCPT TO:<b@x.test>",
+            "QUIT",
+        ];
+        for command in commands {
+            let reply = client.command(command).await.unwrap();
+            let class = reply.code / 100;
+            for line in &reply.lines {
+                let status = line.split(' ').next().unwrap();
+                let parts: Vec<u16> =
+                    status.split('.').map_while(|part| part.parse().ok()).collect();
+                assert!(parts.len() == 3 && parts[0] == class, "{command}: {reply:?}");
+            }
+        }
+    });
+}
