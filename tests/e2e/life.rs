@@ -93,7 +93,12 @@ async fn a_client_that_may_not_relay_any_more_hears_so_in_the_session_it_has() {
     reload(&relay, "[access]\nnetworks = [\"192.0.2.0/24\"]\n").await;
     client.expect("MAIL FROM:<a@client.test>", 550).await;
     reload(&relay, "[access]\nnetworks = [\"127.0.0.0/8\"]\n").await;
-    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    client.expect("MAIL FROM:<a@client.test> SIZE=1000000", 250).await;
+    client.expect("RSET", 250).await;
+    // Also what is judged by what the session was offered.
+    reload(&relay, "[limits]\nmessage_size = \"64KiB\"\n").await;
+    client.expect("MAIL FROM:<a@client.test> SIZE=1000000", 552).await;
+    client.expect("MAIL FROM:<a@client.test> SIZE=1000", 250).await;
     client.expect("QUIT", 221).await;
 }
 

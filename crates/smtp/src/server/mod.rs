@@ -256,6 +256,13 @@ impl Session {
         *self = Self { reset_due, errors: self.errors, ..Self::silent(settings) };
     }
 
+    /// Other settings hold from the next command on. What EHLO offered beyond them is refused then as if it
+    /// had never been offered.
+    pub fn reconfigure(&mut self, mut settings: Settings) {
+        settings.offer = settings.offer.on(settings.channel);
+        self.settings = settings;
+    }
+
     /// What is to be written.
     pub fn output(&self) -> &[u8] {
         &self.output

@@ -56,6 +56,11 @@ impl Desk {
     }
 
     /// Who is served.
+    /// How the client came in.
+    pub(super) fn arrival(&self) -> &Arrival {
+        &self.arrival
+    }
+
     pub(super) fn peer(&self) -> Peer {
         self.arrival.peer
     }

@@ -25,7 +25,7 @@ use super::proxy::{Introduction, introduced};
 use super::refusal::Refusal;
 use super::stream::{Socket, Stream, TlsStream};
 use super::visitors::{Standing, Visit};
-use crate::config::ListenerMode;
+use crate::config::{Config, ListenerMode};
 
 /// Octets read at once; with the start of a header it fits into a message's guarantee.
 const READ_OCTETS: usize = 8 * 1024;
@@ -211,6 +211,8 @@ async fn handshake(
 struct Conversation {
     stream: Stream,
     entrance: Arc<Entrance>,
+    /// That the session's settings were made by.
+    config: Arc<Config>,
     /// Input that is not used yet: between two reads at most one command line.
     buffer: Vec<u8>,
     /// The session has not seen the buffer yet.
@@ -238,6 +240,7 @@ impl Conversation {
         Self {
             stream,
             entrance,
+            config,
             has_unused: !received.is_empty(),
             buffer: received,
             read_octets: READ_OCTETS,
@@ -270,6 +273,7 @@ impl Conversation {
                 )),
                 Waited::Stopping => self.session.close(&stopping()),
             }
+            self.keep_to_the_rules();
             match Box::pin(self.advance()).await? {
                 Progress::Open => {}
                 Progress::StartTls => match Box::pin(self.secure()).await? {
@@ -281,6 +285,17 @@ impl Conversation {
                     return Box::pin(leave(&mut self.stream)).await;
                 }
             }
+        }
+    }
+
+    /// Those of today hold for what comes next, but not for a message that is under way.
+    fn keep_to_the_rules(&mut self) {
+        let today = self.shared.config();
+        if !Arc::ptr_eq(&today, &self.config) && !self.session.is_in_content() {
+            let (arrival, auth) = (self.desk.arrival(), &self.shared.auth);
+            let settings = offer::settings(&today, &self.entrance, arrival, auth);
+            self.session.reconfigure(settings);
+            self.config = today;
         }
     }
 
@@ -387,7 +402,7 @@ impl Conversation {
         let (config, auth) = (self.shared.config(), &self.shared.auth);
         self.session.secured(offer::settings(&config, &entrance, arrival, auth));
         self.pace.answered(Instant::now(), config.limits.client_timeout);
-        Ok(Some(Self { stream: Stream::Tls(Box::new(tls)), ..self }))
+        Ok(Some(Self { stream: Stream::Tls(Box::new(tls)), config, ..self }))
     }
 
     async fn flush(&mut self) -> io::Result<()> {
