@@ -15,8 +15,8 @@ use crate::message::{
     RECIPIENTS_MAX, RecipientNo, Settled, Settlement, Told,
 };
 use crate::rows::{
-    body_ref, mode_code, notify_code, number, place_code, problem_values, recipient_key, ret_code,
-    state_code,
+    TOLD, body_ref, mode_code, notify_code, number, place_code, problem_values, recipient_key,
+    ret_code, state_code,
 };
 use crate::{MessageId, StoreError};
 
@@ -74,7 +74,7 @@ pub(crate) fn insert(
             envelope.options.priority.get(),
             options.notify.map(notify_code),
             options.original.as_ref().map(|original| original.as_str()),
-            envelope.may_be_warned(recipient).then_some(begins),
+            if envelope.may_be_warned(recipient) { begins } else { TOLD },
             deadline(envelope, recipient),
         ])?;
     }
@@ -237,14 +237,14 @@ fn change(db: &Connection, seq: i64, changes: &[(RecipientNo, Change)]) -> Resul
             }
             Change::Deferred(deferral) => defer(db, key, deferral)?,
             Change::Told(Told::Delay) => {
-                db.prepare_cached("UPDATE recipients SET waits_since = NULL WHERE id = ?1")?
-                    .execute([key])?;
+                db.prepare_cached("UPDATE recipients SET waits_since = ?2 WHERE id = ?1")?
+                    .execute([key, TOLD])?;
             }
             Change::Told(Told::Deadline) => {
                 db.prepare_cached(
-                    "UPDATE recipients SET waits_since = NULL, deadline = NULL WHERE id = ?1",
+                    "UPDATE recipients SET waits_since = ?2, deadline = NULL WHERE id = ?1",
                 )?
-                .execute([key])?;
+                .execute([key, TOLD])?;
             }
         }
     }

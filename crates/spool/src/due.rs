@@ -66,11 +66,13 @@ pub struct DueCursor {
     /// Milliseconds since 1970, as the columns have them.
     turn: i64,
     expires_at: i64,
+    waits_since: i64,
     key: i64,
 }
 
 /// Before everything.
-const START: DueCursor = DueCursor { turn: i64::MIN, expires_at: i64::MIN, key: i64::MIN };
+const START: DueCursor =
+    DueCursor { turn: i64::MIN, expires_at: i64::MIN, waits_since: i64::MIN, key: i64::MIN };
 
 /// A page of a lane.
 #[derive(Clone, Debug, Default)]
@@ -86,11 +88,11 @@ pub struct DuePage {
 macro_rules! select_keys {
     ($condition:literal) => {
         concat!(
-            "SELECT due_at, expires_at, id FROM recipients INDEXED BY recipients_due
+            "SELECT due_at, expires_at, waits_since, id FROM recipients INDEXED BY recipients_due
              WHERE lane = ?1 AND state = 0 AND priority = ?2 AND ",
             $condition,
-            " AND (due_at, expires_at, id) > (?4, ?5, ?6)
-             ORDER BY due_at, expires_at, id LIMIT ?7"
+            " AND (due_at, expires_at, waits_since, id) > (?4, ?5, ?6, ?7)
+             ORDER BY due_at, expires_at, waits_since, id LIMIT ?8"
         )
     };
 }
@@ -232,6 +234,7 @@ fn add_places(
         want.until.as_millisecond(),
         after.turn.saturating_add(ahead),
         after.expires_at,
+        after.waits_since,
         after.key,
         rows::number(want.limit)
     ])?;
@@ -239,7 +242,8 @@ fn add_places(
         let mut columns = Columns::new(row);
         let due_at: i64 = columns.next()?;
         let turn = due_at.saturating_sub(ahead);
-        places.push(Place { turn, expires_at: columns.next()?, key: columns.next()? });
+        let (expires_at, waits_since) = (columns.next()?, columns.next()?);
+        places.push(Place { turn, expires_at, waits_since, key: columns.next()? });
     }
     Ok(())
 }
@@ -277,7 +281,7 @@ fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), 
         expires_at: time(columns.next()?)?,
         attempts: count(columns.next()?)?,
         mailbox: columns.next_text(rows::mailbox)?,
-        waits_since: optional_time(columns.next()?)?,
+        waits_since: rows::waits_since(columns.next()?)?,
         options: rows::recipient_options(columns)?,
     };
     let due = Due {
@@ -448,4 +452,25 @@ fn next_load(rows: &mut rusqlite::Rows<'_>) -> Result<Option<Load>, StoreError> 
         due_at: columns.next()?,
         expires_at: columns.next()?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Or a message with many recipients is sorted again for each page.
+    #[test]
+    fn pages_of_a_lane_are_read_in_the_order_of_the_index() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(include_str!("queue.sql")).unwrap();
+        for which in [Which::Due, Which::Expired, Which::Unwarned] {
+            let mut explain =
+                db.prepare(&format!("EXPLAIN QUERY PLAN {}", which.select())).unwrap();
+            let steps = explain.query_map([0; 8], |row| row.get::<_, String>(3)).unwrap();
+            let steps: Vec<String> = steps.map(Result::unwrap).collect();
+            assert_eq!(steps.len(), 1, "{which:?}: {steps:?}");
+            let [step] = &steps[..] else { panic!("{steps:?}") };
+            assert!(step.contains("COVERING INDEX recipients_due"), "{which:?}: {step}");
+        }
+    }
 }

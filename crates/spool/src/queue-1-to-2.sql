@@ -11,12 +11,12 @@ ALTER TABLE messages ADD COLUMN user TEXT;
 ALTER TABLE recipients ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE recipients ADD COLUMN notify INTEGER;
 ALTER TABLE recipients ADD COLUMN original TEXT;
-ALTER TABLE recipients ADD COLUMN waits_since INTEGER;
+ALTER TABLE recipients ADD COLUMN waits_since INTEGER NOT NULL DEFAULT 9223372036854775807;
 ALTER TABLE recipients ADD COLUMN deadline INTEGER;
 
 -- Format 1 knew no notices of delay, so nobody has had one.
-UPDATE recipients SET waits_since =
-    (SELECT arrived_at FROM messages WHERE seq = recipients.id >> 16 AND sender <> '');
+UPDATE recipients SET waits_since = coalesce(
+    (SELECT arrived_at FROM messages WHERE seq = recipients.id >> 16 AND sender <> ''), waits_since);
 
 DROP INDEX recipients_due;
 CREATE INDEX recipients_due

@@ -47,7 +47,8 @@ CREATE TABLE recipients (
     priority INTEGER NOT NULL DEFAULT 0,  -- MT-PRIORITY of its message
     notify INTEGER,                       -- NOTIFY; 0: NEVER; else 1: SUCCESS, 2: FAILURE, 4: DELAY
     original TEXT,                        -- ORCPT, as it was written
-    waits_since INTEGER,                  -- null: the sender knows that it waits, or shall not be told
+    -- The greatest number: the sender knows that it waits, or shall not be told.
+    waits_since INTEGER NOT NULL DEFAULT 9223372036854775807,
     deadline INTEGER                      -- of BY; null: none, or it was dealt with
 ) STRICT;
 CREATE INDEX recipients_due

@@ -50,6 +50,15 @@ pub(crate) fn state(code: i64) -> Result<RecipientState, StoreError> {
     }
 }
 
+/// `recipients.waits_since` of who is not to be told. No null, which would stand in the way of the order that
+/// the index has.
+pub(crate) const TOLD: i64 = i64::MAX;
+
+/// `recipients.waits_since`.
+pub(crate) fn waits_since(milliseconds: i64) -> Result<Option<Timestamp>, StoreError> {
+    if milliseconds == TOLD { Ok(None) } else { time(milliseconds).map(Some) }
+}
+
 /// `messages.place`.
 pub(crate) fn place_code(body: BodyRef) -> i64 {
     match body {
