@@ -10,3 +10,4 @@ mod parameters;
 mod require_tls;
 mod server;
 mod session;
+mod session_extensions;

@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
-use world::{Client, Mode, Mx, Trust, World, stuff};
+use world::{Client, Mode, Mx, World, stuff};
 
 use crate::harness::{PROGRAM, Stage, on_stage, unescape, vectors};
-use crate::submission::{BCRYPT, IMPLICIT, Office, write_users};
 
 /// A client that has heard the greeting and said nothing.
 async fn quiet(address: SocketAddr) -> Client {
@@ -15,7 +14,7 @@ async fn quiet(address: SocketAddr) -> Client {
 }
 
 /// Sends each line and compares its reply: the code, and the status if one is given.
-async fn talk<L: AsRef<[u8]>>(client: &mut Client, lines: &[(L, &str)]) {
+pub(super) async fn talk<L: AsRef<[u8]>>(client: &mut Client, lines: &[(L, &str)]) {
     for (line, want) in lines {
         let line = line.as_ref();
         client.send(&[line, b"\r\n"].concat()).await.unwrap();
@@ -26,7 +25,7 @@ async fn talk<L: AsRef<[u8]>>(client: &mut Client, lines: &[(L, &str)]) {
 }
 
 /// EHLO, MAIL and RCPT, all accepted.
-async fn opened(address: SocketAddr, recipient: &str) -> Client {
+pub(super) async fn opened(address: SocketAddr, recipient: &str) -> Client {
     let mut client = Client::hello(address).await.unwrap();
     client.expect("MAIL FROM:<sender@client.test>", 250).await;
     client.expect(&format!("RCPT TO:<{recipient}>"), 250).await;
@@ -34,26 +33,30 @@ async fn opened(address: SocketAddr, recipient: &str) -> Client {
 }
 
 /// The end of a domain's journey.
-async fn mx_of(stage: &Stage, domain: &str) -> Mx {
+pub(super) async fn mx_of(stage: &Stage, domain: &str) -> Mx {
     let mx = stage.world.mx(&format!("mx.{domain}")).await;
     stage.world.domain(domain).mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &[mx.host()], 86400);
     mx
 }
 
+/// What must not run.
+pub(super) const HIDDEN: &[u8] =
+    b"MAIL FROM:<smuggler@client.test>\r\nRCPT TO:<s@hidden.test>\r\nDATA\r\n\r\nx\r\n";
+/// What stands in front of what should look like the end.
+pub(super) const FRONT: &[u8] = b"Subject: x\r\n\r\n";
+
 /// The vectors that try to end a message early, with commands behind.
-fn smuggling() -> Vec<(String, Vec<u8>)> {
+pub(super) fn smuggling() -> Vec<(String, Vec<u8>)> {
     let rows = vectors("smtp.tsv").into_iter().filter(|row| row[2].starts_with("not end of data"));
     rows.map(|row| {
-        let hidden = unescape(row[1].strip_suffix("MAIL FROM:<b@x>...").expect("their shape"));
-        let commands =
-            b"MAIL FROM:<smuggler@client.test>\r\nRCPT TO:<s@hidden.test>\r\nDATA\r\n\r\nx\r\n";
-        (row[0].clone(), [&b"Subject: x\r\n\r\n"[..], &hidden, commands].concat())
+        let end = unescape(row[1].strip_suffix("MAIL FROM:<b@x>...").expect("their shape"));
+        (row[0].clone(), [FRONT, &end, HIDDEN].concat())
     })
     .collect()
 }
 
 /// Has it a CR or LF that stands alone, or a NUL?
-fn is_unclean(content: &[u8]) -> bool {
+pub(super) fn is_unclean(content: &[u8]) -> bool {
     String::from_utf8_lossy(content).replace("\r\n", "").contains(['\r', '\n', '\0'])
 }
 
@@ -101,7 +104,7 @@ fn sv_02_a_bare_cr_or_lf_or_a_nul_is_refused_after_the_true_end() {
 }
 
 /// A daemon that takes little.
-const SMALL: &str = "[limits]\nmessage_size = \"64KiB\"\n";
+pub(super) const SMALL: &str = "[limits]\nmessage_size = \"64KiB\"\n";
 
 #[tokio::test]
 async fn sv_03_a_message_that_is_refused_is_read_to_its_end() {
@@ -250,327 +253,4 @@ fn sv_08_commands_out_of_order_are_503_and_some_come_at_any_time() {
         ];
         talk(&mut client, &rows).await;
     });
-}
-
-#[tokio::test]
-async fn ext_01_size_is_held_at_mail_and_again_at_the_end() {
-    let world = World::start(PROGRAM).await;
-    let relay = world.relay(SMALL).await;
-    let mut client = Client::hello(relay.listener()).await.unwrap();
-    assert_eq!(client.keyword("SIZE"), Some("65536"));
-    let rows = [
-        ("MAIL FROM:<a@client.test> SIZE=65537", "552 5.3.4"),
-        ("MAIL FROM:<a@client.test> SIZE=65536", "250"),
-        ("RCPT TO:<x@ext01.test>", "250"),
-    ];
-    talk(&mut client, &rows).await;
-
-    // Dots that are only stuffing do not count (RFC 1870 §6.1); one octet more is too much.
-    let front = format!("Subject: x\r\n\r\n{}", ".\r\n".repeat(20_000));
-    for (size, want) in [(65_537, 552), (65_536, 250)] {
-        let content = format!("{front}{}\r\n", "x".repeat(size - front.len() - 2));
-        client.expect("RSET", 250).await;
-        client.expect("MAIL FROM:<a@client.test>", 250).await;
-        client.expect("RCPT TO:<x@ext01.test>", 250).await;
-        client.expect("DATA", 354).await;
-        client.send(&stuff(content.as_bytes())).await.unwrap();
-        let reply = client.reply().await.unwrap();
-        assert_eq!(reply.code, want, "{size}: {reply:?}");
-    }
-}
-
-#[test]
-fn ext_04_any_split_of_the_input_gives_the_same_dialogue() {
-    on_stage(|stage| async move {
-        let mx = mx_of(stage, "ext04.test").await;
-        let dialogue = b"EHLO client.test\r\nMAIL FROM:<a@client.test> BODY=8BITMIME\r\n\
-            RCPT TO:<x@ext04.test>\r\nRCPT TO:<bad\r\nNOOP\r\nDATA\r\n\
-            Subject: split\r\n\r\n..dot\r\nt\xc3\xa4xt\r\n.\r\nVRFY x\r\nFROBNICATE\r\nQUIT\r\n";
-        let want = [220, 250, 250, 250, 501, 250, 354, 250, 252, 500, 221];
-        let sizes = [1, 2, 3, 5, 8, 13, 21, 34, 55, dialogue.len()];
-        for size in sizes {
-            let mut client = Client::dial(stage.relay.listener()).await.unwrap();
-            let mut codes = vec![client.reply().await.unwrap().code];
-            client.send_split(dialogue, size).await.unwrap();
-            while let Ok(reply) = client.reply().await {
-                codes.push(reply.code);
-            }
-            assert_eq!(codes, want, "in pieces of {size}");
-        }
-        for message in mx.messages(sizes.len()).await {
-            assert!(message.content.ends_with(b"\r\n\r\n.dot\r\nt\xc3\xa4xt\r\n"), "{message:?}");
-        }
-    });
-}
-
-#[test]
-fn ext_05_bdat_counts_octets_and_no_chunk_ends_a_message_early() {
-    on_stage(|stage| async move {
-        let mx = mx_of(stage, "ext05.test").await;
-        let mut taken = 0;
-        for (id, content) in smuggling() {
-            // Each place where a chunk can end inside of what should look like the end.
-            let (from, to) = (14, content.len() - 60);
-            for cut in from..to {
-                let to = format!("{id}-{cut}@ext05.test");
-                let mut client = opened(stage.relay.listener(), &to).await;
-                let (front, back) = content.split_at(cut);
-                let chunks = [
-                    format!("BDAT {}\r\n", front.len()).as_bytes(),
-                    front,
-                    format!("BDAT {} LAST\r\n", back.len()).as_bytes(),
-                    back,
-                    b"NOOP\r\n",
-                ]
-                .concat();
-                client.send(&chunks).await.unwrap();
-                let mut codes = Vec::new();
-                for _ in 0..3 {
-                    codes.push(client.reply().await.unwrap().code);
-                }
-                let want: &[[u16; 3]] = match is_unclean(&content) {
-                    // Refused with the first chunk, and then there is no message to go on with.
-                    true => &[[550, 503, 250], [250, 550, 250]],
-                    false => &[[250, 250, 250]],
-                };
-                assert!(want.iter().any(|want| codes == want), "{id} at {cut}: {codes:?}");
-                taken += usize::from(codes[..2] == [250, 250]);
-            }
-        }
-        for message in mx.messages(taken).await {
-            assert_eq!(message.from, "sender@client.test");
-            let id = message.to[0].split('-').next().unwrap().to_owned();
-            let (_, content) = smuggling().into_iter().find(|(row, _)| *row == id).expect("a row");
-            assert!(message.content.ends_with(&content), "{id}: {message:?}");
-        }
-    });
-}
-
-#[tokio::test]
-async fn ext_05_refused_octets_are_read_and_bdat_and_data_are_not_mixed() {
-    let world = World::start(PROGRAM).await;
-    let relay = world.relay(SMALL).await;
-    let mut client = Client::hello(relay.listener()).await.unwrap();
-    assert_eq!(client.keyword("CHUNKING"), Some(""));
-    assert_eq!(client.bdat(b"QUIT\r\n", true).await.unwrap().code, 503, "no MAIL");
-    client.expect("MAIL FROM:<a@client.test>", 250).await;
-    assert_eq!(client.bdat(b"QUIT\r\n", true).await.unwrap().code, 503, "no RCPT");
-    client.expect("RCPT TO:<x@ext05b.test>", 250).await;
-    assert_eq!(client.bdat(b"Subject: x\r\n", false).await.unwrap().code, 250);
-    let rows = [
-        ("DATA", "503 5.5.1"),
-        ("RCPT TO:<y@ext05b.test>", "503 5.5.1"),
-        ("MAIL FROM:<a@client.test>", "503 5.5.1"),
-        ("RSET", "250"),
-    ];
-    talk(&mut client, &rows).await;
-    assert_eq!(client.bdat(b"QUIT\r\n", true).await.unwrap().code, 503, "RSET ended the message");
-
-    client.expect("MAIL FROM:<a@client.test>", 250).await;
-    client.expect("RCPT TO:<x@ext05b.test>", 250).await;
-    let large = b"QUIT\r\n".repeat(20_000);
-    let reply = client.bdat(&large, false).await.unwrap();
-    assert_eq!(reply.code, 552, "{reply:?}");
-    assert!(reply.text().starts_with("5.3.4 "), "{reply:?}");
-    assert_eq!(client.bdat(&large, true).await.unwrap().code, 503);
-    client.expect("NOOP", 250).await;
-    assert!(relay.queue().await.is_empty());
-
-    // How long is a chunk whose size cannot be read? Nobody knows, so nothing more is read.
-    client.expect("BDAT 0x10 LAST", 501).await;
-    assert!(client.is_closed().await);
-}
-
-#[test]
-fn ext_05_a_last_line_without_its_end_gets_one_and_the_empty_message_none() {
-    on_stage(|stage| async move {
-        let mx = mx_of(stage, "ext05c.test").await;
-        let mut client = opened(stage.relay.listener(), "x@ext05c.test").await;
-        assert_eq!(client.bdat(b"Subject: open\r\n\r\nab\r", false).await.unwrap().code, 250);
-        assert_eq!(client.bdat(b"\ncd", false).await.unwrap().code, 250);
-        let reply = client.bdat(b"", true).await.unwrap();
-        assert_eq!(reply.code, 250, "{reply:?}");
-        let message = mx.messages(1).await.remove(0);
-        assert!(message.content.ends_with(b"\r\n\r\nab\r\ncd\r\n"), "{message:?}");
-
-        client.expect("MAIL FROM:<sender@client.test>", 250).await;
-        client.expect("RCPT TO:<x@ext05c.test>", 250).await;
-        assert_eq!(client.bdat(b"", true).await.unwrap().code, 250);
-        let message = mx.messages(2).await.remove(1);
-        assert!(message.content.starts_with(b"Received: "), "{message:?}");
-        assert!(!message.content.ends_with(b"\r\n\r\n"), "{message:?}");
-    });
-}
-
-#[test]
-fn ext_06_binarymime_is_not_offered_and_not_taken() {
-    on_stage(|stage| async move {
-        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
-        assert_eq!(client.keyword("BINARYMIME"), None);
-        client.expect("MAIL FROM:<a@client.test> BODY=BINARYMIME", 501).await;
-    });
-}
-
-#[test]
-fn ext_08_utf8_addresses_need_smtputf8_and_arrive_as_written() {
-    on_stage(|stage| async move {
-        let mx = mx_of(stage, "ext08.test").await;
-        mx.script(|script| script.offer(&["8BITMIME", "SMTPUTF8"]));
-        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
-        assert_eq!(client.keyword("SMTPUTF8"), Some(""));
-        let rows = [
-            ("MAIL FROM:<j\u{fc}rgen@client.test>", "550 5.6.7"),
-            ("MAIL FROM:<a@client.test> SMTPUTF8=yes", "501 5.5.4"),
-            ("MAIL FROM:<a@client.test>", "250"),
-            ("RCPT TO:<gr\u{fc}n@ext08.test>", "553 5.6.7"),
-            ("RCPT TO:<x@gr\u{fc}n.ext08.test>", "553 5.6.7"),
-            ("RSET", "250"),
-            ("MAIL FROM:<j\u{fc}rgen@client.test> SMTPUTF8", "250"),
-            ("RCPT TO:<gr\u{fc}n@ext08.test>", "250"),
-            ("DATA", "354"),
-        ];
-        talk(&mut client, &rows).await;
-        client.send("Subject: gr\u{fc}n\r\n\r\nx\r\n.\r\n".as_bytes()).await.unwrap();
-        assert_eq!(client.reply().await.unwrap().code, 250);
-        let message = mx.messages(1).await.remove(0);
-        assert_eq!(message.from, "j\u{fc}rgen@client.test");
-        assert_eq!(message.to, ["gr\u{fc}n@ext08.test"]);
-    });
-}
-
-#[test]
-fn ext_09_a_domain_in_its_own_script_is_looked_up_with_a_labels() {
-    on_stage(|stage| async move {
-        // MX, the policy's record, its host and the name in the certificate: all in ASCII.
-        let mx = mx_of(stage, "xn--grn-ioa.ext09.test").await;
-        mx.script(|script| script.offer(&["8BITMIME", "SMTPUTF8"]));
-        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
-        let rows = [
-            ("MAIL FROM:<a@client.test> SMTPUTF8", "250"),
-            ("RCPT TO:<x@gr\u{fc}n.ext09.test>", "250"),
-            ("DATA", "354"),
-        ];
-        talk(&mut client, &rows).await;
-        client.send("Subject: gr\u{fc}n\r\n\r\nx\r\n.\r\n".as_bytes()).await.unwrap();
-        assert_eq!(client.reply().await.unwrap().code, 250);
-        let message = mx.messages(1).await.remove(0);
-        assert_eq!(message.to, ["x@gr\u{fc}n.ext09.test"], "as it was written");
-        assert!(message.tls.is_some());
-        let queries = stage.world.domain("xn--grn-ioa.ext09.test").policy_requests();
-        assert_eq!(queries, 1, "the policy was found and holds");
-    });
-}
-
-/// PLAIN's message for `user` and `secret`.
-const PLAIN: &str = "AHVzZXIAc2VjcmV0";
-
-#[tokio::test]
-async fn ext_10_auth_is_a_dialogue_that_can_be_cancelled_and_succeeds_once() {
-    let office = Office::open(&[("user", BCRYPT)], "").await;
-    let mut client = office.client(IMPLICIT).await;
-    assert!(client.keyword("AUTH").is_some_and(|mechanisms| mechanisms.contains("PLAIN")));
-    let long = "A".repeat(12_288);
-    let plain = format!("AUTH PLAIN {PLAIN}");
-    let rows = [
-        ("AUTH", "501 5.5.4"),
-        ("AUTH CRAM-MD5", "504 5.5.4"),
-        ("AUTH PLAIN not-base64", "501 5.5.2"),
-        ("AUTH PLAIN AHVzZXIAc2VjcmV0 x", "501 5.5.4"),
-        ("AUTH PLAIN", "334 "),
-        ("*", "501 5.7.0"),
-        ("AUTH LOGIN", "334 VXNlcm5hbWU6"),
-        ("dXNlcg==", "334 UGFzc3dvcmQ6"),
-        ("*", "501 5.7.0"),
-        ("AUTH PLAIN", "334 "),
-        ("%%%", "501 5.5.2"),
-        ("AUTH PLAIN", "334 "),
-        (&long, "500 5.5.6"),
-        ("MAIL FROM:<a@client.test>", "530 5.7.0"),
-        ("NOOP", "250"),
-        (&plain, "235 2.7.0"),
-        (&plain, "503 5.5.1"),
-        ("MAIL FROM:<a@client.test> AUTH=+", "501 5.5.4"),
-        ("MAIL FROM:<a@client.test> AUTH=<>", "250"),
-        (&plain, "503 5.5.1"),
-        ("RSET", "250"),
-        ("MAIL FROM:<a@client.test> AUTH=a+40client.test", "250"),
-    ];
-    talk(&mut client, &rows).await;
-    client.ehlo().await.unwrap();
-    assert_eq!(client.keyword("AUTH"), None, "it succeeds once");
-}
-
-#[test]
-fn ext_15_a_parameter_that_is_not_offered_is_refused_and_not_ignored() {
-    on_stage(|stage| async move {
-        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
-        // What is offered where this client is; the rest is not.
-        let parameters = [
-            ("REQUIRETLS", "REQUIRETLS"),
-            ("FUTURERELEASE", "HOLDFOR=60"),
-            ("FUTURERELEASE", "HOLDUNTIL=2099-01-01T00:00:00Z"),
-            ("AUTH", "AUTH=<>"),
-            ("DSN", "RET=HDRS"),
-            ("DSN", "ENVID=x"),
-            ("DELIVERBY", "BY=86400;N"),
-            ("MT-PRIORITY", "MT-PRIORITY=1"),
-            ("SMTPUTF8", "SMTPUTF8"),
-            ("BURL", "BURL"),
-            ("CHECKPOINT", "TRANSID=<x@y>"),
-        ];
-        for (keyword, parameter) in parameters {
-            let want = if client.keyword(keyword).is_some() { 250 } else { 555 };
-            client.expect(&format!("MAIL FROM:<a@client.test> {parameter}"), want).await;
-            client.expect("RSET", 250).await;
-        }
-        for keyword in ["REQUIRETLS", "FUTURERELEASE", "AUTH", "BURL", "CHECKPOINT"] {
-            assert_eq!(client.keyword(keyword), None, "{keyword} in the clear, on a relay");
-        }
-    });
-}
-
-#[test]
-fn ext_16_what_this_server_does_not_do_is_502() {
-    on_stage(|stage| async move {
-        for verb in ["ETRN x.test", "ATRN", "EXPN list", "TURN", "SEND FROM:<a@b.test>", "LHLO x"] {
-            let mut client = Client::hello(stage.relay.listener()).await.unwrap();
-            talk(&mut client, &[(verb, "502 5.5.1"), ("NOOP", "250")]).await;
-        }
-        let mut client = Client::hello(stage.relay.listener()).await.unwrap();
-        client.expect("VERB", 500).await;
-        client.expect("CHECKPOINT", 500).await;
-    });
-}
-
-#[tokio::test]
-async fn rtls_14_users_ask_for_requiretls_on_submission_listeners_too() {
-    let world = World::start(PROGRAM).await;
-    let mx = world.mx("mx.rtls14.test").await;
-    mx.script(|script| script.offer_in_tls(&["REQUIRETLS"]));
-    world.domain("rtls14.test").mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &[mx.host()], 86400);
-    let users = world.dir().join("users");
-    write_users(&users, &[("user", BCRYPT)]);
-    let relay = world
-        .relay(&format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"submission\"\nrequire_tls = true\n{}\
-             [access]\nusers_file = \"{}\"\n",
-            world.key_files("relay.test").toml(),
-            users.display()
-        ))
-        .await;
-    let client = Client::hello(relay.listener()).await.unwrap();
-    assert_eq!(client.keyword("REQUIRETLS"), None);
-    let mut client = client.starttls(&Trust::in_ca(&world.pki), "relay.test").await.unwrap();
-    assert_eq!(client.keyword("REQUIRETLS"), Some(""));
-    let plain = format!("AUTH PLAIN {PLAIN}");
-    let rows = [
-        ("MAIL FROM:<a@client.test> REQUIRETLS", "530 5.7.0"),
-        (&plain, "235"),
-        ("MAIL FROM:<a@client.test> REQUIRETLS", "250"),
-        ("RCPT TO:<x@rtls14.test>", "250"),
-    ];
-    talk(&mut client, &rows).await;
-    assert_eq!(client.bdat(b"Subject: x\r\n\r\nx\r\n", true).await.unwrap().code, 250);
-    let message = mx.messages(1).await.remove(0);
-    assert!(message.parameters.contains("REQUIRETLS"), "{message:?}");
 }
