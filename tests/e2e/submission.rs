@@ -225,6 +225,17 @@ async fn a_changed_users_file_counts_at_once_and_a_broken_one_does_not() {
 }
 
 #[tokio::test]
+async fn a_users_file_that_everybody_reads_is_complained_about() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let office = Office::open(&[("anna", BCRYPT)], "").await;
+    let complaint = office.relay.event("config_complaint").with("key", "access.users_file");
+    assert_eq!(complaint.count(), 0);
+    std::fs::set_permissions(&office.users, std::fs::Permissions::from_mode(0o644)).unwrap();
+    complaint.await;
+    office.user(STARTTLS, "anna", "secret").await;
+}
+
+#[tokio::test]
 async fn users_are_added_changed_and_removed_by_command() {
     let office = Office::open(&[], "").await;
     let relay = &office.relay;

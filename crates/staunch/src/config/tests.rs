@@ -538,7 +538,7 @@ fn a_certificate_that_cannot_be_read_is_a_mistake_but_no_reason_not_to_start() {
 }
 
 #[test]
-fn a_name_of_no_use_to_others_is_complained_about() {
+fn what_will_cost_mail_is_complained_about() {
     let cases = [
         ("hostname = \"relay.example.net\"", None),
         (
@@ -551,6 +551,13 @@ fn a_name_of_no_use_to_others_is_complained_about() {
             "hostname = \"192.0.2.1\"",
             Some(
                 "STAUNCH_CONFIG_TOML:1: hostname: \"[192.0.2.1]\" is an address, not a name; EHLO will use an address literal, which many refuse",
+            ),
+        ),
+        (
+            "hostname = \"relay.example.net\"\n[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"submissions\"\n\
+             tls_certificate = \"/c.pem\"\ntls_key = \"/k.pem\"",
+            Some(
+                "STAUNCH_CONFIG_TOML:4: listener[0].mode: needs users who may log in: set access.users_file",
             ),
         ),
     ];
