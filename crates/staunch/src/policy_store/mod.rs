@@ -229,8 +229,12 @@ impl PolicyKeeper {
             return answer;
         }
         let begun = Instant::now();
+        let config = Arc::clone(&self.inner.config.borrow());
         let (answer, ttl) = Box::pin(self.inner.decide(domain, freshness)).await;
-        self.inner.remember(domain, &answer.verdict, ttl).await;
+        // What was formed by rules that have changed meanwhile is not for the next one who asks.
+        if Arc::ptr_eq(&config, &self.inner.config.borrow()) {
+            self.inner.remember(domain, &answer.verdict, ttl).await;
+        }
         turn.done(begun, answer.clone());
         answer
     }
