@@ -195,6 +195,7 @@ async fn slow(count: usize, window: Duration) {
         peak = peak.max(pss_mib(&relay));
     }
     let on_disk = octets_below(&relay.data_dir()) as f64 / f64::from(1 << 20);
+    let arriving = std::fs::read_dir(relay.data_dir().join("tmp")).expect("a folder").count();
     let reply = relay.submit_content("a@x.test", &["b@x.test"], &message("a", "b", "hello")).await;
     assert_eq!(reply.code, 250, "an ordinary client is served: {reply:?}");
     while senders.join_next().await.is_some() {}
@@ -208,6 +209,8 @@ async fn slow(count: usize, window: Duration) {
         number(&tally.octets) as f64 / f64::from(1 << 20),
     );
     assert_eq!(number(&tally.broken), 0, "connections that broke");
+    // The client of a message that was given up hears of it only at the end.
+    assert_eq!(arriving as u64, number(&tally.begun), "no message was given up for want of memory");
     assert!(peak - before < GROWTH_MAX, "{GROWTH_MAX} MiB more at most");
 }
 

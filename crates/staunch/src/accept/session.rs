@@ -336,7 +336,10 @@ impl Conversation {
 
     /// Lets the session use the input.
     async fn advance(&mut self) -> io::Result<Progress> {
-        let held = self.buffer.capacity() + self.stream.held_octets();
+        // What was lent for the next read is not given back before it: the budget may have none left then, and the
+        // message would be refused for want of memory.
+        let buffer = self.buffer.capacity().max(self.read_octets);
+        let held = buffer + self.stream.held_octets();
         let was_content = self.session.is_in_content();
         let mut input = self.buffer.as_slice();
         let progress = loop {
