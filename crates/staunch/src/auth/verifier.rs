@@ -216,7 +216,8 @@ mod tests {
                 let (front, back) = text.split_at(at);
                 let _cut = Verifier::parse(front);
                 for other in ["", "$", ":", "=", "\u{fc}", "99999999999", "\0"] {
-                    let _changed = Verifier::parse(&format!("{front}{other}{}", &back[1..]));
+                    let rest: String = back.chars().skip(1).collect();
+                    let _changed = Verifier::parse(&format!("{front}{other}{rest}"));
                 }
             }
         }
