@@ -184,9 +184,10 @@ async fn slow(count: usize, window: Duration) {
     for client in clients {
         let tally = Arc::clone(&tally);
         senders.spawn(async move {
-            if send_slowly(client, end, &tally).await.is_err() {
+            // The connection stays until everything is counted.
+            send_slowly(client, end, &tally).await.inspect_err(|Closed| {
                 tally.broken.fetch_add(1, Ordering::Relaxed);
-            }
+            })
         });
     }
     let mut peak = before;
@@ -215,7 +216,7 @@ async fn slow(count: usize, window: Duration) {
 }
 
 /// A message of known size, as slowly as agreed; tried again while it is refused for now.
-async fn send_slowly(mut client: Client, end: Instant, tally: &Tally) -> Result<(), Closed> {
+async fn send_slowly(mut client: Client, end: Instant, tally: &Tally) -> Result<Client, Closed> {
     let second = Duration::from_secs(1);
     loop {
         client.command(&format!("MAIL FROM:<a@x.test> SIZE={MESSAGE_OCTETS}")).await?;
@@ -225,7 +226,7 @@ async fn send_slowly(mut client: Client, end: Instant, tally: &Tally) -> Result<
         }
         tally.refused.fetch_add(1, Ordering::Relaxed);
         if Instant::now() + second > end {
-            return Ok(());
+            return Ok(client);
         }
         client.command("RSET").await?;
         tokio::time::sleep(second).await;
@@ -239,7 +240,7 @@ async fn send_slowly(mut client: Client, end: Instant, tally: &Tally) -> Result<
         tally.octets.fetch_add(piece.len() as u64, Ordering::Relaxed);
         tokio::time::sleep(second).await;
     }
-    Ok(())
+    Ok(client)
 }
 
 fn octets_below(dir: &Path) -> u64 {
