@@ -97,14 +97,14 @@ impl World {
         Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
     }
 
-    /// A good host on [::1] with nothing but an AAAA record. There can be one IPv6 listener in a world.
+    /// A good host on `::1` with nothing but an AAAA record. There can be one IPv6 listener in a world.
     pub fn mx6(&self, host: &str) -> Mx {
         let listener = self.hosts.listen6();
         self.dns.aaaa(host, Ipv6Addr::LOCALHOST);
         Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
     }
 
-    /// Lets a host listen on [::1], too, and gives it an AAAA record.
+    /// Lets a host listen on `::1`, too, and gives it an AAAA record.
     pub fn add_ipv6(&self, mx: &Mx) {
         mx.listen_also(self.hosts.listen6());
         self.dns.aaaa(mx.host(), Ipv6Addr::LOCALHOST);
