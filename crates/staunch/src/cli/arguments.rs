@@ -124,7 +124,7 @@ pub(super) struct ExplainCommand {
     /// As if from this sender
     #[arg(long, value_name = "ADDRESS")]
     pub(super) sender: Option<String>,
-    /// As if delivery.tls (or the route's) were verify
+    /// As if the sender asked for REQUIRETLS (RFC 8689)
     #[arg(long)]
     pub(super) require_tls: bool,
     #[command(flatten)]
