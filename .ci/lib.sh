@@ -23,11 +23,6 @@ install_packages() {
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
     if [ ${#missing[@]} -gt 0 ]; then
-        # Without this, installing a server starts it.
-        if [ ! -e /usr/sbin/policy-rc.d ]; then
-            printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
-            chmod 755 /usr/sbin/policy-rc.d
-        fi
         echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
         step "Packages: ${missing[*]}" install_missing "${missing[@]}"
     fi
@@ -71,9 +66,17 @@ unpack() {
     rm -r "$download"
 }
 
+# Without the policy, installing a server starts it. It goes again: the machine's own packages want to start theirs.
 install_missing() {
+    local policy=/usr/sbin/policy-rc.d is_ours=no
+    if [ ! -e "$policy" ]; then
+        is_ours=yes
+        printf '#!/bin/sh\nexit 101\n' > "$policy"
+        chmod 755 "$policy"
+    fi
     apt-get -qq update
     apt-get -qq -y --no-install-recommends install "$@" >/dev/null
+    if [ "$is_ours" = yes ]; then rm "$policy"; fi
 }
 
 # systemd-analyze only warns about unknown keys: whatever it prints about our unit is a failure.
