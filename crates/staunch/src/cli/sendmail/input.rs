@@ -17,8 +17,10 @@ pub(super) enum InputError {
 
 /// Reads to the end, or to a lone dot where that is one.
 ///
-/// LF and CRLF end a line. A CR elsewhere, as progress bars have it in the mail of cron, becomes a line
-/// end, too: SMTP has no place for it (RFC 5321 §2.3.8).
+/// LF ends a line, with all CRs before it: programs that convert twice write CR CR LF. SMTP has no place for
+/// a CR elsewhere (RFC 5321 §2.3.8). In the body, where progress bars have it in the mail of cron, it becomes a
+/// line end. Before the first empty line it becomes a blank: a line end there would make a field, such as Bcc,
+/// of whatever a program has put into another one, or end the header section.
 ///
 /// # Errors
 ///
@@ -31,6 +33,7 @@ pub(super) fn read(
     let size_max_here = usize::try_from(size_max).unwrap_or(usize::MAX);
     let mut message = Vec::new();
     let mut line = Vec::new();
+    let mut is_body = false;
     loop {
         line.clear();
         // No line is longer than a whole message may be.
@@ -38,19 +41,36 @@ pub(super) fn read(
         if io::Read::take(&mut input, left).read_until(b'\n', &mut line)? == 0 {
             return Ok(message);
         }
-        let text = line.strip_suffix(b"\n").unwrap_or(&line);
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if line.len() > size_max_here {
+            return Err(InputError::TooLarge(size_max));
+        }
+        let text = without_end(&line);
         if text == b"." && lone_dot == LoneDot::Ends {
             return Ok(message);
         }
-        for part in text.split(|byte| *byte == b'\r') {
-            message.extend_from_slice(part);
+        is_body |= text.is_empty();
+        if is_body {
+            for part in text.split(|byte| *byte == b'\r') {
+                message.extend_from_slice(part);
+                message.extend_from_slice(b"\r\n");
+            }
+        } else {
+            message.extend(text.iter().map(|byte| if *byte == b'\r' { b' ' } else { *byte }));
             message.extend_from_slice(b"\r\n");
         }
         if message.len() > size_max_here {
             return Err(InputError::TooLarge(size_max));
         }
     }
+}
+
+/// A line without its LF and the CRs before it.
+fn without_end(line: &[u8]) -> &[u8] {
+    let mut text = line.strip_suffix(b"\n").unwrap_or(line);
+    while let Some(shorter) = text.strip_suffix(b"\r") {
+        text = shorter;
+    }
+    text
 }
 
 #[cfg(test)]
@@ -68,11 +88,26 @@ mod tests {
             (b"a\n.", LoneDot::Ends, b"a\r\n"),
             (b"a\n.\n..\n", LoneDot::Stays, b"a\r\n.\r\n..\r\n"),
             // The dot is no line of its own in what was written.
-            (b"10%\r.\r20%\n", LoneDot::Ends, b"10%\r\n.\r\n20%\r\n"),
-            (b"a\r\r\n", LoneDot::Ends, b"a\r\n\r\n"),
+            (b"\n10%\r.\r20%\n", LoneDot::Ends, b"\r\n10%\r\n.\r\n20%\r\n"),
+            (b"a\r\r\n\r\r\nb\r\r\n", LoneDot::Ends, b"a\r\n\r\nb\r\n"),
         ];
         for (input, lone_dot, want) in cases {
             assert_eq!(read(*input, *lone_dot, 1000).unwrap(), *want, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn a_stray_cr_makes_no_header_field_and_ends_no_header() {
+        let cases: &[(&[u8], &[u8])] = &[
+            (b"To: a\r\r\nBcc: s\r\n\r\nb\r\n", b"To: a\r\nBcc: s\r\n\r\nb\r\n"),
+            (b"Subject: hi\rBcc: victim@y\n\nb\n", b"Subject: hi Bcc: victim@y\r\n\r\nb\r\n"),
+            (b"Subject: hi\r\rx\n\nb\rc\n", b"Subject: hi  x\r\n\r\nb\r\nc\r\n"),
+            (b"Subject: hi\n\rBcc: s\n\nb\n", b"Subject: hi\r\n Bcc: s\r\n\r\nb\r\n"),
+            (b"Subject: hi\r", b"Subject: hi\r\n"),
+        ];
+        for (input, want) in cases {
+            let found = read(*input, LoneDot::Ends, 1000).unwrap();
+            assert_eq!(found, *want, "{}", input.escape_ascii());
         }
     }
 
@@ -83,7 +118,9 @@ mod tests {
             let error = read(input, LoneDot::Ends, 10).unwrap_err();
             assert!(matches!(error, InputError::TooLarge(10)), "{error}");
         }
-        let endless = io::BufReader::new(io::repeat(b'x'));
-        assert!(read(endless, LoneDot::Ends, 1 << 20).is_err());
+        for octet in [b'x', b'\r'] {
+            let endless = io::BufReader::new(io::repeat(octet));
+            assert!(read(endless, LoneDot::Ends, 1 << 20).is_err());
+        }
     }
 }
