@@ -57,7 +57,8 @@ async fn mail_beyond_a_senders_recipients_is_held_until_somebody_looks() {
     world.domain("held.test").mx(&[(10, &mx)]);
     let relay = world.relay("[limits]\nrecipients_per_sender_per_hour = 3").await;
     relay.submit("a@client.test", &["one@held.test", "two@held.test"], "within").await;
-    let id = relay.submit("A@client.test", &["three@held.test", "four@held.test"], "over").await;
+    let id =
+        relay.submit("\"\\A\"@client.test", &["three@held.test", "four@held.test"], "over").await;
     relay.submit("b@client.test", &["five@held.test"], "another").await;
     let held = relay.event("held").with("message_id", &id).await;
     assert_eq!(held.text("reason").as_deref(), Some("held"));

@@ -1,8 +1,10 @@
 //! Addresses (RFC 5321 §4.1.2): what stands between the angle brackets.
 //!
-//! The local part is opaque (§2.3.11): it is kept, compared and sent as it was written, quotes
-//! included. Only the domain is understood.
+//! The local part is opaque (§2.3.11): it is kept and sent as it was written, quotes included. Only the
+//! domain is understood. Lists that must not be got past by quoting compare
+//! [`Mailbox::unquoted_local_part`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -135,6 +137,28 @@ impl Mailbox {
     /// The local part as it was written, quotes included.
     pub fn local_part(&self) -> &str {
         self.text.rsplit_once('@').map_or("", |(local, _)| local)
+    }
+
+    /// The local part without the quotes and backslashes that only say how to read it: `"a\b"` is `ab`, and
+    /// the same mailbox (RFC 5321 §4.1.2). To compare with, not to send.
+    ///
+    /// ```
+    /// # use smtp::Mailbox;
+    /// let unquoted = |text| Mailbox::parse(text).map(|m| m.unquoted_local_part().into_owned());
+    /// assert_eq!(unquoted(r#""a\ \"b"@x.example"#)?, "a \"b");
+    /// assert_eq!(unquoted("a@x.example")?, "a");
+    /// # Ok::<(), smtp::AddressError>(())
+    /// ```
+    pub fn unquoted_local_part(&self) -> Cow<'_, str> {
+        let local = self.local_part();
+        let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let Some(quoted) = quoted else { return Cow::Borrowed(local) };
+        let mut chars = quoted.chars();
+        let mut plain = String::with_capacity(quoted.len());
+        while let Some(c) = chars.next() {
+            plain.extend(if c == '\\' { chars.next() } else { Some(c) });
+        }
+        Cow::Owned(plain)
     }
 
     /// The domain, normalized.

@@ -26,7 +26,7 @@ use super::refusal::{self, Refusal};
 use super::rules;
 use crate::auth::{Auth, Login};
 use crate::clock;
-use crate::config::{ClientInReceived, Config, ListenerMode};
+use crate::config::{self, ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
 use crate::route;
 
@@ -309,7 +309,7 @@ impl Desk {
         let whose = match (&self.login, sender) {
             (Some(login), _) => Sender::User(login.name.as_str().into()),
             (None, ReversePath::Mailbox(mailbox)) => {
-                Sender::Address(mailbox.as_str().to_ascii_lowercase().into())
+                Sender::Address(config::mailbox_key(mailbox).into())
             }
             (None, ReversePath::Null) => Sender::Client(self.place()),
         };

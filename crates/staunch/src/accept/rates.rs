@@ -24,7 +24,7 @@ const COUNTED_MAX: usize = 10_000;
 pub(super) enum Sender {
     /// Who logged in, whatever the address is.
     User(Box<str>),
-    /// The address in MAIL FROM, in lower case.
+    /// The address in MAIL FROM, as a `config::mailbox_key`.
     Address(Box<str>),
     /// Of mail without a sender.
     Client(Place),

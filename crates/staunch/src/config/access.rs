@@ -58,7 +58,7 @@ impl Aliases {
 /// Addresses and patterns of domains.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AddressList {
-    /// In lower case: such lists come from bounces and complaints, which write names as they like.
+    /// As [`key`]s: such lists come from bounces and complaints, which write names as they like.
     addresses: HashSet<String>,
     domains: Vec<DomainPattern>,
 }
@@ -80,8 +80,9 @@ impl AddressList {
     }
 }
 
-fn key(mailbox: &Mailbox) -> String {
-    format!("{}@{}", mailbox.local_part().to_lowercase(), mailbox.domain())
+/// The same for every way to write a mailbox: in lower case, and without quotes that say nothing.
+pub(crate) fn key(mailbox: &Mailbox) -> String {
+    format!("{}@{}", mailbox.unquoted_local_part().to_lowercase(), mailbox.domain())
 }
 
 impl Checker {
@@ -150,12 +151,17 @@ mod tests {
     #[test]
     fn a_list_has_addresses_in_any_case_and_patterns_of_domains() {
         let mut checker = Checker::default();
-        let texts = ["Anna@example.org", "spam.example", "*.bulk.example"].map(str::to_owned);
+        let texts = ["Anna@example.org", "\"c. d\"@example.org", "spam.example", "*.bulk.example"];
+        let texts = texts.map(str::to_owned);
         let list = checker.address_list("access.deny_recipients", &texts);
         assert_eq!(checker.findings, Vec::new());
         for (address, want) in [
             ("anna@example.org", true),
             ("ANNA@EXAMPLE.ORG", true),
+            (r#""anna"@example.org"#, true),
+            (r#""a\nNa"@example.org"#, true),
+            (r#""anna\""@example.org"#, false),
+            (r#""c\. d"@example.org"#, true),
             ("bert@example.org", false),
             ("anyone@spam.example", true),
             ("anyone@www.spam.example", false),

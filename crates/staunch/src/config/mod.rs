@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use smtp::{Domain, HostName, Mailbox};
 
-pub(crate) use access::{Access, Aliases, Senders};
+pub(crate) use access::{Access, Aliases, Senders, key as mailbox_key};
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use hostname::Hostname;
 pub(crate) use listener::{
