@@ -23,7 +23,7 @@ use crate::config::{Config, Loaded};
 use header::{Defaults, Message};
 use local_user::LocalUser;
 use options::{Mode, Options};
-use submit::{Envelope, Taken};
+use submit::{Envelope, Refused, Taken};
 
 /// Options of all commands that take a value; what stands before a command may be one of them.
 const GLOBAL: [&str; 2] = ["--config", "--log-level"];
@@ -178,17 +178,17 @@ fn finished(
     })
 }
 
-/// Says who was refused. The others have their mail, as with every sendmail.
+/// Says who has no mail. The others have their mail, as with every sendmail.
 fn ended(taken: &Taken, options: &Options) -> Result<Exit, Failure> {
     if options.is_verbose {
         for answer in &taken.answers {
             writeln!(stdout(), "{answer}")?;
         }
     }
-    let Some((_, first)) = taken.refused.first() else { return Ok(Exit::Ok) };
-    let line = |(recipient, reply): &(String, _)| format!("sendmail: <{recipient}>: {reply}");
+    let Some(first) = taken.refused.first() else { return Ok(Exit::Ok) };
+    let line = |one: &Refused| format!("sendmail: <{}>: {}", one.recipient, one.text);
     let lines: Vec<String> = taken.refused.iter().map(line).collect();
-    Err(Failure::new(submit::exit_of(first), lines.join("\n")))
+    Err(Failure::new(first.exit, lines.join("\n")))
 }
 
 fn failure(exit: Exit, text: impl std::fmt::Display) -> Failure {

@@ -87,8 +87,46 @@ fn need(extensions: &Extensions, extension: Extension, what: &str) -> Result<(),
 pub(super) struct Taken {
     /// The answer to each transaction that carried it.
     pub(super) answers: Vec<Reply>,
-    /// Who was refused for good, and why.
-    pub(super) refused: Vec<(String, Reply)>,
+    /// Who has no mail.
+    pub(super) refused: Vec<Refused>,
+}
+
+/// Somebody who has no mail, and will have none.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    /// Who.
+    pub(super) recipient: String,
+    /// Never [`Exit::TemporaryFailure`].
+    pub(super) exit: Exit,
+    /// Why.
+    pub(super) text: String,
+}
+
+impl Taken {
+    /// Nobody of `rest` has mail, for this reason; those refused since `refused_before` have their own.
+    fn give_up(&mut self, rest: &[String], refused_before: usize, failure: &Failure) {
+        let exit = match failure.exit {
+            Exit::TemporaryFailure => Exit::Unavailable,
+            Exit::Ok
+            | Exit::No
+            | Exit::Usage
+            | Exit::BadInput
+            | Exit::NoInput
+            | Exit::NoUser
+            | Exit::NoHost
+            | Exit::Unavailable
+            | Exit::NoPermission
+            | Exit::Config => failure.exit,
+        };
+        let why = failure.text.strip_prefix("sendmail: ").unwrap_or(&failure.text);
+        let text =
+            format!("not taken, unlike the recipients before; send to this one again: {why}");
+        let known = self.refused.split_off(refused_before);
+        let left = rest.iter().filter(|one| known.iter().all(|known| known.recipient != **one));
+        let left: Vec<_> =
+            left.map(|one| Refused { recipient: one.clone(), exit, text: text.clone() }).collect();
+        self.refused.extend(known.into_iter().chain(left));
+    }
 }
 
 /// Hands `content` (lines with CRLF) to the daemon. More recipients than one transaction takes are
@@ -96,8 +134,9 @@ pub(super) struct Taken {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nothing, or not all that could be, was taken: with [`Exit::TemporaryFailure`] for
-/// whatever may work later.
+/// A [`Failure`] if nothing was taken: with [`Exit::TemporaryFailure`] for whatever may work later. Once
+/// something was taken, no failure is temporary: a caller that tries again sends to everybody again, also to
+/// those who have their copy. Who is left is [`Taken::refused`] then.
 pub(super) fn submit(
     socket: &Path,
     name: &str,
@@ -113,16 +152,15 @@ pub(super) fn submit(
     let mut taken = Taken::default();
     let mut rest = envelope.recipients;
     while !rest.is_empty() {
-        let mail = dialog.command(&envelope.mail(content, &extensions)?)?;
-        expected(&mail, ReplyClass::Success)?;
         let refused_before = taken.refused.len();
-        let (now, later) = dialog.recipients(rest, envelope, &extensions, &mut taken)?;
-        if now.len() > taken.refused.len() - refused_before {
-            taken.answers.push(dialog.content(content)?);
-        } else {
-            expected(&dialog.command("RSET")?, ReplyClass::Success)?;
+        match dialog.transaction(rest, envelope, &extensions, content, &mut taken) {
+            Ok(later) => rest = later,
+            Err(failure) if taken.answers.is_empty() => return Err(failure),
+            Err(failure) => {
+                taken.give_up(rest, refused_before, &failure);
+                break;
+            }
         }
-        rest = later;
     }
     // The message is safe, whatever becomes of the connection now.
     let _ = dialog.command("QUIT");
@@ -222,6 +260,28 @@ impl Dialog {
         }
     }
 
+    /// Hands in one copy, for as many recipients as it may have. Returns the others.
+    fn transaction<'r>(
+        &mut self,
+        recipients: &'r [String],
+        envelope: &Envelope<'_>,
+        extensions: &Extensions,
+        content: &[u8],
+        taken: &mut Taken,
+    ) -> Result<&'r [String], Failure> {
+        let mail = self.command(&envelope.mail(content, extensions)?)?;
+        expected(&mail, ReplyClass::Success)?;
+        let refused_before = taken.refused.len();
+        let (now, later) = self.recipients(recipients, envelope, extensions, taken)?;
+        if now.len() > taken.refused.len() - refused_before {
+            let answer = self.content(content)?;
+            taken.answers.push(answer);
+        } else {
+            expected(&self.command("RSET")?, ReplyClass::Success)?;
+        }
+        Ok(later)
+    }
+
     /// Names recipients until one transaction has enough: those answered for good, and the rest.
     fn recipients<'r>(
         &mut self,
@@ -235,11 +295,15 @@ impl Dialog {
             let reply = self.command(&envelope.rcpt(recipient, extensions)?)?;
             match reply.class() {
                 ReplyClass::Success => accepted += 1,
-                ReplyClass::Permanent => taken.refused.push((recipient.clone(), reply)),
+                ReplyClass::Permanent => taken.refused.push(Refused {
+                    recipient: recipient.clone(),
+                    exit: exit_of(&reply),
+                    text: reply.to_string(),
+                }),
                 ReplyClass::Transient if reply.code == TOO_MANY_RECIPIENTS && accepted > 0 => {
                     return Ok(recipients.split_at_checked(at).unwrap_or((recipients, &[])));
                 }
-                // Nothing is sent yet, so that a second try makes no second copy.
+                // Nothing of this transaction is sent yet.
                 ReplyClass::Transient | ReplyClass::Continue => {
                     let text = format!("sendmail: <{recipient}>: {reply}");
                     return Err(Failure::new(Exit::TemporaryFailure, text));
@@ -268,6 +332,8 @@ impl Dialog {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead as _;
+
     use super::*;
 
     #[test]
@@ -288,6 +354,78 @@ mod tests {
         for (line, want) in cases {
             let reply = Reply::parse(format!("{line}\r\n").as_bytes()).unwrap();
             assert_eq!(exit_of(&reply), want, "{line}");
+        }
+    }
+
+    /// A daemon that gives these answers, one for each command; DATA has a second one behind its content.
+    fn daemon(answers: &'static [&'static str]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("submit.sock");
+        let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::thread::spawn(move || {
+            let (stream, _) = socket.accept().unwrap();
+            let mut lines = io::BufReader::new(&stream).lines();
+            for answer in answers {
+                // The client may be gone already; what it made of it all is what counts.
+                let _ = (&stream).write_all(format!("{answer}\r\n").as_bytes());
+                let mut line = lines.next();
+                while answer.starts_with("354") && !matches!(&line, None | Some(Err(_))) {
+                    if line.is_some_and(|line| line.unwrap() == ".") {
+                        break;
+                    }
+                    line = lines.next();
+                }
+            }
+        });
+        (dir, path)
+    }
+
+    /// Of a message for a, b and c.
+    fn submitted(answers: &'static [&'static str]) -> Result<Taken, Failure> {
+        let (_dir, path) = daemon(answers);
+        let recipients = ["a", "b", "c"].map(|name| format!("{name}@x.example"));
+        let envelope = Envelope {
+            sender: "",
+            recipients: &recipients,
+            notify: None,
+            returns: None,
+            envelope_id: None,
+        };
+        submit(&path, "host.example", &envelope, b"Subject: x\r\n\r\n")
+    }
+
+    #[test]
+    fn once_something_was_taken_nobody_is_told_to_send_it_all_again() {
+        const FIRST: [&str; 8] =
+            ["220 x", "250 x", "250 m", "250 a", "452 4.5.3 b", "354 d", "250 2.0.0 ok", "250 m"];
+        let ends: [(&[&str], Exit); 5] = [
+            (&["451 4.3.0 Later"], Exit::Unavailable),
+            (&["250 b", "451 4.3.0 Later"], Exit::Unavailable),
+            (&["250 b", "250 c", "452 4.3.1 Full"], Exit::Unavailable),
+            (&["250 b", "250 c", "354 d", "421 4.3.2 Bye"], Exit::Unavailable),
+            (&["250 b", "250 c", "354 d", "554 5.6.0 No"], Exit::BadInput),
+        ];
+        for (end, exit) in ends {
+            let answers = [&FIRST[..], end].concat().leak();
+            let taken = submitted(answers).unwrap();
+            assert_eq!(taken.answers.len(), 1, "{end:?}");
+            let left: Vec<_> = taken.refused.iter().map(|one| one.recipient.as_str()).collect();
+            assert_eq!(left, ["b@x.example", "c@x.example"], "{end:?}");
+            for one in &taken.refused {
+                assert_eq!(one.exit, exit, "{end:?}");
+                assert!(one.text.contains(end.last().unwrap().get(4..).unwrap()), "{one:?}");
+            }
+        }
+        // Who has an own reason keeps it.
+        let answers = [&FIRST[..], &["550 5.1.1 Nobody", "451 4.3.0 Later"]].concat().leak();
+        let taken = submitted(answers).unwrap();
+        let exits: Vec<_> = taken.refused.iter().map(|one| one.exit).collect();
+        assert_eq!(exits, [Exit::NoUser, Exit::Unavailable]);
+        assert!(!taken.refused[0].text.contains("again"), "{taken:?}");
+        // With nothing taken, the whole may be tried again.
+        for end in [&["451 4.3.0 Later"][..], &["250 a", "451 4.3.0 Later"]] {
+            let answers = [&FIRST[..3], end].concat().leak();
+            assert_eq!(submitted(answers).unwrap_err().exit, Exit::TemporaryFailure, "{end:?}");
         }
     }
 
