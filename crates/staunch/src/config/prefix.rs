@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
+/// What all IPv4-mapped IPv6 addresses have in common (RFC 4291 §2.5.5.2): `::ffff:0:0/96`.
+const MAPPED_BITS: u8 = 96;
+
 /// An address block: all addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Prefix {
@@ -22,6 +25,9 @@ pub(crate) enum PrefixError {
     /// The operator may have meant the address, or the block: neither is guessed.
     #[error("bits are set beyond the length; write {0}")]
     HostBits(Prefix),
+    /// Nothing is ever in it, since such addresses count as the IPv4 addresses that they are.
+    #[error("IPv4 addresses are not matched in this form; write {0}")]
+    Mapped(Prefix),
 }
 
 impl Prefix {
@@ -46,6 +52,11 @@ impl Prefix {
         };
         if length > bits {
             return Err(PrefixError::TooLong(bits));
+        }
+        if let (IpAddr::V6(v6), Some(length)) = (address, length.checked_sub(MAPPED_BITS))
+            && let Some(v4) = v6.to_ipv4_mapped()
+        {
+            return Err(PrefixError::Mapped(Self { address: mask(v4.into(), length), length }));
         }
         let masked = Self { address: mask(address, length), length };
         if masked.address == address { Ok(masked) } else { Err(PrefixError::HostBits(masked)) }
@@ -100,6 +111,8 @@ mod tests {
     #[test]
     fn a_prefix_is_read_exactly_or_refused() {
         let v4 = Prefix { address: IpAddr::from([10, 0, 0, 0]), length: 8 };
+        let host = Prefix { address: IpAddr::from([192, 0, 2, 7]), length: 32 };
+        let all = Prefix { address: IpAddr::from([0, 0, 0, 0]), length: 0 };
         let cases = [
             ("10.0.0.0/8", Ok("10.0.0.0/8")),
             ("192.0.2.7", Ok("192.0.2.7/32")),
@@ -109,6 +122,12 @@ mod tests {
             ("::/0", Ok("::/0")),
             ("10.1.2.3/8", Err(PrefixError::HostBits(v4))),
             ("10.0.0.0/33", Err(PrefixError::TooLong(32))),
+            ("::ffff:10.0.0.0/104", Err(PrefixError::Mapped(v4))),
+            ("::ffff:10.1.2.3/104", Err(PrefixError::Mapped(v4))),
+            ("::ffff:a00:0/104", Err(PrefixError::Mapped(v4))),
+            ("::ffff:192.0.2.7", Err(PrefixError::Mapped(host))),
+            ("::ffff:0:0/96", Err(PrefixError::Mapped(all))),
+            ("::/96", Ok("::/96")),
             ("::/129", Err(PrefixError::TooLong(128))),
             ("10.0.0.0/", Err(PrefixError::Malformed)),
             ("10.0.0.0/+8", Err(PrefixError::Malformed)),
