@@ -227,10 +227,15 @@ impl Spine<'_> {
         let session = if is_kept { Session::Kept } else { Session::Fresh };
         let (policy, mx) = (binding(&mx), mx.host().clone());
         let transmitted = self.transmit(admitted, (&mx, manner), chunking).await;
-        let answered = |(fates, cut)| {
-            Some(Answered { mx, address, proof, tls, policy, extensions, fates, cut })
-        };
-        (session, transmitted.map(answered))
+        let answered = transmitted.and_then(|(fates, cut)| {
+            let answered = Answered { mx, address, proof, tls, policy, extensions, fates, cut };
+            // No word about the mail: whoever keeps TLS from us could make us say so of any host.
+            match answered.wants_tls() {
+                Some(reply) => Err(HostError::TlsWanted(reply.clone())),
+                None => Ok(Some(answered)),
+            }
+        });
+        (session, answered)
     }
 
     /// One message to its recipients, over one connection.

@@ -1,6 +1,6 @@
 //! What we say to hosts before and under TLS, row by row: a scripted MX listens.
 
-use world::{Leaf, Mx, Starttls, World};
+use world::{Leaf, Mx, Starttls, Then, World};
 
 use super::client::{arrives, enforce, fate, only_mx, submit, waits};
 use crate::harness::{PROGRAM, on_stage};
@@ -76,6 +76,32 @@ fn cl_33_clear_text_follows_on_a_new_connection_where_nothing_requires_tls() {
         let deferred = relay.event("deferred").with("recipient", "x@strict.cl33.test");
         deferred.times(3).await;
         assert_eq!(strict.commanded("MAIL"), 0);
+    });
+}
+
+/// RFC 3207 §4: 530 says nothing about the mail. Whoever takes the offer away gets it said, too.
+#[test]
+fn cl_33_a_host_that_takes_nothing_in_clear_text_does_not_end_mail() {
+    on_stage(|stage| async {
+        let (world, relay) = (&stage.world, &stage.relay);
+        for (name, starttls) in [("none", Starttls::Absent), ("broken", Starttls::Alert)] {
+            let (domain, next) = (format!("{name}.cl33.test"), format!("next.{name}.cl33.test"));
+            let mx = world.mx(&format!("mx.{domain}")).await;
+            mx.script(|script| script.starttls = starttls);
+            mx.on("MAIL", Then::reply("530 5.7.0 Must issue a STARTTLS command first"));
+            world.domain(&domain).mx(&[(10, &mx)]);
+            let recipient = format!("x@{domain}");
+            relay.submit("", &[&recipient], &recipient).await;
+            let deferred = relay.event("deferred").with("recipient", &recipient);
+            deferred.times(3).await;
+            assert!(mx.commanded("MAIL") > 0, "{name}");
+            assert_eq!(relay.event("bounced").with("recipient", &recipient).count(), 0, "{name}");
+
+            // The next host may be a better one.
+            let good = world.mx(&format!("good.{domain}")).await;
+            world.domain(&next).mx(&[(10, &mx), (20, &good)]);
+            arrives(relay, &good, &format!("x@{next}")).await;
+        }
     });
 }
 

@@ -145,6 +145,8 @@ pub(crate) enum HostError {
     Connect(ConnectFailure),
     /// The session is not as protected as it must be.
     Tls(TlsFailure),
+    /// It takes nothing without TLS, which did not come about: it is not offered, or it broke before.
+    TlsWanted(Reply),
     /// It does not let us in, or it must not get to know our password.
     Login(LoginError),
     /// It takes messages up to this size.
@@ -380,6 +382,7 @@ impl HostError {
             | Self::Refused(_)
             | Self::Dns(_)
             | Self::Tls(_)
+            | Self::TlsWanted(_)
             | Self::NoChunking
             | Self::Login(_)
             | Self::Interrupted { .. }
@@ -396,6 +399,7 @@ impl HostError {
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
             | Self::Crowded
+            | Self::TlsWanted(_)
             | Self::NoChunking
             | Self::Login(_)
             | Self::TooLarge { .. }
@@ -413,7 +417,7 @@ impl HostError {
             Self::Body(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
-            Self::Tls(_) | Self::Login(_) => 6,
+            Self::Tls(_) | Self::TlsWanted(_) | Self::Login(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
             Self::NoChunking | Self::Interrupted { .. } => 5,
             Self::Connect(_) => 4,
@@ -441,6 +445,7 @@ impl HostError {
             | Self::ForbiddenAddress(_)
             | Self::Connect(_)
             | Self::Tls(_)
+            | Self::TlsWanted(_)
             | Self::Login(_)
             | Self::Interrupted { stage: Stage::Mail | Stage::Rcpt | Stage::Data, .. } => {
                 Scope::Lane
@@ -464,6 +469,11 @@ impl HostError {
             ),
             Self::Connect(failure) => failure.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
+            Self::TlsWanted(reply) => Problem::new(
+                Reason::StarttlsNotOffered,
+                &format!("{mx} takes nothing without TLS, and there was none: {reply}"),
+            )
+            .answered(reply),
             Self::Login(error) => Problem::new(Reason::AuthFailed, &format!("{mx}: {error}")),
             Self::TooLarge { limit } => Problem::new(
                 Reason::SizeExceeded,

@@ -26,6 +26,8 @@ use crate::schedule::{after, retry_delay, spread};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
 pub(crate) const SERVICE_CLOSING: u16 = 421;
+/// RFC 3207 §4: the host takes nothing without TLS.
+const TLS_WANTED: u16 = 530;
 /// How long a lane rests after 421, if its first retry is not sooner. Ours: long enough to let a
 /// host recover, short enough not to be noticed by people.
 const THROTTLE_REST: Duration = Duration::from_secs(30);
@@ -67,13 +69,31 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
-    /// Was every recipient refused, and so?
+    /// Was everybody refused who was asked, and so? Not if the transaction was cut: more may have been said.
     pub(crate) fn all_refused(&self, so: impl Fn(Stage, &Reply) -> bool) -> bool {
-        let refused = |fate: &Option<client::Fate>| match fate {
-            Some(client::Fate::Refused { stage, reply }) => so(*stage, reply),
-            Some(client::Fate::Accepted(_)) | None => false,
+        self.first_refusal(so).is_some()
+    }
+
+    /// What the host says who wants TLS first (RFC 3207 §4), if this was in clear and it said nothing else.
+    pub(crate) fn wants_tls(&self) -> Option<&Reply> {
+        let in_clear = self.tls.is_none();
+        self.first_refusal(|_, reply| reply.code == TLS_WANTED).filter(|_| in_clear)
+    }
+
+    /// The first refusal, if everybody who was asked was refused, and so.
+    fn first_refusal(&self, so: impl Fn(Stage, &Reply) -> bool) -> Option<&Reply> {
+        let refusal = |fate: &client::Fate| match fate {
+            client::Fate::Refused { stage, reply } => so(*stage, reply),
+            client::Fate::Accepted(_) => false,
         };
-        self.fates.iter().all(refused)
+        let mut asked = self.fates.iter().flatten();
+        if self.cut.is_some() || !asked.clone().all(refusal) {
+            return None;
+        }
+        asked.find_map(|fate| match fate {
+            client::Fate::Refused { reply, .. } => Some(reply),
+            client::Fate::Accepted(_) => None,
+        })
     }
 }
 
