@@ -66,7 +66,7 @@ pub(crate) enum Chunking {
 #[derive(Debug)]
 pub(crate) struct Transmitted {
     /// One for each recipient, in order; `None` where [`Transmitted::trouble`] came first, or, without
-    /// any, who was not asked because the host takes no more of them in this session.
+    /// any, who was not asked: the host takes no more of them in this session, or it refused others.
     pub(crate) fates: Vec<Option<Fate>>,
     /// Why not every recipient has an answer.
     pub(crate) trouble: Option<Trouble>,
@@ -195,12 +195,17 @@ impl Answers {
             }
         }
         self.left.retain(|place| !done.contains(place));
-        // It would be the same for the others, and a large body has gone out once for nothing.
-        if let Some(fate) = about_all {
-            for place in std::mem::take(&mut self.left) {
-                if let Some(known) = self.fates.get_mut(place) {
-                    known.get_or_insert_with(|| fate.clone());
-                }
+        // It would most likely be the same for the others, and a large body has gone out once for nothing.
+        let Some(fate) = about_all else { return };
+        let left = std::mem::take(&mut self.left);
+        // But nobody's mail ends by what was said to somebody else: hosts that take few recipients at a time
+        // do so to judge for each of them. Who was not asked is asked in a session of their own.
+        if fate.class() == ReplyClass::Permanent {
+            return;
+        }
+        for place in left {
+            if let Some(known) = self.fates.get_mut(place) {
+                known.get_or_insert_with(|| fate.clone());
             }
         }
     }
@@ -803,16 +808,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_of_the_message_holds_for_who_was_not_asked() {
+    async fn what_is_said_of_the_message_stops_it_and_ends_it_for_nobody_who_was_not_asked() {
         let ehlo = "250-mx.example.org\r\n250 LIMITS RCPTMAX=1\r\n";
-        let mut script = transactions(&["250 a\r\n"]);
-        script.pop();
-        script.push(Act::Say("554 5.7.1 spam\r\n"));
-        let (address, peer) = play(vec![script]).await;
-        let transmitted =
-            send(connected(address, ehlo).await, 3, 3, BodySource::Memory(b"abc")).await;
-        assert_eq!(codes(&transmitted), [554, 554, 554]);
-        assert_eq!(verbs(&peer.await.unwrap()), "MRDa.", "the body goes out once");
+        for (reply, want) in
+            [("554 5.7.1 spam\r\n", [554, 0, 0]), ("451 4.7.1 later\r\n", [451, 451, 451])]
+        {
+            let mut script = transactions(&["250 a\r\n"]);
+            script.pop();
+            script.push(Act::Say(reply));
+            let (address, peer) = play(vec![script]).await;
+            let transmitted =
+                send(connected(address, ehlo).await, 3, 3, BodySource::Memory(b"abc")).await;
+            assert_eq!(codes(&transmitted), want);
+            assert_eq!(transmitted.trouble, None);
+            drop(transmitted);
+            assert_eq!(verbs(&peer.await.unwrap()), "MRDa.", "the body goes out once");
+        }
     }
 
     /// Neither side may wait for the other while both only write (RFC 2920 §3.1).
