@@ -226,52 +226,57 @@ pub(crate) fn find(db: &Connection, id: MessageId) -> Result<Option<(i64, BodyRe
     found.map(|(seq, place)| Ok((seq, body_ref(place)?))).transpose()
 }
 
-/// Applies changes to recipients of the message in row `seq`. Those that are gone are skipped: an
-/// operator may have deleted them meanwhile.
-fn change(db: &Connection, seq: i64, changes: &[(RecipientNo, Change)]) -> Result<(), StoreError> {
+/// Applies changes to recipients of the message in row `seq`; says how many there were. Those that are
+/// gone are skipped: an operator may have deleted them meanwhile.
+fn change(
+    db: &Connection,
+    seq: i64,
+    changes: &[(RecipientNo, Change)],
+) -> Result<usize, StoreError> {
+    let mut changed = 0;
     for (no, change) in changes {
         let key = recipient_key(seq, *no);
-        match change {
+        changed += match change {
             Change::Delivered | Change::Failed => {
-                db.prepare_cached("DELETE FROM recipients WHERE id = ?1")?.execute([key])?;
+                db.prepare_cached("DELETE FROM recipients WHERE id = ?1")?.execute([key])?
             }
             Change::Deferred(deferral) => defer(db, key, deferral)?,
-            Change::Told(Told::Delay) => {
-                db.prepare_cached("UPDATE recipients SET waits_since = ?2 WHERE id = ?1")?
-                    .execute([key, TOLD])?;
-            }
-            Change::Told(Told::Deadline) => {
-                db.prepare_cached(
+            Change::Told(Told::Delay) => db
+                .prepare_cached("UPDATE recipients SET waits_since = ?2 WHERE id = ?1")?
+                .execute([key, TOLD])?,
+            Change::Told(Told::Deadline) => db
+                .prepare_cached(
                     "UPDATE recipients SET waits_since = ?2, deadline = NULL WHERE id = ?1",
                 )?
-                .execute([key, TOLD])?;
-            }
-        }
+                .execute([key, TOLD])?,
+        };
     }
-    Ok(())
+    Ok(changed)
 }
 
-fn defer(db: &Connection, key: i64, deferral: &Deferral) -> Result<(), StoreError> {
+fn defer(db: &Connection, key: i64, deferral: &Deferral) -> Result<usize, StoreError> {
     let counted = match deferral.attempt {
         Attempt::Counted => 1,
         Attempt::NotCounted => 0,
     };
     let due = deferral.due_at.as_millisecond();
     let Some(problem) = &deferral.problem else {
-        db.prepare_cached(
-            "UPDATE recipients SET due_at = ?2, attempts = attempts + ?3 WHERE id = ?1",
-        )?
-        .execute(params![key, due, counted])?;
-        return Ok(());
+        let changed = db
+            .prepare_cached(
+                "UPDATE recipients SET due_at = ?2, attempts = attempts + ?3 WHERE id = ?1",
+            )?
+            .execute(params![key, due, counted])?;
+        return Ok(changed);
     };
     let [at, status, reason, mx, text] = problem_values(Some(problem));
-    db.prepare_cached(
-        "UPDATE recipients SET due_at = ?2, attempts = attempts + ?3, last_at = ?4,
-             last_status = ?5, last_reason = ?6, last_mx = ?7, last_text = ?8
-         WHERE id = ?1",
-    )?
-    .execute(params![key, due, counted, at, status, reason, mx, text])?;
-    Ok(())
+    let changed = db
+        .prepare_cached(
+            "UPDATE recipients SET due_at = ?2, attempts = attempts + ?3, last_at = ?4,
+                 last_status = ?5, last_reason = ?6, last_mx = ?7, last_text = ?8
+             WHERE id = ?1",
+        )?
+        .execute(params![key, due, counted, at, status, reason, mx, text])?;
+    Ok(changed)
 }
 
 /// Removes the message if nobody waits for it any more.
@@ -315,14 +320,18 @@ pub(crate) fn settle(
     let Some((seq, body)) = find(db, settlement.message)? else {
         return Ok(Outcome { settled: Settled::Missing, file: None });
     };
+    let changed = change(db, seq, &settlement.changes)?;
+    // Whoever took them out meanwhile has told their sender, or meant that nobody is told.
+    if changed == 0 && !settlement.notices.is_empty() {
+        return Ok(Outcome { settled: Settled::Moot, file: None });
+    }
     for notice in &settlement.notices {
         insert(db, &notice.body, &notice.envelope, broom)?;
     }
-    change(db, seq, &settlement.changes)?;
     let settled = remove_if_done(db, seq)?;
     let file = match settled {
         Settled::Gone => file_of(layout, settlement.message, body),
-        Settled::Waiting | Settled::Missing => None,
+        Settled::Waiting | Settled::Missing | Settled::Moot => None,
     };
     Ok(Outcome { settled, file })
 }

@@ -307,6 +307,9 @@ pub enum Settled {
     /// The message had left before: an operator deleted it. Only the lane was updated, and the notices
     /// were dropped.
     Missing,
+    /// Recipients of the message still wait, but none of those that this is about: they had left before,
+    /// and who should know was told then. Only the lane was updated, and the notices were dropped.
+    Moot,
 }
 
 /// The health of a lane's next hop.

@@ -151,7 +151,8 @@ impl Spool {
     }
 
     /// Records what an attempt came to: recipients, notices and lane in one transaction. If the
-    /// message was deleted meanwhile, only the lane is updated. `done` must not block.
+    /// message was deleted meanwhile, or all recipients that this is about have left it, only the lane is
+    /// updated. `done` must not block.
     ///
     /// While a settlement has failed, its recipients must not be tried again without an answer to
     /// the question why: each would get the message twice.
@@ -173,7 +174,7 @@ impl Spool {
                 match outcome.settled {
                     // Rows name the notices' bodies now.
                     Settled::Waiting | Settled::Gone => wards.iter().for_each(|ward| ward.keep()),
-                    Settled::Missing => {}
+                    Settled::Missing | Settled::Moot => {}
                 }
                 remove_files(chores.as_ref(), outcome.file);
                 outcome.settled

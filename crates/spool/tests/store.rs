@@ -134,6 +134,26 @@ fn settling_a_message_that_was_deleted_changes_nothing_and_sends_no_notice() {
 }
 
 #[test]
+fn settling_recipients_that_have_left_a_message_sends_no_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(2))]);
+    for want in [Settled::Waiting, Settled::Moot] {
+        let mut fails = settlement(&spool, id);
+        fails.changes.push((RecipientNo(0), Change::Failed));
+        let notice = sealed(&spool, &large(1000));
+        fails.notices.push(spool::NewMessage {
+            body: notice,
+            envelope: envelope(1000, &[("sender@from.example", lane(3))]),
+        });
+        assert_eq!(settle(&spool, fails).unwrap(), want);
+    }
+    assert_eq!(spool.count().unwrap().messages, 2, "the message and one notice");
+    spool.close();
+    assert_eq!(files(dir.path()).len(), 1, "that of the notice that was queued");
+}
+
+#[test]
 fn a_deferral_keeps_its_reason_and_comes_back_at_its_time() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());

@@ -90,6 +90,10 @@ pub(crate) async fn return_expired(
             return;
         };
         for work in page.work {
+            // Who was in this lane may be in another one now, with a next hop that works.
+            if !relay.is_of_today(config) {
+                return;
+            }
             let Ok(permit) = relay.spool.settle_permit() else { return };
             fail(relay, config, permit, &work, &problem).await;
         }
@@ -155,6 +159,9 @@ pub(crate) async fn tell_of_delays(
             return;
         };
         for work in page.work {
+            if !relay.is_of_today(config) {
+                return;
+            }
             let Ok(permit) = relay.spool.settle_permit() else { return };
             tell_delay(relay, config, permit, &work, (&problem, Told::Delay)).await;
         }
@@ -262,7 +269,7 @@ async fn write_once(
         Settled::Waiting => {}
         Settled::Gone => relay.count_messages(Counted::Left),
         // The notices were dropped with it.
-        Settled::Missing => return Ok(()),
+        Settled::Missing | Settled::Moot => return Ok(()),
     }
     for (action, id, pieces) in arrivals {
         events::notice_queued(writing.subject.message, action, id);
