@@ -69,6 +69,15 @@ pub(crate) struct Prepared {
     users: Users,
 }
 
+/// A file that is not the one that was looked at last.
+#[derive(Debug)]
+struct Noticed {
+    path: PathBuf,
+    /// Of the users that counted then.
+    generation: u64,
+    now: Option<Stamp>,
+}
+
 /// Somebody who has proved who it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
@@ -155,6 +164,10 @@ impl Auth {
 
     /// From now on these users count.
     pub(crate) fn apply(&self, prepared: Prepared) {
+        Self::replace(&mut lock(&self.file), prepared);
+    }
+
+    fn replace(file: &mut Current, prepared: Prepared) {
         let Prepared { path, users } = prepared;
         if let Some(path) = &path {
             tracing::info!(
@@ -173,7 +186,6 @@ impl Auth {
                 );
             }
         }
-        let mut file = lock(&self.file);
         let seen = users.stamp;
         let generation = file.generation + 1;
         *file = Current { path, users: Arc::new(users), generation, seen };
@@ -196,24 +208,37 @@ impl Auth {
     }
 
     fn look(&self) {
-        let (path, seen) = {
+        if let Some(noticed) = self.notice() {
+            let read = Self::prepare(Some(&noticed.path));
+            self.follow(&noticed, read);
+        }
+    }
+
+    fn notice(&self) -> Option<Noticed> {
+        let (path, seen, generation) = {
             let file = lock(&self.file);
-            let Some(path) = file.path.clone() else { return };
-            (path, file.seen)
+            (file.path.clone()?, file.seen, file.generation)
         };
         let now = Stamp::now(&path);
-        if now == seen {
+        (now != seen).then_some(Noticed { path, generation, now })
+    }
+
+    /// What was read counts only if nothing else was applied meanwhile: a reload may have changed
+    /// `access.users_file`, and users of the file before must not come back.
+    fn follow(&self, noticed: &Noticed, read: Result<Prepared, UsersError>) {
+        let mut file = lock(&self.file);
+        if file.generation != noticed.generation {
             return;
         }
-        match Self::prepare(Some(&path)) {
-            Ok(prepared) => self.apply(prepared),
+        match read {
+            Ok(prepared) => Self::replace(&mut file, prepared),
             Err(error) => {
                 tracing::warn!(
                     event = "users_refused",
                     %error,
                     "the users of before go on counting"
                 );
-                lock(&self.file).seen = now;
+                file.seen = noticed.now;
             }
         }
     }

@@ -76,6 +76,26 @@ async fn a_changed_file_counts_and_a_broken_one_does_not() {
     assert!(is_welcome(&auth, "bert", "b").await);
 }
 
+/// Whether it was the file before or a broken one that was read.
+#[tokio::test]
+async fn a_look_that_a_reload_overtakes_changes_nothing() {
+    let (auth, dir) = auth(&format!("anna:{}\n", cheap("a")));
+    let (before, after) = (dir.path().join("users"), dir.path().join("users2"));
+    write(&after, &format!("bert:{}\n", cheap("b")));
+    for lines in [format!("anna:{}\nx:{}\n", cheap("a"), cheap("x")), "broken".to_owned()] {
+        auth.apply(Auth::prepare(Some(&before)).unwrap());
+        write(&before, &lines);
+        let noticed = auth.notice().expect("it has changed");
+        let read = Auth::prepare(Some(&before));
+        auth.apply(Auth::prepare(Some(&after)).unwrap());
+        auth.follow(&noticed, read);
+        assert!(is_welcome(&auth, "bert", "b").await);
+        assert!(!is_welcome(&auth, "anna", "a").await);
+        assert!(auth.notice().is_none(), "it is looked at what counts");
+        write(&before, &format!("anna:{}\n", cheap("a")));
+    }
+}
+
 #[tokio::test]
 async fn whoever_guesses_is_shut_out_even_with_the_right_password() {
     let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
