@@ -149,6 +149,27 @@ async fn a_unix_listener_is_for_its_group_and_may_have_tls() {
     assert!(!path.exists(), "its name goes with it");
 }
 
+#[tokio::test]
+async fn a_path_that_moves_between_the_submit_socket_and_a_listener_changes_whom_it_lets_in() {
+    let world = World::start(PROGRAM).await;
+    let (one, two) = (world.dir().join("one.sock"), world.dir().join("two.sock"));
+    let overlay = |submit: &Path, listener: &Path| {
+        format!(
+            "[submit]\nsocket = \"{}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+             [[listener]]\naddress = \"unix:{}\"\n",
+            submit.display(),
+            listener.display()
+        )
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let relay = world.relay(&overlay(&one, &two)).await;
+    assert_eq!((mode(&one), mode(&two)), (0o666, 0o660));
+    reload(&relay, &overlay(&two, &one)).await;
+    assert_eq!((mode(&one), mode(&two)), (0o660, 0o666));
+    reload(&relay, &overlay(&one, &two)).await;
+    assert_eq!((mode(&one), mode(&two)), (0o666, 0o660));
+}
+
 /// A program that starts the daemon as systemd does: with a socket called `front` as descriptor 3.
 /// Returns the socket's address, too.
 fn activated(dir: &Path) -> (PathBuf, SocketAddr, std::net::TcpListener) {

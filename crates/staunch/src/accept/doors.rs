@@ -4,13 +4,15 @@
 //! address stays keeps its socket, so nobody who knocks at that moment is turned away, and sessions go
 //! on whatever becomes of the door that they came through.
 
+use std::fs::Permissions;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Shared;
 use super::bind::{self, Acceptor};
@@ -52,6 +54,8 @@ struct Wanted {
 #[derive(Debug)]
 struct OpenDoor {
     address: ListenAddress,
+    /// As in [`Wanted`].
+    socket_mode: u32,
     entrance: watch::Sender<Arc<Entrance>>,
     /// Where it really listens.
     tcp: Vec<SocketAddr>,
@@ -70,7 +74,14 @@ pub(crate) struct BindError {
 
 /// What [`Doors::prepare`] has made and [`Doors::apply`] takes.
 #[derive(Debug)]
-pub(crate) struct PreparedDoors(Vec<(Arc<Entrance>, Source)>);
+pub(crate) struct PreparedDoors(Vec<PreparedDoor>);
+
+#[derive(Debug)]
+struct PreparedDoor {
+    entrance: Arc<Entrance>,
+    socket_mode: u32,
+    source: Source,
+}
 
 /// Where the socket of a door comes from.
 #[derive(Debug)]
@@ -87,6 +98,26 @@ pub(crate) struct Doors {
     inherited: Inherited,
     certificates: Arc<Certificates>,
     open: Mutex<Vec<OpenDoor>>,
+}
+
+impl OpenDoor {
+    /// A path may go from `[submit]` to a listener, or the other way: its socket stays, and is for others now.
+    fn let_in(&mut self, socket_mode: u32) {
+        let ListenAddress::Unix(path) = &self.address else { return };
+        if self.socket_mode == socket_mode {
+            return;
+        }
+        match std::fs::set_permissions(path, Permissions::from_mode(socket_mode)) {
+            Ok(()) => self.socket_mode = socket_mode,
+            // The next reload tries again.
+            Err(error) => warn!(
+                event = "config_complaint",
+                key = "listener.address",
+                "{}: cannot become mode {socket_mode:o}, restart: {error}",
+                path.display()
+            ),
+        }
+    }
 }
 
 impl Doors {
@@ -121,11 +152,12 @@ impl Doors {
         let mut left_out = None;
         for wanted in wanted(config) {
             let address = &wanted.listener.address;
-            let socket = if let Some(at) = kept.iter().position(|open| open == address) {
+            let socket_mode = wanted.socket_mode;
+            let source = if let Some(at) = kept.iter().position(|open| open == address) {
                 kept.swap_remove(at);
                 Source::Kept
             } else {
-                match bind::bind(address, wanted.socket_mode, &self.inherited) {
+                match bind::bind(address, socket_mode, &self.inherited) {
                     Ok(acceptors) => Source::New(acceptors),
                     Err(source) => {
                         let is_forgiven =
@@ -139,9 +171,10 @@ impl Doors {
                     }
                 }
             };
-            doors.push((Arc::new(self.entrance(wanted.listener)), socket));
+            let entrance = Arc::new(self.entrance(wanted.listener));
+            doors.push(PreparedDoor { entrance, socket_mode, source });
         }
-        let is_built_in = |(entrance, _): &(Arc<Entrance>, Source)| entrance.listener.is_default;
+        let is_built_in = |door: &PreparedDoor| door.entrance.listener.is_default;
         match left_out {
             Some(error) if !doors.iter().any(is_built_in) => Err(error),
             Some(_) | None => Ok(PreparedDoors(doors)),
@@ -171,17 +204,20 @@ impl Doors {
     pub(crate) fn apply(&self, prepared: PreparedDoors) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *open);
-        for (entrance, socket) in prepared.0 {
+        for PreparedDoor { entrance, socket_mode, source } in prepared.0 {
             let kept = before.iter().position(|door| door.address == entrance.listener.address);
-            match (socket, kept) {
+            match (source, kept) {
                 (Source::Kept, Some(at)) => {
-                    let door = before.remove(at);
+                    let mut door = before.remove(at);
+                    door.let_in(socket_mode);
                     door.entrance.send_replace(entrance);
                     open.push(door);
                 }
                 // Only a bug could make it so: nothing closes doors but this.
                 (Source::Kept, None) => {}
-                (Source::New(acceptors), _) => open.push(self.open_door(entrance, acceptors)),
+                (Source::New(acceptors), _) => {
+                    open.push(self.open_door(entrance, socket_mode, acceptors));
+                }
             }
         }
         for gone in before {
@@ -192,7 +228,12 @@ impl Doors {
         self.relay.listening.replace(listening);
     }
 
-    fn open_door(&self, entrance: Arc<Entrance>, acceptors: Vec<Acceptor>) -> OpenDoor {
+    fn open_door(
+        &self,
+        entrance: Arc<Entrance>,
+        socket_mode: u32,
+        acceptors: Vec<Acceptor>,
+    ) -> OpenDoor {
         let address = entrance.listener.address.clone();
         let close = self.site.stop.child_token();
         let (sender, entrance) = watch::channel(entrance);
@@ -205,7 +246,7 @@ impl Doors {
             let listening = listener::listen(acceptor, entrance.clone(), site, close);
             self.site.tracker.spawn(listening);
         }
-        OpenDoor { address, entrance: sender, tcp, close }
+        OpenDoor { address, socket_mode, entrance: sender, tcp, close }
     }
 
     fn listening(&self) -> Vec<SocketAddr> {
