@@ -1,14 +1,15 @@
 //! Changes to the users file: whole or not at all, and nobody else's line.
 //!
 //! The new text is written beside the file, synced, and renamed over it, with the mode and owner of the old one.
-//! Two changes at once wait for each other.
+//! Two changes at once wait for each other, at a lock file beside it that nobody else can open: a lock on the
+//! folder, or on the users file itself, is for everybody who may read that to take and keep.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::users::{UserName, Users, UsersError, parse_line};
 
@@ -24,6 +25,18 @@ pub(crate) enum Edit<'a> {
     Replace(&'a str),
     /// No line any more.
     Remove,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Done {
+    /// The file was there.
+    Changed,
+    /// It was made, readable by this group.
+    Made {
+        /// Its number.
+        group: u32,
+    },
 }
 
 /// Why the file was not changed.
@@ -63,7 +76,7 @@ pub(crate) enum EditError {
 /// # Errors
 ///
 /// [`EditError`]; the file is as it was.
-pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<(), EditError> {
+pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Done, EditError> {
     let io = |source| EditError::Io { path: path.to_owned(), source };
     // A link is followed, so that it stays one.
     let target = match std::fs::canonicalize(path) {
@@ -72,8 +85,8 @@ pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<(), E
         Err(error) => return Err(io(error)),
     };
     let folder = target.parent().ok_or_else(|| io(ErrorKind::InvalidInput.into()))?;
-    let lock = File::open(folder).map_err(io)?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|error| io(error.into()))?;
+    let folder = File::open(folder).map_err(io)?;
+    let _lock = lock(&target)?;
     let (old, like) = match File::open(&target) {
         Ok(file) => {
             Users::read(&target)?;
@@ -89,10 +102,14 @@ pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<(), E
     let owner = match &like {
         Some(like) => (Some(like.uid()), like.gid(), like.mode()),
         // Whoever may look into the folder is who the file is for.
-        None => (None, lock.metadata().map_err(io)?.gid(), MODE),
+        None => (None, folder.metadata().map_err(io)?.gid(), MODE),
     };
     replace(&target, &new, owner).map_err(io)?;
-    lock.sync_all().map_err(io)
+    folder.sync_all().map_err(io)?;
+    match like {
+        Some(_) => Ok(Done::Changed),
+        None => Ok(Done::Made { group: target.metadata().map_err(io)?.gid() }),
+    }
 }
 
 #[derive(Debug, Eq, PartialEq)]
@@ -132,10 +149,25 @@ fn change(old: &str, name: &UserName, edit: Edit<'_>) -> Result<String, Wrong> {
 /// Owner if another one than ourselves, group, mode.
 type Owner = (Option<u32>, u32, u32);
 
-fn replace(target: &Path, text: &str, (uid, gid, mode): Owner) -> io::Result<()> {
+/// Waits for other changes to end. The file stays, since whoever waits has it open.
+fn lock(target: &Path) -> Result<File, EditError> {
+    let path = beside(target, ".lock");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let taken = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).and_then(|file| {
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        Ok(File::from(file))
+    });
+    taken.map_err(|error| EditError::Io { path, source: error.into() })
+}
+
+fn beside(target: &Path, suffix: &str) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = target.with_file_name(name);
+    name.push(suffix);
+    target.with_file_name(name)
+}
+
+fn replace(target: &Path, text: &str, (uid, gid, mode): Owner) -> io::Result<()> {
+    let temporary = beside(target, ".new");
     // Left by a run that was killed; whoever holds the lock is the only one.
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -194,12 +226,32 @@ mod tests {
     }
 
     #[test]
+    fn whoever_may_only_read_cannot_keep_others_from_changing_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        std::fs::write(&path, "").unwrap();
+        for readable in [dir.path(), &path] {
+            let held = File::open(readable).unwrap();
+            rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
+            let name = UserName::parse(if readable.is_dir() { "anna" } else { "bert" }).unwrap();
+            let (sender, done) = std::sync::mpsc::channel();
+            let path = path.clone();
+            std::thread::spawn(move || sender.send(edit(&path, &name, Edit::Add(OLD)).unwrap()));
+            let done = done.recv_timeout(std::time::Duration::from_secs(60));
+            assert_eq!(done, Ok(Done::Changed), "{}", readable.display());
+        }
+        let lock = std::fs::metadata(dir.path().join("users.lock")).unwrap();
+        assert_eq!(lock.mode() & 0o777, 0o600);
+    }
+
+    #[test]
     fn mode_and_links_stay_and_a_file_that_makes_no_sense_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let (path, link) = (dir.path().join("users"), dir.path().join("link"));
         std::os::unix::fs::symlink(&path, &link).unwrap();
         let anna = UserName::parse("anna").unwrap();
-        edit(&path, &anna, Edit::Add(OLD)).unwrap();
+        let group = std::fs::metadata(dir.path()).unwrap().gid();
+        assert_eq!(edit(&path, &anna, Edit::Add(OLD)).unwrap(), Done::Made { group });
         let mode = || std::fs::metadata(&path).unwrap().mode() & 0o777;
         assert_eq!(mode(), MODE, "a new file");
         std::fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
@@ -208,7 +260,10 @@ mod tests {
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(mode(), 0o604, "the operator's mode");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("anna:{NEW}\n"));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left over");
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["link", "users", "users.lock"], "nothing else is left over");
 
         std::fs::write(&path, "anna:plain text\n").unwrap();
         let error = edit(&path, &anna, Edit::Remove).unwrap_err();
