@@ -3,7 +3,7 @@
 //! A password is typed at the terminal, without an echo, or comes as the first line of stdin; it is never an
 //! argument, which everybody on the machine could read.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write, stdin, stdout};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write, stderr, stdin, stdout};
 use std::path::Path;
 
 use rustix::termios::{self, LocalModes, OptionalActions};
@@ -15,7 +15,7 @@ use super::arguments::{Json, NewPassword, UserCommand, UserList, UserRemove};
 use super::exit::{Exit, Failure};
 use super::output;
 use super::table::Table;
-use crate::auth::edit::{Edit, EditError, edit};
+use crate::auth::edit::{Done, Edit, EditError, edit};
 use crate::auth::users::{UserName, Users, UsersError};
 use crate::auth::verifier::{Form, Verifier};
 use crate::config::Loaded;
@@ -60,8 +60,22 @@ fn set(path: &Path, command: &NewPassword, change: Change) -> Result<Exit, Failu
         Change::Added => Edit::Add(&verifier),
         Change::Changed | Change::Removed => Edit::Replace(&verifier),
     };
-    edit(path, &name, wanted)?;
+    if let Some(warning) = warning(path, edit(path, &name, wanted)?) {
+        writeln!(stderr(), "{warning}")?;
+    }
     say(&name, change, command.json)
+}
+
+/// A file that root makes in a folder of root is read by root alone, and the daemon is somebody else.
+fn warning(path: &Path, done: Done) -> Option<String> {
+    match done {
+        Done::Made { group: 0 } => Some(format!(
+            "access.users_file: {path} is new and belongs to the group root, so that the user who runs the \
+             daemon may not be able to read it; chgrp its group, as in: chgrp staunch {path}",
+            path = path.display()
+        )),
+        Done::Made { .. } | Done::Changed => None,
+    }
 }
 
 fn remove(path: &Path, command: &UserRemove) -> Result<Exit, Failure> {
@@ -133,7 +147,7 @@ fn password(name: &UserName) -> Result<Zeroizing<String>, Failure> {
 
 /// A line from the terminal, which does not show it.
 fn ask(prompt: &str) -> io::Result<Zeroizing<String>> {
-    let mut terminal = io::stderr();
+    let mut terminal = stderr();
     write!(terminal, "{prompt}")?;
     let input = stdin();
     let before = termios::tcgetattr(&input)?;
@@ -173,5 +187,20 @@ impl From<EditError> for Failure {
 impl From<UsersError> for Failure {
     fn from(error: UsersError) -> Self {
         EditError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_that_only_root_can_read_is_told_of_with_the_remedy() {
+        let path = Path::new("/etc/staunch/users");
+        let told = |done| warning(path, done);
+        let text = told(Done::Made { group: 0 }).unwrap();
+        assert!(text.contains("chgrp staunch /etc/staunch/users"), "{text}");
+        assert_eq!(told(Done::Made { group: 107 }), None);
+        assert_eq!(told(Done::Changed), None);
     }
 }
