@@ -1,14 +1,30 @@
 //! How much memory may mail that is arriving, or was just accepted, hold?
 //!
-//! One number for all (`limits.memory`). Each message in flight has [`GUARANTEE`] for itself; more is
-//! lent only if it is free, and who gets none goes to disk at once. So a flood costs speed, then
-//! answers 4.3.1, but never the daemon.
+//! One number for all (`limits.memory`). Each message in flight has for itself what its session cannot do
+//! without; more is lent only if it is free, and who gets none goes to disk at once. So a flood costs
+//! speed, then answers 4.3.1, but never the daemon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Octets that a message in flight can always have: a read buffer and the start of a header.
-pub(crate) const GUARANTEE: u64 = 16 * 1024;
+/// Ours: octets of a message that can always be held, whatever else is: its header streams by in them.
+pub(super) const HEADER_OCTETS: usize = 8 * 1024;
+
+/// What a session holds besides the message that it receives, in octets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Its buffers now.
+    pub(super) now: usize,
+    /// The same when nothing is lent to it.
+    pub(super) least: usize,
+}
+
+impl Held {
+    /// Without so much no message comes to its end.
+    pub(super) const fn guarantee(self) -> u64 {
+        (self.least + HEADER_OCTETS) as u64
+    }
+}
 
 /// The memory that may be lent, in octets.
 #[derive(Debug)]
@@ -21,23 +37,22 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// `limit` octets, of which enough is kept back for `sessions` guarantees, but at most half.
-    pub(crate) fn new(limit: u64, sessions: u64) -> Arc<Self> {
+    /// `limit` octets, of which `kept_back` are for guarantees only, but at most half.
+    pub(crate) fn new(limit: u64, kept_back: u64) -> Arc<Self> {
         let budget = Self {
             limit: AtomicU64::new(0),
             kept_back: AtomicU64::new(0),
             guaranteed: AtomicU64::new(0),
             extra: AtomicU64::new(0),
         };
-        budget.resize(limit, sessions);
+        budget.resize(limit, kept_back);
         Arc::new(budget)
     }
 
     /// The same with other numbers. What is lent beyond them comes back by itself; until then nothing more is lent.
-    pub(crate) fn resize(&self, limit: u64, sessions: u64) {
+    pub(crate) fn resize(&self, limit: u64, kept_back: u64) {
         self.limit.store(limit, Ordering::Relaxed);
-        let kept_back = sessions.saturating_mul(GUARANTEE).min(limit / 2);
-        self.kept_back.store(kept_back, Ordering::Relaxed);
+        self.kept_back.store(kept_back.min(limit / 2), Ordering::Relaxed);
     }
 
     /// What may be lent beyond guarantees.
@@ -47,13 +62,13 @@ impl Budget {
         self.limit.load(Ordering::Relaxed).saturating_sub(guaranteed)
     }
 
-    /// A lease of [`GUARANTEE`], if there is one left.
-    pub(crate) fn message(self: &Arc<Self>) -> Option<Lease> {
+    /// A lease of `guarantee` octets, if they are left.
+    pub(crate) fn message(self: &Arc<Self>, guarantee: u64) -> Option<Lease> {
         let others = self.extra.load(Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed).saturating_sub(others);
-        add(&self.guaranteed, GUARANTEE, limit).then(|| Lease {
+        add(&self.guaranteed, guarantee, limit).then(|| Lease {
             budget: Arc::clone(self),
-            guaranteed: GUARANTEE,
+            guaranteed: guarantee,
             extra: 0,
         })
     }
@@ -101,36 +116,38 @@ impl Drop for Lease {
 mod tests {
     use super::*;
 
+    const GUARANTEE: u64 = 16 * 1024;
+
     #[test]
     fn extra_memory_never_eats_the_guarantees() {
-        let budget = Budget::new(10 * GUARANTEE, 4);
-        let mut greedy = budget.message().unwrap();
+        let budget = Budget::new(10 * GUARANTEE, 4 * GUARANTEE);
+        let mut greedy = budget.message(GUARANTEE).unwrap();
         assert!(greedy.cover(7 * GUARANTEE), "six beyond its own");
         assert!(!greedy.cover(7 * GUARANTEE + 1), "the rest is kept back");
-        let others: Vec<_> = std::iter::from_fn(|| budget.message()).collect();
+        let others: Vec<_> = std::iter::from_fn(|| budget.message(GUARANTEE)).collect();
         assert_eq!(others.len(), 3);
         assert!(greedy.cover(0), "giving back always works");
     }
 
     #[test]
     fn a_smaller_budget_lends_nothing_until_enough_came_back() {
-        let budget = Budget::new(10 * GUARANTEE, 1);
-        let mut greedy = budget.message().unwrap();
+        let budget = Budget::new(10 * GUARANTEE, GUARANTEE);
+        let mut greedy = budget.message(GUARANTEE).unwrap();
         assert!(greedy.cover(9 * GUARANTEE));
-        budget.resize(4 * GUARANTEE, 1);
-        assert!(budget.message().is_none());
+        budget.resize(4 * GUARANTEE, GUARANTEE);
+        assert!(budget.message(GUARANTEE).is_none());
         assert!(!greedy.cover(9 * GUARANTEE + 1));
         assert!(greedy.cover(2 * GUARANTEE), "giving back always works");
-        assert!(budget.message().is_some());
-        budget.resize(20 * GUARANTEE, 1);
+        assert!(budget.message(GUARANTEE).is_some());
+        budget.resize(20 * GUARANTEE, GUARANTEE);
         assert!(greedy.cover(15 * GUARANTEE));
     }
 
     #[test]
     fn what_is_lent_comes_back() {
-        let budget = Budget::new(4 * GUARANTEE, 1);
+        let budget = Budget::new(4 * GUARANTEE, GUARANTEE);
         for _ in 0..10 {
-            let mut lease = budget.message().unwrap();
+            let mut lease = budget.message(GUARANTEE).unwrap();
             assert!(lease.cover(3 * GUARANTEE));
             assert!(lease.cover(2 * GUARANTEE));
         }

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::Shared;
 use super::arrival::{Arrival, Peer, TlsFacts};
-use super::budget::Lease;
+use super::budget::{HEADER_OCTETS, Held, Lease};
 use super::envelope::{self, Addressee, Asked, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
@@ -104,13 +104,14 @@ impl Desk {
         }
     }
 
-    /// Does what `step` asks; `buffer` is the size of the session's buffer, in octets.
-    pub(super) async fn handle(&mut self, session: &mut Session, step: Step<'_>, buffer: usize) {
+    /// Does what `step` asks; `held` is what the session's buffers hold.
+    pub(super) async fn handle(&mut self, session: &mut Session, step: Step<'_>, held: Held) {
+        let buffer = held.now;
         match step {
             Step::Content(piece) => self.content(piece, buffer).await,
             Step::Sender(mail) => {
                 let sender = mail.sender.clone();
-                let answer = self.sender(mail);
+                let answer = self.sender(mail, held);
                 self.answer(session, answer, sender.as_str(), None);
             }
             Step::Recipient(rcpt) => {
@@ -165,7 +166,7 @@ impl Desk {
         rules::client(config, self.auth(), &self.arrival, self.login.as_ref())
     }
 
-    fn sender(&mut self, mail: Mail) -> Result<(), Refusal> {
+    fn sender(&mut self, mail: Mail, held: Held) -> Result<(), Refusal> {
         let config = self.shared.config();
         self.may_send(&config)?;
         if self.shared.intake.is_draining() {
@@ -175,7 +176,12 @@ impl Desk {
         let times = Times::new(&mail, clock::now())?;
         let size = mail.size.unwrap_or_default();
         self.shared.intake.room_for(size).map_err(|not_now| Refusal::NotNow(not_now.reply))?;
-        let lease = self.shared.budget.message().ok_or(Refusal::NoMemory)?;
+        let lease = self.shared.budget.message(held.guarantee());
+        let mut lease = lease.ok_or(Refusal::NoMemory)?;
+        // More than the guarantee only behind another message, whose buffer is still there.
+        if !lease.cover(octets(held.now + HEADER_OCTETS)) {
+            return Err(Refusal::NoMemory);
+        }
         if let Some(max) = config.limits.messages_per_client_per_minute
             && self.shared.rates.message(self.place(), max, Instant::now()) == Rate::Over
         {

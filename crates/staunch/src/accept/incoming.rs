@@ -136,19 +136,22 @@ mod tests {
     use jiff::Timestamp;
     use spool::{Options, Spool};
 
-    use super::super::budget::{Budget, GUARANTEE};
+    use super::super::budget::{Budget, HEADER_OCTETS, Held};
+    use super::super::session::{GREEDIEST, READ_OCTETS};
     use super::*;
 
-    /// What became of a message, and the most memory that it held.
-    fn receive(pieces: &[&[u8]], limit: u64) -> (Result<BodyFacts, Refusal>, usize) {
+    const CLEAR: Held = Held { now: READ_OCTETS, least: READ_OCTETS };
+
+    /// What became of a message in a session that holds `held`, and the most memory that it held itself.
+    fn receive(pieces: &[&[u8]], limit: u64, held: Held) -> (Result<BodyFacts, Refusal>, usize) {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
         let budget = Budget::new(limit, 0);
-        let mut lease = budget.message().unwrap();
+        let mut lease = budget.message(held.guarantee()).unwrap();
         let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
         let mut most = 0;
         for piece in pieces {
-            incoming.write(piece, 1000, &mut lease);
+            incoming.write(piece, held.now, &mut lease);
             most = most.max(incoming.memory());
         }
         let finished = incoming.finish().map(|(draft, facts)| {
@@ -162,7 +165,7 @@ mod tests {
     fn more_than_a_hundred_received_fields_of_others_are_a_loop() {
         for (others, want) in [(100, true), (101, false)] {
             let fields = "Received: from a by b\r\n".repeat(others + 1);
-            let (finished, _) = receive(&[fields.as_bytes(), b"\r\nbody\r\n"], 1 << 20);
+            let (finished, _) = receive(&[fields.as_bytes(), b"\r\nbody\r\n"], 1 << 20, CLEAR);
             assert_eq!(finished.is_ok(), want, "{others}");
             assert!(want || finished == Err(Refusal::MailLoop));
         }
@@ -174,25 +177,25 @@ mod tests {
         let body: Vec<&[u8]> = std::iter::once(&b"A: b\r\n\r\n"[..])
             .chain(std::iter::repeat_n(line.as_slice(), 50))
             .collect();
-        let guarantee = usize::try_from(GUARANTEE).unwrap();
-
-        let (finished, most) = receive(&body, 1 << 20);
-        assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024));
-        assert!(most > guarantee, "there is room");
-
-        let (finished, most) = receive(&body, GUARANTEE);
-        assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024));
-        assert!(most <= guarantee, "{most}");
-
         let header: Vec<&[u8]> = std::iter::repeat_n(line.as_slice(), 50).collect();
-        assert_eq!(receive(&header, GUARANTEE).0, Err(Refusal::NoMemory));
-        assert!(receive(&header, 1 << 20).0.is_ok());
+        for held in [CLEAR, GREEDIEST] {
+            let (finished, most) = receive(&body, 1 << 20, held);
+            assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024));
+            assert!(most > HEADER_OCTETS, "there is room");
+
+            let (finished, most) = receive(&body, held.guarantee(), held);
+            assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024), "{held:?}");
+            assert!(most <= HEADER_OCTETS, "{most}");
+
+            assert_eq!(receive(&header, held.guarantee(), held).0, Err(Refusal::NoMemory));
+            assert!(receive(&header, 1 << 20, held).0.is_ok());
+        }
     }
 
     #[test]
     fn a_large_body_is_not_held_in_memory() {
         let piece = vec![b'x'; 60 * 1024];
-        let (finished, most) = receive(&[b"A: b\r\n\r\n", &piece, &piece, &piece], 1 << 20);
+        let (finished, most) = receive(&[b"A: b\r\n\r\n", &piece, &piece, &piece], 1 << 20, CLEAR);
         assert_eq!(finished.map(|facts| facts.size), Ok(8 + 180 * 1024));
         assert!(most <= 2 * INLINE_BODY_MAX, "{most}");
     }

@@ -69,8 +69,8 @@ impl Shared {
         intake: Intake,
         auth: Arc<Auth>,
     ) -> Arc<Self> {
-        let (memory, sessions) = memory_of(&config.borrow().limits);
-        let budget = Budget::new(memory, sessions);
+        let (memory, kept_back) = memory_of(&config.borrow().limits);
+        let budget = Budget::new(memory, kept_back);
         Arc::new(Self {
             config,
             intake,
@@ -84,8 +84,8 @@ impl Shared {
 
     /// Another configuration holds from now on, and these users; what is lent already stays so.
     pub(crate) fn reconfigure(&self, config: &Config, users: auth::Prepared) {
-        let (memory, sessions) = memory_of(&config.limits);
-        self.budget.resize(memory, sessions);
+        let (memory, kept_back) = memory_of(&config.limits);
+        self.budget.resize(memory, kept_back);
         self.auth.apply(users);
     }
 
@@ -94,8 +94,9 @@ impl Shared {
     }
 }
 
-/// What of `limits.memory` is for sessions, and how many there can be.
+/// What of `limits.memory` is for sessions, and what of that is kept back so that each can take a message.
 fn memory_of(limits: &Limits) -> (u64, u64) {
     let memory = limits.memory.saturating_sub(HotBudget::share_of(limits.memory));
-    (memory, u64::try_from(limits.connections).unwrap_or(u64::MAX))
+    let sessions = u64::try_from(limits.connections).unwrap_or(u64::MAX);
+    (memory, sessions.saturating_mul(session::GREEDIEST.guarantee()))
 }

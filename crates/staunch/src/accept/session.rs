@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::arrival::{Arrival, Peer};
+use super::budget::Held;
 use super::desk::Desk;
 use super::doors::Entrance;
 use super::listener::is_proxy;
@@ -23,14 +24,19 @@ use super::offer;
 use super::pace::{HANDSHAKE_TIMEOUT, Pace};
 use super::proxy::{Introduction, introduced};
 use super::refusal::Refusal;
-use super::stream::{Socket, Stream, TlsStream};
+use super::stream::{RECORD_OCTETS, Socket, Stream, TlsStream};
 use super::visitors::{Standing, Visit};
 use crate::config::{Config, ListenerMode};
 
-/// Octets read at once; with the start of a header it fits into a message's guarantee.
-const READ_OCTETS: usize = 8 * 1024;
+/// Octets read at once, which a message's guarantee includes.
+pub(super) const READ_OCTETS: usize = 8 * 1024;
 /// The same for content that keeps filling the buffer, if memory is free.
 const READ_OCTETS_FAST: usize = 64 * 1024;
+/// The session that needs most when nothing is lent to it: one under TLS.
+pub(super) const GREEDIEST: Held = {
+    let octets = READ_OCTETS + RECORD_OCTETS;
+    Held { now: octets, least: octets }
+};
 /// Room for a read, however long the line in the buffer is already.
 const READ_OCTETS_MIN: usize = 1024;
 /// Replies are written when they have this many octets, even if there is more input.
@@ -339,7 +345,8 @@ impl Conversation {
         // What was lent for the next read is not given back before it: the budget may have none left then, and the
         // message would be refused for want of memory.
         let buffer = self.buffer.capacity().max(self.read_octets);
-        let held = buffer + self.stream.held_octets();
+        let below = self.stream.held_octets();
+        let held = Held { now: buffer + below, least: READ_OCTETS + below };
         let was_content = self.session.is_in_content();
         let mut input = self.buffer.as_slice();
         let progress = loop {

@@ -20,7 +20,7 @@ use super::arrival::TlsFacts;
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// RFC 8446 §5.1: the content of a record, which the library decrypts as a whole.
-const RECORD_OCTETS: usize = 16 * 1024;
+pub(super) const RECORD_OCTETS: usize = 16 * 1024;
 
 /// A connected socket.
 #[derive(Debug)]
