@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use world::{Event, Leaf, Mark, Relay, Rule, Then, World};
+use world::{Client, Event, Leaf, Mark, Relay, Rule, Then, Trust, World};
 
 use crate::harness::PROGRAM;
 
@@ -100,6 +100,51 @@ async fn a_client_that_may_not_relay_any_more_hears_so_in_the_session_it_has() {
     client.expect("MAIL FROM:<a@client.test> SIZE=1000000", 552).await;
     client.expect("MAIL FROM:<a@client.test> SIZE=1000", 250).await;
     client.expect("QUIT", 221).await;
+}
+
+/// The end of a message with a bare LF.
+async fn send_bare_newline(client: &mut Client, code: u16) {
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    client.expect("RCPT TO:<b@far.test>", 250).await;
+    client.expect("DATA", 354).await;
+    client.send(b"Subject: bare\nnewline\r\n\r\n.\r\n").await.unwrap();
+    assert_eq!(client.reply().await.unwrap().code, code);
+}
+
+#[tokio::test]
+async fn a_listener_that_was_tightened_binds_the_sessions_that_it_has() {
+    let world = World::start(PROGRAM).await;
+    let files = world.key_files("relay.test");
+    let listener = |address: &str, more: &str| {
+        format!("[[listener]]\naddress = \"{address}\"\n{}{more}", files.toml())
+    };
+    let loose = "bare_newline = \"normalize\"\nrequire_tls = true\n";
+    let relay = world.relay(&listener("127.0.0.1:0", loose)).await;
+    let trust = Trust::in_ca(&world.pki);
+    let mut client = relay.client().await.starttls(&trust, "relay.test").await.unwrap();
+    client.expect("MAIL FROM:<a@client.test> REQUIRETLS", 250).await;
+    client.expect("RSET", 250).await;
+    send_bare_newline(&mut client, 250).await;
+    reload(&relay, &listener("127.0.0.1:0", "")).await;
+    client.expect("MAIL FROM:<a@client.test> REQUIRETLS", 555).await;
+    send_bare_newline(&mut client, 550).await;
+
+    // What it is for, who speaks for others there, and whether it is there at all.
+    for changed in [
+        listener("127.0.0.1:0", "mode = \"submission\"\n"),
+        listener("127.0.0.1:0", "proxy_protocol_from = [\"127.0.0.1\"]\n"),
+        listener("127.0.0.3:0", ""),
+    ] {
+        reload(&relay, &listener("127.0.0.1:0", "")).await;
+        let mut client = relay.client().await;
+        client.expect("MAIL FROM:<a@client.test>", 250).await;
+        reload(&relay, &changed).await;
+        client.expect("RCPT TO:<b@far.test>", 250).await;
+        client.expect("RSET", 250).await;
+        client.expect("MAIL FROM:<a@client.test>", 421).await;
+        assert!(client.is_closed().await, "{changed}");
+        relay.event("rejected").with("reason", "listener_changed").await;
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use policy::TlsVersion;
 
+use super::doors::Door;
+use super::listener::is_proxy;
 use super::visitors::Standing;
 use crate::config::{ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
@@ -65,12 +67,29 @@ pub(super) struct Arrival {
     pub(super) peer: Peer,
     /// The address that it connected to; a unix socket has none.
     pub(super) local: Option<IpAddr>,
-    /// What the door is for.
+    /// The door.
+    pub(super) door: Door,
+    /// What the door was for at that time.
     pub(super) mode: ListenerMode,
+    /// Who connected: the same as `peer`, or a proxy that speaks for it.
+    pub(super) knocked: Peer,
+    /// Was that one to say for whom it speaks?
+    pub(super) is_proxied: bool,
     /// What Received says of who has logged in.
     pub(super) client_in_received: ClientInReceived,
     /// How the connection is protected now; none: not at all.
     pub(super) tls: Option<TlsFacts>,
+}
+
+impl Arrival {
+    /// Would the client come in the same way today? Else what is known of it was found out by rules that do
+    /// not hold any more.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        let today = self.door.entrance();
+        !self.door.is_gone()
+            && today.listener.mode == self.mode
+            && is_proxy(self.knocked, &today) == self.is_proxied
+    }
 }
 
 /// What was agreed on with the client in a TLS handshake.

@@ -34,6 +34,7 @@ use crate::route;
 #[derive(Debug)]
 pub(super) struct Desk {
     shared: Arc<Shared>,
+    /// How the client came in.
     pub(super) arrival: Arrival,
     /// Who it has proved to be.
     pub(super) login: Option<Login>,
@@ -53,12 +54,6 @@ struct Transaction {
 impl Desk {
     pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
         Self { shared, arrival, login: None, dialogue: None, transaction: None }
-    }
-
-    /// Who is served.
-    /// How the client came in.
-    pub(super) fn arrival(&self) -> &Arrival {
-        &self.arrival
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -111,8 +106,13 @@ impl Desk {
             Step::Content(piece) => self.content(piece, buffer).await,
             Step::Sender(mail) => {
                 let sender = mail.sender.clone();
-                let answer = self.sender(mail, held);
-                self.answer(session, answer, sender.as_str(), None);
+                if self.arrival.is_up_to_date() {
+                    let answer = self.sender(mail, held);
+                    self.answer(session, answer, sender.as_str(), None);
+                } else {
+                    Refusal::DoorChanged.log(self.arrival.peer, Some(sender.as_str()), None);
+                    session.close(&Refusal::DoorChanged.response());
+                }
             }
             Step::Recipient(rcpt) => {
                 let text = match &rcpt.recipient {

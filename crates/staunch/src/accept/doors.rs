@@ -41,6 +41,22 @@ impl Entrance {
     }
 }
 
+/// The door that a client came through, as it is now.
+#[derive(Clone, Debug)]
+pub(super) struct Door(watch::Receiver<Arc<Entrance>>);
+
+impl Door {
+    /// What it is for; once it is gone, what it was for at last.
+    pub(super) fn entrance(&self) -> Arc<Entrance> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Has the configuration no such door any more?
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+}
+
 /// A door of the configuration.
 #[derive(Clone, Debug)]
 struct Wanted {
@@ -237,13 +253,14 @@ impl Doors {
         let address = entrance.listener.address.clone();
         let close = self.site.stop.child_token();
         let (sender, entrance) = watch::channel(entrance);
+        let door = Door(entrance);
         let tcp: Vec<_> = acceptors.iter().filter_map(Acceptor::tcp_address).collect();
         for acceptor in acceptors {
             let real =
                 acceptor.tcp_address().map_or_else(|| address.to_string(), |a| a.to_string());
             info!(event = "listening", address = real, "accepting mail");
             let (site, close) = (self.site.clone(), close.clone());
-            let listening = listener::listen(acceptor, entrance.clone(), site, close);
+            let listening = listener::listen(acceptor, door.clone(), site, close);
             self.site.tracker.spawn(listening);
         }
         OpenDoor { address, socket_mode, entrance: sender, tcp, close }

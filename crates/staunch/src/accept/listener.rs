@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,7 +12,7 @@ use tracing::warn;
 use super::Shared;
 use super::arrival::Peer;
 use super::bind::Acceptor;
-use super::doors::Entrance;
+use super::doors::{Door, Entrance};
 use super::refusal::Refusal;
 use super::session::{self, Newcomer};
 use super::stream::Socket;
@@ -35,21 +34,16 @@ pub(super) struct Site {
 }
 
 /// Lets clients in until `close`; then the socket closes.
-pub(super) async fn listen(
-    acceptor: Acceptor,
-    entrance: watch::Receiver<Arc<Entrance>>,
-    site: Site,
-    close: CancellationToken,
-) {
+pub(super) async fn listen(acceptor: Acceptor, door: Door, site: Site, close: CancellationToken) {
     while let Some(accepted) = close.run_until_cancelled(acceptor.accept()).await {
-        if !site.welcome(accepted, &entrance) {
+        if !site.welcome(accepted, &door) {
             let _closed = close.run_until_cancelled(sleep(ACCEPT_REST)).await;
         }
     }
     if !site.stop.is_cancelled() {
         let end = Instant::now() + LAST_LOOK;
         while let Ok(accepted) = timeout_at(end, acceptor.accept()).await {
-            if !site.welcome(accepted, &entrance) {
+            if !site.welcome(accepted, &door) {
                 return;
             }
         }
@@ -58,15 +52,10 @@ pub(super) async fn listen(
 
 impl Site {
     /// `false` if the system has no room for a connection, and trying again at once is of no use.
-    fn welcome(
-        &self,
-        accepted: io::Result<(Socket, Peer)>,
-        entrance: &watch::Receiver<Arc<Entrance>>,
-    ) -> bool {
+    fn welcome(&self, accepted: io::Result<(Socket, Peer)>, door: &Door) -> bool {
         match accepted {
             Ok((socket, peer)) => {
-                let entrance = Arc::clone(&entrance.borrow());
-                if let Some(newcomer) = self.admit(socket, peer, entrance) {
+                if let Some(newcomer) = self.admit(socket, peer, door) {
                     let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
                     self.tracker.spawn(session::run(newcomer, shared, stop));
                 }
@@ -82,7 +71,8 @@ impl Site {
     }
 
     /// Has one more client a place? If not, it is told so.
-    fn admit(&self, socket: Socket, peer: Peer, entrance: Arc<Entrance>) -> Option<Newcomer> {
+    fn admit(&self, socket: Socket, peer: Peer, door: &Door) -> Option<Newcomer> {
+        let entrance = door.entrance();
         let config = self.shared.config();
         let visitors = &self.shared.visitors;
         let visit = if is_proxy(peer, &entrance) {
@@ -102,7 +92,8 @@ impl Site {
                 ListenerMode::Submissions => {}
             }
         }
-        visit.map(|visit| Newcomer { socket, peer, entrance, visit })
+        let door = door.clone();
+        visit.map(|visit| Newcomer { socket, peer, door, entrance, visit })
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) enum Refusal {
     EarlyTalker,
     /// The client spoke after STARTTLS and before the handshake.
     SpokeBeforeTls,
+    /// The listener that the client came through is another one now, or gone.
+    DoorChanged,
     /// The client is in none of `access.networks`, and has not logged in.
     RelayDenied,
     /// Name or password is wrong; which of them is not said.
@@ -64,6 +66,7 @@ impl Refusal {
             Self::TooManyConnections => "too_many_connections",
             Self::EarlyTalker => "early_talker",
             Self::SpokeBeforeTls => "plaintext_before_tls",
+            Self::DoorChanged => "listener_changed",
             Self::RelayDenied => "relay_denied",
             Self::LoginFailed => "login_failed",
             Self::TooManyLogins => "too_many_logins",
@@ -97,6 +100,9 @@ impl Refusal {
             }
             Self::SpokeBeforeTls => {
                 (554, Status::permanent(5, 1), "Nothing may stand between STARTTLS and TLS")
+            }
+            Self::DoorChanged => {
+                (421, Status::transient(3, 2), "This service has changed, please connect again")
             }
             Self::RelayDenied => (550, Status::permanent(7, 1), "Relaying denied"),
             // RFC 4954 §6.

@@ -18,7 +18,7 @@ use super::Shared;
 use super::arrival::{Arrival, Peer};
 use super::budget::Held;
 use super::desk::Desk;
-use super::doors::Entrance;
+use super::doors::{Door, Entrance};
 use super::listener::is_proxy;
 use super::offer;
 use super::pace::{HANDSHAKE_TIMEOUT, Pace};
@@ -52,6 +52,8 @@ pub(super) struct Newcomer {
     pub(super) socket: Socket,
     /// Who is at the other end; perhaps a proxy.
     pub(super) peer: Peer,
+    pub(super) door: Door,
+    /// What the door was for when it came.
     pub(super) entrance: Arc<Entrance>,
     /// Its place, for as long as it stays.
     pub(super) visit: Visit,
@@ -107,10 +109,11 @@ pub(super) async fn run(newcomer: Newcomer, shared: Arc<Shared>, stop: Cancellat
 /// `None`: it was sent away.
 async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest>> {
     newcomer.socket.send_at_once();
+    let knocked = newcomer.peer;
     let Some((newcomer, introduction)) = introduce(newcomer, shared).await? else {
         return Ok(None);
     };
-    let Newcomer { socket, entrance, visit, .. } = newcomer;
+    let Newcomer { socket, door, entrance, visit, .. } = newcomer;
     let Introduction { peer, local, rest: received } = introduction;
     let mode = entrance.listener.mode;
     let standing = peer.standing(&shared.config());
@@ -118,8 +121,16 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
         refuse_clear(socket, mode, peer, &Refusal::TooManyLogins).await?;
         return Ok(None);
     }
-    let client_in_received = entrance.listener.client_in_received;
-    let mut arrival = Arrival { peer, local, mode, client_in_received, tls: None };
+    let mut arrival = Arrival {
+        peer,
+        local,
+        door,
+        mode,
+        knocked,
+        is_proxied: is_proxy(knocked, &entrance),
+        client_in_received: entrance.listener.client_in_received,
+        tls: None,
+    };
     let (stream, received) = match mode {
         ListenerMode::Relay | ListenerMode::Submission => (Stream::Clear(socket), received),
         ListenerMode::Submissions => {
@@ -216,8 +227,8 @@ async fn handshake(
 
 struct Conversation {
     stream: Stream,
+    /// That the session's settings were made by, as the configuration.
     entrance: Arc<Entrance>,
-    /// That the session's settings were made by.
     config: Arc<Config>,
     /// Input that is not used yet: between two reads at most one command line.
     buffer: Vec<u8>,
@@ -296,12 +307,15 @@ impl Conversation {
 
     /// Those of today hold for what comes next, but not for a message that is under way.
     fn keep_to_the_rules(&mut self) {
-        let today = self.shared.config();
-        if !Arc::ptr_eq(&today, &self.config) && !self.session.is_in_content() {
-            let (arrival, auth) = (self.desk.arrival(), &self.shared.auth);
-            let settings = offer::settings(&today, &self.entrance, arrival, auth);
+        let (today, entrance) = (self.shared.config(), self.desk.arrival.door.entrance());
+        let is_known =
+            Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&entrance, &self.entrance);
+        if !is_known && !self.session.is_in_content() {
+            let arrival = &mut self.desk.arrival;
+            arrival.client_in_received = entrance.listener.client_in_received;
+            let settings = offer::settings(&today, &entrance, arrival, &self.shared.auth);
             self.session.reconfigure(settings);
-            self.config = today;
+            (self.config, self.entrance) = (today, entrance);
         }
     }
 
