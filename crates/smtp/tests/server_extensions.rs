@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Transcript, play, relay, submission_in_tls};
+use common::{SIZE_MAX, Transcript, play, relay, submission_in_tls};
 use smtp::command::Channel;
 use smtp::server::{Access, Session, Settings, Step};
 use smtp::{Response, Status};
@@ -240,6 +240,61 @@ fn a_stop_waits_for_a_message_that_comes_in_chunks() {
     let mut input = &b"RSET\r\n"[..];
     assert_eq!(session.step(&mut input), Step::Reset);
     assert!(!session.is_in_content());
+}
+
+/// DATA, a BDAT in a transaction, and one that is refused.
+const WAYS_IN: [(&str, &str); 3] =
+    [("", "DATA\r\n"), ("", "BDAT 99999999 LAST\r\n"), ("RSET\r\n", "BDAT 99999999 LAST\r\n")];
+
+#[test]
+fn sv_03_a_message_is_dropped_at_its_first_fault_and_refused_at_its_end() {
+    let ways = [("DATA\r\n", "\r\n.\r\n"), ("BDAT 4000 LAST\r\n", "")];
+    for (way, end) in ways {
+        for fault in ["\0", "\n", "\rx", &"x".repeat(2000)] {
+            let mut session = Session::new(relay());
+            let begin = format!("{OPEN}{way}text\r\n{fault}");
+            let mut input = begin.as_bytes();
+            let mut spoiled = 0;
+            loop {
+                match session.step(&mut input) {
+                    Step::Input => break,
+                    Step::Spoiled => spoiled += 1,
+                    Step::Sender(_) | Step::Recipient(_) | Step::Begin => session.accept(),
+                    step => assert!(matches!(step, Step::Content(_)), "{step:?}"),
+                }
+            }
+            assert_eq!(spoiled, 1, "{way}{fault:?}");
+            assert!(session.is_in_content());
+            session.written();
+
+            let sent = "text\r\n".len() + fault.len();
+            let rest = format!("{}{end}NOOP\r\n", "y".repeat(4000 - sent));
+            let mut input = rest.as_bytes();
+            assert!(matches!(session.step(&mut input), Step::Refused(_)), "{way}{fault:?}");
+            assert_eq!(session.step(&mut input), Step::Input);
+            assert!(session.output().starts_with(b"55"), "and once only");
+            assert!(session.output().ends_with(b"\r\n250 2.0.0 Ok\r\n"), "in step");
+        }
+    }
+}
+
+/// Whoever goes on for ever does not wait for an answer. Wherever the input is cut, it ends at the same octet.
+#[test]
+fn content_that_goes_on_far_beyond_what_is_taken_ends_the_session() {
+    let most = 2 * usize::try_from(SIZE_MAX).unwrap() + 1024 * 1024;
+    for (before, way) in WAYS_IN {
+        let client = |octets: usize| {
+            let content = "0123456789abcde\n".repeat(octets / 16 + 1);
+            format!("{OPEN}{before}{way}{}", &content[..octets])
+        };
+        for piece in [4096, 100_003, usize::MAX] {
+            let at_most = play(relay(), client(most).as_bytes(), piece);
+            assert!(!at_most.closed, "{way} {piece}");
+            let beyond = play(relay(), client(most + 1).as_bytes(), piece);
+            assert!(beyond.closed && beyond.messages.is_empty(), "{way} {piece}");
+            assert_eq!(beyond.answers().last().unwrap(), "421 4.3.4");
+        }
+    }
 }
 
 #[test]

@@ -108,6 +108,10 @@ fn advance(
             draft.extend_from_slice(content);
             return advance(session, input, draft, transcript);
         }
+        Step::Spoiled => {
+            draft.clear();
+            return advance(session, input, draft, transcript);
+        }
         Step::End => {
             transcript.messages.push(std::mem::take(draft));
             session.accept();

@@ -108,6 +108,35 @@ async fn sv_20_a_client_that_takes_too_long_hears_421() {
     assert!(relay.queue().await.is_empty());
 }
 
+/// The refusal comes behind the true end, however far away that is; nothing of the message is kept until then.
+#[tokio::test]
+async fn sv_03_what_was_kept_of_a_refused_message_is_gone_before_it_ends() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    let drafts = relay.data_dir().join("tmp");
+    let wait_for = async |count: usize| loop {
+        if std::fs::read_dir(&drafts).unwrap().count() == count {
+            return;
+        }
+        tokio::task::yield_now().await;
+    };
+    let limit = world::log::LIMIT;
+    let mut client = relay.client().await;
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    client.expect("RCPT TO:<b@far.test>", 250).await;
+    client.expect("DATA", 354).await;
+    let line = format!("{}\r\n", "x".repeat(78));
+    client.send(format!("Subject: large\r\n\r\n{}", line.repeat(5000)).as_bytes()).await.unwrap();
+    tokio::time::timeout(limit, wait_for(1)).await.expect("it is on its way to the disk");
+    client.send(b"\0").await.unwrap();
+    tokio::time::timeout(limit, wait_for(0)).await.expect("it is dropped");
+    client.send(format!("{line}.\r\n").as_bytes()).await.unwrap();
+    starts(&client.reply().await.unwrap(), "5.5.2");
+    let refused = relay.event("rejected").with("reason", "nul_in_content").await;
+    assert_eq!(refused.text("sender").as_deref(), Some("a@client.test"));
+    client.expect("NOOP", 250).await;
+}
+
 /// RFC 5321 §3.8, §4.2.5: what was begun is finished, and the others are told.
 #[tokio::test]
 async fn sv_22_a_stop_finishes_what_is_being_sent() {

@@ -165,7 +165,7 @@ impl Session {
             }
         };
         self.refusals.push(refusal.clone());
-        self.phase = Phase::Draining(octets, refusal);
+        self.drain_chunk(octets, refusal);
         None
     }
 

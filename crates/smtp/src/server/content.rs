@@ -5,9 +5,19 @@ use crate::data::{Chunk, ChunkReceiver, DataReceiver, Fault};
 use crate::response::Response;
 use crate::status::Status;
 
+/// Ours: content may go on for twice the size that is taken and so much more, refused or not. What is clean is
+/// refused for its size long before, dots and line ends included; whoever goes on does not wait for an answer.
+const CONTENT_BEYOND_OCTETS: u64 = 1024 * 1024;
+const ENDLESS: Response = Response::fixed(
+    421,
+    Status::transient(3, 4),
+    "The message is far too large and does not end, closing the connection",
+);
+
 impl Session {
     pub(super) fn begin(&mut self, framing: Framing) {
         let (newlines, size_max) = (self.settings.newlines, self.settings.offer.size_max());
+        (self.content_octets, self.is_spoiled) = (0, false);
         match framing {
             Framing::Dots => self.phase = Phase::Data(DataReceiver::new(newlines, size_max)),
             Framing::Octets(octets, part) => {
@@ -19,11 +29,16 @@ impl Session {
 
     pub(super) fn next_data<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
         let Phase::Data(receiver) = &mut self.phase else { return None };
-        match receiver.next(input) {
-            Chunk::NeedInput => Some(Step::Input),
+        let there = input.len();
+        let chunk = receiver.next(input);
+        let fault = receiver.fault();
+        if self.is_endless(there - input.len()) {
+            return None;
+        }
+        match chunk {
+            Chunk::NeedInput => self.spoiled(fault).or(Some(Step::Input)),
             Chunk::Content(content) => Some(Step::Content(content)),
             Chunk::End => {
-                let fault = receiver.fault();
                 self.phase = Phase::Commands;
                 Some(self.content_ended(fault))
             }
@@ -46,14 +61,44 @@ impl Session {
         }
         let mut piece = front(input, left);
         if piece.is_empty() {
-            return Some(Step::Input);
+            let fault = receiver.fault();
+            return self.spoiled(fault).or(Some(Step::Input));
         }
         let there = piece.len();
         let content = receiver.next(&mut piece);
+        let fault = receiver.fault();
         let used = there - piece.len();
         *input = input.get(used..).unwrap_or_default();
         self.phase = Phase::Chunk(left.saturating_sub(octets(used)), part);
-        content.map(Step::Content)
+        if self.is_endless(used) {
+            return None;
+        }
+        content.map(Step::Content).or_else(|| self.spoiled(fault))
+    }
+
+    /// Tells the caller of a fault, once.
+    fn spoiled<'i>(&mut self, fault: Option<Fault>) -> Option<Step<'i>> {
+        let is_news = fault.is_some() && !std::mem::replace(&mut self.is_spoiled, true);
+        is_news.then_some(Step::Spoiled)
+    }
+
+    /// Counts `more` octets of content, and ends the session if nobody means to end it.
+    fn is_endless(&mut self, more: usize) -> bool {
+        self.content_octets = self.content_octets.saturating_add(octets(more));
+        let taken = self.settings.offer.size_max().saturating_mul(2);
+        let is_endless = self.content_octets > taken.saturating_add(CONTENT_BEYOND_OCTETS);
+        if is_endless {
+            self.transaction = Transaction::None;
+            self.refusals.push(ENDLESS);
+            self.close(&ENDLESS);
+        }
+        is_endless
+    }
+
+    /// Reads the octets of a BDAT that is refused, and answers then.
+    pub(super) fn drain_chunk(&mut self, octets: u64, answer: Response) {
+        self.content_octets = 0;
+        self.phase = Phase::Draining(octets, answer);
     }
 
     fn chunk_ended<'i>(&mut self, part: Part) -> Option<Step<'i>> {
@@ -93,6 +138,9 @@ impl Session {
     pub(super) fn drain<'i>(&mut self, left: u64, input: &mut &'i [u8]) -> Option<Step<'i>> {
         let used = front(input, left).len();
         *input = input.get(used..).unwrap_or_default();
+        if self.is_endless(used) {
+            return None;
+        }
         let Phase::Draining(left, answer) = &mut self.phase else { return None };
         *left = left.saturating_sub(octets(used));
         if *left > 0 {

@@ -102,6 +102,10 @@ pub enum Step<'i> {
     Begin,
     /// Content, as it shall be kept. A piece never ends between CR and LF.
     Content(&'i [u8]),
+    /// The message will be refused when its content has ended, which is still read: drop what was kept of it
+    /// now. Left out if the end has been read with the fault; [`Step::Refused`] comes in any case, unless
+    /// the session ends before.
+    Spoiled,
     /// The message is complete. Answer, once it is safe.
     End,
     /// The message was refused for its content, or at MAIL for the size it would have; drop what was
@@ -204,6 +208,10 @@ pub struct Session {
     user: User,
     transaction: Transaction,
     question: Option<Question>,
+    /// Of the content that comes: octets read, kept or not.
+    content_octets: u64,
+    /// The caller knows that the content is refused.
+    is_spoiled: bool,
     /// The handshake ended a transaction, and the caller does not know yet.
     reset_due: bool,
     errors: u32,
@@ -242,6 +250,8 @@ impl Session {
             user: User::Unknown,
             transaction: Transaction::None,
             question: None,
+            content_octets: 0,
+            is_spoiled: false,
             reset_due: false,
             errors: 0,
             refusals: Vec::new(),
@@ -339,7 +349,7 @@ impl Session {
         match self.question.take() {
             Some(Question::Begin(Framing::Octets(octets, _))) => {
                 self.transaction = Transaction::None;
-                self.phase = Phase::Draining(octets, response.clone());
+                self.drain_chunk(octets, response.clone());
                 return;
             }
             Some(Question::Begin(Framing::Dots) | Question::End) => {

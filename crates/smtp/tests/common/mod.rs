@@ -188,6 +188,11 @@ impl Caller {
                 self.draft.extend_from_slice(content);
                 String::new()
             }
+            Step::Spoiled => {
+                // How early it comes depends on how the input is cut, so it is no event.
+                self.draft = Vec::new();
+                String::new()
+            }
             Step::End => self.keep(),
             Step::Refused(fault) => {
                 self.forget();

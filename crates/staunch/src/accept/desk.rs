@@ -41,6 +41,8 @@ pub(super) struct Desk {
     /// How far a login is.
     pub(super) dialogue: Option<Dialogue>,
     transaction: Option<Transaction>,
+    /// Whose message was dropped before its content has ended.
+    spoiled: Option<ReversePath>,
 }
 
 /// What MAIL, RCPT and DATA brought so far.
@@ -53,7 +55,7 @@ struct Transaction {
 
 impl Desk {
     pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
-        Self { shared, arrival, login: None, dialogue: None, transaction: None }
+        Self { shared, arrival, login: None, dialogue: None, transaction: None, spoiled: None }
     }
 
     pub(super) fn peer(&self) -> Peer {
@@ -126,10 +128,13 @@ impl Desk {
                 let answer = self.begin(session.client(), buffer);
                 self.answer(session, answer, &self.sender_text(), None);
             }
+            Step::Spoiled => {
+                self.spoiled = self.transaction.take().map(|dropped| dropped.asked.mail.sender);
+            }
             Step::End => self.end(session, buffer).await,
             Step::Refused(fault) => {
                 Refusal::Content(fault).log(self.arrival.peer, Some(&self.sender_text()), None);
-                self.transaction = None;
+                (self.transaction, self.spoiled) = (None, None);
             }
             Step::Reset => self.transaction = None,
             Step::Authenticate { mechanism, initial } => {
@@ -159,6 +164,7 @@ impl Desk {
 
     fn sender_text(&self) -> String {
         let sender = self.transaction.as_ref().map(|transaction| &transaction.asked.mail.sender);
+        let sender = sender.or(self.spoiled.as_ref());
         sender.map(|sender| sender.as_str().to_owned()).unwrap_or_default()
     }
 

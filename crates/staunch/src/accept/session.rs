@@ -308,8 +308,7 @@ impl Conversation {
     /// Those of today hold for what comes next, but not for a message that is under way.
     fn keep_to_the_rules(&mut self) {
         let (today, entrance) = (self.shared.config(), self.desk.arrival.door.entrance());
-        let is_known =
-            Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&entrance, &self.entrance);
+        let is_known = Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&entrance, &self.entrance);
         if !is_known && !self.session.is_in_content() {
             let arrival = &mut self.desk.arrival;
             arrival.client_in_received = entrance.listener.client_in_received;
@@ -382,6 +381,7 @@ impl Conversation {
                 | Step::Recipient(_)
                 | Step::Begin
                 | Step::Content(_)
+                | Step::Spoiled
                 | Step::End
                 | Step::Refused(_)
                 | Step::Reset
