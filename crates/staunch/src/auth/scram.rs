@@ -19,7 +19,8 @@ const ITERATIONS_MAX: u32 = 2_000_000;
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 /// Octets of a salt.
 const SALT_MIN: usize = 8;
-const SALT_MAX: usize = 64;
+/// Also what can be made up for a name that nobody has.
+const SALT_MAX: usize = 2 * KEY_OCTETS;
 
 /// What the server keeps of a password (RFC 5802 §3).
 #[derive(Clone, Eq, PartialEq)]
@@ -58,10 +59,10 @@ impl ScramKeys {
     /// Keys that no password has, for a name that nobody has: made of `seed`, so that they are the same each time
     /// the name is tried, and as costly to try as those of a real one.
     pub(super) fn invented(like: &Self, seed: &[u8; KEY_OCTETS]) -> Self {
-        let salt = sign(seed, b"salt");
+        let salt = [sign(seed, b"salt"), sign(seed, b"more salt")].into_iter().flatten();
         Self {
             iterations: like.iterations,
-            salt: salt.get(..like.salt.len()).unwrap_or(&salt).into(),
+            salt: salt.take(like.salt.len()).collect(),
             stored_key: sign(seed, b"stored key"),
             server_key: sign(seed, b"server key"),
         }
@@ -190,5 +191,9 @@ mod tests {
         assert_ne!(invented, ScramKeys::invented(&real, &[8; 32]));
         assert_eq!((invented.iterations(), invented.salt().len()), (5000, 16));
         assert!(!invented.check(b"pencil"));
+        for octets in [SALT_MIN, 33, SALT_MAX] {
+            let real = ScramKeys::derive(b"pencil", &vec![1; octets], real.iterations);
+            assert_eq!(ScramKeys::invented(&real, &[7; 32]).salt().len(), octets);
+        }
     }
 }
