@@ -293,3 +293,29 @@ async fn whoever_goes_on_guessing_is_sent_away() {
     assert_eq!(reply.code, 421, "{reply:?}");
     assert!(late.is_closed().await);
 }
+
+/// A challenge says something about a name, so that looking at many is guessing, too.
+#[tokio::test]
+async fn a_challenge_that_nobody_answers_is_a_wrong_login() {
+    let office = Office::open(&[("anna", SCRAM)], "networks = []").await;
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let mut client = office.client(IMPLICIT).await;
+        client.expect("AUTH SCRAM-SHA-256 biwsbj1hbm5hLHI9YWJjZGVm", 334).await;
+        clients.push(client);
+    }
+    // Neither half is enough to be shut out.
+    for client in clients.iter_mut().step_by(2) {
+        client.expect("*", 501).await;
+    }
+    drop(clients);
+    let shut_out = async {
+        loop {
+            let mut late = Client::dial(office.relay.listener_at(STARTTLS)).await.unwrap();
+            if late.reply().await.unwrap().code == 421 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(world::log::LIMIT, shut_out).await.expect("it is shut out");
+}

@@ -45,6 +45,13 @@ pub(super) struct Desk {
     spoiled: Option<ReversePath>,
 }
 
+/// The connection ends.
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.abandon_login();
+    }
+}
+
 /// What MAIL, RCPT and DATA brought so far.
 #[derive(Debug)]
 struct Transaction {
@@ -141,7 +148,7 @@ impl Desk {
                 self.authenticate(session, mechanism, initial).await;
             }
             Step::AuthResponse(message) => self.respond(session, &message).await,
-            Step::AuthEnded => self.dialogue = None,
+            Step::AuthEnded => self.abandon_login(),
             Step::StartTls | Step::Input | Step::Close => {}
         }
     }

@@ -129,6 +129,24 @@ impl Desk {
         }
     }
 
+    /// The client goes on without an answer. Who has seen a salt and proves nothing has tried a name, which counts
+    /// as any other try: otherwise names could be looked through without the brake.
+    pub(super) fn abandon_login(&mut self) {
+        match self.dialogue.take() {
+            Some(Dialogue::ScramLast(_)) => {
+                let _counted = self.auth().refuse(self.place());
+            }
+            Some(
+                Dialogue::Plain
+                | Dialogue::LoginName
+                | Dialogue::LoginPassword(_)
+                | Dialogue::ScramFirst(_)
+                | Dialogue::ScramEnd(_),
+            )
+            | None => {}
+        }
+    }
+
     async fn plain(&self, message: &[u8]) -> Turn {
         match Plain::parse(message) {
             // Nobody may act for others here.
@@ -191,8 +209,10 @@ impl Desk {
 
     fn scram_last(&self, exchange: Exchange, message: &[u8]) -> Turn {
         let Exchange { first, reply, challenged } = exchange;
-        let Some(last) = ClientFinal::parse(message) else { return Turn::Malformed };
         let user = first.user().into();
+        let Some(last) = ClientFinal::parse(message) else {
+            return Turn::End { user, verdict: self.auth().refuse(self.place()) };
+        };
         let exporter = exporter(&self.arrival).map_or(&[][..], |exporter| exporter);
         if last.channel_binding() != first.channel_binding(exporter) || !reply.is_answered_by(&last)
         {
