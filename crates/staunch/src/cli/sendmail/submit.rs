@@ -148,12 +148,12 @@ pub(super) fn submit(
     expected(&greeting, ReplyClass::Success)?;
     let hello = dialog.command(&format!("EHLO {name}"))?;
     expected(&hello, ReplyClass::Success)?;
-    let extensions = Extensions::from_reply(&hello);
+    dialog.extensions = Extensions::from_reply(&hello);
     let mut taken = Taken::default();
     let mut rest = envelope.recipients;
     while !rest.is_empty() {
         let refused_before = taken.refused.len();
-        match dialog.transaction(rest, envelope, &extensions, content, &mut taken) {
+        match dialog.transaction(rest, envelope, content, &mut taken) {
             Ok(later) => rest = later,
             Err(failure) if taken.answers.is_empty() => return Err(failure),
             Err(failure) => {
@@ -226,6 +226,8 @@ struct Dialog {
     stream: UnixStream,
     parser: ReplyParser,
     input: Vec<u8>,
+    /// What the daemon offers.
+    extensions: Extensions,
 }
 
 impl Dialog {
@@ -235,7 +237,12 @@ impl Dialog {
             .set_read_timeout(Some(SILENCE_MAX))
             .and_then(|()| stream.set_write_timeout(Some(SILENCE_MAX)));
         limited.map_err(|error| lost(&error))?;
-        Ok(Self { stream, parser: ReplyParser::default(), input: Vec::new() })
+        Ok(Self {
+            stream,
+            parser: ReplyParser::default(),
+            input: Vec::new(),
+            extensions: Extensions::default(),
+        })
     }
 
     fn command(&mut self, line: &str) -> Result<Reply, Failure> {
@@ -265,14 +272,13 @@ impl Dialog {
         &mut self,
         recipients: &'r [String],
         envelope: &Envelope<'_>,
-        extensions: &Extensions,
         content: &[u8],
         taken: &mut Taken,
     ) -> Result<&'r [String], Failure> {
-        let mail = self.command(&envelope.mail(content, extensions)?)?;
+        let mail = self.command(&envelope.mail(content, &self.extensions)?)?;
         expected(&mail, ReplyClass::Success)?;
         let refused_before = taken.refused.len();
-        let (now, later) = self.recipients(recipients, envelope, extensions, taken)?;
+        let (now, later) = self.recipients(recipients, envelope, taken)?;
         if now.len() > taken.refused.len() - refused_before {
             let answer = self.content(content)?;
             taken.answers.push(answer);
@@ -287,12 +293,11 @@ impl Dialog {
         &mut self,
         recipients: &'r [String],
         envelope: &Envelope<'_>,
-        extensions: &Extensions,
         taken: &mut Taken,
     ) -> Result<(&'r [String], &'r [String]), Failure> {
         let mut accepted = 0;
         for (at, recipient) in recipients.iter().enumerate() {
-            let reply = self.command(&envelope.rcpt(recipient, extensions)?)?;
+            let reply = self.command(&envelope.rcpt(recipient, &self.extensions)?)?;
             match reply.class() {
                 ReplyClass::Success => accepted += 1,
                 ReplyClass::Permanent => taken.refused.push(Refused {
