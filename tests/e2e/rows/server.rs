@@ -137,6 +137,39 @@ async fn sv_03_what_was_kept_of_a_refused_message_is_gone_before_it_ends() {
     client.expect("NOOP", 250).await;
 }
 
+/// Whoever names recipients fills memory, too; what was promised to others, and to its own header, is left.
+#[tokio::test]
+async fn recipients_count_as_memory_and_leave_room_for_messages() {
+    let world = World::start(PROGRAM).await;
+    world.dns.outage(Some(world::Answer::Refused));
+    let relay = world.relay("[limits]\nmemory = \"1MiB\"\nrecipients = 1000\n").await;
+    let mut greedy = relay.client().await;
+    greedy.expect("MAIL FROM:<a@client.test>", 250).await;
+    let long = format!("{}.{}.far.test", "x".repeat(60), "y".repeat(60));
+    let mut taken = 0;
+    let refused = loop {
+        let command = format!("RCPT TO:<{taken}.{}@{long}>", "z".repeat(50));
+        let reply = greedy.command(&command).await.unwrap();
+        if reply.code != 250 {
+            break reply;
+        }
+        taken += 1;
+    };
+    assert_eq!(refused.code, 452);
+    starts(&refused, "4.3.1");
+    assert!(taken > 100, "{taken}");
+    relay.event("rejected").with("reason", "memory_exhausted").await;
+
+    let content = message("a@client.test", "b@far.test", "small");
+    let mut other = relay.client().await;
+    let reply = other.transact("a@client.test", &["b@far.test"], &content).await.unwrap();
+    assert_eq!(reply.code, 250, "{reply:?}");
+    greedy.expect("DATA", 354).await;
+    greedy.send(format!("X: {}\r\n\r\nbody\r\n.\r\n", "x".repeat(3000)).as_bytes()).await.unwrap();
+    assert_eq!(greedy.reply().await.unwrap().code, 250);
+    greedy.expect("MAIL FROM:<a@client.test>", 250).await;
+}
+
 /// RFC 5321 §3.8, §4.2.5: what was begun is finished, and the others are told.
 #[tokio::test]
 async fn sv_22_a_stop_finishes_what_is_being_sent() {

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Ours: octets of a message that can always be held, whatever else is: its header streams by in them.
 pub(super) const HEADER_OCTETS: usize = 8 * 1024;
 
+/// Ours: octets of recipients that a message can always have: some ten of usual length, or one of the longest.
+pub(super) const RECIPIENTS_OCTETS: usize = 4 * 1024;
+
 /// What a session holds besides the message that it receives, in octets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
@@ -22,7 +25,7 @@ pub(super) struct Held {
 impl Held {
     /// Without so much no message comes to its end.
     pub(super) const fn guarantee(self) -> u64 {
-        (self.least + HEADER_OCTETS) as u64
+        (self.least + RECIPIENTS_OCTETS + HEADER_OCTETS) as u64
     }
 }
 
@@ -102,6 +105,15 @@ impl Lease {
         }
         self.extra = extra;
         true
+    }
+}
+
+impl Lease {
+    /// The same for a message that holds `message` octets, and `besides` that are held with it. What is promised
+    /// to a message stays its own, used or not.
+    pub(super) fn cover_message(&mut self, besides: usize, message: usize) -> bool {
+        let needed = besides.saturating_add(message.max(HEADER_OCTETS));
+        self.cover(u64::try_from(needed).unwrap_or(u64::MAX))
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::Shared;
 use super::arrival::{Arrival, Peer, TlsFacts};
-use super::budget::{HEADER_OCTETS, Held, Lease};
+use super::budget::{Held, Lease};
 use super::envelope::{self, Addressee, Asked, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
@@ -56,6 +56,8 @@ impl Drop for Desk {
 #[derive(Debug)]
 struct Transaction {
     asked: Asked,
+    /// Octets that the recipients hold.
+    recipients: usize,
     message: Option<Incoming>,
     lease: Lease,
 }
@@ -97,7 +99,7 @@ impl Desk {
     pub(super) fn lend(&mut self, buffer: usize) -> bool {
         self.transaction.as_mut().is_some_and(|transaction| {
             let held = transaction.message.as_ref().map_or(0, Incoming::memory);
-            transaction.lease.cover(octets(held + buffer))
+            transaction.lease.cover_message(buffer + transaction.recipients, held)
         })
     }
 
@@ -128,7 +130,7 @@ impl Desk {
                     Recipient::Mailbox(mailbox) => mailbox.as_str().to_owned(),
                     Recipient::Postmaster => "postmaster".to_owned(),
                 };
-                let answer = self.recipient(rcpt);
+                let answer = self.recipient(rcpt, buffer);
                 self.answer(session, answer, &self.sender_text(), Some(&text));
             }
             Step::Begin => {
@@ -192,7 +194,7 @@ impl Desk {
         let lease = self.shared.budget.message(held.guarantee());
         let mut lease = lease.ok_or(Refusal::NoMemory)?;
         // More than the guarantee only behind another message, whose buffer is still there.
-        if !lease.cover(octets(held.now + HEADER_OCTETS)) {
+        if !lease.cover_message(held.now, 0) {
             return Err(Refusal::NoMemory);
         }
         if let Some(max) = config.limits.messages_per_client_per_minute
@@ -201,11 +203,11 @@ impl Desk {
             return Err(Refusal::TooFast);
         }
         let asked = Asked { mail, times, recipients: Vec::new() };
-        self.transaction = Some(Transaction { asked, message: None, lease });
+        self.transaction = Some(Transaction { asked, recipients: 0, message: None, lease });
         Ok(())
     }
 
-    fn recipient(&mut self, rcpt: Rcpt) -> Result<(), Refusal> {
+    fn recipient(&mut self, rcpt: Rcpt, buffer: usize) -> Result<(), Refusal> {
         let config = self.shared.config();
         self.may_send(&config)?;
         let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
@@ -218,7 +220,13 @@ impl Desk {
             if transaction.asked.mail.require_tls { Onward::RequireTls } else { Onward::Anyhow };
         let lane = route::lane(&config, domain, onward);
         let mailbox = mailbox.clone();
-        transaction.asked.recipients.push(Addressee { rcpt, mailbox, lane });
+        let addressee = Addressee { rcpt, mailbox, lane };
+        let recipients = transaction.recipients + addressee.memory();
+        if !transaction.lease.cover_message(buffer + recipients, 0) {
+            return Err(Refusal::NoMemory);
+        }
+        transaction.recipients = recipients;
+        transaction.asked.recipients.push(addressee);
         Ok(())
     }
 
@@ -246,26 +254,32 @@ impl Desk {
             ListenerMode::Submission | ListenerMode::Submissions => Some(Fixups::new(id, by, at)),
         };
         let mut message = Incoming::new(draft, fixups);
-        message.append(field.as_bytes(), buffer, &mut transaction.lease);
+        let besides = buffer + transaction.recipients;
+        message.append(field.as_bytes(), besides, &mut transaction.lease);
         transaction.message = Some(message);
         Ok(())
     }
 
     async fn content(&mut self, piece: &[u8], buffer: usize) {
-        if let Some(Transaction { message: Some(message), lease, .. }) = &mut self.transaction {
-            let _turn = if message.needs_disk(piece.len(), buffer, lease) {
+        if let Some(transaction) = &mut self.transaction
+            && let Transaction { recipients, message: Some(message), lease, .. } = transaction
+        {
+            let besides = buffer + *recipients;
+            let _turn = if message.needs_disk(piece.len(), besides, lease) {
                 self.shared.disk_turns.acquire().await.ok()
             } else {
                 None
             };
-            message.write(piece, buffer, lease);
+            message.write(piece, besides, lease);
         }
     }
 
     async fn end(&mut self, session: &mut Session, buffer: usize) {
         let sender = self.sender_text();
-        if let Some(Transaction { message: Some(message), lease, .. }) = &mut self.transaction {
-            message.end(buffer, lease);
+        if let Some(transaction) = &mut self.transaction
+            && let Transaction { recipients, message: Some(message), lease, .. } = transaction
+        {
+            message.end(buffer + *recipients, lease);
         }
         match self.commit(session.client()).await {
             Ok(id) => {
@@ -279,7 +293,7 @@ impl Desk {
     /// The message is safe when this returned its id, and gone when it did not.
     async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, Refusal> {
         let transaction = self.transaction.take().ok_or(Refusal::NotWritten)?;
-        let Transaction { asked, message, lease } = transaction;
+        let Transaction { asked, message, lease, .. } = transaction;
         let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
         let (count, size) = (asked.recipients.len(), facts.size);
         let sender = asked.mail.sender.as_str().to_owned();
@@ -340,8 +354,4 @@ impl Desk {
 /// Of one message.
 pub(super) fn recipients_max(config: &Config) -> usize {
     config.limits.recipients.min(RECIPIENTS_MAX)
-}
-
-fn octets(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -35,10 +35,9 @@ impl Incoming {
     /// Will a piece of `more` octets go to the disk? What the lease may have for it, it has then.
     pub(super) fn needs_disk(&self, more: usize, buffer: usize, lease: &mut Lease) -> bool {
         let Ok(draft) = &self.draft else { return false };
-        let held = buffer + self.facts.memory();
         is_on_disk(draft)
             || grows_too_large(draft, more)
-            || !lease.cover(octets(held + memory_after(draft, more)))
+            || !lease.cover_message(buffer, self.facts.memory() + memory_after(draft, more))
     }
 
     /// The next piece of the client's message; `buffer` octets are held besides, under the same lease.
@@ -59,8 +58,7 @@ impl Incoming {
     pub(super) fn append(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
         let Ok(draft) = &mut self.draft else { return };
         self.facts.update(piece);
-        let held = buffer + self.facts.memory();
-        if let Err(refusal) = append(draft, piece, held, lease) {
+        if let Err(refusal) = append(draft, piece, [buffer, self.facts.memory()], lease) {
             self.draft = Err(refusal);
             self.facts = Facts::new();
         }
@@ -85,10 +83,15 @@ impl Incoming {
     }
 }
 
-fn append(draft: &mut Draft, piece: &[u8], held: usize, lease: &mut Lease) -> Result<(), Refusal> {
-    if !lease.cover(octets(held + memory_after(draft, piece.len()))) {
+fn append(
+    draft: &mut Draft,
+    piece: &[u8],
+    [buffer, facts]: [usize; 2],
+    lease: &mut Lease,
+) -> Result<(), Refusal> {
+    if !lease.cover_message(buffer, facts + memory_after(draft, piece.len())) {
         on_disk(|| draft.spill())?;
-        if !lease.cover(octets(held)) {
+        if !lease.cover_message(buffer, facts) {
             return Err(Refusal::NoMemory);
         }
     }
@@ -136,13 +139,14 @@ mod tests {
     use jiff::Timestamp;
     use spool::{Options, Spool};
 
-    use super::super::budget::{Budget, HEADER_OCTETS, Held};
+    use super::super::budget::{Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS};
     use super::super::session::{GREEDIEST, READ_OCTETS};
     use super::*;
 
     const CLEAR: Held = Held { now: READ_OCTETS, least: READ_OCTETS };
 
-    /// What became of a message in a session that holds `held`, and the most memory that it held itself.
+    /// What became of a message in a session that holds `held` and has recipients, and the most memory that it
+    /// held itself.
     fn receive(pieces: &[&[u8]], limit: u64, held: Held) -> (Result<BodyFacts, Refusal>, usize) {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
@@ -151,7 +155,7 @@ mod tests {
         let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
         let mut most = 0;
         for piece in pieces {
-            incoming.write(piece, held.now, &mut lease);
+            incoming.write(piece, held.now + RECIPIENTS_OCTETS, &mut lease);
             most = most.max(incoming.memory());
         }
         let finished = incoming.finish().map(|(draft, facts)| {
