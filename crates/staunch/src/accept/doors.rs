@@ -2,7 +2,7 @@
 //!
 //! New sockets are bound first; only when all of them are there does anything change. A door whose
 //! address stays keeps its socket, so nobody who knocks at that moment is turned away, and sessions go
-//! on whatever becomes of the door that they came through.
+//! on, if their door is another one now up to their next MAIL.
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
