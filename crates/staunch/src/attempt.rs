@@ -215,7 +215,8 @@ impl Spine<'_> {
             Err(shut) => return (Session::Fresh, Err(shut.into())),
         };
         if !self.relay.is_of_today(self.config) {
-            self.put_back(admitted.into_connection(), manner.starttls);
+            // Its place may be of today while it was opened by these rules.
+            self.relay.pool.retire(admitted.into_connection());
             return (Session::Fresh, Ok(None));
         }
         events::findings(self.work.message, mx.host(), admitted.findings());

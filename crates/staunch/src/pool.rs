@@ -241,7 +241,6 @@ impl Pool {
         let most = self.lock().limits.transactions;
         let is_used_up = idle.connection.transactions() >= most
             || idle.connection.is_used_up()
-            || idle.slot.epoch != self.epoch()
             || self.shared.closing.is_cancelled();
         let surplus = if is_used_up { Some(idle) } else { self.park(idle) };
         if let Some(idle) = surplus {
@@ -312,8 +311,11 @@ impl Pool {
         let key = idle.slot.key.clone();
         let mut guard = self.lock();
         let state = &mut *guard;
+        // Under the lock: [`Pool::renew`] counts first and then takes what is parked, so nothing slips
+        // between the two.
+        let is_of_yesterday = idle.slot.epoch != self.epoch();
         let host = state.host(&key);
-        if host.open > host.window {
+        if is_of_yesterday || host.open > host.window {
             return Some(idle);
         }
         match host.hand_over(Checkout::Idle(idle)) {
