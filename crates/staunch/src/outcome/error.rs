@@ -7,12 +7,12 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use policy::{Origin, Refusal, TlsFailure};
+use policy::{Refusal, TlsFailure};
 use smtp::client::Stage;
 use smtp::mime::{LINE_OCTETS_MAX, Refused};
 use smtp::{Domain, HostName, RemoteText, Reply, Status};
 
-use super::reason::Reason;
+use super::reason::{Reason, refusal_reason, tls_reason};
 use crate::connect::ConnectFailure;
 use crate::login::LoginError;
 use crate::policy_store::PolicyDefer;
@@ -490,31 +490,5 @@ impl HostError {
             Self::Body(text) => Problem::new(Reason::LocalError, text),
         };
         problem.at(mx)
-    }
-}
-
-/// The word for what a policy has against a host.
-pub(crate) fn refusal_reason(refusal: &Refusal) -> Reason {
-    match refusal {
-        Refusal::MxNotListed { origin: Origin::Sts { .. }, .. } => Reason::MxNotListed,
-        Refusal::MxNotListed { origin: Origin::Rule, .. }
-        | Refusal::MxNameUnauthenticated { .. } => Reason::RuleNotMet,
-        Refusal::RequireTlsUnauthenticated { .. } => Reason::RequireTlsUnauthenticated,
-    }
-}
-
-/// The word for what is missing at a connection.
-pub(crate) fn tls_reason(failure: &TlsFailure) -> Reason {
-    match failure {
-        TlsFailure::NotEncrypted => Reason::StarttlsNotOffered,
-        TlsFailure::PossessionUnproven => Reason::TlsHandshakeFailed,
-        TlsFailure::Expired { .. } => Reason::CertificateExpired,
-        TlsFailure::NotYetValid { .. } => Reason::CertificateNotYetValid,
-        TlsFailure::NameMismatch { .. } | TlsFailure::OtherServerName { .. } => {
-            Reason::CertificateNameMismatch
-        }
-        TlsFailure::NoCertificate | TlsFailure::Untrusted { .. } => Reason::CertificateUntrusted,
-        TlsFailure::RequireTlsNotOffered => Reason::RequireTlsUnsupported,
-        TlsFailure::DaneRequired => Reason::DaneRequired,
     }
 }

@@ -14,10 +14,9 @@ use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
 pub(crate) use error::{
-    AttemptError, DeadEnd, Fate, HostError, Misfit, MxEvidence, Problem, Scope, refusal_reason,
-    tls_reason,
+    AttemptError, DeadEnd, Fate, HostError, Misfit, MxEvidence, Problem, Scope,
 };
-pub(crate) use reason::Reason;
+pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 pub(crate) use walk::{Demand, Walk};
 
 use crate::queue::lanes::{Effect, Trouble};

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use policy::{Origin, Refusal, TlsFailure};
 use smtp::Status;
 
 /// Why mail waits, was refused or came back.
@@ -242,6 +243,32 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// The word for what a policy has against a host.
+pub(crate) fn refusal_reason(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::MxNotListed { origin: Origin::Sts { .. }, .. } => Reason::MxNotListed,
+        Refusal::MxNotListed { origin: Origin::Rule, .. }
+        | Refusal::MxNameUnauthenticated { .. } => Reason::RuleNotMet,
+        Refusal::RequireTlsUnauthenticated { .. } => Reason::RequireTlsUnauthenticated,
+    }
+}
+
+/// The word for what is missing at a connection.
+pub(crate) fn tls_reason(failure: &TlsFailure) -> Reason {
+    match failure {
+        TlsFailure::NotEncrypted => Reason::StarttlsNotOffered,
+        TlsFailure::PossessionUnproven => Reason::TlsHandshakeFailed,
+        TlsFailure::Expired { .. } => Reason::CertificateExpired,
+        TlsFailure::NotYetValid { .. } => Reason::CertificateNotYetValid,
+        TlsFailure::NameMismatch { .. } | TlsFailure::OtherServerName { .. } => {
+            Reason::CertificateNameMismatch
+        }
+        TlsFailure::NoCertificate | TlsFailure::Untrusted { .. } => Reason::CertificateUntrusted,
+        TlsFailure::RequireTlsNotOffered => Reason::RequireTlsUnsupported,
+        TlsFailure::DaneRequired => Reason::DaneRequired,
     }
 }
 
