@@ -359,8 +359,7 @@ fn gave_way() -> HostError {
         "no word about the mail within {} s, and other mail waited",
         PATIENCE_WHEN_FULL.as_secs()
     );
-    let (stage, reason) = (Stage::Rcpt, Reason::ConnectionLost);
-    HostError::Interrupted { stage, reason, text: RemoteText::new(&text) }
+    HostError::GaveWay(RemoteText::new(&text))
 }
 
 /// The session of a transaction.

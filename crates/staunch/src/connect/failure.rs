@@ -183,6 +183,11 @@ impl ConnectFailure {
         matches!(self.cause, ConnectCause::Source { .. })
     }
 
+    /// Was there no session yet when other mail needed the place?
+    pub(crate) fn gave_way(&self) -> bool {
+        matches!(self.cause, ConnectCause::GaveWay(_))
+    }
+
     /// Does the host ask for fewer connections (RFC 5321 §3.8, RFC 3463 §3.8)?
     pub(crate) fn is_throttling(&self) -> bool {
         self.reply_to_us().is_some_and(is_throttling)

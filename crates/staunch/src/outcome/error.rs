@@ -34,7 +34,7 @@ pub(crate) enum Scope {
     Message,
     /// The next hop as a whole: all its hosts, its DNS, its policy.
     Lane,
-    /// Our own manners: enough of ours wait for the host already. No attempt is consumed.
+    /// Our own manners: enough of ours wait already, for the host or for a place. No attempt is consumed.
     Turn,
     /// Ourselves: no lane can do better now, and no attempt is consumed.
     Local,
@@ -141,6 +141,8 @@ pub(crate) enum HostError {
     ForbiddenAddress(IpAddr),
     /// So many attempts wait for a connection to it that one more would be in the way of other mail.
     Crowded,
+    /// It had no word about the mail yet when other mail needed the place.
+    GaveWay(RemoteText),
     /// No usable session came about.
     Connect(ConnectFailure),
     /// The session is not as protected as it must be.
@@ -302,6 +304,12 @@ impl AttemptError {
         }
     }
 
+    /// Was a host asked that took too long while others waited? That is no failure to count, but age may
+    /// end it, lest a host that never comes to the point keep mail for ever.
+    pub(crate) fn gave_way(&self) -> bool {
+        matches!(self, Self::Host { error, .. } if error.gave_way())
+    }
+
     /// The failure in words.
     pub(crate) fn problem(&self) -> Problem {
         match self {
@@ -379,6 +387,7 @@ impl HostError {
             Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
             Self::Connect(_)
             | Self::Crowded
+            | Self::GaveWay(_)
             | Self::Refused(_)
             | Self::Dns(_)
             | Self::Tls(_)
@@ -399,6 +408,7 @@ impl HostError {
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
             | Self::Crowded
+            | Self::GaveWay(_)
             | Self::TlsWanted(_)
             | Self::NoChunking
             | Self::Login(_)
@@ -413,7 +423,8 @@ impl HostError {
     /// what has to change.
     pub(crate) fn weight(&self) -> u8 {
         match self {
-            Self::Crowded => 9,
+            Self::Crowded | Self::GaveWay(_) => 9,
+            Self::Connect(failure) if failure.gave_way() => 9,
             Self::Body(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
@@ -428,9 +439,16 @@ impl HostError {
         }
     }
 
+    /// Was it asked, and had it all the time that could be spared?
+    fn gave_way(&self) -> bool {
+        matches!(self, Self::GaveWay(_))
+            || matches!(self, Self::Connect(failure) if failure.gave_way())
+    }
+
     fn scope(&self) -> Scope {
         match self {
-            Self::Crowded => Scope::Turn,
+            Self::Crowded | Self::GaveWay(_) => Scope::Turn,
+            Self::Connect(failure) if failure.gave_way() => Scope::Turn,
             Self::TooLarge { .. } | Self::Unfit(_) | Self::NoChunking | Self::Body(_) => {
                 Scope::Message
             }
@@ -467,6 +485,7 @@ impl HostError {
                 Reason::Throttled,
                 &format!("{mx}: enough mail waits for a connection already"),
             ),
+            Self::GaveWay(text) => Problem::new(Reason::ConnectionLost, &format!("{mx}: {text}")),
             Self::Connect(failure) => failure.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
             Self::TlsWanted(reply) => Problem::new(

@@ -224,6 +224,11 @@ pub(crate) fn decide_failure(
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
         }
+        (Fate::Defer, Scope::Turn)
+            if error.gave_way() && circumstances.is_too_old(target.expires_at) =>
+        {
+            Outcome::Failed(problem.clone().in_the_end())
+        }
         // No attempt was made, so age ends nothing. A notice would not get away either.
         (Fate::Defer, Scope::Turn | Scope::Local) => Outcome::Deferred {
             due_at: rest,
@@ -536,6 +541,32 @@ mod tests {
         assert_eq!(told(&decided.outcomes[0]), "deferred throttled 4.3.2 12s uncounted");
         assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1022) });
         assert_eq!(decided.pause, None, "nobody else has to wait");
+    }
+
+    #[test]
+    fn a_host_that_had_to_give_way_costs_no_attempt_and_cannot_keep_mail_for_ever() {
+        let mx = Domain::Name(HostName::parse("mx.b.test").unwrap());
+        let failure = crate::connect::ConnectFailure {
+            host: mx.clone(),
+            address: None,
+            cause: crate::connect::ConnectCause::GaveWay(MINUTE),
+        };
+        let cases = [
+            (HostError::GaveWay(RemoteText::new("slow")), "connection_lost", "4.2"),
+            (HostError::Connect(failure), "connect_timeout", "4.1"),
+        ];
+        for (error, reason, detail) in cases {
+            let mut walk = Walk::new(Demand::Patient);
+            walk.host_failed(&mx, HostError::NoAddress);
+            walk.host_failed(&mx, error);
+            let error = walk.into_error(MxEvidence::Uncontested);
+            let decided =
+                decide_failure(&[target(3, 5000), target(3, 1)], &error, &circumstances());
+            let waits = format!("deferred {reason} 4.{detail} 12s uncounted");
+            assert_eq!(told(&decided.outcomes[0]), waits);
+            assert_eq!(told(&decided.outcomes[1]), format!("failed {reason} 5.{detail}"));
+            assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1022) });
+        }
     }
 
     #[test]
