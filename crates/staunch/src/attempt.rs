@@ -20,8 +20,8 @@ use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::open::{How, PATIENCE_WHEN_FULL, Reach, open};
 use crate::outcome::{
-    AgeCounts, Answered, AttemptError, Cut, Demand, HostError, Misfit, MxEvidence, Reason,
-    SERVICE_CLOSING, TlsShown, Walk,
+    AgeCounts, Answered, AttemptError, Cut, Demand, Finality, HostError, Misfit, MxEvidence,
+    Reason, SERVICE_CLOSING, TlsShown, Walk,
 };
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
@@ -191,8 +191,10 @@ impl Spine<'_> {
                     over_v6 = Some(answered);
                 }
                 Ok(answered) => return Ok(answered),
-                // There is no other way; so what it said stands.
-                Err(error) => return over_v6.map(Some).ok_or(error),
+                // Where there is no other way, what it said stands. Else the next attempt begins with that.
+                Err(error) => {
+                    return over_v6.filter(|_| is_no_way(&error)).map(Some).ok_or(error);
+                }
             }
         }
     }
@@ -388,6 +390,12 @@ fn minds_our_v6(answered: &Answered) -> bool {
         && answered.all_refused(|stage, reply| {
             matches!(stage, Stage::Mail | Stage::Rcpt) && is_about_us(reply)
         })
+}
+
+/// Would the host be asked in vain again?
+fn is_no_way(error: &HostError) -> bool {
+    let has_no_way = matches!(error, HostError::Connect(failure) if failure.has_no_way());
+    has_no_way || error.finality() != Finality::Open
 }
 
 fn tls_shown(idle: &Idle) -> Option<TlsShown> {

@@ -336,7 +336,7 @@ fn cl_22_a_source_route_is_ignored_and_never_sent() {
 async fn cl_35_a_refusal_of_our_ipv6_address_is_tried_once_over_ipv4() {
     let world = World::start(PROGRAM).await;
     let relay = world
-        .relay("[delivery]\nallow_addresses = [\"127.0.0.0/8\", \"::1/128\"]\nconnection_idle = \"0s\"\n")
+        .relay("[delivery]\nallow_addresses = [\"127.0.0.0/8\", \"::1/128\"]\nconnection_idle = \"0s\"\nretry = [\"1s\"]\n")
         .await;
     let four = only_mx(&world, "cl35.test").await;
     let six = world.mx6("mx.cl35.test");
@@ -360,6 +360,15 @@ async fn cl_35_a_refusal_of_our_ipv6_address_is_tried_once_over_ipv4() {
     six.on("RCPT", Then::reply("550 5.1.1 Nobody"));
     bounces(&relay, "x@other.test", "remote_5xx").await;
     assert_eq!(other.connections(), 0);
+    // Trouble over IPv4 does not make what was said over IPv6 true of it.
+    let full = only_mx(&world, "full.test").await;
+    full.on("EHLO", Then::ReplyAndClose("421 4.3.2 Too many connections".to_owned()));
+    world.dns.aaaa("mx.full.test", std::net::Ipv6Addr::LOCALHOST);
+    six.clear_rules();
+    six.on("RCPT", Then::reply("550 5.7.1 No PTR record"));
+    waits(&relay, "x@full.test", "throttled").await;
+    full.clear_rules();
+    full.message_to("x@full.test").await;
 }
 
 #[test]

@@ -29,10 +29,8 @@ impl DialError {
             Self::Source(..) => None,
             Self::TimedOut(_) => Some(DeadEnd::Silent),
             Self::Tcp(error) if is_local(error) => None,
+            Self::Tcp(error) if is_no_route(error) => Some(DeadEnd::NoRoute),
             Self::Tcp(error) => Some(match Errno::from_io_error(error) {
-                Some(Errno::NETUNREACH | Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {
-                    DeadEnd::NoRoute
-                }
                 Some(Errno::HOSTUNREACH | Errno::TIMEDOUT) => DeadEnd::Silent,
                 Some(_) | None => DeadEnd::Refused,
             }),
@@ -44,6 +42,12 @@ impl DialError {
 pub(super) fn is_local(error: &io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|errno| ours.contains(&errno))
+}
+
+/// Is there no way to addresses of that family from here?
+pub(super) fn is_no_route(error: &io::Error) -> bool {
+    let none = [Errno::NETUNREACH, Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
 }
 
 /// Connects to `address`. Dropping the future ends the attempt.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smtp::{Domain, Reply, ReplyClass};
 
-use super::dial::is_local;
+use super::dial::{is_local, is_no_route};
 
 use crate::connection::Broken;
 use crate::outcome::{Problem, Reason};
@@ -181,6 +181,24 @@ impl ConnectFailure {
     /// Is it about our own address? Mail that leaves from another one is not concerned.
     pub(crate) fn is_source(&self) -> bool {
         matches!(self.cause, ConnectCause::Source { .. })
+    }
+
+    /// Is there no such way to the host at all, so that trying again would find none either?
+    pub(crate) fn has_no_way(&self) -> bool {
+        match &self.cause {
+            ConnectCause::NoAddress | ConnectCause::NoSource => true,
+            ConnectCause::Tcp(error) => is_no_route(error),
+            ConnectCause::Source { .. }
+            | ConnectCause::GaveWay(_)
+            | ConnectCause::TcpTimeout(_)
+            | ConnectCause::Greeting(_)
+            | ConnectCause::Ehlo(_)
+            | ConnectCause::StarttlsNotOffered(_)
+            | ConnectCause::StarttlsRefused(_)
+            | ConnectCause::PlaintextInjected
+            | ConnectCause::Handshake(_)
+            | ConnectCause::Broken { .. } => false,
+        }
     }
 
     /// Was there no session yet when other mail needed the place?

@@ -14,7 +14,7 @@ use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
 pub(crate) use error::{
-    AttemptError, DeadEnd, Fate, HostError, Misfit, MxEvidence, Problem, Scope,
+    AttemptError, DeadEnd, Fate, Finality, HostError, Misfit, MxEvidence, Problem, Scope,
 };
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 pub(crate) use walk::{Demand, Walk};
