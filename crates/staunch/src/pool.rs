@@ -26,10 +26,11 @@ use crate::config::{Config, Limit};
 use crate::connection::Connection;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, Room, State, Waiter};
+use site::InLine;
 pub(crate) use site::site_limit;
 
-/// Who may wait for a place at one host: this share of `delivery.connections`. Ours: attempts that wait
-/// are attempts that others cannot make, and one slow host must not gather them all.
+/// Who may wait for a place at one host, or for one site: this share of `delivery.connections`. Ours: attempts that wait
+/// are attempts that others cannot make, and one slow host or site must not gather them all.
 const WAITING_SHARE: usize = 10;
 
 /// What the pool keeps to.
@@ -205,13 +206,12 @@ impl Pool {
     /// time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
         let turn = self.lock().turn(key, Instant::now());
-        match turn {
-            Some(turn) if turn <= Instant::now() => {}
-            Some(turn) => sleep_until(turn).await,
-            None => return Checkout::Crowded,
+        let Some((turn, mut line)) = turn else { return Checkout::Crowded };
+        if turn > Instant::now() {
+            sleep_until(turn).await;
         }
         loop {
-            let checkout = match self.take(key) {
+            let checkout = match self.take(key, &mut line) {
                 Taken::Now(checkout) => checkout,
                 Taken::Later(granted) => match granted.await {
                     Ok(checkout) => checkout,
@@ -269,11 +269,12 @@ impl Pool {
         Idle { connection, observed, slot: self.slot(key) }
     }
 
-    fn take(&self, key: &PoolKey) -> Taken {
+    /// Who has to wait gets a place in the site's `line`, if there is none yet.
+    fn take(&self, key: &PoolKey, line: &mut Option<InLine>) -> Taken {
         let mut guard = self.lock();
         let state = &mut *guard;
         let has_place = state.open < state.limits.total;
-        let most_waiting = (state.limits.total / WAITING_SHARE).max(state.limits.per_host);
+        let most_waiting = state.most_waiting();
         let host = state.host(key);
         let (site, has_window) = (host.site, host.has_room());
         let is_first = host.next_waiter().is_none();
@@ -287,6 +288,12 @@ impl Pool {
         }
         if state.host(key).is_crowded(most_waiting) {
             return Taken::Now(Checkout::Crowded);
+        }
+        if let (Some(site), None) = (site, &line) {
+            *line = state.sites.entry(site).or_default().line_up(most_waiting);
+            if line.is_none() {
+                return Taken::Now(Checkout::Crowded);
+            }
         }
         let serial = state.next_serial();
         let (grant, granted) = oneshot::channel();
@@ -681,6 +688,23 @@ mod tests {
         let connections = Some(connections);
         let limit = Limit { index: 0, domains, mx, connections, messages_per_minute };
         PoolLimits { limits: vec![limit], ..limits() }
+    }
+
+    #[tokio::test]
+    async fn hosts_of_a_site_share_its_line_and_who_gives_up_leaves_it() {
+        let pool = pool(PoolLimits { total: 20, per_host: 2, ..site(1) });
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| key(&format!("{name}.site.test")));
+        let _held = fresh(&pool, &a);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut waits = [Box::pin(pool.checkout(&b)), Box::pin(pool.checkout(&c))];
+        for wait in &mut waits {
+            assert!(wait.as_mut().poll(&mut cx).is_pending());
+        }
+        assert!(matches!(now(&pool, &d), Some(Checkout::Crowded)), "each has a line of its own");
+        assert!(now(&pool, &key("mx.test")).is_some_and(|checkout| is_fresh(&checkout)));
+        let [_waits, gives_up] = waits;
+        drop(gives_up);
+        assert!(now(&pool, &d).is_none(), "there is room in the line again");
     }
 
     #[tokio::test]

@@ -7,8 +7,8 @@ use policy::Observed;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::site::{Site, site_of};
-use super::{Checkout, PoolKey, PoolLimits};
+use super::site::{InLine, Site, site_of};
+use super::{Checkout, PoolKey, PoolLimits, WAITING_SHARE};
 use crate::connection::Connection;
 
 /// Slow start: connections to a host that has not taken anything from us yet.
@@ -129,12 +129,23 @@ impl State {
         }
     }
 
-    /// When the next message may go to the site of `key`; none if that is too far off.
-    pub(super) fn turn(&mut self, key: &PoolKey, now: Instant) -> Option<Instant> {
+    /// Who may wait for one host, or for one site.
+    pub(super) fn most_waiting(&self) -> usize {
+        (self.limits.total / WAITING_SHARE).max(self.limits.per_host)
+    }
+
+    /// When the next message may go to the site of `key`, and a place in its line until then; none if that
+    /// is too far off, or too many wait.
+    pub(super) fn turn(
+        &mut self,
+        key: &PoolKey,
+        now: Instant,
+    ) -> Option<(Instant, Option<InLine>)> {
+        let most = self.most_waiting();
         // Looked up and not remembered: a host without places has no entry.
-        let Some(site) = site_of(&self.limits.limits, &key.host) else { return Some(now) };
-        let Some(limit) = self.limits.limits.get(site) else { return Some(now) };
-        self.sites.entry(site).or_default().turn(limit, now)
+        let Some(site) = site_of(&self.limits.limits, &key.host) else { return Some((now, None)) };
+        let Some(limit) = self.limits.limits.get(site) else { return Some((now, None)) };
+        self.sites.entry(site).or_default().turn_in_line(limit, now, most)
     }
 
     /// Has the site of `key` another place?

@@ -1,5 +1,6 @@
 //! `[[limit]]` with `mx`: what all hosts of one site share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smtp::Domain;
@@ -31,6 +32,15 @@ pub(super) struct Site {
     pub(super) open: usize,
     /// When the next message may begin; never, so at once, if none did yet.
     next: Option<Instant>,
+    /// Shared by all who wait.
+    line: Arc<()>,
+}
+
+/// One who waits for a site, for a turn or for a place. Counts as long as it lives, so also a wait that is
+/// dropped needs no farewell.
+#[derive(Debug)]
+pub(super) struct InLine {
+    _line: Arc<()>,
 }
 
 impl Site {
@@ -39,10 +49,16 @@ impl Site {
         limit.connections.is_none_or(|most| self.open < most)
     }
 
+    /// A place in the line, unless `most` have one.
+    pub(super) fn line_up(&self, most: usize) -> Option<InLine> {
+        // One of them is that of the site itself.
+        (Arc::strong_count(&self.line) <= most).then(|| InLine { _line: Arc::clone(&self.line) })
+    }
+
     /// A turn for one message: when. None if it is too far off to wait for.
     ///
     /// Turns are handed out evenly over the minute, so no minute has more than its number.
-    pub(super) fn turn(&mut self, limit: &Limit, now: Instant) -> Option<Instant> {
+    fn turn(&mut self, limit: &Limit, now: Instant) -> Option<Instant> {
         let Some(per_minute) = limit.messages_per_minute else { return Some(now) };
         let interval = MINUTE / u32::try_from(per_minute).unwrap_or(u32::MAX);
         let turn = self.next.map_or(now, |next| next.max(now));
@@ -51,6 +67,22 @@ impl Site {
         }
         self.next = Some(turn + interval);
         Some(turn)
+    }
+
+    /// A turn, and a place in the line if it is one to wait for. None if it is too far off, or `most` wait.
+    pub(super) fn turn_in_line(
+        &mut self,
+        limit: &Limit,
+        now: Instant,
+        most: usize,
+    ) -> Option<(Instant, Option<InLine>)> {
+        let line = self.line_up(most);
+        let is_now = self.next.is_none_or(|next| next <= now);
+        if line.is_none() && limit.messages_per_minute.is_some() && !is_now {
+            return None;
+        }
+        let turn = self.turn(limit, now)?;
+        Some((turn, line.filter(|_| turn > now)))
     }
 }
 
