@@ -1,5 +1,7 @@
 //! A running daemon is changed, paused, emptied and stopped, and no mail is lost by it.
 
+mod routes;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
@@ -342,6 +344,8 @@ async fn held_mail_waits_beyond_its_lifetime_and_is_tried_when_released() {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum At {
     Ehlo,
+    /// There it hangs up instead of going on.
+    Mail,
     EndOfData,
 }
 
@@ -394,6 +398,8 @@ impl Slow {
             self.heard.lock().unwrap().push(line.clone());
             let here = if is_end {
                 Some(At::EndOfData)
+            } else if line.starts_with("MAIL") {
+                Some(At::Mail)
             } else {
                 line.starts_with("EHLO").then_some(At::Ehlo)
             };
@@ -401,6 +407,9 @@ impl Slow {
                 *stalls = None;
                 self.reached.notify_one();
                 self.go_on.notified().await;
+                if here == Some(At::Mail) {
+                    return Ok(());
+                }
             }
             let reply = match line.get(..4) {
                 Some("DATA") => "354 go on",

@@ -25,7 +25,8 @@ use crate::outcome::{
 };
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
-use crate::queue::work::Work;
+use crate::queue::Place;
+use crate::queue::work::{Due, Work};
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
@@ -46,17 +47,22 @@ const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
 const KEPT_TRIES_MAX: u32 = 10;
 
 /// One attempt by the rules of today, and these rules. If they change before anything was handed over, it
-/// begins anew: what was found under those of yesterday, also a failure, counts for nothing.
+/// begins anew: what was found under those of yesterday, also a failure, counts for nothing. `None` if by
+/// these rules the lane is not that of every recipient: no next hop is for all of them then.
 pub(crate) async fn attempt(
     relay: &Relay,
-    work: &Work,
+    due: &Due,
     freshness: Freshness,
-) -> (Arc<Config>, Result<Answered, AttemptError>) {
+) -> Option<(Arc<Config>, Result<Answered, AttemptError>)> {
     loop {
         let config = relay.config();
-        let result = attempt_under(relay, &config, work, freshness).await;
+        match due.place(&config) {
+            Place::Right => {}
+            Place::Astray => return None,
+        }
+        let result = attempt_under(relay, &config, &due.work, freshness).await;
         if result.is_ok() || relay.is_of_today(&config) {
-            return (config, result);
+            return Some((config, result));
         }
     }
 }

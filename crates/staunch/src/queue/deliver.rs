@@ -48,7 +48,9 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     let freshness = freshness(relay, &due, &circumstances(&today.delivery.retry, 0)).await;
     let targets = &due.work.targets;
     let dice = dice();
-    let (config, result) = attempt::attempt(relay, &due.work, freshness).await;
+    let Some((config, result)) = attempt::attempt(relay, &due, freshness).await else {
+        return move_on(due);
+    };
     let retry = &config.delivery.retry;
     let decided = match result {
         Ok(answered) => {
@@ -96,6 +98,18 @@ fn leave(due: Due, now: Timestamp) -> Finished {
         due: Some(after(now, DEADLINE_REST)),
         pause: None,
         place: Place::Right,
+    }
+}
+
+/// Leaves `due` to who moves mail that has another next hop today. Nothing was tried, so nothing is written.
+fn move_on(due: Due) -> Finished {
+    Finished {
+        lane: due.lane,
+        message: due.work.message,
+        effect: Effect::Neutral,
+        due: Some(clock::now()),
+        pause: None,
+        place: Place::Astray,
     }
 }
 

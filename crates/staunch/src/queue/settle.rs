@@ -15,13 +15,12 @@ use super::lanes::Effect;
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
-use super::{Event, Finished, Place, store};
+use super::{Event, Finished, store};
 use crate::clock;
 use crate::config::{Config, Patience};
 use crate::events;
 use crate::outcome::{AgeCounts, Answered, Decided, Outcome, Problem, Reason};
 use crate::relay::{Counted, Relay};
-use crate::route;
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
 /// emptied by people or by log rotation, not within a second.
@@ -66,7 +65,8 @@ pub(crate) async fn settle(
         effect: decided.effect,
         due: next_due(due, decided),
         pause: decided.pause,
-        place: place_today(relay, due),
+        // Whatever it was when the attempt began: the configuration may have changed since.
+        place: due.place(&relay.config()),
     }
 }
 
@@ -81,12 +81,10 @@ pub(crate) async fn return_expired(
     problem: &Problem,
     started: Timestamp,
 ) {
-    let Some(domain) = due.work.domain() else { return };
     let problem = problem.clone().in_the_end();
     let mut after = None;
     loop {
-        let alike = (domain, due.work.onward());
-        let Ok(page) = store::expired(relay, due.lane.clone(), alike, started, after).await else {
+        let Ok(page) = store::expired(relay, due.lane.clone(), started, after).await else {
             return;
         };
         for work in page.work {
@@ -150,12 +148,10 @@ pub(crate) async fn tell_of_delays(
     let Some(since) = patience(relay, config).ends_for(problem.reason, clock::now()) else {
         return;
     };
-    let Some(domain) = due.work.domain() else { return };
     let problem = problem.clone().for_now();
     let mut after = None;
     loop {
-        let alike = (domain, due.work.onward());
-        let Ok(page) = store::unwarned(relay, due.lane.clone(), alike, since, after).await else {
+        let Ok(page) = store::unwarned(relay, due.lane.clone(), since, after).await else {
             return;
         };
         for work in page.work {
@@ -306,13 +302,6 @@ fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
         }
     };
     Some(LaneUpdate { key: due.lane.clone(), state })
-}
-
-/// Whatever it was when the attempt began: the configuration may have changed since.
-fn place_today(relay: &Relay, due: &Due) -> Place {
-    let onward = due.work.onward();
-    let today = due.work.domain().map(|domain| route::lane(&relay.config(), domain, onward));
-    if today.is_none_or(|lane| lane == due.lane) { Place::Right } else { Place::Astray }
 }
 
 /// When the message is due in this lane again, if it is.

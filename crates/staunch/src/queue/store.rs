@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::Onward;
-use smtp::{HostName, Mailbox};
+use smtp::Mailbox;
 use spool::{DueCursor, DuePage, DueRecipient, LaneKey, MessageId, StoreError};
 
 use super::Place;
@@ -98,8 +98,8 @@ pub(crate) struct Page {
     pub(crate) next: Option<DueCursor>,
 }
 
-/// A page of the recipients in `lane` that are too old at `at`, as far as mail for them has the same
-/// next hop today as mail for `like`.
+/// A page of the recipients in `lane` that are too old at `at`, as far as it is still the lane of their
+/// next hop: an attempt there says nothing of others.
 ///
 /// # Errors
 ///
@@ -107,27 +107,27 @@ pub(crate) struct Page {
 pub(crate) async fn expired(
     relay: &Relay,
     lane: LaneKey,
-    like: (&HostName, Onward),
     at: Timestamp,
     after: Option<DueCursor>,
 ) -> Result<Page, StoreError> {
     let query =
         move |spool: &spool::Spool, lane: &LaneKey| spool.expired(lane, at, after, EXPIRED_PAGE);
-    Ok(alike(relay, read(relay, lane, query).await?, like))
+    let page = read(relay, lane.clone(), query).await?;
+    Ok(in_place(relay, page, &lane))
 }
 
-fn alike(relay: &Relay, page: DuePage, (like, onward): (&HostName, Onward)) -> Page {
+/// What of `page` has its next hop in `lane` today.
+fn in_place(relay: &Relay, page: DuePage, lane: &LaneKey) -> Page {
     let config = relay.config();
-    let wanted = Some(route::lane(&config, like, onward));
     let of_lane = |due: spool::Due| {
         let onward = requirement::onward(&due.options);
-        work(due, |recipient| lane_today(&config, recipient, onward) == wanted)
+        work(due, |one| lane_today(&config, one, onward).is_some_and(|today| today == *lane))
     };
     Page { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next }
 }
 
 /// A page of the recipients in `lane` that have waited since `since` or longer without their sender
-/// knowing, as far as mail for them has the same next hop today as mail for `like`.
+/// knowing, as far as it is still the lane of their next hop.
 ///
 /// # Errors
 ///
@@ -135,14 +135,14 @@ fn alike(relay: &Relay, page: DuePage, (like, onward): (&HostName, Onward)) -> P
 pub(crate) async fn unwarned(
     relay: &Relay,
     lane: LaneKey,
-    like: (&HostName, Onward),
     since: Timestamp,
     after: Option<DueCursor>,
 ) -> Result<Page, StoreError> {
     let query = move |spool: &spool::Spool, lane: &LaneKey| {
         spool.unwarned(lane, since, after, EXPIRED_PAGE)
     };
-    Ok(alike(relay, read(relay, lane, query).await?, like))
+    let page = read(relay, lane.clone(), query).await?;
+    Ok(in_place(relay, page, &lane))
 }
 
 /// Is anybody in `lane` too old at `at`?

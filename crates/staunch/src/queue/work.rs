@@ -8,10 +8,12 @@ use spool::{BodyFacts, LaneKey, MessageId, MessageOptions, RecipientNo, Recipien
 
 use policy::Onward;
 
+use super::Place;
 use super::intake::HotBody;
 use super::lane::Job;
 use super::lanes::{Company, Trouble};
-use crate::requirement;
+use crate::config::Config;
+use crate::{requirement, route};
 
 /// One recipient to be tried.
 #[derive(Clone, Debug)]
@@ -122,9 +124,22 @@ pub(crate) struct Due {
     pub(crate) work: Work,
 }
 
+impl Due {
+    /// Is the lane that of every recipient's next hop under `config`? Who shared a route may have next hops
+    /// of their own since. An address literal has none at all.
+    pub(crate) fn place(&self, config: &Config) -> Place {
+        let onward = self.work.onward();
+        let is_astray = |target: &Target| {
+            let domain = target.mailbox.domain().name();
+            domain.is_some_and(|domain| route::lane(config, domain, onward) != self.lane)
+        };
+        if self.work.any(is_astray) { Place::Astray } else { Place::Right }
+    }
+}
+
 impl Work {
-    /// The domain of the recipients; all of one lane have the same next hop, so any stands for all.
-    /// `None` only for address literals, which are refused at the door.
+    /// The domain of the recipients. Where [`Due::place`] is right, all have the same next hop, so any stands
+    /// for all. `None` only for address literals, which are refused at the door.
     pub(crate) fn domain(&self) -> Option<&HostName> {
         self.targets.first().and_then(|target| target.mailbox.domain().name())
     }
@@ -158,5 +173,74 @@ impl Work {
     /// Does `test` hold for a recipient?
     pub(crate) fn any(&self, test: impl Fn(&Target) -> bool) -> bool {
         self.targets.iter().any(test)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, load};
+
+    fn due(lane: &str, to: &[&str], options: &MessageOptions) -> Due {
+        let at = Timestamp::UNIX_EPOCH;
+        let target = |to: &&str| Target {
+            no: RecipientNo(0),
+            mailbox: Mailbox::parse(to).unwrap(),
+            attempts: 0,
+            expires_at: at,
+            waits_since: None,
+            options: RecipientOptions::default(),
+        };
+        let facts = BodyFacts {
+            size: 1,
+            header_len: 0,
+            has_8bit: false,
+            longest_line: 1,
+            ends_with_newline: true,
+            received_count: 0,
+            body_sha256_simple: [0; 32],
+            body_sha256_relaxed: [0; 32],
+        };
+        let work = Work {
+            message: MessageId::from_u128(1),
+            sender: ReversePath::Null,
+            targets: to.iter().map(target).collect(),
+            rest: Rest::Nobody,
+            arrived_at: at,
+            turn: at,
+            facts,
+            body: Body::Stored,
+            options: options.clone(),
+        };
+        Due { lane: LaneKey::new(lane), trouble: None, company: Company::Others, work }
+    }
+
+    #[test]
+    fn work_is_astray_as_soon_as_one_recipient_has_another_next_hop() {
+        let text = r#"
+            hostname = "relay.test"
+            data_dir = "/tmp"
+            [[route]]
+            domains = ["a.test", "c.test"]
+            via = ["smtp://[smart.test]"]
+        "#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
+        let require_tls = MessageOptions { require_tls: true, ..MessageOptions::default() };
+        let routed = |options: &MessageOptions| {
+            let domain = HostName::parse("a.test").unwrap();
+            route::lane(&config, &domain, requirement::onward(options)).to_string()
+        };
+        for options in [MessageOptions::default(), require_tls] {
+            let place = |lane: &str, to: &[&str]| due(lane, to, &options).place(&config);
+            let lane = routed(&options);
+            assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Place::Right);
+            assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Place::Astray, "the second");
+            assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Place::Astray, "the first");
+            assert_eq!(place("a.test", &["x@a.test"]), Place::Astray, "a lane of former days");
+        }
+        let plain = MessageOptions::default();
+        assert_eq!(due("b.test", &["y@b.test"], &plain).place(&config), Place::Right);
     }
 }
