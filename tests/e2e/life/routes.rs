@@ -58,3 +58,38 @@ async fn a_route_that_goes_before_mail_is_handed_over_sends_each_to_its_own_doma
 async fn a_route_that_goes_while_its_host_hangs_sends_each_to_its_own_domain() {
     a_route_goes_while_its_host_stalls(At::Mail).await;
 }
+
+#[tokio::test]
+async fn a_route_that_goes_between_recipients_and_data_sends_each_to_its_own_domain() {
+    let world = World::start(PROGRAM).await;
+    let two = Two::start(&world).await;
+    world.dns.a("dead.test", World::dead_address());
+    let relay = world.relay(&(PATIENT.to_owned() + &route_to(&world, "dead.test"))).await;
+    let mut client = relay.client().await;
+    client.expect("MAIL FROM:<s@client.test>", 250).await;
+    client.expect("RCPT TO:<x@a.test>", 250).await;
+    client.expect("RCPT TO:<y@b.test>", 250).await;
+    reload(&relay, "route = []\n").await;
+    client.expect("DATA", 354).await;
+    client.expect("Subject: one\r\n\r\none\r\n.", 250).await;
+    two.get_their_own(&world, &relay).await;
+}
+
+/// The other way round: domains that had lanes of their own come to share one.
+#[tokio::test]
+async fn a_route_that_comes_between_recipients_and_data_takes_them_together() {
+    let world = World::start(PROGRAM).await;
+    let two = Two::start(&world).await;
+    let smart = world.mx("smart.test").await;
+    let relay = world.relay(PATIENT).await;
+    let mut client = relay.client().await;
+    client.expect("MAIL FROM:<s@client.test>", 250).await;
+    client.expect("RCPT TO:<x@a.test>", 250).await;
+    reload(&relay, &route_to(&world, "smart.test")).await;
+    client.expect("RCPT TO:<y@b.test>", 250).await;
+    client.expect("DATA", 354).await;
+    client.expect("Subject: one\r\n\r\none\r\n.", 250).await;
+    relay.event("delivered").times(2).await;
+    assert_eq!(smart.message().await.to, ["x@a.test", "y@b.test"]);
+    assert_eq!(two.a.connections() + two.b.connections(), 0);
+}

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use policy::Onward;
 use smtp::command::{Mail, Rcpt, Recipient};
 use smtp::server::{Client, Session, Step};
 use smtp::{Response, ReversePath, Status};
@@ -28,7 +27,6 @@ use crate::auth::{Auth, Login};
 use crate::clock;
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
-use crate::route;
 
 /// What answers one session.
 #[derive(Debug)]
@@ -216,11 +214,8 @@ impl Desk {
         if transaction.asked.recipients.len() >= recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);
         }
-        let onward =
-            if transaction.asked.mail.require_tls { Onward::RequireTls } else { Onward::Anyhow };
-        let lane = route::lane(&config, domain, onward);
-        let mailbox = mailbox.clone();
-        let addressee = Addressee { rcpt, mailbox, lane };
+        let (mailbox, domain) = (mailbox.clone(), domain.clone());
+        let addressee = Addressee { rcpt, mailbox, domain };
         let recipients = transaction.recipients + addressee.memory();
         if !transaction.lease.cover_message(buffer + recipients, 0) {
             return Err(Refusal::NoMemory);
@@ -306,7 +301,7 @@ impl Desk {
         };
         let config = self.shared.config();
         let envelope = submission.envelope(&config, asked, facts);
-        let committed = self.shared.intake.commit(draft, envelope).await;
+        let committed = self.shared.intake.commit(&config, draft, envelope).await;
         // The body was in memory until here.
         drop(lease);
         let id = committed.map_err(|not_now| Refusal::NotNow(not_now.reply))?;

@@ -4,10 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use smtp::command::{Mail, Rcpt, Recipient};
 use smtp::params::{DeliverBy, Hold, OriginalRecipient};
 use smtp::server::Client;
-use smtp::{Mailbox, xtext};
+use smtp::{HostName, Mailbox, xtext};
 use spool::{
-    BodyFacts, Deadline, Envelope, LaneKey, MessageOptions, NewRecipient, RecipientOptions,
-    RecipientState,
+    BodyFacts, Deadline, Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState,
 };
 
 use super::arrival::Peer;
@@ -17,6 +16,7 @@ use crate::auth::users::UserName;
 use crate::clock;
 use crate::config::Config;
 use crate::queue::intake::expires_at;
+use crate::{requirement, route};
 
 /// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.
 pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
@@ -42,8 +42,8 @@ pub(super) struct Addressee {
     pub(super) rcpt: Rcpt,
     /// Where its mail goes.
     pub(super) mailbox: Mailbox,
-    /// Where it waits.
-    pub(super) lane: LaneKey,
+    /// The domain of that. An address literal is not taken.
+    pub(super) domain: HostName,
 }
 
 impl Addressee {
@@ -54,7 +54,7 @@ impl Addressee {
         2 * size_of::<Self>()
             + 4 * self.mailbox.as_str().len()
             + original
-            + self.lane.as_str().len()
+            + self.domain.as_str().len()
     }
 }
 
@@ -104,7 +104,8 @@ pub(super) struct Submission<'a> {
 }
 
 impl Submission<'_> {
-    /// All that the store keeps beside the body.
+    /// All that the store keeps beside the body. The lanes are those of `config`, and not of the one under which
+    /// each RCPT was answered: recipients of one lane have one next hop.
     pub(super) fn envelope(self, config: &Config, asked: Asked, facts: BodyFacts) -> Envelope {
         let Asked { mail, times, recipients } = asked;
         let arrived_at = clock::now();
@@ -124,7 +125,9 @@ impl Submission<'_> {
             Rate::Within => RecipientState::Queued,
             Rate::Over => RecipientState::Held,
         };
-        let recipient = |Addressee { rcpt, mailbox, lane }| {
+        let onward = requirement::onward(&options);
+        let recipient = |Addressee { rcpt, mailbox, domain }| {
+            let lane = route::lane(config, &domain, onward);
             let original = original(&rcpt, &mailbox);
             let options = RecipientOptions { notify: rcpt.notify, original };
             NewRecipient { mailbox, lane, options, state }

@@ -128,13 +128,15 @@ impl Intake {
         self.relay.spool.draft(self.relay.spool.new_id(clock::now()))
     }
 
-    /// Makes the message durable and hands it to the queue. Only after this returned, 250.
+    /// Makes the message durable and hands it to the queue. Only after this returned, 250. The lanes of
+    /// `envelope` are those of `config`.
     ///
     /// # Errors
     ///
     /// [`NotNow`] when it could not be written; nothing of it is kept then.
     pub(crate) async fn commit(
         &self,
+        config: &Config,
         draft: Draft,
         envelope: Envelope,
     ) -> Result<MessageId, NotNow> {
@@ -157,7 +159,7 @@ impl Intake {
         match committed.await {
             Ok((id, pieces)) => {
                 relay.count_messages(Counted::Came);
-                relay.tell_queue(Event::Arrived(pieces)).await;
+                announce(relay, config, pieces).await;
                 Ok(id)
             }
             Err(error) => {
@@ -185,6 +187,16 @@ pub(crate) fn expires_at(config: &Config, sender: &ReversePath, begins: Timestam
         ReversePath::Mailbox(_) => config.delivery.lifetime,
     };
     after(begins, lifetime)
+}
+
+/// Tells the queue of what was committed, in lanes of `config`. If that is not of today any more, the reload
+/// may have looked for mail with another next hop before this was there to be found.
+pub(crate) async fn announce(relay: &Relay, config: &Config, pieces: Vec<(LaneKey, Arrival)>) {
+    let lanes: Vec<LaneKey> = pieces.iter().map(|(lane, _)| lane.clone()).collect();
+    relay.tell_queue(Event::Arrived(pieces)).await;
+    if !relay.is_of_today(config) {
+        relay.tell_queue(Event::Follow(lanes)).await;
+    }
 }
 
 /// What each lane has to know: the first transaction's worth of what is queued, if it may be tried now.

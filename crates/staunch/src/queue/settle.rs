@@ -15,7 +15,7 @@ use super::lanes::Effect;
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
-use super::{Event, Finished, store};
+use super::{Finished, intake, store};
 use crate::clock;
 use crate::config::{Config, Patience};
 use crate::events;
@@ -270,7 +270,7 @@ async fn write_once(
     for (action, id, pieces) in arrivals {
         events::notice_queued(writing.subject.message, action, id);
         relay.count_messages(Counted::Came);
-        relay.tell_queue(Event::Arrived(pieces)).await;
+        intake::announce(relay, config, pieces).await;
     }
     Ok(())
 }
