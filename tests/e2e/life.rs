@@ -191,52 +191,8 @@ async fn reload_by_command_says_what_changed() {
     assert_eq!(relay.event("rejected").count(), 1, "the first was no more than information");
 }
 
-/// A route to `host` for everything.
-fn route_to(world: &World, host: &str) -> String {
-    let port = world.mx_port();
-    format!(
-        "[[route]]\ndomains = [\"*\"]\nvia = [\"smtp://[{host}]:{port}\"]\ntls = \"opportunistic\"\n"
-    )
-}
-
 /// A failed attempt is not repeated within the test.
 const PATIENT: &str = "[delivery]\nretry = [\"1h\"]\n";
-
-#[tokio::test]
-async fn waiting_mail_follows_a_changed_route_without_waiting_for_its_next_attempt() {
-    let world = World::start(PROGRAM).await;
-    let good = world.mx("good.test").await;
-    world.dns.a("dead.test", World::dead_address());
-    let relay = world.relay(&(PATIENT.to_owned() + &route_to(&world, "dead.test"))).await;
-    for n in 0..20 {
-        let (one, two) = (format!("u{n}@a.test"), format!("u{n}@b{n}.test"));
-        relay.submit("a@client.test", &[&one, &two], &format!("m{n}")).await;
-    }
-    relay.event("deferred").await;
-    reload(&relay, &route_to(&world, "good.test")).await;
-    good.messages(20).await;
-    relay.event("delivered").times(40).await;
-    assert_eq!(relay.queue().await.len(), 0);
-}
-
-#[tokio::test]
-async fn waiting_mail_follows_a_route_that_is_gone_also_over_a_restart() {
-    let world = World::start(PROGRAM).await;
-    let mx = world.mx("mx.far.test").await;
-    world.domain("far.test").mx(&[(10, &mx)]);
-    world.domain("near.test").mx(&[(10, &mx)]);
-    world.dns.a("dead.test", World::dead_address());
-    let mut relay = world.relay(&(PATIENT.to_owned() + &route_to(&world, "dead.test"))).await;
-    relay.submit("a@client.test", &["u@far.test", "u@near.test"], "one").await;
-    relay.event("deferred").times(2).await;
-    relay.submit("a@client.test", &["held@far.test"], "two").await;
-    relay.cli_json(&["queue", "hold", "--all"]).await;
-    relay.stop().await;
-    relay.configure("route = []\n");
-    relay.start_again().await;
-    relay.cli_json(&["queue", "release", "--all"]).await;
-    relay.event("delivered").times(3).await;
-}
 
 #[tokio::test]
 async fn a_pause_of_everything_holds_over_a_restart_while_mail_is_accepted() {
