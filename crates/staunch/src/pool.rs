@@ -691,6 +691,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_kept_of_a_host_that_nobody_waits_for_any_more() {
+        let pool = pool(PoolLimits { total: 1, ..limits() });
+        let held = fresh(&pool, &key("a.test"));
+        assert!(now(&pool, &key("b.test")).is_none() && now(&pool, &key("c.test")).is_none());
+        drop(held);
+        assert_eq!(pool.lock().hosts.len(), 0);
+    }
+
+    #[tokio::test]
     async fn hosts_of_a_site_share_its_line_and_who_gives_up_leaves_it() {
         let pool = pool(PoolLimits { total: 20, per_host: 2, ..site(1) });
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| key(&format!("{name}.site.test")));

@@ -181,6 +181,8 @@ impl State {
     /// Whose turn is it, if a place in the whole pool is free: who has waited longest of those that
     /// their own host does not hold back.
     pub(super) fn longest_waiting(&mut self) -> Option<PoolKey> {
+        // Those without places whose waiters gave up: no place of theirs will ever be released.
+        self.hosts.retain(|_, host| host.open > 0 || host.next_waiter().is_some());
         let (limits, sites) = (&self.limits, &self.sites);
         let turns = self.hosts.iter_mut().filter(|(_, host)| {
             host.has_room() && host.site.is_none_or(|site| has_room(limits, sites, site))
