@@ -7,7 +7,8 @@ use policy::{Asked, AuthorizedMx, Located, NamedBy};
 use smtp::{Domain, HostName};
 
 use crate::addresses::is_forbidden;
-use crate::config::{Config, Login, Via, ViaLookup, ViaScheme};
+use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
+use crate::connect::{ConnectCause, ConnectFailure};
 use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
 use crate::pool::{Door, PoolKey, Sources, TlsStart};
 use crate::relay::Relay;
@@ -177,7 +178,8 @@ async fn dead_end(relay: &Relay, leg: &Leg, domain: &HostName, end: DeadEnd) -> 
 ///
 /// # Errors
 ///
-/// [`HostError::Dns`], [`HostError::NoAddress`] and [`HostError::ForbiddenAddress`].
+/// [`HostError::Dns`], [`HostError::NoAddress`], [`HostError::ForbiddenAddress`], and
+/// [`HostError::Connect`] where `delivery.ip` leaves out what there is.
 pub(crate) async fn locate(
     relay: &Relay,
     config: &Config,
@@ -190,7 +192,9 @@ pub(crate) async fn locate(
             relay.dns.addresses(name, config.delivery.ip).await.map_err(HostError::Dns)?
         }
     };
-    let Some(first) = found.first().copied() else { return Err(HostError::NoAddress) };
+    let Some(first) = found.first().copied() else {
+        return Err(without_address(relay, config, mx.host()).await);
+    };
     let allowed = |address: &IpAddr| match mx.named_by() {
         // The operator wrote the host down: its addresses are the operator's word.
         NamedBy::Route => true,
@@ -205,4 +209,23 @@ pub(crate) async fn locate(
         .filter(|address| !relay.is_ourselves(*address))
         .collect();
     if addresses.is_empty() { Err(HostError::ForbiddenAddress(first)) } else { Ok(addresses) }
+}
+
+/// Has the host no address, or none that the operator wants used? The one ends mail, the other is no fault
+/// of any recipient's.
+async fn without_address(relay: &Relay, config: &Config, host: &Domain) -> HostError {
+    let left_out = match config.delivery.ip {
+        IpFamily::Both => return HostError::NoAddress,
+        IpFamily::V4 => IpFamily::V6,
+        IpFamily::V6 => IpFamily::V4,
+    };
+    let Some(name) = host.name() else { return HostError::NoAddress };
+    match relay.dns.addresses(name, left_out).await {
+        Ok(none) if none.is_empty() => HostError::NoAddress,
+        Ok(_) => {
+            let (host, cause) = (host.clone(), ConnectCause::LeftOut);
+            HostError::Connect(ConnectFailure { host, address: None, cause })
+        }
+        Err(failure) => HostError::Dns(failure),
+    }
 }

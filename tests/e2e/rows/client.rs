@@ -99,6 +99,17 @@ fn cl_03_the_best_preference_comes_first_and_equal_ones_share() {
     });
 }
 
+#[tokio::test]
+async fn cl_04_a_host_with_addresses_of_the_family_that_is_left_out_ends_no_mail() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[delivery]\nip = \"v4\"\n").await;
+    world.dns.aaaa("mx.cl04.test", std::net::Ipv6Addr::LOCALHOST);
+    world.domain("cl04.test").mx_names(&[(10, "mx.cl04.test")]);
+    waits(&relay, "x@cl04.test", "connect_failed").await;
+    world.domain("none.cl04.test").mx_names(&[(10, "mx.none.cl04.test")]);
+    bounces(&relay, "x@none.cl04.test", "no_mail_host").await;
+}
+
 /// In sequence: whoever calls two addresses at once makes a host's load and its logs worse.
 #[tokio::test]
 async fn cl_04_the_addresses_of_a_host_are_tried_one_after_the_other() {

@@ -37,6 +37,9 @@ pub(crate) enum ConnectCause {
     /// There were addresses, of families that none of ours is of.
     #[error("no [[source]] is of a family that the host has an address of")]
     NoSource,
+    /// There were addresses, of a family that the operator leaves out.
+    #[error("delivery.ip leaves out every address that the host has")]
+    LeftOut,
     /// We cannot leave from our own address.
     #[error("{key}: cannot connect from {address}: {error}")]
     Source {
@@ -144,6 +147,7 @@ impl ConnectFailure {
             ConnectCause::Broken { step, .. } => step == Step::Starttls,
             ConnectCause::NoAddress
             | ConnectCause::NoSource
+            | ConnectCause::LeftOut
             | ConnectCause::Source { .. }
             | ConnectCause::Tcp(_)
             | ConnectCause::GaveWay(_)
@@ -161,6 +165,7 @@ impl ConnectFailure {
             }
             ConnectCause::NoAddress
             | ConnectCause::NoSource
+            | ConnectCause::LeftOut
             | ConnectCause::Source { .. }
             | ConnectCause::Tcp(_)
             | ConnectCause::GaveWay(_)
@@ -186,7 +191,7 @@ impl ConnectFailure {
     /// Is there no such way to the host at all, so that trying again would find none either?
     pub(crate) fn has_no_way(&self) -> bool {
         match &self.cause {
-            ConnectCause::NoAddress | ConnectCause::NoSource => true,
+            ConnectCause::NoAddress | ConnectCause::NoSource | ConnectCause::LeftOut => true,
             ConnectCause::Tcp(error) => is_no_route(error),
             ConnectCause::Source { .. }
             | ConnectCause::GaveWay(_)
@@ -222,6 +227,7 @@ impl ConnectFailure {
             ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => Some(reply),
             ConnectCause::NoAddress
             | ConnectCause::NoSource
+            | ConnectCause::LeftOut
             | ConnectCause::Source { .. }
             | ConnectCause::Tcp(_)
             | ConnectCause::GaveWay(_)
@@ -248,7 +254,9 @@ impl ConnectFailure {
             ConnectCause::NoAddress => Reason::NoMailHost,
             ConnectCause::Tcp(_) if self.is_local() => Reason::LocalError,
             ConnectCause::Source { .. } => Reason::LocalError,
-            ConnectCause::Tcp(_) | ConnectCause::NoSource => Reason::ConnectFailed,
+            ConnectCause::Tcp(_) | ConnectCause::NoSource | ConnectCause::LeftOut => {
+                Reason::ConnectFailed
+            }
             ConnectCause::TcpTimeout(_) | ConnectCause::GaveWay(_) => Reason::ConnectTimeout,
             ConnectCause::Greeting(_) | ConnectCause::Ehlo(_) if self.is_throttling() => {
                 Reason::Throttled
