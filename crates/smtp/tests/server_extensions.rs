@@ -260,7 +260,15 @@ fn sv_03_a_message_is_dropped_at_its_first_fault_and_refused_at_its_end() {
                     Step::Input => break,
                     Step::Spoiled => spoiled += 1,
                     Step::Sender(_) | Step::Recipient(_) | Step::Begin => session.accept(),
-                    step => assert!(matches!(step, Step::Content(_)), "{step:?}"),
+                    Step::Content(_) => {}
+                    step @ (Step::StartTls
+                    | Step::Authenticate { .. }
+                    | Step::AuthResponse(_)
+                    | Step::AuthEnded
+                    | Step::End
+                    | Step::Refused(_)
+                    | Step::Reset
+                    | Step::Close) => panic!("{step:?}"),
                 }
             }
             assert_eq!(spoiled, 1, "{way}{fault:?}");
@@ -284,8 +292,8 @@ fn content_that_goes_on_far_beyond_what_is_taken_ends_the_session() {
     let most = 2 * usize::try_from(SIZE_MAX).unwrap() + 1024 * 1024;
     for (before, way) in WAYS_IN {
         let client = |octets: usize| {
-            let content = "0123456789abcde\n".repeat(octets / 16 + 1);
-            format!("{OPEN}{before}{way}{}", &content[..octets])
+            let content: String = "0123456789abcde\n".chars().cycle().take(octets).collect();
+            format!("{OPEN}{before}{way}{content}")
         };
         for piece in [4096, 100_003, usize::MAX] {
             let at_most = play(relay(), client(most).as_bytes(), piece);
