@@ -8,7 +8,6 @@
 //! sent more than any message may keep in memory.
 #![expect(
     clippy::expect_used,
-    clippy::panic,
     clippy::print_stdout,
     reason = "a benchmark prints, and fails by panicking"
 )]
@@ -24,7 +23,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use world::real::Usage;
-use world::{Answer, Client, Closed, KeyFiles, Relay, Trust, World, message};
+use world::{Answer, Argument, Client, Closed, KeyFiles, Relay, Trust, World, message};
 
 /// Clients from one address, as `limits.connections_per_client` allows by default.
 const CLIENTS_PER_ADDRESS: usize = 100;
@@ -65,17 +64,14 @@ struct Plan {
 impl Plan {
     fn from_arguments() -> Self {
         let mut plan = Self { only: None, clients: None, window: Duration::from_secs(90) };
-        // cargo passes --bench.
-        for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
-            let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
-            let number = || value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
-            match (name, value) {
+        for argument in Argument::all() {
+            match (argument.name.as_str(), argument.value.as_str()) {
                 ("show", "idle") => plan.only = Some(Show::Idle),
                 ("show", "slow") => plan.only = Some(Show::Slow),
                 ("show", "loris") => plan.only = Some(Show::Loris),
-                ("clients", _) => plan.clients = usize::try_from(number()).ok(),
-                ("seconds", _) => plan.window = Duration::from_secs(number()),
-                _ => panic!("no such argument: {argument}"),
+                ("clients", _) => plan.clients = Some(argument.number()),
+                ("seconds", _) => plan.window = Duration::from_secs(argument.number()),
+                _ => argument.unknown(),
             }
         }
         plan

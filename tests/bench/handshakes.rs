@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use world::load::{Corpus, Envelope, Load, Sink, SinkTls, Sizes};
-use world::{Leaf, Mode, World};
+use world::{Argument, Leaf, Mode, World};
 
 const MESSAGE_OCTETS: usize = 10_000;
 const CONNECTIONS: usize = 32;
@@ -63,14 +63,11 @@ impl Scene {
 #[tokio::main]
 async fn main() {
     let (mut messages, mut domains) = (5000, 500);
-    // cargo passes --bench.
-    for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
-        let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
-        let number: u64 = value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
-        match name {
-            "messages" => messages = number,
-            "domains" => domains = number,
-            _ => panic!("no such argument: {name}"),
+    for argument in Argument::all() {
+        match argument.name.as_str() {
+            "messages" => messages = argument.number(),
+            "domains" => domains = argument.number(),
+            _ => argument.unknown(),
         }
     }
     println!("| {messages} messages to | handshakes | resumed | at most | seconds |");

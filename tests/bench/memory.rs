@@ -3,19 +3,14 @@
 //! `cargo bench -p staunch --bench memory -- [messages=100000] [domains=5000]`
 //!
 //! The messages go to domains whose DNS does not answer, so every one of them waits, each domain in a lane of its own.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a benchmark prints, and fails by panicking"
-)]
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use world::World;
 use world::load::{Corpus, Envelope, Load, Sizes};
 use world::real::Usage;
+use world::{Argument, World};
 
 /// Octets of a message; what waits is on disk, so it does not matter much.
 const MESSAGE_OCTETS: usize = 2000;
@@ -29,14 +24,11 @@ const ADDED_MIB: f64 = 60.0;
 #[tokio::main]
 async fn main() {
     let (mut messages, mut domains) = (100_000, 5000);
-    // cargo passes --bench.
-    for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
-        let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
-        let number: u64 = value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
-        match name {
-            "messages" => messages = number,
-            "domains" => domains = number,
-            _ => panic!("no such argument: {name}"),
+    for argument in Argument::all() {
+        match argument.name.as_str() {
+            "messages" => messages = argument.number(),
+            "domains" => domains = argument.number(),
+            _ => argument.unknown(),
         }
     }
     let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use world::load::{Arrival, Corpus, Envelope, Load, Sink, SinkTls, Sizes};
 use world::real::process::PeakMemory;
 use world::real::{Postfix, PostfixSetup, Usage};
-use world::{Leaf, Relay, World};
+use world::{Argument, Leaf, Relay, World};
 
 const MESSAGE_OCTETS: usize = 10_000;
 const SINK_HOST: &str = "mx.sink.test";
@@ -65,16 +65,13 @@ struct Plan {
 impl Plan {
     fn from_arguments() -> Self {
         let mut plan = Self { messages: 5000, connections: 64, rounds: 3, only: None };
-        // cargo passes --bench.
-        for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
-            let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
-            let number = || value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
-            match name {
-                "messages" => plan.messages = number(),
-                "connections" => plan.connections = usize::try_from(number()).expect("small"),
-                "rounds" => plan.rounds = usize::try_from(number()).expect("small"),
-                "only" => plan.only = Some(value.to_owned()),
-                _ => panic!("no such argument: {name}"),
+        for argument in Argument::all() {
+            match argument.name.as_str() {
+                "messages" => plan.messages = argument.number(),
+                "connections" => plan.connections = argument.number(),
+                "rounds" => plan.rounds = argument.number(),
+                "only" => plan.only = Some(argument.value),
+                _ => argument.unknown(),
             }
         }
         plan

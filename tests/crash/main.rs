@@ -30,6 +30,7 @@ mod scene;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use world::Argument;
 use world::replay::Random;
 
 /// What the command line asks for.
@@ -82,19 +83,17 @@ fn plan(arguments: impl Iterator<Item = String>) -> Plan {
         random: Random::new(0),
     };
     for argument in arguments {
-        let (name, value) = argument.split_once('=').expect("arguments are NAME=VALUE");
-        let number: u64 = value.parse().unwrap_or_else(|_| panic!("{argument}: not a number"));
-        let small = usize::try_from(number).expect("small");
-        match name {
-            "rounds" => plan.rounds = number,
-            "points" => plan.points = small,
-            "acknowledged" => plan.acknowledged_points = small,
-            "syncs" => plan.syncs = number,
-            "messages" => plan.messages = number,
-            "recipients" => plan.recipients = number,
-            "reloads" => plan.reloads = number,
-            "seed" => seed = number,
-            _ => panic!("no such argument: {name}"),
+        let argument = Argument::parse(&argument);
+        match argument.name.as_str() {
+            "rounds" => plan.rounds = argument.number(),
+            "points" => plan.points = argument.number(),
+            "acknowledged" => plan.acknowledged_points = argument.number(),
+            "syncs" => plan.syncs = argument.number(),
+            "messages" => plan.messages = argument.number(),
+            "recipients" => plan.recipients = argument.number(),
+            "reloads" => plan.reloads = argument.number(),
+            "seed" => seed = argument.number(),
+            _ => argument.unknown(),
         }
     }
     println!("seed={seed}");

@@ -6,6 +6,7 @@
 //! they expect, never for time to pass; a wait has one limit ([`log::LIMIT`]) and a failure is a
 //! panic that says what was there instead.
 
+mod arguments;
 mod base64;
 mod client;
 mod dns;
@@ -24,6 +25,7 @@ mod scram;
 mod tasks;
 mod tls;
 
+pub use arguments::Argument;
 pub use client::{Binding, Client, Closed, ServerSeen, SmtpReply, Trust, message, stuff};
 pub use dns::{Answer, Dns, Query};
 pub use domain::{Domain, Mode, policy_text};
