@@ -18,15 +18,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::{self, BindError, Doors, Inherited};
+use crate::accept::{self, Doors, Inherited};
 use crate::admin;
 use crate::auth::Auth;
-use crate::auth::users::UsersError;
 use crate::cli::Exit;
 use crate::clock::{self, ClockWatch};
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
-use crate::fetch::ClientSetupError;
 use crate::live::Live;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
@@ -34,10 +32,11 @@ use crate::queue::intake::{HotBudget, Intake};
 use crate::queue::{EVENTS_MAX, Event, Queue, deadline};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
-use crate::resolve::{Dns, DnsSetupError};
+use crate::resolve::Dns;
 use crate::schedule::after;
+use crate::setup::SetupError;
 use crate::switches::Switches;
-use crate::tls::{TlsSetupError, load_roots};
+use crate::tls::load_roots;
 
 /// How often free space and the store's health are looked at.
 const VITALS_EVERY: Duration = Duration::from_secs(1);
@@ -57,21 +56,9 @@ pub(crate) enum RunError {
     /// The store cannot be read.
     #[error("data_dir: {0}")]
     Store(#[from] StoreError),
-    /// An address cannot be listened on.
+    /// The configuration cannot be put to work here.
     #[error(transparent)]
-    Bind(#[from] BindError),
-    /// There is no resolver.
-    #[error(transparent)]
-    Dns(#[from] DnsSetupError),
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    /// Policies cannot be fetched.
-    #[error(transparent)]
-    Fetch(#[from] ClientSetupError),
-    /// The users cannot be read.
-    #[error("access.users_file: {0}")]
-    Users(#[from] UsersError),
+    Setup(#[from] SetupError),
     /// The door for the command line cannot be opened.
     #[error("admin.socket: {}: {source}", path.display())]
     Admin {
@@ -92,15 +79,24 @@ impl RunError {
     /// The exit code: 78 for what only another configuration heals.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Dns(_) | Self::Tls(_) | Self::Fetch(_) | Self::Users(_) => Exit::Config,
-            Self::Open(_)
+            Self::Setup(
+                SetupError::Dns(_)
+                | SetupError::Tls(_)
+                | SetupError::Fetch(_)
+                | SetupError::Users(_),
+            ) => Exit::Config,
+            Self::Setup(SetupError::Bind(_))
+            | Self::Open(_)
             | Self::Store(_)
-            | Self::Bind(_)
             | Self::Admin { .. }
             | Self::Signals(_)
             | Self::Poisoned => Exit::TemporaryFailure,
         }
     }
+}
+
+fn setup(error: impl Into<SetupError>) -> RunError {
+    RunError::Setup(error.into())
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -115,7 +111,8 @@ pub(crate) async fn run(
 ) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let (sender, config) = watch::channel(Arc::new(loaded.config.clone()));
-    let auth = Auth::new(Auth::prepare(loaded.config.access.users_file.as_deref())?)?;
+    let users = Auth::prepare(loaded.config.access.users_file.as_deref()).map_err(setup)?;
+    let auth = Auth::new(users).map_err(setup)?;
     let spool = open(&loaded.config)?;
     let (relay, inboxes) = assemble(config.clone(), spool)?;
     look_at_vitals(&relay).await;
@@ -126,7 +123,7 @@ pub(crate) async fn run(
     let shared = accept::Shared::new(config, intake, Arc::clone(&auth));
     let doors = Doors::new(Arc::clone(&shared), Arc::clone(&relay), inherited, stop.clone());
     let doors = Arc::new(doors);
-    let prepared = doors.prepare(&loaded.config)?;
+    let prepared = doors.prepare(&loaded.config).map_err(setup)?;
     cut_waits(&relay)?;
     let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
     let tracker = relay.tracker.clone();
@@ -225,10 +222,11 @@ pub(crate) fn assemble(
 ) -> Result<(Arc<Relay>, Inboxes), RunError> {
     let today = Arc::clone(&config.borrow());
     let tracker = TaskTracker::new();
-    let dns = Dns::new(&today.dns)?;
+    let dns = Dns::new(&today.dns).map_err(setup)?;
     let clock = ClockWatch::open(spool.policies())?;
     let store = spool.policies().clone();
-    let policies = PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), clock.clone())?;
+    let policies = PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), clock.clone())
+        .map_err(setup)?;
     let (queue, events) = mpsc::channel(EVENTS_MAX);
     let (reloads, requests) = mpsc::channel(reload::REQUESTS_MAX);
     let relay = Relay {
@@ -237,9 +235,9 @@ pub(crate) fn assemble(
         policies,
         hosts: HostMemory::new(store),
         clock,
-        connector: Connector::new(&today, tracker.clone())?,
+        connector: Connector::new(&today, tracker.clone()).map_err(setup)?,
         pool: Pool::new((&*today).into(), tracker.clone()),
-        roots: Live::new(load_roots(&today.tls)?),
+        roots: Live::new(load_roots(&today.tls).map_err(setup)?),
         tracker,
         hot: HotBudget::new(HotBudget::share_of(today.limits.memory)),
         free: AtomicU64::new(u64::MAX),

@@ -36,6 +36,7 @@ mod requirement;
 mod resolve;
 mod route;
 mod schedule;
+mod setup;
 mod socket_file;
 mod switches;
 mod telemetry;

@@ -13,18 +13,18 @@ use std::sync::Arc;
 use policy::Roots;
 use tokio::sync::{oneshot, watch};
 
-use crate::accept::{self, BindError, Doors, PreparedDoors};
-use crate::auth::users::UsersError;
+use crate::accept::{self, Doors, PreparedDoors};
 use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::{Connector, Setup};
-use crate::fetch::{ClientSetupError, Fetcher};
+use crate::fetch::Fetcher;
 use crate::queue::intake::HotBudget;
 use crate::queue::{Event, Routes};
 use crate::relay::Relay;
-use crate::resolve::{Dns, DnsSetupError, NewResolver};
+use crate::resolve::{Dns, NewResolver};
+use crate::setup::SetupError;
 use crate::telemetry;
-use crate::tls::{TlsSetupError, load_roots};
+use crate::tls::load_roots;
 
 /// What a process is bound to for life: its data, the door of the command line, which must lead to the
 /// process that has the data, and the place where it logs.
@@ -61,21 +61,9 @@ pub(crate) enum Refused {
     /// It is not a valid configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The resolver cannot be set up.
+    /// It cannot be put to work here.
     #[error(transparent)]
-    Dns(#[from] DnsSetupError),
-    /// Trust anchors cannot be read.
-    #[error(transparent)]
-    Tls(#[from] TlsSetupError),
-    /// Those for policy hosts cannot.
-    #[error(transparent)]
-    Fetch(#[from] ClientSetupError),
-    /// The users cannot be read.
-    #[error("access.users_file: {0}")]
-    Users(#[from] UsersError),
-    /// A listener cannot have its address.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    Setup(#[from] SetupError),
     /// Reading it ended in a bug of ours.
     #[error("reading the configuration ended in a bug")]
     Bug,
@@ -133,6 +121,7 @@ impl Reloader {
             let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
             let changed = loaded.shown.changes(&before);
             check_fixed(&loaded, &changed)?;
+            loaded.check_files()?;
             Ok::<_, Refused>((prepare(loaded, &relay, &doors)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;
@@ -181,8 +170,7 @@ fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), Refused> {
 }
 
 /// Makes what a new configuration asks for. Blocks.
-fn prepare(loaded: Loaded, relay: &Relay, doors: &Doors) -> Result<Prepared, Refused> {
-    loaded.check_files()?;
+fn prepare(loaded: Loaded, relay: &Relay, doors: &Doors) -> Result<Prepared, SetupError> {
     let config = &loaded.config;
     Ok(Prepared {
         roots: load_roots(&config.tls)?,
@@ -218,11 +206,7 @@ fn tell_refused(refused: &Refused) {
                 refused_key(&problem.key, &problem.to_string());
             }
         }
-        Refused::Dns(error) => refused_key("dns", &error.to_string()),
-        Refused::Tls(error) => refused_key("tls", &error.to_string()),
-        Refused::Fetch(error) => refused_key("mta_sts.ca_file", &error.to_string()),
-        Refused::Users(error) => refused_key("access.users_file", &error.to_string()),
-        Refused::Bind(error) => refused_key("listener", &error.to_string()),
+        Refused::Setup(error) => refused_key(error.key(), &error.to_string()),
         Refused::Bug => refused_key("", &refused.to_string()),
     }
 }

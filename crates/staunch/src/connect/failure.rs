@@ -126,6 +126,16 @@ impl ConnectCause {
     }
 }
 
+/// A refusal in words.
+enum Answer<'a> {
+    /// Of the session.
+    ToUs(&'a Reply),
+    /// Of TLS.
+    ToStarttls(&'a Reply),
+    /// There was none.
+    None,
+}
+
 impl ConnectFailure {
     /// Did the peer fall silent over our first words of TLS?
     pub(super) fn is_unanswered_hello(&self) -> bool {
@@ -159,23 +169,7 @@ impl ConnectFailure {
 
     /// Does the host say for good that it does no TLS? Trouble on the way to TLS is none of it.
     pub(crate) fn has_no_tls(&self) -> bool {
-        match &self.cause {
-            ConnectCause::StarttlsNotOffered(reply) | ConnectCause::StarttlsRefused(reply) => {
-                reply.class() == ReplyClass::Permanent
-            }
-            ConnectCause::NoAddress
-            | ConnectCause::NoSource
-            | ConnectCause::LeftOut
-            | ConnectCause::Source { .. }
-            | ConnectCause::Tcp(_)
-            | ConnectCause::GaveWay(_)
-            | ConnectCause::TcpTimeout(_)
-            | ConnectCause::Greeting(_)
-            | ConnectCause::Ehlo(_)
-            | ConnectCause::PlaintextInjected
-            | ConnectCause::Handshake(_)
-            | ConnectCause::Broken { .. } => false,
-        }
+        matches!(self.answer(), Answer::ToStarttls(reply) if reply.class() == ReplyClass::Permanent)
     }
 
     /// Is the trouble our own: no descriptors, no memory?
@@ -223,8 +217,19 @@ impl ConnectFailure {
 
     /// The refusal of the session as such.
     fn reply_to_us(&self) -> Option<&Reply> {
+        match self.answer() {
+            Answer::ToUs(reply) => Some(reply),
+            Answer::ToStarttls(_) | Answer::None => None,
+        }
+    }
+
+    /// What the host said no to.
+    fn answer(&self) -> Answer<'_> {
         match &self.cause {
-            ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => Some(reply),
+            ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => Answer::ToUs(reply),
+            ConnectCause::StarttlsNotOffered(reply) | ConnectCause::StarttlsRefused(reply) => {
+                Answer::ToStarttls(reply)
+            }
             ConnectCause::NoAddress
             | ConnectCause::NoSource
             | ConnectCause::LeftOut
@@ -232,11 +237,9 @@ impl ConnectFailure {
             | ConnectCause::Tcp(_)
             | ConnectCause::GaveWay(_)
             | ConnectCause::TcpTimeout(_)
-            | ConnectCause::StarttlsNotOffered(_)
-            | ConnectCause::StarttlsRefused(_)
             | ConnectCause::PlaintextInjected
             | ConnectCause::Handshake(_)
-            | ConnectCause::Broken { .. } => None,
+            | ConnectCause::Broken { .. } => Answer::None,
         }
     }
 

@@ -149,14 +149,17 @@ mod tests {
     use smtp::params::Notify;
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        BodyFacts, Envelope, Filter, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId,
-        MessageOptions, NewRecipient, QueueRow, RecipientOptions, RecipientState, Spool,
+        Envelope, Filter, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions,
+        NewRecipient, QueueRow, RecipientOptions, RecipientState, Spool,
     };
     use tokio::sync::watch;
 
     use super::*;
+    use crate::accept::facts_of;
     use crate::config::{Surroundings, load};
     use crate::daemon::{Inboxes, assemble};
+
+    const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
     struct Stage {
         _dir: tempfile::TempDir,
@@ -190,7 +193,7 @@ mod tests {
             let now = clock::now();
             let spool = &self.relay.spool;
             let mut draft = spool.draft(spool.new_id(now));
-            draft.write(b"Subject: x\r\n\r\nx\r\n").unwrap();
+            draft.write(BODY).unwrap();
             let recipient = |address: &str, notify: Option<&str>, state| {
                 let mailbox = Mailbox::parse(address).unwrap();
                 let lane = lane(&mailbox.domain().to_string());
@@ -210,16 +213,7 @@ mod tests {
                 arrived_at: now - SignedDuration::from_secs(60),
                 expires_at: now + SignedDuration::from_secs(9_000),
                 client: "test".into(),
-                facts: BodyFacts {
-                    size: 17,
-                    header_len: 10,
-                    has_8bit: false,
-                    longest_line: 10,
-                    ends_with_newline: true,
-                    received_count: 0,
-                    body_sha256_simple: [0; 32],
-                    body_sha256_relaxed: [0; 32],
-                },
+                facts: facts_of(BODY),
                 options: MessageOptions {
                     deliver_by: Some(Deadline { at, mode, trace: false }),
                     ..MessageOptions::default()

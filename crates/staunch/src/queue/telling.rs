@@ -172,10 +172,11 @@ mod tests {
     use policy::Proof;
     use smtp::Mailbox;
     use smtp::params::ByMode;
-    use spool::{Attempt, BodyFacts, Deadline, MessageId, RecipientOptions};
+    use spool::{Attempt, Deadline, MessageId, RecipientOptions};
 
     use super::super::work::{Body, Rest};
     use super::*;
+    use crate::accept::facts_of;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const PATIENCE: Patience =
@@ -207,16 +208,7 @@ mod tests {
             rest: Rest::Nobody,
             arrived_at: at(0),
             turn: at(0),
-            facts: BodyFacts {
-                size: 1,
-                header_len: 0,
-                has_8bit: false,
-                longest_line: 1,
-                ends_with_newline: true,
-                received_count: 0,
-                body_sha256_simple: [0; 32],
-                body_sha256_relaxed: [0; 32],
-            },
+            facts: facts_of(b"\r\n"),
             body: Body::Stored,
             options,
         }

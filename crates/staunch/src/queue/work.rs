@@ -179,6 +179,7 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accept::facts_of;
     use crate::config::{Surroundings, load};
 
     fn due(lane: &str, to: &[&str], options: &MessageOptions) -> Due {
@@ -191,16 +192,7 @@ mod tests {
             waits_since: None,
             options: RecipientOptions::default(),
         };
-        let facts = BodyFacts {
-            size: 1,
-            header_len: 0,
-            has_8bit: false,
-            longest_line: 1,
-            ends_with_newline: true,
-            received_count: 0,
-            body_sha256_simple: [0; 32],
-            body_sha256_relaxed: [0; 32],
-        };
+        let facts = facts_of(b"\r\n");
         let work = Work {
             message: MessageId::from_u128(1),
             sender: ReversePath::Null,
