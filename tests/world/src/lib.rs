@@ -99,17 +99,22 @@ impl World {
         Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
     }
 
-    /// A good host on `::1` with nothing but an AAAA record. There can be one IPv6 listener in a world.
-    pub fn mx6(&self, host: &str) -> Mx {
-        let listener = self.hosts.listen6();
+    /// A good host on `::1` with nothing but an AAAA record; there can be one in a world. `None`, and a
+    /// word about it, where the machine has no IPv6: the test goes on without, or says no more.
+    pub fn mx6(&self, host: &str) -> Option<Mx> {
+        let listener = self.hosts.listen6()?;
         self.dns.aaaa(host, Ipv6Addr::LOCALHOST);
-        Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
+        Some(Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host)))))
     }
 
-    /// Lets a host listen on `::1`, too, and gives it an AAAA record.
-    pub fn add_ipv6(&self, mx: &Mx) {
-        mx.listen_also(self.hosts.listen6());
+    /// Lets a host listen on `::1`, too, and gives it an AAAA record. What it listens on now; `None`, and
+    /// a word about it, where the machine has no IPv6.
+    pub fn add_ipv6(&self, mx: &Mx) -> Option<SocketAddr> {
+        let listener = self.hosts.listen6()?;
+        let address = listener.local_addr().expect("bound");
+        mx.listen_also(listener);
         self.dns.aaaa(mx.host(), Ipv6Addr::LOCALHOST);
+        Some(address)
     }
 
     /// An address with the port of all MX hosts, for a real server.
