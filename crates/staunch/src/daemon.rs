@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, Doors, Inherited};
 use crate::admin;
 use crate::auth::Auth;
+use crate::budget::Budget;
 use crate::cli::Exit;
 use crate::clock::{self, ClockWatch};
 use crate::config::{Config, Loaded};
@@ -28,7 +29,7 @@ use crate::connect::Connector;
 use crate::live::Live;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
-use crate::queue::intake::{HotBudget, Intake};
+use crate::queue::intake::Intake;
 use crate::queue::{EVENTS_MAX, Event, Queue, deadline};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
@@ -120,7 +121,7 @@ pub(crate) async fn run(
 
     let stop = CancellationToken::new();
     let intake = Intake::new(Arc::clone(&relay));
-    let shared = accept::Shared::new(config, intake, Arc::clone(&auth));
+    let shared = accept::Shared::new(config, intake, Arc::clone(&auth), Arc::clone(&relay.budget));
     let doors = Doors::new(Arc::clone(&shared), Arc::clone(&relay), inherited, stop.clone());
     let doors = Arc::new(doors);
     let prepared = doors.prepare(&loaded.config).map_err(setup)?;
@@ -239,7 +240,7 @@ pub(crate) fn assemble(
         pool: Pool::new((&*today).into(), tracker.clone()),
         roots: Live::new(load_roots(&today.tls).map_err(setup)?),
         tracker,
-        hot: HotBudget::new(HotBudget::share_of(today.limits.memory)),
+        budget: Budget::new(accept::shares(&today.limits)),
         free: AtomicU64::new(u64::MAX),
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),

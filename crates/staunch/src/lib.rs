@@ -8,6 +8,7 @@ mod admin;
 mod allowance;
 mod attempt;
 mod auth;
+mod budget;
 mod cli;
 mod clock;
 mod config;

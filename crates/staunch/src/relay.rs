@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::connect::Connector;
@@ -21,7 +22,6 @@ use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::Event;
-use crate::queue::intake::HotBudget;
 use crate::reload;
 use crate::resolve::Dns;
 use crate::switches::Switches;
@@ -49,8 +49,8 @@ pub(crate) struct Relay {
     pub(crate) roots: Live<Roots>,
     /// Every task of the daemon.
     pub(crate) tracker: TaskTracker,
-    /// Bodies held in memory.
-    pub(crate) hot: HotBudget,
+    /// Memory for mail that arrives or was just accepted.
+    pub(crate) budget: Arc<Budget>,
     /// Free octets of the data directory, as of the last look.
     pub(crate) free: AtomicU64,
     /// Messages in the queue.

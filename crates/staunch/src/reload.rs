@@ -18,7 +18,6 @@ use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::{Connector, Setup};
 use crate::fetch::Fetcher;
-use crate::queue::intake::HotBudget;
 use crate::queue::{Event, Routes};
 use crate::relay::Relay;
 use crate::resolve::{Dns, NewResolver};
@@ -140,7 +139,6 @@ impl Reloader {
             relay.connector.reconfigure(setup);
         }
         relay.pool.set_limits((&*config).into());
-        relay.hot.set_max(HotBudget::share_of(config.limits.memory));
         self.config.send_replace(Arc::clone(&config));
         if is_touched(changed, &UNSEEN) {
             relay.pool.renew();

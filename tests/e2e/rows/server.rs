@@ -170,6 +170,33 @@ async fn recipients_count_as_memory_and_leave_room_for_messages() {
     greedy.expect("MAIL FROM:<a@client.test>", 250).await;
 }
 
+#[tokio::test]
+async fn health_says_how_much_memory_mail_holds() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let relay = world.relay("[limits]\nmemory = \"1MiB\"\n").await;
+    let memory = async |what: &str| {
+        let health = relay.cli_json(&["healthcheck"]).await;
+        health[0]["memory"][what].as_u64().unwrap_or_else(|| panic!("{what} in {health:?}"))
+    };
+    assert_eq!((memory("lent").await, memory("peak").await), (0, 0));
+    assert_eq!(memory("limit").await, 1 << 20);
+    let mut client = relay.client().await;
+    client.expect("MAIL FROM:<a@client.test>", 250).await;
+    assert!(memory("lent").await > 0, "a message that has begun can come to its end");
+    client.expect("RSET", 250).await;
+    assert_eq!(memory("lent").await, 0);
+
+    relay.submit("a@client.test", &["b@far.test"], &"x".repeat(20_000)).await;
+    relay.event("delivered").await;
+    // While it is committed it is the session's, and that of its first attempt as well.
+    assert!(memory("peak").await > 40_000);
+    assert!(memory("peak").await <= 1 << 20);
+    let is_returned = async { while memory("lent").await > 0 {} };
+    tokio::time::timeout(world::log::LIMIT, is_returned).await.expect("all of it comes back");
+}
+
 /// RFC 5321 §3.8, §4.2.5: what was begun is finished, and the others are told.
 #[tokio::test]
 async fn sv_22_a_stop_finishes_what_is_being_sent() {

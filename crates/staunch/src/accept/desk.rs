@@ -14,7 +14,6 @@ use tracing::info;
 
 use super::Shared;
 use super::arrival::{Arrival, Peer, TlsFacts};
-use super::budget::{Held, Lease};
 use super::envelope::{self, Addressee, Asked, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
@@ -24,6 +23,7 @@ use super::received::{Means, Trace};
 use super::refusal::{self, Refusal};
 use super::rules;
 use crate::auth::{Auth, Login};
+use crate::budget::{Held, Lease};
 use crate::clock;
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
 use crate::place::Place;

@@ -7,10 +7,10 @@ use smtp::limits::RECEIVED_FIELDS_MAX;
 use spool::{BodyFacts, Draft, INLINE_BODY_MAX, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::budget::Lease;
 use super::facts::Facts;
 use super::fixups::{Fixups, Seen};
 use super::refusal::Refusal;
+use crate::budget::Lease;
 
 /// The message so far.
 #[derive(Debug)]
@@ -139,9 +139,9 @@ mod tests {
     use jiff::Timestamp;
     use spool::{Options, Spool};
 
-    use super::super::budget::{Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS};
     use super::super::session::{GREEDIEST, READ_OCTETS};
     use super::*;
+    use crate::budget::{Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS, Shares};
 
     const CLEAR: Held = Held { now: READ_OCTETS, least: READ_OCTETS };
 
@@ -150,7 +150,7 @@ mod tests {
     fn receive(pieces: &[&[u8]], limit: u64, held: Held) -> (Result<BodyFacts, Refusal>, usize) {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
-        let budget = Budget::new(limit, 0);
+        let budget = Budget::new(Shares { arriving: limit, kept_back: 0, accepted: 0 });
         let mut lease = budget.message(held.guarantee()).unwrap();
         let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
         let mut most = 0;

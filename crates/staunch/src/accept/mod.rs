@@ -9,7 +9,6 @@
 mod arrival;
 mod bind;
 mod body_hash;
-mod budget;
 mod certificates;
 mod desk;
 mod doors;
@@ -36,9 +35,9 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{self, Auth};
+use crate::budget::{Budget, Shares};
 use crate::config::{Config, Limits};
-use crate::queue::intake::{HotBudget, Intake};
-use budget::Budget;
+use crate::queue::intake::Intake;
 use rates::Rates;
 use visitors::Visitors;
 
@@ -68,9 +67,8 @@ impl Shared {
         config: watch::Receiver<Arc<Config>>,
         intake: Intake,
         auth: Arc<Auth>,
+        budget: Arc<Budget>,
     ) -> Arc<Self> {
-        let (memory, kept_back) = memory_of(&config.borrow().limits);
-        let budget = Budget::new(memory, kept_back);
         Arc::new(Self {
             config,
             intake,
@@ -84,8 +82,7 @@ impl Shared {
 
     /// Another configuration holds from now on, and these users; what is lent already stays so.
     pub(crate) fn reconfigure(&self, config: &Config, users: auth::Prepared) {
-        let (memory, kept_back) = memory_of(&config.limits);
-        self.budget.resize(memory, kept_back);
+        self.budget.resize(shares(&config.limits));
         self.auth.apply(users);
     }
 
@@ -94,9 +91,8 @@ impl Shared {
     }
 }
 
-/// What of `limits.memory` is for sessions, and what of that is kept back so that each can take a message.
-fn memory_of(limits: &Limits) -> (u64, u64) {
-    let memory = limits.memory.saturating_sub(HotBudget::share_of(limits.memory));
+/// How memory is divided, so that each session can take a message.
+pub(crate) fn shares(limits: &Limits) -> Shares {
     let sessions = u64::try_from(limits.connections).unwrap_or(u64::MAX);
-    (memory, sessions.saturating_mul(session::GREEDIEST.guarantee()))
+    Shares::of(limits.memory, sessions.saturating_mul(session::GREEDIEST.guarantee()))
 }

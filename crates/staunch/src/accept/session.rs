@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::arrival::{Arrival, Peer};
-use super::budget::Held;
 use super::desk::Desk;
 use super::doors::{Door, Entrance};
 use super::listener::is_proxy;
@@ -26,6 +25,7 @@ use super::proxy::{Introduction, introduced};
 use super::refusal::Refusal;
 use super::stream::{RECORD_OCTETS, Socket, Stream, TlsStream};
 use super::visitors::{Standing, Visit};
+use crate::budget::Held;
 use crate::config::{Config, ListenerMode};
 
 /// Octets read at once, which a message's guarantee includes.

@@ -148,10 +148,12 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
     let is_drained = relay.switches.off().accepting.is_some();
     let works = health == "good" && !relay.broken.is_cancelled();
     let is_ready = works && has_room && !is_drained;
+    let memory = relay.budget.usage();
     let mut body = json!({
         "ready": is_ready,
         "store": health,
         "free_bytes": free,
+        "memory": { "lent": memory.lent, "peak": memory.peak, "limit": memory.limit },
         "queued_messages": relay.messages.load(Ordering::Relaxed),
         "hostname": config.hostname.to_string(),
         "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use smtp::{Response, ReversePath, Status};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::Event;
 use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
+use crate::budget::{Budget, Loan};
 use crate::clock;
 use crate::config::Config;
 use crate::relay::{Counted, Relay};
@@ -31,56 +32,19 @@ impl NotNow {
     }
 }
 
-/// Octets of bodies that may stay in memory between commit and first attempt.
-#[derive(Debug)]
-pub(crate) struct HotBudget {
-    used: Arc<AtomicU64>,
-    max: AtomicU64,
-}
-
-/// A body in memory. Dropping the last clone gives its share of the budget back.
+/// A body that stays in memory between commit and first attempt. Dropping the last clone gives the memory back.
 #[derive(Clone, Debug)]
 pub(crate) struct HotBody {
     /// The content.
     pub(crate) bytes: BodyBytes,
-    _share: Arc<Share>,
+    _loan: Arc<Loan>,
 }
 
-#[derive(Debug)]
-struct Share {
-    used: Arc<AtomicU64>,
-    size: u64,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.size, Ordering::Relaxed);
-    }
-}
-
-impl HotBudget {
-    /// Of `limits.memory`; the rest is for sessions.
-    pub(crate) fn share_of(memory: u64) -> u64 {
-        memory / 4
-    }
-
-    /// A budget of `max` octets.
-    pub(crate) fn new(max: u64) -> Self {
-        Self { used: Arc::default(), max: AtomicU64::new(max) }
-    }
-
-    /// `max` octets from now on; what is in memory already stays.
-    pub(crate) fn set_max(&self, max: u64) {
-        self.max.store(max, Ordering::Relaxed);
-    }
-
-    /// Keeps `bytes` in memory if the budget allows.
-    fn keep(&self, bytes: BodyBytes) -> Option<HotBody> {
-        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let before = self.used.fetch_add(size, Ordering::Relaxed);
-        let share = Arc::new(Share { used: Arc::clone(&self.used), size });
-        let max = self.max.load(Ordering::Relaxed);
-        (before.saturating_add(size) <= max).then(|| HotBody { bytes, _share: share })
+impl HotBody {
+    /// Keeps `bytes` if there is memory for them.
+    fn keep(bytes: BodyBytes, budget: &Arc<Budget>) -> Option<Self> {
+        let octets = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        budget.body(octets).map(|loan| Self { bytes, _loan: Arc::new(loan) })
     }
 }
 
@@ -143,7 +107,7 @@ impl Intake {
         let relay = &self.relay;
         let committed = async {
             let sealed = seal(draft).await?;
-            let hot = sealed.bytes().and_then(|bytes| relay.hot.keep(bytes));
+            let hot = sealed.bytes().and_then(|bytes| HotBody::keep(bytes, &relay.budget));
             let pieces = pieces(relay, sealed.id(), &envelope, hot);
             let has_deadline = envelope.options.deliver_by.is_some();
             let (done, answer) = oneshot::channel();
