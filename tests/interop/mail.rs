@@ -67,17 +67,24 @@ impl Mail {
         memchr::memmem::find(text, id.as_bytes()).is_some()
     }
 
-    /// Fails unless `arrived` has the same body, and all the fields of this message as they were. More
-    /// fields may have come on top or below.
-    pub(crate) fn assert_same(&self, arrived: &[u8], by: &str) {
+    /// Fails unless `arrived` is this message, octet by octet, below fields of these names that others have put
+    /// on top of it.
+    pub(crate) fn assert_unchanged(&self, arrived: &[u8], on_top: &[&str], by: &str) {
         let what = format!("{} by {by}", self.kind.name());
-        let (header, body) = split(&self.content);
-        let (arrived_header, arrived_body) = split(arrived);
-        assert!(body == arrived_body, "{what}: the body is {}", difference(body, arrived_body));
-        for field in fields(header) {
-            let shown = String::from_utf8_lossy(arrived_header);
-            let is_there = fields(arrived_header).contains(&field);
-            assert!(is_there, "{what}: {} is not in\n{shown}", String::from_utf8_lossy(field));
+        let Some(top) = arrived.strip_suffix(self.content.as_slice()) else {
+            let ((header, body), (their_header, their_body)) =
+                (split(&self.content), split(arrived));
+            panic!(
+                "{what}: the header\n{}\nbecame\n{}\nthe body {}",
+                String::from_utf8_lossy(header),
+                String::from_utf8_lossy(their_header),
+                difference(body, their_body)
+            );
+        };
+        for field in fields(top) {
+            let name = field.split(|byte| *byte == b':').next().unwrap_or_default();
+            let is_known = on_top.iter().any(|known| known.as_bytes() == name);
+            assert!(is_known, "{what} has {} on top", String::from_utf8_lossy(&field));
         }
     }
 }
@@ -126,16 +133,22 @@ fn split(message: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The fields of a header, each with its continuation lines.
-fn fields(header: &[u8]) -> Vec<&[u8]> {
-    let mut starts: Vec<usize> = vec![0];
-    let after = memchr::memmem::find_iter(header, b"\r\n").map(|at| at + 2);
-    starts.extend(after.filter(|at| !matches!(header.get(*at), None | Some(b' ' | b'\t'))));
-    let ends = starts.iter().skip(1).copied().chain([header.len()]);
-    starts.iter().zip(ends).map(|(start, end)| &header[*start..end]).collect()
+fn fields(header: &[u8]) -> Vec<Vec<u8>> {
+    let mut fields: Vec<Vec<u8>> = Vec::new();
+    for line in header.split_inclusive(|byte| *byte == b'\n') {
+        match (line, fields.last_mut()) {
+            ([b' ' | b'\t', ..], Some(field)) => field.extend(line),
+            _ => fields.push(line.to_vec()),
+        }
+    }
+    fields
 }
 
 /// Where two bodies part, for a failure that can be read.
 fn difference(sent: &[u8], arrived: &[u8]) -> String {
+    if sent == arrived {
+        return "is the same".to_owned();
+    }
     let at = sent.iter().zip(arrived).position(|(one, other)| one != other);
     let at = at.unwrap_or_else(|| sent.len().min(arrived.len()));
     let around = |body: &[u8]| {
@@ -143,7 +156,7 @@ fn difference(sent: &[u8], arrived: &[u8]) -> String {
         String::from_utf8_lossy(around).into_owned()
     };
     format!(
-        "another from octet {at} of {} (now {}): {:?} became {:?}",
+        "is another from octet {at} of {} (now {}): {:?} became {:?}",
         sent.len(),
         arrived.len(),
         around(sent),

@@ -17,6 +17,7 @@
 
 mod clients;
 mod mail;
+mod programs;
 mod receivers;
 mod servers;
 

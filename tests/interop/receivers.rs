@@ -18,6 +18,9 @@ use crate::mail::{Kind, Mail};
 use crate::{LOOK_AGAIN, PROGRESS, UNPACKED, files_in};
 
 const SENDER: &str = "ann@client.test";
+/// What servers put on top of what they keep.
+const ON_TOP: [&str; 6] =
+    ["Return-Path", "X-Original-To", "Delivered-To", "Envelope-to", "Delivery-date", "Received"];
 
 /// Where a server is and what it may use.
 struct Place {
@@ -200,7 +203,7 @@ async fn what_is_delivered_is_kept_unchanged_by_every_server() {
             assert_eq!(event.text("policy").as_deref(), Some(policy), "{event:?}");
         }
         for (mail, kept) in mails.iter().zip(kept(place, &mails).await) {
-            mail.assert_same(&kept, place.name);
+            mail.assert_unchanged(&kept, &ON_TOP, place.name);
         }
     }
 }

@@ -22,6 +22,7 @@ public class Send {
         properties.put("mail.smtp.starttls.required", String.valueOf(channel.equals("starttls")));
         properties.put("mail.smtp.starttls.enable", String.valueOf(channel.equals("starttls")));
         properties.put("mail.smtp.ssl.enable", String.valueOf(channel.equals("tls")));
+        properties.put("mail.smtp.auth.mechanisms", "PLAIN");
         properties.put("mail.smtp.ssl.checkserveridentity", "true");
         properties.put("mail.smtp.ssl.socketFactory", trusting(arguments[5]).getSocketFactory());
         var session = Session.getInstance(properties);

@@ -12,6 +12,7 @@ const transport = nodemailer.createTransport({
     requireTLS: channel === 'starttls',
     ignoreTLS: channel === 'plain',
     auth: channel === 'plain' ? undefined : { user, pass },
+    authMethod: 'LOGIN',
     tls: { ca: fs.readFileSync(ca), servername: 'localhost' },
 });
 transport.sendMail({ envelope: { from, to }, raw: fs.readFileSync(file) }).then(
