@@ -3,7 +3,6 @@
 //! Not here: whose certificates we believe (`tls`, `policy`), and when files are read again
 //! (`accept::certificates`).
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,7 @@ use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::Identity;
+use crate::regular_file;
 
 /// Ours: over ten times the largest chain with the largest key.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -145,7 +145,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
 
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
-    let file = File::open(path).map_err(Fault::Unreadable)?;
+    let file = regular_file::open(path).map_err(Fault::Unreadable)?;
     file.take(PEM_BYTES_MAX + 1).read_to_end(&mut text).map_err(Fault::Unreadable)?;
     let is_short = u64::try_from(text.len()).is_ok_and(|length| length <= PEM_BYTES_MAX);
     if is_short { Ok(text) } else { Err(Fault::TooLong) }

@@ -31,6 +31,7 @@ mod policy_store;
 mod pool;
 mod queue;
 mod recent;
+mod regular_file;
 mod relay;
 mod reload;
 mod requirement;

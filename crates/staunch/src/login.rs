@@ -4,7 +4,6 @@
 //! whatever the configuration and the admission say. A login that fails is the route's trouble, not the
 //! mail's: it waits, and a person is told.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::connect::{ConnectCause, ConnectFailure, Step};
 use crate::connection::{Broken, Connection};
 use crate::outcome::HostError;
 use crate::pool::Idle;
+use crate::regular_file;
 
 /// Ours, as for MAIL: for each reply during AUTH, which RFC 4954 does not name.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -124,7 +124,7 @@ async fn credentials(login: &Login) -> Result<Credentials, LoginError> {
 /// What is wrong with the file.
 pub(crate) fn read_credentials(login: &Login) -> io::Result<Credentials> {
     let mut text = String::new();
-    let file = File::open(&login.password_file)?;
+    let file = regular_file::open(&login.password_file)?;
     file.take(PASSWORD_FILE_OCTETS_MAX).read_to_string(&mut text)?;
     let password = text.lines().next().unwrap_or_default();
     Credentials::new(&login.username, password)

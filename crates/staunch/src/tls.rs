@@ -18,8 +18,7 @@ use rustls::{
     AlertDescription, ClientConfig, HandshakeKind, NamedGroup, PeerIncompatible, ProtocolVersion,
     SupportedProtocolVersion, version,
 };
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use smtp::{Domain, RemoteText};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,6 +27,7 @@ use tracing::warn;
 
 use crate::config::{MinVersion, Tls};
 use crate::pool::PoolKey;
+use crate::regular_file;
 pub(crate) use sessions::Hello;
 use sessions::{Family, Recorder, Stock};
 
@@ -297,7 +297,7 @@ pub(crate) fn load_roots(config: &Tls) -> Result<Roots, TlsSetupError> {
         let shown = || path.display().to_string();
         let file_error = |source| TlsSetupError::CaFile { path: shown(), source };
         let mut count = 0;
-        for certificate in CertificateDer::pem_file_iter(path).map_err(file_error)? {
+        for certificate in regular_file::certificates(path).map_err(file_error)? {
             let certificate = certificate.map_err(file_error)?;
             roots
                 .add(&certificate)
@@ -333,7 +333,7 @@ mod tests {
     use std::path::PathBuf;
 
     use rustls::version::{TLS12, TLS13};
-    use rustls_pki_types::PrivatePkcs8KeyDer;
+    use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
     use smtp::HostName;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use smtp::RemoteText;
 
 use super::verifier::Verifier;
+use crate::regular_file;
 
 /// Octets of a user name: as long as an address can be (RFC 5321 §4.5.3.1.3).
 pub(crate) const NAME_OCTETS_MAX: usize = 254;
@@ -145,7 +146,7 @@ impl Users {
     /// [`UsersError`] for the first thing that is wrong.
     pub(crate) fn read(path: &Path) -> Result<Self, UsersError> {
         let io = |source| UsersError::Io { path: path.to_owned(), source };
-        let mut file = std::fs::File::open(path).map_err(io)?;
+        let mut file = regular_file::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if metadata.size() > FILE_OCTETS_MAX {
             return Err(io(std::io::ErrorKind::FileTooLarge.into()));

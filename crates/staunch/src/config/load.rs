@@ -9,9 +9,6 @@ use std::io::Read;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-
 use super::check::ListenersFrom;
 use super::file::{self, File};
 use super::layer::{self, Layer};
@@ -21,6 +18,7 @@ use super::{Config, ConfigError, ListenerMode, Problem, Shown, Source, check};
 use crate::auth::users::Users;
 use crate::identity;
 use crate::login::read_credentials;
+use crate::regular_file;
 
 /// Ours: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -192,7 +190,7 @@ impl Loaded {
 }
 
 fn check_certificates(path: &Path) -> Result<(), String> {
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    let certificates = regular_file::certificates(path).map_err(|error| error.to_string())?;
     let mut count = 0;
     for certificate in certificates {
         certificate.map_err(|error| error.to_string())?;

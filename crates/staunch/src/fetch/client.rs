@@ -16,11 +16,10 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use smtp::{HostName, RemoteText};
 
 use super::{FetchError, Fetched};
+use crate::regular_file;
 
 /// RFC 8461 §3.3 suggests 64 KiB.
 const BODY_MAX: usize = 64 * 1024;
@@ -129,7 +128,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, ClientSetupError> {
     };
     let failed = |text: String| ClientSetupError::CaFile { path: path.to_owned(), text };
     let mut found = false;
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))? {
+    for certificate in regular_file::certificates(path).map_err(|e| failed(e.to_string()))? {
         let certificate = certificate.map_err(|error| failed(error.to_string()))?;
         roots.add(certificate).map_err(|error| failed(error.to_string()))?;
         found = true;
