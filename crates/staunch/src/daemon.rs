@@ -177,7 +177,11 @@ async fn live(
             Some(request) = requests.recv() => Some(request),
         };
         tell_reloading();
-        let result = reloader.reload().await;
+        // Files may lie on a disk that does not answer: that must not keep the daemon alive.
+        let result = tokio::select! {
+            result = reloader.reload() => result,
+            () = signals.stop() => return Ok(()),
+        };
         tell_systemd(&[NotifyState::Ready]);
         if let Some(request) = request {
             // Whoever asked may have gone; the log has it, too.
@@ -394,9 +398,12 @@ impl Signals {
         }
     }
 
-    /// Returns when a signal asks for the end.
+    /// Returns when a signal asks for the end. Another wish waits for [`Signals::next`].
     async fn stop(&mut self) {
-        while self.next().await != Wish::Stop {}
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
     }
 }
 

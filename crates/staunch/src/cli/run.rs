@@ -1,5 +1,7 @@
 //! `staunch run`: the daemon.
 
+use std::time::Duration;
+
 use crate::accept::Inherited;
 use crate::config::Loaded;
 use crate::reload::Origin;
@@ -11,6 +13,9 @@ use super::exit::{Exit, Failure};
 /// Threads that wait for the disk at once; further work for it queues. Ours: more than a disk does side by
 /// side. Each costs about a megabyte, and a thousand clients whose messages go to disk would start hundreds.
 const BLOCKING_THREADS_MAX: usize = 32;
+/// How long such a thread is waited for at the end. Ours: nothing that anybody was promised hangs on it, and a disk
+/// that does not answer must not keep the process.
+const LAST_FILES: Duration = Duration::from_secs(1);
 
 pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> {
     let level = settings.log_level.as_deref();
@@ -32,8 +37,7 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
-    runtime
-        .block_on(daemon::run(loaded, origin, inherited))
-        .map(|()| Exit::Ok)
-        .map_err(|error| Failure::new(error.exit(), error.to_string()))
+    let result = runtime.block_on(daemon::run(loaded, origin, inherited));
+    runtime.shutdown_timeout(LAST_FILES);
+    result.map(|()| Exit::Ok).map_err(|error| Failure::new(error.exit(), error.to_string()))
 }
