@@ -1,10 +1,11 @@
 //! Unix sockets that have a name in the file system: taking the name, and giving it back.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
 
 /// A listening socket; its name goes when this is dropped.
@@ -12,6 +13,8 @@ use tokio::net::UnixListener;
 pub(crate) struct SocketFile {
     socket: UnixListener,
     path: PathBuf,
+    /// Device and inode of the name when it was ours.
+    name: (u64, u64),
 }
 
 impl SocketFile {
@@ -25,7 +28,7 @@ impl SocketFile {
         make_room(path)?;
         let socket = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self { socket, path: path.to_owned() })
+        Ok(Self { socket, path: path.to_owned(), name: name(path)? })
     }
 
     /// The socket.
@@ -35,11 +38,19 @@ impl SocketFile {
 }
 
 /// The name goes first and then the socket, so that nobody finds a name that leads nowhere, and what
-/// a successor binds is not taken away from it.
+/// a successor binds is not taken away from it. Nor is what somebody bound after ours had been removed.
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _gone_already = std::fs::remove_file(&self.path);
+        if name(&self.path).is_ok_and(|now| now == self.name) {
+            let _gone_already = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Device and inode of what is at `path`.
+fn name(path: &Path) -> io::Result<(u64, u64)> {
+    let there = std::fs::symlink_metadata(path)?;
+    Ok((there.dev(), there.ino()))
 }
 
 /// Sees to it that nothing is at `path`.
@@ -56,11 +67,23 @@ pub(crate) fn make_room(path: &Path) -> io::Result<()> {
         let text = "something else than a socket is there";
         return Err(io::Error::new(ErrorKind::AlreadyExists, text));
     }
-    if UnixStream::connect(path).is_ok() {
-        let text = "another daemon answers there";
-        return Err(io::Error::new(ErrorKind::AddrInUse, text));
+    match knock(path) {
+        Err(Errno::CONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
+            let text = "another daemon answers there";
+            Err(io::Error::new(ErrorKind::AddrInUse, text))
+        }
+        Err(other) => Err(other.into()),
     }
-    std::fs::remove_file(path)
+}
+
+/// Does anybody listen at `path`? Does not wait for a place where others wait for one (`AGAIN`), and a socket of
+/// another kind is somebody's, too (`PROTOTYPE`).
+fn knock(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 #[cfg(test)]
@@ -82,5 +105,36 @@ mod tests {
         std::fs::write(&path, "mail").unwrap();
         assert_eq!(SocketFile::bind(&path, 0o666).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"mail");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_still_ours_is_removed_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let ours = SocketFile::bind(&path, 0o666).unwrap();
+        std::fs::rename(&path, dir.path().join("aside")).unwrap();
+        let theirs = SocketFile::bind(&path, 0o666).unwrap();
+        drop(ours);
+        assert!(path.exists());
+        drop(theirs);
+        assert!(!path.exists());
+    }
+
+    /// Its owner may be too busy to answer, or speak in another manner: neither makes it ours.
+    #[tokio::test]
+    async fn a_name_whose_owner_does_not_answer_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let datagrams = dir.path().join("d");
+        let _owner = std::os::unix::net::UnixDatagram::bind(&datagrams).unwrap();
+        let busy = dir.path().join("b");
+        let owner = std::os::unix::net::UnixListener::bind(&busy).unwrap();
+        // One may wait, and does.
+        rustix::net::listen(&owner, 0).unwrap();
+        knock(&busy).unwrap();
+        for path in [datagrams, busy] {
+            let refused = SocketFile::bind(&path, 0o666).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::AddrInUse, "{path:?}");
+            assert!(path.exists(), "{path:?}");
+        }
     }
 }
