@@ -306,6 +306,11 @@ impl Session {
             || self.question == Some(Question::End)
     }
 
+    /// Is what comes content, and not commands? Also where it is refused and only read to its end.
+    pub fn is_reading_content(&self) -> bool {
+        matches!(self.phase, Phase::Draining(..)) || self.is_in_content()
+    }
+
     /// Yes to the question of the last step.
     pub fn accept(&mut self) {
         let response = match self.question {

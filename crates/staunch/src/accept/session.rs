@@ -360,7 +360,7 @@ impl Conversation {
         let buffer = self.buffer.capacity().max(self.read_octets);
         let below = self.stream.held_octets();
         let held = Held { now: buffer + below, least: READ_OCTETS + below };
-        let was_content = self.session.is_in_content();
+        let was_content = self.session.is_reading_content();
         let mut input = self.buffer.as_slice();
         let progress = loop {
             if self.stop.is_cancelled() && !self.session.is_in_content() {
@@ -385,9 +385,14 @@ impl Conversation {
                 | Step::End
                 | Step::Refused(_)
                 | Step::Reset
-                | Step::Authenticate { .. }
-                | Step::AuthResponse(_)
                 | Step::AuthEnded) => self.desk.handle(&mut self.session, step, held).await,
+                step @ (Step::Authenticate { .. } | Step::AuthResponse(_)) => {
+                    // The answer to a wrong login waits on purpose, and whoever guesses must not hold a stop up.
+                    let answered = self.desk.handle(&mut self.session, step, held);
+                    if self.stop.run_until_cancelled(answered).await.is_none() {
+                        self.session.close(&stopping());
+                    }
+                }
             }
             if self.session.output().len() > OUTPUT_OCTETS {
                 let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
