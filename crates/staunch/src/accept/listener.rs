@@ -42,7 +42,10 @@ pub(super) async fn listen(acceptor: Acceptor, door: Door, site: Site, close: Ca
     }
     if !site.stop.is_cancelled() {
         let end = Instant::now() + LAST_LOOK;
-        while let Ok(accepted) = timeout_at(end, acceptor.accept()).await {
+        // The clock is asked by itself: a time-out looks whether somebody is there before it looks at the clock.
+        while Instant::now() < end
+            && let Ok(accepted) = timeout_at(end, acceptor.accept()).await
+        {
             if !site.welcome(accepted, &door) {
                 return;
             }
