@@ -11,6 +11,7 @@
 //! | [`connections`] | which connections mail goes over: whose, from where, judged when, how many |
 //! | [`server`] | what a client may say to us |
 //! | [`doors`] | how clients come in, and what they are shown |
+//! | [`hostile`] | who means harm, or is broken, stops nobody else |
 //! | [`access`] | who may send how much to whom |
 //! | [`submission`] | who may log in, and what they may send then |
 //! | [`crash`] | a 250 survives `kill -9` |
@@ -39,6 +40,7 @@ mod doors;
 mod downgrade;
 mod harness;
 mod home;
+mod hostile;
 mod http;
 mod life;
 mod matrix;

@@ -179,6 +179,32 @@ async fn every_way_to_fail_has_its_code_and_nothing_is_sent() {
     assert_eq!(machine.mx.connections(), 0);
 }
 
+/// A relay that takes nothing for now is no reason to lose mail: the caller keeps it, as sysexits(3) has it.
+#[tokio::test]
+async fn a_relay_that_takes_nothing_for_now_leaves_the_mail_with_its_caller() {
+    let machine = Machine::start().await;
+    let (to, mail) = ("b@x.test", b"Subject: x\n\nhello\n");
+    let drained = machine.relay.cli(&["drain"]).await;
+    assert_eq!(code(&drained), 0, "{drained:?}");
+    machine.fails(&[to], mail, 75, "being emptied").await;
+    assert_eq!(code(&machine.relay.cli(&["drain", "--off"]).await), 0);
+    for (limits, about) in [
+        ("disk_free_min = \"1000000GiB\"", "disk space"),
+        ("disk_free_min = \"1MiB\"\nmemory = \"1MiB\"\nqueue_messages = 1", "queue is full"),
+    ] {
+        machine.relay.configure(&format!("[limits]\n{limits}\n[delivery]\nretry = [\"1h\"]\n"));
+        machine.relay.cli_json(&["reload"]).await;
+        if about == "queue is full" {
+            assert_eq!(code(&machine.relay.cli(&["pause"]).await), 0);
+            machine.send(&[to], "Subject: fills it\n\nhello\n").await;
+        }
+        machine.fails(&[to], mail, 75, about).await;
+        machine.fails(&["-t"], b"To: b@x.test\n\nhello\n", 75, about).await;
+    }
+    assert_eq!(machine.relay.queue().await.len(), 1);
+    assert_eq!(machine.mx.connections(), 0);
+}
+
 #[tokio::test]
 async fn who_is_refused_is_named_and_the_others_have_their_mail() {
     let machine = Machine::start().await;

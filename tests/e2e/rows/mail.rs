@@ -51,48 +51,69 @@ fn sv_09_one_received_in_front_and_for_only_with_a_single_recipient() {
     });
 }
 
+/// Each word of the registry that a client can bring about: by HELO or EHLO, in clear or in TLS of either kind,
+/// logged in or not, with the parameter SMTPUTF8 or without (RFC 3848, RFC 6531 §4.3). After HELO there is one word
+/// only, whatever protects it. A login without TLS cannot be, so neither can `ESMTPA` nor `UTF8SMTPA`.
 #[tokio::test]
 async fn sv_10_with_says_what_was_true_of_the_transaction() {
     let office = Office::open(&[("anna", BCRYPT)], "").await;
     let mx = office.world.mx("mx.sv10.test").await;
     office.world.domain("sv10.test").mx(&[(10, &mx)]);
-    let relay = office.relay.listener_at(RELAY);
-    let mut helo = Client::dial(relay).await.unwrap();
-    helo.reply().await.unwrap();
-    helo.expect("HELO client.test", 250).await;
+    mx.script(|script| script.offer(&["PIPELINING", "8BITMIME", "SMTPUTF8"]));
+    let in_clear = async || Client::hello(office.relay.listener_at(RELAY)).await.unwrap();
     let sessions = [
-        ("SMTP", helo),
-        ("ESMTP", Client::hello(relay).await.unwrap()),
-        ("ESMTPS", office.client(RELAY).await),
-        ("ESMTPSA", office.user(STARTTLS, "anna", "secret").await),
-        ("ESMTPSA", office.user(IMPLICIT, "anna", "secret").await),
+        ("SMTP", "UTF8SMTP", in_clear().await),
+        ("SMTPS", "UTF8SMTPS", office.client(RELAY).await),
+        ("SMTPSA", "UTF8SMTPSA", office.user(STARTTLS, "anna", "secret").await),
+        ("SMTPSA", "UTF8SMTPSA", office.user(IMPLICIT, "anna", "secret").await),
     ];
-    for (number, (word, mut client)) in sessions.into_iter().enumerate() {
-        let to = format!("{number}@sv10.test");
-        let content = message("anna@client.test", &to, "sv10");
-        let reply = client.transact("anna@client.test", &[&to], &content).await.unwrap();
-        assert_eq!(reply.code, 250, "{reply:?}");
-        let field = first_field(&mx.message_to(&to).await);
-        assert!(field.contains(&format!(" with {word} id ")), "{word}: {field}");
-        // Known of the listener: it does not say where its users are.
-        assert_eq!(field.starts_with("Received: from "), number != 4, "{field}");
+    for (number, (plain, utf8, mut client)) in sessions.into_iter().enumerate() {
+        // Advertised is not used: what counts is the parameter in this very transaction.
+        for (greeting, parameter, word) in [
+            ("EHLO client.test", "", format!("E{plain}")),
+            ("EHLO client.test", " SMTPUTF8", utf8.to_owned()),
+            ("HELO client.test", "", "SMTP".to_owned()),
+            ("EHLO client.test", "", format!("E{plain}")),
+        ] {
+            client.expect(greeting, 250).await;
+            let to = format!("{number}.{}@sv10.test", mx.received().len());
+            client.expect(&format!("MAIL FROM:<anna@client.test>{parameter}"), 250).await;
+            client.expect(&format!("RCPT TO:<{to}>"), 250).await;
+            client.expect("DATA", 354).await;
+            client.send(&world::stuff(&message("anna@client.test", &to, "sv10"))).await.unwrap();
+            assert_eq!(client.reply().await.unwrap().code, 250);
+            let field = first_field(&mx.message_to(&to).await);
+            assert!(field.contains(&format!(" with {word} id ")), "{greeting}: {word}: {field}");
+            // Known of the listener: it does not say where its users are.
+            assert_eq!(field.starts_with("Received: from "), number != 3, "{field}");
+        }
     }
-    // Advertised is not used: each word for UTF-8 needs the parameter in this very transaction.
-    for (word, mut client) in [
-        ("UTF8SMTP", Client::hello(relay).await.unwrap()),
-        ("UTF8SMTPS", office.client(RELAY).await),
-        ("UTF8SMTPSA", office.user(STARTTLS, "anna", "secret").await),
-    ] {
-        mx.script(|script| script.offer(&["PIPELINING", "8BITMIME", "SMTPUTF8"]));
-        let to = format!("{word}@sv10.test");
-        client.expect("MAIL FROM:<anna@client.test> SMTPUTF8", 250).await;
-        client.expect(&format!("RCPT TO:<{to}>"), 250).await;
-        client.expect("DATA", 354).await;
-        client.send(&world::stuff(&message("anna@client.test", &to, "sv10"))).await.unwrap();
-        assert_eq!(client.reply().await.unwrap().code, 250);
-        let field = first_field(&mx.message_to(&to).await);
-        assert!(field.contains(&format!(" with {word} id ")), "{word}: {field}");
-    }
+}
+
+/// RFC 5321 §4.1.4: whatever a client calls itself, it is served. What is no name does not stand in the trace, where
+/// it could pretend to be more.
+#[test]
+fn sv_09_a_client_that_calls_itself_nonsense_is_served_and_not_quoted() {
+    on_stage(|stage| async move {
+        let mx = mx_of(stage, "sv09b.test").await;
+        let long = "x".repeat(500);
+        for (number, name) in
+            [&long, "evil.test) by relay.test with ESMTPSA", "\u{fc}.test", "[127.0.0.1", "-;\t,"]
+                .into_iter()
+                .enumerate()
+        {
+            let to = format!("{number}@sv09b.test");
+            let mut client = Client::dial(stage.relay.listener()).await.unwrap();
+            client.reply().await.unwrap();
+            client.expect(&format!("EHLO {name}"), 250).await;
+            let content = message("a@client.test", &to, "sv09");
+            let reply = client.transact("a@client.test", &[&to], &content).await.unwrap();
+            assert_eq!(reply.code, 250, "{reply:?}");
+            let field = first_field(&mx.message_to(&to).await);
+            let front = "Received: from [127.0.0.1] ([127.0.0.1]) by relay.test with ESMTP id ";
+            assert!(field.starts_with(front), "{name}: {field}");
+        }
+    });
 }
 
 #[test]

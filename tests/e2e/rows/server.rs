@@ -273,11 +273,23 @@ async fn sv_23_errors_early_talkers_and_browsers_end_a_session() {
     client.expect("FROBNICATE", 421).await;
     assert!(client.is_closed().await);
 
-    let mut browser = Client::dial(relay.listener()).await.unwrap();
-    browser.reply().await.unwrap();
-    browser.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nMAIL FROM:<a@b.test>\r\n").await.unwrap();
-    assert!(browser.reply().await.unwrap().code >= 500);
-    assert!(browser.is_closed().await);
+    // Every method of RFC 9110 §9.3 and RFC 5789, and how HTTP/2 begins (RFC 9113 §3.4).
+    let methods = "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI";
+    let path = format!("/{}", "x".repeat(5000));
+    for method in methods.split(' ') {
+        for target in ["/", "mx.far.test:25", "*", &path] {
+            let mut browser = Client::dial(relay.listener()).await.unwrap();
+            browser.reply().await.unwrap();
+            let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let behind = "EHLO x\r\nMAIL FROM:<a@b.test>\r\n";
+            browser.send(format!("{request}{behind}").as_bytes()).await.unwrap();
+            let answer = String::from_utf8(browser.rest().await).unwrap();
+            assert!(answer.starts_with("502 5.5.1 "), "{method}: {answer}");
+            assert_eq!(answer.lines().count(), 1, "nothing behind is carried out: {answer}");
+        }
+    }
+    let requests = methods.split(' ').count() * 4;
+    relay.event("rejected").with("reason", "bad_command").with("code", 502).times(requests).await;
 
     // Behind the header of a proxy, so that it has certainly come before the greeting.
     for (source, code) in [("198.51.100.1", 554), ("127.0.0.1", 220)] {

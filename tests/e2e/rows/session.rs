@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use world::{Client, Mode, Mx, World, stuff};
 
 use crate::harness::{PROGRAM, Stage, on_stage, unescape, vectors};
+use crate::submission::{BCRYPT, IMPLICIT, Office, STARTTLS};
 
 /// A client that has heard the greeting and said nothing.
 async fn quiet(address: SocketAddr) -> Client {
@@ -145,6 +146,48 @@ fn sv_04_lines_are_bounded_text_and_the_session_stays_in_step() {
         talk(&mut client, &rows).await;
         assert!(client.is_closed().await);
     });
+}
+
+/// RFC 5321 §4.5.3.1.4, and what each extension adds to it: RFC 1870 §3, RFC 6152 §3, RFC 6531 §3.1, RFC 3461 §4,
+/// RFC 4954 §3, RFC 2852 §3, RFC 8689 §2. For HOLDUNTIL (RFC 4865) it is as long as it can be.
+#[tokio::test]
+async fn sv_04_a_line_is_longer_by_what_each_extension_adds_and_no_octet_more() {
+    const HOLD: &str = " HOLDUNTIL=2020-01-01T00:00:00.000000000+01:00";
+    let office = Office::open(&[("anna", BCRYPT)], "").await;
+    let mut client = office.user(STARTTLS, "anna", "secret").await;
+    let label = "d".repeat(63);
+    let path = format!("<{}@{label}.{label}.{}.test>", "l".repeat(64), "d".repeat(56));
+    assert_eq!(path.len(), 256);
+    let envelope_id = "+2B".repeat(100);
+    let identity = "x".repeat(500 - " AUTH=".len());
+    let mail = format!(
+        "MAIL FROM:{path} SIZE=00000000000000000042 BODY=8BITMIME SMTPUTF8 RET=HDRS \
+         ENVID={envelope_id} REQUIRETLS AUTH={identity} BY=-999999999;NT{HOLD}"
+    );
+    let dsn = " RET=HDRS ENVID=".len() + 300;
+    let mail_max = 512 + 26 + 17 + 10 + dsn + 11 + 500 + 17 + HOLD.len();
+    let original = format!("rfc822;{}", "x".repeat(500 - "rfc822;".len()));
+    let rcpt = format!("RCPT TO:{path} NOTIFY=SUCCESS,FAILURE,DELAY ORCPT={original}");
+    let rcpt_max = 512 + 10 + " NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=".len() + 500;
+    // Blanks at the end count, and mean nothing.
+    for (line, max) in [(mail, mail_max), (rcpt, rcpt_max)] {
+        let exact = format!("{line:max$}", max = max - "\r\n".len());
+        assert!(exact.len() > line.len(), "what is legal is shorter than what is taken");
+        let rows = [(format!("{exact} "), "500 5.5.2"), (exact, "250")];
+        talk(&mut client, &rows).await;
+    }
+
+    // REQUIRETLS is worth its eleven octets where it is offered (RFC 8689 §2), and no other verb gains by any of it.
+    let mut without = office.user(IMPLICIT, "anna", "secret").await;
+    let mail =
+        |octets: usize| format!("{:1$}", "MAIL FROM:<anna@client.test>", octets - "\r\n".len());
+    let rows = [
+        (mail(mail_max), "500 5.5.2"),
+        (mail(mail_max - 10), "500 5.5.2"),
+        (format!("NOOP{:506}x", ""), "500 5.5.2"),
+        (mail(mail_max - 11), "250"),
+    ];
+    talk(&mut without, &rows).await;
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! The extensions that the session itself decides, row by row.
 
-use world::{Client, Mode, Trust, World, stuff};
+use world::{Client, Mode, Relay, Trust, World, stuff};
 
 use super::session::{FRONT, HIDDEN, SMALL, is_unclean, mx_of, opened, smuggling, talk};
 use crate::harness::{PROGRAM, on_stage};
-use crate::submission::{BCRYPT, IMPLICIT, Office, write_users};
+use crate::submission::{BCRYPT, IMPLICIT, Office, RELAY, STARTTLS, write_users};
 
 #[tokio::test]
 async fn ext_01_size_is_held_at_mail_and_again_at_the_end() {
@@ -31,6 +31,73 @@ async fn ext_01_size_is_held_at_mail_and_again_at_the_end() {
         let reply = client.reply().await.unwrap();
         assert_eq!(reply.code, want, "{size}: {reply:?}");
     }
+}
+
+/// RFC 1870 §6.1: what does not fit now is refused for now, before it is sent if its size is told.
+#[tokio::test]
+async fn ext_01_a_message_that_the_disk_has_no_room_for_is_refused_for_now() {
+    let world = World::start(PROGRAM).await;
+    // More than any disk has, of which one message may claim what is left.
+    let relay = world.relay("[limits]\nmessage_size = \"1000000GiB\"\n").await;
+    let mut client = relay.client().await;
+    let rows = [
+        ("MAIL FROM:<a@client.test> SIZE=1000000000000000", "452 4.3.1"),
+        ("MAIL FROM:<a@client.test> SIZE=1000", "250"),
+    ];
+    talk(&mut client, &rows).await;
+    relay.event("rejected").with("reason", "local_error").with("code", 452).await;
+
+    let relay = world.relay("[limits]\ndisk_free_min = \"1000000GiB\"\n").await;
+    relay.client().await.expect("MAIL FROM:<a@client.test>", 452).await;
+}
+
+/// Nobody can know it before: the disk runs full while the message comes. The answer stands behind its end, as
+/// any other, and the session goes on.
+#[tokio::test]
+async fn ext_01_a_message_that_the_disk_runs_full_under_is_refused_at_its_end() {
+    let world = World::start(PROGRAM).await;
+    world.dns.outage(Some(world::Answer::Refused));
+    let relay = world.relay("").await;
+    let drafts = relay.data_dir().join("tmp");
+    let line = format!("{}\r\n", "x".repeat(98));
+    let large = format!("Subject: large\r\n\r\n{}", line.repeat(20_000));
+    let mut client = relay.client().await;
+    let before = file_size_limit(&relay, Some(256 * 1024));
+    for last_verb in ["DATA", "BDAT"] {
+        client.expect("MAIL FROM:<a@client.test>", 250).await;
+        client.expect("RCPT TO:<b@far.test>", 250).await;
+        let reply = if last_verb == "DATA" {
+            client.expect("DATA", 354).await;
+            client.send(&stuff(large.as_bytes())).await.unwrap();
+            client.reply().await.unwrap()
+        } else {
+            let (front, back) = large.split_at(large.len() / 2);
+            assert_eq!(client.bdat(front.as_bytes(), false).await.unwrap().code, 250);
+            client.bdat(back.as_bytes(), true).await.unwrap()
+        };
+        assert_eq!(reply.code, 452, "{last_verb}: {reply:?}");
+        assert!(reply.text().starts_with("4.3.1 "), "{reply:?}");
+        assert_eq!(std::fs::read_dir(&drafts).unwrap().count(), 0, "nothing of it is kept");
+        client.expect("NOOP", 250).await;
+    }
+    // Not even the octet that the smallest needs.
+    file_size_limit(&relay, Some(1));
+    let reply = client.transact("a@client.test", &["b@far.test"], b"X: y\r\n\r\n").await.unwrap();
+    assert_eq!(reply.code, 452, "{reply:?}");
+    // A reload needs no disk.
+    relay.cli_json(&["reload"]).await;
+    file_size_limit(&relay, before);
+    let reply = client.transact("a@client.test", &["b@far.test"], large.as_bytes()).await.unwrap();
+    assert_eq!(reply.code, 250, "{reply:?}");
+    assert_eq!(relay.queue().await.len(), 1);
+}
+
+/// How large a file the daemon may make from now on; what it might before. To the daemon it is a full disk.
+fn file_size_limit(relay: &Relay, octets: Option<u64>) -> Option<u64> {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let pid = Pid::from_raw(i32::try_from(relay.pid()).unwrap());
+    let limit = Rlimit { current: octets, maximum: None };
+    prlimit(pid, Resource::Fsize, limit).unwrap().current
 }
 
 #[test]
@@ -251,6 +318,87 @@ async fn ext_10_auth_is_a_dialogue_that_can_be_cancelled_and_succeeds_once() {
     talk(&mut client, &rows).await;
     client.ehlo().await.unwrap();
     assert_eq!(client.keyword("AUTH"), None, "it succeeds once");
+    let rows = [(&*plain, "503 5.5.1"), ("MAIL FROM:<a@client.test>", "250")];
+    talk(&mut client, &rows).await;
+}
+
+/// RFC 4954 §4: what comes with the command, what behind it, and how long either may be. Nothing of it counts as a
+/// command, and nothing as a login.
+#[tokio::test]
+async fn ext_10_every_form_of_a_response_is_read_as_what_it_is() {
+    let office = Office::open(&[("user", BCRYPT)], "[limits]\nerrors_per_session = 100\n").await;
+    let mut client = office.client(IMPLICIT).await;
+    // With its CRLF as long as lines of this dialogue may be (§4), once as a command and once as a response.
+    let command = |octets: usize| format!("{:A<1$}", "AUTH PLAIN ", octets - "\r\n".len());
+    let [longest, too_long] = [12_288, 12_289].map(command);
+    // The longest that is base64 at all, and four characters more.
+    let [response, long_response] = [12_284, 12_288].map(|octets| "A".repeat(octets));
+    let rows = [
+        // `=` is a response without octets, which PLAIN has not; on a line of its own it is not base64.
+        ("AUTH PLAIN =", "501 5.5.2"),
+        ("AUTH PLAIN", "334 "),
+        ("=", "501 5.5.2"),
+        ("AUTH PLAIN", "334 "),
+        ("", "501 5.5.2"),
+        ("AUTH LOGIN dXNlcg==", "334 UGFzc3dvcmQ6"),
+        // A word of base64 as good as any other, and not the password.
+        ("QUIT", "535 5.7.8"),
+        ("AUTH LOGIN dXNlcg==", "334 UGFzc3dvcmQ6"),
+        ("NOOP x", "501 5.5.2"),
+        ("AUTH LOGIN", "334 VXNlcm5hbWU6"),
+        (" *", "501 5.5.2"),
+        ("AUTH PLAIN *", "501 5.5.2"),
+        ("auth plain AHVzZXIAc2VjcmV0==", "501 5.5.2"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0\0", "500 5.5.2"),
+        ("AUTH SCRAM-SHA-256", "504 5.5.4"),
+        ("AUTH XOAUTH2 =", "504 5.5.4"),
+        (&too_long, "500 5.5.2"),
+        (&longest, "501 5.5.2"),
+        ("AUTH PLAIN", "334 "),
+        (&long_response, "500 5.5.6"),
+        ("AUTH PLAIN", "334 "),
+        (&response, "501 5.5.2"),
+        ("MAIL FROM:<a@client.test>", "530 5.7.0"),
+        ("AUTH PLAIN AHVzZXIAd3Jvbmc=", "535 5.7.8"),
+        ("MAIL FROM:<a@client.test>", "530 5.7.0"),
+        ("auth plain AHVzZXIAc2VjcmV0", "235 2.7.0"),
+    ];
+    talk(&mut client, &rows).await;
+}
+
+/// Where and when: not before EHLO, not in clear, and not where nobody can log in. STARTTLS forgets no login, since
+/// there was none before it; RSET and EHLO forget none either.
+#[tokio::test]
+async fn ext_10_auth_has_its_place_and_a_login_lasts() {
+    let office = Office::open(&[("user", BCRYPT)], "").await;
+    let plain = format!("AUTH PLAIN {PLAIN}");
+    let mut early = Client::dial(office.relay.listener_at(STARTTLS)).await.unwrap();
+    early.reply().await.unwrap();
+    let rows = [
+        (&*plain, "538 5.7.11"),
+        ("EHLO client.test", "250"),
+        (&plain, "538 5.7.11"),
+        ("AUTH FROBNICATE", "538 5.7.11"),
+        ("MAIL FROM:<a@client.test>", "530 5.7.0"),
+        ("RSET", "250"),
+    ];
+    talk(&mut early, &rows).await;
+    early.expect("STARTTLS", 220).await;
+    let trust = Trust::in_ca(&office.world.pki);
+    let mut client = early.secure(&trust, "relay.test").await.unwrap();
+    let rows = [
+        (&*plain, "503 5.5.1"),
+        ("EHLO client.test", "250"),
+        (&plain, "235 2.7.0"),
+        ("RSET", "250"),
+        ("STARTTLS", "503 5.5.1"),
+        ("MAIL FROM:<a@client.test>", "250"),
+        ("EHLO client.test", "250"),
+        ("MAIL FROM:<a@client.test>", "250"),
+    ];
+    talk(&mut client, &rows).await;
+    let mut relayed = office.client(RELAY).await;
+    talk(&mut relayed, &[(&*plain, "502 5.5.1"), ("NOOP", "250")]).await;
 }
 
 #[test]
@@ -292,6 +440,12 @@ fn ext_16_what_this_server_does_not_do_is_502() {
         let mut client = Client::hello(stage.relay.listener()).await.unwrap();
         client.expect("VERB", 500).await;
         client.expect("CHECKPOINT", 500).await;
+        // Who a client is, no client says by itself: that is for proxies that are listed.
+        for claim in ["XCLIENT ADDR=192.0.2.1 LOGIN=anna", "XFORWARD ADDR=192.0.2.1"] {
+            talk(&mut client, &[(claim, "500 5.5.1"), ("NOOP", "250")]).await;
+        }
+        client.ehlo().await.unwrap();
+        assert_eq!((client.keyword("XCLIENT"), client.keyword("XFORWARD")), (None, None));
     });
 }
 

@@ -316,7 +316,10 @@ impl Relay {
         let text = std::fs::read_to_string(self.config_file()).expect("read the configuration");
         let mut config: toml::Table = text.parse().expect("it is TOML");
         merge(&mut config, overlay.parse().unwrap_or_else(|error| panic!("overlay: {error}")));
-        std::fs::write(self.config_file(), config.to_string()).expect("write the configuration");
+        // A reload under way reads the one or the other, and never half of one.
+        let new = self.config_file().with_extension("new");
+        std::fs::write(&new, config.to_string()).expect("write the configuration");
+        std::fs::rename(new, self.config_file()).expect("replace the configuration");
     }
 
     /// The last lines of the log that contain `word`, for failures. Every line contains the empty word.
