@@ -247,6 +247,31 @@ async fn dsn_10_ret_decides_how_much_of_a_failure_comes_back() {
     }
 }
 
+/// DSN-10: an original that may not be encoded does not keep its notice from a host that takes seven bits.
+#[tokio::test]
+async fn dsn_10_what_cannot_be_converted_comes_back_as_its_header() {
+    let stage = Home::start().await;
+    stage.home.script(|script| script.keywords = Vec::new());
+    let part = "Content-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e\r\n";
+    let kinds = [("mixed", "message/rfc822"), ("signed", "text/rfc822-headers")];
+    for (number, (kind, returned)) in kinds.into_iter().enumerate() {
+        let content = format!(
+            "Subject: {kind}\r\nMIME-Version: 1.0\r\n\
+             Content-Type: multipart/{kind}; boundary=b\r\n\r\n--b\r\n{part}--b--\r\n"
+        );
+        let mut client = stage.relay.client().await;
+        client.expect("MAIL FROM:<alice@sender.test> RET=FULL BODY=8BITMIME", 250).await;
+        client.expect("RCPT TO:<bad@far.test>", 250).await;
+        client.expect("DATA", 354).await;
+        client.send(content.as_bytes()).await.unwrap();
+        client.expect(".", 250).await;
+        let notice = stage.home.messages(number + 1).await.remove(number);
+        assert!(notice.content.is_ascii(), "{notice:?}");
+        assert_eq!(part_types(&notice)[3..], [returned], "{}", notice.text());
+        assert!(notice.text().contains(&format!("Subject: {kind}\r\n")), "{}", notice.text());
+    }
+}
+
 /// DSN-11: who has an ASCII address gets ASCII, who has not gets the international form.
 #[tokio::test]
 async fn dsn_11_utf8_addresses_are_told_in_the_form_that_travels() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use report::{Action, Dsn, Kind, Recipient, Returned};
+use smtp::mime::{Goal, Refused, Survey};
 use smtp::params::{Notify, Return};
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
@@ -101,7 +102,7 @@ pub(crate) async fn compose(
     let now = clock::now();
     let id = relay.spool.new_id(now);
     let parts = Parts { sender, id, now, returned, original: &original };
-    let text = write(config, subject, telling, &parts);
+    let text = write_so_that_it_travels(config, subject, telling, parts);
     let facts = facts_of(&text);
     let mut draft = relay.spool.draft(id);
     // A large notice is written to the disk here.
@@ -192,6 +193,32 @@ struct Parts<'a> {
     now: Timestamp,
     returned: Returned,
     original: &'a [u8],
+}
+
+/// The notice; with the original's header only where the whole of it would keep the notice from hosts that
+/// take seven bits: what cannot be encoded (signed content) cannot be sent there, and a notice that does
+/// not arrive tells nobody anything.
+fn write_so_that_it_travels(
+    config: &Config,
+    subject: &Subject<'_>,
+    telling: &Telling,
+    parts: Parts<'_>,
+) -> Vec<u8> {
+    let text = write(config, subject, telling, &parts);
+    // Who takes UTF-8 in addresses takes eight bits in content (RFC 6531 §3.1).
+    let goes_anywhere = !parts.sender.as_str().is_ascii() || survey_for_seven_bits(&text).is_ok();
+    match parts.returned {
+        Returned::Full if !goes_anywhere => {
+            write(config, subject, telling, &Parts { returned: Returned::Headers, ..parts })
+        }
+        Returned::Full | Returned::Headers => text,
+    }
+}
+
+fn survey_for_seven_bits(text: &[u8]) -> Result<(), Refused> {
+    let mut survey = Survey::new(Goal { seven_bit: true, short_lines: false });
+    survey.push(text)?;
+    survey.finish().map(drop)
 }
 
 fn write(config: &Config, subject: &Subject<'_>, telling: &Telling, parts: &Parts<'_>) -> Vec<u8> {
