@@ -184,6 +184,21 @@ async fn only_mx(stage: &Stage, mode: Mode, fault: Fault) {
     }
 }
 
+/// It is tried as it is, and then in another form.
+#[test]
+fn what_testing_waives_is_told_once_of_mail_that_is_converted() {
+    on_stage(|stage| async {
+        let mx = stage.world.mx("mx.once.test").await;
+        mx.script(|script| script.keywords = Vec::new());
+        let domain = stage.world.domain("once.test");
+        domain.mx(&[(10, &mx)]).mta_sts(Mode::Testing, &["other.test"], 86400);
+        let id = stage.relay.submit("a@client.test", &["b@once.test"], "gr\u{fc}n").await;
+        stage.relay.event("delivered").with("message_id", &id).await;
+        assert_eq!(stage.relay.event("converted").with("message_id", &id).count(), 1);
+        assert_eq!(stage.relay.event("policy_waived").with("message_id", &id).count(), 1);
+    });
+}
+
 async fn with_next_mx(stage: &Stage, mode: Mode, fault: Fault) {
     let name = domain_name(mode, fault, "pair");
     let (first_host, next_host) = (format!("mx1.{name}"), format!("mx2.{name}"));

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use policy::{Admitted, Asked, AuthorizedMx, Observed, Onward, Origin, PatternSet, authorize};
+use policy::{
+    Admitted, Asked, AuthorizedMx, Finding, Observed, Onward, Origin, PatternSet, authorize,
+};
 use smtp::client::{Addressee, Fate, Stage};
 use smtp::{Domain, RemoteText};
 use tokio::time::Instant;
@@ -99,7 +101,7 @@ async fn attempt_under(
                 continue;
             }
         };
-        let spine = Spine { relay, config, work, asked: &asked };
+        let mut spine = Spine { relay, config, work, asked: &asked, waived: Vec::new() };
         if let Some(answered) = spine.walk(candidates, &mut walk).await {
             return Ok(answered);
         }
@@ -137,12 +139,14 @@ struct Spine<'a> {
     config: &'a Config,
     work: &'a Work,
     asked: &'a Asked,
+    /// What was told of hosts already: that one is tried in another manner is no news.
+    waived: Vec<(Domain, Vec<Finding>)>,
 }
 
 impl Spine<'_> {
     /// One host after the other; then those again that take the message in another form than its own,
     /// and at last, where nothing is required and TLS broke, in clear.
-    async fn walk(&self, candidates: Vec<Candidate>, walk: &mut Walk) -> Option<Answered> {
+    async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Option<Answered> {
         let first = Manner { starttls: Starttls::Use, converting: Converting::Later };
         let again = Manner { converting: Converting::Now, ..first };
         let in_clear = Manner { starttls: Starttls::Skip, ..again };
@@ -175,7 +179,7 @@ impl Spine<'_> {
     /// Until the host has given an answer that is about the mail. `None` if it was asked by rules that do
     /// not hold any more: nothing is handed over then.
     async fn try_host(
-        &self,
+        &mut self,
         candidate: &Candidate,
         manner: Manner,
     ) -> Result<Option<Answered>, HostError> {
@@ -207,7 +211,7 @@ impl Spine<'_> {
 
     /// May it be used, does it answer, is it who it should be, what does it say?
     async fn try_once(
-        &self,
+        &mut self,
         candidate: &Candidate,
         manner: Manner,
         reach: Reach,
@@ -227,7 +231,7 @@ impl Spine<'_> {
             self.relay.pool.retire(admitted.into_connection());
             return (Session::Fresh, Ok(None));
         }
-        events::findings(self.work.message, mx.host(), admitted.findings());
+        self.tell_once(mx.host(), admitted.findings());
         let proof = admitted.proof();
         let idle = admitted.connection_mut();
         let (tls, address) = (tls_shown(idle), idle.connection.peer());
@@ -245,6 +249,13 @@ impl Spine<'_> {
             }
         });
         (session, answered)
+    }
+
+    fn tell_once(&mut self, mx: &Domain, findings: &[Finding]) {
+        if !self.waived.iter().any(|(host, told)| host == mx && told == findings) {
+            events::findings(self.work.message, mx, findings);
+            self.waived.push((mx.clone(), findings.to_vec()));
+        }
     }
 
     /// One message to its recipients, over one connection.
