@@ -333,10 +333,10 @@ fn cut_problem(answered: &Answered, Cut { stage, reason, text }: &Cut) -> Proble
     Problem::new(*reason, &text).at(&answered.mx)
 }
 
-/// The host takes so many recipients or transactions in one session (RFC 9422): the rest goes in
-/// another one, at once. Somebody was asked, so that ends.
+/// The session was over before this recipient's turn: it takes so many (RFC 9422), or what was said about
+/// others ended it. The next one follows at once. Somebody was asked in each, so that ends.
 fn not_asked_problem(answered: &Answered) -> Problem {
-    let text = format!("{} takes no more in one session", answered.mx);
+    let text = format!("not yet asked in the session with {}: it follows in the next", answered.mx);
     Problem::new(Reason::Throttled, &text).at(&answered.mx)
 }
 
@@ -450,6 +450,11 @@ mod tests {
             let decided = decide_answer(&targets, &answered, &circumstances());
             assert_eq!(told(&decided.outcomes[1]), want);
         }
+        let said = not_asked_problem(&answered(&[])).text;
+        assert_eq!(
+            said.as_str(),
+            "not yet asked in the session with mx.b.test: it follows in the next"
+        );
     }
 
     #[test]
