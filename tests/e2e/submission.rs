@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use world::{Binding, Client, Relay, Trust, World};
@@ -163,6 +165,25 @@ async fn a_wrong_password_and_an_unknown_user_get_the_same_answer_and_send_nothi
     let failures = office.relay.event("login_failed").times(4).await;
     let users: Vec<_> = failures.iter().filter_map(|event| event.text("user")).collect();
     assert_eq!(users, ["anna", "anna", "nobody\\u{1b}[2J", "nobody\\u{1b}[2J"], "inert");
+}
+
+/// What a stranger is told to salt the password of `user` with.
+async fn salt(office: &Office, user: &str) -> String {
+    let mut client = office.client(STARTTLS).await;
+    let first = STANDARD.encode(format!("n,,n={user},r=abcdef"));
+    let reply = client.expect(&format!("AUTH SCRAM-SHA-256 {first}"), 334).await;
+    let challenge = String::from_utf8(STANDARD.decode(reply.text()).unwrap()).unwrap();
+    challenge.split(',').find_map(|part| part.strip_prefix("s=")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn salts_do_not_change_with_a_restart_whether_anybody_has_the_name_or_not() {
+    let mut office = Office::open(&[("anna", SCRAM)], "").await;
+    let salts = async |office: &Office| [salt(office, "anna").await, salt(office, "carl").await];
+    let before = salts(&office).await;
+    office.relay.stop().await;
+    office.relay.start_again().await;
+    assert_eq!(salts(&office).await, before);
 }
 
 #[tokio::test]

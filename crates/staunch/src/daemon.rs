@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Doors, Inherited};
 use crate::admin;
-use crate::auth::Auth;
+use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::cli::Exit;
 use crate::clock::{self, ClockWatch};
@@ -113,8 +113,8 @@ pub(crate) async fn run(
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let (sender, config) = watch::channel(Arc::new(loaded.config.clone()));
     let users = Auth::prepare(loaded.config.access.users_file.as_deref()).map_err(setup)?;
-    let auth = Auth::new(users).map_err(setup)?;
     let spool = open(&loaded.config)?;
+    let auth = Auth::new(users, &secret::of(&loaded.config.data_dir).map_err(setup)?);
     let (relay, inboxes) = assemble(config.clone(), spool)?;
     look_at_vitals(&relay).await;
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;

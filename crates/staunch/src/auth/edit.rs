@@ -104,7 +104,7 @@ pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Done,
         // Whoever may look into the folder is who the file is for.
         None => (None, folder.metadata().map_err(io)?.gid(), MODE),
     };
-    replace(&target, &new, owner).map_err(io)?;
+    replace(&target, new.as_bytes(), owner).map_err(io)?;
     folder.sync_all().map_err(io)?;
     match like {
         Some(_) => Ok(Done::Changed),
@@ -147,7 +147,7 @@ fn change(old: &str, name: &UserName, edit: Edit<'_>) -> Result<String, Wrong> {
 }
 
 /// Owner if another one than ourselves, group, mode.
-type Owner = (Option<u32>, u32, u32);
+pub(super) type Owner = (Option<u32>, u32, u32);
 
 /// Waits for other changes to end. The file stays, since whoever waits has it open.
 fn lock(target: &Path) -> Result<File, EditError> {
@@ -166,7 +166,9 @@ fn beside(target: &Path, suffix: &str) -> PathBuf {
     target.with_file_name(name)
 }
 
-fn replace(target: &Path, text: &str, (uid, gid, mode): Owner) -> io::Result<()> {
+/// Puts a file with this content in the place of `target`, or makes it. It is for whoever is the only one that
+/// does; the new name is durable when its folder is synced.
+pub(super) fn replace(target: &Path, content: &[u8], (uid, gid, mode): Owner) -> io::Result<()> {
     let temporary = beside(target, ".new");
     // Left by a run that was killed; whoever holds the lock is the only one.
     match std::fs::remove_file(&temporary) {
@@ -175,7 +177,7 @@ fn replace(target: &Path, text: &str, (uid, gid, mode): Owner) -> io::Result<()>
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     let written = file
-        .write_all(text.as_bytes())
+        .write_all(content)
         .and_then(|()| own(&file, uid, gid))
         .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
         .and_then(|()| file.sync_all())

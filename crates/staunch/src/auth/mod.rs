@@ -10,6 +10,7 @@ mod brake;
 pub(crate) mod edit;
 mod remembered;
 mod scram;
+pub(crate) mod secret;
 pub(crate) mod users;
 pub(crate) mod verifier;
 
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::hmac;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use brake::Brake;
 pub(crate) use brake::Penalty;
 use remembered::{Remembered, Tag};
 use scram::ScramKeys;
+use secret::Secret;
 use users::{Stamp, UserName, Users, UsersError};
 use verifier::Verifier;
 
@@ -47,7 +49,7 @@ pub(crate) struct Auth {
     checks: Arc<Semaphore>,
     remembered: Mutex<Remembered>,
     brake: Mutex<Brake>,
-    /// Of this process alone.
+    /// What is made up for names that nobody has comes from it.
     secret: hmac::Key,
 }
 
@@ -134,22 +136,16 @@ impl Challenged {
 
 impl Auth {
     /// With the users of a file, or none.
-    ///
-    /// # Errors
-    ///
-    /// [`UsersError`].
-    pub(crate) fn new(prepared: Prepared) -> Result<Arc<Self>, UsersError> {
-        let mut seed = [0; SEED_OCTETS];
-        rand::fill(&mut seed).map_err(|_| UsersError::NoRandomness)?;
+    pub(crate) fn new(prepared: Prepared, secret: &Secret) -> Arc<Self> {
         let auth = Arc::new(Self {
             file: Mutex::default(),
             checks: Arc::new(Semaphore::new(CHECKS_MAX)),
             remembered: Mutex::default(),
             brake: Mutex::default(),
-            secret: hmac::Key::new(hmac::HMAC_SHA256, &seed),
+            secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
         });
         auth.apply(prepared);
-        Ok(auth)
+        auth
     }
 
     /// Reads a users file for [`Auth::apply`].
@@ -379,7 +375,7 @@ impl Auth {
         seed
     }
 
-    /// A number that `name` has in this process, and nobody else can tell.
+    /// A number that `name` has, and nobody else can tell.
     fn number(&self, name: &str) -> u64 {
         let seed = self.seed(name);
         seed.iter().take(8).fold(0, |number, octet| (number << 8) | u64::from(*octet))

@@ -6,6 +6,8 @@ const CLIENT: Place = Place::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 /// Of "abc", the cheapest that there is.
 const BCRYPT: &str = "$2b$04$";
 
+const SECRET: Secret = [7; SEED_OCTETS];
+
 fn cheap(password: &str) -> String {
     let hash = bcrypt::hash(password, 4).unwrap();
     assert!(hash.starts_with(BCRYPT));
@@ -16,7 +18,7 @@ fn auth(lines: &str) -> (Arc<Auth>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users");
     write(&path, lines);
-    (Auth::new(Auth::prepare(Some(&path)).unwrap()).unwrap(), dir)
+    (Auth::new(Auth::prepare(Some(&path)).unwrap(), &SECRET), dir)
 }
 
 fn write(path: &Path, lines: &str) {
@@ -48,7 +50,7 @@ async fn only_the_right_password_of_a_user_is_welcome_also_a_second_time() {
 
 #[tokio::test]
 async fn without_users_nobody_is_welcome() {
-    let auth = Auth::new(Auth::prepare(None).unwrap()).unwrap();
+    let auth = Auth::new(Auth::prepare(None).unwrap(), &SECRET);
     assert_eq!(auth.offered(), Offered::Nothing);
     assert!(!is_welcome(&auth, "anna", "a").await);
     assert!(auth.challenge("anna").is_none());
@@ -130,6 +132,8 @@ async fn scram_treats_a_strangers_name_like_a_users() {
     assert_eq!(carl.iterations(), anna.iterations());
     assert_eq!(carl.salt().len(), anna.salt().len());
     assert_eq!(auth.challenge("carl").unwrap().salt(), carl.salt(), "the same each time");
+    let (again, _dir) = self::auth(&format!("anna:{keys}\n"));
+    assert_eq!(again.challenge("carl").unwrap().salt(), carl.salt(), "also after a restart");
     for challenged in [anna, carl] {
         let (verdict, signature) = auth.prove(CLIENT, challenged, b"message", &[0; 32]);
         assert!(matches!(verdict, Verdict::Wrong(_)) && signature.is_empty(), "{verdict:?}");
