@@ -10,6 +10,7 @@
 
 mod key;
 mod places;
+mod row;
 mod site;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +26,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Limit};
 use crate::connection::Connection;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
-use places::{Parked, Room, State, Waiter};
+use places::{Parked, State, Waiter};
+use row::{Entry, Room};
 use site::InLine;
 pub(crate) use site::site_limit;
 
@@ -338,8 +340,11 @@ impl Pool {
         let serial = state.next_serial();
         let Idle { connection, observed, mut slot } = idle;
         slot.is_counted = false;
-        state.host(&key).parked.push(Parked { serial, connection, observed });
-        state.expiry.push_back((Instant::now() + state.limits.idle, key, serial));
+        let host = state.host(&key);
+        host.parked.push(Parked { serial, connection, observed });
+        let site = host.site;
+        let until = Instant::now() + state.limits.idle;
+        state.row.push(site, Entry { until, key, serial });
         let needs_reaper = !std::mem::replace(&mut state.has_reaper, true);
         drop(guard);
         if needs_reaper {
@@ -353,8 +358,8 @@ impl Pool {
         loop {
             let next = {
                 let mut state = self.lock();
-                match state.expiry.front() {
-                    Some((deadline, _, _)) => *deadline,
+                match state.row.next_end() {
+                    Some(end) => end,
                     None => {
                         state.has_reaper = false;
                         return;
@@ -375,11 +380,9 @@ impl Pool {
         let is_closing = self.shared.closing.is_cancelled();
         let mut state = self.lock();
         let mut expired = Vec::new();
-        let is_over = |(deadline, _, _): &(Instant, PoolKey, u64)| is_closing || *deadline <= now;
-        while state.expiry.front().is_some_and(is_over) {
-            if let Some((_, key, serial)) = state.expiry.pop_front()
-                && let Some(parked) = state.unpark(&key, serial)
-            {
+        let is_over = |until: Instant| is_closing || until <= now;
+        while let Some(Entry { key, serial, until: _ }) = state.row.pop_over(is_over) {
+            if let Some(parked) = state.unpark(&key, serial) {
                 expired.push((key, parked));
             }
         }

@@ -7,6 +7,7 @@ use policy::Observed;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::row::{Entry, Room, Row};
 use super::site::{InLine, Site, site_of};
 use super::{Checkout, PoolKey, PoolLimits, WAITING_SHARE};
 use crate::connection::Connection;
@@ -24,10 +25,9 @@ pub(super) struct State {
     pub(super) open: usize,
     /// Counts waiters and parked connections.
     pub(super) serial: u64,
-    /// Parked connections by the end of their time, which is the order of their parking. Some may be
-    /// in use again.
-    pub(super) expiry: VecDeque<(Instant, PoolKey, u64)>,
-    /// Does a task watch over `expiry`?
+    /// Parked connections in the order of their parking.
+    pub(super) row: Row,
+    /// Does a task watch over `row`?
     pub(super) has_reaper: bool,
 }
 
@@ -97,7 +97,7 @@ impl State {
             sites: HashMap::new(),
             open: 0,
             serial: 0,
-            expiry: VecDeque::new(),
+            row: Row::default(),
             has_reaper: false,
         }
     }
@@ -127,6 +127,8 @@ impl State {
                 self.sites.entry(site).or_default().open += host.open;
             }
         }
+        let limits = &self.limits.limits;
+        self.row.sort_anew(|key| site_of(limits, &key.host));
     }
 
     /// Who may wait for one host, or for one site.
@@ -216,17 +218,8 @@ impl State {
 
     /// An unused connection, to make room for another host: of whichever host, or of the same site.
     pub(super) fn take_oldest_parked(&mut self, room: Room) -> Option<(PoolKey, Parked)> {
-        let is_it = |state: &Self, key: &PoolKey| match room {
-            Room::InPool => true,
-            Room::AtSite(site) => state.hosts.get(key).is_some_and(|host| host.site == Some(site)),
-        };
-        let mut from = 0;
-        while let Some((_, key, _)) = self.expiry.get(from) {
-            if !is_it(self, key) {
-                from += 1;
-            } else if let Some((_, key, serial)) = self.expiry.remove(from)
-                && let Some(parked) = self.unpark(&key, serial)
-            {
+        while let Some(Entry { key, serial, until: _ }) = self.row.pop_oldest(room) {
+            if let Some(parked) = self.unpark(&key, serial) {
                 return Some((key, parked));
             }
         }
@@ -238,13 +231,6 @@ impl State {
         let index = parked.iter().position(|parked| parked.serial == serial)?;
         Some(parked.swap_remove(index))
     }
-}
-
-/// Where room is missing.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Room {
-    InPool,
-    AtSite(usize),
 }
 
 pub(super) fn has_room(limits: &PoolLimits, sites: &HashMap<usize, Site>, site: usize) -> bool {

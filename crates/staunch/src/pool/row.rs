@@ -1,0 +1,130 @@
+//! Which unused connection has waited longest, of all or of one site? Plain data under the pool's lock.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::time::Instant;
+
+use super::PoolKey;
+
+/// A connection that was parked. It may be in use again.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// When its time is over.
+    pub(super) until: Instant,
+    /// Whose it is.
+    pub(super) key: PoolKey,
+    /// Which one; those that were parked later have greater numbers.
+    pub(super) serial: u64,
+}
+
+/// Where room is missing.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Room {
+    InPool,
+    AtSite(usize),
+}
+
+/// What was parked, first come first; each site's by itself, so that nobody has to look through all of it for one
+/// of them. The rest of the world counts as a site, too, and there are few of them.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    by_site: BTreeMap<Option<usize>, VecDeque<Entry>>,
+}
+
+impl Row {
+    /// One more, behind all others.
+    pub(super) fn push(&mut self, site: Option<usize>, entry: Entry) {
+        self.by_site.entry(site).or_default().push_back(entry);
+    }
+
+    /// When the next time is over.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.firsts().map(|(_, entry)| entry.until).min()
+    }
+
+    /// The next one whose time `is_over`.
+    pub(super) fn pop_over(&mut self, is_over: impl Fn(Instant) -> bool) -> Option<Entry> {
+        let site = self.firsts().find(|(_, entry)| is_over(entry.until)).map(|(site, _)| site)?;
+        self.by_site.get_mut(&site)?.pop_front()
+    }
+
+    /// The one that was parked first.
+    pub(super) fn pop_oldest(&mut self, room: Room) -> Option<Entry> {
+        let site = match room {
+            Room::AtSite(site) => Some(site),
+            Room::InPool => self.firsts().min_by_key(|(_, entry)| entry.serial)?.0,
+        };
+        self.by_site.get_mut(&site)?.pop_front()
+    }
+
+    /// The sites are others now.
+    pub(super) fn sort_anew(&mut self, site_of: impl Fn(&PoolKey) -> Option<usize>) {
+        let before = std::mem::take(&mut self.by_site);
+        let mut entries: Vec<Entry> = before.into_values().flatten().collect();
+        entries.sort_unstable_by_key(|entry| entry.serial);
+        for entry in entries {
+            self.push(site_of(&entry.key), entry);
+        }
+    }
+
+    fn firsts(&self) -> impl Iterator<Item = (Option<usize>, &Entry)> {
+        self.by_site.iter().filter_map(|(site, entries)| Some((*site, entries.front()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use smtp::{Domain, HostName};
+
+    use super::super::{Door, Sources};
+    use super::*;
+
+    fn entry(serial: u64, start: Instant) -> Entry {
+        let host = Domain::Name(HostName::parse(&format!("mx{serial}.test")).unwrap());
+        let key = PoolKey { route: None, sources: Sources::default(), host, door: Door::mx(25) };
+        Entry { until: start + Duration::from_secs(serial), key, serial }
+    }
+
+    fn row(sites: &[Option<usize>], start: Instant) -> Row {
+        let mut row = Row::default();
+        for (site, serial) in sites.iter().zip(0..) {
+            row.push(*site, entry(serial, start));
+        }
+        row
+    }
+
+    #[test]
+    fn the_oldest_is_found_of_a_site_and_of_all() {
+        let mut row = row(&[None, Some(1), None, Some(0), Some(1)], Instant::now());
+        let mut oldest = |room| row.pop_oldest(room).map(|entry| entry.serial);
+        assert_eq!(oldest(Room::AtSite(1)), Some(1));
+        assert_eq!(oldest(Room::InPool), Some(0));
+        assert_eq!(oldest(Room::AtSite(0)), Some(3));
+        assert_eq!(oldest(Room::AtSite(0)), None);
+        assert_eq!([oldest(Room::InPool), oldest(Room::InPool)], [Some(2), Some(4)]);
+        assert_eq!(oldest(Room::InPool), None);
+    }
+
+    #[test]
+    fn time_is_over_in_all_sites_alike() {
+        let start = Instant::now();
+        let mut row = row(&[Some(0), None, Some(0), None], start);
+        assert_eq!(row.next_end(), Some(start));
+        let now = start + Duration::from_secs(2);
+        let mut over = std::iter::from_fn(|| row.pop_over(|until| until <= now))
+            .map(|entry| entry.serial)
+            .collect::<Vec<_>>();
+        over.sort_unstable();
+        assert_eq!((over, row.next_end()), (vec![0, 1, 2], Some(start + Duration::from_secs(3))));
+    }
+
+    #[test]
+    fn other_sites_keep_the_order() {
+        let mut row = row(&[Some(0), Some(1), Some(0), None], Instant::now());
+        row.sort_anew(|_| Some(7));
+        let order = std::iter::from_fn(|| row.pop_oldest(Room::AtSite(7)));
+        assert_eq!(order.map(|entry| entry.serial).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+}
