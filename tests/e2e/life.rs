@@ -229,6 +229,11 @@ async fn a_pause_of_one_next_hop_leaves_the_others_alone() {
     relay.event("delivered").with("recipient", "b@near.test").await;
     let queued = relay.queued("b@far.test").await.unwrap();
     assert_eq!((&queued["state"], &queued["attempts"]), (&json!("queued"), &json!(0)));
+    for (address, paused) in [("b@far.test", json!("far.test")), ("b@near.test", Value::Null)] {
+        let told = &relay.cli_json(&["explain", address]).await[0];
+        assert_eq!(told["paused"], Value::Null, "{told}");
+        assert_eq!(*told.pointer("/paused_hops/0/domain").unwrap_or(&Value::Null), paused);
+    }
     assert_eq!(relay.cli(&["resume", "near.test"]).await.status.code(), Some(1));
     relay.cli_json(&["resume", "far.test"]).await;
     relay.event("delivered").with("recipient", "b@far.test").await;
@@ -248,7 +253,9 @@ async fn a_drained_relay_takes_nothing_new_and_sends_what_it_has() {
     let reply = client.expect("MAIL FROM:<a@client.test>", 451).await;
     assert!(reply.text().starts_with("4.3.2 "), "{reply:?}");
     assert_eq!(relay.cli(&["healthcheck"]).await.status.code(), Some(1), "not for new mail");
-    relay.cli_json(&["resume"]).await;
+    let told = relay.cli(&["resume"]).await;
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.ends_with("staunch drain --off\n"), "{told}");
     relay.event("delivered").with("recipient", "b@far.test").await;
     relay.stop().await;
     relay.start_again().await;

@@ -140,6 +140,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
     let local = Local { floor: next_hop.floor, onward };
+    let off = relay.switches.off().towards(&config, &next_hop.lane).shown(&config);
     let mut tale = Tale::new();
     tale.step("route", next_hop.lane.as_str());
     if !config.sources.is_empty() {
@@ -185,6 +186,8 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
         "domain": domain.as_str(),
         "sender": question.sender,
         "next_hop": next_hop.lane.as_str(),
+        "paused": off.paused,
+        "paused_hops": off.paused_hops,
         "verdict": verdict,
         "reason": reason,
         "mta_sts": tale.mta_sts,

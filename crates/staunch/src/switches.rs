@@ -1,11 +1,12 @@
 //! What the operator has switched off: sending, all of it or to one next hop, and accepting. Kept across
 //! restarts, since a machine that comes back must not do what it was told not to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use smtp::HostName;
-use spool::{Policies, StoreError};
+use spool::{LaneKey, Policies, StoreError};
 use tokio::sync::Mutex;
 
 use crate::config::Config;
@@ -51,6 +52,27 @@ pub(crate) struct Off {
     pub(crate) hops: BTreeMap<HostName, Timestamp>,
     /// Accepting.
     pub(crate) accepting: Option<Timestamp>,
+}
+
+/// What is switched off, as commands print it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown {
+    /// Since when nothing is sent.
+    pub(crate) paused: Option<Timestamp>,
+    /// Where nothing is sent to.
+    pub(crate) paused_hops: Vec<ShownHop>,
+    /// Since when nothing is accepted.
+    pub(crate) draining: Option<Timestamp>,
+}
+
+/// A paused next hop.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShownHop {
+    /// As the operator named it.
+    domain: String,
+    since: Timestamp,
+    /// What that stands for under the configuration of today.
+    next_hops: BTreeSet<String>,
 }
 
 /// Why a switch stays as it is.
@@ -139,6 +161,28 @@ impl Switches {
 }
 
 impl Off {
+    /// Only what keeps the mail of `lane` from being sent.
+    pub(crate) fn towards(&self, config: &Config, lane: &LaneKey) -> Self {
+        let is_its = |hop: &HostName| route::lanes_towards(config, hop).contains(lane);
+        let hops = self.hops.iter().filter(|(hop, _)| is_its(hop));
+        let hops = hops.map(|(hop, since)| (hop.clone(), *since)).collect();
+        Self { sending: self.sending, hops, accepting: None }
+    }
+
+    /// For people and scripts.
+    pub(crate) fn shown(&self, config: &Config) -> Shown {
+        let hop = |(domain, since): (&HostName, &Timestamp)| ShownHop {
+            domain: domain.to_string(),
+            since: *since,
+            next_hops: route::hops_towards(config, domain),
+        };
+        Shown {
+            paused: self.sending,
+            paused_hops: self.hops.iter().map(hop).collect(),
+            draining: self.accepting,
+        }
+    }
+
     /// Since when `switch` is off after it was turned.
     fn turned(&mut self, switch: Switch, to: Position) -> Result<Option<Timestamp>, SwitchError> {
         let slot = match switch {
@@ -173,7 +217,10 @@ impl Off {
 
 #[cfg(test)]
 mod tests {
+    use policy::Onward;
+
     use super::*;
+    use crate::config::{Surroundings, load};
 
     fn hop(name: &str) -> Switch {
         Switch::Hop(HostName::parse(name).unwrap())
@@ -204,5 +251,26 @@ mod tests {
         assert_eq!((off.sending, off.accepting), (None, Some(early)));
         let hops: Vec<&str> = off.hops.keys().map(HostName::as_str).collect();
         assert_eq!(hops, ["a.test"]);
+    }
+
+    #[test]
+    fn what_holds_mail_up_is_the_pause_of_its_domain_or_of_its_smarthost() {
+        let text = "hostname = \"relay.test\"\ndata_dir = \"/tmp\"\n[[route]]\n\
+            domains = [\"c.test\"]\nvia = [\"smtp://[smart.test]\"]\n";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
+        let name = |name| HostName::parse(name).unwrap();
+        let mut off = Off { accepting: Some(Timestamp::UNIX_EPOCH), ..Off::default() };
+        for hop in ["a.test", "smart.test"] {
+            off.hops.insert(name(hop), Timestamp::UNIX_EPOCH);
+        }
+        for (domain, want) in [("a.test", "a.test"), ("b.test", ""), ("c.test", "smart.test")] {
+            for onward in [Onward::Anyhow, Onward::RequireTls] {
+                let towards = off.towards(&config, &route::lane(&config, &name(domain), onward));
+                let hops: Vec<&str> = towards.hops.keys().map(HostName::as_str).collect();
+                assert_eq!((hops.concat().as_str(), towards.accepting), (want, None), "{domain}");
+            }
+        }
     }
 }

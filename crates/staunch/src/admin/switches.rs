@@ -12,7 +12,6 @@ use super::Refused;
 use crate::clock;
 use crate::queue::Event;
 use crate::relay::Relay;
-use crate::route;
 use crate::switches::{Position, Switch, SwitchError};
 
 /// All next hops, or that of one domain.
@@ -90,14 +89,5 @@ fn tell(switch: &Switch, to: Position) {
 
 /// The state of all switches, as commands print it.
 pub(super) fn shown(relay: &Relay) -> Value {
-    let (off, config) = (relay.switches.off(), relay.config());
-    let hop = |(domain, since): (&HostName, &jiff::Timestamp)| {
-        let next_hops = route::hops_towards(&config, domain);
-        json!({ "domain": domain.as_str(), "since": since.to_string(), "next_hops": next_hops })
-    };
-    json!({
-        "paused": off.sending.map(|since| since.to_string()),
-        "paused_hops": off.hops.iter().map(hop).collect::<Vec<_>>(),
-        "draining": off.accepting.map(|since| since.to_string()),
-    })
+    json!(relay.switches.off().shown(&relay.config()))
 }

@@ -61,6 +61,7 @@ fn show(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     };
     writeln!(out, "{}: {}{reason}\n", of("/address"), of("/verdict"))?;
     writeln!(out, "next hop  {}", of("/next_hop"))?;
+    show_pauses(out, answer)?;
     writeln!(
         out,
         "MTA-STS   record {}, policy from {}",
@@ -113,6 +114,19 @@ fn show(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     Ok(())
 }
 
+/// The verdict is about mail that is tried: none is while this holds.
+fn show_pauses(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
+    let of = |value: &Value, name: &str| value.get(name).map_or_else(|| "-".to_owned(), cell);
+    if let Some(all) = answer.get("paused").filter(|since| since.is_string()) {
+        writeln!(out, "paused    since {}: nothing is sent; staunch resume", cell(all))?;
+    }
+    for hop in answer.get("paused_hops").and_then(Value::as_array).into_iter().flatten() {
+        let (domain, since) = (of(hop, "domain"), of(hop, "since"));
+        writeln!(out, "paused    since {since}: nothing is sent there; staunch resume {domain}")?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -124,6 +138,8 @@ mod tests {
         let answer = json!({
             "address": "b@example.com", "domain": "example.com", "next_hop": "example.com",
             "verdict": "defer", "reason": "mx_not_listed",
+            "paused": "2026-01-01T00:00:00Z",
+            "paused_hops": [{"domain": "example.com", "since": "2026-01-01T01:00:00Z"}],
             "mta_sts": {
                 "record": "v=STSv1; id=1;", "source": "cache",
                 "policy": {"mode": "enforce", "max_age": 86400, "mx": ["mx.example.com"], "id": "1"},
@@ -143,6 +159,8 @@ mod tests {
 b@example.com: defer (mx_not_listed)
 
 next hop  example.com
+paused    since 2026-01-01 00:00:00Z: nothing is sent; staunch resume
+paused    since 2026-01-01 01:00:00Z: nothing is sent there; staunch resume example.com
 MTA-STS   record v=STSv1; id=1;, policy from cache
           mode enforce, max_age 86400 s, mx mx.example.com, until 2026-01-02 00:00:00Z
 
