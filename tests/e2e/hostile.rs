@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use world::{Client, Event, Relay, Trust, World, message};
 
 use crate::harness::PROGRAM;
@@ -249,6 +251,37 @@ async fn a_stop_does_not_wait_for_a_login_or_for_octets_that_nobody_keeps() {
         assert!(client.is_closed().await);
     }
     assert!(office.relay.wait_end().await.success());
+}
+
+/// Whoever stands in between can go on when both sides have ended: that is not even decrypted.
+#[tokio::test]
+async fn what_comes_behind_the_last_word_in_tls_harms_nobody() {
+    let mut office = Office::open(&[("anna", BCRYPT)], "").await;
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, back) = (front.local_addr().unwrap(), office.relay.listener_at(IMPLICIT));
+    let between = async {
+        let (mut client, _) = front.accept().await.unwrap();
+        let mut server = TcpStream::connect(back).await.unwrap();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let there = async {
+            let _ended = tokio::io::copy(&mut from_client, &mut to_server).await;
+            // A record of application data whose tag is wrong.
+            let _ended =
+                to_server.write_all(b"\x17\x03\x03\x00\x20a record of thirty-two octets no").await;
+        };
+        let _ended = tokio::join!(there, tokio::io::copy(&mut from_server, &mut to_client));
+    };
+    let talking = async {
+        let trust = Trust::in_ca(&office.world.pki);
+        let client = Client::dial(address).await.unwrap();
+        let mut client = client.secure(&trust, NAME).await.unwrap().greeted().await.unwrap();
+        client.expect("QUIT", 221).await;
+        assert!(client.is_closed().await);
+    };
+    tokio::join!(between, talking);
+    assert!(office.relay.stop().await.success());
+    assert_eq!(office.relay.lines_about("panicked"), "");
 }
 
 /// However a proxy's header and what follows it are cut, it is one client, who is greeted once.

@@ -258,13 +258,14 @@ fn sv_25_a_hopeless_recipient_is_taken_and_returned() {
         let home = mx_of(stage, "home25.test").await;
         stage.world.domain("null25.test").null_mx();
         let mut client = stage.relay.client().await;
-        client.expect("MAIL FROM:<a@home25.test>", 250).await;
-        client.expect("RCPT TO:<b@null25.test>", 250).await;
-        client.expect("DATA", 354).await;
-        client.send(&world::stuff(&message("a@home25.test", "x", "sv25"))).await.unwrap();
-        assert_eq!(client.reply().await.unwrap().code, 250);
-        let notice = home.message().await;
-        assert!(notice.text().contains("Status: 5.1.10"), "{notice:?}");
+        let hopeless = [("b@null25.test", "5.1.10"), ("b@nowhere25.test", "5.1.2")];
+        for (number, (to, status)) in hopeless.into_iter().enumerate() {
+            let content = message("a@home25.test", to, "sv25");
+            let reply = client.transact("a@home25.test", &[to], &content).await.unwrap();
+            assert_eq!(reply.code, 250, "{reply:?}");
+            let notice = home.messages(number + 1).await.remove(number).text();
+            assert!(notice.contains(&format!("Status: {status}\r\n")), "{notice}");
+        }
     });
 }
 

@@ -451,13 +451,16 @@ async fn leave(stream: &mut Stream) -> io::Result<()> {
 
 async fn listen_on(stream: &mut Stream) -> io::Result<()> {
     stream.shutdown().await?;
+    // Under TLS, too, only what the socket has: what comes now is nobody's, and the library fails hard where it
+    // should answer a damaged record with an alert after it has said that it closes.
+    let socket = stream.socket();
     let mut scrap = Vec::new();
     let mut read = 0;
     while read < LINGER_OCTETS {
-        stream.readable().await?;
+        socket.readable().await?;
         scrap.clear();
         scrap.reserve_exact(READ_OCTETS);
-        match stream.try_read_buf(&mut scrap) {
+        match socket.try_read_buf(&mut scrap) {
             Ok(0) => break,
             Ok(octets) => read += octets,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -172,6 +172,14 @@ impl Stream {
         }
     }
 
+    /// Below any TLS.
+    pub(super) fn socket(&self) -> &Socket {
+        match self {
+            Self::Clear(socket) => socket,
+            Self::Tls(tls) => &tls.socket,
+        }
+    }
+
     /// Has the client spoken already? May overlook what arrives at this very moment.
     pub(super) fn has_input(&self) -> bool {
         match self {
