@@ -27,10 +27,15 @@ pub struct Script {
     pub users: Vec<(String, String)>,
     /// Whether MAIL needs a login.
     pub needs_login: bool,
-    /// Recipients of one transaction; more get 452. What `LIMITS RCPTMAX=` says holds, too.
+    /// Recipients of one transaction; more get `too_many`. What `LIMITS RCPTMAX=` says holds, too.
     pub rcpt_max: Option<usize>,
+    /// What is said to a recipient beyond `rcpt_max`.
+    pub too_many: String,
     /// Transactions of one connection; more get 421 and the end. What `LIMITS MAILMAX=` says holds, too.
     pub mail_max: Option<usize>,
+    /// Octets of a message that are read, and what is said then instead of reading on. The connection ends
+    /// with it.
+    pub enough: Option<(usize, String)>,
     /// Exceptions for single commands; the first that fits counts.
     pub rules: Vec<Rule>,
 }
@@ -49,7 +54,9 @@ impl Script {
             users: Vec::new(),
             needs_login: false,
             rcpt_max: None,
+            too_many: "452 4.5.3 Too many recipients".to_owned(),
             mail_max: None,
+            enough: None,
             rules: Vec::new(),
         }
     }

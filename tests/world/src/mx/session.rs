@@ -207,9 +207,12 @@ impl Session<'_> {
         let Some((_, mail_parameters)) = &self.from else {
             return "503 5.5.1 MAIL first".to_owned();
         };
-        let rcpt_max = lock(&self.shared.script).rcpt_max.or_else(|| self.limit("RCPTMAX"));
+        let (rcpt_max, too_many) = {
+            let script = lock(&self.shared.script);
+            (script.rcpt_max.or_else(|| self.limit("RCPTMAX")), script.too_many.clone())
+        };
         if rcpt_max.is_some_and(|max| self.to.len() >= max) {
-            return "452 4.5.3 Too many recipients".to_owned();
+            return too_many;
         }
         let is_utf8 = mail_parameters.split(' ').any(|one| one.eq_ignore_ascii_case("SMTPUTF8"));
         if !path.is_ascii() && !is_utf8 {
@@ -246,14 +249,29 @@ impl Session<'_> {
         (!path.is_ascii() && !is_utf8).then(|| "553 5.6.7 SMTPUTF8 is not asked for".to_owned())
     }
 
+    /// A rule can have content sent for nobody, as some servers do (RFC 2920 §3.1).
     async fn data(&mut self, reply: Option<String>) -> io::Result<Next> {
-        if self.to.is_empty() || self.chunks.is_some() {
+        if (self.to.is_empty() && reply.is_none()) || self.chunks.is_some() {
             self.wire.queue("503 5.5.1 No valid recipients, or BDAT before");
             return Ok(Next::Continue);
         }
         self.wire.queue(reply.as_deref().unwrap_or("354 Go on"));
+        if self.has_enough(usize::MAX).await? {
+            return Ok(Next::Close);
+        }
         let content = self.wire.data().await?;
         self.end(content, false).await
+    }
+
+    /// Reads a part of the `coming` octets and says so, where the script has a bound below them.
+    async fn has_enough(&mut self, coming: usize) -> io::Result<bool> {
+        let enough = lock(&self.shared.script).enough.clone();
+        let Some((octets, reply)) = enough.filter(|(octets, _)| *octets < coming) else {
+            return Ok(false);
+        };
+        self.wire.octets(octets).await?;
+        self.wire.queue(&reply);
+        Ok(true)
     }
 
     /// Takes the chunk, whatever is answered (RFC 3030 §2).
@@ -263,6 +281,9 @@ impl Session<'_> {
             self.wire.queue("501 5.5.4 Syntax");
             return Ok(Next::Continue);
         };
+        if self.has_enough(size).await? {
+            return Ok(Next::Close);
+        }
         let chunk = self.wire.octets(size).await?;
         if reply.as_deref().is_some_and(|reply| !reply.starts_with('2')) {
             self.wire.queue(reply.as_deref().unwrap_or_default());
