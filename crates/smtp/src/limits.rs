@@ -77,3 +77,28 @@ pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// RFC 5321 §4.5.3.2.7: for the next command or piece of content.
 pub const SERVER_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 5321 §4.5.3.2: the least that each wait must last.
+    #[test]
+    fn cl_12_no_wait_is_shorter_than_the_rfc_wants() {
+        let waits = [
+            ("greeting, §4.5.3.2.1", GREETING_TIMEOUT, 5),
+            ("EHLO and STARTTLS, as MAIL", HELLO_TIMEOUT, 5),
+            ("MAIL, §4.5.3.2.2", MAIL_TIMEOUT, 5),
+            ("RCPT, §4.5.3.2.3", RCPT_TIMEOUT, 5),
+            ("DATA, §4.5.3.2.4", DATA_INITIATION_TIMEOUT, 2),
+            ("block of content, §4.5.3.2.5", DATA_BLOCK_TIMEOUT, 3),
+            ("final dot, §4.5.3.2.6", DATA_TERMINATION_TIMEOUT, 10),
+            ("server, §4.5.3.2.7", SERVER_IDLE_TIMEOUT, 5),
+        ];
+        for (what, wait, minutes) in waits {
+            assert!(wait >= Duration::from_secs(minutes * 60), "{what}: {wait:?}");
+        }
+        // Nothing of a mail hangs on it, but a place for other mail does.
+        assert!(FAREWELL_TIMEOUT < MAIL_TIMEOUT);
+    }
+}

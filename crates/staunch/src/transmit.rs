@@ -440,11 +440,12 @@ mod tests {
     use policy::{Floor, Observed, Roots};
     use smtp::client::Options;
     use smtp::{Extensions, Mailbox, ReversePath};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::connection::scripted::{Act, host, play};
+    use crate::connection::scripted::{Act, host, play, play_on};
     use crate::pool::{Checkout, Door, Pool, PoolKey, PoolLimits, Sources};
 
     const PIPELINING: &str = "250-mx.example.org\r\n250-PIPELINING\r\n250 SIZE 100000000\r\n";
@@ -456,6 +457,11 @@ mod tests {
 
     /// A connection after an EHLO that was answered with `ehlo`.
     async fn connected(address: SocketAddr, ehlo: &str) -> Idle {
+        connected_over(TcpStream::connect(address).await.unwrap(), ehlo).await
+    }
+
+    async fn connected_over(stream: TcpStream, ehlo: &str) -> Idle {
+        let address = stream.peer_addr().unwrap();
         let limits = PoolLimits {
             total: 1,
             per_host: 1,
@@ -468,7 +474,6 @@ mod tests {
         let door = Door::mx(address.port());
         let key = PoolKey { route: None, sources: Sources::default(), host: mx, door };
         let Checkout::Fresh(slot) = pool.checkout(&key).await else { panic!("an empty pool") };
-        let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut connection = Connection::plain(stream, address);
         connection.set_extensions(Extensions::from_reply(&Reply::parse(ehlo.as_bytes()).unwrap()));
@@ -826,7 +831,16 @@ mod tests {
         }
     }
 
-    /// Neither side may wait for the other while both only write (RFC 2920 §3.1).
+    /// A socket between which and another one of its kind little can be under way.
+    fn narrow() -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket
+    }
+
+    /// Neither side may wait for the other while both only write (RFC 2920 §3.1): the peer answers each
+    /// command before it reads the next, and neither the group nor the answers fit between us.
     #[tokio::test]
     async fn a_large_group_does_not_wait_for_a_peer_that_waits_for_us() {
         const RECIPIENTS: usize = 1000;
@@ -834,10 +848,28 @@ mod tests {
             [Act::Hear, Act::Say("250 a very long way of saying that all is well so far\r\n")];
         let mut script = vec![pair; RECIPIENTS + 1].concat();
         script.extend([Act::Hear, Act::Say("354 go\r\n"), Act::HearBody, Act::Say("250 ok\r\n")]);
-        let (address, _peer) = play(vec![script]).await;
-        let idle = connected(address, PIPELINING).await;
-        let transmitted = send(idle, RECIPIENTS, 3, BodySource::Memory(b"abc")).await;
+        let socket = narrow();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let (address, _peer) = play_on(socket.listen(1).unwrap(), vec![script]);
+        let idle = connected_over(narrow().connect(address).await.unwrap(), PIPELINING).await;
+        let sent = send(idle, RECIPIENTS, 3, BodySource::Memory(b"abc"));
+        let transmitted = timeout(Duration::from_secs(30), sent).await.expect("no deadlock");
         assert_eq!(codes(&transmitted), vec![250; RECIPIENTS]);
+    }
+
+    /// RFC 5321 §4.5.3.2; the limits themselves are compared with it where they are.
+    #[test]
+    fn cl_12_each_reply_is_awaited_for_as_long_as_its_command_deserves() {
+        let waits = [
+            (Stage::Mail, MAIL_TIMEOUT),
+            (Stage::Rcpt, RCPT_TIMEOUT),
+            (Stage::Data, DATA_INITIATION_TIMEOUT),
+            (Stage::Body, DATA_TERMINATION_TIMEOUT),
+            (Stage::EndOfData, DATA_TERMINATION_TIMEOUT),
+        ];
+        for (stage, wait) in waits {
+            assert_eq!(limit(stage), wait, "{}", stage.name());
+        }
     }
 
     /// Its own limits may be long: what ends a transaction is its deadline, unless all was said by us and

@@ -362,6 +362,7 @@ impl Visit<'_> {
 mod tests {
     use policy::Floor;
     use smtp::Extensions;
+    use smtp::limits::{GREETING_TIMEOUT, HELLO_TIMEOUT};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -569,10 +570,36 @@ mod tests {
         assert!(matches!(result.unwrap().0, Observed::Plain));
         assert_eq!(heard, "EHLO relay.example.net\r\nHELO relay.example.net\r\nQUIT\r\n");
 
+        // Under TLS there are extensions, so HELO would only hide what the host does not want to say.
+        let script = then(
+            greeted(STARTTLS_EHLO),
+            &[
+                Act::Hear,
+                Act::Say("220 go\r\n"),
+                Act::Tls(good_server()),
+                Act::Hear,
+                Act::Say("502 what?\r\n"),
+                Act::Hear,
+                Act::Say("250 old\r\n"),
+            ],
+        );
+        let (result, heard) = try_scripts(vec![script], Floor::Opportunistic, USE).await;
+        assert!(matches!(result.unwrap_err().cause, ConnectCause::Ehlo(_)));
+        assert!(!heard.contains("HELO"), "{heard}");
+
         let script = then(greeted("451 later\r\n"), &[Act::Hear, Act::Say("221 bye\r\n")]);
         let (result, heard) = try_scripts(vec![script], Floor::Opportunistic, USE).await;
         assert!(matches!(result.unwrap_err().cause, ConnectCause::Ehlo(_)));
         assert_eq!(heard, "EHLO relay.example.net\r\nQUIT\r\n");
+    }
+
+    /// RFC 5321 §4.5.3.2 for what it names; the rest is ours. An only address gets half a minute by default.
+    #[test]
+    fn cl_12_there_is_time_for_every_step_before_the_first_mail() {
+        assert!(SETUP_BUDGET >= GREETING_TIMEOUT + 2 * HELLO_TIMEOUT, "greeting, EHLO, STARTTLS");
+        assert!(HANDSHAKE_TIMEOUT >= LARGE_HELLO_TIMEOUT);
+        let default = Duration::from_secs(10);
+        assert!((30..=60).contains(&(default * LAST_ADDRESS_PATIENCE).as_secs()));
     }
 
     #[tokio::test]

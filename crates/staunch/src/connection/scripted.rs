@@ -43,7 +43,14 @@ pub(crate) fn greeted(ehlo: &'static str) -> Vec<Act> {
 
 /// Plays one script for each connection, in turn; the handle gives what was heard over all of them.
 pub(crate) async fn play(scripts: Vec<Vec<Act>>) -> (SocketAddr, JoinHandle<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    play_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), scripts)
+}
+
+/// Plays them to whoever comes to `listener`.
+pub(crate) fn play_on(
+    listener: TcpListener,
+    scripts: Vec<Vec<Act>>,
+) -> (SocketAddr, JoinHandle<String>) {
     let address = listener.local_addr().unwrap();
     let peer = TaskTracker::new().spawn(async move {
         let mut heard = String::new();
