@@ -38,6 +38,24 @@ fn cl_31_clear_text_behind_the_220_closes_the_connection() {
         mx.script(|script| script.starttls = Starttls::InjectPlaintext);
         waits(relay, "x@cl31.test", "starttls_refused").await;
         assert_eq!((mx.handshakes().len(), mx.commanded("MAIL")), (0, 0));
+
+        // Where TLS is required, it waits until nobody does that any more.
+        let strict = only_mx(world, "strict.cl31.test").await;
+        enforce(stage, "strict.cl31.test");
+        strict.script(|script| script.starttls = Starttls::InjectPlaintext);
+        let recipient = "x@strict.cl31.test";
+        submit(relay, recipient).await;
+        let deferred = relay.event("deferred").with("recipient", recipient);
+        for event in deferred.times(3).await {
+            assert_eq!(event.text("reason").as_deref(), Some("starttls_refused"));
+        }
+        assert_eq!((strict.handshakes().len(), strict.commanded("MAIL")), (0, 0));
+        let queued = relay.queued(recipient).await.expect("it waits").to_string();
+        assert!(queued.contains("clear text was injected behind"), "{queued}");
+        strict.script(|script| script.starttls = Starttls::Good);
+        let received = strict.message().await;
+        assert!(received.tls.is_some() && received.parameters.starts_with("SIZE="), "{received:?}");
+        assert_eq!(relay.lines_about("Injected"), "", "what was injected is no reply to anything");
     });
 }
 

@@ -1,6 +1,6 @@
 //! What we say to hosts about a message, row by row: a scripted MX listens.
 
-use world::{Rule, Then, World, message};
+use world::{Then, World};
 
 use super::client::{bounces, fate, only_mx, submit, waits};
 use crate::harness::{PROGRAM, on_stage};
@@ -33,24 +33,6 @@ fn cl_11_replies_are_read_strictly_and_bounded() {
         submit(relay, "x@odd.cl11.test").await;
         fate(relay, "delivered", "x@odd.cl11.test").await;
     });
-}
-
-/// RFC 5321 §4.5.3.1.10.
-#[tokio::test]
-async fn cl_14_recipients_beyond_the_hosts_hundred_follow_at_once() {
-    let world = World::start(PROGRAM).await;
-    let mx = only_mx(&world, "far.test").await;
-    mx.script(|script| script.rcpt_max = Some(100));
-    let relay = world.relay("[delivery]\nrecipients_per_transaction = 250\n").await;
-    let recipients: Vec<String> = (0..250).map(|n| format!("r{n}@far.test")).collect();
-    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
-    relay.submit("", &recipients, "many").await;
-    let messages = mx.messages(3).await;
-    let shape: Vec<_> = messages.iter().map(|one| (one.to.len(), one.connection)).collect();
-    assert_eq!(shape, [(100, 1), (100, 1), (50, 1)]);
-    relay.event("delivered").times(250).await;
-    assert_eq!(relay.event("deferred").count() + relay.event("bounced").count(), 0);
-    assert_eq!((mx.commanded("MAIL"), mx.received().len()), (3, 3));
 }
 
 #[test]
@@ -152,38 +134,4 @@ async fn cl_18_long_lines_pass_or_are_encoded_or_refused_but_never_folded() {
         assert_eq!(longest, if word == "pass" { line.len() } else { 76 }, "{word}");
         assert_eq!(body.replace("=\r\n", ""), format!("{line}\r\n"), "{word}");
     }
-}
-
-/// RFC 5321 §3.8.
-#[test]
-fn cl_19_what_a_host_says_before_it_goes_is_heard_and_silence_is_tried_again() {
-    on_stage(|stage| async {
-        let (world, relay) = (&stage.world, &stage.relay);
-        let mx = only_mx(world, "said.cl19.test").await;
-        mx.on("MAIL", Then::ReplyAndClose("550 5.7.1 Go away".to_owned()));
-        bounces(relay, "x@said.cl19.test", "remote_5xx").await;
-
-        let mx = only_mx(world, "large.cl19.test").await;
-        mx.script(|script| script.offer(&["CHUNKING"]));
-        mx.on("BDAT", Then::ReplyAndClose("552 5.3.4 Too much".to_owned()));
-        bounces(relay, "x@large.cl19.test", "remote_5xx").await;
-
-        // All was sent and no answer came: nobody knows, and a second copy is better than none.
-        for (domain, keywords) in [("data.cl19.test", "PIPELINING"), ("bdat.cl19.test", "CHUNKING")]
-        {
-            let mx = only_mx(world, domain).await;
-            mx.script(|script| {
-                script.keywords = vec![keywords.to_owned()];
-                script.rules.push(Rule::times(1, ".", Then::Close));
-            });
-            let recipient = format!("x@{domain}");
-            let content = message("", &recipient, "again");
-            assert_eq!(relay.submit_content("", &[&recipient], &content).await.code, 250);
-            let deferred = fate(relay, "deferred", &recipient).await;
-            assert_eq!(deferred.text("reason").as_deref(), Some("connection_lost"));
-            let received = mx.message().await;
-            assert!(received.text().contains("Message-ID: <again@client.test>\r\n"));
-            fate(relay, "delivered", &recipient).await;
-        }
-    });
 }

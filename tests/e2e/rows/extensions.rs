@@ -1,20 +1,20 @@
-//! The extensions of SMTP and the notices, row by row: what we offer hosts and make of their offers.
+//! How messages travel, row by row: what we make of hosts' offers about groups, size and content.
 
-use world::{Mx, Received, Relay, Then, World};
+use world::{Mx, Received, Relay, Rule, Then, World};
 
 use crate::harness::{PROGRAM, Stage, on_stage};
 
 /// The sender of what nobody is told about.
-const NOTICE: &str = "<>";
+pub(super) const NOTICE: &str = "<>";
 
 /// A domain of the stage with one host, which offers `keywords` in TLS and in clear.
-async fn host(stage: &Stage, domain: &str, keywords: &[&str]) -> Mx {
+pub(super) async fn host(stage: &Stage, domain: &str, keywords: &[&str]) -> Mx {
     let mx = named_host(stage, &format!("mx.{domain}"), keywords).await;
     stage.world.domain(domain).mx(&[(10, &mx)]);
     mx
 }
 
-async fn named_host(stage: &Stage, name: &str, keywords: &[&str]) -> Mx {
+pub(super) async fn named_host(stage: &Stage, name: &str, keywords: &[&str]) -> Mx {
     let mx = stage.world.mx(name).await;
     mx.script(|script| script.keywords = keywords.iter().map(|&k| k.to_owned()).collect());
     mx
@@ -22,7 +22,7 @@ async fn named_host(stage: &Stage, name: &str, keywords: &[&str]) -> Mx {
 
 /// One transaction: what follows the address in MAIL, the recipients with what follows theirs, and the
 /// content.
-async fn send(relay: &Relay, mail: &str, recipients: &[&str], content: &[u8]) {
+pub(super) async fn send(relay: &Relay, mail: &str, recipients: &[&str], content: &[u8]) {
     let mut client = relay.client().await;
     client.expect(&format!("MAIL FROM:{mail}"), 250).await;
     for recipient in recipients {
@@ -40,7 +40,7 @@ fn below_received(received: &Received) -> String {
     format!("X-Top: x\r\n{below}")
 }
 
-async fn bounced(relay: &Relay, recipient: &str, reason: &str, status: &str) {
+pub(super) async fn bounced(relay: &Relay, recipient: &str, reason: &str, status: &str) {
     let bounced = relay.event("bounced").with("recipient", recipient).await;
     assert_eq!(bounced.text("reason").as_deref(), Some(reason), "{recipient}");
     assert_eq!(bounced.text("status").as_deref(), Some(status), "{recipient}");
@@ -86,6 +86,58 @@ fn ext_03_commands_are_grouped_only_where_the_last_ehlo_offers_it() {
             assert_eq!(mx.received().len(), 0);
         }
     });
+}
+
+/// RFC 2920 §3.1: the group went out in full, and some hosts ask for the content of a message that nobody
+/// gets. It is a lone dot, and whatever is said to it is no delivery.
+#[tokio::test]
+async fn ext_03_content_that_is_asked_for_nobody_is_a_lone_dot_and_no_delivery() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[delivery]\nconnection_idle = \"20s\"\n").await;
+    let answers = [
+        ("took", Then::reply("250 2.0.0 Ok"), 1),
+        ("minds", Then::reply("554 5.5.1 No valid recipients"), 1),
+        ("goes", Then::Close, 2),
+    ];
+    for (name, answer, next) in answers {
+        let domain = format!("{name}.test");
+        let (no, yes) = (format!("no@{domain}"), format!("yes@{domain}"));
+        let mx = world.mx(&format!("mx.{domain}")).await;
+        world.domain(&domain).mx(&[(10, &mx)]);
+        mx.on("RCPT TO:<no@", Then::reply("550 5.1.1 Nobody"));
+        mx.on("DATA", Then::reply("354 Go on"));
+        mx.script(|script| script.rules.push(Rule::times(1, ".", answer)));
+        relay.submit("", &[&no], "nobody gets this").await;
+        bounced(&relay, &no, "remote_5xx", "5.1.1").await;
+        assert_eq!(relay.event("delivered").with("recipient", &no).count(), 0, "{name}");
+        relay.submit("", &[&yes], "one").await;
+        let received = mx.message_to(&yes).await;
+        assert_eq!(received.connection, next, "{name}: in step, or another one");
+        let content = received.text();
+        assert!(content.ends_with("one\r\n") && !content.contains("nobody"), "{content}");
+        let empty = mx.received().read(|all| all.iter().find(|one| one.to.is_empty()).cloned());
+        assert_eq!(empty.map(|one| one.content), (name == "took").then(Vec::new), "{name}");
+    }
+}
+
+/// RFC 2920 §3.1 leaves the size of a group to the window. That neither side waits for the other while both
+/// only write, `a_large_group_does_not_wait_for_a_peer_that_waits_for_us` shows with small windows.
+#[tokio::test]
+async fn ext_03_a_thousand_recipients_are_one_group() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let overlay = "[limits]\nrecipients = 1000\n[delivery]\nrecipients_per_transaction = 1000\n";
+    let relay = world.relay(overlay).await;
+    let recipients: Vec<String> = (0..1000).map(|n| format!("{n:x>60}@far.test")).collect();
+    mx.on(&format!("RCPT TO:<{}", recipients[500]), Then::reply("550 5.1.1 Nobody"));
+    let all: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    relay.submit("", &all, "many").await;
+    bounced(&relay, all[500], "remote_5xx", "5.1.1").await;
+    relay.event("delivered").times(999).await;
+    let received = mx.message().await;
+    assert!(received.to.iter().eq(recipients.iter().filter(|one| *one != all[500])), "in order");
+    assert_eq!((mx.commanded("MAIL"), mx.commanded("DATA")), (1, 1));
 }
 
 /// RFC 3030 §2: as many octets as announced, no dots doubled, nothing behind.
@@ -234,6 +286,32 @@ fn ext_07_eight_bits_go_where_they_are_taken_first_and_are_converted_else() {
     });
 }
 
+/// RFC 6152 §3: what was declared is a permission. Content that is seven bits needs no host to take eight.
+#[test]
+fn ext_07_what_is_seven_bits_goes_unchanged_whatever_was_declared() {
+    on_stage(|stage| async {
+        let seven = host(stage, "ascii.ext07.test", &["SIZE"]).await;
+        let eight = host(stage, "either.ext07.test", &["8BITMIME"]).await;
+        let plain = "X-Top: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+            Content-Transfer-Encoding: 8bit\r\n\r\ngreen\r\n";
+        let signed = "X-Top: x\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\
+            green\r\n--b--\r\n";
+        for content in [plain, signed] {
+            let both = ["<a@ascii.ext07.test>", "<a@either.ext07.test>"];
+            send(&stage.relay, "<> BODY=8BITMIME", &both, content.as_bytes()).await;
+        }
+        for mx in [&seven, &eight] {
+            let mut bodies: Vec<_> = mx.messages(2).await.iter().map(below_received).collect();
+            bodies.sort_by_key(|body| body.contains("signed"));
+            assert_eq!(bodies, [plain, signed], "{}", mx.host());
+            assert_eq!(stage.relay.event("converted").with("mx", mx.host()).count(), 0);
+        }
+        assert!(
+            seven.received().read(|all| all.iter().all(|one| !one.parameters.contains("BODY")))
+        );
+    });
+}
+
 /// RFC 1847 §2.1: a signature that breaks is worth less than a notice.
 #[test]
 fn ext_07_signed_content_is_returned_rather_than_changed() {
@@ -325,125 +403,5 @@ fn ext_08_a_message_that_does_not_need_smtputf8_goes_without() {
         let header = "X-Top: x\r\nSubject: gr\u{fc}n\r\n\r\nx\r\n".as_bytes();
         send(&stage.relay, "<> SMTPUTF8 BODY=8BITMIME", &[to], header).await;
         bounced(&stage.relay, "a@gr\u{fc}n.ext08.test", "smtputf8_unsupported", "5.6.7").await;
-    });
-}
-
-/// RFC 9422 §4.
-#[test]
-fn ext_11_announced_limits_are_kept_to_and_others_ignored() {
-    on_stage(|stage| async {
-        let mx = host(stage, "ext11.test", &["PIPELINING"]).await;
-        mx.script(|script| script.offer(&["LIMITS RCPTMAX=2 MAILMAX=2 X-NEW=1 RCPTDOMAINMAX=0"]));
-        let recipients: Vec<String> = (0..5).map(|n| format!("<r{n}@ext11.test>")).collect();
-        let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
-        send(&stage.relay, NOTICE, &recipients, b"X-Top: x\r\n\r\nx\r\n").await;
-        let messages = mx.messages(3).await;
-        let shape: Vec<_> = messages.iter().map(|one| (one.to.len(), one.connection)).collect();
-        assert_eq!(shape, [(2, 1), (2, 1), (1, 2)]);
-        assert_eq!((mx.commanded("RCPT"), mx.commanded("MAIL")), (5, 3));
-        for number in 0..5 {
-            stage.relay.event("delivered").with("recipient", format!("r{number}@ext11.test")).await;
-        }
-    });
-}
-
-/// RFC 9422 §3: what was said before STARTTLS is of a session that is over.
-#[test]
-fn ext_11_limits_from_before_tls_do_not_count() {
-    on_stage(|stage| async {
-        let mx = host(stage, "tls.ext11.test", &["LIMITS RCPTMAX=1"]).await;
-        mx.script(|script| script.keywords_in_tls = Some(vec!["PIPELINING".to_owned()]));
-        let both = ["<a@tls.ext11.test>", "<b@tls.ext11.test>"];
-        send(&stage.relay, NOTICE, &both, b"X-Top: x\r\n\r\nx\r\n").await;
-        assert_eq!(mx.message().await.to.len(), 2);
-    });
-}
-
-/// RFC 2852 §4.1.
-#[test]
-fn ext_13_a_deadline_goes_on_with_the_time_that_is_left_or_the_message_comes_back() {
-    on_stage(|stage| async {
-        let knows = host(stage, "ext13.test", &["DELIVERBY 60"]).await;
-        let other = host(stage, "old.ext13.test", &["SIZE"]).await;
-        let content = b"X-Top: x\r\n\r\nx\r\n";
-        send(&stage.relay, "<> BY=1000;R", &["<a@ext13.test>"], content).await;
-        let parameters = knows.message().await.parameters;
-        let (seconds, mode) = parameters.strip_prefix("BY=").unwrap().split_once(';').unwrap();
-        assert_eq!(mode, "R");
-        assert!((900..=1000).contains(&seconds.parse().unwrap()), "{parameters}");
-
-        send(&stage.relay, "<> BY=1000;N", &["<a@old.ext13.test>"], content).await;
-        let received = other.message().await;
-        assert!(!received.parameters.contains("BY"), "{received:?}");
-        send(&stage.relay, "<> BY=1000;R", &["<b@old.ext13.test>"], content).await;
-        bounced(&stage.relay, "b@old.ext13.test", "deliver_by_unsupported", "5.3.3").await;
-        assert_eq!(other.received().len(), 1);
-    });
-}
-
-/// RFC 6710 §4.
-#[test]
-fn ext_14_a_priority_goes_on_where_it_is_understood() {
-    on_stage(|stage| async {
-        let knows = host(stage, "ext14.test", &["MT-PRIORITY MIXER"]).await;
-        let other = host(stage, "old.ext14.test", &[]).await;
-        for recipient in ["<a@ext14.test>", "<a@old.ext14.test>"] {
-            send(&stage.relay, "<> MT-PRIORITY=3", &[recipient], b"X-Top: x\r\n\r\nx\r\n").await;
-        }
-        assert_eq!(knows.message().await.parameters, "MT-PRIORITY=3");
-        assert_eq!(other.message().await.parameters, "");
-    });
-}
-
-/// RFC 3461 §5.2.1.
-#[test]
-fn dsn_03_parameters_go_on_unchanged_to_a_host_with_dsn() {
-    on_stage(|stage| async {
-        let mx = host(stage, "dsn03.test", &["PIPELINING", "DSN"]).await;
-        let recipients = [
-            "<a@dsn03.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@old.test",
-            "<b@dsn03.test> NOTIFY=NEVER",
-            "<c@dsn03.test>",
-        ];
-        let mail = "<s@nowhere.test> RET=HDRS ENVID=QQ+2B314";
-        send(&stage.relay, mail, &recipients, b"X-Top: x\r\n\r\nx\r\n").await;
-        let received = mx.message().await;
-        assert_eq!(received.parameters, "RET=HDRS ENVID=QQ+2B314");
-        let want = ["NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@old.test", "NOTIFY=NEVER", ""];
-        assert_eq!(received.rcpt_parameters, want, "and nothing of our own");
-    });
-}
-
-/// RFC 2034 §4.
-#[test]
-fn dsn_15_every_line_of_a_reply_has_its_status() {
-    on_stage(|stage| async {
-        let mut client = stage.relay.client().await;
-        let commands = [
-            "NOOP",
-            "RSET",
-            "VRFY postmaster",
-            "EXPN list",
-            "NONSENSE",
-            "RCPT TO:<b@x.test>",
-            "DATA",
-            "MAIL FROM:<a b>",
-            "MAIL FROM:<a@x.test> NONSENSE=1",
-            "MAIL FROM:<>",
-            "MAIL FROM:<>",
-            "RCPT TO:<no domain>",
-            "RCPT TO:<b@x.test>",
-            "QUIT",
-        ];
-        for command in commands {
-            let reply = client.command(command).await.unwrap();
-            let class = reply.code / 100;
-            for line in &reply.lines {
-                let status = line.split(' ').next().unwrap();
-                let parts: Vec<u16> =
-                    status.split('.').map_while(|part| part.parse().ok()).collect();
-                assert!(parts.len() == 3 && parts[0] == class, "{command}: {reply:?}");
-            }
-        }
     });
 }
