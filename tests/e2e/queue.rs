@@ -32,6 +32,30 @@ async fn a_route_that_asks_for_less_does_not_take_the_mail_of_one_that_asks_for_
     assert_eq!(smart.received().len(), 1);
 }
 
+/// RFC 3464 §2.2.2: where there is no name, a domain literal does.
+#[tokio::test]
+async fn a_next_hop_without_a_name_is_named_by_its_address_in_queue_and_notice() {
+    let world = World::start(PROGRAM).await;
+    let smart = world.mx("smart.test").await;
+    smart.on("RCPT TO:<late@", Then::reply("451 4.2.0 Later"));
+    smart.on("RCPT TO:<never@", Then::reply("550 5.1.1 Nobody"));
+    let route = format!(
+        "[[route]]\ndomains = [\"*\"]\nvia = [\"smtp://[{}]:{}\"]\ntls = \"opportunistic\"\n",
+        smart.ip(),
+        world.mx_port()
+    );
+    let relay = world.relay(&route).await;
+    let host = format!("[{}]", smart.ip());
+    relay.submit("a@client.test", &["late@far.test"], "waits").await;
+    relay.event("deferred").with("recipient", "late@far.test").with("mx", &host).await;
+    assert_eq!(relay.queued("late@far.test").await.unwrap()["last"]["mx"], host.as_str());
+    let summary = &relay.cli_json(&["queue", "summary", "--by", "host"]).await[0];
+    assert_eq!(summary["groups"], serde_json::json!([{ "host": host, "recipients": 1 }]));
+    relay.submit("a@client.test", &["never@far.test"], "returned").await;
+    let notice = smart.message_to("a@client.test").await.text();
+    assert!(notice.contains(&format!("\nRemote-MTA: dns; {host}\r\n")), "{notice}");
+}
+
 /// A typing error in the configuration, or a forged answer about the smarthost, is no reason to send
 /// everybody's mail back.
 #[tokio::test]

@@ -11,7 +11,7 @@
 
 use jiff::Timestamp;
 use smtp::params::{EnvelopeId, OriginalRecipient};
-use smtp::{HostName, Mailbox, RemoteText, Status};
+use smtp::{Domain, Mailbox, RemoteText, Status};
 
 use crate::address::{self, Form};
 use crate::lines::{push_field, push_paragraph};
@@ -62,7 +62,7 @@ pub struct Recipient<'a> {
     /// final, also where time ran out on a 4.
     pub status: Status,
     /// The host that said [`Self::diagnostic`]; `None` if none was reached.
-    pub remote_mta: Option<&'a HostName>,
+    pub remote_mta: Option<&'a Domain>,
     /// That host's reply, code included.
     pub diagnostic: Option<RemoteText>,
     /// `None` if no attempt was ever possible.
@@ -187,7 +187,7 @@ impl Recipient<'_> {
         push_paragraph(out, self.explanation, DETAIL_INDENT);
         let said = self.diagnostic.as_ref().filter(|said| !said.is_empty());
         if let Some(said) = said {
-            let who = self.remote_mta.map_or("The other server", HostName::as_str);
+            let who = self.remote_mta.map_or_else(|| "The other server".into(), Domain::to_string);
             push_paragraph(out, &format!("{who} said: {said}"), DETAIL_INDENT);
         }
         let status = self.status.with_class(action.class());

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
 use report::{Action, Dsn, Kind, Recipient, Returned};
 use smtp::params::{EnvelopeId, OriginalRecipient};
-use smtp::{HostName, Mailbox, RemoteText, Status};
+use smtp::{Domain, Mailbox, RemoteText, Status};
 
 const ORIGINAL: &[u8] = b"Received: from client.example by relay.example.net\r\n\
     From: Ann <ann@sender.example>\r\nTo: bob@example.org\r\nSubject: hello\r\n\r\nHi Bob\r\n";
@@ -60,7 +60,7 @@ fn notice<'a>(addresses: &'a Addresses, recipients: &'a [Recipient<'a>]) -> Dsn<
     }
 }
 
-fn unknown_user<'a>(address: &'a Mailbox, host: &'a HostName) -> Recipient<'a> {
+fn unknown_user<'a>(address: &'a Mailbox, host: &'a Domain) -> Recipient<'a> {
     Recipient {
         original: None,
         final_recipient: address,
@@ -100,7 +100,7 @@ fn part<'a>(message: &'a Message<'_>, index: usize) -> (&'a str, &'a str) {
 
 #[test]
 fn a_refused_recipient_is_explained() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     assert_golden(
         "refused.eml",
         &compose(&[unknown_user(&bob, &host)], Returned::Headers, ORIGINAL),
@@ -110,7 +110,7 @@ fn a_refused_recipient_is_explained() {
 #[test]
 fn several_recipients_share_one_notice_and_a_policy_is_named() {
     let (bob, carol) = (mailbox("bob@example.org"), mailbox("\"carol  c\"@bank.example"));
-    let host = HostName::parse("mx1.example.org").unwrap();
+    let host = Domain::parse("mx1.example.org").unwrap();
     let kept_back = Recipient {
         original: None,
         final_recipient: &carol,
@@ -128,7 +128,7 @@ fn several_recipients_share_one_notice_and_a_policy_is_named() {
 
 #[test]
 fn programs_find_the_parts_of_rfc_6522() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let composed = compose(&[unknown_user(&bob, &host)], Returned::Headers, ORIGINAL);
     assert_every_line_travels(&composed);
     let message = MessageParser::default().parse(&composed).unwrap();
@@ -145,7 +145,7 @@ fn programs_find_the_parts_of_rfc_6522() {
 
 #[test]
 fn the_whole_message_goes_back_when_asked_for() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let eight_bit = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n".as_bytes();
     for original in [ORIGINAL, eight_bit] {
         let composed = compose(&[unknown_user(&bob, &host)], Returned::Full, original);
@@ -161,7 +161,7 @@ fn the_whole_message_goes_back_when_asked_for() {
 
 #[test]
 fn headers_that_cannot_travel_are_encoded_and_lose_nothing() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let long = format!("X-Long: {}\r\n\r\nbody", "y".repeat(3000));
     let originals: [&[u8]; 4] = [
         b"Subject: \xe9t\xe9\r\n\r\nb",
@@ -187,7 +187,7 @@ fn headers_that_cannot_travel_are_encoded_and_lose_nothing() {
 #[test]
 fn nothing_a_stranger_wrote_makes_a_line_a_field_or_a_part() {
     let bob = mailbox("bob@example.org");
-    let host = HostName::parse("mx1.example.org").unwrap();
+    let host = Domain::parse("mx1.example.org").unwrap();
     let mut recipient = unknown_user(&bob, &host);
     let nasty =
         format!("550 a\r\nAction: delivered\r\n\r\n--=_staunch_00000000 {}", "\u{fc}".repeat(400));
@@ -204,7 +204,7 @@ fn nothing_a_stranger_wrote_makes_a_line_a_field_or_a_part() {
 
 #[test]
 fn a_failure_never_carries_a_transient_status() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let mut recipient = unknown_user(&bob, &host);
     recipient.status = Status::transient(4, 1);
     recipient.remote_mta = None;
@@ -227,7 +227,7 @@ fn field(composed: &[u8], name: &str) -> Vec<String> {
 
 #[test]
 fn a_delay_is_told_with_its_end() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let envelope_id = EnvelopeId::parse("QQ+20314159").unwrap();
     let original = OriginalRecipient::parse("rfc822;bob+2Blists@example.com").unwrap();
     let recipient = Recipient {
@@ -248,7 +248,7 @@ fn a_delay_is_told_with_its_end() {
 
 #[test]
 fn who_asked_for_it_is_told_where_the_message_went() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let recipient = Recipient {
         status: Status::success(0, 0),
         diagnostic: Some(RemoteText::new("250 2.0.0 queued as 1234")),
@@ -273,7 +273,7 @@ fn who_asked_for_it_is_told_where_the_message_went() {
 
 #[test]
 fn each_action_has_its_class_of_status() {
-    let (bob, host) = (mailbox("bob@example.org"), HostName::parse("mx1.example.org").unwrap());
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let addresses = Addresses::default();
     for status in [Status::permanent(4, 7), Status::transient(4, 7), Status::success(4, 7)] {
         let recipients = [Recipient { status, ..unknown_user(&bob, &host) }];
@@ -294,7 +294,7 @@ fn each_action_has_its_class_of_status() {
 #[test]
 fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
-    let host = HostName::parse("mx1.example.org").unwrap();
+    let host = Domain::parse("mx1.example.org").unwrap();
     let original = OriginalRecipient::parse("utf-8;jos\u{e9}@example.com").unwrap();
     let recipients = [Recipient { original: Some(&original), ..unknown_user(&jose, &host) }];
     let addresses = Addresses::default();
@@ -312,7 +312,7 @@ fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
 #[test]
 fn dsn_11_a_utf8_sender_gets_the_global_form() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
-    let host = HostName::parse("mx1.example.org").unwrap();
+    let host = Domain::parse("mx1.example.org").unwrap();
     let original = OriginalRecipient::parse("utf-8;jos\\x{E9}@example.com").unwrap();
     let recipients = [Recipient { original: Some(&original), ..unknown_user(&jose, &host) }];
     let to = Mailbox::parse_utf8("zo\u{eb}@sender.example").unwrap();

@@ -25,6 +25,25 @@ pub enum Domain {
 }
 
 impl Domain {
+    /// Parses a name or a literal with its brackets.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError::BadDomain`] or [`AddressError::BadLiteral`].
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let Some(inner) = text.strip_prefix('[') else {
+            return Ok(Self::Name(HostName::parse(text)?));
+        };
+        let inner = inner.strip_suffix(']').ok_or(AddressError::BadLiteral)?;
+        let v6 = inner.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case("IPv6:"));
+        let address = if v6 {
+            inner.get(5..).and_then(|a| a.parse::<Ipv6Addr>().ok()).map(IpAddr::V6)
+        } else {
+            inner.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+        };
+        address.map(Self::Literal).ok_or(AddressError::BadLiteral)
+    }
+
     /// The DNS name, if it is one.
     pub fn name(&self) -> Option<&HostName> {
         match self {
@@ -121,7 +140,7 @@ impl Mailbox {
         if domain.ends_with('.') {
             return Err(AddressError::BadDomain(HostNameError::EmptyLabel));
         }
-        Ok(Self { text: text.into(), domain: parse_domain(domain)? })
+        Ok(Self { text: text.into(), domain: Domain::parse(domain)? })
     }
 
     /// The address as it was written.
@@ -225,20 +244,6 @@ fn is_utf8_text(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
     );
     !c.is_ascii() && !c.is_control() && !deceives
-}
-
-fn parse_domain(text: &str) -> Result<Domain, AddressError> {
-    let Some(inner) = text.strip_prefix('[') else {
-        return Ok(Domain::Name(HostName::parse(text)?));
-    };
-    let inner = inner.strip_suffix(']').ok_or(AddressError::BadLiteral)?;
-    let v6 = inner.get(..5).is_some_and(|tag| tag.eq_ignore_ascii_case("IPv6:"));
-    let address = if v6 {
-        inner.get(5..).and_then(|a| a.parse::<Ipv6Addr>().ok()).map(IpAddr::V6)
-    } else {
-        inner.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
-    };
-    address.map(Domain::Literal).ok_or(AddressError::BadLiteral)
 }
 
 impl fmt::Display for Mailbox {

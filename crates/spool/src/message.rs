@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
-use smtp::{HostName, Mailbox, RemoteText, ReversePath};
+use smtp::{Domain, Mailbox, RemoteText, ReversePath};
 
 use crate::{MessageId, Sealed};
 
@@ -226,7 +226,7 @@ pub struct Problem {
     /// The word from the closed vocabulary of reasons.
     pub reason: Box<str>,
     /// The host at fault, if it came to that.
-    pub mx: Option<HostName>,
+    pub mx: Option<Domain>,
     /// What was said.
     pub text: RemoteText,
 }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::types::{FromSql, Value};
 use rusqlite::{Row, RowIndex};
 use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
-use smtp::{HostName, Mailbox, RemoteText, ReversePath};
+use smtp::{Domain, Mailbox, RemoteText, ReversePath};
 
 use crate::due::BodyRef;
 use crate::message::{
@@ -258,7 +258,7 @@ pub(crate) fn problem_values(problem: Option<&Problem>) -> [Value; 5] {
         Value::Integer(problem.at.as_millisecond()),
         text(&problem.status),
         text(&problem.reason),
-        problem.mx.as_ref().map_or(Value::Null, |mx| text(mx.as_str())),
+        problem.mx.as_ref().map_or(Value::Null, |mx| text(&mx.to_string())),
         text(problem.text.as_str()),
     ]
 }
@@ -275,7 +275,7 @@ pub(crate) fn problem(columns: &mut Columns<'_, '_>) -> Result<Option<Problem>, 
         status,
         reason,
         // A name that is none is only not shown.
-        mx: mx.and_then(|name| HostName::parse(&name).ok()),
+        mx: mx.and_then(|name| Domain::parse(&name).ok()),
         text: RemoteText::new(&text.unwrap_or_default()),
     }))
 }

@@ -127,7 +127,7 @@ pub(crate) fn problem(second: i64) -> Problem {
         at: at(second),
         status: "4.4.1".into(),
         reason: "connect_failed".into(),
-        mx: Some(smtp::HostName::parse("mx.example").unwrap()),
+        mx: Some(smtp::Domain::parse("mx.example").unwrap()),
         text: RemoteText::new("connection refused"),
     }
 }

@@ -151,7 +151,7 @@ fn last_problem(problem: &Problem) -> Value {
         "at": problem.at.to_string(),
         "status": &*problem.status,
         "reason": &*problem.reason,
-        "mx": problem.mx.as_ref().map(HostName::as_str),
+        "mx": problem.mx.as_ref().map(ToString::to_string),
         "text": problem.text.as_str(),
     })
 }

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use smtp::HostName;
+use smtp::Domain;
 use spool::{Filter, LaneKey, LaneTrouble, QueueRow};
 
 use super::{Refused, ask_store, queue, switches};
@@ -52,7 +52,7 @@ impl By {
             Self::Reason => last.map_or_else(none, |problem| problem.reason.to_string()),
             Self::Host => {
                 let host = last.and_then(|problem| problem.mx.as_ref());
-                host.map_or_else(none, HostName::to_string)
+                host.map_or_else(none, Domain::to_string)
             }
         }
     }

@@ -227,7 +227,7 @@ pub(crate) struct Problem {
     /// One line for a human.
     pub(crate) text: RemoteText,
     /// The host at fault, if it came to that.
-    pub(crate) mx: Option<HostName>,
+    pub(crate) mx: Option<Domain>,
     /// What a peer answered, verbatim, for `Diagnostic-Code`.
     pub(crate) reply: Option<Reply>,
 }
@@ -239,7 +239,7 @@ impl Problem {
     }
 
     pub(crate) fn at(mut self, mx: &Domain) -> Self {
-        self.mx = mx.name().cloned();
+        self.mx = Some(mx.clone());
         self
     }
 

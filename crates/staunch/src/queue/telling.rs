@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use report::Action;
 use smtp::params::Notify;
-use smtp::{Domain, Extension, Extensions, HostName, Reply, ReversePath, Status};
+use smtp::{Domain, Extension, Extensions, Reply, ReversePath, Status};
 use spool::{Change, MessageOptions, RecipientNo, Told};
 
 use super::work::{Target, Work};
@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     /// The code; a notice gives it the class that its action has.
     pub(crate) status: Status,
     /// The host that said something.
-    pub(crate) mx: Option<HostName>,
+    pub(crate) mx: Option<Domain>,
     /// What it said.
     pub(crate) reply: Option<Reply>,
     /// In words.
@@ -55,7 +55,7 @@ impl Entry {
         Self {
             target: target.clone(),
             status: reply.status.unwrap_or(Status::success(0, 0)),
-            mx: mx.name().cloned(),
+            mx: Some(mx.clone()),
             reply: Some(reply.clone()),
             explanation: format!("{mx} took the message."),
         }
@@ -217,7 +217,7 @@ mod tests {
     fn answered(keywords: &str) -> Answered {
         let reply = format!("250-mx\r\n{keywords}250 HELP\r\n");
         Answered {
-            mx: Domain::Name(HostName::parse("mx.b.test").unwrap()),
+            mx: Domain::parse("mx.b.test").unwrap(),
             address: SocketAddr::from(([192, 0, 2, 1], 25)),
             proof: Proof::Plain,
             tls: None,
