@@ -66,8 +66,13 @@ async fn mail_beyond_a_senders_recipients_is_held_until_somebody_looks() {
     for to in ["three@held.test", "four@held.test"] {
         assert_eq!(relay.queued(to).await.expect("it is kept")["state"], "held");
     }
-    let released = relay.cli(&["queue", "release", &id]).await;
-    assert!(released.status.success(), "{released:?}");
+    let summary = relay.cli(&["queue", "summary", "--by", "reason", "--json"]).await;
+    let summary: serde_json::Value = serde_json::from_slice(&summary.stdout).unwrap();
+    assert_eq!(summary["groups"], serde_json::json!([{ "reason": "held", "recipients": 2 }]));
+    let listed = relay.cli(&["queue", "list", "--reason", "held", "--json"]).await;
+    assert_eq!(listed.stdout.split_inclusive(|&octet| octet == b'\n').count(), 2);
+    let released = relay.cli(&["queue", "release", "--reason", "held", "--json"]).await;
+    assert_eq!(String::from_utf8(released.stdout).unwrap().trim(), r#"{"count":2}"#);
     let mut to = mx.message_to("three@held.test").await.to;
     to.sort();
     assert_eq!(to, ["four@held.test", "three@held.test"]);

@@ -62,11 +62,15 @@ pub(super) async fn list(
     let state = match wanted.state.as_deref() {
         None | Some("sending") => None,
         Some("queued") => Some(RecipientState::Queued),
-        Some("held") => Some(RecipientState::Held),
+        Some(HELD) => Some(RecipientState::Held),
         Some(other) => return Err(Refused::bad(format!("state: {other:?} is not a state"))),
     };
     let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
-    wanted.reason.as_deref().map(known_reason).transpose()?;
+    let cause = wanted.reason.as_deref().map(Cause::parse).transpose()?;
+    let (state, wanted) = match cause {
+        Some(Cause::Held) => (Some(RecipientState::Held), Wanted { reason: None, ..wanted }),
+        Some(Cause::Reason(_)) | None => (state, wanted),
+    };
     let troubles = ask_store(&relay, troubles).await?;
     let filter = Filter { domain, state, ..Filter::default() };
     let left = wanted.limit.unwrap_or(u64::MAX);
@@ -122,7 +126,7 @@ impl Wanted {
 /// for who was not tried yet, and nobody is tried before the lane is.
 fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
     let state = match row.state {
-        RecipientState::Held => "held",
+        RecipientState::Held => HELD,
         RecipientState::Queued if relay.is_sending(row.message, &row.lane) => "sending",
         RecipientState::Queued => "queued",
     };
@@ -245,10 +249,7 @@ impl Chosen {
             ([], Some(domain), None, false) => {
                 Filter { domain: Some(parse_domain(&domain)?), ..Filter::default() }
             }
-            ([], None, Some(reason), false) => {
-                known_reason(&reason)?;
-                Filter { reason: Some(reason.into()), ..Filter::default() }
-            }
+            ([], None, Some(reason), false) => Cause::parse(&reason)?.filter(),
             ([_, ..], None, None, false) => {
                 let ids: Result<_, _> = self.ids.iter().map(|id| parse_id(id)).collect();
                 return Ok(Selection::Messages(ids?));
@@ -383,10 +384,36 @@ fn parse_domain(text: &str) -> Result<HostName, Refused> {
     HostName::parse(text).map_err(|error| Refused::bad(format!("{text:?}: {error}")))
 }
 
-/// A word that no reason has is a mistake, not a selection of nothing.
-fn known_reason(word: &str) -> Result<Reason, Refused> {
-    let unknown = || Refused::bad(format!("reason: {word:?} is not in the vocabulary"));
-    Reason::parse(word).ok_or_else(unknown)
+/// The word for mail that the operator or a limit keeps back; no attempt ends with it.
+pub(super) const HELD: &str = "held";
+
+/// Why mail waits: what an operator selects by.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// The last attempt ended with it.
+    Reason(Reason),
+    /// It is kept back, whatever became of attempts before.
+    Held,
+}
+
+impl Cause {
+    /// A word that no reason has is a mistake, not a selection of nothing.
+    fn parse(word: &str) -> Result<Self, Refused> {
+        let unknown = || Refused::bad(format!("reason: {word:?} is not in the vocabulary"));
+        match word {
+            HELD => Ok(Self::Held),
+            _ => Reason::parse(word).map(Self::Reason).ok_or_else(unknown),
+        }
+    }
+
+    fn filter(self) -> Filter {
+        match self {
+            Self::Reason(reason) => {
+                Filter { reason: Some(reason.as_str().into()), ..Filter::default() }
+            }
+            Self::Held => Filter { state: Some(RecipientState::Held), ..Filter::default() },
+        }
+    }
 }
 
 fn parse_id(text: &str) -> Result<MessageId, Refused> {

@@ -8,8 +8,9 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use smtp::Domain;
-use spool::{Filter, LaneKey, LaneTrouble, QueueRow};
+use spool::{Filter, LaneKey, LaneTrouble, QueueRow, RecipientState};
 
+use super::queue::HELD;
 use super::{Refused, ask_store, queue, switches};
 use crate::relay::Relay;
 
@@ -49,6 +50,7 @@ impl By {
         let none = || "-".to_owned();
         match self {
             Self::Domain => row.recipient.domain().to_string(),
+            Self::Reason if row.state == RecipientState::Held => HELD.to_owned(),
             Self::Reason => last.map_or_else(none, |problem| problem.reason.to_string()),
             Self::Host => {
                 let host = last.and_then(|problem| problem.mx.as_ref());

@@ -167,7 +167,7 @@ pub(super) struct QueueList {
     /// Recipients in this state
     #[arg(long, value_name = "STATE")]
     pub(super) state: Option<State>,
-    /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed
+    /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed; or held
     #[arg(long, value_name = "REASON")]
     pub(super) reason: Option<String>,
     /// At most so many
@@ -245,7 +245,7 @@ pub(super) struct QueueAction {
     #[arg(long, value_name = "DOMAIN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) domain: Option<String>,
-    /// All recipients whose last attempt ended with this reason
+    /// All recipients whose last attempt ended with this reason; or held
     #[arg(long, value_name = "REASON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
