@@ -18,6 +18,9 @@ async fn ext_01_size_is_held_at_mail_and_again_at_the_end() {
         ("RCPT TO:<x@ext01.test>", "250"),
     ];
     talk(&mut client, &rows).await;
+    // Nobody's: that would be "", which is the null sender.
+    let rejected = relay.event("rejected").with("reason", "size_exceeded").await;
+    assert_eq!(rejected.text("sender"), None);
 
     // Dots that are only stuffing do not count (RFC 1870 §6.1); one octet more is too much.
     let front = format!("Subject: x\r\n\r\n{}", ".\r\n".repeat(20_000));

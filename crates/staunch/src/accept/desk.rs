@@ -117,7 +117,7 @@ impl Desk {
                 let sender = mail.sender.clone();
                 if self.arrival.is_up_to_date() {
                     let answer = self.sender(mail, held);
-                    self.answer(session, answer, sender.as_str(), None);
+                    self.answer(session, answer, Some(sender.as_str()), None);
                 } else {
                     Refusal::DoorChanged.log(self.arrival.peer, Some(sender.as_str()), None);
                     session.close(&Refusal::DoorChanged.response());
@@ -129,18 +129,18 @@ impl Desk {
                     Recipient::Postmaster => "postmaster".to_owned(),
                 };
                 let answer = self.recipient(rcpt, buffer);
-                self.answer(session, answer, &self.sender_text(), Some(&text));
+                self.answer(session, answer, self.sender_text().as_deref(), Some(&text));
             }
             Step::Begin => {
                 let answer = self.begin(session.client(), buffer);
-                self.answer(session, answer, &self.sender_text(), None);
+                self.answer(session, answer, self.sender_text().as_deref(), None);
             }
             Step::Spoiled => {
                 self.spoiled = self.transaction.take().map(|dropped| dropped.asked.mail.sender);
             }
             Step::End => self.end(session, buffer).await,
             Step::Refused(fault) => {
-                Refusal::Content(fault).log(self.arrival.peer, Some(&self.sender_text()), None);
+                Refusal::Content(fault).log(self.arrival.peer, self.sender_text().as_deref(), None);
                 (self.transaction, self.spoiled) = (None, None);
             }
             Step::Reset => self.transaction = None,
@@ -157,22 +157,23 @@ impl Desk {
         &self,
         session: &mut Session,
         answer: Result<(), Refusal>,
-        sender: &str,
+        sender: Option<&str>,
         recipient: Option<&str>,
     ) {
         match answer {
             Ok(()) => session.accept(),
             Err(refusal) => {
-                refusal.log(self.arrival.peer, Some(sender), recipient);
+                refusal.log(self.arrival.peer, sender, recipient);
                 session.refuse(&refusal.response());
             }
         }
     }
 
-    fn sender_text(&self) -> String {
+    /// Whose mail it is, `""` from the null sender; nobody's before a MAIL is taken.
+    fn sender_text(&self) -> Option<String> {
         let sender = self.transaction.as_ref().map(|transaction| &transaction.asked.mail.sender);
         let sender = sender.or(self.spoiled.as_ref());
-        sender.map(|sender| sender.as_str().to_owned()).unwrap_or_default()
+        sender.map(|sender| sender.as_str().to_owned())
     }
 
     fn may_send(&self, config: &Config) -> Result<(), Refusal> {
@@ -281,7 +282,7 @@ impl Desk {
                 let text = format!("Ok: queued as {id}");
                 session.accept_with(&Response::new(250, Status::success(0, 0), text));
             }
-            Err(refusal) => self.answer(session, Err(refusal), &sender, None),
+            Err(refusal) => self.answer(session, Err(refusal), sender.as_deref(), None),
         }
     }
 
