@@ -275,6 +275,9 @@ async fn users_are_added_changed_and_removed_by_command() {
     let mut client = office.client(IMPLICIT).await;
     assert_eq!(client.auth_scram("anna@client.test", "second").await.unwrap().code, 235);
 
+    // Else SCRAM would not be offered to anybody any more.
+    let (code, ..) = user_command(relay, &["passwd", "anna@client.test"], "third").await;
+    assert_eq!(code, 0);
     let (code, out, _) = user_command(relay, &["list", "--json"], "").await;
     assert_eq!(
         (code, out.trim()),

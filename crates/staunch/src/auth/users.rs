@@ -206,6 +206,11 @@ impl Users {
         names.into_iter().map(|(name, verifier)| (name, verifier.kind()))
     }
 
+    /// May `name` log in by SCRAM?
+    pub(crate) fn has_scram(&self, name: &UserName) -> bool {
+        matches!(self.by_name.get(name).map(Arc::as_ref), Some(Verifier::Scram(_)))
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()

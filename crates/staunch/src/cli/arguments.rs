@@ -348,7 +348,8 @@ pub(super) enum UserCommand {
 pub(super) struct NewPassword {
     /// The name to log in with, best the address that the user sends from
     pub(super) name: String,
-    /// Keep it for SCRAM-SHA-256, which is offered once every user has it, instead of as argon2id
+    /// Keep it for SCRAM-SHA-256, which is offered once every user has it, instead of as argon2id; a line that
+    /// has it keeps it
     #[arg(long)]
     pub(super) scram: bool,
     #[command(flatten)]

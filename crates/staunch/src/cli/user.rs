@@ -52,7 +52,9 @@ impl Change {
 
 fn set(path: &Path, command: &NewPassword, change: Change) -> Result<Exit, Failure> {
     let name = name(&command.name)?;
-    let form = if command.scram { Form::Scram } else { Form::Argon2id };
+    // One user without SCRAM takes it from all: a new password keeps it.
+    let has_scram = || Users::read(path).is_ok_and(|users| users.has_scram(&name));
+    let form = if command.scram || has_scram() { Form::Scram } else { Form::Argon2id };
     let password = password(&name)?;
     let verifier = Verifier::make(form, &password)
         .map_err(|error| Failure::new(Exit::BadInput, error.to_string()))?;
