@@ -112,7 +112,7 @@ pub(crate) async fn run(
 ) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let (sender, config) = watch::channel(Arc::new(loaded.config.clone()));
-    let users = Auth::prepare(loaded.config.access.users_file.as_deref()).map_err(setup)?;
+    let users = Auth::prepare(loaded.config.users_file()).map_err(setup)?;
     let spool = open(&loaded.config)?;
     let auth = Auth::new(users, &secret::of(&loaded.config.data_dir).map_err(setup)?);
     let (relay, inboxes) = assemble(config.clone(), spool)?;

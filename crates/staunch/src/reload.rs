@@ -174,7 +174,7 @@ fn prepare(loaded: Loaded, relay: &Relay, doors: &Doors) -> Result<Prepared, Set
         roots: load_roots(&config.tls)?,
         fetcher: relay.policies.prepare(config)?,
         resolver: Dns::prepare(&config.dns)?,
-        users: Auth::prepare(config.access.users_file.as_deref())?,
+        users: Auth::prepare(config.users_file())?,
         doors: doors.prepare(config)?,
         setup: Connector::prepare(config)?,
         loaded,

@@ -25,10 +25,7 @@ pub(super) fn settings(
         BareNewline::Normalize if arrival.peer.is_trusted(config) => Newlines::Normalize,
         BareNewline::Normalize | BareNewline::Reject => Newlines::Strict,
     };
-    let access = match arrival.mode {
-        ListenerMode::Relay => Access::Anyone,
-        ListenerMode::Submission | ListenerMode::Submissions => Access::Users,
-    };
+    let access = if arrival.mode.is_for_users() { Access::Users } else { Access::Anyone };
     Settings {
         hostname: config.hostname.domain().clone(),
         offer: offer(config, entrance, arrival, auth),

@@ -22,7 +22,7 @@ use crate::config::Loaded;
 
 pub(super) fn run(command: &UserCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     let path = loaded.config.access.users_file.as_deref().ok_or_else(|| {
-        Failure::new(Exit::Config, "access.users_file: is not set, so there is no file of users")
+        Failure::new(Exit::Config, "access.users_file: is empty, so there is no file of users")
     })?;
     match command {
         UserCommand::Add(command) => set(path, command, Change::Added),

@@ -17,7 +17,7 @@ const OPEN_V6: u8 = 32;
 pub(crate) struct Access {
     /// Who may relay without AUTH.
     pub(crate) networks: Vec<Prefix>,
-    /// Who may log in, and by what.
+    /// Who may log in, and by what; read where a listener is for them ([`super::Config::users_file`]).
     pub(crate) users_file: Option<PathBuf>,
     /// What may a user write into MAIL FROM?
     pub(crate) senders: Senders,

@@ -124,7 +124,7 @@ impl Default for Access {
         Self {
             networks: vec!["127.0.0.0/8".into(), "::1/128".into()],
             open_relay_acknowledged: false,
-            users_file: String::new(),
+            users_file: "/etc/staunch/users".into(),
             sender_must_match_user: false,
             deny_recipients: Vec::new(),
             deny_senders: Vec::new(),

@@ -67,6 +67,16 @@ pub(crate) enum ListenerMode {
     Submissions,
 }
 
+impl ListenerMode {
+    /// Is it for those who log in?
+    pub(crate) fn is_for_users(self) -> bool {
+        match self {
+            Self::Relay => false,
+            Self::Submission | Self::Submissions => true,
+        }
+    }
+}
+
 /// `listener.bare_newline`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BareNewline {
@@ -163,12 +173,8 @@ impl Checker {
         mode: ListenerMode,
     ) -> Option<Identity> {
         let files = (listener.tls_certificate.as_str(), listener.tls_key.as_str());
-        let needed = match mode {
-            ListenerMode::Relay => false,
-            ListenerMode::Submission | ListenerMode::Submissions => true,
-        };
         let reason = match files {
-            ("", "") if needed => {
+            ("", "") if mode.is_for_users() => {
                 let reason = format!(
                     "mode {:?} needs a certificate, since nobody may log in without TLS: \
                      set tls_certificate and tls_key",

@@ -14,7 +14,7 @@ use super::file::{self, File};
 use super::layer::{self, Layer};
 use super::show::Sources;
 use super::surroundings::Surroundings;
-use super::{Config, ConfigError, ListenerMode, Problem, Shown, Source, check};
+use super::{Config, ConfigError, Problem, Shown, Source, check};
 use crate::auth::users::Users;
 use crate::identity;
 use crate::login::read_credentials;
@@ -115,7 +115,7 @@ impl Loaded {
     }
 
     fn users_problem(&self) -> Option<Problem> {
-        let error = Users::read(self.config.access.users_file.as_deref()?).err()?;
+        let error = Users::read(self.config.users_file()?).err()?;
         Some(self.problem("access.users_file", error.to_string()))
     }
 
@@ -180,10 +180,10 @@ impl Loaded {
 
     fn no_users(&self) -> Option<Problem> {
         let Config { listeners, access, .. } = &self.config;
-        let index = listeners.iter().position(|listener| match listener.mode {
-            ListenerMode::Relay => false,
-            ListenerMode::Submission | ListenerMode::Submissions => access.users_file.is_none(),
-        })?;
+        if access.users_file.is_some() {
+            return None;
+        }
+        let index = listeners.iter().position(|listener| listener.mode.is_for_users())?;
         let reason = "needs users who may log in: set access.users_file".to_owned();
         Some(self.problem(&format!("listener[{index}].mode"), reason))
     }

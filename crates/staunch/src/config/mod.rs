@@ -29,7 +29,7 @@ mod units;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,6 +88,14 @@ pub(crate) struct Config {
     pub(crate) submit: Submit,
     /// What is written to stderr.
     pub(crate) log: Log,
+}
+
+impl Config {
+    /// Who may log in. Without a listener for them nobody may, and the file need not be there.
+    pub(crate) fn users_file(&self) -> Option<&Path> {
+        let is_asked_for = self.listeners.iter().any(|listener| listener.mode.is_for_users());
+        self.access.users_file.as_deref().filter(|_| is_asked_for)
+    }
 }
 
 /// `[limits]`; sizes in bytes, counts at least 1.

@@ -525,7 +525,7 @@ fn files_that_values_name_are_looked_at_when_asked() {
 #[test]
 fn a_certificate_that_cannot_be_read_is_a_mistake_but_no_reason_not_to_start() {
     let text = "[[listener]]\naddress = \"unix:/run/staunch/smtp.sock\"\nmode = \"submissions\"\n\
-        tls_certificate = \"/nonexistent/c.pem\"\ntls_key = \"/nonexistent/k.pem\"";
+        tls_certificate = \"/nonexistent/c.pem\"\ntls_key = \"/nonexistent/k.pem\"\n[access]\nusers_file = \"\"";
     let loaded = with_document(text).unwrap();
     let [listener] = loaded.config.listeners.as_slice() else { panic!("one listener") };
     assert_eq!(listener.mode, super::ListenerMode::Submissions);
@@ -555,7 +555,7 @@ fn what_will_cost_mail_is_complained_about() {
         ),
         (
             "hostname = \"relay.example.net\"\n[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"submissions\"\n\
-             tls_certificate = \"/c.pem\"\ntls_key = \"/k.pem\"",
+             tls_certificate = \"/c.pem\"\ntls_key = \"/k.pem\"\n[access]\nusers_file = \"\"",
             Some(
                 "STAUNCH_CONFIG_TOML:4: listener[0].mode: needs users who may log in: set access.users_file",
             ),
@@ -567,6 +567,22 @@ fn what_will_cost_mail_is_complained_about() {
     }
     let nameless = Surroundings { host_name: "!".into(), ..machine(&[]) };
     assert_eq!(load(None, &nameless).unwrap().config.hostname.to_string(), "localhost");
+}
+
+#[test]
+fn the_users_file_is_read_where_a_listener_is_for_users_and_may_be_missing_elsewhere() {
+    let listeners = |mode: &str| {
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"{mode}\"\ntls_certificate = \"/c.pem\"\n\
+             tls_key = \"/k.pem\"\n[access]\nusers_file = \"/nowhere/users\""
+        )
+    };
+    for (mode, is_for_users) in [("relay", false), ("submission", true), ("submissions", true)] {
+        let loaded = with_document(&listeners(mode)).unwrap();
+        assert_eq!(loaded.config.users_file().is_some(), is_for_users, "{mode}");
+        let problems = loaded.check_files().unwrap_err().to_string();
+        assert_eq!(problems.contains("/nowhere/users"), is_for_users, "{problems}");
+    }
 }
 
 #[test]
