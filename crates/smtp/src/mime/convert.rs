@@ -134,13 +134,14 @@ impl Visitor for Writer<'_> {
         }
     }
 
-    fn content_end(&mut self) {
+    fn content_end(&mut self) -> Result<(), Refused> {
         match &mut self.encoder {
             Encoder::None => {}
             Encoder::QuotedPrintable(encoder) => encoder.finish(&mut self.out),
             Encoder::Base64(encoder) => encoder.finish(&mut self.out),
         }
         self.encoder = Encoder::None;
+        Ok(())
     }
 
     fn line(&mut self, octets: &[u8]) {

@@ -22,8 +22,7 @@ impl Survey {
     ///
     /// [`Refused`] if the message cannot be converted.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), Refused> {
-        self.walker.push(piece)?;
-        self.walker.visitor().refused.map_or(Ok(()), Err)
+        self.walker.push(piece)
     }
 
     /// What has to be done, after the last piece.
@@ -32,8 +31,7 @@ impl Survey {
     ///
     /// [`Refused`] if the message cannot be converted.
     pub fn finish(self) -> Result<Plan, Refused> {
-        let Findings { plan, refused, .. } = self.walker.finish()?;
-        refused.map_or(Ok(plan), Err)
+        Ok(self.walker.finish()?.plan)
     }
 }
 
@@ -60,7 +58,6 @@ impl Current {
 #[derive(Debug)]
 struct Findings {
     plan: Plan,
-    refused: Option<Refused>,
     current: Current,
 }
 
@@ -73,7 +70,7 @@ impl Findings {
             is_dkim_signed: false,
         };
         let entity = Entity { is_message: true, is_sealed: false };
-        Self { plan, refused: None, current: Current::new(entity) }
+        Self { plan, current: Current::new(entity) }
     }
 
     fn note_header(&mut self, octets: &[u8]) {
@@ -159,11 +156,10 @@ impl Visitor for Findings {
         }
     }
 
-    fn content_end(&mut self) {
-        match self.action() {
-            Ok(action) => self.decide(action),
-            Err(refused) => self.refused = self.refused.or(Some(refused)),
-        }
+    fn content_end(&mut self) -> Result<(), Refused> {
+        let action = self.action()?;
+        self.decide(action);
+        Ok(())
     }
 
     fn line(&mut self, _octets: &[u8]) {}

@@ -158,6 +158,15 @@ fn what_must_not_or_cannot_be_changed_is_refused() {
         (part("mixed", "Content-Type: multipart/mixed\n\n\u{e4}"), Err(Refused::Opaque)),
         (part("mixed", "Content-Type: message/partial\n\n\u{e4}"), Err(Refused::Opaque)),
         (part("mixed", "Content-Type: text/a\nContent-Type: text/b\n\nx"), Err(Refused::Ambiguous)),
+        (
+            // Of two reasons the first one is told, however the message was cut.
+            part(
+                "mixed",
+                "Content-Transfer-Encoding: base64\n\n\u{e4}\n--b\n\
+                 Content-Type: text/a\nContent-Type: text/b\n\nx",
+            ),
+            Err(Refused::AlreadyEncoded),
+        ),
     ];
     for (message, want) in cases {
         assert_eq!(converted(&message, SEVEN_BIT).map(|_| ()), want, "{message}");

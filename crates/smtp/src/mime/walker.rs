@@ -30,8 +30,8 @@ pub(super) trait Visitor {
     fn header_end(&mut self, form: &Form);
     /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and LF.
     fn content(&mut self, octets: &[u8]);
-    /// Its content is over.
-    fn content_end(&mut self);
+    /// Its content is over. An error ends the walk there, wherever the input was cut.
+    fn content_end(&mut self) -> Result<(), Refused>;
     /// Boundaries, and the empty line behind a header.
     fn line(&mut self, octets: &[u8]);
     /// What stands before the first part of a multipart or behind its last: for nobody to read.
@@ -239,7 +239,7 @@ impl<V: Visitor> Steps<V> {
         let Boundary { level, closes } = boundary;
         self.end_header_without_line()?;
         if matches!(self.place, Place::Content) {
-            self.visitor.content_end();
+            self.visitor.content_end()?;
         }
         if std::mem::take(&mut self.line_end_is_due) {
             self.visitor.line(CRLF);
@@ -342,7 +342,7 @@ impl<V: Visitor> Steps<V> {
             if std::mem::take(&mut self.line_end_is_due) {
                 self.visitor.content(CRLF);
             }
-            self.visitor.content_end();
+            self.visitor.content_end()?;
         }
         Ok(())
     }
