@@ -4,6 +4,7 @@
 //! [`AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection. `staunch explain`
 //! walks the same functions.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,20 +57,34 @@ pub(crate) async fn attempt(
     due: &Due,
     freshness: Freshness,
 ) -> Option<(Arc<Config>, Result<Answered, AttemptError>)> {
+    let ends_at = ends_at(relay, &due.work);
     loop {
         let config = relay.config();
         match due.place(&config) {
             Place::Right => {}
             Place::Astray => return None,
         }
-        let result = attempt_under(relay, &config, &due.work, freshness).await;
+        let result = attempt_under(relay, &config, &due.work, freshness, ends_at).await;
         if result.is_ok() || relay.is_of_today(&config) {
             return Some((config, result));
         }
     }
 }
 
-/// Tries the hosts of the next hop in order of preference, until one has answered.
+/// When the time of `work` is over, which ends the attempt on it, whatever is still to be tried: a message
+/// is not under way for hours beyond its age. None for who is too old already, and so gets this one try.
+fn ends_at(relay: &Relay, work: &Work) -> Option<Instant> {
+    if relay.age_counts() == AgeCounts::ClockSuspect {
+        return None;
+    }
+    let (now, today) = (Instant::now(), clock::now());
+    let last = work.targets.iter().map(|target| target.expires_at).max()?;
+    let left = Duration::try_from(last.duration_since(today)).ok()?;
+    (!left.is_zero()).then(|| now + left)
+}
+
+/// Tries the hosts of the next hop in order of preference, until one has answered or the mail's time is
+/// over.
 ///
 /// # Errors
 ///
@@ -79,6 +94,7 @@ async fn attempt_under(
     config: &Config,
     work: &Work,
     freshness: Freshness,
+    ends_at: Option<Instant>,
 ) -> Result<Answered, AttemptError> {
     let Some(domain) = work.domain() else {
         return Err(AttemptError::Local("the recipient has no domain".to_owned()));
@@ -87,6 +103,9 @@ async fn attempt_under(
     let local = Local { floor: next_hop.floor, onward: work.onward() };
     let mut walk = Walk::new(demand(relay, local.onward));
     for leg in &next_hop.legs {
+        if is_too_late(ends_at, &mut walk) {
+            break;
+        }
         let asked = match requirement::asked(relay, config, leg, local, freshness).await {
             Ok(asked) => asked,
             Err(error) => {
@@ -101,7 +120,7 @@ async fn attempt_under(
                 continue;
             }
         };
-        let mut spine = Spine { relay, config, work, asked: &asked, waived: Vec::new() };
+        let mut spine = Spine { relay, config, work, asked: &asked, ends_at, waived: Vec::new() };
         if let Some(answered) = spine.walk(candidates, &mut walk).await {
             return Ok(answered);
         }
@@ -139,6 +158,7 @@ struct Spine<'a> {
     config: &'a Config,
     work: &'a Work,
     asked: &'a Asked,
+    ends_at: Option<Instant>,
     /// What was told of hosts already: that one is tried in another manner is no news.
     waived: Vec<(Domain, Vec<Finding>)>,
 }
@@ -150,26 +170,26 @@ impl Spine<'_> {
         let first = Manner { starttls: Starttls::Use, converting: Converting::Later };
         let again = Manner { converting: Converting::Now, ..first };
         let in_clear = Manner { starttls: Starttls::Skip, ..again };
-        let (mut convert, mut clear) = (Vec::new(), Vec::new());
-        for candidate in candidates {
-            match self.try_host(&candidate, first).await {
-                Ok(tried) => return tried,
-                Err(HostError::Unfit(Misfit::EightBit)) => convert.push((candidate, again)),
-                Err(error) => {
-                    if self.may_go_clear(&candidate, &error).await {
-                        clear.push((candidate.clone(), in_clear));
-                    }
-                    events::host_failed(self.work.message, &candidate, &error);
-                    walk.host_failed(&candidate.located.mx, error);
-                }
+        let mut tries: VecDeque<_> = candidates.into_iter().map(|host| (host, first)).collect();
+        let (mut convert, mut clear) = (VecDeque::new(), VecDeque::new());
+        while let Some((candidate, manner)) =
+            tries.pop_front().or_else(|| convert.pop_front()).or_else(|| clear.pop_front())
+        {
+            if is_too_late(self.ends_at, walk) {
+                return None;
             }
-        }
-        for (candidate, manner) in convert.into_iter().chain(clear) {
             match self.try_host(&candidate, manner).await {
                 Ok(tried) => return tried,
+                Err(HostError::Unfit(Misfit::EightBit)) => convert.push_back((candidate, again)),
                 Err(error) => {
                     events::host_failed(self.work.message, &candidate, &error);
-                    walk.host_failed(&candidate.located.mx, error);
+                    let mx = candidate.located.mx.clone();
+                    if manner.starttls == Starttls::Use
+                        && self.may_go_clear(&candidate, &error).await
+                    {
+                        clear.push_back((candidate, in_clear));
+                    }
+                    walk.host_failed(&mx, error);
                 }
             }
         }
@@ -318,18 +338,9 @@ impl Spine<'_> {
     /// When a transaction is cut off that has not come to its final dot: a peer may be slow, but neither
     /// without end nor beyond the mail's time.
     fn deadline(&self) -> Instant {
-        let now = Instant::now();
         let size = Duration::from_secs(self.work.facts.size / OCTETS_PER_SECOND_MIN);
-        let budget = now + ENVELOPE_BUDGET + size;
-        let oldest = self.work.targets.iter().map(|target| target.expires_at).max();
-        let left = oldest.map(|expires_at| expires_at.duration_since(clock::now()));
-        match left.and_then(|left| Duration::try_from(left).ok()) {
-            // Who is too old already gets this one try.
-            Some(left) if !left.is_zero() && self.relay.age_counts() == AgeCounts::Yes => {
-                budget.min(now + left)
-            }
-            Some(_) | None => budget,
-        }
+        let budget = Instant::now() + ENVELOPE_BUDGET + size;
+        self.ends_at.map_or(budget, |ends_at| ends_at.min(budget))
     }
 
     /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows, but
@@ -348,6 +359,13 @@ impl Spine<'_> {
         };
         allowed && failure.is_tls() && !self.asked.binding.needs_tls() && !did_better
     }
+}
+
+/// Is the mail's time over before all was tried? Not before one thing was: the attempt has to come to
+/// something.
+fn is_too_late(ends_at: Option<Instant>, walk: &mut Walk) -> bool {
+    let is_over = ends_at.is_some_and(|ends_at| ends_at <= Instant::now());
+    is_over && walk.break_off()
 }
 
 /// What a transaction came to. If it was cut off before anybody can have got the message, the next host

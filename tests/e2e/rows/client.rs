@@ -243,12 +243,16 @@ async fn cl_12_a_slow_host_is_waited_for_step_by_step_but_not_beyond_the_mails_t
     }
     let stuck = only_mx(&world, "stuck.test").await;
     stuck.on("RCPT", Then::Hang);
+    let next = world.mx("next.stuck.test").await;
+    next.on("MAIL", Then::Hang);
+    world.domain("stuck.test").mx(&[(10, &stuck), (20, &next)]);
     let relay = world.relay("[delivery]\nlifetime = \"8s\"\nretry = [\"1h\"]\n").await;
     arrives(&relay, &slow, "x@slow.test").await;
     submit(&relay, "x@stuck.test").await;
     let deferred = fate(&relay, "deferred", "x@stuck.test").await;
     assert_eq!(deferred.text("reason").as_deref(), Some("connection_lost"));
     assert!(stuck.received().is_empty());
+    assert_eq!(next.connections(), 0, "the time is over for all hosts");
 }
 
 #[test]

@@ -45,6 +45,15 @@ impl Walk {
         }
     }
 
+    /// Ends the walk before everything was tried, if something was: what was left out may have worked.
+    pub(crate) fn break_off(&mut self) -> bool {
+        let has_begun = self.host.is_some() || self.leg.is_some();
+        if has_begun {
+            self.finality = Finality::Open;
+        }
+        has_begun
+    }
+
     fn is_ruled_out_by(&self, error: &HostError) -> bool {
         match self.demand {
             Demand::Patient => false,
@@ -166,6 +175,15 @@ mod tests {
         with_leg.host_failed(&mx("mx.test"), lacks_keyword());
         with_leg.leg_failed(AttemptError::Local(String::new()));
         assert_eq!(with_leg.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
+    }
+
+    #[test]
+    fn a_walk_that_is_broken_off_ends_no_mail() {
+        let mut walk = Walk::new(Demand::Patient);
+        assert!(!walk.break_off(), "nothing was tried, so there is nothing to say yet");
+        walk.host_failed(&mx("a.test"), HostError::TooLarge { limit: 1 });
+        assert!(walk.break_off());
+        assert_eq!(walk.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
     }
 
     #[test]
