@@ -185,10 +185,15 @@ impl Pool {
     /// Ends all connections that are there, as soon as they are unused: they were made by rules that do
     /// not hold any more, and that cannot be seen in them.
     pub(crate) fn renew(&self) {
-        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
         let mut parked = Vec::new();
-        for (key, host) in &mut self.lock().hosts {
-            parked.extend(host.parked.drain(..).map(|parked| (key.clone(), parked)));
+        {
+            // Under the lock, as is whoever takes or parks one: none of yesterday is handed out or kept as
+            // one of today.
+            let mut state = self.lock();
+            self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+            for (key, host) in &mut state.hosts {
+                parked.extend(host.parked.drain(..).map(|parked| (key.clone(), parked)));
+            }
         }
         for (key, parked) in parked {
             self.retire(self.idle(&key, parked));
@@ -320,8 +325,7 @@ impl Pool {
         let key = idle.slot.key.clone();
         let mut guard = self.lock();
         let state = &mut *guard;
-        // Under the lock: [`Pool::renew`] counts first and then takes what is parked, so nothing slips
-        // between the two.
+        // Under the lock, as [`Pool::renew`] is.
         let is_of_yesterday = idle.slot.epoch != self.epoch();
         let host = state.host(&key);
         if is_of_yesterday || host.open > host.window {

@@ -139,10 +139,13 @@ impl Reloader {
             relay.connector.reconfigure(setup);
         }
         relay.pool.set_limits((&*config).into());
-        self.config.send_replace(Arc::clone(&config));
-        if is_touched(changed, &UNSEEN) {
-            relay.pool.renew();
-        }
+        self.config.send_modify(|today| {
+            // Before anybody can read the new one: no mail that is tried by it finds a connection of the old.
+            if is_touched(changed, &UNSEEN) {
+                relay.pool.renew();
+            }
+            *today = Arc::clone(&config);
+        });
         self.shared.reconfigure(&config, users);
         relay.policies.renew(fetcher);
         self.doors.apply(doors);
