@@ -349,6 +349,7 @@ impl Pool {
         let site = host.site;
         let until = Instant::now() + state.limits.idle;
         state.row.push(site, Entry { until, key, serial });
+        state.forget_reused();
         let needs_reaper = !std::mem::replace(&mut state.has_reaper, true);
         drop(guard);
         if needs_reaper {
@@ -597,6 +598,22 @@ mod tests {
         pool.shared.tracker.wait().await;
         assert!(pool.lock().hosts.is_empty());
         assert!(!pool.lock().has_reaper, "nothing runs where nothing is kept");
+    }
+
+    #[tokio::test]
+    async fn a_busy_connection_leaves_nothing_behind_for_each_mail() {
+        let (pool, key) = (pool(limits()), key("mx.example.org"));
+        let (address, peer) = polite(1).await;
+        let mut idle = connected(address, fresh(&pool, &key)).await;
+        for _ in 0..1_000 {
+            pool.give_back(idle);
+            let Some(Checkout::Idle(again)) = now(&pool, &key) else { panic!("not kept") };
+            idle = again;
+        }
+        pool.give_back(idle);
+        assert!(pool.lock().row.len() <= 100, "{}", pool.lock().row.len());
+        pool.close();
+        assert_eq!(peer.await.unwrap(), "QUIT\r\n", "what counts is still there");
     }
 
     #[tokio::test]

@@ -14,6 +14,8 @@ use crate::connection::Connection;
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;
+/// Ours: so many entries in [`State::row`] are not worth a look at which of them still count.
+const ROW_MIN: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -25,7 +27,8 @@ pub(super) struct State {
     pub(super) open: usize,
     /// Counts waiters and parked connections.
     pub(super) serial: u64,
-    /// Parked connections in the order of their parking.
+    /// Parked connections in the order of their parking; [`State::forget_reused`] bounds how many of them
+    /// may be in use again.
     pub(super) row: Row,
     /// Does a task watch over `row`?
     pub(super) has_reaper: bool,
@@ -224,6 +227,19 @@ impl State {
             }
         }
         None
+    }
+
+    /// Drops the entries of connections that are in use again, once they are as many as the others: else a
+    /// busy connection would leave one behind for each mail of `connection_idle`.
+    pub(super) fn forget_reused(&mut self) {
+        if self.row.len() <= ROW_MIN.max(2 * self.open) {
+            return;
+        }
+        let hosts = &self.hosts;
+        self.row.retain(|entry| {
+            let is_it = |parked: &Parked| parked.serial == entry.serial;
+            hosts.get(&entry.key).is_some_and(|host| host.parked.iter().any(is_it))
+        });
     }
 
     pub(super) fn unpark(&mut self, key: &PoolKey, serial: u64) -> Option<Parked> {

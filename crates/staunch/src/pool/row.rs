@@ -67,6 +67,18 @@ impl Row {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_site.values().map(VecDeque::len).sum()
+    }
+
+    /// Drops those that do not count any more.
+    pub(super) fn retain(&mut self, counts: impl Fn(&Entry) -> bool) {
+        for entries in self.by_site.values_mut() {
+            entries.retain(&counts);
+        }
+    }
+
     fn firsts(&self) -> impl Iterator<Item = (Option<usize>, &Entry)> {
         self.by_site.iter().filter_map(|(site, entries)| Some((*site, entries.front()?)))
     }
