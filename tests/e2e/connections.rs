@@ -226,7 +226,7 @@ async fn a_rate_spreads_the_messages_to_a_site_and_is_explained() {
 async fn hosts_that_are_slow_before_the_content_make_room_for_mail_that_goes() {
     let silent = |script: &mut Script| script.greeting = world::Greeting::Silent;
     let stuck = |script: &mut Script| script.rules.push(Rule::always("RCPT", Then::Hang));
-    tokio::join!(make_room(silent), make_room(stuck));
+    tokio::join!(make_room(silent), make_room(stuck), make_room_at_a_login());
 }
 
 async fn make_room(spoil: impl Fn(&mut Script)) {
@@ -242,9 +242,31 @@ async fn make_room(spoil: impl Fn(&mut Script)) {
         mx.wait_connections(1).await;
         tar.push(mx);
     }
+    good_mail_goes(&world, &relay).await;
+    assert!(tar.iter().all(|mx| mx.received().is_empty()));
+}
+
+async fn make_room_at_a_login() {
+    let world = World::start(PROGRAM).await;
+    let smart = world.mx("smart.test").await;
+    smart.script(|script| {
+        script.implicit_tls = true;
+        script.offer(&["AUTH PLAIN"]);
+        script.rules.push(Rule::always("AUTH", Then::Hang));
+    });
+    let overlay =
+        login(&world, "tar.test", "ann", "a") + "[delivery]\nconnections = 1\nretry = [\"1h\"]\n";
+    let relay = world.relay(&overlay).await;
+    submit(&relay, "x@tar.test").await;
+    smart.wait_command("AUTH").await;
+    good_mail_goes(&world, &relay).await;
+}
+
+/// Though the places of all are taken.
+async fn good_mail_goes(world: &World, relay: &Relay) {
     let good = world.mx("mx.good.test").await;
     world.domain("good.test").mx(&[(10, &good)]);
-    submit(&relay, "x@good.test").await;
+    submit(relay, "x@good.test").await;
     let patience = Duration::from_secs(60);
     let came = tokio::time::timeout(patience, async {
         while good.received().is_empty() {
@@ -252,5 +274,4 @@ async fn make_room(spoil: impl Fn(&mut Script)) {
         }
     });
     came.await.expect("it goes while the others may still take minutes for their answer");
-    assert!(tar.iter().all(|mx| mx.received().is_empty()));
 }

@@ -162,7 +162,15 @@ impl Entry<'_> {
     /// Says who we are, where that is asked for.
     async fn known(&self, mut admitted: Admitted<Idle>) -> Result<Admitted<Idle>, Shut> {
         let Some(login) = &self.key.door.login else { return Ok(admitted) };
-        match log_in(&mut admitted, login).await {
+        let logged_in = tokio::select! {
+            biased;
+            logged_in = log_in(&mut admitted, login) => logged_in,
+            // In the middle of a dialogue: the connection is closed as it is.
+            () = self.relay.give_way(PATIENCE_WHEN_FULL) => {
+                return Err(HostError::Connect(self.gave_way()).into());
+            }
+        };
+        match logged_in {
             Ok(()) => Ok(admitted),
             Err(error) => {
                 self.relay.pool.retire(admitted.into_connection());
@@ -179,11 +187,7 @@ impl Entry<'_> {
         let opened = tokio::select! {
             biased;
             opened = connector.connect(self.mx, &self.addresses, &self.key, self.starttls) => opened,
-            () = self.relay.give_way(PATIENCE_WHEN_FULL) => Err(ConnectFailure {
-                host: self.key.host.clone(),
-                address: None,
-                cause: ConnectCause::GaveWay(PATIENCE_WHEN_FULL),
-            }),
+            () = self.relay.give_way(PATIENCE_WHEN_FULL) => Err(self.gave_way()),
         };
         let opened = opened.map_err(|failure| {
             if failure.is_throttling() {
@@ -195,6 +199,14 @@ impl Entry<'_> {
             self.relay.hosts.note_starttls(name).await;
         }
         Ok(opened)
+    }
+
+    fn gave_way(&self) -> ConnectFailure {
+        ConnectFailure {
+            host: self.key.host.clone(),
+            address: None,
+            cause: ConnectCause::GaveWay(PATIENCE_WHEN_FULL),
+        }
     }
 
     fn shut(&self, denied: Denied<Idle>) -> Shut {
