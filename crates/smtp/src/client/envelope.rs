@@ -3,9 +3,14 @@
 //! A parameter is written only where the last EHLO offered it (RFC 5321 §2.2.1); whether a message may
 //! go without one that is not offered is the caller's decision.
 
+use std::borrow::Cow;
+
 use crate::address::{Mailbox, ReversePath};
 use crate::extensions::{Extension, Extensions};
-use crate::params::{DeliverBy, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
+use crate::params::{
+    DeliverBy, EnvelopeId, Notify, ORIGINAL_RECIPIENT_CHARS_MAX, OriginalRecipient, Priority,
+    Return,
+};
 
 /// What the transaction is about.
 #[derive(Clone, Copy, Debug)]
@@ -107,11 +112,10 @@ pub(super) fn rcpt_command(
         }
         if let Some(original) = recipient.original {
             let takes_utf8 = options.smtp_utf8 && extensions.offers(Extension::SmtpUtf8);
-            let written = original.as_str();
-            if takes_utf8 || written.is_ascii() {
-                parameter("ORCPT", written, out);
-            } else {
-                parameter("ORCPT", &embedded(written), out);
+            let written = if takes_utf8 { original.as_str().into() } else { embedded(original) };
+            // Longer than servers have to take: the recipient would be refused for a comment.
+            if written.len() <= ORIGINAL_RECIPIENT_CHARS_MAX {
+                parameter("ORCPT", &written, out);
             }
         }
     }
@@ -119,16 +123,20 @@ pub(super) fn rcpt_command(
 }
 
 /// RFC 6533 §3: characters beyond ASCII as `\x{HEX}`, where the server takes no UTF-8 in commands.
-fn embedded(original: &str) -> String {
-    let mut out = String::with_capacity(original.len() * 2);
-    for c in original.chars() {
+fn embedded(original: &OriginalRecipient) -> Cow<'_, str> {
+    let written = original.as_str();
+    if written.is_ascii() {
+        return written.into();
+    }
+    let mut out = String::with_capacity(written.len() * 2);
+    for c in written.chars() {
         if c.is_ascii() {
             out.push(c);
         } else {
             out.push_str(&format!("\\x{{{:X}}}", u32::from(c)));
         }
     }
-    out
+    out.into()
 }
 
 fn parameter(keyword: &str, value: &str, out: &mut Vec<u8>) {
@@ -205,7 +213,10 @@ mod tests {
         let notify = Notify::parse("SUCCESS,DELAY");
         let plain = OriginalRecipient::parse("rfc822;a+2Bb@example.com").unwrap();
         let utf8 = OriginalRecipient::parse("utf-8;gr\u{fc}n@example.com").unwrap();
+        let long = format!("utf-8;{}@example.com", "\u{fc}".repeat(200));
+        let long = OriginalRecipient::parse(&long).unwrap();
         let cases = [
+            ("DSN", true, Some(&long), " NOTIFY=SUCCESS,DELAY"),
             ("HELP", true, Some(&plain), ""),
             ("DSN", true, Some(&plain), " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bb@example.com"),
             ("DSN", false, None, " NOTIFY=SUCCESS,DELAY"),
