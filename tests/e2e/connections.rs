@@ -159,20 +159,34 @@ async fn two_routes_with_different_credentials_never_share_a_connection() {
         script.users = vec![("ann".into(), "a".into()), ("bob".into(), "b".into())];
         script.needs_login = true;
     });
-    let overlay = login(&world, "a.test", "ann", "a")
-        + &login(&world, "b.test", "bob", "b")
-        + "[delivery]\nconnection_idle = \"20s\"\n";
+    let routes = login(&world, "a.test", "ann", "a") + &login(&world, "b.test", "bob", "b");
+    let overlay = routes.clone() + "[delivery]\nconnection_idle = \"20s\"\n";
     let relay = world.relay(&overlay).await;
     for number in 0..10 {
         delivered(&relay, &format!("x{number}@a.test")).await;
         delivered(&relay, &format!("x{number}@b.test")).await;
     }
-    let messages = smart.messages(20).await;
+    // Nor a transaction.
+    relay.submit("a@client.test", &["y@a.test", "y@b.test"], "to both").await;
+    let messages = smart.messages(22).await;
     for message in &messages {
         let owner = if message.to[0].ends_with("@a.test") { "ann" } else { "bob" };
+        assert_eq!(message.to.len(), 1, "{message:?}");
         assert_eq!(message.user.as_deref(), Some(owner), "{message:?}");
     }
     assert_eq!((smart.connections(), smart.commanded("AUTH")), (2, 2), "each keeps its own");
+    drop(relay);
+
+    // Nor a TLS session, by which a server could tell that the two are one.
+    let before = smart.handshakes().len();
+    let relay = world.relay(&(routes + "[delivery]\nconnection_idle = \"0s\"\n")).await;
+    for recipient in ["v@a.test", "v@b.test", "w@a.test", "w@b.test"] {
+        delivered(&relay, recipient).await;
+    }
+    let resumed = smart
+        .handshakes()
+        .read(|all| all[before..].iter().map(|seen| seen.resumed).collect::<Vec<_>>());
+    assert_eq!(resumed, [false, false, true, true]);
 }
 
 #[tokio::test]

@@ -13,9 +13,9 @@ mod common;
 use common::{SIZE_MAX, Transcript, play, play_pieces, relay, submission_in_tls};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use smtp::Stuffer;
 use smtp::data::Newlines;
 use smtp::server::Settings;
+use smtp::{Stuffer, Verbatim};
 
 const VECTORS: &str = include_str!("../../../tests/data/vectors/smtp.tsv");
 
@@ -282,6 +282,51 @@ fn smuggling_by_bdat_fails_wherever_chunks_and_stream_are_cut() {
             }
         }
     }
+}
+
+/// The way out: what we send of such a message is that one message to whoever reads it strictly, or nothing
+/// at all, wherever the pieces end in which it is read.
+#[test]
+fn what_is_sent_on_smuggles_nothing_wherever_it_is_cut() {
+    let settings = relay();
+    for (id, content) in smuggling() {
+        for cut in 0..=content.len() {
+            let pieces = <[&[u8]; 2]>::from(content.split_at(cut));
+            let size = completed(&content).len();
+            let (dots, chunk) = (by_dots(&pieces), by_chunk(&pieces, size));
+            // A NUL is no line end, and does not get in.
+            let text = String::from_utf8_lossy(&content).replace("\r\n", "");
+            let is_unsendable = text.contains(['\r', '\n']);
+            assert_eq!(dots.is_none(), is_unsendable, "{id} cut at {cut}");
+            assert_eq!(chunk.is_none(), is_unsendable, "{id} cut at {cut}");
+            let command = format!("BDAT {size} LAST\r\n");
+            for (command, sent) in [("DATA\r\n", dots), (&command, chunk)] {
+                let Some(sent) = sent else { continue };
+                let client = [OPEN.as_bytes(), command.as_bytes(), &sent, b"NOOP\r\n"].concat();
+                let heard = play(settings.clone(), &client, usize::MAX);
+                check_smuggling(&heard, &settings, &content, &format!("{id} cut at {cut}"));
+                if !is_unclean(&content) {
+                    assert_eq!(heard.contents(), [completed(&content)], "{id} cut at {cut}");
+                }
+            }
+        }
+    }
+}
+
+/// `pieces` as they follow DATA; `None` if they must not.
+fn by_dots(pieces: &[&[u8]]) -> Option<Vec<u8>> {
+    let (mut stuffer, mut out) = (Stuffer::default(), Vec::new());
+    pieces.iter().try_for_each(|piece| stuffer.push(piece, &mut out)).ok()?;
+    stuffer.finish(&mut out).ok()?;
+    Some(out)
+}
+
+/// `pieces` as they follow BDAT with this size; `None` if they must not.
+fn by_chunk(pieces: &[&[u8]], size: usize) -> Option<Vec<u8>> {
+    let (mut verbatim, mut out) = (Verbatim::new(size.try_into().unwrap()), Vec::new());
+    pieces.iter().try_for_each(|piece| verbatim.push(piece, &mut out)).ok()?;
+    verbatim.finish(&mut out).ok()?;
+    Some(out)
 }
 
 #[test]

@@ -118,9 +118,15 @@ async fn cl_04_a_host_with_addresses_of_the_family_that_is_left_out_ends_no_mail
 #[tokio::test]
 async fn cl_04_the_addresses_of_a_host_are_tried_one_after_the_other() {
     let world = World::start(PROGRAM).await;
-    let mx = only_mx(&world, "cl04.test").await;
-    let silent = [world.silent_address().await, world.silent_address().await];
-    world.dns.addresses(mx.host(), &[silent[0], silent[1], mx.ip()]);
+    let mx = world.mx("mx.cl04.test").await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(world.silent_address().await);
+    }
+    // Of one host, and of the next.
+    world.dns.addresses("first.cl04.test", &silent[..1]);
+    world.dns.addresses(mx.host(), &[silent[1], silent[2], mx.ip()]);
+    world.domain("cl04.test").mx_names(&[(10, "first.cl04.test"), (20, mx.host())]);
     let relay = world.relay("[delivery]\nconnect_timeout = \"400ms\"\n").await;
     submit(&relay, "x@cl04.test").await;
     let mut called = Vec::new();
@@ -135,7 +141,8 @@ async fn cl_04_the_addresses_of_a_host_are_tried_one_after_the_other() {
 
     // What did not answer is not called again soon.
     mx.wait_command("QUIT").await;
-    submit(&relay, "y@cl04.test").await;
+    world.domain("again.cl04.test").mx(&[(10, &mx)]);
+    submit(&relay, "y@again.cl04.test").await;
     let mut called = Vec::new();
     while mx.received().len() < 2 {
         called.extend(world.connecting());
