@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use world::real::{Postfix, PostfixSetup};
 use world::{Client, Leaf, Mx, Relay, World};
 
@@ -13,6 +14,8 @@ use crate::programs::{Addresses, PROGRAMS, Program};
 
 /// Longest that one client may take for one message.
 const CLIENT_MAX: Duration = Duration::from_secs(60);
+/// Large messages on their way at a time: what comes in has to arrive within the limit of every wait.
+const LARGE_AT_A_TIME: usize = 2;
 pub(crate) const USER: &str = "ann";
 pub(crate) const PASSWORD: &str = "correct horse, battery=staple";
 
@@ -53,6 +56,7 @@ pub(crate) struct Stage {
     relay: Relay,
     mx: Mx,
     mails: Vec<Mail>,
+    large: Semaphore,
     /// For files of the clients.
     pub(crate) dir: PathBuf,
 }
@@ -70,7 +74,7 @@ impl Stage {
         let relay = world.relay(&configuration(&world, &dir)).await;
         add_user(&relay).await;
         let mails = Kind::ALL.map(|kind| Mail::write(kind, &dir)).to_vec();
-        Self { world, relay, mx, mails, dir }
+        Self { world, relay, mx, mails, large: Semaphore::new(LARGE_AT_A_TIME), dir }
     }
 
     pub(crate) fn port(&self, channel: Channel) -> String {
@@ -152,9 +156,11 @@ async fn send_all(stage: &Stage, program: &Program) {
     }
     for channel in Channel::ALL {
         for kind in Kind::ALL {
+            let turn = if kind == Kind::Large { stage.large.acquire().await.ok() } else { None };
             let job = stage.job(program.name, channel, kind, program.addresses);
             run((program.command)(stage, &job), &job.to).await;
             stage.assert_arrived(&job).await;
+            drop(turn);
         }
     }
 }

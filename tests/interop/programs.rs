@@ -74,10 +74,11 @@ fn nodemailer(stage: &Stage, job: &Job<'_>) -> Command {
 
 const JARS: &str = "/usr/share/java/jakarta-mail.jar:/usr/share/java/jakarta-activation.jar";
 
-/// Compiled once: that takes longer than to send a message.
+/// Compiled once: that takes longer than to send a message. By `java`, since `javac` need not be on the path.
 fn javac(stage: &Stage) -> Command {
-    let mut command = Command::new("javac");
-    command.args(["-cp", JARS, "-d"]).arg(&stage.dir).arg(source("Send.java"));
+    let mut command = Command::new("java");
+    command.args(["-m", "jdk.compiler/com.sun.tools.javac.Main", "-cp", JARS, "-d"]);
+    command.arg(&stage.dir).arg(source("Send.java"));
     command
 }
 
