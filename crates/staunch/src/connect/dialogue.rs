@@ -80,6 +80,11 @@ pub(super) enum Helo {
     Never,
 }
 
+/// RFC 5321 §3.2: only after a reply that says that EHLO is not known. Hosts of before 1995 say so in any of the
+/// words that §4.2.2 has for it, since what comes in place of HELO is out of sequence, too. Never 421 or 550,
+/// which are about us.
+const NOT_UNDERSTOOD: std::ops::RangeInclusive<u16> = 500..=504;
+
 /// Says who we are, and remembers what is offered.
 ///
 /// # Errors
@@ -97,8 +102,7 @@ pub(super) async fn hello(
         connection.set_extensions(Extensions::from_reply(&reply));
         return Ok(());
     }
-    // RFC 5321 §3.2: only what says "not implemented", never 421 or another refusal.
-    if helo == Helo::Never || !matches!(reply.code, 500 | 502 | 504) {
+    if helo == Helo::Never || !NOT_UNDERSTOOD.contains(&reply.code) {
         return Err(ConnectCause::Ehlo(reply));
     }
     let reply =
