@@ -221,6 +221,21 @@ async fn refused_octets_have_the_time_that_content_has() {
     assert_eq!(client.reply().await.unwrap().code, 503);
 }
 
+/// RFC 2920 §3.2: many commands at once get as many replies, also where those are fifty times as long and nobody reads
+/// them before the last command is sent.
+#[tokio::test]
+async fn a_flood_of_questions_is_answered_piece_by_piece() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    let mut client = relay.client().await;
+    client.send("EHLO x\r\nHELP\r\n".repeat(1000).as_bytes()).await.unwrap();
+    for _ in 0..1000 {
+        assert_eq!(client.reply().await.unwrap().code, 250);
+        assert_eq!(client.reply().await.unwrap().code, 214);
+    }
+    client.expect("QUIT", 221).await;
+}
+
 /// In the dialogue of AUTH and before the late answer to a wrong login, inside a chunk that is refused and inside a
 /// command: 421, and no wait for the grace.
 #[tokio::test]

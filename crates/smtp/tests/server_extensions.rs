@@ -261,7 +261,8 @@ fn sv_03_a_message_is_dropped_at_its_first_fault_and_refused_at_its_end() {
                     Step::Spoiled => spoiled += 1,
                     Step::Sender(_) | Step::Recipient(_) | Step::Begin => session.accept(),
                     Step::Content(_) => {}
-                    step @ (Step::StartTls
+                    step @ (Step::Output
+                    | Step::StartTls
                     | Step::Authenticate { .. }
                     | Step::AuthResponse(_)
                     | Step::AuthEnded

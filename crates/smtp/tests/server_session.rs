@@ -10,7 +10,7 @@
 use proptest::prelude::*;
 use smtp::command::{Capability, Channel, Offer, Rcpt, Recipient};
 use smtp::data::{Chunk, DataReceiver, Fault, Newlines};
-use smtp::server::{Access, Session, Settings, Step};
+use smtp::server::{Access, OUTPUT_OCTETS, Session, Settings, Step};
 use smtp::{Domain, HostName, Response, Status};
 
 const VECTORS: &str = include_str!("../../../tests/data/vectors/smtp.tsv");
@@ -82,6 +82,7 @@ fn advance(
 ) -> Option<String> {
     let event = match session.step(input) {
         Step::Input => return None,
+        Step::Output => return advance(session, input, draft, transcript),
         Step::Close => {
             transcript.closed = true;
             return None;
@@ -205,6 +206,29 @@ fn the_error_budget_closes_the_session() {
     let want = ["220 relay.example", "500 5.5.1", "500 5.5.1", "250 2.0.0", "421 4.7.0"];
     assert_eq!(transcript.answers(), want);
     assert!(transcript.closed);
+}
+
+#[test]
+fn replies_do_not_pile_up_while_there_is_input() {
+    let mut session = session(20);
+    session.written();
+    let commands = "EHLO c\r\nHELP\r\n".repeat(1000);
+    let mut input = commands.as_bytes();
+    let (mut replies, mut written) = (0, 0);
+    loop {
+        let step = session.step(&mut input);
+        assert!(session.output().len() < OUTPUT_OCTETS + 512, "a reply more, at most");
+        let output = std::str::from_utf8(session.output()).unwrap();
+        replies += output.lines().filter(|line| line.as_bytes().get(3) == Some(&b' ')).count();
+        written += 1;
+        session.written();
+        if step == Step::Input {
+            break;
+        }
+        assert_eq!(step, Step::Output);
+    }
+    assert_eq!(replies, 2000);
+    assert!(written > 10, "{written}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ use crate::response::Response;
 use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
 
+/// When the replies are more octets than this, [`Step::Output`] asks for them to be written. Ours: a few dozen replies.
+pub const OUTPUT_OCTETS: usize = 4 * 1024;
+
 /// What a session is, from its beginning or from the handshake that STARTTLS began.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -77,6 +80,8 @@ pub enum Step<'i> {
     /// Write [`Session::output`], then come back with more input. What was left of the input must
     /// stand in front of it; that is never more than one line.
     Input,
+    /// Write [`Session::output`] before it fills memory, then come back with the input that is left.
+    Output,
     /// The client wants TLS. Write [`Session::output`], and close the connection if any input is left,
     /// in the buffer or in the socket: it was sent before the handshake, and whoever could insert it
     /// would speak as the client (CVE-2011-0411). Then do the handshake and call [`Session::secured`].
@@ -387,6 +392,7 @@ impl Session {
             return Step::Reset;
         }
         loop {
+            let said = self.output.len();
             let step = match &mut self.phase {
                 Phase::Closed => Some(Step::Close),
                 Phase::Commands => self.next_command(input),
@@ -410,6 +416,10 @@ impl Session {
             };
             if let Some(step) = step {
                 return step;
+            }
+            // Once: who does not write them is not asked again.
+            if said <= OUTPUT_OCTETS && self.output.len() > OUTPUT_OCTETS {
+                return Step::Output;
             }
         }
     }

@@ -149,6 +149,7 @@ impl Caller {
         let session = &mut self.session;
         let event = match session.step(input) {
             Step::Input => return None,
+            Step::Output => String::new(),
             Step::Close => {
                 self.transcript.closed = true;
                 return None;

@@ -149,7 +149,7 @@ impl Desk {
             }
             Step::AuthResponse(message) => self.respond(session, &message).await,
             Step::AuthEnded => self.abandon_login(),
-            Step::StartTls | Step::Input | Step::Close => {}
+            Step::StartTls | Step::Input | Step::Output | Step::Close => {}
         }
     }
 

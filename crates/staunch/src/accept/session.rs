@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::server::{Session, Step};
+use smtp::server::{OUTPUT_OCTETS, Session, Step};
 use smtp::{RemoteText, Response, Status};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -39,8 +39,6 @@ pub(super) const GREEDIEST: Held = {
 };
 /// Room for a read, however long the line in the buffer is already.
 const READ_OCTETS_MIN: usize = 1024;
-/// Replies are written when they have this many octets, even if there is more input.
-const OUTPUT_OCTETS: usize = 4 * 1024;
 /// After our last word: how long, and for how many octets, the client is still listened to. Closing
 /// with input unread would make the system take the last word back (RFC 9293 §3.6.1).
 const LINGER: Duration = Duration::from_secs(2);
@@ -370,6 +368,7 @@ impl Conversation {
             self.desk.log_refusals(&mut self.session);
             match step {
                 Step::Input => break Progress::Open,
+                Step::Output => {}
                 Step::Close => break Progress::Ended,
                 Step::StartTls => {
                     if self.entrance.can_secure() {
