@@ -7,7 +7,7 @@ use world::{Greeting, Mx, Relay, Rule, Starttls, Then, World, message};
 use super::client::{arrives, bounces, enforce, fate, only_mx, submit, waits};
 use crate::harness::{PROGRAM, on_stage};
 
-/// Where a host says that it takes no mail at all (RFC 7504 §3).
+/// At which point a host refuses the session.
 #[derive(Clone, Copy)]
 enum Closed {
     AtGreeting,
@@ -146,9 +146,9 @@ fn cl_10_helo_follows_only_an_ehlo_that_was_not_understood_where_nothing_needs_t
     });
 }
 
-/// HELO has no extensions, so an operator or a sender who wants TLS gets none of it either.
+/// HELO has no extensions, so an operator who wants TLS gets none of it either.
 #[tokio::test]
-async fn cl_10_no_helo_where_the_operator_or_the_sender_requires_tls() {
+async fn cl_10_no_helo_where_the_operator_requires_tls() {
     let world = World::start(PROGRAM).await;
     let old = only_mx(&world, "old.test").await;
     old.on("EHLO", Then::reply("502 5.5.1 What?"));
