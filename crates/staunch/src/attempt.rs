@@ -207,7 +207,8 @@ impl Spine<'_> {
         let mut chunking = Chunking::IfOffered;
         loop {
             let (session, result) = self.try_once(candidate, manner, reach, chunking).await;
-            if session == Session::Kept && kept < KEPT_TRIES_MAX && is_goodbye(&result) {
+            let may_go_on = kept < KEPT_TRIES_MAX && !is_over(self.ends_at);
+            if session == Session::Kept && may_go_on && is_goodbye(&result) {
                 kept += 1;
                 continue;
             }
@@ -340,7 +341,11 @@ impl Spine<'_> {
     fn deadline(&self) -> Instant {
         let size = Duration::from_secs(self.work.facts.size / OCTETS_PER_SECOND_MIN);
         let budget = Instant::now() + ENVELOPE_BUDGET + size;
-        self.ends_at.map_or(budget, |ends_at| ends_at.min(budget))
+        match self.ends_at {
+            Some(ends_at) if ends_at > Instant::now() => ends_at.min(budget),
+            // What became too old while it waited for a place is no fault of the host's.
+            Some(_) | None => budget,
+        }
     }
 
     /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows, but
@@ -364,8 +369,11 @@ impl Spine<'_> {
 /// Is the mail's time over before all was tried? Not before one thing was: the attempt has to come to
 /// something.
 fn is_too_late(ends_at: Option<Instant>, walk: &mut Walk) -> bool {
-    let is_over = ends_at.is_some_and(|ends_at| ends_at <= Instant::now());
-    is_over && walk.break_off()
+    is_over(ends_at) && walk.break_off()
+}
+
+fn is_over(ends_at: Option<Instant>) -> bool {
+    ends_at.is_some_and(|ends_at| ends_at <= Instant::now())
 }
 
 /// What a transaction came to. If it was cut off before anybody can have got the message, the next host
