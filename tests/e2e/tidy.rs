@@ -126,6 +126,20 @@ fn every_requirement_has_its_test() {
     assert!(untold.is_empty(), "not in docs/rfc-coverage.md: {untold:?}");
 }
 
+/// So has each promise of the whole. What has no underscore is a program and not a test.
+#[test]
+fn every_promise_of_the_whole_has_its_test() {
+    let testing = std::fs::read_to_string(repository().join("docs/testing.md")).unwrap();
+    let (_, behind) = testing.split_once("## What is promised as a whole").unwrap();
+    let table = behind.split("\n## ").next().unwrap();
+    let tests = [test_names("tests"), test_names("crates")];
+    let named: Vec<&str> = names_in(table).filter(|name| name.contains('_')).collect();
+    assert!(named.len() >= 15, "{named:?}");
+    for name in named {
+        assert!(tests.iter().any(|known| known.contains(name)), "no test {name}");
+    }
+}
+
 /// The id and the last cell of a row of the table.
 fn row(line: &str) -> Option<(&str, &str)> {
     let cells: Vec<&str> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
