@@ -38,6 +38,7 @@ async fn mail_that_asks_for_more_has_kept_and_resumed_connections_judged_for_its
     let world = World::start(PROGRAM).await;
     let mx = lax_and_strict(&world).await;
     certificate(&mx, world.pki.issue(&Leaf::named(mx.host()).untrusted()));
+    mx.script(|script| script.sessions_stay = true);
     let relay = world.relay("[delivery]\nconnection_idle = \"20s\"\nretry = [\"1s\"]\n").await;
     delivered(&relay, "x@lax.test").await;
     // The connection is there, and its session could be resumed; for this mail neither is good enough.

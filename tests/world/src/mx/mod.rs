@@ -118,14 +118,21 @@ struct TlsServer {
 impl Shared {
     /// The server side of a handshake now; a new one when the script has changed.
     fn tls_config(&self, dialect: Dialect) -> Arc<ServerConfig> {
-        let identity = lock(&self.script).identity.clone();
+        let (identity, sessions_stay) = {
+            let script = lock(&self.script);
+            (script.identity.clone(), script.sessions_stay)
+        };
         let mut server = lock(&self.tls);
         match &*server {
             Some(server) if server.identity.is(&identity) && server.dialect == dialect => {
                 Arc::clone(&server.config)
             }
-            Some(_) | None => {
-                let config = tls::configure(&identity, dialect);
+            former => {
+                let mut config = tls::configure(&identity, dialect);
+                if let Some(former) = former.as_ref().filter(|_| sessions_stay) {
+                    let sessions = Arc::clone(&former.config.session_storage);
+                    Arc::make_mut(&mut config).session_storage = sessions;
+                }
                 *server = Some(TlsServer { identity, dialect, config: Arc::clone(&config) });
                 config
             }

@@ -23,6 +23,8 @@ pub struct Script {
     pub identity: Identity,
     /// Whether TLS sessions can be taken up again.
     pub resumption: bool,
+    /// Whether sessions outlive a change of `identity`, as they do at many servers.
+    pub sessions_stay: bool,
     /// Who may log in, with which password. The keyword is the test's affair.
     pub users: Vec<(String, String)>,
     /// Whether MAIL needs a login.
@@ -51,6 +53,7 @@ impl Script {
             implicit_tls: false,
             identity,
             resumption: true,
+            sessions_stay: false,
             users: Vec::new(),
             needs_login: false,
             rcpt_max: None,
