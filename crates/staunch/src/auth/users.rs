@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,6 +71,12 @@ impl fmt::Debug for UserName {
 /// A users file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsersError {
+    /// Nobody was added yet.
+    #[error("{}: is not there; `staunch user add NAME` makes it", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
@@ -146,10 +152,13 @@ impl Users {
     /// [`UsersError`] for the first thing that is wrong.
     pub(crate) fn read(path: &Path) -> Result<Self, UsersError> {
         let io = |source| UsersError::Io { path: path.to_owned(), source };
-        let mut file = regular_file::open(path).map_err(io)?;
+        let mut file = regular_file::open(path).map_err(|error| {
+            let is_missing = error.kind() == ErrorKind::NotFound;
+            if is_missing { UsersError::Missing { path: path.to_owned() } } else { io(error) }
+        })?;
         let metadata = file.metadata().map_err(io)?;
         if metadata.size() > FILE_OCTETS_MAX {
-            return Err(io(std::io::ErrorKind::FileTooLarge.into()));
+            return Err(io(ErrorKind::FileTooLarge.into()));
         }
         let mut text = String::new();
         file.by_ref().take(FILE_OCTETS_MAX).read_to_string(&mut text).map_err(io)?;
@@ -276,7 +285,7 @@ mod tests {
     fn a_file_that_everybody_reads_is_noticed_and_a_change_shows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
-        assert!(matches!(Users::read(&path), Err(UsersError::Io { .. })));
+        assert!(matches!(Users::read(&path), Err(UsersError::Missing { .. })));
         for (mode, want) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
             std::fs::write(&path, format!("a:{BCRYPT}\n")).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();

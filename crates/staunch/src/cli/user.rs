@@ -177,9 +177,9 @@ impl From<EditError> for Failure {
         let exit = match &error {
             EditError::Exists { .. } | EditError::Missing { .. } => Exit::BadInput,
             EditError::Unreadable(UsersError::Line { .. }) => Exit::Config,
-            EditError::Unreadable(UsersError::Io { .. } | UsersError::NoRandomness) => {
-                Exit::NoInput
-            }
+            EditError::Unreadable(
+                UsersError::Missing { .. } | UsersError::Io { .. } | UsersError::NoRandomness,
+            ) => Exit::NoInput,
             EditError::Io { .. } => Exit::TemporaryFailure,
         };
         Self::new(exit, format!("access.users_file: {error}"))

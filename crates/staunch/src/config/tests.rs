@@ -581,7 +581,7 @@ fn the_users_file_is_read_where_a_listener_is_for_users_and_may_be_missing_elsew
         let loaded = with_document(&listeners(mode)).unwrap();
         assert_eq!(loaded.config.users_file().is_some(), is_for_users, "{mode}");
         let problems = loaded.check_files().unwrap_err().to_string();
-        assert_eq!(problems.contains("/nowhere/users"), is_for_users, "{problems}");
+        assert_eq!(problems.contains("staunch user add"), is_for_users, "{problems}");
     }
 }
 
