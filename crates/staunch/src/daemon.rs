@@ -211,7 +211,7 @@ async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken) {
 #[derive(Debug)]
 pub(crate) struct Inboxes {
     /// For the queue.
-    events: mpsc::Receiver<Event>,
+    pub(crate) events: mpsc::Receiver<Event>,
     /// For whoever reloads.
     reloads: mpsc::Receiver<reload::Request>,
 }

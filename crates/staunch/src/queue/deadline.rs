@@ -149,101 +149,49 @@ mod tests {
     use smtp::params::Notify;
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        Envelope, Filter, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions,
-        NewRecipient, QueueRow, RecipientOptions, RecipientState, Spool,
+        Envelope, LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions, NewRecipient,
+        RecipientOptions, RecipientState,
     };
-    use tokio::sync::watch;
 
+    use super::super::stage::{BODY, Stage, lane};
     use super::*;
     use crate::accept::facts_of;
-    use crate::config::{Surroundings, load};
-    use crate::daemon::{Inboxes, assemble};
 
-    const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
-
-    struct Stage {
-        _dir: tempfile::TempDir,
-        relay: Arc<Relay>,
-        _inboxes: Inboxes,
-        _config: watch::Sender<Arc<crate::config::Config>>,
-    }
-
-    fn stage() -> Stage {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("staunch.toml");
-        let text = format!(
-            "hostname = \"relay.test\"\ndata_dir = \"{}\"\n[dns]\nservers = [\"127.0.0.1:9\"]\n",
-            dir.path().display()
-        );
-        std::fs::write(&file, text).unwrap();
-        let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
-        let spool = Spool::open(&dir.path().join("data"), spool::Options::default()).unwrap();
-        let (sender, config) = watch::channel(config);
-        let (relay, inboxes) = assemble(config, spool).unwrap();
-        Stage { _dir: dir, relay, _inboxes: inboxes, _config: sender }
-    }
-
-    fn lane(name: &str) -> LaneKey {
-        LaneKey::new(name)
-    }
-
-    impl Stage {
-        /// A message for two domains, and one recipient held, whose deadline was a second ago.
-        fn commit(&self, mode: ByMode) -> MessageId {
-            let now = clock::now();
-            let spool = &self.relay.spool;
-            let mut draft = spool.draft(spool.new_id(now));
-            draft.write(BODY).unwrap();
-            let recipient = |address: &str, notify: Option<&str>, state| {
-                let mailbox = Mailbox::parse(address).unwrap();
-                let lane = lane(&mailbox.domain().to_string());
-                let notify = notify.map(|text| Notify::parse(text).unwrap());
-                let options = RecipientOptions { notify, original: None };
-                NewRecipient { mailbox, lane, options, state }
-            };
-            let at = now - SignedDuration::from_secs(1);
-            let envelope = Envelope {
-                sender: ReversePath::parse("s@sender.test").unwrap(),
-                recipients: vec![
-                    recipient("a@a.test", None, RecipientState::Queued),
-                    recipient("b@b.test", None, RecipientState::Queued),
-                    recipient("held@a.test", None, RecipientState::Held),
-                    recipient("silent@a.test", Some("NEVER"), RecipientState::Queued),
-                ],
-                arrived_at: now - SignedDuration::from_secs(60),
-                expires_at: now + SignedDuration::from_secs(9_000),
-                client: "test".into(),
-                facts: facts_of(BODY),
-                options: MessageOptions {
-                    deliver_by: Some(Deadline { at, mode, trace: false }),
-                    ..MessageOptions::default()
-                },
-            };
-            let (done, result) = mpsc::channel();
-            spool.commit(draft.seal().unwrap(), envelope, move |id| done.send(id).unwrap());
-            result.recv().unwrap().unwrap()
-        }
-
-        fn queue(&self) -> Vec<QueueRow> {
-            self.relay.spool.list(&Filter::default(), None, 100).unwrap().rows
-        }
-
-        /// The recipients of notices, and of everything else.
-        fn recipients(&self) -> (Vec<String>, Vec<String>) {
-            let (notices, others): (Vec<_>, Vec<_>) =
-                self.queue().into_iter().partition(|row| row.sender == ReversePath::Null);
-            let names = |rows: Vec<QueueRow>| {
-                rows.into_iter().map(|row| row.recipient.to_string()).collect::<Vec<_>>()
-            };
-            (names(notices), names(others))
-        }
+    /// A message for two domains, and one recipient held, whose deadline was a second ago.
+    fn commit(stage: &Stage, mode: ByMode) -> MessageId {
+        let now = clock::now();
+        let recipient = |address: &str, notify: Option<&str>, state| {
+            let mailbox = Mailbox::parse(address).unwrap();
+            let lane = lane(&mailbox.domain().to_string());
+            let notify = notify.map(|text| Notify::parse(text).unwrap());
+            let options = RecipientOptions { notify, original: None };
+            NewRecipient { mailbox, lane, options, state }
+        };
+        let at = now - SignedDuration::from_secs(1);
+        stage.commit(Envelope {
+            sender: ReversePath::parse("s@sender.test").unwrap(),
+            recipients: vec![
+                recipient("a@a.test", None, RecipientState::Queued),
+                recipient("b@b.test", None, RecipientState::Queued),
+                recipient("held@a.test", None, RecipientState::Held),
+                recipient("silent@a.test", Some("NEVER"), RecipientState::Queued),
+            ],
+            arrived_at: now - SignedDuration::from_secs(60),
+            expires_at: now + SignedDuration::from_secs(9_000),
+            client: "test".into(),
+            facts: facts_of(BODY),
+            options: MessageOptions {
+                deliver_by: Some(Deadline { at, mode, trace: false }),
+                ..MessageOptions::default()
+            },
+        })
     }
 
     /// What the lanes wait for does not matter, and neither that somebody is held.
     #[tokio::test]
     async fn ext_13_mode_r_returns_all_that_is_left() {
-        let stage = stage();
-        stage.commit(ByMode::Return);
+        let stage = Stage::new();
+        commit(&stage, ByMode::Return);
         let (now, done) = (clock::now(), mpsc::channel());
         let trouble = LaneTrouble {
             failures: 3,
@@ -274,8 +222,8 @@ mod tests {
 
     #[tokio::test]
     async fn ext_13_mode_n_tells_once_and_keeps_all() {
-        let stage = stage();
-        stage.commit(ByMode::Notify);
+        let stage = Stage::new();
+        commit(&stage, ByMode::Notify);
         look(&stage.relay).await;
         look(&stage.relay).await;
         let (notices, others) = stage.recipients();
@@ -289,8 +237,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_under_way_is_left_to_its_attempt() {
-        let stage = stage();
-        let message = stage.commit(ByMode::Return);
+        let stage = Stage::new();
+        let message = commit(&stage, ByMode::Return);
         let sending = stage.relay.mark_sending(message, lane("b.test"));
         assert_eq!(look(&stage.relay).await, AGAIN);
         assert_eq!(stage.recipients().1, ["b@b.test"]);
@@ -301,9 +249,9 @@ mod tests {
 
     #[tokio::test]
     async fn only_mode_r_stops_attempts_at_the_deadline() {
-        let stage = stage();
+        let stage = Stage::new();
         for (mode, want) in [(ByMode::Return, true), (ByMode::Notify, false)] {
-            stage.commit(mode);
+            commit(&stage, mode);
             let late = clock::now() + SignedDuration::from_secs(60);
             let page = stage.relay.spool.next(&lane("b.test"), late, None, 10).unwrap();
             let work = page.due.into_iter().next_back().and_then(store::whole).unwrap();

@@ -212,3 +212,26 @@ pub(crate) fn pieces(
     };
     lanes.into_iter().map(work).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stage::{Stage, lane};
+    use super::*;
+
+    /// The reload may have looked through the lanes before the message was in one.
+    #[tokio::test]
+    async fn mail_that_a_reload_overtook_is_looked_at_once_more() {
+        let mut stage = Stage::new();
+        let arrived = || vec![(lane("a.test"), Arrival::Later(clock::now()))];
+        let config = stage.relay.config();
+        announce(&stage.relay, &config, arrived()).await;
+        assert!(matches!(stage.next_event(), Some(Event::Arrived(_))));
+        assert!(stage.next_event().is_none());
+
+        stage.reload();
+        announce(&stage.relay, &config, arrived()).await;
+        assert!(matches!(stage.next_event(), Some(Event::Arrived(_))));
+        let looked = stage.next_event();
+        assert!(matches!(&looked, Some(Event::Follow(lanes)) if *lanes == [lane("a.test")]));
+    }
+}

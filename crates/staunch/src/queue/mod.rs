@@ -13,6 +13,8 @@ pub(crate) mod lanes;
 pub(crate) mod notice;
 pub(crate) mod settle;
 pub(crate) mod shaping;
+#[cfg(test)]
+mod stage;
 pub(crate) mod store;
 pub(crate) mod telling;
 pub(crate) mod work;

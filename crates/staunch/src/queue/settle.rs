@@ -313,3 +313,57 @@ fn next_due(due: &Due, decided: &Decided) -> Option<Timestamp> {
     let rest = (due.work.rest == Rest::Waiting).then(clock::now);
     deferred.chain(rest).min()
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use smtp::{Mailbox, ReversePath};
+    use spool::{Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState};
+
+    use super::super::lanes::Company;
+    use super::super::stage::{BODY, Stage, lane};
+    use super::*;
+    use crate::accept::facts_of;
+
+    /// A message for `a.test` that is too old.
+    fn commit(stage: &Stage, recipient: &str) {
+        let now = clock::now();
+        let recipient = NewRecipient {
+            mailbox: Mailbox::parse(recipient).unwrap(),
+            lane: lane("a.test"),
+            options: RecipientOptions::default(),
+            state: RecipientState::Queued,
+        };
+        stage.commit(Envelope {
+            sender: ReversePath::parse("s@sender.test").unwrap(),
+            recipients: vec![recipient],
+            arrived_at: now - SignedDuration::from_secs(9_000),
+            expires_at: now - SignedDuration::from_secs(1),
+            client: "test".into(),
+            facts: facts_of(BODY),
+            options: MessageOptions::default(),
+        });
+    }
+
+    /// Its next hop may be another one, which works.
+    #[tokio::test]
+    async fn what_failed_under_rules_of_yesterday_returns_no_other_mail() {
+        let stage = Stage::new();
+        let relay = &stage.relay;
+        commit(&stage, "x@a.test");
+        commit(&stage, "y@a.test");
+        let now = clock::now();
+        let page = relay.spool.next(&lane("a.test"), now, None, 1).unwrap();
+        let work = page.due.into_iter().next().and_then(store::whole).unwrap();
+        let (lane, company) = (lane("a.test"), Company::Alone);
+        let due = Due { lane, trouble: None, company, work };
+        let problem = Problem::new(Reason::ConnectFailed, "down");
+
+        let yesterday = relay.config();
+        stage.reload();
+        return_expired(relay, &yesterday, &due, &problem, now).await;
+        assert_eq!(stage.recipients(), (vec![], vec!["x@a.test".to_owned(), "y@a.test".into()]));
+        return_expired(relay, &relay.config(), &due, &problem, now).await;
+        assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned(); 2], vec![]));
+    }
+}

@@ -1,0 +1,77 @@
+//! For unit tests: everything that delivers, with a store in a directory of its own, and nothing running.
+
+use std::sync::{Arc, mpsc};
+
+use smtp::ReversePath;
+use spool::{Envelope, Filter, LaneKey, MessageId, QueueRow, Spool};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use super::Event;
+use crate::clock;
+use crate::config::{Config, Surroundings, load};
+use crate::daemon::{Inboxes, assemble};
+use crate::relay::Relay;
+
+pub(super) const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
+
+pub(super) struct Stage {
+    _dir: TempDir,
+    pub(super) relay: Arc<Relay>,
+    inboxes: Inboxes,
+    config: watch::Sender<Arc<Config>>,
+}
+
+pub(super) fn lane(name: &str) -> LaneKey {
+    LaneKey::new(name)
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("staunch.toml");
+        let text = format!(
+            "hostname = \"relay.test\"\ndata_dir = \"{}\"\n[dns]\nservers = [\"127.0.0.1:9\"]\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
+        let spool = Spool::open(&dir.path().join("data"), spool::Options::default()).unwrap();
+        let (sender, config) = watch::channel(config);
+        let (relay, inboxes) = assemble(config, spool).unwrap();
+        Self { _dir: dir, relay, inboxes, config: sender }
+    }
+
+    /// The same configuration, read again: what began before is of yesterday.
+    pub(super) fn reload(&self) {
+        self.config.send_replace(Arc::new(Config::clone(&self.relay.config())));
+    }
+
+    /// What the queue is told next, if anything.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        self.inboxes.events.try_recv().ok()
+    }
+
+    pub(super) fn commit(&self, envelope: Envelope) -> MessageId {
+        let spool = &self.relay.spool;
+        let mut draft = spool.draft(spool.new_id(clock::now()));
+        draft.write(BODY).unwrap();
+        let (done, result) = mpsc::channel();
+        spool.commit(draft.seal().unwrap(), envelope, move |id| done.send(id).unwrap());
+        result.recv().unwrap().unwrap()
+    }
+
+    pub(super) fn queue(&self) -> Vec<QueueRow> {
+        self.relay.spool.list(&Filter::default(), None, 100).unwrap().rows
+    }
+
+    /// The recipients of notices, and of everything else.
+    pub(super) fn recipients(&self) -> (Vec<String>, Vec<String>) {
+        let (notices, others): (Vec<_>, Vec<_>) =
+            self.queue().into_iter().partition(|row| row.sender == ReversePath::Null);
+        let names = |rows: Vec<QueueRow>| {
+            rows.into_iter().map(|row| row.recipient.to_string()).collect::<Vec<_>>()
+        };
+        (names(notices), names(others))
+    }
+}
