@@ -33,6 +33,8 @@ pub struct Filter {
     pub state: Option<RecipientState>,
     /// The reason of its last problem.
     pub reason: Option<Box<str>>,
+    /// What came later is not meant ([`Spool::end`](crate::Spool::end)).
+    pub until: Option<ListCursor>,
 }
 
 /// What an operator acts upon.
@@ -189,7 +191,8 @@ pub(crate) fn list(
     };
     let first = after.map_or(i64::MIN, |cursor| cursor.0.saturating_add(1));
     let mut select = db.prepare_cached(select_rows!("LIMIT ?3"))?;
-    let mut found = select.query(params![first, i64::MAX, rows::number(SCAN_MAX)])?;
+    let last = filter.until.map_or(i64::MAX, |until| until.0);
+    let mut found = select.query(params![first, last, rows::number(SCAN_MAX)])?;
     let mut seen = 0;
     while page.rows.len() < limit {
         let Some(row) = found.next()? else {
@@ -209,6 +212,12 @@ pub(crate) fn list(
         }
     }
     Ok(page)
+}
+
+/// The last row that there is.
+pub(crate) fn end(db: &Connection) -> Result<ListCursor, StoreError> {
+    let mut select = db.prepare_cached("SELECT coalesce(max(id), 0) FROM recipients")?;
+    Ok(ListCursor(select.query_row([], |row| row.get(0))?))
 }
 
 /// The row if it matches. What decides is read first, the rest only then.

@@ -341,6 +341,15 @@ impl Spool {
         self.inner.readers.read(|db| listing::list(db, filter, after, limit))
     }
 
+    /// Where the queue ends now: what comes later is behind it in every listing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn end(&self) -> Result<ListCursor, StoreError> {
+        self.inner.readers.read(listing::end)
+    }
+
     /// One message with the recipients it waits for; `None` if it is not in the queue.
     ///
     /// # Errors

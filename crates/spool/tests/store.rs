@@ -262,6 +262,24 @@ fn listings_select_by_reason() {
 }
 
 #[test]
+fn what_comes_after_the_end_is_not_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let ids_until = |until| {
+        let filter = Filter { until: Some(until), ..Filter::default() };
+        let rows = spool.list(&filter, None, 10).unwrap().rows;
+        rows.into_iter().map(|row| row.message).collect::<Vec<_>>()
+    };
+    let empty = spool.end().unwrap();
+    let first = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
+    let one = spool.end().unwrap();
+    let second = commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    assert_eq!(ids_until(empty), []);
+    assert_eq!(ids_until(one), [first, first]);
+    assert_eq!(ids_until(spool.end().unwrap()), [first, first, second]);
+}
+
+#[test]
 fn many_threads_share_syncs_and_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());

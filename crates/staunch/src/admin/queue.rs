@@ -307,7 +307,9 @@ pub(super) async fn bounce(
             }
         }
         Selection::Matching(filter) => {
-            let mut after = None;
+            // Without the notices that it makes: they match as well as any mail.
+            let until = Some(ask_store(&relay, |relay| relay.spool.end()).await?);
+            let (filter, mut after) = (Filter { until, ..filter }, None);
             loop {
                 let (what, from) = (filter.clone(), after);
                 let read = move |relay: &Relay| relay.spool.list(&what, from, PAGE);
