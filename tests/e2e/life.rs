@@ -1,5 +1,6 @@
 //! A running daemon is changed, paused, emptied and stopped, and no mail is lost by it.
 
+mod admin;
 mod routes;
 
 use std::collections::BTreeMap;

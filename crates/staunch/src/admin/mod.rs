@@ -12,11 +12,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::body::{self, Body};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use spool::Health;
@@ -33,6 +36,12 @@ use crate::socket_file;
 const SOCKET_MODE: u32 = 0o660;
 /// The group that may use the command line, where the system has it.
 const SOCKET_GROUP: &str = "staunch-admin";
+
+/// Octets of a request to change something. Ours: the ids of 60,000 messages, more than fit on a command line.
+const REQUEST_OCTETS_MAX: usize = 2 << 20;
+/// How long whoever has asked, or is about to, may hold up the end of the daemon. Ours: answers take
+/// milliseconds; what takes longer is done to its end without this.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Opens the door at `path`. A socket that a daemon left behind is replaced; one that somebody still
 /// answers is not, since two daemons with data directories of their own may be given the same path.
@@ -61,16 +70,31 @@ fn group_id(name: &str) -> Option<u32> {
     })
 }
 
-/// Answers until `stop`.
+/// Answers until `stop`; then who has asked gets a last answer.
 pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: CancellationToken) {
-    let service = axum::serve(listener, router(relay))
-        .with_graceful_shutdown(async move { stop.cancelled().await });
-    if let Err(error) = service.await {
-        tracing::error!(event = "admin_failed", %error, "the command line cannot reach the daemon");
+    let service =
+        axum::serve(listener, router(relay)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        result = service => if let Err(error) = result {
+            tracing::error!(event = "admin_failed", %error, "the command line cannot reach the daemon");
+        },
+        () = patience => {}
     }
 }
 
 fn router(relay: Arc<Relay>) -> Router {
+    acts()
+        .layer(middleware::from_fn_with_state(Arc::clone(&relay), to_the_end))
+        .merge(looks())
+        .with_state(relay)
+}
+
+/// What only looks.
+fn looks() -> Router<Arc<Relay>> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -78,6 +102,14 @@ fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/queue/summary", get(summary::summary))
         .route("/v1/queue/{id}", get(queue::show))
         .route("/v1/queue/{id}/body", get(queue::body))
+        .route("/v1/policies", get(policies::list))
+        .route("/v1/policies/{domain}", get(policies::show))
+        .route("/v1/explain", get(explained))
+}
+
+/// What changes something.
+fn acts() -> Router<Arc<Relay>> {
+    Router::new()
         .route("/v1/queue/retry", post(queue::retry))
         .route("/v1/queue/hold", post(queue::hold))
         .route("/v1/queue/release", post(queue::release))
@@ -86,12 +118,22 @@ fn router(relay: Arc<Relay>) -> Router {
         .route("/v1/pause", post(switches::pause))
         .route("/v1/resume", post(switches::resume))
         .route("/v1/drain", post(switches::drain).delete(switches::accept))
-        .route("/v1/policies", get(policies::list))
-        .route("/v1/policies/{domain}", get(policies::show).delete(policies::forget))
+        .route("/v1/policies/{domain}", delete(policies::forget))
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
-        .route("/v1/explain", get(explained))
         .route("/v1/reload", post(reload))
-        .with_state(relay)
+}
+
+/// What was begun is done, also when whoever asked goes away: halfway, the store would know of a change that the
+/// queue was not told.
+async fn to_the_end(State(relay): State<Arc<Relay>>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    // Before it begins: a request that never comes whole is nothing that the end of the daemon waits for.
+    let Ok(body) = body::to_bytes(body, REQUEST_OCTETS_MAX).await else {
+        return Refused::bad("the request is too long, or broke off").into_response();
+    };
+    let request = Request::from_parts(head, Body::from(body));
+    let done = relay.tracker.spawn(next.run(request)).await;
+    done.unwrap_or_else(|_| Refused::failed("the request ended in a bug").into_response())
 }
 
 /// Why a request has no answer.
