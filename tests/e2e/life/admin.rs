@@ -22,6 +22,18 @@ fn post(path: &str, json: &str) -> String {
     )
 }
 
+/// How many recipients are held back.
+async fn held(relay: &Relay) -> u64 {
+    let mut stream = door(relay).await;
+    let request = "GET /v1/queue/summary HTTP/1.1\r\nHost: staunch\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let summary: serde_json::Value = serde_json::from_str(body).unwrap();
+    summary["held"].as_u64().unwrap()
+}
+
 /// Three thousand recipients, more than are acted upon at once.
 async fn submit_many(relay: &Relay) {
     let recipients: Vec<String> = (0..1_000).map(|n| format!("r{n}@far.test")).collect();
@@ -56,6 +68,7 @@ async fn what_was_begun_is_done_although_whoever_asked_has_gone() {
     submit_many(&relay).await;
     let mut stream = door(&relay).await;
     stream.write_all(post("/v1/queue/hold", "{\"all\": true}").as_bytes()).await.unwrap();
+    while held(&relay).await == 0 {}
     drop(stream);
     relay.event("held").with("recipients", 3_000).await;
 

@@ -167,6 +167,8 @@ impl World {
         let number = self.relays.fetch_add(1, Ordering::Relaxed);
         let dir = self.dir.join(format!("r{number}"));
         std::fs::create_dir(&dir).expect("a directory");
+        // Nobody; and not the users of this machine.
+        std::fs::write(dir.join("users"), "").expect("a file");
         let config = relay::configuration(self, &dir, overlay);
         Relay::start(&self.program, dir, &config, Arc::clone(&self.guard)).await
     }

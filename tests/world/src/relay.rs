@@ -105,6 +105,8 @@ system_roots = false
 policy_port = {policy_port}
 ca_file = "{ca_file}"
 fetch_timeout = "5s"
+[access]
+users_file = "{dir}/users"
 [admin]
 socket = "{dir}/admin.sock"
 [log]
