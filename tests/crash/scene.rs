@@ -86,18 +86,19 @@ impl Scene {
         let missing = |all: &[Arrival]| {
             let come: std::collections::HashSet<u64> =
                 all.iter().skip(since).filter(|one| one.intact).filter_map(|one| one.id).collect();
-            ids.iter().copied().filter(|id| !come.contains(id)).collect::<Vec<_>>()
+            let left = ids.iter().copied().filter(|id| !come.contains(id)).collect::<Vec<_>>();
+            // One look for both, so that nothing comes unseen between the two.
+            (left, all.len())
         };
-        let mut left = self.sink.arrivals().read(missing);
+        let (mut left, mut length) = self.sink.arrivals().read(missing);
         let mut progress = Instant::now();
         while !left.is_empty() {
-            let length = self.sink.arrivals().len();
             let more = self.sink.arrivals().until(|all| (all.len() > length).then_some(()));
             let came = tokio::time::timeout(Duration::from_secs(5), more).await;
             if matches!(came, Ok(Ok(()))) {
                 progress = Instant::now();
             }
-            left = self.sink.arrivals().read(missing);
+            (left, length) = self.sink.arrivals().read(missing);
             if !left.is_empty() && progress.elapsed() > PROGRESS {
                 return Err(left);
             }
