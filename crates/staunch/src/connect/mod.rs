@@ -435,14 +435,17 @@ mod tests {
         script
     }
 
+    /// As far as TLS.
+    fn under_tls() -> Vec<Act> {
+        let handshake = [Act::Hear, Act::Say("220 go\r\n"), Act::Tls(good_server())];
+        then(greeted(STARTTLS_EHLO), &handshake)
+    }
+
     #[tokio::test]
     async fn tls_is_used_where_it_is_offered_and_its_ehlo_alone_counts() {
         let script = then(
-            greeted(STARTTLS_EHLO),
+            under_tls(),
             &[
-                Act::Hear,
-                Act::Say("220 go\r\n"),
-                Act::Tls(good_server()),
                 Act::Hear,
                 Act::Say("250-mx.example.org\r\n250 PIPELINING\r\n"),
                 Act::Hear,
@@ -572,16 +575,8 @@ mod tests {
 
         // Under TLS there are extensions, so HELO would only hide what the host does not want to say.
         let script = then(
-            greeted(STARTTLS_EHLO),
-            &[
-                Act::Hear,
-                Act::Say("220 go\r\n"),
-                Act::Tls(good_server()),
-                Act::Hear,
-                Act::Say("502 what?\r\n"),
-                Act::Hear,
-                Act::Say("250 old\r\n"),
-            ],
+            under_tls(),
+            &[Act::Hear, Act::Say("502 what?\r\n"), Act::Hear, Act::Say("250 old\r\n")],
         );
         let (result, heard) = try_scripts(vec![script], Floor::Opportunistic, USE).await;
         assert!(matches!(result.unwrap_err().cause, ConnectCause::Ehlo(_)));
