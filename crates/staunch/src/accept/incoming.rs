@@ -98,7 +98,7 @@ fn append(
     if is_on_disk(draft) || grows_too_large(draft, piece.len()) {
         on_disk(|| draft.write(piece))
     } else {
-        draft.write(piece).map_err(|_| Refusal::NotWritten)
+        draft.write(piece).map_err(not_written)
     }
 }
 
@@ -127,7 +127,13 @@ fn on_disk(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), Refusal>
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         Ok(_) | Err(_) => work(),
     };
-    result.map_err(|_| Refusal::NotWritten)
+    result.map_err(not_written)
+}
+
+/// The client is not told what our disk said; the operator is.
+fn not_written(error: StoreError) -> Refusal {
+    tracing::error!(event = "store_failed", %error, "a message could not be written");
+    Refusal::NotWritten
 }
 
 fn octets(count: usize) -> u64 {
