@@ -60,6 +60,20 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Is what stands there no database, or a damaged one?
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Foreign { .. } => true,
+            Self::Database { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+            ),
+            Self::Locked { .. } | Self::Newer { .. } | Self::Io { .. } => false,
+        }
+    }
+}
+
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! lock            held by the daemon; contains its process id
-//! queue.db        messages, recipients, lanes, small bodies (and -wal, -shm)
-//! policies.db     policies, hosts, clock (and -wal, -shm)
+//! queue.db        messages, recipients, lanes, small bodies, marks (and -wal, -shm)
+//! policies.db     policies, hosts (and -wal, -shm)
+//! policies.db.damaged-N   what was found in its place and was no such database
 //! bodies/xx/ID    large bodies; xx is the last byte of the id in hex
 //! tmp/ID          large bodies that are still arriving
 //! reserve         space for settlements when the disk is full
+//! policies.reserve        space for policies then
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -129,6 +131,26 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(FILE_MODE)
         .open(path)
+}
+
+/// Moves a database and its log out of the way; returns where the database is now. Nothing that was set aside is
+/// overwritten.
+pub(crate) fn set_aside(root: &Path, name: &str) -> io::Result<PathBuf> {
+    let aside = (1_u32..)
+        .map(|number| format!("{name}.damaged-{number}"))
+        .find(|name| !root.join(name).exists())
+        .ok_or(io::ErrorKind::AlreadyExists)?;
+    for suffix in ["-wal", "-shm", ""] {
+        match fs::rename(
+            root.join(format!("{name}{suffix}")),
+            root.join(format!("{aside}{suffix}")),
+        ) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    sync_dir(root)?;
+    Ok(root.join(aside))
 }
 
 /// Makes renames and new names in `path` durable.

@@ -13,6 +13,7 @@ pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
 pub use crate::due::{
     BodyRef, Due, DueCursor, DuePage, DueRecipient, Overdue, OverdueCursor, OverduePage,
 };
+pub use crate::enforced::{Enforced, EnforcedPage};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::listing::{
@@ -23,7 +24,7 @@ pub use crate::message::{
     LaneSummary, LaneTrouble, LaneUpdate, MessageOptions, NewMessage, NewRecipient, Problem,
     RECIPIENTS_MAX, RecipientNo, RecipientOptions, RecipientState, Settled, Settlement, Told, turn,
 };
-pub use crate::opening::{OpenReport, Options, Space};
+pub use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
 pub use crate::relane::Move;
 pub use crate::spool::{SettlePermit, Spool};
@@ -38,10 +39,13 @@ mod body;
 mod commit;
 mod draft;
 mod due;
+mod enforced;
 mod listing;
+mod marks;
 mod opening;
 mod policies;
 mod spool;
+mod waiting;
 
 mod housekeeper;
 mod layout;
@@ -50,5 +54,6 @@ mod relane;
 mod reserve;
 mod rows;
 mod schema;
+mod upgrade;
 mod vitals;
 mod writer;

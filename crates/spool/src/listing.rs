@@ -50,6 +50,16 @@ pub enum Selection {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ListCursor(i64);
 
+impl ListCursor {
+    pub(crate) fn at(key: i64) -> Self {
+        Self(key)
+    }
+
+    pub(crate) fn key(self) -> i64 {
+        self.0
+    }
+}
+
 impl fmt::Display for ListCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -1,5 +1,7 @@
 //! What is asked of a store when it is opened, and what it says about its place.
 
+use std::path::PathBuf;
+
 use crate::draft::INLINE_BODY_MAX;
 use crate::reserve::RESERVE_BYTES;
 
@@ -19,10 +21,24 @@ impl Default for Options {
 }
 
 /// What was noticed when the store was opened.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OpenReport {
     /// The data directory is on this network file system, where locks and syncs may not hold.
     pub network_file_system: Option<&'static str>,
+    /// What became of policies.db.
+    pub policies: PoliciesFile,
+}
+
+/// In which condition policies.db was found.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum PoliciesFile {
+    /// It was there.
+    #[default]
+    Kept,
+    /// It was missing or empty, and was made.
+    Made,
+    /// It could not be read, was moved here, and was made anew.
+    SetAside(PathBuf),
 }
 
 /// What is left of the disk.

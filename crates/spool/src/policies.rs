@@ -1,9 +1,10 @@
-//! Policy state that survives: domains, hosts that completed STARTTLS, and the clock's mark.
+//! Policy state that survives: domains, and hosts that completed STARTTLS.
 //!
 //! In a file of its own, so that a damaged or restored queue does not take the policies along. A row
-//! that cannot be read is reported as [`Found::Corrupt`] and never stops anything.
+//! that cannot be read is reported as [`Found::Corrupt`] and never stops anything. What must not get lost with the
+//! file is in queue.db: `enforced.rs`.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
@@ -11,7 +12,7 @@ use smtp::HostName;
 
 use crate::StoreError;
 use crate::readers::Readers;
-use crate::rows::{Columns, count, optional_time, time};
+use crate::rows::{Columns, count, number, optional_time, time};
 use crate::writer::{Urgency, Writer};
 
 /// What is known about the policy of one domain. The meaning is the policy keeper's.
@@ -19,7 +20,7 @@ use crate::writer::{Urgency, Writer};
 pub struct PolicyRow {
     /// The policy domain.
     pub domain: HostName,
-    /// The last successful fetch; decides which of two rows is newer.
+    /// The last successful fetch.
     pub fetched_at: Option<Timestamp>,
     /// When the policy lapses.
     pub expires_at: Option<Timestamp>,
@@ -29,8 +30,12 @@ pub struct PolicyRow {
     pub mode: Option<Box<str>>,
     /// The policy file as fetched.
     pub body: Option<Vec<u8>>,
+    /// Its first use for mail.
+    pub first_used_at: Option<Timestamp>,
     /// Its last use for mail.
     pub last_used_at: Option<Timestamp>,
+    /// Since when there was a policy without a break.
+    pub known_since: Option<Timestamp>,
     /// The id whose fetch failed.
     pub failed_id: Option<Box<str>>,
     /// When it failed last.
@@ -59,7 +64,9 @@ impl PolicyRow {
             id: None,
             mode: None,
             body: None,
+            first_used_at: None,
             last_used_at: None,
+            known_since: None,
             failed_id: None,
             failed_at: None,
             failed_count: 0,
@@ -90,7 +97,7 @@ pub enum Found<T> {
     Row(T),
     /// It is not.
     Absent,
-    /// Something is stored and cannot be read. To be taken for a first contact, with an alarm.
+    /// Something is stored and cannot be read.
     Corrupt,
 }
 
@@ -105,23 +112,29 @@ pub struct PolicyPage {
     pub next: Option<Box<str>>,
 }
 
-/// The policy database.
+/// The policy database, and the list in queue.db that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Policies {
     writer: Arc<Writer>,
     readers: Arc<Readers>,
+    queue: (Arc<Writer>, Arc<Readers>),
 }
 
 macro_rules! columns {
     () => {
         "domain, fetched_at, expires_at, policy_id, mode, body, last_used_at, failed_id, failed_at,
-         failed_count, first_fetch_failures, dns_failing_since, none_seen_at, recent_fetches, alarm"
+         failed_count, first_fetch_failures, dns_failing_since, none_seen_at, recent_fetches, alarm,
+         first_used_at, known_since"
     };
 }
 
 impl Policies {
-    pub(crate) fn new(writer: Writer, readers: Readers) -> Self {
-        Self { writer: Arc::new(writer), readers: Arc::new(readers) }
+    pub(crate) fn new(
+        writer: Arc<Writer>,
+        readers: Arc<Readers>,
+        queue: (Arc<Writer>, Arc<Readers>),
+    ) -> Self {
+        Self { writer, readers, queue }
     }
 
     pub(crate) fn close(&self) {
@@ -134,19 +147,23 @@ impl Policies {
     ///
     /// [`StoreError`] when the database cannot be read at all.
     pub fn get(&self, domain: &HostName) -> Result<Found<PolicyRow>, StoreError> {
-        self.find(|db| {
+        self.get_named(domain.as_str())
+    }
+
+    fn get_named(&self, domain: &str) -> Result<Found<PolicyRow>, StoreError> {
+        find(&self.readers, |db| {
             db.prepare_cached(concat!("SELECT ", columns!(), " FROM policies WHERE domain = ?1"))?
-                .query_row([domain.as_str()], |row| Ok(read_policy(row)))
+                .query_row([domain], |row| Ok(read_policy(row)))
                 .optional()
         })
     }
 
-    /// Stores a row unless what is stored was fetched later. `done` learns whether it was stored.
+    /// Stores a row in the place of the one that is there. `done` must not block.
     pub fn put<D>(&self, row: PolicyRow, done: D)
     where
-        D: FnOnce(Result<bool, StoreError>) + Send + 'static,
+        D: FnOnce(Result<(), StoreError>) + Send + 'static,
     {
-        self.writer.submit(Urgency::Ordinary, move |db| put(db, &row), done);
+        self.writer.submit(Urgency::Reserved, move |db| put(db, &row), done);
     }
 
     /// Forgets a domain; `done` learns whether something was stored.
@@ -154,36 +171,77 @@ impl Policies {
     where
         D: FnOnce(Result<bool, StoreError>) + Send + 'static,
     {
+        self.delete_all(vec![domain], |deleted| done(deleted.map(|count| count > 0)));
+    }
+
+    /// Forgets some 500 domains at once; `done` learns how many were stored.
+    pub fn delete_all<D>(&self, domains: Vec<HostName>, done: D)
+    where
+        D: FnOnce(Result<usize, StoreError>) + Send + 'static,
+    {
         let delete = move |db: &Connection| {
             let mut delete = db.prepare_cached("DELETE FROM policies WHERE domain = ?1")?;
-            Ok(delete.execute([domain.as_str()])? > 0)
+            let mut count = 0;
+            for domain in &domains {
+                count += delete.execute([domain.as_str()])?;
+            }
+            Ok(count)
         };
         self.writer.submit(Urgency::Ordinary, delete, done);
     }
 
-    /// Notes a use for mail. Each costs a sync: call it once a day and domain, not once a message.
-    pub fn touch<D>(&self, domain: HostName, at: Timestamp, done: D)
-    where
-        D: FnOnce(Result<(), StoreError>) + Send + 'static,
-    {
-        let touch = move |db: &Connection| {
-            db.prepare_cached(
-                "UPDATE policies SET last_used_at = ?2
-                 WHERE domain = ?1 AND (last_used_at IS NULL OR last_used_at < ?2)",
-            )?
-            .execute(params![domain.as_str(), at.as_millisecond()])?;
-            Ok(())
-        };
-        self.writer.submit(Urgency::Ordinary, touch, done);
-    }
-
-    /// Up to `limit` rows whose names come after `after`.
+    /// Up to `limit` rows whose names come after `after`. A damaged row or page hides no other rows.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the database cannot be read at all.
     pub fn list(&self, after: Option<&str>, limit: usize) -> Result<PolicyPage, StoreError> {
-        self.readers.read(|db| list(db, after.unwrap_or_default(), limit))
+        let names = self.names(after.unwrap_or_default(), limit)?;
+        let next = (names.len() >= limit).then(|| names.last().cloned()).flatten();
+        let mut page = PolicyPage { next, ..PolicyPage::default() };
+        for name in &names {
+            match self.get_named(name)? {
+                Found::Row(row) => page.rows.push(row),
+                // It was deleted since.
+                Found::Absent => {}
+                Found::Corrupt => page.damaged += 1,
+            }
+        }
+        Ok(page)
+    }
+
+    /// How many rows there are.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the database cannot be read at all.
+    pub fn count(&self) -> Result<usize, StoreError> {
+        self.readers.read(|db| {
+            let count = db
+                .prepare_cached("SELECT count(*) FROM policies")?
+                .query_row([], |row| row.get::<_, i64>(0))?;
+            Ok(usize::try_from(count).unwrap_or_default())
+        })
+    }
+
+    /// Names are read from their index, so that a damaged page with rows does not matter; where that is damaged,
+    /// from the rows.
+    fn names(&self, after: &str, limit: usize) -> Result<Vec<Box<str>>, StoreError> {
+        let read = |from: &str| {
+            let query =
+                format!("SELECT domain FROM {from} WHERE domain > ?1 ORDER BY domain LIMIT ?2");
+            self.readers.read(|db| {
+                let mut select = db.prepare_cached(&query)?;
+                let names = select.query_map(params![after, number(limit)], |row| row.get(0))?;
+                Ok(names.collect::<rusqlite::Result<Vec<_>>>()?)
+            })
+        };
+        match read("policies INDEXED BY sqlite_autoindex_policies_1") {
+            Err(StoreError::Database { source }) if is_damage(&source) => {
+                read("policies NOT INDEXED")
+            }
+            names => names,
+        }
     }
 
     /// What is remembered about `host`. Blocks for a read.
@@ -192,7 +250,7 @@ impl Policies {
     ///
     /// [`StoreError`] when the database cannot be read at all.
     pub fn host(&self, host: &HostName) -> Result<Found<HostRow>, StoreError> {
-        self.find(|db| {
+        find(&self.readers, |db| {
             db.prepare_cached("SELECT host, starttls_seen_at, note FROM hosts WHERE host = ?1")?
                 .query_row([host.as_str()], |row| Ok(read_host(row)))
                 .optional()
@@ -234,115 +292,56 @@ impl Policies {
         self.writer.submit(Urgency::Ordinary, forget, done);
     }
 
-    /// The highest wall-clock time that was ever noted.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the database cannot be read at all.
-    pub fn clock_mark(&self) -> Result<Found<Timestamp>, StoreError> {
-        self.find(|db| {
-            db.prepare_cached("SELECT value FROM marks WHERE name = 'clock'")?
-                .query_row([], |row| Ok(Columns::new(row).next().and_then(time)))
-                .optional()
-        })
-    }
-
-    /// Notes the wall clock. The mark moves to `at` even if that is earlier: whoever notes it has
-    /// decided which clock to believe.
-    pub fn set_clock_mark<D>(&self, at: Timestamp, done: D)
-    where
-        D: FnOnce(Result<(), StoreError>) + Send + 'static,
-    {
-        let set = move |db: &Connection| {
-            db.prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES ('clock', ?1)")?
-                .execute([at.as_millisecond()])?;
-            Ok(())
-        };
-        self.writer.submit(Urgency::Ordinary, set, done);
-    }
-
-    /// The marks whose names begin so, with their times. Those that are damaged are left out.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the database cannot be read at all.
-    pub fn marks(&self, prefix: &str) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        self.readers.read(|db| {
-            let mut select = db.prepare_cached(
-                "SELECT name, value FROM marks WHERE substr(name, 1, length(?1)) = ?1",
-            )?;
-            let mut rows = select.query([prefix])?;
-            let mut marks = Vec::new();
-            while let Some(row) = rows.next()? {
-                let mut columns = Columns::new(row);
-                let (name, value) = (columns.next()?, columns.next().and_then(time));
-                marks.extend(value.ok().map(|at| (name, at)));
-            }
-            Ok(marks)
-        })
-    }
-
-    /// Sets a mark, or removes it. Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; then it is as before.
-    pub fn set_mark(&self, name: &str, at: Option<Timestamp>) -> Result<(), StoreError> {
-        let name = name.to_owned();
-        let set = move |db: &Connection| {
-            match at {
-                Some(at) => db
-                    .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, ?2)")?
-                    .execute(params![name, at.as_millisecond()])?,
-                None => db.prepare_cached("DELETE FROM marks WHERE name = ?1")?.execute([&name])?,
-            };
-            Ok(())
-        };
-        let (answer, result) = mpsc::sync_channel(1);
-        self.writer.submit(Urgency::Ordinary, set, move |result| {
-            // The asker waits below.
-            let _ = answer.send(result);
-        });
-        result.recv().map_err(|_| StoreError::Closed)?
-    }
-
-    fn find<T>(
+    pub(crate) fn find_in_queue<T>(
         &self,
         look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
     ) -> Result<Found<T>, StoreError> {
-        self.readers.read(|db| match look_up(db) {
-            Ok(None) => Ok(Found::Absent),
-            Ok(Some(Ok(row))) => Ok(Found::Row(row)),
-            Ok(Some(Err(StoreError::Corrupt { .. }))) => Ok(Found::Corrupt),
-            Ok(Some(Err(other))) => Err(other),
-            Err(error) if is_damage(&error) => Ok(Found::Corrupt),
-            Err(error) => Err(error.into()),
-        })
+        find(&self.queue.1, look_up)
     }
+
+    pub(crate) fn read_queue<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.queue.1.read(read)
+    }
+
+    pub(crate) fn write_queue<T, A, D>(&self, urgency: Urgency, apply: A, done: D)
+    where
+        T: Send + 'static,
+        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        self.queue.0.submit(urgency, apply, done);
+    }
+}
+
+fn find<T>(
+    readers: &Readers,
+    look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
+) -> Result<Found<T>, StoreError> {
+    readers.read(|db| match look_up(db) {
+        Ok(None) => Ok(Found::Absent),
+        Ok(Some(Ok(row))) => Ok(Found::Row(row)),
+        Ok(Some(Err(StoreError::Corrupt { .. }))) => Ok(Found::Corrupt),
+        Ok(Some(Err(other))) => Err(other),
+        Err(error) if is_damage(&error) => Ok(Found::Corrupt),
+        Err(error) => Err(error.into()),
+    })
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
-fn put(db: &Connection, row: &PolicyRow) -> Result<bool, StoreError> {
+fn put(db: &Connection, row: &PolicyRow) -> Result<(), StoreError> {
     let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
-    let mut insert = db.prepare_cached(concat!(
-        "INSERT INTO policies (",
+    let mut replace = db.prepare_cached(concat!(
+        "INSERT OR REPLACE INTO policies (",
         columns!(),
-        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-         ON CONFLICT (domain) DO UPDATE SET fetched_at = excluded.fetched_at,
-             expires_at = excluded.expires_at, policy_id = excluded.policy_id,
-             mode = excluded.mode, body = excluded.body, last_used_at = excluded.last_used_at,
-             failed_id = excluded.failed_id, failed_at = excluded.failed_at,
-             failed_count = excluded.failed_count,
-             first_fetch_failures = excluded.first_fetch_failures,
-             dns_failing_since = excluded.dns_failing_since,
-             none_seen_at = excluded.none_seen_at, recent_fetches = excluded.recent_fetches,
-             alarm = excluded.alarm
-         WHERE policies.fetched_at IS NULL OR excluded.fetched_at >= policies.fetched_at"
+        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)"
     ))?;
-    let stored = insert.execute(params![
+    replace.execute(params![
         row.domain.as_str(),
         millis(row.fetched_at),
         millis(row.expires_at),
@@ -358,35 +357,13 @@ fn put(db: &Connection, row: &PolicyRow) -> Result<bool, StoreError> {
         millis(row.none_seen_at),
         &*row.recent_fetches,
         row.alarm,
+        millis(row.first_used_at),
+        millis(row.known_since),
     ])?;
-    Ok(stored > 0)
+    Ok(())
 }
 
-fn list(db: &Connection, after: &str, limit: usize) -> Result<PolicyPage, StoreError> {
-    let mut page = PolicyPage::default();
-    let mut select = db.prepare_cached(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM policies WHERE domain > ?1 ORDER BY domain LIMIT ?2"
-    ))?;
-    let mut rows = select.query(params![after, crate::rows::number(limit)])?;
-    let mut seen = 0;
-    while let Some(row) = rows.next()? {
-        seen += 1;
-        page.next = Some(Columns::new(row).next()?);
-        match read_policy(row) {
-            Ok(row) => page.rows.push(row),
-            Err(StoreError::Corrupt { .. }) => page.damaged += 1,
-            Err(other) => return Err(other),
-        }
-    }
-    if seen < limit {
-        page.next = None;
-    }
-    Ok(page)
-}
-
-fn host_name(text: &str) -> Result<HostName, StoreError> {
+pub(crate) fn host_name(text: &str) -> Result<HostName, StoreError> {
     HostName::parse(text).map_err(|_| StoreError::Corrupt { what: "name" })
 }
 
@@ -408,6 +385,8 @@ fn read_policy(row: &Row<'_>) -> Result<PolicyRow, StoreError> {
         none_seen_at: optional_time(columns.next()?)?,
         recent_fetches: columns.next()?,
         alarm: columns.next()?,
+        first_used_at: optional_time(columns.next()?)?,
+        known_since: optional_time(columns.next()?)?,
     })
 }
 

@@ -14,7 +14,9 @@ CREATE TABLE policies (
     dns_failing_since INTEGER,
     none_seen_at INTEGER,                 -- the last conclusive "no record"
     recent_fetches TEXT NOT NULL,         -- the keeper's own form
-    alarm TEXT
+    alarm TEXT,
+    first_used_at INTEGER,                -- for mail
+    known_since INTEGER                   -- since when there was a policy without a break
 ) STRICT;
 
 -- Hosts that completed STARTTLS with us.

@@ -68,3 +68,16 @@ CREATE TABLE lanes (
     last_mx TEXT,
     last_text TEXT
 ) STRICT;
+
+-- Domains with a stored `enforce` policy: if policies.db is lost, their mail waits, and nobody else's.
+CREATE TABLE enforced (
+    domain TEXT PRIMARY KEY,
+    fetched_at INTEGER NOT NULL,          -- of that policy
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Single values that mail hangs on: what the operator stopped, and the clock's mark.
+CREATE TABLE marks (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -12,11 +12,15 @@ use crate::vitals::Vitals;
 /// Ours: what the tables may need to take the log in when space is low (1 MB and a batch), and some
 /// 100 settlements of 9 pages, each in a transaction of its own.
 pub(crate) const RESERVE_BYTES: u64 = 8 * 1024 * 1024;
+/// The same for policies: a log of one row with the largest policy and what its trees may grow by, some times.
+pub(crate) const POLICY_RESERVE_BYTES: u64 = 1024 * 1024;
+
 /// A file whose only use is that it can be removed.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
     bytes: u64,
+    /// Is it there?
     vitals: Arc<Vitals>,
 }
 

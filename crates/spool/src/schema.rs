@@ -30,17 +30,17 @@ pub(crate) struct Schema {
 pub(crate) const QUEUE: Schema = Schema {
     file: "queue.db",
     application_id: 0x5374_6e71, // "Stnq"
-    version: 2,
+    version: 3,
     create: include_str!("queue.sql"),
-    steps: &[include_str!("queue-1-to-2.sql")],
+    steps: &[include_str!("queue-1-to-2.sql"), include_str!("queue-2-to-3.sql")],
 };
 
 pub(crate) const POLICIES: Schema = Schema {
     file: "policies.db",
     application_id: 0x5374_6e70, // "Stnp"
-    version: 1,
+    version: 2,
     create: include_str!("policies.sql"),
-    steps: &[],
+    steps: &[include_str!("policies-1-to-2.sql")],
 };
 
 /// Octets of a page. Measured: 16384 is slower at every depth of queue.

@@ -17,19 +17,21 @@ use crate::due::{
     self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
 };
 use crate::housekeeper::{Chore, Housekeeper, Which};
-use crate::layout::{Layout, Lock, free_space, network_file_system};
+use crate::layout::{Layout, Lock, free_space, network_file_system, set_aside};
 use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail};
 use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settlement};
-use crate::opening::{OpenReport, Options, Space};
+use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
-use crate::reserve::Reserve;
+use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
+use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError};
 
 const RESERVE_FILE: &str = "reserve";
+const POLICY_RESERVE_FILE: &str = "policies.reserve";
 
 /// Proof that, when it was given, a settlement could be written. [`Spool::settle_permit`] makes it.
 #[derive(Debug)]
@@ -47,8 +49,8 @@ pub struct Spool {
 struct Inner {
     // Closed in the order of `Inner::close`, not of this list.
     workshop: Arc<Workshop>,
-    queue: Writer,
-    readers: Readers,
+    queue: Arc<Writer>,
+    readers: Arc<Readers>,
     policies: Policies,
     housekeeper: Housekeeper,
     broom: Arc<LaneBroom>,
@@ -69,16 +71,18 @@ impl Spool {
         let lock = Lock::take(&layout)?;
         let reserve = layout.file(RESERVE_FILE);
         let queue = open_with_reserve(&QUEUE, dir, &reserve)?;
-        let policies = open_with_reserve(&POLICIES, dir, &reserve)?;
+        let (policies, found) = open_policies(dir, &layout.file(POLICY_RESERVE_FILE))?;
+        copy_from_policies(&queue, &policies, dir)?;
         layout.fill()?;
-        let inner = Inner::start(layout, lock, [queue, policies], options)
+        let report = OpenReport { network_file_system: network_file_system(dir), policies: found };
+        let inner = Inner::start(layout, lock, [queue, policies], options, report)
             .map_err(|error| OpenError::Io { path: dir.into(), source: io::Error::other(error) })?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What was noticed when it was opened.
-    pub fn report(&self) -> OpenReport {
-        self.inner.report
+    pub fn report(&self) -> &OpenReport {
+        &self.inner.report
     }
 
     /// Can it do its work? After [`Health::Poisoned`] the process must end.
@@ -359,9 +363,25 @@ impl Spool {
         self.inner.readers.read(|db| listing::show(db, id))
     }
 
-    /// What is remembered about policies, hosts and the clock.
+    /// What is remembered about policies and hosts.
     pub fn policies(&self) -> &Policies {
         &self.inner.policies
+    }
+
+    pub(crate) fn read_queue<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.inner.readers.read(read)
+    }
+
+    pub(crate) fn write_queue<T, A, D>(&self, urgency: Urgency, apply: A, done: D)
+    where
+        T: Send + 'static,
+        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        self.inner.queue.submit(urgency, apply, done);
     }
 }
 
@@ -371,6 +391,23 @@ fn open_with_reserve(schema: &Schema, dir: &Path, reserve: &Path) -> Result<Conn
     let full = matches!(&opened, Err(OpenError::Database { source, .. })
         if source.sqlite_error_code() == Some(ErrorCode::DiskFull));
     if full && std::fs::remove_file(reserve).is_ok() { schema.open(dir) } else { opened }
+}
+
+/// What is in the place of policies.db and is no database is moved aside: mail does not stop for it, and which
+/// domains' mail has to wait is in queue.db.
+fn open_policies(dir: &Path, reserve: &Path) -> Result<(Connection, PoliciesFile), OpenError> {
+    let path = dir.join(POLICIES.file);
+    let is_new = path.metadata().map_or(true, |file| file.len() == 0);
+    match open_with_reserve(&POLICIES, dir, reserve) {
+        Ok(db) if is_new => Ok((db, PoliciesFile::Made)),
+        Ok(db) => Ok((db, PoliciesFile::Kept)),
+        Err(error) if error.is_damage() => {
+            let aside = set_aside(dir, POLICIES.file)
+                .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+            Ok((open_with_reserve(&POLICIES, dir, reserve)?, PoliciesFile::SetAside(aside)))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Files that stay because the keeper has ended are removed at the next start.
@@ -386,11 +423,18 @@ impl Inner {
         lock: Lock,
         [queue, policies]: [Connection; 2],
         options: Options,
+        report: OpenReport,
     ) -> Result<Self, StoreError> {
         let root = layout.root().to_path_buf();
         let vitals = Arc::new(Vitals::default());
         let reserve =
             Reserve::new(layout.file(RESERVE_FILE), options.reserve_bytes, Arc::clone(&vitals));
+        // Without this one policies may not be stored, which stops no other mail.
+        let policy_reserve = Reserve::new(
+            layout.file(POLICY_RESERVE_FILE),
+            options.reserve_bytes.min(POLICY_RESERVE_BYTES),
+            Arc::default(),
+        );
         let workshop =
             Arc::new(Workshop::new(layout, Arc::clone(&vitals), options.inline_body_max));
         let housekeeper = Housekeeper::start(Arc::clone(&workshop))?;
@@ -399,12 +443,16 @@ impl Inner {
             Writer::start(db, log, reserve, Arc::clone(&vitals))
                 .map_err(|e| StoreError::io("starting a thread", e))
         };
-        let readers = |schema| Readers::new(schema, root.clone(), Arc::clone(&vitals));
+        let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
+        let queue = Arc::new(start(queue, Which::Queue, reserve)?);
+        let readers_of_queue = readers(&QUEUE);
+        let beside = (Arc::clone(&queue), Arc::clone(&readers_of_queue));
+        let writer = Arc::new(start(policies, Which::Policies, policy_reserve)?);
         Ok(Self {
-            queue: start(queue, Which::Queue, Some(reserve))?,
-            policies: Policies::new(start(policies, Which::Policies, None)?, readers(&POLICIES)),
-            readers: readers(&QUEUE),
-            report: OpenReport { network_file_system: network_file_system(&root) },
+            queue,
+            policies: Policies::new(writer, readers(&POLICIES), beside),
+            readers: readers_of_queue,
+            report,
             broom: Arc::default(),
             ids: IdSource::new(),
             workshop,

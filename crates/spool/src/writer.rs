@@ -25,11 +25,14 @@ const WAITING_MAX: usize = 8192;
 const TROUBLE_RETRY: Duration = Duration::from_secs(1);
 
 /// May this work be refused?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Urgency {
     /// It may: nobody has been promised anything.
     Ordinary,
-    /// It settles what a peer has already acknowledged: it may use the reserve.
+    /// It may use the reserve, since without it mail would go less protected, or have to wait.
+    Reserved,
+    /// It settles what a peer has already acknowledged: it may use the reserve, and if it fails nothing may
+    /// be sent.
     Settling,
 }
 
@@ -131,7 +134,7 @@ impl Writer {
     pub(crate) fn start(
         db: Connection,
         log: Log,
-        reserve: Option<Reserve>,
+        reserve: Reserve,
         vitals: Arc<Vitals>,
     ) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), open: true });
@@ -154,7 +157,7 @@ impl Writer {
             Some(StoreError::Poisoned)
         } else if !waiting.open {
             Some(StoreError::Closed)
-        } else if waiting.jobs.len() >= WAITING_MAX && urgency == Urgency::Ordinary {
+        } else if waiting.jobs.len() >= WAITING_MAX && urgency != Urgency::Settling {
             Some(StoreError::Busy)
         } else {
             None
@@ -186,7 +189,7 @@ impl Writer {
 struct Desk {
     db: Connection,
     log: Log,
-    reserve: Option<Reserve>,
+    reserve: Reserve,
     shared: Arc<Shared>,
 }
 
@@ -224,13 +227,12 @@ impl Desk {
     }
 
     fn patience(&self) -> Option<Duration> {
-        let trouble =
-            self.reserve.as_ref().is_some_and(|r| !r.is_present()) || self.shared.vitals.is_stuck();
+        let trouble = !self.reserve.is_present() || self.shared.vitals.is_stuck();
         trouble.then_some(TROUBLE_RETRY)
     }
 
     fn keep_up(&mut self, count: usize) {
-        self.restore_reserve();
+        self.reserve.restore();
         if let Err(error) = self.log.keep_short(&self.db, count) {
             self.judge(&error);
         }
@@ -251,30 +253,23 @@ impl Desk {
     }
 
     /// Each on its own; settlements first, since they must not fail and free space.
-    fn write_apart(&self, batch: Vec<Job>, why: &StoreError) {
-        let (settling, ordinary): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|job| job.urgency == Urgency::Settling);
+    fn write_apart(&self, mut batch: Vec<Job>, why: &StoreError) {
+        batch.sort_by_key(|job| std::cmp::Reverse(job.urgency));
         if why.is_write_failure() {
             self.log.try_to_empty(&self.db);
         }
-        for mut job in settling.into_iter().chain(ordinary) {
+        for mut job in batch {
             let result = match job.urgency {
                 Urgency::Ordinary => self.transact(std::slice::from_mut(&mut job)),
+                Urgency::Reserved => self.write_by_all_means(&mut job),
                 Urgency::Settling => self.settle(&mut job),
             };
             job.work.done(result);
         }
     }
 
-    /// By all means: with the reserve, if need be.
     fn settle(&self, job: &mut Job) -> Result<(), StoreError> {
-        let job = std::slice::from_mut(job);
-        let mut result = self.transact(job);
-        if result.is_err() && self.release_reserve() {
-            self.log.try_to_empty(&self.db);
-            result = self.transact(job);
-            self.restore_reserve();
-        }
+        let result = self.write_by_all_means(job);
         match &result {
             Ok(()) => self.shared.vitals.writing_works(),
             Err(_) => self.shared.vitals.settling_failed(),
@@ -282,10 +277,17 @@ impl Desk {
         result
     }
 
-    fn restore_reserve(&self) {
-        if let Some(reserve) = &self.reserve {
-            reserve.restore();
+    /// With the reserve, if need be.
+    fn write_by_all_means(&self, job: &mut Job) -> Result<(), StoreError> {
+        let job = std::slice::from_mut(job);
+        let mut result = self.transact(job);
+        let lacks_space = result.as_ref().is_err_and(StoreError::is_write_failure);
+        if lacks_space && self.release_reserve() {
+            self.log.try_to_empty(&self.db);
+            result = self.transact(job);
+            self.reserve.restore();
         }
+        result
     }
 
     /// Nobody may transmit and so nothing is settled that would show whether it works again.
@@ -305,7 +307,7 @@ impl Desk {
     }
 
     fn release_reserve(&self) -> bool {
-        self.shared.vitals.alive().is_ok() && self.reserve.as_ref().is_some_and(Reserve::release)
+        self.shared.vitals.alive().is_ok() && self.reserve.release()
     }
 
     /// One transaction, one sync. Nothing has happened if it fails, unless the store is poisoned.

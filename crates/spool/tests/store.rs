@@ -7,7 +7,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -19,9 +21,9 @@ use common::{
 use rusqlite::Connection;
 use smtp::HostName;
 use spool::{
-    Attempt, BodyRef, Change, Deferral, Filter, Found, Health, HostRow, LaneKey, LaneState,
-    LaneUpdate, MessageOptions, Move, OpenError, PolicyRow, RecipientNo, RecipientOptions,
-    RecipientState, Selection, Settled, Spool, StoreError,
+    Attempt, BodyRef, Change, Deferral, Enforced, Filter, Found, Health, HostRow, LaneKey,
+    LaneState, LaneUpdate, MessageOptions, Move, OpenError, PoliciesFile, PolicyRow, RecipientNo,
+    RecipientOptions, RecipientState, Selection, Settled, Spool, StoreError,
 };
 
 fn host(name: &str) -> HostName {
@@ -464,7 +466,7 @@ fn lanes_without_mail_are_forgotten_and_others_are_not() {
 }
 
 #[test]
-fn policies_hosts_and_clock_survive() {
+fn policies_hosts_and_marks_survive() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     let mut row = PolicyRow::new(host("a.example"));
@@ -474,12 +476,16 @@ fn policies_hosts_and_clock_survive() {
     row.failed_count = 3;
     row.recent_fetches = "1,2".into();
     let policies = spool.policies();
-    assert!(wait(|done| policies.put(row.clone(), done)).unwrap());
+    row.first_used_at = Some(at(11));
+    row.last_used_at = Some(at(20));
+    row.known_since = Some(at(9));
+    wait(|done| policies.put(row.clone(), done)).unwrap();
     let host_row = HostRow { host: host("mx.example"), starttls_seen_at: at(5), note: "x".into() };
     wait(|done| policies.put_host(host_row.clone(), done)).unwrap();
-    wait(|done| policies.set_clock_mark(at(77), done)).unwrap();
-    wait(|done| policies.touch(host("a.example"), at(20), done)).unwrap();
-    row.last_used_at = Some(at(20));
+    for (name, value) in [("off.b", "2"), ("off.a", "1"), ("clock", "77")] {
+        spool.set_mark(name, Some(value)).unwrap();
+    }
+    spool.set_mark("off.b", None).unwrap();
     drop(spool);
 
     let spool = open(dir.path());
@@ -487,11 +493,9 @@ fn policies_hosts_and_clock_survive() {
     assert_eq!(policies.get(&host("a.example")).unwrap(), Found::Row(row));
     assert_eq!(policies.get(&host("b.example")).unwrap(), Found::Absent);
     assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Row(host_row));
-    assert_eq!(policies.clock_mark().unwrap(), Found::Row(at(77)));
-    policies.set_mark("off.b", Some(at(2))).unwrap();
-    policies.set_mark("off.a", Some(at(1))).unwrap();
-    policies.set_mark("off.b", None).unwrap();
-    assert_eq!(policies.marks("off.").unwrap(), [("off.a".to_owned(), at(1))]);
+    assert_eq!(spool.mark("clock").unwrap().as_deref(), Some("77"));
+    assert_eq!(spool.mark("off.b").unwrap(), None);
+    assert_eq!(spool.marks("off.").unwrap(), [("off.a".to_owned(), "1".to_owned())]);
     assert_eq!(wait(|done| policies.forget_hosts(at(6), done)).unwrap(), 1);
     assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Absent);
     assert!(wait(|done| policies.delete(host("a.example"), done)).unwrap());
@@ -499,27 +503,123 @@ fn policies_hosts_and_clock_survive() {
 }
 
 #[test]
-fn an_older_policy_does_not_replace_a_newer_one() {
+fn a_policy_takes_the_place_of_any_other_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
-    let put = |fetched: Option<i64>, mode: &str| {
+    for fetched in [Some(10), Some(9), None] {
         let mut row = PolicyRow::new(host("a.example"));
         row.fetched_at = fetched.map(at);
-        row.mode = Some(mode.into());
-        wait(|done| spool.policies().put(row, done)).unwrap()
-    };
-    let cases = [
-        (None, "first", true),
-        (Some(10), "newer", true),
-        (Some(10), "same", true),
-        (Some(9), "older", false),
-        (None, "unknown", false),
-    ];
-    for (fetched, mode, want) in cases {
-        assert_eq!(put(fetched, mode), want, "{mode}");
+        wait(|done| spool.policies().put(row.clone(), done)).unwrap();
+        assert_eq!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(row));
     }
-    let page = spool.policies().list(None, 10).unwrap();
-    assert_eq!(page.rows[0].mode.as_deref(), Some("same"));
+    assert_eq!(spool.policies().count().unwrap(), 1);
+}
+
+/// Leaf pages of the table `policies`, and those of the index of its names.
+fn leaves(file: &Path, of: &str) -> Vec<usize> {
+    let db = Connection::open(file).unwrap();
+    let mut pages = db.prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf'");
+    let pages = pages.as_mut().unwrap();
+    let numbers = pages.query_map([of], |row| row.get::<_, i64>(0)).unwrap();
+    numbers.map(|page| usize::try_from(page.unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn a_damaged_page_of_policies_hides_only_what_is_on_it() {
+    for of in ["policies", "sqlite_autoindex_policies_1"] {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = open(dir.path());
+        for number in 0..600 {
+            let mut row = PolicyRow::new(host(&format!("d{number:03}.example")));
+            row.body = Some(vec![b'x'; 100]);
+            wait(|done| spool.policies().put(row, done)).unwrap();
+        }
+        drop(spool);
+        let file = dir.path().join("policies.db");
+        let pages = leaves(&file, of);
+        assert!(pages.len() > 2, "{of}: {pages:?}");
+        let mut content = std::fs::read(&file).unwrap();
+        let at = (pages[1] - 1) * 4096;
+        content[at..at + 4096].fill(0xff);
+        std::fs::write(&file, content).unwrap();
+
+        let spool = open(dir.path());
+        let (mut rows, mut damaged, mut after) = (0, 0, None);
+        loop {
+            let page = spool.policies().list(after.as_deref(), 50).unwrap();
+            (rows, damaged) = (rows + page.rows.len(), damaged + page.damaged);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(damaged > 0 && rows > 300, "{of}: {rows} rows, {damaged} damaged");
+        assert_eq!(rows + usize::try_from(damaged).unwrap(), 600, "{of}: each is named");
+    }
+}
+
+#[test]
+fn which_domains_are_enforced_is_known_without_the_policies() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let entry = |from, to| Enforced { fetched_at: at(from), expires_at: at(to) };
+    let put = |name: &str, entry| {
+        wait(|done| spool.policies().put_enforced(host(name), entry, done)).unwrap();
+    };
+    put("a.example", entry(1, 10));
+    put("b.example", entry(2, 20));
+    put("a.example", entry(3, 30));
+    put("c.example", entry(4, 40));
+    wait(|done| spool.policies().remove_enforced(host("c.example"), done)).unwrap();
+    spool.set_mark("switched_off.sending", Some("5")).unwrap();
+    drop(spool);
+
+    let cases: [(&str, fn(&Path)); 3] = [
+        ("missing", |file| std::fs::remove_file(file).unwrap()),
+        ("empty", |file| std::fs::write(file, b"").unwrap()),
+        ("garbage", |file| std::fs::write(file, [0; 8192]).unwrap()),
+    ];
+    for (what, damage) in cases {
+        let file = dir.path().join("policies.db");
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(dir.path().join(format!("policies.db{suffix}")));
+        }
+        damage(&file);
+        let spool = open(dir.path());
+        match (what, &spool.report().policies) {
+            ("garbage", PoliciesFile::SetAside(aside)) => {
+                assert_eq!(std::fs::read(aside).unwrap(), [0; 8192], "nothing is thrown away");
+            }
+            ("missing" | "empty", PoliciesFile::Made) => {}
+            (what, found) => panic!("{what}: {found:?}"),
+        }
+        let page = spool.policies().list_enforced(None, 1).unwrap();
+        assert_eq!(page.rows, [(host("a.example"), entry(3, 30))], "{what}");
+        let page = spool.policies().list_enforced(page.next.as_deref(), 10).unwrap();
+        assert_eq!((page.rows, page.next), (vec![(host("b.example"), entry(2, 20))], None));
+        let found = spool.policies().enforced(&host("a.example")).unwrap();
+        assert_eq!(found, Found::Row(entry(3, 30)));
+        assert_eq!(spool.policies().enforced(&host("c.example")).unwrap(), Found::Absent);
+        assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("5"));
+    }
+}
+
+#[test]
+fn for_whom_mail_waits_is_known_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x\r\n", &[("b@to.example", lane(1)), ("c@of.example", lane(1))]);
+    commit(&spool, b"x\r\n", &[("d@to.example", lane(2))]);
+    assert_eq!(spool.lanes_with_mail().unwrap(), [lane(1), lane(2)]);
+    let (first, after) = spool.domains_in(&lane(1), None, 1).unwrap();
+    let (second, after) = spool.domains_in(&lane(1), after, 1).unwrap();
+    assert_eq!([first, second], [host("to.example"), host("of.example")].map(|n| [n].into()));
+    assert_eq!(spool.domains_in(&lane(1), after, 1).unwrap(), (BTreeSet::new(), None));
+    spool.hold(&Selection::Messages(vec![id]), None).unwrap();
+    assert!(spool.has_mail(&[lane(3), lane(1)]).unwrap(), "held mail is mail");
+    spool.delete(&Selection::Messages(vec![id]), None).unwrap();
+    assert!(!spool.has_mail(&[lane(3), lane(1)]).unwrap());
+    assert_eq!(spool.lanes_with_mail().unwrap(), [lane(2)]);
 }
 
 #[test]
@@ -552,6 +652,8 @@ fn format_1_can_be_read() {
     ] {
         Connection::open(root.join(file)).unwrap().execute_batch(sql).unwrap();
     }
+    let mark = "INSERT INTO marks VALUES ('switched_off.sending', 1800000000000)";
+    Connection::open(root.join("policies.db")).unwrap().execute_batch(mark).unwrap();
     let spool = open(root);
     // Its sender was never told of a delay; otherwise nothing was asked for.
     let page = spool.unwarned(&LaneKey::new("to.example"), at(0), None, 10).unwrap();
@@ -564,6 +666,12 @@ fn format_1_can_be_read() {
     assert_eq!(rows[0].last, Some(problem(2)));
     assert_eq!(bytes(&spool, rows[0].message), b"Subject: kept\r\n\r\nx\r\n");
     assert!(matches!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(_)));
+    // What mail hangs on is beside the mail now.
+    let enforced = spool.policies().list_enforced(None, 10).unwrap().rows;
+    let times = (at(0), at(86_400));
+    let entry = Enforced { fetched_at: times.0, expires_at: times.1 };
+    assert_eq!(enforced, [(host("a.example"), entry)]);
+    assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("1800000000000"));
 }
 
 /// The columns and indexes of a database, in words.
@@ -596,7 +704,7 @@ fn a_file_brought_to_the_new_format_is_like_one_made_in_it() {
         (format_of(&db), shape(&db))
     });
     assert_eq!(shapes[0], shapes[1]);
-    assert_eq!(shapes[0].0, 2);
+    assert_eq!(shapes[0].0, 3);
     open(old.path());
 }
 
@@ -650,7 +758,7 @@ fn callbacks_may_hold_the_last_handle() {
 }
 
 /// Runs the test `name` of this file again in a process whose files cannot grow beyond `kib`.
-fn run_limited(name: &str, dir: &std::path::Path, kib: u32) {
+fn run_limited(name: &str, dir: &Path, kib: u32) {
     let limit = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
     let done = std::process::Command::new("sh")
         .args(["-c", &limit])

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use policy::sts::keep::{ClockTrust, Moment};
-use spool::{Found, Policies};
+use spool::Spool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -32,6 +32,8 @@ const CONFIRM_MAX: SignedDuration = SignedDuration::from_hours(1);
 const ANCHOR_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How far the mark on disk may lie behind.
 const MARK_EVERY: SignedDuration = SignedDuration::from_mins(10);
+/// What the mark is called in the store.
+const MARK: &str = "clock";
 /// How often the daemon looks at the clocks of its own accord.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -168,21 +170,19 @@ impl ClockWatch {
     /// # Errors
     ///
     /// [`spool::StoreError`] when the store cannot be read.
-    pub(crate) fn open(store: &Policies) -> Result<Self, spool::StoreError> {
-        let mark = match store.clock_mark()? {
-            Found::Row(mark) => Some(mark),
-            Found::Absent | Found::Corrupt => None,
-        };
-        Ok(Self::new(mark))
+    pub(crate) fn open(store: &Spool) -> Result<Self, spool::StoreError> {
+        let mark = store.mark(MARK)?.and_then(|value| value.parse().ok());
+        Ok(Self::new(mark.and_then(|at| Timestamp::from_millisecond(at).ok())))
     }
 
     /// Keeps the mark in the store up to date until `shutdown`.
-    pub(crate) async fn run(&self, store: &Policies, shutdown: &CancellationToken) {
+    pub(crate) async fn run(&self, store: &Spool, shutdown: &CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
             let Some(mark) = self.due_mark() else { continue };
-            store.set_clock_mark(mark, |stored| {
+            let value = mark.as_millisecond().to_string();
+            store.set_mark_later(MARK, Some(&value), |stored| {
                 if let Err(error) = stored {
                     error!(event = "store_failed", %error, "the clock's mark could not be stored");
                 }

@@ -228,7 +228,7 @@ pub(crate) fn assemble(
     let today = Arc::clone(&config.borrow());
     let tracker = TaskTracker::new();
     let dns = Dns::new(&today.dns).map_err(setup)?;
-    let clock = ClockWatch::open(spool.policies())?;
+    let clock = ClockWatch::open(&spool)?;
     let store = spool.policies().clone();
     let policies = PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), clock.clone())
         .map_err(setup)?;
@@ -250,7 +250,7 @@ pub(crate) fn assemble(
         broken: CancellationToken::new(),
         sending: Mutex::default(),
         deadlines: Notify::new(),
-        switches: Switches::open(spool.policies().clone())?,
+        switches: Switches::open(spool.clone())?,
         queue,
         is_full: watch::Sender::new(false),
         reloads,
@@ -295,7 +295,7 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
 }
 
 async fn watch_clock(relay: Arc<Relay>, stop: CancellationToken) {
-    relay.clock.run(relay.spool.policies(), &stop).await;
+    relay.clock.run(&relay.spool, &stop).await;
 }
 
 /// What waits longer than anything may wait got its time from a clock that was ahead: it is due now.

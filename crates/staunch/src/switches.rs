@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 use smtp::HostName;
-use spool::{LaneKey, Policies, StoreError};
+use spool::{LaneKey, Spool, StoreError};
 use tokio::sync::Mutex;
 
 use crate::config::Config;
@@ -93,7 +93,7 @@ pub(crate) enum SwitchError {
 #[derive(Debug)]
 pub(crate) struct Switches {
     off: Live<Off>,
-    store: Policies,
+    store: Spool,
     /// One change at a time.
     turn: Mutex<()>,
 }
@@ -104,9 +104,12 @@ impl Switches {
     /// # Errors
     ///
     /// [`StoreError`] when that cannot be read.
-    pub(crate) fn open(store: Policies) -> Result<Self, StoreError> {
+    pub(crate) fn open(store: Spool) -> Result<Self, StoreError> {
         let mut off = Off::default();
-        for (name, since) in store.marks(MARKS)? {
+        for (name, value) in store.marks(MARKS)? {
+            // That it is off matters, not since when.
+            let since = value.parse().ok().and_then(|at| Timestamp::from_millisecond(at).ok());
+            let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
             match name.strip_prefix(HOP).map(HostName::parse) {
                 Some(Ok(hop)) => {
                     off.hops.insert(hop, since);
@@ -141,7 +144,8 @@ impl Switches {
         };
         let since = off.turned(switch, to)?;
         let store = self.store.clone();
-        let write = tokio::task::spawn_blocking(move || store.set_mark(&name, since));
+        let value = since.map(|at| at.as_millisecond().to_string());
+        let write = tokio::task::spawn_blocking(move || store.set_mark(&name, value.as_deref()));
         write.await.unwrap_or(Err(StoreError::Closed))?;
         self.off.replace(off);
         Ok(())
@@ -229,11 +233,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_off_stays_off_after_a_restart_and_keeps_its_time() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || spool::Spool::open(dir.path(), spool::Options::default()).unwrap();
+        let open = || Spool::open(dir.path(), spool::Options::default()).unwrap();
         let early = Timestamp::from_second(1_000).unwrap();
         let late = Timestamp::from_second(2_000).unwrap();
         let spool = open();
-        let switches = Switches::open(spool.policies().clone()).unwrap();
+        let switches = Switches::open(spool.clone()).unwrap();
         for switch in [Switch::Sending, hop("a.test"), hop("b.test"), Switch::Accepting] {
             switches.turn(switch.clone(), Position::Off(early)).await.unwrap();
             switches.turn(switch, Position::Off(late)).await.unwrap();
@@ -246,7 +250,7 @@ mod tests {
         drop((switches, spool));
 
         let spool = open();
-        let off = Switches::open(spool.policies().clone()).unwrap().off();
+        let off = Switches::open(spool.clone()).unwrap().off();
         assert_eq!(off, left);
         assert_eq!((off.sending, off.accepting), (None, Some(early)));
         let hops: Vec<&str> = off.hops.keys().map(HostName::as_str).collect();

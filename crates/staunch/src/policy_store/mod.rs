@@ -399,16 +399,8 @@ impl Inner {
 
     async fn put(&self, row: PolicyRow) -> Result<(), StoreError> {
         let (done, stored) = oneshot::channel();
-        self.store.put(row.clone(), |result| drop(done.send(result)));
-        if stored.await.unwrap_or(Err(StoreError::Closed))? {
-            return Ok(());
-        }
-        // The row that is there claims to be from later: it was written by a clock that was ahead,
-        // or its policy is no more. This process is the only one that knows better.
-        self.delete(row.domain.clone()).await?;
-        let (done, stored) = oneshot::channel();
         self.store.put(row, |result| drop(done.send(result)));
-        stored.await.unwrap_or(Err(StoreError::Closed)).map(drop)
+        stored.await.unwrap_or(Err(StoreError::Closed))
     }
 
     async fn delete(&self, domain: HostName) -> Result<bool, StoreError> {

@@ -64,6 +64,8 @@ pub(super) fn row_of(domain: &HostName, state: &State) -> PolicyRow {
         none_seen_at: state.none_seen_at,
         recent_fetches: state.recent_to_text().into(),
         alarm: (!alarms.is_empty()).then(|| alarms.into()),
+        first_used_at: None,
+        known_since: None,
     }
 }
 

@@ -34,7 +34,7 @@ impl Daemon {
         let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
         let spool = Spool::open(&world.dir().join("spool"), Options::default()).unwrap();
         let dns = Dns::new(&config.dns).unwrap();
-        let watch = ClockWatch::open(spool.policies()).unwrap();
+        let watch = ClockWatch::open(&spool).unwrap();
         let (sender, receiver) = watch::channel(config);
         let keeper = PolicyKeeper::new(receiver, dns, spool.policies().clone(), watch).unwrap();
         Self { keeper, spool, _config: sender }

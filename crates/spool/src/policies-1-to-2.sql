@@ -1,0 +1,3 @@
+-- From format 1 to format 2: what tells strangers from those who get mail again.
+ALTER TABLE policies ADD COLUMN first_used_at INTEGER;
+ALTER TABLE policies ADD COLUMN known_since INTEGER;

@@ -1,0 +1,89 @@
+//! For whom does mail wait? Exact, and by index, so that it may be asked often.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, params};
+use smtp::HostName;
+
+use crate::message::LaneKey;
+use crate::rows::{Columns, number};
+use crate::spool::Spool;
+use crate::{ListCursor, StoreError, rows};
+
+impl Spool {
+    /// The lanes in which mail waits, held mail too. Blocks for one look into an index for each lane that there is:
+    /// 0.2 s for 100,000.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn lanes_with_mail(&self) -> Result<Vec<LaneKey>, StoreError> {
+        self.read_queue(|db| {
+            let mut select = db.prepare_cached(
+                "SELECT key FROM lanes
+                 WHERE EXISTS (SELECT 1 FROM recipients WHERE recipients.lane = lanes.id)",
+            )?;
+            let mut found = select.query([])?;
+            let mut lanes = Vec::new();
+            while let Some(row) = found.next()? {
+                lanes.push(Columns::new(row).next_text(|text| Ok(LaneKey::new(text)))?);
+            }
+            Ok(lanes)
+        })
+    }
+
+    /// Does mail wait in one of these lanes, held mail too? Blocks for a few reads by index.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn has_mail(&self, lanes: &[LaneKey]) -> Result<bool, StoreError> {
+        self.read_queue(|db| {
+            for lane in lanes {
+                if has_mail(db, lane)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// The domains of up to `limit` recipients that wait in `lane`; call again with the cursor until there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn domains_in(
+        &self,
+        lane: &LaneKey,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<(BTreeSet<HostName>, Option<ListCursor>), StoreError> {
+        self.read_queue(|db| {
+            let mut select = db.prepare_cached(
+                "SELECT id, mailbox FROM recipients
+                 WHERE id > ?1 AND +lane = (SELECT id FROM lanes WHERE key = ?2)
+                 ORDER BY id LIMIT ?3",
+            )?;
+            let after = after.map_or(i64::MIN, ListCursor::key);
+            let mut found = select.query(params![after, lane.as_str(), number(limit)])?;
+            let (mut domains, mut last, mut seen) = (BTreeSet::new(), after, 0);
+            while let Some(row) = found.next()? {
+                let mut columns = Columns::new(row);
+                last = columns.next()?;
+                seen += 1;
+                let mailbox = columns.next_text(rows::mailbox);
+                domains.extend(mailbox.ok().and_then(|mailbox| mailbox.domain().name().cloned()));
+            }
+            Ok((domains, (seen == limit).then(|| ListCursor::at(last))))
+        })
+    }
+}
+
+fn has_mail(db: &Connection, lane: &LaneKey) -> Result<bool, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM recipients
+             WHERE lane = (SELECT id FROM lanes WHERE key = ?1))",
+    )?;
+    Ok(select.query_row([lane.as_str()], |row| row.get(0))?)
+}
