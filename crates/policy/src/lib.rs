@@ -9,7 +9,8 @@
 //! In reading order, which is the order of one delivery:
 //!
 //! 1. [`sts::record`], [`sts::document`], [`sts::mx_pattern`]: what a domain published.
-//! 2. [`sts::keep`]: which policy holds today, also when it cannot be fetched any more.
+//! 2. [`sts::keep`]: which policy holds today, also when it cannot be fetched any more; by which
+//!    time, [`clock`].
 //! 3. [`Requirement`]: what domain, operator and sender ask for together. It can only grow.
 //! 4. [`authorize`]: may this MX be used? The only constructor of [`AuthorizedMx`].
 //! 5. [`Observed`]: what the connection showed.
@@ -17,6 +18,7 @@
 //!
 //! Not here: look-ups and fetches, connections, retry times (all in `staunch`).
 
+pub mod clock;
 pub mod sts;
 
 mod admit;

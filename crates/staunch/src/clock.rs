@@ -60,6 +60,8 @@ struct Judge {
     doubt_since: Option<Duration>,
     /// The last trusted time that was handed out to be stored.
     mark: Option<Timestamp>,
+    /// When trust last returned, in this life.
+    trusted_since: Timestamp,
 }
 
 /// What one look at the clocks changed.
@@ -76,7 +78,7 @@ impl Judge {
     fn start(reading: Reading, mark: Option<Timestamp>) -> Self {
         let anchor = mark.map_or(reading, |wall| Reading { wall, elapsed: reading.elapsed });
         let tolerance = if mark.is_some() { GAP_MAX } else { STEP_MAX };
-        Self { anchor, tolerance, doubt_since: None, mark }
+        Self { anchor, tolerance, doubt_since: None, mark, trusted_since: Timestamp::MIN }
     }
 
     fn offset(&self, reading: Reading) -> SignedDuration {
@@ -123,6 +125,7 @@ impl Judge {
     fn trust(&mut self, reading: Reading) {
         self.anchor_at(reading);
         self.doubt_since = None;
+        self.trusted_since = reading.wall;
         // The old mark may lie in a future that was never real.
         self.mark = None;
     }
@@ -201,7 +204,7 @@ impl ClockWatch {
         let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
         tell(judge.observe(reading));
         let clock = if judge.is_suspect() { ClockTrust::Suspect } else { ClockTrust::Trusted };
-        Moment { now: reading.wall, clock }
+        Moment { now: reading.wall, clock, trusted_since: judge.trusted_since }
     }
 
     /// A host that proved its name by a certificate says that it is `date` now.

@@ -23,6 +23,7 @@ use smtp::RemoteText;
 use super::document::{self, Invalid, Mode, Policy};
 use super::record::{Id, RecordError};
 
+pub use crate::clock::{ClockTrust, Moment};
 pub use state::{FETCH_BACKOFF, FETCHES_PER_HOUR, FailedFetch, RecentFetch, State};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -86,24 +87,6 @@ impl Kept {
             Mode::None => false,
         }
     }
-}
-
-/// May the wall clock be believed?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ClockTrust {
-    /// Yes.
-    Trusted,
-    /// It jumped: no policy lapses.
-    Suspect,
-}
-
-/// The time, and how far it can be trusted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Moment {
-    /// Wall-clock time.
-    pub now: Timestamp,
-    /// May a policy lapse by it?
-    pub clock: ClockTrust,
 }
 
 /// What the TXT query gave.

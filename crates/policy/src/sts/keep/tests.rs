@@ -52,7 +52,7 @@ impl Domain {
     fn unknown() -> Self {
         Self {
             state: State::default(),
-            moment: Moment { now: start(), clock: ClockTrust::Trusted },
+            moment: Moment::undoubted(start()),
             settings: Settings::default(),
             txt: no_record(),
             https: http_500(),
@@ -331,7 +331,7 @@ fn a_policy_ends_at_its_last_second_and_not_while_the_clock_is_suspect() {
         (at(30 * 86_400), ClockTrust::Suspect, true),
         (at(-30 * 86_400), ClockTrust::Trusted, true), // the clock was set back
     ] {
-        let moment = Moment { now, clock };
+        let moment = Moment { clock, ..Moment::undoubted(now) };
         assert_eq!(domain.state.live(moment).is_some(), live, "{moment:?}");
         domain.moment = moment;
         assert_eq!(matches!(domain.mail(), Verdict::Use(_)), live, "{moment:?}");
@@ -567,7 +567,7 @@ fn short_lived_policies_are_refreshed_at_half_their_life() {
         let body = V1.replace("604800", &max_age.to_string());
         let kept = Kept::new(id("v1"), body.as_bytes(), start()).unwrap();
         let state = State { kept: Some(kept.into()), ..State::default() };
-        let moment = Moment { now: start(), clock: ClockTrust::Trusted };
+        let moment = Moment::undoubted(start());
         let due = state.refresh_at(moment, 0, &Settings::default());
         assert_eq!(due, Some(later(start(), minutes * MINUTE)), "{max_age}");
     }
@@ -583,7 +583,7 @@ fn what_a_clock_that_was_ahead_wrote_does_not_hold_us_up() {
     domain.refresh();
     domain.https = http_500();
     domain.mail();
-    domain.moment = Moment { now: later(start(), 2 * HOUR), clock: ClockTrust::Trusted };
+    domain.moment = Moment::undoubted(later(start(), 2 * HOUR));
     // Back-off and refresh count from a time to come; neither waits for it.
     assert!(domain.state.may_fetch(&id("v2"), domain.moment.now));
     let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
@@ -678,7 +678,7 @@ fn rows_are_spent_long_after_their_policy_and_never_when_a_policy_was_lost() {
     assert!(domain.state.is_spent(domain.moment));
     domain.moment.clock = ClockTrust::Suspect;
     assert!(!domain.state.is_spent(domain.moment));
-    let now = Moment { now: start(), clock: ClockTrust::Trusted };
+    let now = Moment::undoubted(start());
     assert!(State::default().is_spent(now));
     assert!(!State::lost().is_spent(now));
     let fetch = RecentFetch { at: start(), id: id("a"), failed: true };
