@@ -25,6 +25,7 @@ mod admit;
 mod authorize;
 mod certificate;
 mod observed;
+mod registrable;
 mod requirement;
 #[cfg(test)]
 mod test_ca;
@@ -35,6 +36,7 @@ pub use admit::{Admitted, Denied, Proof};
 pub use authorize::{AuthorizedMx, Finding, Located, NamedBy, Refusal, authorize};
 pub use certificate::{BadRoot, Distrust, Roots, TlsFailure};
 pub use observed::{Observed, ObservedTls, TlsVersion};
+pub use registrable::registrable_domain;
 pub use requirement::{
     Asked, Channel, Effect, Floor, Identity, Onward, Origin, PatternSet, Published, Requirement,
 };
