@@ -87,8 +87,8 @@ pub enum Origin {
 pub struct PatternSet {
     /// Who says so.
     pub origin: Origin,
-    /// The names.
-    pub patterns: Vec<MxPattern>,
+    /// The names; shared, since a policy may have many.
+    pub patterns: Arc<[MxPattern]>,
 }
 
 impl PatternSet {
@@ -143,7 +143,7 @@ impl Requirement {
             Mode::None => Self::default(),
             Mode::Enforce | Mode::Testing => {
                 let origin = Origin::Sts { domain: domain.clone() };
-                Self::listed(PatternSet { origin, patterns: policy.mx().to_vec() })
+                Self::listed(PatternSet { origin, patterns: Arc::clone(policy.mx()) })
                     .join(&Self::identified(Identity::Pkix))
             }
         }
@@ -273,7 +273,7 @@ mod tests {
         ];
         let pattern = "(\\*\\.)?[ab]\\.test".prop_map(|p| MxPattern::parse(&p).unwrap());
         (origin, prop::collection::vec(pattern, 0..3))
-            .prop_map(|(origin, patterns)| PatternSet { origin, patterns })
+            .prop_map(|(origin, patterns)| PatternSet { origin, patterns: patterns.into() })
     }
 
     fn requirements() -> impl Strategy<Value = Requirement> {

@@ -190,6 +190,21 @@ impl Policies {
         self.writer.submit(Urgency::Ordinary, delete, done);
     }
 
+    /// The same, but for domains that have a policy meanwhile.
+    pub fn delete_without_policy<D>(&self, domains: Vec<HostName>, done: D)
+    where
+        D: FnOnce(Result<(), StoreError>) + Send + 'static,
+    {
+        let delete = move |db: &Connection| {
+            let mut delete = db.prepare_cached(
+                "DELETE FROM policies WHERE domain = ?1 AND body IS NULL AND fetched_at IS NULL",
+            )?;
+            domains.iter().try_for_each(|domain| delete.execute([domain.as_str()]).map(drop))?;
+            Ok(())
+        };
+        self.writer.submit(Urgency::Ordinary, delete, done);
+    }
+
     /// Up to `limit` rows whose names come after `after`. A damaged row or page hides no other rows.
     ///
     /// # Errors

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
-use smtp::HostName;
 use spool::{Health, OpenError, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -38,6 +37,7 @@ use crate::schedule::after;
 use crate::setup::SetupError;
 use crate::switches::Switches;
 use crate::tls::load_roots;
+use crate::waiting::WaitingMail;
 
 /// How often free space and the store's health are looked at.
 const VITALS_EVERY: Duration = Duration::from_secs(1);
@@ -344,12 +344,8 @@ async fn wait_anew(relay: &Arc<Relay>) {
 }
 
 async fn keep_policies(relay: Arc<Relay>, stop: CancellationToken) {
-    let has_mail = |domain: &HostName| {
-        let of = spool::Filter { domain: Some(domain.clone()), ..spool::Filter::default() };
-        // What cannot be ruled out is kept.
-        relay.spool.list(&of, None, 1).map_or(true, |page| !page.rows.is_empty())
-    };
-    relay.policies.run(&stop, has_mail).await;
+    let waiting = WaitingMail::new(relay.spool.clone(), relay.config.clone());
+    relay.policies.run(&stop, &waiting).await;
 }
 
 fn tell_systemd(state: &[NotifyState<'_>]) {

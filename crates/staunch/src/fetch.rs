@@ -16,15 +16,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use policy::registrable_domain;
 use smtp::{HostName, RemoteText};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::addresses::is_forbidden;
 use crate::config::{Config, IpFamily, Prefix};
 use crate::resolve::{Dns, DnsFailure};
 use client::Client;
 pub(crate) use client::ClientSetupError;
-use limits::Limits;
+pub(crate) use limits::Answers;
+use limits::{Limits, SLOW_AFTER};
 
 /// Addresses of one policy host that are tried.
 const ADDRESSES_MAX: usize = 4;
@@ -41,7 +43,7 @@ pub(crate) struct Fetched {
 /// Why there is no policy text, by the step that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// Too many fetches, in all or towards these addresses, for as long as one may take. Ours.
+    /// Too many fetches, in all or for this owner, for as long as one may take. Ours.
     #[error("too many policy fetches are running")]
     Busy,
     /// The name could not be resolved.
@@ -134,12 +136,16 @@ impl Fetcher {
         })
     }
 
-    /// The policy text of `domain`.
+    /// The policy text of `domain`, whose policy host has lately answered or not.
     ///
     /// # Errors
     ///
     /// [`FetchError`]; all but [`FetchError::Busy`] are the domain's failure.
-    pub(crate) async fn fetch(&self, domain: &HostName) -> Result<Fetched, FetchError> {
+    pub(crate) async fn fetch(
+        &self,
+        domain: &HostName,
+        answers: Answers,
+    ) -> Result<Fetched, FetchError> {
         let begun = Instant::now();
         let host = HostName::parse(&format!("mta-sts.{domain}"))
             .map_err(|error| FetchError::Http(RemoteText::new(&error.to_string())))?;
@@ -147,14 +153,24 @@ impl Fetcher {
             .await
             .unwrap_or(Err(FetchError::Timeout))?;
         let waited = Instant::now();
+        let owner = registrable_domain(domain);
         // Waiting for our own limits is not the host's fault, so its time stands still.
-        let _turn = timeout(self.timeout, self.limits.turn(&addresses))
+        let mut turn = timeout(self.timeout, self.limits.turn(&owner, answers))
             .await
             .map_err(|_| FetchError::Busy)?;
         let deadline = begun + self.timeout + waited.elapsed();
         let to: Vec<_> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect();
-        let get = Box::pin(self.client.get(&host, to, self.timeout));
-        timeout_at(deadline, get).await.unwrap_or(Err(FetchError::Timeout))
+        let get = timeout_at(deadline, Box::pin(self.client.get(&host, to, self.timeout)));
+        let mut get = std::pin::pin!(get);
+        let is_slow = async {
+            sleep(SLOW_AFTER).await;
+            turn.make_way().await;
+        };
+        let got = tokio::select! {
+            got = &mut get => got,
+            () = is_slow => get.await,
+        };
+        got.unwrap_or(Err(FetchError::Timeout))
     }
 
     async fn addresses(&self, host: &HostName) -> Result<Vec<IpAddr>, FetchError> {
@@ -196,7 +212,7 @@ mod tests {
 
     /// The first words of the error, or of the body.
     async fn outcome(fetcher: &Fetcher, domain: &str) -> String {
-        match fetcher.fetch(&HostName::parse(domain).unwrap()).await {
+        match fetcher.fetch(&HostName::parse(domain).unwrap(), Answers::Unknown).await {
             Ok(fetched) => format!("ok {}", fetched.body.len()),
             Err(error) => error.to_string(),
         }
@@ -217,7 +233,8 @@ mod tests {
         let reply = Reply::ok(BODY).header("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
         world.domain("a.test").serve(Serve::Reply(reply));
         let fetcher = fetcher(&world, &["127.0.0.0/8"], Duration::from_secs(10));
-        let fetched = fetcher.fetch(&HostName::parse("a.test").unwrap()).await.unwrap();
+        let fetched =
+            fetcher.fetch(&HostName::parse("a.test").unwrap(), Answers::Unknown).await.unwrap();
         assert_eq!(fetched.body, BODY.as_bytes());
         assert_eq!(fetched.date.map(Timestamp::as_second), Some(784_111_777));
         let request = world.policies.requests().read(|all| all[0].clone());

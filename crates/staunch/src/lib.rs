@@ -44,6 +44,7 @@ mod switches;
 mod telemetry;
 mod tls;
 mod transmit;
+mod waiting;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -119,6 +119,18 @@ pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
     hops.iter().flat_map(|hop| CLASSES.map(|onward| class_key(hop, onward))).collect()
 }
 
+/// The lanes of mail to `domain` where no route is for it.
+pub(crate) fn own_lanes(domain: &HostName) -> [LaneKey; 2] {
+    CLASSES.map(|onward| class_key(domain.as_str(), onward))
+}
+
+/// The names of the hosts that a route's lane leads to, if the route is one of `config`.
+pub(crate) fn names_of(config: &Config, key: &LaneKey) -> Vec<HostName> {
+    let is_it = |route: &&Route| route_key(route) == hop_of(key);
+    let routes = config.routes.iter().filter(is_it);
+    routes.flat_map(|route| route.via.iter().filter_map(|via| via.host.name().cloned())).collect()
+}
+
 /// The next hop that a lane is for.
 fn hop_of(key: &LaneKey) -> &str {
     key.as_str().strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key.as_str())

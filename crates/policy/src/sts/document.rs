@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smtp::RemoteText;
@@ -22,6 +23,8 @@ pub const BODY_OCTETS_MAX: usize = 65_536;
 pub const MAX_AGE_MAX: Duration = Duration::from_secs(31_557_600);
 /// RFC 8461 §3.2: `max_age` has 1 to 10 digits.
 const MAX_AGE_DIGITS: usize = 10;
+/// Ours: the largest real policies have some 30. Each pattern takes ten times the memory of its line.
+pub const PATTERNS_MAX: usize = 1_000;
 /// Ours: problems beyond these say nothing new.
 const PROBLEMS_MAX: usize = 100;
 /// Ours: lines of a policy that go into a report.
@@ -60,7 +63,7 @@ impl fmt::Display for Mode {
 pub struct Policy {
     mode: Mode,
     max_age: Duration,
-    mx: Vec<MxPattern>,
+    mx: Arc<[MxPattern]>,
 }
 
 impl Policy {
@@ -92,8 +95,9 @@ impl Policy {
         self.max_age
     }
 
-    /// The usable patterns, in the order of the file; empty only with [`Mode::None`].
-    pub fn mx(&self) -> &[MxPattern] {
+    /// The usable patterns, in the order of the file, at most [`PATTERNS_MAX`]; empty only with [`Mode::None`].
+    /// Whoever keeps them shares them.
+    pub fn mx(&self) -> &Arc<[MxPattern]> {
         &self.mx
     }
 }
@@ -140,7 +144,7 @@ impl Lint {
     /// [`Invalid`] if there are errors.
     pub fn policy(self) -> Result<Policy, Invalid> {
         match (self.mode, self.max_age, self.errors.is_empty()) {
-            (Some(mode), Some(max_age), true) => Ok(Policy { mode, max_age, mx: self.mx }),
+            (Some(mode), Some(max_age), true) => Ok(Policy { mode, max_age, mx: self.mx.into() }),
             _ => Err(Invalid { errors: self.errors }),
         }
     }
@@ -198,6 +202,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// RFC 8461 §3.2: the fields that mean something, in this case only.
 const FIELDS: [&str; 4] = ["version", "mode", "max_age", "mx"];
 type Seen = BTreeSet<&'static str>;
+const TOO_MANY_MX: &str = "too_many_mx";
 const BLANKS: [char; 2] = [' ', '\t'];
 
 fn read_line(lint: &mut Lint, seen: &mut Seen, number: usize, line: &str) {
@@ -276,7 +281,14 @@ fn read_mx(lint: &mut Lint, number: usize, value: &str) {
                 let text = format!("{} is read as {printed}", RemoteText::new(value));
                 lint.warning(number, "mx_normalized", text);
             }
-            lint.mx.push(pattern);
+            if lint.mx.len() < PATTERNS_MAX {
+                return lint.mx.push(pattern);
+            }
+            // Once is enough.
+            if !lint.errors.iter().any(|problem| problem.code == TOO_MANY_MX) {
+                let text = format!("more than {PATTERNS_MAX} mx patterns");
+                lint.error(Some(number), TOO_MANY_MX, text);
+            }
         }
         // It matches nothing; the other patterns still hold, so the policy protects all the same.
         Err(error) => lint.warning(number, "mx_malformed", error.to_string()),

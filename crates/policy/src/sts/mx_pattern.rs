@@ -43,6 +43,13 @@ impl MxPattern {
             .map_err(|cause| PatternError { pattern: RemoteText::new(text), cause })
     }
 
+    /// Bytes of memory, about.
+    pub fn weight(&self) -> usize {
+        let (Self::Exact(name) | Self::AnyLabelUnder(name)) = self;
+        // The text, and the two counts in front of it.
+        size_of::<Self>() + name.as_str().len() + 16
+    }
+
     /// Does the pattern allow the name in an MX record?
     ///
     /// ```

@@ -48,7 +48,7 @@ pub(super) async fn refresh(
     Path(domain): Path<String>,
 ) -> Result<Response, Refused> {
     let domain = parse(&domain)?;
-    let result = relay.policies.refresh(&domain).await.map_err(Refused::failed)?;
+    let result = relay.policies.refresh(&domain).await;
     Ok(Json(result).into_response())
 }
 

@@ -1,89 +1,99 @@
-//! How many fetches run at once: in all, and towards one neighbourhood of the network.
+//! How many fetches run at once: in all, and for one owner of domains.
 //!
-//! A policy host that answers slowly holds one place for a minute. Somebody with many domains on few
-//! hosts must not hold all of them.
+//! A policy host that answers slowly can hold a place for a minute. So who is slow makes way, who answered
+//! lately has places that strangers cannot take, and whoever owns many domains has few places for all of them.
+//! Addresses do not count: a hostile zone can point at those of anybody.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+use smtp::HostName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Ours; at the default time-out still one fetch a second if all of them hang.
-const ALL_MAX: usize = 64;
-/// Ours; a hoster of many policies answers fast, so that four places are enough.
-const BLOCK_MAX: usize = 4;
-/// Blocks remembered before those not in use are dropped.
-const BLOCKS_KEPT: usize = 256;
+/// Ours: for domains whose policy host answered last time.
+const KNOWN_MAX: usize = 32;
+/// Ours: for all others.
+const NEW_MAX: usize = 32;
+/// Ours: fetches that take long, beside the others.
+const SLOW_MAX: usize = 64;
+/// Ours: what a policy host needs that is well, several times over.
+pub(super) const SLOW_AFTER: Duration = Duration::from_secs(3);
+/// Ours; fetches of one owner at once. Good hosts need a fraction of a second.
+const OWNER_MAX: usize = 4;
+/// Owners remembered before those without a fetch are dropped.
+const OWNERS_KEPT: usize = 256;
 
-/// The /24 or /48 of an address: what one customer gets.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-enum Block {
-    V4([u8; 3]),
-    V6([u16; 3]),
-}
-
-impl Block {
-    fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => {
-                let [a, b, c, _] = ip.octets();
-                Self::V4([a, b, c])
-            }
-            IpAddr::V6(ip) => {
-                let [a, b, c, ..] = ip.segments();
-                Self::V6([a, b, c])
-            }
-        }
-    }
+/// Has the policy host of a domain answered lately?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Answers {
+    /// It did, the last time that it was asked.
+    Lately,
+    /// It was never asked, or did not.
+    Unknown,
 }
 
 /// The places there are.
 #[derive(Debug)]
 pub(super) struct Limits {
-    all: Arc<Semaphore>,
-    blocks: Mutex<HashMap<Block, Weak<Semaphore>>>,
+    known: Arc<Semaphore>,
+    new: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+    owners: Mutex<HashMap<HostName, Weak<Semaphore>>>,
 }
 
 /// One fetch may run until this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
-    _permits: Vec<OwnedSemaphorePermit>,
+    _of_owner: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
+    slow: Arc<Semaphore>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(ALL_MAX)), blocks: Mutex::default() }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            known: places(KNOWN_MAX),
+            new: places(NEW_MAX),
+            slow: places(SLOW_MAX),
+            owners: Mutex::default(),
+        }
     }
 }
 
 impl Limits {
-    /// Waits for a place for a fetch that may connect to any of `addresses`.
-    ///
-    /// Blocks are taken in order, and the general place last, so that nobody holds what another
-    /// needs while waiting for what that one holds, and who waits for a crowded block is in nobody
-    /// else's way.
-    pub(super) async fn turn(&self, addresses: &[IpAddr]) -> Turn {
-        let blocks: BTreeSet<Block> = addresses.iter().copied().map(Block::of).collect();
-        let mut permits = Vec::with_capacity(blocks.len() + 1);
-        for block in blocks {
-            permits.extend(self.block(block).acquire_owned().await.ok());
-        }
-        permits.extend(Arc::clone(&self.all).acquire_owned().await.ok());
-        Turn { _permits: permits }
+    /// Waits for a place for a fetch of a policy of `owner`, a registrable domain. His own place comes first, so
+    /// that who waits for it is in nobody else's way.
+    pub(super) async fn turn(&self, owner: &HostName, answers: Answers) -> Turn {
+        let of_owner = self.owner(owner).acquire_owned().await.ok();
+        let places = match answers {
+            Answers::Lately => &self.known,
+            Answers::Unknown => &self.new,
+        };
+        let place = Arc::clone(places).acquire_owned().await.ok();
+        Turn { _of_owner: of_owner, place, slow: Arc::clone(&self.slow) }
     }
 
-    fn block(&self, block: Block) -> Arc<Semaphore> {
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = blocks.get(&block).and_then(Weak::upgrade) {
+    fn owner(&self, owner: &HostName) -> Arc<Semaphore> {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = owners.get(owner).and_then(Weak::upgrade) {
             return known;
         }
-        if blocks.len() >= BLOCKS_KEPT {
-            blocks.retain(|_, semaphore| semaphore.strong_count() > 0);
+        if owners.len() >= OWNERS_KEPT && owners.len() == owners.capacity() {
+            owners.retain(|_, semaphore| semaphore.strong_count() > 0);
         }
-        let new = Arc::new(Semaphore::new(BLOCK_MAX));
-        blocks.insert(block, Arc::downgrade(&new));
+        let new = Arc::new(Semaphore::new(OWNER_MAX));
+        owners.insert(owner.clone(), Arc::downgrade(&new));
         new
+    }
+}
+
+impl Turn {
+    /// Lets somebody else have the place, as soon as there is one for who takes long.
+    pub(super) async fn make_way(&mut self) {
+        let slow = Arc::clone(&self.slow).acquire_owned().await;
+        self.place = slow.ok();
     }
 }
 
@@ -92,36 +102,37 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn name(text: &str) -> HostName {
+        HostName::parse(text).unwrap()
+    }
+
+    fn at_once(limits: &Limits, owner: &str, answers: Answers) -> Option<Turn> {
+        limits.turn(&name(owner), answers).now_or_never()
     }
 
     #[test]
-    fn five_fetches_to_one_block_do_not_run_at_once_and_hold_nobody_up() {
+    fn an_owner_of_many_domains_holds_up_himself_alone() {
         let limits = Limits::default();
-        let crowd: Vec<_> = (0..4)
-            .map(|host| limits.turn(&[IpAddr::from([8, 8, 8, host])]).now_or_never().unwrap())
-            .collect();
-        let addresses = [ip("8.8.8.9"), ip("9.9.9.9")];
-        let mut fifth = Box::pin(limits.turn(&addresses));
-        assert!(fifth.as_mut().now_or_never().is_none(), "the block is full");
-        assert!(limits.turn(&[ip("8.8.9.1")]).now_or_never().is_some(), "the next one is not");
-        assert_eq!(limits.all.available_permits(), ALL_MAX - 4, "who waits holds no general place");
-        drop(crowd);
-        assert!(fifth.now_or_never().is_some());
+        let many = |_| at_once(&limits, "evil.test", Answers::Unknown).unwrap();
+        let turns: Vec<_> = (0..OWNER_MAX).map(many).collect();
+        assert!(at_once(&limits, "evil.test", Answers::Unknown).is_none());
+        assert_eq!(limits.new.available_permits(), NEW_MAX - OWNER_MAX, "who waits holds no place");
+        assert!(at_once(&limits, "honest.test", Answers::Unknown).is_some());
+        drop(turns);
+        assert!(at_once(&limits, "evil.test", Answers::Unknown).is_some());
     }
 
     #[test]
-    fn a_block_is_what_one_customer_gets() {
-        let cases = [
-            ("192.0.2.1", "192.0.2.254", true),
-            ("192.0.2.1", "192.0.3.1", false),
-            ("::ffff:192.0.2.1", "192.0.2.2", true),
-            ("2001:db8:1::1", "2001:db8:1:ffff::1", true),
-            ("2001:db8:1::1", "2001:db8:2::1", false),
-        ];
-        for (a, b, want) in cases {
-            assert_eq!(Block::of(ip(a)) == Block::of(ip(b)), want, "{a} {b}");
+    fn strangers_take_no_place_from_who_answered_and_the_slow_make_way() {
+        let limits = Limits::default();
+        let stranger = |n: usize| at_once(&limits, &format!("d{n}.test"), Answers::Unknown);
+        let mut turns: Vec<_> = (0..NEW_MAX).map(|n| stranger(n).unwrap()).collect();
+        assert!(stranger(1000).is_none());
+        assert!(at_once(&limits, "known.test", Answers::Lately).is_some());
+        for turn in &mut turns {
+            turn.make_way().now_or_never().unwrap();
         }
+        assert!(stranger(1000).is_some());
+        assert_eq!(limits.slow.available_permits(), SLOW_MAX - NEW_MAX);
     }
 }

@@ -289,6 +289,8 @@ impl AttemptError {
             Self::Policy(defer) if defer.reason == Reason::LocalError => {
                 (Fate::Defer, Scope::Local)
             }
+            // That we fetch enough policies already is no fault of the domain.
+            Self::Policy(defer) if defer.reason == Reason::OwnLimit => (Fate::Defer, Scope::Turn),
             Self::Policy(_) => (Fate::Defer, Scope::Lane),
             Self::Dns(failure) => (Fate::Defer, dns_scope(failure)),
             Self::DeadEnd { evidence: MxEvidence::Uncontested, .. } => (Fate::Fail, Scope::Lane),

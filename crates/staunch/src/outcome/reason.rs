@@ -43,6 +43,8 @@ pub(crate) enum Reason {
     PolicyFetchFailed,
     /// A record announces a policy which is not one.
     PolicyInvalid,
+    /// The domain's stored enforce policy cannot be read.
+    PolicyLost,
     /// TCP was refused or unreachable.
     ConnectFailed,
     /// TCP did not answer in time.
@@ -53,6 +55,8 @@ pub(crate) enum Reason {
     GreetingRefused,
     /// The host asks us to slow down.
     Throttled,
+    /// Enough of ours wait already: no attempt is counted.
+    OwnLimit,
     /// The route's server does not let us in.
     AuthFailed,
     /// Every address is one that mail from outside must not be sent to.
@@ -91,7 +95,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 38] = [
+    pub(crate) const ALL: [Self; 40] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -108,11 +112,13 @@ impl Reason {
         Self::PolicyDnsFailure,
         Self::PolicyFetchFailed,
         Self::PolicyInvalid,
+        Self::PolicyLost,
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::ConnectionLost,
         Self::GreetingRefused,
         Self::Throttled,
+        Self::OwnLimit,
         Self::AuthFailed,
         Self::AddressForbidden,
         Self::NoMailHost,
@@ -155,11 +161,13 @@ impl Reason {
             Self::PolicyDnsFailure => ("policy_dns_failure", Status::transient(4, 3)),
             Self::PolicyFetchFailed => ("policy_fetch_failed", Status::transient(4, 3)),
             Self::PolicyInvalid => ("policy_invalid", Status::transient(4, 3)),
+            Self::PolicyLost => ("policy_lost", Status::transient(4, 3)),
             Self::ConnectFailed => ("connect_failed", Status::transient(4, 1)),
             Self::ConnectTimeout => ("connect_timeout", Status::transient(4, 1)),
             Self::ConnectionLost => ("connection_lost", Status::transient(4, 2)),
             Self::GreetingRefused => ("greeting_refused", Status::transient(3, 2)),
             Self::Throttled => ("throttled", Status::transient(3, 2)),
+            Self::OwnLimit => ("own_limit", Status::transient(3, 2)),
             Self::AuthFailed => ("auth_failed", Status::transient(7, 0)),
             Self::AddressForbidden => ("address_forbidden", Status::transient(4, 4)),
             Self::NoMailHost => ("no_mail_host", Status::transient(4, 4)),
@@ -207,13 +215,15 @@ impl Reason {
             | Self::RequireTlsUnauthenticated
             | Self::PolicyDnsFailure
             | Self::PolicyFetchFailed
-            | Self::PolicyInvalid => true,
+            | Self::PolicyInvalid
+            | Self::PolicyLost => true,
             Self::DnsFailure
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::ConnectionLost
             | Self::GreetingRefused
             | Self::Throttled
+            | Self::OwnLimit
             | Self::AuthFailed
             | Self::AddressForbidden
             | Self::NoMailHost

@@ -1,15 +1,17 @@
 //! Which MTA-STS policy holds for a domain right now?
 //!
 //! [`PolicyKeeper`] owns what is known about every domain's policy. It asks DNS, fetches, and writes
-//! what it learnt to the store before anything is decided by it; the rules are `policy::sts::keep`'s.
-//! One asker at a time per domain, the others take the answer along, so a thousand messages to a
-//! domain cost one query and at most one fetch. The common case is an answer from memory.
+//! what it learnt to the store before anything is decided by it; the rules, and the order of all that, are
+//! `policy::sts::keep`'s. One asker at a time per domain, the others take the answer along, so a thousand messages
+//! to a domain cost one query and at most one fetch. The common case is an answer from memory.
 //!
 //! The guarantee: whatever fails here, an unexpired policy goes on holding. A store that cannot be
-//! read delays mail; one that cannot be written loses nothing but what was learnt just now.
+//! read delays mail, and so does one that cannot be written where mail hangs on what was learnt.
 
+mod asking;
 mod hosts;
 mod refresh;
+mod room;
 mod rows;
 mod tell;
 #[cfg(test)]
@@ -23,24 +25,24 @@ use std::time::Duration;
 use jiff::Timestamp;
 use moka::future::Cache;
 use policy::sts::keep::{
-    Alarm, DeferCause, Deferral, FetchFailure, FetchFailureKind, Kept, Moment, NoPolicy, OnFailure,
-    Plan, Settings, State, TxtAnswer, Verdict,
+    DeferCause, Deferral, FetchFailure, FetchFailureKind, Kept, Moment, NoPolicy, OnFailure,
+    Settings, TxtAnswer, Verdict,
 };
-use policy::sts::{Id, Mode, Policy};
 use smtp::{HostName, RemoteText};
-use spool::{Policies, PolicyRow, StoreError};
+use spool::{Policies, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::clock::ClockWatch;
 use crate::config::{self, Config, MtaSts};
-use crate::fetch::{ClientSetupError, FetchError, Fetcher};
+use crate::fetch::{ClientSetupError, Fetcher};
 use crate::live::Live;
 use crate::outcome::Reason;
 use crate::resolve::{Dns, Freshness, StsRecord};
+use asking::Purpose;
 pub(crate) use hosts::HostMemory;
-use tell::{raise, tell_fetched, tell_kept};
+use room::Room;
 use turns::Turns;
 
 /// A verdict is believed no longer without a look at DNS, however long the TTL.
@@ -51,8 +53,6 @@ const NO_RECORD_MAX: Duration = Duration::from_secs(5 * 60);
 const FAILURE_IS_SLOW: Duration = Duration::from_secs(1);
 /// After a slower one, with a policy to fall back on, rest as long as it took, but no longer.
 const AFTER_FAILURE_MAX: Duration = Duration::from_secs(30);
-/// Mail waits this long when the trouble is ours: the store, or too many fetches.
-const LOCAL_REST: Duration = Duration::from_secs(60);
 /// Memory for verdicts, in bytes.
 const VERDICT_BYTES: u64 = 32 * 1024 * 1024;
 /// Memory for policies that are not stored, in bytes.
@@ -123,6 +123,7 @@ struct Inner {
     /// Policies with a `max_age` of 0, which are not stored.
     fleeting: Cache<HostName, Arc<Kept>>,
     turns: Turns,
+    room: Room,
 }
 
 /// A verdict that counts until the cache drops it.
@@ -158,7 +159,7 @@ impl moka::Expiry<HostName, Remembered> for ByTtl {
 
 fn weight(domain: &HostName, value: &Remembered) -> u32 {
     let body = match &value.verdict {
-        PolicyVerdict::Policy(kept) => kept.body().len() * 2,
+        PolicyVerdict::Policy(kept) => kept.weight(),
         PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => 0,
     };
     u32::try_from(512 + domain.as_str().len() + body).unwrap_or(u32::MAX)
@@ -185,13 +186,11 @@ impl PolicyKeeper {
             .build();
         let fleeting = Cache::builder()
             .max_capacity(FLEETING_BYTES)
-            .weigher(|_, kept: &Arc<Kept>| {
-                u32::try_from(512 + kept.body().len()).unwrap_or(u32::MAX)
-            })
+            .weigher(|_, kept: &Arc<Kept>| u32::try_from(512 + kept.weight()).unwrap_or(u32::MAX))
             .time_to_live(FLEETING_LIFE)
             .build();
-        let turns = Turns::default();
-        let inner = Inner { config, dns, fetcher, store, clock, verdicts, fleeting, turns };
+        let (turns, room) = (Turns::default(), Room::default());
+        let inner = Inner { config, dns, fetcher, store, clock, verdicts, fleeting, turns, room };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -230,183 +229,46 @@ impl PolicyKeeper {
         }
         let begun = Instant::now();
         let config = Arc::clone(&self.inner.config.borrow());
-        let (answer, ttl) = Box::pin(self.inner.decide(domain, freshness)).await;
+        let asked = Box::pin(self.inner.ask(domain, Purpose::Mail, freshness)).await;
         // What was formed by rules that have changed meanwhile is not for the next one who asks.
         if Arc::ptr_eq(&config, &self.inner.config.borrow()) {
-            self.inner.remember(domain, &answer.verdict, ttl).await;
+            self.inner.remember(domain, &asked.consulted.verdict, asked.ttl).await;
+        } else {
+            self.inner.verdicts.invalidate(domain).await;
         }
-        turn.done(begun, answer.clone());
-        answer
+        turn.done(begun, asked.consulted.clone());
+        asked.consulted
     }
 
     /// Is an unexpired enforced policy stored for `domain`, or can that not be ruled out? Then what
     /// anybody could forge in DNS must not end its mail. Blocks for a read.
     pub(crate) fn enforces(&self, domain: &HostName) -> bool {
-        let state = match self.inner.store.get(domain) {
-            Ok(found) => rows::state_of(found),
+        let state = match self.inner.read(domain) {
+            Ok(state) => state,
             Err(error) => {
                 error!(event = "store_failed", %domain, %error, "a policy could not be looked up");
                 return true;
             }
         };
-        let enforced = |kept: Arc<Kept>| kept.policy().mode() == Mode::Enforce;
-        state.live(self.inner.clock.moment()).is_some_and(enforced)
-            || state.alarms.contains(&Alarm::PolicyLost)
+        let moment = self.inner.clock.moment();
+        state.is_lost(moment) || state.live(moment).is_some_and(|kept| kept.is_enforced())
     }
-}
-
-/// What a look-up is about.
-struct Question<'q> {
-    domain: &'q HostName,
-    settings: Settings,
 }
 
 impl Inner {
-    /// The verdict, and how long it may be believed.
-    async fn decide(&self, domain: &HostName, freshness: Freshness) -> (Consulted, Duration) {
-        let settings = settings(&self.config.borrow().mta_sts);
-        let question = Question { domain, settings };
-        let before = match self.load(domain).await {
-            Ok(state) => state,
-            Err(text) => return (self.local_trouble(domain, &text), Duration::ZERO),
-        };
-        let mut state = before.clone();
-        let begun = Instant::now();
-        let record = self.dns.sts_record(domain, freshness).await;
-        let moment = self.clock.moment();
-        let step = state.plan(&record.answer, moment, &question.settings);
-        raise(domain, step.alarm);
-        let (verdict, source, failure) = match step.decision {
-            Plan::Decided(verdict) => (verdict, Source::Cache, None),
-            Plan::Fetch { id } => self.fetch(&question, id, &mut state).await,
-        };
-        tell_kept(domain, &verdict, &record.answer, failure.as_ref());
-        self.save(domain, &before, &state).await;
-        let ttl = rest(&verdict, &record, self.clock.moment(), begun.elapsed());
-        let source = if matches!(verdict, Verdict::Use(_)) { source } else { Source::None };
-        let verdict = verdict_of(domain, verdict);
-        (Consulted { verdict, record: Some(record.answer), source, failure }, ttl)
-    }
-
-    /// Fetches the policy and takes in what came of it.
-    async fn fetch(
-        &self,
-        question: &Question<'_>,
-        id: Id,
-        state: &mut State,
-    ) -> (Verdict, Source, Option<RemoteText>) {
-        let domain = question.domain;
-        let old = state.live(self.clock.moment());
-        let fetched = match self.fetcher.now().fetch(domain).await {
-            Ok(fetched) => match Policy::parse(&fetched.body) {
-                Ok(_) => Ok(fetched),
-                Err(invalid) => Err(FetchFailure::from(invalid)),
-            },
-            Err(FetchError::Busy) => return (self.busy(old), Source::Cache, None),
-            Err(error) => Err(failure_of(&error)),
-        };
-        if let Some(date) = fetched.as_ref().ok().and_then(|fetched| fetched.date) {
-            self.clock.confirm(date);
-        }
-        let failure = fetched.as_ref().err().map(|failure| failure_text(domain, failure));
-        if let (Err(failure), Some(text)) = (&fetched, &failure) {
-            let reason = failure.reason();
-            warn!(event = "policy_fetch_failed", reason, %domain, id = id.as_str(), error = %text);
-        }
-        let moment = self.clock.moment();
-        let body = fetched.as_ref().map(|fetched| fetched.body.as_slice()).map_err(Clone::clone);
-        let step = state.after_fetch(id, body, moment, &question.settings);
-        raise(domain, step.alarm);
-        if fetched.is_err() {
-            return (step.decision, Source::Cache, failure);
-        }
-        tell_fetched(domain, old.as_deref(), &step.decision);
-        (step.decision, Source::Fetch, None)
-    }
-
-    /// No fetch was possible for reasons of our own, so nothing was learnt.
-    fn busy(&self, live: Option<Arc<Kept>>) -> Verdict {
-        live.map_or_else(
-            || {
-                let until = after(self.clock.moment().now, LOCAL_REST);
-                Verdict::Defer(Deferral { until, cause: DeferCause::Fetch(None) })
-            },
-            Verdict::Use,
-        )
-    }
-
-    fn local_trouble(&self, domain: &HostName, text: &str) -> Consulted {
-        error!(event = "store_failed", %domain, error = text, "a policy could not be looked up");
-        let until = after(self.clock.moment().now, LOCAL_REST);
-        let text = RemoteText::new(text);
-        let defer = PolicyDefer { reason: Reason::LocalError, until, text };
-        Consulted {
-            verdict: PolicyVerdict::Defer(defer),
-            record: None,
-            source: Source::None,
-            failure: None,
-        }
-    }
-
-    async fn load(&self, domain: &HostName) -> Result<State, String> {
-        let (store, name) = (self.store.clone(), domain.clone());
-        let found = tokio::task::spawn_blocking(move || store.get(&name)).await;
-        let found = found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let mut state = rows::state_of(found);
-        if state == State::lost() {
-            // Only the first time: from then on the state has more to it.
-            raise(domain, Some(Alarm::PolicyLost));
-        }
-        state.fleeting = self.fleeting.get(domain).await;
-        Ok(state)
-    }
-
-    /// Writes what changed, and waits until it is on the disk where a decision hangs on it.
-    async fn save(&self, domain: &HostName, before: &State, state: &State) {
-        if let Some(kept) = &state.fleeting {
-            self.fleeting.insert(domain.clone(), Arc::clone(kept)).await;
-        }
-        if state == before {
-            return;
-        }
-        let marks_aside = State {
-            last_used_at: before.last_used_at,
-            none_seen_at: before.none_seen_at,
-            ..state.clone()
-        };
-        let only_marks = marks_aside == *before && *before != State::lost();
-        let row = rows::row_of(domain, state);
-        let stored = if only_marks { self.put_later(row) } else { self.put(row).await };
-        if let Err(error) = stored {
-            error!(
-                event = "alarm",
-                reason = "policy_store_failed",
-                %domain,
-                %error,
-                "what was learnt about a policy holds for this mail only"
-            );
-        }
-    }
-
-    fn put_later(&self, row: PolicyRow) -> Result<(), StoreError> {
-        self.store.put(row, |stored| {
-            if let Err(error) = stored {
-                warn!(event = "store_failed", %error, "the use of a policy could not be noted");
-            }
-        });
-        Ok(())
-    }
-
-    async fn put(&self, row: PolicyRow) -> Result<(), StoreError> {
-        let (done, stored) = oneshot::channel();
-        self.store.put(row, |result| drop(done.send(result)));
-        stored.await.unwrap_or(Err(StoreError::Closed))
-    }
-
+    /// Forgets the domain: first that its mail would have to wait, then the policy. Says whether anything was known.
     async fn delete(&self, domain: HostName) -> Result<bool, StoreError> {
+        let listed = self.store.clone();
+        let name = domain.clone();
+        let found = tokio::task::spawn_blocking(move || listed.enforced(&name)).await;
+        let was_listed = !matches!(found, Ok(Ok(spool::Found::Absent)));
+        let (done, unlisted) = oneshot::channel();
+        self.store.remove_enforced(domain.clone(), |result| drop(done.send(result)));
+        unlisted.await.unwrap_or(Err(StoreError::Closed))?;
         let (done, deleted) = oneshot::channel();
         self.store.delete(domain, |result| drop(done.send(result)));
-        deleted.await.unwrap_or(Err(StoreError::Closed))
+        let was_stored = deleted.await.unwrap_or(Err(StoreError::Closed))?;
+        Ok(was_listed || was_stored)
     }
 
     async fn remember(&self, domain: &HostName, verdict: &PolicyVerdict, ttl: Duration) {
@@ -474,6 +336,15 @@ fn verdict_of(domain: &HostName, verdict: Verdict) -> PolicyVerdict {
                     let text = format!("{}: waiting for the next try", url(domain));
                     (Reason::PolicyFetchFailed, RemoteText::new(&text))
                 }
+                DeferCause::Lost(failure) => (Reason::PolicyLost, lost_text(domain, failure)),
+                DeferCause::OwnLimit => {
+                    let text = format!("{}: too many policy fetches are running", url(domain));
+                    (Reason::OwnLimit, RemoteText::new(&text))
+                }
+                DeferCause::Store => {
+                    let text = "what was learnt about the policy could not be stored";
+                    (Reason::LocalError, RemoteText::new(text))
+                }
             };
             PolicyVerdict::Defer(PolicyDefer { reason, until, text })
         }
@@ -487,28 +358,20 @@ fn fetch_reason(kind: FetchFailureKind) -> Reason {
     }
 }
 
-/// How the rules call a failure of the fetch.
-fn failure_of(error: &FetchError) -> FetchFailure {
-    let kind = match error {
-        FetchError::Certificate(_) => FetchFailureKind::Certificate,
-        FetchError::Busy
-        | FetchError::Dns(_)
-        | FetchError::NoAddress(_)
-        | FetchError::Forbidden { .. }
-        | FetchError::Connect(_)
-        | FetchError::Tls(_)
-        | FetchError::Status(_)
-        | FetchError::ContentType(_)
-        | FetchError::TooLarge
-        | FetchError::Timeout
-        | FetchError::Truncated
-        | FetchError::Http(_) => FetchFailureKind::Fetch,
-    };
-    FetchFailure { kind, text: RemoteText::new(&error.to_string()) }
-}
-
 fn failure_text(domain: &HostName, failure: &FetchFailure) -> RemoteText {
     RemoteText::new(&format!("{}: {}", url(domain), failure.text))
+}
+
+fn lost_text(domain: &HostName, failure: Option<FetchFailure>) -> RemoteText {
+    let why = match failure {
+        Some(failure) => failure_text(domain, &failure).to_string(),
+        None => format!("{}: waiting for the next try", url(domain)),
+    };
+    let text = format!(
+        "the stored enforce policy cannot be read, and mail waits for a new one \
+         (or `staunch policy forget {domain}`): {why}"
+    );
+    RemoteText::new(&text)
 }
 
 fn url(domain: &HostName) -> String {

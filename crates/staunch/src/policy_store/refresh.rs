@@ -1,198 +1,296 @@
-//! What happens to policies without mail: they are fetched again before they expire, and rows that
-//! say nothing any more are dropped.
+//! Policies are fetched again before they expire, without mail: by how little time they have left, in turns among their
+//! owners, and whose hosts did not answer lately apart from the others. A queue and not a pass: who is slow holds
+//! up nobody who is due.
 
+mod queue;
+
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::future::Future;
 use std::hash::BuildHasher as _;
+use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use policy::sts::keep::{State, TxtAnswer};
+use policy::registrable_domain;
+use policy::sts::keep::{Listed, Settings, State, Stored, Tenant, Use};
 use smtp::HostName;
+use spool::StoreError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use super::{HostMemory, Inner, PolicyKeeper, Question, rows, settings};
+use super::asking::Purpose;
+use super::room::Tenants;
+use super::{Inner, Moment, PolicyKeeper, rows, settings};
 use crate::resolve::Freshness;
+use crate::waiting::WaitingMail;
+use queue::{Due, Queue};
 
-/// Policies kept. Ours: more than there are domains with one today.
-const POLICIES_MAX: usize = 100_000;
-/// Domains without a policy about which something is remembered.
-const OTHERS_MAX: usize = 100_000;
 /// Rows read at once.
 const PAGE: usize = 200;
-/// Refreshes at once; the fetcher has limits of its own.
-const AT_ONCE: usize = 16;
+/// Ours: refreshes at once of policies whose hosts answered last time.
+const PROMPT_AT_ONCE: usize = 16;
+/// Ours: of those whose hosts did not.
+const SILENT_AT_ONCE: usize = 8;
 /// Between two looks at all rows, at most.
-const PASS_EVERY_MAX: Duration = Duration::from_secs(15 * 60);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(15 * 60);
 /// At least.
-const PASS_EVERY_MIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY_MIN: Duration = Duration::from_secs(1);
 /// How many looks a refresh interval has: the jitter is an eighth of it.
-const PASSES_PER_INTERVAL: u32 = 8;
+const LOOKS_PER_INTERVAL: u32 = 8;
+/// Ours: lost policies that one alarm names.
+const NAMED_MAX: usize = 5;
 
 /// What one look at all rows found.
 #[derive(Debug, Default)]
-struct Census {
-    due: Vec<HostName>,
-    spent: Vec<HostName>,
-    /// The others, with what they were last good for.
-    policies: Vec<(Timestamp, HostName)>,
-    without: Vec<(Timestamp, HostName)>,
+pub(super) struct Census {
+    due: Vec<Due>,
+    tenants: Tenants,
+    /// Domains whose policy was lost.
+    lost: Vec<HostName>,
 }
 
+/// A refresh, or several looks, under way.
+type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 impl PolicyKeeper {
-    /// Refreshes and tidies until `shutdown`. `has_mail` says whether mail for a domain is queued:
-    /// its policy is never dropped for want of room.
-    pub(crate) async fn run(
-        &self,
-        shutdown: &CancellationToken,
-        has_mail: impl Fn(&HostName) -> bool,
-    ) {
+    /// Refreshes and tidies until `shutdown`. Policies of domains that have mail in `waiting` are never dropped for
+    /// want of room.
+    pub(crate) async fn run(&self, shutdown: &CancellationToken, waiting: &WaitingMail) {
+        let ends = shutdown.run_until_cancelled(Box::pin(self.refresh_for_ever(waiting)));
+        ends.await;
+    }
+
+    async fn refresh_for_ever(&self, waiting: &WaitingMail) {
         let jitter = RandomState::new();
+        let (mut prompt, mut silent) = (Band::new(PROMPT_AT_ONCE), Band::new(SILENT_AT_ONCE));
+        let mut lost_before = Vec::new();
+        let mut look: Running<'_, Option<Census>> = Box::pin(self.look_after_a_rest(&jitter));
+        let mut tidying: FuturesUnordered<Running<'_, ()>> = FuturesUnordered::new();
         loop {
-            let every = self.inner.config.borrow().mta_sts.refresh_every / PASSES_PER_INTERVAL;
-            let rest = tokio::time::sleep(every.clamp(PASS_EVERY_MIN, PASS_EVERY_MAX));
-            let pass = async {
-                rest.await;
-                self.pass(&jitter, &has_mail).await;
-            };
-            if shutdown.run_until_cancelled(Box::pin(pass)).await.is_none() {
-                return;
+            prompt.fill(self);
+            silent.fill(self);
+            tokio::select! {
+                census = &mut look => {
+                    if let Some(Census { due, tenants, lost }) = census {
+                        tell_lost(&mut lost_before, lost);
+                        let (quiet, answering) = due.into_iter().partition(|due| due.is_silent);
+                        prompt.queue.extend(answering);
+                        silent.queue.extend(quiet);
+                        if tidying.is_empty() {
+                            tidying.push(Box::pin(self.inner.tidy(tenants, waiting)));
+                        }
+                    }
+                    look = Box::pin(self.look_after_a_rest(&jitter));
+                }
+                Some(owner) = prompt.running.next() => prompt.queue.done(&owner),
+                Some(owner) = silent.running.next() => silent.queue.done(&owner),
+                Some(()) = tidying.next() => {}
             }
         }
     }
 
-    pub(super) async fn pass(&self, jitter: &RandomState, has_mail: &impl Fn(&HostName) -> bool) {
-        let census = match self.census(jitter).await {
-            Ok(census) => census,
+    async fn look_after_a_rest(&self, jitter: &RandomState) -> Option<Census> {
+        let every = self.inner.config.borrow().mta_sts.refresh_every / LOOKS_PER_INTERVAL;
+        let every = every.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = async {
+                // Not more often than that, however many come.
+                tokio::time::sleep(LOOK_EVERY_MIN).await;
+                self.inner.room.is_used_up().await;
+            } => {}
+        }
+        match self.census(jitter).await {
+            Ok(census) => Some(census),
             Err(text) => {
                 error!(
                     event = "store_failed",
                     error = text,
                     "policies could not be looked through"
                 );
-                return;
+                None
             }
-        };
-        let Census { due, spent, policies, without } = census;
-        let refresh = async |domain: HostName| self.inner.refresh_due(&domain).await;
-        let refreshes: Vec<_> = due.into_iter().map(refresh).collect();
-        futures_util::stream::iter(refreshes).buffer_unordered(AT_ONCE).collect::<()>().await;
-        let surplus = surplus(policies, POLICIES_MAX, has_mail);
-        if !surplus.is_empty() {
-            let count = surplus.len();
-            error!(event = "alarm", reason = "policy_cache_full", count, "policies are dropped");
         }
-        for domain in
-            spent.into_iter().chain(surplus).chain(self::surplus(without, OTHERS_MAX, has_mail))
-        {
-            self.inner.drop_row(domain).await;
+    }
+
+    /// Looks at all rows, refreshes what is due and tidies; returns when all that is done.
+    #[cfg(test)]
+    pub(super) async fn pass(&self, jitter: &RandomState, waiting: &WaitingMail) {
+        let census = self.census(jitter).await.unwrap();
+        for due in census.due {
+            self.inner.refresh_due(&due.domain).await;
         }
-        HostMemory::tidy(&self.inner.store, self.inner.clock.moment().now);
+        self.inner.tidy(census.tenants, waiting).await;
     }
 
     async fn census(&self, jitter: &RandomState) -> Result<Census, String> {
+        let inner = &self.inner;
         let mut census = Census::default();
+        let settings = settings(&inner.config.borrow().mta_sts);
+        let mut listed = self.listed().await?;
         let mut after: Option<Box<str>> = None;
         loop {
-            let store = self.inner.store.clone();
-            let page = tokio::task::spawn_blocking(move || store.list(after.as_deref(), PAGE));
-            let page = page.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-            for row in page.rows {
-                if let Some(state) = rows::read(&row) {
-                    self.inner.count(&mut census, row.domain, &state, jitter);
+            let store = inner.store.clone();
+            let page = tokio::task::spawn_blocking(move || {
+                let page = store.list(after.as_deref(), PAGE)?;
+                let read = |row: spool::PolicyRow| (row.domain.clone(), rows::stored_row(&row));
+                Ok::<_, StoreError>((
+                    page.next,
+                    page.rows.into_iter().map(read).collect::<Vec<_>>(),
+                ))
+            });
+            let page = page.await.map_err(|e| e.to_string())?;
+            let (next, states) = page.map_err(|e| e.to_string())?;
+            let look = Look { moment: inner.clock.moment(), settings: &settings, jitter };
+            for (domain, stored) in states {
+                if let Stored::Row(state) = stored {
+                    let state = State { listed: listed.remove(&domain), ..state };
+                    look.at(&mut census, domain, &state);
                 }
             }
-            after = page.next;
+            after = next;
             if after.is_none() {
+                look.at_rest_of_list(&mut census, listed);
                 return Ok(census);
             }
+        }
+    }
+
+    /// What is remembered beside the mail.
+    async fn listed(&self) -> Result<HashMap<HostName, Listed>, String> {
+        let store = self.inner.store.clone();
+        let read = move || {
+            let (mut listed, mut after) = (HashMap::new(), None);
+            loop {
+                let page = store.list_enforced(after.as_deref(), PAGE)?;
+                let entries = page.rows.into_iter();
+                listed.extend(entries.map(|(name, entry)| (name, rows::listed_entry(entry))));
+                after = page.next;
+                if after.is_none() {
+                    return Ok::<_, StoreError>(listed);
+                }
+            }
+        };
+        let read = tokio::task::spawn_blocking(read).await.map_err(|e| e.to_string())?;
+        read.map_err(|e| e.to_string())
+    }
+}
+
+/// By what rows are looked at.
+struct Look<'a> {
+    moment: Moment,
+    settings: &'a Settings,
+    jitter: &'a RandomState,
+}
+
+impl Look<'_> {
+    fn at(&self, census: &mut Census, domain: HostName, state: &State) {
+        if state.is_spent(self.moment) {
+            return census.tenants.spent.push(domain);
+        }
+        let owner = registrable_domain(&domain);
+        if state.is_lost(self.moment) {
+            census.lost.push(domain.clone());
+            census.due.push(lost(domain.clone(), owner.clone(), state));
+        }
+        let jitter = self.jitter.hash_one(&domain).to_le_bytes()[0];
+        let due = state.refresh_at(self.moment, jitter, self.settings);
+        if let (Some(kept), Some(at)) = (&state.kept, due)
+            && at <= self.moment.now
+        {
+            let (domain, owner) = (domain.clone(), owner.clone());
+            let is_silent = state.failed.is_some();
+            census.due.push(Due { domain, owner, expires_at: kept.expires_at(), is_silent });
+        }
+        let used = state.last_used_at.unwrap_or(Timestamp::MIN);
+        match state.use_of(self.moment) {
+            Use::Nothing if state.kept.is_none() => {
+                let last = [state.none_seen_at, state.dns_failing_since, state.last_used_at];
+                let last = last.into_iter().flatten().max().unwrap_or(Timestamp::MIN);
+                census.tenants.others.push((last, domain));
+            }
+            usage => census.tenants.policies.push(Tenant {
+                domain,
+                registrable: owner,
+                usage,
+                last_used_at: used,
+            }),
+        }
+    }
+
+    /// Entries of the list without a row that can be read.
+    fn at_rest_of_list(&self, census: &mut Census, listed: HashMap<HostName, Listed>) {
+        for (domain, entry) in listed {
+            let state = State { listed: Some(entry), ..State::default() };
+            if state.is_lost(self.moment) {
+                census.lost.push(domain.clone());
+                let owner = registrable_domain(&domain);
+                census.due.push(lost(domain, owner, &state));
+            } else {
+                census.tenants.over.push(domain);
+            }
+        }
+    }
+}
+
+/// Its mail waits: nothing is more urgent.
+fn lost(domain: HostName, owner: HostName, state: &State) -> Due {
+    Due { domain, owner, expires_at: Timestamp::MIN, is_silent: state.failed.is_some() }
+}
+
+/// One alarm for all, whenever there are others than before.
+fn tell_lost(before: &mut Vec<HostName>, mut lost: Vec<HostName>) {
+    lost.sort_unstable();
+    if *before == lost {
+        return;
+    }
+    if !lost.is_empty() {
+        let named: Vec<_> = lost.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        error!(
+            event = "alarm",
+            reason = "policy_lost",
+            count = lost.len(),
+            domains = named.join(" "),
+            "stored enforce policies cannot be read; mail for these domains waits for new ones"
+        );
+    }
+    *before = lost;
+}
+
+/// Refreshes that compete with each other for places.
+struct Band<'a> {
+    queue: Queue,
+    running: FuturesUnordered<Running<'a, HostName>>,
+    at_once: usize,
+}
+
+impl<'a> Band<'a> {
+    fn new(at_once: usize) -> Self {
+        Self { queue: Queue::default(), running: FuturesUnordered::new(), at_once }
+    }
+
+    fn fill(&mut self, keeper: &'a PolicyKeeper) {
+        while self.running.len() < self.at_once
+            && let Some(Due { domain, owner, .. }) = self.queue.next()
+        {
+            self.running.push(Box::pin(async move {
+                keeper.inner.refresh_due(&domain).await;
+                owner
+            }));
         }
     }
 }
 
 impl Inner {
-    fn count(&self, census: &mut Census, domain: HostName, state: &State, jitter: &RandomState) {
-        let moment = self.clock.moment();
-        if state.is_spent(moment) {
-            census.spent.push(domain);
-            return;
-        }
-        let settings = settings(&self.config.borrow().mta_sts);
-        let byte = jitter.hash_one(&domain).to_le_bytes()[0];
-        if state.refresh_at(moment, byte, &settings).is_some_and(|at| at <= moment.now) {
-            census.due.push(domain.clone());
-        }
-        let used = state.last_used_at.unwrap_or(Timestamp::MIN);
-        let kept = if state.kept.is_some() { &mut census.policies } else { &mut census.without };
-        kept.push((used, domain));
-    }
-
     /// Fetches a kept policy again, whatever the record says (RFC 8461 §3.3).
     async fn refresh_due(&self, domain: &HostName) {
         let mut turn = self.turns.take(domain).await;
-        let Ok(before) = self.load(domain).await else { return };
-        let mut state = before.clone();
-        let Some(kept) = state.live(self.clock.moment()) else { return };
-        let record = self.dns.sts_record(domain, Freshness::Cached).await;
-        let id = match record.answer {
-            TxtAnswer::Usable(id) => id,
-            TxtAnswer::Unusable(_) | TxtAnswer::Failed(_) => kept.id().clone(),
-        };
-        if !state.may_fetch(&id, self.clock.moment().now) {
-            return;
-        }
-        debug!(%domain, id = id.as_str(), "refreshing a policy");
-        let question = Question { domain, settings: settings(&self.config.borrow().mta_sts) };
-        Box::pin(self.fetch(&question, id, &mut state)).await;
-        self.save(domain, &before, &state).await;
+        debug!(%domain, "refreshing a policy");
+        Box::pin(self.ask(domain, Purpose::Refresh, Freshness::Cached)).await;
         self.verdicts.invalidate(domain).await;
         turn.forget();
-    }
-
-    async fn drop_row(&self, domain: HostName) {
-        let mut turn = self.turns.take(&domain).await;
-        self.verdicts.invalidate(&domain).await;
-        turn.forget();
-        if let Err(error) = self.delete(domain).await {
-            error!(event = "store_failed", %error, "an old policy row could not be dropped");
-        }
-    }
-}
-
-/// The least recently used beyond `max`, but none that mail is queued for.
-fn surplus(
-    mut rows: Vec<(Timestamp, HostName)>,
-    max: usize,
-    has_mail: &impl Fn(&HostName) -> bool,
-) -> Vec<HostName> {
-    let excess = rows.len().saturating_sub(max);
-    if excess == 0 {
-        return Vec::new();
-    }
-    rows.sort_unstable();
-    let unused = rows.into_iter().map(|(_, domain)| domain).filter(|domain| !has_mail(domain));
-    unused.take(excess).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_least_recently_used_go_first_but_none_with_mail() {
-        let name = |text: &str| HostName::parse(text).unwrap();
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let rows = vec![
-            (at(3), name("c.test")),
-            (at(1), name("a.test")),
-            (at(4), name("d.test")),
-            (at(2), name("b.test")),
-        ];
-        let has_mail = |domain: &HostName| domain.as_str() == "a.test";
-        assert!(surplus(rows.clone(), 4, &has_mail).is_empty());
-        assert_eq!(surplus(rows.clone(), 3, &has_mail), [name("b.test")]);
-        let all = [name("b.test"), name("c.test"), name("d.test")];
-        assert_eq!(surplus(rows, 0, &has_mail), all);
     }
 }

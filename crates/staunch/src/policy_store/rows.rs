@@ -2,18 +2,36 @@
 
 use std::sync::Arc;
 
-use policy::sts::keep::{FailedFetch, State};
+use policy::sts::keep::{FailedFetch, Listed, State, Stored};
 use policy::sts::{Id, Kept};
 use smtp::HostName;
-use spool::{Found, PolicyRow};
+use spool::{Enforced, Found, PolicyRow};
 
-/// What the row says. A row that cannot be read counts as a lost policy, not as none.
-pub(super) fn state_of(found: Found<PolicyRow>) -> State {
+/// What the store has.
+pub(super) fn stored(found: Found<PolicyRow>) -> Stored {
     match found {
-        Found::Row(row) => read(&row).unwrap_or_else(State::lost),
-        Found::Absent => State::default(),
-        Found::Corrupt => State::lost(),
+        Found::Row(row) => stored_row(&row),
+        Found::Absent => Stored::Absent,
+        Found::Corrupt => Stored::Damaged,
     }
+}
+
+/// What a row says.
+pub(super) fn stored_row(row: &PolicyRow) -> Stored {
+    read(row).map_or(Stored::Damaged, Stored::Row)
+}
+
+/// What is remembered beside the mail. What cannot be read counts as a policy that was lost.
+pub(super) fn listed(found: Found<Enforced>) -> Option<Listed> {
+    match found {
+        Found::Row(entry) => Some(listed_entry(entry)),
+        Found::Absent => None,
+        Found::Corrupt => Some(Listed::UNREADABLE),
+    }
+}
+
+pub(super) fn listed_entry(Enforced { fetched_at, expires_at }: Enforced) -> Listed {
+    Listed { fetched_at, expires_at }
 }
 
 /// [`None`] if the row cannot be what was written.
@@ -21,7 +39,9 @@ pub(super) fn read(row: &PolicyRow) -> Option<State> {
     let kept = match (&row.id, &row.body, row.fetched_at) {
         (None, None, None) => None,
         (Some(id), Some(body), Some(fetched_at)) => {
-            Some(Arc::new(Kept::new(Id::parse(id)?, body, fetched_at).ok()?))
+            let kept = Kept::new(Id::parse(id)?, body, fetched_at).ok()?;
+            // By a clock in doubt it may have been stored with a later end.
+            Some(Arc::new(kept.until_at_least(row.expires_at.unwrap_or(fetched_at))))
         }
         _ => return None,
     };
@@ -39,11 +59,15 @@ pub(super) fn read(row: &PolicyRow) -> Option<State> {
         first_fetch_failures: row.first_fetch_failures,
         dns_failing_since: row.dns_failing_since,
         none_seen_at: row.none_seen_at,
+        first_used_at: row.first_used_at,
         last_used_at: row.last_used_at,
+        known_since: row.known_since,
         alarms: State::alarms_from_text(row.alarm.as_deref().unwrap_or_default()),
+        listed: None,
     })
 }
 
+/// The row that says `state`.
 pub(super) fn row_of(domain: &HostName, state: &State) -> PolicyRow {
     let kept = state.kept.as_deref();
     let failed = state.failed.as_ref();
@@ -64,8 +88,8 @@ pub(super) fn row_of(domain: &HostName, state: &State) -> PolicyRow {
         none_seen_at: state.none_seen_at,
         recent_fetches: state.recent_to_text().into(),
         alarm: (!alarms.is_empty()).then(|| alarms.into()),
-        first_used_at: None,
-        known_since: None,
+        first_used_at: state.first_used_at,
+        known_since: state.known_since,
     }
 }
 
@@ -91,21 +115,28 @@ mod tests {
             first_fetch_failures: 2,
             dns_failing_since: Some(at(10)),
             none_seen_at: Some(at(20)),
+            first_used_at: Some(at(25)),
             last_used_at: Some(at(30)),
+            known_since: Some(at(-5)),
             alarms: [Alarm::RecordGone, Alarm::FetchFailing].into(),
+            listed: None,
         }
     }
 
     #[test]
     fn what_is_written_is_what_is_read() {
         let domain = HostName::parse("a.test").unwrap();
-        for state in [State::default(), State::lost(), full()] {
+        let held_longer = || {
+            let kept = Kept::clone(full().kept.as_deref().unwrap()).until_at_least(at(900_000));
+            State { kept: Some(Arc::new(kept)), ..full() }
+        };
+        for state in [State::default(), full(), held_longer()] {
             assert_eq!(read(&row_of(&domain, &state)).as_ref(), Some(&state));
         }
     }
 
     #[test]
-    fn a_damaged_row_is_a_lost_policy_and_not_none() {
+    fn a_damaged_row_is_damaged_and_not_none() {
         let domain = HostName::parse("a.test").unwrap();
         let good = row_of(&domain, &full());
         type Damage = fn(&mut PolicyRow);
@@ -119,9 +150,20 @@ mod tests {
         for (what, damage) in cases {
             let mut row = good.clone();
             damage(&mut row);
-            assert_eq!(state_of(Found::Row(row)), State::lost(), "{what}");
+            assert_eq!(stored(Found::Row(row)), Stored::Damaged, "{what}");
         }
-        assert_eq!(state_of(Found::Corrupt), State::lost());
-        assert_eq!(state_of(Found::Absent), State::default());
+        assert_eq!(stored(Found::Corrupt), Stored::Damaged);
+        assert_eq!(stored(Found::Absent), Stored::Absent);
+        assert_eq!(listed(Found::Corrupt), Some(Listed::UNREADABLE));
+    }
+
+    #[test]
+    fn a_damaged_end_does_not_end_a_policy_sooner() {
+        let domain = HostName::parse("a.test").unwrap();
+        let mut row = row_of(&domain, &full());
+        for expires_at in [None, Some(Timestamp::MIN), Some(at(1))] {
+            row.expires_at = expires_at;
+            assert_eq!(read(&row).unwrap(), full());
+        }
     }
 }

@@ -6,8 +6,7 @@ use smtp::{HostName, RemoteText};
 use tracing::{error, info};
 
 /// Something that the operator should look at; the rules raise each once.
-pub(super) fn raise(domain: &HostName, alarm: Option<Alarm>) {
-    let Some(alarm) = alarm else { return };
+pub(super) fn raise(domain: &HostName, alarm: Alarm) {
     let text = match alarm {
         Alarm::RecordGone => {
             "a policy is kept, and the record that announces it is gone or unusable"
@@ -18,7 +17,7 @@ pub(super) fn raise(domain: &HostName, alarm: Option<Alarm>) {
             "the look-up of the policy record fails for so long that mail goes without"
         }
         Alarm::PolicyLost => {
-            "what was stored about a policy is damaged; its mail waits for a new one"
+            "a stored enforce policy cannot be read; the domain's mail waits for a new one"
         }
     };
     error!(event = "alarm", reason = alarm.as_str(), %domain, "{text}");
@@ -44,8 +43,7 @@ pub(super) fn tell_kept(
 }
 
 /// A policy was fetched; a second line if it is another one than before.
-pub(super) fn tell_fetched(domain: &HostName, old: Option<&Kept>, verdict: &Verdict) {
-    let Verdict::Use(kept) = verdict else { return };
+pub(super) fn tell_fetched(domain: &HostName, old: Option<&Kept>, kept: &Kept) {
     let mode = kept.policy().mode().as_str();
     let max_age = kept.policy().max_age().as_secs();
     let id = kept.id().as_str();

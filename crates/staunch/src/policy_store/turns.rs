@@ -60,6 +60,11 @@ impl Turns {
         self.of(domain).lock_owned().await
     }
 
+    /// `None` while somebody asks about `domain`.
+    pub(super) fn try_take(&self, domain: &HostName) -> Option<OwnedMutexGuard<Turn>> {
+        self.of(domain).try_lock_owned().ok()
+    }
+
     fn of(&self, domain: &HostName) -> Arc<AsyncMutex<Turn>> {
         let mut turns = self.by_domain.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(domain).and_then(Weak::upgrade) {

@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use policy::sts::Kept;
-use policy::sts::keep::{Alarm, NoPolicy, Plan, State, TxtAnswer};
+use policy::sts::keep::{Alarm, NoPolicy, State};
 use serde::Serialize;
 use smtp::HostName;
 use spool::StoreError;
 use tracing::info;
 
-use super::{Consulted, PolicyKeeper, PolicyVerdict, Question, Source, rows, settings, verdict_of};
+use super::asking::Purpose;
+use super::{Consulted, PolicyKeeper, PolicyVerdict, Source, rows};
 use crate::resolve::Freshness;
 
 /// Rows looked at for one page.
@@ -109,7 +110,7 @@ impl PolicyKeeper {
     ///
     /// [`StoreError`] when the store cannot be read.
     pub(crate) fn show(&self, domain: &HostName) -> Result<Option<PolicyDetail>, StoreError> {
-        let state = rows::state_of(self.inner.store.get(domain)?);
+        let state = self.inner.read(domain)?;
         if state == State::default() {
             return Ok(None);
         }
@@ -130,34 +131,14 @@ impl PolicyKeeper {
     /// Looks the record up afresh and fetches the policy, whatever limits and back-off say: an
     /// operator asked. Without a usable record a kept policy is fetched all the same.
     ///
-    /// # Errors
-    ///
-    /// [`StoreError`] as text when the store cannot be read.
-    pub(crate) async fn refresh(&self, domain: &HostName) -> Result<RefreshResult, String> {
+    /// Trouble of the store is the result's error.
+    pub(crate) async fn refresh(&self, domain: &HostName) -> RefreshResult {
         let inner = &self.inner;
         let mut turn = inner.turns.take(domain).await;
-        let before = inner.load(domain).await?;
-        let mut state = before.clone();
-        let question = Question { domain, settings: settings(&inner.config.borrow().mta_sts) };
-        let record = inner.dns.sts_record(domain, Freshness::Fresh).await;
-        let id = match (&record.answer, &state.kept) {
-            (TxtAnswer::Usable(id), _) => Some(id.clone()),
-            (_, Some(kept)) => Some(kept.id().clone()),
-            (_, None) => None,
-        };
-        let consulted = match id {
-            Some(id) => {
-                let (verdict, source, failure) =
-                    Box::pin(inner.fetch(&question, id, &mut state)).await;
-                let verdict = verdict_of(domain, verdict);
-                Consulted { verdict, record: Some(record.answer), source, failure }
-            }
-            None => no_policy(domain, &question, &mut state, record.answer, self),
-        };
-        inner.save(domain, &before, &state).await;
+        let asked = Box::pin(inner.ask(domain, Purpose::Order, Freshness::Fresh)).await;
         inner.verdicts.invalidate(domain).await;
         turn.forget();
-        Ok(self.refreshed(domain, &state, consulted))
+        self.refreshed(domain, &asked.state, asked.consulted)
     }
 
     fn refreshed(&self, domain: &HostName, state: &State, done: Consulted) -> RefreshResult {
@@ -210,24 +191,6 @@ impl PolicyKeeper {
             alarms: alarms(state),
         }
     }
-}
-
-/// No record names a policy and none was ever kept.
-fn no_policy(
-    domain: &HostName,
-    question: &Question<'_>,
-    state: &mut State,
-    answer: TxtAnswer,
-    keeper: &PolicyKeeper,
-) -> Consulted {
-    let step = state.plan(&answer, keeper.inner.clock.moment(), &question.settings);
-    super::raise(domain, step.alarm);
-    let verdict = match step.decision {
-        Plan::Decided(verdict) => verdict_of(domain, verdict),
-        // A fetch is only planned for a usable record, and there is none.
-        Plan::Fetch { .. } => PolicyVerdict::None(NoPolicy::Fetch(None)),
-    };
-    Consulted { verdict, record: Some(answer), source: Source::None, failure: None }
 }
 
 fn why_none(why: &NoPolicy) -> Option<String> {

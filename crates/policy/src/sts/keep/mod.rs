@@ -8,8 +8,11 @@
 //! These are the rules alone, over plain data. Not here: DNS, HTTPS and the store
 //! (`staunch::policy_store`).
 //!
-//! This file has the words, `state.rs` the rules.
+//! This file has the words, `state.rs` the rules, `look_up.rs` the order in which things are asked, written and
+//! answered, `room.rs` who has to go when there are too many.
 
+mod look_up;
+mod room;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -21,9 +24,12 @@ use jiff::Timestamp;
 use smtp::RemoteText;
 
 use super::document::{self, Invalid, Mode, Policy};
+use super::mx_pattern::MxPattern;
 use super::record::{Id, RecordError};
 
 pub use crate::clock::{ClockTrust, Moment};
+pub use look_up::{Effect, LookUp, Stored, Write};
+pub use room::{Surplus, Tenant, Use, surplus};
 pub use state::{FETCH_BACKOFF, FETCHES_PER_HOUR, FailedFetch, RecentFetch, State};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -36,18 +42,28 @@ pub struct Kept {
     policy: Policy,
     body: Arc<str>,
     fetched_at: Timestamp,
+    expires_at: Timestamp,
 }
 
 impl Kept {
-    /// The policy in `body`, fetched because the record named `id`. Also reads it back from a store.
+    /// The policy in `body`, fetched at `fetched_at` because the record named `id`.
     ///
     /// # Errors
     ///
     /// [`Invalid`] if it is no policy.
     pub fn new(id: Id, body: &[u8], fetched_at: Timestamp) -> Result<Self, Invalid> {
         let policy = Policy::parse(body)?;
+        let expires_at = later(fetched_at, policy.max_age());
         // A policy that parses is valid UTF-8, so nothing is lost here.
-        Ok(Self { id, policy, body: String::from_utf8_lossy(body).into(), fetched_at })
+        let body = String::from_utf8_lossy(body).into();
+        Ok(Self { id, policy, body, fetched_at, expires_at })
+    }
+
+    /// The same, but it holds until `end` at least: for what was fetched by a clock in doubt, and for reading it
+    /// back from a store.
+    #[must_use]
+    pub fn until_at_least(self, end: Timestamp) -> Self {
+        Self { expires_at: self.expires_at.max(end), ..self }
     }
 
     /// The id that the record had when it was fetched.
@@ -76,9 +92,27 @@ impl Kept {
     }
 
     /// When it stops holding: `max_age` after the last fetch. Nothing but a fetch moves it, least of
-    /// all an unchanged id, which anybody who can forge DNS can serve for ever.
+    /// all an unchanged id, which anybody who can forge DNS can serve for ever. A fetch by a clock in doubt does
+    /// not move it back.
     pub fn expires_at(&self) -> Timestamp {
-        later(self.fetched_at, self.policy.max_age())
+        self.expires_at
+    }
+
+    /// Must an MX meet it?
+    pub fn is_enforced(&self) -> bool {
+        self.policy.mode() == Mode::Enforce
+    }
+
+    /// The names that an MX must have, if it must.
+    pub fn requirement(&self) -> Option<&Arc<[MxPattern]>> {
+        self.is_enforced().then(|| self.policy.mx())
+    }
+
+    /// Bytes of memory, about.
+    pub fn weight(&self) -> usize {
+        let patterns = self.policy.mx();
+        let names: usize = patterns.iter().map(|pattern| pattern.weight()).sum();
+        size_of::<Self>() + self.body.len() + names
     }
 
     fn binds(&self) -> bool {
@@ -87,6 +121,21 @@ impl Kept {
             Mode::None => false,
         }
     }
+}
+
+/// What is remembered beside the mail about a domain with a stored `enforce` policy. While it holds, and no such policy
+/// can be read, the policy was lost: the domain's mail waits for a new one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listed {
+    /// When that policy was fetched.
+    pub fetched_at: Timestamp,
+    /// When it stops holding.
+    pub expires_at: Timestamp,
+}
+
+impl Listed {
+    /// What cannot be read: for as long as no policy is fetched and the operator does not forget it.
+    pub const UNREADABLE: Self = Self { fetched_at: Timestamp::MAX, expires_at: Timestamp::MAX };
 }
 
 /// What the TXT query gave.
@@ -222,6 +271,12 @@ pub enum DeferCause {
     Dns(RemoteText),
     /// A policy; `None` while no fetch is allowed.
     Fetch(Option<FetchFailure>),
+    /// A policy in the place of one that was stored and cannot be read; with why it was not fetched just now.
+    Lost(Option<FetchFailure>),
+    /// Its turn to fetch: too many fetches are running.
+    OwnLimit,
+    /// Room on the disk for what was learnt.
+    Store,
 }
 
 impl DeferCause {
@@ -231,6 +286,9 @@ impl DeferCause {
             Self::Dns(_) => "policy_dns_failure",
             Self::Fetch(Some(failure)) => failure.reason(),
             Self::Fetch(None) => "policy_fetch_failed",
+            Self::Lost(_) => "policy_lost",
+            Self::OwnLimit => "own_limit",
+            Self::Store => "local_error",
         }
     }
 }

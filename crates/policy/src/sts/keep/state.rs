@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use smtp::RemoteText;
 
 use super::{
-    Alarm, ClockTrust, DAY, DeferCause, Deferral, FetchFailure, HOUR, Kept, Moment, NoPolicy,
-    OnFailure, Plan, Settings, Step, TxtAnswer, Verdict, later, quiet,
+    Alarm, ClockTrust, DAY, DeferCause, Deferral, FetchFailure, HOUR, Kept, Listed, Moment,
+    NoPolicy, OnFailure, Plan, Settings, Step, TxtAnswer, Use, Verdict, later, quiet,
 };
 use crate::sts::record::{Id, RecordError};
 
@@ -31,6 +31,8 @@ const REFRESHED_AFTER_USE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(30 * 60);
 /// Ours: failed refreshes before the operator hears of it (RFC 8461 §10.2).
 const REFRESH_FAILURES_TOLD: u32 = 3;
+/// Ours: who gets mail on two days, so far apart, is no stranger.
+const REGULAR_AFTER: Duration = DAY;
 /// Ours: an expired row outlives its policy, because the clock may have been wrong.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -73,30 +75,65 @@ pub struct State {
     pub dns_failing_since: Option<Timestamp>,
     /// When the domain last said that it has no record, to the day.
     pub none_seen_at: Option<Timestamp>,
+    /// When mail first asked.
+    pub first_used_at: Option<Timestamp>,
     /// When mail last asked, to the hour.
     pub last_used_at: Option<Timestamp>,
+    /// Since when there was a policy without a break.
+    pub known_since: Option<Timestamp>,
     /// Alarms that were raised and whose cause has not ended.
     pub alarms: BTreeSet<Alarm>,
+    /// What is remembered beside the mail; not part of the row.
+    pub listed: Option<Listed>,
 }
 
 impl State {
-    /// What a row that cannot be read counts as: a first contact whose trouble always defers. The
-    /// caller raises [`Alarm::PolicyLost`].
-    pub fn lost() -> Self {
-        Self { alarms: BTreeSet::from([Alarm::PolicyLost]), ..Self::default() }
-    }
-
     /// Decides what holds, given what DNS says now.
     pub fn plan(&mut self, answer: &TxtAnswer, moment: Moment, settings: &Settings) -> Step<Plan> {
         if self.kept.is_some() || matches!(answer, TxtAnswer::Usable(_)) {
+            self.first_used_at.get_or_insert(moment.now);
             note(&mut self.last_used_at, moment.now, HOUR);
         }
+        if self.is_lost(moment) {
+            return self.plan_lost(answer, moment);
+        }
+        self.alarms.remove(&Alarm::PolicyLost);
         match (answer, self.live(moment)) {
             (TxtAnswer::Usable(id), live) => self.plan_usable(id, live, moment, settings),
             (TxtAnswer::Unusable(why), live) => self.plan_unusable(why, live, moment),
             (TxtAnswer::Failed(_), Some(live)) => quiet(Plan::Decided(Verdict::Use(live))),
             (TxtAnswer::Failed(text), None) => self.plan_failed(text, moment, settings),
         }
+    }
+
+    /// Whatever DNS says, which anybody can forge: only a policy ends it, or the old one's end.
+    fn plan_lost(&mut self, answer: &TxtAnswer, moment: Moment) -> Step<Plan> {
+        let alarm = self.raise(Alarm::PolicyLost);
+        let id = match answer {
+            TxtAnswer::Usable(id) => id.clone(),
+            TxtAnswer::Unusable(_) | TxtAnswer::Failed(_) => Id::unknown(),
+        };
+        let decision = if self.may_fetch(&id, moment.now) {
+            Plan::Fetch { id }
+        } else {
+            Plan::Decided(self.still_lost(&id, None, moment))
+        };
+        Step { decision, alarm }
+    }
+
+    fn still_lost(&self, id: &Id, failure: Option<FetchFailure>, moment: Moment) -> Verdict {
+        let until = self.next_fetch_at(id, moment.now);
+        Verdict::Defer(Deferral { until, cause: DeferCause::Lost(failure) })
+    }
+
+    /// Was an `enforce` policy stored that holds, and cannot be read any more? A row that was written later than
+    /// the one that is missing is as good.
+    pub fn is_lost(&self, moment: Moment) -> bool {
+        let Some(listed) = self.listed else { return false };
+        let has_newer = self.kept.as_ref().is_some_and(|kept| {
+            kept.fetched_at >= listed.fetched_at || (kept.is_enforced() && self.holds(kept, moment))
+        });
+        !has_newer && !self.is_over(listed.fetched_at, listed.expires_at, moment)
     }
 
     fn plan_usable(
@@ -174,16 +211,17 @@ impl State {
         let now = moment.now;
         // A time to come was written by a clock that was ahead.
         let since = self.dns_failing_since.filter(|since| *since <= now).unwrap_or(now);
+        // What passed while the clock was set is no time that was waited.
+        let since = since.max(moment.trusted_since.min(now));
         self.dns_failing_since = Some(since);
         let none_lately = self.none_seen_at.is_some_and(|at| is_within(now, at, NONE_REMEMBERED));
-        let lost = self.alarms.contains(&Alarm::PolicyLost);
-        let cap = if none_lately && !lost {
+        let cap = if none_lately {
             settings.dns_failure_cap.min(DNS_FAILURE_CAP_AFTER_NONE)
         } else {
             settings.dns_failure_cap
         };
         let end = later(since, cap);
-        let waits = settings.dns_failure == OnFailure::Defer || lost;
+        let waits = settings.dns_failure == OnFailure::Defer;
         if waits && now < end {
             let until = end.min(later(now, DNS_RETRY));
             let deferral = Deferral { until, cause: DeferCause::Dns(text.clone()) };
@@ -208,15 +246,31 @@ impl State {
         let surplus = self.recent.len().saturating_sub(FETCHES_PER_HOUR);
         self.recent.drain(..surplus);
         match new {
-            Ok(kept) => quiet(Verdict::Use(self.keep(kept))),
+            Ok(kept) => quiet(Verdict::Use(self.keep(kept, moment))),
             Err(failure) => self.after_failure(id, failure, moment, settings),
         }
     }
 
-    fn keep(&mut self, kept: Kept) -> Arc<Kept> {
+    fn keep(&mut self, kept: Kept, moment: Moment) -> Arc<Kept> {
+        let before = self.live(moment);
+        self.known_since = match &before {
+            Some(_) => self.known_since.or(self.kept.as_ref().map(|kept| kept.fetched_at)),
+            None => Some(moment.now),
+        };
+        let kept = match moment.clock {
+            ClockTrust::Trusted => kept,
+            // What a clock in doubt calls today must not end what holds sooner.
+            ClockTrust::Suspect => {
+                let ends = before.map(|before| before.expires_at);
+                let lost = self.listed.filter(|_| self.is_lost(moment)).map(|l| l.expires_at);
+                ends.into_iter().chain(lost).fold(kept, Kept::until_at_least)
+            }
+        };
+        // It is in the place of whatever was lost.
+        self.listed = None;
         let kept = Arc::new(kept);
         // RFC 8461 §3.2: `max_age` 0 holds for the mail that asked, and not afterwards.
-        let lasting = !kept.policy.max_age().is_zero();
+        let lasting = kept.fetched_at < kept.expires_at;
         self.kept = lasting.then(|| Arc::clone(&kept));
         self.fleeting = (!lasting).then(|| Arc::clone(&kept));
         self.failed = None;
@@ -239,7 +293,12 @@ impl State {
         let until = self.next_fetch_at(&id, moment.now);
         let live = self.live(moment);
         let refresh = live.as_ref().is_some_and(|kept| kept.id == id);
+        let lost =
+            self.is_lost(moment).then(|| self.still_lost(&id, Some(failure.clone()), moment));
         self.failed = Some(FailedFetch { id, at: moment.now, count });
+        if let Some(still_lost) = lost {
+            return quiet(still_lost);
+        }
         let Some(kept) = live else {
             self.first_fetch_failures = self.first_fetch_failures.saturating_add(1);
             return self.without_policy(until, Some(failure), settings);
@@ -260,8 +319,7 @@ impl State {
         failure: Option<FetchFailure>,
         settings: &Settings,
     ) -> Step<Verdict> {
-        let lost = self.alarms.contains(&Alarm::PolicyLost);
-        let strict = settings.fetch_failure == OnFailure::Defer || lost;
+        let strict = settings.fetch_failure == OnFailure::Defer;
         if strict || self.first_fetch_failures < FIRST_CONTACT_TRIES {
             return quiet(Verdict::Defer(Deferral { until, cause: DeferCause::Fetch(failure) }));
         }
@@ -271,12 +329,27 @@ impl State {
 
     /// The policy that holds now, whatever DNS says.
     pub fn live(&self, moment: Moment) -> Option<Arc<Kept>> {
-        let kept = self.kept.as_ref()?;
-        let lives = match moment.clock {
-            ClockTrust::Trusted => moment.now < kept.expires_at(),
-            ClockTrust::Suspect => true,
+        let kept = self.kept.as_ref().filter(|kept| self.holds(kept, moment))?;
+        (!self.is_lost(moment)).then(|| Arc::clone(kept))
+    }
+
+    fn holds(&self, kept: &Kept, moment: Moment) -> bool {
+        !self.is_over(kept.fetched_at, kept.expires_at, moment)
+    }
+
+    /// Is what was fetched then and ends then over? Not by a clock in doubt; and by one that was in doubt only when
+    /// a fetch has failed since it is believed again, for what was fetched before.
+    fn is_over(&self, fetched_at: Timestamp, expires_at: Timestamp, moment: Moment) -> bool {
+        let was_tried = || {
+            let since = moment.trusted_since..=moment.now;
+            self.failed.as_ref().is_some_and(|failed| since.contains(&failed.at))
         };
-        lives.then(|| Arc::clone(kept))
+        match moment.clock {
+            ClockTrust::Suspect => false,
+            ClockTrust::Trusted => {
+                moment.now >= expires_at && (fetched_at >= moment.trusted_since || was_tried())
+            }
+        }
     }
 
     /// May the policy with this id be fetched now?
@@ -312,7 +385,9 @@ impl State {
         let retry = self.refresh_retry_at(now, settings);
         let at = regular.max(retry).max(self.next_fetch_at(&kept.id, now));
         let last_used = self.last_used_at.unwrap_or(kept.fetched_at);
-        (at <= later(last_used, REFRESHED_AFTER_USE)).then_some(at)
+        // What is over by the clock and holds all the same waits for nothing but a try.
+        let waits_for_a_try = kept.expires_at <= now;
+        (waits_for_a_try || at <= later(last_used, REFRESHED_AFTER_USE)).then_some(at)
     }
 
     /// Failed refreshes slow down, from five minutes to the regular interval.
@@ -338,7 +413,31 @@ impl State {
             .chain(self.failed.as_ref().map(|failed| failed.at))
             .max();
         let old = last.is_none_or(|at| later(at, FORGOTTEN_AFTER) < moment.now);
-        old && moment.clock == ClockTrust::Trusted && !self.alarms.contains(&Alarm::PolicyLost)
+        let holds = self.kept.as_ref().is_some_and(|kept| self.holds(kept, moment));
+        old && moment.clock == ClockTrust::Trusted && !holds && !self.is_lost(moment)
+    }
+
+    /// For how much does the policy of this domain count, when there is no room for all?
+    pub fn use_of(&self, moment: Moment) -> Use {
+        let is_regular = match (self.first_used_at, self.last_used_at) {
+            (Some(first), Some(last)) => later(first, REGULAR_AFTER) <= last,
+            _ => false,
+        };
+        match self.live(moment) {
+            None => Use::Nothing,
+            Some(_) if is_regular => Use::Regular,
+            Some(kept) if kept.is_enforced() => Use::Once,
+            Some(_) => Use::Watched,
+        }
+    }
+
+    /// What is to be remembered beside the mail when this is stored.
+    pub fn to_list(&self, moment: Moment) -> Option<Listed> {
+        let kept = self.kept.as_ref().filter(|kept| kept.is_enforced() && self.holds(kept, moment));
+        match kept {
+            Some(kept) => Some(Listed { fetched_at: kept.fetched_at, expires_at: kept.expires_at }),
+            None => self.listed.filter(|_| self.is_lost(moment)),
+        }
     }
 
     fn raise(&mut self, alarm: Alarm) -> Option<Alarm> {

@@ -125,7 +125,8 @@ impl Domain {
     /// Saves and loads as the store does, and forgets what it does not save.
     fn restart(&mut self) {
         let kept = self.state.kept.take().map(|kept| {
-            Kept::new(kept.id().clone(), kept.body().as_bytes(), kept.fetched_at()).unwrap().into()
+            let read = Kept::new(kept.id().clone(), kept.body().as_bytes(), kept.fetched_at());
+            read.unwrap().until_at_least(kept.expires_at()).into()
         });
         self.state = State {
             kept,
@@ -275,8 +276,7 @@ fn stored(row: &str) {
         "S030" | "S031" => {
             assert!(Kept::new(id("v1"), b"{", start()).is_err());
             assert!(Kept::new(id("v1"), V1.replace("enforce", "on").as_bytes(), start()).is_err());
-            let mut domain =
-                Domain { state: State::lost(), ..Domain::unknown().txt("v1").https(V1) };
+            let mut domain = Domain { state: lost(), ..Domain::unknown().txt("v1").https(V1) };
             assert_uses(&domain.mail(), V1);
             assert_eq!(domain.gets, 1);
         }
@@ -418,22 +418,141 @@ fn the_operator_chooses_what_trouble_at_first_contact_does() {
     assert_eq!(strict.gets, 4);
 }
 
+/// An `enforce` policy for a week was stored at the start, and cannot be read.
+fn lost() -> State {
+    let listed = Listed { fetched_at: start(), expires_at: later(start(), 7 * DAY) };
+    State { listed: Some(listed), ..State::default() }
+}
+
 #[test]
-fn a_lost_row_defers_whatever_the_operator_chose() {
-    let lax = Settings { dns_failure: OnFailure::Deliver, ..Settings::default() };
-    let lost = || Domain { state: State::lost(), settings: lax.clone(), ..Domain::unknown() };
-    let mut dns = lost().answer(servfail());
-    dns.restart();
-    assert!(matches!(dns.mail(), Verdict::Defer(_)));
-    let mut https = lost().txt("v1");
-    for _ in 0..5 {
-        assert!(matches!(https.mail(), Verdict::Defer(_)));
-        https.wait(FETCH_BACKOFF);
+fn mail_of_a_lost_policy_waits_whatever_dns_says_and_the_operator_chose() {
+    let lax = Settings {
+        dns_failure: OnFailure::Deliver,
+        fetch_failure: OnFailure::Deliver,
+        ..Settings::default()
+    };
+    let two = TxtAnswer::Unusable(RecordError::Several { count: 2 });
+    for answer in [no_record(), two, servfail(), TxtAnswer::Usable(id("v1"))] {
+        let unknown = Domain { state: lost(), settings: lax.clone(), ..Domain::unknown() };
+        let mut domain = unknown.answer(answer);
+        for _ in 0..30 {
+            let Verdict::Defer(deferral) = domain.mail() else { panic!("{:?}", domain.txt) };
+            assert_eq!(deferral.cause.reason(), "policy_lost");
+            assert!(deferral.until > domain.moment.now);
+            domain.wait(5 * HOUR);
+        }
+        assert!(domain.gets >= 30, "it is asked for all the same");
+        assert_eq!(domain.alarms, [Alarm::PolicyLost], "raised once");
+        assert!(!domain.state.is_spent(domain.moment));
+        let mut found = Domain { state: domain.state.clone(), ..domain.https(V1) };
+        assert_uses(&found.mail(), V1);
+        assert!(found.state.alarms.is_empty());
     }
-    https.wait(HOUR);
-    https = https.https(V1);
-    assert_uses(&https.mail(), V1);
-    assert!(https.state.alarms.is_empty());
+}
+
+#[test]
+fn a_lost_policy_ends_when_the_old_one_would_have_and_not_by_a_clock_in_doubt() {
+    let end = later(start(), 7 * DAY);
+    let at = |now, clock| Moment { clock, ..Moment::undoubted(now) };
+    let mut domain = Domain { state: lost(), ..Domain::unknown() };
+    domain.moment = at(end.checked_sub(MINUTE).unwrap(), ClockTrust::Trusted);
+    assert!(matches!(domain.mail(), Verdict::Defer(_)));
+    domain.moment = at(later(end, DAY), ClockTrust::Suspect);
+    assert!(matches!(domain.mail(), Verdict::Defer(_)));
+    domain.moment = at(end, ClockTrust::Trusted);
+    assert_none(&domain.mail());
+    assert!(domain.state.alarms.is_empty());
+    let unreadable = State { listed: Some(Listed::UNREADABLE), ..State::default() };
+    let mut domain = Domain { state: unreadable, ..Domain::unknown() };
+    domain.wait(400 * DAY);
+    assert!(matches!(domain.mail(), Verdict::Defer(_)), "until the operator forgets it");
+}
+
+#[test]
+fn a_row_counts_in_place_of_a_lost_policy_only_if_it_is_newer_or_as_strict() {
+    let listed = lost().listed;
+    let kept = |body: &str, fetched_at| {
+        Some(Arc::new(Kept::new(id("v1"), body.as_bytes(), fetched_at).unwrap()))
+    };
+    let before = start().checked_sub(DAY).unwrap();
+    let moment = Moment::undoubted(later(start(), HOUR));
+    for (kept, want) in [
+        (kept(NONE, before), true),
+        (kept(NONE, start()), false),
+        (kept(V1, before), false),
+        (kept(V1, start().checked_sub(8 * DAY).unwrap()), true),
+        (None, true),
+    ] {
+        let state = State { kept, listed, ..State::default() };
+        assert_eq!(state.is_lost(moment), want, "{:?}", state.kept);
+        assert_eq!(state.live(moment).is_none(), want);
+    }
+}
+
+#[test]
+fn a_fetch_by_a_clock_in_doubt_never_moves_the_end_back() {
+    let brief = "version: STSv1\nmode: enforce\nmx: mx2.example\nmax_age: 60\n";
+    for body in [brief, FLEETING, V2] {
+        let mut domain = Domain::with(V1).https(body);
+        let end = domain.state.kept.as_ref().unwrap().expires_at();
+        domain.moment.clock = ClockTrust::Suspect;
+        domain.refresh();
+        let kept = domain.state.kept.clone().unwrap();
+        assert_eq!(kept.body(), body);
+        assert_eq!(kept.expires_at(), end.max(later(domain.moment.now, kept.policy().max_age())));
+        domain.restart();
+        assert_eq!(domain.state.kept.as_ref().unwrap().expires_at(), kept.expires_at());
+        domain.moment.clock = ClockTrust::Trusted;
+        domain.refresh();
+        let ends = domain.state.kept.as_ref().map(|kept| kept.expires_at());
+        let want = later(domain.moment.now, kept.policy().max_age());
+        assert_eq!(ends, (body != FLEETING).then_some(want), "by a clock that is right it may");
+    }
+}
+
+#[test]
+fn nothing_lapses_when_trust_returns_before_a_fetch_has_failed_since() {
+    let trusted = later(start(), 40 * DAY);
+    let now = Moment { trusted_since: trusted, ..Moment::undoubted(later(trusted, HOUR)) };
+    let mut domain = Domain::with(V1).answer(no_record());
+    domain.refresh();
+    domain.moment = now;
+    assert_uses(&domain.mail(), V1);
+    let due = domain.state.refresh_at(now, 0, &domain.settings);
+    assert!(due.is_some_and(|at| at <= now.now), "it is asked for, used lately or not");
+    assert!(!domain.state.is_spent(now));
+    domain.refresh();
+    assert_none(&domain.mail());
+    // What was fetched since goes by the clock alone.
+    let mut domain = Domain { moment: now, ..Domain::unknown().txt("v1").https(V1) };
+    domain.mail();
+    domain = domain.expired().answer(no_record());
+    assert_none(&domain.mail());
+    let mut gone = Domain { state: lost(), moment: now, ..Domain::unknown() };
+    assert!(matches!(gone.mail(), Verdict::Defer(_)), "so does what was lost");
+    assert_none(&gone.mail());
+    let mut dns = Domain::unknown().answer(servfail());
+    dns.mail();
+    dns.moment = now;
+    assert!(matches!(dns.mail(), Verdict::Defer(_)), "and the time that DNS has failed");
+    dns.wait(4 * HOUR);
+    assert_none(&dns.mail());
+}
+
+#[test]
+fn who_gets_mail_on_two_days_is_no_stranger() {
+    let mut domain = Domain::with(V1).txt("v1");
+    let usage = |domain: &Domain| domain.state.use_of(domain.moment);
+    assert_eq!(usage(&domain), Use::Once);
+    domain.wait(22 * HOUR);
+    domain.mail();
+    assert_eq!(usage(&domain), Use::Once);
+    domain.wait(HOUR);
+    domain.mail();
+    assert_eq!(usage(&domain), Use::Regular);
+    assert_eq!(usage(&Domain::with(NONE)), Use::Watched);
+    assert_eq!(usage(&domain.expired()), Use::Nothing);
+    assert_eq!(usage(&Domain::unknown()), Use::Nothing);
 }
 
 #[test]
@@ -680,7 +799,7 @@ fn rows_are_spent_long_after_their_policy_and_never_when_a_policy_was_lost() {
     assert!(!domain.state.is_spent(domain.moment));
     let now = Moment::undoubted(start());
     assert!(State::default().is_spent(now));
-    assert!(!State::lost().is_spent(now));
+    assert!(!lost().is_spent(now));
     let fetch = RecentFetch { at: start(), id: id("a"), failed: true };
     let failed = FailedFetch { id: id("a"), at: start(), count: 1 };
     for recent in [

@@ -1,0 +1,316 @@
+//! One look-up of one domain's policy as a machine without I/O: what is asked, fetched, written and answered, in this
+//! order. Whoever drives it does what an [`Effect`] says, and tells what came of it.
+//!
+//! The order of the writes is the guarantee across crashes. That a domain has an `enforce` policy is remembered
+//! beside the mail *before* the policy itself is stored, and forgotten *after* another one has taken its place; no
+//! answer is given before both are on the disk. So at any instant a stored `enforce` policy is either read, or
+//! missed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    Alarm, DeferCause, Deferral, FetchFailure, Kept, Listed, Moment, NoPolicy, Plan, Settings,
+    State, Step, TxtAnswer, Verdict, later,
+};
+use crate::sts::MxPattern;
+use crate::sts::record::Id;
+
+/// Ours: what could not be stored is tried again after this long.
+const STORE_RETRY: Duration = Duration::from_secs(60);
+
+/// What the store has about a domain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Stored {
+    /// A row.
+    Row(State),
+    /// Nothing.
+    Absent,
+    /// Something that cannot be read.
+    Damaged,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Ask for the TXT record, then [`LookUp::answered`].
+    Ask,
+    /// Fetch the policy, then [`LookUp::fetched`], or [`LookUp::not_fetched`].
+    Fetch,
+    /// Write, wait until that is on the disk, then [`LookUp::written`].
+    Write(Write),
+    /// This is it.
+    Answer(Verdict),
+}
+
+/// A change of the store; each is whole or not at all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Write {
+    /// Remember beside the mail that there is such a policy.
+    List(Listed),
+    /// Store [`LookUp::state`] in the place of the row that is there.
+    Replace,
+    /// The same, but nobody has to wait for it: only when the domain was used changed.
+    Note,
+    /// Forget beside the mail that there was such a policy.
+    Unlist,
+}
+
+/// Who wants to know?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Purpose {
+    Mail,
+    Refresh,
+    Order,
+}
+
+/// A look-up under way.
+#[derive(Debug)]
+pub struct LookUp {
+    purpose: Purpose,
+    settings: Settings,
+    before: State,
+    state: State,
+    fetching: Option<Id>,
+    writes: VecDeque<Write>,
+    answer: Verdict,
+    alarms: Vec<Alarm>,
+}
+
+impl LookUp {
+    /// For mail. `listed` is what is remembered beside it.
+    pub fn for_mail(stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+        Self::new(Purpose::Mail, stored, listed, settings)
+    }
+
+    /// For a policy that is to be fetched again, whatever the record says (RFC 8461 §3.3).
+    pub fn for_refresh(stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+        Self::new(Purpose::Refresh, stored, listed, settings)
+    }
+
+    /// For an operator who wants the policy fetched now, whatever limits and back-off say.
+    pub fn for_order(stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+        Self::new(Purpose::Order, stored, listed, settings)
+    }
+
+    fn new(purpose: Purpose, stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+        let row = match stored {
+            Stored::Row(state) => state,
+            // Whose policy may have been lost is on the list; everybody else is a first contact.
+            Stored::Absent | Stored::Damaged => State::default(),
+        };
+        let state = State { listed, ..row };
+        Self {
+            purpose,
+            settings,
+            before: state.clone(),
+            state,
+            fetching: None,
+            writes: VecDeque::new(),
+            answer: Verdict::NoPolicy(NoPolicy::Fetch(None)),
+            alarms: Vec::new(),
+        }
+    }
+
+    /// A policy of this domain that was not stored.
+    pub fn remember_fleeting(&mut self, kept: Option<Arc<Kept>>) {
+        self.before.fleeting.clone_from(&kept);
+        self.state.fleeting = kept;
+    }
+
+    /// All that is known now.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// All that was known before.
+    pub fn before(&self) -> &State {
+        &self.before
+    }
+
+    /// What the record named, once a fetch is wanted.
+    pub fn fetching(&self) -> Option<&Id> {
+        self.fetching.as_ref()
+    }
+
+    /// The alarms raised since this was asked last.
+    pub fn take_alarms(&mut self) -> Vec<Alarm> {
+        std::mem::take(&mut self.alarms)
+    }
+
+    /// Does another requirement hold after this than before? Then what was begun under that one has to begin
+    /// anew.
+    pub fn changes_the_requirement(&self, moment: Moment) -> bool {
+        bound(&self.before, moment) != bound(&self.state, moment)
+    }
+
+    /// What DNS says.
+    pub fn answered(&mut self, answer: &TxtAnswer, moment: Moment) -> Effect {
+        match self.purpose {
+            Purpose::Mail => {
+                let plan = self.state.plan(answer, moment, &self.settings);
+                match self.told(plan) {
+                    Plan::Fetch { id } => self.fetch(id),
+                    Plan::Decided(verdict) => self.decided(verdict, moment),
+                }
+            }
+            Purpose::Refresh => match self.fetched_id(answer) {
+                Some(id) if self.state.may_fetch(&id, moment.now) => self.fetch(id),
+                Some(_) | None => self.as_it_was(moment),
+            },
+            Purpose::Order => match self.fetched_id(answer) {
+                Some(id) => self.fetch(id),
+                None => {
+                    let plan = self.state.plan(answer, moment, &self.settings);
+                    match self.told(plan) {
+                        // Only for a usable record, and there is none.
+                        Plan::Fetch { .. } => self.as_it_was(moment),
+                        Plan::Decided(verdict) => self.decided(verdict, moment),
+                    }
+                }
+            },
+        }
+    }
+
+    fn fetched_id(&self, answer: &TxtAnswer) -> Option<Id> {
+        match answer {
+            TxtAnswer::Usable(id) => Some(id.clone()),
+            TxtAnswer::Unusable(_) | TxtAnswer::Failed(_) => match &self.state.kept {
+                Some(kept) => Some(kept.id().clone()),
+                None => self.state.listed.map(|_| Id::unknown()),
+            },
+        }
+    }
+
+    fn fetch(&mut self, id: Id) -> Effect {
+        self.fetching = Some(id);
+        Effect::Fetch
+    }
+
+    /// What the policy host gave. Without `room` for one more, a policy of a domain that had none holds for this
+    /// mail only: the domain stays a first contact.
+    pub fn fetched(
+        &mut self,
+        fetched: Result<&[u8], FetchFailure>,
+        room: bool,
+        moment: Moment,
+    ) -> Effect {
+        let Some(id) = self.fetching.take() else { return self.as_it_was(moment) };
+        let step = self.state.after_fetch(id, fetched, moment, &self.settings);
+        let verdict = self.told(step);
+        let is_stranger = self.before.kept.is_none() && self.before.listed.is_none();
+        if is_stranger && !room {
+            self.state.fleeting = self.state.kept.take().or(self.state.fleeting.take());
+            self.state.known_since = None;
+        }
+        self.decided(verdict, moment)
+    }
+
+    /// No fetch was possible for reasons of our own until now: nothing was learnt, and `until` is when to try again.
+    pub fn not_fetched(&mut self, until: jiff::Timestamp, moment: Moment) -> Effect {
+        self.fetching = None;
+        let verdict = if let Some(kept) = self.state.live(moment) {
+            Verdict::Use(kept)
+        } else {
+            Verdict::Defer(Deferral { until, cause: DeferCause::OwnLimit })
+        };
+        self.decided(verdict, moment)
+    }
+
+    /// What became of the write that was wanted last.
+    pub fn written(&mut self, is_stored: bool, moment: Moment) -> Effect {
+        if is_stored {
+            return self.next();
+        }
+        self.writes.clear();
+        // What is not on the disk is not known after a crash, so nothing may be done that hangs on it.
+        if self.changes_the_requirement(moment) {
+            let until = later(moment.now, STORE_RETRY);
+            self.answer = Verdict::Defer(Deferral { until, cause: DeferCause::Store });
+        }
+        self.next()
+    }
+
+    fn told<T>(&mut self, step: Step<T>) -> T {
+        self.alarms.extend(step.alarm);
+        step.decision
+    }
+
+    /// Nothing was done, and what held before holds.
+    fn as_it_was(&mut self, moment: Moment) -> Effect {
+        let verdict = match self.state.live(moment) {
+            Some(kept) => Verdict::Use(kept),
+            None if self.state.is_lost(moment) => {
+                let until = later(moment.now, STORE_RETRY);
+                Verdict::Defer(Deferral { until, cause: DeferCause::Lost(None) })
+            }
+            None => Verdict::NoPolicy(NoPolicy::Fetch(None)),
+        };
+        self.decided(verdict, moment)
+    }
+
+    fn decided(&mut self, verdict: Verdict, moment: Moment) -> Effect {
+        self.answer = verdict;
+        let listed = self.state.to_list(moment);
+        let row = self.row_write();
+        if let Some(entry) = listed.filter(|_| listed != self.before.listed) {
+            self.writes.push_back(Write::List(entry));
+        }
+        self.writes.extend(row);
+        if listed.is_none() && self.before.listed.is_some() {
+            self.writes.push_back(Write::Unlist);
+        }
+        self.state.listed = listed;
+        self.next()
+    }
+
+    fn row_write(&self) -> Option<Write> {
+        let unmarked = |state: &State| State {
+            none_seen_at: None,
+            first_used_at: None,
+            last_used_at: None,
+            fleeting: None,
+            listed: None,
+            ..state.clone()
+        };
+        let is_same = |a: &State, b: &State| {
+            (a.none_seen_at, a.first_used_at, a.last_used_at)
+                == (b.none_seen_at, b.first_used_at, b.last_used_at)
+        };
+        if unmarked(&self.state) != unmarked(&self.before) {
+            Some(Write::Replace)
+        } else if !is_same(&self.state, &self.before) {
+            Some(Write::Note)
+        } else {
+            None
+        }
+    }
+
+    fn next(&mut self) -> Effect {
+        match self.writes.pop_front() {
+            Some(write) => Effect::Write(write),
+            None => Effect::Answer(self.answer.clone()),
+        }
+    }
+}
+
+/// What a domain asks of every MX, or that this is not known.
+#[derive(Debug, Eq, PartialEq)]
+enum Bound {
+    Nothing,
+    To(Arc<[MxPattern]>),
+    Unknown,
+}
+
+fn bound(state: &State, moment: Moment) -> Bound {
+    if state.is_lost(moment) {
+        return Bound::Unknown;
+    }
+    let live = state.live(moment);
+    let policy = live.as_ref().or(state.fleeting.as_ref());
+    match policy.and_then(|kept| kept.requirement()) {
+        Some(patterns) => Bound::To(Arc::clone(patterns)),
+        None => Bound::Nothing,
+    }
+}

@@ -1,0 +1,272 @@
+//! Drives one look-up: does what the rules say, in their order, and tells them what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::sts::Policy;
+use policy::sts::keep::{
+    Effect, FetchFailure, FetchFailureKind, Listed, LookUp, State, Stored, Verdict, Write,
+};
+use smtp::{HostName, RemoteText};
+use spool::{Enforced, PolicyRow, StoreError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::tell::{raise, tell_fetched, tell_kept};
+use super::{
+    Consulted, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
+    settings, verdict_of,
+};
+use crate::fetch::{Answers, FetchError};
+use crate::outcome::Reason;
+use crate::resolve::{Freshness, StsRecord};
+
+/// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.
+const LOCAL_REST: Duration = Duration::from_secs(60);
+
+/// For whom a policy is looked up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Purpose {
+    /// Mail.
+    Mail,
+    /// The policy itself, which gets old.
+    Refresh,
+    /// An operator.
+    Order,
+}
+
+/// What a look-up came to.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The verdict, with the evidence.
+    pub(super) consulted: Consulted,
+    /// How long it may be believed.
+    pub(super) ttl: Duration,
+    /// All that is known now.
+    pub(super) state: State,
+    /// Does it ask something else of the domain's hosts than what was known before?
+    pub(super) is_changed: bool,
+}
+
+/// What a look-up has seen so far.
+#[derive(Debug, Default)]
+struct Seen {
+    record: Option<StsRecord>,
+    failure: Option<RemoteText>,
+    is_fetched: bool,
+}
+
+impl Inner {
+    /// Looks `domain` up. Whoever asks holds its turn.
+    pub(super) async fn ask(
+        &self,
+        domain: &HostName,
+        purpose: Purpose,
+        freshness: Freshness,
+    ) -> Asked {
+        let begun = Instant::now();
+        let mut look_up = match self.load(domain, purpose).await {
+            Ok(look_up) => look_up,
+            Err(text) => return self.local_trouble(domain, &text),
+        };
+        let mut seen = Seen::default();
+        let mut effect = Effect::Ask;
+        let verdict = loop {
+            effect = match effect {
+                Effect::Ask => {
+                    let record = self.dns.sts_record(domain, freshness).await;
+                    let effect = look_up.answered(&record.answer, self.clock.moment());
+                    seen.record = Some(record);
+                    effect
+                }
+                Effect::Fetch => Box::pin(self.fetch(domain, &mut look_up, &mut seen)).await,
+                Effect::Write(write) => {
+                    let is_stored = self.write(domain, write, look_up.state()).await;
+                    look_up.written(is_stored, self.clock.moment())
+                }
+                Effect::Answer(verdict) => break verdict,
+            };
+            look_up.take_alarms().into_iter().for_each(|alarm| raise(domain, alarm));
+        };
+        self.asked(domain, &look_up, verdict, seen, begun).await
+    }
+
+    async fn asked(
+        &self,
+        domain: &HostName,
+        look_up: &LookUp,
+        verdict: Verdict,
+        seen: Seen,
+        begun: Instant,
+    ) -> Asked {
+        let state = look_up.state();
+        if let Some(kept) = &state.fleeting {
+            self.fleeting.insert(domain.clone(), Arc::clone(kept)).await;
+        }
+        let Seen { record, failure, is_fetched } = seen;
+        if let Some(record) = &record {
+            tell_kept(domain, &verdict, &record.answer, failure.as_ref());
+        }
+        let moment = self.clock.moment();
+        let ttl = record
+            .as_ref()
+            .map_or(Duration::ZERO, |record| rest(&verdict, record, moment, begun.elapsed()));
+        let source = match (&verdict, is_fetched) {
+            (Verdict::Use(_), true) => Source::Fetch,
+            (Verdict::Use(_), false) => Source::Cache,
+            (Verdict::NoPolicy(_) | Verdict::Defer(_), _) => Source::None,
+        };
+        let consulted = Consulted {
+            verdict: verdict_of(domain, verdict),
+            record: record.map(|record| record.answer),
+            source,
+            failure,
+        };
+        let is_changed = look_up.changes_the_requirement(moment);
+        Asked { consulted, ttl, state: state.clone(), is_changed }
+    }
+
+    /// Fetches the policy and takes in what came of it.
+    async fn fetch(&self, domain: &HostName, look_up: &mut LookUp, seen: &mut Seen) -> Effect {
+        let old = look_up.state().live(self.clock.moment());
+        let class = if old.is_some() && look_up.state().failed.is_none() {
+            Answers::Lately
+        } else {
+            Answers::Unknown
+        };
+        let fetched = match self.fetcher.now().fetch(domain, class).await {
+            Ok(fetched) => match Policy::parse(&fetched.body) {
+                Ok(_) => Ok(fetched),
+                Err(invalid) => Err(FetchFailure::from(invalid)),
+            },
+            Err(FetchError::Busy) => {
+                let moment = self.clock.moment();
+                return look_up.not_fetched(after(moment.now, LOCAL_REST), moment);
+            }
+            Err(error) => Err(failure_of(&error)),
+        };
+        if let Some(date) = fetched.as_ref().ok().and_then(|fetched| fetched.date) {
+            self.clock.confirm(date);
+        }
+        if let Err(failure) = &fetched {
+            let (reason, text) = (failure.reason(), failure_text(domain, failure));
+            let id = look_up.fetching().map_or("", |id| id.as_str());
+            warn!(event = "policy_fetch_failed", reason, %domain, id, error = %text);
+            seen.failure = Some(text);
+        }
+        seen.is_fetched = fetched.is_ok();
+        let body = fetched.as_ref().map(|fetched| fetched.body.as_slice()).map_err(Clone::clone);
+        let effect = look_up.fetched(body, self.room.is_free(), self.clock.moment());
+        let state = look_up.state();
+        if let (true, Some(kept)) =
+            (seen.is_fetched, state.kept.as_ref().or(state.fleeting.as_ref()))
+        {
+            tell_fetched(domain, old.as_deref(), kept);
+            self.room.note(look_up.before(), state, domain);
+        }
+        effect
+    }
+
+    /// Does what is wanted of the store; `false` if that failed.
+    async fn write(&self, domain: &HostName, write: Write, state: &State) -> bool {
+        let (done, stored) = oneshot::channel();
+        let tell = |result: Result<(), StoreError>| drop(done.send(result));
+        match write {
+            Write::List(Listed { fetched_at, expires_at }) => {
+                let entry = Enforced { fetched_at, expires_at };
+                self.store.put_enforced(domain.clone(), entry, tell);
+            }
+            Write::Replace => self.store.put(rows::row_of(domain, state), tell),
+            Write::Note => {
+                self.note_use(rows::row_of(domain, state));
+                return true;
+            }
+            Write::Unlist => self.store.remove_enforced(domain.clone(), tell),
+        }
+        let Err(error) = stored.await.unwrap_or(Err(StoreError::Closed)) else { return true };
+        error!(
+            event = "alarm",
+            reason = "policy_store_failed",
+            %domain,
+            %error,
+            "what was learnt about a policy could not be stored"
+        );
+        false
+    }
+
+    fn note_use(&self, row: PolicyRow) {
+        self.store.put(row, |stored| {
+            if let Err(error) = stored {
+                warn!(event = "store_failed", %error, "the use of a policy could not be noted");
+            }
+        });
+    }
+
+    async fn load(&self, domain: &HostName, purpose: Purpose) -> Result<LookUp, String> {
+        let (store, name) = (self.store.clone(), domain.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            Ok::<_, StoreError>((store.get(&name)?, store.enforced(&name)?))
+        });
+        let found = found.await.map_err(|error| error.to_string())?;
+        let (row, listed) = found.map_err(|error| error.to_string())?;
+        let (stored, listed) = (rows::stored(row), rows::listed(listed));
+        if stored == Stored::Damaged {
+            let what = "what was stored about a policy is damaged";
+            warn!(event = "store_failed", %domain, listed = listed.is_some(), "{what}");
+        }
+        let settings = settings(&self.config.borrow().mta_sts);
+        let mut look_up = match purpose {
+            Purpose::Mail => LookUp::for_mail(stored, listed, settings),
+            Purpose::Refresh => LookUp::for_refresh(stored, listed, settings),
+            Purpose::Order => LookUp::for_order(stored, listed, settings),
+        };
+        look_up.remember_fleeting(self.fleeting.get(domain).await);
+        Ok(look_up)
+    }
+
+    /// All that is known about `domain`. Blocks for a read.
+    pub(super) fn read(&self, domain: &HostName) -> Result<State, StoreError> {
+        let (row, listed) = (self.store.get(domain)?, self.store.enforced(domain)?);
+        let state = match rows::stored(row) {
+            Stored::Row(state) => state,
+            Stored::Absent | Stored::Damaged => State::default(),
+        };
+        Ok(State { listed: rows::listed(listed), ..state })
+    }
+
+    fn local_trouble(&self, domain: &HostName, text: &str) -> Asked {
+        error!(event = "store_failed", %domain, error = text, "a policy could not be looked up");
+        let until = after(self.clock.moment().now, LOCAL_REST);
+        let text = RemoteText::new(text);
+        let defer = PolicyDefer { reason: Reason::LocalError, until, text };
+        let consulted = Consulted {
+            verdict: PolicyVerdict::Defer(defer),
+            record: None,
+            source: Source::None,
+            failure: None,
+        };
+        // What holds is not known now, and whoever goes by what held goes on by that.
+        Asked { consulted, ttl: Duration::ZERO, state: State::default(), is_changed: false }
+    }
+}
+
+/// How the rules call a failure of the fetch.
+fn failure_of(error: &FetchError) -> FetchFailure {
+    let kind = match error {
+        FetchError::Certificate(_) => FetchFailureKind::Certificate,
+        FetchError::Busy
+        | FetchError::Dns(_)
+        | FetchError::NoAddress(_)
+        | FetchError::Forbidden { .. }
+        | FetchError::Connect(_)
+        | FetchError::Tls(_)
+        | FetchError::Status(_)
+        | FetchError::ContentType(_)
+        | FetchError::TooLarge
+        | FetchError::Timeout
+        | FetchError::Truncated
+        | FetchError::Http(_) => FetchFailureKind::Fetch,
+    };
+    FetchFailure { kind, text: RemoteText::new(&error.to_string()) }
+}

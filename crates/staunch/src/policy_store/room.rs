@@ -1,0 +1,214 @@
+//! Room for policies: how many there may be, who goes when there are more, and what is forgotten because it says nothing
+//! any more. Beside the refreshes, in batches, and never on a thread that mail waits for.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+
+use policy::sts::keep::{ClockTrust, State, Tenant, surplus};
+use smtp::HostName;
+use spool::StoreError;
+use tokio::sync::{Notify, oneshot};
+use tracing::error;
+
+use super::{HostMemory, Inner};
+use crate::waiting::WaitingMail;
+
+/// Policies kept. Ours: more than there are domains with one today.
+const POLICIES_MAX: usize = 100_000;
+/// Ours: new ones beyond it, until the next tidying makes room.
+const POLICIES_OVER: usize = POLICIES_MAX / 20;
+/// Domains without a policy about which something is remembered.
+const OTHERS_MAX: usize = 100_000;
+/// Rows deleted in one transaction: mail waits some 10 ms for it at most.
+const BATCH: usize = 500;
+
+/// How many policies can still be added.
+#[derive(Debug)]
+pub(super) struct Room {
+    free: AtomicUsize,
+    is_told: AtomicBool,
+    /// There is none left.
+    used_up: Notify,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        let free = AtomicUsize::new(POLICIES_OVER);
+        Self { free, is_told: AtomicBool::new(false), used_up: Notify::new() }
+    }
+}
+
+impl Room {
+    /// Is there room for one more?
+    pub(super) fn is_free(&self) -> bool {
+        self.free.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes note of what a fetch changed.
+    pub(super) fn note(&self, before: &State, state: &State, domain: &HostName) {
+        if before.kept.is_some() || before.listed.is_some() {
+            return;
+        }
+        if state.kept.is_some() {
+            let less = |free: usize| Some(free.saturating_sub(1));
+            let before = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            if before.is_ok_and(|before| before <= 1) {
+                self.used_up.notify_one();
+            }
+        } else if !self.is_free() && !self.is_told.swap(true, Ordering::Relaxed) {
+            error!(
+                event = "alarm",
+                reason = "policy_cache_full",
+                %domain,
+                max = POLICIES_MAX,
+                "a new policy is not stored, nor are others until there is room: these domains stay first contacts"
+            );
+        }
+    }
+
+    /// Returns when there is none left.
+    pub(super) async fn is_used_up(&self) {
+        self.used_up.notified().await;
+    }
+
+    fn is(&self, free: usize) {
+        self.free.store(free, Ordering::Relaxed);
+        if free > 0 {
+            self.is_told.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a look at all rows found, but for refreshes.
+#[derive(Debug, Default)]
+pub(super) struct Tenants {
+    /// Rows with a policy.
+    pub(super) policies: Vec<Tenant>,
+    /// Rows without one, with what they were last good for.
+    pub(super) others: Vec<(Timestamp, HostName)>,
+    /// Rows that say nothing any more.
+    pub(super) spent: Vec<HostName>,
+    /// Entries of the list beside the mail that are over, and have no row.
+    pub(super) over: Vec<HostName>,
+}
+
+impl Inner {
+    /// Drops what is too much or too old. Nothing while the clock is in doubt.
+    pub(super) async fn tidy(&self, tenants: Tenants, waiting: &WaitingMail) {
+        let Tenants { policies, mut others, spent, over } = tenants;
+        let count = policies.len();
+        if self.clock.moment().clock == ClockTrust::Suspect {
+            return self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(count));
+        }
+        self.drop_all(spent, None).await;
+        self.drop_entries(over).await;
+        let excess = others.len().saturating_sub(OTHERS_MAX);
+        if excess > 0 {
+            others.sort_unstable();
+            let oldest = others.into_iter().take(excess).map(|(_, domain)| domain).collect();
+            self.drop_without_policy(oldest).await;
+        }
+        let left = self.make_room(policies, waiting).await;
+        self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(left));
+        HostMemory::tidy(&self.store, self.clock.moment().now);
+    }
+
+    /// Returns how many stay.
+    async fn make_room(&self, policies: Vec<Tenant>, waiting: &WaitingMail) -> usize {
+        let count = policies.len();
+        let asked = waiting.clone();
+        let choose = move || {
+            let mut with_mail: Option<Result<HashSet<HostName>, StoreError>> = None;
+            surplus(policies, POLICIES_MAX, |domain| {
+                match with_mail.get_or_insert_with(|| asked.domains()) {
+                    Ok(domains) => domains.contains(domain),
+                    // What cannot be ruled out is kept.
+                    Err(_) => true,
+                }
+            })
+        };
+        let Ok(surplus) = tokio::task::spawn_blocking(choose).await else { return count };
+        if surplus.go.is_empty() && surplus.excess == 0 {
+            return count;
+        }
+        error!(
+            event = "alarm",
+            reason = "policy_cache_full",
+            count = surplus.go.len(),
+            max = POLICIES_MAX,
+            "policies of domains that hardly get mail are dropped"
+        );
+        count - self.drop_all(surplus.go, Some(waiting)).await
+    }
+
+    /// Forgets all about these domains, but for those that somebody asks about now or that mail has come for.
+    /// Returns how many they were.
+    async fn drop_all(&self, domains: Vec<HostName>, waiting: Option<&WaitingMail>) -> usize {
+        let mut count = 0;
+        for batch in domains.chunks(BATCH) {
+            let mut turns = Vec::new();
+            for domain in self.without_mail(batch, waiting).await {
+                if let Some(turn) = self.turns.try_take(&domain) {
+                    turns.push((domain, turn));
+                }
+            }
+            let go: Vec<_> = turns.iter().map(|(domain, _)| domain.clone()).collect();
+            let dropped = go.len();
+            let result = self.delete_all(go.clone()).await;
+            for (domain, turn) in &mut turns {
+                self.verdicts.invalidate(domain).await;
+                turn.forget();
+            }
+            match result {
+                Ok(()) => count += dropped,
+                Err(error) => {
+                    error!(event = "store_failed", %error, "policies could not be dropped")
+                }
+            }
+        }
+        count
+    }
+
+    async fn without_mail(
+        &self,
+        domains: &[HostName],
+        waiting: Option<&WaitingMail>,
+    ) -> Vec<HostName> {
+        let Some(waiting) = waiting.cloned() else { return domains.to_vec() };
+        let domains = domains.to_vec();
+        let ask = move || domains.into_iter().filter(|domain| !waiting.is_for(domain)).collect();
+        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    }
+
+    /// First that their mail would have to wait, then the policies.
+    async fn delete_all(&self, domains: Vec<HostName>) -> Result<(), StoreError> {
+        let (done, unlisted) = oneshot::channel();
+        self.store.remove_all_enforced(domains.clone(), |result| drop(done.send(result)));
+        unlisted.await.unwrap_or(Err(StoreError::Closed))?;
+        let (done, deleted) = oneshot::channel();
+        self.store.delete_all(domains, |result| drop(done.send(result)));
+        deleted.await.unwrap_or(Err(StoreError::Closed)).map(drop)
+    }
+
+    async fn drop_without_policy(&self, domains: Vec<HostName>) {
+        for batch in domains.chunks(BATCH) {
+            let (done, deleted) = oneshot::channel();
+            self.store.delete_without_policy(batch.to_vec(), |result| drop(done.send(result)));
+            if let Err(error) = deleted.await.unwrap_or(Err(StoreError::Closed)) {
+                error!(event = "store_failed", %error, "old rows could not be dropped");
+            }
+        }
+    }
+
+    async fn drop_entries(&self, domains: Vec<HostName>) {
+        for batch in domains.chunks(BATCH) {
+            let (done, removed) = oneshot::channel();
+            self.store.remove_all_enforced(batch.to_vec(), |result| drop(done.send(result)));
+            if let Err(error) = removed.await.unwrap_or(Err(StoreError::Closed)) {
+                error!(event = "store_failed", %error, "entries that are over could not be dropped");
+            }
+        }
+    }
+}
