@@ -3,6 +3,7 @@
 //!
 //! | module | promise |
 //! | --- | --- |
+//! | [`meanwhile`] | what becomes known, or is ordered, while mail is tried holds for it |
 //! | [`matrix`] | each mode meets each fault of an MX as decided |
 //! | [`downgrade`] | whoever breaks DNS or HTTPS gains nothing, also across restarts |
 //! | [`http`] | what a policy host may answer, row by row |
@@ -44,6 +45,7 @@ mod hostile;
 mod http;
 mod life;
 mod matrix;
+mod meanwhile;
 mod notices;
 mod queue;
 mod rows;

@@ -24,9 +24,10 @@ use crate::hosts::{self, Candidate};
 use crate::open::{How, PATIENCE_WHEN_FULL, Reach, open};
 use crate::outcome::{
     AgeCounts, Answered, AttemptError, Cut, Demand, Finality, HostError, Misfit, MxEvidence,
-    Reason, SERVICE_CLOSING, TlsShown, Walk,
+    Reason, SERVICE_CLOSING, Standing, TlsShown, Walk,
 };
 use crate::parcel::{Converting, Parcel};
+use crate::policy_store::PolicyWatch;
 use crate::pool::Idle;
 use crate::queue::Place;
 use crate::queue::work::{Due, Work};
@@ -46,27 +47,73 @@ const USED_UP: &str = "the host takes no more in this session";
 const ENVELOPE_BUDGET: Duration = Duration::from_secs(30 * 60);
 /// Ours: the slowest that content may become, on average. 50 MiB take three and a half hours so.
 const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
+/// Ours: how often an attempt begins anew because a policy asks for something else. A policy that changes more
+/// often is made to.
+const POLICIES_MAX: u32 = 3;
 /// Ours: kept connections that may turn out to have ended, before the end is taken for an answer.
 const KEPT_TRIES_MAX: u32 = 10;
 
-/// One attempt by the rules of today, and these rules. If they change before anything was handed over, it
-/// begins anew: what was found under those of yesterday, also a failure, counts for nothing. `None` if by
-/// these rules the lane is not that of every recipient: no next hop is for all of them then.
-pub(crate) async fn attempt(
-    relay: &Relay,
-    due: &Due,
-    freshness: Freshness,
-) -> Option<(Arc<Config>, Result<Answered, AttemptError>)> {
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Tried {
+    /// So, by these rules.
+    Ended(Arc<Config>, Result<Answered, AttemptError>),
+    /// By the rules of today the lane is not that of every recipient: no next hop is for all of them.
+    Astray,
+}
+
+/// One attempt by the rules of today. If they change before anything was handed over, configuration or
+/// policy, it begins anew: what was found under those of yesterday, also a failure, counts for nothing.
+pub(crate) async fn attempt(relay: &Relay, due: &Due, freshness: Freshness) -> Tried {
     let ends_at = ends_at(relay, &due.work);
+    let mut policies = 0;
     loop {
         let config = relay.config();
         match due.place(&config) {
             Place::Right => {}
-            Place::Astray => return None,
+            Place::Astray => return Tried::Astray,
         }
-        let result = attempt_under(relay, &config, &due.work, freshness, ends_at).await;
-        if result.is_ok() || relay.is_of_today(&config) {
-            return Some((config, result));
+        let mut rules = Rules { relay, config: &config, watches: Vec::new() };
+        let result = attempt_under(&mut rules, &due.work, freshness, ends_at).await;
+        match (result, rules.change()) {
+            (Some(Ok(answered)), change) => {
+                let standing = change.map_or(Standing::Current, |_| Standing::Outdated);
+                return Tried::Ended(config, Ok(Answered { standing, ..answered }));
+            }
+            (Some(Err(error)), None) => return Tried::Ended(config, Err(error)),
+            (Some(Err(_)) | None, Some(Change::Policy)) if policies >= POLICIES_MAX => {
+                return Tried::Ended(config, Err(AttemptError::PolicyChanged));
+            }
+            (Some(Err(_)) | None, Some(Change::Policy)) => policies += 1,
+            // What ended it may have been undone.
+            (Some(Err(_)), Some(Change::Configuration)) | (None, _) => {}
+        }
+    }
+}
+
+/// What the rules are that an attempt goes by.
+struct Rules<'a> {
+    relay: &'a Relay,
+    config: &'a Config,
+    /// On the policies that were looked up.
+    watches: Vec<PolicyWatch>,
+}
+
+/// What does not hold any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Change {
+    Configuration,
+    Policy,
+}
+
+impl Rules<'_> {
+    fn change(&self) -> Option<Change> {
+        if !self.relay.is_of_today(self.config) {
+            Some(Change::Configuration)
+        } else if self.watches.iter().any(PolicyWatch::has_changed) {
+            Some(Change::Policy)
+        } else {
+            None
         }
     }
 }
@@ -84,20 +131,16 @@ fn ends_at(relay: &Relay, work: &Work) -> Option<Instant> {
 }
 
 /// Tries the hosts of the next hop in order of preference, until one has answered or the mail's time is
-/// over.
-///
-/// # Errors
-///
-/// [`AttemptError`] when none was reached that may be used: nothing was delivered.
+/// over: then nothing was delivered. `None` if the rules changed meanwhile: then neither was anything.
 async fn attempt_under(
-    relay: &Relay,
-    config: &Config,
+    rules: &mut Rules<'_>,
     work: &Work,
     freshness: Freshness,
     ends_at: Option<Instant>,
-) -> Result<Answered, AttemptError> {
+) -> Option<Result<Answered, AttemptError>> {
+    let (relay, config) = (rules.relay, rules.config);
     let Some(domain) = work.domain() else {
-        return Err(AttemptError::Local("the recipient has no domain".to_owned()));
+        return Some(Err(AttemptError::Local("the recipient has no domain".to_owned())));
     };
     let next_hop = route::next_hop(config, domain, work.onward());
     let local = Local { floor: next_hop.floor, onward: work.onward() };
@@ -106,7 +149,9 @@ async fn attempt_under(
         if is_too_late(ends_at, &mut walk) {
             break;
         }
-        let asked = match requirement::asked(relay, config, leg, local, freshness).await {
+        let (asked, watch) = requirement::watched(relay, config, leg, local, freshness).await;
+        rules.watches.extend(watch);
+        let asked = match asked {
             Ok(asked) => asked,
             Err(error) => {
                 walk.leg_failed(error);
@@ -120,12 +165,24 @@ async fn attempt_under(
                 continue;
             }
         };
-        let mut spine = Spine { relay, config, work, asked: &asked, ends_at, waived: Vec::new() };
-        if let Some(answered) = spine.walk(candidates, &mut walk).await {
-            return Ok(answered);
+        let mut spine = Spine { rules, work, asked: &asked, ends_at, waived: Vec::new() };
+        match spine.walk(candidates, &mut walk).await {
+            Walked::Answered(answered) => return Some(Ok(*answered)),
+            Walked::Overtaken => return None,
+            Walked::Through => {}
         }
     }
-    Err(conclude(relay, &next_hop, walk).await)
+    Some(Err(conclude(relay, &next_hop, walk).await))
+}
+
+/// What the hosts of one leg came to.
+enum Walked {
+    /// One has answered.
+    Answered(Box<Answered>),
+    /// None has.
+    Through,
+    /// What they were asked by does not hold any more.
+    Overtaken,
 }
 
 /// Under a clock that may be wrong no certificate shows that it is bad.
@@ -154,8 +211,7 @@ struct Manner {
 
 /// What the steps of one leg share.
 struct Spine<'a> {
-    relay: &'a Relay,
-    config: &'a Config,
+    rules: &'a Rules<'a>,
     work: &'a Work,
     asked: &'a Asked,
     ends_at: Option<Instant>,
@@ -166,7 +222,7 @@ struct Spine<'a> {
 impl Spine<'_> {
     /// One host after the other; then those again that take the message in another form than its own,
     /// and at last, where nothing is required and TLS broke, in clear.
-    async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Option<Answered> {
+    async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Walked {
         let first = Manner { starttls: Starttls::Use, converting: Converting::Later };
         let again = Manner { converting: Converting::Now, ..first };
         let in_clear = Manner { starttls: Starttls::Skip, ..again };
@@ -176,10 +232,14 @@ impl Spine<'_> {
             tries.pop_front().or_else(|| convert.pop_front()).or_else(|| clear.pop_front())
         {
             if is_too_late(self.ends_at, walk) {
-                return None;
+                return Walked::Through;
+            }
+            if self.rules.change().is_some() {
+                return Walked::Overtaken;
             }
             match self.try_host(&candidate, manner).await {
-                Ok(tried) => return tried,
+                Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
+                Ok(None) => return Walked::Overtaken,
                 Err(HostError::Unfit(Misfit::EightBit)) => convert.push_back((candidate, again)),
                 Err(error) => {
                     events::host_failed(self.work.message, &candidate, &error);
@@ -193,7 +253,7 @@ impl Spine<'_> {
                 }
             }
         }
-        None
+        Walked::Through
     }
 
     /// Until the host has given an answer that is about the mail. `None` if it was asked by rules that do
@@ -217,7 +277,7 @@ impl Spine<'_> {
                     chunking = Chunking::Avoided;
                 }
                 Ok(Some(answered)) if reach == Reach::Any && minds_our_v6(&answered) => {
-                    self.relay.connector.prefer_v4(&answered.mx);
+                    self.rules.relay.connector.prefer_v4(&answered.mx);
                     reach = Reach::V4;
                     over_v6 = Some(answered);
                 }
@@ -243,15 +303,11 @@ impl Spine<'_> {
             Err(refusal) => return (Session::Fresh, Err(HostError::Refused(refusal))),
         };
         let how = How { starttls: manner.starttls, reach };
-        let mut admitted = match open(self.relay, self.config, &mx, candidate, how).await {
+        let Rules { relay, config, .. } = self.rules;
+        let mut admitted = match open(relay, config, &mx, candidate, how).await {
             Ok(admitted) => admitted,
             Err(shut) => return (Session::Fresh, Err(shut.into())),
         };
-        if !self.relay.is_of_today(self.config) {
-            // Its place may be of today while it was opened by these rules.
-            self.relay.pool.retire(admitted.into_connection());
-            return (Session::Fresh, Ok(None));
-        }
         self.tell_once(mx.host(), admitted.findings());
         let proof = admitted.proof();
         let idle = admitted.connection_mut();
@@ -261,8 +317,11 @@ impl Spine<'_> {
         let session = if is_kept { Session::Kept } else { Session::Fresh };
         let (policy, mx) = (binding(&mx), mx.host().clone());
         let transmitted = self.transmit(admitted, (&mx, manner), chunking).await;
-        let answered = transmitted.and_then(|(fates, cut)| {
-            let answered = Answered { mx, address, proof, tls, policy, extensions, fates, cut };
+        let answered = transmitted.and_then(|said| {
+            let Some((fates, cut)) = said else { return Ok(None) };
+            let standing = Standing::Current;
+            let answered =
+                Answered { mx, address, proof, tls, policy, extensions, fates, cut, standing };
             // No word about the mail: whoever keeps TLS from us could make us say so of any host.
             match answered.wants_tls() {
                 Some(reply) => Err(HostError::TlsWanted(reply.clone())),
@@ -279,16 +338,19 @@ impl Spine<'_> {
         }
     }
 
-    /// One message to its recipients, over one connection.
+    /// One message to its recipients, over one connection. `None` if the rules have changed by which the
+    /// connection was opened: nothing is said over it then.
     async fn transmit(
         &self,
         mut admitted: Admitted<Idle>,
         (mx, manner): (&Domain, Manner),
         chunking: Chunking,
-    ) -> Result<(Vec<Option<Fate>>, Option<Cut>), HostError> {
-        let (relay, rules, work) = (self.relay, &self.config.delivery, self.work);
+    ) -> Result<Option<Said>, HostError> {
+        let (relay, work) = (self.rules.relay, self.work);
         let extensions = *admitted.connection_mut().connection.extensions();
-        let packed = Parcel::pack(relay, rules, work, &extensions, manner.converting).await;
+        let packed =
+            Parcel::pack(relay, &self.rules.config.delivery, work, &extensions, manner.converting)
+                .await;
         let parcel = match packed {
             Ok(parcel) => parcel,
             Err(error) => {
@@ -305,6 +367,12 @@ impl Spine<'_> {
         let deadline = Some(self.deadline());
         let has_begun = AtomicBool::new(false);
         let mail = Mail { envelope, body: parcel.body(), chunking, deadline, has_begun };
+        // The last look before MAIL, whatever took its time until here.
+        if self.rules.change().is_some() {
+            // Its place may be of today while it was opened by these rules.
+            relay.pool.retire(admitted.into_connection());
+            return Ok(None);
+        }
         let transmitted = tokio::select! {
             biased;
             transmitted = transmit(admitted, &mail) => transmitted,
@@ -312,17 +380,17 @@ impl Spine<'_> {
         };
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
-            Some(idle) if is_used_up => self.relay.pool.retire(idle),
+            Some(idle) if is_used_up => relay.pool.retire(idle),
             Some(idle) => self.put_back(idle, manner.starttls),
             None => {}
         }
-        said(transmitted.fates, transmitted.trouble)
+        said(transmitted.fates, transmitted.trouble).map(Some)
     }
 
     /// Returns when a host that takes long to say whether it wants the mail should make room for others.
     /// Once content goes out, nothing hurries it.
     async fn give_way(&self, mail: &Mail<'_>) {
-        self.relay.give_way(PATIENCE_WHEN_FULL).await;
+        self.rules.relay.give_way(PATIENCE_WHEN_FULL).await;
         if mail.has_begun.load(Ordering::Acquire) {
             std::future::pending::<()>().await;
         }
@@ -330,9 +398,9 @@ impl Spine<'_> {
 
     fn put_back(&self, idle: Idle, starttls: Starttls) {
         match starttls {
-            Starttls::Use => self.relay.pool.give_back(idle),
+            Starttls::Use => self.rules.relay.pool.give_back(idle),
             // In clear although the host has TLS: that was for this mail only.
-            Starttls::Skip => self.relay.pool.retire(idle),
+            Starttls::Skip => self.rules.relay.pool.retire(idle),
         }
     }
 
@@ -353,13 +421,13 @@ impl Spine<'_> {
     async fn may_go_clear(&self, candidate: &Candidate, error: &HostError) -> bool {
         let HostError::Connect(failure) = error else { return false };
         let is_second = self.work.any(|target| target.attempts > 0);
-        let allowed = match self.config.delivery.cleartext_fallback {
+        let allowed = match self.rules.config.delivery.cleartext_fallback {
             CleartextFallback::Never => false,
             CleartextFallback::SecondAttempt => is_second,
             CleartextFallback::Immediate => true,
         };
         let did_better = match candidate.located.mx.name() {
-            Some(name) => self.relay.hosts.starttls_seen(name).await,
+            Some(name) => self.rules.relay.hosts.starttls_seen(name).await,
             None => false,
         };
         allowed && failure.is_tls() && !self.asked.binding.needs_tls() && !did_better
@@ -376,12 +444,12 @@ fn is_over(ends_at: Option<Instant>) -> bool {
     ends_at.is_some_and(|ends_at| ends_at <= Instant::now())
 }
 
+/// A fate for each recipient, and why not everybody has one, if so.
+type Said = (Vec<Option<Fate>>, Option<Cut>);
+
 /// What a transaction came to. If it was cut off before anybody can have got the message, the next host
 /// may still be tried; else what is known stands.
-fn said(
-    fates: Vec<Option<Fate>>,
-    trouble: Option<Trouble>,
-) -> Result<(Vec<Option<Fate>>, Option<Cut>), HostError> {
+fn said(fates: Vec<Option<Fate>>, trouble: Option<Trouble>) -> Result<Said, HostError> {
     let Some(trouble) = trouble else { return Ok((fates, None)) };
     let is_open = fates.iter().all(Option::is_none) && !trouble.is_outcome_unknown();
     let (stage, reason, text) = match trouble {

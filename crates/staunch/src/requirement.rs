@@ -9,10 +9,14 @@ use spool::MessageOptions;
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::outcome::{AttemptError, Reason};
-use crate::policy_store::{PolicyDefer, PolicyVerdict};
+use crate::policy_store::{PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::relay::Relay;
 use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
 use crate::route::Leg;
+
+/// Look-ups of one requirement in a row that each move it. Ours: the first may be the one that learns of the
+/// policy, and then the second says the same.
+const LOOKUPS_MAX: u32 = 3;
 
 /// What operator and sender ask for, whoever the recipient is.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +40,38 @@ impl Local {
 /// What these options ask of the way behind the next hop.
 pub(crate) fn onward(options: &MessageOptions) -> Onward {
     if options.require_tls { Onward::RequireTls } else { Onward::Anyhow }
+}
+
+/// As [`asked`], with a watch that shows from when on it is outdated; none where no policy can bind. The watch
+/// is taken first, so that nothing falls between it and the look-up.
+pub(crate) async fn watched(
+    relay: &Relay,
+    config: &Config,
+    leg: &Leg,
+    local: Local,
+    freshness: Freshness,
+) -> (Result<Asked, AttemptError>, Option<PolicyWatch>) {
+    let mut freshness = freshness;
+    let mut lookups = 0;
+    loop {
+        lookups += 1;
+        let watch = enforced_domain(config, leg).map(|domain| relay.policies.watch(domain));
+        let asked = asked(relay, config, leg, local, freshness).await;
+        let is_outdated = watch.as_ref().is_some_and(PolicyWatch::has_changed);
+        if !is_outdated || lookups >= LOOKUPS_MAX {
+            return (asked, watch);
+        }
+        // DNS was asked as freshly as the caller wants; what it said is at hand.
+        freshness = Freshness::Cached;
+    }
+}
+
+/// The domain whose policy binds mail that takes `leg`.
+fn enforced_domain<'l>(config: &Config, leg: &'l Leg) -> Option<&'l HostName> {
+    leg.policy_domain().filter(|domain| match config.mta_sts.mode_for(domain) {
+        StsMode::Enforce => true,
+        StsMode::Off | StsMode::Report => false,
+    })
 }
 
 /// What is asked for mail that takes `leg`. Its policy domain is the recipient domain or the next hop's

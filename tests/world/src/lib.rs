@@ -30,7 +30,7 @@ pub use client::{Binding, Client, Closed, ServerSeen, SmtpReply, Trust, message,
 pub use dns::{Answer, Dns, Query};
 pub use domain::{Domain, Mode, policy_text};
 pub use hickory_proto::rr::RecordType;
-pub use mx::{Greeting, Mx, Opened, Received, Rule, Script, Starttls, Then};
+pub use mx::{Gate, Greeting, Mx, Opened, Received, Rule, Script, Starttls, Then};
 pub use pki::{Identity, KeyFiles, Leaf, Pki};
 pub use policy_host::{Handshake, HttpRequest, PolicyHost, Reply, Serve, Site};
 pub use relay::{Event, EventWait, Mark, Relay};

@@ -104,6 +104,8 @@ pub(crate) enum AttemptError {
         /// What it lacks.
         error: HostError,
     },
+    /// What the domain's policy asks changed again and again while the mail was tried.
+    PolicyChanged,
     /// Trouble of our own.
     Local(String),
 }
@@ -302,6 +304,7 @@ impl AttemptError {
             Self::Host { conclusive: Conclusive::Yes, error, .. } => (Fate::Fail, error.scope()),
             Self::Host { conclusive: Conclusive::No, error, .. } => (Fate::Defer, error.scope()),
             Self::RequireTls { .. } => (Fate::Fail, Scope::Message),
+            Self::PolicyChanged => (Fate::Defer, Scope::Turn),
             Self::Local(_) => (Fate::Defer, Scope::Local),
         }
     }
@@ -324,6 +327,11 @@ impl AttemptError {
             }
             Self::Host { mx, error, .. } => error.problem(mx),
             Self::RequireTls { mx, error } => require_tls_problem(error.problem(mx)),
+            // Ours, as when the lane waits for its turn: no host is at fault, and no attempt counts.
+            Self::PolicyChanged => Problem::new(
+                Reason::Throttled,
+                "the domain's policy changed while it was tried; it begins anew in a moment",
+            ),
             Self::Local(text) => Problem::new(Reason::LocalError, text),
         }
     }

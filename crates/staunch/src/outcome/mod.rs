@@ -65,6 +65,17 @@ pub(crate) struct Answered {
     pub(crate) fates: Vec<Option<client::Fate>>,
     /// Why not everybody has an answer, if so.
     pub(crate) cut: Option<Cut>,
+    /// Do the rules still hold by which the host was asked?
+    pub(crate) standing: Standing,
+}
+
+/// Do the rules of an attempt still hold when it is over?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Standing {
+    /// They do.
+    Current,
+    /// By those of today the host might not have been asked: that it refuses for good ends nothing.
+    Outdated,
 }
 
 impl Answered {
@@ -209,6 +220,7 @@ pub(crate) fn decide_failure(
         | AttemptError::BadMx { .. }
         | AttemptError::Host { .. }
         | AttemptError::RequireTls { .. }
+        | AttemptError::PolicyChanged
         | AttemptError::Local(_) => circumstances.retry_at(trouble.failures),
     };
     let rest = match scope {
@@ -284,8 +296,16 @@ pub(crate) fn decide_answer(
             },
         },
     });
+    let standing = |(target, outcome): (&Target, Outcome)| match (answered.standing, outcome) {
+        (Standing::Outdated, Outcome::Failed(problem)) => {
+            let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
+            let (problem, attempt) = (problem.for_now(), spool::Attempt::Counted);
+            Outcome::Deferred { due_at, problem, attempt }
+        }
+        (Standing::Current | Standing::Outdated, outcome) => outcome,
+    };
     Decided {
-        outcomes: outcomes.collect(),
+        outcomes: targets.iter().zip(outcomes).map(standing).collect(),
         effect: if took_some { Effect::Works } else { refusal_effect(answered, circumstances) },
         pause: None,
     }
@@ -395,6 +415,7 @@ mod tests {
             extensions: Extensions::default(),
             fates: replies.iter().map(|reply| reply.map(fate)).collect(),
             cut: None,
+            standing: Standing::Current,
         }
     }
 
@@ -408,6 +429,28 @@ mod tests {
                 let wait = due_at.as_second() - 1010;
                 format!("deferred {} {} {wait}s{counted}", problem.reason, problem.status)
             }
+        }
+    }
+
+    /// The host might not have been asked by what is known now, so its word is not the last one.
+    #[test]
+    fn what_was_asked_by_outdated_rules_ends_nothing() {
+        let replies = [
+            Some((Stage::Rcpt, "550 5.1.1 no")),
+            Some((Stage::Rcpt, "450 4.2.1 later")),
+            Some((Stage::EndOfData, "250 ok")),
+        ];
+        let (young, old) = (target(0, 9_000), target(0, 900));
+        let decide = |standing| {
+            let answered = Answered { standing, ..answered(&replies) };
+            let targets = [young.clone(), old.clone(), young.clone()];
+            let decided = decide_answer(&targets, &answered, &circumstances());
+            decided.outcomes.iter().map(told).collect::<Vec<_>>()
+        };
+        let current = ["failed remote_5xx 5.1.1", "failed remote_4xx 5.2.1", "delivered 250"];
+        assert_eq!(decide(Standing::Current), current);
+        for outcome in decide(Standing::Outdated) {
+            assert!(!outcome.starts_with("failed"), "{outcome}");
         }
     }
 

@@ -9,6 +9,7 @@
 //! read delays mail, and so does one that cannot be written where mail hangs on what was learnt.
 
 mod asking;
+mod epochs;
 mod hosts;
 mod refresh;
 mod room;
@@ -41,6 +42,8 @@ use crate::live::Live;
 use crate::outcome::Reason;
 use crate::resolve::{Dns, Freshness, StsRecord};
 use asking::Purpose;
+use epochs::Epochs;
+pub(crate) use epochs::PolicyWatch;
 pub(crate) use hosts::HostMemory;
 use room::Room;
 use turns::Turns;
@@ -124,6 +127,7 @@ struct Inner {
     fleeting: Cache<HostName, Arc<Kept>>,
     turns: Turns,
     room: Room,
+    epochs: Epochs,
 }
 
 /// A verdict that counts until the cache drops it.
@@ -189,8 +193,9 @@ impl PolicyKeeper {
             .weigher(|_, kept: &Arc<Kept>| u32::try_from(512 + kept.weight()).unwrap_or(u32::MAX))
             .time_to_live(FLEETING_LIFE)
             .build();
-        let (turns, room) = (Turns::default(), Room::default());
-        let inner = Inner { config, dns, fetcher, store, clock, verdicts, fleeting, turns, room };
+        let (turns, room, epochs) = (Turns::default(), Room::default(), Epochs::default());
+        let inner =
+            Inner { config, dns, fetcher, store, clock, verdicts, fleeting, turns, room, epochs };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -235,6 +240,9 @@ impl PolicyKeeper {
             self.inner.remember(domain, &asked.consulted.verdict, asked.ttl).await;
         } else {
             self.inner.verdicts.invalidate(domain).await;
+        }
+        if asked.is_changed {
+            self.inner.epochs.bump(domain);
         }
         turn.done(begun, asked.consulted.clone());
         asked.consulted

@@ -289,8 +289,8 @@ impl Inner {
     async fn refresh_due(&self, domain: &HostName) {
         let mut turn = self.turns.take(domain).await;
         debug!(%domain, "refreshing a policy");
-        Box::pin(self.ask(domain, Purpose::Refresh, Freshness::Cached)).await;
-        self.verdicts.invalidate(domain).await;
+        let asked = Box::pin(self.ask(domain, Purpose::Refresh, Freshness::Cached)).await;
+        self.asked_apart(domain, &asked).await;
         turn.forget();
     }
 }

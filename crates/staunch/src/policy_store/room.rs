@@ -158,7 +158,7 @@ impl Inner {
             let dropped = go.len();
             let result = self.delete_all(go.clone()).await;
             for (domain, turn) in &mut turns {
-                self.verdicts.invalidate(domain).await;
+                self.asks_anew(domain).await;
                 turn.forget();
             }
             match result {

@@ -351,3 +351,88 @@ async fn a_host_that_spoke_tls_is_remembered() {
     stored.await.unwrap().unwrap();
     assert!(!memory.starttls_seen(&other).await, "but not for ever");
 }
+
+#[tokio::test]
+async fn only_a_changed_requirement_moves_the_epoch() {
+    let world = World::start("/none").await;
+    let domain = world.domain(A);
+    let daemon = Daemon::start(&world, "");
+    let (keeper, host) = (&daemon.keeper, name(A));
+    let one = ["mx.a.test"];
+    type Publish<'w> = Box<dyn Fn(&Domain<'w>)>;
+    let publish = |mode, mx: &'static [&'static str], age| -> Publish<'_> {
+        Box::new(move |domain: &Domain<'_>| {
+            domain.mta_sts(mode, mx, age);
+        })
+    };
+    let steps: [(&str, Publish<'_>, bool); 9] = [
+        ("testing", publish(Mode::Testing, &["mx.a.test"], 86_400), false),
+        ("enforce", publish(Mode::Enforce, &["mx.a.test"], 86_400), true),
+        ("a new id for the same", publish(Mode::Enforce, &["mx.a.test"], 86_400), false),
+        ("another age", publish(Mode::Enforce, &["mx.a.test"], 90_000), false),
+        ("other hosts", publish(Mode::Enforce, &["mx.b.test"], 90_000), true),
+        (
+            "a failing host",
+            Box::new(|d| {
+                d.new_id().serve(failing());
+            }),
+            false,
+        ),
+        (
+            "a failing record",
+            Box::new(|d| {
+                d.record_answer(Answer::ServFail);
+            }),
+            false,
+        ),
+        ("none", publish(Mode::None, &[], 86_400), true),
+        ("enforce again", publish(Mode::Enforce, &["mx.a.test"], 86_400), true),
+    ];
+    for (told, step, moves) in steps {
+        step(&domain);
+        let (watch, other) = (keeper.watch(&host), keeper.watch(&name("b.test")));
+        keeper.refresh(&host).await;
+        assert_eq!((watch.has_changed(), other.has_changed()), (moves, false), "{told}");
+    }
+    assert_eq!(keeper.show(&host).unwrap().unwrap().policy.unwrap().mx, one);
+
+    let watch = keeper.watch(&host);
+    assert_eq!(daemon.look().await, "enforce");
+    assert!(!watch.has_changed(), "a look-up that learns nothing");
+    keeper.forget(&host).await.unwrap();
+    assert!(watch.has_changed(), "forgotten");
+    let watch = keeper.watch(&host);
+    assert_eq!(daemon.look().await, "enforce");
+    assert!(watch.has_changed(), "a look-up that learns it");
+
+    let mut row = rows::row_of(&host, &daemon.stored());
+    row.body = Some(b"version: STSv1".to_vec());
+    daemon.put(row).await;
+    let watch = keeper.watch(&host);
+    domain.record_answer(Answer::ServFail);
+    keeper.consult(&host, Freshness::Fresh).await;
+    assert!(watch.has_changed(), "lost");
+}
+
+/// Whoever sees that the epoch moved finds what moved it.
+#[tokio::test]
+async fn what_moved_the_epoch_is_what_a_look_up_finds() {
+    let world = World::start("/none").await;
+    world.dns.set_ttl(600);
+    let domain = world.domain(A);
+    domain.mta_sts(Mode::Testing, &["mx.a.test"], 86_400);
+    let daemon = Daemon::start(&world, "");
+    assert_eq!(daemon.look().await, "testing");
+    domain.mta_sts(Mode::Enforce, &["mx.a.test"], 86_400);
+    let watch = daemon.keeper.watch(&name(A));
+    let looks = async {
+        while !watch.has_changed() {
+            tokio::task::yield_now().await;
+        }
+        (daemon.keeper.enforces(&name(A)), daemon.look().await)
+    };
+    let host = name(A);
+    let (refreshed, looked) = tokio::join!(daemon.keeper.refresh(&host), looks);
+    assert!(refreshed.fetched);
+    assert_eq!(looked, (true, "enforce".to_owned()));
+}

@@ -136,7 +136,7 @@ impl PolicyKeeper {
         let inner = &self.inner;
         let mut turn = inner.turns.take(domain).await;
         let asked = Box::pin(inner.ask(domain, Purpose::Order, Freshness::Fresh)).await;
-        inner.verdicts.invalidate(domain).await;
+        inner.asked_apart(domain, &asked).await;
         turn.forget();
         self.refreshed(domain, &asked.state, asked.consulted)
     }
@@ -168,6 +168,7 @@ impl PolicyKeeper {
         self.inner.verdicts.invalidate(domain).await;
         turn.forget();
         if known {
+            self.inner.asks_anew(domain).await;
             info!(event = "policy_forgotten", %domain, "by the operator");
         }
         Ok(known)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::lanes::{Company, Effect};
 use super::work::Due;
 use super::{Finished, Place, deadline, settle, store};
-use crate::attempt;
+use crate::attempt::{self, Tried};
 use crate::clock;
 use crate::outcome::{self, AgeCounts, Circumstances};
 use crate::relay::{Relay, dice};
@@ -48,8 +48,9 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     let freshness = freshness(relay, &due, &circumstances(&today.delivery.retry, 0)).await;
     let targets = &due.work.targets;
     let dice = dice();
-    let Some((config, result)) = attempt::attempt(relay, &due, freshness).await else {
-        return move_on(due);
+    let (config, result) = match attempt::attempt(relay, &due, freshness).await {
+        Tried::Ended(config, result) => (config, result),
+        Tried::Astray => return move_on(due),
     };
     let retry = &config.delivery.retry;
     let decided = match result {

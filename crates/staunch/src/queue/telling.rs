@@ -177,6 +177,7 @@ mod tests {
     use super::super::work::{Body, Rest};
     use super::*;
     use crate::accept::facts_of;
+    use crate::outcome::Standing;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const PATIENCE: Patience =
@@ -225,6 +226,7 @@ mod tests {
             extensions: Extensions::from_reply(&Reply::parse(reply.as_bytes()).unwrap()),
             fates: Vec::new(),
             cut: None,
+            standing: Standing::Current,
         }
     }
 

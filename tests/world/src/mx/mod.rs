@@ -1,10 +1,12 @@
 //! Scripted MX hosts: SMTP servers that do as they are told, and remember everything they were sent.
 
 mod auth;
+mod gate;
 mod script;
 mod session;
 mod stream;
 
+pub use gate::Gate;
 pub use script::{Greeting, Rule, Script, Starttls, Then};
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::pki::Identity;
 
-use super::starts_with;
+use super::{Gate, starts_with};
 
 /// The behaviour of one host.
 #[derive(Clone, Debug)]
@@ -113,6 +113,8 @@ pub enum Greeting {
     Close,
     /// Nothing is said.
     Silent,
+    /// This reply once the gate is open.
+    At(Gate, String),
 }
 
 /// What STARTTLS leads to.
@@ -188,6 +190,8 @@ pub enum Then {
     Late(String, Duration),
     /// This reply, one octet after each pause.
     Drip(String, Duration),
+    /// The usual reply once the gate is open.
+    At(Gate),
 }
 
 impl Then {

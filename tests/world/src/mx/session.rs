@@ -67,6 +67,10 @@ pub(super) async fn run(stream: TcpStream, shared: &Shared, number: usize) -> io
         Greeting::Silent => loop {
             session.wire.fill().await?;
         },
+        Greeting::At(gate, reply) => {
+            gate.passed().await;
+            session.wire.queue(&reply);
+        }
     }
     loop {
         let line = session.wire.line().await?;
@@ -145,6 +149,11 @@ impl Session<'_> {
                 self.wire.flush().await?;
                 tokio::time::sleep(pause).await;
                 Ok(Some(Some(reply)))
+            }
+            Some(Then::At(gate)) => {
+                self.wire.flush().await?;
+                gate.passed().await;
+                Ok(Some(None))
             }
             Some(Then::Drip(reply, pause)) => {
                 self.wire.flush().await?;
