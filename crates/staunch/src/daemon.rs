@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use sd_notify::NotifyState;
-use spool::{Health, OpenError, Spool, StoreError};
+use spool::{Health, OpenError, PoliciesFile, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -157,7 +157,29 @@ fn open(config: &Config) -> Result<Spool, RunError> {
             "data_dir is on a network file system, where locks and syncs may not hold"
         );
     }
+    tell_of_policies(&spool)?;
     Ok(spool)
+}
+
+/// Whose policies are missing is said by who misses them; this is about the file.
+fn tell_of_policies(spool: &Spool) -> Result<(), StoreError> {
+    let (how, aside) = match &spool.report().policies {
+        PoliciesFile::Kept => return Ok(()),
+        PoliciesFile::Made => ("missing or empty", None),
+        PoliciesFile::SetAside(path) => ("no database", Some(path.display().to_string())),
+    };
+    let is_first_start = spool.policies().list_enforced(None, 1)?.rows.is_empty();
+    if is_first_start && aside.is_none() {
+        return Ok(());
+    }
+    tracing::error!(
+        event = "alarm",
+        reason = "policies_replaced",
+        how,
+        moved_to = aside,
+        "policies.db was made anew; mail for domains with an enforce policy waits until theirs are fetched"
+    );
+    Ok(())
 }
 
 /// Reloads whenever it is asked to, until it is asked to stop or the store breaks.

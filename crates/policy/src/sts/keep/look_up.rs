@@ -2,9 +2,9 @@
 //! order. Whoever drives it does what an [`Effect`] says, and tells what came of it.
 //!
 //! The order of the writes is the guarantee across crashes. That a domain has an `enforce` policy is remembered
-//! beside the mail *before* the policy itself is stored, and forgotten *after* another one has taken its place; no
-//! answer is given before both are on the disk. So at any instant a stored `enforce` policy is either read, or
-//! missed.
+//! beside the mail *before* the first such policy is stored, and changed or forgotten *after* another one has taken
+//! its place; no answer is given before both are on the disk. So at any instant a stored `enforce` policy is either
+//! read, or missed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -254,12 +254,14 @@ impl LookUp {
         self.answer = verdict;
         let listed = self.state.to_list(moment);
         let row = self.row_write();
-        if let Some(entry) = listed.filter(|_| listed != self.before.listed) {
-            self.writes.push_back(Write::List(entry));
-        }
-        self.writes.extend(row);
-        if listed.is_none() && self.before.listed.is_some() {
-            self.writes.push_back(Write::Unlist);
+        match (self.before.listed, listed) {
+            (None, Some(entry)) => self.writes.extend([Write::List(entry)].into_iter().chain(row)),
+            (Some(before), Some(entry)) => {
+                self.writes.extend(row);
+                self.writes.extend((before != entry).then_some(Write::List(entry)));
+            }
+            (Some(_), None) => self.writes.extend(row.into_iter().chain([Write::Unlist])),
+            (None, None) => self.writes.extend(row),
         }
         self.state.listed = listed;
         self.next()

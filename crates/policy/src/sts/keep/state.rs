@@ -126,14 +126,15 @@ impl State {
         Verdict::Defer(Deferral { until, cause: DeferCause::Lost(failure) })
     }
 
-    /// Was an `enforce` policy stored that holds, and cannot be read any more? A row that was written later than
-    /// the one that is missing is as good.
+    /// Was an `enforce` policy stored that holds, and cannot be read any more? A row that was written later counts in
+    /// its place, an earlier one is of a file that somebody put back.
     pub fn is_lost(&self, moment: Moment) -> bool {
         let Some(listed) = self.listed else { return false };
-        let has_newer = self.kept.as_ref().is_some_and(|kept| {
-            kept.fetched_at >= listed.fetched_at || (kept.is_enforced() && self.holds(kept, moment))
+        let is_found = self.kept.as_ref().is_some_and(|kept| {
+            kept.fetched_at >= listed.fetched_at
+                || (listed == Listed::UNREADABLE && kept.is_enforced() && self.holds(kept, moment))
         });
-        !has_newer && !self.is_over(listed.fetched_at, listed.expires_at, moment)
+        !is_found && !self.is_over(listed.fetched_at, listed.expires_at, moment)
     }
 
     fn plan_usable(

@@ -469,7 +469,7 @@ fn a_lost_policy_ends_when_the_old_one_would_have_and_not_by_a_clock_in_doubt() 
 }
 
 #[test]
-fn a_row_counts_in_place_of_a_lost_policy_only_if_it_is_newer_or_as_strict() {
+fn a_row_counts_in_place_of_a_lost_policy_only_if_it_is_as_new() {
     let listed = lost().listed;
     let kept = |body: &str, fetched_at| {
         Some(Arc::new(Kept::new(id("v1"), body.as_bytes(), fetched_at).unwrap()))
@@ -479,7 +479,8 @@ fn a_row_counts_in_place_of_a_lost_policy_only_if_it_is_newer_or_as_strict() {
     for (kept, want) in [
         (kept(NONE, before), true),
         (kept(NONE, start()), false),
-        (kept(V1, before), false),
+        (kept(V1, before), true),
+        (kept(V1, start()), false),
         (kept(V1, start().checked_sub(8 * DAY).unwrap()), true),
         (None, true),
     ] {
