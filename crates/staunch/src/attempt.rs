@@ -16,7 +16,6 @@ use smtp::client::{Addressee, Fate, Stage};
 use smtp::{Domain, RemoteText};
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::config::{CleartextFallback, Config};
 use crate::connect::{Starttls, is_about_us};
 use crate::events;
@@ -124,7 +123,7 @@ fn ends_at(relay: &Relay, work: &Work) -> Option<Instant> {
     if relay.age_counts() == AgeCounts::ClockSuspect {
         return None;
     }
-    let (now, today) = (Instant::now(), clock::now());
+    let (now, today) = (Instant::now(), relay.now());
     let last = work.targets.iter().map(|target| target.expires_at).max()?;
     let left = Duration::try_from(last.duration_since(today)).ok()?;
     (!left.is_zero()).then(|| now + left)

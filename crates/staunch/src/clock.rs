@@ -1,230 +1,233 @@
 //! What time is it, and may the answer be believed?
 //!
-//! [`now`] is the only reader of the wall clock. [`ClockWatch`] says whether mail may be bounced for
-//! its age and policies may lapse by it: a clock that somebody moved must neither empty the queue nor
-//! end an enforced policy (RFC 8461 §5.1 counts a policy's life in wall time).
-//!
-//! The clock is *suspect* while it differs from what the monotonic clock makes expect by more than
-//! [`STEP_MAX`], or at start from the last trusted time on disk by more than [`GAP_MAX`]. It is
-//! trusted again when it agrees again, when a policy host with a valid certificate says about the
-//! same time ([`ClockWatch::confirm`]), or after [`DOUBT_MAX`]. While in doubt the mark on disk does
-//! not move, so that a restart does not make a wrong clock right.
+//! [`now`] is the only reader of the wall clock. [`ClockWatch`] says what time the daemon goes by: the
+//! wall clock, or while that is in doubt the time that the monotonic clock makes expect. A clock that somebody
+//! moved must neither empty the queue nor end an enforced policy (RFC 8461 §5.1 counts a policy's life in wall
+//! time). The judgement is `policy::clock`'s; here the clocks are read and the mark is kept.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use policy::sts::keep::{ClockTrust, Moment};
-use spool::Spool;
-use tokio::time::Instant;
+use policy::clock::{
+    BootId, Change, ClockTrust, Judge, LastMark, Mark, Moment, Reading, TrustedBy, Witness,
+};
+use rustix::time::ClockId;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::UnixTime;
+use smtp::HostName;
+use spool::{Spool, StoreError};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-/// A larger step of the wall clock against the monotonic one is not drift.
-const STEP_MAX: SignedDuration = SignedDuration::from_hours(1);
-/// At start, a larger distance from the mark may be a long pause or a wrong clock.
-const GAP_MAX: SignedDuration = SignedDuration::from_hours(24);
-/// After this long, in monotonic time, the clock is believed whatever it says.
-const DOUBT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// A policy host's `Date` confirms the clock if it is this close.
-const CONFIRM_MAX: SignedDuration = SignedDuration::from_hours(1);
-/// How often the comparison starts anew, so that honest drift never adds up to a step.
-const ANCHOR_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far the mark on disk may lie behind.
-const MARK_EVERY: SignedDuration = SignedDuration::from_mins(10);
 /// What the mark is called in the store.
 const MARK: &str = "clock";
 /// How often the daemon looks at the clocks of its own accord.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Where Linux says which start of the machine this is (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The wall clock. Everything else takes time as an argument.
+/// The wall clock, believed or not. The daemon goes by [`ClockWatch::now`].
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// Both clocks, read at the same moment.
+/// Both clocks. CLOCK_BOOTTIME and not CLOCK_MONOTONIC: a machine that slept is not one whose clock
+/// was set. Asked of the kernel, so nothing that was loaded into the process changes it.
+fn read() -> Reading {
+    let time = rustix::time::clock_gettime(ClockId::Boottime);
+    let boottime = Duration::try_from(time).unwrap_or_default();
+    Reading { wall: now(), boottime }
+}
+
+/// A wall clock that is not believed.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
-    wall: Timestamp,
-    /// Monotonic time since the watch was made.
-    elapsed: Duration,
-}
-
-/// The judgement, without any clock of its own.
-#[derive(Debug)]
-struct Judge {
-    /// What the wall clock is compared with.
-    anchor: Reading,
-    tolerance: SignedDuration,
-    doubt_since: Option<Duration>,
-    /// The last trusted time that was handed out to be stored.
-    mark: Option<Timestamp>,
-    /// When trust last returned, in this life.
-    trusted_since: Timestamp,
-}
-
-/// What one look at the clocks changed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Change {
-    None,
-    /// The wall clock moved by this much for no known reason.
-    BecameSuspect(SignedDuration),
-    BecameTrusted,
-}
-
-impl Judge {
-    /// `mark` is the last trusted time on disk; none means that there is nothing to protect yet.
-    fn start(reading: Reading, mark: Option<Timestamp>) -> Self {
-        let anchor = mark.map_or(reading, |wall| Reading { wall, elapsed: reading.elapsed });
-        let tolerance = if mark.is_some() { GAP_MAX } else { STEP_MAX };
-        Self { anchor, tolerance, doubt_since: None, mark, trusted_since: Timestamp::MIN }
-    }
-
-    fn offset(&self, reading: Reading) -> SignedDuration {
-        let passed = reading.elapsed.saturating_sub(self.anchor.elapsed);
-        reading.wall.duration_since(self.anchor.wall)
-            - SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX)
-    }
-
-    fn observe(&mut self, reading: Reading) -> Change {
-        let offset = self.offset(reading);
-        let plausible = offset.abs() <= self.tolerance;
-        match (self.doubt_since, plausible) {
-            (None, true) => {
-                // The wide tolerance was for the time that the daemon did not see.
-                let stale = reading.elapsed.saturating_sub(self.anchor.elapsed) >= ANCHOR_LIFE;
-                if stale || self.tolerance == GAP_MAX {
-                    self.anchor_at(reading);
-                }
-                Change::None
-            }
-            (None, false) => {
-                self.doubt_since = Some(reading.elapsed);
-                Change::BecameSuspect(offset)
-            }
-            (Some(since), plausible) => {
-                if !plausible && reading.elapsed.saturating_sub(since) < DOUBT_MAX {
-                    return Change::None;
-                }
-                self.trust(reading);
-                Change::BecameTrusted
-            }
-        }
-    }
-
-    fn confirm(&mut self, reading: Reading, date: Timestamp) -> Change {
-        let agrees = reading.wall.duration_since(date).abs() <= CONFIRM_MAX;
-        if self.doubt_since.is_none() || !agrees {
-            return Change::None;
-        }
-        self.trust(reading);
-        Change::BecameTrusted
-    }
-
-    fn trust(&mut self, reading: Reading) {
-        self.anchor_at(reading);
-        self.doubt_since = None;
-        self.trusted_since = reading.wall;
-        // The old mark may lie in a future that was never real.
-        self.mark = None;
-    }
-
-    fn anchor_at(&mut self, reading: Reading) {
-        self.anchor = reading;
-        self.tolerance = STEP_MAX;
-    }
-
-    fn is_suspect(&self) -> bool {
-        self.doubt_since.is_some()
-    }
-
-    /// The time to store, if it is time to.
-    fn due_mark(&mut self, wall: Timestamp) -> Option<Timestamp> {
-        let due = self.mark.is_none_or(|mark| wall.duration_since(mark) >= MARK_EVERY);
-        if self.is_suspect() || !due {
-            return None;
-        }
-        self.mark = Some(wall);
-        Some(wall)
-    }
+pub(crate) struct Doubt {
+    /// How far it is from where it should be.
+    pub(crate) offset: SignedDuration,
+    /// How long it may go on.
+    pub(crate) left: Duration,
 }
 
 /// Watches the wall clock for the whole daemon; clones share what they know. Every question looks
 /// at the clocks anew, so a step is seen before anything is decided by it.
 #[derive(Clone, Debug)]
 pub(crate) struct ClockWatch {
-    origin: Instant,
     judge: Arc<Mutex<Judge>>,
+    /// There is something to write down.
+    news: Arc<Notify>,
 }
 
 impl ClockWatch {
-    /// Begins to watch. `mark` is the last trusted time, from before the start.
-    pub(crate) fn new(mark: Option<Timestamp>) -> Self {
-        let origin = Instant::now();
-        let reading = Reading { wall: now(), elapsed: Duration::ZERO };
-        let watch = Self { origin, judge: Arc::new(Mutex::new(Judge::start(reading, mark))) };
-        watch.trust();
-        watch
+    /// Begins to watch after what is on disk.
+    fn new(last: LastMark) -> Self {
+        let boot = std::fs::read_to_string(BOOT_ID).ok().and_then(|text| BootId::parse(&text));
+        let reading = read();
+        let mut judge = Judge::start(reading, boot, last);
+        let change = judge.look(reading);
+        let is_old_doubt =
+            change == Change::None && judge.moment(reading).clock == ClockTrust::Suspect;
+        // An alarm is of one life: whoever looks at the log of this one has to see it.
+        tell(if is_old_doubt { Change::BecameSuspect(judge.offset(reading)) } else { change });
+        Self { judge: Arc::new(Mutex::new(judge)), news: Arc::default() }
+    }
+
+    /// A watch for tests, which begins now.
+    #[cfg(test)]
+    pub(crate) fn undoubted() -> Self {
+        Self::new(LastMark::Never)
     }
 
     /// Begins to watch, with the mark that is stored. Blocks for a read.
     ///
     /// # Errors
     ///
-    /// [`spool::StoreError`] when the store cannot be read.
-    pub(crate) fn open(store: &Spool) -> Result<Self, spool::StoreError> {
-        let mark = store.mark(MARK)?.and_then(|value| value.parse().ok());
-        Ok(Self::new(mark.and_then(|at| Timestamp::from_millisecond(at).ok())))
+    /// [`StoreError`] when the store cannot be read.
+    pub(crate) fn open(store: &Spool) -> Result<Self, StoreError> {
+        let last = match store.mark(MARK) {
+            Ok(value) => value.as_deref().map_or(LastMark::Never, last_mark),
+            Err(StoreError::Corrupt { .. } | StoreError::Database { .. }) => LastMark::Damaged,
+            Err(error) => return Err(error),
+        };
+        if last == LastMark::Damaged {
+            error!(event = "store_failed", "the clock's mark is damaged, so the clock is in doubt");
+        }
+        Ok(Self::new(last))
     }
 
-    /// Keeps the mark in the store up to date until `shutdown`.
+    /// Keeps the mark in the store up to date until `shutdown`, and then once more.
     pub(crate) async fn run(&self, store: &Spool, shutdown: &CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            let Some(mark) = self.due_mark() else { continue };
-            let value = mark.as_millisecond().to_string();
-            store.set_mark_later(MARK, Some(&value), |stored| {
-                if let Err(error) = stored {
-                    error!(event = "store_failed", %error, "the clock's mark could not be stored");
-                }
-            });
+        loop {
+            self.keep_mark(store);
+            tokio::select! {
+                () = shutdown.cancelled() => return self.keep_mark(store),
+                () = self.news.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
         }
     }
 
-    /// May policies lapse and mail be bounced for its age?
-    pub(crate) fn trust(&self) -> ClockTrust {
-        self.moment().clock
+    fn keep_mark(&self, store: &Spool) {
+        let Some(mark) = self.look(Judge::due_mark) else { return };
+        let watch = self.clone();
+        store.set_mark_later(MARK, Some(&mark.to_string()), move |stored| {
+            if let Err(error) = stored {
+                error!(event = "store_failed", %error, "the clock's mark could not be stored");
+                watch.look(|judge, _| judge.mark_was_lost());
+            }
+        });
+    }
+
+    /// The time to go by: the wall clock unless it is in doubt.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.moment().now
     }
 
     /// The time, and whether it is to be believed.
     pub(crate) fn moment(&self) -> Moment {
-        let reading = self.read();
-        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
-        tell(judge.observe(reading));
-        let clock = if judge.is_suspect() { ClockTrust::Suspect } else { ClockTrust::Trusted };
-        Moment { now: reading.wall, clock, trusted_since: judge.trusted_since }
+        self.look(|judge, reading| judge.moment(reading))
     }
 
-    /// A host that proved its name by a certificate says that it is `date` now.
-    pub(crate) fn confirm(&self, date: Timestamp) {
-        let reading = self.read();
-        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
-        tell(judge.confirm(reading, date));
+    /// What is wrong with the wall clock, if it is not believed.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        self.look(|judge, reading| {
+            let left = judge.doubt_left(reading)?;
+            Some(Doubt { offset: judge.offset(reading), left })
+        })
     }
 
-    /// The mark to write to disk, when it is due.
-    fn due_mark(&self) -> Option<Timestamp> {
-        let reading = self.read();
-        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
-        tell(judge.observe(reading));
-        judge.due_mark(reading.wall)
+    /// A host of `domain` at `address` that proved its name by a certificate says that it is `date` now.
+    /// A policy of the domain has been known since `known_since`.
+    pub(crate) fn hear(
+        &self,
+        domain: &HostName,
+        address: IpAddr,
+        known_since: Timestamp,
+        date: Timestamp,
+    ) {
+        let witness = Witness { domain: domain.clone(), address, known_since, date };
+        self.change(|judge, reading| judge.hear(reading, &witness));
     }
 
-    fn read(&self) -> Reading {
-        Reading { wall: now(), elapsed: self.origin.elapsed() }
+    /// The operator, who is the user `uid`, says that the wall clock is right. Returns what was wrong
+    /// with it; [`None`] if it was not in doubt. It is on the disk then.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the clock is believed, but a restart may doubt it again.
+    pub(crate) async fn trust(
+        &self,
+        store: &Spool,
+        uid: Option<u32>,
+    ) -> Result<Option<Doubt>, StoreError> {
+        let Some(doubt) = self.doubt() else { return Ok(None) };
+        let mark = {
+            let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+            let reading = read();
+            if judge.trust_by_operator(reading) == Change::None {
+                return Ok(None);
+            }
+            judge.mark_was_lost();
+            judge.due_mark(reading)
+        };
+        let offset_seconds = doubt.offset.as_secs();
+        let by = TrustedBy::Operator.as_str();
+        info!(event = "clock_trusted", by, uid, offset_seconds, "the wall clock is believed again");
+        let Some(mark) = mark else { return Ok(Some(doubt)) };
+        let stored = store_mark(store, &mark).await;
+        if stored.is_err() {
+            self.look(|judge, _| judge.mark_was_lost());
+        }
+        stored.map(|()| Some(doubt))
     }
+
+    /// Looks at the clocks, then asks.
+    fn look<T>(&self, ask: impl FnOnce(&mut Judge, Reading) -> T) -> T {
+        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read within the lock, so that readings come in order.
+        let reading = read();
+        self.told(judge.look(reading));
+        ask(&mut judge, reading)
+    }
+
+    fn change(&self, event: impl FnOnce(&mut Judge, Reading) -> Change) {
+        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = read();
+        self.told(event(&mut judge, reading));
+    }
+
+    fn told(&self, change: Change) {
+        tell(change);
+        if change != Change::None {
+            self.news.notify_one();
+        }
+    }
+}
+
+/// Certificates of policy hosts are judged by the time that the daemon goes by.
+impl TimeProvider for ClockWatch {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.now().as_second()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+/// A bare number is what earlier releases wrote: milliseconds.
+fn last_mark(value: &str) -> LastMark {
+    let time = || Timestamp::from_millisecond(value.parse().ok()?).ok().map(LastMark::Time);
+    value.parse().map(LastMark::Whole).ok().or_else(time).unwrap_or(LastMark::Damaged)
+}
+
+async fn store_mark(store: &Spool, mark: &Mark) -> Result<(), StoreError> {
+    let (done, stored) = oneshot::channel();
+    store.set_mark_later(MARK, Some(&mark.to_string()), |result| {
+        // The asker may have gone.
+        let _gone = done.send(result);
+    });
+    stored.await.unwrap_or(Err(StoreError::Closed))
 }
 
 fn tell(change: Change) {
@@ -235,9 +238,11 @@ fn tell(change: Change) {
             reason = "clock_suspect",
             offset_seconds = offset.as_secs(),
             "the wall clock moved: no policy lapses and nothing is bounced for its age until it is \
-             confirmed, at most 24 h"
+             confirmed, at most 24 h; if it is right: staunch clock trust"
         ),
-        Change::BecameTrusted => info!(event = "clock_trusted", "the wall clock is believed again"),
+        Change::BecameTrusted(by) => {
+            info!(event = "clock_trusted", by = by.as_str(), "the wall clock is believed again");
+        }
     }
 }
 
@@ -245,103 +250,59 @@ fn tell(change: Change) {
 mod tests {
     use super::*;
 
-    const START: i64 = 1_800_000_000;
-    const HOUR: i64 = 3600;
-    const DAY: i64 = 24 * HOUR;
-
-    /// Wall seconds relative to the start, monotonic seconds.
-    fn at(wall: i64, elapsed: u64) -> Reading {
-        Reading { wall: stamp(wall), elapsed: Duration::from_secs(elapsed) }
+    fn spool() -> (tempfile::TempDir, Spool) {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), spool::Options::default()).unwrap();
+        (dir, spool)
     }
 
-    fn stamp(wall: i64) -> Timestamp {
-        Timestamp::from_second(START + wall).unwrap()
+    /// The wall clock of the test is right, so the mark has to be wrong.
+    fn ahead() -> String {
+        (now() + SignedDuration::from_hours(48)).as_millisecond().to_string()
     }
 
-    #[test]
-    fn a_start_far_from_the_mark_is_suspect_and_a_first_start_is_not() {
-        let cases = [
-            (None, false),
-            (Some(0), false),
-            (Some(-DAY), false),
-            (Some(DAY), false),
-            (Some(-DAY - 1), true),
-            (Some(DAY + 1), true),
-            (Some(-30 * DAY), true),
-        ];
-        for (mark, want) in cases {
-            let mut judge = Judge::start(at(0, 0), mark.map(stamp));
-            judge.observe(at(0, 0));
-            assert_eq!(judge.is_suspect(), want, "{mark:?}");
+    #[tokio::test]
+    async fn a_mark_that_cannot_be_read_is_a_doubt_and_none_is_a_first_start() {
+        let (_dir, spool) = spool();
+        let is_trusted = || ClockWatch::open(&spool).unwrap().doubt().is_none();
+        assert!(is_trusted());
+        for (value, want) in [("", false), ("1 2 3", false), (&*ahead(), false), ("x", false)] {
+            spool.set_mark(MARK, Some(value)).unwrap();
+            assert_eq!(is_trusted(), want, "{value:?}");
         }
+        let recent = (now() - SignedDuration::from_hours(1)).as_millisecond().to_string();
+        spool.set_mark(MARK, Some(&recent)).unwrap();
+        assert!(is_trusted(), "as earlier releases wrote it");
     }
 
-    #[test]
-    fn a_step_of_more_than_an_hour_is_suspect_and_drift_is_not() {
-        let cases = [
-            (at(60, 60), false),
-            (at(60 + HOUR, 60), false),
-            (at(60 + HOUR + 1, 60), true),
-            (at(60 - HOUR, 60), false),
-            (at(60 - HOUR - 1, 60), true),
-            (at(30 * DAY, 60), true),
-        ];
-        for (reading, want) in cases {
-            let mut judge = Judge::start(at(0, 0), Some(stamp(-60)));
-            judge.observe(at(0, 0));
-            judge.observe(reading);
-            assert_eq!(judge.is_suspect(), want, "{reading:?}");
-        }
+    #[tokio::test]
+    async fn what_the_operator_believes_is_on_the_disk_before_the_answer() {
+        let (_dir, spool) = spool();
+        spool.set_mark(MARK, Some(&ahead())).unwrap();
+        let watch = ClockWatch::open(&spool).unwrap();
+        let behind = watch.moment();
+        assert!(behind.now > now() + SignedDuration::from_hours(47), "never before the mark");
+        let doubt = watch.trust(&spool, Some(0)).await.unwrap().unwrap();
+        assert!(doubt.offset < -SignedDuration::from_hours(47));
+        assert!(watch.doubt().is_none());
+        assert!(watch.moment().trusted_since > Timestamp::MIN);
+        let next = ClockWatch::open(&spool).unwrap();
+        assert!(next.doubt().is_none());
+        assert_eq!(
+            next.moment().trusted_since.as_millisecond(),
+            watch.moment().trusted_since.as_millisecond()
+        );
+        assert!(watch.trust(&spool, Some(0)).await.unwrap().is_none(), "nothing to be done");
     }
 
-    #[test]
-    fn small_steps_do_not_add_up_to_a_large_one_unseen() {
-        let mut judge = Judge::start(at(0, 0), None);
-        judge.observe(at(60 + HOUR / 2, 60));
-        judge.observe(at(120 + HOUR, 120));
-        assert!(!judge.is_suspect());
-        judge.observe(at(180 + HOUR + HOUR / 2, 180));
-        assert!(judge.is_suspect());
-    }
-
-    #[test]
-    fn doubt_ends_by_agreement_by_confirmation_or_after_a_day() {
-        let doubting = || {
-            let mut judge = Judge::start(at(0, 0), Some(stamp(0)));
-            judge.observe(at(0, 0));
-            assert_eq!(
-                judge.observe(at(30 * DAY, 60)),
-                Change::BecameSuspect(SignedDuration::from_secs(30 * DAY - 60))
-            );
-            judge
-        };
-        let mut judge = doubting();
-        assert_eq!(judge.observe(at(120, 120)), Change::BecameTrusted);
-
-        let mut judge = doubting();
-        assert_eq!(judge.confirm(at(30 * DAY, 60), stamp(0)), Change::None);
-        assert!(judge.is_suspect(), "a host that has another date confirms nothing");
-        assert_eq!(judge.confirm(at(30 * DAY, 60), stamp(30 * DAY - HOUR)), Change::BecameTrusted);
-        assert_eq!(judge.observe(at(30 * DAY + 60, 120)), Change::None);
-
-        let mut judge = doubting();
-        assert_eq!(judge.observe(at(31 * DAY - 1, 86_400 + 59)), Change::None);
-        assert_eq!(judge.observe(at(31 * DAY, 86_400 + 60)), Change::BecameTrusted);
-    }
-
-    #[test]
-    fn the_mark_stands_still_while_in_doubt_and_may_go_back_afterwards() {
-        let mut judge = Judge::start(at(0, 0), Some(stamp(0)));
-        judge.observe(at(0, 0));
-        assert_eq!(judge.due_mark(stamp(599)), None);
-        assert_eq!(judge.due_mark(stamp(600)), Some(stamp(600)));
-        judge.observe(at(30 * DAY, 660));
-        assert_eq!(judge.due_mark(stamp(30 * DAY)), None);
-
-        let mut judge = Judge::start(at(0, 0), Some(stamp(30 * DAY)));
-        judge.observe(at(0, 0));
-        assert_eq!(judge.due_mark(stamp(0)), None);
-        judge.confirm(at(0, 1), stamp(5));
-        assert_eq!(judge.due_mark(stamp(0)), Some(stamp(0)));
+    #[tokio::test]
+    async fn the_mark_is_kept_from_the_start_and_at_the_end() {
+        let (_dir, spool) = spool();
+        let (watch, stop) = (ClockWatch::open(&spool).unwrap(), CancellationToken::new());
+        stop.cancel();
+        watch.run(&spool, &stop).await;
+        spool.set_mark("other", Some("after it")).unwrap();
+        let value = spool.mark(MARK).unwrap().unwrap();
+        assert!(matches!(last_mark(&value), LastMark::Whole(_)), "{value}");
     }
 }

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use policy::clock::{ClockTrust, Moment};
 use sd_notify::NotifyState;
 use spool::{Health, OpenError, PoliciesFile, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,7 +24,7 @@ use crate::admin;
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::cli::Exit;
-use crate::clock::{self, ClockWatch};
+use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
 use crate::live::Live;
@@ -260,7 +262,7 @@ pub(crate) fn assemble(
         messages: AtomicU64::new(spool.count()?.messages),
         dns,
         policies,
-        hosts: HostMemory::new(store),
+        hosts: HostMemory::new(store, clock.clone()),
         clock,
         connector: Connector::new(&today, tracker.clone()).map_err(setup)?,
         pool: Pool::new((&*today).into(), tracker.clone()),
@@ -321,43 +323,41 @@ async fn watch_clock(relay: Arc<Relay>, stop: CancellationToken) {
 }
 
 /// What waits longer than anything may wait got its time from a clock that was ahead: it is due now.
-/// Blocks for a commit.
-fn cut_waits(relay: &Relay) -> Result<(), StoreError> {
-    let now = clock::now();
+/// Nothing of that is known while the clock is suspect. Returns what waits no longer than until then. Blocks for
+/// a commit.
+fn cut_waits(relay: &Relay) -> Result<Option<Timestamp>, StoreError> {
+    let Moment { now, clock, .. } = relay.clock.moment();
+    match clock {
+        ClockTrust::Trusted => {}
+        ClockTrust::Suspect => return Ok(None),
+    }
     let longest = relay.config().delivery.retry.iter().max().copied().unwrap_or_default();
     let latest = after(now, longest.saturating_mul(2).max(WAIT_MAX));
     let count = relay.spool.cut_waits(now, latest)?;
     if count > 0 {
         tracing::info!(event = "waits_cut", count, "a clock that was ahead had set their times");
     }
-    Ok(())
+    Ok(Some(latest))
 }
 
-/// The same whenever the wall clock goes back.
+/// The same whenever the time goes back, and when the clock is trusted again.
 async fn watch_waits(relay: Arc<Relay>, stop: CancellationToken) {
-    let mut last = clock::now();
+    let mut last = relay.clock.moment();
     while stop.run_until_cancelled(tokio::time::sleep(WAITS_EVERY)).await.is_some() {
-        let now = clock::now();
-        if now < last {
+        let moment = relay.clock.moment();
+        if moment.now < last.now || moment.trusted_since != last.trusted_since {
             wait_anew(&relay).await;
         }
-        last = now;
+        last = moment;
     }
 }
 
 /// Cuts the waits in the store, then those in memory.
 async fn wait_anew(relay: &Arc<Relay>) {
     let cutting = Arc::clone(relay);
-    let cut = tokio::task::spawn_blocking(move || {
-        cut_waits(&cutting)?;
-        cutting.spool.lanes()
-    });
-    match cut.await {
-        Ok(Ok(lanes)) => {
-            for lane in lanes {
-                relay.tell_queue(Event::RetryNow(lane.key)).await;
-            }
-        }
+    match tokio::task::spawn_blocking(move || cut_waits(&cutting)).await {
+        Ok(Ok(Some(latest))) => relay.tell_queue(Event::CutWaits { latest }).await,
+        Ok(Ok(None)) => {}
         Ok(Err(error)) => {
             tracing::error!(event = "store_failed", %error, "waits could not be cut");
         }

@@ -21,6 +21,7 @@ use smtp::{HostName, RemoteText};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::addresses::is_forbidden;
+use crate::clock::ClockWatch;
 use crate::config::{Config, IpFamily, Prefix};
 use crate::resolve::{Dns, DnsFailure};
 use client::Client;
@@ -38,6 +39,8 @@ pub(crate) struct Fetched {
     pub(crate) body: Vec<u8>,
     /// What the host thinks the time is.
     pub(crate) date: Option<Timestamp>,
+    /// Where it answered.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// Why there is no policy text, by the step that failed.
@@ -93,6 +96,7 @@ pub(crate) enum FetchError {
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     dns: Dns,
+    clock: ClockWatch,
     client: Client,
     limits: Arc<Limits>,
     port: u16,
@@ -102,13 +106,18 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Reads the trust anchors: the system's, and those of `mta_sts.ca_file`.
+    /// Reads the trust anchors: the system's, and those of `mta_sts.ca_file`. Certificates are judged by
+    /// `clock`.
     ///
     /// # Errors
     ///
     /// [`ClientSetupError`] when the file cannot be read or there is no trust anchor at all.
-    pub(crate) fn new(config: &Config, dns: Dns) -> Result<Self, ClientSetupError> {
-        Self::with_limits(config, dns, Arc::default())
+    pub(crate) fn new(
+        config: &Config,
+        dns: Dns,
+        clock: ClockWatch,
+    ) -> Result<Self, ClientSetupError> {
+        Self::with_limits(config, dns, clock, Arc::default())
     }
 
     /// The same for a changed configuration: what runs already counts on.
@@ -117,17 +126,20 @@ impl Fetcher {
     ///
     /// As [`Fetcher::new`].
     pub(crate) fn renewed(&self, config: &Config) -> Result<Self, ClientSetupError> {
-        Self::with_limits(config, self.dns.clone(), Arc::clone(&self.limits))
+        let (dns, clock) = (self.dns.clone(), self.clock.clone());
+        Self::with_limits(config, dns, clock, Arc::clone(&self.limits))
     }
 
     fn with_limits(
         config: &Config,
         dns: Dns,
+        clock: ClockWatch,
         limits: Arc<Limits>,
     ) -> Result<Self, ClientSetupError> {
         Ok(Self {
+            client: Client::new(config.mta_sts.ca_file.as_deref(), clock.clone())?,
             dns,
-            client: Client::new(config.mta_sts.ca_file.as_deref())?,
+            clock,
             limits,
             port: config.mta_sts.policy_port,
             timeout: config.mta_sts.fetch_timeout,
@@ -201,7 +213,8 @@ mod tests {
         let dns = Dns::with_servers(&[world.dns.address()], Duration::from_secs(2)).unwrap();
         Fetcher {
             dns,
-            client: Client::new(Some(world.pki.ca_file())).unwrap(),
+            client: Client::new(Some(world.pki.ca_file()), ClockWatch::undoubted()).unwrap(),
+            clock: ClockWatch::undoubted(),
             limits: Arc::default(),
             port: world.policies.address().port(),
             timeout,
@@ -237,6 +250,7 @@ mod tests {
             fetcher.fetch(&HostName::parse("a.test").unwrap(), Answers::Unknown).await.unwrap();
         assert_eq!(fetched.body, BODY.as_bytes());
         assert_eq!(fetched.date.map(Timestamp::as_second), Some(784_111_777));
+        assert_eq!(fetched.address, Some(world.policies.address().ip()));
         let request = world.policies.requests().read(|all| all[0].clone());
         assert_eq!(request.sni, "mta-sts.a.test");
         assert_eq!(request.line, "GET /.well-known/mta-sts.txt HTTP/1.1");

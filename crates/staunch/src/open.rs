@@ -10,7 +10,6 @@ use std::time::Duration;
 use policy::{Admitted, AuthorizedMx, Denied, Observed, TlsFailure};
 use tokio::time::sleep;
 
-use crate::clock;
 use crate::config::Config;
 use crate::connect::{ConnectCause, ConnectFailure, Family, Opened, Starttls};
 use crate::events;
@@ -224,5 +223,5 @@ fn admit(
     idle: Idle,
 ) -> Result<Admitted<Idle>, Box<Denied<Idle>>> {
     let observed = Arc::clone(&idle.observed);
-    mx.admit(idle, &observed, &relay.roots.now(), clock::now()).map_err(Box::new)
+    mx.admit(idle, &observed, &relay.roots.now(), relay.now()).map_err(Box::new)
 }

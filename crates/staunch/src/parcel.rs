@@ -18,7 +18,6 @@ use smtp::params::{ByMode, DeliverBy};
 use smtp::{Extension, Extensions};
 use spool::{BodyBytes, BodyFacts, Deadline, StoreError};
 
-use crate::clock;
 use crate::config::{Delivery, EightBit, LongLines};
 use crate::outcome::{HostError, Misfit};
 use crate::queue::work::{Body, Work};
@@ -65,7 +64,7 @@ impl Parcel {
         converting: Converting,
     ) -> Result<Self, HostError> {
         let facts = &work.facts;
-        let deliver_by = deliver_by(work.options.deliver_by, extensions, clock::now())?;
+        let deliver_by = deliver_by(work.options.deliver_by, extensions, relay.now())?;
         let has_utf8_address = work.needs_utf8_addresses();
         let takes_utf8 = extensions.offers(Extension::SmtpUtf8);
         if has_utf8_address && !takes_utf8 {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use policy::Roots;
-use policy::sts::keep::ClockTrust;
+use policy::clock::ClockTrust;
 use spool::{LaneKey, MessageId, Spool};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -84,9 +85,14 @@ impl Relay {
         std::ptr::eq(Arc::as_ptr(&self.config.borrow()), config)
     }
 
+    /// The time that mail goes by: the wall clock, or what it should be.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// May age end anything now?
     pub(crate) fn age_counts(&self) -> AgeCounts {
-        match self.clock.trust() {
+        match self.clock.moment().clock {
             ClockTrust::Trusted => AgeCounts::Yes,
             ClockTrust::Suspect => AgeCounts::ClockSuspect,
         }

@@ -24,7 +24,6 @@ use super::refusal::{self, Refusal};
 use super::rules;
 use crate::auth::{Auth, Login};
 use crate::budget::{Held, Lease};
-use crate::clock;
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
 
@@ -187,7 +186,7 @@ impl Desk {
             return Err(Refusal::Draining);
         }
         rules::sender(&config, self.login.as_ref(), &mail.sender)?;
-        let times = Times::new(&mail, clock::now())?;
+        let times = Times::new(&mail, self.shared.intake.now())?;
         let size = mail.size.unwrap_or_default();
         self.shared.intake.room_for(size).map_err(|not_now| Refusal::NotNow(not_now.reply))?;
         let lease = self.shared.budget.message(held.guarantee());
@@ -230,7 +229,7 @@ impl Desk {
         let config = self.shared.config();
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let draft = self.shared.intake.draft();
-        let (id, at, by) = (draft.id(), clock::now(), config.hostname.domain());
+        let (id, at, by) = (draft.id(), self.shared.intake.now(), config.hostname.domain());
         let recipient = match transaction.asked.recipients.as_slice() {
             [only] => Some(&only.mailbox),
             _ => None,
@@ -301,7 +300,7 @@ impl Desk {
             rate,
         };
         let config = self.shared.config();
-        let envelope = submission.envelope(&config, asked, facts);
+        let envelope = submission.envelope(&config, asked, facts, self.shared.intake.now());
         let committed = self.shared.intake.commit(&config, draft, envelope).await;
         // The body was in memory until here.
         drop(lease);

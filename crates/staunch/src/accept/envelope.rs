@@ -13,7 +13,6 @@ use super::arrival::Peer;
 use super::rates::Rate;
 use super::refusal::Refusal;
 use crate::auth::users::UserName;
-use crate::clock;
 use crate::config::Config;
 use crate::queue::intake::expires_at;
 use crate::{requirement, route};
@@ -106,9 +105,14 @@ pub(super) struct Submission<'a> {
 impl Submission<'_> {
     /// All that the store keeps beside the body. The lanes are those of `config`, and not of the one under which
     /// each RCPT was answered: recipients of one lane have one next hop.
-    pub(super) fn envelope(self, config: &Config, asked: Asked, facts: BodyFacts) -> Envelope {
+    pub(super) fn envelope(
+        self,
+        config: &Config,
+        asked: Asked,
+        facts: BodyFacts,
+        arrived_at: Timestamp,
+    ) -> Envelope {
         let Asked { mail, times, recipients } = asked;
-        let arrived_at = clock::now();
         let deadline =
             |(by, at): (DeliverBy, Timestamp)| Deadline { at, mode: by.mode, trace: by.trace };
         let options = MessageOptions {

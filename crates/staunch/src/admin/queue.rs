@@ -18,7 +18,6 @@ use spool::{
 };
 
 use super::{Refused, ask_store};
-use crate::clock;
 use crate::outcome::Reason;
 use crate::queue::bounce::Bounced;
 use crate::queue::{self, Event};
@@ -264,7 +263,7 @@ pub(super) async fn retry(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let again = |relay: &Relay, what: &Selection, from| relay.spool.retry(what, clock::now(), from);
+    let again = |relay: &Relay, what: &Selection, from| relay.spool.retry(what, relay.now(), from);
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
     let count = in_batches(&relay, chosen.selection()?, again, tell).await?;
     Ok(Json(json!({ "count": count })))
@@ -285,8 +284,7 @@ pub(super) async fn release(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let free =
-        |relay: &Relay, what: &Selection, from| relay.spool.release(what, clock::now(), from);
+    let free = |relay: &Relay, what: &Selection, from| relay.spool.release(what, relay.now(), from);
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
     let count = in_batches(&relay, chosen.selection()?, free, tell).await?;
     tracing::info!(event = "released", recipients = count, "by the operator");

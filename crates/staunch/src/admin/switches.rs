@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use smtp::HostName;
 
 use super::Refused;
-use crate::clock;
 use crate::queue::Event;
 use crate::relay::Relay;
 use crate::switches::{Position, Switch, SwitchError};
@@ -33,7 +32,7 @@ pub(super) async fn pause(
     State(relay): State<Arc<Relay>>,
     Json(which): Json<Which>,
 ) -> Result<Json<Value>, Refused> {
-    turn(&relay, which.switch()?, Position::Off(clock::now())).await
+    turn(&relay, which.switch()?, Position::Off(relay.now())).await
 }
 
 pub(super) async fn resume(
@@ -44,7 +43,7 @@ pub(super) async fn resume(
 }
 
 pub(super) async fn drain(State(relay): State<Arc<Relay>>) -> Result<Json<Value>, Refused> {
-    turn(&relay, Switch::Accepting, Position::Off(clock::now())).await
+    turn(&relay, Switch::Accepting, Position::Off(relay.now())).await
 }
 
 pub(super) async fn accept(State(relay): State<Arc<Relay>>) -> Result<Json<Value>, Refused> {

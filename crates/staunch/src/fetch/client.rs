@@ -19,6 +19,7 @@ use rustls::{ClientConfig, RootCertStore};
 use smtp::{HostName, RemoteText};
 
 use super::{FetchError, Fetched};
+use crate::clock::ClockWatch;
 use crate::regular_file;
 
 /// RFC 8461 §3.3 suggests 64 KiB.
@@ -51,9 +52,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, ClientSetupError> {
+    pub(super) fn new(ca_file: Option<&Path>, clock: ClockWatch) -> Result<Self, ClientSetupError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
+        let mut tls = ClientConfig::builder_with_details(provider, Arc::new(clock))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_root_certificates(roots(ca_file)?)
             .with_no_client_auth();
@@ -75,8 +76,9 @@ impl Client {
         let response = http.get(url).send().await.map_err(|error| failure(&error))?;
         check(&response)?;
         let date = date(response.headers());
+        let address = response.remote_addr().map(|address| address.ip());
         let body = body(response).await?;
-        Ok(Fetched { body, date })
+        Ok(Fetched { body, date, address })
     }
 
     fn http(

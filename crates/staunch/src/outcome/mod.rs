@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use policy::clock::{ClockTrust, Moment};
 use policy::{Proof, TlsVersion};
 use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
@@ -169,8 +170,21 @@ pub(crate) struct Circumstances<'a> {
 pub(crate) enum AgeCounts {
     /// The clock can be believed.
     Yes,
-    /// The clock made a step that nobody has explained.
+    /// The clock made a step that nobody has explained, or did so lately.
     ClockSuspect,
+}
+
+impl AgeCounts {
+    /// After an attempt that began and ended so. If the clock was in doubt meanwhile, or is believed again
+    /// only since, the next attempt may show that it is not too late at all.
+    pub(crate) fn for_attempt(begun: Moment, ended: Moment) -> Self {
+        let trusted = |moment: Moment| moment.clock == ClockTrust::Trusted;
+        let counts = trusted(begun)
+            && trusted(ended)
+            && begun.trusted_since == ended.trusted_since
+            && begun.trusted_since <= begun.now;
+        if counts { Self::Yes } else { Self::ClockSuspect }
+    }
 }
 
 impl Circumstances<'_> {
@@ -521,6 +535,24 @@ mod tests {
             let answered = answered(&[Some((Stage::Mail, reply))]);
             let decided = decide_answer(&[target(0, 5000)], &answered, &circumstances());
             assert_eq!(decided.effect, want, "{reply}");
+        }
+    }
+
+    #[test]
+    fn age_ends_nothing_but_after_an_attempt_by_a_clock_that_was_trusted_throughout() {
+        let trusted = Moment::undoubted(at(1000));
+        let suspect = Moment { clock: ClockTrust::Suspect, ..trusted };
+        let since = |trusted_since| Moment { trusted_since, ..trusted };
+        let cases = [
+            (trusted, trusted, AgeCounts::Yes),
+            (suspect, trusted, AgeCounts::ClockSuspect),
+            (trusted, suspect, AgeCounts::ClockSuspect),
+            (since(at(1000)), since(at(1000)), AgeCounts::Yes),
+            (trusted, since(at(1000)), AgeCounts::ClockSuspect), // doubt and trust within the attempt
+            (since(at(1001)), since(at(1001)), AgeCounts::ClockSuspect),
+        ];
+        for (begun, ended, want) in cases {
+            assert_eq!(AgeCounts::for_attempt(begun, ended), want, "{begun:?} {ended:?}");
         }
     }
 

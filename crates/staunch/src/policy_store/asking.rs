@@ -18,7 +18,7 @@ use super::{
     Consulted, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
     settings, verdict_of,
 };
-use crate::fetch::{Answers, FetchError};
+use crate::fetch::{Answers, FetchError, Fetched};
 use crate::outcome::Reason;
 use crate::resolve::{Freshness, StsRecord};
 
@@ -146,8 +146,8 @@ impl Inner {
             }
             Err(error) => Err(failure_of(&error)),
         };
-        if let Some(date) = fetched.as_ref().ok().and_then(|fetched| fetched.date) {
-            self.clock.confirm(date);
+        if let Ok(fetched) = &fetched {
+            self.hear(domain, look_up.before(), fetched);
         }
         if let Err(failure) = &fetched {
             let (reason, text) = (failure.reason(), failure_text(domain, failure));
@@ -166,6 +166,15 @@ impl Inner {
             self.room.note(look_up.before(), state, domain);
         }
         effect
+    }
+
+    /// The policy host proved its name and said what time it is, which may speak for our clock.
+    fn hear(&self, domain: &HostName, before: &State, fetched: &Fetched) {
+        let kept = before.kept.as_ref();
+        let since = kept.map(|kept| before.known_since.unwrap_or_else(|| kept.fetched_at()));
+        if let (Some(since), Some(address), Some(date)) = (since, fetched.address, fetched.date) {
+            self.clock.hear(domain, address, since, date);
+        }
     }
 
     /// Does what is wanted of the store; `false` if that failed.

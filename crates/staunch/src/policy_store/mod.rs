@@ -182,7 +182,7 @@ impl PolicyKeeper {
         store: Policies,
         clock: ClockWatch,
     ) -> Result<Self, ClientSetupError> {
-        let fetcher = Live::new(Fetcher::new(&config.borrow(), dns.clone())?);
+        let fetcher = Live::new(Fetcher::new(&config.borrow(), dns.clone(), clock.clone())?);
         let verdicts = Cache::builder()
             .max_capacity(VERDICT_BYTES)
             .weigher(weight)

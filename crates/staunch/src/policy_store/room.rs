@@ -112,7 +112,7 @@ impl Inner {
         }
         let left = self.make_room(policies, waiting).await;
         self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(left));
-        HostMemory::tidy(&self.store, self.clock.moment().now);
+        HostMemory::tidy(&self.store, self.clock.moment());
     }
 
     /// Returns how many stay.

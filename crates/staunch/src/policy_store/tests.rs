@@ -336,12 +336,12 @@ async fn a_host_that_spoke_tls_is_remembered() {
     let world = World::start("/none").await;
     let daemon = Daemon::start(&world, "");
     let (host, other) = (name("mx.a.test"), name("mx.b.test"));
-    let memory = HostMemory::new(daemon.spool.policies().clone());
+    let memory = HostMemory::new(daemon.spool.policies().clone(), ClockWatch::undoubted());
     assert!(!memory.starttls_seen(&host).await);
     memory.note_starttls(&host).await;
     assert!(memory.starttls_seen(&host).await);
     daemon.keeper.forget(&name(A)).await.unwrap(); // written after it, so it is written too
-    let memory = HostMemory::new(daemon.spool.policies().clone());
+    let memory = HostMemory::new(daemon.spool.policies().clone(), ClockWatch::undoubted());
     assert!(memory.starttls_seen(&host).await, "also after a restart");
     assert!(!memory.starttls_seen(&other).await);
     let long_ago = clock::now() - jiff::SignedDuration::from_hours(31 * 24);

@@ -12,7 +12,6 @@ use tokio::sync::oneshot;
 
 use super::work::{Body, Rest, Target, Work};
 use super::{Event, settle};
-use crate::clock;
 use crate::config::Config;
 use crate::outcome::{Problem, Reason};
 use crate::relay::Relay;
@@ -49,7 +48,7 @@ pub(crate) async fn bounce(relay: &Arc<Relay>, rows: Vec<QueueRow>) -> Result<Bo
     }
     let were_queued = under_way.into_iter().filter(|row| row.state == RecipientState::Queued);
     let back = were_queued.map(|row| (row.message, row.no)).collect();
-    let freed = read(relay, move |relay| relay.spool.release_these(back, clock::now())).await?;
+    let freed = read(relay, move |relay| relay.spool.release_these(back, relay.now())).await?;
     relay.tell_queue(Event::Due(freed.lanes)).await;
     Ok(bounced)
 }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use policy::clock::{ClockTrust, Moment};
 use smtp::params::ByMode;
-use spool::{Deadline, MessageDetail, Overdue, OverduePage, StoreError, Told};
+use spool::{Deadline, LaneKey, MessageDetail, Overdue, OverduePage, StoreError, Told};
 use tokio_util::sync::CancellationToken;
 
-use super::work::Work;
+use super::work::{Target, Work};
 use super::{Event, settle, store};
-use crate::clock;
 use crate::outcome::{AgeCounts, Problem, Reason};
 use crate::relay::Relay;
 
@@ -28,12 +28,59 @@ const AGAIN: Duration = Duration::from_secs(1);
 const PAGE: usize = 1_000;
 
 /// Is the time over in which `work` may be tried?
-pub(super) fn is_over(relay: &Relay, work: &Work, now: Timestamp) -> bool {
-    let ends = work.options.deliver_by.is_some_and(|deadline| match deadline.mode {
-        ByMode::Return => deadline.at <= now,
-        ByMode::Notify => false,
+pub(super) fn is_over(work: &Work, moment: Moment) -> bool {
+    work.options.deliver_by.is_some_and(|deadline| {
+        deadline.mode == ByMode::Return && state_of(&deadline, moment) == State::Over
+    })
+}
+
+/// What a deadline means now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// It is to come, or nobody knows.
+    Ahead,
+    /// It passed while the clock was in doubt, or when it was set right: it counts after one more attempt.
+    Unseen,
+    /// It passed.
+    Over,
+}
+
+fn state_of(deadline: &Deadline, moment: Moment) -> State {
+    match moment.clock {
+        ClockTrust::Trusted if deadline.at <= moment.trusted_since => State::Unseen,
+        ClockTrust::Trusted if deadline.at <= moment.now => State::Over,
+        ClockTrust::Trusted | ClockTrust::Suspect => State::Ahead,
+    }
+}
+
+/// The recipients of `work` as the outcome of an attempt that begins now is to see them: if it fails, whose
+/// deadline nobody saw pass is returned like who is too old.
+pub(super) fn targets(work: &Work, begun: Moment) -> Vec<Target> {
+    let unseen = work.options.deliver_by.filter(|deadline| {
+        deadline.mode == ByMode::Return && state_of(deadline, begun) == State::Unseen
     });
-    ends && relay.age_counts() == AgeCounts::Yes
+    let mut targets = work.targets.clone();
+    if let Some(deadline) = unseen {
+        targets
+            .iter_mut()
+            .for_each(|target| target.expires_at = target.expires_at.min(deadline.at));
+    }
+    targets
+}
+
+/// An attempt that `begun` so spoke for the whole of `lane`, and failed: deadlines there that nobody saw pass
+/// count now. Nothing else of the lane may be under way.
+pub(super) async fn lane_failed(relay: &Arc<Relay>, lane: &LaneKey, begun: Moment) {
+    let since = begun.trusted_since;
+    if since == Timestamp::MIN
+        || AgeCounts::for_attempt(begun, relay.clock.moment()) == AgeCounts::ClockSuspect
+    {
+        return;
+    }
+    let tried = Moment { trusted_since: Timestamp::MIN, ..begun };
+    if let Err(error) = sweep(relay, tried, |which| which.1 == *lane).await {
+        tracing::error!(event = "store_failed", %error, "deadlines cannot be read");
+    }
 }
 
 /// Deals with deadlines until `stop`.
@@ -50,20 +97,23 @@ pub(crate) async fn watch(relay: Arc<Relay>, stop: CancellationToken) {
 
 /// Deals with what is overdue; returns how long nothing else will be.
 async fn look(relay: &Arc<Relay>) -> Duration {
+    let moment = relay.clock.moment();
     // Nothing ends by a clock that may be wrong.
-    if relay.age_counts() == AgeCounts::ClockSuspect {
-        return LOOK_EVERY;
+    match moment.clock {
+        ClockTrust::Trusted => {}
+        ClockTrust::Suspect => return LOOK_EVERY,
     }
-    let now = clock::now();
     let dealt_with = async {
-        let is_done = sweep(relay, now).await?;
+        let is_done = sweep(relay, moment, |_| true).await?;
         let next = ask(relay, |spool| spool.next_deadline()).await?;
         Ok::<_, StoreError>((is_done, next))
     };
     match dealt_with.await {
         Ok((true, None)) => LOOK_EVERY,
+        // Left for its next attempt.
+        Ok((true, Some(next))) if next <= moment.now => LOOK_EVERY,
         Ok((true, Some(next))) => {
-            let wait = Duration::try_from(next.duration_since(clock::now()));
+            let wait = Duration::try_from(next.duration_since(relay.now()));
             // A little more, so that it is not woken just before the time.
             (wait.unwrap_or_default() + Duration::from_millis(1)).clamp(AGAIN, LOOK_EVERY)
         }
@@ -75,8 +125,13 @@ async fn look(relay: &Arc<Relay>) -> Duration {
     }
 }
 
-/// Deals with all that is overdue at `now`; `false` if something was left for later.
-async fn sweep(relay: &Arc<Relay>, now: Timestamp) -> Result<bool, StoreError> {
+/// Deals with all of `whose` that is overdue at `moment`; `false` if something was left for soon.
+async fn sweep(
+    relay: &Arc<Relay>,
+    moment: Moment,
+    whose: impl Fn(&Overdue) -> bool,
+) -> Result<bool, StoreError> {
+    let now = moment.now;
     let mut is_done = true;
     let mut seen = HashSet::new();
     let mut after = None;
@@ -84,8 +139,8 @@ async fn sweep(relay: &Arc<Relay>, now: Timestamp) -> Result<bool, StoreError> {
         let OverduePage { overdue, next } =
             ask(relay, move |spool| spool.overdue(now, after, PAGE)).await?;
         for which in overdue {
-            if seen.insert(which.clone()) {
-                is_done &= deal_with(relay, which, now).await?;
+            if whose(&which) && seen.insert(which.clone()) {
+                is_done &= deal_with(relay, which, moment).await?;
             }
         }
         after = next;
@@ -96,7 +151,8 @@ async fn sweep(relay: &Arc<Relay>, now: Timestamp) -> Result<bool, StoreError> {
 }
 
 /// Returns the message to its sender, or tells them; `false` if that is for later.
-async fn deal_with(relay: &Arc<Relay>, which: Overdue, now: Timestamp) -> Result<bool, StoreError> {
+async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result<bool, StoreError> {
+    let now = moment.now;
     let (message, lane) = which.clone();
     if relay.is_sending(message, &lane) {
         return Ok(false);
@@ -104,6 +160,9 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, now: Timestamp) -> Result
     let page = ask(relay, move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
     let Some(deadline) = work.options.deliver_by else { return Ok(true) };
+    if deadline.mode == ByMode::Return && state_of(&deadline, moment) != State::Over {
+        return Ok(true);
+    }
     let before = ask(relay, move |spool| spool.show(message)).await?;
     let Ok(permit) = relay.spool.settle_permit() else { return Ok(false) };
     let config = relay.config();
@@ -156,6 +215,7 @@ mod tests {
     use super::super::stage::{BODY, Stage, lane};
     use super::*;
     use crate::accept::facts_of;
+    use crate::clock;
 
     /// A message for two domains, and one recipient held, whose deadline was a second ago.
     fn commit(stage: &Stage, mode: ByMode) -> MessageId {
@@ -247,6 +307,34 @@ mod tests {
         assert!(stage.recipients().1.is_empty());
     }
 
+    /// It may have passed only because the clock is another one now.
+    #[tokio::test]
+    async fn a_deadline_that_nobody_saw_pass_counts_after_one_more_attempt() {
+        let stage = Stage::new();
+        commit(&stage, ByMode::Return);
+        let now = clock::now();
+        let page = stage.relay.spool.next(&lane("b.test"), now, None, 10).unwrap();
+        let work = page.due.into_iter().next().and_then(store::whole).unwrap();
+        let seen = Moment::undoubted(now);
+        let unseen = Moment { trusted_since: now, ..seen };
+        let suspect = Moment { clock: ClockTrust::Suspect, ..seen };
+        let of_lanes = |all: &[Target]| all.iter().map(|t| t.expires_at <= now).collect::<Vec<_>>();
+        for (moment, over, ends) in
+            [(seen, true, false), (unseen, false, true), (suspect, false, false)]
+        {
+            assert_eq!(is_over(&work, moment), over, "{moment:?}");
+            assert_eq!(of_lanes(&targets(&work, moment)), [ends], "{moment:?}");
+        }
+
+        assert!(sweep(&stage.relay, unseen, |_| true).await.unwrap(), "nothing is to be done soon");
+        assert_eq!(stage.recipients().1.len(), 4, "all are still there");
+        lane_failed(&stage.relay, &lane("a.test"), unseen).await;
+        assert_eq!(stage.recipients().1.len(), 4, "the clock of the attempt is not that of today");
+        let tried = |which: &Overdue| which.1 == lane("a.test");
+        sweep(&stage.relay, seen, tried).await.unwrap();
+        assert_eq!(stage.recipients().1, ["b@b.test"], "its lane was not tried");
+    }
+
     #[tokio::test]
     async fn only_mode_r_stops_attempts_at_the_deadline() {
         let stage = Stage::new();
@@ -255,9 +343,9 @@ mod tests {
             let late = clock::now() + SignedDuration::from_secs(60);
             let page = stage.relay.spool.next(&lane("b.test"), late, None, 10).unwrap();
             let work = page.due.into_iter().next_back().and_then(store::whole).unwrap();
-            assert_eq!(is_over(&stage.relay, &work, clock::now()), want);
+            assert_eq!(is_over(&work, Moment::undoubted(clock::now())), want);
             let before = clock::now() - SignedDuration::from_secs(30);
-            assert!(!is_over(&stage.relay, &work, before));
+            assert!(!is_over(&work, Moment::undoubted(before)));
         }
     }
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::lanes::{Company, Effect};
-use super::work::Due;
+use super::work::{Due, Target};
 use super::{Finished, Place, deadline, settle, store};
 use crate::attempt::{self, Tried};
-use crate::clock;
 use crate::outcome::{self, AgeCounts, Circumstances};
 use crate::relay::{Relay, dice};
 use crate::resolve::Freshness;
@@ -28,29 +27,26 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
         Err(error) => {
             relay.note_store_error(&error);
             tracing::error!(event = "store_failed", %error, "sending pauses: results cannot be stored");
-            return rest(due);
+            return rest(due, relay.now());
         }
     };
-    let started = clock::now();
-    if deadline::is_over(relay, &due.work, started) {
-        return leave(due, started);
+    let begun = relay.clock.moment();
+    if deadline::is_over(&due.work, begun) {
+        return leave(due, begun.now);
     }
-    let age_counts = relay.age_counts();
-    let circumstances = |retry, dice| Circumstances {
-        started,
-        now: clock::now(),
-        age_counts,
-        retry,
-        dice,
-        trouble: due.trouble,
+    let circumstances = |retry, dice| {
+        let ended = relay.clock.moment();
+        let age_counts = AgeCounts::for_attempt(begun, ended);
+        let (started, now, trouble) = (begun.now, ended.now, due.trouble);
+        Circumstances { started, now, age_counts, retry, dice, trouble }
     };
+    let targets = &deadline::targets(&due.work, begun);
     let today = relay.config();
-    let freshness = freshness(relay, &due, &circumstances(&today.delivery.retry, 0)).await;
-    let targets = &due.work.targets;
+    let freshness = freshness(relay, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
     let dice = dice();
     let (config, result) = match attempt::attempt(relay, &due, freshness).await {
         Tried::Ended(config, result) => (config, result),
-        Tried::Astray => return move_on(due),
+        Tried::Astray => return move_on(due, relay.now()),
     };
     let retry = &config.delivery.retry;
     let decided = match result {
@@ -67,9 +63,11 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     let problem = decided.problem.clone();
     let finished = settle::settle(relay, &config, permit, &due, decided).await;
     if let (true, Some(problem), Company::Alone) = (lane_failed, problem, due.company) {
-        if freshness == Freshness::Fresh {
-            settle::return_expired(relay, &config, &due, &problem, started).await;
+        let counts = AgeCounts::for_attempt(begun, relay.clock.moment());
+        if freshness == Freshness::Fresh && counts == AgeCounts::Yes {
+            settle::return_expired(relay, &config, &due, &problem, begun.now).await;
         }
+        deadline::lane_failed(relay, &due.lane, begun).await;
         settle::tell_of_delays(relay, &config, &due, &problem).await;
     }
     finished
@@ -77,8 +75,13 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
 
 /// A recipient may only be returned for age after an attempt that looked at DNS anew
 /// (RFC 8461 §8.1). Probes look for the whole lane, so that one attempt can end all that are too old.
-async fn freshness(relay: &Relay, due: &Due, circumstances: &Circumstances<'_>) -> Freshness {
-    if due.work.any(|target| circumstances.is_too_old(target.expires_at)) {
+async fn freshness(
+    relay: &Relay,
+    due: &Due,
+    targets: &[Target],
+    circumstances: &Circumstances<'_>,
+) -> Freshness {
+    if targets.iter().any(|target| circumstances.is_too_old(target.expires_at)) {
         return Freshness::Fresh;
     }
     if due.trouble.is_none() || circumstances.age_counts == AgeCounts::ClockSuspect {
@@ -103,19 +106,19 @@ fn leave(due: Due, now: Timestamp) -> Finished {
 }
 
 /// Leaves `due` to who moves mail that has another next hop today. Nothing was tried, so nothing is written.
-fn move_on(due: Due) -> Finished {
+fn move_on(due: Due, now: Timestamp) -> Finished {
     Finished {
         lane: due.lane,
         message: due.work.message,
         effect: Effect::Neutral,
-        due: Some(clock::now()),
+        due: Some(now),
         pause: None,
         place: Place::Astray,
     }
 }
 
-fn rest(due: Due) -> Finished {
-    let until = after(clock::now(), STORE_REST);
+fn rest(due: Due, now: Timestamp) -> Finished {
+    let until = after(now, STORE_REST);
     Finished {
         lane: due.lane,
         message: due.work.message,

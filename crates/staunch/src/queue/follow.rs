@@ -13,7 +13,6 @@ use futures_util::FutureExt as _;
 use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 
 use super::store;
-use crate::clock;
 use crate::relay::Relay;
 use crate::requirement;
 use crate::route;
@@ -161,7 +160,8 @@ impl Mover<'_> {
             *counts.entry(to.clone()).or_insert(0) += 1;
         }
         let spool = self.relay.spool.clone();
-        let write = tokio::task::spawn_blocking(move || spool.move_to_lanes(moves, clock::now()));
+        let now = self.relay.now();
+        let write = tokio::task::spawn_blocking(move || spool.move_to_lanes(moves, now));
         write.await.unwrap_or(Err(StoreError::Closed))?;
         for (to, count) in counts {
             *self.moved.entry(to).or_insert(0) += count;

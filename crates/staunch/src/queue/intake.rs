@@ -14,7 +14,6 @@ use tokio::sync::oneshot;
 use super::Event;
 use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
 use crate::budget::{Budget, Loan};
-use crate::clock;
 use crate::config::Config;
 use crate::relay::{Counted, Relay};
 use crate::schedule::after;
@@ -82,6 +81,11 @@ impl Intake {
         Ok(())
     }
 
+    /// The time that mail goes by.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.relay.now()
+    }
+
     /// Has the operator said that nothing new is to be taken?
     pub(crate) fn is_draining(&self) -> bool {
         self.relay.switches.off().accepting.is_some()
@@ -89,7 +93,7 @@ impl Intake {
 
     /// A new message, still empty.
     pub(crate) fn draft(&self) -> Draft {
-        self.relay.spool.draft(self.relay.spool.new_id(clock::now()))
+        self.relay.spool.draft(self.relay.spool.new_id(self.now()))
     }
 
     /// Makes the message durable and hands it to the queue. Only after this returned, 250. The lanes of
@@ -217,6 +221,7 @@ pub(crate) fn pieces(
 mod tests {
     use super::super::stage::{Stage, lane};
     use super::*;
+    use crate::clock;
 
     /// The reload may have looked through the lanes before the message was in one.
     #[tokio::test]

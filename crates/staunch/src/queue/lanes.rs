@@ -321,6 +321,21 @@ impl<J: Job> Lanes<J> {
         self.list(key);
     }
 
+    /// Nothing waits longer than until `latest`: a clock that was ahead has set such times. The others stay.
+    pub(crate) fn cut_waits(&mut self, now: Timestamp, latest: Timestamp) {
+        let is_too_far = |at: Option<Timestamp>| at.is_some_and(|at| at > latest);
+        let mut cut = Vec::new();
+        for (key, lane) in &mut self.lanes {
+            if !is_too_far(lane.retry_at) && !is_too_far(lane.stored_due) {
+                continue;
+            }
+            lane.retry_at = lane.retry_at.filter(|at| *at <= latest);
+            lane.stored(now);
+            cut.push(key.clone());
+        }
+        cut.iter().for_each(|key| self.list(key));
+    }
+
     /// Mail of the lane was taken out of the store by the operator: what is in memory, or on its way
     /// there, may be gone.
     pub(crate) fn removed(&mut self, key: &LaneKey) {
@@ -840,6 +855,23 @@ mod tests {
         lanes.pause(at(30 * 24 * 3600));
         lanes.arrive(&key("a"), Letter(1), at(0));
         assert_eq!(start_all(&mut lanes, 0), [1]);
+    }
+
+    #[test]
+    fn waits_that_a_wrong_clock_has_set_are_cut_and_no_others() {
+        let mut lanes = lanes();
+        for (lane, id, retry_at) in [("far", 1, 30 * 24 * 3600), ("near", 2, 100)] {
+            lanes.arrive(&key(lane), Letter(id), at(0));
+            assert_eq!(start_all(&mut lanes, 0), [id]);
+            let trouble = Trouble { failures: 1, since: at(0) };
+            let effect = Effect::Failed { retry_at: at(retry_at), trouble };
+            lanes.finished(&key(lane), Letter(id).message(), effect, Some(at(retry_at)));
+        }
+        lanes.cut_waits(at(1), at(100));
+        let Some(Action::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("it is due") };
+        assert_eq!(lane, key("far"));
+        assert!(lanes.next(at(99)).is_none());
+        assert!(matches!(lanes.next(at(100)), Some(Action::Fetch { .. })));
     }
 
     #[test]

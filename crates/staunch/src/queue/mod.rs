@@ -30,7 +30,6 @@ use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use crate::relay::Relay;
 use crate::route;
 use crate::schedule::after;
@@ -65,6 +64,11 @@ pub(crate) enum Event {
     Finished(Finished),
     /// The operator wants a lane tried now.
     RetryNow(LaneKey),
+    /// Nothing waits longer than until then: a clock that was ahead has set such times.
+    CutWaits {
+        /// The latest time that anything may wait for.
+        latest: Timestamp,
+    },
     /// The operator took mail of these lanes out of the store.
     Removed(Vec<LaneKey>),
     /// Something became due in these lanes.
@@ -182,7 +186,7 @@ impl Queue {
 
     fn sleep(&self) -> Duration {
         let Some(at) = self.lanes.next_wake() else { return SLEEP_MAX };
-        let wait = at.duration_since(clock::now());
+        let wait = at.duration_since(self.relay.now());
         // A millisecond more, so that it is not woken just before the time.
         let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO) + Duration::from_millis(1);
         wait.min(SLEEP_MAX)
@@ -197,7 +201,7 @@ impl Queue {
     }
 
     fn handle(&mut self, event: Event) {
-        let now = clock::now();
+        let now = self.relay.now();
         match event {
             Event::Arrived(pieces) => {
                 for (lane, arrival) in pieces {
@@ -223,6 +227,7 @@ impl Queue {
                 self.follow_if(place, lane);
             }
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
+            Event::CutWaits { latest } => self.lanes.cut_waits(now, latest),
             Event::Due(lanes) => self.due(lanes, now),
             Event::Reconfigured(routes) => {
                 self.lanes.set_limits((&*self.relay.config()).into());
@@ -248,7 +253,7 @@ impl Queue {
     }
 
     fn start_what_can_start(&mut self) {
-        let now = clock::now();
+        let now = self.relay.now();
         while let Some(action) = self.lanes.next(now) {
             match action {
                 Action::Start { lane, trouble, company, job } => {
@@ -275,7 +280,7 @@ impl Queue {
                 Ok(finished) => finished,
                 Err(_) => {
                     tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
-                    let until = after(clock::now(), BUG_REST);
+                    let until = after(relay.now(), BUG_REST);
                     settle::put_aside(&relay, message, recipients, until).await;
                     let (effect, due) = (Effect::Neutral, Some(until));
                     let place = Place::Right;

@@ -17,7 +17,6 @@ use super::intake;
 use super::telling::{Entry, Telling};
 use super::work::{Arrival, Body, Work};
 use crate::accept::facts_of;
-use crate::clock;
 use crate::config::{Config, DsnReturn};
 use crate::relay::Relay;
 use crate::requirement;
@@ -99,7 +98,7 @@ pub(crate) async fn compose(
             Vec::new()
         }
     };
-    let now = clock::now();
+    let now = relay.now();
     let id = relay.spool.new_id(now);
     let parts = Parts { sender, id, now, returned, original: &original };
     let text = write_so_that_it_travels(config, subject, telling, parts);

@@ -16,7 +16,6 @@ use super::notice::{self, Notice};
 use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
 use super::{Finished, intake, store};
-use crate::clock;
 use crate::config::{Config, Patience};
 use crate::events;
 use crate::outcome::{AgeCounts, Answered, Decided, Outcome, Problem, Reason};
@@ -49,11 +48,12 @@ pub(crate) async fn settle(
     let patience = patience(relay, config);
     let answered = decision.answered.as_ref();
     let outcomes = &decided.outcomes;
-    let tellings = telling::after_attempt(&due.work, outcomes, answered, patience, clock::now());
-    let lane = lane_update(due, &decision);
+    let now = relay.now();
+    let tellings = telling::after_attempt(&due.work, outcomes, answered, patience, now);
+    let lane = lane_update(due, &decision, now);
     let targets = due.work.targets.iter().zip(outcomes);
     let changes =
-        || targets.clone().map(|(target, outcome)| (target.no, change(outcome))).collect();
+        || targets.clone().map(|(target, outcome)| (target.no, change(outcome, now))).collect();
     let subject = notice::Subject::from(&due.work);
     write(relay, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
     for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
@@ -63,7 +63,7 @@ pub(crate) async fn settle(
         lane: due.lane.clone(),
         message: due.work.message,
         effect: decided.effect,
-        due: next_due(due, decided),
+        due: next_due(due, decided, now),
         pause: decided.pause,
         // Whatever it was when the attempt began: the configuration may have changed since.
         place: due.place(&relay.config()),
@@ -145,7 +145,7 @@ pub(crate) async fn tell_of_delays(
     due: &Due,
     problem: &Problem,
 ) {
-    let Some(since) = patience(relay, config).ends_for(problem.reason, clock::now()) else {
+    let Some(since) = patience(relay, config).ends_for(problem.reason, relay.now()) else {
         return;
     };
     let problem = problem.clone().for_now();
@@ -185,8 +185,7 @@ pub(crate) async fn put_aside(
     until: Timestamp,
 ) {
     let Ok(permit) = relay.spool.settle_permit() else { return };
-    let problem =
-        Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(clock::now());
+    let problem = Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(relay.now());
     let wait = |no| {
         let (problem, attempt) = (Some(problem.clone()), Attempt::Counted);
         (no, Change::Deferred(Deferral { due_at: until, problem, attempt }))
@@ -275,25 +274,25 @@ async fn write_once(
     Ok(())
 }
 
-fn change(outcome: &Outcome) -> Change {
+fn change(outcome: &Outcome, now: Timestamp) -> Change {
     match outcome {
         Outcome::Delivered(_) => Change::Delivered,
         Outcome::Failed(_) => Change::Failed,
         Outcome::Deferred { due_at, problem, attempt } => Change::Deferred(Deferral {
             due_at: *due_at,
-            problem: Some(problem.stored(clock::now())),
+            problem: Some(problem.stored(now)),
             attempt: *attempt,
         }),
     }
 }
 
-fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
+fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpdate> {
     let state = match (decision.decided.effect, &decision.problem) {
         (Effect::Failed { retry_at, trouble }, Some(problem)) => LaneState::Failing(LaneTrouble {
             failures: trouble.failures,
             next_probe_at: retry_at,
             first_failed_at: trouble.since,
-            problem: problem.stored(clock::now()),
+            problem: problem.stored(now),
         }),
         // Also if nothing was known against it at the start: another attempt may have failed meanwhile.
         (Effect::Works | Effect::Answers, _) => LaneState::Healthy,
@@ -305,12 +304,12 @@ fn lane_update(due: &Due, decision: &Decision) -> Option<LaneUpdate> {
 }
 
 /// When the message is due in this lane again, if it is.
-fn next_due(due: &Due, decided: &Decided) -> Option<Timestamp> {
+fn next_due(due: &Due, decided: &Decided, now: Timestamp) -> Option<Timestamp> {
     let deferred = decided.outcomes.iter().filter_map(|outcome| match outcome {
         Outcome::Deferred { due_at, .. } => Some(*due_at),
         Outcome::Delivered(_) | Outcome::Failed(_) => None,
     });
-    let rest = (due.work.rest == Rest::Waiting).then(clock::now);
+    let rest = (due.work.rest == Rest::Waiting).then_some(now);
     deferred.chain(rest).min()
 }
 
@@ -324,6 +323,7 @@ mod tests {
     use super::super::stage::{BODY, Stage, lane};
     use super::*;
     use crate::accept::facts_of;
+    use crate::clock;
 
     /// A message for `a.test` that is too old.
     fn commit(stage: &Stage, recipient: &str) {
