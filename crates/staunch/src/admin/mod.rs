@@ -3,6 +3,7 @@
 //! Answers are JSON; what may be long comes as one object a line, read from the store page by page,
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
 
+mod clock;
 mod policies;
 mod queue;
 mod summary;
@@ -15,11 +16,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{self, Body};
+use axum::extract::connect_info::Connected;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use spool::Health;
@@ -72,8 +75,9 @@ fn group_id(name: &str) -> Option<u32> {
 
 /// Answers until `stop`; then who has asked gets a last answer.
 pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: CancellationToken) {
-    let service =
-        axum::serve(listener, router(relay)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let service = router(relay).into_make_service_with_connect_info::<Peer>();
+    let service = axum::serve(listener, service);
+    let service = service.with_graceful_shutdown(stop.clone().cancelled_owned());
     let patience = async {
         stop.cancelled().await;
         tokio::time::sleep(LAST_ANSWERS).await;
@@ -83,6 +87,19 @@ pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: Cance
             tracing::error!(event = "admin_failed", %error, "the command line cannot reach the daemon");
         },
         () = patience => {}
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// The kernel's word (SO_PEERCRED), if it gave one.
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
     }
 }
 
@@ -120,6 +137,7 @@ fn acts() -> Router<Arc<Relay>> {
         .route("/v1/drain", post(switches::drain).delete(switches::accept))
         .route("/v1/policies/{domain}", delete(policies::forget))
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
+        .route("/v1/clock/trust", post(clock::trust))
         .route("/v1/reload", post(reload))
 }
 
@@ -198,6 +216,7 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
         "memory": { "lent": memory.lent, "peak": memory.peak, "limit": memory.limit },
         "queued_messages": relay.messages.load(Ordering::Relaxed),
         "hostname": config.hostname.to_string(),
+        "clock_suspect": clock::suspect(&relay),
         "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),
     });
     if let (Some(members), Value::Object(state)) = (body.as_object_mut(), switches::shown(&relay)) {

@@ -55,6 +55,9 @@ pub(super) enum Command {
     /// Stop accepting mail; what is here is still sent
     #[command(after_help = "Example: staunch drain && staunch queue summary")]
     Drain(Drain),
+    /// Say something about this machine's clock
+    #[command(subcommand, after_help = "Example: date -u && staunch clock trust")]
+    Clock(ClockCommand),
     /// Have the daemon read its configuration again and apply it, whole or not at all
     #[command(after_help = "Example: staunch config check && staunch reload")]
     Reload(Json),
@@ -70,6 +73,16 @@ pub(super) enum Command {
     /// Exit with 0 if the local daemon is ready, for containers
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
     Healthcheck(Json),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClockCommand {
+    /// The time is right: end the doubt about it
+    ///
+    /// After a step of the clock, or a long time off, no policy lapses and no mail is returned for its age
+    /// until the time is confirmed. Look at it before you say so: a clock that is wrong could end policies.
+    #[command(after_help = "Example: date -u && staunch clock trust")]
+    Trust(Json),
 }
 
 #[derive(Args, Debug)]

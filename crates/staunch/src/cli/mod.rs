@@ -5,6 +5,7 @@
 //! programs; everything else goes to stderr, one line a fact.
 
 mod arguments;
+mod clock;
 mod configuration;
 mod door;
 mod exit;
@@ -84,6 +85,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Pause(command) => switches::pause(command, &load(settings)?),
         Command::Resume(command) => switches::resume(command, &load(settings)?),
         Command::Drain(command) => switches::drain(command, &load(settings)?),
+        Command::Clock(command) => clock::run(command, &load(settings)?),
         Command::Reload(format) => reload::run(*format, &load(settings)?),
         Command::User(command) => user::run(command, &load(settings)?),
         Command::Sendmail(command) => sendmail::run(&command.arguments, || load(settings)),

@@ -1,0 +1,31 @@
+//! The wall clock: what is wrong with it, and the operator's word that nothing is.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, State};
+use serde_json::{Value, json};
+
+use super::{Peer, Refused};
+use crate::clock::Doubt;
+use crate::relay::Relay;
+
+/// Ends a doubt about the clock.
+pub(super) async fn trust(
+    State(relay): State<Arc<Relay>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Json<Value>, Refused> {
+    let ended = relay.clock.trust(&relay.spool, peer.uid).await.map_err(|error| {
+        Refused::failed(format!("believed now, but a restart may doubt it again: {error}"))
+    })?;
+    Ok(Json(json!({ "clock_suspect": ended.map(shown) })))
+}
+
+/// What is wrong with the clock, or null.
+pub(super) fn suspect(relay: &Relay) -> Value {
+    json!(relay.clock.doubt().map(shown))
+}
+
+fn shown(doubt: Doubt) -> Value {
+    json!({ "offset_seconds": doubt.offset.as_secs(), "seconds_left": doubt.left.as_secs() })
+}
