@@ -138,12 +138,18 @@ impl Judge {
         let begun = if is_same_boot { mark.boottime } else { reading.boottime };
         let seen = Reading { wall: mark.time, boottime: begun };
         let doubt = mark.doubt.map(|before| Doubt { since: begun, before });
-        let anchor = match mark.anchor.slack {
-            _ if is_same_boot => mark.anchor,
-            Slack::Unknown => Anchor { slack: Slack::Unknown, ..pause(seen, mark.gaps, doubt) },
-            Slack::Step | Slack::Pause(_) => pause(seen, mark.gaps, doubt),
+        let Mark { time: latest, trusted_since, .. } = mark;
+        let (gaps, anchor) = match mark.anchor.slack {
+            _ if is_same_boot => (mark.gaps, mark.anchor),
+            Slack::Unknown => {
+                let anchor = Anchor { slack: Slack::Unknown, ..pause(seen, mark.gaps, doubt) };
+                (mark.gaps, anchor)
+            }
+            Slack::Step | Slack::Pause(_) => {
+                let gaps = mark.gaps.saturating_add(steps_until(&mark));
+                (gaps, pause(seen, gaps, doubt))
+            }
         };
-        let Mark { time: latest, gaps, trusted_since, .. } = mark;
         let voices = Voices::default();
         Self { boot, anchor, seen, latest, gaps, doubt, trusted_since, voices, written: None }
     }
@@ -263,19 +269,18 @@ impl Judge {
     }
 
     fn is_plausible(&self, offset: SignedDuration) -> bool {
-        let ahead = match self.anchor.slack {
-            Slack::Step => STEP_MAX,
-            Slack::Pause(ahead) => ahead,
-            Slack::Unknown => return false,
-        };
-        -STEP_MAX <= offset && offset <= ahead
+        match self.anchor.slack {
+            Slack::Step => offset.abs() <= STEP_MAX,
+            Slack::Pause(left) => -STEP_MAX.min(left) <= offset && offset <= left,
+            Slack::Unknown => false,
+        }
     }
 
     /// The wall clock is where it may be.
     fn accept(&mut self, reading: Reading, offset: SignedDuration) {
         match self.anchor.slack {
             Slack::Pause(_) => {
-                self.gaps = self.gaps.saturating_add(offset.max(SignedDuration::ZERO));
+                self.gaps = self.gaps.saturating_add(offset.abs());
                 self.anchor_at(reading);
             }
             Slack::Step | Slack::Unknown => {
@@ -310,12 +315,21 @@ impl Judge {
     }
 }
 
+/// How far steps had brought the clock when `mark` was made. They count like a pause, or each new boot would
+/// have a step for nothing.
+fn steps_until(mark: &Mark) -> SignedDuration {
+    let passed = signed(mark.boottime.saturating_sub(mark.anchor.boottime));
+    mark.time.duration_since(plus(mark.anchor.wall, passed)).abs()
+}
+
 /// What to compare with after a pause of unknown length that began at `seen`. A doubt does not end because
 /// the machine was started anew, so then only the same time will do.
 fn pause(seen: Reading, gaps: SignedDuration, doubt: Option<Doubt>) -> Anchor {
+    let left = GAP_MAX.saturating_sub(gaps);
     let slack = match doubt {
-        None => Slack::Pause(GAP_MAX.saturating_sub(gaps).max(SignedDuration::ZERO)),
         Some(_) => Slack::Step,
+        None if left.is_negative() => Slack::Unknown,
+        None => Slack::Pause(left),
     };
     Anchor { wall: seen.wall, boottime: seen.boottime, slack }
 }

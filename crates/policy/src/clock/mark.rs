@@ -45,7 +45,8 @@ pub struct Anchor {
 pub enum Slack {
     /// By a step, either way.
     Step,
-    /// The machine was off in between: by a step behind, and this far ahead.
+    /// The machine was off in between: this far ahead, and behind as far, but by no more than a step, since no
+    /// pause goes back.
     Pause(SignedDuration),
     /// Nothing is known that it could agree with.
     Unknown,
@@ -62,7 +63,7 @@ pub struct Mark {
     pub boot: Option<BootId>,
     /// What the wall clock is compared with.
     pub anchor: Anchor,
-    /// Pauses of unknown length since the last witnesses, added up.
+    /// Pauses of unknown length since the last witnesses, and steps before them, added up.
     pub gaps: SignedDuration,
     /// When trust last returned; [`Timestamp::MIN`] for never.
     pub trusted_since: Timestamp,

@@ -329,6 +329,31 @@ fn a_reboot_does_not_make_a_step_a_pause() {
     assert_eq!(judge.look(at(HOUR, 10)), agreement);
 }
 
+/// Otherwise each new boot would have another hour for nothing, ahead or behind.
+#[test]
+fn steps_before_a_reboot_count_like_pauses() {
+    for by in [HOUR - 1, 1 - HOUR] {
+        let mut judge = fresh();
+        let mut suspect_at = None;
+        for n in 1..30_u8 {
+            // Two hours after the last reboot, ten seconds after another step.
+            let begin = at(i64::from(n) * (2 * HOUR + by), 0);
+            judge.look(at(i64::from(n) * (2 * HOUR + by) - 10, 7190));
+            judge = restarted(
+                judge,
+                Reading { boottime: Duration::from_secs(7200), ..begin },
+                begin,
+                boot(n + 1),
+            );
+            judge.look(begin);
+            if suspect_at.is_none() && is_suspect(&judge) {
+                suspect_at = Some(n);
+            }
+        }
+        assert_eq!(suspect_at, Some(25), "{by}");
+    }
+}
+
 #[test]
 fn when_trust_returned_is_known_after_a_restart() {
     let mut judge = fresh();
