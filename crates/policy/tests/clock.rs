@@ -85,6 +85,33 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
+/// Somebody who knows the limits moves the clock one way, always by a little less than is seen.
+fn creep() -> impl Strategy<Value = Vec<Step>> {
+    let little = HOUR - MINUTE;
+    let moves = prop_oneof![
+        2 => Just(vec![Step::Wall(little)]),
+        // Too far, and almost back.
+        2 => Just(vec![Step::Wall(2 * little), Step::Wall(-little)]),
+        1 => Just(vec![Step::Pass(LOOK)]),
+        1 => Just(vec![Step::Pass(DAY)]),
+        1 => Just(vec![Step::Restart { down: 0, written: true }]),
+        4 => prop_oneof![Just(0), Just(little), 0..DAY]
+            .prop_map(|by| vec![Step::Reboot { down: 0, by, written: true }]),
+    ];
+    (prop::collection::vec(moves, 20..100), prop_oneof![Just(1), Just(-1)]).prop_map(
+        |(moves, direction)| {
+            let turned = |step: Step| match step {
+                Step::Wall(by) => Step::Wall(direction * by),
+                Step::Reboot { down, by, written } => {
+                    Step::Reboot { down, by: direction * by, written }
+                }
+                other => other,
+            };
+            moves.into_iter().flatten().map(turned).collect()
+        },
+    )
+}
+
 /// What is true, and what the judge may rely on.
 struct World {
     judge: Judge,
@@ -377,6 +404,14 @@ proptest! {
 
     #[test]
     fn a_wrong_clock_is_trusted_only_in_the_ways_that_are_listed(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            world.apply(step);
+        }
+    }
+
+    #[test]
+    fn nobody_creeps_past_the_limits(steps in creep()) {
         let mut world = World::new();
         for step in steps {
             world.apply(step);
