@@ -2,7 +2,14 @@
 //!
 //! Every comparison of names in staunch is a comparison of [`HostName`]s, so there is one place
 //! where case, trailing dots and U-labels are dealt with: here, at the border.
+//!
+//! What is ASCII already is judged by its form alone: labels of letters, digits, hyphens and
+//! underscores. That an A-label decodes to something IDNA allows is for those who register names to
+//! see to (RFC 5891 §4.4, §5.4): DNS has names that our tables do not know, and names in which a label in
+//! front of a right-to-left one breaks the bidi rule, as `_mta-sts` does. IDNA only maps labels that
+//! have other characters, each for itself.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -38,13 +45,18 @@ pub enum HostNameError {
     /// A character that host names do not have, or a hyphen at the edge of a label.
     #[error("a character that is not allowed in a host name")]
     BadCharacter,
-    /// A label is not valid under IDNA (UTS #46).
+    /// A label beyond ASCII that IDNA (UTS #46) does not map.
     #[error("not a valid internationalized name")]
     BadIdna,
     /// The last label is all digits.
     #[error("an IP address, not a name")]
     Address,
 }
+
+/// With this label in front, a name would be longer than DNS allows: there is no such name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("with {0} in front, the name is longer than DNS allows")]
+pub struct NameTooLong(pub &'static str);
 
 impl HostName {
     /// Normalizes `text`; one trailing dot is dropped, U-labels become A-labels.
@@ -57,10 +69,65 @@ impl HostName {
         if text.len() > NAME_CHARS_MAX * 4 {
             return Err(HostNameError::TooLong);
         }
-        let plain = text.is_ascii() && !has_a_label(text);
-        let name = if plain { text.to_ascii_lowercase() } else { to_a_labels(text)? };
+        let name = if text.is_ascii() { text.to_ascii_lowercase() } else { to_a_labels(text)? };
         check(&name)?;
         Ok(Self(name.into()))
+    }
+
+    /// The name whose labels stand in a DNS message as these octets, the root left out. Octets over 127
+    /// are taken for UTF-8; a dot within a label is no character of a name.
+    ///
+    /// ```
+    /// use smtp::HostName;
+    /// let labels = [&b"_MX"[..], b"xn--4dbrk0ce", b"test"];
+    /// assert_eq!(HostName::from_labels(labels)?.as_str(), "_mx.xn--4dbrk0ce.test");
+    /// assert!(HostName::from_labels([&b"mx.a"[..], b"test"]).is_err());
+    /// # Ok::<(), smtp::HostNameError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`HostNameError`] for what no host can be named.
+    pub fn from_labels<'l>(
+        labels: impl IntoIterator<Item = &'l [u8]>,
+    ) -> Result<Self, HostNameError> {
+        let mut name = String::new();
+        for label in labels {
+            let label = std::str::from_utf8(label).map_err(|_| HostNameError::BadIdna)?;
+            let label = label_to_ascii(label)?;
+            check_label(&label)?;
+            if !name.is_empty() {
+                name.push('.');
+            }
+            name.push_str(&label);
+        }
+        check(&name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The name with `label`, which is a lower-case one of ours, in front: `_mta-sts.` and such.
+    ///
+    /// ```
+    /// use smtp::HostName;
+    /// let name = HostName::parse("xn--4dbrk0ce.test")?.prepend("_mta-sts")?;
+    /// assert_eq!(name.as_str(), "_mta-sts.xn--4dbrk0ce.test");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`NameTooLong`]: nothing of that name can exist in DNS (RFC 1035 §2.3.4). There is no other.
+    pub fn prepend(&self, label: &'static str) -> Result<Self, NameTooLong> {
+        debug_assert_eq!(check_label(label), Ok(()), "a label of ours");
+        if label.len() + 1 + self.0.len() > NAME_CHARS_MAX {
+            return Err(NameTooLong(label));
+        }
+        Ok(Self(format!("{label}.{self}").into()))
+    }
+
+    /// The labels, without the root.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
     }
 
     /// The name as text, without a trailing dot.
@@ -92,14 +159,20 @@ impl HostName {
     }
 }
 
-/// `idna` validates what claims to be an A-label; names without one need no such check.
-fn has_a_label(ascii: &str) -> bool {
-    ascii.split('.').any(|label| label.get(..4).is_some_and(|p| p.eq_ignore_ascii_case("xn--")))
+/// The dots that IDNA takes for one (UTS #46 §4, "full stop" and those mapped to it).
+const DOTS: [char; 4] = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
+
+/// Label by label: in a whole name, IDNA would hold ASCII labels to the bidi rule as well.
+fn to_a_labels(text: &str) -> Result<String, HostNameError> {
+    let labels: Result<Vec<_>, _> = text.split(DOTS).map(label_to_ascii).collect();
+    Ok(labels?.join("."))
 }
 
-fn to_a_labels(text: &str) -> Result<String, HostNameError> {
-    idna::domain_to_ascii_cow(text.as_bytes(), idna::AsciiDenyList::EMPTY)
-        .map(std::borrow::Cow::into_owned)
+fn label_to_ascii(label: &str) -> Result<Cow<'_, str>, HostNameError> {
+    if label.is_ascii() {
+        return Ok(label.to_ascii_lowercase().into());
+    }
+    idna::domain_to_ascii_cow(label.as_bytes(), idna::AsciiDenyList::EMPTY)
         .map_err(|_| HostNameError::BadIdna)
 }
 
@@ -173,7 +246,10 @@ mod tests {
             ("a-.example", Err(HostNameError::BadCharacter)),
             ("*.example", Err(HostNameError::BadCharacter)),
             ("a\0b", Err(HostNameError::BadCharacter)),
-            ("xn---", Err(HostNameError::BadIdna)),
+            ("xn---", Err(HostNameError::BadCharacter)),
+            ("a.xn--4dbrk0ce.test", Ok("a.xn--4dbrk0ce.test")),
+            ("m\u{fc}nchen\u{3002}example\u{ff0e}", Err(HostNameError::EmptyLabel)),
+            ("M\u{dc}nchen\u{3002}Example.", Ok("xn--mnchen-3ya.example")),
             ("127.0.0.1", Err(HostNameError::Address)),
             ("1", Err(HostNameError::Address)),
             (long.as_str(), Err(HostNameError::TooLong)),
@@ -182,5 +258,72 @@ mod tests {
             let got = HostName::parse(text);
             assert_eq!(got.as_ref().map(HostName::as_str), want.as_ref().copied(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn names_in_ascii_are_judged_by_their_form_alone() {
+        for text in [
+            // The bidi rule wants letters first.
+            "1mx.xn--4dbrk0ce.test",
+            "_mx.xn--4dbrk0ce.test",
+            "_mta-sts.xn--mgbh0fb.xn--kgbechtv",
+            // No Unicode that we know.
+            "xn--zzzzzzzzzz.test",
+            "xn--a.test",
+            "xn--99999999.test",
+        ] {
+            assert_eq!(HostName::parse(text).as_ref().map(HostName::as_str), Ok(text));
+            assert_eq!(HostName::parse(&text.to_ascii_uppercase()).unwrap().as_str(), text);
+            let labels = text.split('.').map(str::as_bytes);
+            assert_eq!(HostName::from_labels(labels).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn u_labels_are_mapped_whatever_stands_in_front_of_them() {
+        let rtl = "\u{5d0}\u{5d1}.test";
+        let ascii = HostName::parse(rtl).unwrap();
+        assert!(ascii.as_str().starts_with("xn--"), "{ascii}");
+        for front in ["1mx", "_mx", "a-1"] {
+            let want = format!("{front}.{ascii}");
+            assert_eq!(HostName::parse(&format!("{front}.{rtl}")).unwrap().as_str(), want);
+        }
+        assert_eq!(HostName::parse("\u{5d0}a\u{5d1}.test"), Err(HostNameError::BadIdna));
+    }
+
+    #[test]
+    fn names_from_the_wire_are_what_their_octets_say() {
+        let long = [b'a'; 64];
+        type Case<'c> = (&'c [&'c [u8]], Result<&'c str, HostNameError>);
+        let cases: [Case<'_>; 12] = [
+            (&[b"MX", b"a", b"test"], Ok("mx.a.test")),
+            (&["m\u{fc}nchen".as_bytes(), b"test"], Ok("xn--mnchen-3ya.test")),
+            (&["\u{3002}".as_bytes(), b"test"], Err(HostNameError::BadCharacter)),
+            (&[b"a\xff", b"test"], Err(HostNameError::BadIdna)),
+            (&[b"a.b", b"test"], Err(HostNameError::BadCharacter)),
+            (&[b"a\\", b"test"], Err(HostNameError::BadCharacter)),
+            (&[b"a b", b"test"], Err(HostNameError::BadCharacter)),
+            (&[b"*", b"test"], Err(HostNameError::BadCharacter)),
+            (&[b"a\0", b"test"], Err(HostNameError::BadCharacter)),
+            (&[b"192", b"0", b"2", b"1"], Err(HostNameError::Address)),
+            (&[&long, b"test"], Err(HostNameError::TooLong)),
+            (&[], Err(HostNameError::EmptyLabel)),
+        ];
+        for (labels, want) in cases {
+            let got = HostName::from_labels(labels.iter().copied());
+            assert_eq!(got.as_ref().map(HostName::as_str), want.as_ref().copied(), "{labels:?}");
+        }
+    }
+
+    #[test]
+    fn a_label_can_be_put_in_front_of_every_name_that_leaves_room() {
+        let label = "a".repeat(62);
+        let long = format!("{label}.{label}.{label}.{}", "b".repeat(63 - 8 - 1));
+        let name = HostName::parse(&long).unwrap();
+        assert_eq!(name.prepend("mta-sts").unwrap().as_str().len(), 251);
+        assert_eq!(name.prepend("_mta-sts").unwrap().as_str().len(), 252);
+        let longer = HostName::parse(&format!("{long}bb")).unwrap();
+        assert_eq!(longer.prepend("mta-sts").unwrap().as_str().len(), NAME_CHARS_MAX);
+        assert!(longer.prepend("_mta-sts").is_err());
     }
 }

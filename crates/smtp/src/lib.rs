@@ -35,7 +35,7 @@ pub use client::{
     Unexpected,
 };
 pub use extensions::{Extension, Extensions, Limits};
-pub use host::{HostName, HostNameError};
+pub use host::{HostName, HostNameError, NameTooLong};
 pub use remote_text::RemoteText;
 pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};
 pub use response::Response;

@@ -13,6 +13,9 @@ pub fn check(data: &[u8]) {
         RemoteText::new(shown.as_str()).as_str().chars().filter(|c| c.is_control()).count(),
         0
     );
+    if let Ok(name) = HostName::from_labels(data.split(|octet| *octet == b'.')) {
+        assert_eq!(HostName::parse(name.as_str()).as_ref(), Ok(&name));
+    }
     let Ok(text) = std::str::from_utf8(data) else { return };
     check_host(text);
     check_address(text);
@@ -33,6 +36,10 @@ fn check_host(text: &str) {
     if let Ok(name) = HostName::parse(text) {
         assert_eq!(HostName::parse(name.as_str()).as_ref(), Ok(&name), "normalized once for all");
         assert!(name.as_str().is_ascii() && name.as_str().len() <= 253);
+        assert_eq!(HostName::from_labels(name.labels().map(str::as_bytes)).as_ref(), Ok(&name));
+        if let Ok(longer) = name.prepend("_mta-sts") {
+            assert_eq!(HostName::parse(longer.as_str()).as_ref(), Ok(&longer));
+        }
     }
 }
 
