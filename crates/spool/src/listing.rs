@@ -239,11 +239,11 @@ fn read_if(
 ) -> Result<Option<QueueRow>, StoreError> {
     let own_lane: i64 = columns.next()?;
     let state = rows::state(columns.next()?)?;
-    let wanted_domain = filter.domain.as_ref().map(HostName::as_str);
     let recipient = columns.next_text(|text| {
-        let domain = text.rsplit_once('@').map_or("", |(_, domain)| domain);
-        if wanted_domain.is_none_or(|wanted| domain.eq_ignore_ascii_case(wanted)) {
-            rows::mailbox(text).map(Some)
+        if filter.domain.as_ref().is_none_or(|wanted| may_be_at(text, wanted)) {
+            let recipient = rows::mailbox(text)?;
+            let is_wanted = |wanted| recipient.domain().name() == Some(wanted);
+            Ok(filter.domain.as_ref().is_none_or(is_wanted).then_some(recipient))
         } else {
             Ok(None)
         }
@@ -272,6 +272,12 @@ fn read_if(
         size: count(columns.next()?)?,
         options: rows::recipient_options(columns)?,
     }))
+}
+
+/// Without reading the whole address: a domain in U-labels may be any.
+fn may_be_at(address: &str, domain: &HostName) -> bool {
+    let written = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+    !written.is_ascii() || written.eq_ignore_ascii_case(domain.as_str())
 }
 
 /// One message and all its recipients.

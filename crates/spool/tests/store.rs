@@ -217,6 +217,24 @@ fn held_recipients_are_listed_but_not_due() {
     assert_eq!(spool.next(&lane(2), at(3), None, 10).unwrap().due.len(), 1);
 }
 
+#[test]
+fn a_domain_is_the_same_in_u_labels_and_in_a_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let written = ["a@m\u{fc}nchen.example", "b@xn--mnchen-3ya.example", "c@M\u{dc}NCHEN.Example"];
+    let other = ["d@k\u{f6}ln.example", "e@example"];
+    let all: Vec<_> = written.iter().chain(&other).map(|address| (*address, lane(1))).collect();
+    commit(&spool, b"x", &all);
+    for name in ["xn--mnchen-3ya.example", "m\u{fc}nchen.example"] {
+        let filter = Filter { domain: Some(host(name)), ..Filter::default() };
+        let rows = spool.list(&filter, None, 10).unwrap().rows;
+        let found: Vec<_> = rows.iter().map(|row| row.recipient.as_str()).collect();
+        assert_eq!(found, written);
+    }
+    let filter = Filter { domain: Some(host("xn--mnchen-3ya.example")), ..Filter::default() };
+    assert_eq!(spool.hold(&Selection::Matching(filter), None).unwrap().recipients, 3);
+}
+
 /// What waited for another next hop's sake waits no longer; what has a time of its own keeps it.
 #[test]
 fn recipients_that_are_moved_wait_in_the_other_lane() {

@@ -46,7 +46,7 @@ pub(crate) fn facts(size: usize) -> BodyFacts {
 /// An envelope for these (recipient, lane).
 pub(crate) fn envelope(size: usize, recipients: &[(&str, LaneKey)]) -> Envelope {
     let recipient = |(mailbox, lane): &(&str, LaneKey)| NewRecipient {
-        mailbox: Mailbox::parse(mailbox).unwrap(),
+        mailbox: Mailbox::parse_utf8(mailbox).unwrap(),
         lane: lane.clone(),
         options: RecipientOptions::default(),
         state: RecipientState::Queued,

@@ -111,7 +111,7 @@ impl Checker {
         let mut list = AddressList::default();
         for text in texts {
             if text.contains('@') {
-                let mailbox = self.parsed(key, text, Mailbox::parse);
+                let mailbox = self.parsed(key, text, Mailbox::parse_utf8);
                 list.addresses.extend(mailbox.as_ref().map(self::key));
             } else {
                 list.domains.extend(self.parsed(key, text, DomainPattern::parse));
@@ -151,7 +151,14 @@ mod tests {
     #[test]
     fn a_list_has_addresses_in_any_case_and_patterns_of_domains() {
         let mut checker = Checker::default();
-        let texts = ["Anna@example.org", "\"c. d\"@example.org", "spam.example", "*.bulk.example"];
+        let texts = [
+            "Anna@example.org",
+            "\"c. d\"@example.org",
+            "spam.example",
+            "*.bulk.example",
+            "anna@m\u{fc}nchen.example",
+            "*.k\u{f6}ln.example",
+        ];
         let texts = texts.map(str::to_owned);
         let list = checker.address_list("access.deny_recipients", &texts);
         assert_eq!(checker.findings, Vec::new());
@@ -167,8 +174,12 @@ mod tests {
             ("anyone@www.spam.example", false),
             ("x@a.b.bulk.example", true),
             ("x@bulk.example", false),
+            ("anna@M\u{dc}nchen.example", true),
+            ("anna@xn--mnchen-3ya.example", true),
+            ("x@a.xn--kln-sna.example", true),
+            ("x@a.k\u{f6}ln.example", true),
         ] {
-            assert_eq!(list.has(&Mailbox::parse(address).unwrap()), want, "{address}");
+            assert_eq!(list.has(&Mailbox::parse_utf8(address).unwrap()), want, "{address}");
         }
         assert!(!list.has_sender(&ReversePath::Null));
         let any = checker.address_list("access.deny_senders", &["*".to_owned()]);

@@ -16,6 +16,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Write, stdin, stdout};
 use std::path::Path;
 
+use smtp::HostName;
+
 use super::exit::{Exit, Failure};
 use super::queue;
 use crate::clock;
@@ -153,10 +155,12 @@ fn recipients(
     Ok(all)
 }
 
-/// Domains are compared without case, local parts as they are (RFC 5321 §2.4).
+/// Domains are compared as names, local parts as they are (RFC 5321 §2.4).
 fn same(address: &str) -> String {
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
-    format!("{local}@{}", domain.to_lowercase())
+    let domain =
+        HostName::parse(domain).map_or_else(|_| domain.to_lowercase(), |name| name.to_string());
+    format!("{local}@{domain}")
 }
 
 fn finished(
@@ -221,6 +225,7 @@ mod tests {
     #[test]
     fn an_address_counts_once_whatever_the_case_of_its_domain() {
         assert_eq!(same("Ab@Ex.Example"), same("Ab@eX.example"));
+        assert_eq!(same("ab@M\u{dc}nchen.example"), same("ab@xn--mnchen-3ya.example"));
         assert_ne!(same("ab@x.example"), same("Ab@x.example"));
     }
 }
