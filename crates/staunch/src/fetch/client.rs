@@ -1,22 +1,34 @@
 //! One HTTPS request, with nothing that a browser would add.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap,
-    HeaderValue,
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE,
+    HOST, HeaderMap, HeaderValue, USER_AGENT,
 };
-use reqwest::{Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use smtp::{HostName, RemoteText};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{FetchError, Fetched};
 use crate::clock::ClockWatch;
@@ -28,6 +40,10 @@ const BODY_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 16 * 1024;
 /// Ours.
 const HEADER_FIELDS_MAX: usize = 100;
+/// RFC 8461 §3.3.
+const PATH: &str = "/.well-known/mta-sts.txt";
+/// How long one address may be silent before the next is called as well (RFC 8305 §8 recommends 250 ms).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Trust anchors cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +64,7 @@ pub(crate) enum ClientSetupError {
 /// What all fetches share.
 #[derive(Debug)]
 pub(super) struct Client {
-    tls: ClientConfig,
+    tls: Arc<ClientConfig>,
 }
 
 impl Client {
@@ -61,61 +77,94 @@ impl Client {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Each fetch proves the host's certificate anew.
         tls.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { tls })
+        Ok(Self { tls: Arc::new(tls) })
     }
 
-    /// The policy text of the policy host `host`, which is at one of `addresses`.
+    /// The policy text of the policy host `host`, which is at one of `addresses`. The name is taken as it is:
+    /// what URLs would make of it (IDNA) is nothing that DNS and certificates know of.
     pub(super) async fn get(
         &self,
         host: &HostName,
         addresses: Vec<SocketAddr>,
         limit: Duration,
     ) -> Result<Fetched, FetchError> {
-        let http = self.http(host, addresses, limit)?;
-        let url = format!("https://{host}/.well-known/mta-sts.txt");
-        let response = http.get(url).send().await.map_err(|error| failure(&error))?;
-        check(&response)?;
-        let date = date(response.headers());
-        let address = response.remote_addr().map(|address| address.ip());
-        let body = body(response).await?;
-        Ok(Fetched { body, date, address })
+        // The other half is for the answer.
+        let opened = timeout(limit / 2, self.open(host, addresses)).await;
+        let stream = opened.unwrap_or(Err(FetchError::Timeout))?;
+        let address = stream.get_ref().0.peer_addr().ok().map(|address| address.ip());
+        let exchange = http1::Builder::new()
+            .max_headers(HEADER_FIELDS_MAX)
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (mut sender, connection) = exchange.map_err(|error| failure(&error))?;
+        let request = request(host)?;
+        let exchanged = async move {
+            let response = sender.send_request(request).await.map_err(|error| failure(&error))?;
+            check(&response)?;
+            let date = date(response.headers());
+            let body = body(response).await?;
+            Ok(Fetched { body, date, address })
+        };
+        // Its errors are told by what waits for it; its end is not yet that of what was read.
+        let driven = async move {
+            let _ = connection.await;
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            fetched = exchanged => fetched,
+            never = driven => match never {},
+        }
     }
 
-    fn http(
+    /// TCP and TLS, verified.
+    async fn open(
         &self,
         host: &HostName,
         addresses: Vec<SocketAddr>,
-        limit: Duration,
-    ) -> Result<reqwest::Client, FetchError> {
-        reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.clone())
-            .dns_resolver(Pinned { host: host.clone(), addresses })
-            .https_only(true)
-            .http1_only()
-            .http1_max_headers(HEADER_FIELDS_MAX)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .pool_max_idle_per_host(0)
-            // hyper divides it among the addresses: a dead one leaves time for the next.
-            .connect_timeout(limit / 2)
-            .timeout(limit)
-            .default_headers(headers())
-            .user_agent(concat!("staunch/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| failure(&error))
+    ) -> Result<TlsStream<TcpStream>, FetchError> {
+        let name = ServerName::try_from(host.as_str().to_owned())
+            .map_err(|error| FetchError::Tls(text(&error)))?;
+        let stream = connect(addresses).await.map_err(|error| FetchError::Connect(text(&error)))?;
+        let tls = TlsConnector::from(Arc::clone(&self.tls));
+        tls.connect(name, stream).await.map_err(|error| handshake_failure(&error))
     }
 }
 
-fn headers() -> HeaderMap {
-    HeaderMap::from_iter([
-        (ACCEPT, HeaderValue::from_static("text/plain")),
+/// The first address that answers, each called a little after the one before.
+async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut calls = FuturesUnordered::new();
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut call_next = true;
+    loop {
+        if call_next && let Some(address) = waiting.next() {
+            calls.push(TcpStream::connect(address));
+        }
+        tokio::select! {
+            called = calls.next() => match called {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => {
+                    failed = error;
+                    call_next = true;
+                }
+                None => return Err(failed),
+            },
+            () = sleep(NEXT_ADDRESS_AFTER), if waiting.len() > 0 => call_next = true,
+        }
+    }
+}
+
+fn request(host: &HostName) -> Result<Request<Empty<Bytes>>, FetchError> {
+    Request::get(PATH)
+        .header(HOST, host.as_str())
+        .header(USER_AGENT, concat!("staunch/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "text/plain")
         // No decompression: what is counted is what is read.
-        (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+        .header(ACCEPT_ENCODING, "identity")
         // RFC 8461 §3.3: HTTP caching must not be used.
-        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-    ])
+        .header(CACHE_CONTROL, "no-cache")
+        .body(Empty::new())
+        .map_err(|error| FetchError::Http(text(&error)))
 }
 
 /// The system's trust anchors, or Mozilla's where it has none, and those of `ca_file`.
@@ -138,32 +187,14 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, ClientSetupError> {
     if found { Ok(roots) } else { Err(failed("no certificate in it".to_owned())) }
 }
 
-/// The one name that may be connected to, and where.
-struct Pinned {
-    host: HostName,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Resolve for Pinned {
-    fn resolve(&self, name: Name) -> Resolving {
-        let answer = if name.as_str() == self.host.as_str() {
-            let addresses: Addrs = Box::new(self.addresses.clone().into_iter());
-            Ok(addresses)
-        } else {
-            Err("only the policy host is resolved".into())
-        };
-        Box::pin(std::future::ready(answer))
-    }
-}
-
 /// RFC 8461 §3.3 and §3.2: only 200, only `text/plain`.
-fn check(response: &Response) -> Result<(), FetchError> {
+fn check(response: &Response<Incoming>) -> Result<(), FetchError> {
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status(response.status().as_u16()));
     }
     let headers = response.headers();
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if size > HEADERS_MAX || response.content_length().is_some_and(|n| n > BODY_MAX as u64) {
+    if size > HEADERS_MAX || length(headers).is_some_and(|n| n > BODY_MAX as u64) {
         return Err(FetchError::TooLarge);
     }
     if let Some(coding) = headers.get(CONTENT_ENCODING)
@@ -180,6 +211,11 @@ fn check(response: &Response) -> Result<(), FetchError> {
     Ok(())
 }
 
+/// What is announced; that there is as much is for hyper to see to.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// RFC 9110 §8.3.1. Parameters do not matter: a policy is ASCII, or UTF-8 in its extensions.
 fn is_text_plain(value: &[u8]) -> bool {
     let essence = value.split(|b| *b == b';').next().unwrap_or_default();
@@ -193,9 +229,11 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     date.ok()
 }
 
-async fn body(mut response: Response) -> Result<Vec<u8>, FetchError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+async fn body(response: Response<Incoming>) -> Result<Vec<u8>, FetchError> {
+    let (mut incoming, mut body) = (response.into_body(), Vec::new());
+    while let Some(frame) = incoming.frame().await {
+        // What is no data is trailers, which say nothing here.
+        let Ok(chunk) = frame.map_err(|error| failure(&error))?.into_data() else { continue };
         if body.len() + chunk.len() > BODY_MAX {
             return Err(FetchError::TooLarge);
         }
@@ -204,31 +242,32 @@ async fn body(mut response: Response) -> Result<Vec<u8>, FetchError> {
     Ok(body)
 }
 
-/// Names the step that failed. reqwest says little itself; the cause is further down.
-fn failure(error: &reqwest::Error) -> FetchError {
-    if error.is_timeout() {
-        return FetchError::Timeout;
+fn text(error: &dyn Display) -> RemoteText {
+    RemoteText::new(&error.to_string())
+}
+
+/// Names what failed in a handshake.
+fn handshake_failure(error: &io::Error) -> FetchError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => FetchError::Certificate(text(why)),
+        Some(tls) => FetchError::Tls(text(tls)),
+        None => FetchError::Connect(text(error)),
     }
-    let text = |error: &dyn Display| RemoteText::new(&error.to_string());
+}
+
+/// Names what failed in an exchange. hyper says little itself; the cause is further down.
+fn failure(error: &hyper::Error) -> FetchError {
     let mut last: &(dyn Error + 'static) = error;
     for cause in causes(error) {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return if let rustls::Error::InvalidCertificate(why) = tls {
-                FetchError::Certificate(text(why))
-            } else {
-                FetchError::Tls(text(tls))
-            };
+            return FetchError::Tls(text(tls));
         }
-        if !error.is_connect() && is_cut_off(cause) {
+        if is_cut_off(cause) {
             return FetchError::Truncated;
         }
         last = cause;
     }
-    if error.is_connect() {
-        FetchError::Connect(text(&last))
-    } else {
-        FetchError::Http(text(&last))
-    }
+    FetchError::Http(text(&last))
 }
 
 fn is_cut_off(cause: &(dyn Error + 'static)) -> bool {
