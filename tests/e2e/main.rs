@@ -8,6 +8,8 @@
 //! | [`downgrade`] | whoever breaks DNS or HTTPS gains nothing, also across restarts |
 //! | [`http`] | what a policy host may answer, row by row |
 //! | [`cache`] | what becomes of a policy that is kept, row by row |
+//! | [`names`] | domains of every script are domains |
+//! | [`resolvers`] | broken name servers cost nothing while one is left |
 //! | [`sendmail`] | programs that call sendmail reach the daemon |
 //! | [`connections`] | which connections mail goes over: whose, from where, judged when, how many |
 //! | [`server`] | what a client may say to us |
@@ -46,8 +48,10 @@ mod http;
 mod life;
 mod matrix;
 mod meanwhile;
+mod names;
 mod notices;
 mod queue;
+mod resolvers;
 mod rows;
 mod sendmail;
 mod server;

@@ -157,13 +157,14 @@ async fn attempt_under(
                 continue;
             }
         };
-        let candidates = match hosts::candidates(relay, config, &next_hop, leg, &asked).await {
-            Ok(candidates) => candidates,
-            Err(error) => {
-                walk.leg_failed(error);
-                continue;
-            }
-        };
+        let candidates =
+            match hosts::candidates(relay, config, &next_hop, leg, (&asked, freshness)).await {
+                Ok(candidates) => candidates,
+                Err(error) => {
+                    walk.leg_failed(error);
+                    continue;
+                }
+            };
         let mut spine = Spine { rules, work, asked: &asked, ends_at, waived: Vec::new() };
         match spine.walk(candidates, &mut walk).await {
             Walked::Answered(answered) => return Some(Ok(*answered)),

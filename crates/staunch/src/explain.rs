@@ -155,7 +155,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
                 continue;
             }
         };
-        match hosts::candidates(relay, &config, &next_hop, leg, &asked).await {
+        match hosts::candidates(relay, &config, &next_hop, leg, (&asked, Freshness::Cached)).await {
             Ok(candidates) => {
                 tale.step("mx", &format!("{} hosts", candidates.len()));
                 tell_limits(&config, &domain, leg, &candidates, &mut tale);
@@ -200,8 +200,8 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
 
 fn domain_of(address: &str) -> Result<HostName, BadQuestion> {
     if address.contains('@') {
-        let mailbox =
-            Mailbox::parse(address).map_err(|error| BadQuestion::Address(address.into(), error))?;
+        let mailbox = Mailbox::parse_utf8(address)
+            .map_err(|error| BadQuestion::Address(address.into(), error))?;
         return match mailbox.domain() {
             Domain::Name(name) => Ok(name.clone()),
             Domain::Literal(_) => Err(BadQuestion::Literal(address.into())),
@@ -381,7 +381,7 @@ impl Guide<'_> {
         seen: &mut Seen,
     ) -> Result<&'static str, HostError> {
         let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
-        let addresses = hosts::locate(self.relay, self.config, &mx, candidate.door.port).await?;
+        let addresses = hosts::locate(self.relay, self.config, &mx, candidate).await?;
         seen.addresses = addresses.iter().map(|address| address.ip().to_string()).collect();
         if !self.question.connect {
             return Ok(expected_verdict(self.asked));

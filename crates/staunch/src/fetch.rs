@@ -101,7 +101,8 @@ pub(crate) struct Fetcher {
     limits: Arc<Limits>,
     port: u16,
     timeout: Duration,
-    family: IpFamily,
+    /// The family that is tried first.
+    first: IpFamily,
     allowed: Vec<Prefix>,
 }
 
@@ -143,7 +144,7 @@ impl Fetcher {
             limits,
             port: config.mta_sts.policy_port,
             timeout: config.mta_sts.fetch_timeout,
-            family: config.delivery.ip,
+            first: config.delivery.ip,
             allowed: config.delivery.allow_addresses.clone(),
         })
     }
@@ -159,7 +160,8 @@ impl Fetcher {
         answers: Answers,
     ) -> Result<Fetched, FetchError> {
         let begun = Instant::now();
-        let host = HostName::parse(&format!("mta-sts.{domain}"))
+        let host = domain
+            .prepend("mta-sts")
             .map_err(|error| FetchError::Http(RemoteText::new(&error.to_string())))?;
         let addresses = timeout(self.timeout, self.addresses(&host))
             .await
@@ -186,7 +188,8 @@ impl Fetcher {
     }
 
     async fn addresses(&self, host: &HostName) -> Result<Vec<IpAddr>, FetchError> {
-        let all = self.dns.addresses(host, self.family).await.map_err(FetchError::Dns)?;
+        // `delivery.ip` is about mail: a policy that only the other family serves binds it all the same.
+        let all = self.dns.all_addresses(host, self.first).await.map_err(FetchError::Dns)?;
         let Some(address) = all.first().copied() else {
             return Err(FetchError::NoAddress(host.clone()));
         };
@@ -218,7 +221,7 @@ mod tests {
             limits: Arc::default(),
             port: world.policies.address().port(),
             timeout,
-            family: IpFamily::Both,
+            first: IpFamily::Both,
             allowed: allowed.iter().map(|text| Prefix::parse(text).unwrap()).collect(),
         }
     }
@@ -352,6 +355,35 @@ mod tests {
         for (domain, want) in cases {
             let got = outcome(&fetcher, domain).await;
             assert!(got.starts_with(want), "{domain}: {got}");
+        }
+    }
+
+    /// `delivery.ip` is about mail. A policy that is not seen for it would not hold.
+    #[tokio::test]
+    async fn a_policy_host_is_found_in_the_family_that_mail_does_not_use() {
+        let world = World::start("/none").await;
+        let six = std::net::Ipv6Addr::LOCALHOST;
+        world.dns.aaaa("mta-sts.six.test", six);
+        world.dns.aaaa("mta-sts.both.test", six);
+        world.dns.a("mta-sts.both.test", [127, 0, 0, 1].into());
+        let mut fetcher = fetcher(&world, &["127.0.0.0/8", "::1/128"], Duration::from_secs(10));
+        fetcher.first = IpFamily::V4;
+        let four: IpAddr = [127, 0, 0, 1].into();
+        for (host, want) in
+            [("mta-sts.six.test", vec![six.into()]), ("mta-sts.both.test", vec![four, six.into()])]
+        {
+            let found = fetcher.addresses(&HostName::parse(host).unwrap()).await.unwrap();
+            assert_eq!(found, want, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_name_of_a_policy_host_is_taken_as_it_is() {
+        let world = World::start("/none").await;
+        let fetcher = fetcher(&world, &["127.0.0.0/8"], Duration::from_secs(10));
+        for domain in ["1a.xn--4dbrk0ce.test", "_a.xn--4dbrk0ce.test", "xn--zzzzzzzzzz.test"] {
+            world.domain(domain).policy_body(BODY);
+            assert_eq!(outcome(&fetcher, domain).await, format!("ok {}", BODY.len()), "{domain}");
         }
     }
 

@@ -12,7 +12,7 @@ use crate::connect::{ConnectCause, ConnectFailure};
 use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
 use crate::pool::{Door, PoolKey, Sources, TlsStart};
 use crate::relay::Relay;
-use crate::resolve::{MailHosts, MxRecord, MxTarget};
+use crate::resolve::{Freshness, MailHosts, MxRecord, MxTarget};
 use crate::route::{Leg, NextHop};
 
 /// Hosts of one next hop that are tried in one attempt. Ours: more are never needed, and a long list
@@ -30,6 +30,8 @@ pub(crate) struct Candidate {
     pub(crate) door: Door,
     /// Where our packets leave from.
     pub(crate) sources: Sources,
+    /// How its addresses are looked up.
+    pub(crate) freshness: Freshness,
 }
 
 impl Candidate {
@@ -56,7 +58,7 @@ pub(crate) async fn candidates(
     config: &Config,
     next_hop: &NextHop,
     leg: &Leg,
-    asked: &Asked,
+    (asked, freshness): (&Asked, Freshness),
 ) -> Result<Vec<Candidate>, AttemptError> {
     let sources = next_hop.sources;
     let door = match leg {
@@ -65,12 +67,12 @@ pub(crate) async fn candidates(
     };
     let candidate = |(preference, located)| {
         let door = door.clone();
-        Candidate { preference, located, door, sources }
+        Candidate { preference, located, door, sources, freshness }
     };
     let found = match leg {
-        Leg::Domain(domain) => looked_up(relay, config, leg, domain, asked).await?,
+        Leg::Domain(domain) => looked_up(relay, config, leg, domain, (asked, freshness)).await?,
         Leg::Via(Via { host: Domain::Name(name), lookup: ViaLookup::Mx, .. }) => {
-            looked_up(relay, config, leg, name, asked).await?
+            looked_up(relay, config, leg, name, (asked, freshness)).await?
         }
         Leg::Via(Via { host, .. }) => {
             let next_hop = host.clone();
@@ -93,13 +95,13 @@ async fn looked_up(
     config: &Config,
     leg: &Leg,
     domain: &HostName,
-    asked: &Asked,
+    (asked, freshness): (&Asked, Freshness),
 ) -> Result<Vec<(u16, Located)>, AttemptError> {
     let candidate = |preference, mx: HostName, named_by| {
         let next_hop = Domain::Name(domain.clone());
         (preference, Located { mx: Domain::Name(mx), next_hop, named_by })
     };
-    match relay.dns.mail_hosts(domain).await.map_err(AttemptError::Dns)? {
+    match relay.dns.mail_hosts(domain, freshness).await.map_err(AttemptError::Dns)? {
         MailHosts::NullMx => Err(dead_end(relay, leg, domain, DeadEnd::NullMx).await),
         MailHosts::NoSuchDomain => Err(dead_end(relay, leg, domain, DeadEnd::NoSuchDomain).await),
         MailHosts::Implicit { name, canonical } => {
@@ -111,8 +113,9 @@ async fn looked_up(
             let nearer = |record: &MxRecord| own.is_none_or(|own| record.preference < own);
             let mut invalid = None;
             let mut hosts = Vec::new();
-            for record in records.into_iter().filter(nearer).take(HOSTS_MAX) {
+            for record in records.into_iter().filter(nearer) {
                 match record.name {
+                    MxTarget::Host(_) if hosts.len() == HOSTS_MAX => break,
                     MxTarget::Host(name) => {
                         hosts.push(candidate(record.preference, name, NamedBy::MxRecords));
                     }
@@ -184,16 +187,19 @@ pub(crate) async fn locate(
     relay: &Relay,
     config: &Config,
     mx: &AuthorizedMx,
-    port: u16,
+    candidate: &Candidate,
 ) -> Result<Vec<SocketAddr>, HostError> {
+    let (port, freshness) = (candidate.door.port, candidate.freshness);
     let found = match mx.host() {
         Domain::Literal(address) => vec![*address],
-        Domain::Name(name) => {
-            relay.dns.addresses(name, config.delivery.ip).await.map_err(HostError::Dns)?
-        }
+        Domain::Name(name) => relay
+            .dns
+            .addresses(name, config.delivery.ip, freshness)
+            .await
+            .map_err(HostError::Dns)?,
     };
     let Some(first) = found.first().copied() else {
-        return Err(without_address(relay, config, mx.host()).await);
+        return Err(without_address(relay, config, mx.host(), freshness).await);
     };
     let allowed = |address: &IpAddr| match mx.named_by() {
         // The operator wrote the host down: its addresses are the operator's word.
@@ -213,14 +219,19 @@ pub(crate) async fn locate(
 
 /// Has the host no address, or none that the operator wants used? The one ends mail, the other is no fault
 /// of any recipient's.
-async fn without_address(relay: &Relay, config: &Config, host: &Domain) -> HostError {
+async fn without_address(
+    relay: &Relay,
+    config: &Config,
+    host: &Domain,
+    freshness: Freshness,
+) -> HostError {
     let left_out = match config.delivery.ip {
         IpFamily::Both => return HostError::NoAddress,
         IpFamily::V4 => IpFamily::V6,
         IpFamily::V6 => IpFamily::V4,
     };
     let Some(name) = host.name() else { return HostError::NoAddress };
-    match relay.dns.addresses(name, left_out).await {
+    match relay.dns.addresses(name, left_out, freshness).await {
         Ok(none) if none.is_empty() => HostError::NoAddress,
         Ok(_) => {
             let (host, cause) = (host.clone(), ConnectCause::LeftOut);

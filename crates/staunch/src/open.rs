@@ -109,7 +109,7 @@ pub(crate) async fn open(
             }
         }
     };
-    let addresses = hosts::locate(relay, config, mx, key.door.port).await?;
+    let addresses = hosts::locate(relay, config, mx, candidate).await?;
     let reached =
         addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
     Entry { relay, mx, key, addresses: reached, starttls: how.starttls }.enter(slot).await

@@ -135,7 +135,7 @@ async fn unreachable_dns(
     if defer.reason != Reason::PolicyDnsFailure {
         return None;
     }
-    let failure = relay.dns.mail_hosts(domain).await.err()?;
+    let failure = relay.dns.mail_hosts(domain, Freshness::Cached).await.err()?;
     (failure.kind == DnsFailureKind::Unreachable).then_some(failure)
 }
 

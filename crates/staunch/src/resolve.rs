@@ -10,7 +10,10 @@
 //! Not here: which addresses may be connected to (`addresses`), what a record means (`policy::sts`).
 
 mod lookup;
+mod servers;
+mod standing;
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::net::{IpAddr, SocketAddr};
@@ -24,9 +27,13 @@ use smtp::{HostName, RemoteText};
 use crate::config::{self, IpFamily};
 use crate::live::Live;
 use lookup::{Answer, Found, Lookup};
+pub(crate) use servers::ServerState;
+use servers::Servers;
 
 /// MX records looked at. Ours: the largest real sets have about 20.
 const MX_MAX: usize = 64;
+/// For one server, when a configuration is checked. Ours: nobody waits longer for a look.
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
 /// Addresses of one host. Ours: more are never tried within one attempt.
 const ADDRESSES_MAX: usize = 16;
 
@@ -42,7 +49,8 @@ pub(crate) enum Freshness {
 /// Where a domain's mail goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum MailHosts {
-    /// Its MX records by preference, equal ones in random order (RFC 5321 §5.1); at least one.
+    /// Its MX records by preference, equal ones in random order (RFC 5321 §5.1), each host once, where it is
+    /// preferred most; at least one.
     Mx(Vec<MxRecord>),
     /// No MX record: the name itself is the host (RFC 5321 §5.1).
     Implicit {
@@ -67,7 +75,7 @@ pub(crate) struct MxRecord {
 }
 
 /// The host that an MX record names.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum MxTarget {
     /// A host name.
     Host(HostName),
@@ -184,17 +192,27 @@ impl Dns {
         Ok(Self { lookup: Arc::new(Live::new(Lookup::new(servers, timeout)?)) })
     }
 
+    /// The name servers as they stand.
+    pub(crate) fn servers(&self) -> Vec<ServerState> {
+        self.lookup.now().servers().states()
+    }
+
     /// The hosts that take mail for `domain`.
     ///
     /// # Errors
     ///
     /// [`DnsFailure`] when that is not known; the mail waits.
-    pub(crate) async fn mail_hosts(&self, domain: &HostName) -> Result<MailHosts, DnsFailure> {
-        let answer = self.lookup.now().ask(domain, RecordType::MX, Freshness::Cached).await?;
+    pub(crate) async fn mail_hosts(
+        &self,
+        domain: &HostName,
+        freshness: Freshness,
+    ) -> Result<MailHosts, DnsFailure> {
+        let answer = self.lookup.now().ask(domain, RecordType::MX, freshness).await?;
         Ok(mail_hosts(domain, &answer, &RandomState::new()))
     }
 
-    /// The addresses of `host`, IPv6 and IPv4 in turns; empty: there conclusively is none.
+    /// The addresses of `host` of the family that is wanted, IPv6 and IPv4 in turns; empty: there
+    /// conclusively is none.
     ///
     /// # Errors
     ///
@@ -204,32 +222,52 @@ impl Dns {
         &self,
         host: &HostName,
         family: IpFamily,
+        freshness: Freshness,
     ) -> Result<Vec<IpAddr>, DnsFailure> {
+        let v6 = self.family(host, RecordType::AAAA, freshness);
+        let v4 = self.family(host, RecordType::A, freshness);
         let (v6, v4) = match family {
-            IpFamily::V6 => (self.family(host, RecordType::AAAA).await, Ok(Vec::new())),
-            IpFamily::V4 => (Ok(Vec::new()), self.family(host, RecordType::A).await),
-            IpFamily::Both => {
-                tokio::join!(self.family(host, RecordType::AAAA), self.family(host, RecordType::A))
-            }
+            IpFamily::V6 => (v6.await, Ok(Vec::new())),
+            IpFamily::V4 => (Ok(Vec::new()), v4.await),
+            IpFamily::Both => tokio::join!(v6, v4),
         };
-        match (v6, v4) {
-            (Ok(v6), Ok(v4)) => Ok(in_turns(v6, v4)),
-            (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.is_empty() => {
-                Ok(in_turns(some, Vec::new()))
-            }
-            (Err(failure), _) | (_, Err(failure)) => Err(failure),
+        some_of(v6, v4)
+    }
+
+    /// The addresses of `host` of both families, those of `first` first in each turn.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dns::addresses`].
+    pub(crate) async fn all_addresses(
+        &self,
+        host: &HostName,
+        first: IpFamily,
+    ) -> Result<Vec<IpAddr>, DnsFailure> {
+        let (v6, v4) = tokio::join!(
+            self.family(host, RecordType::AAAA, Freshness::Cached),
+            self.family(host, RecordType::A, Freshness::Cached)
+        );
+        match first {
+            IpFamily::Both | IpFamily::V6 => some_of(v6, v4),
+            IpFamily::V4 => some_of(v4, v6),
         }
     }
 
-    async fn family(&self, host: &HostName, kind: RecordType) -> Result<Vec<IpAddr>, DnsFailure> {
-        let answer = self.lookup.now().ask(host, kind, Freshness::Cached).await?;
+    async fn family(
+        &self,
+        host: &HostName,
+        kind: RecordType,
+        freshness: Freshness,
+    ) -> Result<Vec<IpAddr>, DnsFailure> {
+        let answer = self.lookup.now().ask(host, kind, freshness).await?;
         Ok(answer.records().iter().filter_map(RData::ip_addr).collect())
     }
 
     /// The MTA-STS record of `domain` (RFC 8461 §3.1).
     pub(crate) async fn sts_record(&self, domain: &HostName, freshness: Freshness) -> StsRecord {
-        let Ok(name) = HostName::parse(&format!("_mta-sts.{domain}")) else {
-            // So long a name cannot exist in DNS.
+        let Ok(name) = domain.prepend("_mta-sts") else {
+            // The only failure there is: so long a name cannot exist in DNS.
             return StsRecord {
                 answer: policy::sts::parse_txt(&[]).into(),
                 ttl: lookup::TTL_NEGATIVE_MAX,
@@ -257,6 +295,20 @@ fn texts(answer: &Answer) -> Vec<Vec<u8>> {
     answer.records().iter().filter_map(text).collect()
 }
 
+/// What was found of either family, in turns; the failure, if that is nothing.
+fn some_of(
+    first: Result<Vec<IpAddr>, DnsFailure>,
+    second: Result<Vec<IpAddr>, DnsFailure>,
+) -> Result<Vec<IpAddr>, DnsFailure> {
+    match (first, second) {
+        (Ok(first), Ok(second)) => Ok(in_turns(first, second)),
+        (Ok(some), Err(_)) | (Err(_), Ok(some)) if !some.is_empty() => {
+            Ok(in_turns(some, Vec::new()))
+        }
+        (Err(failure), _) | (_, Err(failure)) => Err(failure),
+    }
+}
+
 fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailHosts {
     let records = match &answer.found {
         Found::Records(records) => records,
@@ -266,15 +318,19 @@ fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailH
             return MailHosts::Implicit { name: domain.clone(), canonical };
         }
     };
+    // Drawn by name: a host that is named twice has no better chance.
+    let drawn = |preference, name: MxTarget| (preference, random.hash_one(&name), name);
     let mut hosts: Vec<(u16, u64, MxTarget)> = records
         .iter()
         .filter_map(|data| if let RData::MX(mx) = data { Some(mx) } else { None })
         // RFC 7505 §3: the root stands for "no host"; among real hosts it is a mistake.
         .filter(|mx| !mx.exchange.is_root())
-        .enumerate()
-        .map(|(index, mx)| (mx.preference, random.hash_one(index), target(&mx.exchange)))
+        .map(|mx| drawn(mx.preference, target(&mx.exchange)))
         .collect();
     hosts.sort_by_key(|(preference, draw, _)| (*preference, *draw));
+    // Named twice, it is one host still, and one that does not take the place of another.
+    let mut seen = HashSet::new();
+    hosts.retain(|(_, _, name)| seen.insert(name.clone()));
     hosts.truncate(MX_MAX);
     if hosts.is_empty() {
         return MailHosts::NullMx;
@@ -285,9 +341,36 @@ fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailH
 }
 
 fn target(exchange: &Name) -> MxTarget {
-    let text = exchange.to_ascii();
-    HostName::parse(&text)
-        .map_or_else(|_| MxTarget::Invalid(RemoteText::new(&text)), MxTarget::Host)
+    HostName::from_labels(exchange.iter())
+        .map_or_else(|_| MxTarget::Invalid(RemoteText::new(&exchange.to_ascii())), MxTarget::Host)
+}
+
+/// What is wrong with `config.servers`, or the system's, as far as they can be reached from here.
+pub(crate) async fn complaints(config: &config::Dns) -> Vec<String> {
+    let found = servers(config).and_then(|all| Servers::new(&all, CHECK_LIMIT));
+    let asked = match found {
+        Ok(servers) => servers.authentic(CHECK_LIMIT).await,
+        Err(error) => return vec![error.to_string()],
+    };
+    let (mut vouching, mut plain, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
+    for (server, said) in asked {
+        match said {
+            Ok(true) => vouching.push(server.to_string()),
+            Ok(false) => plain.push(server.to_string()),
+            Err(trouble) => {
+                complaints.push(format!("{server} does not answer for the root zone: {trouble}"));
+            }
+        }
+    }
+    if !vouching.is_empty() && !plain.is_empty() {
+        complaints.push(format!(
+            "{} and {} differ: only the former check DNSSEC (AD), so what they refuse as forged \
+             the latter answer",
+            vouching.join(", "),
+            plain.join(", ")
+        ));
+    }
+    complaints
 }
 
 /// First, second, first, second and so on, so that a dead family costs one try and not all.
@@ -312,7 +395,9 @@ fn in_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::rr::rdata::MX;
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::rdata::{MX, SOA};
+    use hickory_proto::serialize::binary::BinEncodable as _;
     use std::net::{Ipv4Addr, Ipv6Addr};
     use world::World;
 
@@ -340,15 +425,130 @@ mod tests {
         world.dns.mx("mixed.test", &[(0, "."), (5, "192.0.2.1"), (7, "mx.a.test")]);
         world.dns.cname("alias.test", "a.test");
         let dns = dns(&world);
-        let cases: [(&str, &[&str]); 3] = [
+        world.dns.mx(
+            "twice.test",
+            &[(9, "MX.b.test"), (7, "mx.a.test"), (5, "mx.b.test"), (8, "mx.a.test")],
+        );
+        let cases: [(&str, &[&str]); 4] = [
             ("a.test", &["10 mx1.a.test", "20 mx2.a.test"]),
             ("alias.test", &["10 mx1.a.test", "20 mx2.a.test"]),
             ("mixed.test", &["5 !192.0.2.1.", "7 mx.a.test"]),
+            ("twice.test", &["5 mx.b.test", "7 mx.a.test"]),
         ];
         for (domain, want) in cases {
-            let hosts = dns.mail_hosts(&name(domain)).await.unwrap();
+            let hosts = dns.mail_hosts(&name(domain), Freshness::Cached).await.unwrap();
             assert_eq!(names(&hosts), want, "{domain}");
         }
+    }
+
+    /// Hebrew: IDNA's bidi rule wants a letter in front, DNS does not.
+    const RTL: &str = "xn--4dbrk0ce.test";
+
+    #[tokio::test]
+    async fn names_in_dns_are_names_whatever_idna_says_of_them() {
+        let world = World::start("/none").await;
+        let raw = |labels: &[&[u8]]| {
+            RData::MX(MX::new(1, Name::from_labels(labels.iter().copied()).unwrap()))
+        };
+        let cases: [(&[&[u8]], &str); 6] = [
+            (&[b"1mx", b"xn--4dbrk0ce", b"test"], "1 1mx.xn--4dbrk0ce.test"),
+            (&[b"_mx", b"xn--4dbrk0ce", b"test"], "1 _mx.xn--4dbrk0ce.test"),
+            (&[b"mx", b"xn--zzzzzzzzzz", b"test"], "1 mx.xn--zzzzzzzzzz.test"),
+            (&[b"mx", "m\u{fc}nchen".as_bytes(), b"test"], "1 mx.xn--mnchen-3ya.test"),
+            (&[b"mx", b"m\xfcnchen", b"test"], "1 !mx.m\\374nchen.test."),
+            (&[b"mx.a", b"test"], "1 !mx\\.a.test."),
+        ];
+        let dns = dns(&world);
+        for (labels, want) in cases {
+            world.dns.set("a.test", RecordType::MX, world::Answer::Records(vec![raw(labels)]));
+            let hosts = dns.mail_hosts(&name("a.test"), Freshness::Fresh).await.unwrap();
+            assert_eq!(names(&hosts), [want]);
+        }
+        world.dns.cname("alias.test", &format!("1a.{RTL}"));
+        world.dns.a(&format!("1a.{RTL}"), Ipv4Addr::LOCALHOST);
+        let hosts = dns.mail_hosts(&name("alias.test"), Freshness::Cached).await.unwrap();
+        let MailHosts::Implicit { canonical, .. } = hosts else { panic!("{hosts:?}") };
+        assert_eq!(canonical, Some(name(&format!("1a.{RTL}"))));
+    }
+
+    #[tokio::test]
+    async fn the_record_of_every_domain_is_asked_for() {
+        let world = World::start("/none").await;
+        let dns = dns(&world);
+        for domain in
+            [RTL, "xn--mgbh0fb.xn--kgbechtv", "xn--zzzzzzzzzz.test", "1a.xn--4dbrk0ce.test"]
+        {
+            let record = format!("_mta-sts.{domain}");
+            world.dns.txt(&record, &[&[b"v=STSv1; id=1"]]);
+            let found = dns.sts_record(&name(domain), Freshness::Cached).await;
+            assert!(matches!(found.answer, TxtAnswer::Usable(_)), "{domain}");
+        }
+        let label = "a".repeat(63);
+        let longest = name(&format!("{label}.{label}.{label}.{}", "b".repeat(61)));
+        let found = dns.sts_record(&longest, Freshness::Cached).await;
+        assert!(matches!(found.answer, TxtAnswer::Unusable(_)), "no such name can be: {found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_fresh_look_at_hosts_and_addresses_asks_anew() {
+        let world = World::start("/none").await;
+        world.dns.set_ttl(600);
+        world.dns.mx("a.test", &[(10, "mx.a.test")]);
+        world.dns.a("mx.a.test", Ipv4Addr::LOCALHOST);
+        let dns = dns(&world);
+        for freshness in [Freshness::Cached, Freshness::Cached, Freshness::Fresh] {
+            dns.mail_hosts(&name("a.test"), freshness).await.unwrap();
+            dns.addresses(&name("mx.a.test"), IpFamily::Both, freshness).await.unwrap();
+        }
+        for (asked, kind) in [
+            ("a.test", RecordType::MX),
+            ("mx.a.test", RecordType::A),
+            ("mx.a.test", RecordType::AAAA),
+        ] {
+            assert_eq!(world.dns.asked(asked, kind), 2, "{asked} {kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_policy_record_that_one_server_fails_for_is_found_at_the_other() {
+        let world = World::start("/none").await;
+        let other = world.dns.beside().await;
+        world.dns.txt("_mta-sts.a.test", &[&[b"v=STSv1; id=1"]]);
+        for (first, second) in [(&world.dns, &other), (&other, &world.dns)] {
+            other.here_only("_mta-sts.a.test", Some(world::Answer::ServFail));
+            let servers = [first.address(), second.address()];
+            let dns = Dns::with_servers(&servers, Duration::from_secs(5)).unwrap();
+            let found = dns.sts_record(&name("a.test"), Freshness::Cached).await;
+            assert!(matches!(found.answer, TxtAnswer::Usable(_)), "{found:?}");
+            assert!(dns.servers().iter().all(|server| server.state.as_str() == "in_use"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_tells_silent_servers_and_those_that_differ_in_dnssec() {
+        let vouching = world::NameServer::start(|query, _| {
+            let mut reply = world::NameServer::reply(query);
+            reply.metadata.authentic_data =
+                query.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
+            let soa = RData::SOA(SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, 60));
+            reply.add_answers([Record::from_rdata(Name::root(), 60, soa)]);
+            Some(reply.to_bytes().unwrap())
+        });
+        let (vouching, world) = (vouching.await, World::start("/none").await);
+        let broken = world.dns.beside().await;
+        broken.outage(Some(world::Answer::Refused));
+        let (yes, no, broken) = (vouching.address(), world.dns.address(), broken.address());
+        let check = async |servers: &[SocketAddr]| {
+            let timeout = Duration::from_secs(5);
+            complaints(&config::Dns { servers: servers.to_vec(), timeout }).await
+        };
+        for fine in [&[yes, yes][..], &[no, no]] {
+            assert_eq!(check(fine).await, Vec::<String>::new());
+        }
+        let differ = check(&[yes, no]).await;
+        assert!(differ[0].starts_with(&format!("{yes} and {no} differ")), "{differ:?}");
+        let silent = check(&[no, broken]).await;
+        assert!(silent[0].starts_with(&format!("{broken} does not answer")), "{silent:?}");
     }
 
     #[tokio::test]
@@ -371,7 +571,11 @@ mod tests {
         ];
         let dns = dns(&world);
         for (domain, want) in cases {
-            assert_eq!(dns.mail_hosts(&name(domain)).await.unwrap(), want, "{domain}");
+            assert_eq!(
+                dns.mail_hosts(&name(domain), Freshness::Cached).await.unwrap(),
+                want,
+                "{domain}"
+            );
         }
     }
 
@@ -395,7 +599,7 @@ mod tests {
         ];
         let dns = dns(&world);
         for (domain, want) in cases {
-            let failure = dns.mail_hosts(&name(domain)).await.unwrap_err();
+            let failure = dns.mail_hosts(&name(domain), Freshness::Cached).await.unwrap_err();
             assert_eq!(failure.kind, want, "{failure}");
             assert_eq!(failure.query, format!("MX {domain}"));
             let server = world.dns.address().to_string();
@@ -403,7 +607,7 @@ mod tests {
         }
         let free = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let nobody = Dns::with_servers(&[free.local_addr().unwrap()], Duration::from_millis(100));
-        assert!(nobody.unwrap().mail_hosts(&name("a.test")).await.is_err());
+        assert!(nobody.unwrap().mail_hosts(&name("a.test"), Freshness::Cached).await.is_err());
     }
 
     #[tokio::test]
@@ -428,7 +632,7 @@ mod tests {
             ("empty.test", IpFamily::Both, Some(vec![])),
         ];
         for (host, family, want) in cases {
-            let got = dns.addresses(&name(host), family).await;
+            let got = dns.addresses(&name(host), family, Freshness::Cached).await;
             assert_eq!(got.ok(), want, "{host} {family:?}");
         }
     }
@@ -440,7 +644,7 @@ mod tests {
         world.dns.mx("a.test", &[(10, "mx.a.test")]);
         let dns = dns(&world);
         for _ in 0..3 {
-            dns.mail_hosts(&name("a.test")).await.unwrap();
+            dns.mail_hosts(&name("a.test"), Freshness::Cached).await.unwrap();
         }
         assert_eq!(world.dns.asked("a.test", RecordType::MX), 1);
         let record = "_mta-sts.a.test";
@@ -483,6 +687,12 @@ mod tests {
         let v4 = |n: u8| IpAddr::from([8, 8, 8, n]);
         assert_eq!(in_turns(vec![v6(1), v6(2), v6(1)], vec![v4(1)]), [v6(1), v4(1), v6(2)]);
         let many: Vec<_> = (0..100).map(v4).collect();
-        assert_eq!(in_turns(Vec::new(), many).len(), ADDRESSES_MAX);
+        assert_eq!(in_turns(Vec::new(), many.clone()).len(), ADDRESSES_MAX);
+        let lone = in_turns(vec![v6(1)], many.clone());
+        assert!(lone.contains(&v6(1)) && lone.len() == ADDRESSES_MAX, "{lone:?}");
+        let lone = in_turns((0..100).map(v6).collect(), vec![v4(1)]);
+        assert!(lone.contains(&v4(1)) && lone.len() == ADDRESSES_MAX, "{lone:?}");
+        let both = in_turns((0..100).map(v6).collect(), many);
+        assert_eq!(both.iter().filter(|ip| ip.is_ipv4()).count(), ADDRESSES_MAX / 2);
     }
 }

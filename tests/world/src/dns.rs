@@ -48,6 +48,7 @@ pub struct Query {
 #[derive(Clone)]
 pub struct Dns {
     store: Arc<Store>,
+    own: Arc<Own>,
     address: SocketAddr,
     /// Stops with its last holder.
     _server: Arc<Server<Handler>>,
@@ -62,13 +63,22 @@ impl std::fmt::Debug for Dns {
 impl Dns {
     /// Serves UDP and TCP on one ephemeral loopback port.
     pub(crate) async fn start() -> Self {
+        Self::serve(Arc::default()).await
+    }
+
+    /// A further server that knows the same names; outages and queries are its own.
+    pub async fn beside(&self) -> Self {
+        Self::serve(Arc::clone(&self.store)).await
+    }
+
+    async fn serve(store: Arc<Store>) -> Self {
         let (udp, tcp) = bind_both().await;
         let address = udp.local_addr().expect("bound");
-        let store = Arc::new(Store::default());
-        let mut server = Server::new(Handler(Arc::clone(&store)));
+        let own = Arc::<Own>::default();
+        let mut server = Server::new(Handler(Arc::clone(&store), Arc::clone(&own)));
         server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(60), 16);
-        Self { store, address, _server: Arc::new(server) }
+        Self { store, own, address, _server: Arc::new(server) }
     }
 
     /// Where to ask: for `dns.servers`.
@@ -94,7 +104,16 @@ impl Dns {
 
     /// While set, every query gets this answer: the resolver is in trouble.
     pub fn outage(&self, answer: Option<Answer>) {
-        *lock(&self.store.outage) = answer;
+        *lock(&self.own.outage) = answer;
+    }
+
+    /// While set, this server gives this answer for the name, whatever the others say: it is in trouble with it.
+    pub fn here_only(&self, name: &str, answer: Option<Answer>) {
+        let mut names = lock(&self.own.names);
+        match answer {
+            Some(answer) => names.insert(key(name), answer),
+            None => names.remove(&key(name)),
+        };
     }
 
     /// The time to live of every answer, 0 at first, so that each change is seen at once.
@@ -142,13 +161,13 @@ impl Dns {
 
     /// Every query so far.
     pub fn queries(&self) -> &Log<Query> {
-        &self.store.queries
+        &self.own.queries
     }
 
     /// How often this was asked.
     pub fn asked(&self, name: &str, kind: RecordType) -> usize {
         let query = Query { name: key(name), kind };
-        self.store.queries.read(|all| all.iter().filter(|one| **one == query).count())
+        self.own.queries.read(|all| all.iter().filter(|one| **one == query).count())
     }
 
     /// Waits until this was asked at least `times` times.
@@ -157,14 +176,14 @@ impl Dns {
         let enough = |all: &[Query]| {
             (all.iter().filter(|one| **one == query).count() >= times).then_some(())
         };
-        if let Err(TimedOut) = self.store.queries.until(enough).await {
+        if let Err(TimedOut) = self.own.queries.until(enough).await {
             panic!("{name} {kind} was asked {} times, not {times}", self.asked(name, kind));
         }
     }
 }
 
 /// The same port for UDP and TCP.
-async fn bind_both() -> (UdpSocket, TcpListener) {
+pub(crate) async fn bind_both() -> (UdpSocket, TcpListener) {
     // Somebody else may hold the TCP port of our UDP port; fifty times in a row nobody does.
     for _ in 0..50 {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a UDP port");
@@ -179,9 +198,21 @@ async fn bind_both() -> (UdpSocket, TcpListener) {
 #[derive(Debug, Default)]
 struct Store {
     names: Mutex<BTreeMap<String, HashMap<RecordType, Answer>>>,
-    outage: Mutex<Option<Answer>>,
     ttl: AtomicU32,
+}
+
+/// What is one server's alone.
+#[derive(Debug, Default)]
+struct Own {
+    outage: Mutex<Option<Answer>>,
+    names: Mutex<HashMap<String, Answer>>,
     queries: Log<Query>,
+}
+
+impl Own {
+    fn trouble(&self, name: &str) -> Option<Answer> {
+        lock(&self.outage).clone().or_else(|| lock(&self.names).get(name).cloned())
+    }
 }
 
 /// Longest alias chain followed.
@@ -190,9 +221,6 @@ const ALIASES_MAX: usize = 16;
 impl Store {
     /// The alias chain that was followed, and what stands at its end.
     fn answer(&self, name: &str, kind: RecordType) -> (Vec<Record>, Answer) {
-        if let Some(answer) = lock(&self.outage).clone() {
-            return (Vec::new(), answer);
-        }
         let names = lock(&self.names);
         let mut chain = Vec::new();
         let mut at = name.to_owned();
@@ -228,7 +256,7 @@ impl Store {
     }
 }
 
-struct Handler(Arc<Store>);
+struct Handler(Arc<Store>, Arc<Own>);
 
 #[async_trait::async_trait]
 impl RequestHandler for Handler {
@@ -247,9 +275,10 @@ impl RequestHandler for Handler {
         // As it was asked: shown as text it would have U-labels.
         let name = key(&info.query.name().to_ascii());
         let kind = info.query.query_type();
-        self.0.queries.push(Query { name: name.clone(), kind });
+        self.1.queries.push(Query { name: name.clone(), kind });
 
-        let (mut records, answer) = self.0.answer(&name, kind);
+        let trouble = self.1.trouble(&name).map(|answer| (Vec::new(), answer));
+        let (mut records, answer) = trouble.unwrap_or_else(|| self.0.answer(&name, kind));
         let last = records.last().and_then(|record| match &record.data {
             RData::CNAME(target) => Some(key(&target.0.to_ascii())),
             _ => None,

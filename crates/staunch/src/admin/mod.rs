@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::daemon::RunError;
 use crate::explain::{self, Question};
 use crate::relay::Relay;
+use crate::resolve::ServerState;
 use crate::socket_file;
 
 /// Owner and group; others have no business with the queue.
@@ -218,12 +219,22 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
         "hostname": config.hostname.to_string(),
         "clock_suspect": clock::suspect(&relay),
         "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),
+        "resolvers": relay.dns.servers().iter().map(resolver).collect::<Vec<_>>(),
     });
     if let (Some(members), Value::Object(state)) = (body.as_object_mut(), switches::shown(&relay)) {
         members.extend(state);
     }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
+}
+
+fn resolver(server: &ServerState) -> Value {
+    json!({
+        "address": server.address.to_string(),
+        "state": server.state.as_str(),
+        "edns": server.edns,
+        "fault": server.fault.as_deref(),
+    })
 }
 
 /// Waits until the configuration was read again, and applied or refused.

@@ -8,6 +8,7 @@ use super::arguments::{ConfigCommand, Settings};
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, ConfigError, Loaded, Problem, Surroundings};
+use crate::resolve;
 
 pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, Failure> {
     match command {
@@ -36,7 +37,7 @@ fn load_wholly(settings: &Settings) -> Result<Loaded, ConfigError> {
 fn check(settings: &Settings) -> Result<Exit, Failure> {
     let loaded =
         load_wholly(settings).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    for complaint in loaded.complaints() {
+    for complaint in complaints(&loaded) {
         writeln!(stderr(), "warning: {complaint}")?;
     }
     let files: Vec<String> = loaded.files.iter().map(|path| path.display().to_string()).collect();
@@ -47,7 +48,7 @@ fn check(settings: &Settings) -> Result<Exit, Failure> {
 
 fn check_json(settings: &Settings) -> Result<Exit, Failure> {
     let (errors, warnings) = match load_wholly(settings) {
-        Ok(loaded) => (Vec::new(), loaded.complaints()),
+        Ok(loaded) => (Vec::new(), complaints(&loaded)),
         Err(ConfigError(problems)) => (problems, Vec::new()),
     };
     let list = |problems: &[Problem]| -> Vec<Value> { problems.iter().map(as_json).collect() };
@@ -55,6 +56,17 @@ fn check_json(settings: &Settings) -> Result<Exit, Failure> {
     let answer = json!({ "valid": valid, "errors": list(&errors), "warnings": list(&warnings) });
     output::json(&mut stdout().lock(), &answer)?;
     Ok(if valid { Exit::Ok } else { Exit::Config })
+}
+
+/// What is legal but will cost mail, also what only the name servers show. That takes no longer than a look
+/// should, wherever this runs.
+fn complaints(loaded: &Loaded) -> Vec<Problem> {
+    let mut all = loaded.complaints();
+    if let Ok(runtime) = super::door::runtime() {
+        let about = runtime.block_on(resolve::complaints(&loaded.config.dns));
+        all.extend(about.into_iter().map(|text| loaded.problem("dns.servers", text)));
+    }
+    all
 }
 
 fn as_json(problem: &Problem) -> Value {

@@ -1,24 +1,21 @@
 //! One question to DNS, its aliases followed, its answer kept while its TTL lasts.
 //!
 //! The chain of aliases is rebuilt here from the name that was asked: what an answer holds besides
-//! is not believed. hickory does the transport: UDP, TCP where truncated, several servers, retries.
+//! is not believed. Whom to ask is for `servers`.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hickory_net::runtime::TokioRuntimeProvider;
-use hickory_net::xfer::{DnsHandle as _, FirstAnswer as _};
-use hickory_net::{DnsError, NetError, NoRecords, RetryDnsHandle};
-use hickory_proto::op::{DnsRequestOptions, DnsResponse, Query, ResponseCode};
+use hickory_net::{DnsError, NetError, NoRecords};
+use hickory_proto::op::{DnsResponse, ResponseCode};
 use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::{Name, RData, RecordType};
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
-use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use moka::future::Cache;
 use smtp::{HostName, RemoteText};
 
+use super::servers::Servers;
 use super::{DnsFailure, DnsFailureKind, DnsSetupError, Freshness};
 
 /// Ours: an answer is asked for anew after an hour, even if its TTL is longer.
@@ -31,22 +28,14 @@ const TTL_NEGATIVE_UNSAID: Duration = Duration::from_secs(60);
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Aliases followed. Ours; unbound follows 11.
 const ALIASES_MAX: usize = 16;
-/// Further tries after one that got no answer.
-const RETRIES: usize = 1;
-/// DNS flag day 2020: no fragments.
-const UDP_PAYLOAD: u16 = 1232;
-/// Queries at once over one TCP connection to a server.
-const TCP_QUERIES_MAX: usize = 256;
-
-type Pool = RetryDnsHandle<NameServerPool<TokioRuntimeProvider>>;
 
 /// The servers and what they said lately.
 pub(super) struct Lookup {
-    pool: Pool,
+    servers: Servers,
     cache: Cache<(HostName, RecordType), Arc<Answer>>,
     /// For messages.
-    servers: Arc<str>,
-    /// For one question, with all retries, of one round.
+    named: Arc<str>,
+    /// For one question, with all retries, of all servers.
     limit: Duration,
 }
 
@@ -74,7 +63,7 @@ pub(super) enum Found {
 
 impl Answer {
     pub(super) fn new(found: Found, name: &Name, ttl: Duration) -> Self {
-        let canonical = HostName::parse(&name.to_ascii()).ok();
+        let canonical = HostName::from_labels(name.iter()).ok();
         Self { found, canonical, ttl, until: tokio::time::Instant::now() + ttl }
     }
 
@@ -135,28 +124,20 @@ pub(super) fn system_servers() -> Result<Vec<SocketAddr>, DnsSetupError> {
 impl Lookup {
     /// Would `other` ask the same servers, with the same patience?
     pub(super) fn asks_as(&self, other: &Self) -> bool {
-        self.servers == other.servers && self.limit == other.limit
+        self.named == other.named && self.limit == other.limit
     }
 
+    /// Asks `servers`, each try for at most `timeout`.
     pub(super) fn new(servers: &[SocketAddr], timeout: Duration) -> Result<Self, DnsSetupError> {
-        let mut options = ResolverOpts::default();
-        options.timeout = timeout;
-        options.max_active_requests = TCP_QUERIES_MAX;
-        let tls = TlsConfig::new().map_err(|error| DnsSetupError::Setup(error.to_string()))?;
-        let pool = NameServerPool::from_config(
-            servers.iter().map(|server| name_server(*server)),
-            Arc::new(PoolContext::new(options, tls)),
-            TokioRuntimeProvider::default(),
-        );
         let names: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
         Ok(Self {
-            pool: RetryDnsHandle::new(pool, RETRIES),
+            servers: Servers::new(servers, timeout)?,
             cache: Cache::builder()
                 .max_capacity(CACHE_BYTES)
                 .weigher(|_, answer: &Arc<Answer>| answer.weight())
                 .expire_after(ByTtl)
                 .build(),
-            servers: names.join(", ").into(),
+            named: names.join(", ").into(),
             limit: timeout.saturating_mul(3),
         })
     }
@@ -183,20 +164,13 @@ impl Lookup {
 
     /// Asks until an answer does not point elsewhere.
     async fn chase(&self, name: &HostName, kind: RecordType) -> Result<Answer, Trouble> {
-        let mut name = Name::from_ascii(format!("{name}."))
+        let mut name = Name::from_labels(name.labels().map(str::as_bytes))
             .map_err(|error| Trouble::Answer(error.to_string()))?;
         let mut ttl = TTL_MAX;
         for _ in 0..ALIASES_MAX {
-            let response = match self.exchange(&name, kind).await {
-                Ok(response) => response,
-                Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                    let found = denial(&none)?;
-                    let ttl = negative_ttl(none.negative_ttl, ttl);
-                    return Ok(Answer::new(found, &name, ttl));
-                }
-                Err(error) => return Err(Trouble::of(error)),
-            };
-            let step = Step::read(&response, &name, kind)?;
+            let asked = Box::pin(self.servers.ask(&name, kind));
+            let said = tokio::time::timeout(self.limit, asked).await;
+            let step = said.unwrap_or(Err(Trouble::Net(NetError::Timeout)))?;
             ttl = ttl.min(step.ttl);
             match step.found {
                 Some(found) => return Ok(Answer::new(found, &step.name, ttl)),
@@ -206,14 +180,9 @@ impl Lookup {
         Err(Trouble::Answer("the aliases do not end".to_owned()))
     }
 
-    async fn exchange(&self, name: &Name, kind: RecordType) -> Result<DnsResponse, NetError> {
-        let mut options = DnsRequestOptions::default();
-        options.use_edns = true;
-        options.edns_payload_len = UDP_PAYLOAD;
-        options.recursion_desired = true;
-        let query = Query::query(name.clone(), kind);
-        let answer = self.pool.lookup(query, options).first_answer();
-        tokio::time::timeout(self.limit, answer).await.unwrap_or(Err(NetError::Timeout))
+    /// Each server as it stands.
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     fn failure(&self, name: &HostName, kind: RecordType, trouble: &Trouble) -> DnsFailure {
@@ -221,34 +190,26 @@ impl Lookup {
             query: format!("{kind} {name}"),
             kind: trouble.kind(),
             text: RemoteText::new(&trouble.to_string()),
-            servers: Arc::clone(&self.servers),
+            servers: Arc::clone(&self.named),
         }
     }
 }
 
-fn name_server(server: SocketAddr) -> NameServerConfig {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()]
-        .into_iter()
-        .map(|mut connection| {
-            connection.port = server.port();
-            connection
-        })
-        .collect();
-    NameServerConfig::new(server.ip(), true, connections)
-}
-
 /// Why there is no conclusive answer.
-#[derive(Debug)]
-enum Trouble {
+#[derive(Clone, Debug)]
+pub(super) enum Trouble {
+    /// There was no answer.
     Net(NetError),
     /// A response code that says neither yes nor no.
     Code(ResponseCode),
     /// There was an answer, but it says nothing.
     Answer(String),
+    /// What several servers said, one after the other.
+    All(DnsFailureKind, String),
 }
 
 impl Trouble {
-    fn of(error: NetError) -> Self {
+    pub(super) fn of(error: NetError) -> Self {
         if let NetError::Dns(DnsError::ResponseCode(code)) = error {
             Self::Code(code)
         } else {
@@ -256,7 +217,26 @@ impl Trouble {
         }
     }
 
-    fn kind(&self) -> DnsFailureKind {
+    /// What it comes to that each of these servers had trouble.
+    pub(super) fn of_all(mut told: Vec<(String, Self)>) -> Self {
+        if told.len() == 1
+            && let Some((_, trouble)) = told.pop()
+        {
+            return trouble;
+        }
+        let kinds = told.iter().map(|(_, trouble)| trouble.kind());
+        let kind = kinds.max_by_key(|kind| weight(*kind));
+        let said: Vec<String> =
+            told.iter().map(|(server, trouble)| format!("{server}: {trouble}")).collect();
+        Self::All(kind.unwrap_or(DnsFailureKind::Unreachable), said.join("; "))
+    }
+
+    /// The same where there are servers that answer other questions.
+    pub(super) fn of_this_name(self) -> Self {
+        Self::All(DnsFailureKind::Other, self.to_string())
+    }
+
+    pub(super) fn kind(&self) -> DnsFailureKind {
         match self {
             Self::Net(NetError::Timeout) => DnsFailureKind::Timeout,
             Self::Net(NetError::Io(_) | NetError::NoConnections) => DnsFailureKind::Unreachable,
@@ -264,7 +244,20 @@ impl Trouble {
             Self::Code(ResponseCode::ServFail) => DnsFailureKind::ServFail,
             Self::Code(ResponseCode::Refused) => DnsFailureKind::Refused,
             Self::Net(_) | Self::Code(_) | Self::Answer(_) => DnsFailureKind::Other,
+            Self::All(kind, _) => *kind,
         }
+    }
+}
+
+/// Which of several kinds is told: whoever spoke knows more than who was silent.
+fn weight(kind: DnsFailureKind) -> u8 {
+    match kind {
+        DnsFailureKind::Bogus => 5,
+        DnsFailureKind::ServFail => 4,
+        DnsFailureKind::Other => 3,
+        DnsFailureKind::Refused => 2,
+        DnsFailureKind::Timeout => 1,
+        DnsFailureKind::Unreachable => 0,
     }
 }
 
@@ -273,7 +266,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::Net(error) => error.fmt(f),
             Self::Code(code) => write!(f, "response code {code}"),
-            Self::Answer(text) => f.write_str(text),
+            Self::Answer(text) | Self::All(_, text) => f.write_str(text),
         }
     }
 }
@@ -301,15 +294,34 @@ fn negative_ttl(said: Option<u32>, chain: Duration) -> Duration {
 
 /// What one response brings.
 #[derive(Debug)]
-struct Step {
+pub(super) struct Step {
     /// None: the aliases lead to `name`, and the response says nothing about it.
-    found: Option<Found>,
+    pub(super) found: Option<Found>,
     name: Name,
     ttl: Duration,
 }
 
 impl Step {
+    /// Reads what a server said to a question.
+    pub(super) fn of(
+        said: Result<DnsResponse, NetError>,
+        asked: &Name,
+        kind: RecordType,
+    ) -> Result<Self, Trouble> {
+        match said {
+            Ok(response) => Self::read(&response, asked, kind),
+            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+                let (found, ttl) = (denial(&none)?, negative_ttl(none.negative_ttl, TTL_MAX));
+                Ok(Self { found: Some(found), name: asked.clone(), ttl })
+            }
+            Err(error) => Err(Trouble::of(error)),
+        }
+    }
+
     fn read(response: &DnsResponse, asked: &Name, kind: RecordType) -> Result<Self, Trouble> {
+        if !matches!(response.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+            return Err(Trouble::Code(response.response_code));
+        }
         let mut name = asked.clone();
         let mut ttl = TTL_MAX;
         for _ in 0..ALIASES_MAX {
@@ -349,9 +361,6 @@ impl Step {
             let ttl = negative_ttl(response.negative_ttl(), ttl);
             return Ok(Self { found: Some(Found::NoDomain), name, ttl });
         }
-        if response.response_code != ResponseCode::NoError {
-            return Err(Trouble::Code(response.response_code));
-        }
         if name == *asked {
             return Err(Trouble::Answer("the answer is about something else".to_owned()));
         }
@@ -361,14 +370,14 @@ impl Step {
 
 impl fmt::Debug for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookup").field("servers", &self.servers).finish_non_exhaustive()
+        f.debug_struct("Lookup").field("servers", &self.named).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::op::{Message, OpCode};
+    use hickory_proto::op::{Message, OpCode, Query};
     use hickory_proto::rr::Record;
     use hickory_proto::rr::rdata::{A, MX};
 
