@@ -178,3 +178,99 @@ async fn after_three_changes_of_the_policy_the_message_waits_and_no_attempt_is_c
     assert_eq!(relay.queued("b@far.test").await.unwrap()["attempts"], 0);
     assert_eq!(mx.commanded("MAIL"), 0);
 }
+
+/// What the operator orders of mail that is being tried.
+const ORDERS: [&str; 3] = ["delete", "hold", "bounce"];
+
+fn order(relay: &Relay, order: &str, which: &[&str]) -> impl Future<Output = serde_json::Value> {
+    let arguments: Vec<&str> = ["queue", order].iter().chain(which).copied().collect();
+    let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+    async move {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        relay.cli_json(&arguments).await.remove(0)
+    }
+}
+
+/// Wherever the attempt is before MAIL: the order counts, also for the hosts that would come next.
+#[tokio::test]
+async fn mail_that_was_taken_out_while_it_is_tried_is_not_sent() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[delivery]\nretry = [\"1h\"]\n").await;
+    for verb in ORDERS {
+        for stage in [Stage::FirstHost, Stage::Ehlo, Stage::EhloInTls] {
+            let told = format!("{verb} {stage:?}");
+            let name = told.replace(' ', "-").to_lowercase();
+            let case = Case::new(&world, &relay, &format!("{name}.test"), stage).await;
+            let recipient = format!("u@{}", case.domain);
+            let id = relay.submit("", &[&recipient], "midway").await;
+            case.waits_at_gate(stage).await;
+            let answer = order(&relay, verb, &[&id]).await;
+            assert_eq!(answer, serde_json::json!({"count": 1, "being_sent": 0}), "{told}");
+            let row = relay.queued(&recipient).await;
+            let state = row.as_ref().and_then(|row| row["state"].as_str());
+            assert_eq!(state, (verb == "hold").then_some("held"), "{told}");
+            case.gate.open();
+            // What comes later goes out, and over a connection that nothing was said on before.
+            let other = format!("other@{}", case.domain);
+            case.first.script(|script| script.greeting = Greeting::Good);
+            relay.submit("", &[&other], "later").await;
+            let host = if stage == Stage::FirstHost { &case.first } else { &case.second };
+            host.message_to(&other).await;
+            if verb == "hold" {
+                relay.cli(&["queue", "release", &id]).await;
+                host.message_to(&recipient).await;
+            }
+            let all = case.first.received().len() + case.second.received().len();
+            assert_eq!(all, if verb == "hold" { 2 } else { 1 }, "{told}");
+        }
+    }
+}
+
+/// A host has heard of it: the order leaves it alone, and says so.
+#[tokio::test]
+async fn mail_that_a_host_may_be_taking_is_left_alone_and_said_to_be() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    for verb in ORDERS {
+        let mx = world.mx(&format!("mx.{verb}.test")).await;
+        world.domain(&format!("{verb}.test")).mx(&[(10, &mx)]);
+        let gate = Gate::new();
+        mx.on("RCPT", Then::At(gate.clone()));
+        let recipient = format!("u@{verb}.test");
+        let id = relay.submit("", &[&recipient], "midway").await;
+        mx.wait_command("RCPT").await;
+        let output = relay.cli(&["queue", verb, &id]).await;
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("being sent at this moment: 1"), "{text}");
+        let answer = order(&relay, verb, &["--domain", &format!("{verb}.test")]).await;
+        assert_eq!(answer, serde_json::json!({"count": 0, "being_sent": 1}), "{verb}");
+        assert_eq!(relay.queued(&recipient).await.unwrap()["state"], "sending", "{verb}");
+        gate.open();
+        mx.message_to(&recipient).await;
+        relay.event("delivered").with("recipient", &recipient).await;
+    }
+    assert!(relay.queue().await.is_empty());
+}
+
+/// Two domains behind one smarthost, in one transaction: who was not meant is sent to at once.
+#[tokio::test]
+async fn of_a_transaction_only_who_was_not_taken_out_is_sent_to() {
+    let world = World::start(PROGRAM).await;
+    let smart = world.mx("smart.test").await;
+    let gate = Gate::new();
+    smart.on("EHLO", Then::At(gate.clone()));
+    let overlay = format!(
+        "[[route]]\ndomains = [\"*\"]\nvia = [\"smtp://[smart.test]:{}\"]\ntls = \"encrypt\"\n",
+        world.mx_port()
+    );
+    let relay = world.relay(&overlay).await;
+    relay.submit("", &["x@a.test", "y@b.test"], "both").await;
+    smart.wait_command("EHLO").await;
+    let answer = order(&relay, "delete", &["--domain", "a.test"]).await;
+    assert_eq!(answer, serde_json::json!({"count": 1, "being_sent": 0}));
+    gate.open();
+    assert_eq!(smart.message().await.to, ["y@b.test"]);
+    relay.event("delivered").with("recipient", "y@b.test").await;
+    assert!(relay.queue().await.is_empty());
+}

@@ -34,18 +34,24 @@ pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Where the search for unused lanes goes on.
+/// What is remembered from one transaction to the next.
 #[derive(Debug, Default)]
-pub(crate) struct LaneBroom(AtomicI64);
+pub(crate) struct Memo {
+    /// Where the search for unused lanes goes on.
+    from: AtomicI64,
+    /// The highest row that a message had. SQLite would use it again once it is free, and mail that comes later
+    /// would stand before a listing's end ([`crate::Spool::end`]).
+    newest: AtomicI64,
+}
 
 /// Adds a message with its recipients.
 pub(crate) fn insert(
     db: &Connection,
     sealed: &Sealed,
     envelope: &Envelope,
-    broom: &LaneBroom,
+    memo: &Memo,
 ) -> Result<(), StoreError> {
-    let seq = insert_message(db, sealed, envelope)?;
+    let seq = insert_message(db, sealed, envelope, memo)?;
     if let SealedBody::Memory(bytes) = sealed.body() {
         db.prepare_cached("INSERT INTO bodies (seq, body) VALUES (?1, ?2)")?
             .execute(params![seq, &**bytes])?;
@@ -60,7 +66,7 @@ pub(crate) fn insert(
     for (no, recipient) in (0..=u16::MAX).zip(&envelope.recipients) {
         let lane = match last_lane {
             Some((key, lane)) if *key == recipient.lane => lane,
-            _ => lane_row(db, &recipient.lane, envelope.arrived_at, broom)?,
+            _ => lane_row(db, &recipient.lane, envelope.arrived_at, memo)?,
         };
         last_lane = Some((&recipient.lane, lane));
         let options = &recipient.options;
@@ -95,19 +101,25 @@ fn insert_message(
     db: &Connection,
     sealed: &Sealed,
     envelope: &Envelope,
+    memo: &Memo,
 ) -> Result<i64, StoreError> {
     let (facts, options) = (&envelope.facts, &envelope.options);
     let place = match sealed.body() {
         SealedBody::Memory(_) => BodyRef::Inline,
         SealedBody::File(_) => BodyRef::File,
     };
+    let highest: i64 = db
+        .prepare_cached("SELECT coalesce(max(seq), 0) FROM messages")?
+        .query_row([], |row| row.get(0))?;
+    let seq = highest.max(memo.newest.load(Ordering::SeqCst)).saturating_add(1);
+    memo.note_newest(seq);
     db.prepare_cached(
         "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
              longest_line, ends_with_newline, received_count, body_sha256_simple,
              body_sha256_relaxed, ret, envelope_id, smtp_utf8, require_tls, deliver_by,
-             deliver_by_mode, not_before, user)
+             deliver_by_mode, not_before, user, seq)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-             ?19, ?20, ?21)",
+             ?19, ?20, ?21, ?22)",
     )?
     .execute(params![
         sealed.id().to_bytes(),
@@ -131,8 +143,9 @@ fn insert_message(
         options.deliver_by.as_ref().map(mode_code),
         options.not_before.map(|release| release.as_millisecond()),
         options.user.as_deref(),
+        seq,
     ])?;
-    Ok(db.last_insert_rowid())
+    Ok(seq)
 }
 
 /// The row of a lane, made if it is new.
@@ -140,7 +153,7 @@ pub(crate) fn lane_row(
     db: &Connection,
     key: &LaneKey,
     now: Timestamp,
-    broom: &LaneBroom,
+    memo: &Memo,
 ) -> Result<i64, StoreError> {
     let found = db
         .prepare_cached("SELECT id FROM lanes WHERE key = ?1")?
@@ -152,14 +165,19 @@ pub(crate) fn lane_row(
     db.prepare_cached("INSERT INTO lanes (key, failures) VALUES (?1, 0)")?
         .execute([key.as_str()])?;
     let lane = db.last_insert_rowid();
-    broom.sweep(db, lane, now)?;
+    memo.sweep(db, lane, now)?;
     Ok(lane)
 }
 
-impl LaneBroom {
+impl Memo {
+    /// Messages from now on stand behind this row.
+    pub(crate) fn note_newest(&self, seq: i64) {
+        self.newest.fetch_max(seq, Ordering::SeqCst);
+    }
+
     /// Looks at the next few lanes before the one just made, and removes those without use.
     fn sweep(&self, db: &Connection, newest: i64, now: Timestamp) -> Result<(), StoreError> {
-        let from = self.0.load(Ordering::Relaxed);
+        let from = self.from.load(Ordering::Relaxed);
         let mut reached = 0;
         let mut select = db.prepare_cached(
             "SELECT id, (failures = 0 OR next_probe_at < ?1)
@@ -175,7 +193,7 @@ impl LaneBroom {
             }
         }
         // 0 after the last lane: from the start again.
-        self.0.store(reached, Ordering::Relaxed);
+        self.from.store(reached, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -184,7 +202,7 @@ impl LaneBroom {
 pub(crate) fn update_lane(
     db: &Connection,
     update: &LaneUpdate,
-    broom: &LaneBroom,
+    memo: &Memo,
 ) -> Result<(), StoreError> {
     let LaneState::Failing(trouble) = &update.state else {
         db.prepare_cached(
@@ -196,7 +214,7 @@ pub(crate) fn update_lane(
         .execute([update.key.as_str()])?;
         return Ok(());
     };
-    let lane = lane_row(db, &update.key, trouble.problem.at, broom)?;
+    let lane = lane_row(db, &update.key, trouble.problem.at, memo)?;
     let [at, status, reason, mx, text] = problem_values(Some(&trouble.problem));
     db.prepare_cached(
         "UPDATE lanes SET failures = ?2, next_probe_at = ?3, first_failed_at = ?4, last_at = ?5,
@@ -312,10 +330,10 @@ pub(crate) fn settle(
     db: &Connection,
     settlement: &Settlement,
     layout: &Layout,
-    broom: &LaneBroom,
+    memo: &Memo,
 ) -> Result<Outcome, StoreError> {
     if let Some(update) = &settlement.lane {
-        update_lane(db, update, broom)?;
+        update_lane(db, update, memo)?;
     }
     let Some((seq, body)) = find(db, settlement.message)? else {
         return Ok(Outcome { settled: Settled::Missing, file: None });
@@ -326,7 +344,7 @@ pub(crate) fn settle(
         return Ok(Outcome { settled: Settled::Moot, file: None });
     }
     for notice in &settlement.notices {
-        insert(db, &notice.body, &notice.envelope, broom)?;
+        insert(db, &notice.body, &notice.envelope, memo)?;
     }
     let settled = remove_if_done(db, seq)?;
     let file = match settled {

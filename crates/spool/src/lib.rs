@@ -17,7 +17,7 @@ pub use crate::enforced::{Enforced, EnforcedPage};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::listing::{
-    Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, Selection,
+    Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
 };
 pub use crate::message::{
     Attempt, BodyBytes, BodyFacts, Change, Deadline, Deferral, Envelope, LaneKey, LaneState,

@@ -58,6 +58,11 @@ impl ListCursor {
     pub(crate) fn key(self) -> i64 {
         self.0
     }
+
+    /// The row of the message that it is in.
+    pub(crate) fn message_row(self) -> i64 {
+        split_key(self.0).0
+    }
 }
 
 impl fmt::Display for ListCursor {
@@ -105,6 +110,17 @@ pub struct QueueRow {
     pub last: Option<Problem>,
     /// What was asked for with it.
     pub options: RecipientOptions,
+}
+
+/// A recipient's place in the queue, without what is known about its mail.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RecipientPlace {
+    /// The message.
+    pub message: MessageId,
+    /// The recipient's place in its envelope.
+    pub no: RecipientNo,
+    /// Whether it is held.
+    pub state: RecipientState,
 }
 
 /// A page of a listing.
@@ -157,6 +173,8 @@ pub(crate) enum Action {
     Retry(Timestamp),
     Hold,
     Release(Timestamp),
+    /// Undoes a hold of a moment ago: due when it was.
+    GiveBack,
 }
 
 /// What one batch of a bulk action did.
@@ -335,6 +353,31 @@ fn recipients_of(db: &Connection, seq: i64) -> Result<Vec<QueueRow>, StoreError>
     Ok(recipients)
 }
 
+/// Where the recipients of a message are; in `lane` only, if that is given. Nothing else of the rows is read, so
+/// that damage elsewhere does not matter; who has an unknown state is left out.
+pub(crate) fn places(
+    db: &Connection,
+    message: MessageId,
+    lane: Option<&LaneKey>,
+) -> Result<Vec<RecipientPlace>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT r.id, r.state FROM recipients r
+         WHERE r.id BETWEEN (SELECT seq << 16 FROM messages WHERE id = ?1)
+                 AND (SELECT (seq << 16) + 65535 FROM messages WHERE id = ?1)
+             AND (?2 IS NULL OR r.lane = (SELECT id FROM lanes WHERE key = ?2))
+         ORDER BY r.id",
+    )?;
+    let mut found = select.query(params![message.to_bytes(), lane.map(LaneKey::as_str)])?;
+    let mut places = Vec::new();
+    while let Some(row) = found.next()? {
+        let mut columns = Columns::new(row);
+        let no = split_key(columns.next()?).1;
+        let state = columns.next().and_then(rows::state);
+        places.extend(state.ok().map(|state| RecipientPlace { message, no, state }));
+    }
+    Ok(places)
+}
+
 /// Messages and recipients, by one pass over two indexes.
 pub(crate) fn counts(db: &Connection) -> Result<Counts, StoreError> {
     let mut select = db.prepare_cached(
@@ -410,5 +453,8 @@ fn act_on(db: &Connection, action: Action, [first, last]: [i64; 2]) -> Result<us
                 "UPDATE recipients SET state = ?5, due_at = {due} {between} AND state = ?4"
             ))?
             .execute(params![first, last, now.as_millisecond(), held, queued])?,
+        Action::GiveBack => db
+            .prepare_cached(&format!("UPDATE recipients SET state = ?4 {between} AND state = ?3"))?
+            .execute(params![first, last, held, queued])?,
     })
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use crate::commit::{LaneBroom, find, lane_row};
+use crate::commit::{Memo, find, lane_row};
 use crate::message::{LaneKey, RecipientNo};
 use crate::rows::{number, recipient_key};
 use crate::{MessageId, StoreError};
@@ -24,7 +24,7 @@ pub(crate) fn apply(
     db: &Connection,
     moves: &[Move],
     now: Timestamp,
-    broom: &LaneBroom,
+    memo: &Memo,
 ) -> Result<u64, StoreError> {
     // Who was tried waits for what was the trouble of another next hop; who was not has a time of its own.
     let mut update = db.prepare_cached(
@@ -44,7 +44,7 @@ pub(crate) fn apply(
         let Some(seq) = seq else { continue };
         let lane = match last_lane {
             Some((key, lane)) if key == to => lane,
-            _ => lane_row(db, to, now, broom)?,
+            _ => lane_row(db, to, now, memo)?,
         };
         last_lane = Some((to, lane));
         let key = recipient_key(seq, *no);

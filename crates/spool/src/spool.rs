@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::body::{self, Body};
-use crate::commit::{self, LaneBroom};
+use crate::commit::{self, Memo};
 use crate::draft::{Draft, Sealed, Workshop};
 use crate::due::{
     self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
 };
 use crate::housekeeper::{Chore, Housekeeper, Which};
 use crate::layout::{Layout, Lock, free_space, network_file_system, set_aside};
-use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail};
+use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
 use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settlement};
 use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
@@ -53,7 +53,7 @@ struct Inner {
     readers: Arc<Readers>,
     policies: Policies,
     housekeeper: Housekeeper,
-    broom: Arc<LaneBroom>,
+    memo: Arc<Memo>,
     ids: IdSource,
     report: OpenReport,
     lock: Mutex<Option<Lock>>,
@@ -131,8 +131,8 @@ impl Spool {
             return done(Err(error));
         }
         let (id, ward) = (body.id(), body.ward());
-        let broom = Arc::clone(&self.inner.broom);
-        let insert = move |db: &Connection| commit::insert(db, &body, &envelope, &broom);
+        let memo = Arc::clone(&self.inner.memo);
+        let insert = move |db: &Connection| commit::insert(db, &body, &envelope, &memo);
         self.inner.queue.submit(Urgency::Ordinary, insert, move |result| {
             if let (Ok(()), Some(ward)) = (&result, ward) {
                 ward.keep();
@@ -170,9 +170,8 @@ impl Spool {
         }
         let wards: Vec<_> = settlement.notices.iter().filter_map(|new| new.body.ward()).collect();
         let chores = self.inner.housekeeper.chores();
-        let (workshop, broom) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.broom));
-        let apply =
-            move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &broom);
+        let (workshop, memo) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.memo));
+        let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &memo);
         self.inner.queue.submit(Urgency::Settling, apply, move |result| {
             done(result.map(|outcome| {
                 match outcome.settled {
@@ -191,8 +190,8 @@ impl Spool {
     where
         D: FnOnce(Result<(), StoreError>) + Send + 'static,
     {
-        let broom = Arc::clone(&self.inner.broom);
-        let apply = move |db: &Connection| commit::update_lane(db, &update, &broom);
+        let memo = Arc::clone(&self.inner.memo);
+        let apply = move |db: &Connection| commit::update_lane(db, &update, &memo);
         self.inner.queue.submit(Urgency::Settling, apply, done);
     }
 
@@ -351,7 +350,9 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn end(&self) -> Result<ListCursor, StoreError> {
-        self.inner.readers.read(listing::end)
+        let end = self.inner.readers.read(listing::end)?;
+        self.inner.memo.note_newest(end.message_row());
+        Ok(end)
     }
 
     /// One message with the recipients it waits for; `None` if it is not in the queue.
@@ -361,6 +362,20 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read.
     pub fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
         self.inner.readers.read(|db| listing::show(db, id))
+    }
+
+    /// Where the recipients of a message are, in that lane or in all; none if it is not in the queue. Blocks for a
+    /// short read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn places(
+        &self,
+        id: MessageId,
+        lane: Option<&LaneKey>,
+    ) -> Result<Vec<RecipientPlace>, StoreError> {
+        self.inner.readers.read(|db| listing::places(db, id, lane))
     }
 
     /// What is remembered about policies and hosts.
@@ -453,7 +468,7 @@ impl Inner {
             policies: Policies::new(writer, readers(&POLICIES), beside),
             readers: readers_of_queue,
             report,
-            broom: Arc::default(),
+            memo: Arc::default(),
             ids: IdSource::new(),
             workshop,
             housekeeper,

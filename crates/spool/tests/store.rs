@@ -296,7 +296,44 @@ fn what_comes_after_the_end_is_not_meant() {
     let second = commit(&spool, b"x", &[("b@to.example", lane(1))]);
     assert_eq!(ids_until(empty), []);
     assert_eq!(ids_until(one), [first, first]);
-    assert_eq!(ids_until(spool.end().unwrap()), [first, first, second]);
+    let two = spool.end().unwrap();
+    assert_eq!(ids_until(two), [first, first, second]);
+    // Also if the place of what left is free again, and the process is another one since it came.
+    spool.delete(&Selection::Messages(vec![second]), None).unwrap();
+    commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    assert_eq!(ids_until(two), [first, first]);
+    drop(spool);
+    let spool = open(dir.path());
+    let three = spool.end().unwrap();
+    spool.delete(&Selection::Matching(Filter::default()), None).unwrap();
+    commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    let filter = Filter { until: Some(three), ..Filter::default() };
+    assert!(spool.list(&filter, None, 10).unwrap().rows.is_empty());
+}
+
+#[test]
+fn a_hold_is_undone_as_if_it_had_not_been_and_takes_only_whom_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("a@to.example", lane(1)), ("b@to.example", lane(2))]);
+    let rows = || spool.show(id).unwrap().unwrap().recipients;
+    let before = rows();
+    let states = |lane: Option<&LaneKey>| {
+        let places = spool.places(id, lane).unwrap();
+        places.into_iter().map(|place| (place.no.0, place.state)).collect::<Vec<_>>()
+    };
+    use RecipientState::{Held, Queued};
+    let first = vec![(id, RecipientNo(0))];
+    assert_eq!(spool.hold_these(first.clone()).unwrap().recipients, 1);
+    assert_eq!(states(None), [(0, Held), (1, Queued)]);
+    assert_eq!(states(Some(&lane(2))), [(1, Queued)]);
+    assert_eq!(states(Some(&lane(3))), []);
+    assert_eq!(spool.give_back(first.clone()).unwrap().lanes, [lane(1)]);
+    assert_eq!(rows(), before);
+    assert_eq!(spool.delete_these(first).unwrap().recipients, 1);
+    assert_eq!(states(None), [(1, Queued)]);
+    assert_eq!(spool.delete_these(vec![(id, RecipientNo(1))]).unwrap().recipients, 1);
+    assert!(spool.show(id).unwrap().is_none() && spool.places(id, None).unwrap().is_empty());
 }
 
 #[test]

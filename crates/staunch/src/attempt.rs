@@ -4,42 +4,41 @@
 //! [`AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection. `staunch explain`
 //! walks the same functions.
 
+mod rules;
+mod said;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use policy::{
-    Admitted, Asked, AuthorizedMx, Finding, Observed, Onward, Origin, PatternSet, authorize,
-};
-use smtp::client::{Addressee, Fate, Stage};
-use smtp::{Domain, RemoteText};
+use policy::{Admitted, Asked, Finding, Onward, authorize};
+use smtp::Domain;
+use smtp::client::Addressee;
 use tokio::time::Instant;
 
 use crate::config::{CleartextFallback, Config};
-use crate::connect::{Starttls, is_about_us};
+use crate::connect::Starttls;
 use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::open::{How, PATIENCE_WHEN_FULL, Reach, open};
 use crate::outcome::{
-    AgeCounts, Answered, AttemptError, Cut, Demand, Finality, HostError, Misfit, MxEvidence,
-    Reason, SERVICE_CLOSING, Standing, TlsShown, Walk,
+    AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
 };
 use crate::parcel::{Converting, Parcel};
-use crate::policy_store::PolicyWatch;
 use crate::pool::Idle;
 use crate::queue::Place;
+use crate::queue::underway::Sending;
 use crate::queue::work::{Due, Work};
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, NextHop};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
-
-/// What is said of a host that offers CHUNKING and refuses BDAT.
-const NO_BDAT: &str = "the host offers CHUNKING and does not know BDAT";
-/// What is said of a session that takes nobody else.
-const USED_UP: &str = "the host takes no more in this session";
+use rules::{Change, Rules};
+use said::{
+    Said, Session, binding, gave_way, is_goodbye, is_no_way, minds_our_v6, said, tls_shown,
+};
 
 /// Ours: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
 /// minutes for each answer; a peer that needs them for every one is not worth the place.
@@ -59,11 +58,18 @@ pub(crate) enum Tried {
     Ended(Arc<Config>, Result<Answered, AttemptError>),
     /// By the rules of today the lane is not that of every recipient: no next hop is for all of them.
     Astray,
+    /// The operator took it out of the queue, and no host has got it.
+    Withdrawn,
 }
 
 /// One attempt by the rules of today. If they change before anything was handed over, configuration or
 /// policy, it begins anew: what was found under those of yesterday, also a failure, counts for nothing.
-pub(crate) async fn attempt(relay: &Relay, due: &Due, freshness: Freshness) -> Tried {
+pub(crate) async fn attempt(
+    relay: &Relay,
+    due: &Due,
+    sending: &Sending,
+    freshness: Freshness,
+) -> Tried {
     let ends_at = ends_at(relay, &due.work);
     let mut policies = 0;
     loop {
@@ -72,7 +78,7 @@ pub(crate) async fn attempt(relay: &Relay, due: &Due, freshness: Freshness) -> T
             Place::Right => {}
             Place::Astray => return Tried::Astray,
         }
-        let mut rules = Rules { relay, config: &config, watches: Vec::new() };
+        let mut rules = Rules { relay, config: &config, sending, watches: Vec::new() };
         let result = attempt_under(&mut rules, &due.work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
@@ -80,39 +86,12 @@ pub(crate) async fn attempt(relay: &Relay, due: &Due, freshness: Freshness) -> T
                 return Tried::Ended(config, Ok(Answered { standing, ..answered }));
             }
             (Some(Err(error)), None) => return Tried::Ended(config, Err(error)),
+            (Some(Err(_)) | None, Some(Change::Withdrawn)) => return Tried::Withdrawn,
             (Some(Err(_)) | None, Some(Change::Policy)) if policies >= POLICIES_MAX => {
                 return Tried::Ended(config, Err(AttemptError::PolicyChanged));
             }
             (Some(Err(_)) | None, Some(Change::Policy)) => policies += 1,
-            // What ended it may have been undone.
-            (Some(Err(_)), Some(Change::Configuration)) | (None, _) => {}
-        }
-    }
-}
-
-/// What the rules are that an attempt goes by.
-struct Rules<'a> {
-    relay: &'a Relay,
-    config: &'a Config,
-    /// On the policies that were looked up.
-    watches: Vec<PolicyWatch>,
-}
-
-/// What does not hold any more.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Change {
-    Configuration,
-    Policy,
-}
-
-impl Rules<'_> {
-    fn change(&self) -> Option<Change> {
-        if !self.relay.is_of_today(self.config) {
-            Some(Change::Configuration)
-        } else if self.watches.iter().any(PolicyWatch::has_changed) {
-            Some(Change::Policy)
-        } else {
-            None
+            (Some(Err(_)) | None, Some(Change::Configuration)) | (None, None) => {}
         }
     }
 }
@@ -303,8 +282,13 @@ impl Spine<'_> {
             Err(refusal) => return (Session::Fresh, Err(HostError::Refused(refusal))),
         };
         let how = How { starttls: manner.starttls, reach };
-        let Rules { relay, config, .. } = self.rules;
-        let mut admitted = match open(relay, config, &mx, candidate, how).await {
+        let Rules { relay, config, sending, .. } = self.rules;
+        let opened = tokio::select! {
+            biased;
+            opened = open(relay, config, &mx, candidate, how) => opened,
+            () = sending.withdrawn() => return (Session::Fresh, Ok(None)),
+        };
+        let mut admitted = match opened {
             Ok(admitted) => admitted,
             Err(shut) => return (Session::Fresh, Err(shut.into())),
         };
@@ -328,6 +312,9 @@ impl Spine<'_> {
                 None => Ok(Some(answered)),
             }
         });
+        if answered.is_err() {
+            self.rules.sending.take_back();
+        }
         (session, answered)
     }
 
@@ -367,8 +354,7 @@ impl Spine<'_> {
         let deadline = Some(self.deadline());
         let has_begun = AtomicBool::new(false);
         let mail = Mail { envelope, body: parcel.body(), chunking, deadline, has_begun };
-        // The last look before MAIL, whatever took its time until here.
-        if self.rules.change().is_some() {
+        if !self.rules.hand_over() {
             // Its place may be of today while it was opened by these rules.
             relay.pool.retire(admitted.into_connection());
             return Ok(None);
@@ -442,89 +428,4 @@ fn is_too_late(ends_at: Option<Instant>, walk: &mut Walk) -> bool {
 
 fn is_over(ends_at: Option<Instant>) -> bool {
     ends_at.is_some_and(|ends_at| ends_at <= Instant::now())
-}
-
-/// A fate for each recipient, and why not everybody has one, if so.
-type Said = (Vec<Option<Fate>>, Option<Cut>);
-
-/// What a transaction came to. If it was cut off before anybody can have got the message, the next host
-/// may still be tried; else what is known stands.
-fn said(fates: Vec<Option<Fate>>, trouble: Option<Trouble>) -> Result<Said, HostError> {
-    let Some(trouble) = trouble else { return Ok((fates, None)) };
-    let is_open = fates.iter().all(Option::is_none) && !trouble.is_outcome_unknown();
-    let (stage, reason, text) = match trouble {
-        Trouble::Body { text } if is_open => return Err(HostError::Body(text)),
-        Trouble::NoChunking if is_open => return Err(HostError::NoChunking),
-        Trouble::Body { text } => (Stage::Body, Reason::LocalError, RemoteText::new(&text)),
-        Trouble::NoChunking => (Stage::Body, Reason::ProtocolError, RemoteText::new(NO_BDAT)),
-        Trouble::UsedUp => (Stage::Mail, Reason::ConnectionLost, RemoteText::new(USED_UP)),
-        Trouble::Lost { stage, text } => (stage, Reason::ConnectionLost, text),
-        Trouble::Protocol { stage, text } => (stage, Reason::ProtocolError, text),
-    };
-    if is_open {
-        return Err(HostError::Interrupted { stage, reason, text });
-    }
-    Ok((fates, Some(Cut { stage, reason, text })))
-}
-
-fn gave_way() -> HostError {
-    let text = format!(
-        "no word about the mail within {} s, and other mail waited",
-        PATIENCE_WHEN_FULL.as_secs()
-    );
-    HostError::GaveWay(RemoteText::new(&text))
-}
-
-/// The session of a transaction.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Session {
-    /// It carried mail before.
-    Kept,
-    /// It was just made.
-    Fresh,
-}
-
-/// Did the peer end the connection at the first word? If it was kept, that only says that it was kept for
-/// too long.
-fn is_goodbye(result: &Result<Option<Answered>, HostError>) -> bool {
-    match result {
-        Err(HostError::Interrupted { stage: Stage::Mail, .. }) => true,
-        Ok(Some(answered)) => answered
-            .all_refused(|stage, reply| stage == Stage::Mail && reply.code == SERVICE_CLOSING),
-        Ok(None) | Err(_) => false,
-    }
-}
-
-/// Does the host mind our IPv6 address? Many know better what to think of our IPv4 address (CL-35).
-fn minds_our_v6(answered: &Answered) -> bool {
-    answered.address.is_ipv6()
-        && answered.all_refused(|stage, reply| {
-            matches!(stage, Stage::Mail | Stage::Rcpt) && is_about_us(reply)
-        })
-}
-
-/// Would the host be asked in vain again?
-fn is_no_way(error: &HostError) -> bool {
-    let has_no_way = matches!(error, HostError::Connect(failure) if failure.has_no_way());
-    has_no_way || error.finality() != Finality::Open
-}
-
-fn tls_shown(idle: &Idle) -> Option<TlsShown> {
-    match &*idle.observed {
-        Observed::Plain => None,
-        Observed::Tls(tls) => Some(TlsShown { version: tls.version, group: tls.group }),
-    }
-}
-
-/// Whose word was binding, for the log.
-fn binding(mx: &AuthorizedMx) -> &'static str {
-    let binding = &mx.asked().binding;
-    let by_sts = |list: &PatternSet| matches!(list.origin, Origin::Sts { .. });
-    if binding.listings().any(by_sts) {
-        "sts"
-    } else if binding.needs_tls() {
-        "rule"
-    } else {
-        "none"
-    }
 }

@@ -5,8 +5,8 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -272,7 +272,7 @@ pub(crate) fn assemble(
         free: AtomicU64::new(u64::MAX),
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
-        sending: Mutex::default(),
+        underway: Arc::default(),
         deadlines: Notify::new(),
         switches: Switches::open(spool.clone())?,
         queue,

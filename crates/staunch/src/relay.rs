@@ -1,15 +1,14 @@
 //! What every part of the running daemon shares: handles, no state of its own.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::Roots;
 use policy::clock::ClockTrust;
-use spool::{LaneKey, MessageId, Spool};
+use spool::Spool;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +22,7 @@ use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::Event;
+use crate::queue::underway::Underway;
 use crate::reload;
 use crate::resolve::Dns;
 use crate::switches::Switches;
@@ -60,8 +60,8 @@ pub(crate) struct Relay {
     pub(crate) listening: Live<Vec<SocketAddr>>,
     /// The store can no longer be trusted: everything stops, and a restart reads the files anew.
     pub(crate) broken: CancellationToken,
-    /// What is being tried at this moment: a message can be under way in several lanes.
-    pub(crate) sending: Mutex<HashSet<(MessageId, LaneKey)>>,
+    /// What is being tried at this moment.
+    pub(crate) underway: Arc<Underway>,
     /// What the operator has switched off.
     pub(crate) switches: Switches,
     /// Mail with a deadline has come.
@@ -113,24 +113,6 @@ impl Relay {
         }
     }
 
-    /// Notes that `message` is being tried in `lane`, until the mark is dropped.
-    pub(crate) fn mark_sending(self: &Arc<Self>, message: MessageId, lane: LaneKey) -> Sending {
-        let what = (message, lane);
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner).insert(what.clone());
-        Sending { relay: Arc::clone(self), what }
-    }
-
-    /// Is `message` being tried in `lane` at this moment?
-    pub(crate) fn is_sending(&self, message: MessageId, lane: &LaneKey) -> bool {
-        let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        sending.contains(&(message, lane.clone()))
-    }
-
-    /// Messages that are being tried, each once for each of its lanes.
-    pub(crate) fn sending_count(&self) -> usize {
-        self.sending.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     /// Is this one of our own listeners?
     pub(crate) fn is_ourselves(&self, address: SocketAddr) -> bool {
         self.listening.now().iter().any(|listener| {
@@ -178,20 +160,6 @@ fn is_on_this_machine(address: SocketAddr) -> bool {
         socket.local_addr()
     });
     source.is_ok_and(|source| source.ip() == address.ip())
-}
-
-/// The mark of a message that is being tried.
-#[derive(Debug)]
-pub(crate) struct Sending {
-    relay: Arc<Relay>,
-    what: (MessageId, LaneKey),
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        let sending = &self.relay.sending;
-        sending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.what);
-    }
 }
 
 /// A change of the number of queued messages.

@@ -60,8 +60,8 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn move_to_lanes(&self, moves: Vec<Move>, now: Timestamp) -> Result<u64, StoreError> {
-        let broom = Arc::clone(&self.inner.broom);
-        self.write(move |db| relane::apply(db, &moves, now, &broom))
+        let memo = Arc::clone(&self.inner.memo);
+        self.write(move |db| relane::apply(db, &moves, now, &memo))
     }
 
     /// Holds a batch of queued recipients back; call again with `next`. Blocks for a commit.
@@ -82,17 +82,22 @@ impl Spool {
         self.act_on(Action::Hold, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
-    /// Queues these recipients again if they are held, due at `now` or when their sender allows. Blocks for a commit.
+    /// Undoes [`Spool::hold_these`]: they are queued again, and due when they were. Blocks for a commit.
     ///
     /// # Errors
     ///
     /// [`StoreError`]; then nothing has changed.
-    pub fn release_these(
-        &self,
-        who: Vec<(MessageId, RecipientNo)>,
-        now: Timestamp,
-    ) -> Result<Acted, StoreError> {
-        self.act_on(Action::Release(now), who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+    pub fn give_back(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
+        self.act_on(Action::GiveBack, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+    }
+
+    /// Deletes these recipients without notice to anybody, some 1,000 at once. Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn delete_these(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
+        self.act_on(Action::Delete, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
     /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call again with

@@ -19,8 +19,8 @@ use spool::{
 
 use super::{Refused, ask_store};
 use crate::outcome::Reason;
-use crate::queue::bounce::Bounced;
-use crate::queue::{self, Event};
+use crate::queue::Event;
+use crate::queue::stop::{self, TakenOut, Verb};
 use crate::relay::{Counted, Relay};
 
 /// Recipients read at once.
@@ -126,7 +126,7 @@ impl Wanted {
 fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
     let state = match row.state {
         RecipientState::Held => HELD,
-        RecipientState::Queued if relay.is_sending(row.message, &row.lane) => "sending",
+        RecipientState::Queued if relay.underway.is_sending(row.message, row.no) => "sending",
         RecipientState::Queued => "queued",
     };
     let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
@@ -269,92 +269,63 @@ pub(super) async fn retry(
     Ok(Json(json!({ "count": count })))
 }
 
-pub(super) async fn hold(
-    State(relay): State<Arc<Relay>>,
-    Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, Refused> {
-    let back = |relay: &Relay, what: &Selection, from| relay.spool.hold(what, from);
-    let tell = |lanes: Vec<LaneKey>| vec![Event::Removed(lanes)];
-    let count = in_batches(&relay, chosen.selection()?, back, tell).await?;
-    tracing::info!(event = "held", recipients = count, "by the operator, until released");
-    Ok(Json(json!({ "count": count })))
-}
-
 pub(super) async fn release(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
     let free = |relay: &Relay, what: &Selection, from| relay.spool.release(what, relay.now(), from);
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
-    let count = in_batches(&relay, chosen.selection()?, free, tell).await?;
+    let selection = match chosen.selection()? {
+        Selection::Matching(filter) => {
+            Selection::Matching(stop::up_to_now(&relay, filter).await.map_err(Refused::failed)?)
+        }
+        messages @ Selection::Messages(_) => messages,
+    };
+    let count = in_batches(&relay, selection, free, tell).await?;
     tracing::info!(event = "released", recipients = count, "by the operator");
     Ok(Json(json!({ "count": count })))
+}
+
+pub(super) async fn hold(
+    State(relay): State<Arc<Relay>>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Value>, Refused> {
+    let taken = take_out(&relay, Verb::Hold, chosen).await?;
+    tracing::info!(event = "held", recipients = taken.count, "by the operator, until released");
+    Ok(shown_taken(taken))
 }
 
 pub(super) async fn bounce(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let mut total = Bounced::default();
-    match chosen.selection()? {
-        Selection::Messages(ids) => {
-            for id in ids {
-                let found = ask_store(&relay, move |relay| relay.spool.show(id)).await?;
-                let rows = found.map(|message| message.recipients).unwrap_or_default();
-                give_up(&relay, rows, &mut total).await?;
-            }
-        }
-        Selection::Matching(filter) => {
-            // Without the notices that it makes: they match as well as any mail.
-            let until = Some(ask_store(&relay, |relay| relay.spool.end()).await?);
-            let (filter, mut after) = (Filter { until, ..filter }, None);
-            loop {
-                let (what, from) = (filter.clone(), after);
-                let read = move |relay: &Relay| relay.spool.list(&what, from, PAGE);
-                let page = ask_store(&relay, read).await?;
-                give_up(&relay, page.rows, &mut total).await?;
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-        }
-    }
-    Ok(Json(json!({ "count": total.returned, "being_sent": total.under_way })))
-}
-
-async fn give_up(
-    relay: &Arc<Relay>,
-    rows: Vec<QueueRow>,
-    total: &mut Bounced,
-) -> Result<(), Refused> {
-    if !rows.is_empty() {
-        let bounced = queue::bounce::bounce(relay, rows).await.map_err(Refused::failed)?;
-        total.returned += bounced.returned;
-        total.under_way += bounced.under_way;
-    }
-    Ok(())
+    Ok(shown_taken(take_out(&relay, Verb::Bounce, chosen).await?))
 }
 
 pub(super) async fn delete(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let away = |relay: &Relay, what: &Selection, from| relay.spool.delete(what, from);
-    let tell = |lanes: Vec<LaneKey>| vec![Event::Removed(lanes)];
-    let count = in_batches(&relay, chosen.selection()?, away, tell).await?;
+    let taken = take_out(&relay, Verb::Delete, chosen).await?;
     let left = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
     relay.count_messages(Counted::Anew(left));
     tracing::info!(
         event = "deleted",
-        recipients = count,
+        recipients = taken.count,
         "by the operator, without notice to anybody"
     );
-    Ok(Json(json!({ "count": count })))
+    Ok(shown_taken(taken))
 }
 
-/// Does `step` batch by batch, and tells the queue after each: what is in memory would still be sent
-/// while a long deletion goes on. Returns how many recipients it was.
+async fn take_out(relay: &Arc<Relay>, verb: Verb, chosen: Chosen) -> Result<TakenOut, Refused> {
+    stop::take_out(relay, verb, chosen.selection()?).await.map_err(Refused::failed)
+}
+
+fn shown_taken(taken: TakenOut) -> Json<Value> {
+    Json(json!({ "count": taken.count, "being_sent": taken.being_sent }))
+}
+
+/// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.
 async fn in_batches(
     relay: &Arc<Relay>,
     selection: Selection,

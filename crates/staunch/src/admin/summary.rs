@@ -74,7 +74,7 @@ pub(super) async fn summary(
         "messages": counts.messages,
         "queued": counts.queued,
         "held": counts.held,
-        "sending_messages": relay.sending_count(),
+        "sending_messages": relay.underway.count(),
     });
     let Some(members) = answer.as_object_mut() else { return Ok(Json(answer)) };
     if let Value::Object(state) = switches::shown(&relay) {

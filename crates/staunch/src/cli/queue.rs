@@ -117,18 +117,18 @@ fn show_message(out: &mut dyn Write, mut message: Value) -> io::Result<()> {
 
 async fn act(door: &Door, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
     let answer = door.post(&["v1", "queue", verb], action).await?;
-    let count = answer.get("count").and_then(Value::as_u64).unwrap_or_default();
+    let number = |key| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let (count, being_sent) = (number("count"), number("being_sent"));
     let mut out = stdout().lock();
     if action.json.json {
         output::json(&mut out, &answer)?;
     } else {
         writeln!(out, "{verb}: {count} recipient{}", if count == 1 { "" } else { "s" })?;
-        let being_sent = answer.get("being_sent").and_then(Value::as_u64).unwrap_or_default();
         if being_sent > 0 {
             writeln!(out, "left alone, being sent at this moment: {being_sent}")?;
         }
     }
-    if count == 0 && !action.ids.is_empty() {
+    if count == 0 && being_sent == 0 && !action.ids.is_empty() {
         return Err(Failure::new(Exit::No, "no such message in the queue"));
     }
     Ok(Exit::Ok)

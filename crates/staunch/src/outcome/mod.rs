@@ -2,6 +2,7 @@
 //! time and the dice.
 
 mod error;
+mod misfit;
 mod reason;
 mod walk;
 
@@ -15,8 +16,9 @@ use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
 pub(crate) use error::{
-    AttemptError, DeadEnd, Fate, Finality, HostError, Misfit, MxEvidence, Problem, Scope,
+    AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Problem, Scope,
 };
+pub(crate) use misfit::Misfit;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 pub(crate) use walk::{Demand, Walk};
 

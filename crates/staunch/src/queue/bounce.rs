@@ -1,73 +1,43 @@
 //! The operator gives up on mail: it ends, and its senders are told.
-//!
-//! What is to be returned is held first, and only then it is asked what of it is under way: that is left to
-//! its attempt, since a host may just be taking it. A crash in between leaves mail held, never lost, and
-//! never both delivered and returned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use spool::{LaneKey, MessageDetail, MessageId, QueueRow, RecipientNo, RecipientState, StoreError};
-use tokio::sync::oneshot;
+use spool::{
+    MessageDetail, MessageId, QueueRow, RecipientNo, RecipientPlace, RecipientState, StoreError,
+};
 
+use super::settle;
+use super::stop::ask;
+use super::underway::Removals;
 use super::work::{Body, Rest, Target, Work};
-use super::{Event, settle};
 use crate::config::Config;
 use crate::outcome::{Problem, Reason};
 use crate::relay::Relay;
 
-/// How many recipients it was.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Bounced {
-    /// They are gone, and their senders hear of it.
-    pub(crate) returned: usize,
-    /// They are being tried at this moment, and stay.
-    pub(crate) under_way: usize,
-}
-
-/// Returns `rows` of the queue to their senders.
-///
-/// # Errors
-///
-/// [`StoreError`]; what was done before is done.
-pub(crate) async fn bounce(relay: &Arc<Relay>, rows: Vec<QueueRow>) -> Result<Bounced, StoreError> {
-    stop(relay, &rows).await?;
-    let is_under_way = |row: &QueueRow| relay.is_sending(row.message, &row.lane);
-    let (under_way, left): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_under_way);
+/// Returns those of `left` that are held to their senders, and says how many that were. Nothing of them may be
+/// under way.
+pub(super) async fn give_up(
+    relay: &Arc<Relay>,
+    left: &[RecipientPlace],
+) -> Result<u64, StoreError> {
     let mut messages: BTreeMap<MessageId, BTreeSet<RecipientNo>> = BTreeMap::new();
     for row in left {
         messages.entry(row.message).or_default().insert(row.no);
     }
-    let mut bounced = Bounced { returned: 0, under_way: under_way.len() };
-    let config = relay.config();
+    let (config, mut returned) = (relay.config(), 0);
     for (message, recipients) in messages {
-        let Some(detail) = read(relay, move |relay| relay.spool.show(message)).await? else {
+        let Some(detail) = ask(relay, move |relay| relay.spool.show(message)).await? else {
             continue;
         };
-        bounced.returned += give_up(relay, &config, detail, &recipients).await?;
+        let count = end(relay, &config, detail, &recipients).await?;
+        returned += u64::try_from(count).unwrap_or(u64::MAX);
     }
-    let were_queued = under_way.into_iter().filter(|row| row.state == RecipientState::Queued);
-    let back = were_queued.map(|row| (row.message, row.no)).collect();
-    let freed = read(relay, move |relay| relay.spool.release_these(back, relay.now())).await?;
-    relay.tell_queue(Event::Due(freed.lanes)).await;
-    Ok(bounced)
-}
-
-/// Holds them, and waits until nothing of it can be started any more.
-async fn stop(relay: &Arc<Relay>, rows: &[QueueRow]) -> Result<(), StoreError> {
-    let these = rows.iter().map(|row| (row.message, row.no)).collect();
-    read(relay, move |relay| relay.spool.hold_these(these)).await?;
-    let lanes: BTreeSet<LaneKey> = rows.iter().map(|row| row.lane.clone()).collect();
-    relay.tell_queue(Event::Removed(lanes.into_iter().collect())).await;
-    let (asker, answer) = oneshot::channel();
-    relay.tell_queue(Event::Barrier(asker)).await;
-    // Without a queue nothing is started at all.
-    let _ended = answer.await;
-    Ok(())
+    Ok(returned)
 }
 
 /// Ends what is still held of `recipients`; returns how many that were.
-async fn give_up(
+async fn end(
     relay: &Arc<Relay>,
     config: &Config,
     detail: MessageDetail,
@@ -90,6 +60,7 @@ async fn give_up(
         facts: detail.facts,
         body: Body::Stored,
         options: detail.options,
+        as_of: Removals::default(),
     };
     let permit = relay.spool.settle_permit()?;
     settle::fail(relay, config, permit, &work, &problem).await;
@@ -117,12 +88,4 @@ fn problem(config: &Config, row: &QueueRow) -> Problem {
         }
         None => Problem::new(Reason::ReturnedByOperator, &by),
     }
-}
-
-async fn read<T: Send + 'static>(
-    relay: &Arc<Relay>,
-    query: impl FnOnce(&Relay) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let relay = Arc::clone(relay);
-    tokio::task::spawn_blocking(move || query(&relay)).await.unwrap_or(Err(StoreError::Closed))
 }

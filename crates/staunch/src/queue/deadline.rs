@@ -154,11 +154,11 @@ async fn sweep(
 async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result<bool, StoreError> {
     let now = moment.now;
     let (message, lane) = which.clone();
-    if relay.is_sending(message, &lane) {
-        return Ok(false);
-    }
     let page = ask(relay, move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
+    if work.any(|target| relay.underway.is_sending(message, target.no)) {
+        return Ok(false);
+    }
     let Some(deadline) = work.options.deliver_by else { return Ok(true) };
     if deadline.mode == ByMode::Return && state_of(&deadline, moment) != State::Over {
         return Ok(true);
@@ -209,7 +209,7 @@ mod tests {
     use smtp::{Mailbox, ReversePath};
     use spool::{
         Envelope, LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions, NewRecipient,
-        RecipientOptions, RecipientState,
+        RecipientNo, RecipientOptions, RecipientState,
     };
 
     use super::super::stage::{BODY, Stage, lane};
@@ -299,7 +299,7 @@ mod tests {
     async fn what_is_under_way_is_left_to_its_attempt() {
         let stage = Stage::new();
         let message = commit(&stage, ByMode::Return);
-        let sending = stage.relay.mark_sending(message, lane("b.test"));
+        let sending = stage.relay.underway.begin(message, vec![RecipientNo(1)]);
         assert_eq!(look(&stage.relay).await, AGAIN);
         assert_eq!(stage.recipients().1, ["b@b.test"]);
         drop(sending);

@@ -1,10 +1,13 @@
 //! One attempt from the queue's side: may it be settled, how fresh must it be, what follows from it?
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use spool::{LaneKey, RecipientNo, RecipientState};
 
 use super::lanes::{Company, Effect};
+use super::underway::Sending;
 use super::work::{Due, Target};
 use super::{Finished, Place, deadline, settle, store};
 use crate::attempt::{self, Tried};
@@ -19,8 +22,8 @@ const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
 /// When mail is looked at again whose deadline is over: it is gone then. Ours.
 const DEADLINE_REST: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Tries `due` and settles what came of it.
-pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
+/// Tries `due`, which is marked as `sending`, and settles what came of it.
+pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due, sending: &Sending) -> Finished {
     // Before anything is transmitted: what a peer takes must be settled, or it would be sent again.
     let permit = match relay.spool.settle_permit() {
         Ok(permit) => permit,
@@ -29,6 +32,10 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
             tracing::error!(event = "store_failed", %error, "sending pauses: results cannot be stored");
             return rest(due, relay.now());
         }
+    };
+    let due = match still_queued(relay, due, sending).await {
+        Ok(due) => due,
+        Err(finished) => return finished,
     };
     let begun = relay.clock.moment();
     if deadline::is_over(&due.work, begun) {
@@ -44,9 +51,10 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due) -> Finished {
     let today = relay.config();
     let freshness = freshness(relay, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
     let dice = dice();
-    let (config, result) = match attempt::attempt(relay, &due, freshness).await {
+    let (config, result) = match attempt::attempt(relay, &due, sending, freshness).await {
         Tried::Ended(config, result) => (config, result),
         Tried::Astray => return move_on(due, relay.now()),
+        Tried::Withdrawn => return withdrawn(relay, due),
     };
     let retry = &config.delivery.retry;
     let decided = match result {
@@ -93,6 +101,51 @@ async fn freshness(
     }
 }
 
+/// Without those who were taken out of the queue since `due` was read. Nearly always nobody was, and nothing is
+/// read.
+async fn still_queued(
+    relay: &Arc<Relay>,
+    mut due: Due,
+    sending: &Sending,
+) -> Result<Due, Finished> {
+    if sending.is_as(due.work.as_of) {
+        return Ok(due);
+    }
+    let message = due.work.message;
+    let read = move |spool: &spool::Spool, lane: &LaneKey| spool.places(message, Some(lane));
+    let places = match store::read(relay, due.lane.clone(), read).await {
+        Ok(places) => places,
+        Err(error) => {
+            tracing::error!(event = "store_failed", %error, "it is not known who is still in the queue");
+            return Err(rest(due, relay.now()));
+        }
+    };
+    let queued: HashSet<RecipientNo> = places
+        .iter()
+        .filter(|place| place.state == RecipientState::Queued)
+        .map(|place| place.no)
+        .collect();
+    due.work.targets.retain(|target| queued.contains(&target.no));
+    if due.work.targets.is_empty() {
+        return Err(withdrawn(relay, due));
+    }
+    sending.narrow(due.work.targets.iter().map(|target| target.no).collect());
+    Ok(due)
+}
+
+/// The operator took it out of the queue, or some of its recipients. Nothing was tried, so nothing is written;
+/// who is left is due as before.
+fn withdrawn(relay: &Relay, due: Due) -> Finished {
+    Finished {
+        place: due.place(&relay.config()),
+        lane: due.lane,
+        message: due.work.message,
+        effect: Effect::Neutral,
+        due: Some(relay.now()),
+        pause: None,
+    }
+}
+
 /// Leaves `due` to the task that deals with deadlines.
 fn leave(due: Due, now: Timestamp) -> Finished {
     Finished {
@@ -126,5 +179,113 @@ fn rest(due: Due, now: Timestamp) -> Finished {
         due: Some(until),
         pause: Some(until),
         place: Place::Right,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp::{Mailbox, ReversePath};
+    use spool::{Envelope, MessageId, MessageOptions, NewRecipient, RecipientOptions, Selection};
+
+    use super::super::stage::{BODY, Stage, lane};
+    use super::super::stop::{self, TakenOut, Verb};
+    use super::super::work::{Body, Work};
+    use super::*;
+    use crate::accept::facts_of;
+    use crate::clock;
+
+    fn commit(stage: &Stage, to: &[&str]) -> MessageId {
+        let now = clock::now();
+        let recipient = |address: &&str| NewRecipient {
+            mailbox: Mailbox::parse(address).unwrap(),
+            lane: lane("a.test"),
+            options: RecipientOptions::default(),
+            state: RecipientState::Queued,
+        };
+        stage.commit(Envelope {
+            sender: ReversePath::parse("s@sender.test").unwrap(),
+            recipients: to.iter().map(recipient).collect(),
+            arrived_at: now,
+            expires_at: after(now, std::time::Duration::from_secs(9_000)),
+            client: "test".into(),
+            facts: facts_of(BODY),
+            options: MessageOptions::default(),
+        })
+    }
+
+    /// What the lane reads.
+    async fn fetched(stage: &Stage) -> Due {
+        let (none, now) = (HashSet::new(), clock::now());
+        let found = store::fetch(&stage.relay, lane("a.test"), &none, now).await.unwrap();
+        let [work] = <[Work; 1]>::try_from(found.work).unwrap();
+        let (lane, company) = (lane("a.test"), Company::Others);
+        Due { lane, trouble: None, company, work }
+    }
+
+    async fn to_whom(stage: &Stage, due: Due) -> Vec<String> {
+        let recipients = due.work.targets.iter().map(|target| target.no).collect();
+        let sending = stage.relay.underway.begin(due.work.message, recipients);
+        match still_queued(&stage.relay, due, &sending).await {
+            Ok(due) => due.work.targets.iter().map(|t| t.mailbox.to_string()).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// It was read, or had just arrived, when the operator's command came.
+    #[tokio::test]
+    async fn what_is_in_memory_is_not_sent_to_who_was_taken_out_of_the_queue() {
+        for verb in [Verb::Hold, Verb::Delete, Verb::Bounce] {
+            let stage = Stage::new();
+            let message = commit(&stage, &["x@a.test"]);
+            let due = fetched(&stage).await;
+            assert_eq!(due.work.as_of, stage.relay.underway.removals(), "nothing is read twice");
+            let selection = Selection::Messages(vec![message]);
+            let taken = stop::take_out(&stage.relay, verb, selection).await.unwrap();
+            assert_eq!(taken, TakenOut { count: 1, being_sent: 0 });
+            assert!(to_whom(&stage, due).await.is_empty(), "{verb:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_not_meant_is_still_sent_to() {
+        let stage = Stage::new();
+        let message = commit(&stage, &["x@a.test", "y@a.test"]);
+        let due = fetched(&stage).await;
+        stage.relay.spool.hold_these(vec![(message, RecipientNo(0))]).unwrap();
+        stage.relay.underway.note_removal();
+        assert_eq!(to_whom(&stage, due).await, ["y@a.test"]);
+        let hot = Work { body: Body::Stored, ..fetched(&stage).await.work };
+        assert_eq!(hot.targets.len(), 1);
+    }
+
+    /// Mail and notices that come after the command are not meant by it.
+    #[tokio::test]
+    async fn what_comes_later_is_not_meant() {
+        let stage = Stage::new();
+        commit(&stage, &["x@a.test"]);
+        let meant = stop::up_to_now(&stage.relay, spool::Filter::default()).await.unwrap();
+        commit(&stage, &["y@a.test"]);
+        let taken = stop::take_out(&stage.relay, Verb::Delete, Selection::Matching(meant.clone()));
+        assert_eq!(taken.await.unwrap().count, 2, "a command of its own means all");
+        commit(&stage, &["z@a.test"]);
+        assert!(stage.relay.spool.list(&meant, None, 10).unwrap().rows.is_empty());
+    }
+
+    /// While its mail is at a host, it is neither held nor deleted, nor said to be.
+    #[tokio::test]
+    async fn what_is_being_sent_stays_as_it_is() {
+        for verb in [Verb::Hold, Verb::Delete, Verb::Bounce] {
+            let stage = Stage::new();
+            let message = commit(&stage, &["x@a.test", "y@a.test"]);
+            let before = stage.queue();
+            let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
+            assert!(sending.hand_over());
+            let selection = Selection::Messages(vec![message]);
+            let taken = stop::take_out(&stage.relay, verb, selection).await.unwrap();
+            assert_eq!(taken, TakenOut { count: 1, being_sent: 1 }, "{verb:?}");
+            let after: Vec<_> =
+                stage.queue().into_iter().filter(|row| row.no == RecipientNo(0)).collect();
+            assert_eq!(after.first(), before.first(), "{verb:?}");
+        }
     }
 }

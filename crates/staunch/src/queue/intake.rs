@@ -167,7 +167,7 @@ pub(crate) async fn announce(relay: &Relay, config: &Config, pieces: Vec<(LaneKe
     }
 }
 
-/// What each lane has to know: the first transaction's worth of what is queued, if it may be tried now.
+/// What each lane has to know, asked before it is committed: the first transaction's worth of what is queued, if it may be tried now.
 pub(crate) fn pieces(
     relay: &Relay,
     message: MessageId,
@@ -175,6 +175,7 @@ pub(crate) fn pieces(
     hot: Option<HotBody>,
 ) -> Vec<(LaneKey, Arrival)> {
     let per_transaction = relay.config().delivery.recipients_per_transaction;
+    let as_of = relay.underway.removals();
     let begins = envelope.begins_at();
     let mut lanes: BTreeMap<&LaneKey, (Vec<Target>, Rest)> = BTreeMap::new();
     let recipients = (0..=u16::MAX).map(RecipientNo).zip(&envelope.recipients);
@@ -211,6 +212,7 @@ pub(crate) fn pieces(
             facts: envelope.facts.clone(),
             body: body.clone(),
             options: envelope.options.clone(),
+            as_of,
         };
         (lane.clone(), Arrival::Work(work))
     };

@@ -3,7 +3,7 @@
 //! It waits for nothing but its events and the clock. Reading the store, trying and settling happen
 //! in tasks of their own, which report back; so no domain, however slow, holds the others up.
 
-pub(crate) mod bounce;
+mod bounce;
 pub(crate) mod deadline;
 pub(crate) mod deliver;
 mod follow;
@@ -15,8 +15,10 @@ pub(crate) mod settle;
 pub(crate) mod shaping;
 #[cfg(test)]
 mod stage;
+pub(crate) mod stop;
 pub(crate) mod store;
 pub(crate) mod telling;
+pub(crate) mod underway;
 pub(crate) mod work;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -27,7 +29,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::relay::Relay;
@@ -81,8 +83,6 @@ pub(crate) enum Event {
     Follow(Vec<LaneKey>),
     /// It was moved.
     Followed(Followed),
-    /// Somebody wants to know that everything told before has taken effect.
-    Barrier(oneshot::Sender<()>),
 }
 
 /// What an attempt left behind.
@@ -244,10 +244,6 @@ impl Queue {
                 self.follow();
             }
             Event::Followed(followed) => self.followed(&followed, now),
-            Event::Barrier(asker) => {
-                // Whoever asked may have gone.
-                let _gone = asker.send(());
-            }
             Event::Removed(lanes) => lanes.iter().for_each(|lane| self.lanes.removed(lane)),
         }
     }
@@ -270,11 +266,12 @@ impl Queue {
         let relay = Arc::clone(&self.relay);
         let lane = due.lane.clone();
         let message = due.work.message;
-        // Marked before anybody else can ask.
-        let sending = relay.mark_sending(message, lane.clone());
         let recipients: Vec<RecipientNo> = due.work.targets.iter().map(|t| t.no).collect();
+        // Marked before anybody else can ask.
+        let sending = relay.underway.begin(message, recipients.clone());
         self.relay.tracker.spawn(async move {
-            let attempt = AssertUnwindSafe(deliver::deliver(&relay, due)).catch_unwind().await;
+            let attempt = deliver::deliver(&relay, due, &sending);
+            let attempt = AssertUnwindSafe(attempt).catch_unwind().await;
             drop(sending);
             let finished = match attempt {
                 Ok(finished) => finished,

@@ -116,6 +116,8 @@ pub(super) async fn fail(
     let subject = notice::Subject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &changes };
     write(relay, config, permit, writing).await;
+    // It is not an attempt's own mail: some of it may be in memory, to be tried.
+    relay.underway.note_removal();
     for target in &work.targets {
         events::recipient_done(work.message, target, &Outcome::Failed(problem.clone()), None);
     }

@@ -10,6 +10,7 @@ use spool::{DueCursor, DuePage, DueRecipient, LaneKey, MessageId, StoreError};
 
 use super::Place;
 use super::lane::READY_MAX;
+use super::underway::Removals;
 use super::work::{Body, Rest, Target, Work, needs_utf8};
 use crate::config::Config;
 use crate::relay::Relay;
@@ -60,6 +61,7 @@ pub(crate) async fn fetch(
     now: Timestamp,
 ) -> Result<Found, StoreError> {
     let config = relay.config();
+    let as_of = relay.underway.removals();
     let mut found = Found { work: Vec::new(), next_due: None, place: Place::Right };
     let mut after_page = None;
     for _ in 0..PAGES_MAX {
@@ -74,7 +76,7 @@ pub(crate) async fn fetch(
                 found.place = Place::Astray;
             }
             if let Some(work) = transaction(&config, &lane, due) {
-                found.add(work);
+                found.add(Work { as_of, ..work });
             }
         }
         if after_page.is_none() || found.work.len() >= READY_MAX {
@@ -230,5 +232,6 @@ fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Wor
         facts: due.facts,
         body: Body::Stored,
         options: due.options,
+        as_of: Removals::default(),
     })
 }

@@ -174,6 +174,7 @@ mod tests {
     use smtp::params::ByMode;
     use spool::{Attempt, Deadline, MessageId, RecipientOptions};
 
+    use super::super::underway::Removals;
     use super::super::work::{Body, Rest};
     use super::*;
     use crate::accept::facts_of;
@@ -212,6 +213,7 @@ mod tests {
             facts: facts_of(b"\r\n"),
             body: Body::Stored,
             options,
+            as_of: Removals::default(),
         }
     }
 

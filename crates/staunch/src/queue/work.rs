@@ -12,6 +12,7 @@ use super::Place;
 use super::intake::HotBody;
 use super::lane::Job;
 use super::lanes::{Company, Trouble};
+use super::underway::Removals;
 use crate::config::Config;
 use crate::{requirement, route};
 
@@ -69,6 +70,8 @@ pub(crate) struct Work {
     pub(crate) body: Body,
     /// What was asked for with it.
     pub(crate) options: MessageOptions,
+    /// From before it was read from the store, or committed: who was taken out since is not to get it.
+    pub(crate) as_of: Removals,
 }
 
 /// What mail that was just committed is for a lane.
@@ -203,6 +206,7 @@ mod tests {
             facts,
             body: Body::Stored,
             options: options.clone(),
+            as_of: Removals::default(),
         };
         Due { lane: LaneKey::new(lane), trouble: None, company: Company::Others, work }
     }

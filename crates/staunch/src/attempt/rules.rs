@@ -1,0 +1,46 @@
+//! Does what an attempt goes by still hold?
+
+use crate::config::Config;
+use crate::policy_store::PolicyWatch;
+use crate::queue::underway::Sending;
+use crate::relay::Relay;
+
+/// What an attempt goes by.
+pub(super) struct Rules<'a> {
+    pub(super) relay: &'a Relay,
+    pub(super) config: &'a Config,
+    /// Its mail is still wanted.
+    pub(super) sending: &'a Sending,
+    /// On the policies that were looked up.
+    pub(super) watches: Vec<PolicyWatch>,
+}
+
+/// What does not hold any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Change {
+    /// The operator took the mail out of the queue.
+    Withdrawn,
+    /// The configuration is another one.
+    Configuration,
+    /// A policy asks for something else.
+    Policy,
+}
+
+impl Rules<'_> {
+    pub(super) fn change(&self) -> Option<Change> {
+        if self.sending.is_withdrawn() {
+            Some(Change::Withdrawn)
+        } else if !self.relay.is_of_today(self.config) {
+            Some(Change::Configuration)
+        } else if self.watches.iter().any(PolicyWatch::has_changed) {
+            Some(Change::Policy)
+        } else {
+            None
+        }
+    }
+
+    /// The last look before MAIL. `false`: nothing may be said. Else a host may be taking the mail from here on.
+    pub(super) fn hand_over(&self) -> bool {
+        self.change().is_none() && self.sending.hand_over()
+    }
+}

@@ -1,0 +1,212 @@
+//! The operator takes mail out of the queue: it is held, deleted or returned.
+//!
+//! What is chosen is held first, whatever is to become of it. Only then it is asked what of it is under way:
+//! what no host has heard of is withdrawn, and the rest, which a host may just be taking, is queued again as it
+//! was and left to its attempt ([`super::underway`]). What is held then and not under way stays so, since
+//! nothing that is started later finds it queued. A crash in between leaves mail held: never lost, never both
+//! sent and gone.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use spool::{Acted, Filter, MessageId, RecipientNo, RecipientPlace, RecipientState};
+use spool::{Selection, StoreError};
+
+use super::{Event, bounce};
+use crate::relay::Relay;
+
+/// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10 ms for it.
+const PAGE: usize = 500;
+
+/// What becomes of mail that is taken out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verb {
+    /// It stays, and is not tried.
+    Hold,
+    /// It is gone, and nobody is told.
+    Delete,
+    /// It is gone, and its senders are told.
+    Bounce,
+}
+
+/// How many recipients it was.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct TakenOut {
+    /// That is done to them.
+    pub(crate) count: u64,
+    /// They are being sent at this moment, and stay as they are.
+    pub(crate) being_sent: u64,
+}
+
+/// Does `verb` to what is selected and was in the queue when this began: what comes meanwhile, notices that it
+/// makes included, is not meant.
+///
+/// # Errors
+///
+/// [`StoreError`]; what was done before is done, and some may be held.
+pub(crate) async fn take_out(
+    relay: &Arc<Relay>,
+    verb: Verb,
+    selection: Selection,
+) -> Result<TakenOut, StoreError> {
+    let mut total = TakenOut::default();
+    match selection {
+        Selection::Messages(ids) => {
+            for ids in ids.chunks(PAGE).map(<[MessageId]>::to_vec) {
+                let chosen = ask(relay, move |relay| places_of(relay, &ids)).await?;
+                total.add(take_out_these(relay, verb, chosen).await?);
+            }
+        }
+        Selection::Matching(filter) => {
+            let filter = up_to_now(relay, filter).await?;
+            let mut after = None;
+            loop {
+                let (what, from) = (filter.clone(), after);
+                let page = ask(relay, move |relay| relay.spool.list(&what, from, PAGE)).await?;
+                let place = |row: &spool::QueueRow| RecipientPlace {
+                    message: row.message,
+                    no: row.no,
+                    state: row.state,
+                };
+                let rows = page.rows.iter().map(place).collect();
+                total.add(take_out_these(relay, verb, Chosen { rows, whole: Vec::new() }).await?);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// `filter` without what comes later.
+///
+/// # Errors
+///
+/// [`StoreError`] when the queue cannot be read.
+pub(crate) async fn up_to_now(relay: &Arc<Relay>, filter: Filter) -> Result<Filter, StoreError> {
+    let until = Some(ask(relay, |relay| relay.spool.end()).await?);
+    Ok(Filter { until, ..filter })
+}
+
+/// What one step is about.
+#[derive(Debug)]
+struct Chosen {
+    rows: Vec<RecipientPlace>,
+    /// Messages that were chosen as such, with what of them is damaged.
+    whole: Vec<MessageId>,
+}
+
+fn places_of(relay: &Relay, ids: &[MessageId]) -> Result<Chosen, StoreError> {
+    let mut rows = Vec::new();
+    for id in ids {
+        rows.extend(relay.spool.places(*id, None)?);
+    }
+    Ok(Chosen { rows, whole: ids.to_vec() })
+}
+
+async fn take_out_these(
+    relay: &Arc<Relay>,
+    verb: Verb,
+    chosen: Chosen,
+) -> Result<TakenOut, StoreError> {
+    let Chosen { rows, whole } = chosen;
+    let Stopped { left, under_way } = stop(relay, rows).await?;
+    let being_sent = number(under_way.len());
+    let count = match verb {
+        Verb::Hold => ask(relay, move |relay| count_held(relay, &left)).await?,
+        Verb::Bounce => bounce::give_up(relay, &left).await?,
+        Verb::Delete => delete(relay, left, whole, &under_way).await?,
+    };
+    Ok(TakenOut { count, being_sent })
+}
+
+/// What was stopped.
+#[derive(Debug)]
+struct Stopped {
+    /// They are held, as far as they are still in the queue, and nothing is sent to them any more.
+    left: Vec<RecipientPlace>,
+    /// A host may be taking their mail; they are in the queue as they were.
+    under_way: Vec<RecipientPlace>,
+}
+
+/// Holds `rows`, and tells what is being sent from what is not.
+async fn stop(relay: &Arc<Relay>, rows: Vec<RecipientPlace>) -> Result<Stopped, StoreError> {
+    let names: Vec<_> = rows.iter().map(name).collect();
+    let these = names.clone();
+    let held = ask(relay, move |relay| relay.spool.hold_these(these)).await?;
+    let at_host = relay.underway.remove(&names);
+    // What is in memory would only be found gone in its turn.
+    relay.tell_queue(Event::Removed(held.lanes)).await;
+    let (under_way, left): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|row| at_host.contains(&name(row)));
+    let were_queued = under_way.iter().filter(|row| row.state == RecipientState::Queued);
+    let back: Vec<_> = were_queued.map(name).collect();
+    if !back.is_empty() {
+        let freed = ask(relay, move |relay| relay.spool.give_back(back)).await?;
+        relay.tell_queue(Event::Due(freed.lanes)).await;
+    }
+    Ok(Stopped { left, under_way })
+}
+
+/// How many of `rows` are held now and were not.
+fn count_held(relay: &Relay, rows: &[RecipientPlace]) -> Result<u64, StoreError> {
+    let were_queued = rows.iter().filter(|row| row.state == RecipientState::Queued);
+    let names: HashSet<_> = were_queued.map(name).collect();
+    let messages: HashSet<MessageId> = names.iter().map(|(message, _)| *message).collect();
+    let mut count = 0;
+    for message in messages {
+        let now = relay.spool.places(message, None)?;
+        let is_held = |row: &&RecipientPlace| row.state == RecipientState::Held;
+        count += now.iter().filter(is_held).filter(|row| names.contains(&name(row))).count();
+    }
+    Ok(number(count))
+}
+
+async fn delete(
+    relay: &Arc<Relay>,
+    left: Vec<RecipientPlace>,
+    mut whole: Vec<MessageId>,
+    under_way: &[RecipientPlace],
+) -> Result<u64, StoreError> {
+    let busy: HashSet<MessageId> = under_way.iter().map(|row| row.message).collect();
+    whole.retain(|message| !busy.contains(message));
+    let all: HashSet<MessageId> = whole.iter().copied().collect();
+    let some = left.iter().filter(|row| !all.contains(&row.message)).map(name).collect();
+    let deleted = ask(relay, move |relay| {
+        let mut deleted = relay.spool.delete_these(some)?;
+        let Acted { recipients, lanes, .. } =
+            relay.spool.delete(&Selection::Messages(whole), None)?;
+        deleted.recipients += recipients;
+        deleted.lanes.extend(lanes);
+        Ok(deleted)
+    });
+    let deleted = deleted.await?;
+    relay.tell_queue(Event::Removed(deleted.lanes)).await;
+    Ok(deleted.recipients)
+}
+
+fn name(row: &RecipientPlace) -> (MessageId, RecipientNo) {
+    (row.message, row.no)
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+impl TakenOut {
+    fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.being_sent += other.being_sent;
+    }
+}
+
+/// The store blocks, so it is asked off the async threads.
+pub(super) async fn ask<T: Send + 'static>(
+    relay: &Arc<Relay>,
+    query: impl FnOnce(&Relay) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let relay = Arc::clone(relay);
+    tokio::task::spawn_blocking(move || query(&relay)).await.unwrap_or(Err(StoreError::Closed))
+}
