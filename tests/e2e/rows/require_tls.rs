@@ -192,6 +192,31 @@ async fn rtls_07_impossible_is_returned_at_once_and_trouble_waits() {
     assert_eq!(stage.relay.event("bounced").count(), 1);
 }
 
+/// That mail goes to a host which the policy does not list only DNS says. Whoever forges that gets nothing back,
+/// wherever their host stands among others.
+#[tokio::test]
+async fn rtls_07_an_mx_that_the_policy_does_not_list_proves_nothing() {
+    let stage = Stage::start().await;
+    let evil = stage.world.mx("mx.evil.test").await;
+    stage.mx.script(|script| script.keywords_in_tls = None);
+    let sets: [(&str, &[(u16, &Mx)], &str); 3] = [
+        ("alone", &[(10, &evil)], "mx_not_listed"),
+        ("first", &[(10, &evil), (20, &stage.mx)], "require_tls_unsupported"),
+        ("last", &[(10, &stage.mx), (20, &evil)], "require_tls_unsupported"),
+    ];
+    for (local, mx, reason) in sets {
+        stage.world.domain("far.test").mx(mx);
+        let recipient = format!("{local}@far.test");
+        stage.submit(" REQUIRETLS", &recipient).await;
+        let deferred = stage.relay.event("deferred").with("recipient", &recipient).await;
+        assert_eq!(deferred.text("reason").as_deref(), Some(reason), "{local}");
+    }
+    assert_eq!((stage.relay.event("bounced").count(), evil.connections()), (0, 0));
+    // The listed host alone may say so.
+    stage.world.domain("far.test").mx(&[(10, &stage.mx)]);
+    assert_eq!(field(&stage.returned("all@far.test").await, "Status"), ["5.7.30"]);
+}
+
 /// Other mail for the domain goes on meanwhile: it waits for nothing that it did not ask for.
 #[tokio::test]
 async fn rtls_07_mail_that_asks_for_less_does_not_wait_behind_it() {

@@ -365,10 +365,15 @@ impl HostError {
         }
     }
 
-    /// Has the host shown that mail which requires TLS cannot go there? Trouble that may pass is no proof.
+    /// Has the host shown that mail which requires TLS cannot go there? Trouble that may pass is no proof, and
+    /// neither is a host that a policy does not list: that mail goes there only DNS says, which can be forged.
     pub(crate) fn rules_out_require_tls(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Tls(_) => true,
+            Self::Refused(Refusal::MxNotListed { .. }) => false,
+            Self::Refused(
+                Refusal::MxNameUnauthenticated { .. } | Refusal::RequireTlsUnauthenticated { .. },
+            )
+            | Self::Tls(_) => true,
             Self::Connect(failure) => failure.has_no_tls(),
             Self::Dns(_)
             | Self::NoAddress

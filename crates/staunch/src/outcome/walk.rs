@@ -88,7 +88,7 @@ impl Walk {
 
 #[cfg(test)]
 mod tests {
-    use policy::{Refusal, TlsFailure};
+    use policy::{Origin, Refusal, TlsFailure};
     use smtp::client::Stage;
     use smtp::{HostName, RemoteText};
 
@@ -137,19 +137,29 @@ mod tests {
             HostError::Refused(Refusal::RequireTlsUnauthenticated { mx, next_hop })
         };
         let unproven = || HostError::Tls(TlsFailure::PossessionUnproven);
+        let unlisted = || {
+            let origin = Origin::Sts { domain: HostName::parse("b.test").unwrap() };
+            HostError::Refused(Refusal::MxNotListed { mx: mx("evil.test"), origin })
+        };
         let lost = || HostError::Interrupted {
             stage: Stage::Mail,
             reason: Reason::ConnectionLost,
             text: RemoteText::new(""),
         };
         type Failures = Vec<HostError>;
-        let cases: [(Failures, Fate, &str); 7] = [
+        let cases: [(Failures, Fate, &str); 12] = [
             (vec![lacks_keyword()], Fate::Fail, "require_tls_unsupported 5.7.30"),
             (vec![unknown()], Fate::Fail, "require_tls_unauthenticated 5.7.10"),
             (vec![unproven()], Fate::Fail, "require_tls_unauthenticated 5.7.10"),
             (vec![unproven(), lacks_keyword()], Fate::Fail, "require_tls_unsupported 5.7.30"),
             (vec![lacks_keyword(), lost()], Fate::Defer, "require_tls_unsupported 4.7.30"),
             (vec![lost(), unknown()], Fate::Defer, "connection_lost 4.4.2"),
+            // What a policy does not list proves nothing, wherever among the others it stands.
+            (vec![unlisted()], Fate::Defer, "mx_not_listed 4.7.5"),
+            (vec![unlisted(), unlisted()], Fate::Defer, "mx_not_listed 4.7.5"),
+            (vec![unlisted(), lacks_keyword()], Fate::Defer, "require_tls_unsupported 4.7.30"),
+            (vec![lacks_keyword(), unlisted()], Fate::Defer, "require_tls_unsupported 4.7.30"),
+            (vec![unproven(), unlisted(), lost()], Fate::Defer, "tls_handshake_failed 4.7.5"),
             (
                 vec![HostError::NoAddress, unknown()],
                 Fate::Defer,
