@@ -173,7 +173,7 @@ async fn after_three_changes_of_the_policy_the_message_waits_and_no_attempt_is_c
         std::mem::replace(&mut gate, next).open();
     }
     let deferred = relay.event("deferred").with("recipient", "b@far.test").await;
-    assert_eq!(deferred.text("reason").as_deref(), Some("throttled"));
+    assert_eq!(deferred.text("reason").as_deref(), Some("own_limit"));
     assert!(deferred.text("message").unwrap().contains("policy changed"), "{deferred:?}");
     assert_eq!(relay.queued("b@far.test").await.unwrap()["attempts"], 0);
     assert_eq!(mx.commanded("MAIL"), 0);
