@@ -1,8 +1,11 @@
 //! A clock that is 30 days ahead makes nothing bounce and no policy be forgotten, and leaves nothing behind when it is set right.
+//! If the operator believes it, mail has one more attempt before it is too old.
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
-use world::{Answer, Mark, Mode, Mx, Relay, Reply, Serve, World, policy_text};
+use serde_json::Value;
+use world::{Answer, Mark, Mode, Mx, Relay, Reply, Serve, Then, World, policy_text};
 
 const DOMAIN: &str = "victim.test";
 /// The policy is long over, and mail of the default lifetime too, by a clock that is this wrong.
@@ -36,6 +39,51 @@ pub(crate) async fn run() {
             );
         }
     }
+    the_operator_ends_a_doubt().await;
+    println!("{AHEAD}, and the operator believes it: one more attempt, then the mail is too old");
+}
+
+/// What the operator says counts at once and for good, but what it makes too old is tried once more.
+async fn the_operator_ends_a_doubt() {
+    let dir =
+        tempfile::Builder::new().prefix("staunch-clock-").tempdir_in("/tmp").expect("a folder");
+    let clock = WallClock::new(dir.path());
+    let world = World::start(&clock.script).await;
+    let mx = world.mx("mx.plain.test").await;
+    world.domain("plain.test").mx(&[(10, &mx)]);
+    mx.on("RCPT", Then::reply("451 4.3.0 not now"));
+    let mut relay = world.relay(OVERLAY).await;
+    let said = |output: Output| String::from_utf8(output.stdout).expect("text");
+    let trusted = relay.cli(&["clock", "trust"]).await;
+    assert!(trusted.status.success(), "{trusted:?}");
+    assert_eq!(said(trusted), "it was not in doubt\n");
+    relay.submit("sender@client.test", &["old@plain.test"], "old").await;
+    relay.event("deferred").with("recipient", "old@plain.test").await;
+    assert!(relay.stop().await.success(), "a clean end");
+
+    clock.set(AHEAD);
+    relay.start_again().await;
+    let mark = relay.mark();
+    relay.event("deferred").with("recipient", "old@plain.test").after(mark).times(2).await;
+    assert_eq!(relay.event("bounced").count(), 0);
+    let health = relay.cli_json(&["healthcheck"]).await;
+    assert!(
+        health[0]["clock_suspect"]["offset_seconds"].as_i64() > Some(29 * 86_400),
+        "{health:?}"
+    );
+    let before = mx.connections();
+    let order = relay.cli_json(&["clock", "trust"]).await;
+    assert!(order[0]["clock_suspect"]["seconds_left"].as_i64() <= Some(86_400), "{order:?}");
+    let uid = rustix::process::getuid().as_raw().to_string();
+    relay.event("clock_trusted").with("by", "operator").with("uid", uid).await;
+    relay.event("bounced").with("recipient", "old@plain.test").await;
+    assert!(mx.connections() > before, "it was tried once more");
+
+    let mark = relay.mark();
+    relay.kill9().await;
+    relay.start_again().await;
+    assert_eq!(relay.cli_json(&["healthcheck"]).await[0]["clock_suspect"], Value::Null);
+    assert_eq!(relay.event("alarm").with("reason", "clock_suspect").after(mark).count(), 0);
 }
 
 async fn nothing_ends_by_a_wrong_clock(ending: Ending, policies: Policies) {

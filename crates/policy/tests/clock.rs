@@ -1,6 +1,8 @@
 //! The judge of the clock against a world that knows the true time: sequences of clock steps, restarts, reboots,
 //! witnesses, honest and not, and time passing.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -105,7 +107,11 @@ fn creep() -> impl Strategy<Value = Vec<Step>> {
                 Step::Reboot { down, by, written } => {
                     Step::Reboot { down, by: direction * by, written }
                 }
-                other => other,
+                Step::Pass(_)
+                | Step::Right
+                | Step::Restart { .. }
+                | Step::Witness { .. }
+                | Step::Operator => step,
             };
             moves.into_iter().flatten().map(turned).collect()
         },
@@ -177,7 +183,9 @@ impl World {
                 self.look();
             }
             Step::Restart { down, written } => {
-                self.end(written);
+                if written {
+                    self.write();
+                }
                 if self.mark().is_some_and(|mark| mark.boot != boot(self.boot)) {
                     // Nothing was written in this boot, so it is like another one.
                     self.was_off += self.true_time - self.written_at + down;
@@ -186,7 +194,9 @@ impl World {
                 self.begin();
             }
             Step::Reboot { down, by, written } => {
-                self.end(written);
+                if written {
+                    self.write();
+                }
                 // Of what was after the last mark nothing is known.
                 self.was_off += self.true_time - self.written_at + down;
                 self.true_time += down;
@@ -234,12 +244,6 @@ impl World {
 
     fn mark(&self) -> Option<Mark> {
         self.disk.as_ref().map(|text| text.parse().unwrap())
-    }
-
-    fn end(&mut self, written: bool) {
-        if written {
-            self.write();
-        }
     }
 
     fn begin(&mut self) {

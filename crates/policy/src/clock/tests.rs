@@ -429,9 +429,10 @@ fn a_mark_is_read_as_it_was_written_and_damage_is_seen() {
         let text = mark.to_string();
         assert_eq!(text.parse(), Ok(mark), "{text}");
         for cut in 0..text.len() {
+            let (rest, lost) = text.split_at(cut);
             // Cut within the last number it is another number.
-            if text[cut..].contains(' ') {
-                assert_eq!(text[..cut].parse::<Mark>(), Err(BadMark), "{}", &text[..cut]);
+            if lost.contains(' ') {
+                assert_eq!(rest.parse::<Mark>(), Err(BadMark), "{rest}");
             }
         }
     }

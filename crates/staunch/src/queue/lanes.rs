@@ -324,16 +324,14 @@ impl<J: Job> Lanes<J> {
     /// Nothing waits longer than until `latest`: a clock that was ahead has set such times. The others stay.
     pub(crate) fn cut_waits(&mut self, now: Timestamp, latest: Timestamp) {
         let is_too_far = |at: Option<Timestamp>| at.is_some_and(|at| at > latest);
-        let mut cut = Vec::new();
-        for (key, lane) in &mut self.lanes {
-            if !is_too_far(lane.retry_at) && !is_too_far(lane.stored_due) {
-                continue;
-            }
+        let far = self.lanes.iter_mut();
+        let far = far.filter(|(_, lane)| is_too_far(lane.retry_at) || is_too_far(lane.stored_due));
+        let cut = far.map(|(key, lane)| {
             lane.retry_at = lane.retry_at.filter(|at| *at <= latest);
             lane.stored(now);
-            cut.push(key.clone());
-        }
-        cut.iter().for_each(|key| self.list(key));
+            key.clone()
+        });
+        cut.collect::<Vec<_>>().iter().for_each(|key| self.list(key));
     }
 
     /// Mail of the lane was taken out of the store by the operator: what is in memory, or on its way
