@@ -2,9 +2,10 @@
 //! holding, whatever happens to its record, its host or our process; and nothing that can be forged
 //! makes mail bounce or a policy be forgotten.
 
-use world::{Answer, Domain, Mode, Mx, Relay, Then, World};
+use world::{Answer, Domain, Gate, Mode, Mx, Relay, Starttls, Then, World};
 
 use crate::harness::{OURSELVES, PROGRAM, Stage, on_stage};
+use crate::home::Home;
 
 /// The attempts of a test are seconds apart, and mail lives longer than any test.
 const PATIENT: &str = r#"
@@ -304,4 +305,114 @@ forgeries! {
     mx_without_address_makes_mail_wait: NoAddress;
     greeting_554_makes_mail_wait: Greeting554;
     ehlo_554_makes_mail_wait: Ehlo554;
+}
+
+/// How TLS does not come about with a host that did it before, where no policy requires it.
+#[derive(Clone, Copy, Debug)]
+enum Strip {
+    /// The offer is not in the answer to EHLO.
+    Offer,
+    /// STARTTLS is refused.
+    Command,
+    /// The handshake breaks.
+    Handshake,
+    /// EHLO is not known, so HELO is said.
+    Ehlo,
+}
+
+impl Strip {
+    fn apply(self, mx: &Mx) {
+        match self {
+            Self::Offer => mx.script(|script| script.starttls = Starttls::Absent),
+            Self::Command => mx.script(|script| {
+                script.starttls = Starttls::Reply("454 4.7.0 TLS not available".to_owned());
+            }),
+            Self::Handshake => mx.script(|script| script.starttls = Starttls::Abort),
+            Self::Ehlo => mx.on("EHLO", Then::reply("502 5.5.1 What?")),
+        }
+    }
+}
+
+/// However it is done: nothing goes in clear to a host that did STARTTLS lately, the operator hears of it at the
+/// first attempt and once, and says when that is as it should be.
+#[tokio::test]
+async fn a_host_that_did_starttls_gets_nothing_in_clear_until_the_operator_acknowledges() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay(&format!("{PATIENT}connection_idle = \"0s\"\n")).await;
+    for strip in [Strip::Offer, Strip::Command, Strip::Handshake, Strip::Ehlo] {
+        let domain = format!("{strip:?}.test").to_lowercase();
+        let mx = world.mx(&format!("mx.{domain}")).await;
+        world.domain(&domain).mx(&[(10, &mx)]);
+        let address = |local: &str| format!("{local}@{domain}");
+        relay.submit("", &[&address("first")], "first").await;
+        assert!(mx.message().await.tls.is_some(), "{strip:?}");
+        relay.event("delivered").with("recipient", address("first")).await;
+
+        strip.apply(&mx);
+        relay.submit("", &[&address("second")], "second").await;
+        let waits = relay.event("deferred").with("recipient", address("second"));
+        for deferred in waits.times(3).await {
+            let text = deferred.text("message").unwrap();
+            assert!(text.contains("starttls_gone"), "{strip:?}: {text}");
+        }
+        let alarms = relay.event("alarm").with("reason", "starttls_gone").with("mx", mx.host());
+        assert_eq!(alarms.count(), 1, "{strip:?}");
+        assert_eq!(mx.received().len(), 1, "{strip:?}: {:?}", mx.received());
+
+        let forgotten = relay.cli_json(&["policy", "forget", "--host", mx.host()]).await;
+        assert_eq!(forgotten[0]["forgotten"], mx.host());
+        assert!(mx.message_to(&address("second")).await.tls.is_none(), "{strip:?}");
+        assert_eq!(alarms.count(), 1, "{strip:?}");
+    }
+    let unknown = relay.cli(&["policy", "forget", "--host", "mx.nowhere.test"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(relay.cli(&["policy", "forget"]).await.status.code(), Some(64));
+}
+
+/// The sender hears why it waits; and where TLS is required anyway nothing is said of it.
+#[tokio::test]
+async fn the_notice_of_delay_names_a_stripped_starttls_and_a_policy_needs_no_memory() {
+    let stage = Home::with("delay_notice_after_policy = \"1s\"\nconnection_idle = \"0s\"").await;
+    stage.mx.clear_rules();
+    stage.relay.submit("alice@sender.test", &["first@far.test"], "first").await;
+    assert!(stage.mx.message().await.tls.is_some());
+    stage.mx.script(|script| script.starttls = Starttls::Absent);
+    stage.relay.submit("alice@sender.test", &["second@far.test"], "second").await;
+    let text = stage.home.message().await.text();
+    assert!(text.contains("starttls_gone"), "{text}");
+
+    let strict = stage.world.mx("mx.strict.test").await;
+    let domain = stage.world.domain("strict.test");
+    domain.mx(&[(10, &strict)]).mta_sts(Mode::Enforce, &["mx.strict.test"], 86_400);
+    stage.relay.submit("", &["first@strict.test"], "first").await;
+    strict.message().await;
+    strict.script(|script| script.starttls = Starttls::Absent);
+    stage.relay.submit("", &["second@strict.test"], "second").await;
+    let deferred = stage.relay.event("deferred").with("recipient", "second@strict.test").await;
+    assert_eq!(deferred.text("reason").as_deref(), Some("starttls_not_offered"));
+    assert_eq!(stage.relay.event("alarm").with("mx", "mx.strict.test").count(), 0);
+}
+
+/// Kept connections are judged for each mail: one in clear is of no use once the host does TLS.
+#[tokio::test]
+async fn a_kept_connection_in_clear_takes_no_mail_once_its_host_did_tls() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.both.test").await;
+    mx.script(|script| script.starttls = Starttls::Absent);
+    world.domain("both.test").mx(&[(10, &mx)]);
+    let overlay = "[delivery]\nretry = [\"1s\"]\nconnection_idle = \"60s\"\n";
+    let relay = world.relay(overlay).await;
+    let gate = Gate::new();
+    mx.on("RCPT TO:<first@", Then::At(gate.clone()));
+    relay.submit("", &["first@both.test"], "first").await;
+    mx.wait_command("RCPT TO:<first@").await;
+    // A connection beside it, from when the host does TLS.
+    mx.script(|script| script.starttls = Starttls::Good);
+    let explained = relay.cli_json(&["explain", "x@both.test", "--connect"]).await;
+    assert_eq!(explained[0]["verdict"], "encrypted", "{explained:?}");
+    gate.open();
+    relay.event("delivered").with("recipient", "first@both.test").await;
+    relay.submit("", &["second@both.test"], "second").await;
+    assert!(mx.message_to("second@both.test").await.tls.is_some());
+    assert_eq!((relay.event("deferred").count(), relay.event("alarm").count()), (0, 0));
 }

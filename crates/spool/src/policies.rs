@@ -294,6 +294,18 @@ impl Policies {
         self.writer.submit(Urgency::Ordinary, put, done);
     }
 
+    /// Forgets a host; `done` learns whether something was stored.
+    pub fn forget_host<D>(&self, host: HostName, done: D)
+    where
+        D: FnOnce(Result<bool, StoreError>) + Send + 'static,
+    {
+        let forget = move |db: &Connection| {
+            let mut delete = db.prepare_cached("DELETE FROM hosts WHERE host = ?1")?;
+            Ok(delete.execute([host.as_str()])? > 0)
+        };
+        self.writer.submit(Urgency::Ordinary, forget, done);
+    }
+
     /// Forgets hosts last seen before `before`; `done` learns how many.
     pub fn forget_hosts<D>(&self, before: Timestamp, done: D)
     where

@@ -223,9 +223,7 @@ impl Spine<'_> {
                 Err(error) => {
                     events::host_failed(self.work.message, &candidate, &error);
                     let mx = candidate.located.mx.clone();
-                    if manner.starttls == Starttls::Use
-                        && self.may_go_clear(&candidate, &error).await
-                    {
+                    if manner.starttls == Starttls::Use && self.may_go_clear(&error) {
                         clear.push_back((candidate, in_clear));
                     }
                     walk.host_failed(&mx, error);
@@ -402,9 +400,9 @@ impl Spine<'_> {
         }
     }
 
-    /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows, but
-    /// never to a host that lately did better: that would be a downgrade that somebody wants.
-    async fn may_go_clear(&self, candidate: &Candidate, error: &HostError) -> bool {
+    /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows. Not to a host that
+    /// lately did better: it fails in another way ([`HostError::StarttlsGone`]).
+    fn may_go_clear(&self, error: &HostError) -> bool {
         let HostError::Connect(failure) = error else { return false };
         let is_second = self.work.any(|target| target.attempts > 0);
         let allowed = match self.rules.config.delivery.cleartext_fallback {
@@ -412,11 +410,7 @@ impl Spine<'_> {
             CleartextFallback::SecondAttempt => is_second,
             CleartextFallback::Immediate => true,
         };
-        let did_better = match candidate.located.mx.name() {
-            Some(name) => self.rules.relay.hosts.starttls_seen(name).await,
-            None => false,
-        };
-        allowed && failure.is_tls() && !self.asked.binding.needs_tls() && !did_better
+        allowed && failure.is_tls() && !self.asked.binding.needs_tls()
     }
 }
 

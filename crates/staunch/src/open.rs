@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::{Admitted, AuthorizedMx, Denied, Observed, TlsFailure};
+use policy::{Admitted, AuthorizedMx, Denied, Observed, Proof, TlsFailure};
 use tokio::time::sleep;
 
 use crate::config::Config;
@@ -15,8 +15,8 @@ use crate::connect::{ConnectCause, ConnectFailure, Family, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::login::log_in;
-use crate::outcome::HostError;
-use crate::pool::{Checkout, Idle, PoolKey, Slot};
+use crate::outcome::{HostError, StarttlsGone};
+use crate::pool::{Checkout, Idle, PoolKey, Slot, TlsStart};
 use crate::relay::Relay;
 
 /// Ours: how long a host may take for a session, or to say whether it wants the mail, while other mail waits
@@ -83,8 +83,48 @@ impl From<Shut> for HostError {
 ///
 /// # Errors
 ///
-/// [`Shut`] when there is none.
+/// [`Shut`] when there is none, or none but in clear text with a host that did TLS lately.
 pub(crate) async fn open(
+    relay: &Relay,
+    config: &Config,
+    mx: &AuthorizedMx,
+    candidate: &Candidate,
+    how: How,
+) -> Result<Admitted<Idle>, Shut> {
+    let opened = open_any(relay, config, mx, candidate, how).await;
+    // Where TLS came about, or is required, nothing is asked of the memory.
+    let in_clear = match (&opened, candidate.door.tls) {
+        (_, TlsStart::AtOnce) => false,
+        (Ok(admitted), TlsStart::OnCommand) => admitted.proof() == Proof::Plain,
+        (Err(Shut { error: HostError::Connect(failure), .. }), TlsStart::OnCommand) => {
+            failure.is_tls()
+        }
+        (Err(_), TlsStart::OnCommand) => false,
+    };
+    if mx.needs_tls() || !in_clear {
+        return opened;
+    }
+    let Some(name) = mx.host().name() else { return opened };
+    let gone = match &opened {
+        Ok(_) => StarttlsGone::NotOffered.to_string(),
+        Err(shut) => shut.error.problem(mx.host()).text.to_string(),
+    };
+    if !relay.hosts.misses_starttls(name, &gone).await {
+        return opened;
+    }
+    let gone = match opened {
+        Ok(admitted) => {
+            relay.pool.retire(admitted.into_connection());
+            StarttlsGone::NotOffered
+        }
+        Err(Shut { error: HostError::Connect(failure), .. }) => StarttlsGone::Failed(failure),
+        Err(other) => return Err(other),
+    };
+    Err(HostError::StarttlsGone(gone).into())
+}
+
+/// The same, whatever the host did lately.
+async fn open_any(
     relay: &Relay,
     config: &Config,
     mx: &AuthorizedMx,
@@ -97,7 +137,8 @@ pub(crate) async fn open(
             Checkout::Fresh(slot) => break slot,
             Checkout::Crowded => return Err(HostError::Crowded.into()),
             Checkout::Idle(idle) => {
-                if !how.reach.includes(Family::of(idle.connection.peer().ip())) {
+                let is_reached = how.reach.includes(Family::of(idle.connection.peer().ip()));
+                if !is_reached || is_outdone(relay, mx, &idle).await {
                     relay.pool.retire(idle);
                     continue;
                 }
@@ -113,6 +154,14 @@ pub(crate) async fn open(
     let reached =
         addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
     Entry { relay, mx, key, addresses: reached, starttls: how.starttls }.enter(slot).await
+}
+
+/// Is it in clear, and the host has done TLS with us since? A new one will be better, or tell.
+async fn is_outdone(relay: &Relay, mx: &AuthorizedMx, idle: &Idle) -> bool {
+    match (&*idle.observed, mx.host().name()) {
+        (Observed::Plain, Some(name)) => relay.hosts.did_starttls(name).await,
+        (Observed::Plain, None) | (Observed::Tls(_), _) => false,
+    }
 }
 
 /// A place or a connection, unless that takes longer than other mail can wait, or than anybody should.

@@ -199,13 +199,13 @@ async fn rtls_07_an_mx_that_the_policy_does_not_list_proves_nothing() {
     let stage = Stage::start().await;
     let evil = stage.world.mx("mx.evil.test").await;
     stage.mx.script(|script| script.keywords_in_tls = None);
-    let sets: [(&str, &[(u16, &Mx)], &str); 3] = [
-        ("alone", &[(10, &evil)], "mx_not_listed"),
-        ("first", &[(10, &evil), (20, &stage.mx)], "require_tls_unsupported"),
-        ("last", &[(10, &stage.mx), (20, &evil)], "require_tls_unsupported"),
+    let sets = [
+        ("alone", vec![(10, &evil)], "mx_not_listed"),
+        ("first", vec![(10, &evil), (20, &stage.mx)], "require_tls_unsupported"),
+        ("last", vec![(10, &stage.mx), (20, &evil)], "require_tls_unsupported"),
     ];
     for (local, mx, reason) in sets {
-        stage.world.domain("far.test").mx(mx);
+        stage.world.domain("far.test").mx(&mx);
         let recipient = format!("{local}@far.test");
         stage.submit(" REQUIRETLS", &recipient).await;
         let deferred = stage.relay.event("deferred").with("recipient", &recipient).await;

@@ -137,6 +137,7 @@ fn acts() -> Router<Arc<Relay>> {
         .route("/v1/resume", post(switches::resume))
         .route("/v1/drain", post(switches::drain).delete(switches::accept))
         .route("/v1/policies/{domain}", delete(policies::forget))
+        .route("/v1/hosts/{host}", delete(policies::forget_host))
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
         .route("/v1/clock/trust", post(clock::trust))
         .route("/v1/reload", post(reload))

@@ -63,6 +63,17 @@ pub(super) async fn forget(
     Err(Refused::missing(format!("nothing is known about {domain}")))
 }
 
+pub(super) async fn forget_host(
+    State(relay): State<Arc<Relay>>,
+    Path(host): Path<String>,
+) -> Result<Json<Value>, Refused> {
+    let host = parse(&host)?;
+    if relay.hosts.forget(&host).await.map_err(Refused::failed)? {
+        return Ok(Json(json!({ "forgotten": host.as_str() })));
+    }
+    Err(Refused::missing(format!("nothing is known about {host}")))
+}
+
 fn parse(domain: &str) -> Result<HostName, Refused> {
     HostName::parse(domain).map_err(|error| Refused::bad(format!("{domain:?}: {error}")))
 }

@@ -299,9 +299,22 @@ pub(super) enum CacheCommand {
     /// Fetch a policy anew now
     #[command(after_help = "Example: staunch policy refresh example.com")]
     Refresh(OneDomain),
-    /// Drop a policy: the domain counts as never seen before
-    #[command(after_help = "Example: staunch policy forget example.com")]
-    Forget(OneDomain),
+    /// Drop a policy, so that the domain counts as never seen before; or what is remembered of an MX host
+    #[command(after_help = "Example: staunch policy forget example.com\n         \
+                            staunch policy forget --host mx.example.com")]
+    Forget(Forget),
+}
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).args(["domain", "host"]))]
+pub(super) struct Forget {
+    /// The recipient domain
+    pub(super) domain: Option<String>,
+    /// The MX host, which did STARTTLS once: it may do without again (alarm starttls_gone)
+    #[arg(long, value_name = "MX")]
+    pub(super) host: Option<String>,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[derive(Args, Debug)]

@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::arguments::{CacheCommand, Json, OneDomain};
+use super::arguments::{CacheCommand, Forget, Json, OneDomain};
 use super::door::{Door, with_door};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
@@ -52,13 +52,22 @@ async fn refresh(door: &Door, command: &OneDomain) -> Result<Exit, Failure> {
     Ok(Exit::from(answer.get("error").is_none_or(Value::is_null)))
 }
 
-async fn forget(door: &Door, command: &OneDomain) -> Result<Exit, Failure> {
-    let answer = door.act(Method::DELETE, &["v1", "policies", &command.domain]).await?;
+async fn forget(door: &Door, command: &Forget) -> Result<Exit, Failure> {
+    let Forget { domain, host, json } = command;
+    let (kind, name) = match (domain, host) {
+        (Some(domain), None) => ("policies", domain),
+        (None, Some(host)) => ("hosts", host),
+        // The arguments are a group of which one is required.
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(Failure::new(Exit::Usage, "either a domain or --host is needed"));
+        }
+    };
+    let answer = door.act(Method::DELETE, &["v1", kind, name]).await?;
     let mut out = stdout().lock();
-    if command.json.json {
+    if json.json {
         output::json(&mut out, &answer)?;
     } else {
-        writeln!(out, "forgotten: {}", command.domain)?;
+        writeln!(out, "forgotten: {name}")?;
     }
     Ok(Exit::Ok)
 }

@@ -11,6 +11,7 @@ use policy::{Refusal, TlsFailure};
 use smtp::client::Stage;
 use smtp::{Domain, HostName, RemoteText, Reply, Status};
 
+use super::gone::StarttlsGone;
 use super::misfit::Misfit;
 use super::reason::{Reason, refusal_reason, tls_reason};
 use crate::connect::ConnectFailure;
@@ -149,6 +150,8 @@ pub(crate) enum HostError {
     Connect(ConnectFailure),
     /// The session is not as protected as it must be.
     Tls(TlsFailure),
+    /// It did TLS with us lately, and now that does not come about: somebody may want the mail in clear.
+    StarttlsGone(StarttlsGone),
     /// It takes nothing without TLS, which did not come about: it is not offered, or it broke before.
     TlsWanted(Reply),
     /// It does not let us in, or it must not get to know our password.
@@ -357,6 +360,7 @@ impl HostError {
             | Self::Refused(_)
             | Self::Dns(_)
             | Self::Tls(_)
+            | Self::StarttlsGone(_)
             | Self::TlsWanted(_)
             | Self::NoChunking
             | Self::Login(_)
@@ -380,6 +384,7 @@ impl HostError {
             | Self::ForbiddenAddress(_)
             | Self::Crowded
             | Self::GaveWay(_)
+            | Self::StarttlsGone(_)
             | Self::TlsWanted(_)
             | Self::NoChunking
             | Self::Login(_)
@@ -399,7 +404,7 @@ impl HostError {
             Self::Body(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
-            Self::Tls(_) | Self::TlsWanted(_) | Self::Login(_) => 6,
+            Self::Tls(_) | Self::StarttlsGone(_) | Self::TlsWanted(_) | Self::Login(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
             Self::NoChunking | Self::Interrupted { .. } => 5,
             Self::Connect(_) => 4,
@@ -434,6 +439,7 @@ impl HostError {
             | Self::ForbiddenAddress(_)
             | Self::Connect(_)
             | Self::Tls(_)
+            | Self::StarttlsGone(_)
             | Self::TlsWanted(_)
             | Self::Login(_)
             | Self::Interrupted { stage: Stage::Mail | Stage::Rcpt | Stage::Data, .. } => {
@@ -459,6 +465,7 @@ impl HostError {
             Self::GaveWay(text) => Problem::new(Reason::ConnectionLost, &format!("{mx}: {text}")),
             Self::Connect(failure) => failure.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
+            Self::StarttlsGone(gone) => gone.problem(mx),
             Self::TlsWanted(reply) => Problem::new(
                 Reason::StarttlsNotOffered,
                 &format!("{mx} takes nothing without TLS, and there was none: {reply}"),

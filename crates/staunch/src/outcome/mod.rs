@@ -2,6 +2,7 @@
 //! time and the dice.
 
 mod error;
+mod gone;
 mod misfit;
 mod reason;
 mod walk;
@@ -18,6 +19,7 @@ use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 pub(crate) use error::{
     AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Problem, Scope,
 };
+pub(crate) use gone::StarttlsGone;
 pub(crate) use misfit::Misfit;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 pub(crate) use walk::{Demand, Walk};

@@ -44,7 +44,7 @@ use crate::resolve::{Dns, Freshness, StsRecord};
 use asking::Purpose;
 use epochs::Epochs;
 pub(crate) use epochs::PolicyWatch;
-pub(crate) use hosts::HostMemory;
+pub(crate) use hosts::{HostMemory, STARTTLS_GONE};
 use room::Room;
 use turns::Turns;
 

@@ -3,7 +3,7 @@
 
 use policy::sts::Id;
 use policy::sts::keep::{Alarm, State, Stored};
-use spool::{Options, PolicyRow, Spool};
+use spool::{Found, Options, PolicyRow, Spool};
 use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};
 
 use super::*;
@@ -332,24 +332,47 @@ async fn a_policy_in_use_is_fetched_again_without_mail_and_without_a_record() {
 }
 
 #[tokio::test]
-async fn a_host_that_spoke_tls_is_remembered() {
+async fn a_host_that_spoke_tls_is_remembered_until_the_operator_acknowledges() {
     let world = World::start("/none").await;
     let daemon = Daemon::start(&world, "");
     let (host, other) = (name("mx.a.test"), name("mx.b.test"));
-    let memory = HostMemory::new(daemon.spool.policies().clone(), ClockWatch::undoubted());
-    assert!(!memory.starttls_seen(&host).await);
+    let policies = daemon.spool.policies();
+    let new = || HostMemory::new(policies.clone(), ClockWatch::undoubted());
+    // Queued behind what was written before.
+    let written = async || daemon.keeper.forget(&name(A)).await.unwrap();
+    let note = || match policies.host(&host).unwrap() {
+        Found::Row(row) => row.note.to_string(),
+        found @ (Found::Absent | Found::Corrupt) => format!("{found:?}"),
+    };
+    let memory = new();
+    assert!(!memory.misses_starttls(&host, "why").await);
     memory.note_starttls(&host).await;
-    assert!(memory.starttls_seen(&host).await);
-    daemon.keeper.forget(&name(A)).await.unwrap(); // written after it, so it is written too
-    let memory = HostMemory::new(daemon.spool.policies().clone(), ClockWatch::undoubted());
-    assert!(memory.starttls_seen(&host).await, "also after a restart");
-    assert!(!memory.starttls_seen(&other).await);
+    written().await;
+    assert_eq!(note(), "");
+    for memory in [&memory, &new()] {
+        assert!(memory.misses_starttls(&host, "why").await, "also after a restart");
+        written().await;
+        assert_eq!(note(), STARTTLS_GONE, "the operator was told");
+        assert!(!memory.misses_starttls(&other, "why").await);
+    }
+    memory.note_starttls(&host).await;
+    written().await;
+    assert_eq!(note(), "", "it works again, and is told of once more when it does not");
+    assert!(memory.misses_starttls(&host, "why").await);
+    assert!(memory.forget(&host).await.unwrap());
+    assert!(!memory.forget(&host).await.unwrap());
+    for memory in [&memory, &new()] {
+        assert!(!memory.misses_starttls(&host, "why").await, "the operator knows");
+    }
+    memory.note_starttls(&host).await;
+    assert!(memory.misses_starttls(&host, "why").await);
+
     let long_ago = clock::now() - jiff::SignedDuration::from_hours(31 * 24);
     let (done, stored) = oneshot::channel();
     let row = spool::HostRow { host: other.clone(), starttls_seen_at: long_ago, note: "".into() };
-    daemon.spool.policies().put_host(row, |result| drop(done.send(result)));
+    policies.put_host(row, |result| drop(done.send(result)));
     stored.await.unwrap().unwrap();
-    assert!(!memory.starttls_seen(&other).await, "but not for ever");
+    assert!(!new().misses_starttls(&other, "why").await, "but not for ever");
 }
 
 #[tokio::test]
