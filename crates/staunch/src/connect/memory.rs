@@ -1,9 +1,9 @@
 //! Which addresses are worth trying first? What earlier attempts learnt, for a while and in bounds.
 //!
-//! It only ever changes the order: what seems dead is tried last, not never.
+//! It only ever changes the order: what seems dead is tried last, not never. What is learnt at one host changes
+//! nothing for others: anybody can name dead addresses, and many of them, in a zone of their own.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -18,8 +18,8 @@ const FAMILY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 const DEAD_MAX: u64 = 10_000;
 /// Ours: hosts whose family is remembered.
 const HOSTS_MAX: u64 = 10_000;
-/// Ours: after so many addresses of a family in a row that did not answer, it is the family.
-const STRIKES_MAX: u32 = 8;
+/// Ours: addresses of one host that are tried; RFC 5321 §5.1 wants at least two.
+pub(super) const ADDRESSES_TRIED_MAX: usize = 5;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -48,74 +48,70 @@ pub(crate) enum DeadEnd {
     NoRoute,
 }
 
-/// What is known of addresses.
+/// What is known of the addresses of hosts.
 #[derive(Debug)]
 pub(crate) struct AddressMemory {
-    dead: Cache<SocketAddr, ()>,
-    dead_families: Cache<Family, ()>,
-    /// Addresses in a row that did not answer: IPv4, IPv6.
-    strikes: [AtomicU32; 2],
+    dead: Cache<(Domain, SocketAddr), ()>,
+    /// There is no way to addresses of the family that the host has.
+    dead_families: Cache<(Domain, Family), ()>,
     families: Cache<Domain, Family>,
 }
 
 impl Default for AddressMemory {
     fn default() -> Self {
         let dead = Cache::builder().max_capacity(DEAD_MAX).time_to_live(DEAD_FOR).build();
-        let dead_families = Cache::builder().max_capacity(2).time_to_live(DEAD_FOR).build();
+        let dead_families = Cache::builder().max_capacity(HOSTS_MAX).time_to_live(DEAD_FOR).build();
         let families = Cache::builder().max_capacity(HOSTS_MAX).time_to_live(FAMILY_FOR).build();
-        Self { dead, dead_families, strikes: Default::default(), families }
+        Self { dead, dead_families, families }
     }
 }
 
 impl AddressMemory {
-    /// Puts `addresses` of `host` into the order in which they are tried: the family that worked before
-    /// what did not answer lately, else as DNS gave them.
-    pub(crate) fn sort(&self, host: &Domain, addresses: &mut [SocketAddr]) {
+    /// Those of `addresses` of `host` that are tried, in order: what did not answer lately after what did or may,
+    /// and of each the family that worked before, else as DNS gave them. Of each family that the host has at
+    /// least one is among them: however many of the other there are, the one that works is not left out.
+    pub(crate) fn choose(&self, host: &Domain, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let mut chosen = addresses;
+        self.sort(host, &mut chosen);
+        let rest = chosen.split_off(chosen.len().min(ADDRESSES_TRIED_MAX));
+        let family = |address: &SocketAddr| Family::of(address.ip());
+        let has = |other: &&SocketAddr| !chosen.iter().any(|one| family(one) == family(other));
+        if let (Some(missing), Some(last)) = (rest.iter().find(has).copied(), chosen.last_mut()) {
+            *last = missing;
+        }
+        chosen
+    }
+
+    fn sort(&self, host: &Domain, addresses: &mut [SocketAddr]) {
         let known = self.families.get(host);
-        addresses.sort_by_key(|address| {
+        addresses.sort_by_cached_key(|address| {
             let family = Family::of(address.ip());
-            let is_silent =
-                self.dead.contains_key(address) || self.dead_families.contains_key(&family);
+            let is_silent = self.dead.contains_key(&(host.clone(), *address))
+                || self.dead_families.contains_key(&(host.clone(), family));
             (is_silent, known.is_some_and(|known| known != family))
         });
     }
 
-    /// TCP to `address` did not come about.
-    pub(crate) fn failed(&self, address: SocketAddr, how: DeadEnd) {
-        let family = Family::of(address.ip());
-        self.dead.insert(address, ());
-        let is_family = match how {
-            DeadEnd::Refused => false,
-            DeadEnd::Silent => {
-                let before = self.strikes(family).fetch_add(1, Ordering::Relaxed);
-                before.saturating_add(1) >= STRIKES_MAX
+    /// TCP to `address` of `host` did not come about.
+    pub(crate) fn failed(&self, host: &Domain, address: SocketAddr, how: DeadEnd) {
+        self.dead.insert((host.clone(), address), ());
+        match how {
+            DeadEnd::NoRoute => {
+                self.dead_families.insert((host.clone(), Family::of(address.ip())), ());
             }
-            DeadEnd::NoRoute => true,
-        };
-        if is_family {
-            self.dead_families.insert(family, ());
+            DeadEnd::Refused | DeadEnd::Silent => {}
         }
     }
 
-    /// TCP to `address` came about.
-    pub(crate) fn connected(&self, address: SocketAddr) {
-        let family = Family::of(address.ip());
-        self.strikes(family).store(0, Ordering::Relaxed);
-        self.dead.invalidate(&address);
-        self.dead_families.invalidate(&family);
+    /// TCP to `address` of `host` came about.
+    pub(crate) fn connected(&self, host: &Domain, address: SocketAddr) {
+        self.dead.invalidate(&(host.clone(), address));
+        self.dead_families.invalidate(&(host.clone(), Family::of(address.ip())));
     }
 
     /// From now on `host` is reached over `family`.
     pub(crate) fn prefer(&self, host: &Domain, family: Family) {
         self.families.insert(host.clone(), family);
-    }
-
-    fn strikes(&self, family: Family) -> &AtomicU32 {
-        let [v4, v6] = &self.strikes;
-        match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
-        }
     }
 }
 
@@ -129,10 +125,13 @@ mod tests {
         Domain::Name(HostName::parse("mx.example.org").unwrap())
     }
 
+    fn of(memory: &AddressMemory, host: &Domain, addresses: &[&str]) -> Vec<String> {
+        let parsed = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        memory.choose(host, parsed).iter().map(ToString::to_string).collect()
+    }
+
     fn sorted(memory: &AddressMemory, addresses: &[&str]) -> Vec<String> {
-        let mut parsed: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        memory.sort(&host(), &mut parsed);
-        parsed.iter().map(ToString::to_string).collect()
+        of(memory, &host(), addresses)
     }
 
     const SIX: &str = "[2001:db8::1]:25";
@@ -145,30 +144,53 @@ mod tests {
         let all = [SIX, FOUR, OTHER_SIX, OTHER_FOUR];
         let memory = AddressMemory::default();
         assert_eq!(sorted(&memory, &all), all, "nothing is known");
-        memory.failed(SIX.parse().unwrap(), DeadEnd::Silent);
+        memory.failed(&host(), SIX.parse().unwrap(), DeadEnd::Silent);
         assert_eq!(sorted(&memory, &all), [FOUR, OTHER_SIX, OTHER_FOUR, SIX]);
         memory.prefer(&host(), Family::V4);
         assert_eq!(sorted(&memory, &all), [FOUR, OTHER_FOUR, OTHER_SIX, SIX]);
-        memory.failed(FOUR.parse().unwrap(), DeadEnd::Refused);
-        memory.failed(OTHER_FOUR.parse().unwrap(), DeadEnd::Silent);
+        memory.failed(&host(), FOUR.parse().unwrap(), DeadEnd::Refused);
+        memory.failed(&host(), OTHER_FOUR.parse().unwrap(), DeadEnd::Silent);
         assert_eq!(sorted(&memory, &all), [OTHER_SIX, FOUR, OTHER_FOUR, SIX], "last, not never");
-        memory.connected(FOUR.parse().unwrap());
+        memory.connected(&host(), FOUR.parse().unwrap());
         assert_eq!(sorted(&memory, &all), [FOUR, OTHER_SIX, OTHER_FOUR, SIX]);
     }
 
     #[test]
     fn a_family_without_a_way_out_is_last_until_one_of_its_addresses_answers() {
         let memory = AddressMemory::default();
-        memory.failed(SIX.parse().unwrap(), DeadEnd::NoRoute);
+        memory.failed(&host(), SIX.parse().unwrap(), DeadEnd::NoRoute);
         assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [FOUR, OTHER_SIX]);
-        memory.connected("[2001:db8::3]:25".parse().unwrap());
+        memory.connected(&host(), "[2001:db8::3]:25".parse().unwrap());
         assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [OTHER_SIX, FOUR]);
+    }
 
-        for last in 0..STRIKES_MAX {
+    /// Whoever names dead addresses in a zone of their own turns nobody else's order.
+    #[test]
+    fn what_is_dead_for_one_host_is_not_for_another() {
+        let memory = AddressMemory::default();
+        for last in 0..100 {
             let address = format!("[2001:db8::dead:{last}]:25").parse().unwrap();
-            assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [OTHER_SIX, FOUR], "{last}");
-            memory.failed(address, DeadEnd::Silent);
+            memory.failed(&host(), address, DeadEnd::Silent);
         }
+        memory.failed(&host(), SIX.parse().unwrap(), DeadEnd::NoRoute);
+        let other = Domain::Name(HostName::parse("mx.example.net").unwrap());
         assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [FOUR, OTHER_SIX]);
+        assert_eq!(of(&memory, &other, &[SIX, FOUR]), [SIX, FOUR]);
+    }
+
+    #[test]
+    fn the_family_that_works_is_tried_however_many_addresses_the_other_has() {
+        let many: Vec<String> = (0..9).map(|last| format!("[2001:db8::{last}]:25")).collect();
+        let mut all: Vec<&str> = many.iter().map(String::as_str).collect();
+        all.push(FOUR);
+        let memory = AddressMemory::default();
+        let chosen = sorted(&memory, &all);
+        assert_eq!((chosen.len(), chosen.last().unwrap().as_str()), (ADDRESSES_TRIED_MAX, FOUR));
+        memory.prefer(&host(), Family::V4);
+        assert_eq!(sorted(&memory, &all)[0], FOUR);
+        memory.failed(&host(), FOUR.parse().unwrap(), DeadEnd::Refused);
+        let chosen = sorted(&memory, &all);
+        assert_eq!((chosen.len(), chosen.last().unwrap().as_str()), (ADDRESSES_TRIED_MAX, FOUR));
+        assert_eq!(sorted(&memory, &[FOUR, OTHER_FOUR]), [OTHER_FOUR, FOUR], "one family only");
     }
 }

@@ -34,8 +34,6 @@ pub(crate) use failure::{ConnectCause, ConnectFailure, Step, is_about_us, is_thr
 use memory::AddressMemory;
 pub(crate) use memory::Family;
 
-/// Ours: addresses of one host that are tried; RFC 5321 §5.1 wants at least two.
-const ADDRESSES_TRIED_MAX: usize = 5;
 /// Ours: addresses at which a session that begins and fails is taken as the host's answer. Each may
 /// cost the time of a greeting.
 const SESSIONS_TRIED_MAX: usize = 2;
@@ -201,11 +199,10 @@ impl Connector {
     /// The addresses to try, in order.
     fn tries(&self, setup: &Setup, addresses: &[SocketAddr], key: &PoolKey) -> VecDeque<Try> {
         let is_open = |address: &&SocketAddr| key.sources.towards(address.ip()) != Exit::Closed;
-        let mut sorted: Vec<SocketAddr> = addresses.iter().filter(is_open).copied().collect();
-        self.memory.sort(&key.host, &mut sorted);
+        let open = addresses.iter().filter(is_open).copied().collect();
         let hello = setup.tls.hello(&key.host);
-        let tries = sorted.into_iter().map(|address| Try { address, hello, is_second: false });
-        tries.take(ADDRESSES_TRIED_MAX).collect()
+        let chosen = self.memory.choose(&key.host, open).into_iter();
+        chosen.map(|address| Try { address, hello, is_second: false }).collect()
     }
 
     async fn tcp(
@@ -218,13 +215,13 @@ impl Connector {
         let dialled = dial(address, visit.key.sources.towards(address.ip()), limit).await;
         let error = match dialled {
             Ok(stream) => {
-                self.memory.connected(address);
+                self.memory.connected(&visit.key.host, address);
                 return Ok(stream);
             }
             Err(error) => error,
         };
         if let Some(how) = error.dead_end() {
-            self.memory.failed(address, how);
+            self.memory.failed(&visit.key.host, address, how);
         }
         Err(match error {
             DialError::Tcp(error) => ConnectCause::Tcp(error),
