@@ -53,6 +53,19 @@ pub(crate) fn is_forbidden(ip: IpAddr, allowed: &[Prefix]) -> bool {
     }
 }
 
+/// Where packets to `ip` end up: there, and at the IPv4 address that it wraps. At a Teredo address the client
+/// answers.
+pub(crate) fn ends(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let inner = match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => wrapped(ip).map(|wrapped| match wrapped {
+            Wrapped::One(inner) => inner,
+            Wrapped::Teredo { client, server: _ } => client,
+        }),
+    };
+    std::iter::once(ip).chain(inner.map(IpAddr::V4))
+}
+
 fn is_special_v4(ip: Ipv4Addr) -> bool {
     SPECIAL_V4.iter().any(|(network, length)| {
         let host_bits = u32::BITS - length;
@@ -174,6 +187,22 @@ mod tests {
         ];
         for (ip, want) in cases {
             assert_eq!(forbidden(ip, &[]), want, "{ip}");
+        }
+    }
+
+    #[test]
+    fn a_wrapped_address_ends_at_what_it_wraps() {
+        let cases = [
+            ("192.0.2.1", &["192.0.2.1"][..]),
+            ("2001:db8::1", &["2001:db8::1"]),
+            ("::ffff:192.0.2.1", &["::ffff:192.0.2.1", "192.0.2.1"]),
+            ("64:ff9b::c000:201", &["64:ff9b::c000:201", "192.0.2.1"]),
+            ("2002:c000:201::7", &["2002:c000:201::7", "192.0.2.1"]),
+            ("2001:0:808:808:0:0:3fff:fdfe", &["2001:0:808:808::3fff:fdfe", "192.0.2.1"]),
+        ];
+        for (ip, want) in cases {
+            let ends: Vec<String> = ends(ip.parse().unwrap()).map(|ip| ip.to_string()).collect();
+            assert_eq!(ends, want, "{ip}");
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::addresses::ends;
 use crate::budget::Budget;
 use crate::clock::ClockWatch;
 use crate::config::Config;
@@ -113,12 +114,11 @@ impl Relay {
         }
     }
 
-    /// Is this one of our own listeners?
+    /// Is this one of our own listeners, whatever the address is wrapped in?
     pub(crate) fn is_ourselves(&self, address: SocketAddr) -> bool {
-        self.listening.now().iter().any(|listener| {
-            listener.port() == address.port()
-                && (listener.ip() == address.ip()
-                    || (listener.ip().is_unspecified() && is_on_this_machine(address)))
+        ends(address.ip()).any(|ip| {
+            let end = SocketAddr::new(ip, address.port());
+            self.listening.now().iter().any(|listener| is_at(*listener, end))
         })
     }
 
@@ -143,6 +143,13 @@ impl Relay {
             Counted::Anew(count) => self.messages.store(count, Ordering::Relaxed),
         }
     }
+}
+
+/// Does `listener` answer at `address`?
+fn is_at(listener: SocketAddr, address: SocketAddr) -> bool {
+    let ip = listener.ip().to_canonical();
+    listener.port() == address.port()
+        && (ip == address.ip() || (ip.is_unspecified() && is_on_this_machine(address)))
 }
 
 /// Is `address` one of this machine's? The system then takes it as the source towards itself. Nothing
@@ -183,6 +190,33 @@ pub(crate) fn dice() -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_own_address_is_ourselves_in_every_wrapping() {
+        let stage = crate::queue::stage::Stage::new();
+        let relay = &stage.relay;
+        let listening = ["192.0.2.1:25", "[2001:db8::1]:25", "[::ffff:192.0.2.9]:25", "0.0.0.0:26"];
+        relay.listening.replace(listening.map(|address| address.parse().unwrap()).to_vec());
+        let cases = [
+            ("192.0.2.1:25", true),
+            ("192.0.2.1:2525", false),
+            ("192.0.2.2:25", false),
+            ("192.0.2.9:25", true),
+            ("[2001:db8::1]:25", true),
+            ("[2001:db8::2]:25", false),
+            ("[::ffff:192.0.2.1]:25", true),
+            ("[::ffff:192.0.2.2]:25", false),
+            ("[64:ff9b::c000:201]:25", true),
+            ("[64:ff9b::c000:201]:2525", false),
+            ("[64:ff9b::c000:202]:25", false),
+            ("[2002:c000:201::1]:25", true),
+            ("[::ffff:127.0.0.1]:26", true),
+            ("[64:ff9b::7f00:1]:26", true),
+        ];
+        for (address, want) in cases {
+            assert_eq!(relay.is_ourselves(address.parse().unwrap()), want, "{address}");
+        }
+    }
 
     #[test]
     fn a_listener_on_every_address_is_on_those_of_this_machine_and_not_on_all_of_the_world() {

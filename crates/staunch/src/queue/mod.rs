@@ -14,7 +14,7 @@ pub(crate) mod notice;
 pub(crate) mod settle;
 pub(crate) mod shaping;
 #[cfg(test)]
-mod stage;
+pub(crate) mod stage;
 pub(crate) mod stop;
 pub(crate) mod store;
 pub(crate) mod telling;

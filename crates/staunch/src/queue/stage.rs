@@ -15,9 +15,9 @@ use crate::relay::Relay;
 
 pub(super) const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
-pub(super) struct Stage {
+pub(crate) struct Stage {
     _dir: TempDir,
-    pub(super) relay: Arc<Relay>,
+    pub(crate) relay: Arc<Relay>,
     inboxes: Inboxes,
     config: watch::Sender<Arc<Config>>,
 }
@@ -27,7 +27,7 @@ pub(super) fn lane(name: &str) -> LaneKey {
 }
 
 impl Stage {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("staunch.toml");
         let text = format!(
