@@ -629,7 +629,8 @@ fn which_domains_are_enforced_is_known_without_the_policies() {
     spool.set_mark("switched_off.sending", Some("5")).unwrap();
     drop(spool);
 
-    let cases: [(&str, fn(&Path)); 3] = [
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage); 3] = [
         ("missing", |file| std::fs::remove_file(file).unwrap()),
         ("empty", |file| std::fs::write(file, b"").unwrap()),
         ("garbage", |file| std::fs::write(file, [0; 8192]).unwrap()),

@@ -250,7 +250,7 @@ mod tests {
         drop((switches, spool));
 
         let spool = open();
-        let off = Switches::open(spool.clone()).unwrap().off();
+        let off = Switches::open(spool).unwrap().off();
         assert_eq!(off, left);
         assert_eq!((off.sending, off.accepting), (None, Some(early)));
         let hops: Vec<&str> = off.hops.keys().map(HostName::as_str).collect();

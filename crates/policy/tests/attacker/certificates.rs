@@ -37,8 +37,7 @@ impl Certificates {
     pub(crate) fn admits(
         &mut self,
         mx: AuthorizedMx,
-        host: &HostName,
-        shown: Shown,
+        (host, shown): (&HostName, Shown),
         asked: &Asked,
         now: Timestamp,
     ) -> bool {

@@ -8,16 +8,16 @@ use jiff::Timestamp;
 use policy::clock::{BootId, Change as ClockChange, Judge, LastMark, Reading, TrustedBy, Witness};
 use policy::sts::Kept;
 use policy::sts::keep::{
-    ClockTrust, DeferCause, Effect, LookUp, Moment, Settings, State, Stored, Tenant, Use, Verdict,
-    Write, surplus,
+    ClockTrust, DeferCause, Effect, LookUp, Moment, Room, Settings, Stored, Verdict, Write, Written,
 };
-use policy::{Asked, Located, NamedBy, Published, Requirement, authorize, registrable_domain};
+use policy::{Asked, Located, NamedBy, Published, Requirement, authorize};
 use smtp::{Domain, HostName};
 
 use crate::certificates::Certificates;
+use crate::coverage::Coverage;
 use crate::disk::{Change, Disk};
 use crate::truth::Truth;
-use crate::world::{Dom, Mx, Shown, World, address, name};
+use crate::world::{Dom, Mx, Shown, World, address};
 
 /// The cache is small, so that it overflows.
 pub(crate) const POLICIES_MAX: usize = 12;
@@ -25,50 +25,6 @@ pub(crate) const POLICIES_MAX: usize = 12;
 const RESTARTS_MAX: u32 = 3;
 /// A verdict is believed for a minute.
 const VERDICT_LIFE: Duration = Duration::from_secs(60);
-
-macro_rules! coverage {
-    ($($field:ident: $text:literal,)*) => {
-        /// How often what has to come up came up.
-        #[derive(Clone, Debug, Default)]
-        pub(crate) struct Coverage { $(pub(crate) $field: u64,)* }
-
-        impl Coverage {
-            pub(crate) fn add(&mut self, other: &Self) { $(self.$field += other.$field;)* }
-
-            /// Returns how many came up too rarely.
-            pub(crate) fn print(&self, sequences: u64, min: u64) -> u64 {
-                let mut missing = 0;
-                $(
-                    let is_missing = self.$field * 100_000 < min * sequences;
-                    missing += u64::from(is_missing);
-                    let mark = if is_missing { "  TOO FEW" } else { "" };
-                    println!("{:>9}  {}{mark}", self.$field, $text);
-                )*
-                missing
-            }
-        }
-    };
-}
-
-coverage! {
-    mails: "mails sent",
-    mails_under_policy: "of them while a policy that was got had to hold",
-    refused_hosts: "hosts refused",
-    learnt_at_policy: "requirement changed while a try was at: policy",
-    learnt_at_mx: "requirement changed while a try was at: MX",
-    learnt_at_host: "requirement changed while a try was at: host",
-    learnt_at_connected: "requirement changed while a try was at: connected",
-    learnt_before_mail: "requirement changed while a try was at: before MAIL",
-    crash_in_replace: "crash between the writes of a replacement",
-    evicted_beside_mail: "eviction with mail queued",
-    suspect_fetch: "policy fetched by a clock in doubt",
-    suspect: "clock became suspect",
-    trusted_again: "clock trusted again",
-    lost_no_record: "lost policy, and the record says that there is none",
-    contested_dead_ends: "dead ends that a policy contradicts",
-    bounces: "mails returned",
-    disk_full: "writes that failed",
-}
 
 /// How far a try has come.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -82,7 +38,7 @@ enum Stage {
 
 /// One attempt to deliver.
 #[derive(Clone, Debug)]
-struct Try {
+pub(crate) struct Try {
     domain: Dom,
     epoch: u64,
     restarts: u32,
@@ -92,11 +48,11 @@ struct Try {
 }
 
 /// A look-up under way.
-struct Looking {
-    look_up: LookUp,
-    effect: Effect,
-    is_syncing: bool,
-    got: Option<(i64, String)>,
+pub(crate) struct Looking {
+    pub(crate) look_up: LookUp,
+    pub(crate) effect: Effect,
+    pub(crate) is_syncing: bool,
+    pub(crate) got: Option<(i64, String)>,
 }
 
 /// What the program is, and the world around it.
@@ -108,15 +64,15 @@ pub(crate) struct Core {
     /// Seconds.
     pub(crate) true_now: i64,
     pub(crate) wall: i64,
-    booted_at: i64,
-    boot: u64,
-    judge: Judge,
-    looking: BTreeMap<Dom, Looking>,
-    verdicts: BTreeMap<Dom, (Verdict, Duration)>,
-    fleeting: BTreeMap<Dom, Arc<Kept>>,
-    epochs: BTreeMap<Dom, u64>,
-    tries: Vec<Try>,
-    queue: BTreeSet<Dom>,
+    pub(crate) booted_at: i64,
+    pub(crate) boot: u64,
+    pub(crate) judge: Judge,
+    pub(crate) looking: BTreeMap<Dom, Looking>,
+    pub(crate) verdicts: BTreeMap<Dom, (Verdict, Duration)>,
+    pub(crate) fleeting: BTreeMap<Dom, Arc<Kept>>,
+    pub(crate) epochs: BTreeMap<Dom, u64>,
+    pub(crate) tries: Vec<Try>,
+    pub(crate) queue: BTreeSet<Dom>,
     settings: Settings,
 }
 
@@ -144,7 +100,7 @@ impl Core {
         }
     }
 
-    fn reading(&self) -> Reading {
+    pub(crate) fn reading(&self) -> Reading {
         let boottime = Duration::from_secs(u64::try_from(self.true_now - self.booted_at).unwrap());
         Reading { wall: stamp(self.wall), boottime }
     }
@@ -206,7 +162,7 @@ impl Core {
         self.epochs.get(domain).copied().unwrap_or_default()
     }
 
-    fn bump(&mut self, domain: &Dom) {
+    pub(crate) fn bump(&mut self, domain: &Dom) {
         self.verdicts.remove(domain);
         *self.epochs.entry(domain.clone()).or_default() += 1;
         for of in self.tries.iter().filter(|of| of.domain == *domain) {
@@ -350,10 +306,11 @@ impl Core {
         }
         let moment = self.moment();
         let body = fetched.as_ref().map(|body| body.as_bytes()).map_err(Clone::clone);
-        looking.look_up.fetched(body, self.has_room(), moment)
+        let room = if self.has_room() { Room::Free } else { Room::None };
+        looking.look_up.fetched(body, room, moment)
     }
 
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.disk.synced.rows.len() < POLICIES_MAX + 3
     }
 
@@ -373,7 +330,7 @@ impl Core {
                 Write::Unlist => Change::Unlist(domain.clone()),
             });
             if write == Write::Note {
-                return Some(looking.look_up.written(true, moment));
+                return Some(looking.look_up.written(Written::Synced, moment));
             }
             looking.is_syncing = true;
             return None;
@@ -381,7 +338,8 @@ impl Core {
         looking.is_syncing = false;
         let is_stored = self.disk.sync();
         self.coverage.disk_full += u64::from(!is_stored);
-        Some(looking.look_up.written(is_stored, moment))
+        let written = if is_stored { Written::Synced } else { Written::Failed };
+        Some(looking.look_up.written(written, moment))
     }
 
     fn answered(&mut self, domain: &Dom, looking: Looking, verdict: Verdict, moment: Moment) {
@@ -466,7 +424,7 @@ impl Core {
         let shown = self.world.shown(&of.domain, &host);
         let now = self.moment().now;
         let Ok(mx) = authorize(located(&of.domain, &host), &of.asked) else { return true };
-        if certificates.admits(mx, &host, shown, &of.asked, now) {
+        if certificates.admits(mx, (&host, shown), &of.asked, now) {
             of.stage = Stage::BeforeMail(shown);
         } else {
             self.coverage.refused_hosts += 1;
@@ -494,110 +452,6 @@ impl Core {
         ))
     }
 
-    /// The power goes; `keep` of what was on its way to the disk came there.
-    pub(crate) fn crash(&mut self, keep: usize, reboots: bool) {
-        let looking = std::mem::take(&mut self.looking);
-        self.disk.crash(keep);
-        for (domain, Looking { look_up: _, effect, got, is_syncing }) in looking {
-            let is_in_replace = matches!(effect, Effect::Write(Write::Replace | Write::Unlist))
-                || (is_syncing && matches!(effect, Effect::Write(Write::List(_))));
-            self.coverage.crash_in_replace += u64::from(is_in_replace && got.is_some());
-            let row = self.disk.synced.rows.get(&domain).and_then(|row| row.kept.clone());
-            if let (Some((at, body)), Some(kept)) = (got, row)
-                && kept.body() == body
-            {
-                self.truth.got(&domain, at, &body);
-            }
-        }
-        self.verdicts.clear();
-        self.fleeting.clear();
-        self.epochs.clear();
-        self.tries.clear();
-        if reboots {
-            self.boot += 1;
-            self.booted_at = self.true_now - 5;
-        }
-        let last = self.disk.synced.mark.clone().map_or(LastMark::Never, LastMark::Whole);
-        self.judge = Judge::start(self.reading(), boot_id(self.boot), last);
-        self.moment();
-    }
-
-    /// Strangers make us learn their policies.
-    pub(crate) fn flood(&mut self, count: usize) {
-        let moment = self.moment();
-        for n in 0..count {
-            if !self.has_room() {
-                return;
-            }
-            let domain = name(&format!("d{n}.flood.test"));
-            let body = format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n");
-            let id = policy::sts::Id::parse("1").unwrap();
-            let kept = Kept::new(id, body.as_bytes(), moment.now).unwrap();
-            let (first_used_at, last_used_at) = (Some(moment.now), Some(moment.now));
-            let kept = Some(Arc::new(kept));
-            let state = State { kept, first_used_at, last_used_at, ..State::default() };
-            if let Some(entry) = state.to_list(moment) {
-                self.disk.begin(Change::List(domain.clone(), entry));
-            }
-            self.disk.begin(Change::Row(domain, Box::new(state)));
-        }
-        self.disk.sync();
-    }
-
-    /// What is too much goes.
-    pub(crate) fn tidy(&mut self) -> Result<(), String> {
-        let moment = self.moment();
-        if moment.clock == ClockTrust::Suspect || self.disk.is_full {
-            return Ok(());
-        }
-        let damaged = &self.disk.synced.damaged;
-        let rows = self.disk.synced.rows.keys().filter(|domain| !damaged.contains(*domain));
-        let (mut tenants, mut regulars) = (Vec::new(), BTreeSet::new());
-        for domain in rows.cloned().collect::<Vec<_>>() {
-            let state = self.disk.synced.state(&domain);
-            if state.is_spent(moment) && !self.looking.contains_key(&domain) {
-                self.drop_row(&domain);
-                continue;
-            }
-            let usage = state.use_of(moment);
-            if usage == Use::Regular {
-                regulars.insert(domain.clone());
-            }
-            let registrable = registrable_domain(&domain);
-            let last_used_at = state.last_used_at.unwrap_or(Timestamp::MIN);
-            tenants.push(Tenant { domain, registrable, usage, last_used_at });
-        }
-        let queue = &self.queue;
-        let gone = surplus(tenants, POLICIES_MAX, |domain| queue.contains(domain)).go;
-        self.coverage.evicted_beside_mail += u64::from(!gone.is_empty() && !queue.is_empty());
-        for domain in gone {
-            if self.queue.contains(&domain) || regulars.contains(&domain) {
-                return Err(format!("{domain} was evicted although it has mail or is no stranger"));
-            }
-            if !self.looking.contains_key(&domain) {
-                self.drop_row(&domain);
-                self.truth.forget(&domain);
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_row(&mut self, domain: &Dom) {
-        self.disk.begin(Change::Unlist(domain.clone()));
-        self.disk.begin(Change::Delete(domain.clone()));
-        self.disk.sync();
-        self.bump(domain);
-    }
-
-    /// The operator forgets it.
-    pub(crate) fn forget(&mut self, domain: &Dom) {
-        if !self.looking.contains_key(domain) && !self.disk.is_full {
-            self.drop_row(domain);
-            self.fleeting.remove(domain);
-            self.truth.forget(domain);
-        }
-    }
-
     /// The operator holds or deletes the mail.
     pub(crate) fn withdraw(&mut self, domain: &Dom) {
         self.tries.retain(|of| of.domain != *domain);
@@ -623,6 +477,6 @@ fn stamp(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn boot_id(boot: u64) -> Option<BootId> {
+pub(crate) fn boot_id(boot: u64) -> Option<BootId> {
     BootId::parse(&format!("00000000-0000-4000-8000-{boot:012x}"))
 }

@@ -52,7 +52,7 @@ impl Files {
     pub(crate) fn stored(&self, domain: &Dom) -> Stored {
         match self.rows.get(domain) {
             _ if self.damaged.contains(domain) => Stored::Damaged,
-            Some(state) => Stored::Row(state.clone()),
+            Some(state) => Stored::Row(Box::new(state.clone())),
             None => Stored::Absent,
         }
     }
@@ -60,7 +60,7 @@ impl Files {
     /// All that can be read about `domain`.
     pub(crate) fn state(&self, domain: &Dom) -> State {
         let row = match self.stored(domain) {
-            Stored::Row(state) => state,
+            Stored::Row(state) => *state,
             Stored::Absent | Stored::Damaged => State::default(),
         };
         State { listed: self.list.get(domain).copied(), ..row }

@@ -13,7 +13,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a test stops at what it did not expect, and says what it saw"
@@ -21,9 +20,11 @@
 
 mod certificates;
 mod core;
+mod coverage;
 mod disk;
 mod random;
 mod steps;
+mod trouble;
 mod truth;
 mod world;
 
@@ -32,7 +33,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use crate::certificates::Certificates;
-use crate::core::Coverage;
+use crate::coverage::Coverage;
 use crate::steps::{Run, Step};
 
 /// Steps of one sequence.

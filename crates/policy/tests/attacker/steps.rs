@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::certificates::Certificates;
-use crate::core::{Core, Coverage};
+use crate::core::Core;
+use crate::coverage::Coverage;
 use crate::random::Random;
+use crate::trouble::After;
 use crate::world::{Body, Dom, HONEST, Mx, Shown, Site, Txt, name};
 
 const HOUR: i64 = 3600;
@@ -28,7 +30,7 @@ pub(crate) enum Step {
     ClockRight,
     Crash {
         keep: usize,
-        reboots: bool,
+        after: After,
     },
     Flood(usize),
     Damage(Dom),
@@ -91,88 +93,30 @@ impl Run {
         let victim = self.victim.clone();
         let random = &mut self.random;
         match random.below(14) {
-            0 => Step::Txt(
-                victim,
-                random.of(&[Txt::None, Txt::None, Txt::Several, Txt::Fail, Txt::Other]),
-            ),
+            0 => {
+                let txt = [Txt::None, Txt::None, Txt::Several, Txt::Fail, Txt::Other];
+                Step::Txt(victim, random.of(&txt))
+            }
             1 => Step::Mx(victim, random.of(&[Mx::Forged, Mx::Both, Mx::Null, Mx::NxDomain])),
             2 => Step::Site(victim, Site::Withhold),
             3 => {
-                let shown =
-                    random.of(&[Shown::Good, Shown::Plain, Shown::Untrusted, Shown::OtherName]);
+                let all = [Shown::Good, Shown::Plain, Shown::Untrusted, Shown::OtherName];
+                let shown = random.of(&all);
                 Step::Tls(victim, shown, random.of(&[Shown::Plain, Shown::Good]))
             }
-            // What it learns in the middle of a try.
-            4 => {
-                let days = random.of(&[7, 30]);
-                let learnt = random.of(&[Body::Enforce { days }, Body::EnforceOther { days }]);
-                self.script.extend([
-                    Step::Advance(0),
-                    Step::Advance(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Refresh(victim.clone()),
-                    Step::Pass(5 * HOUR),
-                    Step::Publish(victim.clone(), learnt),
-                ]);
-                for _ in 0..self.random.below(4) {
-                    self.script.push(Step::Advance(0));
-                }
-                self.script.extend([
-                    Step::Mx(victim.clone(), Mx::Forged),
-                    Step::Through(victim.clone()),
-                    Step::Publish(victim.clone(), Body::Testing { days: 1 }),
-                ]);
-                Step::Forget(victim)
-            }
-            // Crash in the middle of what is written.
-            5 => {
-                let crash = Step::Crash { keep: random.below(3), reboots: random.one_in(2) };
-                self.script.extend([Step::Through(victim.clone()), crash]);
-                for _ in 0..2 + self.random.below(4) {
-                    self.script.push(Step::Look(0));
-                }
-                self.script.extend([Step::Refresh(victim.clone()), Step::Pass(13 * HOUR)]);
-                let days = self.random.of(&[1, 7]);
-                let body = self.random.of(&[
-                    Body::EnforceOther { days },
-                    Body::Enforce { days },
-                    Body::Testing { days },
-                ]);
-                Step::Publish(victim, body)
-            }
-            // A clock in doubt, and a fetch.
-            6 => {
-                let by = random.of(&[-40 * DAY, -3 * HOUR, 3 * HOUR, 40 * DAY]);
-                self.script.extend([
-                    Step::Through(victim.clone()),
-                    Step::Site(victim.clone(), Site::Withhold),
-                    Step::ClockRight,
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Look(0),
-                    Step::Refresh(victim),
-                    Step::Pass(13 * HOUR),
-                ]);
-                Step::Wall(by)
-            }
+            4 => self.learn_in_a_try(victim),
+            5 => self.crash_in_a_write(victim),
+            6 => self.fetch_in_doubt(victim),
             7 => {
-                self.script.extend([
-                    Step::Through(victim.clone()),
+                self.soon([
+                    Step::Crash { keep: 0, after: After::Restart },
                     Step::Txt(victim.clone(), Txt::None),
-                    Step::Crash { keep: 0, reboots: false },
+                    Step::Through(victim.clone()),
                 ]);
                 if self.random.one_in(2) { Step::Damage(victim) } else { Step::LoseFile }
             }
             8 => {
-                self.script.extend([Step::Through(victim), Step::Tidy]);
+                self.soon([Step::Tidy, Step::Through(victim)]);
                 Step::Flood(15)
             }
             9 => Step::Mail(victim),
@@ -180,6 +124,68 @@ impl Run {
             12 => Step::Refresh(victim),
             _ => Step::Through(victim),
         }
+    }
+
+    /// These are next, the first one first.
+    fn soon(&mut self, steps: impl IntoIterator<Item = Step, IntoIter: DoubleEndedIterator>) {
+        self.script.extend(steps.into_iter().rev());
+    }
+
+    fn learn_in_a_try(&mut self, victim: Dom) -> Step {
+        let days = self.random.of(&[7, 30]);
+        let bodies = [Body::Enforce { days }, Body::EnforceOther { days }];
+        let learnt = self.random.of(&bodies);
+        let stages = self.random.below(4);
+        self.soon(
+            [
+                Step::Publish(victim.clone(), Body::Testing { days: 1 }),
+                Step::Through(victim.clone()),
+                Step::Mx(victim.clone(), Mx::Forged),
+                Step::Mail(victim.clone()),
+            ]
+            .into_iter()
+            .chain(vec![Step::Advance(0); stages])
+            .chain([
+                Step::Publish(victim.clone(), learnt),
+                Step::Pass(5 * HOUR),
+                Step::Refresh(victim.clone()),
+            ])
+            .chain(vec![Step::Look(0); 7])
+            .chain(vec![Step::Advance(0); 3])
+            .collect::<Vec<_>>(),
+        );
+        Step::Forget(victim)
+    }
+
+    fn crash_in_a_write(&mut self, victim: Dom) -> Step {
+        let after = self.random.of(&[After::Restart, After::Reboot]);
+        let crash = Step::Crash { keep: self.random.below(3), after };
+        let looks = 2 + self.random.below(4);
+        self.soon(
+            [Step::Pass(13 * HOUR), Step::Refresh(victim.clone())]
+                .into_iter()
+                .chain(vec![Step::Look(0); looks])
+                .chain([crash, Step::Through(victim.clone())])
+                .collect::<Vec<_>>(),
+        );
+        let days = self.random.of(&[1, 7]);
+        let bodies = [Body::EnforceOther { days }, Body::Enforce { days }, Body::Testing { days }];
+        Step::Publish(victim, self.random.of(&bodies))
+    }
+
+    fn fetch_in_doubt(&mut self, victim: Dom) -> Step {
+        self.soon(
+            [Step::Pass(13 * HOUR), Step::Refresh(victim.clone())]
+                .into_iter()
+                .chain(vec![Step::Look(0); 5])
+                .chain([
+                    Step::ClockRight,
+                    Step::Site(victim.clone(), Site::Withhold),
+                    Step::Through(victim),
+                ])
+                .collect::<Vec<_>>(),
+        );
+        Step::Wall(self.random.of(&[-40 * DAY, -3 * HOUR, 3 * HOUR, 40 * DAY]))
     }
 
     fn go_on(&mut self) -> Step {
@@ -228,7 +234,10 @@ impl Run {
             ])),
             5 | 6 => Step::Pass(random.of(&[60, 10 * 60, HOUR, 6 * HOUR, DAY, 3 * DAY])),
             7 => Step::ClockRight,
-            8 => Step::Crash { keep: random.below(4), reboots: random.one_in(2) },
+            8 => {
+                let after = random.of(&[After::Restart, After::Reboot]);
+                Step::Crash { keep: random.below(4), after }
+            }
             9 => Step::Flood(random.below(20)),
             10 => Step::Damage(any),
             11 => random.of(&[Step::LoseFile, Step::CopyFile, Step::RestoreFile]),
@@ -280,7 +289,7 @@ impl Run {
                 core.wall = core.true_now;
                 core.moment();
             }
-            Step::Crash { keep, reboots } => core.crash(*keep, *reboots),
+            Step::Crash { keep, after } => core.crash(*keep, *after),
             Step::Flood(count) => core.flood(*count),
             Step::Damage(domain) => {
                 if core.disk.synced.rows.contains_key(domain) {
@@ -290,13 +299,13 @@ impl Run {
             Step::LoseFile => {
                 core.disk.synced.rows.clear();
                 core.disk.synced.damaged.clear();
-                core.crash(0, false);
+                core.crash(0, After::Restart);
             }
             Step::CopyFile => self.copied = core.disk.synced.rows.clone(),
             Step::RestoreFile => {
                 core.disk.synced.rows = self.copied.clone();
                 core.disk.synced.damaged.clear();
-                core.crash(0, false);
+                core.crash(0, After::Restart);
             }
             Step::DiskFull(is_full) => core.disk.is_full = *is_full,
             Step::Mail(domain) => core.mail(domain),

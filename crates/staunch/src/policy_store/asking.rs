@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use policy::sts::Policy;
 use policy::sts::keep::{
-    Effect, FetchFailure, FetchFailureKind, Listed, LookUp, State, Stored, Verdict, Write,
+    Effect, FetchFailure, FetchFailureKind, Listed, LookUp, State, Stored, Verdict, Write, Written,
 };
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, PolicyRow, StoreError};
@@ -50,8 +50,9 @@ pub(super) struct Asked {
 }
 
 /// What a look-up has seen so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    begun: Instant,
     record: Option<StsRecord>,
     failure: Option<RemoteText>,
     is_fetched: bool,
@@ -65,12 +66,12 @@ impl Inner {
         purpose: Purpose,
         freshness: Freshness,
     ) -> Asked {
-        let begun = Instant::now();
         let mut look_up = match self.load(domain, purpose).await {
             Ok(look_up) => look_up,
             Err(text) => return self.local_trouble(domain, &text),
         };
-        let mut seen = Seen::default();
+        let begun = Instant::now();
+        let mut seen = Seen { begun, record: None, failure: None, is_fetched: false };
         let mut effect = Effect::Ask;
         let verdict = loop {
             effect = match effect {
@@ -82,14 +83,14 @@ impl Inner {
                 }
                 Effect::Fetch => Box::pin(self.fetch(domain, &mut look_up, &mut seen)).await,
                 Effect::Write(write) => {
-                    let is_stored = self.write(domain, write, look_up.state()).await;
-                    look_up.written(is_stored, self.clock.moment())
+                    let written = self.write(domain, write, look_up.state()).await;
+                    look_up.written(written, self.clock.moment())
                 }
                 Effect::Answer(verdict) => break verdict,
             };
             look_up.take_alarms().into_iter().for_each(|alarm| raise(domain, alarm));
         };
-        self.asked(domain, &look_up, verdict, seen, begun).await
+        self.asked(domain, &look_up, verdict, seen).await
     }
 
     async fn asked(
@@ -98,13 +99,12 @@ impl Inner {
         look_up: &LookUp,
         verdict: Verdict,
         seen: Seen,
-        begun: Instant,
     ) -> Asked {
         let state = look_up.state();
         if let Some(kept) = &state.fleeting {
             self.fleeting.insert(domain.clone(), Arc::clone(kept)).await;
         }
-        let Seen { record, failure, is_fetched } = seen;
+        let Seen { begun, record, failure, is_fetched } = seen;
         if let Some(record) = &record {
             tell_kept(domain, &verdict, &record.answer, failure.as_ref());
         }
@@ -157,7 +157,7 @@ impl Inner {
         }
         seen.is_fetched = fetched.is_ok();
         let body = fetched.as_ref().map(|fetched| fetched.body.as_slice()).map_err(Clone::clone);
-        let effect = look_up.fetched(body, self.room.is_free(), self.clock.moment());
+        let effect = look_up.fetched(body, self.room.for_one_more(), self.clock.moment());
         let state = look_up.state();
         if let (true, Some(kept)) =
             (seen.is_fetched, state.kept.as_ref().or(state.fleeting.as_ref()))
@@ -177,8 +177,8 @@ impl Inner {
         }
     }
 
-    /// Does what is wanted of the store; `false` if that failed.
-    async fn write(&self, domain: &HostName, write: Write, state: &State) -> bool {
+    /// Does what is wanted of the store.
+    async fn write(&self, domain: &HostName, write: Write, state: &State) -> Written {
         let (done, stored) = oneshot::channel();
         let tell = |result: Result<(), StoreError>| drop(done.send(result));
         match write {
@@ -189,11 +189,13 @@ impl Inner {
             Write::Replace => self.store.put(rows::row_of(domain, state), tell),
             Write::Note => {
                 self.note_use(rows::row_of(domain, state));
-                return true;
+                return Written::Synced;
             }
             Write::Unlist => self.store.remove_enforced(domain.clone(), tell),
         }
-        let Err(error) = stored.await.unwrap_or(Err(StoreError::Closed)) else { return true };
+        let Err(error) = stored.await.unwrap_or(Err(StoreError::Closed)) else {
+            return Written::Synced;
+        };
         error!(
             event = "alarm",
             reason = "policy_store_failed",
@@ -201,7 +203,7 @@ impl Inner {
             %error,
             "what was learnt about a policy could not be stored"
         );
-        false
+        Written::Failed
     }
 
     fn note_use(&self, row: PolicyRow) {
@@ -238,7 +240,7 @@ impl Inner {
     pub(super) fn read(&self, domain: &HostName) -> Result<State, StoreError> {
         let (row, listed) = (self.store.get(domain)?, self.store.enforced(domain)?);
         let state = match rows::stored(row) {
-            Stored::Row(state) => state,
+            Stored::Row(state) => *state,
             Stored::Absent | Stored::Damaged => State::default(),
         };
         Ok(State { listed: rows::listed(listed), ..state })

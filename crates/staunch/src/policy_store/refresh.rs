@@ -147,7 +147,7 @@ impl PolicyKeeper {
             let look = Look { moment: inner.clock.moment(), settings: &settings, jitter };
             for (domain, stored) in states {
                 if let Stored::Row(state) = stored {
-                    let state = State { listed: listed.remove(&domain), ..state };
+                    let state = State { listed: listed.remove(&domain), ..*state };
                     look.at(&mut census, domain, &state);
                 }
             }
@@ -212,12 +212,14 @@ impl Look<'_> {
                 let last = last.into_iter().flatten().max().unwrap_or(Timestamp::MIN);
                 census.tenants.others.push((last, domain));
             }
-            usage => census.tenants.policies.push(Tenant {
-                domain,
-                registrable: owner,
-                usage,
-                last_used_at: used,
-            }),
+            usage @ (Use::Nothing | Use::Watched | Use::Once | Use::Regular) => {
+                census.tenants.policies.push(Tenant {
+                    domain,
+                    registrable: owner,
+                    usage,
+                    last_used_at: used,
+                });
+            }
         }
     }
 

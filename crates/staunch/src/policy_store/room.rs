@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 
-use policy::sts::keep::{ClockTrust, State, Tenant, surplus};
+use policy::sts::keep::{self, ClockTrust, State, Tenant, surplus};
 use smtp::HostName;
 use spool::StoreError;
 use tokio::sync::{Notify, oneshot};
@@ -42,8 +42,8 @@ impl Default for Room {
 
 impl Room {
     /// Is there room for one more?
-    pub(super) fn is_free(&self) -> bool {
-        self.free.load(Ordering::Relaxed) > 0
+    pub(super) fn for_one_more(&self) -> keep::Room {
+        if self.free.load(Ordering::Relaxed) > 0 { keep::Room::Free } else { keep::Room::None }
     }
 
     /// Takes note of what a fetch changed.
@@ -57,7 +57,9 @@ impl Room {
             if before.is_ok_and(|before| before <= 1) {
                 self.used_up.notify_one();
             }
-        } else if !self.is_free() && !self.is_told.swap(true, Ordering::Relaxed) {
+        } else if self.for_one_more() == keep::Room::None
+            && !self.is_told.swap(true, Ordering::Relaxed)
+        {
             error!(
                 event = "alarm",
                 reason = "policy_cache_full",

@@ -18,7 +18,7 @@ pub(super) fn stored(found: Found<PolicyRow>) -> Stored {
 
 /// What a row says.
 pub(super) fn stored_row(row: &PolicyRow) -> Stored {
-    read(row).map_or(Stored::Damaged, Stored::Row)
+    read(row).map_or(Stored::Damaged, |state| Stored::Row(Box::new(state)))
 }
 
 /// What is remembered beside the mail. What cannot be read counts as a policy that was lost.

@@ -59,7 +59,7 @@ impl Daemon {
 
     fn stored(&self) -> State {
         match rows::stored(self.spool.policies().get(&name(A)).unwrap()) {
-            Stored::Row(state) => state,
+            Stored::Row(state) => *state,
             Stored::Absent | Stored::Damaged => State::default(),
         }
     }

@@ -323,9 +323,8 @@ impl<J: Job> Lanes<J> {
 
     /// Nothing waits longer than until `latest`: a clock that was ahead has set such times. The others stay.
     pub(crate) fn cut_waits(&mut self, now: Timestamp, latest: Timestamp) {
-        let is_too_far = |at: Option<Timestamp>| at.is_some_and(|at| at > latest);
-        let far = self.lanes.iter_mut();
-        let far = far.filter(|(_, lane)| is_too_far(lane.retry_at) || is_too_far(lane.stored_due));
+        let times = |lane: &Lane<J>| [lane.retry_at, lane.stored_due].into_iter().flatten();
+        let far = self.lanes.iter_mut().filter(|(_, lane)| times(lane).any(|at| at > latest));
         let cut = far.map(|(key, lane)| {
             lane.retry_at = lane.retry_at.filter(|at| *at <= latest);
             lane.stored(now);
@@ -334,8 +333,7 @@ impl<J: Job> Lanes<J> {
         cut.collect::<Vec<_>>().iter().for_each(|key| self.list(key));
     }
 
-    /// Mail of the lane was taken out of the store by the operator: what is in memory, or on its way
-    /// there, may be gone.
+    /// The operator took mail of the lane out of the store: what is in memory, or comes there, may be gone.
     pub(crate) fn removed(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         if lane.reading == Reading::Now {

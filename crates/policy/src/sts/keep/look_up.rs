@@ -24,7 +24,7 @@ const STORE_RETRY: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Stored {
     /// A row.
-    Row(State),
+    Row(Box<State>),
     /// Nothing.
     Absent,
     /// Something that cannot be read.
@@ -55,6 +55,24 @@ pub enum Write {
     Note,
     /// Forget beside the mail that there was such a policy.
     Unlist,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Written {
+    /// It is on the disk.
+    Synced,
+    /// It is not.
+    Failed,
+}
+
+/// Is there room for the policy of one more domain?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Room {
+    /// Yes.
+    Free,
+    /// No.
+    None,
 }
 
 /// Who wants to know?
@@ -96,7 +114,7 @@ impl LookUp {
 
     fn new(purpose: Purpose, stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
         let row = match stored {
-            Stored::Row(state) => state,
+            Stored::Row(state) => *state,
             // Whose policy may have been lost is on the list; everybody else is a first contact.
             Stored::Absent | Stored::Damaged => State::default(),
         };
@@ -188,20 +206,21 @@ impl LookUp {
         Effect::Fetch
     }
 
-    /// What the policy host gave. Without `room` for one more, a policy of a domain that had none holds for this
+    /// What the policy host gave. Without room for one more, a policy of a domain that had none holds for this
     /// mail only: the domain stays a first contact.
     pub fn fetched(
         &mut self,
         fetched: Result<&[u8], FetchFailure>,
-        room: bool,
+        room: Room,
         moment: Moment,
     ) -> Effect {
         let Some(id) = self.fetching.take() else { return self.as_it_was(moment) };
         let step = self.state.after_fetch(id, fetched, moment, &self.settings);
         let verdict = self.told(step);
         let is_stranger = self.before.kept.is_none() && self.before.listed.is_none();
-        if is_stranger && !room {
-            self.state.fleeting = self.state.kept.take().or(self.state.fleeting.take());
+        if is_stranger && room == Room::None {
+            let kept = self.state.kept.take();
+            self.state.fleeting = kept.or_else(|| self.state.fleeting.take());
             self.state.known_since = None;
         }
         self.decided(verdict, moment)
@@ -219,15 +238,17 @@ impl LookUp {
     }
 
     /// What became of the write that was wanted last.
-    pub fn written(&mut self, is_stored: bool, moment: Moment) -> Effect {
-        if is_stored {
-            return self.next();
-        }
-        self.writes.clear();
-        // What is not on the disk is not known after a crash, so nothing may be done that hangs on it.
-        if self.changes_the_requirement(moment) {
-            let until = later(moment.now, STORE_RETRY);
-            self.answer = Verdict::Defer(Deferral { until, cause: DeferCause::Store });
+    pub fn written(&mut self, written: Written, moment: Moment) -> Effect {
+        match written {
+            Written::Synced => {}
+            Written::Failed => {
+                self.writes.clear();
+                // What is not on the disk is not known after a crash, so nothing may be done that hangs on it.
+                if self.changes_the_requirement(moment) {
+                    let until = later(moment.now, STORE_RETRY);
+                    self.answer = Verdict::Defer(Deferral { until, cause: DeferCause::Store });
+                }
+            }
         }
         self.next()
     }

@@ -28,7 +28,7 @@ use super::mx_pattern::MxPattern;
 use super::record::{Id, RecordError};
 
 pub use crate::clock::{ClockTrust, Moment};
-pub use look_up::{Effect, LookUp, Stored, Write};
+pub use look_up::{Effect, LookUp, Room, Stored, Write, Written};
 pub use room::{Surplus, Tenant, Use, surplus};
 pub use state::{FETCH_BACKOFF, FETCHES_PER_HOUR, FailedFetch, RecentFetch, State};
 

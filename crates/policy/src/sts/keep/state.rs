@@ -255,7 +255,7 @@ impl State {
     fn keep(&mut self, kept: Kept, moment: Moment) -> Arc<Kept> {
         let before = self.live(moment);
         self.known_since = match &before {
-            Some(_) => self.known_since.or(self.kept.as_ref().map(|kept| kept.fetched_at)),
+            Some(before) => self.known_since.or(Some(before.fetched_at)),
             None => Some(moment.now),
         };
         let kept = match moment.clock {

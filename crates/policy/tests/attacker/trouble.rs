@@ -1,0 +1,129 @@
+//! What happens to the program as a whole: crashes, floods, tidying, an operator who forgets.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use policy::clock::{Judge, LastMark};
+use policy::registrable_domain;
+use policy::sts::Kept;
+use policy::sts::keep::{ClockTrust, Effect, State, Tenant, Use, Write, surplus};
+
+use crate::core::{Core, Looking, POLICIES_MAX, boot_id};
+use crate::disk::Change;
+use crate::world::{Dom, name};
+
+/// What follows a crash.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum After {
+    /// The program is started again.
+    Restart,
+    /// The machine is.
+    Reboot,
+}
+
+impl Core {
+    /// The power goes; `keep` of what was on its way to the disk came there.
+    pub(crate) fn crash(&mut self, keep: usize, after: After) {
+        let looking = std::mem::take(&mut self.looking);
+        self.disk.crash(keep);
+        for (domain, Looking { look_up: _, effect, got, is_syncing }) in looking {
+            let is_in_replace = matches!(effect, Effect::Write(Write::Replace | Write::Unlist))
+                || (is_syncing && matches!(effect, Effect::Write(Write::List(_))));
+            self.coverage.crash_in_replace += u64::from(is_in_replace && got.is_some());
+            let row = self.disk.synced.rows.get(&domain).and_then(|row| row.kept.clone());
+            if let (Some((at, body)), Some(kept)) = (got, row)
+                && kept.body() == body
+            {
+                self.truth.got(&domain, at, &body);
+            }
+        }
+        self.verdicts.clear();
+        self.fleeting.clear();
+        self.epochs.clear();
+        self.tries.clear();
+        if after == After::Reboot {
+            self.boot += 1;
+            self.booted_at = self.true_now - 5;
+        }
+        let last = self.disk.synced.mark.clone().map_or(LastMark::Never, LastMark::Whole);
+        self.judge = Judge::start(self.reading(), boot_id(self.boot), last);
+        self.moment();
+    }
+
+    /// Strangers make us learn their policies.
+    pub(crate) fn flood(&mut self, count: usize) {
+        let moment = self.moment();
+        for n in 0..count {
+            if !self.has_room() {
+                return;
+            }
+            let domain = name(&format!("d{n}.flood.test"));
+            let body = format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n");
+            let id = policy::sts::Id::parse("1").unwrap();
+            let kept = Kept::new(id, body.as_bytes(), moment.now).unwrap();
+            let (first_used_at, last_used_at) = (Some(moment.now), Some(moment.now));
+            let kept = Some(Arc::new(kept));
+            let state = State { kept, first_used_at, last_used_at, ..State::default() };
+            if let Some(entry) = state.to_list(moment) {
+                self.disk.begin(Change::List(domain.clone(), entry));
+            }
+            self.disk.begin(Change::Row(domain, Box::new(state)));
+        }
+        self.disk.sync();
+    }
+
+    /// What is too much goes.
+    pub(crate) fn tidy(&mut self) -> Result<(), String> {
+        let moment = self.moment();
+        if moment.clock == ClockTrust::Suspect || self.disk.is_full {
+            return Ok(());
+        }
+        let damaged = &self.disk.synced.damaged;
+        let rows = self.disk.synced.rows.keys().filter(|domain| !damaged.contains(*domain));
+        let (mut tenants, mut regulars) = (Vec::new(), BTreeSet::new());
+        for domain in rows.cloned().collect::<Vec<_>>() {
+            let state = self.disk.synced.state(&domain);
+            if state.is_spent(moment) && !self.looking.contains_key(&domain) {
+                self.drop_row(&domain);
+                continue;
+            }
+            let usage = state.use_of(moment);
+            if usage == Use::Regular {
+                regulars.insert(domain.clone());
+            }
+            let registrable = registrable_domain(&domain);
+            let last_used_at = state.last_used_at.unwrap_or(Timestamp::MIN);
+            tenants.push(Tenant { domain, registrable, usage, last_used_at });
+        }
+        let queue = &self.queue;
+        let gone = surplus(tenants, POLICIES_MAX, |domain| queue.contains(domain)).go;
+        self.coverage.evicted_beside_mail += u64::from(!gone.is_empty() && !queue.is_empty());
+        for domain in gone {
+            if self.queue.contains(&domain) || regulars.contains(&domain) {
+                return Err(format!("{domain} was evicted although it has mail or is no stranger"));
+            }
+            if !self.looking.contains_key(&domain) {
+                self.drop_row(&domain);
+                self.truth.forget(&domain);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_row(&mut self, domain: &Dom) {
+        self.disk.begin(Change::Unlist(domain.clone()));
+        self.disk.begin(Change::Delete(domain.clone()));
+        self.disk.sync();
+        self.bump(domain);
+    }
+
+    /// The operator forgets it.
+    pub(crate) fn forget(&mut self, domain: &Dom) {
+        if !self.looking.contains_key(domain) && !self.disk.is_full {
+            self.drop_row(domain);
+            self.fleeting.remove(domain);
+            self.truth.forget(domain);
+        }
+    }
+}
