@@ -11,15 +11,15 @@ use super::doors::Entrance;
 use super::envelope::{DELIVER_BY_SECONDS_MIN, HOLD_SECONDS_MAX};
 use super::login;
 use crate::auth::Auth;
-use crate::clock;
 use crate::config::{BareNewline, Config, ListenerMode};
 
-/// For a session that begins, or begins anew under TLS.
+/// For a session that begins at `now`, or begins anew under TLS.
 pub(super) fn settings(
     config: &Config,
     entrance: &Entrance,
     arrival: &Arrival,
     auth: &Auth,
+    now: Timestamp,
 ) -> Settings {
     let newlines = match entrance.listener.bare_newline {
         BareNewline::Normalize if arrival.peer.is_trusted(config) => Newlines::Normalize,
@@ -28,7 +28,7 @@ pub(super) fn settings(
     let access = if arrival.mode.is_for_users() { Access::Users } else { Access::Anyone };
     Settings {
         hostname: config.hostname.domain().clone(),
-        offer: offer(config, entrance, arrival, auth),
+        offer: offer(config, entrance, arrival, auth, now),
         channel: if arrival.tls.is_some() { Channel::Tls } else { Channel::Clear },
         access,
         errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
@@ -37,7 +37,13 @@ pub(super) fn settings(
 }
 
 /// What needs TLS is left out by the session where there is none, and STARTTLS where there is.
-fn offer(config: &Config, entrance: &Entrance, arrival: &Arrival, auth: &Auth) -> Offer {
+fn offer(
+    config: &Config,
+    entrance: &Entrance,
+    arrival: &Arrival,
+    auth: &Auth,
+    now: Timestamp,
+) -> Offer {
     let limits = Limits { rcpt_max: u32::try_from(recipients_max(config)).ok(), mail_max: None };
     let mut offer = Offer::new(config.limits.message_size)
         .with(Capability::Pipelining)
@@ -61,7 +67,7 @@ fn offer(config: &Config, entrance: &Entrance, arrival: &Arrival, auth: &Auth) -
         ListenerMode::Submission | ListenerMode::Submissions => {
             let offer = offer.with_auth(login::mechanisms(auth, arrival));
             // RFC 4865: for submission only.
-            future_release(clock::now()).map_or(offer, |reach| offer.with_future_release(reach))
+            future_release(now).map_or(offer, |reach| offer.with_future_release(reach))
         }
     }
 }

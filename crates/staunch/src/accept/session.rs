@@ -250,7 +250,8 @@ impl Conversation {
         let Guest { stream, arrival, entrance, received, visit } = guest;
         let config = shared.config();
         let pace = Pace::new(Instant::now(), config.limits.client_timeout);
-        let settings = offer::settings(&config, &entrance, &arrival, &shared.auth);
+        let settings =
+            offer::settings(&config, &entrance, &arrival, &shared.auth, shared.intake.now());
         let session = Session::new(settings);
         Self {
             stream,
@@ -310,7 +311,13 @@ impl Conversation {
         if !is_known && !self.session.is_in_content() {
             let arrival = &mut self.desk.arrival;
             arrival.client_in_received = entrance.listener.client_in_received;
-            let settings = offer::settings(&today, &entrance, arrival, &self.shared.auth);
+            let settings = offer::settings(
+                &today,
+                &entrance,
+                arrival,
+                &self.shared.auth,
+                self.shared.intake.now(),
+            );
             self.session.reconfigure(settings);
             (self.config, self.entrance) = (today, entrance);
         }
@@ -428,7 +435,8 @@ impl Conversation {
         let Some(Some(tls)) = shaken else { return Ok(None) };
         let arrival = self.desk.secured(tls.facts());
         let (config, auth) = (self.shared.config(), &self.shared.auth);
-        self.session.secured(offer::settings(&config, &entrance, arrival, auth));
+        let now = self.shared.intake.now();
+        self.session.secured(offer::settings(&config, &entrance, arrival, auth, now));
         self.pace.answered(Instant::now(), config.limits.client_timeout);
         Ok(Some(Self { stream: Stream::Tls(Box::new(tls)), config, ..self }))
     }
