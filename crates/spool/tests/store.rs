@@ -10,7 +10,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -568,6 +568,32 @@ fn a_policy_takes_the_place_of_any_other_at_once() {
         assert_eq!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(row));
     }
     assert_eq!(spool.policies().count().unwrap(), 1);
+}
+
+/// Whoever reads while it is replaced finds the old one or the new one.
+#[test]
+fn a_policy_is_never_missing_while_it_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let put = || {
+        let row = PolicyRow { body: Some(vec![b'x'; 1000]), ..PolicyRow::new(host("a.example")) };
+        wait(|done| spool.policies().put(row, done)).unwrap();
+    };
+    put();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut missing = 0;
+            while !is_over.load(Ordering::Acquire) {
+                let found = spool.policies().get(&host("a.example")).unwrap();
+                missing += u32::from(!matches!(found, Found::Row(_)));
+            }
+            missing
+        });
+        (0..200).for_each(|_| put());
+        is_over.store(true, Ordering::Release);
+        assert_eq!(reader.join().unwrap(), 0);
+    });
 }
 
 /// Leaf pages of the table `policies`, and those of the index of its names.

@@ -74,3 +74,76 @@ impl WaitingMail {
         self.spool.has_mail(&lanes).unwrap_or(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use policy::Onward;
+    use smtp::{Mailbox, ReversePath};
+    use spool::{
+        Envelope, MessageOptions, NewRecipient, Options, RecipientOptions, RecipientState,
+    };
+
+    use super::*;
+    use crate::accept::facts_of;
+    use crate::config::{Surroundings, load};
+
+    const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
+
+    fn name(text: &str) -> HostName {
+        HostName::parse(text).unwrap()
+    }
+
+    /// A message for `count` recipients at `domain`, held or not.
+    fn commit(spool: &Spool, config: &Config, count: usize, domain: &str, state: RecipientState) {
+        let at = Timestamp::from_second(1_800_000_000).unwrap();
+        let recipient = |n| NewRecipient {
+            mailbox: Mailbox::parse(&format!("u{n}@{domain}")).unwrap(),
+            lane: route::lane(config, &name(domain), Onward::Anyhow),
+            options: RecipientOptions::default(),
+            state,
+        };
+        let envelope = Envelope {
+            sender: ReversePath::Null,
+            recipients: (0..count).map(recipient).collect(),
+            arrived_at: at,
+            expires_at: at,
+            client: "test".into(),
+            facts: facts_of(BODY),
+            options: MessageOptions::default(),
+        };
+        let mut draft = spool.draft(spool.new_id(at));
+        draft.write(BODY).unwrap();
+        let (done, committed) = std::sync::mpsc::channel();
+        spool.commit(draft.seal().unwrap(), envelope, move |result| done.send(result).unwrap());
+        committed.recv().unwrap().unwrap();
+    }
+
+    /// However much mail for others stands before it.
+    #[test]
+    fn mail_is_found_wherever_it_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("staunch.toml");
+        let text = "hostname = 'relay.test'\ndata_dir = '/nonexistent'\n\
+                    [[route]]\ndomains = ['routed.test']\nvia = ['smtp://smart.test']\n";
+        std::fs::write(&file, text).unwrap();
+        let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
+        let spool = Spool::open(&dir.path().join("spool"), Options::default()).unwrap();
+        for _ in 0..25 {
+            commit(&spool, &config, 1000, "other.test", RecipientState::Queued);
+        }
+        commit(&spool, &config, 1, "queued.test", RecipientState::Queued);
+        commit(&spool, &config, 1, "held.test", RecipientState::Held);
+        commit(&spool, &config, 1, "routed.test", RecipientState::Queued);
+        let (_sender, receiver) = watch::channel(config);
+        let waiting = WaitingMail::new(spool, receiver);
+        let all = ["held.test", "other.test", "queued.test", "routed.test", "smart.test"];
+        let mut found: Vec<_> = waiting.domains().unwrap().into_iter().collect();
+        found.sort_unstable();
+        assert_eq!(found, all.map(name));
+        for domain in all {
+            assert!(waiting.is_for(&name(domain)), "{domain}");
+        }
+        assert!(!waiting.is_for(&name("nobody.test")));
+    }
+}
