@@ -129,6 +129,22 @@ async fn a_server_is_left_out_only_if_it_fails_the_control_question_too() {
     assert_eq!(for_all.queries().len(), before, "it is not asked any more");
 }
 
+/// Its silence is examined while nobody waits for it.
+#[tokio::test]
+async fn a_server_that_is_silent_for_the_control_question_too_is_left_out() {
+    let works = good_server().await;
+    let silent = NameServer::start(|_, _| None).await;
+    let for_one = NameServer::start(|query, _| is_control(query).then(|| octets(&good(query))));
+    let for_one = for_one.await;
+    for (late, state) in [(&silent, State::Out), (&for_one, State::InUse)] {
+        let servers = servers(&[late, &works]);
+        ask(&servers).await.unwrap();
+        let examinations = std::mem::take(&mut *servers.examinations.lock().unwrap());
+        examinations.join_all().await;
+        assert_eq!(states(&servers), [state, State::InUse]);
+    }
+}
+
 /// RFC 6891 §7: whoever does not know EDNS says FORMERR; others say NOTIMP, or BADVERS.
 #[tokio::test]
 async fn a_server_without_edns_is_asked_without_and_that_is_remembered() {
