@@ -122,7 +122,6 @@ fn looks() -> Router<Arc<Relay>> {
         .route("/v1/queue/{id}/body", get(queue::body))
         .route("/v1/policies", get(policies::list))
         .route("/v1/policies/{domain}", get(policies::show))
-        .route("/v1/explain", get(explained))
 }
 
 /// What changes something.
@@ -141,6 +140,8 @@ fn acts() -> Router<Arc<Relay>> {
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
         .route("/v1/clock/trust", post(clock::trust))
         .route("/v1/reload", post(reload))
+        // It may learn a policy: stored halfway, neither memory nor the attempts under way would know of it.
+        .route("/v1/explain", get(explained))
 }
 
 /// What was begun is done, also when whoever asked goes away: halfway, the store would know of a change that the
