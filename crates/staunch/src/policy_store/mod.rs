@@ -11,6 +11,8 @@
 mod asking;
 mod epochs;
 mod hosts;
+#[cfg(test)]
+mod on_disk;
 mod refresh;
 mod room;
 mod rows;
