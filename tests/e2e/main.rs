@@ -6,6 +6,7 @@
 //! | [`meanwhile`] | what becomes known, or is ordered, while mail is tried holds for it |
 //! | [`matrix`] | each mode meets each fault of an MX as decided |
 //! | [`downgrade`] | whoever breaks DNS or HTTPS gains nothing, also across restarts |
+//! | [`lost`] | policies that cannot be read any more make their own mail wait, and no other |
 //! | [`http`] | what a policy host may answer, row by row |
 //! | [`cache`] | what becomes of a policy that is kept, row by row |
 //! | [`names`] | domains of every script are domains |
@@ -46,6 +47,7 @@ mod home;
 mod hostile;
 mod http;
 mod life;
+mod lost;
 mod matrix;
 mod meanwhile;
 mod names;

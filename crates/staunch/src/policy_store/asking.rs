@@ -9,14 +9,13 @@ use policy::sts::keep::{
 };
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, PolicyRow, StoreError};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::tell::{raise, tell_fetched, tell_kept};
 use super::{
     Consulted, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
-    settings, verdict_of,
+    settings, synced, verdict_of,
 };
 use crate::fetch::{Answers, FetchError, Fetched};
 use crate::outcome::Reason;
@@ -179,21 +178,21 @@ impl Inner {
 
     /// Does what is wanted of the store.
     async fn write(&self, domain: &HostName, write: Write, state: &State) -> Written {
-        let (done, stored) = oneshot::channel();
-        let tell = |result: Result<(), StoreError>| drop(done.send(result));
-        match write {
+        let stored = match write {
             Write::List(Listed { fetched_at, expires_at }) => {
                 let entry = Enforced { fetched_at, expires_at };
-                self.store.put_enforced(domain.clone(), entry, tell);
+                synced(|done| self.store.put_enforced(domain.clone(), entry, done)).await
             }
-            Write::Replace => self.store.put(rows::row_of(domain, state), tell),
+            Write::Replace => {
+                synced(|done| self.store.put(rows::row_of(domain, state), done)).await
+            }
             Write::Note => {
                 self.note_use(rows::row_of(domain, state));
-                return Written::Synced;
+                Ok(())
             }
-            Write::Unlist => self.store.remove_enforced(domain.clone(), tell),
-        }
-        let Err(error) = stored.await.unwrap_or(Err(StoreError::Closed)) else {
+            Write::Unlist => synced(|done| self.store.remove_enforced(domain.clone(), done)).await,
+        };
+        let Err(error) = stored else {
             return Written::Synced;
         };
         error!(

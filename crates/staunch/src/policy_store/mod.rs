@@ -268,16 +268,11 @@ impl PolicyKeeper {
 impl Inner {
     /// Forgets the domain: first that its mail would have to wait, then the policy. Says whether anything was known.
     async fn delete(&self, domain: HostName) -> Result<bool, StoreError> {
-        let listed = self.store.clone();
-        let name = domain.clone();
-        let found = tokio::task::spawn_blocking(move || listed.enforced(&name)).await;
+        let (store, name) = (self.store.clone(), domain.clone());
+        let found = tokio::task::spawn_blocking(move || store.enforced(&name)).await;
         let was_listed = !matches!(found, Ok(Ok(spool::Found::Absent)));
-        let (done, unlisted) = oneshot::channel();
-        self.store.remove_enforced(domain.clone(), |result| drop(done.send(result)));
-        unlisted.await.unwrap_or(Err(StoreError::Closed))?;
-        let (done, deleted) = oneshot::channel();
-        self.store.delete(domain, |result| drop(done.send(result)));
-        let was_stored = deleted.await.unwrap_or(Err(StoreError::Closed))?;
+        synced(|done| self.store.remove_enforced(domain.clone(), done)).await?;
+        let was_stored = synced(|done| self.store.delete(domain, done)).await?;
         Ok(was_listed || was_stored)
     }
 
@@ -290,6 +285,17 @@ impl Inner {
         let remembered = Remembered { verdict: verdict.clone(), ttl, until };
         self.verdicts.insert(domain.clone(), remembered).await;
     }
+}
+
+/// What a write calls when it is on the disk, or will not be.
+type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// Begins a write and waits for its end.
+async fn synced<T: Send + 'static>(begin: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
+    let (done, synced) = oneshot::channel();
+    // Whoever waited may be gone.
+    begin(Box::new(|result| drop(done.send(result))));
+    synced.await.unwrap_or(Err(StoreError::Closed))
 }
 
 fn settings(config: &MtaSts) -> Settings {

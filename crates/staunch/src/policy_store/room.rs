@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use policy::sts::keep::{self, ClockTrust, State, Tenant, surplus};
 use smtp::HostName;
 use spool::StoreError;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tracing::error;
 
-use super::{HostMemory, Inner};
+use super::{HostMemory, Inner, synced};
 use crate::waiting::WaitingMail;
 
 /// Policies kept. Ours: more than there are domains with one today.
@@ -186,31 +186,25 @@ impl Inner {
 
     /// First that their mail would have to wait, then the policies.
     async fn delete_all(&self, domains: Vec<HostName>) -> Result<(), StoreError> {
-        let (done, unlisted) = oneshot::channel();
-        self.store.remove_all_enforced(domains.clone(), |result| drop(done.send(result)));
-        unlisted.await.unwrap_or(Err(StoreError::Closed))?;
-        let (done, deleted) = oneshot::channel();
-        self.store.delete_all(domains, |result| drop(done.send(result)));
-        deleted.await.unwrap_or(Err(StoreError::Closed)).map(drop)
+        synced(|done| self.store.remove_all_enforced(domains.clone(), done)).await?;
+        synced(|done| self.store.delete_all(domains, done)).await.map(drop)
     }
 
     async fn drop_without_policy(&self, domains: Vec<HostName>) {
-        for batch in domains.chunks(BATCH) {
-            let (done, deleted) = oneshot::channel();
-            self.store.delete_without_policy(batch.to_vec(), |result| drop(done.send(result)));
-            if let Err(error) = deleted.await.unwrap_or(Err(StoreError::Closed)) {
-                error!(event = "store_failed", %error, "old rows could not be dropped");
-            }
+        for batch in domains.chunks(BATCH).map(<[_]>::to_vec) {
+            tell(synced(|done| self.store.delete_without_policy(batch, done)).await);
         }
     }
 
     async fn drop_entries(&self, domains: Vec<HostName>) {
-        for batch in domains.chunks(BATCH) {
-            let (done, removed) = oneshot::channel();
-            self.store.remove_all_enforced(batch.to_vec(), |result| drop(done.send(result)));
-            if let Err(error) = removed.await.unwrap_or(Err(StoreError::Closed)) {
-                error!(event = "store_failed", %error, "entries that are over could not be dropped");
-            }
+        for batch in domains.chunks(BATCH).map(<[_]>::to_vec) {
+            tell(synced(|done| self.store.remove_all_enforced(batch, done)).await);
         }
+    }
+}
+
+fn tell(dropped: Result<(), StoreError>) {
+    if let Err(error) = dropped {
+        error!(event = "store_failed", %error, "what says nothing any more could not be dropped");
     }
 }
