@@ -135,7 +135,7 @@ impl Run {
         let days = self.random.of(&[7, 30]);
         let bodies = [Body::Enforce { days }, Body::EnforceOther { days }];
         let learnt = self.random.of(&bodies);
-        let stages = self.random.below(4);
+        let stages = self.random.of(&[0, 1, 2, 3, 3, 3, 4]);
         self.soon(
             [
                 Step::Publish(victim.clone(), Body::Testing { days: 1 }),

@@ -67,7 +67,9 @@ impl PolicyKeeper {
         let jitter = RandomState::new();
         let (mut prompt, mut silent) = (Band::new(PROMPT_AT_ONCE), Band::new(SILENT_AT_ONCE));
         let mut lost_before = Vec::new();
-        let mut look: Running<'_, Option<Census>> = Box::pin(self.look_after_a_rest(&jitter));
+        // The first one soon: what came due while nobody was here, and what is missing.
+        let first = self.look_after(LOOK_EVERY_MIN, &jitter);
+        let mut look: Running<'_, Option<Census>> = Box::pin(first);
         let mut tidying: FuturesUnordered<Running<'_, ()>> = FuturesUnordered::new();
         loop {
             prompt.fill(self);
@@ -83,20 +85,22 @@ impl PolicyKeeper {
                             tidying.push(Box::pin(self.inner.tidy(tenants, waiting)));
                         }
                     }
-                    look = Box::pin(self.look_after_a_rest(&jitter));
+                    let every =
+                        self.inner.config.borrow().mta_sts.refresh_every / LOOKS_PER_INTERVAL;
+                    let every = every.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
+                    look = Box::pin(self.look_after(every, &jitter));
                 }
-                Some(owner) = prompt.running.next() => prompt.queue.done(&owner),
-                Some(owner) = silent.running.next() => silent.queue.done(&owner),
+                Some((domain, owner)) = prompt.running.next() => prompt.queue.done(&domain, &owner),
+                Some((domain, owner)) = silent.running.next() => silent.queue.done(&domain, &owner),
                 Some(()) = tidying.next() => {}
             }
         }
     }
 
-    async fn look_after_a_rest(&self, jitter: &RandomState) -> Option<Census> {
-        let every = self.inner.config.borrow().mta_sts.refresh_every / LOOKS_PER_INTERVAL;
-        let every = every.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX);
+    /// A look after `rest`, or sooner if there is no room for policies.
+    async fn look_after(&self, rest: Duration, jitter: &RandomState) -> Option<Census> {
         tokio::select! {
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(rest) => {}
             () = async {
                 // Not more often than that, however many come.
                 tokio::time::sleep(LOOK_EVERY_MIN).await;
@@ -265,7 +269,7 @@ fn tell_lost(before: &mut Vec<HostName>, mut lost: Vec<HostName>) {
 /// Refreshes that compete with each other for places.
 struct Band<'a> {
     queue: Queue,
-    running: FuturesUnordered<Running<'a, HostName>>,
+    running: FuturesUnordered<Running<'a, (HostName, HostName)>>,
     at_once: usize,
 }
 
@@ -280,7 +284,7 @@ impl<'a> Band<'a> {
         {
             self.running.push(Box::pin(async move {
                 keeper.inner.refresh_due(&domain).await;
-                owner
+                (domain, owner)
             }));
         }
     }

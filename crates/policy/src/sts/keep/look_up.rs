@@ -174,7 +174,7 @@ impl LookUp {
                 }
             }
             Purpose::Refresh => match self.fetched_id(answer) {
-                Some(id) if self.state.may_fetch(&id, moment.now) => self.fetch(id),
+                Some(id) if self.is_due(&id, moment) => self.fetch(id),
                 Some(_) | None => self.as_it_was(moment),
             },
             Purpose::Order => match self.fetched_id(answer) {
@@ -189,6 +189,13 @@ impl LookUp {
                 }
             },
         }
+    }
+
+    /// Somebody may have fetched it while it waited to be refreshed.
+    fn is_due(&self, id: &Id, moment: Moment) -> bool {
+        let due = self.state.refresh_at(moment, u8::MAX, &self.settings);
+        let is_due = due.is_some_and(|at| at <= moment.now) || self.state.is_lost(moment);
+        is_due && self.state.may_fetch(id, moment.now)
     }
 
     fn fetched_id(&self, answer: &TxtAnswer) -> Option<Id> {

@@ -21,12 +21,13 @@ pub(super) struct Due {
     pub(super) is_silent: bool,
 }
 
-/// What is due and not under way.
+/// What is due, and who has how much under way.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     owners: HashMap<HostName, Owner>,
     /// Owners with something due and a place, by what ends soonest.
     ready: BTreeSet<(Timestamp, HostName)>,
+    /// What is due or under way: found once more it is no news.
     known: HashSet<HostName>,
 }
 
@@ -65,12 +66,12 @@ impl Queue {
             of.under_way += 1;
         });
         let (expires_at, domain) = next?;
-        self.known.remove(&domain);
         Some(Due { domain, owner, expires_at, is_silent: false })
     }
 
-    /// One of this owner's is not under way any more.
-    pub(super) fn done(&mut self, owner: &HostName) {
+    /// `domain` of this owner is not under way any more.
+    pub(super) fn done(&mut self, domain: &HostName, owner: &HostName) {
+        self.known.remove(domain);
         self.change(owner, |of| of.under_way = of.under_way.saturating_sub(1));
     }
 
@@ -103,6 +104,11 @@ mod tests {
         (0..count).map_while(|_| queue.next()).map(|due| due.domain.to_string()).collect()
     }
 
+    fn done(queue: &mut Queue, domain: &str, owner: &str) {
+        let [domain, owner] = [domain, owner].map(|name| HostName::parse(name).unwrap());
+        queue.done(&domain, &owner);
+    }
+
     #[test]
     fn what_ends_soonest_is_next_and_no_owner_takes_all_places() {
         let mut queue = Queue::default();
@@ -111,7 +117,7 @@ mod tests {
         queue.extend(vec![due("b.test", "b.test", 5000), due("a.test", "a.test", 4000)]);
         let first = ["d000.evil.test", "d001.evil.test", "d002.evil.test", "d003.evil.test"];
         assert_eq!(names(&mut queue, 10), [&first[..], &["a.test", "b.test"]].concat());
-        queue.done(&HostName::parse("evil.test").unwrap());
+        done(&mut queue, "d000.evil.test", "evil.test");
         assert_eq!(names(&mut queue, 10), ["d004.evil.test"]);
     }
 
@@ -123,10 +129,11 @@ mod tests {
         }
         assert_eq!(names(&mut queue, 3), ["a.test"]);
         queue.extend(vec![due("a.test", "a.test", 1)]);
-        assert_eq!(names(&mut queue, 3), ["a.test"], "once more when it was due again");
-        for _ in 0..2 {
-            queue.done(&HostName::parse("a.test").unwrap());
-        }
+        assert!(names(&mut queue, 3).is_empty(), "it is under way");
+        done(&mut queue, "a.test", "a.test");
+        queue.extend(vec![due("a.test", "a.test", 1)]);
+        assert_eq!(names(&mut queue, 3), ["a.test"], "it is due again");
+        done(&mut queue, "a.test", "a.test");
         assert!(queue.owners.is_empty() && queue.ready.is_empty() && queue.known.is_empty());
     }
 }
