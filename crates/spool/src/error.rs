@@ -61,17 +61,30 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Is what stands there no database, or a damaged one?
+    /// Is what stands there no database, a damaged one, or one whose tables or rows cannot be what was written?
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Foreign { .. } => true,
-            Self::Database { source, .. } => matches!(
-                source.sqlite_error_code(),
-                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
-            ),
+            Self::Database { source, .. } => is_damage(source),
             Self::Locked { .. } | Self::Newer { .. } | Self::Io { .. } => false,
         }
     }
+}
+
+/// Our own statements are sound, so that one that makes no sense, or a rule that rows break, tells of the file.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    if let rusqlite::Error::SqlInputError { .. } = error {
+        return true;
+    }
+    error.sqlite_error().is_some_and(|error| {
+        error.extended_code == ffi::SQLITE_ERROR
+            || matches!(
+                error.code,
+                ErrorCode::NotADatabase
+                    | ErrorCode::DatabaseCorrupt
+                    | ErrorCode::ConstraintViolation
+            )
+    })
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -2,6 +2,7 @@
 //!
 //! The legal states of a message, and what a crash leaves of each step, are in `docs/spool.md`.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,6 +88,25 @@ impl Schema {
         Ok(db)
     }
 
+    /// A connection that only reads the file as it is, in whatever format; `None`: there is none, or it is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the file is not ours, newer than this release, or cannot be opened.
+    pub(crate) fn peek(&self, root: &Path) -> Result<Option<Connection>, OpenError> {
+        let path = root.join(self.file);
+        match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(OpenError::Io { path, source }),
+            Ok(file) if file.len() == 0 => return Ok(None),
+            Ok(_) => {}
+        }
+        let db = connect_to_look(&path)
+            .map_err(|source| OpenError::Database { path: path.clone(), source })?;
+        self.check(&db, &path)?;
+        Ok(Some(db))
+    }
+
     /// The file's format; 0 for an empty file.
     fn check(&self, db: &Connection, path: &Path) -> Result<i64, OpenError> {
         let read = |query: &str| {
@@ -136,6 +156,14 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(db)
+}
+
+/// Not opened read-only: what a crash left in a journal has to be undone before anything can be read.
+fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
+    let db = connect(path)?;
+    db.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF;")?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(db)
 }
 

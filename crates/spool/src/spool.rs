@@ -24,7 +24,7 @@ use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
 use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
-use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
+use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Urgency, Writer};
@@ -70,9 +70,11 @@ impl Spool {
         let layout = Layout::create(dir)?;
         let lock = Lock::take(&layout)?;
         let reserve = layout.file(RESERVE_FILE);
-        let queue = open_with_reserve(&QUEUE, dir, &reserve)?;
-        let (policies, found) = open_policies(dir, &layout.file(POLICY_RESERVE_FILE))?;
-        copy_from_policies(&queue, &policies, dir)?;
+        let policy_reserve = layout.file(POLICY_RESERVE_FILE);
+        let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
+        // First: what is damaged in policies.db may be moved aside next.
+        with_reserve(&reserve, || copy_from_policies(&queue, dir))?;
+        let (policies, found) = open_policies(dir, &policy_reserve)?;
         layout.fill()?;
         let report = OpenReport { network_file_system: network_file_system(dir), policies: found };
         let inner = Inner::start(layout, lock, [queue, policies], options, report)
@@ -401,25 +403,29 @@ impl Spool {
 }
 
 /// On a full disk the reserve is given up for the start, which may need space to recover.
-fn open_with_reserve(schema: &Schema, dir: &Path, reserve: &Path) -> Result<Connection, OpenError> {
-    let opened = schema.open(dir);
+fn with_reserve<T>(
+    reserve: &Path,
+    open: impl Fn() -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    let opened = open();
     let full = matches!(&opened, Err(OpenError::Database { source, .. })
         if source.sqlite_error_code() == Some(ErrorCode::DiskFull));
-    if full && std::fs::remove_file(reserve).is_ok() { schema.open(dir) } else { opened }
+    if full && std::fs::remove_file(reserve).is_ok() { open() } else { opened }
 }
 
-/// What is in the place of policies.db and is no database is moved aside: mail does not stop for it, and which
-/// domains' mail has to wait is in queue.db.
+/// What is in the place of policies.db and is no database, or cannot be brought to the new format, is moved aside: mail
+/// does not stop for it, and which domains' mail has to wait is in queue.db.
 fn open_policies(dir: &Path, reserve: &Path) -> Result<(Connection, PoliciesFile), OpenError> {
     let path = dir.join(POLICIES.file);
     let is_new = path.metadata().map_or(true, |file| file.len() == 0);
-    match open_with_reserve(&POLICIES, dir, reserve) {
+    let open = || with_reserve(reserve, || POLICIES.open(dir));
+    match open() {
         Ok(db) if is_new => Ok((db, PoliciesFile::Made)),
         Ok(db) => Ok((db, PoliciesFile::Kept)),
         Err(error) if error.is_damage() => {
             let aside = set_aside(dir, POLICIES.file)
                 .map_err(|source| OpenError::Io { path: path.clone(), source })?;
-            Ok((open_with_reserve(&POLICIES, dir, reserve)?, PoliciesFile::SetAside(aside)))
+            Ok((open()?, PoliciesFile::SetAside(aside)))
         }
         Err(error) => Err(error),
     }

@@ -756,6 +756,128 @@ fn format_1_can_be_read() {
     assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("1800000000000"));
 }
 
+/// A policies.db of format 1 with sending switched off; `sql` puts something into it.
+fn old_policies(root: &Path, sql: &str) -> Connection {
+    let db = Connection::open(root.join("policies.db")).unwrap();
+    db.execute_batch(include_str!("data/policies-v1.sql")).unwrap();
+    db.execute_batch("INSERT INTO marks VALUES ('switched_off.sending', 5)").unwrap();
+    db.execute_batch(sql).unwrap();
+    db
+}
+
+/// Fills a column that is NOT NULL with NULL.
+fn write_null(db: &Connection, table: &str, column: &str) {
+    let change = |from: &str, to: &str| {
+        db.execute_batch(&format!(
+            "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = replace(sql, '{from}', '{to}') WHERE name = '{table}';
+             PRAGMA writable_schema = RESET;"
+        ))
+        .unwrap();
+    };
+    let (strict, loose) = (format!("{column} INTEGER NOT NULL"), format!("{column} INTEGER"));
+    change(&strict, &loose);
+    db.execute_batch(&format!("UPDATE {table} SET {column} = NULL")).unwrap();
+    change(&loose, &strict);
+}
+
+fn is_listed(spool: &Spool, name: &str) -> bool {
+    spool.policies().enforced(&host(name)).unwrap() != Found::Absent
+}
+
+#[test]
+fn a_damaged_page_of_an_old_file_takes_no_enforce_policy_and_no_pause_along() {
+    type Pages = fn(&[usize], &[usize]) -> Vec<usize>;
+    let cases: [(&str, Pages); 4] = [
+        ("rows", |rows, _| vec![rows[1]]),
+        ("rows, twice", |rows, _| vec![rows[1], rows[3]]),
+        ("names", |_, names| vec![names[1]]),
+        ("names and rows", |rows, names| vec![names[0], rows[rows.len() - 1]]),
+    ];
+    for (what, which) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let db = old_policies(
+            dir.path(),
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 599)
+             INSERT INTO policies SELECT format('d%03d.example', i), 1800000000000, 1800086400000,
+                 'x', iif(i % 2, 'testing', 'enforce'), zeroblob(100), NULL, NULL, NULL, 0, 0,
+                 NULL, NULL, '', NULL FROM n",
+        );
+        drop(db);
+        let file = dir.path().join("policies.db");
+        let pages =
+            which(&leaves(&file, "policies"), &leaves(&file, "sqlite_autoindex_policies_1"));
+        let mut content = std::fs::read(&file).unwrap();
+        for page in pages {
+            content[(page - 1) * 4096..page * 4096].fill(0xff);
+        }
+        std::fs::write(&file, content).unwrap();
+
+        let spool = open(dir.path());
+        let is_listed = |number: &usize| is_listed(&spool, &format!("d{number:03}.example"));
+        let missing: Vec<_> = (0..600).step_by(2).filter(|number| !is_listed(number)).collect();
+        assert!(missing.is_empty(), "{what}: {missing:?}");
+        let others = (1..600).step_by(2).filter(is_listed).count();
+        assert!(others < 150, "{what}: {others} whose rows can be read wait for nothing");
+        assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("5"), "{what}");
+    }
+}
+
+#[test]
+fn an_old_file_with_a_damaged_row_is_moved_aside_when_what_mail_hangs_on_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = old_policies(dir.path(), "");
+    write_null(&db, "policies", "failed_count");
+    write_null(&db, "marks", "value");
+    drop(db);
+    let spool = open(dir.path());
+    assert!(matches!(spool.report().policies, PoliciesFile::SetAside(_)));
+    let entry = Enforced { fetched_at: at(0), expires_at: at(86_400) };
+    assert_eq!(spool.policies().enforced(&host("a.example")).unwrap(), Found::Row(entry));
+    // It is off, whatever the value says.
+    assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some(""));
+}
+
+#[test]
+fn a_policy_that_was_lost_before_the_upgrade_is_still_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |name: &str, fetched_at: &str, mode: &str, alarm: &str| {
+        format!(
+            "INSERT INTO policies (domain, fetched_at, mode, failed_count, first_fetch_failures,
+                 recent_fetches, alarm)
+             VALUES ('{name}', {fetched_at}, {mode}, 0, 0, '', {alarm});"
+        )
+    };
+    let sql = [
+        row("lost.example", "NULL", "NULL", "'dns_failing policy_lost'"),
+        row("untimed.example", "NULL", "'enforce'", "NULL"),
+        row("impossible.example", "9223372036854775807", "'enforce'", "NULL"),
+        row("half.example", "1800000000000", "NULL", "NULL"),
+        row("other.example", "NULL", "NULL", "'dns_failing'"),
+        row("none.example", "NULL", "NULL", "NULL"),
+    ];
+    drop(old_policies(dir.path(), &sql.concat()));
+    let spool = open(dir.path());
+    assert_eq!(spool.report().policies, PoliciesFile::Kept);
+    for name in ["lost.example", "untimed.example", "impossible.example", "half.example"] {
+        assert_eq!(spool.policies().enforced(&host(name)).unwrap(), Found::Corrupt, "{name}");
+    }
+    assert!(is_listed(&spool, "a.example"));
+    assert!(!is_listed(&spool, "other.example") && !is_listed(&spool, "none.example"));
+}
+
+#[test]
+fn a_file_whose_tables_are_not_ours_any_more_is_moved_aside() {
+    let cases = ["PRAGMA user_version = 0", "DROP TABLE hosts; ALTER TABLE policies RENAME TO x"];
+    for sql in cases {
+        let dir = tempfile::tempdir().unwrap();
+        drop(old_policies(dir.path(), sql));
+        let spool = open(dir.path());
+        assert!(matches!(spool.report().policies, PoliciesFile::SetAside(_)), "{sql}");
+        assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("5"), "{sql}");
+    }
+}
+
 /// The columns and indexes of a database, in words.
 fn shape(db: &Connection) -> Vec<String> {
     let mut select = db

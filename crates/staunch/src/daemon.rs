@@ -159,20 +159,29 @@ fn open(config: &Config) -> Result<Spool, RunError> {
             "data_dir is on a network file system, where locks and syncs may not hold"
         );
     }
-    tell_of_policies(&spool)?;
+    tell_of_policies(&spool);
     Ok(spool)
 }
 
 /// Whose policies are missing is said by who misses them; this is about the file.
-fn tell_of_policies(spool: &Spool) -> Result<(), StoreError> {
+fn tell_of_policies(spool: &Spool) {
     let (how, aside) = match &spool.report().policies {
-        PoliciesFile::Kept => return Ok(()),
+        PoliciesFile::Kept => return,
         PoliciesFile::Made => ("missing or empty", None),
-        PoliciesFile::SetAside(path) => ("no database", Some(path.display().to_string())),
+        PoliciesFile::SetAside(path) => {
+            ("no database, or damaged", Some(path.display().to_string()))
+        }
     };
-    let is_first_start = spool.policies().list_enforced(None, 1)?.rows.is_empty();
+    let is_first_start = match spool.policies().list_enforced(None, 1) {
+        Ok(page) => page.rows.is_empty(),
+        // No reason to stop everybody's mail: each look-up meets it again.
+        Err(error) => {
+            tracing::error!(event = "store_failed", %error, "which domains have an enforce policy cannot be read");
+            false
+        }
+    };
     if is_first_start && aside.is_none() {
-        return Ok(());
+        return;
     }
     tracing::error!(
         event = "alarm",
@@ -181,7 +190,6 @@ fn tell_of_policies(spool: &Spool) -> Result<(), StoreError> {
         moved_to = aside,
         "policies.db was made anew; mail for domains with an enforce policy waits until theirs are fetched"
     );
-    Ok(())
 }
 
 /// Reloads whenever it is asked to, until it is asked to stop or the store breaks.
