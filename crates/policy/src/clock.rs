@@ -58,6 +58,8 @@ pub struct Moment {
     /// The wall clock while it is trusted. While it is suspect: the steady time, which is what the
     /// last trusted wall time and the monotonic clock since then make expect.
     pub now: Timestamp,
+    /// The later of wall clock and `now`: in doubt either may be right, and nothing ends by the wrong one.
+    pub latest: Timestamp,
     /// May a policy lapse by it?
     pub clock: ClockTrust,
     /// The wall time at which trust last returned after a doubt, also in an earlier life of the
@@ -69,7 +71,8 @@ pub struct Moment {
 impl Moment {
     /// `now` by a clock that was never in doubt.
     pub fn undoubted(now: Timestamp) -> Self {
-        Self { now, clock: ClockTrust::Trusted, trusted_since: Timestamp::MIN }
+        let (clock, trusted_since) = (ClockTrust::Trusted, Timestamp::MIN);
+        Self { now, latest: now, clock, trusted_since }
     }
 }
 

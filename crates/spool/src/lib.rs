@@ -13,7 +13,7 @@ pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
 pub use crate::due::{
     BodyRef, Due, DueCursor, DuePage, DueRecipient, Overdue, OverdueCursor, OverduePage,
 };
-pub use crate::enforced::{Enforced, EnforcedPage};
+pub use crate::enforced::{Enforced, EnforcedList};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::listing::{

@@ -112,6 +112,16 @@ pub struct PolicyPage {
     pub next: Option<Box<str>>,
 }
 
+/// Names of rows.
+#[derive(Debug, Default)]
+struct Names {
+    names: Vec<Box<str>>,
+    /// Names that cannot be read.
+    damaged: u64,
+    /// There may be more.
+    is_full: bool,
+}
+
 /// The policy database, and the list in queue.db that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Policies {
@@ -151,11 +161,19 @@ impl Policies {
     }
 
     fn get_named(&self, domain: &str) -> Result<Found<PolicyRow>, StoreError> {
-        find(&self.readers, |db| {
-            db.prepare_cached(concat!("SELECT ", columns!(), " FROM policies WHERE domain = ?1"))?
+        find(
+            &self.readers,
+            |db| {
+                db.prepare_cached(concat!(
+                    "SELECT ",
+                    columns!(),
+                    " FROM policies WHERE domain = ?1"
+                ))?
                 .query_row([domain], |row| Ok(read_policy(row)))
                 .optional()
-        })
+            },
+            is_unreadable,
+        )
     }
 
     /// Stores a row in the place of the one that is there. `done` must not block.
@@ -211,15 +229,16 @@ impl Policies {
     ///
     /// [`StoreError`] when the database cannot be read at all.
     pub fn list(&self, after: Option<&str>, limit: usize) -> Result<PolicyPage, StoreError> {
-        let names = self.names(after.unwrap_or_default(), limit)?;
-        let next = (names.len() >= limit).then(|| names.last().cloned()).flatten();
-        let mut page = PolicyPage { next, ..PolicyPage::default() };
+        let Names { names, damaged, is_full } = self.names(after.unwrap_or_default(), limit)?;
+        let next = names.last().filter(|_| is_full).cloned();
+        let mut page = PolicyPage { next, damaged, ..PolicyPage::default() };
         for name in &names {
-            match self.get_named(name)? {
-                Found::Row(row) => page.rows.push(row),
+            match self.get_named(name) {
+                Ok(Found::Row(row)) => page.rows.push(row),
                 // It was deleted since.
-                Found::Absent => {}
-                Found::Corrupt => page.damaged += 1,
+                Ok(Found::Absent) => {}
+                Ok(Found::Corrupt) => page.damaged += 1,
+                Err(error) => return Err(error),
             }
         }
         Ok(page)
@@ -240,23 +259,37 @@ impl Policies {
     }
 
     /// Names are read from their index, so that a damaged page with rows does not matter; where that is damaged,
-    /// from the rows.
-    fn names(&self, after: &str, limit: usize) -> Result<Vec<Box<str>>, StoreError> {
+    /// from the rows, as far as these can be read.
+    fn names(&self, after: &str, limit: usize) -> Result<Names, StoreError> {
         let read = |from: &str| {
             let query =
                 format!("SELECT domain FROM {from} WHERE domain > ?1 ORDER BY domain LIMIT ?2");
             self.readers.read(|db| {
                 let mut select = db.prepare_cached(&query)?;
-                let names = select.query_map(params![after, number(limit)], |row| row.get(0))?;
-                Ok(names.collect::<rusqlite::Result<Vec<_>>>()?)
+                let mut rows = select.query(params![after, number(limit)])?;
+                let (mut found, mut seen) = (Names::default(), 0);
+                let end = loop {
+                    match rows.next() {
+                        Ok(Some(row)) => match Columns::new(row).next() {
+                            Ok(name) => found.names.push(name),
+                            Err(_) => found.damaged += 1,
+                        },
+                        Ok(None) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                    seen += 1;
+                };
+                found.is_full = seen >= limit;
+                Ok((found, end))
             })
         };
-        match read("policies INDEXED BY sqlite_autoindex_policies_1") {
-            Err(StoreError::Database { source }) if is_damage(&source) => {
-                read("policies NOT INDEXED")
-            }
-            names => names,
+        let (found, end) = read("policies INDEXED BY sqlite_autoindex_policies_1")?;
+        if end.is_ok() {
+            return Ok(found);
         }
+        let (mut found, end) = read("policies NOT INDEXED")?;
+        found.damaged += u64::from(end.is_err());
+        Ok(found)
     }
 
     /// What is remembered about `host`. Blocks for a read.
@@ -265,11 +298,15 @@ impl Policies {
     ///
     /// [`StoreError`] when the database cannot be read at all.
     pub fn host(&self, host: &HostName) -> Result<Found<HostRow>, StoreError> {
-        find(&self.readers, |db| {
-            db.prepare_cached("SELECT host, starttls_seen_at, note FROM hosts WHERE host = ?1")?
-                .query_row([host.as_str()], |row| Ok(read_host(row)))
-                .optional()
-        })
+        find(
+            &self.readers,
+            |db| {
+                db.prepare_cached("SELECT host, starttls_seen_at, note FROM hosts WHERE host = ?1")?
+                    .query_row([host.as_str()], |row| Ok(read_host(row)))
+                    .optional()
+            },
+            is_unreadable,
+        )
     }
 
     /// Remembers a host. Each call costs a sync: once a day and host is enough.
@@ -323,7 +360,7 @@ impl Policies {
         &self,
         look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
     ) -> Result<Found<T>, StoreError> {
-        find(&self.queue.1, look_up)
+        find(&self.queue.1, look_up, is_corrupt)
     }
 
     pub(crate) fn read_queue<T>(
@@ -343,22 +380,35 @@ impl Policies {
     }
 }
 
+/// What `is_damage` says of is damage of what was looked for, and no trouble of the store.
 fn find<T>(
     readers: &Readers,
     look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
+    is_damage: fn(&rusqlite::Error) -> bool,
 ) -> Result<Found<T>, StoreError> {
-    readers.read(|db| match look_up(db) {
-        Ok(None) => Ok(Found::Absent),
-        Ok(Some(Ok(row))) => Ok(Found::Row(row)),
-        Ok(Some(Err(StoreError::Corrupt { .. }))) => Ok(Found::Corrupt),
-        Ok(Some(Err(other))) => Err(other),
-        Err(error) if is_damage(&error) => Ok(Found::Corrupt),
-        Err(error) => Err(error.into()),
-    })
+    let found = readers.read(|db| match look_up(db)? {
+        None => Ok(Found::Absent),
+        Some(Ok(row)) => Ok(Found::Row(row)),
+        Some(Err(StoreError::Corrupt { .. })) => Ok(Found::Corrupt),
+        Some(Err(other)) => Err(other),
+    });
+    match found {
+        Err(StoreError::Database { source }) if is_damage(&source) => Ok(Found::Corrupt),
+        found => found,
+    }
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
+fn is_corrupt(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+}
+
+/// In policies.db any damage is that of the row: what was there is known from queue.db, and everybody else is a first
+/// contact. A header that is overwritten, and sectors that cannot be read, must not stop mail.
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
+    )
 }
 
 fn put(db: &Connection, row: &PolicyRow) -> Result<(), StoreError> {

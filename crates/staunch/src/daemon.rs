@@ -172,8 +172,8 @@ fn tell_of_policies(spool: &Spool) {
             ("no database, or damaged", Some(path.display().to_string()))
         }
     };
-    let is_first_start = match spool.policies().list_enforced(None, 1) {
-        Ok(page) => page.rows.is_empty(),
+    let is_first_start = match spool.policies().list_enforced() {
+        Ok(list) => list.rows.is_empty() && !list.is_damaged,
         // No reason to stop everybody's mail: each look-up meets it again.
         Err(error) => {
             tracing::error!(event = "store_failed", %error, "which domains have an enforce policy cannot be read");

@@ -9,7 +9,7 @@ use spool::MessageOptions;
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::outcome::{AttemptError, Reason};
-use crate::policy_store::{PolicyDefer, PolicyVerdict, PolicyWatch};
+use crate::policy_store::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::relay::Relay;
 use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
 use crate::route::Leg;
@@ -123,7 +123,8 @@ pub(crate) async fn asked(
 
 /// The wait for a policy that could not be had; how long is for the caller to say.
 fn policy_unknown(reason: Reason, text: RemoteText) -> AttemptError {
-    AttemptError::Policy(PolicyDefer { reason, until: Timestamp::MAX, text })
+    let (until, extent) = (Timestamp::MAX, Extent::Domain);
+    AttemptError::Policy(PolicyDefer { reason, until, text, extent })
 }
 
 /// Is it that no name server answers at all? Then no other domain would fare better.

@@ -211,7 +211,8 @@ impl Judge {
     /// The time, as of the last look, at `reading`.
     pub fn moment(&self, reading: Reading) -> Moment {
         let clock = if self.doubt.is_some() { ClockTrust::Suspect } else { ClockTrust::Trusted };
-        Moment { now: self.now(reading), clock, trusted_since: self.trusted_since }
+        let now = self.now(reading);
+        Moment { now, latest: now.max(reading.wall), clock, trusted_since: self.trusted_since }
     }
 
     /// How far the wall clock is from where it should be.

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use policy::clock::{BootId, Change as ClockChange, Judge, LastMark, Reading, TrustedBy, Witness};
 use policy::sts::Kept;
 use policy::sts::keep::{
-    ClockTrust, DeferCause, Effect, LookUp, Moment, Room, Settings, Stored, Verdict, Write, Written,
+    ClockTrust, DeferCause, Effect, LookUp, Moment, Room, Settings, State, Stored, Tenant, Verdict,
+    Write, Written,
 };
 use policy::{Asked, Located, NamedBy, Published, Requirement, authorize};
 use smtp::{Domain, HostName};
@@ -23,6 +24,8 @@ use crate::world::{Dom, Mx, Shown, World, address};
 pub(crate) const POLICIES_MAX: usize = 12;
 /// architecture.md: an attempt begins anew so often at most.
 const RESTARTS_MAX: u32 = 3;
+/// Seconds that a clock may be wrong unseen: an hour by a step, a day over reboots.
+const UNSEEN_MAX: i64 = 26 * 3600;
 /// A verdict is believed for a minute.
 const VERDICT_LIFE: Duration = Duration::from_secs(60);
 
@@ -52,6 +55,8 @@ pub(crate) struct Looking {
     pub(crate) look_up: LookUp,
     pub(crate) effect: Effect,
     pub(crate) is_syncing: bool,
+    /// The row was written.
+    pub(crate) is_replaced: bool,
     pub(crate) got: Option<(i64, String)>,
 }
 
@@ -70,6 +75,10 @@ pub(crate) struct Core {
     pub(crate) looking: BTreeMap<Dom, Looking>,
     pub(crate) verdicts: BTreeMap<Dom, (Verdict, Duration)>,
     pub(crate) fleeting: BTreeMap<Dom, Arc<Kept>>,
+    /// What could not be stored.
+    pub(crate) unstored: BTreeMap<Dom, State>,
+    /// What the last look at all rows found: spent ones, and policies.
+    pub(crate) census: Option<(Vec<Dom>, Vec<Tenant>)>,
     pub(crate) epochs: BTreeMap<Dom, u64>,
     pub(crate) tries: Vec<Try>,
     pub(crate) queue: BTreeSet<Dom>,
@@ -93,6 +102,8 @@ impl Core {
             looking: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             fleeting: BTreeMap::new(),
+            unstored: BTreeMap::new(),
+            census: None,
             epochs: BTreeMap::new(),
             tries: Vec::new(),
             queue: BTreeSet::new(),
@@ -249,15 +260,19 @@ impl Core {
         let files = &self.disk.synced;
         let (stored, listed) = (files.stored(domain), files.list.get(domain).copied());
         let mut look_up = make(stored, listed, self.settings.clone());
+        if let Some(state) = self.unstored.get(domain) {
+            look_up.remember_unstored(state.clone());
+        }
         look_up.remember_fleeting(self.fleeting.get(domain).cloned());
-        let looking = Looking { look_up, effect: Effect::Ask, is_syncing: false, got: None };
+        let (effect, got) = (Effect::Ask, None);
+        let looking = Looking { look_up, effect, is_syncing: false, is_replaced: false, got };
         self.looking.insert(domain.clone(), looking);
     }
 
     /// The background looks at a policy.
     pub(crate) fn refresh(&mut self, domain: &Dom) {
         let moment = self.moment();
-        let state = self.disk.synced.state(domain);
+        let state = self.state(domain);
         let due = state.refresh_at(moment, 0, &self.settings).is_some_and(|at| at <= moment.now);
         if (due || state.is_lost(moment)) && !self.looking.contains_key(domain) {
             self.begin(domain, LookUp::for_refresh);
@@ -310,6 +325,15 @@ impl Core {
         looking.look_up.fetched(body, room, moment)
     }
 
+    /// All that is known about it.
+    pub(crate) fn state(&self, domain: &Dom) -> State {
+        let stored = self.disk.synced.state(domain);
+        match self.unstored.get(domain) {
+            Some(state) => State { listed: stored.listed, ..state.clone() },
+            None => stored,
+        }
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.disk.synced.rows.len() < POLICIES_MAX + 3
     }
@@ -338,12 +362,13 @@ impl Core {
         looking.is_syncing = false;
         let is_stored = self.disk.sync();
         self.coverage.disk_full += u64::from(!is_stored);
+        looking.is_replaced |= is_stored && write == Write::Replace;
         let written = if is_stored { Written::Synced } else { Written::Failed };
         Some(looking.look_up.written(written, moment))
     }
 
     fn answered(&mut self, domain: &Dom, looking: Looking, verdict: Verdict, moment: Moment) {
-        let Looking { look_up, got, .. } = looking;
+        let Looking { look_up, got, is_replaced, .. } = looking;
         let is_stored = !matches!(
             &verdict,
             Verdict::Defer(deferral) if deferral.cause == DeferCause::Store
@@ -352,12 +377,23 @@ impl Core {
         if let Some(kept) = &state.fleeting {
             self.fleeting.insert(domain.clone(), Arc::clone(kept));
         }
+        if look_up.is_unstored() {
+            self.coverage.unstored += 1;
+            self.unstored.insert(domain.clone(), state.clone());
+        } else if is_replaced {
+            self.unstored.remove(domain);
+        }
         let is_kept = |body: &str| state.kept.as_ref().is_some_and(|kept| kept.body() == body);
         if let Some((at, body)) = got
             && is_stored
             && (is_kept(&body) || body.contains("max_age: 0\n"))
         {
-            self.truth.got(domain, at, &body);
+            if state.kept.as_ref().is_none_or(|kept| ends_late_enough(kept, at)) {
+                self.truth.got(domain, at, &body);
+            } else {
+                // A wrong clock was believed, so its end is where that clock says.
+                self.truth.forget(domain);
+            }
         }
         let until = self.reading().boottime + VERDICT_LIFE;
         self.verdicts.remove(domain);
@@ -393,7 +429,7 @@ impl Core {
     /// DNS says that there is nobody to send to: is it believed?
     fn dead_end(&mut self, of: &Try) -> Result<(), String> {
         let moment = self.moment();
-        let state = self.disk.synced.state(&of.domain);
+        let state = self.state(&of.domain);
         let enforced = state.live(moment).is_some_and(|kept| kept.is_enforced());
         if enforced || state.is_lost(moment) {
             self.coverage.contested_dead_ends += 1;
@@ -463,6 +499,12 @@ impl Core {
 fn begin_anew(of: &mut Try) -> bool {
     (of.restarts, of.stage) = (of.restarts + 1, Stage::Policy);
     of.restarts > RESTARTS_MAX
+}
+
+/// By true time, or so little before that the clock was not seen to be wrong?
+pub(crate) fn ends_late_enough(kept: &Kept, got_at: i64) -> bool {
+    let max_age = i64::try_from(kept.policy().max_age().as_secs()).unwrap();
+    kept.expires_at().as_second() >= got_at + max_age - UNSEEN_MAX
 }
 
 fn located(domain: &Dom, host: &HostName) -> Located {

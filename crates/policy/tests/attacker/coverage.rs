@@ -42,4 +42,6 @@ coverage! {
     contested_dead_ends: "dead ends that a policy contradicts",
     bounces: "mails returned",
     disk_full: "writes that failed",
+    unstored: "policies that held although their row could not be written",
+    counts_for_more: "policies that were to go and count for more meanwhile",
 }

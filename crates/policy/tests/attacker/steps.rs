@@ -115,10 +115,7 @@ impl Run {
                 ]);
                 if self.random.one_in(2) { Step::Damage(victim) } else { Step::LoseFile }
             }
-            8 => {
-                self.soon([Step::Tidy, Step::Through(victim)]);
-                Step::Flood(15)
-            }
+            8 => self.flood_beside(victim),
             9 => Step::Mail(victim),
             10 | 11 => self.go_on(),
             12 => Step::Refresh(victim),
@@ -171,6 +168,24 @@ impl Run {
         let days = self.random.of(&[1, 7]);
         let bodies = [Body::EnforceOther { days }, Body::Enforce { days }, Body::Testing { days }];
         Step::Publish(victim, self.random.of(&bodies))
+    }
+
+    /// What is to go may count for more when it does.
+    fn flood_beside(&mut self, victim: Dom) -> Step {
+        let days = self.random.of(&[7, 30]);
+        let body = self.random.of(&[Body::Testing { days }, Body::Enforce { days }]);
+        let learnt = Body::EnforceOther { days };
+        self.soon([
+            Step::Through(victim.clone()),
+            Step::Flood(15),
+            Step::Tidy,
+            Step::Publish(victim.clone(), learnt),
+            Step::Pass(60),
+            Step::Through(victim.clone()),
+            Step::Tidy,
+            Step::Through(victim.clone()),
+        ]);
+        Step::Publish(victim, body)
     }
 
     fn fetch_in_doubt(&mut self, victim: Dom) -> Step {
@@ -297,12 +312,14 @@ impl Run {
                 }
             }
             Step::LoseFile => {
+                core.crash(0, After::Restart);
                 core.disk.synced.rows.clear();
                 core.disk.synced.damaged.clear();
                 core.crash(0, After::Restart);
             }
             Step::CopyFile => self.copied = core.disk.synced.rows.clone(),
             Step::RestoreFile => {
+                core.crash(0, After::Restart);
                 core.disk.synced.rows = self.copied.clone();
                 core.disk.synced.damaged.clear();
                 core.crash(0, After::Restart);

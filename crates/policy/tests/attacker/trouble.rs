@@ -1,15 +1,14 @@
 //! What happens to the program as a whole: crashes, floods, tidying, an operator who forgets.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use policy::clock::{Judge, LastMark};
+use policy::clock::{Judge, LastMark, Moment};
 use policy::registrable_domain;
 use policy::sts::Kept;
 use policy::sts::keep::{ClockTrust, Effect, State, Tenant, Use, Write, surplus};
 
-use crate::core::{Core, Looking, POLICIES_MAX, boot_id};
+use crate::core::{Core, Looking, POLICIES_MAX, boot_id, ends_late_enough};
 use crate::disk::Change;
 use crate::world::{Dom, name};
 
@@ -27,7 +26,7 @@ impl Core {
     pub(crate) fn crash(&mut self, keep: usize, after: After) {
         let looking = std::mem::take(&mut self.looking);
         self.disk.crash(keep);
-        for (domain, Looking { look_up: _, effect, got, is_syncing }) in looking {
+        for (domain, Looking { effect, got, is_syncing, .. }) in looking {
             let is_in_replace = matches!(effect, Effect::Write(Write::Replace | Write::Unlist))
                 || (is_syncing && matches!(effect, Effect::Write(Write::List(_))));
             self.coverage.crash_in_replace += u64::from(is_in_replace && got.is_some());
@@ -35,11 +34,17 @@ impl Core {
             if let (Some((at, body)), Some(kept)) = (got, row)
                 && kept.body() == body
             {
-                self.truth.got(&domain, at, &body);
+                if ends_late_enough(&kept, at) {
+                    self.truth.got(&domain, at, &body);
+                } else {
+                    self.truth.forget(&domain);
+                }
             }
         }
         self.verdicts.clear();
         self.fleeting.clear();
+        self.unstored.clear();
+        self.census = None;
         self.epochs.clear();
         self.tries.clear();
         if after == After::Reboot {
@@ -73,38 +78,69 @@ impl Core {
         self.disk.sync();
     }
 
-    /// What is too much goes.
+    /// Looks at all rows, or, if that was done, lets go what is too much or says nothing any more: much may have
+    /// happened in between.
     pub(crate) fn tidy(&mut self) -> Result<(), String> {
         let moment = self.moment();
         if moment.clock == ClockTrust::Suspect || self.disk.is_full {
             return Ok(());
         }
+        match self.census.take() {
+            Some((spent, tenants)) => self.let_go(&spent, tenants, moment),
+            None => {
+                self.census = Some(self.look_at_all(moment));
+                Ok(())
+            }
+        }
+    }
+
+    fn look_at_all(&self, moment: Moment) -> (Vec<Dom>, Vec<Tenant>) {
         let damaged = &self.disk.synced.damaged;
         let rows = self.disk.synced.rows.keys().filter(|domain| !damaged.contains(*domain));
-        let (mut tenants, mut regulars) = (Vec::new(), BTreeSet::new());
-        for domain in rows.cloned().collect::<Vec<_>>() {
-            let state = self.disk.synced.state(&domain);
-            if state.is_spent(moment) && !self.looking.contains_key(&domain) {
-                self.drop_row(&domain);
+        let (mut spent, mut tenants) = (Vec::new(), Vec::new());
+        for domain in rows.cloned() {
+            let state = self.state(&domain);
+            if state.is_spent(moment) {
+                spent.push(domain);
                 continue;
             }
-            let usage = state.use_of(moment);
-            if usage == Use::Regular {
-                regulars.insert(domain.clone());
-            }
-            let registrable = registrable_domain(&domain);
+            let (registrable, usage) = (registrable_domain(&domain), state.use_of(moment));
             let last_used_at = state.last_used_at.unwrap_or(Timestamp::MIN);
             tenants.push(Tenant { domain, registrable, usage, last_used_at });
+        }
+        (spent, tenants)
+    }
+
+    fn let_go(
+        &mut self,
+        spent: &[Dom],
+        tenants: Vec<Tenant>,
+        moment: Moment,
+    ) -> Result<(), String> {
+        for domain in spent {
+            if self.state(domain).is_spent(moment) && !self.looking.contains_key(domain) {
+                self.drop_row(domain);
+            }
         }
         let queue = &self.queue;
         let gone = surplus(tenants, POLICIES_MAX, |domain| queue.contains(domain)).go;
         self.coverage.evicted_beside_mail += u64::from(!gone.is_empty() && !queue.is_empty());
-        for domain in gone {
-            if self.queue.contains(&domain) || regulars.contains(&domain) {
-                return Err(format!("{domain} was evicted although it has mail or is no stranger"));
+        for (domain, counted) in gone {
+            let state = self.state(&domain);
+            if self.looking.contains_key(&domain) {
+                continue;
             }
-            if !self.looking.contains_key(&domain) {
-                self.drop_row(&domain);
+            if !state.may_still_go(counted, moment) {
+                self.coverage.counts_for_more += 1;
+                continue;
+            }
+            let has_mail = self.queue.contains(&domain);
+            if has_mail || state.is_lost(moment) || state.use_of(moment) == Use::Regular {
+                return Err(format!("{domain} was evicted although mail hangs on it: {state:?}"));
+            }
+            self.drop_row(&domain);
+            // Who is known from one day may be forgotten; who binds nobody, or nothing, has nothing to lose.
+            if counted == Use::Once {
                 self.truth.forget(&domain);
             }
         }
@@ -115,6 +151,7 @@ impl Core {
         self.disk.begin(Change::Unlist(domain.clone()));
         self.disk.begin(Change::Delete(domain.clone()));
         self.disk.sync();
+        self.unstored.remove(domain);
         self.bump(domain);
     }
 

@@ -16,7 +16,7 @@ use super::misfit::Misfit;
 use super::reason::{Reason, refusal_reason, tls_reason};
 use crate::connect::ConnectFailure;
 use crate::login::LoginError;
-use crate::policy_store::PolicyDefer;
+use crate::policy_store::{Extent, PolicyDefer};
 use crate::resolve::{DnsFailure, DnsFailureKind};
 
 /// What becomes of a recipient after a failure.
@@ -247,9 +247,7 @@ impl AttemptError {
     /// What the failure means.
     pub(crate) fn verdict(&self) -> (Fate, Scope) {
         match self {
-            Self::Policy(defer) if defer.reason == Reason::LocalError => {
-                (Fate::Defer, Scope::Local)
-            }
+            Self::Policy(defer) if defer.extent == Extent::Everybody => (Fate::Defer, Scope::Local),
             // That we fetch enough policies already is no fault of the domain.
             Self::Policy(defer) if defer.reason == Reason::OwnLimit => (Fate::Defer, Scope::Turn),
             Self::Policy(_) => (Fate::Defer, Scope::Lane),

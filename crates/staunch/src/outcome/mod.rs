@@ -384,7 +384,7 @@ mod tests {
     use spool::{Attempt, RecipientNo};
 
     use super::*;
-    use crate::policy_store::PolicyDefer;
+    use crate::policy_store::{Extent, PolicyDefer};
 
     const MINUTE: Duration = Duration::from_secs(60);
     const RETRY: [Duration; 2] = [MINUTE, Duration::from_secs(600)];
@@ -694,8 +694,9 @@ mod tests {
     #[test]
     fn an_unknown_policy_is_asked_for_again_no_later_than_the_keeper_says() {
         let error = |until| {
-            let reason = Reason::PolicyDnsFailure;
-            AttemptError::Policy(PolicyDefer { reason, until, text: RemoteText::new("SERVFAIL") })
+            let (reason, extent) = (Reason::PolicyDnsFailure, Extent::Domain);
+            let text = RemoteText::new("SERVFAIL");
+            AttemptError::Policy(PolicyDefer { reason, until, text, extent })
         };
         let retry_at = |until| {
             let decided = decide_failure(&[target(0, 5000)], &error(until), &circumstances());

@@ -8,13 +8,13 @@ use policy::sts::keep::{
     Effect, FetchFailure, FetchFailureKind, Listed, LookUp, State, Stored, Verdict, Write, Written,
 };
 use smtp::{HostName, RemoteText};
-use spool::{Enforced, PolicyRow, StoreError};
+use spool::{Enforced, Policies, PolicyRow, StoreError};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::tell::{raise, tell_fetched, tell_kept};
 use super::{
-    Consulted, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
+    Consulted, Extent, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
     settings, synced, verdict_of,
 };
 use crate::fetch::{Answers, FetchError, Fetched};
@@ -55,6 +55,8 @@ struct Seen {
     record: Option<StsRecord>,
     failure: Option<RemoteText>,
     is_fetched: bool,
+    /// The row was written.
+    is_replaced: bool,
 }
 
 impl Inner {
@@ -70,7 +72,8 @@ impl Inner {
             Err(text) => return self.local_trouble(domain, &text),
         };
         let begun = Instant::now();
-        let mut seen = Seen { begun, record: None, failure: None, is_fetched: false };
+        let (record, failure) = (None, None);
+        let mut seen = Seen { begun, record, failure, is_fetched: false, is_replaced: false };
         let mut effect = Effect::Ask;
         let verdict = loop {
             effect = match effect {
@@ -83,6 +86,7 @@ impl Inner {
                 Effect::Fetch => Box::pin(self.fetch(domain, &mut look_up, &mut seen)).await,
                 Effect::Write(write) => {
                     let written = self.write(domain, write, look_up.state()).await;
+                    seen.is_replaced |= (write, written) == (Write::Replace, Written::Synced);
                     look_up.written(written, self.clock.moment())
                 }
                 Effect::Answer(verdict) => break verdict,
@@ -103,7 +107,12 @@ impl Inner {
         if let Some(kept) = &state.fleeting {
             self.fleeting.insert(domain.clone(), Arc::clone(kept)).await;
         }
-        let Seen { begun, record, failure, is_fetched } = seen;
+        if look_up.is_unstored() {
+            self.unstored.insert(domain.clone(), Arc::new(state.clone()));
+        } else if seen.is_replaced {
+            self.unstored.invalidate(domain);
+        }
+        let Seen { begun, record, failure, is_fetched, is_replaced: _ } = seen;
         if let Some(record) = &record {
             tell_kept(domain, &verdict, &record.answer, failure.as_ref());
         }
@@ -231,25 +240,28 @@ impl Inner {
             Purpose::Refresh => LookUp::for_refresh(stored, listed, settings),
             Purpose::Order => LookUp::for_order(stored, listed, settings),
         };
+        if let Some(state) = self.unstored.get(domain) {
+            look_up.remember_unstored(State::clone(&state));
+        }
         look_up.remember_fleeting(self.fleeting.get(domain).await);
         Ok(look_up)
     }
 
     /// All that is known about `domain`. Blocks for a read.
     pub(super) fn read(&self, domain: &HostName) -> Result<State, StoreError> {
-        let (row, listed) = (self.store.get(domain)?, self.store.enforced(domain)?);
-        let state = match rows::stored(row) {
-            Stored::Row(state) => *state,
-            Stored::Absent | Stored::Damaged => State::default(),
-        };
-        Ok(State { listed: rows::listed(listed), ..state })
+        let state = read(&self.store, domain)?;
+        Ok(match self.unstored.get(domain) {
+            Some(unstored) => State { listed: state.listed, ..State::clone(&unstored) },
+            None => state,
+        })
     }
 
     fn local_trouble(&self, domain: &HostName, text: &str) -> Asked {
         error!(event = "store_failed", %domain, error = text, "a policy could not be looked up");
         let until = after(self.clock.moment().now, LOCAL_REST);
         let text = RemoteText::new(text);
-        let defer = PolicyDefer { reason: Reason::LocalError, until, text };
+        let extent = Extent::Everybody;
+        let defer = PolicyDefer { reason: Reason::LocalError, until, text, extent };
         let consulted = Consulted {
             verdict: PolicyVerdict::Defer(defer),
             record: None,
@@ -259,6 +271,16 @@ impl Inner {
         // What holds is not known now, and whoever goes by what held goes on by that.
         Asked { consulted, ttl: Duration::ZERO, state: State::default(), is_changed: false }
     }
+}
+
+/// What the store has about `domain`. Blocks for a read.
+pub(super) fn read(store: &Policies, domain: &HostName) -> Result<State, StoreError> {
+    let (row, listed) = (store.get(domain)?, store.enforced(domain)?);
+    let state = match rows::stored(row) {
+        Stored::Row(state) => *state,
+        Stored::Absent | Stored::Damaged => State::default(),
+    };
+    Ok(State { listed: rows::listed(listed), ..state })
 }
 
 /// How the rules call a failure of the fetch.

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use moka::future::Cache;
 use policy::sts::keep::{
     DeferCause, Deferral, FetchFailure, FetchFailureKind, Kept, Moment, NoPolicy, OnFailure,
-    Settings, TxtAnswer, Verdict,
+    Settings, State, TxtAnswer, Verdict,
 };
 use smtp::{HostName, RemoteText};
 use spool::{Policies, StoreError};
@@ -62,6 +62,8 @@ const AFTER_FAILURE_MAX: Duration = Duration::from_secs(30);
 const VERDICT_BYTES: u64 = 32 * 1024 * 1024;
 /// Memory for policies that are not stored, in bytes.
 const FLEETING_BYTES: u64 = 4 * 1024 * 1024;
+/// Memory for what could not be stored, in bytes. Without it such a policy is fetched for each mail.
+const UNSTORED_BYTES: u64 = 16 * 1024 * 1024;
 /// The rules look back on fetches for an hour.
 const FLEETING_LIFE: Duration = Duration::from_secs(60 * 60);
 
@@ -85,6 +87,17 @@ pub(crate) struct PolicyDefer {
     pub(crate) until: Timestamp,
     /// What happened, with the step that failed.
     pub(crate) text: RemoteText,
+    /// Whom it concerns.
+    pub(crate) extent: Extent,
+}
+
+/// Whose mail waits for the same?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Extent {
+    /// That of the domain.
+    Domain,
+    /// Everybody's: the trouble is ours, and no other domain would fare better.
+    Everybody,
 }
 
 /// A verdict with the evidence that `explain` shows.
@@ -127,6 +140,8 @@ struct Inner {
     verdicts: Cache<HostName, Remembered>,
     /// Policies with a `max_age` of 0, which are not stored.
     fleeting: Cache<HostName, Arc<Kept>>,
+    /// What could not be stored, and holds until a restart.
+    unstored: moka::sync::Cache<HostName, Arc<State>>,
     turns: Turns,
     room: Room,
     epochs: Epochs,
@@ -196,8 +211,26 @@ impl PolicyKeeper {
             .time_to_live(FLEETING_LIFE)
             .build();
         let (turns, room, epochs) = (Turns::default(), Room::default(), Epochs::default());
-        let inner =
-            Inner { config, dns, fetcher, store, clock, verdicts, fleeting, turns, room, epochs };
+        let unstored = moka::sync::Cache::builder()
+            .max_capacity(UNSTORED_BYTES)
+            .weigher(|_, state: &Arc<State>| {
+                let kept = state.kept.as_ref().map_or(0, |kept| kept.weight());
+                u32::try_from(1024 + kept).unwrap_or(u32::MAX)
+            })
+            .build();
+        let inner = Inner {
+            config,
+            dns,
+            fetcher,
+            store,
+            clock,
+            verdicts,
+            fleeting,
+            unstored,
+            turns,
+            room,
+            epochs,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -272,6 +305,7 @@ impl Inner {
         let found = tokio::task::spawn_blocking(move || store.enforced(&name)).await;
         let was_listed = !matches!(found, Ok(Ok(spool::Found::Absent)));
         synced(|done| self.store.remove_enforced(domain.clone(), done)).await?;
+        self.unstored.invalidate(&domain);
         let was_stored = synced(|done| self.store.delete(domain, done)).await?;
         Ok(was_listed || was_stored)
     }
@@ -362,7 +396,7 @@ fn verdict_of(domain: &HostName, verdict: Verdict) -> PolicyVerdict {
                     (Reason::LocalError, RemoteText::new(text))
                 }
             };
-            PolicyVerdict::Defer(PolicyDefer { reason, until, text })
+            PolicyVerdict::Defer(PolicyDefer { reason, until, text, extent: Extent::Domain })
         }
     }
 }

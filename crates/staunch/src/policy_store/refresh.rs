@@ -134,7 +134,7 @@ impl PolicyKeeper {
         let inner = &self.inner;
         let mut census = Census::default();
         let settings = settings(&inner.config.borrow().mta_sts);
-        let mut listed = self.listed().await?;
+        let (mut listed, is_whole) = self.listed().await?;
         let mut after: Option<Box<str>> = None;
         loop {
             let store = inner.store.clone();
@@ -158,28 +158,27 @@ impl PolicyKeeper {
             after = next;
             if after.is_none() {
                 look.at_rest_of_list(&mut census, listed);
+                // Who is on a list that can be read in part only is not known.
+                census.tenants.is_whole = is_whole;
                 return Ok(census);
             }
         }
     }
 
-    /// What is remembered beside the mail.
-    async fn listed(&self) -> Result<HashMap<HostName, Listed>, String> {
+    /// What is remembered beside the mail, and whether that is all.
+    async fn listed(&self) -> Result<(HashMap<HostName, Listed>, bool), String> {
         let store = self.inner.store.clone();
-        let read = move || {
-            let (mut listed, mut after) = (HashMap::new(), None);
-            loop {
-                let page = store.list_enforced(after.as_deref(), PAGE)?;
-                let entries = page.rows.into_iter();
-                listed.extend(entries.map(|(name, entry)| (name, rows::listed_entry(entry))));
-                after = page.next;
-                if after.is_none() {
-                    return Ok::<_, StoreError>(listed);
-                }
-            }
-        };
-        let read = tokio::task::spawn_blocking(read).await.map_err(|e| e.to_string())?;
-        read.map_err(|e| e.to_string())
+        let read = tokio::task::spawn_blocking(move || store.list_enforced());
+        let list = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        if list.is_damaged {
+            error!(
+                event = "store_failed",
+                "the list of domains with an enforce policy is damaged: nothing is tidied"
+            );
+        }
+        let entry = |entry: Option<_>| entry.map_or(Listed::UNREADABLE, rows::listed_entry);
+        let listed = list.rows.into_iter().map(|(name, known)| (name, entry(known)));
+        Ok((listed.collect(), !list.is_damaged))
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 
-use policy::sts::keep::{self, ClockTrust, State, Tenant, surplus};
+use policy::sts::keep::{self, ClockTrust, State, Tenant, Use, surplus};
 use smtp::HostName;
 use spool::StoreError;
 use tokio::sync::Notify;
 use tracing::error;
 
+use super::asking::read;
 use super::{HostMemory, Inner, synced};
 use crate::waiting::WaitingMail;
 
@@ -83,6 +84,15 @@ impl Room {
     }
 }
 
+/// As what a domain was to go when all rows were looked at.
+#[derive(Clone, Copy, Debug)]
+enum Counted {
+    /// It says nothing any more.
+    Spent,
+    /// It counted for no more than this.
+    For(Use),
+}
+
 /// What a look at all rows found, but for refreshes.
 #[derive(Debug, Default)]
 pub(super) struct Tenants {
@@ -94,18 +104,20 @@ pub(super) struct Tenants {
     pub(super) spent: Vec<HostName>,
     /// Entries of the list beside the mail that are over, and have no row.
     pub(super) over: Vec<HostName>,
+    /// The list could be read to its end.
+    pub(super) is_whole: bool,
 }
 
 impl Inner {
     /// Drops what is too much or too old. Nothing while the clock is in doubt.
     pub(super) async fn tidy(&self, tenants: Tenants, waiting: &WaitingMail) {
-        let Tenants { policies, mut others, spent, over } = tenants;
+        let Tenants { policies, mut others, spent, over, is_whole } = tenants;
         let count = policies.len();
-        if self.clock.moment().clock == ClockTrust::Suspect {
+        if self.clock.moment().clock == ClockTrust::Suspect || !is_whole {
             return self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(count));
         }
-        self.drop_all(spent, None).await;
-        self.drop_entries(over).await;
+        let go = spent.into_iter().chain(over).map(|domain| (domain, Counted::Spent));
+        self.drop_all(go.collect(), None).await;
         let excess = others.len().saturating_sub(OTHERS_MAX);
         if excess > 0 {
             others.sort_unstable();
@@ -142,29 +154,34 @@ impl Inner {
             max = POLICIES_MAX,
             "policies of domains that hardly get mail are dropped"
         );
-        count - self.drop_all(surplus.go, Some(waiting)).await
+        let go = surplus.go.into_iter().map(|(domain, usage)| (domain, Counted::For(usage)));
+        count - self.drop_all(go.collect(), Some(waiting)).await
     }
 
-    /// Forgets all about these domains, but for those that somebody asks about now or that mail has come for.
-    /// Returns how many they were.
-    async fn drop_all(&self, domains: Vec<HostName>, waiting: Option<&WaitingMail>) -> usize {
+    /// Forgets all about these domains, but for those that somebody asks about now, that mail has come for, or that
+    /// count for more than they did: much may have happened since all rows were looked at. Returns how many they
+    /// were.
+    async fn drop_all(
+        &self,
+        domains: Vec<(HostName, Counted)>,
+        waiting: Option<&WaitingMail>,
+    ) -> usize {
         let mut count = 0;
         for batch in domains.chunks(BATCH) {
-            let mut turns = Vec::new();
-            for domain in self.without_mail(batch, waiting).await {
-                if let Some(turn) = self.turns.try_take(&domain) {
-                    turns.push((domain, turn));
+            // From here on nobody learns anything about them.
+            let turn = |(domain, _): &(HostName, Counted)| self.turns.try_take(domain);
+            let taken: Vec<_> = batch.iter().filter_map(|one| Some((one, turn(one)?))).collect();
+            let candidates = taken.iter().map(|(one, _)| (*one).clone()).collect();
+            let go = self.still_to_go(candidates, waiting).await;
+            let result = self.delete_all(go.iter().cloned().collect()).await;
+            for ((domain, _), mut turn) in taken {
+                if go.contains(domain) {
+                    self.asks_anew(domain).await;
+                    turn.forget();
                 }
             }
-            let go: Vec<_> = turns.iter().map(|(domain, _)| domain.clone()).collect();
-            let dropped = go.len();
-            let result = self.delete_all(go.clone()).await;
-            for (domain, turn) in &mut turns {
-                self.asks_anew(domain).await;
-                turn.forget();
-            }
             match result {
-                Ok(()) => count += dropped,
+                Ok(()) => count += go.len(),
                 Err(error) => {
                     error!(event = "store_failed", %error, "policies could not be dropped")
                 }
@@ -173,15 +190,30 @@ impl Inner {
         count
     }
 
-    async fn without_mail(
+    /// Whoever asks holds their turns.
+    async fn still_to_go(
         &self,
-        domains: &[HostName],
+        candidates: Vec<(HostName, Counted)>,
         waiting: Option<&WaitingMail>,
-    ) -> Vec<HostName> {
-        let Some(waiting) = waiting.cloned() else { return domains.to_vec() };
-        let domains = domains.to_vec();
-        let ask = move || domains.into_iter().filter(|domain| !waiting.is_for(domain)).collect();
-        tokio::task::spawn_blocking(ask).await.unwrap_or_default()
+    ) -> HashSet<HostName> {
+        let candidates: Vec<_> = candidates
+            .into_iter()
+            .filter(|(domain, _)| !self.unstored.contains_key(domain))
+            .collect();
+        let (store, moment, waiting) = (self.store.clone(), self.clock.moment(), waiting.cloned());
+        let choose = move || {
+            let may_go = |(domain, counted): &(HostName, Counted)| {
+                let Ok(state) = read(&store, domain) else { return false };
+                let may_go = match counted {
+                    Counted::Spent => state.is_spent(moment),
+                    Counted::For(usage) => state.may_still_go(*usage, moment),
+                };
+                may_go && !waiting.as_ref().is_some_and(|waiting| waiting.is_for(domain))
+            };
+            let go = candidates.into_iter().filter(may_go);
+            go.map(|(domain, _)| domain).collect()
+        };
+        tokio::task::spawn_blocking(choose).await.unwrap_or_default()
     }
 
     /// First that their mail would have to wait, then the policies.
@@ -193,12 +225,6 @@ impl Inner {
     async fn drop_without_policy(&self, domains: Vec<HostName>) {
         for batch in domains.chunks(BATCH).map(<[_]>::to_vec) {
             tell(synced(|done| self.store.delete_without_policy(batch, done)).await);
-        }
-    }
-
-    async fn drop_entries(&self, domains: Vec<HostName>) {
-        for batch in domains.chunks(BATCH).map(<[_]>::to_vec) {
-            tell(synced(|done| self.store.remove_all_enforced(batch, done)).await);
         }
     }
 }

@@ -92,6 +92,11 @@ pub struct LookUp {
     state: State,
     fetching: Option<Id>,
     writes: VecDeque<Write>,
+    /// What is being written.
+    writing: Option<Write>,
+    /// What is remembered beside the mail now.
+    listed: Option<Listed>,
+    is_unstored: bool,
     answer: Verdict,
     alarms: Vec<Alarm>,
 }
@@ -126,9 +131,25 @@ impl LookUp {
             state,
             fetching: None,
             writes: VecDeque::new(),
+            writing: None,
+            listed,
+            is_unstored: false,
             answer: Verdict::NoPolicy(NoPolicy::Fetch(None)),
             alarms: Vec::new(),
         }
+    }
+
+    /// What an earlier look-up could not store ([`LookUp::is_unstored`]): it is as good as stored, until a restart.
+    pub fn remember_unstored(&mut self, state: State) {
+        let listed = self.state.listed;
+        self.state = State { listed, ..state };
+        self.before = self.state.clone();
+    }
+
+    /// Does [`LookUp::state`] hold, although the row could not be written? It is remembered beside the mail that there
+    /// is such a policy, so after a restart it was lost.
+    pub fn is_unstored(&self) -> bool {
+        self.is_unstored
     }
 
     /// A policy of this domain that was not stored.
@@ -246,18 +267,46 @@ impl LookUp {
 
     /// What became of the write that was wanted last.
     pub fn written(&mut self, written: Written, moment: Moment) -> Effect {
-        match written {
-            Written::Synced => {}
-            Written::Failed => {
-                self.writes.clear();
-                // What is not on the disk is not known after a crash, so nothing may be done that hangs on it.
-                if self.changes_the_requirement(moment) {
-                    let until = later(moment.now, STORE_RETRY);
-                    self.answer = Verdict::Defer(Deferral { until, cause: DeferCause::Store });
-                }
-            }
+        let what = self.writing.take();
+        match (written, what) {
+            (Written::Synced, Some(Write::List(entry))) => self.listed = Some(entry),
+            (Written::Synced, Some(Write::Unlist)) => self.listed = None,
+            (Written::Synced, Some(Write::Replace | Write::Note) | None) => {}
+            (Written::Failed, Some(Write::Replace)) => self.not_stored(moment),
+            (Written::Failed, _) => self.not_known(moment),
         }
         self.next()
+    }
+
+    /// The row cannot be written: a page of its file is damaged, or the disk is full. An `enforce` policy holds all
+    /// the same, if it is remembered beside the mail that this very one was known.
+    fn not_stored(&mut self, moment: Moment) {
+        self.writes.clear();
+        if let (Some(kept), Some(row)) = (&self.state.kept, &self.before.kept)
+            && kept != row
+        {
+            self.state.kept = Some(Arc::new(Kept::clone(kept).newer_than(row)));
+        }
+        match self.state.to_list(moment) {
+            Some(entry) => {
+                self.is_unstored = true;
+                self.state.listed = Some(entry);
+                self.writes.extend((self.listed != Some(entry)).then_some(Write::List(entry)));
+            }
+            None => self.not_known(moment),
+        }
+    }
+
+    /// What is not on the disk is not known after a crash, so nothing may be done that hangs on it.
+    fn not_known(&mut self, moment: Moment) {
+        self.writes.clear();
+        self.is_unstored = false;
+        let hangs_on_it = self.changes_the_requirement(moment);
+        self.state = State { listed: self.listed, ..self.before.clone() };
+        if hangs_on_it {
+            let until = later(moment.now, STORE_RETRY);
+            self.answer = Verdict::Defer(Deferral { until, cause: DeferCause::Store });
+        }
     }
 
     fn told<T>(&mut self, step: Step<T>) -> T {
@@ -318,7 +367,8 @@ impl LookUp {
     }
 
     fn next(&mut self) -> Effect {
-        match self.writes.pop_front() {
+        self.writing = self.writes.pop_front();
+        match self.writing {
             Some(write) => Effect::Write(write),
             None => Effect::Answer(self.answer.clone()),
         }

@@ -32,6 +32,8 @@ pub use look_up::{Effect, LookUp, Room, Stored, Write, Written};
 pub use room::{Surplus, Tenant, Use, surplus};
 pub use state::{FETCH_BACKOFF, FETCHES_PER_HOUR, FailedFetch, RecentFetch, State};
 
+/// What times in the store are counted in.
+const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -64,6 +66,13 @@ impl Kept {
     #[must_use]
     pub fn until_at_least(self, end: Timestamp) -> Self {
         Self { expires_at: self.expires_at.max(end), ..self }
+    }
+
+    /// The same, fetched after `other`, whatever the clock said: what is stored of that one must be older.
+    #[must_use]
+    pub(super) fn newer_than(self, other: &Self) -> Self {
+        let fetched_at = self.fetched_at.max(later(other.fetched_at, MILLISECOND));
+        Self { fetched_at, ..self }
     }
 
     /// The id that the record had when it was fetched.

@@ -36,8 +36,8 @@ pub struct Tenant {
 /// What is to be done about too many policies.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Surplus {
-    /// These go, in this order.
-    pub go: Vec<HostName>,
+    /// These go, in this order, with for how much each counted: meanwhile it may count for more.
+    pub go: Vec<(HostName, Use)>,
     /// After that, so many are too many still: who is new stays a first contact.
     pub excess: usize,
 }
@@ -74,17 +74,17 @@ pub fn surplus(
         }
     }
     idle.sort_unstable();
-    let mut offer = |domain: HostName, excess: &mut usize| {
+    let mut offer = |domain: HostName, usage, excess: &mut usize| {
         if !has_mail(&domain) {
-            go.push(domain);
+            go.push((domain, usage));
             *excess -= 1;
         }
     };
-    for (_, _, domain) in idle {
+    for (usage, _, domain) in idle {
         if excess == 0 {
             break;
         }
-        offer(domain, &mut excess);
+        offer(domain, usage, &mut excess);
     }
     // By how many they are, the most last; of as many, whose first was used longest ago.
     let rank = |of: &BTreeSet<(Timestamp, HostName)>| {
@@ -99,7 +99,7 @@ pub fn surplus(
         if !of.is_empty() {
             by_size.insert((rank(of), name));
         }
-        offer(domain, &mut excess);
+        offer(domain, Use::Once, &mut excess);
     }
     Surplus { go, excess }
 }
@@ -120,7 +120,7 @@ mod tests {
     fn gone(tenants: &[Tenant], max: usize, mail: &[&str]) -> (Vec<String>, usize) {
         let has_mail = |domain: &HostName| mail.contains(&domain.as_str());
         let Surplus { go, excess } = surplus(tenants.to_vec(), max, has_mail);
-        (go.iter().map(ToString::to_string).collect(), excess)
+        (go.iter().map(|(domain, _)| domain.to_string()).collect(), excess)
     }
 
     #[test]

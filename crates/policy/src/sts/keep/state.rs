@@ -264,7 +264,9 @@ impl State {
             ClockTrust::Suspect => {
                 let ends = before.map(|before| before.expires_at);
                 let lost = self.listed.filter(|_| self.is_lost(moment)).map(|l| l.expires_at);
-                ends.into_iter().chain(lost).fold(kept, Kept::until_at_least)
+                let max_age = kept.policy.max_age();
+                let by_either = (!max_age.is_zero()).then(|| later(moment.latest, max_age));
+                ends.into_iter().chain(lost).chain(by_either).fold(kept, Kept::until_at_least)
             }
         };
         // It is in the place of whatever was lost.
@@ -418,8 +420,12 @@ impl State {
         old && moment.clock == ClockTrust::Trusted && !holds && !self.is_lost(moment)
     }
 
-    /// For how much does the policy of this domain count, when there is no room for all?
+    /// For how much does the policy of this domain count, when there is no room for all? One that was lost is waited
+    /// for.
     pub fn use_of(&self, moment: Moment) -> Use {
+        if self.is_lost(moment) {
+            return Use::Regular;
+        }
         let is_regular = match (self.first_used_at, self.last_used_at) {
             (Some(first), Some(last)) => later(first, REGULAR_AFTER) <= last,
             _ => false,
@@ -430,6 +436,11 @@ impl State {
             Some(kept) if kept.is_enforced() => Use::Once,
             Some(_) => Use::Watched,
         }
+    }
+
+    /// May it still go, when it counted for so much a while ago?
+    pub fn may_still_go(&self, counted: Use, moment: Moment) -> bool {
+        counted < Use::Regular && self.use_of(moment) <= counted
     }
 
     /// What is to be remembered beside the mail when this is stored.

@@ -512,6 +512,15 @@ fn a_fetch_by_a_clock_in_doubt_never_moves_the_end_back() {
 }
 
 #[test]
+fn in_doubt_a_policy_holds_as_long_as_by_either_clock() {
+    let mut domain = Domain::with(V1).https(V2);
+    let latest = later(domain.moment.now, 3 * DAY);
+    domain.moment = Moment { clock: ClockTrust::Suspect, latest, ..domain.moment };
+    domain.refresh();
+    assert_eq!(domain.state.kept.unwrap().expires_at(), later(latest, 7 * DAY));
+}
+
+#[test]
 fn nothing_lapses_when_trust_returns_before_a_fetch_has_failed_since() {
     let trusted = later(start(), 40 * DAY);
     let now = Moment { trusted_since: trusted, ..Moment::undoubted(later(trusted, HOUR)) };
