@@ -248,17 +248,27 @@ impl Forgery {
 /// Under a kept policy the forgery makes mail wait; it does not bounce, the policy is not forgotten,
 /// and afterwards the mail goes out.
 fn does_not_bounce(forgery: Forgery) {
-    on_stage(|stage| forgery_makes_mail_wait(stage, forgery));
+    on_stage(|stage| forgery_makes_mail_wait(stage, forgery, 86400));
 }
 
-async fn forgery_makes_mail_wait(stage: &'static Stage, forgery: Forgery) {
-    let name = format!("{forgery:?}.forged.test").to_ascii_lowercase();
+/// A policy with `max_age` 0 binds the attempt that fetched it, and is stored nowhere.
+#[test]
+fn a_policy_that_is_not_stored_contests_what_dns_says_for_good() {
+    on_stage(|stage| async move {
+        for forgery in [Forgery::NullMx, Forgery::NxDomain, Forgery::NoAddress] {
+            forgery_makes_mail_wait(stage, forgery, 0).await;
+        }
+    });
+}
+
+async fn forgery_makes_mail_wait(stage: &'static Stage, forgery: Forgery, max_age: u32) {
+    let name = format!("{forgery:?}.age{max_age}.forged.test").to_ascii_lowercase();
     let (mx, evil) = (
         stage.world.mx(&format!("mx.{name}")).await,
         stage.world.mx(&format!("evil.{name}")).await,
     );
     let domain = stage.world.domain(&name);
-    domain.mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &[mx.host()], 86400);
+    domain.mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &[mx.host()], max_age);
     let (first, second, third) =
         (domain.address("first"), domain.address("second"), domain.address("third"));
     stage.relay.submit("sender@client.test", &[&first], "first").await;

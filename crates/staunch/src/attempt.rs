@@ -123,6 +123,7 @@ async fn attempt_under(
     let next_hop = route::next_hop(config, domain, work.onward());
     let local = Local { floor: next_hop.floor, onward: work.onward() };
     let mut walk = Walk::new(demand(relay, local.onward));
+    let mut bound = None;
     for leg in &next_hop.legs {
         if is_too_late(ends_at, &mut walk) {
             break;
@@ -136,6 +137,7 @@ async fn attempt_under(
                 continue;
             }
         };
+        bound.get_or_insert_with(|| asked.clone());
         let candidates =
             match hosts::candidates(relay, config, &next_hop, leg, (&asked, freshness)).await {
                 Ok(candidates) => candidates,
@@ -151,7 +153,7 @@ async fn attempt_under(
             Walked::Through => {}
         }
     }
-    Some(Err(conclude(relay, &next_hop, walk).await))
+    Some(Err(conclude(relay, &next_hop, bound.as_ref(), walk).await))
 }
 
 /// What the hosts of one leg came to.
@@ -172,10 +174,15 @@ pub(crate) fn demand(relay: &Relay, onward: Onward) -> Demand {
     }
 }
 
-/// What the walk comes to, with a look at what speaks against hearsay.
-pub(crate) async fn conclude(relay: &Relay, next_hop: &NextHop, walk: Walk) -> AttemptError {
+/// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was `asked`.
+pub(crate) async fn conclude(
+    relay: &Relay,
+    next_hop: &NextHop,
+    asked: Option<&Asked>,
+    walk: Walk,
+) -> AttemptError {
     let evidence = match next_hop.legs.first().filter(|_| walk.is_hearsay()) {
-        Some(leg) => hosts::evidence(relay, leg).await,
+        Some(leg) => hosts::evidence(relay, leg, asked).await,
         None => MxEvidence::Uncontested,
     };
     walk.into_error(evidence)

@@ -147,6 +147,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
         tale.step("source", &next_hop.sources.to_string());
     }
     let mut walk = Walk::new(attempt::demand(relay, onward));
+    let mut bound = None;
     for leg in &next_hop.legs {
         let asked = match ask_policy(relay, &config, leg, local, &mut tale).await {
             Ok(asked) => asked,
@@ -155,6 +156,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
                 continue;
             }
         };
+        bound.get_or_insert_with(|| asked.clone());
         match hosts::candidates(relay, &config, &next_hop, leg, (&asked, Freshness::Cached)).await {
             Ok(candidates) => {
                 tale.step("mx", &format!("{} hosts", candidates.len()));
@@ -173,7 +175,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
     let (verdict, reason) = match tale.best {
         Some(verdict) => (verdict, Value::Null),
         None => {
-            let error = attempt::conclude(relay, &next_hop, walk).await;
+            let error = attempt::conclude(relay, &next_hop, bound.as_ref(), walk).await;
             let verdict = match error.verdict().0 {
                 Fate::Defer => "defer",
                 Fate::Fail => "reject",

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use policy::{Asked, AuthorizedMx, Located, NamedBy};
+use policy::{Asked, AuthorizedMx, Located, NamedBy, Origin};
 use smtp::{Domain, HostName};
 
 use crate::addresses::is_forbidden;
@@ -102,8 +102,10 @@ async fn looked_up(
         (preference, Located { mx: Domain::Name(mx), next_hop, named_by })
     };
     match relay.dns.mail_hosts(domain, freshness).await.map_err(AttemptError::Dns)? {
-        MailHosts::NullMx => Err(dead_end(relay, leg, domain, DeadEnd::NullMx).await),
-        MailHosts::NoSuchDomain => Err(dead_end(relay, leg, domain, DeadEnd::NoSuchDomain).await),
+        MailHosts::NullMx => Err(dead_end(relay, leg, (domain, asked), DeadEnd::NullMx).await),
+        MailHosts::NoSuchDomain => {
+            Err(dead_end(relay, leg, (domain, asked), DeadEnd::NoSuchDomain).await)
+        }
         MailHosts::Implicit { name, canonical } => {
             let mx = implicit_name(name, canonical, asked);
             Ok(vec![candidate(0, mx, NamedBy::ImplicitMx)])
@@ -125,7 +127,7 @@ async fn looked_up(
             match invalid {
                 _ if !hosts.is_empty() => Ok(hosts),
                 Some(text) => Err(AttemptError::BadMx { domain: domain.clone(), text }),
-                None => Err(dead_end(relay, leg, domain, DeadEnd::MailLoop).await),
+                None => Err(dead_end(relay, leg, (domain, asked), DeadEnd::MailLoop).await),
             }
         }
     }
@@ -151,16 +153,15 @@ fn implicit_name(name: HostName, canonical: Option<HostName>, asked: &Asked) -> 
 }
 
 /// May an answer that nobody authenticated end mail for `leg`? Whoever can forge DNS could, so a live
-/// policy is believed first, and so is the operator who wrote the next hop down.
-pub(crate) async fn evidence(relay: &Relay, leg: &Leg) -> MxEvidence {
+/// policy is believed first, stored or only in `asked` (what binds this attempt), and so is the operator who
+/// wrote the next hop down.
+pub(crate) async fn evidence(relay: &Relay, leg: &Leg, asked: Option<&Asked>) -> MxEvidence {
     let domain = match leg {
         Leg::Via(_) => return MxEvidence::ContradictsRoute,
         Leg::Domain(domain) => domain,
     };
-    let (policies, name) = (relay.policies.clone(), domain.clone());
-    let enforced = tokio::task::spawn_blocking(move || policies.enforces(&name)).await;
-    // What cannot be ruled out is taken for true.
-    if !enforced.unwrap_or(true) {
+    // The store does not have every policy that binds: not one whose max_age is 0, nor one it had no room for.
+    if !asked.is_some_and(is_bound_by_policy) && !is_enforced_in_store(relay, domain).await {
         return MxEvidence::Uncontested;
     }
     tracing::warn!(
@@ -172,8 +173,27 @@ pub(crate) async fn evidence(relay: &Relay, leg: &Leg) -> MxEvidence {
     MxEvidence::ContradictsPolicy
 }
 
-async fn dead_end(relay: &Relay, leg: &Leg, domain: &HostName, end: DeadEnd) -> AttemptError {
-    let evidence = evidence(relay, leg).await;
+fn is_bound_by_policy(asked: &Asked) -> bool {
+    asked.binding.listings().any(|listing| match listing.origin {
+        Origin::Sts { .. } => true,
+        Origin::Rule => false,
+    })
+}
+
+async fn is_enforced_in_store(relay: &Relay, domain: &HostName) -> bool {
+    let (policies, name) = (relay.policies.clone(), domain.clone());
+    let enforced = tokio::task::spawn_blocking(move || policies.enforces(&name)).await;
+    // What cannot be ruled out is taken for true.
+    enforced.unwrap_or(true)
+}
+
+async fn dead_end(
+    relay: &Relay,
+    leg: &Leg,
+    (domain, asked): (&HostName, &Asked),
+    end: DeadEnd,
+) -> AttemptError {
+    let evidence = evidence(relay, leg, Some(asked)).await;
     AttemptError::DeadEnd { domain: domain.clone(), end, evidence }
 }
 
