@@ -4,6 +4,7 @@ use std::future::ready;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use moka::Entry;
 use moka::future::Cache;
 use moka::ops::compute::{CompResult, Op};
 use policy::clock::{ClockTrust, Moment};
@@ -55,75 +56,69 @@ impl HostMemory {
     /// with us in the last 30 days, so that this may be a downgrade? Then the alarm is raised, once until TLS
     /// works again or the operator acknowledges. If the store cannot be read, it counts as if it did.
     pub(crate) async fn misses_starttls(&self, host: &HostName, why: &str) -> bool {
-        match self.known(host).await {
-            Known::Nothing => false,
-            Known::Gone(_) => true,
-            Known::Tls(at) => {
-                self.raise(host, at, why).await;
-                true
-            }
-        }
+        self.known(host, Some(why)).await != Known::Nothing
     }
 
     /// Did `host` complete STARTTLS with us in the last 30 days? Asks no more than [`HostMemory::misses_starttls`],
     /// and raises nothing.
     pub(crate) async fn did_starttls(&self, host: &HostName) -> bool {
-        match self.known(host).await {
-            Known::Nothing => false,
-            Known::Tls(_) | Known::Gone(_) => true,
-        }
+        self.known(host, None).await != Known::Nothing
     }
 
-    async fn known(&self, host: &HostName) -> Known {
-        if let Some(known) = self.known.get(host).await {
-            return known;
-        }
-        let (store, name) = (self.store.clone(), host.clone());
-        let found = tokio::task::spawn_blocking(move || store.host(&name)).await;
-        let read = match found.unwrap_or(Err(StoreError::Closed)) {
-            Ok(Found::Row(row)) if !counts(row.starttls_seen_at, self.clock.moment()) => {
-                Known::Nothing
-            }
-            Ok(Found::Row(row)) if &*row.note == STARTTLS_GONE => {
-                Known::Gone(Some(row.starttls_seen_at))
-            }
-            Ok(Found::Row(row)) => Known::Tls(row.starttls_seen_at),
-            Ok(Found::Absent) => Known::Nothing,
-            Ok(Found::Corrupt) => {
-                error!(event = "store_failed", %host, "what was stored about a mail host is damaged");
-                Known::Gone(None)
-            }
+    /// What is known of `host`, after the alarm that TLS is gone because of `missed`.
+    ///
+    /// All of it under the host's entry, as whatever else changes what is known: what the operator has made
+    /// forgotten meanwhile is not put back.
+    async fn known(&self, host: &HostName, missed: Option<&str>) -> Known {
+        let look = |cached: Option<Entry<HostName, Known>>| async move {
+            let cached = cached.map(Entry::into_value);
+            let before = match cached {
+                Some(known) => known,
+                None => self.read(host).await?,
+            };
+            let known = match (before, missed) {
+                (Known::Tls(at), Some(why)) => {
+                    self.raise(host, at, why);
+                    Known::Gone(Some(at))
+                }
+                (Known::Tls(_), None) | (Known::Nothing | Known::Gone(_), _) => before,
+            };
+            Ok::<_, StoreError>(if cached == Some(known) { Op::Nop } else { Op::Put(known) })
+        };
+        match self.known.entry_by_ref(host).and_try_compute_with(look).await {
+            Ok(
+                CompResult::Inserted(entry)
+                | CompResult::ReplacedWith(entry)
+                | CompResult::Unchanged(entry)
+                | CompResult::Removed(entry),
+            ) => entry.into_value(),
+            Ok(CompResult::StillNone(_)) => Known::Gone(None),
             // It may be read the next time.
             Err(error) => {
                 error!(event = "store_failed", %host, %error, "a mail host could not be looked up");
-                return Known::Gone(None);
+                Known::Gone(None)
             }
-        };
-        // Who has learnt more since knows better.
-        let add = self
-            .known
-            .entry_by_ref(host)
-            .and_compute_with(|known| ready(if known.is_some() { Op::Nop } else { Op::Put(read) }));
-        match add.await {
-            CompResult::Inserted(entry)
-            | CompResult::ReplacedWith(entry)
-            | CompResult::Unchanged(entry)
-            | CompResult::Removed(entry) => entry.into_value(),
-            CompResult::StillNone(_) => read,
         }
     }
 
-    /// Raises the alarm, unless somebody else just did.
-    async fn raise(&self, host: &HostName, seen_at: Timestamp, why: &str) {
-        let gone = self.known.entry_by_ref(host).and_compute_with(|known| {
-            let known = known.map(moka::Entry::into_value);
-            let is_news = known.is_none_or(|known| matches!(known, Known::Tls(_)));
-            ready(if is_news { Op::Put(Known::Gone(Some(seen_at))) } else { Op::Nop })
-        });
-        match gone.await {
-            CompResult::Inserted(_) | CompResult::ReplacedWith(_) => {}
-            CompResult::Unchanged(_) | CompResult::StillNone(_) | CompResult::Removed(_) => return,
-        }
+    async fn read(&self, host: &HostName) -> Result<Known, StoreError> {
+        let (store, name) = (self.store.clone(), host.clone());
+        let found = tokio::task::spawn_blocking(move || store.host(&name)).await;
+        Ok(match found.unwrap_or(Err(StoreError::Closed))? {
+            Found::Row(row) if !counts(row.starttls_seen_at, self.clock.moment()) => Known::Nothing,
+            Found::Row(row) if &*row.note == STARTTLS_GONE => {
+                Known::Gone(Some(row.starttls_seen_at))
+            }
+            Found::Row(row) => Known::Tls(row.starttls_seen_at),
+            Found::Absent => Known::Nothing,
+            Found::Corrupt => {
+                error!(event = "store_failed", %host, "what was stored about a mail host is damaged");
+                Known::Gone(None)
+            }
+        })
+    }
+
+    fn raise(&self, host: &HostName, seen_at: Timestamp, why: &str) {
         error!(
             event = "alarm",
             reason = STARTTLS_GONE,
@@ -139,10 +134,12 @@ impl HostMemory {
         if matches!(self.known.get(host).await, Some(Known::Tls(_))) {
             return;
         }
-        let now = self.clock.now();
-        // Stored first: whoever waits for this may be gone before it returns.
-        self.put(host, now, "");
-        self.known.insert(host.clone(), Known::Tls(now)).await;
+        let note = |_| {
+            let now = self.clock.now();
+            self.put(host, now, "");
+            ready(Op::Put(Known::Tls(now)))
+        };
+        self.known.entry_by_ref(host).and_compute_with(note).await;
     }
 
     /// The host may do without TLS again: the operator knows. Says whether anything was stored.
@@ -151,14 +148,19 @@ impl HostMemory {
     ///
     /// [`StoreError`] when it could not be deleted.
     pub(crate) async fn forget(&self, host: &HostName) -> Result<bool, StoreError> {
-        let (done, forgotten) = oneshot::channel();
-        self.store.forget_host(host.clone(), |result| drop(done.send(result)));
-        let known = forgotten.await.unwrap_or(Err(StoreError::Closed))?;
-        self.known.invalidate(host).await;
-        if known {
+        let mut was_stored = false;
+        let stored = &mut was_stored;
+        let delete = |_| async move {
+            let (done, forgotten) = oneshot::channel();
+            self.store.forget_host(host.clone(), |result| drop(done.send(result)));
+            *stored = forgotten.await.unwrap_or(Err(StoreError::Closed))?;
+            Ok::<_, StoreError>(Op::Remove)
+        };
+        self.known.entry_by_ref(host).and_try_compute_with(delete).await?;
+        if was_stored {
             info!(event = "host_forgotten", mx = %host, "by the operator");
         }
-        Ok(known)
+        Ok(was_stored)
     }
 
     fn put(&self, host: &HostName, starttls_seen_at: Timestamp, note: &str) {
@@ -195,6 +197,8 @@ fn counts(seen_at: Timestamp, moment: Moment) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use spool::Spool;
+
     use super::*;
 
     #[test]
@@ -207,5 +211,50 @@ mod tests {
             let suspect = Moment { clock: ClockTrust::Suspect, ..moment };
             assert!(counts(seen_at, suspect), "{age:?}");
         }
+    }
+
+    /// The store has one thread to read and one to write, so that each step is known to be over.
+    #[test]
+    fn what_the_operator_made_forgotten_is_not_put_back_by_who_read_it_before() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        for missed in [None, Some("why")] {
+            runtime.block_on(forgotten_while_it_is_read(missed));
+        }
+    }
+
+    async fn forgotten_while_it_is_read(missed: Option<&str>) {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path(), spool::Options::default()).unwrap();
+        let policies = spool.policies();
+        let memory = || HostMemory::new(policies.clone(), ClockWatch::undoubted());
+        let (host, other) =
+            (HostName::parse("mx.a.test").unwrap(), HostName::parse("mx.b.test").unwrap());
+        let written = async || memory().forget(&other).await.unwrap();
+        let read = async || tokio::task::spawn_blocking(|| ()).await.unwrap();
+        memory().note_starttls(&host).await;
+        written().await;
+
+        let memory = memory();
+        let mut asked = Box::pin(memory.known(&host, missed));
+        let mut forgotten = Box::pin(memory.forget(&host));
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let _gate = tokio::task::spawn_blocking(move || gate.recv());
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        drop(open);
+        read().await;
+        assert!(futures_util::poll!(&mut forgotten).is_pending());
+        written().await;
+        let is_forgotten = futures_util::poll!(&mut forgotten).is_ready();
+        assert_ne!(asked.await, Known::Nothing, "it was asked before");
+        if !is_forgotten {
+            assert!(forgotten.await.unwrap());
+        }
+        assert!(!memory.did_starttls(&host).await, "{missed:?}");
+        written().await;
+        assert_eq!(policies.host(&host).unwrap(), Found::Absent, "{missed:?}");
     }
 }
