@@ -269,6 +269,15 @@ impl State {
                 ends.into_iter().chain(lost).chain(by_either).fold(kept, Kept::until_at_least)
             }
         };
+        let kept = match &self.kept {
+            // By a clock that stands still, or begins anew at each start: of two it must be told which is newer.
+            Some(old)
+                if kept.fetched_at == old.fetched_at || moment.clock == ClockTrust::Suspect =>
+            {
+                kept.newer_than(old)
+            }
+            Some(_) | None => kept,
+        };
         // It is in the place of whatever was lost.
         self.listed = None;
         let kept = Arc::new(kept);

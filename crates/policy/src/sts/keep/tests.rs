@@ -512,6 +512,16 @@ fn a_fetch_by_a_clock_in_doubt_never_moves_the_end_back() {
 }
 
 #[test]
+fn of_two_policies_fetched_at_the_same_time_it_is_known_which_is_newer() {
+    let mut domain = Domain::with(V1).https(V1);
+    domain.refresh();
+    let first = domain.state.kept.clone().unwrap();
+    domain.https = Ok(V2);
+    domain.refresh();
+    assert!(domain.state.kept.unwrap().fetched_at() > first.fetched_at());
+}
+
+#[test]
 fn in_doubt_a_policy_holds_as_long_as_by_either_clock() {
     let mut domain = Domain::with(V1).https(V2);
     let latest = later(domain.moment.now, 3 * DAY);
