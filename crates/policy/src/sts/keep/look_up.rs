@@ -285,7 +285,7 @@ impl LookUp {
         if let (Some(kept), Some(row)) = (&self.state.kept, &self.before.kept)
             && kept != row
         {
-            self.state.kept = Some(Arc::new(Kept::clone(kept).newer_than(row)));
+            self.state.kept = Some(Arc::new(Kept::clone(kept).newer_than(row.fetched_at)));
         }
         match self.state.to_list(moment) {
             Some(entry) => {

@@ -68,10 +68,11 @@ impl Kept {
         Self { expires_at: self.expires_at.max(end), ..self }
     }
 
-    /// The same, fetched after `other`, whatever the clock said: what is stored of that one must be older.
+    /// The same, fetched after another one that was fetched at `other`, whatever the clock said: what is stored of
+    /// that one must be older.
     #[must_use]
-    pub(super) fn newer_than(self, other: &Self) -> Self {
-        let fetched_at = self.fetched_at.max(later(other.fetched_at, MILLISECOND));
+    pub(super) fn newer_than(self, other: Timestamp) -> Self {
+        let fetched_at = self.fetched_at.max(later(other, MILLISECOND));
         Self { fetched_at, ..self }
     }
 

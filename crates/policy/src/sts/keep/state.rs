@@ -274,7 +274,14 @@ impl State {
             Some(old)
                 if kept.fetched_at == old.fetched_at || moment.clock == ClockTrust::Suspect =>
             {
-                kept.newer_than(old)
+                kept.newer_than(old.fetched_at)
+            }
+            Some(_) | None => kept,
+        };
+        let kept = match self.listed {
+            // So must it of the one that was lost, which somebody may put back.
+            Some(listed) if listed != Listed::UNREADABLE && self.is_lost(moment) => {
+                kept.newer_than(listed.fetched_at)
             }
             Some(_) | None => kept,
         };
