@@ -438,7 +438,10 @@ impl Core {
         self.queue.remove(&of.domain);
         self.coverage.bounces += 1;
         match self.truth.binding(&of.domain, self.true_now) {
-            Some(got) => Err(format!("{}: returned on DNS's word under {got:?}", of.domain)),
+            Some(got) => Err(format!(
+                "{}: returned on DNS's word under {got:?}; true time {}, wall {}, {moment:?}, state {state:?}",
+                of.domain, self.true_now, self.wall,
+            )),
             None => Ok(()),
         }
     }

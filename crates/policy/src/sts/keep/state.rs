@@ -288,8 +288,9 @@ impl State {
         // It is in the place of whatever was lost.
         self.listed = None;
         let kept = Arc::new(kept);
-        // RFC 8461 §3.2: `max_age` 0 holds for the mail that asked, and not afterwards.
-        let lasting = kept.fetched_at < kept.expires_at;
+        // RFC 8461 §3.2: `max_age` 0 holds for the mail that asked, and not afterwards. `fetched_at` says nothing
+        // here: it is later than that of what was lost, which a wrong clock may have put into a time to come.
+        let lasting = moment.now < kept.expires_at;
         self.kept = lasting.then(|| Arc::clone(&kept));
         self.fleeting = (!lasting).then(|| Arc::clone(&kept));
         self.failed = None;

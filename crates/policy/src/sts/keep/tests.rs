@@ -525,6 +525,20 @@ fn of_two_policies_fetched_at_the_same_time_it_is_known_which_is_newer() {
 }
 
 #[test]
+fn a_policy_in_place_of_one_lost_in_a_time_to_come_is_kept() {
+    let ahead = later(start(), 40 * DAY);
+    let listed = Some(Listed { fetched_at: ahead, expires_at: later(ahead, 7 * DAY) });
+    let state = State { listed, ..State::default() };
+    let mut domain = Domain { state, ..Domain::unknown().txt("v1").https(V1) };
+    assert_uses(&domain.mail(), V1);
+    let kept = domain.state.kept.clone().unwrap();
+    assert!(kept.fetched_at() > ahead);
+    assert_eq!(kept.expires_at(), later(start(), 7 * DAY));
+    let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
+    assert!(due.is_some_and(|at| at <= domain.moment.now), "its time is wrong");
+}
+
+#[test]
 fn in_doubt_a_policy_holds_as_long_as_by_either_clock() {
     let mut domain = Domain::with(V1).https(V2);
     let latest = later(domain.moment.now, 3 * DAY);
