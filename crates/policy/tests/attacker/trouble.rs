@@ -26,12 +26,19 @@ impl Core {
     pub(crate) fn crash(&mut self, keep: usize, after: After) {
         let looking = std::mem::take(&mut self.looking);
         self.disk.crash(keep);
-        for (domain, Looking { effect, got, is_syncing, .. }) in looking {
+        for (domain, Looking { look_up, effect, got, is_syncing, .. }) in looking {
             let is_in_replace = matches!(effect, Effect::Write(Write::Replace | Write::Unlist))
                 || (is_syncing && matches!(effect, Effect::Write(Write::List(_))));
             self.coverage.crash_in_replace += u64::from(is_in_replace && got.is_some());
-            let row = self.disk.synced.rows.get(&domain).and_then(|row| row.kept.clone());
-            if let (Some((at, body)), Some(kept)) = (got, row)
+            let files = &self.disk.synced;
+            let row = files.rows.get(&domain).and_then(|row| row.kept.clone());
+            // What has no row may be remembered by the list alone.
+            let state = look_up.state();
+            let is_listed = look_up.is_unstored()
+                && state.listed.is_some()
+                && files.list.get(&domain) == state.listed.as_ref();
+            let known = if is_listed { state.kept.clone() } else { row };
+            if let (Some((at, body)), Some(kept)) = (got, known)
                 && kept.body() == body
             {
                 if ends_late_enough(&kept, at) {

@@ -11,6 +11,7 @@
 //! This file has the words, `state.rs` the rules, `look_up.rs` the order in which things are asked, written and
 //! answered, `room.rs` who has to go when there are too many.
 
+mod line;
 mod look_up;
 mod room;
 mod state;
