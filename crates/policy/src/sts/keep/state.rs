@@ -269,22 +269,10 @@ impl State {
                 ends.into_iter().chain(lost).chain(by_either).fold(kept, Kept::until_at_least)
             }
         };
-        let kept = match &self.kept {
-            // By a clock that stands still, or begins anew at each start: of two it must be told which is newer.
-            Some(old)
-                if kept.fetched_at == old.fetched_at || moment.clock == ClockTrust::Suspect =>
-            {
-                kept.newer_than(old.fetched_at)
-            }
-            Some(_) | None => kept,
-        };
-        let kept = match self.listed {
-            // So must it of the one that was lost, which somebody may put back.
-            Some(listed) if listed != Listed::UNREADABLE && self.is_lost(moment) => {
-                kept.newer_than(listed.fetched_at)
-            }
-            Some(_) | None => kept,
-        };
+        // Whatever the clock says, of two it must be told which is newer: somebody may put back the other one.
+        let others = self.kept.as_ref().map(|old| old.fetched_at);
+        let lost = self.listed.filter(|l| *l != Listed::UNREADABLE).map(|l| l.fetched_at);
+        let kept = others.into_iter().chain(lost).fold(kept, Kept::newer_than);
         // It is in the place of whatever was lost.
         self.listed = None;
         let kept = Arc::new(kept);
@@ -399,9 +387,12 @@ impl State {
         let half_life = (kept.policy.max_age() / 2).max(REFRESH_INTERVAL_MIN);
         let interval = settings.refresh_every.min(half_life);
         let early = interval / 8 * u32::from(jitter) / u32::from(u8::MAX);
-        // A fetch to come was written by a clock that was ahead: the expiry is wrong too.
+        // A fetch to come was written by a clock that was ahead: the expiry is wrong too. What was fetched since says
+        // when, but is marked as newer than that.
         let ahead = kept.fetched_at > later(now, HOUR);
-        let regular = if ahead { now } else { later(kept.fetched_at, interval - early) };
+        let last = self.recent.iter().rfind(|fetch| !fetch.failed).map(|fetch| fetch.at);
+        let fetched_at = if ahead { last.filter(|at| *at <= now) } else { Some(kept.fetched_at) };
+        let regular = fetched_at.map_or(now, |at| later(at, interval - early));
         let retry = self.refresh_retry_at(now, settings);
         let at = regular.max(retry).max(self.next_fetch_at(&kept.id, now));
         let last_used = self.last_used_at.unwrap_or(kept.fetched_at);

@@ -535,7 +535,29 @@ fn a_policy_in_place_of_one_lost_in_a_time_to_come_is_kept() {
     assert!(kept.fetched_at() > ahead);
     assert_eq!(kept.expires_at(), later(start(), 7 * DAY));
     let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
+    assert!(
+        due.is_some_and(|at| at > later(start(), HOUR)),
+        "it is asked for no more often than others"
+    );
+}
+
+#[test]
+fn a_policy_fetched_after_one_of_a_time_to_come_is_newer_and_refreshed_as_any() {
+    let ahead = later(start(), 40 * DAY);
+    let mut domain = Domain::with(V1).https(V1);
+    domain.moment = Moment::undoubted(ahead);
+    domain.refresh();
+    let former = domain.state.kept.clone().unwrap();
+    domain.moment = Moment::undoubted(later(start(), DAY));
+    let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
     assert!(due.is_some_and(|at| at <= domain.moment.now), "its time is wrong");
+    domain.https = Ok(V2);
+    domain.refresh();
+    let kept = domain.state.kept.clone().unwrap();
+    assert_eq!(kept.body(), V2);
+    assert!(kept.fetched_at() > former.fetched_at());
+    let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
+    assert!(due.is_some_and(|at| at > later(domain.moment.now, HOUR)), "no more often than others");
 }
 
 #[test]
