@@ -354,7 +354,7 @@ fn recipients_of(db: &Connection, seq: i64) -> Result<Vec<QueueRow>, StoreError>
 }
 
 /// Where the recipients of a message are; in `lane` only, if that is given. Nothing else of the rows is read, so
-/// that damage elsewhere does not matter; who has an unknown state is left out.
+/// that damage elsewhere does not matter; a recipient with an unknown state is left out.
 pub(crate) fn places(
     db: &Connection,
     message: MessageId,

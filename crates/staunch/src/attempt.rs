@@ -56,14 +56,14 @@ const KEPT_TRIES_MAX: u32 = 10;
 pub(crate) enum Tried {
     /// So, by these rules.
     Ended(Arc<Config>, Result<Answered, AttemptError>),
-    /// By the rules of today the lane is not that of every recipient: no next hop is for all of them.
+    /// Under the current configuration the lane is not that of every recipient: no next hop is for all of them.
     Astray,
     /// The operator took it out of the queue, and no host has got it.
     Withdrawn,
 }
 
-/// One attempt by the rules of today. If they change before anything was handed over, configuration or
-/// policy, it begins anew: what was found under those of yesterday, also a failure, counts for nothing.
+/// One attempt under the current configuration and policy. If either changes before MAIL FROM, it
+/// begins anew: what was found under the former one, also a failure, counts for nothing.
 pub(crate) async fn attempt(
     relay: &Relay,
     due: &Due,

@@ -27,7 +27,7 @@ impl Truth {
         self.newest.insert(domain.clone(), Got { at, policy });
     }
 
-    /// The operator, or who has to make room, may forget.
+    /// The operator may forget it, or a full cache may evict it.
     pub(crate) fn forget(&mut self, domain: &Dom) {
         self.newest.remove(domain);
     }

@@ -76,7 +76,7 @@ impl PolicyKeeper {
 }
 
 impl Inner {
-    /// What a look-up came to that was not for mail: what memory says is of yesterday.
+    /// What a look-up came to that was not for mail: what memory says is out of date.
     pub(super) async fn asked_apart(&self, domain: &HostName, asked: &Asked) {
         self.verdicts.invalidate(domain).await;
         if asked.is_changed {

@@ -9,7 +9,7 @@
 //! (`staunch::policy_store`).
 //!
 //! This file has the words, `state.rs` the rules, `look_up.rs` the order in which things are asked, written and
-//! answered, `room.rs` who has to go when there are too many.
+//! answered, `room.rs` which are evicted when the cache is full, `line.rs` lists as text for the store.
 
 mod line;
 mod look_up;

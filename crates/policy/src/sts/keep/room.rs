@@ -1,4 +1,4 @@
-//! Who has to go when there are more policies than are kept? Never one that mail hangs on, and never one because of
+//! Which policies are evicted when the cache is full? Never one that mail hangs on, and never one because of
 //! what a stranger did: who can make us send to many names chooses neither whom we forget nor whom we do not get
 //! to know.
 
@@ -42,7 +42,7 @@ pub struct Surplus {
     pub excess: usize,
 }
 
-/// Who goes so that at most `max` stay, and strangers have nine tenths of that at most. Not who has mail:
+/// Which domains to evict so that at most `max` stay, and first contacts hold nine tenths of that at most. None with mail:
 /// `has_mail` is asked last, about those alone that would go.
 ///
 /// What does not bind goes first, by when it was used; then what was used once, from whoever has most of

@@ -270,9 +270,9 @@ impl State {
             }
         };
         // Whatever the clock says, of two it must be told which is newer: somebody may put back the other one.
-        let others = self.kept.as_ref().map(|old| old.fetched_at);
+        let former = self.kept.as_ref().map(|old| old.fetched_at);
         let lost = self.listed.filter(|l| *l != Listed::UNREADABLE).map(|l| l.fetched_at);
-        let kept = others.into_iter().chain(lost).fold(kept, Kept::newer_than);
+        let kept = former.into_iter().chain(lost).fold(kept, Kept::newer_than);
         // It is in the place of whatever was lost.
         self.listed = None;
         let kept = Arc::new(kept);
