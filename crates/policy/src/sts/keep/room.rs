@@ -42,8 +42,8 @@ pub struct Surplus {
     pub excess: usize,
 }
 
-/// Which domains to evict so that at most `max` stay, and first contacts hold nine tenths of that at most. None with mail:
-/// `has_mail` is asked last, about those alone that would go.
+/// Which domains to evict so that at most `max` stay, and first contacts hold nine tenths of that at most. None with
+/// mail: `has_mail` is asked last, about those alone that would go.
 ///
 /// What does not bind goes first, by when it was used; then what was used once, from whoever has most of
 /// these. What is used regularly stays.
