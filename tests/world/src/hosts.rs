@@ -138,8 +138,19 @@ impl Hosts {
 /// `TCP_SYN_SENT` in the column `st`.
 const SYN_SENT: &str = "02";
 
-/// The remote ends of all sockets of this machine that are in SYN-SENT towards `port`.
+/// The remote ends of all sockets of this machine that are in SYN-SENT towards `port`, at one moment. The kernel
+/// lists sockets one after the other, so one may end and the next begin while it does: only what two listings in
+/// a row hold was there between them.
 pub(crate) fn connecting(port: u16) -> Vec<IpAddr> {
+    let first = listed(port);
+    if first.is_empty() {
+        return first;
+    }
+    let second = listed(port);
+    first.into_iter().filter(|address| second.contains(address)).collect()
+}
+
+fn listed(port: u16) -> Vec<IpAddr> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .into_iter()
         .flat_map(|file| {
