@@ -374,9 +374,10 @@ impl Core {
             Verdict::Defer(deferral) if deferral.cause == DeferCause::Store
         );
         let state = look_up.state();
-        if let Some(kept) = &state.fleeting {
-            self.fleeting.insert(domain.clone(), Arc::clone(kept));
-        }
+        match &state.fleeting {
+            Some(kept) => self.fleeting.insert(domain.clone(), Arc::clone(kept)),
+            None => self.fleeting.remove(domain),
+        };
         if look_up.is_unstored() {
             self.coverage.unstored += 1;
             self.unstored.insert(domain.clone(), state.clone());

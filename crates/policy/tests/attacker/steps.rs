@@ -92,7 +92,7 @@ impl Run {
     fn aimed(&mut self) -> Step {
         let victim = self.victim.clone();
         let random = &mut self.random;
-        match random.below(14) {
+        match random.below(15) {
             0 => {
                 let txt = [Txt::None, Txt::None, Txt::Several, Txt::Fail, Txt::Other];
                 Step::Txt(victim, random.of(&txt))
@@ -119,6 +119,7 @@ impl Run {
             9 => Step::Mail(victim),
             10 | 11 => self.go_on(),
             12 => Step::Refresh(victim),
+            13 => self.learn_after_a_fleeting_one(victim),
             _ => Step::Through(victim),
         }
     }
@@ -149,6 +150,32 @@ impl Run {
             ])
             .chain(vec![Step::Look(0); 7])
             .chain(vec![Step::Advance(0); 3])
+            .collect::<Vec<_>>(),
+        );
+        Step::Forget(victim)
+    }
+
+    /// Who fetched a policy that does not last knows it; mail that was told of no record does not.
+    fn learn_after_a_fleeting_one(&mut self, victim: Dom) -> Step {
+        let days = self.random.of(&[7, 30]);
+        let looks = self.random.of(&[3, 3, 4, 5, 6]);
+        self.soon(
+            [
+                Step::Publish(victim.clone(), Body::Fleeting),
+                Step::Through(victim.clone()),
+                Step::Pass(2 * 60),
+                Step::Txt(victim.clone(), Txt::None),
+                Step::Mx(victim.clone(), Mx::Forged),
+                Step::Mail(victim.clone()),
+            ]
+            .into_iter()
+            .chain(vec![Step::Advance(0); looks])
+            .chain([
+                Step::Pass(2 * 60),
+                Step::Publish(victim.clone(), Body::Enforce { days }),
+                Step::Through(victim.clone()),
+            ])
+            .chain(vec![Step::Advance(0); 4])
             .collect::<Vec<_>>(),
         );
         Step::Forget(victim)

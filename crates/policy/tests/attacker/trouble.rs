@@ -159,6 +159,7 @@ impl Core {
         self.disk.begin(Change::Delete(domain.clone()));
         self.disk.sync();
         self.unstored.remove(domain);
+        self.fleeting.remove(domain);
         self.bump(domain);
     }
 
@@ -166,7 +167,6 @@ impl Core {
     pub(crate) fn forget(&mut self, domain: &Dom) {
         if !self.looking.contains_key(domain) && !self.disk.is_full {
             self.drop_row(domain);
-            self.fleeting.remove(domain);
             self.truth.forget(domain);
         }
     }

@@ -104,9 +104,7 @@ impl Inner {
         seen: Seen,
     ) -> Asked {
         let state = look_up.state();
-        if let Some(kept) = &state.fleeting {
-            self.fleeting.insert(domain.clone(), Arc::clone(kept)).await;
-        }
+        self.remember_fleeting(domain, look_up).await;
         if look_up.is_unstored() {
             self.unstored.insert(domain.clone(), Arc::new(state.clone()));
         } else if seen.is_replaced {
@@ -133,6 +131,16 @@ impl Inner {
         };
         let is_changed = look_up.changes_the_requirement(moment);
         Asked { consulted, ttl, state: state.clone(), is_changed }
+    }
+
+    /// Its life counts from the fetch, and ends with the next policy.
+    async fn remember_fleeting(&self, domain: &HostName, look_up: &LookUp) {
+        match (&look_up.before().fleeting, &look_up.state().fleeting) {
+            (Some(before), Some(kept)) if Arc::ptr_eq(before, kept) => {}
+            (_, Some(kept)) => self.fleeting.insert(domain.clone(), Arc::clone(kept)).await,
+            (Some(_), None) => self.fleeting.invalidate(domain).await,
+            (None, None) => {}
+        }
     }
 
     /// Fetches the policy and takes in what came of it.

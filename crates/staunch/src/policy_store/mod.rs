@@ -306,6 +306,7 @@ impl Inner {
         let was_listed = !matches!(found, Ok(Ok(spool::Found::Absent)));
         synced(|done| self.store.remove_enforced(domain.clone(), done)).await?;
         self.unstored.invalidate(&domain);
+        self.fleeting.invalidate(&domain).await;
         let was_stored = synced(|done| self.store.delete(domain, done)).await?;
         Ok(was_listed || was_stored)
     }

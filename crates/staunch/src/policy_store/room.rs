@@ -176,6 +176,7 @@ impl Inner {
             let result = self.delete_all(go.iter().cloned().collect()).await;
             for ((domain, _), mut turn) in taken {
                 if go.contains(domain) {
+                    self.fleeting.invalidate(domain).await;
                     self.asks_anew(domain).await;
                     turn.forget();
                 }

@@ -17,6 +17,9 @@ use super::{
 use crate::sts::MxPattern;
 use crate::sts::record::Id;
 
+#[cfg(test)]
+mod tests;
+
 /// Ours: what could not be stored is tried again after this long.
 const STORE_RETRY: Duration = Duration::from_secs(60);
 
@@ -179,9 +182,11 @@ impl LookUp {
     }
 
     /// Does another requirement hold after this than before? Then what was begun under that one has to begin
-    /// anew.
+    /// anew. A policy that holds only for the mail that fetched it says nothing about other mail, which may have
+    /// begun under no policy at all: so what holds for all counts, too.
     pub fn changes_the_requirement(&self, moment: Moment) -> bool {
         bound(&self.before, moment) != bound(&self.state, moment)
+            || bound_for_all(&self.before, moment) != bound_for_all(&self.state, moment)
     }
 
     /// What DNS says.
@@ -383,13 +388,24 @@ enum Bound {
     Unknown,
 }
 
+/// What binds the mail that asked.
 fn bound(state: &State, moment: Moment) -> Bound {
+    if state.live(moment).is_none() && !state.is_lost(moment) {
+        return required(state.fleeting.as_deref());
+    }
+    bound_for_all(state, moment)
+}
+
+/// What binds everybody's mail.
+fn bound_for_all(state: &State, moment: Moment) -> Bound {
     if state.is_lost(moment) {
         return Bound::Unknown;
     }
-    let live = state.live(moment);
-    let policy = live.as_ref().or(state.fleeting.as_ref());
-    match policy.and_then(|kept| kept.requirement()) {
+    required(state.live(moment).as_deref())
+}
+
+fn required(policy: Option<&Kept>) -> Bound {
+    match policy.and_then(Kept::requirement) {
         Some(patterns) => Bound::To(Arc::clone(patterns)),
         None => Bound::Nothing,
     }
