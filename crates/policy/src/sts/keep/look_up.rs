@@ -100,6 +100,8 @@ pub struct LookUp {
     /// What is remembered beside the mail now.
     listed: Option<Listed>,
     is_unstored: bool,
+    /// A row with another requirement is on the disk, whatever became of the writes after it.
+    is_moved: bool,
     answer: Verdict,
     alarms: Vec<Alarm>,
 }
@@ -137,6 +139,7 @@ impl LookUp {
             writing: None,
             listed,
             is_unstored: false,
+            is_moved: false,
             answer: Verdict::NoPolicy(NoPolicy::Fetch(None)),
             alarms: Vec::new(),
         }
@@ -185,6 +188,10 @@ impl LookUp {
     /// anew. A policy that holds only for the mail that fetched it says nothing about other mail, which may have
     /// begun under no policy at all: so what holds for all counts, too.
     pub fn changes_the_requirement(&self, moment: Moment) -> bool {
+        self.is_moved || self.binds_otherwise(moment)
+    }
+
+    fn binds_otherwise(&self, moment: Moment) -> bool {
         bound(&self.before, moment) != bound(&self.state, moment)
             || bound_for_all(&self.before, moment) != bound_for_all(&self.state, moment)
     }
@@ -276,7 +283,10 @@ impl LookUp {
         match (written, what) {
             (Written::Synced, Some(Write::List(entry))) => self.listed = Some(entry),
             (Written::Synced, Some(Write::Unlist)) => self.listed = None,
-            (Written::Synced, Some(Write::Replace | Write::Note) | None) => {}
+            (Written::Synced, Some(Write::Replace)) => {
+                self.is_moved |= self.binds_otherwise(moment);
+            }
+            (Written::Synced, Some(Write::Note) | None) => {}
             (Written::Failed, Some(Write::Replace)) => self.not_stored(moment),
             (Written::Failed, _) => self.not_known(moment),
         }
@@ -306,7 +316,7 @@ impl LookUp {
     fn not_known(&mut self, moment: Moment) {
         self.writes.clear();
         self.is_unstored = false;
-        let hangs_on_it = self.changes_the_requirement(moment);
+        let hangs_on_it = self.binds_otherwise(moment);
         self.state = State { listed: self.listed, ..self.before.clone() };
         if hangs_on_it {
             let until = later(moment.now, STORE_RETRY);

@@ -80,3 +80,22 @@ fn mail_that_is_told_of_no_record_learns_nothing_from_a_policy_of_other_mail() {
     assert!(matches!(verdict, Verdict::NoPolicy(_)));
     assert!(!look_up.changes_the_requirement(now()));
 }
+
+#[test]
+fn a_row_on_the_disk_is_news_although_the_list_could_not_be_written() {
+    let fails = |failing: fn(Write) -> bool| {
+        move |write| if failing(write) { Written::Failed } else { Written::Synced }
+    };
+    let list = fails(|write| matches!(write, Write::List(_)));
+    let unlist = fails(|write| matches!(write, Write::Unlist));
+    let replace = fails(|write| matches!(write, Write::Replace));
+    type Takes<'t> = &'t dyn Fn(Write) -> Written;
+    let cases: [(&str, Takes<'_>, bool); 4] =
+        [(OTHER, &list, true), (TESTING, &unlist, true), (ENFORCE, &list, false), (TESTING, &replace, false)];
+    for (body, takes, is_news) in cases {
+        let mut look_up = for_mail(stored(ENFORCE));
+        let verdict = drive(&mut look_up, &usable("v2"), (body, Room::Free), takes);
+        assert_eq!(matches!(verdict, Verdict::Defer(_)), body != ENFORCE, "{body}: {verdict:?}");
+        assert_eq!(look_up.changes_the_requirement(now()), is_news, "{body}");
+    }
+}
