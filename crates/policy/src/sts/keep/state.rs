@@ -263,7 +263,9 @@ impl State {
             // What a clock in doubt calls today must not end what holds sooner.
             ClockTrust::Suspect => {
                 let ends = before.map(|before| before.expires_at);
-                let lost = self.listed.filter(|_| self.is_lost(moment)).map(|l| l.expires_at);
+                // Of an entry that cannot be read no end is known.
+                let known = self.listed.filter(|listed| *listed != Listed::UNREADABLE);
+                let lost = known.filter(|_| self.is_lost(moment)).map(|l| l.expires_at);
                 let max_age = kept.policy.max_age();
                 let by_either = (!max_age.is_zero()).then(|| later(moment.latest, max_age));
                 ends.into_iter().chain(lost).chain(by_either).fold(kept, Kept::until_at_least)

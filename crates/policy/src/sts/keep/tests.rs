@@ -515,6 +515,15 @@ fn a_fetch_by_a_clock_in_doubt_never_moves_the_end_back() {
 }
 
 #[test]
+fn a_policy_in_place_of_an_unreadable_entry_ends_as_it_says_by_a_clock_in_doubt_too() {
+    let state = State { listed: Some(Listed::UNREADABLE), ..State::default() };
+    let mut domain = Domain { state, ..Domain::unknown().txt("v1").https(V1) };
+    domain.moment.clock = ClockTrust::Suspect;
+    assert_uses(&domain.mail(), V1);
+    assert_eq!(domain.state.kept.unwrap().expires_at(), later(start(), 7 * DAY));
+}
+
+#[test]
 fn of_two_policies_fetched_at_the_same_time_it_is_known_which_is_newer() {
     let mut domain = Domain::with(V1).https(V1);
     domain.refresh();
