@@ -348,16 +348,15 @@ impl State {
     }
 
     /// Is what was fetched then and ends then over? Not by a clock in doubt; and by one that was in doubt only when
-    /// a fetch has failed since it is believed again, for what was fetched before.
+    /// a fetch has failed since it is believed again, for what was fetched before, or in a time to come, which
+    /// another clock wrote.
     fn is_over(&self, fetched_at: Timestamp, expires_at: Timestamp, moment: Moment) -> bool {
-        let was_tried = || {
-            let since = moment.trusted_since..=moment.now;
-            self.failed.as_ref().is_some_and(|failed| since.contains(&failed.at))
-        };
+        let is_since = |at: Timestamp| (moment.trusted_since..=moment.now).contains(&at);
+        let was_tried = || self.failed.as_ref().is_some_and(|failed| is_since(failed.at));
         match moment.clock {
             ClockTrust::Suspect => false,
             ClockTrust::Trusted => {
-                moment.now >= expires_at && (fetched_at >= moment.trusted_since || was_tried())
+                moment.now >= expires_at && (is_since(fetched_at) || was_tried())
             }
         }
     }

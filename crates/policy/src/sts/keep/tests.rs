@@ -570,6 +570,23 @@ fn a_policy_fetched_after_one_of_a_time_to_come_is_newer_and_refreshed_as_any() 
 }
 
 #[test]
+fn what_is_marked_as_fetched_in_a_time_to_come_ends_by_a_failed_try_alone() {
+    let ahead = later(start(), 40 * DAY);
+    let listed = Some(Listed { fetched_at: ahead, expires_at: later(ahead, 7 * DAY) });
+    let state = State { listed, ..State::default() };
+    let mut domain = Domain { state, ..Domain::unknown().txt("v1").https(V1) };
+    assert_uses(&domain.mail(), V1);
+    domain.wait(8 * DAY);
+    let mut domain = domain.answer(no_record());
+    domain.https = http_500();
+    assert_uses(&domain.mail(), V1);
+    let due = domain.state.refresh_at(domain.moment, 0, &domain.settings);
+    assert!(due.is_some_and(|at| at <= domain.moment.now), "it is tried at once");
+    domain.refresh();
+    assert_none(&domain.mail());
+}
+
+#[test]
 fn in_doubt_a_policy_holds_as_long_as_by_either_clock() {
     let mut domain = Domain::with(V1).https(V2);
     let latest = later(domain.moment.now, 3 * DAY);
