@@ -85,15 +85,21 @@ pub(crate) async fn attempt(
                 let standing = change.map_or(Standing::Current, |_| Standing::Outdated);
                 return Tried::Ended(config, Ok(Answered { standing, ..answered }));
             }
-            (Some(Err(error)), None) => return Tried::Ended(config, Err(error)),
+            (Some(Err(error)), None) => return ended_without_answer(sending, config, error),
             (Some(Err(_)) | None, Some(Change::Withdrawn)) => return Tried::Withdrawn,
             (Some(Err(_)) | None, Some(Change::Policy)) if policies >= POLICIES_MAX => {
-                return Tried::Ended(config, Err(AttemptError::PolicyChanged));
+                return ended_without_answer(sending, config, AttemptError::PolicyChanged);
             }
             (Some(Err(_)) | None, Some(Change::Policy)) => policies += 1,
             (Some(Err(_)) | None, Some(Change::Configuration)) | (None, None) => {}
         }
     }
+}
+
+/// Until its result is stored the mail counts as being at a host: else who takes it out of the queue meanwhile would be
+/// told so, and find it returned all the same.
+fn ended_without_answer(sending: &Sending, config: Arc<Config>, error: AttemptError) -> Tried {
+    if sending.hand_over() { Tried::Ended(config, Err(error)) } else { Tried::Withdrawn }
 }
 
 /// When the time of `work` is over, which ends the attempt on it, whatever is still to be tried: a message

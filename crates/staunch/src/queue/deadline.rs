@@ -154,6 +154,7 @@ async fn sweep(
 async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result<bool, StoreError> {
     let now = moment.now;
     let (message, lane) = which.clone();
+    let as_of = relay.underway.removals();
     let page = ask(relay, move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
     if work.any(|target| relay.underway.is_sending(message, target.no)) {
@@ -168,7 +169,15 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result
     let config = relay.config();
     let problem = problem(&deadline, before.as_ref());
     match deadline.mode {
-        ByMode::Return => settle::fail(relay, &config, permit, &work, &problem).await,
+        ByMode::Return => {
+            let recipients = work.targets.iter().map(|target| target.no).collect();
+            let sending = relay.underway.begin(message, recipients);
+            // The operator took mail out of the queue since it was read, or comes first now.
+            if !sending.is_as(as_of) || !sending.hand_over() {
+                return Ok(false);
+            }
+            settle::fail(relay, &config, permit, &work, &problem).await;
+        }
         ByMode::Notify => {
             let told = (&problem, Told::Deadline);
             settle::tell_delay(relay, &config, permit, &work, told).await;

@@ -1,10 +1,8 @@
 //! One attempt from the queue's side: may it be settled, how fresh must it be, what follows from it?
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use spool::{LaneKey, RecipientNo, RecipientState};
 
 use super::lanes::{Company, Effect};
 use super::underway::Sending;
@@ -70,6 +68,8 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due, sending: &Sending) -> 
     let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
     let problem = decided.problem.clone();
     let finished = settle::settle(relay, &config, permit, &due, decided).await;
+    // What follows is about other mail.
+    sending.take_back();
     if let (true, Some(problem), Company::Alone) = (lane_failed, problem, due.company) {
         let counts = AgeCounts::for_attempt(begun, relay.clock.moment());
         if freshness == Freshness::Fresh && counts == AgeCounts::Yes {
@@ -108,29 +108,14 @@ async fn still_queued(
     mut due: Due,
     sending: &Sending,
 ) -> Result<Due, Finished> {
-    if sending.is_as(due.work.as_of) {
-        return Ok(due);
-    }
-    let message = due.work.message;
-    let read = move |spool: &spool::Spool, lane: &LaneKey| spool.places(message, Some(lane));
-    let places = match store::read(relay, due.lane.clone(), read).await {
-        Ok(places) => places,
+    match store::keep_queued(relay, &due.lane, &mut due.work, sending).await {
+        Ok(()) if due.work.targets.is_empty() => Err(withdrawn(relay, due)),
+        Ok(()) => Ok(due),
         Err(error) => {
             tracing::error!(event = "store_failed", %error, "it is not known who is still in the queue");
-            return Err(rest(due, relay.now()));
+            Err(rest(due, relay.now()))
         }
-    };
-    let queued: HashSet<RecipientNo> = places
-        .iter()
-        .filter(|place| place.state == RecipientState::Queued)
-        .map(|place| place.no)
-        .collect();
-    due.work.targets.retain(|target| queued.contains(&target.no));
-    if due.work.targets.is_empty() {
-        return Err(withdrawn(relay, due));
     }
-    sending.narrow(due.work.targets.iter().map(|target| target.no).collect());
-    Ok(due)
 }
 
 /// The operator took it out of the queue, or some of its recipients. Nothing was tried, so nothing is written;
@@ -184,8 +169,13 @@ fn rest(due: Due, now: Timestamp) -> Finished {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use smtp::{Mailbox, ReversePath};
-    use spool::{Envelope, MessageId, MessageOptions, NewRecipient, RecipientOptions, Selection};
+    use spool::{
+        Envelope, MessageId, MessageOptions, NewRecipient, RecipientNo, RecipientOptions,
+        RecipientState, Selection,
+    };
 
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, TakenOut, Verb};
@@ -256,6 +246,24 @@ mod tests {
         assert_eq!(to_whom(&stage, due).await, ["y@a.test"]);
         let hot = Work { body: Body::Stored, ..fetched(&stage).await.work };
         assert_eq!(hot.targets.len(), 1);
+    }
+
+    /// Its outcome is being written down: nobody is told that it is held and finds it returned.
+    #[tokio::test]
+    async fn an_attempt_that_has_failed_cannot_be_withdrawn_any_more() {
+        let stage = Stage::new();
+        let message = commit(&stage, &["x@[192.0.2.1]"]);
+        let due = fetched(&stage).await;
+        let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
+        let tried = attempt::attempt(&stage.relay, &due, &sending, Freshness::Cached).await;
+        assert!(matches!(tried, Tried::Ended(_, Err(_))), "{tried:?}");
+        assert_eq!(stage.relay.underway.remove(&[(message, RecipientNo(0))]).len(), 1);
+        drop(sending);
+
+        let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
+        stage.relay.underway.remove(&[(message, RecipientNo(0))]);
+        let tried = attempt::attempt(&stage.relay, &due, &sending, Freshness::Cached).await;
+        assert!(matches!(tried, Tried::Withdrawn), "{tried:?}");
     }
 
     /// Mail and notices that come after the command are not meant by it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use spool::{
-    Attempt, Change, Deferral, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
+    Attempt, Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
     SettlePermit, Settled, Settlement, StoreError, Told,
 };
 use tokio::sync::oneshot;
@@ -92,14 +92,39 @@ pub(crate) async fn return_expired(
             if !relay.is_of_today(config) {
                 return;
             }
-            let Ok(permit) = relay.spool.settle_permit() else { return };
-            fail(relay, config, permit, &work, &problem).await;
+            if end(relay, config, &due.lane, work, &problem).await.is_err() {
+                return;
+            }
         }
         after = page.next;
         if after.is_none() {
             return;
         }
     }
+}
+
+/// Returns `work`, which was read a while ago, because of `problem`: whoever of it is still in the queue. From then on
+/// an operator who takes them out of it is told that it is too late.
+///
+/// # Errors
+///
+/// [`StoreError`]; then nobody was returned.
+async fn end(
+    relay: &Arc<Relay>,
+    config: &Config,
+    lane: &LaneKey,
+    mut work: Work,
+    problem: &Problem,
+) -> Result<(), StoreError> {
+    let recipients = work.targets.iter().map(|target| target.no).collect();
+    let sending = relay.underway.begin(work.message, recipients);
+    store::keep_queued(relay, lane, &mut work, &sending).await?;
+    if work.targets.is_empty() || !sending.hand_over() {
+        return Ok(());
+    }
+    let permit = relay.spool.settle_permit()?;
+    fail(relay, config, permit, &work, problem).await;
+    Ok(())
 }
 
 /// Returns all of `work` because of `problem`.
@@ -319,16 +344,19 @@ fn next_due(due: &Due, decided: &Decided, now: Timestamp) -> Option<Timestamp> {
 mod tests {
     use jiff::SignedDuration;
     use smtp::{Mailbox, ReversePath};
-    use spool::{Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState};
+    use spool::{
+        Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState, Selection,
+    };
 
     use super::super::lanes::Company;
     use super::super::stage::{BODY, Stage, lane};
+    use super::super::stop::{self, TakenOut, Verb};
     use super::*;
     use crate::accept::facts_of;
     use crate::clock;
 
     /// A message for `a.test` that is too old.
-    fn commit(stage: &Stage, recipient: &str) {
+    fn commit(stage: &Stage, recipient: &str) -> MessageId {
         let now = clock::now();
         let recipient = NewRecipient {
             mailbox: Mailbox::parse(recipient).unwrap(),
@@ -344,7 +372,24 @@ mod tests {
             client: "test".into(),
             facts: facts_of(BODY),
             options: MessageOptions::default(),
-        });
+        })
+    }
+
+    /// The operator was told that it is held.
+    #[tokio::test]
+    async fn who_is_held_after_the_page_was_read_is_not_returned() {
+        let stage = Stage::new();
+        let relay = &stage.relay;
+        let held = commit(&stage, "x@a.test");
+        commit(&stage, "y@a.test");
+        let page = store::expired(relay, lane("a.test"), clock::now(), None).await.unwrap();
+        let taken = stop::take_out(relay, Verb::Hold, Selection::Messages(vec![held])).await;
+        assert_eq!(taken.unwrap(), TakenOut { count: 1, being_sent: 0 });
+        let problem = Problem::new(Reason::ConnectFailed, "down");
+        for work in page.work {
+            end(relay, &relay.config(), &lane("a.test"), work, &problem).await.unwrap();
+        }
+        assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned()], vec!["x@a.test".into()]));
     }
 
     /// Its next hop may be another one, which works.

@@ -6,11 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use policy::Onward;
 use smtp::Mailbox;
-use spool::{DueCursor, DuePage, DueRecipient, LaneKey, MessageId, StoreError};
+use spool::{
+    DueCursor, DuePage, DueRecipient, LaneKey, MessageId, RecipientNo, RecipientState, StoreError,
+};
 
 use super::Place;
 use super::lane::READY_MAX;
-use super::underway::Removals;
+use super::underway::{Removals, Sending};
 use super::work::{Body, Rest, Target, Work, needs_utf8};
 use crate::config::Config;
 use crate::relay::Relay;
@@ -159,6 +161,34 @@ pub(crate) async fn has_expired(
 ) -> Result<bool, StoreError> {
     let page = read(relay, lane, move |spool, lane| spool.expired(lane, at, None, 1)).await?;
     Ok(!page.due.is_empty())
+}
+
+/// Leaves in `work`, which is marked as `sending`, only who is still in the queue. Nearly always all are, and nothing
+/// is read.
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read; then nobody knows.
+pub(super) async fn keep_queued(
+    relay: &Relay,
+    lane: &LaneKey,
+    work: &mut Work,
+    sending: &Sending,
+) -> Result<(), StoreError> {
+    if sending.is_as(work.as_of) {
+        return Ok(());
+    }
+    let message = work.message;
+    let places =
+        read(relay, lane.clone(), move |spool, lane| spool.places(message, Some(lane))).await?;
+    let queued: HashSet<RecipientNo> = places
+        .iter()
+        .filter(|place| place.state == RecipientState::Queued)
+        .map(|place| place.no)
+        .collect();
+    work.targets.retain(|target| queued.contains(&target.no));
+    sending.narrow(work.targets.iter().map(|target| target.no).collect());
+    Ok(())
 }
 
 pub(super) async fn read<T: Send + 'static>(

@@ -90,8 +90,12 @@ fn a_row_on_the_disk_is_news_although_the_list_could_not_be_written() {
     let unlist = fails(|write| matches!(write, Write::Unlist));
     let replace = fails(|write| matches!(write, Write::Replace));
     type Takes<'t> = &'t dyn Fn(Write) -> Written;
-    let cases: [(&str, Takes<'_>, bool); 4] =
-        [(OTHER, &list, true), (TESTING, &unlist, true), (ENFORCE, &list, false), (TESTING, &replace, false)];
+    let cases: [(&str, Takes<'_>, bool); 4] = [
+        (OTHER, &list, true),
+        (TESTING, &unlist, true),
+        (ENFORCE, &list, false),
+        (TESTING, &replace, false),
+    ];
     for (body, takes, is_news) in cases {
         let mut look_up = for_mail(stored(ENFORCE));
         let verdict = drive(&mut look_up, &usable("v2"), (body, Room::Free), takes);
