@@ -59,6 +59,16 @@ struct Seen {
     is_replaced: bool,
 }
 
+/// A look-up under way.
+#[derive(Debug)]
+pub(super) struct Looking {
+    look_up: LookUp,
+    freshness: Freshness,
+    /// What is to be done next.
+    effect: Effect,
+    seen: Seen,
+}
+
 impl Inner {
     /// Looks `domain` up. Whoever asks holds its turn.
     pub(super) async fn ask(
@@ -67,33 +77,70 @@ impl Inner {
         purpose: Purpose,
         freshness: Freshness,
     ) -> Asked {
-        let mut look_up = match self.load(domain, purpose).await {
-            Ok(look_up) => look_up,
+        let looking = Box::pin(self.learn(domain, purpose, freshness)).await;
+        self.conclude(domain, looking).await
+    }
+
+    /// Asks and fetches, and writes nothing: it may be broken off. Whoever asks holds the domain's turn until
+    /// [`Inner::conclude`] is through. The error is that of our store.
+    pub(super) async fn learn(
+        &self,
+        domain: &HostName,
+        purpose: Purpose,
+        freshness: Freshness,
+    ) -> Result<Looking, String> {
+        let look_up = self.load(domain, purpose).await?;
+        let (begun, effect) = (Instant::now(), Effect::Ask);
+        let (record, failure) = (None, None);
+        let seen = Seen { begun, record, failure, is_fetched: false, is_replaced: false };
+        let mut looking = Looking { look_up, freshness, effect, seen };
+        while matches!(looking.effect, Effect::Ask | Effect::Fetch) {
+            self.step(domain, &mut looking).await;
+        }
+        Ok(looking)
+    }
+
+    /// Writes what was learnt; to be brought to its end, or nobody hears of what is on the disk.
+    pub(super) async fn conclude(
+        &self,
+        domain: &HostName,
+        looking: Result<Looking, String>,
+    ) -> Asked {
+        let mut looking = match looking {
+            Ok(looking) => looking,
             Err(text) => return self.local_trouble(domain, &text),
         };
-        let begun = Instant::now();
-        let (record, failure) = (None, None);
-        let mut seen = Seen { begun, record, failure, is_fetched: false, is_replaced: false };
-        let mut effect = Effect::Ask;
-        let verdict = loop {
-            effect = match effect {
-                Effect::Ask => {
-                    let record = self.dns.sts_record(domain, freshness).await;
-                    let effect = look_up.answered(&record.answer, self.clock.moment());
-                    seen.record = Some(record);
-                    effect
+        loop {
+            match looking.effect {
+                Effect::Ask | Effect::Fetch | Effect::Write(_) => {
+                    self.step(domain, &mut looking).await;
                 }
-                Effect::Fetch => Box::pin(self.fetch(domain, &mut look_up, &mut seen)).await,
-                Effect::Write(write) => {
-                    let written = self.write(domain, write, look_up.state()).await;
-                    seen.is_replaced |= (write, written) == (Write::Replace, Written::Synced);
-                    look_up.written(written, self.clock.moment())
+                Effect::Answer(verdict) => {
+                    return self.asked(domain, &looking.look_up, verdict, looking.seen).await;
                 }
-                Effect::Answer(verdict) => break verdict,
-            };
-            look_up.take_alarms().into_iter().for_each(|alarm| raise(domain, alarm));
+            }
+        }
+    }
+
+    /// Does what is wanted next, unless that is to answer.
+    async fn step(&self, domain: &HostName, looking: &mut Looking) {
+        let Looking { look_up, freshness, effect, seen } = looking;
+        *effect = match effect {
+            Effect::Ask => {
+                let record = self.dns.sts_record(domain, *freshness).await;
+                let effect = look_up.answered(&record.answer, self.clock.moment());
+                seen.record = Some(record);
+                effect
+            }
+            Effect::Fetch => Box::pin(self.fetch(domain, look_up, seen)).await,
+            Effect::Write(write) => {
+                let written = self.write(domain, *write, look_up.state()).await;
+                seen.is_replaced |= (*write, written) == (Write::Replace, Written::Synced);
+                look_up.written(written, self.clock.moment())
+            }
+            Effect::Answer(_) => return,
         };
-        self.asked(domain, &look_up, verdict, seen).await
+        look_up.take_alarms().into_iter().for_each(|alarm| raise(domain, alarm));
     }
 
     async fn asked(

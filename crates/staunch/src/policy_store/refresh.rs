@@ -56,14 +56,10 @@ pub(super) struct Census {
 type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl PolicyKeeper {
-    /// Refreshes and tidies until `shutdown`. Policies of domains that have mail in `waiting` are never dropped for
+    /// Refreshes and tidies until `shutdown`; then what is being written is brought to its end, since attempts go on
+    /// for a while and have to hear of it. Policies of domains that have mail in `waiting` are never dropped for
     /// want of room.
     pub(crate) async fn run(&self, shutdown: &CancellationToken, waiting: &WaitingMail) {
-        let ends = shutdown.run_until_cancelled(Box::pin(self.refresh_for_ever(waiting)));
-        ends.await;
-    }
-
-    async fn refresh_for_ever(&self, waiting: &WaitingMail) {
         let jitter = RandomState::new();
         let (mut prompt, mut silent) = (Band::new(PROMPT_AT_ONCE), Band::new(SILENT_AT_ONCE));
         let mut lost_before = Vec::new();
@@ -72,9 +68,10 @@ impl PolicyKeeper {
         let mut look: Running<'_, Option<Census>> = Box::pin(first);
         let mut tidying: FuturesUnordered<Running<'_, ()>> = FuturesUnordered::new();
         loop {
-            prompt.fill(self);
-            silent.fill(self);
+            prompt.fill(self, shutdown);
+            silent.fill(self, shutdown);
             tokio::select! {
+                () = shutdown.cancelled() => break,
                 census = &mut look => {
                     if let Some(Census { due, tenants, lost }) = census {
                         tell_lost(&mut lost_before, lost);
@@ -95,6 +92,9 @@ impl PolicyKeeper {
                 Some(()) = tidying.next() => {}
             }
         }
+        let refreshed = async |band: Band<'_>| band.running.for_each(async |_| {}).await;
+        let tidied = tidying.for_each(async |()| {});
+        tokio::join!(refreshed(prompt), refreshed(silent), tidied);
     }
 
     /// A look after `rest`, or sooner if there is no room for policies.
@@ -125,7 +125,7 @@ impl PolicyKeeper {
     pub(super) async fn pass(&self, jitter: &RandomState, waiting: &WaitingMail) {
         let census = self.census(jitter).await.unwrap();
         for due in census.due {
-            self.inner.refresh_due(&due.domain).await;
+            self.inner.refresh_due(&due.domain, &CancellationToken::new()).await;
         }
         self.inner.tidy(census.tenants, waiting).await;
     }
@@ -277,12 +277,12 @@ impl<'a> Band<'a> {
         Self { queue: Queue::default(), running: FuturesUnordered::new(), at_once }
     }
 
-    fn fill(&mut self, keeper: &'a PolicyKeeper) {
+    fn fill(&mut self, keeper: &'a PolicyKeeper, shutdown: &'a CancellationToken) {
         while self.running.len() < self.at_once
             && let Some(Due { domain, owner, .. }) = self.queue.next()
         {
             self.running.push(Box::pin(async move {
-                keeper.inner.refresh_due(&domain).await;
+                keeper.inner.refresh_due(&domain, shutdown).await;
                 (domain, owner)
             }));
         }
@@ -290,11 +290,17 @@ impl<'a> Band<'a> {
 }
 
 impl Inner {
-    /// Fetches a kept policy again, whatever the record says (RFC 8461 §3.3).
-    async fn refresh_due(&self, domain: &HostName) {
-        let mut turn = self.turns.take(domain).await;
-        debug!(%domain, "refreshing a policy");
-        let asked = Box::pin(self.ask(domain, Purpose::Refresh, Freshness::Cached)).await;
+    /// Fetches a kept policy again, whatever the record says (RFC 8461 §3.3). After `shutdown` nothing is learnt any
+    /// more, but what was learnt is written and told of.
+    async fn refresh_due(&self, domain: &HostName, shutdown: &CancellationToken) {
+        let learning = async {
+            let turn = self.turns.take(domain).await;
+            debug!(%domain, "refreshing a policy");
+            (turn, self.learn(domain, Purpose::Refresh, Freshness::Cached).await)
+        };
+        let learnt = shutdown.run_until_cancelled(Box::pin(learning)).await;
+        let Some((mut turn, learnt)) = learnt else { return };
+        let asked = self.conclude(domain, learnt).await;
         self.asked_apart(domain, &asked).await;
         turn.forget();
     }

@@ -70,6 +70,20 @@ impl Daemon {
         stored.await.unwrap().unwrap();
     }
 
+    /// As if the policy had been fetched two minutes ago, which it returns.
+    async fn make_old(&self) -> Timestamp {
+        let mut old = self.stored();
+        let kept = old.kept.take().unwrap();
+        let two_minutes = jiff::SignedDuration::from_mins(2);
+        let body = kept.body().as_bytes();
+        let kept = Kept::new(kept.id().clone(), body, kept.fetched_at() - two_minutes).unwrap();
+        let fetched_at = kept.fetched_at();
+        old.kept = Some(Arc::new(kept));
+        old.recent.clear();
+        self.put(rows::row_of(&name(A), &old)).await;
+        fetched_at
+    }
+
     async fn pass(&self) {
         let waiting = WaitingMail::new(self.spool.clone(), self.config.subscribe());
         self.keeper.pass(&std::hash::RandomState::new(), &waiting).await;
@@ -315,15 +329,7 @@ async fn a_policy_in_use_is_fetched_again_without_mail_and_without_a_record() {
     let daemon = Daemon::start(&world, "refresh_every = '1m'");
     assert_eq!(daemon.look().await, "enforce");
     domain.remove_record();
-    let mut old = daemon.stored();
-    let kept = old.kept.take().unwrap();
-    let two_minutes = jiff::SignedDuration::from_mins(2);
-    let body = kept.body().as_bytes();
-    let kept = Kept::new(kept.id().clone(), body, kept.fetched_at() - two_minutes).unwrap();
-    let fetched_at = kept.fetched_at();
-    old.kept = Some(Arc::new(kept));
-    old.recent.clear();
-    daemon.put(rows::row_of(&name(A), &old)).await;
+    let fetched_at = daemon.make_old().await;
     daemon.pass().await;
     assert_eq!(domain.policy_requests(), 2);
     assert!(daemon.stored().kept.unwrap().fetched_at() > fetched_at);
@@ -458,4 +464,39 @@ async fn what_moved_the_epoch_is_what_a_look_up_finds() {
     let (refreshed, looked) = tokio::join!(daemon.keeper.refresh(&host), looks);
     assert!(refreshed.fetched);
     assert_eq!(looked, (true, "enforce".to_owned()));
+}
+
+/// Attempts go on after the shutdown has begun, and go by what is on the disk.
+#[tokio::test]
+async fn what_a_refresh_writes_at_the_shutdown_moves_the_epoch() {
+    let world = World::start("/none").await;
+    let domain = world.domain(A);
+    domain.mta_sts(Mode::Testing, &["mx.a.test"], 86_400);
+    let daemon = Daemon::start(&world, "refresh_every = '1m'");
+    assert_eq!(daemon.look().await, "testing");
+    domain.mta_sts(Mode::Enforce, &["mx.a.test"], 86_400);
+    daemon.make_old().await;
+    let watch = daemon.keeper.watch(&name(A));
+
+    // The rows' file is busy until both are told.
+    let (free, busy) = std::sync::mpsc::channel::<()>();
+    let row =
+        spool::HostRow { host: name("b.test"), starttls_seen_at: clock::now(), note: "".into() };
+    daemon.spool.policies().put_host(row, move |_| {
+        let _freed = busy.recv();
+    });
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let waiting = WaitingMail::new(daemon.spool.clone(), daemon.config.subscribe());
+    let ends = async {
+        while daemon.spool.policies().enforced(&name(A)).unwrap() == Found::Absent {
+            tokio::task::yield_now().await;
+        }
+        shutdown.cancel();
+        tokio::task::yield_now().await;
+        drop(free);
+    };
+    let run = async { tokio::join!(daemon.keeper.run(&shutdown, &waiting), ends) };
+    tokio::time::timeout(Duration::from_secs(60), run).await.unwrap();
+    assert_eq!(daemon.stored().kept.unwrap().policy().mode(), policy::sts::Mode::Enforce);
+    assert!(watch.has_changed());
 }
