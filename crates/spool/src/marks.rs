@@ -24,7 +24,8 @@ impl Spool {
         })
     }
 
-    /// The marks whose names begin so, with their values, by name. Those that are damaged are left out.
+    /// The marks whose names begin so, with their values, by name. That a mark is there
+    /// matters also where its value is damaged: that is empty then. Names that are damaged are left out.
     ///
     /// # Errors
     ///
@@ -38,8 +39,8 @@ impl Spool {
             let mut marks = Vec::new();
             while let Some(row) = rows.next()? {
                 let mut columns = Columns::new(row);
-                if let (Ok(name), Ok(value)) = (columns.next(), columns.next()) {
-                    marks.push((name, value));
+                if let (Ok(name), value) = (columns.next(), columns.next()) {
+                    marks.push((name, value.unwrap_or_default()));
                 }
             }
             Ok(marks)

@@ -640,6 +640,19 @@ fn a_damaged_page_of_policies_hides_only_what_is_on_it() {
 }
 
 #[test]
+fn a_mark_whose_value_is_damaged_is_there_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let damage = "INSERT INTO marks VALUES ('off.a', CAST(x'ff' AS TEXT)), ('off.b', '1'),
+                      (CAST(x'6f66662eff' AS TEXT), '1')";
+    Connection::open(dir.path().join("queue.db")).unwrap().execute_batch(damage).unwrap();
+    let spool = open(dir.path());
+    assert!(spool.mark("off.a").is_err());
+    let marks = [("off.a", ""), ("off.b", "1")].map(|(name, value)| (name.into(), value.into()));
+    assert_eq!(spool.marks("off.").unwrap(), marks);
+}
+
+#[test]
 fn which_domains_are_enforced_is_known_without_the_policies() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
