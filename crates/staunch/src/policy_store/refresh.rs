@@ -47,9 +47,9 @@ const NAMED_MAX: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Census {
     due: Vec<Due>,
-    tenants: Tenants,
+    pub(super) tenants: Tenants,
     /// Domains whose policy was lost.
-    lost: Vec<HostName>,
+    pub(super) lost: Vec<HostName>,
 }
 
 /// A refresh, or several looks, under way.
@@ -130,11 +130,11 @@ impl PolicyKeeper {
         self.inner.tidy(census.tenants, waiting).await;
     }
 
-    async fn census(&self, jitter: &RandomState) -> Result<Census, String> {
+    pub(super) async fn census(&self, jitter: &RandomState) -> Result<Census, String> {
         let inner = &self.inner;
         let mut census = Census::default();
         let settings = settings(&inner.config.borrow().mta_sts);
-        let (mut listed, is_whole) = self.listed().await?;
+        let mut listed = self.listed().await?;
         let mut after: Option<Box<str>> = None;
         loop {
             let store = inner.store.clone();
@@ -158,27 +158,25 @@ impl PolicyKeeper {
             after = next;
             if after.is_none() {
                 look.at_rest_of_list(&mut census, listed);
-                // Who is on a list that can be read in part only is not known.
-                census.tenants.is_whole = is_whole;
                 return Ok(census);
             }
         }
     }
 
-    /// What is remembered beside the mail, and whether that is all.
-    async fn listed(&self) -> Result<(HashMap<HostName, Listed>, bool), String> {
+    /// What is remembered beside the mail, as far as it can be read.
+    async fn listed(&self) -> Result<HashMap<HostName, Listed>, String> {
         let store = self.inner.store.clone();
         let read = tokio::task::spawn_blocking(move || store.list_enforced());
         let list = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         if list.is_damaged {
             error!(
                 event = "store_failed",
-                "the list of domains with an enforce policy is damaged: nothing is tidied"
+                "the list of domains with an enforce policy is damaged: who cannot be read stays on it"
             );
         }
         let entry = |entry: Option<_>| entry.map_or(Listed::UNREADABLE, rows::listed_entry);
         let listed = list.rows.into_iter().map(|(name, known)| (name, entry(known)));
-        Ok((listed.collect(), !list.is_damaged))
+        Ok(listed.collect())
     }
 }
 

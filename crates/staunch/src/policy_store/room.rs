@@ -104,16 +104,15 @@ pub(super) struct Tenants {
     pub(super) spent: Vec<HostName>,
     /// Entries of the list beside the mail that are over, and have no row.
     pub(super) over: Vec<HostName>,
-    /// The list could be read to its end.
-    pub(super) is_whole: bool,
 }
 
 impl Inner {
-    /// Drops what is too much or too old. Nothing while the clock is in doubt.
+    /// Drops what is too much or too old. Nothing while the clock is in doubt. Where the list beside the mail is
+    /// damaged, whoever's entry cannot be read stays: each is looked at again before it goes.
     pub(super) async fn tidy(&self, tenants: Tenants, waiting: &WaitingMail) {
-        let Tenants { policies, mut others, spent, over, is_whole } = tenants;
+        let Tenants { policies, mut others, spent, over } = tenants;
         let count = policies.len();
-        if self.clock.moment().clock == ClockTrust::Suspect || !is_whole {
+        if self.clock.moment().clock == ClockTrust::Suspect {
             return self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(count));
         }
         let go = spent.into_iter().chain(over).map(|domain| (domain, Counted::Spent));
@@ -173,18 +172,12 @@ impl Inner {
             let taken: Vec<_> = batch.iter().filter_map(|one| Some((one, turn(one)?))).collect();
             let candidates = taken.iter().map(|(one, _)| (*one).clone()).collect();
             let go = self.still_to_go(candidates, waiting).await;
-            let result = self.delete_all(go.iter().cloned().collect()).await;
+            count += self.delete_all_or_each(&go).await;
             for ((domain, _), mut turn) in taken {
                 if go.contains(domain) {
                     self.fleeting.invalidate(domain).await;
                     self.asks_anew(domain).await;
                     turn.forget();
-                }
-            }
-            match result {
-                Ok(()) => count += go.len(),
-                Err(error) => {
-                    error!(event = "store_failed", %error, "policies could not be dropped")
                 }
             }
         }
@@ -215,6 +208,24 @@ impl Inner {
             go.map(|(domain, _)| domain).collect()
         };
         tokio::task::spawn_blocking(choose).await.unwrap_or_default()
+    }
+
+    /// Returns how many are deleted. A damaged page in the way of some keeps no others.
+    async fn delete_all_or_each(&self, domains: &HashSet<HostName>) -> usize {
+        let mut deleted = self.delete_all(domains.iter().cloned().collect()).await;
+        let mut count = if deleted.is_ok() { domains.len() } else { 0 };
+        if let Err(StoreError::Database { .. }) = &deleted {
+            for domain in domains {
+                match self.delete_all(vec![domain.clone()]).await {
+                    Ok(()) => count += 1,
+                    failed @ Err(_) => deleted = failed,
+                }
+            }
+        }
+        if let Err(error) = deleted {
+            error!(event = "store_failed", %error, "policies could not be dropped");
+        }
+        count
     }
 
     /// First that their mail would have to wait, then the policies.

@@ -84,8 +84,19 @@ impl Daemon {
         fetched_at
     }
 
+    fn waiting(&self) -> WaitingMail {
+        WaitingMail::new(self.spool.clone(), self.config.subscribe())
+    }
+
+    /// What a look at all rows finds, and drops; returns whose policies were lost.
+    async fn tidy(&self) -> Vec<HostName> {
+        let census = self.keeper.census(&std::hash::RandomState::new()).await.unwrap();
+        self.keeper.inner.tidy(census.tenants, &self.waiting()).await;
+        census.lost
+    }
+
     async fn pass(&self) {
-        let waiting = WaitingMail::new(self.spool.clone(), self.config.subscribe());
+        let waiting = self.waiting();
         self.keeper.pass(&std::hash::RandomState::new(), &waiting).await;
     }
 }
@@ -486,7 +497,7 @@ async fn what_a_refresh_writes_at_the_shutdown_moves_the_epoch() {
         let _freed = busy.recv();
     });
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let waiting = WaitingMail::new(daemon.spool.clone(), daemon.config.subscribe());
+    let waiting = daemon.waiting();
     let ends = async {
         while daemon.spool.policies().enforced(&name(A)).unwrap() == Found::Absent {
             tokio::task::yield_now().await;
@@ -499,4 +510,35 @@ async fn what_a_refresh_writes_at_the_shutdown_moves_the_epoch() {
     tokio::time::timeout(Duration::from_secs(60), run).await.unwrap();
     assert_eq!(daemon.stored().kept.unwrap().policy().mode(), policy::sts::Mode::Enforce);
     assert!(watch.has_changed());
+}
+
+#[tokio::test]
+async fn a_damaged_page_of_the_list_does_not_end_the_tidying() {
+    let world = World::start("/none").await;
+    let daemon = Daemon::start(&world, "");
+    // Entries that are over are dropped, where they can be.
+    let entry = spool::Enforced { fetched_at: clock::now(), expires_at: clock::now() };
+    for number in 0..600 {
+        let domain = name(&format!("d{number:03}.test"));
+        synced(|done| daemon.spool.policies().put_enforced(domain, entry, done)).await.unwrap();
+    }
+    daemon.spool.close();
+    let file = world.dir().join("spool/queue.db");
+    let mut content = std::fs::read(&file).unwrap();
+    let page = content.chunks_mut(4096).find(|page| page.windows(9).any(|is| is == b"d300.test"));
+    page.unwrap().fill(0xff);
+    std::fs::write(&file, content).unwrap();
+
+    let daemon = daemon.restart(&world);
+    let policies = daemon.spool.policies();
+    let before = policies.list_enforced().unwrap();
+    assert!(before.is_damaged);
+    let (spent, listed) = (name("spent.test"), name("d300.test"));
+    daemon.put(PolicyRow::new(spent.clone())).await;
+    daemon.put(PolicyRow::new(listed.clone())).await;
+    daemon.tidy().await;
+    assert_eq!(policies.get(&spent).unwrap(), Found::Absent);
+    assert!(policies.list_enforced().unwrap().rows.len() < before.rows.len(), "each by itself");
+    assert!(matches!(policies.get(&listed).unwrap(), Found::Row(_)), "it may be wanted");
+    assert_eq!(policies.enforced(&listed).unwrap(), Found::Corrupt);
 }
