@@ -25,9 +25,3 @@ CREATE TABLE hosts (
     starttls_seen_at INTEGER NOT NULL,
     note TEXT NOT NULL                    -- the connector's own form
 ) STRICT, WITHOUT ROWID;
-
--- Single values.
-CREATE TABLE marks (
-    name TEXT PRIMARY KEY,
-    value INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;

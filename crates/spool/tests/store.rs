@@ -913,16 +913,42 @@ fn format_of(db: &Connection) -> i64 {
 #[test]
 fn a_file_brought_to_the_new_format_is_like_one_made_in_it() {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let file = old.path().join("queue.db");
-    Connection::open(&file).unwrap().execute_batch(include_str!("data/queue-v1.sql")).unwrap();
-    let shapes = [&old, &new].map(|dir| {
-        open(dir.path()).close();
-        let db = Connection::open(dir.path().join("queue.db")).unwrap();
-        (format_of(&db), shape(&db))
-    });
-    assert_eq!(shapes[0], shapes[1]);
-    assert_eq!(shapes[0].0, 3);
+    let files = [
+        ("queue.db", include_str!("data/queue-v1.sql"), 3),
+        ("policies.db", include_str!("data/policies-v1.sql"), 2),
+    ];
+    for (file, sql, _) in files {
+        Connection::open(old.path().join(file)).unwrap().execute_batch(sql).unwrap();
+    }
+    [&old, &new].iter().for_each(|dir| open(dir.path()).close());
+    for (file, _, format) in files {
+        let shapes = [&old, &new].map(|dir| {
+            let db = Connection::open(dir.path().join(file)).unwrap();
+            (format_of(&db), shape(&db))
+        });
+        assert_eq!(shapes[0], shapes[1]);
+        assert_eq!(shapes[0].0, format);
+    }
     open(old.path());
+}
+
+/// What the operator paused and resumed since is known from queue.db alone.
+#[test]
+fn a_queue_that_is_lost_after_the_upgrade_takes_no_switch_of_old_from_policies_db() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(old_policies(dir.path(), ""));
+    let spool = open(dir.path());
+    assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("5"));
+    spool.set_mark("switched_off.sending", None).unwrap();
+    spool.close();
+    drop(spool);
+    for file in ["queue.db", "queue.db-wal", "queue.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(file));
+    }
+    let spool = open(dir.path());
+    assert_eq!(spool.report().policies, PoliciesFile::Kept);
+    assert_eq!(spool.mark("switched_off.sending").unwrap(), None);
+    assert!(is_listed(&spool, "a.example"), "policies are of today");
 }
 
 #[test]
