@@ -150,14 +150,22 @@ impl PolicyKeeper {
             let (next, states) = page.map_err(|e| e.to_string())?;
             let look = Look { moment: inner.clock.moment(), settings: &settings, jitter };
             for (domain, stored) in states {
-                if let Stored::Row(state) = stored {
-                    let state = State { listed: listed.remove(&domain), ..*state };
+                if let Some(state) = inner.in_memory_or(&domain, stored) {
+                    let state = State { listed: listed.remove(&domain), ..state };
                     look.at(&mut census, domain, &state);
                 }
             }
             after = next;
             if after.is_none() {
-                look.at_rest_of_list(&mut census, listed);
+                for (domain, entry) in listed {
+                    match inner.in_memory_or(&domain, Stored::Absent) {
+                        Some(state) => {
+                            let state = State { listed: Some(entry), ..state };
+                            look.at(&mut census, domain, &state);
+                        }
+                        None => look.at_entry(&mut census, domain, entry),
+                    }
+                }
                 return Ok(census);
             }
         }
@@ -224,17 +232,15 @@ impl Look<'_> {
         }
     }
 
-    /// Entries of the list without a row that can be read.
-    fn at_rest_of_list(&self, census: &mut Census, listed: HashMap<HostName, Listed>) {
-        for (domain, entry) in listed {
-            let state = State { listed: Some(entry), ..State::default() };
-            if state.is_lost(self.moment) {
-                census.lost.push(domain.clone());
-                let owner = registrable_domain(&domain);
-                census.due.push(lost(domain, owner, &state));
-            } else {
-                census.tenants.over.push(domain);
-            }
+    /// An entry of the list without a row that can be read.
+    fn at_entry(&self, census: &mut Census, domain: HostName, entry: Listed) {
+        let state = State { listed: Some(entry), ..State::default() };
+        if state.is_lost(self.moment) {
+            census.lost.push(domain.clone());
+            let owner = registrable_domain(&domain);
+            census.due.push(lost(domain, owner, &state));
+        } else {
+            census.tenants.over.push(domain);
         }
     }
 }
@@ -288,6 +294,15 @@ impl<'a> Band<'a> {
 }
 
 impl Inner {
+    /// What could not be stored holds all the same; else what the row says, if it can be read.
+    fn in_memory_or(&self, domain: &HostName, stored: Stored) -> Option<State> {
+        match (self.unstored.get(domain), stored) {
+            (Some(unstored), _) => Some(State::clone(&unstored)),
+            (None, Stored::Row(state)) => Some(*state),
+            (None, Stored::Absent | Stored::Damaged) => None,
+        }
+    }
+
     /// Fetches a kept policy again, whatever the record says (RFC 8461 §3.3). After `shutdown` nothing is learnt any
     /// more, but what was learnt is written and told of.
     async fn refresh_due(&self, domain: &HostName, shutdown: &CancellationToken) {

@@ -542,3 +542,33 @@ async fn a_damaged_page_of_the_list_does_not_end_the_tidying() {
     assert!(matches!(policies.get(&listed).unwrap(), Found::Row(_)), "it may be wanted");
     assert_eq!(policies.enforced(&listed).unwrap(), Found::Corrupt);
 }
+
+/// Its row could not be written, and after a restart it would be lost; now it is not.
+#[tokio::test]
+async fn a_policy_that_holds_from_memory_is_not_told_of_as_lost() {
+    let world = World::start("/none").await;
+    let daemon = Daemon::start(&world, "");
+    enforced(&world);
+    assert_eq!(daemon.look().await, "enforce");
+    let known = State::clone(&daemon.stored());
+    let kept = known.kept.clone().unwrap();
+    let (fetched_at, expires_at) = (kept.fetched_at(), kept.expires_at());
+    let policies = daemon.spool.policies();
+    for row in ["damaged", "gone"] {
+        match row {
+            "damaged" => {
+                let mut row = rows::row_of(&name(A), &known);
+                row.body = Some(b"version: STSv1".to_vec());
+                daemon.put(row).await;
+            }
+            _ => drop(synced(|done| policies.delete(name(A), done)).await.unwrap()),
+        }
+        assert_eq!(daemon.tidy().await, [name(A)], "{row}");
+        daemon.keeper.inner.unstored.insert(name(A), Arc::new(known.clone()));
+        assert_eq!(daemon.tidy().await, [], "{row}");
+        assert_eq!(daemon.look().await, "enforce", "{row}");
+        daemon.keeper.inner.unstored.invalidate(&name(A));
+    }
+    let entry = spool::Enforced { fetched_at, expires_at };
+    assert_eq!(policies.enforced(&name(A)).unwrap(), Found::Row(entry));
+}
