@@ -572,3 +572,18 @@ async fn a_policy_that_holds_from_memory_is_not_told_of_as_lost() {
     let entry = spool::Enforced { fetched_at, expires_at };
     assert_eq!(policies.enforced(&name(A)).unwrap(), Found::Row(entry));
 }
+
+#[tokio::test]
+async fn the_list_shows_that_a_policy_of_an_old_copy_does_not_hold() {
+    let world = World::start("/none").await;
+    let daemon = Daemon::start(&world, "");
+    enforced(&world);
+    assert_eq!(daemon.look().await, "enforce");
+    let is_live = || daemon.keeper.list(None).unwrap().policies[0].live;
+    assert!(is_live());
+    let later = clock::now() + jiff::SignedDuration::from_hours(1);
+    let entry = spool::Enforced { fetched_at: later, expires_at: later };
+    synced(|done| daemon.spool.policies().put_enforced(name(A), entry, done)).await.unwrap();
+    assert!(!is_live());
+    assert!(!daemon.keeper.show(&name(A)).unwrap().unwrap().policy.unwrap().live);
+}

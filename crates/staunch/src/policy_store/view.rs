@@ -97,7 +97,11 @@ impl PolicyKeeper {
         let mut policies = Vec::new();
         for row in &page.rows {
             match rows::read(row) {
-                Some(state) => policies.extend(self.summary(&row.domain, &state)),
+                // What is remembered beside the mail may say that it was lost.
+                Some(_) => {
+                    let state = self.inner.read(&row.domain)?;
+                    policies.extend(self.summary(&row.domain, &state));
+                }
                 None => damaged += 1,
             }
         }
