@@ -4,10 +4,11 @@
 //! that cannot be read is reported as [`Found::Corrupt`] and never stops anything. What must not get lost with the
 //! file is in queue.db: `enforced.rs`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row, params};
 use smtp::HostName;
 
 use crate::StoreError;
@@ -113,7 +114,7 @@ pub struct PolicyPage {
 }
 
 /// Names of rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Names {
     names: Vec<Box<str>>,
     /// Names that cannot be read.
@@ -259,37 +260,67 @@ impl Policies {
     }
 
     /// Names are read from their index, so that a damaged page with rows does not matter; where that is damaged,
-    /// from the rows, as far as these can be read.
+    /// from the rows as well, as far as these can be read.
     fn names(&self, after: &str, limit: usize) -> Result<Names, StoreError> {
-        let read = |from: &str| {
-            let query =
-                format!("SELECT domain FROM {from} WHERE domain > ?1 ORDER BY domain LIMIT ?2");
-            self.readers.read(|db| {
-                let mut select = db.prepare_cached(&query)?;
-                let mut rows = select.query(params![after, number(limit)])?;
-                let (mut found, mut seen) = (Names::default(), 0);
-                let end = loop {
-                    match rows.next() {
-                        Ok(Some(row)) => match Columns::new(row).next() {
-                            Ok(name) => found.names.push(name),
-                            Err(_) => found.damaged += 1,
-                        },
-                        Ok(None) => break Ok(()),
-                        Err(error) => break Err(error),
-                    }
-                    seen += 1;
-                };
-                found.is_full = seen >= limit;
-                Ok((found, end))
-            })
-        };
-        let (found, end) = read("policies INDEXED BY sqlite_autoindex_policies_1")?;
+        let (mut found, mut seen, mut damaged) = (BTreeSet::new(), 0, 0);
+        let in_order = "policies INDEXED BY sqlite_autoindex_policies_1 WHERE domain > ?1
+                        ORDER BY domain LIMIT ?2";
+        let end = self.walk_names(in_order, params![after, number(limit)], |name| {
+            seen += 1;
+            damaged += u64::from(name.is_none());
+            found.extend(name);
+        })?;
         if end.is_ok() {
-            return Ok(found);
+            return Ok(Names {
+                names: found.into_iter().collect(),
+                damaged,
+                is_full: seen >= limit,
+            });
         }
-        let (mut found, end) = read("policies NOT INDEXED")?;
-        found.damaged += u64::from(end.is_err());
-        Ok(found)
+        let add = |found: &mut BTreeSet<Box<str>>, name: Option<Box<str>>| {
+            found.extend(name);
+            if found.len() > limit {
+                found.pop_last();
+            }
+        };
+        // Not sorted by the database, which would have to read them all first. From both ends, each up to what is
+        // damaged.
+        let (from_first, from_last) = (
+            "policies NOT INDEXED WHERE domain > ?1 ORDER BY rowid",
+            "policies NOT INDEXED WHERE domain > ?1 ORDER BY rowid DESC",
+        );
+        damaged = 0;
+        let end = self.walk_names(from_first, params![after], |name| {
+            damaged += u64::from(name.is_none());
+            add(&mut found, name);
+        })?;
+        if end.is_err() {
+            damaged += 1;
+            // Where this one ends is told of already.
+            let _end = self.walk_names(from_last, params![after], |name| add(&mut found, name))?;
+        }
+        let is_full = found.len() >= limit;
+        Ok(Names { names: found.into_iter().collect(), damaged, is_full })
+    }
+
+    /// Gives the names one by one, `None` for what is none; the inner result says whether it came to their end.
+    fn walk_names(
+        &self,
+        from: &str,
+        parameters: impl Params,
+        mut each: impl FnMut(Option<Box<str>>),
+    ) -> Result<rusqlite::Result<()>, StoreError> {
+        self.readers.read(|db| {
+            let mut select = db.prepare_cached(&format!("SELECT domain FROM {from}"))?;
+            let mut rows = select.query(parameters)?;
+            loop {
+                match rows.next() {
+                    Ok(Some(row)) => each(Columns::new(row).next().ok()),
+                    Ok(None) => return Ok(Ok(())),
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+        })
     }
 
     /// What is remembered about `host`. Blocks for a read.

@@ -652,6 +652,40 @@ fn a_mark_whose_value_is_damaged_is_there_all_the_same() {
     assert_eq!(spool.marks("off.").unwrap(), marks);
 }
 
+/// Whoever can be found by either order is named; only who stands on both damaged pages is not.
+#[test]
+fn damaged_pages_of_names_and_of_rows_hide_only_what_is_on_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    // Their rows are not in the order of their names.
+    for number in (0..600).map(|number| number * 7 % 600) {
+        let mut row = PolicyRow::new(host(&format!("d{number:03}.example")));
+        row.body = Some(vec![b'x'; 100]);
+        wait(|done| spool.policies().put(row, done)).unwrap();
+    }
+    drop(spool);
+    let file = dir.path().join("policies.db");
+    let mut content = std::fs::read(&file).unwrap();
+    for of in ["policies", "sqlite_autoindex_policies_1"] {
+        let pages = leaves(&file, of);
+        let at = (pages[pages.len() / 2] - 1) * 4096;
+        content[at..at + 4096].fill(0xff);
+    }
+    std::fs::write(&file, content).unwrap();
+
+    let spool = open(dir.path());
+    let (mut rows, mut pages, mut after) = (0, 0, None);
+    loop {
+        let page = spool.policies().list(after.as_deref(), 50).unwrap();
+        (rows, pages) = (rows + page.rows.len(), pages + 1);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(rows > 300 && pages > 10, "{rows} rows on {pages} pages");
+}
+
 #[test]
 fn which_domains_are_enforced_is_known_without_the_policies() {
     let dir = tempfile::tempdir().unwrap();
