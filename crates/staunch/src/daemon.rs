@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use policy::clock::{ClockTrust, Moment};
 use sd_notify::NotifyState;
-use spool::{Health, OpenError, PoliciesFile, Spool, StoreError};
+use spool::{Health, OpenError, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ use crate::queue::intake::Intake;
 use crate::queue::{EVENTS_MAX, Event, Queue, deadline};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
+use crate::replaced;
 use crate::resolve::Dns;
 use crate::schedule::after;
 use crate::setup::SetupError;
@@ -159,37 +160,8 @@ fn open(config: &Config) -> Result<Spool, RunError> {
             "data_dir is on a network file system, where locks and syncs may not hold"
         );
     }
-    tell_of_policies(&spool);
+    replaced::tell(&spool);
     Ok(spool)
-}
-
-/// Whose policies are missing is said by who misses them; this is about the file.
-fn tell_of_policies(spool: &Spool) {
-    let (how, aside) = match &spool.report().policies {
-        PoliciesFile::Kept => return,
-        PoliciesFile::Made => ("missing or empty", None),
-        PoliciesFile::SetAside(path) => {
-            ("no database, or damaged", Some(path.display().to_string()))
-        }
-    };
-    let is_first_start = match spool.policies().list_enforced() {
-        Ok(list) => list.rows.is_empty() && !list.is_damaged,
-        // No reason to stop everybody's mail: each look-up meets it again.
-        Err(error) => {
-            tracing::error!(event = "store_failed", %error, "which domains have an enforce policy cannot be read");
-            false
-        }
-    };
-    if is_first_start && aside.is_none() {
-        return;
-    }
-    tracing::error!(
-        event = "alarm",
-        reason = "policies_replaced",
-        how,
-        moved_to = aside,
-        "policies.db was made anew; mail for domains with an enforce policy waits until theirs are fetched"
-    );
 }
 
 /// Reloads whenever it is asked to, until it is asked to stop or the store breaks.

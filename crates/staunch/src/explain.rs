@@ -30,6 +30,7 @@ use crate::policy_store::{Consulted, PolicyVerdict, Source};
 use crate::pool::site_limit;
 use crate::queue::shaping::domain_limit;
 use crate::relay::Relay;
+use crate::replaced;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg};
@@ -76,7 +77,10 @@ pub(crate) async fn walk_alone(config: &Config, question: Question) -> Result<Va
     let stored = config.data_dir.join("queue.db").exists();
     let at_home = stored.then(|| spool::Spool::open(&config.data_dir, spool::Options::default()));
     let (spool, scratch) = match at_home {
-        Some(Ok(spool)) => (spool, None),
+        Some(Ok(spool)) => {
+            replaced::leave_for_the_daemon(&spool).map_err(RunError::from)?;
+            (spool, None)
+        }
         Some(Err(_)) | None => {
             let scratch = scratch_dir().map_err(RunError::from)?;
             let spool = spool::Spool::open(&scratch, spool::Options::default());

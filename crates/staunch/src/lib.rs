@@ -34,6 +34,7 @@ mod recent;
 mod regular_file;
 mod relay;
 mod reload;
+mod replaced;
 mod requirement;
 mod resolve;
 mod route;
