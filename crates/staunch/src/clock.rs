@@ -103,7 +103,10 @@ impl ClockWatch {
         loop {
             self.keep_mark(store);
             tokio::select! {
-                () = shutdown.cancelled() => return self.keep_mark(store),
+                () = shutdown.cancelled() => {
+                    self.look(|judge, _| judge.mark_again());
+                    return self.keep_mark(store);
+                }
                 () = self.news.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
@@ -299,10 +302,18 @@ mod tests {
     async fn the_mark_is_kept_from_the_start_and_at_the_end() {
         let (_dir, spool) = spool();
         let (watch, stop) = (ClockWatch::open(&spool).unwrap(), CancellationToken::new());
-        stop.cancel();
-        watch.run(&spool, &stop).await;
-        spool.set_mark("other", Some("after it")).unwrap();
-        let value = spool.mark(MARK).unwrap().unwrap();
-        assert!(matches!(last_mark(&value), LastMark::Whole(_)), "{value}");
+        // Queued behind what was written before.
+        let is_kept = || {
+            spool.set_mark("other", Some("after it")).unwrap();
+            let value = spool.mark(MARK).unwrap().unwrap();
+            matches!(last_mark(&value), LastMark::Whole(_))
+        };
+        let ends = async {
+            assert!(is_kept());
+            spool.set_mark(MARK, Some("something else")).unwrap();
+            stop.cancel();
+        };
+        tokio::join!(biased; watch.run(&spool, &stop), ends);
+        assert!(is_kept(), "soon after the start, too");
     }
 }
