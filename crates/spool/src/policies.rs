@@ -340,7 +340,8 @@ impl Policies {
         )
     }
 
-    /// Remembers a host. Each call costs a sync: once a day and host is enough.
+    /// Remembers a host, on a full disk too: without that, its mail could go in clear text. Each call costs a sync:
+    /// once a day and host is enough.
     pub fn put_host<D>(&self, row: HostRow, done: D)
     where
         D: FnOnce(Result<(), StoreError>) + Send + 'static,
@@ -359,7 +360,7 @@ impl Policies {
             ])?;
             Ok(())
         };
-        self.writer.submit(Urgency::Ordinary, put, done);
+        self.writer.submit(Urgency::Reserved, put, done);
     }
 
     /// Forgets a host; `done` learns whether something was stored.
@@ -371,7 +372,7 @@ impl Policies {
             let mut delete = db.prepare_cached("DELETE FROM hosts WHERE host = ?1")?;
             Ok(delete.execute([host.as_str()])? > 0)
         };
-        self.writer.submit(Urgency::Ordinary, forget, done);
+        self.writer.submit(Urgency::Reserved, forget, done);
     }
 
     /// Forgets hosts last seen before `before`; `done` learns how many.
