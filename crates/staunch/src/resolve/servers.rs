@@ -139,9 +139,7 @@ impl Servers {
         drop(running);
         late.into_iter().for_each(|number| self.examine_later(number));
         let Some(step) = step else { return Err(self.conclude(troubles).await) };
-        for (number, _) in troubles {
-            self.shared.examine(number).await;
-        }
+        troubles.into_iter().for_each(|(number, _)| self.examine_later(number));
         Ok(step)
     }
 

@@ -54,6 +54,12 @@ async fn ask(servers: &Servers) -> Result<Found, Trouble> {
     Ok(servers.ask(&name, RecordType::MX).await?.found.unwrap())
 }
 
+/// Waits for what nobody waits for.
+async fn examined(servers: &Servers) {
+    let examinations = std::mem::take(&mut *servers.examinations.lock().unwrap());
+    examinations.join_all().await;
+}
+
 fn states(servers: &Servers) -> Vec<State> {
     servers.states().into_iter().map(|server| server.state).collect()
 }
@@ -118,17 +124,33 @@ async fn a_server_is_left_out_only_if_it_fails_the_control_question_too() {
     let for_some = for_some.await;
     let kept = servers(&[&for_some, &good]);
     ask(&kept).await.unwrap();
+    examined(&kept).await;
     assert_eq!(states(&kept), [State::InUse, State::InUse]);
     assert!(for_some.queries().read(|all| all.iter().any(|(query, _)| is_control(query))));
 
     let for_all = broken_server(ResponseCode::Refused).await;
     let one_less = servers(&[&for_all, &good]);
     ask(&one_less).await.unwrap();
+    examined(&one_less).await;
     assert_eq!(states(&one_less), [State::Out, State::InUse]);
     assert_eq!(one_less.states()[0].fault.as_deref(), Some("response code Query Refused"));
     let before = for_all.queries().len();
     ask(&one_less).await.unwrap();
     assert_eq!(for_all.queries().len(), before, "it is not asked any more");
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_no_examination_of_another_server() {
+    let good = good_server().await;
+    let half = NameServer::start(|query, _| {
+        (!is_control(query)).then(|| coded(query, ResponseCode::ServFail))
+    });
+    let half = half.await;
+    let servers = servers(&[&half, &good]);
+    timeout(PATIENCE / 2, ask(&servers)).await.unwrap().unwrap();
+    assert_eq!(states(&servers), [State::InUse, State::InUse]);
+    examined(&servers).await;
+    assert_eq!(states(&servers), [State::Out, State::InUse]);
 }
 
 /// Its silence is examined while nobody waits for it.
@@ -141,8 +163,7 @@ async fn a_server_that_is_silent_for_the_control_question_too_is_left_out() {
     for (late, state) in [(&silent, State::Out), (&for_one, State::InUse)] {
         let servers = servers(&[late, &works]);
         ask(&servers).await.unwrap();
-        let examinations = std::mem::take(&mut *servers.examinations.lock().unwrap());
-        examinations.join_all().await;
+        examined(&servers).await;
         assert_eq!(states(&servers), [state, State::InUse]);
     }
 }
