@@ -301,13 +301,16 @@ fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), 
 pub type Overdue = (MessageId, LaneKey);
 
 /// When the next deadline is that was not dealt with.
-pub(crate) fn next_deadline(db: &Connection) -> Result<Option<Timestamp>, StoreError> {
+pub(crate) fn next_deadline(
+    db: &Connection,
+    after: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
     let found: Option<i64> = db
         .prepare_cached(
             "SELECT min(deadline) FROM recipients INDEXED BY recipients_deadline
-             WHERE deadline IS NOT NULL",
+             WHERE deadline > ?1",
         )?
-        .query_row([], |row| row.get(0))?;
+        .query_row([after.as_millisecond()], |row| row.get(0))?;
     optional_time(found)
 }
 

@@ -269,13 +269,13 @@ impl Spool {
         self.inner.readers.read(|db| due::page(db, &want))
     }
 
-    /// When the next deadline is that nothing was done about yet.
+    /// When the next deadline after `after` is that nothing was done about yet.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the queue cannot be read.
-    pub fn next_deadline(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.inner.readers.read(due::next_deadline)
+    pub fn next_deadline(&self, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(|db| due::next_deadline(db, after))
     }
 
     /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held ones too.

@@ -223,7 +223,7 @@ fn ext_13_deadlines_are_found_by_time_until_they_are_dealt_with() {
             envelope.options.deliver_by = Some(Deadline { at: at(second), mode, trace: false });
         }
     };
-    assert_eq!(spool.next_deadline().unwrap(), None);
+    assert_eq!(spool.next_deadline(at(0)).unwrap(), None);
     let later = commit(&spool, by(300, ByMode::Return));
     let sooner = commit(&spool, |envelope| {
         by(200, ByMode::Notify)(envelope);
@@ -242,7 +242,9 @@ fn ext_13_deadlines_are_found_by_time_until_they_are_dealt_with() {
         by(100, ByMode::Notify)(envelope);
         envelope.sender = ReversePath::Null;
     });
-    assert_eq!(spool.next_deadline().unwrap(), Some(at(200)));
+    assert_eq!(spool.next_deadline(at(0)).unwrap(), Some(at(200)));
+    assert_eq!(spool.next_deadline(at(200)).unwrap(), Some(at(300)), "after that");
+    assert_eq!(spool.next_deadline(at(300)).unwrap(), None);
     assert!(spool.overdue(at(199), None, 10).unwrap().overdue.is_empty());
 
     let (mut found, mut after) = (Vec::new(), None);

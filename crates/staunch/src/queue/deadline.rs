@@ -97,7 +97,10 @@ pub(crate) async fn watch(relay: Arc<Relay>, stop: CancellationToken) {
 
 /// Deals with what is overdue; returns how long nothing else will be.
 async fn look(relay: &Arc<Relay>) -> Duration {
-    let moment = relay.clock.moment();
+    look_at(relay, relay.clock.moment()).await
+}
+
+async fn look_at(relay: &Arc<Relay>, moment: Moment) -> Duration {
     // Nothing ends by a clock that may be wrong.
     match moment.clock {
         ClockTrust::Trusted => {}
@@ -105,13 +108,12 @@ async fn look(relay: &Arc<Relay>) -> Duration {
     }
     let dealt_with = async {
         let is_done = sweep(relay, moment, |_| true).await?;
-        let next = ask(relay, |spool| spool.next_deadline()).await?;
+        // What is left of those before it is left for its next attempt.
+        let next = ask(relay, move |spool| spool.next_deadline(moment.now)).await?;
         Ok::<_, StoreError>((is_done, next))
     };
     match dealt_with.await {
         Ok((true, None)) => LOOK_EVERY,
-        // Left for its next attempt.
-        Ok((true, Some(next))) if next <= moment.now => LOOK_EVERY,
         Ok((true, Some(next))) => {
             let wait = Duration::try_from(next.duration_since(relay.now()));
             // A little more, so that it is not woken just before the time.
@@ -228,6 +230,10 @@ mod tests {
 
     /// A message for two domains, and one recipient held, whose deadline was a second ago.
     fn commit(stage: &Stage, mode: ByMode) -> MessageId {
+        commit_until(stage, mode, clock::now() - SignedDuration::from_secs(1))
+    }
+
+    fn commit_until(stage: &Stage, mode: ByMode, at: Timestamp) -> MessageId {
         let now = clock::now();
         let recipient = |address: &str, notify: Option<&str>, state| {
             let mailbox = Mailbox::parse(address).unwrap();
@@ -236,7 +242,6 @@ mod tests {
             let options = RecipientOptions { notify, original: None };
             NewRecipient { mailbox, lane, options, state }
         };
-        let at = now - SignedDuration::from_secs(1);
         stage.commit(Envelope {
             sender: ReversePath::parse("s@sender.test").unwrap(),
             recipients: vec![
@@ -298,7 +303,7 @@ mod tests {
         let (notices, others) = stage.recipients();
         assert_eq!(notices.len(), 2, "one for each lane, once");
         assert_eq!(others.len(), 4);
-        assert_eq!(stage.relay.spool.next_deadline().unwrap(), None);
+        assert_eq!(stage.relay.spool.next_deadline(Timestamp::UNIX_EPOCH).unwrap(), None);
         let late = clock::now() + SignedDuration::from_secs(9_000);
         let page = stage.relay.spool.unwarned(&lane("a.test"), late, None, 10).unwrap();
         assert!(page.due.is_empty(), "they need no other notice of delay");
@@ -342,6 +347,19 @@ mod tests {
         let tried = |which: &Overdue| which.1 == lane("a.test");
         sweep(&stage.relay, seen, tried).await.unwrap();
         assert_eq!(stage.recipients().1, ["b@b.test"], "its lane was not tried");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_is_left_for_an_attempt_hides_no_other() {
+        let stage = Stage::new();
+        commit(&stage, ByMode::Return);
+        let now = clock::now();
+        let unseen = Moment { trusted_since: now, ..Moment::undoubted(now) };
+        assert_eq!(look_at(&stage.relay, unseen).await, LOOK_EVERY);
+        commit_until(&stage, ByMode::Return, now + SignedDuration::from_secs(5));
+        let wait = look_at(&stage.relay, unseen).await;
+        assert!(wait < Duration::from_secs(6), "{wait:?}");
+        assert_eq!(stage.recipients().1.len(), 8, "nothing is over");
     }
 
     #[tokio::test]
