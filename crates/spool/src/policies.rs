@@ -245,20 +245,6 @@ impl Policies {
         Ok(page)
     }
 
-    /// How many rows there are.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the database cannot be read at all.
-    pub fn count(&self) -> Result<usize, StoreError> {
-        self.readers.read(|db| {
-            let count = db
-                .prepare_cached("SELECT count(*) FROM policies")?
-                .query_row([], |row| row.get::<_, i64>(0))?;
-            Ok(usize::try_from(count).unwrap_or_default())
-        })
-    }
-
     /// Names are read from their index, so that a damaged page with rows does not matter; where that is damaged,
     /// from the rows as well, as far as these can be read.
     fn names(&self, after: &str, limit: usize) -> Result<Names, StoreError> {

@@ -567,7 +567,7 @@ fn a_policy_takes_the_place_of_any_other_at_once() {
         wait(|done| spool.policies().put(row.clone(), done)).unwrap();
         assert_eq!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(row));
     }
-    assert_eq!(spool.policies().count().unwrap(), 1);
+    assert_eq!(spool.policies().list(None, 10).unwrap().rows.len(), 1);
 }
 
 /// Whoever reads while it is replaced finds the old one or the new one.

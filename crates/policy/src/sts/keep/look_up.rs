@@ -297,11 +297,6 @@ impl LookUp {
     /// the same, if it is remembered beside the mail that this very one was known.
     fn not_stored(&mut self, moment: Moment) {
         self.writes.clear();
-        if let (Some(kept), Some(row)) = (&self.state.kept, &self.before.kept)
-            && kept != row
-        {
-            self.state.kept = Some(Arc::new(Kept::clone(kept).newer_than(row.fetched_at)));
-        }
         match self.state.to_list(moment) {
             Some(entry) => {
                 self.is_unstored = true;
