@@ -11,7 +11,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use common::{at, bytes, files, lane, open, problem, sealed, settle, settlement};
+use common::{at, bytes, files, hold, lane, open, problem, sealed, settle, settlement};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -155,7 +155,7 @@ impl Run {
             }
             Step::Hold(index) => {
                 let Some(id) = self.pick(index) else { return };
-                self.spool.hold(&Selection::Messages(vec![id]), None).unwrap();
+                hold(&self.spool, id);
                 for recipient in self.messages.get_mut(&id).unwrap().recipients.values_mut() {
                     recipient.state = RecipientState::Held;
                 }

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{at, commit_as, envelope, lane, open, sealed, settle, settlement};
+use common::{at, commit_as, envelope, hold, lane, open, sealed, settle, settlement};
 use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
 use smtp::{Mailbox, ReversePath};
 use spool::{
@@ -134,7 +134,7 @@ fn ext_12_mail_with_a_release_time_is_not_due_before_whatever_operators_do() {
     let this = Selection::Messages(vec![id]);
     spool.retry(&this, at(5), None).unwrap();
     assert_eq!(row().next_attempt_at, at(1000));
-    spool.hold(&this, None).unwrap();
+    hold(&spool, id);
     assert_eq!(due(&spool, 1000, 10), []);
     spool.release(&this, at(6), None).unwrap();
     assert_eq!((row().state, row().next_attempt_at), (RecipientState::Queued, at(1000)));

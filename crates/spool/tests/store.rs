@@ -15,8 +15,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use common::{
-    at, bytes, commit, envelope, facts, files, lane, open, options, problem, sealed, settle,
-    settlement, try_commit, wait,
+    at, bytes, commit, envelope, facts, files, hold, hold_matching, lane, open, options, problem,
+    sealed, settle, settlement, try_commit, wait,
 };
 use rusqlite::Connection;
 use smtp::HostName;
@@ -204,7 +204,7 @@ fn held_recipients_are_listed_but_not_due() {
     let spool = open(dir.path());
     let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@TO2.example", lane(2))]);
     let domain = Filter { domain: Some(host("to2.example")), ..Filter::default() };
-    let acted = spool.hold(&Selection::Matching(domain.clone()), None).unwrap();
+    let acted = hold_matching(&spool, &domain);
     assert_eq!((acted.recipients, acted.lanes), (1, vec![lane(2)]));
     assert!(spool.next(&lane(2), at(9), None, 10).unwrap().due.is_empty());
     let held = Filter { state: Some(RecipientState::Held), ..Filter::default() };
@@ -232,7 +232,7 @@ fn a_domain_is_the_same_in_u_labels_and_in_a_labels() {
         assert_eq!(found, written);
     }
     let filter = Filter { domain: Some(host("xn--mnchen-3ya.example")), ..Filter::default() };
-    assert_eq!(spool.hold(&Selection::Matching(filter), None).unwrap().recipients, 3);
+    assert_eq!(hold_matching(&spool, &filter).recipients, 3);
 }
 
 /// What waited for another next hop's sake waits no longer; what has a time of its own keeps it.
@@ -744,7 +744,7 @@ fn for_whom_mail_waits_is_known_exactly() {
     let (second, after) = spool.domains_in(&lane(1), after, 1).unwrap();
     assert_eq!([first, second], [host("to.example"), host("of.example")].map(|n| [n].into()));
     assert_eq!(spool.domains_in(&lane(1), after, 1).unwrap(), (BTreeSet::new(), None));
-    spool.hold(&Selection::Messages(vec![id]), None).unwrap();
+    hold(&spool, id);
     assert!(spool.has_mail(&[lane(3), lane(1)]).unwrap(), "held mail is mail");
     spool.delete(&Selection::Messages(vec![id]), None).unwrap();
     assert!(!spool.has_mail(&[lane(3), lane(1)]).unwrap());

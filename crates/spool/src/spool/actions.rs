@@ -64,15 +64,6 @@ impl Spool {
         self.write(move |db| relane::apply(db, &moves, now, &memo))
     }
 
-    /// Holds a batch of queued recipients back; call again with `next`. Blocks for a commit.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; the batches before are done.
-    pub fn hold(&self, what: &Selection, after: Option<ListCursor>) -> Result<Acted, StoreError> {
-        self.act(Action::Hold, what, after)
-    }
-
     /// Holds these recipients back, some 1,000 at once. Blocks for a commit.
     ///
     /// # Errors

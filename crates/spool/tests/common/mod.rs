@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use jiff::Timestamp;
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
-    Body, BodyFacts, Envelope, LaneKey, MessageId, MessageOptions, NewRecipient, Options, Problem,
-    RecipientOptions, RecipientState, Sealed, Settled, Settlement, Spool, StoreError,
+    Acted, Body, BodyFacts, Envelope, Filter, LaneKey, MessageId, MessageOptions, NewRecipient,
+    Options, Problem, RecipientOptions, RecipientState, Sealed, Settled, Settlement, Spool,
+    StoreError,
 };
 
 /// Bodies above this are files, so that tests see both kinds with little data.
@@ -94,6 +95,18 @@ pub(crate) fn commit(spool: &Spool, body: &[u8], recipients: &[(&str, LaneKey)])
 pub(crate) fn commit_as(spool: &Spool, body: &[u8], envelope: Envelope) -> MessageId {
     let sealed = sealed(spool, body);
     wait(|done| spool.commit(sealed, envelope, done)).unwrap()
+}
+
+/// Holds what is queued of a message.
+pub(crate) fn hold(spool: &Spool, message: MessageId) -> Acted {
+    let places = spool.places(message, None).unwrap();
+    spool.hold_these(places.iter().map(|place| (place.message, place.no)).collect()).unwrap()
+}
+
+/// Holds what of the queue is meant.
+pub(crate) fn hold_matching(spool: &Spool, filter: &Filter) -> Acted {
+    let rows = spool.list(filter, None, 1_000).unwrap().rows;
+    spool.hold_these(rows.iter().map(|row| (row.message, row.no)).collect()).unwrap()
 }
 
 pub(crate) fn settlement(spool: &Spool, message: MessageId) -> Settlement {

@@ -135,21 +135,18 @@ async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.into_iter();
     let mut calls = FuturesUnordered::new();
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let mut call_next = true;
     loop {
-        if call_next && let Some(address) = waiting.next() {
+        // At first, after a failure, or when the one before is slow.
+        if let Some(address) = waiting.next() {
             calls.push(TcpStream::connect(address));
         }
         tokio::select! {
             called = calls.next() => match called {
                 Some(Ok(stream)) => return Ok(stream),
-                Some(Err(error)) => {
-                    failed = error;
-                    call_next = true;
-                }
+                Some(Err(error)) => failed = error,
                 None => return Err(failed),
             },
-            () = sleep(NEXT_ADDRESS_AFTER), if waiting.len() > 0 => call_next = true,
+            () = sleep(NEXT_ADDRESS_AFTER), if waiting.len() > 0 => {}
         }
     }
 }

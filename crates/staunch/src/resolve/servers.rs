@@ -113,9 +113,9 @@ impl Servers {
         let mut waiting = order.into_iter();
         let mut running = FuturesUnordered::new();
         let (mut late, mut troubles) = (Vec::new(), Vec::new());
-        let mut begin_next = true;
         let step = loop {
-            if begin_next && let Some(number) = waiting.next() {
+            // At first, after a failure, or when the one before is slow.
+            if let Some(number) = waiting.next() {
                 late.push(number);
                 running.push(self.shared.ask_one(number, &query));
             }
@@ -129,11 +129,10 @@ impl Servers {
                     Some((number, Err(trouble))) => {
                         late.retain(|asked| *asked != number);
                         troubles.push((number, trouble));
-                        begin_next = true;
                     }
                     None => break None,
                 },
-                () = sleep(HEAD_START), if waiting.len() > 0 => begin_next = true,
+                () = sleep(HEAD_START), if waiting.len() > 0 => {}
             }
         };
         drop(running);
