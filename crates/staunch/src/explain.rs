@@ -136,10 +136,7 @@ impl AloneError {
 /// [`BadQuestion`].
 pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, BadQuestion> {
     let domain = domain_of(&question.address)?;
-    if let Some(sender) = &question.sender {
-        let wrong = |error| BadQuestion::Sender(sender.clone(), error);
-        ReversePath::parse(sender).map_err(wrong)?;
-    }
+    question.sender.as_deref().map(sender_of).transpose()?;
     let config = relay.config();
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
@@ -202,6 +199,10 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
         "mx": tale.mx,
         "steps": tale.steps,
     }))
+}
+
+fn sender_of(sender: &str) -> Result<ReversePath, BadQuestion> {
+    ReversePath::parse_utf8(sender).map_err(|error| BadQuestion::Sender(sender.into(), error))
 }
 
 fn domain_of(address: &str) -> Result<HostName, BadQuestion> {
@@ -481,4 +482,19 @@ fn shown_tls(tls: &ObservedTls) -> Value {
         "group": tls.group,
         "certificate": certificate,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_of_mail_may_be_written_in_u_labels() {
+        let far = domain_of("b@m\u{fc}nchen.example").unwrap();
+        assert_eq!(far, domain_of("xn--mnchen-3ya.example").unwrap());
+        for sender in ["", "a@k\u{f6}ln.example", "\u{e4}@k\u{f6}ln.example", "a@client.test"] {
+            assert_eq!(sender_of(sender).unwrap().as_str(), sender);
+        }
+        assert!(matches!(sender_of("a b"), Err(BadQuestion::Sender(_, _))));
+    }
 }
