@@ -33,7 +33,7 @@ use crate::queue::work::{Due, Work};
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
-use crate::route::{self, NextHop};
+use crate::route::{self, Leg, NextHop};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
 use rules::{Change, Rules};
 use said::{
@@ -143,7 +143,7 @@ async fn attempt_under(
                 continue;
             }
         };
-        bound.get_or_insert_with(|| asked.clone());
+        bound.get_or_insert_with(|| (leg, asked.clone()));
         let candidates =
             match hosts::candidates(relay, config, &next_hop, leg, (&asked, freshness)).await {
                 Ok(candidates) => candidates,
@@ -180,14 +180,19 @@ pub(crate) fn demand(relay: &Relay, onward: Onward) -> Demand {
     }
 }
 
-/// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was `asked`.
+/// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was asked of which that
+/// was known (`bound`).
 pub(crate) async fn conclude(
     relay: &Relay,
     next_hop: &NextHop,
-    asked: Option<&Asked>,
+    bound: Option<&(&Leg, Asked)>,
     walk: Walk,
 ) -> AttemptError {
-    let evidence = match next_hop.legs.first().filter(|_| walk.is_hearsay()) {
+    let (leg, asked) = match bound {
+        Some((leg, asked)) => (Some(*leg), Some(asked)),
+        None => (next_hop.legs.first(), None),
+    };
+    let evidence = match leg.filter(|_| walk.is_hearsay()) {
         Some(leg) => hosts::evidence(relay, leg, asked).await,
         None => MxEvidence::Uncontested,
     };

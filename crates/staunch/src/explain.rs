@@ -157,7 +157,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
                 continue;
             }
         };
-        bound.get_or_insert_with(|| asked.clone());
+        bound.get_or_insert_with(|| (leg, asked.clone()));
         match hosts::candidates(relay, &config, &next_hop, leg, (&asked, Freshness::Cached)).await {
             Ok(candidates) => {
                 tale.step("mx", &format!("{} hosts", candidates.len()));
