@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use policy::clock::{BootId, Change as ClockChange, Judge, LastMark, Reading, TrustedBy, Witness};
 use policy::sts::Kept;
 use policy::sts::keep::{
-    ClockTrust, DeferCause, Effect, LookUp, Moment, Room, Settings, State, Stored, Tenant, Verdict,
-    Write, Written,
+    ClockTrust, DeferCause, Effect, LookUp, Moment, PolicyFile, Room, Settings, State, Stored,
+    Tenant, Verdict, Write, Written,
 };
 use policy::{Asked, Located, NamedBy, Published, Requirement, authorize};
 use smtp::{Domain, HostName};
@@ -320,9 +320,9 @@ impl Core {
             }
         }
         let moment = self.moment();
-        let body = fetched.as_ref().map(|body| body.as_bytes()).map_err(Clone::clone);
+        let file = fetched.and_then(|body| Ok(PolicyFile::read(body.as_bytes())?));
         let room = if self.has_room() { Room::Free } else { Room::None };
-        looking.look_up.fetched(body, room, moment)
+        looking.look_up.fetched(file, room, moment)
     }
 
     /// All that is known about it.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::sts::Policy;
 use policy::sts::keep::{
-    Effect, FetchFailure, FetchFailureKind, Listed, LookUp, State, Stored, Verdict, Write, Written,
+    Effect, FetchFailure, FetchFailureKind, Listed, LookUp, PolicyFile, State, Stored, Verdict,
+    Write, Written,
 };
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, Policies, PolicyRow, StoreError};
@@ -199,8 +199,8 @@ impl Inner {
             Answers::Unknown
         };
         let fetched = match self.fetcher.now().fetch(domain, class).await {
-            Ok(fetched) => match Policy::parse(&fetched.body) {
-                Ok(_) => Ok(fetched),
+            Ok(fetched) => match PolicyFile::read(&fetched.body) {
+                Ok(file) => Ok((fetched, file)),
                 Err(invalid) => Err(FetchFailure::from(invalid)),
             },
             Err(FetchError::Busy) => {
@@ -209,7 +209,7 @@ impl Inner {
             }
             Err(error) => Err(failure_of(&error)),
         };
-        if let Ok(fetched) = &fetched {
+        if let Ok((fetched, _)) = &fetched {
             self.hear(domain, look_up.before(), fetched);
         }
         if let Err(failure) = &fetched {
@@ -219,8 +219,8 @@ impl Inner {
             seen.failure = Some(text);
         }
         seen.is_fetched = fetched.is_ok();
-        let body = fetched.as_ref().map(|fetched| fetched.body.as_slice()).map_err(Clone::clone);
-        let effect = look_up.fetched(body, self.room.for_one_more(), self.clock.moment());
+        let file = fetched.map(|(_, file)| file);
+        let effect = look_up.fetched(file, self.room.for_one_more(), self.clock.moment());
         let state = look_up.state();
         if let (true, Some(kept)) =
             (seen.is_fetched, state.kept.as_ref().or(state.fleeting.as_ref()))

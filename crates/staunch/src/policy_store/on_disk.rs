@@ -4,8 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{ClockTrust, Moment};
 use policy::sts::keep::{
-    Effect, FetchFailure, FetchFailureKind, LookUp, Room, Settings, State, Stored, TxtAnswer,
-    Verdict, Write, Written,
+    Effect, FetchFailure, FetchFailureKind, LookUp, PolicyFile, Room, Settings, State, Stored,
+    TxtAnswer, Verdict, Write, Written,
 };
 use policy::sts::{Id, RecordError};
 use smtp::{HostName, RemoteText};
@@ -103,7 +103,8 @@ fn look_up(
         effect = match effect {
             Effect::Ask => look_up.answered(&answer(random), moment),
             Effect::Fetch if random.below(3) > 0 => {
-                look_up.fetched(Ok(body(random).as_bytes()), Room::Free, moment)
+                let file = PolicyFile::read(body(random).as_bytes()).unwrap();
+                look_up.fetched(Ok(file), Room::Free, moment)
             }
             Effect::Fetch => {
                 let (kind, text) = (FetchFailureKind::Fetch, RemoteText::new("timed out"));

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Alarm, DeferCause, Deferral, FetchFailure, Kept, Listed, Moment, NoPolicy, Plan, Settings,
-    State, Step, TxtAnswer, Verdict, later,
+    Alarm, DeferCause, Deferral, FetchFailure, Kept, Listed, Moment, NoPolicy, Plan, PolicyFile,
+    Settings, State, Step, TxtAnswer, Verdict, later,
 };
 use crate::sts::MxPattern;
 use crate::sts::record::Id;
@@ -250,7 +250,7 @@ impl LookUp {
     /// mail only: the domain stays a first contact.
     pub fn fetched(
         &mut self,
-        fetched: Result<&[u8], FetchFailure>,
+        fetched: Result<PolicyFile, FetchFailure>,
         room: Room,
         moment: Moment,
     ) -> Effect {

@@ -38,6 +38,26 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A policy as its host served it: read once, whatever becomes of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PolicyFile {
+    policy: Policy,
+    body: Arc<str>,
+}
+
+impl PolicyFile {
+    /// Reads what was served.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] if it is no policy.
+    pub fn read(body: &[u8]) -> Result<Self, Invalid> {
+        let policy = Policy::parse(body)?;
+        // A policy that parses is valid UTF-8, so nothing is lost here.
+        Ok(Self { policy, body: String::from_utf8_lossy(body).into() })
+    }
+}
+
 /// A policy that was fetched, with what is needed to apply, report and refresh it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Kept {
@@ -55,11 +75,12 @@ impl Kept {
     ///
     /// [`Invalid`] if it is no policy.
     pub fn new(id: Id, body: &[u8], fetched_at: Timestamp) -> Result<Self, Invalid> {
-        let policy = Policy::parse(body)?;
+        Ok(Self::of(id, PolicyFile::read(body)?, fetched_at))
+    }
+
+    fn of(id: Id, PolicyFile { policy, body }: PolicyFile, fetched_at: Timestamp) -> Self {
         let expires_at = later(fetched_at, policy.max_age());
-        // A policy that parses is valid UTF-8, so nothing is lost here.
-        let body = String::from_utf8_lossy(body).into();
-        Ok(Self { id, policy, body, fetched_at, expires_at })
+        Self { id, policy, body, fetched_at, expires_at }
     }
 
     /// The same, but it holds until `end` at least: for what was fetched by a clock in doubt, and for reading it

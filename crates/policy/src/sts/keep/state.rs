@@ -9,7 +9,7 @@ use smtp::RemoteText;
 
 use super::{
     Alarm, ClockTrust, DAY, DeferCause, Deferral, FetchFailure, HOUR, Kept, Listed, Moment,
-    NoPolicy, OnFailure, Plan, Settings, Step, TxtAnswer, Use, Verdict, later, quiet,
+    NoPolicy, OnFailure, Plan, PolicyFile, Settings, Step, TxtAnswer, Use, Verdict, later, quiet,
 };
 use crate::sts::record::{Id, RecordError};
 
@@ -238,11 +238,11 @@ impl State {
     pub fn after_fetch(
         &mut self,
         id: Id,
-        fetched: Result<&[u8], FetchFailure>,
+        fetched: Result<PolicyFile, FetchFailure>,
         moment: Moment,
         settings: &Settings,
     ) -> Step<Verdict> {
-        let new = fetched.and_then(|body| Ok(Kept::new(id.clone(), body, moment.now)?));
+        let new = fetched.map(|file| Kept::of(id.clone(), file, moment.now));
         self.recent.push(RecentFetch { at: moment.now, id: id.clone(), failed: new.is_err() });
         let surplus = self.recent.len().saturating_sub(FETCHES_PER_HOUR);
         self.recent.drain(..surplus);

@@ -106,7 +106,8 @@ impl Domain {
 
     fn fetch(&mut self, id: Id) -> Verdict {
         self.gets += 1;
-        let fetched = self.https.clone().map(str::as_bytes);
+        let fetched = self.https.clone();
+        let fetched = fetched.and_then(|body| Ok(PolicyFile::read(body.as_bytes())?));
         let step = self.state.after_fetch(id, fetched, self.moment, &self.settings);
         self.alarms.extend(step.alarm);
         step.decision

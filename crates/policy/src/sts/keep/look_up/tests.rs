@@ -49,7 +49,9 @@ fn drive(
     loop {
         effect = match effect {
             Effect::Ask => look_up.answered(answer, now()),
-            Effect::Fetch => look_up.fetched(Ok(body.as_bytes()), room, now()),
+            Effect::Fetch => {
+                look_up.fetched(Ok(PolicyFile::read(body.as_bytes()).unwrap()), room, now())
+            }
             Effect::Write(write) => look_up.written(takes(write), now()),
             Effect::Answer(verdict) => return verdict,
         };
