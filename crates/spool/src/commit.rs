@@ -1,29 +1,25 @@
 //! What a commit and a settlement do to the tables. Runs in the writer's transaction.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use smtp::params::ByMode;
 
 use crate::draft::{Sealed, SealedBody};
 use crate::due::BodyRef;
+use crate::lane_rows::{lane_row, remove_if_unused, update_lane};
 use crate::layout::Layout;
 use crate::message::{
-    Attempt, Change, Deferral, Envelope, LaneKey, LaneState, LaneUpdate, NewRecipient,
-    RECIPIENTS_MAX, RecipientNo, Settled, Settlement, Told,
+    Attempt, Change, Deferral, Envelope, LaneKey, NewRecipient, RECIPIENTS_MAX, RecipientNo,
+    Settled, Settlement, Told,
 };
 use crate::rows::{
     TOLD, body_ref, mode_code, notify_code, number, place_code, problem_values, recipient_key,
     ret_code, state_code,
 };
 use crate::{MessageId, StoreError};
-
-/// Lanes looked at for each new one: two keep the table below twice what is in use.
-const TIDIED_PER_NEW_LANE: i64 = 2;
-/// Ours: a failing lane without mail is forgotten this long after its next probe would have been.
-const TROUBLE_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// Is this an envelope that can be kept?
 pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
@@ -37,8 +33,6 @@ pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
 /// What is remembered from one transaction to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
-    /// Where the search for unused lanes goes on.
-    from: AtomicI64,
     /// The highest row that a message had. SQLite would use it again once it is free, and mail that comes later
     /// would stand before a listing's end ([`crate::Spool::end`]).
     newest: AtomicI64,
@@ -66,7 +60,7 @@ pub(crate) fn insert(
     for (no, recipient) in (0..=u16::MAX).zip(&envelope.recipients) {
         let lane = match last_lane {
             Some((key, lane)) if *key == recipient.lane => lane,
-            _ => lane_row(db, &recipient.lane, envelope.arrived_at, memo)?,
+            _ => lane_row(db, &recipient.lane)?,
         };
         last_lane = Some((&recipient.lane, lane));
         let options = &recipient.options;
@@ -148,91 +142,11 @@ fn insert_message(
     Ok(seq)
 }
 
-/// The row of a lane, made if it is new.
-pub(crate) fn lane_row(
-    db: &Connection,
-    key: &LaneKey,
-    now: Timestamp,
-    memo: &Memo,
-) -> Result<i64, StoreError> {
-    let found = db
-        .prepare_cached("SELECT id FROM lanes WHERE key = ?1")?
-        .query_row([key.as_str()], |row| row.get(0))
-        .optional()?;
-    if let Some(lane) = found {
-        return Ok(lane);
-    }
-    db.prepare_cached("INSERT INTO lanes (key, failures) VALUES (?1, 0)")?
-        .execute([key.as_str()])?;
-    let lane = db.last_insert_rowid();
-    memo.sweep(db, lane, now)?;
-    Ok(lane)
-}
-
 impl Memo {
     /// Messages from now on stand behind this row.
     pub(crate) fn note_newest(&self, seq: i64) {
         self.newest.fetch_max(seq, Ordering::SeqCst);
     }
-
-    /// Looks at the next few lanes before the one just made, and removes those without use.
-    fn sweep(&self, db: &Connection, newest: i64, now: Timestamp) -> Result<(), StoreError> {
-        let from = self.from.load(Ordering::Relaxed);
-        let mut reached = 0;
-        let mut select = db.prepare_cached(
-            "SELECT id, (failures = 0 OR next_probe_at < ?1)
-                 AND NOT EXISTS (SELECT 1 FROM recipients WHERE lane = lanes.id)
-             FROM lanes WHERE id > ?2 AND id < ?3 ORDER BY id LIMIT ?4",
-        )?;
-        let stale = now.saturating_sub(TROUBLE_KEPT).unwrap_or(now).as_millisecond();
-        let mut rows = select.query(params![stale, from, newest, TIDIED_PER_NEW_LANE])?;
-        while let Some(row) = rows.next()? {
-            reached = row.get(0)?;
-            if row.get(1)? {
-                db.prepare_cached("DELETE FROM lanes WHERE id = ?1")?.execute([reached])?;
-            }
-        }
-        // 0 after the last lane: from the start again.
-        self.from.store(reached, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-/// Records what a lane learnt.
-pub(crate) fn update_lane(
-    db: &Connection,
-    update: &LaneUpdate,
-    memo: &Memo,
-) -> Result<(), StoreError> {
-    let LaneState::Failing(trouble) = &update.state else {
-        db.prepare_cached(
-            "UPDATE lanes SET failures = 0, next_probe_at = NULL, first_failed_at = NULL,
-                 last_at = NULL, last_status = NULL, last_reason = NULL, last_mx = NULL,
-                 last_text = NULL
-             WHERE key = ?1 AND failures > 0",
-        )?
-        .execute([update.key.as_str()])?;
-        return Ok(());
-    };
-    let lane = lane_row(db, &update.key, trouble.problem.at, memo)?;
-    let [at, status, reason, mx, text] = problem_values(Some(&trouble.problem));
-    db.prepare_cached(
-        "UPDATE lanes SET failures = ?2, next_probe_at = ?3, first_failed_at = ?4, last_at = ?5,
-             last_status = ?6, last_reason = ?7, last_mx = ?8, last_text = ?9
-         WHERE id = ?1",
-    )?
-    .execute(params![
-        lane,
-        trouble.failures.max(1),
-        trouble.next_probe_at.as_millisecond(),
-        trouble.first_failed_at.as_millisecond(),
-        at,
-        status,
-        reason,
-        mx,
-        text,
-    ])?;
-    Ok(())
 }
 
 /// The row of a message, and where its body is.
@@ -245,18 +159,24 @@ pub(crate) fn find(db: &Connection, id: MessageId) -> Result<Option<(i64, BodyRe
 }
 
 /// Applies changes to recipients of the message in row `seq`; says how many there were. Those that are
-/// gone are skipped: an operator may have deleted them meanwhile.
+/// gone are skipped: an operator may have deleted them meanwhile. Adds the lanes that somebody has `left`.
 fn change(
     db: &Connection,
     seq: i64,
     changes: &[(RecipientNo, Change)],
+    left: &mut BTreeSet<i64>,
 ) -> Result<usize, StoreError> {
     let mut changed = 0;
     for (no, change) in changes {
         let key = recipient_key(seq, *no);
         changed += match change {
             Change::Delivered | Change::Failed => {
-                db.prepare_cached("DELETE FROM recipients WHERE id = ?1")?.execute([key])?
+                let lane: Option<i64> = db
+                    .prepare_cached("DELETE FROM recipients WHERE id = ?1 RETURNING lane")?
+                    .query_row([key], |row| row.get(0))
+                    .optional()?;
+                left.extend(lane);
+                usize::from(lane.is_some())
             }
             Change::Deferred(deferral) => defer(db, key, deferral)?,
             Change::Told(Told::Delay) => db
@@ -333,18 +253,23 @@ pub(crate) fn settle(
     memo: &Memo,
 ) -> Result<Outcome, StoreError> {
     if let Some(update) = &settlement.lane {
-        update_lane(db, update, memo)?;
+        update_lane(db, update)?;
     }
     let Some((seq, body)) = find(db, settlement.message)? else {
         return Ok(Outcome { settled: Settled::Missing, file: None });
     };
-    let changed = change(db, seq, &settlement.changes)?;
+    let mut left = BTreeSet::new();
+    let changed = change(db, seq, &settlement.changes, &mut left)?;
     // Whoever took them out meanwhile has told their sender, or meant that nobody is told.
     if changed == 0 && !settlement.notices.is_empty() {
         return Ok(Outcome { settled: Settled::Moot, file: None });
     }
     for notice in &settlement.notices {
         insert(db, &notice.body, &notice.envelope, memo)?;
+    }
+    // A lane's row goes with the last recipient: the table is as long as the queue is wide.
+    for lane in left {
+        remove_if_unused(db, lane)?;
     }
     let settled = remove_if_done(db, seq)?;
     let file = match settled {

@@ -399,7 +399,7 @@ pub(crate) fn lane_row(db: &Connection, lane: &LaneKey) -> Result<Option<i64>, S
         .optional()?)
 }
 
-/// All lanes, by one pass over the index and one over the lanes.
+/// Those in which mail waits that is not held, and those that failed: one pass over the index and one over the lanes.
 pub(crate) fn lanes(db: &Connection) -> Result<Vec<LaneSummary>, StoreError> {
     let mut loads = db.prepare_cached(
         "SELECT lane, count(*), min(due_at), min(expires_at)
@@ -417,6 +417,11 @@ pub(crate) fn lanes(db: &Connection) -> Result<Vec<LaneSummary>, StoreError> {
     while let Some(row) = rows.next()? {
         let mut columns = Columns::new(row);
         let lane: i64 = columns.next()?;
+        let is_waited_for = load.as_ref().is_some_and(|load| load.lane <= lane);
+        // Nothing to remember, nothing to do.
+        if !is_waited_for && row.get::<_, i64>(2).is_ok_and(|failures| failures == 0) {
+            continue;
+        }
         let key = columns.next_text(|text| Ok(LaneKey::new(text)))?;
         // A lane whose trouble cannot be read is probed like a healthy one.
         let state = rows::lane_state(&mut columns).unwrap_or(LaneState::Healthy);

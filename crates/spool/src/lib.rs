@@ -16,6 +16,7 @@ pub use crate::due::{
 pub use crate::enforced::{Enforced, EnforcedList};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
+pub use crate::lane_rows::Swept;
 pub use crate::listing::{
     Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
 };
@@ -26,6 +27,7 @@ pub use crate::message::{
 };
 pub use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
+pub use crate::proven::Proven;
 pub use crate::relane::Move;
 pub use crate::spool::{SettlePermit, Spool};
 pub use crate::vitals::Health;
@@ -44,10 +46,12 @@ mod listing;
 mod marks;
 mod opening;
 mod policies;
+mod proven;
 mod spool;
 mod waiting;
 
 mod housekeeper;
+mod lane_rows;
 mod layout;
 mod readers;
 mod relane;

@@ -374,6 +374,22 @@ impl Policies {
         self.writer.submit(Urgency::Ordinary, forget, done);
     }
 
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.readers.read(read)
+    }
+
+    pub(crate) fn write<T, A, D>(&self, urgency: Urgency, apply: A, done: D)
+    where
+        T: Send + 'static,
+        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        self.writer.submit(urgency, apply, done);
+    }
+
     pub(crate) fn find_in_queue<T>(
         &self,
         look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,

@@ -25,3 +25,9 @@ CREATE TABLE hosts (
     starttls_seen_at INTEGER NOT NULL,
     note TEXT NOT NULL                    -- the connector's own form
 ) STRICT, WITHOUT ROWID;
+
+-- Registrable domains that took mail lately.
+CREATE TABLE proven (
+    domain TEXT PRIMARY KEY,              -- a registrable domain
+    took_mail_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

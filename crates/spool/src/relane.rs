@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use crate::commit::{Memo, find, lane_row};
+use crate::commit::find;
+use crate::lane_rows::lane_row;
 use crate::message::{LaneKey, RecipientNo};
 use crate::rows::{number, recipient_key};
 use crate::{MessageId, StoreError};
@@ -20,12 +21,7 @@ pub struct Move {
 }
 
 /// Moves those that are still there; returns how many.
-pub(crate) fn apply(
-    db: &Connection,
-    moves: &[Move],
-    now: Timestamp,
-    memo: &Memo,
-) -> Result<u64, StoreError> {
+pub(crate) fn apply(db: &Connection, moves: &[Move], now: Timestamp) -> Result<u64, StoreError> {
     // Who was tried waits for what was the trouble of another next hop; who was not has a time of its own.
     let mut update = db.prepare_cached(
         "UPDATE recipients SET lane = ?2,
@@ -44,7 +40,7 @@ pub(crate) fn apply(
         let Some(seq) = seq else { continue };
         let lane = match last_lane {
             Some((key, lane)) if key == to => lane,
-            _ => lane_row(db, to, now, memo)?,
+            _ => lane_row(db, to)?,
         };
         last_lane = Some((to, lane));
         let key = recipient_key(seq, *no);

@@ -39,9 +39,9 @@ pub(crate) const QUEUE: Schema = Schema {
 pub(crate) const POLICIES: Schema = Schema {
     file: "policies.db",
     application_id: 0x5374_6e70, // "Stnp"
-    version: 2,
+    version: 3,
     create: include_str!("policies.sql"),
-    steps: &[include_str!("policies-1-to-2.sql")],
+    steps: &[include_str!("policies-1-to-2.sql"), include_str!("policies-2-to-3.sql")],
 };
 
 /// Octets of a page. Measured: 16384 is slower at every depth of queue.

@@ -490,34 +490,78 @@ fn work_that_fails_in_a_batch_fails_alone() {
     assert_eq!(spool.health(), Health::Good);
 }
 
+/// The rows of `lanes`, by their keys.
+fn lane_rows(dir: &Path) -> Vec<String> {
+    let db = Connection::open(dir.join("queue.db")).unwrap();
+    let mut select = db.prepare("SELECT key FROM lanes ORDER BY id").unwrap();
+    select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+fn failing(number: u8) -> LaneUpdate {
+    let trouble = spool::LaneTrouble {
+        failures: 1,
+        next_probe_at: at(1),
+        first_failed_at: at(0),
+        problem: problem(0),
+    };
+    LaneUpdate { key: lane(number), state: LaneState::Failing(trouble) }
+}
+
 #[test]
-fn lanes_without_mail_are_forgotten_and_others_are_not() {
+fn a_lane_is_forgotten_with_its_last_recipient_and_not_before() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
-    for number in 0..200 {
-        let id = commit(&spool, b"x", &[("b@to.example", lane(number))]);
-        if number == 7 {
-            continue;
-        }
+    let both = commit(&spool, b"x", &[("a@to.example", lane(1)), ("b@to.example", lane(2))]);
+    let second = commit(&spool, b"x", &[("b@to.example", lane(2))]);
+    let settle_one = |id, no, update| {
         let mut new = settlement(&spool, id);
-        new.changes.push((RecipientNo(0), Change::Delivered));
-        if number == 8 {
-            new.lane = Some(LaneUpdate {
-                key: lane(8),
-                state: LaneState::Failing(spool::LaneTrouble {
-                    failures: 1,
-                    next_probe_at: at(1),
-                    first_failed_at: at(0),
-                    problem: problem(0),
-                }),
-            });
-        }
+        new.changes.push((RecipientNo(no), Change::Delivered));
+        new.lane = update;
         settle(&spool, new).unwrap();
+    };
+    settle_one(both, 0, None);
+    assert_eq!(lane_rows(dir.path()), ["lane2.example"]);
+    settle_one(both, 1, None);
+    assert_eq!(lane_rows(dir.path()), ["lane2.example"], "the other message waits there");
+    settle_one(second, 0, Some(failing(2)));
+    assert_eq!(lane_rows(dir.path()), ["lane2.example"], "that it failed is remembered");
+    let third = commit(&spool, b"x", &[("b@to.example", lane(2))]);
+    settle_one(third, 0, Some(LaneUpdate { key: lane(2), state: LaneState::Healthy }));
+    assert_eq!(lane_rows(dir.path()), [""; 0]);
+}
+
+#[test]
+fn unused_rows_of_lanes_are_swept_a_few_at_a_time_and_cost_nothing_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let db = Connection::open(dir.path().join("queue.db")).unwrap();
+    db.execute_batch(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)
+         INSERT INTO lanes (key, failures) SELECT 'old' || i, 0 FROM n",
+    )
+    .unwrap();
+    drop(db);
+    let spool = open(dir.path());
+    commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    let (done, updated) = mpsc::channel();
+    spool.update_lane(failing(2), move |result| done.send(result).unwrap());
+    updated.recv().unwrap().unwrap();
+    assert_eq!(spool.lanes().unwrap().len(), 2, "the others are not even listed");
+    let sweep = |after: i64, now| {
+        let (done, swept) = mpsc::channel();
+        spool.sweep_lanes(after, now, move |result| done.send(result).unwrap());
+        swept.recv().unwrap().unwrap()
+    };
+    let mut after = Some(0);
+    let mut removed = Vec::new();
+    while let Some(from) = after {
+        let swept = sweep(from, at(100));
+        removed.push(swept.removed);
+        after = swept.next;
     }
-    let lanes = spool.lanes().unwrap();
-    let keys: Vec<_> = lanes.iter().map(|lane| &lane.key).collect();
-    assert!(lanes.len() < 10, "{keys:?}");
-    assert!(keys.contains(&&lane(7)) && keys.contains(&&lane(8)), "{keys:?}");
+    assert_eq!(removed, [256, 256, 88, 0]);
+    assert_eq!(lane_rows(dir.path()), ["lane1.example", "lane2.example"]);
+    assert_eq!(sweep(0, at(100_000)).removed, 1, "a day later nobody cares that it failed");
 }
 
 #[test]

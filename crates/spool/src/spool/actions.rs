@@ -60,8 +60,7 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn move_to_lanes(&self, moves: Vec<Move>, now: Timestamp) -> Result<u64, StoreError> {
-        let memo = Arc::clone(&self.inner.memo);
-        self.write(move |db| relane::apply(db, &moves, now, &memo))
+        self.write(move |db| relane::apply(db, &moves, now))
     }
 
     /// Holds these recipients back, some 1,000 at once. Blocks for a commit.
