@@ -13,12 +13,14 @@
     reason = "a benchmark prints, and fails by panicking"
 )]
 
+mod common;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
+use common::{assert_each_once, median, own_cpu, settled, wait_for_all};
 use tokio::time::Instant;
-use world::load::{Arrival, Corpus, Envelope, Load, Sink, SinkTls, Sizes};
+use world::load::{Corpus, Envelope, Load, Sink, SinkTls, Sizes};
 use world::real::process::PeakMemory;
 use world::real::{Postfix, PostfixSetup, Usage};
 use world::{Argument, Leaf, Relay, World};
@@ -29,8 +31,6 @@ const SINK_HOST: &str = "mx.sink.test";
 const SINK: Ipv4Addr = Ipv4Addr::new(127, 26, 0, 9);
 const POSTFIX: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 26, 0, 1)), 2525);
-/// Longest time in which nothing arrives before it is called stuck.
-const PROGRESS: Duration = Duration::from_secs(60);
 
 /// What stands between generator and sink.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,11 +135,6 @@ async fn main() {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
 /// A contestant that runs.
 enum Running {
     Staunch(Box<Relay>),
@@ -225,46 +220,4 @@ async fn start(contestant: Contestant, world: &World, sink: SocketAddr) -> Runni
             .set("smtp_destination_concurrency_limit", 100);
     }
     Running::Postfix(Postfix::start(&world.dir().join("postfix"), &setup))
-}
-
-/// Waits as long as messages keep arriving.
-async fn wait_for_all(sink: &Sink, count: u64) {
-    let mut seen = 0;
-    loop {
-        let more = sink.arrivals().until(|all| (all.len() > seen).then_some(all.len()));
-        seen = match tokio::time::timeout(PROGRESS, more).await {
-            Ok(Ok(now)) => now,
-            Ok(Err(_)) | Err(_) => panic!("{seen} of {count} messages arrived"),
-        };
-        if seen as u64 >= count {
-            return;
-        }
-    }
-}
-
-/// CPU time once it stands still.
-async fn settled(pid: u32) -> Usage {
-    let mut usage = Usage::of_tree(pid);
-    loop {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let now = Usage::of_tree(pid);
-        if now.cpu_seconds - usage.cpu_seconds < 0.02 {
-            return now;
-        }
-        usage = now;
-    }
-}
-
-fn assert_each_once(sink: &Sink, count: u64) {
-    sink.arrivals().read(|all: &[Arrival]| {
-        let mut ids: Vec<u64> = all.iter().filter_map(|one| one.id).collect();
-        ids.sort_unstable();
-        assert!(ids.iter().copied().eq(0..count), "each message once");
-        assert!(all.iter().all(|one| one.intact && one.tls), "whole, and over TLS");
-    });
-}
-
-/// CPU time of this very process: generator and sink (and the DNS server, which is asked twice).
-fn own_cpu() -> f64 {
-    Usage::of_process(std::process::id()).cpu_seconds
 }

@@ -1,7 +1,7 @@
 //! Postfix, any number of instances, without systemd.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,12 +16,22 @@ pub struct PostfixSetup {
     pub listen: SocketAddr,
     /// Parameters of main.cf.
     pub parameters: Vec<(String, String)>,
+    /// How many of its SMTP clients may run; as many as of everything else, if that is not said.
+    pub smtp_processes: Option<u32>,
+    /// The name server that it asks at port 53, instead of the machine's.
+    pub resolver: Option<Ipv4Addr>,
 }
 
 impl PostfixSetup {
     /// Relays for loopback, knows no domain of its own, takes messages up to 50 MB, asks no DNS about clients.
     pub fn new(hostname: &str, listen: SocketAddr) -> Self {
-        Self { hostname: hostname.to_owned(), listen, parameters: Vec::new() }
+        Self {
+            hostname: hostname.to_owned(),
+            listen,
+            parameters: Vec::new(),
+            smtp_processes: None,
+            resolver: None,
+        }
     }
 
     /// With one parameter more.
@@ -29,6 +39,29 @@ impl PostfixSetup {
     pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.parameters.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// With so many SMTP clients at most.
+    #[must_use]
+    pub fn smtp_processes(self, count: u32) -> Self {
+        Self { smtp_processes: Some(count), ..self }
+    }
+
+    /// Asking this name server, at port 53.
+    #[must_use]
+    pub fn resolver(self, address: Ipv4Addr) -> Self {
+        Self { resolver: Some(address), ..self }
+    }
+
+    /// The command that starts it, in a view of the files in which its resolver is the machine's.
+    fn command(&self, dir: &Path) -> Command {
+        let Some(resolver) = self.resolver else { return Command::new("postfix") };
+        let names = dir.join("resolv.conf");
+        fs::write(&names, format!("nameserver {resolver}\n")).expect("write resolv.conf");
+        let mut command = Command::new("unshare");
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec postfix \"$@\"";
+        command.args(["-m", "--propagation", "private", "sh", "-c", script]).arg(names);
+        command
     }
 
     fn main_cf(&self, dir: &Path) -> String {
@@ -49,7 +82,12 @@ impl PostfixSetup {
     }
 
     fn master_cf(&self) -> String {
-        format!("{}:{} inet n - n - - smtpd\n{MASTER_CF}", self.listen.ip(), self.listen.port())
+        let clients = self.smtp_processes.map_or("-".to_owned(), |count| count.to_string());
+        format!(
+            "{}:{} inet n - n - - smtpd\nsmtp unix - - n - {clients} smtp\n{MASTER_CF}",
+            self.listen.ip(),
+            self.listen.port()
+        )
     }
 }
 
@@ -67,7 +105,6 @@ verify unix - - n - 1 verify
 flush unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
 proxywrite unix - - n - 1 proxymap
-smtp unix - - n - - smtp
 relay unix - - n - - smtp
 showq unix n - n - - showq
 error unix - - n - - error
@@ -106,7 +143,7 @@ impl Postfix {
         run(Command::new("chown").arg("postfix").arg(dir.join("data")));
         fs::write(dir.join("main.cf"), setup.main_cf(dir)).expect("write main.cf");
         fs::write(dir.join("master.cf"), setup.master_cf()).expect("write master.cf");
-        run(Command::new("postfix").arg("-c").arg(dir).arg("start"));
+        run(setup.command(dir).arg("-c").arg(dir).arg("start"));
         Self { dir: dir.to_owned() }
     }
 
