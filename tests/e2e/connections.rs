@@ -248,7 +248,8 @@ async fn make_room(spoil: impl Fn(&mut Script)) {
     let world = World::start(PROGRAM).await;
     let relay = world.relay("[delivery]\nconnections = 4\nretry = [\"1h\"]\n").await;
     let mut tar = Vec::new();
-    for number in 0..4 {
+    // As many as strangers may have, of four.
+    for number in 0..2 {
         let (host, domain) = (format!("mx.tar{number}.test"), format!("tar{number}.test"));
         let mx = world.mx(&host).await;
         mx.script(&spoil);

@@ -9,7 +9,6 @@ mod said;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use policy::{Admitted, Asked, Finding, Onward, authorize};
@@ -21,24 +20,24 @@ use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
 use crate::events;
 use crate::hosts::{self, Candidate};
-use crate::open::{How, PATIENCE_WHEN_FULL, Reach, open};
+use crate::open::{How, Reach, open};
 use crate::outcome::{
     AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
 };
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
 use crate::queue::Place;
+use crate::queue::lanes::Class;
 use crate::queue::underway::Sending;
 use crate::queue::work::{Due, Work};
+use crate::queue::yielding::{Doing, Yielding};
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg, NextHop};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
 use rules::{Change, Rules};
-use said::{
-    Said, Session, binding, gave_way, is_goodbye, is_no_way, minds_our_v6, said, tls_shown,
-};
+use said::{Said, Session, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown};
 
 /// Ours: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
 /// minutes for each answer; a peer that needs them for every one is not worth the place.
@@ -67,7 +66,7 @@ pub(crate) enum Tried {
 pub(crate) async fn attempt(
     relay: &Relay,
     due: &Due,
-    sending: &Sending,
+    (sending, yielding): (&Sending, &Yielding),
     freshness: Freshness,
 ) -> Tried {
     let ends_at = ends_at(relay, &due.work);
@@ -78,7 +77,9 @@ pub(crate) async fn attempt(
             Place::Right => {}
             Place::Astray => return Tried::Astray,
         }
-        let mut rules = Rules { relay, config: &config, sending, watches: Vec::new() };
+        let stranger = (due.class == Class::New).then_some(due.ticket);
+        let watches = Vec::new();
+        let mut rules = Rules { relay, config: &config, sending, yielding, stranger, watches };
         let result = attempt_under(&mut rules, &due.work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
@@ -96,9 +97,13 @@ pub(crate) async fn attempt(
     }
 }
 
-/// Until its result is stored the mail counts as being at a host: else who takes it out of the queue meanwhile would be
-/// told so, and find it returned all the same.
-fn ended_without_answer(sending: &Sending, config: Arc<Config>, error: AttemptError) -> Tried {
+/// From here on the mail is at its attempt's outcome as if it were at a host: who takes it out of the queue meanwhile
+/// would find it returned all the same.
+pub(crate) fn ended_without_answer(
+    sending: &Sending,
+    config: Arc<Config>,
+    error: AttemptError,
+) -> Tried {
     if sending.hand_over() { Tried::Ended(config, Err(error)) } else { Tried::Withdrawn }
 }
 
@@ -134,6 +139,7 @@ async fn attempt_under(
         if is_too_late(ends_at, &mut walk) {
             break;
         }
+        rules.yielding.set_doing(Doing::LookingUp);
         let (asked, watch) = requirement::watched(relay, config, leg, local, freshness).await;
         rules.watches.extend(watch);
         let asked = match asked {
@@ -152,6 +158,9 @@ async fn attempt_under(
                     continue;
                 }
             };
+        if let Some(first) = candidates.first() {
+            rules.tell_found(&first.located.mx).await;
+        }
         let mut spine = Spine { rules, work, asked: &asked, ends_at, waived: Vec::new() };
         match spine.walk(candidates, &mut walk).await {
             Walked::Answered(answered) => return Some(Ok(*answered)),
@@ -234,6 +243,7 @@ impl Spine<'_> {
             if self.rules.change().is_some() {
                 return Walked::Overtaken;
             }
+            self.rules.yielding.set_doing(Doing::Asking(candidate.located.mx.clone()));
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
                 Ok(None) => return Walked::Overtaken,
@@ -368,18 +378,15 @@ impl Spine<'_> {
         let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
         let envelope = parcel.envelope(work, &recipients);
         let deadline = Some(self.deadline());
-        let has_begun = AtomicBool::new(false);
-        let mail = Mail { envelope, body: parcel.body(), chunking, deadline, has_begun };
+        let yielding = self.rules.yielding;
+        let mail = Mail { envelope, body: parcel.body(), chunking, deadline, yielding };
         if !self.rules.hand_over() {
             // Its place may be of today while it was opened by these rules.
             relay.pool.retire(admitted.into_connection());
             return Ok(None);
         }
-        let transmitted = tokio::select! {
-            biased;
-            transmitted = transmit(admitted, &mail) => transmitted,
-            () = self.give_way(&mail) => return Err(gave_way()),
-        };
+        let transmitted = transmit(admitted, &mail).await;
+        yielding.content_ended();
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
             Some(idle) if is_used_up => relay.pool.retire(idle),
@@ -387,15 +394,6 @@ impl Spine<'_> {
             None => {}
         }
         said(transmitted.fates, transmitted.trouble).map(Some)
-    }
-
-    /// Returns when a host that takes long to say whether it wants the mail should make room for others.
-    /// Once content goes out, nothing hurries it.
-    async fn give_way(&self, mail: &Mail<'_>) {
-        self.rules.relay.give_way(PATIENCE_WHEN_FULL).await;
-        if mail.has_begun.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
-        }
     }
 
     fn put_back(&self, idle: Idle, starttls: Starttls) {

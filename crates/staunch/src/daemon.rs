@@ -31,7 +31,7 @@ use crate::live::Live;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::intake::Intake;
-use crate::queue::{EVENTS_MAX, Event, Queue, deadline};
+use crate::queue::{EVENTS_MAX, Event, Queue, deadline, sweep};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
 use crate::replaced;
@@ -132,6 +132,7 @@ pub(crate) async fn run(
     let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
     let tracker = relay.tracker.clone();
     tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
+    tracker.spawn(sweep::run(Arc::clone(&relay), stop.clone()));
     tracker.spawn(deadline::watch(Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
@@ -252,11 +253,11 @@ pub(crate) fn assemble(
         free: AtomicU64::new(u64::MAX),
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
+        telling: Default::default(),
         underway: Arc::default(),
         deadlines: Notify::new(),
         switches: Switches::open(spool.clone())?,
         queue,
-        is_full: watch::Sender::new(false),
         reloads,
         config,
         spool,

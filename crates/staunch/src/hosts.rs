@@ -1,5 +1,6 @@
 //! Which hosts could take the mail of one leg, in order? And where are they?
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -115,8 +116,11 @@ async fn looked_up(
             let nearer = |record: &MxRecord| own.is_none_or(|own| record.preference < own);
             let mut invalid = None;
             let mut hosts = Vec::new();
+            // A host that stands there twice is asked once, where it is preferred most.
+            let mut asked_already = HashSet::new();
             for record in records.into_iter().filter(nearer) {
                 match record.name {
+                    MxTarget::Host(name) if !asked_already.insert(name.clone()) => {}
                     MxTarget::Host(_) if hosts.len() == HOSTS_MAX => break,
                     MxTarget::Host(name) => {
                         hosts.push(candidate(record.preference, name, NamedBy::MxRecords));

@@ -8,24 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Admitted, AuthorizedMx, Denied, Observed, Proof, TlsFailure};
-use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::connect::{ConnectCause, ConnectFailure, Family, Opened, Starttls};
+use crate::connect::{Family, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::login::log_in;
 use crate::outcome::{HostError, StarttlsGone};
-use crate::pool::{Checkout, Idle, PoolKey, Slot, TlsStart};
+use crate::pool::{Bottleneck, Checkout, Idle, PoolKey, Slot, TlsStart};
 use crate::relay::Relay;
 
-/// Ours: how long a host may take for a session, or to say whether it wants the mail, while other mail waits
-/// for the place. With room enough it has all the time that RFC 5321 §4.5.3.2 gives it.
-pub(crate) const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(30);
-
-/// Ours: the longest wait for a connection or a place. Then the lane's rest takes its turn, which costs no
-/// attempt.
-const PLACE_WAIT_MAX: Duration = Duration::from_secs(10 * 60);
+/// Ours: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
+/// neither an attempt nor a place.
+const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -135,7 +131,8 @@ async fn open_any(
     let slot = loop {
         match checkout(relay, &key).await {
             Checkout::Fresh(slot) => break slot,
-            Checkout::Crowded => return Err(HostError::Crowded.into()),
+            Checkout::Crowded(bottleneck) => return Err(HostError::Crowded(bottleneck).into()),
+            Checkout::TooSoon(wait) => return Err(HostError::TooSoon(wait).into()),
             Checkout::Idle(idle) => {
                 let is_reached = how.reach.includes(Family::of(idle.connection.peer().ip()));
                 if !is_reached || is_outdone(relay, mx, &idle).await {
@@ -164,13 +161,12 @@ async fn is_outdone(relay: &Relay, mx: &AuthorizedMx, idle: &Idle) -> bool {
     }
 }
 
-/// A place or a connection, unless that takes longer than other mail can wait, or than anybody should.
+/// A connection, or room for one, unless that takes longer than an attempt should wait.
 async fn checkout(relay: &Relay, key: &PoolKey) -> Checkout {
-    tokio::select! {
-        biased;
-        checkout = relay.pool.checkout(key) => checkout,
-        () = relay.give_way(PATIENCE_WHEN_FULL) => Checkout::Crowded,
-        () = sleep(PLACE_WAIT_MAX) => Checkout::Crowded,
+    let checkout = relay.pool.checkout(key);
+    match timeout(CONNECTION_WAIT_MAX, checkout).await {
+        Ok(checkout) => checkout,
+        Err(_) => Checkout::Crowded(Bottleneck::Host(Arc::new(key.clone()))),
     }
 }
 
@@ -210,15 +206,7 @@ impl Entry<'_> {
     /// Says who we are, where that is asked for.
     async fn known(&self, mut admitted: Admitted<Idle>) -> Result<Admitted<Idle>, Shut> {
         let Some(login) = &self.key.door.login else { return Ok(admitted) };
-        let logged_in = tokio::select! {
-            biased;
-            logged_in = log_in(&mut admitted, login) => logged_in,
-            // In the middle of a dialogue: the connection is closed as it is.
-            () = self.relay.give_way(PATIENCE_WHEN_FULL) => {
-                return Err(HostError::Connect(self.gave_way()).into());
-            }
-        };
-        match logged_in {
+        match log_in(&mut admitted, login).await {
             Ok(()) => Ok(admitted),
             Err(error) => {
                 self.relay.pool.retire(admitted.into_connection());
@@ -232,11 +220,7 @@ impl Entry<'_> {
 
     async fn connect(&self, slot: &Slot) -> Result<Opened, Shut> {
         let connector = &self.relay.connector;
-        let opened = tokio::select! {
-            biased;
-            opened = connector.connect(self.mx, &self.addresses, &self.key, self.starttls) => opened,
-            () = self.relay.give_way(PATIENCE_WHEN_FULL) => Err(self.gave_way()),
-        };
+        let opened = connector.connect(self.mx, &self.addresses, &self.key, self.starttls).await;
         let opened = opened.map_err(|failure| {
             if failure.is_throttling() {
                 slot.throttled();
@@ -247,14 +231,6 @@ impl Entry<'_> {
             self.relay.hosts.note_starttls(name).await;
         }
         Ok(opened)
-    }
-
-    fn gave_way(&self) -> ConnectFailure {
-        ConnectFailure {
-            host: self.key.host.clone(),
-            address: None,
-            cause: ConnectCause::GaveWay(PATIENCE_WHEN_FULL),
-        }
     }
 
     fn shut(&self, denied: Denied<Idle>) -> Shut {

@@ -12,13 +12,14 @@ mod key;
 mod places;
 mod row;
 mod site;
+mod wanted;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use policy::Observed;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,12 +29,9 @@ use crate::connection::Connection;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, State, Waiter};
 use row::{Entry, Room};
-use site::InLine;
+use site::Turn;
 pub(crate) use site::site_limit;
-
-/// Who may wait for a place at one host, or for one site: this share of `delivery.connections`. Ours: attempts that wait
-/// are attempts that others cannot make, and one slow host or site must not gather them all.
-const WAITING_SHARE: usize = 10;
+pub(crate) use wanted::Bottleneck;
 
 /// What the pool keeps to.
 #[derive(Clone, Debug)]
@@ -42,6 +40,8 @@ pub(crate) struct PoolLimits {
     pub(crate) total: usize,
     /// Connections for one key.
     pub(crate) per_host: usize,
+    /// Connections for all hosts of one registrable domain.
+    pub(crate) per_site: usize,
     /// Transactions over one connection.
     pub(crate) transactions: usize,
     /// How long an unused connection is kept.
@@ -56,6 +56,7 @@ impl From<&Config> for PoolLimits {
         Self {
             total: delivery.connections,
             per_host: delivery.connections_per_host,
+            per_site: delivery.connections_per_site,
             transactions: delivery.messages_per_connection,
             idle: delivery.connection_idle,
             limits: config.outbound_limits.clone(),
@@ -79,8 +80,10 @@ pub(crate) enum Checkout {
     Idle(Idle),
     /// The right to make one.
     Fresh(Slot),
-    /// Neither, and no place in the line: too many wait already.
-    Crowded,
+    /// Neither, and no place in the line: enough wait already.
+    Crowded(Bottleneck),
+    /// Neither before this time has passed (`messages_per_minute`).
+    TooSoon(Duration),
 }
 
 /// A connection between two mails.
@@ -149,6 +152,8 @@ struct Shared {
     closing: CancellationToken,
     /// Counts the configurations that connections were made under.
     epoch: AtomicU64,
+    /// There is something in [`State::wanted`] to be told.
+    room_made: Notify,
     state: Mutex<State>,
 }
 
@@ -164,7 +169,8 @@ impl Pool {
     pub(crate) fn new(limits: PoolLimits, tracker: TaskTracker) -> Self {
         let closing = CancellationToken::new();
         let state = Mutex::new(State::new(limits));
-        Self { shared: Arc::new(Shared { tracker, closing, epoch: AtomicU64::new(0), state }) }
+        let (epoch, room_made) = (AtomicU64::new(0), Notify::new());
+        Self { shared: Arc::new(Shared { tracker, closing, epoch, room_made, state }) }
     }
 
     /// Keeps to other limits from now on.
@@ -213,12 +219,13 @@ impl Pool {
     /// time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
         let turn = self.lock().turn(key, Instant::now());
-        let Some((turn, mut line)) = turn else { return Checkout::Crowded };
-        if turn > Instant::now() {
-            sleep_until(turn).await;
+        match turn {
+            Turn::Now => {}
+            Turn::At(turn, _line) => sleep_until(turn).await,
+            Turn::TooFar(wait) => return Checkout::TooSoon(wait),
         }
         loop {
-            let checkout = match self.take(key, &mut line) {
+            let checkout = match self.take(key) {
                 Taken::Now(checkout) => checkout,
                 Taken::Later(granted) => match granted.await {
                     Ok(checkout) => checkout,
@@ -226,18 +233,50 @@ impl Pool {
                     Err(_) => continue,
                 },
             };
-            return match checkout {
-                Checkout::Fresh(slot) => Checkout::Fresh(slot),
-                Checkout::Crowded => Checkout::Crowded,
-                Checkout::Idle(mut idle) => {
-                    // If the peer closed it meanwhile, its place is good for another one.
-                    if idle.connection.is_quiet() {
-                        Checkout::Idle(idle)
-                    } else {
-                        Checkout::Fresh(idle.slot)
-                    }
-                }
+            let Checkout::Idle(mut idle) = checkout else { return checkout };
+            // If the peer closed it meanwhile, its place is good for another one.
+            return match idle.connection.is_quiet() {
+                true => Checkout::Idle(idle),
+                false => Checkout::Fresh(idle.slot),
             };
+        }
+    }
+
+    /// Room for how many more attempts is at `bottleneck`? If there is none, [`Pool::room_made`] tells of it as
+    /// soon as there is.
+    pub(crate) fn room_at(&self, bottleneck: &Bottleneck) -> usize {
+        let mut state = self.lock();
+        let room = state.room_at(bottleneck);
+        if room == 0 {
+            state.wanted.tell_of(bottleneck.clone());
+        }
+        room
+    }
+
+    /// Tells of room at `bottleneck` as soon as somebody there gives some back.
+    pub(crate) fn tell_of_room(&self, bottleneck: &Bottleneck) {
+        self.lock().wanted.tell_of(bottleneck.clone());
+    }
+
+    /// Waits until there is room where it was asked for. May be dropped at any time.
+    pub(crate) async fn room_made(&self) -> Vec<Bottleneck> {
+        loop {
+            self.shared.room_made.notified().await;
+            let made = self.lock().wanted.take_made();
+            if !made.is_empty() {
+                return made;
+            }
+        }
+    }
+
+    /// Tells who wants to hear of it that something at `key` changed.
+    fn note_room(&self, state: &mut State, key: &PoolKey) {
+        if state.wanted.is_empty() {
+            return;
+        }
+        state.note_room(key);
+        if state.wanted.has_made() {
+            self.shared.room_made.notify_one();
         }
     }
 
@@ -276,41 +315,35 @@ impl Pool {
         Idle { connection, observed, slot: self.slot(key) }
     }
 
-    /// Who has to wait gets a place in the site's `line`, if there is none yet.
-    fn take(&self, key: &PoolKey, line: &mut Option<InLine>) -> Taken {
+    fn take(&self, key: &PoolKey) -> Taken {
         let mut guard = self.lock();
         let state = &mut *guard;
         let has_place = state.open < state.limits.total;
-        let most_waiting = state.most_waiting();
         let host = state.host(key);
         let (site, has_window) = (host.site, host.has_room());
         let is_first = host.next_waiter().is_none();
         if is_first && let Some(parked) = host.parked.pop() {
             return Taken::Now(Checkout::Idle(self.idle(key, parked)));
         }
-        let site_has_room = state.site_has_room(key);
-        if is_first && has_window && has_place && site_has_room {
+        let full = state.full_site(key);
+        if is_first && has_window && has_place && full.is_none() {
             state.count(key, |places| places + 1);
             return Taken::Now(Checkout::Fresh(self.slot(key)));
         }
-        if state.host(key).is_crowded(most_waiting) {
-            return Taken::Now(Checkout::Crowded);
-        }
-        if let (Some(site), None) = (site, &line) {
-            *line = state.sites.entry(site).or_default().line_up(most_waiting);
-            if line.is_none() {
-                return Taken::Now(Checkout::Crowded);
-            }
+        if let Some(bottleneck) = state.crowded(key, full.as_ref()) {
+            state.forget_if_over(key);
+            return Taken::Now(Checkout::Crowded(bottleneck));
         }
         let serial = state.next_serial();
         let (grant, granted) = oneshot::channel();
         state.host(key).waiters.push_back(Waiter { serial, grant });
-        let evicted = match site {
-            Some(site) if has_window && !site_has_room => {
+        let evicted = match (&full, site) {
+            (Some(Bottleneck::Limit(_)), Some(site)) if has_window => {
                 state.take_oldest_parked(Room::AtSite(site))
             }
-            Some(_) | None if has_window && !has_place => state.take_oldest_parked(Room::InPool),
-            Some(_) | None => None,
+            (Some(Bottleneck::Site(domain)), _) if has_window => state.take_parked_of(domain),
+            (None, _) if has_window && !has_place => state.take_oldest_parked(Room::InPool),
+            (_, _) => None,
         };
         drop(guard);
         if let Some((key, parked)) = evicted {
@@ -332,10 +365,13 @@ impl Pool {
             return Some(idle);
         }
         match host.hand_over(Checkout::Idle(idle)) {
-            None => return None,
+            None => {
+                self.note_room(state, &key);
+                return None;
+            }
             Some(Checkout::Idle(unclaimed)) => idle = unclaimed,
             // Only what was handed in comes back.
-            Some(Checkout::Fresh(_) | Checkout::Crowded) => return None,
+            Some(Checkout::Fresh(_) | Checkout::Crowded(_) | Checkout::TooSoon(_)) => return None,
         }
         // Others wait for a place, and this one is not needed here.
         if state.is_wanted_elsewhere(&key) {
@@ -348,6 +384,7 @@ impl Pool {
         host.parked.push(Parked { serial, connection, observed });
         let site = host.site;
         let until = Instant::now() + state.limits.idle;
+        self.note_room(state, &key);
         state.row.push(site, Entry { until, key, serial });
         state.forget_reused();
         let needs_reaper = !std::mem::replace(&mut state.has_reaper, true);
@@ -397,11 +434,12 @@ impl Pool {
     fn release(&self, key: &PoolKey) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let was_full = state.open >= state.limits.total || !state.site_has_room(key);
+        let was_full = state.open >= state.limits.total || state.full_site(key).is_some();
         state.count(key, |places| places.saturating_sub(1));
         // Only a full pool or site can hold back hosts that have room themselves.
         let turn = if was_full { state.longest_waiting() } else { Some(key.clone()) };
         let unclaimed = turn.and_then(|turn| self.admit_next(state, &turn));
+        self.note_room(state, key);
         state.forget_if_over(key);
         drop(guard);
         // Its place is released again, outside the lock.
@@ -416,6 +454,7 @@ impl Pool {
             host.window = change(host.window, state.limits.per_host(host.site));
         }
         let unclaimed = self.admit_next(state, key);
+        self.note_room(state, key);
         drop(guard);
         drop(unclaimed);
     }
@@ -423,7 +462,7 @@ impl Pool {
     /// Gives a place to the next one who waits for this host, if there is one; returns the place if
     /// nobody takes it after all.
     fn admit_next(&self, state: &mut State, key: &PoolKey) -> Option<Checkout> {
-        if state.open >= state.limits.total || !state.site_has_room(key) {
+        if state.open >= state.limits.total || state.full_site(key).is_some() {
             return None;
         }
         let host = state.hosts.get_mut(key)?;
@@ -453,7 +492,14 @@ mod tests {
 
     fn limits() -> PoolLimits {
         let limits = Vec::new();
-        PoolLimits { total: 500, per_host: 10, transactions: 100, idle: LONG, limits }
+        PoolLimits {
+            total: 500,
+            per_host: 10,
+            per_site: 100,
+            transactions: 100,
+            idle: LONG,
+            limits,
+        }
     }
 
     fn pool(limits: PoolLimits) -> Pool {
@@ -488,7 +534,7 @@ mod tests {
         match now(pool, key).expect("has to wait") {
             Checkout::Fresh(slot) => slot,
             Checkout::Idle(_) => panic!("an unused connection"),
-            Checkout::Crowded => panic!("too many wait"),
+            Checkout::Crowded(_) | Checkout::TooSoon(_) => panic!("too many wait"),
         }
     }
 
@@ -532,36 +578,67 @@ mod tests {
         let held = [fresh(&pool, &key), fresh(&pool, &key)];
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = JoinSet::new();
-        let mut tickets = Vec::new();
-        for number in 0..4 {
+        for number in 0..3 {
             let (pool, key, order) = (pool.clone(), key.clone(), Arc::clone(&order));
-            tickets.push(waiting.spawn(async move {
+            let ticket = waiting.spawn(async move {
                 let checkout = pool.checkout(&key).await;
                 order.lock().unwrap().push(number);
                 drop(checkout);
-            }));
+            });
             yield_now().await;
+            if number == 1 {
+                ticket.abort();
+                yield_now().await;
+            }
         }
-        tickets[1].abort();
-        yield_now().await;
         drop(held);
         while waiting.join_next().await.is_some() {}
-        assert_eq!(*order.lock().unwrap(), [0, 2, 3]);
+        assert_eq!(*order.lock().unwrap(), [0, 2]);
         assert_eq!(pool.lock().open, 0);
     }
 
     #[tokio::test]
-    async fn one_slow_host_does_not_gather_everybody() {
-        let (pool, key) = (pool(PoolLimits { total: 200, ..limits() }), key("slow.test"));
-        let held = [fresh(&pool, &key), fresh(&pool, &key)];
+    async fn one_waits_for_each_connection_and_the_others_are_told_of_room() {
+        let (pool, key) = (pool(limits()), key("slow.test"));
+        let _held = [fresh(&pool, &key), fresh(&pool, &key)];
         let mut cx = Context::from_waker(Waker::noop());
-        let mut line: Vec<_> = (0..20).map(|_| Box::pin(pool.checkout(&key))).collect();
+        let mut line: Vec<_> = (0..2).map(|_| Box::pin(pool.checkout(&key))).collect();
         assert!(line.iter_mut().all(|place| place.as_mut().poll(&mut cx).is_pending()));
-        assert!(matches!(now(&pool, &key), Some(Checkout::Crowded)));
+        let Some(Checkout::Crowded(bottleneck)) = now(&pool, &key) else { panic!("a third") };
+        assert_eq!(bottleneck, Bottleneck::Host(Arc::new(key.clone())));
+        assert_eq!(pool.room_at(&bottleneck), 0);
+        let mut told = pin!(pool.room_made());
+        assert!(told.as_mut().poll(&mut cx).is_pending());
         line.pop();
+        assert_eq!(pool.room_at(&bottleneck), 1, "who gave up made room in the line");
         let mut last = Box::pin(pool.checkout(&key));
-        assert!(last.as_mut().poll(&mut cx).is_pending(), "who gave up made room in the line");
-        drop(held);
+        assert!(last.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(pool.room_at(&bottleneck), 0);
+        // A connection that is given back goes to the first in the line, which is shorter then.
+        let [_first, second] = _held;
+        drop(second);
+        assert_eq!(told.await, std::slice::from_ref(&bottleneck));
+        assert_eq!(pool.room_at(&bottleneck), 1);
+        assert!(pool.lock().wanted.is_empty(), "it is told once");
+    }
+
+    #[tokio::test]
+    async fn hosts_of_one_registrable_domain_have_a_hundred_connections_together() {
+        let pool = pool(PoolLimits { per_site: 3, ..limits() });
+        let [a, b, c] = ["a", "b", "c"].map(|name| key(&format!("{name}.google.test")));
+        let mut held = vec![fresh(&pool, &a), fresh(&pool, &a), fresh(&pool, &b)];
+        assert!(now(&pool, &c).is_none(), "it waits in the line of the site");
+        assert!(now(&pool, &key("mx.test")).is_some_and(|checkout| is_fresh(&checkout)));
+        let mut waiting = pin!(pool.checkout(&c));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        held.pop();
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
+        // An unused one gives its place to another host of the site.
+        let (address, _peer) = polite(1).await;
+        drop(held.pop());
+        let idle = connected(address, fresh(&pool, &a)).await;
+        pool.give_back(idle);
     }
 
     #[tokio::test]
@@ -682,13 +759,18 @@ mod tests {
             let (made, busy) = (Arc::clone(&made), Arc::clone(&busy));
             attempts.spawn(async move {
                 for _ in 0..250 {
-                    let mut idle = match pool.checkout(&key).await {
+                    let mut checkout = pool.checkout(&key).await;
+                    while let Checkout::Crowded(_) = checkout {
+                        yield_now().await;
+                        checkout = pool.checkout(&key).await;
+                    }
+                    let mut idle = match checkout {
                         Checkout::Idle(idle) => idle,
                         Checkout::Fresh(slot) => {
                             made.fetch_add(1, Ordering::Relaxed);
                             connected(polite(1).await.0, slot).await
                         }
-                        Checkout::Crowded => panic!("too many wait"),
+                        Checkout::Crowded(_) | Checkout::TooSoon(_) => panic!("too many wait"),
                     };
                     assert!(busy.fetch_add(1, Ordering::Relaxed) < 10);
                     yield_now().await;
@@ -725,15 +807,16 @@ mod tests {
 
     #[tokio::test]
     async fn hosts_of_a_site_share_its_line_and_who_gives_up_leaves_it() {
-        let pool = pool(PoolLimits { total: 20, per_host: 2, ..site(1) });
+        let pool = pool(PoolLimits { total: 20, per_host: 2, ..site(2) });
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| key(&format!("{name}.site.test")));
-        let _held = fresh(&pool, &a);
+        let _held = [fresh(&pool, &a), fresh(&pool, &a)];
         let mut cx = Context::from_waker(Waker::noop());
         let mut waits = [Box::pin(pool.checkout(&b)), Box::pin(pool.checkout(&c))];
         for wait in &mut waits {
             assert!(wait.as_mut().poll(&mut cx).is_pending());
         }
-        assert!(matches!(now(&pool, &d), Some(Checkout::Crowded)), "each has a line of its own");
+        let crowded = now(&pool, &d);
+        assert!(matches!(crowded, Some(Checkout::Crowded(Bottleneck::Limit(0)))), "{crowded:?}");
         assert!(now(&pool, &key("mx.test")).is_some_and(|checkout| is_fresh(&checkout)));
         let [_waits, gives_up] = waits;
         drop(gives_up);

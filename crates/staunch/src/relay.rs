@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::Roots;
@@ -22,8 +21,8 @@ use crate::live::Live;
 use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
-use crate::queue::Event;
 use crate::queue::underway::Underway;
+use crate::queue::{Event, aftermath};
 use crate::reload;
 use crate::resolve::Dns;
 use crate::switches::Switches;
@@ -63,14 +62,14 @@ pub(crate) struct Relay {
     pub(crate) broken: CancellationToken,
     /// What is being tried at this moment.
     pub(crate) underway: Arc<Underway>,
+    /// Whose senders are being told that mail waits.
+    pub(crate) telling: aftermath::Telling,
     /// What the operator has switched off.
     pub(crate) switches: Switches,
     /// Mail with a deadline has come.
     pub(crate) deadlines: Notify,
     /// The queue task.
     pub(crate) queue: mpsc::Sender<Event>,
-    /// Does mail wait for nothing but a place that another attempt holds?
-    pub(crate) is_full: watch::Sender<bool>,
     /// Whoever reloads the configuration.
     pub(crate) reloads: mpsc::Sender<reload::Request>,
 }
@@ -102,16 +101,6 @@ impl Relay {
     /// Tells the queue task. It only goes away when the daemon ends, and then nobody has to know.
     pub(crate) async fn tell_queue(&self, event: Event) {
         let _ended = self.queue.send(event).await;
-    }
-
-    /// Returns when who has waited for `patience` should make room for others: as soon as they need it.
-    pub(crate) async fn give_way(&self, patience: Duration) {
-        tokio::time::sleep(patience).await;
-        let mut is_full = self.is_full.subscribe();
-        if is_full.wait_for(|is_full| *is_full).await.is_err() {
-            // Nobody will ever need it.
-            std::future::pending::<()>().await;
-        }
     }
 
     /// Is this one of our own listeners, whatever the address is wrapped in?

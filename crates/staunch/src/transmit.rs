@@ -13,7 +13,6 @@
 mod content;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use policy::Admitted;
@@ -34,6 +33,7 @@ use crate::connect::is_throttling;
 use crate::connection::{Broken, Connection, Written};
 use crate::outcome::SERVICE_CLOSING;
 use crate::pool::Idle;
+use crate::queue::yielding::Yielding;
 
 /// Octets of a body that are read, framed and written at once.
 pub(crate) const PIECE_OCTETS: usize = 64 * 1024;
@@ -49,8 +49,8 @@ pub(crate) struct Mail<'a> {
     pub(crate) chunking: Chunking,
     /// When a transaction is cut off that has not come to its final dot.
     pub(crate) deadline: Option<Instant>,
-    /// Set as soon as content goes out. Before that a transaction that is dropped delivers nothing.
-    pub(crate) has_begun: AtomicBool,
+    /// Is told as soon as content goes out. Before that a transaction that is dropped delivers nothing.
+    pub(crate) yielding: &'a Yielding,
 }
 
 /// Is the offer of CHUNKING taken?
@@ -374,7 +374,7 @@ async fn send_message(
     mail: &Mail<'_>,
     transfer: Transfer,
 ) -> Result<Written, Cause> {
-    mail.has_begun.store(true, Ordering::Release);
+    mail.yielding.content_begins();
     let mut frame = match transfer {
         Transfer::Data => Frame::Data(Stuffer::default()),
         Transfer::Chunk => Frame::Chunk(Verbatim::new(mail.envelope.size)),
@@ -464,6 +464,7 @@ mod tests {
         let address = stream.peer_addr().unwrap();
         let limits = PoolLimits {
             total: 1,
+            per_site: 100,
             per_host: 1,
             transactions: 100,
             idle: Duration::from_secs(3),
@@ -522,13 +523,8 @@ mod tests {
             options: Options::default(),
         };
         let body = Body { source: body, size: stored, plan: None };
-        let mail = Mail {
-            envelope,
-            body,
-            chunking: Chunking::IfOffered,
-            deadline,
-            has_begun: AtomicBool::new(false),
-        };
+        let (chunking, yielding) = (Chunking::IfOffered, &Yielding::default());
+        let mail = Mail { envelope, body, chunking, deadline, yielding };
         transmit(admitted, &mail).await
     }
 

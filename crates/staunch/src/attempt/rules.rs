@@ -1,8 +1,13 @@
 //! Does what an attempt goes by still hold?
 
+use smtp::Domain;
+
 use crate::config::Config;
 use crate::policy_store::PolicyWatch;
+use crate::queue::Event;
+use crate::queue::lanes::{Group, Ticket};
 use crate::queue::underway::Sending;
+use crate::queue::yielding::Yielding;
 use crate::relay::Relay;
 
 /// What an attempt goes by.
@@ -11,6 +16,10 @@ pub(super) struct Rules<'a> {
     pub(super) config: &'a Config,
     /// Its mail is still wanted.
     pub(super) sending: &'a Sending,
+    /// Other mail may need its place.
+    pub(super) yielding: &'a Yielding,
+    /// The attempt, if nothing is known of the next hop.
+    pub(super) stranger: Option<Ticket>,
     /// On the policies that were looked up.
     pub(super) watches: Vec<PolicyWatch>,
 }
@@ -36,6 +45,13 @@ impl Rules<'_> {
             Some(Change::Policy)
         } else {
             None
+        }
+    }
+
+    /// The mail goes to `host` first, which may be known better than the next hop.
+    pub(super) async fn tell_found(&self, host: &Domain) {
+        if let (Some(ticket), Some(name)) = (self.stranger, host.name()) {
+            self.relay.tell_queue(Event::Found(ticket, Group::of_host(name))).await;
         }
     }
 

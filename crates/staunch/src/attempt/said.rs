@@ -5,7 +5,6 @@ use smtp::RemoteText;
 use smtp::client::{Fate, Stage};
 
 use crate::connect::is_about_us;
-use crate::open::PATIENCE_WHEN_FULL;
 use crate::outcome::{Answered, Cut, Finality, HostError, Reason, SERVICE_CLOSING, TlsShown};
 use crate::pool::Idle;
 use crate::transmit::Trouble;
@@ -36,14 +35,6 @@ pub(super) fn said(fates: Vec<Option<Fate>>, trouble: Option<Trouble>) -> Result
         return Err(HostError::Interrupted { stage, reason, text });
     }
     Ok((fates, Some(Cut { stage, reason, text })))
-}
-
-pub(super) fn gave_way() -> HostError {
-    let text = format!(
-        "no word about the mail within {} s, and other mail waited",
-        PATIENCE_WHEN_FULL.as_secs()
-    );
-    HostError::GaveWay(RemoteText::new(&text))
 }
 
 /// The session of a transaction.

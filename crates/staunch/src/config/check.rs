@@ -160,6 +160,8 @@ impl Checker {
                 .count("delivery.connections_per_domain", written.connections_per_domain),
             connections_per_host: self
                 .count("delivery.connections_per_host", written.connections_per_host),
+            connections_per_site: self
+                .count("delivery.connections_per_site", written.connections_per_site),
             messages_per_connection: self
                 .count("delivery.messages_per_connection", written.messages_per_connection),
             recipients_per_transaction: self

@@ -163,6 +163,8 @@ pub(crate) struct Delivery {
     pub(crate) connections_per_domain: usize,
     /// Outbound, for one MX host, all domains together.
     pub(crate) connections_per_host: usize,
+    /// Connections at a time to all MX hosts of one registrable domain.
+    pub(crate) connections_per_site: usize,
     /// Mails over one connection before it is closed.
     pub(crate) messages_per_connection: usize,
     /// Recipients in one transaction.

@@ -54,9 +54,6 @@ pub(crate) enum ConnectCause {
     /// TCP failed.
     #[error("connection failed: {0}")]
     Tcp(#[source] io::Error),
-    /// There was no session yet when other mail needed the place.
-    #[error("no session within {} s, and other mail waited", .0.as_secs())]
-    GaveWay(Duration),
     /// TCP did not connect in time.
     #[error("no connection within {} s", .0.as_secs())]
     TcpTimeout(Duration),
@@ -160,7 +157,6 @@ impl ConnectFailure {
             | ConnectCause::LeftOut
             | ConnectCause::Source { .. }
             | ConnectCause::Tcp(_)
-            | ConnectCause::GaveWay(_)
             | ConnectCause::TcpTimeout(_)
             | ConnectCause::Greeting(_)
             | ConnectCause::Ehlo(_) => false,
@@ -188,7 +184,6 @@ impl ConnectFailure {
             ConnectCause::NoAddress | ConnectCause::NoSource | ConnectCause::LeftOut => true,
             ConnectCause::Tcp(error) => is_no_route(error),
             ConnectCause::Source { .. }
-            | ConnectCause::GaveWay(_)
             | ConnectCause::TcpTimeout(_)
             | ConnectCause::Greeting(_)
             | ConnectCause::Ehlo(_)
@@ -198,11 +193,6 @@ impl ConnectFailure {
             | ConnectCause::Handshake(_)
             | ConnectCause::Broken { .. } => false,
         }
-    }
-
-    /// Was there no session yet when other mail needed the place?
-    pub(crate) fn gave_way(&self) -> bool {
-        matches!(self.cause, ConnectCause::GaveWay(_))
     }
 
     /// Does the host ask for fewer connections (RFC 5321 §3.8, RFC 3463 §3.8)?
@@ -235,7 +225,6 @@ impl ConnectFailure {
             | ConnectCause::LeftOut
             | ConnectCause::Source { .. }
             | ConnectCause::Tcp(_)
-            | ConnectCause::GaveWay(_)
             | ConnectCause::TcpTimeout(_)
             | ConnectCause::PlaintextInjected
             | ConnectCause::Handshake(_)
@@ -260,7 +249,7 @@ impl ConnectFailure {
             ConnectCause::Tcp(_) | ConnectCause::NoSource | ConnectCause::LeftOut => {
                 Reason::ConnectFailed
             }
-            ConnectCause::TcpTimeout(_) | ConnectCause::GaveWay(_) => Reason::ConnectTimeout,
+            ConnectCause::TcpTimeout(_) => Reason::ConnectTimeout,
             ConnectCause::Greeting(_) | ConnectCause::Ehlo(_) if self.is_throttling() => {
                 Reason::Throttled
             }

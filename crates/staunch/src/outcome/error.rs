@@ -5,18 +5,22 @@
 //! a wildcard arm: a new failure has to choose.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use jiff::Timestamp;
 use policy::{Refusal, TlsFailure};
 use smtp::client::Stage;
-use smtp::{Domain, HostName, RemoteText, Reply, Status};
+use smtp::{Domain, HostName, RemoteText, Reply};
 
 use super::gone::StarttlsGone;
 use super::misfit::Misfit;
+use super::problem::Problem;
 use super::reason::{Reason, refusal_reason, tls_reason};
 use crate::connect::ConnectFailure;
 use crate::login::LoginError;
 use crate::policy_store::{Extent, PolicyDefer};
+use crate::pool::Bottleneck;
+use crate::queue::lanes::PATIENCE;
+use crate::queue::yielding::Doing;
 use crate::resolve::{DnsFailure, DnsFailureKind};
 
 /// What becomes of a recipient after a failure.
@@ -35,8 +39,11 @@ pub(crate) enum Scope {
     Message,
     /// The next hop as a whole: all its hosts, its DNS, its policy.
     Lane,
-    /// Our own manners: enough of ours wait already, for the host or for a place. No attempt is consumed.
-    Turn,
+    /// Our own limits: enough of ours is under way there already. No attempt is consumed.
+    OwnLimit,
+    /// Our own patience: it took too long while other mail waited. The lane waits as after a failure, and no
+    /// attempt is consumed.
+    Yielded,
     /// Ourselves: no lane can do better now, and no attempt is consumed.
     Local,
 }
@@ -107,6 +114,11 @@ pub(crate) enum AttemptError {
     },
     /// What the domain's policy asks changed again and again while the mail was tried.
     PolicyChanged,
+    /// It took too long while other mail waited.
+    Yielded {
+        /// What took so long.
+        doing: Doing,
+    },
     /// Trouble of our own.
     Local(String),
 }
@@ -142,10 +154,10 @@ pub(crate) enum HostError {
     NoAddress,
     /// All its addresses are private or special, or our own, e.g. this one.
     ForbiddenAddress(IpAddr),
-    /// So many attempts wait for a connection to it that one more would be in the way of other mail.
-    Crowded,
-    /// It had no word about the mail yet when other mail needed the place.
-    GaveWay(RemoteText),
+    /// So much mail waits for these connections that more would be in the way of other mail.
+    Crowded(Bottleneck),
+    /// The next message may go there after this time (`messages_per_minute`).
+    TooSoon(Duration),
     /// No usable session came about.
     Connect(ConnectFailure),
     /// The session is not as protected as it must be.
@@ -178,78 +190,15 @@ pub(crate) enum HostError {
     Body(String),
 }
 
-/// A failure in the words that log, queue, `explain` and notice share.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Problem {
-    /// The word.
-    pub(crate) reason: Reason,
-    /// The code.
-    pub(crate) status: Status,
-    /// One line for a human.
-    pub(crate) text: RemoteText,
-    /// The host at fault, if it came to that.
-    pub(crate) mx: Option<Domain>,
-    /// What a peer answered, verbatim, for `Diagnostic-Code`.
-    pub(crate) reply: Option<Reply>,
-}
-
-impl Problem {
-    pub(crate) fn new(reason: Reason, text: &str) -> Self {
-        let text = RemoteText::new(text);
-        Self { reason, status: reason.status(), text, mx: None, reply: None }
-    }
-
-    pub(crate) fn at(mut self, mx: &Domain) -> Self {
-        self.mx = Some(mx.clone());
-        self
-    }
-
-    /// As the reason of a return: the same subject and detail under class 5.
-    pub(crate) fn in_the_end(self) -> Self {
-        // RFC 4954 §6: the credentials are invalid. That is certain now.
-        let status = if self.reason == Reason::AuthFailed {
-            Status::permanent(7, 8)
-        } else {
-            self.status.with_class(smtp::Class::Permanent)
-        };
-        Self { status, ..self }
-    }
-
-    /// As the reason of a wait: class 4, also where a peer that does not decide alone said 5yz.
-    pub(crate) fn for_now(self) -> Self {
-        Self { status: self.status.with_class(smtp::Class::Transient), ..self }
-    }
-
-    /// In the store's form.
-    pub(crate) fn stored(&self, at: Timestamp) -> spool::Problem {
-        spool::Problem {
-            at,
-            status: self.status.to_string().into(),
-            reason: self.reason.as_str().into(),
-            mx: self.mx.clone(),
-            text: self.text.clone(),
-        }
-    }
-
-    /// With what the peer said; its enhanced code counts, where it gave one.
-    pub(crate) fn answered(mut self, reply: &Reply) -> Self {
-        self.status = reply.status.unwrap_or_else(|| self.status.with_class(reply_class(reply)));
-        self.reply = Some(reply.clone());
-        self
-    }
-}
-
-fn reply_class(reply: &Reply) -> smtp::Class {
-    if reply.code >= 500 { smtp::Class::Permanent } else { smtp::Class::Transient }
-}
-
 impl AttemptError {
     /// What the failure means.
     pub(crate) fn verdict(&self) -> (Fate, Scope) {
         match self {
             Self::Policy(defer) if defer.extent == Extent::Everybody => (Fate::Defer, Scope::Local),
             // That we fetch enough policies already is no fault of the domain.
-            Self::Policy(defer) if defer.reason == Reason::OwnLimit => (Fate::Defer, Scope::Turn),
+            Self::Policy(defer) if defer.reason == Reason::OwnLimit => {
+                (Fate::Defer, Scope::OwnLimit)
+            }
             Self::Policy(_) => (Fate::Defer, Scope::Lane),
             Self::Dns(failure) => (Fate::Defer, dns_scope(failure)),
             Self::DeadEnd { evidence: MxEvidence::Uncontested, .. } => (Fate::Fail, Scope::Lane),
@@ -261,15 +210,42 @@ impl AttemptError {
             Self::Host { conclusive: Conclusive::Yes, error, .. } => (Fate::Fail, error.scope()),
             Self::Host { conclusive: Conclusive::No, error, .. } => (Fate::Defer, error.scope()),
             Self::RequireTls { .. } => (Fate::Fail, Scope::Message),
-            Self::PolicyChanged => (Fate::Defer, Scope::Turn),
+            Self::PolicyChanged => (Fate::Defer, Scope::OwnLimit),
+            Self::Yielded { .. } => (Fate::Defer, Scope::Yielded),
             Self::Local(_) => (Fate::Defer, Scope::Local),
         }
     }
 
-    /// Was a host asked that took too long while others waited? That is no failure to count, but age may
-    /// end it, lest a host that never comes to the point keep mail for ever.
-    pub(crate) fn gave_way(&self) -> bool {
-        matches!(self, Self::Host { error, .. } if error.gave_way())
+    /// The connections that the mail waits for, if it waits for nothing else.
+    pub(crate) fn bottleneck(&self) -> Option<&Bottleneck> {
+        match self {
+            Self::Host { error: HostError::Crowded(bottleneck), .. } => Some(bottleneck),
+            Self::Policy(_)
+            | Self::Dns(_)
+            | Self::DeadEnd { .. }
+            | Self::BadMx { .. }
+            | Self::Host { .. }
+            | Self::RequireTls { .. }
+            | Self::PolicyChanged
+            | Self::Yielded { .. }
+            | Self::Local(_) => None,
+        }
+    }
+
+    /// How long our own limits make it wait, where they say so.
+    pub(crate) fn own_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Host { error: HostError::TooSoon(wait), .. } => Some(*wait),
+            Self::Policy(_)
+            | Self::Dns(_)
+            | Self::DeadEnd { .. }
+            | Self::BadMx { .. }
+            | Self::Host { .. }
+            | Self::RequireTls { .. }
+            | Self::PolicyChanged
+            | Self::Yielded { .. }
+            | Self::Local(_) => None,
+        }
     }
 
     /// The failure in words.
@@ -289,7 +265,21 @@ impl AttemptError {
                 Reason::OwnLimit,
                 "the domain's policy changed while it was tried; it begins anew in a moment",
             ),
+            Self::Yielded { doing } => yielded_problem(doing),
             Self::Local(text) => Problem::new(Reason::LocalError, text),
+        }
+    }
+}
+
+fn yielded_problem(doing: &Doing) -> Problem {
+    let within = format!("within {} s, and other mail needed the place", PATIENCE.as_secs());
+    match doing {
+        Doing::LookingUp => {
+            Problem::new(Reason::Yielded, &format!("policy and hosts were not known {within}"))
+        }
+        Doing::Asking(mx) => {
+            let text = format!("{mx}: no word about the mail {within}");
+            Problem::new(Reason::Yielded, &text).at(mx)
         }
     }
 }
@@ -353,8 +343,8 @@ impl HostError {
             Self::NoAddress | Self::ForbiddenAddress(_) => Finality::Hearsay,
             Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
             Self::Connect(_)
-            | Self::Crowded
-            | Self::GaveWay(_)
+            | Self::Crowded(_)
+            | Self::TooSoon(_)
             | Self::Refused(_)
             | Self::Dns(_)
             | Self::Tls(_)
@@ -380,8 +370,8 @@ impl HostError {
             Self::Dns(_)
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
-            | Self::Crowded
-            | Self::GaveWay(_)
+            | Self::Crowded(_)
+            | Self::TooSoon(_)
             | Self::StarttlsGone(_)
             | Self::TlsWanted(_)
             | Self::NoChunking
@@ -397,8 +387,7 @@ impl HostError {
     /// what has to change.
     pub(crate) fn weight(&self) -> u8 {
         match self {
-            Self::Crowded | Self::GaveWay(_) => 9,
-            Self::Connect(failure) if failure.gave_way() => 9,
+            Self::Crowded(_) | Self::TooSoon(_) => 9,
             Self::Body(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
@@ -413,16 +402,9 @@ impl HostError {
         }
     }
 
-    /// Was it asked, and had it all the time that could be spared?
-    fn gave_way(&self) -> bool {
-        matches!(self, Self::GaveWay(_))
-            || matches!(self, Self::Connect(failure) if failure.gave_way())
-    }
-
     fn scope(&self) -> Scope {
         match self {
-            Self::Crowded | Self::GaveWay(_) => Scope::Turn,
-            Self::Connect(failure) if failure.gave_way() => Scope::Turn,
+            Self::Crowded(_) | Self::TooSoon(_) => Scope::OwnLimit,
             Self::TooLarge { .. } | Self::Unfit(_) | Self::NoChunking | Self::Body(_) => {
                 Scope::Message
             }
@@ -431,7 +413,7 @@ impl HostError {
             Self::Dns(failure) => dns_scope(failure),
             Self::Connect(failure) if failure.is_local() => Scope::Local,
             // Mail that leaves from another address can go on.
-            Self::Connect(failure) if failure.is_source() => Scope::Turn,
+            Self::Connect(failure) if failure.is_source() => Scope::OwnLimit,
             Self::Refused(_)
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
@@ -456,11 +438,14 @@ impl HostError {
                 Reason::AddressForbidden,
                 &format!("{mx} has the address {address}, which is private, special or our own"),
             ),
-            Self::Crowded => Problem::new(
-                Reason::Throttled,
+            Self::Crowded(_) => Problem::new(
+                Reason::OwnLimit,
                 &format!("{mx}: enough mail waits for a connection already"),
             ),
-            Self::GaveWay(text) => Problem::new(Reason::ConnectionLost, &format!("{mx}: {text}")),
+            Self::TooSoon(wait) => Problem::new(
+                Reason::OwnLimit,
+                &format!("{mx}: the limit allows the next message in {} s", wait.as_secs()),
+            ),
             Self::Connect(failure) => failure.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
             Self::StarttlsGone(gone) => gone.problem(mx),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use smtp::Domain;
 
-use super::error::Problem;
+use super::problem::Problem;
 use super::reason::Reason;
 use crate::connect::ConnectFailure;
 use crate::policy_store::STARTTLS_GONE;

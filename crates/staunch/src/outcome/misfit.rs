@@ -3,7 +3,7 @@
 use smtp::Domain;
 use smtp::mime::{LINE_OCTETS_MAX, Refused};
 
-use super::error::Problem;
+use super::problem::Problem;
 use super::reason::Reason;
 
 /// Why a host does not take a message in the form that it has.

@@ -1,9 +1,11 @@
 //! What became of each recipient, and what does it mean for the lane? Pure: the caller passes the
 //! time and the dice.
 
+mod effect;
 mod error;
 mod gone;
 mod misfit;
+mod problem;
 mod reason;
 mod walk;
 
@@ -16,15 +18,14 @@ use policy::{Proof, TlsVersion};
 use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
-pub(crate) use error::{
-    AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Problem, Scope,
-};
+pub(crate) use effect::{Effect, Trouble};
+pub(crate) use error::{AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Scope};
 pub(crate) use gone::StarttlsGone;
 pub(crate) use misfit::Misfit;
+pub(crate) use problem::Problem;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 pub(crate) use walk::{Demand, Walk};
 
-use crate::queue::lanes::{Effect, Trouble};
 use crate::queue::work::Target;
 use crate::schedule::{after, retry_delay, spread};
 
@@ -38,9 +39,8 @@ const THROTTLE_REST: Duration = Duration::from_secs(30);
 /// How long everything rests when the trouble is ours. Ours: a resolver that restarts is back by then.
 const LOCAL_REST: Duration = Duration::from_secs(15);
 
-/// How long a lane rests whose host is crowded with our own mail. Ours: of the attempts that wait for a
-/// connection most have had their turn by then.
-const TURN_REST: Duration = Duration::from_secs(15);
+/// How long a lane rests because of a limit of ours that does not say for how long.
+const OWN_LIMIT_REST: Duration = Duration::from_secs(15);
 
 /// What the log says of TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -239,10 +239,16 @@ pub(crate) fn decide_failure(
         | AttemptError::Host { .. }
         | AttemptError::RequireTls { .. }
         | AttemptError::PolicyChanged
+        | AttemptError::Yielded { .. }
         | AttemptError::Local(_) => circumstances.retry_at(trouble.failures),
     };
     let rest = match scope {
-        Scope::Turn => after(circumstances.now, spread(TURN_REST, circumstances.dice)),
+        Scope::OwnLimit => {
+            let wait =
+                error.own_wait().unwrap_or_else(|| spread(OWN_LIMIT_REST, circumstances.dice));
+            after(circumstances.now, wait)
+        }
+        Scope::Yielded => lane_retry,
         Scope::Message | Scope::Lane | Scope::Local => after(circumstances.now, LOCAL_REST),
     };
     let outcome = |target: &Target| match (fate, scope) {
@@ -254,13 +260,12 @@ pub(crate) fn decide_failure(
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
         }
-        (Fate::Defer, Scope::Turn)
-            if error.gave_way() && circumstances.is_too_old(target.expires_at) =>
-        {
+        // Lest a host that never comes to the point keep mail for ever.
+        (Fate::Defer, Scope::Yielded) if circumstances.is_too_old(target.expires_at) => {
             Outcome::Failed(problem.clone().in_the_end())
         }
         // No attempt was made, so age ends nothing. A notice would not get away either.
-        (Fate::Defer, Scope::Turn | Scope::Local) => Outcome::Deferred {
+        (Fate::Defer, Scope::OwnLimit | Scope::Yielded | Scope::Local) => Outcome::Deferred {
             due_at: rest,
             problem: problem.clone().for_now(),
             attempt: spool::Attempt::NotCounted,
@@ -268,7 +273,8 @@ pub(crate) fn decide_failure(
     };
     let effect = match (fate, scope) {
         (Fate::Defer, Scope::Lane) => Effect::Failed { retry_at: lane_retry, trouble },
-        (Fate::Defer, Scope::Turn) => Effect::Throttled { retry_at: rest },
+        (Fate::Defer, Scope::Yielded) => Effect::Yielded { retry_at: lane_retry, trouble },
+        (Fate::Defer, Scope::OwnLimit) => Effect::Throttled { retry_at: rest },
         (Fate::Defer, Scope::Message | Scope::Local) | (Fate::Fail, _) => Effect::Neutral,
     };
     let pause = (scope == Scope::Local).then_some(rest);
@@ -385,6 +391,7 @@ mod tests {
 
     use super::*;
     use crate::policy_store::{Extent, PolicyDefer};
+    use crate::queue::yielding::Doing;
 
     const MINUTE: Duration = Duration::from_secs(60);
     const RETRY: [Duration; 2] = [MINUTE, Duration::from_secs(600)];
@@ -617,39 +624,27 @@ mod tests {
     }
 
     #[test]
-    fn a_crowded_host_lets_the_lane_rest_a_moment_and_costs_no_attempt() {
+    fn a_limit_of_ours_lets_the_lane_wait_as_long_as_it_says_and_costs_no_attempt() {
         let mx = Domain::Name(HostName::parse("mx.b.test").unwrap());
         let conclusive = error::Conclusive::No;
-        let error = AttemptError::Host { mx, error: HostError::Crowded, conclusive };
+        let error = AttemptError::Host { mx, error: HostError::TooSoon(MINUTE), conclusive };
         let decided = decide_failure(&[target(3, 1)], &error, &circumstances());
-        assert_eq!(told(&decided.outcomes[0]), "deferred throttled 4.3.2 12s uncounted");
-        assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1022) });
+        assert_eq!(told(&decided.outcomes[0]), "deferred own_limit 4.3.2 60s uncounted");
+        assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1070) });
         assert_eq!(decided.pause, None, "nobody else has to wait");
     }
 
     #[test]
-    fn a_host_that_had_to_give_way_costs_no_attempt_and_cannot_keep_mail_for_ever() {
+    fn who_made_room_waits_as_after_a_failure_costs_no_attempt_and_keeps_no_mail_for_ever() {
         let mx = Domain::Name(HostName::parse("mx.b.test").unwrap());
-        let failure = crate::connect::ConnectFailure {
-            host: mx.clone(),
-            address: None,
-            cause: crate::connect::ConnectCause::GaveWay(MINUTE),
-        };
-        let cases = [
-            (HostError::GaveWay(RemoteText::new("slow")), "connection_lost", "4.2"),
-            (HostError::Connect(failure), "connect_timeout", "4.1"),
-        ];
-        for (error, reason, detail) in cases {
-            let mut walk = Walk::new(Demand::Patient);
-            walk.host_failed(&mx, HostError::NoAddress);
-            walk.host_failed(&mx, error);
-            let error = walk.into_error(MxEvidence::Uncontested);
+        for doing in [Doing::LookingUp, Doing::Asking(mx)] {
+            let error = AttemptError::Yielded { doing };
             let decided =
                 decide_failure(&[target(3, 5000), target(3, 1)], &error, &circumstances());
-            let waits = format!("deferred {reason} 4.{detail} 12s uncounted");
-            assert_eq!(told(&decided.outcomes[0]), waits);
-            assert_eq!(told(&decided.outcomes[1]), format!("failed {reason} 5.{detail}"));
-            assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1022) });
+            assert_eq!(told(&decided.outcomes[0]), "deferred yielded 4.3.2 48s uncounted");
+            assert_eq!(told(&decided.outcomes[1]), "failed yielded 5.3.2");
+            let trouble = Trouble { failures: 1, since: at(1010) };
+            assert_eq!(decided.effect, Effect::Yielded { retry_at: at(1058), trouble });
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) enum Reason {
     Throttled,
     /// Enough of ours wait already: no attempt is counted.
     OwnLimit,
+    /// It took too long while other mail needed the place: no attempt is counted.
+    Yielded,
     /// The route's server does not let us in.
     AuthFailed,
     /// Every address is one that mail from outside must not be sent to.
@@ -95,7 +97,7 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 40] = [
+    pub(crate) const ALL: [Self; 41] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -119,6 +121,7 @@ impl Reason {
         Self::GreetingRefused,
         Self::Throttled,
         Self::OwnLimit,
+        Self::Yielded,
         Self::AuthFailed,
         Self::AddressForbidden,
         Self::NoMailHost,
@@ -168,6 +171,7 @@ impl Reason {
             Self::GreetingRefused => ("greeting_refused", Status::transient(3, 2)),
             Self::Throttled => ("throttled", Status::transient(3, 2)),
             Self::OwnLimit => ("own_limit", Status::transient(3, 2)),
+            Self::Yielded => ("yielded", Status::transient(3, 2)),
             Self::AuthFailed => ("auth_failed", Status::transient(7, 0)),
             Self::AddressForbidden => ("address_forbidden", Status::transient(4, 4)),
             Self::NoMailHost => ("no_mail_host", Status::transient(4, 4)),
@@ -224,6 +228,7 @@ impl Reason {
             | Self::GreetingRefused
             | Self::Throttled
             | Self::OwnLimit
+            | Self::Yielded
             | Self::AuthFailed
             | Self::AddressForbidden
             | Self::NoMailHost

@@ -3,13 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use policy::Observed;
+use policy::{Observed, registrable_domain};
+use smtp::HostName;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::row::{Entry, Room, Row};
-use super::site::{InLine, Site, site_of};
-use super::{Checkout, PoolKey, PoolLimits, WAITING_SHARE};
+use super::site::{Site, Turn, site_of};
+use super::wanted::{Bottleneck, Wanted};
+use super::{Checkout, PoolKey, PoolLimits};
 use crate::connection::Connection;
 
 /// Slow start: connections to a host that has not taken anything from us yet.
@@ -32,12 +34,18 @@ pub(super) struct State {
     pub(super) row: Row,
     /// Does a task watch over `row`?
     pub(super) has_reaper: bool,
+    /// Places taken by all hosts of a registrable domain.
+    pub(super) domains: HashMap<HostName, usize>,
+    /// Where room is waited for.
+    pub(super) wanted: Wanted,
 }
 
 #[derive(Debug)]
 pub(super) struct Host {
     /// The limit that it shares with others.
     pub(super) site: Option<usize>,
+    /// Its registrable domain, unless it is one that the operator wrote down.
+    pub(super) domain: Option<HostName>,
     pub(super) window: usize,
     /// Places taken, parked connections included.
     pub(super) open: usize,
@@ -64,12 +72,28 @@ impl Host {
         self.open < self.window
     }
 
-    /// Is the line long enough? Those who gave up do not count.
-    pub(super) fn is_crowded(&mut self, most: usize) -> bool {
+    /// How many more may wait? Those who gave up do not count. One for each connection is enough: it goes from
+    /// one to the next without a pause, and the others wait where they are in nobody's way.
+    pub(super) fn room_in_line(&mut self) -> usize {
+        let most = self.window.max(1);
         if self.waiters.len() >= most {
             self.waiters.retain(|waiter| !waiter.grant.is_closed());
         }
-        self.waiters.len() >= most
+        most.saturating_sub(self.waiters.len())
+    }
+
+    /// Is it one of those that share `bottleneck`?
+    fn is_at(&self, bottleneck: &Bottleneck) -> bool {
+        match bottleneck {
+            Bottleneck::Limit(site) => self.site == Some(*site),
+            Bottleneck::Site(domain) => self.domain.as_ref() == Some(domain),
+            Bottleneck::Host(_) => false,
+        }
+    }
+
+    fn domain_has_room(&self, domains: &HashMap<HostName, usize>, most: usize) -> bool {
+        let open = self.domain.as_ref().and_then(|domain| domains.get(domain));
+        open.is_none_or(|open| *open < most)
     }
 
     /// The first one who still waits.
@@ -102,6 +126,8 @@ impl State {
             serial: 0,
             row: Row::default(),
             has_reaper: false,
+            domains: HashMap::new(),
+            wanted: Wanted::default(),
         }
     }
 
@@ -109,8 +135,13 @@ impl State {
         let limits = &self.limits;
         self.hosts.entry(key.clone()).or_insert_with(|| {
             let site = site_of(&limits.limits, &key.host);
+            let domain = match (&key.route, key.host.name()) {
+                (None, Some(name)) => Some(registrable_domain(name)),
+                (Some(_), _) | (None, None) => None,
+            };
             Host {
                 site,
+                domain,
                 window: FIRST_WINDOW.min(limits.per_host(site)),
                 open: 0,
                 parked: Vec::new(),
@@ -134,29 +165,83 @@ impl State {
         self.row.sort_anew(|key| site_of(limits, &key.host));
     }
 
-    /// Who may wait for one host, or for one site.
-    pub(super) fn most_waiting(&self) -> usize {
-        (self.limits.total / WAITING_SHARE).max(self.limits.per_host)
+    /// When the next message may go to the site of `key`.
+    pub(super) fn turn(&mut self, key: &PoolKey, now: Instant) -> Turn {
+        // Looked up and not remembered: a host without places has no entry.
+        let Some(site) = site_of(&self.limits.limits, &key.host) else { return Turn::Now };
+        let Some(limit) = self.limits.limits.get(site) else { return Turn::Now };
+        self.sites.entry(site).or_default().turn_in_line(limit, now, self.limits.per_host)
     }
 
-    /// When the next message may go to the site of `key`, and a place in its line until then; none if that
-    /// is too far off, or too many wait.
-    pub(super) fn turn(
+    /// What the hosts of `key` share with others that has no place left, if there is such a thing.
+    pub(super) fn full_site(&self, key: &PoolKey) -> Option<Bottleneck> {
+        let host = self.hosts.get(key)?;
+        if let Some(site) = host.site.filter(|site| !has_room(&self.limits, &self.sites, *site)) {
+            return Some(Bottleneck::Limit(site));
+        }
+        host.domain.as_ref().filter(|domain| self.is_full(domain)).cloned().map(Bottleneck::Site)
+    }
+
+    fn is_full(&self, domain: &HostName) -> bool {
+        self.domains.get(domain).is_some_and(|open| *open >= self.limits.per_site)
+    }
+
+    /// Whether enough wait for what `key` needs, and for what.
+    pub(super) fn crowded(
         &mut self,
         key: &PoolKey,
-        now: Instant,
-    ) -> Option<(Instant, Option<InLine>)> {
-        let most = self.most_waiting();
-        // Looked up and not remembered: a host without places has no entry.
-        let Some(site) = site_of(&self.limits.limits, &key.host) else { return Some((now, None)) };
-        let Some(limit) = self.limits.limits.get(site) else { return Some((now, None)) };
-        self.sites.entry(site).or_default().turn_in_line(limit, now, most)
+        full: Option<&Bottleneck>,
+    ) -> Option<Bottleneck> {
+        if self.host(key).room_in_line() == 0 {
+            return Some(Bottleneck::Host(Arc::new(key.clone())));
+        }
+        full.filter(|bottleneck| self.room_at(bottleneck) == 0).cloned()
     }
 
-    /// Has the site of `key` another place?
-    pub(super) fn site_has_room(&self, key: &PoolKey) -> bool {
-        let site = self.hosts.get(key).and_then(|host| host.site);
-        site.is_none_or(|site| has_room(&self.limits, &self.sites, site))
+    /// How many may wait for what some hosts share: as many as there are places.
+    fn most_waiting(&self, bottleneck: &Bottleneck) -> usize {
+        let limit = |site: &usize| self.limits.limits.get(*site).and_then(|it| it.connections);
+        match bottleneck {
+            Bottleneck::Limit(site) => limit(site).unwrap_or(self.limits.per_site).max(1),
+            Bottleneck::Site(_) | Bottleneck::Host(_) => self.limits.per_site.max(1),
+        }
+    }
+
+    fn waiting_at(&mut self, bottleneck: &Bottleneck) -> usize {
+        let its = self.hosts.values_mut().filter(|host| host.is_at(bottleneck));
+        its.filter_map(|host| host.next_waiter().is_some().then_some(host.waiters.len())).sum()
+    }
+
+    /// Room for how many more attempts is there?
+    pub(super) fn room_at(&mut self, bottleneck: &Bottleneck) -> usize {
+        match bottleneck {
+            Bottleneck::Host(key) => {
+                let is_full = self.open >= self.limits.total || self.full_site(key).is_some();
+                let Some(host) = self.hosts.get_mut(key.as_ref()) else { return 1 };
+                let free = if is_full { 0 } else { host.window.saturating_sub(host.open) };
+                let unused = free + host.parked.len();
+                host.room_in_line() + unused.saturating_sub(host.waiters.len())
+            }
+            Bottleneck::Site(_) | Bottleneck::Limit(_) => {
+                let waiting = self.waiting_at(bottleneck);
+                self.most_waiting(bottleneck).saturating_sub(waiting)
+            }
+        }
+    }
+
+    /// Something at `key` changed: whoever wants to hear of room there, does.
+    pub(super) fn note_room(&mut self, key: &PoolKey) {
+        let Some(host) = self.hosts.get(key) else { return };
+        let shared = [
+            Some(Bottleneck::Host(Arc::new(key.clone()))),
+            host.site.map(Bottleneck::Limit),
+            host.domain.clone().map(Bottleneck::Site),
+        ];
+        for bottleneck in shared.into_iter().flatten() {
+            if self.wanted.has(&bottleneck) && self.room_at(&bottleneck) > 0 {
+                self.wanted.made(bottleneck);
+            }
+        }
     }
 
     /// Nothing is remembered of a host without places.
@@ -176,6 +261,13 @@ impl State {
             let site = self.sites.entry(site).or_default();
             site.open = change(site.open);
         }
+        if let Some(domain) = &host.domain {
+            let open = self.domains.entry(domain.clone()).or_default();
+            *open = change(*open);
+            if *open == 0 {
+                self.domains.remove(domain);
+            }
+        }
     }
 
     pub(super) fn next_serial(&mut self) -> u64 {
@@ -188,9 +280,11 @@ impl State {
     pub(super) fn longest_waiting(&mut self) -> Option<PoolKey> {
         // Those without places whose waiters gave up: no place of theirs will ever be released.
         self.hosts.retain(|_, host| host.open > 0 || host.next_waiter().is_some());
-        let (limits, sites) = (&self.limits, &self.sites);
+        let (limits, sites, domains) = (&self.limits, &self.sites, &self.domains);
         let turns = self.hosts.iter_mut().filter(|(_, host)| {
-            host.has_room() && host.site.is_none_or(|site| has_room(limits, sites, site))
+            host.has_room()
+                && host.site.is_none_or(|site| has_room(limits, sites, site))
+                && host.domain_has_room(domains, limits.per_site)
         });
         let serials =
             turns.filter_map(|(key, host)| host.next_waiter().map(|waiter| (waiter.serial, key)));
@@ -200,21 +294,17 @@ impl State {
     /// Does another host wait for just the place that a connection of `key` holds?
     pub(super) fn is_wanted_elsewhere(&mut self, key: &PoolKey) -> bool {
         let is_full = self.open >= self.limits.total;
-        let full_site = match self.hosts.get(key).and_then(|host| host.site) {
-            Some(site) if !has_room(&self.limits, &self.sites, site) => Some(site),
-            Some(_) | None => None,
-        };
+        let full_site = self.full_site(key);
         // The usual case, found out without a look at all hosts.
         if !is_full && full_site.is_none() {
             return false;
         }
-        let (limits, sites) = (&self.limits, &self.sites);
+        let (limits, sites, domains) = (&self.limits, &self.sites, &self.domains);
         self.hosts.values_mut().any(|host| {
-            let is_held_back = match host.site {
-                Some(site) if Some(site) == full_site => true,
-                Some(site) => is_full && has_room(limits, sites, site),
-                None => is_full,
-            };
+            let shares_full = full_site.as_ref().is_some_and(|full| host.is_at(full));
+            let has_sites = host.site.is_none_or(|site| has_room(limits, sites, site))
+                && host.domain_has_room(domains, limits.per_site);
+            let is_held_back = shares_full || (is_full && has_sites);
             is_held_back && host.has_room() && host.next_waiter().is_some()
         })
     }
@@ -227,6 +317,16 @@ impl State {
             }
         }
         None
+    }
+
+    /// An unused connection to a host of `domain`, likewise.
+    pub(super) fn take_parked_of(&mut self, domain: &HostName) -> Option<(PoolKey, Parked)> {
+        let is_its = |host: &Host| host.domain.as_ref() == Some(domain);
+        let its = self.hosts.iter().filter(|(_, host)| is_its(host));
+        let parked = its.filter_map(|(key, host)| Some((key, host.parked.first()?.serial)));
+        let (key, serial) = parked.min_by_key(|(_, serial)| *serial)?;
+        let key = key.clone();
+        self.unpark(&key, serial).map(|parked| (key, parked))
     }
 
     /// Drops the entries of connections that are in use again, once they are as many as the others: else a

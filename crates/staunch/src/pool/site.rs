@@ -36,7 +36,18 @@ pub(super) struct Site {
     line: Arc<()>,
 }
 
-/// One who waits for a site, for a turn or for a place. Counts as long as it lives, so also a wait that is
+/// When a message may begin.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// At once.
+    Now,
+    /// Then; the place in the line is kept until it is.
+    At(Instant, InLine),
+    /// Not before so long; that is too far off to wait for it.
+    TooFar(Duration),
+}
+
+/// One who waits for a turn. Counts as long as it lives, so also a wait that is
 /// dropped needs no farewell.
 #[derive(Debug)]
 pub(super) struct InLine {
@@ -49,40 +60,28 @@ impl Site {
         limit.connections.is_none_or(|most| self.open < most)
     }
 
-    /// A place in the line, unless `most` have one.
-    pub(super) fn line_up(&self, most: usize) -> Option<InLine> {
-        // One of them is that of the site itself.
-        (Arc::strong_count(&self.line) <= most).then(|| InLine { _line: Arc::clone(&self.line) })
-    }
-
-    /// A turn for one message: when. None if it is too far off to wait for.
+    /// When one message may begin.
     ///
-    /// Turns are handed out evenly over the minute, so no minute has more than its number.
-    fn turn(&mut self, limit: &Limit, now: Instant) -> Option<Instant> {
-        let Some(per_minute) = limit.messages_per_minute else { return Some(now) };
+    /// Turns are handed out evenly over the minute, so no minute has more than its number. So many as may
+    /// have a connection wait for theirs, and `most` where that is not limited: the others are told when to
+    /// come again.
+    pub(super) fn turn_in_line(&mut self, limit: &Limit, now: Instant, most: usize) -> Turn {
+        let Some(per_minute) = limit.messages_per_minute else { return Turn::Now };
         let interval = MINUTE / u32::try_from(per_minute).unwrap_or(u32::MAX);
         let turn = self.next.map_or(now, |next| next.max(now));
-        if turn.duration_since(now) > TURN_WAIT_MAX {
-            return None;
+        let wait = turn.duration_since(now);
+        // One of them is that of the site itself.
+        let in_line = Arc::strong_count(&self.line) - 1;
+        let most = limit.connections.unwrap_or(most).max(1);
+        if !wait.is_zero() && (wait > TURN_WAIT_MAX || in_line >= most) {
+            return Turn::TooFar(wait);
         }
         self.next = Some(turn + interval);
-        Some(turn)
-    }
-
-    /// A turn, and a place in the line if it is one to wait for. None if it is too far off, or `most` wait.
-    pub(super) fn turn_in_line(
-        &mut self,
-        limit: &Limit,
-        now: Instant,
-        most: usize,
-    ) -> Option<(Instant, Option<InLine>)> {
-        let line = self.line_up(most);
-        let is_now = self.next.is_none_or(|next| next <= now);
-        if line.is_none() && limit.messages_per_minute.is_some() && !is_now {
-            return None;
+        if wait.is_zero() {
+            Turn::Now
+        } else {
+            Turn::At(turn, InLine { _line: Arc::clone(&self.line) })
         }
-        let turn = self.turn(limit, now)?;
-        Some((turn, line.filter(|_| turn > now)))
     }
 }
 
@@ -118,12 +117,31 @@ mod tests {
     fn turns_are_spread_over_the_minute_and_not_promised_far_ahead() {
         let limit = limit(0, "*", 6);
         let (mut site, now) = (Site::default(), Instant::now());
-        let seconds = |turn: Option<Instant>| turn.map(|turn| turn.duration_since(now).as_secs());
-        let turns: Vec<_> = (0..5).map(|_| seconds(site.turn(&limit, now))).collect();
-        assert_eq!(turns, [Some(0), Some(10), Some(20), Some(30), None]);
-        let later = now + Duration::from_secs(35);
-        assert_eq!(seconds(site.turn(&limit, later)), Some(40));
+        let mut lines = Vec::new();
+        let mut seconds = |site: &mut Site, at: Instant| match site.turn_in_line(&limit, at, 10) {
+            Turn::Now => Ok(at.duration_since(now).as_secs()),
+            Turn::At(turn, line) => {
+                lines.push(line);
+                Ok(turn.duration_since(now).as_secs())
+            }
+            Turn::TooFar(wait) => Err(wait.as_secs()),
+        };
+        let turns: Vec<_> = (0..5).map(|_| seconds(&mut site, now)).collect();
+        assert_eq!(turns, [Ok(0), Ok(10), Ok(20), Ok(30), Err(40)]);
+        assert_eq!(seconds(&mut site, now + Duration::from_secs(35)), Ok(40));
         let idle = now + Duration::from_secs(500);
-        assert_eq!(seconds(site.turn(&limit, idle)), Some(500), "turns that nobody took are gone");
+        assert_eq!(seconds(&mut site, idle), Ok(500), "turns that nobody took are gone");
+    }
+
+    #[test]
+    fn as_many_wait_for_their_turn_as_may_have_a_connection() {
+        let limit = Limit { connections: Some(1), ..limit(0, "*", 60) };
+        let (mut site, now) = (Site::default(), Instant::now());
+        assert!(matches!(site.turn_in_line(&limit, now, 10), Turn::Now));
+        let first = site.turn_in_line(&limit, now, 10);
+        assert!(matches!(first, Turn::At(..)));
+        assert!(matches!(site.turn_in_line(&limit, now, 10), Turn::TooFar(_)));
+        drop(first);
+        assert!(matches!(site.turn_in_line(&limit, now, 10), Turn::At(..)));
     }
 }

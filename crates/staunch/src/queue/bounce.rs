@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use spool::{
     MessageDetail, MessageId, QueueRow, RecipientNo, RecipientPlace, RecipientState, StoreError,
 };
 
+use super::aftermath::AT_ONCE;
 use super::settle;
 use super::stop::ask;
 use super::underway::Removals;
@@ -25,15 +27,15 @@ pub(super) async fn give_up(
     for row in left {
         messages.entry(row.message).or_default().insert(row.no);
     }
-    let (config, mut returned) = (relay.config(), 0);
-    for (message, recipients) in messages {
+    let config = &relay.config();
+    let ends = messages.into_iter().map(|(message, recipients)| async move {
         let Some(detail) = ask(relay, move |relay| relay.spool.show(message)).await? else {
-            continue;
+            return Ok(0);
         };
-        let count = end(relay, &config, detail, &recipients).await?;
-        returned += u64::try_from(count).unwrap_or(u64::MAX);
-    }
-    Ok(returned)
+        end(relay, config, detail, &recipients).await
+    });
+    let counts: Vec<usize> = stream::iter(ends).buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(counts.into_iter().map(|count| u64::try_from(count).unwrap_or(u64::MAX)).sum())
 }
 
 /// Ends what is still held of `recipients`; returns how many that were.

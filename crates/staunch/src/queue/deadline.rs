@@ -8,12 +8,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use policy::clock::{ClockTrust, Moment};
 use smtp::params::ByMode;
 use spool::{Deadline, LaneKey, MessageDetail, Overdue, OverduePage, StoreError, Told};
 use tokio_util::sync::CancellationToken;
 
+use super::aftermath::AT_ONCE;
 use super::work::{Target, Work};
 use super::{Event, settle, store};
 use crate::outcome::{AgeCounts, Problem, Reason};
@@ -140,11 +142,13 @@ async fn sweep(
     loop {
         let OverduePage { overdue, next } =
             ask(relay, move |spool| spool.overdue(now, after, PAGE)).await?;
-        for which in overdue {
-            if whose(&which) && seen.insert(which.clone()) {
-                is_done &= deal_with(relay, which, moment).await?;
-            }
+        let new = overdue.into_iter().filter(|which| whose(which) && seen.insert(which.clone()));
+        let dealings = new.map(|which| deal_with(relay, which, moment));
+        let mut dealings = stream::iter(dealings).buffer_unordered(AT_ONCE);
+        while let Some(is_dealt_with) = dealings.next().await {
+            is_done &= is_dealt_with?;
         }
+        drop(dealings);
         after = next;
         if after.is_none() {
             return Ok(is_done);

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use spool::LaneKey;
 
-use super::lanes::{Company, Effect};
+use super::lanes::Company;
 use super::underway::Sending;
-use super::work::{Due, Target};
-use super::{Finished, Place, deadline, settle, store};
+use super::work::{Due, Target, Work};
+use super::yielding::Yielding;
+use super::{Finished, Place, aftermath, deadline, settle, store};
 use crate::attempt::{self, Tried};
-use crate::outcome::{self, AgeCounts, Circumstances};
+use crate::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
+use crate::pool::Bottleneck;
 use crate::relay::{Relay, dice};
 use crate::resolve::Freshness;
 use crate::schedule::after;
@@ -20,24 +23,60 @@ const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
 /// When mail is looked at again whose deadline is over: it is gone then. Ours.
 const DEADLINE_REST: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// What became of an attempt.
+#[derive(Debug)]
+pub(crate) enum Over {
+    /// It is settled, or nothing of it had to be.
+    Finished(Finished),
+    /// It came to nothing, since others of ours have all connections there.
+    NoRoom(Box<NoRoom>),
+}
+
+/// Mail that waits for a connection of ours, and for nothing else.
+#[derive(Debug)]
+pub(crate) struct NoRoom {
+    /// The lane.
+    pub(crate) lane: LaneKey,
+    /// Which connections.
+    pub(crate) bottleneck: Bottleneck,
+    /// As it was before.
+    pub(crate) work: Work,
+}
+
 /// Tries `due`, which is marked as `sending`, and settles what came of it.
-pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due, sending: &Sending) -> Finished {
+pub(crate) async fn deliver(
+    relay: &Arc<Relay>,
+    due: Due,
+    sending: &Sending,
+    yielding: &Yielding,
+) -> Over {
+    match try_and_settle(relay, due, (sending, yielding)).await {
+        Ok(finished) => Over::Finished(finished),
+        Err(no_room) => Over::NoRoom(no_room),
+    }
+}
+
+async fn try_and_settle(
+    relay: &Arc<Relay>,
+    due: Due,
+    (sending, yielding): (&Sending, &Yielding),
+) -> Result<Finished, Box<NoRoom>> {
     // Before anything is transmitted: what a peer takes must be settled, or it would be sent again.
     let permit = match relay.spool.settle_permit() {
         Ok(permit) => permit,
         Err(error) => {
             relay.note_store_error(&error);
             tracing::error!(event = "store_failed", %error, "sending pauses: results cannot be stored");
-            return rest(due, relay.now());
+            return Ok(rest(due, relay.now()));
         }
     };
     let due = match still_queued(relay, due, sending).await {
         Ok(due) => due,
-        Err(finished) => return finished,
+        Err(finished) => return Ok(finished),
     };
     let begun = relay.clock.moment();
     if deadline::is_over(&due.work, begun) {
-        return leave(due, begun.now);
+        return Ok(leave(due, begun.now));
     }
     let circumstances = |retry, dice| {
         let ended = relay.clock.moment();
@@ -49,10 +88,18 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due, sending: &Sending) -> 
     let today = relay.config();
     let freshness = freshness(relay, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
     let dice = dice();
-    let (config, result) = match attempt::attempt(relay, &due, sending, freshness).await {
+    let tried = tokio::select! {
+        biased;
+        tried = attempt::attempt(relay, &due, (sending, yielding), freshness) => tried,
+        () = yielding.granted() => {
+            let error = AttemptError::Yielded { doing: yielding.doing() };
+            attempt::ended_without_answer(sending, relay.config(), error)
+        }
+    };
+    let (config, result) = match tried {
         Tried::Ended(config, result) => (config, result),
-        Tried::Astray => return move_on(due, relay.now()),
-        Tried::Withdrawn => return withdrawn(relay, due),
+        Tried::Astray => return Ok(move_on(due, relay.now())),
+        Tried::Withdrawn => return Ok(withdrawn(relay, due)),
     };
     let retry = &config.delivery.retry;
     let decided = match result {
@@ -61,6 +108,10 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due, sending: &Sending) -> 
             settle::Decision { decided, answered: Some(answered), problem: None }
         }
         Err(error) => {
+            if let Some(bottleneck) = error.bottleneck().cloned() {
+                let Due { lane, work, .. } = due;
+                return Err(Box::new(NoRoom { lane, bottleneck, work }));
+            }
             let decided = outcome::decide_failure(targets, &error, &circumstances(retry, dice));
             settle::Decision { decided, answered: None, problem: Some(error.problem()) }
         }
@@ -72,13 +123,11 @@ pub(crate) async fn deliver(relay: &Arc<Relay>, due: Due, sending: &Sending) -> 
     sending.take_back();
     if let (true, Some(problem), Company::Alone) = (lane_failed, problem, due.company) {
         let counts = AgeCounts::for_attempt(begun, relay.clock.moment());
-        if freshness == Freshness::Fresh && counts == AgeCounts::Yes {
-            settle::return_expired(relay, &config, &due, &problem, begun.now).await;
-        }
-        deadline::lane_failed(relay, &due.lane, begun).await;
-        settle::tell_of_delays(relay, &config, &due, &problem).await;
+        let ends_others = freshness == Freshness::Fresh && counts == AgeCounts::Yes;
+        let expired_at = ends_others.then_some(begun.now);
+        aftermath::lane_failed(relay, config, due.lane, (problem, expired_at, begun)).await;
     }
-    finished
+    Ok(finished)
 }
 
 /// A recipient may only be returned for age after an attempt that looked at DNS anew
@@ -128,6 +177,7 @@ fn withdrawn(relay: &Relay, due: Due) -> Finished {
         effect: Effect::Neutral,
         due: Some(relay.now()),
         pause: None,
+        took: None,
     }
 }
 
@@ -139,6 +189,7 @@ fn leave(due: Due, now: Timestamp) -> Finished {
         effect: Effect::Neutral,
         due: Some(after(now, DEADLINE_REST)),
         pause: None,
+        took: None,
         place: Place::Right,
     }
 }
@@ -151,6 +202,7 @@ fn move_on(due: Due, now: Timestamp) -> Finished {
         effect: Effect::Neutral,
         due: Some(now),
         pause: None,
+        took: None,
         place: Place::Astray,
     }
 }
@@ -163,6 +215,7 @@ fn rest(due: Due, now: Timestamp) -> Finished {
         effect: Effect::Neutral,
         due: Some(until),
         pause: Some(until),
+        took: None,
         place: Place::Right,
     }
 }
@@ -177,6 +230,7 @@ mod tests {
         RecipientState, Selection,
     };
 
+    use super::super::lanes::{Class, Ticket};
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, TakenOut, Verb};
     use super::super::work::Work;
@@ -206,10 +260,10 @@ mod tests {
     /// What the lane reads.
     async fn fetched(stage: &Stage) -> Due {
         let (none, now) = (HashSet::new(), clock::now());
-        let found = store::fetch(&stage.relay, lane("a.test"), &none, now).await.unwrap();
+        let found = store::fetch(&stage.relay, lane("a.test"), &none, (64, now)).await.unwrap();
         let [work] = <[Work; 1]>::try_from(found.work).unwrap();
         let (lane, company) = (lane("a.test"), Company::Others);
-        Due { lane, trouble: None, company, work }
+        Due { lane, ticket: Ticket::ALONE, class: Class::New, trouble: None, company, work }
     }
 
     async fn to_whom(stage: &Stage, due: Due) -> Vec<String> {
@@ -251,16 +305,18 @@ mod tests {
     async fn an_attempt_that_has_failed_cannot_be_withdrawn_any_more() {
         let stage = Stage::new();
         let message = commit(&stage, &["x@[192.0.2.1]"]);
-        let due = fetched(&stage).await;
+        let (due, yielding) = (fetched(&stage).await, &Yielding::default());
         let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
-        let tried = attempt::attempt(&stage.relay, &due, &sending, Freshness::Cached).await;
+        let tried =
+            attempt::attempt(&stage.relay, &due, (&sending, yielding), Freshness::Cached).await;
         assert!(matches!(tried, Tried::Ended(_, Err(_))), "{tried:?}");
         assert_eq!(stage.relay.underway.remove(&[(message, RecipientNo(0))]).len(), 1);
         drop(sending);
 
         let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
         stage.relay.underway.remove(&[(message, RecipientNo(0))]);
-        let tried = attempt::attempt(&stage.relay, &due, &sending, Freshness::Cached).await;
+        let tried =
+            attempt::attempt(&stage.relay, &due, (&sending, yielding), Freshness::Cached).await;
         assert!(matches!(tried, Tried::Withdrawn), "{tried:?}");
     }
 

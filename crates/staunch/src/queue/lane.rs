@@ -5,15 +5,20 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use spool::MessageId;
 
-use super::lanes::Trouble;
-use super::shaping::Shape;
+use super::lanes::{Class, Group, Ticket};
+use super::shaping::{Gate, Shape};
+use crate::outcome::{Effect, Trouble};
+use crate::pool::Bottleneck;
 use crate::schedule::after;
 
-/// Jobs a lane keeps in memory at most; what arrives beyond is read back from the store in its turn.
-pub(crate) const READY_MAX: usize = 64;
-/// Jobs a lane keeps for each attempt that it may have at once: a lane that is slow or new must not fill
-/// the memory that all share. With fewer than one for each, more are read.
+/// Jobs that a lane may keep ready whose next hop took mail before. Ours: at the rates that a disk allows it is
+/// a second's mail; what arrives beyond is read back from the store in its turn.
+pub(super) const READY_MAX: usize = 2_048;
+/// Jobs that any other lane keeps for each attempt that it may have at once. With fewer than one for each, more
+/// are read.
 pub(super) const READY_PER_ATTEMPT: usize = 4;
+/// A lane with fewer ready jobs than attempts is read; this is enough for any number of those.
+const READ_BELOW_MAX: usize = 16;
 
 /// One message's recipients in one lane, ready to be tried.
 pub(crate) trait Job {
@@ -22,6 +27,9 @@ pub(crate) trait Job {
 
     /// Its place in the lane: the lowest is tried first ([`spool::turn`]).
     fn turn(&self) -> Timestamp;
+
+    /// Octets of memory that it takes, about.
+    fn octets(&self) -> u64;
 }
 
 /// Is a lane being read from the store?
@@ -29,84 +37,172 @@ pub(crate) trait Job {
 pub(super) enum Reading {
     /// No.
     Not,
-    /// It waits for its turn in `Lanes::to_read`.
-    Soon,
     /// Yes.
     Now,
     /// Yes, but mail was taken out of the store since: what comes may be gone.
     Outdated,
 }
 
-impl Reading {
-    pub(super) fn is_under_way(self) -> bool {
-        match self {
-            Self::Not | Self::Soon => false,
-            Self::Now | Self::Outdated => true,
-        }
-    }
+/// Where a lane stands that may have something to do. It stands in one row at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stand {
+    /// In none: it rests, or only what runs or is read can change something.
+    Nowhere,
+    /// Among those that something has happened to.
+    Changed,
+    /// Among those of its class that something can begin in.
+    InRing,
+    /// Among those of its class that are to be read first.
+    ToRead,
+    /// Among those that wait for a connection to the same hosts.
+    AtSite,
 }
 
-/// May anything start in a lane, as far as the operator is concerned?
+/// Who says where the mail of a lane goes?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Gate {
-    /// It may.
-    Open,
-    /// The lane is paused.
-    Closed,
+pub(super) enum Hop {
+    /// The operator, in a route.
+    OfRoute,
+    /// The next hop's own DNS.
+    OfDomain,
+}
+
+/// How were its attempts lately?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Pace {
+    /// Nothing is to be said of them.
+    Usual,
+    /// The last one was slow, and none has taken mail since.
+    Slow,
+}
+
+/// Does a lane stand before the others of its class?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Precedence {
+    /// It does not.
+    None,
+    /// Once: it had its turn, and what it needed is there now.
+    Once,
+    /// Until its next attempt begins: there is room for it at its site.
+    Called,
+}
+
+/// What a lane could do now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Wish {
+    /// Nothing, before an event or its time.
+    Rest,
+    /// Begin an attempt, if it had a place; perhaps it has to be read first.
+    Begin,
+    /// Be read while its attempts run, so that the next ones begin at once.
+    ReadAhead,
 }
 
 #[derive(Debug)]
 pub(super) struct Lane<J> {
-    pub(super) ready: VecDeque<J>,
-    /// Messages that are ready or in flight here, each with the count of fetches when it came. A fetch
-    /// skips them, so what else of them is due in the lane is looked for when they are done.
-    pub(super) known: HashMap<MessageId, u64>,
+    pub(super) group: Group,
+    pub(super) hop: Hop,
+    ready: VecDeque<J>,
+    /// Octets of `ready`.
+    octets: u64,
+    /// Messages that are ready or in flight here. A fetch skips them, so what else of them is due in the lane
+    /// is looked for when they are done.
+    known: HashMap<MessageId, Known>,
     /// Fetches that have ended.
-    pub(super) fetches: u64,
-    pub(super) in_flight: u32,
-    pub(super) window: u32,
+    fetches: u64,
+    in_flight: u32,
+    window: u32,
     pub(super) trouble: Option<Trouble>,
+    pub(super) pace: Pace,
     /// Not before this time, because the hosts failed.
-    pub(super) retry_at: Option<Timestamp>,
+    retry_at: Option<Timestamp>,
     /// The earliest time at which the store has something due that is not in memory.
-    pub(super) stored_due: Option<Timestamp>,
-    pub(super) reading: Reading,
+    stored_due: Option<Timestamp>,
+    reading: Reading,
     /// What the operator lets it do.
-    pub(super) shape: Shape,
+    shape: Shape,
     /// When its next attempt may begin, if it may not begin at any time.
-    pub(super) turn: Option<Timestamp>,
-    /// Attempts in flight that began while it was in trouble.
-    pub(super) probes: u32,
+    next_slot: Option<Timestamp>,
     /// Is its mail being moved to other lanes? Then nothing starts.
-    pub(super) is_frozen: bool,
+    is_frozen: bool,
     /// Has the operator stopped it?
-    pub(super) gate: Gate,
-    /// Is it in `Lanes::runnable`?
-    pub(super) listed: bool,
+    gate: Gate,
+    pub(super) stand: Stand,
+    /// The class of the ring or row in which it stands.
+    pub(super) stands_as: Class,
+    /// What its attempts lately waited for.
+    pub(super) site: Option<Bottleneck>,
+    pub(super) precedence: Precedence,
     /// Its entry in `Lanes::waiting`.
     pub(super) alarm: Option<Timestamp>,
 }
 
+/// A message that is ready or in flight.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The count of fetches when it came.
+    came: u64,
+    /// Its attempt.
+    ticket: Option<Ticket>,
+}
+
 impl<J> Lane<J> {
-    pub(super) fn new(shape: Shape, gate: Gate) -> Self {
+    pub(super) fn new(group: Group, hop: Hop, shape: Shape, gate: Gate) -> Self {
         Self {
+            group,
+            hop,
             ready: VecDeque::new(),
+            octets: 0,
             known: HashMap::new(),
             fetches: 0,
             in_flight: 0,
             window: 1,
             trouble: None,
+            pace: Pace::Usual,
             retry_at: None,
             stored_due: None,
             reading: Reading::Not,
-            is_frozen: false,
             shape,
-            turn: None,
-            probes: 0,
+            next_slot: None,
+            is_frozen: false,
             gate,
-            listed: false,
+            stand: Stand::Nowhere,
+            stands_as: Class::New,
+            site: None,
+            precedence: Precedence::None,
             alarm: None,
         }
+    }
+
+    pub(super) fn set_shape(&mut self, shape: Shape) {
+        self.shape = shape;
+        self.window = self.window.min(shape.most);
+    }
+
+    pub(super) fn set_gate(&mut self, gate: Gate) {
+        self.gate = gate;
+    }
+
+    pub(super) fn freeze(&mut self) {
+        self.is_frozen = true;
+    }
+
+    pub(super) fn thaw(&mut self) {
+        self.is_frozen = false;
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        back_off: Option<(Trouble, Timestamp)>,
+        due: Option<Timestamp>,
+    ) {
+        self.trouble = back_off.map(|(trouble, _)| trouble);
+        self.retry_at = back_off.map(|(_, retry_at)| retry_at);
+        self.stored_due = due;
+    }
+
+    pub(super) fn messages(&self) -> impl Iterator<Item = MessageId> {
+        self.known.keys().copied()
     }
 
     pub(super) fn waits(&self, now: Timestamp) -> bool {
@@ -118,39 +214,77 @@ impl<J> Lane<J> {
         self.is_frozen || self.gate == Gate::Closed
     }
 
-    /// May an attempt begin that has a place?
+    /// What it could do now.
+    pub(super) fn wish(&self, now: Timestamp) -> Wish {
+        if self.waits(now) {
+            Wish::Rest
+        } else if self.has_window(now) && (!self.ready.is_empty() || self.wants_read(now)) {
+            Wish::Begin
+        } else if self.in_flight > 0 && self.wants_read(now) {
+            Wish::ReadAhead
+        } else {
+            Wish::Rest
+        }
+    }
+
+    /// May one more attempt run, as far as the lane goes?
+    fn has_window(&self, now: Timestamp) -> bool {
+        self.in_flight < self.window && self.next_slot(now).is_none()
+    }
+
+    /// Has it a job that may begin?
     pub(super) fn can_start(&self, now: Timestamp) -> bool {
-        self.in_flight < self.window && !self.ready.is_empty() && self.next_turn(now).is_none()
+        !self.waits(now) && self.has_window(now) && !self.ready.is_empty()
+    }
+
+    /// Does nothing of it run?
+    pub(super) fn is_still(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Has the store something for it that it could take?
+    pub(super) fn wants_read(&self, now: Timestamp) -> bool {
+        self.reading == Reading::Not
+            && self.ready.len() < self.attempts_at_once().min(READ_BELOW_MAX)
+            && self.stored_due.is_some_and(|at| at <= now)
     }
 
     /// When its next attempt may begin, if it must wait for that.
-    fn next_turn(&self, now: Timestamp) -> Option<Timestamp> {
+    fn next_slot(&self, now: Timestamp) -> Option<Timestamp> {
         // A clock that was ahead may have set it.
         let latest = after(now, self.shape.interval?);
-        self.turn.filter(|turn| *turn > now && *turn <= latest)
+        self.next_slot.filter(|slot| *slot > now && *slot <= latest)
     }
 
     /// Jobs that it may keep ready.
-    pub(super) fn room(&self) -> usize {
-        self.attempts_at_once().saturating_mul(READY_PER_ATTEMPT).min(READY_MAX)
+    pub(super) fn room(&self, class: Class) -> usize {
+        match class {
+            Class::Proven => READY_MAX,
+            Class::New => self.attempts_at_once().saturating_mul(READY_PER_ATTEMPT),
+            Class::Troubled => 1,
+        }
     }
 
     fn attempts_at_once(&self) -> usize {
         usize::try_from(self.window).unwrap_or(usize::MAX)
     }
 
-    /// Has the store something for it that it could take?
-    pub(super) fn wants_fetch(&self, now: Timestamp) -> bool {
-        self.ready.len() < self.attempts_at_once().min(READY_MAX / READY_PER_ATTEMPT)
-            && self.stored_due.is_some_and(|at| at <= now)
+    /// It rests: what is empty needs no memory.
+    pub(super) fn release_memory(&mut self) {
+        if self.ready.is_empty() {
+            self.ready = VecDeque::new();
+        }
+        if self.known.is_empty() {
+            self.known = HashMap::new();
+        }
     }
 
     /// Has it nothing to remember?
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
         let is_backing_off = self.retry_at.is_some_and(|at| at > now);
         let is_at_rest = self.reading == Reading::Not && !self.is_frozen && !is_backing_off;
-        let has_turn = self.next_turn(now).is_none();
-        self.known.is_empty() && self.stored_due.is_none() && is_at_rest && has_turn
+        let has_slot = self.next_slot(now).is_none();
+        self.known.is_empty() && self.stored_due.is_none() && is_at_rest && has_slot
     }
 
     /// When something can be done here that cannot be done now, if no event comes before.
@@ -162,31 +296,146 @@ impl<J> Lane<J> {
             return self.retry_at.max(self.stored_due);
         }
         let stored = self.stored_due.filter(|at| *at > now);
-        stored.into_iter().chain(self.next_turn(now)).min()
+        stored.into_iter().chain(self.next_slot(now)).min()
     }
 
+    /// The store has something due at `due`.
     pub(super) fn stored(&mut self, due: Timestamp) {
         self.stored_due = Some(self.stored_due.map_or(due, |earlier| earlier.min(due)));
+    }
+
+    /// It need not wait for its hosts.
+    pub(super) fn end_wait(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Waits no longer than until `latest`. Says whether it did.
+    pub(super) fn cut_waits(&mut self, now: Timestamp, latest: Timestamp) -> bool {
+        let is_far = [self.retry_at, self.stored_due].into_iter().flatten().any(|at| at > latest);
+        if is_far {
+            self.retry_at = self.retry_at.filter(|at| *at <= latest);
+            self.stored(now);
+        }
+        is_far
+    }
+
+    /// What the store has may be other than what is being read.
+    pub(super) fn outdate(&mut self) {
+        if self.reading == Reading::Now {
+            self.reading = Reading::Outdated;
+        }
+    }
+
+    /// It is read from now on.
+    pub(super) fn begin_read(&mut self) {
+        self.reading = Reading::Now;
+        // What becomes due while the fetch runs is told by its answer or by an arrival.
+        self.stored_due = None;
+    }
+
+    /// It was read. Is what came of use?
+    pub(super) fn end_read(&mut self, now: Timestamp) -> bool {
+        let is_of_use = self.reading == Reading::Now && !self.waits(now);
+        self.reading = Reading::Not;
+        self.fetches += 1;
+        is_of_use
+    }
+
+    /// May what arrives be tried before the store is asked? Not behind older mail there.
+    pub(super) fn is_read_up(&self, now: Timestamp) -> bool {
+        self.stored_due.is_none_or(|at| at > now) && self.reading == Reading::Not
+    }
+
+    /// An attempt is over: what follows for the lane.
+    pub(super) fn learn(&mut self, effect: Effect) {
+        match effect {
+            Effect::Works => {
+                self.window = self.window.saturating_add(1).min(self.shape.most);
+                self.trouble = None;
+                self.retry_at = None;
+                self.pace = Pace::Usual;
+            }
+            Effect::Answers => {
+                self.pace = Pace::Usual;
+                if self.trouble.take().is_some() {
+                    self.retry_at = None;
+                }
+            }
+            Effect::Neutral => {}
+            Effect::Failed { retry_at, trouble } | Effect::Yielded { retry_at, trouble } => {
+                self.window = 1;
+                // Attempts that failed side by side are one failure.
+                if self.trouble.is_none_or(|known| known.failures < trouble.failures) {
+                    self.trouble = Some(trouble);
+                    self.retry_at = Some(retry_at);
+                }
+            }
+            Effect::Throttled { retry_at } => {
+                self.window = (self.window / 2).max(1);
+                self.retry_at = Some(retry_at);
+            }
+        }
+    }
+
+    /// With a window of one nothing else starts before what runs has ended.
+    pub(super) fn is_alone(&self) -> bool {
+        self.in_flight == 1 && self.window == 1
     }
 }
 
 impl<J: Job> Lane<J> {
-    /// Keeps `job` ready, behind those whose turn is before it.
-    pub(super) fn take(&mut self, job: J) {
-        self.known.insert(job.message(), self.fetches);
-        let before = self.ready.iter().rposition(|other| other.turn() <= job.turn());
-        self.ready.insert(before.map_or(0, |place| place + 1), job);
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 
-    /// Gives the ready jobs back to the store's care; returns how many.
-    pub(super) fn unload(&mut self) -> usize {
-        let count = self.ready.len();
+    pub(super) fn knows(&self, message: MessageId) -> bool {
+        self.known.contains_key(&message)
+    }
+
+    /// Keeps `job` ready, behind those whose turn is before it. Returns its octets.
+    pub(super) fn take(&mut self, job: J) -> u64 {
+        let octets = job.octets();
+        self.known.insert(job.message(), Known { came: self.fetches, ticket: None });
+        let before = self.ready.iter().rposition(|other| other.turn() <= job.turn());
+        self.ready.insert(before.map_or(0, |place| place + 1), job);
+        self.octets += octets;
+        octets
+    }
+
+    /// Begins an attempt; it is known by `ticket`. Returns the octets that are not ready any more.
+    pub(super) fn start(&mut self, ticket: Ticket, now: Timestamp) -> Option<(J, u64)> {
+        let job = self.ready.pop_front()?;
+        let octets = job.octets();
+        self.octets = self.octets.saturating_sub(octets);
+        if let Some(known) = self.known.get_mut(&job.message()) {
+            known.ticket = Some(ticket);
+        }
+        self.in_flight += 1;
+        self.next_slot = self.shape.interval.map(|interval| after(now, interval));
+        Some((job, octets))
+    }
+
+    /// The attempt on `message` is over. Returns its ticket.
+    pub(super) fn finish(&mut self, message: MessageId) -> Option<Ticket> {
+        let known = self.known.remove(&message)?;
+        let ticket = known.ticket?;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        // Other recipients of the message that became due meanwhile were skipped.
+        if self.reading != Reading::Not || known.came < self.fetches {
+            self.stored(Timestamp::MIN);
+        }
+        Some(ticket)
+    }
+
+    /// Gives the ready jobs back to the store's care; returns their octets.
+    pub(super) fn unload(&mut self) -> u64 {
+        if self.ready.is_empty() {
+            return 0;
+        }
         for job in self.ready.drain(..) {
             self.known.remove(&job.message());
         }
-        if count > 0 {
-            self.stored(Timestamp::MIN);
-        }
-        count
+        self.stored(Timestamp::MIN);
+        std::mem::take(&mut self.octets)
     }
 }

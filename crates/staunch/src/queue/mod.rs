@@ -3,6 +3,7 @@
 //! It waits for nothing but its events and the clock. Reading the store, trying and settling happen
 //! in tasks of their own, which report back; so no domain, however slow, holds the others up.
 
+pub(crate) mod aftermath;
 mod bounce;
 pub(crate) mod deadline;
 pub(crate) mod deliver;
@@ -11,33 +12,42 @@ pub(crate) mod intake;
 mod lane;
 pub(crate) mod lanes;
 pub(crate) mod notice;
+mod proofs;
 pub(crate) mod settle;
 pub(crate) mod shaping;
 #[cfg(test)]
 pub(crate) mod stage;
 pub(crate) mod stop;
 pub(crate) mod store;
+pub(crate) mod sweep;
 pub(crate) mod telling;
 pub(crate) mod underway;
 pub(crate) mod work;
+pub(crate) mod yielding;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use smtp::HostName;
 use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::outcome::{Effect, Trouble};
+use crate::pool::Bottleneck;
 use crate::relay::Relay;
 use crate::route;
 use crate::schedule::after;
+use deliver::{NoRoom, Over};
 use follow::{Astray, End, Followed, Frozen};
-use lanes::{Action, Effect, Lanes, Trouble};
+use lanes::{Action, Group, Lanes, Ticket};
+use proofs::Proofs;
 use work::{Arrival, Due, Work};
+use yielding::Yielding;
 
 /// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
 pub(crate) const EVENTS_MAX: usize = 4_096;
@@ -63,7 +73,11 @@ pub(crate) enum Event {
         found: Result<store::Found, StoreError>,
     },
     /// An attempt is over and settled.
-    Finished(Finished),
+    Finished(Ticket, Finished),
+    /// An attempt could not have a connection.
+    NoRoom(Ticket, Box<NoRoom>),
+    /// The mail of an attempt goes to hosts of this registrable domain.
+    Found(Ticket, Group),
     /// The operator wants a lane tried now.
     RetryNow(LaneKey),
     /// Nothing waits longer than until then: a clock that was ahead has set such times.
@@ -100,6 +114,8 @@ pub(crate) struct Finished {
     pub(crate) pause: Option<Timestamp>,
     /// Where does the mail that is left wait?
     pub(crate) place: Place,
+    /// The host that took mail.
+    pub(crate) took: Option<HostName>,
 }
 
 /// Has mail other next hops now?
@@ -126,6 +142,9 @@ pub(crate) struct Queue {
     relay: Arc<Relay>,
     lanes: Lanes<Work>,
     events: mpsc::Receiver<Event>,
+    /// Attempts that run.
+    running: HashMap<Ticket, Arc<Yielding>>,
+    proofs: Proofs,
     /// Lanes whose mail is to be looked at, because it may have another next hop today.
     to_follow: VecDeque<LaneKey>,
     /// Is that being done for some of them?
@@ -153,11 +172,13 @@ impl Queue {
                     Some((row, trouble.next_probe_at))
                 }
             };
-            lanes.restore(summary.key, back_off, summary.earliest_due);
+            lanes.restore(&summary.key, back_off, summary.earliest_due);
         }
         lanes.set_pause(relay.switches.pause(&relay.config()));
         let to_follow = VecDeque::new();
-        Ok(Self { relay, lanes, events, to_follow, is_following: false })
+        Proofs::restore(&relay, &mut lanes);
+        let (running, proofs) = (HashMap::new(), Proofs::default());
+        Ok(Self { relay, lanes, events, running, proofs, to_follow, is_following: false })
     }
 
     /// Runs until `stop`, then until what runs has ended: the caller drops it when its grace is over.
@@ -173,7 +194,11 @@ impl Queue {
                     Some(event) => self.handle_all(event),
                     None => return,
                 },
-                () = tokio::time::sleep(sleep) => {}
+                made = self.relay.pool.room_made() => made.iter().for_each(|it| self.call(it)),
+                () = tokio::time::sleep(sleep) => {
+                    self.call_all();
+                    self.proofs.write(&self.relay);
+                }
             }
         }
         while self.lanes.in_flight() > 0 {
@@ -182,14 +207,34 @@ impl Queue {
                 None => return,
             }
         }
+        self.proofs.write(&self.relay);
     }
 
     fn sleep(&self) -> Duration {
-        let Some(at) = self.lanes.next_wake() else { return SLEEP_MAX };
+        let most = self.lanes.review_in().unwrap_or(SLEEP_MAX);
+        let Some(at) = self.lanes.next_wake() else { return most };
         let wait = at.duration_since(self.relay.now());
         // A millisecond more, so that it is not woken just before the time.
         let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO) + Duration::from_millis(1);
-        wait.min(SLEEP_MAX)
+        wait.min(most)
+    }
+
+    /// Lets lanes go on for which there are connections now.
+    fn call(&mut self, bottleneck: &Bottleneck) {
+        if !self.lanes.is_waited_for(bottleneck) {
+            return;
+        }
+        let room = self.relay.pool.room_at(bottleneck);
+        self.lanes.room(bottleneck, room, self.relay.now());
+        if room > 0 && self.lanes.is_waited_for(bottleneck) {
+            self.relay.pool.tell_of_room(bottleneck);
+        }
+    }
+
+    /// Whoever was called and had no use for it may have been the last one that would have told of room.
+    fn call_all(&mut self) {
+        let waited_for: Vec<Bottleneck> = self.lanes.waited_for().cloned().collect();
+        waited_for.iter().for_each(|bottleneck| self.call(bottleneck));
     }
 
     /// Takes everything that waits, so that a burst of events costs one round of scheduling.
@@ -219,13 +264,14 @@ impl Queue {
                 tracing::error!(event = "store_failed", %lane, %error, "the queue cannot be read");
                 self.lanes.fetched(&lane, Vec::new(), Some(after(now, STORE_REST)), now);
             }
-            Event::Finished(Finished { lane, message, effect, due, pause, place }) => {
-                if let Some(until) = pause {
-                    self.lanes.pause(until);
-                }
-                self.lanes.finished(&lane, message, effect, due);
-                self.follow_if(place, lane);
+            Event::Finished(ticket, finished) => self.finished(ticket, finished),
+            Event::NoRoom(ticket, no_room) => {
+                let NoRoom { lane, bottleneck, work } = *no_room;
+                self.running.remove(&ticket);
+                self.lanes.sent_back(&lane, work.message, (bottleneck.clone(), work), now);
+                self.call(&bottleneck);
             }
+            Event::Found(ticket, host) => self.lanes.found(ticket, host, now),
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
             Event::CutWaits { latest } => self.lanes.cut_waits(now, latest),
             Event::Due(lanes) => self.due(lanes, now),
@@ -248,43 +294,63 @@ impl Queue {
         }
     }
 
+    fn finished(&mut self, ticket: Ticket, finished: Finished) {
+        let Finished { lane, message, effect, due, pause, place, took } = finished;
+        self.running.remove(&ticket);
+        if let Some(until) = pause {
+            self.lanes.pause(until);
+        }
+        if let Some(host) = took {
+            self.proofs.note(&self.relay, &mut self.lanes, (&lane, &host));
+        }
+        self.lanes.finished(&lane, message, effect, due);
+        self.follow_if(place, lane);
+    }
+
     fn start_what_can_start(&mut self) {
         let now = self.relay.now();
         while let Some(action) = self.lanes.next(now) {
             match action {
-                Action::Start { lane, trouble, company, job } => {
-                    self.start(Due { lane, trouble, company, work: job });
+                Action::Start { lane, ticket, class, trouble, company, job } => {
+                    self.start(Due { lane, ticket, class, trouble, company, work: job });
                 }
-                Action::Fetch { lane, known } => self.fetch(lane, known, now),
+                Action::Fetch { lane, known, most } => self.fetch(lane, known, most, now),
+                Action::GiveWay(ticket) => {
+                    if !self.running.get(&ticket).is_some_and(|yielding| yielding.ask()) {
+                        self.lanes.asked_in_vain(ticket);
+                    }
+                }
             }
         }
-        let is_full = self.lanes.is_full();
-        self.relay.is_full.send_if_modified(|known| std::mem::replace(known, is_full) != is_full);
     }
 
-    fn start(&self, due: Due) {
+    fn start(&mut self, due: Due) {
         let relay = Arc::clone(&self.relay);
-        let lane = due.lane.clone();
+        let (lane, ticket) = (due.lane.clone(), due.ticket);
         let message = due.work.message;
+        let yielding = Arc::<Yielding>::default();
+        self.running.insert(ticket, Arc::clone(&yielding));
         let recipients: Vec<RecipientNo> = due.work.targets.iter().map(|t| t.no).collect();
         // Marked before anybody else can ask.
         let sending = relay.underway.begin(message, recipients.clone());
         self.relay.tracker.spawn(async move {
-            let attempt = deliver::deliver(&relay, due, &sending);
+            let attempt = deliver::deliver(&relay, due, &sending, &yielding);
             let attempt = AssertUnwindSafe(attempt).catch_unwind().await;
             drop(sending);
-            let finished = match attempt {
-                Ok(finished) => finished,
+            let event = match attempt {
+                Ok(Over::Finished(finished)) => Event::Finished(ticket, finished),
+                Ok(Over::NoRoom(no_room)) => Event::NoRoom(ticket, no_room),
                 Err(_) => {
                     tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
                     let until = after(relay.now(), BUG_REST);
                     settle::put_aside(&relay, message, recipients, until).await;
                     let (effect, due) = (Effect::Neutral, Some(until));
-                    let place = Place::Right;
-                    Finished { lane, message, effect, due, pause: None, place }
+                    let (pause, place, took) = (None, Place::Right, None);
+                    let finished = Finished { lane, message, effect, due, pause, place, took };
+                    Event::Finished(ticket, finished)
                 }
             };
-            relay.tell_queue(Event::Finished(finished)).await;
+            relay.tell_queue(event).await;
         });
     }
 
@@ -357,10 +423,10 @@ impl Queue {
         });
     }
 
-    fn fetch(&self, lane: LaneKey, known: HashSet<MessageId>, now: Timestamp) {
+    fn fetch(&self, lane: LaneKey, known: HashSet<MessageId>, most: usize, now: Timestamp) {
         let relay = Arc::clone(&self.relay);
         self.relay.tracker.spawn(async move {
-            let found = store::fetch(&relay, lane.clone(), &known, now).await;
+            let found = store::fetch(&relay, lane.clone(), &known, (most, now)).await;
             relay.tell_queue(Event::Fetched { lane, found }).await;
         });
     }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use smtp::HostName;
 use spool::{
-    Attempt, Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
+    Attempt, Change, Deferral, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
     SettlePermit, Settled, Settlement, StoreError, Told,
 };
 use tokio::sync::oneshot;
 
-use super::lanes::Effect;
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
-use super::{Finished, intake, store};
+use super::{Finished, intake};
 use crate::config::{Config, Patience};
 use crate::events;
-use crate::outcome::{AgeCounts, Answered, Decided, Outcome, Problem, Reason};
+use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome, Problem, Reason};
 use crate::relay::{Counted, Relay};
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
@@ -67,64 +67,13 @@ pub(crate) async fn settle(
         pause: decided.pause,
         // Whatever it was when the attempt began: the configuration may have changed since.
         place: due.place(&relay.config()),
+        took: took(decided.effect, answered),
     }
 }
 
-/// Returns what else in the lane was too old when the attempt on `due` began: it spoke for the whole
-/// next hop, so nothing is asked again for each of a thousand messages. Nothing else of the lane may be
-/// under way. Each message is one settlement with its own notice, so a crash leaves the others as they
-/// were.
-pub(crate) async fn return_expired(
-    relay: &Arc<Relay>,
-    config: &Config,
-    due: &Due,
-    problem: &Problem,
-    started: Timestamp,
-) {
-    let problem = problem.clone().in_the_end();
-    let mut after = None;
-    loop {
-        let Ok(page) = store::expired(relay, due.lane.clone(), started, after).await else {
-            return;
-        };
-        for work in page.work {
-            // Who was in this lane may be in another one now, with a next hop that works.
-            if !relay.is_of_today(config) {
-                return;
-            }
-            if end(relay, config, &due.lane, work, &problem).await.is_err() {
-                return;
-            }
-        }
-        after = page.next;
-        if after.is_none() {
-            return;
-        }
-    }
-}
-
-/// Returns `work`, which was read a while ago, because of `problem`: whoever of it is still in the queue. From then on
-/// an operator who takes them out of it is told that it is too late.
-///
-/// # Errors
-///
-/// [`StoreError`]; then nobody was returned.
-async fn end(
-    relay: &Arc<Relay>,
-    config: &Config,
-    lane: &LaneKey,
-    mut work: Work,
-    problem: &Problem,
-) -> Result<(), StoreError> {
-    let recipients = work.targets.iter().map(|target| target.no).collect();
-    let sending = relay.underway.begin(work.message, recipients);
-    store::keep_queued(relay, lane, &mut work, &sending).await?;
-    if work.targets.is_empty() || !sending.hand_over() {
-        return Ok(());
-    }
-    let permit = relay.spool.settle_permit()?;
-    fail(relay, config, permit, &work, problem).await;
-    Ok(())
+/// The host that took mail.
+fn took(effect: Effect, answered: Option<&Answered>) -> Option<HostName> {
+    answered.and_then(|answered| answered.mx.name()).filter(|_| effect == Effect::Works).cloned()
 }
 
 /// Returns all of `work` because of `problem`.
@@ -163,40 +112,8 @@ pub(super) async fn tell_delay(
     write(relay, config, permit, writing).await;
 }
 
-/// Tells the senders of what else waits in the lane because of `problem`, and has waited for as long as they
-/// shall be left in peace. Nothing else of the lane may be under way. Each message is one settlement, so a
-/// crash in the middle repeats no notice and forgets none.
-pub(crate) async fn tell_of_delays(
-    relay: &Arc<Relay>,
-    config: &Config,
-    due: &Due,
-    problem: &Problem,
-) {
-    let Some(since) = patience(relay, config).ends_for(problem.reason, relay.now()) else {
-        return;
-    };
-    let problem = problem.clone().for_now();
-    let mut after = None;
-    loop {
-        let Ok(page) = store::unwarned(relay, due.lane.clone(), since, after).await else {
-            return;
-        };
-        for work in page.work {
-            if !relay.is_of_today(config) {
-                return;
-            }
-            let Ok(permit) = relay.spool.settle_permit() else { return };
-            tell_delay(relay, config, permit, &work, (&problem, Told::Delay)).await;
-        }
-        after = page.next;
-        if after.is_none() {
-            return;
-        }
-    }
-}
-
 /// By a clock that may be wrong nobody waits too long.
-fn patience(relay: &Relay, config: &Config) -> Patience {
+pub(super) fn patience(relay: &Relay, config: &Config) -> Patience {
     match relay.age_counts() {
         AgeCounts::Yes => config.delivery.delay_notice,
         AgeCounts::ClockSuspect => Patience::ENDLESS,
@@ -315,7 +232,10 @@ fn change(outcome: &Outcome, now: Timestamp) -> Change {
 
 fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpdate> {
     let state = match (decision.decided.effect, &decision.problem) {
-        (Effect::Failed { retry_at, trouble }, Some(problem)) => LaneState::Failing(LaneTrouble {
+        (
+            Effect::Failed { retry_at, trouble } | Effect::Yielded { retry_at, trouble },
+            Some(problem),
+        ) => LaneState::Failing(LaneTrouble {
             failures: trouble.failures,
             next_probe_at: retry_at,
             first_failed_at: trouble.since,
@@ -323,9 +243,8 @@ fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpd
         }),
         // Also if nothing was known against it at the start: another attempt may have failed meanwhile.
         (Effect::Works | Effect::Answers, _) => LaneState::Healthy,
-        (Effect::Failed { .. }, None) | (Effect::Neutral | Effect::Throttled { .. }, _) => {
-            return None;
-        }
+        (Effect::Failed { .. } | Effect::Yielded { .. }, None)
+        | (Effect::Neutral | Effect::Throttled { .. }, _) => return None,
     };
     Some(LaneUpdate { key: due.lane.clone(), state })
 }
@@ -338,79 +257,4 @@ fn next_due(due: &Due, decided: &Decided, now: Timestamp) -> Option<Timestamp> {
     });
     let rest = (due.work.rest == Rest::Waiting).then_some(now);
     deferred.chain(rest).min()
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::SignedDuration;
-    use smtp::{Mailbox, ReversePath};
-    use spool::{
-        Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState, Selection,
-    };
-
-    use super::super::lanes::Company;
-    use super::super::stage::{BODY, Stage, lane};
-    use super::super::stop::{self, TakenOut, Verb};
-    use super::*;
-    use crate::accept::facts_of;
-    use crate::clock;
-
-    /// A message for `a.test` that is too old.
-    fn commit(stage: &Stage, recipient: &str) -> MessageId {
-        let now = clock::now();
-        let recipient = NewRecipient {
-            mailbox: Mailbox::parse(recipient).unwrap(),
-            lane: lane("a.test"),
-            options: RecipientOptions::default(),
-            state: RecipientState::Queued,
-        };
-        stage.commit(Envelope {
-            sender: ReversePath::parse("s@sender.test").unwrap(),
-            recipients: vec![recipient],
-            arrived_at: now - SignedDuration::from_secs(9_000),
-            expires_at: now - SignedDuration::from_secs(1),
-            client: "test".into(),
-            facts: facts_of(BODY),
-            options: MessageOptions::default(),
-        })
-    }
-
-    /// The operator was told that it is held.
-    #[tokio::test]
-    async fn who_is_held_after_the_page_was_read_is_not_returned() {
-        let stage = Stage::new();
-        let relay = &stage.relay;
-        let held = commit(&stage, "x@a.test");
-        commit(&stage, "y@a.test");
-        let page = store::expired(relay, lane("a.test"), clock::now(), None).await.unwrap();
-        let taken = stop::take_out(relay, Verb::Hold, Selection::Messages(vec![held])).await;
-        assert_eq!(taken.unwrap(), TakenOut { count: 1, being_sent: 0 });
-        let problem = Problem::new(Reason::ConnectFailed, "down");
-        for work in page.work {
-            end(relay, &relay.config(), &lane("a.test"), work, &problem).await.unwrap();
-        }
-        assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned()], vec!["x@a.test".into()]));
-    }
-
-    /// Its next hop may be another one, which works.
-    #[tokio::test]
-    async fn what_failed_under_rules_of_yesterday_returns_no_other_mail() {
-        let stage = Stage::new();
-        let relay = &stage.relay;
-        commit(&stage, "x@a.test");
-        commit(&stage, "y@a.test");
-        let now = clock::now();
-        let page = relay.spool.next(&lane("a.test"), now, None, 1).unwrap();
-        let work = page.due.into_iter().next().and_then(store::whole).unwrap();
-        let (lane, company) = (lane("a.test"), Company::Alone);
-        let due = Due { lane, trouble: None, company, work };
-        let problem = Problem::new(Reason::ConnectFailed, "down");
-
-        let yesterday = relay.config();
-        stage.reload();
-        return_expired(relay, &yesterday, &due, &problem, now).await;
-        assert_eq!(stage.recipients(), (vec![], vec!["x@a.test".to_owned(), "y@a.test".into()]));
-        return_expired(relay, &relay.config(), &due, &problem, now).await;
-        assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned(); 2], vec![]));
-    }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use smtp::HostName;
 use spool::LaneKey;
 
-use super::lane::Gate;
+use super::lanes::Shares;
 use crate::config::{Config, Limit, most_specific};
 use crate::route;
 
-/// Of the places that all attempts share, those that lanes in trouble may have together: one of so many.
-/// Ours: whatever their hosts do, and for however long, the others are for mail that goes.
-const TROUBLE_SHARE: u32 = 2;
+/// Of `limits.memory`, what jobs take that wait for their attempt: one of so many parts. Their bodies are counted
+/// there, too.
+const READY_SHARE: u64 = 4;
 /// What `messages_per_minute` is about.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,6 +23,10 @@ pub(crate) struct Limits {
     pub(crate) per_lane: u32,
     /// In all lanes (`delivery.connections`).
     pub(crate) total: u32,
+    /// For one registrable domain that took mail (`delivery.connections_per_site`).
+    pub(crate) per_site: u32,
+    /// Octets of jobs that all lanes together keep in memory.
+    pub(crate) ready: u64,
     /// What some domains have instead.
     pub(crate) limits: Vec<Limit>,
 }
@@ -41,12 +45,19 @@ impl From<&Config> for Limits {
         Self {
             per_lane: count(config.delivery.connections_per_domain),
             total: count(config.delivery.connections),
+            per_site: count(config.delivery.connections_per_site),
+            ready: config.limits.memory / READY_SHARE,
             limits: config.outbound_limits.clone(),
         }
     }
 }
 
 impl Limits {
+    /// How the places are shared.
+    pub(super) fn shares(&self) -> Shares {
+        Shares { total: self.total, proven_group: self.per_site }
+    }
+
     /// What `lane` keeps to. Lanes of routes are not named after a domain, so no limit is about them.
     pub(crate) fn of(&self, lane: &LaneKey) -> Shape {
         let domain = route::domain_of(lane);
@@ -57,11 +68,15 @@ impl Limits {
             interval: per_minute.and_then(|n| MINUTE.checked_div(n)),
         }
     }
+}
 
-    /// Attempts that lanes in trouble may make at once, all together.
-    pub(crate) fn for_trouble(&self) -> u32 {
-        (self.total / TROUBLE_SHARE).max(1)
-    }
+/// May anything start in a lane, as far as the operator is concerned?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Gate {
+    /// It may.
+    Open,
+    /// The lane is paused.
+    Closed,
 }
 
 /// What the operator has stopped: nothing starts there, but all of it may arrive.
@@ -112,7 +127,7 @@ mod tests {
             messages_per_minute,
         };
         let limits = vec![limit(0, "*.slow.test", Some(2), None), limit(1, "*", None, Some(30))];
-        let limits = Limits { per_lane: 20, total: 100, limits };
+        let limits = Limits { per_lane: 20, total: 100, limits, ..Limits::default() };
         let interval = Some(Duration::from_secs(2));
         for (lane, want) in [
             ("a.slow.test", Shape { most: 2, interval: None }),

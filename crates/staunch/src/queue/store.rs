@@ -11,7 +11,6 @@ use spool::{
 };
 
 use super::Place;
-use super::lane::READY_MAX;
 use super::underway::{Removals, Sending};
 use super::work::{Body, Rest, Target, Work, needs_utf8};
 use crate::config::Config;
@@ -22,6 +21,8 @@ use crate::schedule::after;
 
 /// Recipients read at once: a read must be short, or the store's log cannot be cut.
 const PAGE: usize = 256;
+/// Jobs read in one go.
+const READ_MAX: usize = 64;
 /// Pages read in one go while everything in them is in memory already.
 const PAGES_MAX: usize = 16;
 /// Recipients returned or told of that are read at once: as many as one message has by default
@@ -51,7 +52,7 @@ impl Found {
     }
 }
 
-/// What is due in `lane`, without the messages that are `known`.
+/// What is due in `lane`, without the messages that are `known`: so many that `most` jobs are among it, or all.
 ///
 /// # Errors
 ///
@@ -60,7 +61,7 @@ pub(crate) async fn fetch(
     relay: &Relay,
     lane: LaneKey,
     known: &HashSet<MessageId>,
-    now: Timestamp,
+    (most, now): (usize, Timestamp),
 ) -> Result<Found, StoreError> {
     let config = relay.config();
     let as_of = relay.underway.removals();
@@ -81,7 +82,7 @@ pub(crate) async fn fetch(
                 found.add(Work { as_of, ..work });
             }
         }
-        if after_page.is_none() || found.work.len() >= READY_MAX {
+        if after_page.is_none() || found.work.len() >= most.min(READ_MAX) {
             break;
         }
     }

@@ -11,10 +11,15 @@ use policy::Onward;
 use super::Place;
 use super::intake::HotBody;
 use super::lane::Job;
-use super::lanes::{Company, Trouble};
+use super::lanes::{Class, Company, Ticket};
 use super::underway::Removals;
 use crate::config::Config;
+use crate::outcome::Trouble;
 use crate::{requirement, route};
+
+/// What the text of an address takes on the heap, about. RFC 5321 §4.5.3.1.3 allows four times as much, and
+/// nobody uses it.
+const ADDRESS_OCTETS: usize = 64;
 
 /// One recipient to be tried.
 #[derive(Clone, Debug)]
@@ -112,6 +117,12 @@ impl Job for Work {
     fn turn(&self) -> Timestamp {
         self.turn
     }
+
+    fn octets(&self) -> u64 {
+        let own = size_of::<Self>() + self.targets.capacity() * size_of::<Target>();
+        let texts = self.targets.len() * ADDRESS_OCTETS;
+        u64::try_from(own + texts).unwrap_or(u64::MAX)
+    }
 }
 
 /// A piece of work under way, with what its lane knows.
@@ -119,6 +130,10 @@ impl Job for Work {
 pub(crate) struct Due {
     /// The lane.
     pub(crate) lane: LaneKey,
+    /// The attempt.
+    pub(crate) ticket: Ticket,
+    /// What is known of the next hop.
+    pub(crate) class: Class,
     /// The lane's failures so far, if this is a probe.
     pub(crate) trouble: Option<Trouble>,
     /// Does anything else of the lane run?
@@ -208,7 +223,14 @@ mod tests {
             options: options.clone(),
             as_of: Removals::default(),
         };
-        Due { lane: LaneKey::new(lane), trouble: None, company: Company::Others, work }
+        Due {
+            lane: LaneKey::new(lane),
+            ticket: Ticket::ALONE,
+            class: Class::New,
+            trouble: None,
+            company: Company::Others,
+            work,
+        }
     }
 
     #[test]

@@ -1,0 +1,60 @@
+//! What attempts wait for that others of ours have, and who is told when there is room.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use smtp::HostName;
+
+use super::PoolKey;
+
+/// Connections of ours that are all in use.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Bottleneck {
+    /// Those to one host.
+    Host(Arc<PoolKey>),
+    /// Those to the hosts of one registrable domain (`delivery.connections_per_site`).
+    Site(HostName),
+    /// Those to the hosts of one `[[limit]]`, by its place in the list.
+    Limit(usize),
+}
+
+/// Where room is waited for, and where there is some.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    wanted: HashSet<Bottleneck>,
+    made: Vec<Bottleneck>,
+}
+
+impl Wanted {
+    /// Whoever asks wants to hear of room there, once.
+    pub(super) fn tell_of(&mut self, bottleneck: Bottleneck) {
+        self.wanted.insert(bottleneck);
+    }
+
+    /// Does anybody want to hear of any?
+    pub(super) fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Does anybody want to hear of this one?
+    pub(super) fn has(&self, bottleneck: &Bottleneck) -> bool {
+        self.wanted.contains(bottleneck)
+    }
+
+    /// There is room.
+    pub(super) fn made(&mut self, bottleneck: Bottleneck) {
+        if self.wanted.remove(&bottleneck) {
+            self.made.push(bottleneck);
+        }
+    }
+
+    /// Where room was made since the last time.
+    pub(super) fn take_made(&mut self) -> Vec<Bottleneck> {
+        std::mem::take(&mut self.made)
+    }
+
+    /// Is there something to take?
+    pub(super) fn has_made(&self) -> bool {
+        !self.made.is_empty()
+    }
+}

@@ -1,0 +1,229 @@
+//! What an attempt that spoke for its whole next hop means for other mail there.
+//!
+//! Each message is one settlement with its own notice, so a crash leaves the others as they were; many are under
+//! way at once, so that they share the disk's syncs.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::{self, StreamExt as _};
+use jiff::Timestamp;
+use policy::clock::Moment;
+use spool::{LaneKey, StoreError, Told};
+
+use super::work::Work;
+use super::{deadline, settle, store};
+use crate::config::Config;
+use crate::outcome::Problem;
+use crate::relay::Relay;
+
+/// Settlements that are under way at once: as many share a sync. Ours: a notice may carry 1 MiB.
+pub(super) const AT_ONCE: usize = 128;
+
+/// The only attempt in `lane` has failed because of the problem, and said so of all of its hosts: what that means for
+/// other mail there. Who was too old at `expired_at` is returned, if the attempt was one that may end mail.
+pub(super) async fn lane_failed(
+    relay: &Arc<Relay>,
+    config: Arc<Config>,
+    lane: LaneKey,
+    (problem, expired_at, begun): (Problem, Option<Timestamp>, Moment),
+) {
+    if let Some(expired_at) = expired_at {
+        return_expired(relay, &config, &lane, &problem, expired_at).await;
+    }
+    deadline::lane_failed(relay, &lane, begun).await;
+    let relay = Arc::clone(relay);
+    relay.tracker.clone().spawn(async move {
+        tell_of_delays(&relay, &config, &lane, &problem).await;
+    });
+}
+
+/// Returns what else in `lane` was too old when the attempt began at `started` that failed because of `problem`: it
+/// spoke for the whole next hop, so nothing is asked again for each of a thousand messages. Nothing else of the lane
+/// may be under way.
+async fn return_expired(
+    relay: &Arc<Relay>,
+    config: &Config,
+    lane: &LaneKey,
+    problem: &Problem,
+    started: Timestamp,
+) {
+    let problem = &problem.clone().in_the_end();
+    let mut after = None;
+    loop {
+        let Ok(page) = store::expired(relay, lane.clone(), started, after).await else { return };
+        let ends = stream::iter(page.work).for_each_concurrent(AT_ONCE, |work| async move {
+            // Who was in this lane may be in another one now, with a next hop that works. What cannot be written
+            // is returned after the next attempt.
+            if relay.is_of_today(config) {
+                let _left = end(relay, config, lane, work, problem).await;
+            }
+        });
+        ends.await;
+        after = page.next;
+        if after.is_none() || is_over(relay, config) {
+            return;
+        }
+    }
+}
+
+/// Returns `work`, which was read a while ago, because of `problem`: whoever of it is still in the queue. From then on
+/// an operator who takes them out of it is told that it is too late.
+///
+/// # Errors
+///
+/// [`StoreError`]; then nobody was returned.
+async fn end(
+    relay: &Arc<Relay>,
+    config: &Config,
+    lane: &LaneKey,
+    mut work: Work,
+    problem: &Problem,
+) -> Result<(), StoreError> {
+    let recipients = work.targets.iter().map(|target| target.no).collect();
+    let sending = relay.underway.begin(work.message, recipients);
+    store::keep_queued(relay, lane, &mut work, &sending).await?;
+    if work.targets.is_empty() || !sending.hand_over() {
+        return Ok(());
+    }
+    let permit = relay.spool.settle_permit()?;
+    settle::fail(relay, config, permit, &work, problem).await;
+    Ok(())
+}
+
+/// Lanes whose senders are being told that mail waits.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    lanes: Mutex<HashSet<LaneKey>>,
+}
+
+/// One of them, as long as this lives.
+struct Turn<'a> {
+    telling: &'a Telling,
+    lane: &'a LaneKey,
+}
+
+impl Telling {
+    fn begin<'a>(&'a self, lane: &'a LaneKey) -> Option<Turn<'a>> {
+        let is_new = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(lane.clone());
+        is_new.then_some(Turn { telling: self, lane })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.telling.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(self.lane);
+    }
+}
+
+/// Tells the senders of what else waits in `lane` because of `problem`, and has waited for as long as they shall be
+/// left in peace. The lane goes on meanwhile: who is delivered before is not told. Whoever is not told before the
+/// daemon stops is told after the next failure.
+async fn tell_of_delays(relay: &Arc<Relay>, config: &Config, lane: &LaneKey, problem: &Problem) {
+    let Some(since) = settle::patience(relay, config).ends_for(problem.reason, relay.now()) else {
+        return;
+    };
+    // The one who tells already tells all of them.
+    let Some(_turn) = relay.telling.begin(lane) else { return };
+    let problem = &problem.clone().for_now();
+    let mut after = None;
+    loop {
+        let Ok(page) = store::unwarned(relay, lane.clone(), since, after).await else { return };
+        let tellings = stream::iter(page.work).for_each_concurrent(AT_ONCE, |work| async move {
+            if is_over(relay, config) {
+                return;
+            }
+            let Ok(permit) = relay.spool.settle_permit() else { return };
+            settle::tell_delay(relay, config, permit, &work, (problem, Told::Delay)).await;
+        });
+        tellings.await;
+        after = page.next;
+        if after.is_none() || is_over(relay, config) {
+            return;
+        }
+    }
+}
+
+/// Does what is left wait for another time?
+fn is_over(relay: &Relay, config: &Config) -> bool {
+    relay.tracker.is_closed() || !relay.is_of_today(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use smtp::{Mailbox, ReversePath};
+    use spool::{
+        Envelope, MessageId, MessageOptions, NewRecipient, RecipientOptions, RecipientState,
+        Selection,
+    };
+
+    use super::super::lanes::{Class, Company, Ticket};
+    use super::super::stage::{BODY, Stage, lane};
+    use super::super::stop::{self, TakenOut, Verb};
+    use super::super::work::Due;
+    use super::*;
+    use crate::accept::facts_of;
+    use crate::clock;
+    use crate::outcome::Reason;
+
+    /// A message for `a.test` that is too old.
+    fn commit(stage: &Stage, recipient: &str) -> MessageId {
+        let now = clock::now();
+        let recipient = NewRecipient {
+            mailbox: Mailbox::parse(recipient).unwrap(),
+            lane: lane("a.test"),
+            options: RecipientOptions::default(),
+            state: RecipientState::Queued,
+        };
+        stage.commit(Envelope {
+            sender: ReversePath::parse("s@sender.test").unwrap(),
+            recipients: vec![recipient],
+            arrived_at: now - SignedDuration::from_secs(9_000),
+            expires_at: now - SignedDuration::from_secs(1),
+            client: "test".into(),
+            facts: facts_of(BODY),
+            options: MessageOptions::default(),
+        })
+    }
+
+    /// The operator was told that it is held.
+    #[tokio::test]
+    async fn who_is_held_after_the_page_was_read_is_not_returned() {
+        let stage = Stage::new();
+        let relay = &stage.relay;
+        let held = commit(&stage, "x@a.test");
+        commit(&stage, "y@a.test");
+        let page = store::expired(relay, lane("a.test"), clock::now(), None).await.unwrap();
+        let taken = stop::take_out(relay, Verb::Hold, Selection::Messages(vec![held])).await;
+        assert_eq!(taken.unwrap(), TakenOut { count: 1, being_sent: 0 });
+        let problem = Problem::new(Reason::ConnectFailed, "down");
+        for work in page.work {
+            end(relay, &relay.config(), &lane("a.test"), work, &problem).await.unwrap();
+        }
+        assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned()], vec!["x@a.test".into()]));
+    }
+
+    /// Its next hop may be another one, which works.
+    #[tokio::test]
+    async fn what_failed_under_rules_of_yesterday_returns_no_other_mail() {
+        let stage = Stage::new();
+        let relay = &stage.relay;
+        commit(&stage, "x@a.test");
+        commit(&stage, "y@a.test");
+        let now = clock::now();
+        let page = relay.spool.next(&lane("a.test"), now, None, 1).unwrap();
+        let work = page.due.into_iter().next().and_then(store::whole).unwrap();
+        let (lane, company) = (lane("a.test"), Company::Alone);
+        let due =
+            Due { lane, ticket: Ticket::ALONE, class: Class::New, trouble: None, company, work };
+        let problem = Problem::new(Reason::ConnectFailed, "down");
+
+        let yesterday = relay.config();
+        stage.reload();
+        return_expired(relay, &yesterday, &due.lane, &problem, now).await;
+        assert_eq!(stage.recipients(), (vec![], vec!["x@a.test".to_owned(), "y@a.test".into()]));
+        return_expired(relay, &relay.config(), &due.lane, &problem, now).await;
+        assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned(); 2], vec![]));
+    }
+}

@@ -1,0 +1,262 @@
+//! How many places may whom have at once? Nested accounts over the places that all attempts share.
+//!
+//! A *place* is the right to make an attempt, from its first look-up to its last word. What strangers may hold
+//! together leaves a part that is never lent to them, so nothing has to be taken back from a host that has the
+//! content and is silent.
+
+use std::collections::HashMap;
+
+use super::group::Group;
+use super::ring::Holds;
+
+/// What is known of the next hop of an attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Class {
+    /// Its hosts or its registrable domain took mail lately, or the operator wrote it down.
+    Proven,
+    /// Nothing.
+    New,
+    /// It failed the last time, or was slow.
+    Troubled,
+}
+
+impl Class {
+    /// All, in the order in which they are served.
+    pub(super) const ALL: [Self; 3] = [Self::Proven, Self::New, Self::Troubled];
+
+    /// Its place in an array of one for each.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Proven => 0,
+            Self::New => 1,
+            Self::Troubled => 2,
+        }
+    }
+
+    /// Are its attempts charged to what strangers may hold together?
+    pub(super) fn is_unproven(self) -> bool {
+        match self {
+            Self::Proven => false,
+            Self::New | Self::Troubled => true,
+        }
+    }
+}
+
+/// How many places there are, and how large the parts are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shares {
+    /// All (`delivery.connections`).
+    pub(crate) total: u32,
+    /// One registrable domain that took mail (`delivery.connections_per_site`).
+    pub(crate) proven_group: u32,
+}
+
+impl Shares {
+    /// New, in trouble and slow together: 60 %.
+    pub(super) fn unproven(self) -> u32 {
+        self.part(6)
+    }
+
+    /// In trouble or slow: 30 %.
+    pub(super) fn troubled(self) -> u32 {
+        self.part(3)
+    }
+
+    /// One registrable domain of which nothing is known, or nothing good: 10 %.
+    pub(super) fn unproven_group(self) -> u32 {
+        self.part(1)
+    }
+
+    /// So many tenths, and at least one place.
+    fn part(self, tenths: u32) -> u32 {
+        let part = u64::from(self.total) * u64::from(tenths) / 10;
+        u32::try_from(part).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// Whom a place is charged to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Charge {
+    /// The class's account.
+    pub(crate) class: Class,
+    /// The account of the registrable domain.
+    pub(crate) group: Group,
+}
+
+/// Who holds how many places.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    shares: Shares,
+    /// By [`Class::index`].
+    held: [u32; 3],
+    /// Proven and unproven, of each registrable domain that holds any.
+    groups: HashMap<Group, [u32; 2]>,
+}
+
+impl Accounts {
+    pub(super) fn new(shares: Shares) -> Self {
+        Self { shares, held: [0; 3], groups: HashMap::new() }
+    }
+
+    /// Other shares from now on. What is held stays held.
+    pub(super) fn set_shares(&mut self, shares: Shares) {
+        self.shares = shares;
+    }
+
+    /// Places that are held.
+    pub(super) fn held(&self) -> u32 {
+        self.held.iter().sum()
+    }
+
+    /// Places that are held by attempts of `class`.
+    pub(super) fn held_by(&self, class: Class) -> u32 {
+        self.held.get(class.index()).copied().unwrap_or_default()
+    }
+
+    /// May an attempt of `class` begin, whichever its registrable domain?
+    pub(super) fn has_room(&self, class: Class) -> bool {
+        let unproven = self.held_by(Class::New) + self.held_by(Class::Troubled);
+        let in_all = self.held() < self.shares.total;
+        let in_unproven = unproven < self.shares.unproven();
+        match class {
+            Class::Proven => in_all,
+            Class::New => in_all && in_unproven,
+            Class::Troubled => {
+                in_all && in_unproven && self.held_by(Class::Troubled) < self.shares.troubled()
+            }
+        }
+    }
+
+    /// What the group of `charge` has of what it may have.
+    pub(super) fn holds(&self, charge: Charge) -> Holds {
+        let [proven, unproven] = self.groups.get(&charge.group).copied().unwrap_or_default();
+        let (held, most) = if charge.class.is_unproven() {
+            (unproven, self.shares.unproven_group())
+        } else {
+            (proven, self.shares.proven_group.max(1))
+        };
+        if held >= most {
+            Holds::All
+        } else if held == 0 {
+            Holds::Nothing
+        } else {
+            Holds::Some
+        }
+    }
+
+    /// One more place, whether there is room or not.
+    pub(super) fn take(&mut self, charge: Charge) {
+        if let Some(held) = self.held.get_mut(charge.class.index()) {
+            *held += 1;
+        }
+        let [proven, unproven] = self.groups.entry(charge.group).or_default();
+        *(if charge.class.is_unproven() { unproven } else { proven }) += 1;
+    }
+
+    /// One less.
+    pub(super) fn give_back(&mut self, charge: Charge) {
+        if let Some(held) = self.held.get_mut(charge.class.index()) {
+            *held = held.saturating_sub(1);
+        }
+        let Some([proven, unproven]) = self.groups.get_mut(&charge.group) else { return };
+        let held = if charge.class.is_unproven() { &mut *unproven } else { &mut *proven };
+        *held = held.saturating_sub(1);
+        if *proven + *unproven == 0 {
+            self.groups.remove(&charge.group);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charge(class: Class, group: &str) -> Charge {
+        Charge { class, group: Group::of_name(group) }
+    }
+
+    fn accounts(total: u32) -> Accounts {
+        Accounts::new(Shares { total, proven_group: 100 })
+    }
+
+    /// Which account keeps an attempt from its beginning?
+    #[derive(Debug, PartialEq)]
+    enum Full {
+        Class,
+        Group,
+    }
+
+    fn full(accounts: &Accounts, charge: Charge) -> Option<Full> {
+        match (accounts.has_room(charge.class), accounts.holds(charge)) {
+            (false, _) => Some(Full::Class),
+            (true, Holds::All) => Some(Full::Group),
+            (true, Holds::Nothing | Holds::Some) => None,
+        }
+    }
+
+    /// Takes places for registrable domains of their own until there is no more room.
+    fn fill(accounts: &mut Accounts, class: Class) -> u32 {
+        let before = accounts.held();
+        for number in 0..10_000 {
+            let charge = charge(class, &format!("{class:?}{number}.test"));
+            if full(accounts, charge).is_some() {
+                break;
+            }
+            accounts.take(charge);
+        }
+        accounts.held() - before
+    }
+
+    #[test]
+    fn strangers_leave_two_fifths_to_those_who_take_mail() {
+        let mut accounts = accounts(500);
+        assert_eq!(fill(&mut accounts, Class::Troubled), 150);
+        assert_eq!(fill(&mut accounts, Class::New), 150);
+        assert_eq!(fill(&mut accounts, Class::Proven), 200);
+        let mut accounts = self::accounts(500);
+        assert_eq!(fill(&mut accounts, Class::New), 300);
+        assert_eq!(fill(&mut accounts, Class::Troubled), 0, "they are part of the same");
+        assert_eq!(fill(&mut accounts, Class::Proven), 200);
+    }
+
+    #[test]
+    fn one_registrable_domain_has_a_tenth_until_it_took_mail() {
+        let mut accounts = accounts(500);
+        let stranger = charge(Class::New, "a.test");
+        for _ in 0..50 {
+            assert_eq!(full(&accounts, stranger), None);
+            accounts.take(stranger);
+        }
+        assert_eq!(full(&accounts, stranger), Some(Full::Group));
+        assert_eq!(full(&accounts, charge(Class::Troubled, "a.test")), Some(Full::Group));
+        assert_eq!(full(&accounts, charge(Class::New, "b.test")), None);
+        assert_eq!(full(&accounts, charge(Class::Proven, "a.test")), None);
+        accounts.give_back(stranger);
+        assert_eq!(full(&accounts, stranger), None);
+    }
+
+    #[test]
+    fn whoever_is_served_has_at_least_one_place() {
+        for total in 1..20 {
+            for class in Class::ALL {
+                let mut accounts = accounts(total);
+                let held = fill(&mut accounts, class);
+                assert!(held >= 1 && held <= total, "{class:?}: {held} of {total}");
+            }
+            let mut accounts = accounts(total);
+            fill(&mut accounts, Class::New);
+            let left = fill(&mut accounts, Class::Proven);
+            assert_eq!(left > 0, total > 1, "of {total} one is never lent to strangers");
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_leaves_nothing_behind() {
+        let mut accounts = accounts(10);
+        for class in Class::ALL {
+            accounts.take(charge(class, "a.test"));
+            accounts.give_back(charge(class, "a.test"));
+        }
+        assert!(accounts.held() == 0 && accounts.groups.is_empty());
+    }
+}

@@ -1,0 +1,184 @@
+//! The attempts that hold a place: for how long, charged to whom, and who should make room.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use spool::LaneKey;
+
+use super::accounts::{Charge, Class};
+use super::group::Group;
+
+/// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
+/// held up, and before the content it makes room as soon as other mail needs it. Ours: with room enough a host
+/// has all the time that RFC 5321 §4.5.3.2 gives it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Who is slow for so long, and has no mail to show for it, is not proven any more.
+const PROOF_LASTS: Duration = Duration::from_secs(60);
+/// The longest that time is believed to pass between two looks: the queue looks more often than that, so what is
+/// more is a clock that was set.
+const STEP_MAX: Duration = Duration::from_secs(35);
+
+/// Time that passes, by a clock that may be set: it never runs back, and no jump makes everybody old.
+#[derive(Debug, Default)]
+pub(super) struct Uptime {
+    last: Option<Timestamp>,
+    passed: Duration,
+}
+
+impl Uptime {
+    /// It is `now`.
+    pub(super) fn advance(&mut self, now: Timestamp) {
+        let step = self.last.map(|last| now.duration_since(last));
+        let step = step.and_then(|step| Duration::try_from(step).ok()).unwrap_or_default();
+        self.passed += step.min(STEP_MAX);
+        self.last = Some(now);
+    }
+
+    pub(super) fn passed(&self) -> Duration {
+        self.passed
+    }
+}
+
+/// An attempt, as long as it runs. Never used twice.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Ticket(u64);
+
+#[cfg(test)]
+impl Ticket {
+    /// Of an attempt that is made without a scheduler.
+    pub(crate) const ALONE: Self = Self(0);
+}
+
+/// Was an attempt asked to make room?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Asked {
+    /// Not yet.
+    No,
+    /// It was, and has not ended yet.
+    Yes,
+    /// In vain: the host has the content.
+    InVain,
+}
+
+/// An attempt that holds a place.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) lane: LaneKey,
+    pub(super) charge: Charge,
+    since: Duration,
+    asked: Asked,
+}
+
+/// For whose account is room needed?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Need {
+    /// Anybody's will do.
+    Any,
+    /// That of strangers.
+    Unproven,
+    /// That of who is in trouble.
+    Troubled,
+    /// That of this registrable domain, until it has taken mail.
+    Group(Group),
+}
+
+impl Need {
+    fn includes(self, charge: Charge) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Unproven => charge.class.is_unproven(),
+            Self::Troubled => charge.class == Class::Troubled,
+            Self::Group(group) => charge.class.is_unproven() && charge.group == group,
+        }
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    attempts: HashMap<Ticket, Attempt>,
+    tickets: u64,
+}
+
+impl Running {
+    /// One begins.
+    pub(super) fn begin(&mut self, lane: LaneKey, charge: Charge, uptime: &Uptime) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        let attempt = Attempt { lane, charge, since: uptime.passed(), asked: Asked::No };
+        self.attempts.insert(ticket, attempt);
+        ticket
+    }
+
+    /// One is over.
+    pub(super) fn end(&mut self, ticket: Ticket) -> Option<Attempt> {
+        self.attempts.remove(&ticket)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// It cannot make room.
+    pub(super) fn asked_in_vain(&mut self, ticket: Ticket) {
+        if let Some(attempt) = self.attempts.get_mut(&ticket) {
+            attempt.asked = Asked::InVain;
+        }
+    }
+
+    /// The charge of `ticket`, to be changed.
+    pub(super) fn charge_mut(&mut self, ticket: Ticket) -> Option<&mut Charge> {
+        self.attempts.get_mut(&ticket).map(|attempt| &mut attempt.charge)
+    }
+
+    /// Those that are slow and not charged as that, each with its lane.
+    pub(super) fn newly_slow(&self, uptime: &Uptime) -> Vec<(Ticket, LaneKey)> {
+        let is_new = |attempt: &Attempt| {
+            attempt.charge.class != Class::Troubled && attempt.age(uptime) >= PATIENCE
+        };
+        let slow = self.attempts.iter().filter(|(_, attempt)| is_new(attempt));
+        slow.map(|(ticket, attempt)| (*ticket, attempt.lane.clone())).collect()
+    }
+
+    /// The groups of those that have been slow for so long that nothing is proven by former mail.
+    pub(super) fn disproven(&self, uptime: &Uptime) -> impl Iterator<Item = Group> {
+        let long = self.attempts.values().filter(|attempt| attempt.age(uptime) >= PROOF_LASTS);
+        long.map(|attempt| attempt.charge.group)
+    }
+
+    /// The longest running ones that should make room so that `wanted` others can begin, without those that do
+    /// already.
+    pub(super) fn ask_to_give_way(
+        &mut self,
+        need: Need,
+        wanted: usize,
+        uptime: &Uptime,
+    ) -> Vec<Ticket> {
+        let its = self.attempts.iter_mut().filter(|(_, attempt)| need.includes(attempt.charge));
+        let (asked, free): (Vec<_>, Vec<_>) =
+            its.partition(|(_, attempt)| attempt.asked == Asked::Yes);
+        let mut slow: Vec<_> = free
+            .into_iter()
+            .filter(|(_, attempt)| attempt.asked == Asked::No && attempt.age(uptime) >= PATIENCE)
+            .collect();
+        slow.sort_unstable_by_key(|(ticket, attempt)| (attempt.since, **ticket));
+        slow.truncate(wanted.saturating_sub(asked.len()));
+        let asked = slow.into_iter().map(|(ticket, attempt)| {
+            attempt.asked = Asked::Yes;
+            *ticket
+        });
+        asked.collect()
+    }
+}
+
+impl Attempt {
+    fn age(&self, uptime: &Uptime) -> Duration {
+        uptime.passed().saturating_sub(self.since)
+    }
+}

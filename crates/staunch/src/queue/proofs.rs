@@ -1,0 +1,89 @@
+//! Writes down who took mail, so that nobody is a stranger again after a restart.
+
+use jiff::Timestamp;
+use policy::registrable_domain;
+use smtp::HostName;
+use spool::{LaneKey, Proven, StoreError};
+
+use super::lanes::{Group, Lanes, PROOF_COUNTS, PROVEN_MAX};
+use super::work::Work;
+use crate::relay::Relay;
+use crate::route;
+
+/// So many are written at once.
+const WRITTEN_AT_ONCE: usize = 256;
+
+/// What is still to be written.
+#[derive(Debug, Default)]
+pub(super) struct Proofs {
+    news: Vec<Proven>,
+}
+
+impl Proofs {
+    /// What was written down before, for `lanes`.
+    pub(super) fn restore(relay: &Relay, lanes: &mut Lanes<Work>) {
+        let since = relay.now().saturating_sub(PROOF_COUNTS).unwrap_or(Timestamp::MIN);
+        match relay.spool.policies().proven(since, PROVEN_MAX) {
+            Ok(proven) => {
+                for Proven { domain, at } in proven {
+                    lanes.restore_proof(Group::of_name(domain.as_str()), at);
+                }
+            }
+            // Everybody is a stranger for a message.
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// `host` took mail of `lane`.
+    pub(super) fn note(
+        &mut self,
+        relay: &Relay,
+        lanes: &mut Lanes<Work>,
+        (lane, host): (&LaneKey, &HostName),
+    ) {
+        let now = relay.now();
+        for name in [route::domain_of(lane).as_ref(), Some(host)].into_iter().flatten() {
+            let domain = registrable_domain(name);
+            if lanes.prove(Group::of_name(domain.as_str()), now) {
+                self.news.push(Proven { domain, at: now });
+            }
+        }
+        if self.news.len() >= WRITTEN_AT_ONCE {
+            self.write(relay);
+        }
+    }
+
+    /// Writes what is not written yet.
+    pub(super) fn write(&mut self, relay: &Relay) {
+        if self.news.is_empty() {
+            return;
+        }
+        relay.spool.policies().put_proven(std::mem::take(&mut self.news), |written| {
+            if let Err(error) = written {
+                failed(&error);
+            }
+        });
+    }
+}
+
+/// Forgets what counts for nothing any more.
+pub(super) fn tidy(relay: &Relay) {
+    let now = relay.now();
+    let (Ok(before), Ok(until)) = (now.checked_sub(PROOF_COUNTS), now.checked_add(PROOF_COUNTS))
+    else {
+        return;
+    };
+    relay.spool.policies().forget_proven(before, until, |forgotten| {
+        if let Err(error) = forgotten {
+            failed(&error);
+        }
+    });
+}
+
+fn failed(error: &StoreError) {
+    tracing::error!(
+        event = "store_failed",
+        %error,
+        "who took mail lately could not be read or written: their next message waits among those of strangers"
+    );
+}

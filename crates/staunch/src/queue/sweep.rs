@@ -1,0 +1,57 @@
+//! Removes rows of lanes that nobody needs: a slice after the other, and never much of the disk's time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spool::{StoreError, Swept};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::proofs;
+use crate::relay::Relay;
+
+/// Between two slices.
+const SLICE_EVERY: Duration = Duration::from_millis(20);
+/// Between two passes. Ours: what delivery empties is gone at once, this is for what it leaves.
+const PASS_EVERY: Duration = Duration::from_secs(60);
+
+/// Passes between two looks at who took mail too long ago to count.
+const PASSES_PER_TIDYING: u32 = 60;
+
+/// Sweeps until `stop`.
+pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
+    let (mut after, mut passes) = (0, 0_u32);
+    loop {
+        let rest = match sweep(&relay, after).await {
+            Ok(Swept { next: Some(next), .. }) => {
+                after = next;
+                SLICE_EVERY
+            }
+            Ok(Swept { next: None, .. }) => {
+                if passes.is_multiple_of(PASSES_PER_TIDYING) {
+                    proofs::tidy(&relay);
+                }
+                (after, passes) = (0, passes.wrapping_add(1));
+                PASS_EVERY
+            }
+            Err(error) => {
+                relay.note_store_error(&error);
+                tracing::error!(event = "store_failed", %error, "unused next hops could not be removed");
+                PASS_EVERY
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+async fn sweep(relay: &Relay, after: i64) -> Result<Swept, StoreError> {
+    let (done, swept) = oneshot::channel();
+    relay.spool.sweep_lanes(after, relay.now(), move |result| {
+        let _gone = done.send(result);
+    });
+    swept.await.unwrap_or(Err(StoreError::Closed))
+}
