@@ -261,8 +261,9 @@ async fn standard_ports(world: &World) -> JoinSet<()> {
     tasks.spawn(forward_datagrams(Arc::new(udp), dns));
     let tcp = TcpListener::bind((STANDARD_PORTS, 443)).await.expect("port 443");
     tasks.spawn(async move {
+        let mut connections = JoinSet::new();
         while let Ok((mut client, _)) = tcp.accept().await {
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 if let Ok(mut server) = TcpStream::connect(policies).await {
                     let _closed = tokio::io::copy_bidirectional(&mut client, &mut server).await;
                 }
@@ -273,11 +274,11 @@ async fn standard_ports(world: &World) -> JoinSet<()> {
 }
 
 async fn forward_datagrams(socket: Arc<UdpSocket>, to: SocketAddr) {
-    let mut query = vec![0; 4096];
+    let (mut query, mut answers) = (vec![0; 4096], JoinSet::new());
     while let Ok((octets, client)) = socket.recv_from(&mut query).await {
         let (socket, query) =
             (Arc::clone(&socket), query.get(..octets).unwrap_or_default().to_vec());
-        tokio::spawn(async move {
+        answers.spawn(async move {
             let Ok(server) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
             let mut answer = vec![0; 4096];
             if server.send_to(&query, to).await.is_ok()

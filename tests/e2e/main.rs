@@ -42,6 +42,7 @@ mod connections;
 mod crash;
 mod doors;
 mod downgrade;
+mod fairness;
 mod harness;
 mod home;
 mod hostile;

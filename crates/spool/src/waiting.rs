@@ -52,6 +52,23 @@ impl Spool {
         })
     }
 
+    /// How many recipients are queued in `lane`, counted up to `most`. Blocks for one look at an index.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn count_queued(&self, lane: &LaneKey, most: u64) -> Result<u64, StoreError> {
+        self.read_queue(|db| {
+            let count: i64 = db
+                .prepare_cached(
+                    "SELECT count(*) FROM (SELECT 1 FROM recipients
+                     WHERE lane = (SELECT id FROM lanes WHERE key = ?1) AND state = 0 LIMIT ?2)",
+                )?
+                .query_row(params![lane.as_str(), number(most)], |row| row.get(0))?;
+            Ok(count.unsigned_abs())
+        })
+    }
+
     /// The domains of up to `limit` recipients that wait in `lane`; call again with the cursor until there is none.
     ///
     /// # Errors

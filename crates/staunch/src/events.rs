@@ -1,15 +1,17 @@
 //! The log lines about deliveries: one line a fact, at one place each (`docs/operations.md`).
 
+use jiff::Timestamp;
 use policy::{Finding, Proof};
 use report::Action;
 use smtp::Domain;
 use smtp::mime::Plan;
-use spool::MessageId;
+use spool::{LaneKey, MessageId};
 
 use crate::hosts::Candidate;
 use crate::login::LoginError;
-use crate::outcome::{Answered, HostError, Outcome, Problem, refusal_reason, tls_reason};
+use crate::outcome::{Answered, HostError, Outcome, Problem, Reason, refusal_reason, tls_reason};
 use crate::queue::work::Target;
+use crate::route;
 
 /// A host did not take the message; the next one is tried, or the message waits.
 pub(crate) fn host_failed(message: MessageId, candidate: &Candidate, error: &HostError) {
@@ -63,17 +65,18 @@ pub(crate) fn findings(message: MessageId, mx: &Domain, findings: &[Finding]) {
 
 /// A line about a recipient that was not reached, under a name that must be known to the compiler.
 macro_rules! gone_wrong {
-    (event = $event:literal, $message:ident, $target:ident, $problem:ident $(, $more:tt = %$value:expr)?) => {{
+    (event = $event:literal, $about:ident, $target:ident, $problem:ident $(, $more:tt = $value:expr)*) => {{
         let Problem { reason, status, text, mx, .. } = $problem;
         tracing::warn!(
             event = $event,
-            message_id = %$message,
+            message_id = %$about.message,
             recipient = %$target.mailbox,
             domain = %$target.mailbox.domain(),
+            next_hop = %route::hop_of($about.lane),
             mx = mx.as_ref().map(tracing::field::display),
             %reason,
             %status,
-            $($more = %$value,)?
+            $($more = $value,)*
             "{text}"
         );
     }};
@@ -90,30 +93,80 @@ pub(crate) fn notice_queued(message: MessageId, action: Action, notice: MessageI
     );
 }
 
+/// Which mail a line about a recipient is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About<'a> {
+    /// The message.
+    pub(crate) message: MessageId,
+    /// Where it waits, or waited.
+    pub(crate) lane: &'a LaneKey,
+}
+
 /// What became of a recipient.
 pub(crate) fn recipient_done(
-    message: MessageId,
+    about: About<'_>,
     target: &Target,
     outcome: &Outcome,
     answered: Option<&Answered>,
 ) {
     match outcome {
-        Outcome::Delivered(reply) => delivered(message, target, answered, reply),
-        Outcome::Deferred { due_at, problem, .. } => {
-            gone_wrong!(event = "deferred", message, target, problem, next_attempt_at = %due_at);
+        Outcome::Delivered(reply) => delivered(about, target, answered, reply),
+        Outcome::Deferred { due_at, problem, attempt } => {
+            let counted = u32::from(*attempt == spool::Attempt::Counted);
+            let attempts = target.attempts.saturating_add(counted);
+            let next = tracing::field::display(due_at);
+            gone_wrong!(
+                event = "deferred",
+                about,
+                target,
+                problem,
+                attempts = attempts,
+                next_attempt_at = next
+            );
         }
         Outcome::Failed(problem) => {
-            gone_wrong!(event = "bounced", message, target, problem);
+            gone_wrong!(event = "bounced", about, target, problem);
         }
     }
 }
 
-fn delivered(
-    message: MessageId,
-    target: &Target,
-    answered: Option<&Answered>,
-    reply: &smtp::Reply,
+/// A recipient came to a next hop that waits since its hosts failed: it was not tried.
+pub(crate) fn joined_wait(about: About<'_>, target: &Target, until: Timestamp, cause: Reason) {
+    tracing::warn!(
+        event = "deferred",
+        message_id = %about.message,
+        recipient = %target.mailbox,
+        domain = %target.mailbox.domain(),
+        next_hop = %route::hop_of(about.lane),
+        reason = %cause,
+        status = %cause.status(),
+        attempts = target.attempts,
+        next_attempt_at = %until,
+        "its next hop waits after a failure"
+    );
+}
+
+/// A next hop waits, and with it all that is queued for it.
+pub(crate) fn lane_deferred(
+    lane: &LaneKey,
+    until: Timestamp,
+    cause: &Problem,
+    recipients: Option<u64>,
 ) {
+    let Problem { reason, status, text, mx, .. } = cause;
+    tracing::warn!(
+        event = "lane_deferred",
+        next_hop = %route::hop_of(lane),
+        mx = mx.as_ref().map(tracing::field::display),
+        %reason,
+        %status,
+        next_attempt_at = %until,
+        recipients,
+        "{text}"
+    );
+}
+
+fn delivered(about: About<'_>, target: &Target, answered: Option<&Answered>, reply: &smtp::Reply) {
     let mx = answered.map(|answered| tracing::field::display(&answered.mx));
     let tls = answered.and_then(|answered| answered.tls);
     let tls_version = tls.map(|tls| tls.version.as_str());
@@ -128,9 +181,10 @@ fn delivered(
     let status = reply.status.unwrap_or(smtp::Status::success(0, 0));
     tracing::info!(
         event = "delivered",
-        message_id = %message,
+        message_id = %about.message,
         recipient = %target.mailbox,
         domain = %target.mailbox.domain(),
+        next_hop = %route::hop_of(about.lane),
         mx,
         address,
         %status,

@@ -132,7 +132,7 @@ pub(crate) fn names_of(config: &Config, key: &LaneKey) -> Vec<HostName> {
 }
 
 /// The next hop that a lane is for.
-fn hop_of(key: &LaneKey) -> &str {
+pub(crate) fn hop_of(key: &LaneKey) -> &str {
     key.as_str().strip_suffix(REQUIRE_TLS_SUFFIX).unwrap_or(key.as_str())
 }
 

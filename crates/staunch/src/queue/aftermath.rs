@@ -14,6 +14,7 @@ use spool::{LaneKey, StoreError, Told};
 use super::work::Work;
 use super::{deadline, settle, store};
 use crate::config::Config;
+use crate::events;
 use crate::outcome::Problem;
 use crate::relay::Relay;
 
@@ -36,6 +37,17 @@ pub(super) async fn lane_failed(
     relay.tracker.clone().spawn(async move {
         tell_of_delays(&relay, &config, &lane, &problem).await;
     });
+}
+
+/// Recipients of one lane that are counted for a line in the log; reading more takes too long.
+const COUNTED_MAX: u64 = 10_000;
+
+/// Tells the log that `lane` waits, and for how many.
+pub(super) async fn tell_lane(relay: &Relay, lane: &LaneKey, until: Timestamp, cause: &Problem) {
+    let count = |spool: &spool::Spool, lane: &LaneKey| spool.count_queued(lane, COUNTED_MAX);
+    // Without the number the line is still worth having.
+    let recipients = store::read(relay, lane.clone(), count).await.ok();
+    events::lane_deferred(lane, until, cause, recipients);
 }
 
 /// Returns what else in `lane` was too old when the attempt began at `started` that failed because of `problem`: it
@@ -87,7 +99,7 @@ async fn end(
         return Ok(());
     }
     let permit = relay.spool.settle_permit()?;
-    settle::fail(relay, config, permit, &work, problem).await;
+    settle::fail(relay, config, permit, (&work, lane), problem).await;
     Ok(())
 }
 

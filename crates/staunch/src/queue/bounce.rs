@@ -49,7 +49,7 @@ async fn end(
         |row: &QueueRow| row.state == RecipientState::Held && recipients.contains(&row.no);
     let rows: Vec<QueueRow> = detail.recipients.into_iter().filter(is_meant).collect();
     let Some(first) = rows.first() else { return Ok(0) };
-    let problem = problem(config, first);
+    let (problem, lane) = (problem(config, first), first.lane.clone());
     let targets: Vec<Target> = rows.into_iter().map(target).collect();
     let count = targets.len();
     let work = Work {
@@ -65,7 +65,7 @@ async fn end(
         as_of: Removals::default(),
     };
     let permit = relay.spool.settle_permit()?;
-    settle::fail(relay, config, permit, &work, &problem).await;
+    settle::fail(relay, config, permit, (&work, &lane), &problem).await;
     Ok(count)
 }
 

@@ -182,7 +182,7 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result
             if !sending.is_as(as_of) || !sending.hand_over() {
                 return Ok(false);
             }
-            settle::fail(relay, &config, permit, &work, &problem).await;
+            settle::fail(relay, &config, permit, (&work, &lane), &problem).await;
         }
         ByMode::Notify => {
             let told = (&problem, Told::Deadline);

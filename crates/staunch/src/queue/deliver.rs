@@ -178,6 +178,7 @@ fn withdrawn(relay: &Relay, due: Due) -> Finished {
         due: Some(relay.now()),
         pause: None,
         took: None,
+        cause: None,
     }
 }
 
@@ -190,6 +191,7 @@ fn leave(due: Due, now: Timestamp) -> Finished {
         due: Some(after(now, DEADLINE_REST)),
         pause: None,
         took: None,
+        cause: None,
         place: Place::Right,
     }
 }
@@ -203,6 +205,7 @@ fn move_on(due: Due, now: Timestamp) -> Finished {
         due: Some(now),
         pause: None,
         took: None,
+        cause: None,
         place: Place::Astray,
     }
 }
@@ -216,6 +219,7 @@ fn rest(due: Due, now: Timestamp) -> Finished {
         due: Some(until),
         pause: Some(until),
         took: None,
+        cause: None,
         place: Place::Right,
     }
 }

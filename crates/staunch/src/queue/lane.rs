@@ -7,16 +7,18 @@ use spool::MessageId;
 
 use super::lanes::{Class, Group, Ticket};
 use super::shaping::{Gate, Shape};
-use crate::outcome::{Effect, Trouble};
+use crate::outcome::{Effect, Reason, Trouble};
 use crate::pool::Bottleneck;
 use crate::schedule::after;
 
 /// Jobs that a lane may keep ready whose next hop took mail before. Ours: at the rates that a disk allows it is
 /// a second's mail; what arrives beyond is read back from the store in its turn.
 pub(super) const READY_MAX: usize = 2_048;
-/// Jobs that any other lane keeps for each attempt that it may have at once. With fewer than one for each, more
-/// are read.
-pub(super) const READY_PER_ATTEMPT: usize = 4;
+/// Jobs that a stranger's lane may keep ready while memory is plenty: a new customer's first mail is not read back.
+const READY_NEW_MAX: usize = 64;
+/// Jobs that a lane keeps for each attempt that it may have at once, also where memory is scarce. With fewer than
+/// one for each, more are read.
+const READY_PER_ATTEMPT: usize = 4;
 /// A lane with fewer ready jobs than attempts is read; this is enough for any number of those.
 const READ_BELOW_MAX: usize = 16;
 
@@ -41,6 +43,34 @@ pub(super) enum Reading {
     Now,
     /// Yes, but mail was taken out of the store since: what comes may be gone.
     Outdated,
+}
+
+/// How much of the memory for ready jobs is used?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Memory {
+    /// Less than a quarter.
+    Plenty,
+    /// Less than half.
+    Enough,
+    /// More: what is left is for those who take mail.
+    Scarce,
+    /// All of it.
+    Used,
+}
+
+impl Memory {
+    /// So much is used of `most`.
+    pub(super) fn of(used: u64, most: u64) -> Self {
+        if used < most / 4 {
+            Self::Plenty
+        } else if used < most / 2 {
+            Self::Enough
+        } else if used < most {
+            Self::Scarce
+        } else {
+            Self::Used
+        }
+    }
 }
 
 /// Where a lane stands that may have something to do. It stands in one row at most.
@@ -87,6 +117,17 @@ pub(super) enum Precedence {
     Called,
 }
 
+/// That the hosts of a lane failed, as the store remembers it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BackOff {
+    /// How often.
+    pub(crate) trouble: Trouble,
+    /// When it is tried again.
+    pub(crate) until: Timestamp,
+    /// How they failed the last time.
+    pub(crate) cause: Option<Reason>,
+}
+
 /// What a lane could do now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Wish {
@@ -116,6 +157,8 @@ pub(super) struct Lane<J> {
     pub(super) pace: Pace,
     /// Not before this time, because the hosts failed.
     retry_at: Option<Timestamp>,
+    /// How they failed.
+    cause: Option<Reason>,
     /// The earliest time at which the store has something due that is not in memory.
     stored_due: Option<Timestamp>,
     reading: Reading,
@@ -160,6 +203,7 @@ impl<J> Lane<J> {
             trouble: None,
             pace: Pace::Usual,
             retry_at: None,
+            cause: None,
             stored_due: None,
             reading: Reading::Not,
             shape,
@@ -191,13 +235,10 @@ impl<J> Lane<J> {
         self.is_frozen = false;
     }
 
-    pub(super) fn restore(
-        &mut self,
-        back_off: Option<(Trouble, Timestamp)>,
-        due: Option<Timestamp>,
-    ) {
-        self.trouble = back_off.map(|(trouble, _)| trouble);
-        self.retry_at = back_off.map(|(_, retry_at)| retry_at);
+    pub(super) fn restore(&mut self, back_off: Option<BackOff>, due: Option<Timestamp>) {
+        self.trouble = back_off.map(|back_off| back_off.trouble);
+        self.retry_at = back_off.map(|back_off| back_off.until);
+        self.cause = back_off.and_then(|back_off| back_off.cause);
         self.stored_due = due;
     }
 
@@ -207,6 +248,11 @@ impl<J> Lane<J> {
 
     pub(super) fn waits(&self, now: Timestamp) -> bool {
         self.is_stopped() || self.retry_at.is_some_and(|at| at > now)
+    }
+
+    /// Until when it waits for its hosts, and why, if it does.
+    pub(super) fn back_off(&self, now: Timestamp) -> Option<(Timestamp, Reason)> {
+        self.retry_at.filter(|at| *at > now).zip(self.cause)
     }
 
     /// Does only an event let it go on?
@@ -256,12 +302,16 @@ impl<J> Lane<J> {
         self.next_slot.filter(|slot| *slot > now && *slot <= latest)
     }
 
-    /// Jobs that it may keep ready.
-    pub(super) fn room(&self, class: Class) -> usize {
-        match class {
-            Class::Proven => READY_MAX,
-            Class::New => self.attempts_at_once().saturating_mul(READY_PER_ATTEMPT),
-            Class::Troubled => 1,
+    /// Jobs that it may keep ready, as memory is.
+    pub(super) fn room(&self, class: Class, memory: Memory) -> usize {
+        let few = self.attempts_at_once().saturating_mul(READY_PER_ATTEMPT);
+        match (class, memory) {
+            (_, Memory::Used) => 0,
+            (Class::Troubled, _) => 1,
+            (Class::Proven, Memory::Plenty | Memory::Enough) => READY_MAX,
+            (Class::New, Memory::Plenty) => few.max(READY_NEW_MAX),
+            (Class::Proven, Memory::Scarce) | (Class::New, Memory::Enough) => few,
+            (Class::New, Memory::Scarce) => 0,
         }
     }
 
@@ -346,8 +396,9 @@ impl<J> Lane<J> {
         self.stored_due.is_none_or(|at| at > now) && self.reading == Reading::Not
     }
 
-    /// An attempt is over: what follows for the lane.
-    pub(super) fn learn(&mut self, effect: Effect) {
+    /// An attempt is over: what follows for the lane. Returns until when it waits, if that is news.
+    pub(super) fn learn(&mut self, effect: Effect, cause: Option<Reason>) -> Option<Timestamp> {
+        let before = self.retry_at;
         match effect {
             Effect::Works => {
                 self.window = self.window.saturating_add(1).min(self.shape.most);
@@ -375,6 +426,11 @@ impl<J> Lane<J> {
                 self.retry_at = Some(retry_at);
             }
         }
+        let news = self.retry_at.filter(|_| self.retry_at != before);
+        if news.is_some() {
+            self.cause = cause;
+        }
+        news
     }
 
     /// With a window of one nothing else starts before what runs has ended.

@@ -37,14 +37,15 @@ use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::outcome::{Effect, Trouble};
+use crate::events::{self, About};
+use crate::outcome::{Effect, Problem, Reason, Trouble};
 use crate::pool::Bottleneck;
 use crate::relay::Relay;
 use crate::route;
 use crate::schedule::after;
 use deliver::{NoRoom, Over};
 use follow::{Astray, End, Followed, Frozen};
-use lanes::{Action, Group, Lanes, Ticket};
+use lanes::{Action, BackOff, Group, Lanes, Ticket};
 use proofs::Proofs;
 use work::{Arrival, Due, Work};
 use yielding::Yielding;
@@ -116,6 +117,8 @@ pub(crate) struct Finished {
     pub(crate) place: Place,
     /// The host that took mail.
     pub(crate) took: Option<HostName>,
+    /// Why the lane waits, if it does.
+    pub(crate) cause: Option<Box<Problem>>,
 }
 
 /// Has mail other next hops now?
@@ -166,11 +169,11 @@ impl Queue {
         for summary in summaries {
             let back_off = match summary.state {
                 LaneState::Healthy => None,
-                LaneState::Failing(trouble) => {
-                    let row =
-                        Trouble { failures: trouble.failures, since: trouble.first_failed_at };
-                    Some((row, trouble.next_probe_at))
-                }
+                LaneState::Failing(row) => Some(BackOff {
+                    trouble: Trouble { failures: row.failures, since: row.first_failed_at },
+                    until: row.next_probe_at,
+                    cause: Reason::parse(&row.problem.reason),
+                }),
             };
             lanes.restore(&summary.key, back_off, summary.earliest_due);
         }
@@ -251,7 +254,10 @@ impl Queue {
             Event::Arrived(pieces) => {
                 for (lane, arrival) in pieces {
                     match arrival {
-                        Arrival::Work(work) => self.lanes.arrive(&lane, work, now),
+                        Arrival::Work(work) => {
+                            self.tell_wait(&lane, &work, now);
+                            self.lanes.arrive(&lane, work, now);
+                        }
                         Arrival::Later(at) => self.lanes.due(&lane, at),
                     }
                 }
@@ -294,8 +300,15 @@ impl Queue {
         }
     }
 
+    /// Mail that comes to a next hop which waits is not tried, and has its line in the log all the same.
+    fn tell_wait(&self, lane: &LaneKey, work: &Work, now: Timestamp) {
+        let Some((until, cause)) = self.lanes.back_off(lane, now) else { return };
+        let about = About { message: work.message, lane };
+        work.targets.iter().for_each(|target| events::joined_wait(about, target, until, cause));
+    }
+
     fn finished(&mut self, ticket: Ticket, finished: Finished) {
-        let Finished { lane, message, effect, due, pause, place, took } = finished;
+        let Finished { lane, message, effect, due, pause, place, took, cause } = finished;
         self.running.remove(&ticket);
         if let Some(until) = pause {
             self.lanes.pause(until);
@@ -303,7 +316,14 @@ impl Queue {
         if let Some(host) = took {
             self.proofs.note(&self.relay, &mut self.lanes, (&lane, &host));
         }
-        self.lanes.finished(&lane, message, effect, due);
+        let reason = cause.as_ref().map(|cause| cause.reason);
+        let waits = self.lanes.finished(&lane, message, (effect, reason), due);
+        if let (Some(until), Some(cause)) = (waits, cause) {
+            let (relay, lane) = (Arc::clone(&self.relay), lane.clone());
+            self.relay.tracker.spawn(async move {
+                aftermath::tell_lane(&relay, &lane, until, &cause).await;
+            });
+        }
         self.follow_if(place, lane);
     }
 
@@ -345,8 +365,9 @@ impl Queue {
                     let until = after(relay.now(), BUG_REST);
                     settle::put_aside(&relay, message, recipients, until).await;
                     let (effect, due) = (Effect::Neutral, Some(until));
-                    let (pause, place, took) = (None, Place::Right, None);
-                    let finished = Finished { lane, message, effect, due, pause, place, took };
+                    let (pause, place, took, cause) = (None, Place::Right, None, None);
+                    let finished =
+                        Finished { lane, message, effect, due, pause, place, took, cause };
                     Event::Finished(ticket, finished)
                 }
             };

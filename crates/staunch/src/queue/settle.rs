@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use smtp::HostName;
 use spool::{
-    Attempt, Change, Deferral, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
+    Attempt, Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
     SettlePermit, Settled, Settlement, StoreError, Told,
 };
 use tokio::sync::oneshot;
@@ -17,7 +17,7 @@ use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
 use super::{Finished, intake};
 use crate::config::{Config, Patience};
-use crate::events;
+use crate::events::{self, About};
 use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome, Problem, Reason};
 use crate::relay::{Counted, Relay};
 
@@ -57,7 +57,8 @@ pub(crate) async fn settle(
     let subject = notice::Subject::from(&due.work);
     write(relay, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
     for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
-        events::recipient_done(due.work.message, target, outcome, decision.answered.as_ref());
+        let about = About { message: due.work.message, lane: &due.lane };
+        events::recipient_done(about, target, outcome, decision.answered.as_ref());
     }
     Finished {
         lane: due.lane.clone(),
@@ -68,6 +69,19 @@ pub(crate) async fn settle(
         // Whatever it was when the attempt began: the configuration may have changed since.
         place: due.place(&relay.config()),
         took: took(decided.effect, answered),
+        cause: cause(&decision).map(Box::new),
+    }
+}
+
+/// Why the lane waits, if it does.
+fn cause(decision: &Decision) -> Option<Problem> {
+    match decision.decided.effect {
+        Effect::Works | Effect::Answers | Effect::Neutral => None,
+        Effect::Failed { .. } | Effect::Yielded { .. } => decision.problem.clone(),
+        Effect::Throttled { .. } => decision.problem.clone().or_else(|| {
+            let mx = &decision.answered.as_ref()?.mx;
+            Some(Problem::new(Reason::Throttled, &format!("{mx} asks for patience")).at(mx))
+        }),
     }
 }
 
@@ -81,7 +95,7 @@ pub(super) async fn fail(
     relay: &Arc<Relay>,
     config: &Config,
     permit: SettlePermit,
-    work: &Work,
+    (work, lane): (&Work, &LaneKey),
     problem: &Problem,
 ) {
     let failed = work.targets.iter().map(|target| (target, problem));
@@ -93,7 +107,8 @@ pub(super) async fn fail(
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
     relay.underway.note_removal();
     for target in &work.targets {
-        events::recipient_done(work.message, target, &Outcome::Failed(problem.clone()), None);
+        let about = About { message: work.message, lane };
+        events::recipient_done(about, target, &Outcome::Failed(problem.clone()), None);
     }
 }
 

@@ -27,9 +27,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spool::{LaneKey, MessageId};
 
-use super::lane::{Hop, Job, Lane, Pace, Precedence, READY_PER_ATTEMPT, Stand, Wish};
+pub(crate) use super::lane::BackOff;
+use super::lane::{Hop, Job, Lane, Memory, Pace, Precedence, Stand, Wish};
 use super::shaping::{Gate, Limits, Pause};
-use crate::outcome::{Effect, Trouble};
+use crate::outcome::{Effect, Reason, Trouble};
 use crate::pool::Bottleneck;
 use crate::route;
 use crate::schedule::after;
@@ -213,7 +214,7 @@ impl<J: Job> Lanes<J> {
     pub(crate) fn restore(
         &mut self,
         key: &LaneKey,
-        back_off: Option<(Trouble, Timestamp)>,
+        back_off: Option<BackOff>,
         due: Option<Timestamp>,
     ) {
         self.lane(key).restore(back_off, due);
@@ -227,7 +228,8 @@ impl<J: Job> Lanes<J> {
         let class = class_of(&self.proven, lane, now);
         // Behind older mail in the store, or in a waiting lane, it takes its turn from the store.
         let is_next = lane.is_read_up(now) && !lane.waits(now) && !lane.knows(job.message());
-        if is_next && has_room_for(class, self.ready, self.limits.ready, lane) {
+        let memory = Memory::of(self.ready, self.limits.ready);
+        if is_next && lane.ready() < lane.room(class, memory) {
             self.ready += lane.take(job);
         } else {
             lane.stored(now);
@@ -257,8 +259,8 @@ impl<J: Job> Lanes<J> {
                 continue;
             }
             // The first one begins at once, however full the memory is.
-            let has_room = lane.ready() < READY_PER_ATTEMPT.min(lane.room(class))
-                || has_room_for(class, self.ready, self.limits.ready, lane);
+            let memory = Memory::of(self.ready, self.limits.ready);
+            let has_room = lane.ready() < lane.room(class, memory).max(1);
             if is_of_use && has_room {
                 self.ready += lane.take(job);
             } else {
@@ -268,20 +270,26 @@ impl<J: Job> Lanes<J> {
         self.changed_first(key, Precedence::Once);
     }
 
-    /// An attempt is over and settled. `due` is when the soonest of its recipients comes again.
+    /// Until when the lane waits for its hosts, and why, if it does.
+    pub(crate) fn back_off(&self, key: &LaneKey, now: Timestamp) -> Option<(Timestamp, Reason)> {
+        self.lanes.get(key)?.back_off(now)
+    }
+
+    /// An attempt is over and settled. `due` is when the soonest of its recipients comes again. Returns until when the
+    /// lane waits because of it, if that is news.
     pub(crate) fn finished(
         &mut self,
         key: &LaneKey,
         message: MessageId,
-        effect: Effect,
+        (effect, cause): (Effect, Option<Reason>),
         due: Option<Timestamp>,
-    ) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        let Some(ticket) = lane.finish(message) else { return };
+    ) -> Option<Timestamp> {
+        let lane = self.lanes.get_mut(key)?;
+        let ticket = lane.finish(message)?;
         if let Some(due) = due {
             lane.stored(due);
         }
-        lane.learn(effect);
+        let news = lane.learn(effect, cause);
         match effect {
             Effect::Works | Effect::Answers | Effect::Neutral => {}
             Effect::Failed { .. } | Effect::Throttled { .. } => {
@@ -294,6 +302,7 @@ impl<J: Job> Lanes<J> {
         }
         self.end(ticket);
         self.changed(key);
+        news
     }
 
     /// An attempt came to nothing, since others have all connections to `site`: `job` goes on when there is
@@ -601,7 +610,8 @@ impl<J: Job> Lanes<J> {
         let lane = self.lanes.get_mut(key)?;
         lane.begin_read();
         self.reads.insert(key.clone(), (class, charge));
-        let (known, most) = (lane.messages().collect(), lane.room(class));
+        let memory = Memory::of(self.ready, self.limits.ready);
+        let (known, most) = (lane.messages().collect(), lane.room(class, memory).max(1));
         Some(Action::Fetch { lane: key.clone(), known, most })
     }
 
@@ -761,13 +771,4 @@ fn class_of<J>(proven: &ProvenGroups, lane: &Lane<J>, now: Timestamp) -> Class {
     } else {
         Class::New
     }
-}
-
-/// May one more job be kept ready? Strangers leave half of the memory to those who take mail, and a lane that
-/// needs much of it leaves half to the others.
-fn has_room_for<J: Job>(class: Class, ready: u64, most: u64, lane: &Lane<J>) -> bool {
-    let is_scarce = ready >= most / 2;
-    let room = lane.room(class);
-    let room = if is_scarce { room.min(READY_PER_ATTEMPT) } else { room };
-    lane.ready() < room && ready < most && !(is_scarce && class.is_unproven())
 }

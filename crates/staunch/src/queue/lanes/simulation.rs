@@ -326,7 +326,7 @@ impl World {
             self.domains[index].failures = 0;
             self.lanes.prove(Group::of(&key), at(self.now));
         }
-        self.lanes.finished(&key, MessageId::from_u128(id), effect, due);
+        self.lanes.finished(&key, MessageId::from_u128(id), (effect, None), due);
     }
 
     fn end(&mut self, index: usize, ticket: Ticket, id: u128) {
@@ -361,7 +361,7 @@ impl World {
         let held = usize::try_from(lanes.accounts.held()).unwrap();
         assert_eq!(held, self.running.len() + reading, "every place has its holder");
         assert!(lanes.reads.len() <= 4, "reads");
-        let spare = 4 * 1_024 * u64::try_from(lanes.lanes.len()).unwrap();
+        let spare = 1_024 * u64::try_from(lanes.lanes.len()).unwrap();
         assert!(lanes.ready <= lanes.limits.ready + spare, "memory");
         let octets: u64 = lanes.lanes.values().map(|lane| 1_024 * lane.ready() as u64).sum();
         assert_eq!(lanes.ready, octets, "what is ready is counted");

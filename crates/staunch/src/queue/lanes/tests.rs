@@ -46,10 +46,9 @@ fn urgent_mail_is_started_before_what_waits_in_memory() {
     let mut order = Vec::new();
     while let Some(Action::Start { job, .. }) = lanes.next(at(0)) {
         order.push(job.0);
-        lanes.finished(&key("a"), job.message(), Effect::Neutral, None);
+        lanes.finished(&key("a"), job.message(), (Effect::Neutral, None), None);
     }
-    // As many as are kept ready; the others take their turn from the store.
-    assert_eq!(order[..4], [9_000_004, 7_000_003, 1, 2]);
+    assert_eq!(order, [9_000_004, 7_000_003, 7_000_005, 1, 2]);
 }
 
 /// Starts whatever can be started now, and returns the started messages.
@@ -66,7 +65,7 @@ fn start_all(lanes: &mut Lanes<Letter>, now: i64) -> Vec<u128> {
 }
 
 fn finish(lanes: &mut Lanes<Letter>, lane: &str, id: u128, effect: Effect) {
-    lanes.finished(&key(lane), MessageId::from_u128(id), effect, None);
+    lanes.finished(&key(lane), MessageId::from_u128(id), (effect, None), None);
 }
 
 fn failed(retry_at: i64) -> Effect {
@@ -163,7 +162,7 @@ fn a_deferred_recipient_comes_back_when_it_is_due() {
     let mut lanes = lanes();
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    lanes.finished(&key("a"), MessageId::from_u128(1), Effect::Neutral, Some(at(60)));
+    lanes.finished(&key("a"), MessageId::from_u128(1), (Effect::Neutral, None), Some(at(60)));
     assert!(lanes.next(at(59)).is_none());
     assert_eq!(lanes.next_wake(), Some(at(60)));
     assert!(matches!(lanes.next(at(60)), Some(Action::Fetch { .. })));
@@ -175,8 +174,12 @@ fn a_backlog_stays_in_the_store() {
     for id in 0..1_000 {
         lanes.arrive(&key("big"), Letter(id), at(0));
     }
-    let kept = lanes.lanes.get(&key("big")).unwrap().ready();
-    assert_eq!(kept, READY_PER_ATTEMPT, "a new lane has one attempt at once");
+    assert_eq!(lanes.lanes.get(&key("big")).unwrap().ready(), 64, "of a stranger");
+    lanes.prove(Group::of(&key("big")), at(0));
+    for id in 1_000..2_000 {
+        lanes.arrive(&key("good"), Letter(id), at(0));
+    }
+    assert!(lanes.ready <= lanes.limits.ready);
 }
 
 #[test]
@@ -222,6 +225,8 @@ fn slow_lanes_do_not_fill_the_memory_that_all_share() {
         }
     }
     start_all_but_reads(&mut lanes, 0);
+    assert!(lanes.ready <= lanes.limits.ready / 2 + 1_024);
+    lanes.prove(Group::of(&key("quick")), at(0));
     lanes.arrive(&key("quick"), Letter(7), at(0));
     assert_eq!(start_all_but_reads(&mut lanes, 0), [7], "straight from memory");
 }
@@ -274,7 +279,7 @@ fn what_was_deleted_is_not_started_from_memory() {
     }
     assert_eq!(start_all(&mut lanes, 0), [1]);
     lanes.removed(&key("a"));
-    lanes.finished(&key("a"), MessageId::from_u128(1), Effect::Works, None);
+    lanes.finished(&key("a"), MessageId::from_u128(1), (Effect::Works, None), None);
     assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })));
 }
 
@@ -344,7 +349,7 @@ fn waits_that_a_wrong_clock_has_set_are_cut_and_no_others() {
         assert_eq!(start_all(&mut lanes, 0), [id]);
         let trouble = Trouble { failures: 1, since: at(0) };
         let effect = Effect::Failed { retry_at: at(retry_at), trouble };
-        lanes.finished(&key(lane), Letter(id).message(), effect, Some(at(retry_at)));
+        lanes.finished(&key(lane), Letter(id).message(), (effect, None), Some(at(retry_at)));
     }
     lanes.cut_waits(at(1), at(100));
     let Some(Action::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("it is due") };
@@ -458,7 +463,7 @@ fn lanes_in_trouble_leave_most_of_the_places_to_others() {
     let trouble = Trouble { failures: 1, since: now };
     for number in 0..5 {
         let key = LaneKey::new(&format!("slow{number}.test"));
-        lanes.restore(&key, Some((trouble, now)), None);
+        lanes.restore(&key, Some(BackOff { trouble, until: now, cause: None }), None);
         lanes.arrive(&key, Letter(number), now);
     }
     assert_eq!(starts(&mut lanes, now).len(), 3);
@@ -466,7 +471,7 @@ fn lanes_in_trouble_leave_most_of_the_places_to_others() {
         lanes.arrive(&LaneKey::new(&format!("new{number}.test")), Letter(number), now);
     }
     assert_eq!(starts(&mut lanes, now).len(), 3, "strangers and those in trouble together");
-    lanes.finished(&LaneKey::new("slow0.test"), Letter(0).message(), Effect::Works, None);
+    lanes.finished(&LaneKey::new("slow0.test"), Letter(0).message(), (Effect::Works, None), None);
     let next = starts(&mut lanes, now);
     assert_eq!(next, [LaneKey::new("new13.test")], "before those in trouble");
 }
@@ -678,12 +683,12 @@ fn a_lane_in_trouble_whose_mail_is_gone_holds_no_other_up() {
     let trouble = Trouble { failures: 1, since: now };
     let keys = ["a.test", "b.test", "c.test"].map(LaneKey::new);
     for (key, number) in keys.iter().zip(0..) {
-        lanes.restore(key, Some((trouble, now)), None);
+        lanes.restore(key, Some(BackOff { trouble, until: now, cause: None }), None);
         lanes.arrive(key, Letter(number), now);
     }
     assert_eq!(starts(&mut lanes, now), keys[..1]);
     lanes.removed(&keys[1]);
-    lanes.finished(&keys[0], Letter(0).message(), Effect::Neutral, None);
+    lanes.finished(&keys[0], Letter(0).message(), (Effect::Neutral, None), None);
     let Some(Action::Fetch { lane, .. }) = lanes.next(now) else { panic!("what is left of b") };
     assert!(lanes.next(now).is_none(), "the place is kept for it");
     lanes.fetched(&lane, Vec::new(), None, now);
@@ -707,11 +712,11 @@ fn a_domain_with_a_rate_begins_one_message_after_the_other() {
     }
     let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
     assert_eq!(starts(&mut lanes, at(0)).len(), 1);
-    lanes.finished(&slow, Letter(0).message(), Effect::Works, None);
+    lanes.finished(&slow, Letter(0).message(), (Effect::Works, None), None);
     assert!(starts(&mut lanes, at(5)).is_empty());
     assert_eq!(lanes.next_wake(), Some(at(10)));
     assert_eq!(starts(&mut lanes, at(10)).len(), 1);
-    lanes.finished(&slow, Letter(1).message(), Effect::Works, None);
+    lanes.finished(&slow, Letter(1).message(), (Effect::Works, None), None);
     assert!(starts(&mut lanes, at(10)).is_empty());
     lanes.retry_now(&slow, at(3));
     assert_eq!(starts(&mut lanes, at(3)).len(), 1, "the clock was ahead when the turn was set");
