@@ -139,10 +139,43 @@ pub(super) enum Wish {
     ReadAhead,
 }
 
+/// A lane. Most of them rest, and there may be a hundred thousand: what only a lane needs that does something stands
+/// in a box of its own, and times take no more room than they need.
 #[derive(Debug)]
 pub(super) struct Lane<J> {
     pub(super) group: Group,
+    /// When the first failure of the row was; never: nothing failed.
+    troubled_since: At,
+    /// Not before this time, because the hosts failed.
+    retry_at: At,
+    /// The earliest time at which the store has something due that is not in memory.
+    stored_due: At,
+    /// Its entry in `Lanes::waiting`.
+    alarm: At,
+    hot: Option<Box<Hot<J>>>,
+    /// What the operator lets it do.
+    shape: Shape,
+    /// Failures in a row.
+    failures: u32,
+    window: u32,
+    /// How its hosts failed.
+    cause: Option<Reason>,
     pub(super) hop: Hop,
+    pub(super) pace: Pace,
+    reading: Reading,
+    /// Is its mail being moved to other lanes? Then nothing starts.
+    is_frozen: bool,
+    /// Has the operator stopped it?
+    gate: Gate,
+    pub(super) stand: Stand,
+    /// The class of the ring or row in which it stands.
+    pub(super) stands_as: Class,
+    pub(super) precedence: Precedence,
+}
+
+/// What of a lane is in memory, or under way.
+#[derive(Debug)]
+struct Hot<J> {
     ready: VecDeque<J>,
     /// Octets of `ready`.
     octets: u64,
@@ -152,32 +185,24 @@ pub(super) struct Lane<J> {
     /// Fetches that have ended.
     fetches: u64,
     in_flight: u32,
-    window: u32,
-    pub(super) trouble: Option<Trouble>,
-    pub(super) pace: Pace,
-    /// Not before this time, because the hosts failed.
-    retry_at: Option<Timestamp>,
-    /// How they failed.
-    cause: Option<Reason>,
-    /// The earliest time at which the store has something due that is not in memory.
-    stored_due: Option<Timestamp>,
-    reading: Reading,
-    /// What the operator lets it do.
-    shape: Shape,
     /// When its next attempt may begin, if it may not begin at any time.
-    next_slot: Option<Timestamp>,
-    /// Is its mail being moved to other lanes? Then nothing starts.
-    is_frozen: bool,
-    /// Has the operator stopped it?
-    gate: Gate,
-    pub(super) stand: Stand,
-    /// The class of the ring or row in which it stands.
-    pub(super) stands_as: Class,
+    next_slot: At,
     /// What its attempts lately waited for.
-    pub(super) site: Option<Bottleneck>,
-    pub(super) precedence: Precedence,
-    /// Its entry in `Lanes::waiting`.
-    pub(super) alarm: Option<Timestamp>,
+    site: Option<Bottleneck>,
+}
+
+impl<J> Default for Hot<J> {
+    fn default() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            octets: 0,
+            known: HashMap::new(),
+            fetches: 0,
+            in_flight: 0,
+            next_slot: At::NEVER,
+            site: None,
+        }
+    }
 }
 
 /// A message that is ready or in flight.
@@ -189,33 +214,94 @@ struct Known {
     ticket: Option<Ticket>,
 }
 
+/// A time to the microsecond, or never; a third of an `Option<Timestamp>`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct At(i64);
+
+impl At {
+    const NEVER: Self = Self(i64::MAX);
+
+    fn get(self) -> Option<Timestamp> {
+        if self == Self::NEVER { None } else { Timestamp::from_microsecond(self.0).ok() }
+    }
+}
+
+impl From<Option<Timestamp>> for At {
+    fn from(time: Option<Timestamp>) -> Self {
+        time.map_or(Self::NEVER, |time| Self(time.as_microsecond()))
+    }
+}
+
+impl From<Timestamp> for At {
+    fn from(time: Timestamp) -> Self {
+        Some(time).into()
+    }
+}
+
 impl<J> Lane<J> {
     pub(super) fn new(group: Group, hop: Hop, shape: Shape, gate: Gate) -> Self {
         Self {
             group,
-            hop,
-            ready: VecDeque::new(),
-            octets: 0,
-            known: HashMap::new(),
-            fetches: 0,
-            in_flight: 0,
-            window: 1,
-            trouble: None,
-            pace: Pace::Usual,
-            retry_at: None,
-            cause: None,
-            stored_due: None,
-            reading: Reading::Not,
+            troubled_since: At::NEVER,
+            retry_at: At::NEVER,
+            stored_due: At::NEVER,
+            alarm: At::NEVER,
+            hot: None,
             shape,
-            next_slot: None,
+            failures: 0,
+            window: 1,
+            cause: None,
+            hop,
+            pace: Pace::Usual,
+            reading: Reading::Not,
             is_frozen: false,
             gate,
             stand: Stand::Nowhere,
             stands_as: Class::New,
-            site: None,
             precedence: Precedence::None,
-            alarm: None,
         }
+    }
+
+    fn hot_mut(&mut self) -> &mut Hot<J> {
+        self.hot.get_or_insert_default()
+    }
+
+    /// Jobs that are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.hot.as_ref().map_or(0, |hot| hot.ready.len())
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.hot.as_ref().map_or(0, |hot| hot.in_flight)
+    }
+
+    /// Its failures in a row, if there are any.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        let failures = self.failures;
+        self.troubled_since.get().map(|since| Trouble { failures, since })
+    }
+
+    fn set_trouble(&mut self, trouble: Option<Trouble>) {
+        self.troubled_since = trouble.map(|trouble| trouble.since).into();
+        self.failures = trouble.map_or(0, |trouble| trouble.failures);
+    }
+
+    /// Its entry in `Lanes::waiting`.
+    pub(super) fn alarm(&self) -> Option<Timestamp> {
+        self.alarm.get()
+    }
+
+    pub(super) fn set_alarm(&mut self, alarm: Option<Timestamp>) {
+        self.alarm = alarm.into();
+    }
+
+    /// What its attempts lately waited for.
+    pub(super) fn site(&self) -> Option<&Bottleneck> {
+        self.hot.as_ref()?.site.as_ref()
+    }
+
+    pub(super) fn set_site(&mut self, site: Bottleneck) {
+        self.hot_mut().site = Some(site);
     }
 
     pub(super) fn set_shape(&mut self, shape: Shape) {
@@ -236,23 +322,23 @@ impl<J> Lane<J> {
     }
 
     pub(super) fn restore(&mut self, back_off: Option<BackOff>, due: Option<Timestamp>) {
-        self.trouble = back_off.map(|back_off| back_off.trouble);
-        self.retry_at = back_off.map(|back_off| back_off.until);
+        self.set_trouble(back_off.map(|back_off| back_off.trouble));
+        self.retry_at = back_off.map(|back_off| back_off.until).into();
         self.cause = back_off.and_then(|back_off| back_off.cause);
-        self.stored_due = due;
+        self.stored_due = due.into();
     }
 
     pub(super) fn messages(&self) -> impl Iterator<Item = MessageId> {
-        self.known.keys().copied()
+        self.hot.iter().flat_map(|hot| hot.known.keys().copied())
     }
 
     pub(super) fn waits(&self, now: Timestamp) -> bool {
-        self.is_stopped() || self.retry_at.is_some_and(|at| at > now)
+        self.is_stopped() || self.retry_at.get().is_some_and(|at| at > now)
     }
 
     /// Until when it waits for its hosts, and why, if it does.
     pub(super) fn back_off(&self, now: Timestamp) -> Option<(Timestamp, Reason)> {
-        self.retry_at.filter(|at| *at > now).zip(self.cause)
+        self.retry_at.get().filter(|at| *at > now).zip(self.cause)
     }
 
     /// Does only an event let it go on?
@@ -264,9 +350,9 @@ impl<J> Lane<J> {
     pub(super) fn wish(&self, now: Timestamp) -> Wish {
         if self.waits(now) {
             Wish::Rest
-        } else if self.has_window(now) && (!self.ready.is_empty() || self.wants_read(now)) {
+        } else if self.has_window(now) && (self.ready() > 0 || self.wants_read(now)) {
             Wish::Begin
-        } else if self.in_flight > 0 && self.wants_read(now) {
+        } else if self.in_flight() > 0 && self.wants_read(now) {
             Wish::ReadAhead
         } else {
             Wish::Rest
@@ -275,31 +361,32 @@ impl<J> Lane<J> {
 
     /// May one more attempt run, as far as the lane goes?
     fn has_window(&self, now: Timestamp) -> bool {
-        self.in_flight < self.window && self.next_slot(now).is_none()
+        self.in_flight() < self.window && self.next_slot(now).is_none()
     }
 
     /// Has it a job that may begin?
     pub(super) fn can_start(&self, now: Timestamp) -> bool {
-        !self.waits(now) && self.has_window(now) && !self.ready.is_empty()
+        !self.waits(now) && self.has_window(now) && self.ready() > 0
     }
 
     /// Does nothing of it run?
     pub(super) fn is_still(&self) -> bool {
-        self.in_flight == 0
+        self.in_flight() == 0
     }
 
     /// Has the store something for it that it could take?
     pub(super) fn wants_read(&self, now: Timestamp) -> bool {
         self.reading == Reading::Not
-            && self.ready.len() < self.attempts_at_once().min(READ_BELOW_MAX)
-            && self.stored_due.is_some_and(|at| at <= now)
+            && self.ready() < self.attempts_at_once().min(READ_BELOW_MAX)
+            && self.stored_due.get().is_some_and(|at| at <= now)
     }
 
     /// When its next attempt may begin, if it must wait for that.
     fn next_slot(&self, now: Timestamp) -> Option<Timestamp> {
         // A clock that was ahead may have set it.
         let latest = after(now, self.shape.interval?);
-        self.next_slot.filter(|slot| *slot > now && *slot <= latest)
+        let next_slot = self.hot.as_ref()?.next_slot.get();
+        next_slot.filter(|slot| *slot > now && *slot <= latest)
     }
 
     /// Jobs that it may keep ready, as memory is.
@@ -321,20 +408,19 @@ impl<J> Lane<J> {
 
     /// It rests: what is empty needs no memory.
     pub(super) fn release_memory(&mut self) {
-        if self.ready.is_empty() {
-            self.ready = VecDeque::new();
-        }
-        if self.known.is_empty() {
-            self.known = HashMap::new();
+        let is_empty = |hot: &Hot<J>| hot.known.is_empty() && hot.next_slot == At::NEVER;
+        if self.reading == Reading::Not && self.hot.as_deref().is_some_and(is_empty) {
+            self.hot = None;
         }
     }
 
     /// Has it nothing to remember?
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
-        let is_backing_off = self.retry_at.is_some_and(|at| at > now);
+        let is_backing_off = self.retry_at.get().is_some_and(|at| at > now);
         let is_at_rest = self.reading == Reading::Not && !self.is_frozen && !is_backing_off;
         let has_slot = self.next_slot(now).is_none();
-        self.known.is_empty() && self.stored_due.is_none() && is_at_rest && has_slot
+        let knows_none = self.hot.as_ref().is_none_or(|hot| hot.known.is_empty());
+        knows_none && self.stored_due == At::NEVER && is_at_rest && has_slot
     }
 
     /// When something can be done here that cannot be done now, if no event comes before.
@@ -343,27 +429,28 @@ impl<J> Lane<J> {
             return None;
         }
         if self.waits(now) {
-            return self.retry_at.max(self.stored_due);
+            return self.retry_at.get().max(self.stored_due.get());
         }
-        let stored = self.stored_due.filter(|at| *at > now);
+        let stored = self.stored_due.get().filter(|at| *at > now);
         stored.into_iter().chain(self.next_slot(now)).min()
     }
 
     /// The store has something due at `due`.
     pub(super) fn stored(&mut self, due: Timestamp) {
-        self.stored_due = Some(self.stored_due.map_or(due, |earlier| earlier.min(due)));
+        self.stored_due = self.stored_due.get().map_or(due, |earlier| earlier.min(due)).into();
     }
 
     /// It need not wait for its hosts.
     pub(super) fn end_wait(&mut self) {
-        self.retry_at = None;
+        self.retry_at = At::NEVER;
     }
 
     /// Waits no longer than until `latest`. Says whether it did.
     pub(super) fn cut_waits(&mut self, now: Timestamp, latest: Timestamp) -> bool {
-        let is_far = [self.retry_at, self.stored_due].into_iter().flatten().any(|at| at > latest);
+        let times = [self.retry_at.get(), self.stored_due.get()];
+        let is_far = times.into_iter().flatten().any(|at| at > latest);
         if is_far {
-            self.retry_at = self.retry_at.filter(|at| *at <= latest);
+            self.retry_at = self.retry_at.get().filter(|at| *at <= latest).into();
             self.stored(now);
         }
         is_far
@@ -380,20 +467,20 @@ impl<J> Lane<J> {
     pub(super) fn begin_read(&mut self) {
         self.reading = Reading::Now;
         // What becomes due while the fetch runs is told by its answer or by an arrival.
-        self.stored_due = None;
+        self.stored_due = At::NEVER;
     }
 
     /// It was read. Is what came of use?
     pub(super) fn end_read(&mut self, now: Timestamp) -> bool {
         let is_of_use = self.reading == Reading::Now && !self.waits(now);
         self.reading = Reading::Not;
-        self.fetches += 1;
+        self.hot_mut().fetches += 1;
         is_of_use
     }
 
     /// May what arrives be tried before the store is asked? Not behind older mail there.
     pub(super) fn is_read_up(&self, now: Timestamp) -> bool {
-        self.stored_due.is_none_or(|at| at > now) && self.reading == Reading::Not
+        self.stored_due.get().is_none_or(|at| at > now) && self.reading == Reading::Not
     }
 
     /// An attempt is over: what follows for the lane. Returns until when it waits, if that is news.
@@ -402,31 +489,32 @@ impl<J> Lane<J> {
         match effect {
             Effect::Works => {
                 self.window = self.window.saturating_add(1).min(self.shape.most);
-                self.trouble = None;
-                self.retry_at = None;
+                self.set_trouble(None);
+                self.retry_at = At::NEVER;
                 self.pace = Pace::Usual;
             }
             Effect::Answers => {
                 self.pace = Pace::Usual;
-                if self.trouble.take().is_some() {
-                    self.retry_at = None;
+                if self.trouble().is_some() {
+                    self.set_trouble(None);
+                    self.retry_at = At::NEVER;
                 }
             }
             Effect::Neutral => {}
             Effect::Failed { retry_at, trouble } | Effect::Yielded { retry_at, trouble } => {
                 self.window = 1;
                 // Attempts that failed side by side are one failure.
-                if self.trouble.is_none_or(|known| known.failures < trouble.failures) {
-                    self.trouble = Some(trouble);
-                    self.retry_at = Some(retry_at);
+                if self.failures < trouble.failures {
+                    self.set_trouble(Some(trouble));
+                    self.retry_at = retry_at.into();
                 }
             }
             Effect::Throttled { retry_at } => {
                 self.window = (self.window / 2).max(1);
-                self.retry_at = Some(retry_at);
+                self.retry_at = retry_at.into();
             }
         }
-        let news = self.retry_at.filter(|_| self.retry_at != before);
+        let news = self.retry_at.get().filter(|_| self.retry_at != before);
         if news.is_some() {
             self.cause = cause;
         }
@@ -435,49 +523,49 @@ impl<J> Lane<J> {
 
     /// With a window of one nothing else starts before what runs has ended.
     pub(super) fn is_alone(&self) -> bool {
-        self.in_flight == 1 && self.window == 1
+        self.in_flight() == 1 && self.window == 1
     }
 }
 
 impl<J: Job> Lane<J> {
-    pub(super) fn ready(&self) -> usize {
-        self.ready.len()
-    }
-
     pub(super) fn knows(&self, message: MessageId) -> bool {
-        self.known.contains_key(&message)
+        self.hot.as_ref().is_some_and(|hot| hot.known.contains_key(&message))
     }
 
     /// Keeps `job` ready, behind those whose turn is before it. Returns its octets.
     pub(super) fn take(&mut self, job: J) -> u64 {
-        let octets = job.octets();
-        self.known.insert(job.message(), Known { came: self.fetches, ticket: None });
-        let before = self.ready.iter().rposition(|other| other.turn() <= job.turn());
-        self.ready.insert(before.map_or(0, |place| place + 1), job);
-        self.octets += octets;
+        let (octets, hot) = (job.octets(), self.hot_mut());
+        hot.known.insert(job.message(), Known { came: hot.fetches, ticket: None });
+        let before = hot.ready.iter().rposition(|other| other.turn() <= job.turn());
+        hot.ready.insert(before.map_or(0, |place| place + 1), job);
+        hot.octets += octets;
         octets
     }
 
     /// Begins an attempt; it is known by `ticket`. Returns the octets that are not ready any more.
     pub(super) fn start(&mut self, ticket: Ticket, now: Timestamp) -> Option<(J, u64)> {
-        let job = self.ready.pop_front()?;
+        let interval = self.shape.interval;
+        let hot = self.hot.as_mut()?;
+        let job = hot.ready.pop_front()?;
         let octets = job.octets();
-        self.octets = self.octets.saturating_sub(octets);
-        if let Some(known) = self.known.get_mut(&job.message()) {
+        hot.octets = hot.octets.saturating_sub(octets);
+        if let Some(known) = hot.known.get_mut(&job.message()) {
             known.ticket = Some(ticket);
         }
-        self.in_flight += 1;
-        self.next_slot = self.shape.interval.map(|interval| after(now, interval));
+        hot.in_flight += 1;
+        hot.next_slot = interval.map(|interval| after(now, interval)).into();
         Some((job, octets))
     }
 
     /// The attempt on `message` is over. Returns its ticket.
     pub(super) fn finish(&mut self, message: MessageId) -> Option<Ticket> {
-        let known = self.known.remove(&message)?;
+        let is_read = self.reading != Reading::Not;
+        let hot = self.hot.as_mut()?;
+        let known = hot.known.remove(&message)?;
         let ticket = known.ticket?;
-        self.in_flight = self.in_flight.saturating_sub(1);
+        hot.in_flight = hot.in_flight.saturating_sub(1);
         // Other recipients of the message that became due meanwhile were skipped.
-        if self.reading != Reading::Not || known.came < self.fetches {
+        if is_read || known.came < hot.fetches {
             self.stored(Timestamp::MIN);
         }
         Some(ticket)
@@ -485,13 +573,12 @@ impl<J: Job> Lane<J> {
 
     /// Gives the ready jobs back to the store's care; returns their octets.
     pub(super) fn unload(&mut self) -> u64 {
-        if self.ready.is_empty() {
-            return 0;
+        let Some(hot) = self.hot.as_mut().filter(|hot| !hot.ready.is_empty()) else { return 0 };
+        for job in hot.ready.drain(..) {
+            hot.known.remove(&job.message());
         }
-        for job in self.ready.drain(..) {
-            self.known.remove(&job.message());
-        }
+        let octets = std::mem::take(&mut hot.octets);
         self.stored(Timestamp::MIN);
-        std::mem::take(&mut self.octets)
+        octets
     }
 }

@@ -17,6 +17,8 @@ const WRITTEN_AT_ONCE: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Proofs {
     news: Vec<Proven>,
+    /// Of whom it was noted last: nearly always the same again.
+    last: Option<(LaneKey, HostName)>,
 }
 
 impl Proofs {
@@ -41,6 +43,10 @@ impl Proofs {
         lanes: &mut Lanes<Work>,
         (lane, host): (&LaneKey, &HostName),
     ) {
+        if self.last.as_ref().is_some_and(|(known, mx)| known == lane && mx == host) {
+            return;
+        }
+        self.last = Some((lane.clone(), host.clone()));
         let now = relay.now();
         for name in [route::domain_of(lane).as_ref(), Some(host)].into_iter().flatten() {
             let domain = registrable_domain(name);
@@ -55,6 +61,8 @@ impl Proofs {
 
     /// Writes what is not written yet.
     pub(super) fn write(&mut self, relay: &Relay) {
+        // Tomorrow it is news again.
+        self.last = None;
         if self.news.is_empty() {
             return;
         }

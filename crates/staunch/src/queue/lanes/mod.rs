@@ -321,7 +321,7 @@ impl<J: Job> Lanes<J> {
         } else {
             self.ready += lane.take(job);
         }
-        lane.site = Some(site.clone());
+        lane.set_site(site.clone());
         lane.precedence = Precedence::None;
         self.end(ticket);
         // Whatever row it stands in else: there it would only begin in vain.
@@ -466,7 +466,7 @@ impl<J: Job> Lanes<J> {
             Wish::Rest => self.rest(key, now),
             Wish::Begin => {
                 let precedence = lane.precedence;
-                let site = lane.site.as_ref().filter(|_| precedence != Precedence::Called);
+                let site = lane.site().filter(|_| precedence != Precedence::Called);
                 if let Some(site) = site.filter(|site| self.sites.is_waited_for(site)).cloned() {
                     return self.wait_at(key, &site);
                 }
@@ -599,7 +599,7 @@ impl<J: Job> Lanes<J> {
         self.accounts.take(charge);
         self.ready = self.ready.saturating_sub(octets);
         lane.precedence = Precedence::None;
-        let trouble = lane.trouble;
+        let trouble = lane.trouble();
         let company = if lane.is_alone() { Company::Alone } else { Company::Others };
         self.changed(key);
         Some(Action::Start { lane: key.clone(), ticket, class, trouble, company, job })
@@ -734,14 +734,17 @@ impl<J: Job> Lanes<J> {
     fn rest(&mut self, key: &LaneKey, now: Timestamp) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let at = lane.wakes_at(now);
-        if lane.alarm != at {
-            if let Some(old) = lane.alarm.take() {
+        let before = lane.alarm();
+        lane.set_alarm(at);
+        // As it is remembered: to the microsecond.
+        let at = lane.alarm();
+        if before != at {
+            if let Some(old) = before {
                 self.waiting.remove(&(old, key.clone()));
             }
             if let Some(at) = at {
                 self.waiting.insert((at, key.clone()));
             }
-            lane.alarm = at;
         }
         if lane.is_idle(now) {
             self.lanes.remove(key);
@@ -755,7 +758,7 @@ impl<J: Job> Lanes<J> {
         while self.waiting.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.waiting.pop_first() else { return };
             if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.alarm = None;
+                lane.set_alarm(None);
                 self.changed(&key);
             }
         }
@@ -764,7 +767,7 @@ impl<J: Job> Lanes<J> {
 
 /// What is known of the next hop of `lane`.
 fn class_of<J>(proven: &ProvenGroups, lane: &Lane<J>, now: Timestamp) -> Class {
-    if lane.trouble.is_some() || lane.pace == Pace::Slow {
+    if lane.trouble().is_some() || lane.pace == Pace::Slow {
         Class::Troubled
     } else if lane.hop == Hop::OfRoute || proven.has(lane.group, now) {
         Class::Proven

@@ -721,3 +721,8 @@ fn a_domain_with_a_rate_begins_one_message_after_the_other() {
     lanes.retry_now(&slow, at(3));
     assert_eq!(starts(&mut lanes, at(3)).len(), 1, "the clock was ahead when the turn was set");
 }
+
+#[test]
+fn a_lane_at_rest_takes_little_memory() {
+    assert!(size_of::<Lane<Letter>>() <= 112, "{}", size_of::<Lane<Letter>>());
+}
