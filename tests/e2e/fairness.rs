@@ -68,3 +68,40 @@ async fn who_comes_to_a_next_hop_that_waits_has_a_line_and_so_has_the_next_hop()
     assert_eq!(joined.text("reason").as_deref(), Some("connect_failed"));
     assert_eq!(joined.text("next_attempt_at"), lane.text("next_attempt_at"));
 }
+
+/// Whoever owns an address can give it any number of names, of any number of domains.
+#[tokio::test]
+async fn one_address_that_never_took_mail_has_the_connections_of_one_host() {
+    let world = World::start(PROGRAM).await;
+    let overlay = "[delivery]\nconnections = 100\nconnections_per_host = 3\nretry = [\"1h\"]\n";
+    let relay = world.relay(overlay).await;
+    let tar = world.mx("mx.tar.test").await;
+    tar.script(|script| script.greeting = world::Greeting::Silent);
+    for number in 0..12 {
+        let (domain, host) = (format!("tar{number}.test"), format!("mx.host{number}.test"));
+        world.dns.mx(&domain, &[(10, &host)]);
+        world.dns.a(&host, tar.ip());
+        submit(&relay, &format!("x@{domain}")).await;
+    }
+    tar.wait_connections(3).await;
+    let good = world.mx("mx.good.test").await;
+    world.domain("good.test").mx(&[(10, &good)]);
+    submit(&relay, "x@good.test").await;
+    good.message().await;
+    assert_eq!(tar.connections(), 3);
+    assert_eq!(
+        relay.event("deferred").count(),
+        0,
+        "the others wait for room, and for nothing else"
+    );
+
+    // Once it has taken mail it is no stranger.
+    let site = world.mx("mx.site.test").await;
+    for number in 0..6 {
+        let (domain, host) = (format!("site{number}.test"), format!("mx{number}.site.test"));
+        world.dns.mx(&domain, &[(10, &host)]);
+        world.dns.a(&host, site.ip());
+        submit(&relay, &format!("x@{domain}")).await;
+    }
+    site.messages(6).await;
+}

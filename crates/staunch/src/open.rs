@@ -16,7 +16,7 @@ use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::login::log_in;
 use crate::outcome::{HostError, StarttlsGone};
-use crate::pool::{Bottleneck, Checkout, Idle, PoolKey, Slot, TlsStart};
+use crate::pool::{Bottleneck, Checkout, Claim, Idle, PoolKey, Slot, TlsStart};
 use crate::relay::Relay;
 
 /// Ours: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
@@ -182,8 +182,10 @@ struct Entry<'a> {
 impl Entry<'_> {
     /// Connects in the place `slot`, and judges what came of it.
     async fn enter(&self, slot: Slot) -> Result<Admitted<Idle>, Shut> {
-        let Opened { connection, observed, is_resumed } = self.connect(&slot).await?;
-        let denied = match admit(self.relay, self.mx, Idle::new(connection, observed, slot)) {
+        let (opened, claim) = self.connect(&slot).await?;
+        let Opened { connection, observed, is_resumed } = opened;
+        let idle = Idle::new(connection, observed, slot).claimed(claim);
+        let denied = match admit(self.relay, self.mx, idle) {
             Ok(admitted) => return self.known(admitted).await,
             Err(denied) => denied,
         };
@@ -193,11 +195,13 @@ impl Entry<'_> {
         }
         // What was not good enough is what the host showed at an earlier handshake. It may have renewed its
         // certificate since.
-        let Idle { connection, slot, observed: _ } = denied.connection;
+        let Idle { connection, slot, .. } = denied.connection;
         self.relay.connector.quit(connection);
         self.relay.connector.forget_tls(&self.key);
-        let Opened { connection, observed, is_resumed: _ } = self.connect(&slot).await?;
-        match admit(self.relay, self.mx, Idle::new(connection, observed, slot)) {
+        let (opened, claim) = self.connect(&slot).await?;
+        let Opened { connection, observed, is_resumed: _ } = opened;
+        let idle = Idle::new(connection, observed, slot).claimed(claim);
+        match admit(self.relay, self.mx, idle) {
             Ok(admitted) => self.known(admitted).await,
             Err(denied) => Err(self.shut(*denied)),
         }
@@ -218,9 +222,11 @@ impl Entry<'_> {
         }
     }
 
-    async fn connect(&self, slot: &Slot) -> Result<Opened, Shut> {
+    /// Connects to the first of the addresses that may have one more connection.
+    async fn connect(&self, slot: &Slot) -> Result<(Opened, Option<Claim>), Shut> {
         let connector = &self.relay.connector;
-        let opened = connector.connect(self.mx, &self.addresses, &self.key, self.starttls).await;
+        let (addresses, claim) = self.claim().map_err(HostError::Crowded)?;
+        let opened = connector.connect(self.mx, addresses, &self.key, self.starttls).await;
         let opened = opened.map_err(|failure| {
             if failure.is_throttling() {
                 slot.throttled();
@@ -230,7 +236,25 @@ impl Entry<'_> {
         if let (Observed::Tls(_), Some(name)) = (&opened.observed, self.mx.host().name()) {
             self.relay.hosts.note_starttls(name).await;
         }
-        Ok(opened)
+        Ok((opened, claim))
+    }
+
+    /// The addresses that may be called, and the right to call the first. Those of routes are the operator's.
+    fn claim(&self) -> Result<(&[SocketAddr], Option<Claim>), Bottleneck> {
+        if self.key.route.is_some() {
+            return Ok((&self.addresses, None));
+        }
+        let mut full = None;
+        for (index, address) in self.addresses.iter().enumerate() {
+            match self.relay.pool.claim(address.ip()) {
+                Ok(claim) => return Ok((self.addresses.get(index..).unwrap_or_default(), claim)),
+                Err(bottleneck) => full = Some(bottleneck),
+            }
+        }
+        match full {
+            Some(bottleneck) => Err(bottleneck),
+            None => Ok((&[], None)),
+        }
     }
 
     fn shut(&self, denied: Denied<Idle>) -> Shut {

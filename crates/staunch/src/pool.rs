@@ -12,6 +12,7 @@ mod key;
 mod places;
 mod row;
 mod site;
+mod strangers;
 mod wanted;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,11 +27,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Limit};
 use crate::connection::Connection;
+use crate::place::Place;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, State, Waiter};
 use row::{Entry, Room};
 use site::Turn;
 pub(crate) use site::site_limit;
+pub(crate) use strangers::Claim;
+use strangers::Strangers;
 pub(crate) use wanted::Bottleneck;
 
 /// What the pool keeps to.
@@ -95,12 +99,26 @@ pub(crate) struct Idle {
     pub(crate) observed: Arc<Observed>,
     /// Its place.
     pub(crate) slot: Slot,
+    /// It is counted as one to a stranger.
+    claim: Option<Claim>,
 }
 
 impl Idle {
     /// A connection that was just made in its place.
     pub(crate) fn new(connection: Connection, observed: Observed, slot: Slot) -> Self {
-        Self { connection, observed: Arc::new(observed), slot }
+        Self { connection, observed: Arc::new(observed), slot, claim: None }
+    }
+
+    /// It took mail: its address is no stranger any more.
+    pub(crate) fn know_address(&self) {
+        if self.claim.is_some() {
+            self.slot.pool.know(self.connection.peer().ip());
+        }
+    }
+
+    /// It is counted as one to a stranger.
+    pub(crate) fn claimed(self, claim: Option<Claim>) -> Self {
+        Self { claim, ..self }
     }
 }
 
@@ -269,6 +287,18 @@ impl Pool {
         }
     }
 
+    /// Changes what is known of strangers, and tells who waits for `place`.
+    fn note_stranger(&self, place: Place, change: impl FnOnce(&mut Strangers)) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        change(&mut state.strangers);
+        let bottleneck = Bottleneck::Address(place);
+        if state.wanted.has(&bottleneck) && state.room_at(&bottleneck) > 0 {
+            state.wanted.made(bottleneck);
+            self.shared.room_made.notify_one();
+        }
+    }
+
     /// Tells who wants to hear of it that something at `key` changed.
     fn note_room(&self, state: &mut State, key: &PoolKey) {
         if state.wanted.is_empty() {
@@ -311,8 +341,8 @@ impl Pool {
     }
 
     fn idle(&self, key: &PoolKey, parked: Parked) -> Idle {
-        let Parked { connection, observed, serial: _ } = parked;
-        Idle { connection, observed, slot: self.slot(key) }
+        let Parked { connection, observed, serial: _, claim } = parked;
+        Idle { connection, observed, slot: self.slot(key), claim }
     }
 
     fn take(&self, key: &PoolKey) -> Taken {
@@ -378,10 +408,10 @@ impl Pool {
             return Some(idle);
         }
         let serial = state.next_serial();
-        let Idle { connection, observed, mut slot } = idle;
+        let Idle { connection, observed, mut slot, claim } = idle;
         slot.is_counted = false;
         let host = state.host(&key);
-        host.parked.push(Parked { serial, connection, observed });
+        host.parked.push(Parked { serial, connection, observed, claim });
         let site = host.site;
         let until = Instant::now() + state.limits.idle;
         self.note_room(state, &key);

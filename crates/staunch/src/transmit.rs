@@ -413,6 +413,7 @@ fn move_window(idle: &Idle, fates: &[Fate]) {
         idle.slot.throttled();
     } else if is_accepted {
         idle.slot.succeeded();
+        idle.know_address();
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::row::{Entry, Room, Row};
 use super::site::{Site, Turn, site_of};
+use super::strangers::{Claim, Strangers};
 use super::wanted::{Bottleneck, Wanted};
 use super::{Checkout, PoolKey, PoolLimits};
 use crate::connection::Connection;
@@ -36,6 +37,8 @@ pub(super) struct State {
     pub(super) has_reaper: bool,
     /// Places taken by all hosts of a registrable domain.
     pub(super) domains: HashMap<HostName, usize>,
+    /// Who never took mail.
+    pub(super) strangers: Strangers,
     /// Where room is waited for.
     pub(super) wanted: Wanted,
 }
@@ -59,6 +62,7 @@ pub(super) struct Parked {
     pub(super) serial: u64,
     pub(super) connection: Connection,
     pub(super) observed: Arc<Observed>,
+    pub(super) claim: Option<Claim>,
 }
 
 #[derive(Debug)]
@@ -87,7 +91,7 @@ impl Host {
         match bottleneck {
             Bottleneck::Limit(site) => self.site == Some(*site),
             Bottleneck::Site(domain) => self.domain.as_ref() == Some(domain),
-            Bottleneck::Host(_) => false,
+            Bottleneck::Host(_) | Bottleneck::Address(_) => false,
         }
     }
 
@@ -127,6 +131,7 @@ impl State {
             row: Row::default(),
             has_reaper: false,
             domains: HashMap::new(),
+            strangers: Strangers::default(),
             wanted: Wanted::default(),
         }
     }
@@ -203,7 +208,9 @@ impl State {
         let limit = |site: &usize| self.limits.limits.get(*site).and_then(|it| it.connections);
         match bottleneck {
             Bottleneck::Limit(site) => limit(site).unwrap_or(self.limits.per_site).max(1),
-            Bottleneck::Site(_) | Bottleneck::Host(_) => self.limits.per_site.max(1),
+            Bottleneck::Site(_) | Bottleneck::Host(_) | Bottleneck::Address(_) => {
+                self.limits.per_site.max(1)
+            }
         }
     }
 
@@ -222,6 +229,7 @@ impl State {
                 let unused = free + host.parked.len();
                 host.room_in_line() + unused.saturating_sub(host.waiters.len())
             }
+            Bottleneck::Address(place) => self.strangers.room(*place, self.limits.per_host),
             Bottleneck::Site(_) | Bottleneck::Limit(_) => {
                 let waiting = self.waiting_at(bottleneck);
                 self.most_waiting(bottleneck).saturating_sub(waiting)

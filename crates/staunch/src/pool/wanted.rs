@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smtp::HostName;
 
 use super::PoolKey;
+use crate::place::Place;
 
 /// Connections of ours that are all in use.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -16,6 +17,8 @@ pub(crate) enum Bottleneck {
     Site(HostName),
     /// Those to the hosts of one `[[limit]]`, by its place in the list.
     Limit(usize),
+    /// Those to one address that never took mail.
+    Address(Place),
 }
 
 /// Where room is waited for, and where there is some.
