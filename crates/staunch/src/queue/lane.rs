@@ -1,5 +1,7 @@
 //! One lane: what of it is in memory, what may run, and until when it waits.
 
+mod state;
+
 use std::collections::{HashMap, VecDeque};
 
 use jiff::Timestamp;
@@ -10,6 +12,9 @@ use super::shaping::{Gate, Shape};
 use crate::outcome::{Effect, Reason, Trouble};
 use crate::pool::Bottleneck;
 use crate::schedule::after;
+use state::At;
+pub(crate) use state::BackOff;
+pub(super) use state::{Hop, Memory, Pace, Precedence, Reading, Stand, Wish};
 
 /// Jobs that a lane may keep ready whose next hop took mail before. Ours: at the rates that a disk allows it is
 /// a second's mail; what arrives beyond is read back from the store in its turn.
@@ -32,111 +37,6 @@ pub(crate) trait Job {
 
     /// Octets of memory that it takes, about.
     fn octets(&self) -> u64;
-}
-
-/// Is a lane being read from the store?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Reading {
-    /// No.
-    Not,
-    /// Yes.
-    Now,
-    /// Yes, but mail was taken out of the store since: what comes may be gone.
-    Outdated,
-}
-
-/// How much of the memory for ready jobs is used?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Memory {
-    /// Less than a quarter.
-    Plenty,
-    /// Less than half.
-    Enough,
-    /// More: what is left is for those who take mail.
-    Scarce,
-    /// All of it.
-    Used,
-}
-
-impl Memory {
-    /// So much is used of `most`.
-    pub(super) fn of(used: u64, most: u64) -> Self {
-        if used < most / 4 {
-            Self::Plenty
-        } else if used < most / 2 {
-            Self::Enough
-        } else if used < most {
-            Self::Scarce
-        } else {
-            Self::Used
-        }
-    }
-}
-
-/// Where a lane stands that may have something to do. It stands in one row at most.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Stand {
-    /// In none: it rests, or only what runs or is read can change something.
-    Nowhere,
-    /// Among those that something has happened to.
-    Changed,
-    /// Among those of its class that something can begin in.
-    InRing,
-    /// Among those of its class that are to be read first.
-    ToRead,
-    /// Among those that wait for a connection to the same hosts.
-    AtSite,
-}
-
-/// Who says where the mail of a lane goes?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Hop {
-    /// The operator, in a route.
-    OfRoute,
-    /// The next hop's own DNS.
-    OfDomain,
-}
-
-/// How were its attempts lately?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Pace {
-    /// Nothing is to be said of them.
-    Usual,
-    /// The last one was slow, and none has taken mail since.
-    Slow,
-}
-
-/// Does a lane stand before the others of its class?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Precedence {
-    /// It does not.
-    None,
-    /// Once: it had its turn, and what it needed is there now.
-    Once,
-    /// Until its next attempt begins: there is room for it at its site.
-    Called,
-}
-
-/// That the hosts of a lane failed, as the store remembers it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BackOff {
-    /// How often.
-    pub(crate) trouble: Trouble,
-    /// When it is tried again.
-    pub(crate) until: Timestamp,
-    /// How they failed the last time.
-    pub(crate) cause: Option<Reason>,
-}
-
-/// What a lane could do now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wish {
-    /// Nothing, before an event or its time.
-    Rest,
-    /// Begin an attempt, if it had a place; perhaps it has to be read first.
-    Begin,
-    /// Be read while its attempts run, so that the next ones begin at once.
-    ReadAhead,
 }
 
 /// A lane. Most of them rest, and there may be a hundred thousand: what only a lane needs that does something stands
@@ -212,30 +112,6 @@ struct Known {
     came: u64,
     /// Its attempt.
     ticket: Option<Ticket>,
-}
-
-/// A time to the microsecond, or never; a third of an `Option<Timestamp>`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct At(i64);
-
-impl At {
-    const NEVER: Self = Self(i64::MAX);
-
-    fn get(self) -> Option<Timestamp> {
-        if self == Self::NEVER { None } else { Timestamp::from_microsecond(self.0).ok() }
-    }
-}
-
-impl From<Option<Timestamp>> for At {
-    fn from(time: Option<Timestamp>) -> Self {
-        time.map_or(Self::NEVER, |time| Self(time.as_microsecond()))
-    }
-}
-
-impl From<Timestamp> for At {
-    fn from(time: Timestamp) -> Self {
-        Some(time).into()
-    }
 }
 
 impl<J> Lane<J> {
