@@ -21,9 +21,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{assert_each_once, median, own_cpu, settled, wait_for_all};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinSet;
+use common::{assert_each_once, median, own_cpu, settled, standard_ports, wait_for_all};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use world::load::{Corpus, Envelope, Load, Sink, SinkTls, Sizes};
 use world::real::{Postfix, PostfixSetup, Usage};
@@ -212,7 +211,7 @@ async fn run(contestant: Contestant, plan: &Plan, scratch: &Path) -> Figures {
         Contestant::OneDomain => 1,
     };
     publish(&world, domains);
-    let _ports = standard_ports(&world).await;
+    let _ports = standard_ports(&world, STANDARD_PORTS).await;
     let relay = start(contestant, &world, scratch).await;
 
     let (before, own_before, start) = (relay.cpu(), own_cpu(), Instant::now());
@@ -251,44 +250,6 @@ fn publish(world: &World, domains: u64) {
     }
     // Answers live as long as ordinary ones do.
     world.dns.set_ttl(300);
-}
-
-/// DNS and policies at the ports where everybody expects them.
-async fn standard_ports(world: &World) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let (dns, policies) = (world.dns.address(), world.policies.address());
-    let udp = UdpSocket::bind((STANDARD_PORTS, 53)).await.expect("port 53");
-    tasks.spawn(forward_datagrams(Arc::new(udp), dns));
-    let tcp = TcpListener::bind((STANDARD_PORTS, 443)).await.expect("port 443");
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((mut client, _)) = tcp.accept().await {
-            connections.spawn(async move {
-                if let Ok(mut server) = TcpStream::connect(policies).await {
-                    let _closed = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                }
-            });
-        }
-    });
-    tasks
-}
-
-async fn forward_datagrams(socket: Arc<UdpSocket>, to: SocketAddr) {
-    let (mut query, mut answers) = (vec![0; 4096], JoinSet::new());
-    while let Ok((octets, client)) = socket.recv_from(&mut query).await {
-        let (socket, query) =
-            (Arc::clone(&socket), query.get(..octets).unwrap_or_default().to_vec());
-        answers.spawn(async move {
-            let Ok(server) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
-            let mut answer = vec![0; 4096];
-            if server.send_to(&query, to).await.is_ok()
-                && let Ok(Ok(octets)) =
-                    tokio::time::timeout(Duration::from_secs(5), server.recv(&mut answer)).await
-            {
-                let _sent = socket.send_to(answer.get(..octets).unwrap_or_default(), client).await;
-            }
-        });
-    }
 }
 
 async fn start(contestant: Contestant, world: &World, scratch: &Path) -> Running {

@@ -993,7 +993,7 @@ fn a_file_brought_to_the_new_format_is_like_one_made_in_it() {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let files = [
         ("queue.db", include_str!("data/queue-v1.sql"), 3),
-        ("policies.db", include_str!("data/policies-v1.sql"), 2),
+        ("policies.db", include_str!("data/policies-v1.sql"), 3),
     ];
     for (file, sql, _) in files {
         Connection::open(old.path().join(file)).unwrap().execute_batch(sql).unwrap();

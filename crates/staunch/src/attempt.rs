@@ -9,6 +9,7 @@ mod said;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use policy::{Admitted, Asked, Finding, Onward, authorize};
@@ -78,8 +79,9 @@ pub(crate) async fn attempt(
             Place::Astray => return Tried::Astray,
         }
         let stranger = (due.class == Class::New).then_some(due.ticket);
-        let watches = Vec::new();
-        let mut rules = Rules { relay, config: &config, sending, yielding, stranger, watches };
+        let (watches, told) = (Vec::new(), AtomicBool::new(false));
+        let mut rules =
+            Rules { relay, config: &config, sending, yielding, stranger, told, watches };
         let result = attempt_under(&mut rules, &due.work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
@@ -158,9 +160,6 @@ async fn attempt_under(
                     continue;
                 }
             };
-        if let Some(first) = candidates.first() {
-            rules.tell_found(&first.located.mx).await;
-        }
         let mut spine = Spine { rules, work, asked: &asked, ends_at, waived: Vec::new() };
         match spine.walk(candidates, &mut walk).await {
             Walked::Answered(answered) => return Some(Ok(*answered)),
@@ -244,6 +243,7 @@ impl Spine<'_> {
                 return Walked::Overtaken;
             }
             self.rules.yielding.set_doing(Doing::Asking(candidate.located.mx.clone()));
+            self.rules.tell_host(None).await;
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
                 Ok(None) => return Walked::Overtaken,
@@ -318,6 +318,7 @@ impl Spine<'_> {
             Ok(admitted) => admitted,
             Err(shut) => return (Session::Fresh, Err(shut.into())),
         };
+        self.rules.tell_host(Some(mx.host())).await;
         self.tell_once(mx.host(), admitted.findings());
         let proof = admitted.proof();
         let idle = admitted.connection_mut();

@@ -235,8 +235,9 @@ pub(crate) fn assemble(
     let dns = Dns::new(&today.dns).map_err(setup)?;
     let clock = ClockWatch::open(&spool)?;
     let store = spool.policies().clone();
-    let policies = PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), clock.clone())
-        .map_err(setup)?;
+    let watched = (clock.clone(), tracker.clone());
+    let policies =
+        PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), watched).map_err(setup)?;
     let (queue, events) = mpsc::channel(EVENTS_MAX);
     let (reloads, requests) = mpsc::channel(reload::REQUESTS_MAX);
     let relay = Relay {

@@ -5,10 +5,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use policy::{Admitted, AuthorizedMx, Denied, Observed, Proof, TlsFailure};
-use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::connect::{Family, Opened, Starttls};
@@ -18,10 +16,6 @@ use crate::login::log_in;
 use crate::outcome::{HostError, StarttlsGone};
 use crate::pool::{Bottleneck, Checkout, Claim, Idle, PoolKey, Slot, TlsStart};
 use crate::relay::Relay;
-
-/// Ours: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
-/// neither an attempt nor a place.
-const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -129,7 +123,7 @@ async fn open_any(
 ) -> Result<Admitted<Idle>, Shut> {
     let key = candidate.key(mx);
     let slot = loop {
-        match checkout(relay, &key).await {
+        match relay.pool.checkout(&key).await {
             Checkout::Fresh(slot) => break slot,
             Checkout::Crowded(bottleneck) => return Err(HostError::Crowded(bottleneck).into()),
             Checkout::TooSoon(wait) => return Err(HostError::TooSoon(wait).into()),
@@ -158,15 +152,6 @@ async fn is_outdone(relay: &Relay, mx: &AuthorizedMx, idle: &Idle) -> bool {
     match (&*idle.observed, mx.host().name()) {
         (Observed::Plain, Some(name)) => relay.hosts.did_starttls(name).await,
         (Observed::Plain, None) | (Observed::Tls(_), _) => false,
-    }
-}
-
-/// A connection, or room for one, unless that takes longer than an attempt should wait.
-async fn checkout(relay: &Relay, key: &PoolKey) -> Checkout {
-    let checkout = relay.pool.checkout(key);
-    match timeout(CONNECTION_WAIT_MAX, checkout).await {
-        Ok(checkout) => checkout,
-        Err(_) => Checkout::Crowded(Bottleneck::Host(Arc::new(key.clone()))),
     }
 }
 
@@ -233,6 +218,18 @@ impl Entry<'_> {
             }
             HostError::Connect(failure)
         })?;
+        // It may have become another one of them.
+        let peer = opened.connection.peer().ip();
+        let claim = match self.key.route {
+            Some(_) => None,
+            None => match self.relay.pool.move_claim(claim, peer) {
+                Ok(claim) => claim,
+                Err(bottleneck) => {
+                    connector.quit(opened.connection);
+                    return Err(HostError::Crowded(bottleneck).into());
+                }
+            },
+        };
         if let (Observed::Tls(_), Some(name)) = (&opened.observed, self.mx.host().name()) {
             self.relay.hosts.note_starttls(name).await;
         }

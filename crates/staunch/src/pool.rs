@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use policy::Observed;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +36,10 @@ pub(crate) use site::site_limit;
 pub(crate) use strangers::Claim;
 use strangers::Strangers;
 pub(crate) use wanted::Bottleneck;
+
+/// Ours: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
+/// neither an attempt nor a place.
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What the pool keeps to.
 #[derive(Clone, Debug)]
@@ -202,6 +206,9 @@ impl Pool {
             let places = state.hosts.get(&key).map_or(0, |host| host.waiters.len());
             unclaimed.extend((0..places).filter_map(|_| self.admit_next(state, &key)));
         }
+        // Whoever waits looks again.
+        state.wanted.all_made();
+        self.shared.room_made.notify_one();
         drop(guard);
         drop(unclaimed);
     }
@@ -236,6 +243,11 @@ impl Pool {
     /// Waits for an unused connection or a free place, first come, first served. May be dropped at any
     /// time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
+        // Who would only wait in vain takes no turn from others.
+        let crowded = self.lock().crowded(key);
+        if let Some(bottleneck) = crowded {
+            return Checkout::Crowded(bottleneck);
+        }
         let turn = self.lock().turn(key, Instant::now());
         match turn {
             Turn::Now => {}
@@ -245,10 +257,11 @@ impl Pool {
         loop {
             let checkout = match self.take(key) {
                 Taken::Now(checkout) => checkout,
-                Taken::Later(granted) => match granted.await {
-                    Ok(checkout) => checkout,
+                Taken::Later(granted) => match timeout(WAIT_MAX, granted).await {
+                    Ok(Ok(checkout)) => checkout,
                     // The pool never drops a waiter, but if it did, asking again would be right.
-                    Err(_) => continue,
+                    Ok(Err(_)) => continue,
+                    Err(_) => Checkout::Crowded(Bottleneck::Host(Arc::new(key.clone()))),
                 },
             };
             let Checkout::Idle(mut idle) = checkout else { return checkout };
@@ -304,7 +317,12 @@ impl Pool {
         if state.wanted.is_empty() {
             return;
         }
-        state.note_room(key);
+        let shared = state.shared(key);
+        self.note_room_at(state, shared);
+    }
+
+    fn note_room_at(&self, state: &mut State, shared: Vec<Bottleneck>) {
+        state.note_room(shared);
         if state.wanted.has_made() {
             self.shared.room_made.notify_one();
         }
@@ -360,8 +378,7 @@ impl Pool {
             state.count(key, |places| places + 1);
             return Taken::Now(Checkout::Fresh(self.slot(key)));
         }
-        if let Some(bottleneck) = state.crowded(key, full.as_ref()) {
-            state.forget_if_over(key);
+        if let Some(bottleneck) = state.crowded(key) {
             return Taken::Now(Checkout::Crowded(bottleneck));
         }
         let serial = state.next_serial();
@@ -466,10 +483,15 @@ impl Pool {
         let state = &mut *guard;
         let was_full = state.open >= state.limits.total || state.full_site(key).is_some();
         state.count(key, |places| places.saturating_sub(1));
+        // Before hosts without places are forgotten.
+        let mut shared = state.shared(key);
         // Only a full pool or site can hold back hosts that have room themselves.
         let turn = if was_full { state.longest_waiting() } else { Some(key.clone()) };
-        let unclaimed = turn.and_then(|turn| self.admit_next(state, &turn));
-        self.note_room(state, key);
+        let unclaimed = turn.as_ref().and_then(|turn| self.admit_next(state, turn));
+        shared.extend(
+            turn.filter(|turn| turn != key).map(|turn| state.shared(&turn)).into_iter().flatten(),
+        );
+        self.note_room_at(state, shared);
         state.forget_if_over(key);
         drop(guard);
         // Its place is released again, outside the lock.

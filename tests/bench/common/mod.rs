@@ -1,7 +1,13 @@
-//! What benchmarks share: waiting for the sink, and adding up.
+//! What benchmarks share: waiting for the sink, adding up, and DNS and HTTPS at their own ports.
+#![allow(dead_code, reason = "each benchmark uses some of it")]
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+use world::World;
 use world::load::{Arrival, Sink};
 use world::real::Usage;
 
@@ -55,4 +61,42 @@ pub(crate) fn assert_each_once(sink: &Sink, count: u64) {
 /// CPU time of this very process: generator and sink (and the DNS server, which is asked twice).
 pub(crate) fn own_cpu() -> f64 {
     Usage::of_process(std::process::id()).cpu_seconds
+}
+
+/// DNS and policies at the ports where everybody expects them.
+pub(crate) async fn standard_ports(world: &World, address: Ipv4Addr) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let (dns, policies) = (world.dns.address(), world.policies.address());
+    let udp = UdpSocket::bind((address, 53)).await.expect("port 53");
+    tasks.spawn(forward_datagrams(Arc::new(udp), dns));
+    let tcp = TcpListener::bind((address, 443)).await.expect("port 443");
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = tcp.accept().await {
+            connections.spawn(async move {
+                if let Ok(mut server) = TcpStream::connect(policies).await {
+                    let _closed = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    tasks
+}
+
+async fn forward_datagrams(socket: Arc<UdpSocket>, to: SocketAddr) {
+    let (mut query, mut answers) = (vec![0; 4096], JoinSet::new());
+    while let Ok((octets, client)) = socket.recv_from(&mut query).await {
+        let (socket, query) =
+            (Arc::clone(&socket), query.get(..octets).unwrap_or_default().to_vec());
+        answers.spawn(async move {
+            let Ok(server) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
+            let mut answer = vec![0; 4096];
+            if server.send_to(&query, to).await.is_ok()
+                && let Ok(Ok(octets)) =
+                    tokio::time::timeout(Duration::from_secs(5), server.recv(&mut answer)).await
+            {
+                let _sent = socket.send_to(answer.get(..octets).unwrap_or_default(), client).await;
+            }
+        });
+    }
 }

@@ -1,5 +1,7 @@
 //! Does what an attempt goes by still hold?
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use smtp::Domain;
 
 use crate::config::Config;
@@ -20,6 +22,8 @@ pub(super) struct Rules<'a> {
     pub(super) yielding: &'a Yielding,
     /// The attempt, if nothing is known of the next hop.
     pub(super) stranger: Option<Ticket>,
+    /// The queue was told which host it has a session with.
+    pub(super) told: AtomicBool,
     /// On the policies that were looked up.
     pub(super) watches: Vec<PolicyWatch>,
 }
@@ -48,10 +52,13 @@ impl Rules<'_> {
         }
     }
 
-    /// The mail goes to `host` first, which may be known better than the next hop.
-    pub(super) async fn tell_found(&self, host: &Domain) {
-        if let (Some(ticket), Some(name)) = (self.stranger, host.name()) {
-            self.relay.tell_queue(Event::Found(ticket, Group::of_host(name))).await;
+    /// There is a session with `host`, which may be known better than the next hop; or with nobody. Anybody may name
+    /// the hosts of others in DNS, so a name alone says nothing.
+    pub(super) async fn tell_host(&self, host: Option<&Domain>) {
+        let Some(ticket) = self.stranger else { return };
+        let name = host.and_then(Domain::name);
+        if self.told.swap(name.is_some(), Ordering::Relaxed) || name.is_some() {
+            self.relay.tell_queue(Event::Session(ticket, name.map(Group::of_host))).await;
         }
     }
 

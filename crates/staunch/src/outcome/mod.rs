@@ -260,8 +260,10 @@ pub(crate) fn decide_failure(
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
         }
-        // Lest a host that never comes to the point keep mail for ever.
-        (Fate::Defer, Scope::Yielded) if circumstances.is_too_old(target.expires_at) => {
+        // Lest a host that never comes to the point keep mail for ever. But not by our own haste alone.
+        (Fate::Defer, Scope::Yielded)
+            if target.attempts > 0 && circumstances.is_too_old(target.expires_at) =>
+        {
             Outcome::Failed(problem.clone().in_the_end())
         }
         // No attempt was made, so age ends nothing. A notice would not get away either.
@@ -639,9 +641,13 @@ mod tests {
         let mx = Domain::Name(HostName::parse("mx.b.test").unwrap());
         for doing in [Doing::LookingUp, Doing::Asking(mx)] {
             let error = AttemptError::Yielded { doing };
-            let decided =
-                decide_failure(&[target(3, 5000), target(3, 1)], &error, &circumstances());
+            let decided = decide_failure(
+                &[target(3, 5000), target(3, 1), target(0, 1)],
+                &error,
+                &circumstances(),
+            );
             assert_eq!(told(&decided.outcomes[0]), "deferred yielded 4.3.2 48s uncounted");
+            assert_eq!(told(&decided.outcomes[2]), "deferred yielded 4.3.2 48s uncounted");
             assert_eq!(told(&decided.outcomes[1]), "failed yielded 5.3.2");
             let trouble = Trouble { failures: 1, since: at(1010) };
             assert_eq!(decided.effect, Effect::Yielded { retry_at: at(1058), trouble });

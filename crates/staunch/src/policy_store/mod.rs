@@ -35,6 +35,7 @@ use smtp::{HostName, RemoteText};
 use spool::{Policies, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::clock::ClockWatch;
@@ -133,6 +134,7 @@ pub(crate) struct PolicyKeeper {
 #[derive(Debug)]
 struct Inner {
     config: watch::Receiver<Arc<Config>>,
+    tracker: TaskTracker,
     dns: Dns,
     fetcher: Live<Fetcher>,
     store: Policies,
@@ -187,7 +189,7 @@ fn weight(domain: &HostName, value: &Remembered) -> u32 {
 }
 
 impl PolicyKeeper {
-    /// Keeps policies in `store`. How they are fetched is as [`PolicyKeeper::renew`] says last, everything
+    /// Keeps policies in `store`; look-ups run on `tracker`. How they are fetched is as [`PolicyKeeper::renew`] says last, everything
     /// else follows `config`.
     ///
     /// # Errors
@@ -197,7 +199,7 @@ impl PolicyKeeper {
         config: watch::Receiver<Arc<Config>>,
         dns: Dns,
         store: Policies,
-        clock: ClockWatch,
+        (clock, tracker): (ClockWatch, TaskTracker),
     ) -> Result<Self, ClientSetupError> {
         let fetcher = Live::new(Fetcher::new(&config.borrow(), dns.clone(), clock.clone())?);
         let verdicts = Cache::builder()
@@ -220,6 +222,7 @@ impl PolicyKeeper {
             .build();
         let inner = Inner {
             config,
+            tracker,
             dns,
             fetcher,
             store,
@@ -261,7 +264,23 @@ impl PolicyKeeper {
     }
 
     /// As [`PolicyKeeper::lookup`], with the evidence, and always with a question to DNS.
+    ///
+    /// It goes on when whoever asks does not wait any more, as an attempt that makes room for others: what was
+    /// written halfway neither memory nor other attempts would know of.
     pub(crate) async fn consult(&self, domain: &HostName, freshness: Freshness) -> Consulted {
+        let (keeper, domain) = (self.clone(), domain.clone());
+        let look_up = async move { keeper.consult_to_the_end(&domain, freshness).await };
+        match self.inner.tracker.spawn(look_up).await {
+            Ok(consulted) => consulted,
+            // Only the end of the daemon cancels it, and that ends whoever asks, too.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn consult_to_the_end(&self, domain: &HostName, freshness: Freshness) -> Consulted {
         let arrived = Instant::now();
         let mut turn = self.inner.turns.take(domain).await;
         if let Some(answer) = turn.shared(arrived, freshness) {

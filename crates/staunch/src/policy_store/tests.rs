@@ -39,7 +39,9 @@ impl Daemon {
         let dns = Dns::new(&config.dns).unwrap();
         let watch = ClockWatch::open(&spool).unwrap();
         let (sender, receiver) = watch::channel(config);
-        let keeper = PolicyKeeper::new(receiver, dns, spool.policies().clone(), watch).unwrap();
+        let keeper =
+            PolicyKeeper::new(receiver, dns, spool.policies().clone(), (watch, TaskTracker::new()))
+                .unwrap();
         Self { keeper, spool, config: sender }
     }
 
@@ -146,6 +148,25 @@ async fn many_messages_cost_one_query_and_one_fetch() {
     daemon.keeper.lookup(&host, Freshness::Fresh).await;
     assert_eq!(world.dns.asked(&domain.record_name(), RecordType::TXT), 2, "a fresh one asks");
     assert_eq!(daemon.stored(), stored, "an unchanged record writes nothing");
+}
+
+/// An attempt makes room for others while its policy is looked up.
+#[tokio::test]
+async fn a_look_up_goes_on_when_nobody_waits_for_it_any_more() {
+    let world = World::start("/none").await;
+    let domain = enforced(&world);
+    let daemon = Daemon::start(&world, "");
+    let watch = daemon.keeper.watch(&name(A));
+    tokio::select! {
+        biased;
+        _ = daemon.look() => panic!("it takes a moment"),
+        () = std::future::ready(()) => {}
+    }
+    daemon.keeper.inner.tracker.close();
+    daemon.keeper.inner.tracker.wait().await;
+    assert!(watch.has_changed(), "attempts under way are told");
+    assert!(daemon.stored().kept.is_some());
+    assert_eq!(domain.policy_requests(), 1);
 }
 
 #[tokio::test]

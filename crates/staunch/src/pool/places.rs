@@ -191,16 +191,21 @@ impl State {
         self.domains.get(domain).is_some_and(|open| *open >= self.limits.per_site)
     }
 
-    /// Whether enough wait for what `key` needs, and for what.
-    pub(super) fn crowded(
-        &mut self,
-        key: &PoolKey,
-        full: Option<&Bottleneck>,
-    ) -> Option<Bottleneck> {
-        if self.host(key).room_in_line() == 0 {
+    /// What so many wait for already that one more at `key` would wait in vain.
+    pub(super) fn crowded(&mut self, key: &PoolKey) -> Option<Bottleneck> {
+        let full = self.full_site(key);
+        let has_place = self.open < self.limits.total;
+        // A host without places has no entry, and none is made by a question.
+        let host = self.hosts.get_mut(key)?;
+        let is_first = host.next_waiter().is_none();
+        let is_free = host.has_room() && has_place && full.is_none();
+        if is_first && (!host.parked.is_empty() || is_free) {
+            return None;
+        }
+        if host.room_in_line() == 0 {
             return Some(Bottleneck::Host(Arc::new(key.clone())));
         }
-        full.filter(|bottleneck| self.room_at(bottleneck) == 0).cloned()
+        full.filter(|bottleneck| self.room_at(bottleneck) == 0)
     }
 
     /// How many may wait for what some hosts share: as many as there are places.
@@ -237,15 +242,18 @@ impl State {
         }
     }
 
-    /// Something at `key` changed: whoever wants to hear of room there, does.
-    pub(super) fn note_room(&mut self, key: &PoolKey) {
-        let Some(host) = self.hosts.get(key) else { return };
-        let shared = [
-            Some(Bottleneck::Host(Arc::new(key.clone()))),
-            host.site.map(Bottleneck::Limit),
-            host.domain.clone().map(Bottleneck::Site),
-        ];
-        for bottleneck in shared.into_iter().flatten() {
+    /// What mail at `key` may wait for.
+    pub(super) fn shared(&self, key: &PoolKey) -> Vec<Bottleneck> {
+        let host = self.hosts.get(key);
+        let limit = host.and_then(|host| host.site).map(Bottleneck::Limit);
+        let site = host.and_then(|host| host.domain.clone()).map(Bottleneck::Site);
+        let own = Bottleneck::Host(Arc::new(key.clone()));
+        [Some(own), limit, site].into_iter().flatten().collect()
+    }
+
+    /// Something changed at these: whoever wants to hear of room there, does.
+    pub(super) fn note_room(&mut self, shared: Vec<Bottleneck>) {
+        for bottleneck in shared {
             if self.wanted.has(&bottleneck) && self.room_at(&bottleneck) > 0 {
                 self.wanted.made(bottleneck);
             }

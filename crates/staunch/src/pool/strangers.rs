@@ -84,6 +84,22 @@ impl Pool {
         Ok(state.strangers.open(place).then(|| Claim { pool: self.clone(), place }))
     }
 
+    /// The right to be connected to `address`, in place of `claim`.
+    ///
+    /// # Errors
+    ///
+    /// [`Bottleneck`] when there are as many connections to it as may be.
+    pub(crate) fn move_claim(
+        &self,
+        claim: Option<Claim>,
+        address: IpAddr,
+    ) -> Result<Option<Claim>, Bottleneck> {
+        match claim {
+            Some(claim) if claim.place == Place::of(address) => Ok(Some(claim)),
+            Some(_) | None => self.claim(address),
+        }
+    }
+
     /// `address` took mail: it is no stranger any more.
     pub(crate) fn know(&self, address: IpAddr) {
         let place = Place::of(address);

@@ -51,6 +51,11 @@ impl Wanted {
         }
     }
 
+    /// There may be room anywhere.
+    pub(super) fn all_made(&mut self) {
+        self.made.extend(self.wanted.drain());
+    }
+
     /// Where room was made since the last time.
     pub(super) fn take_made(&mut self) -> Vec<Bottleneck> {
         std::mem::take(&mut self.made)

@@ -96,6 +96,8 @@ async fn try_and_settle(
             attempt::ended_without_answer(sending, relay.config(), error)
         }
     };
+    // What is left is ours, and ends by itself.
+    yielding.content_begins();
     let (config, result) = match tried {
         Tried::Ended(config, result) => (config, result),
         Tried::Astray => return Ok(move_on(due, relay.now())),

@@ -370,7 +370,6 @@ impl<J> Lane<J> {
                 self.pace = Pace::Usual;
             }
             Effect::Answers => {
-                self.pace = Pace::Usual;
                 if self.trouble().is_some() {
                     self.set_trouble(None);
                     self.retry_at = At::NEVER;

@@ -35,6 +35,7 @@ use jiff::Timestamp;
 use smtp::HostName;
 use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, About};
@@ -56,6 +57,8 @@ pub(crate) const EVENTS_MAX: usize = 4_096;
 const FOLLOWED_AT_ONCE: usize = 256;
 /// The longest sleep: a clock that is set must not make the queue oversleep for long.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at what may have been missed. Ours.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// When a lane is read again after the store could not be read.
 const STORE_REST: Duration = Duration::from_secs(5);
 /// When a message is tried again whose attempt ended in a bug of ours.
@@ -77,8 +80,8 @@ pub(crate) enum Event {
     Finished(Ticket, Finished),
     /// An attempt could not have a connection.
     NoRoom(Ticket, Box<NoRoom>),
-    /// The mail of an attempt goes to hosts of this registrable domain.
-    Found(Ticket, Group),
+    /// The attempt has a session with a host of this registrable domain, or with none.
+    Session(Ticket, Option<Group>),
     /// The operator wants a lane tried now.
     RetryNow(LaneKey),
     /// Nothing waits longer than until then: a clock that was ahead has set such times.
@@ -187,7 +190,14 @@ impl Queue {
     /// Runs until `stop`, then until what runs has ended: the caller drops it when its grace is over.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         self.find_astray(Astray::Wholly);
+        let mut looked = Instant::now();
         while !stop.is_cancelled() {
+            // However much else there is to do.
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                self.call_all();
+                self.proofs.write(&self.relay);
+            }
             self.start_what_can_start();
             let sleep = self.sleep();
             tokio::select! {
@@ -198,10 +208,7 @@ impl Queue {
                     None => return,
                 },
                 made = self.relay.pool.room_made() => made.iter().for_each(|it| self.call(it)),
-                () = tokio::time::sleep(sleep) => {
-                    self.call_all();
-                    self.proofs.write(&self.relay);
-                }
+                () = tokio::time::sleep(sleep) => {}
             }
         }
         while self.lanes.in_flight() > 0 {
@@ -277,7 +284,7 @@ impl Queue {
                 self.lanes.sent_back(&lane, work.message, (bottleneck.clone(), work), now);
                 self.call(&bottleneck);
             }
-            Event::Found(ticket, host) => self.lanes.found(ticket, host, now),
+            Event::Session(ticket, host) => self.lanes.session(ticket, host, now),
             Event::RetryNow(lane) => self.lanes.retry_now(&lane, now),
             Event::CutWaits { latest } => self.lanes.cut_waits(now, latest),
             Event::Due(lanes) => self.due(lanes, now),

@@ -43,11 +43,12 @@ impl Proofs {
         lanes: &mut Lanes<Work>,
         (lane, host): (&LaneKey, &HostName),
     ) {
-        if self.last.as_ref().is_some_and(|(known, mx)| known == lane && mx == host) {
+        let now = relay.now();
+        let is_same = self.last.as_ref().is_some_and(|(known, mx)| known == lane && mx == host);
+        if is_same && lanes.is_proven(lane, now) {
             return;
         }
         self.last = Some((lane.clone(), host.clone()));
-        let now = relay.now();
         for name in [route::domain_of(lane).as_ref(), Some(host)].into_iter().flatten() {
             let domain = registrable_domain(name);
             if lanes.prove(Group::of_name(domain.as_str()), now) {

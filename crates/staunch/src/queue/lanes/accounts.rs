@@ -57,6 +57,11 @@ impl Shares {
         self.part(6)
     }
 
+    /// New alone: 50 %, so that those who failed once have their turn, however many others are new.
+    pub(super) fn strangers(self) -> u32 {
+        self.part(5)
+    }
+
     /// In trouble or slow: 30 %.
     pub(super) fn troubled(self) -> u32 {
         self.part(3)
@@ -120,7 +125,9 @@ impl Accounts {
         let in_unproven = unproven < self.shares.unproven();
         match class {
             Class::Proven => in_all,
-            Class::New => in_all && in_unproven,
+            Class::New => {
+                in_all && in_unproven && self.held_by(Class::New) < self.shares.strangers()
+            }
             Class::Troubled => {
                 in_all && in_unproven && self.held_by(Class::Troubled) < self.shares.troubled()
             }
@@ -214,8 +221,9 @@ mod tests {
         assert_eq!(fill(&mut accounts, Class::New), 150);
         assert_eq!(fill(&mut accounts, Class::Proven), 200);
         let mut accounts = self::accounts(500);
-        assert_eq!(fill(&mut accounts, Class::New), 300);
-        assert_eq!(fill(&mut accounts, Class::Troubled), 0, "they are part of the same");
+        assert_eq!(fill(&mut accounts, Class::New), 250);
+        assert_eq!(fill(&mut accounts, Class::Troubled), 50, "they are part of the same");
+        assert_eq!(fill(&mut accounts, Class::New), 0);
         assert_eq!(fill(&mut accounts, Class::Proven), 200);
     }
 

@@ -289,7 +289,7 @@ impl<J: Job> Lanes<J> {
         if let Some(due) = due {
             lane.stored(due);
         }
-        let news = lane.learn(effect, cause);
+        let (news, group) = (lane.learn(effect, cause), lane.group);
         match effect {
             Effect::Works | Effect::Answers | Effect::Neutral => {}
             Effect::Failed { .. } | Effect::Throttled { .. } => {
@@ -299,6 +299,9 @@ impl<J: Job> Lanes<J> {
                 lane.pace = Pace::Slow;
                 self.ready = self.ready.saturating_sub(lane.unload());
             }
+        }
+        if effect == Effect::Works {
+            self.running.took_mail(group, &self.uptime);
         }
         self.end(ticket);
         self.changed(key);
@@ -357,12 +360,15 @@ impl<J: Job> Lanes<J> {
         self.sites.is_waited_for(site)
     }
 
-    /// The mail goes to hosts of this registrable domain. If that took mail before, nothing more has to be known
-    /// of the next hop.
-    pub(crate) fn found(&mut self, ticket: Ticket, host: Group, now: Timestamp) {
-        let class = self.running.charge_mut(ticket).map(|charge| charge.class);
-        if class == Some(Class::New) && self.proven.has(host, now) {
-            self.recharge(ticket, Class::Proven);
+    /// The attempt of a stranger has a session with a host of this registrable domain, or with none. As long as it has
+    /// one with hosts that took mail before, nothing more has to be known of the next hop.
+    pub(crate) fn session(&mut self, ticket: Ticket, host: Option<Group>, now: Timestamp) {
+        let is_proven = host.is_some_and(|host| self.proven.has(host, now));
+        let class = if is_proven { Class::Proven } else { Class::New };
+        // One that is slow stays charged so.
+        match self.running.charge_mut(ticket).map(|charge| charge.class) {
+            Some(Class::New | Class::Proven) => self.recharge(ticket, class),
+            Some(Class::Troubled) | None => {}
         }
     }
 
@@ -375,6 +381,11 @@ impl<J: Job> Lanes<J> {
     /// `group` took mail. Is that news, so that it should be written down?
     pub(crate) fn prove(&mut self, group: Group, now: Timestamp) -> bool {
         self.proven.note(group, now)
+    }
+
+    /// Is the next hop of this lane known to take mail?
+    pub(crate) fn is_proven(&self, key: &LaneKey, now: Timestamp) -> bool {
+        self.lanes.get(key).is_some_and(|lane| self.proven.has(lane.group, now))
     }
 
     /// `group` took mail then, as was written down.
@@ -489,6 +500,11 @@ impl<J: Job> Lanes<J> {
 
     fn wait_at(&mut self, key: &LaneKey, site: &Bottleneck) {
         if let Some(lane) = self.lanes.get_mut(key) {
+            if lane.stand == Stand::InRing
+                && let Some(ring) = self.rings.get_mut(lane.stands_as.index())
+            {
+                ring.remove(lane.group, key);
+            }
             lane.stand = Stand::AtSite;
             self.sites.push(site, key.clone());
         }
@@ -669,6 +685,7 @@ impl<J: Job> Lanes<J> {
         for group in self.running.disproven(&self.uptime) {
             self.proven.lose(group);
         }
+        self.running.forget_takings(&self.uptime);
         for (need, wanted) in self.needs() {
             self.to_ask.extend(self.running.ask_to_give_way(need, wanted, &self.uptime));
         }
@@ -680,7 +697,9 @@ impl<J: Job> Lanes<J> {
         let (proven, new, troubled) =
             (waiting(Class::Proven), waiting(Class::New), waiting(Class::Troubled));
         let is_full = |class| !self.accounts.has_room(class);
-        let parked = self.rings.iter().flat_map(Ring::parked);
+        // A proven one waits for its own mail, which nobody hurries.
+        let strangers = self.rings.iter().skip(1);
+        let parked = strangers.flat_map(Ring::parked);
         let mut needs: Vec<_> = parked.map(|(group, lanes)| (Need::Group(group), lanes)).collect();
         if troubled > 0 && is_full(Class::Troubled) {
             needs.push((Need::Troubled, troubled));

@@ -130,6 +130,18 @@ impl Ring {
         }
     }
 
+    /// It waits elsewhere.
+    pub(super) fn remove(&mut self, group: Group, lane: &LaneKey) {
+        let Some(waiting) = self.groups.get_mut(&group) else { return };
+        let Some(place) = waiting.lanes.iter().position(|other| other == lane) else { return };
+        waiting.lanes.remove(place);
+        self.len = self.len.saturating_sub(1);
+        if waiting.lanes.is_empty() {
+            self.parked.remove(&group);
+        }
+        self.forget_if_over(group);
+    }
+
     /// A place of the group is free again.
     pub(super) fn released(&mut self, group: Group) {
         self.parked.remove(&group);

@@ -15,6 +15,8 @@ use super::group::Group;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Who is slow for so long, and has no mail to show for it, is not proven any more.
 const PROOF_LASTS: Duration = Duration::from_secs(60);
+/// Who is asked to make room and can, has ended by then. Ours.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest that time is believed to pass between two looks: the queue looks more often than that, so what is
 /// more is a clock that was set.
 const STEP_MAX: Duration = Duration::from_secs(35);
@@ -55,8 +57,8 @@ impl Ticket {
 enum Asked {
     /// Not yet.
     No,
-    /// It was, and has not ended yet.
-    Yes,
+    /// It was then, and has not ended yet.
+    Yes(Duration),
     /// In vain: the host has the content.
     InVain,
 }
@@ -99,6 +101,8 @@ impl Need {
 pub(super) struct Running {
     attempts: HashMap<Ticket, Attempt>,
     tickets: u64,
+    /// When these took mail, of late.
+    takings: HashMap<Group, Duration>,
 }
 
 impl Running {
@@ -146,10 +150,26 @@ impl Running {
         slow.map(|(ticket, attempt)| (*ticket, attempt.lane.clone())).collect()
     }
 
-    /// The groups of those that have been slow for so long that nothing is proven by former mail.
+    /// An attempt there took mail.
+    pub(super) fn took_mail(&mut self, group: Group, uptime: &Uptime) {
+        self.takings.insert(group, uptime.passed());
+    }
+
+    /// What is too long ago says nothing.
+    pub(super) fn forget_takings(&mut self, uptime: &Uptime) {
+        let passed = uptime.passed();
+        self.takings.retain(|_, at| passed.saturating_sub(*at) < PROOF_LASTS);
+    }
+
+    /// The groups of those that have been slow for so long that nothing is proven by former mail: unless other
+    /// attempts there took some meanwhile.
     pub(super) fn disproven(&self, uptime: &Uptime) -> impl Iterator<Item = Group> {
         let long = self.attempts.values().filter(|attempt| attempt.age(uptime) >= PROOF_LASTS);
-        long.map(|attempt| attempt.charge.group)
+        let takes_none = |group: &Group| {
+            let at = self.takings.get(group);
+            at.is_none_or(|at| uptime.passed().saturating_sub(*at) >= PROOF_LASTS)
+        };
+        long.map(|attempt| attempt.charge.group).filter(takes_none)
     }
 
     /// The longest running ones that should make room so that `wanted` others can begin, without those that do
@@ -160,9 +180,18 @@ impl Running {
         wanted: usize,
         uptime: &Uptime,
     ) -> Vec<Ticket> {
+        let passed = uptime.passed();
+        for attempt in self.attempts.values_mut() {
+            // It began with the content at that moment, or is being settled.
+            if let Asked::Yes(at) = attempt.asked
+                && passed.saturating_sub(at) > ANSWERED_WITHIN
+            {
+                attempt.asked = Asked::InVain;
+            }
+        }
         let its = self.attempts.iter_mut().filter(|(_, attempt)| need.includes(attempt.charge));
         let (asked, free): (Vec<_>, Vec<_>) =
-            its.partition(|(_, attempt)| attempt.asked == Asked::Yes);
+            its.partition(|(_, attempt)| matches!(attempt.asked, Asked::Yes(_)));
         let mut slow: Vec<_> = free
             .into_iter()
             .filter(|(_, attempt)| attempt.asked == Asked::No && attempt.age(uptime) >= PATIENCE)
@@ -170,7 +199,7 @@ impl Running {
         slow.sort_unstable_by_key(|(ticket, attempt)| (attempt.since, **ticket));
         slow.truncate(wanted.saturating_sub(asked.len()));
         let asked = slow.into_iter().map(|(ticket, attempt)| {
-            attempt.asked = Asked::Yes;
+            attempt.asked = Asked::Yes(passed);
             *ticket
         });
         asked.collect()

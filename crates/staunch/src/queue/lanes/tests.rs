@@ -559,10 +559,10 @@ fn a_host_that_took_mail_makes_its_domains_proven() {
     while let Some(Action::Start { ticket, .. }) = lanes.next(at(0)) {
         started.push(ticket);
     }
-    assert_eq!(started.len(), 6);
-    lanes.found(started[0], Group::of_name("nobody.example"), at(0));
+    assert_eq!(started.len(), 5);
+    lanes.session(started[0], Some(Group::of_name("nobody.example")), at(0));
     assert!(lanes.next(at(0)).is_none());
-    lanes.found(started[0], host, at(0));
+    lanes.session(started[0], Some(host), at(0));
     assert!(
         matches!(lanes.next(at(0)), Some(Action::Start { .. })),
         "its place is free for others"
