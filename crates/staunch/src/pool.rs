@@ -273,33 +273,6 @@ impl Pool {
         }
     }
 
-    /// Room for how many more attempts is at `bottleneck`? If there is none, [`Pool::room_made`] tells of it as
-    /// soon as there is.
-    pub(crate) fn room_at(&self, bottleneck: &Bottleneck) -> usize {
-        let mut state = self.lock();
-        let room = state.room_at(bottleneck);
-        if room == 0 {
-            state.wanted.tell_of(bottleneck.clone());
-        }
-        room
-    }
-
-    /// Tells of room at `bottleneck` as soon as somebody there gives some back.
-    pub(crate) fn tell_of_room(&self, bottleneck: &Bottleneck) {
-        self.lock().wanted.tell_of(bottleneck.clone());
-    }
-
-    /// Waits until there is room where it was asked for. May be dropped at any time.
-    pub(crate) async fn room_made(&self) -> Vec<Bottleneck> {
-        loop {
-            self.shared.room_made.notified().await;
-            let made = self.lock().wanted.take_made();
-            if !made.is_empty() {
-                return made;
-            }
-        }
-    }
-
     /// Changes what is known of strangers, and tells who waits for `place`.
     fn note_stranger(&self, place: Place, change: impl FnOnce(&mut Strangers)) {
         let mut guard = self.lock();
@@ -308,22 +281,6 @@ impl Pool {
         let bottleneck = Bottleneck::Address(place);
         if state.wanted.has(&bottleneck) && state.room_at(&bottleneck) > 0 {
             state.wanted.made(bottleneck);
-            self.shared.room_made.notify_one();
-        }
-    }
-
-    /// Tells who wants to hear of it that something at `key` changed.
-    fn note_room(&self, state: &mut State, key: &PoolKey) {
-        if state.wanted.is_empty() {
-            return;
-        }
-        let shared = state.shared(key);
-        self.note_room_at(state, shared);
-    }
-
-    fn note_room_at(&self, state: &mut State, shared: Vec<Bottleneck>) {
-        state.note_room(shared);
-        if state.wanted.has_made() {
             self.shared.room_made.notify_one();
         }
     }

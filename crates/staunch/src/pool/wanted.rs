@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use smtp::HostName;
 
-use super::PoolKey;
+use super::places::State;
+use super::{Pool, PoolKey};
 use crate::place::Place;
 
 /// Connections of ours that are all in use.
@@ -64,5 +65,50 @@ impl Wanted {
     /// Is there something to take?
     pub(super) fn has_made(&self) -> bool {
         !self.made.is_empty()
+    }
+}
+
+impl Pool {
+    /// Room for how many more attempts is at `bottleneck`? If there is none, [`Pool::room_made`] tells of it as
+    /// soon as there is.
+    pub(crate) fn room_at(&self, bottleneck: &Bottleneck) -> usize {
+        let mut state = self.lock();
+        let room = state.room_at(bottleneck);
+        if room == 0 {
+            state.wanted.tell_of(bottleneck.clone());
+        }
+        room
+    }
+
+    /// Tells of room at `bottleneck` as soon as somebody there gives some back.
+    pub(crate) fn tell_of_room(&self, bottleneck: &Bottleneck) {
+        self.lock().wanted.tell_of(bottleneck.clone());
+    }
+
+    /// Waits until there is room where it was asked for. May be dropped at any time.
+    pub(crate) async fn room_made(&self) -> Vec<Bottleneck> {
+        loop {
+            self.shared.room_made.notified().await;
+            let made = self.lock().wanted.take_made();
+            if !made.is_empty() {
+                return made;
+            }
+        }
+    }
+
+    /// Tells who wants to hear of it that something at `key` changed.
+    pub(super) fn note_room(&self, state: &mut State, key: &PoolKey) {
+        if state.wanted.is_empty() {
+            return;
+        }
+        let shared = state.shared(key);
+        self.note_room_at(state, shared);
+    }
+
+    pub(super) fn note_room_at(&self, state: &mut State, shared: Vec<Bottleneck>) {
+        state.note_room(shared);
+        if state.wanted.has_made() {
+            self.shared.room_made.notify_one();
+        }
     }
 }
