@@ -31,6 +31,7 @@ mod world;
 use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::certificates::Certificates;
 use crate::coverage::Coverage;
@@ -54,26 +55,56 @@ fn main() -> ExitCode {
             _ => {}
         }
     }
+    let Some(coverage) = explore_all(first, sequences) else { return ExitCode::FAILURE };
+    println!("{sequences} sequences of {STEPS} steps from seed {first}: none got through");
+    let min = if sequences >= COVERED_FROM { COVERED_MIN } else { 0 };
+    let missing = coverage.print(sequences, min);
+    println!("test result: {} passed; {missing} failed", sequences.saturating_sub(missing));
+    if missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// All sequences, on as many threads as there are processors; none if one of them got through.
+fn explore_all(first: u64, sequences: u64) -> Option<Coverage> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let explore = |worker| {
+            let seeds = (first..first + sequences).skip(worker).step_by(workers);
+            let is_over = &is_over;
+            scope.spawn(move || explore(seeds, is_over))
+        };
+        let running: Vec<_> = (0..workers).map(explore).collect();
+        let mut all = Coverage::default();
+        for worker in running {
+            all.add(&worker.join().unwrap()?);
+        }
+        Some(all)
+    })
+}
+
+/// One sequence after the other, until one gets through here or elsewhere.
+fn explore(seeds: impl Iterator<Item = u64>, is_over: &AtomicBool) -> Option<Coverage> {
     let mut coverage = Coverage::default();
     let certificates = Rc::new(RefCell::new(Certificates::new()));
-    for seed in first..first + sequences {
+    for seed in seeds {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
         let mut run = Run::new(seed, Rc::clone(&certificates));
         let mut steps = Vec::new();
         for _ in 0..STEPS {
             let step = run.choose();
             steps.push(step.clone());
             if let Err(why) = run.take(&step) {
-                report(seed, steps, &why, &certificates);
-                return ExitCode::FAILURE;
+                if !is_over.swap(true, Ordering::Relaxed) {
+                    report(seed, steps, &why, &certificates);
+                }
+                return None;
             }
         }
         coverage.add(&run.coverage());
     }
-    println!("{sequences} sequences of {STEPS} steps from seed {first}: none got through");
-    let min = if sequences >= COVERED_FROM { COVERED_MIN } else { 0 };
-    let missing = coverage.print(sequences, min);
-    println!("test result: {} passed; {missing} failed", sequences.saturating_sub(missing));
-    if missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Some(coverage)
 }
 
 /// The shortest sequence that still gets through, by leaving out steps.

@@ -216,36 +216,32 @@ impl AttemptError {
         }
     }
 
-    /// The connections that the mail waits for, if it waits for nothing else.
-    pub(crate) fn bottleneck(&self) -> Option<&Bottleneck> {
+    /// Why the host failed that says most, if it came to that.
+    fn host_error(&self) -> Option<&HostError> {
         match self {
-            Self::Host { error: HostError::Crowded(bottleneck), .. } => Some(bottleneck),
+            Self::Host { error, .. } | Self::RequireTls { error, .. } => Some(error),
             Self::Policy(_)
             | Self::Dns(_)
             | Self::DeadEnd { .. }
             | Self::BadMx { .. }
-            | Self::Host { .. }
-            | Self::RequireTls { .. }
             | Self::PolicyChanged
             | Self::Yielded { .. }
             | Self::Local(_) => None,
         }
     }
 
+    /// The connections that the mail waits for, if it waits for nothing else.
+    pub(crate) fn bottleneck(&self) -> Option<&Bottleneck> {
+        if let Some(HostError::Crowded(bottleneck)) = self.host_error() {
+            Some(bottleneck)
+        } else {
+            None
+        }
+    }
+
     /// How long our own limits make it wait, where they say so.
     pub(crate) fn own_wait(&self) -> Option<Duration> {
-        match self {
-            Self::Host { error: HostError::TooSoon(wait), .. } => Some(*wait),
-            Self::Policy(_)
-            | Self::Dns(_)
-            | Self::DeadEnd { .. }
-            | Self::BadMx { .. }
-            | Self::Host { .. }
-            | Self::RequireTls { .. }
-            | Self::PolicyChanged
-            | Self::Yielded { .. }
-            | Self::Local(_) => None,
-        }
+        if let Some(HostError::TooSoon(wait)) = self.host_error() { Some(*wait) } else { None }
     }
 
     /// The failure in words.

@@ -594,8 +594,8 @@ fn what_waits_for_a_connection_goes_on_as_soon_as_there_is_one() {
     assert!(!lanes.is_waited_for(&connections()));
 }
 
-#[test]
-fn who_comes_later_to_a_busy_site_stands_behind_the_others() {
+/// Of a.example and b.example one message each that waits for a connection.
+fn two_at_a_busy_site() -> Lanes<Letter> {
     let names = ["a.example", "b.example"];
     let mut lanes = proven(limits(3, 10), &names);
     for (id, name) in (1..).zip(names) {
@@ -605,6 +605,12 @@ fn who_comes_later_to_a_busy_site_stands_behind_the_others() {
     for (id, name) in (1..).zip(names) {
         lanes.sent_back(&key(name), Letter(id).message(), (connections(), Letter(id)), at(0));
     }
+    lanes
+}
+
+#[test]
+fn who_comes_later_to_a_busy_site_stands_behind_the_others() {
+    let mut lanes = two_at_a_busy_site();
     lanes.room(&connections(), 1, at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
     finish(&mut lanes, "a.example", 1, Effect::Works);
@@ -618,15 +624,7 @@ fn who_comes_later_to_a_busy_site_stands_behind_the_others() {
 
 #[test]
 fn a_lane_that_was_called_keeps_its_turn_while_it_is_read() {
-    let names = ["a.example", "b.example"];
-    let mut lanes = proven(limits(3, 10), &names);
-    for (id, name) in (1..).zip(names) {
-        lanes.arrive(&key(name), Letter(id), at(0));
-    }
-    assert_eq!(start_all(&mut lanes, 0), [1, 2]);
-    for (id, name) in (1..).zip(names) {
-        lanes.sent_back(&key(name), Letter(id).message(), (connections(), Letter(id)), at(0));
-    }
+    let mut lanes = two_at_a_busy_site();
     lanes.removed(&key("a.example"));
     lanes.room(&connections(), 1, at(0));
     let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("what is left of a") };
@@ -636,15 +634,7 @@ fn a_lane_that_was_called_keeps_its_turn_while_it_is_read() {
 
 #[test]
 fn a_call_that_nobody_can_use_goes_to_the_next() {
-    let names = ["a.example", "b.example"];
-    let mut lanes = proven(limits(3, 10), &names);
-    for (id, name) in (1..).zip(names) {
-        lanes.arrive(&key(name), Letter(id), at(0));
-    }
-    assert_eq!(start_all(&mut lanes, 0), [1, 2]);
-    for (id, name) in (1..).zip(names) {
-        lanes.sent_back(&key(name), Letter(id).message(), (connections(), Letter(id)), at(0));
-    }
+    let mut lanes = two_at_a_busy_site();
     lanes.set_pause(Pause::Lanes(HashSet::from([key("a.example")])));
     lanes.room(&connections(), 1, at(0));
     assert_eq!(start_all(&mut lanes, 0), [2]);
