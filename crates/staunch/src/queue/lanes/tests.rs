@@ -716,3 +716,44 @@ fn a_domain_with_a_rate_begins_one_message_after_the_other() {
 fn a_lane_at_rest_takes_little_memory() {
     assert!(size_of::<Lane<Letter>>() <= 112, "{}", size_of::<Lane<Letter>>());
 }
+
+/// Two silent hosts and one that was away for a moment, with one place for all of them.
+#[test]
+fn who_failed_once_has_its_turn_although_others_in_trouble_are_silent() {
+    let mut lanes = Lanes::new(limits(3, 4));
+    let names = ["evil0.test", "evil1.test", "honest.test"];
+    for (id, name) in (1..).zip(names) {
+        let back_off = BackOff {
+            trouble: Trouble { failures: 1, since: at(0) },
+            until: at(i64::try_from(id).unwrap()),
+            cause: None,
+        };
+        lanes.restore(&key(name), Some(back_off), Some(at(0)));
+    }
+    let (mut running, mut started) = (Vec::new(), Vec::new());
+    for second in 0..120 {
+        while let Some(action) = lanes.next(at(second)) {
+            match action {
+                Action::Fetch { lane, .. } => {
+                    let id = names.iter().position(|name| key(name) == lane).unwrap();
+                    let id = u128::try_from(id).unwrap() + 1;
+                    lanes.fetched(&lane, vec![Letter(id)], None, at(second));
+                }
+                Action::Start { lane, ticket, job, .. } => {
+                    running.push((ticket, lane.clone(), job.0));
+                    started.push(lane);
+                }
+                Action::GiveWay(ticket) => {
+                    let place = running.iter().position(|(other, ..)| *other == ticket).unwrap();
+                    let (_, lane, id) = running.remove(place);
+                    let trouble = Trouble { failures: 2, since: at(0) };
+                    let effect = Effect::Yielded { retry_at: at(second + 2), trouble };
+                    let message = MessageId::from_u128(id);
+                    lanes.finished(&lane, message, (effect, None), Some(at(second + 2)));
+                }
+            }
+        }
+    }
+    let turn = started.iter().position(|lane| *lane == key("honest.test"));
+    assert!(turn.is_some_and(|turn| turn <= 2), "{started:?}");
+}
