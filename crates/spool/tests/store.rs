@@ -1026,7 +1026,7 @@ fn a_queue_that_is_lost_after_the_upgrade_takes_no_switch_of_old_from_policies_d
     let spool = open(dir.path());
     assert_eq!(spool.report().policies, PoliciesFile::Kept);
     assert_eq!(spool.mark("switched_off.sending").unwrap(), None);
-    assert!(is_listed(&spool, "a.example"), "policies are of today");
+    assert!(is_listed(&spool, "a.example"), "policies are the current ones");
 }
 
 #[test]

@@ -254,7 +254,7 @@ pub(crate) fn assemble(
         free: AtomicU64::new(u64::MAX),
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
-        telling: Default::default(),
+        delay_dsns: Default::default(),
         underway: Arc::default(),
         deadlines: Notify::new(),
         switches: Switches::open(spool.clone())?,

@@ -125,7 +125,9 @@ async fn open_any(
     let slot = loop {
         match relay.pool.checkout(&key).await {
             Checkout::Fresh(slot) => break slot,
-            Checkout::Crowded(bottleneck) => return Err(HostError::Crowded(bottleneck).into()),
+            Checkout::ConcurrencyLimited(bottleneck) => {
+                return Err(HostError::ConcurrencyLimited(bottleneck).into());
+            }
             Checkout::TooSoon(wait) => return Err(HostError::TooSoon(wait).into()),
             Checkout::Idle(idle) => {
                 let is_reached = how.reach.includes(Family::of(idle.connection.peer().ip()));
@@ -210,7 +212,7 @@ impl Entry<'_> {
     /// Connects to the first of the addresses that may have one more connection.
     async fn connect(&self, slot: &Slot) -> Result<(Opened, Option<Claim>), Shut> {
         let connector = &self.relay.connector;
-        let (addresses, claim) = self.claim().map_err(HostError::Crowded)?;
+        let (addresses, claim) = self.claim().map_err(HostError::ConcurrencyLimited)?;
         let opened = connector.connect(self.mx, addresses, &self.key, self.starttls).await;
         let opened = opened.map_err(|failure| {
             if failure.is_throttling() {
@@ -226,7 +228,7 @@ impl Entry<'_> {
                 Ok(claim) => claim,
                 Err(bottleneck) => {
                     connector.quit(opened.connection);
-                    return Err(HostError::Crowded(bottleneck).into());
+                    return Err(HostError::ConcurrencyLimited(bottleneck).into());
                 }
             },
         };

@@ -89,7 +89,7 @@ pub(crate) enum Checkout {
     /// The right to make one.
     Fresh(Slot),
     /// Neither, and no place in the line: enough wait already.
-    Crowded(Bottleneck),
+    ConcurrencyLimited(Bottleneck),
     /// Neither before this time has passed (`messages_per_minute`).
     TooSoon(Duration),
 }
@@ -244,9 +244,9 @@ impl Pool {
     /// time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
         // Who would only wait in vain takes no turn from others.
-        let crowded = self.lock().crowded(key);
-        if let Some(bottleneck) = crowded {
-            return Checkout::Crowded(bottleneck);
+        let limited = self.lock().concurrency_limit(key);
+        if let Some(bottleneck) = limited {
+            return Checkout::ConcurrencyLimited(bottleneck);
         }
         let turn = self.lock().turn(key, Instant::now());
         match turn {
@@ -261,7 +261,7 @@ impl Pool {
                     Ok(Ok(checkout)) => checkout,
                     // The pool never drops a waiter, but if it did, asking again would be right.
                     Ok(Err(_)) => continue,
-                    Err(_) => Checkout::Crowded(Bottleneck::Host(Arc::new(key.clone()))),
+                    Err(_) => Checkout::ConcurrencyLimited(Bottleneck::Host(Arc::new(key.clone()))),
                 },
             };
             let Checkout::Idle(mut idle) = checkout else { return checkout };
@@ -335,8 +335,8 @@ impl Pool {
             state.count(key, |places| places + 1);
             return Taken::Now(Checkout::Fresh(self.slot(key)));
         }
-        if let Some(bottleneck) = state.crowded(key) {
-            return Taken::Now(Checkout::Crowded(bottleneck));
+        if let Some(bottleneck) = state.concurrency_limit(key) {
+            return Taken::Now(Checkout::ConcurrencyLimited(bottleneck));
         }
         let serial = state.next_serial();
         let (grant, granted) = oneshot::channel();
@@ -375,7 +375,9 @@ impl Pool {
             }
             Some(Checkout::Idle(unclaimed)) => idle = unclaimed,
             // Only what was handed in comes back.
-            Some(Checkout::Fresh(_) | Checkout::Crowded(_) | Checkout::TooSoon(_)) => return None,
+            Some(Checkout::Fresh(_) | Checkout::ConcurrencyLimited(_) | Checkout::TooSoon(_)) => {
+                return None;
+            }
         }
         // Others wait for a place, and this one is not needed here.
         if state.is_wanted_elsewhere(&key) {
@@ -543,7 +545,7 @@ mod tests {
         match now(pool, key).expect("has to wait") {
             Checkout::Fresh(slot) => slot,
             Checkout::Idle(_) => panic!("an unused connection"),
-            Checkout::Crowded(_) | Checkout::TooSoon(_) => panic!("too many wait"),
+            Checkout::ConcurrencyLimited(_) | Checkout::TooSoon(_) => panic!("too many wait"),
         }
     }
 
@@ -613,7 +615,9 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let mut line: Vec<_> = (0..2).map(|_| Box::pin(pool.checkout(&key))).collect();
         assert!(line.iter_mut().all(|place| place.as_mut().poll(&mut cx).is_pending()));
-        let Some(Checkout::Crowded(bottleneck)) = now(&pool, &key) else { panic!("a third") };
+        let Some(Checkout::ConcurrencyLimited(bottleneck)) = now(&pool, &key) else {
+            panic!("a third")
+        };
         assert_eq!(bottleneck, Bottleneck::Host(Arc::new(key.clone())));
         assert_eq!(pool.room_at(&bottleneck), 0);
         let mut told = pin!(pool.room_made());
@@ -769,7 +773,7 @@ mod tests {
             attempts.spawn(async move {
                 for _ in 0..250 {
                     let mut checkout = pool.checkout(&key).await;
-                    while let Checkout::Crowded(_) = checkout {
+                    while let Checkout::ConcurrencyLimited(_) = checkout {
                         yield_now().await;
                         checkout = pool.checkout(&key).await;
                     }
@@ -779,7 +783,9 @@ mod tests {
                             made.fetch_add(1, Ordering::Relaxed);
                             connected(polite(1).await.0, slot).await
                         }
-                        Checkout::Crowded(_) | Checkout::TooSoon(_) => panic!("too many wait"),
+                        Checkout::ConcurrencyLimited(_) | Checkout::TooSoon(_) => {
+                            panic!("too many wait")
+                        }
                     };
                     assert!(busy.fetch_add(1, Ordering::Relaxed) < 10);
                     yield_now().await;
@@ -824,8 +830,11 @@ mod tests {
         for wait in &mut waits {
             assert!(wait.as_mut().poll(&mut cx).is_pending());
         }
-        let crowded = now(&pool, &d);
-        assert!(matches!(crowded, Some(Checkout::Crowded(Bottleneck::Limit(0)))), "{crowded:?}");
+        let limited = now(&pool, &d);
+        assert!(
+            matches!(limited, Some(Checkout::ConcurrencyLimited(Bottleneck::Limit(0)))),
+            "{limited:?}"
+        );
         assert!(now(&pool, &key("mx.test")).is_some_and(|checkout| is_fresh(&checkout)));
         let [_waits, gives_up] = waits;
         drop(gives_up);

@@ -63,7 +63,7 @@ pub(crate) struct Relay {
     /// What is being tried at this moment.
     pub(crate) underway: Arc<Underway>,
     /// Whose senders are being told that mail waits.
-    pub(crate) telling: aftermath::Telling,
+    pub(crate) delay_dsns: aftermath::DelayDsns,
     /// What the operator has switched off.
     pub(crate) switches: Switches,
     /// Mail with a deadline has come.

@@ -155,7 +155,7 @@ pub(crate) enum HostError {
     /// All its addresses are private or special, or our own, e.g. this one.
     ForbiddenAddress(IpAddr),
     /// So much mail waits for these connections that more would be in the way of other mail.
-    Crowded(Bottleneck),
+    ConcurrencyLimited(Bottleneck),
     /// The next message may go there after this time (`messages_per_minute`).
     TooSoon(Duration),
     /// No usable session came about.
@@ -232,7 +232,7 @@ impl AttemptError {
 
     /// The connections that the mail waits for, if it waits for nothing else.
     pub(crate) fn bottleneck(&self) -> Option<&Bottleneck> {
-        if let Some(HostError::Crowded(bottleneck)) = self.host_error() {
+        if let Some(HostError::ConcurrencyLimited(bottleneck)) = self.host_error() {
             Some(bottleneck)
         } else {
             None
@@ -339,7 +339,7 @@ impl HostError {
             Self::NoAddress | Self::ForbiddenAddress(_) => Finality::Hearsay,
             Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
             Self::Connect(_)
-            | Self::Crowded(_)
+            | Self::ConcurrencyLimited(_)
             | Self::TooSoon(_)
             | Self::Refused(_)
             | Self::Dns(_)
@@ -366,7 +366,7 @@ impl HostError {
             Self::Dns(_)
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
-            | Self::Crowded(_)
+            | Self::ConcurrencyLimited(_)
             | Self::TooSoon(_)
             | Self::StarttlsGone(_)
             | Self::TlsWanted(_)
@@ -383,7 +383,7 @@ impl HostError {
     /// what has to change.
     pub(crate) fn weight(&self) -> u8 {
         match self {
-            Self::Crowded(_) | Self::TooSoon(_) => 9,
+            Self::ConcurrencyLimited(_) | Self::TooSoon(_) => 9,
             Self::Body(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
@@ -400,7 +400,7 @@ impl HostError {
 
     fn scope(&self) -> Scope {
         match self {
-            Self::Crowded(_) | Self::TooSoon(_) => Scope::OwnLimit,
+            Self::ConcurrencyLimited(_) | Self::TooSoon(_) => Scope::OwnLimit,
             Self::TooLarge { .. } | Self::Unfit(_) | Self::NoChunking | Self::Body(_) => {
                 Scope::Message
             }
@@ -434,7 +434,7 @@ impl HostError {
                 Reason::AddressForbidden,
                 &format!("{mx} has the address {address}, which is private, special or our own"),
             ),
-            Self::Crowded(_) => Problem::new(
+            Self::ConcurrencyLimited(_) => Problem::new(
                 Reason::OwnLimit,
                 &format!("{mx}: enough mail waits for a connection already"),
             ),

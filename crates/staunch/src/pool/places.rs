@@ -192,7 +192,7 @@ impl State {
     }
 
     /// What so many wait for already that one more at `key` would wait in vain.
-    pub(super) fn crowded(&mut self, key: &PoolKey) -> Option<Bottleneck> {
+    pub(super) fn concurrency_limit(&mut self, key: &PoolKey) -> Option<Bottleneck> {
         let full = self.full_site(key);
         let has_place = self.open < self.limits.total;
         // A host without places has no entry, and none is made by a question.

@@ -105,26 +105,26 @@ async fn end(
 
 /// Lanes whose senders are being told that mail waits.
 #[derive(Debug, Default)]
-pub(crate) struct Telling {
+pub(crate) struct DelayDsns {
     lanes: Mutex<HashSet<LaneKey>>,
 }
 
 /// One of them, as long as this lives.
 struct Turn<'a> {
-    telling: &'a Telling,
+    delay_dsns: &'a DelayDsns,
     lane: &'a LaneKey,
 }
 
-impl Telling {
+impl DelayDsns {
     fn begin<'a>(&'a self, lane: &'a LaneKey) -> Option<Turn<'a>> {
         let is_new = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(lane.clone());
-        is_new.then_some(Turn { telling: self, lane })
+        is_new.then_some(Turn { delay_dsns: self, lane })
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.telling.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(self.lane);
+        self.delay_dsns.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(self.lane);
     }
 }
 
@@ -136,7 +136,7 @@ async fn tell_of_delays(relay: &Arc<Relay>, config: &Config, lane: &LaneKey, pro
         return;
     };
     // The one who tells already tells all of them.
-    let Some(_turn) = relay.telling.begin(lane) else { return };
+    let Some(_turn) = relay.delay_dsns.begin(lane) else { return };
     let problem = &problem.clone().for_now();
     let mut after = None;
     loop {

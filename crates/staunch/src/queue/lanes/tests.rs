@@ -725,7 +725,7 @@ fn who_failed_once_has_its_turn_although_others_in_trouble_are_silent() {
     for (id, name) in (1..).zip(names) {
         let back_off = BackOff {
             trouble: Trouble { failures: 1, since: at(0) },
-            until: at(i64::try_from(id).unwrap()),
+            until: at(id),
             cause: None,
         };
         lanes.restore(&key(name), Some(back_off), Some(at(0)));
