@@ -17,50 +17,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{median, settled, standard_ports, wait_for_all};
+use common::{Plan, median, settled, standard_ports, wait_for_all};
 use tokio::time::Instant;
 use world::load::{Corpus, Envelope, Load, Sink, SinkTls, Sizes};
 use world::real::{Postfix, PostfixSetup, Usage};
-use world::{Argument, Leaf, Relay, World};
+use world::{Leaf, Relay, World};
 
 const MESSAGE_OCTETS: usize = 10_000;
 const CLIENTS: usize = 64;
 /// Addresses of this benchmark alone.
 const POSTFIX: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 28, 0, 1)), 2525);
 const STANDARD_PORTS: Ipv4Addr = Ipv4Addr::new(127, 28, 0, 53);
-
-/// How large a run is.
-#[derive(Clone, Debug)]
-struct Plan {
-    domains: u64,
-    each: u64,
-    rounds: usize,
-    only: Option<String>,
-}
-
-impl Plan {
-    fn from_arguments() -> Self {
-        let mut plan = Self { domains: 300, each: 10, rounds: 5, only: None };
-        for argument in Argument::all() {
-            match argument.name.as_str() {
-                "domains" => plan.domains = argument.number(),
-                "each" => plan.each = argument.number(),
-                "rounds" => plan.rounds = argument.number(),
-                "only" => plan.only = Some(argument.value),
-                _ => argument.unknown(),
-            }
-        }
-        plan
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| only == name)
-    }
-
-    fn messages(&self) -> u64 {
-        self.domains * self.each
-    }
-}
 
 /// What one run showed.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +40,7 @@ struct Figures {
 
 #[tokio::main]
 async fn main() {
-    let plan = Plan::from_arguments();
+    let plan = Plan::from_arguments(300, 10);
     println!(
         "{} domains with an MX host and {} messages of {MESSAGE_OCTETS} octets each, {} rounds\n",
         plan.domains, plan.each, plan.rounds

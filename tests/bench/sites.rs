@@ -21,12 +21,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{assert_each_once, median, own_cpu, settled, standard_ports, wait_for_all};
+use common::{Plan, assert_each_once, median, own_cpu, settled, standard_ports, wait_for_all};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use world::load::{Corpus, Envelope, Load, Sink, SinkTls, Sizes};
 use world::real::{Postfix, PostfixSetup, Usage};
-use world::{Argument, Leaf, Mode, Relay, World};
+use world::{Leaf, Mode, Relay, World};
 
 const MESSAGE_OCTETS: usize = 10_000;
 const CLIENTS: usize = 64;
@@ -62,39 +62,6 @@ impl Contestant {
     }
 }
 
-/// How large a run is.
-#[derive(Clone, Debug)]
-struct Plan {
-    domains: u64,
-    each: u64,
-    rounds: usize,
-    only: Option<String>,
-}
-
-impl Plan {
-    fn from_arguments() -> Self {
-        let mut plan = Self { domains: 100, each: 40, rounds: 5, only: None };
-        for argument in Argument::all() {
-            match argument.name.as_str() {
-                "domains" => plan.domains = argument.number(),
-                "each" => plan.each = argument.number(),
-                "rounds" => plan.rounds = argument.number(),
-                "only" => plan.only = Some(argument.value),
-                _ => argument.unknown(),
-            }
-        }
-        plan
-    }
-
-    fn contestants(&self) -> impl Iterator<Item = Contestant> {
-        ALL.into_iter().filter(|one| self.only.as_ref().is_none_or(|only| one.name() == only))
-    }
-
-    fn messages(&self) -> u64 {
-        self.domains * self.each
-    }
-}
-
 /// What one run showed.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
@@ -110,9 +77,9 @@ struct Figures {
 
 #[tokio::main]
 async fn main() {
-    let plan = Plan::from_arguments();
+    let plan = Plan::from_arguments(100, 40);
     let scratch = tempfile::tempdir().expect("a directory");
-    if plan.contestants().any(|one| one == Contestant::Postfix) {
+    if plan.has(Contestant::Postfix.name()) {
         install_resolver(scratch.path());
     }
     println!(
@@ -120,7 +87,7 @@ async fn main() {
         plan.domains, plan.each, plan.rounds
     );
     let mut results: Vec<(Contestant, Vec<Figures>)> =
-        plan.contestants().map(|one| (one, Vec::new())).collect();
+        ALL.into_iter().filter(|one| plan.has(one.name())).map(|one| (one, Vec::new())).collect();
     for round in 1..=plan.rounds {
         for (contestant, figures) in &mut results {
             let got = run(*contestant, &plan, scratch.path()).await;

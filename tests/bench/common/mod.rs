@@ -7,12 +7,48 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use world::World;
 use world::load::{Arrival, Sink};
 use world::real::Usage;
+use world::{Argument, World};
 
 /// Longest time in which nothing arrives before it is called stuck.
 const PROGRESS: Duration = Duration::from_secs(60);
+
+/// How large a run over many domains is.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) domains: u64,
+    pub(crate) each: u64,
+    pub(crate) rounds: usize,
+    only: Option<String>,
+}
+
+impl Plan {
+    /// As the command line says; otherwise so many domains, with `each` so many messages.
+    pub(crate) fn from_arguments(domains: u64, each: u64) -> Self {
+        let mut plan = Self { domains, each, rounds: 5, only: None };
+        for argument in Argument::all() {
+            match argument.name.as_str() {
+                "domains" => plan.domains = argument.number(),
+                "each" => plan.each = argument.number(),
+                "rounds" => plan.rounds = argument.number(),
+                "only" => plan.only = Some(argument.value),
+                _ => argument.unknown(),
+            }
+        }
+        plan
+    }
+
+    /// Does this contestant run?
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only == name)
+    }
+
+    /// All of them.
+    pub(crate) fn messages(&self) -> u64 {
+        self.domains * self.each
+    }
+}
 
 /// The middle one.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {

@@ -723,11 +723,8 @@ fn who_failed_once_has_its_turn_although_others_in_trouble_are_silent() {
     let mut lanes = Lanes::new(limits(3, 4));
     let names = ["evil0.test", "evil1.test", "honest.test"];
     for (id, name) in (1..).zip(names) {
-        let back_off = BackOff {
-            trouble: Trouble { failures: 1, since: at(0) },
-            until: at(id),
-            cause: None,
-        };
+        let back_off =
+            BackOff { trouble: Trouble { failures: 1, since: at(0) }, until: at(id), cause: None };
         lanes.restore(&key(name), Some(back_off), Some(at(0)));
     }
     let (mut running, mut started) = (Vec::new(), Vec::new());
