@@ -105,3 +105,28 @@ async fn one_address_that_never_took_mail_has_the_connections_of_one_host() {
     }
     site.messages(6).await;
 }
+
+/// Whoever shares a host hears from others that it is down, and that it is back.
+#[tokio::test]
+async fn a_host_that_is_down_is_asked_by_one_for_all_domains_that_share_it() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[delivery]\nretry = [\"1h\"]\nconnections_per_host = 4\n").await;
+    let mx = world.mx("mx.site.test").await;
+    mx.script(|script| script.greeting = world::Greeting::Close);
+    for number in 0..30 {
+        let name = format!("d{number}.test");
+        world.domain(&name).mx(&[(10, &mx)]);
+        submit(&relay, &format!("x@{name}")).await;
+    }
+    for number in 0..30 {
+        let recipient = format!("x@d{number}.test");
+        let own = relay.event("deferred").with("recipient", &recipient).await;
+        assert_eq!(own.text("reason").as_deref(), Some("connection_lost"));
+    }
+    let asked = mx.connections();
+    assert!(asked <= 4, "the first ones at the same time, and nobody after them: {asked}");
+
+    mx.script(|script| script.greeting = world::Greeting::Good);
+    relay.cli(&["queue", "retry", "--domain", "d7.test"]).await;
+    mx.messages(30).await;
+}

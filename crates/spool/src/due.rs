@@ -20,6 +20,8 @@ pub struct Due {
     pub message: MessageId,
     /// Who is told about failures.
     pub sender: ReversePath,
+    /// Who submitted it, as [`crate::Envelope::client`].
+    pub client: Box<str>,
     /// Those that are due, in no particular order.
     pub recipients: Vec<DueRecipient>,
     /// When the message arrived.
@@ -151,6 +153,32 @@ pub(crate) fn cut_waits(
     Ok(recipients + lanes)
 }
 
+/// Recipients of one lane and priority that [`make_due`] looks at.
+const MADE_DUE_MAX: i64 = 1_000;
+
+/// Makes due at `now` who waits in the lane for what it failed by, unless the sender named a time.
+pub(crate) fn make_due(
+    db: &Connection,
+    lane: &LaneKey,
+    now: Timestamp,
+) -> Result<usize, StoreError> {
+    let Some(lane) = lane_row(db, lane)? else { return Ok(0) };
+    let mut update = db.prepare_cached(
+        "UPDATE recipients SET due_at = ?3 WHERE id IN (
+             SELECT id FROM recipients INDEXED BY recipients_due
+             WHERE lane = ?1 AND state = 0 AND priority = ?2 AND due_at > ?3 LIMIT ?4)
+         AND last_reason = (SELECT last_reason FROM lanes WHERE id = ?1)
+         AND due_at > (
+             SELECT coalesce(not_before, 0) FROM messages WHERE seq = recipients.id >> 16)",
+    )?;
+    let mut made = 0;
+    for priority in priorities(db, lane)? {
+        made +=
+            update.execute(params![lane, priority.get(), now.as_millisecond(), MADE_DUE_MAX])?;
+    }
+    Ok(made)
+}
+
 /// When something is due in the lane that is not due at `after` yet.
 pub(crate) fn next_due(
     db: &Connection,
@@ -262,7 +290,7 @@ impl DuePage {
 fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient)>, StoreError> {
     let mut select = db.prepare_cached(
         "SELECT r.priority, r.due_at, r.expires_at, r.attempts, r.mailbox, r.waits_since, r.notify,
-             r.original, m.id, m.sender, m.arrived_at, m.place, m.size, m.header_len, m.has_8bit,
+             r.original, m.id, m.sender, m.client, m.arrived_at, m.place, m.size, m.header_len, m.has_8bit,
              m.longest_line, m.ends_with_newline, m.received_count, m.body_sha256_simple,
              m.body_sha256_relaxed, m.ret, m.envelope_id, m.smtp_utf8, m.require_tls, m.deliver_by,
              m.deliver_by_mode, m.not_before, m.user
@@ -288,6 +316,7 @@ fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), 
         turn: turn(due_at, priority),
         message: rows::id(columns.next()?),
         sender: columns.next_text(rows::sender)?,
+        client: columns.next()?,
         recipients: Vec::new(),
         arrived_at: time(columns.next()?)?,
         body: rows::body_ref(columns.next()?)?,

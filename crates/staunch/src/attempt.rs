@@ -21,7 +21,7 @@ use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
 use crate::events;
 use crate::hosts::{self, Candidate};
-use crate::open::{How, Reach, open};
+use crate::open::{Asker, How, Reach, open};
 use crate::outcome::{
     AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
 };
@@ -80,8 +80,12 @@ pub(crate) async fn attempt(
         }
         let stranger = (due.class == Class::New).then_some(due.ticket);
         let (watches, told) = (Vec::new(), AtomicBool::new(false));
+        let asker = match freshness {
+            Freshness::Cached => Asker::Lane(&due.lane),
+            Freshness::Fresh => Asker::LaneAnew(&due.lane),
+        };
         let mut rules =
-            Rules { relay, config: &config, sending, yielding, stranger, told, watches };
+            Rules { relay, config: &config, asker, sending, yielding, stranger, told, watches };
         let result = attempt_under(&mut rules, &due.work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
@@ -307,7 +311,7 @@ impl Spine<'_> {
             Ok(mx) => mx,
             Err(refusal) => return (Session::Fresh, Err(HostError::Refused(refusal))),
         };
-        let how = How { starttls: manner.starttls, reach };
+        let how = How { starttls: manner.starttls, reach, asker: self.rules.asker };
         let Rules { relay, config, sending, .. } = self.rules;
         let opened = tokio::select! {
             biased;

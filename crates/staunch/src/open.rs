@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use policy::{Admitted, AuthorizedMx, Denied, Observed, Proof, TlsFailure};
+use spool::LaneKey;
 
 use crate::config::Config;
 use crate::connect::{Family, Opened, Starttls};
@@ -19,16 +20,44 @@ use crate::relay::Relay;
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct How {
+pub(crate) struct How<'a> {
     /// STARTTLS where nothing requires it.
     pub(crate) starttls: Starttls,
     /// Over which addresses.
     pub(crate) reach: Reach,
+    /// For whom.
+    pub(crate) asker: Asker<'a>,
 }
 
-impl How {
+impl How<'_> {
+    /// May the host be asked?
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::Down`]: others have done that lately, in vain.
+    fn ask(self, relay: &Relay, key: &PoolKey) -> Result<(), HostError> {
+        match self.asker {
+            Asker::Lane(lane) => {
+                relay.pool.down(key, lane).map_or(Ok(()), |down| Err(HostError::Down(down)))
+            }
+            Asker::LaneAnew(_) | Asker::Operator => Ok(()),
+        }
+    }
+
     /// As it should be.
-    pub(crate) const USUAL: Self = Self { starttls: Starttls::Use, reach: Reach::Any };
+    pub(crate) const USUAL: Self =
+        Self { starttls: Starttls::Use, reach: Reach::Any, asker: Asker::Operator };
+}
+
+/// Who wants the session?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asker<'a> {
+    /// The operator, who wants to see what happens.
+    Operator,
+    /// Mail of this lane: what other mail has found out lately will do.
+    Lane(&'a LaneKey),
+    /// Mail of this lane that may end by what happens.
+    LaneAnew(&'a LaneKey),
 }
 
 /// Which addresses of a host are used.
@@ -79,7 +108,7 @@ pub(crate) async fn open(
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
-    how: How,
+    how: How<'_>,
 ) -> Result<Admitted<Idle>, Shut> {
     let opened = open_any(relay, config, mx, candidate, how).await;
     // Where TLS came about, or is required, nothing is asked of the memory.
@@ -119,10 +148,11 @@ async fn open_any(
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
-    how: How,
+    how: How<'_>,
 ) -> Result<Admitted<Idle>, Shut> {
     let key = candidate.key(mx);
     let slot = loop {
+        how.ask(relay, &key)?;
         match relay.pool.checkout(&key).await {
             Checkout::Fresh(slot) => break slot,
             Checkout::ConcurrencyLimited(bottleneck) => {
@@ -143,10 +173,12 @@ async fn open_any(
             }
         }
     };
+    // It may have waited for others that were not let in.
+    how.ask(relay, &key)?;
     let addresses = hosts::locate(relay, config, mx, candidate).await?;
     let reached =
         addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
-    Entry { relay, mx, key, addresses: reached, starttls: how.starttls }.enter(slot).await
+    Entry { relay, mx, key, addresses: reached, how }.enter(slot).await
 }
 
 /// Is it in clear, and the host has done TLS with us since? A new one will be better, or tell.
@@ -163,7 +195,7 @@ struct Entry<'a> {
     mx: &'a AuthorizedMx,
     key: PoolKey,
     addresses: Vec<SocketAddr>,
-    starttls: Starttls,
+    how: How<'a>,
 }
 
 impl Entry<'_> {
@@ -213,12 +245,22 @@ impl Entry<'_> {
     async fn connect(&self, slot: &Slot) -> Result<(Opened, Option<Claim>), Shut> {
         let connector = &self.relay.connector;
         let (addresses, claim) = self.claim().map_err(HostError::ConcurrencyLimited)?;
-        let opened = connector.connect(self.mx, addresses, &self.key, self.starttls).await;
+        let opened = connector.connect(self.mx, addresses, &self.key, self.how.starttls).await;
         let opened = opened.map_err(|failure| {
             if failure.is_throttling() {
                 slot.throttled();
             }
-            HostError::Connect(failure)
+            // Of addresses that were left out it says nothing.
+            let is_whole = addresses.len() == self.addresses.len() && self.how.reach == Reach::Any;
+            match self.how.asker {
+                Asker::Lane(lane) | Asker::LaneAnew(lane) if is_whole => {
+                    let noted = self.relay.pool.note_down(slot, lane, failure);
+                    noted.map_or_else(HostError::Connect, HostError::Down)
+                }
+                Asker::Lane(_) | Asker::LaneAnew(_) | Asker::Operator => {
+                    HostError::Connect(failure)
+                }
+            }
         })?;
         // It may have become another one of them.
         let peer = opened.connection.peer().ip();

@@ -8,6 +8,7 @@
 //! The pool keeps evidence, never verdicts: what is handed out has to be admitted again for the next
 //! mail. The key is where and as whom, so that no two identities share a connection.
 
+mod down;
 mod key;
 mod places;
 mod row;
@@ -109,7 +110,8 @@ pub(crate) struct Idle {
 
 impl Idle {
     /// A connection that was just made in its place.
-    pub(crate) fn new(connection: Connection, observed: Observed, slot: Slot) -> Self {
+    pub(crate) fn new(connection: Connection, observed: Observed, mut slot: Slot) -> Self {
+        slot.has_session();
         Self { connection, observed: Arc::new(observed), slot, claim: None }
     }
 
@@ -132,11 +134,38 @@ pub(crate) struct Slot {
     pool: Pool,
     key: PoolKey,
     is_counted: bool,
+    /// Is there a session in it?
+    holds: Holds,
     /// Of [`Shared::epoch`].
     epoch: u64,
 }
 
+/// What is in a place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Holds {
+    /// Nothing yet.
+    Nothing,
+    /// A session.
+    Session,
+}
+
 impl Slot {
+    fn has_session(&mut self) {
+        if self.holds == Holds::Nothing {
+            self.holds = Holds::Session;
+            self.pool.note_session(&self.key);
+        }
+    }
+
+    /// The session has ended; the place is good for another one.
+    fn without_session(mut self) -> Self {
+        if self.holds == Holds::Session {
+            self.holds = Holds::Nothing;
+            self.pool.note_session_end(&self.key);
+        }
+        self
+    }
+
     /// Whose it is.
     pub(crate) fn key(&self) -> &PoolKey {
         &self.key
@@ -156,7 +185,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if self.is_counted {
-            self.pool.release(&self.key);
+            self.pool.release(&self.key, self.holds);
         }
     }
 }
@@ -268,7 +297,7 @@ impl Pool {
             // If the peer closed it meanwhile, its place is good for another one.
             return match idle.connection.is_quiet() {
                 true => Checkout::Idle(idle),
-                false => Checkout::Fresh(idle.slot),
+                false => Checkout::Fresh(idle.slot.without_session()),
             };
         }
     }
@@ -311,13 +340,14 @@ impl Pool {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self, key: &PoolKey) -> Slot {
-        Slot { pool: self.clone(), key: key.clone(), is_counted: true, epoch: self.epoch() }
+    fn slot(&self, key: &PoolKey, holds: Holds) -> Slot {
+        let (pool, key, epoch) = (self.clone(), key.clone(), self.epoch());
+        Slot { pool, key, is_counted: true, holds, epoch }
     }
 
     fn idle(&self, key: &PoolKey, parked: Parked) -> Idle {
         let Parked { connection, observed, serial: _, claim } = parked;
-        Idle { connection, observed, slot: self.slot(key), claim }
+        Idle { connection, observed, slot: self.slot(key, Holds::Session), claim }
     }
 
     fn take(&self, key: &PoolKey) -> Taken {
@@ -333,7 +363,7 @@ impl Pool {
         let full = state.full_site(key);
         if is_first && has_window && has_place && full.is_none() {
             state.count(key, |places| places + 1);
-            return Taken::Now(Checkout::Fresh(self.slot(key)));
+            return Taken::Now(Checkout::Fresh(self.slot(key, Holds::Nothing)));
         }
         if let Some(bottleneck) = state.concurrency_limit(key) {
             return Taken::Now(Checkout::ConcurrencyLimited(bottleneck));
@@ -437,11 +467,14 @@ impl Pool {
         expired
     }
 
-    fn release(&self, key: &PoolKey) {
+    fn release(&self, key: &PoolKey, held: Holds) {
         let mut guard = self.lock();
         let state = &mut *guard;
         let was_full = state.open >= state.limits.total || state.full_site(key).is_some();
         state.count(key, |places| places.saturating_sub(1));
+        if held == Holds::Session {
+            state.end_session(key);
+        }
         // Before hosts without places are forgotten.
         let mut shared = state.shared(key);
         // Only a full pool or site can hold back hosts that have room themselves.
@@ -481,7 +514,7 @@ impl Pool {
             return None;
         }
         state.count(key, |places| places + 1);
-        state.hosts.get_mut(key)?.hand_over(Checkout::Fresh(self.slot(key)))
+        state.hosts.get_mut(key)?.hand_over(Checkout::Fresh(self.slot(key, Holds::Nothing)))
     }
 }
 

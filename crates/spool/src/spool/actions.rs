@@ -12,7 +12,7 @@ use crate::listing::{self, Acted, Action, ListCursor, Selection, Target};
 use crate::message::RecipientNo;
 use crate::relane::{self, Move};
 use crate::writer::Urgency;
-use crate::{MessageId, StoreError};
+use crate::{LaneKey, MessageId, StoreError};
 
 /// Recipients an operator's action changes in one transaction: commits of mail wait 10 ms for it.
 const ACTION_BATCH: usize = 1000;
@@ -51,6 +51,16 @@ impl Spool {
     /// [`StoreError`]; then nothing has changed.
     pub fn cut_waits(&self, now: Timestamp, latest: Timestamp) -> Result<usize, StoreError> {
         self.write(move |db| due::cut_waits(db, now, latest))
+    }
+
+    /// Makes due at `now`, or when their sender allows, who of `lanes` waits for what their lane failed by the last time; some 1,000 of
+    /// each lane at most. Returns how many there were. Blocks for a commit, which others wait for: some 64 lanes at once are enough.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing has changed.
+    pub fn make_due(&self, lanes: Vec<LaneKey>, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |db| lanes.iter().map(|lane| due::make_due(db, lane, now)).sum())
     }
 
     /// Lets recipients wait in other lanes. Who was tried before is due at `now`. Returns how many there

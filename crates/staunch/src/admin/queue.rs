@@ -263,6 +263,7 @@ pub(super) async fn retry(
     State(relay): State<Arc<Relay>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
+    relay.pool.ask_down_hosts();
     let again = |relay: &Relay, what: &Selection, from| relay.spool.retry(what, relay.now(), from);
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
     let count = in_batches(&relay, chosen.selection()?, again, tell).await?;

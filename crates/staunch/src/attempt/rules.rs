@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use smtp::Domain;
 
 use crate::config::Config;
+use crate::open::Asker;
 use crate::policy_store::PolicyWatch;
 use crate::queue::Event;
 use crate::queue::lanes::{Group, Ticket};
@@ -16,6 +17,8 @@ use crate::relay::Relay;
 pub(super) struct Rules<'a> {
     pub(super) relay: &'a Relay,
     pub(super) config: &'a Config,
+    /// Who wants sessions.
+    pub(super) asker: Asker<'a>,
     /// Its mail is still wanted.
     pub(super) sending: &'a Sending,
     /// Other mail may need its place.

@@ -195,6 +195,25 @@ impl ConnectFailure {
         }
     }
 
+    /// Is nobody let in there, whoever asks and for whatever mail?
+    pub(crate) fn is_shut_to_all(&self) -> bool {
+        match &self.cause {
+            ConnectCause::Tcp(error) => !is_local(error) && !is_no_route(error),
+            ConnectCause::TcpTimeout(_) => true,
+            ConnectCause::Broken { step, .. } => *step == Step::Greeting,
+            ConnectCause::NoAddress
+            | ConnectCause::NoSource
+            | ConnectCause::LeftOut
+            | ConnectCause::Source { .. }
+            | ConnectCause::Greeting(_)
+            | ConnectCause::Ehlo(_)
+            | ConnectCause::StarttlsNotOffered(_)
+            | ConnectCause::StarttlsRefused(_)
+            | ConnectCause::PlaintextInjected
+            | ConnectCause::Handshake(_) => false,
+        }
+    }
+
     /// Does the host ask for fewer connections (RFC 5321 §3.8, RFC 3463 §3.8)?
     pub(crate) fn is_throttling(&self) -> bool {
         self.reply_to_us().is_some_and(is_throttling)

@@ -11,6 +11,7 @@ use policy::{Refusal, TlsFailure};
 use smtp::client::Stage;
 use smtp::{Domain, HostName, RemoteText, Reply};
 
+use super::down::DownHost;
 use super::gone::StarttlsGone;
 use super::misfit::Misfit;
 use super::problem::Problem;
@@ -160,6 +161,8 @@ pub(crate) enum HostError {
     TooSoon(Duration),
     /// No usable session came about.
     Connect(ConnectFailure),
+    /// It lets nobody in, whatever the mail.
+    Down(DownHost),
     /// The session is not as protected as it must be.
     Tls(TlsFailure),
     /// It did TLS with us lately, and now that does not come about: somebody may want the mail in clear.
@@ -237,6 +240,11 @@ impl AttemptError {
         } else {
             None
         }
+    }
+
+    /// The host that lets nobody in, if that is why.
+    pub(crate) fn down(&self) -> Option<&DownHost> {
+        if let Some(HostError::Down(down)) = self.host_error() { Some(down) } else { None }
     }
 
     /// How long our own limits make it wait, where they say so.
@@ -339,6 +347,7 @@ impl HostError {
             Self::NoAddress | Self::ForbiddenAddress(_) => Finality::Hearsay,
             Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
             Self::Connect(_)
+            | Self::Down(_)
             | Self::ConcurrencyLimited(_)
             | Self::TooSoon(_)
             | Self::Refused(_)
@@ -363,7 +372,8 @@ impl HostError {
             )
             | Self::Tls(_) => true,
             Self::Connect(failure) => failure.has_no_tls(),
-            Self::Dns(_)
+            Self::Down(_)
+            | Self::Dns(_)
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
             | Self::ConcurrencyLimited(_)
@@ -390,7 +400,7 @@ impl HostError {
             Self::Tls(_) | Self::StarttlsGone(_) | Self::TlsWanted(_) | Self::Login(_) => 6,
             Self::Connect(failure) if failure.is_tls() => 6,
             Self::NoChunking | Self::Interrupted { .. } => 5,
-            Self::Connect(_) => 4,
+            Self::Connect(_) | Self::Down(_) => 4,
             Self::TooLarge { .. } | Self::Unfit(_) => 3,
             Self::Refused(_) => 2,
             Self::Dns(_) => 1,
@@ -414,6 +424,7 @@ impl HostError {
             | Self::NoAddress
             | Self::ForbiddenAddress(_)
             | Self::Connect(_)
+            | Self::Down(_)
             | Self::Tls(_)
             | Self::StarttlsGone(_)
             | Self::TlsWanted(_)
@@ -443,6 +454,7 @@ impl HostError {
                 &format!("{mx}: the limit allows the next message in {} s", wait.as_secs()),
             ),
             Self::Connect(failure) => failure.problem(),
+            Self::Down(down) => down.problem(),
             Self::Tls(failure) => Problem::new(tls_reason(failure), &format!("{mx}: {failure}")),
             Self::StarttlsGone(gone) => gone.problem(mx),
             Self::TlsWanted(reply) => Problem::new(

@@ -8,6 +8,7 @@ use smtp::HostName;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::down::DownHosts;
 use super::row::{Entry, Room, Row};
 use super::site::{Site, Turn, site_of};
 use super::strangers::{Claim, Strangers};
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub(super) has_reaper: bool,
     /// Places taken by all hosts of a registrable domain.
     pub(super) domains: HashMap<HostName, usize>,
+    /// Who lets nobody in.
+    pub(super) down: DownHosts,
     /// Who never took mail.
     pub(super) strangers: Strangers,
     /// Where room is waited for.
@@ -52,6 +55,8 @@ pub(super) struct Host {
     pub(super) window: usize,
     /// Places taken, parked connections included.
     pub(super) open: usize,
+    /// Of those, the ones with a session.
+    pub(super) sessions: usize,
     pub(super) parked: Vec<Parked>,
     pub(super) waiters: VecDeque<Waiter>,
 }
@@ -131,6 +136,7 @@ impl State {
             row: Row::default(),
             has_reaper: false,
             domains: HashMap::new(),
+            down: DownHosts::default(),
             strangers: Strangers::default(),
             wanted: Wanted::default(),
         }
@@ -149,10 +155,18 @@ impl State {
                 domain,
                 window: FIRST_WINDOW.min(limits.per_host(site)),
                 open: 0,
+                sessions: 0,
                 parked: Vec::new(),
                 waiters: VecDeque::new(),
             }
         })
+    }
+
+    /// A session with the host of `key` is over.
+    pub(super) fn end_session(&mut self, key: &PoolKey) {
+        if let Some(host) = self.hosts.get_mut(key) {
+            host.sessions = host.sessions.saturating_sub(1);
+        }
     }
 
     /// Keeps to other limits from now on. What is open stays; windows that are too large shrink.
@@ -227,6 +241,8 @@ impl State {
     /// Room for how many more attempts is there?
     pub(super) fn room_at(&mut self, bottleneck: &Bottleneck) -> usize {
         match bottleneck {
+            // Nobody has to wait for what there is not.
+            Bottleneck::Host(key) if self.down.has(key) => usize::MAX,
             Bottleneck::Host(key) => {
                 let is_full = self.open >= self.limits.total || self.full_site(key).is_some();
                 let Some(host) = self.hosts.get_mut(key.as_ref()) else { return 1 };

@@ -9,6 +9,7 @@ use spool::{
 };
 
 use super::aftermath::AT_ONCE;
+use super::lanes::Submitter;
 use super::settle;
 use super::stop::ask;
 use super::underway::Removals;
@@ -52,6 +53,8 @@ async fn end(
     let (problem, lane) = (problem(config, first), first.lane.clone());
     let targets: Vec<Target> = rows.into_iter().map(target).collect();
     let count = targets.len();
+    let user = detail.options.user.as_deref();
+    let submitter = Submitter::of(user, &detail.client, &detail.sender);
     let work = Work {
         message: detail.message,
         sender: detail.sender,
@@ -63,6 +66,7 @@ async fn end(
         body: Body::Stored,
         options: detail.options,
         as_of: Removals::default(),
+        submitter,
     };
     let permit = relay.spool.settle_permit()?;
     settle::fail(relay, config, permit, (&work, &lane), &problem).await;

@@ -107,15 +107,16 @@ async fn try_and_settle(
     let decided = match result {
         Ok(answered) => {
             let decided = outcome::decide_answer(targets, &answered, &circumstances(retry, dice));
-            settle::Decision { decided, answered: Some(answered), problem: None }
+            settle::Decision { decided, answered: Some(answered), problem: None, down: None }
         }
         Err(error) => {
             if let Some(bottleneck) = error.bottleneck().cloned() {
                 let Due { lane, work, .. } = due;
                 return Err(Box::new(NoRoom { lane, bottleneck, work }));
             }
+            let down = error.down().map(|down| Bottleneck::Host(Arc::clone(&down.key)));
             let decided = outcome::decide_failure(targets, &error, &circumstances(retry, dice));
-            settle::Decision { decided, answered: None, problem: Some(error.problem()) }
+            settle::Decision { decided, answered: None, problem: Some(error.problem()), down }
         }
     };
     let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
@@ -181,6 +182,7 @@ fn withdrawn(relay: &Relay, due: Due) -> Finished {
         pause: None,
         took: None,
         cause: None,
+        down: None,
     }
 }
 
@@ -194,6 +196,7 @@ fn leave(due: Due, now: Timestamp) -> Finished {
         pause: None,
         took: None,
         cause: None,
+        down: None,
         place: Place::Right,
     }
 }
@@ -208,6 +211,7 @@ fn move_on(due: Due, now: Timestamp) -> Finished {
         pause: None,
         took: None,
         cause: None,
+        down: None,
         place: Place::Astray,
     }
 }
@@ -222,6 +226,7 @@ fn rest(due: Due, now: Timestamp) -> Finished {
         pause: Some(until),
         took: None,
         cause: None,
+        down: None,
         place: Place::Right,
     }
 }

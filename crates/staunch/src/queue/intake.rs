@@ -12,6 +12,7 @@ use spool::{
 use tokio::sync::oneshot;
 
 use super::Event;
+use super::lanes::Submitter;
 use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
 use crate::budget::{Budget, Loan};
 use crate::config::Config;
@@ -177,6 +178,8 @@ pub(crate) fn pieces(
     let per_transaction = relay.config().delivery.recipients_per_transaction;
     let as_of = relay.underway.removals();
     let begins = envelope.begins_at();
+    let user = envelope.options.user.as_deref();
+    let submitter = Submitter::of(user, &envelope.client, &envelope.sender);
     let mut lanes: BTreeMap<&LaneKey, (Vec<Target>, Rest)> = BTreeMap::new();
     let recipients = (0..=u16::MAX).map(RecipientNo).zip(&envelope.recipients);
     for (no, recipient) in recipients.filter(|(_, r)| r.state == RecipientState::Queued) {
@@ -213,6 +216,7 @@ pub(crate) fn pieces(
             body: body.clone(),
             options: envelope.options.clone(),
             as_of,
+            submitter,
         };
         (lane.clone(), Arrival::Work(work))
     };

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use spool::MessageId;
 
-use super::lanes::{Class, Group, Ticket};
+use super::lanes::{Charge, Class, Group, Spot, Submitter, Ticket};
 use super::shaping::{Gate, Shape};
 use crate::outcome::{Effect, Reason, Trouble};
 use crate::pool::Bottleneck;
@@ -37,6 +37,9 @@ pub(crate) trait Job {
 
     /// Octets of memory that it takes, about.
     fn octets(&self) -> u64;
+
+    /// Who handed it in.
+    fn submitter(&self) -> Submitter;
 }
 
 /// A lane. Most of them rest, and there may be a hundred thousand: what only a lane needs that does something stands
@@ -44,6 +47,8 @@ pub(crate) trait Job {
 #[derive(Debug)]
 pub(super) struct Lane<J> {
     pub(super) group: Group,
+    /// Whose mail was first in it, when that was looked at the last time. It stands in a row by that.
+    pub(super) submitter: Submitter,
     /// When the first failure of the row was; never: nothing failed.
     troubled_since: At,
     /// Not before this time, because the hosts failed.
@@ -118,6 +123,7 @@ impl<J> Lane<J> {
     pub(super) fn new(group: Group, hop: Hop, shape: Shape, gate: Gate) -> Self {
         Self {
             group,
+            submitter: Submitter::UNKNOWN,
             troubled_since: At::NEVER,
             retry_at: At::NEVER,
             stored_due: At::NEVER,
@@ -135,6 +141,23 @@ impl<J> Lane<J> {
             stand: Stand::Nowhere,
             stands_as: Class::New,
             precedence: Precedence::None,
+        }
+    }
+
+    /// Where it stands, if it stands in a row.
+    pub(super) fn spot(&self) -> Spot {
+        Spot { group: self.group, submitter: self.submitter }
+    }
+
+    /// Whom its next attempt is charged to.
+    pub(super) fn charge(&self, class: Class) -> Charge {
+        Charge { class, group: self.group, submitter: self.submitter }
+    }
+
+    /// The store has mail of `submitter` for it. Who is first there stays the first.
+    pub(super) fn hear_of(&mut self, submitter: Submitter) {
+        if self.submitter == Submitter::UNKNOWN && self.stand != Stand::InRow {
+            self.submitter = submitter;
         }
     }
 
@@ -405,6 +428,14 @@ impl<J> Lane<J> {
 impl<J: Job> Lane<J> {
     pub(super) fn knows(&self, message: MessageId) -> bool {
         self.hot.as_ref().is_some_and(|hot| hot.known.contains_key(&message))
+    }
+
+    /// Looks whose mail is first. Not while it stands in a row.
+    pub(super) fn see_submitter(&mut self) {
+        let first = self.hot.as_ref().and_then(|hot| hot.ready.front());
+        if let Some(first) = first.filter(|_| self.stand != Stand::InRow) {
+            self.submitter = first.submitter();
+        }
     }
 
     /// Keeps `job` ready, behind those whose turn is before it. Returns its octets.

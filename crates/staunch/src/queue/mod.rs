@@ -55,6 +55,8 @@ use yielding::Yielding;
 pub(crate) const EVENTS_MAX: usize = 4_096;
 /// Lanes that stand still at once while their mail is moved. Ours: it is moved in fractions of a second.
 const FOLLOWED_AT_ONCE: usize = 256;
+/// Lanes whose mail is made due at once when their host lets somebody in again. Ours: other commits wait for it.
+const BACK_AT_ONCE: usize = 64;
 /// The longest sleep: a clock that is set must not make the queue oversleep for long.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at what may have been missed. Ours.
@@ -122,6 +124,8 @@ pub(crate) struct Finished {
     pub(crate) took: Option<HostName>,
     /// Why the lane waits, if it does.
     pub(crate) cause: Option<Box<Problem>>,
+    /// The host that lets nobody in, if that is why.
+    pub(crate) down: Option<Bottleneck>,
 }
 
 /// Has mail other next hops now?
@@ -231,6 +235,7 @@ impl Queue {
 
     /// Lets lanes go on for which there are connections now.
     fn call(&mut self, bottleneck: &Bottleneck) {
+        self.call_back(bottleneck);
         if !self.lanes.is_waited_for(bottleneck) {
             return;
         }
@@ -241,9 +246,27 @@ impl Queue {
         }
     }
 
+    /// Lets lanes go on that wait for a host which lets somebody in again.
+    fn call_back(&mut self, bottleneck: &Bottleneck) {
+        let Bottleneck::Host(host) = bottleneck else { return };
+        if !self.lanes.is_shut(bottleneck) || self.relay.pool.is_down(host) {
+            return;
+        }
+        let (relay, lanes) =
+            (Arc::clone(&self.relay), self.lanes.let_in(bottleneck, self.relay.now()));
+        self.relay.tracker.spawn(async move {
+            for lanes in lanes.chunks(BACK_AT_ONCE) {
+                store::make_due(&relay, lanes).await;
+                for lane in lanes {
+                    relay.tell_queue(Event::RetryNow(lane.clone())).await;
+                }
+            }
+        });
+    }
+
     /// Whoever was called and had no use for it may have been the last one that would have told of room.
     fn call_all(&mut self) {
-        let waited_for: Vec<Bottleneck> = self.lanes.waited_for().cloned().collect();
+        let waited_for: HashSet<Bottleneck> = self.lanes.waited_for().cloned().collect();
         waited_for.iter().for_each(|bottleneck| self.call(bottleneck));
     }
 
@@ -315,7 +338,7 @@ impl Queue {
     }
 
     fn finished(&mut self, ticket: Ticket, finished: Finished) {
-        let Finished { lane, message, effect, due, pause, place, took, cause } = finished;
+        let Finished { lane, message, effect, due, pause, place, took, cause, down } = finished;
         self.running.remove(&ticket);
         if let Some(until) = pause {
             self.lanes.pause(until);
@@ -325,6 +348,10 @@ impl Queue {
         }
         let reason = cause.as_ref().map(|cause| cause.reason);
         let waits = self.lanes.finished(&lane, message, (effect, reason), due);
+        if let Some(host) = down {
+            self.lanes.shut_out(&lane, &host, self.relay.now());
+            self.relay.pool.tell_of_room(&host);
+        }
         if let (Some(until), Some(cause)) = (waits, cause) {
             let (relay, lane) = (Arc::clone(&self.relay), lane.clone());
             self.relay.tracker.spawn(async move {
@@ -372,9 +399,10 @@ impl Queue {
                     let until = after(relay.now(), BUG_REST);
                     settle::put_aside(&relay, message, recipients, until).await;
                     let (effect, due) = (Effect::Neutral, Some(until));
-                    let (pause, place, took, cause) = (None, Place::Right, None, None);
+                    let (pause, place, took) = (None, Place::Right, None);
+                    let (cause, down) = (None, None);
                     let finished =
-                        Finished { lane, message, effect, due, pause, place, took, cause };
+                        Finished { lane, message, effect, due, pause, place, took, cause, down };
                     Event::Finished(ticket, finished)
                 }
             };

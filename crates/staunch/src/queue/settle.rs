@@ -19,6 +19,7 @@ use super::{Finished, intake};
 use crate::config::{Config, Patience};
 use crate::events::{self, About};
 use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome, Problem, Reason};
+use crate::pool::Bottleneck;
 use crate::relay::{Counted, Relay};
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
@@ -34,6 +35,8 @@ pub(crate) struct Decision {
     pub(crate) answered: Option<Answered>,
     /// What stopped the attempt, if there was none.
     pub(crate) problem: Option<Problem>,
+    /// The host that lets nobody in, if that is it.
+    pub(crate) down: Option<Bottleneck>,
 }
 
 /// Settles `due` and tells the log.
@@ -70,6 +73,7 @@ pub(crate) async fn settle(
         place: due.place(&relay.config()),
         took: took(decided.effect, answered),
         cause: cause(&decision).map(Box::new),
+        down: decision.down.clone(),
     }
 }
 

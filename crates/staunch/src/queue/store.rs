@@ -11,6 +11,7 @@ use spool::{
 };
 
 use super::Place;
+use super::lanes::Submitter;
 use super::underway::{Removals, Sending};
 use super::work::{Body, Rest, Target, Work, needs_utf8};
 use crate::config::Config;
@@ -92,6 +93,15 @@ pub(crate) async fn fetch(
         None => read(relay, lane, move |spool, lane| spool.next_due(lane, now)).await?,
     };
     Ok(found)
+}
+
+/// Makes due what waits in `lanes` because their hosts failed. What cannot be written is due at its time.
+pub(crate) async fn make_due(relay: &Relay, lanes: &[LaneKey]) {
+    let (spool, lanes, now) = (relay.spool.clone(), lanes.to_vec(), relay.now());
+    let made = tokio::task::spawn_blocking(move || spool.make_due(lanes, now)).await;
+    if let Ok(Err(error)) = made {
+        tracing::error!(event = "store_failed", %error, "mail whose host is back waits for its time");
+    }
 }
 
 /// A page of recipients.
@@ -253,6 +263,7 @@ fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Wor
         waits_since: recipient.waits_since,
         options: recipient.options,
     };
+    let submitter = Submitter::of(due.options.user.as_deref(), &due.client, &due.sender);
     (!taken.is_empty()).then(|| Work {
         message: due.message,
         sender: due.sender,
@@ -264,5 +275,6 @@ fn work(due: spool::Due, takes: impl FnMut(&DueRecipient) -> bool) -> Option<Wor
         body: Body::Stored,
         options: due.options,
         as_of: Removals::default(),
+        submitter,
     })
 }

@@ -174,6 +174,7 @@ mod tests {
     use smtp::params::ByMode;
     use spool::{Attempt, Deadline, MessageId, RecipientOptions};
 
+    use super::super::lanes::Submitter;
     use super::super::underway::Removals;
     use super::super::work::{Body, Rest};
     use super::*;
@@ -214,6 +215,7 @@ mod tests {
             body: Body::Stored,
             options,
             as_of: Removals::default(),
+            submitter: Submitter::UNKNOWN,
         }
     }
 

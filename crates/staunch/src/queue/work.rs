@@ -11,7 +11,7 @@ use policy::Onward;
 use super::Place;
 use super::intake::HotBody;
 use super::lane::Job;
-use super::lanes::{Class, Company, Ticket};
+use super::lanes::{Class, Company, Submitter, Ticket};
 use super::underway::Removals;
 use crate::config::Config;
 use crate::outcome::Trouble;
@@ -77,6 +77,8 @@ pub(crate) struct Work {
     pub(crate) options: MessageOptions,
     /// From before it was read from the store, or committed: who was taken out since is not to get it.
     pub(crate) as_of: Removals,
+    /// Who handed it in.
+    pub(crate) submitter: Submitter,
 }
 
 /// What mail that was just committed is for a lane.
@@ -122,6 +124,10 @@ impl Job for Work {
         let own = size_of::<Self>() + self.targets.capacity() * size_of::<Target>();
         let texts = self.targets.len() * ADDRESS_OCTETS;
         u64::try_from(own + texts).unwrap_or(u64::MAX)
+    }
+
+    fn submitter(&self) -> Submitter {
+        self.submitter
     }
 }
 
@@ -222,6 +228,7 @@ mod tests {
             body: Body::Stored,
             options: options.clone(),
             as_of: Removals::default(),
+            submitter: Submitter::UNKNOWN,
         };
         Due {
             lane: LaneKey::new(lane),

@@ -51,7 +51,7 @@ pub(in super::super) enum Stand {
     /// Among those that something has happened to.
     Changed,
     /// Among those of its class that something can begin in.
-    InRing,
+    InRow,
     /// Among those of its class that are to be read first.
     ToRead,
     /// Among those that wait for a connection to the same hosts.

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use super::group::Group;
 use super::ring::Holds;
+use super::rows::Most;
+use super::submitter::Submitter;
 
 /// What is known of the next hop of an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,6 +69,17 @@ impl Shares {
         self.part(3)
     }
 
+    /// One client of whoever may hold these places: 80 %, and one sender of it 60 %. What is left is for the others.
+    pub(super) fn most(self, class: Class) -> Most {
+        let part = match class {
+            Class::Proven => return Most::ALL,
+            Class::New => self.unproven(),
+            Class::Troubled => self.troubled(),
+        };
+        let fifths = |count: u32| part.saturating_mul(count).div_ceil(5);
+        Most { client: fifths(4), sender: fifths(3) }
+    }
+
     /// One registrable domain of which nothing is known, or nothing good: 10 %.
     pub(super) fn unproven_group(self) -> u32 {
         self.part(1)
@@ -86,6 +99,8 @@ pub(crate) struct Charge {
     pub(crate) class: Class,
     /// The account of the registrable domain.
     pub(crate) group: Group,
+    /// Whose mail is first in the lane.
+    pub(crate) submitter: Submitter,
 }
 
 /// Who holds how many places.
@@ -106,6 +121,11 @@ impl Accounts {
     /// Other shares from now on. What is held stays held.
     pub(super) fn set_shares(&mut self, shares: Shares) {
         self.shares = shares;
+    }
+
+    /// How many places one client and one sender may have in `class`.
+    pub(super) fn most(&self, class: Class) -> Most {
+        self.shares.most(class)
     }
 
     /// Places that are held.
@@ -134,10 +154,10 @@ impl Accounts {
         }
     }
 
-    /// What the group of `charge` has of what it may have.
-    pub(super) fn holds(&self, charge: Charge) -> Holds {
-        let [proven, unproven] = self.groups.get(&charge.group).copied().unwrap_or_default();
-        let (held, most) = if charge.class.is_unproven() {
+    /// What `group` has of what it may have in `class`.
+    pub(super) fn holds(&self, class: Class, group: Group) -> Holds {
+        let [proven, unproven] = self.groups.get(&group).copied().unwrap_or_default();
+        let (held, most) = if class.is_unproven() {
             (unproven, self.shares.unproven_group())
         } else {
             (proven, self.shares.proven_group.max(1))
@@ -179,7 +199,7 @@ mod tests {
     use super::*;
 
     fn charge(class: Class, group: &str) -> Charge {
-        Charge { class, group: Group::of_name(group) }
+        Charge { class, group: Group::of_name(group), submitter: Submitter::UNKNOWN }
     }
 
     fn accounts(total: u32) -> Accounts {
@@ -194,7 +214,7 @@ mod tests {
     }
 
     fn full(accounts: &Accounts, charge: Charge) -> Option<Full> {
-        match (accounts.has_room(charge.class), accounts.holds(charge)) {
+        match (accounts.has_room(charge.class), accounts.holds(charge.class, charge.group)) {
             (false, _) => Some(Full::Class),
             (true, Holds::All) => Some(Full::Group),
             (true, Holds::Nothing | Holds::Some) => None,

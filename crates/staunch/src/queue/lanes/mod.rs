@@ -14,12 +14,15 @@ mod accounts;
 mod group;
 mod proven;
 mod ring;
+mod rows;
 mod running;
 #[cfg(test)]
 mod simulation;
 mod sites;
+mod submitter;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -39,10 +42,12 @@ pub(crate) use accounts::{Charge, Class, Shares};
 pub(crate) use group::Group;
 use proven::ProvenGroups;
 pub(crate) use proven::{PROOF_COUNTS, PROVEN_MAX};
-use ring::Ring;
+use rows::Rows;
+pub(super) use rows::Spot;
 use running::{Need, Running, Uptime};
 pub(crate) use running::{PATIENCE, Ticket};
 use sites::Sites;
+pub(crate) use submitter::Submitter;
 
 /// The longest pause that trouble of our own can ask for. Ours: it is seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -103,9 +108,9 @@ pub(crate) struct Lanes<J> {
     lanes: HashMap<LaneKey, Box<Lane<J>>>,
     /// Lanes that something has happened to.
     changed: VecDeque<LaneKey>,
-    /// Lanes in which something can begin, by [`Class::index`].
-    rings: [Ring; 3],
-    /// Lanes that want to be read, likewise; with the place that they hold, if what is read begins at once.
+    /// Lanes in which something can begin.
+    rows: Rows,
+    /// Lanes that want to be read, by [`Class::index`]; with the place that they hold, if what is read begins at once.
     to_read: [VecDeque<(LaneKey, Option<Charge>)>; 3],
     /// Lanes that are being read, with what is charged for those of which nothing else runs.
     reads: HashMap<LaneKey, (Class, Option<Charge>)>,
@@ -135,7 +140,7 @@ impl<J: Job> Lanes<J> {
         Self {
             lanes: HashMap::new(),
             changed: VecDeque::new(),
-            rings: Default::default(),
+            rows: Rows::default(),
             to_read: Default::default(),
             reads: HashMap::new(),
             sites: Sites::default(),
@@ -157,7 +162,7 @@ impl<J: Job> Lanes<J> {
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.accounts.set_shares(self.limits.shares());
-        self.rings.iter_mut().for_each(Ring::unpark_all);
+        self.rows.unpark_all();
         for (key, lane) in &mut self.lanes {
             lane.set_shape(self.limits.of(key));
         }
@@ -232,6 +237,7 @@ impl<J: Job> Lanes<J> {
         if is_next && lane.ready() < lane.room(class, memory) {
             self.ready += lane.take(job);
         } else {
+            lane.hear_of(job.submitter());
             lane.stored(now);
         }
         self.changed(key);
@@ -250,7 +256,7 @@ impl<J: Job> Lanes<J> {
         }
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let class = class_of(&self.proven, lane, now);
-        let is_of_use = lane.end_read(now);
+        let (is_of_use, was_known) = (lane.end_read(now), lane.submitter != Submitter::UNKNOWN);
         if let Some(due) = next_due {
             lane.stored(due);
         }
@@ -266,6 +272,11 @@ impl<J: Job> Lanes<J> {
             } else {
                 lane.stored(Timestamp::MIN);
             }
+        }
+        lane.see_submitter();
+        // Its turn was not that of this sender, who may have to wait, and so would many.
+        if !was_known && Memory::of(self.ready, self.limits.ready) != Memory::Plenty {
+            self.ready = self.ready.saturating_sub(lane.unload());
         }
         self.changed_first(key, Precedence::Once);
     }
@@ -358,6 +369,24 @@ impl<J: Job> Lanes<J> {
     /// Does a lane wait for `site`?
     pub(crate) fn is_waited_for(&self, site: &Bottleneck) -> bool {
         self.sites.is_waited_for(site)
+    }
+
+    /// The lane waits for its time because `host` lets nobody in.
+    pub(crate) fn shut_out(&mut self, key: &LaneKey, host: &Bottleneck, now: Timestamp) {
+        if self.lanes.get(key).is_some_and(|lane| lane.waits(now)) {
+            self.sites.shut_out(host, key.clone());
+        }
+    }
+
+    /// Does any lane wait because `host` lets nobody in?
+    pub(crate) fn is_shut(&self, host: &Bottleneck) -> bool {
+        self.sites.is_shut(host)
+    }
+
+    /// The host lets somebody in again: those that still wait because it did not, see [`Lanes::retry_now`].
+    pub(crate) fn let_in(&mut self, host: &Bottleneck, now: Timestamp) -> Vec<LaneKey> {
+        let shut_out = self.sites.let_in(host).into_iter();
+        shut_out.filter(|key| self.lanes.get(key).is_some_and(|lane| lane.waits(now))).collect()
     }
 
     /// The attempt of a stranger has a session with a host of this registrable domain, or with none. As long as it has
@@ -481,15 +510,16 @@ impl<J: Job> Lanes<J> {
                 if let Some(site) = site.filter(|site| self.sites.is_waited_for(site)).cloned() {
                     return self.wait_at(key, &site);
                 }
-                (lane.stand, lane.stands_as) = (Stand::InRing, class);
+                lane.see_submitter();
+                (lane.stand, lane.stands_as) = (Stand::InRow, class);
                 if precedence == Precedence::Once {
                     lane.precedence = Precedence::None;
                 }
-                let group = lane.group;
-                let Some(ring) = self.rings.get_mut(class.index()) else { return };
+                let spot = lane.spot();
+                let Some(row) = self.rows.of_mut(class) else { return };
                 match precedence {
-                    Precedence::None => ring.push_back(group, key.clone()),
-                    Precedence::Once | Precedence::Called => ring.push_front(group, key.clone()),
+                    Precedence::None => row.push_back(spot, key.clone()),
+                    Precedence::Once | Precedence::Called => row.push_front(spot, key.clone()),
                 }
             }
             // What comes after a probe depends on what it comes to.
@@ -500,10 +530,10 @@ impl<J: Job> Lanes<J> {
 
     fn wait_at(&mut self, key: &LaneKey, site: &Bottleneck) {
         if let Some(lane) = self.lanes.get_mut(key) {
-            if lane.stand == Stand::InRing
-                && let Some(ring) = self.rings.get_mut(lane.stands_as.index())
+            if lane.stand == Stand::InRow
+                && let Some(row) = self.rows.of_mut(lane.stands_as)
             {
-                ring.remove(lane.group, key);
+                row.remove(lane.spot(), key);
             }
             lane.stand = Stand::AtSite;
             self.sites.push(site, key.clone());
@@ -514,7 +544,7 @@ impl<J: Job> Lanes<J> {
     /// could begin.
     fn line_up_to_read(&mut self, key: &LaneKey, class: Class, charge: Option<Charge>) {
         if let Some(charge) = charge {
-            self.accounts.take(charge);
+            self.take(charge);
         }
         if let Some(lane) = self.lanes.get_mut(key) {
             (lane.stand, lane.stands_as) = (Stand::ToRead, class);
@@ -549,7 +579,7 @@ impl<J: Job> Lanes<J> {
     /// The next attempt that can begin, or the read that it needs.
     fn next_start(&mut self, now: Timestamp) -> Option<Action<J>> {
         for class in Class::ALL {
-            while let Some(key) = self.next_in_ring(class) {
+            while let Some(key) = self.next_in_row(class) {
                 if let Some(action) = self.serve(&key, class, now) {
                     return Some(action);
                 }
@@ -559,20 +589,20 @@ impl<J: Job> Lanes<J> {
     }
 
     /// The next lane of `class` that has a place.
-    fn next_in_ring(&mut self, class: Class) -> Option<LaneKey> {
+    fn next_in_row(&mut self, class: Class) -> Option<LaneKey> {
         let accounts = &self.accounts;
         if !accounts.has_room(class) {
             return None;
         }
-        let ring = self.rings.get_mut(class.index())?;
-        ring.pop(|group| accounts.holds(Charge { class, group }))
+        let row = self.rows.of_mut(class)?;
+        row.pop(accounts.most(class), |group| accounts.holds(class, group))
     }
 
     /// Begins something in a lane that has a place.
     fn serve(&mut self, key: &LaneKey, class: Class, now: Timestamp) -> Option<Action<J>> {
         let may_read = self.may_read(class);
         let lane = self.lanes.get_mut(key)?;
-        if lane.stand != Stand::InRing || lane.stands_as != class {
+        if lane.stand != Stand::InRow || lane.stands_as != class {
             return None;
         }
         lane.stand = Stand::Nowhere;
@@ -582,14 +612,14 @@ impl<J: Job> Lanes<J> {
         }
         let (wants_read, can_start) = (lane.wants_read(now), lane.can_start(now));
         let needs_place = lane.is_still() && !can_start;
-        let charge = needs_place.then_some(Charge { class, group: lane.group });
+        let charge = needs_place.then_some(lane.charge(class));
         if lane.wish(now) != Wish::Begin {
             self.rest(key, now);
             None
         } else if wants_read && may_read {
             // What is ready begins while that is read; else what is read does, in this place.
             if let Some(charge) = charge {
-                self.accounts.take(charge);
+                self.take(charge);
             }
             let action = self.fetch(key, class, charge);
             if can_start {
@@ -606,17 +636,17 @@ impl<J: Job> Lanes<J> {
 
     fn start(&mut self, key: &LaneKey, class: Class, now: Timestamp) -> Option<Action<J>> {
         let lane = self.lanes.get_mut(key)?;
-        let charge = Charge { class, group: lane.group };
+        let charge = lane.charge(class);
         let ticket = self.running.begin(key.clone(), charge, &self.uptime);
         let Some((job, octets)) = lane.start(ticket, now) else {
             self.running.end(ticket);
             return None;
         };
-        self.accounts.take(charge);
         self.ready = self.ready.saturating_sub(octets);
         lane.precedence = Precedence::None;
         let trouble = lane.trouble();
         let company = if lane.is_alone() { Company::Alone } else { Company::Others };
+        self.take(charge);
         self.changed(key);
         Some(Action::Start { lane: key.clone(), ticket, class, trouble, company, job })
     }
@@ -654,9 +684,14 @@ impl<J: Job> Lanes<J> {
         }
     }
 
+    fn take(&mut self, charge: Charge) {
+        self.accounts.take(charge);
+        self.rows.hold(charge);
+    }
+
     fn give_back(&mut self, charge: Charge) {
         self.accounts.give_back(charge);
-        self.rings.iter_mut().for_each(|ring| ring.released(charge.group));
+        self.rows.release(charge);
     }
 
     /// Charges the place of `ticket` to `class` from now on, whether there is room or not.
@@ -665,7 +700,7 @@ impl<J: Job> Lanes<J> {
         let before = *charge;
         charge.class = class;
         let after = *charge;
-        self.accounts.take(after);
+        self.take(after);
         self.give_back(before);
     }
 
@@ -693,14 +728,21 @@ impl<J: Job> Lanes<J> {
 
     /// Which accounts are full while lanes wait for them, and how many.
     fn needs(&self) -> Vec<(Need, usize)> {
-        let waiting = |class: Class| self.rings.get(class.index()).map_or(0, Ring::unparked);
+        let waiting = |class: Class| {
+            let most = self.accounts.most(class);
+            self.rows.of(class).map_or(0, |row| row.unparked(most))
+        };
         let (proven, new, troubled) =
             (waiting(Class::Proven), waiting(Class::New), waiting(Class::Troubled));
         let is_full = |class| !self.accounts.has_room(class);
+        let mut needs = Vec::new();
         // A proven one waits for its own mail, which nobody hurries.
-        let strangers = self.rings.iter().skip(1);
-        let parked = strangers.flat_map(Ring::parked);
-        let mut needs: Vec<_> = parked.map(|(group, lanes)| (Need::Group(group), lanes)).collect();
+        for class in [Class::New, Class::Troubled] {
+            let Some(row) = self.rows.of(class) else { continue };
+            needs.extend(row.parked().map(|(group, lanes)| (Need::Group(group), lanes)));
+            let limited = row.limited(self.accounts.most(class));
+            needs.extend(limited.map(|(limited, lanes)| (Need::Limited(class, limited), lanes)));
+        }
         if troubled > 0 && is_full(Class::Troubled) {
             needs.push((Need::Troubled, troubled));
         }
@@ -740,7 +782,7 @@ impl<J: Job> Lanes<J> {
                 true
             }
             // It is looked at anyway.
-            Stand::Changed | Stand::InRing | Stand::ToRead | Stand::AtSite => false,
+            Stand::Changed | Stand::InRow | Stand::ToRead | Stand::AtSite => false,
         }
     }
 

@@ -67,14 +67,14 @@ impl Ring {
     }
 
     /// The next lane, of a group that may have one more place.
-    pub(super) fn pop(&mut self, holds: impl Fn(Group) -> Holds) -> Option<LaneKey> {
+    pub(super) fn pop(&mut self, holds: impl Fn(Group) -> Holds) -> Option<(Group, LaneKey)> {
         while let Some(group) = self.without.pop_front() {
             let Some(waiting) = self.groups.get_mut(&group) else { continue };
             waiting.is_in_without = false;
             match holds(group) {
                 Holds::Nothing => {
                     if let Some(lane) = self.take(group) {
-                        return Some(lane);
+                        return Some((group, lane));
                     }
                 }
                 Holds::Some if !waiting.is_in_with => {
@@ -91,7 +91,7 @@ impl Ring {
             match holds(group) {
                 Holds::Nothing | Holds::Some => {
                     if let Some(lane) = self.take(group) {
-                        return Some(lane);
+                        return Some((group, lane));
                     }
                 }
                 Holds::All => self.park(group),
@@ -152,11 +152,14 @@ impl Ring {
         }
     }
 
-    /// All accounts may have room again.
-    pub(super) fn unpark_all(&mut self) {
-        for group in std::mem::take(&mut self.parked) {
-            self.released(group);
-        }
+    /// Does no lane stand here?
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Does a lane of `group` stand here?
+    pub(super) fn has_any(&self, group: Group) -> bool {
+        self.groups.get(&group).is_some_and(|waiting| !waiting.lanes.is_empty())
     }
 
     /// Does `lane` of `group` stand here?
@@ -194,13 +197,13 @@ mod tests {
     fn all(ring: &mut Ring, most: usize) -> Vec<String> {
         let mut held: HashMap<Group, usize> = HashMap::new();
         let mut order = Vec::new();
-        while let Some(lane) = ring.pop(|group| match held.get(&group) {
+        while let Some((group, lane)) = ring.pop(|group| match held.get(&group) {
             None if most == 0 => Holds::All,
             None => Holds::Nothing,
             Some(held) if *held < most => Holds::Some,
             Some(_) => Holds::All,
         }) {
-            *held.entry(Group::of(&lane)).or_default() += 1;
+            *held.entry(group).or_default() += 1;
             order.push(lane.to_string());
         }
         order
@@ -218,13 +221,15 @@ mod tests {
     fn who_has_a_place_stands_behind_those_who_have_none() {
         let mut ring = ring(&["a.evil.test", "b.evil.test"]);
         let evil = Group::of(&LaneKey::new("evil.test"));
-        assert_eq!(ring.pop(|_| Holds::Nothing), Some(LaneKey::new("a.evil.test")));
+        let mut next = |holds: &dyn Fn(Group) -> Holds| ring.pop(holds).map(|(_, lane)| lane);
+        assert_eq!(next(&|_| Holds::Nothing), Some(LaneKey::new("a.evil.test")));
         let good = LaneKey::new("good.example");
         ring.push_back(Group::of(&good), good.clone());
+        let mut next = |holds: &dyn Fn(Group) -> Holds| ring.pop(holds).map(|(_, lane)| lane);
         let holds = |group| if group == evil { Holds::Some } else { Holds::Nothing };
-        assert_eq!(ring.pop(holds), Some(good));
-        assert_eq!(ring.pop(holds), Some(LaneKey::new("b.evil.test")));
-        assert_eq!(ring.pop(holds), None);
+        assert_eq!(next(&holds), Some(good));
+        assert_eq!(next(&holds), Some(LaneKey::new("b.evil.test")));
+        assert_eq!(next(&holds), None);
     }
 
     #[test]
@@ -244,8 +249,8 @@ mod tests {
     #[test]
     fn a_turn_that_could_not_be_used_is_not_lost() {
         let mut ring = ring(&["a.example", "b.example", "c.test"]);
-        let first = ring.pop(|_| Holds::Nothing).unwrap();
-        ring.push_front(Group::of(&first), first);
+        let (group, first) = ring.pop(|_| Holds::Nothing).unwrap();
+        ring.push_front(group, first);
         assert_eq!(all(&mut ring, 1), ["a.example", "b.example", "c.test"]);
     }
 }

@@ -8,6 +8,7 @@ use spool::LaneKey;
 
 use super::accounts::{Charge, Class};
 use super::group::Group;
+use super::rows::Limited;
 
 /// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
 /// held up, and before the content it makes room as soon as other mail needs it. Ours: with room enough a host
@@ -83,6 +84,8 @@ pub(super) enum Need {
     Troubled,
     /// That of this registrable domain, until it has taken mail.
     Group(Group),
+    /// What a client or a sender may have of the places of strangers.
+    Limited(Class, Limited),
 }
 
 impl Need {
@@ -92,6 +95,12 @@ impl Need {
             Self::Unproven => charge.class.is_unproven(),
             Self::Troubled => charge.class == Class::Troubled,
             Self::Group(group) => charge.class.is_unproven() && charge.group == group,
+            Self::Limited(Class::Troubled, limited) => {
+                charge.class == Class::Troubled && limited.includes(charge.submitter)
+            }
+            Self::Limited(Class::New | Class::Proven, limited) => {
+                charge.class.is_unproven() && limited.includes(charge.submitter)
+            }
         }
     }
 }
@@ -118,6 +127,12 @@ impl Running {
     /// One is over.
     pub(super) fn end(&mut self, ticket: Ticket) -> Option<Attempt> {
         self.attempts.remove(&ticket)
+    }
+
+    /// Whom their places are charged to.
+    #[cfg(test)]
+    pub(super) fn charges(&self) -> impl Iterator<Item = Charge> {
+        self.attempts.values().map(|attempt| attempt.charge)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::rows::Most;
 use super::*;
 
 /// A job of the simulation: the number of its message.
@@ -21,6 +22,11 @@ impl Job for Letter {
 
     fn octets(&self) -> u64 {
         1_024
+    }
+
+    fn submitter(&self) -> Submitter {
+        let number = u32::try_from(self.0 / 1_000 % 7).unwrap();
+        Submitter { client: 1 + number / 3, sender: number }
     }
 }
 
@@ -287,6 +293,20 @@ impl World {
         let slow = u32::try_from(overfilled.count()).unwrap();
         assert!(held(Class::Troubled) <= tenths(3) + slow, "those in trouble");
         assert!(held(Class::New) + held(Class::Troubled) <= tenths(6) + slow, "strangers");
+        self.check_clients();
+    }
+
+    /// What one client and one sender may hold of the places of strangers.
+    fn check_clients(&self) {
+        let most = self.lanes.accounts.most(Class::New);
+        let mut clients: HashMap<u32, u32> = HashMap::new();
+        let mut senders: HashMap<Submitter, u32> = HashMap::new();
+        for charge in self.lanes.running.charges().filter(|charge| charge.class == Class::New) {
+            *clients.entry(charge.submitter.client).or_default() += 1;
+            *senders.entry(charge.submitter).or_default() += 1;
+        }
+        assert!(clients.values().all(|held| *held <= most.client), "clients: {clients:?}");
+        assert!(senders.values().all(|held| *held <= most.sender), "senders: {senders:?}");
     }
 
     fn give_way(&mut self, ticket: Ticket) {
@@ -377,13 +397,16 @@ impl World {
                 }
                 Stand::Changed => lanes.changed.contains(key),
                 Stand::ToRead => lanes.to_read.iter().flatten().any(|(lane, _)| lane == key),
-                Stand::InRing => lanes.rings.iter().any(|ring| ring.has(lane.group, key)),
+                Stand::InRow => {
+                    lanes.rows.of(lane.stands_as).is_some_and(|row| row.has(lane.spot(), key))
+                }
                 Stand::AtSite => lanes.sites.has(key),
             };
             assert!(is_in, "{key} stands nowhere");
         }
         // Nothing that is never lent is idle while somebody waits for it.
-        let waits = lanes.rings.first().is_some_and(|ring| ring.unparked() > 0);
+        let row = lanes.rows.of(Class::Proven);
+        let waits = row.is_some_and(|row| row.unparked(Most::ALL) > 0);
         assert!(
             !waits || !lanes.accounts.has_room(Class::Proven),
             "a proven lane waits for nothing"

@@ -3,7 +3,7 @@
 //! What waits for nothing else is never put off by a time: it stands here, holds no place, and goes on as soon
 //! as whoever owns the connections says that there is room.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use spool::LaneKey;
 
@@ -13,6 +13,8 @@ use crate::pool::Bottleneck;
 #[derive(Debug, Default)]
 pub(super) struct Sites {
     lanes: HashMap<Bottleneck, VecDeque<LaneKey>>,
+    /// Those that wait for their time, because a host lets nobody in.
+    shut_out: HashMap<Bottleneck, HashSet<LaneKey>>,
 }
 
 impl Sites {
@@ -36,6 +38,21 @@ impl Sites {
         lane
     }
 
+    /// `lane` waits for its time, because `host` lets nobody in.
+    pub(super) fn shut_out(&mut self, host: &Bottleneck, lane: LaneKey) {
+        self.shut_out.entry(host.clone()).or_default().insert(lane);
+    }
+
+    /// Does any lane wait because `host` lets nobody in?
+    pub(super) fn is_shut(&self, host: &Bottleneck) -> bool {
+        self.shut_out.contains_key(host)
+    }
+
+    /// Those that did, since it lets somebody in again.
+    pub(super) fn let_in(&mut self, host: &Bottleneck) -> HashSet<LaneKey> {
+        self.shut_out.remove(host).unwrap_or_default()
+    }
+
     /// Does `lane` stand here?
     #[cfg(test)]
     pub(super) fn has(&self, lane: &LaneKey) -> bool {
@@ -44,6 +61,6 @@ impl Sites {
 
     /// All that is waited for.
     pub(super) fn waited_for(&self) -> impl Iterator<Item = &Bottleneck> {
-        self.lanes.keys()
+        self.lanes.keys().chain(self.shut_out.keys())
     }
 }

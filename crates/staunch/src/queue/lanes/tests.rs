@@ -23,7 +23,17 @@ impl Job for Letter {
     fn octets(&self) -> u64 {
         1_024
     }
+
+    fn submitter(&self) -> Submitter {
+        let part = |of: u128| u32::try_from(self.0 / of % 1_000).unwrap() + 1;
+        Submitter { client: part(OTHER_CLIENT), sender: part(OTHER_SENDER) }
+    }
 }
+
+/// Added to a letter's number, it is one of another sender of the same client.
+const OTHER_SENDER: u128 = 1_000_000_000;
+/// It is one of another client.
+const OTHER_CLIENT: u128 = 1_000_000_000_000;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()
@@ -464,11 +474,12 @@ fn lanes_in_trouble_leave_most_of_the_places_to_others() {
     for number in 0..5 {
         let key = LaneKey::new(&format!("slow{number}.test"));
         lanes.restore(&key, Some(BackOff { trouble, until: now, cause: None }), None);
-        lanes.arrive(&key, Letter(number), now);
+        lanes.arrive(&key, Letter(number * OTHER_CLIENT), now);
     }
     assert_eq!(starts(&mut lanes, now).len(), 3);
     for number in 10..15 {
-        lanes.arrive(&LaneKey::new(&format!("new{number}.test")), Letter(number), now);
+        let letter = Letter(number * OTHER_CLIENT);
+        lanes.arrive(&LaneKey::new(&format!("new{number}.test")), letter, now);
     }
     assert_eq!(starts(&mut lanes, now).len(), 3, "strangers and those in trouble together");
     lanes.finished(&LaneKey::new("slow0.test"), Letter(0).message(), (Effect::Works, None), None);
@@ -523,7 +534,7 @@ fn who_has_the_content_keeps_its_place_and_is_charged_as_slow() {
         (0, 2)
     );
     for id in 10..20 {
-        lanes.arrive(&key(&format!("new{id}.test")), Letter(id), at(31));
+        lanes.arrive(&key(&format!("new{id}.test")), Letter(id * OTHER_CLIENT), at(31));
     }
     assert_eq!(start_all_but_reads(&mut lanes, 31).len(), 4, "they leave less to strangers");
     let Some(Action::GiveWay(ticket)) = lanes.next(at(33)) else { panic!("others wait") };
@@ -553,7 +564,7 @@ fn a_host_that_took_mail_makes_its_domains_proven() {
     let host = Group::of_name("mx.example");
     lanes.prove(host, at(0));
     for id in 0..8 {
-        lanes.arrive(&key(&format!("new{id}.test")), Letter(id), at(0));
+        lanes.arrive(&key(&format!("new{id}.test")), Letter(id * OTHER_CLIENT), at(0));
     }
     let mut started = Vec::new();
     while let Some(Action::Start { ticket, .. }) = lanes.next(at(0)) {
@@ -753,4 +764,83 @@ fn who_failed_once_has_its_turn_although_others_in_trouble_are_silent() {
     }
     let turn = started.iter().position(|lane| *lane == key("honest.test"));
     assert!(turn.is_some_and(|turn| turn <= 2), "{started:?}");
+}
+
+/// First letters of one sender to `count` new domains each.
+fn arrive_at_new_domains(lanes: &mut Lanes<Letter>, first: u128, count: u128) {
+    for id in first..first + count {
+        lanes.arrive(&key(&format!("d{id}.test")), Letter(id), at(0));
+    }
+}
+
+#[test]
+fn who_writes_to_a_thousand_new_domains_leaves_places_to_other_senders() {
+    let mut lanes = lanes();
+    arrive_at_new_domains(&mut lanes, 0, 1_000);
+    // Of a hundred places strangers have sixty, one sender three fifths of those.
+    assert_eq!(start_all(&mut lanes, 0).len(), 36);
+    arrive_at_new_domains(&mut lanes, OTHER_SENDER, 100);
+    // All senders of a client have four fifths, and all strangers that never failed fifty.
+    assert_eq!(start_all(&mut lanes, 0).len(), 48 - 36);
+    arrive_at_new_domains(&mut lanes, OTHER_CLIENT, 100);
+    assert_eq!(start_all(&mut lanes, 0).len(), 50 - 48);
+}
+
+#[test]
+fn a_place_that_becomes_free_goes_to_who_has_fewest() {
+    let mut lanes = lanes();
+    arrive_at_new_domains(&mut lanes, 0, 1_000);
+    let before = start_all(&mut lanes, 0);
+    arrive_at_new_domains(&mut lanes, OTHER_CLIENT, 100);
+    assert_eq!(start_all(&mut lanes, 0).len(), 50 - before.len());
+    for id in &before[..10] {
+        finish(&mut lanes, &format!("d{id}.test"), *id, failed(300));
+        let started = start_all(&mut lanes, 0);
+        assert!(matches!(started[..], [id] if id >= OTHER_CLIENT), "{started:?}");
+    }
+}
+
+/// Whose silence would otherwise let as many begin again.
+#[test]
+fn what_was_slow_still_counts_for_its_sender() {
+    let mut lanes = lanes();
+    arrive_at_new_domains(&mut lanes, 0, 1_000);
+    assert_eq!(start_all(&mut lanes, 0).len(), 36);
+    let mut asked = Vec::new();
+    for now in 0..=40 {
+        while let Some(action) = lanes.next(at(now)) {
+            match action {
+                Action::GiveWay(ticket) => {
+                    lanes.asked_in_vain(ticket);
+                    asked.push(now);
+                }
+                Action::Start { .. } | Action::Fetch { .. } => panic!("nothing begins"),
+            }
+        }
+    }
+    assert_eq!((asked.len(), asked.first()), (36, Some(&30)), "all were asked in vain");
+    arrive_at_new_domains(&mut lanes, OTHER_SENDER, 100);
+    assert_eq!(start_all(&mut lanes, 40).len(), 48 - 36);
+}
+
+#[test]
+fn after_a_restart_a_lane_has_the_turn_of_whoever_is_found_to_be_first_in_it() {
+    let mut lanes = lanes();
+    for id in 0..200u128 {
+        lanes.restore(&key(&format!("d{id}.test")), None, Some(at(0)));
+    }
+    let mut started = 0;
+    while let Some(action) = lanes.next(at(0)) {
+        match action {
+            Action::Fetch { lane, .. } => {
+                let id = lane.as_str().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+                lanes.fetched(&lane, vec![Letter(id)], None, at(0));
+            }
+            Action::Start { .. } => started += 1,
+            Action::GiveWay(_) => {}
+        }
+    }
+    assert_eq!(started, 36);
+    arrive_at_new_domains(&mut lanes, OTHER_SENDER, 1);
+    assert_eq!(start_all(&mut lanes, 0), [OTHER_SENDER]);
 }
