@@ -40,6 +40,7 @@ mod bounce;
 mod cache;
 mod connections;
 mod crash;
+mod damaged;
 mod doors;
 mod downgrade;
 mod fairness;

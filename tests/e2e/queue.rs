@@ -175,9 +175,9 @@ async fn all_that_is_too_old_comes_back_by_message_after_one_attempt() {
     assert!(old.home.received().len() <= 6, "{} notices", old.home.received().len());
 }
 
-/// The disk lost the body: the sender hears that it failed, and the domain's other mail goes.
+/// The disk lost the body: it is for the operator to say that it failed, and the domain's other mail goes.
 #[tokio::test]
-async fn a_message_whose_body_is_lost_comes_back_and_holds_nothing_up() {
+async fn a_message_whose_body_is_lost_is_held_until_it_is_returned_and_holds_nothing_up() {
     let old = Old::start().await;
     let mx = old.world.mx("mx.far.test").await;
     mx.script(|script| script.rules.push(Rule::times(1, "RCPT", Then::reply("450 4.2.1 Later"))));
@@ -193,8 +193,10 @@ async fn a_message_whose_body_is_lost_comes_back_and_holds_nothing_up() {
             if path.is_dir() { dirs.push(path) } else { std::fs::remove_file(path).unwrap() }
         }
     }
-    let notice = old.home.message().await;
-    assert_eq!(named(&notice.text()), ["lost@far.test"]);
+    old.relay.event("alarm").with("reason", "message_damaged").await;
     old.relay.submit("alice@sender.test", &["next@far.test"], "next").await;
     mx.message_to("next@far.test").await;
+    old.relay.cli(&["queue", "bounce", "--reason", "message_damaged"]).await;
+    let notice = old.home.message().await;
+    assert_eq!(named(&notice.text()), ["lost@far.test"]);
 }

@@ -275,7 +275,7 @@ pub(crate) fn settle(
     let settled = remove_if_done(db, seq)?;
     let file = match settled {
         Settled::Gone => file_of(layout, settlement.message, body),
-        Settled::Waiting | Settled::Missing | Settled::Moot => None,
+        Settled::Waiting | Settled::Missing | Settled::Moot | Settled::Unrecorded => None,
     };
     Ok(Outcome { settled, file })
 }

@@ -6,9 +6,9 @@ use smtp::params::Priority;
 use smtp::{Mailbox, ReversePath};
 
 use crate::commit::find;
+use crate::damage::{self, DamagedRecipient};
 use crate::message::{
-    BodyFacts, LaneKey, LaneState, LaneSummary, MessageOptions, RecipientNo, RecipientOptions,
-    head_start, turn,
+    BodyFacts, LaneKey, MessageOptions, RecipientNo, RecipientOptions, head_start, turn,
 };
 use crate::rows::{self, Columns, count, optional_time, recipient_key, split_key, time};
 use crate::{MessageId, StoreError};
@@ -81,8 +81,8 @@ const START: DueCursor =
 pub struct DuePage {
     /// By turn; each message once.
     pub due: Vec<Due>,
-    /// Recipients whose rows are damaged and were left out. They stay until an operator looks.
-    pub damaged: u64,
+    /// Recipients that cannot be tried, and were left out.
+    pub damaged: Vec<DamagedRecipient>,
     /// Where to go on; `None`: this was the last page.
     pub next: Option<DueCursor>,
 }
@@ -237,9 +237,8 @@ pub(crate) fn page(db: &Connection, want: &Want<'_>) -> Result<DuePage, StoreErr
     for place in &places {
         match row(db, place.key) {
             Ok(Some((due, recipient))) => page.add(due, recipient),
-            Ok(None) => {}
-            Err(StoreError::Corrupt { .. }) => page.damaged += 1,
-            Err(other) => return Err(other),
+            Err(error) if !error.is_damage() => return Err(error),
+            Ok(None) | Err(_) => page.damaged.extend(damage::find(db, place.key)?),
         }
     }
     Ok(page)
@@ -287,7 +286,7 @@ impl DuePage {
 }
 
 /// The recipient with this key, and its message.
-fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient)>, StoreError> {
+pub(crate) fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient)>, StoreError> {
     let mut select = db.prepare_cached(
         "SELECT r.priority, r.due_at, r.expires_at, r.attempts, r.mailbox, r.waits_since, r.notify,
              r.original, m.id, m.sender, m.client, m.arrived_at, m.place, m.size, m.header_len, m.has_8bit,
@@ -301,7 +300,21 @@ fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient)>, StoreEr
     read(&mut Columns::new(row), key).map(Some)
 }
 
-fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), StoreError> {
+/// What the recipient's own row says, without its message's.
+pub(crate) fn recipient(db: &Connection, key: i64) -> Result<Option<DueRecipient>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT priority, due_at, expires_at, attempts, mailbox, waits_since, notify, original
+         FROM recipients WHERE id = ?1",
+    )?;
+    let mut found = select.query([key])?;
+    let Some(row) = found.next()? else { return Ok(None) };
+    read_recipient(&mut Columns::new(row), key).map(|(_, _, recipient)| Some(recipient))
+}
+
+fn read_recipient(
+    columns: &mut Columns<'_, '_>,
+    key: i64,
+) -> Result<(Priority, Timestamp, DueRecipient), StoreError> {
     let priority = rows::priority(columns.next()?)?;
     let due_at = time(columns.next()?)?;
     let recipient = DueRecipient {
@@ -312,6 +325,11 @@ fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), 
         waits_since: rows::waits_since(columns.next()?)?,
         options: rows::recipient_options(columns)?,
     };
+    Ok((priority, due_at, recipient))
+}
+
+fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), StoreError> {
+    let (priority, due_at, recipient) = read_recipient(columns, key)?;
     let due = Due {
         turn: turn(due_at, priority),
         message: rows::id(columns.next()?),
@@ -381,8 +399,10 @@ pub(crate) fn overdue(
         seen += 1;
         let mut columns = Columns::new(row);
         page.next = Some(OverdueCursor { deadline: columns.next()?, key: columns.next()? });
-        let message = rows::id(columns.next()?);
-        let overdue = (message, columns.next_text(|text| Ok(LaneKey::new(text)))?);
+        // What cannot be read is found where it waits.
+        let Ok(message) = columns.next().map(rows::id) else { continue };
+        let Ok(lane) = columns.next_text(|text| Ok(LaneKey::new(text))) else { continue };
+        let overdue = (message, lane);
         if page.overdue.last() != Some(&overdue) {
             page.overdue.push(overdue);
         }
@@ -410,12 +430,12 @@ pub(crate) fn overdue_of(
     let (first, last) = (RecipientNo(0), RecipientNo(u16::MAX));
     let (first, last) = (recipient_key(seq, first), recipient_key(seq, last));
     let mut found = select.query([first, last, lane, at.as_millisecond()])?;
-    while let Some(key) = found.next()? {
-        match row(db, Columns::new(key).next()?) {
+    while let Some(found) = found.next()? {
+        let key = found.get(0)?;
+        match row(db, key) {
             Ok(Some((due, recipient))) => page.add(due, recipient),
-            Ok(None) => {}
-            Err(StoreError::Corrupt { .. }) => page.damaged += 1,
-            Err(other) => return Err(other),
+            Err(error) if !error.is_damage() => return Err(error),
+            Ok(None) | Err(_) => page.damaged.extend(damage::find(db, key)?),
         }
     }
     Ok(page)
@@ -426,69 +446,6 @@ pub(crate) fn lane_row(db: &Connection, lane: &LaneKey) -> Result<Option<i64>, S
         .prepare_cached("SELECT id FROM lanes WHERE key = ?1")?
         .query_row([lane.as_str()], |row| row.get(0))
         .optional()?)
-}
-
-/// Those in which mail waits that is not held, and those that failed: one pass over the index and one over the lanes.
-pub(crate) fn lanes(db: &Connection) -> Result<Vec<LaneSummary>, StoreError> {
-    let mut loads = db.prepare_cached(
-        "SELECT lane, count(*), min(due_at), min(expires_at)
-         FROM recipients INDEXED BY recipients_due WHERE state = 0 GROUP BY lane ORDER BY lane",
-    )?;
-    let mut loads = loads.query([])?;
-    let mut select = db.prepare_cached(
-        "SELECT id, key, failures, next_probe_at, first_failed_at, last_at, last_status,
-             last_reason, last_mx, last_text
-         FROM lanes ORDER BY id",
-    )?;
-    let mut rows = select.query([])?;
-    let mut load = next_load(&mut loads)?;
-    let mut lanes = Vec::new();
-    while let Some(row) = rows.next()? {
-        let mut columns = Columns::new(row);
-        let lane: i64 = columns.next()?;
-        let is_waited_for = load.as_ref().is_some_and(|load| load.lane <= lane);
-        // Nothing to remember, nothing to do.
-        if !is_waited_for && row.get::<_, i64>(2).is_ok_and(|failures| failures == 0) {
-            continue;
-        }
-        let key = columns.next_text(|text| Ok(LaneKey::new(text)))?;
-        // A lane whose trouble cannot be read is probed like a healthy one.
-        let state = rows::lane_state(&mut columns).unwrap_or(LaneState::Healthy);
-        while load.as_ref().is_some_and(|load| load.lane < lane) {
-            load = next_load(&mut loads)?;
-        }
-        let own = load.take_if(|load| load.lane == lane).unwrap_or_default();
-        lanes.push(LaneSummary {
-            key,
-            queued: own.queued,
-            earliest_due: optional_time(own.due_at)?,
-            earliest_expiry: optional_time(own.expires_at)?,
-            state,
-        });
-        if load.is_none() {
-            load = next_load(&mut loads)?;
-        }
-    }
-    Ok(lanes)
-}
-
-#[derive(Default)]
-struct Load {
-    lane: i64,
-    queued: u64,
-    due_at: Option<i64>,
-    expires_at: Option<i64>,
-}
-
-fn next_load(rows: &mut rusqlite::Rows<'_>) -> Result<Option<Load>, StoreError> {
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let mut columns = Columns::new(row);
-    Ok(Some(Load {
-        lane: columns.next()?,
-        queued: count(columns.next()?)?,
-        due_at: columns.next()?,
-        expires_at: columns.next()?,
-    }))
 }
 
 #[cfg(test)]

@@ -174,6 +174,24 @@ impl StoreError {
         }
     }
 
+    /// Is a file damaged, so that neither time nor space helps?
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Database { source } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            ),
+            Self::Full
+            | Self::Busy
+            | Self::Missing { .. }
+            | Self::RecipientCount { .. }
+            | Self::Io { .. }
+            | Self::Poisoned
+            | Self::Closed => false,
+        }
+    }
+
     /// Did a sync fail? Then pages that the kernel calls clean may not be on the disk.
     pub(crate) fn is_failed_sync(&self) -> bool {
         let Self::Database { source } = self else { return false };

@@ -1,8 +1,8 @@
 //! What nobody waits for, on a thread of its own: checkpoints, the removal of body files that no
 //! row names any more, and at the start the sweep for those a crash left.
 
+use std::collections::HashSet;
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -105,12 +105,13 @@ pub(crate) struct Housekeeper {
 
 impl Housekeeper {
     /// Starts the thread with connections of its own.
-    pub(crate) fn start(workshop: Arc<Workshop>) -> Result<Self, StoreError> {
+    pub(crate) fn start(workshop: Arc<Workshop>, sweeps: Sweeps) -> Result<Self, StoreError> {
         let root = workshop.layout.root().to_path_buf();
         let (chores, incoming) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (queue, policies) = (Arc::new(Asked::default()), Arc::new(Asked::default()));
         let broom = Broom {
+            sweeps,
             queue: (QUEUE.reader(&root)?, Arc::clone(&queue)),
             policies: (POLICIES.reader(&root)?, Arc::clone(&policies)),
             workshop,
@@ -154,7 +155,17 @@ impl Housekeeper {
     }
 }
 
+/// May files be moved away because no row names them?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Sweeps {
+    /// They may.
+    Yes,
+    /// The tables are of this very start, and know of nothing that was before.
+    No,
+}
+
 struct Broom {
+    sweeps: Sweeps,
     queue: (Connection, Arc<Asked>),
     policies: (Connection, Arc<Asked>),
     workshop: Arc<Workshop>,
@@ -164,12 +175,15 @@ struct Broom {
 
 impl Broom {
     fn run(self) {
+        let mut filed = None;
         for low in 0..=u8::MAX {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            // What could not be swept costs space, nothing else; the next start tries again.
-            let _ = self.sweep(low);
+            if self.sweeps == Sweeps::Yes {
+                // What could not be swept costs space, nothing else; the next start tries again.
+                let _ = self.sweep(low, &mut filed);
+            }
             while let Ok(chore) = self.incoming.try_recv() {
                 self.attend(chore);
             }
@@ -209,23 +223,41 @@ impl Broom {
         asked.running.store(false, Ordering::Release);
     }
 
-    /// Removes the bodies on one shelf that neither a row nor a draft of this process names.
-    fn sweep(&self, low: u8) -> io::Result<()> {
-        for entry in fs::read_dir(self.workshop.layout.shelf(low))? {
-            let path = entry?.path();
+    /// Moves the bodies on one shelf out of the way that neither a row nor a draft of this process names.
+    fn sweep(&self, low: u8, filed: &mut Option<HashSet<MessageId>>) -> Result<(), StoreError> {
+        let failed = |error| StoreError::io("sweeping bodies", error);
+        for entry in fs::read_dir(self.workshop.layout.shelf(low)).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
             let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
                 continue;
             };
             // In this order: a draft that was named since the listing has its row by now.
-            if !self.workshop.is_unnamed(id) && matches!(is_known(&self.queue.0, id), Ok(false)) {
-                fs::remove_file(path)?;
+            if self.workshop.is_unnamed(id) || is_known(&self.queue.0, id)? {
+                continue;
+            }
+            // An index may be damaged; what it does not know is looked for in the table itself.
+            let filed = match filed {
+                Some(filed) => filed,
+                None => filed.insert(filed_messages(&self.queue.0)?),
+            };
+            if !filed.contains(&id) {
+                self.workshop.layout.lose(&path, id).map_err(failed)?;
+                self.workshop.vitals.body_lost();
             }
         }
         Ok(())
     }
 }
 
-fn is_known(db: &Connection, id: MessageId) -> rusqlite::Result<bool> {
+/// The messages whose bodies are files.
+fn filed_messages(db: &Connection) -> Result<HashSet<MessageId>, StoreError> {
+    let mut select = db.prepare("SELECT id FROM messages NOT INDEXED WHERE place <> 0")?;
+    let ids = select.query_map([], |row| row.get::<_, [u8; 16]>(0))?;
+    // A row whose id cannot be read may be that of any file.
+    Ok(ids.map(|id| id.map(MessageId::from_bytes)).collect::<Result<_, _>>()?)
+}
+
+fn is_known(db: &Connection, id: MessageId) -> Result<bool, StoreError> {
     let mut statement = db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?;
     let found = statement.query_row([id.to_bytes()], |_| Ok(())).optional()?;
     Ok(found.is_some())

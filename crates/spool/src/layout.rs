@@ -6,6 +6,7 @@
 //! policies.db     policies, hosts (and -wal, -shm)
 //! policies.db.damaged-N   what was found in its place and was no such database
 //! bodies/xx/ID    large bodies; xx is the last byte of the id in hex
+//! bodies/lost/ID  bodies that no message named at a start; kept for a week
 //! tmp/ID          large bodies that are still arriving
 //! reserve         space for settlements when the disk is full
 //! policies.reserve        space for policies then
@@ -13,9 +14,10 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock, fstatfs, statvfs};
 
 use crate::{MessageId, OpenError};
@@ -59,6 +61,7 @@ impl Layout {
         for low in 0..=u8::MAX {
             make_dir(&self.shelf(low))?;
         }
+        make_dir(&self.lost())?;
         for path in [&self.bodies, &self.root] {
             sync_dir(path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         }
@@ -87,6 +90,34 @@ impl Layout {
     /// The directory of the bodies whose ids end with this byte.
     pub(crate) fn shelf(&self, low: u8) -> PathBuf {
         self.bodies.join(format!("{low:02x}"))
+    }
+
+    /// Bodies that are there.
+    pub(crate) fn count_bodies(&self) -> u64 {
+        let count = |low| fs::read_dir(self.shelf(low)).map_or(0, Iterator::count);
+        let all: usize = (0..=u8::MAX).map(count).sum();
+        u64::try_from(all).unwrap_or(u64::MAX)
+    }
+
+    /// Where bodies are kept for a while that no message names.
+    pub(crate) fn lost(&self) -> PathBuf {
+        self.bodies.join("lost")
+    }
+
+    /// Moves a body there.
+    pub(crate) fn lose(&self, path: &Path, id: MessageId) -> io::Result<()> {
+        fs::rename(path, self.lost().join(id.to_string()))
+    }
+
+    /// Removes those that were moved there before this time.
+    pub(crate) fn forget_lost(&self, before: Timestamp) -> io::Result<()> {
+        for entry in fs::read_dir(self.lost())? {
+            let entry = entry?;
+            if entry.metadata()?.ctime() < before.as_second() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn body(&self, id: MessageId) -> PathBuf {

@@ -9,6 +9,7 @@
 //! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
 
 pub use crate::body::Body;
+pub use crate::damage::{Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
 pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
 pub use crate::due::{
     BodyRef, Due, DueCursor, DuePage, DueRecipient, Overdue, OverdueCursor, OverduePage,
@@ -20,6 +21,7 @@ pub use crate::lane_rows::Swept;
 pub use crate::listing::{
     Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
 };
+pub use crate::mend::Mended;
 pub use crate::message::{
     Attempt, BodyBytes, BodyFacts, Change, Deadline, Deferral, Envelope, LaneKey, LaneState,
     LaneSummary, LaneTrouble, LaneUpdate, MessageOptions, NewMessage, NewRecipient, Problem,
@@ -35,10 +37,13 @@ pub use crate::vitals::Health;
 // In reading order: the nouns, a message's way in, its way out, the machinery.
 mod error;
 mod id;
+mod mend;
 mod message;
 
+mod around;
 mod body;
 mod commit;
+mod damage;
 mod draft;
 mod due;
 mod enforced;
@@ -49,6 +54,7 @@ mod policies;
 mod proven;
 mod spool;
 mod waiting;
+mod waiting_lanes;
 
 mod housekeeper;
 mod lane_rows;

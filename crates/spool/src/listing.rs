@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use smtp::{HostName, Mailbox, ReversePath};
 
 use crate::commit::{file_of, find, remove_if_done};
+use crate::damage::{self, DamagedRecipient, MESSAGE_DAMAGED};
 use crate::due::BodyRef;
 use crate::layout::Layout;
 use crate::message::{
@@ -128,8 +129,8 @@ pub struct RecipientPlace {
 pub struct ListPage {
     /// In the order of arrival; can be empty although there are more pages.
     pub rows: Vec<QueueRow>,
-    /// Rows that are damaged and were left out.
-    pub damaged: u64,
+    /// Those that are damaged, and would match as far as can be said.
+    pub damaged: Vec<DamagedRecipient>,
     /// Where to go on; `None`: this was the last page.
     pub next: Option<ListCursor>,
 }
@@ -194,8 +195,8 @@ macro_rules! select_rows {
             "SELECT r.id, r.lane, r.state, r.mailbox, r.last_reason, l.key, r.attempts, r.due_at,
                  r.expires_at, r.last_at, r.last_status, r.last_reason, r.last_mx, r.last_text,
                  m.id, m.sender, m.arrived_at, m.not_before, m.size, r.notify, r.original
-             FROM recipients r CROSS JOIN lanes l ON l.id = r.lane
-                 CROSS JOIN messages m ON m.seq = r.id >> 16
+             FROM recipients r LEFT JOIN lanes l ON l.id = r.lane
+                 LEFT JOIN messages m ON m.seq = r.id >> 16
              WHERE r.id BETWEEN ?1 AND ?2 ORDER BY r.id ",
             $order
         )
@@ -217,9 +218,35 @@ pub(crate) fn list(
             found => found,
         },
     };
-    let first = after.map_or(i64::MIN, |cursor| cursor.0.saturating_add(1));
-    let mut select = db.prepare_cached(select_rows!("LIMIT ?3"))?;
+    let before = after.map_or(i64::MIN, |cursor| cursor.0);
     let last = filter.until.map_or(i64::MAX, |until| until.0);
+    match scan(db, (filter, lane), [before, last], limit, &mut page) {
+        // The row behind the last one that was read. Rows behind that one may be readable again.
+        Err(error) if error.is_damage() => {
+            let read = page.next.map_or(before, |cursor| cursor.0);
+            let hidden = damage::next_key(db, read)?.filter(|key| *key <= last);
+            page.next = hidden.map(ListCursor);
+            if let Some(key) = hidden {
+                let damaged = damage::find(db, key)?;
+                page.damaged.extend(damaged.filter(|one| may_match(one, filter)));
+            }
+            Ok(page)
+        }
+        Err(other) => Err(other),
+        Ok(()) => Ok(page),
+    }
+}
+
+/// Fills `page` with those behind the first key, up to the last.
+fn scan(
+    db: &Connection,
+    (filter, lane): (&Filter, Option<i64>),
+    [before, last]: [i64; 2],
+    limit: usize,
+    page: &mut ListPage,
+) -> Result<(), StoreError> {
+    let mut select = db.prepare_cached(select_rows!("LIMIT ?3"))?;
+    let first = before.saturating_add(1);
     let mut found = select.query(params![first, last, rows::number(SCAN_MAX)])?;
     let mut seen = 0;
     while page.rows.len() < limit {
@@ -227,7 +254,7 @@ pub(crate) fn list(
             if seen < SCAN_MAX {
                 page.next = None;
             }
-            return Ok(page);
+            return Ok(());
         };
         seen += 1;
         let mut columns = Columns::new(row);
@@ -235,11 +262,26 @@ pub(crate) fn list(
         page.next = Some(ListCursor(key));
         match read_if(&mut columns, key, filter, lane) {
             Ok(row) => page.rows.extend(row),
-            Err(StoreError::Corrupt { .. }) => page.damaged += 1,
+            Err(StoreError::Corrupt { what }) => {
+                let named = match damage::find(db, key)? {
+                    // What only a listing shows.
+                    None => damage::name(db, key, what)?,
+                    found => found,
+                };
+                page.damaged.extend(named.filter(|one| may_match(one, filter)));
+            }
             Err(other) => return Err(other),
         }
     }
-    Ok(page)
+    Ok(())
+}
+
+/// Whatever is damaged is held, or is about to be.
+fn may_match(damaged: &DamagedRecipient, filter: &Filter) -> bool {
+    let is_held = filter.state.is_none_or(|state| state == RecipientState::Held);
+    let is_reason = filter.reason.as_ref().is_none_or(|reason| **reason == *MESSAGE_DAMAGED);
+    let is_there = filter.domain.as_ref().is_none_or(|wanted| may_be_at(&damaged.address, wanted));
+    is_held && is_reason && is_there && filter.lane.is_none()
 }
 
 /// The last row that there is.

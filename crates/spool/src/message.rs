@@ -310,6 +310,9 @@ pub enum Settled {
     /// Recipients of the message still wait, but none of those that this is about: they had left before,
     /// and who should know was told then. Only the lane was updated, and the notices were dropped.
     Moot,
+    /// Damage is in the way of writing it down: nothing of those that this is about is tried again, and no notice of it is
+    /// sent.
+    Unrecorded,
 }
 
 /// The health of a lane's next hop.

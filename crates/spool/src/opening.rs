@@ -27,6 +27,9 @@ pub struct OpenReport {
     pub network_file_system: Option<&'static str>,
     /// What became of policies.db.
     pub policies: PoliciesFile,
+    /// Bodies in a directory whose queue.db was missing or empty, and was made: their messages are lost. They stay where they are until
+    /// the next start, which moves them to `bodies/lost`.
+    pub bodies_without_queue: u64,
 }
 
 /// In which condition policies.db was found.

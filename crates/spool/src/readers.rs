@@ -45,6 +45,9 @@ impl Readers {
         let transaction = db.unchecked_transaction()?;
         let result = read(&transaction);
         transaction.finish()?;
+        if let Err(error) = &result {
+            self.vitals.note(error);
+        }
         result
     }
 

@@ -1,6 +1,7 @@
 //! The open store: what the rest of the program talks to.
 
 mod actions;
+mod reads;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,17 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::body::{self, Body};
 use crate::commit::{self, Memo};
 use crate::draft::{Draft, Sealed, Workshop};
-use crate::due::{
-    self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
-};
-use crate::housekeeper::{Chore, Housekeeper, Which};
+use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
 use crate::lane_rows::update_lane;
 use crate::layout::{Layout, Lock, free_space, network_file_system, set_aside};
-use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
-use crate::message::{Envelope, LaneKey, LaneSummary, LaneUpdate, Settled, Settlement};
+use crate::mend::{self, Mended, Unrecorded};
+use crate::message::{Envelope, LaneUpdate, Settled, Settlement};
 use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
@@ -28,7 +25,7 @@ use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
-use crate::writer::{Urgency, Writer};
+use crate::writer::{Mends, Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError};
 
 const RESERVE_FILE: &str = "reserve";
@@ -55,6 +52,7 @@ struct Inner {
     policies: Policies,
     housekeeper: Housekeeper,
     memo: Arc<Memo>,
+    unrecorded: Arc<Unrecorded>,
     ids: IdSource,
     report: OpenReport,
     lock: Mutex<Option<Lock>>,
@@ -72,15 +70,23 @@ impl Spool {
         let lock = Lock::take(&layout)?;
         let reserve = layout.file(RESERVE_FILE);
         let policy_reserve = layout.file(POLICY_RESERVE_FILE);
+        let is_new = dir.join(QUEUE.file).metadata().map_or(true, |file| file.len() == 0);
         let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
         // First: what is damaged in policies.db may be moved aside next.
         with_reserve(&reserve, || copy_from_policies(&queue, dir))?;
         let (policies, found) = open_policies(dir, &policy_reserve)?;
         layout.fill()?;
-        let report = OpenReport { network_file_system: network_file_system(dir), policies: found };
+        let bodies = if is_new { layout.count_bodies() } else { 0 };
+        let report = OpenReport {
+            network_file_system: network_file_system(dir),
+            policies: found,
+            bodies_without_queue: bodies,
+        };
         let inner = Inner::start(layout, lock, [queue, policies], options, report)
             .map_err(|error| OpenError::Io { path: dir.into(), source: io::Error::other(error) })?;
-        Ok(Self { inner: Arc::new(inner) })
+        let spool = Self { inner: Arc::new(inner) };
+        spool.inner.unrecorded.restore(spool.marks_of_done());
+        Ok(spool)
     }
 
     /// What was noticed when it was opened.
@@ -106,6 +112,21 @@ impl Spool {
         })?;
         let reusable = pages.unsigned_abs().saturating_mul(PAGE_BYTES);
         Ok(Space { available, reusable, inodes })
+    }
+
+    /// Bodies that no message named and that were moved to `bodies/lost` since the start.
+    pub fn lost_bodies(&self) -> u64 {
+        self.inner.workshop.vitals.lost_bodies()
+    }
+
+    /// Removes the bodies that were moved to `bodies/lost` before this time. Blocks for a look at the directory.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the system refuses.
+    pub fn forget_lost_bodies(&self, before: Timestamp) -> Result<(), StoreError> {
+        let forgotten = self.inner.workshop.layout.forget_lost(before);
+        forgotten.map_err(|error| StoreError::io("removing lost bodies", error))
     }
 
     /// Commits what waits, copies the logs into the tables and gives the directory free. Calls after
@@ -174,17 +195,29 @@ impl Spool {
         let wards: Vec<_> = settlement.notices.iter().filter_map(|new| new.body.ward()).collect();
         let chores = self.inner.housekeeper.chores();
         let (workshop, memo) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.memo));
+        let (message, ends) = (settlement.message, mend::ends(&settlement.changes));
+        let (queue, unrecorded) =
+            (Arc::clone(&self.inner.queue), Arc::clone(&self.inner.unrecorded));
         let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &memo);
-        self.inner.queue.submit(Urgency::Settling, apply, move |result| {
-            done(result.map(|outcome| {
+        self.inner.queue.submit(Urgency::Settling, apply, move |result| match result {
+            Ok(outcome) => {
                 match outcome.settled {
                     // Rows name the notices' bodies now.
                     Settled::Waiting | Settled::Gone => wards.iter().for_each(|ward| ward.keep()),
-                    Settled::Missing | Settled::Moot => {}
+                    Settled::Missing | Settled::Moot | Settled::Unrecorded => {}
                 }
                 remove_files(chores.as_ref(), outcome.file);
-                outcome.settled
-            }));
+                done(Ok(outcome.settled));
+            }
+            Err(error) if error.is_damage() => {
+                unrecorded.add(message, &ends);
+                let note = move |db: &Connection| mend::note_done(db, message, &ends);
+                queue.submit(Urgency::Settling, note, |noted| {
+                    // If not even that can be written, this process knows, and the next one does not.
+                    done(noted.map(|()| Settled::Unrecorded).or(Ok(Settled::Unrecorded)));
+                });
+            }
+            Err(error) => done(Err(error)),
         });
     }
 
@@ -197,193 +230,19 @@ impl Spool {
         self.inner.queue.submit(Urgency::Settling, apply, done);
     }
 
-    /// The lanes in which mail waits that is not held, and those that failed. Blocks for one pass over the lanes
-    /// and one over an index: 50 ms for 50,000, 0.5 s for a million rows without use.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn lanes(&self) -> Result<Vec<LaneSummary>, StoreError> {
-        self.inner.readers.read(due::lanes)
-    }
-
-    /// Up to `limit` recipients of a lane that are due at `now`, by [`crate::turn`]. Blocks for a read.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn next(
-        &self,
-        lane: &LaneKey,
-        now: Timestamp,
-        after: Option<DueCursor>,
-        limit: usize,
-    ) -> Result<DuePage, StoreError> {
-        let want = Want { lane, which: Wanted::Due, until: now, after, limit };
-        self.inner.readers.read(|db| due::page(db, &want))
-    }
-
-    /// When the next queued recipient of a lane is due that is not due at `after` yet. Blocks for a
-    /// read.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn next_due(
-        &self,
-        lane: &LaneKey,
-        after: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        self.inner.readers.read(|db| due::next_due(db, lane, after))
-    }
-
-    /// Up to `limit` queued recipients of a lane that are too old at `at`, whether due or not.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn expired(
-        &self,
-        lane: &LaneKey,
-        at: Timestamp,
-        after: Option<DueCursor>,
-        limit: usize,
-    ) -> Result<DuePage, StoreError> {
-        let want = Want { lane, which: Wanted::Expired, until: at, after, limit };
-        self.inner.readers.read(|db| due::page(db, &want))
-    }
-
-    /// Up to `limit` queued recipients of a lane that have waited since `since` or longer, and whose
-    /// sender does not know that and is to be told.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn unwarned(
-        &self,
-        lane: &LaneKey,
-        since: Timestamp,
-        after: Option<DueCursor>,
-        limit: usize,
-    ) -> Result<DuePage, StoreError> {
-        let want = Want { lane, which: Wanted::Unwarned, until: since, after, limit };
-        self.inner.readers.read(|db| due::page(db, &want))
-    }
-
-    /// When the next deadline after `after` is that nothing was done about yet.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn next_deadline(&self, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        self.inner.readers.read(|db| due::next_deadline(db, after))
-    }
-
-    /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held ones too.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn overdue(
-        &self,
-        at: Timestamp,
-        after: Option<OverdueCursor>,
-        limit: usize,
-    ) -> Result<OverduePage, StoreError> {
-        self.inner.readers.read(|db| due::overdue(db, at, after, limit))
-    }
-
-    /// The recipients that [`Spool::overdue`] means, held ones too: one message at most.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn overdue_of(&self, which: &Overdue, at: Timestamp) -> Result<DuePage, StoreError> {
-        self.inner.readers.read(|db| due::overdue_of(db, which, at))
-    }
-
-    /// The body of a message. Blocks for a read.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Missing`] if it is not in the queue; [`StoreError::Corrupt`] if its body is
-    /// gone or has another length.
-    pub fn body(&self, id: MessageId) -> Result<Body, StoreError> {
-        self.inner.readers.read(|db| body::open(db, &self.inner.workshop.layout, id))
-    }
-
-    /// The header section of a message, cut at `max` octets; the empty line is not part of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Spool::body`].
-    pub fn header_block(&self, id: MessageId, max: u64) -> Result<Vec<u8>, StoreError> {
-        self.inner.readers.read(|db| {
-            let limit = body::header_len(db, id)?.min(max);
-            body::front(db, &self.inner.workshop.layout, id, limit)
-        })
-    }
-
-    /// What the queue holds. Blocks for a pass over an index.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn count(&self) -> Result<Counts, StoreError> {
-        self.inner.readers.read(listing::counts)
-    }
-
-    /// A page of at most `limit` recipients that match.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn list(
-        &self,
-        filter: &Filter,
-        after: Option<ListCursor>,
-        limit: usize,
-    ) -> Result<ListPage, StoreError> {
-        self.inner.readers.read(|db| listing::list(db, filter, after, limit))
-    }
-
-    /// Where the queue ends now: what comes later is behind it in every listing.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn end(&self) -> Result<ListCursor, StoreError> {
-        let end = self.inner.readers.read(listing::end)?;
-        self.inner.memo.note_newest(end.message_row());
-        Ok(end)
-    }
-
-    /// One message with the recipients it waits for; `None` if it is not in the queue.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
-        self.inner.readers.read(|db| listing::show(db, id))
-    }
-
-    /// Where the recipients of a message are, in that lane or in all; none if it is not in the queue. Blocks for a
-    /// short read.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read.
-    pub fn places(
-        &self,
-        id: MessageId,
-        lane: Option<&LaneKey>,
-    ) -> Result<Vec<RecipientPlace>, StoreError> {
-        self.inner.readers.read(|db| listing::places(db, id, lane))
-    }
-
     /// What is remembered about policies and hosts.
     pub fn policies(&self) -> &Policies {
         &self.inner.policies
+    }
+
+    /// Was damage of queue.db met that is not dealt with yet?
+    pub(crate) fn has_met_damage(&self) -> bool {
+        self.inner.workshop.vitals.is_damaged()
+    }
+
+    /// What was done about damage since the last time that this was asked.
+    pub fn take_mended(&self) -> Vec<Mended> {
+        self.inner.workshop.vitals.take_mended()
     }
 
     pub(crate) fn read_queue<T>(
@@ -459,10 +318,18 @@ impl Inner {
         );
         let workshop =
             Arc::new(Workshop::new(layout, Arc::clone(&vitals), options.inline_body_max));
-        let housekeeper = Housekeeper::start(Arc::clone(&workshop))?;
+        let sweeps = match report.bodies_without_queue {
+            0 => Sweeps::Yes,
+            1.. => Sweeps::No,
+        };
+        let housekeeper = Housekeeper::start(Arc::clone(&workshop), sweeps)?;
         let start = |db, which, reserve| {
             let log = housekeeper.log(which).ok_or(StoreError::Closed)?;
-            Writer::start(db, log, reserve, Arc::clone(&vitals))
+            let mends = match which {
+                Which::Queue => Mends::Indexes,
+                Which::Policies => Mends::Nothing,
+            };
+            Writer::start(db, log, reserve, Arc::clone(&vitals), mends)
                 .map_err(|e| StoreError::io("starting a thread", e))
         };
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
@@ -476,6 +343,7 @@ impl Inner {
             readers: readers_of_queue,
             report,
             memo: Arc::default(),
+            unrecorded: Arc::default(),
             ids: IdSource::new(),
             workshop,
             housekeeper,

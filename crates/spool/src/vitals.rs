@@ -1,8 +1,10 @@
 //! Is the store fit to be written? Shared by everything that writes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::StoreError;
+use crate::mend::Mended;
 
 /// Whether the store can do its work.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,6 +25,12 @@ pub(crate) struct Vitals {
     reserve: AtomicBool,
     /// The last settlement could not be written.
     stuck: AtomicBool,
+    /// Bodies that no message named, moved away since the start.
+    lost: AtomicU64,
+    /// Damage was met that is not dealt with yet.
+    damaged: AtomicBool,
+    /// What was done about damage, for the log.
+    mended: Mutex<Vec<Mended>>,
 }
 
 impl Vitals {
@@ -61,6 +69,34 @@ impl Vitals {
 
     pub(crate) fn writing_works(&self) {
         self.stuck.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn body_lost(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lost_bodies(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Damage of a file was met: not that of a value, which no index is about.
+    pub(crate) fn note(&self, error: &StoreError) {
+        if matches!(error, StoreError::Database { .. }) && error.is_damage() {
+            self.damaged.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn mended(&self, mended: Mended) {
+        self.damaged.store(false, Ordering::Release);
+        self.mended.lock().unwrap_or_else(PoisonError::into_inner).push(mended);
+    }
+
+    pub(crate) fn take_mended(&self) -> Vec<Mended> {
+        std::mem::take(&mut self.mended.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn reserve_made(&self) {

@@ -4,6 +4,7 @@
 //! small settlement may still fit where a large message did not. A failed sync is never repeated:
 //! it poisons the store.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use rusqlite::Connection;
 
 use crate::StoreError;
 use crate::housekeeper::Log;
+use crate::mend::mend;
 use crate::reserve::Reserve;
 use crate::vitals::Vitals;
 
@@ -21,6 +23,8 @@ use crate::vitals::Vitals;
 const BATCH_MAX: usize = 512;
 /// Ours: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
 const WAITING_MAX: usize = 8192;
+/// Ours: indexes are made anew once in so much work. A queue of a million takes seconds.
+const MEND_EVERY: usize = 50_000;
 /// How often the writer looks whether a want of space has ended.
 const TROUBLE_RETRY: Duration = Duration::from_secs(1);
 
@@ -136,10 +140,12 @@ impl Writer {
         log: Log,
         reserve: Reserve,
         vitals: Arc<Vitals>,
+        mends: Mends,
     ) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), open: true });
         let shared = Arc::new(Shared { waiting, wake: Condvar::new(), vitals });
-        let desk = Desk { db, log, reserve, shared: Arc::clone(&shared) };
+        let (shared_too, since_mend) = (Arc::clone(&shared), Cell::new(MEND_EVERY));
+        let desk = Desk { db, mends, since_mend, log, reserve, shared: shared_too };
         let thread = thread::Builder::new().name("spool-writer".into()).spawn(|| desk.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -185,9 +191,21 @@ impl Writer {
     }
 }
 
+/// What is done about damage.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mends {
+    /// Indexes are made anew.
+    Indexes,
+    /// Nothing: whoever meets it deals with it.
+    Nothing,
+}
+
 /// What the writer thread works with.
 struct Desk {
     db: Connection,
+    mends: Mends,
+    /// Work since the indexes were made anew.
+    since_mend: Cell<usize>,
     log: Log,
     reserve: Reserve,
     shared: Arc<Shared>,
@@ -233,6 +251,10 @@ impl Desk {
 
     fn keep_up(&mut self, count: usize) {
         self.reserve.restore();
+        self.since_mend.set(self.since_mend.get().saturating_add(count));
+        if self.shared.vitals.is_damaged() {
+            self.mend();
+        }
         if let Err(error) = self.log.keep_short(&self.db, count) {
             self.judge(&error);
         }
@@ -252,6 +274,25 @@ impl Desk {
         }
     }
 
+    /// Makes the indexes anew, if that was not done just now. Says whether it was.
+    fn mend(&self) -> bool {
+        let is_due = self.mends == Mends::Indexes && self.since_mend.get() >= MEND_EVERY;
+        if is_due {
+            self.since_mend.set(0);
+            self.shared.vitals.mended(mend(&self.db));
+        }
+        is_due
+    }
+
+    /// Once more if damage was in the way and could be mended.
+    fn transact_mended(&self, jobs: &mut [Job]) -> Result<(), StoreError> {
+        let result = self.transact(jobs);
+        match &result {
+            Err(error) if error.is_damage() && self.mend() => self.transact(jobs),
+            Ok(()) | Err(_) => result,
+        }
+    }
+
     /// Each on its own; settlements first, since they must not fail and free space.
     fn write_apart(&self, mut batch: Vec<Job>, why: &StoreError) {
         batch.sort_by_key(|job| std::cmp::Reverse(job.urgency));
@@ -260,7 +301,7 @@ impl Desk {
         }
         for mut job in batch {
             let result = match job.urgency {
-                Urgency::Ordinary => self.transact(std::slice::from_mut(&mut job)),
+                Urgency::Ordinary => self.transact_mended(std::slice::from_mut(&mut job)),
                 Urgency::Reserved => self.write_by_all_means(&mut job),
                 Urgency::Settling => self.settle(&mut job),
             };
@@ -272,6 +313,8 @@ impl Desk {
         let result = self.write_by_all_means(job);
         match &result {
             Ok(()) => self.shared.vitals.writing_works(),
+            // Space does not help, and other mail is not concerned.
+            Err(error) if error.is_damage() => {}
             Err(_) => self.shared.vitals.settling_failed(),
         }
         result
@@ -280,7 +323,7 @@ impl Desk {
     /// With the reserve, if need be.
     fn write_by_all_means(&self, job: &mut Job) -> Result<(), StoreError> {
         let job = std::slice::from_mut(job);
-        let mut result = self.transact(job);
+        let mut result = self.transact_mended(job);
         let lacks_space = result.as_ref().is_err_and(StoreError::is_write_failure);
         if lacks_space && self.release_reserve() {
             self.log.try_to_empty(&self.db);

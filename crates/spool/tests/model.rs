@@ -269,7 +269,7 @@ impl Run {
         let mut after = None;
         loop {
             let page = self.spool.list(&Filter::default(), after, 3).unwrap();
-            assert_eq!(page.damaged, 0);
+            assert_eq!(page.damaged, []);
             for row in page.rows {
                 let number = row.lane.as_str().as_bytes()[4] - b'0';
                 let recipient = Recipient {
@@ -332,7 +332,7 @@ impl Run {
         let mut after = None;
         loop {
             let page = self.spool.next(&lane(number), at(9_999), after, 2).unwrap();
-            assert_eq!(page.damaged, 0);
+            assert_eq!(page.damaged, []);
             for due in page.due {
                 let Message { birth, recipients, .. } = &self.messages[&due.message];
                 assert_eq!(due.options.priority.get(), birth.priority);

@@ -18,12 +18,13 @@ use common::{
     at, bytes, commit, envelope, facts, files, hold, hold_matching, lane, open, options, problem,
     sealed, settle, settlement, try_commit, wait,
 };
+use jiff::Timestamp;
 use rusqlite::Connection;
 use smtp::HostName;
 use spool::{
     Attempt, BodyRef, Change, Deferral, Enforced, Filter, Found, Health, HostRow, LaneKey,
-    LaneState, LaneUpdate, MessageOptions, Move, OpenError, PoliciesFile, PolicyRow, RecipientNo,
-    RecipientOptions, RecipientState, Selection, Settled, Spool, StoreError,
+    LaneState, LaneUpdate, MessageId, MessageOptions, Move, OpenError, PoliciesFile, PolicyRow,
+    RecipientNo, RecipientOptions, RecipientState, Selection, Settled, Spool, StoreError,
 };
 
 fn host(name: &str) -> HostName {
@@ -391,6 +392,73 @@ fn what_a_crash_leaves_is_all_that_was_acknowledged_and_nothing_else() {
         commit(&after, b"y", &[("b@to.example", lane(1))]);
     }
     assert_eq!(files(&copy), [big.to_string()]);
+    // What nobody was told 250 for is not needed; but who says so is an index.
+    assert_eq!(std::fs::read_dir(copy.join("bodies/lost")).unwrap().count(), 1);
+    assert_eq!(after.lost_bodies(), 1);
+    let ctime_of_any = Timestamp::from_second(4_000_000_000).unwrap();
+    after.forget_lost_bodies(Timestamp::UNIX_EPOCH).unwrap();
+    assert_eq!(std::fs::read_dir(copy.join("bodies/lost")).unwrap().count(), 1, "too young");
+    after.forget_lost_bodies(ctime_of_any).unwrap();
+    assert_eq!(std::fs::read_dir(copy.join("bodies/lost")).unwrap().count(), 0);
+}
+
+/// Nobody can say whose they are, but they are somebody's mail.
+#[test]
+fn bodies_beside_a_queue_that_was_lost_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let big = commit(&spool, &large(5000), &[("b@to.example", lane(1))]);
+    drop(spool);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(format!("queue.db{suffix}")));
+    }
+    let spool = open(dir.path());
+    assert_eq!(spool.report().bodies_without_queue, 1);
+    drop(spool);
+    assert_eq!(files(dir.path()), [big.to_string()]);
+    let spool = open(dir.path());
+    assert_eq!(spool.report().bodies_without_queue, 0);
+    while spool.lost_bodies() == 0 {
+        thread::yield_now();
+    }
+    assert!(dir.path().join(format!("bodies/lost/{big}")).exists());
+}
+
+/// The index of ids does not know it; the table does.
+#[test]
+fn a_body_is_not_moved_away_on_the_word_of_a_damaged_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let bodies: Vec<_> = (0..3).map(|n| large(5000 + n)).collect();
+    let ids: Vec<_> =
+        bodies.iter().map(|body| commit(&spool, body, &[("b@to.example", lane(1))])).collect();
+    drop(spool);
+    let orphan = dir.path().join("bodies/00").join(MessageId::from_u128(0x100).to_string());
+    std::fs::write(&orphan, b"x").unwrap();
+    // An index that lacks all of them.
+    let db = Connection::open(dir.path().join("queue.db")).unwrap();
+    let page: i64 = db
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_messages_1'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    drop(db);
+    let file = dir.path().join("queue.db");
+    let mut content = std::fs::read(&file).unwrap();
+    // The header of a leaf of an index: kind, no free block, no cells.
+    let at = usize::try_from(page - 1).unwrap() * 4096;
+    content[at..][..5].copy_from_slice(&[10, 0, 0, 0, 0]);
+    std::fs::write(&file, content).unwrap();
+    let spool = open(dir.path());
+    while spool.lost_bodies() == 0 {
+        thread::yield_now();
+    }
+    drop(spool);
+    let mut want: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    want.sort();
+    assert_eq!(files(dir.path()), want);
 }
 
 #[test]

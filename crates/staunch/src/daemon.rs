@@ -31,7 +31,7 @@ use crate::live::Live;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::intake::Intake;
-use crate::queue::{EVENTS_MAX, Event, Queue, deadline, sweep};
+use crate::queue::{EVENTS_MAX, Event, Queue, damaged, deadline, sweep};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
 use crate::replaced;
@@ -132,6 +132,7 @@ pub(crate) async fn run(
     let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
     let tracker = relay.tracker.clone();
     tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
+    tracker.spawn(damaged::check_all(Arc::clone(&relay), stop.clone()));
     tracker.spawn(sweep::run(Arc::clone(&relay), stop.clone()));
     tracker.spawn(deadline::watch(Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
@@ -162,6 +163,7 @@ fn open(config: &Config) -> Result<Spool, RunError> {
         );
     }
     replaced::tell(&spool);
+    replaced::tell_of_queue(&spool);
     Ok(spool)
 }
 
@@ -241,7 +243,7 @@ pub(crate) fn assemble(
     let (queue, events) = mpsc::channel(EVENTS_MAX);
     let (reloads, requests) = mpsc::channel(reload::REQUESTS_MAX);
     let relay = Relay {
-        messages: AtomicU64::new(spool.count()?.messages),
+        messages: AtomicU64::new(count(&spool)),
         dns,
         policies,
         hosts: HostMemory::new(store, clock.clone()),
@@ -255,6 +257,7 @@ pub(crate) fn assemble(
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
         delay_dsns: Default::default(),
+        damaged: Default::default(),
         underway: Arc::default(),
         deadlines: Notify::new(),
         switches: Switches::open(spool.clone())?,
@@ -276,9 +279,12 @@ async fn run_queue(queue: Queue, relay: Arc<Relay>, stop: CancellationToken) {
 
 /// Keeps free space and the store's health in view.
 async fn vitals(relay: Arc<Relay>, stop: CancellationToken) {
+    let lost = AtomicU64::new(0);
     let every = || async {
         tokio::time::sleep(VITALS_EVERY).await;
         look_at_vitals(&relay).await;
+        tell_of_lost_bodies(&relay, &lost);
+        damaged::tell_mended(&relay);
     };
     while stop.run_until_cancelled(every()).await.is_some() {}
 }
@@ -297,6 +303,29 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
             tracing::error!(event = "store_failed", %error, "free space is not known");
         }
         Err(_) => {}
+    }
+}
+
+/// The store has no log of its own.
+fn tell_of_lost_bodies(relay: &Relay, told: &AtomicU64) {
+    let lost = relay.spool.lost_bodies();
+    if told.swap(lost, Ordering::Relaxed) < lost {
+        tracing::warn!(
+            event = "bodies_lost",
+            count = lost,
+            "a crash, or damage, left bodies that no message names; they are in bodies/lost for a week"
+        );
+    }
+}
+
+/// Messages in the queue. Damage is no reason not to start: counted anew once it is mended.
+fn count(spool: &Spool) -> u64 {
+    match spool.count() {
+        Ok(counts) => counts.messages,
+        Err(error) => {
+            tracing::error!(event = "store_failed", %error, "the queue could not be counted");
+            0
+        }
     }
 }
 

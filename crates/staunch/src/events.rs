@@ -15,6 +15,10 @@ use crate::route;
 
 /// A host did not take the message; the next one is tried, or the message waits.
 pub(crate) fn host_failed(message: MessageId, candidate: &Candidate, error: &HostError) {
+    // Nobody was asked: it goes on as soon as there is room.
+    if matches!(error, HostError::ConcurrencyLimited(_)) {
+        return;
+    }
     let mx = &candidate.located.mx;
     let Problem { reason, status, text, .. } = error.problem(mx);
     tracing::warn!(

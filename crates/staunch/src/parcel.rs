@@ -72,7 +72,7 @@ impl Parcel {
         }
         let mut goal = goal(rules, facts, extensions)?;
         check_size(sent_size(facts), extensions)?;
-        let body = Loaded::load(relay, work).await.map_err(HostError::Body)?;
+        let body = Loaded::load(relay, work).await?;
         let mut parcel = Self {
             body,
             stored: facts.size,
@@ -217,7 +217,7 @@ enum Loaded {
 
 impl Loaded {
     /// Takes the body from memory or store.
-    async fn load(relay: &Relay, work: &Work) -> Result<Self, String> {
+    async fn load(relay: &Relay, work: &Work) -> Result<Self, HostError> {
         if let Body::Hot(hot) = &work.body {
             return Ok(Self::Memory(hot.bytes.clone()));
         }
@@ -226,7 +226,10 @@ impl Loaded {
         match read.unwrap_or(Err(StoreError::Closed)) {
             Ok(spool::Body::Memory(bytes)) => Ok(Self::Memory(bytes)),
             Ok(spool::Body::File { file, .. }) => Ok(Self::File(Arc::new(file))),
-            Err(error) => Err(format!("the message cannot be read: {error}")),
+            Err(error) if error.is_damage() => {
+                Err(HostError::Damaged(format!("the message cannot be read: {error}")))
+            }
+            Err(error) => Err(HostError::Body(format!("the message cannot be read: {error}"))),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::underway::Underway;
-use crate::queue::{Event, aftermath};
+use crate::queue::{Event, aftermath, damaged};
 use crate::reload;
 use crate::resolve::Dns;
 use crate::switches::Switches;
@@ -64,6 +64,8 @@ pub(crate) struct Relay {
     pub(crate) underway: Arc<Underway>,
     /// Whose senders are being told that mail waits.
     pub(crate) delay_dsns: aftermath::DelayDsns,
+    /// Mail that is damaged, and was named.
+    pub(crate) damaged: damaged::Named,
     /// What the operator has switched off.
     pub(crate) switches: Switches,
     /// Mail with a deadline has come.

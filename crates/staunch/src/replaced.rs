@@ -6,6 +6,20 @@ use spool::{PoliciesFile, Spool, StoreError};
 /// The mark of what is still to be told: where the file was moved, or nothing.
 const MARK: &str = "policies_replaced";
 
+/// Tells the operator that queue.db was made anew beside bodies.
+pub(crate) fn tell_of_queue(spool: &Spool) {
+    let bodies = spool.report().bodies_without_queue;
+    if bodies > 0 {
+        tracing::error!(
+            event = "alarm",
+            reason = "queue_replaced",
+            bodies,
+            "queue.db was missing or empty and was made anew, but there are bodies of messages; \
+             stop the daemon and put queue.db back, the next start moves the bodies to bodies/lost"
+        );
+    }
+}
+
 /// Tells the operator. Whose policies are missing is said by who misses them; this is about the file.
 pub(crate) fn tell(spool: &Spool) {
     let Some(aside) = news(spool) else { return };

@@ -155,7 +155,7 @@ impl Spool {
     }
 
     /// Does something to the queue's tables and waits until it is committed.
-    fn write<T: Send + 'static>(
+    pub(super) fn write<T: Send + 'static>(
         &self,
         apply: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {

@@ -145,7 +145,7 @@ pub(crate) fn problem(second: i64) -> Problem {
     }
 }
 
-/// All body files and drafts.
+/// The files of bodies and drafts, without what is kept in `bodies/lost`.
 pub(crate) fn files(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for top in ["bodies", "tmp"] {
@@ -158,6 +158,9 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
 fn collect(dir: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let entry = entry.unwrap();
+        if entry.file_name() == "lost" {
+            continue;
+        }
         if entry.file_type().unwrap().is_dir() {
             collect(&entry.path(), found);
         } else {

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
-    Acted, Deadline, Filter, LaneKey, LaneState, LaneTrouble, ListCursor, MessageId,
-    MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
+    Acted, DamagedRecipient, Deadline, Filter, LaneKey, LaneState, LaneTrouble, ListCursor,
+    MessageId, MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
 };
 
 use super::{Refused, ask_store};
@@ -96,8 +96,9 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
         .await
         .map_err(|refused| refused.text)?;
     let mut lines = Vec::new();
-    for row in &page.rows {
-        let line = shown(&listing.relay, row, listing.troubles.get(&row.lane));
+    let (relay, troubles) = (&listing.relay, &listing.troubles);
+    let rows = page.rows.iter().map(|row| shown(relay, row, troubles.get(&row.lane)));
+    for line in rows.chain(page.damaged.iter().map(shown_damaged)) {
         if listing.left > 0 && listing.wanted.fits(&line) {
             listing.left -= 1;
             lines.extend_from_slice(line.to_string().as_bytes());
@@ -146,6 +147,33 @@ fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value 
         "last": last.map(last_problem),
         "notify": row.options.notify.map(|notify| notify.to_string()),
         "original_recipient": row.options.original.as_ref().map(ToString::to_string),
+    })
+}
+
+/// A recipient of whom something cannot be read: what can be is shown, the rest is null.
+fn shown_damaged(damaged: &DamagedRecipient) -> Value {
+    let domain = damaged.address.rsplit_once('@').map(|(_, domain)| domain);
+    json!({
+        "id": damaged.message.map(|message| message.to_string()),
+        "sender": null,
+        "recipient": damaged.address,
+        "domain": domain,
+        "state": HELD,
+        "attempts": null,
+        "size": null,
+        "arrived_at": null,
+        "not_before": null,
+        "next_attempt_at": null,
+        "expires_at": null,
+        "last": {
+            "at": null,
+            "status": Reason::MessageDamaged.status().to_string(),
+            "reason": Reason::MessageDamaged.as_str(),
+            "mx": null,
+            "text": damaged.damage.to_string(),
+        },
+        "notify": null,
+        "original_recipient": null,
     })
 }
 

@@ -191,6 +191,8 @@ pub(crate) enum HostError {
     },
     /// Our copy of the message cannot be read, or must not be sent.
     Body(String),
+    /// Our copy of the message is not what was stored.
+    Damaged(String),
 }
 
 impl AttemptError {
@@ -358,7 +360,8 @@ impl HostError {
             | Self::NoChunking
             | Self::Login(_)
             | Self::Interrupted { .. }
-            | Self::Body(_) => Finality::Open,
+            | Self::Body(_)
+            | Self::Damaged(_) => Finality::Open,
         }
     }
 
@@ -385,7 +388,8 @@ impl HostError {
             | Self::TooLarge { .. }
             | Self::Unfit(_)
             | Self::Interrupted { .. }
-            | Self::Body(_) => false,
+            | Self::Body(_)
+            | Self::Damaged(_) => false,
         }
     }
 
@@ -394,7 +398,7 @@ impl HostError {
     pub(crate) fn weight(&self) -> u8 {
         match self {
             Self::ConcurrencyLimited(_) | Self::TooSoon(_) => 9,
-            Self::Body(_) => 8,
+            Self::Body(_) | Self::Damaged(_) => 8,
             // It is the right host, with a good certificate.
             Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
             Self::Tls(_) | Self::StarttlsGone(_) | Self::TlsWanted(_) | Self::Login(_) => 6,
@@ -411,9 +415,11 @@ impl HostError {
     fn scope(&self) -> Scope {
         match self {
             Self::ConcurrencyLimited(_) | Self::TooSoon(_) => Scope::OwnLimit,
-            Self::TooLarge { .. } | Self::Unfit(_) | Self::NoChunking | Self::Body(_) => {
-                Scope::Message
-            }
+            Self::TooLarge { .. }
+            | Self::Unfit(_)
+            | Self::NoChunking
+            | Self::Body(_)
+            | Self::Damaged(_) => Scope::Message,
             // The host took the envelope and then choked on the content, which other mail does not have.
             Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
             Self::Dns(failure) => dns_scope(failure),
@@ -476,6 +482,7 @@ impl HostError {
                 Problem::new(*reason, &format!("{mx}: interrupted at {}: {text}", stage.name()))
             }
             Self::Body(text) => Problem::new(Reason::LocalError, text),
+            Self::Damaged(text) => Problem::new(Reason::MessageDamaged, text),
         };
         problem.at(mx)
     }

@@ -93,11 +93,13 @@ pub(crate) enum Reason {
     DeliverByUnsupported,
     /// Trouble of our own: disk, descriptors.
     LocalError,
+    /// What we stored of the message is damaged: it is held.
+    MessageDamaged,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub(crate) const ALL: [Self; 41] = [
+    pub(crate) const ALL: [Self; 42] = [
         Self::MxNotListed,
         Self::RuleNotMet,
         Self::StarttlsNotOffered,
@@ -139,6 +141,7 @@ impl Reason {
         Self::LineTooLong,
         Self::DeliverByUnsupported,
         Self::LocalError,
+        Self::MessageDamaged,
     ];
 
     /// The word and the code while mail waits, or the permanent code where the cause ends it at once.
@@ -189,6 +192,7 @@ impl Reason {
             Self::LineTooLong => ("line_too_long", Status::permanent(6, 0)),
             Self::DeliverByUnsupported => ("deliver_by_unsupported", Status::permanent(3, 3)),
             Self::LocalError => ("local_error", Status::transient(3, 0)),
+            Self::MessageDamaged => ("message_damaged", Status::transient(3, 0)),
         }
     }
 
@@ -245,7 +249,8 @@ impl Reason {
             | Self::DeliverByUnsupported
             | Self::Expired
             | Self::ReturnedByOperator
-            | Self::LocalError => false,
+            | Self::LocalError
+            | Self::MessageDamaged => false,
         }
     }
 

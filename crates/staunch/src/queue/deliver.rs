@@ -9,7 +9,7 @@ use super::lanes::Company;
 use super::underway::Sending;
 use super::work::{Due, Target, Work};
 use super::yielding::Yielding;
-use super::{Finished, Place, aftermath, deadline, settle, store};
+use super::{Finished, Place, aftermath, damaged, deadline, settle, store};
 use crate::attempt::{self, Tried};
 use crate::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
 use crate::pool::Bottleneck;
@@ -122,6 +122,7 @@ async fn try_and_settle(
     let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
     let problem = decided.problem.clone();
     let finished = settle::settle(relay, &config, permit, &due, decided).await;
+    damaged::hold_if(relay, &due.work, problem.as_ref()).await;
     // What follows is about other mail.
     sending.take_back();
     if let (true, Some(problem), Company::Alone) = (lane_failed, problem, due.company) {

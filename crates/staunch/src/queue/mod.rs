@@ -5,6 +5,7 @@
 
 pub(crate) mod aftermath;
 mod bounce;
+pub(crate) mod damaged;
 pub(crate) mod deadline;
 pub(crate) mod deliver;
 mod follow;
@@ -172,7 +173,15 @@ impl Queue {
         events: mpsc::Receiver<Event>,
     ) -> Result<Self, StoreError> {
         let mut lanes = Lanes::new((&*relay.config()).into());
-        let summaries = relay.spool.lanes()?;
+        let (summaries, nameless) = relay.spool.lanes_with_names()?;
+        if nameless > 0 {
+            tracing::error!(
+                event = "alarm",
+                reason = %Reason::MessageDamaged,
+                next_hops = nameless,
+                "queue.db, table lanes: names are damaged; the mail there is sorted by its recipients anew"
+            );
+        }
         for summary in summaries {
             let back_off = match summary.state {
                 LaneState::Healthy => None,

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
 use super::work::{Due, Rest, Work};
-use super::{Finished, intake};
+use super::{Finished, damaged, intake};
 use crate::config::{Config, Patience};
 use crate::events::{self, About};
 use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome, Problem, Reason};
@@ -228,6 +228,10 @@ async fn write_once(
         Settled::Gone => relay.count_messages(Counted::Left),
         // The notices were dropped with it.
         Settled::Missing | Settled::Moot => return Ok(()),
+        Settled::Unrecorded => {
+            damaged::tell_unrecorded(&writing.subject);
+            return Ok(());
+        }
     }
     for (action, id, pieces) in arrivals {
         events::notice_queued(writing.subject.message, action, id);

@@ -10,10 +10,10 @@ use spool::{
     DueCursor, DuePage, DueRecipient, LaneKey, MessageId, RecipientNo, RecipientState, StoreError,
 };
 
-use super::Place;
 use super::lanes::Submitter;
 use super::underway::{Removals, Sending};
 use super::work::{Body, Rest, Target, Work, needs_utf8};
+use super::{Place, damaged};
 use crate::config::Config;
 use crate::relay::Relay;
 use crate::requirement;
@@ -73,6 +73,7 @@ pub(crate) async fn fetch(
             read(relay, lane.clone(), move |spool, lane| spool.next(lane, now, after_page, PAGE))
                 .await?;
         after_page = page.next;
+        damaged::park(relay, page.damaged);
         let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
         for due in new {
             let onward = requirement::onward(&due.options);

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use spool::{StoreError, Swept};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::proofs;
+use crate::outcome::AgeCounts;
 use crate::relay::Relay;
 
 /// Between two slices.
@@ -15,6 +17,8 @@ const SLICE_EVERY: Duration = Duration::from_millis(20);
 /// Between two passes. Ours: what delivery empties is gone at once, this is for what it leaves.
 const PASS_EVERY: Duration = Duration::from_secs(60);
 
+/// How long a body is kept that no message names.
+const LOST_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Passes between two looks at who took mail too long ago to count.
 const PASSES_PER_TIDYING: u32 = 60;
 
@@ -30,6 +34,7 @@ pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
             Ok(Swept { next: None, .. }) => {
                 if passes.is_multiple_of(PASSES_PER_TIDYING) {
                     proofs::tidy(&relay);
+                    forget_lost_bodies(&relay).await;
                 }
                 (after, passes) = (0, passes.wrapping_add(1));
                 PASS_EVERY
@@ -45,6 +50,19 @@ pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(rest) => {}
         }
+    }
+}
+
+/// Under a clock that may be wrong none is removed.
+async fn forget_lost_bodies(relay: &Relay) {
+    if relay.age_counts() == AgeCounts::ClockSuspect {
+        return;
+    }
+    let Ok(before) = relay.now().checked_sub(LOST_KEPT) else { return };
+    let spool = relay.spool.clone();
+    let forgotten = tokio::task::spawn_blocking(move || spool.forget_lost_bodies(before)).await;
+    if let Err(error) = forgotten.unwrap_or(Err(StoreError::Closed)) {
+        tracing::error!(event = "store_failed", %error, "lost bodies could not be removed");
     }
 }
 

@@ -1,0 +1,233 @@
+//! What is asked of the queue: short reads, beside the writer.
+
+use jiff::Timestamp;
+
+use super::Spool;
+use crate::body::{self, Body};
+use crate::due::{
+    self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
+};
+use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
+use crate::message::{LaneKey, LaneSummary};
+use crate::waiting_lanes::Lanes;
+use crate::{MessageId, StoreError, around, damage, waiting_lanes};
+
+impl Spool {
+    /// The lanes in which mail waits that is not held, and those that failed. Blocks for one pass over the lanes
+    /// and one over an index: 50 ms for 50,000, 0.5 s for a million rows without use.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn lanes(&self) -> Result<Vec<LaneSummary>, StoreError> {
+        Ok(self.inner.readers.read(waiting_lanes::lanes)?.lanes)
+    }
+
+    /// As [`Spool::lanes`], after lanes were named whose own name is damaged, or whose row is gone although mail waits there; with the
+    /// number of those. Their mail is in no lane of its next hop. Blocks for a commit, if there are such lanes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read or written.
+    pub fn lanes_with_names(&self) -> Result<(Vec<LaneSummary>, usize), StoreError> {
+        let Lanes { lanes, nameless } = match self.inner.readers.read(waiting_lanes::lanes) {
+            Err(error) if error.is_damage() => self.lanes_around()?,
+            read => read?,
+        };
+        if nameless.is_empty() {
+            return Ok((lanes, 0));
+        }
+        let count = nameless.len();
+        self.write(move |db| damage::name_lanes(db, &nameless))?;
+        Ok((self.lanes()?, count))
+    }
+
+    /// Up to `limit` recipients of a lane that are due at `now`, by [`crate::turn`]. Blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn next(
+        &self,
+        lane: &LaneKey,
+        now: Timestamp,
+        after: Option<DueCursor>,
+        limit: usize,
+    ) -> Result<DuePage, StoreError> {
+        self.page(&Want { lane, which: Wanted::Due, until: now, after, limit })
+    }
+
+    /// When the next queued recipient of a lane is due that is not due at `after` yet. Blocks for a
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn next_due(
+        &self,
+        lane: &LaneKey,
+        after: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(|db| due::next_due(db, lane, after))
+    }
+
+    /// Up to `limit` queued recipients of a lane that are too old at `at`, whether due or not.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn expired(
+        &self,
+        lane: &LaneKey,
+        at: Timestamp,
+        after: Option<DueCursor>,
+        limit: usize,
+    ) -> Result<DuePage, StoreError> {
+        self.page(&Want { lane, which: Wanted::Expired, until: at, after, limit })
+    }
+
+    /// Up to `limit` queued recipients of a lane that have waited since `since` or longer, and whose
+    /// sender does not know that and is to be told.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn unwarned(
+        &self,
+        lane: &LaneKey,
+        since: Timestamp,
+        after: Option<DueCursor>,
+        limit: usize,
+    ) -> Result<DuePage, StoreError> {
+        self.page(&Want { lane, which: Wanted::Unwarned, until: since, after, limit })
+    }
+
+    /// When the next deadline after `after` is that nothing was done about yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn next_deadline(&self, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.readers.read(|db| due::next_deadline(db, after))
+    }
+
+    /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held ones too.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn overdue(
+        &self,
+        at: Timestamp,
+        after: Option<OverdueCursor>,
+        limit: usize,
+    ) -> Result<OverduePage, StoreError> {
+        self.inner.readers.read(|db| due::overdue(db, at, after, limit))
+    }
+
+    /// The recipients that [`Spool::overdue`] means, held ones too: one message at most.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn overdue_of(&self, which: &Overdue, at: Timestamp) -> Result<DuePage, StoreError> {
+        let page = self.inner.readers.read(|db| due::overdue_of(db, which, at))?;
+        Ok(self.inner.unrecorded.left_out(page))
+    }
+
+    /// The body of a message. Blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Missing`] if it is not in the queue; [`StoreError::Corrupt`] if its body is
+    /// gone or has another length.
+    pub fn body(&self, id: MessageId) -> Result<Body, StoreError> {
+        self.inner.readers.read(|db| body::open(db, &self.inner.workshop.layout, id))
+    }
+
+    /// The header section of a message, cut at `max` octets; the empty line is not part of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Spool::body`].
+    pub fn header_block(&self, id: MessageId, max: u64) -> Result<Vec<u8>, StoreError> {
+        self.inner.readers.read(|db| {
+            let limit = body::header_len(db, id)?.min(max);
+            body::front(db, &self.inner.workshop.layout, id, limit)
+        })
+    }
+
+    /// What the queue holds. Blocks for a pass over an index.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn count(&self) -> Result<Counts, StoreError> {
+        self.inner.readers.read(listing::counts)
+    }
+
+    /// A page of at most `limit` recipients that match.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn list(
+        &self,
+        filter: &Filter,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<ListPage, StoreError> {
+        self.inner.readers.read(|db| listing::list(db, filter, after, limit))
+    }
+
+    /// Where the queue ends now: what comes later is behind it in every listing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn end(&self) -> Result<ListCursor, StoreError> {
+        let end = self.inner.readers.read(listing::end)?;
+        self.inner.memo.note_newest(end.message_row());
+        Ok(end)
+    }
+
+    /// One message with the recipients it waits for; `None` if it is not in the queue.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
+        self.inner.readers.read(|db| listing::show(db, id))
+    }
+
+    /// Where the recipients of a message are, in that lane or in all; none if it is not in the queue. Blocks for a
+    /// short read.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn places(
+        &self,
+        id: MessageId,
+        lane: Option<&LaneKey>,
+    ) -> Result<Vec<RecipientPlace>, StoreError> {
+        self.inner.readers.read(|db| listing::places(db, id, lane))
+    }
+
+    /// After what can be mended was mended, or else as far as they can be found.
+    fn lanes_around(&self) -> Result<Lanes, StoreError> {
+        // The writer deals with damage behind the first of two batches.
+        for _ in 0..2 {
+            self.write(|_| Ok(()))?;
+        }
+        match self.inner.readers.read(waiting_lanes::lanes) {
+            Err(error) if error.is_damage() => self.inner.readers.read(|db| Ok(around::lanes(db))),
+            read => read,
+        }
+    }
+
+    fn page(&self, want: &Want<'_>) -> Result<DuePage, StoreError> {
+        let page = self.inner.readers.read(|db| due::page(db, want))?;
+        Ok(self.inner.unrecorded.left_out(page))
+    }
+}

@@ -1,0 +1,130 @@
+//! Mail of which something on the disk is damaged: named once, held until the operator decides, and in nobody's way.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use spool::{Checked, DamagedRecipient, Mended, StoreError};
+use tokio_util::sync::CancellationToken;
+
+use super::notice;
+use super::work::Work;
+use crate::outcome::{Problem, Reason};
+use crate::relay::Relay;
+
+/// Recipients that are remembered, so that each is named once. Ours; beyond it some are named again.
+const NAMED_MAX: usize = 100_000;
+/// What the operator can do.
+const CURE: &str = "it is held; put queue.db and bodies/ back from a backup with the daemon stopped, \
+                    or `staunch queue delete` it; `staunch queue release` tries it as it is";
+
+/// Who was named since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    keys: Mutex<HashSet<i64>>,
+}
+
+impl Named {
+    fn is_news(&self, key: i64) -> bool {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if keys.len() >= NAMED_MAX {
+            keys.clear();
+        }
+        keys.insert(key)
+    }
+}
+
+/// Names these and holds them. What cannot be written is only named: nothing of it is tried all the same.
+pub(super) fn park(relay: &Relay, damaged: Vec<DamagedRecipient>) {
+    let news: Vec<_> = damaged.into_iter().filter(|one| relay.damaged.is_news(one.key)).collect();
+    if news.is_empty() {
+        return;
+    }
+    for one in &news {
+        let message_id = one.message.map(|message| message.to_string());
+        tracing::error!(
+            event = "alarm",
+            reason = %Reason::MessageDamaged,
+            message_id = message_id.as_deref().unwrap_or("unknown"),
+            recipient = %one.address,
+            "{}: {CURE}",
+            one.damage,
+        );
+    }
+    for one in news {
+        relay.spool.park(one, relay.now(), |parked| {
+            if let Err(error) = parked {
+                tracing::error!(event = "store_failed", %error, "damaged mail could not be held; it is not tried either");
+            }
+        });
+    }
+}
+
+/// Holds `work` if the attempt on it has shown that it is damaged.
+pub(super) async fn hold_if(relay: &Arc<Relay>, work: &Work, problem: Option<&Problem>) {
+    let Some(problem) = problem.filter(|problem| problem.reason == Reason::MessageDamaged) else {
+        return;
+    };
+    let message_id = work.message;
+    tracing::error!(event = "alarm", reason = %problem.reason, %message_id, "{}: {CURE}", problem.text);
+    let recipients = work.targets.iter().map(|target| (work.message, target.no)).collect();
+    let spool = relay.spool.clone();
+    let held = tokio::task::spawn_blocking(move || spool.hold_these(recipients)).await;
+    if let Err(error) = held.unwrap_or(Err(StoreError::Closed)) {
+        tracing::error!(event = "store_failed", %error, "damaged mail could not be held");
+    }
+}
+
+/// Tells the operator that what became of a message cannot be written down.
+pub(super) fn tell_unrecorded(subject: &notice::Subject<'_>) {
+    tracing::error!(
+        event = "alarm",
+        reason = %Reason::MessageDamaged,
+        message_id = %subject.message,
+        "queue.db is damaged where the result of an attempt belongs: the message is not tried again; stop the \
+         daemon and put queue.db back from a backup, or `staunch queue delete` it"
+    );
+}
+
+/// Tells the operator what the store did about damage.
+pub(crate) fn tell_mended(relay: &Relay) {
+    relay.spool.mend_if_damaged();
+    for Mended { indexes, failed } in relay.spool.take_mended() {
+        tracing::error!(
+            event = "alarm",
+            reason = "queue_damaged",
+            mended = indexes.len(),
+            "queue.db was damaged; its indexes were made anew from its tables"
+        );
+        for (index, error) in failed {
+            tracing::error!(
+                event = "alarm",
+                reason = "queue_damaged",
+                %index,
+                %error,
+                "queue.db: the index could not be made anew, since its table is damaged, too; what else can be read \
+                 is sent; stop the daemon and put queue.db back from a backup"
+            );
+        }
+    }
+}
+
+/// Looks through the whole queue once: what is damaged is named now, and not on the day on which it is due.
+pub(crate) async fn check_all(relay: Arc<Relay>, stop: CancellationToken) {
+    let mut after = i64::MIN;
+    while !stop.is_cancelled() {
+        let spool = relay.spool.clone();
+        let checked = tokio::task::spawn_blocking(move || spool.check(after)).await;
+        match checked.unwrap_or(Err(StoreError::Closed)) {
+            Ok(Checked { damaged, next }) => {
+                park(&relay, damaged);
+                let Some(next) = next else { return };
+                after = next;
+            }
+            Err(StoreError::Closed) => return,
+            Err(error) => {
+                tracing::error!(event = "store_failed", %error, "the queue could not be looked through for damage");
+                return;
+            }
+        }
+    }
+}
