@@ -1,5 +1,7 @@
 //! Nobody waits for a stranger: who may hold what, and what the log says of who waits.
 
+use std::net::IpAddr;
+
 use world::{Relay, World};
 
 use crate::harness::PROGRAM;
@@ -129,4 +131,23 @@ async fn a_host_that_is_down_is_asked_by_one_for_all_domains_that_share_it() {
     mx.script(|script| script.greeting = world::Greeting::Good);
     relay.cli(&["queue", "retry", "--domain", "d7.test"]).await;
     mx.messages(30).await;
+}
+
+/// However long its next hops would wait.
+#[tokio::test]
+async fn mail_goes_when_the_host_is_back_and_not_when_a_wait_is_over() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[delivery]\nretry = [\"1h\"]\n").await;
+    let address = world.free_address().await;
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address}") };
+    world.dns.a("mx.site.test", ip);
+    for number in 0..5 {
+        world.dns.mx(&format!("d{number}.test"), &[(10, "mx.site.test")]);
+        submit(&relay, &format!("x@d{number}.test")).await;
+    }
+    for number in 0..5 {
+        relay.event("deferred").with("recipient", format!("x@d{number}.test")).await;
+    }
+    let mx = world.mx_at("mx.site.test", address).await;
+    mx.messages(5).await;
 }

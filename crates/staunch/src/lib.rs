@@ -21,6 +21,7 @@ mod explain;
 mod fetch;
 mod hosts;
 mod identity;
+mod knock;
 mod live;
 mod login;
 mod open;

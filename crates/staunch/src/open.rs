@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::connect::{Family, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
+use crate::knock;
 use crate::login::log_in;
 use crate::outcome::{HostError, StarttlsGone};
 use crate::pool::{Bottleneck, Checkout, Claim, Idle, PoolKey, Slot, TlsStart};
@@ -255,6 +256,7 @@ impl Entry<'_> {
             match self.how.asker {
                 Asker::Lane(lane) | Asker::LaneAnew(lane) if is_whole => {
                     let noted = self.relay.pool.note_down(slot, lane, failure);
+                    knock::begin(self.relay, &self.key, addresses);
                     noted.map_or_else(HostError::Connect, HostError::Down)
                 }
                 Asker::Lane(_) | Asker::LaneAnew(_) | Asker::Operator => {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use policy::Observed;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Limit};
 use crate::connection::Connection;
 use crate::place::Place;
+pub(crate) use down::Knocks;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, State, Waiter};
 use row::{Entry, Room};
@@ -205,6 +206,8 @@ struct Shared {
     epoch: AtomicU64,
     /// There is something in [`State::wanted`] to be told.
     room_made: Notify,
+    /// Hosts that may be knocked at.
+    knocks: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -221,7 +224,8 @@ impl Pool {
         let closing = CancellationToken::new();
         let state = Mutex::new(State::new(limits));
         let (epoch, room_made) = (AtomicU64::new(0), Notify::new());
-        Self { shared: Arc::new(Shared { tracker, closing, epoch, room_made, state }) }
+        let knocks = Arc::new(Semaphore::new(down::KNOCKED_AT_ONCE));
+        Self { shared: Arc::new(Shared { tracker, closing, epoch, room_made, knocks, state }) }
     }
 
     /// Keeps to other limits from now on.

@@ -119,6 +119,12 @@ impl World {
         Some(address)
     }
 
+    /// A good host at an address of [`World::free_address`], which nobody has listened at so far. Its A records are the test's affair.
+    pub async fn mx_at(&self, host: &str, address: SocketAddr) -> Mx {
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a free address");
+        Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
+    }
+
     /// An address with the port of all MX hosts, for a real server.
     pub async fn free_address(&self) -> SocketAddr {
         let (listener, _) = self.hosts.listen().await;

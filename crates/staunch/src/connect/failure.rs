@@ -214,6 +214,11 @@ impl ConnectFailure {
         }
     }
 
+    /// Is it that TCP did not connect?
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self.cause, ConnectCause::Tcp(_) | ConnectCause::TcpTimeout(_))
+    }
+
     /// Does the host ask for fewer connections (RFC 5321 §3.8, RFC 3463 §3.8)?
     pub(crate) fn is_throttling(&self) -> bool {
         self.reply_to_us().is_some_and(is_throttling)

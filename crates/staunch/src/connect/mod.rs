@@ -48,6 +48,9 @@ const LARGE_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 /// §4.5.3.2 wants five minutes for each answer; a peer that needs them for every one is not worth the place.
 const SETUP_BUDGET: Duration = Duration::from_secs(15 * 60);
 
+/// Ours: who does not answer by then is not back.
+const KNOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What to do with an offered STARTTLS where nothing requires it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Starttls {
@@ -230,6 +233,18 @@ impl Connector {
                 ConnectCause::Source { key: visit.setup.source_key(address), address, error }
             }
         })
+    }
+
+    /// Does any of these addresses of the host take a TCP connection? Nothing is said over it.
+    pub(crate) async fn opens(&self, key: &PoolKey, addresses: &[SocketAddr]) -> bool {
+        for address in self.memory.choose(&key.host, addresses.to_vec()) {
+            let exit = key.sources.towards(address.ip());
+            if exit != Exit::Closed && dial(address, exit, KNOCK_TIMEOUT).await.is_ok() {
+                self.memory.connected(&key.host, address);
+                return true;
+            }
+        }
+        false
     }
 
     /// Says goodbye in the background.

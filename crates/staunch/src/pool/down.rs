@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spool::LaneKey;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::places::State;
 use super::{Bottleneck, Pool, PoolKey, Slot};
 use crate::connect::ConnectFailure;
 use crate::outcome::DownHost;
@@ -23,6 +25,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const ASKING_MAX: Duration = Duration::from_secs(120);
 /// Ours: so many are remembered; some 300 octets each. Of others every next hop finds out by itself.
 const HOSTS_MAX: usize = 4_096;
+/// Ours: hosts that are knocked at.
+pub(super) const KNOCKED_AT_ONCE: usize = 256;
 /// A host that nobody has asked for so long makes room for another one.
 const KEPT: Duration = Duration::from_secs(900);
 /// A host that shuts again before it has let people in for so long goes on where it was, so nobody is called to it at
@@ -33,6 +37,10 @@ const CALM: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct DownHosts {
     hosts: HashMap<PoolKey, Down>,
+    /// Counts failures.
+    failures: u64,
+    /// Hosts that are to be knocked at, since they have just failed.
+    to_knock_at: HashMap<PoolKey, Knocks>,
 }
 
 #[derive(Debug)]
@@ -48,7 +56,13 @@ struct Down {
     until: Instant,
     /// Who asks, or asked last.
     asker: LaneKey,
+    /// Which failure that was, of all.
+    knocks: Knocks,
 }
+
+/// The knocks at a host that follow one failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Knocks(u64);
 
 impl DownHosts {
     /// Does the host let nobody in, as far as is known?
@@ -91,7 +105,12 @@ impl DownHosts {
         let before = known.filter(|known| !known.open_since.is_some_and(is_calm));
         let failures = before.map_or(0, |known| known.failures).saturating_add(1);
         let (until, asker) = (now + pause(failures), lane.clone());
-        let down = Down { failure, at: now, failures, open_since: None, until, asker };
+        self.failures += 1;
+        let knocks = Knocks(self.failures);
+        if failure.is_unreachable() {
+            self.to_knock_at.insert(key.clone(), knocks);
+        }
+        let down = Down { failure, at: now, failures, open_since: None, until, asker, knocks };
         self.hosts.insert(key.clone(), down);
         Ok(told)
     }
@@ -147,6 +166,38 @@ impl Pool {
         Ok(told)
     }
 
+    /// The knocks that are to follow the last failure there, once; as long as the permit lives. Nothing if so many hosts
+    /// are knocked at already: anybody can name hosts that are dead.
+    pub(crate) fn begin_knocks(&self, key: &PoolKey) -> Option<(Knocks, OwnedSemaphorePermit)> {
+        let knocks = self.lock().down.to_knock_at.remove(key)?;
+        let permit = Arc::clone(&self.shared.knocks).try_acquire_owned().ok()?;
+        Some((knocks, permit))
+    }
+
+    /// Is the host down since that failure, and none after it?
+    pub(crate) fn goes_on(&self, key: &PoolKey, knocks: Knocks) -> bool {
+        let state = self.lock();
+        let down = state.down.hosts.get(key);
+        down.is_some_and(|down| down.knocks == knocks && down.open_since.is_none())
+    }
+
+    /// Somebody knocked, and it opened: the mail that waits goes on.
+    pub(crate) fn note_open(&self, key: &PoolKey) {
+        self.let_in(&mut self.lock(), key);
+    }
+
+    /// Returns when no new connections are made any more.
+    pub(crate) async fn closed(&self) {
+        self.shared.closing.cancelled().await;
+    }
+
+    fn let_in(&self, state: &mut State, key: &PoolKey) {
+        if state.down.let_in(key, Instant::now()) {
+            state.wanted.made(Bottleneck::Host(Arc::new(key.clone())));
+            self.shared.room_made.notify_one();
+        }
+    }
+
     /// Does the host let nobody in, as far as is known?
     pub(crate) fn is_down(&self, key: &PoolKey) -> bool {
         self.lock().down.has(key)
@@ -170,10 +221,7 @@ impl Pool {
         if let Some(host) = state.hosts.get_mut(key) {
             host.sessions += 1;
         }
-        if state.down.let_in(key, Instant::now()) {
-            state.wanted.made(Bottleneck::Host(Arc::new(key.clone())));
-            self.shared.room_made.notify_one();
-        }
+        self.let_in(state, key);
     }
 }
 
