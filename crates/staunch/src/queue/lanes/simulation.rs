@@ -77,9 +77,17 @@ struct Domain {
 #[derive(Debug)]
 enum Happening {
     Arrives(usize, u128),
-    Read(usize, Vec<u128>),
+    Read(usize, Found),
     Ends(usize, Ticket, u128),
     Room,
+}
+
+/// What a read brings.
+#[derive(Debug)]
+struct Found {
+    ids: Vec<u128>,
+    /// Is there more that is due?
+    is_cut: bool,
 }
 
 struct World {
@@ -218,10 +226,10 @@ impl World {
                 domain.stored.insert(id, self.now);
                 self.lanes.arrive(&domain.key, Letter(id), now);
             }
-            Happening::Read(index, ids) => {
+            Happening::Read(index, Found { ids, is_cut }) => {
                 let domain = &self.domains[index];
                 let later = domain.stored.values().filter(|due| **due > self.now).min();
-                let next = if ids.len() == READ_MAX { Some(self.now) } else { later.copied() };
+                let next = if is_cut { Some(self.now) } else { later.copied() };
                 let next = next.map(at);
                 let key = domain.key.clone();
                 self.lanes.fetched(&key, ids.into_iter().map(Letter).collect(), next, now);
@@ -246,8 +254,10 @@ impl World {
                     let new = due
                         .map(|(id, _)| *id)
                         .filter(|id| !known.contains(&MessageId::from_u128(*id)));
-                    let ids = new.take(most.min(READ_MAX)).collect();
-                    self.push(self.now + 3, Happening::Read(index, ids));
+                    let most = most.min(READ_MAX);
+                    let ids: Vec<u128> = new.take(most).collect();
+                    let is_cut = ids.len() == most;
+                    self.push(self.now + 3, Happening::Read(index, Found { ids, is_cut }));
                 }
                 Action::GiveWay(ticket) => self.give_way(ticket),
             }
