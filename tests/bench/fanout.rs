@@ -1,6 +1,6 @@
 //! Many domains with an MX host each: how fast, and at what cost, beside Postfix?
 //!
-//! `cargo bench -p staunch --bench fanout -- [domains=300] [each=10] [rounds=5] [only=NAME]`, as root, with Debian's Postfix.
+//! `cargo bench -p staunch --bench fanout -- [domains=300] [each=40] [rounds=5] [only=NAME]`, as root, with Debian's Postfix.
 //!
 //! Nothing is required, so TLS is opportunistic; the certificates are of a CA that both know. Postfix is tuned as in the
 //! benchmark of one domain. Contestants take turns, and the median of the rounds' ratios counts.
@@ -40,7 +40,7 @@ struct Figures {
 
 #[tokio::main]
 async fn main() {
-    let plan = Plan::from_arguments(300, 10);
+    let plan = Plan::from_arguments(300, 40);
     println!(
         "{} domains with an MX host and {} messages of {MESSAGE_OCTETS} octets each, {} rounds\n",
         plan.domains, plan.each, plan.rounds

@@ -69,3 +69,24 @@ async fn damaged_mail_is_named_listed_and_held_while_all_other_mail_goes() {
     relay.cli(&["queue", "delete", &spoilt, &bodiless]).await;
     assert_eq!(relay.queue().await.len(), 0);
 }
+
+/// No 250 for what no start would find.
+#[tokio::test]
+async fn a_data_directory_that_is_moved_away_takes_no_mail_until_it_is_back() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    let mx = world.mx("mx.b.test").await;
+    world.domain("b.test").mx(&[(10, &mx)]);
+    relay.submit("a@client.test", &["first@b.test"], "one").await;
+    mx.message_to("first@b.test").await;
+    let (dir, aside) = (relay.data_dir(), relay.data_dir().with_extension("aside"));
+    std::fs::rename(&dir, &aside).unwrap();
+    let content = world::message("a@client.test", "refused@b.test", "two");
+    let reply = relay.submit_content("a@client.test", &["refused@b.test"], &content).await;
+    assert_eq!(reply.code, 452, "{reply:?}");
+    relay.event("alarm").with("reason", "data_dir_replaced").await;
+    std::fs::rename(&aside, &dir).unwrap();
+    relay.event("data_dir_back").await;
+    relay.submit("a@client.test", &["second@b.test"], "three").await;
+    mx.message_to("second@b.test").await;
+}

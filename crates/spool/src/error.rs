@@ -19,6 +19,14 @@ pub enum OpenError {
         /// Who holds it, if it said so.
         pid: Option<u32>,
     },
+    /// Root would make files that the owner of the directory cannot use.
+    #[error("{}: belongs to the user with the number {owner}; start as that user", path.display())]
+    Owner {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// A newer release has written it.
     #[error(
         "{}: has format {found}, this release knows up to {known}; install the release that wrote it",
@@ -66,7 +74,9 @@ impl OpenError {
         match self {
             Self::Foreign { .. } => true,
             Self::Database { source, .. } => is_damage(source),
-            Self::Locked { .. } | Self::Newer { .. } | Self::Io { .. } => false,
+            Self::Locked { .. } | Self::Owner { .. } | Self::Newer { .. } | Self::Io { .. } => {
+                false
+            }
         }
     }
 }
@@ -135,6 +145,9 @@ pub enum StoreError {
         #[source]
         source: Arc<rusqlite::Error>,
     },
+    /// What is at the name of queue.db is not what is open: it was moved, removed or replaced. Nothing was written.
+    #[error("queue.db was moved, removed or replaced while it is open")]
+    Detached,
     /// A sync failed before. What is on the disk is unknown until it is opened anew.
     #[error("a sync failed; the store must be opened again")]
     Poisoned,
@@ -161,14 +174,16 @@ impl StoreError {
     pub(crate) fn is_write_failure(&self) -> bool {
         match self {
             Self::Full => true,
-            Self::Database { source } => {
-                source.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
-            }
+            Self::Database { source } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly)
+            ),
             Self::Busy
             | Self::Missing { .. }
             | Self::RecipientCount { .. }
             | Self::Corrupt { .. }
             | Self::Io { .. }
+            | Self::Detached
             | Self::Poisoned
             | Self::Closed => false,
         }
@@ -187,6 +202,7 @@ impl StoreError {
             | Self::Missing { .. }
             | Self::RecipientCount { .. }
             | Self::Io { .. }
+            | Self::Detached
             | Self::Poisoned
             | Self::Closed => false,
         }

@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock, fstatfs, statvfs};
+use rustix::process::geteuid;
 
+use crate::anchor::is_at;
 use crate::{MessageId, OpenError};
 
 /// Files are for their owner alone: they hold other people's mail.
@@ -51,6 +53,7 @@ impl Layout {
     pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
         let layout = Self { root: root.into(), tmp: root.join("tmp"), bodies: root.join("bodies") };
         make_root(&layout.root)?;
+        check_owner(&layout.root)?;
         make_dir(&layout.tmp)?;
         make_dir(&layout.bodies)?;
         Ok(layout)
@@ -139,6 +142,16 @@ fn make_root(root: &Path) -> Result<(), OpenError> {
     make_dir(root)
 }
 
+/// What root made in the directory of another user, that user could not use any more.
+fn check_owner(root: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io { path: root.into(), source };
+    let owner = fs::metadata(root).map_err(failed)?.uid();
+    if geteuid().is_root() && owner != 0 {
+        return Err(OpenError::Owner { path: root.into(), owner });
+    }
+    Ok(())
+}
+
 fn make_dir(path: &Path) -> Result<(), OpenError> {
     let made = DirBuilder::new().mode(DIR_MODE).create(path);
     match made {
@@ -192,7 +205,8 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 /// The lock that makes this process the only one in the directory. Ends with the process.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 impl Lock {
@@ -209,7 +223,12 @@ impl Lock {
         }
         // Only a courtesy to whoever finds the lock held, so a full disk is no reason to stop.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Self { file, path })
+    }
+
+    /// Is the lock where others look for it?
+    pub(crate) fn holds(&self) -> bool {
+        is_at(&self.file, &self.path).unwrap_or(false)
     }
 }
 

@@ -40,6 +40,7 @@ mod id;
 mod mend;
 mod message;
 
+mod anchor;
 mod around;
 mod body;
 mod commit;

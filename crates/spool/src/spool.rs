@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 
+use crate::anchor::Anchor;
 use crate::commit::{self, Memo};
 use crate::draft::{Draft, Sealed, Workshop};
 use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
@@ -25,7 +26,7 @@ use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
-use crate::writer::{Mends, Urgency, Writer};
+use crate::writer::{Care, Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError};
 
 const RESERVE_FILE: &str = "reserve";
@@ -55,7 +56,14 @@ struct Inner {
     unrecorded: Arc<Unrecorded>,
     ids: IdSource,
     report: OpenReport,
-    lock: Mutex<Option<Lock>>,
+    moorings: Mutex<Option<Moorings>>,
+}
+
+/// What makes this process the only one in the directory.
+#[derive(Debug)]
+struct Moorings {
+    lock: Lock,
+    anchor: Arc<Anchor>,
 }
 
 impl Spool {
@@ -70,6 +78,7 @@ impl Spool {
         let lock = Lock::take(&layout)?;
         let reserve = layout.file(RESERVE_FILE);
         let policy_reserve = layout.file(POLICY_RESERVE_FILE);
+        let anchor = Anchor::cast(&layout, QUEUE.file)?;
         let is_new = dir.join(QUEUE.file).metadata().map_or(true, |file| file.len() == 0);
         let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
         // First: what is damaged in policies.db may be moved aside next.
@@ -82,7 +91,7 @@ impl Spool {
             policies: found,
             bodies_without_queue: bodies,
         };
-        let inner = Inner::start(layout, lock, [queue, policies], options, report)
+        let inner = Inner::start(layout, (lock, anchor), [queue, policies], options, report)
             .map_err(|error| OpenError::Io { path: dir.into(), source: io::Error::other(error) })?;
         let spool = Self { inner: Arc::new(inner) };
         spool.inner.unrecorded.restore(spool.marks_of_done());
@@ -97,6 +106,29 @@ impl Spool {
     /// Can it do its work? After [`Health::Poisoned`] the process must end.
     pub fn health(&self) -> Health {
         self.inner.workshop.vitals.health()
+    }
+
+    /// Looks whether queue.db and the lock are still where others look for them; see [`Health::Detached`]. A lock that somebody removed is
+    /// made anew: says whether it was.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when it cannot be made.
+    pub fn look_around(&self) -> Result<bool, OpenError> {
+        let vitals = &self.inner.workshop.vitals;
+        let mut moorings = self.inner.moorings.lock().unwrap_or_else(PoisonError::into_inner);
+        // After `close` there are none.
+        let Some(Moorings { lock, anchor }) = moorings.as_mut() else { return Ok(false) };
+        if !anchor.holds() {
+            vitals.detached();
+            return Ok(false);
+        }
+        vitals.attached();
+        if lock.holds() {
+            return Ok(false);
+        }
+        *lock = Lock::take(&self.inner.workshop.layout)?;
+        Ok(true)
     }
 
     /// What is left of the disk. Two system calls and a short read.
@@ -172,7 +204,7 @@ impl Spool {
     /// [`StoreError::Full`] while the reserve is gone, [`StoreError::Poisoned`] for good.
     pub fn settle_permit(&self) -> Result<SettlePermit, StoreError> {
         match self.health() {
-            Health::Good => Ok(SettlePermit { _given: () }),
+            Health::Good | Health::Detached => Ok(SettlePermit { _given: () }),
             Health::NoReserve => Err(StoreError::Full),
             Health::Poisoned => Err(StoreError::Poisoned),
         }
@@ -301,12 +333,12 @@ fn remove_files(chores: Option<&Sender<Chore>>, files: impl IntoIterator<Item = 
 impl Inner {
     fn start(
         layout: Layout,
-        lock: Lock,
+        (lock, anchor): (Lock, Anchor),
         [queue, policies]: [Connection; 2],
         options: Options,
         report: OpenReport,
     ) -> Result<Self, StoreError> {
-        let root = layout.root().to_path_buf();
+        let (root, anchor) = (layout.root().to_path_buf(), Arc::new(anchor));
         let vitals = Arc::new(Vitals::default());
         let reserve =
             Reserve::new(layout.file(RESERVE_FILE), options.reserve_bytes, Arc::clone(&vitals));
@@ -325,11 +357,11 @@ impl Inner {
         let housekeeper = Housekeeper::start(Arc::clone(&workshop), sweeps)?;
         let start = |db, which, reserve| {
             let log = housekeeper.log(which).ok_or(StoreError::Closed)?;
-            let mends = match which {
-                Which::Queue => Mends::Indexes,
-                Which::Policies => Mends::Nothing,
+            let care = match which {
+                Which::Queue => Care::Queue(Arc::clone(&anchor)),
+                Which::Policies => Care::Nothing,
             };
-            Writer::start(db, log, reserve, Arc::clone(&vitals), mends)
+            Writer::start(db, log, reserve, Arc::clone(&vitals), care)
                 .map_err(|e| StoreError::io("starting a thread", e))
         };
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
@@ -347,7 +379,7 @@ impl Inner {
             ids: IdSource::new(),
             workshop,
             housekeeper,
-            lock: Mutex::new(Some(lock)),
+            moorings: Mutex::new(Some(Moorings { lock, anchor })),
         })
     }
 
@@ -356,9 +388,8 @@ impl Inner {
         self.queue.close();
         self.policies.close();
         self.housekeeper.close();
-        let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
-        };
+        let moorings = self.moorings.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(moorings) = moorings else { return };
         if self.workshop.vitals.alive().is_ok() {
             for schema in [&QUEUE, &POLICIES] {
                 // Only to make the next start shorter; it does the same.
@@ -367,7 +398,7 @@ impl Inner {
                     .and_then(|db| checkpoint(&db, Checkpoint::Truncate));
             }
         }
-        drop(lock);
+        drop(moorings);
     }
 }
 

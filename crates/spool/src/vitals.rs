@@ -14,6 +14,9 @@ pub enum Health {
     /// The reserve is gone, or a settlement could not be written: nothing may be transmitted, since
     /// its settlement might not fit. Ends by itself when there is space.
     NoReserve,
+    /// queue.db was moved, removed or replaced: nothing new may be taken. What was taken is sent, and settled in the file that
+    /// is open. Ends when the file is back.
+    Detached,
     /// A sync failed: the process must end and the files be opened anew.
     Poisoned,
 }
@@ -27,6 +30,8 @@ pub(crate) struct Vitals {
     stuck: AtomicBool,
     /// Bodies that no message named, moved away since the start.
     lost: AtomicU64,
+    /// queue.db is not at its name.
+    detached: AtomicBool,
     /// Damage was met that is not dealt with yet.
     damaged: AtomicBool,
     /// What was done about damage, for the log.
@@ -37,6 +42,8 @@ impl Vitals {
     pub(crate) fn health(&self) -> Health {
         if self.poisoned.load(Ordering::Acquire) {
             Health::Poisoned
+        } else if self.is_detached() {
+            Health::Detached
         } else if self.has_reserve() && !self.is_stuck() {
             Health::Good
         } else {
@@ -46,7 +53,7 @@ impl Vitals {
 
     pub(crate) fn alive(&self) -> Result<(), StoreError> {
         match self.health() {
-            Health::Good | Health::NoReserve => Ok(()),
+            Health::Good | Health::NoReserve | Health::Detached => Ok(()),
             Health::Poisoned => Err(StoreError::Poisoned),
         }
     }
@@ -69,6 +76,20 @@ impl Vitals {
 
     pub(crate) fn writing_works(&self) {
         self.stuck.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// queue.db has left its name.
+    pub(crate) fn detached(&self) {
+        self.detached.store(true, Ordering::Release);
+    }
+
+    /// It is back.
+    pub(crate) fn attached(&self) {
+        self.detached.store(false, Ordering::Release);
     }
 
     pub(crate) fn body_lost(&self) {

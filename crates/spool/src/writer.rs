@@ -14,6 +14,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::StoreError;
+use crate::anchor::Anchor;
 use crate::housekeeper::Log;
 use crate::mend::mend;
 use crate::reserve::Reserve;
@@ -140,12 +141,12 @@ impl Writer {
         log: Log,
         reserve: Reserve,
         vitals: Arc<Vitals>,
-        mends: Mends,
+        care: Care,
     ) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), open: true });
         let shared = Arc::new(Shared { waiting, wake: Condvar::new(), vitals });
         let (shared_too, since_mend) = (Arc::clone(&shared), Cell::new(MEND_EVERY));
-        let desk = Desk { db, mends, since_mend, log, reserve, shared: shared_too };
+        let desk = Desk { db, care, since_mend, log, reserve, shared: shared_too };
         let thread = thread::Builder::new().name("spool-writer".into()).spawn(|| desk.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -191,19 +192,29 @@ impl Writer {
     }
 }
 
-/// What is done about damage.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Mends {
-    /// Indexes are made anew.
-    Indexes,
-    /// Nothing: whoever meets it deals with it.
+/// What is done beside writing.
+#[derive(Clone, Debug)]
+pub(crate) enum Care {
+    /// Damaged indexes are made anew, and nothing new is taken into a file that has left its name.
+    Queue(Arc<Anchor>),
+    /// Nothing: whoever meets damage deals with it.
     Nothing,
+}
+
+impl Care {
+    /// Would what is written now be found by the next start?
+    fn is_found(&self) -> bool {
+        match self {
+            Self::Queue(anchor) => anchor.holds(),
+            Self::Nothing => true,
+        }
+    }
 }
 
 /// What the writer thread works with.
 struct Desk {
     db: Connection,
-    mends: Mends,
+    care: Care,
     /// Work since the indexes were made anew.
     since_mend: Cell<usize>,
     log: Log,
@@ -260,13 +271,15 @@ impl Desk {
         }
     }
 
-    fn write(&self, mut batch: Vec<Job>) {
+    fn write(&self, batch: Vec<Job>) {
+        let mut batch = self.refuse_if_detached(batch);
         match self.transact(&mut batch) {
             Ok(()) => {
                 if batch.iter().any(|job| job.urgency == Urgency::Settling) {
                     self.shared.vitals.writing_works();
                 }
-                for job in batch {
+                // What was just written may have gone where nobody finds it.
+                for job in self.refuse_if_detached(batch) {
                     job.work.done(Ok(()));
                 }
             }
@@ -274,9 +287,23 @@ impl Desk {
         }
     }
 
+    /// Without what nobody was promised, if the file has left its name: that is refused. Two system calls.
+    fn refuse_if_detached(&self, batch: Vec<Job>) -> Vec<Job> {
+        let is_ordinary = |job: &Job| job.urgency == Urgency::Ordinary;
+        if !batch.iter().any(is_ordinary) || self.care.is_found() {
+            return batch;
+        }
+        self.shared.vitals.detached();
+        let (refused, rest) = batch.into_iter().partition(is_ordinary);
+        let refused: Vec<Job> = refused;
+        refused.into_iter().for_each(|job| job.work.done(Err(StoreError::Detached)));
+        rest
+    }
+
     /// Makes the indexes anew, if that was not done just now. Says whether it was.
     fn mend(&self) -> bool {
-        let is_due = self.mends == Mends::Indexes && self.since_mend.get() >= MEND_EVERY;
+        let is_queue = matches!(self.care, Care::Queue(_));
+        let is_due = is_queue && self.since_mend.get() >= MEND_EVERY;
         if is_due {
             self.since_mend.set(0);
             self.shared.vitals.mended(mend(&self.db));

@@ -1193,3 +1193,40 @@ fn a_full_store_refuses_mail_settles_what_it_has_and_recovers() {
     commit(&spool, &large(50_000), &one);
     assert_eq!(files(dir.as_ref()).len(), 0);
 }
+
+/// Nothing is promised that no start would find, and what was promised is settled where it stands.
+#[test]
+fn a_queue_that_was_moved_away_takes_nothing_new_until_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let id = commit(&spool, b"x", &[("b@to.example", lane(1))]);
+    let aside = dir.path().join("aside.db");
+    std::fs::rename(dir.path().join("queue.db"), &aside).unwrap();
+    let refused = try_commit(&spool, b"y", &[("b@to.example", lane(1))]);
+    assert!(matches!(refused, Err(StoreError::Detached)), "{refused:?}");
+    spool.look_around().unwrap();
+    assert_eq!(spool.health(), Health::Detached);
+    let mut done = settlement(&spool, id);
+    done.changes = vec![(RecipientNo(0), Change::Delivered)];
+    assert_eq!(settle(&spool, done).unwrap(), Settled::Gone);
+    std::fs::write(dir.path().join("queue.db"), b"").unwrap();
+    assert!(try_commit(&spool, b"y", &[("b@to.example", lane(1))]).is_err(), "another one");
+    std::fs::rename(&aside, dir.path().join("queue.db")).unwrap();
+    spool.look_around().unwrap();
+    assert_eq!(spool.health(), Health::Good);
+    commit(&spool, b"z", &[("b@to.example", lane(1))]);
+}
+
+#[test]
+fn a_removed_lock_is_made_anew_and_keeps_no_door_open_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    std::fs::remove_file(dir.path().join("lock")).unwrap();
+    let error = Spool::open(dir.path(), options()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    // That one has made the file, and let it go again.
+    assert!(spool.look_around().unwrap());
+    assert!(!spool.look_around().unwrap());
+    let error = Spool::open(dir.path(), options()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked { pid: Some(_), .. }), "{error}");
+}

@@ -6,7 +6,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -38,6 +38,7 @@ use crate::replaced;
 use crate::resolve::Dns;
 use crate::schedule::after;
 use crate::setup::SetupError;
+use crate::socket_file::OwnName;
 use crate::switches::Switches;
 use crate::tls::load_roots;
 use crate::waiting::WaitingMail;
@@ -121,6 +122,8 @@ pub(crate) async fn run(
     let (relay, inboxes) = assemble(config.clone(), spool)?;
     look_at_vitals(&relay).await;
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;
+    let admin_name = OwnName::of(&loaded.config.admin.socket)
+        .map_err(|source| RunError::Admin { path: loaded.config.admin.socket.clone(), source })?;
 
     let stop = CancellationToken::new();
     let intake = Intake::new(Arc::clone(&relay));
@@ -148,7 +151,7 @@ pub(crate) async fn run(
     let reloader =
         Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay), shared, doors };
     let result = live(&mut signals, reloader, inboxes.reloads).await;
-    end(&mut signals, &relay, &stop).await;
+    end(&mut signals, &relay, &stop, admin_name).await;
     result
 }
 
@@ -198,7 +201,7 @@ async fn live(
 }
 
 /// No new mail and no new attempts; what runs has its grace, or until a second signal.
-async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken) {
+async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken, door: OwnName) {
     let config = relay.config();
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "no new mail");
@@ -210,7 +213,7 @@ async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken) {
         () = tokio::time::sleep(config.shutdown_grace + LAST_WORDS) => {}
         () = signals.stop() => {}
     }
-    let _ended = std::fs::remove_file(&config.admin.socket);
+    drop(door);
     relay.spool.close();
 }
 
@@ -279,12 +282,13 @@ async fn run_queue(queue: Queue, relay: Arc<Relay>, stop: CancellationToken) {
 
 /// Keeps free space and the store's health in view.
 async fn vitals(relay: Arc<Relay>, stop: CancellationToken) {
-    let lost = AtomicU64::new(0);
+    let (lost, detached) = (AtomicU64::new(0), AtomicBool::new(false));
     let every = || async {
         tokio::time::sleep(VITALS_EVERY).await;
         look_at_vitals(&relay).await;
         tell_of_lost_bodies(&relay, &lost);
         damaged::tell_mended(&relay);
+        look_around(&relay, &detached);
     };
     while stop.run_until_cancelled(every()).await.is_some() {}
 }
@@ -303,6 +307,34 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
             tracing::error!(event = "store_failed", %error, "free space is not known");
         }
         Err(_) => {}
+    }
+}
+
+/// Is the data directory still where others look for it? Told once, and when it is back.
+fn look_around(relay: &Relay, told: &AtomicBool) {
+    match relay.spool.look_around() {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::warn!(event = "lock_renewed", "data_dir/lock was removed, and is made anew");
+        }
+        Err(error) => tracing::error!(event = "store_failed", %error, "data_dir/lock was removed"),
+    }
+    let is_detached = relay.spool.health() == Health::Detached;
+    if told.swap(is_detached, Ordering::Relaxed) == is_detached {
+        return;
+    }
+    if is_detached {
+        tracing::error!(
+            event = "alarm",
+            reason = "data_dir_replaced",
+            "queue.db was moved, removed or replaced: no new mail is taken, what was taken is sent from the file that \
+             is open; put it back, or stop the daemon"
+        );
+    } else {
+        tracing::info!(
+            event = "data_dir_back",
+            "queue.db is back at its place, and mail is taken again"
+        );
     }
 }
 

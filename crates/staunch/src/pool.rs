@@ -13,10 +13,11 @@ mod key;
 mod places;
 mod row;
 mod site;
+mod slot;
 mod strangers;
 mod wanted;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ use places::{Parked, State, Waiter};
 use row::{Entry, Room};
 use site::Turn;
 pub(crate) use site::site_limit;
+use slot::Holds;
+pub(crate) use slot::Slot;
 pub(crate) use strangers::Claim;
 use strangers::Strangers;
 pub(crate) use wanted::Bottleneck;
@@ -129,68 +132,6 @@ impl Idle {
     }
 }
 
-/// A place. Dropping it lets the next one in.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pool: Pool,
-    key: PoolKey,
-    is_counted: bool,
-    /// Is there a session in it?
-    holds: Holds,
-    /// Of [`Shared::epoch`].
-    epoch: u64,
-}
-
-/// What is in a place.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Holds {
-    /// Nothing yet.
-    Nothing,
-    /// A session.
-    Session,
-}
-
-impl Slot {
-    fn has_session(&mut self) {
-        if self.holds == Holds::Nothing {
-            self.holds = Holds::Session;
-            self.pool.note_session(&self.key);
-        }
-    }
-
-    /// The session has ended; the place is good for another one.
-    fn without_session(mut self) -> Self {
-        if self.holds == Holds::Session {
-            self.holds = Holds::Nothing;
-            self.pool.note_session_end(&self.key);
-        }
-        self
-    }
-
-    /// Whose it is.
-    pub(crate) fn key(&self) -> &PoolKey {
-        &self.key
-    }
-
-    /// The host took a mail: one more connection may be tried.
-    pub(crate) fn succeeded(&self) {
-        self.pool.adjust(&self.key, |window, most| (window + 1).min(most));
-    }
-
-    /// The host asks for less: half as many from now on.
-    pub(crate) fn throttled(&self) {
-        self.pool.adjust(&self.key, |window, _| (window / 2).max(1));
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if self.is_counted {
-            self.pool.release(&self.key, self.holds);
-        }
-    }
-}
-
 /// All outbound connections. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
@@ -206,6 +147,8 @@ struct Shared {
     epoch: AtomicU64,
     /// There is something in [`State::wanted`] to be told.
     room_made: Notify,
+    /// Hosts of which it is known that they let, or lately let, nobody in.
+    down: AtomicUsize,
     /// Hosts that may be knocked at.
     knocks: Arc<Semaphore>,
     state: Mutex<State>,
@@ -225,7 +168,17 @@ impl Pool {
         let state = Mutex::new(State::new(limits));
         let (epoch, room_made) = (AtomicU64::new(0), Notify::new());
         let knocks = Arc::new(Semaphore::new(down::KNOCKED_AT_ONCE));
-        Self { shared: Arc::new(Shared { tracker, closing, epoch, room_made, knocks, state }) }
+        Self {
+            shared: Arc::new(Shared {
+                tracker,
+                closing,
+                epoch,
+                room_made,
+                down: AtomicUsize::new(0),
+                knocks,
+                state,
+            }),
+        }
     }
 
     /// Keeps to other limits from now on.

@@ -11,10 +11,29 @@ use tokio::net::UnixListener;
 /// A listening socket; its name goes when this is dropped.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
+    // The name goes first and then the socket, so that nobody finds a name that leads nowhere, and what
+    // a successor binds is not taken away from it.
+    _name: OwnName,
     socket: UnixListener,
+}
+
+/// The name of a socket of ours; it goes when this is dropped, unless somebody has bound another one there since.
+#[derive(Debug)]
+pub(crate) struct OwnName {
     path: PathBuf,
-    /// Device and inode of the name when it was ours.
+    /// Device and inode when it was ours.
     name: (u64, u64),
+}
+
+impl OwnName {
+    /// What was just bound at `path`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), name: name(path)? })
+    }
 }
 
 impl SocketFile {
@@ -28,7 +47,7 @@ impl SocketFile {
         make_room(path)?;
         let socket = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self { socket, path: path.to_owned(), name: name(path)? })
+        Ok(Self { _name: OwnName::of(path)?, socket })
     }
 
     /// The socket.
@@ -37,9 +56,7 @@ impl SocketFile {
     }
 }
 
-/// The name goes first and then the socket, so that nobody finds a name that leads nowhere, and what
-/// a successor binds is not taken away from it. Nor is what somebody bound after ours had been removed.
-impl Drop for SocketFile {
+impl Drop for OwnName {
     fn drop(&mut self) {
         if name(&self.path).is_ok_and(|now| now == self.name) {
             let _gone_already = std::fs::remove_file(&self.path);

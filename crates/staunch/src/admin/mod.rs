@@ -203,6 +203,7 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
     let health = match relay.spool.health() {
         Health::Good => "good",
         Health::NoReserve => "disk_full",
+        Health::Detached => "detached",
         Health::Poisoned => "poisoned",
     };
     let config = relay.config();

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use spool::LaneKey;
@@ -137,6 +138,10 @@ fn pause(failures: u32) -> Duration {
 impl Pool {
     /// What is known of a host that lets nobody in; nothing if `lane` is to ask it.
     pub(crate) fn down(&self, key: &PoolKey, lane: &LaneKey) -> Option<DownHost> {
+        // Nearly always there is none at all.
+        if self.shared.down.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let mut state = self.lock();
         state.down.known(key, lane, Instant::now())
     }
@@ -161,6 +166,7 @@ impl Pool {
             return Err(failure);
         }
         let told = state.down.failed(key, lane, failure, Instant::now())?;
+        self.shared.down.store(state.down.hosts.len(), Ordering::Relaxed);
         // Whoever waits for a connection there need not wait.
         self.note_room(state, key);
         Ok(told)

@@ -3,7 +3,7 @@
 //!
 //! So a sender who writes to a hundred thousand new domains has as many turns as one who writes to a single one.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spool::LaneKey;
 
@@ -39,7 +39,7 @@ pub(in super::super) struct Spot {
 pub(super) struct Row {
     /// Clients; what they hold are places.
     turns: Turns<u32>,
-    clients: HashMap<u32, Client>,
+    clients: BTreeMap<u32, Client>,
     /// Where lanes stand.
     spots: BTreeSet<Spot>,
     /// Lanes that had their turn, and what they needed is there now: they go before all others, if they may.
@@ -51,7 +51,7 @@ pub(super) struct Row {
 struct Client {
     /// Senders.
     turns: Turns<u32>,
-    rings: HashMap<u32, Ring>,
+    rings: BTreeMap<u32, Ring>,
 }
 
 /// The lanes of all classes, by [`Class::index`].
@@ -235,6 +235,9 @@ impl Row {
 
     /// A place of the group is free again, whoever held it.
     pub(super) fn released(&mut self, group: Group) {
+        if self.spots.is_empty() {
+            return;
+        }
         let from = Spot { group, submitter: Submitter { client: 0, sender: 0 } };
         let to = Spot { group, submitter: Submitter { client: u32::MAX, sender: u32::MAX } };
         let spots: Vec<Spot> = self.spots.range(from..=to).copied().collect();

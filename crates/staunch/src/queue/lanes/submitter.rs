@@ -30,7 +30,7 @@ impl Submitter {
             (None, Ok(address)) => number(("place", Place::of(address))),
             (None, Err(_)) => number(("local", client)),
         };
-        Self { client, sender: number(sender.to_string()) }
+        Self { client, sender: number(sender.as_str()) }
     }
 }
 

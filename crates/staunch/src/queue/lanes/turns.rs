@@ -1,19 +1,18 @@
 //! Whose turn is it? That of who holds least, and of those the one whose last turn was the longest ago.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Those who take turns.
 #[derive(Debug)]
 pub(super) struct Turns<K> {
-    entries: HashMap<K, Entry>,
+    entries: BTreeMap<K, Entry>,
     /// Those who wait: what they hold, when they had their last turn, who.
     order: BTreeSet<(u32, u64, K)>,
     turns: u64,
 }
 
 /// One of them. It stays as long as it waits or holds something.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Entry {
     held: u32,
     /// When its last turn was, or it came.
@@ -23,11 +22,11 @@ struct Entry {
 
 impl<K> Default for Turns<K> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), order: BTreeSet::new(), turns: 0 }
+        Self { entries: BTreeMap::new(), order: BTreeSet::new(), turns: 0 }
     }
 }
 
-impl<K: Copy + Eq + Hash + Ord> Turns<K> {
+impl<K: Copy + Ord> Turns<K> {
     /// It wants something.
     pub(super) fn wait(&mut self, key: K) {
         self.change(key, |entry| entry.is_waiting = true);
@@ -80,21 +79,22 @@ impl<K: Copy + Eq + Hash + Ord> Turns<K> {
     }
 
     fn change(&mut self, key: K, change: impl FnOnce(&mut Entry)) {
-        let new = Entry { held: 0, turn: self.turns + 1, is_waiting: false };
-        let known = self.entries.remove(&key);
-        if known.is_none() {
-            self.turns += 1;
+        let turns = &mut self.turns;
+        let entry = self.entries.entry(key).or_insert_with(|| {
+            *turns += 1;
+            Entry { held: 0, turn: *turns, is_waiting: false }
+        });
+        let before = *entry;
+        change(entry);
+        let after = *entry;
+        if before != after && before.is_waiting {
+            self.order.remove(&(before.held, before.turn, key));
         }
-        let mut entry = known.unwrap_or(new);
-        if entry.is_waiting {
-            self.order.remove(&(entry.held, entry.turn, key));
+        if before != after && after.is_waiting {
+            self.order.insert((after.held, after.turn, key));
         }
-        change(&mut entry);
-        if entry.is_waiting {
-            self.order.insert((entry.held, entry.turn, key));
-        }
-        if entry.is_waiting || entry.held > 0 {
-            self.entries.insert(key, entry);
+        if !after.is_waiting && after.held == 0 {
+            self.entries.remove(&key);
         }
     }
 }
