@@ -10,6 +10,7 @@
 //!
 //! Not here: whether anybody asked for a proof (`admit`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,9 +24,27 @@ use crate::observed::ObservedTls;
 const NAMES_SHOWN_MAX: usize = 10;
 
 /// The authorities that may vouch for an MX host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
+    id: RootsId,
+}
+
+/// Which authorities these are: no two sets of this process that were made apart have the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct RootsId(u64);
+
+impl RootsId {
+    fn new() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Self(MADE.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 /// A certificate that cannot be an authority.
@@ -36,7 +55,7 @@ pub struct BadRoot(String);
 impl Roots {
     /// These authorities.
     pub fn new(anchors: Vec<TrustAnchor<'static>>) -> Self {
-        Self { anchors }
+        Self { anchors, id: RootsId::new() }
     }
 
     /// One more authority, trusted whatever its own dates and extensions say.
@@ -48,7 +67,12 @@ impl Roots {
         let anchor = webpki::anchor_from_trusted_cert(certificate)
             .map_err(|error| BadRoot(error.to_string()))?;
         self.anchors.push(anchor.to_owned());
+        self.id = RootsId::new();
         Ok(())
+    }
+
+    pub(crate) fn id(&self) -> RootsId {
+        self.id
     }
 
     /// How many there are.
@@ -182,12 +206,15 @@ pub(crate) fn verify(
     let name = host.name().and_then(|name| ServerName::try_from(name.as_str()).ok());
     let name = name.ok_or_else(|| name_mismatch(first, host))?;
     certificate.verify_is_valid_for_subject_name(&name).map_err(failure)?;
-    let usage = KeyUsage::server_auth();
-    let now = unix_time(now);
-    certificate
-        .verify_for_usage(ALL_VERIFICATION_ALGS, &roots.anchors, rest, now, usage, None, None)
-        .map(drop)
-        .map_err(failure)
+    // To the second, as certificates have it.
+    let path = || {
+        let (now, usage) = (unix_time(now), KeyUsage::server_auth());
+        certificate
+            .verify_for_usage(ALL_VERIFICATION_ALGS, &roots.anchors, rest, now, usage, None, None)
+            .map(drop)
+            .map_err(failure)
+    };
+    tls.chain.is_good(roots.id(), now.as_second(), path)
 }
 
 /// A clock before 1970 finds every certificate not yet valid.

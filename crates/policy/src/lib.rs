@@ -24,6 +24,7 @@ pub mod sts;
 mod admit;
 mod authorize;
 mod certificate;
+mod chain;
 mod observed;
 mod registrable;
 mod requirement;
@@ -35,6 +36,7 @@ mod vectors;
 pub use admit::{Admitted, Denied, Proof};
 pub use authorize::{AuthorizedMx, Finding, Located, NamedBy, Refusal, authorize};
 pub use certificate::{BadRoot, Distrust, Roots, TlsFailure};
+pub use chain::Chain;
 pub use observed::{Observed, ObservedTls, TlsVersion};
 pub use registrable::registrable_domain;
 pub use requirement::{

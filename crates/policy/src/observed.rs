@@ -3,8 +3,9 @@
 //! Evidence only. Whoever makes an [`Observed`] judges nothing; [`crate::AuthorizedMx::admit`] does,
 //! again for every mail, so a connection from the pool is judged by today's requirement and clock.
 
-use rustls_pki_types::CertificateDer;
 use smtp::Domain;
+
+use crate::chain::Chain;
 
 /// The protection that a connection has.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub enum Observed {
 #[derive(Clone, Debug)]
 pub struct ObservedTls {
     /// The certificates as the peer sent them, its own first. Also kept when a session is resumed.
-    pub chain: Vec<CertificateDer<'static>>,
+    pub chain: Chain,
     /// Did the peer sign the handshake with the first certificate's key? Without this the chain
     /// could be anybody's, replayed.
     pub possession_proven: bool,

@@ -85,7 +85,7 @@ pub(crate) fn shown(chain: Vec<CertificateDer<'static>>, name: &str) -> Observed
     let version = TlsVersion::Tls13;
     let server_name = host(name);
     ObservedTls {
-        chain,
+        chain: chain.into(),
         possession_proven: true,
         version,
         group: None,

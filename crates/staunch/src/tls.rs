@@ -226,7 +226,7 @@ impl TlsClient {
         let (_, connection) = stream.get_ref();
         let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let observed = ObservedTls {
-            chain: connection.peer_certificates().unwrap_or_default().to_vec(),
+            chain: connection.peer_certificates().unwrap_or_default().to_vec().into(),
             possession_proven: family.is_proven(),
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
@@ -392,7 +392,7 @@ mod tests {
             for _ in 0..3 {
                 let again = shake_with(&client, Arc::clone(&good)).await.unwrap();
                 assert!(again.is_resumed && again.observed.possession_proven, "{version:?}");
-                assert_eq!(again.observed.chain, std::slice::from_ref(&own));
+                assert_eq!(*again.observed.chain, *std::slice::from_ref(&own));
                 assert_eq!(again.observed.version, first.observed.version);
             }
             client.forget(&destination());
@@ -402,7 +402,7 @@ mod tests {
             let liar = server(vec![own.clone()], foreign_key, &[version]);
             let full = shake_with(&client, Arc::clone(&liar)).await.unwrap();
             assert!(!full.is_resumed && !full.observed.possession_proven, "{version:?}");
-            assert_ne!(full.observed.chain, [foreign]);
+            assert_ne!(*full.observed.chain, [foreign]);
             // And what proved nothing is never taken up again.
             let again = shake_with(&client, liar).await.unwrap();
             assert!(!again.is_resumed && !again.observed.possession_proven, "{version:?}");
@@ -454,7 +454,7 @@ mod tests {
                 let server = server(chain.clone(), copy(&key), &[version]);
                 let observed = shake(&settings(), server).await.unwrap().observed;
                 assert_eq!(observed.possession_proven, want, "{what}, {version:?}");
-                assert_eq!(observed.chain, chain, "{what}");
+                assert_eq!(*observed.chain, *chain, "{what}");
                 assert_eq!(observed.server_name, host());
                 let is_13 = version.version == ProtocolVersion::TLSv1_3;
                 assert_eq!(observed.version == TlsVersion::Tls13, is_13);

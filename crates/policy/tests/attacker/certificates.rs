@@ -83,7 +83,7 @@ fn leaf(name: &str, by: &CertifiedIssuer<'static, KeyPair>) -> CertificateDer<'s
 
 fn tls(host: &HostName, certificate: CertificateDer<'static>) -> Observed {
     Observed::Tls(ObservedTls {
-        chain: vec![certificate],
+        chain: vec![certificate].into(),
         possession_proven: true,
         version: TlsVersion::Tls13,
         group: None,
