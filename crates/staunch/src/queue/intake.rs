@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use smtp::{Response, ReversePath, Status};
 use spool::{
-    BodyBytes, Draft, Envelope, Health, LaneKey, MessageId, RecipientNo, RecipientState, Sealed,
-    StoreError,
+    BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, RecipientState, Sealed, StoreError,
 };
 use tokio::sync::oneshot;
 
@@ -69,7 +68,7 @@ impl Intake {
     pub(crate) fn room_for(&self, size: u64) -> Result<(), NotNow> {
         let relay = &self.relay;
         let limits = &relay.config().limits;
-        if relay.broken.is_cancelled() || relay.spool.health() == Health::Detached {
+        if relay.broken.is_cancelled() {
             return Err(NotNow::no_space("The queue is not available, try again later"));
         }
         let free = relay.free.load(Ordering::Relaxed);
