@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::connect::{Family, Opened, Starttls};
 use crate::events;
 use crate::hosts::{self, Candidate};
-use crate::knock;
 use crate::login::log_in;
 use crate::outcome::{HostError, StarttlsGone};
 use crate::pool::{Bottleneck, Checkout, Claim, Idle, PoolKey, Slot, TlsStart};
@@ -255,8 +254,7 @@ impl Entry<'_> {
             let is_whole = addresses.len() == self.addresses.len() && self.how.reach == Reach::Any;
             match self.how.asker {
                 Asker::Lane(lane) | Asker::LaneAnew(lane) if is_whole => {
-                    let noted = self.relay.pool.note_down(slot, lane, failure);
-                    knock::begin(self.relay, &self.key, addresses);
+                    let noted = self.relay.pool.note_down(slot, lane, (failure, addresses));
                     noted.map_or_else(HostError::Connect, HostError::Down)
                 }
                 Asker::Lane(_) | Asker::LaneAnew(_) | Asker::Operator => {

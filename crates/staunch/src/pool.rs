@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Limit};
 use crate::connection::Connection;
 use crate::place::Place;
-pub(crate) use down::Knocks;
+pub(crate) use down::Begun;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, State, Waiter};
 use row::{Entry, Room};

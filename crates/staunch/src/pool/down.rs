@@ -5,6 +5,7 @@
 //! asks again when its own lane says so; the others are told until the pause is over, and then the first one asks.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,8 +41,6 @@ pub(super) struct DownHosts {
     hosts: HashMap<PoolKey, Down>,
     /// Counts failures.
     failures: u64,
-    /// Hosts that are to be knocked at, since they have just failed.
-    to_knock_at: HashMap<PoolKey, Knocks>,
 }
 
 #[derive(Debug)]
@@ -59,6 +58,17 @@ struct Down {
     asker: LaneKey,
     /// Which failure that was, of all.
     knocks: Knocks,
+    /// Where to knock because of it; nowhere if that was begun, or would be in vain.
+    doors: Vec<SocketAddr>,
+}
+
+/// Knocks that have begun; they count as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) knocks: Knocks,
+    /// The host's addresses.
+    pub(crate) doors: Vec<SocketAddr>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The knocks at a host that follow one failure.
@@ -89,7 +99,7 @@ impl DownHosts {
         &mut self,
         key: &PoolKey,
         lane: &LaneKey,
-        failure: ConnectFailure,
+        (failure, addresses): (ConnectFailure, &[SocketAddr]),
         now: Instant,
     ) -> Result<DownHost, ConnectFailure> {
         if !self.has_room_for(key, now) {
@@ -108,10 +118,9 @@ impl DownHosts {
         let (until, asker) = (now + pause(failures), lane.clone());
         self.failures += 1;
         let knocks = Knocks(self.failures);
-        if failure.is_unreachable() {
-            self.to_knock_at.insert(key.clone(), knocks);
-        }
-        let down = Down { failure, at: now, failures, open_since: None, until, asker, knocks };
+        let doors = if failure.is_unreachable() { addresses.to_vec() } else { Vec::new() };
+        let open_since = None;
+        let down = Down { failure, at: now, failures, open_since, until, asker, knocks, doors };
         self.hosts.insert(key.clone(), down);
         Ok(told)
     }
@@ -156,7 +165,7 @@ impl Pool {
         &self,
         slot: &Slot,
         lane: &LaneKey,
-        failure: ConnectFailure,
+        (failure, addresses): (ConnectFailure, &[SocketAddr]),
     ) -> Result<DownHost, ConnectFailure> {
         let key = slot.key();
         let mut guard = self.lock();
@@ -165,19 +174,23 @@ impl Pool {
         if has_sessions || !failure.is_shut_to_all() {
             return Err(failure);
         }
-        let told = state.down.failed(key, lane, failure, Instant::now())?;
+        let told = state.down.failed(key, lane, (failure, addresses), Instant::now())?;
         self.shared.down.store(state.down.hosts.len(), Ordering::Relaxed);
         // Whoever waits for a connection there need not wait.
         self.note_room(state, key);
         Ok(told)
     }
 
-    /// The knocks that are to follow the last failure there, once; as long as the permit lives. Nothing if so many hosts
-    /// are knocked at already: anybody can name hosts that are dead.
-    pub(crate) fn begin_knocks(&self, key: &PoolKey) -> Option<(Knocks, OwnedSemaphorePermit)> {
-        let knocks = self.lock().down.to_knock_at.remove(key)?;
+    /// The knocks that are to follow the last failure there, and where, once. Nothing if so many hosts are knocked at
+    /// already: anybody can name hosts that are dead.
+    pub(crate) fn begin_knocks(&self, key: &PoolKey) -> Option<Begun> {
+        let mut state = self.lock();
+        let down = state.down.hosts.get_mut(key)?;
+        if down.doors.is_empty() || down.open_since.is_some() {
+            return None;
+        }
         let permit = Arc::clone(&self.shared.knocks).try_acquire_owned().ok()?;
-        Some((knocks, permit))
+        Some(Begun { knocks: down.knocks, doors: std::mem::take(&mut down.doors), _permit: permit })
     }
 
     /// Is the host down since that failure, and none after it?
@@ -249,7 +262,7 @@ mod tests {
     fn fails(hosts: &mut DownHosts, key: &PoolKey, lane: &LaneKey, at: Instant) -> bool {
         let cause = ConnectCause::Tcp(io::ErrorKind::ConnectionRefused.into());
         let failure = ConnectFailure { host: key.host.clone(), address: None, cause };
-        hosts.failed(key, lane, failure, at).is_ok()
+        hosts.failed(key, lane, (failure, &[]), at).is_ok()
     }
 
     #[test]

@@ -40,6 +40,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, About};
+use crate::knock;
 use crate::outcome::{Effect, Problem, Reason, Trouble};
 use crate::pool::Bottleneck;
 use crate::relay::Relay;
@@ -360,6 +361,9 @@ impl Queue {
         if let Some(host) = down {
             self.lanes.shut_out(&lane, &host, self.relay.now());
             self.relay.pool.tell_of_room(&host);
+            if let Bottleneck::Host(key) = &host {
+                knock::begin(&self.relay, key);
+            }
         }
         if let (Some(until), Some(cause)) = (waits, cause) {
             let (relay, lane) = (Arc::clone(&self.relay), lane.clone());
