@@ -201,7 +201,7 @@ async fn live(
 }
 
 /// No new mail and no new attempts; what runs has its grace, or until a second signal.
-async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken, door: OwnName) {
+async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken, admin_name: OwnName) {
     let config = relay.config();
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "no new mail");
@@ -213,7 +213,7 @@ async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken, doo
         () = tokio::time::sleep(config.shutdown_grace + LAST_WORDS) => {}
         () = signals.stop() => {}
     }
-    drop(door);
+    drop(admin_name);
     relay.spool.close();
 }
 

@@ -41,7 +41,7 @@ async fn knock(pool: &Pool, connector: &Connector, key: &PoolKey, begun: &Begun)
         }
         tokio::select! {
             () = pool.closed() => return,
-            opens = connector.opens(key, &begun.doors) => if opens {
+            opens = connector.opens(key, &begun.addresses) => if opens {
                 return pool.note_open(key);
             }
         }

@@ -58,8 +58,8 @@ struct Down {
     asker: LaneKey,
     /// Which failure that was, of all.
     knocks: Knocks,
-    /// Where to knock because of it; nowhere if that was begun, or would be in vain.
-    doors: Vec<SocketAddr>,
+    /// Where to probe because of it; nowhere if that was begun, or would be in vain.
+    addresses: Vec<SocketAddr>,
 }
 
 /// Knocks that have begun; they count as long as this lives.
@@ -67,7 +67,7 @@ struct Down {
 pub(crate) struct Begun {
     pub(crate) knocks: Knocks,
     /// The host's addresses.
-    pub(crate) doors: Vec<SocketAddr>,
+    pub(crate) addresses: Vec<SocketAddr>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -118,9 +118,9 @@ impl DownHosts {
         let (until, asker) = (now + pause(failures), lane.clone());
         self.failures += 1;
         let knocks = Knocks(self.failures);
-        let doors = if failure.is_unreachable() { addresses.to_vec() } else { Vec::new() };
+        let addresses = if failure.is_unreachable() { addresses.to_vec() } else { Vec::new() };
         let open_since = None;
-        let down = Down { failure, at: now, failures, open_since, until, asker, knocks, doors };
+        let down = Down { failure, at: now, failures, open_since, until, asker, knocks, addresses };
         self.hosts.insert(key.clone(), down);
         Ok(told)
     }
@@ -186,11 +186,15 @@ impl Pool {
     pub(crate) fn begin_knocks(&self, key: &PoolKey) -> Option<Begun> {
         let mut state = self.lock();
         let down = state.down.hosts.get_mut(key)?;
-        if down.doors.is_empty() || down.open_since.is_some() {
+        if down.addresses.is_empty() || down.open_since.is_some() {
             return None;
         }
         let permit = Arc::clone(&self.shared.knocks).try_acquire_owned().ok()?;
-        Some(Begun { knocks: down.knocks, doors: std::mem::take(&mut down.doors), _permit: permit })
+        Some(Begun {
+            knocks: down.knocks,
+            addresses: std::mem::take(&mut down.addresses),
+            _permit: permit,
+        })
     }
 
     /// Is the host down since that failure, and none after it?
