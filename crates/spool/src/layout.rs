@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock, fstatfs, statvfs};
 use rustix::process::geteuid;
 
-use crate::anchor::is_at;
+use crate::database_lock::is_at;
 use crate::{MessageId, OpenError};
 
 /// Files are for their owner alone: they hold other people's mail.

@@ -40,11 +40,11 @@ mod id;
 mod mend;
 mod message;
 
-mod anchor;
 mod around;
 mod body;
 mod commit;
 mod damage;
+mod database_lock;
 mod draft;
 mod due;
 mod enforced;

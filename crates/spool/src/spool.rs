@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::anchor::Anchor;
 use crate::commit::{self, Memo};
+use crate::database_lock::DatabaseLock;
 use crate::draft::{Draft, Sealed, Workshop};
 use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
 use crate::lane_rows::update_lane;
@@ -26,7 +26,7 @@ use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
-use crate::writer::{Care, Urgency, Writer};
+use crate::writer::{Duties, Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError};
 
 const RESERVE_FILE: &str = "reserve";
@@ -56,14 +56,14 @@ struct Inner {
     unrecorded: Arc<Unrecorded>,
     ids: IdSource,
     report: OpenReport,
-    moorings: Mutex<Option<Moorings>>,
+    locks: Mutex<Option<DirectoryLocks>>,
 }
 
 /// What makes this process the only one in the directory.
 #[derive(Debug)]
-struct Moorings {
+struct DirectoryLocks {
     lock: Lock,
-    anchor: Arc<Anchor>,
+    database_lock: Arc<DatabaseLock>,
 }
 
 impl Spool {
@@ -78,7 +78,7 @@ impl Spool {
         let lock = Lock::take(&layout)?;
         let reserve = layout.file(RESERVE_FILE);
         let policy_reserve = layout.file(POLICY_RESERVE_FILE);
-        let anchor = Anchor::cast(&layout, QUEUE.file)?;
+        let database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
         let is_new = dir.join(QUEUE.file).metadata().map_or(true, |file| file.len() == 0);
         let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
         // First: what is damaged in policies.db may be moved aside next.
@@ -91,7 +91,7 @@ impl Spool {
             policies: found,
             bodies_without_queue: bodies,
         };
-        let inner = Inner::start(layout, (lock, anchor), [queue, policies], options, report)
+        let inner = Inner::start(layout, (lock, database_lock), [queue, policies], options, report)
             .map_err(|error| OpenError::Io { path: dir.into(), source: io::Error::other(error) })?;
         let spool = Self { inner: Arc::new(inner) };
         spool.inner.unrecorded.restore(spool.marks_of_done());
@@ -116,10 +116,10 @@ impl Spool {
     /// [`OpenError`] when it cannot be made.
     pub fn look_around(&self) -> Result<bool, OpenError> {
         let vitals = &self.inner.workshop.vitals;
-        let mut moorings = self.inner.moorings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
         // After `close` there are none.
-        let Some(Moorings { lock, anchor }) = moorings.as_mut() else { return Ok(false) };
-        if !anchor.holds() {
+        let Some(DirectoryLocks { lock, database_lock }) = locks.as_mut() else { return Ok(false) };
+        if !database_lock.holds() {
             vitals.detached();
             return Ok(false);
         }
@@ -333,12 +333,12 @@ fn remove_files(chores: Option<&Sender<Chore>>, files: impl IntoIterator<Item = 
 impl Inner {
     fn start(
         layout: Layout,
-        (lock, anchor): (Lock, Anchor),
+        (lock, database_lock): (Lock, DatabaseLock),
         [queue, policies]: [Connection; 2],
         options: Options,
         report: OpenReport,
     ) -> Result<Self, StoreError> {
-        let (root, anchor) = (layout.root().to_path_buf(), Arc::new(anchor));
+        let (root, database_lock) = (layout.root().to_path_buf(), Arc::new(database_lock));
         let vitals = Arc::new(Vitals::default());
         let reserve =
             Reserve::new(layout.file(RESERVE_FILE), options.reserve_bytes, Arc::clone(&vitals));
@@ -357,11 +357,11 @@ impl Inner {
         let housekeeper = Housekeeper::start(Arc::clone(&workshop), sweeps)?;
         let start = |db, which, reserve| {
             let log = housekeeper.log(which).ok_or(StoreError::Closed)?;
-            let care = match which {
-                Which::Queue => Care::Queue(Arc::clone(&anchor)),
-                Which::Policies => Care::Nothing,
+            let duties = match which {
+                Which::Queue => Duties::Queue(Arc::clone(&database_lock)),
+                Which::Policies => Duties::Nothing,
             };
-            Writer::start(db, log, reserve, Arc::clone(&vitals), care)
+            Writer::start(db, log, reserve, Arc::clone(&vitals), duties)
                 .map_err(|e| StoreError::io("starting a thread", e))
         };
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
@@ -379,7 +379,7 @@ impl Inner {
             ids: IdSource::new(),
             workshop,
             housekeeper,
-            moorings: Mutex::new(Some(Moorings { lock, anchor })),
+            locks: Mutex::new(Some(DirectoryLocks { lock, database_lock })),
         })
     }
 
@@ -388,8 +388,8 @@ impl Inner {
         self.queue.close();
         self.policies.close();
         self.housekeeper.close();
-        let moorings = self.moorings.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(moorings) = moorings else { return };
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(locks) = locks else { return };
         if self.workshop.vitals.alive().is_ok() {
             for schema in [&QUEUE, &POLICIES] {
                 // Only to make the next start shorter; it does the same.
@@ -398,7 +398,7 @@ impl Inner {
                     .and_then(|db| checkpoint(&db, Checkpoint::Truncate));
             }
         }
-        drop(moorings);
+        drop(locks);
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::StoreError;
-use crate::anchor::Anchor;
+use crate::database_lock::DatabaseLock;
 use crate::housekeeper::Log;
 use crate::mend::mend;
 use crate::reserve::Reserve;
@@ -141,12 +141,12 @@ impl Writer {
         log: Log,
         reserve: Reserve,
         vitals: Arc<Vitals>,
-        care: Care,
+        duties: Duties,
     ) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), open: true });
         let shared = Arc::new(Shared { waiting, wake: Condvar::new(), vitals });
         let (shared_too, since_mend) = (Arc::clone(&shared), Cell::new(MEND_EVERY));
-        let desk = Desk { db, care, since_mend, log, reserve, shared: shared_too };
+        let desk = Desk { db, duties, since_mend, log, reserve, shared: shared_too };
         let thread = thread::Builder::new().name("spool-writer".into()).spawn(|| desk.run())?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -194,18 +194,18 @@ impl Writer {
 
 /// What is done beside writing.
 #[derive(Clone, Debug)]
-pub(crate) enum Care {
+pub(crate) enum Duties {
     /// Damaged indexes are made anew, and nothing new is taken into a file that has left its name.
-    Queue(Arc<Anchor>),
+    Queue(Arc<DatabaseLock>),
     /// Nothing: whoever meets damage deals with it.
     Nothing,
 }
 
-impl Care {
+impl Duties {
     /// Would what is written now be found by the next start?
     fn is_found(&self) -> bool {
         match self {
-            Self::Queue(anchor) => anchor.holds(),
+            Self::Queue(database_lock) => database_lock.holds(),
             Self::Nothing => true,
         }
     }
@@ -214,7 +214,7 @@ impl Care {
 /// What the writer thread works with.
 struct Desk {
     db: Connection,
-    care: Care,
+    duties: Duties,
     /// Work since the indexes were made anew.
     since_mend: Cell<usize>,
     log: Log,
@@ -290,7 +290,7 @@ impl Desk {
     /// Without what nobody was promised, if the file has left its name: that is refused. Two system calls.
     fn refuse_if_detached(&self, batch: Vec<Job>) -> Vec<Job> {
         let is_ordinary = |job: &Job| job.urgency == Urgency::Ordinary;
-        if !batch.iter().any(is_ordinary) || self.care.is_found() {
+        if !batch.iter().any(is_ordinary) || self.duties.is_found() {
             return batch;
         }
         self.shared.vitals.detached();
@@ -302,7 +302,7 @@ impl Desk {
 
     /// Makes the indexes anew, if that was not done just now. Says whether it was.
     fn mend(&self) -> bool {
-        let is_queue = matches!(self.care, Care::Queue(_));
+        let is_queue = matches!(self.duties, Duties::Queue(_));
         let is_due = is_queue && self.since_mend.get() >= MEND_EVERY;
         if is_due {
             self.since_mend.set(0);

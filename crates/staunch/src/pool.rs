@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Limit};
 use crate::connection::Connection;
 use crate::place::Place;
-pub(crate) use down::Begun;
+pub(crate) use down::BegunChecks;
 pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, State, Waiter};
 use row::{Entry, Room};
@@ -149,8 +149,8 @@ struct Shared {
     room_made: Notify,
     /// Hosts of which it is known that they let, or lately let, nobody in.
     down: AtomicUsize,
-    /// Hosts that may be knocked at.
-    knocks: Arc<Semaphore>,
+    /// Hosts that may be checked at once ([`crate::tcp_check`]).
+    tcp_checks: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -167,7 +167,7 @@ impl Pool {
         let closing = CancellationToken::new();
         let state = Mutex::new(State::new(limits));
         let (epoch, room_made) = (AtomicU64::new(0), Notify::new());
-        let knocks = Arc::new(Semaphore::new(down::KNOCKED_AT_ONCE));
+        let tcp_checks = Arc::new(Semaphore::new(down::CHECKED_AT_ONCE));
         Self {
             shared: Arc::new(Shared {
                 tracker,
@@ -175,7 +175,7 @@ impl Pool {
                 epoch,
                 room_made,
                 down: AtomicUsize::new(0),
-                knocks,
+                tcp_checks,
                 state,
             }),
         }

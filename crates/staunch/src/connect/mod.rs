@@ -49,7 +49,7 @@ const LARGE_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 const SETUP_BUDGET: Duration = Duration::from_secs(15 * 60);
 
 /// Ours: who does not answer by then is not back.
-const KNOCK_TIMEOUT: Duration = Duration::from_secs(3);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What to do with an offered STARTTLS where nothing requires it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -236,10 +236,10 @@ impl Connector {
     }
 
     /// Does any of these addresses of the host take a TCP connection? Nothing is said over it.
-    pub(crate) async fn opens(&self, key: &PoolKey, addresses: &[SocketAddr]) -> bool {
+    pub(crate) async fn accepts_tcp(&self, key: &PoolKey, addresses: &[SocketAddr]) -> bool {
         for address in self.memory.choose(&key.host, addresses.to_vec()) {
             let exit = key.sources.towards(address.ip());
-            if exit != Exit::Closed && dial(address, exit, KNOCK_TIMEOUT).await.is_ok() {
+            if exit != Exit::Closed && dial(address, exit, CHECK_TIMEOUT).await.is_ok() {
                 self.memory.connected(&key.host, address);
                 return true;
             }

@@ -27,8 +27,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const ASKING_MAX: Duration = Duration::from_secs(120);
 /// Ours: so many are remembered; some 300 octets each. Of others every next hop finds out by itself.
 const HOSTS_MAX: usize = 4_096;
-/// Ours: hosts that are knocked at.
-pub(super) const KNOCKED_AT_ONCE: usize = 256;
+/// Ours: hosts that are checked at once ([`crate::tcp_check`]).
+pub(super) const CHECKED_AT_ONCE: usize = 256;
 /// A host that nobody has asked for so long makes room for another one.
 const KEPT: Duration = Duration::from_secs(900);
 /// A host that shuts again before it has let people in for so long goes on where it was, so nobody is called to it at
@@ -57,23 +57,23 @@ struct Down {
     /// Who asks, or asked last.
     asker: LaneKey,
     /// Which failure that was, of all.
-    knocks: Knocks,
+    round: CheckRound,
     /// Where to probe because of it; nowhere if that was begun, or would be in vain.
     addresses: Vec<SocketAddr>,
 }
 
-/// Knocks that have begun; they count as long as this lives.
+/// Checks that have begun; they count as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) knocks: Knocks,
+pub(crate) struct BegunChecks {
+    pub(crate) round: CheckRound,
     /// The host's addresses.
     pub(crate) addresses: Vec<SocketAddr>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// The knocks at a host that follow one failure.
+/// The checks of a host that follow one failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Knocks(u64);
+pub(crate) struct CheckRound(u64);
 
 impl DownHosts {
     /// Does the host let nobody in, as far as is known?
@@ -117,10 +117,10 @@ impl DownHosts {
         let failures = before.map_or(0, |known| known.failures).saturating_add(1);
         let (until, asker) = (now + pause(failures), lane.clone());
         self.failures += 1;
-        let knocks = Knocks(self.failures);
+        let round = CheckRound(self.failures);
         let addresses = if failure.is_unreachable() { addresses.to_vec() } else { Vec::new() };
         let open_since = None;
-        let down = Down { failure, at: now, failures, open_since, until, asker, knocks, addresses };
+        let down = Down { failure, at: now, failures, open_since, until, asker, round, addresses };
         self.hosts.insert(key.clone(), down);
         Ok(told)
     }
@@ -181,30 +181,30 @@ impl Pool {
         Ok(told)
     }
 
-    /// The knocks that are to follow the last failure there, and where, once. Nothing if so many hosts are knocked at
+    /// The checks that are to follow the last failure there, and where, once. Nothing if so many hosts are checked
     /// already: anybody can name hosts that are dead.
-    pub(crate) fn begin_knocks(&self, key: &PoolKey) -> Option<Begun> {
+    pub(crate) fn begin_checks(&self, key: &PoolKey) -> Option<BegunChecks> {
         let mut state = self.lock();
         let down = state.down.hosts.get_mut(key)?;
         if down.addresses.is_empty() || down.open_since.is_some() {
             return None;
         }
-        let permit = Arc::clone(&self.shared.knocks).try_acquire_owned().ok()?;
-        Some(Begun {
-            knocks: down.knocks,
+        let permit = Arc::clone(&self.shared.tcp_checks).try_acquire_owned().ok()?;
+        Some(BegunChecks {
+            round: down.round,
             addresses: std::mem::take(&mut down.addresses),
             _permit: permit,
         })
     }
 
     /// Is the host down since that failure, and none after it?
-    pub(crate) fn goes_on(&self, key: &PoolKey, knocks: Knocks) -> bool {
+    pub(crate) fn goes_on(&self, key: &PoolKey, round: CheckRound) -> bool {
         let state = self.lock();
         let down = state.down.hosts.get(key);
-        down.is_some_and(|down| down.knocks == knocks && down.open_since.is_none())
+        down.is_some_and(|down| down.round == round && down.open_since.is_none())
     }
 
-    /// Somebody knocked, and it opened: the mail that waits goes on.
+    /// It accepts TCP again: the mail that waits goes on.
     pub(crate) fn note_open(&self, key: &PoolKey) {
         self.let_in(&mut self.lock(), key);
     }

@@ -40,12 +40,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, About};
-use crate::knock;
 use crate::outcome::{Effect, Problem, Reason, Trouble};
 use crate::pool::Bottleneck;
 use crate::relay::Relay;
 use crate::route;
 use crate::schedule::after;
+use crate::tcp_check;
 use deliver::{NoRoom, Over};
 use follow::{Astray, End, Followed, Frozen};
 use lanes::{Action, BackOff, Group, Lanes, Ticket};
@@ -362,7 +362,7 @@ impl Queue {
             self.lanes.shut_out(&lane, &host, self.relay.now());
             self.relay.pool.tell_of_room(&host);
             if let Bottleneck::Host(key) = &host {
-                knock::begin(&self.relay, key);
+                tcp_check::begin(&self.relay, key);
             }
         }
         if let (Some(until), Some(cause)) = (waits, cause) {

@@ -16,15 +16,15 @@ use crate::layout::{Layout, open_or_create};
 /// It is opened before SQLite opens the same file, and closed after that: closing any descriptor of a file ends the
 /// process's POSIX locks on it, which are SQLite's.
 #[derive(Debug)]
-pub(crate) struct Anchor {
+pub(crate) struct DatabaseLock {
     file: File,
     path: PathBuf,
 }
 
-impl Anchor {
+impl DatabaseLock {
     /// Opens the file of this name, makes it if it is not there, and locks it against a second daemon, which a lock file
     /// that somebody removed would not keep away.
-    pub(crate) fn cast(layout: &Layout, name: &str) -> Result<Self, OpenError> {
+    pub(crate) fn take(layout: &Layout, name: &str) -> Result<Self, OpenError> {
         let path = layout.file(name);
         let failed = |source| OpenError::Io { path: path.clone(), source };
         let file = open_or_create(&path).map_err(failed)?;
@@ -55,18 +55,18 @@ mod tests {
     fn a_file_that_was_moved_removed_or_replaced_is_noticed_and_so_is_one_that_came_back() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::create(dir.path()).unwrap();
-        let anchor = Anchor::cast(&layout, "queue.db").unwrap();
-        assert!(anchor.holds());
+        let database_lock = DatabaseLock::take(&layout, "queue.db").unwrap();
+        assert!(database_lock.holds());
         let (path, aside) = (dir.path().join("queue.db"), dir.path().join("aside"));
         fs::rename(&path, &aside).unwrap();
-        assert!(!anchor.holds(), "moved");
+        assert!(!database_lock.holds(), "moved");
         fs::write(&path, b"another").unwrap();
-        assert!(!anchor.holds(), "replaced");
+        assert!(!database_lock.holds(), "replaced");
         fs::rename(&aside, &path).unwrap();
-        assert!(anchor.holds(), "back");
-        let second = Anchor::cast(&layout, "queue.db").unwrap_err();
+        assert!(database_lock.holds(), "back");
+        let second = DatabaseLock::take(&layout, "queue.db").unwrap_err();
         assert!(matches!(second, OpenError::Locked { .. }), "{second}");
         fs::remove_file(&path).unwrap();
-        assert!(!anchor.holds(), "removed");
+        assert!(!database_lock.holds(), "removed");
     }
 }

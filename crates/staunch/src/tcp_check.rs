@@ -1,4 +1,4 @@
-//! Is a host back that could not be reached, and that mail waits for? It is knocked at, with TCP connections that say
+//! Is a host back that could not be reached, and that mail waits for? It is checked with TCP connections that say
 //! nothing: the mail goes when the host is back, and not when a wait of minutes is over.
 
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::connect::Connector;
-use crate::pool::{Begun, Pool, PoolKey};
+use crate::pool::{BegunChecks, Pool, PoolKey};
 use crate::relay::Relay;
 
-/// Ours: from each failure to its first knock, and from one knock to the next. After two minutes the back-off of the next
+/// Ours: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next
 /// hops is all there is.
 const WAITS: [Duration; 7] = [
     Duration::from_secs(1),
@@ -22,26 +22,26 @@ const WAITS: [Duration; 7] = [
     Duration::from_secs(64),
 ];
 
-/// Knocks at the host of `key`, which has failed and which mail waits for, until it opens or somebody else finds out.
+/// Checks the host of `key`, which has failed and which mail waits for, until it accepts TCP or somebody else finds out.
 pub(crate) fn begin(relay: &Relay, key: &Arc<PoolKey>) {
-    let Some(begun) = relay.pool.begin_knocks(key) else { return };
+    let Some(begun) = relay.pool.begin_checks(key) else { return };
     let (pool, connector, key) = (relay.pool.clone(), relay.connector.clone(), Arc::clone(key));
-    relay.tracker.spawn(async move { knock(&pool, &connector, &key, &begun).await });
+    relay.tracker.spawn(async move { check(&pool, &connector, &key, &begun).await });
 }
 
-async fn knock(pool: &Pool, connector: &Connector, key: &PoolKey, begun: &Begun) {
+async fn check(pool: &Pool, connector: &Connector, key: &PoolKey, begun: &BegunChecks) {
     for wait in WAITS {
         tokio::select! {
             () = pool.closed() => return,
             () = sleep(wait) => {}
         }
-        // It may have failed again, and is knocked at because of that; or it was asked, and opened.
-        if !pool.goes_on(key, begun.knocks) {
+        // It may have failed again, and is checked because of that; or it was asked, and there was a session.
+        if !pool.goes_on(key, begun.round) {
             return;
         }
         tokio::select! {
             () = pool.closed() => return,
-            opens = connector.opens(key, &begun.addresses) => if opens {
+            is_back = connector.accepts_tcp(key, &begun.addresses) => if is_back {
                 return pool.note_open(key);
             }
         }
