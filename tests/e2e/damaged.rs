@@ -66,6 +66,17 @@ async fn damaged_mail_is_named_listed_and_held_while_all_other_mail_goes() {
     assert_eq!(rows.len(), 2);
     assert!(rows.contains(&(&*spoilt, "held")) && rows.contains(&(&*bodiless, "held")), "{rows:?}");
     assert_eq!(listed.iter().filter(|row| row["recipient"] == "spoilt b.test").count(), 1);
+    // Released without a cure it is not tried, and held again.
+    relay.cli(&["queue", "release", &spoilt]).await;
+    let mut held = 0;
+    for _ in 0..500 {
+        let summary = relay.cli_json(&["queue", "summary"]).await;
+        held = summary[0]["held"].as_u64().unwrap();
+        if held == 2 {
+            break;
+        }
+    }
+    assert_eq!(held, 2);
     relay.cli(&["queue", "delete", &spoilt, &bodiless]).await;
     assert_eq!(relay.queue().await.len(), 0);
 }

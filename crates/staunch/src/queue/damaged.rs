@@ -35,28 +35,31 @@ impl Named {
 
 /// Names these and holds them. What cannot be written is only named: nothing of it is tried all the same.
 pub(super) fn park(relay: &Relay, damaged: Vec<DamagedRecipient>) {
-    let news: Vec<_> = damaged.into_iter().filter(|one| relay.damaged.is_news(one.key)).collect();
-    if news.is_empty() {
-        return;
-    }
-    for one in &news {
-        let message_id = one.message.map(|message| message.to_string());
-        tracing::error!(
-            event = "alarm",
-            reason = %Reason::MessageDamaged,
-            message_id = message_id.as_deref().unwrap_or("unknown"),
-            recipient = %one.address,
-            "{}: {CURE}",
-            one.damage,
-        );
-    }
-    for one in news {
-        relay.spool.park(one, relay.now(), |parked| {
-            if let Err(error) = parked {
+    for one in damaged {
+        // Also if it was named before: an operator may have released it.
+        let is_news = relay.damaged.is_news(one.key);
+        if is_news {
+            tell(&one);
+        }
+        relay.spool.park(one, relay.now(), move |parked| {
+            // Where a page is damaged that is so each time.
+            if let (Err(error), true) = (parked, is_news) {
                 tracing::error!(event = "store_failed", %error, "damaged mail could not be held; it is not tried either");
             }
         });
     }
+}
+
+fn tell(one: &DamagedRecipient) {
+    let message_id = one.message.map(|message| message.to_string());
+    tracing::error!(
+        event = "alarm",
+        reason = %Reason::MessageDamaged,
+        message_id = message_id.as_deref().unwrap_or("unknown"),
+        recipient = %one.address,
+        "{}: {CURE}",
+        one.damage,
+    );
 }
 
 /// Holds `work` if the attempt on it has shown that it is damaged.
