@@ -17,6 +17,7 @@ mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use common::median;
@@ -118,10 +119,13 @@ fn arrived(sinks: &[Sink]) -> usize {
 }
 
 async fn good_hosts(world: &World, good: u64, corpus: &Arc<Corpus>) -> Vec<Sink> {
+    // Those of the run before may not have let go of their addresses yet.
+    static RUNS: AtomicU8 = AtomicU8::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let mut sinks = Vec::new();
     for number in 0..HOSTS {
         let host = format!("mx.host{number}.test");
-        let address = Ipv4Addr::new(127, 30, 0, u8::try_from(number + 1).expect("few hosts"));
+        let address = Ipv4Addr::new(127, 30, run, u8::try_from(number + 1).expect("few hosts"));
         let tls = SinkTls::Offered(world.pki.issue(&Leaf::named(&host)));
         let sink = Sink::start(SocketAddr::from((address, 25)), tls, Arc::clone(corpus)).await;
         sinks.push(sink.expect("an address in 127.0.0.0/8 can be bound"));
