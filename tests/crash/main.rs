@@ -7,6 +7,8 @@
 //! cargo test -p staunch --test crash -- faults syncs=20      failing syncs, then a full disk
 //! cargo test -p staunch --test crash -- reload messages=5000 another configuration again and again under load
 //! cargo test -p staunch --test crash -- clock                a clock 30 days ahead between two starts
+//! cargo test -p staunch --test crash -- damage rounds=20     a file that changed between two starts, many times
+//! cargo test -p staunch --test crash -- backup rounds=20     backup under load, kill -9, restore
 //! ```
 //!
 //! `powerloss` needs strace; `faults` needs strace, root and loop mounts; `clock` needs faketime.
@@ -20,8 +22,10 @@
     reason = "a test program prints, and fails by panicking"
 )]
 
+mod backup;
 mod bounces;
 mod clock;
+mod damage;
 mod faults;
 mod kill9;
 mod powerloss;
@@ -36,7 +40,7 @@ use world::replay::Random;
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// How often `kill9` and `bounces` kill.
+    /// How often `kill9` and `bounces` kill, `damage` damages, `backup` restores.
     rounds: u64,
     /// Random points of `powerloss`.
     points: usize,
@@ -65,7 +69,13 @@ async fn main() {
         "faults" => faults::run(plan).await,
         "reload" => reload::run(plan).await,
         "clock" => clock::run().await,
-        other => panic!("{other:?} is not kill9, bounces, powerloss, faults, reload or clock"),
+        "damage" => damage::run(plan).await,
+        "backup" => backup::run(plan).await,
+        other => {
+            panic!(
+                "{other:?} is not kill9, bounces, powerloss, faults, reload, clock, damage or backup"
+            )
+        }
     }
     println!("\n{part}: ok");
 }

@@ -73,8 +73,6 @@ fn message(spool: &Spool, number: usize, lanes: usize) -> (spool::Sealed, Envelo
         longest_line: 78,
         ends_with_newline: true,
         received_count: 1,
-        body_sha256_simple: [1; 32],
-        body_sha256_relaxed: [2; 32],
     };
     let envelope = Envelope {
         sender: ReversePath::parse("sender@from.example").unwrap(),

@@ -10,8 +10,8 @@ use crate::message::{LaneKey, LaneState, LaneSummary};
 use crate::waiting_lanes::Lanes;
 
 const NAMES: [&str; 4] = [
-    "SELECT id, key FROM lanes NOT INDEXED ORDER BY id",
-    "SELECT id, key FROM lanes NOT INDEXED ORDER BY id DESC",
+    "SELECT id, key FROM lanes NOT INDEXED WHERE crc IS NULL OR crc = row_crc(id, key) ORDER BY id",
+    "SELECT id, key FROM lanes NOT INDEXED WHERE crc IS NULL OR crc = row_crc(id, key) ORDER BY id DESC",
     "SELECT id, key FROM lanes INDEXED BY sqlite_autoindex_lanes_1 WHERE key > '' ORDER BY key",
     "SELECT id, key FROM lanes INDEXED BY sqlite_autoindex_lanes_1 WHERE key > '' ORDER BY key DESC",
 ];
@@ -41,7 +41,8 @@ pub(crate) fn lanes(db: &Connection) -> Lanes {
         // It ends at the first damaged page.
         let _ = walk(db, sql, |row| {
             if let (Ok(id), Ok(key)) = (row.get::<_, i64>(0), row.get::<_, String>(1)) {
-                names.insert(id, LaneKey::new(&key));
+                // The table comes first: an index has no checksum.
+                names.entry(id).or_insert_with(|| LaneKey::new(&key));
             }
         });
     }

@@ -1,7 +1,7 @@
 //! A stored body, read again.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -9,7 +9,10 @@ use crate::due::BodyRef;
 use crate::layout::Layout;
 use crate::message::BodyBytes;
 use crate::rows::{self, Columns, count, number};
-use crate::{MessageId, StoreError};
+use crate::{MessageId, StoreError, checksum};
+
+/// Of a file at once.
+const READ_OCTETS: usize = 256 * 1024;
 
 /// A body as it is kept: dot-stuffing undone, nothing converted.
 #[derive(Debug)]
@@ -30,48 +33,84 @@ struct Stored {
     /// `None`: in a file.
     bytes: Option<Vec<u8>>,
     size: u64,
+    /// `None`: a release before format 4 has written it.
+    crc: Option<u32>,
 }
 
-/// The body, or its first `limit` octets if it is a row.
+/// The body, or its first `limit` octets if it is a row. Of a body in a file no row is looked for: damage there is not its own.
 fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<Stored, StoreError> {
-    let mut select = db.prepare_cached(
-        "SELECT m.place, m.size, b.seq IS NOT NULL, substr(b.body, 1, ?2)
-         FROM messages m LEFT JOIN bodies b ON b.seq = m.seq WHERE m.id = ?1",
-    )?;
-    let found = select
-        .query_row(params![id.to_bytes(), number(limit)], |row| {
-            let mut columns = Columns::new(row);
-            Ok(read(&mut columns))
-        })
-        .optional()?;
-    found.unwrap_or(Err(StoreError::Missing { message: id }))
+    let mut select =
+        db.prepare_cached("SELECT seq, place, size, body_crc FROM messages WHERE id = ?1")?;
+    let found =
+        select.query_row([id.to_bytes()], |row| Ok(read(&mut Columns::new(row)))).optional()?;
+    let (seq, place, size, crc) = found.unwrap_or(Err(StoreError::Missing { message: id }))?;
+    let bytes = match place {
+        BodyRef::File => None,
+        BodyRef::Inline => Some(row(db, seq, limit)?),
+    };
+    Ok(Stored { bytes, size, crc })
 }
 
-fn read(columns: &mut Columns<'_, '_>) -> Result<Stored, StoreError> {
-    let place = rows::body_ref(columns.next()?)?;
+fn read(columns: &mut Columns<'_, '_>) -> Result<(i64, BodyRef, u64, Option<u32>), StoreError> {
+    let (seq, place) = (columns.next()?, rows::body_ref(columns.next()?)?);
     let size = count(columns.next()?)?;
-    let has_row: bool = columns.next()?;
+    let crc: Option<i64> = columns.next()?;
+    Ok((seq, place, size, crc.map(count).transpose()?))
+}
+
+fn row(db: &Connection, seq: i64, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let mut select = db.prepare_cached("SELECT substr(body, 1, ?2) FROM bodies WHERE seq = ?1")?;
+    let found: Option<Option<Vec<u8>>> =
+        select.query_row(params![seq, number(limit)], |row| row.get(0)).optional()?;
     // Of an empty body, SQLite makes null.
-    let bytes = columns.next::<Option<Vec<u8>>>()?.unwrap_or_default();
-    match (place, has_row) {
-        (BodyRef::Inline, true) => Ok(Stored { bytes: Some(bytes), size }),
-        (BodyRef::File, false) => Ok(Stored { bytes: None, size }),
-        (BodyRef::Inline, false) | (BodyRef::File, true) => {
-            Err(StoreError::Corrupt { what: "body" })
+    found.map(Option::unwrap_or_default).ok_or(StoreError::Corrupt { what: "body" })
+}
+
+/// A body whose octets are not checked yet: a file is read outside of the transaction that says where it is.
+pub(crate) struct Unchecked {
+    body: Body,
+    crc: Option<u32>,
+}
+
+pub(crate) fn open(
+    db: &Connection,
+    layout: &Layout,
+    id: MessageId,
+) -> Result<Unchecked, StoreError> {
+    let Stored { bytes, size, crc } = stored(db, id, u64::MAX)?;
+    let body = match bytes {
+        None => Body::File { file: open_file(layout, id, size)?, size },
+        Some(bytes) if number(bytes.len()) == number(size) => Body::Memory(BodyBytes::new(bytes)),
+        Some(_) => return Err(StoreError::Corrupt { what: "body" }),
+    };
+    Ok(Unchecked { body, crc })
+}
+
+impl Unchecked {
+    /// Compares the body with its checksum. Blocks for a read of the whole file.
+    pub(crate) fn check(mut self) -> Result<Body, StoreError> {
+        let Some(crc) = self.crc else { return Ok(self.body) };
+        let found = match &mut self.body {
+            Body::Memory(bytes) => checksum::add(0, bytes),
+            Body::File { file, .. } => {
+                let failed = |error| StoreError::io("reading a body", error);
+                let found = crc_of(file).map_err(failed)?;
+                file.rewind().map_err(failed)?;
+                found
+            }
+        };
+        if found == crc { Ok(self.body) } else { Err(StoreError::Corrupt { what: "body" }) }
+    }
+}
+
+fn crc_of(file: &mut File) -> io::Result<u32> {
+    let (mut buffer, mut crc) = (vec![0; READ_OCTETS], 0);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(crc),
+            octets => crc = checksum::add(crc, buffer.get(..octets).unwrap_or_default()),
         }
     }
-}
-
-pub(crate) fn open(db: &Connection, layout: &Layout, id: MessageId) -> Result<Body, StoreError> {
-    let stored = stored(db, id, u64::MAX)?;
-    let Some(bytes) = stored.bytes else {
-        let file = open_file(layout, id, stored.size)?;
-        return Ok(Body::File { file, size: stored.size });
-    };
-    if number(bytes.len()) != number(stored.size) {
-        return Err(StoreError::Corrupt { what: "body" });
-    }
-    Ok(Body::Memory(BodyBytes::new(bytes)))
 }
 
 /// The first `limit` octets of a body.

@@ -38,6 +38,15 @@ pub(crate) struct Memo {
     newest: AtomicI64,
 }
 
+/// What a commit writes, about: rows of recipients have some 300 octets with their indexes.
+pub(crate) fn octets(sealed: &Sealed, envelope: &Envelope) -> usize {
+    let body = match sealed.body() {
+        SealedBody::Memory(bytes) => bytes.len(),
+        SealedBody::File(_) => 0,
+    };
+    envelope.recipients.len().saturating_mul(300).saturating_add(body)
+}
+
 /// Adds a message with its recipients.
 pub(crate) fn insert(
     db: &Connection,
@@ -53,8 +62,8 @@ pub(crate) fn insert(
     let begins = envelope.begins_at().as_millisecond();
     let mut add = db.prepare_cached(
         "INSERT INTO recipients (id, lane, state, due_at, expires_at, attempts, mailbox, priority,
-             notify, original, waits_since, deadline)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
+             notify, original, waits_since, deadline, crc)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11, row_crc(?1, ?6, ?5, ?7, ?8, ?9))",
     )?;
     let mut last_lane: Option<(&LaneKey, i64)> = None;
     for (no, recipient) in (0..=u16::MAX).zip(&envelope.recipients) {
@@ -111,9 +120,9 @@ fn insert_message(
         "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
              longest_line, ends_with_newline, received_count, body_sha256_simple,
              body_sha256_relaxed, ret, envelope_id, smtp_utf8, require_tls, deliver_by,
-             deliver_by_mode, not_before, user, seq)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-             ?19, ?20, ?21, ?22)",
+             deliver_by_mode, not_before, user, seq, body_crc, crc)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, x'', x'', ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+             row_crc(?20, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?21))",
     )?
     .execute(params![
         sealed.id().to_bytes(),
@@ -127,8 +136,6 @@ fn insert_message(
         number(facts.longest_line),
         facts.ends_with_newline,
         facts.received_count,
-        facts.body_sha256_simple,
-        facts.body_sha256_relaxed,
         options.ret.map(ret_code),
         options.envelope_id.as_ref().map(|id| id.as_str()),
         options.smtp_utf8,
@@ -138,6 +145,7 @@ fn insert_message(
         options.not_before.map(|release| release.as_millisecond()),
         options.user.as_deref(),
         seq,
+        sealed.crc(),
     ])?;
     Ok(seq)
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::due;
 use crate::message::{RecipientNo, RecipientState};
-use crate::rows::{split_key, state_code};
+use crate::rows::{recipient_key, split_key, state_code};
 use crate::spool::Spool;
 use crate::writer::Urgency;
 use crate::{MessageId, StoreError};
@@ -21,10 +21,21 @@ pub const MESSAGE_DAMAGED: &str = "message_damaged";
 const STATUS: &str = "4.3.0";
 /// Recipients that one look reads: some 10 ms.
 const SLICE: i64 = 1_000;
-/// Lanes whose own name cannot be read are called so, with the number of their row behind it, which is no next hop, until their mail has
-/// been moved to the lanes of its next hops.
+/// What is damaged where an index and its table do not say the same: it is made anew.
+pub(crate) const INDEX: &str = "index";
+/// What is done where an index and its table do not say the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mismatch {
+    /// It is an error: the indexes are made anew, and it is read again.
+    Mend,
+    /// That did not help: the table is damaged, and the recipient is named.
+    Name,
+}
+
 /// What is damaged where SQLite itself cannot read on.
 const PAGE: &str = "a page";
+/// Lanes whose own name cannot be read are called so, with the number of their row behind it, which is no next hop, until their mail has
+/// been moved to the lanes of its next hops.
 const NAMELESS: &str = "damaged row ";
 
 /// Where the damage is, and what it is.
@@ -71,18 +82,32 @@ pub struct Checked {
     /// Those that are damaged.
     pub damaged: Vec<DamagedRecipient>,
     /// Where the next look begins; `None`: that was the last slice.
-    pub next: Option<i64>,
+    pub next: Option<CheckCursor>,
+}
+
+/// Where a look ended: first all recipients are looked at, then all messages.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CheckCursor {
+    /// Behind the recipient of this key.
+    Recipients(i64),
+    /// Behind the message in this row.
+    Messages(i64),
+}
+
+impl CheckCursor {
+    /// Before everything.
+    pub const START: Self = Self::Recipients(i64::MIN);
 }
 
 impl Spool {
-    /// Reads the next few recipients behind the key `after` and what belongs to them, and says which cannot be used. Blocks for a read
-    /// of some 10 ms.
+    /// Reads the next few recipients, or messages, and what belongs to them, and says which cannot be used. Blocks for a read of some 10
+    /// ms.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the queue cannot be read.
-    pub fn check(&self, after: i64) -> Result<Checked, StoreError> {
-        self.read_queue(|db| check(db, after))
+    pub fn check(&self, after: CheckCursor) -> Result<Checked, StoreError> {
+        self.read_mended(|db, mismatch| check(db, after, (Look::Unknown, mismatch)))
     }
 
     /// Holds this recipient until the operator releases it, with what is wrong as its problem. `done` must not block.
@@ -95,19 +120,47 @@ impl Spool {
     }
 }
 
-fn check(db: &Connection, after: i64) -> Result<Checked, StoreError> {
+/// At whom.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Look {
+    All,
+    /// Whoever is held because of damage is known.
+    Unknown,
+}
+
+pub(crate) fn check(
+    db: &Connection,
+    after: CheckCursor,
+    at: (Look, Mismatch),
+) -> Result<Checked, StoreError> {
+    match after {
+        CheckCursor::Recipients(key) => check_recipients(db, key, at),
+        CheckCursor::Messages(seq) => {
+            let (damaged, next) = lonely(db, seq)?;
+            Ok(Checked { damaged, next: next.map(CheckCursor::Messages) })
+        }
+    }
+}
+
+fn check_recipients(
+    db: &Connection,
+    after: i64,
+    at: (Look, Mismatch),
+) -> Result<Checked, StoreError> {
     let (mut checked, mut last) = (Checked::default(), after);
-    let more = check_slice(db, &mut last, &mut checked.damaged);
+    let more = check_slice(db, at, &mut last, &mut checked.damaged);
     checked.next = match more {
-        Ok(More::Yes) => Some(last),
-        Ok(More::No) => None,
+        Ok(More::Yes) => Some(CheckCursor::Recipients(last)),
+        Ok(More::No) => Some(CheckCursor::Messages(i64::MIN)),
+        // After it was made anew this slice is looked at again.
+        Err(error @ StoreError::Corrupt { what: INDEX }) => return Err(error),
         // The row behind the last one that was read. Rows behind that one may be readable again.
         Err(error) if error.is_damage() => {
             let hidden = next_key(db, last)?;
             if let Some(key) = hidden {
                 checked.damaged.extend(find(db, key)?);
             }
-            hidden
+            Some(hidden.map_or(CheckCursor::Messages(i64::MIN), CheckCursor::Recipients))
         }
         Err(other) => return Err(other),
     };
@@ -124,23 +177,93 @@ enum More {
 /// Looks at the next recipients behind `last`, which becomes that of the last one looked at.
 fn check_slice(
     db: &Connection,
+    (at, mismatch): (Look, Mismatch),
     last: &mut i64,
     damaged: &mut Vec<DamagedRecipient>,
 ) -> Result<More, StoreError> {
     let mut select = db.prepare_cached(
-        "SELECT id, state FROM recipients NOT INDEXED WHERE id > ?1 ORDER BY id LIMIT ?2",
+        "SELECT id, state = 1 AND last_reason IS 'message_damaged' FROM recipients NOT INDEXED
+         WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
     let mut found = select.query([*last, SLICE])?;
     let mut seen = 0;
     while let Some(row) = found.next()? {
         seen += 1;
         *last = row.get(0)?;
-        // Whoever is held was looked at by an operator, or is to be.
-        if !row.get(1).is_ok_and(|state: i64| state == state_code(RecipientState::Held)) {
-            damaged.extend(find(db, *last)?);
+        let is_known = row.get(1).unwrap_or(false);
+        let found = if at == Look::All || !is_known { find(db, *last)? } else { None };
+        if let Some(found) = found {
+            damaged.push(found);
+            continue;
+        }
+        match (check_indexes(db, *last), mismatch) {
+            (Err(StoreError::Corrupt { .. }), Mismatch::Name) => {
+                damaged.push(describe(db, *last, INDEX));
+            }
+            (checked, _) => checked?,
         }
     }
     Ok(if seen < SLICE { More::No } else { More::Yes })
+}
+
+/// Messages whose recipients are all gone, of the next few behind this row; and where to go on. A page that says that it has fewer
+/// rows than it has hides them without an error.
+pub(crate) fn lonely(
+    db: &Connection,
+    after: i64,
+) -> Result<(Vec<DamagedRecipient>, Option<i64>), StoreError> {
+    let (mut damaged, mut last) = (Vec::new(), after);
+    match add_lonely(db, &mut last, &mut damaged) {
+        Ok(More::Yes) => Ok((damaged, Some(last))),
+        Ok(More::No) => Ok((damaged, None)),
+        // Who is on a page that cannot be read is named as a recipient.
+        Err(error) if error.is_damage() => Ok((damaged, None)),
+        Err(other) => Err(other),
+    }
+}
+
+fn add_lonely(
+    db: &Connection,
+    last: &mut i64,
+    damaged: &mut Vec<DamagedRecipient>,
+) -> Result<More, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT seq, id, EXISTS (
+             SELECT 1 FROM recipients WHERE id BETWEEN m.seq << 16 AND (m.seq << 16) + 65535)
+         FROM messages m NOT INDEXED WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+    )?;
+    let mut found = select.query([*last, SLICE])?;
+    let mut seen = 0;
+    while let Some(row) = found.next()? {
+        (seen, *last) = (seen + 1, row.get(0)?);
+        if !row.get::<_, bool>(2)? {
+            let damage = Damage { table: "messages", row: *last, what: "list of recipients" };
+            let message = row.get(1).ok().map(MessageId::from_bytes);
+            let key = recipient_key(*last, RecipientNo(0));
+            damaged.push(DamagedRecipient { key, message, address: String::new(), damage });
+        }
+    }
+    Ok(if seen < SLICE { More::No } else { More::Yes })
+}
+
+/// Who is not in the indexes is never tried, or tried again after it was delivered.
+fn check_indexes(db: &Connection, key: i64) -> Result<(), StoreError> {
+    let mut find = db.prepare_cached(
+        "SELECT EXISTS (
+             SELECT 1 FROM recipients d INDEXED BY recipients_due
+             WHERE (d.lane, d.state, d.priority, d.due_at, d.expires_at, d.waits_since, d.id)
+                 = (r.lane, r.state, r.priority, r.due_at, r.expires_at, r.waits_since, r.id))
+         AND (r.deadline IS NULL OR EXISTS (
+             SELECT 1 FROM recipients d INDEXED BY recipients_deadline
+             WHERE d.deadline = r.deadline AND d.id = r.id))
+         AND coalesce((
+             SELECT i.seq = m.seq FROM messages i WHERE i.id = m.id), m.seq IS NULL)
+         FROM recipients r NOT INDEXED LEFT JOIN messages m NOT INDEXED ON m.seq = r.id >> 16
+         WHERE r.id = ?1",
+    )?;
+    let is_found = find.query_row([key], |row| row.get(0)).optional()?;
+    // A row that only a walk finds has another key than it had.
+    if is_found.unwrap_or(false) { Ok(()) } else { Err(StoreError::Corrupt { what: INDEX }) }
 }
 
 /// What is wrong with the recipient of this key, if something is.
@@ -156,15 +279,25 @@ pub(crate) fn find(db: &Connection, key: i64) -> Result<Option<DamagedRecipient>
 
 /// A recipient that reads well is still lost if its state or its lane is none.
 fn check_state(db: &Connection, key: i64) -> Result<Option<DamagedRecipient>, StoreError> {
-    let mut select = db.prepare_cached(
-        "SELECT state IN (0, 1), EXISTS (SELECT 1 FROM lanes WHERE id = recipients.lane)
-         FROM recipients WHERE id = ?1",
-    )?;
+    let mut select =
+        db.prepare_cached("SELECT state IN (0, 1), lane FROM recipients WHERE id = ?1")?;
     let found = select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     match found {
         Some((false, _)) => name(db, key, "recipient state"),
-        Some((true, false)) => name(db, key, "lane"),
-        Some((true, true)) | None => Ok(None),
+        Some((true, lane)) if !may_have_lane(db, lane)? => name(db, key, "lane"),
+        Some((true, _)) | None => Ok(None),
+    }
+}
+
+/// Where the table of lanes cannot be read, their names are in its index.
+fn may_have_lane(db: &Connection, lane: i64) -> Result<bool, StoreError> {
+    let found = db
+        .prepare_cached("SELECT 1 FROM lanes WHERE id = ?1")
+        .and_then(|mut select| select.exists([lane]))
+        .map_err(StoreError::from);
+    match found {
+        Err(error) if error.is_damage() => Ok(true),
+        found => found,
     }
 }
 
@@ -223,7 +356,7 @@ fn park(db: &Connection, damaged: &DamagedRecipient, now: Timestamp) -> Result<u
         .prepare_cached(
             "UPDATE recipients SET state = ?2, last_at = ?3, last_status = ?4, last_reason = ?5,
                  last_mx = NULL, last_text = ?6
-             WHERE id = ?1 AND state <> ?2",
+             WHERE id = ?1 AND (state <> ?2 OR last_reason IS NOT ?5)",
         )?
         .execute(params![
             damaged.key,
@@ -240,8 +373,8 @@ fn park(db: &Connection, damaged: &DamagedRecipient, now: Timestamp) -> Result<u
 /// lane of its next hop then, and is moved as after a change of routes.
 pub(crate) fn name_lanes(db: &Connection, nameless: &[i64]) -> Result<(), StoreError> {
     let mut name = db.prepare_cached(
-        "INSERT INTO lanes (id, key, failures) VALUES (?1, ?2, 0)
-         ON CONFLICT (id) DO UPDATE SET key = ?2",
+        "INSERT INTO lanes (id, key, failures, crc) VALUES (?1, ?2, 0, row_crc(?1, ?2))
+         ON CONFLICT (id) DO UPDATE SET key = ?2, crc = row_crc(?1, ?2)",
     )?;
     for lane in nameless {
         name.execute(params![lane, format!("{NAMELESS}{lane}")])?;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::layout::{Layout, create_file, sync_dir};
 use crate::message::BodyBytes;
 use crate::vitals::Vitals;
-use crate::{MessageId, StoreError};
+use crate::{MessageId, StoreError, checksum};
 
 /// Octets of the largest body that is kept in the database by default. Ours: above it, the two
 /// copies, into the log and from there into the table, weigh more than a file's two syncs.
@@ -45,6 +45,7 @@ impl Workshop {
 pub struct Draft {
     id: MessageId,
     size: u64,
+    crc: u32,
     workshop: Arc<Workshop>,
     content: Content,
 }
@@ -57,7 +58,7 @@ enum Content {
 
 impl Draft {
     pub(crate) fn new(id: MessageId, workshop: Arc<Workshop>) -> Self {
-        Self { id, size: 0, workshop, content: Content::Memory(Vec::new()) }
+        Self { id, size: 0, crc: 0, workshop, content: Content::Memory(Vec::new()) }
     }
 
     /// The id the message will have.
@@ -95,6 +96,7 @@ impl Draft {
                 file.write_all(bytes).map_err(|e| StoreError::io("writing a body", e))?;
             }
         }
+        self.crc = checksum::add(self.crc, bytes);
         self.size = self.size.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         Ok(())
     }
@@ -123,7 +125,7 @@ impl Draft {
     /// [`StoreError::Full`]; [`StoreError::Poisoned`] if a sync failed, now or before.
     pub fn seal(self) -> Result<Sealed, StoreError> {
         self.workshop.vitals.alive()?;
-        let Self { id, size, workshop, content } = self;
+        let Self { id, size, crc, workshop, content } = self;
         let body = match content {
             Content::Memory(buffer) => SealedBody::Memory(BodyBytes::new(buffer)),
             Content::Disk { file, ward } => {
@@ -132,7 +134,7 @@ impl Draft {
                 SealedBody::File(Arc::new(ward.shelve()?))
             }
         };
-        Ok(Sealed { id, size, body })
+        Ok(Sealed { id, size, crc, body })
     }
 }
 
@@ -153,6 +155,7 @@ fn synced(workshop: &Workshop, result: std::io::Result<()>) -> Result<(), StoreE
 pub struct Sealed {
     id: MessageId,
     size: u64,
+    crc: u32,
     body: SealedBody,
 }
 
@@ -179,6 +182,11 @@ impl Sealed {
             SealedBody::Memory(bytes) => Some(bytes.clone()),
             SealedBody::File(_) => None,
         }
+    }
+
+    /// CRC-32C of the body.
+    pub(crate) fn crc(&self) -> u32 {
+        self.crc
     }
 
     pub(crate) fn body(&self) -> &SealedBody {

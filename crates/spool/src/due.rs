@@ -1,16 +1,19 @@
 //! What waits in a lane: read by index, a page at a time, never by the writer.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use smtp::params::Priority;
 use smtp::{Mailbox, ReversePath};
 
+use crate::checksum::{message_crc, recipient_crc};
 use crate::commit::find;
-use crate::damage::{self, DamagedRecipient};
+use crate::damage::{self, DamagedRecipient, INDEX, Mismatch};
 use crate::message::{
     BodyFacts, LaneKey, MessageOptions, RecipientNo, RecipientOptions, head_start, turn,
 };
-use crate::rows::{self, Columns, count, optional_time, recipient_key, split_key, time};
+use crate::rows::{self, Columns, count, number, optional_time, recipient_key, split_key, time};
 use crate::{MessageId, StoreError};
 
 /// Recipients of one message that wait in one lane.
@@ -131,7 +134,10 @@ pub(crate) struct Want<'a> {
     pub(crate) limit: usize,
 }
 
-/// Makes due at `now` what waits for a time after `latest`, unless its sender named that time.
+/// Rows that [`cut_waits`] changes in one transaction.
+pub(crate) const CUT_MAX: usize = 10_000;
+
+/// Makes due at `now` what waits for a time after `latest`, unless its sender named that time: up to [`CUT_MAX`] recipients.
 pub(crate) fn cut_waits(
     db: &Connection,
     now: Timestamp,
@@ -141,12 +147,13 @@ pub(crate) fn cut_waits(
     // By lane, so that the index leads to the rows.
     let recipients = db
         .prepare_cached(
-            "UPDATE recipients SET due_at = ?1
-             WHERE lane IN (SELECT id FROM lanes) AND state = 0 AND due_at > ?2
-                 AND due_at > (
-                     SELECT coalesce(not_before, 0) FROM messages WHERE seq = recipients.id >> 16)",
+            "UPDATE recipients SET due_at = ?1 WHERE id IN (
+                 SELECT id FROM recipients
+                 WHERE lane IN (SELECT id FROM lanes) AND state = 0 AND due_at > ?2
+                     AND due_at > (SELECT coalesce(not_before, 0) FROM messages WHERE seq = recipients.id >> 16)
+                 LIMIT ?3)",
         )?
-        .execute(times)?;
+        .execute(params![times[0], times[1], number(CUT_MAX)])?;
     let lanes = db
         .prepare_cached("UPDATE lanes SET next_probe_at = ?1 WHERE next_probe_at > ?2")?
         .execute(times)?;
@@ -222,7 +229,11 @@ type Place = DueCursor;
 ///
 /// The index has the recipients of each priority by due time. What is next of each is merged here, so
 /// that a page costs the same however many are due. Only then their rows are read.
-pub(crate) fn page(db: &Connection, want: &Want<'_>) -> Result<DuePage, StoreError> {
+pub(crate) fn page(
+    db: &Connection,
+    want: &Want<'_>,
+    mismatch: Mismatch,
+) -> Result<DuePage, StoreError> {
     let mut page = DuePage::default();
     let Some(lane) = lane_row(db, want.lane)? else { return Ok(page) };
     let mut places = Vec::new();
@@ -234,14 +245,48 @@ pub(crate) fn page(db: &Connection, want: &Want<'_>) -> Result<DuePage, StoreErr
     if places.len() == want.limit {
         page.next = places.last().copied();
     }
+    let mut seen = HashSet::new();
     for place in &places {
-        match row(db, place.key) {
-            Ok(Some((due, recipient))) => page.add(due, recipient),
-            Err(error) if !error.is_damage() => return Err(error),
-            Ok(None) | Err(_) => page.damaged.extend(damage::find(db, place.key)?),
+        let is_new = seen.insert(place.key);
+        let read = match row(db, place.key) {
+            Ok(Some(_)) if !is_new => Err(StoreError::Corrupt { what: INDEX }),
+            Ok(Some((due, recipient))) => {
+                check_place(db, lane, *place, &due).map(|()| Found::Whole(Box::new(due), recipient))
+            }
+            Err(error) if !error.is_damage() => Err(error),
+            Ok(None) | Err(_) => damage::find(db, place.key)?
+                .map_or(Err(StoreError::Corrupt { what: INDEX }), |one| Ok(Found::Damaged(one))),
+        };
+        match (read, mismatch) {
+            (Ok(Found::Whole(due, recipient)), _) => page.add(*due, recipient),
+            (Ok(Found::Damaged(damaged)), _) => page.damaged.push(damaged),
+            (Err(StoreError::Corrupt { what: INDEX }), Mismatch::Name) => {
+                page.damaged.push(damage::describe(db, place.key, INDEX));
+            }
+            (Err(error), _) => return Err(error),
         }
     }
     Ok(page)
+}
+
+/// What there is for a place in an index.
+enum Found {
+    Whole(Box<Due>, DueRecipient),
+    Damaged(DamagedRecipient),
+}
+
+/// Indexes have no checksums: what they say is compared with the rows before mail goes by it. A changed octet there would send
+/// mail to another host, or settle another message.
+fn check_place(db: &Connection, lane: i64, place: Place, due: &Due) -> Result<(), StoreError> {
+    let mut is_here = db.prepare_cached(
+        "SELECT lane = ?2 AND state = 0 AND expires_at = ?3 AND waits_since = ?4 FROM recipients WHERE id = ?1",
+    )?;
+    let values = params![place.key, lane, place.expires_at, place.waits_since];
+    let is_here: bool = is_here.query_row(values, |row| row.get(0))?;
+    let is_here = is_here && place.turn == due.turn.as_millisecond();
+    let (seq, _) = split_key(place.key);
+    let is_found = find(db, due.message)?.is_some_and(|(found, _)| found == seq);
+    if is_here && is_found { Ok(()) } else { Err(StoreError::Corrupt { what: INDEX }) }
 }
 
 /// Adds the next recipients of one priority.
@@ -263,7 +308,7 @@ fn add_places(
         after.expires_at,
         after.waits_since,
         after.key,
-        rows::number(want.limit)
+        number(want.limit)
     ])?;
     while let Some(row) = found.next()? {
         let mut columns = Columns::new(row);
@@ -288,12 +333,15 @@ impl DuePage {
 /// The recipient with this key, and its message.
 pub(crate) fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient)>, StoreError> {
     let mut select = db.prepare_cached(
-        "SELECT r.priority, r.due_at, r.expires_at, r.attempts, r.mailbox, r.waits_since, r.notify,
-             r.original, m.id, m.sender, m.client, m.arrived_at, m.place, m.size, m.header_len, m.has_8bit,
-             m.longest_line, m.ends_with_newline, m.received_count, m.body_sha256_simple,
-             m.body_sha256_relaxed, m.ret, m.envelope_id, m.smtp_utf8, m.require_tls, m.deliver_by,
-             m.deliver_by_mode, m.not_before, m.user
-         FROM recipients r CROSS JOIN messages m ON m.seq = r.id >> 16 WHERE r.id = ?1",
+        concat!(
+            "SELECT r.crc IS NULL OR r.crc = ", recipient_crc!(), ",
+                 r.priority, r.due_at, r.expires_at, r.attempts, r.mailbox, r.waits_since, r.notify, r.original,
+                 m.crc IS NULL OR m.crc = ", message_crc!(), ",
+                 m.id, m.sender, m.client, m.arrived_at, m.place, m.size, m.header_len, m.has_8bit, m.longest_line,
+                 m.ends_with_newline, m.received_count, m.ret, m.envelope_id, m.smtp_utf8, m.require_tls, m.deliver_by,
+                 m.deliver_by_mode, m.not_before, m.user
+             FROM recipients r CROSS JOIN messages m ON m.seq = r.id >> 16 WHERE r.id = ?1"
+        ),
     )?;
     let mut found = select.query([key])?;
     let Some(row) = found.next()? else { return Ok(None) };
@@ -303,8 +351,11 @@ pub(crate) fn row(db: &Connection, key: i64) -> Result<Option<(Due, DueRecipient
 /// What the recipient's own row says, without its message's.
 pub(crate) fn recipient(db: &Connection, key: i64) -> Result<Option<DueRecipient>, StoreError> {
     let mut select = db.prepare_cached(
-        "SELECT priority, due_at, expires_at, attempts, mailbox, waits_since, notify, original
-         FROM recipients WHERE id = ?1",
+        concat!(
+            "SELECT r.crc IS NULL OR r.crc = ", recipient_crc!(), ",
+                 r.priority, r.due_at, r.expires_at, r.attempts, r.mailbox, r.waits_since, r.notify, r.original
+             FROM recipients r WHERE r.id = ?1"
+        ),
     )?;
     let mut found = select.query([key])?;
     let Some(row) = found.next()? else { return Ok(None) };
@@ -315,6 +366,7 @@ fn read_recipient(
     columns: &mut Columns<'_, '_>,
     key: i64,
 ) -> Result<(Priority, Timestamp, DueRecipient), StoreError> {
+    check_row(columns)?;
     let priority = rows::priority(columns.next()?)?;
     let due_at = time(columns.next()?)?;
     let recipient = DueRecipient {
@@ -328,8 +380,18 @@ fn read_recipient(
     Ok((priority, due_at, recipient))
 }
 
+/// The column that says whether the checksum of a row fits the values that it covers.
+fn check_row(columns: &mut Columns<'_, '_>) -> Result<(), StoreError> {
+    if columns.next()? {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt { what: "value that its checksum covers" })
+    }
+}
+
 fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), StoreError> {
     let (priority, due_at, recipient) = read_recipient(columns, key)?;
+    check_row(columns)?;
     let due = Due {
         turn: turn(due_at, priority),
         message: rows::id(columns.next()?),
@@ -392,7 +454,7 @@ pub(crate) fn overdue(
          ORDER BY r.deadline, r.id LIMIT ?4",
     )?;
     let until = at.as_millisecond();
-    let mut found = select.query(params![until, after.deadline, after.key, rows::number(limit)])?;
+    let mut found = select.query(params![until, after.deadline, after.key, number(limit)])?;
     let mut page = OverduePage::default();
     let mut seen = 0;
     while let Some(row) = found.next()? {

@@ -31,6 +31,13 @@ pub struct EnforcedList {
     pub is_damaged: bool,
 }
 
+/// Does the checksum of the row hold?
+macro_rules! is_whole {
+    () => {
+        "crc IS NULL OR crc = row_crc(domain, fetched_at, expires_at)"
+    };
+}
+
 impl Policies {
     /// What the list says about `domain`. Blocks for a read.
     ///
@@ -39,7 +46,12 @@ impl Policies {
     /// [`StoreError`] when the queue cannot be read at all.
     pub fn enforced(&self, domain: &HostName) -> Result<Found<Enforced>, StoreError> {
         self.find_in_queue(|db| {
-            db.prepare_cached("SELECT fetched_at, expires_at FROM enforced WHERE domain = ?1")?
+            let select = concat!(
+                "SELECT ",
+                is_whole!(),
+                ", fetched_at, expires_at FROM enforced WHERE domain = ?1"
+            );
+            db.prepare_cached(select)?
                 .query_row([domain.as_str()], |row| Ok(read(&mut Columns::new(row))))
                 .optional()
         })
@@ -52,15 +64,22 @@ impl Policies {
     /// [`StoreError`] when the queue cannot be read at all.
     pub fn list_enforced(&self) -> Result<EnforcedList, StoreError> {
         self.read_queue(|db| {
-            let mut select = db.prepare_cached(
-                "SELECT domain, fetched_at, expires_at FROM enforced ORDER BY domain",
-            )?;
+            let select = concat!(
+                "SELECT domain, ",
+                is_whole!(),
+                ", fetched_at, expires_at FROM enforced ORDER BY domain"
+            );
+            let mut select = db.prepare_cached(select)?;
             let mut rows = select.query([])?;
             let mut list = EnforcedList::default();
             loop {
                 match rows.next() {
                     Ok(Some(row)) => match read_named(row) {
-                        Ok(named) => list.rows.push(named),
+                        Ok(named) => {
+                            // Its name may have been another one.
+                            list.is_damaged |= named.1.is_none();
+                            list.rows.push(named);
+                        }
                         Err(_) => list.is_damaged = true,
                     },
                     Ok(None) => return Ok(list),
@@ -106,7 +125,8 @@ impl Policies {
 
 fn put(db: &Connection, domain: &str, entry: Enforced) -> Result<(), StoreError> {
     db.prepare_cached(
-        "INSERT OR REPLACE INTO enforced (domain, fetched_at, expires_at) VALUES (?1, ?2, ?3)",
+        "INSERT OR REPLACE INTO enforced (domain, fetched_at, expires_at, crc)
+         VALUES (?1, ?2, ?3, row_crc(?1, ?2, ?3))",
     )?
     .execute(params![
         domain,
@@ -117,6 +137,10 @@ fn put(db: &Connection, domain: &str, entry: Enforced) -> Result<(), StoreError>
 }
 
 fn read(columns: &mut Columns<'_, '_>) -> Result<Enforced, StoreError> {
+    let is_whole: bool = columns.next()?;
+    if !is_whole {
+        return Err(StoreError::Corrupt { what: "list of policies" });
+    }
     Ok(Enforced { fetched_at: time(columns.next()?)?, expires_at: time(columns.next()?)? })
 }
 

@@ -41,12 +41,27 @@ pub enum OpenError {
         known: i64,
     },
     /// The file belongs to another program.
-    #[error("{}: not a file of this program (application id {found:#x})", path.display())]
+    #[error(
+        "{}: not a file of this program (application id {found:#x}); if it is, and damaged, `staunch doctor --data --repair` makes it \
+         anew of what can be read, or put it back from a backup",
+        path.display()
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
         /// The application id it carries.
         found: i64,
+    },
+    /// Tables or indexes are not those that this release, or one before it, has made.
+    #[error(
+        "{}: {part} is missing; `staunch doctor --data --repair` makes it anew of what can be read, or put it back from a backup",
+        path.display()
+    )]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        part: String,
     },
     /// The system refused.
     #[error("{}: {source}", path.display())]
@@ -58,7 +73,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The database cannot be read or made.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), cure(source))]
     Database {
         /// The file.
         path: PathBuf,
@@ -72,7 +87,7 @@ impl OpenError {
     /// Is what stands there no database, a damaged one, or one whose tables or rows cannot be what was written?
     pub(crate) fn is_damage(&self) -> bool {
         match self {
-            Self::Foreign { .. } => true,
+            Self::Foreign { .. } | Self::Shape { .. } => true,
             Self::Database { source, .. } => is_damage(source),
             Self::Locked { .. } | Self::Owner { .. } | Self::Newer { .. } | Self::Io { .. } => {
                 false
@@ -82,7 +97,7 @@ impl OpenError {
 }
 
 /// Our own statements are sound, so that one that makes no sense, or a rule that rows break, tells of the file.
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     if let rusqlite::Error::SqlInputError { .. } = error {
         return true;
     }
@@ -95,6 +110,14 @@ fn is_damage(error: &rusqlite::Error) -> bool {
                     | ErrorCode::ConstraintViolation
             )
     })
+}
+
+fn cure(error: &rusqlite::Error) -> &'static str {
+    if is_damage(error) {
+        "; `staunch doctor --data --repair` makes it anew of what can be read, or put it back from a backup"
+    } else {
+        ""
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -1,4 +1,4 @@
-//! What nobody waits for, on a thread of its own: checkpoints, the removal of body files that no
+//! What nobody waits for, on a thread of its own: copies of the logs, the removal of body files that no
 //! row names any more, and at the start the sweep for those a crash left.
 
 use std::collections::HashSet;
@@ -12,21 +12,9 @@ use std::thread::{self, JoinHandle};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::draft::Workshop;
-use crate::layout::free_space;
-use crate::schema::{Checkpoint, LogState, POLICIES, QUEUE, checkpoint};
+use crate::log::{Copying, Log, copy};
+use crate::schema::{POLICIES, QUEUE};
 use crate::{MessageId, StoreError};
-
-/// 16 MB of 4096-octet pages. Measured: later makes the slowest commits slower, sooner makes all.
-const CHECKPOINT_PAGES: i64 = 16 * 1024 * 1024 / 4096;
-/// 64 MB: beyond it the writer is made to wait for once, or the log would grow without end.
-const RESTART_PAGES: i64 = 64 * 1024 * 1024 / 4096;
-/// Ours: with less space than this the log is kept so short that the tables can surely take it in.
-/// Otherwise a full disk could not be left by delivering: the log would have no place to go.
-const LOW_SPACE: u64 = 256 * 1024 * 1024;
-/// 1 MB.
-const LOW_SPACE_PAGES: i64 = 1024 * 1024 / 4096;
-/// Jobs between two looks at the length of the log.
-const LOOK_EVERY: usize = 64;
 
 /// Which database.
 #[derive(Clone, Copy, Debug)]
@@ -38,58 +26,10 @@ pub(crate) enum Which {
 /// Something to do when there is time.
 #[derive(Debug)]
 pub(crate) enum Chore {
-    Checkpoint(Which),
+    /// Copies the log into the tables.
+    Copy(Which),
     Remove(PathBuf),
     Stop,
-}
-
-/// The writer's view of its log: how to keep it short without copying it itself.
-#[derive(Debug)]
-pub(crate) struct Log {
-    which: Which,
-    root: PathBuf,
-    chores: Sender<Chore>,
-    asked: Arc<Asked>,
-    unseen: usize,
-}
-
-/// What writer and housekeeper tell each other about one log.
-#[derive(Debug, Default)]
-struct Asked {
-    /// A checkpoint is to be made or being made.
-    running: AtomicBool,
-    /// It could not catch up with the writer, who is to copy the few pages that are left.
-    unfinished: AtomicBool,
-}
-
-impl Log {
-    /// After each batch: asks for a checkpoint, or finishes one.
-    pub(crate) fn keep_short(&mut self, db: &Connection, jobs: usize) -> Result<(), StoreError> {
-        if free_space(&self.root).is_ok_and(|(bytes, _)| bytes < LOW_SPACE) {
-            return keep_very_short(db);
-        }
-        if self.asked.unfinished.swap(false, Ordering::AcqRel) {
-            checkpoint(db, Checkpoint::Passive)?;
-        }
-        self.unseen = self.unseen.saturating_add(jobs);
-        if self.unseen < LOOK_EVERY || self.asked.running.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.unseen = 0;
-        let log = checkpoint(db, Checkpoint::Count)?;
-        if log.pages >= CHECKPOINT_PAGES && log.copied < log.pages {
-            self.asked.running.store(true, Ordering::Release);
-            // Fails only when the store is being closed, and that ends with a checkpoint.
-            let _ = self.chores.send(Chore::Checkpoint(self.which));
-        }
-        Ok(())
-    }
-
-    /// For want of space: waits for the readers, copies all and gives the log's space back.
-    pub(crate) fn try_to_empty(&self, db: &Connection) {
-        // If it fails, so does what comes next, and says why.
-        let _ = checkpoint(db, Checkpoint::Truncate);
-    }
 }
 
 /// The thread, and the way to it.
@@ -99,8 +39,8 @@ pub(crate) struct Housekeeper {
     chores: Mutex<Option<Sender<Chore>>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    queue: Arc<Asked>,
-    policies: Arc<Asked>,
+    queue: Arc<Copying>,
+    policies: Arc<Copying>,
 }
 
 impl Housekeeper {
@@ -109,7 +49,7 @@ impl Housekeeper {
         let root = workshop.layout.root().to_path_buf();
         let (chores, incoming) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let (queue, policies) = (Arc::new(Asked::default()), Arc::new(Asked::default()));
+        let (queue, policies) = (Arc::new(Copying::default()), Arc::new(Copying::default()));
         let broom = Broom {
             sweeps,
             queue: (QUEUE.reader(&root)?, Arc::clone(&queue)),
@@ -128,13 +68,31 @@ impl Housekeeper {
 
     /// The log of one database, for its writer. `None` after [`Housekeeper::close`].
     pub(crate) fn log(&self, which: Which) -> Option<Log> {
-        let asked = match which {
-            Which::Queue => Arc::clone(&self.queue),
-            Which::Policies => Arc::clone(&self.policies),
-        };
-        let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let root = self.root.clone();
-        Some(Log { which, root, chores, asked, unseen: 0 })
+        let chores = self.chores()?;
+        Some(Log::new(which, self.root.clone(), chores, Arc::clone(self.copying(which))))
+    }
+
+    fn copying(&self, which: Which) -> &Arc<Copying> {
+        match which {
+            Which::Queue => &self.queue,
+            Which::Policies => &self.policies,
+        }
+    }
+
+    /// Octets of the queue's log while a reader keeps it from being copied.
+    pub(crate) fn pinned_bytes(&self) -> Option<u64> {
+        self.queue.pinned_bytes()
+    }
+
+    /// Has the reader gone? To be asked each second.
+    pub(crate) fn look_at_readers(&self) {
+        let Some(chores) = self.chores() else { return };
+        for which in [Which::Queue, Which::Policies] {
+            if self.copying(which).asks_again() {
+                // Fails only when the store is being closed, and that ends with a copy.
+                let _ = chores.send(Chore::Copy(which));
+            }
+        }
     }
 
     /// A way to leave chores. `None` after [`Housekeeper::close`].
@@ -166,11 +124,19 @@ pub(crate) enum Sweeps {
 
 struct Broom {
     sweeps: Sweeps,
-    queue: (Connection, Arc<Asked>),
-    policies: (Connection, Arc<Asked>),
+    queue: (Connection, Arc<Copying>),
+    policies: (Connection, Arc<Copying>),
     workshop: Arc<Workshop>,
     incoming: Receiver<Chore>,
     stop: Arc<AtomicBool>,
+}
+
+impl Drop for Broom {
+    /// Whatever ends it, no writer waits for a copy in vain.
+    fn drop(&mut self) {
+        self.queue.1.end(None);
+        self.policies.1.end(None);
+    }
 }
 
 impl Broom {
@@ -206,21 +172,17 @@ impl Broom {
                 // If it stays, the next start removes it.
                 let _ = fs::remove_file(path);
             }
-            Chore::Checkpoint(Which::Queue) => self.shorten(&self.queue),
-            Chore::Checkpoint(Which::Policies) => self.shorten(&self.policies),
+            Chore::Copy(Which::Queue) => self.copy(&self.queue),
+            Chore::Copy(Which::Policies) => self.copy(&self.policies),
             // Only wakes: the flag was set before it was sent.
             Chore::Stop => {}
         }
     }
 
-    fn shorten(&self, (db, asked): &(Connection, Arc<Asked>)) {
-        match shorten(db) {
-            Ok(log) => asked.unfinished.store(log.copied < log.pages, Ordering::Release),
-            Err(error) if error.is_failed_sync() => self.workshop.vitals.poison(),
-            // A full disk: the log grows until it is not, or commits fail and say so.
-            Err(_) => {}
+    fn copy(&self, (db, copying): &(Connection, Arc<Copying>)) {
+        if copy(db, copying).is_err_and(|error| error.is_failed_sync()) {
+            self.workshop.vitals.poison();
         }
-        asked.running.store(false, Ordering::Release);
     }
 
     /// Moves the bodies on one shelf out of the way that neither a row nor a draft of this process names.
@@ -261,20 +223,4 @@ fn is_known(db: &Connection, id: MessageId) -> Result<bool, StoreError> {
     let mut statement = db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?;
     let found = statement.query_row([id.to_bytes()], |_| Ok(())).optional()?;
     Ok(found.is_some())
-}
-
-fn keep_very_short(db: &Connection) -> Result<(), StoreError> {
-    let log = checkpoint(db, Checkpoint::Count)?;
-    if log.pages.saturating_sub(log.copied) >= LOW_SPACE_PAGES {
-        checkpoint(db, Checkpoint::Restart)?;
-    }
-    Ok(())
-}
-
-fn shorten(db: &Connection) -> Result<LogState, StoreError> {
-    let log = checkpoint(db, Checkpoint::Passive)?;
-    if log.pages >= RESTART_PAGES && log.copied < log.pages {
-        return Ok(checkpoint(db, Checkpoint::Restart)?);
-    }
-    Ok(log)
 }

@@ -63,7 +63,9 @@ pub(crate) fn lane_row(db: &Connection, key: &LaneKey) -> Result<i64, StoreError
     }
     db.prepare_cached("INSERT INTO lanes (key, failures) VALUES (?1, 0)")?
         .execute([key.as_str()])?;
-    Ok(db.last_insert_rowid())
+    let lane = db.last_insert_rowid();
+    db.prepare_cached("UPDATE lanes SET crc = row_crc(id, key) WHERE id = ?1")?.execute([lane])?;
+    Ok(lane)
 }
 
 /// Removes the row of a healthy lane that nobody waits in.

@@ -7,6 +7,7 @@
 //! policies.db.damaged-N   what was found in its place and was no such database
 //! bodies/xx/ID    large bodies; xx is the last byte of the id in hex
 //! bodies/lost/ID  bodies that no message named at a start; kept for a week
+//! before-restore-N        what was there before a backup was restored
 //! tmp/ID          large bodies that are still arriving
 //! reserve         space for settlements when the disk is full
 //! policies.reserve        space for policies then
@@ -26,7 +27,7 @@ use crate::{MessageId, OpenError};
 
 /// Files are for their owner alone: they hold other people's mail.
 const FILE_MODE: u32 = 0o600;
-const DIR_MODE: u32 = 0o700;
+pub(crate) const DIR_MODE: u32 = 0o700;
 /// File systems whose locks and syncs depend on another machine: `statfs(2)`, `linux/magic.h`.
 const NETWORK_FILE_SYSTEMS: [(u32, &str); 9] = [
     (0x6969, "nfs"),
@@ -51,20 +52,29 @@ pub(crate) struct Layout {
 impl Layout {
     /// Makes what is missing and removes drafts that a former process left.
     pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
-        let layout = Self { root: root.into(), tmp: root.join("tmp"), bodies: root.join("bodies") };
-        make_root(&layout.root)?;
+        let layout = Self::make_root(root)?;
         check_owner(&layout.root)?;
         make_dir(&layout.tmp)?;
         make_dir(&layout.bodies)?;
         Ok(layout)
     }
 
+    /// Makes only the data directory itself, if it is missing.
+    pub(crate) fn make_root(root: &Path) -> Result<Self, OpenError> {
+        make_root(root)?;
+        Ok(Self::at(root))
+    }
+
+    /// Makes nothing.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.into(), tmp: root.join("tmp"), bodies: root.join("bodies") }
+    }
+
     /// The directories of bodies are made once, so that no commit has to sync a new one's parent.
     pub(crate) fn fill(&self) -> Result<(), OpenError> {
-        for low in 0..=u8::MAX {
-            make_dir(&self.shelf(low))?;
+        for dir in self.body_dirs() {
+            make_dir(&dir)?;
         }
-        make_dir(&self.lost())?;
         for path in [&self.bodies, &self.root] {
             sync_dir(path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         }
@@ -93,6 +103,16 @@ impl Layout {
     /// The directory of the bodies whose ids end with this byte.
     pub(crate) fn shelf(&self, low: u8) -> PathBuf {
         self.bodies.join(format!("{low:02x}"))
+    }
+
+    pub(crate) fn bodies(&self) -> PathBuf {
+        self.bodies.clone()
+    }
+
+    /// All directories that bodies are in, each behind the one it is in.
+    pub(crate) fn body_dirs(&self) -> Vec<PathBuf> {
+        let shelves = (0..=u8::MAX).map(|low| self.shelf(low));
+        std::iter::once(self.bodies()).chain(shelves).chain([self.lost()]).collect()
     }
 
     /// Bodies that are there.

@@ -8,19 +8,23 @@
 //!
 //! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
 
+pub use crate::backup::{Copied, CopyError, backup};
 pub use crate::body::Body;
-pub use crate::damage::{Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
+pub use crate::damage::{CheckCursor, Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
 pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
 pub use crate::due::{
     BodyRef, Due, DueCursor, DuePage, DueRecipient, Overdue, OverdueCursor, OverduePage,
 };
 pub use crate::enforced::{Enforced, EnforcedList};
 pub use crate::error::{OpenError, StoreError};
+pub use crate::examine::{Cure, Examined, Finding, examine};
+pub use crate::foreign_readers::{Pinned, Reader};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::lane_rows::Swept;
 pub use crate::listing::{
     Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
 };
+pub use crate::marks::Marks;
 pub use crate::mend::Mended;
 pub use crate::message::{
     Attempt, BodyBytes, BodyFacts, Change, Deadline, Deferral, Envelope, LaneKey, LaneState,
@@ -31,6 +35,8 @@ pub use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
 pub use crate::proven::Proven;
 pub use crate::relane::Move;
+pub use crate::repair::{Repaired, repair};
+pub use crate::restore::{Restored, restore};
 pub use crate::spool::{SettlePermit, Spool};
 pub use crate::vitals::Health;
 
@@ -41,18 +47,25 @@ mod mend;
 mod message;
 
 mod around;
+mod backup;
 mod body;
+mod carve;
+mod checksum;
 mod commit;
 mod damage;
 mod database_lock;
 mod draft;
 mod due;
 mod enforced;
+mod examine;
+mod foreign_readers;
 mod listing;
 mod marks;
 mod opening;
 mod policies;
 mod proven;
+mod repair;
+mod restore;
 mod spool;
 mod waiting;
 mod waiting_lanes;
@@ -60,6 +73,7 @@ mod waiting_lanes;
 mod housekeeper;
 mod lane_rows;
 mod layout;
+mod log;
 mod readers;
 mod relane;
 mod reserve;

@@ -233,8 +233,27 @@ pub(crate) fn list(
             Ok(page)
         }
         Err(other) => Err(other),
-        Ok(()) => Ok(page),
+        Ok(()) => {
+            if page.next.is_none() {
+                add_lonely(db, filter, &mut page)?;
+            }
+            Ok(page)
+        }
     }
+}
+
+/// Behind everybody else come messages whose recipients are all gone.
+fn add_lonely(db: &Connection, filter: &Filter, page: &mut ListPage) -> Result<(), StoreError> {
+    if filter.domain.is_some() || filter.lane.is_some() {
+        return Ok(());
+    }
+    let mut after = Some(i64::MIN);
+    while let Some(seq) = after {
+        let (lonely, next) = damage::lonely(db, seq)?;
+        page.damaged.extend(lonely.into_iter().filter(|one| may_match(one, filter)));
+        after = next;
+    }
+    Ok(())
 }
 
 /// Fills `page` with those behind the first key, up to the last.
@@ -346,8 +365,7 @@ pub(crate) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetai
         "SELECT seq,
              (SELECT priority FROM recipients WHERE id BETWEEN seq << 16 AND (seq << 16) + 65535),
              sender, client, arrived_at, place, size, header_len, has_8bit, longest_line,
-             ends_with_newline, received_count, body_sha256_simple, body_sha256_relaxed, ret,
-             envelope_id, smtp_utf8, require_tls, deliver_by, deliver_by_mode, not_before, user
+             ends_with_newline, received_count, ret, envelope_id, smtp_utf8, require_tls, deliver_by, deliver_by_mode, not_before, user
          FROM messages WHERE id = ?1",
     )?;
     let found = select

@@ -4,12 +4,25 @@
 
 use std::sync::mpsc;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use crate::StoreError;
+use crate::mend;
 use crate::rows::Columns;
 use crate::spool::Spool;
 use crate::writer::Urgency;
+use crate::{StoreError, error};
+
+/// The marks whose names begin alike.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Marks {
+    /// Names and values, by name. That a mark is there matters also where its value is damaged: that is empty then.
+    pub values: Vec<(String, String)>,
+    /// There may be more: names that cannot be read, or pages that were lost.
+    pub may_lack_some: bool,
+}
+
+/// The mark that says that others were lost.
+const LOST: &str = "marks_lost";
 
 impl Spool {
     /// The value of a mark. Blocks for a read.
@@ -19,31 +32,63 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read, or the value is damaged.
     pub fn mark(&self, name: &str) -> Result<Option<String>, StoreError> {
         self.read_queue(|db| {
-            let mut select = db.prepare_cached("SELECT value FROM marks WHERE name = ?1")?;
-            select.query_row([name], |row| Ok(Columns::new(row).next())).optional()?.transpose()
+            let mut select = db.prepare_cached(
+                "SELECT crc IS NULL OR crc = row_crc(name, value), value FROM marks WHERE name = ?1",
+            )?;
+            let read = |row: &Row<'_>| Ok(whole_value(&mut Columns::new(row)));
+            select.query_row([name], read).optional()?.transpose()
         })
     }
 
-    /// The marks whose names begin so, with their values, by name. That a mark is there
-    /// matters also where its value is damaged: that is empty then. Names that are damaged are left out.
+    /// The marks whose names begin so. Blocks for a read of all.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the queue cannot be read.
-    pub fn marks(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+    pub fn marks(&self, prefix: &str) -> Result<Marks, StoreError> {
         self.read_queue(|db| {
             let mut select = db.prepare_cached(
-                "SELECT name, value FROM marks WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name",
+                "SELECT name, crc IS NULL OR crc = row_crc(name, value), value FROM marks ORDER BY name",
             )?;
-            let mut rows = select.query([prefix])?;
-            let mut marks = Vec::new();
+            let mut rows = select.query([])?;
+            let mut marks = Marks::default();
             while let Some(row) = rows.next()? {
                 let mut columns = Columns::new(row);
-                if let (Ok(name), value) = (columns.next(), columns.next()) {
-                    marks.push((name, value.unwrap_or_default()));
+                let name = columns.next::<String>();
+                // Null where the name is no text.
+                let is_whole: bool = columns.next()?;
+                marks.may_lack_some |= match &name {
+                    Ok(name) => name == LOST || (!is_whole && resembles(name, prefix)),
+                    Err(_) => true,
+                };
+                if let Ok(name) = name
+                    && name.starts_with(prefix)
+                {
+                    marks.values.push((name, columns.next().unwrap_or_default()));
                 }
             }
             Ok(marks)
+        })
+    }
+
+    /// Removes the marks that cannot be read, and the one that says that others were lost: what they may have said is known now.
+    /// Blocks for a commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then it is as before.
+    pub fn forget_damaged_marks(&self, prefix: &str) -> Result<(), StoreError> {
+        let prefix = prefix.to_owned();
+        self.write(move |db| {
+            let mut select = db.prepare_cached(
+                "SELECT name FROM marks WHERE crc IS NOT NULL AND crc <> row_crc(name, value)",
+            )?;
+            let names = select.query_map([], |row| row.get::<_, String>(0))?;
+            let names: Vec<String> = names.filter_map(Result::ok).collect();
+            for name in names.iter().filter(|name| resembles(name, &prefix)) {
+                set(db, name, None)?;
+            }
+            set(db, LOST, None)
         })
     }
 
@@ -75,9 +120,55 @@ impl Spool {
 pub(crate) fn set(db: &Connection, name: &str, value: Option<&str>) -> Result<(), StoreError> {
     match value {
         Some(value) => db
-            .prepare_cached("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, ?2)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO marks (name, value, crc) VALUES (?1, ?2, row_crc(?1, ?2))",
+            )?
             .execute(params![name, value])?,
         None => db.prepare_cached("DELETE FROM marks WHERE name = ?1")?.execute([name])?,
     };
     Ok(())
+}
+
+/// Of the columns that say whether the checksum holds, and the value.
+fn whole_value(columns: &mut Columns<'_, '_>) -> Result<String, StoreError> {
+    let is_whole: bool = columns.next()?;
+    if is_whole { columns.next() } else { Err(StoreError::Corrupt { what: "mark" }) }
+}
+
+/// May this name have begun so before something in it changed?
+fn resembles(name: &str, prefix: &str) -> bool {
+    let front = name.bytes().zip(prefix.bytes());
+    name.len() >= prefix.len() && front.filter(|(one, other)| one != other).count() <= 1
+}
+
+const TABLE: &str = "CREATE TABLE made_anew (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER) STRICT, WITHOUT ROWID";
+
+/// Makes the table anew if a page of it is damaged, with what can be read of it, and a mark that says that others were lost.
+pub(crate) fn mend_pages(db: &Connection) -> rusqlite::Result<()> {
+    let all = "SELECT count(*) FROM marks WHERE name >= '' AND length(value) >= 0";
+    match db.query_row(all, [], |_| Ok(())) {
+        Err(error) if error::is_damage(&error) => {}
+        read => return read,
+    }
+    let rows = ["ASC", "DESC"].map(|order| readable(db, order));
+    mend::in_its_place(db, "marks", TABLE, |db| {
+        let mut add = db.prepare("INSERT OR IGNORE INTO made_anew VALUES (?1, ?2, ?3)")?;
+        for (name, value, crc) in rows.iter().flatten() {
+            add.execute(params![name, value, crc])?;
+        }
+        add.execute(params![LOST, "1", None::<i64>]).map(drop)
+    })
+}
+
+/// Marks that were in the file may be missing.
+pub(crate) fn note_loss(db: &Connection) -> rusqlite::Result<()> {
+    db.execute("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, '1')", [LOST]).map(drop)
+}
+
+fn readable(db: &Connection, order: &str) -> Vec<(String, String, Option<i64>)> {
+    let select = format!("SELECT name, value, crc FROM marks ORDER BY name {order}");
+    let Ok(mut select) = db.prepare(&select) else { return Vec::new() };
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    // It ends at the first damaged page.
+    rows.map(|rows| rows.map_while(Result::ok).collect()).unwrap_or_default()
 }

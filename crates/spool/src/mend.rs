@@ -33,7 +33,8 @@ const INDEXES: [(&str, &str); 4] = [
 pub(crate) fn mend(db: &Connection) -> Mended {
     let mut mended = Mended::default();
     for (name, of) in INDEXES {
-        match rebuild(db, name, of) {
+        let create = format!("CREATE INDEX made_anew ON {of}");
+        match in_its_place(db, name, &create, |_| Ok(())) {
             Ok(()) => mended.indexes.push(name.to_owned()),
             Err(error) => mended.failed.push((name.to_owned(), error.to_string())),
         }
@@ -41,11 +42,16 @@ pub(crate) fn mend(db: &Connection) -> Mended {
     mended
 }
 
-/// `REINDEX` would first empty the old index, and fail where that is no index any more. So a new one is made beside it, which takes
-/// its place in the schema; the old one's pages are in nobody's use until a VACUUM.
-fn rebuild(db: &Connection, name: &str, of: &str) -> rusqlite::Result<()> {
+/// `REINDEX` would first empty the old index, and fail where that is no index any more. So a new one, or a new table, is made beside it
+/// as `made_anew`, filled, and takes its place in the schema; the old one's pages are in nobody's use until a VACUUM.
+pub(crate) fn in_its_place(
+    db: &Connection,
+    name: &str,
+    create: &str,
+    fill: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
     // Taken back whatever happens: nobody else may write the schema.
-    let result = swap(db, name, of);
+    let result = swap(db, name, create, fill);
     if result.is_err() && !db.is_autocommit() {
         db.execute_batch("ROLLBACK")?;
     }
@@ -53,8 +59,14 @@ fn rebuild(db: &Connection, name: &str, of: &str) -> rusqlite::Result<()> {
     result
 }
 
-fn swap(db: &Connection, name: &str, of: &str) -> rusqlite::Result<()> {
-    db.execute_batch(&format!("BEGIN IMMEDIATE; CREATE INDEX made_anew ON {of}"))?;
+fn swap(
+    db: &Connection,
+    name: &str,
+    create: &str,
+    fill: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    db.execute_batch(&format!("BEGIN IMMEDIATE; {create}"))?;
+    fill(db)?;
     let new = "SELECT rootpage FROM sqlite_schema WHERE name = 'made_anew'";
     let root: i64 = db.query_row(new, [], |row| row.get(0))?;
     db.execute_batch("PRAGMA writable_schema = ON")?;
@@ -145,7 +157,7 @@ impl Spool {
     /// Who was done when it could not be recorded.
     pub(crate) fn marks_of_done(&self) -> Vec<(String, String)> {
         // Damage there is met again by whoever reads more of it.
-        self.marks(DONE).unwrap_or_default()
+        self.marks(DONE).unwrap_or_default().values
     }
 
     /// If damage was met since the last time, makes the indexes anew, at most every few minutes. Does not wait for it; what was

@@ -25,10 +25,6 @@ pub struct BodyFacts {
     pub ends_with_newline: bool,
     /// `Received` fields, for loop detection (RFC 5321 §6.3).
     pub received_count: u32,
-    /// RFC 6376 §3.4.3.
-    pub body_sha256_simple: [u8; 32],
-    /// RFC 6376 §3.4.4.
-    pub body_sha256_relaxed: [u8; 32],
 }
 
 /// What SMTP said about a message, and how long we keep trying.

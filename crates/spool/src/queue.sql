@@ -12,7 +12,7 @@ CREATE TABLE messages (
     longest_line INTEGER NOT NULL,
     ends_with_newline INTEGER NOT NULL,
     received_count INTEGER NOT NULL,
-    body_sha256_simple BLOB NOT NULL,
+    body_sha256_simple BLOB NOT NULL,     -- of releases before format 4, as the next; now empty
     body_sha256_relaxed BLOB NOT NULL,
     ret INTEGER,                          -- RET; 0: FULL; 1: HDRS
     envelope_id TEXT,                     -- ENVID, as xtext
@@ -21,7 +21,9 @@ CREATE TABLE messages (
     deliver_by INTEGER,                   -- BY, as a time
     deliver_by_mode TEXT,                 -- BY's mode and trace: R, RT, N, NT
     not_before INTEGER,                   -- HOLDFOR, HOLDUNTIL
-    user TEXT                             -- who authenticated
+    user TEXT,                            -- who authenticated
+    body_crc INTEGER,                     -- CRC-32C of the body; as crc, null: of a release before format 4
+    crc INTEGER                           -- CRC-32C of the values that never change
 ) STRICT;
 
 -- Apart from the messages, so that a scan of those does not read these.
@@ -49,7 +51,8 @@ CREATE TABLE recipients (
     original TEXT,                        -- ORCPT, as it was written
     -- The greatest number: the sender knows that it waits, or shall not be told.
     waits_since INTEGER NOT NULL DEFAULT 9223372036854775807,
-    deadline INTEGER                      -- of BY; null: none, or it was dealt with
+    deadline INTEGER,                     -- of BY; null: none, or it was dealt with
+    crc INTEGER                           -- CRC-32C of the values that never change; null: as in messages
 ) STRICT;
 CREATE INDEX recipients_due
     ON recipients (lane, state, priority, due_at, expires_at, waits_since);
@@ -66,18 +69,21 @@ CREATE TABLE lanes (
     last_status TEXT,
     last_reason TEXT,
     last_mx TEXT,
-    last_text TEXT
+    last_text TEXT,
+    crc INTEGER                           -- CRC-32C of id and key; null: as in messages
 ) STRICT;
 
 -- Domains with a stored `enforce` policy: if policies.db is lost, their mail waits, and nobody else's.
 CREATE TABLE enforced (
     domain TEXT PRIMARY KEY,
     fetched_at INTEGER NOT NULL,          -- of that policy
-    expires_at INTEGER NOT NULL
+    expires_at INTEGER NOT NULL,
+    crc INTEGER                           -- CRC-32C of the row; null: as in messages
 ) STRICT, WITHOUT ROWID;
 
 -- Single values that mail hangs on: what the operator stopped, and the clock's mark.
 CREATE TABLE marks (
     name TEXT PRIMARY KEY,
-    value TEXT NOT NULL
+    value TEXT NOT NULL,
+    crc INTEGER                           -- CRC-32C of the row; null: as in messages
 ) STRICT, WITHOUT ROWID;

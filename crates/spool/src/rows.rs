@@ -298,7 +298,7 @@ pub(crate) fn lane_state(columns: &mut Columns<'_, '_>) -> Result<LaneState, Sto
     }))
 }
 
-/// The columns `size` to `body_sha256_relaxed` of a message.
+/// The columns `size` to `received_count` of a message.
 pub(crate) fn facts(columns: &mut Columns<'_, '_>) -> Result<BodyFacts, StoreError> {
     Ok(BodyFacts {
         size: count(columns.next()?)?,
@@ -307,7 +307,5 @@ pub(crate) fn facts(columns: &mut Columns<'_, '_>) -> Result<BodyFacts, StoreErr
         longest_line: count(columns.next()?)?,
         ends_with_newline: columns.next()?,
         received_count: count(columns.next()?)?,
-        body_sha256_simple: columns.next()?,
-        body_sha256_relaxed: columns.next()?,
     })
 }

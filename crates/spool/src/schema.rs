@@ -2,6 +2,7 @@
 //!
 //! The legal states of a message, and what a crash leaves of each step, are in `docs/spool.md`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Resource, getrlimit};
 
-use crate::OpenError;
 use crate::layout::open_or_create;
+use crate::{OpenError, checksum};
 
 /// One database file.
 #[derive(Debug)]
@@ -31,9 +32,13 @@ pub(crate) struct Schema {
 pub(crate) const QUEUE: Schema = Schema {
     file: "queue.db",
     application_id: 0x5374_6e71, // "Stnq"
-    version: 3,
+    version: 4,
     create: include_str!("queue.sql"),
-    steps: &[include_str!("queue-1-to-2.sql"), include_str!("queue-2-to-3.sql")],
+    steps: &[
+        include_str!("queue-1-to-2.sql"),
+        include_str!("queue-2-to-3.sql"),
+        include_str!("queue-3-to-4.sql"),
+    ],
 };
 
 pub(crate) const POLICIES: Schema = Schema {
@@ -48,8 +53,10 @@ pub(crate) const POLICIES: Schema = Schema {
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// SQLite's own limit.
 const PAGES_MAX: i64 = 0xffff_fffe;
-/// Ours: longer than any checkpoint that makes a writer wait, shorter than any peer's patience.
+/// Ours: longer than a foreign writer should take, shorter than any peer's patience.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Ours: how long the log waits for those who read it. Our own readers are quicker, and others are not waited for.
+const READERS_TIMEOUT: Duration = Duration::from_millis(20);
 /// KiB of pages the writer keeps: the roots and right edges of a few trees.
 const WRITER_CACHE_KIB: i64 = 8 * 1024;
 /// KiB of pages a reader keeps.
@@ -62,12 +69,16 @@ impl Schema {
     ///
     /// Nothing is written before the file is known to be ours and not newer than this release.
     pub(crate) fn open(&self, root: &Path) -> Result<Connection, OpenError> {
-        let path = root.join(self.file);
+        self.open_at(&root.join(self.file))
+    }
+
+    /// The same under another name.
+    pub(crate) fn open_at(&self, path: &Path) -> Result<Connection, OpenError> {
         // SQLite would make it, but readable by everybody; its -wal and -shm follow its mode.
-        open_or_create(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
-        let failed = |source| OpenError::Database { path: path.clone(), source };
-        let db = connect(&path).map_err(failed)?;
-        let found = self.check(&db, &path)?;
+        open_or_create(path).map_err(|source| OpenError::Io { path: path.into(), source })?;
+        let failed = |source| OpenError::Database { path: path.into(), source };
+        let db = connect(path).map_err(failed)?;
+        let found = self.check(&db, path)?;
         configure(&db, WRITER_CACHE_KIB).map_err(failed)?;
         limit_size(&db).map_err(failed)?;
         if found == 0 {
@@ -75,6 +86,7 @@ impl Schema {
         } else {
             self.migrate(&db, found).map_err(failed)?;
         }
+        self.check_shape(&db, path)?;
         // After a failed sync the kernel may call pages clean that are not on the disk. Copying
         // what the log holds and syncing the copy makes them durable whatever happened before.
         checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
@@ -119,7 +131,44 @@ impl Schema {
             let tables = read("SELECT count(*) FROM sqlite_schema")?;
             Ok(owner == 0 && found == 0 && tables == 0)
         };
-        if owner != self.application_id && !is_blank()? {
+        if owner == 0 && is_blank()? {
+            return Ok(found);
+        }
+        self.judge(owner, found, path)
+    }
+
+    /// The same for a file that is not opened, by the first 100 octets of it (SQLite, "Database File Format", 1.3).
+    pub(crate) fn check_header(&self, header: &[u8; 100], path: &Path) -> Result<(), OpenError> {
+        let number = |at: usize| {
+            let octets = header.get(at..at + 4).and_then(|octets| octets.try_into().ok());
+            i64::from(u32::from_be_bytes(octets.unwrap_or_default()))
+        };
+        let is_database = header.starts_with(b"SQLite format 3\0");
+        let owner = if is_database { number(68) } else { 0 };
+        self.judge(owner, number(60), path).map(drop)
+    }
+
+    /// Are all tables and indexes there, as they are made here? A changed octet in the schema would else be an error of each statement.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Shape`], or what SQLite says.
+    pub(crate) fn check_shape(&self, db: &Connection, path: &Path) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Database { path: path.into(), source };
+        let wanted = Connection::open_in_memory().and_then(|db| {
+            db.execute_batch(self.create)?;
+            shape(&db)
+        });
+        let found = shape(db).map_err(failed)?;
+        let is_missing = |part: &&String| !found.contains(*part);
+        match wanted.map_err(failed)?.iter().find(is_missing) {
+            Some(part) => Err(OpenError::Shape { path: path.into(), part: part.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn judge(&self, owner: i64, found: i64, path: &Path) -> Result<i64, OpenError> {
+        if owner != self.application_id {
             return Err(OpenError::Foreign { path: path.into(), found: owner });
         }
         if found > self.version {
@@ -151,7 +200,19 @@ impl Schema {
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// Columns and indexes, in words.
+fn shape(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut select = db.prepare(
+        "SELECT 'column ' || t.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || c.pk
+         FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table'
+         UNION ALL
+         SELECT 'index ' || t.name || '.' || i.name || ' ' || coalesce(c.name, '') || ' ' || c.seqno
+         FROM sqlite_schema t JOIN pragma_index_list(t.name) i JOIN pragma_index_info(i.name) c WHERE t.type = 'table'",
+    )?;
+    select.query_map([], |row| row.get(0))?.collect()
+}
+
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // One connection is never used by two threads at once, so SQLite's own locks are not needed.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
@@ -184,7 +245,7 @@ fn configure(db: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
     // Or every new value in a range makes its statement be planned again: 9 % of the writer's time.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    Ok(())
+    checksum::add_to(db)
 }
 
 /// Keeps the file below the process's limit. Otherwise the log could not be copied when both reach
@@ -202,7 +263,7 @@ pub(crate) enum Checkpoint {
     Count,
     /// Copies what it can without making anybody wait.
     Passive,
-    /// Waits until the log can be written from its start again.
+    /// Waits a moment until the log can be written from its start again.
     Restart,
     /// As `Restart`, and gives the log's space back.
     Truncate,
@@ -211,16 +272,31 @@ pub(crate) enum Checkpoint {
 /// The log's length in pages, and how many of them are copied into the tables already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogState {
+    /// Somebody was in the way.
+    pub(crate) busy: bool,
     pub(crate) pages: i64,
     pub(crate) copied: i64,
 }
 
 pub(crate) fn checkpoint(db: &Connection, how: Checkpoint) -> rusqlite::Result<LogState> {
-    let mut statement = db.prepare_cached(match how {
-        Checkpoint::Count => "PRAGMA wal_checkpoint(NOOP)",
-        Checkpoint::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
-        Checkpoint::Restart => "PRAGMA wal_checkpoint(RESTART)",
-        Checkpoint::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
-    })?;
-    statement.query_row([], |row| Ok(LogState { pages: row.get(1)?, copied: row.get(2)? }))
+    match how {
+        Checkpoint::Count => run(db, "PRAGMA wal_checkpoint(NOOP)"),
+        Checkpoint::Passive => run(db, "PRAGMA wal_checkpoint(PASSIVE)"),
+        Checkpoint::Restart => briefly(db, "PRAGMA wal_checkpoint(RESTART)"),
+        Checkpoint::Truncate => briefly(db, "PRAGMA wal_checkpoint(TRUNCATE)"),
+    }
+}
+
+/// While it waits for readers, nobody writes.
+fn briefly(db: &Connection, pragma: &str) -> rusqlite::Result<LogState> {
+    db.busy_timeout(READERS_TIMEOUT)?;
+    let log = run(db, pragma);
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    log
+}
+
+fn run(db: &Connection, pragma: &str) -> rusqlite::Result<LogState> {
+    db.prepare_cached(pragma)?.query_row([], |row| {
+        Ok(LogState { busy: row.get(0)?, pages: row.get(1)?, copied: row.get(2)? })
+    })
 }

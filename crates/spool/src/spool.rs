@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::commit::{self, Memo};
 use crate::database_lock::DatabaseLock;
 use crate::draft::{Draft, Sealed, Workshop};
+use crate::foreign_readers::{Pinned, foreign_readers};
 use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
 use crate::lane_rows::update_lane;
 use crate::layout::{Layout, Lock, free_space, network_file_system, set_aside};
@@ -27,7 +28,7 @@ use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Duties, Urgency, Writer};
-use crate::{IdSource, MessageId, OpenError, StoreError};
+use crate::{IdSource, MessageId, OpenError, StoreError, marks};
 
 const RESERVE_FILE: &str = "reserve";
 const POLICY_RESERVE_FILE: &str = "policies.reserve";
@@ -81,6 +82,10 @@ impl Spool {
         let database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
         let is_new = dir.join(QUEUE.file).metadata().map_or(true, |file| file.len() == 0);
         let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
+        with_reserve(&reserve, || {
+            marks::mend_pages(&queue)
+                .map_err(|source| OpenError::Database { path: dir.join(QUEUE.file), source })
+        })?;
         // First: what is damaged in policies.db may be moved aside next.
         with_reserve(&reserve, || copy_from_policies(&queue, dir))?;
         let (policies, found) = open_policies(dir, &policy_reserve)?;
@@ -108,13 +113,14 @@ impl Spool {
         self.inner.workshop.vitals.health()
     }
 
-    /// Looks whether queue.db and the lock are still where others look for them; see [`Health::Detached`]. A lock that somebody removed is
+    /// To be called each second. Looks whether queue.db and the lock are still where others look for them; see [`Health::Detached`]. A lock that somebody removed is
     /// made anew: says whether it was.
     ///
     /// # Errors
     ///
     /// [`OpenError`] when it cannot be made.
     pub fn look_around(&self) -> Result<bool, OpenError> {
+        self.inner.housekeeper.look_at_readers();
         let vitals = &self.inner.workshop.vitals;
         let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
         // After `close` there are none.
@@ -129,6 +135,12 @@ impl Spool {
         }
         *lock = Lock::take(&self.inner.workshop.layout)?;
         Ok(true)
+    }
+
+    /// Who reads queue.db such that its log cannot be copied into the tables, and grows; see [`Pinned`].
+    pub fn pinned(&self) -> Option<Pinned> {
+        let log_bytes = self.inner.housekeeper.pinned_bytes()?;
+        Some(Pinned { log_bytes, readers: foreign_readers(self.inner.workshop.layout.root()) })
     }
 
     /// What is left of the disk. Two system calls and a short read.
@@ -187,9 +199,10 @@ impl Spool {
             return done(Err(error));
         }
         let (id, ward) = (body.id(), body.ward());
+        let octets = commit::octets(&body, &envelope);
         let memo = Arc::clone(&self.inner.memo);
         let insert = move |db: &Connection| commit::insert(db, &body, &envelope, &memo);
-        self.inner.queue.submit(Urgency::Ordinary, insert, move |result| {
+        self.inner.queue.submit_sized(Urgency::Ordinary, octets, insert, move |result| {
             if let (Ok(()), Some(ward)) = (&result, ward) {
                 ward.keep();
             }
@@ -227,30 +240,39 @@ impl Spool {
         let wards: Vec<_> = settlement.notices.iter().filter_map(|new| new.body.ward()).collect();
         let chores = self.inner.housekeeper.chores();
         let (workshop, memo) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.memo));
+        let octets = settlement.notices.iter().map(|new| commit::octets(&new.body, &new.envelope));
+        let octets = octets.sum();
         let (message, ends) = (settlement.message, mend::ends(&settlement.changes));
         let (queue, unrecorded) =
             (Arc::clone(&self.inner.queue), Arc::clone(&self.inner.unrecorded));
         let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &memo);
-        self.inner.queue.submit(Urgency::Settling, apply, move |result| match result {
-            Ok(outcome) => {
-                match outcome.settled {
-                    // Rows name the notices' bodies now.
-                    Settled::Waiting | Settled::Gone => wards.iter().for_each(|ward| ward.keep()),
-                    Settled::Missing | Settled::Moot | Settled::Unrecorded => {}
+        self.inner.queue.submit_sized(
+            Urgency::Settling,
+            octets,
+            apply,
+            move |result| match result {
+                Ok(outcome) => {
+                    match outcome.settled {
+                        // Rows name the notices' bodies now.
+                        Settled::Waiting | Settled::Gone => {
+                            wards.iter().for_each(|ward| ward.keep())
+                        }
+                        Settled::Missing | Settled::Moot | Settled::Unrecorded => {}
+                    }
+                    remove_files(chores.as_ref(), outcome.file);
+                    done(Ok(outcome.settled));
                 }
-                remove_files(chores.as_ref(), outcome.file);
-                done(Ok(outcome.settled));
-            }
-            Err(error) if error.is_damage() => {
-                unrecorded.add(message, &ends);
-                let note = move |db: &Connection| mend::note_done(db, message, &ends);
-                queue.submit(Urgency::Settling, note, |noted| {
-                    // If not even that can be written, this process knows, and the next one does not.
-                    done(noted.map(|()| Settled::Unrecorded).or(Ok(Settled::Unrecorded)));
-                });
-            }
-            Err(error) => done(Err(error)),
-        });
+                Err(error) if error.is_damage() => {
+                    unrecorded.add(message, &ends);
+                    let note = move |db: &Connection| mend::note_done(db, message, &ends);
+                    queue.submit(Urgency::Settling, note, |noted| {
+                        // If not even that can be written, this process knows, and the next one does not.
+                        done(noted.map(|()| Settled::Unrecorded).or(Ok(Settled::Unrecorded)));
+                    });
+                }
+                Err(error) => done(Err(error)),
+            },
+        );
     }
 
     /// Records what was learnt about a lane without an attempt on a message.

@@ -63,9 +63,10 @@ pub(crate) fn copy_from_policies(queue: &Connection, root: &Path) -> Result<(), 
 fn copy(queue: &Connection, old: Option<&Connection>) -> rusqlite::Result<()> {
     let transaction = queue.unchecked_transaction()?;
     {
-        let mut mark = transaction.prepare("INSERT OR IGNORE INTO marks VALUES (?1, ?2)")?;
-        let mut enforced =
-            transaction.prepare("INSERT OR IGNORE INTO enforced VALUES (?1, ?2, ?3)")?;
+        let mut mark =
+            transaction.prepare("INSERT OR IGNORE INTO marks VALUES (?1, ?2, row_crc(?1, ?2))")?;
+        let mut enforced = transaction
+            .prepare("INSERT OR IGNORE INTO enforced VALUES (?1, ?2, ?3, row_crc(?1, ?2, ?3))")?;
         if let Some(old) = old {
             // That a mark is there matters even where its value cannot be read.
             let value = |row: &Row<'_>| Ok(row.get::<_, i64>(1).map(|value| value.to_string()));

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::StoreError;
+use crate::damage::INDEX;
 use crate::mend::Mended;
 
 /// Whether the store can do its work.
@@ -100,9 +101,10 @@ impl Vitals {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Damage of a file was met: not that of a value, which no index is about.
+    /// Damage of a file was met, or of an index: not that of a value, which no index is about.
     pub(crate) fn note(&self, error: &StoreError) {
-        if matches!(error, StoreError::Database { .. }) && error.is_damage() {
+        let is_of_value = matches!(error, StoreError::Corrupt { what } if *what != INDEX);
+        if error.is_damage() && !is_of_value {
             self.damaged.store(true, Ordering::Release);
         }
     }

@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use crate::StoreError;
+use crate::damage::INDEX;
 use crate::message::{LaneKey, LaneState, LaneSummary};
 use crate::rows::{self, Columns, count, time};
+use crate::{StoreError, due};
 
 /// Those in which mail waits that is not held, and those that failed: one pass over the index and one over the lanes.
 pub(crate) fn lanes(db: &Connection) -> Result<Lanes, StoreError> {
@@ -15,8 +16,8 @@ pub(crate) fn lanes(db: &Connection) -> Result<Lanes, StoreError> {
     )?;
     let mut loads = loads.query([])?;
     let mut select = db.prepare_cached(
-        "SELECT id, key, failures, next_probe_at, first_failed_at, last_at, last_status,
-             last_reason, last_mx, last_text
+        "SELECT id, crc IS NULL OR crc = row_crc(id, key), key, failures, next_probe_at, first_failed_at, last_at,
+             last_status, last_reason, last_mx, last_text
          FROM lanes ORDER BY id",
     )?;
     let mut rows = select.query([])?;
@@ -34,13 +35,18 @@ pub(crate) fn lanes(db: &Connection) -> Result<Lanes, StoreError> {
             load = next_load(&mut loads)?;
         }
         // Nothing to remember, nothing to do.
-        if own.is_none() && row.get::<_, i64>(2).is_ok_and(|failures| failures == 0) {
+        if own.is_none() && row.get::<_, i64>(3).is_ok_and(|failures| failures == 0) {
             continue;
         }
-        let Ok(key) = columns.next_text(|text| Ok(LaneKey::new(text))) else {
+        let is_whole: bool = columns.next()?;
+        let name = columns.next_text(|text| Ok(LaneKey::new(text)));
+        let Some(key) = name.ok().filter(|_| is_whole) else {
             found.nameless.push(lane);
             continue;
         };
+        if due::lane_row(db, &key)? != Some(lane) {
+            return Err(StoreError::Corrupt { what: INDEX });
+        }
         let own = own.unwrap_or_default();
         // What cannot be read is looked at now, and named.
         let soonest = |at: i64| time(at).unwrap_or(Timestamp::MIN);

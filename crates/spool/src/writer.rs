@@ -15,19 +15,23 @@ use rusqlite::Connection;
 
 use crate::StoreError;
 use crate::database_lock::DatabaseLock;
-use crate::housekeeper::Log;
+use crate::log::Log;
 use crate::mend::mend;
 use crate::reserve::Reserve;
 use crate::vitals::Vitals;
 
 /// Ours: more work in one transaction does not make it cheaper, only the first callback later.
 const BATCH_MAX: usize = 512;
+/// 12 MB: with what is not counted a transaction stays below 16 MB, and so the log below 64 MB.
+const BATCH_OCTETS_MAX: usize = 12 * 1024 * 1024;
 /// Ours: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
 const WAITING_MAX: usize = 8192;
 /// Ours: indexes are made anew once in so much work. A queue of a million takes seconds.
 const MEND_EVERY: usize = 50_000;
 /// How often the writer looks whether a want of space has ended.
 const TROUBLE_RETRY: Duration = Duration::from_secs(1);
+/// How often it looks whether a log can be cut that a reader has pinned.
+const PINNED_RETRY: Duration = Duration::from_millis(250);
 
 /// May this work be refused?
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -74,6 +78,8 @@ where
 
 struct Job {
     urgency: Urgency,
+    /// What it writes, about.
+    octets: usize,
     work: Box<dyn Work>,
 }
 
@@ -124,7 +130,13 @@ impl Shared {
         if waiting.jobs.is_empty() && !waiting.open {
             return None;
         }
-        let count = waiting.jobs.len().min(BATCH_MAX);
+        let mut octets: usize = 0;
+        let fits = waiting.jobs.iter().take(BATCH_MAX).take_while(|job| {
+            octets = octets.saturating_add(job.octets);
+            octets <= BATCH_OCTETS_MAX
+        });
+        // One that is too large by itself has to be written all the same.
+        let count = fits.count().max(1).min(waiting.jobs.len());
         Some(waiting.jobs.drain(..count).collect())
     }
 
@@ -159,6 +171,16 @@ impl Writer {
         A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
         D: FnOnce(Result<T, StoreError>) + Send + 'static,
     {
+        self.submit_sized(urgency, 0, apply, done);
+    }
+
+    /// The same for what writes some `octets`.
+    pub(crate) fn submit_sized<T, A, D>(&self, urgency: Urgency, octets: usize, apply: A, done: D)
+    where
+        T: Send + 'static,
+        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
         let mut waiting = self.shared.waiting();
         let refusal = if self.shared.vitals.alive().is_err() {
             Some(StoreError::Poisoned)
@@ -174,7 +196,7 @@ impl Writer {
             return done(Err(error));
         }
         let work = Box::new(Task { apply, done, outcome: None });
-        waiting.jobs.push_back(Job { urgency, work });
+        waiting.jobs.push_back(Job { urgency, octets, work });
         drop(waiting);
         self.shared.wake.notify_one();
     }
@@ -256,6 +278,9 @@ impl Desk {
     }
 
     fn patience(&self) -> Option<Duration> {
+        if self.log.is_pinned() {
+            return Some(PINNED_RETRY);
+        }
         let trouble = !self.reserve.is_present() || self.shared.vitals.is_stuck();
         trouble.then_some(TROUBLE_RETRY)
     }

@@ -14,7 +14,7 @@ use spool::{Filter, LaneKey, MESSAGE_DAMAGED, MessageId, RecipientState, Spool};
 type Case = (&'static str, &'static str, bool);
 
 /// Of twelve messages to four lanes, the first is damaged.
-const CASES: [Case; 14] = [
+const CASES: [Case; 19] = [
     ("UPDATE recipients SET due_at = -8000000000000000000 WHERE id = :one", "recipients", true),
     ("UPDATE recipients SET expires_at = -8000000000000000000 WHERE id = :one", "recipients", true),
     ("UPDATE recipients SET priority = 100 WHERE id = :one", "recipients", true),
@@ -26,6 +26,12 @@ const CASES: [Case; 14] = [
         "recipients",
         true,
     ),
+    // What could be, and is not what was written: it would go to somebody else, too late, or unprotected.
+    ("UPDATE recipients SET mailbox = 'u9@to.example' WHERE id = :one", "recipients", true),
+    ("UPDATE recipients SET expires_at = expires_at + 1 WHERE id = :one", "recipients", true),
+    ("UPDATE messages SET sender = 'sendes@from.example' WHERE seq = :message", "messages", true),
+    ("UPDATE messages SET require_tls = 1 - require_tls WHERE seq = :message", "messages", true),
+    ("UPDATE messages SET size = size + 1 WHERE seq = :message", "messages", true),
     ("UPDATE messages SET sender = 'x y' WHERE seq = :message", "messages", true),
     ("UPDATE messages SET place = 9 WHERE seq = :message", "messages", true),
     ("UPDATE messages SET size = -1 WHERE seq = :message", "messages", true),
@@ -77,9 +83,9 @@ fn one_damaged_value_stops_one_recipient_who_is_named_and_held() {
         let (due, met) = read_all(&spool);
         assert!(due.len() == 11 && !due.contains(&ids[0]), "{sql}: others flow");
 
-        let checked = spool.check(i64::MIN).unwrap();
-        assert_eq!((checked.damaged.len(), checked.next), (1, None), "{sql}");
-        let damaged = checked.damaged.into_iter().next().unwrap();
+        let checked = common::check_all(&spool);
+        assert_eq!(checked.len(), 1, "{sql}");
+        let damaged = checked.into_iter().next().unwrap();
         assert!(met.iter().all(|key| *key == damaged.key), "{sql}");
         assert_eq!(damaged.damage.table, table, "{sql}: {}", damaged.damage);
         assert_eq!(damaged.message, has_id.then_some(ids[0]), "{sql}");
@@ -91,7 +97,7 @@ fn one_damaged_value_stops_one_recipient_who_is_named_and_held() {
         let parked = wait(|done| spool.park(damaged.clone(), at(7), done)).unwrap();
         assert_eq!(parked, 1, "{sql}");
         assert!(!read_all(&spool).1.contains(&key), "{sql}: it is held");
-        assert_eq!(spool.check(i64::MIN).unwrap().damaged, [], "{sql}: and known");
+        assert_eq!(common::check_all(&spool), [], "{sql}: and known");
         let held = Filter { state: Some(RecipientState::Held), ..Filter::default() };
         let held = spool.list(&held, None, 100).unwrap();
         let reasons: Vec<_> = held.rows.iter().filter_map(|row| row.last.as_ref()).collect();
@@ -108,6 +114,7 @@ fn mail_whose_lane_cannot_be_named_is_not_lost() {
     let cases = [
         "UPDATE lanes SET key = CAST(x'ff642e74' AS TEXT) WHERE key = 'lane1.example'",
         "DELETE FROM lanes WHERE key = 'lane1.example'",
+        "UPDATE lanes SET key = 'lane5.example' WHERE key = 'lane1.example'",
         "UPDATE recipients SET lane = 9999 WHERE id = :one",
     ];
     for sql in cases {
@@ -263,12 +270,7 @@ fn a_damaged_page_of_rows_hides_nobody_else() {
         let (due, damaged) = read_all(&spool);
         assert!(due.is_subset(&ids) && due.len() > 200, "page {page}: {} flow", due.len());
         assert_eq!(due.len() + damaged.len(), 300, "page {page}: the others are named");
-        let (mut checked, mut after) = (BTreeSet::new(), Some(i64::MIN));
-        while let Some(from) = after {
-            let look = spool.check(from).unwrap();
-            checked.extend(look.damaged.into_iter().map(|one| one.key));
-            after = look.next;
-        }
+        let checked: BTreeSet<i64> = common::check_all(&spool).iter().map(|one| one.key).collect();
         assert_eq!(checked, damaged, "page {page}: and without waiting for their time");
         let (mut listed, mut named, mut after) = (0, BTreeSet::new(), None);
         loop {
@@ -281,5 +283,30 @@ fn a_damaged_page_of_rows_hides_nobody_else() {
             }
         }
         assert_eq!((listed, named), (due.len(), damaged), "page {page}: all are listed");
+    }
+}
+
+#[test]
+fn an_octet_of_a_body_that_changed_is_damage_in_a_row_and_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let [small, large] = [20, common::INLINE_MAX + 50]
+        .map(|size| commit(&spool, &vec![b'x'; size], &[("u@to.example", lane(1))]));
+    let path = common::body_file(dir.path(), large);
+    drop(spool);
+    Connection::open(dir.path().join("queue.db"))
+        .unwrap()
+        .execute(
+            "UPDATE bodies SET body = CAST(replace(CAST(body AS TEXT), 'xxxxx', 'xxxxy') AS BLOB)",
+            [],
+        )
+        .unwrap();
+    let mut octets = std::fs::read(&path).unwrap();
+    octets[70] ^= 1;
+    std::fs::write(&path, octets).unwrap();
+    let spool = open(dir.path());
+    for id in [small, large] {
+        let error = spool.body(id).unwrap_err();
+        assert!(matches!(error, spool::StoreError::Corrupt { what: "body" }), "{error}");
     }
 }

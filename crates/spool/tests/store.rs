@@ -23,8 +23,9 @@ use rusqlite::Connection;
 use smtp::HostName;
 use spool::{
     Attempt, BodyRef, Change, Deferral, Enforced, Filter, Found, Health, HostRow, LaneKey,
-    LaneState, LaneUpdate, MessageId, MessageOptions, Move, OpenError, PoliciesFile, PolicyRow,
-    RecipientNo, RecipientOptions, RecipientState, Selection, Settled, Spool, StoreError,
+    LaneState, LaneUpdate, Marks, MessageId, MessageOptions, Move, OpenError, PoliciesFile,
+    PolicyRow, RecipientNo, RecipientOptions, RecipientState, Selection, Settled, Spool,
+    StoreError,
 };
 
 fn host(name: &str) -> HostName {
@@ -662,7 +663,7 @@ fn policies_hosts_and_marks_survive() {
     assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Row(host_row));
     assert_eq!(spool.mark("clock").unwrap().as_deref(), Some("77"));
     assert_eq!(spool.mark("off.b").unwrap(), None);
-    assert_eq!(spool.marks("off.").unwrap(), [("off.a".to_owned(), "1".to_owned())]);
+    assert_eq!(spool.marks("off.").unwrap().values, [("off.a".to_owned(), "1".to_owned())]);
     assert_eq!(wait(|done| policies.forget_hosts(at(6), done)).unwrap(), 1);
     assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Absent);
     assert!(wait(|done| policies.delete(host("a.example"), done)).unwrap());
@@ -755,13 +756,42 @@ fn a_damaged_page_of_policies_hides_only_what_is_on_it() {
 fn a_mark_whose_value_is_damaged_is_there_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
-    let damage = "INSERT INTO marks VALUES ('off.a', CAST(x'ff' AS TEXT)), ('off.b', '1'),
+    let damage =
+        "INSERT INTO marks (name, value) VALUES ('off.a', CAST(x'ff' AS TEXT)), ('off.b', '1'),
                       (CAST(x'6f66662eff' AS TEXT), '1')";
     Connection::open(dir.path().join("queue.db")).unwrap().execute_batch(damage).unwrap();
     let spool = open(dir.path());
     assert!(spool.mark("off.a").is_err());
     let marks = [("off.a", ""), ("off.b", "1")].map(|(name, value)| (name.into(), value.into()));
-    assert_eq!(spool.marks("off.").unwrap(), marks);
+    let found = spool.marks("off.").unwrap();
+    assert_eq!(found.values, marks);
+    assert!(found.may_lack_some, "one has no name that can be read");
+}
+
+#[test]
+fn a_mark_that_was_another_one_makes_its_kind_uncertain_until_that_is_dealt_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    for name in ["off.a", "clock"] {
+        spool.set_mark(name, Some("7")).unwrap();
+    }
+    drop(spool);
+    let change = |sql: &str| {
+        let db = Connection::open(dir.path().join("queue.db")).unwrap();
+        assert_eq!(db.execute(sql, []).unwrap(), 1);
+    };
+    change("UPDATE marks SET value = '8' WHERE name = 'clock'");
+    let spool = open(dir.path());
+    assert!(!spool.marks("off.").unwrap().may_lack_some, "it was none of them");
+    assert!(spool.mark("clock").is_err());
+    drop(spool);
+    change("UPDATE marks SET name = 'ogf.a' WHERE name = 'off.a'");
+    let spool = open(dir.path());
+    let found = spool.marks("off.").unwrap();
+    assert!(found.values.is_empty() && found.may_lack_some);
+    spool.forget_damaged_marks("off.").unwrap();
+    assert_eq!(spool.marks("off.").unwrap(), Marks::default());
+    assert!(spool.mark("clock").is_err(), "what is of another kind stays");
 }
 
 /// Whoever can be found by either order is named; only who stands on both damaged pages is not.
@@ -915,6 +945,32 @@ fn format_1_can_be_read() {
     assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("1800000000000"));
 }
 
+#[test]
+fn a_queue_of_before_checksums_is_read_and_what_comes_later_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Connection::open(dir.path().join("queue.db")).unwrap();
+    db.execute_batch(include_str!("data/queue-v3.sql")).unwrap();
+    drop(db);
+    let spool = open(dir.path());
+    let page = spool.next(&LaneKey::new("to.example"), at(0), None, 10).unwrap();
+    assert_eq!((page.due.len(), page.damaged.len()), (1, 0));
+    let due = &page.due[0];
+    assert_eq!((due.options.user.as_deref(), due.options.require_tls), (Some("ann"), true));
+    assert_eq!(bytes(&spool, due.message), b"Subject: kept\r\n\r\nx\r\n");
+    assert_eq!(common::check_all(&spool), []);
+    assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("1800000000000"));
+    assert!(is_listed(&spool, "a.example"));
+    commit(&spool, b"later", &[("b@to.example", lane(7))]);
+    spool.close();
+    drop(spool);
+    let db = Connection::open(dir.path().join("queue.db")).unwrap();
+    let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    for table in ["messages", "recipients", "lanes"] {
+        let with = count(&format!("SELECT count(*) FROM {table} WHERE crc IS NOT NULL"));
+        assert_eq!(with, 1, "{table}");
+    }
+}
+
 /// A policies.db of format 1 with sending switched off; `sql` puts something into it.
 fn old_policies(root: &Path, sql: &str) -> Connection {
     let db = Connection::open(root.join("policies.db")).unwrap();
@@ -1060,7 +1116,7 @@ fn format_of(db: &Connection) -> i64 {
 fn a_file_brought_to_the_new_format_is_like_one_made_in_it() {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let files = [
-        ("queue.db", include_str!("data/queue-v1.sql"), 3),
+        ("queue.db", include_str!("data/queue-v1.sql"), 4),
         ("policies.db", include_str!("data/policies-v1.sql"), 3),
     ];
     for (file, sql, _) in files {

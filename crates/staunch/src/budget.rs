@@ -4,7 +4,10 @@
 //! without; more is lent only if it is free, and who gets none goes to disk at once. So a flood costs
 //! speed, then answers 4.3.1, but never the daemon.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Ours: octets of a message that can always be held, whatever else is: its header streams by in them.
 pub(crate) const HEADER_OCTETS: usize = 8 * 1024;
@@ -37,15 +40,17 @@ pub(crate) struct Shares {
     pub(crate) kept_back: u64,
     /// For bodies between their commit and the first attempt.
     pub(crate) accepted: u64,
+    /// For notices that are being written, with what they carry of the original.
+    pub(crate) notices: u64,
 }
 
 impl Shares {
-    /// A quarter is for what was accepted, the rest for what arrives; of that, `guarantees` are kept back, but at
-    /// most half.
+    /// A quarter is for what was accepted, an eighth for notices, the rest for what arrives; of that, `guarantees` are kept
+    /// back, but at most half.
     pub(crate) fn of(memory: u64, guarantees: u64) -> Self {
-        let accepted = memory / 4;
-        let arriving = memory - accepted;
-        Self { arriving, kept_back: guarantees.min(arriving / 2), accepted }
+        let (accepted, notices) = (memory / 4, memory / 8);
+        let arriving = memory - accepted - notices;
+        Self { arriving, kept_back: guarantees.min(arriving / 2), accepted, notices }
     }
 }
 
@@ -67,16 +72,17 @@ struct Ledger {
     guaranteed: u64,
     extra: u64,
     accepted: u64,
+    notices: u64,
     peak: u64,
 }
 
 impl Ledger {
     fn lent(&self) -> u64 {
-        self.guaranteed + self.extra + self.accepted
+        self.guaranteed + self.extra + self.accepted + self.notices
     }
 
     fn free(&self, purpose: Purpose) -> u64 {
-        let Shares { arriving, kept_back, accepted } = self.shares;
+        let Shares { arriving, kept_back, accepted, .. } = self.shares;
         match purpose {
             Purpose::Guarantee => arriving.saturating_sub(self.guaranteed + self.extra),
             Purpose::Extra => arriving.saturating_sub(self.guaranteed.max(kept_back) + self.extra),
@@ -98,7 +104,13 @@ impl Ledger {
 #[derive(Debug)]
 pub(crate) struct Budget {
     ledger: Mutex<Ledger>,
+    /// In units of [`NOTICE_UNIT`]: who writes a notice waits, since there is no disk to go to instead.
+    notices: Arc<Semaphore>,
+    notice_units: AtomicU32,
 }
+
+/// Octets.
+const NOTICE_UNIT: u64 = 1024;
 
 /// What operators see of it, in octets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -113,19 +125,37 @@ pub(crate) struct Usage {
 
 impl Budget {
     pub(crate) fn new(shares: Shares) -> Arc<Self> {
-        let ledger = Ledger { shares, guaranteed: 0, extra: 0, accepted: 0, peak: 0 };
-        Arc::new(Self { ledger: Mutex::new(ledger) })
+        let ledger = Ledger { shares, guaranteed: 0, extra: 0, accepted: 0, notices: 0, peak: 0 };
+        let units = notice_units(shares);
+        let notices = Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX)));
+        Arc::new(Self { ledger: Mutex::new(ledger), notices, notice_units: AtomicU32::new(units) })
+    }
+
+    /// Waits until a notice may hold `octets`, or all there are for notices.
+    pub(crate) async fn notice(self: &Arc<Self>, octets: u64) -> Option<NoticeLease> {
+        let units = u32::try_from(octets.div_ceil(NOTICE_UNIT)).unwrap_or(u32::MAX);
+        let units = units.min(self.notice_units.load(Ordering::Relaxed));
+        // It is never closed.
+        let permit = Arc::clone(&self.notices).acquire_many_owned(units).await.ok()?;
+        let mut ledger = self.ledger();
+        ledger.notices += u64::from(units) * NOTICE_UNIT;
+        ledger.peak = ledger.peak.max(ledger.lent());
+        Some(NoticeLease { budget: Arc::clone(self), permit })
     }
 
     /// The same with other numbers. What is lent beyond them comes back by itself; until then nothing more is lent.
     pub(crate) fn resize(&self, shares: Shares) {
         self.ledger().shares = shares;
+        // Not less for notices: one that waits for more than there is would wait for ever.
+        let units = notice_units(shares);
+        let before = self.notice_units.fetch_max(units, Ordering::Relaxed);
+        self.notices.add_permits(usize::try_from(units.saturating_sub(before)).unwrap_or_default());
     }
 
     pub(crate) fn usage(&self) -> Usage {
         let ledger = self.ledger();
-        let limit = ledger.shares.arriving + ledger.shares.accepted;
-        Usage { lent: ledger.lent(), peak: ledger.peak, limit }
+        let Shares { arriving, accepted, notices, .. } = ledger.shares;
+        Usage { lent: ledger.lent(), peak: ledger.peak, limit: arriving + accepted + notices }
     }
 
     /// A lease of `guarantee` octets, if they are left.
@@ -146,6 +176,24 @@ impl Budget {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn notice_units(shares: Shares) -> u32 {
+    u32::try_from(shares.notices / NOTICE_UNIT).unwrap_or(u32::MAX).max(1)
+}
+
+/// The memory of a notice that is being written; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct NoticeLease {
+    budget: Arc<Budget>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Drop for NoticeLease {
+    fn drop(&mut self) {
+        let units = u64::try_from(self.permit.num_permits()).unwrap_or_default();
+        self.budget.ledger().notices -= units * NOTICE_UNIT;
     }
 }
 
@@ -211,7 +259,12 @@ mod tests {
 
     /// A budget for what arrives, in guarantees.
     fn arriving(octets: u64, kept_back: u64) -> Shares {
-        Shares { arriving: octets * GUARANTEE, kept_back: kept_back * GUARANTEE, accepted: 0 }
+        Shares {
+            arriving: octets * GUARANTEE,
+            kept_back: kept_back * GUARANTEE,
+            accepted: 0,
+            notices: 0,
+        }
     }
 
     #[test]
@@ -261,7 +314,24 @@ mod tests {
         assert!(budget.body(1).is_none(), "a quarter is for bodies, though the rest is free");
         drop(body);
         assert!(budget.body(1).is_some());
-        assert!(budget.message(6 * GUARANTEE).is_some(), "the rest is for what arrives");
+        assert!(budget.message(5 * GUARANTEE).is_some(), "the rest is for what arrives");
+    }
+
+    #[tokio::test]
+    async fn notices_wait_for_each_other_and_the_largest_has_all_there_is() {
+        let budget = Budget::new(Shares { notices: 4 * NOTICE_UNIT, ..arriving(1, 0) });
+        let three = budget.notice(3 * NOTICE_UNIT).await.unwrap();
+        let large = budget.notice(100 * NOTICE_UNIT);
+        tokio::pin!(large);
+        assert!(futures_util::poll!(&mut large).is_pending());
+        drop(three);
+        let _large = large.await.unwrap();
+        assert_eq!(budget.usage().lent, 4 * NOTICE_UNIT);
+        let small = budget.notice(1);
+        tokio::pin!(small);
+        assert!(futures_util::poll!(&mut small).is_pending());
+        budget.resize(Shares { notices: 5 * NOTICE_UNIT, ..arriving(1, 0) });
+        assert!(small.await.is_some());
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 use spool::{Health, OpenError, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,7 @@ use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
 use crate::live::Live;
+use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::intake::Intake;
@@ -283,12 +285,15 @@ async fn run_queue(queue: Queue, relay: Arc<Relay>, stop: CancellationToken) {
 /// Keeps free space and the store's health in view.
 async fn vitals(relay: Arc<Relay>, stop: CancellationToken) {
     let (lost, detached) = (AtomicU64::new(0), AtomicBool::new(false));
+    let pinned = Mutex::new(PinnedLog::default());
     let every = || async {
         tokio::time::sleep(VITALS_EVERY).await;
         look_at_vitals(&relay).await;
         tell_of_lost_bodies(&relay, &lost);
         damaged::tell_mended(&relay);
         look_around(&relay, &detached);
+        let mut log = pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        log.look(relay.spool.pinned().as_ref(), Instant::now());
     };
     while stop.run_until_cancelled(every()).await.is_some() {}
 }

@@ -26,6 +26,7 @@ mod login;
 mod open;
 mod outcome;
 mod parcel;
+mod pinned;
 mod place;
 mod policy_store;
 mod pool;

@@ -98,6 +98,18 @@ pub(crate) struct Switches {
     turn: Mutex<()>,
 }
 
+/// Nobody knows what was paused: so nothing is sent until the operator says so.
+fn pause_for_safety(store: &Spool, off: &mut Off) -> Result<(), StoreError> {
+    tracing::error!(
+        event = "alarm",
+        reason = "switches_damaged",
+        "what was paused cannot be read from queue.db, so nothing is sent: `staunch pause` what shall wait, then `staunch resume`"
+    );
+    let since = *off.sending.get_or_insert(Timestamp::UNIX_EPOCH);
+    store.set_mark(SENDING, Some(&since.as_millisecond().to_string()))?;
+    store.forget_damaged_marks(MARKS)
+}
+
 impl Switches {
     /// As they were left. Blocks for a read.
     ///
@@ -106,7 +118,8 @@ impl Switches {
     /// [`StoreError`] when that cannot be read.
     pub(crate) fn open(store: Spool) -> Result<Self, StoreError> {
         let mut off = Off::default();
-        for (name, value) in store.marks(MARKS)? {
+        let marks = store.marks(MARKS)?;
+        for (name, value) in marks.values {
             // That it is off matters, not since when.
             let since = value.parse().ok().and_then(|at| Timestamp::from_millisecond(at).ok());
             let since = since.unwrap_or(Timestamp::UNIX_EPOCH);
@@ -120,6 +133,9 @@ impl Switches {
                     tracing::warn!(event = "store_failed", name, "an unknown switch is left alone");
                 }
             }
+        }
+        if marks.may_lack_some {
+            pause_for_safety(&store, &mut off)?;
         }
         Ok(Self { off: Live::new(off), store, turn: Mutex::new(()) })
     }

@@ -17,6 +17,7 @@ pub mod load;
 pub mod log;
 mod mx;
 mod name_server;
+pub mod pages;
 mod pki;
 mod policy_host;
 pub mod real;

@@ -313,6 +313,23 @@ impl Relay {
         self.wait_ready(since).await;
     }
 
+    /// The same for one that may refuse to start: says how it ended then.
+    pub async fn start_again_or_end(&mut self) -> Option<ExitStatus> {
+        let since = self.mark();
+        self.child = spawn(&self.program, &self.dir, &self.log, &self.guard);
+        let is_ready = |line: &Line| match line {
+            Line::Event(event) if event.text("event").as_deref() == Some("ready") => Some(true),
+            Line::End => Some(false),
+            Line::Event(_) | Line::Text(_) | Line::Start => None,
+        };
+        let first = |lines: &[Line]| lines.iter().skip(since.0).find_map(is_ready);
+        if !self.log.until(first).await.expect("it is ready, or ends") {
+            return Some(self.wait_end().await);
+        }
+        self.wait_ready(since).await;
+        None
+    }
+
     /// Changes the configuration file, for the next start.
     pub fn configure(&self, overlay: &str) {
         let text = std::fs::read_to_string(self.config_file()).expect("read the configuration");

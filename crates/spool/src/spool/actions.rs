@@ -44,13 +44,21 @@ impl Spool {
     }
 
     /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait but
-    /// one that a sender asked for is that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit.
+    /// one that a sender asked for is that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit
+    /// for each 10,000.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; then nothing has changed.
+    /// [`StoreError`]; what was changed before stays so.
     pub fn cut_waits(&self, now: Timestamp, latest: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |db| due::cut_waits(db, now, latest))
+        let mut total = 0;
+        loop {
+            let changed = self.write(move |db| due::cut_waits(db, now, latest))?;
+            total += changed;
+            if changed < due::CUT_MAX {
+                return Ok(total);
+            }
+        }
     }
 
     /// Makes due at `now`, or when their sender allows, who of `lanes` waits for what their lane failed by the last time; some 1,000 of
@@ -155,7 +163,7 @@ impl Spool {
     }
 
     /// Does something to the queue's tables and waits until it is committed.
-    pub(super) fn write<T: Send + 'static>(
+    pub(crate) fn write<T: Send + 'static>(
         &self,
         apply: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {

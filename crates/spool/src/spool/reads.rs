@@ -1,9 +1,11 @@
 //! What is asked of the queue: short reads, beside the writer.
 
 use jiff::Timestamp;
+use rusqlite::Connection;
 
 use super::Spool;
 use crate::body::{self, Body};
+use crate::damage::Mismatch;
 use crate::due::{
     self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
 };
@@ -135,14 +137,15 @@ impl Spool {
         Ok(self.inner.unrecorded.left_out(page))
     }
 
-    /// The body of a message. Blocks for a read.
+    /// The body of a message. Blocks for a read of all of it.
     ///
     /// # Errors
     ///
     /// [`StoreError::Missing`] if it is not in the queue; [`StoreError::Corrupt`] if its body is
-    /// gone or has another length.
+    /// gone or is not what was written.
     pub fn body(&self, id: MessageId) -> Result<Body, StoreError> {
-        self.inner.readers.read(|db| body::open(db, &self.inner.workshop.layout, id))
+        let layout = &self.inner.workshop.layout;
+        self.inner.readers.read(|db| body::open(db, layout, id))?.check()
     }
 
     /// The header section of a message, cut at `max` octets; the empty line is not part of it.
@@ -214,12 +217,31 @@ impl Spool {
         self.inner.readers.read(|db| listing::places(db, id, lane))
     }
 
-    /// After what can be mended was mended, or else as far as they can be found.
-    fn lanes_around(&self) -> Result<Lanes, StoreError> {
-        // The writer deals with damage behind the first of two batches.
+    /// Once more, after what can be mended was mended.
+    pub(crate) fn read_mended<T>(
+        &self,
+        read: impl Fn(&Connection, Mismatch) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match self.inner.readers.read(|db| read(db, Mismatch::Mend)) {
+            Err(error) if error.is_damage() => {
+                self.wait_for_mending()?;
+                self.inner.readers.read(|db| read(db, Mismatch::Name))
+            }
+            done => done,
+        }
+    }
+
+    /// The writer deals with damage behind the first of two batches.
+    fn wait_for_mending(&self) -> Result<(), StoreError> {
         for _ in 0..2 {
             self.write(|_| Ok(()))?;
         }
+        Ok(())
+    }
+
+    /// After what can be mended was mended, or else as far as they can be found.
+    fn lanes_around(&self) -> Result<Lanes, StoreError> {
+        self.wait_for_mending()?;
         match self.inner.readers.read(waiting_lanes::lanes) {
             Err(error) if error.is_damage() => self.inner.readers.read(|db| Ok(around::lanes(db))),
             read => read,
@@ -227,7 +249,7 @@ impl Spool {
     }
 
     fn page(&self, want: &Want<'_>) -> Result<DuePage, StoreError> {
-        let page = self.inner.readers.read(|db| due::page(db, want))?;
+        let page = self.read_mended(|db, mismatch| due::page(db, want, mismatch))?;
         Ok(self.inner.unrecorded.left_out(page))
     }
 }

@@ -1,15 +1,15 @@
 //! What the tests share: short ways to say common things.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use jiff::Timestamp;
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
-    Acted, Body, BodyFacts, Envelope, Filter, LaneKey, MessageId, MessageOptions, NewRecipient,
-    Options, Problem, RecipientOptions, RecipientState, Sealed, Settled, Settlement, Spool,
-    StoreError,
+    Acted, Body, BodyFacts, CheckCursor, DamagedRecipient, Envelope, Filter, LaneKey, MessageId,
+    MessageOptions, NewRecipient, Options, Problem, RecipientOptions, RecipientState, Sealed,
+    Settled, Settlement, Spool, StoreError,
 };
 
 /// Bodies above this are files, so that tests see both kinds with little data.
@@ -39,8 +39,6 @@ pub(crate) fn facts(size: usize) -> BodyFacts {
         longest_line: 12,
         ends_with_newline: true,
         received_count: 3,
-        body_sha256_simple: [1; 32],
-        body_sha256_relaxed: [2; 32],
     }
 }
 
@@ -143,6 +141,24 @@ pub(crate) fn problem(second: i64) -> Problem {
         mx: Some(smtp::Domain::parse("mx.example").unwrap()),
         text: RemoteText::new("connection refused"),
     }
+}
+
+/// Who cannot be used, of the whole queue.
+pub(crate) fn check_all(spool: &Spool) -> Vec<DamagedRecipient> {
+    let (mut damaged, mut after) = (Vec::new(), Some(CheckCursor::START));
+    while let Some(from) = after {
+        let checked = spool.check(from).unwrap();
+        damaged.extend(checked.damaged);
+        after = checked.next;
+    }
+    damaged
+}
+
+/// Where the large body of a message is.
+pub(crate) fn body_file(dir: &Path, id: MessageId) -> PathBuf {
+    let shelves = std::fs::read_dir(dir.join("bodies")).unwrap();
+    let mut paths = shelves.map(|shelf| shelf.unwrap().path().join(id.to_string()));
+    paths.find(|path| path.exists()).unwrap()
 }
 
 /// The files of bodies and drafts, without what is kept in `bodies/lost`.

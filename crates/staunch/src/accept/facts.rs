@@ -7,8 +7,6 @@ use std::sync::LazyLock;
 use mail_parser::{HeaderName, MessageParser};
 use spool::BodyFacts;
 
-use super::body_hash::BodyHash;
-
 const CRLF: &[u8] = b"\r\n";
 
 /// Octets of the header section that are looked into. A loop shows at the top, since every hop puts
@@ -31,7 +29,6 @@ pub(super) struct Facts {
     at_line_start: bool,
     section: Section,
     received_count: u32,
-    hash: BodyHash,
 }
 
 #[derive(Debug)]
@@ -52,7 +49,6 @@ impl Facts {
             at_line_start: true,
             section: Section::Header(Vec::new()),
             received_count: 0,
-            hash: BodyHash::new(),
         }
     }
 
@@ -70,7 +66,7 @@ impl Facts {
         self.has_8bit |= !piece.is_ascii();
         self.measure_lines(piece);
         match &mut self.section {
-            Section::Body => self.hash.update(piece),
+            Section::Body => {}
             Section::Header(_) => self.header(piece),
         }
         self.at_line_start = piece.ends_with(CRLF) || (self.at_line_start && piece.is_empty());
@@ -96,7 +92,7 @@ impl Facts {
             memchr::memmem::find(piece, b"\r\n\r\n").map(|at| at + CRLF.len())
         };
         let end = empty_line.unwrap_or(piece.len());
-        let (front, rest) = piece.split_at_checked(end).unwrap_or((piece, b""));
+        let front = piece.get(..end).unwrap_or(piece);
         self.header_len += octets(front);
         if let Section::Header(header) = &mut self.section {
             let room = HEADER_OCTETS_READ.saturating_sub(header.len());
@@ -104,7 +100,6 @@ impl Facts {
         }
         if empty_line.is_some() {
             self.end_header();
-            self.hash.update(rest.strip_prefix(CRLF).unwrap_or(rest));
         }
     }
 
@@ -117,7 +112,6 @@ impl Facts {
     /// All that is known once the message has ended.
     pub(super) fn finish(mut self) -> BodyFacts {
         self.end_header();
-        let (body_sha256_simple, body_sha256_relaxed) = self.hash.finish();
         BodyFacts {
             size: self.size,
             header_len: self.header_len,
@@ -125,8 +119,6 @@ impl Facts {
             longest_line: self.longest_line,
             ends_with_newline: self.at_line_start && self.size > 0,
             received_count: self.received_count,
-            body_sha256_simple,
-            body_sha256_relaxed,
         }
     }
 }

@@ -156,7 +156,7 @@ mod tests {
     fn receive(pieces: &[&[u8]], limit: u64, held: Held) -> (Result<BodyFacts, Refusal>, usize) {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
-        let budget = Budget::new(Shares { arriving: limit, kept_back: 0, accepted: 0 });
+        let budget = Budget::new(Shares { arriving: limit, kept_back: 0, accepted: 0, notices: 0 });
         let mut lease = budget.message(held.guarantee()).unwrap();
         let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
         let mut most = 0;

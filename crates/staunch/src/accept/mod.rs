@@ -8,7 +8,6 @@
 
 mod arrival;
 mod bind;
-mod body_hash;
 mod certificates;
 mod desk;
 mod doors;

@@ -55,6 +55,9 @@ pub(super) enum Command {
     /// Stop accepting mail; what is here is still sent
     #[command(after_help = "Example: staunch drain && staunch queue summary")]
     Drain(Drain),
+    /// Look for what is wrong
+    #[command(after_help = "Example: staunch doctor --data")]
+    Doctor(DoctorCommand),
     /// Say something about this machine's clock
     #[command(subcommand, after_help = "Example: date -u && staunch clock trust")]
     Clock(ClockCommand),
@@ -146,6 +149,19 @@ pub(super) struct ExplainCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueCommand {
+    #[command(flatten)]
+    Mail(MailCommand),
+    /// Copy queue and policies to a new directory, while the daemon goes on
+    #[command(after_help = "Example: staunch queue backup /var/backups/staunch-monday")]
+    Backup(OtherDirectory),
+    /// Put a backup in the place of the queue; the daemon must not run
+    #[command(after_help = "Example: staunch queue restore /var/backups/staunch-monday")]
+    Restore(OtherDirectory),
+}
+
+/// What is asked of the daemon.
+#[derive(Debug, Subcommand)]
+pub(super) enum MailCommand {
     /// One line for each recipient that waits
     #[command(after_help = "Example: staunch queue list --domain example.com --limit 20")]
     List(QueueList),
@@ -170,6 +186,26 @@ pub(super) enum QueueCommand {
     /// Remove for good, without telling the sender
     #[command(after_help = "Example: staunch queue delete 01K9ZQ7M3V5T2")]
     Delete(QueueAction),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct OtherDirectory {
+    /// The directory of the backup
+    pub(super) dir: PathBuf,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DoctorCommand {
+    /// Read all of the data directory and name what is damaged
+    #[arg(long, required = true)]
+    data: bool,
+    /// Mend what can be mended; the daemon must not run
+    #[arg(long, requires = "data")]
+    pub(super) repair: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[derive(Args, Debug, Default)]

@@ -1,12 +1,14 @@
 //! The command line: arguments in, exit code out.
 //!
 //! Commands that look at the running daemon, or make it do something, go through its socket (`door`);
-//! they never touch its files. Data goes to stdout, as tables for people or with `--json` for
+//! they never touch its files. `queue backup`, `queue restore` and `doctor` are about the files, and need no daemon. Data goes to stdout, as tables for people or with `--json` for
 //! programs; everything else goes to stderr, one line a fact.
 
 mod arguments;
+mod backup;
 mod clock;
 mod configuration;
+mod doctor;
 mod door;
 mod exit;
 mod explain;
@@ -30,7 +32,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::config::{self, Loaded, Surroundings};
-use arguments::{Arguments, Command, PolicyCommand, Settings};
+use arguments::{Arguments, Command, PolicyCommand, QueueCommand, Settings};
 pub(crate) use exit::Exit;
 use exit::Failure;
 
@@ -77,7 +79,11 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Run => run::run(load(settings)?, settings),
         Command::Config(command) => configuration::run(command, settings),
         Command::Explain(command) => explain::run(command, &load(settings)?),
-        Command::Queue(command) => queue::run(command, &load(settings)?),
+        Command::Queue(QueueCommand::Backup(command)) => backup::backup(command, &load(settings)?),
+        Command::Queue(QueueCommand::Restore(command)) => {
+            backup::restore(command, &load(settings)?)
+        }
+        Command::Queue(QueueCommand::Mail(command)) => queue::run(command, &load(settings)?),
         Command::Policy(PolicyCommand::Lint(command)) => lint::policy(command),
         Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
         Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
@@ -85,6 +91,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Pause(command) => switches::pause(command, &load(settings)?),
         Command::Resume(command) => switches::resume(command, &load(settings)?),
         Command::Drain(command) => switches::drain(command, &load(settings)?),
+        Command::Doctor(command) => doctor::run(command, &load(settings)?),
         Command::Clock(command) => clock::run(command, &load(settings)?),
         Command::Reload(format) => reload::run(*format, &load(settings)?),
         Command::User(command) => user::run(command, &load(settings)?),

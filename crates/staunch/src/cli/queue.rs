@@ -4,7 +4,7 @@ use std::io::{self, Write, stdout};
 
 use serde_json::Value;
 
-use super::arguments::{By, Json, QueueAction, QueueCommand, QueueList, QueueShow, State};
+use super::arguments::{By, Json, MailCommand, QueueAction, QueueList, QueueShow, State};
 use super::door::{Door, with_door};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
@@ -14,16 +14,16 @@ use crate::config::Loaded;
 const HEADINGS: [&str; 8] =
     ["ID", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT ATTEMPT", "REASON", "LAST ANSWER"];
 
-pub(super) fn run(command: &QueueCommand, loaded: &Loaded) -> Result<Exit, Failure> {
+pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     with_door(&loaded.config.admin.socket, async |door| match command {
-        QueueCommand::List(command) => list(&door, command).await.map(|_| Exit::Ok),
-        QueueCommand::Show(command) => show(&door, command).await,
-        QueueCommand::Retry(action) => act(&door, "retry", action).await,
-        QueueCommand::Hold(action) => act(&door, "hold", action).await,
-        QueueCommand::Release(action) => act(&door, "release", action).await,
-        QueueCommand::Bounce(action) => act(&door, "bounce", action).await,
-        QueueCommand::Delete(action) => act(&door, "delete", action).await,
-        QueueCommand::Summary(command) => {
+        MailCommand::List(command) => list(&door, command).await.map(|_| Exit::Ok),
+        MailCommand::Show(command) => show(&door, command).await,
+        MailCommand::Retry(action) => act(&door, "retry", action).await,
+        MailCommand::Hold(action) => act(&door, "hold", action).await,
+        MailCommand::Release(action) => act(&door, "release", action).await,
+        MailCommand::Bounce(action) => act(&door, "bounce", action).await,
+        MailCommand::Delete(action) => act(&door, "delete", action).await,
+        MailCommand::Summary(command) => {
             let by = [("by", command.by.map(By::as_str))];
             print(&door.get(&["v1", "queue", "summary"], &by).await?, command.json)
         }

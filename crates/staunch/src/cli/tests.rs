@@ -2,7 +2,7 @@
 
 use clap::CommandFactory;
 
-use super::arguments::{Arguments, QueueCommand};
+use super::arguments::{Arguments, MailCommand, QueueCommand};
 use super::*;
 
 fn parse(line: &str) -> Result<Arguments, clap::Error> {
@@ -74,7 +74,9 @@ fn a_bulk_action_s_request_says_only_what_was_chosen() {
         ("staunch queue retry --all --json", r#"{"all":true}"#),
     ];
     for (line, want) in cases {
-        let Command::Queue(QueueCommand::Retry(action)) = parse(line).unwrap().command else {
+        let Command::Queue(QueueCommand::Mail(MailCommand::Retry(action))) =
+            parse(line).unwrap().command
+        else {
             panic!("{line}")
         };
         assert_eq!(serde_json::to_string(&action).unwrap(), want);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use spool::{Checked, DamagedRecipient, Mended, StoreError};
+use spool::{CheckCursor, Checked, DamagedRecipient, Mended, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::notice;
@@ -113,7 +113,7 @@ pub(crate) fn tell_mended(relay: &Relay) {
 
 /// Looks through the whole queue once: what is damaged is named now, and not on the day on which it is due.
 pub(crate) async fn check_all(relay: Arc<Relay>, stop: CancellationToken) {
-    let mut after = i64::MIN;
+    let mut after = CheckCursor::START;
     while !stop.is_cancelled() {
         let spool = relay.spool.clone();
         let checked = tokio::task::spawn_blocking(move || spool.check(after)).await;

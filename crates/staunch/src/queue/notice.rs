@@ -28,6 +28,8 @@ const HEADER_MAX_OCTETS: u64 = 256 * 1024;
 /// A larger original goes back as its header only, also where RET=FULL asks for more, which is a wish
 /// (RFC 3461 §4.3). Ours: senders have their message, and notices must not fill queues.
 const FULL_RETURN_MAX: u64 = 1024 * 1024;
+/// Ours: octets of what a notice says besides.
+const SAID_OCTETS: u64 = 32 * 1024;
 
 /// The message that a notice is about, as far as a notice speaks of it.
 #[derive(Debug)]
@@ -86,6 +88,7 @@ pub(crate) async fn compose(
         return Ok(None);
     };
     let returned = returned(config, subject, telling.action);
+    let _lease = relay.budget.notice(octets_held(subject.size, returned)).await;
     let original = match original(relay, subject, returned).await {
         Ok(original) => original,
         // An operator deleted the message while it was tried: nobody is told.
@@ -134,6 +137,16 @@ pub(crate) async fn compose(
     };
     let pieces = intake::pieces(relay, id, &envelope, None);
     Ok(Some(Notice { message: NewMessage { body: sealed, envelope }, pieces }))
+}
+
+/// What a notice holds while it is written: what it carries of the original, the text that is made of that, perhaps twice, and what
+/// is said.
+fn octets_held(size: u64, returned: Returned) -> u64 {
+    let carried = match returned {
+        Returned::Full => size,
+        Returned::Headers => size.min(HEADER_MAX_OCTETS),
+    };
+    carried.saturating_mul(3).saturating_add(SAID_OCTETS)
 }
 
 /// The original, or its header.

@@ -1,0 +1,290 @@
+//! A copy of the queue while mail goes through it.
+//!
+//! queue.db is copied in one read transaction, and who needs the log for that makes nobody wait. Large bodies are not in it:
+//! they are linked after that, and a message whose body has gone meanwhile was settled, so it is left out of the copy.
+//! `docs/spool.md` says what a restored copy sends again.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rusqlite::backup::Backup;
+use rustix::process::geteuid;
+
+use crate::layout::{DIR_MODE, Layout, create_file, sync_dir};
+use crate::schema::{POLICIES, QUEUE, Schema, connect};
+use crate::{MessageId, OpenError};
+
+/// Why the queue cannot be copied, or a copy cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A file or a directory cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Nothing that is there is written over.
+    #[error("{}: is not empty; name a directory that is not there", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A copy in the data directory would be lost with it.
+    #[error("{}: is in data_dir, or has data_dir in it; name a directory elsewhere", path.display())]
+    Inside {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Links are not followed: whoever made them may mean another file.
+    #[error("{}: is no {wanted}", path.display())]
+    Kind {
+        /// What is there.
+        path: PathBuf,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// There is nothing to copy.
+    #[error("{}: there is no queue; is that the data_dir, or a backup that was finished?", path.display())]
+    NoQueue {
+        /// Where queue.db should be.
+        path: PathBuf,
+    },
+}
+
+/// What a copy holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Copied {
+    /// Messages.
+    pub messages: u64,
+    /// Those of them whose bodies are files.
+    pub files: u64,
+    /// Files that need no space of their own as long as both directories have them.
+    pub linked: u64,
+}
+
+/// Copies queue, policies and bodies of `data_dir` to `to`, which is made. A daemon may run meanwhile: nothing of it waits. What is there
+/// after an error is no backup, and is refused as one.
+///
+/// # Errors
+///
+/// [`CopyError`], which names the file.
+pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
+    check_apart(data_dir, to)?;
+    let Some(source) = QUEUE.peek(data_dir)? else {
+        return Err(CopyError::NoQueue { path: data_dir.join(QUEUE.file) });
+    };
+    let owner = Owner::of(data_dir)?;
+    make_empty(to, &owner)?;
+    let target = Layout::at(to);
+    for dir in target.body_dirs() {
+        owner.make_dir(&dir)?;
+    }
+    // Under this name it is no queue yet.
+    let unfinished = to.join(UNFINISHED);
+    copy_database(&source, &QUEUE, &unfinished, &owner)?;
+    // After it: a row that is older than queue.db says does not count.
+    if let Some(policies) = POLICIES.peek(data_dir)? {
+        copy_database(&policies, &POLICIES, &to.join(POLICIES.file), &owner)?;
+    }
+    let copy = Copy { source, from: Layout::at(data_dir), target, owner };
+    let copied = copy.bodies(&unfinished)?;
+    for dir in copy.target.body_dirs() {
+        sync_dir(&dir).map_err(failed(&dir))?;
+    }
+    fs::rename(&unfinished, to.join(QUEUE.file)).map_err(failed(&unfinished))?;
+    sync_dir(to).map_err(failed(to))?;
+    Ok(copied)
+}
+
+const UNFINISHED: &str = "queue.db.unfinished";
+
+pub(crate) fn failed(path: &Path) -> impl Fn(io::Error) -> CopyError + '_ {
+    move |source| OpenError::Io { path: path.into(), source }.into()
+}
+
+/// Neither of two directories may be in the other one.
+pub(crate) fn check_apart(data_dir: &Path, other: &Path) -> Result<(), CopyError> {
+    let data_dir = data_dir.canonicalize().map_err(failed(data_dir))?;
+    let there = other.canonicalize().or_else(|_| {
+        // It is to be made.
+        let parent = other.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or_else(|| Path::new(".")).canonicalize()?;
+        Ok(parent.join(other.file_name().unwrap_or_default()))
+    });
+    let there = there.map_err(failed(other))?;
+    if there.starts_with(&data_dir) || data_dir.starts_with(&there) {
+        return Err(CopyError::Inside { path: other.into() });
+    }
+    Ok(())
+}
+
+/// Who owns the data directory: what root makes is given to them, or their daemon could not use it.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    pub(crate) fn of(dir: &Path) -> Result<Self, CopyError> {
+        let found = fs::metadata(dir).map_err(failed(dir))?;
+        Ok(Self { user: found.uid(), group: found.gid() })
+    }
+
+    /// Gives what is there to them, if root asks.
+    pub(crate) fn give(&self, path: &Path) -> Result<(), CopyError> {
+        if !geteuid().is_root() {
+            return Ok(());
+        }
+        std::os::unix::fs::lchown(path, Some(self.user), Some(self.group)).map_err(failed(path))
+    }
+
+    /// A directory that must not be there yet.
+    pub(crate) fn make_dir(&self, path: &Path) -> Result<(), CopyError> {
+        DirBuilder::new().mode(DIR_MODE).create(path).map_err(failed(path))?;
+        self.give(path)
+    }
+
+    /// A file that must not be there yet.
+    pub(crate) fn make_file(&self, path: &Path) -> Result<File, CopyError> {
+        let file = create_file(path).map_err(failed(path))?;
+        self.give(path)?;
+        Ok(file)
+    }
+}
+
+fn make_empty(dir: &Path, owner: &Owner) -> Result<(), CopyError> {
+    match fs::symlink_metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return owner.make_dir(dir),
+        Err(error) => return Err(failed(dir)(error)),
+        Ok(found) if !found.is_dir() => {
+            return Err(CopyError::Kind { path: dir.into(), wanted: "directory" });
+        }
+        Ok(_) => {}
+    }
+    if fs::read_dir(dir).map_err(failed(dir))?.next().is_some() {
+        return Err(CopyError::NotEmpty { path: dir.into() });
+    }
+    // Others' mail will be in it.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(DIR_MODE);
+    fs::set_permissions(dir, mode).map_err(failed(dir))?;
+    owner.give(dir)
+}
+
+/// In one step, so in one read transaction: SQLite begins anew whenever somebody writes between two.
+fn copy_database(
+    source: &Connection,
+    schema: &Schema,
+    path: &Path,
+    owner: &Owner,
+) -> Result<(), CopyError> {
+    let file = owner.make_file(path)?;
+    let copy = || {
+        let mut target = connect(path)?;
+        // It is synced below, and of no use to anybody before.
+        target.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+        Backup::new(source, &mut target)?.step(-1).map(drop)
+    };
+    copy().map_err(|error| OpenError::Database {
+        path: path.with_file_name(schema.file),
+        source: error,
+    })?;
+    file.sync_all().map_err(failed(path))
+}
+
+/// The bodies that a copied queue names.
+struct Copy {
+    source: Connection,
+    from: Layout,
+    target: Layout,
+    owner: Owner,
+}
+
+impl Copy {
+    fn bodies(&self, queue: &Path) -> Result<Copied, CopyError> {
+        let database = |source| OpenError::Database { path: queue.into(), source };
+        let copy = connect(queue).map_err(database)?;
+        let mut copied = Copied::default();
+        let mut gone = Vec::new();
+        for (seq, id) in files_of(&copy).map_err(database)? {
+            match self.body(id)? {
+                Body::Linked => {
+                    (copied.files, copied.linked) = (copied.files + 1, copied.linked + 1)
+                }
+                Body::Copied => copied.files += 1,
+                Body::Gone => gone.push((seq, id)),
+            }
+        }
+        for (seq, id) in gone {
+            // Of a message that is still there a body is missing: that is for the operator to see.
+            if !self.is_queued(id)? {
+                remove(&copy, seq).map_err(database)?;
+            }
+        }
+        let count = "SELECT count(*) FROM messages";
+        let messages: i64 = copy.query_row(count, [], |row| row.get(0)).map_err(database)?;
+        copied.messages = messages.unsigned_abs();
+        // Into the file itself, which alone is renamed.
+        copy.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").map_err(database)?;
+        Ok(copied)
+    }
+
+    fn body(&self, id: MessageId) -> Result<Body, CopyError> {
+        link_or_copy(&self.from.body(id), &self.target.body(id), &self.owner)
+    }
+
+    fn is_queued(&self, id: MessageId) -> Result<bool, CopyError> {
+        let found = self
+            .source
+            .prepare_cached("SELECT 1 FROM messages WHERE id = ?1")
+            .and_then(|mut select| select.exists([id.to_bytes()]));
+        let path = || self.from.file(QUEUE.file);
+        Ok(found.map_err(|source| OpenError::Database { path: path(), source })?)
+    }
+}
+
+fn files_of(db: &Connection) -> rusqlite::Result<Vec<(i64, MessageId)>> {
+    let mut select = db.prepare("SELECT seq, id FROM messages NOT INDEXED WHERE place = 1")?;
+    let rows =
+        select.query_map([], |row| Ok((row.get(0)?, row.get(1).map(MessageId::from_bytes))))?;
+    // A row whose id cannot be read has no body that anybody would find.
+    let rows = rows.filter_map(|row| row.and_then(|(seq, id)| Ok((seq, id?))).ok());
+    Ok(rows.collect())
+}
+
+fn remove(db: &Connection, seq: i64) -> rusqlite::Result<()> {
+    db.execute("DELETE FROM recipients WHERE id BETWEEN ?1 << 16 AND (?1 << 16) + 65535", [seq])?;
+    db.execute("DELETE FROM messages WHERE seq = ?1", [seq]).map(drop)
+}
+
+/// What became of a body.
+pub(crate) enum Body {
+    Linked,
+    Copied,
+    Gone,
+}
+
+/// A body is never changed, so two names for one file do no harm.
+pub(crate) fn link_or_copy(from: &Path, to: &Path, owner: &Owner) -> Result<Body, CopyError> {
+    let found = match fs::symlink_metadata(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Body::Gone),
+        Err(error) => return Err(failed(from)(error)),
+        Ok(found) if !found.is_file() => {
+            return Err(CopyError::Kind { path: from.into(), wanted: "file" });
+        }
+        Ok(found) => found,
+    };
+    // A name does not change whose file it is.
+    if found.uid() == owner.user && found.mode() & 0o777 == 0o600 && fs::hard_link(from, to).is_ok()
+    {
+        return Ok(Body::Linked);
+    }
+    let mut source = match File::open(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Body::Gone),
+        opened => opened.map_err(failed(from))?,
+    };
+    let mut target = owner.make_file(to)?;
+    io::copy(&mut source, &mut target).map_err(failed(to))?;
+    target.sync_all().map_err(failed(to))?;
+    Ok(Body::Copied)
+}

@@ -1,0 +1,214 @@
+//! `staunch doctor --data`: everything in a data directory is read once, and what is damaged is named.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::backup::CopyError;
+use crate::body;
+use crate::checksum;
+use crate::damage::{self, CheckCursor, Damage, Look, Mismatch};
+use crate::layout::Layout;
+use crate::schema::{POLICIES, QUEUE, Schema};
+use crate::{MessageId, OpenError, StoreError};
+
+/// Something in a data directory that is not what was written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// The file in the data directory.
+    pub file: String,
+    /// Where in it, and what is wrong.
+    pub what: String,
+    /// What can be done.
+    pub cure: Cure,
+}
+
+/// What can be done about a [`Finding`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cure {
+    /// [`crate::repair`] makes it whole, or keeps what can be kept.
+    Repair,
+    /// It is lost, unless a backup has it.
+    Backup,
+}
+
+impl fmt::Display for Cure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Repair => "stop the daemon and run `staunch doctor --data --repair`",
+            Self::Backup => "put it back from a backup, or `staunch queue delete` the message",
+        })
+    }
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Examined {
+    /// Messages.
+    pub messages: u64,
+    /// Recipients.
+    pub recipients: u64,
+    /// What is not what was written.
+    pub findings: Vec<Finding>,
+}
+
+/// Lines of SQLite about one file.
+const LINES_MAX: usize = 100;
+
+/// Reads all of `data_dir`; a daemon may work in it meanwhile. Changes nothing.
+///
+/// # Errors
+///
+/// [`CopyError`] when there is no queue, or it cannot be opened at all.
+pub fn examine(data_dir: &Path) -> Result<Examined, CopyError> {
+    let no_queue = || CopyError::NoQueue { path: data_dir.join(QUEUE.file) };
+    let mut examined = Examined::default();
+    match QUEUE.peek(data_dir) {
+        Ok(None) => return Err(no_queue()),
+        Ok(Some(db)) => queue(&db, &Layout::at(data_dir), &mut examined),
+        Err(error) => examined.findings.push(unreadable(&QUEUE, error, Cure::Backup)?),
+    }
+    match POLICIES.peek(data_dir) {
+        Ok(None) => {}
+        Ok(Some(db)) => integrity(&db, &POLICIES, &mut examined.findings),
+        Err(error) => examined.findings.push(unreadable(&POLICIES, error, Cure::Repair)?),
+    }
+    Ok(examined)
+}
+
+/// A file that is none of ours is a finding; that it may not be read is an error.
+fn unreadable(schema: &Schema, error: OpenError, cure: Cure) -> Result<Finding, CopyError> {
+    if !error.is_damage() {
+        return Err(error.into());
+    }
+    Ok(Finding { file: schema.file.into(), what: error.to_string(), cure })
+}
+
+fn integrity(db: &Connection, schema: &Schema, findings: &mut Vec<Finding>) {
+    let mut found = |what: String| {
+        findings.push(Finding { file: schema.file.into(), what, cure: Cure::Repair });
+    };
+    let lines = db.prepare("PRAGMA integrity_check").and_then(|mut check| {
+        let lines = check.query_map([], |row| row.get::<_, String>(0))?;
+        lines.take(LINES_MAX).collect::<Result<Vec<_>, _>>()
+    });
+    match lines {
+        Ok(lines) => lines.into_iter().filter(|line| line != "ok").for_each(found),
+        Err(error) => found(error.to_string()),
+    }
+}
+
+fn queue(db: &Connection, layout: &Layout, examined: &mut Examined) {
+    integrity(db, &QUEUE, &mut examined.findings);
+    let count = |table| {
+        let count = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
+        count.unwrap_or(0_i64).unsigned_abs()
+    };
+    (examined.messages, examined.recipients) = (count("messages"), count("recipients"));
+    // Before format 4 there is nothing to compare.
+    if !has_checksums(db) {
+        return;
+    }
+    if let Err(error) = QUEUE.check_shape(db, &layout.file(QUEUE.file)) {
+        // All statements would fail.
+        return examined.findings.push(in_queue(error.to_string(), Cure::Repair));
+    }
+    for look in [recipients, lanes, lonely] {
+        if let Err(error) = look(db, &mut examined.findings) {
+            examined.findings.push(in_queue(error.to_string(), Cure::Repair));
+        }
+    }
+    if let Err(error) = bodies(db, layout, &mut examined.findings) {
+        examined.findings.push(in_queue(error.to_string(), Cure::Repair));
+    }
+}
+
+fn in_queue(what: String, cure: Cure) -> Finding {
+    Finding { file: QUEUE.file.into(), what, cure }
+}
+
+fn recipients(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+    let mut after = Some(CheckCursor::START);
+    while let Some(from) = after {
+        let checked = damage::check(db, from, (Look::All, Mismatch::Name))?;
+        after = checked.next;
+        findings.extend(checked.damaged.into_iter().map(|one| {
+            let Damage { table, row, what } = one.damage;
+            let what =
+                format!("table {table}, row {row}: {what} is damaged; recipient <{}>", one.address);
+            in_queue(what, Cure::Backup)
+        }));
+    }
+    Ok(())
+}
+
+fn lanes(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+    let damaged = "SELECT id FROM lanes WHERE crc IS NOT NULL AND crc <> row_crc(id, key)";
+    each(db, damaged, |row: i64| {
+        // The next start gives it another name, and moves its mail.
+        findings.push(in_queue(
+            format!("table lanes, row {row}: its next hop is damaged"),
+            Cure::Repair,
+        ));
+    })
+}
+
+/// Bodies without the message that they belong to.
+fn lonely(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+    let select =
+        "SELECT seq FROM bodies b WHERE NOT EXISTS (SELECT 1 FROM messages WHERE seq = b.seq)";
+    each(db, select, |row: i64| {
+        let what = format!("table bodies, row {row}: its message is missing");
+        findings.push(in_queue(what, Cure::Repair));
+    })
+}
+
+fn bodies(db: &Connection, layout: &Layout, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+    let mut ids = Vec::new();
+    each(db, "SELECT id FROM messages NOT INDEXED", |id| ids.push(MessageId::from_bytes(id)))?;
+    for id in ids {
+        let checked = body::open(db, layout, id).and_then(body::Unchecked::check);
+        match checked {
+            // Delivered meanwhile.
+            Ok(_) | Err(StoreError::Missing { .. }) => {}
+            Err(error) => findings.push(body_finding(layout, id, &error)),
+        }
+    }
+    Ok(())
+}
+
+fn body_finding(layout: &Layout, id: MessageId, error: &StoreError) -> Finding {
+    let path = layout.body(id);
+    let is_lost = layout.lost().join(id.to_string()).exists();
+    let relative = path.strip_prefix(layout.root()).unwrap_or(&path);
+    let file = match fs::symlink_metadata(&path) {
+        Ok(_) => relative.display().to_string(),
+        Err(_) if is_lost => relative.display().to_string(),
+        Err(_) => QUEUE.file.to_owned(),
+    };
+    let cure = if is_lost { Cure::Repair } else { Cure::Backup };
+    Finding { file, what: format!("message {id}: {error}"), cure }
+}
+
+fn has_checksums(db: &Connection) -> bool {
+    let format = db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    checksum::add_to(db).is_ok() && format.is_ok_and(|format| format >= 4)
+}
+
+fn each<T: rusqlite::types::FromSql>(
+    db: &Connection,
+    select: &str,
+    mut take: impl FnMut(T),
+) -> Result<(), StoreError> {
+    let mut select = db.prepare(select)?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        // What cannot be read is found elsewhere.
+        if let Ok(value) = row.get(0) {
+            take(value);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! A copy takes the place of the queue, which is kept beside it.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::MessageId;
+use crate::backup::{Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy};
+use crate::database_lock::DatabaseLock;
+use crate::layout::{Layout, Lock, sync_dir};
+use crate::schema::{POLICIES, QUEUE, Schema};
+
+/// What [`restore`] did.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Restored {
+    /// What is in the data directory now; of its messages nothing is counted before the next start.
+    pub copied: Copied,
+    /// Where the queue is that was there before, if one was.
+    pub kept: Option<PathBuf>,
+}
+
+/// Puts the copy in `from` in the place of the queue in `data_dir`; what was there is moved to `before-restore-N` in it. No daemon may
+/// run. After an error, or a crash, the same can be done again.
+///
+/// # Errors
+///
+/// [`CopyError`], which names the file.
+pub fn restore(from: &Path, data_dir: &Path) -> Result<Restored, CopyError> {
+    let Some(queue) = regular(&from.join(QUEUE.file))? else {
+        return Err(CopyError::NoQueue { path: from.join(QUEUE.file) });
+    };
+    check_header(&QUEUE, &queue)?;
+    let policies = regular(&from.join(POLICIES.file))?;
+    if let Some(policies) = &policies {
+        check_header(&POLICIES, policies)?;
+    }
+    let layout = Layout::make_root(data_dir)?;
+    let owner = Owner::of(data_dir)?;
+    let _lock = Lock::take(&layout)?;
+    owner.give(&layout.file("lock"))?;
+    // Against a daemon whose lock file somebody removed.
+    let _database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
+    check_apart(data_dir, from)?;
+    let kept = set_aside(&layout, &owner)?;
+
+    for dir in layout.body_dirs() {
+        owner.make_dir(&dir)?;
+    }
+    let copied = bodies(&Layout::at(from), &layout, &owner)?;
+    for dir in layout.body_dirs() {
+        sync_dir(&dir).map_err(failed(&dir))?;
+    }
+    if let Some(policies) = policies {
+        put(&policies, data_dir, &owner)?;
+    }
+    // Last: without it there is no queue.
+    put(&queue, data_dir, &owner)?;
+    Ok(Restored { copied, kept })
+}
+
+/// The file of this name, if there is one; what is no file is not followed.
+fn regular(path: &Path) -> Result<Option<PathBuf>, CopyError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(path.into())),
+        Ok(_) => Err(CopyError::Kind { path: path.into(), wanted: "file" }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(path)(error)),
+    }
+}
+
+/// Not through SQLite, which would write beside a file that may be on a disk to be kept as it is.
+fn check_header(schema: &Schema, path: &Path) -> Result<(), CopyError> {
+    let mut header = [0; 100];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(failed(path))?;
+    Ok(schema.check_header(&header, path)?)
+}
+
+/// Moves away what is in the data directory, if it was ever used.
+fn set_aside(layout: &Layout, owner: &Owner) -> Result<Option<PathBuf>, CopyError> {
+    let root = layout.root();
+    let is_empty = |name: &str| fs::metadata(root.join(name)).map_or(true, |file| file.len() == 0);
+    if is_empty(QUEUE.file) && is_empty(POLICIES.file) && !layout.bodies().exists() {
+        return Ok(None);
+    }
+    let aside = (1_u32..)
+        .map(|number| root.join(format!("before-restore-{number}")))
+        .find(|path| !path.exists());
+    let aside = aside.ok_or_else(|| CopyError::NotEmpty { path: root.into() })?;
+    owner.make_dir(&aside)?;
+    for schema in [&POLICIES, &QUEUE] {
+        // The file last: beside a log without its file nothing is lost yet.
+        for suffix in ["-wal", "-shm", ""] {
+            let name = format!("{}{suffix}", schema.file);
+            rename_if_there(&root.join(&name), &aside.join(&name))?;
+        }
+    }
+    rename_if_there(&layout.bodies(), &aside.join("bodies"))?;
+    sync_dir(root).map_err(failed(root))?;
+    Ok(Some(aside))
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> Result<(), CopyError> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(from)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError> {
+    let mut copied = Copied::default();
+    for low in 0..=u8::MAX {
+        let shelf = from.shelf(low);
+        let Ok(entries) = fs::read_dir(&shelf) else { continue };
+        for entry in entries {
+            let entry = entry.map_err(failed(&shelf))?;
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(id) = id.filter(|id: &MessageId| id.low_byte() == low) else { continue };
+            match link_or_copy(&entry.path(), &to.body(id), owner)? {
+                Body::Linked => {
+                    (copied.files, copied.linked) = (copied.files + 1, copied.linked + 1)
+                }
+                Body::Copied => copied.files += 1,
+                Body::Gone => {}
+            }
+        }
+    }
+    Ok(copied)
+}
+
+/// Copies a database under another name, then gives it its own. With its log: a copy of a directory whose daemon did not end
+/// well has one.
+fn put(from: &Path, data_dir: &Path, owner: &Owner) -> Result<(), CopyError> {
+    let to = data_dir.join(from.file_name().unwrap_or_default());
+    let (log, new) = (with_suffix(from, "-wal"), with_suffix(&to, ".restored"));
+    let _absent_mostly = fs::remove_file(&new);
+    copy(from, &new, owner)?;
+    if let Some(log) = regular(&log)? {
+        copy(&log, &with_suffix(&to, "-wal"), owner)?;
+    }
+    fs::rename(&new, &to).map_err(failed(&new))?;
+    sync_dir(data_dir).map_err(failed(data_dir))
+}
+
+fn copy(from: &Path, to: &Path, owner: &Owner) -> Result<(), CopyError> {
+    let mut source = File::open(from).map_err(failed(from))?;
+    let mut target = owner.make_file(to)?;
+    io::copy(&mut source, &mut target).map_err(failed(to))?;
+    target.sync_all().map_err(failed(to))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,162 @@
+//! Backup and restore: what was acknowledged before a copy began is in it, and nothing is written over.
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{INLINE_MAX, body_file, bytes, commit, lane, open, settle, settlement};
+use spool::{
+    Change, CopyError, Filter, MessageId, OpenError, RecipientNo, Settled, Spool, backup, restore,
+};
+
+fn queued(spool: &Spool) -> BTreeSet<MessageId> {
+    let page = spool.list(&Filter::default(), None, 10_000).unwrap();
+    assert_eq!((page.damaged.len(), page.next), (0, None));
+    page.rows.iter().map(|row| row.message).collect()
+}
+
+fn deliver(spool: &Spool, message: MessageId) {
+    let mut done = settlement(spool, message);
+    done.changes.push((RecipientNo(0), Change::Delivered));
+    assert_eq!(settle(spool, done).unwrap(), Settled::Gone);
+}
+
+fn body(number: usize) -> Vec<u8> {
+    let size = if number.is_multiple_of(2) { 10 } else { INLINE_MAX + 10 };
+    vec![u8::try_from(number % 256).unwrap(); size]
+}
+
+#[test]
+fn a_restored_copy_is_the_queue_at_the_time_of_the_copy() {
+    let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (data, to) = (dir.path().join("data"), away.path().join("copy"));
+    let spool = open(&data);
+    let ids: Vec<_> = (0..10)
+        .map(|number| commit(&spool, &body(number), &[("to@to.example", lane(number % 3))]))
+        .collect();
+    spool.set_mark("paused", Some("1")).unwrap();
+    let copied = backup(&data, &to).unwrap();
+    assert_eq!((copied.messages, copied.files), (10, 5));
+    deliver(&spool, ids[1]);
+    let late = commit(&spool, b"late", &[("to@to.example", lane(1))]);
+    drop(spool);
+
+    let restored = restore(&to, &data).unwrap();
+    assert_eq!(restored.copied.files, 5);
+    let kept = restored.kept.unwrap();
+    let spool = open(&data);
+    assert_eq!(queued(&spool), ids.iter().copied().collect());
+    for (number, id) in ids.iter().enumerate() {
+        assert_eq!(bytes(&spool, *id), body(number));
+    }
+    assert_eq!(spool.mark("paused").unwrap().as_deref(), Some("1"), "what was stopped stays so");
+    drop(spool);
+    // What was there before is a data directory of its own.
+    let before = open(&kept);
+    let want: BTreeSet<_> = ids.iter().copied().chain([late]).filter(|id| *id != ids[1]).collect();
+    assert_eq!(queued(&before), want);
+
+    // The copy serves again, and elsewhere.
+    let other = away.path().join("other");
+    let again = restore(&to, &other).unwrap();
+    assert_eq!((again.kept, queued(&open(&other)).len()), (None, 10));
+}
+
+#[test]
+fn at_any_load_a_copy_has_what_was_committed_before_and_not_what_was_settled_before() {
+    let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (data, run) = (dir.path().join("data"), AtomicBool::new(true));
+    let spool = open(&data);
+    let kept: BTreeSet<_> =
+        (0..50).map(|number| commit(&spool, &body(number), &[("a@b.example", lane(1))])).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0.. {
+                let passing = commit(&spool, &body(number), &[("a@b.example", lane(number % 5))]);
+                deliver(&spool, passing);
+                if !run.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        for round in 0..20 {
+            let (to, fresh) = (away.path().join(format!("copy{round}")), away.path().join("fresh"));
+            let settled = commit(&spool, &body(round), &[("a@b.example", lane(2))]);
+            deliver(&spool, settled);
+            backup(&data, &to).unwrap();
+            restore(&to, &fresh).unwrap();
+            let copy = open(&fresh);
+            let found = queued(&copy);
+            assert!(found.is_superset(&kept) && !found.contains(&settled), "round {round}");
+            assert!(found.len() <= kept.len() + 1, "what passes is one message at a time");
+            found.iter().for_each(|id| drop(bytes(&copy, *id)));
+            drop(copy);
+            fs::remove_dir_all(&fresh).unwrap();
+        }
+        run.store(false, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_copy_is_for_its_owner_alone_follows_no_link_and_writes_over_nothing() {
+    let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let data = dir.path().join("data");
+    let spool = open(&data);
+    let id = commit(&spool, &body(1), &[("a@b.example", lane(1))]);
+    let kind = |to: &Path| backup(&data, to).unwrap_err();
+
+    assert!(matches!(kind(&data.join("copy")), CopyError::Inside { .. }));
+    assert!(matches!(kind(dir.path()), CopyError::Inside { .. }));
+    let (full, link) = (away.path().join("full"), away.path().join("link"));
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("mine"), b"mine").unwrap();
+    assert!(matches!(kind(&full), CopyError::NotEmpty { .. }));
+    symlink(&full, &link).unwrap();
+    assert!(matches!(kind(&link), CopyError::Kind { .. }));
+    assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
+
+    let to = away.path().join("copy");
+    backup(&data, &to).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&to), mode(&to.join("bodies"))), (0o700, 0o700));
+    let body = body_file(&to, id);
+    let found = [to.join("queue.db"), to.join("policies.db")];
+    assert!(found.iter().all(|path| mode(path) == 0o600));
+    assert!(matches!(kind(&to), CopyError::NotEmpty { .. }), "nor over a copy");
+    // While the daemon has it, it is not replaced.
+    let locked = restore(&to, &data).unwrap_err();
+    assert!(matches!(locked, CopyError::Open(OpenError::Locked { .. })), "{locked}");
+    drop(spool);
+
+    fs::remove_file(&body).unwrap();
+    symlink("/etc/passwd", &body).unwrap();
+    assert!(matches!(restore(&to, &data), Err(CopyError::Kind { .. })));
+    // A copy that was not finished is none.
+    fs::rename(to.join("queue.db"), to.join("queue.db.unfinished")).unwrap();
+    assert!(matches!(restore(&to, &data), Err(CopyError::NoQueue { .. })));
+    fs::write(to.join("queue.db"), [b'x'; 200]).unwrap();
+    let foreign = restore(&to, &data).unwrap_err();
+    assert!(matches!(foreign, CopyError::Open(OpenError::Foreign { .. })), "{foreign}");
+}
+
+#[test]
+fn a_body_that_is_missing_from_a_queued_message_is_missing_from_the_copy_and_named_there() {
+    let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (data, to) = (dir.path().join("data"), away.path().join("copy"));
+    let spool = open(&data);
+    let ids = [1, 3].map(|number| commit(&spool, &body(number), &[("a@b.example", lane(1))]));
+    fs::remove_file(body_file(&data, ids[0])).unwrap();
+    let copied = backup(&data, &to).unwrap();
+    assert_eq!((copied.messages, copied.files), (2, 1));
+    drop(spool);
+    restore(&to, &data).unwrap();
+    let spool = open(&data);
+    assert_eq!(queued(&spool).len(), 2);
+    assert!(spool.body(ids[0]).unwrap_err().is_damage());
+    assert_eq!(bytes(&spool, ids[1]), body(3));
+}

@@ -1,0 +1,67 @@
+//! `staunch queue backup` and `restore`: at the files of the data directory, whether a daemon runs or not.
+
+use std::io::{self, Write as _, stdout};
+
+use serde_json::json;
+use spool::{Copied, CopyError, OpenError};
+
+use super::arguments::OtherDirectory;
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::config::Loaded;
+
+pub(super) fn backup(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit, Failure> {
+    let Copied { messages, files, linked } =
+        spool::backup(&loaded.config.data_dir, &command.dir).map_err(failure)?;
+    let mut out = stdout().lock();
+    if command.json.json {
+        let done = json!({ "messages": messages, "bodies": files, "linked": linked });
+        output::json(&mut out, &done)?;
+    } else {
+        let dir = command.dir.display();
+        writeln!(
+            out,
+            "{messages} messages copied to {dir}, {files} large bodies, {linked} of them by link"
+        )?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn restore(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit, Failure> {
+    let data_dir = &loaded.config.data_dir;
+    let restored = spool::restore(&command.dir, data_dir).map_err(failure)?;
+    let mut out = stdout().lock();
+    if command.json.json {
+        let done = json!({ "bodies": restored.copied.files, "kept": restored.kept });
+        output::json(&mut out, &done)?;
+    } else {
+        writeln!(out, "{} is what it was; start the daemon", data_dir.display())?;
+        if let Some(kept) = &restored.kept {
+            writeln!(out, "what was there before is in {}", kept.display())?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// What the error is to a script.
+pub(super) fn failure(error: CopyError) -> Failure {
+    let exit = match &error {
+        CopyError::NotEmpty { .. } | CopyError::Inside { .. } => Exit::Usage,
+        CopyError::Kind { .. } | CopyError::NoQueue { .. } => Exit::NoInput,
+        CopyError::Open(
+            OpenError::Foreign { .. } | OpenError::Newer { .. } | OpenError::Shape { .. },
+        ) => Exit::BadInput,
+        CopyError::Open(OpenError::Io { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Exit::NoPermission
+        }
+        CopyError::Open(OpenError::Owner { .. }) => Exit::NoPermission,
+        CopyError::Open(
+            OpenError::Io { .. } | OpenError::Database { .. } | OpenError::Locked { .. },
+        ) => Exit::TemporaryFailure,
+    };
+    let is_running = matches!(error, CopyError::Open(OpenError::Locked { .. }));
+    let cure = if is_running { "; stop the daemon first" } else { "" };
+    Failure::new(exit, format!("{error}{cure}"))
+}

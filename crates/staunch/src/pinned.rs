@@ -1,0 +1,90 @@
+//! A process that reads queue.db for long is named: the log grows until it ends.
+
+use std::time::Duration;
+
+use spool::{Pinned, Reader};
+use tokio::time::Instant;
+
+/// Ours: a backup tool or a query is done in less; a forgotten shell is not.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is remembered from one look to the next.
+#[derive(Debug, Default)]
+pub(crate) struct PinnedLog {
+    since: Option<Instant>,
+    is_told: bool,
+}
+
+/// What the operator is told.
+#[derive(Debug, Eq, PartialEq)]
+enum News {
+    /// It has lasted for a minute.
+    Pinned,
+    /// It is over, and was told.
+    Free,
+}
+
+impl PinnedLog {
+    /// To be told what the store says each second.
+    pub(crate) fn look(&mut self, pinned: Option<&Pinned>, now: Instant) {
+        match (self.news(pinned, now), pinned) {
+            (Some(News::Pinned), Some(pinned)) => tell(pinned),
+            (Some(News::Free), _) => tracing::info!(
+                event = "queue_log_free",
+                "nobody reads queue.db for long any more, and its log is cut"
+            ),
+            (Some(News::Pinned), None) | (None, _) => {}
+        }
+    }
+
+    fn news(&mut self, pinned: Option<&Pinned>, now: Instant) -> Option<News> {
+        if pinned.is_none() {
+            self.since = None;
+            return std::mem::take(&mut self.is_told).then_some(News::Free);
+        }
+        let since = *self.since.get_or_insert(now);
+        if self.is_told || now.saturating_duration_since(since) < PATIENCE {
+            return None;
+        }
+        self.is_told = true;
+        Some(News::Pinned)
+    }
+}
+
+fn tell(pinned: &Pinned) {
+    let name = |reader: &Reader| format!("{} (process {})", reader.program, reader.pid);
+    let readers: Vec<String> = pinned.readers.iter().map(name).collect();
+    let readers = if readers.is_empty() {
+        "a process in another container".into()
+    } else {
+        readers.join(", ")
+    };
+    tracing::error!(
+        event = "alarm",
+        reason = "queue_log_pinned",
+        readers,
+        log_bytes = pinned.log_bytes,
+        "somebody has been reading queue.db for a minute: mail goes on, but data_dir/queue.db-wal grows until that process \\
+         ends; end it, and copy the queue with `staunch queue backup`"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_is_named_after_a_minute_once_and_its_end_is_told() {
+        let (mut log, start) = (PinnedLog::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let pinned = Some(&Pinned { log_bytes: 1, readers: Vec::new() });
+        assert_eq!(log.news(pinned, at(0)), None);
+        assert_eq!(log.news(pinned, at(59)), None);
+        assert_eq!(log.news(pinned, at(60)), Some(News::Pinned));
+        assert_eq!(log.news(pinned, at(61)), None, "once");
+        assert_eq!(log.news(None, at(62)), Some(News::Free));
+        assert_eq!(log.news(pinned, at(63)), None);
+        assert_eq!(log.news(None, at(64)), None, "what was not told does not end");
+        assert_eq!(log.news(pinned, at(124)), None, "a minute counts from its own beginning");
+    }
+}
