@@ -25,6 +25,7 @@ pub(crate) async fn run(plan: Plan) {
         sync_fails(nth).await;
     }
     disk_is_full().await;
+    disk_is_read_only().await;
 }
 
 /// The Nth sync of a life fails with EIO. The daemon may end; then it is started again as a service manager would.
@@ -146,6 +147,31 @@ async fn disk_is_full() {
     assert!(copies <= CLIENTS * 20, "second copies of at most what was in flight");
 }
 
+/// The file system turns read-only, as ext4 does after an error of the disk: nothing is taken or sent, and that is told.
+async fn disk_is_read_only() {
+    let scene = Scene::new(Path::new(env!("CARGO_BIN_EXE_staunch")), Sizes::Quick).await;
+    let disk = SmallDisk::mount(scene.world.dir());
+    let configuration = format!(
+        "data_dir = \"{}\"\n{}[limits]\ndisk_free_min = \"1MiB\"\n",
+        disk.mount.join("data").display(),
+        scene.configuration()
+    );
+    let relay = scene.world.relay(&configuration).await;
+    relay.submit("ann@home.test", &["user@d1.test"], "before").await;
+    relay.event("delivered").await;
+    let since = relay.mark();
+    disk.break_down();
+    relay.event("alarm").with("reason", "data_dir_read_only").after(since).await;
+    let reply =
+        relay.submit_content("ann@home.test", &["user@d1.test"], b"A: b\r\n\r\nx\r\n").await;
+    assert!((400..500).contains(&reply.code), "{reply:?}");
+    let health = relay.cli(&["healthcheck", "--json"]).await;
+    let said = String::from_utf8_lossy(&health.stdout);
+    assert!(!health.status.success() && said.contains("read_only"), "{health:?}");
+    assert_eq!(scene.sink.arrivals().len(), 1);
+    println!("read-only disk: {} to new mail, and healthcheck says why", reply.code);
+}
+
 async fn wait_acknowledged(load: &Load, count: usize) {
     let mut seen = load.acknowledged().len();
     while seen < count {
@@ -189,6 +215,12 @@ impl SmallDisk {
         let block = vec![0; 64 * 1024];
         while file.write_all(&block).is_ok() {}
         while file.write_all(&[0]).is_ok() {}
+    }
+
+    /// Nothing can be written to it any more.
+    fn break_down(&self) {
+        let status = Command::new("mount").args(["-o", "remount,abort"]).arg(&self.mount).status();
+        assert!(status.expect("it is installed").success());
     }
 
     fn free(&self) {

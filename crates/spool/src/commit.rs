@@ -19,7 +19,7 @@ use crate::rows::{
     TOLD, body_ref, mode_code, notify_code, number, place_code, problem_values, recipient_key,
     ret_code, state_code,
 };
-use crate::{MessageId, StoreError};
+use crate::{MessageId, StoreError, marks};
 
 /// Is this an envelope that can be kept?
 pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
@@ -30,12 +30,65 @@ pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What is remembered from one transaction to the next.
-#[derive(Debug, Default)]
-pub(crate) struct Memo {
-    /// The highest row that a message had. SQLite would use it again once it is free, and mail that comes later
-    /// would stand before a listing's end ([`crate::Spool::end`]).
+/// The rows of messages, whose numbers are not used a second time, also after a restart: a listing that is under way would show
+/// mail that came later, and a repair would take what is left of an old row for one of a new message.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    /// The highest number that was used.
     newest: AtomicI64,
+    /// The number at which the mark is written again.
+    mark_at: AtomicI64,
+}
+
+/// The mark that says which numbers have been used, and some more.
+const ROWS: &str = "rows";
+/// Ours: so many numbers are given up at each start. There are 2^47.
+const GIVEN_UP: i64 = 1_000_000;
+/// Ours: the mark is written again after so many; if that is rolled back, or fails, the next time comes long before the numbers that
+/// it covers are used.
+const MARK_EVERY: i64 = 65_536;
+
+impl Rows {
+    /// Behind all that were used. Neither a full disk nor a damaged page is a reason not to start.
+    pub(crate) fn open(db: &Connection) -> Result<Self, StoreError> {
+        let number = |select: &str| -> rusqlite::Result<Option<i64>> {
+            db.query_row(select, [], |row| row.get(0)).optional().map(Option::flatten)
+        };
+        let marked = number(
+            "SELECT CAST(value AS INTEGER) FROM marks WHERE name = 'rows' AND crc = row_crc(name, value)",
+        )?;
+        let highest = ["SELECT max(seq) FROM messages", "SELECT max(id) >> 16 FROM recipients"];
+        let highest = highest.map(number);
+        let is_known = marked.is_some() && highest.iter().all(Result::is_ok);
+        let found = highest.into_iter().filter_map(Result::ok).chain([marked]).flatten().max();
+        // Without a mark, as after the loss of marks, nobody knows.
+        let more = if is_known { 0 } else { GIVEN_UP };
+        let newest = found.unwrap_or_default().saturating_add(more);
+        let rows = Self { newest: AtomicI64::new(newest), mark_at: AtomicI64::new(newest) };
+        rows.mark(db, newest);
+        Ok(rows)
+    }
+
+    /// The next number.
+    fn next(&self, db: &Connection) -> i64 {
+        let seq = self.newest.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        if seq >= self.mark_at.load(Ordering::SeqCst) {
+            self.mark(db, seq);
+        }
+        seq
+    }
+
+    fn mark(&self, db: &Connection, seq: i64) {
+        let covered = seq.saturating_add(GIVEN_UP).to_string();
+        if marks::set(db, ROWS, Some(&covered)).is_ok() {
+            self.mark_at.store(seq.saturating_add(MARK_EVERY), Ordering::SeqCst);
+        }
+    }
+
+    /// Messages from now on stand behind this row.
+    pub(crate) fn note_newest(&self, seq: i64) {
+        self.newest.fetch_max(seq, Ordering::SeqCst);
+    }
 }
 
 /// What a commit writes, about: rows of recipients have some 300 octets with their indexes.
@@ -52,9 +105,9 @@ pub(crate) fn insert(
     db: &Connection,
     sealed: &Sealed,
     envelope: &Envelope,
-    memo: &Memo,
+    rows: &Rows,
 ) -> Result<(), StoreError> {
-    let seq = insert_message(db, sealed, envelope, memo)?;
+    let seq = insert_message(db, sealed, envelope, rows)?;
     if let SealedBody::Memory(bytes) = sealed.body() {
         db.prepare_cached("INSERT INTO bodies (seq, body) VALUES (?1, ?2)")?
             .execute(params![seq, &**bytes])?;
@@ -104,18 +157,14 @@ fn insert_message(
     db: &Connection,
     sealed: &Sealed,
     envelope: &Envelope,
-    memo: &Memo,
+    rows: &Rows,
 ) -> Result<i64, StoreError> {
     let (facts, options) = (&envelope.facts, &envelope.options);
     let place = match sealed.body() {
         SealedBody::Memory(_) => BodyRef::Inline,
         SealedBody::File(_) => BodyRef::File,
     };
-    let highest: i64 = db
-        .prepare_cached("SELECT coalesce(max(seq), 0) FROM messages")?
-        .query_row([], |row| row.get(0))?;
-    let seq = highest.max(memo.newest.load(Ordering::SeqCst)).saturating_add(1);
-    memo.note_newest(seq);
+    let seq = rows.next(db);
     db.prepare_cached(
         "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
              longest_line, ends_with_newline, received_count, body_sha256_simple,
@@ -148,13 +197,6 @@ fn insert_message(
         sealed.crc(),
     ])?;
     Ok(seq)
-}
-
-impl Memo {
-    /// Messages from now on stand behind this row.
-    pub(crate) fn note_newest(&self, seq: i64) {
-        self.newest.fetch_max(seq, Ordering::SeqCst);
-    }
 }
 
 /// The row of a message, and where its body is.
@@ -259,7 +301,7 @@ pub(crate) fn settle(
     db: &Connection,
     settlement: &Settlement,
     layout: &Layout,
-    memo: &Memo,
+    rows: &Rows,
 ) -> Result<Outcome, StoreError> {
     if let Some(update) = &settlement.lane {
         update_lane(db, update)?;
@@ -274,7 +316,7 @@ pub(crate) fn settle(
         return Ok(Outcome { settled: Settled::Moot, file: None });
     }
     for notice in &settlement.notices {
-        insert(db, &notice.body, &notice.envelope, memo)?;
+        insert(db, &notice.body, &notice.envelope, rows)?;
     }
     // A lane's row goes with the last recipient: the table is as long as the queue is wide.
     for lane in left {

@@ -168,6 +168,9 @@ pub enum StoreError {
         #[source]
         source: Arc<rusqlite::Error>,
     },
+    /// The file system is read-only.
+    #[error("the file system of the data directory is read-only")]
+    ReadOnly,
     /// What is at the name of queue.db is not what is open: it was moved, removed or replaced. Nothing was written.
     #[error("queue.db was moved, removed or replaced while it is open")]
     Detached,
@@ -206,6 +209,7 @@ impl StoreError {
             | Self::RecipientCount { .. }
             | Self::Corrupt { .. }
             | Self::Io { .. }
+            | Self::ReadOnly
             | Self::Detached
             | Self::Poisoned
             | Self::Closed => false,
@@ -225,6 +229,7 @@ impl StoreError {
             | Self::Missing { .. }
             | Self::RecipientCount { .. }
             | Self::Io { .. }
+            | Self::ReadOnly
             | Self::Detached
             | Self::Poisoned
             | Self::Closed => false,

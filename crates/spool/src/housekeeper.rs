@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::draft::Workshop;
 use crate::log::{Copying, Log, copy};
-use crate::schema::{POLICIES, QUEUE};
+use crate::schema::{POLICIES, QUEUE, Schema};
 use crate::{MessageId, StoreError};
 
 /// Which database.
@@ -88,9 +88,10 @@ impl Housekeeper {
     pub(crate) fn look_at_readers(&self) {
         let Some(chores) = self.chores() else { return };
         for which in [Which::Queue, Which::Policies] {
-            if self.copying(which).asks_again() {
-                // Fails only when the store is being closed, and that ends with a copy.
-                let _ = chores.send(Chore::Copy(which));
+            let copying = self.copying(which);
+            if copying.asks_again() && chores.send(Chore::Copy(which)).is_err() {
+                // The store is being closed, which ends with a copy.
+                copying.end(None);
             }
         }
     }
@@ -172,15 +173,16 @@ impl Broom {
                 // If it stays, the next start removes it.
                 let _ = fs::remove_file(path);
             }
-            Chore::Copy(Which::Queue) => self.copy(&self.queue),
-            Chore::Copy(Which::Policies) => self.copy(&self.policies),
+            Chore::Copy(Which::Queue) => self.copy(&QUEUE, &self.queue),
+            Chore::Copy(Which::Policies) => self.copy(&POLICIES, &self.policies),
             // Only wakes: the flag was set before it was sent.
             Chore::Stop => {}
         }
     }
 
-    fn copy(&self, (db, copying): &(Connection, Arc<Copying>)) {
-        if copy(db, copying).is_err_and(|error| error.is_failed_sync()) {
+    fn copy(&self, schema: &Schema, (db, copying): &(Connection, Arc<Copying>)) {
+        let file = self.workshop.layout.file(&format!("{}-wal", schema.file));
+        if copy(db, &file, copying).is_err_and(|error| error.is_failed_sync()) {
             self.workshop.vitals.poison();
         }
     }

@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock, fstatfs, statvfs};
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, fstatfs, statvfs};
 use rustix::process::geteuid;
 
 use crate::database_lock::is_at;
@@ -264,6 +264,11 @@ pub(crate) fn network_file_system(root: &Path) -> Option<&'static str> {
     // The kernel's magic numbers have 32 bits, whatever the sign and width of the field.
     let magic = u32::try_from(i128::from(found) & 0xffff_ffff).ok()?;
     NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
+}
+
+/// Has the file system become read-only? One that does not say is not.
+pub(crate) fn is_read_only(root: &Path) -> bool {
+    statvfs(root).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Octets and inodes that an unprivileged process can still use.

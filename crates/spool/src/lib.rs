@@ -18,6 +18,7 @@ pub use crate::due::{
 pub use crate::enforced::{Enforced, EnforcedList};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::examine::{Cure, Examined, Finding, examine};
+pub use crate::export::{Export, Exported};
 pub use crate::foreign_readers::{Pinned, Reader};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::lane_rows::Swept;
@@ -58,6 +59,7 @@ mod draft;
 mod due;
 mod enforced;
 mod examine;
+mod export;
 mod foreign_readers;
 mod listing;
 mod marks;

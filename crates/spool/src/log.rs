@@ -4,11 +4,13 @@
 //! the log starts over. A log that grows faster than it is copied makes the writer wait. One that a reader pins (a backup
 //! tool, a forgotten shell) makes nobody wait: it grows, and is cut when the reader has gone.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
+use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
 use crate::housekeeper::{Chore, Which};
@@ -81,7 +83,7 @@ impl Copying {
         let mut state = self.state();
         state.asked = false;
         match copied {
-            Some(Copied::ToTheEnd) => state.unfinished = true,
+            Some(Copied::ToTheEnd { .. }) => state.unfinished = true,
             Some(Copied::ToAReader { pages }) => state.pinned = Some(pages),
             // A full disk: the log grows until it is not, or commits fail and say so.
             None => {}
@@ -101,7 +103,10 @@ impl Copying {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Copied {
     /// To what was its end when the copy began.
-    ToTheEnd,
+    ToTheEnd {
+        /// Of the log.
+        pages: i64,
+    },
     /// A reader needs what the tables were before.
     ToAReader {
         /// Of the log.
@@ -181,9 +186,12 @@ impl Log {
     }
 }
 
-/// The keeper's part: copies without making anybody wait.
-pub(crate) fn copy(db: &Connection, copying: &Copying) -> Result<(), StoreError> {
+/// The keeper's part: copies without making anybody wait. `file` is the log.
+pub(crate) fn copy(db: &Connection, file: &Path, copying: &Copying) -> Result<(), StoreError> {
     let copied = copy_to_end(db);
+    if matches!(copied, Ok(Copied::ToTheEnd { pages }) if pages >= CUT_PAGES) {
+        forget_cached(file);
+    }
     copying.end(copied.as_ref().ok().copied());
     copied.map(|_| ())
 }
@@ -197,9 +205,18 @@ fn copy_to_end(db: &Connection) -> Result<Copied, StoreError> {
             return Ok(Copied::ToAReader { pages: after.pages });
         }
         if left(&after) < COPY_PAGES || left(&after) >= left(&before) {
-            return Ok(Copied::ToTheEnd);
+            return Ok(Copied::ToTheEnd { pages: after.pages });
         }
         before = after;
+    }
+}
+
+/// Gives the cached pages of a long log back here, or the writer would wait for that when it cuts the file: a second for 2.5 GB. There are
+/// no locks on this file that closing it could end.
+fn forget_cached(file: &Path) {
+    if let Ok(log) = File::open(file) {
+        // Only a hint.
+        let _ = fadvise(log, 0, None, Advice::DontNeed);
     }
 }
 

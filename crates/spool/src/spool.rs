@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::commit::{self, Memo};
+use crate::commit::{self, Rows};
 use crate::database_lock::DatabaseLock;
 use crate::draft::{Draft, Sealed, Workshop};
 use crate::foreign_readers::{Pinned, foreign_readers};
 use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
 use crate::lane_rows::update_lane;
-use crate::layout::{Layout, Lock, free_space, network_file_system, set_aside};
+use crate::layout::{Layout, Lock, free_space, is_read_only, network_file_system, set_aside};
 use crate::mend::{self, Mended, Unrecorded};
 use crate::message::{Envelope, LaneUpdate, Settled, Settlement};
 use crate::opening::{OpenReport, Options, PoliciesFile, Space};
@@ -53,7 +53,7 @@ struct Inner {
     readers: Arc<Readers>,
     policies: Policies,
     housekeeper: Housekeeper,
-    memo: Arc<Memo>,
+    rows: Arc<Rows>,
     unrecorded: Arc<Unrecorded>,
     ids: IdSource,
     report: OpenReport,
@@ -122,6 +122,11 @@ impl Spool {
     pub fn look_around(&self) -> Result<bool, OpenError> {
         self.inner.housekeeper.look_at_readers();
         let vitals = &self.inner.workshop.vitals;
+        if is_read_only(self.inner.workshop.layout.root()) {
+            vitals.read_only();
+        } else {
+            vitals.writable();
+        }
         let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
         // After `close` there are none.
         let Some(DirectoryLocks { lock, database_lock }) = locks.as_mut() else { return Ok(false) };
@@ -200,8 +205,8 @@ impl Spool {
         }
         let (id, ward) = (body.id(), body.ward());
         let octets = commit::octets(&body, &envelope);
-        let memo = Arc::clone(&self.inner.memo);
-        let insert = move |db: &Connection| commit::insert(db, &body, &envelope, &memo);
+        let rows = Arc::clone(&self.inner.rows);
+        let insert = move |db: &Connection| commit::insert(db, &body, &envelope, &rows);
         self.inner.queue.submit_sized(Urgency::Ordinary, octets, insert, move |result| {
             if let (Ok(()), Some(ward)) = (&result, ward) {
                 ward.keep();
@@ -214,11 +219,13 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] while the reserve is gone, [`StoreError::Poisoned`] for good.
+    /// [`StoreError::Full`] while the reserve is gone, [`StoreError::ReadOnly`] while nothing can be written,
+    /// [`StoreError::Poisoned`] for good.
     pub fn settle_permit(&self) -> Result<SettlePermit, StoreError> {
         match self.health() {
             Health::Good | Health::Detached => Ok(SettlePermit { _given: () }),
             Health::NoReserve => Err(StoreError::Full),
+            Health::ReadOnly => Err(StoreError::ReadOnly),
             Health::Poisoned => Err(StoreError::Poisoned),
         }
     }
@@ -239,13 +246,13 @@ impl Spool {
         }
         let wards: Vec<_> = settlement.notices.iter().filter_map(|new| new.body.ward()).collect();
         let chores = self.inner.housekeeper.chores();
-        let (workshop, memo) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.memo));
+        let (workshop, rows) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.rows));
         let octets = settlement.notices.iter().map(|new| commit::octets(&new.body, &new.envelope));
         let octets = octets.sum();
         let (message, ends) = (settlement.message, mend::ends(&settlement.changes));
         let (queue, unrecorded) =
             (Arc::clone(&self.inner.queue), Arc::clone(&self.inner.unrecorded));
-        let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &memo);
+        let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &rows);
         self.inner.queue.submit_sized(
             Urgency::Settling,
             octets,
@@ -386,6 +393,7 @@ impl Inner {
             Writer::start(db, log, reserve, Arc::clone(&vitals), duties)
                 .map_err(|e| StoreError::io("starting a thread", e))
         };
+        let rows = Arc::new(Rows::open(&queue)?);
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
         let queue = Arc::new(start(queue, Which::Queue, reserve)?);
         let readers_of_queue = readers(&QUEUE);
@@ -396,7 +404,7 @@ impl Inner {
             policies: Policies::new(writer, readers(&POLICIES), beside),
             readers: readers_of_queue,
             report,
-            memo: Arc::default(),
+            rows,
             unrecorded: Arc::default(),
             ids: IdSource::new(),
             workshop,

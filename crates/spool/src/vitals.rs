@@ -18,6 +18,9 @@ pub enum Health {
     /// queue.db was moved, removed or replaced: nothing new may be taken. What was taken is sent, and settled in the file that
     /// is open. Ends when the file is back.
     Detached,
+    /// The file system has become read-only, as after an error of the disk: nothing can be taken, and nothing may be transmitted. Ends
+    /// when it can be written again.
+    ReadOnly,
     /// A sync failed: the process must end and the files be opened anew.
     Poisoned,
 }
@@ -33,6 +36,8 @@ pub(crate) struct Vitals {
     lost: AtomicU64,
     /// queue.db is not at its name.
     detached: AtomicBool,
+    /// The file system cannot be written.
+    read_only: AtomicBool,
     /// Damage was met that is not dealt with yet.
     damaged: AtomicBool,
     /// What was done about damage, for the log.
@@ -43,6 +48,8 @@ impl Vitals {
     pub(crate) fn health(&self) -> Health {
         if self.poisoned.load(Ordering::Acquire) {
             Health::Poisoned
+        } else if self.read_only.load(Ordering::Acquire) {
+            Health::ReadOnly
         } else if self.is_detached() {
             Health::Detached
         } else if self.has_reserve() && !self.is_stuck() {
@@ -54,7 +61,7 @@ impl Vitals {
 
     pub(crate) fn alive(&self) -> Result<(), StoreError> {
         match self.health() {
-            Health::Good | Health::NoReserve | Health::Detached => Ok(()),
+            Health::Good | Health::NoReserve | Health::Detached | Health::ReadOnly => Ok(()),
             Health::Poisoned => Err(StoreError::Poisoned),
         }
     }
@@ -81,6 +88,16 @@ impl Vitals {
 
     pub(crate) fn is_detached(&self) -> bool {
         self.detached.load(Ordering::Acquire)
+    }
+
+    /// The file system has become read-only.
+    pub(crate) fn read_only(&self) {
+        self.read_only.store(true, Ordering::Release);
+    }
+
+    /// It can be written.
+    pub(crate) fn writable(&self) {
+        self.read_only.store(false, Ordering::Release);
     }
 
     /// queue.db has left its name.

@@ -1286,3 +1286,28 @@ fn a_removed_lock_is_made_anew_and_keeps_no_door_open_meanwhile() {
     let error = Spool::open(dir.path(), options()).unwrap_err();
     assert!(matches!(error, OpenError::Locked { pid: Some(_), .. }), "{error}");
 }
+
+/// A repair would take what is left of an old row for one of a new message.
+#[test]
+fn the_number_of_a_row_is_not_used_again_also_after_a_restart_or_without_its_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for forget in [false, false, true] {
+        let spool = open(dir.path());
+        let id = commit(&spool, b"x", &[("a@b.example", lane(1))]);
+        spool.close();
+        drop(spool);
+        let db = Connection::open(dir.path().join("queue.db")).unwrap();
+        let seq = db.query_row("SELECT max(seq) FROM messages", [], |row| row.get(0)).unwrap();
+        assert!(seq > last, "{seq} after {last}");
+        last = seq;
+        if forget {
+            db.execute("DELETE FROM marks WHERE name = 'rows'", []).unwrap();
+        }
+        drop(db);
+        let spool = open(dir.path());
+        let mut done = settlement(&spool, id);
+        done.changes.push((RecipientNo(0), Change::Delivered));
+        assert_eq!(settle(&spool, done).unwrap(), Settled::Gone);
+    }
+}

@@ -290,7 +290,7 @@ async fn vitals(relay: Arc<Relay>, stop: CancellationToken) {
         tokio::time::sleep(VITALS_EVERY).await;
         look_at_vitals(&relay).await;
         tell_of_lost_bodies(&relay, &lost);
-        damaged::tell_mended(&relay);
+        damaged::tell_mended(&relay).await;
         look_around(&relay, &detached);
         let mut log = pinned.lock().unwrap_or_else(PoisonError::into_inner);
         log.look(relay.spool.pinned().as_ref(), Instant::now());
@@ -324,8 +324,10 @@ fn look_around(relay: &Relay, told: &AtomicBool) {
         }
         Err(error) => tracing::error!(event = "store_failed", %error, "data_dir/lock was removed"),
     }
-    let is_detached = relay.spool.health() == Health::Detached;
-    if told.swap(is_detached, Ordering::Relaxed) == is_detached {
+    let health = relay.spool.health();
+    let (is_detached, is_read_only) = (health == Health::Detached, health == Health::ReadOnly);
+    let is_out = is_detached || is_read_only;
+    if told.swap(is_out, Ordering::Relaxed) == is_out {
         return;
     }
     if is_detached {
@@ -335,10 +337,17 @@ fn look_around(relay: &Relay, told: &AtomicBool) {
             "queue.db was moved, removed or replaced: no new mail is taken, what was taken is sent from the file that \
              is open; put it back, or stop the daemon"
         );
+    } else if is_read_only {
+        tracing::error!(
+            event = "alarm",
+            reason = "data_dir_read_only",
+            "the file system of data_dir has become read-only, as after an error of the disk: nothing is taken or sent; look at \
+             the kernel's log"
+        );
     } else {
         tracing::info!(
             event = "data_dir_back",
-            "queue.db is back at its place, and mail is taken again"
+            "queue.db is back at its place and can be written, and mail is taken again"
         );
     }
 }

@@ -46,6 +46,7 @@ mod switches;
 mod tcp_check;
 mod telemetry;
 mod tls;
+mod transfer;
 mod transmit;
 mod waiting;
 

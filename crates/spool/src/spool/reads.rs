@@ -11,7 +11,7 @@ use crate::due::{
 };
 use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
 use crate::message::{LaneKey, LaneSummary};
-use crate::waiting_lanes::Lanes;
+use crate::waiting_lanes::{Index, Lanes};
 use crate::{MessageId, StoreError, around, damage, waiting_lanes};
 
 impl Spool {
@@ -22,7 +22,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn lanes(&self) -> Result<Vec<LaneSummary>, StoreError> {
-        Ok(self.inner.readers.read(waiting_lanes::lanes)?.lanes)
+        Ok(self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Trusted))?.lanes)
     }
 
     /// As [`Spool::lanes`], after lanes were named whose own name is damaged, or whose row is gone although mail waits there; with the
@@ -32,10 +32,11 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read or written.
     pub fn lanes_with_names(&self) -> Result<(Vec<LaneSummary>, usize), StoreError> {
-        let Lanes { lanes, nameless } = match self.inner.readers.read(waiting_lanes::lanes) {
-            Err(error) if error.is_damage() => self.lanes_around()?,
-            read => read?,
-        };
+        let Lanes { lanes, nameless } =
+            match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
+                Err(error) if error.is_damage() => self.lanes_around()?,
+                read => read?,
+            };
         if nameless.is_empty() {
             return Ok((lanes, 0));
         }
@@ -190,7 +191,7 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read.
     pub fn end(&self) -> Result<ListCursor, StoreError> {
         let end = self.inner.readers.read(listing::end)?;
-        self.inner.memo.note_newest(end.message_row());
+        self.inner.rows.note_newest(end.message_row());
         Ok(end)
     }
 
@@ -242,7 +243,7 @@ impl Spool {
     /// After what can be mended was mended, or else as far as they can be found.
     fn lanes_around(&self) -> Result<Lanes, StoreError> {
         self.wait_for_mending()?;
-        match self.inner.readers.read(waiting_lanes::lanes) {
+        match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
             Err(error) if error.is_damage() => self.inner.readers.read(|db| Ok(around::lanes(db))),
             read => read,
         }

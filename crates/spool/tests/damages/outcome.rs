@@ -31,12 +31,14 @@ impl Outcome {
     pub(crate) fn of(dir: &Path) -> Result<Self, OpenError> {
         let spool = Spool::open(dir, options())?;
         let mut outcome = Self::default();
-        let (lanes, _) = spool.lanes_with_names().unwrap();
-        for lane in lanes {
-            outcome.read_lane(&spool, &lane.key);
-        }
+        outcome.read_lanes(&spool);
         let damaged = check_all(&spool);
         outcome.damaged.extend(damaged.iter().map(|one| one.key));
+        // Mail may be in a lane that was read before that.
+        if !spool.take_mended().is_empty() {
+            outcome.tried.clear();
+            outcome.read_lanes(&spool);
+        }
         let held = Filter { state: Some(RecipientState::Held), ..Filter::default() };
         let mut after = None;
         loop {
@@ -50,6 +52,13 @@ impl Outcome {
         }
         spool.close();
         Ok(outcome)
+    }
+
+    fn read_lanes(&mut self, spool: &Spool) {
+        let (lanes, _) = spool.lanes_with_names().unwrap();
+        for lane in lanes {
+            self.read_lane(spool, &lane.key);
+        }
     }
 
     fn read_lane(&mut self, spool: &Spool, lane: &LaneKey) {
@@ -90,7 +99,11 @@ impl Outcome {
             );
             // One without a name of its own is moved before anything of it is tried.
             // And what is in the lane of another next hop is moved by who reads it, as after a change of routes.
-            let may_be_astray = matches!(damage, Damage::Value { column, .. } if column == "lane");
+            let may_be_astray = match damage {
+                Damage::Value { column, .. } => column == "lane",
+                Damage::Bit { .. } => message.is_hit(damage),
+                Damage::Zeros { .. } | Damage::Cut { .. } | Damage::Gone { .. } => false,
+            };
             let is_right = tried.wanted.lane == wanted.lane
                 || tried.wanted.lane.starts_with("damaged row ")
                 || may_be_astray;

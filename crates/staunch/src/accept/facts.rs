@@ -19,7 +19,7 @@ static PARSER: LazyLock<MessageParser> = LazyLock::new(|| {
 
 /// The facts so far.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     size: u64,
     header_len: u64,
     has_8bit: bool,
@@ -39,7 +39,7 @@ enum Section {
 }
 
 impl Facts {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             size: 0,
             header_len: 0,
@@ -61,7 +61,7 @@ impl Facts {
     }
 
     /// The next piece of the message.
-    pub(super) fn update(&mut self, piece: &[u8]) {
+    pub(crate) fn update(&mut self, piece: &[u8]) {
         self.size += octets(piece);
         self.has_8bit |= !piece.is_ascii();
         self.measure_lines(piece);
@@ -110,7 +110,7 @@ impl Facts {
     }
 
     /// All that is known once the message has ended.
-    pub(super) fn finish(mut self) -> BodyFacts {
+    pub(crate) fn finish(mut self) -> BodyFacts {
         self.end_header();
         BodyFacts {
             size: self.size,

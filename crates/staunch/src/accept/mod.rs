@@ -41,7 +41,7 @@ use rates::Rates;
 use visitors::Visitors;
 
 pub(crate) use doors::{BindError, Doors, PreparedDoors};
-pub(crate) use facts::facts_of;
+pub(crate) use facts::{Facts, facts_of};
 pub(crate) use inherited::Inherited;
 
 /// What all sessions share.

@@ -8,6 +8,7 @@ mod policies;
 mod queue;
 mod summary;
 mod switches;
+mod transfer;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use axum::body::{self, Body};
 use axum::extract::connect_info::Connected;
-use axum::extract::{Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -108,6 +109,8 @@ fn router(relay: Arc<Relay>) -> Router {
     acts()
         .layer(middleware::from_fn_with_state(Arc::clone(&relay), to_the_end))
         .merge(looks())
+        // It is as long as the message is, and ends itself what it begins.
+        .route("/v1/queue/import", post(transfer::import).layer(DefaultBodyLimit::disable()))
         .with_state(relay)
 }
 
@@ -204,6 +207,7 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
         Health::Good => "good",
         Health::NoReserve => "disk_full",
         Health::Detached => "detached",
+        Health::ReadOnly => "read_only",
         Health::Poisoned => "poisoned",
     };
     let config = relay.config();

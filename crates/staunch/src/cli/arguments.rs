@@ -157,6 +157,18 @@ pub(super) enum QueueCommand {
     /// Put a backup in the place of the queue; the daemon must not run
     #[command(after_help = "Example: staunch queue restore /var/backups/staunch-monday")]
     Restore(OtherDirectory),
+    /// Write all messages to a file, for another machine; they stay in this queue
+    #[command(after_help = "Example: staunch pause && staunch queue export /root/queue.export")]
+    Export(TransferFile),
+    /// Have the daemon take the messages of such a file
+    #[command(after_help = "Example: staunch queue import /root/queue.export")]
+    Import(TransferFile),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct TransferFile {
+    /// The file; - for stdout or stdin
+    pub(super) file: PathBuf,
 }
 
 /// What is asked of the daemon.

@@ -90,6 +90,16 @@ impl Door {
         self.check(request.send().await).await?.value().await
     }
 
+    /// Sends octets, of whatever form.
+    ///
+    /// # Errors
+    ///
+    /// As [`Door::get`].
+    pub(super) async fn send(&self, path: &[&str], body: Vec<u8>) -> Result<Value, Failure> {
+        let request = self.client.post(url(path, &[])?).body(body);
+        self.check(request.send().await).await?.value().await
+    }
+
     async fn ask(
         &self,
         method: Method,

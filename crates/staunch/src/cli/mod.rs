@@ -1,7 +1,7 @@
 //! The command line: arguments in, exit code out.
 //!
 //! Commands that look at the running daemon, or make it do something, go through its socket (`door`);
-//! they never touch its files. `queue backup`, `queue restore` and `doctor` are about the files, and need no daemon. Data goes to stdout, as tables for people or with `--json` for
+//! they never touch its files. `queue backup`, `restore`, `export` and `doctor` are about the files, and need no daemon. Data goes to stdout, as tables for people or with `--json` for
 //! programs; everything else goes to stderr, one line a fact.
 
 mod arguments;
@@ -22,6 +22,7 @@ mod run;
 mod sendmail;
 mod switches;
 mod table;
+mod transfer;
 mod user;
 
 use std::ffi::OsString;
@@ -82,6 +83,12 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Queue(QueueCommand::Backup(command)) => backup::backup(command, &load(settings)?),
         Command::Queue(QueueCommand::Restore(command)) => {
             backup::restore(command, &load(settings)?)
+        }
+        Command::Queue(QueueCommand::Export(command)) => {
+            transfer::export(command, &load(settings)?)
+        }
+        Command::Queue(QueueCommand::Import(command)) => {
+            transfer::import(command, &load(settings)?)
         }
         Command::Queue(QueueCommand::Mail(command)) => queue::run(command, &load(settings)?),
         Command::Policy(PolicyCommand::Lint(command)) => lint::policy(command),

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use spool::{CheckCursor, Checked, DamagedRecipient, Mended, StoreError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Event;
 use super::notice;
 use super::work::Work;
 use crate::outcome::{Problem, Reason};
@@ -89,9 +91,11 @@ pub(super) fn tell_unrecorded(subject: &notice::Subject<'_>) {
 }
 
 /// Tells the operator what the store did about damage.
-pub(crate) fn tell_mended(relay: &Relay) {
+pub(crate) async fn tell_mended(relay: &Arc<Relay>) {
     relay.spool.mend_if_damaged();
-    for Mended { indexes, failed } in relay.spool.take_mended() {
+    let all = relay.spool.take_mended();
+    let is_mended = all.iter().any(|one| !one.indexes.is_empty());
+    for Mended { indexes, failed } in all {
         tracing::error!(
             event = "alarm",
             reason = "queue_damaged",
@@ -109,14 +113,37 @@ pub(crate) fn tell_mended(relay: &Relay) {
             );
         }
     }
+    if is_mended {
+        look_everywhere(relay).await;
+    }
+}
+
+/// What an index had hidden, or shown elsewhere, may be in any lane.
+async fn look_everywhere(relay: &Arc<Relay>) {
+    let spool = relay.spool.clone();
+    let lanes = tokio::task::spawn_blocking(move || spool.lanes()).await;
+    match lanes.unwrap_or(Err(StoreError::Closed)) {
+        Ok(lanes) => {
+            let keys = lanes.into_iter().map(|lane| lane.key).collect();
+            relay.tell_queue(Event::Follow(keys)).await;
+        }
+        Err(error) => {
+            tracing::error!(event = "store_failed", %error, "what damaged indexes hid waits for the next start");
+        }
+    }
 }
 
 /// Looks through the whole queue once: what is damaged is named now, and not on the day on which it is due.
 pub(crate) async fn check_all(relay: Arc<Relay>, stop: CancellationToken) {
     let mut after = CheckCursor::START;
     while !stop.is_cancelled() {
-        let spool = relay.spool.clone();
+        let (spool, begun) = (relay.spool.clone(), Instant::now());
         let checked = tokio::task::spawn_blocking(move || spool.check(after)).await;
+        // Half of the time is for others.
+        let rest = tokio::time::sleep(begun.elapsed());
+        if stop.run_until_cancelled(rest).await.is_none() {
+            return;
+        }
         match checked.unwrap_or(Err(StoreError::Closed)) {
             Ok(Checked { damaged, next }) => {
                 park(&relay, damaged);

@@ -1,0 +1,117 @@
+//! A message that comes from another queue: its line, then its body, in one request.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use spool::{BodyFacts, Draft, MessageId, StoreError};
+
+use super::{Refused, ask_store};
+use crate::accept::Facts;
+use crate::queue::intake::Intake;
+use crate::relay::Relay;
+use crate::transfer::{EnvelopeLine, LINE_MAX};
+
+/// Takes it, unless it is here already: who imports a file a second time imports what is missing.
+pub(super) async fn import(
+    State(relay): State<Arc<Relay>>,
+    body: Body,
+) -> Result<Json<Value>, Refused> {
+    let mut pieces = body.into_data_stream();
+    let mut next = async || match pieces.next().await {
+        Some(piece) => piece.map(Some).map_err(Refused::bad),
+        None => Ok(None),
+    };
+    let (mut line, mut rest) = (Vec::new(), Bytes::new());
+    while let Some(piece) = next().await? {
+        if let Some(end) = memchr::memchr(b'\n', &piece) {
+            line.extend_from_slice(piece.get(..end).unwrap_or_default());
+            rest = piece.slice(end + 1..);
+            break;
+        }
+        line.extend_from_slice(&piece);
+        if line.len() > LINE_MAX {
+            return Err(Refused::bad("the line of a message is too long"));
+        }
+    }
+    let envelope_line: EnvelopeLine = serde_json::from_slice(&line).map_err(Refused::bad)?;
+    let id = envelope_line.id().map_err(Refused::bad)?;
+    if !ask_store(&relay, move |relay| relay.spool.places(id, None)).await?.is_empty() {
+        return Ok(answer(id, Found::Known));
+    }
+    let intake = Intake::new(Arc::clone(&relay));
+    intake.room_for(envelope_line.size).map_err(|full| Refused::failed(full.reply.text()))?;
+    let mut arriving = Arriving::new(relay.spool.draft(id));
+    arriving = arriving.take(rest).await?;
+    while let Some(piece) = next().await? {
+        arriving = arriving.take(piece).await?;
+    }
+    let (draft, facts) = arriving.end().await?;
+    if facts.size != envelope_line.size {
+        let text = format!("message {id}: {} octets, not {}", facts.size, envelope_line.size);
+        return Err(Refused::bad(text));
+    }
+    let config = relay.config();
+    let envelope = envelope_line.envelope(&config, facts).map_err(Refused::bad)?;
+    // What was begun is done, also when whoever asked goes away.
+    let commit = async move { intake.commit(&config, draft, envelope).await };
+    let committed = relay.tracker.spawn(commit).await.map_err(Refused::failed)?;
+    committed.map_err(|refused| Refused::failed(refused.reply.text()))?;
+    Ok(answer(id, Found::New))
+}
+
+/// Was it new here?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    New,
+    Known,
+}
+
+fn answer(id: MessageId, found: Found) -> Json<Value> {
+    Json(json!({ "id": id.to_string(), "imported": found == Found::New }))
+}
+
+/// A body that comes in pieces of any length.
+struct Arriving {
+    draft: Draft,
+    facts: Facts,
+    /// The last piece ended with CR, which is kept back: nothing is cut between CR and LF.
+    has_cr: bool,
+}
+
+impl Arriving {
+    fn new(draft: Draft) -> Self {
+        Self { draft, facts: Facts::new(), has_cr: false }
+    }
+
+    /// A large body goes to the disk here.
+    async fn take(self, piece: Bytes) -> Result<Self, Refused> {
+        let write = move || {
+            let Self { mut draft, mut facts, has_cr } = self;
+            let mut content = Vec::with_capacity(piece.len() + 1);
+            content.extend(has_cr.then_some(b'\r'));
+            content.extend_from_slice(&piece);
+            let has_cr = content.last() == Some(&b'\r');
+            if has_cr {
+                content.pop();
+            }
+            facts.update(&content);
+            draft.write(&content)?;
+            Ok::<_, StoreError>(Self { draft, facts, has_cr })
+        };
+        let written = tokio::task::spawn_blocking(write).await.map_err(Refused::failed)?;
+        written.map_err(Refused::failed)
+    }
+
+    async fn end(mut self) -> Result<(Draft, BodyFacts), Refused> {
+        if std::mem::take(&mut self.has_cr) {
+            self.facts.update(b"\r");
+            self.draft.write(b"\r").map_err(Refused::failed)?;
+        }
+        Ok((self.draft, self.facts.finish()))
+    }
+}
