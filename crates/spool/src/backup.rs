@@ -10,10 +10,11 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-use rusqlite::backup::Backup;
+use rusqlite::backup::{Backup, StepResult};
 use rustix::process::geteuid;
 
-use crate::layout::{DIR_MODE, Layout, create_file, sync_dir};
+use crate::error::is_damage;
+use crate::layout::{DIR_MODE, Layout, create_file, open_no_link, sync_dir};
 use crate::schema::{POLICIES, QUEUE, Schema, connect};
 use crate::{MessageId, OpenError};
 
@@ -43,6 +44,12 @@ pub enum CopyError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// What only the log has would be missed.
+    #[error("{}: another process reads it; end that process (`fuser -v FILE`) and try again", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is nothing to copy.
     #[error("{}: there is no queue; is that the data_dir, or a backup that was finished?", path.display())]
     NoQueue {
@@ -60,6 +67,18 @@ pub struct Copied {
     pub files: u64,
     /// Files that need no space of their own as long as both directories have them.
     pub linked: u64,
+    /// What became of policies.db.
+    pub policies: CopiedPolicies,
+}
+
+/// What became of policies.db.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CopiedPolicies {
+    /// It was copied, or there was none.
+    #[default]
+    Whole,
+    /// It is damaged and left out: policies are fetched again, and mail that needs one waits for that.
+    LeftOut,
 }
 
 /// Copies queue, policies and bodies of `data_dir` to `to`, which is made. A daemon may run meanwhile: nothing of it waits. What is there
@@ -74,7 +93,7 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
         return Err(CopyError::NoQueue { path: data_dir.join(QUEUE.file) });
     };
     let owner = Owner::of(data_dir)?;
-    make_empty(to, &owner)?;
+    make_empty(to)?;
     let target = Layout::at(to);
     for dir in target.body_dirs() {
         owner.make_dir(&dir)?;
@@ -83,17 +102,31 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
     let unfinished = to.join(UNFINISHED);
     copy_database(&source, &QUEUE, &unfinished, &owner)?;
     // After it: a row that is older than queue.db says does not count.
-    if let Some(policies) = POLICIES.peek(data_dir)? {
-        copy_database(&policies, &POLICIES, &to.join(POLICIES.file), &owner)?;
-    }
+    let policies = copy_policies(data_dir, &to.join(POLICIES.file), &owner)?;
     let copy = Copy { source, from: Layout::at(data_dir), target, owner };
-    let copied = copy.bodies(&unfinished)?;
+    let copied = Copied { policies, ..copy.bodies(&unfinished)? };
     for dir in copy.target.body_dirs() {
         sync_dir(&dir).map_err(failed(&dir))?;
     }
     fs::rename(&unfinished, to.join(QUEUE.file)).map_err(failed(&unfinished))?;
     sync_dir(to).map_err(failed(to))?;
+    copy.owner.give(to)?;
     Ok(copied)
+}
+
+/// Mail is worth more than policies: those are fetched again.
+fn copy_policies(data_dir: &Path, to: &Path, owner: &Owner) -> Result<CopiedPolicies, CopyError> {
+    let copied = POLICIES.peek(data_dir).map_err(CopyError::from).and_then(|policies| {
+        policies.map_or(Ok(()), |policies| copy_database(&policies, &POLICIES, to, owner))
+    });
+    match copied {
+        Ok(()) => Ok(CopiedPolicies::Whole),
+        Err(CopyError::Open(error)) if error.is_damage() => match fs::remove_file(to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(to)(error)),
+            Ok(()) | Err(_) => Ok(CopiedPolicies::LeftOut),
+        },
+        Err(other) => Err(other),
+    }
 }
 
 const UNFINISHED: &str = "queue.db.unfinished";
@@ -153,9 +186,13 @@ impl Owner {
     }
 }
 
-fn make_empty(dir: &Path, owner: &Owner) -> Result<(), CopyError> {
+/// It is given to its owner when all is in it: until then nobody else can change names there.
+fn make_empty(dir: &Path) -> Result<(), CopyError> {
     match fs::symlink_metadata(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return owner.make_dir(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = DirBuilder::new().mode(DIR_MODE).create(dir);
+            return made.map_err(failed(dir));
+        }
         Err(error) => return Err(failed(dir)(error)),
         Ok(found) if !found.is_dir() => {
             return Err(CopyError::Kind { path: dir.into(), wanted: "directory" });
@@ -167,8 +204,7 @@ fn make_empty(dir: &Path, owner: &Owner) -> Result<(), CopyError> {
     }
     // Others' mail will be in it.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(DIR_MODE);
-    fs::set_permissions(dir, mode).map_err(failed(dir))?;
-    owner.give(dir)
+    fs::set_permissions(dir, mode).map_err(failed(dir))
 }
 
 /// In one step, so in one read transaction: SQLite begins anew whenever somebody writes between two.
@@ -183,7 +219,9 @@ fn copy_database(
         let mut target = connect(path)?;
         // It is synced below, and of no use to anybody before.
         target.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
-        Backup::new(source, &mut target)?.step(-1).map(drop)
+        let is_done = Backup::new(source, &mut target)?.step(-1)? == StepResult::Done;
+        // Else somebody has locked a file that nobody else knows.
+        if is_done { Ok(()) } else { Err(rusqlite::Error::InvalidQuery) }
     };
     copy().map_err(|error| OpenError::Database {
         path: path.with_file_name(schema.file),
@@ -206,7 +244,11 @@ impl Copy {
         let copy = connect(queue).map_err(database)?;
         let mut copied = Copied::default();
         let mut gone = Vec::new();
-        for (seq, id) in files_of(&copy).map_err(database)? {
+        let files = match files_of(&copy) {
+            Err(error) if is_damage(&error) => self.all_files()?,
+            files => files.map_err(database)?,
+        };
+        for (seq, id) in files {
             match self.body(id)? {
                 Body::Linked => {
                     (copied.files, copied.linked) = (copied.files + 1, copied.linked + 1)
@@ -217,7 +259,9 @@ impl Copy {
         }
         for (seq, id) in gone {
             // Of a message that is still there a body is missing: that is for the operator to see.
-            if !self.is_queued(id)? {
+            if let Some(seq) = seq
+                && !self.is_queued(id)?
+            {
                 remove(&copy, seq).map_err(database)?;
             }
         }
@@ -227,6 +271,19 @@ impl Copy {
         // Into the file itself, which alone is renamed.
         copy.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").map_err(database)?;
         Ok(copied)
+    }
+
+    /// Where a damaged page hides whose they are, all bodies belong to the copy.
+    fn all_files(&self) -> Result<Vec<(Option<i64>, MessageId)>, CopyError> {
+        let mut ids = Vec::new();
+        for low in 0..=u8::MAX {
+            let shelf = self.from.shelf(low);
+            for entry in fs::read_dir(&shelf).map_err(failed(&shelf))? {
+                let name = entry.map_err(failed(&shelf))?.file_name();
+                ids.extend(name.to_str().and_then(|name| name.parse().ok()).map(|id| (None, id)));
+            }
+        }
+        Ok(ids)
     }
 
     fn body(&self, id: MessageId) -> Result<Body, CopyError> {
@@ -243,13 +300,18 @@ impl Copy {
     }
 }
 
-fn files_of(db: &Connection) -> rusqlite::Result<Vec<(i64, MessageId)>> {
+/// With the rows of their messages.
+fn files_of(db: &Connection) -> rusqlite::Result<Vec<(Option<i64>, MessageId)>> {
     let mut select = db.prepare("SELECT seq, id FROM messages NOT INDEXED WHERE place = 1")?;
     let rows =
         select.query_map([], |row| Ok((row.get(0)?, row.get(1).map(MessageId::from_bytes))))?;
     // A row whose id cannot be read has no body that anybody would find.
-    let rows = rows.filter_map(|row| row.and_then(|(seq, id)| Ok((seq, id?))).ok());
-    Ok(rows.collect())
+    let mut files = Vec::new();
+    for row in rows {
+        let (seq, id) = row?;
+        files.extend(id.ok().map(|id| (Some(seq), id)));
+    }
+    Ok(files)
 }
 
 fn remove(db: &Connection, seq: i64) -> rusqlite::Result<()> {
@@ -279,10 +341,14 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path, owner: &Owner) -> Result<Body
     {
         return Ok(Body::Linked);
     }
-    let mut source = match File::open(from) {
+    let mut source = match open_no_link(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Body::Gone),
         opened => opened.map_err(failed(from))?,
     };
+    // It may be another one since it was looked at.
+    if !source.metadata().map_err(failed(from))?.is_file() {
+        return Err(CopyError::Kind { path: from.into(), wanted: "file" });
+    }
     let mut target = owner.make_file(to)?;
     io::copy(&mut source, &mut target).map_err(failed(to))?;
     target.sync_all().map_err(failed(to))?;

@@ -78,6 +78,11 @@ impl Pages {
         Ok(pages)
     }
 
+    /// Nothing that is found is certain.
+    pub(crate) fn doubt_all(&mut self) {
+        self.free = None;
+    }
+
     /// Calls `take` with each row on any page that may be in use.
     pub(crate) fn each_row(&self, mut take: impl FnMut(Carved)) {
         for number in 1..=self.count {
@@ -105,6 +110,10 @@ impl Pages {
     /// 1.5: trunk pages, each with the number of the next one and of leaves.
     fn free_list(&self) -> Option<BTreeSet<u32>> {
         let first = self.page(1)?;
+        // A first page that is none says nothing of free pages. At 28: the number of pages.
+        if !first.starts_with(b"SQLite format 3\0") || number_at(&first, 28)? != self.count {
+            return None;
+        }
         let mut free = BTreeSet::new();
         let mut trunk = number_at(&first, 32)?;
         while trunk != 0 {

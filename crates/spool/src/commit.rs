@@ -57,7 +57,11 @@ impl Rows {
         let marked = number(
             "SELECT CAST(value AS INTEGER) FROM marks WHERE name = 'rows' AND crc = row_crc(name, value)",
         )?;
-        let highest = ["SELECT max(seq) FROM messages", "SELECT max(id) >> 16 FROM recipients"];
+        // A number that damage has made is no reason to go beyond all numbers.
+        let highest = [
+            "SELECT max(seq) FROM messages WHERE seq < 1 << 46",
+            "SELECT max(id) >> 16 FROM recipients WHERE id < 1 << 62",
+        ];
         let highest = highest.map(number);
         let is_known = marked.is_some() && highest.iter().all(Result::is_ok);
         let found = highest.into_iter().filter_map(Result::ok).chain([marked]).flatten().max();
@@ -65,24 +69,30 @@ impl Rows {
         let more = if is_known { 0 } else { GIVEN_UP };
         let newest = found.unwrap_or_default().saturating_add(more);
         let rows = Self { newest: AtomicI64::new(newest), mark_at: AtomicI64::new(newest) };
-        rows.mark(db, newest);
-        Ok(rows)
+        match rows.mark(db, newest) {
+            Err(error) if error.is_failed_sync() => Err(error),
+            Ok(()) | Err(_) => Ok(rows),
+        }
     }
 
-    /// The next number.
-    fn next(&self, db: &Connection) -> i64 {
+    /// The next number, in a transaction.
+    fn next(&self, db: &Connection) -> Result<i64, StoreError> {
         let seq = self.newest.fetch_add(1, Ordering::SeqCst).saturating_add(1);
-        if seq >= self.mark_at.load(Ordering::SeqCst) {
-            self.mark(db, seq);
+        if seq >= self.mark_at.load(Ordering::SeqCst)
+            && let Err(error) = self.mark(db, seq)
+            && db.is_autocommit()
+        {
+            // Some errors have ended the transaction, with all that was in it.
+            return Err(error);
         }
-        seq
+        Ok(seq)
     }
 
-    fn mark(&self, db: &Connection, seq: i64) {
+    fn mark(&self, db: &Connection, seq: i64) -> Result<(), StoreError> {
+        // Also if it fails: what is damaged there is not met again for each message.
+        self.mark_at.store(seq.saturating_add(MARK_EVERY), Ordering::SeqCst);
         let covered = seq.saturating_add(GIVEN_UP).to_string();
-        if marks::set(db, ROWS, Some(&covered)).is_ok() {
-            self.mark_at.store(seq.saturating_add(MARK_EVERY), Ordering::SeqCst);
-        }
+        marks::set(db, ROWS, Some(&covered))
     }
 
     /// Messages from now on stand behind this row.
@@ -164,7 +174,7 @@ fn insert_message(
         SealedBody::Memory(_) => BodyRef::Inline,
         SealedBody::File(_) => BodyRef::File,
     };
-    let seq = rows.next(db);
+    let seq = rows.next(db)?;
     db.prepare_cached(
         "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
              longest_line, ends_with_newline, received_count, body_sha256_simple,

@@ -52,6 +52,12 @@ pub enum OpenError {
         /// The application id it carries.
         found: i64,
     },
+    /// A backup was not put back to its end.
+    #[error("{}: a restore was not finished; do it again with the same backup", path.display())]
+    Unfinished {
+        /// Its mark.
+        path: PathBuf,
+    },
     /// Tables or indexes are not those that this release, or one before it, has made.
     #[error(
         "{}: {part} is missing; `staunch doctor --data --repair` makes it anew of what can be read, or put it back from a backup",
@@ -89,9 +95,11 @@ impl OpenError {
         match self {
             Self::Foreign { .. } | Self::Shape { .. } => true,
             Self::Database { source, .. } => is_damage(source),
-            Self::Locked { .. } | Self::Owner { .. } | Self::Newer { .. } | Self::Io { .. } => {
-                false
-            }
+            Self::Locked { .. }
+            | Self::Owner { .. }
+            | Self::Newer { .. }
+            | Self::Unfinished { .. }
+            | Self::Io { .. } => false,
         }
     }
 }

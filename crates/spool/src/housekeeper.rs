@@ -166,12 +166,22 @@ impl Broom {
 
     fn attend(&self, chore: Chore) {
         if self.workshop.vitals.alive().is_err() {
+            // Nothing is written any more; a writer that waits for a copy has to hear that.
+            self.queue.1.end(None);
+            self.policies.1.end(None);
             return;
         }
         match chore {
             Chore::Remove(path) => {
-                // If it stays, the next start removes it.
-                let _ = fs::remove_file(path);
+                // An import may have brought a message of this id back meanwhile.
+                let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+                let is_named = |id| {
+                    self.workshop.is_unnamed(id) || is_known(&self.queue.0, id).unwrap_or(true)
+                };
+                if !id.is_some_and(is_named) {
+                    // If it stays, the next start removes it.
+                    let _ = fs::remove_file(path);
+                }
             }
             Chore::Copy(Which::Queue) => self.copy(&QUEUE, &self.queue),
             Chore::Copy(Which::Policies) => self.copy(&POLICIES, &self.policies),

@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, fstatfs, statvfs};
+use rustix::fs::{FlockOperation, OFlags, StatVfsMountFlags, flock, fstatfs, statvfs};
 use rustix::process::geteuid;
 
 use crate::database_lock::is_at;
@@ -27,6 +27,8 @@ use crate::{MessageId, OpenError};
 
 /// Files are for their owner alone: they hold other people's mail.
 const FILE_MODE: u32 = 0o600;
+/// In a data directory whose restore was not finished: where the queue is that was there before, or nothing.
+pub(crate) const UNFINISHED_RESTORE: &str = "restore.unfinished";
 pub(crate) const DIR_MODE: u32 = 0o700;
 /// File systems whose locks and syncs depend on another machine: `statfs(2)`, `linux/magic.h`.
 const NETWORK_FILE_SYSTEMS: [(u32, &str); 9] = [
@@ -54,6 +56,10 @@ impl Layout {
     pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
         let layout = Self::make_root(root)?;
         check_owner(&layout.root)?;
+        let unfinished = layout.file(UNFINISHED_RESTORE);
+        if unfinished.exists() {
+            return Err(OpenError::Unfinished { path: unfinished });
+        }
         make_dir(&layout.tmp)?;
         make_dir(&layout.bodies)?;
         Ok(layout)
@@ -186,7 +192,17 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
-/// Opens for writing, and makes the file with our mode where there is none.
+/// `O_NOFOLLOW`: who can write the directory must not make us open another file. `O_NONBLOCK`: nor a pipe.
+fn without_links() -> i32 {
+    i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default()
+}
+
+/// Opens for reading what is no link.
+pub(crate) fn open_no_link(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(without_links()).open(path)
+}
+
+/// Opens for writing, and makes the file with our mode where there is none. A link is not followed.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -194,6 +210,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(FILE_MODE)
+        .custom_flags(without_links())
         .open(path)
 }
 

@@ -8,7 +8,7 @@
 //!
 //! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
 
-pub use crate::backup::{Copied, CopyError, backup};
+pub use crate::backup::{Copied, CopiedPolicies, CopyError, backup};
 pub use crate::body::Body;
 pub use crate::damage::{CheckCursor, Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
 pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
@@ -21,6 +21,7 @@ pub use crate::examine::{Cure, Examined, Finding, examine};
 pub use crate::export::{Export, Exported};
 pub use crate::foreign_readers::{Pinned, Reader};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
+pub use crate::imported::Import;
 pub use crate::lane_rows::Swept;
 pub use crate::listing::{
     Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
@@ -61,6 +62,7 @@ mod enforced;
 mod examine;
 mod export;
 mod foreign_readers;
+mod imported;
 mod listing;
 mod marks;
 mod opening;

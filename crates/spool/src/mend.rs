@@ -84,6 +84,19 @@ fn swap(
 /// Marks of recipients who are done although their rows could not be removed.
 const DONE: &str = "done.";
 
+/// Whom such a mark is about.
+fn parse(name: &str) -> Option<(MessageId, RecipientNo)> {
+    let (id, no) = name.strip_prefix(DONE)?.split_once('.')?;
+    Some((id.parse().ok()?, RecipientNo(no.parse().ok()?)))
+}
+
+/// All whom such marks are about.
+pub(crate) fn done(db: &Connection) -> rusqlite::Result<HashSet<(MessageId, RecipientNo)>> {
+    let mut select = db.prepare("SELECT name FROM marks WHERE name GLOB 'done.*'")?;
+    let names = select.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(names.collect::<Result<Vec<_>, _>>()?.iter().filter_map(|name| parse(name)).collect())
+}
+
 /// Recipients whose result could not be written down, because of damage: nothing of them is tried again.
 #[derive(Debug, Default)]
 pub(crate) struct Unrecorded {
@@ -97,10 +110,6 @@ impl Unrecorded {
 
     /// Takes up what was written down by former processes.
     pub(crate) fn restore(&self, marks: Vec<(String, String)>) {
-        let parse = |name: &str| {
-            let (id, no) = name.strip_prefix(DONE)?.split_once('.')?;
-            Some((id.parse().ok()?, RecipientNo(no.parse().ok()?)))
-        };
         let who = marks.iter().filter_map(|(name, _)| parse(name));
         self.with(|all| all.extend(who));
     }

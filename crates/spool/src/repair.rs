@@ -102,13 +102,17 @@ fn rebuild(root: &Path, repaired: &mut Repaired) -> Result<(), CopyError> {
         // Of a repair that was interrupted.
         let _absent_mostly = fs::remove_file(with_suffix(&new, suffix));
     }
-    let damaged = open_damaged(&old);
+    let damaged = open_damaged(&old)?;
     let target = QUEUE.open_at(&new)?;
     let database = |source| OpenError::Database { path: new.clone(), source };
     fill(damaged.as_ref(), &target).map_err(database)?;
     let file = File::open(&old).map_err(failed(&old))?;
     let page_size = usize::try_from(PAGE_BYTES).unwrap_or(4096);
-    let pages = Pages::open(file, page_size, &SEARCHED).map_err(failed(&old))?;
+    let mut pages = Pages::open(file, page_size, &SEARCHED).map_err(failed(&old))?;
+    if damaged.is_none() {
+        // Nor is it known what its log says.
+        pages.doubt_all();
+    }
     add_found(&pages, &target, repaired).map_err(database)?;
     checkpoint(&target, Checkpoint::Truncate).map_err(database)?;
     drop(target);
@@ -118,11 +122,19 @@ fn rebuild(root: &Path, repaired: &mut Repaired) -> Result<(), CopyError> {
 }
 
 /// With all that its log has; `None`: it is no database any more.
-fn open_damaged(path: &Path) -> Option<Connection> {
-    let db = connect(path).ok()?;
-    db.query_row("PRAGMA schema_version", [], |_| Ok(())).ok()?;
-    checkpoint(&db, Checkpoint::Truncate).ok()?;
-    Some(db)
+///
+/// # Errors
+///
+/// [`CopyError::Read`] when somebody reads it: what is in the log only, such as that mail was delivered, would be missed.
+fn open_damaged(path: &Path) -> Result<Option<Connection>, CopyError> {
+    let readable = connect(path)
+        .and_then(|db| db.query_row("PRAGMA schema_version", [], |_| Ok(())).map(|()| db));
+    let Ok(db) = readable else { return Ok(None) };
+    match checkpoint(&db, Checkpoint::Truncate) {
+        Ok(log) if log.busy || log.copied < log.pages => Err(CopyError::Read { path: path.into() }),
+        Ok(_) => Ok(Some(db)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The new file takes the name in one step; the old one has another name before that.

@@ -1,13 +1,13 @@
 //! A copy takes the place of the queue, which is kept beside it.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::MessageId;
 use crate::backup::{Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy};
 use crate::database_lock::DatabaseLock;
-use crate::layout::{Layout, Lock, sync_dir};
+use crate::layout::{Layout, Lock, UNFINISHED_RESTORE, sync_dir};
 use crate::schema::{POLICIES, QUEUE, Schema};
 
 /// What [`restore`] did.
@@ -20,7 +20,7 @@ pub struct Restored {
 }
 
 /// Puts the copy in `from` in the place of the queue in `data_dir`; what was there is moved to `before-restore-N` in it. No daemon may
-/// run. After an error, or a crash, the same can be done again.
+/// run. After an error, or a crash, the same has to be done again: until then no daemon starts there.
 ///
 /// # Errors
 ///
@@ -53,8 +53,10 @@ pub fn restore(from: &Path, data_dir: &Path) -> Result<Restored, CopyError> {
     if let Some(policies) = policies {
         put(&policies, data_dir, &owner)?;
     }
-    // Last: without it there is no queue.
     put(&queue, data_dir, &owner)?;
+    let marker = layout.file(UNFINISHED_RESTORE);
+    fs::remove_file(&marker).map_err(failed(&marker))?;
+    sync_dir(data_dir).map_err(failed(data_dir))?;
     Ok(Restored { copied, kept })
 }
 
@@ -76,33 +78,89 @@ fn check_header(schema: &Schema, path: &Path) -> Result<(), CopyError> {
     Ok(schema.check_header(&header, path)?)
 }
 
-/// Moves away what is in the data directory, if it was ever used.
+/// Moves away what is in the data directory, if it was ever used; says where. Each step can be done a second time: which directory it is
+/// goes into [`UNFINISHED_RESTORE`] before anything is moved.
 fn set_aside(layout: &Layout, owner: &Owner) -> Result<Option<PathBuf>, CopyError> {
     let root = layout.root();
-    let is_empty = |name: &str| fs::metadata(root.join(name)).map_or(true, |file| file.len() == 0);
-    if is_empty(QUEUE.file) && is_empty(POLICIES.file) && !layout.bodies().exists() {
-        return Ok(None);
+    let marker = layout.file(UNFINISHED_RESTORE);
+    let name = match fs::read_to_string(&marker) {
+        Ok(name) => name.trim().to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => begin(layout, owner, &marker)?,
+        Err(error) => return Err(failed(&marker)(error)),
+    };
+    let aside = Some(root.join(&name)).filter(|_| name.starts_with(ASIDE));
+    if let Some(aside) = &aside {
+        keep(layout, owner, aside)?;
     }
-    let aside = (1_u32..)
-        .map(|number| root.join(format!("before-restore-{number}")))
-        .find(|path| !path.exists());
-    let aside = aside.ok_or_else(|| CopyError::NotEmpty { path: root.into() })?;
-    owner.make_dir(&aside)?;
+    // What is left is kept there, or of a restore that was not finished. The file before its log: a log without its file is
+    // nothing, a file without its log would be an older queue.
     for schema in [&POLICIES, &QUEUE] {
-        // The file last: beside a log without its file nothing is lost yet.
-        for suffix in ["-wal", "-shm", ""] {
-            let name = format!("{}{suffix}", schema.file);
-            rename_if_there(&root.join(&name), &aside.join(&name))?;
+        for suffix in ["", "-wal", "-shm"] {
+            remove_if_there(&root.join(format!("{}{suffix}", schema.file)))?;
         }
     }
-    rename_if_there(&layout.bodies(), &aside.join("bodies"))?;
+    match fs::remove_dir_all(layout.bodies()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(&layout.bodies())(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
     sync_dir(root).map_err(failed(root))?;
-    Ok(Some(aside))
+    Ok(aside)
 }
 
-fn rename_if_there(from: &Path, to: &Path) -> Result<(), CopyError> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(from)(error)),
+const ASIDE: &str = "before-restore-";
+
+/// Writes down where what is here is moved; an empty name: nothing is here.
+fn begin(layout: &Layout, owner: &Owner, marker: &Path) -> Result<String, CopyError> {
+    let root = layout.root();
+    let is_empty = |name: &str| fs::metadata(root.join(name)).map_or(true, |file| file.len() == 0);
+    let name = if is_empty(QUEUE.file) && is_empty(POLICIES.file) && !layout.bodies().exists() {
+        String::new()
+    } else {
+        let names = (1_u32..).map(|number| format!("{ASIDE}{number}"));
+        let name = names.into_iter().find(|name| !root.join(name).exists());
+        name.ok_or_else(|| CopyError::NotEmpty { path: root.into() })?
+    };
+    let mut file = owner.make_file(marker)?;
+    file.write_all(name.as_bytes()).and_then(|()| file.sync_all()).map_err(failed(marker))?;
+    sync_dir(root).map_err(failed(root))?;
+    Ok(name)
+}
+
+/// Gives the files second names in `aside`, and moves the bodies there.
+fn keep(layout: &Layout, owner: &Owner, aside: &Path) -> Result<(), CopyError> {
+    let root = layout.root();
+    if !aside.exists() {
+        owner.make_dir(aside)?;
+    }
+    for schema in [&POLICIES, &QUEUE] {
+        for suffix in ["", "-wal"] {
+            let name = format!("{}{suffix}", schema.file);
+            let (from, to) = (root.join(&name), aside.join(&name));
+            let is_there = fs::metadata(&from).is_ok_and(|file| file.len() > 0);
+            if is_there && !aside.join("bodies").exists() && !to.exists() {
+                fs::hard_link(&from, &to).map_err(failed(&to))?;
+            }
+        }
+    }
+    sync_dir(aside).map_err(failed(aside))?;
+    // Last: that it is there says that all else is.
+    if !aside.join("bodies").exists() {
+        let moved = fs::rename(layout.bodies(), aside.join("bodies"));
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                owner.make_dir(&aside.join("bodies"))?;
+            }
+            moved => moved.map_err(failed(aside))?,
+        }
+    }
+    sync_dir(aside).map_err(failed(aside))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), CopyError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -111,7 +169,10 @@ fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError
     let mut copied = Copied::default();
     for low in 0..=u8::MAX {
         let shelf = from.shelf(low);
-        let Ok(entries) = fs::read_dir(&shelf) else { continue };
+        let entries = match fs::read_dir(&shelf) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(failed(&shelf))?,
+        };
         for entry in entries {
             let entry = entry.map_err(failed(&shelf))?;
             let id = entry.file_name().to_str().and_then(|name| name.parse().ok());

@@ -3,8 +3,10 @@
 //! The legal states of a message, and what a crash leaves of each step, are in `docs/spool.md`.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -89,7 +91,12 @@ impl Schema {
         self.check_shape(&db, path)?;
         // After a failed sync the kernel may call pages clean that are not on the disk. Copying
         // what the log holds and syncing the copy makes them durable whatever happened before.
-        checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
+        let log = checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
+        if log.busy || log.copied < log.pages {
+            // Somebody reads: what cannot be copied yet is written once more where it is.
+            let wal = PathBuf::from(format!("{}-wal", path.display()));
+            rewrite(&wal).map_err(|source| OpenError::Io { path: wal, source })?;
+        }
         Ok(db)
     }
 
@@ -197,6 +204,20 @@ impl Schema {
         }
         transaction.pragma_update(None, "user_version", self.version)?;
         transaction.commit()
+    }
+}
+
+/// Writes the octets of a file over themselves and syncs them. Closing it ends no lock: SQLite has none on its log.
+fn rewrite(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let (mut buffer, mut at) = (vec![0; 1024 * 1024], 0);
+    loop {
+        let count = file.read_at(&mut buffer, at)?;
+        if count == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(buffer.get(..count).unwrap_or_default(), at)?;
+        at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
 }
 

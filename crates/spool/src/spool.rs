@@ -16,6 +16,7 @@ use crate::database_lock::DatabaseLock;
 use crate::draft::{Draft, Sealed, Workshop};
 use crate::foreign_readers::{Pinned, foreign_readers};
 use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
+use crate::imported::Arriving;
 use crate::lane_rows::update_lane;
 use crate::layout::{Layout, Lock, free_space, is_read_only, network_file_system, set_aside};
 use crate::mend::{self, Mended, Unrecorded};
@@ -54,6 +55,7 @@ struct Inner {
     policies: Policies,
     housekeeper: Housekeeper,
     rows: Arc<Rows>,
+    arriving: Arriving,
     unrecorded: Arc<Unrecorded>,
     ids: IdSource,
     report: OpenReport,
@@ -200,19 +202,7 @@ impl Spool {
     where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
     {
-        if let Err(error) = commit::check(&envelope) {
-            return done(Err(error));
-        }
-        let (id, ward) = (body.id(), body.ward());
-        let octets = commit::octets(&body, &envelope);
-        let rows = Arc::clone(&self.inner.rows);
-        let insert = move |db: &Connection| commit::insert(db, &body, &envelope, &rows);
-        self.inner.queue.submit_sized(Urgency::Ordinary, octets, insert, move |result| {
-            if let (Ok(()), Some(ward)) = (&result, ward) {
-                ward.keep();
-            }
-            done(result.map(|()| id));
-        });
+        self.commit_with(body, envelope, |_| Ok(()), done);
     }
 
     /// Proves, before anything is transmitted, that its settlement can be written.
@@ -313,6 +303,23 @@ impl Spool {
         self.inner.readers.read(read)
     }
 
+    pub(crate) fn arriving(&self) -> &Arriving {
+        &self.inner.arriving
+    }
+
+    pub(crate) fn rows(&self) -> &Arc<Rows> {
+        &self.inner.rows
+    }
+
+    pub(crate) fn write_sized<T, A, D>(&self, urgency: Urgency, octets: usize, apply: A, done: D)
+    where
+        T: Send + 'static,
+        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+        D: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        self.inner.queue.submit_sized(urgency, octets, apply, done);
+    }
+
     pub(crate) fn write_queue<T, A, D>(&self, urgency: Urgency, apply: A, done: D)
     where
         T: Send + 'static,
@@ -405,6 +412,7 @@ impl Inner {
             readers: readers_of_queue,
             report,
             rows,
+            arriving: Arriving::default(),
             unrecorded: Arc::default(),
             ids: IdSource::new(),
             workshop,

@@ -427,6 +427,10 @@ impl Desk {
         for job in jobs {
             job.work.apply(&self.db)?;
         }
+        if self.db.is_autocommit() {
+            // Ended by an error that nobody passed on: what follows would be committed by itself.
+            return Err(StoreError::Closed);
+        }
         self.db.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }

@@ -160,3 +160,49 @@ fn a_body_that_is_missing_from_a_queued_message_is_missing_from_the_copy_and_nam
     assert!(spool.body(ids[0]).unwrap_err().is_damage());
     assert_eq!(bytes(&spool, ids[1]), body(3));
 }
+
+/// What a crash at any step of a restore leaves is kept or done again, and no daemon starts on half of it.
+#[test]
+fn a_restore_that_was_interrupted_is_done_again_and_loses_nothing_of_either_queue() {
+    let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (data, to) = (dir.path().join("data"), away.path().join("copy"));
+    let spool = open(&data);
+    let old = commit(&spool, &body(1), &[("a@b.example", lane(1))]);
+    backup(&data, &to).unwrap();
+    let late = commit(&spool, &body(3), &[("a@b.example", lane(1))]);
+    drop(spool);
+
+    // As after a crash when the old queue is aside, and a part of the copy is there.
+    let aside = data.join("before-restore-1");
+    fs::create_dir(&aside).unwrap();
+    fs::write(data.join("restore.unfinished"), "before-restore-1").unwrap();
+    for name in ["policies.db", "queue.db"] {
+        fs::rename(data.join(name), aside.join(name)).unwrap();
+    }
+    fs::rename(data.join("bodies"), aside.join("bodies")).unwrap();
+    fs::create_dir_all(data.join("bodies/00")).unwrap();
+    fs::write(data.join("bodies/00/part"), b"of a copy").unwrap();
+    let refused = Spool::open(&data, common::options()).unwrap_err();
+    assert!(matches!(refused, OpenError::Unfinished { .. }), "{refused}");
+
+    let again = restore(&to, &data).unwrap();
+    assert_eq!(again.kept, Some(aside.clone()), "and not what was half done");
+    assert_eq!(queued(&open(&data)), BTreeSet::from([old]));
+    let before = open(&aside);
+    assert_eq!(queued(&before), BTreeSet::from([old, late]));
+    assert_eq!(bytes(&before, late), body(3));
+}
+
+/// Mail is worth more than policies.
+#[test]
+fn damaged_policies_do_not_keep_the_queue_from_being_copied() {
+    let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (data, to) = (dir.path().join("data"), away.path().join("copy"));
+    drop(open(&data));
+    fs::write(data.join("policies.db"), [7; 8192]).unwrap();
+    let copied = backup(&data, &to).unwrap();
+    assert_eq!(copied.policies, spool::CopiedPolicies::LeftOut);
+    assert!(!to.join("policies.db").exists());
+    restore(&to, &data).unwrap();
+    drop(open(&data));
+}

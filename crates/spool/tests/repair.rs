@@ -107,6 +107,42 @@ fn no_single_octet_of_queue_db_costs_more_than_the_message_it_belongs_to() {
     }
 }
 
+/// What was delivered may be in the log only, and on pages that nobody says are free.
+#[test]
+fn what_was_delivered_is_not_taken_for_mail_that_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, waiting) = fill(dir.path());
+    // Somebody reads, so that the log cannot be copied.
+    let reader = Connection::open(dir.path().join("queue.db")).unwrap();
+    let spool = open(dir.path());
+    reader.execute_batch("BEGIN; SELECT count(*) FROM messages").unwrap();
+    let gone: Vec<MessageId> = waiting.iter().take(20).copied().collect();
+    for id in &gone {
+        let mut done = settlement(&spool, *id);
+        done.changes.push((RecipientNo(0), Change::Delivered));
+        settle(&spool, done).unwrap();
+    }
+    drop(spool);
+    let copy = tempfile::tempdir().unwrap();
+    snapshot(dir.path(), copy.path());
+    let db = Connection::open(dir.path().join("queue.db")).unwrap();
+    db.execute("INSERT INTO bodies VALUES (5, x'00')", []).unwrap();
+    let refused = repair(dir.path()).unwrap_err();
+    assert!(matches!(refused, spool::CopyError::Read { .. }), "{refused}");
+    drop(reader);
+
+    // And without a first page nothing is certain.
+    let path = copy.path().join("queue.db");
+    let mut octets = fs::read(&path).unwrap();
+    octets.iter_mut().take(PAGE).for_each(|octet| *octet = 0);
+    fs::write(&path, octets).unwrap();
+    for log in ["queue.db-wal", "queue.db-shm"] {
+        let _ = fs::remove_file(copy.path().join(log));
+    }
+    repair(copy.path()).unwrap();
+    assert_eq!(outcome(&open(copy.path())).0, BTreeSet::new(), "all of it is held");
+}
+
 #[test]
 fn a_lost_file_of_a_body_comes_back_and_one_that_changed_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,6 +5,8 @@
 //! {"id":"01k9…","sender":"a@b.example","size":1234,…}
 //! …1234 octets…
 //! {"id":…
+//! …
+//! {"end":17}
 //! ```
 
 use jiff::Timestamp;
@@ -25,6 +27,14 @@ use crate::route;
 pub(crate) struct Head {
     /// The format of what follows.
     pub(crate) staunch_queue: u32,
+}
+
+/// The last line, without which a file is not whole.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct End {
+    /// Messages before it.
+    pub(crate) end: u64,
 }
 
 /// The format that is written, and read.

@@ -12,11 +12,11 @@ use spool::{BodyFacts, Draft, MessageId, StoreError};
 
 use super::{Refused, ask_store};
 use crate::accept::Facts;
-use crate::queue::intake::Intake;
+use crate::queue::intake::{Intake, Origin};
 use crate::relay::Relay;
 use crate::transfer::{EnvelopeLine, LINE_MAX};
 
-/// Takes it, unless it is here already: who imports a file a second time imports what is missing.
+/// Takes it, unless it is here, or was here in the last month: who imports a file a second time imports what is missing.
 pub(super) async fn import(
     State(relay): State<Arc<Relay>>,
     body: Body,
@@ -40,12 +40,11 @@ pub(super) async fn import(
     }
     let envelope_line: EnvelopeLine = serde_json::from_slice(&line).map_err(Refused::bad)?;
     let id = envelope_line.id().map_err(Refused::bad)?;
-    if !ask_store(&relay, move |relay| relay.spool.places(id, None)).await?.is_empty() {
-        return Ok(answer(id, Found::Known));
-    }
+    let begun = ask_store(&relay, move |relay| relay.spool.begin_import(id)).await?;
+    let Some((import, draft)) = begun else { return Ok(answer(id, Found::Known)) };
     let intake = Intake::new(Arc::clone(&relay));
     intake.room_for(envelope_line.size).map_err(|full| Refused::failed(full.reply.text()))?;
-    let mut arriving = Arriving::new(relay.spool.draft(id));
+    let mut arriving = Arriving::new(draft);
     arriving = arriving.take(rest).await?;
     while let Some(piece) = next().await? {
         arriving = arriving.take(piece).await?;
@@ -58,7 +57,9 @@ pub(super) async fn import(
     let config = relay.config();
     let envelope = envelope_line.envelope(&config, facts).map_err(Refused::bad)?;
     // What was begun is done, also when whoever asked goes away.
-    let commit = async move { intake.commit(&config, draft, envelope).await };
+    let commit = async move {
+        intake.commit_from(&config, Origin::OtherQueue(import), draft, envelope).await
+    };
     let committed = relay.tracker.spawn(commit).await.map_err(Refused::failed)?;
     committed.map_err(|refused| Refused::failed(refused.reply.text()))?;
     Ok(answer(id, Found::New))

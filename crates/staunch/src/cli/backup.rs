@@ -3,7 +3,7 @@
 use std::io::{self, Write as _, stdout};
 
 use serde_json::json;
-use spool::{Copied, CopyError, OpenError};
+use spool::{Copied, CopiedPolicies, CopyError, OpenError};
 
 use super::arguments::OtherDirectory;
 use super::exit::{Exit, Failure};
@@ -11,11 +11,14 @@ use super::output;
 use crate::config::Loaded;
 
 pub(super) fn backup(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit, Failure> {
-    let Copied { messages, files, linked } =
+    let Copied { messages, files, linked, policies } =
         spool::backup(&loaded.config.data_dir, &command.dir).map_err(failure)?;
     let mut out = stdout().lock();
     if command.json.json {
-        let done = json!({ "messages": messages, "bodies": files, "linked": linked });
+        let policies = policies == CopiedPolicies::Whole;
+        let done = json!({
+            "messages": messages, "bodies": files, "linked": linked, "policies": policies,
+        });
         output::json(&mut out, &done)?;
     } else {
         let dir = command.dir.display();
@@ -23,6 +26,10 @@ pub(super) fn backup(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit, 
             out,
             "{messages} messages copied to {dir}, {files} large bodies, {linked} of them by link"
         )?;
+    }
+    if policies == CopiedPolicies::LeftOut {
+        let text = "policies.db is damaged and is not in the copy; policies are fetched again";
+        return Err(Failure::new(Exit::No, text));
     }
     Ok(Exit::Ok)
 }
@@ -47,6 +54,7 @@ pub(super) fn restore(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit,
 pub(super) fn failure(error: CopyError) -> Failure {
     let exit = match &error {
         CopyError::NotEmpty { .. } | CopyError::Inside { .. } => Exit::Usage,
+        CopyError::Read { .. } => Exit::TemporaryFailure,
         CopyError::Kind { .. } | CopyError::NoQueue { .. } => Exit::NoInput,
         CopyError::Open(
             OpenError::Foreign { .. } | OpenError::Newer { .. } | OpenError::Shape { .. },
@@ -58,7 +66,10 @@ pub(super) fn failure(error: CopyError) -> Failure {
         }
         CopyError::Open(OpenError::Owner { .. }) => Exit::NoPermission,
         CopyError::Open(
-            OpenError::Io { .. } | OpenError::Database { .. } | OpenError::Locked { .. },
+            OpenError::Io { .. }
+            | OpenError::Database { .. }
+            | OpenError::Locked { .. }
+            | OpenError::Unfinished { .. },
         ) => Exit::TemporaryFailure,
     };
     let is_running = matches!(error, CopyError::Open(OpenError::Locked { .. }));

@@ -12,7 +12,7 @@ use super::backup::failure;
 use super::door::with_door;
 use super::exit::{Exit, Failure};
 use crate::config::Loaded;
-use crate::transfer::{EnvelopeLine, FORMAT, Head, LINE_MAX};
+use crate::transfer::{End, EnvelopeLine, FORMAT, Head, LINE_MAX};
 
 /// The name of stdin and stdout.
 const PIPE: &str = "-";
@@ -56,6 +56,7 @@ fn write_all(messages: Export, out: &mut dyn Write) -> Result<Exit, Failure> {
             }
         }
     }
+    json_line(out, &End { end: count })?;
     out.flush()?;
     writeln!(stderr(), "{count} messages exported")?;
     Ok(Exit::from(damaged == 0))
@@ -98,9 +99,12 @@ pub(super) fn import(command: &TransferFile, loaded: &Loaded) -> Result<Exit, Fa
     })
 }
 
-/// The line of the next message and its body, as one request; `None` at the end.
+/// The line of the next message and its body, as one request; `None` behind the last one.
 fn message(source: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
-    let Some(mut request) = line(source)? else { return Ok(None) };
+    let mut request = line(source)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    if serde_json::from_slice::<End>(&request).is_ok() {
+        return Ok(None);
+    }
     let envelope: EnvelopeLine = serde_json::from_slice(&request)?;
     request.push(b'\n');
     let before = request.len();
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_cut_short_or_has_something_else_behind_a_body_is_refused_there() {
-        let whole = format!("{LINE}\na\nb\n{LINE}\nccc\n");
+        let whole = format!("{LINE}\na\nb\n{LINE}\nccc\n{{\"end\":2}}\n");
         let read = |mut source: &[u8]| {
             std::iter::from_fn(|| message(&mut source).transpose()).collect::<io::Result<Vec<_>>>()
         };
@@ -145,8 +149,7 @@ mod tests {
             messages.iter().zip(["a\nb", "ccc"]).all(|(got, body)| got.ends_with(body.as_bytes()))
         );
         for cut in 1..whole.len() {
-            let is_between = cut == whole.len() / 2;
-            assert_eq!(read(&whole.as_bytes()[..cut]).is_ok(), is_between, "{cut}");
+            assert!(read(&whole.as_bytes()[..cut]).is_err(), "{cut}");
         }
         assert!(read(whole.replace("ccc\n", "cccc\n").as_bytes()).is_err());
     }

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use smtp::{Response, ReversePath, Status};
 use spool::{
-    BodyBytes, Draft, Envelope, LaneKey, MessageId, RecipientNo, RecipientState, Sealed, StoreError,
+    BodyBytes, Draft, Envelope, Import, LaneKey, MessageId, RecipientNo, RecipientState, Sealed,
+    StoreError,
 };
 use tokio::sync::oneshot;
 
@@ -46,6 +47,15 @@ impl HotBody {
         let octets = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         budget.body(octets).map(|loan| Self { bytes, _loan: Arc::new(loan) })
     }
+}
+
+/// Where a message comes from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// Somebody submitted it.
+    Client,
+    /// It was exported from there.
+    OtherQueue(Import),
 }
 
 /// What the accepting side uses.
@@ -109,6 +119,17 @@ impl Intake {
         draft: Draft,
         envelope: Envelope,
     ) -> Result<MessageId, NotNow> {
+        self.commit_from(config, Origin::Client, draft, envelope).await
+    }
+
+    /// The same for a message from wherever.
+    pub(crate) async fn commit_from(
+        &self,
+        config: &Config,
+        origin: Origin,
+        draft: Draft,
+        envelope: Envelope,
+    ) -> Result<MessageId, NotNow> {
         let relay = &self.relay;
         let committed = async {
             let sealed = seal(draft).await?;
@@ -116,9 +137,15 @@ impl Intake {
             let pieces = pieces(relay, sealed.id(), &envelope, hot);
             let has_deadline = envelope.options.deliver_by.is_some();
             let (done, answer) = oneshot::channel();
-            relay.spool.commit(sealed, envelope, move |result| {
+            let done = move |result| {
                 let _gone = done.send(result);
-            });
+            };
+            match origin {
+                Origin::Client => relay.spool.commit(sealed, envelope, done),
+                Origin::OtherQueue(import) => {
+                    relay.spool.commit_imported(import, sealed, (envelope, relay.now()), done);
+                }
+            }
             let id = answer.await.unwrap_or(Err(StoreError::Closed))?;
             if has_deadline {
                 relay.deadlines.notify_one();

@@ -19,6 +19,8 @@ const PASS_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a body is kept that no message names.
 const LOST_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long it is remembered what was imported: nobody repeats an import after that.
+const IMPORTED_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Passes between two looks at who took mail too long ago to count.
 const PASSES_PER_TIDYING: u32 = 60;
 
@@ -34,7 +36,7 @@ pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
             Ok(Swept { next: None, .. }) => {
                 if passes.is_multiple_of(PASSES_PER_TIDYING) {
                     proofs::tidy(&relay);
-                    forget_lost_bodies(&relay).await;
+                    forget_old(&relay).await;
                 }
                 (after, passes) = (0, passes.wrapping_add(1));
                 PASS_EVERY
@@ -53,16 +55,19 @@ pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
     }
 }
 
-/// Under a clock that may be wrong none is removed.
-async fn forget_lost_bodies(relay: &Relay) {
+/// Under a clock that may be wrong nothing is.
+async fn forget_old(relay: &Relay) {
     if relay.age_counts() == AgeCounts::ClockSuspect {
         return;
     }
-    let Ok(before) = relay.now().checked_sub(LOST_KEPT) else { return };
+    let [lost, imported] = [LOST_KEPT, IMPORTED_KEPT].map(|age| relay.now().checked_sub(age));
+    let (Ok(lost), Ok(imported)) = (lost, imported) else { return };
     let spool = relay.spool.clone();
-    let forgotten = tokio::task::spawn_blocking(move || spool.forget_lost_bodies(before)).await;
+    let forget =
+        move || spool.forget_lost_bodies(lost).and_then(|()| spool.forget_imported(imported));
+    let forgotten = tokio::task::spawn_blocking(forget).await;
     if let Err(error) = forgotten.unwrap_or(Err(StoreError::Closed)) {
-        tracing::error!(event = "store_failed", %error, "lost bodies could not be removed");
+        tracing::error!(event = "store_failed", %error, "lost bodies, or what was imported, could not be forgotten");
     }
 }
 
