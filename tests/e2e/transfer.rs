@@ -47,7 +47,7 @@ async fn what_one_queue_exports_another_one_imports_once_and_sends() {
     new.cli(&["queue", "delete", "--all"]).await;
     let again = new.cli_with(&["queue", "import", "-"], &exported.stdout).await;
     let said = String::from_utf8_lossy(&again.stdout);
-    assert!(said.contains("0 messages imported"), "what has left is not taken again: {said}");
+    assert!(said.contains("0 messages imported"), "what has left is not taken again: {again:?}");
 
     let cut = exported.stdout.len() - 1;
     let broken = new.cli_with(&["queue", "import", "-"], &exported.stdout[..cut]).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::State;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -22,6 +22,13 @@ pub(super) async fn import(
     body: Body,
 ) -> Result<Json<Value>, Refused> {
     let mut pieces = body.into_data_stream();
+    let taken = take(&relay, &mut pieces).await;
+    // Whoever is still sending would hear a broken pipe instead of the answer.
+    while let Some(Ok(_)) = pieces.next().await {}
+    taken
+}
+
+async fn take(relay: &Arc<Relay>, pieces: &mut BodyDataStream) -> Result<Json<Value>, Refused> {
     let mut next = async || match pieces.next().await {
         Some(piece) => piece.map(Some).map_err(Refused::bad),
         None => Ok(None),
@@ -40,9 +47,9 @@ pub(super) async fn import(
     }
     let envelope_line: EnvelopeLine = serde_json::from_slice(&line).map_err(Refused::bad)?;
     let id = envelope_line.id().map_err(Refused::bad)?;
-    let begun = ask_store(&relay, move |relay| relay.spool.begin_import(id)).await?;
+    let begun = ask_store(relay, move |relay| relay.spool.begin_import(id)).await?;
     let Some((import, draft)) = begun else { return Ok(answer(id, Found::Known)) };
-    let intake = Intake::new(Arc::clone(&relay));
+    let intake = Intake::new(Arc::clone(relay));
     intake.room_for(envelope_line.size).map_err(|full| Refused::failed(full.reply.text()))?;
     let mut arriving = Arriving::new(draft);
     arriving = arriving.take(rest).await?;
