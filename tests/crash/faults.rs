@@ -161,12 +161,12 @@ async fn disk_is_read_only() {
     relay.event("delivered").await;
     let since = relay.mark();
     disk.break_down();
-    relay.event("alarm").with("reason", "data_dir_read_only").after(since).await;
     let reply =
         relay.submit_content("ann@home.test", &["user@d1.test"], b"A: b\r\n\r\nx\r\n").await;
     assert!((400..500).contains(&reply.code), "{reply:?}");
+    relay.event("alarm").with("reason", "data_dir_read_only").after(since).await;
     let health = relay.cli(&["healthcheck", "--json"]).await;
-    let said = String::from_utf8_lossy(&health.stdout);
+    let said = String::from_utf8_lossy(&health.stderr);
     assert!(!health.status.success() && said.contains("read_only"), "{health:?}");
     assert_eq!(scene.sink.arrivals().len(), 1);
     println!("read-only disk: {} to new mail, and healthcheck says why", reply.code);

@@ -126,8 +126,6 @@ impl Spool {
         let vitals = &self.inner.workshop.vitals;
         if is_read_only(self.inner.workshop.layout.root()) {
             vitals.read_only();
-        } else {
-            vitals.writable();
         }
         let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
         // After `close` there are none.

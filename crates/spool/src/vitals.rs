@@ -18,8 +18,8 @@ pub enum Health {
     /// queue.db was moved, removed or replaced: nothing new may be taken. What was taken is sent, and settled in the file that
     /// is open. Ends when the file is back.
     Detached,
-    /// The file system has become read-only, as after an error of the disk: nothing can be taken, and nothing may be transmitted. Ends
-    /// when it can be written again.
+    /// The file system cannot be written, as after an error of the disk: nothing can be taken, and nothing may be transmitted. Ends when a
+    /// write works again.
     ReadOnly,
     /// A sync failed: the process must end and the files be opened anew.
     Poisoned,
@@ -84,20 +84,17 @@ impl Vitals {
 
     pub(crate) fn writing_works(&self) {
         self.stuck.store(false, Ordering::Release);
+        self.read_only.store(false, Ordering::Release);
     }
 
     pub(crate) fn is_detached(&self) -> bool {
         self.detached.load(Ordering::Acquire)
     }
 
-    /// The file system has become read-only.
+    /// The file system cannot be written, until a write works.
     pub(crate) fn read_only(&self) {
         self.read_only.store(true, Ordering::Release);
-    }
-
-    /// It can be written.
-    pub(crate) fn writable(&self) {
-        self.read_only.store(false, Ordering::Release);
+        self.settling_failed();
     }
 
     /// queue.db has left its name.

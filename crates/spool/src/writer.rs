@@ -440,6 +440,10 @@ impl Desk {
             self.shared.vitals.poison();
             return StoreError::Poisoned;
         }
+        // Not every file system that turns read-only says so to who asks: ext4 of Linux 6.18 does not after an error.
+        if error.is_write_failure() && !matches!(error, StoreError::Full) {
+            self.shared.vitals.read_only();
+        }
         error.clone()
     }
 }

@@ -341,8 +341,8 @@ fn look_around(relay: &Relay, told: &AtomicBool) {
         tracing::error!(
             event = "alarm",
             reason = "data_dir_read_only",
-            "the file system of data_dir has become read-only, as after an error of the disk: nothing is taken or sent; look at \
-             the kernel's log"
+            "data_dir cannot be written, as when its file system turns read-only after an error of the disk: nothing is taken or \
+             sent; look at the kernel's log"
         );
     } else {
         tracing::info!(
