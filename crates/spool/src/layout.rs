@@ -288,6 +288,15 @@ pub(crate) fn is_read_only(root: &Path) -> bool {
     statvfs(root).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
+/// The same, tried: for who has met an error already.
+pub(crate) fn refuses_writes(root: &Path) -> bool {
+    let path = root.join("tmp").join("probe");
+    let made = create_file(&path);
+    // At the latest the next start removes it.
+    let _ = fs::remove_file(&path);
+    made.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+}
+
 /// Octets and inodes that an unprivileged process can still use.
 pub(crate) fn free_space(root: &Path) -> io::Result<(u64, u64)> {
     let space = statvfs(root)?;

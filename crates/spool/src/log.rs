@@ -14,7 +14,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
 use crate::housekeeper::{Chore, Which};
-use crate::layout::free_space;
+use crate::layout::{free_space, refuses_writes};
 use crate::schema::{Checkpoint, LogState, PAGE_BYTES, checkpoint};
 
 /// 16 MB of 4096-octet pages. Measured: later makes the slowest commits slower, sooner makes all.
@@ -122,6 +122,11 @@ impl Log {
         copying: Arc<Copying>,
     ) -> Self {
         Self { which, root, chores, copying, unseen: 0 }
+    }
+
+    /// Does the file system refuse every write?
+    pub(crate) fn is_read_only(&self) -> bool {
+        refuses_writes(&self.root)
     }
 
     /// Does it have to be looked after even when nothing is written?

@@ -441,7 +441,9 @@ impl Desk {
             return StoreError::Poisoned;
         }
         // Not every file system that turns read-only says so to who asks: ext4 of Linux 6.18 does not after an error.
-        if error.is_write_failure() && !matches!(error, StoreError::Full) {
+        // A limit of the file's size looks the same, and the reserve helps there.
+        if error.is_write_failure() && !matches!(error, StoreError::Full) && self.log.is_read_only()
+        {
             self.shared.vitals.read_only();
         }
         error.clone()
