@@ -288,7 +288,7 @@ pub(crate) fn is_read_only(root: &Path) -> bool {
     statvfs(root).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// The same, tried: for who has met an error already.
+/// The same by making a file: `statvfs(2)` does not tell of every read-only file system.
 pub(crate) fn refuses_writes(root: &Path) -> bool {
     let path = root.join("tmp").join("probe");
     let made = create_file(&path);

@@ -158,10 +158,10 @@ pub(super) enum QueueCommand {
     #[command(after_help = "Example: staunch queue restore /var/backups/staunch-monday")]
     Restore(OtherDirectory),
     /// Write all messages to a file, for another machine; they stay in this queue
-    #[command(after_help = "Example: staunch pause && staunch queue export /root/queue.export")]
+    #[command(after_help = "Example: systemctl stop staunch && staunch queue export mail.export")]
     Export(TransferFile),
     /// Have the daemon take the messages of such a file
-    #[command(after_help = "Example: staunch queue import /root/queue.export")]
+    #[command(after_help = "Example: staunch queue import mail.export")]
     Import(TransferFile),
 }
 

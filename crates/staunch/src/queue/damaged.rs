@@ -17,7 +17,7 @@ use crate::relay::Relay;
 const NAMED_MAX: usize = 100_000;
 /// What the operator can do.
 const CURE: &str = "it is held; put queue.db and bodies/ back from a backup with the daemon stopped, \
-                    or `staunch queue delete` it; `staunch queue release` tries it as it is";
+                    or `staunch queue delete` it; after a repair `staunch queue release` tries it";
 
 /// Who was named since the start.
 #[derive(Debug, Default)]
