@@ -105,13 +105,22 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
     let policies = copy_policies(data_dir, &to.join(POLICIES.file), &owner)?;
     let copy = Copy { source, from: Layout::at(data_dir), target, owner };
     let copied = Copied { policies, ..copy.bodies(&unfinished)? };
-    for dir in copy.target.body_dirs() {
-        sync_dir(&dir).map_err(failed(&dir))?;
-    }
+    sync_filled(&copy.target)?;
     fs::rename(&unfinished, to.join(QUEUE.file)).map_err(failed(&unfinished))?;
     sync_dir(to).map_err(failed(to))?;
     copy.owner.give(to)?;
     Ok(copied)
+}
+
+/// Syncs `bodies`, which names the directories in it, and of those the ones that have files: 256 syncs take longer than a small queue.
+pub(crate) fn sync_filled(layout: &Layout) -> Result<(), CopyError> {
+    for dir in layout.body_dirs() {
+        let is_filled = fs::read_dir(&dir).map_err(failed(&dir))?.next().is_some();
+        if is_filled {
+            sync_dir(&dir).map_err(failed(&dir))?;
+        }
+    }
+    Ok(())
 }
 
 /// Mail is worth more than policies: those are fetched again.

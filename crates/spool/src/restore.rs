@@ -5,7 +5,9 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::MessageId;
-use crate::backup::{Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy};
+use crate::backup::{
+    Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy, sync_filled,
+};
 use crate::database_lock::DatabaseLock;
 use crate::layout::{Layout, Lock, UNFINISHED_RESTORE, sync_dir};
 use crate::schema::{POLICIES, QUEUE, Schema};
@@ -47,9 +49,7 @@ pub fn restore(from: &Path, data_dir: &Path) -> Result<Restored, CopyError> {
         owner.make_dir(&dir)?;
     }
     let copied = bodies(&Layout::at(from), &layout, &owner)?;
-    for dir in layout.body_dirs() {
-        sync_dir(&dir).map_err(failed(&dir))?;
-    }
+    sync_filled(&layout)?;
     if let Some(policies) = policies {
         put(&policies, data_dir, &owner)?;
     }
