@@ -112,6 +112,13 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
     Ok(copied)
 }
 
+pub(crate) fn remove_if_there(path: &Path) -> Result<(), CopyError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Syncs `bodies`, which names the directories in it, and of those the ones that have files: 256 syncs take longer than a small queue.
 pub(crate) fn sync_filled(layout: &Layout) -> Result<(), CopyError> {
     for dir in layout.body_dirs() {
@@ -130,10 +137,10 @@ fn copy_policies(data_dir: &Path, to: &Path, owner: &Owner) -> Result<CopiedPoli
     });
     match copied {
         Ok(()) => Ok(CopiedPolicies::Whole),
-        Err(CopyError::Open(error)) if error.is_damage() => match fs::remove_file(to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(to)(error)),
-            Ok(()) | Err(_) => Ok(CopiedPolicies::LeftOut),
-        },
+        Err(CopyError::Open(error)) if error.is_damage() => {
+            remove_if_there(to)?;
+            Ok(CopiedPolicies::LeftOut)
+        }
         Err(other) => Err(other),
     }
 }

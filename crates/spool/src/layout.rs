@@ -234,6 +234,13 @@ pub(crate) fn set_aside(root: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(root.join(aside))
 }
 
+/// The name of what SQLite keeps beside a file, or of another one beside it. Paths need not be text.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// Makes renames and new names in `path` durable.
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

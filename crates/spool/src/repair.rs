@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params, params_from_iter};
 
-use crate::backup::{CopyError, failed};
+use crate::backup::{CopyError, failed, remove_if_there};
 use crate::carve::{Carved, Certainty, Pages, Value};
 use crate::checksum::{self, message_crc, recipient_crc};
 use crate::damage::MESSAGE_DAMAGED;
 use crate::database_lock::DatabaseLock;
 use crate::examine::{Cure, examine};
-use crate::layout::{Layout, Lock, set_aside, sync_dir};
+use crate::layout::{Layout, Lock, set_aside, sync_dir, with_suffix};
 use crate::message::RecipientState;
 use crate::rows::state_code;
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint, connect};
@@ -90,17 +90,11 @@ fn bodies_back(layout: &Layout) -> Result<u64, CopyError> {
     Ok(count)
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 fn rebuild(root: &Path, repaired: &mut Repaired) -> Result<(), CopyError> {
     let (old, new) = (root.join(QUEUE.file), root.join("queue.db.repaired"));
     for suffix in ["", "-wal", "-shm"] {
         // Of a repair that was interrupted.
-        let _absent_mostly = fs::remove_file(with_suffix(&new, suffix));
+        remove_if_there(&with_suffix(&new, suffix))?;
     }
     let damaged = open_damaged(&old)?;
     let target = QUEUE.open_at(&new)?;
@@ -152,7 +146,7 @@ fn replace(root: &Path, old: &Path, new: &Path) -> Result<PathBuf, CopyError> {
     for path in
         [old, new].into_iter().flat_map(|path| ["-wal", "-shm"].map(|end| with_suffix(path, end)))
     {
-        let _absent_mostly = fs::remove_file(path);
+        remove_if_there(&path)?;
     }
     fs::rename(new, old).map_err(failed(new))?;
     sync_dir(root).map_err(failed(root))?;

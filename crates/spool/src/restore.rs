@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::MessageId;
 use crate::backup::{
-    Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy, sync_filled,
+    Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy, remove_if_there, sync_filled,
 };
 use crate::database_lock::DatabaseLock;
-use crate::layout::{Layout, Lock, UNFINISHED_RESTORE, sync_dir};
+use crate::layout::{Layout, Lock, UNFINISHED_RESTORE, sync_dir, with_suffix};
 use crate::schema::{POLICIES, QUEUE, Schema};
 
 /// What [`restore`] did.
@@ -158,13 +158,6 @@ fn keep(layout: &Layout, owner: &Owner, aside: &Path) -> Result<(), CopyError> {
     sync_dir(aside).map_err(failed(aside))
 }
 
-fn remove_if_there(path: &Path) -> Result<(), CopyError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError> {
     let mut copied = Copied::default();
     for low in 0..=u8::MAX {
@@ -194,7 +187,7 @@ fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError
 fn put(from: &Path, data_dir: &Path, owner: &Owner) -> Result<(), CopyError> {
     let to = data_dir.join(from.file_name().unwrap_or_default());
     let (log, new) = (with_suffix(from, "-wal"), with_suffix(&to, ".restored"));
-    let _absent_mostly = fs::remove_file(&new);
+    remove_if_there(&new)?;
     copy(from, &new, owner)?;
     if let Some(log) = regular(&log)? {
         copy(&log, &with_suffix(&to, "-wal"), owner)?;
@@ -208,10 +201,4 @@ fn copy(from: &Path, to: &Path, owner: &Owner) -> Result<(), CopyError> {
     let mut target = owner.make_file(to)?;
     io::copy(&mut source, &mut target).map_err(failed(to))?;
     target.sync_all().map_err(failed(to))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

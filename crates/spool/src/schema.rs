@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Resource, getrlimit};
 
-use crate::layout::open_or_create;
+use crate::layout::{open_or_create, with_suffix};
 use crate::{OpenError, checksum};
 
 /// One database file.
@@ -94,7 +94,7 @@ impl Schema {
         let log = checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
         if log.busy || log.copied < log.pages {
             // Somebody reads: what cannot be copied yet is written once more where it is.
-            let wal = PathBuf::from(format!("{}-wal", path.display()));
+            let wal = with_suffix(path, "-wal");
             rewrite(&wal).map_err(|source| OpenError::Io { path: wal, source })?;
         }
         Ok(db)

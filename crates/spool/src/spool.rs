@@ -324,7 +324,7 @@ impl Spool {
         A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
         D: FnOnce(Result<T, StoreError>) + Send + 'static,
     {
-        self.inner.queue.submit(urgency, apply, done);
+        self.write_sized(urgency, 0, apply, done);
     }
 }
 

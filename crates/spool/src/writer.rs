@@ -429,7 +429,8 @@ impl Desk {
         }
         if self.db.is_autocommit() {
             // Ended by an error that nobody passed on: what follows would be committed by itself.
-            return Err(StoreError::Closed);
+            let ended = io::Error::other("it was rolled back by an error of one of its statements");
+            return Err(StoreError::io("a transaction", ended));
         }
         self.db.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
