@@ -12,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct PinnedLog {
     since: Option<Instant>,
+    /// The last that could be named: one may have gone when the alarm is due, and the log not yet.
+    readers: Vec<Reader>,
     is_told: bool,
 }
 
@@ -27,8 +29,11 @@ enum News {
 impl PinnedLog {
     /// To be told what the store says each second.
     pub(crate) fn look(&mut self, pinned: Option<&Pinned>, now: Instant) {
+        if let Some(pinned) = pinned.filter(|pinned| !pinned.readers.is_empty()) {
+            self.readers.clone_from(&pinned.readers);
+        }
         match (self.news(pinned, now), pinned) {
-            (Some(News::Pinned), Some(pinned)) => tell(pinned),
+            (Some(News::Pinned), Some(pinned)) => tell(pinned.log_bytes, &self.readers),
             (Some(News::Free), _) => tracing::info!(
                 event = "queue_log_free",
                 "nobody reads queue.db for long any more, and its log is cut"
@@ -40,6 +45,7 @@ impl PinnedLog {
     fn news(&mut self, pinned: Option<&Pinned>, now: Instant) -> Option<News> {
         if pinned.is_none() {
             self.since = None;
+            self.readers.clear();
             return std::mem::take(&mut self.is_told).then_some(News::Free);
         }
         let since = *self.since.get_or_insert(now);
@@ -51,11 +57,11 @@ impl PinnedLog {
     }
 }
 
-fn tell(pinned: &Pinned) {
+fn tell(log_bytes: u64, readers: &[Reader]) {
     let name = |reader: &Reader| format!("{} (process {})", reader.program, reader.pid);
-    let readers: Vec<String> = pinned.readers.iter().map(name).collect();
+    let readers: Vec<String> = readers.iter().map(name).collect();
     let readers = if readers.is_empty() {
-        "a process in another container".into()
+        "a process that is not seen from here, perhaps in another container".into()
     } else {
         readers.join(", ")
     };
@@ -63,7 +69,7 @@ fn tell(pinned: &Pinned) {
         event = "alarm",
         reason = "queue_log_pinned",
         readers,
-        log_bytes = pinned.log_bytes,
+        log_bytes,
         "somebody has been reading queue.db for a minute: mail goes on, but data_dir/queue.db-wal grows until that process \\
          ends; end it, and copy the queue with `staunch queue backup`"
     );
@@ -86,5 +92,18 @@ mod tests {
         assert_eq!(log.news(pinned, at(63)), None);
         assert_eq!(log.news(None, at(64)), None, "what was not told does not end");
         assert_eq!(log.news(pinned, at(124)), None, "a minute counts from its own beginning");
+    }
+
+    #[test]
+    fn who_has_gone_just_before_the_alarm_is_named_in_it_and_in_no_later_one() {
+        let (mut log, start) = (PinnedLog::default(), Instant::now());
+        let reader = Reader { pid: 7, program: "sqlite3".into() };
+        let seen = Pinned { log_bytes: 1, readers: vec![reader.clone()] };
+        let gone = Pinned { log_bytes: 1, readers: Vec::new() };
+        log.look(Some(&seen), start);
+        log.look(Some(&gone), start + PATIENCE);
+        assert_eq!((log.is_told, &log.readers), (true, &vec![reader]));
+        log.look(None, start + PATIENCE);
+        assert_eq!(log.readers, []);
     }
 }
