@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension as _, ToSql, params, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ToSql, params, params_from_iter};
 
 use crate::backup::{CopyError, failed, remove_if_there};
 use crate::carve::{Carved, Certainty, Pages, Value};
@@ -92,27 +92,38 @@ fn bodies_back(layout: &Layout) -> Result<u64, CopyError> {
 
 fn rebuild(root: &Path, repaired: &mut Repaired) -> Result<(), CopyError> {
     let (old, new) = (root.join(QUEUE.file), root.join("queue.db.repaired"));
-    for suffix in ["", "-wal", "-shm"] {
-        // Of a repair that was interrupted.
-        remove_if_there(&with_suffix(&new, suffix))?;
+    // Of a repair that was interrupted.
+    remove_database(&new)?;
+    if let Err(error) = make_anew(&old, &new, repaired) {
+        // On a full disk its space is wanted.
+        remove_database(&new)?;
+        return Err(error);
     }
-    let damaged = open_damaged(&old)?;
-    let target = QUEUE.open_at(&new)?;
-    let database = |source| OpenError::Database { path: new.clone(), source };
+    repaired.queue_kept = Some(replace(root, &old, &new)?);
+    Ok(())
+}
+
+fn remove_database(path: &Path) -> Result<(), CopyError> {
+    ["", "-wal", "-shm"].into_iter().try_for_each(|end| remove_if_there(&with_suffix(path, end)))
+}
+
+/// Fills `new` with what is in `old`.
+fn make_anew(old: &Path, new: &Path, repaired: &mut Repaired) -> Result<(), CopyError> {
+    let damaged = open_damaged(old)?;
+    let target = QUEUE.open_at(new)?;
+    let database = |source| OpenError::Database { path: new.into(), source };
     fill(damaged.as_ref(), &target).map_err(database)?;
-    let file = File::open(&old).map_err(failed(&old))?;
+    let file = File::open(old).map_err(failed(old))?;
     let page_size = usize::try_from(PAGE_BYTES).unwrap_or(4096);
-    let mut pages = Pages::open(file, page_size, &SEARCHED).map_err(failed(&old))?;
+    let mut pages = Pages::open(file, page_size, &SEARCHED).map_err(failed(old))?;
     if damaged.is_none() {
         // Nor is it known what its log says.
         pages.doubt_all();
     }
     add_found(&pages, &target, repaired).map_err(database)?;
-    checkpoint(&target, Checkpoint::Truncate).map_err(database)?;
-    drop(target);
-    drop(damaged);
-    repaired.queue_kept = Some(replace(root, &old, &new)?);
-    Ok(())
+    // Only the file itself takes the name.
+    let log = checkpoint(&target, Checkpoint::Truncate).map_err(database)?;
+    if log.busy { Err(CopyError::Read { path: new.into() }) } else { Ok(()) }
 }
 
 /// With all that its log has; `None`: it is no database any more.
@@ -251,8 +262,12 @@ fn insert(target: &Connection, table: &str, row: Vec<Value>) -> rusqlite::Result
     // Files of before format 4 have fewer columns, always the first ones.
     let columns = columns(target, table, row.len())?;
     let insert = format!("INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})");
-    let added = target.prepare_cached(&insert)?.execute(params_from_iter(row));
-    Ok(added.unwrap_or(0) > 0)
+    match target.prepare_cached(&insert)?.execute(params_from_iter(row)) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Ok(false)
+        }
+        added => Ok(added? > 0),
+    }
 }
 
 fn columns(db: &Connection, table: &str, count: usize) -> rusqlite::Result<String> {

@@ -184,3 +184,33 @@ fn damaged_policies_are_moved_away_and_what_is_paused_stays_so() {
         .unwrap();
     assert_eq!(marks, 1);
 }
+
+/// The limit of the file size stands in for a full disk.
+#[test]
+fn a_repair_without_space_says_so_leaves_the_queue_as_it_is_and_nothing_beside_it() {
+    let name = "a_repair_without_space_says_so_leaves_the_queue_as_it_is_and_nothing_beside_it";
+    if let Some(dir) = std::env::var_os("REPAIR_LIMITED_DIR") {
+        let error = repair(Path::new(&dir)).unwrap_err().to_string();
+        assert!(!error.contains("doctor") && !error.contains("transaction"), "{error}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let path = dir.path().join("queue.db");
+    let mut octets = fs::read(&path).unwrap();
+    octets[5 * PAGE] ^= 0x10;
+    fs::write(&path, &octets).unwrap();
+    let done = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env("REPAIR_LIMITED_DIR", dir.path())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    assert_eq!(fs::read(&path).unwrap(), octets);
+    let beside = fs::read_dir(dir.path()).unwrap().map(|one| one.unwrap().file_name());
+    let beside: Vec<_> =
+        beside.filter(|name| name.to_string_lossy().contains("repaired")).collect();
+    assert!(beside.is_empty(), "{beside:?}");
+}
