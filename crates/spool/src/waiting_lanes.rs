@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use crate::damage::INDEX;
-use crate::message::{LaneKey, LaneState, LaneSummary};
+use crate::message::{LaneKey, LaneState, LaneSummary, LaneTrouble};
 use crate::rows::{self, Columns, count, time};
 use crate::{StoreError, due};
 
@@ -64,6 +64,25 @@ pub(crate) fn lanes(db: &Connection, index: Index) -> Result<Lanes, StoreError> 
         load = next_load(&mut loads)?;
     }
     Ok(found)
+}
+
+/// Those that failed, and how: one pass over their table, which is as long as the queue is wide.
+pub(crate) fn troubles(db: &Connection) -> Result<Vec<(LaneKey, LaneTrouble)>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT key, failures, next_probe_at, first_failed_at, last_at, last_status, last_reason, last_mx, last_text
+         FROM lanes NOT INDEXED WHERE failures > 0",
+    )?;
+    let mut rows = select.query([])?;
+    let mut troubles = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut columns = Columns::new(row);
+        // What cannot be read is named at the start.
+        let Ok(key) = columns.next_text(|text| Ok(LaneKey::new(text))) else { continue };
+        if let Ok(LaneState::Failing(trouble)) = rows::lane_state(&mut columns) {
+            troubles.push((key, trouble));
+        }
+    }
+    Ok(troubles)
 }
 
 /// Is the index of their names compared with them? That doubles the time, and is done at a start.

@@ -10,7 +10,7 @@ use crate::due::{
     self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
 };
 use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
-use crate::message::{LaneKey, LaneSummary};
+use crate::message::{LaneKey, LaneSummary, LaneTrouble};
 use crate::waiting_lanes::{Index, Lanes};
 use crate::{MessageId, StoreError, around, damage, waiting_lanes};
 
@@ -23,6 +23,15 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read.
     pub fn lanes(&self) -> Result<Vec<LaneSummary>, StoreError> {
         Ok(self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Trusted))?.lanes)
+    }
+
+    /// The lanes that failed, without a look at who waits in them. Blocks for a pass over their table.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn troubles(&self) -> Result<Vec<(LaneKey, LaneTrouble)>, StoreError> {
+        self.inner.readers.read(waiting_lanes::troubles)
     }
 
     /// As [`Spool::lanes`], after lanes were named whose own name is damaged, or whose row is gone although mail waits there; with the

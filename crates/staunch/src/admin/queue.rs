@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
-    Acted, DamagedRecipient, Deadline, Filter, LaneKey, LaneState, LaneTrouble, ListCursor,
-    MessageId, MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
+    Acted, DamagedRecipient, Deadline, Filter, LaneKey, LaneTrouble, ListCursor, MessageId,
+    MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
 };
 
 use super::{Refused, ask_store};
@@ -78,11 +78,7 @@ pub(super) async fn list(
 }
 
 pub(super) fn troubles(relay: &Relay) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
-    let failing = |lane: spool::LaneSummary| match lane.state {
-        LaneState::Failing(trouble) => Some((lane.key, trouble)),
-        LaneState::Healthy => None,
-    };
-    Ok(relay.spool.lanes()?.into_iter().filter_map(failing).collect())
+    Ok(relay.spool.troubles()?.into_iter().collect())
 }
 
 async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, String> {
