@@ -14,9 +14,10 @@ use rusqlite::backup::{Backup, StepResult};
 use rustix::process::geteuid;
 
 use crate::error::is_damage;
+use crate::journal::outside::wait_for_all_rows;
 use crate::layout::{DIR_MODE, Layout, create_file, open_no_link, sync_dir};
 use crate::schema::{POLICIES, QUEUE, Schema, connect};
-use crate::{MessageId, OpenError};
+use crate::{MessageId, OpenError, StoreError};
 
 /// Why the queue cannot be copied, or a copy cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,32 @@ pub enum CopyError {
     Read {
         /// The file.
         path: PathBuf,
+    },
+    /// A daemon was killed, and the next one has not taken over what it left.
+    #[error(
+        "{}: {messages} messages are only here, since the daemon was killed; start it, or run `staunch doctor --data --repair`, which takes them over, and try again",
+        path.display()
+    )]
+    Unfinished {
+        /// The journal.
+        path: PathBuf,
+        /// How many.
+        messages: usize,
+    },
+    /// The daemon does not give mail its rows.
+    #[error("{}: the daemon did not write its mail into queue.db for half a minute; try again", path.display())]
+    Busy {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// Nobody knows what of the journal is in queue.db.
+    #[error("{}: what of it is in queue.db cannot be read: {error}", path.display())]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: StoreError,
     },
     /// There is nothing to copy.
     #[error("{}: there is no queue; is that the data_dir, or a backup that was finished?", path.display())]
@@ -92,6 +119,7 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
     let Some(source) = QUEUE.peek(data_dir)? else {
         return Err(CopyError::NoQueue { path: data_dir.join(QUEUE.file) });
     };
+    wait_for_all_rows(&Layout::at(data_dir), &source)?;
     let owner = Owner::of(data_dir)?;
     make_empty(to)?;
     let target = Layout::at(to);

@@ -5,20 +5,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use smtp::params::ByMode;
 
+use crate::arrival::Arrival;
 use crate::draft::{Sealed, SealedBody};
 use crate::due::BodyRef;
-use crate::lane_rows::{lane_row, remove_if_unused, update_lane};
+use crate::lane_rows::{remove_if_unused, update_lane};
 use crate::layout::Layout;
 use crate::message::{
-    Attempt, Change, Deferral, Envelope, LaneKey, NewRecipient, RECIPIENTS_MAX, RecipientNo,
-    Settled, Settlement, Told,
+    Attempt, Change, Deferral, Envelope, RECIPIENTS_MAX, RecipientNo, Settled, Settlement, Told,
 };
-use crate::rows::{
-    TOLD, body_ref, mode_code, notify_code, number, place_code, problem_values, recipient_key,
-    ret_code, state_code,
-};
+use crate::rows::{TOLD, body_ref, problem_values, recipient_key};
 use crate::{MessageId, StoreError, marks};
 
 /// Is this an envelope that can be kept?
@@ -76,7 +72,7 @@ impl Rows {
     }
 
     /// The next number, in a transaction.
-    fn next(&self, db: &Connection) -> Result<i64, StoreError> {
+    pub(crate) fn next(&self, db: &Connection) -> Result<i64, StoreError> {
         let seq = self.newest.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         if seq >= self.mark_at.load(Ordering::SeqCst)
             && let Err(error) = self.mark(db, seq)
@@ -117,96 +113,7 @@ pub(crate) fn insert(
     envelope: &Envelope,
     rows: &Rows,
 ) -> Result<(), StoreError> {
-    let seq = insert_message(db, sealed, envelope, rows)?;
-    if let SealedBody::Memory(bytes) = sealed.body() {
-        db.prepare_cached("INSERT INTO bodies (seq, body) VALUES (?1, ?2)")?
-            .execute(params![seq, &**bytes])?;
-    }
-    let begins = envelope.begins_at().as_millisecond();
-    let mut add = db.prepare_cached(
-        "INSERT INTO recipients (id, lane, state, due_at, expires_at, attempts, mailbox, priority,
-             notify, original, waits_since, deadline, crc)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11, row_crc(?1, ?6, ?5, ?7, ?8, ?9))",
-    )?;
-    let mut last_lane: Option<(&LaneKey, i64)> = None;
-    for (no, recipient) in (0..=u16::MAX).zip(&envelope.recipients) {
-        let lane = match last_lane {
-            Some((key, lane)) if *key == recipient.lane => lane,
-            _ => lane_row(db, &recipient.lane)?,
-        };
-        last_lane = Some((&recipient.lane, lane));
-        let options = &recipient.options;
-        add.execute(params![
-            recipient_key(seq, RecipientNo(no)),
-            lane,
-            state_code(recipient.state),
-            begins,
-            envelope.expires_at.as_millisecond(),
-            recipient.mailbox.as_str(),
-            envelope.options.priority.get(),
-            options.notify.map(notify_code),
-            options.original.as_ref().map(|original| original.as_str()),
-            if envelope.may_be_warned(recipient) { begins } else { TOLD },
-            deadline(envelope, recipient),
-        ])?;
-    }
-    Ok(())
-}
-
-/// When something has to be done because the message was not delivered in time.
-fn deadline(envelope: &Envelope, recipient: &NewRecipient) -> Option<i64> {
-    let deadline = envelope.options.deliver_by.as_ref()?;
-    let matters = match deadline.mode {
-        ByMode::Return => true,
-        ByMode::Notify => envelope.may_be_warned(recipient),
-    };
-    matters.then(|| deadline.at.as_millisecond())
-}
-
-fn insert_message(
-    db: &Connection,
-    sealed: &Sealed,
-    envelope: &Envelope,
-    rows: &Rows,
-) -> Result<i64, StoreError> {
-    let (facts, options) = (&envelope.facts, &envelope.options);
-    let place = match sealed.body() {
-        SealedBody::Memory(_) => BodyRef::Inline,
-        SealedBody::File(_) => BodyRef::File,
-    };
-    let seq = rows.next(db)?;
-    db.prepare_cached(
-        "INSERT INTO messages (id, sender, client, arrived_at, place, size, header_len, has_8bit,
-             longest_line, ends_with_newline, received_count, body_sha256_simple,
-             body_sha256_relaxed, ret, envelope_id, smtp_utf8, require_tls, deliver_by,
-             deliver_by_mode, not_before, user, seq, body_crc, crc)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, x'', x'', ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-             row_crc(?20, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?21))",
-    )?
-    .execute(params![
-        sealed.id().to_bytes(),
-        envelope.sender.as_str(),
-        &*envelope.client,
-        envelope.arrived_at.as_millisecond(),
-        place_code(place),
-        number(facts.size),
-        number(facts.header_len),
-        facts.has_8bit,
-        number(facts.longest_line),
-        facts.ends_with_newline,
-        facts.received_count,
-        options.ret.map(ret_code),
-        options.envelope_id.as_ref().map(|id| id.as_str()),
-        options.smtp_utf8,
-        options.require_tls,
-        options.deliver_by.map(|deadline| deadline.at.as_millisecond()),
-        options.deliver_by.as_ref().map(mode_code),
-        options.not_before.map(|release| release.as_millisecond()),
-        options.user.as_deref(),
-        seq,
-        sealed.crc(),
-    ])?;
-    Ok(seq)
+    Arrival::new(sealed, envelope).insert(db, rows, |_| false)
 }
 
 /// The row of a message, and where its body is.

@@ -116,7 +116,7 @@ impl Spool {
         D: FnOnce(Result<usize, StoreError>) + Send + 'static,
     {
         let park = move |db: &Connection| park(db, &damaged, now);
-        self.write_queue(Urgency::Ordinary, park, done);
+        self.write_ordered(Urgency::Ordinary, park, done);
     }
 }
 

@@ -10,10 +10,11 @@ use smtp::{Mailbox, ReversePath};
 use crate::checksum::{message_crc, recipient_crc};
 use crate::commit::find;
 use crate::damage::{self, DamagedRecipient, INDEX, Mismatch};
+use crate::journal::format::Position;
 use crate::message::{
     BodyFacts, LaneKey, MessageOptions, RecipientNo, RecipientOptions, head_start, turn,
 };
-use crate::rows::{self, Columns, count, number, optional_time, recipient_key, split_key, time};
+use crate::rows::{self, Columns, count, number, optional_time, split_key, time};
 use crate::{MessageId, StoreError};
 
 /// Recipients of one message that wait in one lane.
@@ -68,6 +69,20 @@ pub enum BodyRef {
 /// Where a page of a lane ended. Good for the same lane and verb only.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct DueCursor {
+    row: Place,
+    /// Of mail that has no rows yet.
+    young: Position,
+}
+
+impl DueCursor {
+    pub(crate) fn young(self) -> Position {
+        self.young
+    }
+}
+
+/// A recipient's row in its lane, by which a page is sorted.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Place {
     /// Milliseconds since 1970, as the columns have them.
     turn: i64,
     expires_at: i64,
@@ -76,8 +91,10 @@ pub struct DueCursor {
 }
 
 /// Before everything.
-const START: DueCursor =
-    DueCursor { turn: i64::MIN, expires_at: i64::MIN, waits_since: i64::MIN, key: i64::MIN };
+const START: DueCursor = DueCursor {
+    row: Place { turn: i64::MIN, expires_at: i64::MIN, waits_since: i64::MIN, key: i64::MIN },
+    young: Position(0),
+};
 
 /// A page of a lane.
 #[derive(Clone, Debug, Default)]
@@ -222,51 +239,55 @@ fn priorities(db: &Connection, lane: i64) -> Result<Vec<Priority>, StoreError> {
     Ok(found)
 }
 
-/// A recipient's place in its lane, by which the page is sorted.
-type Place = DueCursor;
-
 /// A page of a lane.
 ///
-/// The index has the recipients of each priority by due time. What is next of each is merged here, so
+/// The index has the recipients of each priority by due time. What is next of each is merged here, and with mail of the journal, so
 /// that a page costs the same however many are due. Only then their rows are read.
 pub(crate) fn page(
     db: &Connection,
     want: &Want<'_>,
+    young: &[(Position, Due)],
     mismatch: Mismatch,
 ) -> Result<DuePage, StoreError> {
-    let mut page = DuePage::default();
-    let Some(lane) = lane_row(db, want.lane)? else { return Ok(page) };
-    let mut places = Vec::new();
-    for priority in priorities(db, lane)? {
-        add_places(db, lane, priority, want, &mut places)?;
+    let (mut page, mut places) = (DuePage::default(), Vec::new());
+    let lane = lane_row(db, want.lane)?;
+    if let Some(lane) = lane {
+        for priority in priorities(db, lane)? {
+            add_places(db, lane, priority, want, &mut places)?;
+        }
     }
     places.sort_unstable();
     places.truncate(want.limit);
-    if places.len() == want.limit {
-        page.next = places.last().copied();
-    }
+    let mut cursor = want.after.unwrap_or(START);
+    let (mut count, mut young) = (0, young.iter().peekable());
+    let mut places = places.into_iter().peekable();
     let mut seen = HashSet::new();
-    for place in &places {
-        let is_new = seen.insert(place.key);
-        let read = match row(db, place.key) {
-            Ok(Some(_)) if !is_new => Err(StoreError::Corrupt { what: INDEX }),
-            Ok(Some((due, recipient))) => {
-                check_place(db, lane, *place, &due).map(|()| Found::Whole(Box::new(due), recipient))
+    while count < want.limit {
+        let is_younger =
+            |place: &Place| young.peek().is_none_or(|(_, due)| place.turn <= turn_of(due));
+        if let Some(place) = places.next_if(is_younger) {
+            cursor.row = place;
+            count += 1;
+            page.add_row(db, (lane.unwrap_or_default(), place), &mut seen, mismatch)?;
+        } else if let Some((position, due)) = young.next() {
+            // It has got its rows since it was asked for, which may have been before this page.
+            if find(db, due.message)?.is_some() {
+                page.next = Some(START);
+                return Ok(page);
             }
-            Err(error) if !error.is_damage() => Err(error),
-            Ok(None) | Err(_) => damage::find(db, place.key)?
-                .map_or(Err(StoreError::Corrupt { what: INDEX }), |one| Ok(Found::Damaged(one))),
-        };
-        match (read, mismatch) {
-            (Ok(Found::Whole(due, recipient)), _) => page.add(*due, recipient),
-            (Ok(Found::Damaged(damaged)), _) => page.damaged.push(damaged),
-            (Err(StoreError::Corrupt { what: INDEX }), Mismatch::Name) => {
-                page.damaged.push(damage::describe(db, place.key, INDEX));
-            }
-            (Err(error), _) => return Err(error),
+            cursor.young = *position;
+            count += due.recipients.len();
+            page.due.push(due.clone());
+        } else {
+            return Ok(page);
         }
     }
+    page.next = Some(cursor);
     Ok(page)
+}
+
+fn turn_of(due: &Due) -> i64 {
+    due.turn.as_millisecond()
 }
 
 /// What there is for a place in an index.
@@ -297,7 +318,7 @@ fn add_places(
     want: &Want<'_>,
     places: &mut Vec<Place>,
 ) -> Result<(), StoreError> {
-    let after = want.after.unwrap_or(START);
+    let after = want.after.unwrap_or(START).row;
     let ahead = i64::try_from(head_start(priority).as_millis()).unwrap_or(0);
     let mut select = db.prepare_cached(want.which.select())?;
     let mut found = select.query(params![
@@ -321,8 +342,37 @@ fn add_places(
 }
 
 impl DuePage {
+    /// Adds a recipient that the index names, or what is damaged of it.
+    fn add_row(
+        &mut self,
+        db: &Connection,
+        (lane, place): (i64, Place),
+        seen: &mut HashSet<i64>,
+        mismatch: Mismatch,
+    ) -> Result<(), StoreError> {
+        let is_new = seen.insert(place.key);
+        let read = match row(db, place.key) {
+            Ok(Some(_)) if !is_new => Err(StoreError::Corrupt { what: INDEX }),
+            Ok(Some((due, recipient))) => {
+                check_place(db, lane, place, &due).map(|()| Found::Whole(Box::new(due), recipient))
+            }
+            Err(error) if !error.is_damage() => Err(error),
+            Ok(None) | Err(_) => damage::find(db, place.key)?
+                .map_or(Err(StoreError::Corrupt { what: INDEX }), |one| Ok(Found::Damaged(one))),
+        };
+        match (read, mismatch) {
+            (Ok(Found::Whole(due, recipient)), _) => self.add(*due, recipient),
+            (Ok(Found::Damaged(damaged)), _) => self.damaged.push(damaged),
+            (Err(StoreError::Corrupt { what: INDEX }), Mismatch::Name) => {
+                self.damaged.push(damage::describe(db, place.key, INDEX));
+            }
+            (Err(error), _) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Recipients of one message mostly follow each other: they were due together.
-    fn add(&mut self, due: Due, recipient: DueRecipient) {
+    pub(crate) fn add(&mut self, due: Due, recipient: DueRecipient) {
         match self.due.iter_mut().rev().find(|known| known.message == due.message) {
             Some(known) => known.recipients.push(recipient),
             None => self.due.push(Due { recipients: vec![recipient], ..due }),
@@ -404,103 +454,6 @@ fn read(columns: &mut Columns<'_, '_>, key: i64) -> Result<(Due, DueRecipient), 
         options: rows::message_options(columns, priority)?,
     };
     Ok((due, recipient))
-}
-
-/// A message whose time by BY is over, and a lane where recipients of it still wait for that.
-pub type Overdue = (MessageId, LaneKey);
-
-/// When the next deadline is that was not dealt with.
-pub(crate) fn next_deadline(
-    db: &Connection,
-    after: Timestamp,
-) -> Result<Option<Timestamp>, StoreError> {
-    let found: Option<i64> = db
-        .prepare_cached(
-            "SELECT min(deadline) FROM recipients INDEXED BY recipients_deadline
-             WHERE deadline > ?1",
-        )?
-        .query_row([after.as_millisecond()], |row| row.get(0))?;
-    optional_time(found)
-}
-
-/// A page of what is overdue.
-#[derive(Clone, Debug, Default)]
-pub struct OverduePage {
-    /// The earliest first; can name the same twice.
-    pub overdue: Vec<Overdue>,
-    /// Where to go on; `None`: this was the last page.
-    pub next: Option<OverdueCursor>,
-}
-
-/// Where a page of what is overdue ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct OverdueCursor {
-    deadline: i64,
-    key: i64,
-}
-
-/// A page of the messages and lanes of recipients with a deadline at `at` or before.
-pub(crate) fn overdue(
-    db: &Connection,
-    at: Timestamp,
-    after: Option<OverdueCursor>,
-    limit: usize,
-) -> Result<OverduePage, StoreError> {
-    let after = after.unwrap_or(OverdueCursor { deadline: i64::MIN, key: i64::MIN });
-    let mut select = db.prepare_cached(
-        "SELECT r.deadline, r.id, m.id, l.key FROM recipients r INDEXED BY recipients_deadline
-             CROSS JOIN messages m ON m.seq = r.id >> 16 CROSS JOIN lanes l ON l.id = r.lane
-         WHERE r.deadline <= ?1 AND (r.deadline, r.id) > (?2, ?3)
-         ORDER BY r.deadline, r.id LIMIT ?4",
-    )?;
-    let until = at.as_millisecond();
-    let mut found = select.query(params![until, after.deadline, after.key, number(limit)])?;
-    let mut page = OverduePage::default();
-    let mut seen = 0;
-    while let Some(row) = found.next()? {
-        seen += 1;
-        let mut columns = Columns::new(row);
-        page.next = Some(OverdueCursor { deadline: columns.next()?, key: columns.next()? });
-        // What cannot be read is found where it waits.
-        let Ok(message) = columns.next().map(rows::id) else { continue };
-        let Ok(lane) = columns.next_text(|text| Ok(LaneKey::new(text))) else { continue };
-        let overdue = (message, lane);
-        if page.overdue.last() != Some(&overdue) {
-            page.overdue.push(overdue);
-        }
-    }
-    if seen < limit {
-        page.next = None;
-    }
-    Ok(page)
-}
-
-/// The recipients of one message and lane with a deadline before `at`, held ones too.
-pub(crate) fn overdue_of(
-    db: &Connection,
-    (message, lane): &Overdue,
-    at: Timestamp,
-) -> Result<DuePage, StoreError> {
-    let mut page = DuePage::default();
-    let (Some((seq, _)), Some(lane)) = (find(db, *message)?, lane_row(db, lane)?) else {
-        return Ok(page);
-    };
-    let mut select = db.prepare_cached(
-        "SELECT id FROM recipients
-         WHERE id BETWEEN ?1 AND ?2 AND lane = ?3 AND deadline <= ?4 ORDER BY id",
-    )?;
-    let (first, last) = (RecipientNo(0), RecipientNo(u16::MAX));
-    let (first, last) = (recipient_key(seq, first), recipient_key(seq, last));
-    let mut found = select.query([first, last, lane, at.as_millisecond()])?;
-    while let Some(found) = found.next()? {
-        let key = found.get(0)?;
-        match row(db, key) {
-            Ok(Some((due, recipient))) => page.add(due, recipient),
-            Err(error) if !error.is_damage() => return Err(error),
-            Ok(None) | Err(_) => page.damaged.extend(damage::find(db, key)?),
-        }
-    }
-    Ok(page)
 }
 
 pub(crate) fn lane_row(db: &Connection, lane: &LaneKey) -> Result<Option<i64>, StoreError> {

@@ -10,6 +10,7 @@ use crate::backup::CopyError;
 use crate::body;
 use crate::checksum;
 use crate::damage::{self, CheckCursor, Damage, Look, Mismatch};
+use crate::journal::outside::{Others, wait_for_rows};
 use crate::layout::Layout;
 use crate::schema::{POLICIES, QUEUE, Schema};
 use crate::{MessageId, OpenError, StoreError};
@@ -50,6 +51,8 @@ pub struct Examined {
     pub messages: u64,
     /// Recipients.
     pub recipients: u64,
+    /// Messages that only the journal has: the next start takes them over. None of the others.
+    pub in_journal: u64,
     /// What is not what was written.
     pub findings: Vec<Finding>,
 }
@@ -63,11 +66,19 @@ const LINES_MAX: usize = 100;
 ///
 /// [`CopyError`] when there is no queue, or it cannot be opened at all.
 pub fn examine(data_dir: &Path) -> Result<Examined, CopyError> {
+    examine_beside(data_dir, Others::Daemon)
+}
+
+/// The same, with a word on who may be at work there.
+pub(crate) fn examine_beside(data_dir: &Path, others: Others) -> Result<Examined, CopyError> {
     let no_queue = || CopyError::NoQueue { path: data_dir.join(QUEUE.file) };
     let mut examined = Examined::default();
     match QUEUE.peek(data_dir) {
         Ok(None) => return Err(no_queue()),
-        Ok(Some(db)) => queue(&db, &Layout::at(data_dir), &mut examined),
+        Ok(Some(db)) => {
+            journal(&db, &Layout::at(data_dir), others, &mut examined)?;
+            queue(&db, &Layout::at(data_dir), &mut examined);
+        }
         Err(error) => examined.findings.push(unreadable(&QUEUE, error, Cure::Backup)?),
     }
     match POLICIES.peek(data_dir) {
@@ -98,6 +109,27 @@ fn integrity(db: &Connection, schema: &Schema, findings: &mut Vec<Finding>) {
         Ok(lines) => lines.into_iter().filter(|line| line != "ok").for_each(found),
         Err(error) => found(error.to_string()),
     }
+}
+
+/// What only the journal has, once the daemon has given its mail rows.
+fn journal(
+    db: &Connection,
+    layout: &Layout,
+    others: Others,
+    examined: &mut Examined,
+) -> Result<(), CopyError> {
+    let left = match wait_for_rows(layout, db, others) {
+        // What is in the tables is looked at, and tells of that.
+        Err(CopyError::Journal { .. }) => return Ok(()),
+        left => left?,
+    };
+    examined.in_journal = u64::try_from(left.messages).unwrap_or(u64::MAX);
+    examined.findings.extend(left.damaged.into_iter().map(|what| Finding {
+        file: "journal".into(),
+        what,
+        cure: Cure::Backup,
+    }));
+    Ok(())
 }
 
 fn queue(db: &Connection, layout: &Layout, examined: &mut Examined) {

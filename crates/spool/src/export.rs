@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use crate::backup::CopyError;
 use crate::body::{self, Body};
 use crate::damage::INDEX;
+use crate::journal::outside::wait_for_all_rows;
 use crate::layout::Layout;
 use crate::listing::{self, MessageDetail};
 use crate::message::RecipientNo;
@@ -45,6 +46,7 @@ impl Export {
         let path = data_dir.join(QUEUE.file);
         let Some(db) = QUEUE.peek(data_dir)? else { return Err(CopyError::NoQueue { path }) };
         QUEUE.check_shape(&db, &path)?;
+        wait_for_all_rows(&Layout::at(data_dir), &db)?;
         let database = |source| OpenError::Database { path: path.clone(), source };
         let ids = ids(&db).map_err(database)?;
         let done = mend::done(&db).map_err(database)?;

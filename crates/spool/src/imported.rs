@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use crate::commit;
 use crate::draft::{Draft, Sealed};
 use crate::message::Envelope;
+use crate::newcomer::Newcomer;
 use crate::spool::Spool;
-use crate::writer::Urgency;
+use crate::writer::Order;
 use crate::{MessageId, StoreError, marks};
 
 /// Before the id in the mark that says when it was imported, in milliseconds since 1970.
@@ -75,7 +75,7 @@ impl Spool {
         let name = mark(body.id());
         let value = now.as_millisecond().to_string();
         let remember = move |db: &Connection| marks::set(db, &name, Some(&value));
-        self.commit_with(body, envelope, remember, move |result| {
+        self.commit_beside(body, envelope, remember, move |result| {
             drop(import);
             done(result);
         });
@@ -97,7 +97,7 @@ impl Spool {
     }
 
     /// Commits a message, and in the same transaction what is done `beside`.
-    pub(crate) fn commit_with<D>(
+    fn commit_beside<D>(
         &self,
         body: Sealed,
         envelope: Envelope,
@@ -106,21 +106,16 @@ impl Spool {
     ) where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
     {
-        if let Err(error) = commit::check(&envelope) {
-            return done(Err(error));
-        }
-        let (id, ward) = (body.id(), body.ward());
-        let octets = commit::octets(&body, &envelope);
-        let rows = Arc::clone(self.rows());
-        let insert = move |db: &Connection| {
-            commit::insert(db, &body, &envelope, &rows)?;
+        let new = match Newcomer::check(body, envelope) {
+            Ok(new) => new,
+            Err(error) => return done(Err(error)),
+        };
+        let order = Order { record: None, ..new.order() };
+        let insert = new.insert(Arc::clone(self.rows()));
+        let apply = move |db: &Connection| {
+            insert(db)?;
             beside(db)
         };
-        self.write_sized(Urgency::Ordinary, octets, insert, move |result| {
-            if let (Ok(()), Some(ward)) = (&result, ward) {
-                ward.keep();
-            }
-            done(result.map(|()| id));
-        });
+        self.write_ordered(order, apply, new.answer(done));
     }
 }

@@ -4,10 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::StoreError;
-use crate::message::{LaneKey, LaneState, LaneUpdate};
+use crate::message::{LaneState, LaneUpdate};
 use crate::rows::problem_values;
 use crate::spool::Spool;
-use crate::writer::Urgency;
+use crate::writer::{Needs, Order, Urgency};
 
 /// Rows looked at in one transaction: some 2 ms.
 const SLICE: i64 = 256;
@@ -32,7 +32,8 @@ impl Spool {
         D: FnOnce(Result<Swept, StoreError>) + Send + 'static,
     {
         let stale = now.saturating_sub(TROUBLE_KEPT).unwrap_or(now).as_millisecond();
-        self.write_queue(Urgency::Ordinary, move |db| sweep(db, after, stale), done);
+        let order = Order::needing(Urgency::Ordinary, Needs::Nothing);
+        self.write_ordered(order, move |db| sweep(db, after, stale), done);
     }
 }
 
@@ -53,16 +54,15 @@ fn sweep(db: &Connection, after: i64, stale: i64) -> Result<Swept, StoreError> {
 }
 
 /// The row of a lane, made if it is new.
-pub(crate) fn lane_row(db: &Connection, key: &LaneKey) -> Result<i64, StoreError> {
+pub(crate) fn lane_row(db: &Connection, key: &str) -> Result<i64, StoreError> {
     let found = db
         .prepare_cached("SELECT id FROM lanes WHERE key = ?1")?
-        .query_row([key.as_str()], |row| row.get(0))
+        .query_row([key], |row| row.get(0))
         .optional()?;
     if let Some(lane) = found {
         return Ok(lane);
     }
-    db.prepare_cached("INSERT INTO lanes (key, failures) VALUES (?1, 0)")?
-        .execute([key.as_str()])?;
+    db.prepare_cached("INSERT INTO lanes (key, failures) VALUES (?1, 0)")?.execute([key])?;
     let lane = db.last_insert_rowid();
     db.prepare_cached("UPDATE lanes SET crc = row_crc(id, key) WHERE id = ?1")?.execute([lane])?;
     Ok(lane)
@@ -90,7 +90,7 @@ pub(crate) fn update_lane(db: &Connection, update: &LaneUpdate) -> Result<(), St
         .execute([update.key.as_str()])?;
         return Ok(());
     };
-    let lane = lane_row(db, &update.key)?;
+    let lane = lane_row(db, update.key.as_str())?;
     let [at, status, reason, mx, text] = problem_values(Some(&trouble.problem));
     db.prepare_cached(
         "UPDATE lanes SET failures = ?2, next_probe_at = ?3, first_failed_at = ?4, last_at = ?5,

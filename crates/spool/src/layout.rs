@@ -5,6 +5,7 @@
 //! queue.db        messages, recipients, lanes, small bodies, marks (and -wal, -shm)
 //! policies.db     policies, hosts (and -wal, -shm)
 //! policies.db.damaged-N   what was found in its place and was no such database
+//! journal/NUMBER.log      mail on its way through that has no rows yet
 //! bodies/xx/ID    large bodies; xx is the last byte of the id in hex
 //! bodies/lost/ID  bodies that no message named at a start; kept for a week
 //! before-restore-N        what was there before a backup was restored
@@ -61,6 +62,7 @@ impl Layout {
             return Err(OpenError::Unfinished { path: unfinished });
         }
         make_dir(&layout.tmp)?;
+        make_dir(&layout.journal())?;
         make_dir(&layout.bodies)?;
         Ok(layout)
     }
@@ -109,6 +111,10 @@ impl Layout {
     /// The directory of the bodies whose ids end with this byte.
     pub(crate) fn shelf(&self, low: u8) -> PathBuf {
         self.bodies.join(format!("{low:02x}"))
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.root.join("journal")
     }
 
     pub(crate) fn bodies(&self) -> PathBuf {

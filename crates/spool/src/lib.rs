@@ -12,9 +12,7 @@ pub use crate::backup::{Copied, CopiedPolicies, CopyError, backup};
 pub use crate::body::Body;
 pub use crate::damage::{CheckCursor, Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
 pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
-pub use crate::due::{
-    BodyRef, Due, DueCursor, DuePage, DueRecipient, Overdue, OverdueCursor, OverduePage,
-};
+pub use crate::due::{BodyRef, Due, DueCursor, DuePage, DueRecipient};
 pub use crate::enforced::{Enforced, EnforcedList};
 pub use crate::error::{OpenError, StoreError};
 pub use crate::examine::{Cure, Examined, Finding, examine};
@@ -34,6 +32,7 @@ pub use crate::message::{
     RECIPIENTS_MAX, RecipientNo, RecipientOptions, RecipientState, Settled, Settlement, Told, turn,
 };
 pub use crate::opening::{OpenReport, Options, PoliciesFile, Space};
+pub use crate::overdue::{Overdue, OverdueCursor, OverduePage};
 pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
 pub use crate::proven::Proven;
 pub use crate::relane::Move;
@@ -49,6 +48,7 @@ mod mend;
 mod message;
 
 mod around;
+mod arrival;
 mod backup;
 mod body;
 mod carve;
@@ -63,9 +63,12 @@ mod examine;
 mod export;
 mod foreign_readers;
 mod imported;
+mod journal;
 mod listing;
 mod marks;
+mod newcomer;
 mod opening;
+mod overdue;
 mod policies;
 mod proven;
 mod repair;

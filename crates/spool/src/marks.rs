@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use crate::mend;
 use crate::rows::Columns;
 use crate::spool::Spool;
-use crate::writer::Urgency;
+use crate::writer::{Needs, Order, Urgency};
 use crate::{StoreError, error};
 
 /// The marks whose names begin alike.
@@ -113,7 +113,8 @@ impl Spool {
     {
         let (name, value) = (name.to_owned(), value.map(str::to_owned));
         let set = move |db: &Connection| set(db, &name, value.as_deref());
-        self.write_queue(Urgency::Reserved, set, done);
+        let order = Order::needing(Urgency::Reserved, Needs::Nothing);
+        self.write_ordered(order, set, done);
     }
 }
 

@@ -174,7 +174,7 @@ impl Spool {
     pub fn mend_if_damaged(&self) {
         if self.has_met_damage() {
             // The writer looks after each batch.
-            self.write_queue(Urgency::Ordinary, |_| Ok(()), |_| {});
+            self.write_ordered(Urgency::Ordinary, |_| Ok(()), |_| {});
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is asked of a store when it is opened, and what it says about its place.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::draft::INLINE_BODY_MAX;
 use crate::reserve::RESERVE_BYTES;
@@ -12,11 +13,20 @@ pub struct Options {
     pub inline_body_max: usize,
     /// Octets kept for settlements on a full disk.
     pub reserve_bytes: u64,
+    /// When nothing happens for so long, all mail of the journal gets its rows.
+    pub journal_idle: Duration,
 }
+
+/// Ours: who copies the files of an idle daemon finds all in the tables.
+const JOURNAL_IDLE: Duration = Duration::from_millis(200);
 
 impl Default for Options {
     fn default() -> Self {
-        Self { inline_body_max: INLINE_BODY_MAX, reserve_bytes: RESERVE_BYTES }
+        Self {
+            inline_body_max: INLINE_BODY_MAX,
+            reserve_bytes: RESERVE_BYTES,
+            journal_idle: JOURNAL_IDLE,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use smtp::HostName;
 use crate::StoreError;
 use crate::readers::Readers;
 use crate::rows::{Columns, count, number, optional_time, time};
-use crate::writer::{Urgency, Writer};
+use crate::writer::{Needs, Order, Urgency, Writer};
 
 /// What is known about the policy of one domain. The meaning is the policy keeper's.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -410,7 +410,8 @@ impl Policies {
         A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
         D: FnOnce(Result<T, StoreError>) + Send + 'static,
     {
-        self.queue.0.submit(urgency, apply, done);
+        // Nothing in it is about mail.
+        self.queue.0.submit(Order::needing(urgency, Needs::Nothing), apply, done);
     }
 }
 

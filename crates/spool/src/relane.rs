@@ -40,7 +40,7 @@ pub(crate) fn apply(db: &Connection, moves: &[Move], now: Timestamp) -> Result<u
         let Some(seq) = seq else { continue };
         let lane = match last_lane {
             Some((key, lane)) if key == to => lane,
-            _ => lane_row(db, to)?,
+            _ => lane_row(db, to.as_str())?,
         };
         last_lane = Some((to, lane));
         let key = recipient_key(seq, *no);

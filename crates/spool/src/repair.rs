@@ -15,12 +15,13 @@ use crate::carve::{Carved, Certainty, Pages, Value};
 use crate::checksum::{self, message_crc, recipient_crc};
 use crate::damage::MESSAGE_DAMAGED;
 use crate::database_lock::DatabaseLock;
-use crate::examine::{Cure, examine};
+use crate::examine::{Cure, examine_beside};
+use crate::journal::outside::Others;
 use crate::layout::{Layout, Lock, set_aside, sync_dir, with_suffix};
 use crate::message::RecipientState;
 use crate::rows::state_code;
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint, connect};
-use crate::{MessageId, OpenError, marks};
+use crate::{MessageId, OpenError, Options, Spool, marks};
 
 /// What a repair did.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -47,9 +48,10 @@ pub fn repair(data_dir: &Path) -> Result<Repaired, CopyError> {
         return Err(CopyError::NoQueue { path: data_dir.join(QUEUE.file) });
     }
     let layout = Layout::create(data_dir)?;
-    let _lock = Lock::take(&layout)?;
-    let _database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
-    let findings = examine(data_dir)?.findings;
+    let lock = Lock::take(&layout)?;
+    let database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
+    let examined = examine_beside(data_dir, Others::Nobody)?;
+    let findings = examined.findings;
     let mut repaired = Repaired { bodies: bodies_back(&layout)?, ..Repaired::default() };
     let is_damaged = |file: &str, cure: Option<Cure>| {
         findings.iter().any(|one| one.file == file && cure.is_none_or(|cure| one.cure == cure))
@@ -60,6 +62,11 @@ pub fn repair(data_dir: &Path) -> Result<Repaired, CopyError> {
     if is_damaged(POLICIES.file, None) {
         let kept = set_aside(data_dir, POLICIES.file).map_err(failed(data_dir))?;
         repaired.policies_kept = Some(kept);
+    }
+    drop((lock, database_lock));
+    if examined.in_journal > 0 {
+        // What a killed daemon left in the journal: as a start does it.
+        drop(Spool::open(data_dir, Options::default())?);
     }
     Ok(repaired)
 }

@@ -9,6 +9,7 @@ use crate::backup::{
     Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy, remove_if_there, sync_filled,
 };
 use crate::database_lock::DatabaseLock;
+use crate::journal::scan::segments;
 use crate::layout::{Layout, Lock, UNFINISHED_RESTORE, sync_dir, with_suffix};
 use crate::schema::{POLICIES, QUEUE, Schema};
 
@@ -50,6 +51,7 @@ pub fn restore(from: &Path, data_dir: &Path) -> Result<Restored, CopyError> {
     }
     let copied = bodies(&Layout::at(from), &layout, &owner)?;
     sync_filled(&layout)?;
+    journal(&Layout::at(from), &layout, &owner)?;
     if let Some(policies) = policies {
         put(&policies, data_dir, &owner)?;
     }
@@ -99,11 +101,13 @@ fn set_aside(layout: &Layout, owner: &Owner) -> Result<Option<PathBuf>, CopyErro
             remove_if_there(&root.join(format!("{}{suffix}", schema.file)))?;
         }
     }
-    match fs::remove_dir_all(layout.bodies()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed(&layout.bodies())(error));
+    for dir in [layout.journal(), layout.bodies()] {
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&dir)(error));
+            }
+            Ok(()) | Err(_) => {}
         }
-        Ok(()) | Err(_) => {}
     }
     sync_dir(root).map_err(failed(root))?;
     Ok(aside)
@@ -144,6 +148,14 @@ fn keep(layout: &Layout, owner: &Owner, aside: &Path) -> Result<(), CopyError> {
             }
         }
     }
+    if !aside.join("bodies").exists() {
+        match fs::rename(layout.journal(), aside.join("journal")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(aside)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
     sync_dir(aside).map_err(failed(aside))?;
     // Last: that it is there says that all else is.
     if !aside.join("bodies").exists() {
@@ -156,6 +168,18 @@ fn keep(layout: &Layout, owner: &Owner, aside: &Path) -> Result<(), CopyError> {
         }
     }
     sync_dir(aside).map_err(failed(aside))
+}
+
+/// A directory whose daemon was killed has mail there that is nowhere else.
+fn journal(from: &Layout, to: &Layout, owner: &Owner) -> Result<(), CopyError> {
+    owner.make_dir(&to.journal())?;
+    let dir = from.journal();
+    for path in segments(&dir).map_err(failed(&dir))?.into_values() {
+        if let Some(segment) = regular(&path)? {
+            copy(&segment, &to.journal().join(path.file_name().unwrap_or_default()), owner)?;
+        }
+    }
+    sync_dir(&to.journal()).map_err(failed(&to.journal()))
 }
 
 fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError> {

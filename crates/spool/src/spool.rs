@@ -2,25 +2,28 @@
 
 mod actions;
 mod reads;
+mod writes;
+
+pub use self::writes::SettlePermit;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::commit::{self, Rows};
+use crate::commit::Rows;
 use crate::database_lock::DatabaseLock;
-use crate::draft::{Draft, Sealed, Workshop};
+use crate::draft::{Draft, Workshop};
 use crate::foreign_readers::{Pinned, foreign_readers};
 use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
 use crate::imported::Arriving;
-use crate::lane_rows::update_lane;
+use crate::journal::Journal;
+use crate::journal::shared::SharedYoung;
 use crate::layout::{Layout, Lock, free_space, is_read_only, network_file_system, set_aside};
 use crate::mend::{self, Mended, Unrecorded};
-use crate::message::{Envelope, LaneUpdate, Settled, Settlement};
 use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
@@ -28,17 +31,11 @@ use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
 use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
-use crate::writer::{Duties, Urgency, Writer};
+use crate::writer::{Duties, Needs, Order, Tools, Urgency, Writer};
 use crate::{IdSource, MessageId, OpenError, StoreError, marks};
 
 const RESERVE_FILE: &str = "reserve";
 const POLICY_RESERVE_FILE: &str = "policies.reserve";
-
-/// Proof that, when it was given, a settlement could be written. [`Spool::settle_permit`] makes it.
-#[derive(Debug)]
-pub struct SettlePermit {
-    _given: (),
-}
 
 /// The store. Clones share it; the last one to go closes it.
 #[derive(Clone, Debug)]
@@ -52,6 +49,7 @@ struct Inner {
     workshop: Arc<Workshop>,
     queue: Arc<Writer>,
     readers: Arc<Readers>,
+    young: SharedYoung,
     policies: Policies,
     housekeeper: Housekeeper,
     rows: Arc<Rows>,
@@ -115,13 +113,14 @@ impl Spool {
         self.inner.workshop.vitals.health()
     }
 
-    /// To be called each second. Looks whether queue.db and the lock are still where others look for them; see [`Health::Detached`]. A lock that somebody removed is
+    /// To be called each second: mail that has been in the journal for that long gets its rows. Looks whether queue.db and the lock are still where others look for them; see [`Health::Detached`]. A lock that somebody removed is
     /// made anew: says whether it was.
     ///
     /// # Errors
     ///
     /// [`OpenError`] when it cannot be made.
     pub fn look_around(&self) -> Result<bool, OpenError> {
+        self.inner.queue.tick();
         self.inner.housekeeper.look_at_readers();
         let vitals = &self.inner.workshop.vitals;
         if is_read_only(self.inner.workshop.layout.root()) {
@@ -194,91 +193,6 @@ impl Spool {
         Draft::new(id, Arc::clone(&self.inner.workshop))
     }
 
-    /// Puts a message into the queue, due at [`Envelope::begins_at`]. `done` runs after the sync that makes it
-    /// durable, on the writer's thread: it must not block.
-    pub fn commit<D>(&self, body: Sealed, envelope: Envelope, done: D)
-    where
-        D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
-    {
-        self.commit_with(body, envelope, |_| Ok(()), done);
-    }
-
-    /// Proves, before anything is transmitted, that its settlement can be written.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Full`] while the reserve is gone, [`StoreError::ReadOnly`] while nothing can be written,
-    /// [`StoreError::Poisoned`] for good.
-    pub fn settle_permit(&self) -> Result<SettlePermit, StoreError> {
-        match self.health() {
-            Health::Good | Health::Detached => Ok(SettlePermit { _given: () }),
-            Health::NoReserve => Err(StoreError::Full),
-            Health::ReadOnly => Err(StoreError::ReadOnly),
-            Health::Poisoned => Err(StoreError::Poisoned),
-        }
-    }
-
-    /// Records what an attempt came to: recipients, notices and lane in one transaction. If the
-    /// message was deleted meanwhile, or all recipients that this is about have left it, only the lane is
-    /// updated. `done` must not block.
-    ///
-    /// While a settlement has failed, its recipients must not be tried again without an answer to
-    /// the question why: each would get the message twice.
-    pub fn settle<D>(&self, settlement: Settlement, done: D)
-    where
-        D: FnOnce(Result<Settled, StoreError>) + Send + 'static,
-    {
-        let refused = settlement.notices.iter().find_map(|new| commit::check(&new.envelope).err());
-        if let Some(error) = refused {
-            return done(Err(error));
-        }
-        let wards: Vec<_> = settlement.notices.iter().filter_map(|new| new.body.ward()).collect();
-        let chores = self.inner.housekeeper.chores();
-        let (workshop, rows) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.rows));
-        let octets = settlement.notices.iter().map(|new| commit::octets(&new.body, &new.envelope));
-        let octets = octets.sum();
-        let (message, ends) = (settlement.message, mend::ends(&settlement.changes));
-        let (queue, unrecorded) =
-            (Arc::clone(&self.inner.queue), Arc::clone(&self.inner.unrecorded));
-        let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &rows);
-        self.inner.queue.submit_sized(
-            Urgency::Settling,
-            octets,
-            apply,
-            move |result| match result {
-                Ok(outcome) => {
-                    match outcome.settled {
-                        // Rows name the notices' bodies now.
-                        Settled::Waiting | Settled::Gone => {
-                            wards.iter().for_each(|ward| ward.keep())
-                        }
-                        Settled::Missing | Settled::Moot | Settled::Unrecorded => {}
-                    }
-                    remove_files(chores.as_ref(), outcome.file);
-                    done(Ok(outcome.settled));
-                }
-                Err(error) if error.is_damage() => {
-                    unrecorded.add(message, &ends);
-                    let note = move |db: &Connection| mend::note_done(db, message, &ends);
-                    queue.submit(Urgency::Settling, note, |noted| {
-                        // If not even that can be written, this process knows, and the next one does not.
-                        done(noted.map(|()| Settled::Unrecorded).or(Ok(Settled::Unrecorded)));
-                    });
-                }
-                Err(error) => done(Err(error)),
-            },
-        );
-    }
-
-    /// Records what was learnt about a lane without an attempt on a message.
-    pub fn update_lane<D>(&self, update: LaneUpdate, done: D)
-    where
-        D: FnOnce(Result<(), StoreError>) + Send + 'static,
-    {
-        let apply = move |db: &Connection| update_lane(db, &update);
-        self.inner.queue.submit(Urgency::Settling, apply, done);
-    }
-
     /// What is remembered about policies and hosts.
     pub fn policies(&self) -> &Policies {
         &self.inner.policies
@@ -294,11 +208,50 @@ impl Spool {
         self.inner.workshop.vitals.take_mended()
     }
 
+    /// What of the journal could not be read since the last time that this was asked, by file and place: mail that was accepted, or a
+    /// delivery of mail that is sent again now.
+    pub fn take_journal_damage(&self) -> Vec<String> {
+        self.inner.workshop.vitals.take_journal_damage()
+    }
+
+    /// What is asked about this mail is answered by the tables: what of it is only in the journal gets its rows.
+    pub(crate) fn bring_in(&self, needs: Needs) -> Result<(), StoreError> {
+        let is_there = match needs {
+            Needs::Nothing => true,
+            Needs::Message(id) => self.inner.young.lock().place_of(id).is_none(),
+            Needs::Everything => !self.inner.queue.has_young(),
+        };
+        if is_there {
+            return Ok(());
+        }
+        let (answer, result) = mpsc::sync_channel(1);
+        let order = Order::needing(Urgency::Ordinary, needs);
+        let answer = move |result| {
+            // The asker waits below.
+            let _ = answer.send(result);
+        };
+        self.inner.queue.submit(order, |_| Ok(()), answer);
+        result.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// The same for who only looks. On a full or damaged disk some mail may get no rows, and then only what has them is told of: that is better
+    /// than no answer.
+    fn bring_in_for_a_look(&self, needs: Needs) -> Result<(), StoreError> {
+        match self.bring_in(needs) {
+            Err(error @ (StoreError::Poisoned | StoreError::Closed)) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn read_queue<T>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.inner.readers.read(read)
+    }
+
+    pub(crate) fn young(&self) -> &SharedYoung {
+        &self.inner.young
     }
 
     pub(crate) fn arriving(&self) -> &Arriving {
@@ -309,22 +262,13 @@ impl Spool {
         &self.inner.rows
     }
 
-    pub(crate) fn write_sized<T, A, D>(&self, urgency: Urgency, octets: usize, apply: A, done: D)
+    pub(crate) fn write_ordered<T, A, D>(&self, order: impl Into<Order>, apply: A, done: D)
     where
         T: Send + 'static,
         A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
         D: FnOnce(Result<T, StoreError>) + Send + 'static,
     {
-        self.inner.queue.submit_sized(urgency, octets, apply, done);
-    }
-
-    pub(crate) fn write_queue<T, A, D>(&self, urgency: Urgency, apply: A, done: D)
-    where
-        T: Send + 'static,
-        A: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
-        D: FnOnce(Result<T, StoreError>) + Send + 'static,
-    {
-        self.write_sized(urgency, 0, apply, done);
+        self.inner.queue.submit(order, apply, done);
     }
 }
 
@@ -389,25 +333,29 @@ impl Inner {
             1.. => Sweeps::No,
         };
         let housekeeper = Housekeeper::start(Arc::clone(&workshop), sweeps)?;
-        let start = |db, which, reserve| {
+        let start = |db, which, reserve, journal| {
             let log = housekeeper.log(which).ok_or(StoreError::Closed)?;
             let duties = match which {
                 Which::Queue => Duties::Queue(Arc::clone(&database_lock)),
                 Which::Policies => Duties::Nothing,
             };
-            Writer::start(db, log, reserve, Arc::clone(&vitals), duties)
+            let tools = Tools { db, log, reserve, journal, idle: options.journal_idle };
+            Writer::start(tools, Arc::clone(&vitals), duties)
                 .map_err(|e| StoreError::io("starting a thread", e))
         };
         let rows = Arc::new(Rows::open(&queue)?);
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
-        let queue = Arc::new(start(queue, Which::Queue, reserve)?);
+        let journal = take_over(&workshop, &queue, &rows, &reserve)?;
+        let young = journal.young().clone();
+        let queue = Arc::new(start(queue, Which::Queue, reserve, Some(journal))?);
         let readers_of_queue = readers(&QUEUE);
         let beside = (Arc::clone(&queue), Arc::clone(&readers_of_queue));
-        let writer = Arc::new(start(policies, Which::Policies, policy_reserve)?);
+        let writer = Arc::new(start(policies, Which::Policies, policy_reserve, None)?);
         Ok(Self {
             queue,
             policies: Policies::new(writer, readers(&POLICIES), beside),
             readers: readers_of_queue,
+            young,
             report,
             rows,
             arriving: Arriving::default(),
@@ -436,6 +384,26 @@ impl Inner {
         }
         drop(locks);
     }
+}
+
+/// What a former process left in the journal goes into the tables. On a full disk the reserve is given up for that.
+fn take_over(
+    workshop: &Workshop,
+    db: &Connection,
+    rows: &Arc<Rows>,
+    reserve: &Reserve,
+) -> Result<Journal, StoreError> {
+    let mut journal = Journal::open(&workshop.layout.journal(), db, Arc::clone(rows))?;
+    match journal.take_over(db) {
+        Err(StoreError::Full) if reserve.release() => journal.take_over(db)?,
+        Err(error) if error.is_damage() => {
+            workshop.vitals.mended(mend::mend(db));
+            journal.take_over(db)?;
+        }
+        taken => taken?,
+    }
+    workshop.vitals.journal_damaged(journal.take_holes());
+    Ok(journal)
 }
 
 impl Drop for Inner {

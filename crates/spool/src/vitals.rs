@@ -42,6 +42,8 @@ pub(crate) struct Vitals {
     damaged: AtomicBool,
     /// What was done about damage, for the log.
     mended: Mutex<Vec<Mended>>,
+    /// What of the journal was lost, for the log.
+    journal_damaged: Mutex<Vec<String>>,
 }
 
 impl Vitals {
@@ -134,6 +136,16 @@ impl Vitals {
 
     pub(crate) fn take_mended(&self) -> Vec<Mended> {
         std::mem::take(&mut self.mended.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn journal_damaged(&self, places: Vec<String>) {
+        let mut all = self.journal_damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(places);
+    }
+
+    pub(crate) fn take_journal_damage(&self) -> Vec<String> {
+        let mut all = self.journal_damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut all)
     }
 
     pub(crate) fn reserve_made(&self) {

@@ -8,6 +8,7 @@ use smtp::HostName;
 use crate::message::LaneKey;
 use crate::rows::{Columns, number};
 use crate::spool::Spool;
+use crate::writer::Needs;
 use crate::{ListCursor, StoreError, rows};
 
 impl Spool {
@@ -18,6 +19,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn lanes_with_mail(&self) -> Result<Vec<LaneKey>, StoreError> {
+        let young: Vec<LaneKey> = self.young().lock().lanes().cloned().collect();
         self.read_queue(|db| {
             let mut select = db.prepare_cached(
                 "WITH RECURSIVE used (lane) AS (
@@ -32,6 +34,8 @@ impl Spool {
             while let Some(row) = found.next()? {
                 lanes.push(Columns::new(row).next_text(|text| Ok(LaneKey::new(text)))?);
             }
+            let known: BTreeSet<LaneKey> = lanes.iter().cloned().collect();
+            lanes.extend(young.into_iter().filter(|lane| !known.contains(lane)));
             Ok(lanes)
         })
     }
@@ -42,6 +46,9 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn has_mail(&self, lanes: &[LaneKey]) -> Result<bool, StoreError> {
+        if lanes.iter().any(|lane| self.young().lock().count_in(lane, 1) > 0) {
+            return Ok(true);
+        }
         self.read_queue(|db| {
             for lane in lanes {
                 if has_mail(db, lane)? {
@@ -58,6 +65,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn count_queued(&self, lane: &LaneKey, most: u64) -> Result<u64, StoreError> {
+        let young = self.young().lock().count_in(lane, most);
         self.read_queue(|db| {
             let count: i64 = db
                 .prepare_cached(
@@ -65,7 +73,7 @@ impl Spool {
                      WHERE lane = (SELECT id FROM lanes WHERE key = ?1) AND state = 0 LIMIT ?2)",
                 )?
                 .query_row(params![lane.as_str(), number(most)], |row| row.get(0))?;
-            Ok(count.unsigned_abs())
+            Ok(count.unsigned_abs().saturating_add(young).min(most))
         })
     }
 
@@ -80,6 +88,7 @@ impl Spool {
         after: Option<ListCursor>,
         limit: usize,
     ) -> Result<(BTreeSet<HostName>, Option<ListCursor>), StoreError> {
+        self.bring_in(Needs::Everything)?;
         self.read_queue(|db| {
             let mut select = db.prepare_cached(
                 "SELECT id, mailbox FROM recipients

@@ -9,22 +9,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{INLINE_MAX, body_file, bytes, commit, lane, open, settle, settlement};
-use spool::{
-    Change, CopyError, Filter, MessageId, OpenError, RecipientNo, Settled, Spool, backup, restore,
-};
-
-fn queued(spool: &Spool) -> BTreeSet<MessageId> {
-    let page = spool.list(&Filter::default(), None, 10_000).unwrap();
-    assert_eq!((page.damaged.len(), page.next), (0, None));
-    page.rows.iter().map(|row| row.message).collect()
-}
-
-fn deliver(spool: &Spool, message: MessageId) {
-    let mut done = settlement(spool, message);
-    done.changes.push((RecipientNo(0), Change::Delivered));
-    assert_eq!(settle(spool, done).unwrap(), Settled::Gone);
-}
+use common::{INLINE_MAX, body_file, bytes, commit, deliver, lane, open, queued};
+use spool::{CopyError, OpenError, Spool, backup, restore};
 
 fn body(number: usize) -> Vec<u8> {
     let size = if number.is_multiple_of(2) { 10 } else { INLINE_MAX + 10 };
@@ -79,6 +65,7 @@ fn at_any_load_a_copy_has_what_was_committed_before_and_not_what_was_settled_bef
             for number in 0.. {
                 let passing = commit(&spool, &body(number), &[("a@b.example", lane(number % 5))]);
                 deliver(&spool, passing);
+                spool.look_around().unwrap();
                 if !run.load(Ordering::Relaxed) {
                     return;
                 }

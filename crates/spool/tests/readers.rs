@@ -40,6 +40,7 @@ fn however_fast_mail_comes_the_log_stays_below_64_mib() {
     let spool = open(dir.path());
     for _ in 0..10 {
         commit(&spool, 500);
+        spool.count().unwrap();
         assert!(log(dir.path()) <= 64 * MIB, "{} MiB", log(dir.path()) / MIB);
     }
     assert_eq!(spool.pinned(), None);
@@ -50,16 +51,19 @@ fn a_reader_pins_the_log_which_grows_and_is_cut_when_the_reader_has_gone() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     commit(&spool, 1);
+    spool.count().unwrap();
     let reader = Connection::open(dir.path().join("queue.db")).unwrap();
     reader.execute_batch("BEGIN; SELECT count(*) FROM messages").unwrap();
     for _ in 0..3 {
         commit(&spool, 500);
+        spool.count().unwrap();
     }
     assert!(log(dir.path()) > 64 * MIB, "what came since cannot be copied into the tables");
     let mut pinned = spool.pinned();
     while pinned.is_none() {
         spool.look_around().unwrap();
         commit(&spool, 64);
+        spool.count().unwrap();
         pinned = spool.pinned();
     }
     // Its own process is nobody to name.

@@ -6,12 +6,13 @@ use rusqlite::Connection;
 use super::Spool;
 use crate::body::{self, Body};
 use crate::damage::Mismatch;
-use crate::due::{
-    self, DueCursor, DuePage, Overdue, OverdueCursor, OverduePage, Want, Which as Wanted,
-};
+use crate::due::{self, Due, DueCursor, DuePage, Want, Which as Wanted};
+use crate::journal::format::Position;
 use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
-use crate::message::{LaneKey, LaneSummary, LaneTrouble};
+use crate::message::{Envelope, LaneKey, LaneSummary, LaneTrouble};
+use crate::overdue::{self, Overdue, OverdueCursor, OverduePage};
 use crate::waiting_lanes::{Index, Lanes};
+use crate::writer::Needs;
 use crate::{MessageId, StoreError, around, damage, waiting_lanes};
 
 impl Spool {
@@ -22,6 +23,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn lanes(&self) -> Result<Vec<LaneSummary>, StoreError> {
+        self.bring_in(Needs::Everything)?;
         Ok(self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Trusted))?.lanes)
     }
 
@@ -41,6 +43,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read or written.
     pub fn lanes_with_names(&self) -> Result<(Vec<LaneSummary>, usize), StoreError> {
+        self.bring_in(Needs::Everything)?;
         let Lanes { lanes, nameless } =
             match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
                 Err(error) if error.is_damage() => self.lanes_around()?,
@@ -80,7 +83,10 @@ impl Spool {
         lane: &LaneKey,
         after: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        self.inner.readers.read(|db| due::next_due(db, lane, after))
+        // Before the tables are read, as in `page`.
+        let young = self.inner.young.lock().next_due(lane, after);
+        let stored = self.inner.readers.read(|db| due::next_due(db, lane, after))?;
+        Ok(young.into_iter().chain(stored).min())
     }
 
     /// Up to `limit` queued recipients of a lane that are too old at `at`, whether due or not.
@@ -120,7 +126,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn next_deadline(&self, after: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        self.inner.readers.read(|db| due::next_deadline(db, after))
+        self.inner.readers.read(|db| overdue::next_deadline(db, after))
     }
 
     /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held ones too.
@@ -134,7 +140,7 @@ impl Spool {
         after: Option<OverdueCursor>,
         limit: usize,
     ) -> Result<OverduePage, StoreError> {
-        self.inner.readers.read(|db| due::overdue(db, at, after, limit))
+        self.inner.readers.read(|db| overdue::overdue(db, at, after, limit))
     }
 
     /// The recipients that [`Spool::overdue`] means, held ones too: one message at most.
@@ -143,7 +149,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn overdue_of(&self, which: &Overdue, at: Timestamp) -> Result<DuePage, StoreError> {
-        let page = self.inner.readers.read(|db| due::overdue_of(db, which, at))?;
+        let page = self.inner.readers.read(|db| overdue::overdue_of(db, which, at))?;
         Ok(self.inner.unrecorded.left_out(page))
     }
 
@@ -154,6 +160,10 @@ impl Spool {
     /// [`StoreError::Missing`] if it is not in the queue; [`StoreError::Corrupt`] if its body is
     /// gone or is not what was written.
     pub fn body(&self, id: MessageId) -> Result<Body, StoreError> {
+        if let Some(bytes) = self.inner.young.body(id) {
+            return Ok(Body::Memory(bytes));
+        }
+        self.bring_in(Needs::Message(id))?;
         let layout = &self.inner.workshop.layout;
         self.inner.readers.read(|db| body::open(db, layout, id))?.check()
     }
@@ -164,6 +174,10 @@ impl Spool {
     ///
     /// As [`Spool::body`].
     pub fn header_block(&self, id: MessageId, max: u64) -> Result<Vec<u8>, StoreError> {
+        if let Some(bytes) = self.inner.young.header_block(id, max) {
+            return Ok(bytes);
+        }
+        self.bring_in(Needs::Message(id))?;
         self.inner.readers.read(|db| {
             let limit = body::header_len(db, id)?.min(max);
             body::front(db, &self.inner.workshop.layout, id, limit)
@@ -176,6 +190,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn count(&self) -> Result<Counts, StoreError> {
+        self.bring_in_for_a_look(Needs::Everything)?;
         self.inner.readers.read(listing::counts)
     }
 
@@ -190,6 +205,7 @@ impl Spool {
         after: Option<ListCursor>,
         limit: usize,
     ) -> Result<ListPage, StoreError> {
+        self.bring_in_for_a_look(Needs::Everything)?;
         self.inner.readers.read(|db| listing::list(db, filter, after, limit))
     }
 
@@ -199,6 +215,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn end(&self) -> Result<ListCursor, StoreError> {
+        self.bring_in(Needs::Everything)?;
         let end = self.inner.readers.read(listing::end)?;
         self.inner.rows.note_newest(end.message_row());
         Ok(end)
@@ -210,6 +227,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the queue cannot be read.
     pub fn show(&self, id: MessageId) -> Result<Option<MessageDetail>, StoreError> {
+        self.bring_in_for_a_look(Needs::Message(id))?;
         self.inner.readers.read(|db| listing::show(db, id))
     }
 
@@ -224,6 +242,7 @@ impl Spool {
         id: MessageId,
         lane: Option<&LaneKey>,
     ) -> Result<Vec<RecipientPlace>, StoreError> {
+        self.bring_in(Needs::Message(id))?;
         self.inner.readers.read(|db| listing::places(db, id, lane))
     }
 
@@ -259,7 +278,33 @@ impl Spool {
     }
 
     fn page(&self, want: &Want<'_>) -> Result<DuePage, StoreError> {
-        let page = self.read_mended(|db, mismatch| due::page(db, want, mismatch))?;
+        // Before the tables are read, or what gets its rows meanwhile would be missed.
+        let young = match want.which {
+            Wanted::Due => {
+                let after = want.after.map(DueCursor::young).unwrap_or_default();
+                self.inner.young.lock().due_in((want.lane, want.until), after, want.limit)
+            }
+            Wanted::Expired => {
+                self.bring_in_if(want, |envelope| envelope.expires_at <= want.until)?
+            }
+            Wanted::Unwarned => {
+                self.bring_in_if(want, |envelope| envelope.begins_at() <= want.until)?
+            }
+        };
+        let page = self.read_mended(|db, mismatch| due::page(db, want, &young, mismatch))?;
         Ok(self.inner.unrecorded.left_out(page))
+    }
+
+    /// Mail is rarely so old before it has rows.
+    fn bring_in_if(
+        &self,
+        want: &Want<'_>,
+        is_meant: impl Fn(&Envelope) -> bool,
+    ) -> Result<Vec<(Position, Due)>, StoreError> {
+        let is_any = self.inner.young.lock().any_in(want.lane, is_meant);
+        if is_any {
+            self.bring_in(Needs::Everything)?;
+        }
+        Ok(Vec::new())
     }
 }

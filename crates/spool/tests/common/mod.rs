@@ -1,15 +1,16 @@
 //! What the tests share: short ways to say common things.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use jiff::Timestamp;
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
-    Acted, Body, BodyFacts, CheckCursor, DamagedRecipient, Envelope, Filter, LaneKey, MessageId,
-    MessageOptions, NewRecipient, Options, Problem, RecipientOptions, RecipientState, Sealed,
-    Settled, Settlement, Spool, StoreError,
+    Acted, Body, BodyFacts, Change, CheckCursor, DamagedRecipient, Envelope, Filter, LaneKey,
+    MessageId, MessageOptions, NewRecipient, Options, Problem, RecipientNo, RecipientOptions,
+    RecipientState, Sealed, Settled, Settlement, Spool, StoreError,
 };
 
 /// Bodies above this are files, so that tests see both kinds with little data.
@@ -20,7 +21,7 @@ pub(crate) fn at(second: i64) -> Timestamp {
 }
 
 pub(crate) fn options() -> Options {
-    Options { inline_body_max: INLINE_MAX, reserve_bytes: 64 * 1024 }
+    Options { inline_body_max: INLINE_MAX, reserve_bytes: 64 * 1024, ..Options::default() }
 }
 
 pub(crate) fn open(dir: &Path) -> Spool {
@@ -197,4 +198,18 @@ pub(crate) fn snapshot(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// The messages that are queued.
+pub(crate) fn queued(spool: &Spool) -> BTreeSet<MessageId> {
+    let page = spool.list(&Filter::default(), None, 10_000).unwrap();
+    assert_eq!((page.damaged.len(), page.next), (0, None));
+    page.rows.iter().map(|row| row.message).collect()
+}
+
+/// The only recipient of a message is delivered.
+pub(crate) fn deliver(spool: &Spool, message: MessageId) {
+    let mut done = settlement(spool, message);
+    done.changes.push((RecipientNo(0), Change::Delivered));
+    assert_eq!(settle(spool, done).unwrap(), Settled::Gone);
 }

@@ -143,6 +143,8 @@ fn add(spool: &Spool, number: usize) -> (MessageId, Message) {
         };
     }
     let id = commit_as(spool, &body, envelope);
+    // Rows come in the order of the commits.
+    spool.count().unwrap();
     let pages = BTreeSet::new();
     (id, Message { body, recipients, pages, file: None, seq: 0, lanes: BTreeSet::new() })
 }

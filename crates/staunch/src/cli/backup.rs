@@ -54,7 +54,10 @@ pub(super) fn restore(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit,
 pub(super) fn failure(error: CopyError) -> Failure {
     let exit = match &error {
         CopyError::NotEmpty { .. } | CopyError::Inside { .. } => Exit::Usage,
-        CopyError::Read { .. } => Exit::TemporaryFailure,
+        CopyError::Read { .. }
+        | CopyError::Unfinished { .. }
+        | CopyError::Busy { .. }
+        | CopyError::Journal { .. } => Exit::TemporaryFailure,
         CopyError::Kind { .. } | CopyError::NoQueue { .. } => Exit::NoInput,
         CopyError::Open(
             OpenError::Foreign { .. } | OpenError::Newer { .. } | OpenError::Shape { .. },

@@ -24,6 +24,7 @@ pub(super) fn run(command: &DoctorCommand, loaded: &Loaded) -> Result<Exit, Fail
             "data_dir": data_dir,
             "messages": examined.messages,
             "recipients": examined.recipients,
+            "in_journal": examined.in_journal,
             "findings": findings,
             "repaired": repaired,
         });
@@ -55,9 +56,13 @@ fn tell(out: &mut dyn Write, examined: &Examined) -> io::Result<()> {
     for Finding { file, what, cure } in &examined.findings {
         writeln!(out, "{file}: {what}: {cure}")?;
     }
-    let Examined { messages, recipients, findings } = examined;
+    let Examined { messages, recipients, in_journal, findings } = examined;
     let whole = if findings.is_empty() { "; all of it is what was written" } else { "" };
-    writeln!(out, "{messages} messages to {recipients} recipients read{whole}")
+    writeln!(out, "{messages} messages to {recipients} recipients read{whole}")?;
+    if *in_journal > 0 {
+        writeln!(out, "{in_journal} more are in the journal only: the next start takes them over")?;
+    }
+    Ok(())
 }
 
 fn tell_repaired(out: &mut dyn Write, repaired: &Repaired) -> io::Result<()> {

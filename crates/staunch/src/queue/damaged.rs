@@ -93,6 +93,14 @@ pub(super) fn tell_unrecorded(subject: &notice::Subject<'_>) {
 /// Tells the operator what the store did about damage.
 pub(crate) async fn tell_mended(relay: &Arc<Relay>) {
     relay.spool.mend_if_damaged();
+    for place in relay.spool.take_journal_damage() {
+        tracing::error!(
+            event = "alarm",
+            reason = "journal_damaged",
+            "{place}: damaged; mail that was accepted may be lost there, and mail that was delivered be sent again; look for both in a \
+             backup and in the log"
+        );
+    }
     let all = relay.spool.take_mended();
     let is_mended = all.iter().any(|one| !one.indexes.is_empty());
     for Mended { indexes, failed } in all {

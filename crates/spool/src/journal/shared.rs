@@ -1,0 +1,60 @@
+//! What readers ask of mail that has no rows yet, beside the writer.
+
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::format::{Position, Record, record};
+use super::young::Young;
+use crate::arrival::{Arrival, BODY_CRC, HEADER_LEN};
+use crate::message::BodyBytes;
+use crate::{MessageId, checksum};
+
+/// Writer and readers share it; nobody holds it while a file is read or written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedYoung(Arc<Mutex<Young>>);
+
+impl SharedYoung {
+    pub(super) fn new(young: Young) -> Self {
+        Self(Arc::new(Mutex::new(young)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Young> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body; `None`: the message has rows, or is done, or what stands there is not what was written. Blocks for a read.
+    pub(crate) fn body(&self, message: MessageId) -> Option<BodyBytes> {
+        self.read(message, |_, body| body.to_vec()).map(BodyBytes::new)
+    }
+
+    /// Its header section, cut at `max` octets, likewise.
+    pub(crate) fn header_block(&self, message: MessageId, max: u64) -> Option<Vec<u8>> {
+        self.read(message, |arrival, body| {
+            let length = arrival.message[HEADER_LEN].as_i64().unwrap_or_default();
+            let length = usize::try_from(length.unsigned_abs().min(max)).unwrap_or(usize::MAX);
+            body.get(..length).unwrap_or(body).to_vec()
+        })
+    }
+
+    fn read(
+        &self,
+        message: MessageId,
+        take: impl FnOnce(&Arrival<'_>, &[u8]) -> Vec<u8>,
+    ) -> Option<Vec<u8>> {
+        let (place, length, mail) = self.find(message)?;
+        let mut octets = vec![0; length];
+        mail.segment.read_exact_at(&mut octets, place.offset()).ok()?;
+        // Meanwhile the segment may be in use again, for other mail.
+        let Some(Record::Accepted(arrival)) = record(&octets) else { return None };
+        let body = arrival.body.filter(|_| arrival.id == message)?;
+        let is_whole = arrival.message[BODY_CRC].as_i64() == Ok(checksum::add(0, body).into());
+        is_whole.then(|| take(&arrival, body))
+    }
+
+    fn find(&self, message: MessageId) -> Option<(Position, usize, super::young::Mail)> {
+        let young = self.lock();
+        let place = young.place_of(message)?;
+        let waiting = young.get(place)?;
+        Some((place, waiting.length, waiting.mail.clone()?))
+    }
+}
