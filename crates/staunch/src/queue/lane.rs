@@ -17,8 +17,8 @@ pub(crate) use state::BackOff;
 pub(super) use state::{Hop, Memory, Pace, Precedence, Reading, Stand, Wish};
 
 /// Jobs that a lane may keep ready whose next hop took mail before. Ours: at the rates that a disk allows it is
-/// a second's mail; what arrives beyond is read back from the store in its turn.
-pub(super) const READY_MAX: usize = 2_048;
+/// a few seconds' mail, some 16 MiB without the bodies; what arrives beyond is read back from the store in its turn.
+pub(super) const READY_MAX: usize = 16_384;
 /// Jobs that a stranger's lane may keep ready while memory is plenty: a new customer's first mail is not read back.
 const READY_NEW_MAX: usize = 64;
 /// Jobs that a lane keeps for each attempt that it may have at once, also where memory is scarce. With fewer than
