@@ -1,6 +1,7 @@
 //! How fast does staunch relay, and what does it cost, beside Postfix on the same machine in the same minutes?
 //!
-//! `cargo bench -p staunch --bench relay -- [messages=5000] [connections=64] [rounds=3] [only=NAME]`, as root, with Debian's Postfix.
+//! `cargo bench -p staunch --bench relay -- [messages=5000] [connections=64] [rounds=3] [only=NAME] [offered=RATE]`, as root, with
+//! Debian's Postfix. With `offered` the generator submits so many messages a second, and not as many as are taken.
 //!
 //! One generator, one sink, one recipient domain. Each contestant takes 10 KB messages over plain SMTP, stores them
 //! durably, and passes them on over STARTTLS (TLS 1.3, ECDSA P-256) to a host whose certificate it has to verify. The sink compares every
@@ -17,6 +18,7 @@ mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{assert_each_once, median, own_cpu, settled, wait_for_all};
 use tokio::time::Instant;
@@ -60,17 +62,21 @@ struct Plan {
     connections: usize,
     rounds: usize,
     only: Option<String>,
+    /// Messages a second.
+    offered: Option<u64>,
 }
 
 impl Plan {
     fn from_arguments() -> Self {
-        let mut plan = Self { messages: 5000, connections: 64, rounds: 3, only: None };
+        let mut plan =
+            Self { messages: 5000, connections: 64, rounds: 3, only: None, offered: None };
         for argument in Argument::all() {
             match argument.name.as_str() {
                 "messages" => plan.messages = argument.number(),
                 "connections" => plan.connections = argument.number(),
                 "rounds" => plan.rounds = argument.number(),
                 "only" => plan.only = Some(argument.value),
+                "offered" => plan.offered = Some(argument.number()),
                 _ => argument.unknown(),
             }
         }
@@ -95,6 +101,8 @@ struct Figures {
     peak_mib: f64,
     /// Generator and sink.
     own_cpu_seconds_per_thousand: f64,
+    /// Octets that staunch gave the disk for each octet of mail.
+    written: Option<f64>,
 }
 
 #[tokio::main]
@@ -117,22 +125,28 @@ async fn main() {
         }
     }
     println!(
-        "\n| median of {} | messages/s | accepted/s | CPU s per 1,000 | peak PSS MiB | load and sink: CPU s per 1,000 |",
+        "\n| median of {} | messages/s | accepted/s | CPU s per 1,000 | peak PSS MiB | load and sink: CPU s per 1,000 | written per octet |",
         plan.rounds
     );
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (contestant, figures) in &results {
         let median = |pick: fn(&Figures) -> f64| median(figures.iter().map(pick).collect());
         println!(
-            "| {} | {:.0} | {:.0} | {:.2} | {:.0} | {:.2} |",
+            "| {} | {:.0} | {:.0} | {:.2} | {:.0} | {:.2} | {} |",
             contestant.name(),
             median(|one| one.messages_per_second),
             median(|one| one.accepted_per_second),
             median(|one| one.cpu_seconds_per_thousand),
             median(|one| one.peak_mib),
             median(|one| one.own_cpu_seconds_per_thousand),
+            written(figures),
         );
     }
+}
+
+fn written(figures: &[Figures]) -> String {
+    let known: Option<Vec<f64>> = figures.iter().map(|one| one.written).collect();
+    known.map_or_else(|| "not measured".to_owned(), |all| format!("{:.2}", median(all)))
 }
 
 /// A contestant that runs.
@@ -147,6 +161,16 @@ impl Running {
             Self::Staunch(relay) => relay.listener(),
             Self::Postfix(_) => POSTFIX,
         }
+    }
+
+    /// Octets that were given to the disk, and not taken back before they reached it; one process alone has this figure.
+    fn written(&self) -> Option<u64> {
+        let Self::Staunch(relay) = self else { return None };
+        let text = std::fs::read_to_string(format!("/proc/{}/io", relay.pid())).ok()?;
+        let figure = |name: &str| {
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+        };
+        Some(figure("write_bytes:")?.saturating_sub(figure("cancelled_write_bytes:")?))
     }
 
     fn pid(&self) -> u32 {
@@ -172,7 +196,7 @@ async fn run(contestant: Contestant, plan: &Plan) -> Figures {
     let envelope =
         |id| Envelope { from: "ann@load.test".to_owned(), to: format!("user{id}@sink.test") };
     let load = Load::new(relay.address(), plan.connections, corpus, Arc::new(envelope));
-    load.run(plan.messages).await;
+    submit(&load, plan).await;
     let accepted = start.elapsed();
     assert_eq!(load.acknowledged().len() as u64, plan.messages, "{contestant:?} refused some");
     wait_for_all(&sink, plan.messages).await;
@@ -189,6 +213,21 @@ async fn run(contestant: Contestant, plan: &Plan) -> Figures {
         cpu_seconds_per_thousand: (after.cpu_seconds - before.cpu_seconds) / thousands,
         peak_mib: memory.finish() as f64 / 1024.0,
         own_cpu_seconds_per_thousand: (own_after - own_before) / thousands,
+        written: relay
+            .written()
+            .map(|octets| octets as f64 / thousands / 1000.0 / MESSAGE_OCTETS as f64),
+    }
+}
+
+/// As fast as it is taken, or at the rate that was asked for.
+async fn submit(load: &Arc<Load>, plan: &Plan) {
+    let Some(offered) = plan.offered else { return load.run(plan.messages).await };
+    let mut tenths = tokio::time::interval(Duration::from_millis(100));
+    let mut goal = 0;
+    while goal < plan.messages {
+        tenths.tick().await;
+        goal = (goal + offered / 10).min(plan.messages);
+        load.run(goal).await;
     }
 }
 
