@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use crate::draft::{Draft, Sealed};
+use crate::incoming::Incoming;
 use crate::message::Envelope;
-use crate::newcomer::Newcomer;
 use crate::spool::Spool;
 use crate::writer::Order;
 use crate::{MessageId, StoreError, marks};
@@ -106,7 +106,7 @@ impl Spool {
     ) where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
     {
-        let new = match Newcomer::check(body, envelope) {
+        let new = match Incoming::check(body, envelope) {
             Ok(new) => new,
             Err(error) => return done(Err(error)),
         };

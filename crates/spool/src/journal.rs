@@ -357,10 +357,11 @@ impl Journal {
             let found = self.young.lock().get(place).map(|one| (one.length, one.done().clone()));
             let Some((length, done)) = found else { continue };
             let octets = match (self.read(place, length), unreadable) {
+                (Ok(octets), Unreadable::Fails | Unreadable::IsHole) => octets,
+                (Err(_), Unreadable::IsHole) => Vec::new(),
                 (Err(error), Unreadable::Fails) => {
                     return Err(StoreError::io("reading the journal", error));
                 }
-                (read, _) => read.unwrap_or_default(),
             };
             let Some(Record::Accepted(arrival)) = record(&octets) else {
                 holes.push(Hole::Record(place));
@@ -386,10 +387,10 @@ impl Journal {
 
     /// Could the tables take what they were given? While they cannot, nothing new is written here that they would have to take.
     pub(crate) fn note_tables(&mut self, taken: &Result<(), StoreError>) {
-        match (taken, self.takes) {
-            (Err(_), _) => self.takes = Takes::NothingTablesRefuse,
-            (Ok(()), Takes::NothingTablesRefuse) => self.takes = Takes::Mail,
-            (Ok(()), Takes::Mail | Takes::NothingForAWhile) => {}
+        if taken.is_err() {
+            self.takes = Takes::NothingTablesRefuse;
+        } else if self.takes == Takes::NothingTablesRefuse {
+            self.takes = Takes::Mail;
         }
     }
 

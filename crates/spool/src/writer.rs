@@ -4,12 +4,12 @@
 //! small settlement may still fit where a large message did not. A failed sync is never repeated:
 //! it poisons the store. What can stand in the journal is written there ([`crate::journal`]), the rest into the tables.
 
-mod desk;
 mod journaling;
 mod order;
+mod worker;
 
-pub(crate) use desk::Duties;
 pub(crate) use order::{LaneWord, Needs, Order, Urgency};
+pub(crate) use worker::Duties;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use self::desk::Desk;
+use self::worker::Worker;
 use crate::StoreError;
 use crate::journal::Journal;
 use crate::log::Log;
@@ -174,7 +174,7 @@ impl Writer {
             young: AtomicUsize::new(0),
         });
         let shared_too = Arc::clone(&shared);
-        let begin = move || Desk::new(tools, duties, shared_too).run();
+        let begin = move || Worker::new(tools, duties, shared_too).run();
         let thread = thread::Builder::new().name("spool-writer".into()).spawn(begin)?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }

@@ -87,11 +87,11 @@ impl Journal {
     /// Each second: removes segments that nobody needs, and takes mail again if there is room. Says whether there is.
     pub(crate) fn tidy(&mut self) -> bool {
         let has_room = free_space(&self.dir).is_ok_and(|(bytes, _)| bytes > LOW_SPACE);
-        self.takes = match self.takes {
-            _ if !has_room => Takes::NothingForAWhile,
-            Takes::NothingForAWhile => Takes::Mail,
-            other @ (Takes::Mail | Takes::NothingTablesRefuse) => other,
-        };
+        if !has_room {
+            self.takes = Takes::NothingForAWhile;
+        } else if self.takes == Takes::NothingForAWhile {
+            self.takes = Takes::Mail;
+        }
         if !has_room && self.applied.low == self.end() {
             self.remove_all();
         }

@@ -6,11 +6,11 @@ use rusqlite::Connection;
 
 use super::{Spool, remove_files};
 use crate::draft::Sealed;
+use crate::incoming::Incoming;
 use crate::journal::Recordable;
 use crate::journal::format::Done;
 use crate::lane_rows::update_lane;
 use crate::message::{Change, Envelope, LaneState, LaneUpdate, RecipientNo, Settled, Settlement};
-use crate::newcomer::Newcomer;
 use crate::vitals::Health;
 use crate::writer::{LaneWord, Needs, Order, Urgency};
 use crate::{MessageId, StoreError, commit, mend};
@@ -28,7 +28,7 @@ impl Spool {
     where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
     {
-        let new = match Newcomer::check(body, envelope) {
+        let new = match Incoming::check(body, envelope) {
             Ok(new) => new,
             Err(error) => return done(Err(error)),
         };

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
-use super::desk::Desk;
+use super::worker::Worker;
 use super::{Job, LaneWord, Needs};
 use crate::StoreError;
 use crate::journal::format::Position;
@@ -30,7 +30,7 @@ pub(super) fn failing_lanes(db: &Connection) -> HashSet<LaneKey> {
         .unwrap_or_default()
 }
 
-impl Desk {
+impl Worker {
     /// What is done to the tables, and what only has to be in the journal. Work on one message is not done in two places.
     pub(super) fn split(&self, batch: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
         let journal = self.journal.borrow();

@@ -14,11 +14,11 @@ use crate::{MessageId, StoreError};
 
 /// A message with its envelope, shared by what may be done with it.
 #[derive(Debug)]
-pub(crate) struct Newcomer {
+pub(crate) struct Incoming {
     new: Arc<(Sealed, Arc<Envelope>)>,
 }
 
-impl Newcomer {
+impl Incoming {
     /// Can it be kept?
     pub(crate) fn check(body: Sealed, envelope: Envelope) -> Result<Self, StoreError> {
         commit::check(&envelope)?;

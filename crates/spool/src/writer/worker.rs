@@ -47,7 +47,7 @@ impl Duties {
 }
 
 /// What the writer thread works with.
-pub(super) struct Desk {
+pub(super) struct Worker {
     pub(super) db: Connection,
     duties: Duties,
     /// Work since the indexes were made anew.
@@ -81,7 +81,7 @@ impl Drop for LastWill {
     }
 }
 
-impl Desk {
+impl Worker {
     pub(super) fn new(tools: Tools, duties: Duties, shared: Arc<Shared>) -> Self {
         let Tools { db, log, reserve, journal, idle } = tools;
         let failing = RefCell::new(failing_lanes(&db));
