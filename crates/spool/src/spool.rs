@@ -97,7 +97,7 @@ impl Spool {
             bodies_without_queue: bodies,
         };
         let inner = Inner::start(layout, (lock, database_lock), [queue, policies], options, report)
-            .map_err(|error| OpenError::Io { path: dir.into(), source: io::Error::other(error) })?;
+            .map_err(|error| OpenError::Io { path: dir.into(), source: why_not_started(&error) })?;
         let spool = Self { inner: Arc::new(inner) };
         spool.inner.unrecorded.restore(spool.marks_of_done());
         Ok(spool)
@@ -270,6 +270,17 @@ impl Spool {
     {
         self.inner.queue.submit(order, apply, done);
     }
+}
+
+fn why_not_started(error: &StoreError) -> io::Error {
+    let cure = if matches!(error, StoreError::Full) {
+        "; make some, and start again: mail that is in the journal needs it"
+    } else if error.is_damage() {
+        "; `staunch doctor --data --repair` makes queue.db anew of what can be read"
+    } else {
+        ""
+    };
+    io::Error::other(format!("{error}{cure}"))
 }
 
 /// On a full disk the reserve is given up for the start, which may need space to recover.
