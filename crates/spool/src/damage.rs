@@ -12,6 +12,7 @@ use crate::due;
 use crate::message::{RecipientNo, RecipientState};
 use crate::rows::{recipient_key, split_key, state_code};
 use crate::spool::Spool;
+use crate::walk::{Table, Walk};
 use crate::writer::Urgency;
 use crate::{MessageId, StoreError};
 
@@ -147,16 +148,16 @@ fn check_recipients(
     after: i64,
     at: (Look, Mismatch),
 ) -> Result<Checked, StoreError> {
-    let (mut checked, mut last) = (Checked::default(), after);
-    let more = check_slice(db, at, &mut last, &mut checked.damaged);
-    checked.next = match more {
-        Ok(More::Yes) => Some(CheckCursor::Recipients(last)),
-        Ok(More::No) => Some(CheckCursor::Messages(i64::MIN)),
+    let mut checked = Checked::default();
+    let mut walk = Walk::behind(db, Table::Recipients, after);
+    checked.next = match check_slice(db, at, &mut walk, &mut checked.damaged) {
+        Ok(Some(last)) => Some(CheckCursor::Recipients(last)),
+        Ok(None) => Some(CheckCursor::Messages(i64::MIN)),
         // After it was made anew this slice is looked at again.
         Err(error @ StoreError::Corrupt { what: INDEX }) => return Err(error),
         // The row behind the last one that was read. Rows behind that one may be readable again.
         Err(error) if error.is_damage() => {
-            let hidden = next_key(db, last)?;
+            let hidden = next_key(db, walk.reached().unwrap_or(after))?;
             if let Some(key) = hidden {
                 checked.damaged.extend(find(db, key)?);
             }
@@ -167,43 +168,48 @@ fn check_recipients(
     Ok(checked)
 }
 
-/// Are there more recipients behind a slice?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum More {
-    Yes,
-    No,
-}
-
-/// Looks at the next recipients behind `last`, which becomes that of the last one looked at.
+/// Looks at the next recipients of a walk. Where the next slice begins; `None`: this was the last.
 fn check_slice(
     db: &Connection,
     (at, mismatch): (Look, Mismatch),
-    last: &mut i64,
+    walk: &mut Walk<'_>,
     damaged: &mut Vec<DamagedRecipient>,
-) -> Result<More, StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let mut select = db.prepare_cached(
-        "SELECT id, state = 1 AND last_reason IS 'message_damaged' FROM recipients NOT INDEXED
+        "SELECT id, state = 1 AND last_reason IS 'message_damaged', CAST(mailbox AS BLOB) FROM recipients NOT INDEXED
          WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
-    let mut found = select.query([*last, SLICE])?;
+    let mut found = select.query([walk.reached()?, SLICE])?;
     let mut seen = 0;
     while let Some(row) = found.next()? {
         seen += 1;
-        *last = row.get(0)?;
+        let key = row.get(0)?;
+        walk.step(key)?;
+        if !walk.is_found(key)? {
+            damaged.push(misplaced(key, row.get(2).unwrap_or_default()));
+            continue;
+        }
         let is_known = row.get(1).unwrap_or(false);
-        let found = if at == Look::All || !is_known { find(db, *last)? } else { None };
+        let found = if at == Look::All || !is_known { find(db, key)? } else { None };
         if let Some(found) = found {
             damaged.push(found);
             continue;
         }
-        match (check_indexes(db, *last), mismatch) {
+        match (check_indexes(db, key), mismatch) {
             (Err(StoreError::Corrupt { .. }), Mismatch::Name) => {
-                damaged.push(describe(db, *last, INDEX));
+                damaged.push(describe(db, key, INDEX));
             }
             (checked, _) => checked?,
         }
     }
-    Ok(if seen < SLICE { More::No } else { More::Yes })
+    if seen < SLICE { Ok(None) } else { walk.next().map(Some) }
+}
+
+/// A row whose key is not what it was: whose message it is for is not known, and nothing leads to it.
+fn misplaced(key: i64, mailbox: Vec<u8>) -> DamagedRecipient {
+    let damage = Damage { table: "recipients", row: key, what: "key" };
+    let address = String::from_utf8_lossy(&mailbox).into_owned();
+    DamagedRecipient { key, message: None, address, damage }
 }
 
 /// Messages whose recipients are all gone, of the next few behind this row; and where to go on. A page that says that it has fewer
@@ -212,10 +218,9 @@ pub(crate) fn lonely(
     db: &Connection,
     after: i64,
 ) -> Result<(Vec<DamagedRecipient>, Option<i64>), StoreError> {
-    let (mut damaged, mut last) = (Vec::new(), after);
-    match add_lonely(db, &mut last, &mut damaged) {
-        Ok(More::Yes) => Ok((damaged, Some(last))),
-        Ok(More::No) => Ok((damaged, None)),
+    let mut damaged = Vec::new();
+    match add_lonely(db, after, &mut damaged) {
+        Ok(next) => Ok((damaged, next)),
         // Who is on a page that cannot be read is named as a recipient.
         Err(error) if error.is_damage() => Ok((damaged, None)),
         Err(other) => Err(other),
@@ -224,26 +229,29 @@ pub(crate) fn lonely(
 
 fn add_lonely(
     db: &Connection,
-    last: &mut i64,
+    after: i64,
     damaged: &mut Vec<DamagedRecipient>,
-) -> Result<More, StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let mut select = db.prepare_cached(
         "SELECT seq, id, EXISTS (
              SELECT 1 FROM recipients WHERE id BETWEEN m.seq << 16 AND (m.seq << 16) + 65535)
          FROM messages m NOT INDEXED WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
-    let mut found = select.query([*last, SLICE])?;
+    let mut walk = Walk::behind(db, Table::Messages, after);
+    let mut found = select.query([after, SLICE])?;
     let mut seen = 0;
     while let Some(row) = found.next()? {
-        (seen, *last) = (seen + 1, row.get(0)?);
+        seen += 1;
+        let seq = row.get(0)?;
+        walk.step(seq)?;
         if !row.get::<_, bool>(2)? {
-            let damage = Damage { table: "messages", row: *last, what: "list of recipients" };
+            let damage = Damage { table: "messages", row: seq, what: "list of recipients" };
             let message = row.get(1).ok().map(MessageId::from_bytes);
-            let key = recipient_key(*last, RecipientNo(0));
+            let key = recipient_key(seq, RecipientNo(0));
             damaged.push(DamagedRecipient { key, message, address: String::new(), damage });
         }
     }
-    Ok(if seen < SLICE { More::No } else { More::Yes })
+    if seen < SLICE { Ok(None) } else { walk.next().map(Some) }
 }
 
 /// Who is not in the indexes is never tried, or tried again after it was delivered.

@@ -233,6 +233,10 @@ fn priorities(db: &Connection, lane: i64) -> Result<Vec<Priority>, StoreError> {
     let mut below = i64::MAX;
     while let Some(number) = select.query_row([lane, below], |row| row.get::<_, Option<i64>>(0))? {
         // A number that is none is damage of ours: its recipients are not read.
+        // In a damaged index it need not be lower, and would be asked for again for ever.
+        if number >= below {
+            break;
+        }
         found.extend(rows::priority(number).ok());
         below = number;
     }
@@ -336,7 +340,9 @@ fn add_places(
         let due_at: i64 = columns.next()?;
         let turn = due_at.saturating_sub(ahead);
         let (expires_at, waits_since) = (columns.next()?, columns.next()?);
-        places.push(Place { turn, expires_at, waits_since, key: columns.next()? });
+        let place = Place { turn, expires_at, waits_since, key: columns.next()? };
+        // One that stands in a wrong place was in a page before, and must not make this one the same.
+        places.extend(Some(place).filter(|place| *place > after));
     }
     Ok(())
 }

@@ -76,6 +76,7 @@ mod restore;
 mod spool;
 mod waiting;
 mod waiting_lanes;
+mod walk;
 
 mod housekeeper;
 mod lane_rows;

@@ -36,7 +36,7 @@ pub struct OverduePage {
 }
 
 /// Where a page of what is overdue ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct OverdueCursor {
     deadline: i64,
     key: i64,
@@ -63,7 +63,12 @@ pub(crate) fn overdue(
     while let Some(row) = found.next()? {
         seen += 1;
         let mut columns = Columns::new(row);
-        page.next = Some(OverdueCursor { deadline: columns.next()?, key: columns.next()? });
+        let place = OverdueCursor { deadline: columns.next()?, key: columns.next()? };
+        // One that stands in a wrong place was in a page before, and must not make this one the same.
+        if place <= after {
+            continue;
+        }
+        page.next = page.next.max(Some(place));
         // What cannot be read is found where it waits.
         let Ok(message) = columns.next().map(rows::id) else { continue };
         let Ok(lane) = columns.next_text(|text| Ok(LaneKey::new(text))) else { continue };

@@ -249,12 +249,13 @@ impl Policies {
     /// from the rows as well, as far as these can be read.
     fn names(&self, after: &str, limit: usize) -> Result<Names, StoreError> {
         let (mut found, mut seen, mut damaged) = (BTreeSet::new(), 0, 0);
+        let is_behind = |name: &str| name > after;
         let in_order = "policies INDEXED BY sqlite_autoindex_policies_1 WHERE domain > ?1
                         ORDER BY domain LIMIT ?2";
         let end = self.walk_names(in_order, params![after, number(limit)], |name| {
             seen += 1;
             damaged += u64::from(name.is_none());
-            found.extend(name);
+            found.extend(name.filter(|name| is_behind(name)));
         })?;
         if end.is_ok() {
             return Ok(Names {
@@ -264,7 +265,7 @@ impl Policies {
             });
         }
         let add = |found: &mut BTreeSet<Box<str>>, name: Option<Box<str>>| {
-            found.extend(name);
+            found.extend(name.filter(|name| is_behind(name)));
             if found.len() > limit {
                 found.pop_last();
             }

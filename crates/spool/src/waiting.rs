@@ -8,6 +8,7 @@ use smtp::HostName;
 use crate::message::LaneKey;
 use crate::rows::{Columns, number};
 use crate::spool::Spool;
+use crate::walk::{Table, Walk};
 use crate::writer::Needs;
 use crate::{ListCursor, StoreError, rows};
 
@@ -24,7 +25,7 @@ impl Spool {
             let mut select = db.prepare_cached(
                 "WITH RECURSIVE used (lane) AS (
                      SELECT min(lane) FROM recipients
-                     UNION ALL
+                     UNION
                      SELECT (SELECT min(lane) FROM recipients WHERE lane > used.lane)
                      FROM used WHERE lane IS NOT NULL)
                  SELECT key FROM used CROSS JOIN lanes ON lanes.id = used.lane",
@@ -97,15 +98,17 @@ impl Spool {
             )?;
             let after = after.map_or(i64::MIN, ListCursor::key);
             let mut found = select.query(params![after, lane.as_str(), number(limit)])?;
-            let (mut domains, mut last, mut seen) = (BTreeSet::new(), after, 0);
+            let (mut domains, mut seen) = (BTreeSet::new(), 0);
+            let mut walk = Walk::behind(db, Table::Recipients, after);
             while let Some(row) = found.next()? {
                 let mut columns = Columns::new(row);
-                last = columns.next()?;
+                walk.step(columns.next()?)?;
                 seen += 1;
                 let mailbox = columns.next_text(rows::mailbox);
                 domains.extend(mailbox.ok().and_then(|mailbox| mailbox.domain().name().cloned()));
             }
-            Ok((domains, (seen == limit).then(|| ListCursor::at(last))))
+            let next = if seen == limit { Some(ListCursor::at(walk.next()?)) } else { None };
+            Ok((domains, next))
         })
     }
 }

@@ -310,3 +310,69 @@ fn an_octet_of_a_body_that_changed_is_damage_in_a_row_and_in_a_file() {
         assert!(matches!(error, spool::StoreError::Corrupt { what: "body" }), "{error}");
     }
 }
+
+/// SQLite's own way to write a number: seven bits in each octet, the highest first ("Database File Format", 1.6).
+fn varint(number: i64) -> Vec<u8> {
+    let octets = (0..9).map(|place| u8::try_from(number >> (7 * place) & 0x7f).unwrap());
+    let mut octets: Vec<u8> = octets.collect();
+    while octets.last() == Some(&0) {
+        octets.pop();
+    }
+    octets.iter_mut().skip(1).for_each(|octet| *octet |= 0x80);
+    octets.reverse();
+    octets
+}
+
+#[test]
+fn a_row_whose_key_changed_is_named_by_its_address_and_hides_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = fill(dir.path());
+    let spool = open(dir.path());
+    let to = [("u12@to.example", lane(1)), ("v12@to.example", lane(2))];
+    let two = commit(&spool, b"two", &to);
+    spool.close();
+    let db = Connection::open(dir.path().join("queue.db")).unwrap();
+    let select = "SELECT id FROM recipients WHERE mailbox = 'u12@to.example'";
+    let key: i64 = db.query_row(select, [], |row| row.get(0)).unwrap();
+    drop(db);
+    let path = dir.path().join("queue.db");
+    let octets = std::fs::read(&path).unwrap();
+    let address = octets.windows(14).position(|text| text == b"u12@to.example").unwrap();
+    let key = varint(key);
+    let row = octets.get(..address).unwrap();
+    let place = row.windows(key.len()).rposition(|number| number == key).unwrap();
+    assert!(address - place < 60, "it is that row's");
+    // The number becomes larger or smaller, by much or by little.
+    for (octet, bit) in [(0, 0x70), (2, 0x04), (2, 0x10), (0, 0x08)] {
+        let damaged: Vec<u8> = octets
+            .iter()
+            .enumerate()
+            .map(|(at, one)| if at == place + octet { one ^ bit } else { *one })
+            .collect();
+        std::fs::write(&path, &damaged).unwrap();
+        let what = format!("octet {octet} of the key, {bit:#x}");
+        let spool = open(dir.path());
+        let named = common::check_all(&spool);
+        let is_named = |address: &str| named.iter().any(|one| one.address == address);
+        assert!(is_named("u12@to.example"), "{what}: {named:?}");
+        let (due, _) = read_all(&spool);
+        assert!(ids.iter().all(|id| due.contains(id)), "{what}: {due:?}");
+        // SQLite may look for its neighbour on the wrong side of it.
+        assert!(due.contains(&two) || is_named("v12@to.example"), "{what}: {named:?}");
+        let (mut rows, mut after) = (BTreeSet::new(), None);
+        for _ in 0..20 {
+            let page = spool.list(&Filter::default(), after, 3).unwrap();
+            rows.extend(page.rows.iter().map(|row| row.recipient.to_string()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(after, None, "{what}: the list has an end");
+        let mut all: BTreeSet<_> = (0..13).map(|number| format!("u{number}@to.example")).collect();
+        all.insert("v12@to.example".into());
+        let missing: Vec<_> =
+            all.difference(&rows).filter(|one| *one != "u12@to.example").collect();
+        assert!(missing.is_empty(), "{what}: not listed: {missing:?}");
+    }
+}

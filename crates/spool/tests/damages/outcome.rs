@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rusqlite::types::Value;
-use spool::{DueCursor, Filter, LaneKey, MessageId, OpenError, RecipientState, Spool};
+use spool::{
+    DamagedRecipient, DueCursor, Filter, LaneKey, MessageId, OpenError, RecipientState, Spool,
+};
 
 use crate::Damage;
 use crate::common::{at, check_all, options};
@@ -24,6 +26,8 @@ pub(crate) struct Outcome {
     held: BTreeSet<(MessageId, u16)>,
     /// Keys of recipients.
     damaged: BTreeSet<i64>,
+    /// Their addresses: of a row whose key changed that is what tells whose it was.
+    addresses: BTreeSet<String>,
     twice: Vec<(MessageId, u16)>,
 }
 
@@ -33,7 +37,7 @@ impl Outcome {
         let mut outcome = Self::default();
         outcome.read_lanes(&spool);
         let damaged = check_all(&spool);
-        outcome.damaged.extend(damaged.iter().map(|one| one.key));
+        outcome.note(&damaged);
         // Mail may be in a lane that was read before that.
         if !spool.take_mended().is_empty() {
             outcome.tried.clear();
@@ -44,7 +48,7 @@ impl Outcome {
         loop {
             let page = spool.list(&held, after, 50).unwrap();
             outcome.held.extend(page.rows.iter().map(|row| (row.message, row.no.0)));
-            outcome.damaged.extend(page.damaged.iter().map(|one| one.key));
+            outcome.note(&page.damaged);
             after = page.next;
             if after.is_none() {
                 break;
@@ -52,6 +56,11 @@ impl Outcome {
         }
         spool.close();
         Ok(outcome)
+    }
+
+    fn note(&mut self, damaged: &[DamagedRecipient]) {
+        self.damaged.extend(damaged.iter().map(|one| one.key));
+        self.addresses.extend(damaged.iter().map(|one| one.address.clone()));
     }
 
     fn read_lanes(&mut self, spool: &Spool) {
@@ -65,7 +74,7 @@ impl Outcome {
         let mut after: Option<DueCursor> = None;
         loop {
             let page = spool.next(lane, at(100_000_000), after, 40).unwrap();
-            self.damaged.extend(page.damaged.iter().map(|one| one.key));
+            self.note(&page.damaged);
             for due in page.due {
                 for recipient in due.recipients {
                     let body = spool.body(due.message).ok().map(read);
@@ -135,7 +144,9 @@ impl Outcome {
         assert!(is_hit, "{name}: {id} {no} is whole, and neither sent nor held");
         // Its body cannot be read: the attempt holds it.
         let of_message = |key: &i64| key >> 16 == message.seq;
-        let is_named = tried.is_some() || self.damaged.iter().any(of_message);
+        let is_named = tried.is_some()
+            || self.damaged.iter().any(of_message)
+            || self.addresses.contains(&message.recipients[&no].address);
         let may_be_unknown = matches!(damage, Damage::Cut { .. } | Damage::Zeros { .. })
             || name.ends_with("repaired")
             || changes_key(damage);
