@@ -69,6 +69,28 @@ pub enum OpenError {
         /// What is missing.
         part: String,
     },
+    /// The log of a database is damaged such that it cannot be told which pages some of it are.
+    #[error(
+        "{}: is damaged, and of {pages} pages in it nobody can tell which they are; `staunch doctor --data --repair` makes the database \
+         anew of what can be read, or put it back from a backup",
+        path.display()
+    )]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// How many.
+        pages: usize,
+    },
+    /// The log of a database is damaged, and cannot be made whole while somebody reads it.
+    #[error(
+        "{}: is damaged, and another process reads the database (`fuser -v FILE`); copy the file, since a process that ends in peace \
+         removes it, end that process with `kill -9` and start again",
+        path.display()
+    )]
+    LogInUse {
+        /// The log.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("{}: {source}", path.display())]
     Io {
@@ -93,12 +115,13 @@ impl OpenError {
     /// Is what stands there no database, a damaged one, or one whose tables or rows cannot be what was written?
     pub(crate) fn is_damage(&self) -> bool {
         match self {
-            Self::Foreign { .. } | Self::Shape { .. } => true,
+            Self::Foreign { .. } | Self::Shape { .. } | Self::Log { .. } => true,
             Self::Database { source, .. } => is_damage(source),
             Self::Locked { .. }
             | Self::Owner { .. }
             | Self::Newer { .. }
             | Self::Unfinished { .. }
+            | Self::LogInUse { .. }
             | Self::Io { .. } => false,
         }
     }

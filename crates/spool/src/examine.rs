@@ -6,12 +6,13 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::backup::CopyError;
+use crate::backup::{CopyError, failed};
 use crate::body;
 use crate::checksum;
 use crate::damage::{self, CheckCursor, Damage, Look, Mismatch};
-use crate::journal::outside::{Others, wait_for_rows};
+use crate::journal::outside::{Others, has_daemon, wait_for_rows};
 use crate::layout::Layout;
+use crate::log::broken;
 use crate::schema::{POLICIES, QUEUE, Schema};
 use crate::{MessageId, OpenError, StoreError};
 
@@ -73,6 +74,7 @@ pub fn examine(data_dir: &Path) -> Result<Examined, CopyError> {
 pub(crate) fn examine_beside(data_dir: &Path, others: Others) -> Result<Examined, CopyError> {
     let no_queue = || CopyError::NoQueue { path: data_dir.join(QUEUE.file) };
     let mut examined = Examined::default();
+    logs(data_dir, others, &mut examined.findings)?;
     match QUEUE.peek(data_dir) {
         Ok(None) => return Err(no_queue()),
         Ok(Some(db)) => {
@@ -87,6 +89,25 @@ pub(crate) fn examine_beside(data_dir: &Path, others: Others) -> Result<Examined
         Err(error) => examined.findings.push(unreadable(&POLICIES, error, Cure::Repair)?),
     }
     Ok(examined)
+}
+
+/// A daemon writes its logs all the time; what it left, if it was killed, stays as it is.
+fn logs(data_dir: &Path, others: Others, findings: &mut Vec<Finding>) -> Result<(), CopyError> {
+    if others == Others::Daemon && has_daemon(&Layout::at(data_dir)) {
+        return Ok(());
+    }
+    for schema in [&QUEUE, &POLICIES] {
+        let path = data_dir.join(schema.file);
+        let Some(broken) = broken::look(&path).map_err(failed(&path))? else { continue };
+        let what = match broken.left_out {
+            0 => "is damaged; the next start makes it whole, and tells of what was damaged in it"
+                .into(),
+            pages => format!("is damaged; of {pages} pages in it nobody can tell which they are"),
+        };
+        let file = format!("{}-wal", schema.file);
+        findings.push(Finding { file, what, cure: Cure::Repair });
+    }
+    Ok(())
 }
 
 /// A file that is none of ours is a finding; that it may not be read is an error.

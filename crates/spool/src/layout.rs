@@ -4,6 +4,7 @@
 //! lock            held by the daemon; contains its process id
 //! queue.db        messages, recipients, lanes, small bodies, marks (and -wal, -shm)
 //! policies.db     policies, hosts (and -wal, -shm)
+//! queue.db-wal.damaged-N  a log that was damaged, before it was made whole
 //! policies.db.damaged-N   what was found in its place and was no such database
 //! journal/NUMBER.log      mail on its way through that has no rows yet
 //! bodies/xx/ID    large bodies; xx is the last byte of the id in hex

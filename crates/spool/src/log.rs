@@ -4,6 +4,9 @@
 //! the log starts over. A log that grows faster than it is copied makes the writer wait. One that a reader pins (a backup
 //! tool, a forgotten shell) makes nobody wait: it grows, and is cut when the reader has gone.
 
+pub(crate) mod broken;
+mod frames;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::draft::INLINE_BODY_MAX;
+use crate::log::broken::MendedLog;
 use crate::reserve::RESERVE_BYTES;
 
 /// How a store is opened.
@@ -40,6 +41,8 @@ pub struct OpenReport {
     /// Bodies in a directory whose queue.db was missing or empty, and was made: their messages are lost. They stay where they are until
     /// the next start, which moves them to `bodies/lost`.
     pub bodies_without_queue: u64,
+    /// Write-ahead logs that were damaged, and were made whole. What was in the damaged places is met as damage of queue.db or policies.db.
+    pub mended_logs: Vec<MendedLog>,
 }
 
 /// In which condition policies.db was found.

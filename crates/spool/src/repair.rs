@@ -18,9 +18,10 @@ use crate::database_lock::DatabaseLock;
 use crate::examine::{Cure, examine_beside};
 use crate::journal::outside::Others;
 use crate::layout::{Layout, Lock, set_aside, sync_dir, with_suffix};
+use crate::log::broken::{self, MendedLog, Unknown};
 use crate::message::RecipientState;
 use crate::rows::state_code;
-use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint, connect};
+use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint, connect};
 use crate::{MessageId, OpenError, Options, Spool, marks};
 
 /// What a repair did.
@@ -28,6 +29,8 @@ use crate::{MessageId, OpenError, Options, Spool, marks};
 pub struct Repaired {
     /// Where the damaged queue.db is now, if there is a new one.
     pub queue_kept: Option<PathBuf>,
+    /// Where the damaged log of queue.db is now, if it was made whole.
+    pub log_kept: Option<PathBuf>,
     /// Rows that SQLite could not reach, and that are in the new one.
     pub rows_found: u64,
     /// Recipients among them that are held, since they may have been sent to before.
@@ -50,16 +53,22 @@ pub fn repair(data_dir: &Path) -> Result<Repaired, CopyError> {
     let layout = Layout::create(data_dir)?;
     let lock = Lock::take(&layout)?;
     let database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
+    let mend_log = |schema: &Schema| broken::mend(&data_dir.join(schema.file), Unknown::LeaveOut);
+    let (log, policies_log) = (mend_log(&QUEUE)?, mend_log(&POLICIES)?);
     let examined = examine_beside(data_dir, Others::Nobody)?;
     let findings = examined.findings;
     let mut repaired = Repaired { bodies: bodies_back(&layout)?, ..Repaired::default() };
+    // Some pages of it say what they said before.
+    let is_partly_old = |log: &Option<MendedLog>| log.as_ref().is_some_and(|log| log.left_out > 0);
+    let is_queue_old = is_partly_old(&log);
+    repaired.log_kept = log.map(|log| log.kept);
     let is_damaged = |file: &str, cure: Option<Cure>| {
         findings.iter().any(|one| one.file == file && cure.is_none_or(|cure| one.cure == cure))
     };
-    if is_damaged(QUEUE.file, Some(Cure::Repair)) || !is_database(data_dir) {
+    if is_queue_old || is_damaged(QUEUE.file, Some(Cure::Repair)) || !is_database(data_dir) {
         rebuild(data_dir, &mut repaired)?;
     }
-    if is_damaged(POLICIES.file, None) {
+    if is_partly_old(&policies_log) || is_damaged(POLICIES.file, None) {
         let kept = set_aside(data_dir, POLICIES.file).map_err(failed(data_dir))?;
         repaired.policies_kept = Some(kept);
     }

@@ -23,12 +23,13 @@ use crate::imported::Arriving;
 use crate::journal::Journal;
 use crate::journal::shared::SharedYoung;
 use crate::layout::{Layout, Lock, free_space, is_read_only, network_file_system, set_aside};
+use crate::log::broken::{self, MendedLog, Unknown};
 use crate::mend::{self, Mended, Unrecorded};
 use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
 use crate::readers::Readers;
 use crate::reserve::{POLICY_RESERVE_BYTES, Reserve};
-use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, checkpoint};
+use crate::schema::{Checkpoint, PAGE_BYTES, POLICIES, QUEUE, Schema, checkpoint};
 use crate::upgrade::copy_from_policies;
 use crate::vitals::{Health, Vitals};
 use crate::writer::{Duties, Needs, Order, Tools, Urgency, Writer};
@@ -81,6 +82,7 @@ impl Spool {
         let policy_reserve = layout.file(POLICY_RESERVE_FILE);
         let database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
         let is_new = dir.join(QUEUE.file).metadata().map_or(true, |file| file.len() == 0);
+        let mut mended_logs: Vec<_> = mend_log(&QUEUE, dir)?.into_iter().collect();
         let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
         with_reserve(&reserve, || {
             marks::mend_pages(&queue)
@@ -88,13 +90,15 @@ impl Spool {
         })?;
         // First: what is damaged in policies.db may be moved aside next.
         with_reserve(&reserve, || copy_from_policies(&queue, dir))?;
-        let (policies, found) = open_policies(dir, &policy_reserve)?;
+        let (policies, found, mended) = open_policies(dir, &policy_reserve)?;
+        mended_logs.extend(mended);
         layout.fill()?;
         let bodies = if is_new { layout.count_bodies() } else { 0 };
         let report = OpenReport {
             network_file_system: network_file_system(dir),
             policies: found,
             bodies_without_queue: bodies,
+            mended_logs,
         };
         let inner = Inner::start(layout, (lock, database_lock), [queue, policies], options, report)
             .map_err(|error| OpenError::Io { path: dir.into(), source: why_not_started(&error) })?;
@@ -296,20 +300,34 @@ fn with_reserve<T>(
 
 /// What is in the place of policies.db and is no database, or cannot be brought to the new format, is moved aside: mail
 /// does not stop for it, and which domains' mail has to wait is in queue.db.
-fn open_policies(dir: &Path, reserve: &Path) -> Result<(Connection, PoliciesFile), OpenError> {
+fn open_policies(dir: &Path, reserve: &Path) -> Result<OpenPolicies, OpenError> {
     let path = dir.join(POLICIES.file);
     let is_new = path.metadata().map_or(true, |file| file.len() == 0);
-    let open = || with_reserve(reserve, || POLICIES.open(dir));
+    let open = || {
+        let mended = mend_log(&POLICIES, dir)?;
+        Ok((with_reserve(reserve, || POLICIES.open(dir))?, mended))
+    };
     match open() {
-        Ok(db) if is_new => Ok((db, PoliciesFile::Made)),
-        Ok(db) => Ok((db, PoliciesFile::Kept)),
-        Err(error) if error.is_damage() => {
+        Ok((db, mended)) => {
+            let found = if is_new { PoliciesFile::Made } else { PoliciesFile::Kept };
+            Ok((db, found, mended))
+        }
+        Err(error) if OpenError::is_damage(&error) => {
             let aside = set_aside(dir, POLICIES.file)
                 .map_err(|source| OpenError::Io { path: path.clone(), source })?;
-            Ok((open()?, PoliciesFile::SetAside(aside)))
+            let (db, _) = open()?;
+            Ok((db, PoliciesFile::SetAside(aside), None))
         }
         Err(error) => Err(error),
     }
+}
+
+/// With what became of the file and of its log.
+type OpenPolicies = (Connection, PoliciesFile, Option<MendedLog>);
+
+/// Before SQLite sees it.
+fn mend_log(schema: &Schema, dir: &Path) -> Result<Option<MendedLog>, OpenError> {
+    broken::mend(&dir.join(schema.file), Unknown::Refuse)
 }
 
 /// Files that stay because the keeper has ended are removed at the next start.

@@ -169,6 +169,7 @@ fn open(config: &Config) -> Result<Spool, RunError> {
     }
     replaced::tell(&spool);
     replaced::tell_of_queue(&spool);
+    replaced::tell_of_logs(&spool);
     Ok(spool)
 }
 

@@ -20,6 +20,18 @@ pub(crate) fn tell_of_queue(spool: &Spool) {
     }
 }
 
+/// Tells the operator that a write-ahead log was damaged. What was in the damaged places is told by who meets it.
+pub(crate) fn tell_of_logs(spool: &Spool) {
+    for mended in &spool.report().mended_logs {
+        tracing::error!(
+            event = "alarm",
+            reason = "log_damaged",
+            kept = %mended.kept.display(),
+            "a write-ahead log of the data directory was damaged and was made whole; messages that are damaged by that are held and named"
+        );
+    }
+}
+
 /// Tells the operator. Whose policies are missing is said by who misses them; this is about the file.
 pub(crate) fn tell(spool: &Spool) {
     let Some(aside) = news(spool) else { return };

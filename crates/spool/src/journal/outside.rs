@@ -76,7 +76,8 @@ pub(crate) fn wait_for_all_rows(layout: &Layout, db: &Connection) -> Result<(), 
     }
 }
 
-fn has_daemon(layout: &Layout) -> bool {
+/// Does one hold the lock?
+pub(crate) fn has_daemon(layout: &Layout) -> bool {
     let lock = File::open(layout.file("lock"));
     lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }

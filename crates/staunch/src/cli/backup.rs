@@ -60,7 +60,10 @@ pub(super) fn failure(error: CopyError) -> Failure {
         | CopyError::Journal { .. } => Exit::TemporaryFailure,
         CopyError::Kind { .. } | CopyError::NoQueue { .. } => Exit::NoInput,
         CopyError::Open(
-            OpenError::Foreign { .. } | OpenError::Newer { .. } | OpenError::Shape { .. },
+            OpenError::Foreign { .. }
+            | OpenError::Newer { .. }
+            | OpenError::Shape { .. }
+            | OpenError::Log { .. },
         ) => Exit::BadInput,
         CopyError::Open(OpenError::Io { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
@@ -72,6 +75,7 @@ pub(super) fn failure(error: CopyError) -> Failure {
             OpenError::Io { .. }
             | OpenError::Database { .. }
             | OpenError::Locked { .. }
+            | OpenError::LogInUse { .. }
             | OpenError::Unfinished { .. },
         ) => Exit::TemporaryFailure,
     };

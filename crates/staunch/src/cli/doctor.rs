@@ -44,6 +44,7 @@ fn finding_in_json(finding: &Finding) -> Value {
 
 fn repaired_in_json(repaired: &Repaired) -> Value {
     json!({
+        "log_kept": repaired.log_kept,
         "queue_kept": repaired.queue_kept,
         "rows_found": repaired.rows_found,
         "held": repaired.held,
@@ -66,9 +67,12 @@ fn tell(out: &mut dyn Write, examined: &Examined) -> io::Result<()> {
 }
 
 fn tell_repaired(out: &mut dyn Write, repaired: &Repaired) -> io::Result<()> {
-    let Repaired { queue_kept, rows_found, held, policies_kept, bodies } = repaired;
+    let Repaired { log_kept, queue_kept, rows_found, held, policies_kept, bodies } = repaired;
     if *bodies > 0 {
         writeln!(out, "{bodies} bodies came back from bodies/lost")?;
+    }
+    if let Some(kept) = log_kept {
+        writeln!(out, "queue.db-wal was made whole; the damaged one is {}", kept.display())?;
     }
     if let Some(kept) = queue_kept {
         writeln!(
@@ -90,7 +94,7 @@ fn tell_repaired(out: &mut dyn Write, repaired: &Repaired) -> io::Result<()> {
             kept.display()
         )?;
     }
-    if (queue_kept, policies_kept, *bodies) == (&None, &None, 0) {
+    if (log_kept, queue_kept, policies_kept, *bodies) == (&None, &None, &None, 0) {
         writeln!(out, "there was nothing that could be repaired")?;
     }
     Ok(())

@@ -1,0 +1,265 @@
+//! A log that is not what was written. SQLite would say nothing, and leave out all that was committed behind the damage: mail that
+//! was acknowledged, and word of mail that was delivered.
+//!
+//! So the log is made whole before SQLite sees it: damage of a frame becomes damage of a page, which is met, named and contained like any
+//! other. What an interrupted write leaves is none: each transaction is synced before the next is begun, so there is nothing behind it.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use super::frames::{Frames, Head, Header, Sum};
+use crate::OpenError;
+use crate::layout::{create_file, open_no_link, sync_dir, with_suffix};
+
+/// A frame begins with it.
+const PAGE_NUMBER_BITS: usize = 32;
+
+/// A write-ahead log that was damaged, and was made whole.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MendedLog {
+    /// What it was; nothing deletes it.
+    pub kept: PathBuf,
+    /// Pages that are no part of it any more, since it cannot be told which they are.
+    pub left_out: usize,
+}
+
+/// What becomes of a log with pages of which it cannot be told which they are. Without them the database says at some places what it said
+/// before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Unknown {
+    /// It is left as it is, and said.
+    Refuse,
+    /// For who makes a new database of what is there.
+    LeaveOut,
+}
+
+/// Makes the log of the database at `path` whole, which nobody has open.
+///
+/// # Errors
+///
+/// [`OpenError`], which names the log; then it is as it was.
+pub(crate) fn mend(path: &Path, unknown: Unknown) -> Result<Option<MendedLog>, OpenError> {
+    let log = with_suffix(path, "-wal");
+    let failed = |source| OpenError::Io { path: log.clone(), source };
+    let Some(broken) = look(path).map_err(failed)? else { return Ok(None) };
+    if broken.left_out > 0 && unknown == Unknown::Refuse {
+        return Err(OpenError::Log { path: log, pages: broken.left_out });
+    }
+    let index = with_suffix(path, "-shm");
+    let Some(alone) = Alone::at(&index).map_err(failed)? else {
+        return Err(OpenError::LogInUse { path: log });
+    };
+    let kept = broken.replace(&log).map_err(failed)?;
+    drop(alone);
+    Ok(Some(MendedLog { kept, left_out: broken.left_out }))
+}
+
+/// What is damaged in the log of a database; `None`: nothing, or no more than an interrupted write leaves.
+pub(crate) fn look(path: &Path) -> io::Result<Option<Broken>> {
+    let file = match open_no_link(&with_suffix(path, "-wal")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let Some(frames) = Frames::open(file)? else { return Ok(None) };
+    let Some(extent) = Extent::of(&frames)? else { return Ok(None) };
+    let mut broken = Broken { frames, extent, left_out: 0 };
+    broken.left_out = broken.write(&mut io::sink())?;
+    Ok(Some(broken))
+}
+
+/// Frame after frame: does each go on from the one before?
+#[derive(Debug)]
+struct Chain<'a> {
+    header: &'a Header,
+    /// The sum of what came before as it is written there, and as it is: one of them is damaged where they differ.
+    before: [Sum; 2],
+}
+
+/// What a frame is in its log.
+#[derive(Debug)]
+struct Link {
+    head: Head,
+    /// No earlier use of the log has left it.
+    is_own: bool,
+    /// It is what was written.
+    is_whole: bool,
+}
+
+impl<'a> Chain<'a> {
+    fn new(header: &'a Header) -> Self {
+        Self { header, before: [header.sum(); 2] }
+    }
+
+    fn sums(&self, frame: &[u8]) -> [Sum; 2] {
+        let [written, own] = self.before;
+        let sum = self.header.sum_of(written, frame);
+        [sum, if own == written { sum } else { self.header.sum_of(own, frame) }]
+    }
+
+    fn look(&self, frame: &[u8]) -> (Link, [Sum; 2]) {
+        let (head, sums) = (Head::of(frame), self.sums(frame));
+        let is_own = head.salts == self.header.salts();
+        let is_whole = is_own && sums.contains(&head.sum());
+        let [sum, _] = sums;
+        let before = if is_whole { [head.sum(); 2] } else { [head.sum(), sum] };
+        (Link { head, is_own, is_whole }, before)
+    }
+
+    fn go_on(&mut self, frame: &[u8]) -> Link {
+        let (link, before) = self.look(frame);
+        self.before = before;
+        link
+    }
+
+    /// Which pages a frame that is not whole may be, if one bit of its page's number is wrong. More than one of them may fit, and damage of
+    /// the page itself may look like that: these checksums are no more than sums.
+    fn pages_with_one_bit(&self, frame: &[u8]) -> Vec<u32> {
+        let mut changed = frame.to_vec();
+        let flip = |frame: &mut Vec<u8>, bit: usize| {
+            frame.iter_mut().skip(bit / 8).take(1).for_each(|octet| *octet ^= 1 << (bit % 8));
+        };
+        let mut found = Vec::new();
+        for bit in 0..PAGE_NUMBER_BITS {
+            flip(&mut changed, bit);
+            let link = self.look(&changed).0;
+            flip(&mut changed, bit);
+            found.extend(link.is_whole.then_some(link.head.page));
+        }
+        found
+    }
+}
+
+/// How far a damaged log goes.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// Its last frame that ends a transaction.
+    end: usize,
+    /// No page has a higher number.
+    pages: u32,
+}
+
+impl Extent {
+    /// `None`: it is whole, up to where a write was interrupted.
+    fn of(frames: &Frames) -> io::Result<Option<Self>> {
+        let mut chain = Chain::new(frames.header());
+        let mut is_damaged = frames.is_rebuilt();
+        // Of the transaction that the damage is in.
+        let mut first_end = None;
+        let mut extent = None;
+        let (mut frame, mut at) = (Vec::new(), 0);
+        while frames.read(at, &mut frame)? {
+            let Link { head, is_own, is_whole } = chain.go_on(&frame);
+            is_damaged |= !is_whole;
+            if is_own && head.commit > 0 {
+                first_end = first_end.or_else(|| is_damaged.then_some(at));
+                let before = extent.map_or(0, |extent: Self| extent.pages);
+                let here = Self { end: at, pages: before.max(head.commit) };
+                extent = if is_whole { Some(here) } else { extent };
+            }
+            at += 1;
+        }
+        let goes_on = |extent: &Self| first_end.is_some_and(|first_end| first_end < extent.end);
+        Ok(extent.filter(goes_on))
+    }
+}
+
+/// A damaged log.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    frames: Frames,
+    extent: Extent,
+    /// See [`MendedLog::left_out`].
+    pub(crate) left_out: usize,
+}
+
+impl Broken {
+    /// Writes it as it would be if what is in it had been written. Returns how many pages are not in that.
+    fn write(&self, to: &mut impl Write) -> io::Result<usize> {
+        let header = self.frames.header();
+        to.write_all(header.octets())?;
+        let (mut chain, mut sum) = (Chain::new(header), header.sum());
+        let (mut frame, mut left_out) = (Vec::new(), 0);
+        for at in 0..=self.extent.end {
+            if !self.frames.read(at, &mut frame)? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let place = self.place(&chain, &frame);
+            chain.go_on(&frame);
+            let Some(place) = place else {
+                left_out += 1;
+                continue;
+            };
+            sum = header.seal(&mut frame, sum, place);
+            to.write_all(&frame)?;
+        }
+        Ok(left_out)
+    }
+
+    /// Which page is in a frame, and the length of the database if a transaction ends with it.
+    fn place(&self, chain: &Chain<'_>, frame: &[u8]) -> Option<(u32, u32)> {
+        let (Link { head, is_whole, .. }, _) = chain.look(frame);
+        if is_whole {
+            return Some((head.page, head.commit));
+        }
+        let mut pages = chain.pages_with_one_bit(frame);
+        pages.push(head.page);
+        pages.retain(|page| (1..=self.extent.pages).contains(page));
+        // A transaction whose end is not believed ends with the next one.
+        if let [page] = pages.as_slice() { Some((*page, 0)) } else { None }
+    }
+
+    /// The new log takes the name in one step; the old one has another name before that.
+    fn replace(&self, log: &Path) -> io::Result<PathBuf> {
+        let new = with_suffix(log, ".mended");
+        // Of a start that was interrupted.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let written = self.write_to(&new);
+        if written.is_err() {
+            // On a full disk its space is wanted.
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        let names = (1_u32..).map(|number| with_suffix(log, &format!(".damaged-{number}")));
+        let kept = names.into_iter().find(|path| !path.exists());
+        let kept = kept.ok_or(io::ErrorKind::AlreadyExists)?;
+        fs::hard_link(log, &kept)?;
+        fs::rename(&new, log)?;
+        sync_dir(log.parent().unwrap_or(log))?;
+        Ok(kept)
+    }
+
+    fn write_to(&self, new: &Path) -> io::Result<()> {
+        let mut buffer = BufWriter::new(create_file(new)?);
+        self.write(&mut buffer)?;
+        buffer.into_inner()?.sync_all()
+    }
+}
+
+/// Nobody else has the database open: each who has holds a lock on the log's index. Ends when it is dropped.
+#[derive(Debug)]
+struct Alone {
+    _index: Option<File>,
+}
+
+impl Alone {
+    /// `None`: somebody has. Not to be called by a process that has it open itself.
+    fn at(index: &Path) -> io::Result<Option<Self>> {
+        let file = match File::options().read(true).write(true).open(index) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(Self { _index: None }));
+            }
+            file => file?,
+        };
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _index: Some(file) })),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
