@@ -83,6 +83,16 @@ impl Scene {
     ///
     /// Those that did not come.
     pub(crate) async fn wait_for(&self, ids: &[u64], since: usize) -> Result<(), Vec<u64>> {
+        self.wait_for_at_most(PROGRESS, ids, since).await
+    }
+
+    /// The same, as long as not so much time passes in which nothing arrives.
+    pub(crate) async fn wait_for_at_most(
+        &self,
+        silence: Duration,
+        ids: &[u64],
+        since: usize,
+    ) -> Result<(), Vec<u64>> {
         let missing = |all: &[Arrival]| {
             let come: std::collections::HashSet<u64> =
                 all.iter().skip(since).filter(|one| one.intact).filter_map(|one| one.id).collect();
@@ -94,12 +104,12 @@ impl Scene {
         let mut progress = Instant::now();
         while !left.is_empty() {
             let more = self.sink.arrivals().until(|all| (all.len() > length).then_some(()));
-            let came = tokio::time::timeout(Duration::from_secs(5), more).await;
+            let came = tokio::time::timeout(silence.min(Duration::from_secs(5)), more).await;
             if matches!(came, Ok(Ok(()))) {
                 progress = Instant::now();
             }
             (left, length) = self.sink.arrivals().read(missing);
-            if !left.is_empty() && progress.elapsed() > PROGRESS {
+            if !left.is_empty() && progress.elapsed() >= silence {
                 return Err(left);
             }
         }
