@@ -7,13 +7,14 @@ mod change;
 mod left;
 mod needs;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use world::Relay;
 use world::load::Sizes;
+use world::{Mark, Relay};
 
 use crate::Plan;
 use crate::damage::change::Damage;
@@ -54,8 +55,11 @@ pub(crate) async fn run(mut plan: Plan) {
         let damage = Damage::choose(&mut plan.random, left.dir.path(), &left.needs);
         damage.apply(&relay.data_dir());
         println!("round {round}: {damage:?}");
+        let since = relay.mark();
         refused += u32::from(start(&mut relay, &damage).await == Start::AfterRepair);
-        deliver(&scene, &relay, &left.needs, &damage).await;
+        Judged { scene: &scene, relay: &relay, since, needs: &left.needs, damage: &damage }
+            .deliver()
+            .await;
         relay.kill9().await;
     }
     println!("{} damages; {refused} starts needed a repair", plan.rounds);
@@ -99,10 +103,11 @@ enum Start {
 
 /// Starts it; if it refuses, for a reason that it tells with the cure, after that cure.
 async fn start(relay: &mut Relay, damage: &Damage) -> Start {
+    let since = relay.mark();
     let Some(status) = relay.start_again_or_end().await else { return Start::AtOnce };
-    let told = relay.lines_about(&damage.file().display().to_string());
+    let told = relay.lines_since(since, &damage.file().display().to_string());
     assert!(
-        told.contains("doctor --data --repair"),
+        told.iter().any(|line| line.contains("doctor --data --repair")),
         "{damage:?}: {status}: {}",
         relay.lines_about("")
     );
@@ -113,49 +118,70 @@ async fn start(relay: &mut Relay, damage: &Damage) -> Start {
     Start::AfterRepair
 }
 
-async fn deliver(scene: &Scene, relay: &Relay, needs: &Needs, damage: &Damage) {
-    let since = scene.sink.arrivals().len();
-    let resumed = relay.cli(&["resume"]).await;
-    assert!(resumed.status.success(), "{damage:?}: {resumed:?}");
-    let pages = needs.pages_hit(damage);
-    let whole = |need: &Need| !need.is_hit(damage, &pages);
-    let ids: Vec<u64> =
-        needs.by_id.iter().filter(|(_, need)| whole(need)).map(|(id, _)| *id).collect();
-    if let Err(missing) = scene.wait_for(&ids, since).await {
-        let listed = relay.queue().await;
-        let is_listed = |id: &u64| {
-            listed.iter().any(|row| {
-                row["recipient"].as_str().is_some_and(|one| one.starts_with(&format!("user{id}@")))
-            })
+/// One damage, and what came of it.
+struct Judged<'a> {
+    scene: &'a Scene,
+    relay: &'a Relay,
+    /// The start.
+    since: Mark,
+    needs: &'a Needs,
+    damage: &'a Damage,
+}
+
+impl Judged<'_> {
+    async fn deliver(&self) {
+        let Self { scene, relay, needs, damage, .. } = self;
+        let since = scene.sink.arrivals().len();
+        let resumed = relay.cli(&["resume"]).await;
+        assert!(resumed.status.success(), "{damage:?}: {resumed:?}");
+        let pages = needs.pages_hit(damage);
+        let (hit, whole): (Vec<u64>, Vec<u64>) =
+            needs.by_id.keys().partition(|id| needs.by_id[id].is_hit(damage, &pages));
+        if let Err(missing) = scene.wait_for(&whole, since).await {
+            let listed = self.listed().await;
+            let lost: Vec<_> = missing.iter().filter(|id| !listed.contains(id)).collect();
+            assert!(lost.is_empty(), "{damage:?}: neither delivered nor listed: {lost:?}");
+        }
+        // What was hit may be whole all the same: then it comes.
+        let named = self.named();
+        let unnamed: Vec<u64> = hit.iter().copied().filter(|id| !named.contains(id)).collect();
+        let _missing = scene.wait_for_at_most(SILENCE, &unnamed, since).await;
+        let arrived = scene.copies_since(since);
+        for (id, copies) in &arrived {
+            assert_eq!(*copies, 1, "{damage:?}: message {id}");
+        }
+        if damage.takes_names() || needs.may_be_interrupted(damage) {
+            return;
+        }
+        let (named, listed) = (self.named(), self.listed().await);
+        for id in hit.iter().filter(|id| !arrived.contains_key(id)) {
+            // A time that changed has no checksum: such mail waits, and is in the list.
+            assert!(
+                named.contains(id) || listed.contains(id),
+                "{damage:?}: {id} ({:?}) is not named",
+                needs.by_id[id]
+            );
+        }
+    }
+
+    /// Where even the id of a message cannot be read, its address can be, or the other way round. Of the journal a place is named.
+    fn named(&self) -> BTreeSet<u64> {
+        let lines = self.relay.lines_since(self.since, "message_damaged");
+        let has_place = !self.relay.lines_since(self.since, "journal_damaged").is_empty();
+        let is_named = |id: u64, need: &Need| match &need.queue_id {
+            Some(queue_id) => {
+                let user = format!("user{id}@");
+                lines.iter().any(|line| line.contains(queue_id) || line.contains(&user))
+            }
+            None => has_place,
         };
-        let lost: Vec<_> = missing.iter().filter(|id| !is_listed(id)).collect();
-        assert!(lost.is_empty(), "{damage:?}: neither delivered nor listed: {lost:?}");
+        let all = self.needs.by_id.iter().filter(|(id, need)| is_named(**id, need));
+        all.map(|(id, _)| *id).collect()
     }
-    // Where even the id cannot be read, its address can be, or the other way round.
-    let is_named = |id: u64, need: &Need| {
-        let words = need.queue_id.iter().cloned().chain([format!("user{id}@")]);
-        words.into_iter().any(|word| relay.lines_about(&word).contains("message_damaged"))
-            || need.queue_id.is_none() && relay.lines_about("journal_damaged").contains("alarm")
-    };
-    // What was hit may be whole all the same: then it comes.
-    let hit = needs.by_id.iter().filter(|(id, need)| !whole(need) && !is_named(**id, need));
-    let hit: Vec<u64> = hit.map(|(id, _)| *id).collect();
-    let _missing = scene.wait_for_at_most(SILENCE, &hit, since).await;
-    let arrived = scene.copies_since(since);
-    for (id, copies) in &arrived {
-        assert_eq!(*copies, 1, "{damage:?}: message {id}");
-    }
-    // A time that changed has no checksum: such mail waits, and is in the list.
-    let listed = relay.queue().await;
-    let is_listed = |id: &u64| {
-        let user = format!("user{id}@");
-        listed.iter().any(|row| row["recipient"].as_str().is_some_and(|one| one.starts_with(&user)))
-    };
-    for (id, need) in needs.by_id.iter().filter(|(id, _)| !arrived.contains_key(id)) {
-        let may_be_unknown = damage.takes_names() || needs.may_be_interrupted(damage);
-        assert!(
-            is_named(*id, need) || is_listed(id) || may_be_unknown || whole(need),
-            "{damage:?}: {id} ({need:?}) is not named"
-        );
+
+    async fn listed(&self) -> BTreeSet<u64> {
+        let rows = self.relay.queue().await;
+        let users = rows.iter().filter_map(|row| row["recipient"].as_str()?.strip_prefix("user"));
+        users.filter_map(|user| user.split_once('@')?.0.parse().ok()).collect()
     }
 }

@@ -341,6 +341,14 @@ impl Relay {
         std::fs::rename(new, self.config_file()).expect("replace the configuration");
     }
 
+    /// All lines behind this place that contain `word`.
+    pub fn lines_since(&self, since: Mark, word: &str) -> Vec<String> {
+        let lines = self
+            .log
+            .read(|lines| lines.iter().skip(since.0).map(Line::to_string).collect::<Vec<_>>());
+        lines.into_iter().filter(|line| line.contains(word)).collect()
+    }
+
     /// The last lines of the log that contain `word`, for failures. Every line contains the empty word.
     pub fn lines_about(&self, word: &str) -> String {
         let lines = self.log.read(|lines| lines.iter().map(Line::to_string).collect::<Vec<_>>());
