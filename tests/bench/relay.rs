@@ -1,7 +1,8 @@
 //! How fast does staunch relay, and what does it cost, beside Postfix on the same machine in the same minutes?
 //!
-//! `cargo bench -p staunch --bench relay -- [messages=5000] [connections=64] [rounds=3] [only=NAME] [offered=RATE]`, as root, with
-//! Debian's Postfix. With `offered` the generator submits so many messages a second, and not as many as are taken.
+//! `cargo bench -p staunch --bench relay -- [messages=5000] [octets=10000] [connections=64] [rounds=3] [only=NAME] [beside=PATH]
+//! [offered=RATE]`, as root, with Debian's Postfix. `beside` is another build of staunch; the ratios to it are
+//! those of each round. With `offered` the generator submits so many messages a second, and not as many as are taken.
 //!
 //! One generator, one sink, one recipient domain. Each contestant takes 10 KB messages over plain SMTP, stores them
 //! durably, and passes them on over STARTTLS (TLS 1.3, ECDSA P-256) to a host whose certificate it has to verify. The sink compares every
@@ -27,7 +28,6 @@ use world::real::process::PeakMemory;
 use world::real::{Postfix, PostfixSetup, Usage};
 use world::{Argument, Leaf, Relay, World};
 
-const MESSAGE_OCTETS: usize = 10_000;
 const SINK_HOST: &str = "mx.sink.test";
 /// Addresses of this benchmark alone.
 const SINK: Ipv4Addr = Ipv4Addr::new(127, 26, 0, 9);
@@ -37,17 +37,23 @@ const POSTFIX: SocketAddr =
 /// What stands between generator and sink.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Contestant {
+    AnotherStaunch,
     Staunch,
     PostfixDefault,
     PostfixTuned,
 }
 
-const ALL: [Contestant; 3] =
-    [Contestant::Staunch, Contestant::PostfixDefault, Contestant::PostfixTuned];
+const ALL: [Contestant; 4] = [
+    Contestant::AnotherStaunch,
+    Contestant::Staunch,
+    Contestant::PostfixDefault,
+    Contestant::PostfixTuned,
+];
 
 impl Contestant {
     fn name(self) -> &'static str {
         match self {
+            Self::AnotherStaunch => "another staunch",
             Self::Staunch => "staunch",
             Self::PostfixDefault => "Postfix default",
             Self::PostfixTuned => "Postfix tuned",
@@ -59,20 +65,33 @@ impl Contestant {
 #[derive(Clone, Debug)]
 struct Plan {
     messages: u64,
+    /// Octets of each.
+    octets: usize,
     connections: usize,
     rounds: usize,
     only: Option<String>,
+    /// The program of [`Contestant::AnotherStaunch`].
+    beside: Option<String>,
     /// Messages a second.
     offered: Option<u64>,
 }
 
 impl Plan {
     fn from_arguments() -> Self {
-        let mut plan =
-            Self { messages: 5000, connections: 64, rounds: 3, only: None, offered: None };
+        let mut plan = Self {
+            messages: 5000,
+            octets: 10_000,
+            connections: 64,
+            rounds: 3,
+            only: None,
+            beside: None,
+            offered: None,
+        };
         for argument in Argument::all() {
             match argument.name.as_str() {
                 "messages" => plan.messages = argument.number(),
+                "octets" => plan.octets = argument.number(),
+                "beside" => plan.beside = Some(argument.value),
                 "connections" => plan.connections = argument.number(),
                 "rounds" => plan.rounds = argument.number(),
                 "only" => plan.only = Some(argument.value),
@@ -84,7 +103,20 @@ impl Plan {
     }
 
     fn contestants(&self) -> impl Iterator<Item = Contestant> {
-        ALL.into_iter().filter(|one| self.only.as_ref().is_none_or(|only| one.name() == only))
+        ALL.into_iter().filter(|one| match one {
+            Contestant::AnotherStaunch => self.beside.is_some(),
+            Contestant::Staunch | Contestant::PostfixDefault | Contestant::PostfixTuned => {
+                self.only.as_ref().is_none_or(|only| one.name() == only)
+            }
+        })
+    }
+
+    fn program(&self, contestant: Contestant) -> &str {
+        let own = env!("CARGO_BIN_EXE_staunch");
+        match (contestant, &self.beside) {
+            (Contestant::AnotherStaunch, Some(program)) => program,
+            _ => own,
+        }
     }
 }
 
@@ -111,14 +143,21 @@ async fn main() {
     let mut results: Vec<(Contestant, Vec<Figures>)> =
         plan.contestants().map(|one| (one, Vec::new())).collect();
     println!(
-        "{} messages of {MESSAGE_OCTETS} octets, {} connections, {} rounds, {} cores\n",
+        "{} messages of {} octets, {} connections, {} rounds, {} cores\n",
         plan.messages,
+        plan.octets,
         plan.connections,
         plan.rounds,
         std::thread::available_parallelism().map_or(0, usize::from)
     );
     for round in 1..=plan.rounds {
-        for (contestant, figures) in &mut results {
+        // Who goes second finds another machine than who goes first.
+        let turns: Vec<_> = if round % 2 == 0 {
+            results.iter_mut().rev().collect()
+        } else {
+            results.iter_mut().collect()
+        };
+        for (contestant, figures) in turns {
             let got = run(*contestant, &plan).await;
             println!("round {round}: {} {got:.2?}", contestant.name());
             figures.push(got);
@@ -140,6 +179,17 @@ async fn main() {
             median(|one| one.peak_mib),
             median(|one| one.own_cpu_seconds_per_thousand),
             written(figures),
+        );
+    }
+    if let [(Contestant::AnotherStaunch, before), (Contestant::Staunch, now), ..] = &results[..] {
+        let ratio = |pick: fn(&Figures) -> f64| {
+            median(now.iter().zip(before).map(|(now, before)| pick(now) / pick(before)).collect())
+        };
+        println!(
+            "\nmedian of the rounds' ratios to the other build: rate {:.2}, accepted {:.2}, CPU {:.2}",
+            ratio(|one| one.messages_per_second),
+            ratio(|one| one.accepted_per_second),
+            ratio(|one| one.cpu_seconds_per_thousand),
         );
     }
 }
@@ -183,8 +233,8 @@ impl Running {
 
 /// One contestant in a fresh world.
 async fn run(contestant: Contestant, plan: &Plan) -> Figures {
-    let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;
-    let corpus = Arc::new(Corpus::new(Sizes::Fixed(MESSAGE_OCTETS)));
+    let world = World::start(plan.program(contestant)).await;
+    let corpus = Arc::new(Corpus::new(Sizes::Fixed(plan.octets)));
     let tls = SinkTls::Offered(world.pki.issue(&Leaf::named(SINK_HOST)));
     let sink = Sink::start(SocketAddr::from((SINK, 0)), tls, Arc::clone(&corpus)).await;
     let sink = sink.expect("an address in 127.0.0.0/8 can be bound");
@@ -215,7 +265,7 @@ async fn run(contestant: Contestant, plan: &Plan) -> Figures {
         own_cpu_seconds_per_thousand: (own_after - own_before) / thousands,
         written: relay
             .written()
-            .map(|octets| octets as f64 / thousands / 1000.0 / MESSAGE_OCTETS as f64),
+            .map(|octets| octets as f64 / thousands / 1000.0 / plan.octets as f64),
     }
 }
 
@@ -232,7 +282,7 @@ async fn submit(load: &Arc<Load>, plan: &Plan) {
 }
 
 async fn start(contestant: Contestant, world: &World, sink: SocketAddr) -> Running {
-    if contestant == Contestant::Staunch {
+    if matches!(contestant, Contestant::Staunch | Contestant::AnotherStaunch) {
         world.dns.mx("sink.test", &[(10, SINK_HOST)]);
         world.dns.a(SINK_HOST, SINK);
         // Answers live as long as ordinary ones do.

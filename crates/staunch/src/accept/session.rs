@@ -32,6 +32,8 @@ use crate::config::{Config, ListenerMode};
 pub(super) const READ_OCTETS: usize = 8 * 1024;
 /// The same for content that keeps filling the buffer, if memory is free.
 const READ_OCTETS_FAST: usize = 64 * 1024;
+/// Ours: content that is handed on at once, where it comes in small pieces.
+const GATHERED_OCTETS: usize = 16 * 1024;
 /// The session that needs most when nothing is lent to it: one under TLS.
 pub(super) const GREEDIEST: Held = {
     let octets = READ_OCTETS + RECORD_OCTETS;
@@ -367,12 +369,25 @@ impl Conversation {
         let held = Held { now: buffer + below, least: READ_OCTETS + below };
         let was_content = self.session.is_reading_content();
         let mut input = self.buffer.as_slice();
+        let mut gathered = Vec::new();
         let progress = loop {
             if self.stop.is_cancelled() && !self.session.is_in_content() {
                 self.session.close(&stopping());
             }
             let step = self.session.step(&mut input);
             self.desk.log_refusals(&mut self.session);
+            if let Step::Content(piece) = &step {
+                let with_both = held.now + GATHERED_OCTETS;
+                if gather(&mut gathered, piece, input, || self.desk.lend(with_both)) {
+                    continue;
+                }
+            }
+            if !gathered.is_empty() {
+                let held = Held { now: held.now + gathered.capacity(), ..held };
+                let content = Step::Content(&gathered);
+                self.desk.handle(&mut self.session, content, held).await;
+                gathered.clear();
+            }
             match step {
                 Step::Input => break Progress::Open,
                 Step::Output => {}
@@ -449,6 +464,28 @@ impl Conversation {
         self.pace.answered(Instant::now(), limit);
         Ok(())
     }
+}
+
+/// Content comes in pieces that end at each dot that is dropped, in the worst case one a line, and what is done with a piece costs more
+/// than its octets: a file is written to. Small ones are put together as far as there is memory for that.
+fn gather(
+    gathered: &mut Vec<u8>,
+    piece: &[u8],
+    behind: &[u8],
+    may_allocate: impl FnOnce() -> bool,
+) -> bool {
+    if gathered.capacity() == 0 {
+        let is_worth_it = piece.len() < GATHERED_OCTETS / 4 && behind.len() > GATHERED_OCTETS / 4;
+        if !is_worth_it || !may_allocate() {
+            return false;
+        }
+        gathered.reserve_exact(GATHERED_OCTETS);
+    }
+    let fits = gathered.len() + piece.len() <= gathered.capacity();
+    if fits {
+        gathered.extend_from_slice(piece);
+    }
+    fits
 }
 
 /// Closes so that the client gets to read our last word.
