@@ -9,7 +9,8 @@ use super::change::PAGE;
 
 const HEADER: usize = 32;
 const FRAME: usize = 24 + PAGE;
-const SECTOR: usize = 512;
+/// Batches begin at multiples of it.
+const BATCH: usize = 4096;
 
 /// A frame of the log.
 #[derive(Debug)]
@@ -94,7 +95,7 @@ fn batches(file: &Path, octets: &[u8]) -> Vec<Batch> {
             })
             .collect();
         all.push(Batch { file: file.into(), head, records });
-        at += length.next_multiple_of(SECTOR);
+        at += length.next_multiple_of(BATCH);
     }
     all
 }

@@ -1,10 +1,10 @@
 //! What stands in a segment of the journal, octet by octet. Numbers are little-endian, checksums CRC-32C.
 //!
 //! ```text
-//! batch   at a multiple of 512, so that none begins in a sector that an earlier one ends in
+//! batch   at a multiple of 4096, so that none begins in a page of the system, or in what a disk writes at once, that an earlier one ends in
 //!   0  4  "StJ1"
 //!   4  4  records
-//!   8  4  octets of the batch, without what fills its last sector
+//!   8  4  octets of the batch, without what fills its last page
 //!  12  4  checksum of the 32 octets from 16 on, of 4 to 12, and of the lengths
 //!  16  8  its own position: the number of the segment × 2^32 + where in it
 //!  24  8  that of the batch before; 0: there was none
@@ -26,7 +26,10 @@ use crate::arrival::{Arrival, ArrivedRecipient, MESSAGE_VALUES, RECIPIENT_VALUES
 use crate::message::RecipientNo;
 use crate::{MessageId, checksum};
 
-/// Batches begin at multiples of it: the size of the smallest unit that disks write.
+/// Batches begin at multiples of it. What was acknowledged is not written again with the next batch: half of what small batches would
+/// cost, and it could be torn.
+const PAGE: usize = 4096;
+/// Where they are looked for: the first builds began them at multiples of this.
 pub(crate) const SECTOR: usize = 512;
 /// Octets before the lengths.
 const FIXED: usize = 48;
@@ -80,7 +83,7 @@ pub(crate) struct Batch {
     pub(crate) at: Position,
     pub(crate) previous: Position,
     pub(crate) low: Position,
-    /// Octets of it, with what fills the last sector.
+    /// Octets of it, with what fills the last sector. The next one begins there, or behind what fills its page.
     pub(crate) octets: usize,
     /// Where each record is in the segment, and its length.
     pub(crate) records: Vec<(usize, usize)>,
@@ -122,9 +125,9 @@ impl Builder {
         self.lengths.push(length(self.records.len() - begin));
     }
 
-    /// Octets of the batch in whole sectors.
+    /// Octets of the batch in whole pages.
     pub(crate) fn octets(&self) -> usize {
-        self.length().next_multiple_of(SECTOR)
+        self.length().next_multiple_of(PAGE)
     }
 
     fn length(&self) -> usize {
