@@ -33,6 +33,8 @@ pub(crate) enum Mismatch {
     Name,
 }
 
+/// No row has this key, so nobody is held for it.
+const NOBODY: i64 = -1;
 /// What is damaged where SQLite itself cannot read on.
 const PAGE: &str = "a page";
 /// Lanes whose own name cannot be read are called so, with the number of their row behind it, which is no next hop, until their mail has
@@ -157,10 +159,12 @@ fn check_recipients(
         Err(error @ StoreError::Corrupt { what: INDEX }) => return Err(error),
         // The row behind the last one that was read. Rows behind that one may be readable again.
         Err(error) if error.is_damage() => {
-            let hidden = next_key(db, walk.reached().unwrap_or(after))?;
-            if let Some(key) = hidden {
-                checked.damaged.extend(find(db, key)?);
-            }
+            let last = walk.last();
+            let hidden = next_key(db, last)?;
+            let named = hidden.map(|key| find_hidden(db, key)).transpose()?.flatten();
+            // Behind a row that an index named before it is still the same damage.
+            let is_new = last > after;
+            checked.damaged.extend(named.or_else(|| is_new.then(|| unreadable(last))));
             Some(hidden.map_or(CheckCursor::Messages(i64::MIN), CheckCursor::Recipients))
         }
         Err(other) => return Err(other),
@@ -203,6 +207,12 @@ fn check_slice(
         }
     }
     if seen < SLICE { Ok(None) } else { walk.next().map(Some) }
+}
+
+/// A row that cannot be read, behind the one with this key, and of which no index tells.
+fn unreadable(after: i64) -> DamagedRecipient {
+    let damage = Damage { table: "recipients", row: after, what: "what is behind it" };
+    DamagedRecipient { key: NOBODY, message: None, address: String::new(), damage }
 }
 
 /// A row whose key is not what it was: whose message it is for is not known, and nothing leads to it.
@@ -283,6 +293,16 @@ pub(crate) fn find(db: &Connection, key: i64) -> Result<Option<DamagedRecipient>
         Err(error) if error.is_damage() => Ok(Some(describe(db, key, PAGE))),
         Err(other) => Err(other),
     }
+}
+
+/// What is wrong with a recipient whom an index names behind a row that cannot be read: the table may not lead to it at all.
+pub(crate) fn find_hidden(
+    db: &Connection,
+    key: i64,
+) -> Result<Option<DamagedRecipient>, StoreError> {
+    let found = find(db, key)?;
+    let is_there = db.prepare_cached("SELECT 1 FROM recipients WHERE id = ?1")?.exists([key]);
+    Ok(found.or_else(|| (!is_there.unwrap_or(false)).then(|| describe(db, key, PAGE))))
 }
 
 /// A recipient that reads well is still lost if its state or its lane is none.

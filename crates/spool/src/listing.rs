@@ -228,7 +228,7 @@ pub(crate) fn list(
             let hidden = damage::next_key(db, read)?.filter(|key| *key <= last);
             page.next = hidden.map(ListCursor);
             if let Some(key) = hidden {
-                let damaged = damage::find(db, key)?;
+                let damaged = damage::find_hidden(db, key)?;
                 page.damaged.extend(damaged.filter(|one| may_match(one, filter)));
             }
             Ok(page)

@@ -66,6 +66,11 @@ impl<'a> Walk<'a> {
         Ok(self.db.prepare_cached(self.table.find())?.exists([key])?)
     }
 
+    /// The last row that was read, whether a look-up finds it or not.
+    pub(crate) fn last(&self) -> i64 {
+        self.read.unwrap_or(self.passed)
+    }
+
     /// Where the next slice begins, as far as this one could be read.
     pub(crate) fn reached(&self) -> Result<i64, StoreError> {
         Ok(match self.read {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rusqlite::types::Value;
+use smtp::Mailbox;
 use spool::{
     DamagedRecipient, DueCursor, Filter, LaneKey, MessageId, OpenError, RecipientState, Spool,
 };
@@ -28,6 +29,8 @@ pub(crate) struct Outcome {
     damaged: BTreeSet<i64>,
     /// Their addresses: of a row whose key changed that is what tells whose it was.
     addresses: BTreeSet<String>,
+    /// Of somebody there is a place, and no more.
+    has_nameless: bool,
     twice: Vec<(MessageId, u16)>,
 }
 
@@ -61,6 +64,10 @@ impl Outcome {
     fn note(&mut self, damaged: &[DamagedRecipient]) {
         self.damaged.extend(damaged.iter().map(|one| one.key));
         self.addresses.extend(damaged.iter().map(|one| one.address.clone()));
+        let is_nameless = |one: &DamagedRecipient| {
+            one.message.is_none() && Mailbox::parse_utf8(&one.address).is_err()
+        };
+        self.has_nameless |= damaged.iter().any(is_nameless);
     }
 
     fn read_lanes(&mut self, spool: &Spool) {
@@ -146,7 +153,8 @@ impl Outcome {
         let of_message = |key: &i64| key >> 16 == message.seq;
         let is_named = tried.is_some()
             || self.damaged.iter().any(of_message)
-            || self.addresses.contains(&message.recipients[&no].address);
+            || self.addresses.contains(&message.recipients[&no].address)
+            || self.has_nameless;
         let may_be_unknown = matches!(damage, Damage::Cut { .. } | Damage::Zeros { .. })
             || name.ends_with("repaired")
             || changes_key(damage);
