@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use icu_properties::CodePointSetData;
+use icu_properties::props::DefaultIgnorableCodePoint;
+
 /// Longest text kept, in characters; the rest is cut and marked with `...`.
 const CHARS_MAX: usize = 512;
 
@@ -66,19 +69,16 @@ fn push_inert(out: &mut String, c: char) {
         '\r' => out.push_str("\\r"),
         '\n' => out.push_str("\\n"),
         '\t' => out.push_str("\\t"),
-        c if c.is_control() || is_deceptive(c) => out.extend(c.escape_unicode()),
+        c if !is_inert(c) => out.extend(c.escape_unicode()),
         c => out.push(c),
     }
 }
 
-/// Characters that reorder, hide or break a line without being control characters.
-fn is_deceptive(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
-    )
+/// Does it show as itself, and do nothing else? Control characters do not, nor what ends a line, nor what Unicode calls
+/// Default_Ignorable_Code_Point: variation selectors, fillers and joiners that do not show, and all that reorders text.
+pub fn is_inert(c: char) -> bool {
+    let is_other = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}');
+    !is_other && (c.is_ascii() || !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c))
 }
 
 impl fmt::Display for RemoteText {
@@ -105,6 +105,11 @@ mod tests {
             (b"a\r\nb\tc\0", r"a\r\nb\tc\u{0}"),
             ("a\u{202e}b\u{2028}c\u{85}".as_bytes(), r"a\u{202e}b\u{2028}c\u{85}"),
             (b"\xff\xfe", r"\xff\xfe"),
+            (
+                "a\u{3164}b\u{34f}c\u{115f}d\u{1d173}".as_bytes(),
+                r"a\u{3164}b\u{34f}c\u{115f}d\u{1d173}",
+            ),
+            ("\u{fffa}\u{e01ef}\u{ffa0}".as_bytes(), r"\u{fffa}\u{e01ef}\u{ffa0}"),
         ];
         for (bytes, want) in cases {
             let text = RemoteText::from_bytes(bytes);

@@ -4,6 +4,7 @@
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
 
 mod clock;
+mod header;
 mod policies;
 mod queue;
 mod summary;

@@ -17,7 +17,7 @@ use spool::{
     MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
 };
 
-use super::{Refused, ask_store};
+use super::{Refused, ask_store, header};
 use crate::outcome::Reason;
 use crate::queue::Event;
 use crate::queue::stop::{self, TakenOut, Verb};
@@ -189,8 +189,14 @@ pub(super) async fn show(
 ) -> Result<Json<Value>, Refused> {
     let id = parse_id(&id)?;
     let troubles = ask_store(&relay, troubles).await?;
-    let found = ask_store(&relay, move |relay| relay.spool.show(id)).await?;
-    let Some(message) = found else { return Err(Refused::missing(no_such(id))) };
+    let found = ask_store(&relay, move |relay| {
+        let found = relay.spool.show(id)?;
+        Ok(found.map(|message| {
+            let header = header::of_message(relay, id, message.facts.header_len);
+            (message, header)
+        }))
+    });
+    let Some((message, header)) = found.await? else { return Err(Refused::missing(no_such(id))) };
     let recipients: Vec<Value> =
         message.recipients.iter().map(|row| shown(&relay, row, troubles.get(&row.lane))).collect();
     Ok(Json(json!({
@@ -202,6 +208,7 @@ pub(super) async fn show(
         "has_8bit": message.facts.has_8bit,
         "longest_line": message.facts.longest_line,
         "received_count": message.facts.received_count,
+        "header": header,
         "options": options(&message.options),
         "recipients": recipients,
     })))

@@ -260,9 +260,12 @@ impl State {
 pub(super) struct QueueShow {
     /// The id of the message
     pub(super) id: String,
-    /// Print the message itself, as it was accepted
+    /// Print the message itself, as it was accepted; on a terminal, what is no text is escaped
     #[arg(long, conflicts_with = "json")]
     pub(super) body: bool,
+    /// With --body: as it is, on a terminal too
+    #[arg(long, requires = "body")]
+    pub(super) raw: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }

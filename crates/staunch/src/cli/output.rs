@@ -4,16 +4,74 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 use smtp::RemoteText;
+use smtp::remote_text::is_inert;
 
 use super::table::Table;
 
-/// Prints one value as one line.
+/// Prints one value as one line. What a terminal could take for more than text is escaped, which is the same value.
 ///
 /// # Errors
 ///
 /// Of writing.
 pub(super) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
-    writeln!(out, "{value}")
+    let text = value.to_string();
+    let mut rest = text.as_str();
+    while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_inert(*c)) {
+        let (front, behind) = rest.split_at(at);
+        out.write_all(front.as_bytes())?;
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            write!(out, "\\u{unit:04x}")?;
+        }
+        rest = behind.get(c.len_utf8()..).unwrap_or_default();
+    }
+    writeln!(out, "{rest}")
+}
+
+/// Makes a text of many lines fit for a terminal, piece by piece: lines stay lines, all else that is not inert is escaped.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// A character that may go on in the next piece.
+    open: Vec<u8>,
+}
+
+impl Shown {
+    /// The next piece.
+    pub(super) fn next(&mut self, piece: &[u8]) -> String {
+        self.open.extend_from_slice(piece);
+        let octets = std::mem::take(&mut self.open);
+        let whole = match std::str::from_utf8(&octets) {
+            // Not wrong, but not complete.
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            // The end of a line may be cut.
+            Ok(_) | Err(_) => octets.len() - usize::from(octets.ends_with(b"\r")),
+        };
+        let (whole, open) = octets.split_at_checked(whole).unwrap_or((&octets, b""));
+        self.open = open.to_vec();
+        inert_lines(whole)
+    }
+
+    /// What is left.
+    pub(super) fn end(self) -> String {
+        inert_lines(&self.open)
+    }
+}
+
+fn inert_lines(octets: &[u8]) -> String {
+    let mut out = String::with_capacity(octets.len());
+    for chunk in octets.utf8_chunks() {
+        let mut characters = chunk.valid().chars().peekable();
+        while let Some(c) = characters.next() {
+            match c {
+                '\n' | '\t' => out.push(c),
+                // Of a line end.
+                '\r' if characters.peek() == Some(&'\n') => {}
+                c if is_inert(c) => out.push(c),
+                c => out.extend(c.escape_unicode()),
+            }
+        }
+        chunk.invalid().iter().for_each(|octet| out.push_str(&format!("\\x{octet:02x}")));
+    }
+    out
 }
 
 /// Prints an object: a line for each member, then the long texts, then a table for each list of
@@ -121,6 +179,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_stranger_s_text_does_nothing_to_a_terminal_and_keeps_its_lines() {
+        let text = "a\r\n\tgr\u{fc}\u{df}e \u{1b}[31m\u{9b}2J\u{202e}\r\n".as_bytes();
+        let octets = [text, b"\xff\r"].concat();
+        let want = "a\n\tgr\u{fc}\u{df}e \\u{1b}[31m\\u{9b}2J\\u{202e}\n\\xff\\u{d}";
+        for cut in 0..octets.len() {
+            let (front, back) = octets.split_at(cut);
+            let mut shown = Shown::default();
+            assert_eq!(shown.next(front) + &shown.next(back) + &shown.end(), want, "{cut}");
+        }
+    }
+
+    #[test]
+    fn json_is_the_same_value_and_inert() {
+        let value = json!({ "a": "gr\u{fc}n \u{1b}[0m\u{9b}\u{202e}\u{e0001}\u{7f}" });
+        let mut out = Vec::new();
+        json(&mut out, &value).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, "{\"a\":\"gr\u{fc}n \\u001b[0m\\u009b\\u202e\\udb40\\udc01\\u007f\"}\n");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
 
     #[test]
     fn an_object_is_lines_and_then_tables() {

@@ -1,13 +1,13 @@
 //! `staunch queue`: look at what waits, and act on it.
 
-use std::io::{self, Write, stdout};
+use std::io::{self, IsTerminal as _, Write, stdout};
 
 use serde_json::Value;
 
 use super::arguments::{By, Json, MailCommand, QueueAction, QueueList, QueueShow, State};
 use super::door::{Door, with_door};
 use super::exit::{Exit, Failure};
-use super::output::{self, cell};
+use super::output::{self, Shown, cell};
 use super::table::Table;
 use crate::config::Loaded;
 
@@ -86,9 +86,15 @@ async fn show(door: &Door, command: &QueueShow) -> Result<Exit, Failure> {
     if command.body {
         let mut body = door.stream(&["v1", "queue", &command.id, "body"], &[]).await?;
         let mut out = stdout().lock();
+        // It may have sequences that make a terminal do things.
+        let mut shown = (out.is_terminal() && !command.raw).then(Shown::default);
         while let Some(piece) = body.piece().await? {
-            out.write_all(&piece)?;
+            match &mut shown {
+                Some(shown) => out.write_all(shown.next(&piece).as_bytes())?,
+                None => out.write_all(&piece)?,
+            }
         }
+        out.write_all(shown.map(Shown::end).unwrap_or_default().as_bytes())?;
         out.flush()?;
         return Ok(Exit::Ok);
     }
