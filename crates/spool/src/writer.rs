@@ -135,6 +135,13 @@ impl Shared {
         if waiting.jobs.is_empty() && !waiting.open {
             return None;
         }
+        if !waiting.jobs.is_empty() {
+            // A batch costs a sync, whatever is in it. Where all cores are busy, those who are about to add to it do so first; elsewhere
+            // this returns at once.
+            drop(waiting);
+            thread::yield_now();
+            waiting = self.waiting();
+        }
         let mut octets: usize = 0;
         let fits = waiting.jobs.iter().take(BATCH_MAX).take_while(|job| {
             octets = octets.saturating_add(job.order.octets);

@@ -12,6 +12,8 @@ use crate::journal::format::Position;
 use crate::journal::{Inserted, Journal, Recordable, Unwritten};
 use crate::message::LaneKey;
 
+/// Batches between two looks whether somebody reads the tables from outside.
+const LOOK_EVERY: usize = 16;
 /// Ours: while work waits, a slice of the journal gets its rows behind so many batches; when it has to be, behind so few.
 const BATCHES_A_SLICE: usize = 32;
 const BATCHES_A_SLICE_PRESSING: usize = 2;
@@ -213,8 +215,12 @@ impl Worker {
 
     /// Some of what is to get its rows gets them, if other work does not wait, or has had its turn.
     pub(super) fn go_on_inserting(&self) {
+        let looks = self.looks.replace(self.looks.get().wrapping_add(1));
         let overflow = match self.journal.borrow().as_ref() {
-            Some(journal) if journal.is_wanted() => journal.young().lock().last(),
+            // A system call, and whoever waits has time.
+            Some(journal) if looks.is_multiple_of(LOOK_EVERY) && journal.is_wanted() => {
+                journal.young().lock().last()
+            }
             Some(journal) => journal.overflow(),
             None => return,
         };

@@ -60,6 +60,7 @@ pub(super) struct Worker {
     /// Up to where mail of the journal is to get its rows, without anybody asking for it.
     pub(super) goal: Cell<Position>,
     pub(super) batches: Cell<usize>,
+    pub(super) looks: Cell<usize>,
     /// When nothing was to be done for so long, all mail of the journal gets its rows.
     idle: Duration,
     pub(super) shared: Arc<Shared>,
@@ -95,6 +96,7 @@ impl Worker {
             failing,
             goal: Cell::default(),
             batches: Cell::default(),
+            looks: Cell::default(),
             idle,
             shared,
         }
