@@ -250,9 +250,13 @@ async fn a_drained_relay_takes_nothing_new_and_sends_what_it_has() {
     relay.cli_json(&["pause"]).await;
     relay.submit("a@client.test", &["b@far.test"], "one").await;
     let mut client = relay.client().await;
+    let mut begun = relay.client().await;
+    begun.expect("MAIL FROM:<a@client.test>", 250).await;
+    begun.expect("RCPT TO:<b@far.test>", 250).await;
     relay.cli_json(&["drain"]).await;
     let reply = client.expect("MAIL FROM:<a@client.test>", 451).await;
     assert!(reply.text().starts_with("4.3.2 "), "{reply:?}");
+    begun.expect("DATA", 451).await;
     assert_eq!(relay.cli(&["healthcheck"]).await.status.code(), Some(1), "not for new mail");
     let told = relay.cli(&["resume"]).await;
     let told = String::from_utf8(told.stdout).unwrap();

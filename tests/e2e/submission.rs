@@ -245,6 +245,31 @@ async fn a_changed_users_file_counts_at_once_and_a_broken_one_does_not() {
     assert_eq!(client.auth_plain("anna", "secret").await.unwrap().code, 535);
 }
 
+/// A transaction is no way to go on for as long as one likes: who is removed sends nothing more.
+#[tokio::test]
+async fn what_a_removed_user_has_begun_is_not_taken() {
+    let office = Office::open(&[("anna", BCRYPT), ("bert", BCRYPT)], "").await;
+    let mut begun = Vec::new();
+    for _ in 0..3 {
+        let mut client = office.user(STARTTLS, "anna", "secret").await;
+        client.expect("MAIL FROM:<anna@client.test>", 250).await;
+        client.expect("RCPT TO:<b@far.test>", 250).await;
+        begun.push(client);
+    }
+    let [before_data, in_data, in_chunks] = begun.as_mut_slice() else { panic!("three") };
+    in_data.expect("DATA", 354).await;
+    in_data.send(b"Subject: half\r\n\r\n").await.unwrap();
+    assert_eq!(in_chunks.bdat(b"Subject: half\r\n", false).await.unwrap().code, 250);
+
+    let mark = office.relay.mark();
+    write_users(&office.users, &[("bert", BCRYPT)]);
+    office.relay.event("users_loaded").after(mark).with("users", 1).await;
+    before_data.expect("DATA", 530).await;
+    in_data.expect("whole\r\n.", 530).await;
+    assert_eq!(in_chunks.bdat(b"\r\nwhole\r\n", true).await.unwrap().code, 530);
+    assert_eq!(office.relay.event("accepted").count(), 0);
+}
+
 #[tokio::test]
 async fn a_users_file_that_everybody_reads_is_complained_about() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -175,16 +175,25 @@ impl Desk {
         sender.map(|sender| sender.as_str().to_owned())
     }
 
+    /// Asked at each step up to the commit: between two of them a user may be removed, a rule come, a drain begin.
     fn may_send(&self, config: &Config) -> Result<(), Refusal> {
-        rules::client(config, self.auth(), &self.arrival, self.login.as_ref())
+        rules::client(config, self.auth(), &self.arrival, self.login.as_ref())?;
+        if self.shared.intake.is_draining() { Err(Refusal::Draining) } else { Ok(()) }
+    }
+
+    /// The same for all of a transaction.
+    fn may_go_on(&self, config: &Config, asked: &Asked) -> Result<(), Refusal> {
+        self.may_send(config)?;
+        rules::sender(config, self.login.as_ref(), &asked.mail.sender)?;
+        let is_allowed = |addressee: &Addressee| {
+            rules::recipient(config, &addressee.rcpt.recipient, self.arrival.local).map(drop)
+        };
+        asked.recipients.iter().try_for_each(is_allowed)
     }
 
     fn sender(&mut self, mail: Mail, held: Held) -> Result<(), Refusal> {
         let config = self.shared.config();
         self.may_send(&config)?;
-        if self.shared.intake.is_draining() {
-            return Err(Refusal::Draining);
-        }
         rules::sender(&config, self.login.as_ref(), &mail.sender)?;
         let times = Times::new(&mail, self.shared.intake.now())?;
         let size = mail.size.unwrap_or_default();
@@ -227,6 +236,9 @@ impl Desk {
 
     fn begin(&mut self, client: Option<&Client>, buffer: usize) -> Result<(), Refusal> {
         let config = self.shared.config();
+        if let Some(transaction) = &self.transaction {
+            self.may_go_on(&config, &transaction.asked)?;
+        }
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let draft = self.shared.intake.draft();
         let (id, at, by) = (draft.id(), self.shared.intake.now(), config.hostname.domain());
@@ -288,6 +300,7 @@ impl Desk {
     /// The message is safe when this returned its id, and gone when it did not.
     async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, Refusal> {
         let transaction = self.transaction.take().ok_or(Refusal::NotWritten)?;
+        self.may_go_on(&self.shared.config(), &transaction.asked)?;
         let Transaction { asked, message, lease, .. } = transaction;
         let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
         let (count, size) = (asked.recipients.len(), facts.size);
