@@ -261,11 +261,40 @@ async fn a_listed_proxy_speaks_for_its_clients() {
     let reply = behind(&relay, &v1("192.0.2.1")).await.reply().await.unwrap();
     assert_eq!(reply.code, 421, "{reply:?}");
 
-    // Others behind it are strangers, and so is the proxy itself.
-    for header in [v1("198.51.100.1"), v2(Some([198, 51, 100, 1])), v2(None)] {
+    // Others behind it are strangers.
+    for header in [v1("198.51.100.1"), v2(Some([198, 51, 100, 1]))] {
         let mut stranger = behind(&relay, &header).await.greeted().await.unwrap();
         stranger.expect("MAIL FROM:<a@client.test>", 550).await;
     }
+}
+
+/// The proxy may relay by its own address, and so could everybody behind it of whom it says nothing.
+#[tokio::test]
+async fn whom_a_proxy_does_not_name_is_a_stranger_whatever_the_proxy_may() {
+    let world = World::start(PROGRAM).await;
+    let trusted =
+        PROXIED.replace("127.0.0.9", "127.0.0.1").replace("connections_per_client = 2", "");
+    let relay = world.relay(&trusted).await;
+    let v2_of = |command: u8, family: u8, body: &[u8]| {
+        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, body].concat()
+    };
+    let from_far = [192, 0, 2, 1, 127, 0, 0, 1, 0x9c, 0x40, 0, 25];
+    for header in [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN 192.0.2.1 127.0.0.1 40000 25\r\n".to_vec(),
+        v2(None),
+        v2_of(0x20, 0x11, &from_far),
+        v2_of(0x21, 0x00, &from_far),
+        v2_of(0x21, 0x31, &[0; 216]),
+    ] {
+        let mut stranger = behind(&relay, &header).await.greeted().await.unwrap();
+        stranger.expect("MAIL FROM:<a@client.test>", 550).await;
+    }
+    // With all the room for what else a proxy tells.
+    let long = v2_of(0x21, 0x11, &[&from_far[..], &[0; 0xffff - 12]].concat());
+    let mut friend = behind(&relay, &long).await.greeted().await.unwrap();
+    friend.expect("MAIL FROM:<a@client.test>", 250).await;
 }
 
 #[tokio::test]

@@ -21,6 +21,12 @@ pub(super) enum Peer {
         /// The user's number.
         uid: u32,
     },
+    /// Somebody of whom a listed proxy does not say who it is, or the proxy itself: never trusted, since the proxy's own address says
+    /// nothing about who is behind it.
+    Unnamed {
+        /// Where the proxy is.
+        proxy: Place,
+    },
 }
 
 impl Peer {
@@ -29,6 +35,7 @@ impl Peer {
         match self {
             Self::Remote(address) => Place::of(address),
             Self::Local { uid } => Place::Local(uid),
+            Self::Unnamed { proxy } => proxy,
         }
     }
 
@@ -41,6 +48,7 @@ impl Peer {
                 config.access.networks.iter().any(|network| network.contains(address))
             }
             Self::Local { .. } => true,
+            Self::Unnamed { .. } => false,
         }
     }
 
@@ -50,12 +58,13 @@ impl Peer {
     }
 }
 
-/// As the log has it: `192.0.2.1`, `uid 1000`.
+/// As the log has it: `192.0.2.1`, `uid 1000`, `unknown`.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Remote(address) => address.fmt(f),
             Self::Local { uid } => write!(f, "uid {uid}"),
+            Self::Unnamed { .. } => f.write_str("unknown"),
         }
     }
 }

@@ -106,6 +106,6 @@ pub(super) fn is_proxy(peer: Peer, entrance: &Entrance) -> bool {
         Peer::Remote(address) => {
             entrance.listener.proxy_protocol_from.iter().any(|proxy| proxy.contains(address))
         }
-        Peer::Local { .. } => false,
+        Peer::Local { .. } | Peer::Unnamed { .. } => false,
     }
 }

@@ -39,8 +39,11 @@ pub(super) async fn introduced(socket: &Socket, proxy: Peer) -> io::Result<Intro
             local: Some(destination.ip().to_canonical()),
             rest,
         },
-        // It asks for itself, or does not know: the connection's own addresses hold.
-        Header::Local | Header::Unix => Introduction { peer: proxy, local: socket.local(), rest },
+        // It asks for itself, as load balancers do to see whether we live, or does not say who it is.
+        Header::Local | Header::Unix => {
+            let peer = Peer::Unnamed { proxy: proxy.place() };
+            Introduction { peer, local: socket.local(), rest }
+        }
     })
 }
 
@@ -60,9 +63,11 @@ async fn header(socket: &Socket) -> io::Result<(Header, Vec<u8>)> {
                 input.shrink_to_fit();
                 return Ok((header, input));
             }
-            Progress::NeedMore => {
-                input.reserve_exact(V2_OCTETS_MAX.saturating_sub(input.len()).max(1))
+            // Never more than twice of what has come: few have more than some hundred octets.
+            Progress::NeedMore if input.len() < V2_OCTETS_MAX => {
+                input.reserve_exact(input.len().max(USUAL_OCTETS));
             }
+            Progress::NeedMore => return Err(io::Error::new(ErrorKind::InvalidData, "no header")),
             Progress::Invalid => return Err(io::Error::new(ErrorKind::InvalidData, "no header")),
         }
     }

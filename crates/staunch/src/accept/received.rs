@@ -88,6 +88,8 @@ impl Trace<'_> {
             (Some(Peer::Remote(address)), None) => format!("{0} ({0})", Domain::Literal(address)),
             (Some(Peer::Local { uid }), Some(name)) => format!("{name} (uid {uid})"),
             (Some(Peer::Local { uid }), None) => format!("localhost (uid {uid})"),
+            (Some(Peer::Unnamed { .. }), Some(name)) => format!("{name} (unknown)"),
+            (Some(Peer::Unnamed { .. }), None) => "unknown (unknown)".to_owned(),
         };
         format!("from {from}\r\n\t")
     }
