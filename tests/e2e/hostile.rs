@@ -1,7 +1,7 @@
 //! What somebody does who means harm, or a machine that is broken: the accepting side answers, loses nothing, and
 //! goes on for the others.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -219,6 +219,63 @@ async fn refused_octets_have_the_time_that_content_has() {
         client.send(&block).await.expect("it is listened to");
     }
     assert_eq!(client.reply().await.unwrap().code, 503);
+}
+
+/// A transaction holds memory that others could have. Who says NOOP has said nothing about it.
+#[tokio::test]
+async fn noop_keeps_no_transaction_open() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[limits]\nclient_timeout = \"2s\"\n").await;
+    let mut begun = relay.client().await;
+    let mut idle = relay.client().await;
+    begun.expect("MAIL FROM:<a@client.test>", 250).await;
+    let mut seconds = tokio::time::interval(std::time::Duration::from_millis(500));
+    let mut code = 250;
+    for _ in 0..20 {
+        seconds.tick().await;
+        idle.expect("NOOP", 250).await;
+        match begun.command("NOOP").await {
+            Ok(reply) if reply.code == 250 => {}
+            Ok(reply) => {
+                code = reply.code;
+                break;
+            }
+            Err(_) => panic!("it is told before it is closed"),
+        }
+    }
+    assert_eq!(code, 421);
+    idle.expect("MAIL FROM:<a@client.test>", 250).await;
+}
+
+/// Whatever one client holds, there is memory for others.
+#[tokio::test]
+async fn one_client_s_open_transactions_leave_memory_for_others() {
+    let world = World::start(PROGRAM).await;
+    let config = "[access]\nnetworks = [\"127.0.0.0/8\"]\n[limits]\nmemory = \"16MiB\"\nconnections_per_client = 200\n";
+    let relay = world.relay(config).await;
+    let greedy = IpAddr::from([127, 0, 0, 66]);
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let client = Client::dial_from(greedy, relay.listener()).await.unwrap();
+        let mut client = client.greeted().await.unwrap();
+        client.expect("MAIL FROM:<a@client.test>", 250).await;
+        client.expect("RCPT TO:<b@far.test>", 250).await;
+        client.expect("DATA", 354).await;
+        client
+            .send(&b"x: ".iter().chain(&[b'y'; 60_000]).copied().collect::<Vec<u8>>())
+            .await
+            .unwrap();
+        open.push(client);
+    }
+    let recipients: Vec<String> = (0..1_000).map(|number| format!("u{number}@far.test")).collect();
+    let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    let header = "x: y\r\n".repeat(33_000);
+    let content = format!("{header}\r\nbody\r\n");
+    for _ in 0..5 {
+        let mut other = relay.client().await;
+        let reply = other.transact("a@client.test", &recipients, content.as_bytes()).await.unwrap();
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
 }
 
 /// RFC 2920 §3.2: many commands at once get as many replies, also where those are fifty times as long and nobody reads

@@ -2,12 +2,15 @@
 //!
 //! One number for all (`limits.memory`). Each message in flight has for itself what its session cannot do
 //! without; more is lent only if it is free, and who gets none goes to disk at once. So a flood costs
-//! speed, then answers 4.3.1, but never the daemon.
+//! speed, then answers 4.3.1, but never the daemon. And no client borrows what belongs to all: each at most a share of what is free.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::place::Place;
 
 /// Ours: octets of a message that can always be held, whatever else is: its header streams by in them.
 pub(crate) const HEADER_OCTETS: usize = 8 * 1024;
@@ -54,15 +57,33 @@ impl Shares {
     }
 }
 
+/// Who borrows, on however many connections.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Borrower {
+    /// Who has logged in.
+    User(Box<str>),
+    /// Everybody else there.
+    Place(Place),
+}
+
 /// What memory is lent for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Purpose {
     /// What a message that arrives cannot do without.
     Guarantee,
     /// What makes it faster.
-    Extra,
+    Extra(Borrower),
     /// A body that waits for its first attempt.
     Accepted,
+}
+
+/// Of what is free, and of what it has of that, a client has one part in so many.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    /// Room to read more at once: without it nothing but speed is lost.
+    Reading = 8,
+    /// Content and recipients: without it a body goes to disk, and a recipient is refused for now.
+    Holding = 4,
 }
 
 /// What is lent, in octets.
@@ -71,6 +92,8 @@ struct Ledger {
     shares: Shares,
     guaranteed: u64,
     extra: u64,
+    /// Of that, whose it is.
+    extra_of: HashMap<Borrower, u64>,
     accepted: u64,
     notices: u64,
     peak: u64,
@@ -81,21 +104,45 @@ impl Ledger {
         self.guaranteed + self.extra + self.accepted + self.notices
     }
 
-    fn free(&self, purpose: Purpose) -> u64 {
+    fn free(&self, purpose: &Purpose) -> u64 {
         let Shares { arriving, kept_back, accepted, .. } = self.shares;
         match purpose {
             Purpose::Guarantee => arriving.saturating_sub(self.guaranteed + self.extra),
-            Purpose::Extra => arriving.saturating_sub(self.guaranteed.max(kept_back) + self.extra),
+            Purpose::Extra(_) => {
+                arriving.saturating_sub(self.guaranteed.max(kept_back) + self.extra)
+            }
             Purpose::Accepted => accepted.saturating_sub(self.accepted),
         }
     }
 
-    fn account(&mut self, purpose: Purpose) -> &mut u64 {
+    /// May so many more be lent?
+    fn has(&self, purpose: &Purpose, more: u64, part: Part) -> bool {
+        let free = self.free(purpose);
+        let is_fair = match purpose {
+            Purpose::Extra(borrower) => {
+                let own = self.extra_of.get(borrower).copied().unwrap_or_default();
+                own + more <= (free + own) / (part as u64)
+            }
+            Purpose::Guarantee | Purpose::Accepted => true,
+        };
+        more <= free && is_fair
+    }
+
+    fn change(&mut self, purpose: &Purpose, before: u64, after: u64) {
+        let changed = |account: &mut u64| *account = *account - before + after;
         match purpose {
-            Purpose::Guarantee => &mut self.guaranteed,
-            Purpose::Extra => &mut self.extra,
-            Purpose::Accepted => &mut self.accepted,
+            Purpose::Guarantee => changed(&mut self.guaranteed),
+            Purpose::Accepted => changed(&mut self.accepted),
+            Purpose::Extra(borrower) => {
+                changed(&mut self.extra);
+                let own = self.extra_of.entry(borrower.clone()).or_default();
+                changed(own);
+                if *own == 0 {
+                    self.extra_of.remove(borrower);
+                }
+            }
         }
+        self.peak = self.peak.max(self.lent());
     }
 }
 
@@ -125,7 +172,15 @@ pub(crate) struct Usage {
 
 impl Budget {
     pub(crate) fn new(shares: Shares) -> Arc<Self> {
-        let ledger = Ledger { shares, guaranteed: 0, extra: 0, accepted: 0, notices: 0, peak: 0 };
+        let ledger = Ledger {
+            shares,
+            guaranteed: 0,
+            extra: 0,
+            extra_of: HashMap::new(),
+            accepted: 0,
+            notices: 0,
+            peak: 0,
+        };
         let units = notice_units(shares);
         let notices = Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX)));
         Arc::new(Self { ledger: Mutex::new(ledger), notices, notice_units: AtomicU32::new(units) })
@@ -159,9 +214,9 @@ impl Budget {
     }
 
     /// A lease of `guarantee` octets, if they are left.
-    pub(crate) fn message(self: &Arc<Self>, guarantee: u64) -> Option<Lease> {
+    pub(crate) fn message(self: &Arc<Self>, borrower: Borrower, guarantee: u64) -> Option<Lease> {
         let guarantee = self.loan(Purpose::Guarantee, guarantee)?;
-        Some(Lease { guarantee, extra: self.loan(Purpose::Extra, 0)? })
+        Some(Lease { guarantee, extra: self.loan(Purpose::Extra(borrower), 0)? })
     }
 
     /// Memory for an accepted body of `octets`, if they are left.
@@ -171,7 +226,7 @@ impl Budget {
 
     fn loan(self: &Arc<Self>, purpose: Purpose, octets: u64) -> Option<Loan> {
         let mut loan = Loan { budget: Arc::clone(self), purpose, octets: 0 };
-        loan.change(octets).then_some(loan)
+        loan.change(octets, Part::Holding).then_some(loan)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -207,17 +262,15 @@ pub(crate) struct Loan {
 
 impl Loan {
     /// Makes it `octets`. `false` if they are not free; then it stays as it is. Less is always possible.
-    fn change(&mut self, octets: u64) -> bool {
+    fn change(&mut self, octets: u64, part: Part) -> bool {
         if octets == self.octets {
             return true;
         }
         let mut ledger = self.budget.ledger();
-        if octets.saturating_sub(self.octets) > ledger.free(self.purpose) {
+        if octets > self.octets && !ledger.has(&self.purpose, octets - self.octets, part) {
             return false;
         }
-        let account = ledger.account(self.purpose);
-        *account = *account - self.octets + octets;
-        ledger.peak = ledger.peak.max(ledger.lent());
+        ledger.change(&self.purpose, self.octets, octets);
         self.octets = octets;
         true
     }
@@ -225,7 +278,7 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        self.change(0);
+        self.change(0, Part::Holding);
     }
 }
 
@@ -240,15 +293,27 @@ impl Lease {
     /// Makes the lease cover `octets` in all, no more and no less than its guarantee. `false` if
     /// that is not free; then it stays as it is.
     pub(crate) fn cover(&mut self, octets: u64) -> bool {
-        self.extra.change(octets.saturating_sub(self.guarantee.octets))
+        self.cover_as(Part::Holding, octets)
+    }
+
+    fn cover_as(&mut self, part: Part, octets: u64) -> bool {
+        self.extra.change(octets.saturating_sub(self.guarantee.octets), part)
     }
 
     /// The same for a message that holds `message` octets, and `besides` that are held with it. What is promised
     /// to a message stays its own, used or not.
     pub(crate) fn cover_message(&mut self, besides: usize, message: usize) -> bool {
-        let needed = besides.saturating_add(message.max(HEADER_OCTETS));
-        self.cover(u64::try_from(needed).unwrap_or(u64::MAX))
+        self.cover(needed(besides, message))
     }
+
+    /// The same if it is only to read more at once.
+    pub(crate) fn lend_for_reading(&mut self, besides: usize, message: usize) -> bool {
+        self.cover_as(Part::Reading, needed(besides, message))
+    }
+}
+
+fn needed(besides: usize, message: usize) -> u64 {
+    u64::try_from(besides.saturating_add(message.max(HEADER_OCTETS))).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -267,44 +332,79 @@ mod tests {
         }
     }
 
+    fn somebody(number: u32) -> Borrower {
+        Borrower::Place(Place::Local(number))
+    }
+
+    /// Makes the lease as large as it gets, in guarantees.
+    fn fill(lease: &mut Lease) -> u64 {
+        (1..).take_while(|octets| lease.cover(octets * GUARANTEE)).last().unwrap_or_default()
+    }
+
     #[test]
     fn extra_memory_never_eats_the_guarantees() {
-        let budget = Budget::new(arriving(10, 4));
-        let mut greedy = budget.message(GUARANTEE).unwrap();
-        assert!(greedy.cover(7 * GUARANTEE), "six beyond its own");
-        assert!(!greedy.cover(7 * GUARANTEE + 1), "the rest is kept back");
-        let others: Vec<_> = std::iter::from_fn(|| budget.message(GUARANTEE)).collect();
-        assert_eq!(others.len(), 3);
-        assert!(greedy.cover(0), "giving back always works");
+        let budget = Budget::new(arriving(100, 40));
+        let greedy: Vec<Lease> = (0..30)
+            .map(|number| {
+                let mut lease = budget.message(somebody(number), GUARANTEE).unwrap();
+                fill(&mut lease);
+                lease
+            })
+            .collect();
+        assert!(budget.usage().lent > 60 * GUARANTEE, "nearly all that may be lent");
+        let late: Vec<_> = (0..10).map_while(|_| budget.message(somebody(99), GUARANTEE)).collect();
+        assert_eq!(late.len(), 10, "40 are kept back in all");
+        drop(greedy);
+    }
+
+    #[test]
+    fn a_client_has_a_quarter_of_what_is_free_on_however_many_connections() {
+        let budget = Budget::new(arriving(300, 100));
+        let mut all = 0;
+        let _many: Vec<Lease> = (0..100)
+            .map(|_| {
+                let mut lease = budget.message(somebody(1), GUARANTEE).unwrap();
+                all += fill(&mut lease) - 1;
+                lease
+            })
+            .collect();
+        assert_eq!(all, 50, "of 200 that are not kept back");
+        let mut other = budget.message(somebody(2), GUARANTEE).unwrap();
+        assert!(other.cover(37 * GUARANTEE), "of the 150 that are left");
+        let user = Borrower::User("anna".into());
+        let mut user = budget.message(user, GUARANTEE).unwrap();
+        assert!(!user.lend_for_reading(0, 30 * 16 * 1024), "an eighth, where only speed is lost");
+        assert!(user.lend_for_reading(0, 14 * 16 * 1024));
     }
 
     #[test]
     fn a_smaller_budget_lends_nothing_until_enough_came_back() {
-        let budget = Budget::new(arriving(10, 1));
-        let mut greedy = budget.message(GUARANTEE).unwrap();
+        let budget = Budget::new(arriving(40, 1));
+        let mut greedy = budget.message(somebody(1), GUARANTEE).unwrap();
         assert!(greedy.cover(9 * GUARANTEE));
         budget.resize(arriving(4, 1));
-        assert!(budget.message(GUARANTEE).is_none());
+        assert!(budget.message(somebody(2), GUARANTEE).is_none());
         assert!(!greedy.cover(9 * GUARANTEE + 1));
         assert!(greedy.cover(5 * GUARANTEE), "giving back always works, also to what is too much");
         assert!(greedy.cover(2 * GUARANTEE));
-        assert!(budget.message(GUARANTEE).is_some());
-        budget.resize(arriving(20, 1));
+        assert!(budget.message(somebody(2), GUARANTEE).is_some());
+        budget.resize(arriving(80, 1));
         assert!(greedy.cover(15 * GUARANTEE));
     }
 
     #[test]
     fn what_is_lent_comes_back() {
-        let budget = Budget::new(Shares { accepted: GUARANTEE, ..arriving(4, 1) });
+        let budget = Budget::new(Shares { accepted: GUARANTEE, ..arriving(20, 1) });
         for _ in 0..10 {
-            let mut lease = budget.message(GUARANTEE).unwrap();
+            let mut lease = budget.message(somebody(1), GUARANTEE).unwrap();
             assert!(lease.cover(3 * GUARANTEE));
             assert!(lease.cover(2 * GUARANTEE));
             let _body = budget.body(GUARANTEE).unwrap();
             assert_eq!(budget.usage().lent, 3 * GUARANTEE);
         }
         let usage = budget.usage();
-        assert_eq!((usage.lent, usage.peak, usage.limit), (0, 3 * GUARANTEE, 5 * GUARANTEE));
+        assert_eq!((usage.lent, usage.peak, usage.limit), (0, 3 * GUARANTEE, 21 * GUARANTEE));
+        assert!(budget.ledger().extra_of.is_empty());
     }
 
     #[test]
@@ -314,7 +414,10 @@ mod tests {
         assert!(budget.body(1).is_none(), "a quarter is for bodies, though the rest is free");
         drop(body);
         assert!(budget.body(1).is_some());
-        assert!(budget.message(5 * GUARANTEE).is_some(), "the rest is for what arrives");
+        assert!(
+            budget.message(somebody(1), 5 * GUARANTEE).is_some(),
+            "the rest is for what arrives"
+        );
     }
 
     #[tokio::test]
@@ -338,11 +441,11 @@ mod tests {
     fn however_many_ask_at_once_no_more_is_lent_than_there_is() {
         let budget = Budget::new(Shares::of(16 * GUARANTEE, 2 * GUARANTEE));
         let ask = || {
-            for round in 0..2000 {
-                let lease = budget.message(GUARANTEE);
+            for round in 0..2000_u32 {
+                let lease = budget.message(somebody(round % 5), GUARANTEE);
                 let _body = budget.body(GUARANTEE);
                 if let Some(mut lease) = lease {
-                    lease.cover((round % 13) * GUARANTEE);
+                    lease.cover(u64::from(round % 13) * GUARANTEE);
                 }
             }
         };

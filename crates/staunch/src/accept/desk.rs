@@ -23,7 +23,7 @@ use super::received::{Means, Trace};
 use super::refusal::{self, Refusal};
 use super::rules;
 use crate::auth::{Auth, Login};
-use crate::budget::{Held, Lease};
+use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
 
@@ -73,6 +73,13 @@ impl Desk {
         self.arrival.peer.place()
     }
 
+    fn borrower(&self) -> Borrower {
+        match &self.login {
+            Some(login) => Borrower::User(login.name.as_str().into()),
+            None => Borrower::Place(self.place()),
+        }
+    }
+
     /// Who knows the users.
     pub(super) fn auth(&self) -> &Auth {
         &self.shared.auth
@@ -96,7 +103,7 @@ impl Desk {
     pub(super) fn lend(&mut self, buffer: usize) -> bool {
         self.transaction.as_mut().is_some_and(|transaction| {
             let held = transaction.message.as_ref().map_or(0, Incoming::memory);
-            transaction.lease.cover_message(buffer + transaction.recipients, held)
+            transaction.lease.lend_for_reading(buffer + transaction.recipients, held)
         })
     }
 
@@ -198,7 +205,7 @@ impl Desk {
         let times = Times::new(&mail, self.shared.intake.now())?;
         let size = mail.size.unwrap_or_default();
         self.shared.intake.room_for(size).map_err(|not_now| Refusal::NotNow(not_now.reply))?;
-        let lease = self.shared.budget.message(held.guarantee());
+        let lease = self.shared.budget.message(self.borrower(), held.guarantee());
         let mut lease = lease.ok_or(Refusal::NoMemory)?;
         // More than the guarantee only behind another message, whose buffer is still there.
         if !lease.cover_message(held.now, 0) {

@@ -147,7 +147,8 @@ mod tests {
 
     use super::super::session::{GREEDIEST, READ_OCTETS};
     use super::*;
-    use crate::budget::{Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS, Shares};
+    use crate::budget::{Borrower, Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS, Shares};
+    use crate::place::Place;
 
     const CLEAR: Held = Held { now: READ_OCTETS, least: READ_OCTETS };
 
@@ -157,7 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
         let budget = Budget::new(Shares { arriving: limit, kept_back: 0, accepted: 0, notices: 0 });
-        let mut lease = budget.message(held.guarantee()).unwrap();
+        let mut lease = budget.message(Borrower::Place(Place::Local(1)), held.guarantee()).unwrap();
         let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
         let mut most = 0;
         for piece in pieces {

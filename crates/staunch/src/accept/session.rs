@@ -18,6 +18,8 @@ use super::Shared;
 use super::arrival::{Arrival, Peer};
 use super::desk::Desk;
 use super::doors::{Door, Entrance};
+use super::gathered::Gathered;
+use super::leave::{LINGER, leave};
 use super::listener::is_proxy;
 use super::offer;
 use super::pace::{HANDSHAKE_TIMEOUT, Pace};
@@ -32,8 +34,6 @@ use crate::config::{Config, ListenerMode};
 pub(super) const READ_OCTETS: usize = 8 * 1024;
 /// The same for content that keeps filling the buffer, if memory is free.
 const READ_OCTETS_FAST: usize = 64 * 1024;
-/// Ours: content that is handed on at once, where it comes in small pieces.
-const GATHERED_OCTETS: usize = 16 * 1024;
 /// The session that needs most when nothing is lent to it: one under TLS.
 pub(super) const GREEDIEST: Held = {
     let octets = READ_OCTETS + RECORD_OCTETS;
@@ -41,10 +41,6 @@ pub(super) const GREEDIEST: Held = {
 };
 /// Room for a read, however long the line in the buffer is already.
 const READ_OCTETS_MIN: usize = 1024;
-/// After our last word: how long, and for how many octets, the client is still listened to. Closing
-/// with input unread would make the system take the last word back (RFC 9293 §3.6.1).
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_OCTETS: usize = 256 * 1024;
 
 /// Somebody who was let in.
 #[derive(Debug)]
@@ -243,6 +239,9 @@ struct Conversation {
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
     grace: Option<Instant>,
+    /// What was said last brought a message nearer to its end, or there is none. Whoever holds one open with NOOP has no more time than
+    /// who says nothing.
+    has_moved: bool,
     /// Gives the place back.
     _visit: Visit,
 }
@@ -268,6 +267,7 @@ impl Conversation {
             shared,
             stop,
             grace: None,
+            has_moved: true,
             _visit: visit,
         }
     }
@@ -369,22 +369,19 @@ impl Conversation {
         let held = Held { now: buffer + below, least: READ_OCTETS + below };
         let was_content = self.session.is_reading_content();
         let mut input = self.buffer.as_slice();
-        let mut gathered = Vec::new();
+        let mut gathered = Gathered::default();
+        self.has_moved = !self.desk.is_busy();
         let progress = loop {
             if self.stop.is_cancelled() && !self.session.is_in_content() {
                 self.session.close(&stopping());
             }
             let step = self.session.step(&mut input);
             self.desk.log_refusals(&mut self.session);
-            if let Step::Content(piece) = &step {
-                let with_both = held.now + GATHERED_OCTETS;
-                if gather(&mut gathered, piece, input, || self.desk.lend(with_both)) {
-                    continue;
-                }
+            if gathered.takes(&step, input, |octets| self.desk.lend(held.now + octets)) {
+                self.has_moved = true;
+                continue;
             }
-            if !gathered.is_empty() {
-                let held = Held { now: held.now + gathered.capacity(), ..held };
-                let content = Step::Content(&gathered);
+            if let Some((content, held)) = gathered.step(held) {
                 self.desk.handle(&mut self.session, content, held).await;
                 gathered.clear();
             }
@@ -406,7 +403,10 @@ impl Conversation {
                 | Step::End
                 | Step::Refused(_)
                 | Step::Reset
-                | Step::AuthEnded) => self.desk.handle(&mut self.session, step, held).await,
+                | Step::AuthEnded) => {
+                    self.has_moved = true;
+                    self.desk.handle(&mut self.session, step, held).await;
+                }
                 step @ (Step::Authenticate { .. } | Step::AuthResponse(_)) => {
                     // The answer to a wrong login waits on purpose, and whoever guesses must not hold a stop up.
                     let answered = self.desk.handle(&mut self.session, step, held);
@@ -417,19 +417,26 @@ impl Conversation {
             }
             if self.session.output().len() > OUTPUT_OCTETS {
                 let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
-                self.pace.answered(Instant::now(), limit);
+                if self.has_moved {
+                    self.pace.answered(Instant::now(), limit);
+                }
             }
         };
         let used = self.buffer.len() - input.len();
-        self.buffer.drain(..used);
         if was_content {
             self.pace.content(used, Instant::now());
         }
+        self.used(used);
+        Ok(progress)
+    }
+
+    /// So much of the input was looked at.
+    fn used(&mut self, used: usize) {
+        self.buffer.drain(..used);
         if !self.desk.is_busy() {
             self.buffer.shrink_to_fit();
             self.read_octets = READ_OCTETS;
         }
-        Ok(progress)
     }
 
     /// Goes on under TLS, with nothing of what was said before. `None`: the client is gone, or sent
@@ -461,57 +468,11 @@ impl Conversation {
             return Ok(());
         }
         let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
-        self.pace.answered(Instant::now(), limit);
+        if self.has_moved {
+            self.pace.answered(Instant::now(), limit);
+        }
         Ok(())
     }
-}
-
-/// Content comes in pieces that end at each dot that is dropped, in the worst case one a line, and what is done with a piece costs more
-/// than its octets: a file is written to. Small ones are put together as far as there is memory for that.
-fn gather(
-    gathered: &mut Vec<u8>,
-    piece: &[u8],
-    behind: &[u8],
-    may_allocate: impl FnOnce() -> bool,
-) -> bool {
-    if gathered.capacity() == 0 {
-        let is_worth_it = piece.len() < GATHERED_OCTETS / 4 && behind.len() > GATHERED_OCTETS / 4;
-        if !is_worth_it || !may_allocate() {
-            return false;
-        }
-        gathered.reserve_exact(GATHERED_OCTETS);
-    }
-    let fits = gathered.len() + piece.len() <= gathered.capacity();
-    if fits {
-        gathered.extend_from_slice(piece);
-    }
-    fits
-}
-
-/// Closes so that the client gets to read our last word.
-async fn leave(stream: &mut Stream) -> io::Result<()> {
-    timeout(LINGER, listen_on(stream)).await.unwrap_or(Ok(()))
-}
-
-async fn listen_on(stream: &mut Stream) -> io::Result<()> {
-    stream.shutdown().await?;
-    // Under TLS, too, only what the socket has: what comes now is nobody's, and the library fails hard where it
-    // should answer a damaged record with an alert after it has said that it closes.
-    let socket = stream.socket();
-    let mut scrap = Vec::new();
-    let mut read = 0;
-    while read < LINGER_OCTETS {
-        socket.readable().await?;
-        scrap.clear();
-        scrap.reserve_exact(READ_OCTETS);
-        match socket.try_read_buf(&mut scrap) {
-            Ok(0) => break,
-            Ok(octets) => read += octets,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn stopping() -> Response {
