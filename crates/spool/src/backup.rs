@@ -62,6 +62,15 @@ pub enum CopyError {
         /// How many.
         messages: usize,
     },
+    /// What is behind the damage would be missed.
+    #[error(
+        "{}: is damaged; start the daemon, or run `staunch doctor --data --repair`, which make it whole, and try again",
+        path.display()
+    )]
+    Log {
+        /// The write-ahead log.
+        path: PathBuf,
+    },
     /// The daemon does not give mail its rows.
     #[error("{}: the daemon did not write its mail into queue.db for half a minute; try again", path.display())]
     Busy {

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use common::{at, commit_as, deliver, envelope, lane, open, snapshot};
 use rusqlite::Connection;
 use smtp::params::Priority;
-use spool::{Filter, MessageId, OpenError, RecipientState, Spool, examine, repair};
+use spool::{CopyError, Filter, MessageId, OpenError, RecipientState, Spool, examine, repair};
 use tempfile::TempDir;
 
 const HEADER: usize = 32;
@@ -244,5 +244,8 @@ fn a_damaged_log_is_not_changed_under_who_reads_it() {
     // One that ends in peace copies what it believes of the log, and removes it.
     reader.kill().unwrap();
     reader.wait().unwrap();
+    // Who copies the queue would miss what is behind the damage.
+    let backup = spool::backup(copy.path(), &copy.path().with_extension("copy"));
+    assert!(matches!(backup, Err(CopyError::Log { .. })), "{backup:?}");
     assert_eq!(open(copy.path()).report().mended_logs.len(), 1);
 }

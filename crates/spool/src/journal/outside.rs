@@ -10,7 +10,8 @@ use rustix::fs::{FlockOperation, flock};
 use super::scan::{scan, segments};
 use super::{WANTED, applied, hole_at};
 use crate::backup::{CopyError, failed};
-use crate::layout::{Layout, create_file};
+use crate::layout::{Layout, create_file, with_suffix};
+use crate::log::broken;
 use crate::schema::QUEUE;
 use crate::{OpenError, checksum};
 
@@ -70,6 +71,10 @@ pub(crate) fn wait_for_rows(
 
 /// The same for who needs all of it.
 pub(crate) fn wait_for_all_rows(layout: &Layout, db: &Connection) -> Result<(), CopyError> {
+    let queue = layout.file(QUEUE.file);
+    if !has_daemon(layout) && broken::look(&queue).map_err(failed(&queue))?.is_some() {
+        return Err(CopyError::Log { path: with_suffix(&queue, "-wal") });
+    }
     match wait_for_rows(layout, db, Others::Daemon)?.messages {
         0 => Ok(()),
         messages => Err(CopyError::Unfinished { path: layout.journal(), messages }),

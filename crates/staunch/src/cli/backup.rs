@@ -56,6 +56,7 @@ pub(super) fn failure(error: CopyError) -> Failure {
         CopyError::NotEmpty { .. } | CopyError::Inside { .. } => Exit::Usage,
         CopyError::Read { .. }
         | CopyError::Unfinished { .. }
+        | CopyError::Log { .. }
         | CopyError::Busy { .. }
         | CopyError::Journal { .. } => Exit::TemporaryFailure,
         CopyError::Kind { .. } | CopyError::NoQueue { .. } => Exit::NoInput,
