@@ -71,7 +71,8 @@ fn one_line(error: &clap::Error) -> String {
         !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more information")
     });
     let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
-    format!("{} (see --help)", words.join(" "))
+    // Arguments can come from a stranger, by way of a script.
+    format!("{} (see --help)", output::inert(&words.join(" ")))
 }
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {

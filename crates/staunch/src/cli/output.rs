@@ -56,6 +56,11 @@ impl Shown {
     }
 }
 
+/// A text with nothing in it that is more than text, but for line ends and tabs.
+pub(super) fn inert(text: &str) -> String {
+    inert_lines(text.as_bytes())
+}
+
 fn inert_lines(octets: &[u8]) -> String {
     let mut out = String::with_capacity(octets.len());
     for chunk in octets.utf8_chunks() {

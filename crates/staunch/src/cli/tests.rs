@@ -33,6 +33,10 @@ fn a_mistake_is_one_line() {
             "staunch explan",
             "error: unrecognized subcommand 'explan' tip: a similar subcommand exists: 'explain' (see --help)",
         ),
+        (
+            "staunch policy match \u{9b}31m.test",
+            "error: unexpected argument '\\u{9b}31m.test' found (see --help)",
+        ),
     ];
     for (line, want) in cases {
         assert_eq!(one_line(&parse(line).unwrap_err()), want);
