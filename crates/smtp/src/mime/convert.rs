@@ -54,6 +54,8 @@ struct Writer<'p> {
     /// For the current entity.
     action: Action,
     entity: Entity,
+    /// Behind the first header.
+    is_inside: bool,
     encoder: Encoder,
     out: Vec<u8>,
 }
@@ -66,6 +68,7 @@ impl<'p> Writer<'p> {
             action: Action::Keep,
             entity: Entity { is_message: true, is_sealed: false },
             encoder: Encoder::None,
+            is_inside: false,
             out: Vec::new(),
         }
     }
@@ -105,13 +108,18 @@ impl Visitor for Writer<'_> {
     }
 
     fn header_end(&mut self, form: &Form) {
+        let is_top = !std::mem::replace(&mut self.is_inside, true);
+        let is_encode = |action: &Action| matches!(action, Action::Encode { .. });
+        // An encoded part is one only where MIME holds (RFC 2045 §4).
+        let needs_version =
+            is_encode(&self.action) || is_top && self.plan.actions.iter().any(is_encode);
+        if self.entity.is_message && !form.has_version && needs_version {
+            self.put("MIME-Version: 1.0\r\n");
+        }
         let Action::Encode { encoding, charset } = self.action else {
             self.encoder = Encoder::None;
             return;
         };
-        if self.entity.is_message && !form.has_version {
-            self.put("MIME-Version: 1.0\r\n");
-        }
         if let Some(charset) = charset {
             self.put("Content-Type: text/plain; charset=");
             self.put(charset.name());

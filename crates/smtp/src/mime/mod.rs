@@ -10,8 +10,8 @@
 //! cannot be encoded is [`Refused`] where its eight bits are in the way.
 //!
 //! Raw octets above 127 in *header* fields stay as they are. There is no encoding that would mean the
-//! same, they are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. (A
-//! message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
+//! same, they are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. What such a header is inside of keeps
+//! its label of eight bits. (A message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
 //!
 //! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::is_dkim_signed`]).
 

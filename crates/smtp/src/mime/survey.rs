@@ -31,7 +31,7 @@ impl Survey {
     ///
     /// [`Refused`] if the message cannot be converted.
     pub fn finish(self) -> Result<Plan, Refused> {
-        Ok(self.walker.finish()?.plan)
+        Ok(self.walker.finish()?.plan())
     }
 }
 
@@ -59,6 +59,10 @@ impl Current {
 struct Findings {
     plan: Plan,
     current: Current,
+    /// Which entities have others in them.
+    composites: Vec<usize>,
+    /// Octets above 127 in a header inside the message: they stay.
+    has_8bit_inside: bool,
 }
 
 impl Findings {
@@ -70,11 +74,25 @@ impl Findings {
             is_dkim_signed: false,
         };
         let entity = Entity { is_message: true, is_sealed: false };
-        Self { plan, current: Current::new(entity) }
+        Self { plan, current: Current::new(entity), composites: Vec::new(), has_8bit_inside: false }
     }
 
     fn note_header(&mut self, octets: &[u8]) {
         self.plan.eight_bit.in_header |= !octets.is_ascii();
+        self.has_8bit_inside |= !octets.is_ascii() && self.plan.actions.len() > 1;
+    }
+
+    /// What has raw octets in it does not say `7bit` (RFC 2045 §6.2). Which of those around it that is, is not looked at: the label that
+    /// they came with is true for all of them.
+    fn plan(mut self) -> Plan {
+        if self.has_8bit_inside {
+            for (place, action) in self.plan.actions.iter_mut().enumerate() {
+                if *action == Action::Relabel && self.composites.contains(&place) {
+                    *action = Action::Keep;
+                }
+            }
+        }
+        self.plan
     }
 
     fn decide(&mut self, action: Action) {
@@ -137,6 +155,9 @@ impl Visitor for Findings {
 
     fn header_end(&mut self, form: &Form) {
         self.decide(self.relabelled(self.current.entity, form));
+        if matches!(form.made_of(), Kind::Multipart { .. } | Kind::Message) {
+            self.composites.push(self.plan.actions.len().saturating_sub(1));
+        }
         self.current.form = form.clone();
     }
 

@@ -98,7 +98,7 @@ fn each_part_is_encoded_for_itself() {
         "Content-Type: multipart/mixed; boundary=\"=_1\"\nContent-Transfer-Encoding: 8bit\n\n\
          pre\u{e4}mble\n--=_1\nContent-Type: text/plain\n\n\u{e4}\n--=_1 \nContent-Type: image/x\n\n\
          \u{e4}\u{e5}\n\n--=_1\n\nseven\n--=_1--\nepilogue\n",
-        "Content-Type: multipart/mixed; boundary=\"=_1\"\nContent-Transfer-Encoding: 7bit\n\n\
+        "Content-Type: multipart/mixed; boundary=\"=_1\"\nContent-Transfer-Encoding: 7bit\nMIME-Version: 1.0\n\n\
          pre?mble\n--=_1\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n=E4\n\
          --=_1 \nContent-Type: image/x\nContent-Transfer-Encoding: base64\n\n5OUNCg==\n--=_1\n\nseven\n\
          --=_1--\nepilogue\n",
@@ -107,7 +107,7 @@ fn each_part_is_encoded_for_itself() {
         "a message inside, with a header of its own",
         "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\
          Content-Transfer-Encoding: 8bit\n\nSubject: x\n\n\u{e4}\n--b--\n",
-        "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\
+        "Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n--b\nContent-Type: message/rfc822\n\
          Content-Transfer-Encoding: 7bit\n\nSubject: x\nMIME-Version: 1.0\n\
          Content-Type: text/plain; charset=unknown-8bit\n\
          Content-Transfer-Encoding: quoted-printable\n\n=E4\n--b--\n",
@@ -116,7 +116,7 @@ fn each_part_is_encoded_for_itself() {
         "the inner boundary begins like the outer one",
         "Content-Type: multipart/a; boundary=b\n\n--b\nContent-Type: multipart/a; boundary=bb\n\n\
          --bb\n\n--bbb\n--b\u{e4}\n--bb--\n--b--\n",
-        "Content-Type: multipart/a; boundary=b\n\n--b\nContent-Type: multipart/a; boundary=bb\n\n\
+        "Content-Type: multipart/a; boundary=b\nMIME-Version: 1.0\n\n--b\nContent-Type: multipart/a; boundary=bb\n\n\
          --bb\nContent-Type: text/plain; charset=unknown-8bit\n\
          Content-Transfer-Encoding: quoted-printable\n\n=2D-bbb\n=2D-b=E4\n--bb--\n--b--\n",
     );
@@ -124,7 +124,7 @@ fn each_part_is_encoded_for_itself() {
         "an outer boundary ends what is inside, and a header without an empty line",
         "Content-Type: multipart/a; boundary=b\n\n--b\nContent-Type: multipart/a; boundary=c\n\n\
          --c\nContent-Type: text/plain\n--b\n\n\u{e4}\n--b--\n",
-        "Content-Type: multipart/a; boundary=b\n\n--b\nContent-Type: multipart/a; boundary=c\n\n\
+        "Content-Type: multipart/a; boundary=b\nMIME-Version: 1.0\n\n--b\nContent-Type: multipart/a; boundary=c\n\n\
          --c\nContent-Type: text/plain\n--b\nContent-Type: text/plain; charset=unknown-8bit\n\
          Content-Transfer-Encoding: quoted-printable\n\n=E4\n--b--\n",
     );
@@ -132,8 +132,17 @@ fn each_part_is_encoded_for_itself() {
         "parts of a digest are messages",
         "Content-Type: multipart/digest; boundary=b\n\n--b\n\nSubject: x\nContent-Type: text/x\n\n\
          \u{e4}\n--b--\n",
-        "Content-Type: multipart/digest; boundary=b\n\n--b\n\nSubject: x\nContent-Type: text/x\n\
+        "Content-Type: multipart/digest; boundary=b\nMIME-Version: 1.0\n\n--b\n\nSubject: x\nContent-Type: text/x\n\
          MIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\n\n=E4\n--b--\n",
+    );
+    check(
+        "what has raw octets in it keeps its label, and the octets",
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\nContent-Transfer-Encoding: 8bit\n\n\
+         --b\nContent-Transfer-Encoding: 8bit\n\nplain\n--b\nContent-Type: message/rfc822\n\
+         Content-Transfer-Encoding: 8bit\n\nSubject: gr\u{fc}n\n\nx\n--b--\n",
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\nContent-Transfer-Encoding: 8bit\n\n\
+         --b\nContent-Transfer-Encoding: 7bit\n\nplain\n--b\nContent-Type: message/rfc822\n\
+         Content-Transfer-Encoding: 8bit\n\nSubject: gr\u{fc}n\n\nx\n--b--\n",
     );
 }
 
@@ -180,7 +189,7 @@ fn outside_of_what_is_signed_all_may_be_changed() {
         "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: multipart/signed; boundary=s\n\
          Content-Transfer-Encoding: 8bit\n\n--s\nContent-Transfer-Encoding: 8bit\n\nok\n--s--\n\
          --b\nContent-Type: text/x\n\n\u{e4}\n--b--\n",
-        "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: multipart/signed; boundary=s\n\
+        "Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n--b\nContent-Type: multipart/signed; boundary=s\n\
          Content-Transfer-Encoding: 7bit\n\n--s\nContent-Transfer-Encoding: 8bit\n\nok\n--s--\n\
          --b\nContent-Type: text/x\nContent-Transfer-Encoding: quoted-printable\n\n=E4\n--b--\n",
     );
