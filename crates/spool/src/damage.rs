@@ -12,7 +12,7 @@ use crate::due;
 use crate::message::{RecipientNo, RecipientState};
 use crate::rows::{recipient_key, split_key, state_code};
 use crate::spool::Spool;
-use crate::walk::{Table, Walk};
+use crate::walk::{Astray, Table, Walk};
 use crate::writer::Urgency;
 use crate::{MessageId, StoreError};
 
@@ -159,12 +159,13 @@ fn check_recipients(
         Err(error @ StoreError::Corrupt { what: INDEX }) => return Err(error),
         // The row behind the last one that was read. Rows behind that one may be readable again.
         Err(error) if error.is_damage() => {
-            let last = walk.last();
-            let hidden = next_key(db, last)?;
+            let (reached, last) = (walk.reached().unwrap_or(after), walk.last());
+            let hidden = next_key(db, reached)?;
             let named = hidden.map(|key| find_hidden(db, key)).transpose()?.flatten();
             // Behind a row that an index named before it is still the same damage.
-            let is_new = last > after;
-            checked.damaged.extend(named.or_else(|| is_new.then(|| unreadable(last))));
+            let is_unnamed = last > after && (named.is_none() || last != reached);
+            checked.damaged.extend(named);
+            checked.damaged.extend(is_unnamed.then(|| unreadable(last)));
             Some(hidden.map_or(CheckCursor::Messages(i64::MIN), CheckCursor::Recipients))
         }
         Err(other) => return Err(other),
@@ -184,15 +185,23 @@ fn check_slice(
          WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
     let mut found = select.query([walk.reached()?, SLICE])?;
-    let mut seen = 0;
+    let (mut seen, mut former): (i64, Option<(i64, Vec<u8>)>) = (0, None);
     while let Some(row) = found.next()? {
         seen += 1;
         let key = row.get(0)?;
-        walk.step(key)?;
-        if !walk.is_found(key)? {
-            damaged.push(misplaced(key, row.get(2).unwrap_or_default()));
+        let mailbox: Vec<u8> = row.get(2).unwrap_or_default();
+        let astray = walk.step(key);
+        // One that nothing leads to was named when it was read.
+        if let (Astray::Former, Some((key, mailbox))) = (astray, former.take())
+            && walk.is_found(key)?
+        {
+            damaged.push(misplaced(key, &mailbox));
+        }
+        if astray == Astray::This || !walk.is_found(key)? {
+            damaged.push(misplaced(key, &mailbox));
             continue;
         }
+        former = Some((key, mailbox));
         let is_known = row.get(1).unwrap_or(false);
         let found = if at == Look::All || !is_known { find(db, key)? } else { None };
         if let Some(found) = found {
@@ -216,10 +225,11 @@ fn unreadable(after: i64) -> DamagedRecipient {
 }
 
 /// A row whose key is not what it was: whose message it is for is not known, and nothing leads to it.
-fn misplaced(key: i64, mailbox: Vec<u8>) -> DamagedRecipient {
+fn misplaced(key: i64, mailbox: &[u8]) -> DamagedRecipient {
     let damage = Damage { table: "recipients", row: key, what: "key" };
-    let address = String::from_utf8_lossy(&mailbox).into_owned();
-    DamagedRecipient { key, message: None, address, damage }
+    let address = String::from_utf8_lossy(mailbox).into_owned();
+    // The key may be another's.
+    DamagedRecipient { key: NOBODY, message: None, address, damage }
 }
 
 /// Messages whose recipients are all gone, of the next few behind this row; and where to go on. A page that says that it has fewer
@@ -253,7 +263,7 @@ fn add_lonely(
     while let Some(row) = found.next()? {
         seen += 1;
         let seq = row.get(0)?;
-        walk.step(seq)?;
+        walk.step(seq);
         if !row.get::<_, bool>(2)? {
             let damage = Damage { table: "messages", row: seq, what: "list of recipients" };
             let message = row.get(1).ok().map(MessageId::from_bytes);

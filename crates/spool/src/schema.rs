@@ -93,9 +93,11 @@ impl Schema {
         // what the log holds and syncing the copy makes them durable whatever happened before.
         let log = checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
         if log.busy || log.copied < log.pages {
-            // Somebody reads: what cannot be copied yet is written once more where it is.
+            // Somebody reads: what cannot be copied yet is written once more where it is, and what a killed writer has left behind it goes: a
+            // later look at the log could not tell it from transactions that were committed.
             let wal = with_suffix(path, "-wal");
-            rewrite(&wal).map_err(|source| OpenError::Io { path: wal, source })?;
+            let octets = log_octets(log.pages);
+            rewrite(&wal, octets).map_err(|source| OpenError::Io { path: wal, source })?;
         }
         Ok(db)
     }
@@ -207,9 +209,19 @@ impl Schema {
     }
 }
 
-/// Writes the octets of a file over themselves and syncs them. Closing it ends no lock: SQLite has none on its log.
-fn rewrite(path: &Path) -> io::Result<()> {
+/// Of a log with so many pages in it ("Database File Format", 4.1).
+fn log_octets(pages: i64) -> u64 {
+    const HEADER: u64 = 32;
+    const FRAME_HEADER: u64 = 24;
+    HEADER + pages.unsigned_abs() * (FRAME_HEADER + PAGE_BYTES)
+}
+
+/// Cuts a file to so many octets, writes these over themselves and syncs them. Closing it ends no lock: SQLite has none on its log.
+fn rewrite(path: &Path, octets: u64) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
+    if file.metadata()?.len() > octets {
+        file.set_len(octets)?;
+    }
     let (mut buffer, mut at) = (vec![0; 1024 * 1024], 0);
     loop {
         let count = file.read_at(&mut buffer, at)?;

@@ -102,7 +102,7 @@ impl Spool {
             let mut walk = Walk::behind(db, Table::Recipients, after);
             while let Some(row) = found.next()? {
                 let mut columns = Columns::new(row);
-                walk.step(columns.next()?)?;
+                walk.step(columns.next()?);
                 seen += 1;
                 let mailbox = columns.next_text(rows::mailbox);
                 domains.extend(mailbox.ok().and_then(|mailbox| mailbox.domain().name().cloned()));

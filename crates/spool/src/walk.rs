@@ -26,6 +26,15 @@ impl Table {
     }
 }
 
+/// A row that stands where another one belongs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Astray {
+    None,
+    /// The one before: this one belongs in front of it.
+    Former,
+    This,
+}
+
 /// Where a slice is.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
@@ -48,17 +57,24 @@ impl<'a> Walk<'a> {
         self.db
     }
 
-    /// The row that is read next has this key.
-    pub(crate) fn step(&mut self, key: i64) -> Result<(), StoreError> {
+    /// The row that is read next has this key. Which row is not where it belongs?
+    pub(crate) fn step(&mut self, key: i64) -> Astray {
         match self.read {
-            None if key <= self.passed => {}
-            None => self.read = Some(key),
-            Some(read) if read < key => (self.passed, self.read) = (read, Some(key)),
-            // One of the two is not where it belongs.
-            Some(read) if self.is_found(read)? => (self.passed, self.read) = (read, None),
-            Some(_) => self.read = Some(key).filter(|key| *key > self.passed),
+            None if key <= self.passed => Astray::This,
+            None => {
+                self.read = Some(key);
+                Astray::None
+            }
+            Some(read) if read < key => {
+                (self.passed, self.read) = (read, Some(key));
+                Astray::None
+            }
+            Some(_) if key <= self.passed => Astray::This,
+            Some(_) => {
+                self.read = Some(key);
+                Astray::Former
+            }
         }
-        Ok(())
     }
 
     /// Does the table lead to a row with this key?
@@ -104,7 +120,9 @@ mod tests {
             db.execute("INSERT INTO recipients VALUES (?1)", [key]).unwrap();
         }
         let mut walk = Walk::behind(&db, Table::Recipients, 10);
-        keys.iter().for_each(|key| walk.step(*key).unwrap());
+        for key in keys {
+            walk.step(*key);
+        }
         walk.reached().unwrap()
     }
 
@@ -115,6 +133,7 @@ mod tests {
         assert_eq!(reached(&[11, 12], &[11, 12, 999]), 12, "the last one did");
         assert_eq!(reached(&[11, 12, 14], &[11, 12, 2, 14]), 14, "one that became smaller");
         assert_eq!(reached(&[11, 12], &[11, 12, 2]), 12);
+        assert_eq!(reached(&[11, 13, 14, 999], &[11, 999, 13, 14]), 14, "one that another has");
         assert_eq!(reached(&[12, 13], &[2, 12, 13]), 13, "the first one did");
         assert_eq!(reached(&[], &[999, 2]), 10, "and never behind nothing");
     }
@@ -124,7 +143,7 @@ mod tests {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch("CREATE TABLE messages (seq INTEGER PRIMARY KEY)").unwrap();
         let mut walk = Walk::behind(&db, Table::Messages, 10);
-        walk.step(3).unwrap();
+        assert_eq!(walk.step(3), Astray::This);
         assert!(matches!(walk.next(), Err(StoreError::Corrupt { what: ORDER })));
     }
 }

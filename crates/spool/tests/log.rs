@@ -107,7 +107,9 @@ fn kept_logs(dir: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn one_changed_octet_of_the_log_costs_what_it_is_in_and_nothing_behind_it() {
     let killed = Killed::new();
-    let (last, _) = killed.last_transaction();
+    // The end of the transaction before the last one is what proves that it ended.
+    let ends = killed.ends();
+    let last = ends[ends.len() - 2];
     let (mut opened, mut named_at_all) = (0, 0);
     // Of most pages a later frame has what counts; of these none has.
     let newest = (last - 20 * FRAME..last).step_by(FRAME).map(|frame| frame + FRAME - 90);
@@ -170,6 +172,9 @@ fn a_transaction_that_was_interrupted_is_no_damage_and_leaves_all_before_it() {
         log[place..place + 24].fill(0xee);
         check(&log, "what came first was not written, what came last was");
     }
+    let mut log = killed.log.clone();
+    log[begin + 4..begin + 8].copy_from_slice(&[0, 0, 0, 5]);
+    check(&log, "the head of a frame is of an earlier use, where a transaction ended with it");
     let mut log = killed.log[..begin].to_vec();
     log.resize(end, 0);
     check(&log, "its place is there, and empty");
@@ -211,6 +216,20 @@ fn where_nobody_can_tell_which_page_it_was_the_start_is_refused_until_a_repair()
         assert!(missing.is_empty(), "{page}: {missing:?}");
     }
     assert!(refused > 0);
+}
+
+#[test]
+fn a_frame_of_an_earlier_use_of_the_log_is_no_page_of_this_one() {
+    let killed = Killed::new();
+    let frame = HEADER + 5 * FRAME;
+    let mut log = killed.log.clone();
+    log[frame + 8] ^= 1;
+    let spool_dir = killed.with_log(&log);
+    assert_eq!(open(spool_dir.path()).report().mended_logs.len(), 1, "only its salts changed");
+    log[frame + 2000] ^= 1;
+    let copy = killed.with_log(&log);
+    let refused = Spool::open(copy.path(), common::options()).unwrap_err();
+    assert!(matches!(refused, OpenError::Log { pages: 1, .. }), "{refused}");
 }
 
 /// For the next test: a program that reads the database whose path is in the environment.

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::frames::{Frames, Head, Header, Sum};
 use crate::OpenError;
-use crate::layout::{create_file, open_no_link, sync_dir, with_suffix};
+use crate::layout::{create_file, open_no_link, open_or_create, sync_dir, with_suffix};
 
 /// A frame begins with it.
 const PAGE_NUMBER_BITS: usize = 32;
@@ -44,14 +44,14 @@ pub(crate) enum Unknown {
 pub(crate) fn mend(path: &Path, unknown: Unknown) -> Result<Option<MendedLog>, OpenError> {
     let log = with_suffix(path, "-wal");
     let failed = |source| OpenError::Io { path: log.clone(), source };
+    let alone = Alone::with(path).map_err(failed)?;
     let Some(broken) = look(path).map_err(failed)? else { return Ok(None) };
     if broken.left_out > 0 && unknown == Unknown::Refuse {
         return Err(OpenError::Log { path: log, pages: broken.left_out });
     }
-    let index = with_suffix(path, "-shm");
-    let Some(alone) = Alone::at(&index).map_err(failed)? else {
+    if alone.is_none() {
         return Err(OpenError::LogInUse { path: log });
-    };
+    }
     let kept = broken.replace(&log).map_err(failed)?;
     drop(alone);
     Ok(Some(MendedLog { kept, left_out: broken.left_out }))
@@ -84,8 +84,15 @@ struct Link {
     head: Head,
     /// No earlier use of the log has left it.
     is_own: bool,
+    /// Its checksum is that of what is in it; the salts are in none.
+    fits: bool,
+}
+
+impl Link {
     /// It is what was written.
-    is_whole: bool,
+    fn is_whole(&self) -> bool {
+        self.is_own && self.fits
+    }
 }
 
 impl<'a> Chain<'a> {
@@ -102,10 +109,11 @@ impl<'a> Chain<'a> {
     fn look(&self, frame: &[u8]) -> (Link, [Sum; 2]) {
         let (head, sums) = (Head::of(frame), self.sums(frame));
         let is_own = head.salts == self.header.salts();
-        let is_whole = is_own && sums.contains(&head.sum());
+        let fits = sums.contains(&head.sum());
         let [sum, _] = sums;
-        let before = if is_whole { [head.sum(); 2] } else { [head.sum(), sum] };
-        (Link { head, is_own, is_whole }, before)
+        let link = Link { head, is_own, fits };
+        let before = if link.is_whole() { [head.sum(); 2] } else { [head.sum(), sum] };
+        (link, before)
     }
 
     fn go_on(&mut self, frame: &[u8]) -> Link {
@@ -126,7 +134,7 @@ impl<'a> Chain<'a> {
             flip(&mut changed, bit);
             let link = self.look(&changed).0;
             flip(&mut changed, bit);
-            found.extend(link.is_whole.then_some(link.head.page));
+            found.extend(link.is_whole().then_some(link.head.page));
         }
         found
     }
@@ -142,27 +150,32 @@ struct Extent {
 }
 
 impl Extent {
-    /// `None`: it is whole, up to where a write was interrupted.
+    /// `None`: it is whole, up to where a write was interrupted. Damage is what has a transaction that ends behind it, and behind that another
+    /// one that is intact, which was begun when the first had been synced.
     fn of(frames: &Frames) -> io::Result<Option<Self>> {
         let mut chain = Chain::new(frames.header());
-        let mut is_damaged = frames.is_rebuilt();
-        // Of the transaction that the damage is in.
-        let mut first_end = None;
-        let mut extent = None;
+        let (mut is_damaged, mut is_known_to_end) = (frames.is_rebuilt(), false);
+        // Of the transaction that is read.
+        let mut is_intact = true;
+        let (mut extent, mut pages) = (None, 0);
         let (mut frame, mut at) = (Vec::new(), 0);
         while frames.read(at, &mut frame)? {
-            let Link { head, is_own, is_whole } = chain.go_on(&frame);
+            let link = chain.go_on(&frame);
+            let (head, is_whole) = (link.head, link.is_whole());
             is_damaged |= !is_whole;
-            if is_own && head.commit > 0 {
-                first_end = first_end.or_else(|| is_damaged.then_some(at));
-                let before = extent.map_or(0, |extent: Self| extent.pages);
-                let here = Self { end: at, pages: before.max(head.commit) };
-                extent = if is_whole { Some(here) } else { extent };
+            is_intact &= is_whole;
+            if is_whole && head.commit > 0 {
+                pages = head.commit.max(pages);
+                // One that is not intact may be the last one, and not have been written to its end.
+                if is_known_to_end && is_intact {
+                    extent = Some(Self { end: at, pages });
+                }
+                is_known_to_end |= is_damaged;
+                is_intact = true;
             }
             at += 1;
         }
-        let goes_on = |extent: &Self| first_end.is_some_and(|first_end| first_end < extent.end);
-        Ok(extent.filter(goes_on))
+        Ok(extent)
     }
 }
 
@@ -200,9 +213,13 @@ impl Broken {
 
     /// Which page is in a frame, and the length of the database if a transaction ends with it.
     fn place(&self, chain: &Chain<'_>, frame: &[u8]) -> Option<(u32, u32)> {
-        let (Link { head, is_whole, .. }, _) = chain.look(frame);
-        if is_whole {
+        let (Link { head, is_own, fits, .. }, _) = chain.look(frame);
+        if fits {
             return Some((head.page, head.commit));
+        }
+        if !is_own {
+            // It may be what an earlier use of the log has left, with another page.
+            return None;
         }
         let mut pages = chain.pages_with_one_bit(frame);
         pages.push(head.page);
@@ -228,8 +245,11 @@ impl Broken {
         let names = (1_u32..).map(|number| with_suffix(log, &format!(".damaged-{number}")));
         let kept = names.into_iter().find(|path| !path.exists());
         let kept = kept.ok_or(io::ErrorKind::AlreadyExists)?;
-        fs::hard_link(log, &kept)?;
-        fs::rename(&new, log)?;
+        let named = fs::hard_link(log, &kept).and_then(|()| fs::rename(&new, log));
+        if named.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        named?;
         sync_dir(log.parent().unwrap_or(log))?;
         Ok(kept)
     }
@@ -241,23 +261,19 @@ impl Broken {
     }
 }
 
-/// Nobody else has the database open: each who has holds a lock on the log's index. Ends when it is dropped.
+/// Nobody else has the database open: who has, in this journal mode, holds a lock on its file from before it opens the log. Ends when
+/// it is dropped.
 #[derive(Debug)]
 struct Alone {
-    _index: Option<File>,
+    _database: File,
 }
 
 impl Alone {
-    /// `None`: somebody has. Not to be called by a process that has it open itself.
-    fn at(index: &Path) -> io::Result<Option<Self>> {
-        let file = match File::options().read(true).write(true).open(index) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Some(Self { _index: None }));
-            }
-            file => file?,
-        };
-        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _index: Some(file) })),
+    /// `None`: somebody has. Not to be called by a process that has it open itself: closing the file would end its locks.
+    fn with(path: &Path) -> io::Result<Option<Self>> {
+        let database = open_or_create(path)?;
+        match fcntl_lock(&database, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _database: database })),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(None),
             Err(errno) => Err(errno.into()),
         }

@@ -14,6 +14,8 @@ const FRAME_HEADER: usize = 24;
 /// The last bit says how numbers of checksums are read.
 const MAGIC: u32 = 0x377f_0682;
 const FORMAT: u32 = 3_007_000;
+/// Ours: of so many frames and their successors one has to be whole.
+const PAIRS: usize = 32;
 /// SQLite's own bounds.
 const PAGE_SIZES: std::ops::RangeInclusive<usize> = 512..=65_536;
 
@@ -82,6 +84,10 @@ impl Head {
     /// The checksum that is written there.
     pub(super) fn sum(&self) -> Sum {
         self.sum
+    }
+
+    fn use_number(&self) -> u64 {
+        u64::from(number(&self.salts, 0))
     }
 }
 
@@ -176,25 +182,30 @@ impl Frames {
         Self::by_frames(file)
     }
 
-    /// With the header that fits two frames next to each other: one of the first three pairs, since damage may be in one, too.
+    /// With the header that fits two frames next to each other, one of the first: damage may be in some of them, too.
     fn by_frames(file: File) -> io::Result<Option<Self>> {
         let mut frames =
             Self { file, header: Header::with_salts([0; 8], Order::LowFirst), is_rebuilt: true };
         let (mut one, mut next) = (Vec::new(), Vec::new());
-        for at in 0..3 {
+        let mut before: Vec<Head> = Vec::new();
+        for at in 0..PAIRS {
             if !frames.read(at, &mut one)? || !frames.read(at + 1, &mut next)? {
                 return Ok(None);
             }
             let (head, follower) = (Head::of(&one), Head::of(&next));
-            for order in [Order::LowFirst, Order::HighFirst] {
-                let header = Header::with_salts(head.salts, order);
-                if head.salts == follower.salts
-                    && header.sum_of(head.sum(), &next) == follower.sum()
-                {
-                    frames.header = header;
-                    return Ok(Some(frames));
-                }
+            let fits = |header: &Header| header.sum_of(head.sum(), &next) == follower.sum();
+            let headers = [Order::LowFirst, Order::HighFirst]
+                .map(|order| Header::with_salts(head.salts, order));
+            // Zeros have zeros for a checksum.
+            let is_frame = head.salts == follower.salts && follower.page > 0;
+            if let Some(header) = headers.into_iter().find(|header| is_frame && fits(header)) {
+                frames.header = header;
+                // The first number of the salts grows by one with each use: then this is what an earlier one has left.
+                let is_older =
+                    before.iter().any(|newer| newer.use_number() == head.use_number() + 1);
+                return Ok((!is_older).then_some(frames));
             }
+            before.push(head);
         }
         Ok(None)
     }
