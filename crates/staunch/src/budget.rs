@@ -86,6 +86,19 @@ enum Part {
     Holding = 4,
 }
 
+/// Ours: so much a client may have however little is free, as long as it is: the hundred recipients that everybody must take (RFC 5321
+/// §4.5.3.1.8), with the longest names.
+const HOLDING_OCTETS_MIN: u64 = 128 * 1024;
+
+impl Part {
+    fn least(self) -> u64 {
+        match self {
+            Self::Reading => 0,
+            Self::Holding => HOLDING_OCTETS_MIN,
+        }
+    }
+}
+
 /// What is lent, in octets.
 #[derive(Debug)]
 struct Ledger {
@@ -121,7 +134,7 @@ impl Ledger {
         let is_fair = match purpose {
             Purpose::Extra(borrower) => {
                 let own = self.extra_of.get(borrower).copied().unwrap_or_default();
-                own + more <= (free + own) / (part as u64)
+                own + more <= ((free + own) / (part as u64)).max(part.least())
             }
             Purpose::Guarantee | Purpose::Accepted => true,
         };

@@ -113,7 +113,9 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
     let Introduction { peer, local, rest: received } = introduction;
     let mode = entrance.listener.mode;
     let standing = peer.standing(&shared.config());
-    if standing == Standing::Stranger && shared.auth.is_shut_out(peer.place()) {
+    // Whom a proxy does not name share its place with the proxy's own look whether we live: they hear it when they log in.
+    let is_named = !matches!(peer, Peer::Unnamed { .. });
+    if standing == Standing::Stranger && is_named && shared.auth.is_shut_out(peer.place()) {
         refuse_clear(socket, mode, peer, &Refusal::TooManyLogins).await?;
         return Ok(None);
     }
