@@ -5,6 +5,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use smtp::remote_text::is_inert;
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
@@ -138,7 +139,7 @@ impl Line<'_> {
             if is_bare(&text) || !value.is_string() {
                 out.push_str(&format!(" {name}={text}"));
             } else {
-                out.push_str(&format!(" {name}={text:?}"));
+                out.push_str(&format!(" {name}={}", inert(&format!("{text:?}"))));
             }
         }
         out
@@ -161,6 +162,15 @@ fn plain(value: &Value) -> Cow<'_, str> {
 }
 
 /// Can it stand without quotes?
+/// A quoted text without characters that do not show.
+fn inert(quoted: &str) -> String {
+    let mut out = String::with_capacity(quoted.len());
+    for c in quoted.chars() {
+        if is_inert(c) { out.push(c) } else { out.extend(c.escape_unicode()) }
+    }
+    out
+}
+
 fn is_bare(text: &str) -> bool {
     let harmless = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'=');
     !text.is_empty() && text.bytes().all(harmless)
@@ -214,6 +224,15 @@ mod tests {
         let json = String::from_utf8(line.json()).unwrap();
         let want = r#"{"timestamp":"2027-01-15T08:00:00.000000Z","level":"info","event":"e","level_":"no","target_":"=","target":"t"}"#;
         assert_eq!(json.trim_end(), want);
+    }
+
+    #[test]
+    fn a_field_has_no_characters_that_do_not_show() {
+        let mut fields = Fields::default();
+        fields.set("sender", "\"s\u{115f}\"@\u{fc}\u{202e}\u{1b}.test".into());
+        let text = String::from_utf8(line(&fields).text()).unwrap();
+        let want = r#" sender="\"s\u{115f}\"@ü\u{202e}\u{1b}.test" target=t"#;
+        assert!(text.trim_end().ends_with(want), "{text}");
     }
 
     #[test]
