@@ -3,7 +3,6 @@
 //!
 //! The same in one process, with thousands of damages: `cargo test -p spool --test damages`.
 
-mod change;
 mod left;
 mod needs;
 
@@ -13,11 +12,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use world::damage::Damage;
 use world::load::Sizes;
 use world::{Mark, Relay};
 
 use crate::Plan;
-use crate::damage::change::Damage;
 use crate::damage::needs::{Need, Needs};
 use crate::scene::Scene;
 
@@ -52,7 +51,7 @@ pub(crate) async fn run(mut plan: Plan) {
         let left = if round % 2 == 0 { &killed } else { &stopped };
         fs::remove_dir_all(relay.data_dir()).expect("it is ours");
         copy(left.dir.path(), &relay.data_dir());
-        let damage = Damage::choose(&mut plan.random, left.dir.path(), &left.needs);
+        let damage = left.needs.choose(&mut plan.random, left.dir.path());
         damage.apply(&relay.data_dir());
         println!("round {round}: {damage:?}");
         let since = relay.mark();

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::change::PAGE;
+use world::damage::PAGE;
 
 const HEADER: usize = 32;
 const FRAME: usize = 24 + PAGE;

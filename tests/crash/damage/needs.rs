@@ -5,10 +5,10 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use world::damage::{Damage, PAGE};
 use world::pages::{Field, Map, Row};
 use world::replay::Random;
 
-use super::change::{Damage, PAGE};
 use super::left::{self, Batch, Frame};
 
 /// What the base-32 digits of message ids are.
@@ -88,8 +88,35 @@ impl Needs {
         self.ends.insert(batch.file.clone(), end);
     }
 
+    /// A damage to the directory that this is about.
+    pub(super) fn choose(&self, random: &mut Random, dir: &Path) -> Damage {
+        let files = self.files();
+        let file: PathBuf = match random.below(12) {
+            0..8 => self.of_the_queue[random.below(self.of_the_queue.len())].clone(),
+            8 | 9 => files[random.below(files.len())].clone(),
+            10 => "policies.db".into(),
+            _ => ["reserve", "policies.reserve", "lock", "salts.key"][random.below(4)].into(),
+        };
+        let length = fs::metadata(dir.join(&file)).expect("a file").len();
+        let length = self.used(&file, usize::try_from(length).expect("small"));
+        match random.below(12) {
+            // Without its queue there is nothing to deliver.
+            0 if file != Path::new("queue.db") => Damage::Gone { file },
+            0 | 1 => Damage::Cut { file, length: random.below(length) },
+            2..5 => {
+                let page = self.page(random, &file, length);
+                Damage::Zeros { file, page }
+            }
+            _ => {
+                let at = self.page(random, &file, length) * PAGE + random.below(PAGE);
+                let bit = u8::try_from(random.below(8)).expect("small");
+                Damage::Bit { file, at: at.min(length - 1), bit }
+            }
+        }
+    }
+
     /// How many octets of a file are more than space for others.
-    pub(super) fn used(&self, file: &Path, length: usize) -> usize {
+    fn used(&self, file: &Path, length: usize) -> usize {
         if file == Path::new("queue.db-wal") {
             return self.frames.last().map_or(length, |frame| frame.octets.end);
         }
@@ -97,7 +124,7 @@ impl Needs {
     }
 
     /// A page of a file, from 0.
-    pub(super) fn page(&self, random: &mut Random, file: &Path, length: usize) -> usize {
+    fn page(&self, random: &mut Random, file: &Path, length: usize) -> usize {
         if file == Path::new("queue.db") && random.coin() {
             let lean: Vec<_> = self.lean.iter().filter(|page| **page * PAGE <= length).collect();
             return lean[random.below(lean.len())] - 1;

@@ -9,6 +9,7 @@
 mod arguments;
 mod base64;
 mod client;
+pub mod damage;
 mod dns;
 mod domain;
 mod guard;

@@ -25,12 +25,11 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 use spool::OpenError;
 use world::Argument;
+use world::damage::{Damage as FileDamage, PAGE};
 use world::replay::Random;
 
 use crate::outcome::Outcome;
 use crate::queue::Master;
-
-const PAGE: usize = 4096;
 
 fn main() {
     let (mut count, mut seed) = (60, 1);
@@ -62,47 +61,20 @@ fn main() {
 /// What was done.
 #[derive(Debug)]
 pub(crate) enum Damage {
-    /// One bit of a file.
-    Bit { file: PathBuf, at: usize, bit: u8 },
-    /// A page of zeros.
-    Zeros { file: PathBuf, page: usize },
-    /// The end is missing.
-    Cut { file: PathBuf, length: usize },
-    /// The file is missing.
-    Gone { file: PathBuf },
+    /// To the octets of a file.
+    File(FileDamage),
     /// One value of a row, in a database that is whole.
     Value { table: String, key: Value, column: String },
 }
 
 impl Damage {
     fn choose(random: &mut Random, dir: &Path, master: &Master) -> Self {
-        let damage = if random.coin() {
-            Self::of_a_value(random, dir)
-        } else {
-            Self::of_a_file(random, master)
-        };
-        damage.apply(dir);
-        damage
-    }
-
-    fn of_a_file(random: &mut Random, master: &Master) -> Self {
-        let bodies = master.body_files();
-        let file: PathBuf = match random.below(10) {
-            0..6 => "queue.db".into(),
-            6 | 7 => bodies[random.below(bodies.len())].clone(),
-            8 => "policies.db".into(),
-            _ => ["reserve", "policies.reserve", "lock"][random.below(3)].into(),
-        };
-        let length = usize::try_from(master.dir().join(&file).metadata().unwrap().len()).unwrap();
-        match random.below(if length == 0 { 1 } else { 12 }) {
-            0 => Self::Gone { file },
-            1 => Self::Cut { file, length: random.below(length) },
-            2..5 => Self::Zeros { file, page: random.below(length.div_ceil(PAGE)) },
-            _ => {
-                let bit = u8::try_from(random.below(8)).unwrap();
-                Self::Bit { file, at: random.below(length), bit }
-            }
+        if random.coin() {
+            return Self::of_a_value(random, dir);
         }
+        let damage = of_a_file(random, master);
+        damage.apply(dir);
+        Self::File(damage)
     }
 
     fn of_a_value(random: &mut Random, dir: &Path) -> Self {
@@ -134,46 +106,39 @@ impl Damage {
         Self::Value { table: table.into(), key, column }
     }
 
-    fn apply(&self, dir: &Path) {
-        match self {
-            Self::Bit { file, at, bit } => {
-                let mut octets = fs::read(dir.join(file)).unwrap();
-                octets[*at] ^= 1 << bit;
-                fs::write(dir.join(file), octets).unwrap();
-            }
-            Self::Zeros { file, page } => {
-                let mut octets = fs::read(dir.join(file)).unwrap();
-                octets.iter_mut().skip(page * PAGE).take(PAGE).for_each(|octet| *octet = 0);
-                fs::write(dir.join(file), octets).unwrap();
-            }
-            Self::Cut { file, length } => {
-                let octets = fs::read(dir.join(file)).unwrap();
-                fs::write(dir.join(file), &octets[..*length]).unwrap();
-            }
-            Self::Gone { file } => fs::remove_file(dir.join(file)).unwrap(),
-            Self::Value { .. } => {}
-        }
-    }
-
     /// Pages of queue.db that it changed, as a test for their numbers from 1.
     pub(crate) fn hits_page(&self, page: usize) -> bool {
-        let is_queue = |file: &Path| file == Path::new("queue.db");
-        match self {
-            Self::Bit { file, at, .. } => is_queue(file) && at / PAGE + 1 == page,
-            Self::Zeros { file, page: hit } => is_queue(file) && hit + 1 == page,
-            Self::Cut { file, length } => is_queue(file) && page * PAGE > *length,
-            Self::Gone { file } => is_queue(file),
-            Self::Value { .. } => false,
-        }
+        let Self::File(damage) = self else { return false };
+        let octets = damage.octets();
+        let (begin, end) = ((page - 1) * PAGE, page * PAGE);
+        damage.file() == Path::new("queue.db") && octets.start < end && begin < octets.end
+    }
+
+    pub(crate) fn is_without_queue(&self) -> bool {
+        matches!(self, Self::File(FileDamage::Gone { file }) if file == Path::new("queue.db"))
     }
 
     pub(crate) fn hits_file(&self, path: &Path) -> bool {
-        match self {
-            Self::Bit { file, .. }
-            | Self::Zeros { file, .. }
-            | Self::Cut { file, .. }
-            | Self::Gone { file } => file == path,
-            Self::Value { .. } => false,
+        matches!(self, Self::File(damage) if damage.file() == path)
+    }
+}
+
+fn of_a_file(random: &mut Random, master: &Master) -> FileDamage {
+    let bodies = master.body_files();
+    let file: PathBuf = match random.below(10) {
+        0..6 => "queue.db".into(),
+        6 | 7 => bodies[random.below(bodies.len())].clone(),
+        8 => "policies.db".into(),
+        _ => ["reserve", "policies.reserve", "lock"][random.below(3)].into(),
+    };
+    let length = usize::try_from(master.dir().join(&file).metadata().unwrap().len()).unwrap();
+    match random.below(if length == 0 { 1 } else { 12 }) {
+        0 => FileDamage::Gone { file },
+        1 => FileDamage::Cut { file, length: random.below(length) },
+        2..5 => FileDamage::Zeros { file, page: random.below(length.div_ceil(PAGE)) },
+        _ => {
+            let bit = u8::try_from(random.below(8)).unwrap();
+            FileDamage::Bit { file, at: random.below(length), bit }
         }
     }
 }
@@ -216,7 +181,7 @@ fn judge(master: &Master, dir: &Path, damage: &Damage, name: &str) -> &'static s
             "refused"
         }
     };
-    let gone = matches!(damage, Damage::Gone { file } if file == Path::new("queue.db"));
+    let gone = damage.is_without_queue();
     match spool::repair(dir) {
         Ok(_) => {}
         // There is nothing to repair it from.
@@ -236,7 +201,7 @@ fn assert_error_helps(error: &OpenError, master: &Master, damage: &Damage, name:
     assert!(text.contains("doctor") || text.contains("backup"), "{name}: {text}");
     let hit = master.schema_pages().any(|page| damage.hits_page(page));
     // SQLite takes no file that is shorter than it says itself.
-    let is_cut = matches!(damage, Damage::Cut { .. });
+    let is_cut = matches!(damage, Damage::File(FileDamage::Cut { .. }));
     assert!(hit || is_cut, "{name}: it has to start: {text}");
 }
 

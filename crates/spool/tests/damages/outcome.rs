@@ -9,6 +9,8 @@ use spool::{
     DamagedRecipient, DueCursor, Filter, LaneKey, MessageId, OpenError, RecipientState, Spool,
 };
 
+use world::damage::Damage as FileDamage;
+
 use crate::Damage;
 use crate::common::{at, check_all, options};
 use crate::queue::{Master, Message, Wanted};
@@ -117,8 +119,8 @@ impl Outcome {
             // And what is in the lane of another next hop is moved by who reads it, as after a change of routes.
             let may_be_astray = match damage {
                 Damage::Value { column, .. } => column == "lane",
-                Damage::Bit { .. } => message.is_hit(damage),
-                Damage::Zeros { .. } | Damage::Cut { .. } | Damage::Gone { .. } => false,
+                Damage::File(FileDamage::Bit { .. }) => message.is_hit(damage),
+                Damage::File(_) => false,
             };
             let is_right = tried.wanted.lane == wanted.lane
                 || tried.wanted.lane.starts_with("damaged row ")
@@ -129,7 +131,7 @@ impl Outcome {
                 "{name}: another body"
             );
         }
-        let all_gone = matches!(damage, Damage::Gone { file } if file == Path::new("queue.db"));
+        let all_gone = damage.is_without_queue();
         for (id, message) in &master.messages {
             for no in message.recipients.keys() {
                 if !all_gone {
@@ -155,9 +157,10 @@ impl Outcome {
             || self.damaged.iter().any(of_message)
             || self.addresses.contains(&message.recipients[&no].address)
             || self.has_nameless;
-        let may_be_unknown = matches!(damage, Damage::Cut { .. } | Damage::Zeros { .. })
-            || name.ends_with("repaired")
-            || changes_key(damage);
+        let may_be_unknown =
+            matches!(damage, Damage::File(FileDamage::Cut { .. } | FileDamage::Zeros { .. }))
+                || name.ends_with("repaired")
+                || changes_key(damage);
         assert!(is_named || may_be_unknown, "{name}: {id} {no} (key {key}) is not named");
     }
 }
@@ -166,9 +169,7 @@ impl Outcome {
 fn changes_key(damage: &Damage) -> bool {
     match damage {
         Damage::Value { column, .. } => matches!(column.as_str(), "id" | "seq" | "state"),
-        Damage::Bit { .. } | Damage::Zeros { .. } | Damage::Cut { .. } | Damage::Gone { .. } => {
-            false
-        }
+        Damage::File(_) => false,
     }
 }
 
