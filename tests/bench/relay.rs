@@ -113,9 +113,9 @@ impl Plan {
 
     fn program(&self, contestant: Contestant) -> &str {
         let own = env!("CARGO_BIN_EXE_staunch");
-        match (contestant, &self.beside) {
-            (Contestant::AnotherStaunch, Some(program)) => program,
-            _ => own,
+        match contestant {
+            Contestant::AnotherStaunch => self.beside.as_deref().unwrap_or(own),
+            Contestant::Staunch | Contestant::PostfixDefault | Contestant::PostfixTuned => own,
         }
     }
 }

@@ -221,7 +221,7 @@ async fn refused_octets_have_the_time_that_content_has() {
     assert_eq!(client.reply().await.unwrap().code, 503);
 }
 
-/// A transaction holds memory that others could have. Who says NOOP has said nothing about it.
+/// A transaction holds memory that others could have, and NOOP does not belong to it.
 #[tokio::test]
 async fn noop_keeps_no_transaction_open() {
     let world = World::start(PROGRAM).await;

@@ -245,7 +245,7 @@ async fn a_changed_users_file_counts_at_once_and_a_broken_one_does_not() {
     assert_eq!(client.auth_plain("anna", "secret").await.unwrap().code, 535);
 }
 
-/// A transaction is no way to go on for as long as one likes: who is removed sends nothing more.
+/// A user that was removed sends nothing more, also not by a transaction that has begun.
 #[tokio::test]
 async fn what_a_removed_user_has_begun_is_not_taken() {
     let office = Office::open(&[("anna", BCRYPT), ("bert", BCRYPT)], "").await;

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// §2.1: a line of version 1 with its CRLF.
 pub const V1_OCTETS_MAX: usize = 107;
-/// §2.2: a header of version 2. Addresses need 232 octets, TLVs of today's proxies a few hundred; with the client's certificate (§2.2.7)
-/// they need thousands.
+/// §2.2: a header of version 2. Addresses need 232 octets, TLVs a few hundred, or thousands with the certificate of a
+/// TLS client (§2.2.7).
 pub const V2_OCTETS_MAX: usize = V2_FIXED_OCTETS + 0xffff;
 
 /// §2.2.

@@ -36,7 +36,7 @@ impl RemoteText {
                 if out.len() >= CHARS_MAX {
                     return Self::cut(out);
                 }
-                push_inert(&mut out, c);
+                push_in_line(&mut out, c);
             }
             for byte in chunk.invalid() {
                 if out.len() >= CHARS_MAX {
@@ -64,14 +64,18 @@ impl RemoteText {
     }
 }
 
-fn push_inert(out: &mut String, c: char) {
+fn push_in_line(out: &mut String, c: char) {
     match c {
         '\r' => out.push_str("\\r"),
         '\n' => out.push_str("\\n"),
         '\t' => out.push_str("\\t"),
-        c if !is_inert(c) => out.extend(c.escape_unicode()),
-        c => out.push(c),
+        c => push_inert(out, c),
     }
+}
+
+/// Adds a character, or its escape `\u{…}` if it is not inert.
+pub fn push_inert(out: &mut String, c: char) {
+    if is_inert(c) { out.push(c) } else { out.extend(c.escape_unicode()) }
 }
 
 /// Does it show as itself, and do nothing else? Control characters do not, nor what ends a line, nor what Unicode calls

@@ -12,7 +12,7 @@ use crate::due;
 use crate::message::{RecipientNo, RecipientState};
 use crate::rows::{recipient_key, split_key, state_code};
 use crate::spool::Spool;
-use crate::walk::{Astray, Table, Walk};
+use crate::walk::{Misplaced, Table, Walk};
 use crate::writer::Urgency;
 use crate::{MessageId, StoreError};
 
@@ -190,14 +190,14 @@ fn check_slice(
         seen += 1;
         let key = row.get(0)?;
         let mailbox: Vec<u8> = row.get(2).unwrap_or_default();
-        let astray = walk.step(key);
-        // One that nothing leads to was named when it was read.
-        if let (Astray::Former, Some((key, mailbox))) = (astray, former.take())
+        let which = walk.step(key);
+        // A row that no look-up finds was named when it was read.
+        if let (Misplaced::First, Some((key, mailbox))) = (which, former.take())
             && walk.is_found(key)?
         {
             damaged.push(misplaced(key, &mailbox));
         }
-        if astray == Astray::This || !walk.is_found(key)? {
+        if which == Misplaced::Second || !walk.is_found(key)? {
             damaged.push(misplaced(key, &mailbox));
             continue;
         }

@@ -5,7 +5,7 @@
 //! tool, a forgotten shell) makes nobody wait: it grows, and is cut when the reader has gone.
 
 pub(crate) mod broken;
-mod frames;
+pub(crate) mod frames;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

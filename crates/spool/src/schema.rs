@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::layout::{open_or_create, with_suffix};
+use crate::log::frames;
 use crate::{OpenError, checksum};
 
 /// One database file.
@@ -96,7 +97,7 @@ impl Schema {
             // Somebody reads: what cannot be copied yet is written once more where it is, and what a killed writer has left behind it goes: a
             // later look at the log could not tell it from transactions that were committed.
             let wal = with_suffix(path, "-wal");
-            let octets = log_octets(log.pages);
+            let octets = frames::log_octets(log.pages.unsigned_abs());
             rewrite(&wal, octets).map_err(|source| OpenError::Io { path: wal, source })?;
         }
         Ok(db)
@@ -207,13 +208,6 @@ impl Schema {
         transaction.pragma_update(None, "user_version", self.version)?;
         transaction.commit()
     }
-}
-
-/// Of a log with so many pages in it ("Database File Format", 4.1).
-fn log_octets(pages: i64) -> u64 {
-    const HEADER: u64 = 32;
-    const FRAME_HEADER: u64 = 24;
-    HEADER + pages.unsigned_abs() * (FRAME_HEADER + PAGE_BYTES)
 }
 
 /// Cuts a file to so many octets, writes these over themselves and syncs them. Closing it ends no lock: SQLite has none on its log.

@@ -1,7 +1,7 @@
-//! A walk through a table by its key, slice by slice, where keys may be damaged: it goes forward, and leaves nobody out.
+//! A walk through a table by its key, slice by slice, where keys may be damaged: it goes forward, and leaves no row out.
 //!
-//! A row whose key changed stands where its old key belongs. Who went on behind the new one would read the same rows for ever, or leave
-//! out all those between.
+//! A row whose key changed stands where its old key belongs. A walk that went on behind the new key would read the same rows for ever, or
+//! leave out all rows between.
 
 use rusqlite::Connection;
 
@@ -26,13 +26,13 @@ impl Table {
     }
 }
 
-/// A row that stands where another one belongs.
+/// Which of two rows that follow each other is not where its key belongs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Astray {
-    None,
-    /// The one before: this one belongs in front of it.
-    Former,
-    This,
+pub(crate) enum Misplaced {
+    Neither,
+    /// The first: the second belongs in front of it.
+    First,
+    Second,
 }
 
 /// Where a slice is.
@@ -57,22 +57,22 @@ impl<'a> Walk<'a> {
         self.db
     }
 
-    /// The row that is read next has this key. Which row is not where it belongs?
-    pub(crate) fn step(&mut self, key: i64) -> Astray {
+    /// The row that is read next has this key.
+    pub(crate) fn step(&mut self, key: i64) -> Misplaced {
         match self.read {
-            None if key <= self.passed => Astray::This,
+            None if key <= self.passed => Misplaced::Second,
             None => {
                 self.read = Some(key);
-                Astray::None
+                Misplaced::Neither
             }
             Some(read) if read < key => {
                 (self.passed, self.read) = (read, Some(key));
-                Astray::None
+                Misplaced::Neither
             }
-            Some(_) if key <= self.passed => Astray::This,
+            Some(_) if key <= self.passed => Misplaced::Second,
             Some(_) => {
                 self.read = Some(key);
-                Astray::Former
+                Misplaced::First
             }
         }
     }
@@ -143,7 +143,7 @@ mod tests {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch("CREATE TABLE messages (seq INTEGER PRIMARY KEY)").unwrap();
         let mut walk = Walk::behind(&db, Table::Messages, 10);
-        assert_eq!(walk.step(3), Astray::This);
+        assert_eq!(walk.step(3), Misplaced::Second);
         assert!(matches!(walk.next(), Err(StoreError::Corrupt { what: ORDER })));
     }
 }

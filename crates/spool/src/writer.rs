@@ -136,8 +136,8 @@ impl Shared {
             return None;
         }
         if !waiting.jobs.is_empty() {
-            // A batch costs a sync, whatever is in it. Where all cores are busy, those who are about to add to it do so first; elsewhere
-            // this returns at once.
+            // A batch costs a sync, whatever is in it. Where all cores are busy, threads that are about to add to it run first; elsewhere this
+            // returns at once.
             drop(waiting);
             thread::yield_now();
             waiting = self.waiting();

@@ -57,12 +57,12 @@ impl Shares {
     }
 }
 
-/// Who borrows, on however many connections.
+/// A client that borrows, on however many connections.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Borrower {
-    /// Who has logged in.
+    /// A user that has logged in.
     User(Box<str>),
-    /// Everybody else there.
+    /// All clients of a place that have not.
     Place(Place),
 }
 
@@ -77,7 +77,7 @@ enum Purpose {
     Accepted,
 }
 
-/// Of what is free, and of what it has of that, a client has one part in so many.
+/// A client's part of what is free and of what it has borrowed already: one in so many.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Part {
     /// Room to read more at once: without it nothing but speed is lost.
@@ -86,8 +86,8 @@ enum Part {
     Holding = 4,
 }
 
-/// Ours: so much a client may have however little is free, as long as it is: the hundred recipients that everybody must take (RFC 5321
-/// §4.5.3.1.8), with the longest names.
+/// Our choice: what a client may borrow as long as it is free, also where that is more than its part: room for the hundred recipients that
+/// every server must take (RFC 5321 §4.5.3.1.8), with the longest names.
 const HOLDING_OCTETS_MIN: u64 = 128 * 1024;
 
 impl Part {
@@ -131,14 +131,14 @@ impl Ledger {
     /// May so many more be lent?
     fn has(&self, purpose: &Purpose, more: u64, part: Part) -> bool {
         let free = self.free(purpose);
-        let is_fair = match purpose {
+        let is_fair = || match purpose {
             Purpose::Extra(borrower) => {
                 let own = self.extra_of.get(borrower).copied().unwrap_or_default();
                 own + more <= ((free + own) / (part as u64)).max(part.least())
             }
             Purpose::Guarantee | Purpose::Accepted => true,
         };
-        more <= free && is_fair
+        more <= free && is_fair()
     }
 
     fn change(&mut self, purpose: &Purpose, before: u64, after: u64) {

@@ -20,7 +20,7 @@ pub(crate) fn tell_of_queue(spool: &Spool) {
     }
 }
 
-/// Tells the operator that a write-ahead log was damaged. What was in the damaged places is told by who meets it.
+/// Tells the operator that a write-ahead log was damaged. Messages that are damaged by that are named one by one.
 pub(crate) fn tell_of_logs(spool: &Spool) {
     for mended in &spool.report().mended_logs {
         tracing::error!(

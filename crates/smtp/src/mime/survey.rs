@@ -86,8 +86,8 @@ impl Findings {
     /// they came with is true for all of them.
     fn plan(mut self) -> Plan {
         if self.has_8bit_inside {
-            for (place, action) in self.plan.actions.iter_mut().enumerate() {
-                if *action == Action::Relabel && self.composites.contains(&place) {
+            for place in self.composites {
+                if let Some(action @ Action::Relabel) = self.plan.actions.get_mut(place) {
                     *action = Action::Keep;
                 }
             }

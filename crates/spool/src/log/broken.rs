@@ -1,8 +1,9 @@
-//! A log that is not what was written. SQLite would say nothing, and leave out all that was committed behind the damage: mail that
-//! was acknowledged, and word of mail that was delivered.
+//! A damaged write-ahead log. SQLite reads it up to the damage and says nothing: all that was committed behind that is lost, acknowledged
+//! mail and records of deliveries.
 //!
-//! So the log is made whole before SQLite sees it: damage of a frame becomes damage of a page, which is met, named and contained like any
-//! other. What an interrupted write leaves is none: each transaction is synced before the next is begun, so there is nothing behind it.
+//! So the log is made whole before SQLite opens it: damage of a frame becomes damage of a page, which is found, named and contained like
+//! any other. An interrupted write is no damage. The two are told apart by what is behind: each transaction is synced before the
+//! next one is begun, see [`Extent::of`].
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -26,17 +27,17 @@ pub struct MendedLog {
     pub left_out: usize,
 }
 
-/// What becomes of a log with pages of which it cannot be told which they are. Without them the database says at some places what it said
-/// before.
+/// What is done with a log in which it cannot be told which pages some frames are. Without these frames the database has old versions of
+/// their pages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Unknown {
-    /// It is left as it is, and said.
+    /// The log stays as it is, and the start is refused.
     Refuse,
-    /// For who makes a new database of what is there.
+    /// For a repair, which makes a new database of what is there.
     LeaveOut,
 }
 
-/// Makes the log of the database at `path` whole, which nobody has open.
+/// Makes the log of the database at `path` whole. No process may have the database open.
 ///
 /// # Errors
 ///
@@ -189,7 +190,7 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    /// Writes it as it would be if what is in it had been written. Returns how many pages are not in that.
+    /// Writes it with checksums that fit what is in it. Returns how many pages are left out.
     fn write(&self, to: &mut impl Write) -> io::Result<usize> {
         let header = self.frames.header();
         to.write_all(header.octets())?;
@@ -261,15 +262,15 @@ impl Broken {
     }
 }
 
-/// Nobody else has the database open: who has, in this journal mode, holds a lock on its file from before it opens the log. Ends when
-/// it is dropped.
+/// No other process has the database open: in this journal mode each holds a lock on its file from before it opens the log. The lock is
+/// released on drop.
 #[derive(Debug)]
 struct Alone {
     _database: File,
 }
 
 impl Alone {
-    /// `None`: somebody has. Not to be called by a process that has it open itself: closing the file would end its locks.
+    /// `None`: another process has it open. Not for a process that has it open itself: closing the file would release its locks.
     fn with(path: &Path) -> io::Result<Option<Self>> {
         let database = open_or_create(path)?;
         match fcntl_lock(&database, FlockOperation::NonBlockingLockExclusive) {

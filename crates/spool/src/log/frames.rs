@@ -14,10 +14,16 @@ const FRAME_HEADER: usize = 24;
 /// The last bit says how numbers of checksums are read.
 const MAGIC: u32 = 0x377f_0682;
 const FORMAT: u32 = 3_007_000;
-/// Ours: of so many frames and their successors one has to be whole.
+/// Our choice: of so many frames and their successors one has to be whole.
 const PAIRS: usize = 32;
 /// SQLite's own bounds.
 const PAGE_SIZES: std::ops::RangeInclusive<usize> = 512..=65_536;
+
+/// Of a log of ours with so many frames.
+pub(crate) fn log_octets(frames: u64) -> u64 {
+    let frame = u64::try_from(FRAME_HEADER).unwrap_or_default() + PAGE_BYTES;
+    u64::try_from(HEADER).unwrap_or_default() + frames.saturating_mul(frame)
+}
 
 /// In which order the octets of the numbers lie that a checksum is made of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

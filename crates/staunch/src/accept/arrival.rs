@@ -21,8 +21,8 @@ pub(super) enum Peer {
         /// The user's number.
         uid: u32,
     },
-    /// Somebody of whom a listed proxy does not say who it is, or the proxy itself: never trusted, since the proxy's own address says
-    /// nothing about who is behind it.
+    /// A client that a listed proxy does not name, or the proxy itself: never trusted, since the address of the proxy says nothing about
+    /// the clients behind it.
     Unnamed {
         /// Where the proxy is.
         proxy: Place,

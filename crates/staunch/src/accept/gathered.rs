@@ -7,7 +7,7 @@ use smtp::server::Step;
 
 use crate::budget::Held;
 
-/// Ours: content that is handed on at once.
+/// Our choice: content that is handed on at once.
 const OCTETS: usize = 16 * 1024;
 
 /// What was put together of one read.

@@ -39,7 +39,7 @@ pub(super) async fn introduced(socket: &Socket, proxy: Peer) -> io::Result<Intro
             local: Some(destination.ip().to_canonical()),
             rest,
         },
-        // It asks for itself, as load balancers do to see whether we live, or does not say who it is.
+        // The proxy's own health check, or a client that it does not name.
         Header::Local | Header::Unix => {
             let peer = Peer::Unnamed { proxy: proxy.place() };
             Introduction { peer, local: socket.local(), rest }

@@ -113,7 +113,7 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
     let Introduction { peer, local, rest: received } = introduction;
     let mode = entrance.listener.mode;
     let standing = peer.standing(&shared.config());
-    // Whom a proxy does not name share its place with the proxy's own look whether we live: they hear it when they log in.
+    // Clients that a proxy does not name share a place with the proxy's health check: they are refused when they log in.
     let is_named = !matches!(peer, Peer::Unnamed { .. });
     if standing == Standing::Stranger && is_named && shared.auth.is_shut_out(peer.place()) {
         refuse_clear(socket, mode, peer, &Refusal::TooManyLogins).await?;
@@ -241,8 +241,8 @@ struct Conversation {
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
     grace: Option<Instant>,
-    /// What was said last brought a message nearer to its end, or there is none. Whoever holds one open with NOOP has no more time than
-    /// who says nothing.
+    /// The last commands brought the transaction nearer to its end, or there is none. A client that holds one open with NOOP gets no more
+    /// time than a silent one.
     has_moved: bool,
     /// Gives the place back.
     _visit: Visit,
@@ -428,13 +428,13 @@ impl Conversation {
         if was_content {
             self.pace.content(used, Instant::now());
         }
-        self.used(used);
+        self.drop_input(used);
         Ok(progress)
     }
 
-    /// So much of the input was looked at.
-    fn used(&mut self, used: usize) {
-        self.buffer.drain(..used);
+    /// Removes so much of the input, and the buffer where nothing of a message is held.
+    fn drop_input(&mut self, octets: usize) {
+        self.buffer.drain(..octets);
         if !self.desk.is_busy() {
             self.buffer.shrink_to_fit();
             self.read_octets = READ_OCTETS;

@@ -1,4 +1,4 @@
-//! What a person knows a message by, out of its header, decoded (RFC 2047): for `staunch queue show`.
+//! The fields by which people know a message, decoded (RFC 2047): for `staunch queue show`.
 
 use std::io::{self, Read as _};
 
@@ -9,7 +9,7 @@ use spool::{Body, MessageId, StoreError};
 
 use crate::relay::Relay;
 
-/// Ours: octets of a header that are read. The parser makes a tree of them, which is many times as large.
+/// Our choice: octets of a header that are read. The parser makes a tree of them, which is many times as large.
 const HEADER_OCTETS: u64 = 64 * 1024;
 
 /// Reads it from the store; null where the body cannot be read. Blocks.

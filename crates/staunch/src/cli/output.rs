@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 use smtp::RemoteText;
-use smtp::remote_text::is_inert;
+use smtp::remote_text::{is_inert, push_inert};
 
 use super::table::Table;
 
@@ -70,8 +70,7 @@ fn inert_lines(octets: &[u8]) -> String {
                 '\n' | '\t' => out.push(c),
                 // Of a line end.
                 '\r' if characters.peek() == Some(&'\n') => {}
-                c if is_inert(c) => out.push(c),
-                c => out.extend(c.escape_unicode()),
+                c => push_inert(&mut out, c),
             }
         }
         chunk.invalid().iter().for_each(|octet| out.push_str(&format!("\\x{octet:02x}")));

@@ -5,7 +5,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use smtp::remote_text::is_inert;
+use smtp::remote_text::push_inert;
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
@@ -139,7 +139,9 @@ impl Line<'_> {
             if is_bare(&text) || !value.is_string() {
                 out.push_str(&format!(" {name}={text}"));
             } else {
-                out.push_str(&format!(" {name}={}", inert(&format!("{text:?}"))));
+                out.push_str(&format!(" {name}="));
+                // The quotes of Rust leave characters in that do not show.
+                format!("{text:?}").chars().for_each(|c| push_inert(&mut out, c));
             }
         }
         out
@@ -162,15 +164,6 @@ fn plain(value: &Value) -> Cow<'_, str> {
 }
 
 /// Can it stand without quotes?
-/// A quoted text without characters that do not show.
-fn inert(quoted: &str) -> String {
-    let mut out = String::with_capacity(quoted.len());
-    for c in quoted.chars() {
-        if is_inert(c) { out.push(c) } else { out.extend(c.escape_unicode()) }
-    }
-    out
-}
-
 fn is_bare(text: &str) -> bool {
     let harmless = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'=');
     !text.is_empty() && text.bytes().all(harmless)
