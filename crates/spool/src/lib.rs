@@ -24,7 +24,6 @@ pub use crate::lane_rows::Swept;
 pub use crate::listing::{
     Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
 };
-pub use crate::log::broken::MendedLog;
 pub use crate::marks::Marks;
 pub use crate::mend::Mended;
 pub use crate::message::{

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::draft::INLINE_BODY_MAX;
-use crate::log::broken::MendedLog;
 use crate::reserve::RESERVE_BYTES;
 
 /// How a store is opened.
@@ -41,8 +40,9 @@ pub struct OpenReport {
     /// Bodies in a directory whose queue.db was missing or empty, and was made: their messages are lost. They stay where they are until
     /// the next start, which moves them to `bodies/lost`.
     pub bodies_without_queue: u64,
-    /// Write-ahead logs that were damaged, and were made whole. What was in the damaged places is met as damage of queue.db or policies.db.
-    pub mended_logs: Vec<MendedLog>,
+    /// Write-ahead logs as they were before they were made whole, at this start or an earlier one: a start that was killed behind that told
+    /// nobody, so each start does until the file is removed.
+    pub mended_logs: Vec<PathBuf>,
 }
 
 /// In which condition policies.db was found.

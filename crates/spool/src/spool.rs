@@ -23,7 +23,7 @@ use crate::imported::Arriving;
 use crate::journal::Journal;
 use crate::journal::shared::SharedYoung;
 use crate::layout::{Layout, Lock, free_space, is_read_only, network_file_system, set_aside};
-use crate::log::broken::{self, MendedLog, Unknown};
+use crate::log::broken::{self, Unknown};
 use crate::mend::{self, Mended, Unrecorded};
 use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 use crate::policies::Policies;
@@ -82,7 +82,7 @@ impl Spool {
         let policy_reserve = layout.file(POLICY_RESERVE_FILE);
         let database_lock = DatabaseLock::take(&layout, QUEUE.file)?;
         let is_new = dir.join(QUEUE.file).metadata().map_or(true, |file| file.len() == 0);
-        let mut mended_logs: Vec<_> = mend_log(&QUEUE, dir)?.into_iter().collect();
+        mend_log(&QUEUE, dir)?;
         let queue = with_reserve(&reserve, || QUEUE.open(dir))?;
         with_reserve(&reserve, || {
             marks::mend_pages(&queue)
@@ -90,15 +90,15 @@ impl Spool {
         })?;
         // First: what is damaged in policies.db may be moved aside next.
         with_reserve(&reserve, || copy_from_policies(&queue, dir))?;
-        let (policies, found, mended) = open_policies(dir, &policy_reserve)?;
-        mended_logs.extend(mended);
+        let (policies, found) = open_policies(dir, &policy_reserve)?;
         layout.fill()?;
         let bodies = if is_new { layout.count_bodies() } else { 0 };
         let report = OpenReport {
             network_file_system: network_file_system(dir),
             policies: found,
             bodies_without_queue: bodies,
-            mended_logs,
+            mended_logs: broken::kept(dir)
+                .map_err(|source| OpenError::Io { path: dir.into(), source })?,
         };
         let inner = Inner::start(layout, (lock, database_lock), [queue, policies], options, report)
             .map_err(|error| OpenError::Io { path: dir.into(), source: why_not_started(&error) })?;
@@ -300,34 +300,28 @@ fn with_reserve<T>(
 
 /// What is in the place of policies.db and is no database, or cannot be brought to the new format, is moved aside: mail
 /// does not stop for it, and which domains' mail has to wait is in queue.db.
-fn open_policies(dir: &Path, reserve: &Path) -> Result<OpenPolicies, OpenError> {
+fn open_policies(dir: &Path, reserve: &Path) -> Result<(Connection, PoliciesFile), OpenError> {
     let path = dir.join(POLICIES.file);
     let is_new = path.metadata().map_or(true, |file| file.len() == 0);
     let open = || {
-        let mended = mend_log(&POLICIES, dir)?;
-        Ok((with_reserve(reserve, || POLICIES.open(dir))?, mended))
+        mend_log(&POLICIES, dir)?;
+        with_reserve(reserve, || POLICIES.open(dir))
     };
     match open() {
-        Ok((db, mended)) => {
-            let found = if is_new { PoliciesFile::Made } else { PoliciesFile::Kept };
-            Ok((db, found, mended))
-        }
-        Err(error) if OpenError::is_damage(&error) => {
+        Ok(db) if is_new => Ok((db, PoliciesFile::Made)),
+        Ok(db) => Ok((db, PoliciesFile::Kept)),
+        Err(error) if error.is_damage() => {
             let aside = set_aside(dir, POLICIES.file)
                 .map_err(|source| OpenError::Io { path: path.clone(), source })?;
-            let (db, _) = open()?;
-            Ok((db, PoliciesFile::SetAside(aside), None))
+            Ok((open()?, PoliciesFile::SetAside(aside)))
         }
         Err(error) => Err(error),
     }
 }
 
-/// With what became of the file and of its log.
-type OpenPolicies = (Connection, PoliciesFile, Option<MendedLog>);
-
-/// Before SQLite sees it.
-fn mend_log(schema: &Schema, dir: &Path) -> Result<Option<MendedLog>, OpenError> {
-    broken::mend(&dir.join(schema.file), Unknown::Refuse)
+/// Before SQLite opens it.
+fn mend_log(schema: &Schema, dir: &Path) -> Result<(), OpenError> {
+    broken::mend(&dir.join(schema.file), Unknown::Refuse).map(drop)
 }
 
 /// Files that stay because the keeper has ended are removed at the next start.

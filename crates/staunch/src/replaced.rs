@@ -22,12 +22,13 @@ pub(crate) fn tell_of_queue(spool: &Spool) {
 
 /// Tells the operator that a write-ahead log was damaged. Messages that are damaged by that are named one by one.
 pub(crate) fn tell_of_logs(spool: &Spool) {
-    for mended in &spool.report().mended_logs {
+    for kept in &spool.report().mended_logs {
         tracing::error!(
             event = "alarm",
             reason = "log_damaged",
-            kept = %mended.kept.display(),
-            "a write-ahead log of the data directory was damaged and was made whole; messages that are damaged by that are held and named"
+            kept = %kept.display(),
+            "a write-ahead log of the data directory was damaged and was made whole, at this start or an earlier one; messages that are \
+             damaged by that are held and named; remove the file when nobody wants to look at it any more"
         );
     }
 }

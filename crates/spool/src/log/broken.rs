@@ -5,6 +5,7 @@
 //! any other. An interrupted write is no damage. The two are told apart by what is behind: each transaction is synced before the
 //! next one is begun, see [`Extent::of`].
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -15,16 +16,18 @@ use super::frames::{Frames, Head, Header, Sum};
 use crate::OpenError;
 use crate::layout::{create_file, open_no_link, open_or_create, sync_dir, with_suffix};
 
+/// Behind the name of a log that was damaged, with a number.
+const KEPT: &str = ".damaged-";
 /// A frame begins with it.
 const PAGE_NUMBER_BITS: usize = 32;
 
 /// A write-ahead log that was damaged, and was made whole.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct MendedLog {
+#[derive(Debug)]
+pub(crate) struct MendedLog {
     /// What it was; nothing deletes it.
-    pub kept: PathBuf,
+    pub(crate) kept: PathBuf,
     /// Pages that are no part of it any more, since it cannot be told which they are.
-    pub left_out: usize,
+    pub(crate) left_out: usize,
 }
 
 /// What is done with a log in which it cannot be told which pages some frames are. Without these frames the database has old versions of
@@ -53,9 +56,27 @@ pub(crate) fn mend(path: &Path, unknown: Unknown) -> Result<Option<MendedLog>, O
     if alone.is_none() {
         return Err(OpenError::LogInUse { path: log });
     }
-    let kept = broken.replace(&log).map_err(failed)?;
+    let kept = broken.replace(&log).map_err(|source| {
+        let text =
+            format!("it is damaged, and to make it whole takes its size in free space: {source}");
+        failed(io::Error::new(source.kind(), text))
+    })?;
     drop(alone);
     Ok(Some(MendedLog { kept, left_out: broken.left_out }))
+}
+
+/// The logs in `dir` that were made whole, as they were before.
+pub(crate) fn kept(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+        if name.contains(&format!("-wal{KEPT}")) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// What is damaged in the log of a database; `None`: nothing, or no more than an interrupted write leaves.
@@ -243,7 +264,7 @@ impl Broken {
             let _ = fs::remove_file(&new);
         }
         written?;
-        let names = (1_u32..).map(|number| with_suffix(log, &format!(".damaged-{number}")));
+        let names = (1_u32..).map(|number| with_suffix(log, &format!("{KEPT}{number}")));
         let kept = names.into_iter().find(|path| !path.exists());
         let kept = kept.ok_or(io::ErrorKind::AlreadyExists)?;
         let named = fs::hard_link(log, &kept).and_then(|()| fs::rename(&new, log));
