@@ -47,6 +47,11 @@ impl Usage {
             resident_kib: memory_kib(pid, "Rss:"),
         }
     }
+
+    /// The most that was resident of a process at any moment, in KiB.
+    pub fn resident_peak_kib(pid: u32) -> u64 {
+        kib_of(&format!("/proc/{pid}/status"), "VmHWM:")
+    }
 }
 
 /// Samples the memory of a tree until it is asked for the peak.
@@ -154,7 +159,12 @@ fn pss_kib(pid: u32) -> u64 {
 
 /// A sum from `/proc/PID/smaps_rollup`; 0 if the process is gone.
 fn memory_kib(pid: u32, field: &str) -> u64 {
-    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { return 0 };
+    kib_of(&format!("/proc/{pid}/smaps_rollup"), field)
+}
+
+/// A number of KiB from a file of procfs; 0 if the process is gone.
+fn kib_of(file: &str, field: &str) -> u64 {
+    let Ok(text) = fs::read_to_string(file) else { return 0 };
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
