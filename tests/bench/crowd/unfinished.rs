@@ -45,7 +45,8 @@ pub(crate) async fn run(count: usize) {
 /// A transaction with as many recipients of the longest names as are taken, and how many these are.
 async fn hold(mut client: Client) -> Result<(Client, usize), Closed> {
     client.command("MAIL FROM:<a@x.test>").await?;
-    let domain = [&"d".repeat(60)[..]; 3].join(".");
+    let label = "d".repeat(60);
+    let domain = [label.as_str(); 3].join(".");
     let mut taken = 0;
     for number in 0..RECIPIENTS {
         let local = format!("{number:x>58}");
