@@ -113,7 +113,7 @@ impl Desk {
                 None => Turn::Malformed,
             },
             Dialogue::ScramFirst(mechanism) => self.scram_first(mechanism, message),
-            Dialogue::ScramLast(exchange) => self.scram_last(*exchange, message),
+            Dialogue::ScramLast(exchange) => self.scram_last(*exchange, message).await,
             Dialogue::ScramEnd(login) if message.is_empty() => {
                 Turn::End { user: login.name.as_str().into(), verdict: Verdict::Welcome(login) }
             }
@@ -160,7 +160,7 @@ impl Desk {
     }
 
     async fn check(&self, user: Box<str>, password: &str) -> Turn {
-        let verdict = self.auth().check(self.place(), &user, password.as_bytes()).await;
+        let verdict = self.auth().check(self.place(), &user, password).await;
         Turn::End { user, verdict }
     }
 
@@ -207,7 +207,7 @@ impl Desk {
         }
     }
 
-    fn scram_last(&self, exchange: Exchange, message: &[u8]) -> Turn {
+    async fn scram_last(&self, exchange: Exchange, message: &[u8]) -> Turn {
         let Exchange { first, reply, challenged } = exchange;
         let user = first.user().into();
         let Some(last) = ClientFinal::parse(message) else {
@@ -220,7 +220,7 @@ impl Desk {
         }
         let signed = reply.auth_message(&first, &last);
         let place = self.place();
-        match self.auth().prove(place, challenged, signed.as_bytes(), last.proof()) {
+        match self.auth().prove(place, challenged, signed.as_bytes(), last.proof()).await {
             (Verdict::Welcome(login), signature) => {
                 let proof = server_final(Ok(&signature));
                 Turn::Challenge(proof.into(), Dialogue::ScramEnd(login))

@@ -27,12 +27,30 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
 const WELCOME_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Addresses and names that are remembered, each: some megabytes.
 const REMEMBERED_MAX: usize = 10_000;
+/// How long a name rests after a wrong password from a place where it is not known; each further one doubles it.
+const REST_FIRST: Duration = Duration::from_millis(500);
+/// The longest rest: some 40,000 guesses a day, and the owner at a new place still has a turn while a client waits.
+const REST_MAX: Duration = Duration::from_secs(2);
+/// Places of a user that are remembered: at home, at work, and telephones on the way.
+const HOMES_MAX: usize = 8;
 
 /// What is known about wrong logins.
 #[derive(Debug)]
 pub(super) struct Brake {
     places: Recent<Place, Tries>,
     users: Recent<UserName, Tries>,
+    /// Where a user logged in last, and when; the latest last.
+    homes: Recent<UserName, Vec<(Place, Instant)>>,
+}
+
+/// What a place is to a name whose password it tries; the better ones first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Standing {
+    /// The user logged in from there within a day, and not many guessed from there.
+    Home,
+    /// Nobody failed there lately.
+    Untried,
+    Tried,
 }
 
 /// What a wrong login leads to.
@@ -61,15 +79,17 @@ impl Tries {
         tries.map_or_else(|| Self::fresh(now), |tries| *tries)
     }
 
+    /// Wrong logins that are not forgotten.
+    fn failures(&self, now: Instant) -> u32 {
+        let is_forgotten = now.saturating_duration_since(self.last_failure) > FORGOTTEN_AFTER;
+        if is_forgotten { 0 } else { self.failures }
+    }
+
     /// Counts one more and says how long its answer waits.
     fn fail(&mut self, now: Instant) -> Duration {
-        if now.saturating_duration_since(self.last_failure) > FORGOTTEN_AFTER {
-            self.failures = 0;
-        }
+        self.failures = self.failures(now).saturating_add(1);
         self.last_failure = now;
-        self.failures = self.failures.saturating_add(1);
-        let factor = 1_u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX);
-        DELAY_FIRST.saturating_mul(factor).min(DELAY_MAX)
+        DELAY_FIRST.saturating_mul(doubled(self.failures - 1)).min(DELAY_MAX)
     }
 
     fn is_welcome(&self, now: Instant) -> bool {
@@ -77,9 +97,17 @@ impl Tries {
     }
 }
 
+fn doubled(times: u32) -> u32 {
+    1_u32.checked_shl(times).unwrap_or(u32::MAX)
+}
+
 impl Default for Brake {
     fn default() -> Self {
-        Self { places: Recent::new(REMEMBERED_MAX), users: Recent::new(REMEMBERED_MAX) }
+        Self {
+            places: Recent::new(REMEMBERED_MAX),
+            users: Recent::new(REMEMBERED_MAX),
+            homes: Recent::new(REMEMBERED_MAX),
+        }
     }
 }
 
@@ -88,6 +116,32 @@ impl Brake {
     pub(super) fn is_shut_out(&mut self, place: Place, now: Instant) -> bool {
         let tries = self.places.get(&place);
         tries.is_some_and(|tries| tries.closed_until.is_some_and(|until| now < until))
+    }
+
+    /// Did somebody log in from there lately?
+    pub(super) fn is_welcome(&mut self, place: Place, now: Instant) -> bool {
+        self.places.get(&place).is_some_and(|tries| tries.is_welcome(now))
+    }
+
+    /// What this address is to the user of that name, if there is one.
+    pub(super) fn standing(&mut self, place: Place, user: &UserName, now: Instant) -> Standing {
+        let failures = self.places.get(&place).map_or(0, |tries| tries.failures(now));
+        let is_home = self.homes.get(user).into_iter().flatten().any(|(home, then)| {
+            *home == place && now.saturating_duration_since(*then) < WELCOME_FOR
+        });
+        match failures {
+            // Somebody there guesses, who has the owner's address and perhaps nothing else of the owner's.
+            FAILURES_MAX.. => Standing::Tried,
+            _ if is_home => Standing::Home,
+            0 => Standing::Untried,
+            1..FAILURES_MAX => Standing::Tried,
+        }
+    }
+
+    /// How long a name rests after a try that comes to nothing.
+    pub(super) fn rest(&mut self, user: &UserName, now: Instant) -> Duration {
+        let failures = self.users.get(user).map_or(0, |tries| tries.failures(now));
+        REST_FIRST.saturating_mul(doubled(failures)).min(REST_MAX)
     }
 
     /// A wrong login, as `user` if that is a name that one could have.
@@ -122,6 +176,12 @@ impl Brake {
         tries.closed_until = None;
         self.places.set(place, tries);
         self.users.remove(user);
+        let mut homes = self.homes.get(user).map(std::mem::take).unwrap_or_default();
+        homes.retain(|(home, _)| *home != place);
+        homes.push((place, now));
+        let surplus = homes.len().saturating_sub(HOMES_MAX);
+        homes.drain(..surplus);
+        self.homes.set(user.clone(), homes);
     }
 }
 
@@ -194,5 +254,43 @@ mod tests {
             let later = now + n * (FORGOTTEN_AFTER + MINUTE);
             assert_eq!(brake.failed(place(1), None, later), Penalty::Wait(DELAY_FIRST));
         }
+    }
+
+    #[test]
+    fn a_user_is_at_home_where_it_logged_in_within_a_day_until_somebody_guesses_there() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (anna, bert) = (name("anna"), name("bert"));
+        assert_eq!(brake.standing(place(1), &anna, now), Standing::Untried);
+        brake.succeeded(place(1), &anna, now);
+        assert_eq!(brake.standing(place(1), &anna, now), Standing::Home);
+        assert_eq!(brake.standing(place(1), &bert, now), Standing::Untried, "only its own");
+        assert_eq!(brake.standing(place(1), &anna, now + WELCOME_FOR), Standing::Untried);
+        for _ in 0..FAILURES_MAX {
+            assert_eq!(brake.standing(place(1), &anna, now), Standing::Home);
+            brake.failed(place(1), Some(&bert), now);
+        }
+        assert_eq!(brake.standing(place(1), &anna, now), Standing::Tried);
+        let later = now + FORGOTTEN_AFTER + MINUTE;
+        assert_eq!(brake.standing(place(1), &anna, later), Standing::Home);
+        for other in 0..HOMES_MAX {
+            brake.succeeded(place(100 + u8::try_from(other).unwrap()), &anna, now);
+        }
+        assert_eq!(brake.standing(place(1), &anna, later), Standing::Untried, "it moved on");
+    }
+
+    #[test]
+    fn a_name_rests_longer_with_each_wrong_password_but_not_for_long() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        let anna = name("anna");
+        let rests: Vec<_> = (0..5)
+            .map(|n| {
+                let rest = brake.rest(&anna, now);
+                brake.failed(place(n), Some(&anna), now);
+                rest.as_millis()
+            })
+            .collect();
+        assert_eq!(rests, [500, 1000, 2000, 2000, 2000]);
+        brake.succeeded(place(9), &anna, now);
+        assert_eq!(brake.rest(&anna, now), REST_FIRST);
     }
 }

@@ -2,15 +2,22 @@
 //!
 //! A check is slow on purpose, so only a few run at once, on threads of their own, and what was right a moment ago
 //! is remembered. A name that nobody has costs as much as one that somebody has, and gets the same answer: neither
-//! tells who there is.
+//! tells who there is. (Only when more is to be checked than can be, names that somebody has are checked first.)
+//!
+//! A login passes, in this order: the address (`brake`), the name (`turns`), the machine (`checks`).
 //!
 //! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::desk`).
 
 mod brake;
+mod checks;
 pub(crate) mod edit;
+mod line;
+mod prepared;
 mod remembered;
 mod scram;
 pub(crate) mod secret;
+mod spraying;
+mod turns;
 pub(crate) mod users;
 pub(crate) mod verifier;
 
@@ -19,24 +26,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::place::Place;
 use brake::Brake;
 pub(crate) use brake::Penalty;
+use brake::Standing;
+use checks::{Checks, Claim};
 use remembered::{Remembered, Tag};
 use scram::ScramKeys;
 use secret::Secret;
+use spraying::Spraying;
+use turns::{Turn, Turns};
 use users::{Stamp, UserName, Users, UsersError};
 use verifier::Verifier;
 
-/// Most checks at once. Each takes a core for tens of milliseconds, and argon2id some memory besides.
-const CHECKS_MAX: usize = 4;
-/// How long a check may wait for its turn; then the client is told to come back.
-const CHECK_WAIT: Duration = Duration::from_secs(15);
+/// How long a login may wait until it is checked; then the client is told to come back.
+const CHECK_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the users file has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Octets of the secret that makes up salts for names that nobody has.
@@ -46,9 +53,11 @@ const SEED_OCTETS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Auth {
     file: Mutex<Current>,
-    checks: Arc<Semaphore>,
+    checks: Arc<Checks>,
+    turns: Arc<Turns>,
     remembered: Mutex<Remembered>,
     brake: Mutex<Brake>,
+    spraying: Mutex<Spraying>,
     /// What is made up for names that nobody has comes from it.
     secret: hmac::Key,
 }
@@ -89,6 +98,23 @@ pub(crate) struct Login {
     verifier: Arc<Verifier>,
 }
 
+/// A name that a client says it has.
+#[derive(Debug)]
+struct Claimed {
+    /// If it can be one.
+    user: Option<UserName>,
+    /// As it is compared, or as it came.
+    text: Box<str>,
+}
+
+impl Claimed {
+    fn new(name: &str) -> Self {
+        let user = UserName::parse(name).ok();
+        let text = user.as_ref().map_or(name, UserName::as_str).into();
+        Self { user, text }
+    }
+}
+
 /// What a login came to.
 #[derive(Debug)]
 pub(crate) enum Verdict {
@@ -98,7 +124,7 @@ pub(crate) enum Verdict {
     Wrong(Penalty),
     /// The address has guessed too often.
     ShutOut,
-    /// Too many others are being checked.
+    /// Too many others are being checked. It counts as a wrong login of the address, which may be one of those others.
     Busy,
 }
 
@@ -139,9 +165,11 @@ impl Auth {
     pub(crate) fn new(prepared: Prepared, secret: &Secret) -> Arc<Self> {
         let auth = Arc::new(Self {
             file: Mutex::default(),
-            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+            checks: Checks::new(),
+            turns: Arc::default(),
             remembered: Mutex::default(),
             brake: Mutex::default(),
+            spraying: Mutex::default(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
         });
         auth.apply(prepared);
@@ -173,6 +201,16 @@ impl Auth {
                 scram = users.all_have_scram,
                 "users are read"
             );
+            if users.costly() > 0 {
+                tracing::warn!(
+                    event = "config_complaint",
+                    key = "access.users_file",
+                    users = users.costly(),
+                    "{}: these users' passwords take more than some 100 ms of a core to check, four at once: when strangers \
+                     guess, logins may wait. staunch user passwd makes verifiers that take less",
+                    path.display()
+                );
+            }
             if users.is_exposed {
                 tracing::warn!(
                     event = "config_complaint",
@@ -265,67 +303,127 @@ impl Auth {
     }
 
     /// Is it the password of `name`?
-    pub(crate) async fn check(&self, client: Place, name: &str, password: &[u8]) -> Verdict {
-        if self.is_shut_out(client) {
-            return Verdict::ShutOut;
-        }
-        let (users, generation) = self.users();
-        let name_of_user = UserName::parse(name).ok();
-        let own = name_of_user.as_ref().and_then(|name| users.get(name));
-        let tag = Tag::new(&self.secret, generation, name, password);
-        if own.is_some() && lock(&self.remembered).knows(&tag, Instant::now()) {
-            return self.end(client, name_of_user, own.cloned());
-        }
-        // A stranger's name is checked against somebody's verifier, always the same one, so that it takes as long
-        // as names do in this file; the answer is no in any case.
-        let Some(verifier) = own.or_else(|| users.any(self.number(name))).cloned() else {
-            return self.end(client, name_of_user, None);
+    pub(crate) async fn check(&self, client: Place, name: &str, password: &str) -> Verdict {
+        let until = Instant::now() + CHECK_WAIT;
+        let name = Claimed::new(name);
+        let turn = match self.turn(client, name.user.as_ref(), until).await {
+            Ok(turn) => turn,
+            Err(verdict) => return verdict,
         };
-        match self.run(client, verifier, password).await {
-            Ok(is_right) => {
-                let proved = own.filter(|_| is_right).cloned();
-                if proved.is_some() {
-                    lock(&self.remembered).note(tag, Instant::now());
-                }
-                self.end(client, name_of_user, proved)
-            }
-            Err(verdict) => verdict,
-        }
+        let verdict = self.check_now(client, name, password, until).await;
+        Self::leave(turn, client, &verdict);
+        verdict
     }
 
-    /// Checks on a thread of its own, when it is its turn.
-    async fn run(
+    /// Waits until it is the turn of this place to try the name's password; none is needed where the user is at home, and
+    /// for what can be no name.
+    async fn turn(
         &self,
         client: Place,
-        verifier: Arc<Verifier>,
-        password: &[u8],
-    ) -> Result<bool, Verdict> {
-        let turn = timeout(CHECK_WAIT, Arc::clone(&self.checks).acquire_owned());
-        let Ok(Ok(turn)) = turn.await else { return Err(Verdict::Busy) };
-        // Others from there may have failed meanwhile: a hundred connections are no way around the brake.
+        name: Option<&UserName>,
+        until: Instant,
+    ) -> Result<Option<Turn>, Verdict> {
         if self.is_shut_out(client) {
             return Err(Verdict::ShutOut);
         }
-        let password = Zeroizing::new(password.to_vec());
+        let Some(name) = name else { return Ok(None) };
+        let standing = lock(&self.brake).standing(client, name, Instant::now());
+        match standing {
+            Standing::Home => return Ok(None),
+            Standing::Untried | Standing::Tried => {}
+        }
+        let turn = timeout_at(until, self.turns.of(name, standing, client)).await;
+        let mut turn = turn.map_err(|_| self.busy(client))?;
+        if let Some(turn) = &mut turn {
+            turn.rest(lock(&self.brake).rest(name, Instant::now()));
+        }
+        // Others from there may have failed meanwhile: a hundred connections are no way around the brake.
+        if self.is_shut_out(client) { Err(Verdict::ShutOut) } else { Ok(turn) }
+    }
+
+    fn leave(turn: Option<Turn>, client: Place, verdict: &Verdict) {
+        match (turn, verdict) {
+            (Some(turn), Verdict::Welcome(_)) => turn.passed(client),
+            (_, Verdict::Welcome(_) | Verdict::Wrong(_) | Verdict::ShutOut | Verdict::Busy) => {}
+        }
+    }
+
+    fn busy(&self, client: Place) -> Verdict {
+        // The wait was long already.
+        let _penalty = lock(&self.brake).failed(client, None, Instant::now());
+        Verdict::Busy
+    }
+
+    async fn check_now(
+        &self,
+        client: Place,
+        name: Claimed,
+        password: &str,
+        until: Instant,
+    ) -> Verdict {
+        let (users, generation) = self.users();
+        let password = prepared::password(password);
+        let own = name.user.as_ref().and_then(|name| users.get(name));
+        let tag = Tag::new(&self.secret, generation, &name.text, password.as_bytes());
+        if own.is_some() && lock(&self.remembered).knows(&tag, Instant::now()) {
+            return self.end(client, name.user, own.cloned());
+        }
+        // A stranger's name is checked against somebody's verifier, always the same one, so that it takes as long
+        // as names do in this file; the answer is no in any case.
+        let Some(verifier) = own.or_else(|| users.any(self.number(&name.text))).cloned() else {
+            return self.end(client, name.user, None);
+        };
+        let claim = match own {
+            _ if lock(&self.brake).is_welcome(client, Instant::now()) => Claim::GoodPlace,
+            Some(_) => Claim::KnownName,
+            None => Claim::Nothing,
+        };
+        let permit = timeout_at(until, self.checks.acquire(claim, client)).await;
+        let Ok(Some(permit)) = permit else { return self.busy(client) };
+        if self.is_shut_out(client) {
+            return Verdict::ShutOut;
+        }
         let check = tokio::task::spawn_blocking(move || {
-            let is_right = verifier.check(&password);
+            let is_right = verifier.check(password.as_bytes());
             // Here and not by whoever waits: a client that leaves does not make room for another check.
-            drop(turn);
+            drop(permit);
             is_right
         });
-        check.await.map_err(|_| Verdict::Busy)
+        let Ok(is_right) = check.await else { return self.busy(client) };
+        let proved = own.filter(|_| is_right).cloned();
+        if proved.is_some() {
+            lock(&self.remembered).note(tag, Instant::now());
+        }
+        self.end(client, name.user, proved)
     }
 
     /// Notes how a login ended. `proved` is the user's own verifier, if it was right.
     fn end(&self, client: Place, name: Option<UserName>, proved: Option<Arc<Verifier>>) -> Verdict {
         let now = Instant::now();
-        let mut brake = lock(&self.brake);
-        match (name, proved) {
-            (Some(name), Some(verifier)) => {
-                brake.succeeded(client, &name, now);
-                Verdict::Welcome(Login { name, verifier })
+        let penalty = {
+            let mut brake = lock(&self.brake);
+            match (&name, proved) {
+                (Some(name), Some(verifier)) => {
+                    brake.succeeded(client, name, now);
+                    return Verdict::Welcome(Login { name: name.clone(), verifier });
+                }
+                (name, _) => brake.failed(client, name.as_ref(), now),
             }
-            (name, _) => Verdict::Wrong(brake.failed(client, name.as_ref(), now)),
+        };
+        if let Some(name) = name {
+            self.look_for_spraying(&name, client, now);
+        }
+        Verdict::Wrong(penalty)
+    }
+
+    fn look_for_spraying(&self, name: &UserName, client: Place, now: Instant) {
+        let (users, _) = self.users();
+        if users.get(name).is_some() && lock(&self.spraying).notes(name, client, users.len(), now) {
+            tracing::error!(
+                event = "alarm",
+                reason = "password_spraying",
+                "wrong passwords of many users come from many addresses; login_failed in the log has names and addresses"
+            );
         }
     }
 
@@ -333,32 +431,36 @@ impl Auth {
     /// learns of it no sooner than of a wrong password.
     pub(crate) fn challenge(&self, name: &str) -> Option<Challenged> {
         let (users, _) = self.users();
-        let name_of_user = UserName::parse(name).ok();
-        let own = name_of_user.as_ref().and_then(|name| users.get(name));
-        let verifier = own.or_else(|| users.any(self.number(name)))?;
+        let name = Claimed::new(name);
+        let own = name.user.as_ref().and_then(|name| users.get(name));
+        let verifier = own.or_else(|| users.any(self.number(&name.text)))?;
         let Verifier::Scram(keys) = verifier.as_ref() else { return None };
         let keys = match own {
             Some(_) => keys.clone(),
-            None => ScramKeys::invented(keys, &self.seed(name)),
+            None => ScramKeys::invented(keys, &self.seed(&name.text)),
         };
-        Some(Challenged { name: name_of_user, verifier: own.cloned(), keys })
+        Some(Challenged { name: name.user, verifier: own.cloned(), keys })
     }
 
     /// The end of a SCRAM exchange: the verdict, and with a welcome the signature that proves to the client who
     /// we are.
-    pub(crate) fn prove(
+    pub(crate) async fn prove(
         &self,
         client: Place,
         challenged: Challenged,
         auth_message: &[u8],
         proof: &[u8],
     ) -> (Verdict, Vec<u8>) {
-        if self.is_shut_out(client) {
-            return (Verdict::ShutOut, Vec::new());
-        }
+        let until = Instant::now() + CHECK_WAIT;
+        let turn = match self.turn(client, challenged.name.as_ref(), until).await {
+            Ok(turn) => turn,
+            Err(verdict) => return (verdict, Vec::new()),
+        };
         let signature = challenged.keys.verify(auth_message, proof);
         let proved = challenged.verifier.filter(|_| signature.is_some());
-        (self.end(client, challenged.name, proved), signature.map(Vec::from).unwrap_or_default())
+        let verdict = self.end(client, challenged.name, proved);
+        Self::leave(turn, client, &verdict);
+        (verdict, signature.map(Vec::from).unwrap_or_default())
     }
 
     /// A login that failed before there was a proof.

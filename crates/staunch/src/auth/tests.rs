@@ -1,4 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
+use std::pin::pin;
+
+use futures_util::poll;
 
 use super::*;
 
@@ -27,7 +30,7 @@ fn write(path: &Path, lines: &str) {
 }
 
 async fn is_welcome(auth: &Auth, name: &str, password: &str) -> bool {
-    matches!(auth.check(CLIENT, name, password.as_bytes()).await, Verdict::Welcome(_))
+    matches!(auth.check(CLIENT, name, password).await, Verdict::Welcome(_))
 }
 
 #[tokio::test]
@@ -60,7 +63,7 @@ async fn without_users_nobody_is_welcome() {
 async fn a_changed_file_counts_and_a_broken_one_does_not() {
     let (auth, dir) = auth(&format!("anna:{}\n", cheap("a")));
     let path = dir.path().join("users");
-    let Verdict::Welcome(login) = auth.check(CLIENT, "anna", b"a").await else { panic!() };
+    let Verdict::Welcome(login) = auth.check(CLIENT, "anna", "a").await else { panic!() };
     assert!(auth.is_current(&login));
 
     write(&path, "anna:broken\n");
@@ -103,24 +106,70 @@ async fn whoever_guesses_is_shut_out_even_with_the_right_password() {
     let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
     let mut last = None;
     for n in 0..20 {
-        match auth.check(CLIENT, "anna", format!("guess {n}").as_bytes()).await {
+        match auth.check(CLIENT, "anna", &format!("guess {n}")).await {
             Verdict::Wrong(penalty) => last = Some(penalty),
             Verdict::ShutOut => break,
             other @ (Verdict::Welcome(_) | Verdict::Busy) => panic!("{other:?}"),
         }
     }
     assert_eq!(last, Some(Penalty::ShutOut));
-    assert!(matches!(auth.check(CLIENT, "anna", b"a").await, Verdict::ShutOut));
+    assert!(matches!(auth.check(CLIENT, "anna", "a").await, Verdict::ShutOut));
     let elsewhere = Place::of([192, 0, 2, 2].into());
-    assert!(matches!(auth.check(elsewhere, "anna", b"a").await, Verdict::Welcome(_)));
+    assert!(matches!(auth.check(elsewhere, "anna", "a").await, Verdict::Welcome(_)));
 }
 
 #[tokio::test]
-async fn a_check_that_gets_no_turn_is_neither_right_nor_wrong() {
+async fn a_check_that_gets_no_turn_is_neither_right_nor_wrong_and_counts_for_the_address() {
     let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
-    auth.checks.close();
-    let busy = auth.check(CLIENT, "anna", b"a").await;
-    assert!(matches!(busy, Verdict::Busy), "{busy:?}");
+    let mut permits = Vec::new();
+    for _ in 0..4 {
+        permits.push(auth.checks.acquire(Claim::Nothing, CLIENT).await);
+    }
+    for _ in 0..9 {
+        let busy = auth.check_now(CLIENT, Claimed::new("anna"), "a", Instant::now()).await;
+        assert!(matches!(busy, Verdict::Busy), "{busy:?}");
+    }
+    drop(permits);
+    let last = auth.check(CLIENT, "anna", "b").await;
+    assert!(matches!(last, Verdict::Wrong(Penalty::ShutOut)), "{last:?}");
+}
+
+#[tokio::test]
+async fn many_addresses_guess_one_after_the_other_and_the_owner_comes_in_between() {
+    let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
+    assert!(is_welcome(&auth, "anna", "a").await);
+    let mut guesses = tokio::task::JoinSet::new();
+    for n in 0..50_u8 {
+        let auth = Arc::clone(&auth);
+        let from = Place::of([198, 51, 100, n].into());
+        guesses.spawn(async move { auth.check(from, "anna", &format!("guess {n}")).await });
+    }
+    let first = guesses.join_next().await.unwrap().unwrap();
+    assert!(matches!(first, Verdict::Wrong(_)), "{first:?}");
+    assert!(is_welcome(&auth, "anna", "a").await);
+    assert!(!is_welcome(&auth, "anna", "mistyped").await);
+    assert!(guesses.try_join_next().is_none(), "at home the owner does not wait for others' rests");
+    // The right password in a guesser's hands waits like any other, although it was right a moment ago.
+    let guesser = Place::of([198, 51, 100, 200].into());
+    let mut guessed = pin!(auth.check(guesser, "anna", "a"));
+    assert!(poll!(&mut guessed).is_pending());
+    let elsewhere = Place::of([203, 0, 113, 1].into());
+    let verdict = auth.check(elsewhere, "anna", "a").await;
+    assert!(matches!(verdict, Verdict::Welcome(_)), "{verdict:?}");
+    assert!(guesses.len() > 45, "and elsewhere for two turns");
+}
+
+#[tokio::test]
+async fn names_and_passwords_are_the_same_however_they_were_typed() {
+    let (auth, _dir) = auth(&format!("j\u{fc}rgen:{}\n", cheap("p\u{e4}ss")));
+    for (name, password) in [
+        ("j\u{fc}rgen", "p\u{e4}ss"),
+        ("ju\u{308}rgen", "pa\u{308}ss"),
+        ("ju\u{308}rgen", "p\u{e4}ss"),
+    ] {
+        assert!(is_welcome(&auth, name, password).await, "{name} {password}");
+    }
+    assert!(!is_welcome(&auth, "j\u{fc}rgen", "pass").await);
 }
 
 #[tokio::test]
@@ -135,7 +184,7 @@ async fn scram_treats_a_strangers_name_like_a_users() {
     let (again, _dir) = self::auth(&format!("anna:{keys}\n"));
     assert_eq!(again.challenge("carl").unwrap().salt(), carl.salt(), "also after a restart");
     for challenged in [anna, carl] {
-        let (verdict, signature) = auth.prove(CLIENT, challenged, b"message", &[0; 32]);
+        let (verdict, signature) = auth.prove(CLIENT, challenged, b"message", &[0; 32]).await;
         assert!(matches!(verdict, Verdict::Wrong(_)) && signature.is_empty(), "{verdict:?}");
     }
     assert!(is_welcome(&auth, "anna", "secret").await, "PLAIN works with the same line");

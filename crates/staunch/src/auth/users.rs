@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use smtp::RemoteText;
 
+use super::prepared;
 use super::verifier::Verifier;
 use crate::regular_file;
 
@@ -23,7 +24,7 @@ const FILE_OCTETS_MAX: u64 = 16 << 20;
 /// Everybody may read it.
 const MODE_OTHERS: u32 = 0o007;
 
-/// The name of a user: not empty, one line, without a colon.
+/// The name of a user: not empty, one line, without a colon; prepared, so that it has the same octets however it was typed.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct UserName(Arc<str>);
 
@@ -43,13 +44,19 @@ impl UserName {
         if text.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace()) {
             return Err("the name has a colon, a blank or a control character");
         }
+        let text = prepared::name(text).ok_or(
+            "the name has a character that is not for names, or mixes directions of writing (RFC 8265)",
+        )?;
         if text.starts_with('#') {
             return Err("the name begins with #, which begins a comment");
+        }
+        if text.contains(':') || text.len() > NAME_OCTETS_MAX {
+            return Err("the name, in its prepared form, has a colon or more than 254 octets");
         }
         Ok(Self(text.into()))
     }
 
-    /// As written.
+    /// As it is compared.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -220,6 +227,11 @@ impl Users {
         matches!(self.by_name.get(name).map(Arc::as_ref), Some(Verifier::Scram(_)))
     }
 
+    /// How many verifiers take a core for so long that logins wait for one another.
+    pub(super) fn costly(&self) -> usize {
+        self.verifiers.iter().filter(|verifier| verifier.is_costly()).count()
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
@@ -267,6 +279,17 @@ mod tests {
         ];
         for (text, line, reason) in cases {
             assert_eq!(Users::parse(&text).unwrap_err(), (line, reason.to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_the_same_however_it_was_typed() {
+        let users = Users::parse(&format!("ju\u{308}rgen@x.test:{BCRYPT}\n")).unwrap();
+        assert!(users.get(&UserName::parse("j\u{fc}rgen@x.test").unwrap()).is_some());
+        let twice = format!("ju\u{308}rgen:{BCRYPT}\nj\u{fc}rgen:{BCRYPT}\n");
+        assert_eq!(Users::parse(&twice).unwrap_err().1, "j\u{fc}rgen stands already in line 1");
+        for name in ["a\u{200b}b", "a\u{fb01}", "\u{5d0}a", "\u{ff1a}", "\u{ff03}a"] {
+            assert!(UserName::parse(name).is_err(), "{name:?}");
         }
     }
 

@@ -9,12 +9,17 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand;
 
+use super::prepared;
 use super::scram::ScramKeys;
 
 /// Most memory of one argon2id check, in KiB: checks run at once for several users.
 const ARGON2_MEMORY_KIB_MAX: u32 = 256 * 1024;
 /// Most memory of one check times its passes, in KiB: about ten seconds of one core.
 const ARGON2_WORK_KIB_MAX: u64 = 8 * 1024 * 1024;
+/// Memory times passes, bcrypt's cost and SCRAM's iterations from which a check takes more than some 100 ms of a core.
+const ARGON2_COSTLY_KIB: u64 = 128 * 1024;
+const BCRYPT_COSTLY: u32 = 12;
+const SCRAM_COSTLY: u32 = 250_000;
 /// Most lanes; they are worked on one after the other here.
 const ARGON2_LANES_MAX: u32 = 64;
 /// What `staunch user` makes, as OWASP recommends for servers: those of RFC 9106 §4 take more memory than logins may
@@ -60,6 +65,9 @@ pub(crate) enum MakeError {
     /// Clients prepare other passwords in different ways (RFC 5802 §5.1), so that some could not log in.
     #[error("a password for SCRAM must be printable ASCII")]
     NotAscii,
+    /// Clients could not all send it the same way (RFC 8265 §4).
+    #[error("the password has a character that RFC 8265 does not allow in one")]
+    NotAllowed,
     /// Of the system, or of argon2.
     #[error("a verifier cannot be made")]
     Failed,
@@ -92,7 +100,10 @@ impl Verifier {
         let mut salt = [0; SALT_OCTETS];
         rand::fill(&mut salt).map_err(|_| MakeError::Failed)?;
         match form {
-            Form::Argon2id => make_argon2id(password, &salt).ok_or(MakeError::Failed),
+            Form::Argon2id => {
+                let password = prepared::new_password(password).ok_or(MakeError::NotAllowed)?;
+                make_argon2id(&password, &salt).ok_or(MakeError::Failed)
+            }
             Form::Scram if password.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
                 Ok(ScramKeys::new(password.as_bytes(), &salt).to_string())
             }
@@ -106,6 +117,17 @@ impl Verifier {
             Self::Argon2id(hash) => check_argon2id(hash, password).unwrap_or(false),
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
             Self::Scram(keys) => keys.check(password),
+        }
+    }
+
+    /// Does a check take more than some 100 ms of a core? Four run at once: then ten in a second, or twenty, are too many.
+    pub(super) fn is_costly(&self) -> bool {
+        match self {
+            Self::Argon2id(hash) => argon2_work(hash).is_none_or(|work| work > ARGON2_COSTLY_KIB),
+            Self::Bcrypt(hash) => {
+                hash.parse().is_ok_and(|parts: bcrypt::HashParts| parts.get_cost() >= BCRYPT_COSTLY)
+            }
+            Self::Scram(keys) => keys.iterations() > SCRAM_COSTLY,
         }
     }
 
@@ -129,7 +151,7 @@ fn parse_argon2id(text: &str) -> Result<Verifier, &'static str> {
     }
     let params =
         Params::try_from(&hash).map_err(|_| "argon2id with parameters that make no sense")?;
-    let work = u64::from(params.m_cost()).saturating_mul(u64::from(params.t_cost()));
+    let work = argon2_work(&hash).unwrap_or(u64::MAX);
     if params.m_cost() > ARGON2_MEMORY_KIB_MAX
         || work > ARGON2_WORK_KIB_MAX
         || params.p_cost() > ARGON2_LANES_MAX
@@ -139,6 +161,12 @@ fn parse_argon2id(text: &str) -> Result<Verifier, &'static str> {
         );
     }
     Ok(Verifier::Argon2id(Box::new(hash)))
+}
+
+/// Memory times passes, in KiB.
+fn argon2_work(hash: &PasswordHash) -> Option<u64> {
+    let params = Params::try_from(hash).ok()?;
+    Some(u64::from(params.m_cost()).saturating_mul(u64::from(params.t_cost())))
 }
 
 fn parse_bcrypt(text: &str) -> Result<Verifier, &'static str> {
@@ -206,6 +234,23 @@ mod tests {
             assert!(verifier.check(b"correct horse") && !verifier.check(b"wrong horse"));
         }
         assert_eq!(Verifier::make(Form::Scram, "pässword"), Err(MakeError::NotAscii));
+        let zero_width = "pass\u{200b}word";
+        assert_eq!(Verifier::make(Form::Argon2id, zero_width), Err(MakeError::NotAllowed));
+    }
+
+    #[test]
+    fn what_is_made_here_is_not_costly_and_more_is() {
+        for (form, password) in [(Form::Argon2id, "p\u{e4}ss"), (Form::Scram, "pass")] {
+            let made = Verifier::make(form, password).unwrap();
+            assert!(!Verifier::parse(&made).unwrap().is_costly());
+        }
+        let salt_hash = "c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        for text in [
+            format!("$argon2id$v=19$m=65536,t=3,p=4${salt_hash}"),
+            "$2b$12$If6bvum7DFjUnE9p2uDeDu0YHzrHM6tf.iqN8.yx.jNN1ILEf7h0i".to_owned(),
+        ] {
+            assert!(Verifier::parse(&text).unwrap().is_costly(), "{text}");
+        }
     }
 
     /// The file is the operator's, but a slip of the hand must not end the daemon.
