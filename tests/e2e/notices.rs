@@ -1,6 +1,6 @@
 //! Senders hear that their mail waits: once, in time, and never without a mark that they did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use world::{Greeting, Mode, Received, Then};
 
@@ -129,4 +129,79 @@ async fn kill_9_while_delays_are_told_repeats_and_forgets_none() {
     }
     assert_eq!(told.len(), RECIPIENTS);
     assert!(told.values().all(|count| *count == 1), "{told:?}");
+}
+
+/// Next hops that refuse a message.
+const REFUSING: usize = 30;
+
+/// A large message to many who refuse it costs its sender, who may be forged, one notice with all of it.
+#[tokio::test]
+async fn failures_of_one_message_are_one_notice_and_the_message_goes_back_once() {
+    let stage = Home::with("").await;
+    stage.mx.clear_rules();
+    stage.mx.on("RCPT", Then::reply("550 5.1.1 No such user"));
+    for number in 0..REFUSING {
+        stage.world.domain(&format!("d{number}.test")).mx(&[(10, &stage.mx)]);
+    }
+    let slow = stage.world.mx("mx.slow.test").await;
+    stage.world.domain("slow.test").mx(&[(10, &slow)]);
+    slow.on("RCPT", Then::reply("450 4.2.1 Come back later"));
+    let mut to: Vec<String> = (0..REFUSING).map(|n| format!("r{n}@d{n}.test")).collect();
+    to.push("late@slow.test".to_owned());
+    let mut client = stage.relay.client().await;
+    client.expect("MAIL FROM:<alice@sender.test> RET=FULL", 250).await;
+    for to in &to {
+        client.expect(&format!("RCPT TO:<{to}>"), 250).await;
+    }
+    client.expect("DATA", 354).await;
+    client.send(b"Subject: large\r\n\r\nThe whole of it.\r\n.\r\n").await.unwrap();
+    assert_eq!(client.reply().await.unwrap().code, 250);
+
+    let first = stage.home.message().await.text();
+    let failed: BTreeSet<&str> = field(&first, "Final-Recipient").into_iter().collect();
+    assert_eq!(failed.len(), REFUSING, "{first}");
+    assert!(first.contains("The whole of it."), "{first}");
+
+    slow.clear_rules();
+    slow.on("RCPT", Then::reply("550 5.1.1 No such user"));
+    let second = stage.home.messages(2).await.pop().unwrap().text();
+    assert_eq!(field(&second, "Final-Recipient"), ["rfc822; late@slow.test"]);
+    assert!(second.contains("Subject: large") && !second.contains("The whole of it."), "{second}");
+    assert_eq!(stage.relay.event("bounced").count(), REFUSING + 1);
+}
+
+#[tokio::test]
+async fn a_failure_that_waits_for_others_is_not_lost_when_the_daemon_ends() {
+    let mut stage = Home::with("").await;
+    stage.mx.clear_rules();
+    stage.mx.on("RCPT", Then::reply("550 5.1.1 No such user"));
+    let silent = stage.world.mx("mx.silent.test").await;
+    stage.world.domain("silent.test").mx(&[(10, &silent)]);
+    silent.on("RCPT", Then::reply("450 4.2.1 Come back later"));
+    stage.relay.submit("alice@sender.test", &["a@far.test", "b@silent.test"], "two").await;
+    stage.mx.wait_command("RCPT").await;
+    silent.wait_command("RCPT").await;
+    stage.relay.stop().await;
+    stage.relay.start_again().await;
+    let text = stage.home.message().await.text();
+    assert_eq!(field(&text, "Final-Recipient"), ["rfc822; a@far.test"]);
+}
+
+#[tokio::test]
+async fn notices_beyond_the_rate_of_their_sender_are_held_until_somebody_looks() {
+    let stage = Home::with("lifetime = \"1d\"\n[dsn]\nrate_per_sender_per_hour = 2").await;
+    stage.mx.clear_rules();
+    stage.mx.on("RCPT", Then::reply("550 5.1.1 No such user"));
+    for number in 0..4 {
+        stage.relay.submit("alice@sender.test", &[&format!("r{number}@far.test")], "m").await;
+    }
+    stage.relay.submit("bert@sender.test", &["r@far.test"], "m").await;
+    stage.relay.event("held").times(2).await;
+    let notices = stage.home.messages(3).await;
+    let to_bert = notices.iter().filter(|notice| notice.to == ["bert@sender.test"]).count();
+    assert_eq!(to_bert, 1, "others are told");
+    let held = stage.relay.queue().await;
+    assert_eq!(held.len(), 2, "{held:?}");
+    stage.relay.cli(&["queue", "release", "--all"]).await;
+    assert_eq!(stage.home.messages(5).await.len(), 5);
 }

@@ -33,7 +33,7 @@ use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::intake::Intake;
-use crate::queue::{EVENTS_MAX, Event, Queue, damaged, deadline, sweep};
+use crate::queue::{EVENTS_MAX, Event, Queue, damaged, deadline, gathering, sweep};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
 use crate::replaced;
@@ -141,6 +141,7 @@ pub(crate) async fn run(
     tracker.spawn(sweep::run(Arc::clone(&relay), stop.clone()));
     tracker.spawn(deadline::watch(Arc::clone(&relay), stop.clone()));
     tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
+    tracker.spawn(gathering::watch(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_waits(Arc::clone(&relay), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
@@ -264,6 +265,8 @@ pub(crate) fn assemble(
         broken: CancellationToken::new(),
         delay_dsns: Default::default(),
         damaged: Default::default(),
+        gathering: Default::default(),
+        restraint: Default::default(),
         underway: Arc::default(),
         deadlines: Notify::new(),
         switches: Switches::open(spool.clone())?,

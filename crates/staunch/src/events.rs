@@ -97,6 +97,18 @@ pub(crate) fn notice_queued(message: MessageId, action: Action, notice: MessageI
     );
 }
 
+/// A notice is one too many for its sender.
+pub(crate) fn notice_held(notice: MessageId) {
+    tracing::warn!(
+        event = "held",
+        message_id = %notice,
+        reason = "held",
+        sender = "",
+        recipients = 1,
+        "over dsn.rate_per_sender_per_hour: the notice waits for staunch queue release"
+    );
+}
+
 /// Which mail a line about a recipient is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About<'a> {

@@ -32,6 +32,7 @@ mod policy_store;
 mod pool;
 mod queue;
 mod recent;
+mod rates;
 mod regular_file;
 mod relay;
 mod reload;

@@ -22,6 +22,8 @@ use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::underway::Underway;
+use crate::queue::gathering::Gathering;
+use crate::queue::restraint::Restraint;
 use crate::queue::{Event, aftermath, damaged};
 use crate::reload;
 use crate::resolve::Dns;
@@ -65,6 +67,10 @@ pub(crate) struct Relay {
     /// Whose senders are being told that mail waits.
     pub(crate) delay_dsns: aftermath::DelayDsns,
     /// Mail that is damaged, and was named.
+    /// Failures that are told together.
+    pub(crate) gathering: Gathering,
+    /// What notices may cost others.
+    pub(crate) restraint: Restraint,
     pub(crate) damaged: damaged::Named,
     /// What the operator has switched off.
     pub(crate) switches: Switches,

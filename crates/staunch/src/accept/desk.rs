@@ -18,7 +18,6 @@ use super::envelope::{self, Addressee, Asked, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
 use super::login::Dialogue;
-use super::rates::{Rate, Sender};
 use super::received::{Means, Trace};
 use super::refusal::{self, Refusal};
 use super::rules;
@@ -26,6 +25,7 @@ use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
 use crate::place::Place;
+use crate::rates::{Rate, Sender};
 
 /// What answers one session.
 #[derive(Debug)]

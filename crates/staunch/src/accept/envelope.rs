@@ -10,11 +10,11 @@ use spool::{
 };
 
 use super::arrival::Peer;
-use super::rates::Rate;
 use super::refusal::Refusal;
 use crate::auth::users::UserName;
 use crate::config::Config;
 use crate::queue::intake::expires_at;
+use crate::rates::Rate;
 use crate::{requirement, route};
 
 /// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.

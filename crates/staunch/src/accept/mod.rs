@@ -23,7 +23,6 @@ mod login;
 mod offer;
 mod pace;
 mod proxy;
-mod rates;
 mod received;
 mod refusal;
 mod rules;
@@ -39,7 +38,7 @@ use crate::auth::{self, Auth};
 use crate::budget::{Budget, Shares};
 use crate::config::{Config, Limits};
 use crate::queue::intake::Intake;
-use rates::Rates;
+use crate::rates::Rates;
 use visitors::Visitors;
 
 pub(crate) use doors::{BindError, Doors, PreparedDoors};

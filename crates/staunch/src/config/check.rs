@@ -252,7 +252,8 @@ impl Checker {
     fn dsn(&mut self, written: &file::Dsn) -> Option<Dsn> {
         let returns = self.listed("dsn.return", &written.returns, DsnReturn::Headers);
         let from = self.parsed("dsn.from", &written.from, Mailbox::parse);
-        from.map(|from| Dsn { from, returns })
+        let rate_per_sender_per_hour = NonZeroU32::new(written.rate_per_sender_per_hour);
+        from.map(|from| Dsn { from, returns, rate_per_sender_per_hour })
     }
 
     fn admin(&mut self, written: &file::Admin) -> Admin {

@@ -332,11 +332,12 @@ pub(super) struct Dsn {
     pub(super) from: String,
     #[serde(rename = "return")]
     pub(super) returns: String,
+    pub(super) rate_per_sender_per_hour: u32,
 }
 
 impl Default for Dsn {
     fn default() -> Self {
-        Self { from: String::new(), returns: "headers".into() }
+        Self { from: String::new(), returns: "headers".into(), rate_per_sender_per_hour: 100 }
     }
 }
 

@@ -20,7 +20,6 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
     ("route.proxy", &["\"\""]),
     ("rule", &[]),
     ("dsn.postmaster_copy", &["\"\""]),
-    ("dsn.rate_per_sender_per_hour", &[]),
     ("tls_rpt.enabled", &["\"off\""]),
     ("tls_rpt.organization", &["\"\""]),
     ("tls_rpt.contact", &["\"\""]),

@@ -454,6 +454,8 @@ pub(crate) struct Dsn {
     pub(crate) from: Mailbox,
     /// What comes back where RET is absent; the key is `return`.
     pub(crate) returns: DsnReturn,
+    /// Notices that a sender gets; the others are held. None: as many as there are.
+    pub(crate) rate_per_sender_per_hour: Option<NonZeroU32>,
 }
 
 /// `dsn.return`.

@@ -143,6 +143,16 @@ pub(crate) enum Outcome {
     Failed(Problem),
 }
 
+impl Outcome {
+    /// Why it is returned, if it is.
+    pub(crate) fn failed(&self) -> Option<&Problem> {
+        match self {
+            Self::Failed(problem) => Some(problem),
+            Self::Delivered(_) | Self::Deferred { .. } => None,
+        }
+    }
+}
+
 /// What is decided after an attempt.
 #[derive(Debug)]
 pub(crate) struct Decided {

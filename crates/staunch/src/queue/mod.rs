@@ -9,11 +9,13 @@ pub(crate) mod damaged;
 pub(crate) mod deadline;
 pub(crate) mod deliver;
 mod follow;
+pub(crate) mod gathering;
 pub(crate) mod intake;
 mod lane;
 pub(crate) mod lanes;
 pub(crate) mod notice;
 mod proofs;
+pub(crate) mod restraint;
 pub(crate) mod settle;
 pub(crate) mod shaping;
 #[cfg(test)]

@@ -63,6 +63,10 @@ pub(crate) struct Notice {
     pub(crate) message: NewMessage,
     /// For the queue, once it is committed.
     pub(crate) pieces: Vec<(LaneKey, Arrival)>,
+    /// What it carries of the original.
+    pub(crate) returned: Returned,
+    /// Is it sent, or kept back?
+    pub(crate) state: RecipientState,
 }
 
 /// The notice that says what `telling` says; `None` if nobody is to be told: a notice about a notice is
@@ -87,7 +91,11 @@ pub(crate) async fn compose(
         );
         return Ok(None);
     };
-    let returned = returned(config, subject, telling.action);
+    let returned = match returned(config, subject, telling.action) {
+        Returned::Full if relay.restraint.has_gone_back(subject.message) => Returned::Headers,
+        returned @ (Returned::Full | Returned::Headers) => returned,
+    };
+    let state = relay.restraint.notice(config, sender);
     let _lease = relay.budget.notice(octets_held(subject.size, returned)).await;
     let original = match original(relay, subject, returned).await {
         Ok(original) => original,
@@ -104,7 +112,7 @@ pub(crate) async fn compose(
     let now = relay.now();
     let id = relay.spool.new_id(now);
     let parts = Parts { sender, id, now, returned, original: &original };
-    let text = write_so_that_it_travels(config, subject, telling, parts);
+    let (text, returned) = write_so_that_it_travels(config, subject, telling, parts);
     let facts = facts_of(&text);
     let mut draft = relay.spool.draft(id);
     // A large notice is written to the disk here.
@@ -127,7 +135,7 @@ pub(crate) async fn compose(
             lane,
             // RFC 3461 §6: nobody is told what becomes of a notice.
             options: RecipientOptions { notify: Some(Notify::Never), original: None },
-            state: RecipientState::Queued,
+            state,
         }],
         arrived_at: now,
         expires_at: intake::expires_at(config, &ReversePath::Null, now),
@@ -136,7 +144,8 @@ pub(crate) async fn compose(
         options,
     };
     let pieces = intake::pieces(relay, id, &envelope, None);
-    Ok(Some(Notice { message: NewMessage { body: sealed, envelope }, pieces }))
+    let message = NewMessage { body: sealed, envelope };
+    Ok(Some(Notice { message, pieces, returned, state }))
 }
 
 /// What a notice holds while it is written: what it carries of the original, the text that is made of that, perhaps twice, and what
@@ -215,15 +224,16 @@ fn write_so_that_it_travels(
     subject: &Subject<'_>,
     telling: &Telling,
     parts: Parts<'_>,
-) -> Vec<u8> {
+) -> (Vec<u8>, Returned) {
     let text = write(config, subject, telling, &parts);
     // Who takes UTF-8 in addresses takes eight bits in content (RFC 6531 §3.1).
     let goes_anywhere = !parts.sender.as_str().is_ascii() || survey_for_seven_bits(&text).is_ok();
     match parts.returned {
         Returned::Full if !goes_anywhere => {
-            write(config, subject, telling, &Parts { returned: Returned::Headers, ..parts })
+            let parts = Parts { returned: Returned::Headers, ..parts };
+            (write(config, subject, telling, &parts), Returned::Headers)
         }
-        Returned::Full | Returned::Headers => text,
+        returned @ (Returned::Full | Returned::Headers) => (text, returned),
     }
 }
 

@@ -1,26 +1,30 @@
 //! Writes down what an attempt came to: recipients, notices and the lane in one transaction, then
 //! the log.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use smtp::HostName;
+use report::{Action, Returned};
+use smtp::{HostName, ReversePath};
 use spool::{
     Attempt, Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
-    SettlePermit, Settled, Settlement, StoreError, Told,
+    RecipientState, SettlePermit, Settled, Settlement, StoreError, Told,
 };
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
-use super::work::{Due, Rest, Work};
-use super::{Finished, damaged, intake};
+use super::work::{Due, Rest, Target, Work};
+use super::{Finished, damaged, gathering, intake};
 use crate::config::{Config, Patience};
 use crate::events::{self, About};
 use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome, Problem, Reason};
 use crate::pool::Bottleneck;
 use crate::relay::{Counted, Relay};
+use crate::schedule::after;
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
 /// emptied by people or by log rotation, not within a second.
@@ -52,28 +56,66 @@ pub(crate) async fn settle(
     let answered = decision.answered.as_ref();
     let outcomes = &decided.outcomes;
     let now = relay.now();
-    let tellings = telling::after_attempt(&due.work, outcomes, answered, patience, now);
+    let mut tellings = telling::after_attempt(&due.work, outcomes, answered, patience, now);
     let lane = lane_update(due, &decision, now);
     let targets = due.work.targets.iter().zip(outcomes);
-    let changes =
-        || targets.clone().map(|(target, outcome)| (target.no, change(outcome, now))).collect();
+    let failed: Vec<_> =
+        targets.clone().filter_map(|(target, outcome)| Some((target, outcome.failed()?))).collect();
+    let fate = fate(relay, &due.work, &failed).await;
+    if fate == Fate::Gathered {
+        tellings.retain(|telling| telling.action != Action::Failed);
+    }
+    let changes = || {
+        let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, fate, now));
+        targets.clone().map(change).collect()
+    };
     let subject = notice::Subject::from(&due.work);
     write(relay, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
+    if fate == Fate::Gathered {
+        relay.gathering.add(&due.lane, &due.work, &failed);
+    }
     for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
-        let about = About { message: due.work.message, lane: &due.lane };
-        events::recipient_done(about, target, outcome, decision.answered.as_ref());
+        // Of the others it is told when they end.
+        if fate == Fate::Ended || outcome.failed().is_none() {
+            let about = About { message: due.work.message, lane: &due.lane };
+            events::recipient_done(about, target, outcome, decision.answered.as_ref());
+        }
     }
     Finished {
         lane: due.lane.clone(),
         message: due.work.message,
         effect: decided.effect,
-        due: next_due(due, decided, now),
+        due: next_due(due, decided, fate, now),
         pause: decided.pause,
         // Whatever it was when the attempt began: the configuration may have changed since.
         place: due.place(&relay.config()),
         took: took(decided.effect, answered),
         cause: cause(&decision).map(Box::new),
         down: decision.down.clone(),
+    }
+}
+
+/// What becomes of recipients whose attempt failed for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    /// They end with this settlement.
+    Ended,
+    /// They end with others of their message, within seconds.
+    Gathered,
+}
+
+/// A failure waits for others if there can be others, and somebody is to be told.
+async fn fate(relay: &Relay, work: &Work, failed: &[(&Target, &Problem)]) -> Fate {
+    let is_told = failed.iter().any(|(target, _)| target.options.wants_failure());
+    if work.sender == ReversePath::Null || !is_told || !relay.gathering.has_room(failed.len()) {
+        return Fate::Ended;
+    }
+    let (spool, message) = (relay.spool.clone(), work.message);
+    let places = spawn_blocking(move || spool.places(message, None)).await;
+    match places {
+        Ok(Ok(places)) if places.len() > failed.len() => Fate::Gathered,
+        // What cannot be read now is told at once.
+        Ok(Ok(_) | Err(_)) | Err(_) => Fate::Ended,
     }
 }
 
@@ -94,6 +136,21 @@ fn took(effect: Effect, answered: Option<&Answered>) -> Option<HostName> {
     answered.and_then(|answered| answered.mx.name()).filter(|_| effect == Effect::Works).cloned()
 }
 
+/// Recipients of one message that end together: those of one lane, and why each of them.
+#[derive(Debug)]
+pub(super) struct Failing {
+    pub(super) lane: LaneKey,
+    pub(super) work: Work,
+    pub(super) problems: HashMap<RecipientNo, Problem>,
+}
+
+impl Failing {
+    fn failed(&self) -> impl Iterator<Item = (&Target, &Problem)> {
+        let problem = |target: &Target| self.problems.get(&target.no);
+        self.work.targets.iter().filter_map(move |target| Some((target, problem(target)?)))
+    }
+}
+
 /// Returns all of `work` because of `problem`.
 pub(super) async fn fail(
     relay: &Arc<Relay>,
@@ -102,17 +159,35 @@ pub(super) async fn fail(
     (work, lane): (&Work, &LaneKey),
     problem: &Problem,
 ) {
-    let failed = work.targets.iter().map(|target| (target, problem));
-    let tellings = Telling::failed(&work.sender, failed).into_iter().collect();
-    let changes = || work.targets.iter().map(|target| (target.no, Change::Failed)).collect();
+    let problems = work.targets.iter().map(|target| (target.no, problem.clone())).collect();
+    let failing = Failing { lane: lane.clone(), work: work.clone(), problems };
+    fail_together(relay, config, permit, &[failing]).await;
+}
+
+/// Returns all of these, which are of one message, in one notice.
+pub(super) async fn fail_together(
+    relay: &Arc<Relay>,
+    config: &Config,
+    permit: SettlePermit,
+    failing: &[Failing],
+) {
+    let Some(Failing { work, .. }) = failing.first() else { return };
+    let failed = || failing.iter().flat_map(Failing::failed);
+    if failed().next().is_none() {
+        return;
+    }
+    let tellings = Telling::failed(&work.sender, failed()).into_iter().collect();
+    let changes = || failed().map(|(target, _)| (target.no, Change::Failed)).collect();
     let subject = notice::Subject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &changes };
     write(relay, config, permit, writing).await;
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
     relay.underway.note_removal();
-    for target in &work.targets {
-        let about = About { message: work.message, lane };
-        events::recipient_done(about, target, &Outcome::Failed(problem.clone()), None);
+    for one in failing {
+        for (target, problem) in one.failed() {
+            let about = About { message: work.message, lane: &one.lane };
+            events::recipient_done(about, target, &Outcome::Failed(problem.clone()), None);
+        }
     }
 }
 
@@ -202,13 +277,14 @@ async fn write_once(
     permit: SettlePermit,
     writing: &Writing<'_>,
 ) -> Result<(), StoreError> {
-    let (mut notices, mut arrivals) = (Vec::new(), Vec::new());
+    let (mut notices, mut arrivals, mut goes_back) = (Vec::new(), Vec::new(), false);
     let mut changes = (writing.changes)();
     for telling in &writing.tellings {
         let notice = notice::compose(relay, config, &writing.subject, telling).await?;
-        if let Some(Notice { message, pieces }) = notice {
-            arrivals.push((telling.action, message.body.id(), pieces));
+        if let Some(Notice { message, pieces, returned, state }) = notice {
+            arrivals.push((telling.action, message.body.id(), pieces, state));
             notices.push(message);
+            goes_back |= returned == Returned::Full;
         }
         changes.extend(telling.marks());
     }
@@ -233,18 +309,29 @@ async fn write_once(
             return Ok(());
         }
     }
-    for (action, id, pieces) in arrivals {
+    if goes_back {
+        relay.restraint.goes_back(writing.subject.message);
+    }
+    for (action, id, pieces, state) in arrivals {
         events::notice_queued(writing.subject.message, action, id);
+        if state == RecipientState::Held {
+            events::notice_held(id);
+        }
         relay.count_messages(Counted::Came);
         intake::announce(relay, config, pieces).await;
     }
     Ok(())
 }
 
-fn change(outcome: &Outcome, now: Timestamp) -> Change {
+fn change(outcome: &Outcome, fate: Fate, now: Timestamp) -> Change {
     match outcome {
         Outcome::Delivered(_) => Change::Delivered,
-        Outcome::Failed(_) => Change::Failed,
+        Outcome::Failed(_) if fate == Fate::Ended => Change::Failed,
+        Outcome::Failed(problem) => Change::Deferred(Deferral {
+            due_at: after(now, gathering::AGAIN),
+            problem: Some(problem.stored(now)),
+            attempt: Attempt::Counted,
+        }),
         Outcome::Deferred { due_at, problem, attempt } => Change::Deferred(Deferral {
             due_at: *due_at,
             problem: Some(problem.stored(now)),
@@ -273,10 +360,10 @@ fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpd
 }
 
 /// When the message is due in this lane again, if it is.
-fn next_due(due: &Due, decided: &Decided, now: Timestamp) -> Option<Timestamp> {
-    let deferred = decided.outcomes.iter().filter_map(|outcome| match outcome {
-        Outcome::Deferred { due_at, .. } => Some(*due_at),
-        Outcome::Delivered(_) | Outcome::Failed(_) => None,
+fn next_due(due: &Due, decided: &Decided, fate: Fate, now: Timestamp) -> Option<Timestamp> {
+    let deferred = decided.outcomes.iter().filter_map(|outcome| match change(outcome, fate, now) {
+        Change::Deferred(deferral) => Some(deferral.due_at),
+        Change::Delivered | Change::Failed | Change::Told(_) => None,
     });
     let rest = (due.work.rest == Rest::Waiting).then_some(now);
     deferred.chain(rest).min()

@@ -1,0 +1,182 @@
+//! How much one client hands in within a minute, and one sender within an hour; and how many notices a sender gets.
+//!
+//! Counted in windows that begin with the first message: exact sums of the last hour would cost memory for each
+//! message of it. A flood of clients or senders costs the memory of those seen least recently.
+
+use std::hash::Hash;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use smtp::Mailbox;
+use tokio::time::Instant;
+
+use crate::config::mailbox_key;
+use crate::place::Place;
+use crate::recent::Recent;
+
+/// Of `limits.messages_per_client_per_minute`.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Of `limits.recipients_per_sender_per_hour` and `dsn.rate_per_sender_per_hour`.
+const HOUR: Duration = Duration::from_secs(60 * 60);
+/// Clients and senders that are counted, each: some megabytes.
+const COUNTED_MAX: usize = 10_000;
+
+/// Whose recipients are counted together.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Sender {
+    /// Who logged in, whatever the address is.
+    User(Box<str>),
+    /// The address in MAIL FROM, as a `config::mailbox_key`.
+    Address(Box<str>),
+    /// Of mail without a sender.
+    Client(Place),
+}
+
+/// Is one more within a limit?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Rate {
+    /// It is.
+    Within,
+    /// It is not.
+    Over,
+}
+
+/// Counts by key, each in windows of its own.
+#[derive(Debug)]
+struct Windows<K> {
+    length: Duration,
+    of: Mutex<Recent<K, Window>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    since: Instant,
+    count: u32,
+}
+
+impl<K: Clone + Eq + Hash> Windows<K> {
+    fn new(length: Duration) -> Self {
+        Self { length, of: Mutex::new(Recent::new(COUNTED_MAX)) }
+    }
+
+    /// Counts as `counting` says, which sees what was counted in this window.
+    fn count<T>(&self, key: K, now: Instant, counting: impl FnOnce(&mut u32) -> T) -> T {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = of
+            .get(&key)
+            .copied()
+            .filter(|window| now.saturating_duration_since(window.since) < self.length);
+        let mut window = open.unwrap_or(Window { since: now, count: 0 });
+        let result = counting(&mut window.count);
+        of.set(key, window);
+        result
+    }
+}
+
+/// What is handed in.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    messages: Windows<Place>,
+    recipients: Windows<Sender>,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { messages: Windows::new(MINUTE), recipients: Windows::new(HOUR) }
+    }
+}
+
+impl Rates {
+    /// One message more of `client`.
+    pub(crate) fn message(&self, client: Place, max: NonZeroU32, now: Instant) -> Rate {
+        self.messages.count(client, now, |count| one_more(count, max))
+    }
+
+    /// So many recipients more of `sender`. Those over the limit count too: whoever goes on sending stays over it.
+    pub(crate) fn recipients(
+        &self,
+        sender: Sender,
+        more: u32,
+        max: NonZeroU32,
+        now: Instant,
+    ) -> Rate {
+        self.recipients.count(sender, now, |count| {
+            *count = count.saturating_add(more);
+            if *count > max.get() { Rate::Over } else { Rate::Within }
+        })
+    }
+}
+
+/// The notices that senders get, by the address.
+#[derive(Debug)]
+pub(crate) struct NoticeRates(Windows<Box<str>>);
+
+impl Default for NoticeRates {
+    fn default() -> Self {
+        Self(Windows::new(HOUR))
+    }
+}
+
+impl NoticeRates {
+    /// One notice more to `sender`.
+    pub(crate) fn notice(&self, sender: &Mailbox, max: NonZeroU32, now: Instant) -> Rate {
+        self.0.count(mailbox_key(sender).into(), now, |count| one_more(count, max))
+    }
+}
+
+/// What is over the limit does not count.
+fn one_more(count: &mut u32, max: NonZeroU32) -> Rate {
+    if *count >= max.get() {
+        return Rate::Over;
+    }
+    *count += 1;
+    Rate::Within
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn max(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    #[test]
+    fn a_client_has_so_many_messages_a_minute() {
+        let (rates, now) = (Rates::default(), Instant::now());
+        let client = |n| Place::of([192, 0, 2, n].into());
+        let second = Duration::from_secs(1);
+        for _ in 0..3 {
+            assert_eq!(rates.message(client(1), max(3), now), Rate::Within);
+        }
+        assert_eq!(rates.message(client(1), max(3), now + 59 * second), Rate::Over);
+        assert_eq!(rates.message(client(2), max(3), now), Rate::Within, "another one");
+        assert_eq!(rates.message(Place::Local(0), max(3), now), Rate::Within);
+        assert_eq!(rates.message(client(1), max(3), now + MINUTE), Rate::Within);
+    }
+
+    #[test]
+    fn a_sender_stays_over_the_limit_while_the_hour_lasts() {
+        let (rates, now) = (Rates::default(), Instant::now());
+        let sender = || Sender::User("anna".into());
+        assert_eq!(rates.recipients(sender(), 90, max(100), now), Rate::Within);
+        assert_eq!(rates.recipients(sender(), 20, max(100), now), Rate::Over);
+        assert_eq!(rates.recipients(sender(), 1, max(100), now), Rate::Over);
+        let address = Sender::Address("anna".into());
+        assert_eq!(rates.recipients(address, 100, max(100), now), Rate::Within);
+        assert_eq!(rates.recipients(sender(), 100, max(100), now + HOUR), Rate::Within);
+    }
+
+    #[test]
+    fn a_sender_has_so_many_notices_an_hour_whatever_is_over_it() {
+        let (rates, now) = (NoticeRates::default(), Instant::now());
+        let notice =
+            |sender: &str, now| rates.notice(&Mailbox::parse(sender).unwrap(), max(2), now);
+        let hour: Vec<_> = (0..4).map(|_| notice("anna@x.test", now)).collect();
+        assert_eq!(hour, [Rate::Within, Rate::Within, Rate::Over, Rate::Over]);
+        assert_eq!(notice("bert@x.test", now), Rate::Within);
+        assert_eq!(notice("anna@X.TEST", now), Rate::Over, "domains have no case");
+        assert_eq!(notice("anna@x.test", now + HOUR), Rate::Within);
+    }
+}
