@@ -310,8 +310,16 @@ impl ChunkReceiver {
 }
 
 fn find_special(bytes: &[u8], from: usize) -> Option<usize> {
-    memchr::memchr3(b'\r', b'\n', 0, bytes.get(from..)?).map(|at| from + at)
+    let rest = bytes.get(from..)?;
+    let (near, far) = rest.split_at(rest.len().min(NEAR_OCTETS));
+    let is_special = |octet: &u8| matches!(octet, b'\r' | b'\n' | 0);
+    let near_at = near.iter().position(is_special);
+    let at = near_at.or_else(|| Some(near.len() + memchr::memchr3(b'\r', b'\n', 0, far)?));
+    at.map(|at| from + at)
 }
+
+/// Our choice: so many octets are looked at one by one. For a search with vectors, short lines would be all preparation.
+const NEAR_OCTETS: usize = 8;
 
 /// The first `keep` octets of the input, from which `used` are removed.
 fn take<'i>(input: &mut &'i [u8], keep: usize, used: usize) -> &'i [u8] {

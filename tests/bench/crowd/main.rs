@@ -1,8 +1,8 @@
 //! What does a crowd cost? 10,000 clients that do nothing, 1,000 that send large messages at 10 KB/s, 1,000 that
 //! never finish what they begin, 100 that send headers of very many fields, and one client with 100 transactions that
-//! it does not end.
+//! it does not end; and one that sends so many MiB each of content that is made to be costly.
 //!
-//! `cargo bench -p staunch --bench crowd -- [idle=10000] [slow=1000] [loris=1000] [headers=100] [unfinished=100] [seconds=90]`
+//! `cargo bench -p staunch --bench crowd -- [idle=10000] [slow=1000] [loris=1000] [headers=100] [unfinished=100] [inputs=64] [seconds=90]`
 //!
 //! Only the crowds that are named, or all of them. With fewer clients the bounds on memory shrink in ratio.
 //!
@@ -17,6 +17,7 @@
 
 mod headers;
 mod idle;
+mod inputs;
 mod loris;
 mod slow;
 mod unfinished;
@@ -40,9 +41,15 @@ const REST: Duration = Duration::from_secs(5);
 const HEAPS_MIB: f64 = 32.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// How many clients of each kind there are, by default.
-const KINDS: [(&str, usize); 5] =
-    [("idle", 10_000), ("slow", 1000), ("loris", 1000), ("headers", 100), ("unfinished", 100)];
+/// How many clients of each kind there are, by default; of `inputs`, how many MiB of each.
+const KINDS: [(&str, usize); 6] = [
+    ("idle", 10_000),
+    ("slow", 1000),
+    ("loris", 1000),
+    ("headers", 100),
+    ("unfinished", 100),
+    ("inputs", 64),
+];
 
 /// What is asked for.
 #[derive(Debug)]
@@ -80,6 +87,7 @@ async fn main() {
             "slow" => slow::run(count, plan.window).await,
             "loris" => loris::run(count).await,
             "headers" => headers::run(count, plan.window).await,
+            "inputs" => inputs::run(count).await,
             _ => unfinished::run(count).await,
         }
     }

@@ -374,7 +374,7 @@ impl Conversation {
         let mut gathered = Gathered::default();
         self.has_moved = !self.desk.is_busy();
         let progress = loop {
-            if self.stop.is_cancelled() && !self.session.is_in_content() {
+            if !self.session.is_in_content() && self.stop.is_cancelled() {
                 self.session.close(&stopping());
             }
             let step = self.session.step(&mut input);
