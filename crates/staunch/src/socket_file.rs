@@ -1,12 +1,18 @@
 //! Unix sockets that have a name in the file system: taking the name, and giving it back.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with,
+};
 use tokio::net::UnixListener;
+
+/// Connections that the system holds until we take them.
+const BACKLOG: i32 = 1024;
 
 /// A listening socket; its name goes when this is dropped.
 #[derive(Debug)]
@@ -44,9 +50,7 @@ impl SocketFile {
     ///
     /// What the system says, or that the place is taken.
     pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<Self> {
-        make_room(path)?;
-        let socket = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        let socket = listen(path, MayOpen { mode, group: None })?;
         Ok(Self { _name: OwnName::of(path)?, socket })
     }
 
@@ -70,12 +74,47 @@ fn name(path: &Path) -> io::Result<(u64, u64)> {
     Ok((there.dev(), there.ino()))
 }
 
+/// Who may connect to a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MayOpen {
+    /// Of the file.
+    pub(crate) mode: u32,
+    /// Whose it becomes besides, if we are allowed to give it away. Otherwise the owner still has it.
+    pub(crate) group: Option<u32>,
+}
+
+/// Listens at `path`. A socket that a daemon left behind is replaced; one that somebody still answers is not.
+///
+/// # Errors
+///
+/// What the system says, or that the place is taken.
+pub(crate) fn listen(path: &Path, may_open: MayOpen) -> io::Result<UnixListener> {
+    make_room(path)?;
+    let socket = named(path, may_open)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
+}
+
+/// A socket with its name, its mode and its group, to which nobody can connect yet: between name and mode the file may be
+/// open to all.
+fn named(path: &Path, may_open: MayOpen) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let permissions = std::fs::Permissions::from_mode(may_open.mode);
+    std::fs::set_permissions(path, permissions)?;
+    if let Some(group) = may_open.group {
+        let _owner_only = std::os::unix::fs::chown(path, None, Some(group));
+    }
+    Ok(socket)
+}
+
 /// Sees to it that nothing is at `path`.
 ///
 /// # Errors
 ///
 /// Something else than an abandoned socket is there.
-pub(crate) fn make_room(path: &Path) -> io::Result<()> {
+fn make_room(path: &Path) -> io::Result<()> {
     let there = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         found => found?,
@@ -135,6 +174,18 @@ mod tests {
         assert!(path.exists());
         drop(theirs);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn nobody_connects_before_the_file_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = named(&path, MayOpen { mode: 0o600, group: None }).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(knock(&path), Err(Errno::CONNREFUSED));
+        rustix::net::listen(&socket, BACKLOG).unwrap();
+        assert_eq!(knock(&path), Ok(()));
     }
 
     /// Its owner may be too busy to answer, or speak in another manner: neither makes it ours.

@@ -4,6 +4,7 @@
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
 
 mod clock;
+mod door;
 mod header;
 mod policies;
 mod queue;
@@ -11,7 +12,6 @@ mod summary;
 mod switches;
 mod transfer;
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,11 +32,13 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use door::Door;
+
 use crate::daemon::RunError;
 use crate::explain::{self, Question};
 use crate::relay::Relay;
 use crate::resolve::ServerState;
-use crate::socket_file;
+use crate::socket_file::{self, MayOpen};
 
 /// Owner and group; others have no business with the queue.
 const SOCKET_MODE: u32 = 0o660;
@@ -57,14 +59,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// [`RunError::Admin`].
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
     let failed = |source| RunError::Admin { path: path.to_owned(), source };
-    socket_file::make_room(path).map_err(failed)?;
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
-    if let Some(group) = group_id(SOCKET_GROUP) {
-        // Not being allowed to is no reason not to start: the owner still has the door.
-        let _owner_only = std::os::unix::fs::chown(path, None, Some(group));
-    }
-    Ok(listener)
+    let may_open = MayOpen { mode: SOCKET_MODE, group: group_id(SOCKET_GROUP) };
+    socket_file::listen(path, may_open).map_err(failed)
 }
 
 /// From the group file: a static binary has no other way.
@@ -79,7 +75,7 @@ fn group_id(name: &str) -> Option<u32> {
 /// Answers until `stop`; then who has asked gets a last answer.
 pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: CancellationToken) {
     let service = router(relay).into_make_service_with_connect_info::<Peer>();
-    let service = axum::serve(listener, service);
+    let service = axum::serve(Door::new(listener), service);
     let service = service.with_graceful_shutdown(stop.clone().cancelled_owned());
     let patience = async {
         stop.cancelled().await;
@@ -100,9 +96,9 @@ struct Peer {
     uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        Self { uid: stream.io().uid }
     }
 }
 
@@ -212,7 +208,7 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
         Health::Poisoned => "poisoned",
     };
     let config = relay.config();
-    let free = relay.free.load(Ordering::Relaxed);
+    let free = relay.free.seen();
     let has_room = free >= config.limits.disk_free_min;
     let is_drained = relay.switches.off().accepting.is_some();
     let works = health == "good" && !relay.broken.is_cancelled();
