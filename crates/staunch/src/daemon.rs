@@ -28,6 +28,7 @@ use crate::cli::Exit;
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
+use crate::free_space::FreeSpace;
 use crate::live::Live;
 use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper};
@@ -140,8 +141,8 @@ pub(crate) async fn run(
     tracker.spawn(damaged::check_all(Arc::clone(&relay), stop.clone()));
     tracker.spawn(sweep::run(Arc::clone(&relay), stop.clone()));
     tracker.spawn(deadline::watch(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
     tracker.spawn(gathering::watch(Arc::clone(&relay), stop.clone()));
+    tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
     tracker.spawn(watch_waits(Arc::clone(&relay), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
@@ -260,13 +261,13 @@ pub(crate) fn assemble(
         roots: Live::new(load_roots(&today.tls).map_err(setup)?),
         tracker,
         budget: Budget::new(accept::shares(&today.limits)),
-        free: AtomicU64::new(u64::MAX),
+        free: FreeSpace::new(),
         listening: Live::new(Vec::new()),
         broken: CancellationToken::new(),
         delay_dsns: Default::default(),
-        damaged: Default::default(),
         gathering: Default::default(),
         restraint: Default::default(),
+        damaged: Default::default(),
         underway: Arc::default(),
         deadlines: Notify::new(),
         switches: Switches::open(spool.clone())?,
@@ -309,9 +310,9 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
     let spool = relay.spool.clone();
     match tokio::task::spawn_blocking(move || spool.space()).await {
         Ok(Ok(space)) if space.inodes > 0 => {
-            relay.free.store(space.free_bytes(), Ordering::Relaxed)
+            relay.free.look(space.free_bytes());
         }
-        Ok(Ok(_)) => relay.free.store(0, Ordering::Relaxed),
+        Ok(Ok(_)) => relay.free.look(0),
         Ok(Err(error)) => {
             tracing::error!(event = "store_failed", %error, "free space is not known");
         }

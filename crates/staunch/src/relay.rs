@@ -17,13 +17,14 @@ use crate::budget::Budget;
 use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::connect::Connector;
+use crate::free_space::FreeSpace;
 use crate::live::Live;
 use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
-use crate::queue::underway::Underway;
 use crate::queue::gathering::Gathering;
 use crate::queue::restraint::Restraint;
+use crate::queue::underway::Underway;
 use crate::queue::{Event, aftermath, damaged};
 use crate::reload;
 use crate::resolve::Dns;
@@ -54,8 +55,8 @@ pub(crate) struct Relay {
     pub(crate) tracker: TaskTracker,
     /// Memory for mail that arrives or was just accepted.
     pub(crate) budget: Arc<Budget>,
-    /// Free octets of the data directory, as of the last look.
-    pub(crate) free: AtomicU64,
+    /// Free octets of the data directory.
+    pub(crate) free: Arc<FreeSpace>,
     /// Messages in the queue.
     pub(crate) messages: AtomicU64,
     /// Where we listen ourselves: mail is never sent there.
@@ -66,11 +67,11 @@ pub(crate) struct Relay {
     pub(crate) underway: Arc<Underway>,
     /// Whose senders are being told that mail waits.
     pub(crate) delay_dsns: aftermath::DelayDsns,
-    /// Mail that is damaged, and was named.
     /// Failures that are told together.
     pub(crate) gathering: Gathering,
     /// What notices may cost others.
     pub(crate) restraint: Restraint,
+    /// Mail that is damaged, and was named.
     pub(crate) damaged: damaged::Named,
     /// What the operator has switched off.
     pub(crate) switches: Switches,

@@ -24,7 +24,9 @@ use super::rules;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
+use crate::free_space::Promise;
 use crate::place::Place;
+use crate::queue::intake::NotNow;
 use crate::rates::{Rate, Sender};
 
 /// What answers one session.
@@ -49,6 +51,10 @@ impl Drop for Desk {
     }
 }
 
+fn not_now(not_now: NotNow) -> Refusal {
+    Refusal::NotNow(not_now.reply)
+}
+
 /// What MAIL, RCPT and DATA brought so far.
 #[derive(Debug)]
 struct Transaction {
@@ -57,6 +63,8 @@ struct Transaction {
     recipients: usize,
     message: Option<Incoming>,
     lease: Lease,
+    /// On the disk.
+    room: Promise,
 }
 
 impl Desk {
@@ -204,7 +212,7 @@ impl Desk {
         rules::sender(&config, self.login.as_ref(), &mail.sender)?;
         let times = Times::new(&mail, self.shared.intake.now())?;
         let size = mail.size.unwrap_or_default();
-        self.shared.intake.room_for(size).map_err(|not_now| Refusal::NotNow(not_now.reply))?;
+        let room = self.shared.intake.room_for(self.borrower(), size).map_err(not_now)?;
         let lease = self.shared.budget.message(self.borrower(), held.guarantee());
         let mut lease = lease.ok_or(Refusal::NoMemory)?;
         // More than the guarantee only behind another message, whose buffer is still there.
@@ -217,7 +225,7 @@ impl Desk {
             return Err(Refusal::TooFast);
         }
         let asked = Asked { mail, times, recipients: Vec::new() };
-        self.transaction = Some(Transaction { asked, recipients: 0, message: None, lease });
+        self.transaction = Some(Transaction { asked, recipients: 0, message: None, lease, room });
         Ok(())
     }
 
@@ -276,9 +284,13 @@ impl Desk {
 
     async fn content(&mut self, piece: &[u8], buffer: usize) {
         if let Some(transaction) = &mut self.transaction
-            && let Transaction { recipients, message: Some(message), lease, .. } = transaction
+            && let Transaction { recipients, message: Some(message), lease, room, .. } = transaction
         {
             let besides = buffer + *recipients;
+            let size = message.size_with(piece);
+            if let Err(full) = self.shared.intake.room_to_grow(room, size) {
+                message.refuse(not_now(full));
+            }
             let _turn = if message.needs_disk(piece.len(), besides, lease) {
                 self.shared.disk_turns.acquire().await.ok()
             } else {
@@ -308,7 +320,7 @@ impl Desk {
     async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, Refusal> {
         let transaction = self.transaction.take().ok_or(Refusal::NotWritten)?;
         self.may_go_on(&self.shared.config(), &transaction.asked)?;
-        let Transaction { asked, message, lease, .. } = transaction;
+        let Transaction { asked, message, lease, room, .. } = transaction;
         let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
         let (count, size) = (asked.recipients.len(), facts.size);
         let sender = asked.mail.sender.as_str().to_owned();
@@ -324,7 +336,8 @@ impl Desk {
         let committed = self.shared.intake.commit(&config, draft, envelope).await;
         // The body was in memory until here.
         drop(lease);
-        let id = committed.map_err(|not_now| Refusal::NotNow(not_now.reply))?;
+        let id = committed.map_err(not_now)?;
+        room.kept(size);
         info!(
             event = "accepted",
             message_id = %id,

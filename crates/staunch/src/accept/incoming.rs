@@ -32,6 +32,17 @@ impl Incoming {
         self.draft.as_ref().map_or(0, Draft::memory)
     }
 
+    /// Octets with one more piece.
+    pub(super) fn size_with(&self, piece: &[u8]) -> u64 {
+        self.draft.as_ref().map_or(0, |draft| draft.size().saturating_add(octets(piece.len())))
+    }
+
+    /// It is not taken, whatever comes.
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.draft = Err(refusal);
+        self.facts = Facts::new();
+    }
+
     /// Will a piece of `more` octets go to the disk? What the lease may have for it, it has then.
     pub(super) fn needs_disk(&self, more: usize, buffer: usize, lease: &mut Lease) -> bool {
         let Ok(draft) = &self.draft else { return false };
@@ -59,8 +70,7 @@ impl Incoming {
         let Ok(draft) = &mut self.draft else { return };
         self.facts.update(piece);
         if let Err(refusal) = append(draft, piece, buffer, lease) {
-            self.draft = Err(refusal);
-            self.facts = Facts::new();
+            self.refuse(refusal);
         }
     }
 

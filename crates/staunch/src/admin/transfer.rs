@@ -12,6 +12,8 @@ use spool::{BodyFacts, Draft, MessageId, StoreError};
 
 use super::{Refused, ask_store};
 use crate::accept::Facts;
+use crate::budget::Borrower;
+use crate::place::Place;
 use crate::queue::intake::{Intake, Origin};
 use crate::relay::Relay;
 use crate::transfer::{EnvelopeLine, LINE_MAX};
@@ -50,7 +52,9 @@ async fn take(relay: &Arc<Relay>, pieces: &mut BodyDataStream) -> Result<Json<Va
     let begun = ask_store(relay, move |relay| relay.spool.begin_import(id)).await?;
     let Some((import, draft)) = begun else { return Ok(answer(id, Found::Known)) };
     let intake = Intake::new(Arc::clone(relay));
-    intake.room_for(envelope_line.size).map_err(|full| Refused::failed(full.reply.text()))?;
+    let operator = Borrower::Place(Place::Local(rustix::process::getuid().as_raw()));
+    let room = intake.room_for(operator, envelope_line.size);
+    let room = room.map_err(|full| Refused::failed(full.reply.text()))?;
     let mut arriving = Arriving::new(draft);
     arriving = arriving.take(rest).await?;
     while let Some(piece) = next().await? {
@@ -69,6 +73,7 @@ async fn take(relay: &Arc<Relay>, pieces: &mut BodyDataStream) -> Result<Json<Va
     };
     let committed = relay.tracker.spawn(commit).await.map_err(Refused::failed)?;
     committed.map_err(|refused| Refused::failed(refused.reply.text()))?;
+    room.kept(envelope_line.size);
     Ok(answer(id, Found::New))
 }
 

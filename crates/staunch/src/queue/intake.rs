@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use super::Event;
 use super::lanes::Submitter;
 use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
-use crate::budget::{Budget, Loan};
+use crate::budget::{Borrower, Budget, Loan};
 use crate::config::Config;
+use crate::free_space::Promise;
 use crate::relay::{Counted, Relay};
 use crate::schedule::after;
 
@@ -28,6 +29,10 @@ pub(crate) struct NotNow {
 }
 
 impl NotNow {
+    fn disk_full() -> Self {
+        Self::no_space("Not enough disk space, try again later")
+    }
+
     fn no_space(text: &'static str) -> Self {
         Self { reply: Response::new(452, Status::transient(3, 1), text) }
     }
@@ -70,26 +75,32 @@ impl Intake {
         Self { relay }
     }
 
-    /// Is there room for a message of `size` octets?
+    /// Room for a message of `client` that is said to have `size` octets.
     ///
     /// # Errors
     ///
     /// [`NotNow`] when the disk or the queue is too full, or the store is broken.
-    pub(crate) fn room_for(&self, size: u64) -> Result<(), NotNow> {
+    pub(crate) fn room_for(&self, client: Borrower, size: u64) -> Result<Promise, NotNow> {
         let relay = &self.relay;
         let limits = &relay.config().limits;
         if relay.broken.is_cancelled() {
             return Err(NotNow::no_space("The queue is not available, try again later"));
         }
-        let free = relay.free.load(Ordering::Relaxed);
-        if free < limits.disk_free_min.saturating_add(size) {
-            return Err(NotNow::no_space("Not enough disk space, try again later"));
-        }
         let messages = relay.messages.load(Ordering::Relaxed);
         if limits.queue_messages.is_some_and(|max| messages >= max) {
             return Err(NotNow::no_space("The queue is full, try again later"));
         }
-        Ok(())
+        relay.free.promise(client, size, limits.disk_free_min).ok_or_else(NotNow::disk_full)
+    }
+
+    /// The message has grown to `size` octets.
+    ///
+    /// # Errors
+    ///
+    /// [`NotNow`] when it is larger than it was said to be, and there is no room for that.
+    pub(crate) fn room_to_grow(&self, room: &mut Promise, size: u64) -> Result<(), NotNow> {
+        let floor = self.relay.config().limits.disk_free_min;
+        room.covers(size, floor).then_some(()).ok_or_else(NotNow::disk_full)
     }
 
     /// The time that mail goes by.
