@@ -21,6 +21,8 @@ pub(super) enum Kind {
     },
     /// A whole message.
     Message,
+    /// What a program reads of a notice: fields in the clear, which nobody decodes (RFC 3464 §2.1). It is left alone.
+    Status,
     /// What may not be encoded, and whose parts cannot be found (RFC 2046 §5.1.1, §5.2.2).
     Opaque,
 }
@@ -69,6 +71,7 @@ pub(super) fn kind(value: &[u8]) -> Kind {
         (b"multipart", sub) => multipart(sub, &mut scanner),
         (b"message", b"rfc822") => Kind::Message,
         (b"message", b"partial" | b"external-body") => Kind::Opaque,
+        (b"message", b"delivery-status") => Kind::Status,
         // RFC 6532 §3.7: unlike message/rfc822 it may be encoded; and its header cannot be 7-bit.
         (b"message", b"global") => Kind::Other,
         (b"text" | b"message", _) => Kind::Text,
@@ -205,7 +208,7 @@ mod tests {
                 let sealed = if is_sealed { " sealed" } else { "" };
                 format!("{}{parts}{sealed}", String::from_utf8_lossy(&boundary))
             }
-            plain @ (Kind::Text | Kind::Other | Kind::Message | Kind::Opaque) => {
+            plain @ (Kind::Text | Kind::Other | Kind::Message | Kind::Status | Kind::Opaque) => {
                 format!("{plain:?}")
             }
         };
@@ -220,7 +223,8 @@ mod tests {
             ("message/rfc822", "Message"),
             ("MESSAGE/RFC822 (a copy)", "Message"),
             ("message/partial; id=1", "Opaque"),
-            ("message/delivery-status", "Text"),
+            ("message/delivery-status", "Status"),
+            ("message/global-delivery-status", "Text"),
             ("message/global", "Other"),
             ("multipart/mixed; boundary=abc", "abc"),
             ("multipart/mixed;\r\n\tboundary=\"a b\\\"c\"", "a b\"c"),

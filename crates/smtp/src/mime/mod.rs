@@ -11,7 +11,7 @@
 //!
 //! Raw octets above 127 in *header* fields stay as they are. There is no encoding that would mean the
 //! same, they are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. What such a header is inside of keeps
-//! its label of eight bits. (A message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
+//! its label of eight bits; and so it is with a `message/delivery-status`, whose fields no program decodes. (A message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
 //!
 //! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::is_dkim_signed`]).
 

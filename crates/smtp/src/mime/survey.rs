@@ -61,7 +61,7 @@ struct Findings {
     current: Current,
     /// Which entities have others in them.
     composites: Vec<usize>,
-    /// Octets above 127 in a header inside the message: they stay.
+    /// Octets above 127 in a header inside the message, or in the status of a notice: they stay.
     has_8bit_inside: bool,
 }
 
@@ -109,12 +109,15 @@ impl Findings {
         if !is_8bit_in_the_way && !is_line_in_the_way {
             return Ok(self.relabelled(*entity, form));
         }
+        if form.made_of() == Kind::Status && !entity.is_sealed {
+            return Ok(Action::Keep);
+        }
         let encoding = match (entity.is_sealed, form.label, form.made_of()) {
             (true, _, _) => Err(Refused::Sealed),
             (false, Some(Label::Encoded), _) => Err(Refused::AlreadyEncoded),
             (false, _, Kind::Text) => Ok(Encoding::QuotedPrintable),
             (false, _, Kind::Other) => Ok(Encoding::Base64),
-            (false, _, Kind::Opaque | Kind::Multipart { .. } | Kind::Message) => {
+            (false, _, Kind::Opaque | Kind::Multipart { .. } | Kind::Message | Kind::Status) => {
                 Err(Refused::Opaque)
             }
         };
@@ -180,6 +183,8 @@ impl Visitor for Findings {
     fn content_end(&mut self) -> Result<(), Refused> {
         let action = self.action()?;
         self.decide(action);
+        let is_status = self.current.form.made_of() == Kind::Status;
+        self.has_8bit_inside |= is_status && self.current.has_8bit;
         Ok(())
     }
 

@@ -104,6 +104,15 @@ fn each_part_is_encoded_for_itself() {
          --=_1--\nepilogue\n",
     );
     check(
+        "the status of a notice is left alone, and what is around it keeps its label",
+        "Content-Type: multipart/report; boundary=b\nContent-Transfer-Encoding: 8bit\n\n--b\n\
+         Content-Type: message/delivery-status\n\nDiagnostic-Code: x; \u{e4}\n--b\n\
+         Content-Type: text/plain\n\n\u{e4}\n--b--\n",
+        "Content-Type: multipart/report; boundary=b\nContent-Transfer-Encoding: 8bit\nMIME-Version: 1.0\n\n--b\n\
+         Content-Type: message/delivery-status\n\nDiagnostic-Code: x; \u{e4}\n--b\n\
+         Content-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\n=E4\n--b--\n",
+    );
+    check(
         "a message inside, with a header of its own",
         "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\
          Content-Transfer-Encoding: 8bit\n\nSubject: x\n\n\u{e4}\n--b--\n",

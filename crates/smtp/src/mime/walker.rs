@@ -99,6 +99,7 @@ impl Form {
             kind @ (Kind::Text
             | Kind::Other
             | Kind::Opaque
+            | Kind::Status
             | Kind::Multipart { .. }
             | Kind::Message) => kind,
         }
@@ -308,7 +309,7 @@ impl<V: Visitor> Steps<V> {
                 }
                 self.begin(Begins::Message);
             }
-            Kind::Text | Kind::Other | Kind::Opaque => {}
+            Kind::Text | Kind::Other | Kind::Status | Kind::Opaque => {}
         }
         Ok(())
     }
