@@ -22,6 +22,7 @@ mod fetch;
 mod free_space;
 mod hosts;
 mod identity;
+mod inert_json;
 mod live;
 mod login;
 mod open;

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 use smtp::RemoteText;
-use smtp::remote_text::{is_inert, push_inert};
+use smtp::remote_text::push_inert;
 
 use super::table::Table;
+use crate::inert_json;
 
 /// Prints one value as one line. What a terminal could take for more than text is escaped, which is the same value.
 ///
@@ -14,17 +15,9 @@ use super::table::Table;
 ///
 /// Of writing.
 pub(super) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
-    let text = value.to_string();
-    let mut rest = text.as_str();
-    while let Some((at, c)) = rest.char_indices().find(|(_, c)| !is_inert(*c)) {
-        let (front, behind) = rest.split_at(at);
-        out.write_all(front.as_bytes())?;
-        for unit in c.encode_utf16(&mut [0; 2]) {
-            write!(out, "\\u{unit:04x}")?;
-        }
-        rest = behind.get(c.len_utf8()..).unwrap_or_default();
-    }
-    writeln!(out, "{rest}")
+    let mut line = String::new();
+    inert_json::push(&mut line, value);
+    writeln!(out, "{line}")
 }
 
 /// Makes a text of many lines fit for a terminal, piece by piece: lines stay lines, all else that is not inert is escaped.

@@ -9,6 +9,8 @@ use smtp::remote_text::push_inert;
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
+use crate::inert_json;
+
 /// The field that says which fact it is; it stands first.
 const EVENT: &str = "event";
 /// What tracing calls the prose of an event; it stands last.
@@ -109,7 +111,8 @@ impl Line<'_> {
         let target = self.target.map(Value::from);
         let target = target.as_ref().map(|target| ("target", target));
         for (name, value) in self.fields.in_order().chain(target) {
-            out.push_str(&format!(",{}:{value}", Value::from(name)));
+            out.push_str(&format!(",{}:", Value::from(name)));
+            inert_json::push(&mut out, value);
         }
         out.push_str("}\n");
         out.into_bytes()
@@ -226,6 +229,9 @@ mod tests {
         let text = String::from_utf8(line(&fields).text()).unwrap();
         let want = r#" sender="\"s\u{115f}\"@ü\u{202e}\u{1b}.test" target=t"#;
         assert!(text.trim_end().ends_with(want), "{text}");
+        let json = String::from_utf8(line(&fields).json()).unwrap();
+        let want = r#""sender":"\"s\u115f\"@ü\u202e\u001b.test","target":"t"}"#;
+        assert!(json.trim_end().ends_with(want), "{json}");
     }
 
     #[test]
