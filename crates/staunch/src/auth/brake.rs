@@ -38,6 +38,9 @@ const HOMES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Brake {
     places: Recent<Place, Tries>,
+    /// When somebody logged in from there last. Apart from the others, so that whoever fails from many addresses makes nobody forget
+    /// these.
+    good: Recent<Place, Instant>,
     users: Recent<UserName, Tries>,
     /// Where a user logged in last, and when; the latest last.
     homes: Recent<UserName, Vec<(Place, Instant)>>,
@@ -66,13 +69,12 @@ pub(crate) enum Penalty {
 struct Tries {
     failures: u32,
     last_failure: Instant,
-    last_success: Option<Instant>,
     closed_until: Option<Instant>,
 }
 
 impl Tries {
     fn fresh(now: Instant) -> Self {
-        Self { failures: 0, last_failure: now, last_success: None, closed_until: None }
+        Self { failures: 0, last_failure: now, closed_until: None }
     }
 
     fn known(tries: Option<&mut Self>, now: Instant) -> Self {
@@ -91,10 +93,6 @@ impl Tries {
         self.last_failure = now;
         DELAY_FIRST.saturating_mul(doubled(self.failures - 1)).min(DELAY_MAX)
     }
-
-    fn is_welcome(&self, now: Instant) -> bool {
-        self.last_success.is_some_and(|then| now.saturating_duration_since(then) < WELCOME_FOR)
-    }
 }
 
 fn doubled(times: u32) -> u32 {
@@ -105,6 +103,7 @@ impl Default for Brake {
     fn default() -> Self {
         Self {
             places: Recent::new(REMEMBERED_MAX),
+            good: Recent::new(REMEMBERED_MAX),
             users: Recent::new(REMEMBERED_MAX),
             homes: Recent::new(REMEMBERED_MAX),
         }
@@ -120,7 +119,8 @@ impl Brake {
 
     /// Did somebody log in from there lately?
     pub(super) fn is_welcome(&mut self, place: Place, now: Instant) -> bool {
-        self.places.get(&place).is_some_and(|tries| tries.is_welcome(now))
+        let then = self.good.get(&place);
+        then.is_some_and(|then| now.saturating_duration_since(*then) < WELCOME_FOR)
     }
 
     /// What this address is to the user of that name, if there is one.
@@ -153,7 +153,7 @@ impl Brake {
     ) -> Penalty {
         let mut tries = Tries::known(self.places.get(&place), now);
         let mut wait = tries.fail(now);
-        let is_shut_out = tries.failures >= FAILURES_MAX && !tries.is_welcome(now);
+        let is_shut_out = tries.failures >= FAILURES_MAX && !self.is_welcome(place, now);
         if is_shut_out {
             tries.closed_until = Some(now + CLOSED_FOR);
             // When it may come in again, a few tries are left before the next time.
@@ -168,13 +168,21 @@ impl Brake {
         if is_shut_out { Penalty::ShutOut } else { Penalty::Wait(wait) }
     }
 
+    /// A login that was not checked in time. It counts where there were wrong ones already: else those who flood us would have
+    /// others shut out who only came at that time.
+    pub(super) fn was_busy(&mut self, place: Place, now: Instant) {
+        if self.places.get(&place).is_some_and(|tries| tries.failures(now) > 0) {
+            let _penalty = self.failed(place, None, now);
+        }
+    }
+
     /// A good login. It does not make up for the wrong ones of the address: with an account of one's own one could
     /// guess others' for ever.
     pub(super) fn succeeded(&mut self, place: Place, user: &UserName, now: Instant) {
-        let mut tries = Tries::known(self.places.get(&place), now);
-        tries.last_success = Some(now);
-        tries.closed_until = None;
-        self.places.set(place, tries);
+        self.good.set(place, now);
+        if let Some(tries) = self.places.get(&place) {
+            tries.closed_until = None;
+        }
         self.users.remove(user);
         let mut homes = self.homes.get(user).map(std::mem::take).unwrap_or_default();
         homes.retain(|(home, _)| *home != place);
@@ -292,5 +300,29 @@ mod tests {
         assert_eq!(rests, [500, 1000, 2000, 2000, 2000]);
         brake.succeeded(place(9), &anna, now);
         assert_eq!(brake.rest(&anna, now), REST_FIRST);
+    }
+
+    #[test]
+    fn a_login_that_was_not_checked_counts_only_where_others_were_wrong() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        for _ in 0..20 {
+            brake.was_busy(place(1), now);
+        }
+        assert_eq!(brake.standing(place(1), &name("anna"), now), Standing::Untried);
+        brake.failed(place(1), None, now);
+        for _ in 0..FAILURES_MAX {
+            brake.was_busy(place(1), now);
+        }
+        assert!(brake.is_shut_out(place(1), now));
+    }
+
+    #[test]
+    fn whoever_fails_from_many_addresses_makes_no_good_one_forgotten() {
+        let (mut brake, now) = (Brake::default(), Instant::now());
+        brake.succeeded(place(1), &name("anna"), now);
+        for number in 0..2 * u32::try_from(REMEMBERED_MAX).unwrap() {
+            brake.failed(Place::Local(number), None, now);
+        }
+        assert!(brake.is_welcome(place(1), now));
     }
 }

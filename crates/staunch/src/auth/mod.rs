@@ -124,7 +124,7 @@ pub(crate) enum Verdict {
     Wrong(Penalty),
     /// The address has guessed too often.
     ShutOut,
-    /// Too many others are being checked. It counts as a wrong login of the address, which may be one of those others.
+    /// Too many others are being checked. It counts as a wrong login of an address that had one.
     Busy,
 }
 
@@ -306,11 +306,11 @@ impl Auth {
     pub(crate) async fn check(&self, client: Place, name: &str, password: &str) -> Verdict {
         let until = Instant::now() + CHECK_WAIT;
         let name = Claimed::new(name);
-        let turn = match self.turn(client, name.user.as_ref(), until).await {
+        let mut turn = match self.turn(client, name.user.as_ref(), until).await {
             Ok(turn) => turn,
             Err(verdict) => return verdict,
         };
-        let verdict = self.check_now(client, name, password, until).await;
+        let verdict = self.check_now(client, name, password, (until, &mut turn)).await;
         Self::leave(turn, client, &verdict);
         verdict
     }
@@ -333,24 +333,35 @@ impl Auth {
             Standing::Untried | Standing::Tried => {}
         }
         let turn = timeout_at(until, self.turns.of(name, standing, client)).await;
-        let mut turn = turn.map_err(|_| self.busy(client))?;
-        if let Some(turn) = &mut turn {
-            turn.rest(lock(&self.brake).rest(name, Instant::now()));
-        }
+        let turn = turn.map_err(|_| self.busy(client))?;
         // Others from there may have failed meanwhile: a hundred connections are no way around the brake.
-        if self.is_shut_out(client) { Err(Verdict::ShutOut) } else { Ok(turn) }
+        if self.is_shut_out(client) {
+            // Nor do they keep others waiting.
+            if let Some(turn) = turn {
+                turn.release(client);
+            }
+            return Err(Verdict::ShutOut);
+        }
+        Ok(turn)
+    }
+
+    /// A password is compared now: if it comes to nothing, the name rests.
+    fn begin(&self, turn: Option<&mut Turn>) {
+        if let Some(turn) = turn {
+            let rest = lock(&self.brake).rest(turn.name(), Instant::now());
+            turn.rest(rest);
+        }
     }
 
     fn leave(turn: Option<Turn>, client: Place, verdict: &Verdict) {
         match (turn, verdict) {
-            (Some(turn), Verdict::Welcome(_)) => turn.passed(client),
+            (Some(turn), Verdict::Welcome(_)) => turn.release(client),
             (_, Verdict::Welcome(_) | Verdict::Wrong(_) | Verdict::ShutOut | Verdict::Busy) => {}
         }
     }
 
     fn busy(&self, client: Place) -> Verdict {
-        // The wait was long already.
-        let _penalty = lock(&self.brake).failed(client, None, Instant::now());
+        lock(&self.brake).was_busy(client, Instant::now());
         Verdict::Busy
     }
 
@@ -359,7 +370,7 @@ impl Auth {
         client: Place,
         name: Claimed,
         password: &str,
-        until: Instant,
+        (until, turn): (Instant, &mut Option<Turn>),
     ) -> Verdict {
         let (users, generation) = self.users();
         let password = prepared::password(password);
@@ -373,16 +384,19 @@ impl Auth {
         let Some(verifier) = own.or_else(|| users.any(self.number(&name.text))).cloned() else {
             return self.end(client, name.user, None);
         };
-        let claim = match own {
-            _ if lock(&self.brake).is_welcome(client, Instant::now()) => Claim::GoodPlace,
-            Some(_) => Claim::KnownName,
-            None => Claim::Nothing,
+        let is_good = lock(&self.brake).is_welcome(client, Instant::now());
+        let claim = match (own, &*turn) {
+            (Some(_), None) => Claim::GoodPlace,
+            _ if is_good => Claim::GoodPlace,
+            (Some(_), Some(_)) => Claim::KnownName,
+            (None, _) => Claim::Nothing,
         };
         let permit = timeout_at(until, self.checks.acquire(claim, client)).await;
         let Ok(Some(permit)) = permit else { return self.busy(client) };
         if self.is_shut_out(client) {
             return Verdict::ShutOut;
         }
+        self.begin(turn.as_mut());
         let check = tokio::task::spawn_blocking(move || {
             let is_right = verifier.check(password.as_bytes());
             // Here and not by whoever waits: a client that leaves does not make room for another check.
@@ -452,10 +466,11 @@ impl Auth {
         proof: &[u8],
     ) -> (Verdict, Vec<u8>) {
         let until = Instant::now() + CHECK_WAIT;
-        let turn = match self.turn(client, challenged.name.as_ref(), until).await {
+        let mut turn = match self.turn(client, challenged.name.as_ref(), until).await {
             Ok(turn) => turn,
             Err(verdict) => return (verdict, Vec::new()),
         };
+        self.begin(turn.as_mut());
         let signature = challenged.keys.verify(auth_message, proof);
         let proved = challenged.verifier.filter(|_| signature.is_some());
         let verdict = self.end(client, challenged.name, proved);

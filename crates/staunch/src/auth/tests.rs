@@ -119,14 +119,17 @@ async fn whoever_guesses_is_shut_out_even_with_the_right_password() {
 }
 
 #[tokio::test]
-async fn a_check_that_gets_no_turn_is_neither_right_nor_wrong_and_counts_for_the_address() {
+async fn a_check_that_gets_no_turn_counts_for_an_address_that_was_wrong_before() {
     let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
     let mut permits = Vec::new();
     for _ in 0..4 {
         permits.push(auth.checks.acquire(Claim::Nothing, CLIENT).await);
     }
-    for _ in 0..9 {
-        let busy = auth.check_now(CLIENT, Claimed::new("anna"), "a", Instant::now()).await;
+    let wrong = auth.refuse(CLIENT);
+    assert!(matches!(wrong, Verdict::Wrong(_)), "{wrong:?}");
+    for _ in 0..8 {
+        let busy =
+            auth.check_now(CLIENT, Claimed::new("anna"), "a", (Instant::now(), &mut None)).await;
         assert!(matches!(busy, Verdict::Busy), "{busy:?}");
     }
     drop(permits);

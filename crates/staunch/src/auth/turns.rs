@@ -33,7 +33,7 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    /// Waits for a turn. None if the place needs none any more: the name has logged in from there meanwhile.
+    /// Waits for a turn. None if the place needs none any more.
     pub(super) async fn of(
         self: &Arc<Self>,
         name: &UserName,
@@ -77,8 +77,14 @@ impl Turn {
         self.rest = rest;
     }
 
-    /// The password was right: there is no rest, and nobody else at this place has to wait.
-    pub(super) fn passed(mut self, place: Place) {
+    /// Whose password may be tried.
+    pub(super) fn name(&self) -> &UserName {
+        &self.name
+    }
+
+    /// The place needs no turns any more, since the password was right or since it is shut out: there is no rest, and nobody else there
+    /// waits.
+    pub(super) fn release(mut self, place: Place) {
         self.rest = Duration::ZERO;
         let others =
             lock(&self.turns.names).get_mut(&self.name).map(|line| line.take_all_of(place));
@@ -153,7 +159,7 @@ mod tests {
         assert!(poll!(&mut own).is_pending() && poll!(&mut other).is_pending());
         assert!(poll!(&mut gone).is_pending());
         drop(gone);
-        turn.passed(place(1));
+        turn.release(place(1));
         assert!(own.await.is_none(), "no turn is needed");
         assert!(other.await.is_some());
     }
