@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use report::Action;
 use smtp::Mailbox;
 use tokio::time::Instant;
 
@@ -108,9 +109,10 @@ impl Rates {
     }
 }
 
-/// The notices that senders get, by the address.
+/// The notices that senders get, by the address; those of failures apart from others, so that a host that is down for long does not
+/// use up what failures may have.
 #[derive(Debug)]
-pub(crate) struct NoticeRates(Windows<Box<str>>);
+pub(crate) struct NoticeRates(Windows<(Box<str>, Action)>);
 
 impl Default for NoticeRates {
     fn default() -> Self {
@@ -120,8 +122,19 @@ impl Default for NoticeRates {
 
 impl NoticeRates {
     /// One notice more to `sender`.
-    pub(crate) fn notice(&self, sender: &Mailbox, max: NonZeroU32, now: Instant) -> Rate {
-        self.0.count(mailbox_key(sender).into(), now, |count| one_more(count, max))
+    pub(crate) fn notice(
+        &self,
+        (sender, action): (&Mailbox, Action),
+        max: NonZeroU32,
+        now: Instant,
+    ) -> Rate {
+        self.0.count((mailbox_key(sender).into(), action), now, |count| one_more(count, max))
+    }
+
+    /// It was not sent.
+    pub(crate) fn take_back(&self, (sender, action): (&Mailbox, Action), now: Instant) {
+        let key = (mailbox_key(sender).into(), action);
+        self.0.count(key, now, |count| *count = count.saturating_sub(1));
     }
 }
 
@@ -171,12 +184,18 @@ mod tests {
     #[test]
     fn a_sender_has_so_many_notices_an_hour_whatever_is_over_it() {
         let (rates, now) = (NoticeRates::default(), Instant::now());
-        let notice =
-            |sender: &str, now| rates.notice(&Mailbox::parse(sender).unwrap(), max(2), now);
+        let notice = |sender: &str, now| {
+            rates.notice((&Mailbox::parse(sender).unwrap(), Action::Failed), max(2), now)
+        };
         let hour: Vec<_> = (0..4).map(|_| notice("anna@x.test", now)).collect();
         assert_eq!(hour, [Rate::Within, Rate::Within, Rate::Over, Rate::Over]);
         assert_eq!(notice("bert@x.test", now), Rate::Within);
         assert_eq!(notice("anna@X.TEST", now), Rate::Over, "domains have no case");
+        let anna = Mailbox::parse("anna@x.test").unwrap();
+        let delay = rates.notice((&anna, Action::Delayed), max(2), now);
+        assert_eq!(delay, Rate::Within, "of another kind");
+        rates.take_back((&anna, Action::Failed), now);
+        assert_eq!(notice("anna@x.test", now), Rate::Within);
         assert_eq!(notice("anna@x.test", now + HOUR), Rate::Within);
     }
 }

@@ -70,7 +70,7 @@ pub(crate) struct Relay {
     /// Failures that are told together.
     pub(crate) gathering: Gathering,
     /// What notices may cost others.
-    pub(crate) restraint: Restraint,
+    pub(crate) restraint: Arc<Restraint>,
     /// Mail that is damaged, and was named.
     pub(crate) damaged: damaged::Named,
     /// What the operator has switched off.

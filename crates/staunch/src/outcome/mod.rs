@@ -144,6 +144,14 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Does the recipient leave the queue?
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::Delivered(_) | Self::Failed(_) => true,
+            Self::Deferred { .. } => false,
+        }
+    }
+
     /// Why it is returned, if it is.
     pub(crate) fn failed(&self) -> Option<&Problem> {
         match self {

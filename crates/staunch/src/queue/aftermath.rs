@@ -95,11 +95,14 @@ async fn end(
     let recipients = work.targets.iter().map(|target| target.no).collect();
     let sending = relay.underway.begin(work.message, recipients);
     store::keep_queued(relay, lane, &mut work, &sending).await?;
+    // What failed a moment ago ends with others of its message.
+    let message = work.message;
+    work.targets.retain(|target| !relay.gathering.has(message, target.no));
     if work.targets.is_empty() || !sending.hand_over() {
         return Ok(());
     }
     let permit = relay.spool.settle_permit()?;
-    settle::fail(relay, config, permit, (&work, lane), problem).await;
+    settle::fail_soon(relay, config, permit, (&work, lane), problem).await;
     Ok(())
 }
 

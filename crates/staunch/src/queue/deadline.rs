@@ -12,7 +12,9 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use policy::clock::{ClockTrust, Moment};
 use smtp::params::ByMode;
-use spool::{Deadline, LaneKey, MessageDetail, Overdue, OverduePage, StoreError, Told};
+use spool::{
+    Deadline, LaneKey, MessageDetail, Overdue, OverduePage, RecipientState, StoreError, Told,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::aftermath::AT_ONCE;
@@ -163,6 +165,9 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result
     let as_of = relay.underway.removals();
     let page = ask(relay, move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
+    if work.any(|target| relay.gathering.has(message, target.no)) {
+        return Ok(true);
+    }
     if work.any(|target| relay.underway.is_sending(message, target.no)) {
         return Ok(false);
     }
@@ -182,7 +187,12 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result
             if !sending.is_as(as_of) || !sending.hand_over() {
                 return Ok(false);
             }
-            settle::fail(relay, &config, permit, (&work, &lane), &problem).await;
+            // What waits for others ends only if nobody holds it meanwhile; here also what is held ends.
+            if has_held(&work, before.as_ref()) {
+                settle::fail(relay, &config, permit, (&work, &lane), &problem).await;
+            } else {
+                settle::fail_soon(relay, &config, permit, (&work, &lane), &problem).await;
+            }
         }
         ByMode::Notify => {
             let told = (&problem, Told::Deadline);
@@ -192,6 +202,16 @@ async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result
     // What of it is in memory is not there any more, or knows less than the store.
     relay.tell_queue(Event::Removed(vec![lane])).await;
     Ok(true)
+}
+
+/// Is one of the recipients held?
+fn has_held(work: &Work, message: Option<&MessageDetail>) -> bool {
+    let held = message
+        .into_iter()
+        .flat_map(|message| &message.recipients)
+        .filter(|row| row.state == RecipientState::Held);
+    let held: HashSet<_> = held.map(|row| row.no).collect();
+    work.any(|target| held.contains(&target.no))
 }
 
 /// That the time is over, and what stood in the way.
@@ -224,7 +244,7 @@ mod tests {
     use smtp::{Mailbox, ReversePath};
     use spool::{
         Envelope, LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions, NewRecipient,
-        RecipientNo, RecipientOptions, RecipientState,
+        RecipientNo, RecipientOptions,
     };
 
     use super::super::stage::{BODY, Stage, lane};
@@ -281,8 +301,9 @@ mod tests {
         stage.relay.spool.update_lane(update, move |result| done.0.send(result).unwrap());
         done.1.recv().unwrap().unwrap();
         assert_eq!(look(&stage.relay).await, LOOK_EVERY, "nothing is left to be done");
+        stage.end_what_is_gathered().await;
         let (notices, others) = stage.recipients();
-        // One for each lane, none about who is not to be told of.
+        // One for each lane, since somebody was held, and not about those that are not to be told of.
         assert_eq!((notices, others), (vec!["s@sender.test".to_owned(); 2], Vec::new()));
         let text: Vec<String> = stage
             .queue()
@@ -319,6 +340,7 @@ mod tests {
         let message = commit(&stage, ByMode::Return);
         let sending = stage.relay.underway.begin(message, vec![RecipientNo(1)]);
         assert_eq!(look(&stage.relay).await, AGAIN);
+        stage.end_what_is_gathered().await;
         assert_eq!(stage.recipients().1, ["b@b.test"]);
         drop(sending);
         look(&stage.relay).await;
@@ -350,6 +372,7 @@ mod tests {
         assert_eq!(stage.recipients().1.len(), 4, "the clock of the attempt is not that of today");
         let tried = |which: &Overdue| which.1 == lane("a.test");
         sweep(&stage.relay, seen, tried).await.unwrap();
+        stage.end_what_is_gathered().await;
         assert_eq!(stage.recipients().1, ["b@b.test"], "its lane was not tried");
     }
 

@@ -20,8 +20,8 @@ use crate::schedule::after;
 /// How long everything rests while the store cannot promise to settle. Ours.
 const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// When mail is looked at again whose deadline is over: it is gone then. Ours.
-const DEADLINE_REST: std::time::Duration = std::time::Duration::from_secs(1);
+/// When mail is looked at again that others end: it is gone then. Our choice.
+const ENDING_REST: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -161,6 +161,15 @@ async fn still_queued(
     mut due: Due,
     sending: &Sending,
 ) -> Result<Due, Finished> {
+    let (message, before) = (due.work.message, due.work.targets.len());
+    due.work.targets.retain(|target| !relay.gathering.has(message, target.no));
+    if due.work.targets.is_empty() {
+        // They have failed, and end in a moment.
+        return Err(leave(due, relay.now()));
+    }
+    if due.work.targets.len() < before {
+        sending.narrow(due.work.targets.iter().map(|target| target.no).collect());
+    }
     match store::keep_queued(relay, &due.lane, &mut due.work, sending).await {
         Ok(()) if due.work.targets.is_empty() => Err(withdrawn(relay, due)),
         Ok(()) => Ok(due),
@@ -187,13 +196,13 @@ fn withdrawn(relay: &Relay, due: Due) -> Finished {
     }
 }
 
-/// Leaves `due` to the task that deals with deadlines.
+/// Leaves `due` to the task that ends it.
 fn leave(due: Due, now: Timestamp) -> Finished {
     Finished {
         lane: due.lane,
         message: due.work.message,
         effect: Effect::Neutral,
-        due: Some(after(now, DEADLINE_REST)),
+        due: Some(after(now, ENDING_REST)),
         pause: None,
         took: None,
         cause: None,

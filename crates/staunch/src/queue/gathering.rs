@@ -2,19 +2,18 @@
 //!
 //! A message to three hundred domains ends in three hundred attempts, and each failure by itself would be a notice to the same
 //! sender. So a failure of a message that has other recipients waits for company. Meanwhile its recipient is in the store as one
-//! that waits, with what was said: if the daemon ends before the notice is written, it is tried again, and fails again.
+//! that waits, with what was said, and nobody tries it: if the daemon ends before the notice is written, it is tried again, and fails
+//! again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
 use spool::{LaneKey, MessageId, RecipientNo, StoreError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::aftermath::AT_ONCE;
 use super::settle::{self, Failing};
 use super::store;
 use super::underway::Removals;
@@ -25,9 +24,10 @@ use crate::relay::Relay;
 /// How long the first failure waits for others. Our choice: attempts of one message begin together, and most hosts answer
 /// within a second or two.
 const COMPANY: Duration = Duration::from_secs(3);
-/// When a recipient whose failure was not told, since the daemon ended, is tried again.
-pub(super) const AGAIN: Duration = Duration::from_secs(10);
-/// Recipients that wait to be told of, of all messages: some ten megabytes. Failures beyond that are told one by one.
+/// When a recipient whose failure was not told, since the daemon ended, is tried again. Our choice: until then nobody else shall
+/// try it.
+pub(super) const AGAIN: Duration = Duration::from_secs(60);
+/// Recipients that wait to be told of, of all messages: some ten megabytes. Failures beyond that are told one by one. Our choice.
 const GATHERED_MAX: usize = 10_000;
 
 /// The failures that wait for company.
@@ -40,7 +40,8 @@ pub(crate) struct Gathering {
 #[derive(Debug, Default)]
 struct State {
     messages: HashMap<MessageId, Gathered>,
-    recipients: usize,
+    /// All of them, until they have ended.
+    recipients: HashSet<(MessageId, RecipientNo)>,
     is_closed: bool,
 }
 
@@ -56,13 +57,22 @@ impl Gathering {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is there room for so many more recipients?
-    pub(super) fn has_room(&self, recipients: usize) -> bool {
-        let state = self.state();
-        !state.is_closed && state.recipients + recipients <= GATHERED_MAX
+    /// Takes over these recipients, who are nobody else's until they have ended; [`Self::add`] follows. `false` if there is no room.
+    pub(super) fn takes(&self, message: MessageId, failed: &[(&Target, &Problem)]) -> bool {
+        let mut state = self.state();
+        let has_room = !state.is_closed && state.recipients.len() + failed.len() <= GATHERED_MAX;
+        if has_room {
+            state.recipients.extend(failed.iter().map(|(target, _)| (message, target.no)));
+        }
+        has_room
     }
 
-    /// These recipients of `work` failed, each because of its problem, and are in the store as recipients that wait.
+    /// Is the recipient about to end?
+    pub(super) fn has(&self, message: MessageId, no: RecipientNo) -> bool {
+        self.state().recipients.contains(&(message, no))
+    }
+
+    /// These recipients of `work` failed, each because of its problem.
     pub(super) fn add(&self, lane: &LaneKey, work: &Work, failed: &[(&Target, &Problem)]) {
         let problems = failed.iter().map(|(_, problem)| (*problem).clone()).collect();
         let work = Work {
@@ -73,7 +83,6 @@ impl Gathering {
             ..work.clone()
         };
         let mut state = self.state();
-        state.recipients += failed.len();
         let gathered = state
             .messages
             .entry(work.message)
@@ -87,11 +96,7 @@ impl Gathering {
     fn take(&self, now: Option<Instant>) -> Vec<Gathered> {
         let mut state = self.state();
         let is_due = |_: &MessageId, one: &mut Gathered| now.is_none_or(|now| one.until <= now);
-        let due: Vec<Gathered> =
-            state.messages.extract_if(is_due).map(|(_, gathered)| gathered).collect();
-        let taken = due.iter().flat_map(|one| &one.failures).map(|(_, work, _)| work.targets.len());
-        state.recipients = state.recipients.saturating_sub(taken.sum());
-        due
+        state.messages.extract_if(is_due).map(|(_, gathered)| gathered).collect()
     }
 
     fn next(&self) -> Option<Instant> {
@@ -113,20 +118,49 @@ pub(crate) async fn watch(relay: Arc<Relay>, stop: CancellationToken) {
             () = relay.gathering.came.notified() => {}
             () = wait => {}
         }
-        tell(&relay, relay.gathering.take(Some(Instant::now()))).await;
+        tell(&relay, relay.gathering.take(Some(Instant::now())));
     }
     relay.gathering.state().is_closed = true;
-    tell(&relay, relay.gathering.take(None)).await;
+    tell(&relay, relay.gathering.take(None));
 }
 
-async fn tell(relay: &Arc<Relay>, due: Vec<Gathered>) {
-    let tellings = due.into_iter().map(|gathered| async {
-        if let Err(error) = end(relay, gathered).await {
-            relay.note_store_error(&error);
-            tracing::error!(event = "store_failed", %error, "failures are not told yet: they are tried again");
+/// Each message in a task of its own: none waits for another one's disk or bug.
+fn tell(relay: &Arc<Relay>, due: Vec<Gathered>) {
+    for gathered in due {
+        let relay = Arc::clone(relay);
+        relay.tracker.clone().spawn(async move {
+            let _ending = Ending::of(&relay, &gathered);
+            if let Err(error) = end(&relay, gathered).await {
+                relay.note_store_error(&error);
+                tracing::error!(event = "store_failed", %error, "failures are not told yet: they are tried again");
+            }
+        });
+    }
+}
+
+/// The recipients end, or are tried again: they are nobody's from then on.
+struct Ending<'a> {
+    relay: &'a Relay,
+    recipients: Vec<(MessageId, RecipientNo)>,
+}
+
+impl<'a> Ending<'a> {
+    fn of(relay: &'a Relay, gathered: &Gathered) -> Self {
+        let all = gathered
+            .failures
+            .iter()
+            .flat_map(|(_, work, _)| work.targets.iter().map(|target| (work.message, target.no)));
+        Self { relay, recipients: all.collect() }
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.relay.gathering.state();
+        for recipient in &self.recipients {
+            state.recipients.remove(recipient);
         }
-    });
-    stream::iter(tellings).buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
 }
 
 /// Ends those that are still in the queue, and tells of them.
@@ -145,4 +179,85 @@ async fn end(relay: &Arc<Relay>, gathered: Gathered) -> Result<(), StoreError> {
     let permit = relay.spool.settle_permit()?;
     settle::fail_together(relay, &relay.config(), permit, &failing).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp::{Mailbox, ReversePath};
+    use spool::{
+        Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState, Selection,
+    };
+
+    use super::super::stage::{BODY, Stage, lane};
+    use super::super::stop::{self, Verb};
+    use super::*;
+    use crate::accept::facts_of;
+    use crate::clock;
+    use crate::outcome::Reason;
+
+    /// A message with one recipient in each of these domains.
+    fn commit(stage: &Stage, domains: &[&str]) -> MessageId {
+        let recipient = |domain: &&str| NewRecipient {
+            mailbox: Mailbox::parse(&format!("r@{domain}")).unwrap(),
+            lane: lane(domain),
+            options: RecipientOptions { notify: None, original: None },
+            state: RecipientState::Queued,
+        };
+        let now = clock::now();
+        stage.commit(Envelope {
+            sender: ReversePath::parse("s@sender.test").unwrap(),
+            recipients: domains.iter().map(recipient).collect(),
+            arrived_at: now,
+            expires_at: now + jiff::SignedDuration::from_secs(9_000),
+            client: "test".into(),
+            facts: facts_of(BODY),
+            options: MessageOptions::default(),
+        })
+    }
+
+    fn work(stage: &Stage, domain: &str) -> Work {
+        let page = stage.relay.spool.next(&lane(domain), clock::now(), None, 10).unwrap();
+        page.due.into_iter().next().and_then(store::whole).unwrap()
+    }
+
+    async fn fail(stage: &Stage, domain: &str) {
+        let (relay, work) = (&stage.relay, work(stage, domain));
+        let problem = Problem::new(Reason::ConnectFailed, "down");
+        let permit = relay.spool.settle_permit().unwrap();
+        let config = relay.config();
+        settle::fail_soon(relay, &config, permit, (&work, &lane(domain)), &problem).await;
+    }
+
+    #[tokio::test]
+    async fn failures_of_one_message_end_together_and_are_nobodys_until_then() {
+        let stage = Stage::new();
+        let message = commit(&stage, &["a.test", "b.test", "c.test"]);
+        for (domain, number) in [("a.test", 0), ("b.test", 1)] {
+            fail(&stage, domain).await;
+            assert!(stage.relay.gathering.has(message, RecipientNo(number)), "{domain}");
+        }
+        assert_eq!(stage.recipients().1.len(), 3, "all are in the store");
+        stage.end_what_is_gathered().await;
+        assert!(!stage.relay.gathering.has(message, RecipientNo(0)));
+        assert_eq!(stage.recipients(), (vec!["s@sender.test".into()], vec!["r@c.test".into()]));
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_can_have_no_company_ends_at_once() {
+        let stage = Stage::new();
+        commit(&stage, &["a.test"]);
+        fail(&stage, "a.test").await;
+        assert_eq!(stage.recipients(), (vec!["s@sender.test".into()], Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn an_operator_who_comes_first_is_heeded() {
+        let stage = Stage::new();
+        let message = commit(&stage, &["a.test", "b.test"]);
+        fail(&stage, "a.test").await;
+        let selection = Selection::Messages(vec![message]);
+        stop::take_out(&stage.relay, Verb::Delete, selection).await.unwrap();
+        stage.end_what_is_gathered().await;
+        assert_eq!(stage.recipients(), (Vec::new(), Vec::new()), "nobody is told");
+    }
 }

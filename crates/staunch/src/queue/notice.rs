@@ -10,10 +10,11 @@ use smtp::params::{Notify, Return};
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
     Envelope, LaneKey, MessageId, MessageOptions, NewMessage, NewRecipient, RecipientOptions,
-    RecipientState, StoreError,
+    StoreError,
 };
 
 use super::intake;
+use super::restraint::{About, Admission};
 use super::telling::{Entry, Telling};
 use super::work::{Arrival, Body, Work};
 use crate::accept::facts_of;
@@ -63,10 +64,8 @@ pub(crate) struct Notice {
     pub(crate) message: NewMessage,
     /// For the queue, once it is committed.
     pub(crate) pieces: Vec<(LaneKey, Arrival)>,
-    /// What it carries of the original.
-    pub(crate) returned: Returned,
-    /// Is it sent, or kept back?
-    pub(crate) state: RecipientState,
+    /// What it may be.
+    pub(crate) admission: Admission,
 }
 
 /// The notice that says what `telling` says; `None` if nobody is to be told: a notice about a notice is
@@ -91,11 +90,10 @@ pub(crate) async fn compose(
         );
         return Ok(None);
     };
-    let returned = match returned(config, subject, telling.action) {
-        Returned::Full if relay.restraint.has_gone_back(subject.message) => Returned::Headers,
-        returned @ (Returned::Full | Returned::Headers) => returned,
-    };
-    let state = relay.restraint.notice(config, sender);
+    let about = About { message: subject.message, sender: sender.clone(), action: telling.action };
+    let wanted = returned(config, subject, telling.action);
+    let mut admission = relay.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
+    let returned = admission.returned();
     let _lease = relay.budget.notice(octets_held(subject.size, returned)).await;
     let original = match original(relay, subject, returned).await {
         Ok(original) => original,
@@ -112,7 +110,10 @@ pub(crate) async fn compose(
     let now = relay.now();
     let id = relay.spool.new_id(now);
     let parts = Parts { sender, id, now, returned, original: &original };
-    let (text, returned) = write_so_that_it_travels(config, subject, telling, parts);
+    let (text, carried) = write_so_that_it_travels(config, subject, telling, parts);
+    if carried == Returned::Headers {
+        admission.without_content();
+    }
     let facts = facts_of(&text);
     let mut draft = relay.spool.draft(id);
     // A large notice is written to the disk here.
@@ -135,7 +136,7 @@ pub(crate) async fn compose(
             lane,
             // RFC 3461 §6: nobody is told what becomes of a notice.
             options: RecipientOptions { notify: Some(Notify::Never), original: None },
-            state,
+            state: admission.state(),
         }],
         arrived_at: now,
         expires_at: intake::expires_at(config, &ReversePath::Null, now),
@@ -145,7 +146,7 @@ pub(crate) async fn compose(
     };
     let pieces = intake::pieces(relay, id, &envelope, None);
     let message = NewMessage { body: sealed, envelope };
-    Ok(Some(Notice { message, pieces, returned, state }))
+    Ok(Some(Notice { message, pieces, admission }))
 }
 
 /// What a notice holds while it is written: what it carries of the original, the text that is made of that, perhaps twice, and what

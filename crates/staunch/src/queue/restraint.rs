@@ -4,13 +4,14 @@
 //! So it goes back once, with the first notice of a failure; the others have its header. And a sender gets so many notices an
 //! hour (`dsn.rate_per_sender_per_hour`); what is beyond that is held, for an operator to look at.
 
-use std::sync::{Mutex, PoisonError};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use report::{Action, Returned};
 use smtp::Mailbox;
 use spool::{MessageId, RecipientState};
 use tokio::time::Instant;
 
-use crate::config::Config;
 use crate::rates::{NoticeRates, Rate};
 use crate::recent::Recent;
 
@@ -32,25 +33,125 @@ impl Default for Restraint {
 }
 
 impl Restraint {
-    /// Did the whole of `message` go back already?
-    pub(super) fn has_gone_back(&self, message: MessageId) -> bool {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).get(&message).is_some()
+    fn returned(&self) -> MutexGuard<'_, Recent<MessageId, ()>> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The whole of it is on its way back.
-    pub(super) fn goes_back(&self, message: MessageId) {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).set(message, ());
+    /// What one notice more may be, where a sender gets `rate_max` an hour: is it sent, and does it carry all that is `wanted` of the
+    /// message?
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        about: About,
+        wanted: Returned,
+        rate_max: Option<NonZeroU32>,
+    ) -> Admission {
+        let rate = rate_max
+            .map(|max| self.rates.notice((&about.sender, about.action), max, Instant::now()));
+        let mut returned = self.returned();
+        let returned = match wanted {
+            Returned::Full if returned.get(&about.message).is_none() => {
+                returned.set(about.message, ());
+                Returned::Full
+            }
+            Returned::Full | Returned::Headers => Returned::Headers,
+        };
+        Admission { restraint: Arc::clone(self), about, rate, returned, is_kept: false }
     }
+}
 
-    /// What becomes of one notice more to `sender`.
-    pub(super) fn notice(&self, config: &Config, sender: &Mailbox) -> RecipientState {
-        let rate = config
-            .dsn
-            .rate_per_sender_per_hour
-            .map_or(Rate::Within, |max| self.rates.notice(sender, max, Instant::now()));
-        match rate {
-            Rate::Within => RecipientState::Queued,
-            Rate::Over => RecipientState::Held,
+/// Which notice.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    /// The message that it is about.
+    pub(super) message: MessageId,
+    /// Whom it goes to.
+    pub(super) sender: Mailbox,
+    /// What happened.
+    pub(super) action: Action,
+}
+
+/// What a notice may be. It counts if it is kept, and not if it could not be written.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    restraint: Arc<Restraint>,
+    about: About,
+    /// None where nothing is counted.
+    rate: Option<Rate>,
+    returned: Returned,
+    is_kept: bool,
+}
+
+impl Admission {
+    /// Is it sent, or held?
+    pub(super) fn state(&self) -> RecipientState {
+        match self.rate {
+            Some(Rate::Over) => RecipientState::Held,
+            Some(Rate::Within) | None => RecipientState::Queued,
         }
+    }
+
+    /// What it carries of the message.
+    pub(super) fn returned(&self) -> Returned {
+        self.returned
+    }
+
+    /// The whole of the message cannot travel in it.
+    pub(super) fn without_content(&mut self) {
+        self.forget_content();
+        self.returned = Returned::Headers;
+    }
+
+    fn forget_content(&self) {
+        if self.returned == Returned::Full {
+            self.restraint.returned().remove(&self.about.message);
+        }
+    }
+
+    /// It is in the store.
+    pub(super) fn kept(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        self.forget_content();
+        if self.rate == Some(Rate::Within) {
+            let counted = (&self.about.sender, self.about.action);
+            self.restraint.rates.take_back(counted, Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_message_goes_back_once_and_only_what_is_kept_counts() {
+        let restraint = Arc::new(Restraint::default());
+        let about = || About {
+            message: MessageId::from_u128(1),
+            sender: Mailbox::parse("anna@x.test").unwrap(),
+            action: Action::Failed,
+        };
+        let admit = || restraint.admit(about(), Returned::Full, NonZeroU32::new(2));
+        for _ in 0..5 {
+            let first = admit();
+            assert_eq!((first.returned(), first.state()), (Returned::Full, RecipientState::Queued));
+            let second = admit();
+            assert_eq!(second.returned(), Returned::Headers, "at the same time");
+        }
+        let mut first = admit();
+        first.without_content();
+        first.kept();
+        let second = admit();
+        assert_eq!(second.returned(), Returned::Full, "the first one did not carry it");
+        second.kept();
+        let third = admit();
+        assert_eq!((third.returned(), third.state()), (Returned::Headers, RecipientState::Held));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use report::{Action, Returned};
+use report::Action;
 use smtp::{HostName, ReversePath};
 use spool::{
     Attempt, Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
@@ -61,7 +61,8 @@ pub(crate) async fn settle(
     let targets = due.work.targets.iter().zip(outcomes);
     let failed: Vec<_> =
         targets.clone().filter_map(|(target, outcome)| Some((target, outcome.failed()?))).collect();
-    let fate = fate(relay, &due.work, &failed).await;
+    let ending = outcomes.iter().filter(|outcome| outcome.is_end()).count();
+    let fate = fate(relay, &due.work, &failed, ending).await;
     if fate == Fate::Gathered {
         tellings.retain(|telling| telling.action != Action::Failed);
     }
@@ -104,18 +105,35 @@ enum Fate {
     Gathered,
 }
 
-/// A failure waits for others if there can be others, and somebody is to be told.
-async fn fate(relay: &Relay, work: &Work, failed: &[(&Target, &Problem)]) -> Fate {
+/// A failure waits for others if there can be others beside those that end now, and somebody is to be told.
+async fn fate(relay: &Relay, work: &Work, failed: &[(&Target, &Problem)], ending: usize) -> Fate {
     let is_told = failed.iter().any(|(target, _)| target.options.wants_failure());
-    if work.sender == ReversePath::Null || !is_told || !relay.gathering.has_room(failed.len()) {
+    if work.sender == ReversePath::Null || !is_told {
         return Fate::Ended;
     }
     let (spool, message) = (relay.spool.clone(), work.message);
     let places = spawn_blocking(move || spool.places(message, None)).await;
     match places {
-        Ok(Ok(places)) if places.len() > failed.len() => Fate::Gathered,
+        Ok(Ok(places)) if places.len() > ending && relay.gathering.takes(message, failed) => {
+            Fate::Gathered
+        }
         // What cannot be read now is told at once.
         Ok(Ok(_) | Err(_)) | Err(_) => Fate::Ended,
+    }
+}
+
+/// Returns all of `work` because of `problem`: at once, or with others of its message.
+pub(super) async fn fail_soon(
+    relay: &Arc<Relay>,
+    config: &Config,
+    permit: SettlePermit,
+    (work, lane): (&Work, &LaneKey),
+    problem: &Problem,
+) {
+    let failed: Vec<_> = work.targets.iter().map(|target| (target, problem)).collect();
+    match fate(relay, work, &failed, failed.len()).await {
+        Fate::Gathered => relay.gathering.add(lane, work, &failed),
+        Fate::Ended => fail(relay, config, permit, (work, lane), problem).await,
     }
 }
 
@@ -277,14 +295,13 @@ async fn write_once(
     permit: SettlePermit,
     writing: &Writing<'_>,
 ) -> Result<(), StoreError> {
-    let (mut notices, mut arrivals, mut goes_back) = (Vec::new(), Vec::new(), false);
+    let (mut notices, mut arrivals) = (Vec::new(), Vec::new());
     let mut changes = (writing.changes)();
     for telling in &writing.tellings {
         let notice = notice::compose(relay, config, &writing.subject, telling).await?;
-        if let Some(Notice { message, pieces, returned, state }) = notice {
-            arrivals.push((telling.action, message.body.id(), pieces, state));
+        if let Some(Notice { message, pieces, admission }) = notice {
+            arrivals.push((telling.action, message.body.id(), pieces, admission));
             notices.push(message);
-            goes_back |= returned == Returned::Full;
         }
         changes.extend(telling.marks());
     }
@@ -309,14 +326,12 @@ async fn write_once(
             return Ok(());
         }
     }
-    if goes_back {
-        relay.restraint.goes_back(writing.subject.message);
-    }
-    for (action, id, pieces, state) in arrivals {
+    for (action, id, pieces, admission) in arrivals {
         events::notice_queued(writing.subject.message, action, id);
-        if state == RecipientState::Held {
+        if admission.state() == RecipientState::Held {
             events::notice_held(id);
         }
+        admission.kept();
         relay.count_messages(Counted::Came);
         intake::announce(relay, config, pieces).await;
     }

@@ -6,8 +6,9 @@ use smtp::ReversePath;
 use spool::{Envelope, Filter, LaneKey, MessageId, QueueRow, Spool};
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::Event;
+use super::{Event, gathering};
 use crate::clock;
 use crate::config::{Config, Surroundings, load};
 use crate::daemon::{Inboxes, assemble};
@@ -59,6 +60,15 @@ impl Stage {
         let (done, result) = mpsc::channel();
         spool.commit(draft.seal().unwrap(), envelope, move |id| done.send(id).unwrap());
         result.recv().unwrap().unwrap()
+    }
+
+    /// As at a stop: failures that wait for others of their message end.
+    pub(super) async fn end_what_is_gathered(&self) {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        gathering::watch(Arc::clone(&self.relay), stop).await;
+        self.relay.tracker.close();
+        self.relay.tracker.wait().await;
     }
 
     pub(super) fn queue(&self) -> Vec<QueueRow> {
