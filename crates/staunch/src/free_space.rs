@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::budget::Borrower;
 
-/// Our choice: octets that every message is promised if they are free, announced or not. Nearly all mail is smaller.
+/// Our choice: octets that every message is promised if they are free, beside those that it announces. Nearly all mail is smaller, and
+/// so is what we add to a message. A message of that size may be in memory.
 const PROMISED_MIN: u64 = 64 * 1024;
 /// How much more a message gets at a time that is larger than it said. Our choice.
 const STEP: u64 = 1 << 20;
@@ -30,6 +31,10 @@ struct State {
     since: u64,
     promised: u64,
     promised_to: HashMap<Borrower, u64>,
+    /// Of what was promised, octets that have come, as far as they are on the disk; and how many these were at the last look, which
+    /// are not free any more.
+    come: u64,
+    come_then: u64,
 }
 
 impl State {
@@ -45,7 +50,8 @@ impl State {
     /// May `client` be promised `more`?
     fn has(&self, client: &Borrower, more: u64, floor: u64) -> bool {
         let Some(seen) = self.seen else { return true };
-        let left = seen.saturating_sub(self.since + self.promised).saturating_sub(floor);
+        let promised = self.promised.saturating_sub(self.come_then);
+        let left = seen.saturating_sub(self.since + promised).saturating_sub(floor);
         let own = self.promised_to.get(client).copied().unwrap_or_default();
         more <= left && own + more <= ((left + own) / 2).max(ALWAYS)
     }
@@ -63,7 +69,7 @@ impl FreeSpace {
     /// So many octets are free now.
     pub(crate) fn look(&self, free: u64) {
         let mut state = self.state();
-        (state.seen, state.since) = (Some(free), 0);
+        (state.seen, state.since, state.come_then) = (Some(free), 0, state.come);
     }
 
     /// As of the last look.
@@ -78,8 +84,9 @@ impl FreeSpace {
         octets: u64,
         floor: u64,
     ) -> Option<Promise> {
-        let mut promise = Promise { space: Arc::clone(self), client, octets: 0 };
-        promise.raise(octets.max(PROMISED_MIN), floor).then_some(promise)
+        let mut promise = Promise { space: Arc::clone(self), client, octets: 0, come: 0 };
+        // With what we add to it.
+        promise.raise(octets.saturating_add(PROMISED_MIN), floor).then_some(promise)
     }
 }
 
@@ -89,6 +96,8 @@ pub(crate) struct Promise {
     space: Arc<FreeSpace>,
     client: Borrower,
     octets: u64,
+    /// Of these, on the disk.
+    come: u64,
 }
 
 impl Promise {
@@ -104,6 +113,11 @@ impl Promise {
 
     /// The message has grown to `octets`. `false` if there is no room for that.
     pub(crate) fn covers(&mut self, octets: u64, floor: u64) -> bool {
+        let come = octets.saturating_sub(PROMISED_MIN);
+        let mut state = self.space.state();
+        state.come = state.come.saturating_sub(self.come) + come;
+        self.come = come;
+        drop(state);
         octets <= self.octets || self.raise(octets.saturating_add(STEP), floor)
     }
 
@@ -115,7 +129,10 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.space.state().change(&self.client, self.octets, 0);
+        let mut state = self.space.state();
+        state.change(&self.client, self.octets, 0);
+        state.come = state.come.saturating_sub(self.come);
+        state.come_then = state.come_then.saturating_sub(self.come);
     }
 }
 
@@ -142,10 +159,10 @@ mod tests {
         let space = space(256 + 100);
         let promises: Vec<_> =
             (0..50).filter_map(|n| space.promise(client(n), 9 * MIB, FLOOR)).collect();
-        assert_eq!(promises.len(), 10, "the last 10 MiB are shared by smaller ones");
-        assert!(space.promise(client(99), 4 * MIB, FLOOR).is_some());
+        assert_eq!(promises.len(), 10, "the last 9 MiB are shared by smaller ones");
+        assert!(space.promise(client(99), 3 * MIB, FLOOR).is_some());
         drop(promises);
-        assert!(space.promise(client(99), 50 * MIB, FLOOR).is_some());
+        assert!(space.promise(client(99), 49 * MIB, FLOOR).is_some());
     }
 
     #[test]
@@ -154,8 +171,8 @@ mod tests {
         let own: Vec<_> =
             (0..50).filter_map(|_| space.promise(client(1), 9 * MIB, FLOOR)).collect();
         assert_eq!(own.len(), 5);
-        assert!(space.promise(client(2), 27 * MIB, FLOOR).is_some());
-        assert!(space.promise(client(1), 0, FLOOR).is_some_and(|own| own.octets == PROMISED_MIN));
+        assert!(space.promise(client(2), 26 * MIB, FLOOR).is_some());
+        assert!(space.promise(client(1), 0, FLOOR).is_some());
     }
 
     #[test]
@@ -163,7 +180,7 @@ mod tests {
         let space = space(256 + 20);
         let mut own = space.promise(client(1), 0, FLOOR).unwrap();
         assert!(own.covers(PROMISED_MIN, FLOOR) && own.covers(3 * MIB, FLOOR));
-        let _other = space.promise(client(2), 8 * MIB, FLOOR).unwrap();
+        let _other = space.promise(client(2), 7 * MIB, FLOOR).unwrap();
         assert!(!own.covers(12 * MIB, FLOOR) && own.covers(3 * MIB, FLOOR));
     }
 
@@ -171,12 +188,25 @@ mod tests {
     fn what_was_kept_counts_until_the_next_look() {
         let space = space(256 + 10);
         for _ in 0..2 {
-            space.promise(client(1), 4 * MIB, FLOOR).unwrap().kept(4 * MIB);
+            space.promise(client(1), 3 * MIB, FLOOR).unwrap().kept(4 * MIB);
         }
-        assert!(space.promise(client(2), 4 * MIB, FLOOR).is_none());
+        assert!(space.promise(client(2), 3 * MIB, FLOOR).is_none());
         space.look(FLOOR + 5 * MIB);
-        assert!(space.promise(client(2), 4 * MIB, FLOOR).is_some());
+        assert!(space.promise(client(2), 3 * MIB, FLOOR).is_some());
         space.look(0);
         assert!(space.promise(client(2), 0, 0).is_none());
+    }
+
+    #[test]
+    fn what_has_come_is_not_counted_twice() {
+        let space = space(256 + 60);
+        let mut own = space.promise(client(1), 28 * MIB, FLOOR).unwrap();
+        assert!(own.covers(20 * MIB, FLOOR));
+        space.look(FLOOR + 40 * MIB);
+        assert!(space.promise(client(2), 15 * MIB, FLOOR).is_some());
+        assert!(own.covers(28 * MIB, FLOOR), "as announced");
+        drop(own);
+        space.look(FLOOR + 60 * MIB);
+        assert!(space.promise(client(2), 29 * MIB, FLOOR).is_some());
     }
 }

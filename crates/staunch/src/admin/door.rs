@@ -8,21 +8,28 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
 
 /// Connections at a time. Our choice: a command has one, a monitoring program a few.
 const CONNECTIONS_MAX: usize = 128;
 const CONNECTIONS_OF_USER_MAX: usize = 32;
+/// Its own places are always there.
+const ROOT: u32 = 0;
+/// How often it is told of at most.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Lets in as many as there are places.
 #[derive(Debug)]
 pub(super) struct Door {
     socket: UnixListener,
     places: Arc<Places>,
+    told: Option<Instant>,
 }
 
 /// Connections by user; those that the kernel gives no user for are counted together.
@@ -41,7 +48,8 @@ impl Places {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = taken.values().sum();
         let own = taken.get(&uid).copied().unwrap_or_default();
-        if all >= CONNECTIONS_MAX || own >= CONNECTIONS_OF_USER_MAX {
+        let is_full = all >= CONNECTIONS_MAX && uid != Some(ROOT);
+        if is_full || own >= CONNECTIONS_OF_USER_MAX {
             return None;
         }
         taken.insert(uid, own + 1);
@@ -63,7 +71,18 @@ impl Drop for Place {
 
 impl Door {
     pub(super) fn new(socket: UnixListener) -> Self {
-        Self { socket, places: Arc::default() }
+        Self { socket, places: Arc::default(), told: None }
+    }
+
+    fn tell(&mut self, uid: Option<u32>) {
+        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                event = "admin_refused",
+                uid,
+                "too many connections to the admin socket at a time"
+            );
+        }
     }
 }
 
@@ -77,11 +96,7 @@ impl Listener for Door {
             let uid = stream.peer_cred().ok().map(|peer| peer.uid());
             match self.places.take(uid) {
                 Some(place) => return (Guest { stream, uid, _place: place }, address),
-                None => tracing::warn!(
-                    event = "admin_refused",
-                    uid,
-                    "too many connections to the admin socket at a time"
-                ),
+                None => self.tell(uid),
             }
         }
     }
@@ -154,6 +169,7 @@ mod tests {
         assert_eq!(others, [CONNECTIONS_OF_USER_MAX; 8], "which are given back each time");
         let all: Vec<_> = (2..10).flat_map(|uid| many(Some(uid))).collect();
         assert_eq!(first.len() + all.len(), CONNECTIONS_MAX);
+        assert_eq!(many(Some(ROOT)).len(), CONNECTIONS_OF_USER_MAX);
         drop((first, all));
         assert!(places.0.lock().unwrap().is_empty());
     }
