@@ -24,9 +24,9 @@ use crate::relay::Relay;
 /// How long the first failure waits for others. Our choice: attempts of one message begin together, and most hosts answer
 /// within a second or two.
 const COMPANY: Duration = Duration::from_secs(3);
-/// When a recipient whose failure was not told, since the daemon ended, is tried again. Our choice: until then nobody else shall
-/// try it.
-pub(super) const AGAIN: Duration = Duration::from_secs(60);
+/// When a recipient whose failure was not told, since the daemon ended, is tried again. Our choice: longer than the wait for company, so
+/// that it is not looked at in vain.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
 /// Recipients that wait to be told of, of all messages: some ten megabytes. Failures beyond that are told one by one. Our choice.
 const GATHERED_MAX: usize = 10_000;
 
