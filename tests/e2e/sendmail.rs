@@ -256,6 +256,52 @@ async fn smtp_is_spoken_on_stdin_and_stdout() {
     assert_eq!(machine.mx.message_to("b@x.test").await.body(), b"hello\r\n");
 }
 
+/// Symfony's mailer, and so Laravel and Drupal: two pipes, and each command waits for its answer in a read that blocks.
+#[tokio::test]
+async fn a_program_that_waits_for_each_answer_on_a_pipe_gets_it() {
+    let machine = Machine::start().await;
+    for number in 0..DIALOGUES {
+        let mut child = std::process::Command::new(machine.bin.join("sendmail"))
+            .arg("-bs")
+            .env("STAUNCH_CONFIG", machine.relay.config_file())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (to, from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let talk = tokio::task::spawn_blocking(move || dialogue(to, from));
+        let ended = tokio::time::timeout(world::log::LIMIT, talk).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let last = ended.unwrap_or_else(|_| panic!("dialogue {number} hangs")).unwrap();
+        assert!(last.starts_with("221 "), "{last}");
+    }
+    assert_eq!(machine.mx.messages(DIALOGUES).await.len(), DIALOGUES);
+}
+
+/// As many as it takes to meet one that would hang.
+const DIALOGUES: usize = 20;
+
+/// Says one thing at a time and returns the last answer.
+fn dialogue(mut to: impl std::io::Write, mut from: impl std::io::Read) -> String {
+    let mut answer = vec![0; 4096];
+    let mut last = String::new();
+    for said in [
+        "",
+        "EHLO [127.0.0.1]\r\n",
+        "MAIL FROM:<www@home.test>\r\n",
+        "RCPT TO:<b@x.test>\r\n",
+        "DATA\r\n",
+        "Subject: x\r\n\r\nx\r\n.\r\n",
+        "QUIT\r\n",
+    ] {
+        to.write_all(said.as_bytes()).unwrap();
+        let octets = from.read(&mut answer).unwrap();
+        last = String::from_utf8_lossy(&answer[..octets]).into_owned();
+    }
+    last
+}
+
 #[tokio::test]
 async fn mailq_lists_the_queue_and_newaliases_has_nothing_to_do() {
     let machine = Machine::start().await;

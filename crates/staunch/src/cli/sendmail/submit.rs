@@ -1,6 +1,6 @@
 //! Handing a message to the daemon: SMTP over its submit socket (RFC 5321 §3.3).
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -167,6 +167,9 @@ pub(super) fn submit(
     Ok(taken)
 }
 
+/// Octets that are handed on at a time. Our choice.
+const CARRIED_OCTETS: usize = 16 * 1024;
+
 /// SMTP on our own stdin and stdout (`-bs`).
 ///
 /// # Errors
@@ -180,11 +183,27 @@ pub(super) fn relay(socket: &Path) -> Result<Exit, Failure> {
     let to_daemon = stream.try_clone().map_err(|error| lost(&error))?;
     std::thread::spawn(move || {
         // The end of stdin, or the daemon's, is the end of this direction.
-        let _ = io::copy(&mut io::stdin().lock(), &mut &to_daemon);
+        let _ = carry(&mut io::stdin().lock(), &mut &to_daemon);
         let _ = to_daemon.shutdown(Shutdown::Write);
     });
-    io::copy(&mut &stream, &mut io::stdout().lock())?;
+    carry(&mut &stream, &mut io::stdout().lock())?;
     Ok(Exit::Ok)
+}
+
+/// Hands on what comes, at once. Not by [`io::copy`], which on Linux has the kernel move the octets: splice(2) into a pipe keeps the
+/// pipe locked while it waits for more, and so a program that reads an answer which is already there waits, too.
+fn carry(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; CARRIED_OCTETS];
+    loop {
+        let piece = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(octets) => buffer.get(..octets).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        to.write_all(piece)?;
+        to.flush()?;
+    }
 }
 
 fn connect(socket: &Path) -> Result<UnixStream, Failure> {
