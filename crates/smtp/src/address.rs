@@ -10,10 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::host::{HostName, HostNameError};
 
-/// RFC 5321 §4.5.3.1.1.
-pub const LOCAL_OCTETS_MAX: usize = 64;
-/// RFC 5321 §4.5.3.1.3 allows 256 with the angle brackets.
-pub const ADDRESS_OCTETS_MAX: usize = 254;
+/// Our choice: octets of a local part. RFC 5321 §4.5.3.1.1 has everybody take 64, which is no maximum: forwards (SRS), list
+/// confirmations and VERP have more.
+pub const LOCAL_OCTETS_MAX: usize = 512;
+/// Octets of an address: of a local part, and of the longest name in DNS.
+pub const ADDRESS_OCTETS_MAX: usize = LOCAL_OCTETS_MAX + 1 + 255;
 
 /// The part behind the `@`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -63,7 +64,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// A mailbox: local part and domain, with the text as it was written.
+/// A mailbox: local part and domain, with the text as it was written (but for a dot at the end of the domain).
 ///
 /// ```
 /// use smtp::Mailbox;
@@ -94,7 +95,7 @@ pub enum AddressError {
     #[error("the address literal is malformed")]
     BadLiteral,
     /// Over [`LOCAL_OCTETS_MAX`] or [`ADDRESS_OCTETS_MAX`].
-    #[error("longer than RFC 5321 allows")]
+    #[error("longer than an address can be")]
     TooLong,
     /// UTF-8 outside an SMTPUTF8 transaction (RFC 6531 §3.2).
     #[error("not ASCII")]
@@ -136,7 +137,9 @@ impl Mailbox {
         if local.len() > LOCAL_OCTETS_MAX {
             return Err(AddressError::TooLong);
         }
-        // A final dot is legal in DNS but not in RFC 5321's Domain; sent on, some peer would refuse.
+        // A final dot is legal in DNS but not in RFC 5321's Domain; people write it, and sent on, some peer would refuse it.
+        let text = text.strip_suffix('.').unwrap_or(text);
+        let domain = domain.strip_suffix('.').unwrap_or(domain);
         if domain.ends_with('.') {
             return Err(AddressError::BadDomain(HostNameError::EmptyLabel));
         }
@@ -210,8 +213,10 @@ fn local_part_end(text: &str) -> Result<usize, AddressError> {
     }
     let at = text.find('@').ok_or(AddressError::NoDomain)?;
     let local = text.get(..at).unwrap_or_default();
-    let atoms_ok = local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext));
-    if atoms_ok { Ok(at) } else { Err(AddressError::BadLocalPart) }
+    // Mailboxes with dots in a row, in front or at the end exist, and get mail as they are written.
+    let is_dot_string = local.chars().all(|c| c == '.' || is_atext(c));
+    let has_atom = local.chars().any(|c| c != '.');
+    if is_dot_string && has_atom { Ok(at) } else { Err(AddressError::BadLocalPart) }
 }
 
 /// The offset behind the closing quote.
@@ -312,7 +317,8 @@ mod tests {
 
     #[test]
     fn addresses_are_kept_as_written_or_refused() {
-        let long_local = format!("{}@example.com", "a".repeat(65));
+        let [longest_local, long_local] =
+            [512, 513].map(|octets| format!("{}@example.com", "a".repeat(octets)));
         let cases = [
             ("user@example.com", Ok("example.com")),
             ("User+Tag@EXAMPLE.com", Ok("example.com")),
@@ -322,15 +328,19 @@ mod tests {
             ("a@[ipv6:2001:db8::1]", Ok("[IPv6:2001:db8::1]")),
             ("o'brien@example.com", Ok("example.com")),
             ("@example.com", Err(AddressError::BadLocalPart)),
-            ("a..b@example.com", Err(AddressError::BadLocalPart)),
-            (".a@example.com", Err(AddressError::BadLocalPart)),
+            ("a..b@example.com", Ok("example.com")),
+            (".a@example.com", Ok("example.com")),
+            ("a.@example.com", Ok("example.com")),
+            ("..@example.com", Err(AddressError::BadLocalPart)),
+            (longest_local.as_str(), Ok("example.com")),
             ("a b@example.com", Err(AddressError::BadLocalPart)),
             ("a\r@example.com", Err(AddressError::BadLocalPart)),
             ("\"a\n\"@example.com", Err(AddressError::BadLocalPart)),
             ("user", Err(AddressError::NoDomain)),
             ("\"user\"", Err(AddressError::NoDomain)),
             ("a@b@c.example", Err(AddressError::BadDomain(HostNameError::BadCharacter))),
-            ("a@example.com.", Err(AddressError::BadDomain(HostNameError::EmptyLabel))),
+            ("a@example.com..", Err(AddressError::BadDomain(HostNameError::EmptyLabel))),
+            ("a@.", Err(AddressError::BadDomain(HostNameError::EmptyLabel))),
             ("a@xn---", Err(AddressError::BadDomain(HostNameError::BadCharacter))),
             ("a@[300.0.0.1]", Err(AddressError::BadLiteral)),
             ("ü@example.com", Err(AddressError::NotAscii)),
@@ -346,8 +356,16 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_at_the_end_of_the_domain_is_not_sent_on() {
+        for text in ["a@example.com.", "a@[192.0.2.1]."] {
+            let mailbox = Mailbox::parse(text).unwrap();
+            assert_eq!(Some(mailbox.as_str()), text.strip_suffix('.'));
+        }
+    }
+
+    #[test]
     fn utf8_addresses_are_kept_as_written_and_looked_up_in_ascii() {
-        let umlauts = format!("{}@example.com", "\u{fc}".repeat(33));
+        let umlauts = format!("{}@example.com", "\u{fc}".repeat(257));
         let bad_local = Err(AddressError::BadLocalPart);
         let cases = [
             ("j\u{fc}rgen@example.com", Ok("example.com")),

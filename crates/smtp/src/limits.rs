@@ -9,8 +9,10 @@ use crate::params::{ENVELOPE_ID_CHARS_MAX, ORIGINAL_RECIPIENT_CHARS_MAX};
 
 // ---- sizes (RFC 5321 §4.5.3.1)
 
-/// RFC 5321 §4.5.3.1.4: a command line with its CRLF.
+/// RFC 5321 §4.5.3.1.4: a command line with its CRLF, as far as every server takes it.
 pub const COMMAND_LINE_OCTETS: usize = 512;
+/// Our choice: the longest line of MAIL and RCPT that is accepted, with its CRLF, before extensions make it longer.
+pub const PATH_LINE_ACCEPTED_OCTETS: usize = 2048;
 /// RFC 1870 §3: what SIZE adds to the MAIL line.
 pub const SIZE_ALLOWANCE_OCTETS: usize = 26;
 /// RFC 6152 §3: what BODY adds to the MAIL line.
@@ -37,8 +39,8 @@ pub const FUTURERELEASE_ALLOWANCE_OCTETS: usize =
 pub const AUTH_LINE_OCTETS: usize = 12_288;
 /// RFC 5321 §4.5.3.1.5: a reply line with its CRLF.
 pub const REPLY_LINE_OCTETS: usize = 512;
-/// RFC 5321 §4.5.3.1.3: a path with its angle brackets.
-pub const PATH_OCTETS: usize = 256;
+/// Our choice: the longest path that is accepted, with its angle brackets and a source route. RFC 5321 §4.5.3.1.3 has everybody take 256.
+pub const PATH_ACCEPTED_OCTETS: usize = 1024;
 /// RFC 5321 §4.5.3.1.6: a line of content with its CRLF, as far as every peer takes it.
 pub const CONTENT_LINE_OCTETS: usize = 1000;
 /// Ours: the longest content line that is accepted, without its CRLF. Signed mail with longer lines

@@ -135,7 +135,7 @@ proptest! {
         prop_assert_eq!(Mail { envelope_id: None, priority: None, ..mail }, want);
 
         let line = format!("RCPT TO:<{address}>{rcpt_parameters}");
-        let (Command::Rcpt(Rcpt { recipient, notify, original }), Request::Rcpt { to }) =
+        let (Command::Rcpt(Rcpt { recipient, notify, original, .. }), Request::Rcpt { to }) =
             (ours(&line), theirs(&line))
         else {
             panic!("{line}")

@@ -21,7 +21,7 @@ use crate::status::Status;
 
 pub use offer::{Capability, Channel, FutureRelease, Limits, Offer};
 pub use parameters::{BodyKind, Mail, Rcpt, Recipient};
-pub use path::PathError;
+pub use path::{Brackets, PathError};
 
 /// A command, understood.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -420,6 +420,7 @@ mod tests {
         let line = "MAIL FROM:<j\u{fc}@m\u{fc}.example> SIZE=7 BODY=8BITMIME SMTPUTF8 RET=HDRS \
                     ENVID=a+20b REQUIRETLS HOLDFOR=60 BY=-5;NT MT-PRIORITY=-3 AUTH=x+40y";
         let want = Mail {
+            brackets: Brackets::Written,
             sender: ReversePath::parse_utf8("j\u{fc}@m\u{fc}.example").unwrap(),
             size: Some(7),
             body: Some(BodyKind::EightBitMime),
@@ -437,6 +438,7 @@ mod tests {
 
         let line = "RCPT TO:<a@b.example> notify=failure,delay orcpt=rfc822;x+2By@z.example";
         let want = Rcpt {
+            brackets: Brackets::Written,
             notify: Some(Notify::On { success: false, failure: true, delay: true }),
             original: OriginalRecipient::parse("rfc822;x+2By@z.example"),
             ..Rcpt::to(Recipient::Mailbox(Mailbox::parse("a@b.example").unwrap()))
@@ -522,16 +524,21 @@ mod tests {
 
     #[test]
     fn each_mistake_has_its_code() {
-        let long_path = format!("MAIL FROM:<{}@example.com>", "a".repeat(250));
+        let long_path = format!("MAIL FROM:<{}@example.com>", "a".repeat(600));
         let long_line = format!("NOOP {}", "a".repeat(506));
         let cases: &[(&[u8], &str)] = &[
             (b"MAIL LALA: <>", "501 5.5.4"),
-            (b"MAIL FROM:a@b.example", "501 5.1.7"),
+            (b"MAIL FROM:", "501 5.1.7"),
+            (b"MAIL FROM:a", "501 5.1.7"),
+            (b"MAIL FROM:\"a\"@b.example", "501 5.1.7"),
+            (b"MAIL FROM:@c.example:a@b.example", "501 5.1.7"),
+            (b"MAIL FROM:a@b.example>", "501 5.1.7"),
+            (b"MAIL FROM:a@b.example,c@d.example", "501 5.1.7"),
+            (b"RCPT TO:a@[192.0.2.1]", "501 5.1.3"),
             (b"MAIL FROM:<a@b.example", "501 5.1.7"),
             (b"MAIL FROM:<a@xn--->", "501 5.1.8"),
             (b"MAIL FROM:<a>", "501 5.1.7"),
             (long_path.as_bytes(), "501 5.1.7"),
-            (b"RCPT TO: user@host", "501 5.1.3"),
             (b"RCPT TO:<>", "501 5.1.3"),
             (b"RCPT TO:<a@xn--->", "501 5.1.2"),
             (b"RCPT TO:<@a.example>", "501 5.1.3"),

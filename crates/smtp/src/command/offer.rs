@@ -248,8 +248,8 @@ impl Offer {
     pub(crate) fn line_octets(self, verb: &[u8]) -> usize {
         let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
         match () {
-            () if is("MAIL") => limits::COMMAND_LINE_OCTETS + self.mail_allowance(),
-            () if is("RCPT") => limits::COMMAND_LINE_OCTETS + self.rcpt_allowance(),
+            () if is("MAIL") => limits::PATH_LINE_ACCEPTED_OCTETS + self.mail_allowance(),
+            () if is("RCPT") => limits::PATH_LINE_ACCEPTED_OCTETS + self.rcpt_allowance(),
             () if is("AUTH") && !self.mechanisms.is_empty() => limits::AUTH_LINE_OCTETS,
             () => limits::COMMAND_LINE_OCTETS,
         }
@@ -330,17 +330,17 @@ mod tests {
     #[test]
     fn each_extension_makes_its_lines_longer_and_no_others() {
         let cases = [
-            (Offer::new(1), [538, 512, 512, 512]),
-            (Offer::new(1).with(Capability::EightBitMime), [555, 512, 512, 512]),
-            (Offer::new(1).with(Capability::SmtpUtf8), [548, 522, 512, 512]),
-            (Offer::new(1).with(Capability::Dsn), [854, 1048, 512, 512]),
-            (Offer::new(1).with(Capability::RequireTls), [549, 512, 512, 512]),
+            (Offer::new(1), [2074, 2048, 512, 512]),
+            (Offer::new(1).with(Capability::EightBitMime), [2091, 2048, 512, 512]),
+            (Offer::new(1).with(Capability::SmtpUtf8), [2084, 2058, 512, 512]),
+            (Offer::new(1).with(Capability::Dsn), [2390, 2584, 512, 512]),
+            (Offer::new(1).with(Capability::RequireTls), [2085, 2048, 512, 512]),
             (
                 Offer::new(1).with_auth(Mechanisms::NONE.with(Mechanism::Plain)),
-                [1038, 512, 12_288, 512],
+                [2574, 2048, 12_288, 512],
             ),
-            (Offer::new(1).with_deliver_by(1), [555, 512, 512, 512]),
-            (Offer::new(1).with_priority(), [553, 512, 512, 512]),
+            (Offer::new(1).with_deliver_by(1), [2091, 2048, 512, 512]),
+            (Offer::new(1).with_priority(), [2089, 2048, 512, 512]),
         ];
         for (offer, want) in cases {
             let got =

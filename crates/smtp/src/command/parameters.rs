@@ -8,7 +8,7 @@ use crate::params::{
 };
 use crate::xtext;
 
-use super::path::{PathError, forward_path, reverse_path};
+use super::path::{Brackets, PathError, forward_path, reverse_path};
 use super::{Capability, CommandError, Offer};
 
 /// How the client says that the content is encoded (RFC 6152 §2).
@@ -26,6 +26,8 @@ pub enum BodyKind {
 pub struct Mail {
     /// Who sends.
     pub sender: ReversePath,
+    /// How that was written.
+    pub brackets: Brackets,
     /// `SIZE`: how large the message will be, in octets.
     pub size: Option<u64>,
     /// `BODY`.
@@ -53,6 +55,8 @@ pub struct Mail {
 pub struct Rcpt {
     /// Who shall get it.
     pub recipient: Recipient,
+    /// How that was written.
+    pub brackets: Brackets,
     /// `NOTIFY`.
     pub notify: Option<Notify>,
     /// `ORCPT`.
@@ -73,6 +77,7 @@ impl Mail {
     pub fn from(sender: ReversePath) -> Self {
         Self {
             sender,
+            brackets: Brackets::Written,
             size: None,
             body: None,
             smtp_utf8: false,
@@ -87,12 +92,12 @@ impl Mail {
     }
 
     pub(super) fn parse(text: &[u8], offer: Offer) -> Result<Self, CommandError> {
-        let (sender, parameters) = reverse_path(text).map_err(CommandError::Sender)?;
+        let (sender, brackets, parameters) = reverse_path(text).map_err(CommandError::Sender)?;
         let is_ascii = sender.as_str().is_ascii();
         if !is_ascii && !offer.has(Capability::SmtpUtf8) {
             return Err(CommandError::Sender(AddressError::NotAscii.into()));
         }
-        let mut mail = Self::from(sender);
+        let mut mail = Self { brackets, ..Self::from(sender) };
         for parameter in parameters.split_ascii_whitespace() {
             mail.set(parameter, offer)?;
         }
@@ -147,7 +152,7 @@ impl Mail {
 impl Rcpt {
     /// RCPT with a recipient and nothing else.
     pub fn to(recipient: Recipient) -> Self {
-        Self { recipient, notify: None, original: None }
+        Self { recipient, brackets: Brackets::Written, notify: None, original: None }
     }
 
     /// Has it anything that stands in an SMTPUTF8 transaction only (RFC 6531 §3.4)?
@@ -161,8 +166,9 @@ impl Rcpt {
     }
 
     pub(super) fn parse(text: &[u8], offer: Offer) -> Result<Self, CommandError> {
-        let (recipient, parameters) = forward_path(text).map_err(CommandError::Recipient)?;
-        let mut rcpt = Self::to(recipient);
+        let (recipient, brackets, parameters) =
+            forward_path(text).map_err(CommandError::Recipient)?;
+        let mut rcpt = Self { brackets, ..Self::to(recipient) };
         for parameter in parameters.split_ascii_whitespace() {
             rcpt.set(parameter, offer)?;
         }

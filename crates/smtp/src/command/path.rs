@@ -14,29 +14,54 @@ pub enum PathError {
     /// The source route in front of the address is malformed (RFC 5321 §4.1.2).
     #[error("the source route is malformed")]
     Route,
-    /// Over [`limits::PATH_OCTETS`].
-    #[error("longer than RFC 5321 allows")]
+    /// Over [`limits::PATH_ACCEPTED_OCTETS`].
+    #[error("longer than an address can be")]
     TooLong,
     /// The address is wrong.
     #[error("{0}")]
     Address(#[from] AddressError),
 }
 
+/// How a path was written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Brackets {
+    /// As RFC 5321 §4.1.1.2 has it.
+    Written,
+    /// Not at all: devices do that, and other servers take it.
+    Missing,
+}
+
 /// Reads the sender and what stands behind it.
-pub(super) fn reverse_path(text: &[u8]) -> Result<(ReversePath, &str), PathError> {
+pub(super) fn reverse_path(text: &[u8]) -> Result<(ReversePath, Brackets, &str), PathError> {
+    if let Some((mailbox, rest)) = bare(text) {
+        return Ok((ReversePath::Mailbox(mailbox), Brackets::Missing, rest));
+    }
     let (address, rest) = split(text)?;
-    Ok((ReversePath::parse_utf8(address)?, rest))
+    Ok((ReversePath::parse_utf8(address)?, Brackets::Written, rest))
 }
 
 /// Reads the recipient and what stands behind it.
-pub(super) fn forward_path(text: &[u8]) -> Result<(Recipient, &str), PathError> {
+pub(super) fn forward_path(text: &[u8]) -> Result<(Recipient, Brackets, &str), PathError> {
+    if let Some((mailbox, rest)) = bare(text) {
+        return Ok((Recipient::Mailbox(mailbox), Brackets::Missing, rest));
+    }
     let (address, rest) = split(text)?;
     let recipient = if address.eq_ignore_ascii_case("postmaster") {
         Recipient::Postmaster
     } else {
         Recipient::Mailbox(Mailbox::parse_utf8(address)?)
     };
-    Ok((recipient, rest))
+    Ok((recipient, Brackets::Written, rest))
+}
+
+/// An address without brackets, and what stands behind it. Only the plain form, up to a blank or the end: nothing that two servers could
+/// read in two ways.
+fn bare(text: &[u8]) -> Option<(Mailbox, &str)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let end = text.find([' ', '\t']).unwrap_or(text.len());
+    let (address, rest) = text.split_at_checked(end)?;
+    let is_plain = !address.contains(['<', '>', '"', '\\', '[', ':', ',']);
+    is_plain.then(|| Mailbox::parse_utf8(address).ok()).flatten().map(|mailbox| (mailbox, rest))
 }
 
 /// Splits `<path> parameters`, and takes brackets and source route off the path.
@@ -49,7 +74,7 @@ fn split(text: &[u8]) -> Result<(&str, &str), PathError> {
     if !rest.is_empty() && !rest.starts_with([' ', '\t']) {
         return Err(PathError::Brackets);
     }
-    if path.len() + 2 > limits::PATH_OCTETS {
+    if path.len() + 2 > limits::PATH_ACCEPTED_OCTETS {
         return Err(PathError::TooLong);
     }
     Ok((without_route(path)?, rest))

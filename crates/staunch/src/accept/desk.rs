@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use smtp::command::{Mail, Rcpt, Recipient};
+use smtp::command::{Brackets, Mail, Rcpt, Recipient};
 use smtp::server::{Client, Session, Step};
 use smtp::{Response, ReversePath, Status};
 use spool::{MessageId, RECIPIENTS_MAX};
@@ -210,6 +210,7 @@ impl Desk {
         let config = self.shared.config();
         self.may_send(&config)?;
         rules::sender(&config, self.login.as_ref(), &mail.sender)?;
+        self.note(mail.brackets);
         let times = Times::new(&mail, self.shared.intake.now())?;
         let size = mail.size.unwrap_or_default();
         let room = self.shared.intake.room_for(self.borrower(), size).map_err(not_now)?;
@@ -229,11 +230,38 @@ impl Desk {
         Ok(())
     }
 
+    /// Tells of a transaction that its client does not end: how large messages that do not come through are found.
+    pub(super) fn tell_of_loss(&self, how: &'static str) {
+        let Some(transaction) = &self.transaction else { return };
+        let octets = transaction.message.as_ref().map(|message| message.size_with(b""));
+        info!(
+            event = "client_lost",
+            how,
+            client = %self.arrival.peer,
+            sender = self.sender_text(),
+            recipients = transaction.asked.recipients.len(),
+            octets,
+            "the client is gone in the midst of a transaction, of which nothing was taken"
+        );
+    }
+
+    /// Tells of a client that is taken although it speaks another SMTP.
+    fn note(&self, brackets: Brackets) {
+        if brackets == Brackets::Missing && self.shared.is_first_without_brackets(self.place()) {
+            info!(
+                event = "no_brackets",
+                client = %self.arrival.peer,
+                "MAIL FROM or RCPT TO without < >: taken, but not every server does"
+            );
+        }
+    }
+
     fn recipient(&mut self, rcpt: Rcpt, buffer: usize) -> Result<(), Refusal> {
         let config = self.shared.config();
         self.may_send(&config)?;
         let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
+        self.note(rcpt.brackets);
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         if transaction.asked.recipients.len() >= recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);

@@ -30,15 +30,17 @@ mod session;
 mod stream;
 mod visitors;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{self, Auth};
 use crate::budget::{Budget, Shares};
 use crate::config::{Config, Limits};
+use crate::place::Place;
 use crate::queue::intake::Intake;
 use crate::rates::Rates;
+use crate::recent::Recent;
 use visitors::Visitors;
 
 pub(crate) use doors::{BindError, Doors, PreparedDoors};
@@ -55,7 +57,12 @@ pub(crate) struct Shared {
     visitors: Arc<Visitors>,
     rates: Rates,
     disk_turns: Semaphore,
+    /// Where clients are that write addresses without brackets, as far as that was told.
+    without_brackets: Mutex<Recent<Place, ()>>,
 }
+
+/// Places that are remembered, so that each is told of once.
+const TOLD_MAX: usize = 1000;
 
 /// Ours: sessions that write to the disk at a time. Each has a thread for it, and each thread memory of its own:
 /// a thousand clients with large messages would be a thousand threads.
@@ -77,7 +84,16 @@ impl Shared {
             visitors: Arc::default(),
             rates: Rates::default(),
             disk_turns: Semaphore::new(DISK_TURNS),
+            without_brackets: Mutex::new(Recent::new(TOLD_MAX)),
         })
+    }
+
+    /// Is it the first client of that place which writes addresses without brackets?
+    fn is_first_without_brackets(&self, place: Place) -> bool {
+        let mut told = self.without_brackets.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = told.get(&place).is_none();
+        told.set(place, ());
+        is_first
     }
 
     /// Another configuration holds from now on, and these users; what is lent already stays so.
