@@ -148,6 +148,10 @@ impl DataReceiver {
             match (self.state, first) {
                 (State::LineStart, b'.') if self.framing == Framing::Dots => {
                     self.consume(input, rest, State::Dot);
+                    // Nearly always text, which needs no look of its own.
+                    if rest.first().is_some_and(|next| !matches!(next, b'\r' | b'\n')) {
+                        content = self.lines(input);
+                    }
                 }
                 (State::Dot, b'\r') => self.consume(input, rest, State::DotCr),
                 (State::DotCr, b'\n') => return self.end(input, rest),
