@@ -247,6 +247,32 @@ async fn noop_keeps_no_transaction_open() {
     idle.expect("MAIL FROM:<a@client.test>", 250).await;
 }
 
+#[tokio::test]
+async fn a_client_that_is_lost_or_stalls_in_a_message_is_told_of() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("[limits]\nclient_timeout = \"2s\"\n").await;
+    let begin = async || {
+        let mut client = relay.client().await;
+        client.expect("MAIL FROM:<scan@client.test>", 250).await;
+        client.expect("RCPT TO:<b@x.test>", 250).await;
+        client.expect("DATA", 354).await;
+        client.send(b"Subject: scan\r\n\r\nx\r\n").await.unwrap();
+        client
+    };
+    drop(begin().await);
+    let lost = relay.event("client_lost").with("how", "lost").await;
+    assert_eq!(lost.text("sender").as_deref(), Some("scan@client.test"));
+    assert_eq!(lost.text("recipients").as_deref(), Some("1"));
+    let stalled = begin().await;
+    let told = relay.event("client_lost").with("how", "timed_out").await;
+    assert!(told.get("octets").is_some());
+    drop(stalled);
+    let mut done = relay.client().await;
+    done.expect("MAIL FROM:<scan@client.test>", 250).await;
+    done.expect("QUIT", 221).await;
+    assert_eq!(relay.event("client_lost").count(), 2, "one that says good-bye is not lost");
+}
+
 /// Whatever one client holds, there is memory for others.
 #[tokio::test]
 async fn one_client_s_open_transactions_leave_memory_for_others() {

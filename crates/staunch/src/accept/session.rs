@@ -281,16 +281,25 @@ impl Conversation {
                 Waited::Unused => {}
                 Waited::Readable => match self.read() {
                     // Without QUIT.
-                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                    Ok(0) => {
+                        self.desk.tell_of_loss("lost");
+                        return Err(ErrorKind::UnexpectedEof.into());
+                    }
                     Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        self.desk.tell_of_loss("lost");
+                        return Err(error);
+                    }
                 },
-                Waited::Idle => self.session.close(&Response::new(
-                    421,
-                    Status::transient(4, 2),
-                    "Too slow or idle for too long, closing the connection",
-                )),
+                Waited::Idle => {
+                    self.desk.tell_of_loss("timed_out");
+                    self.session.close(&Response::new(
+                        421,
+                        Status::transient(4, 2),
+                        "Too slow or idle for too long, closing the connection",
+                    ));
+                }
                 Waited::Stopping => self.session.close(&stopping()),
             }
             self.keep_to_the_rules();
