@@ -7,7 +7,7 @@
 //! Only the crowds that are named, or all of them. With fewer clients the bounds on memory shrink in ratio.
 //!
 //! Nothing is delivered: DNS refuses to answer, so that only the accepting side is measured. The slow senders are
-//! watched for a window of `seconds`, not for the 80 minutes that 50 MB take at that rate; within it each of them has
+//! watched for a window of `seconds`, not for the eight minutes that 5 MB take at that rate; within it each of them has
 //! sent more than any message may keep in memory.
 #![expect(
     clippy::expect_used,

@@ -38,8 +38,7 @@ const HOMES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Brake {
     places: Recent<Place, Tries>,
-    /// When somebody logged in from there last. Apart from the others, so that whoever fails from many addresses makes nobody forget
-    /// these.
+    /// When somebody logged in from there last. Apart from the others, so that failures from many addresses do not push these out.
     good: Recent<Place, Instant>,
     users: Recent<UserName, Tries>,
     /// Where a user logged in last, and when; the latest last.
@@ -130,7 +129,7 @@ impl Brake {
             *home == place && now.saturating_duration_since(*then) < WELCOME_FOR
         });
         match failures {
-            // Somebody there guesses, who has the owner's address and perhaps nothing else of the owner's.
+            // Somebody there guesses: the owner's address is no proof of the owner.
             FAILURES_MAX.. => Standing::Tried,
             _ if is_home => Standing::Home,
             0 => Standing::Untried,
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_fails_from_many_addresses_makes_no_good_one_forgotten() {
+    fn failures_from_many_addresses_make_no_good_one_forgotten() {
         let (mut brake, now) = (Brake::default(), Instant::now());
         brake.succeeded(place(1), &name("anna"), now);
         for number in 0..2 * u32::try_from(REMEMBERED_MAX).unwrap() {

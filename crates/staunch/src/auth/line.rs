@@ -1,9 +1,9 @@
-//! Those that wait for a turn, and who of them is next.
+//! Clients that wait for a turn, and which of them is next.
 //!
 //! A crowd of strangers has many addresses, but most of them lie close together. So networks have turns, large ones
 //! first: of two that wait, the next is the one whose /8 was served longer ago, then whose /16, then whose /24, and so on.
 //! One client from elsewhere does not wait for hundreds that come from one place. Among equals the newest is next: under
-//! a flood whoever has waited for long gives up, and the newest is still there.
+//! a flood a client that has waited for long gives up, and the newest is still there.
 
 use std::cmp::Reverse;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -77,7 +77,7 @@ impl<R: Copy + Ord, T> Line<R, T> {
         receiver
     }
 
-    /// Takes out whoever is next.
+    /// Takes out the client that is next.
     pub(super) fn next(&mut self) -> Option<oneshot::Sender<T>> {
         self.waiting.retain(|one| !one.call.is_closed());
         let mut last_turns = |place| {

@@ -18,7 +18,7 @@ const PLACES: usize = 10;
 /// It is told again after so long.
 const TOLD_EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// Users for whom wrong passwords came, and from where.
+/// Users that wrong passwords came for, and where these came from.
 #[derive(Debug, Default)]
 pub(super) struct Spraying {
     since: Option<Instant>,
@@ -28,7 +28,7 @@ pub(super) struct Spraying {
 }
 
 impl Spraying {
-    /// A wrong password of a user, of whom there are `all`. Is it time to tell a person?
+    /// A wrong password of a user, one of `all`. Is it time to tell a person?
     pub(super) fn notes(
         &mut self,
         user: &UserName,

@@ -67,6 +67,14 @@ impl Gathering {
         has_room
     }
 
+    /// The attempt that took them over came to nothing: they are tried again like others.
+    pub(super) fn forget(&self, message: MessageId, recipients: &[RecipientNo]) {
+        let mut state = self.state();
+        for no in recipients {
+            state.recipients.remove(&(message, *no));
+        }
+    }
+
     /// Is the recipient about to end?
     pub(super) fn has(&self, message: MessageId, no: RecipientNo) -> bool {
         self.state().recipients.contains(&(message, no))
@@ -93,10 +101,10 @@ impl Gathering {
     }
 
     /// Those that have waited long enough at `now`; all of them if there is no time.
-    fn take(&self, now: Option<Instant>) -> Vec<Gathered> {
+    fn take(&self, now: Option<Instant>) -> Vec<(MessageId, Gathered)> {
         let mut state = self.state();
         let is_due = |_: &MessageId, one: &mut Gathered| now.is_none_or(|now| one.until <= now);
-        state.messages.extract_if(is_due).map(|(_, gathered)| gathered).collect()
+        state.messages.extract_if(is_due).collect()
     }
 
     fn next(&self) -> Option<Instant> {
@@ -125,11 +133,11 @@ pub(crate) async fn watch(relay: Arc<Relay>, stop: CancellationToken) {
 }
 
 /// Each message in a task of its own: none waits for another one's disk or bug.
-fn tell(relay: &Arc<Relay>, due: Vec<Gathered>) {
-    for gathered in due {
+fn tell(relay: &Arc<Relay>, due: Vec<(MessageId, Gathered)>) {
+    for (message, gathered) in due {
         let relay = Arc::clone(relay);
         relay.tracker.clone().spawn(async move {
-            let _ending = Ending::of(&relay, &gathered);
+            let _ending = Ending::of(&relay, message, &gathered);
             if let Err(error) = end(&relay, gathered).await {
                 relay.note_store_error(&error);
                 tracing::error!(event = "store_failed", %error, "failures are not told yet: they are tried again");
@@ -141,25 +149,20 @@ fn tell(relay: &Arc<Relay>, due: Vec<Gathered>) {
 /// The recipients end, or are tried again: they are nobody's from then on.
 struct Ending<'a> {
     relay: &'a Relay,
-    recipients: Vec<(MessageId, RecipientNo)>,
+    message: MessageId,
+    recipients: Vec<RecipientNo>,
 }
 
 impl<'a> Ending<'a> {
-    fn of(relay: &'a Relay, gathered: &Gathered) -> Self {
-        let all = gathered
-            .failures
-            .iter()
-            .flat_map(|(_, work, _)| work.targets.iter().map(|target| (work.message, target.no)));
-        Self { relay, recipients: all.collect() }
+    fn of(relay: &'a Relay, message: MessageId, gathered: &Gathered) -> Self {
+        let targets = gathered.failures.iter().flat_map(|(_, work, _)| &work.targets);
+        Self { relay, message, recipients: targets.map(|target| target.no).collect() }
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let mut state = self.relay.gathering.state();
-        for recipient in &self.recipients {
-            state.recipients.remove(recipient);
-        }
+        self.relay.gathering.forget(self.message, &self.recipients);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What notices may cost others: whoever forges a sender makes us write to somebody who sent nothing.
+//! What notices may cost others: a forged sender makes us write to somebody that sent nothing.
 //!
 //! One message of a megabyte to three hundred recipients that fail is three hundred megabytes if each notice carries it.
 //! So it goes back once, with the first notice of a failure; the others have its header. And a sender gets so many notices an
@@ -64,7 +64,7 @@ impl Restraint {
 pub(super) struct About {
     /// The message that it is about.
     pub(super) message: MessageId,
-    /// Whom it goes to.
+    /// Where it goes.
     pub(super) sender: Mailbox,
     /// What happened.
     pub(super) action: Action,

@@ -240,6 +240,7 @@ pub(crate) async fn put_aside(
     recipients: Vec<RecipientNo>,
     until: Timestamp,
 ) {
+    relay.gathering.forget(message, &recipients);
     let Ok(permit) = relay.spool.settle_permit() else { return };
     let problem = Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(relay.now());
     let wait = |no| {
