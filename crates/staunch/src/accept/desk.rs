@@ -24,7 +24,7 @@ use super::rules;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config, ListenerMode};
-use crate::free_space::Promise;
+use crate::free_space::Reservation;
 use crate::place::Place;
 use crate::queue::intake::NotNow;
 use crate::rates::{Rate, Sender};
@@ -64,7 +64,7 @@ struct Transaction {
     message: Option<Incoming>,
     lease: Lease,
     /// On the disk.
-    room: Promise,
+    room: Reservation,
 }
 
 impl Desk {
@@ -231,7 +231,7 @@ impl Desk {
     }
 
     /// Tells of a transaction that its client does not end: how large messages that do not come through are found.
-    pub(super) fn tell_of_loss(&self, how: &'static str) {
+    pub(super) fn log_lost_client(&self, how: &'static str) {
         let Some(transaction) = &self.transaction else { return };
         let octets = transaction.message.as_ref().map(|message| message.size_with(b""));
         info!(

@@ -282,18 +282,18 @@ impl Conversation {
                 Waited::Readable => match self.read() {
                     // Without QUIT.
                     Ok(0) => {
-                        self.desk.tell_of_loss("lost");
+                        self.desk.log_lost_client("lost");
                         return Err(ErrorKind::UnexpectedEof.into());
                     }
                     Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                     Err(error) => {
-                        self.desk.tell_of_loss("lost");
+                        self.desk.log_lost_client("lost");
                         return Err(error);
                     }
                 },
                 Waited::Idle => {
-                    self.desk.tell_of_loss("timed_out");
+                    self.desk.log_lost_client("timed_out");
                     self.session.close(&Response::new(
                         421,
                         Status::transient(4, 2),

@@ -4,8 +4,8 @@
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
 
 mod clock;
-mod door;
 mod header;
+mod listener;
 mod policies;
 mod queue;
 mod summary;
@@ -32,7 +32,7 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use door::Door;
+use listener::AdminListener;
 
 use crate::daemon::RunError;
 use crate::explain::{self, Question};
@@ -75,7 +75,7 @@ fn group_id(name: &str) -> Option<u32> {
 /// Answers until `stop`; then who has asked gets a last answer.
 pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: CancellationToken) {
     let service = router(relay).into_make_service_with_connect_info::<Peer>();
-    let service = axum::serve(Door::new(listener), service);
+    let service = axum::serve(AdminListener::new(listener), service);
     let service = service.with_graceful_shutdown(stop.clone().cancelled_owned());
     let patience = async {
         stop.cancelled().await;
@@ -96,9 +96,9 @@ struct Peer {
     uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, Door>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self { uid: stream.io().uid }
+impl Connected<IncomingStream<'_, AdminListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
+        Self { uid: stream.io().uid() }
     }
 }
 

@@ -31,8 +31,8 @@ const REMEMBERED_MAX: usize = 10_000;
 const REST_FIRST: Duration = Duration::from_millis(500);
 /// The longest rest: some 40,000 guesses a day, and the owner at a new place still has a turn while a client waits.
 const REST_MAX: Duration = Duration::from_secs(2);
-/// Places of a user that are remembered: at home, at work, and telephones on the way.
-const HOMES_MAX: usize = 8;
+/// Places of a user that are remembered: home, office, and telephones on the way.
+const KNOWN_PLACES_MAX: usize = 8;
 
 /// What is known about wrong logins.
 #[derive(Debug)]
@@ -42,17 +42,17 @@ pub(super) struct Brake {
     good: Recent<Place, Instant>,
     users: Recent<UserName, Tries>,
     /// Where a user logged in last, and when; the latest last.
-    homes: Recent<UserName, Vec<(Place, Instant)>>,
+    known_places: Recent<UserName, Vec<(Place, Instant)>>,
 }
 
 /// What a place is to a name whose password it tries; the better ones first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Standing {
+pub(super) enum PlaceTrust {
     /// The user logged in from there within a day, and not many guessed from there.
-    Home,
+    Known,
     /// Nobody failed there lately.
     Untried,
-    Tried,
+    Failed,
 }
 
 /// What a wrong login leads to.
@@ -104,7 +104,7 @@ impl Default for Brake {
             places: Recent::new(REMEMBERED_MAX),
             good: Recent::new(REMEMBERED_MAX),
             users: Recent::new(REMEMBERED_MAX),
-            homes: Recent::new(REMEMBERED_MAX),
+            known_places: Recent::new(REMEMBERED_MAX),
         }
     }
 }
@@ -123,17 +123,17 @@ impl Brake {
     }
 
     /// What this address is to the user of that name, if there is one.
-    pub(super) fn standing(&mut self, place: Place, user: &UserName, now: Instant) -> Standing {
+    pub(super) fn trust(&mut self, place: Place, user: &UserName, now: Instant) -> PlaceTrust {
         let failures = self.places.get(&place).map_or(0, |tries| tries.failures(now));
-        let is_home = self.homes.get(user).into_iter().flatten().any(|(home, then)| {
-            *home == place && now.saturating_duration_since(*then) < WELCOME_FOR
+        let is_known = self.known_places.get(user).into_iter().flatten().any(|(known, then)| {
+            *known == place && now.saturating_duration_since(*then) < WELCOME_FOR
         });
         match failures {
             // Somebody there guesses: the owner's address is no proof of the owner.
-            FAILURES_MAX.. => Standing::Tried,
-            _ if is_home => Standing::Home,
-            0 => Standing::Untried,
-            1..FAILURES_MAX => Standing::Tried,
+            FAILURES_MAX.. => PlaceTrust::Failed,
+            _ if is_known => PlaceTrust::Known,
+            0 => PlaceTrust::Untried,
+            1..FAILURES_MAX => PlaceTrust::Failed,
         }
     }
 
@@ -183,12 +183,12 @@ impl Brake {
             tries.closed_until = None;
         }
         self.users.remove(user);
-        let mut homes = self.homes.get(user).map(std::mem::take).unwrap_or_default();
-        homes.retain(|(home, _)| *home != place);
-        homes.push((place, now));
-        let surplus = homes.len().saturating_sub(HOMES_MAX);
-        homes.drain(..surplus);
-        self.homes.set(user.clone(), homes);
+        let mut known_places = self.known_places.get(user).map(std::mem::take).unwrap_or_default();
+        known_places.retain(|(known, _)| *known != place);
+        known_places.push((place, now));
+        let surplus = known_places.len().saturating_sub(KNOWN_PLACES_MAX);
+        known_places.drain(..surplus);
+        self.known_places.set(user.clone(), known_places);
     }
 }
 
@@ -264,25 +264,25 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_at_home_where_it_logged_in_within_a_day_until_somebody_guesses_there() {
+    fn a_place_is_known_where_it_logged_in_within_a_day_until_somebody_guesses_there() {
         let (mut brake, now) = (Brake::default(), Instant::now());
         let (anna, bert) = (name("anna"), name("bert"));
-        assert_eq!(brake.standing(place(1), &anna, now), Standing::Untried);
+        assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Untried);
         brake.succeeded(place(1), &anna, now);
-        assert_eq!(brake.standing(place(1), &anna, now), Standing::Home);
-        assert_eq!(brake.standing(place(1), &bert, now), Standing::Untried, "only its own");
-        assert_eq!(brake.standing(place(1), &anna, now + WELCOME_FOR), Standing::Untried);
+        assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Known);
+        assert_eq!(brake.trust(place(1), &bert, now), PlaceTrust::Untried, "only its own");
+        assert_eq!(brake.trust(place(1), &anna, now + WELCOME_FOR), PlaceTrust::Untried);
         for _ in 0..FAILURES_MAX {
-            assert_eq!(brake.standing(place(1), &anna, now), Standing::Home);
+            assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Known);
             brake.failed(place(1), Some(&bert), now);
         }
-        assert_eq!(brake.standing(place(1), &anna, now), Standing::Tried);
+        assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Failed);
         let later = now + FORGOTTEN_AFTER + MINUTE;
-        assert_eq!(brake.standing(place(1), &anna, later), Standing::Home);
-        for other in 0..HOMES_MAX {
+        assert_eq!(brake.trust(place(1), &anna, later), PlaceTrust::Known);
+        for other in 0..KNOWN_PLACES_MAX {
             brake.succeeded(place(100 + u8::try_from(other).unwrap()), &anna, now);
         }
-        assert_eq!(brake.standing(place(1), &anna, later), Standing::Untried, "it moved on");
+        assert_eq!(brake.trust(place(1), &anna, later), PlaceTrust::Untried, "it moved on");
     }
 
     #[test]
@@ -307,7 +307,7 @@ mod tests {
         for _ in 0..20 {
             brake.was_busy(place(1), now);
         }
-        assert_eq!(brake.standing(place(1), &name("anna"), now), Standing::Untried);
+        assert_eq!(brake.trust(place(1), &name("anna"), now), PlaceTrust::Untried);
         brake.failed(place(1), None, now);
         for _ in 0..FAILURES_MAX {
             brake.was_busy(place(1), now);

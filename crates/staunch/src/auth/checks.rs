@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::line::Line;
 use super::lock;
+use super::wait_queue::WaitQueue;
 use crate::place::Place;
 
 /// Most checks at once.
@@ -31,7 +31,7 @@ pub(super) struct Checks {
 #[derive(Debug)]
 struct State {
     free: usize,
-    line: Line<Claim, Permit>,
+    line: WaitQueue<Claim, Permit>,
 }
 
 /// One check may run until this is dropped.
@@ -42,7 +42,7 @@ pub(super) struct Permit {
 
 impl Checks {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { free: CHECKS_MAX, line: Line::default() };
+        let state = State { free: CHECKS_MAX, line: WaitQueue::default() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 

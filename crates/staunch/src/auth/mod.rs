@@ -4,22 +4,22 @@
 //! is remembered. A name that nobody has costs as much as one that somebody has, and gets the same answer: neither
 //! tells who there is. (Only when more is to be checked than can be, names that somebody has are checked first.)
 //!
-//! A login passes, in this order: the address (`brake`), the name (`turns`), the machine (`checks`).
+//! A login passes, in this order: the address (`brake`), the name (`try_queues`), the machine (`checks`).
 //!
 //! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::desk`).
 
 mod brake;
 mod checks;
 pub(crate) mod edit;
-mod line;
 mod prepared;
 mod remembered;
 mod scram;
 pub(crate) mod secret;
 mod spraying;
-mod turns;
+mod try_queues;
 pub(crate) mod users;
 pub(crate) mod verifier;
+mod wait_queue;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 use crate::place::Place;
 use brake::Brake;
 pub(crate) use brake::Penalty;
-use brake::Standing;
+use brake::PlaceTrust;
 use checks::{Checks, Claim};
 use remembered::{Remembered, Tag};
 use scram::ScramKeys;
 use secret::Secret;
 use spraying::Spraying;
-use turns::{Turn, Turns};
+use try_queues::{TryPermit, TryQueues};
 use users::{Stamp, UserName, Users, UsersError};
 use verifier::Verifier;
 
@@ -54,7 +54,7 @@ const SEED_OCTETS: usize = 32;
 pub(crate) struct Auth {
     file: Mutex<Current>,
     checks: Arc<Checks>,
-    turns: Arc<Turns>,
+    turns: Arc<TryQueues>,
     remembered: Mutex<Remembered>,
     brake: Mutex<Brake>,
     spraying: Mutex<Spraying>,
@@ -315,24 +315,24 @@ impl Auth {
         verdict
     }
 
-    /// Waits until it is the turn of this place to try the name's password; none is needed where the user is at home, and
+    /// Waits until it is the turn of this place to try the name's password; none is needed where the user is known, and
     /// for what can be no name.
     async fn turn(
         &self,
         client: Place,
         name: Option<&UserName>,
         until: Instant,
-    ) -> Result<Option<Turn>, Verdict> {
+    ) -> Result<Option<TryPermit>, Verdict> {
         if self.is_shut_out(client) {
             return Err(Verdict::ShutOut);
         }
         let Some(name) = name else { return Ok(None) };
-        let standing = lock(&self.brake).standing(client, name, Instant::now());
-        match standing {
-            Standing::Home => return Ok(None),
-            Standing::Untried | Standing::Tried => {}
+        let trust = lock(&self.brake).trust(client, name, Instant::now());
+        match trust {
+            PlaceTrust::Known => return Ok(None),
+            PlaceTrust::Untried | PlaceTrust::Failed => {}
         }
-        let turn = timeout_at(until, self.turns.of(name, standing, client)).await;
+        let turn = timeout_at(until, self.turns.of(name, trust, client)).await;
         let turn = turn.map_err(|_| self.busy(client))?;
         // Others from there may have failed meanwhile: a hundred connections are no way around the brake.
         if self.is_shut_out(client) {
@@ -346,14 +346,14 @@ impl Auth {
     }
 
     /// A password is compared now: if it comes to nothing, the name rests.
-    fn begin(&self, turn: Option<&mut Turn>) {
+    fn begin(&self, turn: Option<&mut TryPermit>) {
         if let Some(turn) = turn {
             let rest = lock(&self.brake).rest(turn.name(), Instant::now());
             turn.rest(rest);
         }
     }
 
-    fn leave(turn: Option<Turn>, client: Place, verdict: &Verdict) {
+    fn leave(turn: Option<TryPermit>, client: Place, verdict: &Verdict) {
         match (turn, verdict) {
             (Some(turn), Verdict::Welcome(_)) => turn.release(client),
             (_, Verdict::Welcome(_) | Verdict::Wrong(_) | Verdict::ShutOut | Verdict::Busy) => {}
@@ -370,7 +370,7 @@ impl Auth {
         client: Place,
         name: Claimed,
         password: &str,
-        (until, turn): (Instant, &mut Option<Turn>),
+        (until, turn): (Instant, &mut Option<TryPermit>),
     ) -> Verdict {
         let (users, generation) = self.users();
         let password = prepared::password(password);

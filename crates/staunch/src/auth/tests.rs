@@ -151,7 +151,10 @@ async fn many_addresses_guess_one_after_the_other_and_the_owner_comes_in_between
     assert!(matches!(first, Verdict::Wrong(_)), "{first:?}");
     assert!(is_welcome(&auth, "anna", "a").await);
     assert!(!is_welcome(&auth, "anna", "mistyped").await);
-    assert!(guesses.try_join_next().is_none(), "at home the owner does not wait for others' rests");
+    assert!(
+        guesses.try_join_next().is_none(),
+        "at a known place the owner does not wait for others' rests"
+    );
     // The right password in a guesser's hands waits like any other, although it was right a moment ago.
     let guesser = Place::of([198, 51, 100, 200].into());
     let mut guessed = pin!(auth.check(guesser, "anna", "a"));

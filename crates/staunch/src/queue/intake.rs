@@ -17,7 +17,7 @@ use super::lanes::Submitter;
 use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
 use crate::budget::{Borrower, Budget, Loan};
 use crate::config::Config;
-use crate::free_space::Promise;
+use crate::free_space::Reservation;
 use crate::relay::{Counted, Relay};
 use crate::schedule::after;
 
@@ -80,7 +80,7 @@ impl Intake {
     /// # Errors
     ///
     /// [`NotNow`] when the disk or the queue is too full, or the store is broken.
-    pub(crate) fn room_for(&self, client: Borrower, size: u64) -> Result<Promise, NotNow> {
+    pub(crate) fn room_for(&self, client: Borrower, size: u64) -> Result<Reservation, NotNow> {
         let relay = &self.relay;
         let limits = &relay.config().limits;
         if relay.broken.is_cancelled() {
@@ -90,7 +90,7 @@ impl Intake {
         if limits.queue_messages.is_some_and(|max| messages >= max) {
             return Err(NotNow::no_space("The queue is full, try again later"));
         }
-        relay.free.promise(client, size, limits.disk_free_min).ok_or_else(NotNow::disk_full)
+        relay.free.reserve(client, size, limits.disk_free_min).ok_or_else(NotNow::disk_full)
     }
 
     /// The message has grown to `size` octets.
@@ -98,7 +98,7 @@ impl Intake {
     /// # Errors
     ///
     /// [`NotNow`] when it is larger than it was said to be, and there is no room for that.
-    pub(crate) fn room_to_grow(&self, room: &mut Promise, size: u64) -> Result<(), NotNow> {
+    pub(crate) fn room_to_grow(&self, room: &mut Reservation, size: u64) -> Result<(), NotNow> {
         let floor = self.relay.config().limits.disk_free_min;
         room.covers(size, floor).then_some(()).ok_or_else(NotNow::disk_full)
     }

@@ -14,7 +14,7 @@ use spool::{
 };
 
 use super::intake;
-use super::restraint::{About, Admission};
+use super::restraint::{Admission, NoticeKey};
 use super::telling::{Entry, Telling};
 use super::work::{Arrival, Body, Work};
 use crate::accept::facts_of;
@@ -90,7 +90,8 @@ pub(crate) async fn compose(
         );
         return Ok(None);
     };
-    let about = About { message: subject.message, sender: sender.clone(), action: telling.action };
+    let about =
+        NoticeKey { message: subject.message, sender: sender.clone(), action: telling.action };
     let wanted = returned(config, subject, telling.action);
     let mut admission = relay.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
     let returned = admission.returned();

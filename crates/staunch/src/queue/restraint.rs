@@ -41,7 +41,7 @@ impl Restraint {
     /// message?
     pub(super) fn admit(
         self: &Arc<Self>,
-        about: About,
+        about: NoticeKey,
         wanted: Returned,
         rate_max: Option<NonZeroU32>,
     ) -> Admission {
@@ -61,7 +61,7 @@ impl Restraint {
 
 /// Which notice.
 #[derive(Clone, Debug)]
-pub(super) struct About {
+pub(super) struct NoticeKey {
     /// The message that it is about.
     pub(super) message: MessageId,
     /// Where it goes.
@@ -74,7 +74,7 @@ pub(super) struct About {
 #[derive(Debug)]
 pub(crate) struct Admission {
     restraint: Arc<Restraint>,
-    about: About,
+    about: NoticeKey,
     /// None where nothing is counted.
     rate: Option<Rate>,
     returned: Returned,
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn the_whole_message_goes_back_once_and_only_what_is_kept_counts() {
         let restraint = Arc::new(Restraint::default());
-        let about = || About {
+        let about = || NoticeKey {
             message: MessageId::from_u128(1),
             sender: Mailbox::parse("anna@x.test").unwrap(),
             action: Action::Failed,

@@ -62,22 +62,22 @@ pub(crate) async fn settle(
     let failed: Vec<_> =
         targets.clone().filter_map(|(target, outcome)| Some((target, outcome.failed()?))).collect();
     let ending = outcomes.iter().filter(|outcome| outcome.is_end()).count();
-    let fate = fate(relay, &due.work, &failed, ending).await;
-    if fate == Fate::Gathered {
+    let timing = timing(relay, &due.work, &failed, ending).await;
+    if timing == FailureTiming::Together {
         tellings.retain(|telling| telling.action != Action::Failed);
     }
     let changes = || {
-        let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, fate, now));
+        let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, timing, now));
         targets.clone().map(change).collect()
     };
     let subject = notice::Subject::from(&due.work);
     write(relay, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
-    if fate == Fate::Gathered {
+    if timing == FailureTiming::Together {
         relay.gathering.add(&due.lane, &due.work, &failed);
     }
     for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
         // Of the others it is told when they end.
-        if fate == Fate::Ended || outcome.failed().is_none() {
+        if timing == FailureTiming::Now || outcome.failed().is_none() {
             let about = About { message: due.work.message, lane: &due.lane };
             events::recipient_done(about, target, outcome, decision.answered.as_ref());
         }
@@ -86,7 +86,7 @@ pub(crate) async fn settle(
         lane: due.lane.clone(),
         message: due.work.message,
         effect: decided.effect,
-        due: next_due(due, decided, fate, now),
+        due: next_due(due, decided, timing, now),
         pause: decided.pause,
         // Whatever it was when the attempt began: the configuration may have changed since.
         place: due.place(&relay.config()),
@@ -98,27 +98,32 @@ pub(crate) async fn settle(
 
 /// What becomes of recipients whose attempt failed for good.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fate {
+enum FailureTiming {
     /// They end with this settlement.
-    Ended,
+    Now,
     /// They end with others of their message, within seconds.
-    Gathered,
+    Together,
 }
 
 /// A failure waits for others if there can be others beside those that end now, and somebody is to be told.
-async fn fate(relay: &Relay, work: &Work, failed: &[(&Target, &Problem)], ending: usize) -> Fate {
+async fn timing(
+    relay: &Relay,
+    work: &Work,
+    failed: &[(&Target, &Problem)],
+    ending: usize,
+) -> FailureTiming {
     let is_told = failed.iter().any(|(target, _)| target.options.wants_failure());
     if work.sender == ReversePath::Null || !is_told {
-        return Fate::Ended;
+        return FailureTiming::Now;
     }
     let (spool, message) = (relay.spool.clone(), work.message);
     let places = spawn_blocking(move || spool.places(message, None)).await;
     match places {
         Ok(Ok(places)) if places.len() > ending && relay.gathering.takes(message, failed) => {
-            Fate::Gathered
+            FailureTiming::Together
         }
         // What cannot be read now is told at once.
-        Ok(Ok(_) | Err(_)) | Err(_) => Fate::Ended,
+        Ok(Ok(_) | Err(_)) | Err(_) => FailureTiming::Now,
     }
 }
 
@@ -131,9 +136,9 @@ pub(super) async fn fail_soon(
     problem: &Problem,
 ) {
     let failed: Vec<_> = work.targets.iter().map(|target| (target, problem)).collect();
-    match fate(relay, work, &failed, failed.len()).await {
-        Fate::Gathered => relay.gathering.add(lane, work, &failed),
-        Fate::Ended => fail(relay, config, permit, (work, lane), problem).await,
+    match timing(relay, work, &failed, failed.len()).await {
+        FailureTiming::Together => relay.gathering.add(lane, work, &failed),
+        FailureTiming::Now => fail(relay, config, permit, (work, lane), problem).await,
     }
 }
 
@@ -339,10 +344,10 @@ async fn write_once(
     Ok(())
 }
 
-fn change(outcome: &Outcome, fate: Fate, now: Timestamp) -> Change {
+fn change(outcome: &Outcome, timing: FailureTiming, now: Timestamp) -> Change {
     match outcome {
         Outcome::Delivered(_) => Change::Delivered,
-        Outcome::Failed(_) if fate == Fate::Ended => Change::Failed,
+        Outcome::Failed(_) if timing == FailureTiming::Now => Change::Failed,
         Outcome::Failed(problem) => Change::Deferred(Deferral {
             due_at: after(now, gathering::AGAIN),
             problem: Some(problem.stored(now)),
@@ -376,11 +381,17 @@ fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpd
 }
 
 /// When the message is due in this lane again, if it is.
-fn next_due(due: &Due, decided: &Decided, fate: Fate, now: Timestamp) -> Option<Timestamp> {
-    let deferred = decided.outcomes.iter().filter_map(|outcome| match change(outcome, fate, now) {
-        Change::Deferred(deferral) => Some(deferral.due_at),
-        Change::Delivered | Change::Failed | Change::Told(_) => None,
-    });
+fn next_due(
+    due: &Due,
+    decided: &Decided,
+    timing: FailureTiming,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let deferred =
+        decided.outcomes.iter().filter_map(|outcome| match change(outcome, timing, now) {
+            Change::Deferred(deferral) => Some(deferral.due_at),
+            Change::Delivered | Change::Failed | Change::Told(_) => None,
+        });
     let rest = (due.work.rest == Rest::Waiting).then_some(now);
     deferred.chain(rest).min()
 }

@@ -22,7 +22,7 @@ const SERVED_MAX: usize = 1000;
 
 /// The clients that wait. `R` orders them before all else, the least first; `T` is what they get when it is their turn.
 #[derive(Debug)]
-pub(super) struct Line<R, T> {
+pub(super) struct WaitQueue<R, T> {
     /// In the order in which they came.
     waiting: Vec<Waiting<R, T>>,
     /// The number of the last turn of a network.
@@ -63,13 +63,13 @@ impl Network {
     }
 }
 
-impl<R, T> Default for Line<R, T> {
+impl<R, T> Default for WaitQueue<R, T> {
     fn default() -> Self {
         Self { waiting: Vec::new(), served: Recent::new(SERVED_MAX), turns: 0 }
     }
 }
 
-impl<R: Copy + Ord, T> Line<R, T> {
+impl<R: Copy + Ord, T> WaitQueue<R, T> {
     /// Waits from now on, until the receiver gets its turn or is dropped.
     pub(super) fn join(&mut self, rank: R, place: Place) -> oneshot::Receiver<T> {
         let (call, receiver) = oneshot::channel();
@@ -114,7 +114,7 @@ mod tests {
 
     /// The order in which places that come in this order have their turns.
     fn turns(arrivals: &[(u8, &'static str)]) -> Vec<&'static str> {
-        let mut line = Line::default();
+        let mut line = WaitQueue::default();
         let mut waiting: Vec<_> = arrivals
             .iter()
             .map(|(rank, address)| (*address, line.join(*rank, place(address))))
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn one_from_elsewhere_waits_for_one_turn_and_not_for_hundreds() {
-        let mut line: Line<u8, ()> = Line::default();
+        let mut line: WaitQueue<u8, ()> = WaitQueue::default();
         let _crowd: Vec<_> = (0..=200)
             .flat_map(|n| (1..=4).map(move |m| Place::of([192, 0, n, m].into())))
             .map(|place| line.join(0, place))
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn nobody_who_left_has_a_turn() {
-        let mut line: Line<u8, ()> = Line::default();
+        let mut line: WaitQueue<u8, ()> = WaitQueue::default();
         drop(line.join(0, place("192.0.2.1")));
         assert!(line.next().is_none());
         let _left = line.join(0, place("192.0.2.1"));

@@ -12,53 +12,53 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::brake::Standing;
-use super::line::Line;
+use super::brake::PlaceTrust;
 use super::lock;
 use super::users::UserName;
+use super::wait_queue::WaitQueue;
 use crate::place::Place;
 
 /// The names whose turn somebody has, or that rest after a wrong password.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    names: Mutex<HashMap<UserName, Line<Standing, Option<Turn>>>>,
+pub(super) struct TryQueues {
+    names: Mutex<HashMap<UserName, WaitQueue<PlaceTrust, Option<TryPermit>>>>,
 }
 
 /// A password of this name may be tried now; the next one when this is dropped, and has rested.
 #[derive(Debug)]
-pub(super) struct Turn {
-    turns: Arc<Turns>,
+pub(super) struct TryPermit {
+    turns: Arc<TryQueues>,
     name: UserName,
     rest: Duration,
 }
 
-impl Turns {
+impl TryQueues {
     /// Waits for a turn. None if the place needs none any more.
     pub(super) async fn of(
         self: &Arc<Self>,
         name: &UserName,
-        standing: Standing,
+        trust: PlaceTrust,
         place: Place,
-    ) -> Option<Turn> {
+    ) -> Option<TryPermit> {
         let turn = match lock(&self.names).entry(name.clone()) {
             Entry::Vacant(free) => {
-                free.insert(Line::default());
+                free.insert(WaitQueue::default());
                 return Some(self.turn(name));
             }
-            Entry::Occupied(mut taken) => taken.get_mut().join(standing, place),
+            Entry::Occupied(mut taken) => taken.get_mut().join(trust, place),
         };
         // A line ends only when nobody waits in it.
         turn.await.ok().flatten()
     }
 
-    fn turn(self: &Arc<Self>, name: &UserName) -> Turn {
-        Turn { turns: Arc::clone(self), name: name.clone(), rest: Duration::ZERO }
+    fn turn(self: &Arc<Self>, name: &UserName) -> TryPermit {
+        TryPermit { turns: Arc::clone(self), name: name.clone(), rest: Duration::ZERO }
     }
 
     fn pass_on(self: &Arc<Self>, name: &UserName) {
         let next = {
             let mut names = lock(&self.names);
-            let next = names.get_mut(name).and_then(Line::next);
+            let next = names.get_mut(name).and_then(WaitQueue::next);
             if next.is_none() {
                 names.remove(name);
             }
@@ -71,7 +71,7 @@ impl Turns {
     }
 }
 
-impl Turn {
+impl TryPermit {
     /// How long the name rests afterwards.
     pub(super) fn rest(&mut self, rest: Duration) {
         self.rest = rest;
@@ -94,7 +94,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for TryPermit {
     fn drop(&mut self) {
         let (turns, name, rest) = (Arc::clone(&self.turns), self.name.clone(), self.rest);
         match Handle::try_current() {
@@ -124,14 +124,14 @@ mod tests {
         Place::Local(number)
     }
 
-    async fn guess(turns: &Arc<Turns>, name: &UserName, from: u32) {
-        let turn = turns.of(name, Standing::Untried, place(from)).await;
+    async fn guess(turns: &Arc<TryQueues>, name: &UserName, from: u32) {
+        let turn = turns.of(name, PlaceTrust::Untried, place(from)).await;
         turn.expect("a turn").rest(REST);
     }
 
     #[tokio::test]
     async fn a_name_rests_between_two_tries_and_another_one_does_not_wait_for_it() {
-        let (turns, begin) = (Arc::new(Turns::default()), Instant::now());
+        let (turns, begin) = (Arc::new(TryQueues::default()), Instant::now());
         let [anna, bert] = ["anna", "bert"].map(|name| UserName::parse(name).unwrap());
         let mut guesses = tokio::task::JoinSet::new();
         for number in 0..20 {
@@ -150,12 +150,12 @@ mod tests {
     #[tokio::test]
     async fn a_right_password_lets_all_of_its_place_go_on_and_a_client_that_leaves_holds_up_nobody()
     {
-        let turns = Arc::new(Turns::default());
+        let turns = Arc::new(TryQueues::default());
         let anna = UserName::parse("anna").unwrap();
-        let turn = turns.of(&anna, Standing::Untried, place(1)).await.unwrap();
-        let mut own = pin!(turns.of(&anna, Standing::Untried, place(1)));
-        let mut other = pin!(turns.of(&anna, Standing::Untried, place(2)));
-        let mut gone = Box::pin(turns.of(&anna, Standing::Untried, place(3)));
+        let turn = turns.of(&anna, PlaceTrust::Untried, place(1)).await.unwrap();
+        let mut own = pin!(turns.of(&anna, PlaceTrust::Untried, place(1)));
+        let mut other = pin!(turns.of(&anna, PlaceTrust::Untried, place(2)));
+        let mut gone = Box::pin(turns.of(&anna, PlaceTrust::Untried, place(3)));
         assert!(poll!(&mut own).is_pending() && poll!(&mut other).is_pending());
         assert!(poll!(&mut gone).is_pending());
         drop(gone);
