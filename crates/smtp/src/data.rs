@@ -2,7 +2,8 @@
 //!
 //! Only CRLF ends a line and only CRLF `.` CRLF ends the content (RFC 5321 §2.3.8, §4.1.1.4). Servers
 //! that are more generous let a message carry commands of its own past their neighbours; so what is
-//! not clean is read to its true end and then refused, never reinterpreted.
+//! not clean is read to its true end and then refused, or, where that is configured, normalized: but what ends
+//! the content is never a matter of the content. A client that ends its commands with LF ends its content so, too.
 //!
 //! Content is handed on as slices of the input, with line ends and without the transparency dots
 //! (§4.5.2). What a receiver says does not depend on how the input was cut into pieces.
@@ -13,19 +14,28 @@ use crate::limits::CONTENT_LINE_ACCEPTED_OCTETS;
 use crate::response::Response;
 use crate::status::Status;
 
-/// What a bare LF in the content means.
+/// What CR and LF alone mean in the content.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Newlines {
     /// The message is refused.
     #[default]
     Strict,
-    /// It counts as CRLF in every respect, and before dots are looked at: what is stored has exactly
-    /// the lines that were seen here, and a lone dot between LFs is the end. For old clients in
-    /// trusted networks.
+    /// LF is a line end, with all CRs before it; CRs elsewhere become one blank. For old clients in trusted networks.
     ///
-    /// A bare CR stays a fault: as a line end it would turn the common damage CR CR LF into an empty
-    /// line, and so the middle of a header block into its end.
+    /// Not a line end for each CR: that would turn the common damage CR CR LF into an empty line, and so the
+    /// middle of a header into its end.
     Normalize,
+}
+
+/// What ends the lines of a client, and so its content: it cannot be one thing in commands and another in the end mark,
+/// or a message could carry an end mark of its own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LineEnd {
+    /// CRLF. Dots count only behind it.
+    #[default]
+    CrLf,
+    /// LF, with or without a CR before it.
+    Lf,
 }
 
 /// Why the content cannot be kept. Of several the greatest is told, whatever came first.
@@ -76,7 +86,7 @@ enum State {
     LineStart,
     /// Inside a line.
     Text,
-    /// Behind a CR that is not handed on yet.
+    /// Behind a CR, or several, not handed on yet.
     Cr,
     /// Behind a dot at the start of a line, which is not handed on.
     Dot,
@@ -87,8 +97,8 @@ enum State {
 /// What tells where the content ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Framing {
-    /// A lone dot; dots at the start of other lines are dropped.
-    Dots,
+    /// A lone dot; dots at the start of other lines are dropped. Lines are those of the client.
+    Dots(LineEnd),
     /// The caller, who counts.
     Octets,
 }
@@ -121,7 +131,7 @@ impl DataReceiver {
     /// without transparency dots and end mark.
     pub fn new(newlines: Newlines, size_max: u64) -> Self {
         Self {
-            framing: Framing::Dots,
+            framing: Framing::Dots(LineEnd::CrLf),
             state: State::LineStart,
             newlines,
             fault: None,
@@ -129,6 +139,11 @@ impl DataReceiver {
             size_max,
             line: 0,
         }
+    }
+
+    /// Expects content from a client whose commands end with `end`.
+    pub fn ended_by(self, end: LineEnd) -> Self {
+        Self { framing: Framing::Dots(end), ..self }
     }
 
     /// Octets handed on so far.
@@ -145,34 +160,42 @@ impl DataReceiver {
     pub fn next<'i>(&mut self, input: &mut &'i [u8]) -> Chunk<'i> {
         while let Some((&first, rest)) = input.split_first() {
             let mut content: &'i [u8] = b"";
-            match (self.state, first) {
-                (State::LineStart, b'.') if self.framing == Framing::Dots => {
+            match (self.state, first, self.newlines) {
+                (State::LineStart, b'.', _) if self.framing != Framing::Octets => {
                     self.consume(input, rest, State::Dot);
                     // Nearly always text, which needs no look of its own.
                     if rest.first().is_some_and(|next| !matches!(next, b'\r' | b'\n')) {
                         content = self.lines(input);
                     }
                 }
-                (State::Dot, b'\r') => self.consume(input, rest, State::DotCr),
-                (State::DotCr, b'\n') => return self.end(input, rest),
-                (State::Dot, b'\n') if self.newlines == Newlines::Normalize => {
+                (State::Dot, b'\r', _) => self.consume(input, rest, State::DotCr),
+                (State::DotCr, b'\n', _) => return self.end(input, rest),
+                (State::Dot, b'\n', _) if self.framing == Framing::Dots(LineEnd::Lf) => {
                     return self.end(input, rest);
                 }
-                (State::Cr, b'\n') => {
+                (State::Cr, b'\n', _) => {
                     self.consume(input, rest, State::LineStart);
                     self.end_line(0);
                     content = b"\r\n";
+                }
+                (State::Cr | State::DotCr, b'\r', Newlines::Normalize) => {
+                    self.consume(input, rest, State::Cr);
                 }
                 // The octet is looked at again, as text.
-                (State::Cr | State::DotCr, _) => self.blame(Fault::BareCr, State::Text),
-                (State::LineStart | State::Text | State::Dot, b'\n')
-                    if self.newlines == Newlines::Normalize =>
-                {
-                    self.consume(input, rest, State::LineStart);
+                (State::Cr | State::DotCr, _, Newlines::Normalize) => {
+                    self.grow_line(1);
+                    self.state = State::Text;
+                    content = b" ";
+                }
+                (State::Cr | State::DotCr, _, Newlines::Strict) => {
+                    self.blame(Fault::BareCr, State::Text);
+                }
+                (State::LineStart | State::Text | State::Dot, b'\n', Newlines::Normalize) => {
+                    self.consume(input, rest, self.behind_bare_lf());
                     self.end_line(0);
                     content = b"\r\n";
                 }
-                (State::LineStart | State::Text | State::Dot, _) => content = self.lines(input),
+                (State::LineStart | State::Text | State::Dot, ..) => content = self.lines(input),
             }
             if let Some(content) = self.keep(content) {
                 return Chunk::Content(content);
@@ -184,6 +207,14 @@ impl DataReceiver {
     fn consume<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8], state: State) {
         *input = rest;
         self.state = state;
+    }
+
+    /// To a client that ends lines with CRLF, a dot behind a bare LF is text, and the end mark is not there.
+    fn behind_bare_lf(&self) -> State {
+        match self.framing {
+            Framing::Dots(LineEnd::CrLf) => State::Text,
+            Framing::Dots(LineEnd::Lf) | Framing::Octets => State::LineStart,
+        }
     }
 
     fn end<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8]) -> Chunk<'i> {
@@ -214,12 +245,12 @@ impl DataReceiver {
                     self.state = State::Text;
                     continue;
                 }
-                (Some(b'\r'), None) => {
+                (Some(b'\r'), next) if next.is_none() || self.newlines == Newlines::Normalize => {
                     self.grow_line(at - line_start);
                     self.state = State::Cr;
                     return take(input, at, at + 1);
                 }
-                (Some(b'\r'), Some(_)) => self.blame(Fault::BareCr, State::Text),
+                (Some(b'\r'), _) => self.blame(Fault::BareCr, State::Text),
                 (Some(b'\n'), _) if self.newlines == Newlines::Normalize => {
                     self.grow_line(at - line_start);
                     return take(input, at, at);
@@ -304,7 +335,7 @@ impl ChunkReceiver {
     /// on. It is completed once, now, so that whatever is kept consists of lines. No signature breaks: both
     /// body canonicalizations of DKIM add this line end, too (RFC 6376 §3.4.3, §3.4.4).
     pub fn finish(&mut self) -> Option<&'static [u8]> {
-        if self.0.state == State::Cr {
+        if self.0.state == State::Cr && self.0.newlines == Newlines::Strict {
             self.0.blame(Fault::BareCr, State::Text);
         }
         let is_open = self.0.state != State::LineStart;
@@ -342,7 +373,10 @@ mod tests {
     type Outcome = (Vec<u8>, Option<Vec<u8>>, Option<Fault>);
 
     fn receive(stream: &[u8], newlines: Newlines, size_max: u64, piece: usize) -> Outcome {
-        let mut receiver = DataReceiver::new(newlines, size_max);
+        receive_by(DataReceiver::new(newlines, size_max), stream, piece)
+    }
+
+    fn receive_by(mut receiver: DataReceiver, stream: &[u8], piece: usize) -> Outcome {
         let mut content = Vec::new();
         for (index, part) in stream.chunks(piece.max(1)).enumerate() {
             let mut input = part;
@@ -362,23 +396,70 @@ mod tests {
         (content, None, receiver.fault())
     }
 
-    #[test]
-    fn bare_lf_counts_as_crlf_before_dots_where_that_is_configured() {
-        let cases: &[(&[u8], &[u8])] = &[
-            (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
-            (b"a\n..b\n.\r\n", b"a\r\n.b\r\n"),
-            (b"a\n.\n", b"a\r\n"),
-            (b"\n\n.\n", b"\r\n\r\n"),
-            (b".\n", b""),
-        ];
+    #[track_caller]
+    fn check_normalized(end: LineEnd, cases: &[(&[u8], &[u8])]) {
         for (stream, want) in cases {
             for piece in 1..=stream.len() {
-                let got = receive(stream, Newlines::Normalize, 100, piece);
-                assert_eq!(got, (want.to_vec(), Some(Vec::new()), None), "{stream:?} by {piece}");
+                let receiver = DataReceiver::new(Newlines::Normalize, 100).ended_by(end);
+                let got = receive_by(receiver, stream, piece);
+                let what = format!("{} by {piece}", stream.escape_ascii());
+                assert_eq!(got, (want.to_vec(), Some(Vec::new()), None), "{what}");
             }
         }
-        let damaged = receive(b"a\r\r\nb\r\n.\r\n", Newlines::Normalize, 100, 100);
-        assert_eq!(damaged.2, Some(Fault::BareCr), "not an empty line");
+    }
+
+    #[test]
+    fn a_client_that_ends_lines_with_lf_ends_its_content_so_too() {
+        check_normalized(
+            LineEnd::Lf,
+            &[
+                (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
+                (b"a\n..b\n.\r\n", b"a\r\n.b\r\n"),
+                (b"a\n.\n", b"a\r\n"),
+                (b"\n\n.\n", b"\r\n\r\n"),
+                (b".\n", b""),
+                (b"a\r\r\n.\n", b"a\r\n"),
+            ],
+        );
+    }
+
+    #[test]
+    fn to_a_client_that_ends_lines_with_crlf_a_dot_behind_lf_is_text() {
+        check_normalized(
+            LineEnd::CrLf,
+            &[
+                (b"a\n.\nQUIT\n\r\n.\r\n", b"a\r\n.\r\nQUIT\r\n\r\n"),
+                (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+                (b"a\n..b\r\n.\r\n", b"a\r\n..b\r\n"),
+                (b"a\r\n.\nb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+                (b"a\r\n.\r\r\nb\r\n.\r\n", b"a\r\n\r\nb\r\n"),
+                (b"a\r.\r\nb\r\n.\r\n", b"a .\r\nb\r\n"),
+                (b"a\r\n.\rb\r\n.\r\n", b"a\r\n b\r\n"),
+            ],
+        );
+    }
+
+    #[test]
+    fn crs_before_lf_are_one_line_end_and_elsewhere_a_blank() {
+        for end in [LineEnd::CrLf, LineEnd::Lf] {
+            check_normalized(
+                end,
+                &[
+                    (b"a: b\r\r\nc: d\r\r\n\r\r\n.\r\n", b"a: b\r\nc: d\r\n\r\n"),
+                    (b"10%\r20%\r\r30%\r\n.\r\n", b"10% 20% 30%\r\n"),
+                    (b"\ra\r\n\r.\r\n.\r\n", b" a\r\n .\r\n"),
+                    (b"a\n\rb\r\r\r\n.\r\n", b"a\r\n b\r\n"),
+                ],
+            );
+        }
+        let mut receiver = ChunkReceiver::new(Newlines::Normalize, 100);
+        let mut chunk = &b"a\rb\r\r\n.\nc\r"[..];
+        let mut content = Vec::new();
+        while let Some(piece) = receiver.next(&mut chunk) {
+            content.extend_from_slice(piece);
+        }
+        content.extend(receiver.finish().unwrap_or_default());
+        assert_eq!((content.as_slice(), receiver.fault()), (&b"a b\r\n.\r\nc\r\n"[..], None));
     }
 
     #[test]
@@ -420,10 +501,13 @@ mod tests {
             piece in 1_usize..9,
             size_max in 0_u64..30,
             normalize: bool,
+            is_lf: bool,
         ) {
             let newlines = if normalize { Newlines::Normalize } else { Newlines::Strict };
-            let whole = receive(&stream, newlines, size_max, stream.len());
-            let cut = receive(&stream, newlines, size_max, piece);
+            let end = if normalize && is_lf { LineEnd::Lf } else { LineEnd::CrLf };
+            let receiver = || DataReceiver::new(newlines, size_max).ended_by(end);
+            let whole = receive_by(receiver(), &stream, stream.len());
+            let cut = receive_by(receiver(), &stream, piece);
             prop_assert_eq!((&whole.1, whole.2), (&cut.1, cut.2));
             if whole.2.is_none() {
                 prop_assert_eq!(whole.0, cut.0);
@@ -435,11 +519,21 @@ mod tests {
             stream in proptest::collection::vec(
                 prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(b'a')], 0..40),
         ) {
-            let (_, left, _) = receive(&stream, Newlines::Strict, 1000, 7);
             let mut framed = b"\r\n".to_vec();
             framed.extend_from_slice(&stream);
-            let true_end = memchr::memmem::find(&framed, b"\r\n.\r\n").map(|at| framed[at + 5..].to_vec());
-            prop_assert_eq!(left, true_end);
+            let behind = |mark: &[u8]| {
+                memchr::memmem::find(&framed, mark).map(|at| framed[at + mark.len()..].to_vec())
+            };
+            let true_end = behind(b"\r\n.\r\n");
+            for newlines in [Newlines::Strict, Newlines::Normalize] {
+                let (_, left, _) = receive(&stream, newlines, 1000, 7);
+                prop_assert_eq!(&left, &true_end, "{:?}", newlines);
+            }
+            let receiver = DataReceiver::new(Newlines::Normalize, 1000).ended_by(LineEnd::Lf);
+            let (_, left, _) = receive_by(receiver, &stream, 7);
+            // Of two ends the first leaves more behind it.
+            let ends = [behind(b"\n.\n"), behind(b"\n.\r\n")];
+            prop_assert_eq!(left, ends.into_iter().flatten().max_by_key(Vec::len));
         }
     }
 }

@@ -10,6 +10,8 @@
 
 mod common;
 
+use std::sync::LazyLock;
+
 use common::{SIZE_MAX, Transcript, play, play_pieces, relay, submission_in_tls};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -131,6 +133,9 @@ fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
     vec(any::<prop::sample::Index>(), 0..30)
 }
 
+/// More than any line of a command may have.
+static LONG: LazyLock<String> = LazyLock::new(|| "long ".repeat(1000));
+
 proptest! {
     #[test]
     fn a_valid_session_has_one_transcript_and_its_messages_arrive(
@@ -163,12 +168,16 @@ proptest! {
             Just("BDAT x\r\n"), Just("STARTTLS\r\n"), Just("AUTH LOGIN\r\n"), Just("AUTH PLAIN\r\n"),
             Just("AHVzZXIAc2VjcmV0\r\n"), Just("*\r\n"), Just("text\r\n"), Just("..\r\n"), Just(".\r\n"),
             Just("RSET\r\n"), Just("\n"), Just("\r"), Just("\0"), Just("MAIL FROM:<x"), Just("\u{fc}\r\n"),
+            Just("DATA\n"), Just(".\n"), Just("AUTH LOGIN\n"), Just(LONG.as_str()),
         ], 0..30),
-        open: bool,
+        open in prop_oneof![
+            Just(""),
+            Just("EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"),
+            Just("EHLO c\nMAIL FROM:<a@b.example>\nRCPT TO:<c@d.example>\n"),
+        ],
         normalize: bool,
         cuts in cuts(),
     ) {
-        let open = if open { "EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n" } else { "" };
         let client = format!("{open}{}", words.concat()).into_bytes();
         let newlines = if normalize { Newlines::Normalize } else { Newlines::Strict };
         let settings = Settings { newlines, ..relay() };
@@ -249,13 +258,16 @@ fn check_smuggling(transcript: &Transcript, settings: &Settings, content: &[u8],
 
 #[test]
 fn smuggling_by_data_fails_wherever_the_stream_is_cut() {
-    let settings = relay();
-    for (id, content) in smuggling() {
-        let client = [OPEN.as_bytes(), b"DATA\r\n", &content, b"\r\n.\r\nNOOP\r\n"].concat();
-        for cut in OPEN.len()..client.len() {
-            let (front, back) = client.split_at(cut);
-            let transcript = play_pieces(settings.clone(), [front, back]);
-            check_smuggling(&transcript, &settings, &content, &format!("{id} cut at {cut}"));
+    for newlines in [Newlines::Strict, Newlines::Normalize] {
+        let settings = Settings { newlines, ..relay() };
+        for (id, content) in smuggling() {
+            let client = [OPEN.as_bytes(), b"DATA\r\n", &content, b"\r\n.\r\nNOOP\r\n"].concat();
+            for cut in OPEN.len()..client.len() {
+                let (front, back) = client.split_at(cut);
+                let transcript = play_pieces(settings.clone(), [front, back]);
+                let what = format!("{id} cut at {cut}, {newlines:?}");
+                check_smuggling(&transcript, &settings, &content, &what);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! says what that is worth. So opportunistic TLS works with every certificate (RFC 7435 §3), and no
 //! way leads around the judgement where one is due. Sessions are taken up again: [`sessions`].
 
+mod failure;
 mod sessions;
 
 use std::io;
@@ -15,8 +16,7 @@ use moka::sync::Cache;
 use policy::{BadRoot, ObservedTls, Roots, TlsVersion};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{
-    AlertDescription, ClientConfig, HandshakeKind, NamedGroup, PeerIncompatible, ProtocolVersion,
-    SupportedProtocolVersion, version,
+    ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, SupportedProtocolVersion, version,
 };
 use rustls_pki_types::ServerName;
 use smtp::{Domain, RemoteText};
@@ -28,6 +28,7 @@ use tracing::warn;
 use crate::config::{MinVersion, Tls};
 use crate::pool::PoolKey;
 use crate::regular_file;
+pub(crate) use failure::{Side, described};
 pub(crate) use sessions::Hello;
 use sessions::{Family, Recorder, Stock};
 
@@ -104,27 +105,13 @@ impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
         let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match cause {
-            Some(cause) if is_about_version(cause) => {
-                Self::new("the peer speaks none of the TLS versions that we accept")
-            }
-            Some(cause) => Self::new(&cause.to_string()),
+            Some(cause) => Self::new(&described(cause, Side::Host)),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Self::silence("the peer closed the connection during the handshake")
             }
             None => Self::silence(&error.to_string()),
         }
     }
-}
-
-fn is_about_version(error: &rustls::Error) -> bool {
-    matches!(
-        error,
-        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
-            | rustls::Error::PeerIncompatible(
-                PeerIncompatible::ServerDoesNotSupportTls12Or13
-                    | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
-            )
-    )
 }
 
 /// A finished handshake.
@@ -491,6 +478,7 @@ mod tests {
             assert_eq!(error, "the peer speaks none of the TLS versions that we accept");
         }
         let error = shake_raw(vec![21, 3, 3, 0, 2, 2, 40]).await.unwrap_err().to_string();
+        assert!(error.contains("no cipher suite in common with the peer"), "{error}");
         assert!(error.contains("HandshakeFailure"), "{error}");
         let error = shake_raw(Vec::new()).await.unwrap_err().to_string();
         assert_eq!(error, "the peer closed the connection during the handshake");

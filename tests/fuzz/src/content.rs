@@ -1,7 +1,7 @@
 //! Content on its way in, and on its way out again.
 
 use smtp::Stuffer;
-use smtp::data::{Chunk, ChunkReceiver, DataReceiver, Fault, Newlines};
+use smtp::data::{Chunk, ChunkReceiver, DataReceiver, Fault, LineEnd, Newlines};
 
 use crate::{choice, piece_size};
 
@@ -15,8 +15,8 @@ fn newlines(data: &mut &[u8]) -> Newlines {
 /// What was kept, unless there was a fault; and what stands behind the end, if that came.
 type Outcome = (Result<Vec<u8>, Fault>, Option<Vec<u8>>);
 
-fn receive(stream: &[u8], newlines: Newlines, piece: usize) -> Outcome {
-    let mut receiver = DataReceiver::new(newlines, SIZE_MAX);
+fn receive(stream: &[u8], newlines: Newlines, end: LineEnd, piece: usize) -> Outcome {
+    let mut receiver = DataReceiver::new(newlines, SIZE_MAX).ended_by(end);
     let mut kept = Vec::new();
     let mut left = None;
     let mut from = 0;
@@ -40,10 +40,12 @@ fn receive(stream: &[u8], newlines: Newlines, piece: usize) -> Outcome {
 /// DATA: cut as it may be, the content and its end are the same, and what is kept can be sent on.
 pub fn check_data(mut data: &[u8]) {
     let newlines = newlines(&mut data);
+    let is_lf = newlines == Newlines::Normalize && choice(&mut data).is_multiple_of(2);
+    let line_end = if is_lf { LineEnd::Lf } else { LineEnd::CrLf };
     let piece = piece_size(&mut data);
-    let whole = receive(data, newlines, usize::MAX);
-    assert_eq!(receive(data, newlines, piece), whole);
-    if newlines == Newlines::Strict {
+    let whole = receive(data, newlines, line_end, usize::MAX);
+    assert_eq!(receive(data, newlines, line_end, piece), whole);
+    if line_end == LineEnd::CrLf {
         let framed = [b"\r\n", data].concat();
         let end = framed.windows(5).position(|octets| octets == b"\r\n.\r\n");
         assert_eq!(whole.1.as_deref(), end.map(|at| &framed[at + 5..]), "the only end there is");
@@ -51,7 +53,7 @@ pub fn check_data(mut data: &[u8]) {
     if let (Ok(kept), Some(_)) = &whole {
         check_clean(kept);
         assert!(kept.len() as u64 <= SIZE_MAX);
-        let again = receive(&stuffed(kept, piece), Newlines::Strict, usize::MAX);
+        let again = receive(&stuffed(kept, piece), Newlines::Strict, LineEnd::CrLf, usize::MAX);
         assert_eq!(again, (Ok(kept.clone()), Some(Vec::new())));
     }
 }
@@ -104,7 +106,7 @@ pub fn check_bdat(mut data: &[u8]) {
         assert_eq!(*kept, [data, end].concat());
     }
     if kept.len() as u64 <= SIZE_MAX {
-        let by_data = receive(&stuffed(kept, piece), Newlines::Strict, usize::MAX);
+        let by_data = receive(&stuffed(kept, piece), Newlines::Strict, LineEnd::CrLf, usize::MAX);
         assert_eq!(by_data, (Ok(kept.clone()), Some(Vec::new())));
     }
 }

@@ -107,7 +107,7 @@ pub enum CommandError {
     /// Longer than its verb may be (RFC 5321 §4.5.3.1.4).
     #[error("line too long")]
     LineTooLong,
-    /// A control character, so also a bare CR or LF, or octets over 127 where none can be meant.
+    /// A control character, so also a bare CR, or octets over 127 where none can be meant.
     #[error("control or undecodable characters in a command")]
     NotText,
     /// Not an SMTP verb.
@@ -132,6 +132,15 @@ pub enum CommandError {
     /// The client speaks HTTP: somebody makes a browser talk to us.
     #[error("this is not a web server")]
     Http,
+    /// The client speaks TLS where the protocol begins in clear text.
+    #[error(
+        "TLS on a port that begins in clear text: use STARTTLS, or a port for TLS from the start"
+    )]
+    Tls,
+    /// A line that ends in LF alone (RFC 5321 §2.3.8). What stands behind it is no command of whoever wrote this
+    /// one, as far as anybody can tell.
+    #[error("the line ends in LF alone, lines of SMTP end in CR LF; closing the connection")]
+    BareLf,
     /// The command's fixed form is not met.
     #[error("syntax: {0}")]
     Syntax(&'static str),
@@ -153,8 +162,8 @@ impl CommandError {
     /// The answer.
     pub fn response(&self) -> Response {
         let (code, status) = match self {
-            Self::LineTooLong | Self::NotText => (500, Status::permanent(5, 2)),
-            Self::Unknown => (500, Status::permanent(5, 1)),
+            Self::LineTooLong | Self::NotText | Self::BareLf => (500, Status::permanent(5, 2)),
+            Self::Unknown | Self::Tls => (500, Status::permanent(5, 1)),
             Self::NotOffered | Self::AuthNotOffered | Self::Http => (502, Status::permanent(5, 1)),
             Self::Mechanism => (504, Status::permanent(5, 4)),
             Self::Base64 => (501, Status::permanent(5, 2)),
@@ -182,7 +191,7 @@ impl CommandError {
     /// Must the session end? RFC 5321 §3.8 wants it kept open, but this client speaks another protocol,
     /// or what it sends next is content that would be read as commands.
     pub(crate) const fn is_fatal(self) -> bool {
-        matches!(self, Self::Http | Self::Chunk)
+        matches!(self, Self::Http | Self::Chunk | Self::Tls | Self::BareLf)
     }
 }
 

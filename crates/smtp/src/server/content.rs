@@ -19,7 +19,10 @@ impl Session {
         let (newlines, size_max) = (self.settings.newlines, self.settings.offer.size_max());
         (self.content_octets, self.is_spoiled) = (0, false);
         match framing {
-            Framing::Dots => self.phase = Phase::Data(DataReceiver::new(newlines, size_max)),
+            Framing::Dots => {
+                let receiver = DataReceiver::new(newlines, size_max).ended_by(self.line_end());
+                self.phase = Phase::Data(receiver);
+            }
             Framing::Octets(octets, part) => {
                 self.transaction = Transaction::Chunks(ChunkReceiver::new(newlines, size_max));
                 self.phase = Phase::Chunk(octets, part);

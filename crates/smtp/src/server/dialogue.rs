@@ -1,6 +1,7 @@
 //! The dialogue of AUTH (RFC 4954 §4): challenges out, responses in, all in base64.
 
-use super::{Phase, Question, Session, Step, split_line};
+use super::lines::Line;
+use super::{Phase, Question, Session, Step};
 use crate::base64;
 use crate::command::CommandError;
 use crate::limits::AUTH_LINE_OCTETS;
@@ -27,12 +28,18 @@ impl Session {
     }
 
     pub(super) fn next_response<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
-        let Some(line) = split_line(input) else {
-            if input.len() <= AUTH_LINE_OCTETS {
-                return Step::Input;
+        let line = match self.next_line(input, AUTH_LINE_OCTETS) {
+            Line::Whole(line) => line,
+            Line::Open => return Step::Input,
+            Line::TooLong => {
+                self.phase = Phase::SkippingResponse;
+                return self.skip_to_line_end(input).unwrap_or_else(|| self.response_too_long());
             }
-            self.phase = Phase::SkippingResponse;
-            return self.skip_to_line_end(input).unwrap_or_else(|| self.response_too_long());
+            Line::BareLf => {
+                let step = self.end_dialogue(&CommandError::BareLf.response());
+                self.phase = Phase::Closed;
+                return step;
+            }
         };
         if line.len() + 2 > AUTH_LINE_OCTETS {
             return self.response_too_long();

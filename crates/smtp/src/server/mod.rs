@@ -18,13 +18,15 @@
 mod commands;
 mod content;
 mod dialogue;
+mod lines;
 
 use crate::address::Domain;
-use crate::command::{Channel, ClientName, Command, CommandError, Mail, Offer, Rcpt, too_long};
-use crate::data::{ChunkReceiver, DataReceiver, Fault, Newlines};
+use crate::command::{Channel, ClientName, CommandError, Mail, Offer, Rcpt};
+use crate::data::{ChunkReceiver, DataReceiver, Fault, LineEnd, Newlines};
 use crate::response::Response;
 use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
+pub use lines::TLS_HANDSHAKE;
 
 /// When the replies are more octets than this, [`Step::Output`] asks for them to be written. Ours: a few dozen replies.
 pub const OUTPUT_OCTETS: usize = 4 * 1024;
@@ -43,7 +45,7 @@ pub struct Settings {
     pub access: Access,
     /// Refused commands before the session is closed.
     pub errors_max: u32,
-    /// How line ends in content are read.
+    /// What CR and LF alone mean, in content and behind commands.
     pub newlines: Newlines,
 }
 
@@ -219,6 +221,8 @@ pub struct Session {
     is_spoiled: bool,
     /// The handshake ended a transaction, and the caller does not know yet.
     reset_due: bool,
+    /// What ends the client's lines, once its first has ended.
+    line_end: Option<LineEnd>,
     errors: u32,
     /// By the session itself.
     refusals: Vec<Response>,
@@ -258,6 +262,7 @@ impl Session {
             content_octets: 0,
             is_spoiled: false,
             reset_due: false,
+            line_end: None,
             errors: 0,
             refusals: Vec::new(),
             output: Vec::new(),
@@ -424,29 +429,6 @@ impl Session {
         }
     }
 
-    fn next_command<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
-        let Some(line) = split_line(input) else {
-            if input.len() <= self.settings.offer.line_octets_max() {
-                return Some(Step::Input);
-            }
-            self.phase = Phase::Skipping(too_long(input));
-            return None;
-        };
-        match Command::parse(line, self.settings.offer) {
-            Ok(command) => self.command(command),
-            Err(error) => self.command_failed(error),
-        }
-    }
-
-    /// Inside a line that nobody reads: to its end, or as far as the input goes.
-    fn skip_to_line_end<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
-        if skip_line(input).is_none() {
-            return Some(Step::Input);
-        }
-        self.phase = Phase::Commands;
-        None
-    }
-
     fn command_failed<'i>(&mut self, error: CommandError) -> Option<Step<'i>> {
         let response = if error == CommandError::AuthNotOffered && self.needs_tls() {
             // RFC 4954 §6.
@@ -491,30 +473,4 @@ impl Session {
             response.write_to(&mut self.output);
         }
     }
-}
-
-/// Takes a whole line off the input and returns it without its CRLF.
-fn split_line<'i>(input: &mut &'i [u8]) -> Option<&'i [u8]> {
-    let all = *input;
-    let end = line_end(all)?;
-    *input = all.get(end + 2..).unwrap_or_default();
-    all.get(..end)
-}
-
-/// Takes what belongs to the current line; `None` if its end is not there yet.
-fn skip_line(input: &mut &[u8]) -> Option<()> {
-    let all = *input;
-    if let Some(end) = line_end(all) {
-        *input = all.get(end + 2..).unwrap_or_default();
-        return Some(());
-    }
-    // The LF to a final CR may follow.
-    *input = if all.ends_with(b"\r") { b"\r" } else { b"" };
-    None
-}
-
-fn line_end(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', bytes)
-        .filter_map(|at| at.checked_sub(1))
-        .find(|at| bytes.get(*at) == Some(&b'\r'))
 }

@@ -15,6 +15,7 @@ mod envelope;
 mod facts;
 mod fixups;
 mod gathered;
+mod handshake;
 mod incoming;
 mod inherited;
 mod leave;

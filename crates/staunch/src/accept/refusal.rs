@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use smtp::command::CommandError;
 use smtp::data::Fault;
 use smtp::{Response, Status};
 use tracing::info;
@@ -15,6 +16,8 @@ pub(super) enum Refusal {
     TooManyConnections,
     /// The client spoke before it was greeted.
     EarlyTalker,
+    /// The client speaks TLS before the greeting, where the protocol begins in clear text.
+    TlsInClear,
     /// The client spoke after STARTTLS and before the handshake.
     SpokeBeforeTls,
     /// The listener that the client came through is another one now, or gone.
@@ -65,6 +68,7 @@ impl Refusal {
         match self {
             Self::TooManyConnections => "too_many_connections",
             Self::EarlyTalker => "early_talker",
+            Self::TlsInClear => "bad_command",
             Self::SpokeBeforeTls => "plaintext_before_tls",
             Self::DoorChanged => "listener_changed",
             Self::RelayDenied => "relay_denied",
@@ -98,6 +102,7 @@ impl Refusal {
             Self::EarlyTalker => {
                 (554, Status::permanent(5, 1), "You spoke before the greeting: no service here")
             }
+            Self::TlsInClear => return CommandError::Tls.response(),
             Self::SpokeBeforeTls => {
                 (554, Status::permanent(5, 1), "Nothing may stand between STARTTLS and TLS")
             }

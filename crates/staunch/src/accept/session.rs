@@ -8,24 +8,25 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::server::{OUTPUT_OCTETS, Session, Step};
+use smtp::server::{OUTPUT_OCTETS, Session, Step, TLS_HANDSHAKE};
 use smtp::{RemoteText, Response, Status};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::Shared;
 use super::arrival::{Arrival, Peer};
 use super::desk::Desk;
 use super::doors::{Door, Entrance};
 use super::gathered::Gathered;
+use super::handshake::handshake;
 use super::leave::{LINGER, leave};
 use super::listener::is_proxy;
 use super::offer;
-use super::pace::{HANDSHAKE_TIMEOUT, Pace};
+use super::pace::Pace;
 use super::proxy::{Introduction, introduced};
 use super::refusal::Refusal;
-use super::stream::{RECORD_OCTETS, Socket, Stream, TlsStream};
+use super::stream::{RECORD_OCTETS, Socket, Stream};
 use super::visitors::{Standing, Visit};
 use crate::budget::Held;
 use crate::config::{Config, ListenerMode};
@@ -142,10 +143,20 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
     let is_early = !guest.received.is_empty() || guest.stream.has_input();
     if is_early && standing == Standing::Stranger {
         // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
-        send_away(&mut guest.stream, peer, &Refusal::EarlyTalker).await?;
+        let is_tls = tls_begins(&guest);
+        let refusal = if is_tls { Refusal::TlsInClear } else { Refusal::EarlyTalker };
+        send_away(&mut guest.stream, peer, &refusal).await?;
         return Ok(None);
     }
     Ok(Some(guest))
+}
+
+/// Does a client speak TLS before the greeting, where the protocol begins in clear text?
+fn tls_begins(guest: &Guest) -> bool {
+    let Stream::Clear(socket) = &guest.stream else { return false };
+    let first =
+        if guest.received.is_empty() { &socket.peek(TLS_HANDSHAKE.len()) } else { &guest.received };
+    first.starts_with(&TLS_HANDSHAKE)
 }
 
 /// Who is it? A proxy says whom it brings, and that client gets a place of its own. `None`: it was sent
@@ -202,25 +213,6 @@ async fn send_away(stream: &mut Stream, peer: Peer, refusal: &Refusal) -> io::Re
     refusal.log(peer, None, None);
     timeout(LINGER, stream.write_all(refusal.response().to_string().as_bytes())).await??;
     leave(stream).await
-}
-
-/// `None`: it failed, or there is no certificate, which is in the log since it could not be read.
-async fn handshake(
-    socket: Socket,
-    entrance: &Entrance,
-    received: &[u8],
-    peer: Peer,
-) -> Option<TlsStream> {
-    let config = entrance.certificate.as_ref()?.shown()?;
-    let shaken = timeout(HANDSHAKE_TIMEOUT, TlsStream::accept(socket, config, received)).await;
-    let failure = match shaken {
-        Ok(Ok(tls)) => return Some(tls),
-        Ok(Err(error)) => error,
-        Err(_) => ErrorKind::TimedOut.into(),
-    };
-    let error = RemoteText::new(&failure.to_string());
-    info!(event = "handshake_failed", client = %peer, %error, "no TLS with this client");
-    None
 }
 
 struct Conversation {

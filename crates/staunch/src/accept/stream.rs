@@ -99,13 +99,19 @@ impl Socket {
 
     /// Is input waiting at this very moment? Asks the system, not what was heard from it last.
     pub(super) fn has_input(&self) -> bool {
-        let mut octet = [0];
+        !self.peek(1).is_empty()
+    }
+
+    /// What waits at this very moment, `octets_max` of it, which stay there.
+    pub(super) fn peek(&self, octets_max: usize) -> Vec<u8> {
+        let mut octets = vec![0; octets_max];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let seen = match self {
-            Self::Tcp(stream) => recv(stream.as_fd(), &mut octet, flags),
-            Self::Unix(stream) => recv(stream.as_fd(), &mut octet, flags),
+            Self::Tcp(stream) => recv(stream.as_fd(), octets.as_mut_slice(), flags),
+            Self::Unix(stream) => recv(stream.as_fd(), octets.as_mut_slice(), flags),
         };
-        seen.is_ok_and(|(count, _)| count > 0)
+        octets.truncate(seen.map_or(0, |(count, _)| count));
+        octets
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
