@@ -14,6 +14,7 @@
 //! | [`sendmail`] | programs that call sendmail reach the daemon |
 //! | [`connections`] | which connections mail goes over: whose, from where, judged when, how many |
 //! | [`server`] | what a client may say to us |
+//! | [`clients`] | programs that speak SMTP in their own way are served, or told why not |
 //! | [`doors`] | how clients come in, and what they are shown |
 //! | [`hostile`] | who means harm, or is broken, stops nobody else |
 //! | [`access`] | who may send how much to whom |
@@ -39,6 +40,7 @@
 mod access;
 mod bounce;
 mod cache;
+mod clients;
 mod connections;
 mod crash;
 mod damaged;

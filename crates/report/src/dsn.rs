@@ -10,6 +10,7 @@
 //! (RFC 5321 §6.1).
 
 use jiff::Timestamp;
+use smtp::originals::OriginalRecipients;
 use smtp::params::{EnvelopeId, OriginalRecipient};
 use smtp::{Domain, Mailbox, RemoteText, Status};
 
@@ -54,8 +55,8 @@ pub struct Dsn<'a> {
 /// One recipient of the message.
 #[derive(Clone, Debug)]
 pub struct Recipient<'a> {
-    /// Whom the sender wrote to, if they said so.
-    pub original: Option<&'a OriginalRecipient>,
+    /// What the sender wrote for it, if that was told.
+    pub originals: &'a OriginalRecipients,
     /// The address as it was given to us.
     pub final_recipient: &'a Mailbox,
     /// The last problem, or that there was none. Written with the class that the action has: a failure is
@@ -97,20 +98,21 @@ impl Dsn<'_> {
     /// The whole notice as it is queued: header and body, every line ended by CRLF.
     pub fn compose(&self) -> Vec<u8> {
         let form = Form::of(self.to);
-        let text = self.text(form);
+        let text = HumanPart::new(self.text(), form);
         let status = self.delivery_status(form);
         let original = ReturnedPart::new(self.returned, self.kind, self.original);
-        let boundary = mime::boundary(&[text.as_bytes(), status.as_bytes(), &original.content]);
-        let (charset, status_type) = match form {
-            Form::Ascii => ("us-ascii", "message/delivery-status"),
-            Form::Global => ("utf-8", "message/global-delivery-status"),
+        let boundary =
+            mime::boundary(&[text.content.as_bytes(), status.as_bytes(), &original.content]);
+        let status_type = match form {
+            Form::Ascii => "message/delivery-status",
+            Form::Global => "message/global-delivery-status",
         };
 
-        let is_8bit = original.encoding == EIGHT_BIT || !text.is_ascii() || !status.is_ascii();
+        let is_8bit = [original.encoding, text.encoding, encoding(&status)].contains(&EIGHT_BIT);
         let mut out = self.header(&boundary, if is_8bit { EIGHT_BIT } else { SEVEN_BIT });
-        let text_type = format!("text/plain; charset={charset}");
-        push_part(&mut out, &boundary, &text_type, encoding(&text));
-        out.push_str(&text);
+        let text_type = format!("text/plain; charset={}", text.charset);
+        push_part(&mut out, &boundary, &text_type, text.encoding);
+        out.push_str(&text.content);
         push_part(&mut out, &boundary, status_type, encoding(&status));
         out.push_str(&status);
         push_part(&mut out, &boundary, original.content_type, original.encoding);
@@ -144,14 +146,14 @@ impl Dsn<'_> {
         out
     }
 
-    fn text(&self, form: Form) -> String {
+    fn text(&self) -> String {
         let mut out = String::new();
         push_paragraph(&mut out, &format!("This is the mail relay {}.", self.reporting_mta), "");
         let whom = if self.recipients.len() == 1 { "this address" } else { "these addresses" };
         out.push_str("\r\n");
         push_paragraph(&mut out, &self.action.opening(&date(self.arrival_date), whom), "");
         for recipient in self.recipients {
-            recipient.push_text(&mut out, self.action, form);
+            recipient.push_text(&mut out, self.action);
         }
         let closing = format!(
             "If you ask your administrator about it, name this message: {}",
@@ -179,13 +181,13 @@ impl Dsn<'_> {
 }
 
 impl Recipient<'_> {
-    fn push_text(&self, out: &mut String, action: Action, form: Form) {
-        match form {
-            Form::Ascii => push_paragraph_after_gap(out, &format!("<{}>", self.final_recipient)),
-            Form::Global => out.push_str(&format!("\r\n<{}>\r\n", self.final_recipient)),
-        }
+    fn push_text(&self, out: &mut String, action: Action) {
+        // As it was written: a quoted local part has spaces that count.
+        out.push_str(&format!("\r\n<{}>\r\n", self.final_recipient));
         push_paragraph(out, self.explanation, DETAIL_INDENT);
-        let said = self.diagnostic.as_ref().filter(|said| !said.is_empty());
+        // Where the explanation quotes it, once is enough.
+        let is_news = |said: &&RemoteText| !self.explanation.contains(said.as_str());
+        let said = self.diagnostic.as_ref().filter(|said| !said.is_empty()).filter(is_news);
         if let Some(said) = said {
             let who = self.remote_mta.map_or_else(|| "The other server".into(), Domain::to_string);
             push_paragraph(out, &format!("{who} said: {said}"), DETAIL_INDENT);
@@ -201,9 +203,25 @@ impl Recipient<'_> {
         push_paragraph(out, &last, DETAIL_INDENT);
     }
 
+    /// A block for each address that the sender wrote (RFC 3464 §2.3.1), whatever became one recipient here.
     fn push_status(&self, out: &mut String, action: Action, form: Form) {
+        if self.originals.is_empty() {
+            self.push_block(out, None, action, form);
+        }
+        for original in self.originals.iter() {
+            self.push_block(out, Some(original), action, form);
+        }
+    }
+
+    fn push_block(
+        &self,
+        out: &mut String,
+        original: Option<&OriginalRecipient>,
+        action: Action,
+        form: Form,
+    ) {
         out.push_str("\r\n");
-        if let Some(original) = self.original {
+        if let Some(original) = original {
             push_address(out, "Original-Recipient", &address::original_recipient(original, form));
         }
         let final_recipient = address::final_recipient(self.final_recipient, form);
@@ -225,17 +243,6 @@ impl Recipient<'_> {
     }
 }
 
-/// An address in the text of an ASCII notice: one with UTF-8 is escaped for people.
-fn push_paragraph_after_gap(out: &mut String, text: &str) {
-    out.push_str("\r\n");
-    if text.is_ascii() {
-        // As it was written: a quoted local part has spaces that count.
-        out.push_str(&format!("{text}\r\n"));
-    } else {
-        push_paragraph(out, text, "");
-    }
-}
-
 /// A field with an address, as it was written where a line can carry it.
 fn push_address(out: &mut String, name: &str, value: &str) {
     if name.len() + value.len() < ADDRESS_LINE_MAX {
@@ -253,6 +260,30 @@ fn encoding(text: &str) -> &'static str {
 const ADDRESS_LINE_MAX: usize = 980;
 const SEVEN_BIT: &str = "7bit";
 const EIGHT_BIT: &str = "8bit";
+const QUOTED_PRINTABLE: &str = "quoted-printable";
+
+/// The part for people: hosts answer in their own language, and the sender may well read it.
+struct HumanPart {
+    charset: &'static str,
+    encoding: &'static str,
+    content: String,
+}
+
+impl HumanPart {
+    fn new(text: String, form: Form) -> Self {
+        let (charset, encoding) = match form {
+            _ if text.is_ascii() => ("us-ascii", SEVEN_BIT),
+            Form::Ascii => ("utf-8", QUOTED_PRINTABLE),
+            Form::Global => ("utf-8", EIGHT_BIT),
+        };
+        let content = if encoding == QUOTED_PRINTABLE {
+            String::from_utf8_lossy(&mime::quoted_printable(text.as_bytes())).into_owned()
+        } else {
+            text
+        };
+        Self { charset, encoding, content }
+    }
+}
 
 /// The part with the original, in a form that can travel.
 struct ReturnedPart {
@@ -284,7 +315,7 @@ impl ReturnedPart {
     fn headers(kind: Kind, header: &[u8]) -> Self {
         let (encoding, content) = match mime::shape(header) {
             Shape::SevenBit => (SEVEN_BIT, header.to_vec()),
-            Shape::EightBit | Shape::Unsafe => ("quoted-printable", mime::quoted_printable(header)),
+            Shape::EightBit | Shape::Unsafe => (QUOTED_PRINTABLE, mime::quoted_printable(header)),
         };
         let content_type = match kind {
             Kind::Ordinary => "text/rfc822-headers",

@@ -1,4 +1,6 @@
-//! Lines that any mail program can carry: ASCII, folded, bounded.
+//! Lines that any mail program can carry: inert, folded, bounded; those of header fields in ASCII.
+
+use smtp::remote_text::push_inert;
 
 /// Where running text and header fields are folded (RFC 5322 §2.1.1 recommends 78).
 const WIDTH: usize = 76;
@@ -9,23 +11,24 @@ const WORD_MAX: usize = 900;
 pub(crate) fn push_field(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push_str(": ");
-    fill(out, value, " ", name.len() + 2);
+    fill(out, &ascii(value), " ", name.len() + 2);
     out.push_str("\r\n");
 }
 
-/// Appends `text` as a paragraph, each of its lines behind `indent`.
+/// Appends `text` as a paragraph for people, each of its lines behind `indent`. What does not show is escaped.
 pub(crate) fn push_paragraph(out: &mut String, text: &str, indent: &str) {
     out.push_str(indent);
-    fill(out, text, indent, indent.len());
+    let mut inert = String::with_capacity(text.len());
+    text.chars().for_each(|c| push_inert(&mut inert, c));
+    fill(out, &inert, indent, indent.len());
     out.push_str("\r\n");
 }
 
-/// The words of `text` as inert ASCII, a line break and `indent` between them where a line is full.
+/// The words of `text`, a line break and `indent` between them where a line is full.
 fn fill(out: &mut String, text: &str, indent: &str, mut column: usize) {
-    let text = inert(text);
     let mut first = true;
     for word in text.split(' ').filter(|word| !word.is_empty()).flat_map(pieces) {
-        if !first && column + 1 + word.len() > WIDTH {
+        if !first && column + 1 + word.chars().count() > WIDTH {
             out.push_str("\r\n");
             out.push_str(indent);
             column = indent.len();
@@ -34,16 +37,18 @@ fn fill(out: &mut String, text: &str, indent: &str, mut column: usize) {
             column += 1;
         }
         out.push_str(word);
-        column += word.len();
+        column += word.chars().count();
         first = false;
     }
 }
 
-/// An ASCII word in pieces of at most [`WORD_MAX`].
+/// A word in pieces of at most [`WORD_MAX`] octets.
 fn pieces(word: &str) -> impl Iterator<Item = &str> {
     let mut rest = word;
     std::iter::from_fn(move || {
-        let (piece, after) = rest.split_at_checked(WORD_MAX).unwrap_or((rest, ""));
+        let cut = (0..=WORD_MAX).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
+        let cut = if rest.len() <= WORD_MAX { rest.len() } else { cut };
+        let (piece, after) = rest.split_at_checked(cut).unwrap_or((rest, ""));
         rest = after;
         (!piece.is_empty()).then_some(piece)
     })
@@ -51,7 +56,7 @@ fn pieces(word: &str) -> impl Iterator<Item = &str> {
 
 /// Printable ASCII stays, everything else is escaped, so that no text can start a line or a field
 /// of its own.
-fn inert(text: &str) -> String {
+fn ascii(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c == ' ' || c.is_ascii_graphic() { out.push(c) } else { out.extend(c.escape_unicode()) }

@@ -6,15 +6,19 @@
 )]
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
 use report::{Action, Dsn, Kind, Recipient, Returned};
-use smtp::params::{EnvelopeId, OriginalRecipient};
+use smtp::originals::OriginalRecipients;
+use smtp::params::EnvelopeId;
 use smtp::{Domain, Mailbox, RemoteText, Status};
 
 const ORIGINAL: &[u8] = b"Received: from client.example by relay.example.net\r\n\
     From: Ann <ann@sender.example>\r\nTo: bob@example.org\r\nSubject: hello\r\n\r\nHi Bob\r\n";
+
+static NONE: OnceLock<OriginalRecipients> = OnceLock::new();
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -62,7 +66,7 @@ fn notice<'a>(addresses: &'a Addresses, recipients: &'a [Recipient<'a>]) -> Dsn<
 
 fn unknown_user<'a>(address: &'a Mailbox, host: &'a Domain) -> Recipient<'a> {
     Recipient {
-        original: None,
+        originals: NONE.get_or_init(OriginalRecipients::default),
         final_recipient: address,
         status: Status::permanent(1, 1),
         remote_mta: Some(host),
@@ -112,7 +116,7 @@ fn several_recipients_share_one_notice_and_a_policy_is_named() {
     let (bob, carol) = (mailbox("bob@example.org"), mailbox("\"carol  c\"@bank.example"));
     let host = Domain::parse("mx1.example.org").unwrap();
     let kept_back = Recipient {
-        original: None,
+        originals: NONE.get_or_init(OriginalRecipients::default),
         final_recipient: &carol,
         status: Status::transient(7, 5),
         remote_mta: None,
@@ -229,9 +233,9 @@ fn field(composed: &[u8], name: &str) -> Vec<String> {
 fn a_delay_is_told_with_its_end() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let envelope_id = EnvelopeId::parse("QQ+20314159").unwrap();
-    let original = OriginalRecipient::parse("rfc822;bob+2Blists@example.com").unwrap();
+    let original = OriginalRecipients::parse("rfc822;bob+2Blists@example.com").unwrap();
     let recipient = Recipient {
-        original: Some(&original),
+        originals: &original,
         status: Status::transient(7, 5),
         diagnostic: None,
         retry_until: Some(time("2026-11-27T12:00:00Z")),
@@ -295,8 +299,8 @@ fn each_action_has_its_class_of_status() {
 fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
     let host = Domain::parse("mx1.example.org").unwrap();
-    let original = OriginalRecipient::parse("utf-8;jos\u{e9}@example.com").unwrap();
-    let recipients = [Recipient { original: Some(&original), ..unknown_user(&jose, &host) }];
+    let original = OriginalRecipients::parse("utf-8;jos\u{e9}@example.com").unwrap();
+    let recipients = [Recipient { originals: &original, ..unknown_user(&jose, &host) }];
     let addresses = Addresses::default();
     let header = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
     let kind = Kind::Utf8;
@@ -313,8 +317,8 @@ fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
 fn dsn_11_a_utf8_sender_gets_the_global_form() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
     let host = Domain::parse("mx1.example.org").unwrap();
-    let original = OriginalRecipient::parse("utf-8;jos\\x{E9}@example.com").unwrap();
-    let recipients = [Recipient { original: Some(&original), ..unknown_user(&jose, &host) }];
+    let original = OriginalRecipients::parse("utf-8;jos\\x{E9}@example.com").unwrap();
+    let recipients = [Recipient { originals: &original, ..unknown_user(&jose, &host) }];
     let to = Mailbox::parse_utf8("zo\u{eb}@sender.example").unwrap();
     let addresses = Addresses { to, ..Addresses::default() };
     let text = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
@@ -326,4 +330,36 @@ fn dsn_11_a_utf8_sender_gets_the_global_form() {
     assert_eq!(message.header_raw("Content-Transfer-Encoding").map(str::trim), Some("8bit"));
     assert_eq!(part(&message, 2), ("message", "global-delivery-status"));
     assert_eq!(part(&message, 3), ("message", "global"));
+}
+
+#[test]
+fn people_read_what_a_host_said_in_its_language_and_once() {
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
+    let said = "550 5.1.1 \u{41f}\u{43e}\u{43b}\u{44c}\u{437}\u{43e}\u{432}\u{430}\u{442}\u{435}\u{43b}\u{44c} \u{43d}\u{435} \u{43d}\u{430}\u{439}\u{434}\u{435}\u{43d}";
+    let explanation = format!("mx1.example.org answered RCPT: {said} (remote_5xx)");
+    let recipients = [Recipient {
+        diagnostic: Some(RemoteText::new(said)),
+        explanation: &explanation,
+        ..unknown_user(&bob, &host)
+    }];
+    let composed = compose(&recipients, Returned::Headers, ORIGINAL);
+    assert_every_line_travels(&composed);
+    let message = MessageParser::default().parse(&composed).unwrap();
+    let text = message.body_text(0).unwrap().replace("\r\n    ", " ").replace("\n    ", " ");
+    assert_eq!(text.matches(said).count(), 1, "{text}");
+    let escaped = field(&composed, "Diagnostic-Code").concat();
+    assert!(escaped.starts_with("smtp; 550 5.1.1 \\u{41f}"), "{escaped}");
+}
+
+#[test]
+fn each_address_that_the_sender_wrote_has_its_block() {
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
+    let written = OriginalRecipients::parse("rfc822;b@a.example\nrfc822;list@a.example").unwrap();
+    let recipients = [Recipient { originals: &written, ..unknown_user(&bob, &host) }];
+    let composed = compose(&recipients, Returned::Headers, ORIGINAL);
+    let original = ["rfc822; b@a.example", "rfc822; list@a.example"];
+    assert_eq!(field(&composed, "Original-Recipient"), original);
+    assert_eq!(field(&composed, "Final-Recipient"), ["rfc822; bob@example.org"; 2]);
+    let text = String::from_utf8(composed).unwrap();
+    assert_eq!(text.matches("<bob@example.org>").count(), 1, "{text}");
 }

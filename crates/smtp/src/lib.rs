@@ -17,6 +17,7 @@ pub mod extensions;
 pub mod host;
 pub mod limits;
 pub mod mime;
+pub mod originals;
 pub mod params;
 pub mod proxy_header;
 pub mod remote_text;

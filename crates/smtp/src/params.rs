@@ -124,6 +124,34 @@ impl Notify {
         }
         Some(Self::On { success, failure, delay })
     }
+
+    /// What two wishes for one recipient come to: whatever one of them asks for. Without a wish a sender is told of failures and delays
+    /// (RFC 3461 §4.1).
+    ///
+    /// ```
+    /// use smtp::params::Notify;
+    /// let both = Notify::together(Notify::parse("SUCCESS"), None).unwrap();
+    /// assert_eq!(both.to_string(), "SUCCESS,FAILURE,DELAY");
+    /// assert_eq!(Notify::together(Some(Notify::Never), Some(both)), Some(both));
+    /// assert_eq!(Notify::together(None, None), None);
+    /// ```
+    pub fn together(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        const UNSAID: Notify = Notify::On { success: false, failure: true, delay: true };
+        if first == second {
+            return first;
+        }
+        match (first.unwrap_or(UNSAID), second.unwrap_or(UNSAID)) {
+            (Self::Never, other) | (other, Self::Never) => Some(other),
+            (
+                Self::On { success, failure, delay },
+                Self::On { success: success_2, failure: failure_2, delay: delay_2 },
+            ) => Some(Self::On {
+                success: success || success_2,
+                failure: failure || failure_2,
+                delay: delay || delay_2,
+            }),
+        }
+    }
 }
 
 impl fmt::Display for Notify {

@@ -149,7 +149,7 @@ impl<'a> ArrivedRecipient<'a> {
     fn new(envelope: &'a Envelope, recipient: &'a NewRecipient) -> Self {
         let begins = envelope.begins_at().as_millisecond();
         let options = &recipient.options;
-        let original = options.original.as_ref();
+        let originals = Some(&options.originals).filter(|originals| !originals.is_empty());
         let waits_since = if envelope.may_be_warned(recipient) { begins } else { TOLD };
         let values = [
             integer(state_code(recipient.state)),
@@ -158,7 +158,7 @@ impl<'a> ArrivedRecipient<'a> {
             text(recipient.mailbox.as_str()),
             integer(envelope.options.priority.get()),
             optional(options.notify.map(|notify| integer(notify_code(notify)))),
-            optional(original.map(|original| text(original.as_str()))),
+            optional(originals.map(|originals| text(originals.as_str()))),
             integer(waits_since),
             optional(deadline(envelope, recipient).map(integer)),
         ];

@@ -5,7 +5,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
+use smtp::originals::OriginalRecipients;
+use smtp::params::{ByMode, EnvelopeId, Notify, Priority, Return};
 use smtp::{Domain, Mailbox, RemoteText, ReversePath};
 
 use crate::{MessageId, Sealed};
@@ -138,8 +139,8 @@ pub struct NewRecipient {
 pub struct RecipientOptions {
     /// NOTIFY: what the sender wants to be told (RFC 3461 §4.1).
     pub notify: Option<Notify>,
-    /// ORCPT: whom the sender wrote to (RFC 3461 §4.2).
-    pub original: Option<OriginalRecipient>,
+    /// ORCPT: what the sender wrote for it (RFC 3461 §4.2).
+    pub originals: OriginalRecipients,
 }
 
 impl RecipientOptions {

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use rusqlite::types::{FromSql, Value};
 use rusqlite::{Row, RowIndex};
-use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
+use smtp::originals::OriginalRecipients;
+use smtp::params::{ByMode, EnvelopeId, Notify, Priority, Return};
 use smtp::{Domain, Mailbox, RemoteText, ReversePath};
 
 use crate::due::BodyRef;
@@ -225,13 +226,13 @@ pub(crate) fn recipient_options(
     columns: &mut Columns<'_, '_>,
 ) -> Result<RecipientOptions, StoreError> {
     let found: Option<i64> = columns.next()?;
-    let original: Option<String> = columns.next()?;
+    let originals: Option<String> = columns.next()?;
     let read = |text: String| {
-        OriginalRecipient::parse(&text).ok_or(StoreError::Corrupt { what: "original recipient" })
+        OriginalRecipients::parse(&text).ok_or(StoreError::Corrupt { what: "original recipient" })
     };
     Ok(RecipientOptions {
         notify: found.map(notify).transpose()?,
-        original: original.map(read).transpose()?,
+        originals: originals.map(read).transpose()?.unwrap_or_default(),
     })
 }
 

@@ -63,7 +63,7 @@ fn what_was_asked_for_comes_back_as_it_was_also_after_a_restart() {
     };
     let of_recipient = |notify: Option<Notify>, original: Option<&str>| RecipientOptions {
         notify,
-        original: original.map(|text| OriginalRecipient::parse(text).unwrap()),
+        originals: original.map(|text| OriginalRecipient::parse(text).unwrap()).into(),
     };
     let recipients = [
         RecipientOptions::default(),
@@ -180,7 +180,7 @@ fn who_may_be_told_of_a_delay_is_found_until_they_are() {
     wishes.recipients =
         [None, Some(Notify::Never), Some(notify("SUCCESS,FAILURE")), Some(notify("DELAY"))]
             .map(|notify| {
-                let options = RecipientOptions { notify, original: None };
+                let options = RecipientOptions { notify, ..RecipientOptions::default() };
                 spool::NewRecipient { options, ..template.clone() }
             })
             .to_vec();

@@ -248,6 +248,9 @@ impl Spine<'_> {
             }
             self.rules.yielding.set_doing(Doing::Asking(candidate.located.mx.clone()));
             self.rules.tell_host(None).await;
+            if manner.starttls == Starttls::Skip {
+                events::goes_clear(self.work.message, &candidate);
+            }
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
                 Ok(None) => return Walked::Overtaken,

@@ -32,6 +32,17 @@ pub(crate) fn host_failed(message: MessageId, candidate: &Candidate, error: &Hos
     );
 }
 
+/// TLS did not come about with a host, for the reason that was told, and nothing asks for it.
+pub(crate) fn goes_clear(message: MessageId, candidate: &Candidate) {
+    tracing::info!(
+        event = "cleartext_fallback",
+        message_id = %message,
+        domain = %candidate.located.next_hop,
+        mx = %candidate.located.mx,
+        "STARTTLS failed with this host, and nothing asks for TLS: once more in clear text"
+    );
+}
+
 /// A message is sent in another form than its own.
 pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &Plan) {
     tracing::info!(

@@ -11,7 +11,8 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
+use smtp::originals::OriginalRecipients;
+use smtp::params::{ByMode, EnvelopeId, Notify, Priority, Return};
 use smtp::{Mailbox, ReversePath};
 use spool::{
     BodyFacts, Deadline, Envelope, MessageDetail, MessageId, MessageOptions, NewRecipient,
@@ -184,19 +185,17 @@ impl To {
             address: row.recipient.as_str().to_owned(),
             held: row.state == RecipientState::Held,
             notify: row.options.notify.map(|notify| notify.to_string()),
-            original: row.options.original.as_ref().map(|original| original.as_str().to_owned()),
+            original: Some(row.options.originals.as_str().to_owned())
+                .filter(|text| !text.is_empty()),
         }
     }
 
     fn options(&self) -> Option<RecipientOptions> {
-        let original = match self.original.as_deref() {
-            Some(text) => Some(OriginalRecipient::parse(text)?),
-            None => None,
-        };
+        let originals = OriginalRecipients::parse(self.original.as_deref().unwrap_or_default())?;
         let notify = match self.notify.as_deref() {
             Some(words) => Some(Notify::parse(words)?),
             None => None,
         };
-        Some(RecipientOptions { notify, original })
+        Some(RecipientOptions { notify, originals })
     }
 }

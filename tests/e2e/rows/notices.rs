@@ -67,10 +67,11 @@ async fn dsn_03_an_alias_does_not_hide_whom_the_sender_wrote_to() {
     let stage = Home::with("[aliases]\npostmaster = \"ops@far.test\"").await;
     stage.mx.clear_rules();
     stage.mx.script(|script| script.offer(&["DSN"]));
-    let recipients =
-        ["<postmaster@relay.test>", "<postmaster@relay.test> ORCPT=rfc822;me@far.test"];
-    submit(&stage.relay, "<alice@sender.test>", &recipients).await;
-    delivered(&stage.relay, 2).await;
+    for written in ["<postmaster@relay.test>", "<postmaster@relay.test> ORCPT=rfc822;me@far.test"] {
+        let mark = stage.relay.mark();
+        submit(&stage.relay, "<alice@sender.test>", &[written]).await;
+        stage.relay.event("delivered").with("domain", "far.test").after(mark).await;
+    }
     assert_eq!(
         commands(&stage.mx, "RCPT"),
         [
@@ -78,6 +79,41 @@ async fn dsn_03_an_alias_does_not_hide_whom_the_sender_wrote_to() {
             "RCPT TO:<ops@far.test> ORCPT=rfc822;me@far.test",
         ]
     );
+}
+
+/// Programs repeat RCPT where an address stands in To, Cc and Bcc, and several aliases may lead to one mailbox.
+#[tokio::test]
+async fn dsn_03_a_recipient_gets_one_copy_however_often_it_was_written() {
+    let stage = Home::with("[aliases]\npostmaster = \"bob@far.test\"").await;
+    stage.mx.clear_rules();
+    stage.mx.script(|script| script.offer(&["DSN"]));
+    let recipients = [
+        "<bob@far.test>",
+        "<bob@FAR.test> NOTIFY=SUCCESS ORCPT=rfc822;list@far.test",
+        "<\"bob\"@far.test>",
+        "<postmaster@relay.test>",
+        "<Bob@far.test>",
+    ];
+    submit(&stage.relay, "<alice@sender.test>", &recipients).await;
+    delivered(&stage.relay, 2).await;
+    assert_eq!(
+        commands(&stage.mx, "RCPT"),
+        [
+            "RCPT TO:<bob@far.test> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;list@far.test",
+            "RCPT TO:<Bob@far.test>",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn dsn_08_each_address_that_led_to_one_mailbox_is_reported() {
+    let stage = Home::with("[aliases]\npostmaster = \"bob@far.test\"").await;
+    let recipients = ["<postmaster@relay.test>", "<bob@far.test> ORCPT=rfc822;list@far.test"];
+    submit(&stage.relay, "<alice@sender.test>", &recipients).await;
+    let text = stage.home.message().await.text();
+    let original = ["rfc822; postmaster@relay.test", "rfc822; list@far.test"];
+    assert_eq!(field(&text, "Original-Recipient"), original, "{text}");
+    assert_eq!(field(&text, "Final-Recipient"), ["rfc822; bob@far.test"; 2]);
 }
 
 #[tokio::test]

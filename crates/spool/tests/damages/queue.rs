@@ -139,7 +139,7 @@ fn add(spool: &Spool, number: usize) -> (MessageId, Message) {
     if number.is_multiple_of(3) {
         envelope.recipients[0].options = RecipientOptions {
             notify: Some(Notify::On { success: true, failure: true, delay: false }),
-            original: OriginalRecipient::parse("rfc822;first@elsewhere.example"),
+            originals: OriginalRecipient::parse("rfc822;first@elsewhere.example").into(),
         };
     }
     let id = commit_as(spool, &body, envelope);

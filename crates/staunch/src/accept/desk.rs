@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::Shared;
 use super::arrival::{Arrival, Peer, TlsFacts};
-use super::envelope::{self, Addressee, Asked, Times};
+use super::envelope::{self, Addressee, Asked, Recipients, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
 use super::login::Dialogue;
@@ -59,8 +59,6 @@ fn not_now(not_now: NotNow) -> Refusal {
 #[derive(Debug)]
 struct Transaction {
     asked: Asked,
-    /// Octets that the recipients hold.
-    recipients: usize,
     message: Option<Incoming>,
     lease: Lease,
     /// On the disk.
@@ -111,7 +109,7 @@ impl Desk {
     pub(super) fn lend(&mut self, buffer: usize) -> bool {
         self.transaction.as_mut().is_some_and(|transaction| {
             let held = transaction.message.as_ref().map_or(0, Incoming::memory);
-            transaction.lease.lend_for_reading(buffer + transaction.recipients, held)
+            transaction.lease.lend_for_reading(buffer + transaction.asked.recipients.memory(), held)
         })
     }
 
@@ -201,9 +199,9 @@ impl Desk {
         self.may_send(config)?;
         rules::sender(config, self.login.as_ref(), &asked.mail.sender)?;
         let is_allowed = |addressee: &Addressee| {
-            rules::recipient(config, &addressee.rcpt.recipient, self.arrival.local).map(drop)
+            rules::recipient(config, &addressee.written, self.arrival.local).map(drop)
         };
-        asked.recipients.iter().try_for_each(is_allowed)
+        asked.recipients.all().iter().try_for_each(is_allowed)
     }
 
     fn sender(&mut self, mail: Mail, held: Held) -> Result<(), Refusal> {
@@ -225,8 +223,8 @@ impl Desk {
         {
             return Err(Refusal::TooFast);
         }
-        let asked = Asked { mail, times, recipients: Vec::new() };
-        self.transaction = Some(Transaction { asked, recipients: 0, message: None, lease, room });
+        let asked = Asked { mail, times, recipients: Recipients::default() };
+        self.transaction = Some(Transaction { asked, message: None, lease, room });
         Ok(())
     }
 
@@ -239,7 +237,7 @@ impl Desk {
             how,
             client = %self.arrival.peer,
             sender = self.sender_text(),
-            recipients = transaction.asked.recipients.len(),
+            recipients = transaction.asked.recipients.all().len(),
             octets,
             "the client is gone in the midst of a transaction, of which nothing was taken"
         );
@@ -258,22 +256,22 @@ impl Desk {
 
     fn recipient(&mut self, rcpt: Rcpt, buffer: usize) -> Result<(), Refusal> {
         let config = self.shared.config();
-        self.may_send(&config)?;
+        // Not whether the relay is drained: list managers take a 4yz to RCPT for a bounce. DATA is told so.
+        rules::client(&config, self.auth(), &self.arrival, self.login.as_ref())?;
         let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
         self.note(rcpt.brackets);
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
-        if transaction.asked.recipients.len() >= recipients_max(&config) {
+        let recipients = &mut transaction.asked.recipients;
+        if recipients.taken() >= recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);
         }
         let (mailbox, domain) = (mailbox.clone(), domain.clone());
-        let addressee = Addressee { rcpt, mailbox, domain };
-        let recipients = transaction.recipients + addressee.memory();
-        if !transaction.lease.cover_message(buffer + recipients, 0) {
+        let addressee = Addressee::new(rcpt, mailbox, domain);
+        if !transaction.lease.cover_message(buffer + recipients.memory_with(&addressee), 0) {
             return Err(Refusal::NoMemory);
         }
-        transaction.recipients = recipients;
-        transaction.asked.recipients.push(addressee);
+        recipients.add(addressee);
         Ok(())
     }
 
@@ -285,7 +283,7 @@ impl Desk {
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let draft = self.shared.intake.draft();
         let (id, at, by) = (draft.id(), self.shared.intake.now(), config.hostname.domain());
-        let recipient = match transaction.asked.recipients.as_slice() {
+        let recipient = match transaction.asked.recipients.all() {
             [only] => Some(&only.mailbox),
             _ => None,
         };
@@ -304,7 +302,7 @@ impl Desk {
             ListenerMode::Submission | ListenerMode::Submissions => Some(Fixups::new(id, by, at)),
         };
         let mut message = Incoming::new(draft, fixups);
-        let besides = buffer + transaction.recipients;
+        let besides = buffer + transaction.asked.recipients.memory();
         message.append(field.as_bytes(), besides, &mut transaction.lease);
         transaction.message = Some(message);
         Ok(())
@@ -312,9 +310,9 @@ impl Desk {
 
     async fn content(&mut self, piece: &[u8], buffer: usize) {
         if let Some(transaction) = &mut self.transaction
-            && let Transaction { recipients, message: Some(message), lease, room, .. } = transaction
+            && let Transaction { asked, message: Some(message), lease, room } = transaction
         {
-            let besides = buffer + *recipients;
+            let besides = buffer + asked.recipients.memory();
             let size = message.size_with(piece);
             if let Err(full) = self.shared.intake.room_to_grow(room, size) {
                 message.refuse(not_now(full));
@@ -331,9 +329,9 @@ impl Desk {
     async fn end(&mut self, session: &mut Session, buffer: usize) {
         let sender = self.sender_text();
         if let Some(transaction) = &mut self.transaction
-            && let Transaction { recipients, message: Some(message), lease, .. } = transaction
+            && let Transaction { asked, message: Some(message), lease, .. } = transaction
         {
-            message.end(buffer + *recipients, lease);
+            message.end(buffer + asked.recipients.memory(), lease);
         }
         match self.commit(session.client()).await {
             Ok(id) => {
@@ -350,7 +348,7 @@ impl Desk {
         self.may_go_on(&self.shared.config(), &transaction.asked)?;
         let Transaction { asked, message, lease, room, .. } = transaction;
         let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
-        let (count, size) = (asked.recipients.len(), facts.size);
+        let (count, size) = (asked.recipients.all().len(), facts.size);
         let sender = asked.mail.sender.as_str().to_owned();
         let user = self.login.as_ref().map(|login| login.name.clone());
         let rate = self.rate(&asked.mail.sender, count);

@@ -1,8 +1,10 @@
 //! What is kept of the parameters of MAIL and RCPT, and when a message is due and too old.
 
+use std::collections::HashMap;
+
 use jiff::{SignedDuration, Timestamp};
 use smtp::command::{Mail, Rcpt, Recipient};
-use smtp::params::{DeliverBy, Hold, OriginalRecipient};
+use smtp::params::{DeliverBy, Hold, Notify, OriginalRecipient};
 use smtp::server::Client;
 use smtp::{HostName, Mailbox, xtext};
 use spool::{
@@ -31,28 +33,91 @@ pub(super) struct Asked {
     /// The times among them.
     pub(super) times: Times,
     /// Whoever was taken.
-    pub(super) recipients: Vec<Addressee>,
+    pub(super) recipients: Recipients,
+}
+
+/// The recipients of a message, each once: programs repeat RCPT where an address stands in To, Cc and Bcc, and several aliases may lead to
+/// one mailbox.
+#[derive(Debug, Default)]
+pub(super) struct Recipients {
+    all: Vec<Addressee>,
+    /// Where each stands, by [`key`].
+    places: HashMap<Box<str>, usize>,
+    /// RCPTs that were taken.
+    taken: usize,
+    /// About how many octets they hold.
+    memory: usize,
+}
+
+impl Recipients {
+    /// In the order in which they came.
+    pub(super) fn all(&self) -> &[Addressee] {
+        &self.all
+    }
+
+    /// How many RCPTs were taken, repeated ones counted.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// About how many octets they hold in memory.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// One more, or what is asked for somebody who is there already.
+    pub(super) fn add(&mut self, addressee: Addressee) {
+        self.taken += 1;
+        self.memory = self.memory_with(&addressee);
+        let place = *self.places.entry(key(&addressee.mailbox)).or_insert(self.all.len());
+        match self.all.get_mut(place) {
+            None => self.all.push(addressee),
+            Some(known) => {
+                known.options.notify =
+                    Notify::together(known.options.notify, addressee.options.notify);
+                let originals = addressee.options.originals.iter();
+                originals.for_each(|original| known.options.originals.add(original.clone()));
+            }
+        }
+    }
+
+    /// The same if `addressee` was there.
+    pub(super) fn memory_with(&self, addressee: &Addressee) -> usize {
+        self.memory + addressee.memory()
+    }
+}
+
+/// The same for every way to write a mailbox; the case of a local part counts (RFC 5321 §2.4).
+fn key(mailbox: &Mailbox) -> Box<str> {
+    format!("{}@{}", mailbox.unquoted_local_part(), mailbox.domain()).into()
 }
 
 /// A recipient that was taken.
 #[derive(Debug)]
 pub(super) struct Addressee {
-    /// As the client wrote it.
-    pub(super) rcpt: Rcpt,
+    /// As the client wrote it first.
+    pub(super) written: Recipient,
     /// Where its mail goes.
     pub(super) mailbox: Mailbox,
     /// The domain of that. An address literal is not taken.
     pub(super) domain: HostName,
+    /// What is asked for with it.
+    pub(super) options: RecipientOptions,
 }
 
 impl Addressee {
+    pub(super) fn new(rcpt: Rcpt, mailbox: Mailbox, domain: HostName) -> Self {
+        let originals = original(&rcpt, &mailbox).into();
+        let options = RecipientOptions { notify: rcpt.notify, originals };
+        Self { written: rcpt.recipient, mailbox, domain, options }
+    }
+
     /// About how many octets it holds in memory.
     pub(super) fn memory(&self) -> usize {
-        let original = self.rcpt.original.as_ref().map_or(0, |original| original.as_str().len());
-        // A list that grows has up to twice the room, and each of the two addresses has its domain beside it.
-        2 * size_of::<Self>()
-            + 4 * self.mailbox.as_str().len()
-            + original
+        // A list that grows has up to twice the room, and each of the two addresses has its domain beside it; once more as a key.
+        2 * (size_of::<Self>() + size_of::<(Box<str>, usize)>())
+            + 5 * self.mailbox.as_str().len()
+            + self.options.originals.as_str().len()
             + self.domain.as_str().len()
     }
 }
@@ -130,16 +195,14 @@ impl Submission<'_> {
             Rate::Over => RecipientState::Held,
         };
         let onward = requirement::onward(&options);
-        let recipient = |Addressee { rcpt, mailbox, domain }| {
+        let recipient = |Addressee { mailbox, domain, options, .. }| {
             let lane = route::lane(config, &domain, onward);
-            let original = original(&rcpt, &mailbox);
-            let options = RecipientOptions { notify: rcpt.notify, original };
             NewRecipient { mailbox, lane, options, state }
         };
         Envelope {
             expires_at: expires_at(config, &mail.sender, options.begins_at(arrived_at)),
             sender: mail.sender,
-            recipients: recipients.into_iter().map(recipient).collect(),
+            recipients: recipients.all.into_iter().map(recipient).collect(),
             arrived_at,
             client: self.client,
             facts,

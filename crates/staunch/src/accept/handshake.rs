@@ -25,14 +25,8 @@ pub(super) async fn handshake(
     peer: Peer,
 ) -> Option<TlsStream> {
     let config = entrance.certificate.as_ref()?.shown()?;
-    let mut first = received.get(..HELLO_OCTETS).unwrap_or(received).to_vec();
-    let shaking = async {
-        if first.is_empty() {
-            socket.readable().await?;
-            first = socket.peek(HELLO_OCTETS);
-        }
-        TlsStream::accept(socket, config, received).await
-    };
+    let mut first = Vec::with_capacity(HELLO_OCTETS);
+    let shaking = TlsStream::accept(socket, config, received, &mut first);
     let failure = match timeout(HANDSHAKE_TIMEOUT, shaking).await {
         Ok(Ok(tls)) => return Some(tls),
         Ok(Err(error)) => error,

@@ -131,6 +131,21 @@ impl Read for Transport<'_> {
     }
 }
 
+/// Notes the first octets that are read, as far as there is room for them.
+struct Noting<'f, R> {
+    from: R,
+    first: &'f mut Vec<u8>,
+}
+
+impl<R: Read> Read for Noting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        let room = self.first.capacity().saturating_sub(self.first.len());
+        self.first.extend(buffer.iter().take(count.min(room)));
+        Ok(count)
+    }
+}
+
 impl Write for Transport<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
@@ -220,7 +235,8 @@ pub(super) struct TlsStream {
 }
 
 impl TlsStream {
-    /// The server's side of a handshake; `received` is what was read already.
+    /// The server's side of a handshake; `received` is what was read already. The first octets that the client said are in `first` then,
+    /// also if it failed: as many as that has room for.
     ///
     /// # Errors
     ///
@@ -229,11 +245,12 @@ impl TlsStream {
         socket: Socket,
         config: Arc<ServerConfig>,
         received: &[u8],
+        first: &mut Vec<u8>,
     ) -> io::Result<Self> {
         let connection = ServerConnection::new(config).map_err(io::Error::other)?;
         let mut tls = Self { socket, connection, decrypted: 0 };
-        let mut received = received;
-        while !received.is_empty() {
+        let mut received = Noting { from: received, first };
+        while !received.from.is_empty() {
             tls.connection.read_tls(&mut received)?;
             tls.process()?;
         }
@@ -243,9 +260,13 @@ impl TlsStream {
                 return Ok(tls);
             }
             tls.socket.readable().await?;
-            match tls.receive() {
+            let read = {
+                let from = Transport(&tls.socket);
+                tls.connection.read_tls(&mut Noting { from, first: received.first })
+            };
+            match read {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
+                Ok(_) => tls.process()?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

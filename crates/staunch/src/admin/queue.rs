@@ -142,7 +142,7 @@ fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value 
         "expires_at": row.expires_at.to_string(),
         "last": last.map(last_problem),
         "notify": row.options.notify.map(|notify| notify.to_string()),
-        "original_recipient": row.options.original.as_ref().map(ToString::to_string),
+        "original_recipient": row.options.originals.first().map(ToString::to_string),
     })
 }
 

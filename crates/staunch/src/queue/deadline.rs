@@ -263,7 +263,7 @@ mod tests {
             let mailbox = Mailbox::parse(address).unwrap();
             let lane = lane(&mailbox.domain().to_string());
             let notify = notify.map(|text| Notify::parse(text).unwrap());
-            let options = RecipientOptions { notify, original: None };
+            let options = RecipientOptions { notify, ..RecipientOptions::default() };
             NewRecipient { mailbox, lane, options, state }
         };
         stage.commit(Envelope {

@@ -203,7 +203,7 @@ mod tests {
         let recipient = |domain: &&str| NewRecipient {
             mailbox: Mailbox::parse(&format!("r@{domain}")).unwrap(),
             lane: lane(domain),
-            options: RecipientOptions { notify: None, original: None },
+            options: RecipientOptions::default(),
             state: RecipientState::Queued,
         };
         let now = clock::now();

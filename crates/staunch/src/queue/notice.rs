@@ -136,7 +136,10 @@ pub(crate) async fn compose(
             mailbox: sender.clone(),
             lane,
             // RFC 3461 §6: nobody is told what becomes of a notice.
-            options: RecipientOptions { notify: Some(Notify::Never), original: None },
+            options: RecipientOptions {
+                notify: Some(Notify::Never),
+                ..RecipientOptions::default()
+            },
             state: admission.state(),
         }],
         arrived_at: now,
@@ -269,7 +272,7 @@ fn write(config: &Config, subject: &Subject<'_>, telling: &Telling, parts: &Part
 
 fn recipient(entry: &Entry, now: Timestamp) -> Recipient<'_> {
     Recipient {
-        original: entry.target.options.original.as_ref(),
+        originals: &entry.target.options.originals,
         final_recipient: &entry.target.mailbox,
         status: entry.status,
         remote_mta: entry.mx.as_ref(),

@@ -192,7 +192,7 @@ mod tests {
     /// A recipient that has waited since second 0.
     fn target(notify: Option<&str>) -> Target {
         let notify = notify.map(|text| Notify::parse(text).unwrap());
-        let options = RecipientOptions { notify, original: None };
+        let options = RecipientOptions { notify, ..RecipientOptions::default() };
         Target {
             no: RecipientNo(0),
             mailbox: Mailbox::parse("a@b.test").unwrap(),

@@ -40,8 +40,8 @@ pub(crate) struct Target {
 
 impl<'a> From<&'a Target> for Addressee<'a> {
     fn from(target: &'a Target) -> Self {
-        let RecipientOptions { notify, original } = &target.options;
-        Self { mailbox: &target.mailbox, notify: *notify, original: original.as_ref() }
+        let RecipientOptions { notify, originals } = &target.options;
+        Self { mailbox: &target.mailbox, notify: *notify, original: originals.first() }
     }
 }
 

@@ -30,6 +30,10 @@ pub(crate) fn described(error: &rustls::Error, side: Side) -> String {
         format!("{other} speaks none of the TLS versions that we accept")
     } else if is_about_suites(error) {
         format!("no cipher suite in common with {other}: {SUITES} ({error})")
+    } else if is_about_signatures(error) {
+        format!(
+            "no signature algorithm in common with {other}; who names none means SHA-1 ({error})"
+        )
     } else {
         error.to_string()
     }
@@ -49,6 +53,17 @@ fn is_about_version(error: &rustls::Error) -> bool {
                     | PeerIncompatible::Tls12NotOfferedOrEnabled
                     | PeerIncompatible::SupportedVersionsExtensionRequired
             )
+    )
+}
+
+/// RFC 5246 §7.4.1.4.1.
+fn is_about_signatures(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::PeerIncompatible(
+            PeerIncompatible::SignatureAlgorithmsExtensionRequired
+                | PeerIncompatible::NoSignatureSchemesInCommon
+        )
     )
 }
 
