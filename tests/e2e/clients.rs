@@ -112,6 +112,6 @@ async fn tls_on_a_port_that_begins_in_clear_text_is_named_as_that_in_the_log() {
         app.say(&hello(3)).await;
         let event = relay.event("rejected").with("reason", "bad_command").await;
         assert!(event.text("message").unwrap().contains("use STARTTLS"), "{event:?}");
-        while app.reply().await != "" {}
+        while !app.reply().await.is_empty() {}
     }
 }

@@ -20,6 +20,7 @@
 //! | [`access`] | who may send how much to whom |
 //! | [`submission`] | who may log in, and what they may send then |
 //! | [`crash`] | a 250 survives `kill -9` |
+//! | [`odd_hosts`] | hosts that speak SMTP in their own way get their mail, or what is wrong is said |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
@@ -57,6 +58,7 @@ mod matrix;
 mod meanwhile;
 mod names;
 mod notices;
+mod odd_hosts;
 mod queue;
 mod resolvers;
 mod rows;

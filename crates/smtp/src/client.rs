@@ -89,12 +89,31 @@ pub enum Fate {
 impl Fate {
     /// Was the recipient refused only because the transaction had too many of them?
     ///
-    /// RFC 5321 §4.5.3.1.10: 452, or 552 from old servers, to RCPT; the recipient goes into another
+    /// RFC 5321 §4.5.3.1.10: 452, or 552 from old servers, to RCPT, or any code with X.5.3; the recipient goes into another
     /// transaction. An enhanced code that names another cause (5.2.2, mailbox full) is believed.
     pub fn is_too_many_recipients(&self) -> bool {
         match self {
             Self::Refused { stage: Stage::Rcpt, reply } => is_too_many(reply),
             Self::Refused { .. } | Self::Accepted(_) => false,
+        }
+    }
+
+    /// Could it be that the host refused the recipient only because the transaction had too many of them, without saying so? Of several
+    /// behind one that was accepted, which all get the same answer, that is likely (Courier says 431).
+    pub fn is_perhaps_too_many(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Refused { stage: Stage::Rcpt, reply },
+                Self::Refused { stage: Stage::Rcpt, reply: before },
+            ) => {
+                let has_cause =
+                    |reply: &Reply| reply.status.is_some_and(|s| !matches!(s.subject, 0 | 3 | 5));
+                reply.class() == ReplyClass::Transient
+                    && reply.code == before.code
+                    && !has_cause(reply)
+                    && !has_cause(before)
+            }
+            (Self::Accepted(_) | Self::Refused { .. }, _) => false,
         }
     }
 
@@ -108,8 +127,11 @@ impl Fate {
 }
 
 fn is_too_many(reply: &Reply) -> bool {
+    let says_so = reply.status.is_some_and(|s| (s.subject, s.detail) == (5, 3));
     // Subject 0 says nothing, subject 5 is the protocol; any other one names a different cause.
-    matches!(reply.code, 452 | 552) && reply.status.is_none_or(|s| matches!(s.subject, 0 | 5))
+    let is_old =
+        matches!(reply.code, 452 | 552) && reply.status.is_none_or(|s| matches!(s.subject, 0 | 5));
+    says_so || is_old
 }
 
 /// In which state the connection is afterwards.
@@ -352,6 +374,12 @@ impl<'a> Transaction<'a> {
             self.state = State::Sending;
             return Step::SendBody(self);
         }
+        // A server that refuses MAIL because a transaction is open already has taken these recipients for that one: it would deliver
+        // an empty message to them.
+        if self.is_sender_refused() {
+            let fates = self.fates.into_iter().flatten().collect();
+            return Step::Done(Finished { fates, ending: Ending::Close });
+        }
         self.state = State::Discard;
         out.extend_from_slice(b".\r\n");
         Step::Await(self)
@@ -364,6 +392,10 @@ impl<'a> Transaction<'a> {
             State::Mail | State::Rcpt(_) | State::Data | State::Discard => false,
         };
         is_sent && CHUNK_UNKNOWN.contains(&reply.code)
+    }
+
+    fn is_sender_refused(&self) -> bool {
+        matches!(self.fates.first(), Some(Some(Fate::Refused { stage: Stage::Mail, .. })))
     }
 
     fn has_open(&self) -> bool {
@@ -512,10 +544,10 @@ mod tests {
                 ("one refused", &[250, 550, 250, 354, 250], "-R550 +250 Clean", "MRRDB"),
                 ("sender refused", &[550, 503, 503, 503], "-M550 -M550 Reset", "MRRD"),
                 (
-                    "only the sender refused",
-                    &[550, 250, 250, 354, 250],
-                    "-M550 -M550 Reset",
-                    "MRRD.",
+                    "recipients and DATA taken for a transaction that was open: no empty message",
+                    &[503, 250, 250, 354],
+                    "-M503 -M503 Close",
+                    "MRRD",
                 ),
                 ("354 for nobody", &[250, 550, 451, 354, 250], "-R550 -R451 Reset", "MRRD."),
                 ("all refused, DATA too", &[250, 550, 451, 554], "-R550 -R451 Reset", "MRRD"),
@@ -572,7 +604,9 @@ mod tests {
             (Stage::Rcpt, "552 5.5.3 too many", true, ReplyClass::Transient),
             (Stage::Rcpt, "552 5.2.2 mailbox full", false, ReplyClass::Permanent),
             (Stage::Rcpt, "452 4.2.2 mailbox full", false, ReplyClass::Transient),
-            (Stage::Rcpt, "550 5.5.3 too many", false, ReplyClass::Permanent),
+            (Stage::Rcpt, "550 5.5.3 too many", true, ReplyClass::Transient),
+            (Stage::Rcpt, "451 4.5.3 too many", true, ReplyClass::Transient),
+            (Stage::Rcpt, "431 later", false, ReplyClass::Transient),
             (Stage::EndOfData, "552 too large", false, ReplyClass::Permanent),
         ];
         for (stage, text, is_too_many, class) in cases {

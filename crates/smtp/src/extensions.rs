@@ -128,7 +128,9 @@ impl Extensions {
         let Some(keyword) = words.next() else { return };
         let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
         if is("SIZE") {
-            self.size = Some(words.next().and_then(parse_size));
+            // Of two such lines, which relays in between add, the larger: who means the smaller says so at MAIL.
+            let limit = words.next().and_then(parse_size);
+            self.size = Some(limit.max(self.size.flatten()));
         } else if is("LIMITS") {
             words.for_each(|word| self.limits.add(word));
         } else if is("DELIVERBY") {
@@ -220,6 +222,7 @@ mod tests {
             ("250-mx\r\n250 SIZE +1\r\n", Some(None)),
             ("250-mx\r\n250 SIZE 99999999999999999999999\r\n", Some(None)),
             ("250-mx\r\n250 SIZEX 5\r\n", None),
+            ("250-mx\r\n250-SIZE 9\r\n250-SIZE\r\n250 SIZE 5\r\n", Some(Some(9))),
             ("250 SIZE 5\r\n", None),
             ("550-mx\r\n550 SIZE 5\r\n", None),
         ];

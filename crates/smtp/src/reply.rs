@@ -20,6 +20,8 @@ use crate::status::{Class, Status};
 pub const REPLY_LINE_OCTETS_MAX: usize = 4096;
 /// Most lines of one reply. Ours: EHLO, the longest, has about 20.
 pub const REPLY_LINES_MAX: usize = 100;
+/// Empty lines that are passed over between two lines of replies. Our choice: some servers have them behind or in their greeting.
+const EMPTY_LINES_MAX: usize = 5;
 /// Octets of text kept of one reply; lines beyond it are checked and dropped. Ours.
 const TEXT_OCTETS_KEPT_MAX: usize = 8192;
 
@@ -115,16 +117,18 @@ impl fmt::Debug for Reply {
 /// Why bytes are not a reply. The dialogue is out of step from here on: close the connection.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ReplyError {
-    /// A line does not begin with a code of 200..=599, or goes on with neither space nor hyphen.
+    /// A line does not begin with a code of 200..=599, or goes on with neither blank nor hyphen.
     #[error("not an SMTP reply: {0}")]
     Malformed(RemoteText),
     /// The lines of one reply have different codes (RFC 5321 §4.2.1).
-    #[error("the lines of one reply have the codes {first} and {then}")]
+    #[error("the lines of one reply have the codes {first} and {then}: {line}")]
     MixedCodes {
         /// The code of the lines before.
         first: u16,
         /// The other one.
         then: u16,
+        /// Its line, which may say why.
+        line: RemoteText,
     },
     /// Over [`REPLY_LINE_OCTETS_MAX`].
     #[error("a reply line of more than {REPLY_LINE_OCTETS_MAX} octets")]
@@ -143,6 +147,8 @@ pub struct ReplyParser {
     code: Option<u16>,
     status: Option<Status>,
     lines: usize,
+    /// Empty ones since the last line.
+    empty: usize,
     text: Vec<u8>,
 }
 
@@ -159,7 +165,9 @@ impl ReplyParser {
         let mut rest = input;
         while let Some((line, tail)) = next_line(rest)? {
             rest = tail;
-            if self.take(line)? {
+            if line.is_empty() && self.empty < EMPTY_LINES_MAX {
+                self.empty += 1;
+            } else if self.take(line)? {
                 return Ok((input.len() - rest.len(), Some(self.complete())));
             }
         }
@@ -175,13 +183,15 @@ impl ReplyParser {
     fn take(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
         let (code, is_last, text) =
             split_line(line).ok_or_else(|| ReplyError::Malformed(RemoteText::from_bytes(line)))?;
+        self.empty = 0;
         match self.code {
             None => {
                 self.code = Some(code);
                 self.status = split_status(text).and_then(|(status, _)| under_code(status, code));
             }
             Some(first) if first != code => {
-                return Err(ReplyError::MixedCodes { first, then: code });
+                let line = RemoteText::from_bytes(line);
+                return Err(ReplyError::MixedCodes { first, then: code, line });
             }
             Some(_) => {}
         }
@@ -239,7 +249,7 @@ fn split_line(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     }
     match rest.split_first() {
         None => Some((code, true, &[])),
-        Some((b' ', text)) => Some((code, true, text)),
+        Some((b' ' | b'\t', text)) => Some((code, true, text)),
         Some((b'-', text)) => Some((code, false, text)),
         Some(_) => None,
     }
@@ -276,6 +286,9 @@ mod tests {
     #[test]
     fn a_reply_is_read_as_written_or_not_at_all() {
         let malformed = |text: &str| Err(ReplyError::Malformed(RemoteText::new(text)));
+        let mixed = |first, then, line: &str| {
+            Err(ReplyError::MixedCodes { first, then, line: RemoteText::new(line) })
+        };
         let cases: &[(&[u8], Result<&str, ReplyError>)] = &[
             (b"250 ok\r\n", Ok("250 ok")),
             (b"250\r\n", Ok("250")),
@@ -287,7 +300,11 @@ mod tests {
             (b"250 \xff\0\r\n", Ok(r"250 \xff\u{0}")),
             (b"550-5.1.1 a\r\n550-5.1.1 b\r\n550 5.1.2 c\r\n", Ok("550 5.1.1 a b 5.1.2 c")),
             (b"bogus\r\n", malformed("bogus")),
-            (b"\r\n", malformed("")),
+            (b"\r\n", malformed("\\r\\n")),
+            (b"250\tok\r\n", Ok("250 ok")),
+            (b"\r\n\n\n250 ok\r\n", Ok("250 ok")),
+            (b"250-a\r\n\r\n250 b\r\n", Ok("250 a b")),
+            (b"\n\n\n\n\n\n250 ok\r\n", malformed("")),
             (b"25\r\n", malformed("25")),
             (b"2500 ok\r\n", malformed("2500 ok")),
             (b"250_ok\r\n", malformed("250_ok")),
@@ -295,7 +312,11 @@ mod tests {
             (b"600 ok\r\n", malformed("600 ok")),
             (b" 250 ok\r\n", malformed(" 250 ok")),
             (b"250-a\r\nb\r\n", malformed("b")),
-            (b"250-a\r\n251 b\r\n", Err(ReplyError::MixedCodes { first: 250, then: 251 })),
+            (b"250-a\r\n251 b\r\n", mixed(250, 251, "251 b")),
+            (
+                b"220-mx\r\n521 5.7.1 blocked using bl.example\r\n",
+                mixed(220, 521, "521 5.7.1 blocked using bl.example"),
+            ),
             (b"250 ok\r\n250 more\r\n", malformed("250 ok\r\n250 more\r\n")),
             (b"250 ok", malformed("250 ok")),
         ];

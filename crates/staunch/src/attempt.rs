@@ -38,7 +38,9 @@ use crate::resolve::Freshness;
 use crate::route::{self, Leg, NextHop};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
 use rules::{Change, Rules};
-use said::{Said, Session, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown};
+use said::{
+    Said, Session, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown, wants_login,
+};
 
 /// Ours: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
 /// minutes for each answer; a peer that needs them for every one is not worth the place.
@@ -333,16 +335,31 @@ impl Spine<'_> {
         let extensions = *idle.connection.extensions();
         let is_kept = idle.connection.transactions() > 0;
         let session = if is_kept { Session::Kept } else { Session::Fresh };
-        let (policy, mx) = (binding(&mx), mx.host().clone());
-        let transmitted = self.transmit(admitted, (&mx, manner), chunking).await;
+        let transmitted = self.transmit(admitted, (mx.host(), manner), chunking).await;
         let answered = transmitted.and_then(|said| {
             let Some((fates, cut)) = said else { return Ok(None) };
             let standing = Standing::Current;
-            let answered =
-                Answered { mx, address, proof, tls, policy, extensions, fates, cut, standing };
+            let (policy, host) = (binding(&mx), mx.host().clone());
+            let answered = Answered {
+                mx: host,
+                address,
+                proof,
+                tls,
+                policy,
+                extensions,
+                fates,
+                cut,
+                standing,
+            };
             // No word about the mail: whoever keeps TLS from us could make us say so of any host.
-            match answered.wants_tls() {
-                Some(reply) => Err(HostError::TlsWanted(reply.clone())),
+            if let Some(reply) = answered.wants_tls() {
+                return Err(HostError::TlsWanted(reply.clone()));
+            }
+            match wants_login(&answered, &mx, &candidate.door) {
+                Some(error) => {
+                    events::login_failed(mx.host(), &error);
+                    Err(HostError::Login(error))
+                }
                 None => Ok(Some(answered)),
             }
         });
@@ -395,6 +412,11 @@ impl Spine<'_> {
         }
         let transmitted = transmit(admitted, &mail).await;
         yielding.content_ended();
+        if let Some(trouble) =
+            transmitted.trouble.as_ref().filter(|trouble| trouble.is_outcome_unknown())
+        {
+            events::outcome_unknown(work.message, mx, trouble);
+        }
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
             Some(idle) if is_used_up => relay.pool.retire(idle),

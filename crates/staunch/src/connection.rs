@@ -93,6 +93,8 @@ pub(crate) struct Connection {
     write_error: Option<io::Error>,
     extensions: Extensions,
     transactions: usize,
+    /// The host was seen to keep a transaction open behind a message.
+    needs_reset: bool,
     used: Used,
     /// No wait is longer, whatever its own limit.
     deadline: Option<Instant>,
@@ -114,6 +116,7 @@ impl Connection {
             write_error: None,
             extensions: Extensions::default(),
             transactions: 0,
+            needs_reset: false,
             used: Used::default(),
             deadline: None,
         }
@@ -161,6 +164,16 @@ impl Connection {
     /// Counts one more.
     pub(crate) fn count_transaction(&mut self) {
         self.transactions += 1;
+    }
+
+    /// Does RSET have to follow each message?
+    pub(crate) fn needs_reset(&self) -> bool {
+        self.needs_reset
+    }
+
+    /// RSET follows each message from now on.
+    pub(crate) fn set_needs_reset(&mut self) {
+        self.needs_reset = true;
     }
 
     /// Does the host take no more mail over this connection?

@@ -43,6 +43,16 @@ pub(crate) fn goes_clear(message: MessageId, candidate: &Candidate) {
     );
 }
 
+/// All of a message was sent, and nothing came back that says whether it was taken.
+pub(crate) fn outcome_unknown(message: MessageId, mx: &Domain, text: &dyn std::fmt::Display) {
+    tracing::warn!(
+        event = "outcome_unknown",
+        message_id = %message,
+        %mx,
+        "all of it was sent, and the answer is missing or cannot be read: {text}; it is sent again later, and may arrive twice"
+    );
+}
+
 /// A message is sent in another form than its own.
 pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &Plan) {
     tracing::info!(

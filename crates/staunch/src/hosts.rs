@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use policy::{Asked, AuthorizedMx, Located, NamedBy, Origin};
-use smtp::{Domain, HostName};
+use smtp::{Domain, HostName, RemoteText};
 
 use crate::addresses::is_forbidden;
 use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
@@ -120,6 +120,10 @@ async fn looked_up(
             let mut asked_already = HashSet::new();
             for record in records.into_iter().filter(nearer) {
                 match record.name {
+                    // Which no top-level domain is: it needs no question.
+                    MxTarget::Host(name) if name.as_str().parse::<IpAddr>().is_ok() => {
+                        invalid = Some(RemoteText::new(name.as_str()));
+                    }
                     MxTarget::Host(name) if !asked_already.insert(name.clone()) => {}
                     MxTarget::Host(_) if hosts.len() == HOSTS_MAX => break,
                     MxTarget::Host(name) => {

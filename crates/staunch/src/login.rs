@@ -42,6 +42,14 @@ pub(crate) enum LoginError {
     /// The server knows no way to log in that we know, too.
     #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
     NotOffered,
+    /// The server wants a login, and the route has no user.
+    #[error(
+        "the server takes mail of users only, and the route has no username and password_file: {reply}"
+    )]
+    Wanted {
+        /// What it said.
+        reply: Reply,
+    },
     /// The server does not let us in.
     #[error("the server refused the login of {username}: {reply}")]
     Refused {
@@ -56,7 +64,9 @@ impl LoginError {
     /// Does it last until somebody changes something?
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
-            Self::Unproven | Self::PasswordFile { .. } | Self::NotOffered => true,
+            Self::Unproven | Self::PasswordFile { .. } | Self::NotOffered | Self::Wanted { .. } => {
+                true
+            }
             Self::Refused { reply, .. } => reply.class() == ReplyClass::Permanent,
         }
     }

@@ -12,6 +12,7 @@
 
 mod content;
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ use crate::connection::{Broken, Connection, Written};
 use crate::outcome::SERVICE_CLOSING;
 use crate::pool::Idle;
 use crate::queue::yielding::Yielding;
+
+/// RFC 5321 §4.2.2.
+const BAD_SEQUENCE: u16 = 503;
 
 /// Octets of a body that are read, framed and written at once.
 pub(crate) const PIECE_OCTETS: usize = 64 * 1024;
@@ -102,6 +106,17 @@ pub(crate) enum Trouble {
     },
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UsedUp => f.write_str("the host takes no more in this session"),
+            Self::NoChunking => f.write_str("the host offers CHUNKING and does not know BDAT"),
+            Self::Lost { text, .. } | Self::Protocol { text, .. } => text.fmt(f),
+            Self::Body { text } => text.fmt(f),
+        }
+    }
+}
+
 impl Trouble {
     /// May the mail have been delivered nevertheless?
     pub(crate) fn is_outcome_unknown(&self) -> bool {
@@ -127,6 +142,16 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
                 return answers.end(Some(trouble), None);
             }
         };
+        if idle.connection.transactions() > 1 && is_about_session(&finished.fates) {
+            let is_known = idle.connection.needs_reset();
+            idle.connection.set_needs_reset();
+            let is_ready = is_ready_again(&mut idle.connection, finished.ending).await;
+            // Once a session, RSET may help: some hosts want one behind each message.
+            if is_ready && !is_known {
+                continue;
+            }
+            return answers.end_of_session(is_ready.then_some(idle));
+        }
         move_window(&idle, &finished.fates);
         if finished.ending == Ending::CloseNoChunking {
             return answers.end(Some(Trouble::NoChunking), None);
@@ -136,8 +161,7 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
             return answers.end(None, None);
         }
     }
-    let is_untouched = !recipients.is_empty() && answers.fates.iter().all(Option::is_none);
-    answers.end(is_untouched.then_some(Trouble::UsedUp), Some(idle))
+    answers.end_of_session(Some(idle))
 }
 
 /// The recipients of one transaction.
@@ -181,12 +205,11 @@ impl Answers {
         let accepted = fates.iter().flatten().filter(|fate| is_accepted(fate)).count();
         let about_all = fates.iter().flatten().find(|fate| is_about_all(fate)).cloned();
         // If not even one was taken, "too many" is a refusal like any other.
-        let again = |fate: &Option<Fate>| {
-            accepted > 0 && fate.as_ref().is_some_and(Fate::is_too_many_recipients)
-        };
+        let too_many_from = if accepted > 0 { too_many_from(&fates) } else { fates.len() };
         let mut done = batch.places.clone();
-        for (place, fate) in batch.places.iter().zip(fates) {
-            if again(&fate) {
+        for (index, (place, fate)) in batch.places.iter().zip(fates).enumerate() {
+            let is_too_many = fate.as_ref().is_some_and(Fate::is_too_many_recipients);
+            if accepted > 0 && (is_too_many || index >= too_many_from) {
                 self.most = accepted;
                 done.retain(|other| other != place);
             }
@@ -210,9 +233,24 @@ impl Answers {
         }
     }
 
+    /// The host takes no more in this session.
+    fn end_of_session(self, connection: Option<Idle>) -> Transmitted {
+        let is_untouched = !self.fates.is_empty() && self.fates.iter().all(Option::is_none);
+        self.end(is_untouched.then_some(Trouble::UsedUp), connection)
+    }
+
     fn end(self, trouble: Option<Trouble>, connection: Option<Idle>) -> Transmitted {
         Transmitted { fates: self.fates, trouble, connection }
     }
+}
+
+/// From which recipient on all were refused in the same way, as if there were too many of them; the last one alone says nothing.
+fn too_many_from(fates: &[Option<Fate>]) -> usize {
+    let Some(Some(last)) = fates.last() else { return fates.len() };
+    let alike =
+        |fate: &&Option<Fate>| fate.as_ref().is_some_and(|fate| last.is_perhaps_too_many(fate));
+    let count = fates.iter().rev().take_while(alike).count();
+    if count > 1 { fates.len() - count } else { fates.len() }
 }
 
 fn is_accepted(fate: &Fate) -> bool {
@@ -394,6 +432,26 @@ async fn send_message(
     Ok(connection.send_body(DATA_BLOCK_TIMEOUT).await?)
 }
 
+/// What a host says to MAIL in a session that has carried mail, and not about this one: it wants no more of it, or thinks that a
+/// transaction is open.
+fn is_about_session(fates: &[Fate]) -> bool {
+    refusal_of_sender(fates).is_some_and(|reply| {
+        let is_protocol = reply.status.is_some_and(|status| status.subject == 5);
+        let text = reply.text().as_str().to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let counts =
+            has(&["session", "connection"]) && has(&["too many", "limit", "max", "only one"]);
+        reply.code == BAD_SEQUENCE || is_protocol || counts
+    })
+}
+
+fn refusal_of_sender(fates: &[Fate]) -> Option<&Reply> {
+    match fates.first()? {
+        Fate::Refused { stage: Stage::Mail, reply } => Some(reply),
+        Fate::Refused { .. } | Fate::Accepted(_) => None,
+    }
+}
+
 /// Tells the pool what the answers say about the host. A connection that was kept and ends at MAIL was
 /// kept for too long; that is no call for fewer.
 fn move_window(idle: &Idle, fates: &[Fate]) {
@@ -419,6 +477,10 @@ fn move_window(idle: &Idle, fates: &[Fate]) {
 
 /// Can the next mail follow? Where the server may still have a transaction open, RSET ends it.
 async fn is_ready_again(connection: &mut Connection, ending: Ending) -> bool {
+    let ending = match ending {
+        Ending::Clean if connection.needs_reset() => Ending::Reset,
+        Ending::Clean | Ending::Reset | Ending::Close | Ending::CloseNoChunking => ending,
+    };
     let is_reset = match ending {
         Ending::Clean => true,
         Ending::Close | Ending::CloseNoChunking => false,
@@ -791,6 +853,79 @@ mod tests {
         assert_eq!(codes(&transmitted), [250, 250, 250, 550, 250]);
         assert!(transmitted.trouble.is_none() && transmitted.connection.is_some());
         assert_eq!(verbs(&peer.await.unwrap()), "MRRRDa.MRRDa.MRDa.");
+    }
+
+    #[tokio::test]
+    async fn a_run_of_4yz_behind_accepted_recipients_is_too_many_until_nobody_is_taken() {
+        let script = transactions(&[
+            "250 a\r\n250 b\r\n431 c\r\n431 d\r\n431 e\r\n",
+            "250 c\r\n250 d\r\n",
+            "250 e\r\n",
+        ]);
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, BARE).await;
+        let transmitted = send(idle, 5, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!(codes(&transmitted), [250; 5]);
+        assert_eq!(verbs(&peer.await.unwrap()), "MRRRRRDa.MRRDa.MRDa.");
+
+        let refused = answers(&["250 sender\r\n", "451 later\r\n", "250 reset\r\n"]);
+        let greylisted = transactions(&["250 a\r\n451 b\r\n451 c\r\n"]);
+        let script = [greylisted, refused.clone(), refused].concat();
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, BARE).await;
+        let transmitted = send(idle, 3, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!(codes(&transmitted), [250, 451, 451]);
+        assert_eq!(verbs(&peer.await.unwrap()), "MRRRDa.MRRMRR");
+    }
+
+    /// One command each.
+    fn answers(replies: &[&'static str]) -> Vec<Act> {
+        replies.iter().flat_map(|reply| [Act::Hear, Act::Say(reply)]).collect()
+    }
+
+    #[tokio::test]
+    async fn a_host_that_keeps_its_transactions_open_gets_rset_and_no_mail_is_returned() {
+        let mail = transactions(&["250 a\r\n"]);
+        let reset = answers(&["250 reset\r\n"]);
+        let nested = answers(&["503 5.5.1 nested MAIL\r\n", "250 reset\r\n"]);
+        let script = [mail.clone(), nested, mail.clone(), reset.clone(), mail, reset].concat();
+        let (address, peer) = play(vec![script]).await;
+        let mut idle = connected(address, BARE).await;
+        for _ in 0..3 {
+            let transmitted = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
+            assert_eq!((codes(&transmitted), transmitted.trouble), (vec![250], None));
+            idle = transmitted.connection.unwrap();
+        }
+        assert_eq!(verbs(&peer.await.unwrap()), "MRDa.MRMRDa.RMRDa.R");
+    }
+
+    /// RCPT and DATA, sent along, are for the transaction that the host thinks is open.
+    #[tokio::test]
+    async fn with_pipelining_no_empty_message_comes_of_that() {
+        let mail = [
+            &answers(&["250 sender\r\n", "250 a\r\n", "354 go\r\n"])[..],
+            &[Act::HearBody, Act::Say("250 ok\r\n")],
+        ];
+        let nested = answers(&["503 nested MAIL\r\n", "250 a\r\n", "354 go\r\n"]);
+        let script = [&mail.concat()[..], &nested, &[Act::HearAll]].concat();
+        let (address, peer) = play(vec![script]).await;
+        let idle = connected(address, PIPELINING).await;
+        let first = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
+        let second = send(first.connection.unwrap(), 1, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!((codes(&second), second.trouble), (vec![0], Some(Trouble::UsedUp)));
+        assert!(second.connection.is_none());
+        assert_eq!(verbs(&peer.await.unwrap()), "MRDa.MRD");
+    }
+
+    #[tokio::test]
+    async fn who_has_enough_of_a_session_says_nothing_about_the_mail() {
+        let full = answers(&["452 too many messages in this session\r\n", "250 reset\r\n"]);
+        let script = [transactions(&["250 a\r\n"]), full.clone(), full].concat();
+        let (address, _peer) = play(vec![script]).await;
+        let idle = connected(address, BARE).await;
+        let first = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
+        let second = send(first.connection.unwrap(), 1, 3, BodySource::Memory(b"abc")).await;
+        assert_eq!((codes(&second), second.trouble), (vec![0], Some(Trouble::UsedUp)));
     }
 
     #[tokio::test]

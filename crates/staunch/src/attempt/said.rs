@@ -1,18 +1,17 @@
 //! What a transaction, or its absence, says beyond itself.
 
-use policy::{AuthorizedMx, Observed, Origin, PatternSet};
+use policy::{AuthorizedMx, NamedBy, Observed, Origin, PatternSet};
 use smtp::RemoteText;
 use smtp::client::{Fate, Stage};
 
 use crate::connect::is_about_us;
+use crate::login::LoginError;
 use crate::outcome::{Answered, Cut, Finality, HostError, Reason, SERVICE_CLOSING, TlsShown};
-use crate::pool::Idle;
+use crate::pool::{Door, Idle};
 use crate::transmit::Trouble;
 
-/// What is said of a host that offers CHUNKING and refuses BDAT.
-const NO_BDAT: &str = "the host offers CHUNKING and does not know BDAT";
-/// What is said of a session that takes nobody else.
-const USED_UP: &str = "the host takes no more in this session";
+/// RFC 4954 §6: authentication required.
+const LOGIN_WANTED: u16 = 530;
 
 /// A fate for each recipient, and why not everybody has one, if so.
 pub(super) type Said = (Vec<Option<Fate>>, Option<Cut>);
@@ -22,14 +21,15 @@ pub(super) type Said = (Vec<Option<Fate>>, Option<Cut>);
 pub(super) fn said(fates: Vec<Option<Fate>>, trouble: Option<Trouble>) -> Result<Said, HostError> {
     let Some(trouble) = trouble else { return Ok((fates, None)) };
     let is_open = fates.iter().all(Option::is_none) && !trouble.is_outcome_unknown();
-    let (stage, reason, text) = match trouble {
+    let text = RemoteText::new(&trouble.to_string());
+    let (stage, reason) = match trouble {
         Trouble::Body { text } if is_open => return Err(HostError::Body(text)),
         Trouble::NoChunking if is_open => return Err(HostError::NoChunking),
-        Trouble::Body { text } => (Stage::Body, Reason::LocalError, RemoteText::new(&text)),
-        Trouble::NoChunking => (Stage::Body, Reason::ProtocolError, RemoteText::new(NO_BDAT)),
-        Trouble::UsedUp => (Stage::Mail, Reason::ConnectionLost, RemoteText::new(USED_UP)),
-        Trouble::Lost { stage, text } => (stage, Reason::ConnectionLost, text),
-        Trouble::Protocol { stage, text } => (stage, Reason::ProtocolError, text),
+        Trouble::Body { .. } => (Stage::Body, Reason::LocalError),
+        Trouble::NoChunking => (Stage::Body, Reason::ProtocolError),
+        Trouble::UsedUp => (Stage::Mail, Reason::ConnectionLost),
+        Trouble::Lost { stage, .. } => (stage, Reason::ConnectionLost),
+        Trouble::Protocol { stage, .. } => (stage, Reason::ProtocolError),
     };
     if is_open {
         return Err(HostError::Interrupted { stage, reason, text });
@@ -55,6 +55,17 @@ pub(super) fn is_goodbye(result: &Result<Option<Answered>, HostError>) -> bool {
             .all_refused(|stage, reply| stage == Stage::Mail && reply.code == SERVICE_CLOSING),
         Ok(None) | Err(_) => false,
     }
+}
+
+/// A route's server that takes mail of users only (RFC 4954 §6), where the route has nobody to log in as. It says nothing about the mail.
+pub(super) fn wants_login(
+    answered: &Answered,
+    mx: &AuthorizedMx,
+    door: &Door,
+) -> Option<LoginError> {
+    let is_route = mx.named_by() == NamedBy::Route && door.login.is_none();
+    let reply = answered.first_refusal(|_, reply| reply.code == LOGIN_WANTED)?;
+    is_route.then(|| LoginError::Wanted { reply: reply.clone() })
 }
 
 /// Does the host mind our IPv6 address? Many know better what to think of our IPv4 address (CL-35).

@@ -261,7 +261,9 @@ impl AttemptError {
             Self::Dns(failure) => Problem::new(Reason::DnsFailure, &failure.to_string()),
             Self::DeadEnd { domain, end, evidence } => dead_end_problem(domain, *end, *evidence),
             Self::BadMx { domain, text } => {
-                let text = format!("the MX records of {domain} name no host but {text}");
+                let text = format!(
+                    "the MX records of {domain} name no host but {text}: a mistake of the domain's owner"
+                );
                 Problem::new(Reason::NoMailHost, &text)
             }
             Self::Host { mx, error, .. } => error.problem(mx),

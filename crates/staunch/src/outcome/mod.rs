@@ -98,7 +98,7 @@ impl Answered {
     }
 
     /// The first refusal, if everybody who was asked was refused, and so.
-    fn first_refusal(&self, so: impl Fn(Stage, &Reply) -> bool) -> Option<&Reply> {
+    pub(crate) fn first_refusal(&self, so: impl Fn(Stage, &Reply) -> bool) -> Option<&Reply> {
         let refusal = |fate: &client::Fate| match fate {
             client::Fate::Refused { stage, reply } => so(*stage, reply),
             client::Fate::Accepted(_) => false,
