@@ -102,6 +102,45 @@ async fn cron_s_mail_to_a_bare_name_goes_to_origin_with_all_that_it_needs() {
     assert_eq!(message.body(), "10%\r\n20%\r\n.\r\ngrün\r\n".as_bytes());
 }
 
+/// Debian's cron, and what smartd and mdadm write: large providers refuse an address without a domain.
+#[tokio::test]
+async fn an_address_in_the_header_that_a_program_wrote_without_a_domain_gets_one() {
+    let machine = Machine::start().await;
+    let job = "From: root (Cron Daemon)\nTo: root, Ann <ann@x.test>\nSubject: x\n\nFrom: root\n";
+    machine.send(&["-FCronDaemon", "-i", "-B8BITMIME", "-oem", "b@x.test"], job).await;
+    let text = machine.mx.message_to("b@x.test").await.text();
+    let head = "From: root@home.test (Cron Daemon)\r\nTo: root@home.test, Ann <ann@x.test>\r\nSubject: x\r\n";
+    assert!(text.contains(head) && text.ends_with("\r\n\r\nFrom: root\r\n"), "{text}");
+
+    machine.send(&["-t"], "To: root\nSubject: disk\n\nx\n").await;
+    let message = machine.mx.message_to("root@home.test").await;
+    let text = message.text();
+    assert!(text.contains("\r\nTo: root@home.test\r\n"), "{text}");
+    assert!(text.contains(&format!("<{}>\r\n", message.from)), "From is made: {text}");
+}
+
+/// Lists as programs write them: nobody in one is passed over in silence.
+#[tokio::test]
+async fn everybody_in_a_list_has_the_mail_or_is_named() {
+    let machine = Machine::start().await;
+    for list in ["J Doe <j@x.test>        k@x.test", "<j@x.test>\n\tK <k@x.test>"] {
+        let before = machine.mx.received().len();
+        machine.send(&["-t"], &format!("To: {list}\n\n")).await;
+        machine.mx.messages(before + 1).await;
+        let to = machine.mx.received().read(|all| all[before].to.clone());
+        assert_eq!(to, ["j@x.test", "k@x.test"], "{list:?}");
+    }
+    for (list, named) in [("John Doe, l@x.test", "John Doe"), ("<l@x.test> Jr", "Jr")] {
+        let before = machine.mx.received().len();
+        machine.fails(&["-t"], format!("To: {list}\n\n").as_bytes(), 65, named).await;
+        machine.mx.messages(before + 1).await;
+        let to = machine.mx.received().read(|all| all[before].to.clone());
+        assert_eq!(to, ["l@x.test"], "{list:?}");
+    }
+    machine.fails(&["-i", "b@", "m@x.test", "no@x.test"], b"\n", 65, "<no@x.test>: 550").await;
+    assert_eq!(machine.mx.message_to("m@x.test").await.to, ["m@x.test"]);
+}
+
 /// `sendmail_path = "/usr/sbin/sendmail -t -i"`, and mail()'s fifth argument.
 #[tokio::test]
 async fn php_s_mail_has_its_envelope_sender_and_keeps_blind_copies_blind() {

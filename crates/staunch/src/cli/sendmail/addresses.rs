@@ -6,7 +6,7 @@
 
 use smtp::Mailbox;
 
-/// Why a list is not one.
+/// Why something in a list is not an address.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum BadList {
     /// Something is opened and not closed.
@@ -20,26 +20,68 @@ pub(super) enum BadList {
 /// What a bare name, such as `root`, stands for.
 pub(super) type Completion<'a> = &'a dyn Fn(&str) -> String;
 
+/// What a list holds. Nothing is guessed: what is not in `addresses` is in `faults`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct ReadList {
+    /// The addresses, completed, in their order.
+    pub(super) addresses: Vec<String>,
+    /// Where in the list, in octets, the bare names end.
+    pub(super) bare_ends: Vec<usize>,
+    /// What is no address. Behind what has no end nothing is read.
+    pub(super) faults: Vec<BadList>,
+}
+
 /// The addresses in `list`; bare names are completed by `completion`.
-///
-/// # Errors
-///
-/// [`BadList`]; nothing is guessed.
-pub(super) fn parse(list: &str, completion: Completion<'_>) -> Result<Vec<String>, BadList> {
-    let mut reader = Reader { rest: list, plain: String::new(), angle: None };
-    let mut found = Vec::new();
+pub(super) fn parse(list: &str, completion: Completion<'_>) -> ReadList {
+    let mut reader = Reader { list, at: 0, plain: Part::default(), angle: None };
+    let mut read = ReadList::default();
+    let mut before = Stop::Comma;
     loop {
-        let is_end = reader.next_mailbox()?;
+        let stop = match reader.next_mailbox() {
+            Ok(stop) => stop,
+            Err(fault) => {
+                read.faults.push(fault);
+                return read;
+            }
+        };
         let plain = std::mem::take(&mut reader.plain);
-        let written = reader.angle.take().map(|angle| without_route(&angle).to_owned());
-        let written = written.unwrap_or(plain);
+        let is_angle = reader.angle.is_some();
+        let part = reader.angle.take().unwrap_or(plain);
+        let written = if is_angle { without_route(&part.text) } else { &part.text };
         if !written.trim().is_empty() {
-            found.push(complete(&without_blanks(&written)?, completion)?);
+            read.take(written, part.end, before, completion);
         }
-        if is_end {
-            return Ok(found);
+        match stop {
+            Stop::Comma | Stop::NoComma => before = stop,
+            Stop::End => return read,
         }
     }
+}
+
+impl ReadList {
+    /// Takes a mailbox that ends at `end`; `before` it the last one ended.
+    fn take(&mut self, written: &str, end: usize, before: Stop, completion: Completion<'_>) {
+        let complete = |address: &str| {
+            // A word behind an address may be anything; an address there is one whose comma is missing.
+            if before == Stop::NoComma && is_bare(address) {
+                return Err(BadList::NoAddress(address.to_owned()));
+            }
+            Ok((complete(address, completion)?, is_bare(address)))
+        };
+        match without_blanks(written).and_then(|address| complete(&address)) {
+            Ok((address, is_bare)) => {
+                self.addresses.push(address);
+                self.bare_ends.extend(is_bare.then_some(end));
+            }
+            Err(fault) => self.faults.push(fault),
+        }
+    }
+}
+
+/// Has it no domain?
+fn is_bare(address: &str) -> bool {
+    let is_quoted_only = address.starts_with('"') && address.ends_with('"');
+    is_quoted_only || !address.contains('@')
 }
 
 /// An address as it goes into MAIL and RCPT.
@@ -49,11 +91,9 @@ pub(super) fn parse(list: &str, completion: Completion<'_>) -> Result<Vec<String
 /// [`BadList::NoAddress`].
 fn complete(text: &str, completion: Completion<'_>) -> Result<String, BadList> {
     let bad = || BadList::NoAddress(text.to_owned());
-    let is_quoted_only = text.starts_with('"') && text.ends_with('"');
-    let address =
-        if is_quoted_only || !text.contains('@') { completion(text) } else { text.to_owned() };
-    // Half of an encoded word (RFC 2047 §2) that had a comma in it is no bare name.
-    if text.starts_with("=?") {
+    let address = if is_bare(text) { completion(text) } else { text.to_owned() };
+    // Half of an encoded word (RFC 2047 §2) that had a comma in it is no bare name; nor is a whole address in quotes.
+    if text.starts_with("=?") || (is_bare(text) && text.contains('@')) {
         return Err(bad());
     }
     if address.is_ascii() {
@@ -95,43 +135,79 @@ fn without_route(angle: &str) -> &str {
     }
 }
 
+/// A piece of the list that may be an address.
+#[derive(Debug, Default)]
+struct Part {
+    text: String,
+    /// Where in the list it ends, without the blanks behind it.
+    end: usize,
+}
+
+/// What ends a mailbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stop {
+    /// A comma or semicolon.
+    Comma,
+    /// Text behind an angle bracket that is closed.
+    NoComma,
+    /// That of the list.
+    End,
+}
+
 struct Reader<'a> {
-    rest: &'a str,
+    list: &'a str,
+    /// Octets that are read.
+    at: usize,
     /// What stands outside angle brackets: an address, or a name before them.
-    plain: String,
+    plain: Part,
     /// What stands inside.
-    angle: Option<String>,
+    angle: Option<Part>,
 }
 
 impl Reader<'_> {
-    /// Reads up to the next comma, semicolon or end. Was it the end?
-    fn next_mailbox(&mut self) -> Result<bool, BadList> {
-        while let Some(c) = self.next() {
+    /// Reads up to the end of a mailbox.
+    fn next_mailbox(&mut self) -> Result<Stop, BadList> {
+        while let Some(c) = self.peek() {
+            if self.angle.is_some() && !c.is_ascii_whitespace() && !",;(".contains(c) {
+                return Ok(Stop::NoComma);
+            }
+            self.next();
             match c {
-                ',' | ';' => return Ok(false),
-                // The name of a group.
-                ':' => self.plain.clear(),
+                ',' | ';' => return Ok(Stop::Comma),
+                // The name of a group, which has no @.
+                ':' if !self.plain.text.contains('@') => self.plain = Part::default(),
                 '(' => self.comment()?,
                 '<' => self.angle = Some(self.up_to('>')?),
                 '"' => {
                     let quoted = self.quoted()?;
-                    self.plain.push_str(&quoted);
+                    self.push(&quoted);
                 }
                 '[' => {
-                    let literal = self.up_to(']')?;
-                    self.plain = format!("{}[{literal}]", self.plain);
+                    let literal = self.up_to(']')?.text;
+                    self.push(&format!("[{literal}]"));
                 }
-                _ => self.plain.push(c),
+                _ => self.push(c.encode_utf8(&mut [0; 4])),
             }
         }
-        Ok(true)
+        Ok(Stop::End)
+    }
+
+    /// What was just read stands outside angle brackets.
+    fn push(&mut self, text: &str) {
+        self.plain.text.push_str(text);
+        if !text.trim().is_empty() {
+            self.plain.end = self.at;
+        }
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.list.get(self.at..)?.chars().next()
     }
 
     fn next(&mut self) -> Option<char> {
-        let mut chars = self.rest.chars();
-        let c = chars.next();
-        self.rest = chars.as_str();
-        c
+        let c = self.peek()?;
+        self.at += c.len_utf8();
+        Some(c)
     }
 
     /// A quoted string with its quotes; the first is read already.
@@ -149,13 +225,16 @@ impl Reader<'_> {
     }
 
     /// What stands before `end`, in which quotes count.
-    fn up_to(&mut self, end: char) -> Result<String, BadList> {
-        let mut text = String::new();
+    fn up_to(&mut self, end: char) -> Result<Part, BadList> {
+        let mut part = Part { text: String::new(), end: self.at };
         while let Some(c) = self.next() {
             match c {
-                _ if c == end => return Ok(text),
-                '"' => text.push_str(&self.quoted()?),
-                _ => text.push(c),
+                _ if c == end => return Ok(part),
+                '"' => part.text.push_str(&self.quoted()?),
+                _ => part.text.push(c),
+            }
+            if !c.is_whitespace() {
+                part.end = self.at;
             }
         }
         Err(BadList::Open(if end == '>' { '<' } else { '[' }))
@@ -185,6 +264,10 @@ mod tests {
         format!("{name}@host.example")
     }
 
+    fn owned(list: &[&str]) -> Vec<String> {
+        list.iter().map(|one| (*one).to_owned()).collect()
+    }
+
     #[test]
     fn addresses_are_found_whatever_stands_around_them() {
         let cases: &[(&str, &[&str])] = &[
@@ -212,9 +295,15 @@ mod tests {
             ("a . b @ x . example", &["a.b@x.example"]),
             ("< a@x.example >", &["a@x.example"]),
             ("Ünal <ü@x.example>, a@ä.example", &["ü@x.example", "a@ä.example"]),
+            // Commas that were forgotten.
+            ("J Doe <j@x.example>        k@x.example", &["j@x.example", "k@x.example"]),
+            ("J <j@x.example> <k@x.example>", &["j@x.example", "k@x.example"]),
+            ("<j@x.example>\r\n\tK <k@x.example> (x)", &["j@x.example", "k@x.example"]),
+            ("<j@x.example>K <k@x.example>, l", &["j@x.example", "k@x.example", "l@host.example"]),
         ];
         for (list, want) in cases {
-            assert_eq!(parse(list, &at_host).unwrap(), *want, "{list}");
+            let read = parse(list, &at_host);
+            assert_eq!((read.addresses, read.faults), (owned(want), vec![]), "{list}");
         }
     }
 
@@ -231,13 +320,54 @@ mod tests {
             "@x.example",
             "a@b@x.example",
             "a@x..example",
-            "=?utf-8?q?x,y?= <a@x.example>",
+            "a@x.example: b@y.example",
+            "\"a@x.example\"",
+            "<a x@x.example>",
             "\"a b\"c@x.example",
             "ü\u{200a}b@x.example",
         ];
         for list in lists {
-            let found = parse(list, &at_host);
-            assert!(found.is_err(), "{list}: {found:?}");
+            let read = parse(list, &at_host);
+            assert_eq!((read.addresses.len(), read.faults.len()), (0, 1), "{list}: {read:?}");
+        }
+    }
+
+    /// However a list is written, no part of it is lost in silence.
+    #[test]
+    fn what_is_no_address_leaves_the_others_theirs() {
+        let cases: &[(&str, &[&str], usize)] = &[
+            ("John Doe, a@x.example, b@", &["a@x.example"], 2),
+            ("=?utf-8?q?x,y?= <a@x.example>", &["a@x.example"], 1),
+            ("a@x.example, \"b <c@x.example>, d@x.example", &["a@x.example"], 1),
+            // Behind an address a word may be anything; a local name is not guessed.
+            ("J <j@x.example> Jr", &["j@x.example"], 1),
+            ("<<a@x.example>> root", &[], 2),
+            ("<a@x.example>: b", &["a@x.example"], 1),
+        ];
+        for (list, want, faults) in cases {
+            let read = parse(list, &at_host);
+            assert_eq!(
+                (&read.addresses, read.faults.len()),
+                (&owned(want), *faults),
+                "{list}: {read:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bare_name_ends_before_what_is_no_part_of_it() {
+        for (list, want) in [
+            ("root", "root|"),
+            (" root (Cron Daemon)\r\n", " root| (Cron Daemon)\r\n"),
+            ("R. <root >, bin\r\n\t, x@x.example", "R. <root| >, bin|\r\n\t, x@x.example"),
+            ("\"a b\" , G: <c>(d);", "\"a b\"| , G: <c|>(d);"),
+            ("Ü <ü>, (ü) ü", "Ü <ü|>, (ü) ü|"),
+        ] {
+            let mut marked = list.to_owned();
+            for end in parse(list, &at_host).bare_ends.iter().rev() {
+                marked.insert(*end, '|');
+            }
+            assert_eq!(marked, want);
         }
     }
 }

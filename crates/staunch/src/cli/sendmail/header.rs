@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use memchr::memmem;
+use smtp::Domain;
 
-use super::addresses::{self, BadList, Completion};
+use super::addresses::{self, Completion, ReadList};
 
 /// RFC 2047 §2: an encoded word has at most 75 characters, 12 of which are not text.
 const ENCODED_WORD_TEXT_MAX: usize = 63;
@@ -32,7 +33,23 @@ pub(super) struct Defaults<'a> {
     pub(super) date: &'a str,
     /// Without angle brackets.
     pub(super) message_id: &'a str,
+    /// The domain of names without one.
+    pub(super) origin: &'a Domain,
 }
+
+/// Fields with addresses, Bcc apart, which does not go out (RFC 5322 §3.6.2, §3.6.3, §3.6.6).
+const WITH_ADDRESSES: [&str; 10] = [
+    "From",
+    "Sender",
+    "Reply-To",
+    "To",
+    "Cc",
+    "Resent-From",
+    "Resent-Sender",
+    "Resent-Reply-To",
+    "Resent-To",
+    "Resent-Cc",
+];
 
 impl<'a> Message<'a> {
     /// Finds the fields. The first line that is no field ends the header section, also without an empty
@@ -57,30 +74,29 @@ impl<'a> Message<'a> {
     }
 
     /// Everybody in To, Cc and Bcc; of a message that is sent again, in those that say so (RFC 5322
-    /// §3.6.6).
-    ///
-    /// # Errors
-    ///
-    /// [`BadList`].
-    pub(super) fn recipients(&self, completion: Completion<'_>) -> Result<Vec<String>, BadList> {
+    /// §3.6.6). Without [`ReadList::bare_ends`].
+    pub(super) fn recipients(&self, completion: Completion<'_>) -> ReadList {
         const AGAIN: [&str; 3] = ["Resent-To", "Resent-Cc", "Resent-Bcc"];
         let is_again = AGAIN.iter().any(|name| self.has(name));
         let names = if is_again { AGAIN } else { ["To", "Cc", "Bcc"] };
-        let mut found = Vec::new();
+        let mut all = ReadList::default();
         for field in &self.fields {
             if names.iter().any(|name| is_named(field, name)) {
-                found.extend(addresses::parse(&value(field), completion)?);
+                let read = addresses::parse(&String::from_utf8_lossy(value(field)), completion);
+                all.addresses.extend(read.addresses);
+                all.faults.extend(read.faults);
             }
         }
-        Ok(found)
+        all
     }
 
-    /// The message as it goes out: without Bcc, and with what every message has to have (RFC 5322 §3.6).
+    /// The message as it goes out: without Bcc, with what every message has to have (RFC 5322 §3.6), and with a domain behind
+    /// each address, as §3.4.1 has it (RFC 6409 §8.1).
     pub(super) fn finish(&self, defaults: &Defaults<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 4096);
         let is_secret = |field: &[u8]| is_named(field, "Bcc") || is_named(field, "Resent-Bcc");
         for field in self.fields.iter().filter(|field| !is_secret(field)) {
-            out.extend_from_slice(field);
+            out.extend_from_slice(&with_domains(field, defaults.origin));
         }
         let missing = [
             ("From", author(defaults.from, defaults.name)),
@@ -125,9 +141,44 @@ fn is_named(field: &[u8], wanted: &str) -> bool {
 }
 
 /// What stands behind the colon.
-fn value(field: &[u8]) -> Cow<'_, str> {
+fn value(field: &[u8]) -> &[u8] {
     let colon = memchr::memchr(b':', field).unwrap_or_default();
-    String::from_utf8_lossy(field.get(colon + 1..).unwrap_or_default())
+    field.get(colon + 1..).unwrap_or_default()
+}
+
+/// The field with `@origin` behind each bare name, and else as it was. One that is not understood stays as it is.
+fn with_domains<'f>(field: &'f [u8], origin: &Domain) -> Cow<'f, [u8]> {
+    if !WITH_ADDRESSES.iter().any(|name| is_named(field, name)) {
+        return Cow::Borrowed(field);
+    }
+    let value = value(field);
+    let read = addresses::parse(&same_length(value), &|name| format!("{name}@{origin}"));
+    if !read.faults.is_empty() || read.bare_ends.is_empty() {
+        return Cow::Borrowed(field);
+    }
+    let begin = field.len() - value.len();
+    let mut whole = Vec::with_capacity(field.len() + 64);
+    let mut rest = field;
+    for end in read.bare_ends {
+        let done = field.len() - rest.len();
+        let (before, behind) = rest.split_at_checked(begin + end - done).unwrap_or((rest, &[]));
+        whole.extend_from_slice(before);
+        whole.extend_from_slice(format!("@{origin}").as_bytes());
+        rest = behind;
+    }
+    whole.extend_from_slice(rest);
+    Cow::Owned(whole)
+}
+
+/// As text of as many octets. Letters of an older character set become something that is in no address.
+fn same_length(value: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => {
+            let masked = value.iter().map(|b| if b.is_ascii() { char::from(*b) } else { '\x7f' });
+            Cow::Owned(masked.collect())
+        }
+    }
 }
 
 /// A From field's value.
@@ -166,20 +217,25 @@ mod tests {
 
     use super::*;
 
-    const DEFAULTS: Defaults<'_> = Defaults {
-        from: "me@host.example",
-        name: Some("Me"),
-        date: "Mon, 2 Mar 2026 10:00:00 +0000",
-        message_id: "id@host.example",
-    };
     const ADDED: &str = "From: Me <me@host.example>\r\nDate: Mon, 2 Mar 2026 10:00:00 +0000\r\n\
                          Message-ID: <id@host.example>\r\n";
 
-    fn finished(text: &str) -> String {
-        String::from_utf8(Message::parse(text.as_bytes()).finish(&DEFAULTS)).unwrap()
+    fn finished_octets(text: &[u8]) -> Vec<u8> {
+        let defaults = Defaults {
+            from: "me@host.example",
+            name: Some("Me"),
+            date: "Mon, 2 Mar 2026 10:00:00 +0000",
+            message_id: "id@host.example",
+            origin: &Domain::Name(smtp::HostName::parse("host.example").unwrap()),
+        };
+        Message::parse(text).finish(&defaults)
     }
 
-    fn recipients(text: &str) -> Result<Vec<String>, BadList> {
+    fn finished(text: &str) -> String {
+        String::from_utf8(finished_octets(text.as_bytes())).unwrap()
+    }
+
+    fn recipients(text: &str) -> ReadList {
         Message::parse(text.as_bytes()).recipients(&|name| format!("{name}@host.example"))
     }
 
@@ -199,6 +255,36 @@ mod tests {
         for (text, want) in cases {
             assert_eq!(finished(text), want, "{text}");
         }
+    }
+
+    /// Large providers refuse an author without a domain, which is how cron writes root.
+    #[test]
+    fn an_address_without_a_domain_gets_one_and_the_field_stays_as_it_was() {
+        let cases: &[(&str, &str)] = &[
+            ("From: root (Cron Daemon)", "From: root@host.example (Cron Daemon)"),
+            ("from : \"(Cron Daemon)\" <root>", "from : \"(Cron Daemon)\" <root@host.example>"),
+            (
+                "To: a,\r\n\tB <b>,\r\n c@x.example",
+                "To: a@host.example,\r\n\tB <b@host.example>,\r\n c@x.example",
+            ),
+            ("Reply-To: G: a, \"b c\";", "Reply-To: G: a@host.example, \"b c\"@host.example;"),
+            ("Resent-From:a", "Resent-From:a@host.example"),
+            ("Cc: undisclosed-recipients:;", "Cc: undisclosed-recipients:;"),
+            ("Sender: <>", "Sender: <>"),
+            ("To: John Doe, root", "To: John Doe, root"),
+            ("To: root (", "To: root ("),
+            ("To: =?utf-8?q?a", "To: =?utf-8?q?a"),
+            ("Subject: root", "Subject: root"),
+            ("X-To: root", "X-To: root"),
+        ];
+        for (field, want) in cases {
+            let text = finished(&format!("{field}\r\n\r\nTo: b\r\n"));
+            assert!(text.starts_with(&format!("{want}\r\n")), "{field}: {text}");
+            assert!(text.ends_with("\r\n\r\nTo: b\r\n"), "{text}");
+        }
+        let latin1 = finished_octets(b"From: J\xfcrgen <root>\r\nTo: j\xfcrgen\r\n\r\n");
+        let want = b"From: J\xfcrgen <root@host.example>\r\nTo: j\xfcrgen\r\n";
+        assert!(latin1.starts_with(want), "{}", latin1.escape_ascii());
     }
 
     #[test]
@@ -222,14 +308,12 @@ mod tests {
             "f@host.example",
             "g@x.example",
         ];
-        assert_eq!(recipients(text).unwrap(), want);
+        assert_eq!(recipients(text).addresses, want);
         let again = format!("Resent-To: h@x.example\r\nResent-Bcc: i@x.example\r\n{text}");
-        assert_eq!(recipients(&again).unwrap(), ["h@x.example", "i@x.example"]);
-        assert_eq!(
-            recipients("To: undisclosed-recipients:;\r\n\r\n").unwrap(),
-            Vec::<String>::new()
-        );
-        assert!(recipients("To: John Doe\r\n\r\n").is_err());
+        assert_eq!(recipients(&again).addresses, ["h@x.example", "i@x.example"]);
+        assert_eq!(recipients("To: undisclosed-recipients:;\r\n\r\n"), ReadList::default());
+        let read = recipients("To: John Doe, a@x.example\r\nCc: b@\r\n\r\n");
+        assert_eq!((read.addresses.len(), read.faults.len()), (1, 2));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::exit::{Exit, Failure};
 use super::queue;
 use crate::clock;
 use crate::config::{Config, Loaded};
+use addresses::{BadList, ReadList};
 use header::{Defaults, Message};
 use local_user::LocalUser;
 use options::{Mode, Options};
@@ -97,14 +98,14 @@ fn message(options: &Options, config: &Config) -> Result<Exit, Failure> {
     let content = finished(&message, options, &user, &sender, config);
     let envelope = Envelope {
         sender: &sender,
-        recipients: &recipients,
+        recipients: &recipients.addresses,
         notify: options.notify,
         returns: options.returns,
         envelope_id: options.envelope_id.as_ref(),
     };
     let name = config.hostname.to_string();
     let taken = submit::submit(&config.submit.socket, &name, &envelope, &content)?;
-    ended(&taken, options)
+    ended(&taken, &recipients.faults, options)
 }
 
 /// What `-f` says, else the user of this process.
@@ -113,9 +114,11 @@ fn sender(options: &Options, user: &LocalUser, config: &Config) -> Result<String
     if matches!(written, "" | "<>") {
         return Ok(String::new());
     }
-    let found = addresses::parse(written, &|name| at_origin(name, config))
-        .map_err(|error| failure(Exit::Usage, format!("-f {error}")))?;
-    match <[String; 1]>::try_from(found) {
+    let read = addresses::parse(written, &|name| at_origin(name, config));
+    if let Some(fault) = read.faults.first() {
+        return Err(failure(Exit::Usage, format!("-f {fault}")));
+    }
+    match <[String; 1]>::try_from(read.addresses) {
         Ok([sender]) => Ok(sender),
         Err(_) => Err(failure(Exit::Usage, format!("-f {written:?}: one address, please"))),
     }
@@ -131,28 +134,32 @@ fn local_name(name: &str, config: &Config) -> String {
     target.map_or_else(|| at_origin(name, config), |mailbox| mailbox.as_str().to_owned())
 }
 
-/// Everybody once, in the order of the command line and then of the header.
+/// Everybody once, in the order of the command line and then of the header; and what is no address.
 fn recipients(
     options: &Options,
     message: &Message<'_>,
     config: &Config,
-) -> Result<Vec<String>, Failure> {
+) -> Result<ReadList, Failure> {
     let completion = |name: &str| local_name(name, config);
-    let mut all = Vec::new();
-    for list in &options.recipients {
-        let found = addresses::parse(list, &completion);
-        all.extend(found.map_err(|error| failure(Exit::BadInput, error))?);
-    }
-    if options.reads_recipients {
-        let found = message.recipients(&completion);
-        all.extend(found.map_err(|error| failure(Exit::BadInput, error))?);
+    let mut all = ReadList::default();
+    let on_the_line = options.recipients.iter().map(|list| addresses::parse(list, &completion));
+    let in_the_header = options.reads_recipients.then(|| message.recipients(&completion));
+    for read in on_the_line.chain(in_the_header) {
+        all.addresses.extend(read.addresses);
+        all.faults.extend(read.faults);
     }
     let mut seen = HashSet::new();
-    all.retain(|address| seen.insert(same(address)));
-    if all.is_empty() {
-        return Err(failure(Exit::BadInput, "no recipient addresses in To, Cc or Bcc"));
+    all.addresses.retain(|address| seen.insert(same(address)));
+    match (all.addresses.as_slice(), all.faults.as_slice()) {
+        ([], []) => Err(failure(Exit::BadInput, "no recipient addresses in To, Cc or Bcc")),
+        ([], faults) => Err(Failure::new(Exit::BadInput, lines(faults).join("\n"))),
+        (_, _) => Ok(all),
     }
-    Ok(all)
+}
+
+/// One for each.
+fn lines(faults: &[BadList]) -> Vec<String> {
+    faults.iter().map(|fault| format!("sendmail: {fault}")).collect()
 }
 
 /// Domains are compared as names, local parts as they are (RFC 5321 §2.4).
@@ -179,20 +186,25 @@ fn finished(
         name: options.full_name.as_deref().or(known),
         date: &now.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string(),
         message_id: &format!("{}@{}", spool::IdSource::new().next(now), config.origin),
+        origin: &config.origin,
     })
 }
 
 /// Says who has no mail. The others have their mail, as with every sendmail.
-fn ended(taken: &Taken, options: &Options) -> Result<Exit, Failure> {
+fn ended(taken: &Taken, faults: &[BadList], options: &Options) -> Result<Exit, Failure> {
     if options.is_verbose {
         for answer in &taken.answers {
             writeln!(stdout(), "{answer}")?;
         }
     }
-    let Some(first) = taken.refused.first() else { return Ok(Exit::Ok) };
     let line = |one: &Refused| format!("sendmail: <{}>: {}", one.recipient, one.text);
-    let lines: Vec<String> = taken.refused.iter().map(line).collect();
-    Err(Failure::new(first.exit, lines.join("\n")))
+    let mut lines = lines(faults);
+    lines.extend(taken.refused.iter().map(line));
+    match (faults, taken.refused.as_slice()) {
+        ([], []) => Ok(Exit::Ok),
+        ([], [first, ..]) => Err(Failure::new(first.exit, lines.join("\n"))),
+        ([..], _) => Err(Failure::new(Exit::BadInput, lines.join("\n"))),
+    }
 }
 
 fn failure(exit: Exit, text: impl std::fmt::Display) -> Failure {
