@@ -126,16 +126,14 @@ async fn everybody_in_a_list_has_the_mail_or_is_named() {
     for list in ["J Doe <j@x.test>        k@x.test", "<j@x.test>\n\tK <k@x.test>"] {
         let before = machine.mx.received().len();
         machine.send(&["-t"], &format!("To: {list}\n\n")).await;
-        machine.mx.messages(before + 1).await;
-        let to = machine.mx.received().read(|all| all[before].to.clone());
-        assert_eq!(to, ["j@x.test", "k@x.test"], "{list:?}");
+        let messages = machine.mx.messages(before + 1).await;
+        assert_eq!(messages[before].to, ["j@x.test", "k@x.test"], "{list:?}");
     }
     for (list, named) in [("John Doe, l@x.test", "John Doe"), ("<l@x.test> Jr", "Jr")] {
         let before = machine.mx.received().len();
         machine.fails(&["-t"], format!("To: {list}\n\n").as_bytes(), 65, named).await;
-        machine.mx.messages(before + 1).await;
-        let to = machine.mx.received().read(|all| all[before].to.clone());
-        assert_eq!(to, ["l@x.test"], "{list:?}");
+        let messages = machine.mx.messages(before + 1).await;
+        assert_eq!(messages[before].to, ["l@x.test"], "{list:?}");
     }
     machine.fails(&["-i", "b@", "m@x.test", "no@x.test"], b"\n", 65, "<no@x.test>: 550").await;
     assert_eq!(machine.mx.message_to("m@x.test").await.to, ["m@x.test"]);
@@ -275,6 +273,26 @@ async fn a_local_name_may_be_somebody_elsewhere() {
     machine.send(&["-t"], "To: Webmaster, webmaster@x.test\n\n").await;
     let message = machine.mx.message_to("ops@x.test").await;
     assert_eq!(message.to, ["ops@x.test", "webmaster@x.test"]);
+}
+
+/// What smartd, monit and fail2ban write to reaches the one who reads root's mail, or is refused at once: never accepted and lost.
+#[tokio::test]
+async fn every_name_of_this_machine_is_an_alias_or_nobody() {
+    let machine = Machine::start().await;
+    let domains = ["relay.test", "home.test", "localhost", "localhost.localdomain"];
+    for (number, domain) in domains.iter().enumerate() {
+        machine.send(&["-i", &format!("webmaster@{domain}")], "Subject: SMART error\n\n").await;
+        machine.mx.messages(number + 1).await;
+    }
+    for message in machine.mx.messages(domains.len()).await {
+        assert_eq!(message.to, ["ops@x.test"]);
+    }
+    for address in ["anna@relay.test", "anna@localhost", "anna@localhost.home.test"] {
+        machine.fails(&["-i", address], b"\n", 67, "No alias and no route for this name").await;
+    }
+    machine.fails(&["postmaster@localhost"], b"\n", 67, "No postmaster").await;
+    machine.send(&["anna"], "Subject: x\n\n").await;
+    assert_eq!(machine.mx.message_to("anna@home.test").await.to, ["anna@home.test"]);
 }
 
 /// Mail programs with a "local" transport talk SMTP to a child.

@@ -194,12 +194,20 @@ async fn sv_18_postmaster_and_aliases_go_to_whom_the_operator_names() {
         ("postMaster@RELAY.test", "ops@sv18.test"),
         ("postmaster@[127.0.0.1]", "ops@sv18.test"),
         ("root@relay.test", "admins@sv18.test"),
+        ("root@localhost", "admins@sv18.test"),
+        ("root@localhost.relay.test", "admins@sv18.test"),
         ("root@sv18.test", "root@sv18.test"),
     ] {
         let reply = relay.submit_content("a@client.test", &[written], &content).await;
         assert_eq!(reply.code, 250, "{written}: {reply:?}");
         let id = reply.text().rsplit(' ').next().unwrap().to_owned();
         relay.event("delivered").with("message_id", id).with("recipient", want).await;
+    }
+    for written in ["anna@relay.test", "anna@localhost"] {
+        let reply = relay.submit_content("a@client.test", &[written], &content).await;
+        let text = "5.1.1 No alias and no route for this name";
+        assert_eq!((reply.code, reply.text().as_str()), (550, text), "{written}");
+        relay.event("rejected").with("reason", "unknown_name").with("recipient", written).await;
     }
     let relay = world.relay("").await;
     let reply = relay.submit_content("a@client.test", &["postmaster"], &content).await;

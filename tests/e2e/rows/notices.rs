@@ -223,6 +223,32 @@ async fn dsn_06_a_notice_is_from_nobody_and_asks_for_none() {
     assert_eq!(stage.home.received().len(), 1);
 }
 
+/// It was accepted: what becomes of it must not be lost.
+#[tokio::test]
+async fn a_dsn_to_a_name_of_this_machine_goes_to_its_alias_or_to_root() {
+    let aliases = "[aliases]\nroot = \"ops@sender.test\"\nwww = \"web@sender.test\"";
+    let stage = Home::with(aliases).await;
+    let senders =
+        ["www@relay.test", "backup@relay.test", "monit@localhost", "postmaster@localhost"];
+    for (number, sender) in senders.iter().enumerate() {
+        stage.relay.submit(sender, &["bad@far.test"], "hello").await;
+        stage.home.messages(number + 1).await;
+    }
+    let notices = stage.home.messages(senders.len()).await;
+    let to: Vec<_> = notices.iter().map(|one| one.to.join(",")).collect();
+    assert_eq!(to, ["web@sender.test", "ops@sender.test", "ops@sender.test", "ops@sender.test"]);
+    assert!(notices[1].text().contains("\r\nTo: <backup@relay.test>\r\n"), "{}", notices[1].text());
+    assert_eq!(stage.relay.event("alarm").count(), 0);
+
+    let stage = Home::start().await;
+    stage.relay.submit("monit@localhost", &["bad@far.test"], "hello").await;
+    let alarm = stage.relay.event("alarm").with("reason", "no_root_alias");
+    alarm.with("sender", "monit@localhost").await;
+    stage.relay.event("dsn_undeliverable").await;
+    stage.relay.event("bounced").await;
+    assert!(stage.relay.queue().await.is_empty());
+}
+
 /// The parts of a notice, by their types.
 fn part_types(notice: &Received) -> Vec<String> {
     let parsed = mail_parser::MessageParser::default().parse(&notice.content).unwrap();

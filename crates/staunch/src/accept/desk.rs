@@ -199,7 +199,8 @@ impl Desk {
         self.may_send(config)?;
         rules::sender(config, self.login.as_ref(), &asked.mail.sender)?;
         let is_allowed = |addressee: &Addressee| {
-            rules::recipient(config, &addressee.written, self.arrival.local).map(drop)
+            rules::recipient(config, &addressee.written, self.arrival.local)?;
+            rules::target(config, &addressee.mailbox)
         };
         asked.recipients.all().iter().try_for_each(is_allowed)
     }
@@ -258,20 +259,26 @@ impl Desk {
         let config = self.shared.config();
         // Not whether the relay is drained: list managers take a 4yz to RCPT for a bounce. DATA is told so.
         rules::client(&config, self.auth(), &self.arrival, self.login.as_ref())?;
-        let mailbox = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
-        let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?;
+        let mailboxes = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
+        mailboxes.iter().try_for_each(|mailbox| rules::target(&config, mailbox))?;
+        let addressees = mailboxes.iter().map(|mailbox| {
+            let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?.clone();
+            Ok(Addressee::new(&rcpt, mailbox.clone(), domain))
+        });
+        let addressees: Vec<Addressee> = addressees.collect::<Result<_, Refusal>>()?;
         self.note(rcpt.brackets);
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let recipients = &mut transaction.asked.recipients;
-        if recipients.taken() >= recipients_max(&config) {
+        // An alias may be more than one transaction takes.
+        let before = recipients.taken().max(recipients.all().len());
+        if before > 0 && before + addressees.len() > recipients_max(&config) {
             return Err(Refusal::TooManyRecipients);
         }
-        let (mailbox, domain) = (mailbox.clone(), domain.clone());
-        let addressee = Addressee::new(rcpt, mailbox, domain);
-        if !transaction.lease.cover_message(buffer + recipients.memory_with(&addressee), 0) {
+        let more: usize = addressees.iter().map(Addressee::memory).sum();
+        if !transaction.lease.cover_message(buffer + recipients.memory() + more, 0) {
             return Err(Refusal::NoMemory);
         }
-        recipients.add(addressee);
+        recipients.add(addressees);
         Ok(())
     }
 

@@ -65,10 +65,14 @@ impl Recipients {
         self.memory
     }
 
-    /// One more, or what is asked for somebody who is there already.
-    pub(super) fn add(&mut self, addressee: Addressee) {
+    /// Those of one RCPT: more, or what is asked for one that is there already.
+    pub(super) fn add(&mut self, addressees: Vec<Addressee>) {
         self.taken += 1;
-        self.memory = self.memory_with(&addressee);
+        addressees.into_iter().for_each(|addressee| self.add_one(addressee));
+    }
+
+    fn add_one(&mut self, addressee: Addressee) {
+        self.memory += addressee.memory();
         let place = *self.places.entry(key(&addressee.mailbox)).or_insert(self.all.len());
         match self.all.get_mut(place) {
             None => self.all.push(addressee),
@@ -79,11 +83,6 @@ impl Recipients {
                 originals.for_each(|original| known.options.originals.add(original.clone()));
             }
         }
-    }
-
-    /// The same if `addressee` was there.
-    pub(super) fn memory_with(&self, addressee: &Addressee) -> usize {
-        self.memory + addressee.memory()
     }
 }
 
@@ -106,10 +105,10 @@ pub(super) struct Addressee {
 }
 
 impl Addressee {
-    pub(super) fn new(rcpt: Rcpt, mailbox: Mailbox, domain: HostName) -> Self {
-        let originals = original(&rcpt, &mailbox).into();
+    pub(super) fn new(rcpt: &Rcpt, mailbox: Mailbox, domain: HostName) -> Self {
+        let originals = original(rcpt, &mailbox).into();
         let options = RecipientOptions { notify: rcpt.notify, originals };
-        Self { written: rcpt.recipient, mailbox, domain, options }
+        Self { written: rcpt.recipient.clone(), mailbox, domain, options }
     }
 
     /// About how many octets it holds in memory.

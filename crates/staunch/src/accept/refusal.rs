@@ -48,6 +48,8 @@ pub(super) enum Refusal {
     AddressLiteral,
     /// Mail for our postmaster, and nobody said who that is.
     NoPostmaster,
+    /// Mail for a name of this machine that has no alias and no route.
+    UnknownName,
     /// The guarantees of `limits.memory` are used up.
     NoMemory,
     /// The operator is emptying the relay.
@@ -84,6 +86,7 @@ impl Refusal {
             Self::TooManyRecipients => "too_many_recipients",
             Self::AddressLiteral => "address_literal_refused",
             Self::NoPostmaster => "no_postmaster",
+            Self::UnknownName => "unknown_name",
             Self::NoMemory => "memory_exhausted",
             Self::Draining => "draining",
             Self::NotNow(_) | Self::NotWritten => "local_error",
@@ -141,6 +144,9 @@ impl Refusal {
                 Status::permanent(1, 1),
                 "No postmaster: aliases.postmaster is not configured",
             ),
+            Self::UnknownName => {
+                (550, Status::permanent(1, 1), "No alias and no route for this name")
+            }
             Self::NoMemory => (452, Status::transient(3, 1), "Out of memory, try again later"),
             Self::Draining => {
                 (451, Status::transient(3, 2), "No new mail for now: this relay is being emptied")

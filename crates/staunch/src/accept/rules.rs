@@ -1,6 +1,7 @@
 //! Who may send, as whom, and to whom: `[access]` and `[aliases]` as they are at this moment.
 
 use std::net::IpAddr;
+use std::slice;
 
 use smtp::command::Recipient;
 use smtp::{Domain, HostName, Mailbox, ReversePath};
@@ -8,7 +9,7 @@ use smtp::{Domain, HostName, Mailbox, ReversePath};
 use super::arrival::Arrival;
 use super::refusal::Refusal;
 use crate::auth::{Auth, Login};
-use crate::config::{Config, ListenerMode, Senders};
+use crate::config::{Config, Destination, ListenerMode, Senders};
 
 /// May this client send mail at all?
 ///
@@ -70,7 +71,7 @@ fn is_own(name: &str, mailbox: &Mailbox, hostname: &Domain) -> bool {
     }
 }
 
-/// Where mail for `recipient` goes: to itself, or, if that is a name of ours, to whom the configuration names.
+/// Where mail for `recipient` goes: to itself, or, if that is a name of this machine, to whom the configuration names.
 /// `local` is the address that was connected to.
 ///
 /// # Errors
@@ -80,57 +81,32 @@ pub(super) fn recipient<'a>(
     config: &'a Config,
     recipient: &'a Recipient,
     local: Option<IpAddr>,
-) -> Result<&'a Mailbox, Refusal> {
-    let target = match recipient {
-        Recipient::Postmaster => postmaster(config)?,
-        Recipient::Mailbox(mailbox) if is_ours(mailbox, config.hostname.domain(), local) => {
-            let name = mailbox.local_part();
-            if name.eq_ignore_ascii_case("postmaster") {
-                postmaster(config)?
-            } else {
-                config.aliases.target(name).unwrap_or(mailbox)
-            }
-        }
-        Recipient::Mailbox(mailbox) => mailbox,
-    };
-    if config.access.deny_recipients.has(target) {
-        return Err(Refusal::RecipientDenied);
+) -> Result<&'a [Mailbox], Refusal> {
+    let postmaster = || config.aliases.postmaster.as_ref().map(slice::from_ref);
+    match recipient {
+        // Whoever runs this server (RFC 5321 §4.5.1).
+        Recipient::Postmaster => postmaster().ok_or(Refusal::NoPostmaster),
+        Recipient::Mailbox(mailbox) => match config.destination(mailbox, local) {
+            Destination::Itself => Ok(slice::from_ref(mailbox)),
+            Destination::Aliased(targets) => Ok(targets),
+            Destination::NoPostmaster => Err(Refusal::NoPostmaster),
+            Destination::Unknown => Err(Refusal::UnknownName),
+        },
     }
-    Ok(target)
 }
 
-/// Whoever runs this server (RFC 5321 §4.5.1).
-fn postmaster(config: &Config) -> Result<&Mailbox, Refusal> {
-    config.aliases.postmaster.as_ref().ok_or(Refusal::NoPostmaster)
-}
-
-/// Is it at our name or at the address that was connected to?
-fn is_ours(mailbox: &Mailbox, hostname: &Domain, local: Option<IpAddr>) -> bool {
-    match mailbox.domain() {
-        name @ Domain::Name(_) => name == hostname,
-        Domain::Literal(address) => Some(*address) == local,
-    }
+/// May mail be sent there?
+///
+/// # Errors
+///
+/// Why not.
+pub(super) fn target(config: &Config, mailbox: &Mailbox) -> Result<(), Refusal> {
+    if config.access.deny_recipients.has(mailbox) { Err(Refusal::RecipientDenied) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_ours_has_our_name_or_address() {
-        let hostname = Domain::Name(HostName::parse("relay.example").unwrap());
-        let local = Some(IpAddr::from([192, 0, 2, 1]));
-        for (text, want) in [
-            ("postmaster@relay.example", true),
-            ("root@RELAY.example", true),
-            ("root@[192.0.2.1]", true),
-            ("root@[192.0.2.2]", false),
-            ("root@example.com", false),
-            ("root@x.relay.example", false),
-        ] {
-            assert_eq!(is_ours(&Mailbox::parse(text).unwrap(), &hostname, local), want, "{text}");
-        }
-    }
 
     #[test]
     fn a_user_owns_the_address_that_it_is_named_after() {

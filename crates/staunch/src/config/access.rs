@@ -36,22 +36,22 @@ pub(crate) enum Senders {
     Own,
 }
 
-/// `[aliases]`: names at our host name, and where their mail goes.
+/// `[aliases]`: names of this machine, and where their mail goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Aliases {
     /// Where mail for `postmaster` without a domain goes (RFC 5321 §4.5.1); none: refused.
     pub(crate) postmaster: Option<Mailbox>,
     /// The others, in lower case.
-    names: HashMap<String, Mailbox>,
+    names: HashMap<String, Vec<Mailbox>>,
 }
 
 impl Aliases {
-    /// Where mail for this local name goes, if it is an alias. In any case, as for `postmaster`.
-    pub(crate) fn target(&self, local_part: &str) -> Option<&Mailbox> {
-        if local_part.eq_ignore_ascii_case("postmaster") {
-            return self.postmaster.as_ref();
+    /// Where mail for this local name goes, if it is an alias: to one at least. In any case, as for `postmaster`.
+    pub(crate) fn targets(&self, name: &str) -> Option<&[Mailbox]> {
+        if name.eq_ignore_ascii_case("postmaster") {
+            return self.postmaster.as_ref().map(std::slice::from_ref);
         }
-        self.names.get(&local_part.to_ascii_lowercase())
+        self.names.get(&name.to_ascii_lowercase()).map(Vec::as_slice)
     }
 }
 
@@ -136,7 +136,7 @@ impl Checker {
                 self.wrong(path.clone(), target.as_str(), reason);
             }
             let lower = name.to_ascii_lowercase();
-            if lower == "postmaster" || names.insert(lower, target).is_some() {
+            if lower == "postmaster" || names.insert(lower, vec![target]).is_some() {
                 self.finding(path, "stands there twice, in another case".into());
             }
         }

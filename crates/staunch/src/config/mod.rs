@@ -19,6 +19,7 @@ mod layer;
 mod listed;
 mod listener;
 mod load;
+mod local;
 mod outbound;
 mod pattern;
 mod prefix;
@@ -42,6 +43,7 @@ pub(crate) use listener::{
     BareNewline, ClientInReceived, Identity, ListenAddress, Listener, ListenerMode, Submit,
 };
 pub(crate) use load::{Loaded, load};
+pub(crate) use local::Destination;
 pub(crate) use pattern::{DomainPattern, most_specific};
 pub(crate) use prefix::Prefix;
 pub(crate) use show::Shown;
@@ -52,7 +54,7 @@ pub(crate) use surroundings::Surroundings;
 pub(crate) struct Config {
     /// Our name in EHLO and Received (RFC 5321 §4.1.1.1).
     pub(crate) hostname: Hostname,
-    /// What completes a name without a domain; the host name unless written.
+    /// What completes a name without a domain; the host name unless written. Aliases are known there, too.
     pub(crate) origin: Domain,
     /// Where accepted mail and policies are kept. Must survive a reboot.
     pub(crate) data_dir: PathBuf,

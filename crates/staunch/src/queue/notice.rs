@@ -1,6 +1,7 @@
 //! The notice to a sender: composed before the settlement, committed with it.
 
 use std::io::Read as _;
+use std::slice;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use super::restraint::{Admission, NoticeKey};
 use super::telling::{Entry, Telling};
 use super::work::{Arrival, Body, Work};
 use crate::accept::facts_of;
-use crate::config::{Config, DsnReturn};
+use crate::config::{Config, Destination, DsnReturn};
 use crate::relay::Relay;
 use crate::requirement;
 use crate::route;
@@ -80,16 +81,7 @@ pub(crate) async fn compose(
     subject: &Subject<'_>,
     telling: &Telling,
 ) -> Result<Option<Notice>, StoreError> {
-    let to = subject.sender.mailbox().and_then(|to| Some((to, to.domain().name()?)));
-    let Some((sender, domain)) = to else {
-        tracing::warn!(
-            event = "dsn_undeliverable",
-            message_id = %subject.message,
-            sender = %subject.sender,
-            "there is news of mail, and nobody can be told"
-        );
-        return Ok(None);
-    };
+    let Some((sender, to)) = addressees(config, subject) else { return Ok(None) };
     let about =
         NoticeKey { message: subject.message, sender: sender.clone(), action: telling.action };
     let wanted = returned(config, subject, telling.action);
@@ -126,22 +118,25 @@ pub(crate) async fn compose(
     // What was not to be read on its way there is not to be read on its way back (RFC 8689 §5).
     let options = MessageOptions {
         require_tls: subject.options.require_tls,
-        smtp_utf8: !sender.as_str().is_ascii(),
+        smtp_utf8: !sender.is_ascii() || to.iter().any(|mailbox| !mailbox.is_ascii()),
         ..MessageOptions::default()
     };
-    let lane = route::lane(config, domain, requirement::onward(&options));
-    let envelope = Envelope {
-        sender: ReversePath::Null,
-        recipients: vec![NewRecipient {
-            mailbox: sender.clone(),
-            lane,
+    let onward = requirement::onward(&options);
+    let recipient = |mailbox: &Mailbox| {
+        Some(NewRecipient {
+            mailbox: mailbox.clone(),
+            lane: route::lane(config, mailbox.domain().name()?, onward),
             // RFC 3461 §6: nobody is told what becomes of a notice.
             options: RecipientOptions {
                 notify: Some(Notify::Never),
                 ..RecipientOptions::default()
             },
             state: admission.state(),
-        }],
+        })
+    };
+    let envelope = Envelope {
+        sender: ReversePath::Null,
+        recipients: to.iter().filter_map(recipient).collect(),
         arrived_at: now,
         expires_at: intake::expires_at(config, &ReversePath::Null, now),
         client: "notice".into(),
@@ -151,6 +146,46 @@ pub(crate) async fn compose(
     let pieces = intake::pieces(relay, id, &envelope, None);
     let message = NewMessage { body: sealed, envelope };
     Ok(Some(Notice { message, pieces, admission }))
+}
+
+/// The sender, and the addresses that a DSN to it goes to: none are literals. If there are none, the log is told.
+///
+/// A DSN to a name of this machine that has no alias goes to root, as mail of programs does: the message was accepted, so it must not
+/// be lost in silence.
+fn addressees<'a>(
+    config: &'a Config,
+    subject: &Subject<'a>,
+) -> Option<(&'a Mailbox, &'a [Mailbox])> {
+    let sender = subject.sender.mailbox();
+    let to = match sender.map(|sender| (sender, config.destination(sender, None))) {
+        Some((sender, Destination::Itself)) => slice::from_ref(sender),
+        Some((_, Destination::Aliased(targets))) => targets,
+        Some((_, Destination::NoPostmaster | Destination::Unknown)) => {
+            let root = config.aliases.targets("root");
+            if root.is_none() {
+                tracing::error!(
+                    event = "alarm",
+                    reason = "no_root_alias",
+                    message_id = %subject.message,
+                    sender = %subject.sender,
+                    "a DSN to a name of this machine that has no alias is dropped: set aliases.root"
+                );
+            }
+            root.unwrap_or_default()
+        }
+        None => &[],
+    };
+    let is_sendable = to.iter().any(|mailbox| mailbox.domain().name().is_some());
+    let found = sender.filter(|_| is_sendable).map(|sender| (sender, to));
+    if found.is_none() {
+        tracing::warn!(
+            event = "dsn_undeliverable",
+            message_id = %subject.message,
+            sender = %subject.sender,
+            "there is news of mail, and nobody can be told"
+        );
+    }
+    found
 }
 
 /// What a notice holds while it is written: what it carries of the original, the text that is made of that, perhaps twice, and what

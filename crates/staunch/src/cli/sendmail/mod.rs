@@ -128,19 +128,14 @@ fn at_origin(name: &str, config: &Config) -> String {
     format!("{name}@{}", config.origin)
 }
 
-/// A bare name is one of `[aliases]`, or at `origin`. The daemon knows aliases at its host name, too.
-fn local_name(name: &str, config: &Config) -> String {
-    let target = config.aliases.target(name);
-    target.map_or_else(|| at_origin(name, config), |mailbox| mailbox.as_str().to_owned())
-}
-
-/// Everybody once, in the order of the command line and then of the header; and what is no address.
+/// Everybody once, in the order of the command line and then of the header; and what is no address. What is an alias the daemon
+/// knows.
 fn recipients(
     options: &Options,
     message: &Message<'_>,
     config: &Config,
 ) -> Result<ReadList, Failure> {
-    let completion = |name: &str| local_name(name, config);
+    let completion = |name: &str| at_origin(name, config);
     let mut all = ReadList::default();
     let on_the_line = options.recipients.iter().map(|list| addresses::parse(list, &completion));
     let in_the_header = options.reads_recipients.then(|| message.recipients(&completion));
