@@ -295,6 +295,23 @@ async fn every_name_of_this_machine_is_an_alias_or_nobody() {
     assert_eq!(machine.mx.message_to("anna@home.test").await.to, ["anna@home.test"]);
 }
 
+/// `find -print0`, a data: image in a report: the output of a job is not lost because SMTP has no place for some of it.
+#[tokio::test]
+async fn a_nul_or_a_line_of_90_kib_costs_no_mail() {
+    let machine = Machine::start().await;
+    machine.relay.configure("[limits]\nmessage_size = \"1MiB\"\n");
+    machine.relay.cli_json(&["reload"]).await;
+    machine.send(&["-i", "nul@x.test"], "Subject: cron\n\nfound: a\0b\0\n").await;
+    assert_eq!(machine.mx.message_to("nul@x.test").await.body(), b"found: a^@b^@\r\n");
+
+    let html = format!("<img src='data:image/png;base64,{}'>", "A".repeat(90_000));
+    let mail = format!("Subject: report\nMIME-Version: 1.0\nContent-Type: text/html\n\n{html}\n");
+    machine.send(&["-i", "long@x.test"], &mail).await;
+    let message = machine.mx.message_to("long@x.test").await;
+    let read = mail_parser::MessageParser::default().parse(&message.content).unwrap();
+    assert_eq!(read.parts[0].contents(), format!("{html}\r\n").as_bytes());
+}
+
 /// Mail programs with a "local" transport talk SMTP to a child.
 #[tokio::test]
 async fn smtp_is_spoken_on_stdin_and_stdout() {

@@ -20,7 +20,8 @@ pub(super) enum InputError {
 /// LF ends a line, with all CRs before it: programs that convert twice write CR CR LF. SMTP has no place for
 /// a CR elsewhere (RFC 5321 §2.3.8). In the body, where progress bars have it in the mail of cron, it becomes a
 /// line end. Before the first empty line it becomes a blank: a line end there would make a field, such as Bcc,
-/// of whatever a program has put into another one, or end the header section.
+/// of whatever a program has put into another one, or end the header section. A NUL, which SMTP has no place for either (RFC 5322
+/// §4 calls it obsolete), becomes `^@`, as cat -v shows it.
 ///
 /// # Errors
 ///
@@ -51,16 +52,27 @@ pub(super) fn read(
         is_body |= text.is_empty();
         if is_body {
             for part in text.split(|byte| *byte == b'\r') {
-                message.extend_from_slice(part);
+                push(part, &mut message);
                 message.extend_from_slice(b"\r\n");
             }
         } else {
-            message.extend(text.iter().map(|byte| if *byte == b'\r' { b' ' } else { *byte }));
+            let without_cr = text.iter().map(|byte| if *byte == b'\r' { b' ' } else { *byte });
+            push(&without_cr.collect::<Vec<_>>(), &mut message);
             message.extend_from_slice(b"\r\n");
         }
         if message.len() > size_max_here {
             return Err(InputError::TooLarge(size_max));
         }
+    }
+}
+
+/// NULs shown.
+fn push(text: &[u8], message: &mut Vec<u8>) {
+    let mut parts = text.split(|byte| *byte == 0);
+    message.extend_from_slice(parts.next().unwrap_or_default());
+    for part in parts {
+        message.extend_from_slice(b"^@");
+        message.extend_from_slice(part);
     }
 }
 
@@ -90,6 +102,7 @@ mod tests {
             // The dot is no line of its own in what was written.
             (b"\n10%\r.\r20%\n", LoneDot::Ends, b"\r\n10%\r\n.\r\n20%\r\n"),
             (b"a\r\r\n\r\r\nb\r\r\n", LoneDot::Ends, b"a\r\n\r\nb\r\n"),
+            (b"a: \0\0\n\n\0b\0\r\0\n", LoneDot::Ends, b"a: ^@^@\r\n\r\n^@b^@\r\n^@\r\n"),
         ];
         for (input, lone_dot, want) in cases {
             assert_eq!(read(*input, *lone_dot, 1000).unwrap(), *want, "{input:?}");

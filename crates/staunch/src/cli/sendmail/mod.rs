@@ -8,6 +8,7 @@ mod addresses;
 mod header;
 mod input;
 mod local_user;
+mod long_lines;
 mod options;
 mod submit;
 
@@ -95,7 +96,7 @@ fn message(options: &Options, config: &Config) -> Result<Exit, Failure> {
         .map_err(|error| failure(Exit::BadInput, error))?;
     let message = Message::parse(&text);
     let recipients = recipients(options, &message, config)?;
-    let content = finished(&message, options, &user, &sender, config);
+    let content = long_lines::shortened(finished(&message, options, &user, &sender, config));
     let envelope = Envelope {
         sender: &sender,
         recipients: &recipients.addresses,
