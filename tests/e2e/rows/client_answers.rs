@@ -269,7 +269,7 @@ fn cl_14_what_names_another_cause_is_not_too_many() {
         let mx = only_mx(world, "other.cl14.test").await;
         let cases = [
             ("over", "552 5.2.2 Mailbox full", "bounced", "5.2.2"),
-            ("list", "550 5.5.3 Too many recipients", "bounced", "5.5.3"),
+            ("list", "550 5.5.3 Too many recipients", "deferred", "4.5.3"),
             ("full", "452 4.2.2 Mailbox full", "deferred", "4.2.2"),
             ("disk", "452 4.3.1 No space", "deferred", "4.3.1"),
         ];

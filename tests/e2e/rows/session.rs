@@ -66,7 +66,11 @@ fn sv_01_only_crlf_ends_a_line_and_only_crlf_dot_crlf_a_message() {
     on_stage(|stage| async move {
         let mx = mx_of(stage, "sv01.test").await;
         let mut client = quiet(stage.relay.listener()).await;
-        client.send(b"EHLO client.test\nNOOP\n").await.unwrap();
+        // What follows an LF is no command of whoever wrote the one before, as far as anybody can tell.
+        client.send(b"EHLO client.test\nNOOP\r\n").await.unwrap();
+        assert_eq!(client.reply().await.unwrap().code, 500);
+        assert!(client.is_closed().await);
+        let mut client = quiet(stage.relay.listener()).await;
         talk(&mut client, &[("NOOP\rQUIT", "500 5.5.2"), ("NOOP", "250")]).await;
 
         let mut taken = 0;
