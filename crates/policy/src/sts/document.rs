@@ -7,13 +7,15 @@
 //!
 //! Not here: fetching it (`staunch::fetch`), keeping it ([`super::keep`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use smtp::RemoteText;
 
+use super::legible::{other_format, shown};
+use super::meant::{self, joined_field, mx_fault, one_of, quoted};
 use super::mx_pattern::MxPattern;
 use super::record::is_extension_name;
 
@@ -153,7 +155,7 @@ impl Lint {
         push(&mut self.errors, Problem { line, code, text: text.into() });
     }
 
-    fn warning(&mut self, line: usize, code: &'static str, text: impl Into<String>) {
+    pub(super) fn warning(&mut self, line: usize, code: &'static str, text: impl Into<String>) {
         push(&mut self.warnings, Problem { line: Some(line), code, text: text.into() });
     }
 }
@@ -176,12 +178,18 @@ pub fn lint(body: &[u8]) -> Lint {
         lint.error(None, "too_large", format!("more than {BODY_OCTETS_MAX} octets"));
         return lint;
     }
-    let Ok(text) = std::str::from_utf8(body) else {
-        lint.error(None, "not_utf8", "not valid UTF-8");
-        return lint;
+    let text = match std::str::from_utf8(body) {
+        Ok(text) => text,
+        Err(error) => {
+            let (line, text) = not_utf8(body, error.valid_up_to());
+            lint.error(line, "not_utf8", text);
+            return lint;
+        }
     };
     if text.contains('\0') {
-        lint.error(None, "nul", "contains a NUL character");
+        let format = other_format(body).map(|format| format!(": it is {format}"));
+        let text = format!("contains a NUL character{}", format.unwrap_or_default());
+        lint.error(None, "nul", text);
         return lint;
     }
     let mut seen = Seen::default();
@@ -192,41 +200,67 @@ pub fn lint(body: &[u8]) -> Lint {
     lint
 }
 
+/// What it is instead, or where it is not UTF-8.
+fn not_utf8(body: &[u8], valid: usize) -> (Option<usize>, String) {
+    if let Some(format) = other_format(body) {
+        return (None, format!("not valid UTF-8: it is {format}"));
+    }
+    let (before, rest) = body.split_at_checked(valid).unwrap_or((body, b""));
+    let line = before.iter().filter(|octet| **octet == b'\n').count() + 1;
+    let octet = rest.first().copied().unwrap_or_default();
+    (Some(line), format!("not valid UTF-8: octet 0x{octet:02X}"))
+}
+
 /// RFC 8461 §3.2 with EID 6253: lines end with LF or CRLF, the last one need not. A lone CR ends none.
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
     lines.enumerate().map(|(index, line)| (index + 1, line))
 }
 
 /// RFC 8461 §3.2: the fields that mean something, in this case only.
-const FIELDS: [&str; 4] = ["version", "mode", "max_age", "mx"];
-type Seen = BTreeSet<&'static str>;
+pub(super) const FIELDS: [&str; 4] = ["version", "mode", "max_age", "mx"];
+/// RFC 8461 §3.2: the values of `mode`.
+const MODES: [&str; 3] = ["enforce", "testing", "none"];
 const TOO_MANY_MX: &str = "too_many_mx";
-const BLANKS: [char; 2] = [' ', '\t'];
+pub(super) const BLANKS: [char; 2] = [' ', '\t'];
+
+#[derive(Default)]
+struct Seen {
+    fields: BTreeSet<&'static str>,
+    /// The line that has what is nearly this field.
+    near: BTreeMap<&'static str, (usize, String)>,
+}
+
+impl Seen {
+    /// What `field` was probably written as, for a file that lacks it.
+    fn instead_of(&self, field: &str) -> String {
+        let near = self.near.get(field).map(|(line, key)| format!(", but line {line} has {key}"));
+        near.unwrap_or_default()
+    }
+}
 
 fn read_line(lint: &mut Lint, seen: &mut Seen, number: usize, line: &str) {
     if line.trim_matches(BLANKS).is_empty() {
         return lint.warning(number, "blank_line", "the line is blank");
     }
     let Some((written_key, value)) = line.split_once(':') else {
-        return lint.warning(
-            number,
-            "junk_line",
-            format!("not a field: {}", RemoteText::new(line)),
-        );
+        return no_field(lint, seen, number, line);
     };
     let key = written_key.trim_matches(BLANKS);
     let value = value.trim_matches(BLANKS);
     let Some(field) = FIELDS.into_iter().find(|field| *field == key) else {
+        if let Some(meant) = one_of(key, &FIELDS) {
+            seen.near.entry(meant).or_insert_with(|| (number, shown(key)));
+        }
         return check_extension(lint, number, key, value);
     };
-    let first = seen.insert(field);
+    let first = seen.fields.insert(field);
     if key.len() < written_key.len() {
         lint.warning(number, "blanks_around_key", format!("blanks around {key}"));
     }
     if !first && field != "mx" {
-        let text = format!("a second {key} is ignored: {}", RemoteText::new(value));
+        let text = format!("a second {key} is ignored: {}", shown(value));
         return lint.warning(number, "duplicate", text);
     }
     match field {
@@ -237,11 +271,34 @@ fn read_line(lint: &mut Lint, seen: &mut Seen, number: usize, line: &str) {
     }
 }
 
+/// A line without a colon.
+fn no_field(lint: &mut Lint, seen: &mut Seen, number: usize, line: &str) {
+    let words = line.trim_matches(BLANKS);
+    let key = words.split(['=', ' ', '\t', '\u{ff1a}']).next().unwrap_or_default();
+    let hint = if words.starts_with("v=STSv1") {
+        "; this is the TXT record of _mta-sts, and belongs in DNS".to_owned()
+    } else if let Some(meant) = one_of(key, &FIELDS).filter(|_| key.len() < words.len()) {
+        seen.near.entry(meant).or_insert_with(|| (number, shown(words)));
+        format!("; a field is written {meant}: VALUE")
+    } else {
+        String::new()
+    };
+    lint.warning(number, "junk_line", format!("not a field: {}{hint}", shown(line)));
+}
+
 fn read_version(lint: &mut Lint, number: usize, value: &str) {
     if value != "STSv1" {
-        let text = format!("the version is not STSv1 but {}", RemoteText::new(value));
+        let text = format!("the version is not STSv1 but {}{}", quoted(value), joined(value));
         lint.error(Some(number), "version", text);
     }
+}
+
+/// Says that the line has another field in it.
+fn joined(value: &str) -> String {
+    let field = joined_field(value, &FIELDS);
+    let note =
+        |field| format!("; {field} stands in the same line, each field needs a line of its own");
+    field.map(note).unwrap_or_default()
 }
 
 fn read_mode(lint: &mut Lint, number: usize, value: &str) {
@@ -250,7 +307,9 @@ fn read_mode(lint: &mut Lint, number: usize, value: &str) {
         "testing" => Some(Mode::Testing),
         "none" => Some(Mode::None),
         _ => {
-            let text = format!("mode is not enforce, testing or none: {}", RemoteText::new(value));
+            let meant = one_of(value, &MODES).map(|mode| format!("; did you mean {mode}?"));
+            let hint = meant.unwrap_or_else(|| joined(value));
+            let text = format!("mode is not enforce, testing or none: {}{hint}", quoted(value));
             lint.error(Some(number), "mode", text);
             None
         }
@@ -261,7 +320,9 @@ fn read_max_age(lint: &mut Lint, number: usize, value: &str) {
     let digits = value.len() <= MAX_AGE_DIGITS && value.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = digits.then(|| value.parse::<u64>().ok()).flatten();
     let Some(seconds) = seconds else {
-        let text = format!("max_age is not 1 to 10 digits: {}", RemoteText::new(value));
+        let meant = meant::seconds(value).map(|seconds| format!("; did you mean {seconds}?"));
+        let hint = meant.unwrap_or_else(|| joined(value));
+        let text = format!("max_age is not 1 to 10 digits: {}{hint}", quoted(value));
         return lint.error(Some(number), "max_age", text);
     };
     let asked = Duration::from_secs(seconds);
@@ -278,7 +339,7 @@ fn read_mx(lint: &mut Lint, number: usize, value: &str) {
         Ok(pattern) => {
             let printed = pattern.to_string();
             if !printed.eq_ignore_ascii_case(value) {
-                let text = format!("{} is read as {printed}", RemoteText::new(value));
+                let text = format!("{} is read as {printed}", shown(value));
                 lint.warning(number, "mx_normalized", text);
             }
             if lint.mx.len() < PATTERNS_MAX {
@@ -291,7 +352,15 @@ fn read_mx(lint: &mut Lint, number: usize, value: &str) {
             }
         }
         // It matches nothing; the other patterns still hold, so the policy protects all the same.
-        Err(error) => lint.warning(number, "mx_malformed", error.to_string()),
+        Err(_) => {
+            let text = format!(
+                "mx: {} covers no host: {}. Under enforce, mail to hosts that only this line is for waits; \
+                 some senders ignore the whole policy",
+                shown(value),
+                mx_fault(value)
+            );
+            lint.warning(number, "mx_malformed", text);
+        }
     }
 }
 
@@ -299,7 +368,9 @@ fn read_mx(lint: &mut Lint, number: usize, value: &str) {
 fn check_extension(lint: &mut Lint, number: usize, key: &str, value: &str) {
     let value_ok = !value.is_empty() && !value.chars().any(char::is_control);
     if !is_extension_name(key.as_bytes()) || !value_ok {
-        let text = format!("not a field: {}: {}", RemoteText::new(key), RemoteText::new(value));
+        let meant = one_of(key, &FIELDS).map(|meant| format!("; did you mean {meant}?"));
+        let field = shown(&format!("{key}: {value}"));
+        let text = format!("not a field: {field}{}", meant.unwrap_or_default());
         return lint.warning(number, "junk_line", text);
     }
     let meant = FIELDS.iter().find(|field| field.eq_ignore_ascii_case(key));
@@ -311,16 +382,19 @@ fn check_extension(lint: &mut Lint, number: usize, key: &str, value: &str) {
 
 fn require(lint: &mut Lint, seen: &Seen) {
     for field in ["version", "mode", "max_age"] {
-        if !seen.contains(field) {
-            lint.error(None, "missing_field", format!("there is no {field}"));
+        if !seen.fields.contains(field) {
+            let text = format!("there is no {field}{}", seen.instead_of(field));
+            lint.error(None, "missing_field", text);
         }
     }
     // RFC 8461 §3.2: `mx` may be absent only with mode none.
     if matches!(lint.mode, Some(Mode::Enforce | Mode::Testing)) && lint.mx.is_empty() {
-        if seen.contains("mx") {
-            lint.error(None, "no_usable_mx", "no mx pattern is well-formed");
+        if seen.fields.contains("mx") {
+            let text = "no mx pattern is well-formed, so the whole policy is ignored";
+            lint.error(None, "no_usable_mx", text);
         } else {
-            lint.error(None, "missing_field", "there is no mx");
+            let text = format!("there is no mx{}", seen.instead_of("mx"));
+            lint.error(None, "missing_field", text);
         }
     }
 }

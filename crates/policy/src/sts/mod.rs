@@ -2,10 +2,15 @@
 //!
 //! Depends on nothing of ours but the host name type and [`smtp::RemoteText`].
 
+pub mod advice;
+pub mod coverage;
 pub mod document;
 pub mod keep;
+mod legible;
+mod meant;
 pub mod mx_pattern;
 pub mod record;
+pub mod record_lint;
 
 pub use document::{Invalid, Mode, Policy};
 pub use keep::Kept;

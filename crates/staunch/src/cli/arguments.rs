@@ -386,8 +386,8 @@ pub(super) struct LintFile {
 
 #[derive(Args, Debug)]
 pub(super) struct LintRecord {
-    /// One argument a record, its strings already joined
-    #[arg(value_name = "TXT", allow_hyphen_values = true)]
+    /// One argument a record, its strings already joined; behind -- if one begins with a hyphen
+    #[arg(value_name = "TXT")]
     pub(super) records: Vec<OsString>,
     #[command(flatten)]
     pub(super) json: Json,

@@ -1,12 +1,12 @@
 //! `staunch policy lint`, `lint-record`, `match`: the daemon's own judgement of what a domain
-//! publishes, without network or daemon.
+//! publishes, and what its publisher should know, without network or daemon.
 
 use std::io::{self, Read, Write, stderr, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use policy::sts::document::{self, Problem};
-use policy::sts::{MxPattern, record as records};
+use policy::sts::{MxPattern, advice, record_lint};
 use serde_json::{Value, json};
 use smtp::HostName;
 
@@ -21,7 +21,7 @@ pub(super) fn policy(command: &LintFile) -> Result<Exit, Failure> {
     let body = read(&command.file).map_err(|error| {
         Failure::new(Exit::NoInput, format!("{}: {error}", command.file.display()))
     })?;
-    let lint = document::lint(&body);
+    let lint = advice::policy(&body);
     let mx: Vec<String> = lint.mx.iter().map(MxPattern::to_string).collect();
     let mode = lint.mode.map(document::Mode::as_str);
     let max_age = lint.max_age.map(|age| age.as_secs());
@@ -52,7 +52,10 @@ pub(super) fn policy(command: &LintFile) -> Result<Exit, Failure> {
         let max_age = max_age.unwrap_or_default();
         writeln!(out, "valid: mode {mode}, max_age {max_age} s, mx {}", mx.join(" "))?;
     } else {
-        writeln!(out, "not a policy: senders act as if there were none")?;
+        writeln!(
+            out,
+            "not a policy: it is ignored; senders that hold an older one keep it until it expires"
+        )?;
     }
     Ok(Exit::from(valid))
 }
@@ -70,23 +73,31 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 pub(super) fn record(command: &LintRecord) -> Result<Exit, Failure> {
     let given: Vec<Vec<u8>> =
         command.records.iter().map(|record| record.as_bytes().to_owned()).collect();
-    let lint = records::lint(&given);
-    let errors = lint.errors();
-    let id = lint.verdict.as_ref().ok().map(records::Id::as_str);
+    let lint = record_lint::lint(&given);
+    let id = lint.verdict.as_ref().ok().map(policy::sts::Id::as_str);
     let mut out = stdout().lock();
     if command.json.json {
-        let errors: Vec<Value> =
-            errors.iter().map(|(code, text)| json!({ "code": code, "text": text })).collect();
-        let answer = json!({ "usable": id.is_some(), "id": id, "errors": errors });
+        let list = |findings: &[record_lint::Finding]| -> Vec<Value> {
+            findings.iter().map(|f| json!({ "code": f.code, "text": f.text })).collect()
+        };
+        let answer = json!({
+            "usable": id.is_some(), "id": id,
+            "errors": list(&lint.errors), "warnings": list(&lint.warnings),
+        });
         output::json(&mut out, &answer)?;
         return Ok(Exit::from(id.is_some()));
     }
-    for (code, text) in &errors {
-        writeln!(out, "error: {text} [{code}]")?;
+    for (kind, findings) in [("error", &lint.errors), ("warning", &lint.warnings)] {
+        for finding in findings {
+            writeln!(out, "{kind}: {} [{}]", finding.text, finding.code)?;
+        }
     }
     match id {
         Some(id) => writeln!(out, "usable: id {id}")?,
-        None => writeln!(out, "not usable: senders that know no policy act as if there were none")?,
+        None => writeln!(
+            out,
+            "not usable: it counts as no record; senders that hold a policy keep it until it expires"
+        )?,
     }
     Ok(Exit::from(id.is_some()))
 }
