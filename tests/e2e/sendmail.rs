@@ -295,6 +295,45 @@ async fn every_name_of_this_machine_is_an_alias_or_nobody() {
     assert_eq!(machine.mx.message_to("anna@home.test").await.to, ["anna@home.test"]);
 }
 
+/// A file that was there before this relay, with what a relay can do of it.
+#[tokio::test]
+async fn etc_aliases_says_who_reads_the_mail_of_the_machine() {
+    let machine = Machine::start().await;
+    machine.mx.script(|script| script.offer(&["DSN"]));
+    let warned = |output: &Output| {
+        String::from_utf8_lossy(&output.stderr).contains("aliases.root: nobody reads")
+    };
+    let checked = machine.relay.cli(&["config", "check"]).await;
+    assert!(code(&checked) == 0 && warned(&checked), "{checked:?}");
+    let file = machine.relay.config_file().with_file_name("aliases");
+    std::fs::write(&file, "postmaster: root\nroot: a@x.test,\n b@x.test, webmaster\n").unwrap();
+    let overlay = format!(
+        "origin = \"home.test\"\n[aliases]\nwebmaster = \"ops@x.test\"\n\
+         [submit]\naliases_file = \"{}\"\n",
+        file.display()
+    );
+    machine.relay.configure(&overlay);
+    machine.relay.cli_json(&["reload"]).await;
+    let checked = machine.relay.cli(&["config", "check"]).await;
+    assert!(code(&checked) == 0 && !warned(&checked), "{checked:?}");
+    machine.send(&["Postmaster"], "Subject: x\n\n").await;
+    let message = machine.mx.message_to("a@x.test").await;
+    assert_eq!(message.to, ["a@x.test", "b@x.test", "ops@x.test"]);
+    for parameters in &message.rcpt_parameters {
+        assert!(parameters.contains("ORCPT=rfc822;Postmaster@home.test"), "{parameters}");
+    }
+
+    // A line that cannot be followed is no reason to forget the others.
+    std::fs::write(&file, "root: |/usr/bin/vacation\n").unwrap();
+    let refused = machine.relay.cli(&["reload"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("aliases:1: root: \"|/usr/bin/vacation\": runs a program"), "{said}");
+    let checked = machine.relay.cli(&["config", "check"]).await;
+    assert_eq!(code(&checked), 78, "{checked:?}");
+    machine.send(&["root@localhost"], "Subject: y\n\n").await;
+    assert_eq!(machine.mx.messages(2).await[1].to.len(), 3);
+}
+
 /// `find -print0`, a data: image in a report: the output of a job is not lost because SMTP has no place for some of it.
 #[tokio::test]
 async fn a_nul_or_a_line_of_90_kib_costs_no_mail() {

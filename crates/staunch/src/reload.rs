@@ -121,6 +121,7 @@ impl Reloader {
             let changed = loaded.shown.changes(&before);
             check_fixed(&loaded, &changed)?;
             loaded.check_files()?;
+            let loaded = loaded.with_aliases()?;
             Ok::<_, Refused>((prepare(loaded, &relay, &doors)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;

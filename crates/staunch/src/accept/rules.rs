@@ -82,10 +82,9 @@ pub(super) fn recipient<'a>(
     recipient: &'a Recipient,
     local: Option<IpAddr>,
 ) -> Result<&'a [Mailbox], Refusal> {
-    let postmaster = || config.aliases.postmaster.as_ref().map(slice::from_ref);
     match recipient {
         // Whoever runs this server (RFC 5321 §4.5.1).
-        Recipient::Postmaster => postmaster().ok_or(Refusal::NoPostmaster),
+        Recipient::Postmaster => config.aliases.targets("postmaster").ok_or(Refusal::NoPostmaster),
         Recipient::Mailbox(mailbox) => match config.destination(mailbox, local) {
             Destination::Itself => Ok(slice::from_ref(mailbox)),
             Destination::Aliased(targets) => Ok(targets),

@@ -31,7 +31,7 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, 
 fn load_wholly(settings: &Settings) -> Result<Loaded, ConfigError> {
     let loaded = config::load(settings.config.as_deref(), &Surroundings::of_process())?;
     loaded.check_files()?;
-    Ok(loaded)
+    loaded.with_aliases()
 }
 
 fn check(settings: &Settings) -> Result<Exit, Failure> {
@@ -62,6 +62,7 @@ fn check_json(settings: &Settings) -> Result<Exit, Failure> {
 /// should, wherever this runs.
 fn complaints(loaded: &Loaded) -> Vec<Problem> {
     let mut all = loaded.complaints();
+    all.extend(loaded.nobody_is_root());
     if let Ok(runtime) = super::door::runtime() {
         let about = runtime.block_on(resolve::complaints(&loaded.config.dns));
         all.extend(about.into_iter().map(|text| loaded.problem("dns.servers", text)));

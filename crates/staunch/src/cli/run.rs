@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::accept::Inherited;
-use crate::config::Loaded;
+use crate::config::{ConfigError, Loaded};
 use crate::reload::Origin;
 use crate::{daemon, descriptors, telemetry};
 
@@ -22,7 +22,9 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
     if let Some(Err(reason)) = level.map(telemetry::filter) {
         return Err(Failure::new(Exit::Usage, format!("--log-level: {reason}")));
     }
-    loaded.check_files_to_run().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    let bad_config = |error: ConfigError| Failure::new(Exit::Config, error.to_string());
+    loaded.check_files_to_run().map_err(bad_config)?;
+    let loaded = loaded.with_aliases().map_err(bad_config)?;
     let level = telemetry::start(&loaded.config.log, level)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     for complaint in loaded.complaints() {

@@ -1,9 +1,9 @@
-//! `[access]` and `[aliases]`: who may send what to whom.
+//! `[access]`: who may send what to whom.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
-use smtp::{Domain, Mailbox, ReversePath};
+use smtp::{Mailbox, ReversePath};
 
 use super::checker::Checker;
 use super::{DomainPattern, Prefix, file};
@@ -34,25 +34,6 @@ pub(crate) enum Senders {
     Any,
     /// The address that the user is named after, or none.
     Own,
-}
-
-/// `[aliases]`: names of this machine, and where their mail goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Aliases {
-    /// Where mail for `postmaster` without a domain goes (RFC 5321 §4.5.1); none: refused.
-    pub(crate) postmaster: Option<Mailbox>,
-    /// The others, in lower case.
-    names: HashMap<String, Vec<Mailbox>>,
-}
-
-impl Aliases {
-    /// Where mail for this local name goes, if it is an alias: to one at least. In any case, as for `postmaster`.
-    pub(crate) fn targets(&self, name: &str) -> Option<&[Mailbox]> {
-        if name.eq_ignore_ascii_case("postmaster") {
-            return self.postmaster.as_ref().map(std::slice::from_ref);
-        }
-        self.names.get(&name.to_ascii_lowercase()).map(Vec::as_slice)
-    }
 }
 
 /// Addresses and patterns of domains.
@@ -118,29 +99,6 @@ impl Checker {
             }
         }
         list
-    }
-
-    pub(super) fn aliases(&mut self, written: &file::Aliases) -> Aliases {
-        let postmaster = self.optional("aliases.postmaster", &written.postmaster, Mailbox::parse);
-        let mut names = HashMap::new();
-        for (name, target) in &written.names {
-            let path = format!("aliases.{name}");
-            // As the local part of an address: without quotes and blanks.
-            let is_name = Mailbox::parse(&format!("{name}@x")).is_ok() && !name.starts_with('"');
-            if !is_name {
-                self.finding(path.clone(), "not a local name like root".into());
-            }
-            let Some(target) = self.parsed(&path, target, Mailbox::parse) else { continue };
-            if matches!(target.domain(), Domain::Literal(_)) {
-                let reason = "address literals are not relayed to: write a domain";
-                self.wrong(path.clone(), target.as_str(), reason);
-            }
-            let lower = name.to_ascii_lowercase();
-            if lower == "postmaster" || names.insert(lower, vec![target]).is_some() {
-                self.finding(path, "stands there twice, in another case".into());
-            }
-        }
-        Aliases { postmaster, names }
     }
 }
 

@@ -44,9 +44,10 @@ pub(super) enum ListenersFrom {
 /// Everything that is wrong.
 pub(super) fn check(file: &file::File, listeners: ListenersFrom) -> Result<Config, Findings> {
     let mut checker = Checker::default();
-    let config = checker.config(file, listeners);
-    if let Some(config) = &config {
+    let mut config = checker.config(file, listeners);
+    if let Some(config) = &mut config {
         checker.no_shared_sockets(config);
+        checker.follow_aliases(config);
     }
     match config {
         Some(config) if checker.findings.is_empty() => Ok(config),

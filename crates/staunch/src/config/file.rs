@@ -351,6 +351,7 @@ pub(super) struct Admin {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Submit {
     pub(super) socket: String,
+    pub(super) aliases_file: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

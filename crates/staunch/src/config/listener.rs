@@ -109,6 +109,8 @@ pub(crate) struct Identity {
 pub(crate) struct Submit {
     /// Where programs of this machine hand in mail.
     pub(crate) socket: PathBuf,
+    /// Further aliases.
+    pub(crate) aliases_file: Option<PathBuf>,
 }
 
 impl Checker {
@@ -199,7 +201,10 @@ impl Checker {
     }
 
     pub(super) fn submit(&mut self, written: &file::Submit) -> Submit {
-        Submit { socket: self.socket("submit.socket", &written.socket) }
+        Submit {
+            socket: self.socket("submit.socket", &written.socket),
+            aliases_file: self.optional_path("submit.aliases_file", &written.aliases_file),
+        }
     }
 
     /// Each socket has a path of its own.

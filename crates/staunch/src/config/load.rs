@@ -169,6 +169,14 @@ impl Loaded {
         complaint.into_iter().chain(nobody).chain(self.no_users()).chain(sources).collect()
     }
 
+    /// Programs of this machine write to root; who reads that?
+    pub(crate) fn nobody_is_root(&self) -> Option<Problem> {
+        let reason = "nobody reads root's mail: cron and other programs write to root@localhost, which is refused, and \
+                      DSNs to them are dropped; set root = \"you@example.net\"";
+        let is_somebody = self.config.aliases.targets("root").is_some();
+        (!is_somebody).then(|| self.problem("aliases.root", reason))
+    }
+
     /// The address of another machine, or of none yet. A UDP socket finds out without a packet.
     fn not_ours(&self, source: &Source) -> Option<Problem> {
         let error = UdpSocket::bind((source.address, 0)).err()?;

@@ -53,6 +53,21 @@ impl Config {
         }
     }
 
+    /// Is `mailbox` a name of this machine, which may be an alias?
+    pub(super) fn is_local(&self, mailbox: &Mailbox) -> bool {
+        self.home(mailbox.domain(), None) != Home::Elsewhere
+    }
+
+    /// Is mail for `mailbox` sent on, if that is no alias?
+    pub(super) fn goes_on(&self, mailbox: &Mailbox) -> bool {
+        mailbox.domain().name().is_some()
+            && match self.home(mailbox.domain(), None) {
+                Home::Elsewhere | Home::Origin => true,
+                Home::Hostname => self.has_own_route(),
+                Home::Localhost => false,
+            }
+    }
+
     /// Is there a route for just this host's name? One for `*` is not about mail that stays here.
     fn has_own_route(&self) -> bool {
         let Some(name) = self.hostname.name() else { return false };

@@ -9,6 +9,8 @@
 //! the one exception, asked for by those who go on to use the files).
 
 mod access;
+mod aliases;
+mod aliases_file;
 mod check;
 mod checker;
 mod error;
@@ -36,7 +38,8 @@ use std::time::Duration;
 
 use smtp::{Domain, HostName, Mailbox};
 
-pub(crate) use access::{Access, Aliases, Senders, key as mailbox_key};
+pub(crate) use access::{Access, Senders, key as mailbox_key};
+pub(crate) use aliases::Aliases;
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use hostname::Hostname;
 pub(crate) use listener::{
