@@ -10,6 +10,7 @@
 //! (RFC 5321 §6.1).
 
 use jiff::Timestamp;
+use smtp::header;
 use smtp::originals::OriginalRecipients;
 use smtp::params::{EnvelopeId, OriginalRecipient};
 use smtp::{Domain, Mailbox, RemoteText, Status};
@@ -307,7 +308,7 @@ impl ReturnedPart {
                 };
                 Self { content_type, encoding, content: original.to_vec() }
             }
-            None => Self::headers(kind, mime::header_block(original)),
+            None => Self::headers(kind, header::split(original).0),
         }
     }
 

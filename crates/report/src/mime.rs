@@ -50,15 +50,6 @@ fn crlf_lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The header block at the start of `message`: everything before the first empty line.
-pub(crate) fn header_block(message: &[u8]) -> &[u8] {
-    if message.starts_with(b"\r\n") {
-        return &[];
-    }
-    let end = message.windows(4).position(|four| four == b"\r\n\r\n");
-    end.and_then(|end| message.get(..end + 2)).unwrap_or(message)
-}
-
 /// Quoted-printable (RFC 2045 §6.7); CRLF stays a line break, a bare CR or LF does not become one.
 pub(crate) fn quoted_printable(content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() + content.len() / 8);
@@ -129,13 +120,6 @@ mod tests {
         for (content, want) in cases {
             assert_eq!(shape(content), *want, "{}", content.escape_ascii());
         }
-    }
-
-    #[test]
-    fn headers_end_at_the_first_empty_line() {
-        assert_eq!(header_block(b"a: b\r\nc: d\r\n\r\nbody"), b"a: b\r\nc: d\r\n");
-        assert_eq!(header_block(b"a: b\r\nc: cut of"), b"a: b\r\nc: cut of");
-        assert_eq!(header_block(b"\r\nbody"), b"");
     }
 
     #[test]

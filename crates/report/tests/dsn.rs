@@ -164,6 +164,24 @@ fn the_whole_message_goes_back_when_asked_for() {
 }
 
 #[test]
+fn a_copy_of_the_header_ends_where_the_header_ends() {
+    let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
+    let cases: [(&[u8], &str); 4] = [
+        (b"A: b\r\n c\r\n\r\nsecret\r\n", "A: b\r\n c\r\n"),
+        (b"A: b\r\nDear all: secret\r\nC: secret\r\n\r\nsecret\r\n", "A: b\r\n"),
+        (b"A: b\r\nC: cut", "A: b\r\nC: cut"),
+        (b" secret\r\n\r\nsecret", ""),
+    ];
+    for (original, want) in cases {
+        let composed = compose(&[unknown_user(&bob, &host)], Returned::Headers, original);
+        let text = String::from_utf8(composed).unwrap();
+        let copy =
+            format!("text/rfc822-headers\r\nContent-Transfer-Encoding: 7bit\r\n\r\n{want}\r\n--=_");
+        assert!(text.contains(&copy) && !text.contains("secret"), "{text}");
+    }
+}
+
+#[test]
 fn headers_that_cannot_travel_are_encoded_and_lose_nothing() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let long = format!("X-Long: {}\r\n\r\nbody", "y".repeat(3000));

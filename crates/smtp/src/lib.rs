@@ -6,7 +6,8 @@
 //! In reading order: names ([`HostName`]), addresses ([`Mailbox`]), what strangers say
 //! ([`RemoteText`]), codes ([`Status`]). Then a side each. The server's: [`command`] with its parameters
 //! ([`params`]), content ([`data`]), the session ([`server`]). The client's: replies ([`reply`]), what is
-//! offered ([`extensions`]), a transaction ([`client`]), and a message for hosts that take less ([`mime`]).
+//! offered ([`extensions`]), a transaction ([`client`]), and a message for hosts that take less ([`mime`]). Both
+//! need to know where a header ends ([`header`]).
 
 pub mod address;
 mod base64;
@@ -14,6 +15,7 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod extensions;
+pub mod header;
 pub mod host;
 pub mod limits;
 pub mod mime;

@@ -59,7 +59,7 @@ pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &Plan) {
         event = "converted",
         message_id = %message,
         %mx,
-        dkim_signed = plan.is_dkim_signed(),
+        dkim_signed = plan.breaks_dkim(),
         "the host does not take the message as it is"
     );
 }

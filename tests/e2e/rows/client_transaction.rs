@@ -112,7 +112,7 @@ fn cl_17_dots_are_doubled_and_there_is_one_end() {
 
 /// RFC 5321 §4.5.3.1.6: under `delivery.long_lines`.
 #[tokio::test]
-async fn cl_18_long_lines_pass_or_are_encoded_or_refused_but_never_folded() {
+async fn cl_18_long_lines_pass_or_are_encoded_or_refused() {
     let world = World::start(PROGRAM).await;
     let mx = only_mx(&world, "far.test").await;
     let line = ".".to_owned() + &"x".repeat(10_000);
@@ -134,4 +134,30 @@ async fn cl_18_long_lines_pass_or_are_encoded_or_refused_but_never_folded() {
         assert_eq!(longest, if word == "pass" { line.len() } else { 76 }, "{word}");
         assert_eq!(body.replace("=\r\n", ""), format!("{line}\r\n"), "{word}");
     }
+}
+
+/// RFC 5322 §2.2.3: folding changes nothing, but for a signature of the field as it is written (RFC 6376 §3.4.1).
+#[tokio::test]
+async fn cl_18_long_header_fields_are_folded_where_no_signature_breaks_by_it() {
+    let world = World::start(PROGRAM).await;
+    let mx = only_mx(&world, "far.test").await;
+    let relay = world.relay("[delivery]\nlong_lines = \"encode\"\n").await;
+    let list = vec!["user@dest.test,"; 100].join(" ");
+    for (number, canonical) in ["relaxed", "simple"].into_iter().enumerate() {
+        let header = format!(
+            "DKIM-Signature: v=1; c={canonical}/simple; h=from:cc; b=x\r\nCc: {list}\r\n\
+             References: {list}\r\n"
+        );
+        let content = format!("{header}\r\nbody\r\n");
+        let reply = relay.submit_content("", &["u@far.test"], content.as_bytes()).await;
+        assert_eq!(reply.code, 250);
+        let text = mx.messages(number + 1).await[number].text();
+        let long: Vec<_> = text.lines().filter(|line| line.len() > 998).collect();
+        let kept = format!("Cc: {list}");
+        assert_eq!(long, if canonical == "simple" { vec![kept.as_str()] } else { vec![] });
+        let unfolded = text.replace("\r\n ", " ");
+        assert!(unfolded.ends_with(&content), "{text}");
+    }
+    let converted = relay.event("converted").with("dkim_signed", "false").await;
+    assert_eq!(converted.text("mx").as_deref(), Some("mx.far.test"));
 }

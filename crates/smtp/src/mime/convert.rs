@@ -1,7 +1,9 @@
 //! Carries a [`Plan`] out.
 
 use super::encode::{Base64, QuotedPrintable};
-use super::walker::{Entity, Field, Form, Visitor, Walker};
+use super::fields::Kind;
+use super::fold::Folder;
+use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
 use super::{Action, Charset, Encoding, Plan, Refused};
 
 /// Converts a message, in pieces of any size.
@@ -57,6 +59,8 @@ struct Writer<'p> {
     /// Behind the first header.
     is_inside: bool,
     encoder: Encoder,
+    /// While a field is folded.
+    folder: Option<Folder>,
     out: Vec<u8>,
 }
 
@@ -69,12 +73,28 @@ impl<'p> Writer<'p> {
             entity: Entity { is_message: true, is_sealed: false },
             encoder: Encoder::None,
             is_inside: false,
+            folder: None,
             out: Vec::new(),
         }
     }
 
     fn put(&mut self, text: &str) {
         self.out.extend_from_slice(text.as_bytes());
+    }
+
+    fn end_field(&mut self) {
+        if let Some(mut folder) = self.folder.take() {
+            folder.finish(&mut self.out);
+        }
+    }
+
+    fn is_folded(&self, name: &[u8]) -> bool {
+        let folds = &self.plan.folds;
+        if self.is_inside {
+            folds.is_inside && !self.entity.is_sealed
+        } else {
+            folds.names.iter().any(|folded| name.eq_ignore_ascii_case(folded))
+        }
     }
 
     fn encoding_field(&mut self, word: &str) {
@@ -90,8 +110,16 @@ impl Visitor for Writer<'_> {
         self.action = self.actions.next().copied().unwrap_or(Action::Keep);
     }
 
+    fn field_start(&mut self, name: &[u8]) {
+        self.end_field();
+        self.folder = self.is_folded(name).then(Folder::default);
+    }
+
     fn header(&mut self, octets: &[u8]) {
-        self.out.extend_from_slice(octets);
+        match &mut self.folder {
+            Some(folder) => folder.push(octets, &mut self.out),
+            None => self.out.extend_from_slice(octets),
+        }
     }
 
     fn field(&mut self, field: Field, octets: &[u8]) {
@@ -101,13 +129,12 @@ impl Visitor for Writer<'_> {
                 self.encoding_field(encoding.word());
             }
             (Field::TransferEncoding, Action::Keep)
-            | (Field::ContentType | Field::MimeVersion | Field::DkimSignature, _) => {
-                self.out.extend_from_slice(octets);
-            }
+            | (Field::ContentType | Field::MimeVersion, _) => self.header(octets),
         }
     }
 
-    fn header_end(&mut self, form: &Form) {
+    fn header_end(&mut self, form: &Form, end: HeaderEnd) {
+        self.end_field();
         let is_top = !std::mem::replace(&mut self.is_inside, true);
         let is_encode = |action: &Action| matches!(action, Action::Encode { .. });
         // An encoded part is one only where MIME holds (RFC 2045 §4).
@@ -118,6 +145,11 @@ impl Visitor for Writer<'_> {
         }
         let Action::Encode { encoding, charset } = self.action else {
             self.encoder = Encoder::None;
+            // Fields of a message inside must not become this header's.
+            let is_next_encoded = self.actions.as_slice().first().is_some_and(is_encode);
+            if end == HeaderEnd::AtText && form.made_of() == Kind::Message && is_next_encoded {
+                self.put("\r\n");
+            }
             return;
         };
         if let Some(charset) = charset {
@@ -127,6 +159,9 @@ impl Visitor for Writer<'_> {
         }
         if form.label.is_none() {
             self.encoding_field(encoding.word());
+        }
+        if end == HeaderEnd::AtText {
+            self.put("\r\n");
         }
         self.encoder = match encoding {
             Encoding::QuotedPrintable => Encoder::QuotedPrintable(QuotedPrintable::default()),

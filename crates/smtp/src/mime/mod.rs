@@ -6,19 +6,22 @@
 //! boundaries, so that the size of a message does not matter; its depth and parts are bounded.
 //!
 //! Text becomes quoted-printable, other content base64, each part for itself; fields that are missing are
-//! added, and a multipart that said `8bit` says `7bit`. Content that must not be changed (RFC 1847) or
+//! added, and a multipart that said `8bit` says `7bit`. Long lines of header fields are folded at white space, but for fields
+//! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) or
 //! cannot be encoded is [`Refused`] where its eight bits are in the way.
 //!
 //! Raw octets above 127 in *header* fields stay as they are. There is no encoding that would mean the
 //! same, they are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. What such a header is inside of keeps
 //! its label of eight bits; and so it is with a `message/delivery-status`, whose fields no program decodes. (A message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
 //!
-//! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::is_dkim_signed`]).
+//! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::breaks_dkim`]).
 
 mod convert;
 mod encode;
 mod fields;
+mod fold;
 mod lines;
+mod signed;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -35,7 +38,7 @@ pub const LINE_OCTETS_MAX: usize = crate::limits::CONTENT_LINE_OCTETS - 2;
 pub struct Goal {
     /// No octets above 127 in content.
     pub seven_bit: bool,
-    /// No lines over [`LINE_OCTETS_MAX`] in content.
+    /// No lines over [`LINE_OCTETS_MAX`] in content, and in header fields none that can be folded.
     pub short_lines: bool,
 }
 
@@ -72,7 +75,17 @@ pub struct Plan {
     goal: Goal,
     actions: Vec<Action>,
     eight_bit: EightBit,
+    folds: Folds,
     is_dkim_signed: bool,
+}
+
+/// Which fields are folded.
+#[derive(Clone, Debug, Default)]
+struct Folds {
+    /// Of the message's own header: their names, in lower case.
+    names: Vec<Vec<u8>>,
+    /// Are there others, in headers inside?
+    is_inside: bool,
 }
 
 /// Where octets above 127 stand beside content.
@@ -87,7 +100,12 @@ struct EightBit {
 impl Plan {
     /// Does nothing change?
     pub fn is_empty(&self) -> bool {
-        !self.eight_bit.in_aside && self.actions.iter().all(|action| *action == Action::Keep)
+        self.folds.names.is_empty() && !self.changes_content()
+    }
+
+    fn changes_content(&self) -> bool {
+        let is_kept = self.actions.iter().all(|action| *action == Action::Keep);
+        self.eight_bit.in_aside || self.folds.is_inside || !is_kept
     }
 
     /// Has a header, that of the message or of any part, octets above 127?
@@ -95,9 +113,10 @@ impl Plan {
         self.eight_bit.in_header
     }
 
-    /// Has the message a DKIM-Signature?
-    pub fn is_dkim_signed(&self) -> bool {
-        self.is_dkim_signed
+    /// Has the message a DKIM-Signature that does not survive? Folding the header alone leaves each valid (RFC 6376
+    /// §3.4.2).
+    pub fn breaks_dkim(&self) -> bool {
+        self.is_dkim_signed && self.changes_content()
     }
 }
 

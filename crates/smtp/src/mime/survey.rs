@@ -1,8 +1,10 @@
 //! What has to be done to a message so that a host can take it?
 
 use super::fields::{Kind, Label};
-use super::walker::{Entity, Field, Form, Visitor, Walker};
-use super::{Action, Charset, EightBit, Encoding, Goal, LINE_OCTETS_MAX, Plan, Refused};
+use super::fold::Folder;
+use super::signed::Untouchable;
+use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
+use super::{Action, Charset, EightBit, Encoding, Folds, Goal, LINE_OCTETS_MAX, Plan, Refused};
 
 /// Looks at a message once, in pieces, and makes a [`Plan`].
 #[derive(Debug)]
@@ -63,7 +65,14 @@ struct Findings {
     composites: Vec<usize>,
     /// Octets above 127 in a header inside the message, or in the status of a notice: they stay.
     has_8bit_inside: bool,
+    /// The name of the current field, in lower case.
+    field: Vec<u8>,
+    folder: Folder,
+    untouchable: Untouchable,
 }
+
+/// Fields of the message's own header that are folded. Ours: more names than that nobody writes with lines that are too long.
+const FOLDED_NAMES_MAX: usize = 100;
 
 impl Findings {
     fn new(goal: Goal) -> Self {
@@ -71,20 +80,56 @@ impl Findings {
             goal,
             actions: Vec::new(),
             eight_bit: EightBit::default(),
+            folds: Folds::default(),
             is_dkim_signed: false,
         };
         let entity = Entity { is_message: true, is_sealed: false };
-        Self { plan, current: Current::new(entity), composites: Vec::new(), has_8bit_inside: false }
+        Self {
+            plan,
+            current: Current::new(entity),
+            composites: Vec::new(),
+            has_8bit_inside: false,
+            field: Vec::new(),
+            folder: Folder::default(),
+            untouchable: Untouchable::default(),
+        }
+    }
+
+    /// In the header of the message, not in one of a part?
+    fn is_top(&self) -> bool {
+        self.plan.actions.len() <= 1
     }
 
     fn note_header(&mut self, octets: &[u8]) {
         self.plan.eight_bit.in_header |= !octets.is_ascii();
-        self.has_8bit_inside |= !octets.is_ascii() && self.plan.actions.len() > 1;
+        self.has_8bit_inside |= !octets.is_ascii() && !self.is_top();
+        if self.is_top() && Untouchable::is_signature(&self.field) {
+            self.untouchable.push(octets);
+        }
+        if self.plan.goal.short_lines {
+            let mut nowhere = Vec::new();
+            self.folder.push(octets, &mut nowhere);
+        }
+    }
+
+    fn end_field(&mut self) {
+        self.untouchable.end();
+        let name = std::mem::take(&mut self.field);
+        if !self.folder.finish(&mut Vec::new()) || self.current.entity.is_sealed {
+            return;
+        }
+        let folds = &mut self.plan.folds;
+        if self.plan.actions.len() > 1 {
+            folds.is_inside = true;
+        } else if !folds.names.contains(&name) && folds.names.len() < FOLDED_NAMES_MAX {
+            folds.names.push(name);
+        }
     }
 
     /// What has raw octets in it does not say `7bit` (RFC 2045 §6.2). Which of those around it that is, is not looked at: the label that
     /// they came with is true for all of them.
     fn plan(mut self) -> Plan {
+        self.plan.folds.names.retain(|name| !self.untouchable.has(name));
         if self.has_8bit_inside {
             for place in self.composites {
                 if let Some(action @ Action::Relabel) = self.plan.actions.get_mut(place) {
@@ -146,17 +191,22 @@ impl Visitor for Findings {
         self.current = Current::new(entity);
     }
 
+    fn field_start(&mut self, name: &[u8]) {
+        self.end_field();
+        self.field = name.to_ascii_lowercase();
+        self.plan.is_dkim_signed |= self.is_top() && self.field == b"dkim-signature";
+    }
+
     fn header(&mut self, octets: &[u8]) {
         self.note_header(octets);
     }
 
-    fn field(&mut self, field: Field, octets: &[u8]) {
+    fn field(&mut self, _field: Field, octets: &[u8]) {
         self.note_header(octets);
-        let is_top = self.plan.actions.len() == 1;
-        self.plan.is_dkim_signed |= is_top && field == Field::DkimSignature;
     }
 
-    fn header_end(&mut self, form: &Form) {
+    fn header_end(&mut self, form: &Form, _end: HeaderEnd) {
+        self.end_field();
         self.decide(self.relabelled(self.current.entity, form));
         if matches!(form.made_of(), Kind::Multipart { .. } | Kind::Message) {
             self.composites.push(self.plan.actions.len().saturating_sub(1));

@@ -156,6 +156,43 @@ fn each_part_is_encoded_for_itself() {
 }
 
 #[test]
+fn a_line_that_is_no_field_ends_a_header_and_is_content() {
+    let added = "MIME-Version: 1.0\nContent-Type: text/plain; charset=unknown-8bit\n\
+                 Content-Transfer-Encoding: quoted-printable\n";
+    check(
+        "between fields",
+        "A: b\nDear all: hello\nContent-Type: text/x\n\n\u{e4}\n",
+        &format!("A: b\n{added}\nDear all: hello\nContent-Type: text/x\n\n=E4\n"),
+    );
+    check(
+        "from the first line on",
+        ">From a Mon\nA: b\n\n\u{e4}",
+        &format!("{added}\n>From a Mon\nA: b\n\n=E4"),
+    );
+    check(" with a blank in front", " A: b\n\n\u{e4}", &format!("{added}\n A: b\n\n=E4"));
+    check("its octets are text", "A: b\ngr\u{fc}n: x\n", &format!("A: b\n{added}\ngr=FCn: x\n"));
+    check("as it is where nothing is to do", "A: b\nhello\n\nx\n", "A: b\nhello\n\nx\n");
+    let part = added.trim_start_matches("MIME-Version: 1.0\n");
+    check(
+        "in a part, and in the header of a multipart, where it is before the parts",
+        "Content-Type: multipart/a; boundary=b\n/dev/sda1\n\n--b\ntext \u{e4}\n--b\nB: c\n\n\u{e4}\n--b--\n",
+        &format!(
+            "Content-Type: multipart/a; boundary=b\nMIME-Version: 1.0\n/dev/sda1\n\n--b\n{part}\n\
+             text =E4\n--b\nB: c\n{part}\n=E4\n--b--\n"
+        ),
+    );
+    check(
+        "in a message inside, that has no header at all",
+        "MIME-Version: 1.0\nContent-Type: multipart/a; boundary=b\n\n--b\nContent-Type: message/rfc822\n\
+         text \u{e4}\n--b--\n",
+        &format!(
+            "MIME-Version: 1.0\nContent-Type: multipart/a; boundary=b\n\n--b\n\
+             Content-Type: message/rfc822\n\n{added}\ntext =E4\n--b--\n"
+        ),
+    );
+}
+
+#[test]
 fn what_must_not_or_cannot_be_changed_is_refused() {
     let part = |kind: &str, part: &str| {
         format!("Content-Type: multipart/{kind}; boundary=b\n\n--b\n{part}\n--b--\n")
@@ -223,13 +260,13 @@ fn depth_parts_and_fields_are_bounded() {
 }
 
 #[test]
-fn long_lines_are_encoded_where_that_is_the_goal_and_folded_nowhere() {
+fn long_lines_of_content_are_encoded_where_that_is_the_goal() {
     let long = "x".repeat(LINE_OCTETS_MAX + 1);
     let message =
         format!("Subject: {long}\nContent-Type: text/plain\nMIME-Version: 1.0\n\n{long}\n\u{e4}\n");
     let got = converted(&message, SHORT_LINES).unwrap();
     let (header, body) = got.split_once("\n\n").unwrap();
-    assert!(header.contains(&long), "a header cannot be encoded");
+    assert!(header.contains(&long), "a word of a header cannot be cut");
     assert!(body.lines().all(|line| line.len() <= 76), "{body}");
     assert_eq!(body.replace("=\n", ""), format!("{long}\n=E4\n"));
     let fits = format!("A: b\n\n{}\n", "x".repeat(LINE_OCTETS_MAX));
@@ -244,10 +281,45 @@ fn long_lines_are_encoded_where_that_is_the_goal_and_folded_nowhere() {
 fn it_is_told_what_a_conversion_breaks_and_what_it_cannot_reach() {
     let message = b"DKIM-Signature: a\r\n b\r\nSubject: x\r\n\r\n\xe4\r\n";
     let plan_of = |message: &[u8]| plan(message, SEVEN_BIT, 5).unwrap();
-    assert!(plan_of(message).is_dkim_signed() && !plan_of(message).has_8bit_header());
+    assert!(plan_of(message).breaks_dkim() && !plan_of(message).has_8bit_header());
     let inner =
         b"Content-Type: message/rfc822\r\n\r\nDKIM-Signature: a\r\nSubject: \xe4\r\n\r\nx\r\n";
-    assert!(!plan_of(inner).is_dkim_signed() && plan_of(inner).has_8bit_header());
+    assert!(!plan_of(inner).breaks_dkim() && plan_of(inner).has_8bit_header());
+}
+
+#[test]
+fn long_header_fields_are_folded_but_for_those_that_are_signed_as_they_are() {
+    let words = "word ".repeat(300).trim_end().to_owned();
+    let folds = |message: &str| {
+        let got = converted(message, SHORT_LINES).unwrap();
+        let is_same = got.replace('\n', "") == message.replace('\n', "");
+        assert!(is_same || got.contains("=\n"), "folding changes nothing else: {got}");
+        (got != message, got.lines().all(|line| line.len() <= LINE_OCTETS_MAX))
+    };
+    let relaxed = "DKIM-Signature: c=relaxed/simple; h=to:cc; b=x\n";
+    let simple = "DKIM-Signature: c=simple/relaxed; h=to:cc; b=x\n";
+    let inside = |kind: &str, field: &str| {
+        format!("Content-Type: {kind}; boundary=b\n\n--b\n{field}\n\nx\n--b--\n")
+    };
+    let cases = [
+        (format!("To: {words}\nA: b\n\nx\n"), (true, true)),
+        (format!("{relaxed}To: {words}\n\nx\n"), (true, true)),
+        (format!("{simple}To: {words}\n\nx\n"), (false, false)),
+        (format!("to : {words}\n{simple}\nx\n"), (false, false)),
+        (format!("{simple}To: a\nReferences: {words}\nCC: {words}\n\nx\n"), (true, false)),
+        (format!("DKIM-Signature: h=from; x={words}\n\nx\n"), (false, false)),
+        (format!("DKIM-Signature: h=from; c=relaxed; x={words}\n\nx\n"), (true, true)),
+        (format!("Content-Type: text/plain; x=\"{words}\"\n\nx\n"), (true, true)),
+        (inside("multipart/mixed", &format!("A: {words}")), (true, true)),
+        (inside("multipart/signed", &format!("A: {words}")), (false, false)),
+        (format!("A: {words}\nno field {words}\n\nx\n"), (true, true)),
+    ];
+    for (message, want) in cases {
+        assert_eq!(folds(&message), want, "{message}");
+        assert_eq!(converted(&message, SEVEN_BIT).as_ref(), Ok(&message), "another goal");
+    }
+    let message = format!("{relaxed}To: {words}\r\n\r\nx\r\n").replace("x\n", "x\r\n");
+    assert!(!plan(message.as_bytes(), SHORT_LINES, 9).unwrap().breaks_dkim());
 }
 
 /// A message or part, before it is written.

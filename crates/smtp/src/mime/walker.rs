@@ -6,7 +6,8 @@
 
 use super::Refused;
 use super::fields::{self, Kind, Label, Untyped};
-use super::lines::{HEAD_OCTETS, Lines, Segment};
+use super::lines::{Lines, Segment};
+use crate::header::{self, Above, HeaderLine};
 
 /// Multiparts that may be open inside each other. Ours, as Postfix's `mime_nesting_limit`.
 const DEPTH_MAX: usize = 100;
@@ -22,12 +23,14 @@ const CRLF: &[u8] = b"\r\n";
 pub(super) trait Visitor {
     /// The header of a message or part begins.
     fn entity(&mut self, entity: Entity);
-    /// Octets of its header that say nothing about its form.
+    /// A field of its header begins.
+    fn field_start(&mut self, name: &[u8]);
+    /// Octets of the field that has begun, if it says nothing about the form.
     fn header(&mut self, octets: &[u8]);
     /// A whole field that says something about its form.
     fn field(&mut self, field: Field, octets: &[u8]);
     /// Its header is over, but for the empty line.
-    fn header_end(&mut self, form: &Form);
+    fn header_end(&mut self, form: &Form, end: HeaderEnd);
     /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and LF.
     fn content(&mut self, octets: &[u8]);
     /// Its content is over. An error ends the walk there, wherever the input was cut.
@@ -47,24 +50,30 @@ pub(super) struct Entity {
     pub(super) is_sealed: bool,
 }
 
+/// How a header ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum HeaderEnd {
+    EmptyLine,
+    /// The next line is no field (see [`crate::header`]), but content.
+    AtText,
+    /// There is no content.
+    Nowhere,
+}
+
 /// A field that says something about an entity's form.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Field {
     ContentType,
     TransferEncoding,
     MimeVersion,
-    DkimSignature,
 }
 
 impl Field {
-    fn named(line: &[u8]) -> Option<Self> {
-        let name =
-            line.split(|&byte| byte == b':').next().filter(|name| name.len() < line.len())?;
-        match name.trim_ascii_end().to_ascii_lowercase().as_slice() {
+    fn named(name: &[u8]) -> Option<Self> {
+        match name.to_ascii_lowercase().as_slice() {
             b"content-type" => Some(Self::ContentType),
             b"content-transfer-encoding" => Some(Self::TransferEncoding),
             b"mime-version" => Some(Self::MimeVersion),
-            b"dkim-signature" => Some(Self::DkimSignature),
             _ => None,
         }
     }
@@ -136,6 +145,8 @@ struct Boundary {
 enum Place {
     Header {
         form: Form,
+        /// Above the next line.
+        above: Above,
         /// The field that is being read, as far as it is needed as a whole.
         field: Option<(Field, Vec<u8>)>,
     },
@@ -220,7 +231,8 @@ impl<V: Visitor> Steps<V> {
         self.entities += 1;
         let is_sealed = self.levels.last().is_some_and(|level| level.is_sealed);
         self.visitor.entity(Entity { is_message, is_sealed });
-        self.place = Place::Header { form: Form { untyped, ..Form::default() }, field: None };
+        let form = Form { untyped, ..Form::default() };
+        self.place = Place::Header { form, above: Above::Nothing, field: None };
     }
 
     /// Is it a boundary of an open multipart, the innermost first, and does it close that?
@@ -260,22 +272,28 @@ impl<V: Visitor> Steps<V> {
     }
 
     fn header(&mut self, segment: &Segment<'_>) -> Result<(), Refused> {
-        let Place::Header { form, field } = &mut self.place else { return Ok(()) };
-        if segment.is_start && segment.octets == CRLF {
-            end_field(&mut self.visitor, form, field)?;
-            return self.end_header();
-        }
-        let is_fold = segment.octets.starts_with(b" ") || segment.octets.starts_with(b"\t");
-        if segment.is_start && !is_fold {
-            end_field(&mut self.visitor, form, field)?;
-            *field = Field::named(segment.octets.get(..HEAD_OCTETS).unwrap_or(segment.octets))
-                .map(|named| (named, Vec::new()));
+        let Place::Header { form, above, field } = &mut self.place else { return Ok(()) };
+        if segment.is_start {
+            match HeaderLine::of(segment.octets, *above) {
+                HeaderLine::Continuation => {}
+                HeaderLine::Field(name) => {
+                    end_field(&mut self.visitor, form, field)?;
+                    self.visitor.field_start(name);
+                    *field = Field::named(name).map(|named| (named, Vec::new()));
+                    *above = Above::Field;
+                }
+                HeaderLine::Empty => {
+                    let kind = self.end_header(HeaderEnd::EmptyLine)?;
+                    return self.enter(kind);
+                }
+                HeaderLine::Text => {
+                    let kind = self.end_header(HeaderEnd::AtText)?;
+                    self.enter(kind)?;
+                    return self.segment(*segment);
+                }
+            }
         }
         match field {
-            // Signatures are long, and only that there is one matters.
-            Some((Field::DkimSignature, _)) => {
-                self.visitor.field(Field::DkimSignature, segment.octets);
-            }
             Some((_, octets)) => {
                 octets.extend_from_slice(segment.octets);
                 if octets.len() > FIELD_OCTETS_MAX {
@@ -287,14 +305,21 @@ impl<V: Visitor> Steps<V> {
         Ok(())
     }
 
-    /// At the empty line.
-    fn end_header(&mut self) -> Result<(), Refused> {
-        let Place::Header { form, .. } = std::mem::replace(&mut self.place, Place::Content) else {
-            return Ok(());
-        };
-        self.visitor.header_end(&form);
-        self.visitor.line(CRLF);
-        match form.made_of() {
+    /// Before the content.
+    fn end_header(&mut self, end: HeaderEnd) -> Result<Kind, Refused> {
+        let place = std::mem::replace(&mut self.place, Place::Content);
+        let Place::Header { mut form, mut field, .. } = place else { return Ok(Kind::Opaque) };
+        end_field(&mut self.visitor, &mut form, &mut field)?;
+        self.visitor.header_end(&form, end);
+        if end == HeaderEnd::EmptyLine {
+            self.visitor.line(CRLF);
+        }
+        Ok(form.made_of())
+    }
+
+    /// The content of what is made so begins.
+    fn enter(&mut self, kind: Kind) -> Result<(), Refused> {
+        match kind {
             Kind::Multipart { boundary, parts, is_sealed } => {
                 if self.levels.len() >= DEPTH_MAX {
                     return Err(Refused::TooComplex);
@@ -316,9 +341,9 @@ impl<V: Visitor> Steps<V> {
 
     /// Where a boundary or the end of the message cuts a header off, there is no content.
     fn end_header_without_line(&mut self) -> Result<(), Refused> {
-        if let Place::Header { form, field } = &mut self.place {
+        if let Place::Header { form, field, .. } = &mut self.place {
             end_field(&mut self.visitor, form, field)?;
-            self.visitor.header_end(form);
+            self.visitor.header_end(form, HeaderEnd::Nowhere);
             self.place = Place::Aside;
         }
         Ok(())
@@ -356,8 +381,7 @@ fn end_field(
     field: &mut Option<(Field, Vec<u8>)>,
 ) -> Result<(), Refused> {
     let Some((field, octets)) = field.take() else { return Ok(()) };
-    let colon = octets.iter().position(|&byte| byte == b':').unwrap_or(octets.len());
-    let value = octets.get(colon + 1..).unwrap_or_default();
+    let value = header::value(&octets);
     // Of two, readers take one or the other.
     let is_first = match field {
         Field::ContentType => form.kind.replace(fields::kind(value)).is_none(),
@@ -366,7 +390,6 @@ fn end_field(
             form.has_version = true;
             true
         }
-        Field::DkimSignature => return Ok(()),
     };
     visitor.field(field, &octets);
     if is_first { Ok(()) } else { Err(Refused::Ambiguous) }
