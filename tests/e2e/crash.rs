@@ -38,7 +38,7 @@ fn content(id: &str) -> Vec<u8> {
         1..=3 => 150,
         _ => 10,
     };
-    let mut content = format!("Message-ID: <{id}@client.test>\r\n\r\n");
+    let mut content = format!("Date: x\r\nMessage-ID: <{id}@client.test>\r\n\r\n");
     for _ in 0..lines {
         content +=
             &format!(".{:016x}{:016x} of {id}\r\n", dice.roll(u64::MAX), dice.roll(u64::MAX));

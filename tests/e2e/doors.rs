@@ -67,7 +67,7 @@ async fn how_tls_cuts_a_session_into_records_changes_nothing() {
     let line = format!("{}\r\n", "x".repeat(78));
     for (name, lines, record) in [("octets", 10, 1), ("records", 5000, usize::MAX)] {
         let mut client = relay.client().await.starttls(&trust, "relay.test").await.unwrap();
-        let content = format!("From: <a@client.test>\r\n\r\n{}", line.repeat(lines));
+        let content = format!("Date: x\r\nMessage-ID: <x@y>\r\n\r\n{}", line.repeat(lines));
         let session = format!(
             "MAIL FROM:<a@client.test>\r\nRCPT TO:<{name}@far.test>\r\nDATA\r\n{content}.\r\nQUIT\r\n"
         );

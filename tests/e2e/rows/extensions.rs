@@ -145,7 +145,7 @@ async fn ext_03_a_thousand_recipients_are_one_group() {
 fn ext_05_a_message_goes_in_one_chunk_where_chunking_is_offered() {
     on_stage(|stage| async {
         let mx = host(stage, "ext05.test", &["PIPELINING", "CHUNKING", "SIZE"]).await;
-        let content = b"X-Top: x\r\n\r\n.\r\n..\r\n.dot\r\nno end";
+        let content = b"X-Top: x\r\nReceived: by x\r\n\r\n.\r\n..\r\n.dot\r\nno end";
         send(&stage.relay, NOTICE, &["<a@ext05.test>", "<b@ext05.test>"], content).await;
         let received = mx.message().await;
         assert!(received.chunked);
@@ -292,9 +292,9 @@ fn ext_07_what_is_seven_bits_goes_unchanged_whatever_was_declared() {
     on_stage(|stage| async {
         let seven = host(stage, "ascii.ext07.test", &["SIZE"]).await;
         let eight = host(stage, "either.ext07.test", &["8BITMIME"]).await;
-        let plain = "X-Top: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+        let plain = "X-Top: x\r\nReceived: by x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
             Content-Transfer-Encoding: 8bit\r\n\r\ngreen\r\n";
-        let signed = "X-Top: x\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\
+        let signed = "X-Top: x\r\nReceived: by x\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\
             green\r\n--b--\r\n";
         for content in [plain, signed] {
             let both = ["<a@ascii.ext07.test>", "<a@either.ext07.test>"];

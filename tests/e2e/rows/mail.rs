@@ -215,28 +215,58 @@ async fn sv_18_postmaster_and_aliases_go_to_whom_the_operator_names() {
 }
 
 #[tokio::test]
-async fn sv_19_a_relay_repairs_nothing_and_submission_adds_what_is_missing() {
+async fn sv_19_what_is_missing_is_added_at_first_hand_and_nothing_else_is_repaired() {
     let office = Office::open(&[("anna", BCRYPT)], "").await;
     let mx = office.world.mx("mx.sv19.test").await;
     office.world.domain("sv19.test").mx(&[(10, &mx)]);
-    let bare = "Subject: bare\r\n\r\nbody\r\n";
-    let whole = "date: whenever\r\nMESSAGE-ID: <x@y>\r\nSubject: whole\r\n\r\nbody\r\n";
-    let mut client = Client::hello(office.relay.listener_at(RELAY)).await.unwrap();
-    client.transact("a@client.test", &["relayed@sv19.test"], bare.as_bytes()).await.unwrap();
-    let relayed = mx.message_to("relayed@sv19.test").await.text();
-    assert!(relayed.ends_with(&format!("+0000\r\n{bare}")), "{relayed}");
+    let mut relayed = Client::hello(office.relay.listener_at(RELAY)).await.unwrap();
+    let mut submitted = office.user(STARTTLS, "anna", "secret").await;
+    let to = "b@sv19.test";
+    let mut count = 0;
+    for (client, is_submission) in [(&mut relayed, false), (&mut submitted, true)] {
+        // In front of what is no field, and of an empty line.
+        for rest in ["\r\nbody\r\n", "Dear all: hello\r\nDate: text\r\n\r\nbody\r\n"] {
+            let content = format!("Subject: bare\r\n{rest}");
+            client.transact("a@client.test", &[to], content.as_bytes()).await.unwrap();
+            count += 1;
+            let text = mx.messages(count).await[count - 1].text();
+            let (_, added) = text.split_once("Subject: bare\r\n").unwrap();
+            let lines: Vec<&str> = added.splitn(3, "\r\n").collect();
+            assert!(lines[0].starts_with("Date: ") && lines[0].ends_with(" +0000"), "{text}");
+            assert!(lines[1].starts_with("Message-ID: <") && lines[1].ends_with("@relay.test>"));
+            assert_eq!(lines[2], rest);
+        }
+        let whole = "date: whenever\r\nMESSAGE-ID: <x@y>\r\nSubject: whole\r\n\r\nbody\r\n";
+        let signed = "DKIM-Signature: v=1\r\nSubject: signed\r\n\r\nbody\r\n";
+        let passed_on = "Received: from x\r\nSubject: passed on\r\n\r\nbody\r\n";
+        for (content, is_same) in [(whole, true), (signed, true), (passed_on, !is_submission)] {
+            client.transact("a@client.test", &[to], content.as_bytes()).await.unwrap();
+            count += 1;
+            let text = mx.messages(count).await[count - 1].text();
+            assert_eq!(text.ends_with(&format!("+0000\r\n{content}")), is_same, "{text}");
+        }
+        // It does not become a part of our own field.
+        let content = " by ceo; Thu, 1 Jan 1970 00:00:00 +0000\r\n\r\nbody\r\n";
+        client.transact("a@client.test", &[to], content.as_bytes()).await.unwrap();
+        count += 1;
+        let text = mx.messages(count).await[count - 1].text();
+        assert!(text.ends_with(&format!("@relay.test>\r\n\r\n{content}")), "{text}");
+    }
+}
 
-    let mut client = office.user(STARTTLS, "anna", "secret").await;
-    client.transact("a@client.test", &["bare@sv19.test"], bare.as_bytes()).await.unwrap();
-    let submitted = mx.message_to("bare@sv19.test").await.text();
-    let (_, added) = submitted.split_once("Subject: bare\r\n").unwrap();
-    let lines: Vec<&str> = added.split("\r\n").collect();
-    assert!(lines[0].starts_with("Date: ") && lines[0].ends_with(" +0000"), "{submitted}");
-    assert!(lines[1].starts_with("Message-ID: <") && lines[1].ends_with("@relay.test>"));
-    assert_eq!(&lines[2..], ["", "body", ""]);
-    client.transact("a@client.test", &["whole@sv19.test"], whole.as_bytes()).await.unwrap();
-    let submitted = mx.message_to("whole@sv19.test").await.text();
-    assert!(submitted.ends_with(&format!("+0000\r\n{whole}")), "{submitted}");
+#[tokio::test]
+async fn sv_19_nothing_is_added_where_the_operator_says_so() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.sv19.test").await;
+    world.domain("sv19.test").mx(&[(10, &mx)]);
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nadd_missing_headers = false\n";
+    let relay = world.relay(listener).await;
+    let cases = [("Subject: bare\r\n\r\nbody\r\n", ""), ("\tx\r\n\r\nbody\r\n", "\r\n")];
+    for (number, (content, apart)) in cases.into_iter().enumerate() {
+        relay.submit_content("a@client.test", &["b@sv19.test"], content.as_bytes()).await;
+        let text = mx.messages(number + 1).await[number].text();
+        assert!(text.ends_with(&format!("+0000\r\n{apart}{content}")), "{text}");
+    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub(super) async fn mx_of(stage: &Stage, domain: &str) -> Mx {
 pub(super) const HIDDEN: &[u8] =
     b"MAIL FROM:<smuggler@client.test>\r\nRCPT TO:<s@hidden.test>\r\nDATA\r\n\r\nx\r\n";
 /// What stands in front of what should look like the end.
-pub(super) const FRONT: &[u8] = b"Subject: x\r\n\r\n";
+pub(super) const FRONT: &[u8] = b"Received: x\r\n\r\n";
 
 /// The vectors that try to end a message early, with commands behind.
 pub(super) fn smuggling() -> Vec<(String, Vec<u8>)> {

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use policy::TlsVersion;
 
 use super::doors::Door;
+use super::fixups::Repair;
 use super::listener::is_proxy;
 use super::visitors::Standing;
-use crate::config::{ClientInReceived, Config, ListenerMode};
+use crate::config::{ClientInReceived, Config, ListenerMode, MissingHeaders};
 use crate::place::Place;
 
 /// Who is at the other end of a connection.
@@ -98,6 +99,17 @@ impl Arrival {
         !self.door.is_gone()
             && today.listener.mode == self.mode
             && is_proxy(self.knocked, &today) == self.is_proxied
+    }
+
+    /// What its messages get. Who may send through a listener in mode `relay` is trusted there.
+    pub(super) fn repair(&self) -> Repair {
+        match (self.door.entrance().listener.missing_headers, self.mode) {
+            (MissingHeaders::Left, _) => Repair::Nothing,
+            (MissingHeaders::Added, ListenerMode::Relay) => Repair::FirstHand,
+            (MissingHeaders::Added, ListenerMode::Submission | ListenerMode::Submissions) => {
+                Repair::Submitted
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::refusal::{self, Refusal};
 use super::rules;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
-use crate::config::{self, ClientInReceived, Config, ListenerMode};
+use crate::config::{self, ClientInReceived, Config};
 use crate::free_space::Reservation;
 use crate::place::Place;
 use crate::queue::intake::NotNow;
@@ -304,10 +304,7 @@ impl Desk {
             utf8: transaction.asked.mail.smtp_utf8,
         };
         let field = Trace { client, peer, means, by, id, recipient, at }.field();
-        let fixups = match self.arrival.mode {
-            ListenerMode::Relay => None,
-            ListenerMode::Submission | ListenerMode::Submissions => Some(Fixups::new(id, by, at)),
-        };
+        let fixups = Fixups::new(self.arrival.repair(), id, by, at);
         let mut message = Incoming::new(draft, fixups);
         let besides = buffer + transaction.asked.recipients.memory();
         message.append(field.as_bytes(), besides, &mut transaction.lease);

@@ -19,7 +19,9 @@ use super::bind::{self, Acceptor};
 use super::certificates::{Certificate, Certificates};
 use super::inherited::Inherited;
 use super::listener::{self, Site};
-use crate::config::{BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode};
+use crate::config::{
+    BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
+};
 use crate::relay::Relay;
 
 /// Of the path of a `[[listener]]`: owner and group.
@@ -288,6 +290,7 @@ fn wanted(config: &Config) -> Vec<Wanted> {
             proxy_protocol_from: Vec::new(),
             bare_newline: BareNewline::Reject,
             require_tls: false,
+            missing_headers: MissingHeaders::Added,
             client_in_received: ClientInReceived::Shown,
             is_default: false,
         },

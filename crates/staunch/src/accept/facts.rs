@@ -2,6 +2,7 @@
 //!
 //! Pieces must not end between CR and LF; that is what the content receiver promises.
 
+use smtp::header::{HeaderPart, HeaderScanner};
 use spool::BodyFacts;
 
 const CRLF: &[u8] = b"\r\n";
@@ -19,69 +20,9 @@ pub(crate) struct Facts {
     /// Octets of the line that the last piece left open.
     line: u64,
     at_line_start: bool,
-    section: Section,
-    /// Of the header that has ended.
+    /// Finds the header's end, and counts while it streams by. Nothing of it is kept: a header may have megabytes, and a tree of it has more.
+    header: HeaderScanner,
     received_count: u32,
-}
-
-#[derive(Debug)]
-enum Section {
-    Header(ReceivedFields),
-    Body,
-}
-
-/// Counts `Received` fields while the header streams by. Nothing of it is kept: a header may have megabytes, and a tree of it has more.
-#[derive(Debug, Default)]
-struct ReceivedFields {
-    count: u32,
-    line: Line,
-}
-
-/// How far the current line of a header is read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Line {
-    /// So many octets, all of the name.
-    Name(usize),
-    /// The name, and perhaps blanks (RFC 5322 §4.5.8).
-    BeforeColon,
-    /// Far enough.
-    Decided,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self::Name(0)
-    }
-}
-
-impl ReceivedFields {
-    /// The next piece of the header.
-    fn look(&mut self, mut piece: &[u8]) {
-        while let Some((octet, rest)) = piece.split_first() {
-            self.line = match (self.line, octet) {
-                (Line::Decided, _) => {
-                    let Some(end) = memchr::memchr(b'\n', piece) else { return };
-                    piece = piece.get(end + 1..).unwrap_or_default();
-                    self.line = Line::default();
-                    continue;
-                }
-                (_, b'\n') => Line::default(),
-                (Line::Name(seen), octet) => match RECEIVED.get(seen) {
-                    Some(wanted) if !octet.eq_ignore_ascii_case(wanted) => Line::Decided,
-                    Some(_) if seen + 1 == RECEIVED.len() => Line::BeforeColon,
-                    Some(_) => Line::Name(seen + 1),
-                    None => Line::Decided,
-                },
-                (Line::BeforeColon, b' ' | b'\t') => Line::BeforeColon,
-                (Line::BeforeColon, b':') => {
-                    self.count = self.count.saturating_add(1);
-                    Line::Decided
-                }
-                (Line::BeforeColon, _) => Line::Decided,
-            };
-            piece = rest;
-        }
-    }
 }
 
 impl Facts {
@@ -93,7 +34,7 @@ impl Facts {
             longest_line: 0,
             line: 0,
             at_line_start: true,
-            section: Section::Header(ReceivedFields::default()),
+            header: HeaderScanner::default(),
             received_count: 0,
         }
     }
@@ -103,10 +44,8 @@ impl Facts {
         self.size += octets(piece);
         self.has_8bit |= !piece.is_ascii();
         self.measure_lines(piece);
-        match &mut self.section {
-            Section::Body => {}
-            Section::Header(_) => self.header(piece),
-        }
+        let (header_len, received_count) = (&mut self.header_len, &mut self.received_count);
+        self.header.push(piece, |part| note(part, header_len, received_count));
         self.at_line_start = piece.ends_with(CRLF) || (self.at_line_start && piece.is_empty());
     }
 
@@ -122,33 +61,10 @@ impl Facts {
         self.longest_line = self.longest_line.max(self.line);
     }
 
-    /// A piece that begins in the header section.
-    fn header(&mut self, piece: &[u8]) {
-        let empty_line = if self.at_line_start && piece.starts_with(CRLF) {
-            Some(0)
-        } else {
-            memchr::memmem::find(piece, b"\r\n\r\n").map(|at| at + CRLF.len())
-        };
-        let end = empty_line.unwrap_or(piece.len());
-        let front = piece.get(..end).unwrap_or(piece);
-        self.header_len += octets(front);
-        if let Section::Header(received) = &mut self.section {
-            received.look(front);
-        }
-        if empty_line.is_some() {
-            self.end_header();
-        }
-    }
-
-    fn end_header(&mut self) {
-        if let Section::Header(received) = std::mem::replace(&mut self.section, Section::Body) {
-            self.received_count = received.count;
-        }
-    }
-
     /// All that is known once the message has ended.
     pub(crate) fn finish(mut self) -> BodyFacts {
-        self.end_header();
+        let (header_len, received_count) = (&mut self.header_len, &mut self.received_count);
+        self.header.finish(|part| note(part, header_len, received_count));
         BodyFacts {
             size: self.size,
             header_len: self.header_len,
@@ -157,6 +73,16 @@ impl Facts {
             ends_with_newline: self.at_line_start && self.size > 0,
             received_count: self.received_count,
         }
+    }
+}
+
+fn note(part: HeaderPart<'_>, header_len: &mut u64, received_count: &mut u32) {
+    match part {
+        HeaderPart::Field(name) if name.eq_ignore_ascii_case(RECEIVED) => {
+            *received_count = received_count.saturating_add(1);
+        }
+        HeaderPart::Header(octets_of_it) => *header_len += octets(octets_of_it),
+        HeaderPart::Field(_) | HeaderPart::End | HeaderPart::Rest(_) => {}
     }
 }
 
@@ -184,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_ends_at_the_first_empty_line_at_any_cut() {
+    fn the_header_ends_at_the_first_line_that_is_no_field_at_any_cut() {
         let cases = [
             ("A: b\r\nC: d\r\n\r\nbody\r\n", 12, 0),
             ("A: b\r\n", 6, 0),
@@ -194,7 +120,8 @@ mod tests {
                 51,
                 2,
             ),
-            ("not a field\r\nReceived : a\r\n\r\n", 27, 1),
+            ("Received : a\r\nnot a field\r\nReceived: b\r\n\r\n", 14, 1),
+            ("not a field\r\nReceived: a\r\n\r\n", 0, 0),
         ];
         for (message, header_len, received_count) in cases {
             for cut in 1..=message.len() {
@@ -229,8 +156,8 @@ mod tests {
     fn received_fields_are_counted_at_line_starts_however_many_there_are() {
         let cases = [
             ("RECEIVED:a\r\nReceived \t: b\r\n", 2),
-            (" Received: folded\r\n\tReceived: folded\r\n", 0),
-            ("Receive: a\r\nReceivedX: b\r\nX-Received: c\r\nReceived\r\nReceived x: d\r\n", 0),
+            ("A: b\r\n Received: folded\r\n\tReceived: folded\r\n", 0),
+            ("Receive: a\r\nReceivedX: b\r\nX-Received: c\r\nReceived x: d\r\n", 0),
             ("Received\r\n: no field\r\n", 0),
         ];
         for (header, want) in cases {

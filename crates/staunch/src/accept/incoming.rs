@@ -8,7 +8,7 @@ use spool::{BodyFacts, Draft, INLINE_BODY_MAX, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::facts::Facts;
-use super::fixups::{Fixups, Seen};
+use super::fixups::Fixups;
 use super::refusal::Refusal;
 use crate::budget::Lease;
 
@@ -16,15 +16,14 @@ use crate::budget::Lease;
 #[derive(Debug)]
 pub(super) struct Incoming {
     facts: Facts,
-    /// While the header of a submitted message streams by.
+    /// Until the message has ended.
     fixups: Option<Fixups>,
     draft: Result<Draft, Refusal>,
 }
 
 impl Incoming {
-    /// `fixups` only for what is submitted.
-    pub(super) fn new(draft: Draft, fixups: Option<Fixups>) -> Self {
-        Self { facts: Facts::new(), fixups, draft: Ok(draft) }
+    pub(super) fn new(draft: Draft, fixups: Fixups) -> Self {
+        Self { facts: Facts::new(), fixups: Some(fixups), draft: Ok(draft) }
     }
 
     /// Octets held in memory.
@@ -53,15 +52,9 @@ impl Incoming {
 
     /// The next piece of the client's message; `buffer` octets are held besides, under the same lease.
     pub(super) fn write(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
-        match self.fixups.as_mut().map(|fixups| fixups.look(piece)) {
-            Some(Seen::End { front, fields }) => {
-                self.fixups = None;
-                let (front, rest) = piece.split_at_checked(front).unwrap_or((piece, b""));
-                for part in [front, fields.as_bytes(), rest] {
-                    self.append(part, buffer, lease);
-                }
-            }
-            Some(Seen::Header) | None => self.append(piece, buffer, lease),
+        if let Some(mut fixups) = self.fixups.take() {
+            fixups.push(piece, |part| self.append(part, buffer, lease));
+            self.fixups = Some(fixups);
         }
     }
 
@@ -77,7 +70,7 @@ impl Incoming {
     /// The client's message has ended, perhaps within its header.
     pub(super) fn end(&mut self, buffer: usize, lease: &mut Lease) {
         if let Some(fixups) = self.fixups.take() {
-            self.append(fixups.end().as_bytes(), buffer, lease);
+            fixups.finish(|part| self.append(part, buffer, lease));
         }
     }
 
@@ -153,8 +146,10 @@ fn octets(count: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use smtp::Domain;
     use spool::{Options, Spool};
 
+    use super::super::fixups::Repair;
     use super::super::session::{GREEDIEST, READ_OCTETS};
     use super::*;
     use crate::budget::{Borrower, Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS, Shares};
@@ -169,7 +164,10 @@ mod tests {
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
         let budget = Budget::new(Shares { arriving: limit, kept_back: 0, accepted: 0, notices: 0 });
         let mut lease = budget.message(Borrower::Place(Place::Local(1)), held.guarantee()).unwrap();
-        let mut incoming = Incoming::new(spool.draft(spool.new_id(Timestamp::UNIX_EPOCH)), None);
+        let draft = spool.draft(spool.new_id(Timestamp::UNIX_EPOCH));
+        let hostname = Domain::parse("relay.example").unwrap();
+        let fixups = Fixups::new(Repair::Nothing, draft.id(), &hostname, Timestamp::UNIX_EPOCH);
+        let mut incoming = Incoming::new(draft, fixups);
         let mut most = 0;
         for piece in pieces {
             incoming.write(piece, held.now + RECIPIENTS_OCTETS, &mut lease);
@@ -198,7 +196,8 @@ mod tests {
         let body: Vec<&[u8]> = std::iter::once(&b"A: b\r\n\r\n"[..])
             .chain(std::iter::repeat_n(line.as_slice(), 50))
             .collect();
-        let header: Vec<&[u8]> = std::iter::repeat_n(line.as_slice(), 50).collect();
+        let field = [b"X: ", line.get(3..).unwrap()].concat();
+        let header: Vec<&[u8]> = std::iter::repeat_n(field.as_slice(), 50).collect();
         for held in [CLEAR, GREEDIEST] {
             let (finished, most) = receive(&body, 1 << 20, held);
             assert_eq!(finished.map(|facts| facts.size), Ok(8 + 50 * 1024));

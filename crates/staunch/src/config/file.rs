@@ -65,6 +65,7 @@ impl Default for File {
 /// `[[listener]]`; none means the two built-in ones.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "keys of a file")]
 pub(super) struct Listener {
     pub(super) address: String,
     #[serde(default = "relay")]
@@ -79,12 +80,18 @@ pub(super) struct Listener {
     pub(super) bare_newline: String,
     #[serde(default)]
     pub(super) require_tls: bool,
+    #[serde(default = "yes")]
+    pub(super) add_missing_headers: bool,
     #[serde(default)]
     pub(super) hide_client: bool,
 }
 
 fn relay() -> String {
     "relay".into()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn reject() -> String {
@@ -102,6 +109,7 @@ impl Listener {
             proxy_protocol_from: Vec::new(),
             bare_newline: reject(),
             require_tls: false,
+            add_missing_headers: true,
             hide_client: false,
         };
         ["127.0.0.1:2525", "[::1]:2525"].map(built_in).into()

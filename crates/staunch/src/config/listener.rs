@@ -29,6 +29,8 @@ pub(crate) struct Listener {
     pub(crate) bare_newline: BareNewline,
     /// Is REQUIRETLS offered under TLS (RFC 8689)?
     pub(crate) require_tls: bool,
+    /// What becomes of messages without Date or Message-ID?
+    pub(crate) missing_headers: MissingHeaders,
     /// What does Received say of where a user is?
     pub(crate) client_in_received: ClientInReceived,
     /// Built in rather than written: a host without this address family goes on without it.
@@ -84,6 +86,15 @@ pub(crate) enum BareNewline {
     Reject,
     /// Made CRLF before dots are looked at.
     Normalize,
+}
+
+/// `listener.add_missing_headers`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MissingHeaders {
+    /// They are added (RFC 5321 §6.4, RFC 6409 §8).
+    Added,
+    /// Nothing is added.
+    Left,
 }
 
 /// `listener.hide_client`.
@@ -156,6 +167,11 @@ impl Checker {
                 proxy_protocol_from,
                 bare_newline,
                 require_tls: listener.require_tls,
+                missing_headers: if listener.add_missing_headers {
+                    MissingHeaders::Added
+                } else {
+                    MissingHeaders::Left
+                },
                 client_in_received: if listener.hide_client {
                     ClientInReceived::Hidden
                 } else {

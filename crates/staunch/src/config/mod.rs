@@ -43,7 +43,8 @@ pub(crate) use aliases::Aliases;
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use hostname::Hostname;
 pub(crate) use listener::{
-    BareNewline, ClientInReceived, Identity, ListenAddress, Listener, ListenerMode, Submit,
+    BareNewline, ClientInReceived, Identity, ListenAddress, Listener, ListenerMode, MissingHeaders,
+    Submit,
 };
 pub(crate) use load::{Loaded, load};
 pub(crate) use local::Destination;
