@@ -94,8 +94,8 @@ fn after_failure(status: Status) -> &'static str {
              no such way to the recipient. Send it without this demand if it need not be protected."
         }
         (4, 7) => {
-            "You asked for this message to be delivered within a certain time, which is over. Send \
-             it again if it may arrive later."
+            "The time in which this message was to be delivered is over. Send it again if it may \
+             arrive later."
         }
         (1, _) => "Please check the address for mistakes.",
         (2, _) => "The recipient's mailbox cannot take the message. Please reach them another way.",

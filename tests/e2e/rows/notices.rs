@@ -334,6 +334,24 @@ async fn dsn_10_what_cannot_be_converted_comes_back_as_its_header() {
     }
 }
 
+/// DSN-10: what is not converted is no reason to leave it out.
+#[tokio::test]
+async fn dsn_10_ascii_comes_back_whole_however_odd_it_is() {
+    let stage = Home::start().await;
+    stage.home.script(|script| script.keywords = Vec::new());
+    let content =
+        "Subject: odd\r\nContent-Type: text/plain\r\nContent-Type: text/html\r\n\r\nbody\r\n";
+    let mut client = stage.relay.client().await;
+    client.expect("MAIL FROM:<alice@sender.test> RET=FULL", 250).await;
+    client.expect("RCPT TO:<bad@far.test>", 250).await;
+    client.expect("DATA", 354).await;
+    client.send(content.as_bytes()).await.unwrap();
+    client.expect(".", 250).await;
+    let notice = stage.home.message().await;
+    assert!(part_types(&notice).contains(&"message/rfc822".to_owned()), "{}", notice.text());
+    assert!(notice.text().contains("\r\n\r\nbody\r\n"), "{}", notice.text());
+}
+
 /// DSN-11: who has an ASCII address gets ASCII, who has not gets the international form.
 #[tokio::test]
 async fn dsn_11_utf8_addresses_are_told_in_the_form_that_travels() {

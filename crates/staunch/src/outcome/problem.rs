@@ -36,10 +36,20 @@ impl Problem {
         // RFC 4954 §6: the credentials are invalid. That is certain now.
         let status = if self.reason == Reason::AuthFailed {
             Status::permanent(7, 8)
+        } else if self.is_wait_by_policy() {
+            Status::permanent(4, 7)
         } else {
             self.status.with_class(smtp::Class::Permanent)
         };
         Self { status, ..self }
+    }
+
+    /// Did a host ask for patience by its policy, as for greylisting? Under class 5 its code would say that it refused the sender (X.7.1),
+    /// which it never did: the time ran out (RFC 3463 §3.5, X.4.7).
+    fn is_wait_by_policy(&self) -> bool {
+        let is_wait =
+            self.reply.as_ref().is_some_and(|reply| reply_class(reply) == smtp::Class::Transient);
+        is_wait && self.status.subject == 7 && !self.reason.is_about_protection()
     }
 
     /// As the reason of a wait: class 4, also where a peer that does not decide alone said 5yz.
@@ -68,4 +78,27 @@ impl Problem {
 
 fn reply_class(reply: &Reply) -> smtp::Class {
     if reply.code >= 500 { smtp::Class::Permanent } else { smtp::Class::Transient }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_asked_for_patience_until_the_end_was_not_refused() {
+        let ended = |reason, reply: &str| {
+            let reply = Reply::parse(format!("{reply}\r\n").as_bytes()).unwrap();
+            let problem = Problem::new(reason, "x").answered(&reply).in_the_end();
+            assert_eq!(problem.reply, Some(reply), "it is quoted");
+            problem.status.to_string()
+        };
+        assert_eq!(ended(Reason::Remote4xx, "451 4.7.1 greylisted"), "5.4.7");
+        assert_eq!(ended(Reason::Throttled, "421 4.7.0 too fast"), "5.4.7");
+        assert_eq!(ended(Reason::Remote4xx, "452 4.2.2 full"), "5.2.2");
+        assert_eq!(ended(Reason::Remote4xx, "451 later"), "5.0.0");
+        assert_eq!(ended(Reason::Remote5xx, "550 5.7.1 blocked"), "5.7.1");
+        assert_eq!(ended(Reason::StarttlsRefused, "454 4.7.0 no TLS"), "5.7.0");
+        let ours = Problem::new(Reason::MxNotListed, "x").in_the_end();
+        assert_eq!(ours.status.to_string(), "5.7.5");
+    }
 }

@@ -267,7 +267,9 @@ fn write_so_that_it_travels(
 ) -> (Vec<u8>, Returned) {
     let text = write(config, subject, telling, &parts);
     // Who takes UTF-8 in addresses takes eight bits in content (RFC 6531 §3.1).
-    let goes_anywhere = !parts.sender.as_str().is_ascii() || survey_for_seven_bits(&text).is_ok();
+    let goes_anywhere = text.is_ascii()
+        || !parts.sender.as_str().is_ascii()
+        || survey_for_seven_bits(&text).is_ok();
     match parts.returned {
         Returned::Full if !goes_anywhere => {
             let parts = Parts { returned: Returned::Headers, ..parts };
