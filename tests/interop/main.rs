@@ -16,7 +16,9 @@
 )]
 
 mod clients;
+mod dkim;
 mod mail;
+mod odd_hosts;
 mod programs;
 mod receivers;
 mod servers;

@@ -23,26 +23,26 @@ const ON_TOP: [&str; 6] =
     ["Return-Path", "X-Original-To", "Delivered-To", "Envelope-to", "Delivery-date", "Received"];
 
 /// Where a server is and what it may use.
-struct Place {
+pub(crate) struct Place {
     /// Its name is `mx.NAME.test`, its domain `NAME.test`.
     name: &'static str,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     identity: KeyFiles,
     policy: Policy,
     /// Everybody may write here.
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// What the domain asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Policy {
+pub(crate) enum Policy {
     /// This very host, verified.
     Enforce,
     Absent,
 }
 
 impl Place {
-    async fn prepare(world: &World, name: &'static str, policy: Policy) -> Self {
+    pub(crate) async fn prepare(world: &World, name: &'static str, policy: Policy) -> Self {
         let (domain, host) = (format!("{name}.test"), format!("mx.{name}.test"));
         let address = world.free_address().await;
         let std::net::IpAddr::V4(ip) = address.ip() else { panic!("{address} is IPv4") };
@@ -67,17 +67,17 @@ impl Place {
     }
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, mode).expect("we are root");
 }
 
 /// A server in the foreground, ended with its value.
-struct Foreground(Child);
+pub(crate) struct Foreground(Child);
 
 impl Foreground {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
@@ -111,7 +111,7 @@ fn postfix(place: &Place) -> Postfix {
     Postfix::start(&place.dir.join("instance"), &setup)
 }
 
-fn exim(place: &Place) -> Foreground {
+pub(crate) fn exim(place: &Place) -> Foreground {
     let spool = place.dir.join("spool");
     std::fs::create_dir(&spool).expect("a folder");
     set_mode(&spool, 0o777);
@@ -208,7 +208,7 @@ async fn what_is_delivered_is_kept_unchanged_by_every_server() {
     }
 }
 
-async fn wait_for_listener(place: &Place) {
+pub(crate) async fn wait_for_listener(place: &Place) {
     let since = Instant::now();
     while TcpStream::connect(place.address).await.is_err() {
         assert!(since.elapsed() < PROGRESS, "{} does not listen", place.name);

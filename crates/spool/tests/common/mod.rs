@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
     Acted, Body, BodyFacts, Change, CheckCursor, DamagedRecipient, Envelope, Filter, LaneKey,
-    MessageId, MessageOptions, NewRecipient, Options, Problem, RecipientNo, RecipientOptions,
-    RecipientState, Sealed, Settled, Settlement, Spool, StoreError,
+    MessageId, MessageOptions, NewRecipient, OpenError, Options, Problem, RecipientNo,
+    RecipientOptions, RecipientState, Sealed, Settled, Settlement, Spool, StoreError,
 };
 
 /// Bodies above this are files, so that tests see both kinds with little data.
@@ -24,9 +24,19 @@ pub(crate) fn options() -> Options {
     Options { inline_body_max: INLINE_MAX, reserve_bytes: 64 * 1024, ..Options::default() }
 }
 
+/// A child process of another test has our locks, too, until it runs its own program.
 pub(crate) fn open(dir: &Path) -> Spool {
+    for _ in 0..LOCKED_MAX {
+        match Spool::open(dir, options()) {
+            Err(OpenError::Locked { .. }) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
     Spool::open(dir, options()).unwrap()
 }
+
+/// Tries to open a store that is locked.
+const LOCKED_MAX: u32 = 100_000;
 
 pub(crate) fn lane(number: impl std::fmt::Display) -> LaneKey {
     LaneKey::new(&format!("lane{number}.example"))
