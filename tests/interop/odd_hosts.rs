@@ -102,8 +102,14 @@ async fn exim_hangs_up_over_odd_recipients_and_the_others_get_their_mail() {
     let place = Place::prepare(&world, "exim", Policy::Enforce).await;
     let _exim = exim(&place);
     wait_for_listener(&place).await;
-    let relay = relay(&world).await;
-    let odd = (0..5).map(|number| format!("b..{number}@exim.test"));
+    // One lane, and so one transaction, for all domains.
+    let route = format!(
+        "[[route]]\ndomains = [\"*\"]\nvia = [\"smtp://[mx.exim.test]:{}\"]\n\
+         [delivery]\nretry = [\"1s\"]\n",
+        place.address.port()
+    );
+    let relay = world.relay(&route).await;
+    let odd = (0..5).map(|number| format!("b@odd_{number}.exim.test"));
     let good = ["first@exim.test", "last@exim.test"].map(str::to_owned);
     let recipients: Vec<_> =
         good[..1].iter().cloned().chain(odd).chain(good[1..].to_vec()).collect();
@@ -111,7 +117,7 @@ async fn exim_hangs_up_over_odd_recipients_and_the_others_get_their_mail() {
     for recipient in &good {
         relay.event("delivered").with("recipient", recipient).await;
     }
-    let bounced = relay.event("bounced").with("domain", "exim.test").times(5).await;
+    let bounced = relay.event("bounced").with("mx", "mx.exim.test").times(5).await;
     assert!(
         bounced
             .iter()

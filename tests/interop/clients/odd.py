@@ -32,9 +32,12 @@ class Handler:
 class Server(SMTP):
     """Where it is open, only RSET ends a transaction."""
 
-    def _set_post_data_state(self):
-        if habit != "open":
-            super()._set_post_data_state()
+    async def smtp_DATA(self, arg):
+        envelope = self.envelope
+        result = await super().smtp_DATA(arg)
+        if habit == "open":
+            self.envelope = envelope
+        return result
 
 
 class Host(Controller):
