@@ -9,7 +9,7 @@ export DEBIAN_FRONTEND=noninteractive
 packages=(
     postfix nginx-light knot knot-dnsutils strace e2fsprogs systemd faketime g++
     # Clients of the accepting side, with what they need for TLS and AUTH.
-    curl msmtp swaks libnet-ssleay-perl libauthen-sasl-perl libsasl2-modules php-cli libjakarta-mail-java
+    curl msmtp swaks bsd-mailx libnet-ssleay-perl libauthen-sasl-perl libsasl2-modules php-cli libjakarta-mail-java
     # A server of that kind, and what the unpacked ones below need.
     python3-aiosmtpd python3-dkim python3-cryptography libgnutls-dane0 libevent-2.1-7 libidn12 libnsl2 libgdbm6
 )
@@ -43,7 +43,7 @@ add_runtimes() {
 
 # With the users and folders that their packages would make.
 unpack_servers() {
-    local user
+    local user program
     for user in Debian-exim opensmtpd opensmtpq; do
         id "$user" >/dev/null 2>&1 || useradd --system --user-group --no-create-home \
             --home-dir /var/lib/opensmtpd/empty --shell /usr/sbin/nologin "$user"
@@ -52,6 +52,8 @@ unpack_servers() {
     install -d -m 711 /var/spool/smtpd
     unpack exim4-daemon-light exim
     unpack opensmtpd opensmtpd
+    # Programs that write to root: they are not to run on this machine.
+    for program in cron monit nullmailer dma; do unpack "$program" "$program"; done
     [ -e /usr/libexec/opensmtpd ] || ln -s "$unpacked/opensmtpd/usr/libexec/opensmtpd" /usr/libexec/opensmtpd
     unpack_courier
     [ -d "$unpacked/node_modules/nodemailer" ] ||

@@ -53,8 +53,8 @@ pub(crate) struct Job<'a> {
 /// The relay with its three doors, and the host that keeps what arrives.
 pub(crate) struct Stage {
     world: World,
-    relay: Relay,
-    mx: Mx,
+    pub(crate) relay: Relay,
+    pub(crate) mx: Mx,
     mails: Vec<Mail>,
     large: Semaphore,
     /// For files of the clients.
@@ -63,6 +63,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// With more of a configuration.
+    pub(crate) async fn start_with(more: &str) -> Self {
         let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;
         let mx = world.mx("mx.capture.test").await;
         mx.script(|script| script.offer(&["SMTPUTF8", "CHUNKING", "DSN"]));
@@ -71,7 +76,7 @@ impl Stage {
         world::real::make_public_dir(world.dir());
         world::real::make_public_dir(&dir);
         std::fs::write(dir.join("users"), "").expect("a file of users");
-        let relay = world.relay(&configuration(&world, &dir)).await;
+        let relay = world.relay(&(configuration(&world, &dir) + more)).await;
         add_user(&relay).await;
         let mails = Kind::ALL.map(|kind| Mail::write(kind, &dir)).to_vec();
         Self { world, relay, mx, mails, large: Semaphore::new(LARGE_AT_A_TIME), dir }
@@ -165,7 +170,7 @@ async fn send_all(stage: &Stage, program: &Program) {
     }
 }
 
-async fn run(mut command: Command, what: &str) {
+pub(crate) async fn run(mut command: Command, what: &str) {
     // Their homes may have settings.
     command.env("HOME", "/nonexistent").env("LC_ALL", "C.UTF-8");
     let output = command.kill_on_drop(true).output();

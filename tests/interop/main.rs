@@ -17,6 +17,7 @@
 
 mod clients;
 mod dkim;
+mod local;
 mod mail;
 mod odd_hosts;
 mod programs;
