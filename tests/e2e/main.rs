@@ -22,6 +22,7 @@
 //! | [`crash`] | a 250 survives `kill -9` |
 //! | [`odd_hosts`] | hosts that speak SMTP in their own way get their mail, or what is wrong is said |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
+//! | [`lint`] | who publishes a policy is told what is wrong with it, and what it leaves out |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
 //! | [`notices`] | whose mail waits hears of it once, and sooner if somebody has to mend something |
@@ -53,6 +54,7 @@ mod home;
 mod hostile;
 mod http;
 mod life;
+mod lint;
 mod lost;
 mod matrix;
 mod meanwhile;

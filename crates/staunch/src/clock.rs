@@ -75,8 +75,7 @@ impl ClockWatch {
         Self { judge: Arc::new(Mutex::new(judge)), news: Arc::default() }
     }
 
-    /// A watch for tests, which begins now.
-    #[cfg(test)]
+    /// A watch that begins now, with no mark of the past: for a look from the command line, and for tests.
     pub(crate) fn undoubted() -> Self {
         Self::new(LastMark::Never)
     }

@@ -264,6 +264,16 @@ impl Dns {
         Ok(answer.records().iter().filter_map(RData::ip_addr).collect())
     }
 
+    /// The TXT records of `name`, each with its strings joined.
+    ///
+    /// # Errors
+    ///
+    /// [`DnsFailure`] when that is not known.
+    pub(crate) async fn txt_records(&self, name: &HostName) -> Result<Vec<Vec<u8>>, DnsFailure> {
+        let answer = self.lookup.now().ask(name, RecordType::TXT, Freshness::Cached).await?;
+        Ok(texts(&answer))
+    }
+
     /// The MTA-STS record of `domain` (RFC 8461 §3.1).
     pub(crate) async fn sts_record(&self, domain: &HostName, freshness: Freshness) -> StsRecord {
         let Ok(name) = domain.prepend("_mta-sts") else {

@@ -50,8 +50,8 @@ pub fn fault(value: &str) -> String {
 /// assert_eq!(coverage::values_for(&host).mx, ["*.mail.protection.outlook.com"]);
 /// # Ok::<(), smtp::HostNameError>(())
 /// ```
-pub fn values_for(host: &HostName) -> Values {
-    let own = |mx| Values { provider: None, mx };
+pub fn values_for(host: &HostName) -> MxValues {
+    let own = |mx| MxValues { provider: None, mx };
     let Some(provider) = PROVIDERS.iter().find(|provider| provider.has(host)) else {
         return own(vec![host.to_string()]);
     };
@@ -61,7 +61,7 @@ pub fn values_for(host: &HostName) -> Values {
     let covers = |text: &String| MxPattern::parse(text).is_ok_and(|pattern| pattern.matches(host));
     // A host that the provider has since we looked.
     if mx.iter().any(covers) {
-        Values { provider: Some(provider.name), mx }
+        MxValues { provider: Some(provider.name), mx }
     } else {
         own(vec![host.to_string()])
     }
@@ -69,10 +69,10 @@ pub fn values_for(host: &HostName) -> Values {
 
 /// What to write.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Values {
+pub struct MxValues {
     /// Whose hosts these are.
     pub provider: Option<&'static str>,
-    /// Values of `mx`; at least one.
+    /// MxValues of `mx`; at least one.
     pub mx: Vec<String>,
 }
 

@@ -162,14 +162,14 @@ pub fn parse_txt(records: &[Vec<u8>]) -> Result<Id, RecordError> {
 }
 
 /// A rule, and the octets that break it.
-pub(super) type Broken<'r> = (Rule, &'r [u8]);
+pub(super) type BrokenRule<'r> = (Rule, &'r [u8]);
 
 /// Everything that breaks the grammar, of every record that is or tries to be one of ours.
-pub(super) fn broken(records: &[Vec<u8>]) -> Vec<Broken<'_>> {
+pub(super) fn broken(records: &[Vec<u8>]) -> Vec<BrokenRule<'_>> {
     records.iter().flat_map(|record| broken_in(record)).collect()
 }
 
-fn broken_in(record: &[u8]) -> Vec<Broken<'_>> {
+fn broken_in(record: &[u8]) -> Vec<BrokenRule<'_>> {
     match fields_of(record) {
         Some(fields) => read_fields(fields).broken,
         None if tries_to_be_one(record) => vec![(Rule::Version, record)],
@@ -195,7 +195,7 @@ pub(super) fn fields_of(record: &[u8]) -> Option<&[u8]> {
 #[derive(Default)]
 struct Read<'r> {
     id: Option<Id>,
-    broken: Vec<Broken<'r>>,
+    broken: Vec<BrokenRule<'r>>,
 }
 
 /// `*WSP field *( *WSP ";" *WSP field ) [ *WSP ";" *WSP ]`, without the first delimiter.

@@ -6,7 +6,7 @@ use super::document::FIELDS;
 use super::legible::{is_plain, named, other_format, shown};
 use super::meant::one_of;
 use super::record::{
-    Broken, Id, RecordError, Rule, VERSION, broken, fields_of, parse_txt, tries_to_be_one,
+    BrokenRule, Id, RecordError, Rule, VERSION, broken, fields_of, parse_txt, tries_to_be_one,
     trim_end, trim_start,
 };
 
@@ -19,22 +19,22 @@ pub struct RecordLint {
     /// The verdict of [`parse_txt`].
     pub verdict: Result<Id, RecordError>,
     /// Why there is no id; empty if there is one.
-    pub errors: Vec<Finding>,
+    pub errors: Vec<RecordFinding>,
     /// What is odd about the records.
-    pub warnings: Vec<Finding>,
+    pub warnings: Vec<RecordFinding>,
 }
 
 /// One thing that is wrong with a set of records, or odd about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
+pub struct RecordFinding {
     /// A stable word for scripts.
     pub code: &'static str,
     /// One sentence for people, inert.
     pub text: String,
 }
 
-fn finding(code: &'static str, text: impl Into<String>) -> Finding {
-    Finding { code, text: text.into() }
+fn finding(code: &'static str, text: impl Into<String>) -> RecordFinding {
+    RecordFinding { code, text: text.into() }
 }
 
 /// Reads the records of `_mta-sts.DOMAIN`, each with its strings already joined, and says all that is wrong or odd.
@@ -81,7 +81,7 @@ fn show(octets: &[u8]) -> String {
 }
 
 /// What is broken, by what, and what to do about it.
-fn explained((rule, found): Broken<'_>) -> Finding {
+fn explained((rule, found): BrokenRule<'_>) -> RecordFinding {
     let text = match rule {
         Rule::Version => return finding(rule.code(), near_record(found)),
         Rule::IdMissing => match other_id(found) {
@@ -183,7 +183,7 @@ fn beginning_fault(record: &[u8]) -> String {
 }
 
 /// Fields that the grammar allows and nobody reads.
-fn odd_fields(fields: &[u8]) -> Vec<Finding> {
+fn odd_fields(fields: &[u8]) -> Vec<RecordFinding> {
     let mut odd = Vec::new();
     let mut has_id = false;
     for field in fields.split(|octet| *octet == b';').map(|piece| trim_end(trim_start(piece))) {
@@ -227,7 +227,7 @@ fn is_placeholder_id(value: &[u8]) -> bool {
 
 /// Records of other protocols, which stand at other names. SPF is often a wildcard, so it matters only where ours is
 /// missing.
-fn wrong_name(record: &[u8], verdict: &Result<Id, RecordError>) -> Option<Finding> {
+fn wrong_name(record: &[u8], verdict: &Result<Id, RecordError>) -> Option<RecordFinding> {
     const HOMES: [(&str, &str); 4] = [
         ("v=TLSRPT", "_smtp._tls.DOMAIN"),
         ("v=DMARC1", "_dmarc.DOMAIN"),
@@ -255,7 +255,7 @@ mod tests {
         lint(&records)
     }
 
-    fn codes(findings: &[Finding]) -> Vec<&'static str> {
+    fn codes(findings: &[RecordFinding]) -> Vec<&'static str> {
         findings.iter().map(|finding| finding.code).collect()
     }
 

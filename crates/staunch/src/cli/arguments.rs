@@ -326,9 +326,11 @@ pub(super) struct QueueAction {
 pub(super) enum PolicyCommand {
     #[command(flatten)]
     Cache(CacheCommand),
-    /// Check a policy file; needs neither network nor daemon
+    /// Check a policy file, and whether it covers the MX hosts; needs no daemon, and no network but for --domain
     #[command(after_help = "Example: curl -s https://mta-sts.example.com/.well-known/mta-sts.txt \
-                            | staunch policy lint -")]
+                            | staunch policy lint -\n         \
+                            staunch policy lint mta-sts.txt --mx mx1.example.com --mx mx2.example.com\n         \
+                            staunch policy lint --domain example.com")]
     Lint(LintFile),
     /// Check the TXT records of _mta-sts.DOMAIN; needs neither network nor daemon
     #[command(after_help = "Example: staunch policy lint-record 'v=STSv1; id=20260101T000000;'")]
@@ -378,8 +380,15 @@ pub(super) struct OneDomain {
 
 #[derive(Args, Debug)]
 pub(super) struct LintFile {
-    /// The file, or - for stdin
-    pub(super) file: PathBuf,
+    /// The file, or - for stdin [default: with --domain, the policy that the domain publishes]
+    #[arg(required_unless_present = "domain")]
+    pub(super) file: Option<PathBuf>,
+    /// Does the policy cover this MX host? May be repeated
+    #[arg(long, value_name = "HOST", num_args = 1..)]
+    pub(super) mx: Vec<String>,
+    /// Ask DNS for the MX hosts and the record of this domain; without FILE, fetch its policy as well
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) domain: Option<String>,
     #[command(flatten)]
     pub(super) json: Json,
 }

@@ -92,7 +92,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
             transfer::import(command, &load(settings)?)
         }
         Command::Queue(QueueCommand::Mail(command)) => queue::run(command, &load(settings)?),
-        Command::Policy(PolicyCommand::Lint(command)) => lint::policy(command),
+        Command::Policy(PolicyCommand::Lint(command)) => lint::policy(command, || load(settings)),
         Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
         Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
         Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
