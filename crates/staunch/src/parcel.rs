@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use smtp::client::{Addressee, Envelope, Options};
-use smtp::mime::{Conversion, Goal, LINE_OCTETS_MAX, Plan, Refused, Survey};
+use smtp::mime::{Conversion, Goal, HeaderGoal, LINE_OCTETS_MAX, Plan, Refused, Survey};
 use smtp::params::{ByMode, DeliverBy};
 use smtp::{Extension, Extensions};
 use spool::{BodyBytes, BodyFacts, Deadline, StoreError};
@@ -86,11 +86,14 @@ impl Parcel {
             parcel.smtp_utf8 = parcel.has_utf8_header().await?;
         }
         if parcel.smtp_utf8 && !takes_utf8 {
-            return Err(HostError::Unfit(Misfit::SmtpUtf8));
+            // No address of the envelope needs it, and what people read in the header has a form in ASCII.
+            parcel.smtp_utf8 = false;
+            goal.header = HeaderGoal::Ascii;
         }
         // RFC 6531 §3.1: who takes UTF-8 in the header takes eight bits.
         goal.seven_bit &= !parcel.smtp_utf8;
-        if goal.seven_bit && converting == Converting::Later {
+        let is_for_others = goal.seven_bit || goal.header == HeaderGoal::Ascii;
+        if is_for_others && converting == Converting::Later {
             return Err(HostError::Unfit(Misfit::EightBit));
         }
         if !goal.is_reached() {
@@ -109,7 +112,8 @@ impl Parcel {
     async fn convert(&mut self, goal: Goal) -> Result<(), HostError> {
         let plan = match self.body.survey(self.stored, goal).await? {
             Ok(plan) => plan,
-            Err(refused) if goal.seven_bit => {
+            Err(Refused::Utf8Address) => return Err(HostError::Unfit(Misfit::SmtpUtf8)),
+            Err(refused) if goal.seven_bit || goal.header == HeaderGoal::Ascii => {
                 return Err(HostError::Unfit(Misfit::Conversion(refused)));
             }
             // Most hosts take long lines, too.
@@ -186,7 +190,7 @@ fn goal(rules: &Delivery, facts: &BodyFacts, extensions: &Extensions) -> Result<
         EightBit::Convert => facts.has_8bit && !extensions.offers(Extension::EightBitMime),
         EightBit::Send => false,
     };
-    Ok(Goal { seven_bit, short_lines })
+    Ok(Goal { seven_bit, short_lines, header: HeaderGoal::AsItIs })
 }
 
 /// The time that is left, in the form that the host takes. Mail that is to come back in time must not go

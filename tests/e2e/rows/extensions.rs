@@ -399,9 +399,42 @@ fn ext_08_a_message_that_does_not_need_smtputf8_goes_without() {
         let received = mx.message().await;
         assert_eq!(received.to, ["a@xn--grn-ioa.ext08.test"], "a domain has a form in ASCII");
         assert_eq!(received.parameters, "BODY=8BITMIME");
+    });
+}
 
-        let header = "X-Top: x\r\nSubject: gr\u{fc}n\r\n\r\nx\r\n".as_bytes();
-        send(&stage.relay, "<> SMTPUTF8 BODY=8BITMIME", &[to], header).await;
-        bounced(&stage.relay, "a@gr\u{fc}n.ext08.test", "smtputf8_unsupported", "5.6.7").await;
+/// Programs and Postfix's sendmail say SMTPUTF8 for a Subject in UTF-8: what people read in a header has a form in ASCII (RFC 2047), an
+/// address has none.
+#[test]
+fn ext_08_a_header_in_utf8_is_encoded_for_a_host_without_smtputf8() {
+    on_stage(|stage| async {
+        let eight = named_host(stage, "eight.words.test", &["8BITMIME"]).await;
+        let utf8 = named_host(stage, "utf8.words.test", &["8BITMIME", "SMTPUTF8"]).await;
+        let seven = host(stage, "seven.words.test", &["SIZE"]).await;
+        stage.world.domain("eight.words.test").mx(&[(10, &eight)]);
+        stage.world.domain("both.words.test").mx(&[(10, &eight), (20, &utf8)]);
+        let header = "X-Top: x\r\nReceived: by x\r\nSubject: Cron gr\u{fc}n\r\nFrom: J\u{fc}rgen <j@x.test>\r\n\
+            MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n";
+        let content = format!("{header}\r\ngr\u{fc}n\r\n");
+        let flagged = "<> SMTPUTF8 BODY=8BITMIME";
+        send(&stage.relay, flagged, &["<a@both.words.test>"], content.as_bytes()).await;
+        assert_eq!(below_received(&utf8.message().await), content, "hosts that take it come first");
+
+        send(&stage.relay, flagged, &["<a@eight.words.test>"], content.as_bytes()).await;
+        let received = eight.message().await;
+        let encoded = content
+            .replace("Cron gr\u{fc}n", "Cron =?utf-8?B?Z3LDvG4=?=")
+            .replace("J\u{fc}rgen", "=?utf-8?B?SsO8cmdlbg==?=");
+        assert_eq!(below_received(&received), encoded);
+        assert_eq!(received.parameters, "BODY=8BITMIME");
+        stage.relay.event("converted").with("mx", "eight.words.test").await;
+
+        send(&stage.relay, flagged, &["<a@seven.words.test>"], content.as_bytes()).await;
+        let received = seven.message().await;
+        assert!(received.content.is_ascii(), "{}", received.text());
+        assert!(received.text().ends_with("quoted-printable\r\n\r\ngr=C3=BCn\r\n"));
+
+        let address = content.replace("<j@", "<\u{fc}@");
+        send(&stage.relay, flagged, &["<b@eight.words.test>"], address.as_bytes()).await;
+        bounced(&stage.relay, "b@eight.words.test", "smtputf8_unsupported", "5.6.7").await;
     });
 }

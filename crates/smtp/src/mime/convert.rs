@@ -4,6 +4,7 @@ use super::encode::{Base64, QuotedPrintable};
 use super::fields::Kind;
 use super::fold::Folder;
 use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
+use super::words::FieldEncoder;
 use super::{Action, Charset, Encoding, Plan, Refused};
 
 /// Converts a message, in pieces of any size.
@@ -61,6 +62,8 @@ struct Writer<'p> {
     encoder: Encoder,
     /// While a field is folded.
     folder: Option<Folder>,
+    /// While a field may have to be encoded.
+    words: Option<FieldEncoder>,
     out: Vec<u8>,
 }
 
@@ -74,6 +77,7 @@ impl<'p> Writer<'p> {
             encoder: Encoder::None,
             is_inside: false,
             folder: None,
+            words: None,
             out: Vec::new(),
         }
     }
@@ -82,10 +86,29 @@ impl<'p> Writer<'p> {
         self.out.extend_from_slice(text.as_bytes());
     }
 
-    fn end_field(&mut self) {
+    fn end_field(&mut self) -> Result<(), Refused> {
+        if let Some(mut words) = self.words.take() {
+            let mut encoded = Vec::new();
+            words.finish(&mut encoded)?;
+            self.emit(&encoded);
+        }
         if let Some(mut folder) = self.folder.take() {
             folder.finish(&mut self.out);
         }
+        Ok(())
+    }
+
+    /// Octets of a field as they are sent, but for folding.
+    fn emit(&mut self, octets: &[u8]) {
+        match &mut self.folder {
+            Some(folder) => folder.push(octets, &mut self.out),
+            None => self.out.extend_from_slice(octets),
+        }
+    }
+
+    fn is_encoded(&self) -> bool {
+        let words = self.plan.words;
+        if self.is_inside { words.inside && !self.entity.is_sealed } else { words.top }
     }
 
     fn is_folded(&self, name: &[u8]) -> bool {
@@ -110,16 +133,18 @@ impl Visitor for Writer<'_> {
         self.action = self.actions.next().copied().unwrap_or(Action::Keep);
     }
 
-    fn field_start(&mut self, name: &[u8]) {
-        self.end_field();
+    fn field_start(&mut self, name: &[u8]) -> Result<(), Refused> {
+        self.end_field()?;
         self.folder = self.is_folded(name).then(Folder::default);
+        self.words = self.is_encoded().then(FieldEncoder::default);
+        Ok(())
     }
 
     fn header(&mut self, octets: &[u8]) {
-        match &mut self.folder {
-            Some(folder) => folder.push(octets, &mut self.out),
-            None => self.out.extend_from_slice(octets),
-        }
+        let Some(words) = &mut self.words else { return self.emit(octets) };
+        let mut passed_on = Vec::new();
+        words.push(octets, &mut passed_on);
+        self.emit(&passed_on);
     }
 
     fn field(&mut self, field: Field, octets: &[u8]) {
@@ -133,8 +158,8 @@ impl Visitor for Writer<'_> {
         }
     }
 
-    fn header_end(&mut self, form: &Form, end: HeaderEnd) {
-        self.end_field();
+    fn header_end(&mut self, form: &Form, end: HeaderEnd) -> Result<(), Refused> {
+        self.end_field()?;
         let is_top = !std::mem::replace(&mut self.is_inside, true);
         let is_encode = |action: &Action| matches!(action, Action::Encode { .. });
         // An encoded part is one only where MIME holds (RFC 2045 §4).
@@ -150,7 +175,7 @@ impl Visitor for Writer<'_> {
             if end == HeaderEnd::AtText && form.made_of() == Kind::Message && is_next_encoded {
                 self.put("\r\n");
             }
-            return;
+            return Ok(());
         };
         if let Some(charset) = charset {
             self.put("Content-Type: text/plain; charset=");
@@ -167,6 +192,7 @@ impl Visitor for Writer<'_> {
             Encoding::QuotedPrintable => Encoder::QuotedPrintable(QuotedPrintable::default()),
             Encoding::Base64 => Encoder::Base64(Base64::default()),
         };
+        Ok(())
     }
 
     fn content(&mut self, octets: &[u8]) {

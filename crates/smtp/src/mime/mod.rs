@@ -10,9 +10,10 @@
 //! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) or
 //! cannot be encoded is [`Refused`] where its eight bits are in the way.
 //!
-//! Raw octets above 127 in *header* fields stay as they are. There is no encoding that would mean the
-//! same, they are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. What such a header is inside of keeps
-//! its label of eight bits; and so it is with a `message/delivery-status`, whose fields no program decodes. (A message that came in with SMTPUTF8 and needs it is never sent to a host without: that is decided before.)
+//! Raw octets above 127 in *header* fields stay as they are, unless [`HeaderGoal`] says else: they are not allowed without SMTPUTF8 in
+//! the first place, and Postfix passes them on alike. What such a header is inside of keeps
+//! its label of eight bits; and so it is with a `message/delivery-status`, whose fields no program decodes. In mail with SMTPUTF8 they mean UTF-8, and become
+//! encoded words for a host that does not know it; an address has no such form.
 //!
 //! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::breaks_dkim`]).
 
@@ -21,11 +22,13 @@ mod encode;
 mod fields;
 mod fold;
 mod lines;
+mod scan;
 mod signed;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod walker;
+mod words;
 
 pub use convert::Conversion;
 pub use survey::Survey;
@@ -40,12 +43,25 @@ pub struct Goal {
     pub seven_bit: bool,
     /// No lines over [`LINE_OCTETS_MAX`] in content, and in header fields none that can be folded.
     pub short_lines: bool,
+    /// What header fields may have.
+    pub header: HeaderGoal,
+}
+
+/// What of header fields a host cannot take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum HeaderGoal {
+    /// They stay as they are, but for lines that are too long.
+    #[default]
+    AsItIs,
+    /// Raw octets above 127 become encoded words (RFC 2047): for mail with SMTPUTF8. Headers of parts are content, as far as the
+    /// host is concerned: they are encoded where content has to be.
+    Ascii,
 }
 
 impl Goal {
     /// Is there nothing to reach?
     pub fn is_reached(self) -> bool {
-        !self.seven_bit && !self.short_lines
+        !self.seven_bit && !self.short_lines && self.header == HeaderGoal::AsItIs
     }
 }
 
@@ -64,6 +80,9 @@ pub enum Refused {
     /// Two Content-Types, or two Content-Transfer-Encodings, in one header.
     #[error("a part has two types or encodings")]
     Ambiguous,
+    /// An address in a header field has octets above 127, which no encoding can stand for.
+    #[error("an address in the header has UTF-8")]
+    Utf8Address,
     /// Too many parts, parts inside parts, or too long a field.
     #[error("it has too many parts")]
     TooComplex,
@@ -76,7 +95,17 @@ pub struct Plan {
     actions: Vec<Action>,
     eight_bit: EightBit,
     folds: Folds,
+    words: EncodedHeaders,
     is_dkim_signed: bool,
+}
+
+/// Which headers get encoded words.
+#[derive(Clone, Copy, Debug, Default)]
+struct EncodedHeaders {
+    /// That of the message.
+    top: bool,
+    /// Others.
+    inside: bool,
 }
 
 /// Which fields are folded.
@@ -100,12 +129,12 @@ struct EightBit {
 impl Plan {
     /// Does nothing change?
     pub fn is_empty(&self) -> bool {
-        self.folds.names.is_empty() && !self.changes_content()
+        self.folds.names.is_empty() && !self.words.top && !self.changes_content()
     }
 
     fn changes_content(&self) -> bool {
         let is_kept = self.actions.iter().all(|action| *action == Action::Keep);
-        self.eight_bit.in_aside || self.folds.is_inside || !is_kept
+        self.eight_bit.in_aside || self.folds.is_inside || self.words.inside || !is_kept
     }
 
     /// Has a header, that of the message or of any part, octets above 127?
@@ -116,7 +145,7 @@ impl Plan {
     /// Has the message a DKIM-Signature that does not survive? Folding the header alone leaves each valid (RFC 6376
     /// §3.4.2).
     pub fn breaks_dkim(&self) -> bool {
-        self.is_dkim_signed && self.changes_content()
+        self.is_dkim_signed && (self.words.top || self.changes_content())
     }
 }
 

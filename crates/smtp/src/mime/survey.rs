@@ -4,7 +4,11 @@ use super::fields::{Kind, Label};
 use super::fold::Folder;
 use super::signed::Untouchable;
 use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
-use super::{Action, Charset, EightBit, Encoding, Folds, Goal, LINE_OCTETS_MAX, Plan, Refused};
+use super::words::FieldEncoder;
+use super::{
+    Action, Charset, EightBit, EncodedHeaders, Encoding, Folds, Goal, HeaderGoal, LINE_OCTETS_MAX,
+    Plan, Refused,
+};
 
 /// Looks at a message once, in pieces, and makes a [`Plan`].
 #[derive(Debug)]
@@ -68,6 +72,11 @@ struct Findings {
     /// The name of the current field, in lower case.
     field: Vec<u8>,
     folder: Folder,
+    words: FieldEncoder,
+    /// Has the current field octets above 127 that are to be encoded?
+    is_encoded: bool,
+    /// Why one cannot be.
+    unencodable: Option<Refused>,
     untouchable: Untouchable,
 }
 
@@ -81,6 +90,7 @@ impl Findings {
             actions: Vec::new(),
             eight_bit: EightBit::default(),
             folds: Folds::default(),
+            words: EncodedHeaders::default(),
             is_dkim_signed: false,
         };
         let entity = Entity { is_message: true, is_sealed: false };
@@ -91,6 +101,9 @@ impl Findings {
             has_8bit_inside: false,
             field: Vec::new(),
             folder: Folder::default(),
+            words: FieldEncoder::default(),
+            is_encoded: false,
+            unencodable: None,
             untouchable: Untouchable::default(),
         }
     }
@@ -102,21 +115,58 @@ impl Findings {
 
     fn note_header(&mut self, octets: &[u8]) {
         self.plan.eight_bit.in_header |= !octets.is_ascii();
-        self.has_8bit_inside |= !octets.is_ascii() && !self.is_top();
+        self.has_8bit_inside |= !octets.is_ascii() && !self.is_top() && !self.may_encode();
         if self.is_top() && Untouchable::is_signature(&self.field) {
             self.untouchable.push(octets);
         }
+        if !self.may_encode() {
+            self.note_lines(octets);
+            return;
+        }
+        self.is_encoded |= !octets.is_ascii();
+        let mut passed_on = Vec::new();
+        self.words.push(octets, &mut passed_on);
+        // What is too long to be encoded is passed on.
+        if !passed_on.is_ascii() {
+            self.unencodable = Some(Refused::TooComplex);
+        }
+        self.note_lines(&passed_on);
+    }
+
+    /// Is the header that we are in one that gets encoded words?
+    fn may_encode(&self) -> bool {
+        let goal = self.plan.goal;
+        let is_content = goal.seven_bit && !self.current.entity.is_sealed;
+        goal.header == HeaderGoal::Ascii && (self.is_top() || is_content)
+    }
+
+    fn note_lines(&mut self, octets: &[u8]) {
         if self.plan.goal.short_lines {
-            let mut nowhere = Vec::new();
-            self.folder.push(octets, &mut nowhere);
+            self.folder.push(octets, &mut Vec::new());
         }
     }
 
-    fn end_field(&mut self) {
+    fn end_words(&mut self) -> Result<(), Refused> {
+        let mut encoded = Vec::new();
+        self.words.finish(&mut encoded)?;
+        self.note_lines(&encoded);
+        if let Some(refused) = self.unencodable {
+            return Err(refused);
+        }
+        if std::mem::take(&mut self.is_encoded) {
+            let is_top = self.is_top();
+            let words = &mut self.plan.words;
+            *if is_top { &mut words.top } else { &mut words.inside } = true;
+        }
+        Ok(())
+    }
+
+    fn end_field(&mut self) -> Result<(), Refused> {
+        self.end_words()?;
         self.untouchable.end();
         let name = std::mem::take(&mut self.field);
         if !self.folder.finish(&mut Vec::new()) || self.current.entity.is_sealed {
-            return;
+            return Ok(());
         }
         let folds = &mut self.plan.folds;
         if self.plan.actions.len() > 1 {
@@ -124,6 +174,7 @@ impl Findings {
         } else if !folds.names.contains(&name) && folds.names.len() < FOLDED_NAMES_MAX {
             folds.names.push(name);
         }
+        Ok(())
     }
 
     /// What has raw octets in it does not say `7bit` (RFC 2045 §6.2). Which of those around it that is, is not looked at: the label that
@@ -191,10 +242,11 @@ impl Visitor for Findings {
         self.current = Current::new(entity);
     }
 
-    fn field_start(&mut self, name: &[u8]) {
-        self.end_field();
+    fn field_start(&mut self, name: &[u8]) -> Result<(), Refused> {
+        self.end_field()?;
         self.field = name.to_ascii_lowercase();
         self.plan.is_dkim_signed |= self.is_top() && self.field == b"dkim-signature";
+        Ok(())
     }
 
     fn header(&mut self, octets: &[u8]) {
@@ -205,13 +257,14 @@ impl Visitor for Findings {
         self.note_header(octets);
     }
 
-    fn header_end(&mut self, form: &Form, _end: HeaderEnd) {
-        self.end_field();
+    fn header_end(&mut self, form: &Form, _end: HeaderEnd) -> Result<(), Refused> {
+        self.end_field()?;
         self.decide(self.relabelled(self.current.entity, form));
         if matches!(form.made_of(), Kind::Multipart { .. } | Kind::Message) {
             self.composites.push(self.plan.actions.len().saturating_sub(1));
         }
         self.current.form = form.clone();
+        Ok(())
     }
 
     fn content(&mut self, octets: &[u8]) {

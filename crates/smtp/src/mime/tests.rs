@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const SEVEN_BIT: Goal = Goal { seven_bit: true, short_lines: false };
-const SHORT_LINES: Goal = Goal { seven_bit: false, short_lines: true };
+const SEVEN_BIT: Goal = Goal { seven_bit: true, short_lines: false, header: HeaderGoal::AsItIs };
+const SHORT_LINES: Goal = Goal { seven_bit: false, short_lines: true, header: HeaderGoal::AsItIs };
 
 fn plan(message: &[u8], goal: Goal, cut: usize) -> Result<Plan, Refused> {
     let mut survey = Survey::new(goal);
@@ -438,7 +438,7 @@ proptest! {
     fn what_is_read_from_it_stays_the_same(node in node(), cut in 1usize..70, short_lines: bool) {
         let mut message = b"From: a@example.org\r\nMIME-Version: 1.0\r\n".to_vec();
         node.write(&mut 0, &mut message);
-        let goal = Goal { seven_bit: true, short_lines };
+        let goal = Goal { short_lines, ..SEVEN_BIT };
         let got = convert(&message, goal, usize::MAX).unwrap();
         prop_assert_eq!(&convert(&message, goal, cut).unwrap(), &got, "cuts do not show");
         prop_assert!(got.is_ascii());

@@ -24,13 +24,13 @@ pub(super) trait Visitor {
     /// The header of a message or part begins.
     fn entity(&mut self, entity: Entity);
     /// A field of its header begins.
-    fn field_start(&mut self, name: &[u8]);
+    fn field_start(&mut self, name: &[u8]) -> Result<(), Refused>;
     /// Octets of the field that has begun, if it says nothing about the form.
     fn header(&mut self, octets: &[u8]);
     /// A whole field that says something about its form.
     fn field(&mut self, field: Field, octets: &[u8]);
     /// Its header is over, but for the empty line.
-    fn header_end(&mut self, form: &Form, end: HeaderEnd);
+    fn header_end(&mut self, form: &Form, end: HeaderEnd) -> Result<(), Refused>;
     /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and LF.
     fn content(&mut self, octets: &[u8]);
     /// Its content is over. An error ends the walk there, wherever the input was cut.
@@ -278,7 +278,7 @@ impl<V: Visitor> Steps<V> {
                 HeaderLine::Continuation => {}
                 HeaderLine::Field(name) => {
                     end_field(&mut self.visitor, form, field)?;
-                    self.visitor.field_start(name);
+                    self.visitor.field_start(name)?;
                     *field = Field::named(name).map(|named| (named, Vec::new()));
                     *above = Above::Field;
                 }
@@ -310,7 +310,7 @@ impl<V: Visitor> Steps<V> {
         let place = std::mem::replace(&mut self.place, Place::Content);
         let Place::Header { mut form, mut field, .. } = place else { return Ok(Kind::Opaque) };
         end_field(&mut self.visitor, &mut form, &mut field)?;
-        self.visitor.header_end(&form, end);
+        self.visitor.header_end(&form, end)?;
         if end == HeaderEnd::EmptyLine {
             self.visitor.line(CRLF);
         }
@@ -343,7 +343,7 @@ impl<V: Visitor> Steps<V> {
     fn end_header_without_line(&mut self) -> Result<(), Refused> {
         if let Place::Header { form, field, .. } = &mut self.place {
             end_field(&mut self.visitor, form, field)?;
-            self.visitor.header_end(form, HeaderEnd::Nowhere);
+            self.visitor.header_end(form, HeaderEnd::Nowhere)?;
             self.place = Place::Aside;
         }
         Ok(())

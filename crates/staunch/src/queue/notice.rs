@@ -280,7 +280,7 @@ fn write_so_that_it_travels(
 }
 
 fn survey_for_seven_bits(text: &[u8]) -> Result<(), Refused> {
-    let mut survey = Survey::new(Goal { seven_bit: true, short_lines: false });
+    let mut survey = Survey::new(Goal { seven_bit: true, ..Goal::default() });
     survey.push(text)?;
     survey.finish().map(drop)
 }
