@@ -99,7 +99,7 @@ pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The first line with its end, and the rest.
-fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+pub fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     let end = memmem::find(text, CRLF).map_or(text.len(), |at| at + CRLF.len());
     text.split_at_checked(end).unwrap_or((text, b""))
 }

@@ -5,8 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use memchr::memmem;
-use smtp::Domain;
+use smtp::{Domain, header};
 
 use super::addresses::{self, Completion, ReadList};
 
@@ -58,10 +57,10 @@ impl<'a> Message<'a> {
         let mut rest = text;
         // The separator of mbox files, which some programs write in front.
         if rest.starts_with(b"From ") {
-            rest = split_line(rest).1;
+            rest = header::split_line(rest).1;
         }
         let mut fields = Vec::new();
-        while let Some((field, tail)) = split_field(rest) {
+        while let Some((field, tail)) = header::split_field(rest) {
             fields.push(field);
             rest = tail;
         }
@@ -82,7 +81,8 @@ impl<'a> Message<'a> {
         let mut all = ReadList::default();
         for field in &self.fields {
             if names.iter().any(|name| is_named(field, name)) {
-                let read = addresses::parse(&String::from_utf8_lossy(value(field)), completion);
+                let read =
+                    addresses::parse(&String::from_utf8_lossy(header::value(field)), completion);
                 all.addresses.extend(read.addresses);
                 all.faults.extend(read.faults);
             }
@@ -112,38 +112,8 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The first line with its end, and the rest.
-fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
-    let end = memmem::find(text, b"\r\n").map_or(text.len(), |at| at + 2);
-    text.split_at_checked(end).unwrap_or((text, &[]))
-}
-
-/// The first field with its continuation lines, and the rest.
-fn split_field(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (first, mut rest) = split_line(text);
-    name(first)?;
-    while rest.starts_with(b" ") || rest.starts_with(b"\t") {
-        rest = split_line(rest).1;
-    }
-    text.split_at_checked(text.len() - rest.len())
-}
-
-/// The name of the field that begins with this line (RFC 5322 §2.2; blanks before the colon: §4.5).
-fn name(line: &[u8]) -> Option<&[u8]> {
-    let colon = memchr::memchr(b':', line)?;
-    let name = line.get(..colon)?.trim_ascii_end();
-    let is_name = !name.is_empty() && name.iter().all(|byte| (33..=126).contains(byte));
-    is_name.then_some(name)
-}
-
 fn is_named(field: &[u8], wanted: &str) -> bool {
-    name(field).is_some_and(|name| name.eq_ignore_ascii_case(wanted.as_bytes()))
-}
-
-/// What stands behind the colon.
-fn value(field: &[u8]) -> &[u8] {
-    let colon = memchr::memchr(b':', field).unwrap_or_default();
-    field.get(colon + 1..).unwrap_or_default()
+    header::name(field).is_some_and(|name| name.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
 /// The field with `@origin` behind each bare name, and else as it was. One that is not understood stays as it is.
@@ -151,7 +121,7 @@ fn with_domains<'f>(field: &'f [u8], origin: &Domain) -> Cow<'f, [u8]> {
     if !WITH_ADDRESSES.iter().any(|name| is_named(field, name)) {
         return Cow::Borrowed(field);
     }
-    let value = value(field);
+    let value = header::value(field);
     let read = addresses::parse(&same_length(value), &|name| format!("{name}@{origin}"));
     if !read.faults.is_empty() || read.bare_ends.is_empty() {
         return Cow::Borrowed(field);

@@ -52,7 +52,7 @@ fn is_taken(line: &[u8]) -> bool {
 ///
 /// [`Refused`] if the message has no form that could be followed.
 fn encoded(message: &[u8]) -> Result<Vec<u8>, Refused> {
-    let mut survey = Survey::new(Goal { seven_bit: false, short_lines: true });
+    let mut survey = Survey::new(Goal { short_lines: true, ..Goal::default() });
     survey.push(message)?;
     let plan = survey.finish()?;
     let mut conversion = Conversion::new(&plan);
