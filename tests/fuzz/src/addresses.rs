@@ -47,7 +47,8 @@ fn check_address(text: &str) {
     let parsed = Mailbox::parse_utf8(text);
     assert_eq!(Mailbox::parse(text).is_ok(), parsed.is_ok() && text.is_ascii());
     let Ok(mailbox) = parsed else { return };
-    assert_eq!(mailbox.as_str(), text);
+    // One dot behind the domain is left out.
+    assert!([Some(text), text.strip_suffix('.')].contains(&Some(mailbox.as_str())), "{text}");
     assert!(!text.contains(|c: char| c.is_control()));
     assert_eq!(ReversePath::parse_utf8(text), Ok(ReversePath::Mailbox(mailbox.clone())));
     if let Some(ascii) = mailbox.to_ascii() {

@@ -1,6 +1,6 @@
 //! One command line.
 
-use smtp::command::{BodyKind, Command, Mail, Rcpt, Recipient};
+use smtp::command::{BodyKind, Brackets, Command, Mail, Rcpt, Recipient};
 
 use crate::common::full_offer;
 
@@ -12,7 +12,13 @@ pub fn check(line: &[u8]) {
             let response = error.response().to_string();
             assert!(response.is_ascii() && response.ends_with("\r\n"));
         }
-        Ok(command) => {
+        Ok(mut command) => {
+            // We write the brackets that some clients leave out.
+            match &mut command {
+                Command::Mail(mail) => mail.brackets = Brackets::Written,
+                Command::Rcpt(rcpt) => rcpt.brackets = Brackets::Written,
+                _ => {}
+            }
             let written = match &command {
                 Command::Mail(mail) => written_mail(mail),
                 Command::Rcpt(rcpt) => written_rcpt(rcpt),

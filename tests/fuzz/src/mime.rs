@@ -1,6 +1,6 @@
 //! A message for a host that does not take it as it is.
 
-use smtp::mime::{Conversion, Goal, Plan, Refused, Survey};
+use smtp::mime::{Conversion, Goal, HeaderGoal, Plan, Refused, Survey};
 
 use crate::{choice, piece_size};
 
@@ -21,11 +21,14 @@ fn convert(message: &[u8], goal: Goal, piece: usize) -> Result<(Plan, Vec<u8>), 
 
 /// Cut as it may be, the result is the same; it is what the host takes, and needs nothing more.
 pub fn check(mut data: &[u8]) {
-    let goal = match choice(&mut data) % 3 {
-        0 => Goal { seven_bit: true, short_lines: false },
-        1 => Goal { seven_bit: false, short_lines: true },
-        _ => Goal { seven_bit: true, short_lines: true },
+    let number = choice(&mut data);
+    let (seven_bit, short_lines) = match number % 3 {
+        0 => (true, false),
+        1 => (false, true),
+        _ => (true, true),
     };
+    let header = if number % 2 == 0 { HeaderGoal::AsItIs } else { HeaderGoal::Ascii };
+    let goal = Goal { seven_bit, short_lines, header };
     let piece = piece_size(&mut data);
     let message = lines(data);
     let whole = convert(&message, goal, usize::MAX);
