@@ -113,11 +113,14 @@ impl Parcel {
         let plan = match self.body.survey(self.stored, goal).await? {
             Ok(plan) => plan,
             Err(Refused::Utf8Address) => return Err(HostError::Unfit(Misfit::SmtpUtf8)),
-            Err(refused) if goal.seven_bit || goal.header == HeaderGoal::Ascii => {
+            Err(Refused::Sealed) => {
+                return Err(HostError::Unfit(Misfit::Conversion(Refused::Sealed)));
+            }
+            Err(refused) if goal.header == HeaderGoal::Ascii => {
                 return Err(HostError::Unfit(Misfit::Conversion(refused)));
             }
-            // Most hosts take long lines, too.
-            Err(_) => return Ok(()),
+            // Its structure is odd. Most hosts take it as it is, long lines and eight bits, too.
+            Err(Refused::Ambiguous | Refused::TooComplex) => return Ok(()),
         };
         if !plan.is_empty() {
             self.size = self.body.measure(self.stored, plan.clone()).await?;

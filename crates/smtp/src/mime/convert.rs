@@ -1,6 +1,6 @@
 //! Carries a [`Plan`] out.
 
-use super::encode::{Base64, QuotedPrintable};
+use super::encode::{Base64, QuotedPrintable, RawOctets};
 use super::fields::Kind;
 use super::fold::Folder;
 use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
@@ -48,6 +48,7 @@ enum Encoder {
     None,
     QuotedPrintable(QuotedPrintable),
     Base64(Base64),
+    RawOctets(RawOctets),
 }
 
 #[derive(Debug)]
@@ -59,6 +60,8 @@ struct Writer<'p> {
     entity: Entity,
     /// Behind the first header.
     is_inside: bool,
+    /// The encoding of the current entity is said.
+    has_label: bool,
     encoder: Encoder,
     /// While a field is folded.
     folder: Option<Folder>,
@@ -73,9 +76,10 @@ impl<'p> Writer<'p> {
             plan,
             actions: plan.actions.iter(),
             action: Action::Keep,
-            entity: Entity { is_message: true, is_sealed: false },
+            entity: Entity { is_message: true, is_sealed: false, depth: 0 },
             encoder: Encoder::None,
             is_inside: false,
+            has_label: false,
             folder: None,
             words: None,
             out: Vec::new(),
@@ -130,6 +134,7 @@ impl<'p> Writer<'p> {
 impl Visitor for Writer<'_> {
     fn entity(&mut self, entity: Entity) {
         self.entity = entity;
+        self.has_label = false;
         self.action = self.actions.next().copied().unwrap_or(Action::Keep);
     }
 
@@ -149,6 +154,9 @@ impl Visitor for Writer<'_> {
 
     fn field(&mut self, field: Field, octets: &[u8]) {
         match (field, self.action) {
+            // Of several the first one counted; the others go.
+            (Field::TransferEncoding, Action::Relabel | Action::Encode { .. })
+                if std::mem::replace(&mut self.has_label, true) => {}
             (Field::TransferEncoding, Action::Relabel) => self.encoding_field("7bit"),
             (Field::TransferEncoding, Action::Encode { encoding, .. }) => {
                 self.encoding_field(encoding.word());
@@ -191,6 +199,7 @@ impl Visitor for Writer<'_> {
         self.encoder = match encoding {
             Encoding::QuotedPrintable => Encoder::QuotedPrintable(QuotedPrintable::default()),
             Encoding::Base64 => Encoder::Base64(Base64::default()),
+            Encoding::RawOctets => Encoder::RawOctets(RawOctets::default()),
         };
         Ok(())
     }
@@ -200,12 +209,13 @@ impl Visitor for Writer<'_> {
             Encoder::None => self.out.extend_from_slice(octets),
             Encoder::QuotedPrintable(encoder) => encoder.push(octets, &mut self.out),
             Encoder::Base64(encoder) => encoder.push(octets, &mut self.out),
+            Encoder::RawOctets(encoder) => encoder.push(octets, &mut self.out),
         }
     }
 
     fn content_end(&mut self) -> Result<(), Refused> {
         match &mut self.encoder {
-            Encoder::None => {}
+            Encoder::None | Encoder::RawOctets(_) => {}
             Encoder::QuotedPrintable(encoder) => encoder.finish(&mut self.out),
             Encoder::Base64(encoder) => encoder.finish(&mut self.out),
         }
@@ -230,7 +240,7 @@ impl Visitor for Writer<'_> {
 impl Encoding {
     const fn word(self) -> &'static str {
         match self {
-            Self::QuotedPrintable => "quoted-printable",
+            Self::QuotedPrintable | Self::RawOctets => "quoted-printable",
             Self::Base64 => "base64",
         }
     }

@@ -76,6 +76,31 @@ impl QuotedPrintable {
     }
 }
 
+/// Quoted-printable with raw octets above 127 in it, which become quoted; all else stays.
+#[derive(Debug, Default)]
+pub(super) struct RawOctets {
+    column: usize,
+}
+
+impl RawOctets {
+    pub(super) fn push(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        for octet in text {
+            if octet.is_ascii() {
+                out.push(*octet);
+                self.column = if *octet == b'\n' { 0 } else { self.column + 1 };
+                continue;
+            }
+            // One column is for the sign that the line goes on.
+            if self.column + 3 >= LINE_OCTETS {
+                out.extend_from_slice(b"=\r\n");
+                self.column = 0;
+            }
+            out.extend_from_slice(format!("={octet:02X}").as_bytes());
+            self.column += 3;
+        }
+    }
+}
+
 /// Base64. The last line has no end.
 #[derive(Debug, Default)]
 pub(super) struct Base64 {

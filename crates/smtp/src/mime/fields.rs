@@ -45,7 +45,9 @@ pub(super) enum Label {
     Plain,
     /// `8bit` or `binary`: so it does, and may have octets above 127.
     EightBit,
-    /// It is encoded.
+    /// It is encoded as quoted-printable: raw octets in it pass through a reader's decoder.
+    Quoted,
+    /// It is encoded in another way.
     Encoded,
 }
 
@@ -55,7 +57,8 @@ pub(super) fn label(value: &[u8]) -> Label {
     let word = scanner.token().to_ascii_lowercase();
     match word.as_slice() {
         b"8bit" | b"binary" => Label::EightBit,
-        b"quoted-printable" | b"base64" => Label::Encoded,
+        b"quoted-printable" => Label::Quoted,
+        b"base64" => Label::Encoded,
         word if word.starts_with(b"x-") => Label::Encoded,
         _ => Label::Plain,
     }
@@ -255,7 +258,7 @@ mod tests {
             ("7bit", Label::Plain),
             ("8-bit", Label::Plain),
             ("", Label::Plain),
-            ("Quoted-Printable", Label::Encoded),
+            ("Quoted-Printable", Label::Quoted),
             ("base64 ", Label::Encoded),
             ("x-uuencode", Label::Encoded),
         ];

@@ -7,8 +7,9 @@
 //!
 //! Text becomes quoted-printable, other content base64, each part for itself; fields that are missing are
 //! added, and a multipart that said `8bit` says `7bit`. Long lines of header fields are folded at white space, but for fields
-//! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) or
-//! cannot be encoded is [`Refused`] where its eight bits are in the way.
+//! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) is [`Refused`]
+//! where its eight bits are in the way. What readers get along with is repaired: raw octets in what says quoted-printable, an encoding of a
+//! multipart, an encoding said twice. What cannot be encoded (base64 with raw octets, a fragment of a message) stays as it is.
 //!
 //! Raw octets above 127 in *header* fields stay as they are, unless [`HeaderGoal`] says else: they are not allowed without SMTPUTF8 in
 //! the first place, and Postfix passes them on alike. What such a header is inside of keeps
@@ -71,14 +72,8 @@ pub enum Refused {
     /// Eight bits inside multipart/signed or multipart/encrypted (RFC 1847 §2.1).
     #[error("it is signed or encrypted, and must not be changed")]
     Sealed,
-    /// Eight bits in what says that it is quoted-printable, base64 or of an unknown encoding.
-    #[error("a part has octets above 127 although it says that it is encoded")]
-    AlreadyEncoded,
-    /// Eight bits in a fragment of a message, or in a multipart whose parts cannot be found.
-    #[error("a part may not be encoded")]
-    Opaque,
-    /// Two Content-Types, or two Content-Transfer-Encodings, in one header.
-    #[error("a part has two types or encodings")]
+    /// Two Content-Types in one header.
+    #[error("a part has two types")]
     Ambiguous,
     /// An address in a header field has octets above 127, which no encoding can stand for.
     #[error("an address in the header has UTF-8")]
@@ -168,6 +163,8 @@ enum Action {
 enum Encoding {
     QuotedPrintable,
     Base64,
+    /// It says quoted-printable, and has raw octets above 127 all the same: they are encoded, and the rest stays.
+    RawOctets,
 }
 
 /// What text without Content-Type is taken for.

@@ -67,7 +67,9 @@ struct Findings {
     current: Current,
     /// Which entities have others in them.
     composites: Vec<usize>,
-    /// Octets above 127 in a header inside the message, or in the status of a notice: they stay.
+    /// The multipart whose header was the last one, if it says that it is encoded, and how deep it is.
+    mislabelled: Option<(usize, usize)>,
+    /// Octets above 127 in a header inside the message, or in content that is left alone: they stay.
     has_8bit_inside: bool,
     /// The name of the current field, in lower case.
     field: Vec<u8>,
@@ -93,11 +95,12 @@ impl Findings {
             words: EncodedHeaders::default(),
             is_dkim_signed: false,
         };
-        let entity = Entity { is_message: true, is_sealed: false };
+        let entity = Entity { is_message: true, is_sealed: false, depth: 0 };
         Self {
             plan,
             current: Current::new(entity),
             composites: Vec::new(),
+            mislabelled: None,
             has_8bit_inside: false,
             field: Vec::new(),
             folder: Folder::default(),
@@ -209,23 +212,32 @@ impl Findings {
             return Ok(Action::Keep);
         }
         let encoding = match (entity.is_sealed, form.label, form.made_of()) {
-            (true, _, _) => Err(Refused::Sealed),
-            (false, Some(Label::Encoded), _) => Err(Refused::AlreadyEncoded),
-            (false, _, Kind::Text) => Ok(Encoding::QuotedPrintable),
-            (false, _, Kind::Other) => Ok(Encoding::Base64),
+            (true, _, _) if is_8bit_in_the_way => return Err(Refused::Sealed),
+            (true, _, _) => return Ok(Action::Keep),
+            // What stands there is read with raw octets in it, and without its encoding it is something else.
+            (false, Some(Label::Quoted), Kind::Text | Kind::Other) if is_8bit_in_the_way => {
+                Encoding::RawOctets
+            }
+            (false, Some(Label::Quoted | Label::Encoded), _) => return Ok(Action::Keep),
+            (false, _, Kind::Text) => Encoding::QuotedPrintable,
+            (false, _, Kind::Other) => Encoding::Base64,
+            // It may not be encoded. Most hosts take it as it is; none of our doing is worse than returning it.
             (false, _, Kind::Opaque | Kind::Multipart { .. } | Kind::Message | Kind::Status) => {
-                Err(Refused::Opaque)
+                return Ok(Action::Keep);
             }
         };
-        match encoding {
-            Ok(encoding) => {
-                let is_named = form.kind.is_some() || !has_8bit;
-                let charset = if utf8.is_valid() { Charset::Utf8 } else { Charset::Unknown };
-                Ok(Action::Encode { encoding, charset: (!is_named).then_some(charset) })
-            }
-            Err(refused) if is_8bit_in_the_way => Err(refused),
-            // Many hosts take long lines; none of our doing is worse than returning the message.
-            Err(_) => Ok(Action::Keep),
+        let is_named = form.kind.is_some() || !has_8bit;
+        let charset = if utf8.is_valid() { Charset::Utf8 } else { Charset::Unknown };
+        Ok(Action::Encode { encoding, charset: (!is_named).then_some(charset) })
+    }
+
+    /// The parts of a multipart that says how it is encoded are in the clear, as its first one shows: it says `7bit` then.
+    fn note_part(&mut self, entity: Entity) {
+        if let Some((place, depth)) = self.mislabelled.take()
+            && entity.depth == depth + 1
+            && let Some(action) = self.plan.actions.get_mut(place)
+        {
+            *action = Action::Relabel;
         }
     }
 
@@ -238,6 +250,7 @@ impl Findings {
 
 impl Visitor for Findings {
     fn entity(&mut self, entity: Entity) {
+        self.note_part(entity);
         self.plan.actions.push(Action::Keep);
         self.current = Current::new(entity);
     }
@@ -263,6 +276,12 @@ impl Visitor for Findings {
         if matches!(form.made_of(), Kind::Multipart { .. } | Kind::Message) {
             self.composites.push(self.plan.actions.len().saturating_sub(1));
         }
+        let is_encoded = matches!(form.label, Some(Label::Quoted | Label::Encoded));
+        let is_open = self.plan.goal.seven_bit && !self.current.entity.is_sealed;
+        if is_open && is_encoded && matches!(form.made_of(), Kind::Multipart { .. }) {
+            let place = self.plan.actions.len().saturating_sub(1);
+            self.mislabelled = Some((place, self.current.entity.depth));
+        }
         self.current.form = form.clone();
         Ok(())
     }
@@ -286,8 +305,7 @@ impl Visitor for Findings {
     fn content_end(&mut self) -> Result<(), Refused> {
         let action = self.action()?;
         self.decide(action);
-        let is_status = self.current.form.made_of() == Kind::Status;
-        self.has_8bit_inside |= is_status && self.current.has_8bit;
+        self.has_8bit_inside |= action == Action::Keep && self.current.has_8bit;
         Ok(())
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Entity {
     pub(super) is_message: bool,
     /// Is it inside of what must not be changed?
     pub(super) is_sealed: bool,
+    /// Multiparts around it.
+    pub(super) depth: usize,
 }
 
 /// How a header ends.
@@ -93,8 +95,8 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// What the entity is made of. What is encoded as a whole has no parts that could be seen, although
-    /// RFC 2045 §6.4 does not allow it.
+    /// What the entity is made of. A message that is encoded as a whole cannot be looked into. RFC 2045 §6.4 allows no encoding for a
+    /// multipart either, and readers look at its parts whatever it says.
     pub(super) fn made_of(&self) -> Kind {
         let kind = match (&self.kind, self.untyped) {
             (Some(kind), _) => kind.clone(),
@@ -102,7 +104,7 @@ impl Form {
             (None, Untyped::Message) => Kind::Message,
         };
         match kind {
-            Kind::Multipart { .. } | Kind::Message if self.label == Some(Label::Encoded) => {
+            Kind::Message if matches!(self.label, Some(Label::Encoded | Label::Quoted)) => {
                 Kind::Opaque
             }
             kind @ (Kind::Text
@@ -230,7 +232,7 @@ impl<V: Visitor> Steps<V> {
         };
         self.entities += 1;
         let is_sealed = self.levels.last().is_some_and(|level| level.is_sealed);
-        self.visitor.entity(Entity { is_message, is_sealed });
+        self.visitor.entity(Entity { is_message, is_sealed, depth: self.levels.len() });
         let form = Form { untyped, ..Form::default() };
         self.place = Place::Header { form, above: Above::Nothing, field: None };
     }
@@ -382,15 +384,19 @@ fn end_field(
 ) -> Result<(), Refused> {
     let Some((field, octets)) = field.take() else { return Ok(()) };
     let value = header::value(&octets);
-    // Of two, readers take one or the other.
-    let is_first = match field {
+    let is_clear = match field {
+        // Of two, readers take one or the other.
         Field::ContentType => form.kind.replace(fields::kind(value)).is_none(),
-        Field::TransferEncoding => form.label.replace(fields::label(value)).is_none(),
+        // Here they take the first.
+        Field::TransferEncoding => {
+            form.label.get_or_insert_with(|| fields::label(value));
+            true
+        }
         Field::MimeVersion => {
             form.has_version = true;
             true
         }
     };
     visitor.field(field, &octets);
-    if is_first { Ok(()) } else { Err(Refused::Ambiguous) }
+    if is_clear { Ok(()) } else { Err(Refused::Ambiguous) }
 }
