@@ -180,7 +180,13 @@ impl Visitor for Writer<'_> {
             self.encoder = Encoder::None;
             // Fields of a message inside must not become this header's.
             let is_next_encoded = self.actions.as_slice().first().is_some_and(is_encode);
-            if end == HeaderEnd::AtText && form.made_of() == Kind::Message && is_next_encoded {
+            let opens = match form.made_of() {
+                Kind::Message => is_next_encoded,
+                // Nor what stands before the first part, without its octets above 127.
+                Kind::Multipart { .. } => self.plan.eight_bit.in_aside,
+                Kind::Text | Kind::Other | Kind::Status | Kind::Opaque => false,
+            };
+            if end == HeaderEnd::AtText && opens {
                 self.put("\r\n");
             }
             return Ok(());

@@ -119,6 +119,8 @@ struct EightBit {
     in_header: bool,
     /// Before or behind the parts of a multipart.
     in_aside: bool,
+    /// In content that says that it is encoded, or may not be: nothing helps there.
+    stays: bool,
 }
 
 impl Plan {
@@ -135,6 +137,11 @@ impl Plan {
     /// Has a header, that of the message or of any part, octets above 127?
     pub fn has_8bit_header(&self) -> bool {
         self.eight_bit.in_header
+    }
+
+    /// Do octets above 127 stay in content, because no encoding would be understood?
+    pub fn leaves_8bit(&self) -> bool {
+        self.eight_bit.stays
     }
 
     /// Has the message a DKIM-Signature that does not survive? Folding the header alone leaves each valid (RFC 6376

@@ -305,7 +305,9 @@ impl Visitor for Findings {
     fn content_end(&mut self) -> Result<(), Refused> {
         let action = self.action()?;
         self.decide(action);
-        self.has_8bit_inside |= action == Action::Keep && self.current.has_8bit;
+        let stays = action == Action::Keep && self.current.has_8bit;
+        self.has_8bit_inside |= stays;
+        self.plan.eight_bit.stays |= stays;
         Ok(())
     }
 

@@ -46,6 +46,15 @@ fn check(what: &str, message: &str, want: &str) {
 }
 
 #[test]
+fn text_above_the_first_part_becomes_no_field_when_its_octets_are_replaced() {
+    check(
+        "the first line would be a field without them",
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\nCont\u{ff}ent-Type: a/b\n--b\n\nx\n--b--\n",
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\nCont?ent-Type: a/b\n--b\n\nx\n--b--\n",
+    );
+}
+
+#[test]
 fn text_becomes_quoted_printable_and_says_so() {
     check(
         "the field is replaced where it stood",
