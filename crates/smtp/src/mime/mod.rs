@@ -91,6 +91,8 @@ pub struct Plan {
     eight_bit: EightBit,
     folds: Folds,
     words: EncodedHeaders,
+    /// Content that says that it is encoded, or may not be, has octets above 127: nothing helps there.
+    leaves_8bit: bool,
     is_dkim_signed: bool,
 }
 
@@ -119,8 +121,6 @@ struct EightBit {
     in_header: bool,
     /// Before or behind the parts of a multipart.
     in_aside: bool,
-    /// In content that says that it is encoded, or may not be: nothing helps there.
-    stays: bool,
 }
 
 impl Plan {
@@ -141,7 +141,7 @@ impl Plan {
 
     /// Do octets above 127 stay in content, because no encoding would be understood?
     pub fn leaves_8bit(&self) -> bool {
-        self.eight_bit.stays
+        self.leaves_8bit
     }
 
     /// Has the message a DKIM-Signature that does not survive? Folding the header alone leaves each valid (RFC 6376

@@ -93,6 +93,7 @@ impl Findings {
             eight_bit: EightBit::default(),
             folds: Folds::default(),
             words: EncodedHeaders::default(),
+            leaves_8bit: false,
             is_dkim_signed: false,
         };
         let entity = Entity { is_message: true, is_sealed: false, depth: 0 };
@@ -307,7 +308,7 @@ impl Visitor for Findings {
         self.decide(action);
         let stays = action == Action::Keep && self.current.has_8bit;
         self.has_8bit_inside |= stays;
-        self.plan.eight_bit.stays |= stays;
+        self.plan.leaves_8bit |= stays;
         Ok(())
     }
 
