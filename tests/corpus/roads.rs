@@ -122,7 +122,7 @@ fn as_sent(message: &Message, content: &[u8]) -> Verdict {
     if content == message.octets {
         Verdict::Identical
     } else if content.strip_prefix(b"\r\n").is_some_and(|rest| rest == message.octets)
-        && message.octets.starts_with(&[b' ']) | message.octets.starts_with(&[b'\t'])
+        && matches!(message.octets.first(), Some(b' ' | b'\t'))
     {
         Verdict::Allowed(APART.to_owned())
     } else {

@@ -36,6 +36,8 @@ const UNSEEN: [&str; 5] =
     ["hostname", "delivery.allow_addresses", "delivery.ip", "tls.", "source["];
 /// Keys named in one log line. Ours: it is for people; `staunch reload` names them all.
 const KEYS_LOGGED: usize = 50;
+/// Names a file that may have changed where the key has not.
+const ALIASES_FILE: &str = "submit.aliases_file";
 /// Requests that may wait for the reload under way.
 pub(crate) const REQUESTS_MAX: usize = 16;
 
@@ -115,13 +117,18 @@ impl Reloader {
         let (relay, doors) = (Arc::clone(&self.relay), Arc::clone(&self.doors));
         let file = self.origin.file.clone();
         // Files may lie on a slow disk.
-        let before = self.loaded.shown.clone();
+        let (before, aliases) = (self.loaded.shown.clone(), self.loaded.config.aliases.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
-            let changed = loaded.shown.changes(&before);
+            let mut changed = loaded.shown.changes(&before);
             check_fixed(&loaded, &changed)?;
             loaded.check_files()?;
             let loaded = loaded.with_aliases()?;
+            // Also where only the file has other names.
+            if loaded.config.aliases != aliases && !is_touched(&changed, &["aliases", ALIASES_FILE])
+            {
+                changed.push(ALIASES_FILE.to_owned());
+            }
             Ok::<_, Refused>((prepare(loaded, &relay, &doors)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;

@@ -178,11 +178,18 @@ struct Answers {
     left: Vec<usize>,
     /// How many the host was seen to take in one transaction.
     most: usize,
+    /// That, by answers that do not say so.
+    is_guessed: bool,
 }
 
 impl Answers {
     fn new(recipients: usize) -> Self {
-        Self { fates: vec![None; recipients], left: (0..recipients).collect(), most: usize::MAX }
+        Self {
+            fates: vec![None; recipients],
+            left: (0..recipients).collect(),
+            most: usize::MAX,
+            is_guessed: false,
+        }
     }
 
     /// The recipients of the next transaction, if there is one.
@@ -211,6 +218,7 @@ impl Answers {
             let is_too_many = fate.as_ref().is_some_and(Fate::is_too_many_recipients);
             if accepted > 0 && (is_too_many || index >= too_many_from) {
                 self.most = accepted;
+                self.is_guessed |= !is_too_many;
                 done.retain(|other| other != place);
             }
             if let Some(known) = self.fates.get_mut(*place) {
@@ -218,6 +226,20 @@ impl Answers {
             }
         }
         self.left.retain(|place| !done.contains(place));
+        // The guess was wrong: it is the same for all of them.
+        let refused =
+            batch.places.first().and_then(|place| self.fates.get(*place).cloned().flatten());
+        if accepted == 0
+            && self.is_guessed
+            && let Some(refused) = refused
+        {
+            for place in std::mem::take(&mut self.left) {
+                if let Some(known) = self.fates.get_mut(place) {
+                    known.get_or_insert_with(|| refused.clone());
+                }
+            }
+            return;
+        }
         // It would most likely be the same for the others, and a large body has gone out once for nothing.
         let Some(fate) = about_all else { return };
         let left = std::mem::take(&mut self.left);
@@ -870,12 +892,12 @@ mod tests {
 
         let refused = answers(&["250 sender\r\n", "451 later\r\n", "250 reset\r\n"]);
         let greylisted = transactions(&["250 a\r\n451 b\r\n451 c\r\n"]);
-        let script = [greylisted, refused.clone(), refused].concat();
+        let script = [greylisted, refused].concat();
         let (address, peer) = play(vec![script]).await;
         let idle = connected(address, BARE).await;
         let transmitted = send(idle, 3, 3, BodySource::Memory(b"abc")).await;
         assert_eq!(codes(&transmitted), [250, 451, 451]);
-        assert_eq!(verbs(&peer.await.unwrap()), "MRRRDa.MRRMRR");
+        assert_eq!(verbs(&peer.await.unwrap()), "MRRRDa.MRR", "and the third is not asked alone");
     }
 
     /// One command each.

@@ -229,12 +229,14 @@ impl Visitor for Writer<'_> {
         Ok(())
     }
 
+    fn first_boundary(&mut self) {}
+
     fn line(&mut self, octets: &[u8]) {
         self.out.extend_from_slice(octets);
     }
 
     fn aside(&mut self, octets: &[u8]) {
-        if !self.plan.goal.seven_bit {
+        if !self.plan.eight_bit.in_aside {
             self.out.extend_from_slice(octets);
             return;
         }

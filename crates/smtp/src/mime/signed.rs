@@ -1,9 +1,13 @@
 //! Which header fields must not be touched, lest a DKIM signature break that would survive else (RFC 6376 §3.4, §3.5).
 
+use std::collections::HashSet;
+
 use crate::header;
 
 /// Octets of a signature that is read. Ours: far more than any has.
 const SIGNATURE_OCTETS_MAX: usize = 16 * 1024;
+/// Names that are remembered. Ours: beyond that nothing is touched.
+const NAMES_MAX: usize = 1000;
 
 /// What the signatures of a message cover octet by octet.
 #[derive(Clone, Debug, Default)]
@@ -11,8 +15,8 @@ pub(super) struct Untouchable {
     /// The signature that is being read.
     signature: Vec<u8>,
     /// Names of fields, in lower case.
-    names: Vec<Vec<u8>>,
-    /// Is there a signature that is too long to be read?
+    names: HashSet<Vec<u8>>,
+    /// Is there a signature that is too long to be read, or are there too many names?
     is_unknown: bool,
 }
 
@@ -45,12 +49,19 @@ impl Untouchable {
         }
         self.names.extend(header::name(&signature).map(<[u8]>::to_ascii_lowercase));
         let listed = tag(&signature, b"h").unwrap_or_default();
-        self.names.extend(listed.split(|octet| *octet == b':').map(<[u8]>::to_vec));
+        for name in listed.split(|octet| *octet == b':').filter(|name| !name.is_empty()) {
+            self.is_unknown |= self.names.len() >= NAMES_MAX;
+            if self.is_unknown {
+                self.names = HashSet::new();
+                return;
+            }
+            self.names.insert(name.to_vec());
+        }
     }
 
     /// Does a signature cover fields of this name as they are written?
     pub(super) fn has(&self, name: &[u8]) -> bool {
-        self.is_unknown || self.names.iter().any(|one| name.eq_ignore_ascii_case(one))
+        self.is_unknown || self.names.contains(&name.to_ascii_lowercase())
     }
 }
 
@@ -85,6 +96,10 @@ mod tests {
         let relaxed = "DKIM-Signature: v=1; c=relaxed/simple; h=from:to; b=x";
         assert!(!covers(relaxed, "to") && !covers(relaxed, "dkim-signature"));
         assert!(covers("ARC-Message-Signature: i=1; h=cc", "Cc"), "simple is the default");
+        let many: String = (0..=NAMES_MAX).map(|number| format!("n{number}:")).collect();
+        assert!(covers(&format!("DKIM-Signature: h={many}"), "Subject"));
+        let empty = format!("DKIM-Signature: h={}to", ":".repeat(10_000));
+        assert!(covers(&empty, "to") && !covers(&empty, "Subject"));
         let long = format!("DKIM-Signature: h=a; b={}", "x".repeat(SIGNATURE_OCTETS_MAX));
         assert!(covers(&long, "Subject"));
     }

@@ -69,6 +69,8 @@ struct Findings {
     composites: Vec<usize>,
     /// The multipart whose header was the last one, if it says that it is encoded, and how deep it is.
     mislabelled: Option<(usize, usize)>,
+    /// Multiparts whose boundary has not come yet.
+    unparted: usize,
     /// Octets above 127 in a header inside the message, or in content that is left alone: they stay.
     has_8bit_inside: bool,
     /// The name of the current field, in lower case.
@@ -102,6 +104,7 @@ impl Findings {
             current: Current::new(entity),
             composites: Vec::new(),
             mislabelled: None,
+            unparted: 0,
             has_8bit_inside: false,
             field: Vec::new(),
             folder: Folder::default(),
@@ -120,7 +123,8 @@ impl Findings {
     fn note_header(&mut self, octets: &[u8]) {
         self.plan.eight_bit.in_header |= !octets.is_ascii();
         self.has_8bit_inside |= !octets.is_ascii() && !self.is_top() && !self.may_encode();
-        if self.is_top() && Untouchable::is_signature(&self.field) {
+        let may_fold = self.plan.goal.short_lines && self.is_top();
+        if may_fold && Untouchable::is_signature(&self.field) {
             self.untouchable.push(octets);
         }
         if !self.may_encode() {
@@ -185,6 +189,11 @@ impl Findings {
     /// they came with is true for all of them.
     fn plan(mut self) -> Plan {
         self.plan.folds.names.retain(|name| !self.untouchable.has(name));
+        // Readers show what stands in a multipart without parts.
+        if self.unparted > 0 && std::mem::take(&mut self.plan.eight_bit.in_aside) {
+            self.plan.leaves_8bit = true;
+            self.has_8bit_inside = true;
+        }
         if self.has_8bit_inside {
             for place in self.composites {
                 if let Some(action @ Action::Relabel) = self.plan.actions.get_mut(place) {
@@ -277,6 +286,7 @@ impl Visitor for Findings {
         if matches!(form.made_of(), Kind::Multipart { .. } | Kind::Message) {
             self.composites.push(self.plan.actions.len().saturating_sub(1));
         }
+        self.unparted += usize::from(matches!(form.made_of(), Kind::Multipart { .. }));
         let is_encoded = matches!(form.label, Some(Label::Quoted | Label::Encoded));
         let is_open = self.plan.goal.seven_bit && !self.current.entity.is_sealed;
         if is_open && is_encoded && matches!(form.made_of(), Kind::Multipart { .. }) {
@@ -310,6 +320,10 @@ impl Visitor for Findings {
         self.has_8bit_inside |= stays;
         self.plan.leaves_8bit |= stays;
         Ok(())
+    }
+
+    fn first_boundary(&mut self) {
+        self.unparted = self.unparted.saturating_sub(1);
     }
 
     fn line(&mut self, _octets: &[u8]) {}

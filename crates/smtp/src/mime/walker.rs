@@ -35,6 +35,8 @@ pub(super) trait Visitor {
     fn content(&mut self, octets: &[u8]);
     /// Its content is over. An error ends the walk there, wherever the input was cut.
     fn content_end(&mut self) -> Result<(), Refused>;
+    /// A multipart has parts: here begins its first.
+    fn first_boundary(&mut self);
     /// Boundaries, and the empty line behind a header.
     fn line(&mut self, octets: &[u8]);
     /// What stands before the first part of a multipart or behind its last: for nobody to read.
@@ -123,6 +125,8 @@ struct Level {
     boundary: Box<[u8]>,
     parts: Untyped,
     is_sealed: bool,
+    /// Its boundary was met.
+    has_parts: bool,
 }
 
 /// What a header that begins is the header of.
@@ -260,6 +264,12 @@ impl<V: Visitor> Steps<V> {
             self.visitor.line(CRLF);
         }
         self.visitor.line(octets);
+        if !closes
+            && let Some(met) = self.levels.get_mut(level)
+            && !std::mem::replace(&mut met.has_parts, true)
+        {
+            self.visitor.first_boundary();
+        }
         self.levels.truncate(level + usize::from(!closes));
         if closes {
             self.place = Place::Aside;
@@ -327,7 +337,7 @@ impl<V: Visitor> Steps<V> {
                     return Err(Refused::TooComplex);
                 }
                 let is_sealed = is_sealed || self.levels.last().is_some_and(|l| l.is_sealed);
-                self.levels.push(Level { boundary, parts, is_sealed });
+                self.levels.push(Level { boundary, parts, is_sealed, has_parts: false });
                 self.place = Place::Aside;
             }
             Kind::Message => {

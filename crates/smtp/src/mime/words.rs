@@ -19,8 +19,8 @@ const LINE_OCTETS: usize = 76;
 /// Octets of a parameter's value in one piece. Our choice: most readers know no pieces, and lines have 998.
 const PARAMETER_OCTETS_MAX: usize = 240;
 
-/// Fields of addresses (RFC 5322 §3.6.2, §3.6.3, §3.6.6, RFC 8098 §2.1).
-const ADDRESSES: [&str; 12] = [
+/// Fields of addresses (RFC 5322 §3.6.2, §3.6.3, §3.6.6, RFC 8098 §2.1), and those that programs use like them.
+const ADDRESSES: [&str; 17] = [
     "from",
     "sender",
     "reply-to",
@@ -29,10 +29,15 @@ const ADDRESSES: [&str; 12] = [
     "bcc",
     "resent-from",
     "resent-sender",
+    "resent-reply-to",
     "resent-to",
     "resent-cc",
     "resent-bcc",
     "disposition-notification-to",
+    "return-receipt-to",
+    "mail-followup-to",
+    "mail-reply-to",
+    "errors-to",
 ];
 /// Fields with a structure that only comments may have text in.
 const STRUCTURED: [&str; 14] = [
@@ -96,6 +101,7 @@ pub(super) fn in_ascii(field: &[u8]) -> Result<Vec<u8>, Refused> {
     if !value.starts_with(b" ") && !value.starts_with(b"\t") {
         out.raw(b" ");
     }
+    let start = out.octets.len();
     if is_one_of(&ADDRESSES) {
         out.addresses(value)?;
     } else if is_one_of(&["content-type", "content-disposition"]) {
@@ -105,7 +111,12 @@ pub(super) fn in_ascii(field: &[u8]) -> Result<Vec<u8>, Refused> {
         // Neither an address nor a name of a host can be encoded, and the field is counted.
         out.octets.iter_mut().filter(|octet| !octet.is_ascii()).for_each(|octet| *octet = b'?');
     } else if is_one_of(&STRUCTURED) {
-        out.structured(value);
+        // A phrase and a name in angle brackets (RFC 2919 §3).
+        let is_phrase = is_one_of(&["list-id"]) && out.addresses(value).is_ok();
+        if !is_phrase {
+            out.octets.truncate(start);
+            out.structured(value);
+        }
         if !out.octets.is_ascii() {
             out.octets = [b"Downgraded-", name, b": "].concat();
             out.column = out.octets.len();
@@ -336,13 +347,16 @@ impl Out {
 
     /// A type and its parameters (RFC 2045 §5.1, RFC 2231 §4). What is no parameter has no form: nothing is read of it.
     fn parameters(&mut self, value: &[u8]) {
+        let extended = extended(value);
         let line_end: &[u8] = if value.ends_with(b"\r\n") { b"\r\n" } else { b"" };
         let mut rest = value.strip_suffix(b"\r\n").unwrap_or(value);
         let mut is_first = true;
         while !rest.is_empty() || is_first {
             let part = take_parameter(&mut rest);
-            let pair = part.iter().position(|octet| *octet == b'=').filter(|_| !part.is_ascii());
-            let pair = pair.and_then(|at| part.split_at_checked(at)).filter(|_| !is_first);
+            let pair = part.iter().position(|octet| *octet == b'=').filter(|_| !is_first);
+            let pair = pair.and_then(|at| part.split_at_checked(at));
+            let is_begun = |name: &[u8]| extended.contains(&name.trim_ascii().to_ascii_lowercase());
+            let pair = pair.filter(|(name, _)| !part.is_ascii() || is_begun(name));
             match pair {
                 Some((name, written)) if name.is_ascii() => {
                     self.parameter(
@@ -370,17 +384,26 @@ impl Out {
         } else {
             written.to_vec()
         };
-        let is_whole = text.len() <= PARAMETER_OCTETS_MAX;
+        // What says that it is extended already, and has raw octets all the same.
+        let (name, text, is_extended) = match name.strip_suffix(b"*") {
+            Some(bare) => (bare, behind_charset(text), true),
+            None => (name, text, false),
+        };
+        let continued = continuation(name);
+        let is_whole = continued.is_some() || text.len() <= PARAMETER_OCTETS_MAX;
+        let pieces = if is_whole { text.len().max(1) } else { PARAMETER_OCTETS_MAX };
         let name = String::from_utf8_lossy(name).into_owned();
-        for (number, piece) in text.chunks(PARAMETER_OCTETS_MAX).enumerate() {
+        for (number, piece) in text.chunks(pieces).enumerate() {
             let mut part =
                 if is_whole { format!("{name}*=") } else { format!("{name}*{number}*=") };
-            if number == 0 {
+            if number == 0 && continued.is_none_or(|number| number == 0) {
                 part.push_str(self.charset);
                 part.push_str("''");
             }
             for octet in piece {
-                let is_plain = octet.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(octet);
+                let is_plain = octet.is_ascii_alphanumeric()
+                    || b"!#$&+-.^_`|~".contains(octet)
+                    || (is_extended && *octet == b'%');
                 if is_plain {
                     part.push(char::from(*octet))
                 } else {
@@ -392,6 +415,34 @@ impl Out {
             self.raw(part.as_bytes());
         }
     }
+}
+
+/// The number of a parameter's piece (RFC 2231 §3).
+fn continuation(name: &[u8]) -> Option<u32> {
+    let at = name.iter().rposition(|octet| *octet == b'*')?;
+    std::str::from_utf8(name.get(at + 1..)?).ok()?.parse().ok()
+}
+
+/// First pieces of parameters of which a later piece has octets above 127: the charset stands in the first (RFC 2231 §4.1). In lower case.
+fn extended(value: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = value;
+    let mut firsts = Vec::new();
+    while !rest.is_empty() {
+        let part = take_parameter(&mut rest);
+        let name = part.split(|octet| *octet == b'=').next().unwrap_or_default().trim_ascii();
+        if part.is_ascii() || continuation(name).is_none_or(|number| number == 0) {
+            continue;
+        }
+        let base = name.rsplitn(2, |octet| *octet == b'*').last().unwrap_or_default();
+        firsts.push([&base.to_ascii_lowercase()[..], b"*0"].concat());
+    }
+    firsts
+}
+
+/// The text of an extended value (RFC 2231 §4).
+fn behind_charset(text: Vec<u8>) -> Vec<u8> {
+    let mut parts = text.splitn(3, |octet| *octet == b'\'').skip(2);
+    parts.next().map_or_else(|| text.clone(), <[u8]>::to_vec)
 }
 
 /// Where an encoded word ends, no character cut (RFC 2047 §5).
@@ -440,6 +491,19 @@ mod tests {
             (
                 "Content-Disposition: attachment; filename=\"\u{fc} 1.txt\"; size=1",
                 "Content-Disposition: attachment; filename*=utf-8''%C3%BC%201.txt; size=1",
+            ),
+            (
+                "Mail-Followup-To: \"\u{dc}, B\" <c@d.example>, x@y.example",
+                "Mail-Followup-To: =?utf-8?B?w5wsIEI=?= <c@d.example>, x@y.example",
+            ),
+            ("List-Id: \u{dc}bung <l.x>", "List-Id: =?utf-8?B?w5xidW5n?= <l.x>"),
+            (
+                "Content-Disposition: attachment; filename*0=\"Bericht-\"; filename*1=\"\u{fc}.pdf\"",
+                "Content-Disposition: attachment; filename*0*=utf-8''Bericht-;\r\n filename*1*=%C3%BC.pdf",
+            ),
+            (
+                "Content-Disposition: attachment; filename*=utf-8''%C3%BC\u{fc}.pdf",
+                "Content-Disposition: attachment; filename*=utf-8''%C3%BC%C3%BC.pdf",
             ),
             ("Date: Mon, 2 Mar 2026 (\u{fc})", "Date: Mon, 2 Mar 2026 (=?utf-8?B?w7w=?=)"),
             ("Message-ID: <\u{fc}@x>", "Downgraded-Message-ID: =?utf-8?B?PMO8QHg+?="),

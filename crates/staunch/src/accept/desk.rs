@@ -269,9 +269,11 @@ impl Desk {
         self.note(rcpt.brackets);
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let recipients = &mut transaction.asked.recipients;
-        // An alias may be more than one transaction takes.
-        let before = recipients.taken().max(recipients.all().len());
-        if before > 0 && before + addressees.len() > recipients_max(&config) {
+        // An alias may be more than one transaction takes. Who is there already is no further copy; but whoever repeats them all for
+        // ever is not served for ever.
+        let (before, most) = (recipients.all().len(), recipients_max(&config));
+        let more = addressees.iter().filter(|addressee| !recipients.has(addressee)).count();
+        if before > 0 && before + more > most || recipients.taken() >= REPEATED_MAX * most {
             return Err(Refusal::TooManyRecipients);
         }
         let more: usize = addressees.iter().map(Addressee::memory).sum();
@@ -408,6 +410,9 @@ impl Desk {
         self.shared.rates.recipients(whose, more, max, Instant::now())
     }
 }
+
+/// How often each recipient may be repeated, about. Our choice: programs write an address in To, Cc and Bcc.
+const REPEATED_MAX: usize = 4;
 
 /// Of one message.
 pub(super) fn recipients_max(config: &Config) -> usize {

@@ -67,6 +67,17 @@ impl Recipients {
         self.memory
     }
 
+    /// Is it there already?
+    pub(super) fn has(&self, addressee: &Addressee) -> bool {
+        self.place(&addressee.mailbox).is_some()
+    }
+
+    fn place(&self, mailbox: &Mailbox) -> Option<usize> {
+        let wanted = key(mailbox);
+        let place = *self.places.get(&self.places.hasher().hash_one(&wanted))?;
+        self.all.get(place).is_some_and(|known| key(&known.mailbox) == wanted).then_some(place)
+    }
+
     /// Those of one RCPT: more, or what is asked for one that is there already.
     pub(super) fn add(&mut self, addressees: Vec<Addressee>) {
         self.taken += 1;
@@ -75,11 +86,12 @@ impl Recipients {
 
     fn add_one(&mut self, addressee: Addressee) {
         self.memory += addressee.memory();
-        let wanted = key(&addressee.mailbox);
-        let hash = self.places.hasher().hash_one(&wanted);
-        let place = *self.places.entry(hash).or_insert(self.all.len());
-        match self.all.get_mut(place).filter(|known| key(&known.mailbox) == wanted) {
-            None => self.all.push(addressee),
+        match self.place(&addressee.mailbox).and_then(|place| self.all.get_mut(place)) {
+            None => {
+                let hash = self.places.hasher().hash_one(key(&addressee.mailbox));
+                self.places.insert(hash, self.all.len());
+                self.all.push(addressee);
+            }
             Some(known) => {
                 known.options.notify =
                     Notify::together(known.options.notify, addressee.options.notify);

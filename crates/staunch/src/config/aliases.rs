@@ -17,7 +17,7 @@ const DEPTH_MAX: usize = 10;
 pub(super) const TARGETS_MAX: usize = 100;
 
 /// Where mail for local names goes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Aliases {
     /// In lower case, as they were written in `[aliases]`.
     written: BTreeMap<String, Vec<Mailbox>>,

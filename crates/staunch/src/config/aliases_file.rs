@@ -3,6 +3,7 @@
 //! Read strictly: a line that is passed over is mail that nobody gets. Programs, files and included lists are refused, since a relay
 //! has no mailboxes and runs nothing.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -43,9 +44,10 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
 /// The aliases of `text`, and all that is wrong with it. Names without a domain are completed by `origin`.
 pub(super) fn parse(text: &str, origin: &Domain) -> (Vec<Entry>, Vec<Wrong>) {
     let (mut entries, mut wrong): (Vec<Entry>, Vec<Wrong>) = (Vec::new(), Vec::new());
+    let mut names = HashSet::new();
     for (line, text) in logical_lines(text) {
         match entry(&text, origin) {
-            Ok((name, _)) if entries.iter().any(|entry| entry.name == name) => {
+            Ok((name, _)) if !names.insert(name.clone()) => {
                 wrong.push((line, name, "stands there twice".to_owned()));
             }
             Ok((name, targets)) => entries.push(Entry { line, name, targets }),
@@ -139,7 +141,15 @@ fn target(text: &str, origin: &Domain) -> Result<Mailbox, String> {
 }
 
 fn mailbox(text: &str, origin: &Domain) -> Result<Mailbox, String> {
-    let angle = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(text);
+    let within = |text, open, close| {
+        str::strip_prefix(text, open).and_then(|rest: &str| rest.strip_suffix(close))
+    };
+    let angle = within(text, '<', '>').unwrap_or(text);
+    // aliases(5): a target in quotes is what stands between them, which is an address of its own.
+    let angle = match within(angle, '"', '"') {
+        Some(inner) if inner.contains('@') && !inner.contains(['"', '\\']) => inner,
+        _ => angle,
+    };
     let is_bare = !angle.contains('@') || (angle.starts_with('"') && angle.ends_with('"'));
     let whole = if is_bare { format!("{angle}@{origin}") } else { angle.to_owned() };
     let mailbox = Mailbox::parse(&whole).map_err(|error| error.to_string())?;
@@ -149,5 +159,27 @@ fn mailbox(text: &str, origin: &Domain) -> Result<Mailbox, String> {
             Err("address literals are not relayed to: write a domain".to_owned())
         }
         Domain::Literal(_) | Domain::Name(_) => Ok(mailbox),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smtp::HostName;
+
+    use super::*;
+
+    #[test]
+    fn a_target_in_quotes_is_the_address_between_them() {
+        let origin = Domain::Name(HostName::parse("corp.example").unwrap());
+        for (written, want) in [
+            ("\"ops@dest.example\"", "ops@dest.example"),
+            ("\"a b\"", "\"a b\"@corp.example"),
+            ("\"a b\"@dest.example", "\"a b\"@dest.example"),
+            ("<ops@dest.example>", "ops@dest.example"),
+        ] {
+            let (entries, wrong) = parse(&format!("root: {written}\n"), &origin);
+            assert_eq!(wrong, Vec::new(), "{written}");
+            assert_eq!(entries[0].targets[0].as_str(), want, "{written}");
+        }
     }
 }

@@ -53,7 +53,14 @@ impl Publication {
                 .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
             let hosts = dns.mail_hosts(domain, Freshness::Cached).await.map_err(failure)?;
             let mut found = Self::from_hosts(domain, hosts)?;
-            found.warnings = about_record(&dns, domain).await?;
+            let record = about_record(&dns, domain).await?;
+            found.warnings = record.warnings;
+            match source {
+                // What is published next may come with its record.
+                PolicySource::File => found.warnings.splice(0..0, record.errors).for_each(drop),
+                // Without a usable record there is no policy (RFC 8461 §3.1).
+                PolicySource::Domain => found.errors.extend(record.errors),
+            }
             found.policy = match source {
                 PolicySource::File => None,
                 PolicySource::Domain => Some(fetch(config, dns, domain).await?),
@@ -113,9 +120,16 @@ fn failure(failure: DnsFailure) -> Failure {
     Failure::new(Exit::TemporaryFailure, failure.to_string())
 }
 
-/// What is wrong or odd about the record, and where else it stands if it does not stand where it should.
-async fn about_record(dns: &Dns, domain: &HostName) -> Result<Vec<Problem>, Failure> {
-    let Ok(name) = domain.prepend("_mta-sts") else { return Ok(Vec::new()) };
+/// What is wrong or odd about the record.
+#[derive(Debug, Default)]
+struct AboutRecord {
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+/// And where else it stands if it does not stand where it should.
+async fn about_record(dns: &Dns, domain: &HostName) -> Result<AboutRecord, Failure> {
+    let Ok(name) = domain.prepend("_mta-sts") else { return Ok(AboutRecord::default()) };
     let lint = record_lint::lint(&dns.txt_records(&name).await.map_err(failure)?);
     let problem = |finding: record_lint::RecordFinding| Problem {
         line: None,
@@ -123,16 +137,18 @@ async fn about_record(dns: &Dns, domain: &HostName) -> Result<Vec<Problem>, Fail
         text: format!("TXT {name}: {}", finding.text),
     };
     let is_missing = lint.verdict == Err(RecordError::NoRecord);
-    let mut problems: Vec<Problem> =
-        lint.errors.into_iter().chain(lint.warnings).map(problem).collect();
+    let mut about = AboutRecord {
+        errors: lint.errors.into_iter().map(problem).collect(),
+        warnings: lint.warnings.into_iter().map(problem).collect(),
+    };
     if is_missing {
-        problems.extend(elsewhere(dns, domain).await.map(|other| Problem {
+        about.errors.extend(elsewhere(dns, domain).await.map(|other| Problem {
             line: None,
             code: "wrong_name",
             text: format!("TXT {other} has a record of MTA-STS, but senders look at {name} only"),
         }));
     }
-    Ok(problems)
+    Ok(about)
 }
 
 /// The names at which people put it by mistake.

@@ -230,6 +230,7 @@ impl Reader<'_> {
         while let Some(c) = self.next() {
             match c {
                 _ if c == end => return Ok(part),
+                '(' if end == '>' => self.comment()?,
                 '"' => part.text.push_str(&self.quoted()?),
                 _ => part.text.push(c),
             }
@@ -294,6 +295,7 @@ mod tests {
             ("<@a.example,@b.example:c@d.example>", &["c@d.example"]),
             ("a . b @ x . example", &["a.b@x.example"]),
             ("< a@x.example >", &["a@x.example"]),
+            ("<a@x.example (c)>", &["a@x.example"]),
             ("Ünal <ü@x.example>, a@ä.example", &["ü@x.example", "a@ä.example"]),
             // Commas that were forgotten.
             ("J Doe <j@x.example>        k@x.example", &["j@x.example", "k@x.example"]),
