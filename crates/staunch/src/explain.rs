@@ -3,6 +3,8 @@
 //! This is the walk that delivers, with its steps written down: the same route, policy, hosts,
 //! authorization, connection and admission, in the same functions. Only the transaction is left out.
 
+mod question;
+
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -12,9 +14,8 @@ use jiff::Timestamp;
 use policy::sts::RecordError;
 use policy::sts::keep::TxtAnswer;
 use policy::{Asked, Observed, ObservedTls, Onward, Proof, authorize};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use smtp::{AddressError, Domain, HostName, HostNameError, Mailbox, RemoteText, ReversePath};
+use smtp::{Domain, HostName, RemoteText};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use x509_parser::extensions::GeneralName;
@@ -34,39 +35,8 @@ use crate::replaced;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg};
-
-/// What is asked.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Question {
-    /// A mailbox or a domain.
-    pub(crate) address: String,
-    /// Also connect, up to EHLO under TLS?
-    #[serde(default)]
-    pub(crate) connect: bool,
-    /// Who would send it.
-    #[serde(default)]
-    pub(crate) sender: Option<String>,
-    /// As if the sender asked for authenticated TLS.
-    #[serde(default)]
-    pub(crate) require_tls: bool,
-}
-
-/// The question makes no sense.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BadQuestion {
-    /// Not an address.
-    #[error("{0:?}: {1}")]
-    Address(String, AddressError),
-    /// Not a domain.
-    #[error("{0:?}: {1}")]
-    Domain(String, HostNameError),
-    /// Nobody can send as this.
-    #[error("sender {0:?}: {1}")]
-    Sender(String, AddressError),
-    /// `[192.0.2.1]` takes no mail from us.
-    #[error("{0:?}: mail to address literals is refused (address_literal_refused)")]
-    Literal(String),
-}
+use question::Subject;
+pub(crate) use question::{BadQuestion, Question};
 
 /// The walk without a daemon: with what the data directory remembers, if nobody else works in it.
 ///
@@ -135,14 +105,16 @@ impl AloneError {
 ///
 /// [`BadQuestion`].
 pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, BadQuestion> {
-    let domain = domain_of(&question.address)?;
-    question.sender.as_deref().map(sender_of).transpose()?;
     let config = relay.config();
+    let Subject { domain, alias } = question.subject(&config)?;
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
     let local = Local { floor: next_hop.floor, onward };
     let off = relay.switches.off().towards(&config, &next_hop.lane).shown(&config);
     let mut tale = Tale::new();
+    if let Some(targets) = alias {
+        tale.step("alias", &targets);
+    }
     tale.step("route", next_hop.lane.as_str());
     if !config.sources.is_empty() {
         tale.step("source", &next_hop.sources.to_string());
@@ -199,22 +171,6 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
         "mx": tale.mx,
         "steps": tale.steps,
     }))
-}
-
-fn sender_of(sender: &str) -> Result<ReversePath, BadQuestion> {
-    ReversePath::parse_utf8(sender).map_err(|error| BadQuestion::Sender(sender.into(), error))
-}
-
-fn domain_of(address: &str) -> Result<HostName, BadQuestion> {
-    if address.contains('@') {
-        let mailbox = Mailbox::parse_utf8(address)
-            .map_err(|error| BadQuestion::Address(address.into(), error))?;
-        return match mailbox.domain() {
-            Domain::Name(name) => Ok(name.clone()),
-            Domain::Literal(_) => Err(BadQuestion::Literal(address.into())),
-        };
-    }
-    HostName::parse(address).map_err(|error| BadQuestion::Domain(address.into(), error))
 }
 
 /// What was found so far.
@@ -482,19 +438,4 @@ fn shown_tls(tls: &ObservedTls) -> Value {
         "group": tls.group,
         "certificate": certificate,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_ends_of_mail_may_be_written_in_u_labels() {
-        let far = domain_of("b@m\u{fc}nchen.example").unwrap();
-        assert_eq!(far, domain_of("xn--mnchen-3ya.example").unwrap());
-        for sender in ["", "a@k\u{f6}ln.example", "\u{e4}@k\u{f6}ln.example", "a@client.test"] {
-            assert_eq!(sender_of(sender).unwrap().as_str(), sender);
-        }
-        assert!(matches!(sender_of("a b"), Err(BadQuestion::Sender(_, _))));
-    }
 }
