@@ -65,12 +65,19 @@ pub(super) fn take_comment<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     }
 }
 
-/// Up to a semicolon, which is taken but not returned.
+/// Up to a semicolon, which is taken but not returned, or to where one is missing before the next parameter.
 pub(super) fn take_parameter<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let all = *rest;
     loop {
-        take_while(rest, |octet| !b"\"(;".contains(&octet));
+        take_while(rest, |octet| !b"\"(; \t\r\n".contains(&octet));
         match rest.first() {
+            Some(octet) if is_space(*octet) => {
+                let part = all.get(..all.len() - rest.len()).unwrap_or(all).trim_ascii();
+                if !part.is_empty() && !part.ends_with(b"=") && begins_parameter(rest) {
+                    return all.get(..all.len() - rest.len()).unwrap_or(all);
+                }
+                take(rest, 1)
+            }
             Some(b'"') => take_quoted(rest),
             Some(b'(') => take_comment(rest),
             Some(_) | None => {
@@ -80,6 +87,15 @@ pub(super) fn take_parameter<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
             }
         };
     }
+}
+
+/// Is there white space, a name and an equals sign?
+fn begins_parameter(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let end = text
+        .iter()
+        .position(|octet| !octet.is_ascii_graphic() || b"()<>@,;:\\\"/[]?=".contains(octet));
+    end.is_some_and(|end| end > 0 && text.get(end) == Some(&b'='))
 }
 
 pub(super) fn unescaped(raw: &[u8]) -> Vec<u8> {

@@ -502,6 +502,14 @@ mod tests {
                 "Content-Disposition: attachment; filename*0*=utf-8''Bericht-;\r\n filename*1*=%C3%BC.pdf",
             ),
             (
+                "Content-Disposition: attachment; x=\"\" filename=\"\u{fc} b.txt\"",
+                "Content-Disposition: attachment; x=\"\"; filename*=utf-8''%C3%BC%20b.txt",
+            ),
+            (
+                "Content-Disposition: attachment filename=\u{fc}.txt",
+                "Content-Disposition: attachment; filename*=utf-8''%C3%BC.txt",
+            ),
+            (
                 "Content-Disposition: attachment; filename*=utf-8''%C3%BC\u{fc}.pdf",
                 "Content-Disposition: attachment; filename*=utf-8''%C3%BC%C3%BC.pdf",
             ),
