@@ -128,7 +128,7 @@ impl Extensions {
         let Some(keyword) = words.next() else { return };
         let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
         if is("SIZE") {
-            // Of two such lines, which relays in between add, the larger: who means the smaller says so at MAIL.
+            // Of two such lines, which relays in between add, the larger: a host that means the smaller says so at MAIL.
             let limit = words.next().and_then(parse_size);
             self.size = Some(limit.max(self.size.flatten()));
         } else if is("LIMITS") {

@@ -66,7 +66,7 @@ fn sv_01_only_crlf_ends_a_line_and_only_crlf_dot_crlf_a_message() {
     on_stage(|stage| async move {
         let mx = mx_of(stage, "sv01.test").await;
         let mut client = quiet(stage.relay.listener()).await;
-        // What follows an LF is no command of whoever wrote the one before, as far as anybody can tell.
+        // What follows an LF may come from another hand than the line before.
         client.send(b"EHLO client.test\nNOOP\r\n").await.unwrap();
         assert_eq!(client.reply().await.unwrap().code, 500);
         assert!(client.is_closed().await);

@@ -137,8 +137,8 @@ pub enum CommandError {
         "TLS on a port that begins in clear text: use STARTTLS, or a port for TLS from the start"
     )]
     Tls,
-    /// A line that ends in LF alone (RFC 5321 §2.3.8). What stands behind it is no command of whoever wrote this
-    /// one, as far as anybody can tell.
+    /// A line that ends in LF alone (RFC 5321 §2.3.8). What stands behind it may come from another hand
+    /// than this line.
     #[error("the line ends in LF alone, lines of SMTP end in CR LF; closing the connection")]
     BareLf,
     /// The command's fixed form is not met.

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use crate::header;
 
-/// Octets of a signature that is read. Ours: far more than any has.
+/// Octets of a signature that is read. Our choice: far more than any has.
 const SIGNATURE_OCTETS_MAX: usize = 16 * 1024;
-/// Names that are remembered. Ours: beyond that nothing is touched.
+/// Names that are remembered. Our choice: beyond that nothing is touched.
 const NAMES_MAX: usize = 1000;
 
 /// What the signatures of a message cover octet by octet.

@@ -269,8 +269,8 @@ impl Desk {
         self.note(rcpt.brackets);
         let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
         let recipients = &mut transaction.asked.recipients;
-        // An alias may be more than one transaction takes. Who is there already is no further copy; but whoever repeats them all for
-        // ever is not served for ever.
+        // An alias may be more than one transaction takes. A recipient that is there already is no further copy; but a
+        // client that repeats them for ever is not served for ever.
         let (before, most) = (recipients.all().len(), recipients_max(&config));
         let more = addressees.iter().filter(|addressee| !recipients.has(addressee)).count();
         if before > 0 && before + more > most || recipients.taken() >= REPEATED_MAX * most {

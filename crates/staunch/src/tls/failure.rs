@@ -32,7 +32,7 @@ pub(crate) fn described(error: &rustls::Error, side: Side) -> String {
         format!("no cipher suite in common with {other}: {SUITES} ({error})")
     } else if is_about_signatures(error) {
         format!(
-            "no signature algorithm in common with {other}; who names none means SHA-1 ({error})"
+            "no signature algorithm in common with {other}; a peer that names none means SHA-1 ({error})"
         )
     } else {
         error.to_string()
