@@ -209,6 +209,25 @@ async fn what_php_s_mail_sends_arrives() {
     assert!(!arrived.text().contains("boss"), "{arrived:?}");
 }
 
+/// Scripts that give smtplib whole commands leave the brackets out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_without_brackets_sends_arrives() {
+    let stage = Stage::start().await;
+    let code = "import smtplib, sys\n\
+                c = smtplib.SMTP('127.0.0.1', int(sys.argv[1]))\n\
+                c.ehlo('ups')\n\
+                for line in ('MAIL FROM:ups@client.test', 'RCPT TO:bob@capture.test'):\n\
+                \x20   assert c.docmd(line)[0] == 250\n\
+                assert c.data('Subject: battery\\n\\nlow\\n')[0] == 250\n\
+                c.quit()\n";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", code, &stage.port(Channel::Plain)]);
+    run(command, "smtplib without brackets").await;
+    let arrived = stage.mx.message_to("bob@capture.test").await;
+    assert_eq!((arrived.from.as_str(), arrived.body()), ("ups@client.test", &b"low\r\n"[..]));
+    stage.relay.event("no_brackets").await;
+}
+
 /// Postfix hands everything to us as its smarthost.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_postfix_relays_arrives_unchanged() {
