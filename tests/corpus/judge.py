@@ -5,6 +5,7 @@
 
 import email
 import email.header
+import email.message
 import email.utils
 import inspect
 import json
@@ -26,6 +27,8 @@ def answer(n, verdict, why=""):
 
 # ---------------------------------------------------------------- trees
 
+ADDRESSES = {"from", "sender", "reply-to", "to", "cc", "bcc"}
+STRICT = {"strict": False} if "strict" in inspect.signature(email.utils.getaddresses).parameters else {}
 BLANK_BEFORE_COLON = re.compile(rb"(?m)^[!-9;-~]+[ \t]+:")
 OBSOLETE = "a field with a blank before its colon (RFC 5322 section 4.5) is text to Python"
 
@@ -44,8 +47,25 @@ def decoded(value):
         return text
 
 
+def parameters(text):
+    """What a field with parameters means, however they are written (RFC 2231)."""
+    message = email.message.Message()
+    message["Content-Type"] = text
+    return [(name, email.utils.collapse_rfc2231_value(value)) for name, value in message.get_params([])]
+
+
+def meaning(name, value):
+    """What a reader is shown of a field."""
+    if name in ADDRESSES:
+        pairs = email.utils.getaddresses([text_of(value)], **STRICT)
+        return [(decoded(shown), address) for shown, address in pairs]
+    if name in ("content-type", "content-disposition"):
+        return parameters(text_of(value))
+    return decoded(value)
+
+
 def fields(message):
-    return [(name.lower(), decoded(value)) for name, value in message.raw_items()
+    return [(name.lower(), meaning(name.lower(), value)) for name, value in message.raw_items()
             if name.lower() not in OF_THE_ENCODING]
 
 
@@ -75,8 +95,8 @@ def difference(one, other, path="1"):
             if how:
                 return how
         return None
-    if not other.get_payload().isascii():
-        return f"{path}: its content still has octets above 127"
+    if not other.get_payload().isascii() and one.get_payload() != other.get_payload():
+        return f"{path}: its content was changed, and still has octets above 127"
     a, b = one.get_payload(decode=True), other.get_payload(decode=True)
     if a != b:
         at = next((at for at, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
@@ -98,7 +118,6 @@ def trees(question):
 ORIGIN = "home.test"
 AGAIN = ("resent-to", "resent-cc", "resent-bcc")
 LISTS = ("to", "cc", "bcc")
-STRICT = {"strict": False} if "strict" in inspect.signature(email.utils.getaddresses).parameters else {}
 
 
 def normal(address):

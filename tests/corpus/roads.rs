@@ -162,6 +162,10 @@ fn has(message: &Message, wanted: &[u8]) -> bool {
         .any(|name| name.eq_ignore_ascii_case(wanted))
 }
 
+/// Decision 11: fields stay unless the client asks for SMTPUTF8, and what has no encoding is better sent than returned.
+const AS_IT_IS: &str =
+    "as it was sent, though it has eight bits: in fields, or in what has no encoding";
+
 /// Those that arrived otherwise than they were sent are judged by both parsers.
 fn converted(
     stage: &Stage,
@@ -181,6 +185,7 @@ fn converted(
     }
     let python = judge::trees(stage, &changed);
     judged(road, messages, refused, arrived, |message, content| match as_sent(message, content) {
+        Verdict::Identical if message.is_eight_bit() => Verdict::Allowed(AS_IT_IS.to_owned()),
         Verdict::Differing(_) if !message.is_eight_bit() => {
             Verdict::Differing("nothing had to change".to_owned())
         }

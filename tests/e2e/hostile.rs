@@ -135,7 +135,9 @@ async fn a_chunk_without_a_readable_length_ends_the_session() {
         client.expect("RCPT TO:<b@far.test>", 250).await;
         client.send(format!("BDAT {length}\r\nNOOP\r\nQUIT\r\n").as_bytes()).await.unwrap();
         let answer = String::from_utf8(client.rest().await).unwrap();
-        assert!(answer.starts_with("501 5.5.4 "), "{length:?}: {answer}");
+        // A line that ends in LF is none of which the arguments are looked at.
+        let want = if length.ends_with('\n') { "500 5.5.2 " } else { "501 5.5.4 " };
+        assert!(answer.starts_with(want), "{length:?}: {answer}");
         assert_eq!(answer.lines().count(), 1, "{length:?}: {answer}");
     }
     assert!(relay.queue().await.is_empty());
