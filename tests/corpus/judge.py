@@ -30,6 +30,9 @@ def answer(n, verdict, why=""):
 ADDRESSES = {"from", "sender", "reply-to", "to", "cc", "bcc"}
 STRICT = {"strict": False} if "strict" in inspect.signature(email.utils.getaddresses).parameters else {}
 BLANK_BEFORE_COLON = re.compile(rb"(?m)^[!-9;-~]+[ \t]+:")
+# Two parameters, and only blanks between them.
+NO_SEMICOLON = re.compile(rb'(?mi)^content-(?:type|disposition):(?:[^\n]|\n[ \t])*?"[ \t\r\n]+[a-z0-9-]+[*0-9]*="')
+ONE_TO_PYTHON = "parameters with no semicolon between them are one to Python"
 OBSOLETE = "a field with a blank before its colon (RFC 5322 section 4.5) is text to Python"
 
 
@@ -109,6 +112,8 @@ def trees(question):
     how = difference(email.message_from_bytes(sent), email.message_from_bytes(became))
     if how and BLANK_BEFORE_COLON.search(header_of(sent)):
         answer(question["n"], "allowed", OBSOLETE)
+    elif how and NO_SEMICOLON.search(header_of(sent)):
+        answer(question["n"], "allowed", ONE_TO_PYTHON)
     else:
         answer(question["n"], "differing" if how else "converted", how or "")
 
