@@ -33,6 +33,7 @@ mod words;
 
 pub use convert::Conversion;
 pub use survey::Survey;
+pub use words::in_ascii;
 
 /// Octets of a line without its end that every host takes (RFC 5321 §4.5.3.1.6).
 pub const LINE_OCTETS_MAX: usize = crate::limits::CONTENT_LINE_OCTETS - 2;

@@ -83,12 +83,17 @@ impl FieldEncoder {
     }
 }
 
-/// A whole field in ASCII.
+/// A whole field in ASCII, with encoded words for what people read in it.
+///
+/// ```
+/// let field = smtp::mime::in_ascii("Subject: gr\u{fc}n\r\n".as_bytes()).unwrap();
+/// assert_eq!(field, b"Subject: =?utf-8?B?Z3LDvG4=?=\r\n");
+/// ```
 ///
 /// # Errors
 ///
 /// [`Refused::Utf8Address`].
-pub(super) fn in_ascii(field: &[u8]) -> Result<Vec<u8>, Refused> {
+pub fn in_ascii(field: &[u8]) -> Result<Vec<u8>, Refused> {
     let Some(name) = header::name(field).filter(|_| !field.is_ascii()) else {
         return Ok(field.to_vec());
     };

@@ -3,14 +3,9 @@
 
 use std::borrow::Cow;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use smtp::{Domain, header};
 
 use super::addresses::{self, Completion, ReadList};
-
-/// RFC 2047 §2: an encoded word has at most 75 characters, 12 of which are not text.
-const ENCODED_WORD_TEXT_MAX: usize = 63;
 
 /// A message, its header fields apart.
 #[derive(Clone, Debug)]
@@ -158,27 +153,13 @@ fn author(address: &str, name: Option<&str>) -> String {
     if is_phrase {
         return format!("{name} <{address}>");
     }
-    if name.is_ascii() {
-        let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
-        return format!("\"{quoted}\" <{address}>");
-    }
-    format!("{} <{address}>", encoded_words(name))
-}
-
-/// RFC 2047 §4.1: base64, no character split between two words.
-fn encoded_words(text: &str) -> String {
-    let octets_max = ENCODED_WORD_TEXT_MAX / 4 * 3;
-    let mut words = vec![String::new()];
-    for c in text.chars() {
-        if words.last().is_none_or(|word| word.len() + c.len_utf8() > octets_max) {
-            words.push(String::new());
-        }
-        if let Some(word) = words.last_mut() {
-            word.push(c);
-        }
-    }
-    let encode = |word: &String| format!("=?utf-8?B?{}?=", BASE64.encode(word));
-    words.iter().map(encode).collect::<Vec<_>>().join("\r\n ")
+    let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
+    let value = format!("\"{quoted}\" <{address}>");
+    // Where the address has UTF-8, the mail goes by SMTPUTF8, and the name as it is.
+    let encoded = smtp::mime::in_ascii(format!("From: {value}\r\n").as_bytes());
+    let encoded = encoded.ok().and_then(|field| String::from_utf8(field).ok());
+    let encoded = encoded.as_deref().and_then(|field| field.strip_prefix("From:"));
+    encoded.map_or(value, |value| value.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -295,7 +276,10 @@ mod tests {
             let message = MessageParser::new().parse(text.as_bytes()).unwrap();
             let from = message.from().and_then(|from| from.first()).unwrap();
             assert_eq!((from.name(), from.address()), (Some(name), Some("a@x.example")), "{value}");
-            assert!(value.is_ascii() && value.split("\r\n").all(|line| line.len() <= 78 + 14));
+            assert!(
+                value.is_ascii() && value.split("\r\n").all(|line| line.len() <= 78 + 14),
+                "{value}"
+            );
         }
         assert_eq!(author("a@x.example", Some(" ")), "a@x.example");
     }
