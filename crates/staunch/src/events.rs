@@ -9,9 +9,10 @@ use spool::{LaneKey, MessageId};
 
 use crate::hosts::Candidate;
 use crate::login::LoginError;
-use crate::outcome::{Answered, HostError, Outcome, Problem, Reason, refusal_reason, tls_reason};
+use crate::outcome::{Answered, HostError, Outcome};
 use crate::queue::work::Target;
 use crate::route;
+use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// A host did not take the message; the next one is tried, or the message waits.
 pub(crate) fn host_failed(message: MessageId, candidate: &Candidate, error: &HostError) {

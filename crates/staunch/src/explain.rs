@@ -20,21 +20,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use x509_parser::extensions::GeneralName;
 
-use crate::attempt;
-use crate::clock;
 use crate::config::{Config, Limit};
 use crate::daemon::{RunError, assemble};
 use crate::hosts::{self, Candidate};
 use crate::open::{How, open};
-use crate::outcome::{AttemptError, Fate, HostError, Problem, Walk};
+use crate::outcome::{AttemptError, Fate, HostError, Walk};
 use crate::policy_store::{Consulted, PolicyVerdict, Source};
 use crate::pool::site_limit;
 use crate::queue::shaping::domain_limit;
 use crate::relay::Relay;
-use crate::replaced;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg};
+use crate::telemetry::Problem;
+use crate::{attempt, clock, replaced};
 use question::Subject;
 pub(crate) use question::{BadQuestion, Question};
 

@@ -8,11 +8,12 @@ use smtp::{HostName, RemoteText};
 use spool::MessageOptions;
 
 use crate::config::{Config, StsMode, TlsFloor};
-use crate::outcome::{AttemptError, Reason};
+use crate::outcome::AttemptError;
 use crate::policy_store::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::relay::Relay;
 use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
 use crate::route::Leg;
+use crate::telemetry::Reason;
 
 /// Look-ups of one requirement in a row that each move it. Ours: the first may be the one that learns of the
 /// policy, and then the second says the same.

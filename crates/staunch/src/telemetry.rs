@@ -6,6 +6,8 @@
 
 mod journal;
 mod line;
+mod problem;
+mod reason;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -21,6 +23,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::clock;
 use crate::config::{Log, LogFormat};
 use line::{Fields, Line, Shape};
+pub(crate) use problem::Problem;
+pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 
 /// Whose events count at the configured level; other crates' only as warnings.
 const OWN_TARGET: &str = "staunch";

@@ -18,10 +18,10 @@ use spool::{
 };
 
 use super::{Refused, ask_store, header};
-use crate::outcome::Reason;
 use crate::queue::Event;
 use crate::queue::stop::{self, TakenOut, Verb};
 use crate::relay::{Counted, Relay};
+use crate::telemetry::Reason;
 
 /// Recipients read at once.
 const PAGE: usize = 500;

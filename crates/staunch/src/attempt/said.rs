@@ -6,8 +6,9 @@ use smtp::client::{Fate, Stage};
 
 use crate::connect::is_about_us;
 use crate::login::LoginError;
-use crate::outcome::{Answered, Cut, Finality, HostError, Reason, SERVICE_CLOSING, TlsShown};
+use crate::outcome::{Answered, Cut, Finality, HostError, SERVICE_CLOSING, TlsShown};
 use crate::pool::{Door, Idle};
+use crate::telemetry::Reason;
 use crate::transmit::Trouble;
 
 /// RFC 4954 §6: authentication required.

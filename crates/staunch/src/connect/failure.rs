@@ -9,7 +9,7 @@ use smtp::{Domain, Reply, ReplyClass};
 use super::dial::{is_local, is_no_route};
 
 use crate::connection::Broken;
-use crate::outcome::{Problem, Reason};
+use crate::telemetry::{Problem, Reason};
 use crate::tls::HandshakeError;
 
 /// Why there is no session.

@@ -380,8 +380,8 @@ mod tests {
     use super::*;
     use crate::config::{MinVersion, Tls};
     use crate::connection::scripted::{Act, good_server, greeted, host, play};
-    use crate::outcome::Reason;
     use crate::pool::{Door, Sources};
+    use crate::telemetry::Reason;
 
     const PLAIN_EHLO: &str = "250-mx.example.org\r\n250 SIZE 5000\r\n";
     const STARTTLS_EHLO: &str = "250-mx.example.org\r\n250-SIZE 5000\r\n250 starttls\r\n";

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use smtp::RemoteText;
 
-use super::problem::Problem;
 use crate::connect::ConnectFailure;
 use crate::pool::PoolKey;
+use crate::telemetry::Problem;
 
 /// Nobody is let in there.
 #[derive(Clone, Debug)]

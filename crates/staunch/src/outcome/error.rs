@@ -14,8 +14,6 @@ use smtp::{Domain, HostName, RemoteText, Reply};
 use super::down::DownHost;
 use super::gone::StarttlsGone;
 use super::misfit::Misfit;
-use super::problem::Problem;
-use super::reason::{Reason, refusal_reason, tls_reason};
 use crate::connect::ConnectFailure;
 use crate::login::LoginError;
 use crate::policy_store::{Extent, PolicyDefer};
@@ -23,6 +21,8 @@ use crate::pool::Bottleneck;
 use crate::queue::lanes::PATIENCE;
 use crate::queue::yielding::Doing;
 use crate::resolve::{DnsFailure, DnsFailureKind};
+use crate::telemetry::Problem;
+use crate::telemetry::{Reason, refusal_reason, tls_reason};
 
 /// What becomes of a recipient after a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -4,10 +4,10 @@ use std::fmt;
 
 use smtp::Domain;
 
-use super::problem::Problem;
-use super::reason::Reason;
 use crate::connect::ConnectFailure;
 use crate::policy_store::STARTTLS_GONE;
+use crate::telemetry::Problem;
+use crate::telemetry::Reason;
 
 /// How TLS did not come about with a host that did it lately, where nothing requires it.
 #[derive(Debug)]

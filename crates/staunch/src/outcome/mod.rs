@@ -6,8 +6,6 @@ mod effect;
 mod error;
 mod gone;
 mod misfit;
-mod problem;
-mod reason;
 mod walk;
 
 use std::net::SocketAddr;
@@ -24,12 +22,11 @@ pub(crate) use effect::{Effect, Trouble};
 pub(crate) use error::{AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Scope};
 pub(crate) use gone::StarttlsGone;
 pub(crate) use misfit::Misfit;
-pub(crate) use problem::Problem;
-pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 pub(crate) use walk::{Demand, Walk};
 
 use crate::queue::work::Target;
 use crate::schedule::{after, retry_delay, spread};
+use crate::telemetry::{Problem, Reason};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
 pub(crate) const SERVICE_CLOSING: u16 = 421;

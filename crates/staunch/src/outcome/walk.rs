@@ -93,7 +93,8 @@ mod tests {
     use smtp::{HostName, RemoteText};
 
     use super::*;
-    use crate::outcome::{Fate, Reason};
+    use crate::outcome::Fate;
+    use crate::telemetry::Reason;
 
     fn mx(name: &str) -> Domain {
         Domain::Name(HostName::parse(name).unwrap())

@@ -18,8 +18,8 @@ use super::{
     settings, synced, verdict_of,
 };
 use crate::fetch::{Answers, FetchError, Fetched};
-use crate::outcome::Reason;
 use crate::resolve::{Freshness, StsRecord};
+use crate::telemetry::Reason;
 
 /// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.
 const LOCAL_REST: Duration = Duration::from_secs(60);

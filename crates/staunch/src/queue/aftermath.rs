@@ -15,8 +15,8 @@ use super::work::Work;
 use super::{deadline, settle, store};
 use crate::config::Config;
 use crate::events;
-use crate::outcome::Problem;
 use crate::relay::Relay;
+use crate::telemetry::Problem;
 
 /// Settlements that are under way at once: as many share a sync. Ours: a notice may carry 1 MiB.
 pub(super) const AT_ONCE: usize = 128;
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::accept::facts_of;
     use crate::clock;
-    use crate::outcome::Reason;
+    use crate::telemetry::Reason;
 
     /// A message for `a.test` that is too old.
     fn commit(stage: &Stage, recipient: &str) -> MessageId {

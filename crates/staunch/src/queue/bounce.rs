@@ -15,8 +15,8 @@ use super::stop::ask;
 use super::underway::Removals;
 use super::work::{Body, Rest, Target, Work};
 use crate::config::Config;
-use crate::outcome::{Problem, Reason};
 use crate::relay::Relay;
+use crate::telemetry::{Problem, Reason};
 
 /// Returns those of `left` that are held to their senders, and says how many that were. Nothing of them may be
 /// under way.

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::Event;
 use super::notice;
 use super::work::Work;
-use crate::outcome::{Problem, Reason};
 use crate::relay::Relay;
+use crate::telemetry::{Problem, Reason};
 
 /// Recipients that are remembered, so that each is named once. Ours; beyond it some are named again.
 const NAMED_MAX: usize = 100_000;

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::aftermath::AT_ONCE;
 use super::work::{Target, Work};
 use super::{Event, settle, store};
-use crate::outcome::{AgeCounts, Problem, Reason};
+use crate::outcome::AgeCounts;
 use crate::relay::Relay;
+use crate::telemetry::{Problem, Reason};
 
 /// The longest sleep: a clock that is set must not make anybody oversleep for long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);

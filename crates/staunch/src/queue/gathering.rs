@@ -18,8 +18,8 @@ use super::settle::{self, Failing};
 use super::store;
 use super::underway::Removals;
 use super::work::{Body, Target, Work};
-use crate::outcome::Problem;
 use crate::relay::Relay;
+use crate::telemetry::Problem;
 
 /// How long the first failure waits for others. Our choice: attempts of one message begin together, and most hosts answer
 /// within a second or two.
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
     use crate::accept::facts_of;
     use crate::clock;
-    use crate::outcome::Reason;
+    use crate::telemetry::Reason;
 
     /// A message with one recipient in each of these domains.
     fn commit(stage: &Stage, domains: &[&str]) -> MessageId {

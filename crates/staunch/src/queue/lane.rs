@@ -9,9 +9,10 @@ use spool::MessageId;
 
 use super::lanes::{Charge, Class, Group, Spot, Submitter, Ticket};
 use super::shaping::{Gate, Shape};
-use crate::outcome::{Effect, Reason, Trouble};
+use crate::outcome::{Effect, Trouble};
 use crate::pool::Bottleneck;
 use crate::schedule::after;
+use crate::telemetry::Reason;
 use state::At;
 pub(crate) use state::BackOff;
 pub(super) use state::{Hop, Memory, Pace, Precedence, Reading, Stand, Wish};

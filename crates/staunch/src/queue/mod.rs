@@ -42,12 +42,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{self, About};
-use crate::outcome::{Effect, Problem, Reason, Trouble};
+use crate::outcome::{Effect, Trouble};
 use crate::pool::Bottleneck;
 use crate::relay::Relay;
-use crate::route;
 use crate::schedule::after;
-use crate::tcp_check;
+use crate::telemetry::{Problem, Reason};
+use crate::{route, tcp_check};
 use deliver::{NoRoom, Over};
 use follow::{Astray, End, Followed, Frozen};
 use lanes::{Action, BackOff, Group, Lanes, Ticket};

@@ -21,10 +21,11 @@ use super::work::{Due, Rest, Target, Work};
 use super::{Finished, damaged, gathering, intake};
 use crate::config::{Config, Patience};
 use crate::events::{self, About};
-use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome, Problem, Reason};
+use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome};
 use crate::pool::Bottleneck;
 use crate::relay::{Counted, Relay};
 use crate::schedule::after;
+use crate::telemetry::{Problem, Reason};
 
 /// Between tries to write down a result that could not be written. Ours: disks that fill up are
 /// emptied by people or by log rotation, not within a second.

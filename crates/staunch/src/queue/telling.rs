@@ -10,8 +10,9 @@ use spool::{Change, MessageOptions, RecipientNo, Told};
 
 use super::work::{Target, Work};
 use crate::config::Patience;
-use crate::outcome::{Answered, Outcome, Problem, Reason};
+use crate::outcome::{Answered, Outcome};
 use crate::schedule::after;
+use crate::telemetry::{Problem, Reason};
 
 /// One notice: the same happened to all of its recipients.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use smtp::{Class, Status};
 
-use crate::outcome::Reason;
+use crate::telemetry::Reason;
 
 const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md"));
 

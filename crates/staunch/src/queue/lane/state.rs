@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use crate::outcome::{Reason, Trouble};
+use crate::outcome::Trouble;
+use crate::telemetry::Reason;
 
 /// Is a lane being read from the store?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
