@@ -23,8 +23,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use crate::allowance::{Used, is_up};
-use crate::pool::PoolKey;
+use crate::connect::PoolKey;
+use crate::connect::{Used, is_up};
 use crate::tls::{HandshakeError, Handshaken, Hello, TlsClient};
 
 /// Octets of replies read at once. A connection between two messages holds no more.

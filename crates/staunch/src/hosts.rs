@@ -9,9 +9,8 @@ use smtp::{Domain, HostName, RemoteText};
 
 use crate::addresses::is_forbidden;
 use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
-use crate::connect::{ConnectCause, ConnectFailure};
+use crate::connect::{ConnectCause, ConnectFailure, Door, PoolKey, Sources, TlsStart};
 use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
-use crate::pool::{Door, PoolKey, Sources, TlsStart};
 use crate::relay::Relay;
 use crate::resolve::{Freshness, MailHosts, MxRecord, MxTarget};
 use crate::route::{Leg, NextHop};

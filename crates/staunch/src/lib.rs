@@ -5,7 +5,6 @@
 mod accept;
 mod addresses;
 mod admin;
-mod allowance;
 mod attempt;
 mod auth;
 mod budget;

@@ -10,12 +10,12 @@ use policy::{Admitted, AuthorizedMx, Denied, Observed, Proof, TlsFailure};
 use spool::LaneKey;
 
 use crate::config::Config;
-use crate::connect::{Family, Opened, Starttls};
+use crate::connect::{Family, Opened, PoolKey, Starttls, TlsStart};
 use crate::events;
 use crate::hosts::{self, Candidate};
 use crate::login::log_in;
 use crate::outcome::{HostError, StarttlsGone};
-use crate::pool::{Bottleneck, Checkout, Claim, Idle, PoolKey, Slot, TlsStart};
+use crate::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
 use crate::relay::Relay;
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.

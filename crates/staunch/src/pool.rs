@@ -9,7 +9,6 @@
 //! mail. The key is where and as whom, so that no two identities share a connection.
 
 mod down;
-mod key;
 mod places;
 mod row;
 mod site;
@@ -28,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Limit};
+use crate::connect::PoolKey;
 use crate::connection::Connection;
 use crate::place::Place;
 pub(crate) use down::BegunChecks;
-pub(crate) use key::{Door, Exit, PoolKey, Sources, TlsStart};
 use places::{Parked, State, Waiter};
 use row::{Entry, Room};
 use site::Turn;
@@ -487,6 +486,7 @@ mod tests {
     use tokio::task::{JoinHandle, JoinSet, yield_now};
 
     use super::*;
+    use crate::connect::{Door, Sources};
     use crate::connection::scripted::{Act, play};
 
     const LONG: Duration = Duration::from_secs(60);

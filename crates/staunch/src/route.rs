@@ -9,7 +9,7 @@ use smtp::HostName;
 use spool::LaneKey;
 
 use crate::config::{Config, Login, Route, TlsFloor, Via, ViaLookup, most_specific};
-use crate::pool::Sources;
+use crate::connect::Sources;
 
 /// What lane keys of routes begin with; no domain name can.
 const ROUTE_PREFIX: &str = "via ";

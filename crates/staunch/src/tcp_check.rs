@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::connect::Connector;
-use crate::pool::{BegunChecks, Pool, PoolKey};
+use crate::connect::{Connector, PoolKey};
+use crate::pool::{BegunChecks, Pool};
 use crate::relay::Relay;
 
 /// Ours: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next

@@ -26,7 +26,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::warn;
 
 use crate::config::{MinVersion, Tls};
-use crate::pool::PoolKey;
+use crate::connect::PoolKey;
 use crate::regular_file;
 pub(crate) use failure::{Side, described};
 pub(crate) use sessions::Hello;
@@ -327,8 +327,8 @@ mod tests {
 
     use super::*;
     use crate::config::{Login, Source};
+    use crate::connect::{Door, Sources};
     use crate::connection::scripted::{Act, identity, play, server};
-    use crate::pool::{Door, Sources};
 
     fn settings() -> Tls {
         Tls {

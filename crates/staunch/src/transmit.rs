@@ -404,8 +404,9 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::connect::{Door, PoolKey, Sources};
     use crate::connection::scripted::{Act, host, play, play_on};
-    use crate::pool::{Checkout, Door, Pool, PoolKey, PoolLimits, Sources};
+    use crate::pool::{Checkout, Pool, PoolLimits};
 
     const PIPELINING: &str = "250-mx.example.org\r\n250-PIPELINING\r\n250 SIZE 100000000\r\n";
     const BARE: &str = "250-mx.example.org\r\n250 HELP\r\n";

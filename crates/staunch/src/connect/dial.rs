@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::memory::DeadEnd;
-use crate::pool::Exit;
+use crate::connect::Exit;
 
 /// Why there is no connection.
 #[derive(Debug)]

@@ -7,8 +7,11 @@
 //! Not here: whether mail may go over the session (`policy::AuthorizedMx::admit`), how many sessions
 //! there may be (`pool`), logging in (`login`).
 
+mod allowance;
 mod dial;
 mod dialogue;
+mod down;
+mod endpoint;
 mod failure;
 mod memory;
 
@@ -26,10 +29,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Hostname, Source};
 use crate::connection::Connection;
 use crate::live::Live;
-use crate::pool::{Exit, PoolKey, TlsStart};
 use crate::tls::{HandshakeError, Hello, TlsClient, TlsSetupError};
+pub(crate) use allowance::{Used, is_up};
 use dial::{DialError, dial};
 use dialogue::{Helo, Opening, Wish, greeting, hello, opening};
+pub(crate) use down::DownHost;
+pub(crate) use endpoint::{Door, Exit, PoolKey, Sources, TlsStart};
 pub(crate) use failure::{ConnectCause, ConnectFailure, Step, is_about_us, is_throttling};
 use memory::AddressMemory;
 pub(crate) use memory::Family;
@@ -380,7 +385,6 @@ mod tests {
     use super::*;
     use crate::config::{MinVersion, Tls};
     use crate::connection::scripted::{Act, good_server, greeted, host, play};
-    use crate::pool::{Door, Sources};
     use crate::telemetry::Reason;
 
     const PLAIN_EHLO: &str = "250-mx.example.org\r\n250 SIZE 5000\r\n";

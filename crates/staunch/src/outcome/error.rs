@@ -11,18 +11,17 @@ use policy::{Refusal, TlsFailure};
 use smtp::client::Stage;
 use smtp::{Domain, HostName, RemoteText, Reply};
 
-use super::down::DownHost;
 use super::gone::StarttlsGone;
 use super::misfit::Misfit;
 use crate::connect::ConnectFailure;
+use crate::connect::DownHost;
 use crate::login::LoginError;
 use crate::policy_store::{Extent, PolicyDefer};
 use crate::pool::Bottleneck;
 use crate::queue::lanes::PATIENCE;
 use crate::queue::yielding::Doing;
 use crate::resolve::{DnsFailure, DnsFailureKind};
-use crate::telemetry::Problem;
-use crate::telemetry::{Reason, refusal_reason, tls_reason};
+use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// What becomes of a recipient after a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

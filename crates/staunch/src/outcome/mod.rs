@@ -1,7 +1,6 @@
 //! What became of each recipient, and what does it mean for the lane? Pure: the caller passes the
 //! time and the dice.
 
-mod down;
 mod effect;
 mod error;
 mod gone;
@@ -17,7 +16,6 @@ use policy::{Proof, TlsVersion};
 use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
-pub(crate) use down::DownHost;
 pub(crate) use effect::{Effect, Trouble};
 pub(crate) use error::{AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Scope};
 pub(crate) use gone::StarttlsGone;

@@ -15,9 +15,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::places::State;
-use super::{Bottleneck, Pool, PoolKey, Slot};
-use crate::connect::ConnectFailure;
-use crate::outcome::DownHost;
+use crate::connect::{ConnectFailure, DownHost, PoolKey};
+use crate::pool::{Bottleneck, Pool, Slot};
 
 /// Ours: how long others are told of a first failure; after each further one twice as long.
 const PAUSE_FIRST: Duration = Duration::from_secs(15);
@@ -254,9 +253,8 @@ mod tests {
 
     use smtp::{Domain, HostName};
 
-    use super::super::{Door, Sources};
     use super::*;
-    use crate::connect::ConnectCause;
+    use crate::connect::{ConnectCause, Door, Sources};
 
     fn key(host: &str) -> PoolKey {
         let host = Domain::Name(HostName::parse(host).unwrap());

@@ -13,8 +13,9 @@ use super::row::{Entry, Room, Row};
 use super::site::{Site, Turn, site_of};
 use super::strangers::{Claim, Strangers};
 use super::wanted::{Bottleneck, Wanted};
-use super::{Checkout, PoolKey, PoolLimits};
+use crate::connect::PoolKey;
 use crate::connection::Connection;
+use crate::pool::{Checkout, PoolLimits};
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;

@@ -1,10 +1,9 @@
 //! Which unused connection has waited longest, of all or of one site? Plain data under the pool's lock.
 
+use crate::connect::PoolKey;
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::time::Instant;
-
-use super::PoolKey;
 
 /// A connection that was parked. It may be in use again.
 #[derive(Debug)]
@@ -86,11 +85,11 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use crate::connect::{Door, Sources};
     use std::time::Duration;
 
     use smtp::{Domain, HostName};
 
-    use super::super::{Door, Sources};
     use super::*;
 
     fn entry(serial: u64, start: Instant) -> Entry {

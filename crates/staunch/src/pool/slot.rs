@@ -1,6 +1,7 @@
 //! The right to have a connection.
 
-use super::{Pool, PoolKey};
+use super::Pool;
+use crate::connect::PoolKey;
 
 /// A place. Dropping it lets the next one in.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use smtp::HostName;
 
 use super::places::State;
-use super::{Pool, PoolKey};
+use crate::connect::PoolKey;
 use crate::place::Place;
+use crate::pool::Pool;
 
 /// Connections of ours that are all in use.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

@@ -21,7 +21,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::time::Instant;
 
-use crate::pool::PoolKey;
+use crate::connect::PoolKey;
 
 /// Ours: hosts whose sessions are kept. A hostile host can make each session some 100 KiB.
 const HOSTS_MAX: u64 = 256;

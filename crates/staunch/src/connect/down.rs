@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use smtp::RemoteText;
 
-use crate::connect::ConnectFailure;
-use crate::pool::PoolKey;
+use crate::connect::{ConnectFailure, PoolKey};
 use crate::telemetry::Problem;
 
 /// Nobody is let in there.
@@ -22,7 +21,7 @@ pub(crate) struct DownHost {
 
 impl DownHost {
     /// In words.
-    pub(super) fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         let problem = self.failure.problem();
         let Some(known_for) = self.known_for else { return problem };
         let seconds = known_for.as_secs();
