@@ -15,28 +15,28 @@ use std::time::Duration;
 use policy::{Admitted, Asked, Finding, Onward, authorize};
 use smtp::Domain;
 use smtp::client::Addressee;
+use spool::LaneKey;
 use tokio::time::Instant;
 
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
-use crate::events;
+use crate::delivery::log;
+use crate::delivery::underway::Sending;
+use crate::delivery::yielding::{Doing, Yielding};
 use crate::hosts::{self, Candidate};
+use crate::message::Work;
 use crate::open::{Asker, How, Reach, open};
 use crate::outcome::{
     AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
 };
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
-use crate::queue::Place;
-use crate::queue::lanes::Class;
-use crate::queue::underway::Sending;
-use crate::queue::work::{Due, Work};
-use crate::queue::yielding::{Doing, Yielding};
 use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
-use crate::route::{self, Leg, NextHop};
+use crate::route::{self, Leg, NextHop, Place};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
+pub(crate) use rules::Sessions;
 use rules::{Change, Rules};
 use said::{
     Said, Session, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown, wants_login,
@@ -53,6 +53,17 @@ const POLICIES_MAX: u32 = 3;
 /// Ours: kept connections that may turn out to have ended, before the end is taken for an answer.
 const KEPT_TRIES_MAX: u32 = 10;
 
+/// What is tried.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a> {
+    /// Where it waits.
+    pub(crate) lane: &'a LaneKey,
+    /// A message and some of its recipients.
+    pub(crate) work: &'a Work,
+    /// Who wants to know with which host there is a session.
+    pub(crate) sessions: Option<&'a dyn Sessions>,
+}
+
 /// How an attempt ended.
 #[derive(Debug)]
 pub(crate) enum Tried {
@@ -68,27 +79,27 @@ pub(crate) enum Tried {
 /// begins anew: what was found under the former one, also a failure, counts for nothing.
 pub(crate) async fn attempt(
     relay: &Relay,
-    due: &Due,
+    task: &Task<'_>,
     (sending, yielding): (&Sending, &Yielding),
     freshness: Freshness,
 ) -> Tried {
-    let ends_at = ends_at(relay, &due.work);
+    let Task { lane, work, sessions } = *task;
+    let ends_at = ends_at(relay, work);
     let mut policies = 0;
     loop {
         let config = relay.config();
-        match due.place(&config) {
+        match route::place(&config, lane, work) {
             Place::Right => {}
             Place::Astray => return Tried::Astray,
         }
-        let stranger = (due.class == Class::New).then_some(due.ticket);
         let (watches, told) = (Vec::new(), AtomicBool::new(false));
         let asker = match freshness {
-            Freshness::Cached => Asker::Lane(&due.lane),
-            Freshness::Fresh => Asker::LaneAnew(&due.lane),
+            Freshness::Cached => Asker::Lane(lane),
+            Freshness::Fresh => Asker::LaneAnew(lane),
         };
         let mut rules =
-            Rules { relay, config: &config, asker, sending, yielding, stranger, told, watches };
-        let result = attempt_under(&mut rules, &due.work, freshness, ends_at).await;
+            Rules { relay, config: &config, asker, sending, yielding, sessions, told, watches };
+        let result = attempt_under(&mut rules, work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
                 let standing = change.map_or(Standing::Current, |_| Standing::Outdated);
@@ -251,14 +262,14 @@ impl Spine<'_> {
             self.rules.yielding.set_doing(Doing::Asking(candidate.located.mx.clone()));
             self.rules.tell_host(None).await;
             if manner.starttls == Starttls::Skip {
-                events::goes_clear(self.work.message, &candidate);
+                log::goes_clear(self.work.message, &candidate);
             }
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
                 Ok(None) => return Walked::Overtaken,
                 Err(HostError::Unfit(Misfit::EightBit)) => convert.push_back((candidate, again)),
                 Err(error) => {
-                    events::host_failed(self.work.message, &candidate, &error);
+                    log::host_failed(self.work.message, &candidate, &error);
                     let mx = candidate.located.mx.clone();
                     if manner.starttls == Starttls::Use && self.may_go_clear(&error) {
                         clear.push_back((candidate, in_clear));
@@ -357,7 +368,7 @@ impl Spine<'_> {
             }
             match wants_login(&answered, &mx, &candidate.door) {
                 Some(error) => {
-                    events::login_failed(mx.host(), &error);
+                    log::login_failed(mx.host(), &error);
                     Err(HostError::Login(error))
                 }
                 None => Ok(Some(answered)),
@@ -371,7 +382,7 @@ impl Spine<'_> {
 
     fn tell_once(&mut self, mx: &Domain, findings: &[Finding]) {
         if !self.waived.iter().any(|(host, told)| host == mx && told == findings) {
-            events::findings(self.work.message, mx, findings);
+            log::findings(self.work.message, mx, findings);
             self.waived.push((mx.clone(), findings.to_vec()));
         }
     }
@@ -397,7 +408,7 @@ impl Spine<'_> {
             }
         };
         if let Some(plan) = parcel.plan() {
-            events::converted(work.message, mx, plan);
+            log::converted(work.message, mx, plan);
         }
         let work = &*parcel.addressed(work);
         let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
@@ -415,7 +426,7 @@ impl Spine<'_> {
         if let Some(trouble) =
             transmitted.trouble.as_ref().filter(|trouble| trouble.is_outcome_unknown())
         {
-            events::outcome_unknown(work.message, mx, trouble);
+            log::outcome_unknown(work.message, mx, trouble);
         }
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Doors, Inherited};
-use crate::admin;
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::cli::Exit;
@@ -33,11 +32,11 @@ use crate::live::Live;
 use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
+use crate::queue::events::Event;
 use crate::queue::intake::Intake;
-use crate::queue::{EVENTS_MAX, Event, Queue, damaged, deadline, gathering, sweep};
+use crate::queue::{EVENTS_MAX, Queue, damaged, deadline, gathering, sweep};
 use crate::relay::Relay;
 use crate::reload::{self, Origin, Reloader};
-use crate::replaced;
 use crate::resolve::Dns;
 use crate::schedule::after;
 use crate::setup::SetupError;
@@ -45,6 +44,7 @@ use crate::socket_file::OwnName;
 use crate::switches::Switches;
 use crate::tls::load_roots;
 use crate::waiting::WaitingMail;
+use crate::{admin, replaced};
 
 /// How often free space and the store's health are looked at.
 const VITALS_EVERY: Duration = Duration::from_secs(1);

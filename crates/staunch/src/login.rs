@@ -15,7 +15,6 @@ use tokio::task::spawn_blocking;
 use crate::config::Login;
 use crate::connect::{ConnectCause, ConnectFailure, Step};
 use crate::connection::{Broken, Connection};
-use crate::outcome::HostError;
 use crate::pool::Idle;
 use crate::regular_file;
 
@@ -72,12 +71,30 @@ impl LoginError {
     }
 }
 
+/// Why a connection cannot be used: nobody is logged in on it.
+#[derive(Debug)]
+pub(crate) enum LoginFailure {
+    /// For this reason.
+    Login(LoginError),
+    /// It broke.
+    Connect(ConnectFailure),
+}
+
+impl From<LoginError> for LoginFailure {
+    fn from(error: LoginError) -> Self {
+        Self::Login(error)
+    }
+}
+
 /// Logs in over a connection that was just made and admitted.
 ///
 /// # Errors
 ///
-/// [`HostError::Login`], or [`HostError::Connect`] when the connection broke.
-pub(crate) async fn log_in(admitted: &mut Admitted<Idle>, login: &Login) -> Result<(), HostError> {
+/// [`LoginFailure`].
+pub(crate) async fn log_in(
+    admitted: &mut Admitted<Idle>,
+    login: &Login,
+) -> Result<(), LoginFailure> {
     match admitted.proof() {
         Proof::VerifiedPkix => {}
         Proof::Plain | Proof::Encrypted => return Err(LoginError::Unproven.into()),
@@ -91,7 +108,7 @@ pub(crate) async fn log_in(admitted: &mut Admitted<Idle>, login: &Login) -> Resu
         Err(broken) => {
             let cause = ConnectCause::Broken { step: Step::Auth, broken };
             let (host, address) = (key.host.clone(), Some(connection.peer()));
-            Err(HostError::Connect(ConnectFailure { host, address, cause }))
+            Err(LoginFailure::Connect(ConnectFailure { host, address, cause }))
         }
     }
 }

@@ -11,9 +11,9 @@ use spool::LaneKey;
 
 use crate::config::Config;
 use crate::connect::{Family, Opened, PoolKey, Starttls, TlsStart};
-use crate::events;
+use crate::delivery::log;
 use crate::hosts::{self, Candidate};
-use crate::login::log_in;
+use crate::login::{LoginFailure, log_in};
 use crate::outcome::{HostError, StarttlsGone};
 use crate::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
 use crate::relay::Relay;
@@ -233,10 +233,10 @@ impl Entry<'_> {
             Ok(()) => Ok(admitted),
             Err(error) => {
                 self.relay.pool.retire(admitted.into_connection());
-                if let HostError::Login(error) = &error {
-                    events::login_failed(&self.key.host, error);
+                if let LoginFailure::Login(error) = &error {
+                    log::login_failed(&self.key.host, error);
                 }
-                Err(error.into())
+                Err(HostError::from(error).into())
             }
         }
     }

@@ -19,8 +19,8 @@ use smtp::{Extension, Extensions};
 use spool::{BodyBytes, BodyFacts, Deadline, StoreError};
 
 use crate::config::{Delivery, EightBit, LongLines};
+use crate::message::{Body, Work};
 use crate::outcome::{HostError, Misfit};
-use crate::queue::work::{Body, Work};
 use crate::relay::Relay;
 use crate::transmit::{self, BodySource, PIECE_OCTETS};
 

@@ -18,7 +18,7 @@ use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::{Connector, Setup};
 use crate::fetch::Fetcher;
-use crate::queue::{Event, Routes};
+use crate::queue::events::{Event, Routes};
 use crate::relay::Relay;
 use crate::resolve::{Dns, NewResolver};
 use crate::setup::SetupError;

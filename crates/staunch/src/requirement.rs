@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use policy::sts::keep::NoPolicy;
 use policy::{Asked, Effect, Floor, Onward, Published, Requirement};
 use smtp::{HostName, RemoteText};
-use spool::MessageOptions;
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::outcome::AttemptError;
@@ -36,11 +35,6 @@ impl Local {
             Onward::RequireTls => floor.join(&Requirement::from_require_tls()),
         }
     }
-}
-
-/// What these options ask of the way behind the next hop.
-pub(crate) fn onward(options: &MessageOptions) -> Onward {
-    if options.require_tls { Onward::RequireTls } else { Onward::Anyhow }
 }
 
 /// As [`asked`], with a watch that shows from when on it is outdated; none where no policy can bind. The watch

@@ -10,6 +10,7 @@ use spool::LaneKey;
 
 use crate::config::{Config, Login, Route, TlsFloor, Via, ViaLookup, most_specific};
 use crate::connect::Sources;
+use crate::message::{Target, Work};
 
 /// What lane keys of routes begin with; no domain name can.
 const ROUTE_PREFIX: &str = "via ";
@@ -179,10 +180,35 @@ fn route_key(route: &Route) -> String {
     }
 }
 
+/// Is `key` the lane of every recipient's next hop under `config`? Who shared a route may have next hops
+/// of their own since. An address literal has none at all.
+pub(crate) fn place(config: &Config, key: &LaneKey, work: &Work) -> Place {
+    let onward = work.onward();
+    let is_astray = |target: &Target| {
+        let domain = target.mailbox.domain().name();
+        domain.is_some_and(|domain| lane(config, domain, onward) != *key)
+    };
+    if work.any(is_astray) { Place::Astray } else { Place::Right }
+}
+
+/// Does mail wait in the lane of its next hop?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    /// It does.
+    Right,
+    /// The configuration has changed since it came there.
+    Astray,
+}
+
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use smtp::{Mailbox, ReversePath};
+    use spool::{MessageId, MessageOptions, RecipientNo, RecipientOptions};
+
     use super::*;
     use crate::config::{Surroundings, load};
+    use crate::message::{Body, Removals, Rest, Submitter, facts_of, onward};
 
     #[test]
     fn routes_that_ask_for_other_tls_or_log_in_as_others_do_not_share_a_lane() {
@@ -225,5 +251,58 @@ mod tests {
         for other in ["a.test", "f.test"] {
             assert_ne!(of("e.test").lane, of(other).lane, "{other}");
         }
+    }
+
+    fn work(to: &[&str], options: &MessageOptions) -> Work {
+        let at = Timestamp::UNIX_EPOCH;
+        let target = |to: &&str| Target {
+            no: RecipientNo(0),
+            mailbox: Mailbox::parse(to).unwrap(),
+            attempts: 0,
+            expires_at: at,
+            waits_since: None,
+            options: RecipientOptions::default(),
+        };
+        Work {
+            message: MessageId::from_u128(1),
+            sender: ReversePath::Null,
+            targets: to.iter().map(target).collect(),
+            rest: Rest::Nobody,
+            arrived_at: at,
+            turn: at,
+            facts: facts_of(b"\r\n"),
+            body: Body::Stored,
+            options: options.clone(),
+            as_of: Removals::default(),
+            submitter: Submitter::UNKNOWN,
+        }
+    }
+
+    #[test]
+    fn work_is_astray_as_soon_as_one_recipient_has_another_next_hop() {
+        let text = r#"
+            hostname = "relay.test"
+            data_dir = "/tmp"
+            [[route]]
+            domains = ["a.test", "c.test"]
+            via = ["smtp://[smart.test]"]
+        "#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
+        let require_tls = MessageOptions { require_tls: true, ..MessageOptions::default() };
+        for options in [MessageOptions::default(), require_tls] {
+            let place = |key: &str, to: &[&str]| {
+                place(&config, &LaneKey::new(key), &work(to, &options))
+            };
+            let domain = HostName::parse("a.test").unwrap();
+            let lane = lane(&config, &domain, onward(&options)).to_string();
+            assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Place::Right);
+            assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Place::Astray, "the second");
+            assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Place::Astray, "the first");
+            assert_eq!(place("a.test", &["x@a.test"]), Place::Astray, "a lane of former days");
+        }
+        let plain = work(&["y@b.test"], &MessageOptions::default());
+        assert_eq!(place(&config, &LaneKey::new("b.test"), &plain), Place::Right);
     }
 }

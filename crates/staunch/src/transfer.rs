@@ -20,7 +20,7 @@ use spool::{
 };
 
 use crate::config::Config;
-use crate::requirement;
+use crate::message::onward;
 use crate::route;
 
 /// The first line of a file.
@@ -137,7 +137,7 @@ impl EnvelopeLine {
         facts: BodyFacts,
     ) -> Result<Envelope, BadEnvelope> {
         let options = self.options()?;
-        let onward = requirement::onward(&options);
+        let onward = onward(&options);
         let recipients = self.recipients.iter().map(|to| {
             let mailbox = Mailbox::parse_utf8(&to.address).map_err(|_| self.bad("a recipient"))?;
             let domain = mailbox.domain().name().ok_or_else(|| self.bad("a recipient's domain"))?;

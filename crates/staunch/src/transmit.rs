@@ -34,9 +34,9 @@ pub(crate) use content::{Body, BodySource};
 
 use crate::connect::is_throttling;
 use crate::connection::{Broken, Connection, Written};
+use crate::delivery::yielding::Yielding;
 use crate::outcome::SERVICE_CLOSING;
 use crate::pool::Idle;
-use crate::queue::yielding::Yielding;
 
 /// RFC 5321 §4.2.2.
 const BAD_SEQUENCE: u16 = 503;

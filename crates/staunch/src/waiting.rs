@@ -85,8 +85,8 @@ mod tests {
     };
 
     use super::*;
-    use crate::accept::facts_of;
     use crate::config::{Surroundings, load};
+    use crate::message::facts_of;
 
     const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 

@@ -7,10 +7,10 @@ use smtp::limits::RECEIVED_FIELDS_MAX;
 use spool::{BodyFacts, Draft, INLINE_BODY_MAX, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::facts::Facts;
 use super::fixups::Fixups;
 use super::refusal::Refusal;
 use crate::budget::Lease;
+use crate::message::Facts;
 
 /// The message so far.
 #[derive(Debug)]

@@ -12,7 +12,6 @@ mod certificates;
 mod desk;
 mod doors;
 mod envelope;
-mod facts;
 mod fixups;
 mod gathered;
 mod handshake;
@@ -45,7 +44,6 @@ use crate::recent::Recent;
 use visitors::Visitors;
 
 pub(crate) use doors::{BindError, Doors, PreparedDoors};
-pub(crate) use facts::{Facts, facts_of};
 pub(crate) use inherited::Inherited;
 
 /// What all sessions share.

@@ -18,7 +18,7 @@ use spool::{
 };
 
 use super::{Refused, ask_store, header};
-use crate::queue::Event;
+use crate::queue::events::Event;
 use crate::queue::stop::{self, TakenOut, Verb};
 use crate::relay::{Counted, Relay};
 use crate::telemetry::Reason;

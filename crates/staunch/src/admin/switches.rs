@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use smtp::HostName;
 
 use super::Refused;
-use crate::queue::Event;
+use crate::queue::events::Event;
 use crate::relay::Relay;
 use crate::switches::{Position, Switch, SwitchError};
 

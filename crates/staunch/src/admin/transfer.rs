@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use spool::{BodyFacts, Draft, MessageId, StoreError};
 
 use super::{Refused, ask_store};
-use crate::accept::Facts;
 use crate::budget::Borrower;
+use crate::message::Facts;
 use crate::place::Place;
 use crate::queue::intake::{Intake, Origin};
 use crate::relay::Relay;

@@ -2,16 +2,21 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use smtp::Domain;
+use futures_util::future::BoxFuture;
+use smtp::{Domain, HostName};
 
 use crate::config::Config;
+use crate::delivery::underway::Sending;
+use crate::delivery::yielding::Yielding;
 use crate::open::Asker;
 use crate::policy_store::PolicyWatch;
-use crate::queue::Event;
-use crate::queue::lanes::{Group, Ticket};
-use crate::queue::underway::Sending;
-use crate::queue::yielding::Yielding;
 use crate::relay::Relay;
+
+/// Is told with which host an attempt has a session.
+pub(crate) trait Sessions: Sync {
+    /// With this one; `None`: with none.
+    fn tell<'a>(&'a self, host: Option<&'a HostName>) -> BoxFuture<'a, ()>;
+}
 
 /// What an attempt goes by.
 pub(super) struct Rules<'a> {
@@ -23,9 +28,9 @@ pub(super) struct Rules<'a> {
     pub(super) sending: &'a Sending,
     /// Other mail may need its place.
     pub(super) yielding: &'a Yielding,
-    /// The attempt, if nothing is known of the next hop.
-    pub(super) stranger: Option<Ticket>,
-    /// The queue was told which host it has a session with.
+    /// Who wants to know with which host there is a session.
+    pub(super) sessions: Option<&'a dyn Sessions>,
+    /// It was told of one.
     pub(super) told: AtomicBool,
     /// On the policies that were looked up.
     pub(super) watches: Vec<PolicyWatch>,
@@ -58,10 +63,10 @@ impl Rules<'_> {
     /// There is a session with `host`, which may be known better than the next hop; or with nobody. Anybody may name
     /// the hosts of others in DNS, so a name alone says nothing.
     pub(super) async fn tell_host(&self, host: Option<&Domain>) {
-        let Some(ticket) = self.stranger else { return };
+        let Some(sessions) = self.sessions else { return };
         let name = host.and_then(Domain::name);
         if self.told.swap(name.is_some(), Ordering::Relaxed) || name.is_some() {
-            self.relay.tell_queue(Event::Session(ticket, name.map(Group::of_host))).await;
+            sessions.tell(name).await;
         }
     }
 

@@ -15,11 +15,10 @@ use super::gone::StarttlsGone;
 use super::misfit::Misfit;
 use crate::connect::ConnectFailure;
 use crate::connect::DownHost;
-use crate::login::LoginError;
+use crate::delivery::yielding::{Doing, PATIENCE};
+use crate::login::{LoginError, LoginFailure};
 use crate::policy_store::{Extent, PolicyDefer};
 use crate::pool::Bottleneck;
-use crate::queue::lanes::PATIENCE;
-use crate::queue::yielding::Doing;
 use crate::resolve::{DnsFailure, DnsFailureKind};
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
@@ -331,6 +330,15 @@ fn dead_end_problem(domain: &HostName, end: DeadEnd, evidence: MxEvidence) -> Pr
         ),
         MxEvidence::ContradictsRoute => {
             Problem::new(Reason::NoMailHost, &format!("the route leads to {domain}, which {what}"))
+        }
+    }
+}
+
+impl From<LoginFailure> for HostError {
+    fn from(failure: LoginFailure) -> Self {
+        match failure {
+            LoginFailure::Login(error) => error.into(),
+            LoginFailure::Connect(failure) => Self::Connect(failure),
         }
     }
 }

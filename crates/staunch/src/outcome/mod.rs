@@ -22,7 +22,7 @@ pub(crate) use gone::StarttlsGone;
 pub(crate) use misfit::Misfit;
 pub(crate) use walk::{Demand, Walk};
 
-use crate::queue::work::Target;
+use crate::message::Target;
 use crate::schedule::{after, retry_delay, spread};
 use crate::telemetry::{Problem, Reason};
 
@@ -407,8 +407,8 @@ mod tests {
     use spool::{Attempt, RecipientNo};
 
     use super::*;
+    use crate::delivery::yielding::Doing;
     use crate::policy_store::{Extent, PolicyDefer};
-    use crate::queue::yielding::Doing;
 
     const MINUTE: Duration = Duration::from_secs(60);
     const RETRY: [Duration; 2] = [MINUTE, Duration::from_secs(600)];

@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use policy::clock::Moment;
 use spool::{LaneKey, StoreError, Told};
 
-use super::work::Work;
 use super::{deadline, settle, store};
 use crate::config::Config;
-use crate::events;
+use crate::delivery::log;
+use crate::message::Work;
 use crate::relay::Relay;
 use crate::telemetry::Problem;
 
@@ -47,7 +47,7 @@ pub(super) async fn tell_lane(relay: &Relay, lane: &LaneKey, until: Timestamp, c
     let count = |spool: &spool::Spool, lane: &LaneKey| spool.count_queued(lane, COUNTED_MAX);
     // Without the number the line is still worth having.
     let recipients = store::read(relay, lane.clone(), count).await.ok();
-    events::lane_deferred(lane, until, cause, recipients);
+    log::lane_deferred(lane, until, cause, recipients);
 }
 
 /// Returns what else in `lane` was too old when the attempt began at `started` that failed because of `problem`: it
@@ -176,10 +176,10 @@ mod tests {
     use super::super::lanes::{Class, Company, Ticket};
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, TakenOut, Verb};
-    use super::super::work::Due;
     use super::*;
-    use crate::accept::facts_of;
     use crate::clock;
+    use crate::message::facts_of;
+    use crate::queue::events::Due;
     use crate::telemetry::Reason;
 
     /// A message for `a.test` that is too old.

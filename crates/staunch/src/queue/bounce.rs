@@ -9,12 +9,12 @@ use spool::{
 };
 
 use super::aftermath::AT_ONCE;
-use super::lanes::Submitter;
 use super::settle;
 use super::stop::ask;
-use super::underway::Removals;
-use super::work::{Body, Rest, Target, Work};
 use crate::config::Config;
+use crate::message::Removals;
+use crate::message::Submitter;
+use crate::message::{Body, Rest, Target, Work};
 use crate::relay::Relay;
 use crate::telemetry::{Problem, Reason};
 

@@ -7,9 +7,9 @@ use spool::{CheckCursor, Checked, DamagedRecipient, Mended, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Event;
 use super::notice;
-use super::work::Work;
+use crate::message::Work;
+use crate::queue::events::Event;
 use crate::relay::Relay;
 use crate::telemetry::{Problem, Reason};
 

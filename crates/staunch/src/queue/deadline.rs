@@ -18,9 +18,10 @@ use spool::{
 use tokio_util::sync::CancellationToken;
 
 use super::aftermath::AT_ONCE;
-use super::work::{Target, Work};
-use super::{Event, settle, store};
+use crate::message::{Target, Work};
 use crate::outcome::AgeCounts;
+use crate::queue::events::Event;
+use crate::queue::{settle, store};
 use crate::relay::Relay;
 use crate::telemetry::{Problem, Reason};
 
@@ -250,8 +251,8 @@ mod tests {
 
     use super::super::stage::{BODY, Stage, lane};
     use super::*;
-    use crate::accept::facts_of;
     use crate::clock;
+    use crate::message::facts_of;
 
     /// A message for two domains, and one recipient held, whose deadline was a second ago.
     fn commit(stage: &Stage, mode: ByMode) -> MessageId {

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use spool::LaneKey;
+use smtp::HostName;
 
-use super::lanes::Company;
-use super::underway::Sending;
-use super::work::{Due, Target, Work};
-use super::yielding::Yielding;
-use super::{Finished, Place, aftermath, damaged, deadline, settle, store};
-use crate::attempt::{self, Tried};
+use super::events::{Due, Event, Finished, NoRoom};
+use super::lanes::{Class, Company, Group, Ticket};
+use super::{aftermath, damaged, deadline, settle, store};
+use crate::attempt::{self, Sessions, Task, Tried};
+use crate::delivery::underway::Sending;
+use crate::delivery::yielding::Yielding;
+use crate::message::Target;
 use crate::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
 use crate::pool::Bottleneck;
 use crate::relay::{Relay, dice};
 use crate::resolve::Freshness;
+use crate::route::{self, Place};
 use crate::schedule::after;
 
 /// How long everything rests while the store cannot promise to settle. Ours.
@@ -30,17 +33,6 @@ pub(crate) enum Over {
     Finished(Finished),
     /// It came to nothing, since others of ours have all connections there.
     NoRoom(Box<NoRoom>),
-}
-
-/// Mail that waits for a connection of ours, and for nothing else.
-#[derive(Debug)]
-pub(crate) struct NoRoom {
-    /// The lane.
-    pub(crate) lane: LaneKey,
-    /// Which connections.
-    pub(crate) bottleneck: Bottleneck,
-    /// As it was before.
-    pub(crate) work: Work,
 }
 
 /// Tries `due`, which is marked as `sending`, and settles what came of it.
@@ -88,9 +80,13 @@ async fn try_and_settle(
     let today = relay.config();
     let freshness = freshness(relay, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
     let dice = dice();
+    // Of a next hop that is known already nothing is to be learnt.
+    let told = (due.class == Class::New).then_some(ToldQueue { relay, ticket: due.ticket });
+    let sessions = told.as_ref().map(|told| told as &dyn Sessions);
+    let task = Task { lane: &due.lane, work: &due.work, sessions };
     let tried = tokio::select! {
         biased;
-        tried = attempt::attempt(relay, &due, (sending, yielding), freshness) => tried,
+        tried = attempt::attempt(relay, &task, (sending, yielding), freshness) => tried,
         () = yielding.granted() => {
             let error = AttemptError::Yielded { doing: yielding.doing() };
             attempt::ended_without_answer(sending, relay.config(), error)
@@ -132,6 +128,19 @@ async fn try_and_settle(
         aftermath::lane_failed(relay, config, due.lane, (problem, expired_at, begun)).await;
     }
     Ok(finished)
+}
+
+/// The queue wants to know with whom an attempt at an unknown next hop has a session.
+struct ToldQueue<'r> {
+    relay: &'r Relay,
+    ticket: Ticket,
+}
+
+impl Sessions for ToldQueue<'_> {
+    fn tell<'a>(&'a self, host: Option<&'a HostName>) -> BoxFuture<'a, ()> {
+        let event = Event::Session(self.ticket, host.map(Group::of_host));
+        Box::pin(self.relay.tell_queue(event))
+    }
 }
 
 /// A recipient may only be returned for age after an attempt that looked at DNS anew
@@ -184,7 +193,7 @@ async fn still_queued(
 /// who is left is due as before.
 fn withdrawn(relay: &Relay, due: Due) -> Finished {
     Finished {
-        place: due.place(&relay.config()),
+        place: route::place(&relay.config(), &due.lane, &due.work),
         lane: due.lane,
         message: due.work.message,
         effect: Effect::Neutral,
@@ -254,10 +263,10 @@ mod tests {
     use super::super::lanes::{Class, Ticket};
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, TakenOut, Verb};
-    use super::super::work::Work;
     use super::*;
-    use crate::accept::facts_of;
     use crate::clock;
+    use crate::message::Work;
+    use crate::message::facts_of;
 
     fn commit(stage: &Stage, to: &[&str]) -> MessageId {
         let now = clock::now();
@@ -327,9 +336,10 @@ mod tests {
         let stage = Stage::new();
         let message = commit(&stage, &["x@[192.0.2.1]"]);
         let (due, yielding) = (fetched(&stage).await, &Yielding::default());
+        let task = &Task { lane: &due.lane, work: &due.work, sessions: None };
         let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
         let tried =
-            attempt::attempt(&stage.relay, &due, (&sending, yielding), Freshness::Cached).await;
+            attempt::attempt(&stage.relay, task, (&sending, yielding), Freshness::Cached).await;
         assert!(matches!(tried, Tried::Ended(_, Err(_))), "{tried:?}");
         assert_eq!(stage.relay.underway.remove(&[(message, RecipientNo(0))]).len(), 1);
         drop(sending);
@@ -337,7 +347,7 @@ mod tests {
         let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
         stage.relay.underway.remove(&[(message, RecipientNo(0))]);
         let tried =
-            attempt::attempt(&stage.relay, &due, (&sending, yielding), Freshness::Cached).await;
+            attempt::attempt(&stage.relay, task, (&sending, yielding), Freshness::Cached).await;
         assert!(matches!(tried, Tried::Withdrawn), "{tried:?}");
     }
 

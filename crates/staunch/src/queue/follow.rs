@@ -5,7 +5,7 @@
 //! its attempt begins, also anew, when it is over or when the lane is read, and then moved, too. A crash
 //! leaves some mail moved and some not; the next start goes on.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -13,8 +13,10 @@ use futures_util::FutureExt as _;
 use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 
 use super::store;
+use crate::message::onward;
+use crate::queue::events::End;
+use crate::queue::events::Followed;
 use crate::relay::Relay;
-use crate::requirement;
 use crate::route;
 
 /// Recipients read at once.
@@ -38,26 +40,6 @@ pub(super) struct Frozen {
     pub(super) lane: LaneKey,
     /// What is under way there and must stay.
     pub(super) in_flight: HashSet<MessageId>,
-}
-
-/// What was done.
-#[derive(Debug)]
-pub(crate) struct Followed {
-    /// These lanes may go on.
-    pub(super) from: Vec<LaneKey>,
-    /// There is something new in these.
-    pub(super) to: BTreeSet<LaneKey>,
-    /// Was all of it moved?
-    pub(super) end: End,
-}
-
-/// How a move ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum End {
-    /// All are where they belong.
-    Done,
-    /// The store refused, or a bug of ours; some stayed.
-    Failed,
 }
 
 /// The lanes with mail that may have another next hop today.
@@ -132,7 +114,7 @@ impl Mover<'_> {
                 if frozen.in_flight.contains(&due.message) {
                     continue;
                 }
-                let onward = requirement::onward(&due.options);
+                let onward = onward(&due.options);
                 for recipient in &due.recipients {
                     let today = store::lane_today(&config, recipient, onward);
                     if let Some(to) = today.filter(|today| *today != frozen.lane) {

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::settle::{self, Failing};
 use super::store;
-use super::underway::Removals;
-use super::work::{Body, Target, Work};
+use crate::message::Removals;
+use crate::message::{Body, Target, Work};
 use crate::relay::Relay;
 use crate::telemetry::Problem;
 
@@ -194,8 +194,8 @@ mod tests {
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, Verb};
     use super::*;
-    use crate::accept::facts_of;
     use crate::clock;
+    use crate::message::facts_of;
     use crate::telemetry::Reason;
 
     /// A message with one recipient in each of these domains.

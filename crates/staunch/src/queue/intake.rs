@@ -7,17 +7,16 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use smtp::{Response, ReversePath, Status};
 use spool::{
-    BodyBytes, Draft, Envelope, Import, LaneKey, MessageId, RecipientNo, RecipientState, Sealed,
-    StoreError,
+    Draft, Envelope, Import, LaneKey, MessageId, RecipientNo, RecipientState, Sealed, StoreError,
 };
 use tokio::sync::oneshot;
 
-use super::Event;
-use super::lanes::Submitter;
-use super::work::{Arrival, Body, Rest, Target, Work, needs_utf8};
-use crate::budget::{Borrower, Budget, Loan};
+use crate::budget::Borrower;
 use crate::config::Config;
 use crate::free_space::Reservation;
+use crate::message::HotBody;
+use crate::message::{Body, Rest, Submitter, Target, Work, needs_utf8};
+use crate::queue::events::{Arrival, Event};
 use crate::relay::{Counted, Relay};
 use crate::schedule::after;
 
@@ -35,22 +34,6 @@ impl NotNow {
 
     fn no_space(text: &'static str) -> Self {
         Self { reply: Response::new(452, Status::transient(3, 1), text) }
-    }
-}
-
-/// A body that stays in memory between commit and first attempt. Dropping the last clone gives the memory back.
-#[derive(Clone, Debug)]
-pub(crate) struct HotBody {
-    /// The content.
-    pub(crate) bytes: BodyBytes,
-    _loan: Arc<Loan>,
-}
-
-impl HotBody {
-    /// Keeps `bytes` if there is memory for them.
-    fn keep(bytes: BodyBytes, budget: &Arc<Budget>) -> Option<Self> {
-        let octets = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        budget.body(octets).map(|loan| Self { bytes, _loan: Arc::new(loan) })
     }
 }
 

@@ -7,10 +7,11 @@ use std::collections::{HashMap, VecDeque};
 use jiff::Timestamp;
 use spool::MessageId;
 
-use super::lanes::{Charge, Class, Group, Spot, Submitter, Ticket};
 use super::shaping::{Gate, Shape};
+use crate::message::Submitter;
 use crate::outcome::{Effect, Trouble};
 use crate::pool::Bottleneck;
+use crate::queue::lanes::{Charge, Class, Group, Spot, Ticket};
 use crate::schedule::after;
 use crate::telemetry::Reason;
 use state::At;

@@ -8,6 +8,7 @@ mod bounce;
 pub(crate) mod damaged;
 pub(crate) mod deadline;
 pub(crate) mod deliver;
+pub(crate) mod events;
 mod follow;
 pub(crate) mod gathering;
 pub(crate) mod intake;
@@ -24,9 +25,6 @@ pub(crate) mod stop;
 pub(crate) mod store;
 pub(crate) mod sweep;
 pub(crate) mod telling;
-pub(crate) mod underway;
-pub(crate) mod work;
-pub(crate) mod yielding;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -35,25 +33,29 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use smtp::HostName;
 use spool::{LaneKey, LaneState, MessageId, RecipientNo, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::events::{self, About};
+use crate::delivery::log::{self, About};
+use crate::delivery::yielding::Yielding;
+use crate::message::Work;
 use crate::outcome::{Effect, Trouble};
 use crate::pool::Bottleneck;
+use crate::queue::deliver::Over;
+use crate::queue::events::Event;
+use crate::queue::events::Finished;
+use crate::queue::events::Routes;
+use crate::queue::events::{Arrival, Due, End, Followed, NoRoom};
+use crate::queue::follow::{Astray, Frozen};
 use crate::relay::Relay;
+use crate::route::Place;
 use crate::schedule::after;
-use crate::telemetry::{Problem, Reason};
+use crate::telemetry::Reason;
 use crate::{route, tcp_check};
-use deliver::{NoRoom, Over};
-use follow::{Astray, End, Followed, Frozen};
-use lanes::{Action, BackOff, Group, Lanes, Ticket};
+use lanes::{Action, BackOff, Lanes, Ticket};
 use proofs::Proofs;
-use work::{Arrival, Due, Work};
-use yielding::Yielding;
 
 /// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
 pub(crate) const EVENTS_MAX: usize = 4_096;
@@ -69,86 +71,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const STORE_REST: Duration = Duration::from_secs(5);
 /// When a message is tried again whose attempt ended in a bug of ours.
 const BUG_REST: Duration = Duration::from_secs(300);
-
-/// What the queue task is told.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// Mail was committed.
-    Arrived(Vec<(LaneKey, Arrival)>),
-    /// The store was read for a lane.
-    Fetched {
-        /// Which.
-        lane: LaneKey,
-        /// What is due, and when something else will be.
-        found: Result<store::Found, StoreError>,
-    },
-    /// An attempt is over and settled.
-    Finished(Ticket, Finished),
-    /// An attempt could not have a connection.
-    NoRoom(Ticket, Box<NoRoom>),
-    /// The attempt has a session with a host of this registrable domain, or with none.
-    Session(Ticket, Option<Group>),
-    /// The operator wants a lane tried now.
-    RetryNow(LaneKey),
-    /// Nothing waits longer than until then: a clock that was ahead has set such times.
-    CutWaits {
-        /// The latest time that anything may wait for.
-        latest: Timestamp,
-    },
-    /// The operator took mail of these lanes out of the store.
-    Removed(Vec<LaneKey>),
-    /// Something became due in these lanes.
-    Due(Vec<LaneKey>),
-    /// The configuration is another one.
-    Reconfigured(Routes),
-    /// The operator stopped something, or let it go on.
-    Switched,
-    /// Mail in these lanes may have another next hop today.
-    Follow(Vec<LaneKey>),
-    /// It was moved.
-    Followed(Followed),
-}
-
-/// What an attempt left behind.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    /// The lane.
-    pub(crate) lane: LaneKey,
-    /// The message.
-    pub(crate) message: MessageId,
-    /// What the lane learnt.
-    pub(crate) effect: Effect,
-    /// When the soonest of the recipients that are left is due.
-    pub(crate) due: Option<Timestamp>,
-    /// Nothing starts before this: the trouble is ours.
-    pub(crate) pause: Option<Timestamp>,
-    /// Where does the mail that is left wait?
-    pub(crate) place: Place,
-    /// The host that took mail.
-    pub(crate) took: Option<HostName>,
-    /// Why the lane waits, if it does.
-    pub(crate) cause: Option<Box<Problem>>,
-    /// The host that lets nobody in, if that is why.
-    pub(crate) down: Option<Bottleneck>,
-}
-
-/// Has mail other next hops now?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Routes {
-    /// None: nothing has to be looked for.
-    Same,
-    /// Some may.
-    Changed,
-}
-
-/// Does mail wait in the lane of its next hop?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Place {
-    /// It does.
-    Right,
-    /// The configuration has changed since it came there.
-    Astray,
-}
 
 /// The queue task's own state.
 #[derive(Debug)]
@@ -346,7 +268,7 @@ impl Queue {
     fn tell_wait(&self, lane: &LaneKey, work: &Work, now: Timestamp) {
         let Some((until, cause)) = self.lanes.back_off(lane, now) else { return };
         let about = About { message: work.message, lane };
-        work.targets.iter().for_each(|target| events::joined_wait(about, target, until, cause));
+        work.targets.iter().for_each(|target| log::joined_wait(about, target, until, cause));
     }
 
     fn finished(&mut self, ticket: Ticket, finished: Finished) {

@@ -17,11 +17,11 @@ use spool::{
 use super::intake;
 use super::restraint::{Admission, NoticeKey};
 use super::telling::{Entry, Telling};
-use super::work::{Arrival, Body, Work};
-use crate::accept::facts_of;
 use crate::config::{Config, Destination, DsnReturn};
+use crate::message::onward;
+use crate::message::{Body, Work, facts_of};
+use crate::queue::events::Arrival;
 use crate::relay::Relay;
-use crate::requirement;
 use crate::route;
 
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
@@ -121,7 +121,7 @@ pub(crate) async fn compose(
         smtp_utf8: !sender.is_ascii() || to.iter().any(|mailbox| !mailbox.is_ascii()),
         ..MessageOptions::default()
     };
-    let onward = requirement::onward(&options);
+    let onward = onward(&options);
     let recipient = |mailbox: &Mailbox| {
         Some(NewRecipient {
             mailbox: mailbox.clone(),

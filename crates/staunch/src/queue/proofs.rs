@@ -6,7 +6,7 @@ use smtp::HostName;
 use spool::{LaneKey, Proven, StoreError};
 
 use super::lanes::{Group, Lanes, PROOF_COUNTS, PROVEN_MAX};
-use super::work::Work;
+use crate::message::Work;
 use crate::relay::Relay;
 use crate::route;
 

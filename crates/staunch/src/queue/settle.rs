@@ -17,13 +17,15 @@ use tokio::task::spawn_blocking;
 
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
-use super::work::{Due, Rest, Target, Work};
-use super::{Finished, damaged, gathering, intake};
 use crate::config::{Config, Patience};
-use crate::events::{self, About};
+use crate::delivery::log::{self, About};
+use crate::message::{Rest, Target, Work};
 use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome};
 use crate::pool::Bottleneck;
+use crate::queue::events::{Due, Finished};
+use crate::queue::{damaged, gathering, intake};
 use crate::relay::{Counted, Relay};
+use crate::route;
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
@@ -80,7 +82,7 @@ pub(crate) async fn settle(
         // Of the others it is told when they end.
         if timing == FailureTiming::Now || outcome.failed().is_none() {
             let about = About { message: due.work.message, lane: &due.lane };
-            events::recipient_done(about, target, outcome, decision.answered.as_ref());
+            log::recipient_done(about, target, outcome, decision.answered.as_ref());
         }
     }
     Finished {
@@ -90,7 +92,7 @@ pub(crate) async fn settle(
         due: next_due(due, decided, timing, now),
         pause: decided.pause,
         // Whatever it was when the attempt began: the configuration may have changed since.
-        place: due.place(&relay.config()),
+        place: route::place(&relay.config(), &due.lane, &due.work),
         took: took(decided.effect, answered),
         cause: cause(&decision).map(Box::new),
         down: decision.down.clone(),
@@ -210,7 +212,7 @@ pub(super) async fn fail_together(
     for one in failing {
         for (target, problem) in one.failed() {
             let about = About { message: work.message, lane: &one.lane };
-            events::recipient_done(about, target, &Outcome::Failed(problem.clone()), None);
+            log::recipient_done(about, target, &Outcome::Failed(problem.clone()), None);
         }
     }
 }
@@ -334,9 +336,9 @@ async fn write_once(
         }
     }
     for (action, id, pieces, admission) in arrivals {
-        events::notice_queued(writing.subject.message, action, id);
+        log::notice_queued(writing.subject.message, action, id);
         if admission.state() == RecipientState::Held {
-            events::notice_held(id);
+            log::notice_held(id);
         }
         admission.kept();
         relay.count_messages(Counted::Came);

@@ -8,10 +8,11 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, gathering};
 use crate::clock;
 use crate::config::{Config, Surroundings, load};
 use crate::daemon::{Inboxes, assemble};
+use crate::queue::events::Event;
+use crate::queue::gathering;
 use crate::relay::Relay;
 
 pub(super) const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";

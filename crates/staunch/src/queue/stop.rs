@@ -2,7 +2,7 @@
 //!
 //! What is chosen is held first, whatever is to become of it. Only then it is asked what of it is under way:
 //! what no host has heard of is withdrawn, and the rest, which a host may just be taking, is queued again as it
-//! was and left to its attempt ([`super::underway`]). What is held then and not under way stays so, since
+//! was and left to its attempt ([`crate::delivery::underway`]). What is held then and not under way stays so, since
 //! nothing that is started later finds it queued. A crash in between leaves mail held: never lost, never both
 //! sent and gone.
 
@@ -12,7 +12,8 @@ use std::sync::Arc;
 use spool::{Acted, Filter, MessageId, RecipientNo, RecipientPlace, RecipientState};
 use spool::{Selection, StoreError};
 
-use super::{Event, bounce};
+use crate::queue::bounce;
+use crate::queue::events::Event;
 use crate::relay::Relay;
 
 /// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10 ms for it.

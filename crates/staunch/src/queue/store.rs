@@ -10,14 +10,15 @@ use spool::{
     DueCursor, DuePage, DueRecipient, LaneKey, MessageId, RecipientNo, RecipientState, StoreError,
 };
 
-use super::lanes::Submitter;
-use super::underway::{Removals, Sending};
-use super::work::{Body, Rest, Target, Work, needs_utf8};
-use super::{Place, damaged};
 use crate::config::Config;
+use crate::delivery::underway::Sending;
+use crate::message::Removals;
+use crate::message::onward;
+use crate::message::{Body, Rest, Submitter, Target, Work, needs_utf8};
+use crate::queue::damaged;
+use crate::queue::events::Found;
 use crate::relay::Relay;
-use crate::requirement;
-use crate::route;
+use crate::route::{self, Place};
 use crate::schedule::after;
 
 /// Recipients read at once: a read must be short, or the store's log cannot be cut.
@@ -31,27 +32,6 @@ const PAGES_MAX: usize = 16;
 const EXPIRED_PAGE: usize = 1_000;
 /// When a lane is read again in which nothing new was found although more is there. Ours.
 const CROWDED_REST: Duration = Duration::from_secs(1);
-
-/// What is due in a lane.
-#[derive(Debug)]
-pub(crate) struct Found {
-    /// Ready to be tried.
-    pub(crate) work: Vec<Work>,
-    /// When something is due that is not in it and not in memory.
-    pub(crate) next_due: Option<Timestamp>,
-    /// Was there mail that has another next hop today? It is left for who moves it.
-    pub(crate) place: Place,
-}
-
-impl Found {
-    /// A message whose recipients lie on two pages goes in two transactions.
-    fn add(&mut self, work: Work) {
-        match self.work.iter_mut().find(|found| found.message == work.message) {
-            Some(found) => found.rest = Rest::Waiting,
-            None => self.work.push(work),
-        }
-    }
-}
 
 /// What is due in `lane`, without the messages that are `known`: so many that `most` jobs are among it, or all.
 ///
@@ -76,7 +56,7 @@ pub(crate) async fn fetch(
         damaged::park(relay, page.damaged);
         let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
         for due in new {
-            let onward = requirement::onward(&due.options);
+            let onward = onward(&due.options);
             if due.recipients.iter().any(|one| is_astray(&config, &lane, one, onward)) {
                 found.place = Place::Astray;
             }
@@ -136,7 +116,7 @@ pub(crate) async fn expired(
 fn in_place(relay: &Relay, page: DuePage, lane: &LaneKey) -> Page {
     let config = relay.config();
     let of_lane = |due: spool::Due| {
-        let onward = requirement::onward(&due.options);
+        let onward = onward(&due.options);
         work(due, |one| lane_today(&config, one, onward).is_some_and(|today| today == *lane))
     };
     Page { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next }
@@ -231,7 +211,7 @@ fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient, onward: 
 /// Those whose addresses need SMTPUTF8 go by themselves, since a host without it takes the others.
 fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work> {
     let mut count = 0;
-    let onward = requirement::onward(&due.options);
+    let onward = onward(&due.options);
     let mut kind = None;
     work(due, |recipient| {
         let fits = count < config.delivery.recipients_per_transaction

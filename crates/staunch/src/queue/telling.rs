@@ -8,8 +8,8 @@ use smtp::params::Notify;
 use smtp::{Domain, Extension, Extensions, Reply, ReversePath, Status};
 use spool::{Change, MessageOptions, RecipientNo, Told};
 
-use super::work::{Target, Work};
 use crate::config::Patience;
+use crate::message::{Target, Work};
 use crate::outcome::{Answered, Outcome};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
@@ -175,11 +175,10 @@ mod tests {
     use smtp::params::ByMode;
     use spool::{Attempt, Deadline, MessageId, RecipientOptions};
 
-    use super::super::lanes::Submitter;
-    use super::super::underway::Removals;
-    use super::super::work::{Body, Rest};
     use super::*;
-    use crate::accept::facts_of;
+    use crate::message::Removals;
+    use crate::message::{Body, Rest};
+    use crate::message::{Submitter, facts_of};
     use crate::outcome::Standing;
 
     const HOUR: Duration = Duration::from_secs(3600);

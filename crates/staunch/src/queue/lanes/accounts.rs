@@ -4,12 +4,12 @@
 //! together leaves a part that is never lent to them, so nothing has to be taken back from a host that has the
 //! content and is silent.
 
+use crate::message::Submitter;
 use std::collections::HashMap;
 
 use super::group::Group;
 use super::ring::Holds;
 use super::rows::Most;
-use super::submitter::Submitter;
 
 /// What is known of the next hop of an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -19,7 +19,6 @@ mod running;
 #[cfg(test)]
 mod simulation;
 mod sites;
-mod submitter;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -33,6 +32,7 @@ use spool::{LaneKey, MessageId};
 pub(crate) use super::lane::BackOff;
 use super::lane::{Hop, Job, Lane, Memory, Pace, Precedence, Stand, Wish};
 use super::shaping::{Gate, Limits, Pause};
+pub(crate) use crate::message::Submitter;
 use crate::outcome::{Effect, Trouble};
 use crate::pool::Bottleneck;
 use crate::route;
@@ -45,10 +45,9 @@ use proven::ProvenGroups;
 pub(crate) use proven::{PROOF_COUNTS, PROVEN_MAX};
 use rows::Rows;
 pub(super) use rows::Spot;
+pub(crate) use running::Ticket;
 use running::{Need, Running, Uptime};
-pub(crate) use running::{PATIENCE, Ticket};
 use sites::Sites;
-pub(crate) use submitter::Submitter;
 
 /// The longest pause that trouble of our own can ask for. Ours: it is seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(60);

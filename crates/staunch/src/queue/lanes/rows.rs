@@ -3,6 +3,7 @@
 //!
 //! So a sender who writes to a hundred thousand new domains has as many turns as one who writes to a single one.
 
+use crate::message::Submitter;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spool::LaneKey;
@@ -10,7 +11,6 @@ use spool::LaneKey;
 use super::accounts::{Charge, Class};
 use super::group::Group;
 use super::ring::{Holds, Ring};
-use super::submitter::Submitter;
 use super::turns::Turns;
 
 /// How many places one client may have, and one sender of it.

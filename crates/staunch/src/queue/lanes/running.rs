@@ -9,11 +9,8 @@ use spool::LaneKey;
 use super::accounts::{Charge, Class};
 use super::group::Group;
 use super::rows::Limited;
+use crate::delivery::yielding::PATIENCE;
 
-/// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
-/// held up, and before the content it makes room as soon as other mail needs it. Ours: with room enough a host
-/// has all the time that RFC 5321 §4.5.3.2 gives it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Who is slow for so long, and has no mail to show for it, is not proven any more.
 const PROOF_LASTS: Duration = Duration::from_secs(60);
 /// Who is asked to make room and can, has ended by then. Ours.

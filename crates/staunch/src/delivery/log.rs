@@ -9,8 +9,8 @@ use spool::{LaneKey, MessageId};
 
 use crate::hosts::Candidate;
 use crate::login::LoginError;
+use crate::message::Target;
 use crate::outcome::{Answered, HostError, Outcome};
-use crate::queue::work::Target;
 use crate::route;
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 

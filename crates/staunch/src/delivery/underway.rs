@@ -19,17 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use spool::{MessageId, RecipientNo};
 use tokio::sync::Notify;
 
+use crate::message::Removals;
+
 /// No host has heard of the mail.
 const PENDING: u8 = 0;
 /// A host may be taking it.
 const AT_HOST: u8 = 1;
 /// It is not sent any more.
 const WITHDRAWN: u8 = 2;
-
-/// How often mail was taken out of the queue by others than its own attempt. The default is before all, so
-/// what carries it is always looked at again.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Removals(u64);
 
 /// All attempts of the daemon.
 #[derive(Debug)]

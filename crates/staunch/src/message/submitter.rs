@@ -12,14 +12,14 @@ use crate::place::Place;
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Submitter {
     /// The user who logged in, else the address (IPv6: the /64) or user of this machine.
-    pub(super) client: u32,
+    pub(crate) client: u32,
     /// The reverse-path.
-    pub(super) sender: u32,
+    pub(crate) sender: u32,
 }
 
 impl Submitter {
     /// Of a lane of which nothing was read yet.
-    pub(in super::super) const UNKNOWN: Self = Self { client: 0, sender: 0 };
+    pub(crate) const UNKNOWN: Self = Self { client: 0, sender: 0 };
 
     /// The `user` who logged in, if one did; `client` as [`spool::Envelope::client`] has it; the sender.
     pub(crate) fn of(user: Option<&str>, client: &str, sender: &ReversePath) -> Self {

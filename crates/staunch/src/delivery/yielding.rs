@@ -5,9 +5,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use smtp::Domain;
 use tokio::sync::Notify;
+
+/// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
+/// held up, and before the content it makes room as soon as other mail needs it. Ours: with room enough a host
+/// has all the time that RFC 5321 §4.5.3.2 gives it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What an attempt is about at the moment, for whoever is told that it took too long.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,0 +1,189 @@
+//! What the queue task is told, and what it hands out.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use smtp::HostName;
+use spool::{LaneKey, MessageId, StoreError};
+
+use super::lane::Job;
+use super::lanes::{Class, Company, Group, Ticket};
+use crate::message::{Rest, Submitter, Target, Work};
+use crate::outcome::{Effect, Trouble};
+use crate::pool::Bottleneck;
+use crate::route::Place;
+use crate::telemetry::Problem;
+
+/// What the text of an address takes on the heap, about. RFC 5321 §4.5.3.1.3 allows four times as much, and
+/// nobody uses it.
+const ADDRESS_OCTETS: usize = 64;
+
+/// What the queue task is told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Mail was committed.
+    Arrived(Vec<(LaneKey, Arrival)>),
+    /// The store was read for a lane.
+    Fetched {
+        /// Which.
+        lane: LaneKey,
+        /// What is due, and when something else will be.
+        found: Result<Found, StoreError>,
+    },
+    /// An attempt is over and settled.
+    Finished(Ticket, Finished),
+    /// An attempt could not have a connection.
+    NoRoom(Ticket, Box<NoRoom>),
+    /// The attempt has a session with a host of this registrable domain, or with none.
+    Session(Ticket, Option<Group>),
+    /// The operator wants a lane tried now.
+    RetryNow(LaneKey),
+    /// Nothing waits longer than until then: a clock that was ahead has set such times.
+    CutWaits {
+        /// The latest time that anything may wait for.
+        latest: Timestamp,
+    },
+    /// The operator took mail of these lanes out of the store.
+    Removed(Vec<LaneKey>),
+    /// Something became due in these lanes.
+    Due(Vec<LaneKey>),
+    /// The configuration is another one.
+    Reconfigured(Routes),
+    /// The operator stopped something, or let it go on.
+    Switched,
+    /// Mail in these lanes may have another next hop today.
+    Follow(Vec<LaneKey>),
+    /// It was moved.
+    Followed(Followed),
+}
+
+/// What an attempt left behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The lane.
+    pub(crate) lane: LaneKey,
+    /// The message.
+    pub(crate) message: MessageId,
+    /// What the lane learnt.
+    pub(crate) effect: Effect,
+    /// When the soonest of the recipients that are left is due.
+    pub(crate) due: Option<Timestamp>,
+    /// Nothing starts before this: the trouble is ours.
+    pub(crate) pause: Option<Timestamp>,
+    /// Where does the mail that is left wait?
+    pub(crate) place: Place,
+    /// The host that took mail.
+    pub(crate) took: Option<HostName>,
+    /// Why the lane waits, if it does.
+    pub(crate) cause: Option<Box<Problem>>,
+    /// The host that lets nobody in, if that is why.
+    pub(crate) down: Option<Bottleneck>,
+}
+
+/// Has mail other next hops now?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Routes {
+    /// None: nothing has to be looked for.
+    Same,
+    /// Some may.
+    Changed,
+}
+
+/// What mail that was just committed is for a lane.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and none is kept")]
+pub(crate) enum Arrival {
+    /// To be tried.
+    Work(Work),
+    /// In the store, for a later time.
+    Later(Timestamp),
+}
+
+/// What is due in a lane.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Ready to be tried.
+    pub(crate) work: Vec<Work>,
+    /// When something is due that is not in it and not in memory.
+    pub(crate) next_due: Option<Timestamp>,
+    /// Was there mail that has another next hop today? It is left for who moves it.
+    pub(crate) place: Place,
+}
+
+impl Found {
+    /// A message whose recipients lie on two pages goes in two transactions.
+    pub(super) fn add(&mut self, work: Work) {
+        match self.work.iter_mut().find(|found| found.message == work.message) {
+            Some(found) => found.rest = Rest::Waiting,
+            None => self.work.push(work),
+        }
+    }
+}
+
+/// Mail that waits for a connection of ours, and for nothing else.
+#[derive(Debug)]
+pub(crate) struct NoRoom {
+    /// The lane.
+    pub(crate) lane: LaneKey,
+    /// Which connections.
+    pub(crate) bottleneck: Bottleneck,
+    /// As it was before.
+    pub(crate) work: Work,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    /// These lanes may go on.
+    pub(super) from: Vec<LaneKey>,
+    /// There is something new in these.
+    pub(super) to: BTreeSet<LaneKey>,
+    /// Was all of it moved?
+    pub(super) end: End,
+}
+
+/// How a move ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// All are where they belong.
+    Done,
+    /// The store refused, or a bug of ours; some stayed.
+    Failed,
+}
+
+impl Job for Work {
+    fn message(&self) -> MessageId {
+        self.message
+    }
+
+    fn turn(&self) -> Timestamp {
+        self.turn
+    }
+
+    fn octets(&self) -> u64 {
+        let own = size_of::<Self>() + self.targets.capacity() * size_of::<Target>();
+        let texts = self.targets.len() * ADDRESS_OCTETS;
+        u64::try_from(own + texts).unwrap_or(u64::MAX)
+    }
+
+    fn submitter(&self) -> Submitter {
+        self.submitter
+    }
+}
+
+/// A piece of work under way, with what its lane knows.
+#[derive(Debug)]
+pub(crate) struct Due {
+    /// The lane.
+    pub(crate) lane: LaneKey,
+    /// The attempt.
+    pub(crate) ticket: Ticket,
+    /// What is known of the next hop.
+    pub(crate) class: Class,
+    /// The lane's failures so far, if this is a probe.
+    pub(crate) trouble: Option<Trouble>,
+    /// Does anything else of the lane run?
+    pub(crate) company: Company,
+    /// What to try.
+    pub(crate) work: Work,
+}
