@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
 use crate::delivery::log;
+use crate::delivery::outbound::Outbound;
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::{Doing, Yielding};
 use crate::hosts::{self, Candidate};
@@ -31,7 +32,6 @@ use crate::outcome::{
 };
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
-use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg, NextHop, Place};
@@ -78,16 +78,16 @@ pub(crate) enum Tried {
 /// One attempt under the current configuration and policy. If either changes before MAIL FROM, it
 /// begins anew: what was found under the former one, also a failure, counts for nothing.
 pub(crate) async fn attempt(
-    relay: &Relay,
+    outbound: &Outbound,
     task: &Task<'_>,
     (sending, yielding): (&Sending, &Yielding),
     freshness: Freshness,
 ) -> Tried {
     let Task { lane, work, sessions } = *task;
-    let ends_at = ends_at(relay, work);
+    let ends_at = ends_at(outbound, work);
     let mut policies = 0;
     loop {
-        let config = relay.config();
+        let config = outbound.config();
         match route::place(&config, lane, work) {
             Place::Right => {}
             Place::Astray => return Tried::Astray,
@@ -98,7 +98,7 @@ pub(crate) async fn attempt(
             Freshness::Fresh => Asker::LaneAnew(lane),
         };
         let mut rules =
-            Rules { relay, config: &config, asker, sending, yielding, sessions, told, watches };
+            Rules { outbound, config: &config, asker, sending, yielding, sessions, told, watches };
         let result = attempt_under(&mut rules, work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
@@ -128,11 +128,11 @@ pub(crate) fn ended_without_answer(
 
 /// When the time of `work` is over, which ends the attempt on it, whatever is still to be tried: a message
 /// is not under way for hours beyond its age. None for who is too old already, and so gets this one try.
-fn ends_at(relay: &Relay, work: &Work) -> Option<Instant> {
-    if relay.age_counts() == AgeCounts::ClockSuspect {
+fn ends_at(outbound: &Outbound, work: &Work) -> Option<Instant> {
+    if outbound.age_counts() == AgeCounts::ClockSuspect {
         return None;
     }
-    let (now, today) = (Instant::now(), relay.now());
+    let (now, today) = (Instant::now(), outbound.now());
     let last = work.targets.iter().map(|target| target.expires_at).max()?;
     let left = Duration::try_from(last.duration_since(today)).ok()?;
     (!left.is_zero()).then(|| now + left)
@@ -146,20 +146,20 @@ async fn attempt_under(
     freshness: Freshness,
     ends_at: Option<Instant>,
 ) -> Option<Result<Answered, AttemptError>> {
-    let (relay, config) = (rules.relay, rules.config);
+    let (outbound, config) = (rules.outbound, rules.config);
     let Some(domain) = work.domain() else {
         return Some(Err(AttemptError::Local("the recipient has no domain".to_owned())));
     };
     let next_hop = route::next_hop(config, domain, work.onward());
     let local = Local { floor: next_hop.floor, onward: work.onward() };
-    let mut walk = Walk::new(demand(relay, local.onward));
+    let mut walk = Walk::new(demand(outbound, local.onward));
     let mut bound = None;
     for leg in &next_hop.legs {
         if is_too_late(ends_at, &mut walk) {
             break;
         }
         rules.yielding.set_doing(Doing::LookingUp);
-        let (asked, watch) = requirement::watched(relay, config, leg, local, freshness).await;
+        let (asked, watch) = requirement::watched(outbound, config, leg, local, freshness).await;
         rules.watches.extend(watch);
         let asked = match asked {
             Ok(asked) => asked,
@@ -170,7 +170,7 @@ async fn attempt_under(
         };
         bound.get_or_insert_with(|| (leg, asked.clone()));
         let candidates =
-            match hosts::candidates(relay, config, &next_hop, leg, (&asked, freshness)).await {
+            match hosts::candidates(outbound, config, &next_hop, leg, (&asked, freshness)).await {
                 Ok(candidates) => candidates,
                 Err(error) => {
                     walk.leg_failed(error);
@@ -184,7 +184,7 @@ async fn attempt_under(
             Walked::Through => {}
         }
     }
-    Some(Err(conclude(relay, &next_hop, bound.as_ref(), walk).await))
+    Some(Err(conclude(outbound, &next_hop, bound.as_ref(), walk).await))
 }
 
 /// What the hosts of one leg came to.
@@ -198,8 +198,8 @@ enum Walked {
 }
 
 /// Under a clock that may be wrong no certificate shows that it is bad.
-pub(crate) fn demand(relay: &Relay, onward: Onward) -> Demand {
-    match (onward, relay.age_counts()) {
+pub(crate) fn demand(outbound: &Outbound, onward: Onward) -> Demand {
+    match (onward, outbound.age_counts()) {
         (Onward::RequireTls, AgeCounts::Yes) => Demand::RequireTls,
         (Onward::RequireTls, AgeCounts::ClockSuspect) | (Onward::Anyhow, _) => Demand::Patient,
     }
@@ -208,7 +208,7 @@ pub(crate) fn demand(relay: &Relay, onward: Onward) -> Demand {
 /// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was asked of which that
 /// was known (`bound`).
 pub(crate) async fn conclude(
-    relay: &Relay,
+    outbound: &Outbound,
     next_hop: &NextHop,
     bound: Option<&(&Leg, Asked)>,
     walk: Walk,
@@ -218,7 +218,7 @@ pub(crate) async fn conclude(
         None => (next_hop.legs.first(), None),
     };
     let evidence = match leg.filter(|_| walk.is_hearsay()) {
-        Some(leg) => hosts::evidence(relay, leg, asked).await,
+        Some(leg) => hosts::evidence(outbound, leg, asked).await,
         None => MxEvidence::Uncontested,
     };
     walk.into_error(evidence)
@@ -302,7 +302,7 @@ impl Spine<'_> {
                     chunking = Chunking::Avoided;
                 }
                 Ok(Some(answered)) if reach == Reach::Any && minds_our_v6(&answered) => {
-                    self.rules.relay.connector.prefer_v4(&answered.mx);
+                    self.rules.outbound.connector.prefer_v4(&answered.mx);
                     reach = Reach::V4;
                     over_v6 = Some(answered);
                 }
@@ -328,10 +328,10 @@ impl Spine<'_> {
             Err(refusal) => return (Session::Fresh, Err(HostError::Refused(refusal))),
         };
         let how = How { starttls: manner.starttls, reach, asker: self.rules.asker };
-        let Rules { relay, config, sending, .. } = self.rules;
+        let Rules { outbound, config, sending, .. } = self.rules;
         let opened = tokio::select! {
             biased;
-            opened = open(relay, config, &mx, candidate, how) => opened,
+            opened = open(outbound, config, &mx, candidate, how) => opened,
             () = sending.withdrawn() => return (Session::Fresh, Ok(None)),
         };
         let mut admitted = match opened {
@@ -395,11 +395,16 @@ impl Spine<'_> {
         (mx, manner): (&Domain, Manner),
         chunking: Chunking,
     ) -> Result<Option<Said>, HostError> {
-        let (relay, work) = (self.rules.relay, self.work);
+        let (outbound, work) = (self.rules.outbound, self.work);
         let extensions = *admitted.connection_mut().connection.extensions();
-        let packed =
-            Parcel::pack(relay, &self.rules.config.delivery, work, &extensions, manner.converting)
-                .await;
+        let packed = Parcel::pack(
+            outbound,
+            &self.rules.config.delivery,
+            work,
+            &extensions,
+            manner.converting,
+        )
+        .await;
         let parcel = match packed {
             Ok(parcel) => parcel,
             Err(error) => {
@@ -418,7 +423,7 @@ impl Spine<'_> {
         let mail = Mail { envelope, body: parcel.body(), chunking, deadline, yielding };
         if !self.rules.hand_over() {
             // Its place may be of today while it was opened by these rules.
-            relay.pool.retire(admitted.into_connection());
+            outbound.pool.retire(admitted.into_connection());
             return Ok(None);
         }
         let transmitted = transmit(admitted, &mail).await;
@@ -430,7 +435,7 @@ impl Spine<'_> {
         }
         let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
         match transmitted.connection {
-            Some(idle) if is_used_up => relay.pool.retire(idle),
+            Some(idle) if is_used_up => outbound.pool.retire(idle),
             Some(idle) => self.put_back(idle, manner.starttls),
             None => {}
         }
@@ -439,9 +444,9 @@ impl Spine<'_> {
 
     fn put_back(&self, idle: Idle, starttls: Starttls) {
         match starttls {
-            Starttls::Use => self.rules.relay.pool.give_back(idle),
+            Starttls::Use => self.rules.outbound.pool.give_back(idle),
             // In clear although the host has TLS: that was for this mail only.
-            Starttls::Skip => self.rules.relay.pool.retire(idle),
+            Starttls::Skip => self.rules.outbound.pool.retire(idle),
         }
     }
 

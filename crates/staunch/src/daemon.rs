@@ -4,7 +4,6 @@
 
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,28 +14,30 @@ use policy::clock::{ClockTrust, Moment};
 use sd_notify::NotifyState;
 use spool::{Health, OpenError, Spool, StoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Doors, Inherited};
+use crate::admin::AdminSocketError;
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
-use crate::cli::Exit;
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
-use crate::free_space::FreeSpace;
+use crate::control::{Control, RELOADS_MAX, ReloadRequest};
+use crate::delivery::listening::Listening;
+use crate::delivery::outbound::Outbound;
 use crate::live::Live;
 use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper};
 use crate::pool::Pool;
 use crate::queue::events::Event;
+use crate::queue::handle::QueueHandle;
 use crate::queue::intake::Intake;
 use crate::queue::{EVENTS_MAX, Queue, damaged, deadline, gathering, sweep};
-use crate::relay::Relay;
-use crate::reload::{self, Origin, Reloader};
+use crate::reload::{Origin, Reloader};
 use crate::resolve::Dns;
 use crate::schedule::after;
 use crate::setup::SetupError;
@@ -67,40 +68,15 @@ pub(crate) enum RunError {
     /// The configuration cannot be put to work here.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The door for the command line cannot be opened.
-    #[error("admin.socket: {}: {source}", path.display())]
-    Admin {
-        /// Where it should be.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The socket of the command line cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] AdminSocketError),
     /// Signals cannot be received.
     #[error("signals: {0}")]
     Signals(#[source] io::Error),
     /// A sync failed while it ran, or the queue's task ended.
     #[error("data_dir: a sync failed, or a bug: the queue has to be read anew: start again")]
     Poisoned,
-}
-
-impl RunError {
-    /// The exit code: 78 for what only another configuration heals.
-    pub(crate) fn exit(&self) -> Exit {
-        match self {
-            Self::Setup(
-                SetupError::Dns(_)
-                | SetupError::Tls(_)
-                | SetupError::Fetch(_)
-                | SetupError::Users(_),
-            ) => Exit::Config,
-            Self::Setup(SetupError::Bind(_))
-            | Self::Open(_)
-            | Self::Store(_)
-            | Self::Admin { .. }
-            | Self::Signals(_)
-            | Self::Poisoned => Exit::TemporaryFailure,
-        }
-    }
 }
 
 fn setup(error: impl Into<SetupError>) -> RunError {
@@ -122,40 +98,43 @@ pub(crate) async fn run(
     let users = Auth::prepare(loaded.config.users_file()).map_err(setup)?;
     let spool = open(&loaded.config)?;
     let auth = Auth::new(users, &secret::of(&loaded.config.data_dir).map_err(setup)?);
-    let (relay, inboxes) = assemble(config.clone(), spool)?;
-    look_at_vitals(&relay).await;
+    let (handle, events) = assemble(config.clone(), spool)?;
+    look_at_vitals(&handle).await;
     let admin_socket = admin::bind(&loaded.config.admin.socket)?;
     let admin_name = OwnName::of(&loaded.config.admin.socket)
-        .map_err(|source| RunError::Admin { path: loaded.config.admin.socket.clone(), source })?;
+        .map_err(|source| AdminSocketError { path: loaded.config.admin.socket.clone(), source })?;
 
     let stop = CancellationToken::new();
-    let intake = Intake::new(Arc::clone(&relay));
-    let shared = accept::Shared::new(config, intake, Arc::clone(&auth), Arc::clone(&relay.budget));
-    let doors = Doors::new(Arc::clone(&shared), Arc::clone(&relay), inherited, stop.clone());
+    let intake = Intake::new(Arc::clone(&handle));
+    let shared = accept::Shared::new(config, intake, Arc::clone(&auth), Arc::clone(&handle.budget));
+    let doors =
+        Doors::new(Arc::clone(&shared), Arc::clone(&handle.outbound), inherited, stop.clone());
     let doors = Arc::new(doors);
     let prepared = doors.prepare(&loaded.config).map_err(setup)?;
-    cut_waits(&relay)?;
-    let queue = Queue::open(Arc::clone(&relay), inboxes.events)?;
-    let tracker = relay.tracker.clone();
-    tracker.spawn(run_queue(queue, Arc::clone(&relay), stop.clone()));
-    tracker.spawn(damaged::check_all(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(sweep::run(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(deadline::watch(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(gathering::watch(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(vitals(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(watch_clock(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(watch_waits(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(keep_policies(Arc::clone(&relay), stop.clone()));
-    tracker.spawn(admin::serve(admin_socket, Arc::clone(&relay), stop.clone()));
+    cut_waits(&handle)?;
+    let queue = Queue::open(Arc::clone(&handle), events)?;
+    let tracker = handle.tracker.clone();
+    tracker.spawn(run_queue(queue, Arc::clone(&handle), stop.clone()));
+    tracker.spawn(damaged::check_all(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(sweep::run(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(deadline::watch(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(gathering::watch(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(vitals(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(watch_clock(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(watch_waits(Arc::clone(&handle), stop.clone()));
+    tracker.spawn(keep_policies(Arc::clone(&handle), stop.clone()));
+    let (reloads, requests) = mpsc::channel(RELOADS_MAX);
+    let control = Arc::new(Control { queue: Arc::clone(&handle), reloads });
+    tracker.spawn(admin::serve(admin_socket, control, stop.clone()));
     doors.apply(prepared);
     tracker.spawn(auth.watch(stop.clone()));
 
     tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
     tell_systemd(&[NotifyState::Ready]);
     let reloader =
-        Reloader { origin, loaded, config: sender, relay: Arc::clone(&relay), shared, doors };
-    let result = live(&mut signals, reloader, inboxes.reloads).await;
-    end(&mut signals, &relay, &stop, admin_name).await;
+        Reloader { origin, loaded, config: sender, handle: Arc::clone(&handle), shared, doors };
+    let result = live(&mut signals, reloader, requests).await;
+    end(&mut signals, &handle, &stop, admin_name).await;
     result
 }
 
@@ -179,9 +158,9 @@ fn open(config: &Config) -> Result<Spool, RunError> {
 async fn live(
     signals: &mut Signals,
     mut reloader: Reloader,
-    mut requests: mpsc::Receiver<reload::Request>,
+    mut requests: mpsc::Receiver<ReloadRequest>,
 ) -> Result<(), RunError> {
-    let broken = reloader.relay.broken.clone();
+    let broken = reloader.handle.broken.clone();
     loop {
         let request = tokio::select! {
             wish = signals.next() => match wish {
@@ -200,35 +179,31 @@ async fn live(
         tell_systemd(&[NotifyState::Ready]);
         if let Some(request) = request {
             // Whoever asked may have gone; the log has it, too.
-            let _gone = request.send(result);
+            let _gone = request.send(result.map_err(|refused| refused.to_string()));
         }
     }
 }
 
 /// No new mail and no new attempts; what runs has its grace, or until a second signal.
-async fn end(signals: &mut Signals, relay: &Relay, stop: &CancellationToken, admin_name: OwnName) {
-    let config = relay.config();
+async fn end(
+    signals: &mut Signals,
+    handle: &QueueHandle,
+    stop: &CancellationToken,
+    admin_name: OwnName,
+) {
+    let config = handle.config();
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "no new mail");
     stop.cancel();
-    relay.pool.close();
-    relay.tracker.close();
+    handle.outbound.pool.close();
+    handle.tracker.close();
     tokio::select! {
-        () = relay.tracker.wait() => {}
+        () = handle.tracker.wait() => {}
         () = tokio::time::sleep(config.shutdown_grace + LAST_WORDS) => {}
         () = signals.stop() => {}
     }
     drop(admin_name);
-    relay.spool.close();
-}
-
-/// What arrives for the two tasks that a [`Relay`] only knows the address of.
-#[derive(Debug)]
-pub(crate) struct Inboxes {
-    /// For the queue.
-    pub(crate) events: mpsc::Receiver<Event>,
-    /// For whoever reloads.
-    reloads: mpsc::Receiver<reload::Request>,
+    handle.spool.close();
 }
 
 /// Everything that delivers, not yet running. Also for a walk without a daemon.
@@ -239,7 +214,7 @@ pub(crate) struct Inboxes {
 pub(crate) fn assemble(
     config: watch::Receiver<Arc<Config>>,
     spool: Spool,
-) -> Result<(Arc<Relay>, Inboxes), RunError> {
+) -> Result<(Arc<QueueHandle>, mpsc::Receiver<Event>), RunError> {
     let today = Arc::clone(&config.borrow());
     let tracker = TaskTracker::new();
     let dns = Dns::new(&today.dns).map_err(setup)?;
@@ -248,10 +223,8 @@ pub(crate) fn assemble(
     let watched = (clock.clone(), tracker.clone());
     let policies =
         PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), watched).map_err(setup)?;
-    let (queue, events) = mpsc::channel(EVENTS_MAX);
-    let (reloads, requests) = mpsc::channel(reload::REQUESTS_MAX);
-    let relay = Relay {
-        messages: AtomicU64::new(count(&spool)),
+    let (messages, switches) = (count(&spool), Switches::open(spool.clone())?);
+    let outbound = Outbound {
         dns,
         policies,
         hosts: HostMemory::new(store, clock.clone()),
@@ -260,59 +233,50 @@ pub(crate) fn assemble(
         pool: Pool::new((&*today).into(), tracker.clone()),
         roots: Live::new(load_roots(&today.tls).map_err(setup)?),
         tracker,
-        budget: Budget::new(accept::shares(&today.limits)),
-        free: FreeSpace::new(),
-        listening: Live::new(Vec::new()),
-        broken: CancellationToken::new(),
-        delay_dsns: Default::default(),
-        gathering: Default::default(),
-        restraint: Default::default(),
-        damaged: Default::default(),
-        underway: Arc::default(),
-        deadlines: Notify::new(),
-        switches: Switches::open(spool.clone())?,
-        queue,
-        reloads,
+        listening: Listening::default(),
         config,
         spool,
     };
-    Ok((Arc::new(relay), Inboxes { events, reloads: requests }))
+    let budget = Budget::new(accept::shares(&today.limits));
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
+    let handle = QueueHandle::new(Arc::new(outbound), (switches, messages), budget, sender);
+    Ok((Arc::new(handle), events))
 }
 
 /// Without the queue's task mail would be taken and never sent, so its end is that of the daemon.
-async fn run_queue(queue: Queue, relay: Arc<Relay>, stop: CancellationToken) {
+async fn run_queue(queue: Queue, handle: Arc<QueueHandle>, stop: CancellationToken) {
     if AssertUnwindSafe(queue.run(stop)).catch_unwind().await.is_err() {
         tracing::error!(event = "bug", "the queue panicked; a restart reads it anew");
-        relay.broken.cancel();
+        handle.broken.cancel();
     }
 }
 
 /// Keeps free space and the store's health in view.
-async fn vitals(relay: Arc<Relay>, stop: CancellationToken) {
+async fn vitals(handle: Arc<QueueHandle>, stop: CancellationToken) {
     let (lost, detached) = (AtomicU64::new(0), AtomicBool::new(false));
     let pinned = Mutex::new(PinnedLog::default());
     let every = || async {
         tokio::time::sleep(VITALS_EVERY).await;
-        look_at_vitals(&relay).await;
-        tell_of_lost_bodies(&relay, &lost);
-        damaged::tell_mended(&relay).await;
-        look_around(&relay, &detached);
+        look_at_vitals(&handle).await;
+        tell_of_lost_bodies(&handle, &lost);
+        damaged::tell_mended(&handle).await;
+        look_around(&handle, &detached);
         let mut log = pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        log.look(relay.spool.pinned().as_ref(), Instant::now());
+        log.look(handle.spool.pinned().as_ref(), Instant::now());
     };
     while stop.run_until_cancelled(every()).await.is_some() {}
 }
 
-async fn look_at_vitals(relay: &Arc<Relay>) {
-    if relay.spool.health() == Health::Poisoned {
-        relay.broken.cancel();
+async fn look_at_vitals(handle: &Arc<QueueHandle>) {
+    if handle.spool.health() == Health::Poisoned {
+        handle.broken.cancel();
     }
-    let spool = relay.spool.clone();
+    let spool = handle.spool.clone();
     match tokio::task::spawn_blocking(move || spool.space()).await {
         Ok(Ok(space)) if space.inodes > 0 => {
-            relay.free.look(space.free_bytes());
+            handle.free.look(space.free_bytes());
         }
-        Ok(Ok(_)) => relay.free.look(0),
+        Ok(Ok(_)) => handle.free.look(0),
         Ok(Err(error)) => {
             tracing::error!(event = "store_failed", %error, "free space is not known");
         }
@@ -321,15 +285,15 @@ async fn look_at_vitals(relay: &Arc<Relay>) {
 }
 
 /// Is the data directory still where others look for it? Told once, and when it is back.
-fn look_around(relay: &Relay, told: &AtomicBool) {
-    match relay.spool.look_around() {
+fn look_around(handle: &QueueHandle, told: &AtomicBool) {
+    match handle.spool.look_around() {
         Ok(false) => {}
         Ok(true) => {
             tracing::warn!(event = "lock_renewed", "data_dir/lock was removed, and is made anew");
         }
         Err(error) => tracing::error!(event = "store_failed", %error, "data_dir/lock was removed"),
     }
-    let health = relay.spool.health();
+    let health = handle.spool.health();
     let (is_detached, is_read_only) = (health == Health::Detached, health == Health::ReadOnly);
     let is_out = is_detached || is_read_only;
     if told.swap(is_out, Ordering::Relaxed) == is_out {
@@ -358,8 +322,8 @@ fn look_around(relay: &Relay, told: &AtomicBool) {
 }
 
 /// The store has no log of its own.
-fn tell_of_lost_bodies(relay: &Relay, told: &AtomicU64) {
-    let lost = relay.spool.lost_bodies();
+fn tell_of_lost_bodies(handle: &QueueHandle, told: &AtomicU64) {
+    let lost = handle.spool.lost_bodies();
     if told.swap(lost, Ordering::Relaxed) < lost {
         tracing::warn!(
             event = "bodies_lost",
@@ -380,22 +344,22 @@ fn count(spool: &Spool) -> u64 {
     }
 }
 
-async fn watch_clock(relay: Arc<Relay>, stop: CancellationToken) {
-    relay.clock.run(&relay.spool, &stop).await;
+async fn watch_clock(handle: Arc<QueueHandle>, stop: CancellationToken) {
+    handle.clock.run(&handle.spool, &stop).await;
 }
 
 /// What waits longer than anything may wait got its time from a clock that was ahead: it is due now.
 /// Nothing of that is known while the clock is suspect. Returns what waits no longer than until then. Blocks for
 /// a commit.
-fn cut_waits(relay: &Relay) -> Result<Option<Timestamp>, StoreError> {
-    let Moment { now, clock, .. } = relay.clock.moment();
+fn cut_waits(handle: &QueueHandle) -> Result<Option<Timestamp>, StoreError> {
+    let Moment { now, clock, .. } = handle.clock.moment();
     match clock {
         ClockTrust::Trusted => {}
         ClockTrust::Suspect => return Ok(None),
     }
-    let longest = relay.config().delivery.retry.iter().max().copied().unwrap_or_default();
+    let longest = handle.config().delivery.retry.iter().max().copied().unwrap_or_default();
     let latest = after(now, longest.saturating_mul(2).max(WAIT_MAX));
-    let count = relay.spool.cut_waits(now, latest)?;
+    let count = handle.spool.cut_waits(now, latest)?;
     if count > 0 {
         tracing::info!(event = "waits_cut", count, "a clock that was ahead had set their times");
     }
@@ -403,22 +367,22 @@ fn cut_waits(relay: &Relay) -> Result<Option<Timestamp>, StoreError> {
 }
 
 /// The same whenever the time goes back, and when the clock is trusted again.
-async fn watch_waits(relay: Arc<Relay>, stop: CancellationToken) {
-    let mut last = relay.clock.moment();
+async fn watch_waits(handle: Arc<QueueHandle>, stop: CancellationToken) {
+    let mut last = handle.clock.moment();
     while stop.run_until_cancelled(tokio::time::sleep(WAITS_EVERY)).await.is_some() {
-        let moment = relay.clock.moment();
+        let moment = handle.clock.moment();
         if moment.now < last.now || moment.trusted_since != last.trusted_since {
-            wait_anew(&relay).await;
+            wait_anew(&handle).await;
         }
         last = moment;
     }
 }
 
 /// Cuts the waits in the store, then those in memory.
-async fn wait_anew(relay: &Arc<Relay>) {
-    let cutting = Arc::clone(relay);
+async fn wait_anew(handle: &Arc<QueueHandle>) {
+    let cutting = Arc::clone(handle);
     match tokio::task::spawn_blocking(move || cut_waits(&cutting)).await {
-        Ok(Ok(Some(latest))) => relay.tell_queue(Event::CutWaits { latest }).await,
+        Ok(Ok(Some(latest))) => handle.tell(Event::CutWaits { latest }).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => {
             tracing::error!(event = "store_failed", %error, "waits could not be cut");
@@ -427,9 +391,9 @@ async fn wait_anew(relay: &Arc<Relay>) {
     }
 }
 
-async fn keep_policies(relay: Arc<Relay>, stop: CancellationToken) {
-    let waiting = WaitingMail::new(relay.spool.clone(), relay.config.clone());
-    relay.policies.run(&stop, &waiting).await;
+async fn keep_policies(handle: Arc<QueueHandle>, stop: CancellationToken) {
+    let waiting = WaitingMail::new(handle.spool.clone(), handle.outbound.config.clone());
+    handle.outbound.policies.run(&stop, &waiting).await;
 }
 
 fn tell_systemd(state: &[NotifyState<'_>]) {

@@ -5,111 +5,45 @@
 
 mod question;
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use policy::sts::RecordError;
 use policy::sts::keep::TxtAnswer;
 use policy::{Asked, Observed, ObservedTls, Onward, Proof, authorize};
 use serde_json::{Value, json};
 use smtp::{Domain, HostName, RemoteText};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use x509_parser::extensions::GeneralName;
 
+use crate::attempt;
 use crate::config::{Config, Limit};
-use crate::daemon::{RunError, assemble};
+use crate::delivery::outbound::Outbound;
 use crate::hosts::{self, Candidate};
 use crate::open::{How, open};
 use crate::outcome::{AttemptError, Fate, HostError, Walk};
 use crate::policy_store::{Consulted, PolicyVerdict, Source};
 use crate::pool::site_limit;
+use crate::queue::handle::QueueHandle;
 use crate::queue::shaping::domain_limit;
-use crate::relay::Relay;
 use crate::requirement::{self, Local};
 use crate::resolve::Freshness;
 use crate::route::{self, Leg};
 use crate::telemetry::Problem;
-use crate::{attempt, clock, replaced};
 use question::Subject;
 pub(crate) use question::{BadQuestion, Question};
-
-/// The walk without a daemon: with what the data directory remembers, if nobody else works in it.
-///
-/// # Errors
-///
-/// [`RunError`] when it cannot be begun.
-pub(crate) async fn walk_alone(config: &Config, question: Question) -> Result<Value, AloneError> {
-    let stored = config.data_dir.join("queue.db").exists();
-    let at_home = stored.then(|| spool::Spool::open(&config.data_dir, spool::Options::default()));
-    let (spool, scratch) = match at_home {
-        Some(Ok(spool)) => {
-            replaced::leave_for_the_daemon(&spool).map_err(RunError::from)?;
-            (spool, None)
-        }
-        Some(Err(_)) | None => {
-            let scratch = scratch_dir().map_err(RunError::from)?;
-            let spool = spool::Spool::open(&scratch, spool::Options::default());
-            (spool.map_err(RunError::from)?, Some(scratch))
-        }
-    };
-    let (_config, config) = watch::channel(Arc::new(config.clone()));
-    let (relay, _events) = assemble(config, spool)?;
-    let answer = walk(&relay, question).await;
-    relay.spool.close();
-    if let Some(scratch) = scratch {
-        // Nobody misses it; what is left is for whoever cleans the directory of temporary files.
-        let _removed = std::fs::remove_dir_all(scratch);
-    }
-    Ok(answer?)
-}
-
-/// A directory for nobody else, in one where everybody may write: it must not have been there.
-fn scratch_dir() -> Result<PathBuf, spool::OpenError> {
-    let name = format!("staunch-explain-{}-{}", std::process::id(), clock::now().as_nanosecond());
-    let path = std::env::temp_dir().join(name);
-    match DirBuilder::new().mode(0o700).create(&path) {
-        Ok(()) => Ok(path),
-        Err(source) => Err(spool::OpenError::Io { path, source }),
-    }
-}
-
-/// Why there is no answer without a daemon.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AloneError {
-    /// The walk could not be begun.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// It was not worth beginning.
-    #[error(transparent)]
-    Question(#[from] BadQuestion),
-}
-
-impl AloneError {
-    /// The exit code.
-    pub(crate) fn exit(&self) -> crate::cli::Exit {
-        match self {
-            Self::Run(error) => error.exit(),
-            Self::Question(_) => crate::cli::Exit::BadInput,
-        }
-    }
-}
 
 /// Walks, and writes down what each step found.
 ///
 /// # Errors
 ///
 /// [`BadQuestion`].
-pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, BadQuestion> {
-    let config = relay.config();
+pub(crate) async fn walk(queue: &QueueHandle, question: Question) -> Result<Value, BadQuestion> {
+    let outbound = &*queue.outbound;
+    let config = outbound.config();
     let Subject { domain, alias } = question.subject(&config)?;
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
     let local = Local { floor: next_hop.floor, onward };
-    let off = relay.switches.off().towards(&config, &next_hop.lane).shown(&config);
+    let off = queue.switches.off().towards(&config, &next_hop.lane).shown(&config);
     let mut tale = Tale::new();
     if let Some(targets) = alias {
         tale.step("alias", &targets);
@@ -118,10 +52,10 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
     if !config.sources.is_empty() {
         tale.step("source", &next_hop.sources.to_string());
     }
-    let mut walk = Walk::new(attempt::demand(relay, onward));
+    let mut walk = Walk::new(attempt::demand(outbound, onward));
     let mut bound = None;
     for leg in &next_hop.legs {
-        let asked = match ask_policy(relay, &config, leg, local, &mut tale).await {
+        let asked = match ask_policy(outbound, &config, leg, local, &mut tale).await {
             Ok(asked) => asked,
             Err(error) => {
                 walk.leg_failed(error);
@@ -129,11 +63,13 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
             }
         };
         bound.get_or_insert_with(|| (leg, asked.clone()));
-        match hosts::candidates(relay, &config, &next_hop, leg, (&asked, Freshness::Cached)).await {
+        match hosts::candidates(outbound, &config, &next_hop, leg, (&asked, Freshness::Cached))
+            .await
+        {
             Ok(candidates) => {
                 tale.step("mx", &format!("{} hosts", candidates.len()));
                 tell_limits(&config, &domain, leg, &candidates, &mut tale);
-                let guide = Guide { relay, config: &config, asked: &asked, question: &question };
+                let guide = Guide { outbound, config: &config, asked: &asked, question: &question };
                 for candidate in &candidates {
                     guide.look_at(candidate, &mut walk, &mut tale).await;
                 }
@@ -147,7 +83,7 @@ pub(crate) async fn walk(relay: &Relay, question: Question) -> Result<Value, Bad
     let (verdict, reason) = match tale.best {
         Some(verdict) => (verdict, Value::Null),
         None => {
-            let error = attempt::conclude(relay, &next_hop, bound.as_ref(), walk).await;
+            let error = attempt::conclude(outbound, &next_hop, bound.as_ref(), walk).await;
             let verdict = match error.verdict().0 {
                 Fate::Defer => "defer",
                 Fate::Fail => "reject",
@@ -202,14 +138,14 @@ impl Tale {
 }
 
 async fn ask_policy(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     leg: &Leg,
     local: Local,
     tale: &mut Tale,
 ) -> Result<Asked, AttemptError> {
     if let Some(domain) = leg.policy_domain() {
-        let consulted = relay.policies.consult(domain, Freshness::Cached).await;
+        let consulted = outbound.policies.consult(domain, Freshness::Cached).await;
         let result = match &consulted.verdict {
             PolicyVerdict::Policy(kept) => format!("policy, mode {}", kept.policy().mode()),
             PolicyVerdict::None(_) => "no policy".to_owned(),
@@ -218,7 +154,7 @@ async fn ask_policy(
         tale.step("mta_sts", &result);
         tale.mta_sts = mta_sts(&consulted);
     }
-    requirement::asked(relay, config, leg, local, Freshness::Cached).await
+    requirement::asked(outbound, config, leg, local, Freshness::Cached).await
 }
 
 fn mta_sts(consulted: &Consulted) -> Value {
@@ -297,7 +233,7 @@ fn tell_limits(
 
 /// What the look at each host shares.
 struct Guide<'a> {
-    relay: &'a Relay,
+    outbound: &'a Outbound,
     config: &'a Config,
     asked: &'a Asked,
     question: &'a Question,
@@ -343,13 +279,13 @@ impl Guide<'_> {
         seen: &mut Seen,
     ) -> Result<&'static str, HostError> {
         let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
-        let addresses = hosts::locate(self.relay, self.config, &mx, candidate).await?;
+        let addresses = hosts::locate(self.outbound, self.config, &mx, candidate).await?;
         seen.addresses = addresses.iter().map(|address| address.ip().to_string()).collect();
         if !self.question.connect {
             return Ok(expected_verdict(self.asked));
         }
-        let (relay, config) = (self.relay, self.config);
-        let opened = open(relay, config, &mx, candidate, How::USUAL).await;
+        let (outbound, config) = (self.outbound, self.config);
+        let opened = open(outbound, config, &mx, candidate, How::USUAL).await;
         let mut admitted = opened.map_err(|shut| {
             shut.observed.iter().for_each(|observed| seen.look_at(observed));
             shut.error
@@ -360,7 +296,7 @@ impl Guide<'_> {
             Proof::Encrypted => "encrypted",
             Proof::Plain => "opportunistic",
         };
-        relay.pool.retire(admitted.into_connection());
+        outbound.pool.retire(admitted.into_connection());
         Ok(verdict)
     }
 

@@ -10,8 +10,8 @@ use smtp::{Domain, HostName, RemoteText};
 use crate::addresses::is_forbidden;
 use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
 use crate::connect::{ConnectCause, ConnectFailure, Door, PoolKey, Sources, TlsStart};
+use crate::delivery::outbound::Outbound;
 use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
-use crate::relay::Relay;
 use crate::resolve::{Freshness, MailHosts, MxRecord, MxTarget};
 use crate::route::{Leg, NextHop};
 
@@ -54,7 +54,7 @@ impl Candidate {
 ///
 /// [`AttemptError::Dns`] and [`AttemptError::DeadEnd`].
 pub(crate) async fn candidates(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     next_hop: &NextHop,
     leg: &Leg,
@@ -70,9 +70,9 @@ pub(crate) async fn candidates(
         Candidate { preference, located, door, sources, freshness }
     };
     let found = match leg {
-        Leg::Domain(domain) => looked_up(relay, config, leg, domain, (asked, freshness)).await?,
+        Leg::Domain(domain) => looked_up(outbound, config, leg, domain, (asked, freshness)).await?,
         Leg::Via(Via { host: Domain::Name(name), lookup: ViaLookup::Mx, .. }) => {
-            looked_up(relay, config, leg, name, (asked, freshness)).await?
+            looked_up(outbound, config, leg, name, (asked, freshness)).await?
         }
         Leg::Via(Via { host, .. }) => {
             let next_hop = host.clone();
@@ -91,7 +91,7 @@ fn door(via: &Via, login: Option<Arc<Login>>) -> Door {
 }
 
 async fn looked_up(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     leg: &Leg,
     domain: &HostName,
@@ -101,10 +101,10 @@ async fn looked_up(
         let next_hop = Domain::Name(domain.clone());
         (preference, Located { mx: Domain::Name(mx), next_hop, named_by })
     };
-    match relay.dns.mail_hosts(domain, freshness).await.map_err(AttemptError::Dns)? {
-        MailHosts::NullMx => Err(dead_end(relay, leg, (domain, asked), DeadEnd::NullMx).await),
+    match outbound.dns.mail_hosts(domain, freshness).await.map_err(AttemptError::Dns)? {
+        MailHosts::NullMx => Err(dead_end(outbound, leg, (domain, asked), DeadEnd::NullMx).await),
         MailHosts::NoSuchDomain => {
-            Err(dead_end(relay, leg, (domain, asked), DeadEnd::NoSuchDomain).await)
+            Err(dead_end(outbound, leg, (domain, asked), DeadEnd::NoSuchDomain).await)
         }
         MailHosts::Implicit { name, canonical } => {
             let mx = implicit_name(name, canonical, asked);
@@ -134,7 +134,7 @@ async fn looked_up(
             match invalid {
                 _ if !hosts.is_empty() => Ok(hosts),
                 Some(text) => Err(AttemptError::BadMx { domain: domain.clone(), text }),
-                None => Err(dead_end(relay, leg, (domain, asked), DeadEnd::MailLoop).await),
+                None => Err(dead_end(outbound, leg, (domain, asked), DeadEnd::MailLoop).await),
             }
         }
     }
@@ -162,13 +162,13 @@ fn implicit_name(name: HostName, canonical: Option<HostName>, asked: &Asked) -> 
 /// May an answer that nobody authenticated end mail for `leg`? Whoever can forge DNS could, so a live
 /// policy is believed first, stored or only in `asked` (what binds this attempt), and so is the operator who
 /// wrote the next hop down.
-pub(crate) async fn evidence(relay: &Relay, leg: &Leg, asked: Option<&Asked>) -> MxEvidence {
+pub(crate) async fn evidence(outbound: &Outbound, leg: &Leg, asked: Option<&Asked>) -> MxEvidence {
     let domain = match leg {
         Leg::Via(_) => return MxEvidence::ContradictsRoute,
         Leg::Domain(domain) => domain,
     };
     // The store does not have every policy that binds: not one whose max_age is 0, nor one it had no room for.
-    if !asked.is_some_and(is_bound_by_policy) && !is_enforced_in_store(relay, domain).await {
+    if !asked.is_some_and(is_bound_by_policy) && !is_enforced_in_store(outbound, domain).await {
         return MxEvidence::Uncontested;
     }
     tracing::warn!(
@@ -187,20 +187,20 @@ fn is_bound_by_policy(asked: &Asked) -> bool {
     })
 }
 
-async fn is_enforced_in_store(relay: &Relay, domain: &HostName) -> bool {
-    let (policies, name) = (relay.policies.clone(), domain.clone());
+async fn is_enforced_in_store(outbound: &Outbound, domain: &HostName) -> bool {
+    let (policies, name) = (outbound.policies.clone(), domain.clone());
     let enforced = tokio::task::spawn_blocking(move || policies.enforces(&name)).await;
     // What cannot be ruled out is taken for true.
     enforced.unwrap_or(true)
 }
 
 async fn dead_end(
-    relay: &Relay,
+    outbound: &Outbound,
     leg: &Leg,
     (domain, asked): (&HostName, &Asked),
     end: DeadEnd,
 ) -> AttemptError {
-    let evidence = evidence(relay, leg, Some(asked)).await;
+    let evidence = evidence(outbound, leg, Some(asked)).await;
     AttemptError::DeadEnd { domain: domain.clone(), end, evidence }
 }
 
@@ -211,7 +211,7 @@ async fn dead_end(
 /// [`HostError::Dns`], [`HostError::NoAddress`], [`HostError::ForbiddenAddress`], and
 /// [`HostError::Connect`] where `delivery.ip` leaves out what there is.
 pub(crate) async fn locate(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
@@ -219,14 +219,14 @@ pub(crate) async fn locate(
     let (port, freshness) = (candidate.door.port, candidate.freshness);
     let found = match mx.host() {
         Domain::Literal(address) => vec![*address],
-        Domain::Name(name) => relay
+        Domain::Name(name) => outbound
             .dns
             .addresses(name, config.delivery.ip, freshness)
             .await
             .map_err(HostError::Dns)?,
     };
     let Some(first) = found.first().copied() else {
-        return Err(without_address(relay, config, mx.host(), freshness).await);
+        return Err(without_address(outbound, config, mx.host(), freshness).await);
     };
     let allowed = |address: &IpAddr| match mx.named_by() {
         // The operator wrote the host down: its addresses are the operator's word.
@@ -239,7 +239,7 @@ pub(crate) async fn locate(
         .into_iter()
         .filter(allowed)
         .map(|ip| SocketAddr::new(ip, port))
-        .filter(|address| !relay.is_ourselves(*address))
+        .filter(|address| !outbound.listening.is_ourselves(*address))
         .collect();
     if addresses.is_empty() { Err(HostError::ForbiddenAddress(first)) } else { Ok(addresses) }
 }
@@ -247,7 +247,7 @@ pub(crate) async fn locate(
 /// Has the host no address, or none that the operator wants used? The one ends mail, the other is no fault
 /// of any recipient's.
 async fn without_address(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     host: &Domain,
     freshness: Freshness,
@@ -258,7 +258,7 @@ async fn without_address(
         IpFamily::V6 => IpFamily::V4,
     };
     let Some(name) = host.name() else { return HostError::NoAddress };
-    match relay.dns.addresses(name, left_out, freshness).await {
+    match outbound.dns.addresses(name, left_out, freshness).await {
         Ok(none) if none.is_empty() => HostError::NoAddress,
         Ok(_) => {
             let (host, cause) = (host.clone(), ConnectCause::LeftOut);

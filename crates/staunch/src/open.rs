@@ -12,11 +12,11 @@ use spool::LaneKey;
 use crate::config::Config;
 use crate::connect::{Family, Opened, PoolKey, Starttls, TlsStart};
 use crate::delivery::log;
+use crate::delivery::outbound::Outbound;
 use crate::hosts::{self, Candidate};
 use crate::login::{LoginFailure, log_in};
 use crate::outcome::{HostError, StarttlsGone};
 use crate::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
-use crate::relay::Relay;
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,10 +35,10 @@ impl How<'_> {
     /// # Errors
     ///
     /// [`HostError::Down`]: others have done that lately, in vain.
-    fn ask(self, relay: &Relay, key: &PoolKey) -> Result<(), HostError> {
+    fn ask(self, outbound: &Outbound, key: &PoolKey) -> Result<(), HostError> {
         match self.asker {
             Asker::Lane(lane) => {
-                relay.pool.down(key, lane).map_or(Ok(()), |down| Err(HostError::Down(down)))
+                outbound.pool.down(key, lane).map_or(Ok(()), |down| Err(HostError::Down(down)))
             }
             Asker::LaneAnew(_) | Asker::Operator => Ok(()),
         }
@@ -104,13 +104,13 @@ impl From<Shut> for HostError {
 ///
 /// [`Shut`] when there is none, or none but in clear text with a host that did TLS lately.
 pub(crate) async fn open(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
     how: How<'_>,
 ) -> Result<Admitted<Idle>, Shut> {
-    let opened = open_any(relay, config, mx, candidate, how).await;
+    let opened = open_any(outbound, config, mx, candidate, how).await;
     // Where TLS came about, or is required, nothing is asked of the memory.
     let in_clear = match (&opened, candidate.door.tls) {
         (_, TlsStart::AtOnce) => false,
@@ -128,12 +128,12 @@ pub(crate) async fn open(
         Ok(_) => StarttlsGone::NotOffered.to_string(),
         Err(shut) => shut.error.problem(mx.host()).text.to_string(),
     };
-    if !relay.hosts.misses_starttls(name, &gone).await {
+    if !outbound.hosts.misses_starttls(name, &gone).await {
         return opened;
     }
     let gone = match opened {
         Ok(admitted) => {
-            relay.pool.retire(admitted.into_connection());
+            outbound.pool.retire(admitted.into_connection());
             StarttlsGone::NotOffered
         }
         Err(Shut { error: HostError::Connect(failure), .. }) => StarttlsGone::Failed(failure),
@@ -144,7 +144,7 @@ pub(crate) async fn open(
 
 /// The same, whatever the host did lately.
 async fn open_any(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
@@ -152,8 +152,8 @@ async fn open_any(
 ) -> Result<Admitted<Idle>, Shut> {
     let key = candidate.key(mx);
     let slot = loop {
-        how.ask(relay, &key)?;
-        match relay.pool.checkout(&key).await {
+        how.ask(outbound, &key)?;
+        match outbound.pool.checkout(&key).await {
             Checkout::Fresh(slot) => break slot,
             Checkout::ConcurrencyLimited(bottleneck) => {
                 return Err(HostError::ConcurrencyLimited(bottleneck).into());
@@ -161,37 +161,37 @@ async fn open_any(
             Checkout::TooSoon(wait) => return Err(HostError::TooSoon(wait).into()),
             Checkout::Idle(idle) => {
                 let is_reached = how.reach.includes(Family::of(idle.connection.peer().ip()));
-                if !is_reached || is_outdone(relay, mx, &idle).await {
-                    relay.pool.retire(idle);
+                if !is_reached || is_outdone(outbound, mx, &idle).await {
+                    outbound.pool.retire(idle);
                     continue;
                 }
-                match admit(relay, mx, idle) {
+                match admit(outbound, mx, idle) {
                     Ok(admitted) => return Ok(admitted),
                     // Good enough for other mail once, not for this one today.
-                    Err(denied) => relay.pool.retire(denied.connection),
+                    Err(denied) => outbound.pool.retire(denied.connection),
                 }
             }
         }
     };
     // It may have waited for others that were not let in.
-    how.ask(relay, &key)?;
-    let addresses = hosts::locate(relay, config, mx, candidate).await?;
+    how.ask(outbound, &key)?;
+    let addresses = hosts::locate(outbound, config, mx, candidate).await?;
     let reached =
         addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
-    Entry { relay, mx, key, addresses: reached, how }.enter(slot).await
+    Entry { outbound, mx, key, addresses: reached, how }.enter(slot).await
 }
 
 /// Is it in clear, and the host has done TLS with us since? A new one will be better, or tell.
-async fn is_outdone(relay: &Relay, mx: &AuthorizedMx, idle: &Idle) -> bool {
+async fn is_outdone(outbound: &Outbound, mx: &AuthorizedMx, idle: &Idle) -> bool {
     match (&*idle.observed, mx.host().name()) {
-        (Observed::Plain, Some(name)) => relay.hosts.did_starttls(name).await,
+        (Observed::Plain, Some(name)) => outbound.hosts.did_starttls(name).await,
         (Observed::Plain, None) | (Observed::Tls(_), _) => false,
     }
 }
 
 /// The way to a new session.
 struct Entry<'a> {
-    relay: &'a Relay,
+    outbound: &'a Outbound,
     mx: &'a AuthorizedMx,
     key: PoolKey,
     addresses: Vec<SocketAddr>,
@@ -204,7 +204,7 @@ impl Entry<'_> {
         let (opened, claim) = self.connect(&slot).await?;
         let Opened { connection, observed, is_resumed } = opened;
         let idle = Idle::new(connection, observed, slot).claimed(claim);
-        let denied = match admit(self.relay, self.mx, idle) {
+        let denied = match admit(self.outbound, self.mx, idle) {
             Ok(admitted) => return self.known(admitted).await,
             Err(denied) => denied,
         };
@@ -215,12 +215,12 @@ impl Entry<'_> {
         // What was not good enough is what the host showed at an earlier handshake. It may have renewed its
         // certificate since.
         let Idle { connection, slot, .. } = denied.connection;
-        self.relay.connector.quit(connection);
-        self.relay.connector.forget_tls(&self.key);
+        self.outbound.connector.quit(connection);
+        self.outbound.connector.forget_tls(&self.key);
         let (opened, claim) = self.connect(&slot).await?;
         let Opened { connection, observed, is_resumed: _ } = opened;
         let idle = Idle::new(connection, observed, slot).claimed(claim);
-        match admit(self.relay, self.mx, idle) {
+        match admit(self.outbound, self.mx, idle) {
             Ok(admitted) => self.known(admitted).await,
             Err(denied) => Err(self.shut(*denied)),
         }
@@ -232,7 +232,7 @@ impl Entry<'_> {
         match log_in(&mut admitted, login).await {
             Ok(()) => Ok(admitted),
             Err(error) => {
-                self.relay.pool.retire(admitted.into_connection());
+                self.outbound.pool.retire(admitted.into_connection());
                 if let LoginFailure::Login(error) = &error {
                     log::login_failed(&self.key.host, error);
                 }
@@ -243,7 +243,7 @@ impl Entry<'_> {
 
     /// Connects to the first of the addresses that may have one more connection.
     async fn connect(&self, slot: &Slot) -> Result<(Opened, Option<Claim>), Shut> {
-        let connector = &self.relay.connector;
+        let connector = &self.outbound.connector;
         let (addresses, claim) = self.claim().map_err(HostError::ConcurrencyLimited)?;
         let opened = connector.connect(self.mx, addresses, &self.key, self.how.starttls).await;
         let opened = opened.map_err(|failure| {
@@ -254,7 +254,7 @@ impl Entry<'_> {
             let is_whole = addresses.len() == self.addresses.len() && self.how.reach == Reach::Any;
             match self.how.asker {
                 Asker::Lane(lane) | Asker::LaneAnew(lane) if is_whole => {
-                    let noted = self.relay.pool.note_down(slot, lane, (failure, addresses));
+                    let noted = self.outbound.pool.note_down(slot, lane, (failure, addresses));
                     noted.map_or_else(HostError::Connect, HostError::Down)
                 }
                 Asker::Lane(_) | Asker::LaneAnew(_) | Asker::Operator => {
@@ -266,7 +266,7 @@ impl Entry<'_> {
         let peer = opened.connection.peer().ip();
         let claim = match self.key.route {
             Some(_) => None,
-            None => match self.relay.pool.move_claim(claim, peer) {
+            None => match self.outbound.pool.move_claim(claim, peer) {
                 Ok(claim) => claim,
                 Err(bottleneck) => {
                     connector.quit(opened.connection);
@@ -275,7 +275,7 @@ impl Entry<'_> {
             },
         };
         if let (Observed::Tls(_), Some(name)) = (&opened.observed, self.mx.host().name()) {
-            self.relay.hosts.note_starttls(name).await;
+            self.outbound.hosts.note_starttls(name).await;
         }
         Ok((opened, claim))
     }
@@ -287,7 +287,7 @@ impl Entry<'_> {
         }
         let mut full = None;
         for (index, address) in self.addresses.iter().enumerate() {
-            match self.relay.pool.claim(address.ip()) {
+            match self.outbound.pool.claim(address.ip()) {
                 Ok(claim) => return Ok((self.addresses.get(index..).unwrap_or_default(), claim)),
                 Err(bottleneck) => full = Some(bottleneck),
             }
@@ -301,17 +301,17 @@ impl Entry<'_> {
     fn shut(&self, denied: Denied<Idle>) -> Shut {
         let Denied { connection, failure } = denied;
         let observed = Some(Arc::clone(&connection.observed));
-        self.relay.pool.retire(connection);
+        self.outbound.pool.retire(connection);
         Shut { error: HostError::Tls(failure), observed }
     }
 }
 
 /// Judges what was seen by what is asked for this mail, today.
 fn admit(
-    relay: &Relay,
+    outbound: &Outbound,
     mx: &AuthorizedMx,
     idle: Idle,
 ) -> Result<Admitted<Idle>, Box<Denied<Idle>>> {
     let observed = Arc::clone(&idle.observed);
-    mx.admit(idle, &observed, &relay.roots.now(), relay.now()).map_err(Box::new)
+    mx.admit(idle, &observed, &outbound.roots.now(), outbound.now()).map_err(Box::new)
 }

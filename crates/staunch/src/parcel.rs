@@ -19,9 +19,9 @@ use smtp::{Extension, Extensions};
 use spool::{BodyBytes, BodyFacts, Deadline, StoreError};
 
 use crate::config::{Delivery, EightBit, LongLines};
+use crate::delivery::outbound::Outbound;
 use crate::message::{Body, Work};
 use crate::outcome::{HostError, Misfit};
-use crate::relay::Relay;
 use crate::transmit::{self, BodySource, PIECE_OCTETS};
 
 /// RFC 2852 §4: digits of a by-time.
@@ -57,14 +57,14 @@ impl Parcel {
     ///
     /// [`HostError`] if the host does not take it, or it cannot be read.
     pub(crate) async fn pack(
-        relay: &Relay,
+        outbound: &Outbound,
         rules: &Delivery,
         work: &Work,
         extensions: &Extensions,
         converting: Converting,
     ) -> Result<Self, HostError> {
         let facts = &work.facts;
-        let deliver_by = deliver_by(work.options.deliver_by, extensions, relay.now())?;
+        let deliver_by = deliver_by(work.options.deliver_by, extensions, outbound.now())?;
         let has_utf8_address = work.needs_utf8_addresses();
         let takes_utf8 = extensions.offers(Extension::SmtpUtf8);
         if has_utf8_address && !takes_utf8 {
@@ -72,7 +72,7 @@ impl Parcel {
         }
         let mut goal = goal(rules, facts, extensions)?;
         check_size(sent_size(facts), extensions)?;
-        let body = Loaded::load(relay, work).await?;
+        let body = Loaded::load(outbound, work).await?;
         let mut parcel = Self {
             body,
             stored: facts.size,
@@ -224,11 +224,11 @@ enum Loaded {
 
 impl Loaded {
     /// Takes the body from memory or store.
-    async fn load(relay: &Relay, work: &Work) -> Result<Self, HostError> {
+    async fn load(outbound: &Outbound, work: &Work) -> Result<Self, HostError> {
         if let Body::Hot(hot) = &work.body {
             return Ok(Self::Memory(hot.bytes.clone()));
         }
-        let (spool, message) = (relay.spool.clone(), work.message);
+        let (spool, message) = (outbound.spool.clone(), work.message);
         let read = tokio::task::spawn_blocking(move || spool.body(message)).await;
         match read.unwrap_or(Err(StoreError::Closed)) {
             Ok(spool::Body::Memory(bytes)) => Ok(Self::Memory(bytes)),

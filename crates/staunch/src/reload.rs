@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use policy::Roots;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use crate::accept::{self, Doors, PreparedDoors};
 use crate::auth::{self, Auth};
@@ -19,7 +19,7 @@ use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::{Connector, Setup};
 use crate::fetch::Fetcher;
 use crate::queue::events::{Event, Routes};
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::resolve::{Dns, NewResolver};
 use crate::setup::SetupError;
 use crate::telemetry;
@@ -38,9 +38,6 @@ const UNSEEN: [&str; 5] =
 const KEYS_LOGGED: usize = 50;
 /// Names a file that may have changed where the key has not.
 const ALIASES_FILE: &str = "submit.aliases_file";
-/// Requests that may wait for the reload under way.
-pub(crate) const REQUESTS_MAX: usize = 16;
-
 /// Where this process has its configuration from, and what of the command line stands above it.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
@@ -52,9 +49,6 @@ pub(crate) struct Origin {
 
 /// The keys that a reload changed.
 pub(crate) type Changed = Vec<String>;
-
-/// Somebody asks for a reload and waits for its result.
-pub(crate) type Request = oneshot::Sender<Result<Changed, Refused>>;
 
 /// Why the configuration stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +74,7 @@ pub(crate) struct Reloader {
     /// Tells everybody who looks.
     pub(crate) config: watch::Sender<Arc<Config>>,
     /// The parts.
-    pub(crate) relay: Arc<Relay>,
+    pub(crate) handle: Arc<QueueHandle>,
     /// And those that take mail in.
     pub(crate) shared: Arc<accept::Shared>,
     /// Where mail comes in.
@@ -114,7 +108,7 @@ impl Reloader {
     }
 
     async fn try_reload(&mut self) -> Result<Changed, Refused> {
-        let (relay, doors) = (Arc::clone(&self.relay), Arc::clone(&self.doors));
+        let (handle, doors) = (Arc::clone(&self.handle), Arc::clone(&self.doors));
         let file = self.origin.file.clone();
         // Files may lie on a slow disk.
         let (before, aliases) = (self.loaded.shown.clone(), self.loaded.config.aliases.clone());
@@ -129,7 +123,7 @@ impl Reloader {
             {
                 changed.push(ALIASES_FILE.to_owned());
             }
-            Ok::<_, Refused>((prepare(loaded, &relay, &doors)?, changed))
+            Ok::<_, Refused>((prepare(loaded, &handle, &doors)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;
         self.apply(prepared, &changed).await;
@@ -140,26 +134,26 @@ impl Reloader {
         let Prepared { loaded, roots, fetcher, resolver, users, doors, setup } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
-        let relay = &self.relay;
-        relay.roots.replace(roots);
-        relay.dns.renew(resolver);
+        let handle = &self.handle;
+        handle.outbound.roots.replace(roots);
+        handle.outbound.dns.renew(resolver);
         if is_touched(changed, &CONNECTING) {
-            relay.connector.reconfigure(setup);
+            handle.outbound.connector.reconfigure(setup);
         }
-        relay.pool.set_limits((&*config).into());
+        handle.outbound.pool.set_limits((&*config).into());
         self.config.send_modify(|today| {
             // Before anybody can read the new one: no mail that is tried by it finds a connection of the old.
             if is_touched(changed, &UNSEEN) {
-                relay.pool.renew();
+                handle.outbound.pool.renew();
             }
             *today = Arc::clone(&config);
         });
         self.shared.reconfigure(&config, users);
-        relay.policies.renew(fetcher);
+        handle.outbound.policies.renew(fetcher);
         self.doors.apply(doors);
         self.origin.level.set(&config.log.level);
         let routes = if is_touched(changed, &["route["]) { Routes::Changed } else { Routes::Same };
-        relay.tell_queue(Event::Reconfigured(routes)).await;
+        handle.tell(Event::Reconfigured(routes)).await;
     }
 }
 
@@ -179,11 +173,11 @@ fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), Refused> {
 }
 
 /// Makes what a new configuration asks for. Blocks.
-fn prepare(loaded: Loaded, relay: &Relay, doors: &Doors) -> Result<Prepared, SetupError> {
+fn prepare(loaded: Loaded, handle: &QueueHandle, doors: &Doors) -> Result<Prepared, SetupError> {
     let config = &loaded.config;
     Ok(Prepared {
         roots: load_roots(&config.tls)?,
-        fetcher: relay.policies.prepare(config)?,
+        fetcher: handle.outbound.policies.prepare(config)?,
         resolver: Dns::prepare(&config.dns)?,
         users: Auth::prepare(config.users_file())?,
         doors: doors.prepare(config)?,

@@ -7,9 +7,9 @@ use policy::{Asked, Effect, Floor, Onward, Published, Requirement};
 use smtp::{HostName, RemoteText};
 
 use crate::config::{Config, StsMode, TlsFloor};
+use crate::delivery::outbound::Outbound;
 use crate::outcome::AttemptError;
 use crate::policy_store::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
-use crate::relay::Relay;
 use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
 use crate::route::Leg;
 use crate::telemetry::Reason;
@@ -40,7 +40,7 @@ impl Local {
 /// As [`asked`], with a watch that shows from when on it is outdated; none where no policy can bind. The watch
 /// is taken first, so that nothing falls between it and the look-up.
 pub(crate) async fn watched(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     leg: &Leg,
     local: Local,
@@ -50,8 +50,8 @@ pub(crate) async fn watched(
     let mut lookups = 0;
     loop {
         lookups += 1;
-        let watch = enforced_domain(config, leg).map(|domain| relay.policies.watch(domain));
-        let asked = asked(relay, config, leg, local, freshness).await;
+        let watch = enforced_domain(config, leg).map(|domain| outbound.policies.watch(domain));
+        let asked = asked(outbound, config, leg, local, freshness).await;
         let is_outdated = watch.as_ref().is_some_and(PolicyWatch::has_changed);
         if !is_outdated || lookups >= LOOKUPS_MAX {
             return (asked, watch);
@@ -77,7 +77,7 @@ fn enforced_domain<'l>(config: &Config, leg: &'l Leg) -> Option<&'l HostName> {
 /// [`AttemptError::Policy`] while it is not known whether there is a policy; [`AttemptError::Dns`] if
 /// that is because no name server can be reached at all, which is trouble of our own.
 pub(crate) async fn asked(
-    relay: &Relay,
+    outbound: &Outbound,
     config: &Config,
     leg: &Leg,
     local: Local,
@@ -91,7 +91,7 @@ pub(crate) async fn asked(
         StsMode::Report => Effect::ReportOnly,
         StsMode::Enforce => Effect::Enforced,
     };
-    match relay.policies.lookup(domain, freshness).await {
+    match outbound.policies.lookup(domain, freshness).await {
         PolicyVerdict::Policy(kept) => {
             Ok(Asked::new(local, Some(Published { domain, policy: kept.policy(), effect })))
         }
@@ -109,7 +109,7 @@ pub(crate) async fn asked(
         PolicyVerdict::None(_) => Ok(Asked::new(local, None)),
         // To watch a policy is no reason to hold mail back.
         PolicyVerdict::Defer(_) if effect == Effect::ReportOnly => Ok(Asked::new(local, None)),
-        PolicyVerdict::Defer(defer) => match unreachable_dns(relay, domain, &defer).await {
+        PolicyVerdict::Defer(defer) => match unreachable_dns(outbound, domain, &defer).await {
             Some(failure) => Err(AttemptError::Dns(failure)),
             None => Err(AttemptError::Policy(defer)),
         },
@@ -124,14 +124,14 @@ fn policy_unknown(reason: Reason, text: RemoteText) -> AttemptError {
 
 /// Is it that no name server answers at all? Then no other domain would fare better.
 async fn unreachable_dns(
-    relay: &Relay,
+    outbound: &Outbound,
     domain: &HostName,
     defer: &PolicyDefer,
 ) -> Option<DnsFailure> {
     if defer.reason != Reason::PolicyDnsFailure {
         return None;
     }
-    let failure = relay.dns.mail_hosts(domain, Freshness::Cached).await.err()?;
+    let failure = outbound.dns.mail_hosts(domain, Freshness::Cached).await.err()?;
     (failure.kind == DnsFailureKind::Unreachable).then_some(failure)
 }
 

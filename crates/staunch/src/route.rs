@@ -292,9 +292,8 @@ mod tests {
         let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
         let require_tls = MessageOptions { require_tls: true, ..MessageOptions::default() };
         for options in [MessageOptions::default(), require_tls] {
-            let place = |key: &str, to: &[&str]| {
-                place(&config, &LaneKey::new(key), &work(to, &options))
-            };
+            let place =
+                |key: &str, to: &[&str]| place(&config, &LaneKey::new(key), &work(to, &options));
             let domain = HostName::parse("a.test").unwrap();
             let lane = lane(&config, &domain, onward(&options)).to_string();
             assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Place::Right);

@@ -34,6 +34,13 @@ pub(crate) fn after(now: Timestamp, delay: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
+/// A random byte, for spreading waits. Without randomness the middle.
+pub(crate) fn dice() -> u8 {
+    let mut byte = [127];
+    let _middle = aws_lc_rs::rand::fill(&mut byte);
+    byte[0]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

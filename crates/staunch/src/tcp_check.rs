@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use crate::connect::{Connector, PoolKey};
 use crate::pool::{BegunChecks, Pool};
-use crate::relay::Relay;
 
 /// Ours: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next
 /// hops is all there is.
@@ -23,10 +23,10 @@ const WAITS: [Duration; 7] = [
 ];
 
 /// Checks the host of `key`, which has failed and which mail waits for, until it accepts TCP or somebody else finds out.
-pub(crate) fn begin(relay: &Relay, key: &Arc<PoolKey>) {
-    let Some(begun) = relay.pool.begin_checks(key) else { return };
-    let (pool, connector, key) = (relay.pool.clone(), relay.connector.clone(), Arc::clone(key));
-    relay.tracker.spawn(async move { check(&pool, &connector, &key, &begun).await });
+pub(crate) fn begin(pool: &Pool, connector: &Connector, tracker: &TaskTracker, key: &Arc<PoolKey>) {
+    let Some(begun) = pool.begin_checks(key) else { return };
+    let (pool, connector, key) = (pool.clone(), connector.clone(), Arc::clone(key));
+    tracker.spawn(async move { check(&pool, &connector, &key, &begun).await });
 }
 
 async fn check(pool: &Pool, connector: &Connector, key: &PoolKey, begun: &BegunChecks) {

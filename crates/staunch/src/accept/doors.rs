@@ -22,7 +22,7 @@ use super::listener::{self, Site};
 use crate::config::{
     BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
 };
-use crate::relay::Relay;
+use crate::delivery::outbound::Outbound;
 
 /// Of the path of a `[[listener]]`: owner and group.
 const LISTENER_SOCKET_MODE: u32 = 0o660;
@@ -112,7 +112,7 @@ enum Source {
 #[derive(Debug)]
 pub(crate) struct Doors {
     site: Site,
-    relay: Arc<Relay>,
+    outbound: Arc<Outbound>,
     inherited: Inherited,
     certificates: Arc<Certificates>,
     open: Mutex<Vec<OpenDoor>>,
@@ -142,15 +142,15 @@ impl Doors {
     /// None is open yet. Those that come in are tasks of `tracker`, and all doors close at `stop`.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        relay: Arc<Relay>,
+        outbound: Arc<Outbound>,
         inherited: Inherited,
         stop: CancellationToken,
     ) -> Self {
-        let tracker = relay.tracker.clone();
+        let tracker = outbound.tracker.clone();
         let certificates = Arc::new(Certificates::default());
         tracker.spawn(Arc::clone(&certificates).watch(stop.clone()));
         let site = Site { shared, tracker, stop };
-        Self { site, relay, inherited, certificates, open: Mutex::default() }
+        Self { site, outbound, inherited, certificates, open: Mutex::default() }
     }
 
     /// Makes whatever it takes to open the doors of `config`; [`Doors::apply`] then opens those that
@@ -243,7 +243,7 @@ impl Doors {
             gone.close.cancel();
         }
         let listening = open.iter().flat_map(|door| door.tcp.iter().copied()).collect();
-        self.relay.listening.replace(listening);
+        self.outbound.listening.replace(listening);
     }
 
     fn open_door(

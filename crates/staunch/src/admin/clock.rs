@@ -8,22 +8,23 @@ use serde_json::{Value, json};
 
 use super::{Peer, Refused};
 use crate::clock::Doubt;
-use crate::relay::Relay;
+use crate::control::Control;
 
 /// Ends a doubt about the clock.
 pub(super) async fn trust(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Result<Json<Value>, Refused> {
-    let ended = relay.clock.trust(&relay.spool, peer.uid).await.map_err(|error| {
-        Refused::failed(format!("believed now, but a restart may doubt it again: {error}"))
-    })?;
+    let ended =
+        control.queue.clock.trust(&control.queue.spool, peer.uid).await.map_err(|error| {
+            Refused::failed(format!("believed now, but a restart may doubt it again: {error}"))
+        })?;
     Ok(Json(json!({ "clock_suspect": ended.map(shown) })))
 }
 
 /// What is wrong with the clock, or null.
-pub(super) fn suspect(relay: &Relay) -> Value {
-    json!(relay.clock.doubt().map(shown))
+pub(super) fn suspect(control: &Control) -> Value {
+    json!(control.queue.clock.doubt().map(shown))
 }
 
 fn shown(doubt: Doubt) -> Value {

@@ -7,15 +7,16 @@ use serde_json::{Value, json};
 use smtp::RemoteText;
 use spool::{Body, MessageId, StoreError};
 
-use crate::relay::Relay;
+use crate::control::Control;
 
 /// Our choice: octets of a header that are read. The parser makes a tree of them, which is many times as large.
 const HEADER_OCTETS: u64 = 64 * 1024;
 
 /// Reads it from the store; null where the body cannot be read. Blocks.
-pub(super) fn of_message(relay: &Relay, id: MessageId, header_octets: u64) -> Value {
+pub(super) fn of_message(control: &Control, id: MessageId, header_octets: u64) -> Value {
     let wanted = header_octets.min(HEADER_OCTETS);
-    let read = relay
+    let read = control
+        .queue
         .spool
         .body(id)
         .and_then(|body| front(body, wanted).map_err(StoreError::reading_a_body));

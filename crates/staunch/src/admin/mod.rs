@@ -12,7 +12,8 @@ mod summary;
 mod switches;
 mod transfer;
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,9 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 use listener::AdminListener;
 
-use crate::daemon::RunError;
+use crate::control::Control;
 use crate::explain::{self, Question};
-use crate::relay::Relay;
 use crate::resolve::ServerState;
 use crate::socket_file::{self, MayOpen};
 
@@ -51,14 +51,24 @@ const REQUEST_OCTETS_MAX: usize = 2 << 20;
 /// milliseconds; what takes longer is done to its end without this.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// The socket of the command line cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("admin.socket: {}: {source}", path.display())]
+pub(crate) struct AdminSocketError {
+    /// Where it should be.
+    pub(crate) path: PathBuf,
+    /// What the system said.
+    pub(crate) source: io::Error,
+}
+
 /// Opens the door at `path`. A socket that a daemon left behind is replaced; one that somebody still
 /// answers is not, since two daemons with data directories of their own may be given the same path.
 ///
 /// # Errors
 ///
-/// [`RunError::Admin`].
-pub(crate) fn bind(path: &Path) -> Result<UnixListener, RunError> {
-    let failed = |source| RunError::Admin { path: path.to_owned(), source };
+/// [`AdminSocketError`].
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, AdminSocketError> {
+    let failed = |source| AdminSocketError { path: path.to_owned(), source };
     let may_open = MayOpen { mode: SOCKET_MODE, group: group_id(SOCKET_GROUP) };
     socket_file::listen(path, may_open).map_err(failed)
 }
@@ -73,8 +83,8 @@ fn group_id(name: &str) -> Option<u32> {
 }
 
 /// Answers until `stop`; then who has asked gets a last answer.
-pub(crate) async fn serve(listener: UnixListener, relay: Arc<Relay>, stop: CancellationToken) {
-    let service = router(relay).into_make_service_with_connect_info::<Peer>();
+pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, stop: CancellationToken) {
+    let service = router(control).into_make_service_with_connect_info::<Peer>();
     let service = axum::serve(AdminListener::new(listener), service);
     let service = service.with_graceful_shutdown(stop.clone().cancelled_owned());
     let patience = async {
@@ -102,17 +112,17 @@ impl Connected<IncomingStream<'_, AdminListener>> for Peer {
     }
 }
 
-fn router(relay: Arc<Relay>) -> Router {
+fn router(control: Arc<Control>) -> Router {
     acts()
-        .layer(middleware::from_fn_with_state(Arc::clone(&relay), to_the_end))
+        .layer(middleware::from_fn_with_state(Arc::clone(&control), to_the_end))
         .merge(looks())
         // It is as long as the message is, and ends itself what it begins.
         .route("/v1/queue/import", post(transfer::import).layer(DefaultBodyLimit::disable()))
-        .with_state(relay)
+        .with_state(control)
 }
 
 /// What only looks.
-fn looks() -> Router<Arc<Relay>> {
+fn looks() -> Router<Arc<Control>> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -125,7 +135,7 @@ fn looks() -> Router<Arc<Relay>> {
 }
 
 /// What changes something.
-fn acts() -> Router<Arc<Relay>> {
+fn acts() -> Router<Arc<Control>> {
     Router::new()
         .route("/v1/queue/retry", post(queue::retry))
         .route("/v1/queue/hold", post(queue::hold))
@@ -146,14 +156,14 @@ fn acts() -> Router<Arc<Relay>> {
 
 /// What was begun is done, also when whoever asked goes away: halfway, the store would know of a change that the
 /// queue was not told.
-async fn to_the_end(State(relay): State<Arc<Relay>>, request: Request, next: Next) -> Response {
+async fn to_the_end(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     // Before it begins: a request that never comes whole is nothing that the end of the daemon waits for.
     let Ok(body) = body::to_bytes(body, REQUEST_OCTETS_MAX).await else {
         return Refused::bad("the request is too long, or broke off").into_response();
     };
     let request = Request::from_parts(head, Body::from(body));
-    let done = relay.tracker.spawn(next.run(request)).await;
+    let done = control.queue.tracker.spawn(next.run(request)).await;
     done.unwrap_or_else(|_| Refused::failed("the request ended in a bug").into_response())
 }
 
@@ -186,11 +196,11 @@ impl IntoResponse for Refused {
 
 /// The store blocks, so it is asked off the async threads.
 async fn ask_store<T: Send + 'static>(
-    relay: &Arc<Relay>,
-    query: impl FnOnce(&Relay) -> Result<T, spool::StoreError> + Send + 'static,
+    control: &Arc<Control>,
+    query: impl FnOnce(&Control) -> Result<T, spool::StoreError> + Send + 'static,
 ) -> Result<T, Refused> {
-    let relay = Arc::clone(relay);
-    match tokio::task::spawn_blocking(move || query(&relay)).await {
+    let control = Arc::clone(control);
+    match tokio::task::spawn_blocking(move || query(&control)).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(Refused::missing(error)),
         Ok(Err(error)) => Err(Refused::failed(error)),
@@ -199,33 +209,34 @@ async fn ask_store<T: Send + 'static>(
 }
 
 /// Is everything there that is needed to take mail?
-async fn ready(State(relay): State<Arc<Relay>>) -> Response {
-    let health = match relay.spool.health() {
+async fn ready(State(control): State<Arc<Control>>) -> Response {
+    let health = match control.queue.spool.health() {
         Health::Good => "good",
         Health::NoReserve => "disk_full",
         Health::Detached => "detached",
         Health::ReadOnly => "read_only",
         Health::Poisoned => "poisoned",
     };
-    let config = relay.config();
-    let free = relay.free.seen();
+    let config = control.queue.config();
+    let free = control.queue.free.seen();
     let has_room = free >= config.limits.disk_free_min;
-    let is_drained = relay.switches.off().accepting.is_some();
-    let works = health == "good" && !relay.broken.is_cancelled();
+    let is_drained = control.queue.switches.off().accepting.is_some();
+    let works = health == "good" && !control.queue.broken.is_cancelled();
     let is_ready = works && has_room && !is_drained;
-    let memory = relay.budget.usage();
+    let memory = control.queue.budget.usage();
     let mut body = json!({
         "ready": is_ready,
         "store": health,
         "free_bytes": free,
         "memory": { "lent": memory.lent, "peak": memory.peak, "limit": memory.limit },
-        "queued_messages": relay.messages.load(Ordering::Relaxed),
+        "queued_messages": control.queue.messages.load(Ordering::Relaxed),
         "hostname": config.hostname.to_string(),
-        "clock_suspect": clock::suspect(&relay),
+        "clock_suspect": clock::suspect(&control),
         "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),
-        "resolvers": relay.dns.servers().iter().map(resolver).collect::<Vec<_>>(),
+        "resolvers": control.queue.outbound.dns.servers().iter().map(resolver).collect::<Vec<_>>(),
     });
-    if let (Some(members), Value::Object(state)) = (body.as_object_mut(), switches::shown(&relay)) {
+    if let (Some(members), Value::Object(state)) = (body.as_object_mut(), switches::shown(&control))
+    {
         members.extend(state);
     }
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -242,23 +253,21 @@ fn resolver(server: &ServerState) -> Value {
 }
 
 /// Waits until the configuration was read again, and applied or refused.
-async fn reload(State(relay): State<Arc<Relay>>) -> Result<Json<Value>, Refused> {
+async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refused> {
     let (asker, answer) = oneshot::channel();
     let ended = || Refused::failed("the daemon is about to end");
-    relay.reloads.send(asker).await.map_err(|_| ended())?;
+    control.reloads.send(asker).await.map_err(|_| ended())?;
     match answer.await.map_err(|_| ended())? {
         Ok(changed) => Ok(Json(json!({ "changed": changed }))),
-        Err(refused) => {
-            Err(Refused { status: StatusCode::UNPROCESSABLE_ENTITY, text: refused.to_string() })
-        }
+        Err(text) => Err(Refused { status: StatusCode::UNPROCESSABLE_ENTITY, text }),
     }
 }
 
 async fn explained(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Query(question): Query<Question>,
 ) -> Result<Json<Value>, Refused> {
-    explain::walk(&relay, question).await.map(Json).map_err(Refused::bad)
+    explain::walk(&control.queue, question).await.map(Json).map_err(Refused::bad)
 }
 
 #[cfg(test)]

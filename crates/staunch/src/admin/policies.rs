@@ -11,15 +11,16 @@ use serde_json::{Value, json};
 use smtp::HostName;
 
 use super::{Refused, ask_store};
-use crate::relay::Relay;
+use crate::control::Control;
 
-pub(super) async fn list(State(relay): State<Arc<Relay>>) -> Response {
+pub(super) async fn list(State(control): State<Arc<Control>>) -> Response {
     let pages = stream::try_unfold(Some(None::<String>), move |at| {
-        let relay = Arc::clone(&relay);
+        let control = Arc::clone(&control);
         async move {
             let Some(after) = at else { return Ok(None) };
-            let read = move |relay: &Relay| relay.policies.list(after.as_deref());
-            let page = ask_store(&relay, read).await.map_err(|refused| refused.text)?;
+            let read =
+                move |control: &Control| control.queue.outbound.policies.list(after.as_deref());
+            let page = ask_store(&control, read).await.map_err(|refused| refused.text)?;
             let mut lines = Vec::new();
             for policy in &page.policies {
                 serde_json::to_writer(&mut lines, policy).map_err(|error| error.to_string())?;
@@ -32,43 +33,43 @@ pub(super) async fn list(State(relay): State<Arc<Relay>>) -> Response {
 }
 
 pub(super) async fn show(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
 ) -> Result<Response, Refused> {
     let domain = parse(&domain)?;
     let name = domain.to_string();
-    match ask_store(&relay, move |relay| relay.policies.show(&domain)).await? {
+    match ask_store(&control, move |control| control.queue.outbound.policies.show(&domain)).await? {
         Some(detail) => Ok(Json(detail).into_response()),
         None => Err(Refused::missing(format!("nothing is known about {name}"))),
     }
 }
 
 pub(super) async fn refresh(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
 ) -> Result<Response, Refused> {
     let domain = parse(&domain)?;
-    let result = relay.policies.refresh(&domain).await;
+    let result = control.queue.outbound.policies.refresh(&domain).await;
     Ok(Json(result).into_response())
 }
 
 pub(super) async fn forget(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
 ) -> Result<Json<Value>, Refused> {
     let domain = parse(&domain)?;
-    if relay.policies.forget(&domain).await.map_err(Refused::failed)? {
+    if control.queue.outbound.policies.forget(&domain).await.map_err(Refused::failed)? {
         return Ok(Json(json!({ "forgotten": domain.as_str() })));
     }
     Err(Refused::missing(format!("nothing is known about {domain}")))
 }
 
 pub(super) async fn forget_host(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Path(host): Path<String>,
 ) -> Result<Json<Value>, Refused> {
     let host = parse(&host)?;
-    if relay.hosts.forget(&host).await.map_err(Refused::failed)? {
+    if control.queue.outbound.hosts.forget(&host).await.map_err(Refused::failed)? {
         return Ok(Json(json!({ "forgotten": host.as_str() })));
     }
     Err(Refused::missing(format!("nothing is known about {host}")))

@@ -18,9 +18,10 @@ use spool::{
 };
 
 use super::{Refused, ask_store, header};
+use crate::control::Control;
 use crate::queue::events::Event;
+use crate::queue::handle::Counted;
 use crate::queue::stop::{self, TakenOut, Verb};
-use crate::relay::{Counted, Relay};
 use crate::telemetry::Reason;
 
 /// Recipients read at once.
@@ -39,7 +40,7 @@ pub(super) struct Wanted {
 
 /// Where a listing stands.
 struct Listing {
-    relay: Arc<Relay>,
+    control: Arc<Control>,
     filter: Filter,
     wanted: Wanted,
     /// Lanes that wait: their cause and time hold for all who wait in them.
@@ -55,7 +56,7 @@ enum At {
 }
 
 pub(super) async fn list(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Refused> {
     let state = match wanted.state.as_deref() {
@@ -70,15 +71,15 @@ pub(super) async fn list(
         Some(Cause::Held) => (Some(RecipientState::Held), Wanted { reason: None, ..wanted }),
         Some(Cause::Reason(_)) | None => (state, wanted),
     };
-    let troubles = ask_store(&relay, troubles).await?;
+    let troubles = ask_store(&control, troubles).await?;
     let filter = Filter { domain, state, ..Filter::default() };
     let left = wanted.limit.unwrap_or(u64::MAX);
-    let listing = Listing { relay, filter, wanted, troubles, left, at: At::Start };
+    let listing = Listing { control, filter, wanted, troubles, left, at: At::Start };
     Ok(Body::from_stream(stream::try_unfold(listing, next_lines)).into_response())
 }
 
-pub(super) fn troubles(relay: &Relay) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
-    Ok(relay.spool.troubles()?.into_iter().collect())
+pub(super) fn troubles(control: &Control) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
+    Ok(control.queue.spool.troubles()?.into_iter().collect())
 }
 
 async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, String> {
@@ -88,12 +89,13 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
         At::End => return Ok(None),
     };
     let filter = listing.filter.clone();
-    let page = ask_store(&listing.relay, move |relay| relay.spool.list(&filter, after, PAGE))
-        .await
-        .map_err(|refused| refused.text)?;
+    let page =
+        ask_store(&listing.control, move |control| control.queue.spool.list(&filter, after, PAGE))
+            .await
+            .map_err(|refused| refused.text)?;
     let mut lines = Vec::new();
-    let (relay, troubles) = (&listing.relay, &listing.troubles);
-    let rows = page.rows.iter().map(|row| shown(relay, row, troubles.get(&row.lane)));
+    let (control, troubles) = (&listing.control, &listing.troubles);
+    let rows = page.rows.iter().map(|row| shown(control, row, troubles.get(&row.lane)));
     for line in rows.chain(page.damaged.iter().map(shown_damaged)) {
         if listing.left > 0 && listing.wanted.fits(&line) {
             listing.left -= 1;
@@ -120,10 +122,12 @@ impl Wanted {
 
 /// A recipient as `queue list --json` has it. In a lane that waits, the lane's cause is the reason
 /// for who was not tried yet, and nobody is tried before the lane is.
-fn shown(relay: &Relay, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
+fn shown(control: &Control, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
     let state = match row.state {
         RecipientState::Held => HELD,
-        RecipientState::Queued if relay.underway.is_sending(row.message, row.no) => "sending",
+        RecipientState::Queued if control.queue.underway.is_sending(row.message, row.no) => {
+            "sending"
+        }
         RecipientState::Queued => "queued",
     };
     let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
@@ -184,21 +188,24 @@ fn last_problem(problem: &Problem) -> Value {
 }
 
 pub(super) async fn show(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Refused> {
     let id = parse_id(&id)?;
-    let troubles = ask_store(&relay, troubles).await?;
-    let found = ask_store(&relay, move |relay| {
-        let found = relay.spool.show(id)?;
+    let troubles = ask_store(&control, troubles).await?;
+    let found = ask_store(&control, move |control| {
+        let found = control.queue.spool.show(id)?;
         Ok(found.map(|message| {
-            let header = header::of_message(relay, id, message.facts.header_len);
+            let header = header::of_message(control, id, message.facts.header_len);
             (message, header)
         }))
     });
     let Some((message, header)) = found.await? else { return Err(Refused::missing(no_such(id))) };
-    let recipients: Vec<Value> =
-        message.recipients.iter().map(|row| shown(&relay, row, troubles.get(&row.lane))).collect();
+    let recipients: Vec<Value> = message
+        .recipients
+        .iter()
+        .map(|row| shown(&control, row, troubles.get(&row.lane)))
+        .collect();
     Ok(Json(json!({
         "id": message.message.to_string(),
         "sender": message.sender.as_str(),
@@ -239,11 +246,11 @@ fn options(options: &MessageOptions) -> Value {
 }
 
 pub(super) async fn body(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Path(id): Path<String>,
 ) -> Result<Response, Refused> {
     let id = parse_id(&id)?;
-    match ask_store(&relay, move |relay| relay.spool.body(id)).await? {
+    match ask_store(&control, move |control| control.queue.spool.body(id)).await? {
         spool::Body::Memory(bytes) => Ok(bytes.to_vec().into_response()),
         spool::Body::File { file, .. } => {
             let pieces = stream::try_unfold(tokio::fs::File::from_std(file), next_piece);
@@ -291,56 +298,60 @@ impl Chosen {
 }
 
 pub(super) async fn retry(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    relay.pool.ask_down_hosts();
-    let again = |relay: &Relay, what: &Selection, from| relay.spool.retry(what, relay.now(), from);
+    control.queue.outbound.pool.ask_down_hosts();
+    let again = |control: &Control, what: &Selection, from| {
+        control.queue.spool.retry(what, control.queue.now(), from)
+    };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
-    let count = in_batches(&relay, chosen.selection()?, again, tell).await?;
+    let count = in_batches(&control, chosen.selection()?, again, tell).await?;
     Ok(Json(json!({ "count": count })))
 }
 
 pub(super) async fn release(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let free = |relay: &Relay, what: &Selection, from| relay.spool.release(what, relay.now(), from);
+    let free = |control: &Control, what: &Selection, from| {
+        control.queue.spool.release(what, control.queue.now(), from)
+    };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
     let selection = match chosen.selection()? {
-        Selection::Matching(filter) => {
-            Selection::Matching(stop::up_to_now(&relay, filter).await.map_err(Refused::failed)?)
-        }
+        Selection::Matching(filter) => Selection::Matching(
+            stop::up_to_now(&control.queue, filter).await.map_err(Refused::failed)?,
+        ),
         messages @ Selection::Messages(_) => messages,
     };
-    let count = in_batches(&relay, selection, free, tell).await?;
+    let count = in_batches(&control, selection, free, tell).await?;
     tracing::info!(event = "released", recipients = count, "by the operator");
     Ok(Json(json!({ "count": count })))
 }
 
 pub(super) async fn hold(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let taken = take_out(&relay, Verb::Hold, chosen).await?;
+    let taken = take_out(&control, Verb::Hold, chosen).await?;
     tracing::info!(event = "held", recipients = taken.count, "by the operator, until released");
     Ok(shown_taken(taken))
 }
 
 pub(super) async fn bounce(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    Ok(shown_taken(take_out(&relay, Verb::Bounce, chosen).await?))
+    Ok(shown_taken(take_out(&control, Verb::Bounce, chosen).await?))
 }
 
 pub(super) async fn delete(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, Refused> {
-    let taken = take_out(&relay, Verb::Delete, chosen).await?;
-    let left = ask_store(&relay, |relay| relay.spool.count()).await?.messages;
-    relay.count_messages(Counted::Anew(left));
+    let taken = take_out(&control, Verb::Delete, chosen).await?;
+    let left = ask_store(&control, |control| control.queue.spool.count()).await?.messages;
+    control.queue.count_messages(Counted::Anew(left));
     tracing::info!(
         event = "deleted",
         recipients = taken.count,
@@ -349,8 +360,8 @@ pub(super) async fn delete(
     Ok(shown_taken(taken))
 }
 
-async fn take_out(relay: &Arc<Relay>, verb: Verb, chosen: Chosen) -> Result<TakenOut, Refused> {
-    stop::take_out(relay, verb, chosen.selection()?).await.map_err(Refused::failed)
+async fn take_out(control: &Arc<Control>, verb: Verb, chosen: Chosen) -> Result<TakenOut, Refused> {
+    stop::take_out(&control.queue, verb, chosen.selection()?).await.map_err(Refused::failed)
 }
 
 fn shown_taken(taken: TakenOut) -> Json<Value> {
@@ -359,9 +370,9 @@ fn shown_taken(taken: TakenOut) -> Json<Value> {
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.
 async fn in_batches(
-    relay: &Arc<Relay>,
+    control: &Arc<Control>,
     selection: Selection,
-    step: impl Fn(&Relay, &Selection, Option<ListCursor>) -> Result<Acted, StoreError>
+    step: impl Fn(&Control, &Selection, Option<ListCursor>) -> Result<Acted, StoreError>
     + Copy
     + Send
     + 'static,
@@ -371,10 +382,10 @@ async fn in_batches(
     let mut after = None;
     loop {
         let (what, from) = (selection.clone(), after);
-        let done = ask_store(relay, move |relay| step(relay, &what, from)).await?;
+        let done = ask_store(control, move |control| step(control, &what, from)).await?;
         count += done.recipients;
         for event in tell(done.lanes) {
-            relay.tell_queue(event).await;
+            control.queue.tell(event).await;
         }
         after = done.next;
         if after.is_none() {

@@ -12,7 +12,7 @@ use spool::{Filter, LaneKey, LaneTrouble, QueueRow, RecipientState};
 
 use super::queue::HELD;
 use super::{Refused, ask_store, queue, switches};
-use crate::relay::Relay;
+use crate::control::Control;
 
 /// Recipients read at once.
 const PAGE: usize = 1_000;
@@ -66,34 +66,35 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn summary(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Value>, Refused> {
-    let counts = ask_store(&relay, |relay| relay.spool.count()).await?;
+    let counts = ask_store(&control, |control| control.queue.spool.count()).await?;
     let mut answer = json!({
         "messages": counts.messages,
         "queued": counts.queued,
         "held": counts.held,
-        "sending_messages": relay.underway.count(),
+        "sending_messages": control.queue.underway.count(),
     });
     let Some(members) = answer.as_object_mut() else { return Ok(Json(answer)) };
-    if let Value::Object(state) = switches::shown(&relay) {
+    if let Value::Object(state) = switches::shown(&control) {
         members.extend(state);
     }
     if let Some(by) = wanted.by {
-        members.insert("groups".to_owned(), groups(&relay, by).await?);
+        members.insert("groups".to_owned(), groups(&control, by).await?);
     }
     Ok(Json(answer))
 }
 
-async fn groups(relay: &Arc<Relay>, by: By) -> Result<Value, Refused> {
-    let troubles: HashMap<LaneKey, LaneTrouble> = ask_store(relay, queue::troubles).await?;
+async fn groups(control: &Arc<Control>, by: By) -> Result<Value, Refused> {
+    let troubles: HashMap<LaneKey, LaneTrouble> = ask_store(control, queue::troubles).await?;
     let mut counts: HashMap<String, u64> = HashMap::new();
     let mut after = None;
     loop {
         let from = after;
-        let read = move |relay: &Relay| relay.spool.list(&Filter::default(), from, PAGE);
-        let page = ask_store(relay, read).await?;
+        let read =
+            move |control: &Control| control.queue.spool.list(&Filter::default(), from, PAGE);
+        let page = ask_store(control, read).await?;
         for row in &page.rows {
             let group = by.of(row, troubles.get(&row.lane));
             let has_room = counts.len() < GROUPS_MAX || counts.contains_key(&group);

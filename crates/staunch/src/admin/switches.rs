@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use smtp::HostName;
 
 use super::Refused;
+use crate::control::Control;
 use crate::queue::events::Event;
-use crate::relay::Relay;
 use crate::switches::{Position, Switch, SwitchError};
 
 /// All next hops, or that of one domain.
@@ -29,36 +29,40 @@ impl Which {
 }
 
 pub(super) async fn pause(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(which): Json<Which>,
 ) -> Result<Json<Value>, Refused> {
-    turn(&relay, which.switch()?, Position::Off(relay.now())).await
+    turn(&control, which.switch()?, Position::Off(control.queue.now())).await
 }
 
 pub(super) async fn resume(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     Json(which): Json<Which>,
 ) -> Result<Json<Value>, Refused> {
-    turn(&relay, which.switch()?, Position::On).await
+    turn(&control, which.switch()?, Position::On).await
 }
 
-pub(super) async fn drain(State(relay): State<Arc<Relay>>) -> Result<Json<Value>, Refused> {
-    turn(&relay, Switch::Accepting, Position::Off(relay.now())).await
+pub(super) async fn drain(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refused> {
+    turn(&control, Switch::Accepting, Position::Off(control.queue.now())).await
 }
 
-pub(super) async fn accept(State(relay): State<Arc<Relay>>) -> Result<Json<Value>, Refused> {
-    turn(&relay, Switch::Accepting, Position::On).await
+pub(super) async fn accept(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refused> {
+    turn(&control, Switch::Accepting, Position::On).await
 }
 
-async fn turn(relay: &Arc<Relay>, switch: Switch, to: Position) -> Result<Json<Value>, Refused> {
-    relay.switches.turn(switch.clone(), to).await.map_err(|error| match error {
+async fn turn(
+    control: &Arc<Control>,
+    switch: Switch,
+    to: Position,
+) -> Result<Json<Value>, Refused> {
+    control.queue.switches.turn(switch.clone(), to).await.map_err(|error| match error {
         SwitchError::NotPaused(_) => Refused::missing(error),
         SwitchError::TooMany => Refused::bad(error),
         SwitchError::Store(_) => Refused::failed(error),
     })?;
-    relay.tell_queue(Event::Switched).await;
+    control.queue.tell(Event::Switched).await;
     tell(&switch, to);
-    Ok(Json(shown(relay)))
+    Ok(Json(shown(control)))
 }
 
 fn tell(switch: &Switch, to: Position) {
@@ -87,6 +91,6 @@ fn tell(switch: &Switch, to: Position) {
 }
 
 /// The state of all switches, as commands print it.
-pub(super) fn shown(relay: &Relay) -> Value {
-    json!(relay.switches.off().shown(&relay.config()))
+pub(super) fn shown(control: &Control) -> Value {
+    json!(control.queue.switches.off().shown(&control.queue.config()))
 }

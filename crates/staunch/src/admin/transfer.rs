@@ -12,25 +12,25 @@ use spool::{BodyFacts, Draft, MessageId, StoreError};
 
 use super::{Refused, ask_store};
 use crate::budget::Borrower;
+use crate::control::Control;
 use crate::message::Facts;
 use crate::place::Place;
 use crate::queue::intake::{Intake, Origin};
-use crate::relay::Relay;
 use crate::transfer::{EnvelopeLine, LINE_MAX};
 
 /// Takes it, unless it is here, or was here in the last month: who imports a file a second time imports what is missing.
 pub(super) async fn import(
-    State(relay): State<Arc<Relay>>,
+    State(control): State<Arc<Control>>,
     body: Body,
 ) -> Result<Json<Value>, Refused> {
     let mut pieces = body.into_data_stream();
-    let taken = take(&relay, &mut pieces).await;
+    let taken = take(&control, &mut pieces).await;
     // Whoever is still sending would hear a broken pipe instead of the answer.
     while let Some(Ok(_)) = pieces.next().await {}
     taken
 }
 
-async fn take(relay: &Arc<Relay>, pieces: &mut BodyDataStream) -> Result<Json<Value>, Refused> {
+async fn take(control: &Arc<Control>, pieces: &mut BodyDataStream) -> Result<Json<Value>, Refused> {
     let mut next = async || match pieces.next().await {
         Some(piece) => piece.map(Some).map_err(Refused::bad),
         None => Ok(None),
@@ -49,9 +49,9 @@ async fn take(relay: &Arc<Relay>, pieces: &mut BodyDataStream) -> Result<Json<Va
     }
     let envelope_line: EnvelopeLine = serde_json::from_slice(&line).map_err(Refused::bad)?;
     let id = envelope_line.id().map_err(Refused::bad)?;
-    let begun = ask_store(relay, move |relay| relay.spool.begin_import(id)).await?;
+    let begun = ask_store(control, move |control| control.queue.spool.begin_import(id)).await?;
     let Some((import, draft)) = begun else { return Ok(answer(id, Found::Known)) };
-    let intake = Intake::new(Arc::clone(relay));
+    let intake = Intake::new(Arc::clone(&control.queue));
     let operator = Borrower::Place(Place::Local(rustix::process::getuid().as_raw()));
     let room = intake.room_for(operator, envelope_line.size);
     let room = room.map_err(|full| Refused::failed(full.reply.text()))?;
@@ -65,13 +65,13 @@ async fn take(relay: &Arc<Relay>, pieces: &mut BodyDataStream) -> Result<Json<Va
         let text = format!("message {id}: {} octets, not {}", facts.size, envelope_line.size);
         return Err(Refused::bad(text));
     }
-    let config = relay.config();
+    let config = control.queue.config();
     let envelope = envelope_line.envelope(&config, facts).map_err(Refused::bad)?;
     // What was begun is done, also when whoever asked goes away.
     let commit = async move {
         intake.commit_from(&config, Origin::OtherQueue(import), draft, envelope).await
     };
-    let committed = relay.tracker.spawn(commit).await.map_err(Refused::failed)?;
+    let committed = control.queue.tracker.spawn(commit).await.map_err(Refused::failed)?;
     committed.map_err(|refused| Refused::failed(refused.reply.text()))?;
     room.kept(envelope_line.size);
     Ok(answer(id, Found::New))

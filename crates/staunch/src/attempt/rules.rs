@@ -6,11 +6,11 @@ use futures_util::future::BoxFuture;
 use smtp::{Domain, HostName};
 
 use crate::config::Config;
+use crate::delivery::outbound::Outbound;
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
 use crate::open::Asker;
 use crate::policy_store::PolicyWatch;
-use crate::relay::Relay;
 
 /// Is told with which host an attempt has a session.
 pub(crate) trait Sessions: Sync {
@@ -20,7 +20,7 @@ pub(crate) trait Sessions: Sync {
 
 /// What an attempt goes by.
 pub(super) struct Rules<'a> {
-    pub(super) relay: &'a Relay,
+    pub(super) outbound: &'a Outbound,
     pub(super) config: &'a Config,
     /// Who wants sessions.
     pub(super) asker: Asker<'a>,
@@ -51,7 +51,7 @@ impl Rules<'_> {
     pub(super) fn change(&self) -> Option<Change> {
         if self.sending.is_withdrawn() {
             Some(Change::Withdrawn)
-        } else if !self.relay.is_of_today(self.config) {
+        } else if !self.outbound.is_current(self.config) {
             Some(Change::Configuration)
         } else if self.watches.iter().any(PolicyWatch::has_changed) {
             Some(Change::Policy)

@@ -3,6 +3,9 @@
 use std::io;
 use std::process::ExitCode;
 
+use crate::daemon::RunError;
+use crate::setup::SetupError;
+
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Exit {
@@ -83,5 +86,26 @@ impl From<io::Error> for Failure {
             return Self::new(Exit::Ok, "");
         }
         Self::new(Exit::TemporaryFailure, format!("stdout: {error}"))
+    }
+}
+
+/// Of the daemon: 78 for what only another configuration heals.
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let exit = match &error {
+            RunError::Setup(
+                SetupError::Dns(_)
+                | SetupError::Tls(_)
+                | SetupError::Fetch(_)
+                | SetupError::Users(_),
+            ) => Exit::Config,
+            RunError::Setup(SetupError::Bind(_))
+            | RunError::Open(_)
+            | RunError::Store(_)
+            | RunError::Admin(_)
+            | RunError::Signals(_)
+            | RunError::Poisoned => Exit::TemporaryFailure,
+        };
+        Self::new(exit, error.to_string())
     }
 }

@@ -3,6 +3,8 @@
 //! A running daemon walks with what it knows. Without one the walk is made here, with what is kept in
 //! the data directory.
 
+mod alone;
+
 use std::io::{self, Write, stdout};
 
 use serde_json::Value;
@@ -12,7 +14,7 @@ use super::door::{Door, runtime};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
 use crate::config::Loaded;
-use crate::explain::{self, Question};
+use crate::explain::Question;
 
 pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     let question = Question {
@@ -47,9 +49,7 @@ async fn ask_daemon(door: &Door, question: &Question) -> Result<Value, Failure> 
 
 async fn walk_here(loaded: &Loaded, question: Question) -> Result<Value, Failure> {
     loaded.check_files().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    explain::walk_alone(&loaded.config, question)
-        .await
-        .map_err(|error| Failure::new(error.exit(), error.to_string()))
+    Ok(alone::walk(&loaded.config, question).await?)
 }
 
 /// The verdict first, then the evidence: policy, hosts, steps.

@@ -41,5 +41,6 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
         .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
     let result = runtime.block_on(daemon::run(loaded, origin, inherited));
     runtime.shutdown_timeout(LAST_FILES);
-    result.map(|()| Exit::Ok).map_err(|error| Failure::new(error.exit(), error.to_string()))
+    result?;
+    Ok(Exit::Ok)
 }

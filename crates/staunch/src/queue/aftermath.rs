@@ -15,7 +15,7 @@ use super::{deadline, settle, store};
 use crate::config::Config;
 use crate::delivery::log;
 use crate::message::Work;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::telemetry::Problem;
 
 /// Settlements that are under way at once: as many share a sync. Ours: a notice may carry 1 MiB.
@@ -24,18 +24,18 @@ pub(super) const AT_ONCE: usize = 128;
 /// The only attempt in `lane` has failed because of the problem, and said so of all of its hosts: what that means for
 /// other mail there. Who was too old at `expired_at` is returned, if the attempt was one that may end mail.
 pub(super) async fn lane_failed(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: Arc<Config>,
     lane: LaneKey,
     (problem, expired_at, begun): (Problem, Option<Timestamp>, Moment),
 ) {
     if let Some(expired_at) = expired_at {
-        return_expired(relay, &config, &lane, &problem, expired_at).await;
+        return_expired(handle, &config, &lane, &problem, expired_at).await;
     }
-    deadline::lane_failed(relay, &lane, begun).await;
-    let relay = Arc::clone(relay);
-    relay.tracker.clone().spawn(async move {
-        tell_of_delays(&relay, &config, &lane, &problem).await;
+    deadline::lane_failed(handle, &lane, begun).await;
+    let handle = Arc::clone(handle);
+    handle.tracker.clone().spawn(async move {
+        tell_of_delays(&handle, &config, &lane, &problem).await;
     });
 }
 
@@ -43,10 +43,15 @@ pub(super) async fn lane_failed(
 const COUNTED_MAX: u64 = 10_000;
 
 /// Tells the log that `lane` waits, and for how many.
-pub(super) async fn tell_lane(relay: &Relay, lane: &LaneKey, until: Timestamp, cause: &Problem) {
+pub(super) async fn tell_lane(
+    handle: &QueueHandle,
+    lane: &LaneKey,
+    until: Timestamp,
+    cause: &Problem,
+) {
     let count = |spool: &spool::Spool, lane: &LaneKey| spool.count_queued(lane, COUNTED_MAX);
     // Without the number the line is still worth having.
-    let recipients = store::read(relay, lane.clone(), count).await.ok();
+    let recipients = store::read(handle, lane.clone(), count).await.ok();
     log::lane_deferred(lane, until, cause, recipients);
 }
 
@@ -54,7 +59,7 @@ pub(super) async fn tell_lane(relay: &Relay, lane: &LaneKey, until: Timestamp, c
 /// spoke for the whole next hop, so nothing is asked again for each of a thousand messages. Nothing else of the lane
 /// may be under way.
 async fn return_expired(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     lane: &LaneKey,
     problem: &Problem,
@@ -63,17 +68,17 @@ async fn return_expired(
     let problem = &problem.clone().in_the_end();
     let mut after = None;
     loop {
-        let Ok(page) = store::expired(relay, lane.clone(), started, after).await else { return };
+        let Ok(page) = store::expired(handle, lane.clone(), started, after).await else { return };
         let ends = stream::iter(page.work).for_each_concurrent(AT_ONCE, |work| async move {
             // Who was in this lane may be in another one now, with a next hop that works. What cannot be written
             // is returned after the next attempt.
-            if relay.is_of_today(config) {
-                let _left = end(relay, config, lane, work, problem).await;
+            if handle.is_current(config) {
+                let _left = end(handle, config, lane, work, problem).await;
             }
         });
         ends.await;
         after = page.next;
-        if after.is_none() || is_over(relay, config) {
+        if after.is_none() || is_over(handle, config) {
             return;
         }
     }
@@ -86,23 +91,23 @@ async fn return_expired(
 ///
 /// [`StoreError`]; then nobody was returned.
 async fn end(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     lane: &LaneKey,
     mut work: Work,
     problem: &Problem,
 ) -> Result<(), StoreError> {
     let recipients = work.targets.iter().map(|target| target.no).collect();
-    let sending = relay.underway.begin(work.message, recipients);
-    store::keep_queued(relay, lane, &mut work, &sending).await?;
+    let sending = handle.underway.begin(work.message, recipients);
+    store::keep_queued(handle, lane, &mut work, &sending).await?;
     // What failed a moment ago ends with others of its message.
     let message = work.message;
-    work.targets.retain(|target| !relay.gathering.has(message, target.no));
+    work.targets.retain(|target| !handle.gathering.has(message, target.no));
     if work.targets.is_empty() || !sending.hand_over() {
         return Ok(());
     }
-    let permit = relay.spool.settle_permit()?;
-    settle::fail_soon(relay, config, permit, (&work, lane), problem).await;
+    let permit = handle.spool.settle_permit()?;
+    settle::fail_soon(handle, config, permit, (&work, lane), problem).await;
     Ok(())
 }
 
@@ -134,34 +139,40 @@ impl Drop for Turn<'_> {
 /// Tells the senders of what else waits in `lane` because of `problem`, and has waited for as long as they shall be
 /// left in peace. The lane goes on meanwhile: who is delivered before is not told. Whoever is not told before the
 /// daemon stops is told after the next failure.
-async fn tell_of_delays(relay: &Arc<Relay>, config: &Config, lane: &LaneKey, problem: &Problem) {
-    let Some(since) = settle::patience(relay, config).ends_for(problem.reason, relay.now()) else {
+async fn tell_of_delays(
+    handle: &Arc<QueueHandle>,
+    config: &Config,
+    lane: &LaneKey,
+    problem: &Problem,
+) {
+    let Some(since) = settle::patience(handle, config).ends_for(problem.reason, handle.now())
+    else {
         return;
     };
     // The one who tells already tells all of them.
-    let Some(_turn) = relay.delay_dsns.begin(lane) else { return };
+    let Some(_turn) = handle.delay_dsns.begin(lane) else { return };
     let problem = &problem.clone().for_now();
     let mut after = None;
     loop {
-        let Ok(page) = store::unwarned(relay, lane.clone(), since, after).await else { return };
+        let Ok(page) = store::unwarned(handle, lane.clone(), since, after).await else { return };
         let tellings = stream::iter(page.work).for_each_concurrent(AT_ONCE, |work| async move {
-            if is_over(relay, config) {
+            if is_over(handle, config) {
                 return;
             }
-            let Ok(permit) = relay.spool.settle_permit() else { return };
-            settle::tell_delay(relay, config, permit, &work, (problem, Told::Delay)).await;
+            let Ok(permit) = handle.spool.settle_permit() else { return };
+            settle::tell_delay(handle, config, permit, &work, (problem, Told::Delay)).await;
         });
         tellings.await;
         after = page.next;
-        if after.is_none() || is_over(relay, config) {
+        if after.is_none() || is_over(handle, config) {
             return;
         }
     }
 }
 
 /// Does what is left wait for another time?
-fn is_over(relay: &Relay, config: &Config) -> bool {
-    relay.tracker.is_closed() || !relay.is_of_today(config)
+fn is_over(handle: &QueueHandle, config: &Config) -> bool {
+    handle.tracker.is_closed() || !handle.is_current(config)
 }
 
 #[cfg(test)]
@@ -206,15 +217,15 @@ mod tests {
     #[tokio::test]
     async fn who_is_held_after_the_page_was_read_is_not_returned() {
         let stage = Stage::new();
-        let relay = &stage.relay;
+        let handle = &stage.handle;
         let held = commit(&stage, "x@a.test");
         commit(&stage, "y@a.test");
-        let page = store::expired(relay, lane("a.test"), clock::now(), None).await.unwrap();
-        let taken = stop::take_out(relay, Verb::Hold, Selection::Messages(vec![held])).await;
+        let page = store::expired(handle, lane("a.test"), clock::now(), None).await.unwrap();
+        let taken = stop::take_out(handle, Verb::Hold, Selection::Messages(vec![held])).await;
         assert_eq!(taken.unwrap(), TakenOut { count: 1, being_sent: 0 });
         let problem = Problem::new(Reason::ConnectFailed, "down");
         for work in page.work {
-            end(relay, &relay.config(), &lane("a.test"), work, &problem).await.unwrap();
+            end(handle, &handle.config(), &lane("a.test"), work, &problem).await.unwrap();
         }
         assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned()], vec!["x@a.test".into()]));
     }
@@ -223,22 +234,22 @@ mod tests {
     #[tokio::test]
     async fn what_failed_under_rules_of_yesterday_returns_no_other_mail() {
         let stage = Stage::new();
-        let relay = &stage.relay;
+        let handle = &stage.handle;
         commit(&stage, "x@a.test");
         commit(&stage, "y@a.test");
         let now = clock::now();
-        let page = relay.spool.next(&lane("a.test"), now, None, 1).unwrap();
+        let page = handle.spool.next(&lane("a.test"), now, None, 1).unwrap();
         let work = page.due.into_iter().next().and_then(store::whole).unwrap();
         let (lane, company) = (lane("a.test"), Company::Alone);
         let due =
             Due { lane, ticket: Ticket::ALONE, class: Class::New, trouble: None, company, work };
         let problem = Problem::new(Reason::ConnectFailed, "down");
 
-        let yesterday = relay.config();
+        let yesterday = handle.config();
         stage.reload();
-        return_expired(relay, &yesterday, &due.lane, &problem, now).await;
+        return_expired(handle, &yesterday, &due.lane, &problem, now).await;
         assert_eq!(stage.recipients(), (vec![], vec!["x@a.test".to_owned(), "y@a.test".into()]));
-        return_expired(relay, &relay.config(), &due.lane, &problem, now).await;
+        return_expired(handle, &handle.config(), &due.lane, &problem, now).await;
         assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned(); 2], vec![]));
     }
 }

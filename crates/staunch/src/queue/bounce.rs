@@ -15,25 +15,25 @@ use crate::config::Config;
 use crate::message::Removals;
 use crate::message::Submitter;
 use crate::message::{Body, Rest, Target, Work};
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::telemetry::{Problem, Reason};
 
 /// Returns those of `left` that are held to their senders, and says how many that were. Nothing of them may be
 /// under way.
 pub(super) async fn give_up(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     left: &[RecipientPlace],
 ) -> Result<u64, StoreError> {
     let mut messages: BTreeMap<MessageId, BTreeSet<RecipientNo>> = BTreeMap::new();
     for row in left {
         messages.entry(row.message).or_default().insert(row.no);
     }
-    let config = &relay.config();
+    let config = &handle.config();
     let ends = messages.into_iter().map(|(message, recipients)| async move {
-        let Some(detail) = ask(relay, move |relay| relay.spool.show(message)).await? else {
+        let Some(detail) = ask(handle, move |handle| handle.spool.show(message)).await? else {
             return Ok(0);
         };
-        end(relay, config, detail, &recipients).await
+        end(handle, config, detail, &recipients).await
     });
     let counts: Vec<usize> = stream::iter(ends).buffer_unordered(AT_ONCE).try_collect().await?;
     Ok(counts.into_iter().map(|count| u64::try_from(count).unwrap_or(u64::MAX)).sum())
@@ -41,7 +41,7 @@ pub(super) async fn give_up(
 
 /// Ends what is still held of `recipients`; returns how many that were.
 async fn end(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     detail: MessageDetail,
     recipients: &BTreeSet<RecipientNo>,
@@ -68,8 +68,8 @@ async fn end(
         as_of: Removals::default(),
         submitter,
     };
-    let permit = relay.spool.settle_permit()?;
-    settle::fail(relay, config, permit, (&work, &lane), &problem).await;
+    let permit = handle.spool.settle_permit()?;
+    settle::fail(handle, config, permit, (&work, &lane), &problem).await;
     Ok(count)
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::notice;
 use crate::message::Work;
 use crate::queue::events::Event;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::telemetry::{Problem, Reason};
 
 /// Recipients that are remembered, so that each is named once. Ours; beyond it some are named again.
@@ -36,14 +36,14 @@ impl Named {
 }
 
 /// Names these and holds them. What cannot be written is only named: nothing of it is tried all the same.
-pub(super) fn park(relay: &Relay, damaged: Vec<DamagedRecipient>) {
+pub(super) fn park(handle: &QueueHandle, damaged: Vec<DamagedRecipient>) {
     for one in damaged {
         // Also if it was named before: an operator may have released it.
-        let is_news = relay.damaged.is_news(one.key);
+        let is_news = handle.damaged.is_news(one.key);
         if is_news {
             tell(&one);
         }
-        relay.spool.park(one, relay.now(), move |parked| {
+        handle.spool.park(one, handle.now(), move |parked| {
             // Where a page is damaged that is so each time.
             if let (Err(error), true) = (parked, is_news) {
                 tracing::error!(event = "store_failed", %error, "damaged mail could not be held; it is not tried either");
@@ -65,14 +65,14 @@ fn tell(one: &DamagedRecipient) {
 }
 
 /// Holds `work` if the attempt on it has shown that it is damaged.
-pub(super) async fn hold_if(relay: &Arc<Relay>, work: &Work, problem: Option<&Problem>) {
+pub(super) async fn hold_if(handle: &Arc<QueueHandle>, work: &Work, problem: Option<&Problem>) {
     let Some(problem) = problem.filter(|problem| problem.reason == Reason::MessageDamaged) else {
         return;
     };
     let message_id = work.message;
     tracing::error!(event = "alarm", reason = %problem.reason, %message_id, "{}: {CURE}", problem.text);
     let recipients = work.targets.iter().map(|target| (work.message, target.no)).collect();
-    let spool = relay.spool.clone();
+    let spool = handle.spool.clone();
     let held = tokio::task::spawn_blocking(move || spool.hold_these(recipients)).await;
     if let Err(error) = held.unwrap_or(Err(StoreError::Closed)) {
         tracing::error!(event = "store_failed", %error, "damaged mail could not be held");
@@ -91,9 +91,9 @@ pub(super) fn tell_unrecorded(subject: &notice::Subject<'_>) {
 }
 
 /// Tells the operator what the store did about damage.
-pub(crate) async fn tell_mended(relay: &Arc<Relay>) {
-    relay.spool.mend_if_damaged();
-    for place in relay.spool.take_journal_damage() {
+pub(crate) async fn tell_mended(handle: &Arc<QueueHandle>) {
+    handle.spool.mend_if_damaged();
+    for place in handle.spool.take_journal_damage() {
         tracing::error!(
             event = "alarm",
             reason = "journal_damaged",
@@ -101,7 +101,7 @@ pub(crate) async fn tell_mended(relay: &Arc<Relay>) {
              backup and in the log"
         );
     }
-    let all = relay.spool.take_mended();
+    let all = handle.spool.take_mended();
     let is_mended = all.iter().any(|one| !one.indexes.is_empty());
     for Mended { indexes, failed } in all {
         tracing::error!(
@@ -122,18 +122,18 @@ pub(crate) async fn tell_mended(relay: &Arc<Relay>) {
         }
     }
     if is_mended {
-        look_everywhere(relay).await;
+        look_everywhere(handle).await;
     }
 }
 
 /// What an index had hidden, or shown elsewhere, may be in any lane.
-async fn look_everywhere(relay: &Arc<Relay>) {
-    let spool = relay.spool.clone();
+async fn look_everywhere(handle: &Arc<QueueHandle>) {
+    let spool = handle.spool.clone();
     let lanes = tokio::task::spawn_blocking(move || spool.lanes()).await;
     match lanes.unwrap_or(Err(StoreError::Closed)) {
         Ok(lanes) => {
             let keys = lanes.into_iter().map(|lane| lane.key).collect();
-            relay.tell_queue(Event::Follow(keys)).await;
+            handle.tell(Event::Follow(keys)).await;
         }
         Err(error) => {
             tracing::error!(event = "store_failed", %error, "what damaged indexes hid waits for the next start");
@@ -142,10 +142,10 @@ async fn look_everywhere(relay: &Arc<Relay>) {
 }
 
 /// Looks through the whole queue once: what is damaged is named now, and not on the day on which it is due.
-pub(crate) async fn check_all(relay: Arc<Relay>, stop: CancellationToken) {
+pub(crate) async fn check_all(handle: Arc<QueueHandle>, stop: CancellationToken) {
     let mut after = CheckCursor::START;
     while !stop.is_cancelled() {
-        let (spool, begun) = (relay.spool.clone(), Instant::now());
+        let (spool, begun) = (handle.spool.clone(), Instant::now());
         let checked = tokio::task::spawn_blocking(move || spool.check(after)).await;
         // Half of the time is for others.
         let rest = tokio::time::sleep(begun.elapsed());
@@ -154,7 +154,7 @@ pub(crate) async fn check_all(relay: Arc<Relay>, stop: CancellationToken) {
         }
         match checked.unwrap_or(Err(StoreError::Closed)) {
             Ok(Checked { damaged, next }) => {
-                park(&relay, damaged);
+                park(&handle, damaged);
                 let Some(next) = next else { return };
                 after = next;
             }

@@ -21,8 +21,8 @@ use super::aftermath::AT_ONCE;
 use crate::message::{Target, Work};
 use crate::outcome::AgeCounts;
 use crate::queue::events::Event;
+use crate::queue::handle::QueueHandle;
 use crate::queue::{settle, store};
-use crate::relay::Relay;
 use crate::telemetry::{Problem, Reason};
 
 /// The longest sleep: a clock that is set must not make anybody oversleep for long.
@@ -76,52 +76,52 @@ pub(super) fn targets(work: &Work, begun: Moment) -> Vec<Target> {
 
 /// An attempt that `begun` so spoke for the whole of `lane`, and failed: deadlines there that nobody saw pass
 /// count now. Nothing else of the lane may be under way.
-pub(super) async fn lane_failed(relay: &Arc<Relay>, lane: &LaneKey, begun: Moment) {
+pub(super) async fn lane_failed(handle: &Arc<QueueHandle>, lane: &LaneKey, begun: Moment) {
     let since = begun.trusted_since;
     if since == Timestamp::MIN
-        || AgeCounts::for_attempt(begun, relay.clock.moment()) == AgeCounts::ClockSuspect
+        || AgeCounts::for_attempt(begun, handle.clock.moment()) == AgeCounts::ClockSuspect
     {
         return;
     }
     let tried = Moment { trusted_since: Timestamp::MIN, ..begun };
-    if let Err(error) = sweep(relay, tried, |which| which.1 == *lane).await {
+    if let Err(error) = sweep(handle, tried, |which| which.1 == *lane).await {
         tracing::error!(event = "store_failed", %error, "deadlines cannot be read");
     }
 }
 
 /// Deals with deadlines until `stop`.
-pub(crate) async fn watch(relay: Arc<Relay>, stop: CancellationToken) {
+pub(crate) async fn watch(handle: Arc<QueueHandle>, stop: CancellationToken) {
     loop {
-        let wait = look(&relay).await;
+        let wait = look(&handle).await;
         tokio::select! {
             () = stop.cancelled() => return,
-            () = relay.deadlines.notified() => {}
+            () = handle.deadlines.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
 /// Deals with what is overdue; returns how long nothing else will be.
-async fn look(relay: &Arc<Relay>) -> Duration {
-    look_at(relay, relay.clock.moment()).await
+async fn look(handle: &Arc<QueueHandle>) -> Duration {
+    look_at(handle, handle.clock.moment()).await
 }
 
-async fn look_at(relay: &Arc<Relay>, moment: Moment) -> Duration {
+async fn look_at(handle: &Arc<QueueHandle>, moment: Moment) -> Duration {
     // Nothing ends by a clock that may be wrong.
     match moment.clock {
         ClockTrust::Trusted => {}
         ClockTrust::Suspect => return LOOK_EVERY,
     }
     let dealt_with = async {
-        let is_done = sweep(relay, moment, |_| true).await?;
+        let is_done = sweep(handle, moment, |_| true).await?;
         // What is left of those before it is left for its next attempt.
-        let next = ask(relay, move |spool| spool.next_deadline(moment.now)).await?;
+        let next = ask(handle, move |spool| spool.next_deadline(moment.now)).await?;
         Ok::<_, StoreError>((is_done, next))
     };
     match dealt_with.await {
         Ok((true, None)) => LOOK_EVERY,
         Ok((true, Some(next))) => {
-            let wait = Duration::try_from(next.duration_since(relay.now()));
+            let wait = Duration::try_from(next.duration_since(handle.now()));
             // A little more, so that it is not woken just before the time.
             (wait.unwrap_or_default() + Duration::from_millis(1)).clamp(AGAIN, LOOK_EVERY)
         }
@@ -135,7 +135,7 @@ async fn look_at(relay: &Arc<Relay>, moment: Moment) -> Duration {
 
 /// Deals with all of `whose` that is overdue at `moment`; `false` if something was left for soon.
 async fn sweep(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     moment: Moment,
     whose: impl Fn(&Overdue) -> bool,
 ) -> Result<bool, StoreError> {
@@ -145,9 +145,9 @@ async fn sweep(
     let mut after = None;
     loop {
         let OverduePage { overdue, next } =
-            ask(relay, move |spool| spool.overdue(now, after, PAGE)).await?;
+            ask(handle, move |spool| spool.overdue(now, after, PAGE)).await?;
         let new = overdue.into_iter().filter(|which| whose(which) && seen.insert(which.clone()));
-        let dealings = new.map(|which| deal_with(relay, which, moment));
+        let dealings = new.map(|which| deal_with(handle, which, moment));
         let mut dealings = stream::iter(dealings).buffer_unordered(AT_ONCE);
         while let Some(is_dealt_with) = dealings.next().await {
             is_done &= is_dealt_with?;
@@ -161,48 +161,52 @@ async fn sweep(
 }
 
 /// Returns the message to its sender, or tells them; `false` if that is for later.
-async fn deal_with(relay: &Arc<Relay>, which: Overdue, moment: Moment) -> Result<bool, StoreError> {
+async fn deal_with(
+    handle: &Arc<QueueHandle>,
+    which: Overdue,
+    moment: Moment,
+) -> Result<bool, StoreError> {
     let now = moment.now;
     let (message, lane) = which.clone();
-    let as_of = relay.underway.removals();
-    let page = ask(relay, move |spool| spool.overdue_of(&which, now)).await?;
+    let as_of = handle.underway.removals();
+    let page = ask(handle, move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
-    if work.any(|target| relay.gathering.has(message, target.no)) {
+    if work.any(|target| handle.gathering.has(message, target.no)) {
         return Ok(true);
     }
-    if work.any(|target| relay.underway.is_sending(message, target.no)) {
+    if work.any(|target| handle.underway.is_sending(message, target.no)) {
         return Ok(false);
     }
     let Some(deadline) = work.options.deliver_by else { return Ok(true) };
     if deadline.mode == ByMode::Return && state_of(&deadline, moment) != State::Over {
         return Ok(true);
     }
-    let before = ask(relay, move |spool| spool.show(message)).await?;
-    let Ok(permit) = relay.spool.settle_permit() else { return Ok(false) };
-    let config = relay.config();
+    let before = ask(handle, move |spool| spool.show(message)).await?;
+    let Ok(permit) = handle.spool.settle_permit() else { return Ok(false) };
+    let config = handle.config();
     let problem = problem(&deadline, before.as_ref());
     match deadline.mode {
         ByMode::Return => {
             let recipients = work.targets.iter().map(|target| target.no).collect();
-            let sending = relay.underway.begin(message, recipients);
+            let sending = handle.underway.begin(message, recipients);
             // The operator took mail out of the queue since it was read, or comes first now.
             if !sending.is_as(as_of) || !sending.hand_over() {
                 return Ok(false);
             }
             // What waits for others ends only if nobody holds it meanwhile; here also what is held ends.
             if has_held(&work, before.as_ref()) {
-                settle::fail(relay, &config, permit, (&work, &lane), &problem).await;
+                settle::fail(handle, &config, permit, (&work, &lane), &problem).await;
             } else {
-                settle::fail_soon(relay, &config, permit, (&work, &lane), &problem).await;
+                settle::fail_soon(handle, &config, permit, (&work, &lane), &problem).await;
             }
         }
         ByMode::Notify => {
             let told = (&problem, Told::Deadline);
-            settle::tell_delay(relay, &config, permit, &work, told).await;
+            settle::tell_delay(handle, &config, permit, &work, told).await;
         }
     }
     // What of it is in memory is not there any more, or knows less than the store.
-    relay.tell_queue(Event::Removed(vec![lane])).await;
+    handle.tell(Event::Removed(vec![lane])).await;
     Ok(true)
 }
 
@@ -230,10 +234,10 @@ fn problem(deadline: &Deadline, message: Option<&MessageDetail>) -> Problem {
 }
 
 async fn ask<T: Send + 'static>(
-    relay: &Relay,
+    handle: &QueueHandle,
     question: impl FnOnce(&spool::Spool) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let spool = relay.spool.clone();
+    let spool = handle.spool.clone();
     tokio::task::spawn_blocking(move || question(&spool)).await.unwrap_or(Err(StoreError::Closed))
 }
 
@@ -300,9 +304,9 @@ mod tests {
             problem: Problem::new(Reason::ConnectFailed, "down").stored(now),
         };
         let update = LaneUpdate { key: lane("a.test"), state: LaneState::Failing(trouble) };
-        stage.relay.spool.update_lane(update, move |result| done.0.send(result).unwrap());
+        stage.handle.spool.update_lane(update, move |result| done.0.send(result).unwrap());
         done.1.recv().unwrap().unwrap();
-        assert_eq!(look(&stage.relay).await, LOOK_EVERY, "nothing is left to be done");
+        assert_eq!(look(&stage.handle).await, LOOK_EVERY, "nothing is left to be done");
         stage.end_what_is_gathered().await;
         let (notices, others) = stage.recipients();
         // One for each lane, since somebody was held, and not about those that are not to be told of.
@@ -310,7 +314,7 @@ mod tests {
         let text: Vec<String> = stage
             .queue()
             .iter()
-            .map(|row| match stage.relay.spool.body(row.message).unwrap() {
+            .map(|row| match stage.handle.spool.body(row.message).unwrap() {
                 spool::Body::Memory(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
                 spool::Body::File { .. } => panic!("a small notice is in memory"),
             })
@@ -325,14 +329,14 @@ mod tests {
     async fn ext_13_mode_n_tells_once_and_keeps_all() {
         let stage = Stage::new();
         commit(&stage, ByMode::Notify);
-        look(&stage.relay).await;
-        look(&stage.relay).await;
+        look(&stage.handle).await;
+        look(&stage.handle).await;
         let (notices, others) = stage.recipients();
         assert_eq!(notices.len(), 2, "one for each lane, once");
         assert_eq!(others.len(), 4);
-        assert_eq!(stage.relay.spool.next_deadline(Timestamp::UNIX_EPOCH).unwrap(), None);
+        assert_eq!(stage.handle.spool.next_deadline(Timestamp::UNIX_EPOCH).unwrap(), None);
         let late = clock::now() + SignedDuration::from_secs(9_000);
-        let page = stage.relay.spool.unwarned(&lane("a.test"), late, None, 10).unwrap();
+        let page = stage.handle.spool.unwarned(&lane("a.test"), late, None, 10).unwrap();
         assert!(page.due.is_empty(), "they need no other notice of delay");
     }
 
@@ -340,12 +344,12 @@ mod tests {
     async fn what_is_under_way_is_left_to_its_attempt() {
         let stage = Stage::new();
         let message = commit(&stage, ByMode::Return);
-        let sending = stage.relay.underway.begin(message, vec![RecipientNo(1)]);
-        assert_eq!(look(&stage.relay).await, AGAIN);
+        let sending = stage.handle.underway.begin(message, vec![RecipientNo(1)]);
+        assert_eq!(look(&stage.handle).await, AGAIN);
         stage.end_what_is_gathered().await;
         assert_eq!(stage.recipients().1, ["b@b.test"]);
         drop(sending);
-        look(&stage.relay).await;
+        look(&stage.handle).await;
         assert!(stage.recipients().1.is_empty());
     }
 
@@ -355,7 +359,7 @@ mod tests {
         let stage = Stage::new();
         commit(&stage, ByMode::Return);
         let now = clock::now();
-        let page = stage.relay.spool.next(&lane("b.test"), now, None, 10).unwrap();
+        let page = stage.handle.spool.next(&lane("b.test"), now, None, 10).unwrap();
         let work = page.due.into_iter().next().and_then(store::whole).unwrap();
         let seen = Moment::undoubted(now);
         let unseen = Moment { trusted_since: now, ..seen };
@@ -368,12 +372,15 @@ mod tests {
             assert_eq!(of_lanes(&targets(&work, moment)), [ends], "{moment:?}");
         }
 
-        assert!(sweep(&stage.relay, unseen, |_| true).await.unwrap(), "nothing is to be done soon");
+        assert!(
+            sweep(&stage.handle, unseen, |_| true).await.unwrap(),
+            "nothing is to be done soon"
+        );
         assert_eq!(stage.recipients().1.len(), 4, "all are still there");
-        lane_failed(&stage.relay, &lane("a.test"), unseen).await;
+        lane_failed(&stage.handle, &lane("a.test"), unseen).await;
         assert_eq!(stage.recipients().1.len(), 4, "the clock of the attempt is not that of today");
         let tried = |which: &Overdue| which.1 == lane("a.test");
-        sweep(&stage.relay, seen, tried).await.unwrap();
+        sweep(&stage.handle, seen, tried).await.unwrap();
         stage.end_what_is_gathered().await;
         assert_eq!(stage.recipients().1, ["b@b.test"], "its lane was not tried");
     }
@@ -384,9 +391,9 @@ mod tests {
         commit(&stage, ByMode::Return);
         let now = clock::now();
         let unseen = Moment { trusted_since: now, ..Moment::undoubted(now) };
-        assert_eq!(look_at(&stage.relay, unseen).await, LOOK_EVERY);
+        assert_eq!(look_at(&stage.handle, unseen).await, LOOK_EVERY);
         commit_until(&stage, ByMode::Return, now + SignedDuration::from_secs(5));
-        let wait = look_at(&stage.relay, unseen).await;
+        let wait = look_at(&stage.handle, unseen).await;
         assert!(wait < Duration::from_secs(6), "{wait:?}");
         assert_eq!(stage.recipients().1.len(), 8, "nothing is over");
     }
@@ -397,7 +404,7 @@ mod tests {
         for (mode, want) in [(ByMode::Return, true), (ByMode::Notify, false)] {
             commit(&stage, mode);
             let late = clock::now() + SignedDuration::from_secs(60);
-            let page = stage.relay.spool.next(&lane("b.test"), late, None, 10).unwrap();
+            let page = stage.handle.spool.next(&lane("b.test"), late, None, 10).unwrap();
             let work = page.due.into_iter().next_back().and_then(store::whole).unwrap();
             assert_eq!(is_over(&work, Moment::undoubted(clock::now())), want);
             let before = clock::now() - SignedDuration::from_secs(30);

@@ -15,10 +15,11 @@ use crate::delivery::yielding::Yielding;
 use crate::message::Target;
 use crate::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
 use crate::pool::Bottleneck;
-use crate::relay::{Relay, dice};
+use crate::queue::handle::QueueHandle;
 use crate::resolve::Freshness;
 use crate::route::{self, Place};
 use crate::schedule::after;
+use crate::schedule::dice;
 
 /// How long everything rests while the store cannot promise to settle. Ours.
 const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
@@ -37,67 +38,68 @@ pub(crate) enum Over {
 
 /// Tries `due`, which is marked as `sending`, and settles what came of it.
 pub(crate) async fn deliver(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     due: Due,
     sending: &Sending,
     yielding: &Yielding,
 ) -> Over {
-    match try_and_settle(relay, due, (sending, yielding)).await {
+    match try_and_settle(handle, due, (sending, yielding)).await {
         Ok(finished) => Over::Finished(finished),
         Err(no_room) => Over::NoRoom(no_room),
     }
 }
 
 async fn try_and_settle(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     due: Due,
     (sending, yielding): (&Sending, &Yielding),
 ) -> Result<Finished, Box<NoRoom>> {
     // Before anything is transmitted: what a peer takes must be settled, or it would be sent again.
-    let permit = match relay.spool.settle_permit() {
+    let permit = match handle.spool.settle_permit() {
         Ok(permit) => permit,
         Err(error) => {
-            relay.note_store_error(&error);
+            handle.note_store_error(&error);
             tracing::error!(event = "store_failed", %error, "sending pauses: results cannot be stored");
-            return Ok(rest(due, relay.now()));
+            return Ok(rest(due, handle.now()));
         }
     };
-    let due = match still_queued(relay, due, sending).await {
+    let due = match still_queued(handle, due, sending).await {
         Ok(due) => due,
         Err(finished) => return Ok(finished),
     };
-    let begun = relay.clock.moment();
+    let begun = handle.clock.moment();
     if deadline::is_over(&due.work, begun) {
         return Ok(leave(due, begun.now));
     }
     let circumstances = |retry, dice| {
-        let ended = relay.clock.moment();
+        let ended = handle.clock.moment();
         let age_counts = AgeCounts::for_attempt(begun, ended);
         let (started, now, trouble) = (begun.now, ended.now, due.trouble);
         Circumstances { started, now, age_counts, retry, dice, trouble }
     };
     let targets = &deadline::targets(&due.work, begun);
-    let today = relay.config();
-    let freshness = freshness(relay, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
+    let today = handle.config();
+    let freshness =
+        freshness(handle, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
     let dice = dice();
     // Of a next hop that is known already nothing is to be learnt.
-    let told = (due.class == Class::New).then_some(ToldQueue { relay, ticket: due.ticket });
+    let told = (due.class == Class::New).then_some(ToldQueue { handle, ticket: due.ticket });
     let sessions = told.as_ref().map(|told| told as &dyn Sessions);
     let task = Task { lane: &due.lane, work: &due.work, sessions };
     let tried = tokio::select! {
         biased;
-        tried = attempt::attempt(relay, &task, (sending, yielding), freshness) => tried,
+        tried = attempt::attempt(&handle.outbound, &task, (sending, yielding), freshness) => tried,
         () = yielding.granted() => {
             let error = AttemptError::Yielded { doing: yielding.doing() };
-            attempt::ended_without_answer(sending, relay.config(), error)
+            attempt::ended_without_answer(sending, handle.config(), error)
         }
     };
     // What is left is ours, and ends by itself.
     yielding.content_begins();
     let (config, result) = match tried {
         Tried::Ended(config, result) => (config, result),
-        Tried::Astray => return Ok(move_on(due, relay.now())),
-        Tried::Withdrawn => return Ok(withdrawn(relay, due)),
+        Tried::Astray => return Ok(move_on(due, handle.now())),
+        Tried::Withdrawn => return Ok(withdrawn(handle, due)),
     };
     let retry = &config.delivery.retry;
     let decided = match result {
@@ -117,36 +119,36 @@ async fn try_and_settle(
     };
     let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
     let problem = decided.problem.clone();
-    let finished = settle::settle(relay, &config, permit, &due, decided).await;
-    damaged::hold_if(relay, &due.work, problem.as_ref()).await;
+    let finished = settle::settle(handle, &config, permit, &due, decided).await;
+    damaged::hold_if(handle, &due.work, problem.as_ref()).await;
     // What follows is about other mail.
     sending.take_back();
     if let (true, Some(problem), Company::Alone) = (lane_failed, problem, due.company) {
-        let counts = AgeCounts::for_attempt(begun, relay.clock.moment());
+        let counts = AgeCounts::for_attempt(begun, handle.clock.moment());
         let ends_others = freshness == Freshness::Fresh && counts == AgeCounts::Yes;
         let expired_at = ends_others.then_some(begun.now);
-        aftermath::lane_failed(relay, config, due.lane, (problem, expired_at, begun)).await;
+        aftermath::lane_failed(handle, config, due.lane, (problem, expired_at, begun)).await;
     }
     Ok(finished)
 }
 
 /// The queue wants to know with whom an attempt at an unknown next hop has a session.
 struct ToldQueue<'r> {
-    relay: &'r Relay,
+    handle: &'r QueueHandle,
     ticket: Ticket,
 }
 
 impl Sessions for ToldQueue<'_> {
     fn tell<'a>(&'a self, host: Option<&'a HostName>) -> BoxFuture<'a, ()> {
         let event = Event::Session(self.ticket, host.map(Group::of_host));
-        Box::pin(self.relay.tell_queue(event))
+        Box::pin(self.handle.tell(event))
     }
 }
 
 /// A recipient may only be returned for age after an attempt that looked at DNS anew
 /// (RFC 8461 §8.1). Probes look for the whole lane, so that one attempt can end all that are too old.
 async fn freshness(
-    relay: &Relay,
+    handle: &QueueHandle,
     due: &Due,
     targets: &[Target],
     circumstances: &Circumstances<'_>,
@@ -157,7 +159,7 @@ async fn freshness(
     if due.trouble.is_none() || circumstances.age_counts == AgeCounts::ClockSuspect {
         return Freshness::Cached;
     }
-    match store::has_expired(relay, due.lane.clone(), circumstances.started).await {
+    match store::has_expired(handle, due.lane.clone(), circumstances.started).await {
         Ok(false) => Freshness::Cached,
         Ok(true) | Err(_) => Freshness::Fresh,
     }
@@ -166,38 +168,38 @@ async fn freshness(
 /// Without those who were taken out of the queue since `due` was read. Nearly always nobody was, and nothing is
 /// read.
 async fn still_queued(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     mut due: Due,
     sending: &Sending,
 ) -> Result<Due, Finished> {
     let (message, before) = (due.work.message, due.work.targets.len());
-    due.work.targets.retain(|target| !relay.gathering.has(message, target.no));
+    due.work.targets.retain(|target| !handle.gathering.has(message, target.no));
     if due.work.targets.is_empty() {
         // They have failed, and end in a moment.
-        return Err(leave(due, relay.now()));
+        return Err(leave(due, handle.now()));
     }
     if due.work.targets.len() < before {
         sending.narrow(due.work.targets.iter().map(|target| target.no).collect());
     }
-    match store::keep_queued(relay, &due.lane, &mut due.work, sending).await {
-        Ok(()) if due.work.targets.is_empty() => Err(withdrawn(relay, due)),
+    match store::keep_queued(handle, &due.lane, &mut due.work, sending).await {
+        Ok(()) if due.work.targets.is_empty() => Err(withdrawn(handle, due)),
         Ok(()) => Ok(due),
         Err(error) => {
             tracing::error!(event = "store_failed", %error, "it is not known who is still in the queue");
-            Err(rest(due, relay.now()))
+            Err(rest(due, handle.now()))
         }
     }
 }
 
 /// The operator took it out of the queue, or some of its recipients. Nothing was tried, so nothing is written;
 /// who is left is due as before.
-fn withdrawn(relay: &Relay, due: Due) -> Finished {
+fn withdrawn(handle: &QueueHandle, due: Due) -> Finished {
     Finished {
-        place: route::place(&relay.config(), &due.lane, &due.work),
+        place: route::place(&handle.config(), &due.lane, &due.work),
         lane: due.lane,
         message: due.work.message,
         effect: Effect::Neutral,
-        due: Some(relay.now()),
+        due: Some(handle.now()),
         pause: None,
         took: None,
         cause: None,
@@ -290,7 +292,7 @@ mod tests {
     /// What the lane reads.
     async fn fetched(stage: &Stage) -> Due {
         let (none, now) = (HashSet::new(), clock::now());
-        let found = store::fetch(&stage.relay, lane("a.test"), &none, (64, now)).await.unwrap();
+        let found = store::fetch(&stage.handle, lane("a.test"), &none, (64, now)).await.unwrap();
         let [work] = <[Work; 1]>::try_from(found.work).unwrap();
         let (lane, company) = (lane("a.test"), Company::Others);
         Due { lane, ticket: Ticket::ALONE, class: Class::New, trouble: None, company, work }
@@ -298,8 +300,8 @@ mod tests {
 
     async fn to_whom(stage: &Stage, due: Due) -> Vec<String> {
         let recipients = due.work.targets.iter().map(|target| target.no).collect();
-        let sending = stage.relay.underway.begin(due.work.message, recipients);
-        match still_queued(&stage.relay, due, &sending).await {
+        let sending = stage.handle.underway.begin(due.work.message, recipients);
+        match still_queued(&stage.handle, due, &sending).await {
             Ok(due) => due.work.targets.iter().map(|t| t.mailbox.to_string()).collect(),
             Err(_) => Vec::new(),
         }
@@ -312,9 +314,9 @@ mod tests {
             let stage = Stage::new();
             let message = commit(&stage, &["x@a.test"]);
             let due = fetched(&stage).await;
-            assert_eq!(due.work.as_of, stage.relay.underway.removals(), "nothing is read twice");
+            assert_eq!(due.work.as_of, stage.handle.underway.removals(), "nothing is read twice");
             let selection = Selection::Messages(vec![message]);
-            let taken = stop::take_out(&stage.relay, verb, selection).await.unwrap();
+            let taken = stop::take_out(&stage.handle, verb, selection).await.unwrap();
             assert_eq!(taken, TakenOut { count: 1, being_sent: 0 });
             assert!(to_whom(&stage, due).await.is_empty(), "{verb:?}");
         }
@@ -325,8 +327,8 @@ mod tests {
         let stage = Stage::new();
         let message = commit(&stage, &["x@a.test", "y@a.test"]);
         let due = fetched(&stage).await;
-        stage.relay.spool.hold_these(vec![(message, RecipientNo(0))]).unwrap();
-        stage.relay.underway.note_removal();
+        stage.handle.spool.hold_these(vec![(message, RecipientNo(0))]).unwrap();
+        stage.handle.underway.note_removal();
         assert_eq!(to_whom(&stage, due).await, ["y@a.test"]);
     }
 
@@ -337,17 +339,19 @@ mod tests {
         let message = commit(&stage, &["x@[192.0.2.1]"]);
         let (due, yielding) = (fetched(&stage).await, &Yielding::default());
         let task = &Task { lane: &due.lane, work: &due.work, sessions: None };
-        let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
+        let sending = stage.handle.underway.begin(message, vec![RecipientNo(0)]);
         let tried =
-            attempt::attempt(&stage.relay, task, (&sending, yielding), Freshness::Cached).await;
+            attempt::attempt(&stage.handle.outbound, task, (&sending, yielding), Freshness::Cached)
+                .await;
         assert!(matches!(tried, Tried::Ended(_, Err(_))), "{tried:?}");
-        assert_eq!(stage.relay.underway.remove(&[(message, RecipientNo(0))]).len(), 1);
+        assert_eq!(stage.handle.underway.remove(&[(message, RecipientNo(0))]).len(), 1);
         drop(sending);
 
-        let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
-        stage.relay.underway.remove(&[(message, RecipientNo(0))]);
+        let sending = stage.handle.underway.begin(message, vec![RecipientNo(0)]);
+        stage.handle.underway.remove(&[(message, RecipientNo(0))]);
         let tried =
-            attempt::attempt(&stage.relay, task, (&sending, yielding), Freshness::Cached).await;
+            attempt::attempt(&stage.handle.outbound, task, (&sending, yielding), Freshness::Cached)
+                .await;
         assert!(matches!(tried, Tried::Withdrawn), "{tried:?}");
     }
 
@@ -356,12 +360,12 @@ mod tests {
     async fn what_comes_later_is_not_meant() {
         let stage = Stage::new();
         commit(&stage, &["x@a.test"]);
-        let meant = stop::up_to_now(&stage.relay, spool::Filter::default()).await.unwrap();
+        let meant = stop::up_to_now(&stage.handle, spool::Filter::default()).await.unwrap();
         commit(&stage, &["y@a.test"]);
-        let taken = stop::take_out(&stage.relay, Verb::Delete, Selection::Matching(meant.clone()));
+        let taken = stop::take_out(&stage.handle, Verb::Delete, Selection::Matching(meant.clone()));
         assert_eq!(taken.await.unwrap().count, 2, "a command of its own means all");
         commit(&stage, &["z@a.test"]);
-        assert!(stage.relay.spool.list(&meant, None, 10).unwrap().rows.is_empty());
+        assert!(stage.handle.spool.list(&meant, None, 10).unwrap().rows.is_empty());
     }
 
     /// While its mail is at a host, it is neither held nor deleted, nor said to be.
@@ -371,10 +375,10 @@ mod tests {
             let stage = Stage::new();
             let message = commit(&stage, &["x@a.test", "y@a.test"]);
             let before = stage.queue();
-            let sending = stage.relay.underway.begin(message, vec![RecipientNo(0)]);
+            let sending = stage.handle.underway.begin(message, vec![RecipientNo(0)]);
             assert!(sending.hand_over());
             let selection = Selection::Messages(vec![message]);
-            let taken = stop::take_out(&stage.relay, verb, selection).await.unwrap();
+            let taken = stop::take_out(&stage.handle, verb, selection).await.unwrap();
             assert_eq!(taken, TakenOut { count: 1, being_sent: 1 }, "{verb:?}");
             let after: Vec<_> =
                 stage.queue().into_iter().filter(|row| row.no == RecipientNo(0)).collect();

@@ -16,7 +16,7 @@ use super::store;
 use crate::message::onward;
 use crate::queue::events::End;
 use crate::queue::events::Followed;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::route;
 
 /// Recipients read at once.
@@ -43,8 +43,8 @@ pub(super) struct Frozen {
 }
 
 /// The lanes with mail that may have another next hop today.
-pub(super) async fn lanes_astray(relay: &Arc<Relay>, astray: Astray) -> Vec<LaneKey> {
-    let reader = Arc::clone(relay);
+pub(super) async fn lanes_astray(handle: &Arc<QueueHandle>, astray: Astray) -> Vec<LaneKey> {
+    let reader = Arc::clone(handle);
     let read = tokio::task::spawn_blocking(move || reader.spool.lanes()).await;
     let lanes = match read.unwrap_or(Err(StoreError::Closed)) {
         Ok(lanes) => lanes,
@@ -53,7 +53,7 @@ pub(super) async fn lanes_astray(relay: &Arc<Relay>, astray: Astray) -> Vec<Lane
             return Vec::new();
         }
     };
-    let config = relay.config();
+    let config = handle.config();
     // Who is held is looked at when released.
     let keys = lanes.into_iter().filter(|lane| lane.queued > 0).map(|lane| lane.key);
     keys.filter(|key| match route::mail_of(&config, key) {
@@ -65,8 +65,8 @@ pub(super) async fn lanes_astray(relay: &Arc<Relay>, astray: Astray) -> Vec<Lane
 }
 
 /// Moves the mail of `frozen` where it belongs. Whatever happens, the lanes are free again then.
-pub(super) async fn follow(relay: &Arc<Relay>, frozen: Vec<Frozen>) -> Followed {
-    let mut mover = Mover { relay, moves: Vec::new(), moved: BTreeMap::new() };
+pub(super) async fn follow(handle: &Arc<QueueHandle>, frozen: Vec<Frozen>) -> Followed {
+    let mut mover = Mover { handle, moves: Vec::new(), moved: BTreeMap::new() };
     let end = match AssertUnwindSafe(mover.all(&frozen)).catch_unwind().await {
         Ok(Ok(())) => End::Done,
         Ok(Err(error)) => {
@@ -86,7 +86,7 @@ pub(super) async fn follow(relay: &Arc<Relay>, frozen: Vec<Frozen>) -> Followed 
 }
 
 struct Mover<'a> {
-    relay: &'a Arc<Relay>,
+    handle: &'a Arc<QueueHandle>,
     /// To be written.
     moves: Vec<Move>,
     /// Recipients, by where they are now.
@@ -105,11 +105,11 @@ impl Mover<'_> {
         let mut after: Option<DueCursor> = None;
         loop {
             let at = after;
-            let page = store::read(self.relay, frozen.lane.clone(), move |spool, lane| {
+            let page = store::read(self.handle, frozen.lane.clone(), move |spool, lane| {
                 spool.next(lane, jiff::Timestamp::MAX, at, PAGE)
             });
             let page = page.await?;
-            let config = self.relay.config();
+            let config = self.handle.config();
             for due in page.due {
                 if frozen.in_flight.contains(&due.message) {
                     continue;
@@ -141,8 +141,8 @@ impl Mover<'_> {
         for to in moves.iter().map(|moved| &moved.to) {
             *counts.entry(to.clone()).or_insert(0) += 1;
         }
-        let spool = self.relay.spool.clone();
-        let now = self.relay.now();
+        let spool = self.handle.spool.clone();
+        let now = self.handle.now();
         let write = tokio::task::spawn_blocking(move || spool.move_to_lanes(moves, now));
         write.await.unwrap_or(Err(StoreError::Closed))?;
         for (to, count) in counts {

@@ -18,7 +18,7 @@ use super::settle::{self, Failing};
 use super::store;
 use crate::message::Removals;
 use crate::message::{Body, Target, Work};
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::telemetry::Problem;
 
 /// How long the first failure waits for others. Our choice: attempts of one message begin together, and most hosts answer
@@ -113,33 +113,33 @@ impl Gathering {
 }
 
 /// Tells of what was gathered, until `stop`; then of all that is left.
-pub(crate) async fn watch(relay: Arc<Relay>, stop: CancellationToken) {
+pub(crate) async fn watch(handle: Arc<QueueHandle>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let wait = async {
-            match relay.gathering.next() {
+            match handle.gathering.next() {
                 Some(next) => sleep_until(next).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = relay.gathering.came.notified() => {}
+            () = handle.gathering.came.notified() => {}
             () = wait => {}
         }
-        tell(&relay, relay.gathering.take(Some(Instant::now())));
+        tell(&handle, handle.gathering.take(Some(Instant::now())));
     }
-    relay.gathering.state().is_closed = true;
-    tell(&relay, relay.gathering.take(None));
+    handle.gathering.state().is_closed = true;
+    tell(&handle, handle.gathering.take(None));
 }
 
 /// Each message in a task of its own: none waits for another one's disk or bug.
-fn tell(relay: &Arc<Relay>, due: Vec<(MessageId, Gathered)>) {
+fn tell(handle: &Arc<QueueHandle>, due: Vec<(MessageId, Gathered)>) {
     for (message, gathered) in due {
-        let relay = Arc::clone(relay);
-        relay.tracker.clone().spawn(async move {
-            let _ending = Ending::of(&relay, message, &gathered);
-            if let Err(error) = end(&relay, gathered).await {
-                relay.note_store_error(&error);
+        let handle = Arc::clone(handle);
+        handle.tracker.clone().spawn(async move {
+            let _ending = Ending::of(&handle, message, &gathered);
+            if let Err(error) = end(&handle, gathered).await {
+                handle.note_store_error(&error);
                 tracing::error!(event = "store_failed", %error, "failures are not told yet: they are tried again");
             }
         });
@@ -148,39 +148,39 @@ fn tell(relay: &Arc<Relay>, due: Vec<(MessageId, Gathered)>) {
 
 /// The recipients end, or are tried again: they are nobody's from then on.
 struct Ending<'a> {
-    relay: &'a Relay,
+    handle: &'a QueueHandle,
     message: MessageId,
     recipients: Vec<RecipientNo>,
 }
 
 impl<'a> Ending<'a> {
-    fn of(relay: &'a Relay, message: MessageId, gathered: &Gathered) -> Self {
+    fn of(handle: &'a QueueHandle, message: MessageId, gathered: &Gathered) -> Self {
         let targets = gathered.failures.iter().flat_map(|(_, work, _)| &work.targets);
-        Self { relay, message, recipients: targets.map(|target| target.no).collect() }
+        Self { handle, message, recipients: targets.map(|target| target.no).collect() }
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.relay.gathering.forget(self.message, &self.recipients);
+        self.handle.gathering.forget(self.message, &self.recipients);
     }
 }
 
 /// Ends those that are still in the queue, and tells of them.
-async fn end(relay: &Arc<Relay>, gathered: Gathered) -> Result<(), StoreError> {
+async fn end(handle: &Arc<QueueHandle>, gathered: Gathered) -> Result<(), StoreError> {
     let (mut marks, mut failing) = (Vec::new(), Vec::new());
     for (lane, mut work, problems) in gathered.failures {
         let numbers: Vec<RecipientNo> = work.targets.iter().map(|target| target.no).collect();
         let problems: HashMap<_, _> = numbers.iter().copied().zip(problems).collect();
-        let sending = relay.underway.begin(work.message, numbers);
-        store::keep_queued(relay, &lane, &mut work, &sending).await?;
+        let sending = handle.underway.begin(work.message, numbers);
+        store::keep_queued(handle, &lane, &mut work, &sending).await?;
         if sending.hand_over() {
             marks.push(sending);
             failing.push(Failing { lane, work, problems });
         }
     }
-    let permit = relay.spool.settle_permit()?;
-    settle::fail_together(relay, &relay.config(), permit, &failing).await;
+    let permit = handle.spool.settle_permit()?;
+    settle::fail_together(handle, &handle.config(), permit, &failing).await;
     Ok(())
 }
 
@@ -219,16 +219,16 @@ mod tests {
     }
 
     fn work(stage: &Stage, domain: &str) -> Work {
-        let page = stage.relay.spool.next(&lane(domain), clock::now(), None, 10).unwrap();
+        let page = stage.handle.spool.next(&lane(domain), clock::now(), None, 10).unwrap();
         page.due.into_iter().next().and_then(store::whole).unwrap()
     }
 
     async fn fail(stage: &Stage, domain: &str) {
-        let (relay, work) = (&stage.relay, work(stage, domain));
+        let (handle, work) = (&stage.handle, work(stage, domain));
         let problem = Problem::new(Reason::ConnectFailed, "down");
-        let permit = relay.spool.settle_permit().unwrap();
-        let config = relay.config();
-        settle::fail_soon(relay, &config, permit, (&work, &lane(domain)), &problem).await;
+        let permit = handle.spool.settle_permit().unwrap();
+        let config = handle.config();
+        settle::fail_soon(handle, &config, permit, (&work, &lane(domain)), &problem).await;
     }
 
     #[tokio::test]
@@ -237,11 +237,11 @@ mod tests {
         let message = commit(&stage, &["a.test", "b.test", "c.test"]);
         for (domain, number) in [("a.test", 0), ("b.test", 1)] {
             fail(&stage, domain).await;
-            assert!(stage.relay.gathering.has(message, RecipientNo(number)), "{domain}");
+            assert!(stage.handle.gathering.has(message, RecipientNo(number)), "{domain}");
         }
         assert_eq!(stage.recipients().1.len(), 3, "all are in the store");
         stage.end_what_is_gathered().await;
-        assert!(!stage.relay.gathering.has(message, RecipientNo(0)));
+        assert!(!stage.handle.gathering.has(message, RecipientNo(0)));
         assert_eq!(stage.recipients(), (vec!["s@sender.test".into()], vec!["r@c.test".into()]));
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let message = commit(&stage, &["a.test", "b.test"]);
         fail(&stage, "a.test").await;
         let selection = Selection::Messages(vec![message]);
-        stop::take_out(&stage.relay, Verb::Delete, selection).await.unwrap();
+        stop::take_out(&stage.handle, Verb::Delete, selection).await.unwrap();
         stage.end_what_is_gathered().await;
         assert_eq!(stage.recipients(), (Vec::new(), Vec::new()), "nobody is told");
     }

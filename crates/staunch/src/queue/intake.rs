@@ -17,7 +17,8 @@ use crate::free_space::Reservation;
 use crate::message::HotBody;
 use crate::message::{Body, Rest, Submitter, Target, Work, needs_utf8};
 use crate::queue::events::{Arrival, Event};
-use crate::relay::{Counted, Relay};
+use crate::queue::handle::Counted;
+use crate::queue::handle::QueueHandle;
 use crate::schedule::after;
 
 /// Mail cannot be taken now; the client keeps it and tries again.
@@ -49,13 +50,13 @@ pub(crate) enum Origin {
 /// What the accepting side uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Intake {
-    relay: Arc<Relay>,
+    handle: Arc<QueueHandle>,
 }
 
 impl Intake {
     /// The door of this daemon.
-    pub(crate) fn new(relay: Arc<Relay>) -> Self {
-        Self { relay }
+    pub(crate) fn new(handle: Arc<QueueHandle>) -> Self {
+        Self { handle }
     }
 
     /// Room for a message of `client` that is said to have `size` octets.
@@ -64,16 +65,16 @@ impl Intake {
     ///
     /// [`NotNow`] when the disk or the queue is too full, or the store is broken.
     pub(crate) fn room_for(&self, client: Borrower, size: u64) -> Result<Reservation, NotNow> {
-        let relay = &self.relay;
-        let limits = &relay.config().limits;
-        if relay.broken.is_cancelled() {
+        let handle = &self.handle;
+        let limits = &handle.config().limits;
+        if handle.broken.is_cancelled() {
             return Err(NotNow::no_space("The queue is not available, try again later"));
         }
-        let messages = relay.messages.load(Ordering::Relaxed);
+        let messages = handle.messages.load(Ordering::Relaxed);
         if limits.queue_messages.is_some_and(|max| messages >= max) {
             return Err(NotNow::no_space("The queue is full, try again later"));
         }
-        relay.free.reserve(client, size, limits.disk_free_min).ok_or_else(NotNow::disk_full)
+        handle.free.reserve(client, size, limits.disk_free_min).ok_or_else(NotNow::disk_full)
     }
 
     /// The message has grown to `size` octets.
@@ -82,23 +83,23 @@ impl Intake {
     ///
     /// [`NotNow`] when it is larger than it was said to be, and there is no room for that.
     pub(crate) fn room_to_grow(&self, room: &mut Reservation, size: u64) -> Result<(), NotNow> {
-        let floor = self.relay.config().limits.disk_free_min;
+        let floor = self.handle.config().limits.disk_free_min;
         room.covers(size, floor).then_some(()).ok_or_else(NotNow::disk_full)
     }
 
     /// The time that mail goes by.
     pub(crate) fn now(&self) -> Timestamp {
-        self.relay.now()
+        self.handle.now()
     }
 
     /// Has the operator said that nothing new is to be taken?
     pub(crate) fn is_draining(&self) -> bool {
-        self.relay.switches.off().accepting.is_some()
+        self.handle.switches.off().accepting.is_some()
     }
 
     /// A new message, still empty.
     pub(crate) fn draft(&self) -> Draft {
-        self.relay.spool.draft(self.relay.spool.new_id(self.now()))
+        self.handle.spool.draft(self.handle.spool.new_id(self.now()))
     }
 
     /// Makes the message durable and hands it to the queue. Only after this returned, 250. The lanes of
@@ -124,36 +125,36 @@ impl Intake {
         draft: Draft,
         envelope: Envelope,
     ) -> Result<MessageId, NotNow> {
-        let relay = &self.relay;
+        let handle = &self.handle;
         let committed = async {
             let sealed = seal(draft).await?;
-            let hot = sealed.bytes().and_then(|bytes| HotBody::keep(bytes, &relay.budget));
-            let pieces = pieces(relay, sealed.id(), &envelope, hot);
+            let hot = sealed.bytes().and_then(|bytes| HotBody::keep(bytes, &handle.budget));
+            let pieces = pieces(handle, sealed.id(), &envelope, hot);
             let has_deadline = envelope.options.deliver_by.is_some();
             let (done, answer) = oneshot::channel();
             let done = move |result| {
                 let _gone = done.send(result);
             };
             match origin {
-                Origin::Client => relay.spool.commit(sealed, envelope, done),
+                Origin::Client => handle.spool.commit(sealed, envelope, done),
                 Origin::OtherQueue(import) => {
-                    relay.spool.commit_imported(import, sealed, (envelope, relay.now()), done);
+                    handle.spool.commit_imported(import, sealed, (envelope, handle.now()), done);
                 }
             }
             let id = answer.await.unwrap_or(Err(StoreError::Closed))?;
             if has_deadline {
-                relay.deadlines.notify_one();
+                handle.deadlines.notify_one();
             }
             Ok::<_, StoreError>((id, pieces))
         };
         match committed.await {
             Ok((id, pieces)) => {
-                relay.count_messages(Counted::Came);
-                announce(relay, config, pieces).await;
+                handle.count_messages(Counted::Came);
+                announce(handle, config, pieces).await;
                 Ok(id)
             }
             Err(error) => {
-                relay.note_store_error(&error);
+                handle.note_store_error(&error);
                 tracing::error!(event = "store_failed", %error, "a message could not be stored");
                 Err(NotNow::no_space("The message could not be stored, try again later"))
             }
@@ -181,23 +182,27 @@ pub(crate) fn expires_at(config: &Config, sender: &ReversePath, begins: Timestam
 
 /// Tells the queue of what was committed, in lanes of `config`. If that is not of today any more, the reload
 /// may have looked for mail with another next hop before this was there to be found.
-pub(crate) async fn announce(relay: &Relay, config: &Config, pieces: Vec<(LaneKey, Arrival)>) {
+pub(crate) async fn announce(
+    handle: &QueueHandle,
+    config: &Config,
+    pieces: Vec<(LaneKey, Arrival)>,
+) {
     let lanes: Vec<LaneKey> = pieces.iter().map(|(lane, _)| lane.clone()).collect();
-    relay.tell_queue(Event::Arrived(pieces)).await;
-    if !relay.is_of_today(config) {
-        relay.tell_queue(Event::Follow(lanes)).await;
+    handle.tell(Event::Arrived(pieces)).await;
+    if !handle.is_current(config) {
+        handle.tell(Event::Follow(lanes)).await;
     }
 }
 
 /// What each lane has to know, asked before it is committed: the first transaction's worth of what is queued, if it may be tried now.
 pub(crate) fn pieces(
-    relay: &Relay,
+    handle: &QueueHandle,
     message: MessageId,
     envelope: &Envelope,
     hot: Option<HotBody>,
 ) -> Vec<(LaneKey, Arrival)> {
-    let per_transaction = relay.config().delivery.recipients_per_transaction;
-    let as_of = relay.underway.removals();
+    let per_transaction = handle.config().delivery.recipients_per_transaction;
+    let as_of = handle.underway.removals();
     let begins = envelope.begins_at();
     let user = envelope.options.user.as_deref();
     let submitter = Submitter::of(user, &envelope.client, &envelope.sender);
@@ -255,13 +260,13 @@ mod tests {
     async fn mail_that_a_reload_overtook_is_looked_at_once_more() {
         let mut stage = Stage::new();
         let arrived = || vec![(lane("a.test"), Arrival::Later(clock::now()))];
-        let config = stage.relay.config();
-        announce(&stage.relay, &config, arrived()).await;
+        let config = stage.handle.config();
+        announce(&stage.handle, &config, arrived()).await;
         assert!(matches!(stage.next_event(), Some(Event::Arrived(_))));
         assert!(stage.next_event().is_none());
 
         stage.reload();
-        announce(&stage.relay, &config, arrived()).await;
+        announce(&stage.handle, &config, arrived()).await;
         assert!(matches!(stage.next_event(), Some(Event::Arrived(_))));
         let looked = stage.next_event();
         assert!(matches!(&looked, Some(Event::Follow(lanes)) if *lanes == [lane("a.test")]));

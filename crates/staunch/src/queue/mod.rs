@@ -11,6 +11,7 @@ pub(crate) mod deliver;
 pub(crate) mod events;
 mod follow;
 pub(crate) mod gathering;
+pub(crate) mod handle;
 pub(crate) mod intake;
 mod lane;
 pub(crate) mod lanes;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::log::{self, About};
+use crate::delivery::outbound::Outbound;
 use crate::delivery::yielding::Yielding;
 use crate::message::Work;
 use crate::outcome::{Effect, Trouble};
@@ -49,7 +51,7 @@ use crate::queue::events::Finished;
 use crate::queue::events::Routes;
 use crate::queue::events::{Arrival, Due, End, Followed, NoRoom};
 use crate::queue::follow::{Astray, Frozen};
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::route::Place;
 use crate::schedule::after;
 use crate::telemetry::Reason;
@@ -75,7 +77,7 @@ const BUG_REST: Duration = Duration::from_secs(300);
 /// The queue task's own state.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    relay: Arc<Relay>,
+    handle: Arc<QueueHandle>,
     lanes: Lanes<Work>,
     events: mpsc::Receiver<Event>,
     /// Attempts that run.
@@ -94,11 +96,11 @@ impl Queue {
     ///
     /// [`StoreError`] when they cannot be read.
     pub(crate) fn open(
-        relay: Arc<Relay>,
+        handle: Arc<QueueHandle>,
         events: mpsc::Receiver<Event>,
     ) -> Result<Self, StoreError> {
-        let mut lanes = Lanes::new((&*relay.config()).into());
-        let (summaries, nameless) = relay.spool.lanes_with_names()?;
+        let mut lanes = Lanes::new((&*handle.config()).into());
+        let (summaries, nameless) = handle.spool.lanes_with_names()?;
         if nameless > 0 {
             tracing::error!(
                 event = "alarm",
@@ -118,11 +120,11 @@ impl Queue {
             };
             lanes.restore(&summary.key, back_off, summary.earliest_due);
         }
-        lanes.set_pause(relay.switches.pause(&relay.config()));
+        lanes.set_pause(handle.switches.pause(&handle.config()));
         let to_follow = VecDeque::new();
-        Proofs::restore(&relay, &mut lanes);
+        Proofs::restore(&handle, &mut lanes);
         let (running, proofs) = (HashMap::new(), Proofs::default());
-        Ok(Self { relay, lanes, events, running, proofs, to_follow, is_following: false })
+        Ok(Self { handle, lanes, events, running, proofs, to_follow, is_following: false })
     }
 
     /// Runs until `stop`, then until what runs has ended: the caller drops it when its grace is over.
@@ -134,7 +136,7 @@ impl Queue {
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 self.call_all();
-                self.proofs.write(&self.relay);
+                self.proofs.write(&self.handle);
             }
             self.start_what_can_start();
             let sleep = self.sleep();
@@ -145,7 +147,7 @@ impl Queue {
                     Some(event) => self.handle_all(event),
                     None => return,
                 },
-                made = self.relay.pool.room_made() => made.iter().for_each(|it| self.call(it)),
+                made = self.handle.outbound.pool.room_made() => made.iter().for_each(|it| self.call(it)),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -155,13 +157,13 @@ impl Queue {
                 None => return,
             }
         }
-        self.proofs.write(&self.relay);
+        self.proofs.write(&self.handle);
     }
 
     fn sleep(&self) -> Duration {
         let most = self.lanes.review_in().unwrap_or(SLEEP_MAX);
         let Some(at) = self.lanes.next_wake() else { return most };
-        let wait = at.duration_since(self.relay.now());
+        let wait = at.duration_since(self.handle.now());
         // A millisecond more, so that it is not woken just before the time.
         let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO) + Duration::from_millis(1);
         wait.min(most)
@@ -173,26 +175,26 @@ impl Queue {
         if !self.lanes.is_waited_for(bottleneck) {
             return;
         }
-        let room = self.relay.pool.room_at(bottleneck);
-        self.lanes.room(bottleneck, room, self.relay.now());
+        let room = self.handle.outbound.pool.room_at(bottleneck);
+        self.lanes.room(bottleneck, room, self.handle.now());
         if room > 0 && self.lanes.is_waited_for(bottleneck) {
-            self.relay.pool.tell_of_room(bottleneck);
+            self.handle.outbound.pool.tell_of_room(bottleneck);
         }
     }
 
     /// Lets lanes go on that wait for a host which lets somebody in again.
     fn call_back(&mut self, bottleneck: &Bottleneck) {
         let Bottleneck::Host(host) = bottleneck else { return };
-        if !self.lanes.is_shut(bottleneck) || self.relay.pool.is_down(host) {
+        if !self.lanes.is_shut(bottleneck) || self.handle.outbound.pool.is_down(host) {
             return;
         }
-        let (relay, lanes) =
-            (Arc::clone(&self.relay), self.lanes.let_in(bottleneck, self.relay.now()));
-        self.relay.tracker.spawn(async move {
+        let (handle, lanes) =
+            (Arc::clone(&self.handle), self.lanes.let_in(bottleneck, self.handle.now()));
+        self.handle.tracker.spawn(async move {
             for lanes in lanes.chunks(BACK_AT_ONCE) {
-                store::make_due(&relay, lanes).await;
+                store::make_due(&handle, lanes).await;
                 for lane in lanes {
-                    relay.tell_queue(Event::RetryNow(lane.clone())).await;
+                    handle.tell(Event::RetryNow(lane.clone())).await;
                 }
             }
         });
@@ -213,7 +215,7 @@ impl Queue {
     }
 
     fn handle(&mut self, event: Event) {
-        let now = self.relay.now();
+        let now = self.handle.now();
         match event {
             Event::Arrived(pieces) => {
                 for (lane, arrival) in pieces {
@@ -246,14 +248,14 @@ impl Queue {
             Event::CutWaits { latest } => self.lanes.cut_waits(now, latest),
             Event::Due(lanes) => self.due(lanes, now),
             Event::Reconfigured(routes) => {
-                self.lanes.set_limits((&*self.relay.config()).into());
-                self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
+                self.lanes.set_limits((&*self.handle.config()).into());
+                self.lanes.set_pause(self.handle.switches.pause(&self.handle.config()));
                 if routes == Routes::Changed {
                     self.find_astray(Astray::Partly);
                 }
             }
             Event::Switched => {
-                self.lanes.set_pause(self.relay.switches.pause(&self.relay.config()));
+                self.lanes.set_pause(self.handle.switches.pause(&self.handle.config()));
             }
             Event::Follow(lanes) => {
                 self.to_follow.extend(lanes);
@@ -278,28 +280,29 @@ impl Queue {
             self.lanes.pause(until);
         }
         if let Some(host) = took {
-            self.proofs.note(&self.relay, &mut self.lanes, (&lane, &host));
+            self.proofs.note(&self.handle, &mut self.lanes, (&lane, &host));
         }
         let reason = cause.as_ref().map(|cause| cause.reason);
         let waits = self.lanes.finished(&lane, message, (effect, reason), due);
         if let Some(host) = down {
-            self.lanes.shut_out(&lane, &host, self.relay.now());
-            self.relay.pool.tell_of_room(&host);
+            self.lanes.shut_out(&lane, &host, self.handle.now());
+            self.handle.outbound.pool.tell_of_room(&host);
             if let Bottleneck::Host(key) = &host {
-                tcp_check::begin(&self.relay, key);
+                let Outbound { pool, connector, tracker, .. } = &*self.handle.outbound;
+                tcp_check::begin(pool, connector, tracker, key);
             }
         }
         if let (Some(until), Some(cause)) = (waits, cause) {
-            let (relay, lane) = (Arc::clone(&self.relay), lane.clone());
-            self.relay.tracker.spawn(async move {
-                aftermath::tell_lane(&relay, &lane, until, &cause).await;
+            let (handle, lane) = (Arc::clone(&self.handle), lane.clone());
+            self.handle.tracker.spawn(async move {
+                aftermath::tell_lane(&handle, &lane, until, &cause).await;
             });
         }
         self.follow_if(place, lane);
     }
 
     fn start_what_can_start(&mut self) {
-        let now = self.relay.now();
+        let now = self.handle.now();
         while let Some(action) = self.lanes.next(now) {
             match action {
                 Action::Start { lane, ticket, class, trouble, company, job } => {
@@ -316,16 +319,16 @@ impl Queue {
     }
 
     fn start(&mut self, due: Due) {
-        let relay = Arc::clone(&self.relay);
+        let handle = Arc::clone(&self.handle);
         let (lane, ticket) = (due.lane.clone(), due.ticket);
         let message = due.work.message;
         let yielding = Arc::<Yielding>::default();
         self.running.insert(ticket, Arc::clone(&yielding));
         let recipients: Vec<RecipientNo> = due.work.targets.iter().map(|t| t.no).collect();
         // Marked before anybody else can ask.
-        let sending = relay.underway.begin(message, recipients.clone());
-        self.relay.tracker.spawn(async move {
-            let attempt = deliver::deliver(&relay, due, &sending, &yielding);
+        let sending = handle.underway.begin(message, recipients.clone());
+        self.handle.tracker.spawn(async move {
+            let attempt = deliver::deliver(&handle, due, &sending, &yielding);
             let attempt = AssertUnwindSafe(attempt).catch_unwind().await;
             drop(sending);
             let event = match attempt {
@@ -333,8 +336,8 @@ impl Queue {
                 Ok(Over::NoRoom(no_room)) => Event::NoRoom(ticket, no_room),
                 Err(_) => {
                     tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
-                    let until = after(relay.now(), BUG_REST);
-                    settle::put_aside(&relay, message, recipients, until).await;
+                    let until = after(handle.now(), BUG_REST);
+                    settle::put_aside(&handle, message, recipients, until).await;
                     let (effect, due) = (Effect::Neutral, Some(until));
                     let (pause, place, took) = (None, Place::Right, None);
                     let (cause, down) = (None, None);
@@ -343,22 +346,22 @@ impl Queue {
                     Event::Finished(ticket, finished)
                 }
             };
-            relay.tell_queue(event).await;
+            handle.tell(event).await;
         });
     }
 
     /// Looks for lanes with mail that has another next hop today.
     fn find_astray(&self, astray: Astray) {
-        let relay = Arc::clone(&self.relay);
-        self.relay.tracker.spawn(async move {
-            let lanes = follow::lanes_astray(&relay, astray).await;
-            relay.tell_queue(Event::Follow(lanes)).await;
+        let handle = Arc::clone(&self.handle);
+        self.handle.tracker.spawn(async move {
+            let lanes = follow::lanes_astray(&handle, astray).await;
+            handle.tell(Event::Follow(lanes)).await;
         });
     }
 
     /// What was held did not follow the configuration meanwhile.
     fn due(&mut self, lanes: Vec<LaneKey>, now: Timestamp) {
-        let config = self.relay.config();
+        let config = self.handle.config();
         for lane in lanes {
             self.lanes.due(&lane, now);
             if route::mail_of(&config, &lane) != route::MailOf::ThisHop {
@@ -390,9 +393,9 @@ impl Queue {
             .into_iter()
             .map(|lane| Frozen { in_flight: self.lanes.freeze(&lane), lane })
             .collect();
-        let relay = Arc::clone(&self.relay);
-        self.relay.tracker.spawn(async move {
-            relay.tell_queue(Event::Followed(follow::follow(&relay, frozen).await)).await;
+        let handle = Arc::clone(&self.handle);
+        self.handle.tracker.spawn(async move {
+            handle.tell(Event::Followed(follow::follow(&handle, frozen).await)).await;
         });
     }
 
@@ -409,18 +412,18 @@ impl Queue {
     /// The trouble is ours: everything rests, and then it is tried again.
     fn follow_later(&mut self, followed: &Followed, now: Timestamp) {
         self.lanes.pause(after(now, STORE_REST));
-        let (relay, lanes) = (Arc::clone(&self.relay), followed.from.clone());
-        self.relay.tracker.spawn(async move {
+        let (handle, lanes) = (Arc::clone(&self.handle), followed.from.clone());
+        self.handle.tracker.spawn(async move {
             tokio::time::sleep(STORE_REST).await;
-            relay.tell_queue(Event::Follow(lanes)).await;
+            handle.tell(Event::Follow(lanes)).await;
         });
     }
 
     fn fetch(&self, lane: LaneKey, known: HashSet<MessageId>, most: usize, now: Timestamp) {
-        let relay = Arc::clone(&self.relay);
-        self.relay.tracker.spawn(async move {
-            let found = store::fetch(&relay, lane.clone(), &known, (most, now)).await;
-            relay.tell_queue(Event::Fetched { lane, found }).await;
+        let handle = Arc::clone(&self.handle);
+        self.handle.tracker.spawn(async move {
+            let found = store::fetch(&handle, lane.clone(), &known, (most, now)).await;
+            handle.tell(Event::Fetched { lane, found }).await;
         });
     }
 }

@@ -21,7 +21,7 @@ use crate::config::{Config, Destination, DsnReturn};
 use crate::message::onward;
 use crate::message::{Body, Work, facts_of};
 use crate::queue::events::Arrival;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::route;
 
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
@@ -76,7 +76,7 @@ pub(crate) struct Notice {
 ///
 /// [`StoreError`] when the original cannot be read or the notice not be written.
 pub(crate) async fn compose(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     subject: &Subject<'_>,
     telling: &Telling,
@@ -85,10 +85,10 @@ pub(crate) async fn compose(
     let about =
         NoticeKey { message: subject.message, sender: sender.clone(), action: telling.action };
     let wanted = returned(config, subject, telling.action);
-    let mut admission = relay.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
+    let mut admission = handle.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
     let returned = admission.returned();
-    let _lease = relay.budget.notice(octets_held(subject.size, returned)).await;
-    let original = match original(relay, subject, returned).await {
+    let _lease = handle.budget.notice(octets_held(subject.size, returned)).await;
+    let original = match original(handle, subject, returned).await {
         Ok(original) => original,
         // An operator deleted the message while it was tried: nobody is told.
         Err(StoreError::Missing { .. }) => return Ok(None),
@@ -100,15 +100,15 @@ pub(crate) async fn compose(
             Vec::new()
         }
     };
-    let now = relay.now();
-    let id = relay.spool.new_id(now);
+    let now = handle.now();
+    let id = handle.spool.new_id(now);
     let parts = Parts { sender, id, now, returned, original: &original };
     let (text, carried) = write_so_that_it_travels(config, subject, telling, parts);
     if carried == Returned::Headers {
         admission.without_content();
     }
     let facts = facts_of(&text);
-    let mut draft = relay.spool.draft(id);
+    let mut draft = handle.spool.draft(id);
     // A large notice is written to the disk here.
     let sealed = tokio::task::spawn_blocking(move || {
         draft.write(&text)?;
@@ -143,7 +143,7 @@ pub(crate) async fn compose(
         facts,
         options,
     };
-    let pieces = intake::pieces(relay, id, &envelope, None);
+    let pieces = intake::pieces(handle, id, &envelope, None);
     let message = NewMessage { body: sealed, envelope };
     Ok(Some(Notice { message, pieces, admission }))
 }
@@ -200,7 +200,7 @@ fn octets_held(size: u64, returned: Returned) -> u64 {
 
 /// The original, or its header.
 async fn original(
-    relay: &Relay,
+    handle: &QueueHandle,
     subject: &Subject<'_>,
     returned: Returned,
 ) -> Result<Vec<u8>, StoreError> {
@@ -211,7 +211,7 @@ async fn original(
         };
         return Ok(body.bytes.get(..wanted).unwrap_or(&body.bytes).to_vec());
     }
-    let (spool, message, size) = (relay.spool.clone(), subject.message, subject.size);
+    let (spool, message, size) = (handle.spool.clone(), subject.message, subject.size);
     let read = move || match returned {
         Returned::Headers => spool.header_block(message, HEADER_MAX_OCTETS),
         Returned::Full => match spool.body(message)? {

@@ -7,7 +7,7 @@ use spool::{LaneKey, Proven, StoreError};
 
 use super::lanes::{Group, Lanes, PROOF_COUNTS, PROVEN_MAX};
 use crate::message::Work;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::route;
 
 /// So many are written at once.
@@ -23,9 +23,9 @@ pub(super) struct Proofs {
 
 impl Proofs {
     /// What was written down before, for `lanes`.
-    pub(super) fn restore(relay: &Relay, lanes: &mut Lanes<Work>) {
-        let since = relay.now().saturating_sub(PROOF_COUNTS).unwrap_or(Timestamp::MIN);
-        match relay.spool.policies().proven(since, PROVEN_MAX) {
+    pub(super) fn restore(handle: &QueueHandle, lanes: &mut Lanes<Work>) {
+        let since = handle.now().saturating_sub(PROOF_COUNTS).unwrap_or(Timestamp::MIN);
+        match handle.spool.policies().proven(since, PROVEN_MAX) {
             Ok(proven) => {
                 for Proven { domain, at } in proven {
                     lanes.restore_proof(Group::of_name(domain.as_str()), at);
@@ -39,11 +39,11 @@ impl Proofs {
     /// `host` took mail of `lane`.
     pub(super) fn note(
         &mut self,
-        relay: &Relay,
+        handle: &QueueHandle,
         lanes: &mut Lanes<Work>,
         (lane, host): (&LaneKey, &HostName),
     ) {
-        let now = relay.now();
+        let now = handle.now();
         let is_same = self.last.as_ref().is_some_and(|(known, mx)| known == lane && mx == host);
         if is_same && lanes.is_proven(lane, now) {
             return;
@@ -56,18 +56,18 @@ impl Proofs {
             }
         }
         if self.news.len() >= WRITTEN_AT_ONCE {
-            self.write(relay);
+            self.write(handle);
         }
     }
 
     /// Writes what is not written yet.
-    pub(super) fn write(&mut self, relay: &Relay) {
+    pub(super) fn write(&mut self, handle: &QueueHandle) {
         // Tomorrow it is news again.
         self.last = None;
         if self.news.is_empty() {
             return;
         }
-        relay.spool.policies().put_proven(std::mem::take(&mut self.news), |written| {
+        handle.spool.policies().put_proven(std::mem::take(&mut self.news), |written| {
             if let Err(error) = written {
                 failed(&error);
             }
@@ -76,13 +76,13 @@ impl Proofs {
 }
 
 /// Forgets what counts for nothing any more.
-pub(super) fn tidy(relay: &Relay) {
-    let now = relay.now();
+pub(super) fn tidy(handle: &QueueHandle) {
+    let now = handle.now();
     let (Ok(before), Ok(until)) = (now.checked_sub(PROOF_COUNTS), now.checked_add(PROOF_COUNTS))
     else {
         return;
     };
-    relay.spool.policies().forget_proven(before, until, |forgotten| {
+    handle.spool.policies().forget_proven(before, until, |forgotten| {
         if let Err(error) = forgotten {
             failed(&error);
         }

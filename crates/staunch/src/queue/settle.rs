@@ -23,8 +23,9 @@ use crate::message::{Rest, Target, Work};
 use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome};
 use crate::pool::Bottleneck;
 use crate::queue::events::{Due, Finished};
+use crate::queue::handle::Counted;
+use crate::queue::handle::QueueHandle;
 use crate::queue::{damaged, gathering, intake};
-use crate::relay::{Counted, Relay};
 use crate::route;
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
@@ -48,24 +49,24 @@ pub(crate) struct Decision {
 
 /// Settles `due` and tells the log.
 pub(crate) async fn settle(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
     due: &Due,
     decision: Decision,
 ) -> Finished {
     let decided = &decision.decided;
-    let patience = patience(relay, config);
+    let patience = patience(handle, config);
     let answered = decision.answered.as_ref();
     let outcomes = &decided.outcomes;
-    let now = relay.now();
+    let now = handle.now();
     let mut tellings = telling::after_attempt(&due.work, outcomes, answered, patience, now);
     let lane = lane_update(due, &decision, now);
     let targets = due.work.targets.iter().zip(outcomes);
     let failed: Vec<_> =
         targets.clone().filter_map(|(target, outcome)| Some((target, outcome.failed()?))).collect();
     let ending = outcomes.iter().filter(|outcome| outcome.is_end()).count();
-    let timing = timing(relay, &due.work, &failed, ending).await;
+    let timing = timing(handle, &due.work, &failed, ending).await;
     if timing == FailureTiming::Together {
         tellings.retain(|telling| telling.action != Action::Failed);
     }
@@ -74,9 +75,9 @@ pub(crate) async fn settle(
         targets.clone().map(change).collect()
     };
     let subject = notice::Subject::from(&due.work);
-    write(relay, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
+    write(handle, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
     if timing == FailureTiming::Together {
-        relay.gathering.add(&due.lane, &due.work, &failed);
+        handle.gathering.add(&due.lane, &due.work, &failed);
     }
     for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
         // Of the others it is told when they end.
@@ -92,7 +93,7 @@ pub(crate) async fn settle(
         due: next_due(due, decided, timing, now),
         pause: decided.pause,
         // Whatever it was when the attempt began: the configuration may have changed since.
-        place: route::place(&relay.config(), &due.lane, &due.work),
+        place: route::place(&handle.config(), &due.lane, &due.work),
         took: took(decided.effect, answered),
         cause: cause(&decision).map(Box::new),
         down: decision.down.clone(),
@@ -110,7 +111,7 @@ enum FailureTiming {
 
 /// A failure waits for others if there can be others beside those that end now, and somebody is to be told.
 async fn timing(
-    relay: &Relay,
+    handle: &QueueHandle,
     work: &Work,
     failed: &[(&Target, &Problem)],
     ending: usize,
@@ -119,10 +120,10 @@ async fn timing(
     if work.sender == ReversePath::Null || !is_told {
         return FailureTiming::Now;
     }
-    let (spool, message) = (relay.spool.clone(), work.message);
+    let (spool, message) = (handle.spool.clone(), work.message);
     let places = spawn_blocking(move || spool.places(message, None)).await;
     match places {
-        Ok(Ok(places)) if places.len() > ending && relay.gathering.takes(message, failed) => {
+        Ok(Ok(places)) if places.len() > ending && handle.gathering.takes(message, failed) => {
             FailureTiming::Together
         }
         // What cannot be read now is told at once.
@@ -132,16 +133,16 @@ async fn timing(
 
 /// Returns all of `work` because of `problem`: at once, or with others of its message.
 pub(super) async fn fail_soon(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
     (work, lane): (&Work, &LaneKey),
     problem: &Problem,
 ) {
     let failed: Vec<_> = work.targets.iter().map(|target| (target, problem)).collect();
-    match timing(relay, work, &failed, failed.len()).await {
-        FailureTiming::Together => relay.gathering.add(lane, work, &failed),
-        FailureTiming::Now => fail(relay, config, permit, (work, lane), problem).await,
+    match timing(handle, work, &failed, failed.len()).await {
+        FailureTiming::Together => handle.gathering.add(lane, work, &failed),
+        FailureTiming::Now => fail(handle, config, permit, (work, lane), problem).await,
     }
 }
 
@@ -179,7 +180,7 @@ impl Failing {
 
 /// Returns all of `work` because of `problem`.
 pub(super) async fn fail(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
     (work, lane): (&Work, &LaneKey),
@@ -187,12 +188,12 @@ pub(super) async fn fail(
 ) {
     let problems = work.targets.iter().map(|target| (target.no, problem.clone())).collect();
     let failing = Failing { lane: lane.clone(), work: work.clone(), problems };
-    fail_together(relay, config, permit, &[failing]).await;
+    fail_together(handle, config, permit, &[failing]).await;
 }
 
 /// Returns all of these, which are of one message, in one notice.
 pub(super) async fn fail_together(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
     failing: &[Failing],
@@ -206,9 +207,9 @@ pub(super) async fn fail_together(
     let changes = || failed().map(|(target, _)| (target.no, Change::Failed)).collect();
     let subject = notice::Subject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &changes };
-    write(relay, config, permit, writing).await;
+    write(handle, config, permit, writing).await;
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
-    relay.underway.note_removal();
+    handle.underway.note_removal();
     for one in failing {
         for (target, problem) in one.failed() {
             let about = About { message: work.message, lane: &one.lane };
@@ -219,7 +220,7 @@ pub(super) async fn fail_together(
 
 /// Tells the sender of `work` that it waits because of `problem`; `told` is what is written down of that.
 pub(super) async fn tell_delay(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
     work: &Work,
@@ -229,12 +230,12 @@ pub(super) async fn tell_delay(
     let tellings = Telling::delayed(delayed, told).into_iter().collect();
     let subject = notice::Subject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &Vec::new };
-    write(relay, config, permit, writing).await;
+    write(handle, config, permit, writing).await;
 }
 
 /// By a clock that may be wrong nobody waits too long.
-pub(super) fn patience(relay: &Relay, config: &Config) -> Patience {
-    match relay.age_counts() {
+pub(super) fn patience(handle: &QueueHandle, config: &Config) -> Patience {
+    match handle.age_counts() {
         AgeCounts::Yes => config.delivery.delay_notice,
         AgeCounts::ClockSuspect => Patience::ENDLESS,
     }
@@ -243,14 +244,15 @@ pub(super) fn patience(relay: &Relay, config: &Config) -> Patience {
 /// Lets recipients wait whose attempt ended in a bug of ours. Otherwise they would stay due, and the next
 /// read of the lane would start them again at once.
 pub(crate) async fn put_aside(
-    relay: &Relay,
+    handle: &QueueHandle,
     message: MessageId,
     recipients: Vec<RecipientNo>,
     until: Timestamp,
 ) {
-    relay.gathering.forget(message, &recipients);
-    let Ok(permit) = relay.spool.settle_permit() else { return };
-    let problem = Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(relay.now());
+    handle.gathering.forget(message, &recipients);
+    let Ok(permit) = handle.spool.settle_permit() else { return };
+    let problem =
+        Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(handle.now());
     let wait = |no| {
         let (problem, attempt) = (Some(problem.clone()), Attempt::Counted);
         (no, Change::Deferred(Deferral { due_at: until, problem, attempt }))
@@ -258,7 +260,7 @@ pub(crate) async fn put_aside(
     let changes = recipients.into_iter().map(wait).collect();
     let settlement = Settlement { permit, message, changes, notices: Vec::new(), lane: None };
     let (done, answer) = oneshot::channel();
-    relay.spool.settle(settlement, move |result| {
+    handle.spool.settle(settlement, move |result| {
         let _gone = done.send(result);
     });
     if let Ok(Err(error)) = answer.await {
@@ -276,11 +278,16 @@ struct Writing<'a> {
 
 /// Writes until it is written: what a peer took must not be sent again, so the message stays in
 /// flight, and new attempts do not get a permit meanwhile. Only a poisoned store ends it.
-async fn write(relay: &Arc<Relay>, config: &Config, permit: SettlePermit, writing: Writing<'_>) {
+async fn write(
+    handle: &Arc<QueueHandle>,
+    config: &Config,
+    permit: SettlePermit,
+    writing: Writing<'_>,
+) {
     let mut permit = Some(permit);
     loop {
-        let written = match permit.take().map_or_else(|| relay.spool.settle_permit(), Ok) {
-            Ok(permit) => write_once(relay, config, permit, &writing).await,
+        let written = match permit.take().map_or_else(|| handle.spool.settle_permit(), Ok) {
+            Ok(permit) => write_once(handle, config, permit, &writing).await,
             Err(error) => Err(error),
         };
         let Err(error) = written else { return };
@@ -290,16 +297,16 @@ async fn write(relay: &Arc<Relay>, config: &Config, permit: SettlePermit, writin
             %error,
             "a result could not be stored; it is tried again"
         );
-        relay.note_store_error(&error);
+        handle.note_store_error(&error);
         tokio::select! {
-            () = relay.broken.cancelled() => return,
+            () = handle.broken.cancelled() => return,
             () = tokio::time::sleep(SETTLE_RETRY) => {}
         }
     }
 }
 
 async fn write_once(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
     writing: &Writing<'_>,
@@ -307,7 +314,7 @@ async fn write_once(
     let (mut notices, mut arrivals) = (Vec::new(), Vec::new());
     let mut changes = (writing.changes)();
     for telling in &writing.tellings {
-        let notice = notice::compose(relay, config, &writing.subject, telling).await?;
+        let notice = notice::compose(handle, config, &writing.subject, telling).await?;
         if let Some(Notice { message, pieces, admission }) = notice {
             arrivals.push((telling.action, message.body.id(), pieces, admission));
             notices.push(message);
@@ -322,12 +329,12 @@ async fn write_once(
         lane: writing.lane.clone(),
     };
     let (done, answer) = oneshot::channel();
-    relay.spool.settle(settlement, move |result| {
+    handle.spool.settle(settlement, move |result| {
         let _gone = done.send(result);
     });
     match answer.await.unwrap_or(Err(StoreError::Closed))? {
         Settled::Waiting => {}
-        Settled::Gone => relay.count_messages(Counted::Left),
+        Settled::Gone => handle.count_messages(Counted::Left),
         // The notices were dropped with it.
         Settled::Missing | Settled::Moot => return Ok(()),
         Settled::Unrecorded => {
@@ -341,8 +348,8 @@ async fn write_once(
             log::notice_held(id);
         }
         admission.kept();
-        relay.count_messages(Counted::Came);
-        intake::announce(relay, config, pieces).await;
+        handle.count_messages(Counted::Came);
+        intake::announce(handle, config, pieces).await;
     }
     Ok(())
 }

@@ -10,17 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::{Config, Surroundings, load};
-use crate::daemon::{Inboxes, assemble};
+use crate::daemon::assemble;
 use crate::queue::events::Event;
 use crate::queue::gathering;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 
 pub(super) const BODY: &[u8] = b"Subject: x\r\n\r\nx\r\n";
 
 pub(crate) struct Stage {
     _dir: TempDir,
-    pub(crate) relay: Arc<Relay>,
-    inboxes: Inboxes,
+    pub(crate) handle: Arc<QueueHandle>,
+    events: tokio::sync::mpsc::Receiver<Event>,
     config: watch::Sender<Arc<Config>>,
 }
 
@@ -40,22 +40,22 @@ impl Stage {
         let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
         let spool = Spool::open(&dir.path().join("data"), spool::Options::default()).unwrap();
         let (sender, config) = watch::channel(config);
-        let (relay, inboxes) = assemble(config, spool).unwrap();
-        Self { _dir: dir, relay, inboxes, config: sender }
+        let (handle, events) = assemble(config, spool).unwrap();
+        Self { _dir: dir, handle, events, config: sender }
     }
 
     /// The same configuration, read again: what began before is of yesterday.
     pub(super) fn reload(&self) {
-        self.config.send_replace(Arc::new(Config::clone(&self.relay.config())));
+        self.config.send_replace(Arc::new(Config::clone(&self.handle.config())));
     }
 
     /// What the queue is told next, if anything.
     pub(super) fn next_event(&mut self) -> Option<Event> {
-        self.inboxes.events.try_recv().ok()
+        self.events.try_recv().ok()
     }
 
     pub(super) fn commit(&self, envelope: Envelope) -> MessageId {
-        let spool = &self.relay.spool;
+        let spool = &self.handle.spool;
         let mut draft = spool.draft(spool.new_id(clock::now()));
         draft.write(BODY).unwrap();
         let (done, result) = mpsc::channel();
@@ -67,13 +67,13 @@ impl Stage {
     pub(super) async fn end_what_is_gathered(&self) {
         let stop = CancellationToken::new();
         stop.cancel();
-        gathering::watch(Arc::clone(&self.relay), stop).await;
-        self.relay.tracker.close();
-        self.relay.tracker.wait().await;
+        gathering::watch(Arc::clone(&self.handle), stop).await;
+        self.handle.tracker.close();
+        self.handle.tracker.wait().await;
     }
 
     pub(super) fn queue(&self) -> Vec<QueueRow> {
-        self.relay.spool.list(&Filter::default(), None, 100).unwrap().rows
+        self.handle.spool.list(&Filter::default(), None, 100).unwrap().rows
     }
 
     /// The recipients of notices, and of everything else.

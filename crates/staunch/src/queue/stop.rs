@@ -14,7 +14,7 @@ use spool::{Selection, StoreError};
 
 use crate::queue::bounce;
 use crate::queue::events::Event;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 
 /// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10 ms for it.
 const PAGE: usize = 500;
@@ -46,7 +46,7 @@ pub(crate) struct TakenOut {
 ///
 /// [`StoreError`]; what was done before is done, and some may be held.
 pub(crate) async fn take_out(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     verb: Verb,
     selection: Selection,
 ) -> Result<TakenOut, StoreError> {
@@ -54,23 +54,23 @@ pub(crate) async fn take_out(
     match selection {
         Selection::Messages(ids) => {
             for ids in ids.chunks(PAGE).map(<[MessageId]>::to_vec) {
-                let chosen = ask(relay, move |relay| places_of(relay, &ids)).await?;
-                total.add(take_out_these(relay, verb, chosen).await?);
+                let chosen = ask(handle, move |handle| places_of(handle, &ids)).await?;
+                total.add(take_out_these(handle, verb, chosen).await?);
             }
         }
         Selection::Matching(filter) => {
-            let filter = up_to_now(relay, filter).await?;
+            let filter = up_to_now(handle, filter).await?;
             let mut after = None;
             loop {
                 let (what, from) = (filter.clone(), after);
-                let page = ask(relay, move |relay| relay.spool.list(&what, from, PAGE)).await?;
+                let page = ask(handle, move |handle| handle.spool.list(&what, from, PAGE)).await?;
                 let place = |row: &spool::QueueRow| RecipientPlace {
                     message: row.message,
                     no: row.no,
                     state: row.state,
                 };
                 let rows = page.rows.iter().map(place).collect();
-                total.add(take_out_these(relay, verb, Chosen { rows, whole: Vec::new() }).await?);
+                total.add(take_out_these(handle, verb, Chosen { rows, whole: Vec::new() }).await?);
                 after = page.next;
                 if after.is_none() {
                     break;
@@ -86,8 +86,11 @@ pub(crate) async fn take_out(
 /// # Errors
 ///
 /// [`StoreError`] when the queue cannot be read.
-pub(crate) async fn up_to_now(relay: &Arc<Relay>, filter: Filter) -> Result<Filter, StoreError> {
-    let until = Some(ask(relay, |relay| relay.spool.end()).await?);
+pub(crate) async fn up_to_now(
+    handle: &Arc<QueueHandle>,
+    filter: Filter,
+) -> Result<Filter, StoreError> {
+    let until = Some(ask(handle, |handle| handle.spool.end()).await?);
     Ok(Filter { until, ..filter })
 }
 
@@ -99,26 +102,26 @@ struct Chosen {
     whole: Vec<MessageId>,
 }
 
-fn places_of(relay: &Relay, ids: &[MessageId]) -> Result<Chosen, StoreError> {
+fn places_of(handle: &QueueHandle, ids: &[MessageId]) -> Result<Chosen, StoreError> {
     let mut rows = Vec::new();
     for id in ids {
-        rows.extend(relay.spool.places(*id, None)?);
+        rows.extend(handle.spool.places(*id, None)?);
     }
     Ok(Chosen { rows, whole: ids.to_vec() })
 }
 
 async fn take_out_these(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     verb: Verb,
     chosen: Chosen,
 ) -> Result<TakenOut, StoreError> {
     let Chosen { rows, whole } = chosen;
-    let Stopped { left, under_way } = stop(relay, rows).await?;
+    let Stopped { left, under_way } = stop(handle, rows).await?;
     let being_sent = number(under_way.len());
     let count = match verb {
-        Verb::Hold => ask(relay, move |relay| count_held(relay, &left)).await?,
-        Verb::Bounce => bounce::give_up(relay, &left).await?,
-        Verb::Delete => delete(relay, left, whole, &under_way).await?,
+        Verb::Hold => ask(handle, move |handle| count_held(handle, &left)).await?,
+        Verb::Bounce => bounce::give_up(handle, &left).await?,
+        Verb::Delete => delete(handle, left, whole, &under_way).await?,
     };
     Ok(TakenOut { count, being_sent })
 }
@@ -133,32 +136,32 @@ struct Stopped {
 }
 
 /// Holds `rows`, and tells what is being sent from what is not.
-async fn stop(relay: &Arc<Relay>, rows: Vec<RecipientPlace>) -> Result<Stopped, StoreError> {
+async fn stop(handle: &Arc<QueueHandle>, rows: Vec<RecipientPlace>) -> Result<Stopped, StoreError> {
     let names: Vec<_> = rows.iter().map(name).collect();
     let these = names.clone();
-    let held = ask(relay, move |relay| relay.spool.hold_these(these)).await?;
-    let at_host = relay.underway.remove(&names);
+    let held = ask(handle, move |handle| handle.spool.hold_these(these)).await?;
+    let at_host = handle.underway.remove(&names);
     // What is in memory would only be found gone in its turn.
-    relay.tell_queue(Event::Removed(held.lanes)).await;
+    handle.tell(Event::Removed(held.lanes)).await;
     let (under_way, left): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| at_host.contains(&name(row)));
     let were_queued = under_way.iter().filter(|row| row.state == RecipientState::Queued);
     let back: Vec<_> = were_queued.map(name).collect();
     if !back.is_empty() {
-        let freed = ask(relay, move |relay| relay.spool.give_back(back)).await?;
-        relay.tell_queue(Event::Due(freed.lanes)).await;
+        let freed = ask(handle, move |handle| handle.spool.give_back(back)).await?;
+        handle.tell(Event::Due(freed.lanes)).await;
     }
     Ok(Stopped { left, under_way })
 }
 
 /// How many of `rows` are held now and were not.
-fn count_held(relay: &Relay, rows: &[RecipientPlace]) -> Result<u64, StoreError> {
+fn count_held(handle: &QueueHandle, rows: &[RecipientPlace]) -> Result<u64, StoreError> {
     let were_queued = rows.iter().filter(|row| row.state == RecipientState::Queued);
     let names: HashSet<_> = were_queued.map(name).collect();
     let messages: HashSet<MessageId> = names.iter().map(|(message, _)| *message).collect();
     let mut count = 0;
     for message in messages {
-        let now = relay.spool.places(message, None)?;
+        let now = handle.spool.places(message, None)?;
         let is_held = |row: &&RecipientPlace| row.state == RecipientState::Held;
         count += now.iter().filter(is_held).filter(|row| names.contains(&name(row))).count();
     }
@@ -166,7 +169,7 @@ fn count_held(relay: &Relay, rows: &[RecipientPlace]) -> Result<u64, StoreError>
 }
 
 async fn delete(
-    relay: &Arc<Relay>,
+    handle: &Arc<QueueHandle>,
     left: Vec<RecipientPlace>,
     mut whole: Vec<MessageId>,
     under_way: &[RecipientPlace],
@@ -175,16 +178,16 @@ async fn delete(
     whole.retain(|message| !busy.contains(message));
     let all: HashSet<MessageId> = whole.iter().copied().collect();
     let some = left.iter().filter(|row| !all.contains(&row.message)).map(name).collect();
-    let deleted = ask(relay, move |relay| {
-        let mut deleted = relay.spool.delete_these(some)?;
+    let deleted = ask(handle, move |handle| {
+        let mut deleted = handle.spool.delete_these(some)?;
         let Acted { recipients, lanes, .. } =
-            relay.spool.delete(&Selection::Messages(whole), None)?;
+            handle.spool.delete(&Selection::Messages(whole), None)?;
         deleted.recipients += recipients;
         deleted.lanes.extend(lanes);
         Ok(deleted)
     });
     let deleted = deleted.await?;
-    relay.tell_queue(Event::Removed(deleted.lanes)).await;
+    handle.tell(Event::Removed(deleted.lanes)).await;
     Ok(deleted.recipients)
 }
 
@@ -205,9 +208,9 @@ impl TakenOut {
 
 /// The store blocks, so it is asked off the async threads.
 pub(super) async fn ask<T: Send + 'static>(
-    relay: &Arc<Relay>,
-    query: impl FnOnce(&Relay) -> Result<T, StoreError> + Send + 'static,
+    handle: &Arc<QueueHandle>,
+    query: impl FnOnce(&QueueHandle) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let relay = Arc::clone(relay);
-    tokio::task::spawn_blocking(move || query(&relay)).await.unwrap_or(Err(StoreError::Closed))
+    let handle = Arc::clone(handle);
+    tokio::task::spawn_blocking(move || query(&handle)).await.unwrap_or(Err(StoreError::Closed))
 }

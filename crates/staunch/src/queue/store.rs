@@ -17,7 +17,7 @@ use crate::message::onward;
 use crate::message::{Body, Rest, Submitter, Target, Work, needs_utf8};
 use crate::queue::damaged;
 use crate::queue::events::Found;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 use crate::route::{self, Place};
 use crate::schedule::after;
 
@@ -39,21 +39,21 @@ const CROWDED_REST: Duration = Duration::from_secs(1);
 ///
 /// [`StoreError`] when the store cannot be read.
 pub(crate) async fn fetch(
-    relay: &Relay,
+    handle: &QueueHandle,
     lane: LaneKey,
     known: &HashSet<MessageId>,
     (most, now): (usize, Timestamp),
 ) -> Result<Found, StoreError> {
-    let config = relay.config();
-    let as_of = relay.underway.removals();
+    let config = handle.config();
+    let as_of = handle.underway.removals();
     let mut found = Found { work: Vec::new(), next_due: None, place: Place::Right };
     let mut after_page = None;
     for _ in 0..PAGES_MAX {
         let page =
-            read(relay, lane.clone(), move |spool, lane| spool.next(lane, now, after_page, PAGE))
+            read(handle, lane.clone(), move |spool, lane| spool.next(lane, now, after_page, PAGE))
                 .await?;
         after_page = page.next;
-        damaged::park(relay, page.damaged);
+        damaged::park(handle, page.damaged);
         let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
         for due in new {
             let onward = onward(&due.options);
@@ -71,14 +71,14 @@ pub(crate) async fn fetch(
     found.next_due = match after_page {
         Some(_) if found.work.is_empty() => Some(after(now, CROWDED_REST)),
         Some(_) => Some(now),
-        None => read(relay, lane, move |spool, lane| spool.next_due(lane, now)).await?,
+        None => read(handle, lane, move |spool, lane| spool.next_due(lane, now)).await?,
     };
     Ok(found)
 }
 
 /// Makes due what waits in `lanes` because their hosts failed. What cannot be written is due at its time.
-pub(crate) async fn make_due(relay: &Relay, lanes: &[LaneKey]) {
-    let (spool, lanes, now) = (relay.spool.clone(), lanes.to_vec(), relay.now());
+pub(crate) async fn make_due(handle: &QueueHandle, lanes: &[LaneKey]) {
+    let (spool, lanes, now) = (handle.spool.clone(), lanes.to_vec(), handle.now());
     let made = tokio::task::spawn_blocking(move || spool.make_due(lanes, now)).await;
     if let Ok(Err(error)) = made {
         tracing::error!(event = "store_failed", %error, "mail whose host is back waits for its time");
@@ -101,20 +101,20 @@ pub(crate) struct Page {
 ///
 /// [`StoreError`] when the store cannot be read.
 pub(crate) async fn expired(
-    relay: &Relay,
+    handle: &QueueHandle,
     lane: LaneKey,
     at: Timestamp,
     after: Option<DueCursor>,
 ) -> Result<Page, StoreError> {
     let query =
         move |spool: &spool::Spool, lane: &LaneKey| spool.expired(lane, at, after, EXPIRED_PAGE);
-    let page = read(relay, lane.clone(), query).await?;
-    Ok(in_place(relay, page, &lane))
+    let page = read(handle, lane.clone(), query).await?;
+    Ok(in_place(handle, page, &lane))
 }
 
 /// What of `page` has its next hop in `lane` today.
-fn in_place(relay: &Relay, page: DuePage, lane: &LaneKey) -> Page {
-    let config = relay.config();
+fn in_place(handle: &QueueHandle, page: DuePage, lane: &LaneKey) -> Page {
+    let config = handle.config();
     let of_lane = |due: spool::Due| {
         let onward = onward(&due.options);
         work(due, |one| lane_today(&config, one, onward).is_some_and(|today| today == *lane))
@@ -129,7 +129,7 @@ fn in_place(relay: &Relay, page: DuePage, lane: &LaneKey) -> Page {
 ///
 /// [`StoreError`] when the store cannot be read.
 pub(crate) async fn unwarned(
-    relay: &Relay,
+    handle: &QueueHandle,
     lane: LaneKey,
     since: Timestamp,
     after: Option<DueCursor>,
@@ -137,8 +137,8 @@ pub(crate) async fn unwarned(
     let query = move |spool: &spool::Spool, lane: &LaneKey| {
         spool.unwarned(lane, since, after, EXPIRED_PAGE)
     };
-    let page = read(relay, lane.clone(), query).await?;
-    Ok(in_place(relay, page, &lane))
+    let page = read(handle, lane.clone(), query).await?;
+    Ok(in_place(handle, page, &lane))
 }
 
 /// Is anybody in `lane` too old at `at`?
@@ -147,11 +147,11 @@ pub(crate) async fn unwarned(
 ///
 /// [`StoreError`] when the store cannot be read.
 pub(crate) async fn has_expired(
-    relay: &Relay,
+    handle: &QueueHandle,
     lane: LaneKey,
     at: Timestamp,
 ) -> Result<bool, StoreError> {
-    let page = read(relay, lane, move |spool, lane| spool.expired(lane, at, None, 1)).await?;
+    let page = read(handle, lane, move |spool, lane| spool.expired(lane, at, None, 1)).await?;
     Ok(!page.due.is_empty())
 }
 
@@ -162,7 +162,7 @@ pub(crate) async fn has_expired(
 ///
 /// [`StoreError`] when the store cannot be read; then nobody knows.
 pub(super) async fn keep_queued(
-    relay: &Relay,
+    handle: &QueueHandle,
     lane: &LaneKey,
     work: &mut Work,
     sending: &Sending,
@@ -172,7 +172,7 @@ pub(super) async fn keep_queued(
     }
     let message = work.message;
     let places =
-        read(relay, lane.clone(), move |spool, lane| spool.places(message, Some(lane))).await?;
+        read(handle, lane.clone(), move |spool, lane| spool.places(message, Some(lane))).await?;
     let queued: HashSet<RecipientNo> = places
         .iter()
         .filter(|place| place.state == RecipientState::Queued)
@@ -184,11 +184,11 @@ pub(super) async fn keep_queued(
 }
 
 pub(super) async fn read<T: Send + 'static>(
-    relay: &Relay,
+    handle: &QueueHandle,
     lane: LaneKey,
     query: impl FnOnce(&spool::Spool, &LaneKey) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let spool = relay.spool.clone();
+    let spool = handle.spool.clone();
     tokio::task::spawn_blocking(move || query(&spool, &lane))
         .await
         .unwrap_or(Err(StoreError::Closed))

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::proofs;
 use crate::outcome::AgeCounts;
-use crate::relay::Relay;
+use crate::queue::handle::QueueHandle;
 
 /// Between two slices.
 const SLICE_EVERY: Duration = Duration::from_millis(20);
@@ -25,24 +25,24 @@ const IMPORTED_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 const PASSES_PER_TIDYING: u32 = 60;
 
 /// Sweeps until `stop`.
-pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
+pub(crate) async fn run(handle: Arc<QueueHandle>, stop: CancellationToken) {
     let (mut after, mut passes) = (0, 0_u32);
     loop {
-        let rest = match sweep(&relay, after).await {
+        let rest = match sweep(&handle, after).await {
             Ok(Swept { next: Some(next), .. }) => {
                 after = next;
                 SLICE_EVERY
             }
             Ok(Swept { next: None, .. }) => {
                 if passes.is_multiple_of(PASSES_PER_TIDYING) {
-                    proofs::tidy(&relay);
-                    forget_old(&relay).await;
+                    proofs::tidy(&handle);
+                    forget_old(&handle).await;
                 }
                 (after, passes) = (0, passes.wrapping_add(1));
                 PASS_EVERY
             }
             Err(error) => {
-                relay.note_store_error(&error);
+                handle.note_store_error(&error);
                 tracing::error!(event = "store_failed", %error, "unused next hops could not be removed");
                 PASS_EVERY
             }
@@ -56,13 +56,13 @@ pub(crate) async fn run(relay: Arc<Relay>, stop: CancellationToken) {
 }
 
 /// Under a clock that may be wrong nothing is.
-async fn forget_old(relay: &Relay) {
-    if relay.age_counts() == AgeCounts::ClockSuspect {
+async fn forget_old(handle: &QueueHandle) {
+    if handle.age_counts() == AgeCounts::ClockSuspect {
         return;
     }
-    let [lost, imported] = [LOST_KEPT, IMPORTED_KEPT].map(|age| relay.now().checked_sub(age));
+    let [lost, imported] = [LOST_KEPT, IMPORTED_KEPT].map(|age| handle.now().checked_sub(age));
     let (Ok(lost), Ok(imported)) = (lost, imported) else { return };
-    let spool = relay.spool.clone();
+    let spool = handle.spool.clone();
     let forget =
         move || spool.forget_lost_bodies(lost).and_then(|()| spool.forget_imported(imported));
     let forgotten = tokio::task::spawn_blocking(forget).await;
@@ -71,9 +71,9 @@ async fn forget_old(relay: &Relay) {
     }
 }
 
-async fn sweep(relay: &Relay, after: i64) -> Result<Swept, StoreError> {
+async fn sweep(handle: &QueueHandle, after: i64) -> Result<Swept, StoreError> {
     let (done, swept) = oneshot::channel();
-    relay.spool.sweep_lanes(after, relay.now(), move |result| {
+    handle.spool.sweep_lanes(after, handle.now(), move |result| {
         let _gone = done.send(result);
     });
     swept.await.unwrap_or(Err(StoreError::Closed))

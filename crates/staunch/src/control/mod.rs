@@ -1,0 +1,22 @@
+//! What an operator asks and orders.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::queue::handle::QueueHandle;
+
+/// Reloads that may wait for the one under way.
+pub(crate) const RELOADS_MAX: usize = 16;
+
+/// A reload is asked for. The answer: the keys that changed, or why everything stays as it was.
+pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
+
+/// What the operator's requests work on.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// The queue, and through it everything that delivers.
+    pub(crate) queue: Arc<QueueHandle>,
+    /// Whoever reloads the configuration.
+    pub(crate) reloads: mpsc::Sender<ReloadRequest>,
+}
