@@ -2,6 +2,8 @@
 //! what runs end within its grace. There is nothing to save on exit, since starting after `kill -9`
 //! is the normal start.
 
+pub(crate) mod check_files;
+
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +33,7 @@ use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
 use crate::live::Live;
 use crate::pinned::PinnedLog;
-use crate::policy_store::{HostMemory, PolicyKeeper};
+use crate::policy_store::{HostMemory, PolicyKeeper, WaitingMail};
 use crate::pool::Pool;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
@@ -44,7 +46,7 @@ use crate::setup::SetupError;
 use crate::socket_file::OwnName;
 use crate::switches::Switches;
 use crate::tls::load_roots;
-use crate::waiting::WaitingMail;
+use crate::waiting::QueuedMail;
 use crate::{admin, replaced};
 
 /// How often free space and the store's health are looked at.
@@ -392,7 +394,8 @@ async fn wait_anew(handle: &Arc<QueueHandle>) {
 }
 
 async fn keep_policies(handle: Arc<QueueHandle>, stop: CancellationToken) {
-    let waiting = WaitingMail::new(handle.spool.clone(), handle.outbound.config.clone());
+    let queued = QueuedMail::new(handle.spool.clone(), handle.outbound.config.clone());
+    let waiting: Arc<dyn WaitingMail> = Arc::new(queued);
     handle.outbound.policies.run(&stop, &waiting).await;
 }
 

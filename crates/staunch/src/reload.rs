@@ -17,6 +17,7 @@ use crate::accept::{self, Doors, PreparedDoors};
 use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::{Connector, Setup};
+use crate::daemon::check_files::check_files;
 use crate::fetch::Fetcher;
 use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
@@ -116,7 +117,7 @@ impl Reloader {
             let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
             let mut changed = loaded.shown.changes(&before);
             check_fixed(&loaded, &changed)?;
-            loaded.check_files()?;
+            check_files(&loaded)?;
             let loaded = loaded.with_aliases()?;
             // Also where only the file has other names.
             if loaded.config.aliases != aliases && !is_touched(&changed, &["aliases", ALIASES_FILE])

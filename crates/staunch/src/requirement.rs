@@ -109,7 +109,7 @@ pub(crate) async fn asked(
         PolicyVerdict::None(_) => Ok(Asked::new(local, None)),
         // To watch a policy is no reason to hold mail back.
         PolicyVerdict::Defer(_) if effect == Effect::ReportOnly => Ok(Asked::new(local, None)),
-        PolicyVerdict::Defer(defer) => match unreachable_dns(outbound, domain, &defer).await {
+        PolicyVerdict::Defer(defer) => match unreachable_dns(&defer) {
             Some(failure) => Err(AttemptError::Dns(failure)),
             None => Err(AttemptError::Policy(defer)),
         },
@@ -119,20 +119,13 @@ pub(crate) async fn asked(
 /// The wait for a policy that could not be had; how long is for the caller to say.
 fn policy_unknown(reason: Reason, text: RemoteText) -> AttemptError {
     let (until, extent) = (Timestamp::MAX, Extent::Domain);
-    AttemptError::Policy(PolicyDefer { reason, until, text, extent })
+    AttemptError::Policy(PolicyDefer { reason, until, text, extent, dns: None })
 }
 
 /// Is it that no name server answers at all? Then no other domain would fare better.
-async fn unreachable_dns(
-    outbound: &Outbound,
-    domain: &HostName,
-    defer: &PolicyDefer,
-) -> Option<DnsFailure> {
-    if defer.reason != Reason::PolicyDnsFailure {
-        return None;
-    }
-    let failure = outbound.dns.mail_hosts(domain, Freshness::Cached).await.err()?;
-    (failure.kind == DnsFailureKind::Unreachable).then_some(failure)
+fn unreachable_dns(defer: &PolicyDefer) -> Option<DnsFailure> {
+    let failure = defer.dns.as_deref()?;
+    (failure.kind == DnsFailureKind::Unreachable).then(|| failure.clone())
 }
 
 fn policy_floor(floor: TlsFloor) -> Floor {

@@ -90,6 +90,8 @@ pub(crate) struct StsRecord {
     pub(crate) answer: TxtAnswer,
     /// How long this may be believed without asking again; zero after a failure.
     pub(crate) ttl: Duration,
+    /// Why there is no answer, if there is none.
+    pub(crate) failure: Option<DnsFailure>,
 }
 
 /// A query that got no conclusive answer.
@@ -281,16 +283,19 @@ impl Dns {
             return StsRecord {
                 answer: policy::sts::parse_txt(&[]).into(),
                 ttl: lookup::TTL_NEGATIVE_MAX,
+                failure: None,
             };
         };
         match self.lookup.now().ask(&name, RecordType::TXT, freshness).await {
             Ok(answer) => StsRecord {
                 answer: policy::sts::parse_txt(&texts(&answer)).into(),
                 ttl: answer.remaining(),
+                failure: None,
             },
             Err(failure) => StsRecord {
                 answer: TxtAnswer::Failed(RemoteText::new(&failure.to_string())),
                 ttl: Duration::ZERO,
+                failure: Some(failure),
             },
         }
     }

@@ -21,14 +21,10 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::clock;
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, OWN_TARGET, log_filter};
 use line::{Fields, Line, Shape};
 pub(crate) use problem::Problem;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
-
-/// Whose events count at the configured level; other crates' only as warnings.
-const OWN_TARGET: &str = "staunch";
-const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 /// Why nothing can be logged as asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +51,7 @@ pub(crate) struct LevelControl {
 impl LevelControl {
     /// Makes `level`, which the configuration has, the one in effect.
     pub(crate) fn set(&self, level: &str) {
-        let Some(filter) = filter(level).ok().filter(|_| !self.is_overridden) else { return };
+        let Some(filter) = log_filter(level).ok().filter(|_| !self.is_overridden) else { return };
         // Without a subscriber nothing is logged at any level.
         let _gone = self.filter.reload(filter);
     }
@@ -67,7 +63,7 @@ impl LevelControl {
 ///
 /// [`TelemetryError`].
 pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, TelemetryError> {
-    let filter = filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
+    let filter = log_filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
     let lines = match log.format {
         LogFormat::Text => Lines::to_stderr(Shape::Text),
         LogFormat::Json => Lines::to_stderr(Shape::Json),
@@ -81,32 +77,6 @@ pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, Tele
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
     Ok(LevelControl { filter: handle, is_overridden: level.is_some() })
-}
-
-/// Reads a level, or a list of directives like `info,staunch::resolve=debug`.
-///
-/// A level by itself is for staunch's own events: what libraries do is of interest only when
-/// something is wrong, or when they are named.
-///
-/// # Errors
-///
-/// What is wrong with it.
-pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
-    let mut directives = Vec::new();
-    for part in text.split(',').map(str::trim) {
-        if LEVELS.contains(&part) {
-            directives.push(format!("{OWN_TARGET}={part}"));
-        } else if part.contains('=') {
-            directives.push(part.to_owned());
-        } else {
-            // A word that is no level would be taken for a target, and silence all others.
-            let levels = LEVELS.join(", ");
-            return Err(format!("not {levels}, or of one part like staunch::resolve=debug"));
-        }
-    }
-    let others = if text == "error" { "error" } else { "warn" };
-    EnvFilter::try_new(format!("{others},{}", directives.join(",")))
-        .map_err(|error| error.to_string())
 }
 
 /// Writes each event as one line.
@@ -203,7 +173,7 @@ mod tests {
         let shared = Shared::default();
         let lines = Lines { shape, out: Mutex::new(Box::new(shared.clone())) };
         let subscriber =
-            tracing_subscriber::registry().with(lines.with_filter(filter(level).unwrap()));
+            tracing_subscriber::registry().with(lines.with_filter(log_filter(level).unwrap()));
         tracing::subscriber::with_default(subscriber, act);
         let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| line.split_once(char::is_whitespace).unwrap().1.into()).collect()
@@ -238,7 +208,7 @@ mod tests {
         assert_eq!(count("info,staunch::resolve=debug"), 4);
         assert_eq!(count("info,hickory_net=info"), 4);
         for bad in ["", "loud", "info,loud", "info,a=b"] {
-            assert!(filter(bad).is_err(), "{bad:?}");
+            assert!(log_filter(bad).is_err(), "{bad:?}");
         }
     }
 

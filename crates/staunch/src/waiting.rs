@@ -8,6 +8,7 @@ use spool::{LaneKey, Spool, StoreError};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::policy_store::WaitingMail;
 use crate::route;
 
 /// Recipients looked at in one read: some 20 ms.
@@ -15,38 +16,15 @@ const PAGE: usize = 10_000;
 
 /// Asks the queue. All of it blocks for reads.
 #[derive(Clone, Debug)]
-pub(crate) struct WaitingMail {
+pub(crate) struct QueuedMail {
     spool: Spool,
     config: watch::Receiver<Arc<Config>>,
 }
 
-impl WaitingMail {
+impl QueuedMail {
     /// About the mail in `spool`, which goes where `config` says.
     pub(crate) fn new(spool: Spool, config: watch::Receiver<Arc<Config>>) -> Self {
         Self { spool, config }
-    }
-
-    /// Every domain that mail waits for, and every next hop that it waits for under a name: any of them can have
-    /// a policy that counts for this mail, today or under another configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read: then all have mail.
-    pub(crate) fn domains(&self) -> Result<HashSet<HostName>, StoreError> {
-        let config = Arc::clone(&self.config.borrow());
-        let mut domains = HashSet::new();
-        for lane in self.spool.lanes_with_mail()? {
-            match route::domain_of(&lane) {
-                Some(domain) => {
-                    domains.insert(domain);
-                }
-                None => {
-                    domains.extend(route::names_of(&config, &lane));
-                    self.add_recipients(&lane, &mut domains)?;
-                }
-            }
-        }
-        Ok(domains)
     }
 
     /// The lane of a route has recipients of any domain.
@@ -65,9 +43,27 @@ impl WaitingMail {
             }
         }
     }
+}
 
-    /// Does mail wait in the lanes of `domain` or of the next hops of this name?
-    pub(crate) fn is_for(&self, domain: &HostName) -> bool {
+impl WaitingMail for QueuedMail {
+    fn domains(&self) -> Result<HashSet<HostName>, StoreError> {
+        let config = Arc::clone(&self.config.borrow());
+        let mut domains = HashSet::new();
+        for lane in self.spool.lanes_with_mail()? {
+            match route::domain_of(&lane) {
+                Some(domain) => {
+                    domains.insert(domain);
+                }
+                None => {
+                    domains.extend(route::names_of(&config, &lane));
+                    self.add_recipients(&lane, &mut domains)?;
+                }
+            }
+        }
+        Ok(domains)
+    }
+
+    fn is_for(&self, domain: &HostName) -> bool {
         let config = Arc::clone(&self.config.borrow());
         let mut lanes = route::lanes_towards(&config, domain);
         lanes.extend(route::own_lanes(domain));
@@ -136,7 +132,7 @@ mod tests {
         commit(&spool, &config, 1, "held.test", RecipientState::Held);
         commit(&spool, &config, 1, "routed.test", RecipientState::Queued);
         let (_sender, receiver) = watch::channel(config);
-        let waiting = WaitingMail::new(spool, receiver);
+        let waiting = QueuedMail::new(spool, receiver);
         let all = ["held.test", "other.test", "queued.test", "routed.test", "smart.test"];
         let mut found: Vec<_> = waiting.domains().unwrap().into_iter().collect();
         found.sort_unstable();

@@ -8,6 +8,7 @@ use super::arguments::{ConfigCommand, Settings};
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, ConfigError, Loaded, Problem, Surroundings};
+use crate::daemon::check_files::check_files;
 use crate::resolve;
 
 pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, Failure> {
@@ -30,7 +31,7 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, 
 /// The configuration with all that it names looked at.
 fn load_wholly(settings: &Settings) -> Result<Loaded, ConfigError> {
     let loaded = config::load(settings.config.as_deref(), &Surroundings::of_process())?;
-    loaded.check_files()?;
+    check_files(&loaded)?;
     loaded.with_aliases()
 }
 

@@ -14,6 +14,7 @@ use super::door::{Door, runtime};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
 use crate::config::Loaded;
+use crate::daemon::check_files::check_files;
 use crate::explain::Question;
 
 pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Failure> {
@@ -48,7 +49,7 @@ async fn ask_daemon(door: &Door, question: &Question) -> Result<Value, Failure> 
 }
 
 async fn walk_here(loaded: &Loaded, question: Question) -> Result<Value, Failure> {
-    loaded.check_files().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+    check_files(loaded).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     Ok(alone::walk(&loaded.config, question).await?)
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::accept::Inherited;
-use crate::config::{ConfigError, Loaded};
+use crate::config::{ConfigError, Loaded, log_filter};
+use crate::daemon::check_files::check_files_to_run;
 use crate::reload::Origin;
 use crate::{daemon, descriptors, telemetry};
 
@@ -19,11 +20,11 @@ const LAST_FILES: Duration = Duration::from_secs(1);
 
 pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> {
     let level = settings.log_level.as_deref();
-    if let Some(Err(reason)) = level.map(telemetry::filter) {
+    if let Some(Err(reason)) = level.map(log_filter) {
         return Err(Failure::new(Exit::Usage, format!("--log-level: {reason}")));
     }
     let bad_config = |error: ConfigError| Failure::new(Exit::Config, error.to_string());
-    loaded.check_files_to_run().map_err(bad_config)?;
+    check_files_to_run(&loaded).map_err(bad_config)?;
     let loaded = loaded.with_aliases().map_err(bad_config)?;
     let level = telemetry::start(&loaded.config.log, level)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;

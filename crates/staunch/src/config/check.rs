@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use smtp::Mailbox;
 
-use crate::telemetry;
-
 use super::checker::{Checker, Findings, in_range};
+use super::log_filter::log_filter;
 use super::{
     Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, EightBit,
     Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts, OnFailure, Patience,
@@ -263,7 +262,7 @@ impl Checker {
     }
 
     fn log(&mut self, written: &file::Log) -> Log {
-        if let Err(reason) = telemetry::filter(&written.level) {
+        if let Err(reason) = log_filter(&written.level) {
             self.wrong("log.level".into(), &written.level, reason);
         }
         Log {

@@ -15,10 +15,6 @@ use super::layer::{self, Layer};
 use super::show::Sources;
 use super::surroundings::Surroundings;
 use super::{Config, ConfigError, Problem, Shown, Source, check};
-use crate::auth::users::Users;
-use crate::identity;
-use crate::login::read_credentials;
-use crate::regular_file;
 
 /// Ours: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -69,80 +65,6 @@ pub(crate) fn load(
 }
 
 impl Loaded {
-    /// Are the files that values name there, readable and what they should be?
-    ///
-    /// For those who go on to use them; whoever only looks for the daemon's socket need not be able
-    /// to read them.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] that names key and file.
-    pub(crate) fn check_files(&self) -> Result<(), ConfigError> {
-        let mut problems = self.trust_problems();
-        problems.extend(self.users_problem());
-        problems.extend(self.identity_problems());
-        problems.extend(self.login_problems());
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
-    }
-
-    /// As [`Loaded::check_files`], for a start: a listener whose certificate cannot be read offers no
-    /// TLS, which is no reason to take no mail at all.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] that names key and file.
-    pub(crate) fn check_files_to_run(&self) -> Result<(), ConfigError> {
-        let mut problems = self.trust_problems();
-        problems.extend(self.users_problem());
-        if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
-    }
-
-    fn trust_problems(&self) -> Vec<Problem> {
-        let named = [
-            ("tls.ca_file", &self.config.tls.ca_file),
-            ("mta_sts.ca_file", &self.config.mta_sts.ca_file),
-        ];
-        named
-            .into_iter()
-            .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
-            .filter_map(|(key, path)| {
-                check_certificates(path).err().map(|reason| (key, path, reason))
-            })
-            .map(|(key, path, reason)| {
-                self.problem(key, format!("{:?}: {reason}", path.display().to_string()))
-            })
-            .collect()
-    }
-
-    fn users_problem(&self) -> Option<Problem> {
-        let error = Users::read(self.config.users_file()?).err()?;
-        Some(self.problem("access.users_file", error.to_string()))
-    }
-
-    fn identity_problems(&self) -> Vec<Problem> {
-        let listeners = self.config.listeners.iter().enumerate();
-        listeners
-            .filter_map(|(index, listener)| {
-                let error = identity::load(listener.tls.as_ref()?).err()?;
-                let key = format!("listener[{index}].{}", error.part.key());
-                Some(self.problem(&key, error.to_string()))
-            })
-            .collect()
-    }
-
-    fn login_problems(&self) -> Vec<Problem> {
-        let routes = self.config.routes.iter().enumerate();
-        routes
-            .filter_map(|(index, route)| {
-                let login = route.login.as_ref()?;
-                let error = read_credentials(login).err()?;
-                let shown = login.password_file.display().to_string();
-                let key = format!("route[{index}].password_file");
-                Some(self.problem(&key, format!("{shown:?}: {error}")))
-            })
-            .collect()
-    }
-
     /// A problem with the value of `key`, at the place where it was set.
     pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> Problem {
         let place = self.shown.sources.of(key).to_owned();
@@ -195,16 +117,6 @@ impl Loaded {
         let reason = "needs users who may log in: set access.users_file".to_owned();
         Some(self.problem(&format!("listener[{index}].mode"), reason))
     }
-}
-
-fn check_certificates(path: &Path) -> Result<(), String> {
-    let certificates = regular_file::certificates(path).map_err(|error| error.to_string())?;
-    let mut count = 0;
-    for certificate in certificates {
-        certificate.map_err(|error| error.to_string())?;
-        count += 1;
-    }
-    if count == 0 { Err("no certificate in PEM form in it".into()) } else { Ok(()) }
 }
 
 /// The file, if one is meant, and those in `conf.d` beside it by name.

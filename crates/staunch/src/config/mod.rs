@@ -5,8 +5,8 @@
 //! named as the keys, so `delivery.connect_timeout` in a file is `config.delivery.connect_timeout`
 //! here.
 //!
-//! Not here: opening, binding or resolving anything that a value names ([`Config::check_files`] is
-//! the one exception, asked for by those who go on to use the files).
+//! Not here: opening, binding or resolving anything that a value names; whether the files are what they should be is
+//! looked at in `daemon::check_files`.
 
 mod access;
 mod aliases;
@@ -22,6 +22,7 @@ mod listed;
 mod listener;
 mod load;
 mod local;
+mod log_filter;
 mod outbound;
 mod pattern;
 mod prefix;
@@ -48,6 +49,7 @@ pub(crate) use listener::{
 };
 pub(crate) use load::{Loaded, load};
 pub(crate) use local::Destination;
+pub(crate) use log_filter::{OWN_TARGET, log_filter};
 pub(crate) use pattern::{DomainPattern, most_specific};
 pub(crate) use prefix::Prefix;
 pub(crate) use show::Shown;

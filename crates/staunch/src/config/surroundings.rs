@@ -11,11 +11,11 @@ use super::{Problem, hostname};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
     /// The environment.
-    pub(super) variables: BTreeMap<OsString, OsString>,
+    pub(crate) variables: BTreeMap<OsString, OsString>,
     /// This system's name, completed as far as that goes without NSS.
-    pub(super) host_name: String,
+    pub(crate) host_name: String,
     /// Read when nobody names a file, if it exists.
-    pub(super) system_file: PathBuf,
+    pub(crate) system_file: PathBuf,
 }
 
 impl Surroundings {

@@ -509,35 +509,6 @@ fn the_named_file_must_exist_and_every_layer_is_read_strictly() {
 }
 
 #[test]
-fn files_that_values_name_are_looked_at_when_asked() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("ca.pem");
-    let loaded = with_document(&format!("[tls]\nca_file = {:?}", path.to_str().unwrap())).unwrap();
-    let complaint = |text: Option<&str>| {
-        text.inspect(|text| std::fs::write(&path, text).unwrap());
-        loaded.check_files().unwrap_err().to_string()
-    };
-    let start = format!("STAUNCH_CONFIG_TOML:2: tls.ca_file: {:?}: ", path.to_str().unwrap());
-    assert!(complaint(None).starts_with(&start));
-    assert_eq!(complaint(Some("nothing")), format!("{start}no certificate in PEM form in it"));
-}
-
-#[test]
-fn a_certificate_that_cannot_be_read_is_a_mistake_but_no_reason_not_to_start() {
-    let text = "[[listener]]\naddress = \"unix:/run/staunch/smtp.sock\"\nmode = \"submissions\"\n\
-        tls_certificate = \"/nonexistent/c.pem\"\ntls_key = \"/nonexistent/k.pem\"\n[access]\nusers_file = \"\"";
-    let loaded = with_document(text).unwrap();
-    let [listener] = loaded.config.listeners.as_slice() else { panic!("one listener") };
-    assert_eq!(listener.mode, super::ListenerMode::Submissions);
-    assert_eq!(
-        loaded.check_files().unwrap_err().to_string(),
-        "STAUNCH_CONFIG_TOML:4: listener[0].tls_certificate: \"/nonexistent/c.pem\": No such file \
-         or directory (os error 2); staunch must be able to read it as the user that it runs as"
-    );
-    loaded.check_files_to_run().unwrap();
-}
-
-#[test]
 fn what_will_cost_mail_is_complained_about() {
     let cases = [
         ("hostname = \"relay.example.net\"", None),
@@ -567,22 +538,6 @@ fn what_will_cost_mail_is_complained_about() {
     }
     let nameless = Surroundings { host_name: "!".into(), ..machine(&[]) };
     assert_eq!(load(None, &nameless).unwrap().config.hostname.to_string(), "localhost");
-}
-
-#[test]
-fn the_users_file_is_read_where_a_listener_is_for_users_and_may_be_missing_elsewhere() {
-    let listeners = |mode: &str| {
-        format!(
-            "[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"{mode}\"\ntls_certificate = \"/c.pem\"\n\
-             tls_key = \"/k.pem\"\n[access]\nusers_file = \"/nowhere/users\""
-        )
-    };
-    for (mode, is_for_users) in [("relay", false), ("submission", true), ("submissions", true)] {
-        let loaded = with_document(&listeners(mode)).unwrap();
-        assert_eq!(loaded.config.users_file().is_some(), is_for_users, "{mode}");
-        let problems = loaded.check_files().unwrap_err().to_string();
-        assert_eq!(problems.contains("staunch user add"), is_for_users, "{problems}");
-    }
 }
 
 #[test]

@@ -712,7 +712,7 @@ mod tests {
         let error = |until| {
             let (reason, extent) = (Reason::PolicyDnsFailure, Extent::Domain);
             let text = RemoteText::new("SERVFAIL");
-            AttemptError::Policy(PolicyDefer { reason, until, text, extent })
+            AttemptError::Policy(PolicyDefer { reason, until, text, extent, dns: None })
         };
         let retry_at = |until| {
             let decided = decide_failure(&[target(0, 5000)], &error(until), &circumstances());

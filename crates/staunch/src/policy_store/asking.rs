@@ -170,8 +170,9 @@ impl Inner {
             (Verdict::Use(_), false) => Source::Cache,
             (Verdict::NoPolicy(_) | Verdict::Defer(_), _) => Source::None,
         };
+        let dns = record.as_ref().and_then(|record| record.failure.clone()).map(Box::new);
         let consulted = Consulted {
-            verdict: verdict_of(domain, verdict),
+            verdict: verdict_of(domain, verdict, dns),
             record: record.map(|record| record.answer),
             source,
             failure,
@@ -316,7 +317,7 @@ impl Inner {
         let until = after(self.clock.moment().now, LOCAL_REST);
         let text = RemoteText::new(text);
         let extent = Extent::Everybody;
-        let defer = PolicyDefer { reason: Reason::LocalError, until, text, extent };
+        let defer = PolicyDefer { reason: Reason::LocalError, until, text, extent, dns: None };
         let consulted = Consulted {
             verdict: PolicyVerdict::Defer(defer),
             record: None,

@@ -22,6 +22,7 @@ mod tests;
 mod turns;
 mod view;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ use crate::clock::ClockWatch;
 use crate::config::{self, Config, MtaSts};
 use crate::fetch::{ClientSetupError, Fetcher};
 use crate::live::Live;
-use crate::resolve::{Dns, Freshness, StsRecord};
+use crate::resolve::{Dns, DnsFailure, Freshness, StsRecord};
 use crate::telemetry::Reason;
 use asking::Purpose;
 use epochs::Epochs;
@@ -90,6 +91,22 @@ pub(crate) struct PolicyDefer {
     pub(crate) text: RemoteText,
     /// Whom it concerns.
     pub(crate) extent: Extent,
+    /// The look-up that failed, if that is why.
+    pub(crate) dns: Option<Box<DnsFailure>>,
+}
+
+/// For which policy domains does mail wait? All of it blocks for reads.
+pub(crate) trait WaitingMail: Send + Sync {
+    /// Every domain that mail waits for, and every next hop that it waits for under a name: any of them can have
+    /// a policy that counts for this mail, today or under another configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read: then all have mail.
+    fn domains(&self) -> Result<HashSet<HostName>, StoreError>;
+
+    /// Does mail wait in the lanes of `domain` or of the next hops of this name?
+    fn is_for(&self, domain: &HostName) -> bool;
 }
 
 /// Whose mail waits for the same?
@@ -392,7 +409,7 @@ fn rest(verdict: &Verdict, record: &StsRecord, moment: Moment, took: Duration) -
     }
 }
 
-fn verdict_of(domain: &HostName, verdict: Verdict) -> PolicyVerdict {
+fn verdict_of(domain: &HostName, verdict: Verdict, dns: Option<Box<DnsFailure>>) -> PolicyVerdict {
     match verdict {
         Verdict::Use(kept) => PolicyVerdict::Policy(kept),
         Verdict::NoPolicy(why) => PolicyVerdict::None(why),
@@ -416,7 +433,8 @@ fn verdict_of(domain: &HostName, verdict: Verdict) -> PolicyVerdict {
                     (Reason::LocalError, RemoteText::new(text))
                 }
             };
-            PolicyVerdict::Defer(PolicyDefer { reason, until, text, extent: Extent::Domain })
+            let dns = dns.filter(|_| reason == Reason::PolicyDnsFailure);
+            PolicyVerdict::Defer(PolicyDefer { reason, until, text, extent: Extent::Domain, dns })
         }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::BuildHasher as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -23,9 +24,8 @@ use tracing::{debug, error};
 
 use super::asking::Purpose;
 use super::room::Tenants;
-use super::{Inner, Moment, PolicyKeeper, rows, settings};
+use super::{Inner, Moment, PolicyKeeper, WaitingMail, rows, settings};
 use crate::resolve::Freshness;
-use crate::waiting::WaitingMail;
 use queue::{Due, Queue};
 
 /// Rows read at once.
@@ -59,7 +59,7 @@ impl PolicyKeeper {
     /// Refreshes and tidies until `shutdown`; then what is being written is brought to its end, since attempts go on
     /// for a while and have to hear of it. Policies of domains that have mail in `waiting` are never dropped for
     /// want of room.
-    pub(crate) async fn run(&self, shutdown: &CancellationToken, waiting: &WaitingMail) {
+    pub(crate) async fn run(&self, shutdown: &CancellationToken, waiting: &Arc<dyn WaitingMail>) {
         let jitter = RandomState::new();
         let (mut prompt, mut silent) = (Band::new(PROMPT_AT_ONCE), Band::new(SILENT_AT_ONCE));
         let mut lost_before = Vec::new();
@@ -122,7 +122,7 @@ impl PolicyKeeper {
 
     /// Looks at all rows, refreshes what is due and tidies; returns when all that is done.
     #[cfg(test)]
-    pub(super) async fn pass(&self, jitter: &RandomState, waiting: &WaitingMail) {
+    pub(super) async fn pass(&self, jitter: &RandomState, waiting: &Arc<dyn WaitingMail>) {
         let census = self.census(jitter).await.unwrap();
         for due in census.due {
             self.inner.refresh_due(&due.domain, &CancellationToken::new()).await;

@@ -2,6 +2,7 @@
 //! any more. Beside the refreshes, in batches, and never on a thread that mail waits for.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
@@ -13,8 +14,7 @@ use tokio::sync::Notify;
 use tracing::error;
 
 use super::asking::read;
-use super::{HostMemory, Inner, synced};
-use crate::waiting::WaitingMail;
+use super::{HostMemory, Inner, WaitingMail, synced};
 
 /// Policies kept. Ours: more than there are domains with one today.
 const POLICIES_MAX: usize = 100_000;
@@ -109,7 +109,7 @@ pub(super) struct Tenants {
 impl Inner {
     /// Drops what is too much or too old. Nothing while the clock is in doubt. Where the list beside the mail is
     /// damaged, whoever's entry cannot be read stays: each is looked at again before it goes.
-    pub(super) async fn tidy(&self, tenants: Tenants, waiting: &WaitingMail) {
+    pub(super) async fn tidy(&self, tenants: Tenants, waiting: &Arc<dyn WaitingMail>) {
         let Tenants { policies, mut others, spent, over } = tenants;
         let count = policies.len();
         if self.clock.moment().clock == ClockTrust::Suspect {
@@ -129,9 +129,9 @@ impl Inner {
     }
 
     /// Returns how many stay.
-    async fn make_room(&self, policies: Vec<Tenant>, waiting: &WaitingMail) -> usize {
+    async fn make_room(&self, policies: Vec<Tenant>, waiting: &Arc<dyn WaitingMail>) -> usize {
         let count = policies.len();
-        let asked = waiting.clone();
+        let asked = Arc::clone(waiting);
         let choose = move || {
             let mut with_mail: Option<Result<HashSet<HostName>, StoreError>> = None;
             surplus(policies, POLICIES_MAX, |domain| {
@@ -163,7 +163,7 @@ impl Inner {
     async fn drop_all(
         &self,
         domains: Vec<(HostName, Counted)>,
-        waiting: Option<&WaitingMail>,
+        waiting: Option<&Arc<dyn WaitingMail>>,
     ) -> usize {
         let mut count = 0;
         for batch in domains.chunks(BATCH) {
@@ -188,7 +188,7 @@ impl Inner {
     async fn still_to_go(
         &self,
         candidates: Vec<(HostName, Counted)>,
-        waiting: Option<&WaitingMail>,
+        waiting: Option<&Arc<dyn WaitingMail>>,
     ) -> HashSet<HostName> {
         let candidates: Vec<_> = candidates
             .into_iter()

@@ -9,7 +9,7 @@ use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};
 use super::*;
 use crate::clock;
 use crate::config::{Surroundings, load};
-use crate::waiting::WaitingMail;
+use crate::waiting::QueuedMail;
 
 const A: &str = "a.test";
 
@@ -86,8 +86,8 @@ impl Daemon {
         fetched_at
     }
 
-    fn waiting(&self) -> WaitingMail {
-        WaitingMail::new(self.spool.clone(), self.config.subscribe())
+    fn waiting(&self) -> Arc<dyn WaitingMail> {
+        Arc::new(QueuedMail::new(self.spool.clone(), self.config.subscribe()))
     }
 
     /// What a look at all rows finds, and drops; returns whose policies were lost.

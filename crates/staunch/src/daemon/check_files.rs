@@ -1,0 +1,152 @@
+//! Are the files that a configuration names what they should be?
+
+use std::path::Path;
+
+use crate::auth::users::Users;
+use crate::config::{ConfigError, Loaded, Problem};
+use crate::login::read_credentials;
+use crate::{identity, regular_file};
+
+/// Are the files that values name there, readable and what they should be?
+///
+/// For those who go on to use them; whoever only looks for the daemon's socket need not be able
+/// to read them.
+///
+/// # Errors
+///
+/// [`ConfigError`] that names key and file.
+pub(crate) fn check_files(loaded: &Loaded) -> Result<(), ConfigError> {
+    let mut problems = trust_problems(loaded);
+    problems.extend(users_problem(loaded));
+    problems.extend(identity_problems(loaded));
+    problems.extend(login_problems(loaded));
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+}
+
+/// As [`check_files`], for a start: a listener whose certificate cannot be read offers no
+/// TLS, which is no reason to take no mail at all.
+///
+/// # Errors
+///
+/// [`ConfigError`] that names key and file.
+pub(crate) fn check_files_to_run(loaded: &Loaded) -> Result<(), ConfigError> {
+    let mut problems = trust_problems(loaded);
+    problems.extend(users_problem(loaded));
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+}
+
+fn trust_problems(loaded: &Loaded) -> Vec<Problem> {
+    let named = [
+        ("tls.ca_file", &loaded.config.tls.ca_file),
+        ("mta_sts.ca_file", &loaded.config.mta_sts.ca_file),
+    ];
+    named
+        .into_iter()
+        .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
+        .filter_map(|(key, path)| check_certificates(path).err().map(|reason| (key, path, reason)))
+        .map(|(key, path, reason)| {
+            loaded.problem(key, format!("{:?}: {reason}", path.display().to_string()))
+        })
+        .collect()
+}
+
+fn users_problem(loaded: &Loaded) -> Option<Problem> {
+    let error = Users::read(loaded.config.users_file()?).err()?;
+    Some(loaded.problem("access.users_file", error.to_string()))
+}
+
+fn identity_problems(loaded: &Loaded) -> Vec<Problem> {
+    let listeners = loaded.config.listeners.iter().enumerate();
+    listeners
+        .filter_map(|(index, listener)| {
+            let error = identity::load(listener.tls.as_ref()?).err()?;
+            let key = format!("listener[{index}].{}", error.part.key());
+            Some(loaded.problem(&key, error.to_string()))
+        })
+        .collect()
+}
+
+fn login_problems(loaded: &Loaded) -> Vec<Problem> {
+    let routes = loaded.config.routes.iter().enumerate();
+    routes
+        .filter_map(|(index, route)| {
+            let login = route.login.as_ref()?;
+            let error = read_credentials(login).err()?;
+            let shown = login.password_file.display().to_string();
+            let key = format!("route[{index}].password_file");
+            Some(loaded.problem(&key, format!("{shown:?}: {error}")))
+        })
+        .collect()
+}
+
+fn check_certificates(path: &Path) -> Result<(), String> {
+    let certificates = regular_file::certificates(path).map_err(|error| error.to_string())?;
+    let mut count = 0;
+    for certificate in certificates {
+        certificate.map_err(|error| error.to_string())?;
+        count += 1;
+    }
+    if count == 0 { Err("no certificate in PEM form in it".into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ListenerMode, Surroundings, load};
+
+    fn with_document(text: &str) -> Loaded {
+        let variables = [("HOME", "/home/relay"), ("STAUNCH_CONFIG_TOML", text)];
+        let surroundings = Surroundings {
+            variables: variables.map(|(name, value)| (name.into(), value.into())).into(),
+            host_name: "relay.example.net".into(),
+            system_file: "/nonexistent/staunch.toml".into(),
+        };
+        load(None, &surroundings).unwrap()
+    }
+
+    #[test]
+    fn files_that_values_name_are_looked_at_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let loaded = with_document(&format!("[tls]\nca_file = {:?}", path.to_str().unwrap()));
+        let complaint = |text: Option<&str>| {
+            text.inspect(|text| std::fs::write(&path, text).unwrap());
+            check_files(&loaded).unwrap_err().to_string()
+        };
+        let start = format!("STAUNCH_CONFIG_TOML:2: tls.ca_file: {:?}: ", path.to_str().unwrap());
+        assert!(complaint(None).starts_with(&start));
+        assert_eq!(complaint(Some("nothing")), format!("{start}no certificate in PEM form in it"));
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_a_mistake_but_no_reason_not_to_start() {
+        let text = "[[listener]]\naddress = \"unix:/run/staunch/smtp.sock\"\nmode = \"submissions\"\n\
+            tls_certificate = \"/nonexistent/c.pem\"\ntls_key = \"/nonexistent/k.pem\"\n[access]\nusers_file = \"\"";
+        let loaded = with_document(text);
+        let [listener] = loaded.config.listeners.as_slice() else { panic!("one listener") };
+        assert_eq!(listener.mode, ListenerMode::Submissions);
+        assert_eq!(
+            check_files(&loaded).unwrap_err().to_string(),
+            "STAUNCH_CONFIG_TOML:4: listener[0].tls_certificate: \"/nonexistent/c.pem\": No such file \
+             or directory (os error 2); staunch must be able to read it as the user that it runs as"
+        );
+        check_files_to_run(&loaded).unwrap();
+    }
+
+    #[test]
+    fn the_users_file_is_read_where_a_listener_is_for_users_and_may_be_missing_elsewhere() {
+        let listeners = |mode: &str| {
+            format!(
+                "[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"{mode}\"\ntls_certificate = \"/c.pem\"\n\
+                 tls_key = \"/k.pem\"\n[access]\nusers_file = \"/nowhere/users\""
+            )
+        };
+        for (mode, is_for_users) in [("relay", false), ("submission", true), ("submissions", true)]
+        {
+            let loaded = with_document(&listeners(mode));
+            assert_eq!(loaded.config.users_file().is_some(), is_for_users, "{mode}");
+            let problems = check_files(&loaded).unwrap_err().to_string();
+            assert_eq!(problems.contains("staunch user add"), is_for_users, "{problems}");
+        }
+    }
+}
