@@ -24,6 +24,7 @@ use crate::delivery::log;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::{Doing, Yielding};
+use crate::dns::Freshness;
 use crate::hosts::{self, Candidate};
 use crate::message::Work;
 use crate::open::{Asker, How, Reach, open};
@@ -33,7 +34,6 @@ use crate::outcome::{
 use crate::parcel::{Converting, Parcel};
 use crate::pool::Idle;
 use crate::requirement::{self, Local};
-use crate::resolve::Freshness;
 use crate::route::{self, Leg, NextHop, Place};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};
 pub(crate) use rules::Sessions;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Doors, Inherited};
-use crate::admin::AdminSocketError;
+use crate::admin::{self, AdminSocketError};
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::clock::ClockWatch;
@@ -31,6 +31,7 @@ use crate::connect::Connector;
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
 use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
+use crate::dns::Dns;
 use crate::live::Live;
 use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper, WaitingMail};
@@ -40,14 +41,13 @@ use crate::queue::handle::QueueHandle;
 use crate::queue::intake::Intake;
 use crate::queue::{EVENTS_MAX, Queue, damaged, deadline, gathering, sweep};
 use crate::reload::{Origin, Reloader};
-use crate::resolve::Dns;
+use crate::replaced;
 use crate::schedule::after;
 use crate::setup::SetupError;
 use crate::socket_file::OwnName;
 use crate::switches::Switches;
 use crate::tls::load_roots;
 use crate::waiting::QueuedMail;
-use crate::{admin, replaced};
 
 /// How often free space and the store's health are looked at.
 const VITALS_EVERY: Duration = Duration::from_secs(1);

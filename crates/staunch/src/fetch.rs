@@ -20,10 +20,10 @@ use policy::registrable_domain;
 use smtp::{HostName, RemoteText};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::addresses::is_forbidden;
 use crate::clock::ClockWatch;
 use crate::config::{Config, IpFamily, Prefix};
-use crate::resolve::{Dns, DnsFailure};
+use crate::dns::addresses::is_forbidden;
+use crate::dns::{Dns, DnsFailure};
 use client::Client;
 pub(crate) use client::ClientSetupError;
 pub(crate) use limits::Answers;

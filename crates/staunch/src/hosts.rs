@@ -7,12 +7,12 @@ use std::sync::Arc;
 use policy::{Asked, AuthorizedMx, Located, NamedBy, Origin};
 use smtp::{Domain, HostName, RemoteText};
 
-use crate::addresses::is_forbidden;
 use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
 use crate::connect::{ConnectCause, ConnectFailure, Door, PoolKey, Sources, TlsStart};
 use crate::delivery::outbound::Outbound;
+use crate::dns::addresses::is_forbidden;
+use crate::dns::{Freshness, MailHosts, MxRecord, MxTarget};
 use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
-use crate::resolve::{Freshness, MailHosts, MxRecord, MxTarget};
 use crate::route::{Leg, NextHop};
 
 /// Hosts of one next hop that are tried in one attempt. Ours: more are never needed, and a long list

@@ -3,7 +3,6 @@
 //! The modules stand in the order in which mail flows; `docs/architecture.md` is the map.
 
 mod accept;
-mod addresses;
 mod admin;
 mod attempt;
 mod auth;
@@ -17,6 +16,7 @@ mod control;
 mod daemon;
 mod delivery;
 mod descriptors;
+mod dns;
 mod explain;
 mod fetch;
 mod free_space;
@@ -40,7 +40,6 @@ mod regular_file;
 mod reload;
 mod replaced;
 mod requirement;
-mod resolve;
 mod route;
 mod schedule;
 mod setup;

@@ -8,9 +8,9 @@ use smtp::{HostName, RemoteText};
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::delivery::outbound::Outbound;
+use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
 use crate::outcome::AttemptError;
 use crate::policy_store::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
-use crate::resolve::{DnsFailure, DnsFailureKind, Freshness};
 use crate::route::Leg;
 use crate::telemetry::Reason;
 

@@ -3,8 +3,8 @@
 
 use crate::accept::BindError;
 use crate::auth::users::UsersError;
+use crate::dns::DnsSetupError;
 use crate::fetch::ClientSetupError;
-use crate::resolve::DnsSetupError;
 use crate::tls::TlsSetupError;
 
 /// What could not be made of it.

@@ -186,7 +186,7 @@ mod tests {
         span.record("mx", "mx.example.net");
         let text = "550 no\" such\nuser";
         warn!(target: "staunch", event = "deferred", reason = "remote_4xx", %text, "try again");
-        debug!(target: "staunch::resolve", event = "connection_lost", took_ms = 1.5);
+        debug!(target: "staunch::dns", event = "connection_lost", took_ms = 1.5);
         info!(target: "hickory_net", "unimportant");
         warn!(target: "hickory_net", empty = "", "odd");
     }
@@ -205,7 +205,7 @@ mod tests {
     fn the_level_is_for_our_own_events() {
         let count = |level| logged(level, Shape::Text, some_events).len();
         assert_eq!([count("error"), count("warn"), count("info"), count("debug")], [0, 2, 3, 4]);
-        assert_eq!(count("info,staunch::resolve=debug"), 4);
+        assert_eq!(count("info,staunch::dns=debug"), 4);
         assert_eq!(count("info,hickory_net=info"), 4);
         for bad in ["", "loud", "info,loud", "info,a=b"] {
             assert!(log_filter(bad).is_err(), "{bad:?}");
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(deferred["message"], "try again");
         assert_eq!(lines[0]["size"], 12);
         assert_eq!(lines[2]["took_ms"], 1.5);
-        assert_eq!(lines[2]["target"], "staunch::resolve");
+        assert_eq!(lines[2]["target"], "staunch::dns");
         let at = deferred["timestamp"].as_str().unwrap();
         assert!(at.ends_with('Z') && at.parse::<jiff::Timestamp>().is_ok(), "{at}");
     }

@@ -24,7 +24,7 @@ pub(super) struct Settings {
     /// else built-in defaults]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Instead of log.level: error, warn, info, debug, trace, or e.g. info,staunch::resolve=debug
+    /// Instead of log.level: error, warn, info, debug, trace, or e.g. info,staunch::dns=debug
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log_level: Option<String>,
 }

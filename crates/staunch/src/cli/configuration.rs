@@ -9,7 +9,7 @@ use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, ConfigError, Loaded, Problem, Surroundings};
 use crate::daemon::check_files::check_files;
-use crate::resolve;
+use crate::dns;
 
 pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, Failure> {
     match command {
@@ -65,7 +65,7 @@ fn complaints(loaded: &Loaded) -> Vec<Problem> {
     let mut all = loaded.complaints();
     all.extend(loaded.nobody_is_root());
     if let Ok(runtime) = super::door::runtime() {
-        let about = runtime.block_on(resolve::complaints(&loaded.config.dns));
+        let about = runtime.block_on(dns::complaints(&loaded.config.dns));
         all.extend(about.into_iter().map(|text| loaded.problem("dns.servers", text)));
     }
     all

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 pub(crate) const OWN_TARGET: &str = "staunch";
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
-/// Reads a level, or a list of directives like `info,staunch::resolve=debug`.
+/// Reads a level, or a list of directives like `info,staunch::dns=debug`.
 ///
 /// A level by itself is for staunch's own events: what libraries do is of interest only when
 /// something is wrong, or when they are named.
@@ -24,7 +24,7 @@ pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
         } else {
             // A word that is no level would be taken for a target, and silence all others.
             let levels = LEVELS.join(", ");
-            return Err(format!("not {levels}, or of one part like staunch::resolve=debug"));
+            return Err(format!("not {levels}, or of one part like staunch::dns=debug"));
         }
     }
     let others = if text == "error" { "error" } else { "warn" };

@@ -487,7 +487,7 @@ pub(crate) struct Admin {
 pub(crate) struct Log {
     /// How a line looks.
     pub(crate) format: LogFormat,
-    /// A level, or directives like `info,staunch::resolve=debug`.
+    /// A level, or directives like `info,staunch::dns=debug`.
     pub(crate) level: String,
 }
 

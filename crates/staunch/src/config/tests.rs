@@ -229,7 +229,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[log]\nlevel = \"loud\"",
-        "2: log.level: \"loud\": not error, warn, info, debug, trace, or of one part like staunch::resolve=debug",
+        "2: log.level: \"loud\": not error, warn, info, debug, trace, or of one part like staunch::dns=debug",
     ),
     ("[[listener]]\nmode = \"relay\"", "1: listener[0]: missing field `address`"),
     (

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use crate::addresses::ends;
+use crate::dns::addresses::ends;
 use crate::live::Live;
 
 /// The addresses of all listeners.

@@ -17,8 +17,8 @@ use super::{
     Consulted, Extent, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
     settings, synced, verdict_of,
 };
+use crate::dns::{Freshness, StsRecord};
 use crate::fetch::{Answers, FetchError, Fetched};
-use crate::resolve::{Freshness, StsRecord};
 use crate::telemetry::Reason;
 
 /// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.

@@ -41,9 +41,9 @@ use tracing::error;
 
 use crate::clock::ClockWatch;
 use crate::config::{self, Config, MtaSts};
+use crate::dns::{Dns, DnsFailure, Freshness, StsRecord};
 use crate::fetch::{ClientSetupError, Fetcher};
 use crate::live::Live;
-use crate::resolve::{Dns, DnsFailure, Freshness, StsRecord};
 use crate::telemetry::Reason;
 use asking::Purpose;
 use epochs::Epochs;

@@ -25,7 +25,7 @@ use tracing::{debug, error};
 use super::asking::Purpose;
 use super::room::Tenants;
 use super::{Inner, Moment, PolicyKeeper, WaitingMail, rows, settings};
-use crate::resolve::Freshness;
+use crate::dns::Freshness;
 use queue::{Due, Queue};
 
 /// Rows read at once.

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::Consulted;
-use crate::resolve::Freshness;
+use crate::dns::Freshness;
 
 /// Domains remembered before those that nobody asks about are dropped.
 const SWEEP_AT: usize = 1024;

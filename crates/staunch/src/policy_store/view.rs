@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::asking::Purpose;
 use super::{Consulted, PolicyKeeper, PolicyVerdict, Source, rows};
-use crate::resolve::Freshness;
+use crate::dns::Freshness;
 
 /// Rows looked at for one page.
 const PAGE_MAX: usize = 200;

@@ -12,14 +12,13 @@ use super::{aftermath, damaged, deadline, settle, store};
 use crate::attempt::{self, Sessions, Task, Tried};
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
+use crate::dns::Freshness;
 use crate::message::Target;
 use crate::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
 use crate::pool::Bottleneck;
 use crate::queue::handle::QueueHandle;
-use crate::resolve::Freshness;
 use crate::route::{self, Place};
-use crate::schedule::after;
-use crate::schedule::dice;
+use crate::schedule::{after, dice};
 
 /// How long everything rests while the store cannot promise to settle. Ours.
 const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);

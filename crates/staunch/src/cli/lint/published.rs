@@ -8,8 +8,8 @@ use super::super::door::runtime;
 use super::super::exit::{Exit, Failure};
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
+use crate::dns::{Dns, DnsFailure, Freshness, MailHosts, MxTarget};
 use crate::fetch::{Answers, Fetcher};
-use crate::resolve::{Dns, DnsFailure, Freshness, MailHosts, MxTarget};
 
 /// Where the policy comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

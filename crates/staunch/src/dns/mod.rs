@@ -9,6 +9,7 @@
 //!
 //! Not here: which addresses may be connected to (`addresses`), what a record means (`policy::sts`).
 
+pub(crate) mod addresses;
 mod lookup;
 mod servers;
 mod standing;
