@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
+use crate::connect::pool::Idle;
 use crate::delivery::log;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::underway::Sending;
@@ -32,7 +33,6 @@ use crate::outcome::{
     AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
 };
 use crate::parcel::{Converting, Parcel};
-use crate::pool::Idle;
 use crate::requirement::{self, Local};
 use crate::route::{self, Leg, NextHop, Place};
 use crate::transmit::{Chunking, Mail, Trouble, transmit};

@@ -28,6 +28,8 @@ use crate::budget::Budget;
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::connect::Connector;
+use crate::connect::pool::Pool;
+use crate::connect::tls::load_roots;
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
 use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
@@ -35,7 +37,6 @@ use crate::dns::Dns;
 use crate::live::Live;
 use crate::pinned::PinnedLog;
 use crate::policy_store::{HostMemory, PolicyKeeper, WaitingMail};
-use crate::pool::Pool;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::queue::intake::Intake;
@@ -46,7 +47,6 @@ use crate::schedule::after;
 use crate::setup::SetupError;
 use crate::socket_file::OwnName;
 use crate::switches::Switches;
-use crate::tls::load_roots;
 use crate::waiting::QueuedMail;
 
 /// How often free space and the store's health are looked at.

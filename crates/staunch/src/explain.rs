@@ -16,13 +16,13 @@ use x509_parser::extensions::GeneralName;
 
 use crate::attempt;
 use crate::config::{Config, Limit};
+use crate::connect::pool::site_limit;
 use crate::delivery::outbound::Outbound;
 use crate::dns::Freshness;
 use crate::hosts::{self, Candidate};
 use crate::open::{How, open};
 use crate::outcome::{AttemptError, Fate, HostError, Walk};
 use crate::policy_store::{Consulted, PolicyVerdict, Source};
-use crate::pool::site_limit;
 use crate::queue::handle::QueueHandle;
 use crate::queue::shaping::domain_limit;
 use crate::requirement::{self, Local};

@@ -10,13 +10,13 @@ use policy::{Admitted, AuthorizedMx, Denied, Observed, Proof, TlsFailure};
 use spool::LaneKey;
 
 use crate::config::Config;
+use crate::connect::login::{LoginFailure, log_in};
+use crate::connect::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
 use crate::connect::{Family, Opened, PoolKey, Starttls, TlsStart};
 use crate::delivery::log;
 use crate::delivery::outbound::Outbound;
 use crate::hosts::{self, Candidate};
-use crate::login::{LoginFailure, log_in};
 use crate::outcome::{HostError, StarttlsGone};
-use crate::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

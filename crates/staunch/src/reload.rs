@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::accept::{self, Doors, PreparedDoors};
 use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
+use crate::connect::tls::load_roots;
 use crate::connect::{Connector, Setup};
 use crate::daemon::check_files::check_files;
 use crate::dns::{Dns, NewResolver};
@@ -24,7 +25,6 @@ use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
 use crate::setup::SetupError;
 use crate::telemetry;
-use crate::tls::load_roots;
 
 /// What a process is bound to for life: its data, the door of the command line, which must lead to the
 /// process that has the data, and the place where it logs.

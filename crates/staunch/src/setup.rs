@@ -3,9 +3,9 @@
 
 use crate::accept::BindError;
 use crate::auth::users::UsersError;
+use crate::connect::tls::TlsSetupError;
 use crate::dns::DnsSetupError;
 use crate::fetch::ClientSetupError;
-use crate::tls::TlsSetupError;
 
 /// What could not be made of it.
 #[derive(Debug, thiserror::Error)]

@@ -32,11 +32,11 @@ use tokio::time::Instant;
 use answers::Answers;
 pub(crate) use content::{Body, BodySource};
 
+use crate::connect::connection::{Broken, Connection, Written};
 use crate::connect::is_throttling;
-use crate::connection::{Broken, Connection, Written};
+use crate::connect::pool::Idle;
 use crate::delivery::yielding::Yielding;
 use crate::outcome::SERVICE_CLOSING;
-use crate::pool::Idle;
 
 /// RFC 5321 §4.2.2.
 const BAD_SEQUENCE: u16 = 503;
@@ -404,9 +404,9 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::connect::connection::scripted::{Act, host, play, play_on};
+    use crate::connect::pool::{Checkout, Pool, PoolLimits};
     use crate::connect::{Door, PoolKey, Sources};
-    use crate::connection::scripted::{Act, host, play, play_on};
-    use crate::pool::{Checkout, Pool, PoolLimits};
 
     const PIPELINING: &str = "250-mx.example.org\r\n250-PIPELINING\r\n250 SIZE 100000000\r\n";
     const BARE: &str = "250-mx.example.org\r\n250 HELP\r\n";

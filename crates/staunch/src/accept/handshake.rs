@@ -10,7 +10,7 @@ use super::arrival::Peer;
 use super::doors::Entrance;
 use super::pace::HANDSHAKE_TIMEOUT;
 use super::stream::{Socket, TlsStream};
-use crate::tls::{self, Side};
+use crate::connect::tls::{self, Side};
 
 /// Octets from the beginning up to the version that the client speaks at most, or pretends to (RFC 8446 §4.1.2).
 const HELLO_OCTETS: usize = 11;

@@ -4,10 +4,10 @@ use policy::{AuthorizedMx, NamedBy, Observed, Origin, PatternSet};
 use smtp::RemoteText;
 use smtp::client::{Fate, Stage};
 
+use crate::connect::login::LoginError;
+use crate::connect::pool::Idle;
 use crate::connect::{Door, is_about_us};
-use crate::login::LoginError;
 use crate::outcome::{Answered, Cut, Finality, HostError, SERVICE_CLOSING, TlsShown};
-use crate::pool::Idle;
 use crate::telemetry::Reason;
 use crate::transmit::Trouble;
 

@@ -4,7 +4,7 @@ use smtp::limits::{GREETING_TIMEOUT, HELLO_TIMEOUT};
 use smtp::{Domain, Extension, Extensions, ReplyClass};
 
 use super::failure::{ConnectCause, Step};
-use crate::connection::Connection;
+use crate::connect::connection::Connection;
 
 /// How much TLS is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -8,9 +8,9 @@ use smtp::{Domain, Reply, ReplyClass};
 
 use super::dial::{is_local, is_no_route};
 
-use crate::connection::Broken;
+use crate::connect::connection::Broken;
+use crate::connect::tls::HandshakeError;
 use crate::telemetry::{Problem, Reason};
-use crate::tls::HandshakeError;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]

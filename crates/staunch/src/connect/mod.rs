@@ -8,12 +8,17 @@
 //! there may be (`pool`), logging in (`login`).
 
 mod allowance;
+pub(crate) mod connection;
 mod dial;
 mod dialogue;
 mod down;
 mod endpoint;
 mod failure;
+pub(crate) mod login;
 mod memory;
+pub(crate) mod pool;
+pub(crate) mod tcp_check;
+pub(crate) mod tls;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -27,9 +32,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Hostname, Source};
-use crate::connection::Connection;
+use crate::connect::connection::Connection;
+use crate::connect::tls::{HandshakeError, Hello, TlsClient, TlsSetupError};
 use crate::live::Live;
-use crate::tls::{HandshakeError, Hello, TlsClient, TlsSetupError};
 pub(crate) use allowance::{Used, is_up};
 use dial::{DialError, dial};
 use dialogue::{Helo, Opening, Wish, greeting, hello, opening};
@@ -384,7 +389,7 @@ mod tests {
 
     use super::*;
     use crate::config::{MinVersion, Tls};
-    use crate::connection::scripted::{Act, good_server, greeted, host, play};
+    use crate::connect::connection::scripted::{Act, good_server, greeted, host, play};
     use crate::telemetry::Reason;
 
     const PLAIN_EHLO: &str = "250-mx.example.org\r\n250 SIZE 5000\r\n";

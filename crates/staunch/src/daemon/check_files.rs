@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::auth::users::Users;
 use crate::config::{ConfigError, Loaded, Problem};
-use crate::login::read_credentials;
+use crate::connect::login::read_credentials;
 use crate::{identity, regular_file};
 
 /// Are the files that values name there, readable and what they should be?

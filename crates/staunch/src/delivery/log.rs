@@ -7,8 +7,8 @@ use smtp::Domain;
 use smtp::mime::Plan;
 use spool::{LaneKey, MessageId};
 
+use crate::connect::login::LoginError;
 use crate::hosts::Candidate;
-use crate::login::LoginError;
 use crate::message::Target;
 use crate::outcome::{Answered, HostError, Outcome};
 use crate::route;

@@ -13,11 +13,11 @@ use super::listening::Listening;
 use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::connect::Connector;
+use crate::connect::pool::Pool;
 use crate::dns::Dns;
 use crate::live::Live;
 use crate::outcome::AgeCounts;
 use crate::policy_store::{HostMemory, PolicyKeeper};
-use crate::pool::Pool;
 
 /// The handles.
 #[derive(Debug)]

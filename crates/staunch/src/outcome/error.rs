@@ -13,12 +13,12 @@ use smtp::{Domain, HostName, RemoteText, Reply};
 
 use super::gone::StarttlsGone;
 use super::misfit::Misfit;
+use crate::connect::login::{LoginError, LoginFailure};
+use crate::connect::pool::Bottleneck;
 use crate::connect::{ConnectFailure, DownHost};
 use crate::delivery::yielding::{Doing, PATIENCE};
 use crate::dns::{DnsFailure, DnsFailureKind};
-use crate::login::{LoginError, LoginFailure};
 use crate::policy_store::{Extent, PolicyDefer};
-use crate::pool::Bottleneck;
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// What becomes of a recipient after a failure.

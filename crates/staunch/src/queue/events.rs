@@ -8,9 +8,9 @@ use spool::{LaneKey, MessageId, StoreError};
 
 use super::lane::Job;
 use super::lanes::{Class, Company, Group, Ticket};
+use crate::connect::pool::Bottleneck;
 use crate::message::{Rest, Submitter, Target, Work};
 use crate::outcome::{Effect, Trouble};
-use crate::pool::Bottleneck;
 use crate::route::Place;
 use crate::telemetry::Problem;
 

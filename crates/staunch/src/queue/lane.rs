@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use spool::MessageId;
 
 use super::shaping::{Gate, Shape};
+use crate::connect::pool::Bottleneck;
 use crate::message::Submitter;
 use crate::outcome::{Effect, Trouble};
-use crate::pool::Bottleneck;
 use crate::queue::lanes::{Charge, Class, Group, Spot, Ticket};
 use crate::schedule::after;
 use crate::telemetry::Reason;

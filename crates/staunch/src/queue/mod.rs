@@ -39,23 +39,20 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::connect::pool::Bottleneck;
+use crate::connect::tcp_check;
 use crate::delivery::log::{self, About};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::yielding::Yielding;
 use crate::message::Work;
 use crate::outcome::{Effect, Trouble};
-use crate::pool::Bottleneck;
 use crate::queue::deliver::Over;
-use crate::queue::events::Event;
-use crate::queue::events::Finished;
-use crate::queue::events::Routes;
-use crate::queue::events::{Arrival, Due, End, Followed, NoRoom};
+use crate::queue::events::{Arrival, Due, End, Event, Finished, Followed, NoRoom, Routes};
 use crate::queue::follow::{Astray, Frozen};
 use crate::queue::handle::QueueHandle;
-use crate::route::Place;
+use crate::route::{self, Place};
 use crate::schedule::after;
 use crate::telemetry::Reason;
-use crate::{route, tcp_check};
 use lanes::{Action, BackOff, Lanes, Ticket};
 use proofs::Proofs;
 

@@ -4,8 +4,8 @@ use smtp::ReplyClass;
 use smtp::client::{Addressee, Fate, Stage};
 
 use super::{Transmitted, Trouble};
-use crate::connection::Connection;
-use crate::pool::Idle;
+use crate::connect::connection::Connection;
+use crate::connect::pool::Idle;
 
 /// The recipients of one transaction.
 pub(super) struct Batch<'a> {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use spool::LaneKey;
 
-use crate::pool::Bottleneck;
+use crate::connect::pool::Bottleneck;
 
 /// The lanes, by what they wait for.
 #[derive(Debug, Default)]

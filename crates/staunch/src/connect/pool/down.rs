@@ -15,8 +15,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::places::State;
+use crate::connect::pool::{Bottleneck, Pool, Slot};
 use crate::connect::{ConnectFailure, DownHost, PoolKey};
-use crate::pool::{Bottleneck, Pool, Slot};
 
 /// Ours: how long others are told of a first failure; after each further one twice as long.
 const PAUSE_FIRST: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const ASKING_MAX: Duration = Duration::from_secs(120);
 /// Ours: so many are remembered; some 300 octets each. Of others every next hop finds out by itself.
 const HOSTS_MAX: usize = 4_096;
-/// Ours: hosts that are checked at once ([`crate::tcp_check`]).
+/// Ours: hosts that are checked at once ([`crate::connect::tcp_check`]).
 pub(super) const CHECKED_AT_ONCE: usize = 256;
 /// A host that nobody has asked for so long makes room for another one.
 const KEPT: Duration = Duration::from_secs(900);

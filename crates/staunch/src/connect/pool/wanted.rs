@@ -7,8 +7,8 @@ use smtp::HostName;
 
 use super::places::State;
 use crate::connect::PoolKey;
+use crate::connect::pool::Pool;
 use crate::place::Place;
-use crate::pool::Pool;
 
 /// Connections of ours that are all in use.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

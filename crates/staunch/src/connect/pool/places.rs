@@ -14,8 +14,8 @@ use super::site::{Site, Turn, site_of};
 use super::strangers::{Claim, Strangers};
 use super::wanted::{Bottleneck, Wanted};
 use crate::connect::PoolKey;
-use crate::connection::Connection;
-use crate::pool::{Checkout, PoolLimits};
+use crate::connect::connection::Connection;
+use crate::connect::pool::{Checkout, PoolLimits};
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use crate::connect::pool::{BegunChecks, Pool};
 use crate::connect::{Connector, PoolKey};
-use crate::pool::{BegunChecks, Pool};
 
 /// Ours: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next
 /// hops is all there is.

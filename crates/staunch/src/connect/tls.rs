@@ -327,8 +327,8 @@ mod tests {
 
     use super::*;
     use crate::config::{Login, Source};
+    use crate::connect::connection::scripted::{Act, identity, play, server};
     use crate::connect::{Door, Sources};
-    use crate::connection::scripted::{Act, identity, play, server};
 
     fn settings() -> Tls {
         Tls {

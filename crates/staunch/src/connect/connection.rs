@@ -23,9 +23,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use crate::connect::PoolKey;
-use crate::connect::{Used, is_up};
-use crate::tls::{HandshakeError, Handshaken, Hello, TlsClient};
+use crate::connect::tls::{HandshakeError, Handshaken, Hello, TlsClient};
+use crate::connect::{PoolKey, Used, is_up};
 
 /// Octets of replies read at once. A connection between two messages holds no more.
 const INPUT_OCTETS: usize = 4096;

@@ -13,9 +13,9 @@ use smtp::{RemoteText, Reply, ReplyClass};
 use tokio::task::spawn_blocking;
 
 use crate::config::Login;
+use crate::connect::connection::{Broken, Connection};
+use crate::connect::pool::Idle;
 use crate::connect::{ConnectCause, ConnectFailure, Step};
-use crate::connection::{Broken, Connection};
-use crate::pool::Idle;
 use crate::regular_file;
 
 /// Ours, as for MAIL: for each reply during AUTH, which RFC 4954 does not name.

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Limit};
 use crate::connect::PoolKey;
-use crate::connection::Connection;
+use crate::connect::connection::Connection;
 use crate::place::Place;
 pub(crate) use down::BegunChecks;
 use places::{Parked, State, Waiter};
@@ -148,7 +148,7 @@ struct Shared {
     room_made: Notify,
     /// Hosts of which it is known that they let, or lately let, nobody in.
     down: AtomicUsize,
-    /// Hosts that may be checked at once ([`crate::tcp_check`]).
+    /// Hosts that may be checked at once ([`crate::connect::tcp_check`]).
     tcp_checks: Arc<Semaphore>,
     state: Mutex<State>,
 }
@@ -486,8 +486,8 @@ mod tests {
     use tokio::task::{JoinHandle, JoinSet, yield_now};
 
     use super::*;
+    use crate::connect::connection::scripted::{Act, play};
     use crate::connect::{Door, Sources};
-    use crate::connection::scripted::{Act, play};
 
     const LONG: Duration = Duration::from_secs(60);
 
