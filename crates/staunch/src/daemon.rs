@@ -36,7 +36,7 @@ use crate::delivery::outbound::Outbound;
 use crate::dns::Dns;
 use crate::live::Live;
 use crate::pinned::PinnedLog;
-use crate::policy_store::{HostMemory, PolicyKeeper, WaitingMail};
+use crate::policies::{HostMemory, PolicyKeeper, WaitingMail};
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::queue::intake::Intake;

@@ -22,7 +22,7 @@ use crate::dns::Freshness;
 use crate::hosts::{self, Candidate};
 use crate::open::{How, open};
 use crate::outcome::{AttemptError, Fate, HostError, Walk};
-use crate::policy_store::{Consulted, PolicyVerdict, Source};
+use crate::policies::{Consulted, PolicyVerdict, Source};
 use crate::queue::handle::QueueHandle;
 use crate::queue::shaping::domain_limit;
 use crate::requirement::{self, Local};

@@ -20,7 +20,7 @@ use crate::connect::tls::load_roots;
 use crate::connect::{Connector, Setup};
 use crate::daemon::check_files::check_files;
 use crate::dns::{Dns, NewResolver};
-use crate::fetch::Fetcher;
+use crate::policies::fetch::Fetcher;
 use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
 use crate::setup::SetupError;

@@ -10,7 +10,7 @@ use crate::config::{Config, StsMode, TlsFloor};
 use crate::delivery::outbound::Outbound;
 use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
 use crate::outcome::AttemptError;
-use crate::policy_store::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
+use crate::policies::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::route::Leg;
 use crate::telemetry::Reason;
 

@@ -5,7 +5,7 @@ use crate::accept::BindError;
 use crate::auth::users::UsersError;
 use crate::connect::tls::TlsSetupError;
 use crate::dns::DnsSetupError;
-use crate::fetch::ClientSetupError;
+use crate::policies::fetch::ClientSetupError;
 
 /// What could not be made of it.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use spool::{LaneKey, Spool, StoreError};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::policy_store::WaitingMail;
+use crate::policies::WaitingMail;
 use crate::route;
 
 /// Recipients looked at in one read: some 20 ms.

@@ -10,7 +10,7 @@ use crate::delivery::outbound::Outbound;
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
 use crate::open::Asker;
-use crate::policy_store::PolicyWatch;
+use crate::policies::PolicyWatch;
 
 /// Is told with which host an attempt has a session.
 pub(crate) trait Sessions: Sync {

@@ -17,7 +17,7 @@ use crate::connect::pool::Pool;
 use crate::dns::Dns;
 use crate::live::Live;
 use crate::outcome::AgeCounts;
-use crate::policy_store::{HostMemory, PolicyKeeper};
+use crate::policies::{HostMemory, PolicyKeeper};
 
 /// The handles.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::connect::pool::Bottleneck;
 use crate::connect::{ConnectFailure, DownHost};
 use crate::delivery::yielding::{Doing, PATIENCE};
 use crate::dns::{DnsFailure, DnsFailureKind};
-use crate::policy_store::{Extent, PolicyDefer};
+use crate::policies::{Extent, PolicyDefer};
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// What becomes of a recipient after a failure.

@@ -5,9 +5,8 @@ use std::fmt;
 use smtp::Domain;
 
 use crate::connect::ConnectFailure;
-use crate::policy_store::STARTTLS_GONE;
-use crate::telemetry::Problem;
-use crate::telemetry::Reason;
+use crate::policies::STARTTLS_GONE;
+use crate::telemetry::{Problem, Reason};
 
 /// How TLS did not come about with a host that did it lately, where nothing requires it.
 #[derive(Debug)]

@@ -408,7 +408,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::yielding::Doing;
-    use crate::policy_store::{Extent, PolicyDefer};
+    use crate::policies::{Extent, PolicyDefer};
 
     const MINUTE: Duration = Duration::from_secs(60);
     const RETRY: [Duration; 2] = [MINUTE, Duration::from_secs(600)];

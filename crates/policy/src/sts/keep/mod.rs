@@ -6,7 +6,7 @@
 //! to choose "no policy" at once.
 //!
 //! These are the rules alone, over plain data. Not here: DNS, HTTPS and the store
-//! (`staunch::policy_store`).
+//! (`staunch::policies`).
 //!
 //! This file has the words, `state.rs` the rules, `look_up.rs` the order in which things are asked, written and
 //! answered, `room.rs` which are evicted when the cache is full, `line.rs` lists as text for the store.

@@ -9,7 +9,7 @@ use super::super::exit::{Exit, Failure};
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::dns::{Dns, DnsFailure, Freshness, MailHosts, MxTarget};
-use crate::fetch::{Answers, Fetcher};
+use crate::policies::fetch::{Answers, Fetcher};
 
 /// Where the policy comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -10,6 +10,7 @@
 
 mod asking;
 mod epochs;
+pub(crate) mod fetch;
 mod hosts;
 #[cfg(test)]
 mod on_disk;
@@ -42,8 +43,8 @@ use tracing::error;
 use crate::clock::ClockWatch;
 use crate::config::{self, Config, MtaSts};
 use crate::dns::{Dns, DnsFailure, Freshness, StsRecord};
-use crate::fetch::{ClientSetupError, Fetcher};
 use crate::live::Live;
+use crate::policies::fetch::{ClientSetupError, Fetcher};
 use crate::telemetry::Reason;
 use asking::Purpose;
 use epochs::Epochs;

@@ -18,7 +18,7 @@ use super::{
     settings, synced, verdict_of,
 };
 use crate::dns::{Freshness, StsRecord};
-use crate::fetch::{Answers, FetchError, Fetched};
+use crate::policies::fetch::{Answers, FetchError, Fetched};
 use crate::telemetry::Reason;
 
 /// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.
