@@ -4,7 +4,6 @@
 
 mod accept;
 mod admin;
-mod attempt;
 mod auth;
 mod budget;
 mod cli;
@@ -18,14 +17,10 @@ mod descriptors;
 mod dns;
 mod explain;
 mod free_space;
-mod hosts;
 mod identity;
 mod inert_json;
 mod live;
 mod message;
-mod open;
-mod outcome;
-mod parcel;
 mod pinned;
 mod place;
 mod policies;
@@ -35,15 +30,12 @@ mod recent;
 mod regular_file;
 mod reload;
 mod replaced;
-mod requirement;
-mod route;
 mod schedule;
 mod setup;
 mod socket_file;
 mod switches;
 mod telemetry;
 mod transfer;
-mod transmit;
 mod waiting;
 
 use std::ffi::OsString;

@@ -10,9 +10,9 @@ use spool::{LaneKey, Spool, StoreError};
 use tokio::sync::Mutex;
 
 use crate::config::Config;
+use crate::delivery::route;
 use crate::live::Live;
 use crate::queue::shaping::Pause;
-use crate::route;
 
 /// What the marks are called in the store.
 const MARKS: &str = "switched_off.";

@@ -20,8 +20,8 @@ use spool::{
 };
 
 use crate::config::Config;
+use crate::delivery::route;
 use crate::message::onward;
-use crate::route;
 
 /// The first line of a file.
 #[derive(Debug, Deserialize, Serialize)]

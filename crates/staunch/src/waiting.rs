@@ -8,8 +8,8 @@ use spool::{LaneKey, Spool, StoreError};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::delivery::route;
 use crate::policies::WaitingMail;
-use crate::route;
 
 /// Recipients looked at in one read: some 20 ms.
 const PAGE: usize = 10_000;

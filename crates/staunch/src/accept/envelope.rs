@@ -17,10 +17,10 @@ use super::arrival::Peer;
 use super::refusal::Refusal;
 use crate::auth::users::UserName;
 use crate::config::Config;
+use crate::delivery::route;
 use crate::message::onward;
 use crate::queue::intake::expires_at;
 use crate::rates::Rate;
-use crate::route;
 
 /// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.
 pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;

@@ -8,10 +8,10 @@ use smtp::mime::Plan;
 use spool::{LaneKey, MessageId};
 
 use crate::connect::login::LoginError;
-use crate::hosts::Candidate;
+use crate::delivery::hosts::Candidate;
+use crate::delivery::outcome::{Answered, HostError, Outcome};
+use crate::delivery::route;
 use crate::message::Target;
-use crate::outcome::{Answered, HostError, Outcome};
-use crate::route;
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// A host did not take the message; the next one is tried, or the message waits.

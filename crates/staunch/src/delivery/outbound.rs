@@ -14,9 +14,9 @@ use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::connect::pool::Pool;
+use crate::delivery::outcome::AgeCounts;
 use crate::dns::Dns;
 use crate::live::Live;
-use crate::outcome::AgeCounts;
 use crate::policies::{HostMemory, PolicyKeeper};
 
 /// The handles.

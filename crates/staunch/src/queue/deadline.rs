@@ -18,8 +18,8 @@ use spool::{
 use tokio_util::sync::CancellationToken;
 
 use super::aftermath::AT_ONCE;
+use crate::delivery::outcome::AgeCounts;
 use crate::message::{Target, Work};
-use crate::outcome::AgeCounts;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::queue::{settle, store};

@@ -9,15 +9,15 @@ use smtp::HostName;
 use super::events::{Due, Event, Finished, NoRoom};
 use super::lanes::{Class, Company, Group, Ticket};
 use super::{aftermath, damaged, deadline, settle, store};
-use crate::attempt::{self, Sessions, Task, Tried};
 use crate::connect::pool::Bottleneck;
+use crate::delivery::attempt::{self, Sessions, Task, Tried};
+use crate::delivery::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
+use crate::delivery::route::{self, Place};
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
 use crate::dns::Freshness;
 use crate::message::Target;
-use crate::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
 use crate::queue::handle::QueueHandle;
-use crate::route::{self, Place};
 use crate::schedule::{after, dice};
 
 /// How long everything rests while the store cannot promise to settle. Ours.

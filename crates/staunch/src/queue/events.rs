@@ -9,9 +9,9 @@ use spool::{LaneKey, MessageId, StoreError};
 use super::lane::Job;
 use super::lanes::{Class, Company, Group, Ticket};
 use crate::connect::pool::Bottleneck;
+use crate::delivery::outcome::{Effect, Trouble};
+use crate::delivery::route::Place;
 use crate::message::{Rest, Submitter, Target, Work};
-use crate::outcome::{Effect, Trouble};
-use crate::route::Place;
 use crate::telemetry::Problem;
 
 /// What the text of an address takes on the heap, about. RFC 5321 §4.5.3.1.3 allows four times as much, and

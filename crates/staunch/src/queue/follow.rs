@@ -13,11 +13,10 @@ use futures_util::FutureExt as _;
 use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 
 use super::store;
+use crate::delivery::route;
 use crate::message::onward;
-use crate::queue::events::End;
-use crate::queue::events::Followed;
+use crate::queue::events::{End, Followed};
 use crate::queue::handle::QueueHandle;
-use crate::route;
 
 /// Recipients read at once.
 const PAGE: usize = 1_000;

@@ -17,9 +17,9 @@ use crate::budget::Budget;
 use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::delivery::outbound::Outbound;
+use crate::delivery::outcome::AgeCounts;
 use crate::delivery::underway::Underway;
 use crate::free_space::FreeSpace;
-use crate::outcome::AgeCounts;
 use crate::switches::Switches;
 
 /// The queue, as everybody else sees it.

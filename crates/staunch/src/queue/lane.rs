@@ -9,8 +9,8 @@ use spool::MessageId;
 
 use super::shaping::{Gate, Shape};
 use crate::connect::pool::Bottleneck;
+use crate::delivery::outcome::{Effect, Trouble};
 use crate::message::Submitter;
-use crate::outcome::{Effect, Trouble};
 use crate::queue::lanes::{Charge, Class, Group, Spot, Ticket};
 use crate::schedule::after;
 use crate::telemetry::Reason;

@@ -18,11 +18,10 @@ use super::intake;
 use super::restraint::{Admission, NoticeKey};
 use super::telling::{Entry, Telling};
 use crate::config::{Config, Destination, DsnReturn};
-use crate::message::onward;
-use crate::message::{Body, Work, facts_of};
+use crate::delivery::route;
+use crate::message::{Body, Work, facts_of, onward};
 use crate::queue::events::Arrival;
 use crate::queue::handle::QueueHandle;
-use crate::route;
 
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
 const HEADER_MAX: usize = 256 * 1024;

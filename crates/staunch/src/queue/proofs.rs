@@ -6,9 +6,9 @@ use smtp::HostName;
 use spool::{LaneKey, Proven, StoreError};
 
 use super::lanes::{Group, Lanes, PROOF_COUNTS, PROVEN_MAX};
+use crate::delivery::route;
 use crate::message::Work;
 use crate::queue::handle::QueueHandle;
-use crate::route;
 
 /// So many are written at once.
 const WRITTEN_AT_ONCE: usize = 256;

@@ -20,12 +20,12 @@ use super::telling::{self, Telling};
 use crate::config::{Config, Patience};
 use crate::connect::pool::Bottleneck;
 use crate::delivery::log::{self, About};
+use crate::delivery::outcome::{AgeCounts, Answered, Decided, Effect, Outcome};
+use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
-use crate::outcome::{AgeCounts, Answered, Decided, Effect, Outcome};
 use crate::queue::events::{Due, Finished};
 use crate::queue::handle::{Counted, QueueHandle};
 use crate::queue::{damaged, gathering, intake};
-use crate::route;
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 

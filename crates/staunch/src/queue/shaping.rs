@@ -8,7 +8,7 @@ use spool::LaneKey;
 
 use super::lanes::Shares;
 use crate::config::{Config, Limit, most_specific};
-use crate::route;
+use crate::delivery::route;
 
 /// Of `limits.memory`, what jobs take that wait for their attempt: one of so many parts. Their bodies are counted
 /// there, too.

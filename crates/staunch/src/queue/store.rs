@@ -11,14 +11,12 @@ use spool::{
 };
 
 use crate::config::Config;
+use crate::delivery::route::{self, Place};
 use crate::delivery::underway::Sending;
-use crate::message::Removals;
-use crate::message::onward;
-use crate::message::{Body, Rest, Submitter, Target, Work, needs_utf8};
+use crate::message::{Body, Removals, Rest, Submitter, Target, Work, needs_utf8, onward};
 use crate::queue::damaged;
 use crate::queue::events::Found;
 use crate::queue::handle::QueueHandle;
-use crate::route::{self, Place};
 use crate::schedule::after;
 
 /// Recipients read at once: a read must be short, or the store's log cannot be cut.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::proofs;
-use crate::outcome::AgeCounts;
+use crate::delivery::outcome::AgeCounts;
 use crate::queue::handle::QueueHandle;
 
 /// Between two slices.

@@ -9,8 +9,8 @@ use smtp::{Domain, Extension, Extensions, Reply, ReversePath, Status};
 use spool::{Change, MessageOptions, RecipientNo, Told};
 
 use crate::config::Patience;
+use crate::delivery::outcome::{Answered, Outcome};
 use crate::message::{Target, Work};
-use crate::outcome::{Answered, Outcome};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
@@ -176,10 +176,8 @@ mod tests {
     use spool::{Attempt, Deadline, MessageId, RecipientOptions};
 
     use super::*;
-    use crate::message::Removals;
-    use crate::message::{Body, Rest};
-    use crate::message::{Submitter, facts_of};
-    use crate::outcome::Standing;
+    use crate::delivery::outcome::Standing;
+    use crate::message::{Body, Removals, Rest, Submitter, facts_of};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const PATIENCE: Patience =

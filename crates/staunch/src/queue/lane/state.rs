@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::outcome::Trouble;
+use crate::delivery::outcome::Trouble;
 use crate::telemetry::Reason;
 
 /// Is a lane being read from the store?

@@ -6,7 +6,7 @@ use policy::registrable_domain;
 use smtp::HostName;
 use spool::LaneKey;
 
-use crate::route;
+use crate::delivery::route;
 
 /// The registrable domain of a next hop, or a route of the operator's. Whoever has a domain can make as many
 /// names below it as they like, but has to pay for another one.

@@ -6,10 +6,10 @@ use futures_util::future::BoxFuture;
 use smtp::{Domain, HostName};
 
 use crate::config::Config;
+use crate::delivery::open::Asker;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
-use crate::open::Asker;
 use crate::policies::PolicyWatch;
 
 /// Is told with which host an attempt has a session.

@@ -21,21 +21,21 @@ use tokio::time::Instant;
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
 use crate::connect::pool::Idle;
+use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::log;
+use crate::delivery::open::{Asker, How, Reach, open};
 use crate::delivery::outbound::Outbound;
+use crate::delivery::outcome::{
+    AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
+};
+use crate::delivery::parcel::{Converting, Parcel};
+use crate::delivery::requirement::{self, Local};
+use crate::delivery::route::{self, Leg, NextHop, Place};
+use crate::delivery::transmit::{Chunking, Mail, Trouble, transmit};
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::{Doing, Yielding};
 use crate::dns::Freshness;
-use crate::hosts::{self, Candidate};
 use crate::message::Work;
-use crate::open::{Asker, How, Reach, open};
-use crate::outcome::{
-    AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
-};
-use crate::parcel::{Converting, Parcel};
-use crate::requirement::{self, Local};
-use crate::route::{self, Leg, NextHop, Place};
-use crate::transmit::{Chunking, Mail, Trouble, transmit};
 pub(crate) use rules::Sessions;
 use rules::{Change, Rules};
 use said::{

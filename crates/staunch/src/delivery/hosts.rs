@@ -10,10 +10,10 @@ use smtp::{Domain, HostName, RemoteText};
 use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
 use crate::connect::{ConnectCause, ConnectFailure, Door, PoolKey, Sources, TlsStart};
 use crate::delivery::outbound::Outbound;
+use crate::delivery::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
+use crate::delivery::route::{Leg, NextHop};
 use crate::dns::addresses::is_forbidden;
 use crate::dns::{Freshness, MailHosts, MxRecord, MxTarget};
-use crate::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
-use crate::route::{Leg, NextHop};
 
 /// Hosts of one next hop that are tried in one attempt. Ours: more are never needed, and a long list
 /// of dead ones must not hold an attempt for hours.

@@ -7,9 +7,9 @@ use smtp::client::{Fate, Stage};
 use crate::connect::login::LoginError;
 use crate::connect::pool::Idle;
 use crate::connect::{Door, is_about_us};
-use crate::outcome::{Answered, Cut, Finality, HostError, SERVICE_CLOSING, TlsShown};
+use crate::delivery::outcome::{Answered, Cut, Finality, HostError, SERVICE_CLOSING, TlsShown};
+use crate::delivery::transmit::Trouble;
 use crate::telemetry::Reason;
-use crate::transmit::Trouble;
 
 /// RFC 4954 §6: authentication required.
 const LOGIN_WANTED: u16 = 530;

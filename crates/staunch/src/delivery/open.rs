@@ -13,10 +13,10 @@ use crate::config::Config;
 use crate::connect::login::{LoginFailure, log_in};
 use crate::connect::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
 use crate::connect::{Family, Opened, PoolKey, Starttls, TlsStart};
+use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::log;
 use crate::delivery::outbound::Outbound;
-use crate::hosts::{self, Candidate};
-use crate::outcome::{HostError, StarttlsGone};
+use crate::delivery::outcome::{HostError, StarttlsGone};
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -35,8 +35,8 @@ pub(crate) use content::{Body, BodySource};
 use crate::connect::connection::{Broken, Connection, Written};
 use crate::connect::is_throttling;
 use crate::connect::pool::Idle;
+use crate::delivery::outcome::SERVICE_CLOSING;
 use crate::delivery::yielding::Yielding;
-use crate::outcome::SERVICE_CLOSING;
 
 /// RFC 5321 §4.2.2.
 const BAD_SEQUENCE: u16 = 503;

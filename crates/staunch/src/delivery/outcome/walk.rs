@@ -93,7 +93,7 @@ mod tests {
     use smtp::{HostName, RemoteText};
 
     use super::*;
-    use crate::outcome::Fate;
+    use crate::delivery::outcome::Fate;
     use crate::telemetry::Reason;
 
     fn mx(name: &str) -> Domain {

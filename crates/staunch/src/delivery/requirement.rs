@@ -8,10 +8,10 @@ use smtp::{HostName, RemoteText};
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::delivery::outbound::Outbound;
+use crate::delivery::outcome::AttemptError;
+use crate::delivery::route::Leg;
 use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
-use crate::outcome::AttemptError;
 use crate::policies::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
-use crate::route::Leg;
 use crate::telemetry::Reason;
 
 /// Look-ups of one requirement in a row that each move it. Ours: the first may be the one that learns of the

@@ -20,9 +20,9 @@ use spool::{BodyBytes, BodyFacts, Deadline, StoreError};
 
 use crate::config::{Delivery, EightBit, LongLines};
 use crate::delivery::outbound::Outbound;
+use crate::delivery::outcome::{HostError, Misfit};
+use crate::delivery::transmit::{self, BodySource, PIECE_OCTETS};
 use crate::message::{Body, Work};
-use crate::outcome::{HostError, Misfit};
-use crate::transmit::{self, BodySource, PIECE_OCTETS};
 
 /// RFC 2852 §4: digits of a by-time.
 const BY_TIME_MAX: i64 = 999_999_999;
