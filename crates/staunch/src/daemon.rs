@@ -40,14 +40,14 @@ use crate::policies::{HostMemory, PolicyKeeper, WaitingMail};
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::queue::intake::Intake;
+use crate::queue::switches::Switches;
+use crate::queue::waiting::QueuedMail;
 use crate::queue::{EVENTS_MAX, Queue, damaged, deadline, gathering, sweep};
 use crate::reload::{Origin, Reloader};
 use crate::replaced;
 use crate::schedule::after;
 use crate::setup::SetupError;
 use crate::socket_file::OwnName;
-use crate::switches::Switches;
-use crate::waiting::QueuedMail;
 
 /// How often free space and the store's health are looked at.
 const VITALS_EVERY: Duration = Duration::from_secs(1);

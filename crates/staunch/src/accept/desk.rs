@@ -24,10 +24,10 @@ use super::rules;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config};
-use crate::free_space::Reservation;
 use crate::place::Place;
+use crate::queue::free_space::Reservation;
 use crate::queue::intake::NotNow;
-use crate::rates::{Rate, Sender};
+use crate::queue::rates::{Rate, Sender};
 
 /// What answers one session.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::delivery::route;
 use crate::message::onward;
 use crate::queue::intake::expires_at;
-use crate::rates::Rate;
+use crate::queue::rates::Rate;
 
 /// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.
 pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;

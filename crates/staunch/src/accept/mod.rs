@@ -39,7 +39,7 @@ use crate::budget::{Budget, Shares};
 use crate::config::{Config, Limits};
 use crate::place::Place;
 use crate::queue::intake::Intake;
-use crate::rates::Rates;
+use crate::queue::rates::Rates;
 use crate::recent::Recent;
 use visitors::Visitors;
 

@@ -11,7 +11,7 @@ use smtp::HostName;
 use super::Refused;
 use crate::control::Control;
 use crate::queue::events::Event;
-use crate::switches::{Position, Switch, SwitchError};
+use crate::queue::switches::{Position, Switch, SwitchError};
 
 /// All next hops, or that of one domain.
 #[derive(Debug, Default, Deserialize)]

@@ -9,7 +9,7 @@ use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};
 use super::*;
 use crate::clock;
 use crate::config::{Surroundings, load};
-use crate::waiting::QueuedMail;
+use crate::queue::waiting::QueuedMail;
 
 const A: &str = "a.test";
 

@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::AgeCounts;
 use crate::delivery::underway::Underway;
-use crate::free_space::FreeSpace;
-use crate::switches::Switches;
+use crate::queue::free_space::FreeSpace;
+use crate::queue::switches::Switches;
 
 /// The queue, as everybody else sees it.
 #[derive(Debug)]

@@ -13,12 +13,10 @@ use tokio::sync::oneshot;
 
 use crate::budget::Borrower;
 use crate::config::Config;
-use crate::free_space::Reservation;
-use crate::message::HotBody;
-use crate::message::{Body, Rest, Submitter, Target, Work, needs_utf8};
+use crate::message::{Body, HotBody, Rest, Submitter, Target, Work, needs_utf8};
 use crate::queue::events::{Arrival, Event};
-use crate::queue::handle::Counted;
-use crate::queue::handle::QueueHandle;
+use crate::queue::free_space::Reservation;
+use crate::queue::handle::{Counted, QueueHandle};
 use crate::schedule::after;
 
 /// Mail cannot be taken now; the client keeps it and tries again.

@@ -12,7 +12,7 @@ use smtp::Mailbox;
 use spool::{MessageId, RecipientState};
 use tokio::time::Instant;
 
-use crate::rates::{NoticeRates, Rate};
+use crate::queue::rates::{NoticeRates, Rate};
 use crate::recent::Recent;
 
 /// Messages of which it is known that they went back in full: some hundred kilobytes. For one that is forgotten, as at a
