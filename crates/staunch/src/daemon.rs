@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, Doors, Inherited};
-use crate::admin::{self, AdminSocketError};
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::clock::ClockWatch;
@@ -30,6 +29,7 @@ use crate::config::{Config, Loaded};
 use crate::connect::Connector;
 use crate::connect::pool::Pool;
 use crate::connect::tls::load_roots;
+use crate::control::admin::{self, AdminSocketError};
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
 use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;

@@ -3,7 +3,6 @@
 //! The modules stand in the order in which mail flows; `docs/architecture.md` is the map.
 
 mod accept;
-mod admin;
 mod auth;
 mod budget;
 mod cli;
@@ -15,8 +14,6 @@ mod daemon;
 mod delivery;
 mod descriptors;
 mod dns;
-mod explain;
-mod identity;
 mod inert_json;
 mod live;
 mod message;
@@ -32,7 +29,6 @@ mod schedule;
 mod setup;
 mod socket_file;
 mod telemetry;
-mod transfer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -15,9 +15,9 @@ use rustls::sign::SingleCertAndKey;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::accept::identity::{self, LoadedIdentity};
 use crate::clock;
 use crate::config::Identity;
-use crate::identity::{self, LoadedIdentity};
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

@@ -15,6 +15,7 @@ mod envelope;
 mod fixups;
 mod gathered;
 mod handshake;
+pub(crate) mod identity;
 mod incoming;
 mod inherited;
 mod leave;

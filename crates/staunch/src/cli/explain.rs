@@ -1,4 +1,4 @@
-//! `staunch explain`: the walk itself is `crate::explain`; here it is asked for, and shown.
+//! `staunch explain`: the walk itself is `crate::control::explain`; here it is asked for, and shown.
 //!
 //! A running daemon walks with what it knows. Without one the walk is made here, with what is kept in
 //! the data directory.
@@ -14,8 +14,8 @@ use super::door::{Door, runtime};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
 use crate::config::Loaded;
+use crate::control::explain::Question;
 use crate::daemon::check_files::check_files;
-use crate::explain::Question;
 
 pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     let question = Question {

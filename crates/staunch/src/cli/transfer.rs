@@ -12,7 +12,7 @@ use super::backup::failure;
 use super::door::with_door;
 use super::exit::{Exit, Failure};
 use crate::config::Loaded;
-use crate::transfer::{End, EnvelopeLine, FORMAT, Head, LINE_MAX};
+use crate::control::transfer::{End, EnvelopeLine, FORMAT, Head, LINE_MAX};
 
 /// The name of stdin and stdout.
 const PIPE: &str = "-";

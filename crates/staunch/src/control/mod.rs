@@ -1,5 +1,8 @@
 //! What an operator asks and orders.
 
+pub(crate) mod admin;
+pub(crate) mod explain;
+pub(crate) mod transfer;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};

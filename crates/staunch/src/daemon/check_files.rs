@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use crate::accept::identity;
 use crate::auth::users::Users;
 use crate::config::{ConfigError, Loaded, Problem};
 use crate::connect::login::read_credentials;
-use crate::{identity, regular_file};
+use crate::regular_file;
 
 /// Are the files that values name there, readable and what they should be?
 ///

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::config::Config;
+use crate::control::explain::{self, BadQuestion, Question};
 use crate::daemon::{RunError, assemble};
-use crate::explain::{self, BadQuestion, Question};
 use crate::{clock, replaced};
 
 /// The walk without a daemon: with what the data directory remembers, if nobody else works in it.

@@ -13,10 +13,10 @@ use spool::{BodyFacts, Draft, MessageId, StoreError};
 use super::{Refused, ask_store};
 use crate::budget::Borrower;
 use crate::control::Control;
+use crate::control::transfer::{EnvelopeLine, LINE_MAX};
 use crate::message::Facts;
 use crate::place::Place;
 use crate::queue::intake::{Intake, Origin};
-use crate::transfer::{EnvelopeLine, LINE_MAX};
 
 /// Takes it, unless it is here, or was here in the last month: who imports a file a second time imports what is missing.
 pub(super) async fn import(

@@ -36,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 use listener::AdminListener;
 
 use crate::control::Control;
+use crate::control::explain::{self, Question};
 use crate::dns::ServerState;
-use crate::explain::{self, Question};
 use crate::socket_file::{self, MayOpen};
 
 /// Owner and group; others have no business with the queue.
