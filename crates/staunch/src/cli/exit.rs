@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::daemon::RunError;
-use crate::setup::SetupError;
+use crate::daemon::setup::SetupError;
 
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::accept::Inherited;
 use crate::config::{ConfigError, Loaded, log_filter};
 use crate::daemon::check_files::check_files_to_run;
-use crate::reload::Origin;
-use crate::{daemon, descriptors, telemetry};
+use crate::daemon::reload::Origin;
+use crate::daemon::{self, descriptors};
+use crate::telemetry;
 
 use super::arguments::Settings;
 use super::exit::{Exit, Failure};

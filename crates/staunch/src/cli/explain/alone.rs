@@ -9,10 +9,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::clock;
 use crate::config::Config;
 use crate::control::explain::{self, BadQuestion, Question};
-use crate::daemon::{RunError, assemble};
-use crate::{clock, replaced};
+use crate::daemon::{RunError, assemble, replaced};
 
 /// The walk without a daemon: with what the data directory remembers, if nobody else works in it.
 ///

@@ -19,11 +19,11 @@ use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
 use crate::connect::tls::load_roots;
 use crate::connect::{Connector, Setup};
 use crate::daemon::check_files::check_files;
+use crate::daemon::setup::SetupError;
 use crate::dns::{Dns, NewResolver};
 use crate::policies::fetch::Fetcher;
 use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
-use crate::setup::SetupError;
 use crate::telemetry;
 
 /// What a process is bound to for life: its data, the door of the command line, which must lead to the

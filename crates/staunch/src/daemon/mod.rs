@@ -3,6 +3,11 @@
 //! is the normal start.
 
 pub(crate) mod check_files;
+pub(crate) mod descriptors;
+pub(crate) mod pinned;
+pub(crate) mod reload;
+pub(crate) mod replaced;
+pub(crate) mod setup;
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -31,11 +36,13 @@ use crate::connect::pool::Pool;
 use crate::connect::tls::load_roots;
 use crate::control::admin::{self, AdminSocketError};
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
+use crate::daemon::pinned::PinnedLog;
+use crate::daemon::reload::{Origin, Reloader};
+use crate::daemon::setup::SetupError;
 use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
 use crate::dns::Dns;
 use crate::live::Live;
-use crate::pinned::PinnedLog;
 use crate::policies::{HostMemory, PolicyKeeper, WaitingMail};
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
@@ -43,10 +50,7 @@ use crate::queue::intake::Intake;
 use crate::queue::switches::Switches;
 use crate::queue::waiting::QueuedMail;
 use crate::queue::{EVENTS_MAX, Queue, damaged, deadline, gathering, sweep};
-use crate::reload::{Origin, Reloader};
-use crate::replaced;
 use crate::schedule::after;
-use crate::setup::SetupError;
 use crate::socket_file::OwnName;
 
 /// How often free space and the store's health are looked at.
