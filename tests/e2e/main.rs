@@ -29,6 +29,7 @@
 //! | [`transfer`] | mail moves to another machine, and into a backup and back, once |
 //! | [`rows`] | the requirements of the RFCs, row by row |
 //! | [`tidy`] | the documents say what the code is |
+//! | [`house`] | the program is built as drawn: who knows whom |
 
 #![expect(
     clippy::unwrap_used,
@@ -52,6 +53,7 @@ mod fairness;
 mod harness;
 mod home;
 mod hostile;
+mod house;
 mod http;
 mod life;
 mod lint;

@@ -6,7 +6,7 @@
 //! time). The judgement is `policy::clock`'s; here the clocks are read and the mark is kept.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +21,8 @@ use spool::{Spool, StoreError};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+
+use crate::lock::lock;
 
 /// What the mark is called in the store.
 const MARK: &str = "clock";
@@ -167,7 +169,7 @@ impl ClockWatch {
     ) -> Result<Option<Doubt>, StoreError> {
         let Some(doubt) = self.doubt() else { return Ok(None) };
         let mark = {
-            let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut judge = lock(&self.judge);
             let reading = read();
             if judge.trust_by_operator(reading) == Change::None {
                 return Ok(None);
@@ -188,7 +190,7 @@ impl ClockWatch {
 
     /// Looks at the clocks, then asks.
     fn look<T>(&self, ask: impl FnOnce(&mut Judge, Reading) -> T) -> T {
-        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut judge = lock(&self.judge);
         // Read within the lock, so that readings come in order.
         let reading = read();
         self.told(judge.look(reading));
@@ -196,7 +198,7 @@ impl ClockWatch {
     }
 
     fn change(&self, event: impl FnOnce(&mut Judge, Reading) -> Change) {
-        let mut judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut judge = lock(&self.judge);
         let reading = read();
         self.told(event(&mut judge, reading));
     }

@@ -26,6 +26,7 @@ mod budget;
 mod clock;
 mod inert_json;
 mod live;
+mod lock;
 mod place;
 mod recent;
 mod regular_file;

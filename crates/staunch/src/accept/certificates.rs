@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::accept::identity::{self, LoadedIdentity};
 use crate::clock;
 use crate::config::Identity;
+use crate::lock::lock;
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -37,7 +38,7 @@ pub(super) struct Certificates {
 impl Certificates {
     /// The certificate in these files, read if nobody uses it yet.
     pub(super) fn of(&self, identity: &Identity) -> Arc<Certificate> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = lock(&self.used);
         let found = used.entry(identity.clone());
         Arc::clone(found.or_insert_with(|| Arc::new(Certificate::read(identity.clone()))))
     }
@@ -45,7 +46,7 @@ impl Certificates {
     /// Forgets those that nobody uses any more, and looks at the files of the others.
     pub(super) fn look(&self) {
         let used: Vec<_> = {
-            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut used = lock(&self.used);
             used.retain(|_, certificate| Arc::strong_count(certificate) > 1);
             used.values().cloned().collect()
         };
@@ -132,14 +133,14 @@ impl Certificate {
 
     /// What the next client is shown; none if the files could never be read.
     pub(super) fn shown(&self) -> Option<Arc<ServerConfig>> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         state.shown.as_ref().map(|shown| Arc::clone(&shown.config))
     }
 
     /// Reads the files again if they have changed or were of no use; says what somebody should do.
     fn look(&self, now: Timestamp) {
         let files = Files::of(&self.identity);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if files != state.files || state.trouble != Trouble::None {
             match load(&self.identity) {
                 Ok(shown) => state.show(shown, files, &self.identity),

@@ -8,7 +8,7 @@ use std::fs::Permissions;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::config::{
     BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
 };
 use crate::delivery::outbound::Outbound;
+use crate::lock::lock;
 
 /// Of the path of a `[[listener]]`: owner and group.
 const LISTENER_SOCKET_MODE: u32 = 0o660;
@@ -163,7 +164,7 @@ impl Doors {
     pub(crate) fn prepare(&self, config: &Config) -> Result<PreparedDoors, BindError> {
         self.certificates.look();
         let mut kept: Vec<ListenAddress> = {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = lock(&self.open);
             open.iter().map(|door| door.address.clone()).collect()
         };
         let mut doors = Vec::new();
@@ -220,7 +221,7 @@ impl Doors {
 
     /// Makes the doors those that were prepared. Cannot fail.
     pub(crate) fn apply(&self, prepared: PreparedDoors) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         let mut before = std::mem::take(&mut *open);
         for PreparedDoor { entrance, socket_mode, source } in prepared.0 {
             let kept = before.iter().position(|door| door.address == entrance.listener.address);
@@ -269,7 +270,7 @@ impl Doors {
     }
 
     fn listening(&self) -> Vec<SocketAddr> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = lock(&self.open);
         open.iter().flat_map(|door| door.tcp.iter().copied()).collect()
     }
 }

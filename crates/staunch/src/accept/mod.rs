@@ -31,13 +31,14 @@ mod session;
 mod stream;
 mod visitors;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{self, Auth};
 use crate::budget::{Budget, Shares};
 use crate::config::{Config, Limits};
+use crate::lock::lock;
 use crate::place::Place;
 use crate::queue::intake::Intake;
 use crate::queue::rates::Rates;
@@ -90,7 +91,7 @@ impl Shared {
 
     /// Is it the first client of that place which writes addresses without brackets?
     fn is_first_without_brackets(&self, place: Place) -> bool {
-        let mut told = self.without_brackets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.without_brackets);
         let is_first = told.get(&place).is_none();
         told.set(place, ());
         is_first

@@ -1,10 +1,11 @@
 //! How many clients are here, in all and from one place?
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::arrival::Peer;
 use crate::config::Limits;
+use crate::lock::lock;
 use crate::place::Place;
 
 /// The part of `limits.connections` that strangers never get: however many they are, those who may
@@ -55,7 +56,7 @@ impl Visitors {
     }
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.present)
     }
 }
 

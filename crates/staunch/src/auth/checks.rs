@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::lock;
 use super::wait_queue::WaitQueue;
+use crate::lock::lock;
 use crate::place::Place;
 
 /// Most checks at once.

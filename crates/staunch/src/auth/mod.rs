@@ -22,13 +22,14 @@ pub(crate) mod verifier;
 mod wait_queue;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::lock;
 use crate::place::Place;
 use brake::Brake;
 pub(crate) use brake::Penalty;
@@ -36,7 +37,7 @@ use brake::PlaceTrust;
 use checks::{Checks, Claim};
 use remembered::{Remembered, Tag};
 use scram::ScramKeys;
-use secret::Secret;
+use secret::{SEED_OCTETS, Secret};
 use spraying::Spraying;
 use try_queues::{TryPermit, TryQueues};
 use users::{Stamp, UserName, Users, UsersError};
@@ -46,8 +47,6 @@ use verifier::Verifier;
 const CHECK_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the users file has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Octets of the secret that makes up salts for names that nobody has.
-const SEED_OCTETS: usize = 32;
 
 /// Users and what is known about logins.
 #[derive(Debug)]
@@ -497,10 +496,6 @@ impl Auth {
         let seed = self.seed(name);
         seed.iter().take(8).fold(0, |number, octet| (number << 8) | u64::from(*octet))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

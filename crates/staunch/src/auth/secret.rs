@@ -10,9 +10,11 @@ use std::path::Path;
 
 use aws_lc_rs::rand;
 
-use super::SEED_OCTETS;
 use super::edit;
 use super::users::UsersError;
+
+/// Octets of the secret that makes up salts for names that nobody has.
+pub(super) const SEED_OCTETS: usize = 32;
 
 /// Below the data directory.
 const FILE: &str = "salts.key";

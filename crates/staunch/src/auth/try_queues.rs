@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::brake::PlaceTrust;
-use super::lock;
 use super::users::UserName;
 use super::wait_queue::WaitQueue;
+use crate::lock::lock;
 use crate::place::Place;
 
 /// The names whose turn somebody has, or that rest after a wrong password.

@@ -17,7 +17,7 @@ mod strangers;
 mod wanted;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use policy::Observed;
@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Limit};
 use crate::connect::PoolKey;
 use crate::connect::connection::Connection;
+use crate::lock::lock;
 use crate::place::Place;
 pub(crate) use down::BegunChecks;
 use places::{Parked, State, Waiter};
@@ -293,7 +294,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.state)
     }
 
     fn slot(&self, key: &PoolKey, holds: Holds) -> Slot {

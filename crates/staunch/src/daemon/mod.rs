@@ -12,7 +12,7 @@ pub(crate) mod setup;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -43,6 +43,7 @@ use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
 use crate::dns::Dns;
 use crate::live::Live;
+use crate::lock::lock;
 use crate::policies::{HostMemory, PolicyKeeper, WaitingMail};
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
@@ -267,7 +268,7 @@ async fn vitals(handle: Arc<QueueHandle>, stop: CancellationToken) {
         tell_of_lost_bodies(&handle, &lost);
         damaged::tell_mended(&handle).await;
         look_around(&handle, &detached);
-        let mut log = pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = lock(&pinned);
         log.look(handle.spool.pinned().as_ref(), Instant::now());
     };
     while stop.run_until_cancelled(every()).await.is_some() {}

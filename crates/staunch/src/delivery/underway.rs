@@ -14,11 +14,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use spool::{MessageId, RecipientNo};
 use tokio::sync::Notify;
 
+use crate::lock::lock;
 use crate::message::Removals;
 
 /// No host has heard of the mail.
@@ -56,7 +57,7 @@ struct Attempt {
 
 impl Underway {
     fn lock(&self) -> MutexGuard<'_, HashMap<MessageId, Vec<Marked>>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.attempts)
     }
 
     /// To be taken before mail is read from the store, or committed, and kept with it.

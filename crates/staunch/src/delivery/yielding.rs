@@ -3,12 +3,14 @@
 //! An attempt may be ended at any time until content goes out, and nothing was said by that. From then on the
 //! host may be taking the mail, and nobody hurries it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use smtp::Domain;
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
 /// held up, and before the content it makes room as soon as other mail needs it. Ours: with room enough a host
@@ -73,12 +75,12 @@ impl Yielding {
 
     /// Remembers what the attempt is about.
     pub(crate) fn set_doing(&self, doing: Doing) {
-        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+        *lock(&self.doing) = doing;
     }
 
     /// What the attempt is about.
     pub(crate) fn doing(&self) -> Doing {
-        self.doing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.doing).clone()
     }
 }
 

@@ -10,9 +10,12 @@
 //! Not here: which addresses may be connected to (`addresses`), what a record means (`policy::sts`).
 
 pub(crate) mod addresses;
+mod failure;
 mod lookup;
+mod response;
 mod servers;
 mod standing;
+mod trouble;
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -27,7 +30,9 @@ use smtp::{HostName, RemoteText};
 
 use crate::config::{self, IpFamily};
 use crate::live::Live;
-use lookup::{Answer, Found, Lookup};
+pub(crate) use failure::{DnsFailure, DnsFailureKind, DnsSetupError, Freshness};
+use lookup::{Answer, Lookup};
+use response::Found;
 pub(crate) use servers::ServerState;
 use servers::Servers;
 
@@ -37,15 +42,6 @@ const MX_MAX: usize = 64;
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
 /// Addresses of one host. Ours: more are never tried within one attempt.
 const ADDRESSES_MAX: usize = 16;
-
-/// May an answer come from our cache?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Freshness {
-    /// Yes, while its TTL lasts.
-    Cached,
-    /// No: a decision that ends something hangs on it (RFC 8461 §8.1).
-    Fresh,
-}
 
 /// Where a domain's mail goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -93,54 +89,6 @@ pub(crate) struct StsRecord {
     pub(crate) ttl: Duration,
     /// Why there is no answer, if there is none.
     pub(crate) failure: Option<DnsFailure>,
-}
-
-/// A query that got no conclusive answer.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{query}: {kind}: {text} (asked {servers})")]
-pub(crate) struct DnsFailure {
-    /// Type and name, as in `MX example.com`.
-    pub(crate) query: String,
-    /// What went wrong.
-    pub(crate) kind: DnsFailureKind,
-    /// In words.
-    pub(crate) text: RemoteText,
-    /// The servers that were there to ask.
-    pub(crate) servers: Arc<str>,
-}
-
-/// Why a query got no conclusive answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum DnsFailureKind {
-    /// Nobody answered in time.
-    #[error("timed out")]
-    Timeout,
-    /// The server could not find out.
-    #[error("SERVFAIL")]
-    ServFail,
-    /// The server does not serve us.
-    #[error("REFUSED")]
-    Refused,
-    /// The signatures are wrong.
-    #[error("DNSSEC validation failed")]
-    Bogus,
-    /// No server could be reached at all: our trouble, not the domain's.
-    #[error("no name server reachable")]
-    Unreachable,
-    /// An answer that answers nothing.
-    #[error("unusable answer")]
-    Other,
-}
-
-/// The resolver cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DnsSetupError {
-    /// `dns.servers` is empty and the system has none either.
-    #[error("dns.servers: empty, and the system's resolv.conf is of no use: {0}")]
-    System(String),
-    /// hickory could not be set up.
-    #[error("dns: {0}")]
-    Setup(String),
 }
 
 /// The resolver: one cache for the whole daemon. Clones share it.
@@ -283,7 +231,7 @@ impl Dns {
             // The only failure there is: so long a name cannot exist in DNS.
             return StsRecord {
                 answer: policy::sts::parse_txt(&[]).into(),
-                ttl: lookup::TTL_NEGATIVE_MAX,
+                ttl: response::TTL_NEGATIVE_MAX,
                 failure: None,
             };
         };

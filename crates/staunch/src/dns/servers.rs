@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -27,9 +27,11 @@ use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::lookup::{Step, Trouble};
+use super::response::Step;
 use super::standing::{Standings, State, Verdict};
+use super::trouble::Trouble;
 use super::{DnsFailureKind, DnsSetupError};
+use crate::lock::lock;
 
 /// How long a server may be silent before the next one is asked as well. Ours: what a recursion takes that is
 /// not cached, more often than not.
@@ -159,7 +161,7 @@ impl Servers {
     /// Nobody waits for it.
     fn examine_later(&self, number: usize) {
         let shared = Arc::clone(&self.shared);
-        let mut running = self.examinations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.examinations);
         while running.try_join_next().is_some() {}
         running.spawn(async move { shared.examine(number).await });
     }
@@ -200,7 +202,7 @@ impl Servers {
 
 impl Shared {
     fn standings(&self) -> MutexGuard<'_, Standings> {
-        self.standings.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.standings)
     }
 
     async fn ask_one(&self, number: usize, query: &Query) -> (usize, Result<Step, Trouble>) {

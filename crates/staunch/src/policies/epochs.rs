@@ -8,12 +8,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use smtp::HostName;
 
 use super::asking::Asked;
 use super::{Inner, PolicyKeeper};
+use crate::lock::lock;
 
 /// Domains remembered before those that nobody watches are dropped.
 const SWEEP_AT: usize = 1024;
@@ -47,14 +48,14 @@ impl Epochs {
 
     /// Whoever watches `domain` has to look again. If nobody does, nobody has to.
     pub(super) fn bump(&self, domain: &HostName) {
-        let epochs = self.by_domain.lock().unwrap_or_else(PoisonError::into_inner);
+        let epochs = lock(&self.by_domain);
         if let Some(epoch) = epochs.get(domain).and_then(Weak::upgrade) {
             epoch.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     fn of(&self, domain: &HostName) -> Arc<AtomicU64> {
-        let mut epochs = self.by_domain.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut epochs = lock(&self.by_domain);
         if let Some(epoch) = epochs.get(domain).and_then(Weak::upgrade) {
             return epoch;
         }

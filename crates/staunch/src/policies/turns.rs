@@ -1,7 +1,7 @@
 //! One at a time for each domain: who comes while somebody asks waits and takes the answer along.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use smtp::HostName;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Consulted;
 use crate::dns::Freshness;
+use crate::lock::lock;
 
 /// Domains remembered before those that nobody asks about are dropped.
 const SWEEP_AT: usize = 1024;
@@ -66,7 +67,7 @@ impl Turns {
     }
 
     fn of(&self, domain: &HostName) -> Arc<AsyncMutex<Turn>> {
-        let mut turns = self.by_domain.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = lock(&self.by_domain);
         if let Some(turn) = turns.get(domain).and_then(Weak::upgrade) {
             return turn;
         }

@@ -4,7 +4,7 @@
 //! way at once, so that they share the disk's syncs.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use spool::{LaneKey, StoreError, Told};
 use super::{deadline, settle, store};
 use crate::config::Config;
 use crate::delivery::log;
+use crate::lock::lock;
 use crate::message::Work;
 use crate::queue::handle::QueueHandle;
 use crate::telemetry::Problem;
@@ -125,14 +126,14 @@ struct Turn<'a> {
 
 impl DelayDsns {
     fn begin<'a>(&'a self, lane: &'a LaneKey) -> Option<Turn<'a>> {
-        let is_new = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(lane.clone());
+        let is_new = lock(&self.lanes).insert(lane.clone());
         is_new.then_some(Turn { delay_dsns: self, lane })
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.delay_dsns.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(self.lane);
+        lock(&self.delay_dsns.lanes).remove(self.lane);
     }
 }
 

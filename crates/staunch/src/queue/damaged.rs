@@ -1,13 +1,14 @@
 //! Mail of which something on the disk is damaged: named once, held until the operator decides, and in nobody's way.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use spool::{CheckCursor, Checked, DamagedRecipient, Mended, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::notice;
+use crate::lock::lock;
 use crate::message::Work;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
@@ -27,7 +28,7 @@ pub(crate) struct Named {
 
 impl Named {
     fn is_news(&self, key: i64) -> bool {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = lock(&self.keys);
         if keys.len() >= NAMED_MAX {
             keys.clear();
         }

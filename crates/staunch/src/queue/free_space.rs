@@ -5,9 +5,10 @@
 //! reserved more than half of what there is.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::budget::Borrower;
+use crate::lock::lock;
 
 /// Our choice: octets that every message is reserved if they are free, beside those that it announces. Nearly all mail is smaller, and
 /// so is what we add to a message. A message of that size may be in memory.
@@ -63,7 +64,7 @@ impl FreeSpace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// So many octets are free now.

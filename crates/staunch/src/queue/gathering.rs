@@ -6,7 +6,7 @@
 //! again.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use spool::{LaneKey, MessageId, RecipientNo, StoreError};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settle::{self, Failing};
 use super::store;
+use crate::lock::lock;
 use crate::message::Removals;
 use crate::message::{Body, Target, Work};
 use crate::queue::handle::QueueHandle;
@@ -54,7 +55,7 @@ struct Gathered {
 
 impl Gathering {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Takes over these recipients, who are nobody else's until they have ended; [`Self::add`] follows. `false` if there is no room.

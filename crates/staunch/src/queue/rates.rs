@@ -5,7 +5,7 @@
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use report::Action;
@@ -13,6 +13,7 @@ use smtp::Mailbox;
 use tokio::time::Instant;
 
 use crate::config::mailbox_key;
+use crate::lock::lock;
 use crate::place::Place;
 use crate::recent::Recent;
 
@@ -63,7 +64,7 @@ impl<K: Clone + Eq + Hash> Windows<K> {
 
     /// Counts as `counting` says, which sees what was counted in this window.
     fn count<T>(&self, key: K, now: Instant, counting: impl FnOnce(&mut u32) -> T) -> T {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of = lock(&self.of);
         let open = of
             .get(&key)
             .copied()

@@ -5,13 +5,14 @@
 //! hour (`dsn.rate_per_sender_per_hour`); what is beyond that is held, for an operator to look at.
 
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use report::{Action, Returned};
 use smtp::Mailbox;
 use spool::{MessageId, RecipientState};
 use tokio::time::Instant;
 
+use crate::lock::lock;
 use crate::queue::rates::{NoticeRates, Rate};
 use crate::recent::Recent;
 
@@ -34,7 +35,7 @@ impl Default for Restraint {
 
 impl Restraint {
     fn returned(&self) -> MutexGuard<'_, Recent<MessageId, ()>> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.returned)
     }
 
     /// What one notice more may be, where a sender gets `rate_max` an hour: is it sent, and does it carry all that is `wanted` of the

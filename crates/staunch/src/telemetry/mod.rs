@@ -11,7 +11,7 @@ mod reason;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
@@ -22,6 +22,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::clock;
 use crate::config::{Log, LogFormat, OWN_TARGET, log_filter};
+use crate::lock::lock;
 use line::{Fields, Line, Shape};
 pub(crate) use problem::Problem;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
@@ -134,7 +135,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         };
         let bytes = line.show(self.shape);
         // A log that cannot be written must not stop mail; there is nowhere left to say so.
-        let _ = self.out.lock().unwrap_or_else(PoisonError::into_inner).write_all(&bytes);
+        let _ = lock(&self.out).write_all(&bytes);
     }
 }
 

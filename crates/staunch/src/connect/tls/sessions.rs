@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -22,6 +22,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::time::Instant;
 
 use crate::connect::PoolKey;
+use crate::lock::lock;
 
 /// Ours: hosts whose sessions are kept. A hostile host can make each session some 100 KiB.
 const HOSTS_MAX: u64 = 256;
@@ -116,10 +117,6 @@ impl Stock {
             self.families.invalidate(&(key.clone(), hello));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The last session of a family; a peer that hands out many gains nothing.

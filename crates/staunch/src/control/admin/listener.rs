@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::future::Future as _;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::lock::lock;
 
 /// Connections at a time. Our choice: a command has one, a monitoring program a few.
 const CONNECTIONS_MAX: usize = 128;
@@ -50,7 +52,7 @@ struct AdminSlot {
 
 impl AdminSlots {
     fn take(self: &Arc<Self>, uid: Option<u32>) -> Option<AdminSlot> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.0);
         let all: usize = taken.values().sum();
         let own = taken.get(&uid).copied().unwrap_or_default();
         let is_full = all >= CONNECTIONS_MAX && uid != Some(ROOT);
@@ -64,7 +66,7 @@ impl AdminSlots {
 
 impl Drop for AdminSlot {
     fn drop(&mut self) {
-        let mut taken = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.slots.0);
         if let Some(own) = taken.get_mut(&self.uid) {
             *own -= 1;
             if *own == 0 {

@@ -3,7 +3,7 @@
 use smtp::ReplyClass;
 use smtp::client::{Addressee, Fate, Stage};
 
-use super::{Transmitted, Trouble};
+use super::transmitted::{Transmitted, Trouble};
 use crate::connect::connection::Connection;
 use crate::connect::pool::Idle;
 

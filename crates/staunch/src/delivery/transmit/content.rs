@@ -8,7 +8,8 @@ use std::sync::Arc;
 use smtp::mime::{Conversion, Plan};
 use tokio::task::spawn_blocking;
 
-use super::PIECE_OCTETS;
+/// Octets of a body that are read, framed and written at once.
+pub(crate) const PIECE_OCTETS: usize = 64 * 1024;
 
 /// Where the content is.
 #[derive(Clone, Debug)]

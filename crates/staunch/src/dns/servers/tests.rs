@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use world::{NameServer, Over};
 
 use super::*;
-use crate::dns::lookup::Found;
+use crate::dns::response::Found;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);

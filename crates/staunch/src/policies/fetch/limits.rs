@@ -5,11 +5,13 @@
 //! Addresses do not count: a hostile zone can point at those of anybody.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use smtp::HostName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::lock::lock;
 
 /// Ours: for domains whose policy host answered last time.
 const KNOWN_MAX: usize = 32;
@@ -76,7 +78,7 @@ impl Limits {
     }
 
     fn owner(&self, owner: &HostName) -> Arc<Semaphore> {
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owners = lock(&self.owners);
         if let Some(known) = owners.get(owner).and_then(Weak::upgrade) {
             return known;
         }

@@ -1,0 +1,80 @@
+//! The house of `crates/staunch/src`: wings know only those below them, and files know each other in one direction.
+
+mod imports;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use imports::{Imports, Path, shown};
+
+/// From the top down. A wing knows those of the lines below its own.
+const WINGS: [&[&str]; 9] = [
+    &["cli"],
+    &["daemon"],
+    &["accept", "control"],
+    &["queue"],
+    &["delivery"],
+    &["connect", "policies"],
+    &["dns", "message", "telemetry"],
+    &["auth", "config"],
+    &[
+        "budget",
+        "clock",
+        "inert_json",
+        "live",
+        "place",
+        "recent",
+        "regular_file",
+        "schedule",
+        "socket_file",
+    ],
+];
+
+/// Files that know each other in a circle, and why. The list may only become shorter.
+const CIRCLES: [(&str, &[&str]); 0] = [];
+
+fn floor_of(module: &Path) -> Option<usize> {
+    let wing = module.first()?;
+    WINGS.iter().position(|floor| floor.contains(&wing.as_str()))
+}
+
+#[test]
+fn every_module_of_the_program_has_its_wing() {
+    let imports = Imports::read();
+    let roots: BTreeSet<&str> =
+        imports.modules().filter_map(|module| module.first()).map(String::as_str).collect();
+    let wings: BTreeSet<&str> = WINGS.iter().copied().flatten().copied().collect();
+    assert_eq!(roots, wings);
+}
+
+#[test]
+fn a_wing_knows_only_those_below_it() {
+    let imports = Imports::read();
+    let mut against = Vec::new();
+    for (from, to, names) in imports.edges() {
+        let is_at_home = from.first() == to.first();
+        // The root only starts the command line.
+        let (Some(above), Some(below)) = (floor_of(from), floor_of(to)) else { continue };
+        if !is_at_home && above >= below {
+            against.push(format!("{} -> {}: {names:?}", shown(from), shown(to)));
+        }
+    }
+    assert!(against.is_empty(), "{against:#?}");
+}
+
+#[test]
+fn files_know_each_other_in_one_direction() {
+    let imports = Imports::read();
+    let known: BTreeSet<BTreeSet<String>> = CIRCLES
+        .iter()
+        .map(|(_, files)| files.iter().map(|file| (*file).to_owned()).collect())
+        .collect();
+    let mut unknown = BTreeMap::new();
+    for circle in imports.circles() {
+        let files: BTreeSet<String> = circle.iter().map(shown).collect();
+        if !known.contains(&files) {
+            unknown.insert(files, imports.within(&circle));
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert_eq!(imports.circles().len(), CIRCLES.len(), "a circle that is gone leaves the list");
+}
