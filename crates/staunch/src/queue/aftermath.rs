@@ -3,8 +3,7 @@
 //! Each message is one settlement with its own notice, so a crash leaves the others as they were; many are under
 //! way at once, so that they share the disk's syncs.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
@@ -14,13 +13,9 @@ use spool::{LaneKey, StoreError, Told};
 use super::{deadline, settle, store};
 use crate::config::Config;
 use crate::delivery::log;
-use crate::lock::lock;
 use crate::message::Work;
-use crate::queue::handle::QueueHandle;
+use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::telemetry::Problem;
-
-/// Settlements that are under way at once: as many share a sync. Ours: a notice may carry 1 MiB.
-pub(super) const AT_ONCE: usize = 128;
 
 /// The only attempt in `lane` has failed because of the problem, and said so of all of its hosts: what that means for
 /// other mail there. Who was too old at `expired_at` is returned, if the attempt was one that may end mail.
@@ -70,7 +65,7 @@ async fn return_expired(
     let mut after = None;
     loop {
         let Ok(page) = store::expired(handle, lane.clone(), started, after).await else { return };
-        let ends = stream::iter(page.work).for_each_concurrent(AT_ONCE, |work| async move {
+        let ends = stream::iter(page.work).for_each_concurrent(ENDED_AT_ONCE, |work| async move {
             // Who was in this lane may be in another one now, with a next hop that works. What cannot be written
             // is returned after the next attempt.
             if handle.is_current(config) {
@@ -112,31 +107,6 @@ async fn end(
     Ok(())
 }
 
-/// Lanes whose senders are being told that mail waits.
-#[derive(Debug, Default)]
-pub(crate) struct DelayDsns {
-    lanes: Mutex<HashSet<LaneKey>>,
-}
-
-/// One of them, as long as this lives.
-struct Turn<'a> {
-    delay_dsns: &'a DelayDsns,
-    lane: &'a LaneKey,
-}
-
-impl DelayDsns {
-    fn begin<'a>(&'a self, lane: &'a LaneKey) -> Option<Turn<'a>> {
-        let is_new = lock(&self.lanes).insert(lane.clone());
-        is_new.then_some(Turn { delay_dsns: self, lane })
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        lock(&self.delay_dsns.lanes).remove(self.lane);
-    }
-}
-
 /// Tells the senders of what else waits in `lane` because of `problem`, and has waited for as long as they shall be
 /// left in peace. The lane goes on meanwhile: who is delivered before is not told. Whoever is not told before the
 /// daemon stops is told after the next failure.
@@ -156,13 +126,14 @@ async fn tell_of_delays(
     let mut after = None;
     loop {
         let Ok(page) = store::unwarned(handle, lane.clone(), since, after).await else { return };
-        let tellings = stream::iter(page.work).for_each_concurrent(AT_ONCE, |work| async move {
-            if is_over(handle, config) {
-                return;
-            }
-            let Ok(permit) = handle.spool.settle_permit() else { return };
-            settle::tell_delay(handle, config, permit, &work, (problem, Told::Delay)).await;
-        });
+        let tellings =
+            stream::iter(page.work).for_each_concurrent(ENDED_AT_ONCE, |work| async move {
+                if is_over(handle, config) {
+                    return;
+                }
+                let Ok(permit) = handle.spool.settle_permit() else { return };
+                settle::tell_delay(handle, config, permit, &work, (problem, Told::Delay)).await;
+            });
         tellings.await;
         after = page.next;
         if after.is_none() || is_over(handle, config) {

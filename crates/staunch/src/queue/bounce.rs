@@ -8,14 +8,12 @@ use spool::{
     MessageDetail, MessageId, QueueRow, RecipientNo, RecipientPlace, RecipientState, StoreError,
 };
 
-use super::aftermath::AT_ONCE;
 use super::settle;
-use super::stop::ask;
 use crate::config::Config;
 use crate::message::Removals;
 use crate::message::Submitter;
 use crate::message::{Body, Rest, Target, Work};
-use crate::queue::handle::QueueHandle;
+use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::telemetry::{Problem, Reason};
 
 /// Returns those of `left` that are held to their senders, and says how many that were. Nothing of them may be
@@ -30,12 +28,13 @@ pub(super) async fn give_up(
     }
     let config = &handle.config();
     let ends = messages.into_iter().map(|(message, recipients)| async move {
-        let Some(detail) = ask(handle, move |handle| handle.spool.show(message)).await? else {
+        let Some(detail) = handle.ask(move |spool| spool.show(message)).await? else {
             return Ok(0);
         };
         end(handle, config, detail, &recipients).await
     });
-    let counts: Vec<usize> = stream::iter(ends).buffer_unordered(AT_ONCE).try_collect().await?;
+    let counts: Vec<usize> =
+        stream::iter(ends).buffer_unordered(ENDED_AT_ONCE).try_collect().await?;
     Ok(counts.into_iter().map(|count| u64::try_from(count).unwrap_or(u64::MAX)).sum())
 }
 

@@ -1,40 +1,20 @@
 //! Mail of which something on the disk is damaged: named once, held until the operator decides, and in nobody's way.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use spool::{CheckCursor, Checked, DamagedRecipient, Mended, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::notice;
-use crate::lock::lock;
 use crate::message::Work;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::telemetry::{Problem, Reason};
 
-/// Recipients that are remembered, so that each is named once. Ours; beyond it some are named again.
-const NAMED_MAX: usize = 100_000;
 /// What the operator can do.
 const CURE: &str = "it is held; put queue.db and bodies/ back from a backup with the daemon stopped, \
                     or `staunch queue delete` it; after a repair `staunch queue release` tries it";
-
-/// Who was named since the start.
-#[derive(Debug, Default)]
-pub(crate) struct Named {
-    keys: Mutex<HashSet<i64>>,
-}
-
-impl Named {
-    fn is_news(&self, key: i64) -> bool {
-        let mut keys = lock(&self.keys);
-        if keys.len() >= NAMED_MAX {
-            keys.clear();
-        }
-        keys.insert(key)
-    }
-}
 
 /// Names these and holds them. What cannot be written is only named: nothing of it is tried all the same.
 pub(super) fn park(handle: &QueueHandle, damaged: Vec<DamagedRecipient>) {

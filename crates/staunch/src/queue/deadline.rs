@@ -17,11 +17,10 @@ use spool::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::aftermath::AT_ONCE;
 use crate::delivery::outcome::AgeCounts;
 use crate::message::{Target, Work};
 use crate::queue::events::Event;
-use crate::queue::handle::QueueHandle;
+use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::queue::{settle, store};
 use crate::telemetry::{Problem, Reason};
 
@@ -115,7 +114,7 @@ async fn look_at(handle: &Arc<QueueHandle>, moment: Moment) -> Duration {
     let dealt_with = async {
         let is_done = sweep(handle, moment, |_| true).await?;
         // What is left of those before it is left for its next attempt.
-        let next = ask(handle, move |spool| spool.next_deadline(moment.now)).await?;
+        let next = handle.ask(move |spool| spool.next_deadline(moment.now)).await?;
         Ok::<_, StoreError>((is_done, next))
     };
     match dealt_with.await {
@@ -145,10 +144,10 @@ async fn sweep(
     let mut after = None;
     loop {
         let OverduePage { overdue, next } =
-            ask(handle, move |spool| spool.overdue(now, after, PAGE)).await?;
+            handle.ask(move |spool| spool.overdue(now, after, PAGE)).await?;
         let new = overdue.into_iter().filter(|which| whose(which) && seen.insert(which.clone()));
         let dealings = new.map(|which| deal_with(handle, which, moment));
-        let mut dealings = stream::iter(dealings).buffer_unordered(AT_ONCE);
+        let mut dealings = stream::iter(dealings).buffer_unordered(ENDED_AT_ONCE);
         while let Some(is_dealt_with) = dealings.next().await {
             is_done &= is_dealt_with?;
         }
@@ -169,7 +168,7 @@ async fn deal_with(
     let now = moment.now;
     let (message, lane) = which.clone();
     let as_of = handle.underway.removals();
-    let page = ask(handle, move |spool| spool.overdue_of(&which, now)).await?;
+    let page = handle.ask(move |spool| spool.overdue_of(&which, now)).await?;
     let Some(work) = page.due.into_iter().next().and_then(store::whole) else { return Ok(true) };
     if work.any(|target| handle.gathering.has(message, target.no)) {
         return Ok(true);
@@ -181,7 +180,7 @@ async fn deal_with(
     if deadline.mode == ByMode::Return && state_of(&deadline, moment) != State::Over {
         return Ok(true);
     }
-    let before = ask(handle, move |spool| spool.show(message)).await?;
+    let before = handle.ask(move |spool| spool.show(message)).await?;
     let Ok(permit) = handle.spool.settle_permit() else { return Ok(false) };
     let config = handle.config();
     let problem = problem(&deadline, before.as_ref());
@@ -231,14 +230,6 @@ fn problem(deadline: &Deadline, message: Option<&MessageDetail>) -> Problem {
         }
         None => Problem::new(Reason::Expired, &over),
     }
-}
-
-async fn ask<T: Send + 'static>(
-    handle: &QueueHandle,
-    question: impl FnOnce(&spool::Spool) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let spool = handle.spool.clone();
-    tokio::task::spawn_blocking(move || question(&spool)).await.unwrap_or(Err(StoreError::Closed))
 }
 
 #[cfg(test)]

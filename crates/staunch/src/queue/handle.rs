@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use spool::Spool;
+use spool::{Spool, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::delay_dsns::DelayDsns;
 use super::events::Event;
-use super::gathering::Gathering;
+use super::gathered::Gathering;
+use super::named::Named;
 use super::restraint::Restraint;
-use super::{aftermath, damaged};
 use crate::budget::Budget;
 use crate::clock::ClockWatch;
 use crate::config::Config;
@@ -21,6 +22,9 @@ use crate::delivery::outcome::AgeCounts;
 use crate::delivery::underway::Underway;
 use crate::queue::free_space::FreeSpace;
 use crate::queue::switches::Switches;
+
+/// Settlements that are under way at once: as many share a sync. Ours: a notice may carry 1 MiB.
+pub(crate) const ENDED_AT_ONCE: usize = 128;
 
 /// The queue, as everybody else sees it.
 #[derive(Debug)]
@@ -44,13 +48,13 @@ pub(crate) struct QueueHandle {
     /// What is being tried at this moment.
     pub(crate) underway: Arc<Underway>,
     /// Whose senders are being told that mail waits.
-    pub(crate) delay_dsns: aftermath::DelayDsns,
+    pub(crate) delay_dsns: DelayDsns,
     /// Failures that are told together.
     pub(crate) gathering: Gathering,
     /// What notices may cost others.
     pub(crate) restraint: Arc<Restraint>,
     /// Mail that is damaged, and was named.
-    pub(crate) damaged: damaged::Named,
+    pub(crate) damaged: Named,
     /// What the operator has switched off.
     pub(crate) switches: Switches,
     /// Mail with a deadline has come.
@@ -107,14 +111,28 @@ impl QueueHandle {
         self.outbound.age_counts()
     }
 
+    /// Asks the store, off the async threads: it blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: the store's, or [`StoreError::Closed`] if asking ended in a bug.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Spool) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let spool = self.spool.clone();
+        let asked = tokio::task::spawn_blocking(move || query(&spool)).await;
+        asked.unwrap_or(Err(StoreError::Closed))
+    }
+
     /// Tells the queue task. It only goes away when the daemon ends, and then nothing has to be told.
     pub(crate) async fn tell(&self, event: Event) {
         let _ended = self.events.send(event).await;
     }
 
     /// After an error of the store: if it is poisoned, the daemon ends.
-    pub(crate) fn note_store_error(&self, error: &spool::StoreError) {
-        if matches!(error, spool::StoreError::Poisoned) {
+    pub(crate) fn note_store_error(&self, error: &StoreError) {
+        if matches!(error, StoreError::Poisoned) {
             self.broken.cancel();
         }
     }

@@ -25,7 +25,7 @@ use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
 use crate::queue::events::{Due, Finished};
 use crate::queue::handle::{Counted, QueueHandle};
-use crate::queue::{damaged, gathering, intake};
+use crate::queue::{damaged, gathered, intake};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
@@ -358,7 +358,7 @@ fn change(outcome: &Outcome, timing: FailureTiming, now: Timestamp) -> Change {
         Outcome::Delivered(_) => Change::Delivered,
         Outcome::Failed(_) if timing == FailureTiming::Now => Change::Failed,
         Outcome::Failed(problem) => Change::Deferred(Deferral {
-            due_at: after(now, gathering::AGAIN),
+            due_at: after(now, gathered::AGAIN),
             problem: Some(problem.stored(now)),
             attempt: Attempt::Counted,
         }),

@@ -15,6 +15,7 @@ use spool::{Selection, StoreError};
 use crate::queue::bounce;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
+use spool::Spool;
 
 /// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10 ms for it.
 const PAGE: usize = 500;
@@ -54,7 +55,7 @@ pub(crate) async fn take_out(
     match selection {
         Selection::Messages(ids) => {
             for ids in ids.chunks(PAGE).map(<[MessageId]>::to_vec) {
-                let chosen = ask(handle, move |handle| places_of(handle, &ids)).await?;
+                let chosen = handle.ask(move |spool| places_of(spool, &ids)).await?;
                 total.add(take_out_these(handle, verb, chosen).await?);
             }
         }
@@ -63,7 +64,7 @@ pub(crate) async fn take_out(
             let mut after = None;
             loop {
                 let (what, from) = (filter.clone(), after);
-                let page = ask(handle, move |handle| handle.spool.list(&what, from, PAGE)).await?;
+                let page = handle.ask(move |spool| spool.list(&what, from, PAGE)).await?;
                 let place = |row: &spool::QueueRow| RecipientPlace {
                     message: row.message,
                     no: row.no,
@@ -90,7 +91,7 @@ pub(crate) async fn up_to_now(
     handle: &Arc<QueueHandle>,
     filter: Filter,
 ) -> Result<Filter, StoreError> {
-    let until = Some(ask(handle, |handle| handle.spool.end()).await?);
+    let until = Some(handle.ask(|spool| spool.end()).await?);
     Ok(Filter { until, ..filter })
 }
 
@@ -102,10 +103,10 @@ struct Chosen {
     whole: Vec<MessageId>,
 }
 
-fn places_of(handle: &QueueHandle, ids: &[MessageId]) -> Result<Chosen, StoreError> {
+fn places_of(spool: &Spool, ids: &[MessageId]) -> Result<Chosen, StoreError> {
     let mut rows = Vec::new();
     for id in ids {
-        rows.extend(handle.spool.places(*id, None)?);
+        rows.extend(spool.places(*id, None)?);
     }
     Ok(Chosen { rows, whole: ids.to_vec() })
 }
@@ -119,7 +120,7 @@ async fn take_out_these(
     let Stopped { left, under_way } = stop(handle, rows).await?;
     let being_sent = number(under_way.len());
     let count = match verb {
-        Verb::Hold => ask(handle, move |handle| count_held(handle, &left)).await?,
+        Verb::Hold => handle.ask(move |spool| count_held(spool, &left)).await?,
         Verb::Bounce => bounce::give_up(handle, &left).await?,
         Verb::Delete => delete(handle, left, whole, &under_way).await?,
     };
@@ -139,7 +140,7 @@ struct Stopped {
 async fn stop(handle: &Arc<QueueHandle>, rows: Vec<RecipientPlace>) -> Result<Stopped, StoreError> {
     let names: Vec<_> = rows.iter().map(name).collect();
     let these = names.clone();
-    let held = ask(handle, move |handle| handle.spool.hold_these(these)).await?;
+    let held = handle.ask(move |spool| spool.hold_these(these)).await?;
     let at_host = handle.underway.remove(&names);
     // What is in memory would only be found gone in its turn.
     handle.tell(Event::Removed(held.lanes)).await;
@@ -148,20 +149,20 @@ async fn stop(handle: &Arc<QueueHandle>, rows: Vec<RecipientPlace>) -> Result<St
     let were_queued = under_way.iter().filter(|row| row.state == RecipientState::Queued);
     let back: Vec<_> = were_queued.map(name).collect();
     if !back.is_empty() {
-        let freed = ask(handle, move |handle| handle.spool.give_back(back)).await?;
+        let freed = handle.ask(move |spool| spool.give_back(back)).await?;
         handle.tell(Event::Due(freed.lanes)).await;
     }
     Ok(Stopped { left, under_way })
 }
 
 /// How many of `rows` are held now and were not.
-fn count_held(handle: &QueueHandle, rows: &[RecipientPlace]) -> Result<u64, StoreError> {
+fn count_held(spool: &Spool, rows: &[RecipientPlace]) -> Result<u64, StoreError> {
     let were_queued = rows.iter().filter(|row| row.state == RecipientState::Queued);
     let names: HashSet<_> = were_queued.map(name).collect();
     let messages: HashSet<MessageId> = names.iter().map(|(message, _)| *message).collect();
     let mut count = 0;
     for message in messages {
-        let now = handle.spool.places(message, None)?;
+        let now = spool.places(message, None)?;
         let is_held = |row: &&RecipientPlace| row.state == RecipientState::Held;
         count += now.iter().filter(is_held).filter(|row| names.contains(&name(row))).count();
     }
@@ -178,10 +179,9 @@ async fn delete(
     whole.retain(|message| !busy.contains(message));
     let all: HashSet<MessageId> = whole.iter().copied().collect();
     let some = left.iter().filter(|row| !all.contains(&row.message)).map(name).collect();
-    let deleted = ask(handle, move |handle| {
-        let mut deleted = handle.spool.delete_these(some)?;
-        let Acted { recipients, lanes, .. } =
-            handle.spool.delete(&Selection::Messages(whole), None)?;
+    let deleted = handle.ask(move |spool| {
+        let mut deleted = spool.delete_these(some)?;
+        let Acted { recipients, lanes, .. } = spool.delete(&Selection::Messages(whole), None)?;
         deleted.recipients += recipients;
         deleted.lanes.extend(lanes);
         Ok(deleted)
@@ -204,13 +204,4 @@ impl TakenOut {
         self.count += other.count;
         self.being_sent += other.being_sent;
     }
-}
-
-/// The store blocks, so it is asked off the async threads.
-pub(super) async fn ask<T: Send + 'static>(
-    handle: &Arc<QueueHandle>,
-    query: impl FnOnce(&QueueHandle) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let handle = Arc::clone(handle);
-    tokio::task::spawn_blocking(move || query(&handle)).await.unwrap_or(Err(StoreError::Closed))
 }

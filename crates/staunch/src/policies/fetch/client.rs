@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{FetchError, Fetched};
+use super::fetched::{FetchError, Fetched};
 use crate::clock::ClockWatch;
 use crate::regular_file;
 

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 
 use super::group::Group;
 use super::ring::Holds;
-use super::rows::Most;
 
 /// What is known of the next hop of an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,6 +89,18 @@ impl Shares {
         let part = u64::from(self.total) * u64::from(tenths) / 10;
         u32::try_from(part).unwrap_or(u32::MAX).max(1)
     }
+}
+
+/// How many places one client may have, and one sender of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Most {
+    pub(super) client: u32,
+    pub(super) sender: u32,
+}
+
+impl Most {
+    /// As many as there are.
+    pub(super) const ALL: Self = Self { client: u32::MAX, sender: u32::MAX };
 }
 
 /// Whom a place is charged to.

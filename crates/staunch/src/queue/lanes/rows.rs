@@ -8,22 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spool::LaneKey;
 
-use super::accounts::{Charge, Class};
+use super::accounts::{Charge, Class, Most};
 use super::group::Group;
 use super::ring::{Holds, Ring};
 use super::turns::Turns;
-
-/// How many places one client may have, and one sender of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Most {
-    pub(super) client: u32,
-    pub(super) sender: u32,
-}
-
-impl Most {
-    /// As many as there are.
-    pub(super) const ALL: Self = Self { client: u32::MAX, sender: u32::MAX };
-}
 
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

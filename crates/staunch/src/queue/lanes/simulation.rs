@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::rows::Most;
+use super::accounts::Most;
 use super::*;
 
 /// A job of the simulation: the number of its message.
