@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use serde_json::{Value, json};
 
-use super::{Peer, Refused};
+use super::answer::{Peer, Refused};
 use crate::clock::Doubt;
 use crate::control::Control;
 

@@ -3,6 +3,7 @@
 //! Answers are JSON; what may be long comes as one object a line, read from the store page by page,
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
 
+mod answer;
 mod clock;
 mod header;
 mod listener;
@@ -19,13 +20,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{self, Body};
-use axum::extract::connect_info::Connected;
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use spool::Health;
@@ -39,6 +38,8 @@ use crate::control::Control;
 use crate::control::explain::{self, Question};
 use crate::dns::ServerState;
 use crate::socket_file::{self, MayOpen};
+use answer::Peer;
+use answer::Refused;
 
 /// Owner and group; others have no business with the queue.
 const SOCKET_MODE: u32 = 0o660;
@@ -99,19 +100,6 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, stop: C
     }
 }
 
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-struct Peer {
-    /// The kernel's word (SO_PEERCRED), if it gave one.
-    uid: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, AdminListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
-        Self { uid: stream.io().uid() }
-    }
-}
-
 fn router(control: Arc<Control>) -> Router {
     acts()
         .layer(middleware::from_fn_with_state(Arc::clone(&control), to_the_end))
@@ -165,47 +153,6 @@ async fn to_the_end(State(control): State<Arc<Control>>, request: Request, next:
     let request = Request::from_parts(head, Body::from(body));
     let done = control.queue.tracker.spawn(next.run(request)).await;
     done.unwrap_or_else(|_| Refused::failed("the request ended in a bug").into_response())
-}
-
-/// Why a request has no answer.
-#[derive(Debug)]
-struct Refused {
-    status: StatusCode,
-    text: String,
-}
-
-impl Refused {
-    fn bad(text: impl ToString) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
-    }
-
-    fn missing(text: impl ToString) -> Self {
-        Self { status: StatusCode::NOT_FOUND, text: text.to_string() }
-    }
-
-    fn failed(text: impl ToString) -> Self {
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.to_string() }
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.text }))).into_response()
-    }
-}
-
-/// The store blocks, so it is asked off the async threads.
-async fn ask_store<T: Send + 'static>(
-    control: &Arc<Control>,
-    query: impl FnOnce(&Control) -> Result<T, spool::StoreError> + Send + 'static,
-) -> Result<T, Refused> {
-    let control = Arc::clone(control);
-    match tokio::task::spawn_blocking(move || query(&control)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(Refused::missing(error)),
-        Ok(Err(error)) => Err(Refused::failed(error)),
-        Err(error) => Err(Refused::failed(error)),
-    }
 }
 
 /// Is everything there that is needed to take mail?

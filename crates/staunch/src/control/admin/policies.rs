@@ -10,7 +10,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use smtp::HostName;
 
-use super::{Refused, ask_store};
+use super::answer::{Refused, ask_store};
 use crate::control::Control;
 
 pub(super) async fn list(State(control): State<Arc<Control>>) -> Response {

@@ -17,7 +17,8 @@ use spool::{
     MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
 };
 
-use super::{Refused, ask_store, header};
+use super::answer::{Refused, ask_store};
+use super::header;
 use crate::control::Control;
 use crate::queue::events::Event;
 use crate::queue::handle::Counted;

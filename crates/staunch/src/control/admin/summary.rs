@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use smtp::Domain;
 use spool::{Filter, LaneKey, LaneTrouble, QueueRow, RecipientState};
 
+use super::answer::{Refused, ask_store};
 use super::queue::HELD;
-use super::{Refused, ask_store, queue, switches};
+use super::{queue, switches};
 use crate::control::Control;
 
 /// Recipients read at once.

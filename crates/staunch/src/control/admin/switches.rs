@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use smtp::HostName;
 
-use super::Refused;
+use super::answer::Refused;
 use crate::control::Control;
 use crate::queue::events::Event;
 use crate::queue::switches::{Position, Switch, SwitchError};

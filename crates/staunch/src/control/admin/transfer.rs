@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use spool::{BodyFacts, Draft, MessageId, StoreError};
 
-use super::{Refused, ask_store};
+use super::answer::{Refused, ask_store};
 use crate::budget::Borrower;
 use crate::control::Control;
 use crate::control::transfer::{EnvelopeLine, LINE_MAX};

@@ -1,0 +1,67 @@
+//! Who asks, and why there may be no answer.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::connect_info::Connected;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
+use serde_json::json;
+
+use super::listener::AdminListener;
+use crate::control::Control;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    /// The kernel's word (SO_PEERCRED), if it gave one.
+    pub(super) uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, AdminListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
+        Self { uid: stream.io().uid() }
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) text: String,
+}
+
+impl Refused {
+    pub(super) fn bad(text: impl ToString) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
+    }
+
+    pub(super) fn missing(text: impl ToString) -> Self {
+        Self { status: StatusCode::NOT_FOUND, text: text.to_string() }
+    }
+
+    pub(super) fn failed(text: impl ToString) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text: text.to_string() }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.text }))).into_response()
+    }
+}
+
+/// The store blocks, so it is asked off the async threads.
+pub(super) async fn ask_store<T: Send + 'static>(
+    control: &Arc<Control>,
+    query: impl FnOnce(&Control) -> Result<T, spool::StoreError> + Send + 'static,
+) -> Result<T, Refused> {
+    let control = Arc::clone(control);
+    match tokio::task::spawn_blocking(move || query(&control)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(Refused::missing(error)),
+        Ok(Err(error)) => Err(Refused::failed(error)),
+        Err(error) => Err(Refused::failed(error)),
+    }
+}
