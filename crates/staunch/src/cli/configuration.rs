@@ -16,7 +16,7 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, 
         ConfigCommand::Check(format) if format.json => check_json(settings),
         ConfigCommand::Check(_) => check(settings),
         ConfigCommand::Show(format) => {
-            let shown = super::load(settings)?.shown;
+            let shown = super::load::load(settings)?.shown;
             let mut out = stdout().lock();
             if format.json {
                 output::json(&mut out, &shown.to_json())?;

@@ -14,6 +14,7 @@ mod exit;
 mod explain;
 mod healthcheck;
 mod lint;
+mod load;
 mod output;
 mod policy;
 mod queue;
@@ -32,10 +33,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::{self, Loaded, Surroundings};
-use arguments::{Arguments, Command, PolicyCommand, QueueCommand, Settings};
+use arguments::{Arguments, Command, PolicyCommand, QueueCommand};
 pub(crate) use exit::Exit;
 use exit::Failure;
+use load::load;
 
 /// Runs the program on `arguments`, the first of which is its own name.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -106,12 +107,6 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Sendmail(command) => sendmail::run(&command.arguments, || load(settings)),
         Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
     }
-}
-
-fn load(settings: &Settings) -> Result<Loaded, Failure> {
-    let surroundings = Surroundings::of_process();
-    config::load(settings.config.as_deref(), &surroundings)
-        .map_err(|error| Failure::new(Exit::Config, error.to_string()))
 }
 
 #[cfg(test)]

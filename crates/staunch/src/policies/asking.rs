@@ -13,27 +13,17 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::tell::{raise, tell_fetched, tell_kept};
-use super::{
-    Consulted, Extent, Inner, PolicyDefer, PolicyVerdict, Source, after, failure_text, rest, rows,
-    settings, synced, verdict_of,
+use super::terms::{after, settings, synced};
+use super::verdict::{
+    Consulted, Extent, PolicyDefer, PolicyVerdict, Purpose, Source, failure_text, rest, verdict_of,
 };
+use super::{Inner, rows};
 use crate::dns::{Freshness, StsRecord};
 use crate::policies::fetch::{Answers, FetchError, Fetched};
 use crate::telemetry::Reason;
 
 /// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.
 const LOCAL_REST: Duration = Duration::from_secs(60);
-
-/// For whom a policy is looked up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Purpose {
-    /// Mail.
-    Mail,
-    /// The policy itself, which gets old.
-    Refresh,
-    /// An operator.
-    Order,
-}
 
 /// What a look-up came to.
 #[derive(Debug)]
@@ -79,6 +69,20 @@ impl Inner {
     ) -> Asked {
         let looking = Box::pin(self.learn(domain, purpose, freshness)).await;
         self.conclude(domain, looking).await
+    }
+
+    /// What a look-up came to that was not for mail: what memory says is out of date.
+    pub(super) async fn asked_apart(&self, domain: &HostName, asked: &Asked) {
+        self.verdicts.invalidate(domain).await;
+        if asked.is_changed {
+            self.epochs.bump(domain);
+        }
+    }
+
+    /// Something else binds for `domain` from now on, and that is stored.
+    pub(super) async fn asks_anew(&self, domain: &HostName) {
+        self.verdicts.invalidate(domain).await;
+        self.epochs.bump(domain);
     }
 
     /// Asks and fetches, and writes nothing: it may be broken off. Whoever asks holds the domain's turn until

@@ -12,8 +12,6 @@ use std::sync::{Arc, Mutex, Weak};
 
 use smtp::HostName;
 
-use super::asking::Asked;
-use super::{Inner, PolicyKeeper};
 use crate::lock::lock;
 
 /// Domains remembered before those that nobody watches are dropped.
@@ -40,7 +38,7 @@ pub(super) struct Epochs {
 }
 
 impl Epochs {
-    fn watch(&self, domain: &HostName) -> PolicyWatch {
+    pub(super) fn watch(&self, domain: &HostName) -> PolicyWatch {
         let epoch = self.of(domain);
         let seen = epoch.load(Ordering::SeqCst);
         PolicyWatch { epoch, seen }
@@ -66,29 +64,6 @@ impl Epochs {
         let epoch = Arc::<AtomicU64>::default();
         epochs.insert(domain.clone(), Arc::downgrade(&epoch));
         epoch
-    }
-}
-
-impl PolicyKeeper {
-    /// A watch on what the policy of `domain` asks. To be taken before it is looked up.
-    pub(crate) fn watch(&self, domain: &HostName) -> PolicyWatch {
-        self.inner.epochs.watch(domain)
-    }
-}
-
-impl Inner {
-    /// What a look-up came to that was not for mail: what memory says is out of date.
-    pub(super) async fn asked_apart(&self, domain: &HostName, asked: &Asked) {
-        self.verdicts.invalidate(domain).await;
-        if asked.is_changed {
-            self.epochs.bump(domain);
-        }
-    }
-
-    /// Something else binds for `domain` from now on, and that is stored.
-    pub(super) async fn asks_anew(&self, domain: &HostName) {
-        self.verdicts.invalidate(domain).await;
-        self.epochs.bump(domain);
     }
 }
 

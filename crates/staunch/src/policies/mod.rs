@@ -18,22 +18,22 @@ mod refresh;
 mod room;
 mod rows;
 mod tell;
+mod terms;
 #[cfg(test)]
 mod tests;
+mod tidying;
 mod turns;
+mod verdict;
 mod view;
+mod waiting_mail;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use moka::future::Cache;
-use policy::sts::keep::{
-    DeferCause, Deferral, FetchFailure, FetchFailureKind, Kept, Moment, NoPolicy, OnFailure,
-    Settings, State, TxtAnswer, Verdict,
-};
-use smtp::{HostName, RemoteText};
+use policy::sts::keep::{Kept, Moment, NoPolicy, State};
+use smtp::HostName;
 use spool::{Policies, StoreError};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -41,26 +41,20 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::clock::ClockWatch;
-use crate::config::{self, Config, MtaSts};
-use crate::dns::{Dns, DnsFailure, Freshness, StsRecord};
+use crate::config::Config;
+use crate::dns::{Dns, Freshness};
 use crate::live::Live;
 use crate::policies::fetch::{ClientSetupError, Fetcher};
-use crate::telemetry::Reason;
-use asking::Purpose;
 use epochs::Epochs;
 pub(crate) use epochs::PolicyWatch;
 pub(crate) use hosts::{HostMemory, STARTTLS_GONE};
 use room::Room;
+use terms::synced;
 use turns::Turns;
+use verdict::Purpose;
+pub(crate) use verdict::{Consulted, Extent, PolicyDefer, PolicyVerdict, Source};
+pub(crate) use waiting_mail::WaitingMail;
 
-/// A verdict is believed no longer without a look at DNS, however long the TTL.
-const VERDICT_MAX: Duration = Duration::from_secs(60);
-/// "No record" is believed for its TTL, but no longer than this.
-const NO_RECORD_MAX: Duration = Duration::from_secs(5 * 60);
-/// A look-up that fails after less than this may be made again for the next mail.
-const FAILURE_IS_SLOW: Duration = Duration::from_secs(1);
-/// After a slower one, with a policy to fall back on, rest as long as it took, but no longer.
-const AFTER_FAILURE_MAX: Duration = Duration::from_secs(30);
 /// Memory for verdicts, in bytes.
 const VERDICT_BYTES: u64 = 32 * 1024 * 1024;
 /// Memory for policies that are not stored, in bytes.
@@ -69,79 +63,6 @@ const FLEETING_BYTES: u64 = 4 * 1024 * 1024;
 const UNSTORED_BYTES: u64 = 16 * 1024 * 1024;
 /// The rules look back on fetches for an hour.
 const FLEETING_LIFE: Duration = Duration::from_secs(60 * 60);
-
-/// What holds for a domain's mail.
-#[derive(Clone, Debug)]
-pub(crate) enum PolicyVerdict {
-    /// This policy; its mode may be `none`.
-    Policy(Arc<Kept>),
-    /// No policy.
-    None(NoPolicy),
-    /// It is not known yet: the mail waits.
-    Defer(PolicyDefer),
-}
-
-/// A wait for knowledge about a policy.
-#[derive(Clone, Debug)]
-pub(crate) struct PolicyDefer {
-    /// Why.
-    pub(crate) reason: Reason,
-    /// When it is worth another look.
-    pub(crate) until: Timestamp,
-    /// What happened, with the step that failed.
-    pub(crate) text: RemoteText,
-    /// Whom it concerns.
-    pub(crate) extent: Extent,
-    /// The look-up that failed, if that is why.
-    pub(crate) dns: Option<Box<DnsFailure>>,
-}
-
-/// For which policy domains does mail wait? All of it blocks for reads.
-pub(crate) trait WaitingMail: Send + Sync {
-    /// Every domain that mail waits for, and every next hop that it waits for under a name: any of them can have
-    /// a policy that counts for this mail, today or under another configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] when the queue cannot be read: then all have mail.
-    fn domains(&self) -> Result<HashSet<HostName>, StoreError>;
-
-    /// Does mail wait in the lanes of `domain` or of the next hops of this name?
-    fn is_for(&self, domain: &HostName) -> bool;
-}
-
-/// Whose mail waits for the same?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Extent {
-    /// That of the domain.
-    Domain,
-    /// Everybody's: the trouble is ours, and no other domain would fare better.
-    Everybody,
-}
-
-/// A verdict with the evidence that `explain` shows.
-#[derive(Clone, Debug)]
-pub(crate) struct Consulted {
-    /// What holds.
-    pub(crate) verdict: PolicyVerdict,
-    /// What DNS said; `None` if it was not asked, because an answer was at hand or nothing helps.
-    pub(crate) record: Option<TxtAnswer>,
-    /// Where the policy is from.
-    pub(crate) source: Source,
-    /// Why no new policy could be fetched although a record names one.
-    pub(crate) failure: Option<RemoteText>,
-}
-
-/// Where a policy is from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Source {
-    /// Fetched earlier.
-    Cache,
-    /// Fetched just now.
-    Fetch,
-    /// There is none.
-    None,
-}
 
 /// The one owner of policy state. Clones share it.
 #[derive(Clone, Debug)]
@@ -270,6 +191,11 @@ impl PolicyKeeper {
         self.inner.verdicts.invalidate_all();
     }
 
+    /// A watch on what the policy of `domain` asks. To be taken before it is looked up.
+    pub(crate) fn watch(&self, domain: &HostName) -> PolicyWatch {
+        self.inner.epochs.watch(domain)
+    }
+
     /// What holds for mail to `domain` now.
     pub(crate) async fn lookup(&self, domain: &HostName, freshness: Freshness) -> PolicyVerdict {
         if freshness == Freshness::Cached
@@ -357,112 +283,4 @@ impl Inner {
         let remembered = Remembered { verdict: verdict.clone(), ttl, until };
         self.verdicts.insert(domain.clone(), remembered).await;
     }
-}
-
-/// What a write calls when it is on the disk, or will not be.
-type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
-
-/// Begins a write and waits for its end.
-async fn synced<T: Send + 'static>(begin: impl FnOnce(Done<T>)) -> Result<T, StoreError> {
-    let (done, synced) = oneshot::channel();
-    // Whoever waited may be gone.
-    begin(Box::new(|result| drop(done.send(result))));
-    synced.await.unwrap_or(Err(StoreError::Closed))
-}
-
-fn settings(config: &MtaSts) -> Settings {
-    Settings {
-        dns_failure: on_failure(config.dns_failure),
-        dns_failure_cap: config.dns_failure_cap,
-        fetch_failure: on_failure(config.fetch_failure),
-        refresh_every: config.refresh_every,
-    }
-}
-
-fn on_failure(choice: config::OnFailure) -> OnFailure {
-    match choice {
-        config::OnFailure::Defer => OnFailure::Defer,
-        config::OnFailure::Deliver => OnFailure::Deliver,
-    }
-}
-
-fn after(at: Timestamp, by: Duration) -> Timestamp {
-    at.checked_add(by).unwrap_or(Timestamp::MAX)
-}
-
-/// How long a verdict may be believed without a look at DNS: as DNS says, never past the policy's
-/// end, and after a failure only so long that the failing look-ups do not become the bottleneck.
-fn rest(verdict: &Verdict, record: &StsRecord, moment: Moment, took: Duration) -> Duration {
-    let by_record = match &record.answer {
-        TxtAnswer::Usable(_) | TxtAnswer::Unusable(_) => record.ttl,
-        TxtAnswer::Failed(_) if took < FAILURE_IS_SLOW => Duration::ZERO,
-        TxtAnswer::Failed(_) => took.min(AFTER_FAILURE_MAX),
-    };
-    match verdict {
-        Verdict::Use(kept) => {
-            let left = kept.expires_at().duration_since(moment.now);
-            by_record.min(VERDICT_MAX).min(left.try_into().unwrap_or_default())
-        }
-        Verdict::NoPolicy(NoPolicy::Record(_)) => by_record.min(NO_RECORD_MAX),
-        Verdict::NoPolicy(NoPolicy::Dns(_) | NoPolicy::Fetch(_)) => by_record.min(VERDICT_MAX),
-        // Who asks again has a reason to: a schedule of its own, or an operator.
-        Verdict::Defer(_) => Duration::ZERO,
-    }
-}
-
-fn verdict_of(domain: &HostName, verdict: Verdict, dns: Option<Box<DnsFailure>>) -> PolicyVerdict {
-    match verdict {
-        Verdict::Use(kept) => PolicyVerdict::Policy(kept),
-        Verdict::NoPolicy(why) => PolicyVerdict::None(why),
-        Verdict::Defer(Deferral { until, cause }) => {
-            let (reason, text) = match cause {
-                DeferCause::Dns(text) => (Reason::PolicyDnsFailure, text),
-                DeferCause::Fetch(Some(failure)) => {
-                    (fetch_reason(failure.kind), failure_text(domain, &failure))
-                }
-                DeferCause::Fetch(None) => {
-                    let text = format!("{}: waiting for the next try", url(domain));
-                    (Reason::PolicyFetchFailed, RemoteText::new(&text))
-                }
-                DeferCause::Lost(failure) => (Reason::PolicyLost, lost_text(domain, failure)),
-                DeferCause::OwnLimit => {
-                    let text = format!("{}: too many policy fetches are running", url(domain));
-                    (Reason::OwnLimit, RemoteText::new(&text))
-                }
-                DeferCause::Store => {
-                    let text = "what was learnt about the policy could not be stored";
-                    (Reason::LocalError, RemoteText::new(text))
-                }
-            };
-            let dns = dns.filter(|_| reason == Reason::PolicyDnsFailure);
-            PolicyVerdict::Defer(PolicyDefer { reason, until, text, extent: Extent::Domain, dns })
-        }
-    }
-}
-
-fn fetch_reason(kind: FetchFailureKind) -> Reason {
-    match kind {
-        FetchFailureKind::Fetch | FetchFailureKind::Certificate => Reason::PolicyFetchFailed,
-        FetchFailureKind::Invalid => Reason::PolicyInvalid,
-    }
-}
-
-fn failure_text(domain: &HostName, failure: &FetchFailure) -> RemoteText {
-    RemoteText::new(&format!("{}: {}", url(domain), failure.text))
-}
-
-fn lost_text(domain: &HostName, failure: Option<FetchFailure>) -> RemoteText {
-    let why = match failure {
-        Some(failure) => failure_text(domain, &failure).to_string(),
-        None => format!("{}: waiting for the next try", url(domain)),
-    };
-    let text = format!(
-        "the stored enforce policy cannot be read, and mail waits for a new one \
-         (or `staunch policy forget {domain}`): {why}"
-    );
-    RemoteText::new(&text)
-}
-
-fn url(domain: &HostName) -> String {
-    format!("https://mta-sts.{domain}/.well-known/mta-sts.txt")
 }

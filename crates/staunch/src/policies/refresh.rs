@@ -22,9 +22,10 @@ use spool::StoreError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use super::asking::Purpose;
-use super::room::Tenants;
-use super::{Inner, Moment, PolicyKeeper, WaitingMail, rows, settings};
+use super::terms::settings;
+use super::tidying::Tenants;
+use super::verdict::Purpose;
+use super::{Inner, Moment, PolicyKeeper, WaitingMail, rows};
 use crate::dns::Freshness;
 use queue::{Due, Queue};
 

@@ -1,29 +1,16 @@
-//! Room for policies: how many there may be, who goes when there are more, and what is forgotten because it says nothing
-//! any more. Beside the refreshes, in batches, and never on a thread that mail waits for.
+//! Room for policies: how many there may be.
 
-use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use jiff::Timestamp;
-
-use policy::sts::keep::{self, ClockTrust, State, Tenant, Use, surplus};
+use policy::sts::keep::{self, State};
 use smtp::HostName;
-use spool::StoreError;
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::asking::read;
-use super::{HostMemory, Inner, WaitingMail, synced};
-
 /// Policies kept. Ours: more than there are domains with one today.
-const POLICIES_MAX: usize = 100_000;
+pub(super) const POLICIES_MAX: usize = 100_000;
 /// Ours: new ones beyond it, until the next tidying makes room.
-const POLICIES_OVER: usize = POLICIES_MAX / 20;
-/// Domains without a policy about which something is remembered.
-const OTHERS_MAX: usize = 100_000;
-/// Rows deleted in one transaction: mail waits some 10 ms for it at most.
-const BATCH: usize = 500;
+pub(super) const POLICIES_OVER: usize = POLICIES_MAX / 20;
 
 /// How many policies can still be added.
 #[derive(Debug)]
@@ -76,173 +63,11 @@ impl Room {
         self.used_up.notified().await;
     }
 
-    fn is(&self, free: usize) {
+    /// So many can be added from now on.
+    pub(super) fn is(&self, free: usize) {
         self.free.store(free, Ordering::Relaxed);
         if free > 0 {
             self.is_told.store(false, Ordering::Relaxed);
         }
-    }
-}
-
-/// As what a domain was to go when all rows were looked at.
-#[derive(Clone, Copy, Debug)]
-enum Counted {
-    /// It says nothing any more.
-    Spent,
-    /// It counted for no more than this.
-    For(Use),
-}
-
-/// What a look at all rows found, but for refreshes.
-#[derive(Debug, Default)]
-pub(super) struct Tenants {
-    /// Rows with a policy.
-    pub(super) policies: Vec<Tenant>,
-    /// Rows without one, with what they were last good for.
-    pub(super) others: Vec<(Timestamp, HostName)>,
-    /// Rows that say nothing any more.
-    pub(super) spent: Vec<HostName>,
-    /// Entries of the list beside the mail that are over, and have no row.
-    pub(super) over: Vec<HostName>,
-}
-
-impl Inner {
-    /// Drops what is too much or too old. Nothing while the clock is in doubt. Where the list beside the mail is
-    /// damaged, whoever's entry cannot be read stays: each is looked at again before it goes.
-    pub(super) async fn tidy(&self, tenants: Tenants, waiting: &Arc<dyn WaitingMail>) {
-        let Tenants { policies, mut others, spent, over } = tenants;
-        let count = policies.len();
-        if self.clock.moment().clock == ClockTrust::Suspect {
-            return self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(count));
-        }
-        let go = spent.into_iter().chain(over).map(|domain| (domain, Counted::Spent));
-        self.drop_all(go.collect(), None).await;
-        let excess = others.len().saturating_sub(OTHERS_MAX);
-        if excess > 0 {
-            others.sort_unstable();
-            let oldest = others.into_iter().take(excess).map(|(_, domain)| domain).collect();
-            self.drop_without_policy(oldest).await;
-        }
-        let left = self.make_room(policies, waiting).await;
-        self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(left));
-        HostMemory::tidy(&self.store, self.clock.moment());
-    }
-
-    /// Returns how many stay.
-    async fn make_room(&self, policies: Vec<Tenant>, waiting: &Arc<dyn WaitingMail>) -> usize {
-        let count = policies.len();
-        let asked = Arc::clone(waiting);
-        let choose = move || {
-            let mut with_mail: Option<Result<HashSet<HostName>, StoreError>> = None;
-            surplus(policies, POLICIES_MAX, |domain| {
-                match with_mail.get_or_insert_with(|| asked.domains()) {
-                    Ok(domains) => domains.contains(domain),
-                    // What cannot be ruled out is kept.
-                    Err(_) => true,
-                }
-            })
-        };
-        let Ok(surplus) = tokio::task::spawn_blocking(choose).await else { return count };
-        if surplus.go.is_empty() && surplus.excess == 0 {
-            return count;
-        }
-        error!(
-            event = "alarm",
-            reason = "policy_cache_full",
-            count = surplus.go.len(),
-            max = POLICIES_MAX,
-            "policies of domains that hardly get mail are dropped"
-        );
-        let go = surplus.go.into_iter().map(|(domain, usage)| (domain, Counted::For(usage)));
-        count - self.drop_all(go.collect(), Some(waiting)).await
-    }
-
-    /// Forgets all about these domains, but for those that somebody asks about now, that mail has come for, or that
-    /// count for more than they did: much may have happened since all rows were looked at. Returns how many they
-    /// were.
-    async fn drop_all(
-        &self,
-        domains: Vec<(HostName, Counted)>,
-        waiting: Option<&Arc<dyn WaitingMail>>,
-    ) -> usize {
-        let mut count = 0;
-        for batch in domains.chunks(BATCH) {
-            // From here on nobody learns anything about them.
-            let turn = |(domain, _): &(HostName, Counted)| self.turns.try_take(domain);
-            let taken: Vec<_> = batch.iter().filter_map(|one| Some((one, turn(one)?))).collect();
-            let candidates = taken.iter().map(|(one, _)| (*one).clone()).collect();
-            let go = self.still_to_go(candidates, waiting).await;
-            count += self.delete_all_or_each(&go).await;
-            for ((domain, _), mut turn) in taken {
-                if go.contains(domain) {
-                    self.fleeting.invalidate(domain).await;
-                    self.asks_anew(domain).await;
-                    turn.forget();
-                }
-            }
-        }
-        count
-    }
-
-    /// Whoever asks holds their turns.
-    async fn still_to_go(
-        &self,
-        candidates: Vec<(HostName, Counted)>,
-        waiting: Option<&Arc<dyn WaitingMail>>,
-    ) -> HashSet<HostName> {
-        let candidates: Vec<_> = candidates
-            .into_iter()
-            .filter(|(domain, _)| !self.unstored.contains_key(domain))
-            .collect();
-        let (store, moment, waiting) = (self.store.clone(), self.clock.moment(), waiting.cloned());
-        let choose = move || {
-            let may_go = |(domain, counted): &(HostName, Counted)| {
-                let Ok(state) = read(&store, domain) else { return false };
-                let may_go = match counted {
-                    Counted::Spent => state.is_spent(moment),
-                    Counted::For(usage) => state.may_still_go(*usage, moment),
-                };
-                may_go && !waiting.as_ref().is_some_and(|waiting| waiting.is_for(domain))
-            };
-            let go = candidates.into_iter().filter(may_go);
-            go.map(|(domain, _)| domain).collect()
-        };
-        tokio::task::spawn_blocking(choose).await.unwrap_or_default()
-    }
-
-    /// Returns how many are deleted. A damaged page in the way of some keeps no others.
-    async fn delete_all_or_each(&self, domains: &HashSet<HostName>) -> usize {
-        let mut deleted = self.delete_all(domains.iter().cloned().collect()).await;
-        let mut count = if deleted.is_ok() { domains.len() } else { 0 };
-        if let Err(StoreError::Database { .. }) = &deleted {
-            for domain in domains {
-                match self.delete_all(vec![domain.clone()]).await {
-                    Ok(()) => count += 1,
-                    failed @ Err(_) => deleted = failed,
-                }
-            }
-        }
-        if let Err(error) = deleted {
-            error!(event = "store_failed", %error, "policies could not be dropped");
-        }
-        count
-    }
-
-    /// First that their mail would have to wait, then the policies.
-    async fn delete_all(&self, domains: Vec<HostName>) -> Result<(), StoreError> {
-        synced(|done| self.store.remove_all_enforced(domains.clone(), done)).await?;
-        synced(|done| self.store.delete_all(domains, done)).await.map(drop)
-    }
-
-    async fn drop_without_policy(&self, domains: Vec<HostName>) {
-        for batch in domains.chunks(BATCH).map(<[_]>::to_vec) {
-            tell(synced(|done| self.store.delete_without_policy(batch, done)).await);
-        }
-    }
-}
-
-fn tell(dropped: Result<(), StoreError>) {
-    if let Err(error) = dropped {
-        error!(event = "store_failed", %error, "what says nothing any more could not be dropped");
     }
 }

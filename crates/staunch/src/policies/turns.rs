@@ -7,7 +7,7 @@ use smtp::HostName;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
-use super::Consulted;
+use super::verdict::Consulted;
 use crate::dns::Freshness;
 use crate::lock::lock;
 

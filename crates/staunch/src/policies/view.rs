@@ -8,7 +8,7 @@ use smtp::HostName;
 use spool::StoreError;
 use tracing::info;
 
-use super::asking::Purpose;
+use super::verdict::Purpose;
 use super::{Consulted, PolicyKeeper, PolicyVerdict, Source, rows};
 use crate::dns::Freshness;
 

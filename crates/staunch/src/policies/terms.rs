@@ -1,0 +1,43 @@
+//! The cache's terms: the operator's settings as the rules take them, and writes that are waited for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use policy::sts::keep::{OnFailure, Settings};
+use spool::StoreError;
+use tokio::sync::oneshot;
+
+use crate::config::{self, MtaSts};
+
+/// What a write calls when it is on the disk, or will not be.
+type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// Begins a write and waits for its end.
+pub(super) async fn synced<T: Send + 'static>(
+    begin: impl FnOnce(Done<T>),
+) -> Result<T, StoreError> {
+    let (done, synced) = oneshot::channel();
+    // Whoever waited may be gone.
+    begin(Box::new(|result| drop(done.send(result))));
+    synced.await.unwrap_or(Err(StoreError::Closed))
+}
+
+pub(super) fn settings(config: &MtaSts) -> Settings {
+    Settings {
+        dns_failure: on_failure(config.dns_failure),
+        dns_failure_cap: config.dns_failure_cap,
+        fetch_failure: on_failure(config.fetch_failure),
+        refresh_every: config.refresh_every,
+    }
+}
+
+fn on_failure(choice: config::OnFailure) -> OnFailure {
+    match choice {
+        config::OnFailure::Defer => OnFailure::Defer,
+        config::OnFailure::Deliver => OnFailure::Deliver,
+    }
+}
+
+pub(super) fn after(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
