@@ -11,7 +11,10 @@ use std::time::Duration;
 use smtp::Mailbox;
 
 use super::checker::{Checker, Findings, in_range};
+use super::listener::ListenAddress;
+use super::listener::ListenersFrom;
 use super::log_filter::log_filter;
+use super::units::YEAR;
 use super::{
     Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, EightBit,
     Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts, OnFailure, Patience,
@@ -25,16 +28,6 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// Who named the listeners.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum ListenersFrom {
-    /// Nobody.
-    BuiltIn,
-    /// The operator.
-    Written,
-}
 
 /// Makes a [`Config`] of a complete `file`, that is one with host name, directories and listeners.
 ///
@@ -55,6 +48,24 @@ pub(super) fn check(file: &file::File, listeners: ListenersFrom) -> Result<Confi
 }
 
 impl Checker {
+    /// Each socket has a path of its own.
+    pub(super) fn no_shared_sockets(&mut self, config: &Config) {
+        let (admin, submit) = (&config.admin.socket, &config.submit.socket);
+        if admin == submit {
+            let reason = "is admin.socket, too";
+            self.wrong("submit.socket".into(), &submit.to_string_lossy(), reason);
+        }
+        for (index, listener) in config.listeners.iter().enumerate() {
+            if let ListenAddress::Unix(path) = &listener.address
+                && (path == admin || path == submit)
+            {
+                let reason = "is admin.socket or submit.socket, too";
+                let key = format!("listener[{index}].address");
+                self.wrong(key, &listener.address.to_string(), reason);
+            }
+        }
+    }
+
     fn config(&mut self, file: &file::File, from: ListenersFrom) -> Option<Config> {
         let hostname = self.parsed("hostname", &file.hostname, Hostname::parse);
         let origin = self.parsed("origin", &file.origin, Hostname::parse);

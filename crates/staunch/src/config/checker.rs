@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::listed::Listed;
 use super::units;
+use super::units::YEAR;
 
 /// Largest count accepted: over any number of descriptors or recipients that a machine has.
 const COUNT_MAX: u32 = 1_000_000;
@@ -21,6 +21,12 @@ pub(super) type Findings = Vec<(String, String)>;
 pub(super) struct Checker {
     /// Everything that is wrong, in the order of the checks.
     pub(super) findings: Findings,
+}
+
+/// A closed list of words.
+pub(super) trait Listed: Copy + 'static {
+    /// Every word with what it means.
+    const WORDS: &'static [(&'static str, Self)];
 }
 
 impl Checker {
@@ -90,7 +96,7 @@ impl Checker {
 
     /// A wait that can be for ever, which is written as no time at all.
     pub(super) fn wait(&mut self, key: &str, text: &str) -> Option<Duration> {
-        let wait = self.duration(key, text, Duration::ZERO..=super::check::YEAR);
+        let wait = self.duration(key, text, Duration::ZERO..=YEAR);
         (!wait.is_zero()).then_some(wait)
     }
 

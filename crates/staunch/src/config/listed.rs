@@ -1,15 +1,10 @@
 //! Words that stand for variants: each list is what the operator may write.
 
+use super::checker::Listed;
 use super::{
     BareNewline, CleartextFallback, DsnReturn, EightBit, IpFamily, ListenerMode, LogFormat,
     LongLines, MinVersion, OnFailure, StsMode, TlsFloor,
 };
-
-/// A closed list of words.
-pub(super) trait Listed: Copy + 'static {
-    /// Every word with what it means.
-    const WORDS: &'static [(&'static str, Self)];
-}
 
 impl Listed for ListenerMode {
     const WORDS: &'static [(&'static str, Self)] = &[

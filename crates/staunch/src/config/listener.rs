@@ -5,9 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::check::ListenersFrom;
 use super::checker::Checker;
-use super::{Config, Prefix, file};
+use super::{Prefix, file};
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -124,6 +123,15 @@ pub(crate) struct Submit {
     pub(crate) aliases_file: Option<PathBuf>,
 }
 
+/// Who named the listeners.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ListenersFrom {
+    /// Nobody.
+    BuiltIn,
+    /// The operator.
+    Written,
+}
+
 impl Checker {
     pub(super) fn listeners(
         &mut self,
@@ -220,24 +228,6 @@ impl Checker {
         Submit {
             socket: self.socket("submit.socket", &written.socket),
             aliases_file: self.optional_path("submit.aliases_file", &written.aliases_file),
-        }
-    }
-
-    /// Each socket has a path of its own.
-    pub(super) fn no_shared_sockets(&mut self, config: &Config) {
-        let (admin, submit) = (&config.admin.socket, &config.submit.socket);
-        if admin == submit {
-            let reason = "is admin.socket, too";
-            self.wrong("submit.socket".into(), &submit.to_string_lossy(), reason);
-        }
-        for (index, listener) in config.listeners.iter().enumerate() {
-            if let ListenAddress::Unix(path) = &listener.address
-                && (path == admin || path == submit)
-            {
-                let reason = "is admin.socket or submit.socket, too";
-                let key = format!("listener[{index}].address");
-                self.wrong(key, &listener.address.to_string(), reason);
-            }
         }
     }
 

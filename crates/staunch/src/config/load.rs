@@ -9,9 +9,9 @@ use std::io::Read;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
-use super::check::ListenersFrom;
 use super::file::{self, File};
 use super::layer::{self, Layer};
+use super::listener::ListenersFrom;
 use super::show::Sources;
 use super::surroundings::Surroundings;
 use super::{Config, ConfigError, Problem, Shown, Source, check};

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Longest duration accepted: far over any use, far below any overflow of a time.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
