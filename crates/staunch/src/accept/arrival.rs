@@ -1,74 +1,11 @@
 //! How a client came in: what is known of it before it says anything.
 
-use std::fmt;
 use std::net::IpAddr;
 
-use policy::TlsVersion;
-
-use super::doors::Door;
+use super::entrance::{Door, is_proxy};
 use super::fixups::Repair;
-use super::listener::is_proxy;
-use super::visitors::Standing;
-use crate::config::{ClientInReceived, Config, ListenerMode, MissingHeaders};
-use crate::place::Place;
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Peer {
-    /// A host: its address, or the one that a listed proxy gives for it.
-    Remote(IpAddr),
-    /// A process of this machine, through a unix socket; the system says whose.
-    Local {
-        /// The user's number.
-        uid: u32,
-    },
-    /// A client that a listed proxy does not name, or the proxy itself: never trusted, since the address of the proxy says nothing about
-    /// the clients behind it.
-    Unnamed {
-        /// Where the proxy is.
-        proxy: Place,
-    },
-}
-
-impl Peer {
-    /// Where it is, for counting.
-    pub(super) fn place(self) -> Place {
-        match self {
-            Self::Remote(address) => Place::of(address),
-            Self::Local { uid } => Place::Local(uid),
-            Self::Unnamed { proxy } => proxy,
-        }
-    }
-
-    /// May it relay without logging in, where that is a question of where it is?
-    ///
-    /// Who can reach a unix socket was let in by the permissions of its path.
-    pub(super) fn is_trusted(self, config: &Config) -> bool {
-        match self {
-            Self::Remote(address) => {
-                config.access.networks.iter().any(|network| network.contains(address))
-            }
-            Self::Local { .. } => true,
-            Self::Unnamed { .. } => false,
-        }
-    }
-
-    /// May strangers fill its place?
-    pub(super) fn standing(self, config: &Config) -> Standing {
-        if self.is_trusted(config) { Standing::Trusted } else { Standing::Stranger }
-    }
-}
-
-/// As the log has it: `192.0.2.1`, `uid 1000`, `unknown`.
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Remote(address) => address.fmt(f),
-            Self::Local { uid } => write!(f, "uid {uid}"),
-            Self::Unnamed { .. } => f.write_str("unknown"),
-        }
-    }
-}
+use super::peer::{Peer, TlsFacts};
+use crate::config::{ClientInReceived, ListenerMode, MissingHeaders};
 
 /// A client at one of our doors.
 #[derive(Clone, Debug)]
@@ -111,15 +48,4 @@ impl Arrival {
             }
         }
     }
-}
-
-/// What was agreed on with the client in a TLS handshake.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct TlsFacts {
-    /// The protocol's version.
-    pub(super) version: TlsVersion,
-    /// The name of the cipher suite in IANA's registry, as RFC 8314 §4.3 wants it.
-    pub(super) cipher: &'static str,
-    /// What ties a login to this very connection: `tls-exporter` (RFC 9266 §2); TLS 1.3 only.
-    pub(super) exporter: Option<[u8; 32]>,
 }

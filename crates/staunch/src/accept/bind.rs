@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
-use super::arrival::Peer;
 use super::inherited::{Inherited, InheritedSocket};
+use super::peer::Peer;
 use super::stream::Socket;
 use crate::config::ListenAddress;
 use crate::socket_file::SocketFile;

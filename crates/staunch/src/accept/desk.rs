@@ -8,19 +8,20 @@ use std::sync::Arc;
 use smtp::command::{Brackets, Mail, Rcpt, Recipient};
 use smtp::server::{Client, Session, Step};
 use smtp::{Response, ReversePath, Status};
-use spool::{MessageId, RECIPIENTS_MAX};
+use spool::MessageId;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Shared;
-use super::arrival::{Arrival, Peer, TlsFacts};
+use super::arrival::Arrival;
+use super::dialogue::Dialogue;
 use super::envelope::{self, Addressee, Asked, Recipients, Times};
 use super::fixups::Fixups;
 use super::incoming::Incoming;
-use super::login::Dialogue;
+use super::peer::{Peer, TlsFacts};
 use super::received::{Means, Trace};
 use super::refusal::{self, Refusal};
-use super::rules;
+use super::rules::{self, recipients_max};
+use super::shared::Shared;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config};
@@ -413,8 +414,3 @@ impl Desk {
 
 /// How often each recipient may be repeated, about. Our choice: programs write an address in To, Cc and Bcc.
 const REPEATED_MAX: usize = 4;
-
-/// Of one message.
-pub(super) fn recipients_max(config: &Config) -> usize {
-    config.limits.recipients.min(RECIPIENTS_MAX)
-}

@@ -14,11 +14,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Shared;
 use super::bind::{self, Acceptor};
-use super::certificates::{Certificate, Certificates};
+use super::certificates::Certificates;
+use super::entrance::{Door, Entrance};
 use super::inherited::Inherited;
 use super::listener::{self, Site};
+use super::shared::Shared;
 use crate::config::{
     BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
 };
@@ -29,36 +30,6 @@ use crate::lock::lock;
 const LISTENER_SOCKET_MODE: u32 = 0o660;
 /// Of the submit socket: every user of this machine.
 const SUBMIT_SOCKET_MODE: u32 = 0o666;
-
-/// What a door is for.
-#[derive(Clone, Debug)]
-pub(super) struct Entrance {
-    pub(super) listener: Listener,
-    pub(super) certificate: Option<Arc<Certificate>>,
-}
-
-impl Entrance {
-    /// Is there a certificate to begin TLS with?
-    pub(super) fn can_secure(&self) -> bool {
-        self.certificate.as_ref().is_some_and(|certificate| certificate.shown().is_some())
-    }
-}
-
-/// The door that a client came through, as it is now.
-#[derive(Clone, Debug)]
-pub(super) struct Door(watch::Receiver<Arc<Entrance>>);
-
-impl Door {
-    /// What it is for; once it is gone, what it was for at last.
-    pub(super) fn entrance(&self) -> Arc<Entrance> {
-        Arc::clone(&self.0.borrow())
-    }
-
-    /// Has the configuration no such door any more?
-    pub(super) fn is_gone(&self) -> bool {
-        self.0.has_changed().is_err()
-    }
-}
 
 /// A door of the configuration.
 #[derive(Clone, Debug)]

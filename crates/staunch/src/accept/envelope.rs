@@ -13,7 +13,7 @@ use spool::{
     BodyFacts, Deadline, Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState,
 };
 
-use super::arrival::Peer;
+use super::peer::Peer;
 use super::refusal::Refusal;
 use crate::auth::users::UserName;
 use crate::config::Config;

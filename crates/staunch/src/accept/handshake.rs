@@ -6,9 +6,9 @@ use smtp::RemoteText;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::arrival::Peer;
-use super::doors::Entrance;
+use super::entrance::Entrance;
 use super::pace::HANDSHAKE_TIMEOUT;
+use super::peer::Peer;
 use super::stream::{Socket, TlsStream};
 use crate::connect::tls::{self, Side};
 

@@ -150,7 +150,7 @@ mod tests {
     use spool::{Options, Spool};
 
     use super::super::fixups::Repair;
-    use super::super::session::{GREEDIEST, READ_OCTETS};
+    use super::super::stream::{GREEDIEST, READ_OCTETS};
     use super::*;
     use crate::budget::{Borrower, Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS, Shares};
     use crate::place::Place;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::session::READ_OCTETS;
-use super::stream::Stream;
+use super::stream::{READ_OCTETS, Stream};
 
 /// After our last word: how long, and for how many octets, the client is still listened to. Closing
 /// with input unread would make the system take the last word back (RFC 9293 §3.6.1).

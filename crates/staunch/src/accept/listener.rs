@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::Shared;
-use super::arrival::Peer;
 use super::bind::Acceptor;
-use super::doors::{Door, Entrance};
+use super::entrance::{Door, is_proxy};
+use super::peer::Peer;
 use super::refusal::Refusal;
 use super::session::{self, Newcomer};
+use super::shared::Shared;
 use super::stream::Socket;
 use crate::config::ListenerMode;
 
@@ -97,15 +97,5 @@ impl Site {
         }
         let door = door.clone();
         visit.map(|visit| Newcomer { socket, peer, door, entrance, visit })
-    }
-}
-
-/// Will `peer` say first for whom it speaks?
-pub(super) fn is_proxy(peer: Peer, entrance: &Entrance) -> bool {
-    match peer {
-        Peer::Remote(address) => {
-            entrance.listener.proxy_protocol_from.iter().any(|proxy| proxy.contains(address))
-        }
-        Peer::Local { .. } | Peer::Unnamed { .. } => false,
     }
 }

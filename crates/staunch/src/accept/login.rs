@@ -3,41 +3,23 @@
 use aws_lc_rs::rand;
 use smtp::sasl::{
     Binding, ClientFinal, ClientFirst, LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism,
-    Mechanisms, Plain, Secret, ServerFirst, parse_login, server_final,
+    Mechanisms, Plain, Secret, parse_login, server_final,
 };
 use smtp::server::Session;
 use smtp::{RemoteText, Response, Status};
 use tokio::time::sleep;
 
-use super::arrival::{Arrival, TlsFacts};
+use super::arrival::Arrival;
 use super::desk::Desk;
+use super::dialogue::{Dialogue, Exchange};
+use super::peer::TlsFacts;
 use super::refusal::Refusal;
-use crate::auth::{Auth, Challenged, Login, Offered, Penalty, Verdict};
+use crate::auth::{Auth, Offered, Penalty, Verdict};
 
 /// Random octets of a nonce, which makes each exchange another one (RFC 5802 §5.1).
 const NONCE_OCTETS: usize = 18;
 /// The only binding that we have (RFC 9266).
 const TLS_EXPORTER: &str = "tls-exporter";
-
-/// What the client's next message is.
-#[derive(Debug)]
-pub(super) enum Dialogue {
-    Plain,
-    LoginName,
-    LoginPassword(Box<str>),
-    ScramFirst(Mechanism),
-    ScramLast(Box<Exchange>),
-    /// It has seen our proof; all that is left is an empty message.
-    ScramEnd(Login),
-}
-
-/// A SCRAM exchange whose challenge was sent.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    first: ClientFirst,
-    reply: ServerFirst,
-    challenged: Challenged,
-}
 
 /// What to say to a message of the client.
 enum Turn {

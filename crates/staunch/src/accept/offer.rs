@@ -6,10 +6,10 @@ use smtp::data::Newlines;
 use smtp::server::{Access, Settings};
 
 use super::arrival::Arrival;
-use super::desk::recipients_max;
-use super::doors::Entrance;
+use super::entrance::Entrance;
 use super::envelope::{DELIVER_BY_SECONDS_MIN, HOLD_SECONDS_MAX};
 use super::login;
+use super::rules::recipients_max;
 use crate::auth::Auth;
 use crate::config::{BareNewline, Config, ListenerMode};
 

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use smtp::proxy_header::{Header, Progress, V2_OCTETS_MAX, parse};
 use tokio::time::timeout;
 
-use super::arrival::Peer;
 use super::pace::PROXY_HEADER_TIMEOUT;
+use super::peer::Peer;
 use super::stream::Socket;
 
 /// Room for a header as proxies write it; longer ones get more.

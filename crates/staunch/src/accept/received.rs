@@ -9,7 +9,7 @@ use smtp::server::{Client, Protocol};
 use smtp::{Domain, Mailbox};
 use spool::MessageId;
 
-use super::arrival::Peer;
+use super::peer::Peer;
 
 /// How a message came in.
 #[derive(Debug)]
@@ -113,8 +113,7 @@ fn for_clause(mailbox: &Mailbox) -> String {
 mod tests {
     use std::net::IpAddr;
 
-    use smtp::HostName;
-    use smtp::RemoteText;
+    use smtp::{HostName, RemoteText};
 
     use super::*;
 

@@ -7,7 +7,7 @@ use smtp::data::Fault;
 use smtp::{Response, Status};
 use tracing::info;
 
-use super::arrival::Peer;
+use super::peer::Peer;
 
 /// A refusal that this side decides. What is wrong with a command's form, the session answers itself.
 #[derive(Clone, Debug, Eq, PartialEq)]

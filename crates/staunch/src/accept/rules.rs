@@ -5,11 +5,17 @@ use std::slice;
 
 use smtp::command::Recipient;
 use smtp::{Domain, HostName, Mailbox, ReversePath};
+use spool::RECIPIENTS_MAX;
 
 use super::arrival::Arrival;
 use super::refusal::Refusal;
 use crate::auth::{Auth, Login};
 use crate::config::{Config, Destination, ListenerMode, Senders};
+
+/// Recipients of one message.
+pub(super) fn recipients_max(config: &Config) -> usize {
+    config.limits.recipients.min(RECIPIENTS_MAX)
+}
 
 /// May this client send mail at all?
 ///

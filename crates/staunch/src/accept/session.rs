@@ -14,32 +14,25 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Shared;
-use super::arrival::{Arrival, Peer};
+use super::arrival::Arrival;
 use super::desk::Desk;
-use super::doors::{Door, Entrance};
+use super::entrance::{Door, Entrance, is_proxy};
 use super::gathered::Gathered;
 use super::handshake::handshake;
 use super::leave::{LINGER, leave};
-use super::listener::is_proxy;
 use super::offer;
 use super::pace::Pace;
+use super::peer::{Peer, Standing};
 use super::proxy::{Introduction, introduced};
 use super::refusal::Refusal;
-use super::stream::{RECORD_OCTETS, Socket, Stream};
-use super::visitors::{Standing, Visit};
+use super::shared::Shared;
+use super::stream::{READ_OCTETS, Socket, Stream};
+use super::visitors::Visit;
 use crate::budget::Held;
 use crate::config::{Config, ListenerMode};
 
-/// Octets read at once, which a message's guarantee includes.
-pub(super) const READ_OCTETS: usize = 8 * 1024;
 /// The same for content that keeps filling the buffer, if memory is free.
 const READ_OCTETS_FAST: usize = 64 * 1024;
-/// The session that needs most when nothing is lent to it: one under TLS.
-pub(super) const GREEDIEST: Held = {
-    let octets = READ_OCTETS + RECORD_OCTETS;
-    Held { now: octets, least: octets }
-};
 /// Room for a read, however long the line in the buffer is already.
 const READ_OCTETS_MIN: usize = 1024;
 

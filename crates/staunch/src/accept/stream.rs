@@ -14,13 +14,21 @@ use rustls::{CipherSuite, ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::arrival::TlsFacts;
+use super::peer::TlsFacts;
+use crate::budget::Held;
 
 /// RFC 9266 §2: the label under which both ends derive what ties a login to their connection.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
 /// RFC 8446 §5.1: the content of a record, which the library decrypts as a whole.
 pub(super) const RECORD_OCTETS: usize = 16 * 1024;
+/// Octets read at once, which a message's guarantee includes.
+pub(super) const READ_OCTETS: usize = 8 * 1024;
+/// The session that needs most when nothing is lent to it: one under TLS.
+pub(super) const GREEDIEST: Held = {
+    let octets = READ_OCTETS + RECORD_OCTETS;
+    Held { now: octets, least: octets }
+};
 
 /// A connected socket.
 #[derive(Debug)]

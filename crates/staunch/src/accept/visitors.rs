@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::arrival::Peer;
+use super::peer::{Peer, Standing};
 use crate::config::Limits;
 use crate::lock::lock;
 use crate::place::Place;
@@ -22,15 +22,6 @@ pub(super) struct Visitors {
 struct Present {
     all: usize,
     by_place: HashMap<Place, usize>,
-}
-
-/// Does it matter to us whether this client finds a place?
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Standing {
-    /// It may relay.
-    Trusted,
-    /// Everybody else.
-    Stranger,
 }
 
 impl Visitors {

@@ -31,9 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
 use crate::place::Place;
-use brake::Brake;
 pub(crate) use brake::Penalty;
-use brake::PlaceTrust;
+use brake::{Brake, PlaceTrust};
 use checks::{Checks, Claim};
 use remembered::{Remembered, Tag};
 use scram::ScramKeys;

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use super::arguments::Settings;
+use super::exit::{Exit, Failure};
 use crate::accept::Inherited;
 use crate::config::{ConfigError, Loaded, log_filter};
 use crate::daemon::check_files::check_files_to_run;
 use crate::daemon::reload::Origin;
 use crate::daemon::{self, descriptors};
 use crate::telemetry;
-
-use super::arguments::Settings;
-use super::exit::{Exit, Failure};
 
 /// Threads that wait for the disk at once; further work for it queues. Ours: more than a disk does side by
 /// side. Each costs about a megabyte, and a thousand clients whose messages go to disk would start hundreds.

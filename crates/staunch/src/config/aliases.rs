@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use smtp::{Domain, Mailbox};
 
-use super::aliases_file;
 use super::checker::Checker;
-use super::file;
+use super::{aliases_file, file};
 
 /// Addresses that one name may stand for, the way through other names included. Our choice: larger lists are for list managers.
 pub(super) const TARGETS_MAX: usize = 100;

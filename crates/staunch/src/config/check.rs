@@ -11,14 +11,13 @@ use std::time::Duration;
 use smtp::Mailbox;
 
 use super::checker::{Checker, Findings, in_range};
-use super::listener::ListenAddress;
-use super::listener::ListenersFrom;
+use super::listener::{ListenAddress, ListenersFrom};
 use super::log_filter::log_filter;
-use super::units::YEAR;
+use super::units::{self, YEAR};
 use super::{
     Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, EightBit,
     Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts, OnFailure, Patience,
-    Prefix, StsMode, Tls, TlsFloor, file, units,
+    Prefix, StsMode, Tls, TlsFloor, file,
 };
 
 /// Where a resolver listens unless a port is written.

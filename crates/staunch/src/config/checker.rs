@@ -5,8 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::units;
-use super::units::YEAR;
+use super::units::{self, YEAR};
 
 /// Largest count accepted: over any number of descriptors or recipients that a machine has.
 const COUNT_MAX: u32 = 1_000_000;

@@ -1,12 +1,13 @@
 //! A valid configuration, as the daemon runs on it. Fields are named as the keys.
 
-use smtp::{Domain, HostName, Mailbox};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use smtp::{Domain, HostName, Mailbox};
 
 use super::access::Access;
 use super::aliases::Aliases;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use smtp::{Domain, Reply, ReplyClass};
 
 use super::dial::{is_local, is_no_route};
-
 use crate::connect::connection::Broken;
 use crate::connect::tls::HandshakeError;
 use crate::telemetry::{Problem, Reason};

@@ -1,10 +1,9 @@
 //! Where does mail for a domain go next: to the domain's MX hosts, or where the operator says?
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy::Onward;
-use std::collections::BTreeSet;
-
 use smtp::HostName;
 use spool::LaneKey;
 

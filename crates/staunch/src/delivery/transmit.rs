@@ -29,15 +29,14 @@ use smtp::stuff::{BareNewline, Unsendable};
 use smtp::{RemoteText, Reply, ReplyClass, Stuffer, Verbatim};
 use tokio::time::Instant;
 
-use answers::Answers;
-pub(crate) use content::{Body, BodySource, PIECE_OCTETS};
-pub(crate) use transmitted::{Transmitted, Trouble};
-
 use crate::connect::connection::{Broken, Connection, Written};
 use crate::connect::is_throttling;
 use crate::connect::pool::Idle;
 use crate::delivery::outcome::SERVICE_CLOSING;
 use crate::delivery::yielding::Yielding;
+use answers::Answers;
+pub(crate) use content::{Body, BodySource, PIECE_OCTETS};
+pub(crate) use transmitted::{Transmitted, Trouble};
 
 /// RFC 5321 §4.2.2.
 const BAD_SEQUENCE: u16 = 503;

@@ -358,12 +358,14 @@ fn in_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use hickory_proto::rr::Record;
     use hickory_proto::rr::rdata::{MX, SOA};
     use hickory_proto::serialize::binary::BinEncodable as _;
-    use std::net::{Ipv4Addr, Ipv6Addr};
     use world::World;
+
+    use super::*;
 
     fn name(text: &str) -> HostName {
         HostName::parse(text).unwrap()

@@ -128,10 +128,11 @@ fn negative_ttl(said: Option<u32>, chain: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use hickory_proto::op::{Message, OpCode, Query};
     use hickory_proto::rr::Record;
     use hickory_proto::rr::rdata::{A, MX};
+
+    use super::*;
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()

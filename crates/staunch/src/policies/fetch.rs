@@ -16,7 +16,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use policy::registrable_domain;
 use smtp::{HostName, RemoteText};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -149,8 +148,10 @@ impl Fetcher {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jiff::Timestamp;
     use world::{Answer, Handshake, Leaf, RecordType, Reply, Serve, Site, World};
+
+    use super::*;
 
     const BODY: &str = "version: STSv1\nmode: none\nmax_age: 60\n";
 

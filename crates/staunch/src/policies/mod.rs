@@ -30,12 +30,11 @@ mod waiting_mail;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use moka::future::Cache;
-use policy::sts::keep::{Kept, Moment, NoPolicy, State};
+use policy::sts::keep::{Kept, Moment, State};
 use smtp::HostName;
 use spool::{Policies, StoreError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::error;

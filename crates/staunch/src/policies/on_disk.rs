@@ -1,6 +1,8 @@
 //! A thousand sequences of look-ups on the real files, each broken off after any of its writes: what is read back is
 //! what was written, and an `enforce` policy that was answered is either read or missed.
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{ClockTrust, Moment};
 use policy::sts::keep::{
@@ -10,7 +12,6 @@ use policy::sts::keep::{
 use policy::sts::{Id, RecordError};
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, Options, Spool, StoreError};
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use super::rows;
 

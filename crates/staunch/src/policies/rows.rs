@@ -95,9 +95,10 @@ pub(super) fn row_of(domain: &HostName, state: &State) -> PolicyRow {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use jiff::Timestamp;
     use policy::sts::keep::{Alarm, RecentFetch};
+
+    use super::*;
 
     const BODY: &[u8] = b"version: STSv1\nmode: enforce\nmx: mx.a.test\nmax_age: 86400\n";
 

@@ -1,9 +1,11 @@
 //! The keeper against real DNS, real policy hosts and a real store: what is asked, what holds, and
 //! what is left after a restart.
 
+use jiff::Timestamp;
 use policy::sts::Id;
-use policy::sts::keep::{Alarm, State, Stored};
+use policy::sts::keep::{Alarm, NoPolicy, State, Stored};
 use spool::{Found, Options, PolicyRow, Spool};
+use tokio::sync::oneshot;
 use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};
 
 use super::*;

@@ -10,9 +10,7 @@ use spool::{
 
 use super::settle;
 use crate::config::Config;
-use crate::message::Removals;
-use crate::message::Submitter;
-use crate::message::{Body, Rest, Target, Work};
+use crate::message::{Body, Removals, Rest, Submitter, Target, Work};
 use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::telemetry::{Problem, Reason};
 

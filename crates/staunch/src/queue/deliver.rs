@@ -266,8 +266,7 @@ mod tests {
     use super::super::stop::{self, TakenOut, Verb};
     use super::*;
     use crate::clock;
-    use crate::message::Work;
-    use crate::message::facts_of;
+    use crate::message::{Work, facts_of};
 
     fn commit(stage: &Stage, to: &[&str]) -> MessageId {
         let now = clock::now();

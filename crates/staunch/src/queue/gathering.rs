@@ -14,10 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::settle::{self, Failing};
 use super::store;
-use crate::message::Work;
 use crate::queue::gathered::Gathered;
 use crate::queue::handle::QueueHandle;
-use crate::telemetry::Problem;
 
 /// Tells of what was gathered, until `stop`; then of all that is left.
 pub(crate) async fn watch(handle: Arc<QueueHandle>, stop: CancellationToken) {
@@ -102,8 +100,8 @@ mod tests {
     use super::super::stop::{self, Verb};
     use super::*;
     use crate::clock;
-    use crate::message::facts_of;
-    use crate::telemetry::Reason;
+    use crate::message::{Work, facts_of};
+    use crate::telemetry::{Problem, Reason};
 
     /// A message with one recipient in each of these domains.
     fn commit(stage: &Stage, domains: &[&str]) -> MessageId {

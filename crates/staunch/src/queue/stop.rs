@@ -9,13 +9,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use spool::{Acted, Filter, MessageId, RecipientNo, RecipientPlace, RecipientState};
-use spool::{Selection, StoreError};
+use spool::{
+    Acted, Filter, MessageId, RecipientNo, RecipientPlace, RecipientState, Selection, Spool,
+    StoreError,
+};
 
 use crate::queue::bounce;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
-use spool::Spool;
 
 /// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10 ms for it.
 const PAGE: usize = 500;

@@ -1,9 +1,10 @@
 //! Which unused connection has waited longest, of all or of one site? Plain data under the pool's lock.
 
-use crate::connect::PoolKey;
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::time::Instant;
+
+use crate::connect::PoolKey;
 
 /// A connection that was parked. It may be in use again.
 #[derive(Debug)]
@@ -85,12 +86,12 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use crate::connect::{Door, Sources};
     use std::time::Duration;
 
     use smtp::{Domain, HostName};
 
     use super::*;
+    use crate::connect::{Door, Sources};
 
     fn entry(serial: u64, start: Instant) -> Entry {
         let host = Domain::Name(HostName::parse(&format!("mx{serial}.test")).unwrap());

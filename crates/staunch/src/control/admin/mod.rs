@@ -32,14 +32,12 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use listener::AdminListener;
-
 use crate::control::Control;
 use crate::control::explain::{self, Question};
 use crate::dns::ServerState;
 use crate::socket_file::{self, MayOpen};
-use answer::Peer;
-use answer::Refused;
+use answer::{Peer, Refused};
+use listener::AdminListener;
 
 /// Owner and group; others have no business with the queue.
 const SOCKET_MODE: u32 = 0o660;

@@ -11,8 +11,8 @@ use smtp::Domain;
 use spool::{Filter, LaneKey, LaneTrouble, QueueRow, RecipientState};
 
 use super::answer::{Refused, ask_store};
-use super::queue::HELD;
-use super::{queue, switches};
+use super::queue::{self, HELD};
+use super::switches;
 use crate::control::Control;
 
 /// Recipients read at once.

@@ -1,9 +1,9 @@
 //! Messages that not every host takes as they are.
 
-use crate::telemetry::Problem;
-use crate::telemetry::Reason;
 use smtp::Domain;
 use smtp::mime::{LINE_OCTETS_MAX, Refused};
+
+use crate::telemetry::{Problem, Reason};
 
 /// Why a host does not take a message in the form that it has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

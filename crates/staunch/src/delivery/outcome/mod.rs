@@ -16,15 +16,14 @@ use policy::{Proof, TlsVersion};
 use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
+use crate::message::Target;
+use crate::schedule::{after, retry_delay, spread};
+use crate::telemetry::{Problem, Reason};
 pub(crate) use effect::{Effect, Trouble};
 pub(crate) use error::{AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Scope};
 pub(crate) use gone::StarttlsGone;
 pub(crate) use misfit::Misfit;
 pub(crate) use walk::{Demand, Walk};
-
-use crate::message::Target;
-use crate::schedule::{after, retry_delay, spread};
-use crate::telemetry::{Problem, Reason};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
 pub(crate) const SERVICE_CLOSING: u16 = 421;

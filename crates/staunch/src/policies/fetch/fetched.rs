@@ -1,10 +1,11 @@
 //! What a fetch brings, or why it brings nothing.
 
-use crate::dns::DnsFailure;
-use jiff::Timestamp;
-use smtp::HostName;
-use smtp::RemoteText;
 use std::net::IpAddr;
+
+use jiff::Timestamp;
+use smtp::{HostName, RemoteText};
+
+use crate::dns::DnsFailure;
 
 /// The text that a policy host served.
 #[derive(Clone, Debug, Eq, PartialEq)]

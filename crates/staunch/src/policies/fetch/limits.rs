@@ -101,8 +101,9 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures_util::FutureExt as _;
+
+    use super::*;
 
     fn name(text: &str) -> HostName {
         HostName::parse(text).unwrap()

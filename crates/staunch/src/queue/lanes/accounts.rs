@@ -4,11 +4,11 @@
 //! together leaves a part that is never lent to them, so nothing has to be taken back from a host that has the
 //! content and is silent.
 
-use crate::message::Submitter;
 use std::collections::HashMap;
 
 use super::group::Group;
 use super::ring::Holds;
+use crate::message::Submitter;
 
 /// What is known of the next hop of an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

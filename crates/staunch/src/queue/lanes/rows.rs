@@ -3,7 +3,6 @@
 //!
 //! So a sender who writes to a hundred thousand new domains has as many turns as one who writes to a single one.
 
-use crate::message::Submitter;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spool::LaneKey;
@@ -12,6 +11,7 @@ use super::accounts::{Charge, Class, Most};
 use super::group::Group;
 use super::ring::{Holds, Ring};
 use super::turns::Turns;
+use crate::message::Submitter;
 
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
