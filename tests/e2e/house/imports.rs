@@ -225,16 +225,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn note_use(&mut self, tree: &UseTree, before: &mut Path, is_exported: bool) {
+    fn note_use(&mut self, tree: &UseTree, before: &mut Path, visibility: &Visibility) {
         let (name, called) = match tree {
             UseTree::Path(path) => {
                 before.push(path.ident.to_string());
-                self.note_use(&path.tree, before, is_exported);
+                self.note_use(&path.tree, before, visibility);
                 before.pop();
                 return;
             }
             UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.note_use(tree, before, is_exported));
+                group.items.iter().for_each(|tree| self.note_use(tree, before, visibility));
                 return;
             }
             UseTree::Name(name) => (name.ident.to_string(), name.ident.to_string()),
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
             (before.iter().cloned().chain([name]).collect(), called)
         };
         if let Some(path) = self.absolute(&path) {
-            if is_exported {
+            if !matches!(visibility, Visibility::Inherited) {
                 self.exported.insert(called.clone());
             }
             self.source.names.insert(called, path);
@@ -277,8 +277,7 @@ impl Visit<'_> for Reader<'_> {
         }
         self.source.made.extend(name.map(ToString::to_string));
         if let Item::Use(item) = item {
-            let is_exported = !matches!(item.vis, Visibility::Inherited);
-            self.note_use(&item.tree, &mut Path::new(), is_exported);
+            self.note_use(&item.tree, &mut Path::new(), &item.vis);
         } else {
             visit::visit_item(self, item);
         }

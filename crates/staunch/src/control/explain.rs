@@ -84,11 +84,7 @@ pub(crate) async fn walk(queue: &QueueHandle, question: Question) -> Result<Valu
         Some(verdict) => (verdict, Value::Null),
         None => {
             let error = attempt::conclude(outbound, &next_hop, bound.as_ref(), walk).await;
-            let verdict = match error.verdict().0 {
-                Fate::Defer => "defer",
-                Fate::Fail => "reject",
-            };
-            (verdict, json!(error.problem().reason.as_str()))
+            (verdict_word(&error), json!(error.problem().reason.as_str()))
         }
     };
     Ok(json!({
@@ -106,6 +102,14 @@ pub(crate) async fn walk(queue: &QueueHandle, question: Question) -> Result<Valu
         "mx": tale.mx,
         "steps": tale.steps,
     }))
+}
+
+/// What becomes of mail that no host takes.
+fn verdict_word(error: &AttemptError) -> &'static str {
+    match error.verdict().0 {
+        Fate::Defer => "defer",
+        Fate::Fail => "reject",
+    }
 }
 
 /// What was found so far.

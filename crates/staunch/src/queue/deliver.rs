@@ -81,18 +81,7 @@ async fn try_and_settle(
     let freshness =
         freshness(handle, &due, targets, &circumstances(&today.delivery.retry, 0)).await;
     let dice = dice();
-    // Of a next hop that is known already nothing is to be learnt.
-    let told = (due.class == Class::New).then_some(ToldQueue { handle, ticket: due.ticket });
-    let sessions = told.as_ref().map(|told| told as &dyn Sessions);
-    let task = Task { lane: &due.lane, work: &due.work, sessions };
-    let tried = tokio::select! {
-        biased;
-        tried = attempt::attempt(&handle.outbound, &task, (sending, yielding), freshness) => tried,
-        () = yielding.granted() => {
-            let error = AttemptError::Yielded { doing: yielding.doing() };
-            attempt::ended_without_answer(sending, handle.config(), error)
-        }
-    };
+    let tried = attempt_until_room_is_wanted(handle, &due, (sending, yielding), freshness).await;
     // What is left is ours, and ends by itself.
     yielding.content_begins();
     let (config, result) = match tried {
@@ -129,6 +118,27 @@ async fn try_and_settle(
         aftermath::lane_failed(handle, config, due.lane, (problem, expired_at, begun)).await;
     }
     Ok(finished)
+}
+
+/// Tries `due` for as long as other mail does not need its place.
+async fn attempt_until_room_is_wanted(
+    handle: &Arc<QueueHandle>,
+    due: &Due,
+    (sending, yielding): (&Sending, &Yielding),
+    freshness: Freshness,
+) -> Tried {
+    // Of a next hop that is known already nothing is to be learnt.
+    let told = (due.class == Class::New).then_some(ToldQueue { handle, ticket: due.ticket });
+    let sessions = told.as_ref().map(|told| told as &dyn Sessions);
+    let task = Task { lane: &due.lane, work: &due.work, sessions };
+    tokio::select! {
+        biased;
+        tried = attempt::attempt(&handle.outbound, &task, (sending, yielding), freshness) => tried,
+        () = yielding.granted() => {
+            let error = AttemptError::Yielded { doing: yielding.doing() };
+            attempt::ended_without_answer(sending, handle.config(), error)
+        }
+    }
 }
 
 /// The queue wants to know with whom an attempt at an unknown next hop has a session.
