@@ -309,7 +309,7 @@ mod tests {
 
     use super::*;
     use crate::test_ca::{Ca, host, leaf_params, now, self_signed, shown, variant};
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     const MX: &str = "mx.example.com";
 
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn every_certificate_vector_is_judged_as_listed() {
         let ca = Ca::root("Test CA");
-        for Row { id, cells } in vectors::rows("cert.tsv") {
+        for VectorRow { id, cells } in vectors::rows("cert.tsv") {
             assert_eq!(cells[0], MX, "{id}");
             // STARTTLS refused: there is no certificate to judge, see the tests end to end.
             if id == "C033" {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-pub use judge::{Change, Judge, LastMark, TrustedBy};
+pub use judge::{ClockChange, Judge, LastMark, TrustedBy};
 pub use mark::{Anchor, BadMark, BootId, Mark, Slack};
 pub use witness::Witness;
 
@@ -78,14 +78,14 @@ impl Moment {
 
 /// Both clocks, read at the same moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Reading {
+pub struct ClockReading {
     /// What anybody with the right to do so can set.
     pub wall: Timestamp,
     /// CLOCK_BOOTTIME: the time since the machine started, also while it slept.
     pub boottime: Duration,
 }
 
-impl Reading {
+impl ClockReading {
     /// How long after `earlier` this was, in the same boot.
     fn since(self, earlier: Duration) -> SignedDuration {
         signed(self.boottime.saturating_sub(earlier))

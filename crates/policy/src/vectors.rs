@@ -1,20 +1,20 @@
 //! The test vectors in `tests/data/vectors`: one TSV a topic, every row of which a test must use.
 
 /// One line: its id, and the cells after it as they stand in the file.
-pub(crate) struct Row {
+pub(crate) struct VectorRow {
     pub(crate) id: String,
     pub(crate) cells: Vec<String>,
 }
 
-pub(crate) fn rows(file: &str) -> Vec<Row> {
+pub(crate) fn rows(file: &str) -> Vec<VectorRow> {
     let path = format!("{}/../../tests/data/vectors/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let rows: Vec<Row> = text
+    let rows: Vec<VectorRow> = text
         .lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| {
             let mut cells = line.split('\t').map(str::to_owned);
-            Row { id: cells.next().unwrap(), cells: cells.collect() }
+            VectorRow { id: cells.next().unwrap(), cells: cells.collect() }
         })
         .collect();
     assert!(rows.len() > 10, "{file} is cut off");

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{
-    BootId, Change, ClockTrust, Judge, LastMark, Mark, Moment, Reading, TrustedBy, Witness,
+    BootId, ClockChange, ClockReading, ClockTrust, Judge, LastMark, Mark, Moment, TrustedBy,
+    Witness,
 };
 use policy::registrable_domain;
 use proptest::prelude::*;
@@ -145,7 +146,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let reading = Reading { wall: stamp(0), boottime: Duration::ZERO };
+        let reading = ClockReading { wall: stamp(0), boottime: Duration::ZERO };
         let judge = Judge::start(reading, boot(0), LastMark::Never);
         let mut world = Self {
             judge,
@@ -167,9 +168,12 @@ impl World {
         world
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&self) -> ClockReading {
         let boottime = u64::try_from(self.true_time - self.boot_began).unwrap();
-        Reading { wall: stamp(self.true_time + self.off), boottime: Duration::from_secs(boottime) }
+        ClockReading {
+            wall: stamp(self.true_time + self.off),
+            boottime: Duration::from_secs(boottime),
+        }
     }
 
     fn apply(&mut self, step: Step) {
@@ -263,7 +267,7 @@ impl World {
         self.lives += 1;
         let change = self.judge.look(self.reading());
         let now_in_doubt = self.judge.moment(self.reading()).clock == ClockTrust::Suspect;
-        let ended = matches!(change, Change::BecameTrusted(_));
+        let ended = matches!(change, ClockChange::BecameTrusted(_));
         assert!(!was_in_doubt || now_in_doubt || ended, "a restart ended the doubt");
         if !was_in_doubt {
             self.doubted = 0;
@@ -321,16 +325,16 @@ impl World {
         (self.ran, self.was_off) = (0, 0);
     }
 
-    fn took(&mut self, change: Change, ordered: Option<TrustedBy>) {
+    fn took(&mut self, change: ClockChange, ordered: Option<TrustedBy>) {
         let reading = self.reading();
         let moment = self.judge.moment(reading);
         match change {
-            Change::None => {}
-            Change::BecameSuspect(_) => {
+            ClockChange::None => {}
+            ClockChange::BecameSuspect(_) => {
                 self.heard.clear();
                 self.doubted = 0;
             }
-            Change::BecameTrusted(by) => {
+            ClockChange::BecameTrusted(by) => {
                 match by {
                     TrustedBy::Agreement => {}
                     TrustedBy::Witnesses => {

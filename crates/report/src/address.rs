@@ -5,14 +5,14 @@ use smtp::params::OriginalRecipient;
 
 /// May the notice have UTF-8 outside its text, as `message/global-delivery-status` (RFC 6533 §4)?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Form {
+pub(crate) enum AddressForm {
     /// No: it travels everywhere. UTF-8 in addresses is written in ASCII.
     Ascii,
     /// Yes: it goes to an address with UTF-8, so its way has SMTPUTF8 or none at all.
     Global,
 }
 
-impl Form {
+impl AddressForm {
     /// The form for a notice to `to`.
     pub(crate) fn of(to: &Mailbox) -> Self {
         if to.as_str().is_ascii() { Self::Ascii } else { Self::Global }
@@ -20,26 +20,26 @@ impl Form {
 }
 
 /// `type; address`, for Final-Recipient.
-pub(crate) fn final_recipient(mailbox: &Mailbox, form: Form) -> String {
+pub(crate) fn final_recipient(mailbox: &Mailbox, form: AddressForm) -> String {
     let address = mailbox.as_str();
     if address.is_ascii() {
         return format!("rfc822; {address}");
     }
     match form {
-        Form::Ascii => format!("utf-8; {}", embedded(address)),
-        Form::Global => format!("utf-8; {address}"),
+        AddressForm::Ascii => format!("utf-8; {}", embedded(address)),
+        AddressForm::Global => format!("utf-8; {address}"),
     }
 }
 
 /// `type; address`, for Original-Recipient: what was encoded for the command is decoded (RFC 3461 §6.3). An address
 /// beyond ASCII has its own type (RFC 6533 §3), whatever the sender called it.
-pub(crate) fn original_recipient(original: &OriginalRecipient, form: Form) -> String {
+pub(crate) fn original_recipient(original: &OriginalRecipient, form: AddressForm) -> String {
     let (kind, address) = (original.addr_type(), original.address());
     let is_utf8 = kind.eq_ignore_ascii_case("utf-8") || !address.as_str().is_ascii();
     let kind = if is_utf8 { "utf-8" } else { kind };
     match form {
-        Form::Ascii if is_utf8 => format!("{kind}; {}", embedded(address.as_str())),
-        Form::Ascii | Form::Global => format!("{kind}; {address}"),
+        AddressForm::Ascii if is_utf8 => format!("{kind}; {}", embedded(address.as_str())),
+        AddressForm::Ascii | AddressForm::Global => format!("{kind}; {address}"),
     }
 }
 
@@ -73,8 +73,8 @@ mod tests {
         ];
         for (address, ascii, global) in cases {
             let mailbox = Mailbox::parse_utf8(address).unwrap();
-            assert_eq!(final_recipient(&mailbox, Form::Ascii), ascii);
-            assert_eq!(final_recipient(&mailbox, Form::Global), global);
+            assert_eq!(final_recipient(&mailbox, AddressForm::Ascii), ascii);
+            assert_eq!(final_recipient(&mailbox, AddressForm::Global), global);
         }
     }
 
@@ -89,8 +89,8 @@ mod tests {
         ];
         for (written, ascii, global) in cases {
             let original = OriginalRecipient::parse(written).unwrap();
-            assert_eq!(original_recipient(&original, Form::Ascii), ascii);
-            assert_eq!(original_recipient(&original, Form::Global), global);
+            assert_eq!(original_recipient(&original, AddressForm::Ascii), ascii);
+            assert_eq!(original_recipient(&original, AddressForm::Global), global);
         }
     }
 }

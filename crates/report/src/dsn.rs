@@ -15,9 +15,9 @@ use smtp::originals::OriginalRecipients;
 use smtp::params::{EnvelopeId, OriginalRecipient};
 use smtp::{Domain, Mailbox, RemoteText, Status};
 
-use crate::address::{self, Form};
+use crate::address::{self, AddressForm};
 use crate::lines::{push_field, push_paragraph};
-use crate::mime::{self, Shape};
+use crate::mime::{self, MimeShape};
 use crate::wording::Action;
 
 const DETAIL_INDENT: &str = "    ";
@@ -44,18 +44,18 @@ pub struct Dsn<'a> {
     /// What happened.
     pub action: Action,
     /// To whom; at least one.
-    pub recipients: &'a [Recipient<'a>],
+    pub recipients: &'a [ReportedRecipient<'a>],
     /// How much of the original goes back.
     pub returned: Returned,
     /// What the original was sent as.
-    pub kind: Kind,
+    pub kind: DsnKind,
     /// The original message, or at least its header block. The caller bounds it.
     pub original: &'a [u8],
 }
 
 /// One recipient of the message.
 #[derive(Clone, Debug)]
-pub struct Recipient<'a> {
+pub struct ReportedRecipient<'a> {
     /// What the sender wrote for it, if that was told.
     pub originals: &'a OriginalRecipients,
     /// The address as it was given to us.
@@ -77,7 +77,7 @@ pub struct Recipient<'a> {
 
 /// What the original message was sent as.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum DsnKind {
     /// Its header is ASCII, or pretends to be.
     Ordinary,
     /// With SMTPUTF8: its header may have UTF-8 (RFC 6532).
@@ -98,15 +98,15 @@ pub enum Returned {
 impl Dsn<'_> {
     /// The whole notice as it is queued: header and body, every line ended by CRLF.
     pub fn compose(&self) -> Vec<u8> {
-        let form = Form::of(self.to);
+        let form = AddressForm::of(self.to);
         let text = HumanPart::new(self.text(), form);
         let status = self.delivery_status(form);
         let original = ReturnedPart::new(self.returned, self.kind, self.original);
         let boundary =
             mime::boundary(&[text.content.as_bytes(), status.as_bytes(), &original.content]);
         let status_type = match form {
-            Form::Ascii => "message/delivery-status",
-            Form::Global => "message/global-delivery-status",
+            AddressForm::Ascii => "message/delivery-status",
+            AddressForm::Global => "message/global-delivery-status",
         };
 
         let is_8bit = [original.encoding, text.encoding, encoding(&status)].contains(&EIGHT_BIT);
@@ -166,7 +166,7 @@ impl Dsn<'_> {
     }
 
     /// RFC 3464 §2: a block for the message, then one for each recipient.
-    fn delivery_status(&self, form: Form) -> String {
+    fn delivery_status(&self, form: AddressForm) -> String {
         let mut out = String::new();
         push_field(&mut out, "Reporting-MTA", &format!("dns; {}", self.reporting_mta));
         if let Some(id) = self.envelope_id {
@@ -181,7 +181,7 @@ impl Dsn<'_> {
     }
 }
 
-impl Recipient<'_> {
+impl ReportedRecipient<'_> {
     fn push_text(&self, out: &mut String, action: Action) {
         // As it was written: a quoted local part has spaces that count.
         out.push_str(&format!("\r\n<{}>\r\n", self.final_recipient));
@@ -205,7 +205,7 @@ impl Recipient<'_> {
     }
 
     /// A block for each address that the sender wrote (RFC 3464 §2.3.1), whatever became one recipient here.
-    fn push_status(&self, out: &mut String, action: Action, form: Form) {
+    fn push_status(&self, out: &mut String, action: Action, form: AddressForm) {
         if self.originals.is_empty() {
             self.push_block(out, None, action, form);
         }
@@ -219,7 +219,7 @@ impl Recipient<'_> {
         out: &mut String,
         original: Option<&OriginalRecipient>,
         action: Action,
-        form: Form,
+        form: AddressForm,
     ) {
         out.push_str("\r\n");
         if let Some(original) = original {
@@ -271,11 +271,11 @@ struct HumanPart {
 }
 
 impl HumanPart {
-    fn new(text: String, form: Form) -> Self {
+    fn new(text: String, form: AddressForm) -> Self {
         let (charset, encoding) = match form {
             _ if text.is_ascii() => ("us-ascii", SEVEN_BIT),
-            Form::Ascii => ("utf-8", QUOTED_PRINTABLE),
-            Form::Global => ("utf-8", EIGHT_BIT),
+            AddressForm::Ascii => ("utf-8", QUOTED_PRINTABLE),
+            AddressForm::Global => ("utf-8", EIGHT_BIT),
         };
         let content = if encoding == QUOTED_PRINTABLE {
             String::from_utf8_lossy(&mime::quoted_printable(text.as_bytes())).into_owned()
@@ -294,17 +294,17 @@ struct ReturnedPart {
 }
 
 impl ReturnedPart {
-    fn new(returned: Returned, kind: Kind, original: &[u8]) -> Self {
+    fn new(returned: Returned, kind: DsnKind, original: &[u8]) -> Self {
         let full = match (returned, mime::shape(original)) {
-            (Returned::Full, Shape::SevenBit) => Some(SEVEN_BIT),
-            (Returned::Full, Shape::EightBit) => Some(EIGHT_BIT),
-            (Returned::Full, Shape::Unsafe) | (Returned::Headers, _) => None,
+            (Returned::Full, MimeShape::SevenBit) => Some(SEVEN_BIT),
+            (Returned::Full, MimeShape::EightBit) => Some(EIGHT_BIT),
+            (Returned::Full, MimeShape::Unsafe) | (Returned::Headers, _) => None,
         };
         match full {
             Some(encoding) => {
                 let content_type = match kind {
-                    Kind::Ordinary => "message/rfc822",
-                    Kind::Utf8 => "message/global",
+                    DsnKind::Ordinary => "message/rfc822",
+                    DsnKind::Utf8 => "message/global",
                 };
                 Self { content_type, encoding, content: original.to_vec() }
             }
@@ -313,14 +313,16 @@ impl ReturnedPart {
     }
 
     /// RFC 6522 §4, RFC 6533 §6: 7bit, or quoted-printable where the header is not legal 7-bit text.
-    fn headers(kind: Kind, header: &[u8]) -> Self {
+    fn headers(kind: DsnKind, header: &[u8]) -> Self {
         let (encoding, content) = match mime::shape(header) {
-            Shape::SevenBit => (SEVEN_BIT, header.to_vec()),
-            Shape::EightBit | Shape::Unsafe => (QUOTED_PRINTABLE, mime::quoted_printable(header)),
+            MimeShape::SevenBit => (SEVEN_BIT, header.to_vec()),
+            MimeShape::EightBit | MimeShape::Unsafe => {
+                (QUOTED_PRINTABLE, mime::quoted_printable(header))
+            }
         };
         let content_type = match kind {
-            Kind::Ordinary => "text/rfc822-headers",
-            Kind::Utf8 => "message/global-headers",
+            DsnKind::Ordinary => "text/rfc822-headers",
+            DsnKind::Utf8 => "message/global-headers",
         };
         Self { content_type, encoding, content }
     }

@@ -10,5 +10,5 @@ mod lines;
 mod mime;
 mod wording;
 
-pub use dsn::{Dsn, Kind, Recipient, Returned};
+pub use dsn::{Dsn, DsnKind, ReportedRecipient, Returned};
 pub use wording::Action;

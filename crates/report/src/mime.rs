@@ -12,7 +12,7 @@ const BOUNDARY_DIGITS: usize = 8;
 
 /// What a body part needs from the way to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Shape {
+pub(crate) enum MimeShape {
     /// ASCII in lines of legal length.
     SevenBit,
     /// As before, but with octets above 127.
@@ -22,14 +22,14 @@ pub(crate) enum Shape {
 }
 
 /// How `content` can be carried unencoded.
-pub(crate) fn shape(content: &[u8]) -> Shape {
-    let mut shape = Shape::SevenBit;
+pub(crate) fn shape(content: &[u8]) -> MimeShape {
+    let mut shape = MimeShape::SevenBit;
     for line in crlf_lines(content) {
         if line.len() > LINE_MAX || line.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
-            return Shape::Unsafe;
+            return MimeShape::Unsafe;
         }
         if !line.is_ascii() {
-            shape = Shape::EightBit;
+            shape = MimeShape::EightBit;
         }
     }
     shape
@@ -107,15 +107,15 @@ mod tests {
     #[test]
     fn what_cannot_travel_is_seen() {
         let long = "x".repeat(999);
-        let cases: &[(&[u8], Shape)] = &[
-            (b"", Shape::SevenBit),
-            (b"a: b\r\n\r\nc\r\n", Shape::SevenBit),
-            ("gr\u{fc}n\r\n".as_bytes(), Shape::EightBit),
-            (b"a\0b\r\n", Shape::Unsafe),
-            (b"a\nb\r\n", Shape::Unsafe),
-            (b"a\rb\r\n", Shape::Unsafe),
-            (b"a\r\r\n", Shape::Unsafe),
-            (long.as_bytes(), Shape::Unsafe),
+        let cases: &[(&[u8], MimeShape)] = &[
+            (b"", MimeShape::SevenBit),
+            (b"a: b\r\n\r\nc\r\n", MimeShape::SevenBit),
+            ("gr\u{fc}n\r\n".as_bytes(), MimeShape::EightBit),
+            (b"a\0b\r\n", MimeShape::Unsafe),
+            (b"a\nb\r\n", MimeShape::Unsafe),
+            (b"a\rb\r\n", MimeShape::Unsafe),
+            (b"a\r\r\n", MimeShape::Unsafe),
+            (long.as_bytes(), MimeShape::Unsafe),
         ];
         for (content, want) in cases {
             assert_eq!(shape(content), *want, "{}", content.escape_ascii());

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use mail_parser::{Message, MessageParser, MimeHeaders, PartType};
-use report::{Action, Dsn, Kind, Recipient, Returned};
+use report::{Action, Dsn, DsnKind, ReportedRecipient, Returned};
 use smtp::originals::OriginalRecipients;
 use smtp::params::EnvelopeId;
 use smtp::{Domain, Mailbox, RemoteText, Status};
@@ -29,7 +29,7 @@ fn mailbox(text: &str) -> Mailbox {
 }
 
 /// A notice of failure about `recipients` of `original`, composed.
-fn compose(recipients: &[Recipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
+fn compose(recipients: &[ReportedRecipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
     let addresses = Addresses::default();
     Dsn { returned, original, ..notice(&addresses, recipients) }.compose()
 }
@@ -46,7 +46,7 @@ impl Default for Addresses {
 }
 
 /// A notice of failure, to be changed.
-fn notice<'a>(addresses: &'a Addresses, recipients: &'a [Recipient<'a>]) -> Dsn<'a> {
+fn notice<'a>(addresses: &'a Addresses, recipients: &'a [ReportedRecipient<'a>]) -> Dsn<'a> {
     Dsn {
         reporting_mta: "relay.example.net",
         from: &addresses.from,
@@ -59,13 +59,13 @@ fn notice<'a>(addresses: &'a Addresses, recipients: &'a [Recipient<'a>]) -> Dsn<
         action: Action::Failed,
         recipients,
         returned: Returned::Headers,
-        kind: Kind::Ordinary,
+        kind: DsnKind::Ordinary,
         original: ORIGINAL,
     }
 }
 
-fn unknown_user<'a>(address: &'a Mailbox, host: &'a Domain) -> Recipient<'a> {
-    Recipient {
+fn unknown_user<'a>(address: &'a Mailbox, host: &'a Domain) -> ReportedRecipient<'a> {
+    ReportedRecipient {
         originals: NONE.get_or_init(OriginalRecipients::default),
         final_recipient: address,
         status: Status::permanent(1, 1),
@@ -115,7 +115,7 @@ fn a_refused_recipient_is_explained() {
 fn several_recipients_share_one_notice_and_a_policy_is_named() {
     let (bob, carol) = (mailbox("bob@example.org"), mailbox("\"carol  c\"@bank.example"));
     let host = Domain::parse("mx1.example.org").unwrap();
-    let kept_back = Recipient {
+    let kept_back = ReportedRecipient {
         originals: NONE.get_or_init(OriginalRecipients::default),
         final_recipient: &carol,
         status: Status::transient(7, 5),
@@ -252,7 +252,7 @@ fn a_delay_is_told_with_its_end() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let envelope_id = EnvelopeId::parse("QQ+20314159").unwrap();
     let original = OriginalRecipients::parse("rfc822;bob+2Blists@example.com").unwrap();
-    let recipient = Recipient {
+    let recipient = ReportedRecipient {
         originals: &original,
         status: Status::transient(7, 5),
         diagnostic: None,
@@ -271,7 +271,7 @@ fn a_delay_is_told_with_its_end() {
 #[test]
 fn who_asked_for_it_is_told_where_the_message_went() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
-    let recipient = Recipient {
+    let recipient = ReportedRecipient {
         status: Status::success(0, 0),
         diagnostic: Some(RemoteText::new("250 2.0.0 queued as 1234")),
         retry_until: Some(time("2026-11-27T12:00:00Z")),
@@ -298,7 +298,7 @@ fn each_action_has_its_class_of_status() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let addresses = Addresses::default();
     for status in [Status::permanent(4, 7), Status::transient(4, 7), Status::success(4, 7)] {
-        let recipients = [Recipient { status, ..unknown_user(&bob, &host) }];
+        let recipients = [ReportedRecipient { status, ..unknown_user(&bob, &host) }];
         for (action, want) in [
             (Action::Failed, "5.4.7"),
             (Action::Delayed, "4.4.7"),
@@ -318,10 +318,10 @@ fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
     let host = Domain::parse("mx1.example.org").unwrap();
     let original = OriginalRecipients::parse("utf-8;jos\u{e9}@example.com").unwrap();
-    let recipients = [Recipient { originals: &original, ..unknown_user(&jose, &host) }];
+    let recipients = [ReportedRecipient { originals: &original, ..unknown_user(&jose, &host) }];
     let addresses = Addresses::default();
     let header = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
-    let kind = Kind::Utf8;
+    let kind = DsnKind::Utf8;
     let composed = Dsn { kind, original: header, ..notice(&addresses, &recipients) }.compose();
     assert_every_line_travels(&composed);
     let message = MessageParser::default().parse(&composed).unwrap();
@@ -336,11 +336,11 @@ fn dsn_11_a_utf8_sender_gets_the_global_form() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();
     let host = Domain::parse("mx1.example.org").unwrap();
     let original = OriginalRecipients::parse("utf-8;jos\\x{E9}@example.com").unwrap();
-    let recipients = [Recipient { originals: &original, ..unknown_user(&jose, &host) }];
+    let recipients = [ReportedRecipient { originals: &original, ..unknown_user(&jose, &host) }];
     let to = Mailbox::parse_utf8("zo\u{eb}@sender.example").unwrap();
     let addresses = Addresses { to, ..Addresses::default() };
     let text = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
-    let (kind, returned) = (Kind::Utf8, Returned::Full);
+    let (kind, returned) = (DsnKind::Utf8, Returned::Full);
     let dsn = Dsn { kind, returned, original: text, ..notice(&addresses, &recipients) };
     assert_golden("global.eml", &dsn.compose());
     let composed = dsn.compose();
@@ -355,7 +355,7 @@ fn people_read_what_a_host_said_in_its_language_and_once() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let said = "550 5.1.1 \u{41f}\u{43e}\u{43b}\u{44c}\u{437}\u{43e}\u{432}\u{430}\u{442}\u{435}\u{43b}\u{44c} \u{43d}\u{435} \u{43d}\u{430}\u{439}\u{434}\u{435}\u{43d}";
     let explanation = format!("mx1.example.org answered RCPT: {said} (remote_5xx)");
-    let recipients = [Recipient {
+    let recipients = [ReportedRecipient {
         diagnostic: Some(RemoteText::new(said)),
         explanation: &explanation,
         ..unknown_user(&bob, &host)
@@ -373,7 +373,7 @@ fn people_read_what_a_host_said_in_its_language_and_once() {
 fn each_address_that_the_sender_wrote_has_its_block() {
     let (bob, host) = (mailbox("bob@example.org"), Domain::parse("mx1.example.org").unwrap());
     let written = OriginalRecipients::parse("rfc822;b@a.example\nrfc822;list@a.example").unwrap();
-    let recipients = [Recipient { originals: &written, ..unknown_user(&bob, &host) }];
+    let recipients = [ReportedRecipient { originals: &written, ..unknown_user(&bob, &host) }];
     let composed = compose(&recipients, Returned::Headers, ORIGINAL);
     let original = ["rfc822; b@a.example", "rfc822; list@a.example"];
     assert_eq!(field(&composed, "Original-Recipient"), original);

@@ -22,7 +22,7 @@
 
 mod envelope;
 
-pub use envelope::{Addressee, Envelope, Options};
+pub use envelope::{Addressee, Envelope, MailOptions};
 use envelope::{mail_command, rcpt_command};
 
 use crate::extensions::{Extension, Extensions};
@@ -74,7 +74,7 @@ impl Stage {
 
 /// What became of one recipient.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Fate {
+pub enum RecipientReply {
     /// The server took responsibility.
     Accepted(Reply),
     /// The server refused, now or for good.
@@ -86,7 +86,7 @@ pub enum Fate {
     },
 }
 
-impl Fate {
+impl RecipientReply {
     /// Was the recipient refused only because the transaction had too many of them?
     ///
     /// RFC 5321 §4.5.3.1.10: 452, or 552 from old servers, to RCPT, or any code with X.5.3; the recipient goes into another
@@ -152,7 +152,7 @@ pub enum Ending {
 #[derive(Debug, Eq, PartialEq)]
 pub struct Finished {
     /// One for each recipient, in envelope order.
-    pub fates: Vec<Fate>,
+    pub fates: Vec<RecipientReply>,
     /// Whether another transaction may follow on this connection.
     pub ending: Ending,
 }
@@ -163,7 +163,7 @@ pub struct Interrupted {
     /// What was awaited.
     pub stage: Stage,
     /// The recipients' fates as far as they were known; `None` is still open.
-    pub fates: Vec<Option<Fate>>,
+    pub fates: Vec<Option<RecipientReply>>,
 }
 
 /// The server answered with a reply that this point of the dialogue does not have. Close the
@@ -180,7 +180,7 @@ pub struct Unexpected {
 /// What the caller does next. Whatever was appended to its buffer is sent in any case.
 #[derive(Debug)]
 #[must_use]
-pub enum Step<'a> {
+pub enum TransactionStep<'a> {
     /// Read a reply and pass it to [`Transaction::on_reply`].
     Await(Transaction<'a>),
     /// Send the message in the form of [`Transaction::transfer`], then call [`Transaction::body_sent`]
@@ -197,13 +197,13 @@ pub struct Transaction<'a> {
     extensions: Extensions,
     transfer: Transfer,
     is_pipelined: bool,
-    state: State,
-    fates: Vec<Option<Fate>>,
+    state: TransactionState,
+    fates: Vec<Option<RecipientReply>>,
 }
 
 /// Whose reply is awaited.
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum TransactionState {
     Mail,
     /// Of the recipient with this index.
     Rcpt(usize),
@@ -225,10 +225,10 @@ impl<'a> Transaction<'a> {
         extensions: &Extensions,
         transfer: Transfer,
         out: &mut Vec<u8>,
-    ) -> Step<'a> {
+    ) -> TransactionStep<'a> {
         let fates = vec![None; envelope.recipients.len()];
         if fates.is_empty() {
-            return Step::Done(Finished { fates: Vec::new(), ending: Ending::Clean });
+            return TransactionStep::Done(Finished { fates: Vec::new(), ending: Ending::Clean });
         }
         let extensions = *extensions;
         let is_pipelined = extensions.offers(Extension::Pipelining);
@@ -241,8 +241,8 @@ impl<'a> Transaction<'a> {
                 out.extend_from_slice(DATA);
             }
         }
-        let state = State::Mail;
-        Step::Await(Self { envelope, extensions, transfer, is_pipelined, state, fates })
+        let state = TransactionState::Mail;
+        TransactionStep::Await(Self { envelope, extensions, transfer, is_pipelined, state, fates })
     }
 
     /// The form of the message, if it is sent.
@@ -253,11 +253,11 @@ impl<'a> Transaction<'a> {
     /// What is being awaited; it decides the time limit.
     pub fn stage(&self) -> Stage {
         match self.state {
-            State::Mail => Stage::Mail,
-            State::Rcpt(_) => Stage::Rcpt,
-            State::Data => Stage::Data,
-            State::Sending | State::Discard => Stage::Body,
-            State::Message => Stage::EndOfData,
+            TransactionState::Mail => Stage::Mail,
+            TransactionState::Rcpt(_) => Stage::Rcpt,
+            TransactionState::Data => Stage::Data,
+            TransactionState::Sending | TransactionState::Discard => Stage::Body,
+            TransactionState::Message => Stage::EndOfData,
         }
     }
 
@@ -265,8 +265,12 @@ impl<'a> Transaction<'a> {
     #[must_use]
     pub fn body_sent(self) -> Self {
         match self.state {
-            State::Sending => Self { state: State::Message, ..self },
-            State::Mail | State::Rcpt(_) | State::Data | State::Message | State::Discard => self,
+            TransactionState::Sending => Self { state: TransactionState::Message, ..self },
+            TransactionState::Mail
+            | TransactionState::Rcpt(_)
+            | TransactionState::Data
+            | TransactionState::Message
+            | TransactionState::Discard => self,
         }
     }
 
@@ -276,7 +280,11 @@ impl<'a> Transaction<'a> {
     ///
     /// [`Unexpected`] for a reply that the state does not have. Nothing was delivered, unless all of the
     /// message had been sent ([`Stage::EndOfData`]), in which case nobody knows.
-    pub fn on_reply(self, reply: Reply, out: &mut Vec<u8>) -> Result<Step<'a>, Unexpected> {
+    pub fn on_reply(
+        self,
+        reply: Reply,
+        out: &mut Vec<u8>,
+    ) -> Result<TransactionStep<'a>, Unexpected> {
         use ReplyClass::{Continue, Permanent, Success, Transient};
         if reply.code == CLOSING {
             return Ok(self.finish(reply, Ending::Close));
@@ -285,29 +293,42 @@ impl<'a> Transaction<'a> {
             return Ok(self.finish(reply, Ending::CloseNoChunking));
         }
         match (self.state, reply.class()) {
-            (State::Mail, Success) => Ok(self.next_recipient_or_data(0, out)),
-            (State::Mail, Transient | Permanent) => Ok(self.sender_refused(&reply, out)),
-            (State::Rcpt(index), Success) => Ok(self.next_recipient_or_data(index + 1, out)),
-            (State::Rcpt(index), Transient | Permanent) => Ok(self.refused(index, reply, out)),
-            (State::Data, Continue) => Ok(self.body_or_discard(out)),
-            (State::Data, Transient | Permanent) => Ok(self.finish(reply, Ending::Reset)),
-            // Before its end: the server will not read the rest in step with us.
-            (State::Sending, Transient | Permanent) => Ok(self.finish(reply, Ending::Close)),
-            // RFC 3030 §2: behind a chunk that was refused, only RSET ends the transaction for sure.
-            (State::Message, Transient | Permanent) if self.transfer == Transfer::Chunk => {
+            (TransactionState::Mail, Success) => Ok(self.next_recipient_or_data(0, out)),
+            (TransactionState::Mail, Transient | Permanent) => Ok(self.sender_refused(&reply, out)),
+            (TransactionState::Rcpt(index), Success) => {
+                Ok(self.next_recipient_or_data(index + 1, out))
+            }
+            (TransactionState::Rcpt(index), Transient | Permanent) => {
+                Ok(self.refused(index, reply, out))
+            }
+            (TransactionState::Data, Continue) => Ok(self.body_or_discard(out)),
+            (TransactionState::Data, Transient | Permanent) => {
                 Ok(self.finish(reply, Ending::Reset))
             }
-            (State::Message, Success | Transient | Permanent) => {
+            // Before its end: the server will not read the rest in step with us.
+            (TransactionState::Sending, Transient | Permanent) => {
+                Ok(self.finish(reply, Ending::Close))
+            }
+            // RFC 3030 §2: behind a chunk that was refused, only RSET ends the transaction for sure.
+            (TransactionState::Message, Transient | Permanent)
+                if self.transfer == Transfer::Chunk =>
+            {
+                Ok(self.finish(reply, Ending::Reset))
+            }
+            (TransactionState::Message, Success | Transient | Permanent) => {
                 Ok(self.finish(reply, Ending::Clean))
             }
             // RFC 2920 §3.1: nobody was accepted, so whatever it says is no delivery.
-            (State::Discard, Success | Continue | Transient | Permanent) => {
+            (TransactionState::Discard, Success | Continue | Transient | Permanent) => {
                 Ok(self.finish(reply, Ending::Reset))
             }
             // 250 to DATA is not "delivered": no body was sent.
-            (State::Data, Success)
-            | (State::Mail | State::Rcpt(_) | State::Message, Continue)
-            | (State::Sending, Success | Continue) => {
+            (TransactionState::Data, Success)
+            | (
+                TransactionState::Mail | TransactionState::Rcpt(_) | TransactionState::Message,
+                Continue,
+            )
+            | (TransactionState::Sending, Success | Continue) => {
                 Err(Unexpected { reply, interrupted: self.interrupted() })
             }
         }
@@ -318,84 +339,92 @@ impl<'a> Transaction<'a> {
         Interrupted { stage: self.stage(), fates: self.fates }
     }
 
-    fn sender_refused(mut self, reply: &Reply, out: &mut Vec<u8>) -> Step<'a> {
-        self.fates.fill(Some(Fate::Refused { stage: Stage::Mail, reply: reply.clone() }));
+    fn sender_refused(mut self, reply: &Reply, out: &mut Vec<u8>) -> TransactionStep<'a> {
+        self.fates.fill(Some(RecipientReply::Refused { stage: Stage::Mail, reply: reply.clone() }));
         if self.is_pipelined {
             return self.next_recipient_or_data(0, out);
         }
-        Step::Done(Finished {
+        TransactionStep::Done(Finished {
             fates: self.fates.into_iter().flatten().collect(),
             ending: Ending::Reset,
         })
     }
 
-    fn refused(mut self, index: usize, reply: Reply, out: &mut Vec<u8>) -> Step<'a> {
+    fn refused(mut self, index: usize, reply: Reply, out: &mut Vec<u8>) -> TransactionStep<'a> {
         // With too many recipients, those behind would only hear the same.
         let ends_the_list = is_too_many(&reply) && !self.is_pipelined;
         let next = if ends_the_list { self.fates.len() } else { index + 1 };
         for fate in self.fates.iter_mut().take(next).skip(index) {
             // Already refused with the sender: that reply is the cause.
-            fate.get_or_insert_with(|| Fate::Refused { stage: Stage::Rcpt, reply: reply.clone() });
+            fate.get_or_insert_with(|| RecipientReply::Refused {
+                stage: Stage::Rcpt,
+                reply: reply.clone(),
+            });
         }
         self.next_recipient_or_data(next, out)
     }
 
-    fn next_recipient_or_data(mut self, next: usize, out: &mut Vec<u8>) -> Step<'a> {
+    fn next_recipient_or_data(mut self, next: usize, out: &mut Vec<u8>) -> TransactionStep<'a> {
         if let Some(recipient) = self.envelope.recipients.get(next) {
-            self.state = State::Rcpt(next);
+            self.state = TransactionState::Rcpt(next);
             if !self.is_pipelined {
                 rcpt_command(recipient, &self.extensions, &self.envelope.options, out);
             }
-            return Step::Await(self);
+            return TransactionStep::Await(self);
         }
         let is_data_sent = self.is_pipelined && self.transfer == Transfer::Data;
         if !is_data_sent && !self.has_open() {
             let fates = self.fates.into_iter().flatten().collect();
-            return Step::Done(Finished { fates, ending: Ending::Reset });
+            return TransactionStep::Done(Finished { fates, ending: Ending::Reset });
         }
         match self.transfer {
             Transfer::Data => {
                 if !is_data_sent {
                     out.extend_from_slice(DATA);
                 }
-                self.state = State::Data;
-                Step::Await(self)
+                self.state = TransactionState::Data;
+                TransactionStep::Await(self)
             }
             Transfer::Chunk => {
                 out.extend_from_slice(format!("BDAT {} LAST\r\n", self.envelope.size).as_bytes());
-                self.state = State::Sending;
-                Step::SendBody(self)
+                self.state = TransactionState::Sending;
+                TransactionStep::SendBody(self)
             }
         }
     }
 
-    fn body_or_discard(mut self, out: &mut Vec<u8>) -> Step<'a> {
+    fn body_or_discard(mut self, out: &mut Vec<u8>) -> TransactionStep<'a> {
         if self.has_open() {
-            self.state = State::Sending;
-            return Step::SendBody(self);
+            self.state = TransactionState::Sending;
+            return TransactionStep::SendBody(self);
         }
         // A server that refuses MAIL because a transaction is open already has taken these recipients for that one: it would deliver
         // an empty message to them.
         if self.is_sender_refused() {
             let fates = self.fates.into_iter().flatten().collect();
-            return Step::Done(Finished { fates, ending: Ending::Close });
+            return TransactionStep::Done(Finished { fates, ending: Ending::Close });
         }
-        self.state = State::Discard;
+        self.state = TransactionState::Discard;
         out.extend_from_slice(b".\r\n");
-        Step::Await(self)
+        TransactionStep::Await(self)
     }
 
     /// Does `reply` say that BDAT, which was written as it must be, is not understood?
     fn is_chunk_unknown(&self, reply: &Reply) -> bool {
         let is_sent = match self.state {
-            State::Sending | State::Message => self.transfer == Transfer::Chunk,
-            State::Mail | State::Rcpt(_) | State::Data | State::Discard => false,
+            TransactionState::Sending | TransactionState::Message => {
+                self.transfer == Transfer::Chunk
+            }
+            TransactionState::Mail
+            | TransactionState::Rcpt(_)
+            | TransactionState::Data
+            | TransactionState::Discard => false,
         };
         is_sent && CHUNK_UNKNOWN.contains(&reply.code)
     }
 
     fn is_sender_refused(&self) -> bool {
-        matches!(self.fates.first(), Some(Some(Fate::Refused { stage: Stage::Mail, .. })))
+        matches!(self.fates.first(), Some(Some(RecipientReply::Refused { stage: Stage::Mail, .. })))
     }
 
     fn has_open(&self) -> bool {
@@ -403,12 +432,16 @@ impl<'a> Transaction<'a> {
     }
 
     /// `reply` is the answer for everyone who has none of their own.
-    fn finish(self, reply: Reply, ending: Ending) -> Step<'a> {
+    fn finish(self, reply: Reply, ending: Ending) -> TransactionStep<'a> {
         let stage = self.stage();
         let is_accepted = stage == Stage::EndOfData && reply.class() == ReplyClass::Success;
-        let fate = if is_accepted { Fate::Accepted(reply) } else { Fate::Refused { stage, reply } };
+        let fate = if is_accepted {
+            RecipientReply::Accepted(reply)
+        } else {
+            RecipientReply::Refused { stage, reply }
+        };
         let fates = self.fates.into_iter().map(|own| own.unwrap_or_else(|| fate.clone())).collect();
-        Step::Done(Finished { fates, ending })
+        TransactionStep::Done(Finished { fates, ending })
     }
 }
 
@@ -437,10 +470,12 @@ mod tests {
     }
 
     /// `+250`, or `-R550` with the first letter of the stage.
-    fn show(fate: &Fate) -> String {
+    fn show(fate: &RecipientReply) -> String {
         match fate {
-            Fate::Accepted(reply) => format!("+{}", reply.code),
-            Fate::Refused { stage, reply } => format!("-{}{}", letter(*stage), reply.code),
+            RecipientReply::Accepted(reply) => format!("+{}", reply.code),
+            RecipientReply::Refused { stage, reply } => {
+                format!("-{}{}", letter(*stage), reply.code)
+            }
         }
     }
 
@@ -458,7 +493,7 @@ mod tests {
             recipients: &recipients,
             size: 1,
             has_8bit: false,
-            options: Options::default(),
+            options: MailOptions::default(),
         };
         let offers = extensions(keywords);
         let mut out = Vec::new();
@@ -466,18 +501,20 @@ mod tests {
         let mut codes = codes.iter();
         let ended = loop {
             let transaction = match step {
-                Step::Done(Finished { fates, ending }) => {
+                TransactionStep::Done(Finished { fates, ending }) => {
                     let fates: Vec<_> = fates.iter().map(show).collect();
                     break format!("{} {ending:?}", fates.join(" "));
                 }
-                Step::SendBody(transaction) if codes.as_slice().first().is_some_and(|c| *c < 0) => {
+                TransactionStep::SendBody(transaction)
+                    if codes.as_slice().first().is_some_and(|c| *c < 0) =>
+                {
                     transaction
                 }
-                Step::SendBody(transaction) => {
+                TransactionStep::SendBody(transaction) => {
                     out.extend_from_slice(b"BODY\r\n");
                     transaction.body_sent()
                 }
-                Step::Await(transaction) => transaction,
+                TransactionStep::Await(transaction) => transaction,
             };
             let Some(code) = codes.next() else {
                 let Interrupted { stage, fates } = transaction.interrupted();
@@ -611,7 +648,7 @@ mod tests {
         ];
         for (stage, text, is_too_many, class) in cases {
             let reply = Reply::parse(format!("{text}\r\n").as_bytes()).unwrap();
-            let fate = Fate::Refused { stage, reply };
+            let fate = RecipientReply::Refused { stage, reply };
             assert_eq!(
                 (fate.is_too_many_recipients(), fate.class()),
                 (is_too_many, class),

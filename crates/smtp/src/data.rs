@@ -81,7 +81,7 @@ pub enum Chunk<'i> {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum DataState {
     /// Behind a line end or at the beginning.
     LineStart,
     /// Inside a line.
@@ -96,7 +96,7 @@ enum State {
 
 /// What tells where the content ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Framing {
+enum DataFraming {
     /// A lone dot; dots at the start of other lines are dropped. Lines are those of the client.
     Dots(LineEnd),
     /// The caller, who counts.
@@ -116,8 +116,8 @@ enum Framing {
 /// ```
 #[derive(Clone, Debug)]
 pub struct DataReceiver {
-    framing: Framing,
-    state: State,
+    framing: DataFraming,
+    state: DataState,
     newlines: Newlines,
     fault: Option<Fault>,
     size: u64,
@@ -131,8 +131,8 @@ impl DataReceiver {
     /// without transparency dots and end mark.
     pub fn new(newlines: Newlines, size_max: u64) -> Self {
         Self {
-            framing: Framing::Dots(LineEnd::CrLf),
-            state: State::LineStart,
+            framing: DataFraming::Dots(LineEnd::CrLf),
+            state: DataState::LineStart,
             newlines,
             fault: None,
             size: 0,
@@ -143,7 +143,7 @@ impl DataReceiver {
 
     /// Expects content from a client whose commands end with `end`.
     pub fn ended_by(self, end: LineEnd) -> Self {
-        Self { framing: Framing::Dots(end), ..self }
+        Self { framing: DataFraming::Dots(end), ..self }
     }
 
     /// Octets handed on so far.
@@ -161,41 +161,47 @@ impl DataReceiver {
         while let Some((&first, rest)) = input.split_first() {
             let mut content: &'i [u8] = b"";
             match (self.state, first, self.newlines) {
-                (State::LineStart, b'.', _) if self.framing != Framing::Octets => {
-                    self.consume(input, rest, State::Dot);
+                (DataState::LineStart, b'.', _) if self.framing != DataFraming::Octets => {
+                    self.consume(input, rest, DataState::Dot);
                     // Nearly always text, which needs no look of its own.
                     if rest.first().is_some_and(|next| !matches!(next, b'\r' | b'\n')) {
                         content = self.lines(input);
                     }
                 }
-                (State::Dot, b'\r', _) => self.consume(input, rest, State::DotCr),
-                (State::DotCr, b'\n', _) => return self.end(input, rest),
-                (State::Dot, b'\n', _) if self.framing == Framing::Dots(LineEnd::Lf) => {
+                (DataState::Dot, b'\r', _) => self.consume(input, rest, DataState::DotCr),
+                (DataState::DotCr, b'\n', _) => return self.end(input, rest),
+                (DataState::Dot, b'\n', _) if self.framing == DataFraming::Dots(LineEnd::Lf) => {
                     return self.end(input, rest);
                 }
-                (State::Cr, b'\n', _) => {
-                    self.consume(input, rest, State::LineStart);
+                (DataState::Cr, b'\n', _) => {
+                    self.consume(input, rest, DataState::LineStart);
                     self.end_line(0);
                     content = b"\r\n";
                 }
-                (State::Cr | State::DotCr, b'\r', Newlines::Normalize) => {
-                    self.consume(input, rest, State::Cr);
+                (DataState::Cr | DataState::DotCr, b'\r', Newlines::Normalize) => {
+                    self.consume(input, rest, DataState::Cr);
                 }
                 // The octet is looked at again, as text.
-                (State::Cr | State::DotCr, _, Newlines::Normalize) => {
+                (DataState::Cr | DataState::DotCr, _, Newlines::Normalize) => {
                     self.grow_line(1);
-                    self.state = State::Text;
+                    self.state = DataState::Text;
                     content = b" ";
                 }
-                (State::Cr | State::DotCr, _, Newlines::Strict) => {
-                    self.blame(Fault::BareCr, State::Text);
+                (DataState::Cr | DataState::DotCr, _, Newlines::Strict) => {
+                    self.blame(Fault::BareCr, DataState::Text);
                 }
-                (State::LineStart | State::Text | State::Dot, b'\n', Newlines::Normalize) => {
+                (
+                    DataState::LineStart | DataState::Text | DataState::Dot,
+                    b'\n',
+                    Newlines::Normalize,
+                ) => {
                     self.consume(input, rest, self.behind_bare_lf());
                     self.end_line(0);
                     content = b"\r\n";
                 }
-                (State::LineStart | State::Text | State::Dot, ..) => content = self.lines(input),
+                (DataState::LineStart | DataState::Text | DataState::Dot, ..) => {
+                    content = self.lines(input)
+                }
             }
             if let Some(content) = self.keep(content) {
                 return Chunk::Content(content);
@@ -204,25 +210,25 @@ impl DataReceiver {
         Chunk::NeedInput
     }
 
-    fn consume<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8], state: State) {
+    fn consume<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8], state: DataState) {
         *input = rest;
         self.state = state;
     }
 
     /// To a client that ends lines with CRLF, a dot behind a bare LF is text, and the end mark is not there.
-    fn behind_bare_lf(&self) -> State {
+    fn behind_bare_lf(&self) -> DataState {
         match self.framing {
-            Framing::Dots(LineEnd::CrLf) => State::Text,
-            Framing::Dots(LineEnd::Lf) | Framing::Octets => State::LineStart,
+            DataFraming::Dots(LineEnd::CrLf) => DataState::Text,
+            DataFraming::Dots(LineEnd::Lf) | DataFraming::Octets => DataState::LineStart,
         }
     }
 
     fn end<'i>(&mut self, input: &mut &'i [u8], rest: &'i [u8]) -> Chunk<'i> {
-        self.consume(input, rest, State::LineStart);
+        self.consume(input, rest, DataState::LineStart);
         Chunk::End
     }
 
-    fn blame(&mut self, fault: Fault, state: State) {
+    fn blame(&mut self, fault: Fault, state: DataState) {
         self.fault = self.fault.max(Some(fault));
         self.state = state;
     }
@@ -231,32 +237,32 @@ impl DataReceiver {
     /// dropped, an LF to be replaced, or a CR whose LF is not there yet.
     fn lines<'i>(&mut self, input: &mut &'i [u8]) -> &'i [u8] {
         let all = *input;
-        self.state = State::Text;
+        self.state = DataState::Text;
         let (mut line_start, mut from) = (0, 0);
         while let Some(at) = find_special(all, from) {
             match (all.get(at), all.get(at + 1)) {
                 (Some(b'\r'), Some(b'\n')) => {
                     self.end_line(at - line_start);
                     (line_start, from) = (at + 2, at + 2);
-                    self.state = State::LineStart;
+                    self.state = DataState::LineStart;
                     if matches!(all.get(from), Some(b'.') | None) {
                         return take(input, from, from);
                     }
-                    self.state = State::Text;
+                    self.state = DataState::Text;
                     continue;
                 }
                 (Some(b'\r'), next) if next.is_none() || self.newlines == Newlines::Normalize => {
                     self.grow_line(at - line_start);
-                    self.state = State::Cr;
+                    self.state = DataState::Cr;
                     return take(input, at, at + 1);
                 }
-                (Some(b'\r'), _) => self.blame(Fault::BareCr, State::Text),
+                (Some(b'\r'), _) => self.blame(Fault::BareCr, DataState::Text),
                 (Some(b'\n'), _) if self.newlines == Newlines::Normalize => {
                     self.grow_line(at - line_start);
                     return take(input, at, at);
                 }
-                (Some(b'\n'), _) => self.blame(Fault::BareLf, State::Text),
-                _ => self.blame(Fault::Nul, State::Text),
+                (Some(b'\n'), _) => self.blame(Fault::BareLf, DataState::Text),
+                _ => self.blame(Fault::Nul, DataState::Text),
             }
             from = at + 1;
         }
@@ -311,7 +317,7 @@ pub struct ChunkReceiver(DataReceiver);
 impl ChunkReceiver {
     /// As [`DataReceiver::new`].
     pub fn new(newlines: Newlines, size_max: u64) -> Self {
-        let framing = Framing::Octets;
+        let framing = DataFraming::Octets;
         Self(DataReceiver { framing, ..DataReceiver::new(newlines, size_max) })
     }
 
@@ -335,11 +341,11 @@ impl ChunkReceiver {
     /// on. It is completed once, now, so that whatever is kept consists of lines. No signature breaks: both
     /// body canonicalizations of DKIM add this line end, too (RFC 6376 §3.4.3, §3.4.4).
     pub fn finish(&mut self) -> Option<&'static [u8]> {
-        if self.0.state == State::Cr && self.0.newlines == Newlines::Strict {
-            self.0.blame(Fault::BareCr, State::Text);
+        if self.0.state == DataState::Cr && self.0.newlines == Newlines::Strict {
+            self.0.blame(Fault::BareCr, DataState::Text);
         }
-        let is_open = self.0.state != State::LineStart;
-        self.0.state = State::LineStart;
+        let is_open = self.0.state != DataState::LineStart;
+        self.0.state = DataState::LineStart;
         (is_open && self.0.fault.is_none()).then_some(b"\r\n")
     }
 }

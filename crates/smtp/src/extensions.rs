@@ -68,7 +68,7 @@ impl Extension {
 /// How much a server takes in one session (RFC 9422 §4). What it does not say, or says in a form that
 /// the RFC does not have, is no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Limits {
+pub struct HostLimits {
     /// MAIL commands in this session.
     pub mail_max: Option<NonZeroU32>,
     /// RCPT commands in one transaction.
@@ -77,7 +77,7 @@ pub struct Limits {
     pub rcpt_domain_max: Option<NonZeroU32>,
 }
 
-impl Limits {
+impl HostLimits {
     fn add(&mut self, word: &[u8]) {
         let mut parts = word.splitn(2, |&byte| byte == b'=');
         let (Some(name), Some(value)) = (parts.next(), parts.next()) else { return };
@@ -96,7 +96,7 @@ impl Limits {
 pub struct Extensions {
     offered: u16,
     size: Option<Option<u64>>,
-    limits: Limits,
+    limits: HostLimits,
     deliver_by: Option<u32>,
     auth: Mechanisms,
 }
@@ -172,7 +172,7 @@ impl Extensions {
     }
 
     /// RFC 9422.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> HostLimits {
         self.limits
     }
 

@@ -133,11 +133,11 @@ pub enum HeaderPart<'a> {
 #[derive(Debug)]
 pub struct HeaderScanner {
     above: Above,
-    place: Place,
+    place: HeaderPlace,
 }
 
 #[derive(Debug)]
-enum Place {
+enum HeaderPlace {
     /// The beginning of a line, as far as it is here.
     LineStart(Vec<u8>),
     /// In a line of the section.
@@ -148,14 +148,14 @@ enum Place {
 
 impl Default for HeaderScanner {
     fn default() -> Self {
-        Self { above: Above::Nothing, place: Place::LineStart(Vec::new()) }
+        Self { above: Above::Nothing, place: HeaderPlace::LineStart(Vec::new()) }
     }
 }
 
 impl HeaderScanner {
     /// Has the end of the section been found?
     pub fn is_behind(&self) -> bool {
-        matches!(self.place, Place::Behind)
+        matches!(self.place, HeaderPlace::Behind)
     }
 
     /// The next piece.
@@ -163,12 +163,12 @@ impl HeaderScanner {
         let mut rest = piece;
         while !rest.is_empty() {
             rest = match &mut self.place {
-                Place::Behind => {
+                HeaderPlace::Behind => {
                     take(HeaderPart::Rest(rest));
                     return;
                 }
-                Place::InLine => self.in_line(rest, &mut take),
-                Place::LineStart(held) => {
+                HeaderPlace::InLine => self.in_line(rest, &mut take),
+                HeaderPlace::LineStart(held) => {
                     let held = std::mem::take(held);
                     self.line_start(held, rest, &mut take)
                 }
@@ -178,14 +178,14 @@ impl HeaderScanner {
 
     /// The message has ended.
     pub fn finish(&mut self, mut take: impl FnMut(HeaderPart<'_>)) {
-        if let Place::LineStart(held) = &mut self.place
+        if let HeaderPlace::LineStart(held) = &mut self.place
             && !held.is_empty()
         {
             let held = std::mem::take(held);
             self.decided(&held, &mut take);
         }
         if !self.is_behind() {
-            self.place = Place::Behind;
+            self.place = HeaderPlace::Behind;
             take(HeaderPart::End);
         }
     }
@@ -195,7 +195,7 @@ impl HeaderScanner {
         let (line, rest) = split_line(piece);
         take(HeaderPart::Header(line));
         if line.ends_with(CRLF) {
-            self.place = Place::LineStart(Vec::new());
+            self.place = HeaderPlace::LineStart(Vec::new());
         }
         rest
     }
@@ -221,7 +221,7 @@ impl HeaderScanner {
         if is_decided(&held) {
             self.decided(&held, take);
         } else {
-            self.place = Place::LineStart(held);
+            self.place = HeaderPlace::LineStart(held);
         }
         rest
     }
@@ -235,14 +235,15 @@ impl HeaderScanner {
             }
             HeaderLine::Continuation => {}
             HeaderLine::Empty | HeaderLine::Text => {
-                self.place = Place::Behind;
+                self.place = HeaderPlace::Behind;
                 take(HeaderPart::End);
                 take(HeaderPart::Rest(head));
                 return;
             }
         }
         let is_whole = head.ends_with(CRLF);
-        self.place = if is_whole { Place::LineStart(Vec::new()) } else { Place::InLine };
+        self.place =
+            if is_whole { HeaderPlace::LineStart(Vec::new()) } else { HeaderPlace::InLine };
         take(HeaderPart::Header(head));
     }
 }

@@ -34,10 +34,10 @@ pub mod xtext;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
 pub use client::{
-    Addressee, Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Transfer,
-    Unexpected,
+    Addressee, Ending, Envelope, Finished, Interrupted, RecipientReply, Stage, Transaction,
+    TransactionStep, Transfer, Unexpected,
 };
-pub use extensions::{Extension, Extensions, Limits};
+pub use extensions::{Extension, Extensions, HostLimits};
 pub use host::{HostName, HostNameError, NameTooLong};
 pub use remote_text::RemoteText;
 pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};

@@ -20,13 +20,13 @@ const V1_SIGNATURE: &[u8] = b"PROXY ";
 
 /// How far the header has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Progress {
+pub enum HeaderProgress {
     /// Its beginning; never more than [`V2_OCTETS_MAX`] octets are asked for.
     NeedMore,
     /// It is complete.
     Done {
         /// What it says.
-        header: Header,
+        header: ProxyHeader,
         /// How many octets of the input it is.
         used: usize,
     },
@@ -36,7 +36,7 @@ pub enum Progress {
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Header {
+pub enum ProxyHeader {
     /// Nothing: the proxy speaks for itself (LOCAL), or does not know (UNKNOWN, UNSPEC).
     Local,
     /// The client came by TCP.
@@ -53,20 +53,20 @@ pub enum Header {
 /// Reads the header that `input` begins with.
 ///
 /// ```
-/// use smtp::proxy_header::{Header, Progress, parse};
+/// use smtp::proxy_header::{ProxyHeader, HeaderProgress, parse};
 /// let input = b"PROXY TCP4 192.0.2.1 198.51.100.1 5000 25\r\nEHLO";
-/// let Progress::Done { header: Header::Tcp { source, .. }, used } = parse(input) else { panic!() };
+/// let HeaderProgress::Done { header: ProxyHeader::Tcp { source, .. }, used } = parse(input) else { panic!() };
 /// assert_eq!((source.to_string().as_str(), &input[used..]), ("192.0.2.1:5000", &b"EHLO"[..]));
-/// assert_eq!(parse(b"PRO"), Progress::NeedMore);
-/// assert_eq!(parse(b"EHLO"), Progress::Invalid);
+/// assert_eq!(parse(b"PRO"), HeaderProgress::NeedMore);
+/// assert_eq!(parse(b"EHLO"), HeaderProgress::Invalid);
 /// ```
-pub fn parse(input: &[u8]) -> Progress {
+pub fn parse(input: &[u8]) -> HeaderProgress {
     if agrees(input, V1_SIGNATURE) {
         parse_v1(input)
     } else if agrees(input, V2_SIGNATURE) {
         parse_v2(input)
     } else {
-        Progress::Invalid
+        HeaderProgress::Invalid
     }
 }
 
@@ -75,24 +75,24 @@ fn agrees(input: &[u8], signature: &[u8]) -> bool {
     input.iter().zip(signature).all(|(a, b)| a == b)
 }
 
-fn parse_v1(input: &[u8]) -> Progress {
+fn parse_v1(input: &[u8]) -> HeaderProgress {
     let front = input.get(..V1_OCTETS_MAX).unwrap_or(input);
     let Some(end) = memchr::memmem::find(front, b"\r\n") else {
         let is_whole = input.len() >= V1_OCTETS_MAX;
-        return if is_whole { Progress::Invalid } else { Progress::NeedMore };
+        return if is_whole { HeaderProgress::Invalid } else { HeaderProgress::NeedMore };
     };
     match front.get(..end).and_then(parse_v1_line) {
-        Some(header) => Progress::Done { header, used: end + 2 },
-        None => Progress::Invalid,
+        Some(header) => HeaderProgress::Done { header, used: end + 2 },
+        None => HeaderProgress::Invalid,
     }
 }
 
-fn parse_v1_line(line: &[u8]) -> Option<Header> {
+fn parse_v1_line(line: &[u8]) -> Option<ProxyHeader> {
     let mut words = std::str::from_utf8(line).ok()?.split(' ').skip(1);
     let family = words.next()?;
     // §2.1: whatever stands behind it is ignored.
     if family == "UNKNOWN" {
-        return Some(Header::Local);
+        return Some(ProxyHeader::Local);
     }
     let (from, to) = (words.next()?, words.next()?);
     let (from, to): (IpAddr, IpAddr) = match family {
@@ -102,7 +102,7 @@ fn parse_v1_line(line: &[u8]) -> Option<Header> {
     };
     let source = SocketAddr::new(from, port(words.next()?)?);
     let destination = SocketAddr::new(to, port(words.next()?)?);
-    words.next().is_none().then_some(Header::Tcp { source, destination })
+    words.next().is_none().then_some(ProxyHeader::Tcp { source, destination })
 }
 
 /// §2.1: digits without leading zeros.
@@ -111,24 +111,26 @@ fn port(word: &str) -> Option<u16> {
     written.then(|| word.parse().ok()).flatten()
 }
 
-fn parse_v2(input: &[u8]) -> Progress {
-    let Some(fixed) = input.first_chunk::<V2_FIXED_OCTETS>() else { return Progress::NeedMore };
+fn parse_v2(input: &[u8]) -> HeaderProgress {
+    let Some(fixed) = input.first_chunk::<V2_FIXED_OCTETS>() else {
+        return HeaderProgress::NeedMore;
+    };
     let [.., command, family, high, low] = *fixed;
     let used = V2_FIXED_OCTETS + usize::from(u16::from_be_bytes([high, low]));
-    let Some(body) = input.get(V2_FIXED_OCTETS..used) else { return Progress::NeedMore };
+    let Some(body) = input.get(V2_FIXED_OCTETS..used) else { return HeaderProgress::NeedMore };
     match parse_v2_body(command, family, body) {
-        Some(header) => Progress::Done { header, used },
-        None => Progress::Invalid,
+        Some(header) => HeaderProgress::Done { header, used },
+        None => HeaderProgress::Invalid,
     }
 }
 
 /// Addresses stand in front of `body`; the TLVs behind them tell nothing that is needed here.
-fn parse_v2_body(command: u8, family: u8, body: &[u8]) -> Option<Header> {
+fn parse_v2_body(command: u8, family: u8, body: &[u8]) -> Option<ProxyHeader> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
     match (command, family) {
         // §2.2: of a LOCAL header nothing but the length counts.
-        (LOCAL, _) | (PROXY, 0x00) => Some(Header::Local),
+        (LOCAL, _) | (PROXY, 0x00) => Some(ProxyHeader::Local),
         (PROXY, 0x11) => {
             let (from, to, ports) = addresses::<4>(body)?;
             Some(tcp(Ipv4Addr::from(from).into(), Ipv4Addr::from(to).into(), ports))
@@ -139,7 +141,7 @@ fn parse_v2_body(command: u8, family: u8, body: &[u8]) -> Option<Header> {
         }
         (PROXY, 0x31) => {
             const UNIX_ADDRESSES_OCTETS: usize = 2 * 108;
-            (body.len() >= UNIX_ADDRESSES_OCTETS).then_some(Header::Unix)
+            (body.len() >= UNIX_ADDRESSES_OCTETS).then_some(ProxyHeader::Unix)
         }
         // Datagrams, and what is not assigned.
         _ => None,
@@ -153,8 +155,8 @@ fn addresses<const N: usize>(body: &[u8]) -> Option<([u8; N], [u8; N], [u8; 4])>
     Some((*from, *to, *rest.first_chunk::<4>()?))
 }
 
-fn tcp(from: IpAddr, to: IpAddr, [a, b, c, d]: [u8; 4]) -> Header {
-    Header::Tcp {
+fn tcp(from: IpAddr, to: IpAddr, [a, b, c, d]: [u8; 4]) -> ProxyHeader {
+    ProxyHeader::Tcp {
         source: SocketAddr::new(from, u16::from_be_bytes([a, b])),
         destination: SocketAddr::new(to, u16::from_be_bytes([c, d])),
     }
@@ -168,12 +170,12 @@ mod tests {
 
     fn shown(input: &[u8]) -> String {
         match parse(input) {
-            Progress::NeedMore => "more".to_owned(),
-            Progress::Invalid => "invalid".to_owned(),
-            Progress::Done { header: Header::Tcp { source, destination }, used } => {
+            HeaderProgress::NeedMore => "more".to_owned(),
+            HeaderProgress::Invalid => "invalid".to_owned(),
+            HeaderProgress::Done { header: ProxyHeader::Tcp { source, destination }, used } => {
                 format!("{source} {destination} +{}", input.len() - used)
             }
-            Progress::Done { header, used } => format!("{header:?} +{}", input.len() - used),
+            HeaderProgress::Done { header, used } => format!("{header:?} +{}", input.len() - used),
         }
     }
 
@@ -254,11 +256,11 @@ mod tests {
             let whole = parse(&input);
             for end in 0..input.len() {
                 let decided = parse(&input[..end]);
-                prop_assert!(decided == Progress::NeedMore || decided == whole);
+                prop_assert!(decided == HeaderProgress::NeedMore || decided == whole);
             }
-            if let Progress::Done { used, .. } = whole {
+            if let HeaderProgress::Done { used, .. } = whole {
                 prop_assert!(used <= input.len());
-                prop_assert_eq!(parse(&input[..used - 1]), Progress::NeedMore);
+                prop_assert_eq!(parse(&input[..used - 1]), HeaderProgress::NeedMore);
             }
         }
     }

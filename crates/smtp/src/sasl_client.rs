@@ -45,12 +45,12 @@ impl fmt::Debug for Credentials {
 #[derive(Debug)]
 pub struct Authentication<'a> {
     credentials: &'a Credentials,
-    state: State,
+    state: SaslState,
 }
 
 /// What the next 334 asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum SaslState {
     /// PLAIN's one message, which was too long for the command line.
     PlainMessage,
     /// The name, of LOGIN. What the server calls it does not matter: the order is always the same.
@@ -87,7 +87,7 @@ impl<'a> Authentication<'a> {
             auth_plain(credentials, out)
         } else if offered.has(Mechanism::Login) {
             out.extend_from_slice(b"AUTH LOGIN\r\n");
-            State::LoginName
+            SaslState::LoginName
         } else {
             return None;
         };
@@ -97,31 +97,31 @@ impl<'a> Authentication<'a> {
     /// Advances on the next reply; what has to be sent then is appended to `out`.
     pub fn on_reply(mut self, reply: Reply, out: &mut Vec<u8>) -> AuthStep<'a> {
         // Only this code says that we are somebody now; any other 2yz is a server out of step.
-        if reply.code == AUTHENTICATED && self.state == State::Verdict {
+        if reply.code == AUTHENTICATED && self.state == SaslState::Verdict {
             return AuthStep::Done;
         }
         if reply.class() != ReplyClass::Continue {
             return AuthStep::Refused(reply);
         }
         self.state = match self.state {
-            State::PlainMessage => {
+            SaslState::PlainMessage => {
                 base64::encode(&plain_message(self.credentials), out);
-                State::Verdict
+                SaslState::Verdict
             }
-            State::LoginName => {
+            SaslState::LoginName => {
                 base64::encode(self.credentials.username.as_bytes(), out);
-                State::LoginPassword
+                SaslState::LoginPassword
             }
-            State::LoginPassword => {
+            SaslState::LoginPassword => {
                 base64::encode(self.credentials.password.as_bytes(), out);
-                State::Verdict
+                SaslState::Verdict
             }
             // RFC 4954 §4: the server wants more than there is.
-            State::Verdict => {
+            SaslState::Verdict => {
                 out.push(b'*');
-                State::Cancelled
+                SaslState::Cancelled
             }
-            State::Cancelled => return AuthStep::Refused(reply),
+            SaslState::Cancelled => return AuthStep::Refused(reply),
         };
         out.extend_from_slice(b"\r\n");
         AuthStep::Await(self)
@@ -129,16 +129,16 @@ impl<'a> Authentication<'a> {
 }
 
 /// AUTH with its message, which saves a round trip, if that fits into a command line.
-fn auth_plain(credentials: &Credentials, out: &mut Vec<u8>) -> State {
+fn auth_plain(credentials: &Credentials, out: &mut Vec<u8>) -> SaslState {
     let mut line = b"AUTH PLAIN ".to_vec();
     base64::encode(&plain_message(credentials), &mut line);
     line.extend_from_slice(b"\r\n");
     if line.len() > COMMAND_LINE_OCTETS {
         out.extend_from_slice(b"AUTH PLAIN\r\n");
-        return State::PlainMessage;
+        return SaslState::PlainMessage;
     }
     out.extend_from_slice(&line);
-    State::Verdict
+    SaslState::Verdict
 }
 
 /// RFC 4616 §2: nobody to act for, the name, the password.

@@ -16,7 +16,7 @@ pub struct BareNewline;
 
 /// Where in a line the next octet stands.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Position {
+enum LinePosition {
     #[default]
     LineStart,
     InLine,
@@ -36,7 +36,7 @@ enum Position {
 /// ```
 #[derive(Debug, Default)]
 pub struct Stuffer {
-    position: Position,
+    position: LinePosition,
 }
 
 impl Stuffer {
@@ -48,16 +48,16 @@ impl Stuffer {
     pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), BareNewline> {
         out.reserve(chunk.len() + 8);
         let mut rest = chunk;
-        if self.position == Position::AfterCr && !rest.is_empty() {
+        if self.position == LinePosition::AfterCr && !rest.is_empty() {
             rest = rest.strip_prefix(b"\n").ok_or(BareNewline)?;
             out.push(b'\n');
-            self.position = Position::LineStart;
+            self.position = LinePosition::LineStart;
         }
         // Whole runs are copied: only a dot at the start of a line interrupts one.
         let mut run = rest;
         let mut run_octets = 0;
         while let Some(&first) = rest.first() {
-            if self.position == Position::LineStart && first == b'.' {
+            if self.position == LinePosition::LineStart && first == b'.' {
                 let (done, from_dot) = run.split_at_checked(run_octets).unwrap_or((run, &[]));
                 out.extend_from_slice(done);
                 out.push(b'.');
@@ -80,9 +80,9 @@ impl Stuffer {
     /// [`BareNewline`] if the body ended in a CR.
     pub fn finish(self, out: &mut Vec<u8>) -> Result<(), BareNewline> {
         let end: &[u8] = match self.position {
-            Position::LineStart => b".\r\n",
-            Position::InLine => b"\r\n.\r\n",
-            Position::AfterCr => return Err(BareNewline),
+            LinePosition::LineStart => b".\r\n",
+            LinePosition::InLine => b"\r\n.\r\n",
+            LinePosition::AfterCr => return Err(BareNewline),
         };
         out.extend_from_slice(end);
         Ok(())
@@ -112,14 +112,14 @@ pub enum Unsendable {
 /// ```
 #[derive(Debug)]
 pub struct Verbatim {
-    position: Position,
+    position: LinePosition,
     left: u64,
 }
 
 impl Verbatim {
     /// A message that was announced with so many octets, those of its last line end included.
     pub fn new(announced: u64) -> Self {
-        Self { position: Position::LineStart, left: announced }
+        Self { position: LinePosition::LineStart, left: announced }
     }
 
     /// Appends `chunk` to `out`.
@@ -131,9 +131,9 @@ impl Verbatim {
         let octets = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         self.left = self.left.checked_sub(octets).ok_or(Unsendable::WrongSize)?;
         let mut rest = chunk;
-        if self.position == Position::AfterCr && !rest.is_empty() {
+        if self.position == LinePosition::AfterCr && !rest.is_empty() {
             rest = rest.strip_prefix(b"\n").ok_or(BareNewline)?;
-            self.position = Position::LineStart;
+            self.position = LinePosition::LineStart;
         }
         while !rest.is_empty() {
             let (octets, position) = line(rest)?;
@@ -151,25 +151,25 @@ impl Verbatim {
     /// [`Unsendable`] if the body ended in a CR, or too early.
     pub fn finish(self, out: &mut Vec<u8>) -> Result<(), Unsendable> {
         match (self.position, self.left) {
-            (Position::AfterCr, _) => Err(BareNewline.into()),
-            (Position::LineStart | Position::InLine, 0) => Ok(()),
-            (Position::InLine, 2) => {
+            (LinePosition::AfterCr, _) => Err(BareNewline.into()),
+            (LinePosition::LineStart | LinePosition::InLine, 0) => Ok(()),
+            (LinePosition::InLine, 2) => {
                 out.extend_from_slice(b"\r\n");
                 Ok(())
             }
-            (Position::LineStart | Position::InLine, _) => Err(Unsendable::WrongSize),
+            (LinePosition::LineStart | LinePosition::InLine, _) => Err(Unsendable::WrongSize),
         }
     }
 }
 
 /// The octets up to and with the next line end (or all), and where that leaves us.
-fn line(bytes: &[u8]) -> Result<(usize, Position), BareNewline> {
+fn line(bytes: &[u8]) -> Result<(usize, LinePosition), BareNewline> {
     let Some(end) = memchr2(b'\r', b'\n', bytes) else {
-        return Ok((bytes.len(), Position::InLine));
+        return Ok((bytes.len(), LinePosition::InLine));
     };
     match (bytes.get(end), bytes.get(end + 1)) {
-        (Some(b'\r'), Some(b'\n')) => Ok((end + 2, Position::LineStart)),
-        (Some(b'\r'), None) => Ok((end + 1, Position::AfterCr)),
+        (Some(b'\r'), Some(b'\n')) => Ok((end + 2, LinePosition::LineStart)),
+        (Some(b'\r'), None) => Ok((end + 1, LinePosition::AfterCr)),
         _ => Err(BareNewline),
     }
 }

@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use proptest::prelude::*;
-use smtp::client::Options;
+use smtp::client::MailOptions;
 use smtp::{
-    Addressee, Extensions, Fate, Finished, Mailbox, Reply, ReplyClass, ReplyParser, ReversePath,
-    Step, Transaction, Transfer,
+    Addressee, Extensions, Finished, Mailbox, RecipientReply, Reply, ReplyClass, ReplyParser,
+    ReversePath, Transaction, TransactionStep, Transfer,
 };
 
 /// What marks the message in the transcript.
@@ -57,7 +57,7 @@ fn play(keywords: &[&str], recipients: usize, octets: &[u8], sizes: &[usize]) ->
         recipients: &recipients,
         size: 8,
         has_8bit: true,
-        options: Options { smtp_utf8: true, require_tls: true, ..Options::default() },
+        options: MailOptions { smtp_utf8: true, require_tls: true, ..MailOptions::default() },
     };
     let mut peer = Peer {
         octets,
@@ -69,9 +69,9 @@ fn play(keywords: &[&str], recipients: usize, octets: &[u8], sizes: &[usize]) ->
     let mut step = Transaction::start(envelope, &extensions, Transfer::best(&extensions), &mut out);
     let ended = loop {
         let transaction = match step {
-            Step::Done(finished) => break Ok(finished),
-            Step::Await(transaction) => transaction,
-            Step::SendBody(transaction) => {
+            TransactionStep::Done(finished) => break Ok(finished),
+            TransactionStep::Await(transaction) => transaction,
+            TransactionStep::SendBody(transaction) => {
                 out.extend_from_slice(BODY.as_bytes());
                 transaction.body_sent()
             }
@@ -128,7 +128,7 @@ proptest! {
         let Ok(Finished { fates, .. }) = &whole.ended else { return Ok(()) };
         prop_assert_eq!(fates.len(), recipients);
         for (at, fate) in fates.iter().enumerate() {
-            let Fate::Accepted(reply) = fate else { continue };
+            let RecipientReply::Accepted(reply) = fate else { continue };
             prop_assert_eq!(reply.class(), ReplyClass::Success);
             prop_assert!(whole.sent.ends_with(BODY));
             prop_assert!((200..300).contains(&whole.replies[0]), "MAIL");

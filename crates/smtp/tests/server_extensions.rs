@@ -10,28 +10,28 @@
 mod common;
 
 use common::{SIZE_MAX, Transcript, play, relay, submission_in_tls};
-use smtp::command::Channel;
-use smtp::server::{Access, Session, Settings, Step};
+use smtp::command::SessionChannel;
+use smtp::server::{ServerStep, Session, SessionAccess, SessionSettings};
 use smtp::{Response, Status};
 
-fn relay_in_tls() -> Settings {
-    Settings { channel: Channel::Tls, ..relay() }
+fn relay_in_tls() -> SessionSettings {
+    SessionSettings { channel: SessionChannel::Tls, ..relay() }
 }
 
 /// For users, who have to begin with STARTTLS.
-fn submission() -> Settings {
-    Settings { access: Access::Users, ..relay() }
+fn submission() -> SessionSettings {
+    SessionSettings { access: SessionAccess::Users, ..relay() }
 }
 
 /// `client` sends all at once; what is answered after the greeting.
-fn answers(settings: Settings, client: &str) -> Vec<String> {
+fn answers(settings: SessionSettings, client: &str) -> Vec<String> {
     let mut answers = play(settings, client.as_bytes(), usize::MAX).answers();
     answers.remove(0);
     answers
 }
 
 #[track_caller]
-fn check(settings: Settings, client: &str, want: &str) {
+fn check(settings: SessionSettings, client: &str, want: &str) {
     assert_eq!(answers(settings, client).join(", "), want, "{client}");
 }
 
@@ -61,9 +61,9 @@ fn sv_15_tls_that_cannot_be_had_now_is_454_and_the_session_goes_on() {
     let mut session = Session::new(relay());
     session.written();
     let mut input = &b"NOOP\r\nSTARTTLS\r\nNOOP\r\n"[..];
-    assert_eq!(session.step(&mut input), Step::StartTls);
+    assert_eq!(session.step(&mut input), ServerStep::StartTls);
     session.refuse(&Response::new(454, Status::transient(7, 0), "TLS not available"));
-    assert_eq!(session.step(&mut input), Step::Input);
+    assert_eq!(session.step(&mut input), ServerStep::Input);
     let want = b"250 2.0.0 Ok\r\n454 4.7.0 TLS not available\r\n250 2.0.0 Ok\r\n";
     assert_eq!(session.output(), want);
 }
@@ -80,13 +80,13 @@ fn sv_16_nothing_from_before_the_handshake_counts_after_it() {
     }
     let mut session = Session::new(relay());
     let mut input = &b"STARTTLS\r\nMAIL FROM:<x@y.example>\r\n"[..];
-    assert_eq!(session.step(&mut input), Step::StartTls);
-    assert_eq!(session.step(&mut input), Step::Close, "no handshake, no session");
+    assert_eq!(session.step(&mut input), ServerStep::StartTls);
+    assert_eq!(session.step(&mut input), ServerStep::Close, "no handshake, no session");
 }
 
 #[test]
 fn sv_16_errors_are_counted_across_the_handshake() {
-    let settings = Settings { errors_max: 1, ..relay() };
+    let settings = SessionSettings { errors_max: 1, ..relay() };
     check(settings, "NOPE\r\nSTARTTLS\r\nNOPE\r\n", "500 5.5.1, 220 2.0.0, 421 4.7.0");
 }
 
@@ -230,15 +230,15 @@ fn a_stop_waits_for_a_message_that_comes_in_chunks() {
     let mut input = client.as_bytes();
     loop {
         let step = session.step(&mut input);
-        if step == Step::Input {
+        if step == ServerStep::Input {
             break;
         }
-        assert_eq!(matches!(step, Step::Content(_)), session.is_in_content());
+        assert_eq!(matches!(step, ServerStep::Content(_)), session.is_in_content());
         session.accept();
     }
     assert!(session.is_in_content(), "between two chunks");
     let mut input = &b"RSET\r\n"[..];
-    assert_eq!(session.step(&mut input), Step::Reset);
+    assert_eq!(session.step(&mut input), ServerStep::Reset);
     assert!(!session.is_in_content());
 }
 
@@ -257,19 +257,21 @@ fn sv_03_a_message_is_dropped_at_its_first_fault_and_refused_at_its_end() {
             let mut spoiled = 0;
             loop {
                 match session.step(&mut input) {
-                    Step::Input => break,
-                    Step::Spoiled => spoiled += 1,
-                    Step::Sender(_) | Step::Recipient(_) | Step::Begin => session.accept(),
-                    Step::Content(_) => {}
-                    step @ (Step::Output
-                    | Step::StartTls
-                    | Step::Authenticate { .. }
-                    | Step::AuthResponse(_)
-                    | Step::AuthEnded
-                    | Step::End
-                    | Step::Refused(_)
-                    | Step::Reset
-                    | Step::Close) => panic!("{step:?}"),
+                    ServerStep::Input => break,
+                    ServerStep::Spoiled => spoiled += 1,
+                    ServerStep::Sender(_) | ServerStep::Recipient(_) | ServerStep::Begin => {
+                        session.accept()
+                    }
+                    ServerStep::Content(_) => {}
+                    step @ (ServerStep::Output
+                    | ServerStep::StartTls
+                    | ServerStep::Authenticate { .. }
+                    | ServerStep::AuthResponse(_)
+                    | ServerStep::AuthEnded
+                    | ServerStep::End
+                    | ServerStep::Refused(_)
+                    | ServerStep::Reset
+                    | ServerStep::Close) => panic!("{step:?}"),
                 }
             }
             assert_eq!(spoiled, 1, "{way}{fault:?}");
@@ -279,8 +281,8 @@ fn sv_03_a_message_is_dropped_at_its_first_fault_and_refused_at_its_end() {
             let sent = "text\r\n".len() + fault.len();
             let rest = format!("{}{end}NOOP\r\n", "y".repeat(4000 - sent));
             let mut input = rest.as_bytes();
-            assert!(matches!(session.step(&mut input), Step::Refused(_)), "{way}{fault:?}");
-            assert_eq!(session.step(&mut input), Step::Input);
+            assert!(matches!(session.step(&mut input), ServerStep::Refused(_)), "{way}{fault:?}");
+            assert_eq!(session.step(&mut input), ServerStep::Input);
             assert!(session.output().starts_with(b"55"), "and once only");
             assert!(session.output().ends_with(b"\r\n250 2.0.0 Ok\r\n"), "in step");
         }

@@ -11,7 +11,7 @@ mod common;
 
 use common::{play, relay, submission_in_tls};
 use smtp::data::Newlines;
-use smtp::server::Settings;
+use smtp::server::SessionSettings;
 
 #[test]
 fn a_line_that_ends_in_lf_alone_is_refused_at_once_and_nothing_behind_it_counts() {
@@ -27,7 +27,7 @@ fn a_line_that_ends_in_lf_alone_is_refused_at_once_and_nothing_behind_it_counts(
 
 #[test]
 fn under_normalize_the_first_line_decides_what_ends_lines() {
-    let settings = Settings { newlines: Newlines::Normalize, ..relay() };
+    let settings = SessionSettings { newlines: Newlines::Normalize, ..relay() };
     let opened = "EHLO ups|MAIL FROM:<a@b.example>|RCPT TO:<c@d.example>|DATA|";
     let with_lf = opened.replace('|', "\n") + "A: b\n\nx\n.\nQUIT\n";
     let with_crlf = opened.replace('|', "\r\n") + "A: b\n\nx\n.\nQUIT\n\r\n.\r\nQUIT\r\n";
@@ -45,7 +45,7 @@ fn under_normalize_the_first_line_decides_what_ends_lines() {
         }
     }
     let login = "EHLO c\nAUTH LOGIN\ndXNlcg==\nc2VjcmV0\nQUIT\n";
-    let settings = Settings { newlines: Newlines::Normalize, ..submission_in_tls() };
+    let settings = SessionSettings { newlines: Newlines::Normalize, ..submission_in_tls() };
     let answers = play(settings, login.as_bytes(), 7).answers();
     assert_eq!(answers[answers.len() - 2..], ["235 2.7.0", "221 2.0.0"]);
 }

@@ -16,7 +16,7 @@ use common::{SIZE_MAX, Transcript, play, play_pieces, relay, submission_in_tls};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use smtp::data::Newlines;
-use smtp::server::Settings;
+use smtp::server::SessionSettings;
 use smtp::{Stuffer, Verbatim};
 
 const VECTORS: &str = include_str!("../../../tests/data/vectors/smtp.tsv");
@@ -180,7 +180,7 @@ proptest! {
     ) {
         let client = format!("{open}{}", words.concat()).into_bytes();
         let newlines = if normalize { Newlines::Normalize } else { Newlines::Strict };
-        let settings = Settings { newlines, ..relay() };
+        let settings = SessionSettings { newlines, ..relay() };
         let whole = play(settings.clone(), &client, usize::MAX);
         prop_assert_eq!(&play(settings.clone(), &client, 1), &whole);
         prop_assert_eq!(play_pieces(settings, pieces(&client, &cuts)), whole);
@@ -246,7 +246,12 @@ fn is_unclean(content: &[u8]) -> bool {
 
 /// One message or one refusal; in no case a second sender.
 #[track_caller]
-fn check_smuggling(transcript: &Transcript, settings: &Settings, content: &[u8], what: &str) {
+fn check_smuggling(
+    transcript: &Transcript,
+    settings: &SessionSettings,
+    content: &[u8],
+    what: &str,
+) {
     let senders = transcript.events.iter().filter(|event| event.starts_with("sender")).count();
     assert_eq!(senders, 1, "{what}: a command from inside the message was carried out");
     assert!(transcript.messages.len() <= 1, "{what}");
@@ -259,7 +264,7 @@ fn check_smuggling(transcript: &Transcript, settings: &Settings, content: &[u8],
 #[test]
 fn smuggling_by_data_fails_wherever_the_stream_is_cut() {
     for newlines in [Newlines::Strict, Newlines::Normalize] {
-        let settings = Settings { newlines, ..relay() };
+        let settings = SessionSettings { newlines, ..relay() };
         for (id, content) in smuggling() {
             let client = [OPEN.as_bytes(), b"DATA\r\n", &content, b"\r\n.\r\nNOOP\r\n"].concat();
             for cut in OPEN.len()..client.len() {
@@ -275,7 +280,7 @@ fn smuggling_by_data_fails_wherever_the_stream_is_cut() {
 #[test]
 fn smuggling_by_bdat_fails_wherever_chunks_and_stream_are_cut() {
     for newlines in [Newlines::Strict, Newlines::Normalize] {
-        let settings = Settings { newlines, ..relay() };
+        let settings = SessionSettings { newlines, ..relay() };
         for (id, content) in smuggling() {
             for cut in 0..=content.len() {
                 let (front, back) = content.split_at(cut);

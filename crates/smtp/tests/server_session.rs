@@ -8,9 +8,9 @@
 )]
 
 use proptest::prelude::*;
-use smtp::command::{Capability, Channel, Offer, Rcpt, Recipient};
+use smtp::command::{Capability, Offer, Rcpt, Recipient, SessionChannel};
 use smtp::data::{Chunk, DataReceiver, Fault, Newlines};
-use smtp::server::{Access, OUTPUT_OCTETS, Session, Settings, Step};
+use smtp::server::{OUTPUT_OCTETS, ServerStep, Session, SessionAccess, SessionSettings};
 use smtp::{Domain, HostName, Response, Status};
 
 const VECTORS: &str = include_str!("../../../tests/data/vectors/smtp.tsv");
@@ -25,11 +25,11 @@ fn session(errors_max: u32) -> Session {
         .with(Capability::EightBitMime)
         .with(Capability::EnhancedStatusCodes);
     let hostname = Domain::Name(HostName::parse("relay.example").unwrap());
-    Session::new(Settings {
+    Session::new(SessionSettings {
         hostname,
         offer,
-        channel: Channel::Clear,
-        access: Access::Anyone,
+        channel: SessionChannel::Clear,
+        access: SessionAccess::Anyone,
         errors_max,
         newlines: Newlines::Strict,
     })
@@ -81,49 +81,52 @@ fn advance(
     transcript: &mut Transcript,
 ) -> Option<String> {
     let event = match session.step(input) {
-        Step::Input => return None,
-        Step::Output => return advance(session, input, draft, transcript),
-        Step::Close => {
+        ServerStep::Input => return None,
+        ServerStep::Output => return advance(session, input, draft, transcript),
+        ServerStep::Close => {
             transcript.closed = true;
             return None;
         }
-        Step::Sender(mail) => {
+        ServerStep::Sender(mail) => {
             session.accept();
             format!("sender {}", mail.sender)
         }
-        Step::Recipient(Rcpt { recipient: Recipient::Mailbox(mailbox), .. })
+        ServerStep::Recipient(Rcpt { recipient: Recipient::Mailbox(mailbox), .. })
             if mailbox.local_part() == "no" =>
         {
             session.refuse(&Response::new(550, Status::permanent(1, 1), "no"));
             "refused".to_owned()
         }
-        Step::Recipient(rcpt) => {
+        ServerStep::Recipient(rcpt) => {
             session.accept();
             format!("recipient {:?}", rcpt.recipient)
         }
-        Step::Begin => {
+        ServerStep::Begin => {
             session.accept();
             "begin".to_owned()
         }
-        Step::Content(content) => {
+        ServerStep::Content(content) => {
             draft.extend_from_slice(content);
             return advance(session, input, draft, transcript);
         }
-        Step::Spoiled => {
+        ServerStep::Spoiled => {
             draft.clear();
             return advance(session, input, draft, transcript);
         }
-        Step::End => {
+        ServerStep::End => {
             transcript.messages.push(std::mem::take(draft));
             session.accept();
             "end".to_owned()
         }
-        Step::Refused(fault) => {
+        ServerStep::Refused(fault) => {
             draft.clear();
             format!("{fault:?}")
         }
-        Step::Reset => "reset".to_owned(),
-        Step::StartTls | Step::Authenticate { .. } | Step::AuthResponse(_) | Step::AuthEnded => {
+        ServerStep::Reset => "reset".to_owned(),
+        ServerStep::StartTls
+        | ServerStep::Authenticate { .. }
+        | ServerStep::AuthResponse(_)
+        | ServerStep::AuthEnded => {
             panic!("not offered")
         }
     };
@@ -222,10 +225,10 @@ fn replies_do_not_pile_up_while_there_is_input() {
         replies += output.lines().filter(|line| line.as_bytes().get(3) == Some(&b' ')).count();
         written += 1;
         session.written();
-        if step == Step::Input {
+        if step == ServerStep::Input {
             break;
         }
-        assert_eq!(step, Step::Output);
+        assert_eq!(step, ServerStep::Output);
     }
     assert_eq!(replies, 2000);
     assert!(written > 10, "{written}");
@@ -238,7 +241,7 @@ fn a_session_says_farewell_once() {
     let farewell = Response::new(421, Status::transient(3, 2), "stopping");
     session.close(&farewell);
     session.close(&farewell);
-    assert_eq!(session.step(&mut &b"NOOP\r\n"[..]), Step::Close);
+    assert_eq!(session.step(&mut &b"NOOP\r\n"[..]), ServerStep::Close);
     assert_eq!(session.output(), b"421 4.3.2 stopping\r\n");
 }
 
@@ -246,10 +249,10 @@ fn a_session_says_farewell_once() {
 fn a_session_that_is_closed_in_the_middle_of_a_question_says_no_more() {
     let mut session = session(20);
     let mut input = &b"HELO c\r\nMAIL FROM:<>\r\n"[..];
-    assert!(matches!(session.step(&mut input), Step::Sender(_)));
+    assert!(matches!(session.step(&mut input), ServerStep::Sender(_)));
     session.written();
     session.close(&Response::new(421, Status::transient(3, 2), "stopping"));
-    assert_eq!(session.step(&mut input), Step::Close);
+    assert_eq!(session.step(&mut input), ServerStep::Close);
     assert_eq!(session.output(), b"421 4.3.2 stopping\r\n");
 }
 
@@ -257,16 +260,16 @@ fn a_session_that_is_closed_in_the_middle_of_a_question_says_no_more() {
 fn a_question_without_an_answer_is_a_temporary_refusal() {
     let mut session = session(20);
     let mut input = OPEN.as_bytes();
-    assert!(matches!(session.step(&mut input), Step::Sender(_)));
+    assert!(matches!(session.step(&mut input), ServerStep::Sender(_)));
     session.accept();
-    assert!(matches!(session.step(&mut input), Step::Recipient(_)));
+    assert!(matches!(session.step(&mut input), ServerStep::Recipient(_)));
     session.accept();
-    assert_eq!(session.step(&mut input), Step::Begin);
+    assert_eq!(session.step(&mut input), ServerStep::Begin);
     session.accept();
     let mut input = &b".\r\nDATA\r\n"[..];
-    assert_eq!(session.step(&mut input), Step::End);
+    assert_eq!(session.step(&mut input), ServerStep::End);
     session.written();
-    assert_eq!(session.step(&mut input), Step::Input);
+    assert_eq!(session.step(&mut input), ServerStep::Input);
     assert!(session.output().starts_with(b"451 4.3.0 "));
     assert!(session.output().ends_with(b"503 5.5.1 MAIL first\r\n"));
 }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use smtp::{Mailbox, ReversePath};
 use spool::{
-    BodyFacts, Change, Envelope, LaneKey, MessageId, MessageOptions, NewRecipient, Options,
-    RecipientNo, RecipientOptions, RecipientState, Settlement, Spool,
+    BodyFacts, Change, LaneKey, MessageId, MessageOptions, NewRecipient, Options, RecipientNo,
+    RecipientOptions, RecipientState, Settlement, Spool, StoredEnvelope,
 };
 
 const BODY: usize = 10_000;
@@ -55,7 +55,7 @@ fn fill(spool: &Spool, count: usize, lanes: usize) {
     }
 }
 
-fn message(spool: &Spool, number: usize, lanes: usize) -> (spool::Sealed, Envelope) {
+fn message(spool: &Spool, number: usize, lanes: usize) -> (spool::Sealed, StoredEnvelope) {
     let now = Timestamp::now();
     let mut draft = spool.draft(spool.new_id(now));
     draft.write(&vec![b'x'; BODY]).unwrap();
@@ -74,7 +74,7 @@ fn message(spool: &Spool, number: usize, lanes: usize) -> (spool::Sealed, Envelo
         ends_with_newline: true,
         received_count: 1,
     };
-    let envelope = Envelope {
+    let envelope = StoredEnvelope {
         sender: ReversePath::parse("sender@from.example").unwrap(),
         recipients: vec![recipient],
         arrived_at: now,

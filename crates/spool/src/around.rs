@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Row};
 
 use crate::message::{LaneKey, LaneState, LaneSummary};
-use crate::waiting_lanes::Lanes;
+use crate::waiting_lanes::WaitingLanes;
 
 const NAMES: [&str; 4] = [
     "SELECT id, key FROM lanes NOT INDEXED WHERE crc IS NULL OR crc = row_crc(id, key) ORDER BY id",
@@ -35,7 +35,7 @@ fn walk(db: &Connection, sql: &str, mut take: impl FnMut(&Row<'_>)) -> rusqlite:
 }
 
 /// The lanes in which mail waits, as far as they can be found. What of it is due is not known: it is looked at now.
-pub(crate) fn lanes(db: &Connection) -> Lanes {
+pub(crate) fn lanes(db: &Connection) -> WaitingLanes {
     let (mut names, mut waiting) = (BTreeMap::new(), BTreeSet::new());
     for sql in NAMES {
         // It ends at the first damaged page.
@@ -58,5 +58,5 @@ pub(crate) fn lanes(db: &Connection) -> Lanes {
     };
     let lanes = waiting.iter().filter_map(|lane| names.remove(lane)).map(summary).collect();
     // Names may be missing only because they cannot be read: none is given anew.
-    Lanes { lanes, nameless: Vec::new() }
+    WaitingLanes { lanes, nameless: Vec::new() }
 }

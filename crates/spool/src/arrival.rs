@@ -8,7 +8,7 @@ use crate::commit::Rows;
 use crate::draft::{Sealed, SealedBody};
 use crate::due::BodyRef;
 use crate::lane_rows::lane_row;
-use crate::message::{Envelope, NewRecipient, RecipientNo};
+use crate::message::{NewRecipient, RecipientNo, StoredEnvelope};
 use crate::rows::recipient_key;
 use crate::rows::{TOLD, mode_code, notify_code, number, place_code, ret_code, state_code};
 use crate::{MessageId, StoreError};
@@ -65,7 +65,7 @@ fn optional(found: Option<ValueRef<'_>>) -> ValueRef<'_> {
 
 impl<'a> Arrival<'a> {
     /// Of what is to be committed.
-    pub(crate) fn new(sealed: &'a Sealed, envelope: &'a Envelope) -> Self {
+    pub(crate) fn new(sealed: &'a Sealed, envelope: &'a StoredEnvelope) -> Self {
         let body = match sealed.body() {
             SealedBody::Memory(bytes) => Some(&**bytes),
             SealedBody::File(_) => None,
@@ -115,7 +115,10 @@ fn all<'a>(row: &'a [ValueRef<'a>], values: &'a [ValueRef<'a>]) -> impl Params +
     params_from_iter(row.iter().chain(values).map(|value| ToSqlOutput::Borrowed(*value)))
 }
 
-fn message_values<'a>(sealed: &Sealed, envelope: &'a Envelope) -> [ValueRef<'a>; MESSAGE_VALUES] {
+fn message_values<'a>(
+    sealed: &Sealed,
+    envelope: &'a StoredEnvelope,
+) -> [ValueRef<'a>; MESSAGE_VALUES] {
     let (facts, options) = (&envelope.facts, &envelope.options);
     let place = match sealed.body() {
         SealedBody::Memory(_) => BodyRef::Inline,
@@ -146,7 +149,7 @@ fn message_values<'a>(sealed: &Sealed, envelope: &'a Envelope) -> [ValueRef<'a>;
 }
 
 impl<'a> ArrivedRecipient<'a> {
-    fn new(envelope: &'a Envelope, recipient: &'a NewRecipient) -> Self {
+    fn new(envelope: &'a StoredEnvelope, recipient: &'a NewRecipient) -> Self {
         let begins = envelope.begins_at().as_millisecond();
         let options = &recipient.options;
         let originals = Some(&options.originals).filter(|originals| !originals.is_empty());
@@ -167,7 +170,7 @@ impl<'a> ArrivedRecipient<'a> {
 }
 
 /// When something has to be done because the message was not delivered in time.
-fn deadline(envelope: &Envelope, recipient: &NewRecipient) -> Option<i64> {
+fn deadline(envelope: &StoredEnvelope, recipient: &NewRecipient) -> Option<i64> {
     let deadline = envelope.options.deliver_by.as_ref()?;
     let matters = match deadline.mode {
         ByMode::Return => true,

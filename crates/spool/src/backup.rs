@@ -303,11 +303,11 @@ impl Copy {
         };
         for (seq, id) in files {
             match self.body(id)? {
-                Body::Linked => {
+                CopiedBody::Linked => {
                     (copied.files, copied.linked) = (copied.files + 1, copied.linked + 1)
                 }
-                Body::Copied => copied.files += 1,
-                Body::Gone => gone.push((seq, id)),
+                CopiedBody::Copied => copied.files += 1,
+                CopiedBody::Gone => gone.push((seq, id)),
             }
         }
         for (seq, id) in gone {
@@ -339,7 +339,7 @@ impl Copy {
         Ok(ids)
     }
 
-    fn body(&self, id: MessageId) -> Result<Body, CopyError> {
+    fn body(&self, id: MessageId) -> Result<CopiedBody, CopyError> {
         link_or_copy(&self.from.body(id), &self.target.body(id), &self.owner)
     }
 
@@ -373,16 +373,16 @@ fn remove(db: &Connection, seq: i64) -> rusqlite::Result<()> {
 }
 
 /// What became of a body.
-pub(crate) enum Body {
+pub(crate) enum CopiedBody {
     Linked,
     Copied,
     Gone,
 }
 
 /// A body is never changed, so two names for one file do no harm.
-pub(crate) fn link_or_copy(from: &Path, to: &Path, owner: &Owner) -> Result<Body, CopyError> {
+pub(crate) fn link_or_copy(from: &Path, to: &Path, owner: &Owner) -> Result<CopiedBody, CopyError> {
     let found = match fs::symlink_metadata(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Body::Gone),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CopiedBody::Gone),
         Err(error) => return Err(failed(from)(error)),
         Ok(found) if !found.is_file() => {
             return Err(CopyError::Kind { path: from.into(), wanted: "file" });
@@ -392,10 +392,10 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path, owner: &Owner) -> Result<Body
     // A name does not change whose file it is.
     if found.uid() == owner.user && found.mode() & 0o777 == 0o600 && fs::hard_link(from, to).is_ok()
     {
-        return Ok(Body::Linked);
+        return Ok(CopiedBody::Linked);
     }
     let mut source = match open_no_link(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Body::Gone),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CopiedBody::Gone),
         opened => opened.map_err(failed(from))?,
     };
     // It may be another one since it was looked at.
@@ -405,5 +405,5 @@ pub(crate) fn link_or_copy(from: &Path, to: &Path, owner: &Owner) -> Result<Body
     let mut target = owner.make_file(to)?;
     io::copy(&mut source, &mut target).map_err(failed(to))?;
     target.sync_all().map_err(failed(to))?;
-    Ok(Body::Copied)
+    Ok(CopiedBody::Copied)
 }

@@ -16,7 +16,7 @@ const READ_OCTETS: usize = 256 * 1024;
 
 /// A body as it is kept: dot-stuffing undone, nothing converted.
 #[derive(Debug)]
-pub enum Body {
+pub enum StoredBody {
     /// A small one, wholly in memory.
     Memory(BodyBytes),
     /// A large one; the file stays readable even when the message leaves the queue meanwhile.
@@ -29,7 +29,7 @@ pub enum Body {
 }
 
 /// What the database says about a body.
-struct Stored {
+struct StoredAs {
     /// `None`: in a file.
     bytes: Option<Vec<u8>>,
     size: u64,
@@ -38,7 +38,7 @@ struct Stored {
 }
 
 /// The body, or its first `limit` octets if it is a row. Of a body in a file no row is looked for: damage there is not its own.
-fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<Stored, StoreError> {
+fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<StoredAs, StoreError> {
     let mut select =
         db.prepare_cached("SELECT seq, place, size, body_crc FROM messages WHERE id = ?1")?;
     let found =
@@ -48,7 +48,7 @@ fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<Stored, StoreErr
         BodyRef::File => None,
         BodyRef::Inline => Some(row(db, seq, limit)?),
     };
-    Ok(Stored { bytes, size, crc })
+    Ok(StoredAs { bytes, size, crc })
 }
 
 fn read(columns: &mut Columns<'_, '_>) -> Result<(i64, BodyRef, u64, Option<u32>), StoreError> {
@@ -68,7 +68,7 @@ fn row(db: &Connection, seq: i64, limit: u64) -> Result<Vec<u8>, StoreError> {
 
 /// A body whose octets are not checked yet: a file is read outside of the transaction that says where it is.
 pub(crate) struct Unchecked {
-    body: Body,
+    body: StoredBody,
     crc: Option<u32>,
 }
 
@@ -77,10 +77,12 @@ pub(crate) fn open(
     layout: &Layout,
     id: MessageId,
 ) -> Result<Unchecked, StoreError> {
-    let Stored { bytes, size, crc } = stored(db, id, u64::MAX)?;
+    let StoredAs { bytes, size, crc } = stored(db, id, u64::MAX)?;
     let body = match bytes {
-        None => Body::File { file: open_file(layout, id, size)?, size },
-        Some(bytes) if number(bytes.len()) == number(size) => Body::Memory(BodyBytes::new(bytes)),
+        None => StoredBody::File { file: open_file(layout, id, size)?, size },
+        Some(bytes) if number(bytes.len()) == number(size) => {
+            StoredBody::Memory(BodyBytes::new(bytes))
+        }
         Some(_) => return Err(StoreError::Corrupt { what: "body" }),
     };
     Ok(Unchecked { body, crc })
@@ -88,11 +90,11 @@ pub(crate) fn open(
 
 impl Unchecked {
     /// Compares the body with its checksum. Blocks for a read of the whole file.
-    pub(crate) fn check(mut self) -> Result<Body, StoreError> {
+    pub(crate) fn check(mut self) -> Result<StoredBody, StoreError> {
         let Some(crc) = self.crc else { return Ok(self.body) };
         let found = match &mut self.body {
-            Body::Memory(bytes) => checksum::add(0, bytes),
-            Body::File { file, .. } => {
+            StoredBody::Memory(bytes) => checksum::add(0, bytes),
+            StoredBody::File { file, .. } => {
                 let failed = |error| StoreError::io("reading a body", error);
                 let found = crc_of(file).map_err(failed)?;
                 file.rewind().map_err(failed)?;

@@ -12,13 +12,14 @@ use crate::due::BodyRef;
 use crate::lane_rows::{remove_if_unused, update_lane};
 use crate::layout::Layout;
 use crate::message::{
-    Attempt, Change, Deferral, Envelope, RECIPIENTS_MAX, RecipientNo, Settled, Settlement, Told,
+    Attempt, Change, RECIPIENTS_MAX, RecipientDeferral, RecipientNo, Settled, Settlement,
+    StoredEnvelope, Told,
 };
 use crate::rows::{TOLD, body_ref, problem_values, recipient_key};
 use crate::{MessageId, StoreError, marks};
 
 /// Is this an envelope that can be kept?
-pub(crate) fn check(envelope: &Envelope) -> Result<(), StoreError> {
+pub(crate) fn check(envelope: &StoredEnvelope) -> Result<(), StoreError> {
     let count = envelope.recipients.len();
     if count == 0 || count > RECIPIENTS_MAX {
         return Err(StoreError::RecipientCount { count });
@@ -98,7 +99,7 @@ impl Rows {
 }
 
 /// What a commit writes, about: rows of recipients have some 300 octets with their indexes.
-pub(crate) fn octets(sealed: &Sealed, envelope: &Envelope) -> usize {
+pub(crate) fn octets(sealed: &Sealed, envelope: &StoredEnvelope) -> usize {
     let body = match sealed.body() {
         SealedBody::Memory(bytes) => bytes.len(),
         SealedBody::File(_) => 0,
@@ -110,7 +111,7 @@ pub(crate) fn octets(sealed: &Sealed, envelope: &Envelope) -> usize {
 pub(crate) fn insert(
     db: &Connection,
     sealed: &Sealed,
-    envelope: &Envelope,
+    envelope: &StoredEnvelope,
     rows: &Rows,
 ) -> Result<(), StoreError> {
     Arrival::new(sealed, envelope).insert(db, rows, |_| false)
@@ -160,7 +161,7 @@ fn change(
     Ok(changed)
 }
 
-fn defer(db: &Connection, key: i64, deferral: &Deferral) -> Result<usize, StoreError> {
+fn defer(db: &Connection, key: i64, deferral: &RecipientDeferral) -> Result<usize, StoreError> {
     let counted = match deferral.attempt {
         Attempt::Counted => 1,
         Attempt::NotCounted => 0,
@@ -207,7 +208,7 @@ pub(crate) fn file_of(layout: &Layout, id: MessageId, body: BodyRef) -> Option<P
 }
 
 /// What a settlement did.
-pub(crate) struct Outcome {
+pub(crate) struct CommitOutcome {
     pub(crate) settled: Settled,
     /// The body file to remove.
     pub(crate) file: Option<PathBuf>,
@@ -219,18 +220,18 @@ pub(crate) fn settle(
     settlement: &Settlement,
     layout: &Layout,
     rows: &Rows,
-) -> Result<Outcome, StoreError> {
+) -> Result<CommitOutcome, StoreError> {
     if let Some(update) = &settlement.lane {
         update_lane(db, update)?;
     }
     let Some((seq, body)) = find(db, settlement.message)? else {
-        return Ok(Outcome { settled: Settled::Missing, file: None });
+        return Ok(CommitOutcome { settled: Settled::Missing, file: None });
     };
     let mut left = BTreeSet::new();
     let changed = change(db, seq, &settlement.changes, &mut left)?;
     // Whoever took them out meanwhile has told their sender, or meant that nobody is told.
     if changed == 0 && !settlement.notices.is_empty() {
-        return Ok(Outcome { settled: Settled::Moot, file: None });
+        return Ok(CommitOutcome { settled: Settled::Moot, file: None });
     }
     for notice in &settlement.notices {
         insert(db, &notice.body, &notice.envelope, rows)?;
@@ -244,5 +245,5 @@ pub(crate) fn settle(
         Settled::Gone => file_of(layout, settlement.message, body),
         Settled::Waiting | Settled::Missing | Settled::Moot | Settled::Unrecorded => None,
     };
-    Ok(Outcome { settled, file })
+    Ok(CommitOutcome { settled, file })
 }

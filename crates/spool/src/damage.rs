@@ -12,7 +12,7 @@ use crate::due;
 use crate::message::{RecipientNo, RecipientState};
 use crate::rows::{recipient_key, split_key, state_code};
 use crate::spool::Spool;
-use crate::walk::{Misplaced, Table, Walk};
+use crate::walk::{Misplaced, Table, TableWalk};
 use crate::writer::Urgency;
 use crate::{MessageId, StoreError};
 
@@ -151,7 +151,7 @@ fn check_recipients(
     at: (Look, Mismatch),
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
-    let mut walk = Walk::behind(db, Table::Recipients, after);
+    let mut walk = TableWalk::behind(db, Table::Recipients, after);
     checked.next = match check_slice(db, at, &mut walk, &mut checked.damaged) {
         Ok(Some(last)) => Some(CheckCursor::Recipients(last)),
         Ok(None) => Some(CheckCursor::Messages(i64::MIN)),
@@ -177,7 +177,7 @@ fn check_recipients(
 fn check_slice(
     db: &Connection,
     (at, mismatch): (Look, Mismatch),
-    walk: &mut Walk<'_>,
+    walk: &mut TableWalk<'_>,
     damaged: &mut Vec<DamagedRecipient>,
 ) -> Result<Option<i64>, StoreError> {
     let mut select = db.prepare_cached(
@@ -257,7 +257,7 @@ fn add_lonely(
              SELECT 1 FROM recipients WHERE id BETWEEN m.seq << 16 AND (m.seq << 16) + 65535)
          FROM messages m NOT INDEXED WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
-    let mut walk = Walk::behind(db, Table::Messages, after);
+    let mut walk = TableWalk::behind(db, Table::Messages, after);
     let mut found = select.query([after, SLICE])?;
     let mut seen = 0;
     while let Some(row) = found.next()? {

@@ -10,7 +10,7 @@ use smtp::{Mailbox, ReversePath};
 use crate::checksum::{message_crc, recipient_crc};
 use crate::commit::find;
 use crate::damage::{self, DamagedRecipient, INDEX, Mismatch};
-use crate::journal::format::Position;
+use crate::journal::format::JournalPosition;
 use crate::message::{
     BodyFacts, LaneKey, MessageOptions, RecipientNo, RecipientOptions, head_start, turn,
 };
@@ -24,7 +24,7 @@ pub struct Due {
     pub message: MessageId,
     /// Who is told about failures.
     pub sender: ReversePath,
-    /// Who submitted it, as [`crate::Envelope::client`].
+    /// Who submitted it, as [`crate::StoredEnvelope::client`].
     pub client: Box<str>,
     /// Those that are due, in no particular order.
     pub recipients: Vec<DueRecipient>,
@@ -71,11 +71,11 @@ pub enum BodyRef {
 pub struct DueCursor {
     row: Place,
     /// Of mail that has no rows yet.
-    young: Position,
+    young: JournalPosition,
 }
 
 impl DueCursor {
-    pub(crate) fn young(self) -> Position {
+    pub(crate) fn young(self) -> JournalPosition {
         self.young
     }
 }
@@ -93,7 +93,7 @@ struct Place {
 /// Before everything.
 const START: DueCursor = DueCursor {
     row: Place { turn: i64::MIN, expires_at: i64::MIN, waits_since: i64::MIN, key: i64::MIN },
-    young: Position(0),
+    young: JournalPosition(0),
 };
 
 /// A page of a lane.
@@ -250,7 +250,7 @@ fn priorities(db: &Connection, lane: i64) -> Result<Vec<Priority>, StoreError> {
 pub(crate) fn page(
     db: &Connection,
     want: &Want<'_>,
-    young: &[(Position, Due)],
+    young: &[(JournalPosition, Due)],
     mismatch: Mismatch,
 ) -> Result<DuePage, StoreError> {
     let (mut page, mut places) = (DuePage::default(), Vec::new());
@@ -295,7 +295,7 @@ fn turn_of(due: &Due) -> i64 {
 }
 
 /// What there is for a place in an index.
-enum Found {
+enum FoundDue {
     Whole(Box<Due>, DueRecipient),
     Damaged(DamagedRecipient),
 }
@@ -359,16 +359,15 @@ impl DuePage {
         let is_new = seen.insert(place.key);
         let read = match row(db, place.key) {
             Ok(Some(_)) if !is_new => Err(StoreError::Corrupt { what: INDEX }),
-            Ok(Some((due, recipient))) => {
-                check_place(db, lane, place, &due).map(|()| Found::Whole(Box::new(due), recipient))
-            }
+            Ok(Some((due, recipient))) => check_place(db, lane, place, &due)
+                .map(|()| FoundDue::Whole(Box::new(due), recipient)),
             Err(error) if !error.is_damage() => Err(error),
             Ok(None) | Err(_) => damage::find(db, place.key)?
-                .map_or(Err(StoreError::Corrupt { what: INDEX }), |one| Ok(Found::Damaged(one))),
+                .map_or(Err(StoreError::Corrupt { what: INDEX }), |one| Ok(FoundDue::Damaged(one))),
         };
         match (read, mismatch) {
-            (Ok(Found::Whole(due, recipient)), _) => self.add(*due, recipient),
-            (Ok(Found::Damaged(damaged)), _) => self.damaged.push(damaged),
+            (Ok(FoundDue::Whole(due, recipient)), _) => self.add(*due, recipient),
+            (Ok(FoundDue::Damaged(damaged)), _) => self.damaged.push(damaged),
             (Err(StoreError::Corrupt { what: INDEX }), Mismatch::Name) => {
                 self.damaged.push(damage::describe(db, place.key, INDEX));
             }

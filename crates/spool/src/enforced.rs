@@ -11,7 +11,7 @@ use smtp::HostName;
 use crate::policies::{Policies, host_name};
 use crate::rows::{Columns, time};
 use crate::writer::Urgency;
-use crate::{Found, StoreError};
+use crate::{FoundPolicy, StoreError};
 
 /// What the list says about one domain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,7 +44,7 @@ impl Policies {
     /// # Errors
     ///
     /// [`StoreError`] when the queue cannot be read at all.
-    pub fn enforced(&self, domain: &HostName) -> Result<Found<Enforced>, StoreError> {
+    pub fn enforced(&self, domain: &HostName) -> Result<FoundPolicy<Enforced>, StoreError> {
         self.find_in_queue(|db| {
             let select = concat!(
                 "SELECT ",

@@ -214,7 +214,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// An error while reading the file that [`crate::Body::File`] holds.
+    /// An error while reading the file that [`crate::StoredBody::File`] holds.
     pub fn reading_a_body(source: io::Error) -> Self {
         Self::io("reading a body", source)
     }

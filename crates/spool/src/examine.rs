@@ -18,7 +18,7 @@ use crate::{MessageId, OpenError, StoreError};
 
 /// Something in a data directory that is not what was written.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
+pub struct DamageFinding {
     /// The file in the data directory.
     pub file: String,
     /// Where in it, and what is wrong.
@@ -27,7 +27,7 @@ pub struct Finding {
     pub cure: Cure,
 }
 
-/// What can be done about a [`Finding`].
+/// What can be done about a [`DamageFinding`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cure {
     /// [`crate::repair`] makes it whole, or keeps what can be kept.
@@ -55,7 +55,7 @@ pub struct Examined {
     /// Messages that only the journal has: the next start takes them over. None of the others.
     pub in_journal: u64,
     /// What is not what was written.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<DamageFinding>,
 }
 
 /// Lines of SQLite about one file.
@@ -92,7 +92,11 @@ pub(crate) fn examine_beside(data_dir: &Path, others: Others) -> Result<Examined
 }
 
 /// A daemon writes its logs all the time; what it left, if it was killed, stays as it is.
-fn logs(data_dir: &Path, others: Others, findings: &mut Vec<Finding>) -> Result<(), CopyError> {
+fn logs(
+    data_dir: &Path,
+    others: Others,
+    findings: &mut Vec<DamageFinding>,
+) -> Result<(), CopyError> {
     if others == Others::Daemon && has_daemon(&Layout::at(data_dir)) {
         return Ok(());
     }
@@ -105,22 +109,22 @@ fn logs(data_dir: &Path, others: Others, findings: &mut Vec<Finding>) -> Result<
             pages => format!("is damaged; of {pages} pages in it nobody can tell which they are"),
         };
         let file = format!("{}-wal", schema.file);
-        findings.push(Finding { file, what, cure: Cure::Repair });
+        findings.push(DamageFinding { file, what, cure: Cure::Repair });
     }
     Ok(())
 }
 
 /// A file that is none of ours is a finding; that it may not be read is an error.
-fn unreadable(schema: &Schema, error: OpenError, cure: Cure) -> Result<Finding, CopyError> {
+fn unreadable(schema: &Schema, error: OpenError, cure: Cure) -> Result<DamageFinding, CopyError> {
     if !error.is_damage() {
         return Err(error.into());
     }
-    Ok(Finding { file: schema.file.into(), what: error.to_string(), cure })
+    Ok(DamageFinding { file: schema.file.into(), what: error.to_string(), cure })
 }
 
-fn integrity(db: &Connection, schema: &Schema, findings: &mut Vec<Finding>) {
+fn integrity(db: &Connection, schema: &Schema, findings: &mut Vec<DamageFinding>) {
     let mut found = |what: String| {
-        findings.push(Finding { file: schema.file.into(), what, cure: Cure::Repair });
+        findings.push(DamageFinding { file: schema.file.into(), what, cure: Cure::Repair });
     };
     let lines = db.prepare("PRAGMA integrity_check").and_then(|mut check| {
         let lines = check.query_map([], |row| row.get::<_, String>(0))?;
@@ -145,7 +149,7 @@ fn journal(
         left => left?,
     };
     examined.in_journal = u64::try_from(left.messages).unwrap_or(u64::MAX);
-    examined.findings.extend(left.damaged.into_iter().map(|what| Finding {
+    examined.findings.extend(left.damaged.into_iter().map(|what| DamageFinding {
         file: "journal".into(),
         what,
         cure: Cure::Backup,
@@ -178,11 +182,11 @@ fn queue(db: &Connection, layout: &Layout, examined: &mut Examined) {
     }
 }
 
-fn in_queue(what: String, cure: Cure) -> Finding {
-    Finding { file: QUEUE.file.into(), what, cure }
+fn in_queue(what: String, cure: Cure) -> DamageFinding {
+    DamageFinding { file: QUEUE.file.into(), what, cure }
 }
 
-fn recipients(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+fn recipients(db: &Connection, findings: &mut Vec<DamageFinding>) -> Result<(), StoreError> {
     let mut after = Some(CheckCursor::START);
     while let Some(from) = after {
         let checked = damage::check(db, from, (Look::All, Mismatch::Name))?;
@@ -197,7 +201,7 @@ fn recipients(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreE
     Ok(())
 }
 
-fn lanes(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+fn lanes(db: &Connection, findings: &mut Vec<DamageFinding>) -> Result<(), StoreError> {
     let damaged = "SELECT id FROM lanes WHERE crc IS NOT NULL AND crc <> row_crc(id, key)";
     each(db, damaged, |row: i64| {
         // The next start gives it another name, and moves its mail.
@@ -209,7 +213,7 @@ fn lanes(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError>
 }
 
 /// Bodies without the message that they belong to.
-fn lonely(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+fn lonely(db: &Connection, findings: &mut Vec<DamageFinding>) -> Result<(), StoreError> {
     let select =
         "SELECT seq FROM bodies b WHERE NOT EXISTS (SELECT 1 FROM messages WHERE seq = b.seq)";
     each(db, select, |row: i64| {
@@ -218,7 +222,11 @@ fn lonely(db: &Connection, findings: &mut Vec<Finding>) -> Result<(), StoreError
     })
 }
 
-fn bodies(db: &Connection, layout: &Layout, findings: &mut Vec<Finding>) -> Result<(), StoreError> {
+fn bodies(
+    db: &Connection,
+    layout: &Layout,
+    findings: &mut Vec<DamageFinding>,
+) -> Result<(), StoreError> {
     let mut ids = Vec::new();
     each(db, "SELECT id FROM messages NOT INDEXED", |id| ids.push(MessageId::from_bytes(id)))?;
     for id in ids {
@@ -232,7 +240,7 @@ fn bodies(db: &Connection, layout: &Layout, findings: &mut Vec<Finding>) -> Resu
     Ok(())
 }
 
-fn body_finding(layout: &Layout, id: MessageId, error: &StoreError) -> Finding {
+fn body_finding(layout: &Layout, id: MessageId, error: &StoreError) -> DamageFinding {
     let path = layout.body(id);
     let is_lost = layout.lost().join(id.to_string()).exists();
     let relative = path.strip_prefix(layout.root()).unwrap_or(&path);
@@ -242,7 +250,7 @@ fn body_finding(layout: &Layout, id: MessageId, error: &StoreError) -> Finding {
         Err(_) => QUEUE.file.to_owned(),
     };
     let cure = if is_lost { Cure::Repair } else { Cure::Backup };
-    Finding { file, what: format!("message {id}: {error}"), cure }
+    DamageFinding { file, what: format!("message {id}: {error}"), cure }
 }
 
 fn has_checksums(db: &Connection) -> bool {

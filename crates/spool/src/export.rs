@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::backup::CopyError;
-use crate::body::{self, Body};
+use crate::body::{self, StoredBody};
 use crate::damage::INDEX;
 use crate::journal::outside::wait_for_all_rows;
 use crate::layout::Layout;
@@ -20,7 +20,7 @@ use crate::{MessageId, OpenError, StoreError, checksum, damage, mend};
 #[derive(Debug)]
 pub enum Exported {
     /// What is known of it, and its body.
-    Message(Box<MessageDetail>, Body),
+    Message(Box<MessageDetail>, StoredBody),
     /// Something of it is damaged: it stays where it is.
     Damaged(MessageId, StoreError),
 }
@@ -53,7 +53,7 @@ impl Export {
         Ok(Self { db, layout: Layout::at(data_dir), left: ids.into_iter(), done })
     }
 
-    fn read(&self, seq: i64, id: MessageId) -> Result<(MessageDetail, Body), StoreError> {
+    fn read(&self, seq: i64, id: MessageId) -> Result<(MessageDetail, StoredBody), StoreError> {
         let detail = listing::show(&self.db, id)?;
         // All of it is one transaction: who is not found is hidden by a damaged index.
         let mut detail = detail.ok_or(StoreError::Corrupt { what: INDEX })?;

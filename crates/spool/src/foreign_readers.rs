@@ -13,12 +13,12 @@ pub struct Pinned {
     /// Octets of the log.
     pub log_bytes: u64,
     /// The other processes that read; none where the system does not tell, as across containers.
-    pub readers: Vec<Reader>,
+    pub readers: Vec<ForeignReader>,
 }
 
 /// Another process that has queue.db open in a transaction.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reader {
+pub struct ForeignReader {
     /// Its process id.
     pub pid: u32,
     /// The name of its program, as far as the system tells.
@@ -27,7 +27,7 @@ pub struct Reader {
 
 /// From /proc/locks, `proc_locks(5)`: whoever reads holds a lock on one of five octets of the log's index (SQLite, "WAL-Index File
 /// Format": `WAL_READ_LOCK`). Asking the file itself would end our own locks on it, when it is closed again.
-pub(crate) fn foreign_readers(root: &Path) -> Vec<Reader> {
+pub(crate) fn foreign_readers(root: &Path) -> Vec<ForeignReader> {
     let index = fs::metadata(root.join(format!("{}-shm", QUEUE.file)));
     let (Ok(index), Ok(locks)) = (index, fs::read_to_string("/proc/locks")) else {
         return Vec::new();
@@ -37,7 +37,7 @@ pub(crate) fn foreign_readers(root: &Path) -> Vec<Reader> {
     let mut pids: Vec<u32> = pids.collect();
     pids.sort_unstable();
     pids.dedup();
-    pids.into_iter().map(|pid| Reader { pid, program: program(pid) }).collect()
+    pids.into_iter().map(|pid| ForeignReader { pid, program: program(pid) }).collect()
 }
 
 fn program(pid: u32) -> String {

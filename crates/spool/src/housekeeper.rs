@@ -12,13 +12,13 @@ use std::thread::{self, JoinHandle};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::draft::Workshop;
-use crate::log::{Copying, Log, copy};
+use crate::log::{Copying, WriteAheadLog, copy};
 use crate::schema::{POLICIES, QUEUE, Schema};
 use crate::{MessageId, StoreError};
 
 /// Which database.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Which {
+pub(crate) enum WhichDatabase {
     Queue,
     Policies,
 }
@@ -27,7 +27,7 @@ pub(crate) enum Which {
 #[derive(Debug)]
 pub(crate) enum Chore {
     /// Copies the log into the tables.
-    Copy(Which),
+    Copy(WhichDatabase),
     Remove(PathBuf),
     Stop,
 }
@@ -67,15 +67,15 @@ impl Housekeeper {
     }
 
     /// The log of one database, for its writer. `None` after [`Housekeeper::close`].
-    pub(crate) fn log(&self, which: Which) -> Option<Log> {
+    pub(crate) fn log(&self, which: WhichDatabase) -> Option<WriteAheadLog> {
         let chores = self.chores()?;
-        Some(Log::new(which, self.root.clone(), chores, Arc::clone(self.copying(which))))
+        Some(WriteAheadLog::new(which, self.root.clone(), chores, Arc::clone(self.copying(which))))
     }
 
-    fn copying(&self, which: Which) -> &Arc<Copying> {
+    fn copying(&self, which: WhichDatabase) -> &Arc<Copying> {
         match which {
-            Which::Queue => &self.queue,
-            Which::Policies => &self.policies,
+            WhichDatabase::Queue => &self.queue,
+            WhichDatabase::Policies => &self.policies,
         }
     }
 
@@ -87,7 +87,7 @@ impl Housekeeper {
     /// Has the reader gone? To be asked each second.
     pub(crate) fn look_at_readers(&self) {
         let Some(chores) = self.chores() else { return };
-        for which in [Which::Queue, Which::Policies] {
+        for which in [WhichDatabase::Queue, WhichDatabase::Policies] {
             let copying = self.copying(which);
             if copying.asks_again() && chores.send(Chore::Copy(which)).is_err() {
                 // The store is being closed, which ends with a copy.
@@ -183,8 +183,8 @@ impl Broom {
                     let _ = fs::remove_file(path);
                 }
             }
-            Chore::Copy(Which::Queue) => self.copy(&QUEUE, &self.queue),
-            Chore::Copy(Which::Policies) => self.copy(&POLICIES, &self.policies),
+            Chore::Copy(WhichDatabase::Queue) => self.copy(&QUEUE, &self.queue),
+            Chore::Copy(WhichDatabase::Policies) => self.copy(&POLICIES, &self.policies),
             // Only wakes: the flag was set before it was sent.
             Chore::Stop => {}
         }

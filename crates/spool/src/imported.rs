@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use crate::draft::{Draft, Sealed};
 use crate::incoming::Incoming;
-use crate::message::Envelope;
+use crate::message::StoredEnvelope;
 use crate::spool::Spool;
 use crate::writer::Order;
 use crate::{MessageId, StoreError, marks};
@@ -67,7 +67,7 @@ impl Spool {
         &self,
         import: Import,
         body: Sealed,
-        (envelope, now): (Envelope, Timestamp),
+        (envelope, now): (StoredEnvelope, Timestamp),
         done: D,
     ) where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
@@ -100,7 +100,7 @@ impl Spool {
     fn commit_beside<D>(
         &self,
         body: Sealed,
-        envelope: Envelope,
+        envelope: StoredEnvelope,
         beside: impl Fn(&Connection) -> Result<(), StoreError> + Send + 'static,
         done: D,
     ) where

@@ -8,19 +8,19 @@ use smtp::params::Priority;
 use crate::commit::{self, Rows};
 use crate::draft::{Sealed, SealedBody, Ward};
 use crate::journal::Recordable;
-use crate::message::{Envelope, RecipientState};
+use crate::message::{RecipientState, StoredEnvelope};
 use crate::writer::{Needs, Order, Urgency};
 use crate::{MessageId, StoreError};
 
 /// A message with its envelope, shared by what may be done with it.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    new: Arc<(Sealed, Arc<Envelope>)>,
+    new: Arc<(Sealed, Arc<StoredEnvelope>)>,
 }
 
 impl Incoming {
     /// Can it be kept?
-    pub(crate) fn check(body: Sealed, envelope: Envelope) -> Result<Self, StoreError> {
+    pub(crate) fn check(body: Sealed, envelope: StoredEnvelope) -> Result<Self, StoreError> {
         commit::check(&envelope)?;
         Ok(Self { new: Arc::new((body, Arc::new(envelope))) })
     }
@@ -63,7 +63,7 @@ impl Incoming {
 }
 
 /// What waits from the first has its rows from the first, and a body that is a file is written once as it is.
-fn may_leave_soon(body: &Sealed, envelope: &Envelope) -> bool {
+fn may_leave_soon(body: &Sealed, envelope: &StoredEnvelope) -> bool {
     let is_small = match body.body() {
         SealedBody::Memory(_) => true,
         SealedBody::File(_) => false,

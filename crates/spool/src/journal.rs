@@ -24,16 +24,16 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use self::format::{Builder, Done, Position, Record, record};
+use self::format::{Builder, Done, JournalPosition, Record, record};
 use self::scan::{Applied, Hole, scan, segment_name, segments};
 use self::segments::{SEGMENT, SEGMENTS_MANY, SEGMENTS_MAX};
 use self::shared::SharedYoung;
-use self::young::{Mail, Waiting};
+use self::young::{Waiting, YoungMail};
 use crate::arrival::Arrival;
 use crate::commit::{self, Rows};
 use crate::database_lock::is_at;
 use crate::draft::Sealed;
-use crate::message::{Envelope, LaneKey, RecipientNo, Settled};
+use crate::message::{LaneKey, RecipientNo, Settled, StoredEnvelope};
 use crate::schema::{Checkpoint, checkpoint};
 use crate::{MessageId, StoreError, marks};
 
@@ -63,7 +63,7 @@ pub(crate) enum Unwritten {
 #[derive(Debug)]
 pub(crate) enum Recordable {
     /// A new message whose body is no file.
-    Accepted(Arc<(Sealed, Arc<Envelope>)>),
+    Accepted(Arc<(Sealed, Arc<StoredEnvelope>)>),
     /// Recipients are done, of whom nobody has to be told.
     Done {
         done: Done,
@@ -93,7 +93,7 @@ pub(crate) struct Journal {
     /// The number for the next new segment.
     next_segment: u32,
     /// The batch before.
-    previous: Position,
+    previous: JournalPosition,
     applied: Applied,
     young: SharedYoung,
     building: Builder,
@@ -102,7 +102,7 @@ pub(crate) struct Journal {
     /// Was something written since [`Journal::tidy`]?
     is_used: bool,
     /// Accepted in a batch that was refused after it was written: the tables have it.
-    disowned: Vec<Position>,
+    disowned: Vec<JournalPosition>,
     /// What could not be read back, and is to be told.
     holes: Vec<Hole>,
     /// Segments with such, which are kept.
@@ -131,7 +131,7 @@ enum Unreadable {
 /// What a transaction puts into the tables: to be told to the journal once it is committed.
 #[derive(Debug, Default)]
 pub(crate) struct Inserted {
-    places: Vec<Position>,
+    places: Vec<JournalPosition>,
     applied: Applied,
     holes: Vec<Hole>,
 }
@@ -155,7 +155,7 @@ impl Journal {
             // What comes is not written behind what may be torn.
             end: SEGMENT,
             next_segment,
-            previous: Position::default(),
+            previous: JournalPosition::default(),
             applied,
             young: SharedYoung::new(found.young),
             building: Builder::default(),
@@ -214,7 +214,7 @@ impl Journal {
     }
 
     /// A second has passed: up to where mail has been here for long.
-    pub(crate) fn tick(&self) -> Option<Position> {
+    pub(crate) fn tick(&self) -> Option<JournalPosition> {
         self.young.lock().tick()
     }
 
@@ -231,12 +231,12 @@ impl Journal {
     }
 
     /// If it is so full that mail has to get its rows also while other work waits: up to where.
-    pub(crate) fn overflow(&self) -> Option<Position> {
+    pub(crate) fn overflow(&self) -> Option<JournalPosition> {
         let segments = self.used().checked_sub(SEGMENTS_MANY + 1);
         let first = self.applied.low.segment();
         let of_segments = segments.and_then(|more| u32::try_from(more).ok()).map(|more| {
             let kept = first.saturating_add(more).saturating_add(1);
-            Position(Position::new(kept, 0).0.saturating_sub(1))
+            JournalPosition(JournalPosition::new(kept, 0).0.saturating_sub(1))
         });
         let young = self.young.lock();
         let recipients = young.recipients().checked_sub(RECIPIENTS_MANY + 1);
@@ -248,15 +248,15 @@ impl Journal {
     }
 
     /// The beginning of a batch; all before it is not needed any more.
-    fn low(&self) -> Position {
+    fn low(&self) -> JournalPosition {
         self.young.lock().first_batch().unwrap_or_else(|| self.end())
     }
 
     /// Behind the last batch.
-    pub(crate) fn end(&self) -> Position {
+    pub(crate) fn end(&self) -> JournalPosition {
         match self.segments.last_key_value() {
-            Some((number, _)) if self.end < SEGMENT => Position::new(*number, self.end),
-            Some(_) | None => Position::new(self.next_segment, 0),
+            Some((number, _)) if self.end < SEGMENT => JournalPosition::new(*number, self.end),
+            Some(_) | None => JournalPosition::new(self.next_segment, 0),
         }
     }
 
@@ -273,7 +273,7 @@ impl Journal {
         let Some((&number, file)) = self.segments.last_key_value() else {
             return Err(Unwritten::Refused);
         };
-        let at = Position::new(number, self.end);
+        let at = JournalPosition::new(number, self.end);
         let places = self.building.write((at, self.previous, self.low()), &mut self.buffer);
         let written = file.write_all_at(&self.buffer, at.offset());
         if written.is_ok() {
@@ -295,7 +295,7 @@ impl Journal {
             Recordable::Accepted(new) => {
                 let (envelope, segment) = (Arc::clone(&new.1), Arc::clone(&segment));
                 let waiting = Waiting::new(new.0.id(), envelope.recipients.len(), (at, length));
-                young.add(at.after(begin), waiting.with(Mail { envelope, segment }));
+                young.add(at.after(begin), waiting.with(YoungMail { envelope, segment }));
                 Settled::Waiting
             }
             Recordable::Done { done, .. } => young.done(done).unwrap_or(Settled::Missing),
@@ -304,7 +304,7 @@ impl Journal {
     }
 
     /// A start may find it all the same: the mark has to say that the tables have it.
-    fn disown(&mut self, at: Position, news: &[&Recordable], places: &[(usize, usize)]) {
+    fn disown(&mut self, at: JournalPosition, news: &[&Recordable], places: &[(usize, usize)]) {
         let accepted = news.iter().zip(places).filter(|(new, _)| match new {
             Recordable::Accepted(_) => true,
             Recordable::Done { .. } => false,
@@ -326,7 +326,7 @@ impl Journal {
     }
 
     /// Places of messages that get their rows next, up to this one: as many as one transaction should have.
-    pub(crate) fn slice(&self, until: Position) -> Vec<Position> {
+    pub(crate) fn slice(&self, until: JournalPosition) -> Vec<JournalPosition> {
         let mut octets: usize = 0;
         let young = self.young.lock();
         let fits = young.iter().take(SLICE).take_while(|(place, waiting)| {
@@ -341,7 +341,7 @@ impl Journal {
     pub(crate) fn insert(
         &self,
         db: &Connection,
-        places: Vec<Position>,
+        places: Vec<JournalPosition>,
     ) -> Result<Inserted, StoreError> {
         self.insert_with(db, places, Unreadable::Fails)
     }
@@ -349,7 +349,7 @@ impl Journal {
     fn insert_with(
         &self,
         db: &Connection,
-        places: Vec<Position>,
+        places: Vec<JournalPosition>,
         unreadable: Unreadable,
     ) -> Result<Inserted, StoreError> {
         let mut holes = Vec::new();
@@ -415,7 +415,7 @@ impl Journal {
         self.holes.extend(inserted.holes);
     }
 
-    fn read(&self, place: Position, length: usize) -> io::Result<Vec<u8>> {
+    fn read(&self, place: JournalPosition, length: usize) -> io::Result<Vec<u8>> {
         let mut octets = vec![0; length];
         let file = self.segments.get(&place.segment()).ok_or(io::ErrorKind::NotFound)?;
         file.read_exact_at(&mut octets, place.offset())?;

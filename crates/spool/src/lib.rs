@@ -9,15 +9,15 @@
 //! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
 
 pub use crate::backup::{Copied, CopiedPolicies, CopyError, backup};
-pub use crate::body::Body;
+pub use crate::body::StoredBody;
 pub use crate::damage::{CheckCursor, Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
 pub use crate::draft::{Draft, INLINE_BODY_MAX, Sealed};
 pub use crate::due::{BodyRef, Due, DueCursor, DuePage, DueRecipient};
 pub use crate::enforced::{Enforced, EnforcedList};
 pub use crate::error::{OpenError, StoreError};
-pub use crate::examine::{Cure, Examined, Finding, examine};
+pub use crate::examine::{Cure, DamageFinding, Examined, examine};
 pub use crate::export::{Export, Exported};
-pub use crate::foreign_readers::{Pinned, Reader};
+pub use crate::foreign_readers::{ForeignReader, Pinned};
 pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::imported::Import;
 pub use crate::lane_rows::Swept;
@@ -27,13 +27,14 @@ pub use crate::listing::{
 pub use crate::marks::Marks;
 pub use crate::mend::Mended;
 pub use crate::message::{
-    Attempt, BodyBytes, BodyFacts, Change, Deadline, Deferral, Envelope, LaneKey, LaneState,
-    LaneSummary, LaneTrouble, LaneUpdate, MessageOptions, NewMessage, NewRecipient, Problem,
-    RECIPIENTS_MAX, RecipientNo, RecipientOptions, RecipientState, Settled, Settlement, Told, turn,
+    Attempt, BodyBytes, BodyFacts, Change, Deadline, LaneKey, LaneState, LaneSummary, LaneTrouble,
+    LaneUpdate, MessageOptions, NewMessage, NewRecipient, RECIPIENTS_MAX, RecipientDeferral,
+    RecipientNo, RecipientOptions, RecipientState, Settled, Settlement, StoredEnvelope,
+    StoredProblem, Told, turn,
 };
 pub use crate::opening::{OpenReport, Options, PoliciesFile, Space};
 pub use crate::overdue::{Overdue, OverdueCursor, OverduePage};
-pub use crate::policies::{Found, HostRow, Policies, PolicyPage, PolicyRow};
+pub use crate::policies::{FoundPolicy, HostRow, Policies, PolicyPage, PolicyRow};
 pub use crate::proven::Proven;
 pub use crate::relane::Move;
 pub use crate::repair::{Repaired, repair};

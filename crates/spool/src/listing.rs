@@ -14,8 +14,8 @@ use crate::damage::{self, DamagedRecipient, MESSAGE_DAMAGED};
 use crate::due::BodyRef;
 use crate::layout::Layout;
 use crate::message::{
-    BodyFacts, LaneKey, MessageOptions, Problem, RecipientNo, RecipientOptions, RecipientState,
-    Settled,
+    BodyFacts, LaneKey, MessageOptions, RecipientNo, RecipientOptions, RecipientState, Settled,
+    StoredProblem,
 };
 use crate::rows::{self, Columns, count, recipient_key, split_key, state_code, time};
 use crate::{MessageId, StoreError};
@@ -108,7 +108,7 @@ pub struct QueueRow {
     /// When it becomes too old.
     pub expires_at: Timestamp,
     /// What went wrong last.
-    pub last: Option<Problem>,
+    pub last: Option<StoredProblem>,
     /// What was asked for with it.
     pub options: RecipientOptions,
 }
@@ -169,7 +169,7 @@ pub struct Counts {
 
 /// What an operator does to recipients.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Action {
+pub(crate) enum BulkAction {
     Delete,
     Retry(Timestamp),
     Hold,
@@ -423,7 +423,7 @@ pub(crate) type Target = (MessageId, Option<RecipientNo>);
 pub(crate) fn act(
     db: &Connection,
     layout: &Layout,
-    action: Action,
+    action: BulkAction,
     targets: &[Target],
 ) -> Result<(Acted, Vec<PathBuf>), StoreError> {
     let (mut acted, mut files) = (Acted::default(), Vec::new());
@@ -433,7 +433,7 @@ pub(crate) fn act(
         let keys = [recipient_key(seq, first), recipient_key(seq, last)];
         note_lanes(db, keys, &mut acted.lanes)?;
         acted.recipients += rows::number(act_on(db, action, keys)?).unsigned_abs();
-        if matches!(action, Action::Delete) && remove_if_done(db, seq)? == Settled::Gone {
+        if matches!(action, BulkAction::Delete) && remove_if_done(db, seq)? == Settled::Gone {
             files.extend(file_of(layout, *id, body));
         }
     }
@@ -455,30 +455,34 @@ fn note_lanes(db: &Connection, keys: [i64; 2], lanes: &mut Vec<LaneKey>) -> Resu
     Ok(())
 }
 
-fn act_on(db: &Connection, action: Action, [first, last]: [i64; 2]) -> Result<usize, StoreError> {
+fn act_on(
+    db: &Connection,
+    action: BulkAction,
+    [first, last]: [i64; 2],
+) -> Result<usize, StoreError> {
     let (queued, held) = (state_code(RecipientState::Queued), state_code(RecipientState::Held));
     let between = "WHERE id BETWEEN ?1 AND ?2";
     // The operator does not overrule the time that the sender named.
     let due = "(SELECT max(?3, coalesce(not_before, ?3)) FROM messages
              WHERE seq = recipients.id >> 16)";
     Ok(match action {
-        Action::Delete => db
+        BulkAction::Delete => db
             .prepare_cached(&format!("DELETE FROM recipients {between}"))?
             .execute(params![first, last])?,
-        Action::Retry(now) => db
+        BulkAction::Retry(now) => db
             .prepare_cached(&format!(
                 "UPDATE recipients SET due_at = {due} {between} AND state = ?4"
             ))?
             .execute(params![first, last, now.as_millisecond(), queued])?,
-        Action::Hold => db
+        BulkAction::Hold => db
             .prepare_cached(&format!("UPDATE recipients SET state = ?3 {between} AND state = ?4"))?
             .execute(params![first, last, held, queued])?,
-        Action::Release(now) => db
+        BulkAction::Release(now) => db
             .prepare_cached(&format!(
                 "UPDATE recipients SET state = ?5, due_at = {due} {between} AND state = ?4"
             ))?
             .execute(params![first, last, now.as_millisecond(), held, queued])?,
-        Action::GiveBack => db
+        BulkAction::GiveBack => db
             .prepare_cached(&format!("UPDATE recipients SET state = ?4 {between} AND state = ?3"))?
             .execute(params![first, last, held, queued])?,
     })

@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
-use crate::housekeeper::{Chore, Which};
+use crate::housekeeper::{Chore, WhichDatabase};
 use crate::layout::{free_space, refuses_writes};
 use crate::schema::{Checkpoint, LogState, PAGE_BYTES, checkpoint};
 
@@ -39,8 +39,8 @@ const LOOK_EVERY: usize = 64;
 
 /// The writer's view of its log: how to keep it short without copying it itself.
 #[derive(Debug)]
-pub(crate) struct Log {
-    which: Which,
+pub(crate) struct WriteAheadLog {
+    which: WhichDatabase,
     root: PathBuf,
     chores: Sender<Chore>,
     copying: Arc<Copying>,
@@ -50,12 +50,12 @@ pub(crate) struct Log {
 /// What writer and keeper tell each other about one log.
 #[derive(Debug, Default)]
 pub(crate) struct Copying {
-    state: Mutex<State>,
+    state: Mutex<CopiedState>,
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CopiedState {
     /// The keeper is to copy, or copies.
     asked: bool,
     /// The keeper has copied; the writer is to copy the few pages that came meanwhile.
@@ -65,7 +65,7 @@ struct State {
 }
 
 impl Copying {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CopiedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,12 +82,12 @@ impl Copying {
     }
 
     /// The keeper has done what it was asked for.
-    pub(crate) fn end(&self, copied: Option<Copied>) {
+    pub(crate) fn end(&self, copied: Option<CopiedLog>) {
         let mut state = self.state();
         state.asked = false;
         match copied {
-            Some(Copied::ToTheEnd { .. }) => state.unfinished = true,
-            Some(Copied::ToAReader { pages }) => state.pinned = Some(pages),
+            Some(CopiedLog::ToTheEnd { .. }) => state.unfinished = true,
+            Some(CopiedLog::ToAReader { pages }) => state.pinned = Some(pages),
             // A full disk: the log grows until it is not, or commits fail and say so.
             None => {}
         }
@@ -104,7 +104,7 @@ impl Copying {
 
 /// How far a copy came.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Copied {
+pub(crate) enum CopiedLog {
     /// To what was its end when the copy began.
     ToTheEnd {
         /// Of the log.
@@ -117,9 +117,9 @@ pub(crate) enum Copied {
     },
 }
 
-impl Log {
+impl WriteAheadLog {
     pub(crate) fn new(
-        which: Which,
+        which: WhichDatabase,
         root: PathBuf,
         chores: Sender<Chore>,
         copying: Arc<Copying>,
@@ -197,7 +197,7 @@ impl Log {
 /// The keeper's part: copies without making anybody wait. `file` is the log.
 pub(crate) fn copy(db: &Connection, file: &Path, copying: &Copying) -> Result<(), StoreError> {
     let copied = copy_to_end(db);
-    if matches!(copied, Ok(Copied::ToTheEnd { pages }) if pages >= CUT_PAGES) {
+    if matches!(copied, Ok(CopiedLog::ToTheEnd { pages }) if pages >= CUT_PAGES) {
         forget_cached(file);
     }
     copying.end(copied.as_ref().ok().copied());
@@ -205,15 +205,15 @@ pub(crate) fn copy(db: &Connection, file: &Path, copying: &Copying) -> Result<()
 }
 
 /// A log that was pinned is long, and much may come while it is copied: again, while that helps.
-fn copy_to_end(db: &Connection) -> Result<Copied, StoreError> {
+fn copy_to_end(db: &Connection) -> Result<CopiedLog, StoreError> {
     let mut before = checkpoint(db, Checkpoint::Count)?;
     loop {
         let after = checkpoint(db, Checkpoint::Passive)?;
         if after.copied < before.pages && left(&after) >= PINNED_PAGES {
-            return Ok(Copied::ToAReader { pages: after.pages });
+            return Ok(CopiedLog::ToAReader { pages: after.pages });
         }
         if left(&after) < COPY_PAGES || left(&after) >= left(&before) {
-            return Ok(Copied::ToTheEnd { pages: after.pages });
+            return Ok(CopiedLog::ToTheEnd { pages: after.pages });
         }
         before = after;
     }

@@ -30,7 +30,7 @@ pub struct BodyFacts {
 
 /// What SMTP said about a message, and how long we keep trying.
 #[derive(Clone, Debug)]
-pub struct Envelope {
+pub struct StoredEnvelope {
     /// Who is told about failures.
     pub sender: ReversePath,
     /// Who gets it: 1 to [`RECIPIENTS_MAX`].
@@ -48,7 +48,7 @@ pub struct Envelope {
     pub options: MessageOptions,
 }
 
-impl Envelope {
+impl StoredEnvelope {
     /// When the message may first be tried.
     pub fn begins_at(&self) -> Timestamp {
         self.options.begins_at(self.arrived_at)
@@ -215,7 +215,7 @@ pub enum RecipientState {
 
 /// The last thing that went wrong, in the words that log, queue and DSN share.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Problem {
+pub struct StoredProblem {
     /// When.
     pub at: Timestamp,
     /// Enhanced status code (RFC 3463).
@@ -236,7 +236,7 @@ pub enum Change {
     /// It will never be delivered: done; the notice is in the same settlement.
     Failed,
     /// It waits.
-    Deferred(Deferral),
+    Deferred(RecipientDeferral),
     /// The notice in the same settlement tells its sender that it waits: no other one will.
     Told(Told),
 }
@@ -252,11 +252,11 @@ pub enum Told {
 
 /// When and why a recipient is tried again.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Deferral {
+pub struct RecipientDeferral {
     /// The next attempt.
     pub due_at: Timestamp,
     /// What is shown as the last problem; `None` leaves the one before.
-    pub problem: Option<Problem>,
+    pub problem: Option<StoredProblem>,
     /// Whether the attempt counts.
     pub attempt: Attempt,
 }
@@ -276,7 +276,7 @@ pub struct NewMessage {
     /// Its body.
     pub body: Sealed,
     /// Its envelope.
-    pub envelope: Envelope,
+    pub envelope: StoredEnvelope,
 }
 
 /// All that one attempt on one message changes; takes effect wholly or not at all.
@@ -331,7 +331,7 @@ pub struct LaneTrouble {
     /// The first failure of the row.
     pub first_failed_at: Timestamp,
     /// What went wrong last.
-    pub problem: Problem,
+    pub problem: StoredProblem,
 }
 
 /// New knowledge about a lane.

@@ -1,7 +1,7 @@
 //! Policy state that survives: domains, and hosts that completed STARTTLS.
 //!
 //! In a file of its own, so that a damaged or restored queue does not take the policies along. A row
-//! that cannot be read is reported as [`Found::Corrupt`] and never stops anything. What must not get lost with the
+//! that cannot be read is reported as [`FoundPolicy::Corrupt`] and never stops anything. What must not get lost with the
 //! file is in queue.db: `enforced.rs`.
 
 use std::collections::BTreeSet;
@@ -93,7 +93,7 @@ pub struct HostRow {
 
 /// The answer to a look-up.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Found<T> {
+pub enum FoundPolicy<T> {
     /// It is stored.
     Row(T),
     /// It is not.
@@ -157,11 +157,11 @@ impl Policies {
     /// # Errors
     ///
     /// [`StoreError`] when the database cannot be read at all.
-    pub fn get(&self, domain: &HostName) -> Result<Found<PolicyRow>, StoreError> {
+    pub fn get(&self, domain: &HostName) -> Result<FoundPolicy<PolicyRow>, StoreError> {
         self.get_named(domain.as_str())
     }
 
-    fn get_named(&self, domain: &str) -> Result<Found<PolicyRow>, StoreError> {
+    fn get_named(&self, domain: &str) -> Result<FoundPolicy<PolicyRow>, StoreError> {
         find(
             &self.readers,
             |db| {
@@ -235,10 +235,10 @@ impl Policies {
         let mut page = PolicyPage { next, damaged, ..PolicyPage::default() };
         for name in &names {
             match self.get_named(name) {
-                Ok(Found::Row(row)) => page.rows.push(row),
+                Ok(FoundPolicy::Row(row)) => page.rows.push(row),
                 // It was deleted since.
-                Ok(Found::Absent) => {}
-                Ok(Found::Corrupt) => page.damaged += 1,
+                Ok(FoundPolicy::Absent) => {}
+                Ok(FoundPolicy::Corrupt) => page.damaged += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -315,7 +315,7 @@ impl Policies {
     /// # Errors
     ///
     /// [`StoreError`] when the database cannot be read at all.
-    pub fn host(&self, host: &HostName) -> Result<Found<HostRow>, StoreError> {
+    pub fn host(&self, host: &HostName) -> Result<FoundPolicy<HostRow>, StoreError> {
         find(
             &self.readers,
             |db| {
@@ -394,7 +394,7 @@ impl Policies {
     pub(crate) fn find_in_queue<T>(
         &self,
         look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
-    ) -> Result<Found<T>, StoreError> {
+    ) -> Result<FoundPolicy<T>, StoreError> {
         find(&self.queue.1, look_up, is_corrupt)
     }
 
@@ -421,15 +421,15 @@ fn find<T>(
     readers: &Readers,
     look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
     is_damage: fn(&rusqlite::Error) -> bool,
-) -> Result<Found<T>, StoreError> {
+) -> Result<FoundPolicy<T>, StoreError> {
     let found = readers.read(|db| match look_up(db)? {
-        None => Ok(Found::Absent),
-        Some(Ok(row)) => Ok(Found::Row(row)),
-        Some(Err(StoreError::Corrupt { .. })) => Ok(Found::Corrupt),
+        None => Ok(FoundPolicy::Absent),
+        Some(Ok(row)) => Ok(FoundPolicy::Row(row)),
+        Some(Err(StoreError::Corrupt { .. })) => Ok(FoundPolicy::Corrupt),
         Some(Err(other)) => Err(other),
     });
     match found {
-        Err(StoreError::Database { source }) if is_damage(&source) => Ok(Found::Corrupt),
+        Err(StoreError::Database { source }) if is_damage(&source) => Ok(FoundPolicy::Corrupt),
         found => found,
     }
 }

@@ -18,12 +18,12 @@ pub(crate) struct Readers {
     schema: &'static Schema,
     root: PathBuf,
     vitals: Arc<Vitals>,
-    pool: Mutex<Pool>,
+    pool: Mutex<ReaderPool>,
     returned: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Pool {
+struct ReaderPool {
     idle: Vec<Connection>,
     lent: usize,
 }
@@ -51,13 +51,13 @@ impl Readers {
         result
     }
 
-    fn borrow(&self) -> Result<Loan<'_>, StoreError> {
+    fn borrow(&self) -> Result<ReaderLoan<'_>, StoreError> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         while pool.lent >= READERS_MAX {
             pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
         pool.lent += 1;
-        let mut loan = Loan { readers: self, db: pool.idle.pop() };
+        let mut loan = ReaderLoan { readers: self, db: pool.idle.pop() };
         drop(pool);
         if loan.db.is_none() {
             let db = self.schema.reader(&self.root)?;
@@ -69,12 +69,12 @@ impl Readers {
 }
 
 /// Comes back whatever happens to the reader.
-struct Loan<'a> {
+struct ReaderLoan<'a> {
     readers: &'a Readers,
     db: Option<Connection>,
 }
 
-impl Drop for Loan<'_> {
+impl Drop for ReaderLoan<'_> {
     fn drop(&mut self) {
         let mut pool = self.readers.pool.lock().unwrap_or_else(PoisonError::into_inner);
         pool.lent = pool.lent.saturating_sub(1);

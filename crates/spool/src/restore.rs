@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::MessageId;
 use crate::backup::{
-    Body, Copied, CopyError, Owner, check_apart, failed, link_or_copy, remove_if_there, sync_filled,
+    Copied, CopiedBody, CopyError, Owner, check_apart, failed, link_or_copy, remove_if_there,
+    sync_filled,
 };
 use crate::database_lock::DatabaseLock;
 use crate::journal::scan::segments;
@@ -195,11 +196,11 @@ fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError
             let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
             let Some(id) = id.filter(|id: &MessageId| id.low_byte() == low) else { continue };
             match link_or_copy(&entry.path(), &to.body(id), owner)? {
-                Body::Linked => {
+                CopiedBody::Linked => {
                     (copied.files, copied.linked) = (copied.files + 1, copied.linked + 1)
                 }
-                Body::Copied => copied.files += 1,
-                Body::Gone => {}
+                CopiedBody::Copied => copied.files += 1,
+                CopiedBody::Gone => {}
             }
         }
     }

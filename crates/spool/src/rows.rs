@@ -9,8 +9,8 @@ use smtp::{Domain, Mailbox, RemoteText, ReversePath};
 
 use crate::due::BodyRef;
 use crate::message::{
-    BodyFacts, Deadline, LaneState, LaneTrouble, MessageOptions, Problem, RecipientNo,
-    RecipientOptions, RecipientState,
+    BodyFacts, Deadline, LaneState, LaneTrouble, MessageOptions, RecipientNo, RecipientOptions,
+    RecipientState, StoredProblem,
 };
 use crate::{MessageId, StoreError};
 
@@ -250,7 +250,7 @@ fn get<I: RowIndex, T: FromSql>(row: &Row<'_>, place: I) -> Result<T, StoreError
 }
 
 /// The columns `last_at` to `last_text`, null when there is no problem.
-pub(crate) fn problem_values(problem: Option<&Problem>) -> [Value; 5] {
+pub(crate) fn problem_values(problem: Option<&StoredProblem>) -> [Value; 5] {
     let Some(problem) = problem else {
         return [const { Value::Null }; 5];
     };
@@ -264,14 +264,14 @@ pub(crate) fn problem_values(problem: Option<&Problem>) -> [Value; 5] {
     ]
 }
 
-pub(crate) fn problem(columns: &mut Columns<'_, '_>) -> Result<Option<Problem>, StoreError> {
+pub(crate) fn problem(columns: &mut Columns<'_, '_>) -> Result<Option<StoredProblem>, StoreError> {
     let at: Option<i64> = columns.next()?;
     let status: Option<Box<str>> = columns.next()?;
     let reason: Option<Box<str>> = columns.next()?;
     let mx: Option<String> = columns.next()?;
     let text: Option<String> = columns.next()?;
     let (Some(at), Some(status), Some(reason)) = (at, status, reason) else { return Ok(None) };
-    Ok(Some(Problem {
+    Ok(Some(StoredProblem {
         at: time(at)?,
         status,
         reason,

@@ -18,7 +18,7 @@ use crate::commit::Rows;
 use crate::database_lock::DatabaseLock;
 use crate::draft::{Draft, Workshop};
 use crate::foreign_readers::{Pinned, foreign_readers};
-use crate::housekeeper::{Chore, Housekeeper, Sweeps, Which};
+use crate::housekeeper::{Chore, Housekeeper, Sweeps, WhichDatabase};
 use crate::imported::Arriving;
 use crate::journal::Journal;
 use crate::journal::shared::SharedYoung;
@@ -359,8 +359,8 @@ impl Inner {
         let start = |db, which, reserve, journal| {
             let log = housekeeper.log(which).ok_or(StoreError::Closed)?;
             let duties = match which {
-                Which::Queue => Duties::Queue(Arc::clone(&database_lock)),
-                Which::Policies => Duties::Nothing,
+                WhichDatabase::Queue => Duties::Queue(Arc::clone(&database_lock)),
+                WhichDatabase::Policies => Duties::Nothing,
             };
             let tools = Tools { db, log, reserve, journal, idle: options.journal_idle };
             Writer::start(tools, Arc::clone(&vitals), duties)
@@ -370,10 +370,10 @@ impl Inner {
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
         let journal = take_over(&workshop, &queue, &rows, &reserve)?;
         let young = journal.young().clone();
-        let queue = Arc::new(start(queue, Which::Queue, reserve, Some(journal))?);
+        let queue = Arc::new(start(queue, WhichDatabase::Queue, reserve, Some(journal))?);
         let readers_of_queue = readers(&QUEUE);
         let beside = (Arc::clone(&queue), Arc::clone(&readers_of_queue));
-        let writer = Arc::new(start(policies, Which::Policies, policy_reserve, None)?);
+        let writer = Arc::new(start(policies, WhichDatabase::Policies, policy_reserve, None)?);
         Ok(Self {
             queue,
             policies: Policies::new(writer, readers(&POLICIES), beside),

@@ -8,7 +8,7 @@ use smtp::HostName;
 use crate::message::LaneKey;
 use crate::rows::{Columns, number};
 use crate::spool::Spool;
-use crate::walk::{Table, Walk};
+use crate::walk::{Table, TableWalk};
 use crate::writer::Needs;
 use crate::{ListCursor, StoreError, rows};
 
@@ -99,7 +99,7 @@ impl Spool {
             let after = after.map_or(i64::MIN, ListCursor::key);
             let mut found = select.query(params![after, lane.as_str(), number(limit)])?;
             let (mut domains, mut seen) = (BTreeSet::new(), 0);
-            let mut walk = Walk::behind(db, Table::Recipients, after);
+            let mut walk = TableWalk::behind(db, Table::Recipients, after);
             while let Some(row) = found.next()? {
                 let mut columns = Columns::new(row);
                 walk.step(columns.next()?);

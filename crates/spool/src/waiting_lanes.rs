@@ -9,7 +9,7 @@ use crate::rows::{self, Columns, count, time};
 use crate::{StoreError, due};
 
 /// Those in which mail waits that is not held, and those that failed: one pass over the index and one over the lanes.
-pub(crate) fn lanes(db: &Connection, index: Index) -> Result<Lanes, StoreError> {
+pub(crate) fn lanes(db: &Connection, index: Index) -> Result<WaitingLanes, StoreError> {
     let mut loads = db.prepare_cached(
         "SELECT lane, count(*), min(due_at), min(expires_at)
          FROM recipients INDEXED BY recipients_due WHERE state = 0 GROUP BY lane ORDER BY lane",
@@ -22,7 +22,7 @@ pub(crate) fn lanes(db: &Connection, index: Index) -> Result<Lanes, StoreError> 
     )?;
     let mut rows = select.query([])?;
     let mut load = next_load(&mut loads)?;
-    let mut found = Lanes::default();
+    let mut found = WaitingLanes::default();
     while let Some(row) = rows.next()? {
         let mut columns = Columns::new(row);
         let lane: i64 = columns.next()?;
@@ -94,7 +94,7 @@ pub(crate) enum Index {
 
 /// All lanes that matter.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lanes {
+pub(crate) struct WaitingLanes {
     pub(crate) lanes: Vec<LaneSummary>,
     /// Rows whose name cannot be read, or that are gone although recipients wait there.
     pub(crate) nameless: Vec<i64>,

@@ -37,7 +37,7 @@ pub(crate) enum Misplaced {
 
 /// Where a slice is.
 #[derive(Debug)]
-pub(crate) struct Walk<'a> {
+pub(crate) struct TableWalk<'a> {
     db: &'a Connection,
     table: Table,
     start: i64,
@@ -47,7 +47,7 @@ pub(crate) struct Walk<'a> {
     read: Option<i64>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> TableWalk<'a> {
     /// A slice of the rows behind this key.
     pub(crate) fn behind(db: &'a Connection, table: Table, start: i64) -> Self {
         Self { db, table, start, passed: start, read: None }
@@ -119,7 +119,7 @@ mod tests {
         for key in found {
             db.execute("INSERT INTO recipients VALUES (?1)", [key]).unwrap();
         }
-        let mut walk = Walk::behind(&db, Table::Recipients, 10);
+        let mut walk = TableWalk::behind(&db, Table::Recipients, 10);
         for key in keys {
             walk.step(*key);
         }
@@ -142,7 +142,7 @@ mod tests {
     fn a_full_slice_that_leads_nowhere_is_damage() {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch("CREATE TABLE messages (seq INTEGER PRIMARY KEY)").unwrap();
-        let mut walk = Walk::behind(&db, Table::Messages, 10);
+        let mut walk = TableWalk::behind(&db, Table::Messages, 10);
         assert_eq!(walk.step(3), Misplaced::Second);
         assert!(matches!(walk.next(), Err(StoreError::Corrupt { what: ORDER })));
     }

@@ -23,7 +23,7 @@ use rusqlite::Connection;
 use self::worker::Worker;
 use crate::StoreError;
 use crate::journal::Journal;
-use crate::log::Log;
+use crate::log::WriteAheadLog;
 use crate::message::Settled;
 use crate::reserve::Reserve;
 use crate::vitals::Vitals;
@@ -35,7 +35,7 @@ const BATCH_OCTETS_MAX: usize = 12 * 1024 * 1024;
 /// Ours: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
 const WAITING_MAX: usize = 8192;
 /// Work for the writer thread, whatever its result is.
-trait Work: Send {
+trait WriterWork: Send {
     /// Runs inside the transaction; again if that was rolled back.
     fn apply(&mut self, db: &Connection) -> Result<(), StoreError>;
     /// Its record stands in the journal instead.
@@ -51,7 +51,7 @@ struct Task<T, A, D> {
     outcome: Option<T>,
 }
 
-impl<T, A, D> Work for Task<T, A, D>
+impl<T, A, D> WriterWork for Task<T, A, D>
 where
     T: Send,
     A: FnMut(&Connection) -> Result<T, StoreError> + Send,
@@ -74,7 +74,7 @@ where
 
 struct Job {
     order: Order,
-    work: Box<dyn Work>,
+    work: Box<dyn WriterWork>,
 }
 
 /// The way to the writer thread.
@@ -85,7 +85,7 @@ pub(crate) struct Writer {
 }
 
 struct Shared {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingOrders>,
     wake: Condvar,
     vitals: Arc<Vitals>,
     /// Messages in the journal that have no rows.
@@ -98,7 +98,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-struct Waiting {
+struct WaitingOrders {
     jobs: VecDeque<Job>,
     open: bool,
     /// A second has passed.
@@ -113,7 +113,7 @@ struct Taken {
 }
 
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, WaitingOrders> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -163,7 +163,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) db: Connection,
-    pub(crate) log: Log,
+    pub(crate) log: WriteAheadLog,
     pub(crate) reserve: Reserve,
     pub(crate) journal: Option<Journal>,
     /// As [`crate::Options::journal_idle`].
@@ -173,7 +173,7 @@ pub(crate) struct Tools {
 impl Writer {
     /// Starts the thread that owns the database.
     pub(crate) fn start(tools: Tools, vitals: Arc<Vitals>, duties: Duties) -> io::Result<Self> {
-        let waiting = Waiting { jobs: VecDeque::new(), open: true, tick: false };
+        let waiting = WaitingOrders { jobs: VecDeque::new(), open: true, tick: false };
         let shared = Arc::new(Shared {
             waiting: Mutex::new(waiting),
             wake: Condvar::new(),
@@ -212,7 +212,7 @@ impl Writer {
         self.queue(order, Task { apply, recorded: Some(recorded), done, outcome: None });
     }
 
-    fn queue(&self, order: Order, work: impl Work + 'static) {
+    fn queue(&self, order: Order, work: impl WriterWork + 'static) {
         let mut waiting = self.shared.waiting();
         let refusal = if self.shared.vitals.alive().is_err() {
             Some(StoreError::Poisoned)

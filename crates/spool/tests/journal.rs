@@ -12,8 +12,8 @@ use std::time::Duration;
 use common::{at, bytes, commit, deliver, lane, queued, settle, settlement, snapshot};
 use rusqlite::Connection;
 use spool::{
-    Attempt, Body, Change, CopyError, Deferral, MessageId, Options, RecipientNo, Settled, Spool,
-    StoreError, backup, examine, repair, restore,
+    Attempt, Change, CopyError, MessageId, Options, RecipientDeferral, RecipientNo, Settled, Spool,
+    StoreError, StoredBody, backup, examine, repair, restore,
 };
 
 /// What a crash leaves: the files as they are, in another place.
@@ -120,7 +120,9 @@ fn mail_is_due_and_read_and_done_without_rows() {
     }
     let want: Vec<_> = ids.iter().copied().skip(1).step_by(3).collect();
     assert_eq!(found, want);
-    assert!(matches!(spool.body(ids[4]).unwrap(), Body::Memory(bytes) if *bytes == *b"body 4"));
+    assert!(
+        matches!(spool.body(ids[4]).unwrap(), StoredBody::Memory(bytes) if *bytes == *b"body 4")
+    );
     assert_eq!(spool.header_block(ids[4], 4).unwrap(), b"body");
     ids.iter().for_each(|id| deliver(&spool, *id));
     assert_eq!(rows(dir.path()), 0);
@@ -260,7 +262,7 @@ fn a_settlement_that_says_more_goes_into_the_tables_with_its_message() {
     let spool = open(dir.path());
     let ids: Vec<_> = (0..4).map(|number| one(&spool, number)).collect();
     let mut later = settlement(&spool, ids[2]);
-    let deferral = Deferral { due_at: at(60), problem: None, attempt: Attempt::Counted };
+    let deferral = RecipientDeferral { due_at: at(60), problem: None, attempt: Attempt::Counted };
     later.changes.push((RecipientNo(0), Change::Deferred(deferral)));
     settle(&spool, later).unwrap();
     assert_eq!(rows(dir.path()), 1, "the others need no rows for that");

@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use smtp::params::Priority;
 use spool::{
-    Attempt, Change, Deferral, Filter, LaneState, LaneTrouble, LaneUpdate, MessageId, NewMessage,
-    RecipientNo, RecipientState, Selection, Settled, Spool,
+    Attempt, Change, Filter, LaneState, LaneTrouble, LaneUpdate, MessageId, NewMessage,
+    RecipientDeferral, RecipientNo, RecipientState, Selection, Settled, Spool,
 };
 
 #[derive(Clone, Debug)]
@@ -203,7 +203,7 @@ impl Run {
                 Fate::Untried => continue,
                 Fate::Delivered => Change::Delivered,
                 Fate::Failed => Change::Failed,
-                Fate::Deferred(due) => Change::Deferred(Deferral {
+                Fate::Deferred(due) => Change::Deferred(RecipientDeferral {
                     due_at: at(*due),
                     problem: (due % 2 == 0).then(|| problem(*due)),
                     attempt: if due % 3 == 0 { Attempt::NotCounted } else { Attempt::Counted },

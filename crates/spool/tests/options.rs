@@ -11,16 +11,16 @@ use common::{at, commit_as, envelope, hold, lane, open, sealed, settle, settleme
 use smtp::params::{ByMode, EnvelopeId, Notify, OriginalRecipient, Priority, Return};
 use smtp::{Mailbox, ReversePath};
 use spool::{
-    Attempt, Change, Deadline, Deferral, Envelope, Filter, MessageId, MessageOptions, NewMessage,
-    RecipientNo, RecipientOptions, RecipientState, Selection, Spool, Told,
+    Attempt, Change, Deadline, Filter, MessageId, MessageOptions, NewMessage, RecipientDeferral,
+    RecipientNo, RecipientOptions, RecipientState, Selection, Spool, StoredEnvelope, Told,
 };
 
 /// An envelope for one recipient in lane 1.
-fn one() -> Envelope {
+fn one() -> StoredEnvelope {
     envelope(1, &[("b@to.example", lane(1))])
 }
 
-fn commit(spool: &Spool, change: impl FnOnce(&mut Envelope)) -> MessageId {
+fn commit(spool: &Spool, change: impl FnOnce(&mut StoredEnvelope)) -> MessageId {
     let mut envelope = one();
     change(&mut envelope);
     commit_as(spool, b"x", envelope)
@@ -147,7 +147,7 @@ fn ext_12_mail_with_a_release_time_is_not_due_before_whatever_operators_do() {
 
 #[test]
 fn a_release_time_in_the_past_is_now() {
-    let envelope = Envelope {
+    let envelope = StoredEnvelope {
         options: MessageOptions { not_before: Some(at(-5)), ..MessageOptions::default() },
         ..one()
     };
@@ -200,7 +200,7 @@ fn who_may_be_told_of_a_delay_is_found_until_they_are() {
     assert!(unwarned(49).is_empty(), "it waits since its release");
     assert_eq!(unwarned(50), [0, 3]);
     let mut told = settlement(&spool, id);
-    let wait = Deferral { due_at: at(60), problem: None, attempt: Attempt::Counted };
+    let wait = RecipientDeferral { due_at: at(60), problem: None, attempt: Attempt::Counted };
     told.changes =
         vec![(RecipientNo(0), Change::Deferred(wait)), (RecipientNo(0), Change::Told(Told::Delay))];
     settle(&spool, told).unwrap();
@@ -219,7 +219,7 @@ fn ext_13_deadlines_are_found_by_time_until_they_are_dealt_with() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     let by = |second: i64, mode| {
-        move |envelope: &mut Envelope| {
+        move |envelope: &mut StoredEnvelope| {
             envelope.options.deliver_by = Some(Deadline { at: at(second), mode, trace: false });
         }
     };

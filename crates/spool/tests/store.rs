@@ -22,9 +22,9 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use smtp::HostName;
 use spool::{
-    Attempt, BodyRef, Change, Deferral, Enforced, Filter, Found, Health, HostRow, LaneKey,
-    LaneState, LaneUpdate, Marks, MessageId, MessageOptions, Move, OpenError, PoliciesFile,
-    PolicyRow, RecipientNo, RecipientOptions, RecipientState, Selection, Settled, Spool,
+    Attempt, BodyRef, Change, Enforced, Filter, FoundPolicy, Health, HostRow, LaneKey, LaneState,
+    LaneUpdate, Marks, MessageId, MessageOptions, Move, OpenError, PoliciesFile, PolicyRow,
+    RecipientDeferral, RecipientNo, RecipientOptions, RecipientState, Selection, Settled, Spool,
     StoreError,
 };
 
@@ -162,8 +162,9 @@ fn a_deferral_keeps_its_reason_and_comes_back_at_its_time() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
-    let defer =
-        |due, problem, attempt| Change::Deferred(Deferral { due_at: at(due), problem, attempt });
+    let defer = |due, problem, attempt| {
+        Change::Deferred(RecipientDeferral { due_at: at(due), problem, attempt })
+    };
     let mut first = settlement(&spool, id);
     first.changes.push((RecipientNo(0), defer(60, Some(problem(2)), Attempt::Counted)));
     settle(&spool, first).unwrap();
@@ -190,7 +191,8 @@ fn a_wait_that_only_a_wrong_clock_can_have_set_is_cut() {
     let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
     let mut new = settlement(&spool, id);
     for (no, due) in [(0, 1000), (1, 1001)] {
-        let deferral = Deferral { due_at: at(due), problem: None, attempt: Attempt::Counted };
+        let deferral =
+            RecipientDeferral { due_at: at(due), problem: None, attempt: Attempt::Counted };
         new.changes.push((RecipientNo(no), Change::Deferred(deferral)));
     }
     settle(&spool, new).unwrap();
@@ -247,7 +249,7 @@ fn recipients_that_are_moved_wait_in_the_other_lane() {
     let id = commit(&spool, b"x", &recipients);
     let mut new = settlement(&spool, id);
     for (no, attempt) in [(0, Attempt::Counted), (1, Attempt::NotCounted)] {
-        let deferral = Deferral { due_at: at(1000), problem: None, attempt };
+        let deferral = RecipientDeferral { due_at: at(1000), problem: None, attempt };
         new.changes.push((RecipientNo(no), Change::Deferred(deferral)));
     }
     settle(&spool, new).unwrap();
@@ -273,7 +275,8 @@ fn listings_select_by_reason() {
     let spool = open(dir.path());
     let id = commit(&spool, b"x", &[("b@to.example", lane(1)), ("c@to.example", lane(1))]);
     let mut new = settlement(&spool, id);
-    let deferral = Deferral { due_at: at(1), problem: Some(problem(1)), attempt: Attempt::Counted };
+    let deferral =
+        RecipientDeferral { due_at: at(1), problem: Some(problem(1)), attempt: Attempt::Counted };
     new.changes.push((RecipientNo(1), Change::Deferred(deferral)));
     settle(&spool, new).unwrap();
     let found = |reason: &str| {
@@ -659,16 +662,16 @@ fn policies_hosts_and_marks_survive() {
 
     let spool = open(dir.path());
     let policies = spool.policies();
-    assert_eq!(policies.get(&host("a.example")).unwrap(), Found::Row(row));
-    assert_eq!(policies.get(&host("b.example")).unwrap(), Found::Absent);
-    assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Row(host_row));
+    assert_eq!(policies.get(&host("a.example")).unwrap(), FoundPolicy::Row(row));
+    assert_eq!(policies.get(&host("b.example")).unwrap(), FoundPolicy::Absent);
+    assert_eq!(policies.host(&host("mx.example")).unwrap(), FoundPolicy::Row(host_row));
     assert_eq!(spool.mark("clock").unwrap().as_deref(), Some("77"));
     assert_eq!(spool.mark("off.b").unwrap(), None);
     assert_eq!(spool.marks("off.").unwrap().values, [("off.a".to_owned(), "1".to_owned())]);
     assert_eq!(wait(|done| policies.forget_hosts(at(6), done)).unwrap(), 1);
-    assert_eq!(policies.host(&host("mx.example")).unwrap(), Found::Absent);
+    assert_eq!(policies.host(&host("mx.example")).unwrap(), FoundPolicy::Absent);
     assert!(wait(|done| policies.delete(host("a.example"), done)).unwrap());
-    assert_eq!(policies.get(&host("a.example")).unwrap(), Found::Absent);
+    assert_eq!(policies.get(&host("a.example")).unwrap(), FoundPolicy::Absent);
 }
 
 #[test]
@@ -679,7 +682,7 @@ fn a_policy_takes_the_place_of_any_other_at_once() {
         let mut row = PolicyRow::new(host("a.example"));
         row.fetched_at = fetched.map(at);
         wait(|done| spool.policies().put(row.clone(), done)).unwrap();
-        assert_eq!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(row));
+        assert_eq!(spool.policies().get(&host("a.example")).unwrap(), FoundPolicy::Row(row));
     }
     assert_eq!(spool.policies().list(None, 10).unwrap().rows.len(), 1);
 }
@@ -700,7 +703,7 @@ fn a_policy_is_never_missing_while_it_is_replaced() {
             let mut missing = 0;
             while !is_over.load(Ordering::Acquire) {
                 let found = spool.policies().get(&host("a.example")).unwrap();
-                missing += u32::from(!matches!(found, Found::Row(_)));
+                missing += u32::from(!matches!(found, FoundPolicy::Row(_)));
             }
             missing
         });
@@ -870,8 +873,8 @@ fn which_domains_are_enforced_is_known_without_the_policies() {
             [(host("a.example"), Some(entry(3, 30))), (host("b.example"), Some(entry(2, 20)))];
         assert_eq!((list.rows, list.is_damaged), (entries.to_vec(), false), "{what}");
         let found = spool.policies().enforced(&host("a.example")).unwrap();
-        assert_eq!(found, Found::Row(entry(3, 30)));
-        assert_eq!(spool.policies().enforced(&host("c.example")).unwrap(), Found::Absent);
+        assert_eq!(found, FoundPolicy::Row(entry(3, 30)));
+        assert_eq!(spool.policies().enforced(&host("c.example")).unwrap(), FoundPolicy::Absent);
         assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some("5"));
     }
 }
@@ -907,7 +910,7 @@ fn a_damaged_policy_row_is_reported_and_stops_nothing() {
         )
         .unwrap();
     let spool = open(dir.path());
-    assert_eq!(spool.policies().get(&host("a.example")).unwrap(), Found::Corrupt);
+    assert_eq!(spool.policies().get(&host("a.example")).unwrap(), FoundPolicy::Corrupt);
     let page = spool.policies().list(None, 1).unwrap();
     assert_eq!((page.rows.len(), page.damaged), (0, 1));
     let page = spool.policies().list(page.next.as_deref(), 10).unwrap();
@@ -938,7 +941,7 @@ fn format_1_can_be_read() {
     assert_eq!(texts, ["b@to.example", "c@to.example"]);
     assert_eq!(rows[0].last, Some(problem(2)));
     assert_eq!(bytes(&spool, rows[0].message), b"Subject: kept\r\n\r\nx\r\n");
-    assert!(matches!(spool.policies().get(&host("a.example")).unwrap(), Found::Row(_)));
+    assert!(matches!(spool.policies().get(&host("a.example")).unwrap(), FoundPolicy::Row(_)));
     // What mail hangs on is beside the mail now.
     let enforced = spool.policies().list_enforced().unwrap().rows;
     let times = (at(0), at(86_400));
@@ -999,7 +1002,7 @@ fn write_null(db: &Connection, table: &str, column: &str) {
 }
 
 fn is_listed(spool: &Spool, name: &str) -> bool {
-    spool.policies().enforced(&host(name)).unwrap() != Found::Absent
+    spool.policies().enforced(&host(name)).unwrap() != FoundPolicy::Absent
 }
 
 #[test]
@@ -1050,7 +1053,7 @@ fn an_old_file_with_a_damaged_row_is_moved_aside_when_what_mail_hangs_on_is_copi
     let spool = open(dir.path());
     assert!(matches!(spool.report().policies, PoliciesFile::SetAside(_)));
     let entry = Enforced { fetched_at: at(0), expires_at: at(86_400) };
-    assert_eq!(spool.policies().enforced(&host("a.example")).unwrap(), Found::Row(entry));
+    assert_eq!(spool.policies().enforced(&host("a.example")).unwrap(), FoundPolicy::Row(entry));
     // It is off, whatever the value says.
     assert_eq!(spool.mark("switched_off.sending").unwrap().as_deref(), Some(""));
 }
@@ -1077,7 +1080,7 @@ fn a_policy_that_was_lost_before_the_upgrade_is_still_lost() {
     let spool = open(dir.path());
     assert_eq!(spool.report().policies, PoliciesFile::Kept);
     for name in ["lost.example", "untimed.example", "impossible.example", "half.example"] {
-        assert_eq!(spool.policies().enforced(&host(name)).unwrap(), Found::Corrupt, "{name}");
+        assert_eq!(spool.policies().enforced(&host(name)).unwrap(), FoundPolicy::Corrupt, "{name}");
     }
     assert!(is_listed(&spool, "a.example"));
     assert!(!is_listed(&spool, "other.example") && !is_listed(&spool, "none.example"));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// Ours: octets of a message that can always be held, whatever else is: its header streams by in them.
 pub(crate) const HEADER_OCTETS: usize = 8 * 1024;
@@ -37,7 +37,7 @@ impl Held {
 
 /// How `limits.memory` is divided, in octets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Shares {
+pub(crate) struct MemoryShares {
     /// For messages that arrive.
     pub(crate) arriving: u64,
     /// Of that, what is never lent beyond guarantees.
@@ -48,7 +48,7 @@ pub(crate) struct Shares {
     pub(crate) notices: u64,
 }
 
-impl Shares {
+impl MemoryShares {
     /// A quarter is for what was accepted, an eighth for notices, the rest for what arrives; of that, `guarantees` are kept
     /// back, but at most half.
     pub(crate) fn of(memory: u64, guarantees: u64) -> Self {
@@ -64,12 +64,12 @@ pub(crate) enum Borrower {
     /// A user that has logged in.
     User(Box<str>),
     /// All clients of a place that have not.
-    Place(Place),
+    Place(ClientPlace),
 }
 
 /// What memory is lent for.
 #[derive(Clone, Debug)]
-enum Purpose {
+enum LoanPurpose {
     /// What a message that arrives cannot do without.
     Guarantee,
     /// What makes it faster.
@@ -80,7 +80,7 @@ enum Purpose {
 
 /// A client's part of what is free and of what it has borrowed already: one in so many.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Part {
+enum BudgetPart {
     /// Room to read more at once: without it nothing but speed is lost.
     Reading = 8,
     /// Content and recipients: without it a body goes to disk, and a recipient is refused for now.
@@ -91,7 +91,7 @@ enum Part {
 /// every server must take (RFC 5321 §4.5.3.1.8), with the longest names.
 const HOLDING_OCTETS_MIN: u64 = 128 * 1024;
 
-impl Part {
+impl BudgetPart {
     fn least(self) -> u64 {
         match self {
             Self::Reading => 0,
@@ -103,7 +103,7 @@ impl Part {
 /// What is lent, in octets.
 #[derive(Debug)]
 struct Ledger {
-    shares: Shares,
+    shares: MemoryShares,
     guaranteed: u64,
     extra: u64,
     /// Of that, whose it is.
@@ -118,36 +118,36 @@ impl Ledger {
         self.guaranteed + self.extra + self.accepted + self.notices
     }
 
-    fn free(&self, purpose: &Purpose) -> u64 {
-        let Shares { arriving, kept_back, accepted, .. } = self.shares;
+    fn free(&self, purpose: &LoanPurpose) -> u64 {
+        let MemoryShares { arriving, kept_back, accepted, .. } = self.shares;
         match purpose {
-            Purpose::Guarantee => arriving.saturating_sub(self.guaranteed + self.extra),
-            Purpose::Extra(_) => {
+            LoanPurpose::Guarantee => arriving.saturating_sub(self.guaranteed + self.extra),
+            LoanPurpose::Extra(_) => {
                 arriving.saturating_sub(self.guaranteed.max(kept_back) + self.extra)
             }
-            Purpose::Accepted => accepted.saturating_sub(self.accepted),
+            LoanPurpose::Accepted => accepted.saturating_sub(self.accepted),
         }
     }
 
     /// May so many more be lent?
-    fn has(&self, purpose: &Purpose, more: u64, part: Part) -> bool {
+    fn has(&self, purpose: &LoanPurpose, more: u64, part: BudgetPart) -> bool {
         let free = self.free(purpose);
         let is_fair = || match purpose {
-            Purpose::Extra(borrower) => {
+            LoanPurpose::Extra(borrower) => {
                 let own = self.extra_of.get(borrower).copied().unwrap_or_default();
                 own + more <= ((free + own) / (part as u64)).max(part.least())
             }
-            Purpose::Guarantee | Purpose::Accepted => true,
+            LoanPurpose::Guarantee | LoanPurpose::Accepted => true,
         };
         more <= free && is_fair()
     }
 
-    fn change(&mut self, purpose: &Purpose, before: u64, after: u64) {
+    fn change(&mut self, purpose: &LoanPurpose, before: u64, after: u64) {
         let changed = |account: &mut u64| *account = *account - before + after;
         match purpose {
-            Purpose::Guarantee => changed(&mut self.guaranteed),
-            Purpose::Accepted => changed(&mut self.accepted),
-            Purpose::Extra(borrower) => {
+            LoanPurpose::Guarantee => changed(&mut self.guaranteed),
+            LoanPurpose::Accepted => changed(&mut self.accepted),
+            LoanPurpose::Extra(borrower) => {
                 changed(&mut self.extra);
                 let own = self.extra_of.entry(borrower.clone()).or_default();
                 changed(own);
@@ -185,7 +185,7 @@ pub(crate) struct Usage {
 }
 
 impl Budget {
-    pub(crate) fn new(shares: Shares) -> Arc<Self> {
+    pub(crate) fn new(shares: MemoryShares) -> Arc<Self> {
         let ledger = Ledger {
             shares,
             guaranteed: 0,
@@ -213,7 +213,7 @@ impl Budget {
     }
 
     /// The same with other numbers. What is lent beyond them comes back by itself; until then nothing more is lent.
-    pub(crate) fn resize(&self, shares: Shares) {
+    pub(crate) fn resize(&self, shares: MemoryShares) {
         self.ledger().shares = shares;
         // Not less for notices: one that waits for more than there is would wait for ever.
         let units = notice_units(shares);
@@ -223,24 +223,24 @@ impl Budget {
 
     pub(crate) fn usage(&self) -> Usage {
         let ledger = self.ledger();
-        let Shares { arriving, accepted, notices, .. } = ledger.shares;
+        let MemoryShares { arriving, accepted, notices, .. } = ledger.shares;
         Usage { lent: ledger.lent(), peak: ledger.peak, limit: arriving + accepted + notices }
     }
 
     /// A lease of `guarantee` octets, if they are left.
     pub(crate) fn message(self: &Arc<Self>, borrower: Borrower, guarantee: u64) -> Option<Lease> {
-        let guarantee = self.loan(Purpose::Guarantee, guarantee)?;
-        Some(Lease { guarantee, extra: self.loan(Purpose::Extra(borrower), 0)? })
+        let guarantee = self.loan(LoanPurpose::Guarantee, guarantee)?;
+        Some(Lease { guarantee, extra: self.loan(LoanPurpose::Extra(borrower), 0)? })
     }
 
     /// Memory for an accepted body of `octets`, if they are left.
     pub(crate) fn body(self: &Arc<Self>, octets: u64) -> Option<Loan> {
-        self.loan(Purpose::Accepted, octets)
+        self.loan(LoanPurpose::Accepted, octets)
     }
 
-    fn loan(self: &Arc<Self>, purpose: Purpose, octets: u64) -> Option<Loan> {
+    fn loan(self: &Arc<Self>, purpose: LoanPurpose, octets: u64) -> Option<Loan> {
         let mut loan = Loan { budget: Arc::clone(self), purpose, octets: 0 };
-        loan.change(octets, Part::Holding).then_some(loan)
+        loan.change(octets, BudgetPart::Holding).then_some(loan)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -248,7 +248,7 @@ impl Budget {
     }
 }
 
-fn notice_units(shares: Shares) -> u32 {
+fn notice_units(shares: MemoryShares) -> u32 {
     u32::try_from(shares.notices / NOTICE_UNIT).unwrap_or(u32::MAX).max(1)
 }
 
@@ -270,13 +270,13 @@ impl Drop for NoticeLease {
 #[derive(Debug)]
 pub(crate) struct Loan {
     budget: Arc<Budget>,
-    purpose: Purpose,
+    purpose: LoanPurpose,
     octets: u64,
 }
 
 impl Loan {
     /// Makes it `octets`. `false` if they are not free; then it stays as it is. Less is always possible.
-    fn change(&mut self, octets: u64, part: Part) -> bool {
+    fn change(&mut self, octets: u64, part: BudgetPart) -> bool {
         if octets == self.octets {
             return true;
         }
@@ -292,7 +292,7 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        self.change(0, Part::Holding);
+        self.change(0, BudgetPart::Holding);
     }
 }
 
@@ -307,10 +307,10 @@ impl Lease {
     /// Makes the lease cover `octets` in all, no more and no less than its guarantee. `false` if
     /// that is not free; then it stays as it is.
     pub(crate) fn cover(&mut self, octets: u64) -> bool {
-        self.cover_as(Part::Holding, octets)
+        self.cover_as(BudgetPart::Holding, octets)
     }
 
-    fn cover_as(&mut self, part: Part, octets: u64) -> bool {
+    fn cover_as(&mut self, part: BudgetPart, octets: u64) -> bool {
         self.extra.change(octets.saturating_sub(self.guarantee.octets), part)
     }
 
@@ -322,7 +322,7 @@ impl Lease {
 
     /// The same if it is only to read more at once.
     pub(crate) fn lend_for_reading(&mut self, besides: usize, message: usize) -> bool {
-        self.cover_as(Part::Reading, needed(besides, message))
+        self.cover_as(BudgetPart::Reading, needed(besides, message))
     }
 }
 
@@ -337,8 +337,8 @@ mod tests {
     const GUARANTEE: u64 = 16 * 1024;
 
     /// A budget for what arrives, in guarantees.
-    fn arriving(octets: u64, kept_back: u64) -> Shares {
-        Shares {
+    fn arriving(octets: u64, kept_back: u64) -> MemoryShares {
+        MemoryShares {
             arriving: octets * GUARANTEE,
             kept_back: kept_back * GUARANTEE,
             accepted: 0,
@@ -347,7 +347,7 @@ mod tests {
     }
 
     fn somebody(number: u32) -> Borrower {
-        Borrower::Place(Place::Local(number))
+        Borrower::Place(ClientPlace::Local(number))
     }
 
     /// Makes the lease as large as it gets, in guarantees.
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_is_lent_comes_back() {
-        let budget = Budget::new(Shares { accepted: GUARANTEE, ..arriving(20, 1) });
+        let budget = Budget::new(MemoryShares { accepted: GUARANTEE, ..arriving(20, 1) });
         for _ in 0..10 {
             let mut lease = budget.message(somebody(1), GUARANTEE).unwrap();
             assert!(lease.cover(3 * GUARANTEE));
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_body_has_the_share_of_bodies_and_no_more() {
-        let budget = Budget::new(Shares::of(8 * GUARANTEE, 0));
+        let budget = Budget::new(MemoryShares::of(8 * GUARANTEE, 0));
         let body = budget.body(2 * GUARANTEE).unwrap();
         assert!(budget.body(1).is_none(), "a quarter is for bodies, though the rest is free");
         drop(body);
@@ -436,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn notices_wait_for_each_other_and_the_largest_has_all_there_is() {
-        let budget = Budget::new(Shares { notices: 4 * NOTICE_UNIT, ..arriving(1, 0) });
+        let budget = Budget::new(MemoryShares { notices: 4 * NOTICE_UNIT, ..arriving(1, 0) });
         let three = budget.notice(3 * NOTICE_UNIT).await.unwrap();
         let large = budget.notice(100 * NOTICE_UNIT);
         tokio::pin!(large);
@@ -447,13 +447,13 @@ mod tests {
         let small = budget.notice(1);
         tokio::pin!(small);
         assert!(futures_util::poll!(&mut small).is_pending());
-        budget.resize(Shares { notices: 5 * NOTICE_UNIT, ..arriving(1, 0) });
+        budget.resize(MemoryShares { notices: 5 * NOTICE_UNIT, ..arriving(1, 0) });
         assert!(small.await.is_some());
     }
 
     #[test]
     fn however_many_ask_at_once_no_more_is_lent_than_there_is() {
-        let budget = Budget::new(Shares::of(16 * GUARANTEE, 2 * GUARANTEE));
+        let budget = Budget::new(MemoryShares::of(16 * GUARANTEE, 2 * GUARANTEE));
         let ask = || {
             for round in 0..2000_u32 {
                 let lease = budget.message(somebody(round % 5), GUARANTEE);

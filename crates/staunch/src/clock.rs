@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{
-    BootId, Change, ClockTrust, Judge, LastMark, Mark, Moment, Reading, TrustedBy, Witness,
+    BootId, ClockChange, ClockReading, ClockTrust, Judge, LastMark, Mark, Moment, TrustedBy,
+    Witness,
 };
 use rustix::time::ClockId;
 use rustls::time_provider::TimeProvider;
@@ -39,15 +40,15 @@ pub(crate) fn now() -> Timestamp {
 
 /// Both clocks. CLOCK_BOOTTIME and not CLOCK_MONOTONIC: a machine that slept is not one whose clock
 /// was set. Asked of the kernel, so nothing that was loaded into the process changes it.
-fn read() -> Reading {
+fn read() -> ClockReading {
     let time = rustix::time::clock_gettime(ClockId::Boottime);
     let boottime = Duration::try_from(time).unwrap_or_default();
-    Reading { wall: now(), boottime }
+    ClockReading { wall: now(), boottime }
 }
 
 /// A wall clock that is not believed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Doubt {
+pub(crate) struct ClockDoubt {
     /// How far it is from where it should be.
     pub(crate) offset: SignedDuration,
     /// How long it may go on.
@@ -71,9 +72,9 @@ impl ClockWatch {
         let mut judge = Judge::start(reading, boot, last);
         let change = judge.look(reading);
         let is_old_doubt =
-            change == Change::None && judge.moment(reading).clock == ClockTrust::Suspect;
+            change == ClockChange::None && judge.moment(reading).clock == ClockTrust::Suspect;
         // An alarm is of one life: whoever looks at the log of this one has to see it.
-        tell(if is_old_doubt { Change::BecameSuspect(judge.offset(reading)) } else { change });
+        tell(if is_old_doubt { ClockChange::BecameSuspect(judge.offset(reading)) } else { change });
         Self { judge: Arc::new(Mutex::new(judge)), news: Arc::default() }
     }
 
@@ -136,10 +137,10 @@ impl ClockWatch {
     }
 
     /// What is wrong with the wall clock, if it is not believed.
-    pub(crate) fn doubt(&self) -> Option<Doubt> {
+    pub(crate) fn doubt(&self) -> Option<ClockDoubt> {
         self.look(|judge, reading| {
             let left = judge.doubt_left(reading)?;
-            Some(Doubt { offset: judge.offset(reading), left })
+            Some(ClockDoubt { offset: judge.offset(reading), left })
         })
     }
 
@@ -166,12 +167,12 @@ impl ClockWatch {
         &self,
         store: &Spool,
         uid: Option<u32>,
-    ) -> Result<Option<Doubt>, StoreError> {
+    ) -> Result<Option<ClockDoubt>, StoreError> {
         let Some(doubt) = self.doubt() else { return Ok(None) };
         let mark = {
             let mut judge = lock(&self.judge);
             let reading = read();
-            if judge.trust_by_operator(reading) == Change::None {
+            if judge.trust_by_operator(reading) == ClockChange::None {
                 return Ok(None);
             }
             judge.mark_was_lost();
@@ -189,7 +190,7 @@ impl ClockWatch {
     }
 
     /// Looks at the clocks, then asks.
-    fn look<T>(&self, ask: impl FnOnce(&mut Judge, Reading) -> T) -> T {
+    fn look<T>(&self, ask: impl FnOnce(&mut Judge, ClockReading) -> T) -> T {
         let mut judge = lock(&self.judge);
         // Read within the lock, so that readings come in order.
         let reading = read();
@@ -197,15 +198,15 @@ impl ClockWatch {
         ask(&mut judge, reading)
     }
 
-    fn change(&self, event: impl FnOnce(&mut Judge, Reading) -> Change) {
+    fn change(&self, event: impl FnOnce(&mut Judge, ClockReading) -> ClockChange) {
         let mut judge = lock(&self.judge);
         let reading = read();
         self.told(event(&mut judge, reading));
     }
 
-    fn told(&self, change: Change) {
+    fn told(&self, change: ClockChange) {
         tell(change);
-        if change != Change::None {
+        if change != ClockChange::None {
             self.news.notify_one();
         }
     }
@@ -234,17 +235,17 @@ async fn store_mark(store: &Spool, mark: &Mark) -> Result<(), StoreError> {
     stored.await.unwrap_or(Err(StoreError::Closed))
 }
 
-fn tell(change: Change) {
+fn tell(change: ClockChange) {
     match change {
-        Change::None => {}
-        Change::BecameSuspect(offset) => error!(
+        ClockChange::None => {}
+        ClockChange::BecameSuspect(offset) => error!(
             event = "alarm",
             reason = "clock_suspect",
             offset_seconds = offset.as_secs(),
             "the wall clock moved: no policy lapses and nothing is bounced for its age until it is \
              confirmed, at most 24 h; if it is right: staunch clock trust"
         ),
-        Change::BecameTrusted(by) => {
+        ClockChange::BecameTrusted(by) => {
             info!(event = "clock_trusted", by = by.as_str(), "the wall clock is believed again");
         }
     }

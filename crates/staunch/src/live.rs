@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// A part that can be replaced. Whoever uses it takes it as it is at that moment, and keeps that one to
 /// the end of what it does: a replacement interrupts nobody.
 #[derive(Debug)]
-pub(crate) struct Live<T>(RwLock<Arc<T>>);
+pub(crate) struct Reloadable<T>(RwLock<Arc<T>>);
 
-impl<T> Live<T> {
+impl<T> Reloadable<T> {
     /// The first one.
     pub(crate) fn new(part: T) -> Self {
         Self(RwLock::new(Arc::new(part)))

@@ -7,7 +7,7 @@ const V6_BITS: u32 = 64;
 
 /// An IPv4 address, the /64 of an IPv6 address, or a user of this machine.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Place {
+pub(crate) enum ClientPlace {
     /// The address.
     V4(Ipv4Addr),
     /// The first address of the /64.
@@ -16,7 +16,7 @@ pub(crate) enum Place {
     Local(u32),
 }
 
-impl Place {
+impl ClientPlace {
     /// Where `address` is. An IPv4 address in IPv6 form is the same place.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn one_network_is_one_place() {
-        let place = |text: &str| Place::of(text.parse().unwrap());
+        let place = |text: &str| ClientPlace::of(text.parse().unwrap());
         assert_eq!(place("2001:db8::1"), place("2001:db8::ffff:1:2:3"));
         assert_ne!(place("2001:db8::1"), place("2001:db8:0:1::1"));
         assert_ne!(place("192.0.2.1"), place("192.0.2.2"));

@@ -8,7 +8,7 @@ use std::hash::Hash;
 
 /// At most so many keys with their values.
 #[derive(Debug)]
-pub(crate) struct Recent<K, V> {
+pub(crate) struct LruMap<K, V> {
     max: usize,
     /// Grows with each look; the order in which keys were seen.
     tick: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Recent<K, V> {
     order: BTreeMap<u64, K>,
 }
 
-impl<K: Clone + Eq + Hash, V> Recent<K, V> {
+impl<K: Clone + Eq + Hash, V> LruMap<K, V> {
     /// An empty map for at most `max` keys.
     pub(crate) fn new(max: usize) -> Self {
         Self { max, tick: 0, values: HashMap::new(), order: BTreeMap::new() }
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn whoever_was_seen_least_recently_is_forgotten() {
-        let mut recent = Recent::new(2);
+        let mut recent = LruMap::new(2);
         recent.set("a", 1);
         recent.set("b", 2);
         assert_eq!(recent.get(&"a"), Some(&mut 1));

@@ -1,6 +1,7 @@
 //! The house of `crates/staunch/src`: wings know only those below them, and files know each other in one direction.
 
 mod imports;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,4 +89,12 @@ fn files_know_each_other_in_one_direction() {
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
     assert_eq!(imports.circles().len(), CIRCLES.len(), "a circle that is gone leaves the list");
+}
+
+/// A name that a reader meets stands for one thing, wherever it is met.
+#[test]
+fn a_type_s_name_is_that_of_one_type() {
+    let shared: BTreeMap<_, _> =
+        names::types().into_iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(shared.is_empty(), "{shared:#?}");
 }

@@ -1,9 +1,9 @@
 //! Replies, and a transaction that lives on them.
 
-use smtp::client::{Addressee, Ending, Options, Transfer};
+use smtp::client::{Addressee, Ending, MailOptions, Transfer};
 use smtp::command::Command;
 use smtp::{
-    Envelope, Extensions, Fate, Mailbox, Reply, ReplyParser, ReversePath, Step, Transaction,
+    Envelope, Extensions, RecipientReply, Mailbox, Reply, ReplyParser, ReversePath, TransactionStep, Transaction,
 };
 
 use crate::common::full_offer;
@@ -61,7 +61,7 @@ pub fn check(mut data: &[u8]) {
         recipients: &addressees,
         size: 3,
         has_8bit: kind & 1 != 0,
-        options: Options { require_tls: kind & 2 != 0, ..Options::default() },
+        options: MailOptions { require_tls: kind & 2 != 0, ..MailOptions::default() },
     };
     converse(envelope, &extensions, replies.into_iter(), kind & 4 != 0);
 }
@@ -80,10 +80,10 @@ fn converse(
     let mut step = Transaction::start(envelope, extensions, transfer, &mut out);
     let finished = loop {
         let transaction = match step {
-            Step::Done(finished) => break finished,
-            Step::Await(transaction) => transaction,
-            Step::SendBody(transaction) if is_early => transaction,
-            Step::SendBody(transaction) => {
+            TransactionStep::Done(finished) => break finished,
+            TransactionStep::Await(transaction) => transaction,
+            TransactionStep::SendBody(transaction) if is_early => transaction,
+            TransactionStep::SendBody(transaction) => {
                 is_sent = true;
                 transaction.body_sent()
             }
@@ -103,7 +103,7 @@ fn converse(
     check_commands(&out);
     assert_eq!(finished.fates.len(), envelope.recipients.len());
     for fate in &finished.fates {
-        let is_accepted = matches!(fate, Fate::Accepted(_));
+        let is_accepted = matches!(fate, RecipientReply::Accepted(_));
         assert!(!is_accepted || is_sent, "nobody got a message that was not sent");
         assert!(!is_accepted || finished.ending == Ending::Clean);
     }

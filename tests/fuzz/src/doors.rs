@@ -1,6 +1,6 @@
 //! What comes before the first command: the proxy's header, and who the client is.
 
-use smtp::proxy_header::{Header, Progress, V2_OCTETS_MAX, parse};
+use smtp::proxy_header::{ProxyHeader, HeaderProgress, V2_OCTETS_MAX, parse};
 use smtp::sasl::{ClientFinal, ClientFirst, Plain};
 use smtp::sasl_client::{AuthStep, Authentication, Credentials};
 use smtp::{Reply, ReplyParser};
@@ -14,15 +14,15 @@ pub fn check_proxy(data: &[u8]) {
     // Before the first octets that are decided on, and at some places behind them.
     for end in (0..data.len().min(300)).chain([data.len().saturating_sub(1)]) {
         let decided = parse(&data[..end]);
-        assert!(decided == Progress::NeedMore || decided == whole);
+        assert!(decided == HeaderProgress::NeedMore || decided == whole);
     }
     match whole {
-        Progress::NeedMore => assert!(data.len() < V2_OCTETS_MAX),
-        Progress::Invalid => {}
-        Progress::Done { header, used } => {
+        HeaderProgress::NeedMore => assert!(data.len() < V2_OCTETS_MAX),
+        HeaderProgress::Invalid => {}
+        HeaderProgress::Done { header, used } => {
             assert!(used <= data.len() && used <= V2_OCTETS_MAX);
-            assert_eq!(parse(&data[..used - 1]), Progress::NeedMore);
-            if let Header::Tcp { source, destination } = header {
+            assert_eq!(parse(&data[..used - 1]), HeaderProgress::NeedMore);
+            if let ProxyHeader::Tcp { source, destination } = header {
                 assert_eq!(source.is_ipv4(), destination.is_ipv4());
             }
         }

@@ -1,16 +1,16 @@
 //! A message for a host that does not take it as it is.
 
-use smtp::mime::{Conversion, Goal, HeaderGoal, Plan, Refused, Survey};
+use smtp::mime::{Conversion, Goal, HeaderGoal, ConversionPlan, ConversionRefused, Survey};
 
 use crate::{choice, piece_size};
 
-fn plan(message: &[u8], goal: Goal, piece: usize) -> Result<Plan, Refused> {
+fn plan(message: &[u8], goal: Goal, piece: usize) -> Result<ConversionPlan, ConversionRefused> {
     let mut survey = Survey::new(goal);
     message.chunks(piece).try_for_each(|piece| survey.push(piece))?;
     survey.finish()
 }
 
-fn convert(message: &[u8], goal: Goal, piece: usize) -> Result<(Plan, Vec<u8>), Refused> {
+fn convert(message: &[u8], goal: Goal, piece: usize) -> Result<(ConversionPlan, Vec<u8>), ConversionRefused> {
     let plan = plan(message, goal, piece)?;
     let mut out = Vec::new();
     let mut conversion = Conversion::new(&plan);
@@ -33,7 +33,7 @@ pub fn check(mut data: &[u8]) {
     let message = lines(data);
     let whole = convert(&message, goal, usize::MAX);
     let cut = convert(&message, goal, piece);
-    let output = |result: &Result<(Plan, Vec<u8>), Refused>| {
+    let output = |result: &Result<(ConversionPlan, Vec<u8>), ConversionRefused>| {
         result.as_ref().map(|(_, out)| out.clone()).map_err(|refused| *refused)
     };
     assert_eq!(output(&whole), output(&cut));

@@ -1,8 +1,8 @@
 //! A whole session on the accepting side.
 
-use smtp::command::Channel;
+use smtp::command::SessionChannel;
 use smtp::data::Newlines;
-use smtp::server::{Access, Settings};
+use smtp::server::{SessionAccess, SessionSettings};
 
 use crate::common::{Transcript, play, relay};
 use crate::{choice, piece_size};
@@ -12,9 +12,9 @@ pub fn check(mut data: &[u8]) {
     let kind = choice(&mut data);
     let piece = piece_size(&mut data);
     let is = |bit: u8| kind & 1 << bit != 0;
-    let settings = Settings {
-        channel: if is(0) { Channel::Tls } else { Channel::Clear },
-        access: if is(1) { Access::Users } else { Access::Anyone },
+    let settings = SessionSettings {
+        channel: if is(0) { SessionChannel::Tls } else { SessionChannel::Clear },
+        access: if is(1) { SessionAccess::Users } else { SessionAccess::Anyone },
         newlines: if is(2) { Newlines::Normalize } else { Newlines::Strict },
         ..relay()
     };
@@ -26,9 +26,9 @@ pub fn check(mut data: &[u8]) {
 }
 
 /// Nobody gets further than the settings allow.
-fn check_order(settings: &Settings, transcript: &Transcript) {
-    let users_only = settings.access == Access::Users;
-    let mut in_tls = settings.channel == Channel::Tls;
+fn check_order(settings: &SessionSettings, transcript: &Transcript) {
+    let users_only = settings.access == SessionAccess::Users;
+    let mut in_tls = settings.channel == SessionChannel::Tls;
     let mut is_user = false;
     let answers = transcript.answers();
     for event in &transcript.events {

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::witness::{Voices, Witness};
 use super::{
-    ANCHOR_LIFE, Anchor, BootId, ClockTrust, DOUBT_MAX, GAP_MAX, Mark, Moment, Reading, STEP_MAX,
-    Slack, plus, signed,
+    ANCHOR_LIFE, Anchor, BootId, ClockReading, ClockTrust, DOUBT_MAX, GAP_MAX, Mark, Moment,
+    STEP_MAX, Slack, plus, signed,
 };
 
 /// Ours: how far the mark on disk may lie behind.
@@ -31,7 +31,7 @@ pub enum LastMark {
 
 /// What one look at the clocks changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Change {
+pub enum ClockChange {
     /// Nothing.
     None,
     /// The wall clock is this far from where it should be, for no known reason.
@@ -84,7 +84,7 @@ pub struct Judge {
     boot: Option<BootId>,
     anchor: Anchor,
     /// The last reading that was trusted; the steady time goes on from here.
-    seen: Reading,
+    seen: ClockReading,
     /// The latest time that was ever trusted or steady, since trust last returned.
     latest: Timestamp,
     gaps: SignedDuration,
@@ -97,7 +97,7 @@ pub struct Judge {
 
 impl Judge {
     /// Takes up what the last life left, in this boot. Decides nothing before the first [`Judge::look`].
-    pub fn start(reading: Reading, boot: Option<BootId>, last: LastMark) -> Self {
+    pub fn start(reading: ClockReading, boot: Option<BootId>, last: LastMark) -> Self {
         match last {
             LastMark::Never => Self::anew(reading, boot),
             LastMark::Damaged => {
@@ -108,7 +108,7 @@ impl Judge {
             }
             LastMark::Time(time) => {
                 let anew = Self::anew(reading, boot);
-                let seen = Reading { wall: time, ..reading };
+                let seen = ClockReading { wall: time, ..reading };
                 let anchor = pause(seen, SignedDuration::ZERO, None);
                 Self { anchor, seen, latest: time, ..anew }
             }
@@ -116,8 +116,8 @@ impl Judge {
         }
     }
 
-    fn anew(reading: Reading, boot: Option<BootId>) -> Self {
-        let Reading { wall, boottime } = reading;
+    fn anew(reading: ClockReading, boot: Option<BootId>) -> Self {
+        let ClockReading { wall, boottime } = reading;
         Self {
             boot,
             anchor: Anchor { wall, boottime, slack: Slack::Step },
@@ -131,12 +131,12 @@ impl Judge {
         }
     }
 
-    fn resume(reading: Reading, boot: Option<BootId>, mark: Mark) -> Self {
+    fn resume(reading: ClockReading, boot: Option<BootId>, mark: Mark) -> Self {
         // A boot time that went back is that of a machine set back to an earlier state: anything can
         // have happened in between.
         let is_same_boot = boot.is_some() && boot == mark.boot && mark.boottime <= reading.boottime;
         let begun = if is_same_boot { mark.boottime } else { reading.boottime };
-        let seen = Reading { wall: mark.time, boottime: begun };
+        let seen = ClockReading { wall: mark.time, boottime: begun };
         let doubt = mark.doubt.map(|before| Doubt { since: begun, before });
         let Mark { time: latest, trusted_since, .. } = mark;
         let (gaps, anchor) = match mark.anchor.slack {
@@ -155,24 +155,24 @@ impl Judge {
     }
 
     /// Looks at the clocks.
-    pub fn look(&mut self, reading: Reading) -> Change {
+    pub fn look(&mut self, reading: ClockReading) -> ClockChange {
         let offset = self.offset(reading);
         let change = match (self.doubt, self.is_plausible(offset)) {
             (None, true) => {
                 self.accept(reading, offset);
-                Change::None
+                ClockChange::None
             }
             (None, false) => {
                 self.doubt = Some(Doubt { since: reading.boottime, before: Duration::ZERO });
                 self.voices.clear();
-                Change::BecameSuspect(offset)
+                ClockChange::BecameSuspect(offset)
             }
             // The anchor stays where it is: otherwise two steps of almost an hour, with a doubt in
             // between, would go for one.
             (Some(_), true) => {
                 self.end_doubt(reading);
                 self.accept(reading, offset);
-                Change::BecameTrusted(TrustedBy::Agreement)
+                ClockChange::BecameTrusted(TrustedBy::Agreement)
             }
             (Some(_), false) if self.voices.confirm(reading) => {
                 self.trust(reading, TrustedBy::Witnesses)
@@ -180,14 +180,14 @@ impl Judge {
             (Some(doubt), false) if doubt.lasted(reading.boottime) >= DOUBT_MAX => {
                 self.trust(reading, TrustedBy::Time)
             }
-            (Some(_), false) => Change::None,
+            (Some(_), false) => ClockChange::None,
         };
         self.latest = self.now(reading).max(self.latest);
         change
     }
 
     /// Hears what `witness` says, then looks at the clocks.
-    pub fn hear(&mut self, reading: Reading, witness: &Witness) -> Change {
+    pub fn hear(&mut self, reading: ClockReading, witness: &Witness) -> ClockChange {
         self.voices.hear(witness, reading, self.steady(reading));
         let change = self.look(reading);
         if self.doubt.is_none() && self.voices.confirm(reading) {
@@ -198,37 +198,37 @@ impl Judge {
     }
 
     /// The operator says that the wall clock is right.
-    pub fn trust_by_operator(&mut self, reading: Reading) -> Change {
+    pub fn trust_by_operator(&mut self, reading: ClockReading) -> ClockChange {
         match self.look(reading) {
-            Change::BecameTrusted(by) => Change::BecameTrusted(by),
-            Change::None | Change::BecameSuspect(_) if self.doubt.is_some() => {
+            ClockChange::BecameTrusted(by) => ClockChange::BecameTrusted(by),
+            ClockChange::None | ClockChange::BecameSuspect(_) if self.doubt.is_some() => {
                 self.trust(reading, TrustedBy::Operator)
             }
-            Change::None | Change::BecameSuspect(_) => Change::None,
+            ClockChange::None | ClockChange::BecameSuspect(_) => ClockChange::None,
         }
     }
 
     /// The time, as of the last look, at `reading`.
-    pub fn moment(&self, reading: Reading) -> Moment {
+    pub fn moment(&self, reading: ClockReading) -> Moment {
         let clock = if self.doubt.is_some() { ClockTrust::Suspect } else { ClockTrust::Trusted };
         let now = self.now(reading);
         Moment { now, latest: now.max(reading.wall), clock, trusted_since: self.trusted_since }
     }
 
     /// How far the wall clock is from where it should be.
-    pub fn offset(&self, reading: Reading) -> SignedDuration {
+    pub fn offset(&self, reading: ClockReading) -> SignedDuration {
         let expected = plus(self.anchor.wall, reading.since(self.anchor.boottime));
         reading.wall.duration_since(expected)
     }
 
     /// How long the doubt may still last, at most; [`None`] without one.
-    pub fn doubt_left(&self, reading: Reading) -> Option<Duration> {
+    pub fn doubt_left(&self, reading: ClockReading) -> Option<Duration> {
         self.doubt.map(|doubt| DOUBT_MAX.saturating_sub(doubt.lasted(reading.boottime)))
     }
 
     /// The mark to write to disk, if it is time to. Whoever cannot write it says so
     /// ([`Judge::mark_was_lost`]).
-    pub fn due_mark(&mut self, reading: Reading) -> Option<Mark> {
+    pub fn due_mark(&mut self, reading: ClockReading) -> Option<Mark> {
         let mark = self.mark(reading);
         let is_due = self.written.as_ref().is_none_or(|written| {
             let every = if mark.doubt.is_some() { MARK_EVERY_IN_DOUBT } else { MARK_EVERY };
@@ -254,7 +254,7 @@ impl Judge {
         self.written = None;
     }
 
-    fn mark(&self, reading: Reading) -> Mark {
+    fn mark(&self, reading: ClockReading) -> Mark {
         Mark {
             time: self.latest.max(self.now(reading)),
             boottime: reading.boottime,
@@ -266,11 +266,11 @@ impl Judge {
         }
     }
 
-    fn now(&self, reading: Reading) -> Timestamp {
+    fn now(&self, reading: ClockReading) -> Timestamp {
         if self.doubt.is_some() { self.steady(reading) } else { reading.wall }
     }
 
-    fn steady(&self, reading: Reading) -> Timestamp {
+    fn steady(&self, reading: ClockReading) -> Timestamp {
         plus(self.seen.wall, reading.since(self.seen.boottime)).max(self.latest)
     }
 
@@ -283,7 +283,7 @@ impl Judge {
     }
 
     /// The wall clock is where it may be.
-    fn accept(&mut self, reading: Reading, offset: SignedDuration) {
+    fn accept(&mut self, reading: ClockReading, offset: SignedDuration) {
         match self.anchor.slack {
             Slack::Pause(_) => {
                 self.gaps = self.gaps.saturating_add(offset.abs());
@@ -300,23 +300,23 @@ impl Judge {
 
     /// The wall clock is right, whatever was thought before. The latest time may lie in a future that was
     /// never real, so it goes, too.
-    fn trust(&mut self, reading: Reading, by: TrustedBy) -> Change {
+    fn trust(&mut self, reading: ClockReading, by: TrustedBy) -> ClockChange {
         self.end_doubt(reading);
         self.anchor_at(reading);
         self.seen = reading;
         self.latest = reading.wall;
         self.gaps = SignedDuration::ZERO;
-        Change::BecameTrusted(by)
+        ClockChange::BecameTrusted(by)
     }
 
-    fn end_doubt(&mut self, reading: Reading) {
+    fn end_doubt(&mut self, reading: ClockReading) {
         self.doubt = None;
         self.voices.clear();
         self.trusted_since = reading.wall;
     }
 
-    fn anchor_at(&mut self, reading: Reading) {
-        let Reading { wall, boottime } = reading;
+    fn anchor_at(&mut self, reading: ClockReading) {
+        let ClockReading { wall, boottime } = reading;
         self.anchor = Anchor { wall, boottime, slack: Slack::Step };
     }
 }
@@ -330,7 +330,7 @@ fn steps_until(mark: &Mark) -> SignedDuration {
 
 /// What to compare with after a pause of unknown length that began at `seen`. A doubt does not end because
 /// the machine was started anew, so then only the same time will do.
-fn pause(seen: Reading, gaps: SignedDuration, doubt: Option<Doubt>) -> Anchor {
+fn pause(seen: ClockReading, gaps: SignedDuration, doubt: Option<Doubt>) -> Anchor {
     let left = GAP_MAX.saturating_sub(gaps);
     let slack = match doubt {
         Some(_) => Slack::Step,

@@ -9,8 +9,8 @@ const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
 /// Wall seconds relative to the start, CLOCK_BOOTTIME in seconds.
-fn at(wall: i64, boottime: u64) -> Reading {
-    Reading { wall: stamp(wall), boottime: Duration::from_secs(boottime) }
+fn at(wall: i64, boottime: u64) -> ClockReading {
+    ClockReading { wall: stamp(wall), boottime: Duration::from_secs(boottime) }
 }
 
 fn stamp(wall: i64) -> Timestamp {
@@ -28,12 +28,17 @@ fn boot(n: u8) -> Option<BootId> {
 /// Started for the first time at second 0, in boot 1.
 fn fresh() -> Judge {
     let mut judge = Judge::start(at(0, 0), boot(1), LastMark::Never);
-    assert_eq!(judge.look(at(0, 0)), Change::None);
+    assert_eq!(judge.look(at(0, 0)), ClockChange::None);
     judge
 }
 
 /// The next life: what the last one knew at `end` is on the disk.
-fn restarted(mut judge: Judge, end: Reading, begin: Reading, in_boot: Option<BootId>) -> Judge {
+fn restarted(
+    mut judge: Judge,
+    end: ClockReading,
+    begin: ClockReading,
+    in_boot: Option<BootId>,
+) -> Judge {
     judge.mark_was_lost();
     let text = judge.due_mark(end).unwrap().to_string();
     Judge::start(begin, in_boot, LastMark::Whole(text.parse().unwrap()))
@@ -84,7 +89,10 @@ fn small_steps_do_not_add_up_to_a_large_one_unseen() {
 fn no_doubt_and_no_restart_begins_the_comparison_anew() {
     let mut judge = fresh();
     judge.look(at(2 * HOUR, 60));
-    assert_eq!(judge.look(at(120 + HOUR - 1, 120)), Change::BecameTrusted(TrustedBy::Agreement));
+    assert_eq!(
+        judge.look(at(120 + HOUR - 1, 120)),
+        ClockChange::BecameTrusted(TrustedBy::Agreement)
+    );
     let mut judge = restarted(judge, at(120 + HOUR - 1, 120), at(180 + HOUR - 1, 180), boot(1));
     judge.look(at(180 + HOUR - 1, 180));
     assert!(!is_suspect(&judge));
@@ -97,7 +105,11 @@ fn honest_drift_never_becomes_a_step() {
     let mut judge = fresh();
     for day in 1..400 {
         let wall = day * (DAY + 30 * 60);
-        assert_eq!(judge.look(at(wall, u64::try_from(day * DAY).unwrap())), Change::None, "{day}");
+        assert_eq!(
+            judge.look(at(wall, u64::try_from(day * DAY).unwrap())),
+            ClockChange::None,
+            "{day}"
+        );
     }
 }
 
@@ -173,22 +185,22 @@ fn doubt_ends_by_agreement_by_the_operator_or_after_a_day() {
     let doubting = || {
         let mut judge = fresh();
         let offset = seconds(30 * DAY - 60);
-        assert_eq!(judge.look(at(30 * DAY, 60)), Change::BecameSuspect(offset));
+        assert_eq!(judge.look(at(30 * DAY, 60)), ClockChange::BecameSuspect(offset));
         judge
     };
     let mut judge = doubting();
-    assert_eq!(judge.look(at(120, 120)), Change::BecameTrusted(TrustedBy::Agreement));
+    assert_eq!(judge.look(at(120, 120)), ClockChange::BecameTrusted(TrustedBy::Agreement));
     assert_eq!(judge.moment(at(120, 120)).trusted_since, stamp(120));
 
     let mut judge = doubting();
-    let operator = Change::BecameTrusted(TrustedBy::Operator);
+    let operator = ClockChange::BecameTrusted(TrustedBy::Operator);
     assert_eq!(judge.trust_by_operator(at(30 * DAY + 60, 120)), operator);
     assert_eq!(judge.moment(at(30 * DAY + 60, 120)).trusted_since, stamp(30 * DAY + 60));
-    assert_eq!(judge.trust_by_operator(at(30 * DAY + 120, 180)), Change::None);
+    assert_eq!(judge.trust_by_operator(at(30 * DAY + 120, 180)), ClockChange::None);
 
     let mut judge = doubting();
-    assert_eq!(judge.look(at(31 * DAY - 1, 86_400 + 59)), Change::None);
-    let time = Change::BecameTrusted(TrustedBy::Time);
+    assert_eq!(judge.look(at(31 * DAY - 1, 86_400 + 59)), ClockChange::None);
+    let time = ClockChange::BecameTrusted(TrustedBy::Time);
     assert_eq!(judge.look(at(31 * DAY, 86_400 + 60)), time);
     assert_eq!(judge.moment(at(31 * DAY, 86_400 + 60)).trusted_since, stamp(31 * DAY));
 }
@@ -257,7 +269,7 @@ fn witnesses_that_differ_from_each_other_are_not_enough() {
     judge.hear(at(30 * DAY, 0), &witness("c.test", "192.0.2.3", 30 * DAY + 1));
     assert!(is_suspect(&judge), "a and c differ by more than an hour");
     let fourth = witness("d.test", "192.0.2.4", 30 * DAY - 1);
-    let witnesses = Change::BecameTrusted(TrustedBy::Witnesses);
+    let witnesses = ClockChange::BecameTrusted(TrustedBy::Witnesses);
     assert_eq!(judge.hear(at(30 * DAY, 0), &fourth), witnesses, "b, c and d agree");
 }
 
@@ -304,15 +316,15 @@ fn a_doubt_outlives_restarts_and_its_day_goes_on() {
     judge.look(at(30 * DAY, 0));
     // Twelve hours later, in the same boot, of which six without a daemon.
     let mut judge = restarted(judge, at(30 * DAY, 6 * 3600), at(30 * DAY, 12 * 3600), boot(1));
-    assert_eq!(judge.look(at(30 * DAY, 12 * 3600)), Change::None, "it is no news");
+    assert_eq!(judge.look(at(30 * DAY, 12 * 3600)), ClockChange::None, "it is no news");
     assert!(is_suspect(&judge));
     assert_eq!(judge.doubt_left(at(0, 12 * 3600)), Some(DOUBT_MAX / 2));
     // Another boot: how long the machine was off is not known, so that does not count.
     let mut judge = restarted(judge, at(30 * DAY, 12 * 3600), at(30 * DAY, 5), boot(2));
-    assert_eq!(judge.look(at(30 * DAY, 5)), Change::None);
+    assert_eq!(judge.look(at(30 * DAY, 5)), ClockChange::None);
     assert_eq!(judge.doubt_left(at(0, 5)), Some(DOUBT_MAX / 2));
-    assert_eq!(judge.look(at(30 * DAY, 12 * 3600 + 4)), Change::None);
-    let time = Change::BecameTrusted(TrustedBy::Time);
+    assert_eq!(judge.look(at(30 * DAY, 12 * 3600 + 4)), ClockChange::None);
+    let time = ClockChange::BecameTrusted(TrustedBy::Time);
     assert_eq!(judge.look(at(30 * DAY, 12 * 3600 + 5)), time);
 }
 
@@ -323,9 +335,9 @@ fn a_reboot_does_not_make_a_step_a_pause() {
     judge.look(at(20 * HOUR, 60));
     assert!(is_suspect(&judge));
     let mut judge = restarted(judge, at(20 * HOUR, 60), at(20 * HOUR, 5), boot(2));
-    assert_eq!(judge.look(at(20 * HOUR, 5)), Change::None);
+    assert_eq!(judge.look(at(20 * HOUR, 5)), ClockChange::None);
     assert!(is_suspect(&judge));
-    let agreement = Change::BecameTrusted(TrustedBy::Agreement);
+    let agreement = ClockChange::BecameTrusted(TrustedBy::Agreement);
     assert_eq!(judge.look(at(HOUR, 10)), agreement);
 }
 
@@ -341,7 +353,7 @@ fn steps_before_a_reboot_count_like_pauses() {
             judge.look(at(i64::from(n) * (2 * HOUR + by) - 10, 7190));
             judge = restarted(
                 judge,
-                Reading { boottime: Duration::from_secs(7200), ..begin },
+                ClockReading { boottime: Duration::from_secs(7200), ..begin },
                 begin,
                 boot(n + 1),
             );

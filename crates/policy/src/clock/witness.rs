@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use jiff::{SignedDuration, Timestamp};
 use smtp::HostName;
 
-use super::{AGREEMENT_MAX, KNOWN_FOR, Reading, WITNESSES, plus, signed};
+use super::{AGREEMENT_MAX, ClockReading, KNOWN_FOR, WITNESSES, plus, signed};
 use crate::registrable_domain;
 
 /// Ours: voices that are kept, the latest. More than any honest [`WITNESSES`] need.
@@ -46,7 +46,7 @@ pub(super) struct Voices(Vec<Voice>);
 impl Voices {
     /// Takes down what `witness` says, and drops what its registrable domain said before. Who is not known
     /// for long enough at the time `steady` says nothing.
-    pub(super) fn hear(&mut self, witness: &Witness, reading: Reading, steady: Timestamp) {
+    pub(super) fn hear(&mut self, witness: &Witness, reading: ClockReading, steady: Timestamp) {
         if steady.duration_since(witness.known_since) < KNOWN_FOR {
             return;
         }
@@ -60,7 +60,7 @@ impl Voices {
     }
 
     /// Do enough of them say the same, and the wall clock, too?
-    pub(super) fn confirm(&self, reading: Reading) -> bool {
+    pub(super) fn confirm(&self, reading: ClockReading) -> bool {
         let wall = origin(reading.wall, reading);
         let is_near = |a: Timestamp, b: Timestamp| a.duration_since(b).abs() <= AGREEMENT_MAX;
         let agreeing: Vec<_> = self.0.iter().filter(|voice| is_near(voice.origin, wall)).collect();
@@ -79,7 +79,7 @@ impl Voices {
     }
 }
 
-fn origin(time: Timestamp, reading: Reading) -> Timestamp {
+fn origin(time: Timestamp, reading: ClockReading) -> Timestamp {
     plus(time, SignedDuration::ZERO.saturating_sub(signed(reading.boottime)))
 }
 

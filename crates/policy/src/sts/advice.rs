@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::document::{BLANKS, FIELDS, Lint, Mode, Problem, lines, lint};
+use super::document::{BLANKS, DocumentProblem, FIELDS, Lint, Mode, lines, lint};
 use super::legible::other_format;
 use super::meant::{is_placeholder, one_of};
 use super::mx_pattern::MxPattern;
@@ -29,7 +29,7 @@ pub fn policy(body: &[u8]) -> Lint {
         && !text.contains('\0')
     {
         let text = format!("no plain text: the file is {format}");
-        let problem = Problem { line: None, code: "not_plain_text", text };
+        let problem = DocumentProblem { line: None, code: "not_plain_text", text };
         let is_refused = !found.errors.is_empty();
         let list = if is_refused { &mut found.errors } else { &mut found.warnings };
         list.insert(0, problem);
@@ -143,7 +143,7 @@ fn mark_byte_order(text: &str, lint: &mut Lint) {
 mod tests {
     use super::*;
     use crate::sts::document::Policy;
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     fn codes(lines: &str) -> Vec<&'static str> {
         let body = format!("version: STSv1\n{}", lines.replace('|', "\n"));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_verdict_is_that_of_the_daemon() {
-        for Row { id, cells } in vectors::rows("policy.tsv") {
+        for VectorRow { id, cells } in vectors::rows("policy.tsv") {
             let body = vectors::unescape(&cells[0]);
             assert_eq!(policy(&body).errors.is_empty(), Policy::parse(&body).is_ok(), "{id}");
         }
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_people_publish_is_judged_and_explained_as_listed() {
-        for Row { id, cells } in vectors::rows("wild.tsv") {
+        for VectorRow { id, cells } in vectors::rows("wild.tsv") {
             let [kind, input, applied, codes, said] = &cells[..] else { panic!("{id}: {cells:?}") };
             if kind != "policy" {
                 continue;

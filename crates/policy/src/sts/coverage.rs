@@ -137,7 +137,7 @@ const PROVIDERS: &[Provider] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     fn host(text: &str) -> HostName {
         HostName::parse(text).unwrap()
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn what_people_publish_and_its_hosts_are_judged_as_listed() {
         let mut seen = 0;
-        for Row { id, cells } in vectors::rows("wild.tsv") {
+        for VectorRow { id, cells } in vectors::rows("wild.tsv") {
             let [kind, input, applied, _, said] = &cells[..] else { panic!("{id}: {cells:?}") };
             let Some((name, patterns)) = input.split_once(" vs ").filter(|_| kind == "match")
             else {

@@ -109,12 +109,12 @@ impl Policy {
 #[error("not a usable policy: {}", .errors.first().map_or("", |problem| problem.text.as_str()))]
 pub struct Invalid {
     /// Why; at least one.
-    pub errors: Vec<Problem>,
+    pub errors: Vec<DocumentProblem>,
 }
 
 /// One thing that is wrong with a policy file, or odd about it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Problem {
+pub struct DocumentProblem {
     /// The line, counted from 1; `None` if it is about the file as a whole.
     pub line: Option<usize>,
     /// A stable word for scripts.
@@ -133,9 +133,9 @@ pub struct Lint {
     /// The usable patterns.
     pub mx: Vec<MxPattern>,
     /// Why it cannot be used; empty if it can.
-    pub errors: Vec<Problem>,
+    pub errors: Vec<DocumentProblem>,
     /// What is odd about it, the first 100.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<DocumentProblem>,
 }
 
 impl Lint {
@@ -152,15 +152,15 @@ impl Lint {
     }
 
     fn error(&mut self, line: Option<usize>, code: &'static str, text: impl Into<String>) {
-        push(&mut self.errors, Problem { line, code, text: text.into() });
+        push(&mut self.errors, DocumentProblem { line, code, text: text.into() });
     }
 
     pub(super) fn warning(&mut self, line: usize, code: &'static str, text: impl Into<String>) {
-        push(&mut self.warnings, Problem { line: Some(line), code, text: text.into() });
+        push(&mut self.warnings, DocumentProblem { line: Some(line), code, text: text.into() });
     }
 }
 
-fn push(problems: &mut Vec<Problem>, problem: Problem) {
+fn push(problems: &mut Vec<DocumentProblem>, problem: DocumentProblem) {
     if problems.len() < PROBLEMS_MAX {
         problems.push(problem);
     }
@@ -404,7 +404,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     fn shown(body: &[u8]) -> String {
         let Ok(policy) = Policy::parse(body) else {
@@ -415,13 +415,13 @@ mod tests {
         format!("{}/{}/{mx}", policy.mode(), policy.max_age().as_secs())
     }
 
-    fn codes(problems: &[Problem]) -> Vec<(Option<usize>, &'static str)> {
+    fn codes(problems: &[DocumentProblem]) -> Vec<(Option<usize>, &'static str)> {
         problems.iter().map(|problem| (problem.line, problem.code)).collect()
     }
 
     #[test]
     fn every_policy_vector_is_applied_as_listed() {
-        for Row { id, cells } in vectors::rows("policy.tsv") {
+        for VectorRow { id, cells } in vectors::rows("policy.tsv") {
             let body = vectors::unescape(&cells[0]);
             assert_eq!(shown(&body), cells[2], "{id}");
             let lint = lint(&body);

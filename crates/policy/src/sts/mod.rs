@@ -13,6 +13,6 @@ pub mod record;
 pub mod record_lint;
 
 pub use document::{Invalid, Mode, Policy};
-pub use keep::Kept;
+pub use keep::CachedPolicy;
 pub use mx_pattern::{MxPattern, PatternError};
 pub use record::{Id, RecordError, parse_txt};

@@ -81,7 +81,7 @@ impl fmt::Display for MxPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     #[test]
     fn wildcard_covers_exactly_one_label() {
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_mx_vector_matches_as_listed() {
-        for Row { id, cells } in vectors::rows("mx.tsv") {
+        for VectorRow { id, cells } in vectors::rows("mx.tsv") {
             let texts: Vec<String> = serde_json::from_str(&cells[0]).unwrap();
             let patterns: Vec<_> = texts.iter().filter_map(|t| MxPattern::parse(t).ok()).collect();
             let host = HostName::parse(&cells[1]).ok();

@@ -277,7 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     fn one(record: &str) -> Result<Id, RecordError> {
         parse_txt(&[record.as_bytes().to_vec()])
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn every_txt_vector_is_read_as_listed() {
-        for Row { id, cells } in vectors::rows("txt.tsv") {
+        for VectorRow { id, cells } in vectors::rows("txt.tsv") {
             let strings: Vec<Vec<String>> = serde_json::from_str(&cells[0]).unwrap();
             let records: Vec<_> = strings.iter().map(|s| s.concat().into_bytes()).collect();
             let got =

@@ -248,7 +248,7 @@ fn wrong_name(record: &[u8], verdict: &Result<Id, RecordError>) -> Option<Record
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors::{self, Row};
+    use crate::vectors::{self, VectorRow};
 
     fn of(records: &[&str]) -> RecordLint {
         let records: Vec<_> = records.iter().map(|record| record.as_bytes().to_vec()).collect();
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn every_txt_vector_has_errors_or_an_id() {
-        for Row { id, cells } in vectors::rows("txt.tsv") {
+        for VectorRow { id, cells } in vectors::rows("txt.tsv") {
             let strings: Vec<Vec<String>> = serde_json::from_str(&cells[0]).unwrap();
             let records: Vec<_> = strings.iter().map(|s| s.concat().into_bytes()).collect();
             let lint = lint(&records);
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn what_people_publish_is_judged_and_explained_as_listed() {
         let mut seen = 0;
-        for Row { id, cells } in vectors::rows("wild.tsv") {
+        for VectorRow { id, cells } in vectors::rows("wild.tsv") {
             let [kind, input, applied, listed, said] = &cells[..] else {
                 panic!("{id}: {cells:?}")
             };

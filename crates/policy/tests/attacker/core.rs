@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use policy::clock::{BootId, Change as ClockChange, Judge, LastMark, Reading, TrustedBy, Witness};
-use policy::sts::Kept;
+use policy::clock::{BootId, ClockChange, ClockReading, Judge, LastMark, TrustedBy, Witness};
+use policy::sts::CachedPolicy;
 use policy::sts::keep::{
-    ClockTrust, DeferCause, Effect, LookUp, Moment, PolicyFile, Room, Settings, State, Stored,
-    Tenant, Verdict, Write, Written,
+    ClockTrust, DeferCause, KeepSettings, LookUp, LookUpEffect, Moment, PolicyFile, Room, State,
+    Stored, Tenant, Verdict, Write, Written,
 };
 use policy::{Asked, Located, NamedBy, Published, Requirement, authorize};
 use smtp::{Domain, HostName};
@@ -53,7 +53,7 @@ pub(crate) struct Try {
 /// A look-up under way.
 pub(crate) struct Looking {
     pub(crate) look_up: LookUp,
-    pub(crate) effect: Effect,
+    pub(crate) effect: LookUpEffect,
     pub(crate) is_syncing: bool,
     /// The row was written.
     pub(crate) is_replaced: bool,
@@ -74,7 +74,7 @@ pub(crate) struct Core {
     pub(crate) judge: Judge,
     pub(crate) looking: BTreeMap<Dom, Looking>,
     pub(crate) verdicts: BTreeMap<Dom, (Verdict, Duration)>,
-    pub(crate) fleeting: BTreeMap<Dom, Arc<Kept>>,
+    pub(crate) fleeting: BTreeMap<Dom, Arc<CachedPolicy>>,
     /// What could not be stored.
     pub(crate) unstored: BTreeMap<Dom, State>,
     /// What the last look at all rows found: spent ones, and policies.
@@ -82,13 +82,13 @@ pub(crate) struct Core {
     pub(crate) epochs: BTreeMap<Dom, u64>,
     pub(crate) tries: Vec<Try>,
     pub(crate) queue: BTreeSet<Dom>,
-    settings: Settings,
+    settings: KeepSettings,
 }
 
 impl Core {
     pub(crate) fn new() -> Self {
         let now = 1_800_000_000;
-        let reading = Reading { wall: stamp(now), boottime: Duration::from_secs(100) };
+        let reading = ClockReading { wall: stamp(now), boottime: Duration::from_secs(100) };
         Self {
             world: World::default(),
             disk: Disk::default(),
@@ -107,13 +107,13 @@ impl Core {
             epochs: BTreeMap::new(),
             tries: Vec::new(),
             queue: BTreeSet::new(),
-            settings: Settings::default(),
+            settings: KeepSettings::default(),
         }
     }
 
-    pub(crate) fn reading(&self) -> Reading {
+    pub(crate) fn reading(&self) -> ClockReading {
         let boottime = Duration::from_secs(u64::try_from(self.true_now - self.booted_at).unwrap());
-        Reading { wall: stamp(self.wall), boottime }
+        ClockReading { wall: stamp(self.wall), boottime }
     }
 
     pub(crate) fn moment(&mut self) -> Moment {
@@ -255,7 +255,7 @@ impl Core {
     fn begin(
         &mut self,
         domain: &Dom,
-        make: fn(Stored, Option<policy::sts::keep::Listed>, Settings) -> LookUp,
+        make: fn(Stored, Option<policy::sts::keep::Listed>, KeepSettings) -> LookUp,
     ) {
         let files = &self.disk.synced;
         let (stored, listed) = (files.stored(domain), files.list.get(domain).copied());
@@ -264,7 +264,7 @@ impl Core {
             look_up.remember_unstored(state.clone());
         }
         look_up.remember_fleeting(self.fleeting.get(domain).cloned());
-        let (effect, got) = (Effect::Ask, None);
+        let (effect, got) = (LookUpEffect::Ask, None);
         let looking = Looking { look_up, effect, is_syncing: false, is_replaced: false, got };
         self.looking.insert(domain.clone(), looking);
     }
@@ -284,19 +284,19 @@ impl Core {
         let moment = self.moment();
         let Some(mut looking) = self.looking.remove(domain) else { return Ok(()) };
         looking.effect = match looking.effect.clone() {
-            Effect::Ask => {
+            LookUpEffect::Ask => {
                 let answer = self.world.txt(domain);
                 let is_lost = looking.look_up.state().is_lost(moment);
                 let denies = matches!(answer, policy::sts::keep::TxtAnswer::Unusable(_));
                 self.coverage.lost_no_record += u64::from(is_lost && denies);
                 looking.look_up.answered(&answer, moment)
             }
-            Effect::Fetch => self.fetch(domain, &mut looking, moment),
-            Effect::Write(write) => match self.write(domain, &mut looking, write, moment) {
+            LookUpEffect::Fetch => self.fetch(domain, &mut looking, moment),
+            LookUpEffect::Write(write) => match self.write(domain, &mut looking, write, moment) {
                 Some(effect) => effect,
-                None => Effect::Write(write),
+                None => LookUpEffect::Write(write),
             },
-            Effect::Answer(verdict) => {
+            LookUpEffect::Answer(verdict) => {
                 self.answered(domain, looking, verdict, moment);
                 return Ok(());
             }
@@ -305,7 +305,7 @@ impl Core {
         Ok(())
     }
 
-    fn fetch(&mut self, domain: &Dom, looking: &mut Looking, moment: Moment) -> Effect {
+    fn fetch(&mut self, domain: &Dom, looking: &mut Looking, moment: Moment) -> LookUpEffect {
         let fetched = self.world.fetch(domain);
         let known_since = looking.look_up.before().known_since;
         if let Ok(body) = &fetched {
@@ -345,7 +345,7 @@ impl Core {
         looking: &mut Looking,
         write: Write,
         moment: Moment,
-    ) -> Option<Effect> {
+    ) -> Option<LookUpEffect> {
         if !looking.is_syncing {
             let row = || Change::Row(domain.clone(), Box::new(looking.look_up.state().clone()));
             self.disk.begin(match write {
@@ -506,7 +506,7 @@ fn begin_anew(of: &mut Try) -> bool {
 }
 
 /// By true time, or so little before that the clock was not seen to be wrong?
-pub(crate) fn ends_late_enough(kept: &Kept, got_at: i64) -> bool {
+pub(crate) fn ends_late_enough(kept: &CachedPolicy, got_at: i64) -> bool {
     let max_age = i64::try_from(kept.policy().max_age().as_secs()).unwrap();
     kept.expires_at().as_second() >= got_at + max_age - UNSEEN_MAX
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::clock::Mark;
-use policy::sts::Kept;
+use policy::sts::CachedPolicy;
 use policy::sts::keep::{Listed, State, Stored};
 
 use crate::world::Dom;
@@ -71,7 +71,7 @@ impl Files {
 fn as_stored(state: &State) -> State {
     let kept = state.kept.as_ref().map(|kept| {
         let (id, body) = (kept.id().clone(), kept.body().as_bytes());
-        let read = Kept::new(id, body, kept.fetched_at()).unwrap();
+        let read = CachedPolicy::new(id, body, kept.fetched_at()).unwrap();
         Arc::new(read.until_at_least(kept.expires_at()))
     });
     State {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use policy::clock::{Judge, LastMark, Moment};
 use policy::registrable_domain;
-use policy::sts::Kept;
-use policy::sts::keep::{ClockTrust, Effect, State, Tenant, Use, Write, surplus};
+use policy::sts::CachedPolicy;
+use policy::sts::keep::{ClockTrust, LookUpEffect, State, Tenant, Use, Write, surplus};
 
 use crate::core::{Core, Looking, POLICIES_MAX, boot_id, ends_late_enough};
 use crate::disk::Change;
@@ -27,8 +27,9 @@ impl Core {
         let looking = std::mem::take(&mut self.looking);
         self.disk.crash(keep);
         for (domain, Looking { look_up, effect, got, is_syncing, .. }) in looking {
-            let is_in_replace = matches!(effect, Effect::Write(Write::Replace | Write::Unlist))
-                || (is_syncing && matches!(effect, Effect::Write(Write::List(_))));
+            let is_in_replace =
+                matches!(effect, LookUpEffect::Write(Write::Replace | Write::Unlist))
+                    || (is_syncing && matches!(effect, LookUpEffect::Write(Write::List(_))));
             self.coverage.crash_in_replace += u64::from(is_in_replace && got.is_some());
             let files = &self.disk.synced;
             let row = files.rows.get(&domain).and_then(|row| row.kept.clone());
@@ -73,7 +74,7 @@ impl Core {
             let domain = name(&format!("d{n}.flood.test"));
             let body = format!("version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 604800\n");
             let id = policy::sts::Id::parse("1").unwrap();
-            let kept = Kept::new(id, body.as_bytes(), moment.now).unwrap();
+            let kept = CachedPolicy::new(id, body.as_bytes(), moment.now).unwrap();
             let (first_used_at, last_used_at) = (Some(moment.now), Some(moment.now));
             let kept = Some(Arc::new(kept));
             let state = State { kept, first_used_at, last_used_at, ..State::default() };

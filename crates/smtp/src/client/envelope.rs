@@ -25,7 +25,7 @@ pub struct Envelope<'a> {
     /// Has the message octets above 127?
     pub has_8bit: bool,
     /// What else is said about it.
-    pub options: Options<'a>,
+    pub options: MailOptions<'a>,
 }
 
 /// One recipient.
@@ -47,7 +47,7 @@ impl<'a> From<&'a Mailbox> for Addressee<'a> {
 
 /// What goes with MAIL beside the sender.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options<'a> {
+pub struct MailOptions<'a> {
     /// An address or the header has UTF-8 (RFC 6531 §3.4).
     pub smtp_utf8: bool,
     /// RFC 3461 §4.3.
@@ -100,7 +100,7 @@ pub(super) fn mail_command(envelope: &Envelope<'_>, extensions: &Extensions, out
 pub(super) fn rcpt_command(
     recipient: &Addressee<'_>,
     extensions: &Extensions,
-    options: &Options<'_>,
+    options: &MailOptions<'_>,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"RCPT TO:<");
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn only_offered_parameters_are_sent_with_the_sender() {
         let sender = ReversePath::parse("a@example.org").unwrap();
-        let options = Options::default();
+        let options = MailOptions::default();
         let bare =
             Envelope { sender: &sender, recipients: &[], size: 42, has_8bit: false, options };
         let said = mail(ALL, &bare);
@@ -177,7 +177,7 @@ mod tests {
 
         let id = EnvelopeId::parse("QQ+2B1").unwrap();
         let by = DeliverBy { seconds: 90, mode: ByMode::Notify, trace: true };
-        let options = Options {
+        let options = MailOptions {
             smtp_utf8: true,
             ret: Some(Return::Headers),
             envelope_id: Some(&id),
@@ -234,7 +234,7 @@ mod tests {
             ),
         ];
         for (keywords, smtp_utf8, original, want) in cases {
-            let options = Options { smtp_utf8, ..Options::default() };
+            let options = MailOptions { smtp_utf8, ..MailOptions::default() };
             let recipient = Addressee { mailbox: &mailbox, notify, original };
             let mut out = Vec::new();
             rcpt_command(&recipient, &extensions(keywords), &options, &mut out);

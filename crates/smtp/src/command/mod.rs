@@ -19,7 +19,7 @@ use crate::response::Response;
 use crate::sasl::{Mechanism, Secret};
 use crate::status::Status;
 
-pub use offer::{Capability, Channel, FutureRelease, Limits, Offer};
+pub use offer::{Capability, FutureRelease, Offer, OfferedLimits, SessionChannel};
 pub use parameters::{BodyKind, Mail, Rcpt, Recipient};
 pub use path::{Brackets, PathError};
 

@@ -58,7 +58,7 @@ impl Capability {
 
 /// What protects the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Channel {
+pub enum SessionChannel {
     /// Nothing.
     Clear,
     /// TLS, by STARTTLS or from the first octet.
@@ -67,7 +67,7 @@ pub enum Channel {
 
 /// How much one session may do (RFC 9422); what is not told has no limit worth telling.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Limits {
+pub struct OfferedLimits {
     /// `RCPTMAX`: recipients of a message.
     pub rcpt_max: Option<u32>,
     /// `MAILMAX`: messages.
@@ -109,7 +109,7 @@ impl FutureRelease {
 pub struct Offer {
     size_max: u64,
     capabilities: u16,
-    limits: Limits,
+    limits: OfferedLimits,
     future_release: Option<FutureRelease>,
     deliver_by_min: Option<u32>,
     priority: bool,
@@ -122,7 +122,7 @@ impl Offer {
         Self {
             size_max,
             capabilities: 0,
-            limits: Limits { rcpt_max: None, mail_max: None },
+            limits: OfferedLimits { rcpt_max: None, mail_max: None },
             future_release: None,
             deliver_by_min: None,
             priority: false,
@@ -138,7 +138,7 @@ impl Offer {
 
     /// With LIMITS (RFC 9422), if there is one to tell.
     #[must_use]
-    pub const fn with_limits(self, limits: Limits) -> Self {
+    pub const fn with_limits(self, limits: OfferedLimits) -> Self {
         Self { limits, ..self }
     }
 
@@ -168,15 +168,15 @@ impl Offer {
 
     /// What of it is offered on such a connection.
     #[must_use]
-    pub(crate) const fn on(self, channel: Channel) -> Self {
+    pub(crate) const fn on(self, channel: SessionChannel) -> Self {
         let Self { capabilities, .. } = self;
         match channel {
-            Channel::Clear => Self {
+            SessionChannel::Clear => Self {
                 capabilities: capabilities & !Capability::RequireTls.bit(),
                 mechanisms: Mechanisms::NONE,
                 ..self
             },
-            Channel::Tls => {
+            SessionChannel::Tls => {
                 Self { capabilities: capabilities & !Capability::StartTls.bit(), ..self }
             }
         }
@@ -237,7 +237,7 @@ impl Offer {
     }
 
     fn limits_keyword(self) -> Option<String> {
-        let Limits { rcpt_max, mail_max } = self.limits;
+        let OfferedLimits { rcpt_max, mail_max } = self.limits;
         let told = [("MAILMAX", mail_max), ("RCPTMAX", rcpt_max)];
         let words: String =
             told.iter().filter_map(|(name, max)| max.map(|max| format!(" {name}={max}"))).collect();
@@ -302,7 +302,7 @@ mod tests {
         Capability::ALL
             .into_iter()
             .fold(Offer::new(1000), Offer::with)
-            .with_limits(Limits { rcpt_max: Some(100), mail_max: Some(5) })
+            .with_limits(OfferedLimits { rcpt_max: Some(100), mail_max: Some(5) })
             .with_future_release(reach)
             .with_deliver_by(0)
             .with_priority()
@@ -322,8 +322,8 @@ mod tests {
         ];
         let clear = [&always[..], &["STARTTLS"], &values].concat();
         let tls = [&always[..], &["REQUIRETLS", "AUTH PLAIN LOGIN"], &values].concat();
-        assert_eq!(everything().on(Channel::Clear).keywords(), clear);
-        assert_eq!(everything().on(Channel::Tls).keywords(), tls);
+        assert_eq!(everything().on(SessionChannel::Clear).keywords(), clear);
+        assert_eq!(everything().on(SessionChannel::Tls).keywords(), tls);
         assert_eq!(Offer::new(7).keywords(), ["SIZE 7"]);
     }
 

@@ -1,30 +1,30 @@
-//! Carries a [`Plan`] out.
+//! Carries a [`ConversionPlan`] out.
 
 use super::encode::{Base64, QuotedPrintable, RawOctets};
-use super::fields::Kind;
+use super::fields::ContentKind;
 use super::fold::Folder;
-use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
+use super::walker::{Entity, EntityForm, Field, HeaderEnd, Visitor, Walker};
 use super::words::FieldEncoder;
-use super::{Action, Charset, Encoding, Plan, Refused};
+use super::{Charset, ConversionPlan, ConversionRefused, Encoding, PartAction};
 
 /// Converts a message, in pieces of any size.
 #[derive(Debug)]
 pub struct Conversion<'p> {
-    walker: Walker<Writer<'p>>,
+    walker: Walker<ConversionWriter<'p>>,
 }
 
 impl<'p> Conversion<'p> {
     /// Of the message that `plan` was made for.
-    pub fn new(plan: &'p Plan) -> Self {
-        Self { walker: Walker::new(Writer::new(plan)) }
+    pub fn new(plan: &'p ConversionPlan) -> Self {
+        Self { walker: Walker::new(ConversionWriter::new(plan)) }
     }
 
     /// Appends what the next piece becomes to `out`.
     ///
     /// # Errors
     ///
-    /// [`Refused`] if this is not the message that the plan was made for.
-    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
+    /// [`ConversionRefused`] if this is not the message that the plan was made for.
+    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), ConversionRefused> {
         std::mem::swap(&mut self.walker.visitor().out, out);
         let pushed = self.walker.push(piece);
         std::mem::swap(&mut self.walker.visitor().out, out);
@@ -36,7 +36,7 @@ impl<'p> Conversion<'p> {
     /// # Errors
     ///
     /// As [`Conversion::push`].
-    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<(), Refused> {
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<(), ConversionRefused> {
         std::mem::swap(&mut self.walker.visitor().out, out);
         *out = self.walker.finish()?.out;
         Ok(())
@@ -52,11 +52,11 @@ enum Encoder {
 }
 
 #[derive(Debug)]
-struct Writer<'p> {
-    plan: &'p Plan,
-    actions: std::slice::Iter<'p, Action>,
+struct ConversionWriter<'p> {
+    plan: &'p ConversionPlan,
+    actions: std::slice::Iter<'p, PartAction>,
     /// For the current entity.
-    action: Action,
+    action: PartAction,
     entity: Entity,
     /// Behind the first header.
     is_inside: bool,
@@ -70,12 +70,12 @@ struct Writer<'p> {
     out: Vec<u8>,
 }
 
-impl<'p> Writer<'p> {
-    fn new(plan: &'p Plan) -> Self {
+impl<'p> ConversionWriter<'p> {
+    fn new(plan: &'p ConversionPlan) -> Self {
         Self {
             plan,
             actions: plan.actions.iter(),
-            action: Action::Keep,
+            action: PartAction::Keep,
             entity: Entity { is_message: true, is_sealed: false, depth: 0 },
             encoder: Encoder::None,
             is_inside: false,
@@ -90,7 +90,7 @@ impl<'p> Writer<'p> {
         self.out.extend_from_slice(text.as_bytes());
     }
 
-    fn end_field(&mut self) -> Result<(), Refused> {
+    fn end_field(&mut self) -> Result<(), ConversionRefused> {
         if let Some(mut words) = self.words.take() {
             let mut encoded = Vec::new();
             words.finish(&mut encoded)?;
@@ -131,14 +131,14 @@ impl<'p> Writer<'p> {
     }
 }
 
-impl Visitor for Writer<'_> {
+impl Visitor for ConversionWriter<'_> {
     fn entity(&mut self, entity: Entity) {
         self.entity = entity;
         self.has_label = false;
-        self.action = self.actions.next().copied().unwrap_or(Action::Keep);
+        self.action = self.actions.next().copied().unwrap_or(PartAction::Keep);
     }
 
-    fn field_start(&mut self, name: &[u8]) -> Result<(), Refused> {
+    fn field_start(&mut self, name: &[u8]) -> Result<(), ConversionRefused> {
         self.end_field()?;
         self.folder = self.is_folded(name).then(Folder::default);
         self.words = self.is_encoded().then(FieldEncoder::default);
@@ -155,36 +155,39 @@ impl Visitor for Writer<'_> {
     fn field(&mut self, field: Field, octets: &[u8]) {
         match (field, self.action) {
             // Of several the first one counted; the others go.
-            (Field::TransferEncoding, Action::Relabel | Action::Encode { .. })
+            (Field::TransferEncoding, PartAction::Relabel | PartAction::Encode { .. })
                 if std::mem::replace(&mut self.has_label, true) => {}
-            (Field::TransferEncoding, Action::Relabel) => self.encoding_field("7bit"),
-            (Field::TransferEncoding, Action::Encode { encoding, .. }) => {
+            (Field::TransferEncoding, PartAction::Relabel) => self.encoding_field("7bit"),
+            (Field::TransferEncoding, PartAction::Encode { encoding, .. }) => {
                 self.encoding_field(encoding.word());
             }
-            (Field::TransferEncoding, Action::Keep)
+            (Field::TransferEncoding, PartAction::Keep)
             | (Field::ContentType | Field::MimeVersion, _) => self.header(octets),
         }
     }
 
-    fn header_end(&mut self, form: &Form, end: HeaderEnd) -> Result<(), Refused> {
+    fn header_end(&mut self, form: &EntityForm, end: HeaderEnd) -> Result<(), ConversionRefused> {
         self.end_field()?;
         let is_top = !std::mem::replace(&mut self.is_inside, true);
-        let is_encode = |action: &Action| matches!(action, Action::Encode { .. });
+        let is_encode = |action: &PartAction| matches!(action, PartAction::Encode { .. });
         // An encoded part is one only where MIME holds (RFC 2045 §4).
         let needs_version =
             is_encode(&self.action) || is_top && self.plan.actions.iter().any(is_encode);
         if self.entity.is_message && !form.has_version && needs_version {
             self.put("MIME-Version: 1.0\r\n");
         }
-        let Action::Encode { encoding, charset } = self.action else {
+        let PartAction::Encode { encoding, charset } = self.action else {
             self.encoder = Encoder::None;
             // Fields of a message inside must not become this header's.
             let is_next_encoded = self.actions.as_slice().first().is_some_and(is_encode);
             let opens = match form.made_of() {
-                Kind::Message => is_next_encoded,
+                ContentKind::Message => is_next_encoded,
                 // Nor what stands before the first part, without its octets above 127.
-                Kind::Multipart { .. } => self.plan.eight_bit.in_aside,
-                Kind::Text | Kind::Other | Kind::Status | Kind::Opaque => false,
+                ContentKind::Multipart { .. } => self.plan.eight_bit.in_aside,
+                ContentKind::Text
+                | ContentKind::Other
+                | ContentKind::Status
+                | ContentKind::Opaque => false,
             };
             if end == HeaderEnd::AtText && opens {
                 self.put("\r\n");
@@ -219,7 +222,7 @@ impl Visitor for Writer<'_> {
         }
     }
 
-    fn content_end(&mut self) -> Result<(), Refused> {
+    fn content_end(&mut self) -> Result<(), ConversionRefused> {
         match &mut self.encoder {
             Encoder::None | Encoder::RawOctets(_) => {}
             Encoder::QuotedPrintable(encoder) => encoder.finish(&mut self.out),

@@ -5,7 +5,7 @@ const BOUNDARY_OCTETS_MAX: usize = 250;
 
 /// What an entity is made of.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum ContentKind {
     /// Text, or something that reads like text.
     Text,
     /// Anything else that has no parts.
@@ -65,26 +65,26 @@ pub(super) fn label(value: &[u8]) -> Label {
 }
 
 /// Reads the value of Content-Type.
-pub(super) fn kind(value: &[u8]) -> Kind {
+pub(super) fn kind(value: &[u8]) -> ContentKind {
     let mut scanner = Scanner { rest: value };
     let main = scanner.token().to_ascii_lowercase();
     let has_slash = scanner.skip(b'/');
     let sub = scanner.token().to_ascii_lowercase();
     match (main.as_slice(), sub.as_slice()) {
         (b"multipart", sub) => multipart(sub, &mut scanner),
-        (b"message", b"rfc822") => Kind::Message,
-        (b"message", b"partial" | b"external-body") => Kind::Opaque,
-        (b"message", b"delivery-status") => Kind::Status,
+        (b"message", b"rfc822") => ContentKind::Message,
+        (b"message", b"partial" | b"external-body") => ContentKind::Opaque,
+        (b"message", b"delivery-status") => ContentKind::Status,
         // RFC 6532 §3.7: unlike message/rfc822 it may be encoded; and its header cannot be 7-bit.
-        (b"message", b"global") => Kind::Other,
-        (b"text" | b"message", _) => Kind::Text,
+        (b"message", b"global") => ContentKind::Other,
+        (b"text" | b"message", _) => ContentKind::Text,
         // RFC 2045 §5.2: what is not a type is plain text.
-        (_, sub) if !has_slash || sub.is_empty() => Kind::Text,
-        _ => Kind::Other,
+        (_, sub) if !has_slash || sub.is_empty() => ContentKind::Text,
+        _ => ContentKind::Other,
     }
 }
 
-fn multipart(sub: &[u8], scanner: &mut Scanner<'_>) -> Kind {
+fn multipart(sub: &[u8], scanner: &mut Scanner<'_>) -> ContentKind {
     let parts = if sub == b"digest" { Untyped::Message } else { Untyped::Text };
     let is_sealed = matches!(sub, b"signed" | b"encrypted");
     let mut found = None;
@@ -100,9 +100,9 @@ fn multipart(sub: &[u8], scanner: &mut Scanner<'_>) -> Kind {
     }
     match found {
         Some(boundary) if (1..=BOUNDARY_OCTETS_MAX).contains(&boundary.len()) => {
-            Kind::Multipart { boundary: boundary.into(), parts, is_sealed }
+            ContentKind::Multipart { boundary: boundary.into(), parts, is_sealed }
         }
-        Some(_) | None => Kind::Opaque,
+        Some(_) | None => ContentKind::Opaque,
     }
 }
 
@@ -206,12 +206,16 @@ mod tests {
     #[test]
     fn types_and_boundaries_are_read_as_they_are_written() {
         let shown = |value: &str| match kind(value.as_bytes()) {
-            Kind::Multipart { boundary, parts, is_sealed } => {
+            ContentKind::Multipart { boundary, parts, is_sealed } => {
                 let parts = if parts == Untyped::Message { " digest" } else { "" };
                 let sealed = if is_sealed { " sealed" } else { "" };
                 format!("{}{parts}{sealed}", String::from_utf8_lossy(&boundary))
             }
-            plain @ (Kind::Text | Kind::Other | Kind::Message | Kind::Status | Kind::Opaque) => {
+            plain @ (ContentKind::Text
+            | ContentKind::Other
+            | ContentKind::Message
+            | ContentKind::Status
+            | ContentKind::Opaque) => {
                 format!("{plain:?}")
             }
         };
@@ -246,7 +250,7 @@ mod tests {
             assert_eq!(shown(value), want, "{value}");
         }
         let long = format!("multipart/mixed; boundary={}", "x".repeat(BOUNDARY_OCTETS_MAX + 1));
-        assert_eq!(kind(long.as_bytes()), Kind::Opaque);
+        assert_eq!(kind(long.as_bytes()), ContentKind::Opaque);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl<'a> Segment<'a> {
 
 /// Where a segment ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Cut {
+enum LineCut {
     BehindLine,
     InLine,
 }
@@ -63,7 +63,7 @@ impl Lines {
                 rest.split_at_checked(end.unwrap_or(rest.len())).unwrap_or((rest, b""));
             rest = tail;
             if self.held.is_empty() && end.is_some() {
-                self.emit(front, Cut::BehindLine, &mut take)?;
+                self.emit(front, LineCut::BehindLine, &mut take)?;
                 continue;
             }
             self.held.extend_from_slice(front);
@@ -77,7 +77,7 @@ impl Lines {
             let (segment, kept) = held.split_at_checked(ready).unwrap_or((&held, b""));
             self.held.extend_from_slice(kept);
             if !segment.is_empty() {
-                let cut = if end.is_some() { Cut::BehindLine } else { Cut::InLine };
+                let cut = if end.is_some() { LineCut::BehindLine } else { LineCut::InLine };
                 self.emit(segment, cut, &mut take)?;
             }
         }
@@ -90,16 +90,16 @@ impl Lines {
         mut take: impl FnMut(Segment<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let held = std::mem::take(&mut self.held);
-        if held.is_empty() { Ok(()) } else { self.emit(&held, Cut::BehindLine, &mut take) }
+        if held.is_empty() { Ok(()) } else { self.emit(&held, LineCut::BehindLine, &mut take) }
     }
 
     fn emit<E>(
         &mut self,
         octets: &[u8],
-        cut: Cut,
+        cut: LineCut,
         take: &mut impl FnMut(Segment<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let is_end = cut == Cut::BehindLine;
+        let is_end = cut == LineCut::BehindLine;
         let is_start = !std::mem::replace(&mut self.in_line, !is_end);
         take(Segment { octets, is_start, is_end })
     }

@@ -1,13 +1,13 @@
 //! Messages for hosts that do not take them as they are: eight bits as seven, long lines as short ones
 //! (RFC 6152 §3, RFC 2045 §6).
 //!
-//! A [`Survey`] looks at the message and makes a [`Plan`]; a [`Conversion`] carries it out. Both read the
+//! A [`Survey`] looks at the message and makes a [`ConversionPlan`]; a [`Conversion`] carries it out. Both read the
 //! message in pieces and hold no more than a line's head, one field of a header and the open
 //! boundaries, so that the size of a message does not matter; its depth and parts are bounded.
 //!
 //! Text becomes quoted-printable, other content base64, each part for itself; fields that are missing are
 //! added, and a multipart that said `8bit` says `7bit`. Long lines of header fields are folded at white space, but for fields
-//! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) is [`Refused`]
+//! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) is [`ConversionRefused`]
 //! where its eight bits are in the way. What readers get along with is repaired: raw octets in what says quoted-printable, an encoding of a
 //! multipart, an encoding said twice. What cannot be encoded (base64 with raw octets, a fragment of a message) stays as it is.
 //!
@@ -16,7 +16,7 @@
 //! its label of eight bits; and so it is with a `message/delivery-status`, whose fields no program decodes. In mail with SMTPUTF8 they mean UTF-8, and become
 //! encoded words for a host that does not know it; an address has no such form.
 //!
-//! A DKIM signature of the body does not survive: whoever converts says so ([`Plan::breaks_dkim`]).
+//! A DKIM signature of the body does not survive: whoever converts says so ([`ConversionPlan::breaks_dkim`]).
 
 mod convert;
 mod encode;
@@ -69,7 +69,7 @@ impl Goal {
 
 /// Why a message cannot be converted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Refused {
+pub enum ConversionRefused {
     /// Eight bits inside multipart/signed or multipart/encrypted (RFC 1847 §2.1).
     #[error("it is signed or encrypted, and must not be changed")]
     Sealed,
@@ -86,10 +86,10 @@ pub enum Refused {
 
 /// What has to be done to a message, entity by entity.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ConversionPlan {
     goal: Goal,
-    actions: Vec<Action>,
-    eight_bit: EightBit,
+    actions: Vec<PartAction>,
+    eight_bit: EightBitContent,
     folds: Folds,
     words: EncodedHeaders,
     /// Content that says that it is encoded, or may not be, has octets above 127: nothing helps there.
@@ -117,21 +117,21 @@ struct Folds {
 
 /// Where octets above 127 stand beside content.
 #[derive(Clone, Copy, Debug, Default)]
-struct EightBit {
+struct EightBitContent {
     /// In a header.
     in_header: bool,
     /// Before or behind the parts of a multipart.
     in_aside: bool,
 }
 
-impl Plan {
+impl ConversionPlan {
     /// Does nothing change?
     pub fn is_empty(&self) -> bool {
         self.folds.names.is_empty() && !self.words.top && !self.changes_content()
     }
 
     fn changes_content(&self) -> bool {
-        let is_kept = self.actions.iter().all(|action| *action == Action::Keep);
+        let is_kept = self.actions.iter().all(|action| *action == PartAction::Keep);
         self.eight_bit.in_aside || self.folds.is_inside || self.words.inside || !is_kept
     }
 
@@ -154,7 +154,7 @@ impl Plan {
 
 /// What becomes of one entity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Action {
+enum PartAction {
     /// It stays as it is.
     Keep,
     /// It says `8bit`, and will be `7bit`.

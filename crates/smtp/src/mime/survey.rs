@@ -1,16 +1,16 @@
 //! What has to be done to a message so that a host can take it?
 
-use super::fields::{Kind, Label};
+use super::fields::{ContentKind, Label};
 use super::fold::Folder;
 use super::signed::Untouchable;
-use super::walker::{Entity, Field, Form, HeaderEnd, Visitor, Walker};
+use super::walker::{Entity, EntityForm, Field, HeaderEnd, Visitor, Walker};
 use super::words::FieldEncoder;
 use super::{
-    Action, Charset, EightBit, EncodedHeaders, Encoding, Folds, Goal, HeaderGoal, LINE_OCTETS_MAX,
-    Plan, Refused,
+    Charset, ConversionPlan, ConversionRefused, EightBitContent, EncodedHeaders, Encoding, Folds,
+    Goal, HeaderGoal, LINE_OCTETS_MAX, PartAction,
 };
 
-/// Looks at a message once, in pieces, and makes a [`Plan`].
+/// Looks at a message once, in pieces, and makes a [`ConversionPlan`].
 #[derive(Debug)]
 pub struct Survey {
     walker: Walker<Findings>,
@@ -26,8 +26,8 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// [`Refused`] if the message cannot be converted.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), Refused> {
+    /// [`ConversionRefused`] if the message cannot be converted.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), ConversionRefused> {
         self.walker.push(piece)
     }
 
@@ -35,17 +35,17 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// [`Refused`] if the message cannot be converted.
-    pub fn finish(self) -> Result<Plan, Refused> {
+    /// [`ConversionRefused`] if the message cannot be converted.
+    pub fn finish(self) -> Result<ConversionPlan, ConversionRefused> {
         Ok(self.walker.finish()?.plan())
     }
 }
 
 /// What is known of the current entity.
 #[derive(Debug)]
-struct Current {
+struct CurrentEntity {
     entity: Entity,
-    form: Form,
+    form: EntityForm,
     has_8bit: bool,
     /// Octets of the line so far, and whether one was too long.
     line: usize,
@@ -53,18 +53,18 @@ struct Current {
     utf8: Utf8,
 }
 
-impl Current {
+impl CurrentEntity {
     fn new(entity: Entity) -> Self {
         let (has_8bit, has_long_line) = (false, false);
-        let (form, utf8) = (Form::default(), Utf8::default());
+        let (form, utf8) = (EntityForm::default(), Utf8::default());
         Self { entity, form, has_8bit, line: 0, has_long_line, utf8 }
     }
 }
 
 #[derive(Debug)]
 struct Findings {
-    plan: Plan,
-    current: Current,
+    plan: ConversionPlan,
+    current: CurrentEntity,
     /// Which entities have others in them.
     composites: Vec<usize>,
     /// The multipart whose header was the last one, if it says that it is encoded, and how deep it is.
@@ -80,7 +80,7 @@ struct Findings {
     /// Has the current field octets above 127 that are to be encoded?
     is_encoded: bool,
     /// Why one cannot be.
-    unencodable: Option<Refused>,
+    unencodable: Option<ConversionRefused>,
     untouchable: Untouchable,
 }
 
@@ -89,10 +89,10 @@ const FOLDED_NAMES_MAX: usize = 100;
 
 impl Findings {
     fn new(goal: Goal) -> Self {
-        let plan = Plan {
+        let plan = ConversionPlan {
             goal,
             actions: Vec::new(),
-            eight_bit: EightBit::default(),
+            eight_bit: EightBitContent::default(),
             folds: Folds::default(),
             words: EncodedHeaders::default(),
             leaves_8bit: false,
@@ -101,7 +101,7 @@ impl Findings {
         let entity = Entity { is_message: true, is_sealed: false, depth: 0 };
         Self {
             plan,
-            current: Current::new(entity),
+            current: CurrentEntity::new(entity),
             composites: Vec::new(),
             mislabelled: None,
             unparted: 0,
@@ -136,7 +136,7 @@ impl Findings {
         self.words.push(octets, &mut passed_on);
         // What is too long to be encoded is passed on.
         if !passed_on.is_ascii() {
-            self.unencodable = Some(Refused::TooComplex);
+            self.unencodable = Some(ConversionRefused::TooComplex);
         }
         self.note_lines(&passed_on);
     }
@@ -154,7 +154,7 @@ impl Findings {
         }
     }
 
-    fn end_words(&mut self) -> Result<(), Refused> {
+    fn end_words(&mut self) -> Result<(), ConversionRefused> {
         let mut encoded = Vec::new();
         self.words.finish(&mut encoded)?;
         self.note_lines(&encoded);
@@ -169,7 +169,7 @@ impl Findings {
         Ok(())
     }
 
-    fn end_field(&mut self) -> Result<(), Refused> {
+    fn end_field(&mut self) -> Result<(), ConversionRefused> {
         self.end_words()?;
         self.untouchable.end();
         let name = std::mem::take(&mut self.field);
@@ -187,7 +187,7 @@ impl Findings {
 
     /// What has raw octets in it does not say `7bit` (RFC 2045 §6.2). Which of those around it that is, is not looked at: the label that
     /// they came with is true for all of them.
-    fn plan(mut self) -> Plan {
+    fn plan(mut self) -> ConversionPlan {
         self.plan.folds.names.retain(|name| !self.untouchable.has(name));
         // Readers show what stands in a multipart without parts.
         if self.unparted > 0 && std::mem::take(&mut self.plan.eight_bit.in_aside) {
@@ -196,49 +196,58 @@ impl Findings {
         }
         if self.has_8bit_inside {
             for place in self.composites {
-                if let Some(action @ Action::Relabel) = self.plan.actions.get_mut(place) {
-                    *action = Action::Keep;
+                if let Some(action @ PartAction::Relabel) = self.plan.actions.get_mut(place) {
+                    *action = PartAction::Keep;
                 }
             }
         }
         self.plan
     }
 
-    fn decide(&mut self, action: Action) {
+    fn decide(&mut self, action: PartAction) {
         if let Some(last) = self.plan.actions.last_mut() {
             *last = action;
         }
     }
 
     /// What becomes of content without parts.
-    fn action(&self) -> Result<Action, Refused> {
-        let Current { entity, form, has_8bit, has_long_line, utf8, .. } = &self.current;
+    fn action(&self) -> Result<PartAction, ConversionRefused> {
+        let CurrentEntity { entity, form, has_8bit, has_long_line, utf8, .. } = &self.current;
         let is_8bit_in_the_way = *has_8bit && self.plan.goal.seven_bit;
         let is_line_in_the_way = *has_long_line && self.plan.goal.short_lines;
         if !is_8bit_in_the_way && !is_line_in_the_way {
             return Ok(self.relabelled(*entity, form));
         }
-        if form.made_of() == Kind::Status && !entity.is_sealed {
-            return Ok(Action::Keep);
+        if form.made_of() == ContentKind::Status && !entity.is_sealed {
+            return Ok(PartAction::Keep);
         }
         let encoding = match (entity.is_sealed, form.label, form.made_of()) {
-            (true, _, _) if is_8bit_in_the_way => return Err(Refused::Sealed),
-            (true, _, _) => return Ok(Action::Keep),
+            (true, _, _) if is_8bit_in_the_way => return Err(ConversionRefused::Sealed),
+            (true, _, _) => return Ok(PartAction::Keep),
             // What stands there is read with raw octets in it, and without its encoding it is something else.
-            (false, Some(Label::Quoted), Kind::Text | Kind::Other) if is_8bit_in_the_way => {
+            (false, Some(Label::Quoted), ContentKind::Text | ContentKind::Other)
+                if is_8bit_in_the_way =>
+            {
                 Encoding::RawOctets
             }
-            (false, Some(Label::Quoted | Label::Encoded), _) => return Ok(Action::Keep),
-            (false, _, Kind::Text) => Encoding::QuotedPrintable,
-            (false, _, Kind::Other) => Encoding::Base64,
+            (false, Some(Label::Quoted | Label::Encoded), _) => return Ok(PartAction::Keep),
+            (false, _, ContentKind::Text) => Encoding::QuotedPrintable,
+            (false, _, ContentKind::Other) => Encoding::Base64,
             // It may not be encoded. Most hosts take it as it is; none of our doing is worse than returning it.
-            (false, _, Kind::Opaque | Kind::Multipart { .. } | Kind::Message | Kind::Status) => {
-                return Ok(Action::Keep);
+            (
+                false,
+                _,
+                ContentKind::Opaque
+                | ContentKind::Multipart { .. }
+                | ContentKind::Message
+                | ContentKind::Status,
+            ) => {
+                return Ok(PartAction::Keep);
             }
         };
         let is_named = form.kind.is_some() || !has_8bit;
         let charset = if utf8.is_valid() { Charset::Utf8 } else { Charset::Unknown };
-        Ok(Action::Encode { encoding, charset: (!is_named).then_some(charset) })
+        Ok(PartAction::Encode { encoding, charset: (!is_named).then_some(charset) })
     }
 
     /// The parts of a multipart that says how it is encoded are in the clear, as its first one shows: it says `7bit` then.
@@ -247,25 +256,25 @@ impl Findings {
             && entity.depth == depth + 1
             && let Some(action) = self.plan.actions.get_mut(place)
         {
-            *action = Action::Relabel;
+            *action = PartAction::Relabel;
         }
     }
 
     /// A label of eight bits on what has seven is for nobody but hosts that do not take it.
-    fn relabelled(&self, entity: Entity, form: &Form) -> Action {
+    fn relabelled(&self, entity: Entity, form: &EntityForm) -> PartAction {
         let is_wrong = self.plan.goal.seven_bit && form.label == Some(Label::EightBit);
-        if is_wrong && !entity.is_sealed { Action::Relabel } else { Action::Keep }
+        if is_wrong && !entity.is_sealed { PartAction::Relabel } else { PartAction::Keep }
     }
 }
 
 impl Visitor for Findings {
     fn entity(&mut self, entity: Entity) {
         self.note_part(entity);
-        self.plan.actions.push(Action::Keep);
-        self.current = Current::new(entity);
+        self.plan.actions.push(PartAction::Keep);
+        self.current = CurrentEntity::new(entity);
     }
 
-    fn field_start(&mut self, name: &[u8]) -> Result<(), Refused> {
+    fn field_start(&mut self, name: &[u8]) -> Result<(), ConversionRefused> {
         self.end_field()?;
         self.field = name.to_ascii_lowercase();
         self.plan.is_dkim_signed |= self.is_top() && self.field == b"dkim-signature";
@@ -280,16 +289,16 @@ impl Visitor for Findings {
         self.note_header(octets);
     }
 
-    fn header_end(&mut self, form: &Form, _end: HeaderEnd) -> Result<(), Refused> {
+    fn header_end(&mut self, form: &EntityForm, _end: HeaderEnd) -> Result<(), ConversionRefused> {
         self.end_field()?;
         self.decide(self.relabelled(self.current.entity, form));
-        if matches!(form.made_of(), Kind::Multipart { .. } | Kind::Message) {
+        if matches!(form.made_of(), ContentKind::Multipart { .. } | ContentKind::Message) {
             self.composites.push(self.plan.actions.len().saturating_sub(1));
         }
-        self.unparted += usize::from(matches!(form.made_of(), Kind::Multipart { .. }));
+        self.unparted += usize::from(matches!(form.made_of(), ContentKind::Multipart { .. }));
         let is_encoded = matches!(form.label, Some(Label::Quoted | Label::Encoded));
         let is_open = self.plan.goal.seven_bit && !self.current.entity.is_sealed;
-        if is_open && is_encoded && matches!(form.made_of(), Kind::Multipart { .. }) {
+        if is_open && is_encoded && matches!(form.made_of(), ContentKind::Multipart { .. }) {
             let place = self.plan.actions.len().saturating_sub(1);
             self.mislabelled = Some((place, self.current.entity.depth));
         }
@@ -313,10 +322,10 @@ impl Visitor for Findings {
         }
     }
 
-    fn content_end(&mut self) -> Result<(), Refused> {
+    fn content_end(&mut self) -> Result<(), ConversionRefused> {
         let action = self.action()?;
         self.decide(action);
-        let stays = action == Action::Keep && self.current.has_8bit;
+        let stays = action == PartAction::Keep && self.current.has_8bit;
         self.has_8bit_inside |= stays;
         self.plan.leaves_8bit |= stays;
         Ok(())

@@ -8,13 +8,13 @@ use super::*;
 const SEVEN_BIT: Goal = Goal { seven_bit: true, short_lines: false, header: HeaderGoal::AsItIs };
 const SHORT_LINES: Goal = Goal { seven_bit: false, short_lines: true, header: HeaderGoal::AsItIs };
 
-fn plan(message: &[u8], goal: Goal, cut: usize) -> Result<Plan, Refused> {
+fn plan(message: &[u8], goal: Goal, cut: usize) -> Result<ConversionPlan, ConversionRefused> {
     let mut survey = Survey::new(goal);
     message.chunks(cut).try_for_each(|piece| survey.push(piece))?;
     survey.finish()
 }
 
-fn convert(message: &[u8], goal: Goal, cut: usize) -> Result<Vec<u8>, Refused> {
+fn convert(message: &[u8], goal: Goal, cut: usize) -> Result<Vec<u8>, ConversionRefused> {
     let plan = plan(message, goal, cut)?;
     let (mut conversion, mut out) = (Conversion::new(&plan), Vec::new());
     message.chunks(cut).try_for_each(|piece| conversion.push(piece, &mut out))?;
@@ -24,7 +24,7 @@ fn convert(message: &[u8], goal: Goal, cut: usize) -> Result<Vec<u8>, Refused> {
 }
 
 /// The result as text; the same at several cuts.
-fn converted(message: &str, goal: Goal) -> Result<String, Refused> {
+fn converted(message: &str, goal: Goal) -> Result<String, ConversionRefused> {
     // Written as Latin-1, so that tables can have octets that are not UTF-8.
     let message: Vec<u8> = message
         .replace('\n', "\r\n")
@@ -217,11 +217,17 @@ fn what_must_not_be_changed_is_refused() {
         format!("Content-Type: multipart/{kind}; boundary=b\n\n--b\n{part}\n--b--\n")
     };
     let cases = [
-        (part("signed", "\n\u{e4}"), Err(Refused::Sealed)),
-        (part("encrypted", "\n\u{e4}"), Err(Refused::Sealed)),
-        (part("signed", "Content-Type: message/rfc822\n\nA: b\n\n\u{e4}"), Err(Refused::Sealed)),
+        (part("signed", "\n\u{e4}"), Err(ConversionRefused::Sealed)),
+        (part("encrypted", "\n\u{e4}"), Err(ConversionRefused::Sealed)),
+        (
+            part("signed", "Content-Type: message/rfc822\n\nA: b\n\n\u{e4}"),
+            Err(ConversionRefused::Sealed),
+        ),
         (part("signed", "Content-Transfer-Encoding: 8bit\n\nseven"), Ok(())),
-        (part("mixed", "Content-Type: text/a\nContent-Type: text/b\n\nx"), Err(Refused::Ambiguous)),
+        (
+            part("mixed", "Content-Type: text/a\nContent-Type: text/b\n\nx"),
+            Err(ConversionRefused::Ambiguous),
+        ),
     ];
     for (message, want) in cases {
         assert_eq!(converted(&message, SEVEN_BIT).map(|_| ()), want, "{message}");
@@ -297,17 +303,17 @@ fn depth_parts_and_fields_are_bounded() {
     let nested: String = (0..200).fold(String::new(), |text, level| {
         text + &format!("Content-Type: multipart/mixed; boundary=b{level}\n\n--b{level}\n")
     });
-    assert_eq!(converted(&nested, SEVEN_BIT), Err(Refused::TooComplex));
+    assert_eq!(converted(&nested, SEVEN_BIT), Err(ConversionRefused::TooComplex));
     let messages = "Content-Type: message/rfc822\n\n".repeat(20_000);
     assert_eq!(
         plan(messages.replace('\n', "\r\n").as_bytes(), SEVEN_BIT, 9999).err(),
-        Some(Refused::TooComplex)
+        Some(ConversionRefused::TooComplex)
     );
     let parts =
         "Content-Type: multipart/mixed; boundary=b\r\n\r\n".to_owned() + &"--b\r\n".repeat(20_000);
-    assert_eq!(plan(parts.as_bytes(), SEVEN_BIT, 9999).err(), Some(Refused::TooComplex));
+    assert_eq!(plan(parts.as_bytes(), SEVEN_BIT, 9999).err(), Some(ConversionRefused::TooComplex));
     let field = format!("Content-Type: text/plain; x=\"{}\"\r\n\r\n", "x".repeat(20_000));
-    assert_eq!(plan(field.as_bytes(), SEVEN_BIT, 9999).err(), Some(Refused::TooComplex));
+    assert_eq!(plan(field.as_bytes(), SEVEN_BIT, 9999).err(), Some(ConversionRefused::TooComplex));
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //! space. RFC 2046 would also let a line count that only begins so, and readers differ; where one boundary
 //! begins like another, and in text that quotes boundaries, the whole line is what was meant.
 
-use super::Refused;
-use super::fields::{self, Kind, Label, Untyped};
+use super::ConversionRefused;
+use super::fields::{self, ContentKind, Label, Untyped};
 use super::lines::{Lines, Segment};
 use crate::header::{self, Above, HeaderLine};
 
@@ -24,17 +24,17 @@ pub(super) trait Visitor {
     /// The header of a message or part begins.
     fn entity(&mut self, entity: Entity);
     /// A field of its header begins.
-    fn field_start(&mut self, name: &[u8]) -> Result<(), Refused>;
+    fn field_start(&mut self, name: &[u8]) -> Result<(), ConversionRefused>;
     /// Octets of the field that has begun, if it says nothing about the form.
     fn header(&mut self, octets: &[u8]);
     /// A whole field that says something about its form.
     fn field(&mut self, field: Field, octets: &[u8]);
     /// Its header is over, but for the empty line.
-    fn header_end(&mut self, form: &Form, end: HeaderEnd) -> Result<(), Refused>;
+    fn header_end(&mut self, form: &EntityForm, end: HeaderEnd) -> Result<(), ConversionRefused>;
     /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and LF.
     fn content(&mut self, octets: &[u8]);
     /// Its content is over. An error ends the walk there, wherever the input was cut.
-    fn content_end(&mut self) -> Result<(), Refused>;
+    fn content_end(&mut self) -> Result<(), ConversionRefused>;
     /// A multipart has parts: here begins its first.
     fn first_boundary(&mut self);
     /// Boundaries, and the empty line behind a header.
@@ -85,9 +85,9 @@ impl Field {
 
 /// What a header says about the form of its entity.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Form {
+pub(super) struct EntityForm {
     /// Content-Type; `None` if there is none.
-    pub(super) kind: Option<Kind>,
+    pub(super) kind: Option<ContentKind>,
     /// Content-Transfer-Encoding; `None` if there is none.
     pub(super) label: Option<Label>,
     /// Is there a MIME-Version?
@@ -96,25 +96,25 @@ pub(super) struct Form {
     untyped: Untyped,
 }
 
-impl Form {
+impl EntityForm {
     /// What the entity is made of. A message that is encoded as a whole cannot be looked into. RFC 2045 §6.4 allows no encoding for a
     /// multipart either, and readers look at its parts whatever it says.
-    pub(super) fn made_of(&self) -> Kind {
+    pub(super) fn made_of(&self) -> ContentKind {
         let kind = match (&self.kind, self.untyped) {
             (Some(kind), _) => kind.clone(),
-            (None, Untyped::Text) => Kind::Text,
-            (None, Untyped::Message) => Kind::Message,
+            (None, Untyped::Text) => ContentKind::Text,
+            (None, Untyped::Message) => ContentKind::Message,
         };
         match kind {
-            Kind::Message if matches!(self.label, Some(Label::Encoded | Label::Quoted)) => {
-                Kind::Opaque
+            ContentKind::Message if matches!(self.label, Some(Label::Encoded | Label::Quoted)) => {
+                ContentKind::Opaque
             }
-            kind @ (Kind::Text
-            | Kind::Other
-            | Kind::Opaque
-            | Kind::Status
-            | Kind::Multipart { .. }
-            | Kind::Message) => kind,
+            kind @ (ContentKind::Text
+            | ContentKind::Other
+            | ContentKind::Opaque
+            | ContentKind::Status
+            | ContentKind::Multipart { .. }
+            | ContentKind::Message) => kind,
         }
     }
 }
@@ -148,9 +148,9 @@ struct Boundary {
 
 /// Where the next line stands.
 #[derive(Debug)]
-enum Place {
+enum WalkerPlace {
     Header {
-        form: Form,
+        form: EntityForm,
         /// Above the next line.
         above: Above,
         /// The field that is being read, as far as it is needed as a whole.
@@ -173,7 +173,7 @@ impl<V: Visitor> Walker<V> {
     pub(super) fn new(visitor: V) -> Self {
         let mut steps = Steps {
             visitor,
-            place: Place::Aside,
+            place: WalkerPlace::Aside,
             levels: Vec::new(),
             entities: 0,
             line_end_is_due: false,
@@ -187,13 +187,13 @@ impl<V: Visitor> Walker<V> {
     }
 
     /// The next piece.
-    pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), Refused> {
+    pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), ConversionRefused> {
         let steps = &mut self.steps;
         self.lines.feed(piece, |segment| steps.segment(segment))
     }
 
     /// The message is over.
-    pub(super) fn finish(mut self) -> Result<V, Refused> {
+    pub(super) fn finish(mut self) -> Result<V, ConversionRefused> {
         let steps = &mut self.steps;
         self.lines.finish(|segment| steps.segment(segment))?;
         self.steps.end()?;
@@ -204,7 +204,7 @@ impl<V: Visitor> Walker<V> {
 #[derive(Debug)]
 struct Steps<V> {
     visitor: V,
-    place: Place,
+    place: WalkerPlace,
     levels: Vec<Level>,
     entities: usize,
     /// The last line of content had an end, which is the boundary's if one follows (RFC 2046 §5.1.1).
@@ -212,17 +212,17 @@ struct Steps<V> {
 }
 
 impl<V: Visitor> Steps<V> {
-    fn segment(&mut self, segment: Segment<'_>) -> Result<(), Refused> {
+    fn segment(&mut self, segment: Segment<'_>) -> Result<(), ConversionRefused> {
         if let Some(boundary) = self.boundary(&segment) {
             return self.cross(boundary, segment.octets);
         }
         match self.place {
-            Place::Header { .. } => self.header(&segment),
-            Place::Content => {
+            WalkerPlace::Header { .. } => self.header(&segment),
+            WalkerPlace::Content => {
                 self.content(&segment);
                 Ok(())
             }
-            Place::Aside => {
+            WalkerPlace::Aside => {
                 self.visitor.aside(segment.octets);
                 Ok(())
             }
@@ -237,8 +237,8 @@ impl<V: Visitor> Steps<V> {
         self.entities += 1;
         let is_sealed = self.levels.last().is_some_and(|level| level.is_sealed);
         self.visitor.entity(Entity { is_message, is_sealed, depth: self.levels.len() });
-        let form = Form { untyped, ..Form::default() };
-        self.place = Place::Header { form, above: Above::Nothing, field: None };
+        let form = EntityForm { untyped, ..EntityForm::default() };
+        self.place = WalkerPlace::Header { form, above: Above::Nothing, field: None };
     }
 
     /// Is it a boundary of an open multipart, the innermost first, and does it close that?
@@ -254,10 +254,10 @@ impl<V: Visitor> Steps<V> {
         })
     }
 
-    fn cross(&mut self, boundary: Boundary, octets: &[u8]) -> Result<(), Refused> {
+    fn cross(&mut self, boundary: Boundary, octets: &[u8]) -> Result<(), ConversionRefused> {
         let Boundary { level, closes } = boundary;
         self.end_header_without_line()?;
-        if matches!(self.place, Place::Content) {
+        if matches!(self.place, WalkerPlace::Content) {
             self.visitor.content_end()?;
         }
         if std::mem::take(&mut self.line_end_is_due) {
@@ -272,19 +272,19 @@ impl<V: Visitor> Steps<V> {
         }
         self.levels.truncate(level + usize::from(!closes));
         if closes {
-            self.place = Place::Aside;
+            self.place = WalkerPlace::Aside;
             return Ok(());
         }
         if self.entities >= ENTITIES_MAX {
-            return Err(Refused::TooComplex);
+            return Err(ConversionRefused::TooComplex);
         }
         let untyped = self.levels.last().map(|level| level.parts).unwrap_or_default();
         self.begin(Begins::Part(untyped));
         Ok(())
     }
 
-    fn header(&mut self, segment: &Segment<'_>) -> Result<(), Refused> {
-        let Place::Header { form, above, field } = &mut self.place else { return Ok(()) };
+    fn header(&mut self, segment: &Segment<'_>) -> Result<(), ConversionRefused> {
+        let WalkerPlace::Header { form, above, field } = &mut self.place else { return Ok(()) };
         if segment.is_start {
             match HeaderLine::of(segment.octets, *above) {
                 HeaderLine::Continuation => {}
@@ -309,7 +309,7 @@ impl<V: Visitor> Steps<V> {
             Some((_, octets)) => {
                 octets.extend_from_slice(segment.octets);
                 if octets.len() > FIELD_OCTETS_MAX {
-                    return Err(Refused::TooComplex);
+                    return Err(ConversionRefused::TooComplex);
                 }
             }
             None => self.visitor.header(segment.octets),
@@ -318,9 +318,11 @@ impl<V: Visitor> Steps<V> {
     }
 
     /// Before the content.
-    fn end_header(&mut self, end: HeaderEnd) -> Result<Kind, Refused> {
-        let place = std::mem::replace(&mut self.place, Place::Content);
-        let Place::Header { mut form, mut field, .. } = place else { return Ok(Kind::Opaque) };
+    fn end_header(&mut self, end: HeaderEnd) -> Result<ContentKind, ConversionRefused> {
+        let place = std::mem::replace(&mut self.place, WalkerPlace::Content);
+        let WalkerPlace::Header { mut form, mut field, .. } = place else {
+            return Ok(ContentKind::Opaque);
+        };
         end_field(&mut self.visitor, &mut form, &mut field)?;
         self.visitor.header_end(&form, end)?;
         if end == HeaderEnd::EmptyLine {
@@ -330,33 +332,33 @@ impl<V: Visitor> Steps<V> {
     }
 
     /// The content of what is made so begins.
-    fn enter(&mut self, kind: Kind) -> Result<(), Refused> {
+    fn enter(&mut self, kind: ContentKind) -> Result<(), ConversionRefused> {
         match kind {
-            Kind::Multipart { boundary, parts, is_sealed } => {
+            ContentKind::Multipart { boundary, parts, is_sealed } => {
                 if self.levels.len() >= DEPTH_MAX {
-                    return Err(Refused::TooComplex);
+                    return Err(ConversionRefused::TooComplex);
                 }
                 let is_sealed = is_sealed || self.levels.last().is_some_and(|l| l.is_sealed);
                 self.levels.push(Level { boundary, parts, is_sealed, has_parts: false });
-                self.place = Place::Aside;
+                self.place = WalkerPlace::Aside;
             }
-            Kind::Message => {
+            ContentKind::Message => {
                 if self.entities >= ENTITIES_MAX {
-                    return Err(Refused::TooComplex);
+                    return Err(ConversionRefused::TooComplex);
                 }
                 self.begin(Begins::Message);
             }
-            Kind::Text | Kind::Other | Kind::Status | Kind::Opaque => {}
+            ContentKind::Text | ContentKind::Other | ContentKind::Status | ContentKind::Opaque => {}
         }
         Ok(())
     }
 
     /// Where a boundary or the end of the message cuts a header off, there is no content.
-    fn end_header_without_line(&mut self) -> Result<(), Refused> {
-        if let Place::Header { form, field, .. } = &mut self.place {
+    fn end_header_without_line(&mut self) -> Result<(), ConversionRefused> {
+        if let WalkerPlace::Header { form, field, .. } = &mut self.place {
             end_field(&mut self.visitor, form, field)?;
             self.visitor.header_end(form, HeaderEnd::Nowhere)?;
-            self.place = Place::Aside;
+            self.place = WalkerPlace::Aside;
         }
         Ok(())
     }
@@ -374,9 +376,9 @@ impl<V: Visitor> Steps<V> {
         self.line_end_is_due = text.len() < segment.octets.len();
     }
 
-    fn end(&mut self) -> Result<(), Refused> {
+    fn end(&mut self) -> Result<(), ConversionRefused> {
         self.end_header_without_line()?;
-        if matches!(self.place, Place::Content) {
+        if matches!(self.place, WalkerPlace::Content) {
             if std::mem::take(&mut self.line_end_is_due) {
                 self.visitor.content(CRLF);
             }
@@ -389,9 +391,9 @@ impl<V: Visitor> Steps<V> {
 /// The field that was being read is over.
 fn end_field(
     visitor: &mut impl Visitor,
-    form: &mut Form,
+    form: &mut EntityForm,
     field: &mut Option<(Field, Vec<u8>)>,
-) -> Result<(), Refused> {
+) -> Result<(), ConversionRefused> {
     let Some((field, octets)) = field.take() else { return Ok(()) };
     let value = header::value(&octets);
     let is_clear = match field {
@@ -408,5 +410,5 @@ fn end_field(
         }
     };
     visitor.field(field, &octets);
-    if is_clear { Ok(()) } else { Err(Refused::Ambiguous) }
+    if is_clear { Ok(()) } else { Err(ConversionRefused::Ambiguous) }
 }

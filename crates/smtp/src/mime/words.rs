@@ -3,7 +3,7 @@
 //!
 //! An address has no such form. Other fields whose structure has none are kept under another name, as RFC 6857 §3.2.1 does it.
 
-use super::Refused;
+use super::ConversionRefused;
 use super::scan::{
     is_space, take, take_angle, take_comment, take_escaped, take_parameter, take_quoted,
     take_while, unescaped, unfolded, unquoted,
@@ -77,7 +77,7 @@ impl FieldEncoder {
     }
 
     /// The field is over.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Refused> {
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), ConversionRefused> {
         out.extend_from_slice(&in_ascii(&std::mem::take(self).field)?);
         Ok(())
     }
@@ -92,8 +92,8 @@ impl FieldEncoder {
 ///
 /// # Errors
 ///
-/// [`Refused::Utf8Address`].
-pub fn in_ascii(field: &[u8]) -> Result<Vec<u8>, Refused> {
+/// [`ConversionRefused::Utf8Address`].
+pub fn in_ascii(field: &[u8]) -> Result<Vec<u8>, ConversionRefused> {
     let Some(name) = header::name(field).filter(|_| !field.is_ascii()) else {
         return Ok(field.to_vec());
     };
@@ -234,7 +234,7 @@ impl Out {
     }
 
     /// A list of addresses (RFC 5322 §3.4).
-    fn addresses(&mut self, value: &[u8]) -> Result<(), Refused> {
+    fn addresses(&mut self, value: &[u8]) -> Result<(), ConversionRefused> {
         let (mut items, mut rest) = (Vec::new(), value);
         loop {
             let gap = take_while(&mut rest, is_space);
@@ -253,7 +253,7 @@ impl Out {
                     self.items(&std::mem::take(&mut items));
                     let raw = take_angle(&mut rest);
                     if !raw.is_ascii() {
-                        return Err(Refused::Utf8Address);
+                        return Err(ConversionRefused::Utf8Address);
                     }
                     self.raw(if gap.is_empty() { b" " } else { gap });
                     self.raw(raw);
@@ -279,7 +279,7 @@ impl Out {
     }
 
     /// What stands between two commas without an address in angle brackets: an address, or nothing that has a form.
-    fn mailbox(&mut self, items: &[Item<'_>]) -> Result<(), Refused> {
+    fn mailbox(&mut self, items: &[Item<'_>]) -> Result<(), ConversionRefused> {
         let words = || {
             items.iter().filter_map(|item| match item {
                 Item::Word(word) => Some(word.raw),
@@ -287,7 +287,7 @@ impl Out {
             })
         };
         if words().any(|raw| raw.contains(&b'@')) && words().any(|raw| !raw.is_ascii()) {
-            return Err(Refused::Utf8Address);
+            return Err(ConversionRefused::Utf8Address);
         }
         self.items(items);
         Ok(())
@@ -467,7 +467,7 @@ mod tests {
 
     use super::*;
 
-    fn ascii(field: &str) -> Result<String, Refused> {
+    fn ascii(field: &str) -> Result<String, ConversionRefused> {
         let got = in_ascii(format!("{field}\r\n").as_bytes())?;
         assert!(got.is_ascii() && got.ends_with(b"\r\n"), "{field}");
         let got = String::from_utf8(got).unwrap();
@@ -543,7 +543,7 @@ mod tests {
             "Sender: \"\u{fc}\"@x",
             "To: a@x (c) \u{fc}",
         ] {
-            assert_eq!(ascii(field), Err(Refused::Utf8Address), "{field}");
+            assert_eq!(ascii(field), Err(ConversionRefused::Utf8Address), "{field}");
         }
     }
 

@@ -1,12 +1,12 @@
 //! Which command may stand where, and what it changes.
 
 use super::{
-    Access, BAD_SEQUENCE, Charset, Client, Framing, Part, Phase, Protocol, Question, Session, Step,
-    Transaction, User,
+    AddressCharset, BAD_SEQUENCE, Client, Framing, Part, Phase, Protocol, Question, ServerStep,
+    ServerTransaction, Session, SessionAccess, User,
 };
 use crate::address::AddressError;
 use crate::command::{
-    Capability, Channel, ClientName, Command, CommandError, Mail, PathError, Rcpt,
+    Capability, ClientName, Command, CommandError, Mail, PathError, Rcpt, SessionChannel,
 };
 use crate::data::Fault;
 use crate::response::Response;
@@ -16,7 +16,7 @@ use crate::status::Status;
 const OK: Response = Response::fixed(250, Status::success(0, 0), "Ok");
 
 impl Session {
-    pub(super) fn command<'i>(&mut self, command: Command) -> Option<Step<'i>> {
+    pub(super) fn command<'i>(&mut self, command: Command) -> Option<ServerStep<'i>> {
         match command {
             Command::Ehlo(name) => self.greeted(Protocol::Esmtp, name),
             Command::Helo(name) => self.greeted(Protocol::Smtp, name),
@@ -41,17 +41,17 @@ impl Session {
             )),
             Command::Quit => {
                 self.close(&Response::fixed(221, Status::success(0, 0), "Bye"));
-                Some(Step::Close)
+                Some(ServerStep::Close)
             }
         }
     }
 
-    fn answer<'i>(&mut self, response: &Response) -> Option<Step<'i>> {
+    fn answer<'i>(&mut self, response: &Response) -> Option<ServerStep<'i>> {
         self.say(response);
         None
     }
 
-    fn greeted<'i>(&mut self, protocol: Protocol, name: ClientName) -> Option<Step<'i>> {
+    fn greeted<'i>(&mut self, protocol: Protocol, name: ClientName) -> Option<ServerStep<'i>> {
         let mut text = self.settings.hostname.to_string();
         if protocol == Protocol::Esmtp {
             let offer = match self.user {
@@ -69,8 +69,8 @@ impl Session {
         self.reset()
     }
 
-    fn start_tls<'i>(&mut self) -> Option<Step<'i>> {
-        if self.settings.channel == Channel::Tls {
+    fn start_tls<'i>(&mut self) -> Option<ServerStep<'i>> {
+        if self.settings.channel == SessionChannel::Tls {
             return self.out_of_order("TLS is in use already");
         }
         if !self.settings.offer.has(Capability::StartTls) {
@@ -78,88 +78,97 @@ impl Session {
         }
         let question = Question::StartTls(self.output.len());
         self.say(&Response::fixed(220, Status::success(0, 0), "Ready to start TLS"));
-        self.ask(question, Step::StartTls)
+        self.ask(question, ServerStep::StartTls)
     }
 
-    fn auth<'i>(&mut self, mechanism: Mechanism, initial: Option<Secret>) -> Option<Step<'i>> {
+    fn auth<'i>(
+        &mut self,
+        mechanism: Mechanism,
+        initial: Option<Secret>,
+    ) -> Option<ServerStep<'i>> {
         if self.client.is_none() {
             return self.out_of_order("EHLO first");
         }
         if self.user == User::Authenticated {
             return self.out_of_order("Already authenticated");
         }
-        if !matches!(self.transaction, Transaction::None) {
+        if !matches!(self.transaction, ServerTransaction::None) {
             return self.out_of_order("Not during a mail transaction");
         }
-        self.ask(Question::Authenticate, Step::Authenticate { mechanism, initial })
+        self.ask(Question::Authenticate, ServerStep::Authenticate { mechanism, initial })
     }
 
-    fn mail<'i>(&mut self, mail: Mail) -> Option<Step<'i>> {
+    fn mail<'i>(&mut self, mail: Mail) -> Option<ServerStep<'i>> {
         if self.client.is_none() {
             return self.out_of_order("EHLO first");
         }
-        if self.settings.access == Access::Users && self.user == User::Unknown {
+        if self.settings.access == SessionAccess::Users && self.user == User::Unknown {
             // RFC 3207 §4, RFC 4954 §6.
             let text = if self.needs_tls() { "STARTTLS first" } else { "Authentication required" };
             self.refuse_unasked(&Response::fixed(530, Status::permanent(7, 0), text));
             return None;
         }
-        if !matches!(self.transaction, Transaction::None) {
+        if !matches!(self.transaction, ServerTransaction::None) {
             return self.out_of_order("Sender already given");
         }
         // RFC 1870 §6.1: no need to wait for the content.
         if mail.size.is_some_and(|size| size > self.settings.offer.size_max()) {
             self.refuse_command(&Fault::TooLarge.response());
-            return Some(Step::Refused(Fault::TooLarge));
+            return Some(ServerStep::Refused(Fault::TooLarge));
         }
-        let charset = if mail.smtp_utf8 { Charset::Utf8 } else { Charset::Ascii };
-        self.ask(Question::Sender(charset), Step::Sender(mail))
+        let charset = if mail.smtp_utf8 { AddressCharset::Utf8 } else { AddressCharset::Ascii };
+        self.ask(Question::Sender(charset), ServerStep::Sender(mail))
     }
 
-    fn rcpt<'i>(&mut self, rcpt: Rcpt) -> Option<Step<'i>> {
+    fn rcpt<'i>(&mut self, rcpt: Rcpt) -> Option<ServerStep<'i>> {
         match self.transaction {
-            Transaction::None => self.out_of_order("MAIL first"),
-            Transaction::Chunks(_) => self.out_of_order("The message has begun"),
-            Transaction::Sender(Charset::Ascii) | Transaction::Recipients(Charset::Ascii)
+            ServerTransaction::None => self.out_of_order("MAIL first"),
+            ServerTransaction::Chunks(_) => self.out_of_order("The message has begun"),
+            ServerTransaction::Sender(AddressCharset::Ascii)
+            | ServerTransaction::Recipients(AddressCharset::Ascii)
                 if rcpt.needs_smtp_utf8() =>
             {
                 let path = PathError::Address(AddressError::NotAscii);
                 self.command_failed(CommandError::Recipient(path))
             }
-            Transaction::Sender(_) | Transaction::Recipients(_) => {
-                self.ask(Question::Recipient, Step::Recipient(rcpt))
+            ServerTransaction::Sender(_) | ServerTransaction::Recipients(_) => {
+                self.ask(Question::Recipient, ServerStep::Recipient(rcpt))
             }
         }
     }
 
     pub(super) fn recipient_accepted(&mut self) {
-        if let Transaction::Sender(charset) = self.transaction {
-            self.transaction = Transaction::Recipients(charset);
+        if let ServerTransaction::Sender(charset) = self.transaction {
+            self.transaction = ServerTransaction::Recipients(charset);
         }
     }
 
-    fn data<'i>(&mut self) -> Option<Step<'i>> {
+    fn data<'i>(&mut self) -> Option<ServerStep<'i>> {
         match self.transaction {
-            Transaction::None => self.out_of_order("MAIL first"),
-            Transaction::Sender(_) => self.out_of_order("No valid recipient"),
-            Transaction::Recipients(_) => self.ask(Question::Begin(Framing::Dots), Step::Begin),
+            ServerTransaction::None => self.out_of_order("MAIL first"),
+            ServerTransaction::Sender(_) => self.out_of_order("No valid recipient"),
+            ServerTransaction::Recipients(_) => {
+                self.ask(Question::Begin(Framing::Dots), ServerStep::Begin)
+            }
             // RFC 3030 §2: the two are not mixed.
-            Transaction::Chunks(_) => self.out_of_order("BDAT began the message"),
+            ServerTransaction::Chunks(_) => self.out_of_order("BDAT began the message"),
         }
     }
 
     /// Octets that are refused are read all the same: else they would be taken for commands.
-    fn bdat<'i>(&mut self, octets: u64, part: Part) -> Option<Step<'i>> {
+    fn bdat<'i>(&mut self, octets: u64, part: Part) -> Option<ServerStep<'i>> {
         let refusal = match self.transaction {
             _ if !self.settings.offer.has(Capability::Chunking) => {
                 CommandError::NotOffered.response()
             }
-            Transaction::None => Response::fixed(503, BAD_SEQUENCE, "MAIL first"),
-            Transaction::Sender(_) => Response::fixed(503, BAD_SEQUENCE, "No valid recipient"),
-            Transaction::Recipients(_) => {
-                return self.ask(Question::Begin(Framing::Octets(octets, part)), Step::Begin);
+            ServerTransaction::None => Response::fixed(503, BAD_SEQUENCE, "MAIL first"),
+            ServerTransaction::Sender(_) => {
+                Response::fixed(503, BAD_SEQUENCE, "No valid recipient")
             }
-            Transaction::Chunks(_) => {
+            ServerTransaction::Recipients(_) => {
+                return self.ask(Question::Begin(Framing::Octets(octets, part)), ServerStep::Begin);
+            }
+            ServerTransaction::Chunks(_) => {
                 self.phase = Phase::Chunk(octets, part);
                 return None;
             }
@@ -169,7 +178,7 @@ impl Session {
         None
     }
 
-    fn help<'i>(&mut self) -> Option<Step<'i>> {
+    fn help<'i>(&mut self) -> Option<ServerStep<'i>> {
         let offer = self.settings.offer;
         let mut verbs = "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT".to_owned();
         let offered = [
@@ -182,21 +191,21 @@ impl Session {
         self.answer(&Response::new(214, Status::success(0, 0), verbs))
     }
 
-    fn ask<'i>(&mut self, question: Question, step: Step<'i>) -> Option<Step<'i>> {
+    fn ask<'i>(&mut self, question: Question, step: ServerStep<'i>) -> Option<ServerStep<'i>> {
         self.question = Some(question);
         Some(step)
     }
 
-    fn reset<'i>(&mut self) -> Option<Step<'i>> {
-        match std::mem::replace(&mut self.transaction, Transaction::None) {
-            Transaction::None => None,
-            Transaction::Sender(_) | Transaction::Recipients(_) | Transaction::Chunks(_) => {
-                Some(Step::Reset)
-            }
+    fn reset<'i>(&mut self) -> Option<ServerStep<'i>> {
+        match std::mem::replace(&mut self.transaction, ServerTransaction::None) {
+            ServerTransaction::None => None,
+            ServerTransaction::Sender(_)
+            | ServerTransaction::Recipients(_)
+            | ServerTransaction::Chunks(_) => Some(ServerStep::Reset),
         }
     }
 
-    fn out_of_order<'i>(&mut self, text: &'static str) -> Option<Step<'i>> {
+    fn out_of_order<'i>(&mut self, text: &'static str) -> Option<ServerStep<'i>> {
         self.refuse_unasked(&Response::fixed(503, BAD_SEQUENCE, text));
         None
     }

@@ -1,6 +1,6 @@
 //! Content as it comes: by DATA up to its dot, by BDAT so many octets at a time.
 
-use super::{Framing, Part, Phase, Question, Session, Step, Transaction};
+use super::{Framing, Part, Phase, Question, ServerStep, ServerTransaction, Session};
 use crate::data::{Chunk, ChunkReceiver, DataReceiver, Fault};
 use crate::response::Response;
 use crate::status::Status;
@@ -24,13 +24,14 @@ impl Session {
                 self.phase = Phase::Data(receiver);
             }
             Framing::Octets(octets, part) => {
-                self.transaction = Transaction::Chunks(ChunkReceiver::new(newlines, size_max));
+                self.transaction =
+                    ServerTransaction::Chunks(ChunkReceiver::new(newlines, size_max));
                 self.phase = Phase::Chunk(octets, part);
             }
         }
     }
 
-    pub(super) fn next_data<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
+    pub(super) fn next_data<'i>(&mut self, input: &mut &'i [u8]) -> Option<ServerStep<'i>> {
         let Phase::Data(receiver) = &mut self.phase else { return None };
         let there = input.len();
         let chunk = receiver.next(input);
@@ -39,8 +40,8 @@ impl Session {
             return None;
         }
         match chunk {
-            Chunk::NeedInput => self.spoiled(fault).or(Some(Step::Input)),
-            Chunk::Content(content) => Some(Step::Content(content)),
+            Chunk::NeedInput => self.spoiled(fault).or(Some(ServerStep::Input)),
+            Chunk::Content(content) => Some(ServerStep::Content(content)),
             Chunk::End => {
                 self.phase = Phase::Commands;
                 Some(self.content_ended(fault))
@@ -54,8 +55,8 @@ impl Session {
         left: u64,
         part: Part,
         input: &mut &'i [u8],
-    ) -> Option<Step<'i>> {
-        let Transaction::Chunks(receiver) = &mut self.transaction else {
+    ) -> Option<ServerStep<'i>> {
+        let ServerTransaction::Chunks(receiver) = &mut self.transaction else {
             self.phase = Phase::Commands;
             return None;
         };
@@ -65,7 +66,7 @@ impl Session {
         let mut piece = front(input, left);
         if piece.is_empty() {
             let fault = receiver.fault();
-            return self.spoiled(fault).or(Some(Step::Input));
+            return self.spoiled(fault).or(Some(ServerStep::Input));
         }
         let there = piece.len();
         let content = receiver.next(&mut piece);
@@ -76,13 +77,13 @@ impl Session {
         if self.is_endless(used) {
             return None;
         }
-        content.map(Step::Content).or_else(|| self.spoiled(fault))
+        content.map(ServerStep::Content).or_else(|| self.spoiled(fault))
     }
 
     /// Tells the caller of a fault, once.
-    fn spoiled<'i>(&mut self, fault: Option<Fault>) -> Option<Step<'i>> {
+    fn spoiled<'i>(&mut self, fault: Option<Fault>) -> Option<ServerStep<'i>> {
         let is_news = fault.is_some() && !std::mem::replace(&mut self.is_spoiled, true);
-        is_news.then_some(Step::Spoiled)
+        is_news.then_some(ServerStep::Spoiled)
     }
 
     /// Counts `more` octets of content, and ends the session if nobody means to end it.
@@ -91,7 +92,7 @@ impl Session {
         let taken = self.settings.offer.size_max().saturating_mul(2);
         let is_endless = self.content_octets > taken.saturating_add(CONTENT_BEYOND_OCTETS);
         if is_endless {
-            self.transaction = Transaction::None;
+            self.transaction = ServerTransaction::None;
             self.refusals.push(ENDLESS);
             self.close(&ENDLESS);
         }
@@ -104,12 +105,12 @@ impl Session {
         self.phase = Phase::Draining(octets, answer);
     }
 
-    fn chunk_ended<'i>(&mut self, part: Part) -> Option<Step<'i>> {
-        let Transaction::Chunks(receiver) = &mut self.transaction else { return None };
+    fn chunk_ended<'i>(&mut self, part: Part) -> Option<ServerStep<'i>> {
+        let ServerTransaction::Chunks(receiver) = &mut self.transaction else { return None };
         if part == Part::Last
             && let Some(content) = receiver.finish()
         {
-            return Some(Step::Content(content));
+            return Some(ServerStep::Content(content));
         }
         let fault = receiver.fault();
         self.phase = Phase::Commands;
@@ -123,22 +124,22 @@ impl Session {
         }
     }
 
-    fn content_ended<'i>(&mut self, fault: Option<Fault>) -> Step<'i> {
+    fn content_ended<'i>(&mut self, fault: Option<Fault>) -> ServerStep<'i> {
         match fault {
             None => {
                 self.question = Some(Question::End);
-                Step::End
+                ServerStep::End
             }
             Some(fault) => {
-                self.transaction = Transaction::None;
+                self.transaction = ServerTransaction::None;
                 self.refuse_command(&fault.response());
-                Step::Refused(fault)
+                ServerStep::Refused(fault)
             }
         }
     }
 
     /// Inside a refused BDAT of which `left` octets are still to come.
-    pub(super) fn drain<'i>(&mut self, left: u64, input: &mut &'i [u8]) -> Option<Step<'i>> {
+    pub(super) fn drain<'i>(&mut self, left: u64, input: &mut &'i [u8]) -> Option<ServerStep<'i>> {
         let used = front(input, left).len();
         *input = input.get(used..).unwrap_or_default();
         if self.is_endless(used) {
@@ -147,7 +148,7 @@ impl Session {
         let Phase::Draining(left, answer) = &mut self.phase else { return None };
         *left = left.saturating_sub(octets(used));
         if *left > 0 {
-            return Some(Step::Input);
+            return Some(ServerStep::Input);
         }
         let answer = answer.clone();
         self.phase = Phase::Commands;

@@ -1,7 +1,7 @@
 //! The dialogue of AUTH (RFC 4954 §4): challenges out, responses in, all in base64.
 
 use super::lines::Line;
-use super::{Phase, Question, Session, Step};
+use super::{Phase, Question, ServerStep, Session};
 use crate::base64;
 use crate::command::CommandError;
 use crate::limits::AUTH_LINE_OCTETS;
@@ -9,7 +9,7 @@ use crate::response::Response;
 use crate::status::Status;
 
 impl Session {
-    /// Asks the client that authenticates for more; what it says comes as [`Step::AuthResponse`].
+    /// Asks the client that authenticates for more; what it says comes as [`ServerStep::AuthResponse`].
     pub fn challenge(&mut self, challenge: &[u8]) {
         if self.question == Some(Question::Authenticate) {
             self.question = None;
@@ -27,10 +27,10 @@ impl Session {
         }
     }
 
-    pub(super) fn next_response<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
+    pub(super) fn next_response<'i>(&mut self, input: &mut &'i [u8]) -> ServerStep<'i> {
         let line = match self.next_line(input, AUTH_LINE_OCTETS) {
             Line::Whole(line) => line,
-            Line::Open => return Step::Input,
+            Line::Open => return ServerStep::Input,
             Line::TooLong => {
                 self.phase = Phase::SkippingResponse;
                 return self.skip_to_line_end(input).unwrap_or_else(|| self.response_too_long());
@@ -55,20 +55,20 @@ impl Session {
         match base64::decode(line) {
             Some(response) => {
                 self.question = Some(Question::Authenticate);
-                Step::AuthResponse(response.into())
+                ServerStep::AuthResponse(response.into())
             }
             None => self.end_dialogue(&CommandError::Base64.response()),
         }
     }
 
-    pub(super) fn response_too_long<'i>(&mut self) -> Step<'i> {
+    pub(super) fn response_too_long<'i>(&mut self) -> ServerStep<'i> {
         self.phase = Phase::Commands;
         let status = Status::permanent(5, 6);
         self.end_dialogue(&Response::fixed(500, status, "Authentication line too long"))
     }
 
-    fn end_dialogue<'i>(&mut self, response: &Response) -> Step<'i> {
+    fn end_dialogue<'i>(&mut self, response: &Response) -> ServerStep<'i> {
         self.refuse_unasked(response);
-        Step::AuthEnded
+        ServerStep::AuthEnded
     }
 }

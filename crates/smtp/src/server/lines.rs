@@ -3,7 +3,7 @@
 //! CRLF does (RFC 5321 §2.3.8). Under [`Newlines::Normalize`] the first line of a client decides for all that follow: if it ends in LF alone,
 //! LF ends every line and the content, too; if not, LF alone ends nothing, as for everybody else.
 
-use super::{Phase, Session, Step};
+use super::{Phase, ServerStep, Session};
 use crate::command::{Command, CommandError, too_long};
 use crate::data::{LineEnd, Newlines};
 
@@ -23,12 +23,12 @@ pub(super) enum Line<'i> {
 }
 
 impl Session {
-    pub(super) fn next_command<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
+    pub(super) fn next_command<'i>(&mut self, input: &mut &'i [u8]) -> Option<ServerStep<'i>> {
         if self.client.is_none() && input.starts_with(&TLS_HANDSHAKE) {
             return self.command_failed(CommandError::Tls);
         }
         match self.next_line(input, self.settings.offer.line_octets_max()) {
-            Line::Open => Some(Step::Input),
+            Line::Open => Some(ServerStep::Input),
             Line::TooLong => {
                 self.phase = Phase::Skipping(too_long(input));
                 None
@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// Inside a line that nobody reads: to its end, or as far as the input goes.
-    pub(super) fn skip_to_line_end<'i>(&mut self, input: &mut &'i [u8]) -> Option<Step<'i>> {
+    pub(super) fn skip_to_line_end<'i>(&mut self, input: &mut &'i [u8]) -> Option<ServerStep<'i>> {
         let all = *input;
         let end = memchr::memchr_iter(b'\n', all).find(|at| {
             let before = at.checked_sub(1).and_then(|before| all.get(before));
@@ -74,7 +74,7 @@ impl Session {
         }
         // The LF to a final CR may follow.
         *input = if all.ends_with(b"\r") { b"\r" } else { b"" };
-        Some(Step::Input)
+        Some(ServerStep::Input)
     }
 
     /// Does this end a line of this client? The first may decide what it is.

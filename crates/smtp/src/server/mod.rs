@@ -1,6 +1,6 @@
 //! The server side of an SMTP session (RFC 5321 §4.1.4), as a state machine.
 //!
-//! No I/O and no clock. The caller hands in whatever it has read, does what each [`Step`] says, and
+//! No I/O and no clock. The caller hands in whatever it has read, does what each [`ServerStep`] says, and
 //! writes [`Session::output`] whenever a step asks for more input, so pipelined commands get their
 //! replies together (RFC 2920 §3.2). How the input is cut into pieces changes nothing.
 //!
@@ -21,28 +21,28 @@ mod dialogue;
 mod lines;
 
 use crate::address::Domain;
-use crate::command::{Channel, ClientName, CommandError, Mail, Offer, Rcpt};
+use crate::command::{ClientName, CommandError, Mail, Offer, Rcpt, SessionChannel};
 use crate::data::{ChunkReceiver, DataReceiver, Fault, LineEnd, Newlines};
 use crate::response::Response;
 use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
 pub use lines::TLS_HANDSHAKE;
 
-/// When the replies are more octets than this, [`Step::Output`] asks for them to be written. Ours: a few dozen replies.
+/// When the replies are more octets than this, [`ServerStep::Output`] asks for them to be written. Ours: a few dozen replies.
 pub const OUTPUT_OCTETS: usize = 4 * 1024;
 
 /// What a session is, from its beginning or from the handshake that STARTTLS began.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SessionSettings {
     /// Our name in the greeting and the reply to EHLO.
     pub hostname: Domain,
     /// The extensions. What needs TLS is not offered without it, and STARTTLS not within it, whatever
     /// stands here.
     pub offer: Offer,
     /// What protects the connection now.
-    pub channel: Channel,
+    pub channel: SessionChannel,
     /// Who may give MAIL.
-    pub access: Access,
+    pub access: SessionAccess,
     /// Refused commands before the session is closed.
     pub errors_max: u32,
     /// What CR and LF alone mean, in content and behind commands.
@@ -51,7 +51,7 @@ pub struct Settings {
 
 /// Who may give MAIL, before the caller is asked about the sender.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Access {
+pub enum SessionAccess {
     /// Every client: a relay, where the caller knows clients by their address.
     Anyone,
     /// Users who proved who they are, which is possible under TLS only (RFC 6409 §4.3, RFC 8314 §3).
@@ -78,7 +78,7 @@ pub struct Client {
 
 /// What the caller does next.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Step<'i> {
+pub enum ServerStep<'i> {
     /// Write [`Session::output`], then come back with more input. What was left of the input must
     /// stand in front of it; that is never more than one line.
     Input,
@@ -110,7 +110,7 @@ pub enum Step<'i> {
     /// Content, as it shall be kept. A piece never ends between CR and LF.
     Content(&'i [u8]),
     /// The message will be refused when its content has ended, which is still read: drop what was kept of it
-    /// now. Left out if the end has been read with the fault; [`Step::Refused`] comes in any case, unless
+    /// now. Left out if the end has been read with the fault; [`ServerStep::Refused`] comes in any case, unless
     /// the session ends before.
     Spoiled,
     /// The message is complete. Answer, once it is safe.
@@ -124,13 +124,13 @@ pub enum Step<'i> {
     Close,
 }
 
-/// A question of [`Step`] that waits for its answer.
+/// A question of [`ServerStep`] that waits for its answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Question {
     /// 220 is at this place of the output.
     StartTls(usize),
     Authenticate,
-    Sender(Charset),
+    Sender(AddressCharset),
     Recipient,
     Begin(Framing),
     End,
@@ -138,7 +138,7 @@ enum Question {
 
 /// What addresses of a transaction may be written in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Charset {
+enum AddressCharset {
     Ascii,
     Utf8,
 }
@@ -161,10 +161,10 @@ enum Part {
 
 /// How far the transaction is.
 #[derive(Debug)]
-enum Transaction {
+enum ServerTransaction {
     None,
-    Sender(Charset),
-    Recipients(Charset),
+    Sender(AddressCharset),
+    Recipients(AddressCharset),
     /// Some of the content came by BDAT.
     Chunks(ChunkReceiver),
 }
@@ -189,10 +189,10 @@ enum Phase {
 /// A session with one client.
 ///
 /// ```
-/// use smtp::command::{Channel, Offer};
-/// use smtp::server::{Access, Session, Settings, Step};
+/// use smtp::command::{SessionChannel, Offer};
+/// use smtp::server::{SessionAccess, Session, SessionSettings, ServerStep};
 /// use smtp::{Domain, HostName, data::Newlines};
-/// let mut session = Session::new(Settings {
+/// let mut session = Session::new(SessionSettings {
 ///     hostname: Domain::Name(HostName::parse("relay.example")?),
 ///     offer: Offer::new(1000),
 ///     channel: Channel::Clear,
@@ -201,19 +201,19 @@ enum Phase {
 ///     newlines: Newlines::Strict,
 /// });
 /// let mut input = &b"EHLO client.example\r\nMAIL FROM:<a@b.example>\r\n"[..];
-/// assert!(matches!(session.step(&mut input), Step::Sender(_)));
+/// assert!(matches!(session.step(&mut input), ServerStep::Sender(_)));
 /// session.accept();
-/// assert_eq!(session.step(&mut input), Step::Input);
+/// assert_eq!(session.step(&mut input), ServerStep::Input);
 /// assert!(session.output().ends_with(b"\r\n250 2.1.0 Ok\r\n"));
 /// # Ok::<(), smtp::HostNameError>(())
 /// ```
 #[derive(Debug)]
 pub struct Session {
-    settings: Settings,
+    settings: SessionSettings,
     phase: Phase,
     client: Option<Client>,
     user: User,
-    transaction: Transaction,
+    transaction: ServerTransaction,
     question: Option<Question>,
     /// Of the content that comes: octets read, kept or not.
     content_octets: u64,
@@ -244,20 +244,20 @@ const TOO_MANY_ERRORS: Response =
 
 impl Session {
     /// Begins a session; its greeting is in [`Session::output`].
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: SessionSettings) -> Self {
         let mut session = Self::silent(settings);
         session.say(&Response::plain(220, format!("{} ESMTP", session.settings.hostname)));
         session
     }
 
-    fn silent(mut settings: Settings) -> Self {
+    fn silent(mut settings: SessionSettings) -> Self {
         settings.offer = settings.offer.on(settings.channel);
         Self {
             settings,
             phase: Phase::Commands,
             client: None,
             user: User::Unknown,
-            transaction: Transaction::None,
+            transaction: ServerTransaction::None,
             question: None,
             content_octets: 0,
             is_spoiled: false,
@@ -269,16 +269,16 @@ impl Session {
         }
     }
 
-    /// The handshake after [`Step::StartTls`] is done. Nothing that was said before it counts any more
+    /// The handshake after [`ServerStep::StartTls`] is done. Nothing that was said before it counts any more
     /// (RFC 3207 §4.2), but for the refused commands.
-    pub fn secured(&mut self, settings: Settings) {
-        let reset_due = !matches!(self.transaction, Transaction::None);
+    pub fn secured(&mut self, settings: SessionSettings) {
+        let reset_due = !matches!(self.transaction, ServerTransaction::None);
         *self = Self { reset_due, errors: self.errors, ..Self::silent(settings) };
     }
 
     /// Other settings hold from the next command on. What EHLO offered beyond them is refused then as if it
     /// had never been offered.
-    pub fn reconfigure(&mut self, mut settings: Settings) {
+    pub fn reconfigure(&mut self, mut settings: SessionSettings) {
         settings.offer = settings.offer.on(settings.channel);
         self.settings = settings;
     }
@@ -312,7 +312,7 @@ impl Session {
     /// Is a message being received? Then a stop waits for its end.
     pub fn is_in_content(&self) -> bool {
         matches!(self.phase, Phase::Data(_))
-            || matches!(self.transaction, Transaction::Chunks(_))
+            || matches!(self.transaction, ServerTransaction::Chunks(_))
             || self.question == Some(Question::End)
     }
 
@@ -341,7 +341,9 @@ impl Session {
     pub fn accept_with(&mut self, response: &Response) {
         match self.question.take() {
             Some(Question::Authenticate) => self.user = User::Authenticated,
-            Some(Question::Sender(charset)) => self.transaction = Transaction::Sender(charset),
+            Some(Question::Sender(charset)) => {
+                self.transaction = ServerTransaction::Sender(charset)
+            }
             Some(Question::Recipient) => self.recipient_accepted(),
             Some(Question::Begin(framing)) => {
                 self.begin(framing);
@@ -349,7 +351,7 @@ impl Session {
                     return;
                 }
             }
-            Some(Question::End) => self.transaction = Transaction::None,
+            Some(Question::End) => self.transaction = ServerTransaction::None,
             question @ Some(Question::StartTls(_)) => {
                 self.question = question;
                 return;
@@ -363,12 +365,12 @@ impl Session {
     pub fn refuse(&mut self, response: &Response) {
         match self.question.take() {
             Some(Question::Begin(Framing::Octets(octets, _))) => {
-                self.transaction = Transaction::None;
+                self.transaction = ServerTransaction::None;
                 self.drain_chunk(octets, response.clone());
                 return;
             }
             Some(Question::Begin(Framing::Dots) | Question::End) => {
-                self.transaction = Transaction::None;
+                self.transaction = ServerTransaction::None;
             }
             Some(Question::StartTls(at)) => self.output.truncate(at),
             Some(Question::Authenticate | Question::Sender(_) | Question::Recipient) => {}
@@ -386,7 +388,7 @@ impl Session {
     }
 
     /// Takes the next step, removing from the front of `input` what it used.
-    pub fn step<'i>(&mut self, input: &mut &'i [u8]) -> Step<'i> {
+    pub fn step<'i>(&mut self, input: &mut &'i [u8]) -> ServerStep<'i> {
         match self.question {
             // Whatever comes now was not protected by the handshake that was agreed on.
             Some(Question::StartTls(_)) => self.phase = Phase::Closed,
@@ -394,12 +396,12 @@ impl Session {
             None => {}
         }
         if std::mem::take(&mut self.reset_due) {
-            return Step::Reset;
+            return ServerStep::Reset;
         }
         loop {
             let said = self.output.len();
             let step = match &mut self.phase {
-                Phase::Closed => Some(Step::Close),
+                Phase::Closed => Some(ServerStep::Close),
                 Phase::Commands => self.next_command(input),
                 Phase::Skipping(error) => {
                     let error = *error;
@@ -424,12 +426,12 @@ impl Session {
             }
             // Once: who does not write them is not asked again.
             if said <= OUTPUT_OCTETS && self.output.len() > OUTPUT_OCTETS {
-                return Step::Output;
+                return ServerStep::Output;
             }
         }
     }
 
-    fn command_failed<'i>(&mut self, error: CommandError) -> Option<Step<'i>> {
+    fn command_failed<'i>(&mut self, error: CommandError) -> Option<ServerStep<'i>> {
         let response = if error == CommandError::AuthNotOffered && self.needs_tls() {
             // RFC 4954 §6.
             Response::fixed(538, Status::permanent(7, 11), "Encryption required, STARTTLS first")
@@ -445,7 +447,8 @@ impl Session {
 
     /// Would a user have to begin with STARTTLS?
     fn needs_tls(&self) -> bool {
-        self.settings.access == Access::Users && self.settings.channel == Channel::Clear
+        self.settings.access == SessionAccess::Users
+            && self.settings.channel == SessionChannel::Clear
     }
 
     /// A refusal that the caller learns of by [`Session::take_refusals`] only.

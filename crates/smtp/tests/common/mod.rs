@@ -3,10 +3,10 @@
 //!
 //! While it plays, it checks what has to hold whatever the client sends.
 
-use smtp::command::{Capability, Channel, FutureRelease, Limits, Offer, Recipient};
+use smtp::command::{Capability, FutureRelease, Offer, OfferedLimits, Recipient, SessionChannel};
 use smtp::data::Newlines;
 use smtp::sasl::{LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism, Mechanisms, Plain, Secret};
-use smtp::server::{Access, Session, Settings, Step};
+use smtp::server::{ServerStep, Session, SessionAccess, SessionSettings};
 use smtp::{Domain, HostName, Response, ReversePath, Status};
 
 /// The largest message that is taken, in octets.
@@ -31,7 +31,7 @@ pub(crate) fn full_offer() -> Offer {
     ]
     .into_iter()
     .fold(Offer::new(SIZE_MAX), Offer::with)
-    .with_limits(Limits { rcpt_max: Some(100), mail_max: None })
+    .with_limits(OfferedLimits { rcpt_max: Some(100), mail_max: None })
     .with_future_release(FutureRelease::new(86_400, "2026-12-24T18:00:00Z").unwrap())
     .with_deliver_by(60)
     .with_priority()
@@ -39,20 +39,20 @@ pub(crate) fn full_offer() -> Offer {
 }
 
 /// A relay at the beginning of a session, with everything offered.
-pub(crate) fn relay() -> Settings {
-    Settings {
+pub(crate) fn relay() -> SessionSettings {
+    SessionSettings {
         hostname: Domain::Name(HostName::parse("relay.example").unwrap()),
         offer: full_offer(),
-        channel: Channel::Clear,
-        access: Access::Anyone,
+        channel: SessionChannel::Clear,
+        access: SessionAccess::Anyone,
         errors_max: 20,
         newlines: Newlines::Strict,
     }
 }
 
 /// For users only, under TLS.
-pub(crate) fn submission_in_tls() -> Settings {
-    Settings { access: Access::Users, channel: Channel::Tls, ..relay() }
+pub(crate) fn submission_in_tls() -> SessionSettings {
+    SessionSettings { access: SessionAccess::Users, channel: SessionChannel::Tls, ..relay() }
 }
 
 /// A message that was taken.
@@ -86,18 +86,18 @@ impl Transcript {
 }
 
 /// The client sends `input` in pieces of at most `piece` octets.
-pub(crate) fn play(settings: Settings, input: &[u8], piece: usize) -> Transcript {
+pub(crate) fn play(settings: SessionSettings, input: &[u8], piece: usize) -> Transcript {
     play_pieces(settings, input.chunks(piece.max(1)))
 }
 
 /// The client sends these pieces.
 pub(crate) fn play_pieces<'p>(
-    settings: Settings,
+    settings: SessionSettings,
     pieces: impl IntoIterator<Item = &'p [u8]>,
 ) -> Transcript {
     let newlines = settings.newlines;
     let mut caller = Caller {
-        secured: Settings { channel: Channel::Tls, ..settings.clone() },
+        secured: SessionSettings { channel: SessionChannel::Tls, ..settings.clone() },
         newlines,
         session: Session::new(settings),
         user: None,
@@ -121,7 +121,7 @@ pub(crate) fn play_pieces<'p>(
 
 struct Caller {
     session: Session,
-    secured: Settings,
+    secured: SessionSettings,
     newlines: Newlines,
     /// The name that LOGIN was told.
     user: Option<Secret>,
@@ -149,58 +149,58 @@ impl Caller {
     fn advance(&mut self, input: &mut &[u8]) -> Option<String> {
         let session = &mut self.session;
         let event = match session.step(input) {
-            Step::Input => return None,
-            Step::Output => String::new(),
-            Step::Close => {
+            ServerStep::Input => return None,
+            ServerStep::Output => String::new(),
+            ServerStep::Close => {
                 self.transcript.closed = true;
                 return None;
             }
-            Step::StartTls => {
+            ServerStep::StartTls => {
                 self.transcript.output.push_str(std::str::from_utf8(session.output()).unwrap());
                 session.secured(self.secured.clone());
                 "tls".to_owned()
             }
-            Step::Authenticate { mechanism, initial } => {
+            ServerStep::Authenticate { mechanism, initial } => {
                 self.user = None;
                 self.authenticate(mechanism, initial);
                 format!("auth {mechanism}")
             }
-            Step::AuthResponse(response) => {
+            ServerStep::AuthResponse(response) => {
                 self.respond(response);
                 "auth response".to_owned()
             }
-            Step::AuthEnded => "auth ended".to_owned(),
-            Step::Sender(mail) => {
+            ServerStep::AuthEnded => "auth ended".to_owned(),
+            ServerStep::Sender(mail) => {
                 session.accept();
                 self.sender = mail.sender;
                 format!("sender {}", self.sender)
             }
-            Step::Recipient(rcpt) => self.recipient(rcpt.recipient),
-            Step::Begin if self.sender.as_str().starts_with("full@") => {
+            ServerStep::Recipient(rcpt) => self.recipient(rcpt.recipient),
+            ServerStep::Begin if self.sender.as_str().starts_with("full@") => {
                 session.refuse(&Response::new(452, Status::transient(3, 1), "full"));
                 self.forget();
                 "begin refused".to_owned()
             }
-            Step::Begin => {
+            ServerStep::Begin => {
                 session.accept();
                 "begin".to_owned()
             }
-            Step::Content(content) => {
+            ServerStep::Content(content) => {
                 assert!(!content.is_empty() && !content.ends_with(b"\r"));
                 self.draft.extend_from_slice(content);
                 String::new()
             }
-            Step::Spoiled => {
+            ServerStep::Spoiled => {
                 // How early it comes depends on how the input is cut, so it is no event.
                 self.draft = Vec::new();
                 String::new()
             }
-            Step::End => self.keep(),
-            Step::Refused(fault) => {
+            ServerStep::End => self.keep(),
+            ServerStep::Refused(fault) => {
                 self.forget();
                 format!("{fault:?}")
             }
-            Step::Reset => {
+            ServerStep::Reset => {
                 self.forget();
                 "reset".to_owned()
             }

@@ -41,9 +41,9 @@ const RECORDS_MAX: usize = 1 << 16;
 
 /// A place in the journal. Later ones are greater.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Position(pub(crate) u64);
+pub(crate) struct JournalPosition(pub(crate) u64);
 
-impl Position {
+impl JournalPosition {
     pub(crate) fn new(segment: u32, offset: usize) -> Self {
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         Self(u64::from(segment) << 32 | u64::from(offset))
@@ -80,9 +80,9 @@ pub(crate) struct Done {
 /// What is known of a batch before its records are read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Batch {
-    pub(crate) at: Position,
-    pub(crate) previous: Position,
-    pub(crate) low: Position,
+    pub(crate) at: JournalPosition,
+    pub(crate) previous: JournalPosition,
+    pub(crate) low: JournalPosition,
     /// Octets of it, with what fills the last sector. The next one begins there, or behind what fills its page.
     pub(crate) octets: usize,
     /// Where each record is in the segment, and its length.
@@ -137,7 +137,7 @@ impl Builder {
     /// The batch for this place; says where in it each record is, and its length.
     pub(crate) fn write(
         &self,
-        (at, previous, low): (Position, Position, Position),
+        (at, previous, low): (JournalPosition, JournalPosition, JournalPosition),
         out: &mut Vec<u8>,
     ) -> Vec<(usize, usize)> {
         out.clear();
@@ -185,7 +185,7 @@ pub(crate) fn batch(segment: &[u8], number: u32, begin: usize) -> Option<Batch> 
     let count = get(octets, 4)? as usize;
     let length = get(octets, 8)? as usize;
     let at = position(octets, 16)?;
-    if at != Position::new(number, begin) || count > RECORDS_MAX || length > octets.len() {
+    if at != JournalPosition::new(number, begin) || count > RECORDS_MAX || length > octets.len() {
         return None;
     }
     let header = octets.get(..FIXED + 4 * count)?;
@@ -204,7 +204,7 @@ pub(crate) fn batch(segment: &[u8], number: u32, begin: usize) -> Option<Batch> 
     }
     let (previous, low) = (position(octets, 24)?, position(octets, 32)?);
     // No batch of ours says anything else.
-    if previous >= at && at != Position::default() || low > at {
+    if previous >= at && at != JournalPosition::default() || low > at {
         return None;
     }
     Some(Batch { at, previous, low, octets: length.next_multiple_of(SECTOR), records })
@@ -326,6 +326,6 @@ fn get(octets: &[u8], place: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*octets.get(place..)?.first_chunk()?))
 }
 
-fn position(octets: &[u8], place: usize) -> Option<Position> {
-    Some(Position(u64::from_le_bytes(*octets.get(place..)?.first_chunk()?)))
+fn position(octets: &[u8], place: usize) -> Option<JournalPosition> {
+    Some(JournalPosition(u64::from_le_bytes(*octets.get(place..)?.first_chunk()?)))
 }

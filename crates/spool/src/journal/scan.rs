@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::format::{Batch, Position, Record, SECTOR, batch, record};
+use super::format::{Batch, JournalPosition, Record, SECTOR, batch, record};
 use super::young::{Waiting, Young};
 
 /// Files that are no segments are left alone.
@@ -33,9 +33,9 @@ pub(crate) fn segment_name(number: u32) -> String {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Applied {
     /// All before it.
-    pub(crate) low: Position,
+    pub(crate) low: JournalPosition,
     /// And these.
-    pub(crate) beyond: BTreeSet<Position>,
+    pub(crate) beyond: BTreeSet<JournalPosition>,
 }
 
 impl Applied {
@@ -48,11 +48,11 @@ impl Applied {
     /// `None`: it was not written so.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let places: Result<Vec<u64>, _> = text.split(' ').map(str::parse).collect();
-        let mut places = places.ok()?.into_iter().map(Position);
+        let mut places = places.ok()?.into_iter().map(JournalPosition);
         Some(Self { low: places.next()?, beyond: places.collect() })
     }
 
-    fn has(&self, place: Position) -> bool {
+    fn has(&self, place: JournalPosition) -> bool {
         place < self.low || self.beyond.contains(&place)
     }
 }
@@ -61,13 +61,13 @@ impl Applied {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Hole {
     /// One record.
-    Record(Position),
+    Record(JournalPosition),
     /// Batches from here on.
-    Batches(Position),
+    Batches(JournalPosition),
 }
 
 impl Hole {
-    pub(crate) fn at(self) -> Position {
+    pub(crate) fn at(self) -> JournalPosition {
         match self {
             Self::Record(at) | Self::Batches(at) => at,
         }
@@ -76,20 +76,20 @@ impl Hole {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundRecord {
     /// What the tables do not have.
     pub(crate) young: Young,
     /// What is damaged: what stood there was acknowledged.
     pub(crate) holes: Vec<Hole>,
     /// Behind the last batch.
-    pub(crate) end: Position,
+    pub(crate) end: JournalPosition,
     /// The highest number of a segment.
     pub(crate) last_segment: u32,
 }
 
 /// Reads all segments. A batch that is not whole was acknowledged if a later one was written, since each is synced before the next; else
 /// its sync did not end, and what is whole in it counts all the same.
-pub(crate) fn scan(dir: &Path, applied: &Applied) -> io::Result<Found> {
+pub(crate) fn scan(dir: &Path, applied: &Applied) -> io::Result<FoundRecord> {
     let mut reading = Reading { applied, ..Reading::of(applied) };
     for (number, path) in segments(dir)? {
         reading.found.last_segment = number;
@@ -108,17 +108,17 @@ pub(crate) fn scan(dir: &Path, applied: &Applied) -> io::Result<Found> {
 
 struct Reading<'a> {
     applied: &'a Applied,
-    found: Found,
-    low: Position,
+    found: FoundRecord,
+    low: JournalPosition,
     /// The batch before.
-    last: Option<Position>,
+    last: Option<JournalPosition>,
     /// Records of the last batch that are not whole.
     unsure: Vec<Hole>,
 }
 
 impl<'a> Reading<'a> {
     fn of(applied: &'a Applied) -> Self {
-        let found = Found { end: applied.low, ..Found::default() };
+        let found = FoundRecord { end: applied.low, ..FoundRecord::default() };
         Self { applied, found, low: applied.low, last: None, unsure: Vec::new() }
     }
 
@@ -153,7 +153,7 @@ impl<'a> Reading<'a> {
         }
         self.last = Some(batch.at);
         for &(begin, length) in &batch.records {
-            let place = Position::new(batch.at.segment(), begin);
+            let place = JournalPosition::new(batch.at.segment(), begin);
             match octets.get(begin..begin + length).and_then(record) {
                 Some(found) => self.record((batch.at, place), length, found),
                 None => self.unsure.push(Hole::Record(place)),
@@ -161,7 +161,12 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn record(&mut self, (batch, place): (Position, Position), length: usize, record: Record<'_>) {
+    fn record(
+        &mut self,
+        (batch, place): (JournalPosition, JournalPosition),
+        length: usize,
+        record: Record<'_>,
+    ) {
         match record {
             Record::Accepted(_) if self.applied.has(place) => {}
             Record::Accepted(arrival) => {
@@ -174,7 +179,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn end(mut self) -> Found {
+    fn end(mut self) -> FoundRecord {
         // Nothing below was needed any more when a later batch was written.
         self.found.young.forget_below(self.low);
         let low = self.low;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::format::{Position, Record, record};
+use super::format::{JournalPosition, Record, record};
 use super::young::Young;
 use crate::arrival::{Arrival, BODY_CRC, HEADER_LEN};
 use crate::message::BodyBytes;
@@ -51,7 +51,10 @@ impl SharedYoung {
         is_whole.then(|| take(&arrival, body))
     }
 
-    fn find(&self, message: MessageId) -> Option<(Position, usize, super::young::Mail)> {
+    fn find(
+        &self,
+        message: MessageId,
+    ) -> Option<(JournalPosition, usize, super::young::YoungMail)> {
         let young = self.lock();
         let place = young.place_of(message)?;
         let waiting = young.get(place)?;

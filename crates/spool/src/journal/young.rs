@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::format::{Done, Position};
+use super::format::{Done, JournalPosition};
 use crate::MessageId;
 use crate::due::{BodyRef, Due, DueRecipient};
-use crate::message::{Envelope, LaneKey, NewRecipient, RecipientNo, Settled, turn};
+use crate::message::{LaneKey, NewRecipient, RecipientNo, Settled, StoredEnvelope, turn};
 
 /// Ours, in seconds: what waits so long under load may as well wait in the tables. Without load it does so at once.
 const LONG: u64 = 10;
@@ -21,19 +21,19 @@ pub(crate) struct Waiting {
     /// Octets of its record.
     pub(crate) length: usize,
     /// Where the batch begins that it came in.
-    pub(super) batch: Position,
+    pub(super) batch: JournalPosition,
     recipients: usize,
     done: BTreeSet<RecipientNo>,
     /// In which second it came, by the ticks of [`Young::tick`].
     came: u64,
     /// Of this process's own mail.
-    pub(super) mail: Option<Mail>,
+    pub(super) mail: Option<YoungMail>,
 }
 
 /// What readers need of a message.
 #[derive(Clone, Debug)]
-pub(super) struct Mail {
-    pub(super) envelope: Arc<Envelope>,
+pub(super) struct YoungMail {
+    pub(super) envelope: Arc<StoredEnvelope>,
     pub(super) segment: Arc<File>,
 }
 
@@ -41,12 +41,12 @@ impl Waiting {
     pub(super) fn new(
         message: MessageId,
         recipients: usize,
-        (batch, length): (Position, usize),
+        (batch, length): (JournalPosition, usize),
     ) -> Self {
         Self { message, length, batch, recipients, done: BTreeSet::new(), came: 0, mail: None }
     }
 
-    pub(super) fn with(self, mail: Mail) -> Self {
+    pub(super) fn with(self, mail: YoungMail) -> Self {
         Self { mail: Some(mail), ..self }
     }
 
@@ -54,7 +54,7 @@ impl Waiting {
         &self.done
     }
 
-    fn envelope(&self) -> Option<&Envelope> {
+    fn envelope(&self) -> Option<&StoredEnvelope> {
         self.mail.as_ref().map(|mail| &*mail.envelope)
     }
 
@@ -100,16 +100,16 @@ impl Waiting {
 /// By their places, ids and lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Young {
-    waiting: BTreeMap<Position, Waiting>,
-    places: HashMap<MessageId, Position>,
-    lanes: HashMap<LaneKey, BTreeSet<Position>>,
+    waiting: BTreeMap<JournalPosition, Waiting>,
+    places: HashMap<MessageId, JournalPosition>,
+    lanes: HashMap<LaneKey, BTreeSet<JournalPosition>>,
     /// Of all, done ones too.
     recipients: usize,
     ticks: u64,
 }
 
 impl Young {
-    pub(super) fn add(&mut self, place: Position, waiting: Waiting) {
+    pub(super) fn add(&mut self, place: JournalPosition, waiting: Waiting) {
         self.places.insert(waiting.message, place);
         self.recipients += waiting.recipients;
         for lane in waiting.lanes() {
@@ -130,7 +130,7 @@ impl Young {
         Some(Settled::Gone)
     }
 
-    pub(super) fn remove(&mut self, place: Position) {
+    pub(super) fn remove(&mut self, place: JournalPosition) {
         let Some(gone) = self.waiting.remove(&place) else { return };
         self.places.remove(&gone.message);
         self.recipients = self.recipients.saturating_sub(gone.recipients);
@@ -143,7 +143,7 @@ impl Young {
         }
     }
 
-    pub(super) fn forget_below(&mut self, low: Position) {
+    pub(super) fn forget_below(&mut self, low: JournalPosition) {
         let gone: Vec<_> = self.waiting.range(..low).map(|(place, _)| *place).collect();
         gone.into_iter().for_each(|place| self.remove(place));
     }
@@ -157,40 +157,40 @@ impl Young {
     }
 
     /// Where the message with this number is, from 0, or the last one.
-    pub(super) fn nth_or_last(&self, number: usize) -> Option<Position> {
+    pub(super) fn nth_or_last(&self, number: usize) -> Option<JournalPosition> {
         self.waiting.keys().nth(number).copied().or_else(|| self.last())
     }
 
-    pub(super) fn get(&self, place: Position) -> Option<&Waiting> {
+    pub(super) fn get(&self, place: JournalPosition) -> Option<&Waiting> {
         self.waiting.get(&place)
     }
 
-    pub(crate) fn place_of(&self, message: MessageId) -> Option<Position> {
+    pub(crate) fn place_of(&self, message: MessageId) -> Option<JournalPosition> {
         self.places.get(&message).copied()
     }
 
     /// Where the batch of the first one begins: nothing before it is needed.
-    pub(super) fn first_batch(&self) -> Option<Position> {
+    pub(super) fn first_batch(&self) -> Option<JournalPosition> {
         self.waiting.first_key_value().map(|(_, waiting)| waiting.batch)
     }
 
     /// The first one.
-    pub(crate) fn first(&self) -> Option<Position> {
+    pub(crate) fn first(&self) -> Option<JournalPosition> {
         self.waiting.first_key_value().map(|(place, _)| *place)
     }
 
     /// The last one.
-    pub(crate) fn last(&self) -> Option<Position> {
+    pub(crate) fn last(&self) -> Option<JournalPosition> {
         self.waiting.last_key_value().map(|(place, _)| *place)
     }
 
     /// In their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Position, &Waiting)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (JournalPosition, &Waiting)> {
         self.waiting.iter().map(|(place, waiting)| (*place, waiting))
     }
 
     /// A second has passed: the last one of those that have been here for long.
-    pub(super) fn tick(&mut self) -> Option<Position> {
+    pub(super) fn tick(&mut self) -> Option<JournalPosition> {
         self.ticks += 1;
         let ticks = self.ticks;
         let old = self.waiting.iter().take_while(|(_, waiting)| waiting.came + LONG < ticks);
@@ -201,9 +201,9 @@ impl Young {
     pub(crate) fn due_in(
         &self,
         (lane, now): (&LaneKey, Timestamp),
-        after: Position,
+        after: JournalPosition,
         limit: usize,
-    ) -> Vec<(Position, Due)> {
+    ) -> Vec<(JournalPosition, Due)> {
         let Some(places) = self.lanes.get(lane) else { return Vec::new() };
         let behind = places.range(after..).filter(|place| **place > after);
         let due = behind.filter_map(|place| Some((*place, self.waiting.get(place)?.due_in(lane)?)));
@@ -225,7 +225,7 @@ impl Young {
     pub(crate) fn next_due(&self, lane: &LaneKey, after: Timestamp) -> Option<Timestamp> {
         let places = self.lanes.get(lane)?;
         let envelopes = places.iter().filter_map(|place| self.waiting.get(place)?.envelope());
-        envelopes.map(Envelope::begins_at).filter(|begins| *begins > after).min()
+        envelopes.map(StoredEnvelope::begins_at).filter(|begins| *begins > after).min()
     }
 
     /// Recipients that wait in a lane, counted up to `most`.
@@ -238,7 +238,7 @@ impl Young {
     }
 
     /// Is this so of any message that waits in a lane?
-    pub(crate) fn any_in(&self, lane: &LaneKey, is: impl Fn(&Envelope) -> bool) -> bool {
+    pub(crate) fn any_in(&self, lane: &LaneKey, is: impl Fn(&StoredEnvelope) -> bool) -> bool {
         let Some(places) = self.lanes.get(lane) else { return false };
         let envelopes = places.iter().filter_map(|place| self.waiting.get(place)?.envelope());
         envelopes.into_iter().any(is)

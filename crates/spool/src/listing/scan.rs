@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::{Filter, ListCursor, ListPage, SCAN_MAX, may_match, read_if};
 use crate::rows::{self, Columns};
-use crate::walk::{Table, Walk};
+use crate::walk::{Table, TableWalk};
 use crate::{StoreError, damage};
 
 /// Fills `page` with those behind the first key, up to the last.
@@ -15,7 +15,7 @@ pub(super) fn scan(
     limit: usize,
     page: &mut ListPage,
 ) -> Result<(), StoreError> {
-    let mut walk = Walk::behind(db, Table::Recipients, before);
+    let mut walk = TableWalk::behind(db, Table::Recipients, before);
     let scanned = scan_slice(&mut walk, (filter, lane), last, limit, page);
     // Also of what an error ended.
     page.next = match walk.reached()? {
@@ -37,7 +37,7 @@ enum More {
 }
 
 fn scan_slice(
-    walk: &mut Walk<'_>,
+    walk: &mut TableWalk<'_>,
     (filter, lane): (&Filter, Option<i64>),
     last: i64,
     limit: usize,

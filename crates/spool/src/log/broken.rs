@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use super::frames::{Frames, Head, Header, Sum};
+use super::frames::{FrameHeader, Frames, LogHead, Sum};
 use crate::OpenError;
 use crate::layout::{create_file, open_no_link, open_or_create, sync_dir, with_suffix};
 
@@ -94,8 +94,8 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<Broken>> {
 
 /// Frame after frame: does each go on from the one before?
 #[derive(Debug)]
-struct Chain<'a> {
-    header: &'a Header,
+struct FrameChain<'a> {
+    header: &'a FrameHeader,
     /// The sum of what came before as it is written there, and as it is: one of them is damaged where they differ.
     before: [Sum; 2],
 }
@@ -103,7 +103,7 @@ struct Chain<'a> {
 /// What a frame is in its log.
 #[derive(Debug)]
 struct Link {
-    head: Head,
+    head: LogHead,
     /// No earlier use of the log has left it.
     is_own: bool,
     /// Its checksum is that of what is in it; the salts are in none.
@@ -117,8 +117,8 @@ impl Link {
     }
 }
 
-impl<'a> Chain<'a> {
-    fn new(header: &'a Header) -> Self {
+impl<'a> FrameChain<'a> {
+    fn new(header: &'a FrameHeader) -> Self {
         Self { header, before: [header.sum(); 2] }
     }
 
@@ -129,7 +129,7 @@ impl<'a> Chain<'a> {
     }
 
     fn look(&self, frame: &[u8]) -> (Link, [Sum; 2]) {
-        let (head, sums) = (Head::of(frame), self.sums(frame));
+        let (head, sums) = (LogHead::of(frame), self.sums(frame));
         let is_own = head.salts == self.header.salts();
         let fits = sums.contains(&head.sum());
         let [sum, _] = sums;
@@ -175,7 +175,7 @@ impl Extent {
     /// `None`: it is whole, up to where a write was interrupted. Damage is what has a transaction that ends behind it, and behind that another
     /// one that is intact, which was begun when the first had been synced.
     fn of(frames: &Frames) -> io::Result<Option<Self>> {
-        let mut chain = Chain::new(frames.header());
+        let mut chain = FrameChain::new(frames.header());
         let (mut is_damaged, mut is_known_to_end) = (frames.is_rebuilt(), false);
         // Of the transaction that is read.
         let mut is_intact = true;
@@ -215,7 +215,7 @@ impl Broken {
     fn write(&self, to: &mut impl Write) -> io::Result<usize> {
         let header = self.frames.header();
         to.write_all(header.octets())?;
-        let (mut chain, mut sum) = (Chain::new(header), header.sum());
+        let (mut chain, mut sum) = (FrameChain::new(header), header.sum());
         let (mut frame, mut left_out) = (Vec::new(), 0);
         for at in 0..=self.extent.end {
             if !self.frames.read(at, &mut frame)? {
@@ -234,7 +234,7 @@ impl Broken {
     }
 
     /// Which page is in a frame, and the length of the database if a transaction ends with it.
-    fn place(&self, chain: &Chain<'_>, frame: &[u8]) -> Option<(u32, u32)> {
+    fn place(&self, chain: &FrameChain<'_>, frame: &[u8]) -> Option<(u32, u32)> {
         let (Link { head, is_own, fits, .. }, _) = chain.look(frame);
         if fits {
             return Some((head.page, head.commit));

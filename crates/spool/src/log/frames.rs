@@ -27,7 +27,7 @@ pub(crate) fn log_octets(frames: u64) -> u64 {
 
 /// In which order the octets of the numbers lie that a checksum is made of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Order {
+enum ByteOrder {
     LowFirst,
     HighFirst,
 }
@@ -37,10 +37,10 @@ enum Order {
 pub(super) struct Sum(u32, u32);
 
 impl Sum {
-    fn with(self, octets: &[u8], order: Order) -> Self {
+    fn with(self, octets: &[u8], order: ByteOrder) -> Self {
         let number = |octets: [u8; 4]| match order {
-            Order::LowFirst => u32::from_le_bytes(octets),
-            Order::HighFirst => u32::from_be_bytes(octets),
+            ByteOrder::LowFirst => u32::from_le_bytes(octets),
+            ByteOrder::HighFirst => u32::from_be_bytes(octets),
         };
         let (words, _) = octets.as_chunks::<4>();
         words.as_chunks::<2>().0.iter().fold(self, |Self(one, two), [first, second]| {
@@ -66,7 +66,7 @@ fn number(octets: &[u8], at: usize) -> u32 {
 
 /// What the head of a frame says, behind which is its page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Head {
+pub(super) struct LogHead {
     /// Of the page, from 1.
     pub(super) page: u32,
     /// In the last frame of a transaction the number of pages of the database, else 0.
@@ -76,7 +76,7 @@ pub(super) struct Head {
     sum: Sum,
 }
 
-impl Head {
+impl LogHead {
     pub(super) fn of(frame: &[u8]) -> Self {
         let salts = frame.get(8..16).and_then(|octets| octets.try_into().ok());
         Self {
@@ -99,18 +99,18 @@ impl Head {
 
 /// The header of a log, as it is or as its frames say that it was.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Header {
+pub(super) struct FrameHeader {
     octets: [u8; HEADER],
-    order: Order,
+    order: ByteOrder,
     page_size: usize,
 }
 
-impl Header {
+impl FrameHeader {
     /// `None`: it is not what was written.
     fn read(octets: [u8; HEADER]) -> Option<Self> {
         let order = match number(&octets, 0) ^ MAGIC {
-            0 => Order::LowFirst,
-            1 => Order::HighFirst,
+            0 => ByteOrder::LowFirst,
+            1 => ByteOrder::HighFirst,
             2.. => return None,
         };
         let page_size = usize::try_from(number(&octets, 8)).ok()?;
@@ -123,8 +123,8 @@ impl Header {
     }
 
     /// That of frames with these salts.
-    fn with_salts(salts: [u8; 8], order: Order) -> Self {
-        let magic = MAGIC | u32::from(order == Order::HighFirst);
+    fn with_salts(salts: [u8; 8], order: ByteOrder) -> Self {
+        let magic = MAGIC | u32::from(order == ByteOrder::HighFirst);
         let page_size = u32::try_from(PAGE_BYTES).unwrap_or(4096);
         let front = [two(magic, FORMAT), two(page_size, 0), salts].concat();
         let sum = Sum::default().with(&front, order);
@@ -169,7 +169,7 @@ impl Header {
 #[derive(Debug)]
 pub(super) struct Frames {
     file: File,
-    header: Header,
+    header: FrameHeader,
     /// The header in the file is not what was written.
     is_rebuilt: bool,
 }
@@ -182,7 +182,7 @@ impl Frames {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read?,
         }
-        if let Some(header) = Header::read(octets) {
+        if let Some(header) = FrameHeader::read(octets) {
             return Ok(Some(Self { file, header, is_rebuilt: false }));
         }
         Self::by_frames(file)
@@ -190,18 +190,21 @@ impl Frames {
 
     /// With the header that fits two frames next to each other, one of the first: damage may be in some of them, too.
     fn by_frames(file: File) -> io::Result<Option<Self>> {
-        let mut frames =
-            Self { file, header: Header::with_salts([0; 8], Order::LowFirst), is_rebuilt: true };
+        let mut frames = Self {
+            file,
+            header: FrameHeader::with_salts([0; 8], ByteOrder::LowFirst),
+            is_rebuilt: true,
+        };
         let (mut one, mut next) = (Vec::new(), Vec::new());
-        let mut before: Vec<Head> = Vec::new();
+        let mut before: Vec<LogHead> = Vec::new();
         for at in 0..PAIRS {
             if !frames.read(at, &mut one)? || !frames.read(at + 1, &mut next)? {
                 return Ok(None);
             }
-            let (head, follower) = (Head::of(&one), Head::of(&next));
-            let fits = |header: &Header| header.sum_of(head.sum(), &next) == follower.sum();
-            let headers = [Order::LowFirst, Order::HighFirst]
-                .map(|order| Header::with_salts(head.salts, order));
+            let (head, follower) = (LogHead::of(&one), LogHead::of(&next));
+            let fits = |header: &FrameHeader| header.sum_of(head.sum(), &next) == follower.sum();
+            let headers = [ByteOrder::LowFirst, ByteOrder::HighFirst]
+                .map(|order| FrameHeader::with_salts(head.salts, order));
             // Zeros have zeros for a checksum.
             let is_frame = head.salts == follower.salts && follower.page > 0;
             if let Some(header) = headers.into_iter().find(|header| is_frame && fits(header)) {
@@ -216,7 +219,7 @@ impl Frames {
         Ok(None)
     }
 
-    pub(super) fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &FrameHeader {
         &self.header
     }
 

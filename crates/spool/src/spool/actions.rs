@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::{Spool, remove_files};
 use crate::due;
-use crate::listing::{self, Acted, Action, ListCursor, Selection, Target};
+use crate::listing::{self, Acted, BulkAction, ListCursor, Selection, Target};
 use crate::message::RecipientNo;
 use crate::relane::{self, Move};
 use crate::writer::Urgency;
@@ -25,7 +25,7 @@ impl Spool {
     ///
     /// [`StoreError`]; the batches before are done.
     pub fn delete(&self, what: &Selection, after: Option<ListCursor>) -> Result<Acted, StoreError> {
-        self.act(Action::Delete, what, after)
+        self.act(BulkAction::Delete, what, after)
     }
 
     /// Makes a batch of queued recipients due at `now`, or when their sender allows; call again with `next`.
@@ -40,7 +40,7 @@ impl Spool {
         now: Timestamp,
         after: Option<ListCursor>,
     ) -> Result<Acted, StoreError> {
-        self.act(Action::Retry(now), what, after)
+        self.act(BulkAction::Retry(now), what, after)
     }
 
     /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait but
@@ -87,7 +87,7 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn hold_these(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
-        self.act_on(Action::Hold, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+        self.act_on(BulkAction::Hold, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
     /// Undoes [`Spool::hold_these`]: they are queued again, and due when they were. Blocks for a commit.
@@ -96,7 +96,7 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn give_back(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
-        self.act_on(Action::GiveBack, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+        self.act_on(BulkAction::GiveBack, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
     /// Deletes these recipients without notice to anybody, some 1,000 at once. Blocks for a commit.
@@ -105,7 +105,7 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn delete_these(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
-        self.act_on(Action::Delete, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+        self.act_on(BulkAction::Delete, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
     /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call again with
@@ -120,12 +120,12 @@ impl Spool {
         now: Timestamp,
         after: Option<ListCursor>,
     ) -> Result<Acted, StoreError> {
-        self.act(Action::Release(now), what, after)
+        self.act(BulkAction::Release(now), what, after)
     }
 
     fn act(
         &self,
-        action: Action,
+        action: BulkAction,
         what: &Selection,
         after: Option<ListCursor>,
     ) -> Result<Acted, StoreError> {
@@ -139,7 +139,7 @@ impl Spool {
         Ok(Acted { next: page.next, ..acted })
     }
 
-    fn act_on_messages(&self, action: Action, ids: &[MessageId]) -> Result<Acted, StoreError> {
+    fn act_on_messages(&self, action: BulkAction, ids: &[MessageId]) -> Result<Acted, StoreError> {
         let mut total = Acted::default();
         for ids in ids.chunks(ACTION_BATCH) {
             let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
@@ -151,7 +151,7 @@ impl Spool {
         Ok(total)
     }
 
-    fn act_on(&self, action: Action, targets: Vec<Target>) -> Result<Acted, StoreError> {
+    fn act_on(&self, action: BulkAction, targets: Vec<Target>) -> Result<Acted, StoreError> {
         if targets.is_empty() {
             return Ok(Acted::default());
         }

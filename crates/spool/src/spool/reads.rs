@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::Spool;
-use crate::body::{self, Body};
+use crate::body::{self, StoredBody};
 use crate::damage::Mismatch;
 use crate::due::{self, Due, DueCursor, DuePage, Want, Which as Wanted};
-use crate::journal::format::Position;
+use crate::journal::format::JournalPosition;
 use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
-use crate::message::{Envelope, LaneKey, LaneSummary, LaneTrouble};
+use crate::message::{LaneKey, LaneSummary, LaneTrouble, StoredEnvelope};
 use crate::overdue::{self, Overdue, OverdueCursor, OverduePage};
-use crate::waiting_lanes::{Index, Lanes};
+use crate::waiting_lanes::{Index, WaitingLanes};
 use crate::writer::Needs;
 use crate::{MessageId, StoreError, around, damage, waiting_lanes};
 
@@ -44,7 +44,7 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read or written.
     pub fn lanes_with_names(&self) -> Result<(Vec<LaneSummary>, usize), StoreError> {
         self.bring_in(Needs::Everything)?;
-        let Lanes { lanes, nameless } =
+        let WaitingLanes { lanes, nameless } =
             match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
                 Err(error) if error.is_damage() => self.lanes_around()?,
                 read => read?,
@@ -159,9 +159,9 @@ impl Spool {
     ///
     /// [`StoreError::Missing`] if it is not in the queue; [`StoreError::Corrupt`] if its body is
     /// gone or is not what was written.
-    pub fn body(&self, id: MessageId) -> Result<Body, StoreError> {
+    pub fn body(&self, id: MessageId) -> Result<StoredBody, StoreError> {
         if let Some(bytes) = self.inner.young.body(id) {
-            return Ok(Body::Memory(bytes));
+            return Ok(StoredBody::Memory(bytes));
         }
         self.bring_in(Needs::Message(id))?;
         let layout = &self.inner.workshop.layout;
@@ -269,7 +269,7 @@ impl Spool {
     }
 
     /// After what can be mended was mended, or else as far as they can be found.
-    fn lanes_around(&self) -> Result<Lanes, StoreError> {
+    fn lanes_around(&self) -> Result<WaitingLanes, StoreError> {
         self.wait_for_mending()?;
         match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
             Err(error) if error.is_damage() => self.inner.readers.read(|db| Ok(around::lanes(db))),
@@ -299,8 +299,8 @@ impl Spool {
     fn bring_in_if(
         &self,
         want: &Want<'_>,
-        is_meant: impl Fn(&Envelope) -> bool,
-    ) -> Result<Vec<(Position, Due)>, StoreError> {
+        is_meant: impl Fn(&StoredEnvelope) -> bool,
+    ) -> Result<Vec<(JournalPosition, Due)>, StoreError> {
         let is_any = self.inner.young.lock().any_in(want.lane, is_meant);
         if is_any {
             self.bring_in(Needs::Everything)?;

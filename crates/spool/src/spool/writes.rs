@@ -10,7 +10,9 @@ use crate::incoming::Incoming;
 use crate::journal::Recordable;
 use crate::journal::format::Done;
 use crate::lane_rows::update_lane;
-use crate::message::{Change, Envelope, LaneState, LaneUpdate, RecipientNo, Settled, Settlement};
+use crate::message::{
+    Change, LaneState, LaneUpdate, RecipientNo, Settled, Settlement, StoredEnvelope,
+};
 use crate::vitals::Health;
 use crate::writer::{LaneWord, Needs, Order, Urgency};
 use crate::{MessageId, StoreError, commit, mend};
@@ -22,9 +24,9 @@ pub struct SettlePermit {
 }
 
 impl Spool {
-    /// Puts a message into the queue, due at [`Envelope::begins_at`]. `done` runs after the sync that makes it
+    /// Puts a message into the queue, due at [`StoredEnvelope::begins_at`]. `done` runs after the sync that makes it
     /// durable, on the writer's thread: it must not block.
-    pub fn commit<D>(&self, body: Sealed, envelope: Envelope, done: D)
+    pub fn commit<D>(&self, body: Sealed, envelope: StoredEnvelope, done: D)
     where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
     {
@@ -75,7 +77,7 @@ impl Spool {
         let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &rows);
         self.inner.queue.submit_record(
             order,
-            |settled| commit::Outcome { settled, file: None },
+            |settled| commit::CommitOutcome { settled, file: None },
             apply,
             move |result| match result {
                 Ok(outcome) => {

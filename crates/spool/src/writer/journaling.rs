@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::worker::Worker;
 use super::{Job, LaneWord, Needs};
 use crate::StoreError;
-use crate::journal::format::Position;
+use crate::journal::format::JournalPosition;
 use crate::journal::{Inserted, Journal, Recordable, Unwritten};
 use crate::message::LaneKey;
 
@@ -112,7 +112,7 @@ impl Worker {
         let journal = self.journal.borrow();
         let Some(journal) = journal.as_ref() else { return Ok(None) };
         let messages = jobs.iter().filter_map(message_of);
-        let places: Vec<Position> =
+        let places: Vec<JournalPosition> =
             messages.filter_map(|message| journal.young().lock().place_of(message)).collect();
         if places.is_empty() && !journal.is_unsaid() {
             return Ok(None);
@@ -140,7 +140,7 @@ impl Worker {
 
     /// All mail of the journal gets its rows, in as many transactions as it takes.
     pub(super) fn insert_all(&self) -> Result<(), StoreError> {
-        while self.insert_slice(Position(u64::MAX))? {
+        while self.insert_slice(JournalPosition(u64::MAX))? {
             // Nobody else does that meanwhile.
             self.log.try_to_empty(&self.db);
         }
@@ -148,7 +148,7 @@ impl Worker {
     }
 
     /// The next few up to this place get their rows. Was there anything to do?
-    fn insert_slice(&self, until: Position) -> Result<bool, StoreError> {
+    fn insert_slice(&self, until: JournalPosition) -> Result<bool, StoreError> {
         let places = match self.journal.borrow().as_ref() {
             Some(journal) => {
                 let places = journal.slice(until);
@@ -189,7 +189,7 @@ impl Worker {
         let last = self.journal.borrow().as_ref().and_then(|journal| journal.young().lock().last());
         match last {
             Some(last) => self.goal.set(last),
-            None => self.try_to_insert(Position::default()),
+            None => self.try_to_insert(JournalPosition::default()),
         }
     }
 
@@ -209,7 +209,7 @@ impl Worker {
         }
         if says_more && !self.has_goal() {
             // For who reads the tables from outside. Else the transaction for the goal says it.
-            self.try_to_insert(Position::default());
+            self.try_to_insert(JournalPosition::default());
         }
     }
 
@@ -238,14 +238,14 @@ impl Worker {
     }
 
     /// Nobody waits for it. What fails is tried again, in a second.
-    fn try_to_insert(&self, until: Position) {
+    fn try_to_insert(&self, until: JournalPosition) {
         let insert = || self.undo_if_failed(|| self.insert_slice(until).map(drop));
         let inserted = match insert() {
             Err(error) if error.is_damage() && self.mend() => insert(),
             inserted => inserted,
         };
         if inserted.is_err() {
-            self.goal.set(Position::default());
+            self.goal.set(JournalPosition::default());
         }
         if let Some(journal) = self.journal.borrow_mut().as_mut() {
             journal.note_tables(&inserted);

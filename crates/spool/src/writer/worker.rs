@@ -14,8 +14,8 @@ use super::{Job, Needs, Shared, Tools, Urgency};
 use crate::StoreError;
 use crate::database_lock::DatabaseLock;
 use crate::journal::Journal;
-use crate::journal::format::Position;
-use crate::log::Log;
+use crate::journal::format::JournalPosition;
+use crate::log::WriteAheadLog;
 use crate::mend::mend;
 use crate::message::LaneKey;
 use crate::reserve::Reserve;
@@ -52,13 +52,13 @@ pub(super) struct Worker {
     duties: Duties,
     /// Work since the indexes were made anew.
     since_mend: Cell<usize>,
-    pub(super) log: Log,
+    pub(super) log: WriteAheadLog,
     reserve: Reserve,
     pub(super) journal: RefCell<Option<Journal>>,
     /// Lanes whose rows may say that they fail.
     pub(super) failing: RefCell<HashSet<LaneKey>>,
     /// Up to where mail of the journal is to get its rows, without anybody asking for it.
-    pub(super) goal: Cell<Position>,
+    pub(super) goal: Cell<JournalPosition>,
     pub(super) batches: Cell<usize>,
     pub(super) looks: Cell<usize>,
     /// When nothing was to be done for so long, all mail of the journal gets its rows.

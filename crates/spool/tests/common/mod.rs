@@ -8,9 +8,10 @@ use std::sync::mpsc;
 use jiff::Timestamp;
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
-    Acted, Body, BodyFacts, Change, CheckCursor, DamagedRecipient, Envelope, Filter, LaneKey,
-    MessageId, MessageOptions, NewRecipient, OpenError, Options, Problem, RecipientNo,
-    RecipientOptions, RecipientState, Sealed, Settled, Settlement, Spool, StoreError,
+    Acted, BodyFacts, Change, CheckCursor, DamagedRecipient, Filter, LaneKey, MessageId,
+    MessageOptions, NewRecipient, OpenError, Options, RecipientNo, RecipientOptions,
+    RecipientState, Sealed, Settled, Settlement, Spool, StoreError, StoredBody, StoredEnvelope,
+    StoredProblem,
 };
 
 /// Bodies above this are files, so that tests see both kinds with little data.
@@ -54,14 +55,14 @@ pub(crate) fn facts(size: usize) -> BodyFacts {
 }
 
 /// An envelope for these (recipient, lane).
-pub(crate) fn envelope(size: usize, recipients: &[(&str, LaneKey)]) -> Envelope {
+pub(crate) fn envelope(size: usize, recipients: &[(&str, LaneKey)]) -> StoredEnvelope {
     let recipient = |(mailbox, lane): &(&str, LaneKey)| NewRecipient {
         mailbox: Mailbox::parse_utf8(mailbox).unwrap(),
         lane: lane.clone(),
         options: RecipientOptions::default(),
         state: RecipientState::Queued,
     };
-    Envelope {
+    StoredEnvelope {
         sender: ReversePath::parse("sender@from.example").unwrap(),
         recipients: recipients.iter().map(recipient).collect(),
         arrived_at: at(0),
@@ -101,7 +102,7 @@ pub(crate) fn commit(spool: &Spool, body: &[u8], recipients: &[(&str, LaneKey)])
 }
 
 /// Commits `body` in this envelope.
-pub(crate) fn commit_as(spool: &Spool, body: &[u8], envelope: Envelope) -> MessageId {
+pub(crate) fn commit_as(spool: &Spool, body: &[u8], envelope: StoredEnvelope) -> MessageId {
     let sealed = sealed(spool, body);
     wait(|done| spool.commit(sealed, envelope, done)).unwrap()
 }
@@ -134,8 +135,8 @@ pub(crate) fn settle(spool: &Spool, settlement: Settlement) -> Result<Settled, S
 
 pub(crate) fn bytes(spool: &Spool, id: MessageId) -> Vec<u8> {
     match spool.body(id).unwrap() {
-        Body::Memory(bytes) => bytes.to_vec(),
-        Body::File { mut file, size } => {
+        StoredBody::Memory(bytes) => bytes.to_vec(),
+        StoredBody::File { mut file, size } => {
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
             assert_eq!(bytes.len() as u64, size);
@@ -144,8 +145,8 @@ pub(crate) fn bytes(spool: &Spool, id: MessageId) -> Vec<u8> {
     }
 }
 
-pub(crate) fn problem(second: i64) -> Problem {
-    Problem {
+pub(crate) fn problem(second: i64) -> StoredProblem {
+    StoredProblem {
         at: at(second),
         status: "4.4.1".into(),
         reason: "connect_failed".into(),

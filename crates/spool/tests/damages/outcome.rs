@@ -191,10 +191,10 @@ impl Message {
     }
 }
 
-fn read(body: spool::Body) -> Vec<u8> {
+fn read(body: spool::StoredBody) -> Vec<u8> {
     match body {
-        spool::Body::Memory(bytes) => bytes.to_vec(),
-        spool::Body::File { mut file, .. } => {
+        spool::StoredBody::Memory(bytes) => bytes.to_vec(),
+        spool::StoredBody::File { mut file, .. } => {
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
             bytes

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use smtp::HostName;
 use smtp::params::{ByMode, Notify, OriginalRecipient, Priority, Return};
 use spool::{
-    Attempt, Change, Deadline, Deferral, Enforced, LaneKey, LaneState, LaneTrouble, LaneUpdate,
-    MessageId, Move, PolicyRow, RecipientNo, RecipientOptions, Spool,
+    Attempt, Change, Deadline, Enforced, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId,
+    Move, PolicyRow, RecipientDeferral, RecipientNo, RecipientOptions, Spool,
 };
 use tempfile::TempDir;
 use world::pages::Map;
@@ -156,7 +156,7 @@ fn happen(spool: &Spool, number: usize, id: MessageId) {
             let mut deferred = settlement(spool, id);
             deferred.changes.push((
                 RecipientNo(0),
-                Change::Deferred(Deferral {
+                Change::Deferred(RecipientDeferral {
                     due_at: at(300),
                     attempt: Attempt::Counted,
                     problem: Some(problem(3)),

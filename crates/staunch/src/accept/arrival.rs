@@ -2,20 +2,20 @@
 
 use std::net::IpAddr;
 
-use super::entrance::{Door, is_proxy};
+use super::entrance::{OpenListener, is_proxy};
 use super::fixups::Repair;
 use super::peer::{Peer, TlsFacts};
 use crate::config::{ClientInReceived, ListenerMode, MissingHeaders};
 
 /// A client at one of our doors.
 #[derive(Clone, Debug)]
-pub(super) struct Arrival {
+pub(super) struct ClientArrival {
     /// Who it is.
     pub(super) peer: Peer,
     /// The address that it connected to; a unix socket has none.
     pub(super) local: Option<IpAddr>,
     /// The door.
-    pub(super) door: Door,
+    pub(super) door: OpenListener,
     /// What the door was for at that time.
     pub(super) mode: ListenerMode,
     /// Who connected: the same as `peer`, or a proxy that speaks for it.
@@ -28,7 +28,7 @@ pub(super) struct Arrival {
     pub(super) tls: Option<TlsFacts>,
 }
 
-impl Arrival {
+impl ClientArrival {
     /// Would the client come in the same way today? Else what is known of it was found out by rules that do
     /// not hold any more.
     pub(super) fn is_up_to_date(&self) -> bool {

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::accept::identity::{self, LoadedIdentity};
 use crate::clock;
-use crate::config::Identity;
+use crate::config::TlsIdentity;
 use crate::lock::lock;
 
 /// How often files are looked at.
@@ -32,12 +32,12 @@ const WARN_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 /// Every certificate in use, by its files.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
-    used: Mutex<BTreeMap<Identity, Arc<Certificate>>>,
+    used: Mutex<BTreeMap<TlsIdentity, Arc<Certificate>>>,
 }
 
 impl Certificates {
     /// The certificate in these files, read if nobody uses it yet.
-    pub(super) fn of(&self, identity: &Identity) -> Arc<Certificate> {
+    pub(super) fn of(&self, identity: &TlsIdentity) -> Arc<Certificate> {
         let mut used = lock(&self.used);
         let found = used.entry(identity.clone());
         Arc::clone(found.or_insert_with(|| Arc::new(Certificate::read(identity.clone()))))
@@ -70,22 +70,22 @@ impl Certificates {
 /// A certificate as clients see it, and its files.
 #[derive(Debug)]
 pub(super) struct Certificate {
-    identity: Identity,
-    state: Mutex<State>,
+    identity: TlsIdentity,
+    state: Mutex<CertificateState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct CertificateState {
     /// None: its files could never be read.
-    shown: Option<Shown>,
+    shown: Option<ShownCertificate>,
     /// The files when they were last read.
     files: Files,
-    trouble: Trouble,
+    trouble: CertificateTrouble,
     warned_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
-struct Shown {
+struct ShownCertificate {
     config: Arc<ServerConfig>,
     expires_at: Timestamp,
     /// From when on its end is said to be near.
@@ -94,7 +94,7 @@ struct Shown {
 
 /// Are the files of use?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Trouble {
+enum CertificateTrouble {
     None,
     /// No. Perhaps they are being replaced one after the other.
     Seen,
@@ -110,7 +110,7 @@ struct Files([Option<FileState>; 2]);
 type FileState = (u64, u64, i64, i64);
 
 impl Files {
-    fn of(identity: &Identity) -> Self {
+    fn of(identity: &TlsIdentity) -> Self {
         let state = |path: &Path| {
             let file = std::fs::metadata(path).ok()?;
             Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
@@ -120,12 +120,13 @@ impl Files {
 }
 
 impl Certificate {
-    fn read(identity: Identity) -> Self {
+    fn read(identity: TlsIdentity) -> Self {
         let files = Files::of(&identity);
         let loaded = load(&identity);
-        let trouble = if loaded.is_err() { Trouble::Told } else { Trouble::None };
+        let trouble =
+            if loaded.is_err() { CertificateTrouble::Told } else { CertificateTrouble::None };
         let shown = loaded.map_err(|text| raise_unusable(&text, None)).ok();
-        let state = State { shown, files, trouble, warned_at: None };
+        let state = CertificateState { shown, files, trouble, warned_at: None };
         let certificate = Self { identity, state: Mutex::new(state) };
         certificate.look(clock::now());
         certificate
@@ -141,7 +142,7 @@ impl Certificate {
     fn look(&self, now: Timestamp) {
         let files = Files::of(&self.identity);
         let mut state = lock(&self.state);
-        if files != state.files || state.trouble != Trouble::None {
+        if files != state.files || state.trouble != CertificateTrouble::None {
             match load(&self.identity) {
                 Ok(shown) => state.show(shown, files, &self.identity),
                 Err(text) => state.keep(&text, files),
@@ -151,31 +152,32 @@ impl Certificate {
     }
 }
 
-impl State {
-    fn show(&mut self, shown: Shown, files: Files, identity: &Identity) {
+impl CertificateState {
+    fn show(&mut self, shown: ShownCertificate, files: Files, identity: &TlsIdentity) {
         info!(
             event = "certificate_loaded",
             file = %identity.certificate.display(),
             expires_at = %shown.expires_at,
             "clients are shown a new certificate"
         );
-        *self = Self { shown: Some(shown), files, trouble: Trouble::None, warned_at: None };
+        *self =
+            Self { shown: Some(shown), files, trouble: CertificateTrouble::None, warned_at: None };
     }
 
     fn keep(&mut self, text: &str, files: Files) {
         let is_same = self.files == files;
         self.files = files;
         self.trouble = match self.trouble {
-            Trouble::Told if is_same => Trouble::Told,
-            Trouble::Seen => {
+            CertificateTrouble::Told if is_same => CertificateTrouble::Told,
+            CertificateTrouble::Seen => {
                 raise_unusable(text, self.shown.as_ref());
-                Trouble::Told
+                CertificateTrouble::Told
             }
-            Trouble::None | Trouble::Told => Trouble::Seen,
+            CertificateTrouble::None | CertificateTrouble::Told => CertificateTrouble::Seen,
         };
     }
 
-    fn warn_of_expiry(&mut self, now: Timestamp, identity: &Identity) {
+    fn warn_of_expiry(&mut self, now: Timestamp, identity: &TlsIdentity) {
         let Some(shown) = &self.shown else { return };
         let is_fresh = |at| now.duration_since(at) < WARN_AGAIN;
         if now < shown.warn_from || self.warned_at.is_some_and(is_fresh) {
@@ -192,7 +194,7 @@ impl State {
     }
 }
 
-fn raise_unusable(text: &str, shown: Option<&Shown>) {
+fn raise_unusable(text: &str, shown: Option<&ShownCertificate>) {
     let instead = match shown {
         Some(_) => "the one before is still shown",
         None => "its listeners offer no TLS",
@@ -203,7 +205,7 @@ fn raise_unusable(text: &str, shown: Option<&Shown>) {
 /// # Errors
 ///
 /// The text of what is wrong.
-fn load(identity: &Identity) -> Result<Shown, String> {
+fn load(identity: &TlsIdentity) -> Result<ShownCertificate, String> {
     let LoadedIdentity { certified, issued_at, expires_at } =
         identity::load(identity).map_err(|error| error.to_string())?;
     let config = ServerConfig::builder_with_provider(Arc::new(identity::provider()))
@@ -213,7 +215,7 @@ fn load(identity: &Identity) -> Result<Shown, String> {
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     let ahead = (expires_at.duration_since(issued_at) / EXPIRY_WARNING_PART).min(EXPIRY_WARNING);
     let warn_from = expires_at.checked_sub(ahead).unwrap_or(Timestamp::MIN);
-    Ok(Shown { config: Arc::new(config), expires_at, warn_from })
+    Ok(ShownCertificate { config: Arc::new(config), expires_at, warn_from })
 }
 
 #[cfg(test)]
@@ -232,10 +234,10 @@ mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
-    fn in_files((certificate, key): &(String, String)) -> (TempDir, Identity) {
+    fn in_files((certificate, key): &(String, String)) -> (TempDir, TlsIdentity) {
         let dir = tempfile::tempdir().unwrap();
         let identity =
-            Identity { certificate: dir.path().join("cert"), key: dir.path().join("key") };
+            TlsIdentity { certificate: dir.path().join("cert"), key: dir.path().join("key") };
         write(&identity.certificate, certificate).unwrap();
         write(&identity.key, key).unwrap();
         (dir, identity)
@@ -259,14 +261,14 @@ mod tests {
         write(&identity.certificate, &second.0).unwrap();
         certificate.look(NOW);
         assert!(Arc::ptr_eq(&before, &shown(&certificate)), "the key is still the other's");
-        assert_eq!(certificate.state.lock().unwrap().trouble, Trouble::Seen);
+        assert_eq!(certificate.state.lock().unwrap().trouble, CertificateTrouble::Seen);
         certificate.look(NOW);
-        assert_eq!(certificate.state.lock().unwrap().trouble, Trouble::Told);
+        assert_eq!(certificate.state.lock().unwrap().trouble, CertificateTrouble::Told);
 
         write(&identity.key, &second.1).unwrap();
         certificate.look(NOW);
         assert!(!Arc::ptr_eq(&before, &shown(&certificate)));
-        assert_eq!(certificate.state.lock().unwrap().trouble, Trouble::None);
+        assert_eq!(certificate.state.lock().unwrap().trouble, CertificateTrouble::None);
     }
 
     #[test]

@@ -6,68 +6,68 @@
 use std::sync::Arc;
 
 use smtp::command::{Brackets, Mail, Rcpt, Recipient};
-use smtp::server::{Client, Session, Step};
+use smtp::server::{Client, ServerStep, Session};
 use smtp::{Response, ReversePath, Status};
 use spool::MessageId;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::arrival::Arrival;
+use super::arrival::ClientArrival;
 use super::dialogue::Dialogue;
-use super::envelope::{self, Addressee, Asked, Recipients, Times};
+use super::envelope::{self, AcceptedRecipient, Recipients, Requested, Times};
 use super::fixups::Fixups;
-use super::incoming::Incoming;
+use super::incoming::IncomingContent;
 use super::peer::{Peer, TlsFacts};
 use super::received::{Means, Trace};
-use super::refusal::{self, Refusal};
+use super::refusal::{self, ClientRefusal};
 use super::rules::{self, recipients_max};
-use super::shared::Shared;
+use super::shared::SessionsShared;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config};
-use crate::place::Place;
+use crate::place::ClientPlace;
 use crate::queue::free_space::Reservation;
 use crate::queue::intake::NotNow;
 use crate::queue::rates::{Rate, Sender};
 
 /// What answers one session.
 #[derive(Debug)]
-pub(super) struct Desk {
-    shared: Arc<Shared>,
+pub(super) struct SmtpHandler {
+    shared: Arc<SessionsShared>,
     /// How the client came in.
-    pub(super) arrival: Arrival,
+    pub(super) arrival: ClientArrival,
     /// Who it has proved to be.
     pub(super) login: Option<Login>,
     /// How far a login is.
     pub(super) dialogue: Option<Dialogue>,
-    transaction: Option<Transaction>,
+    transaction: Option<OpenTransaction>,
     /// Whose message was dropped before its content has ended.
     spoiled: Option<ReversePath>,
 }
 
 /// The connection ends.
-impl Drop for Desk {
+impl Drop for SmtpHandler {
     fn drop(&mut self) {
         self.abandon_login();
     }
 }
 
-fn not_now(not_now: NotNow) -> Refusal {
-    Refusal::NotNow(not_now.reply)
+fn not_now(not_now: NotNow) -> ClientRefusal {
+    ClientRefusal::NotNow(not_now.reply)
 }
 
 /// What MAIL, RCPT and DATA brought so far.
 #[derive(Debug)]
-struct Transaction {
-    asked: Asked,
-    message: Option<Incoming>,
+struct OpenTransaction {
+    asked: Requested,
+    message: Option<IncomingContent>,
     lease: Lease,
     /// On the disk.
     room: Reservation,
 }
 
-impl Desk {
-    pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
+impl SmtpHandler {
+    pub(super) fn new(shared: Arc<SessionsShared>, arrival: ClientArrival) -> Self {
         Self { shared, arrival, login: None, dialogue: None, transaction: None, spoiled: None }
     }
 
@@ -76,7 +76,7 @@ impl Desk {
     }
 
     /// Where it is.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> ClientPlace {
         self.arrival.peer.place()
     }
 
@@ -93,7 +93,7 @@ impl Desk {
     }
 
     /// The connection is under TLS now, and what the client said before does not count.
-    pub(super) fn secured(&mut self, tls: TlsFacts) -> &Arrival {
+    pub(super) fn secured(&mut self, tls: TlsFacts) -> &ClientArrival {
         self.transaction = None;
         self.login = None;
         self.dialogue = None;
@@ -109,7 +109,7 @@ impl Desk {
     /// May the session's buffer have `buffer` octets now?
     pub(super) fn lend(&mut self, buffer: usize) -> bool {
         self.transaction.as_mut().is_some_and(|transaction| {
-            let held = transaction.message.as_ref().map_or(0, Incoming::memory);
+            let held = transaction.message.as_ref().map_or(0, IncomingContent::memory);
             transaction.lease.lend_for_reading(buffer + transaction.asked.recipients.memory(), held)
         })
     }
@@ -122,21 +122,21 @@ impl Desk {
     }
 
     /// Does what `step` asks; `held` is what the session's buffers hold.
-    pub(super) async fn handle(&mut self, session: &mut Session, step: Step<'_>, held: Held) {
+    pub(super) async fn handle(&mut self, session: &mut Session, step: ServerStep<'_>, held: Held) {
         let buffer = held.now;
         match step {
-            Step::Content(piece) => self.content(piece, buffer).await,
-            Step::Sender(mail) => {
+            ServerStep::Content(piece) => self.content(piece, buffer).await,
+            ServerStep::Sender(mail) => {
                 let sender = mail.sender.clone();
                 if self.arrival.is_up_to_date() {
                     let answer = self.sender(mail, held);
                     self.answer(session, answer, Some(sender.as_str()), None);
                 } else {
-                    Refusal::DoorChanged.log(self.arrival.peer, Some(sender.as_str()), None);
-                    session.close(&Refusal::DoorChanged.response());
+                    ClientRefusal::DoorChanged.log(self.arrival.peer, Some(sender.as_str()), None);
+                    session.close(&ClientRefusal::DoorChanged.response());
                 }
             }
-            Step::Recipient(rcpt) => {
+            ServerStep::Recipient(rcpt) => {
                 let text = match &rcpt.recipient {
                     Recipient::Mailbox(mailbox) => mailbox.as_str().to_owned(),
                     Recipient::Postmaster => "postmaster".to_owned(),
@@ -144,32 +144,36 @@ impl Desk {
                 let answer = self.recipient(rcpt, buffer);
                 self.answer(session, answer, self.sender_text().as_deref(), Some(&text));
             }
-            Step::Begin => {
+            ServerStep::Begin => {
                 let answer = self.begin(session.client(), buffer);
                 self.answer(session, answer, self.sender_text().as_deref(), None);
             }
-            Step::Spoiled => {
+            ServerStep::Spoiled => {
                 self.spoiled = self.transaction.take().map(|dropped| dropped.asked.mail.sender);
             }
-            Step::End => self.end(session, buffer).await,
-            Step::Refused(fault) => {
-                Refusal::Content(fault).log(self.arrival.peer, self.sender_text().as_deref(), None);
+            ServerStep::End => self.end(session, buffer).await,
+            ServerStep::Refused(fault) => {
+                ClientRefusal::Content(fault).log(
+                    self.arrival.peer,
+                    self.sender_text().as_deref(),
+                    None,
+                );
                 (self.transaction, self.spoiled) = (None, None);
             }
-            Step::Reset => self.transaction = None,
-            Step::Authenticate { mechanism, initial } => {
+            ServerStep::Reset => self.transaction = None,
+            ServerStep::Authenticate { mechanism, initial } => {
                 self.authenticate(session, mechanism, initial).await;
             }
-            Step::AuthResponse(message) => self.respond(session, &message).await,
-            Step::AuthEnded => self.abandon_login(),
-            Step::StartTls | Step::Input | Step::Output | Step::Close => {}
+            ServerStep::AuthResponse(message) => self.respond(session, &message).await,
+            ServerStep::AuthEnded => self.abandon_login(),
+            ServerStep::StartTls | ServerStep::Input | ServerStep::Output | ServerStep::Close => {}
         }
     }
 
     fn answer(
         &self,
         session: &mut Session,
-        answer: Result<(), Refusal>,
+        answer: Result<(), ClientRefusal>,
         sender: Option<&str>,
         recipient: Option<&str>,
     ) {
@@ -190,23 +194,23 @@ impl Desk {
     }
 
     /// Asked at each step up to the commit: between two of them a user may be removed, a rule come, a drain begin.
-    fn may_send(&self, config: &Config) -> Result<(), Refusal> {
+    fn may_send(&self, config: &Config) -> Result<(), ClientRefusal> {
         rules::client(config, self.auth(), &self.arrival, self.login.as_ref())?;
-        if self.shared.intake.is_draining() { Err(Refusal::Draining) } else { Ok(()) }
+        if self.shared.intake.is_draining() { Err(ClientRefusal::Draining) } else { Ok(()) }
     }
 
     /// The same for all of a transaction.
-    fn may_go_on(&self, config: &Config, asked: &Asked) -> Result<(), Refusal> {
+    fn may_go_on(&self, config: &Config, asked: &Requested) -> Result<(), ClientRefusal> {
         self.may_send(config)?;
         rules::sender(config, self.login.as_ref(), &asked.mail.sender)?;
-        let is_allowed = |addressee: &Addressee| {
+        let is_allowed = |addressee: &AcceptedRecipient| {
             rules::recipient(config, &addressee.written, self.arrival.local)?;
             rules::target(config, &addressee.mailbox)
         };
         asked.recipients.all().iter().try_for_each(is_allowed)
     }
 
-    fn sender(&mut self, mail: Mail, held: Held) -> Result<(), Refusal> {
+    fn sender(&mut self, mail: Mail, held: Held) -> Result<(), ClientRefusal> {
         let config = self.shared.config();
         self.may_send(&config)?;
         rules::sender(&config, self.login.as_ref(), &mail.sender)?;
@@ -215,18 +219,18 @@ impl Desk {
         let size = mail.size.unwrap_or_default();
         let room = self.shared.intake.room_for(self.borrower(), size).map_err(not_now)?;
         let lease = self.shared.budget.message(self.borrower(), held.guarantee());
-        let mut lease = lease.ok_or(Refusal::NoMemory)?;
+        let mut lease = lease.ok_or(ClientRefusal::NoMemory)?;
         // More than the guarantee only behind another message, whose buffer is still there.
         if !lease.cover_message(held.now, 0) {
-            return Err(Refusal::NoMemory);
+            return Err(ClientRefusal::NoMemory);
         }
         if let Some(max) = config.limits.messages_per_client_per_minute
             && self.shared.rates.message(self.place(), max, Instant::now()) == Rate::Over
         {
-            return Err(Refusal::TooFast);
+            return Err(ClientRefusal::TooFast);
         }
-        let asked = Asked { mail, times, recipients: Recipients::default() };
-        self.transaction = Some(Transaction { asked, message: None, lease, room });
+        let asked = Requested { mail, times, recipients: Recipients::default() };
+        self.transaction = Some(OpenTransaction { asked, message: None, lease, room });
         Ok(())
     }
 
@@ -256,41 +260,42 @@ impl Desk {
         }
     }
 
-    fn recipient(&mut self, rcpt: Rcpt, buffer: usize) -> Result<(), Refusal> {
+    fn recipient(&mut self, rcpt: Rcpt, buffer: usize) -> Result<(), ClientRefusal> {
         let config = self.shared.config();
         // Not whether the relay is drained: list managers take a 4yz to RCPT for a bounce. DATA is told so.
         rules::client(&config, self.auth(), &self.arrival, self.login.as_ref())?;
         let mailboxes = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         mailboxes.iter().try_for_each(|mailbox| rules::target(&config, mailbox))?;
         let addressees = mailboxes.iter().map(|mailbox| {
-            let domain = mailbox.domain().name().ok_or(Refusal::AddressLiteral)?.clone();
-            Ok(Addressee::new(&rcpt, mailbox.clone(), domain))
+            let domain = mailbox.domain().name().ok_or(ClientRefusal::AddressLiteral)?.clone();
+            Ok(AcceptedRecipient::new(&rcpt, mailbox.clone(), domain))
         });
-        let addressees: Vec<Addressee> = addressees.collect::<Result<_, Refusal>>()?;
+        let addressees: Vec<AcceptedRecipient> =
+            addressees.collect::<Result<_, ClientRefusal>>()?;
         self.note(rcpt.brackets);
-        let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
+        let transaction = self.transaction.as_mut().ok_or(ClientRefusal::NotWritten)?;
         let recipients = &mut transaction.asked.recipients;
         // An alias may be more than one transaction takes. A recipient that is there already is no further copy; but a
         // client that repeats them for ever is not served for ever.
         let (before, most) = (recipients.all().len(), recipients_max(&config));
         let more = addressees.iter().filter(|addressee| !recipients.has(addressee)).count();
         if before > 0 && before + more > most || recipients.taken() >= REPEATED_MAX * most {
-            return Err(Refusal::TooManyRecipients);
+            return Err(ClientRefusal::TooManyRecipients);
         }
-        let more: usize = addressees.iter().map(Addressee::memory).sum();
+        let more: usize = addressees.iter().map(AcceptedRecipient::memory).sum();
         if !transaction.lease.cover_message(buffer + recipients.memory() + more, 0) {
-            return Err(Refusal::NoMemory);
+            return Err(ClientRefusal::NoMemory);
         }
         recipients.add(addressees);
         Ok(())
     }
 
-    fn begin(&mut self, client: Option<&Client>, buffer: usize) -> Result<(), Refusal> {
+    fn begin(&mut self, client: Option<&Client>, buffer: usize) -> Result<(), ClientRefusal> {
         let config = self.shared.config();
         if let Some(transaction) = &self.transaction {
             self.may_go_on(&config, &transaction.asked)?;
         }
-        let transaction = self.transaction.as_mut().ok_or(Refusal::NotWritten)?;
+        let transaction = self.transaction.as_mut().ok_or(ClientRefusal::NotWritten)?;
         let draft = self.shared.intake.draft();
         let (id, at, by) = (draft.id(), self.shared.intake.now(), config.hostname.domain());
         let recipient = match transaction.asked.recipients.all() {
@@ -308,7 +313,7 @@ impl Desk {
         };
         let field = Trace { client, peer, means, by, id, recipient, at }.field();
         let fixups = Fixups::new(self.arrival.repair(), id, by, at);
-        let mut message = Incoming::new(draft, fixups);
+        let mut message = IncomingContent::new(draft, fixups);
         let besides = buffer + transaction.asked.recipients.memory();
         message.append(field.as_bytes(), besides, &mut transaction.lease);
         transaction.message = Some(message);
@@ -317,7 +322,7 @@ impl Desk {
 
     async fn content(&mut self, piece: &[u8], buffer: usize) {
         if let Some(transaction) = &mut self.transaction
-            && let Transaction { asked, message: Some(message), lease, room } = transaction
+            && let OpenTransaction { asked, message: Some(message), lease, room } = transaction
         {
             let besides = buffer + asked.recipients.memory();
             let size = message.size_with(piece);
@@ -336,7 +341,7 @@ impl Desk {
     async fn end(&mut self, session: &mut Session, buffer: usize) {
         let sender = self.sender_text();
         if let Some(transaction) = &mut self.transaction
-            && let Transaction { asked, message: Some(message), lease, .. } = transaction
+            && let OpenTransaction { asked, message: Some(message), lease, .. } = transaction
         {
             message.end(buffer + asked.recipients.memory(), lease);
         }
@@ -350,11 +355,11 @@ impl Desk {
     }
 
     /// The message is safe when this returned its id, and gone when it did not.
-    async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, Refusal> {
-        let transaction = self.transaction.take().ok_or(Refusal::NotWritten)?;
+    async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, ClientRefusal> {
+        let transaction = self.transaction.take().ok_or(ClientRefusal::NotWritten)?;
         self.may_go_on(&self.shared.config(), &transaction.asked)?;
-        let Transaction { asked, message, lease, room, .. } = transaction;
-        let (draft, facts) = message.ok_or(Refusal::NotWritten)?.finish()?;
+        let OpenTransaction { asked, message, lease, room, .. } = transaction;
+        let (draft, facts) = message.ok_or(ClientRefusal::NotWritten)?.finish()?;
         let (count, size) = (asked.recipients.all().len(), facts.size);
         let sender = asked.mail.sender.as_str().to_owned();
         let user = self.login.as_ref().map(|login| login.name.clone());

@@ -16,12 +16,12 @@ use tracing::{info, warn};
 
 use super::bind::{self, Acceptor};
 use super::certificates::Certificates;
-use super::entrance::{Door, Entrance};
+use super::entrance::{ListenerView, OpenListener};
 use super::inherited::Inherited;
-use super::listener::{self, Site};
-use super::shared::Shared;
+use super::listener::{self, ListenerSite};
+use super::shared::SessionsShared;
 use crate::config::{
-    BareNewline, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
+    BareNewlines, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
 };
 use crate::delivery::outbound::Outbound;
 use crate::lock::lock;
@@ -33,7 +33,7 @@ const SUBMIT_SOCKET_MODE: u32 = 0o666;
 
 /// A door of the configuration.
 #[derive(Clone, Debug)]
-struct Wanted {
+struct WantedListener {
     /// The key that names its address.
     key: &'static str,
     listener: Listener,
@@ -44,9 +44,9 @@ struct Wanted {
 #[derive(Debug)]
 struct OpenDoor {
     address: ListenAddress,
-    /// As in [`Wanted`].
+    /// As in [`WantedListener`].
     socket_mode: u32,
-    entrance: watch::Sender<Arc<Entrance>>,
+    entrance: watch::Sender<Arc<ListenerView>>,
     /// Where it really listens.
     tcp: Vec<SocketAddr>,
     close: CancellationToken,
@@ -68,14 +68,14 @@ pub(crate) struct PreparedDoors(Vec<PreparedDoor>);
 
 #[derive(Debug)]
 struct PreparedDoor {
-    entrance: Arc<Entrance>,
+    entrance: Arc<ListenerView>,
     socket_mode: u32,
-    source: Source,
+    source: SocketSource,
 }
 
 /// Where the socket of a door comes from.
 #[derive(Debug)]
-enum Source {
+enum SocketSource {
     Kept,
     New(Vec<Acceptor>),
 }
@@ -83,7 +83,7 @@ enum Source {
 /// All doors.
 #[derive(Debug)]
 pub(crate) struct Doors {
-    site: Site,
+    site: ListenerSite,
     outbound: Arc<Outbound>,
     inherited: Inherited,
     certificates: Arc<Certificates>,
@@ -113,7 +113,7 @@ impl OpenDoor {
 impl Doors {
     /// None is open yet. Those that come in are tasks of `tracker`, and all doors close at `stop`.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SessionsShared>,
         outbound: Arc<Outbound>,
         inherited: Inherited,
         stop: CancellationToken,
@@ -121,7 +121,7 @@ impl Doors {
         let tracker = outbound.tracker.clone();
         let certificates = Arc::new(Certificates::default());
         tracker.spawn(Arc::clone(&certificates).watch(stop.clone()));
-        let site = Site { shared, tracker, stop };
+        let site = ListenerSite { shared, tracker, stop };
         Self { site, outbound, inherited, certificates, open: Mutex::default() }
     }
 
@@ -145,10 +145,10 @@ impl Doors {
             let socket_mode = wanted.socket_mode;
             let source = if let Some(at) = kept.iter().position(|open| open == address) {
                 kept.swap_remove(at);
-                Source::Kept
+                SocketSource::Kept
             } else {
                 match bind::bind(address, socket_mode, &self.inherited) {
-                    Ok(acceptors) => Source::New(acceptors),
+                    Ok(acceptors) => SocketSource::New(acceptors),
                     Err(source) => {
                         let is_forgiven =
                             wanted.listener.is_default && bind::is_family_missing(&source);
@@ -171,7 +171,7 @@ impl Doors {
         }
     }
 
-    fn cannot_bind(&self, wanted: Wanted, source: io::Error) -> BindError {
+    fn cannot_bind(&self, wanted: WantedListener, source: io::Error) -> BindError {
         let address = wanted.listener.address;
         let is_ours = self.listening().iter().any(|own| match &address {
             ListenAddress::Tcp(tcp) => own.port() == tcp.port(),
@@ -185,9 +185,9 @@ impl Doors {
         BindError { key: wanted.key, address, source, hint }
     }
 
-    fn entrance(&self, listener: Listener) -> Entrance {
+    fn entrance(&self, listener: Listener) -> ListenerView {
         let certificate = listener.tls.as_ref().map(|identity| self.certificates.of(identity));
-        Entrance { listener, certificate }
+        ListenerView { listener, certificate }
     }
 
     /// Makes the doors those that were prepared. Cannot fail.
@@ -197,15 +197,15 @@ impl Doors {
         for PreparedDoor { entrance, socket_mode, source } in prepared.0 {
             let kept = before.iter().position(|door| door.address == entrance.listener.address);
             match (source, kept) {
-                (Source::Kept, Some(at)) => {
+                (SocketSource::Kept, Some(at)) => {
                     let mut door = before.remove(at);
                     door.let_in(socket_mode);
                     door.entrance.send_replace(entrance);
                     open.push(door);
                 }
                 // Only a bug could make it so: nothing closes doors but this.
-                (Source::Kept, None) => {}
-                (Source::New(acceptors), _) => {
+                (SocketSource::Kept, None) => {}
+                (SocketSource::New(acceptors), _) => {
                     open.push(self.open_door(entrance, socket_mode, acceptors));
                 }
             }
@@ -220,14 +220,14 @@ impl Doors {
 
     fn open_door(
         &self,
-        entrance: Arc<Entrance>,
+        entrance: Arc<ListenerView>,
         socket_mode: u32,
         acceptors: Vec<Acceptor>,
     ) -> OpenDoor {
         let address = entrance.listener.address.clone();
         let close = self.site.stop.child_token();
         let (sender, entrance) = watch::channel(entrance);
-        let door = Door(entrance);
+        let door = OpenListener(entrance);
         let tcp: Vec<_> = acceptors.iter().filter_map(Acceptor::tcp_address).collect();
         for acceptor in acceptors {
             let real =
@@ -247,20 +247,20 @@ impl Doors {
 }
 
 /// The doors that `config` has: its listeners, and last the one for programs of this machine.
-fn wanted(config: &Config) -> Vec<Wanted> {
-    let listeners = config.listeners.iter().map(|listener| Wanted {
+fn wanted(config: &Config) -> Vec<WantedListener> {
+    let listeners = config.listeners.iter().map(|listener| WantedListener {
         key: "listener.address",
         listener: listener.clone(),
         socket_mode: LISTENER_SOCKET_MODE,
     });
-    let submit = Wanted {
+    let submit = WantedListener {
         key: "submit.socket",
         listener: Listener {
             address: ListenAddress::Unix(config.submit.socket.clone()),
             mode: ListenerMode::Relay,
             tls: None,
             proxy_protocol_from: Vec::new(),
-            bare_newline: BareNewline::Reject,
+            bare_newline: BareNewlines::Reject,
             require_tls: false,
             missing_headers: MissingHeaders::Added,
             client_in_received: ClientInReceived::Shown,

@@ -10,12 +10,12 @@ use crate::config::Listener;
 
 /// What a door is for.
 #[derive(Clone, Debug)]
-pub(super) struct Entrance {
+pub(super) struct ListenerView {
     pub(super) listener: Listener,
     pub(super) certificate: Option<Arc<Certificate>>,
 }
 
-impl Entrance {
+impl ListenerView {
     /// Is there a certificate to begin TLS with?
     pub(super) fn can_secure(&self) -> bool {
         self.certificate.as_ref().is_some_and(|certificate| certificate.shown().is_some())
@@ -24,11 +24,11 @@ impl Entrance {
 
 /// The door that a client came through, as it is now.
 #[derive(Clone, Debug)]
-pub(super) struct Door(pub(super) watch::Receiver<Arc<Entrance>>);
+pub(super) struct OpenListener(pub(super) watch::Receiver<Arc<ListenerView>>);
 
-impl Door {
+impl OpenListener {
     /// What it is for; once it is gone, what it was for at last.
-    pub(super) fn entrance(&self) -> Arc<Entrance> {
+    pub(super) fn entrance(&self) -> Arc<ListenerView> {
         Arc::clone(&self.0.borrow())
     }
 
@@ -39,7 +39,7 @@ impl Door {
 }
 
 /// Will `peer` say first for whom it speaks?
-pub(super) fn is_proxy(peer: Peer, entrance: &Entrance) -> bool {
+pub(super) fn is_proxy(peer: Peer, entrance: &ListenerView) -> bool {
     match peer {
         Peer::Remote(address) => {
             entrance.listener.proxy_protocol_from.iter().any(|proxy| proxy.contains(address))

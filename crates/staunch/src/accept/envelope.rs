@@ -10,11 +10,12 @@ use smtp::params::{DeliverBy, Hold, Notify, OriginalRecipient};
 use smtp::server::Client;
 use smtp::{Domain, HostName, Mailbox, xtext};
 use spool::{
-    BodyFacts, Deadline, Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState,
+    BodyFacts, Deadline, MessageOptions, NewRecipient, RecipientOptions, RecipientState,
+    StoredEnvelope,
 };
 
 use super::peer::Peer;
-use super::refusal::Refusal;
+use super::refusal::ClientRefusal;
 use crate::auth::users::UserName;
 use crate::config::Config;
 use crate::delivery::route;
@@ -30,7 +31,7 @@ pub(super) const DELIVER_BY_SECONDS_MIN: u32 = 60;
 
 /// What MAIL and RCPT said so far.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Requested {
     /// The arguments of MAIL.
     pub(super) mail: Mail,
     /// The times among them.
@@ -43,7 +44,7 @@ pub(super) struct Asked {
 /// one mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Recipients {
-    all: Vec<Addressee>,
+    all: Vec<AcceptedRecipient>,
     /// Where each stands, by the hash of its [`key`], which costs less than the key. Of two with one hash the later is added again.
     places: HashMap<u64, usize>,
     /// RCPTs that were taken.
@@ -54,7 +55,7 @@ pub(super) struct Recipients {
 
 impl Recipients {
     /// In the order in which they came.
-    pub(super) fn all(&self) -> &[Addressee] {
+    pub(super) fn all(&self) -> &[AcceptedRecipient] {
         &self.all
     }
 
@@ -69,7 +70,7 @@ impl Recipients {
     }
 
     /// Is it there already?
-    pub(super) fn has(&self, addressee: &Addressee) -> bool {
+    pub(super) fn has(&self, addressee: &AcceptedRecipient) -> bool {
         self.place(&addressee.mailbox).is_some()
     }
 
@@ -80,12 +81,12 @@ impl Recipients {
     }
 
     /// Those of one RCPT: more, or what is asked for one that is there already.
-    pub(super) fn add(&mut self, addressees: Vec<Addressee>) {
+    pub(super) fn add(&mut self, addressees: Vec<AcceptedRecipient>) {
         self.taken += 1;
         addressees.into_iter().for_each(|addressee| self.add_one(addressee));
     }
 
-    fn add_one(&mut self, addressee: Addressee) {
+    fn add_one(&mut self, addressee: AcceptedRecipient) {
         self.memory += addressee.memory();
         match self.place(&addressee.mailbox).and_then(|place| self.all.get_mut(place)) {
             None => {
@@ -110,7 +111,7 @@ fn key(mailbox: &Mailbox) -> (Cow<'_, str>, &Domain) {
 
 /// A recipient that was taken.
 #[derive(Debug)]
-pub(super) struct Addressee {
+pub(super) struct AcceptedRecipient {
     /// As the client wrote it first.
     pub(super) written: Recipient,
     /// Where its mail goes.
@@ -121,7 +122,7 @@ pub(super) struct Addressee {
     pub(super) options: RecipientOptions,
 }
 
-impl Addressee {
+impl AcceptedRecipient {
     pub(super) fn new(rcpt: &Rcpt, mailbox: Mailbox, domain: HostName) -> Self {
         let originals = original(rcpt, &mailbox).into();
         let options = RecipientOptions { notify: rcpt.notify, originals };
@@ -152,8 +153,8 @@ pub(super) struct Times {
 impl Times {
     /// # Errors
     ///
-    /// [`Refusal::BadHold`].
-    pub(super) fn new(mail: &Mail, now: Timestamp) -> Result<Self, Refusal> {
+    /// [`ClientRefusal::BadHold`].
+    pub(super) fn new(mail: &Mail, now: Timestamp) -> Result<Self, ClientRefusal> {
         let after = |seconds: i64| {
             now.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
         };
@@ -162,11 +163,11 @@ impl Times {
             None => None,
             Some(Hold::For(seconds)) => Some(after(i64::try_from(*seconds).unwrap_or(i64::MAX))),
             Some(Hold::Until(date)) => {
-                Some(date.parse::<Timestamp>().map_err(|_| Refusal::BadHold)?)
+                Some(date.parse::<Timestamp>().map_err(|_| ClientRefusal::BadHold)?)
             }
         };
         if not_before.is_some_and(|time| time > latest) {
-            return Err(Refusal::BadHold);
+            return Err(ClientRefusal::BadHold);
         }
         Ok(Self { now, not_before, deliver_by: mail.deliver_by.map(|by| after(by.seconds)) })
     }
@@ -189,11 +190,11 @@ impl Submission<'_> {
     pub(super) fn envelope(
         self,
         config: &Config,
-        asked: Asked,
+        asked: Requested,
         facts: BodyFacts,
         arrived_at: Timestamp,
-    ) -> Envelope {
-        let Asked { mail, times, recipients } = asked;
+    ) -> StoredEnvelope {
+        let Requested { mail, times, recipients } = asked;
         let deadline =
             |(by, at): (DeliverBy, Timestamp)| Deadline { at, mode: by.mode, trace: by.trace };
         let options = MessageOptions {
@@ -211,11 +212,11 @@ impl Submission<'_> {
             Rate::Over => RecipientState::Held,
         };
         let onward = onward(&options);
-        let recipient = |Addressee { mailbox, domain, options, .. }| {
+        let recipient = |AcceptedRecipient { mailbox, domain, options, .. }| {
             let lane = route::lane(config, &domain, onward);
             NewRecipient { mailbox, lane, options, state }
         };
-        Envelope {
+        StoredEnvelope {
             expires_at: expires_at(config, &mail.sender, options.begins_at(arrived_at)),
             sender: mail.sender,
             recipients: recipients.all.into_iter().map(recipient).collect(),

@@ -6,7 +6,7 @@ use smtp::RemoteText;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::entrance::Entrance;
+use super::entrance::ListenerView;
 use super::pace::HANDSHAKE_TIMEOUT;
 use super::peer::Peer;
 use super::stream::{Socket, TlsStream};
@@ -20,7 +20,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 /// `None`: it failed, or there is no certificate, which is in the log since it could not be read. `received` was read already.
 pub(super) async fn handshake(
     socket: Socket,
-    entrance: &Entrance,
+    entrance: &ListenerView,
     received: &[u8],
     peer: Peer,
 ) -> Option<TlsStream> {

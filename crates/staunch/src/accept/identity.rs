@@ -12,13 +12,13 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::Identity;
+use crate::config::TlsIdentity;
 use crate::regular_file;
 
 /// Ours: over ten times the largest chain with the largest key.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
-/// What the files of an [`Identity`] say.
+/// What the files of an [`TlsIdentity`] say.
 #[derive(Debug)]
 pub(crate) struct LoadedIdentity {
     /// The chain and its key, which belong together.
@@ -31,14 +31,14 @@ pub(crate) struct LoadedIdentity {
 
 /// Which of the two files is at fault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Part {
+pub(crate) enum IdentityPart {
     /// `tls_certificate`.
     Certificate,
     /// `tls_key`.
     Key,
 }
 
-impl Part {
+impl IdentityPart {
     /// The key of the configuration.
     pub(crate) fn key(self) -> &'static str {
         match self {
@@ -53,14 +53,14 @@ impl Part {
 #[error("{:?}: {fault}", path.display().to_string())]
 pub(crate) struct IdentityError {
     /// Which of the two it is.
-    pub(crate) part: Part,
+    pub(crate) part: IdentityPart,
     path: PathBuf,
-    fault: Fault,
+    fault: IdentityFault,
 }
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+enum IdentityFault {
     #[error("{0}; staunch must be able to read it as the user that it runs as")]
     Unreadable(#[source] io::Error),
     #[error("over {PEM_BYTES_MAX} bytes: not a file of certificates or keys")]
@@ -84,17 +84,17 @@ enum Fault {
 /// # Errors
 ///
 /// [`IdentityError`].
-pub(crate) fn load(identity: &Identity) -> Result<LoadedIdentity, IdentityError> {
-    let Identity { certificate, key } = identity;
+pub(crate) fn load(identity: &TlsIdentity) -> Result<LoadedIdentity, IdentityError> {
+    let TlsIdentity { certificate, key } = identity;
     let failed = |part, path: &PathBuf| {
         let path = path.clone();
         move |fault| IdentityError { part, path, fault }
     };
-    let Chain { chain, issued_at, expires_at } =
-        read_chain(certificate).map_err(failed(Part::Certificate, certificate))?;
+    let CertificateChain { chain, issued_at, expires_at } =
+        read_chain(certificate).map_err(failed(IdentityPart::Certificate, certificate))?;
     let certified = read_key(key)
         .and_then(|key| CertifiedKey::from_der(chain, key, &provider()).map_err(Into::into))
-        .map_err(failed(Part::Key, key))?;
+        .map_err(failed(IdentityPart::Key, key))?;
     Ok(LoadedIdentity { certified, issued_at, expires_at })
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn provider() -> CryptoProvider {
     rustls::crypto::aws_lc_rs::default_provider()
 }
 
-impl From<rustls::Error> for Fault {
+impl From<rustls::Error> for IdentityFault {
     /// What is wrong with a key beside its certificate.
     #[expect(clippy::wildcard_enum_match_arm, reason = "rustls's enum, which may grow")]
     fn from(error: rustls::Error) -> Self {
@@ -114,41 +114,42 @@ impl From<rustls::Error> for Fault {
     }
 }
 
-struct Chain {
+struct CertificateChain {
     chain: Vec<CertificateDer<'static>>,
     issued_at: Timestamp,
     expires_at: Timestamp,
 }
 
-fn read_chain(path: &Path) -> Result<Chain, Fault> {
+fn read_chain(path: &Path) -> Result<CertificateChain, IdentityFault> {
     let text = read(path)?;
-    let chain =
-        CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(Fault::Pem)?;
-    let first = chain.first().ok_or(Fault::NoCertificate)?;
+    let chain = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(IdentityFault::Pem)?;
+    let first = chain.first().ok_or(IdentityFault::NoCertificate)?;
     let (_, parsed) =
-        x509_parser::parse_x509_certificate(first).map_err(|_| Fault::BadCertificate)?;
+        x509_parser::parse_x509_certificate(first).map_err(|_| IdentityFault::BadCertificate)?;
     let validity = parsed.validity();
     let issued_at =
         Timestamp::from_second(validity.not_before.timestamp()).unwrap_or(Timestamp::MIN);
     let expires_at =
         Timestamp::from_second(validity.not_after.timestamp()).unwrap_or(Timestamp::MAX);
-    Ok(Chain { chain, issued_at, expires_at })
+    Ok(CertificateChain { chain, issued_at, expires_at })
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum, which may grow")]
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Fault> {
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityFault> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => Fault::NoKey,
-        other => Fault::Pem(other),
+        pem::Error::NoItemsFound => IdentityFault::NoKey,
+        other => IdentityFault::Pem(other),
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+fn read(path: &Path) -> Result<Vec<u8>, IdentityFault> {
     let mut text = Vec::new();
-    let file = regular_file::open(path).map_err(Fault::Unreadable)?;
-    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut text).map_err(Fault::Unreadable)?;
+    let file = regular_file::open(path).map_err(IdentityFault::Unreadable)?;
+    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut text).map_err(IdentityFault::Unreadable)?;
     let is_short = u64::try_from(text.len()).is_ok_and(|length| length <= PEM_BYTES_MAX);
-    if is_short { Ok(text) } else { Err(Fault::TooLong) }
+    if is_short { Ok(text) } else { Err(IdentityFault::TooLong) }
 }
 
 #[cfg(test)]
@@ -179,16 +180,16 @@ mod tests {
             ("cert", "key", None),
             ("chain", "key", None),
             ("both", "both", None),
-            ("none", "key", Some((Part::Certificate, "No such file"))),
-            ("cert", "none", Some((Part::Key, "as the user that it runs as"))),
-            ("empty", "key", Some((Part::Certificate, "no certificate in PEM form"))),
-            ("damaged", "key", Some((Part::Certificate, "damaged PEM"))),
-            ("cert", "empty", Some((Part::Key, "no private key in PEM form"))),
-            ("cert", "cert", Some((Part::Key, "no private key in PEM form"))),
-            ("cert", "other", Some((Part::Key, "not the key of the first certificate"))),
+            ("none", "key", Some((IdentityPart::Certificate, "No such file"))),
+            ("cert", "none", Some((IdentityPart::Key, "as the user that it runs as"))),
+            ("empty", "key", Some((IdentityPart::Certificate, "no certificate in PEM form"))),
+            ("damaged", "key", Some((IdentityPart::Certificate, "damaged PEM"))),
+            ("cert", "empty", Some((IdentityPart::Key, "no private key in PEM form"))),
+            ("cert", "cert", Some((IdentityPart::Key, "no private key in PEM form"))),
+            ("cert", "other", Some((IdentityPart::Key, "not the key of the first certificate"))),
         ];
         for (certificate, key, want) in cases {
-            let identity = Identity { certificate: at(certificate), key: at(key) };
+            let identity = TlsIdentity { certificate: at(certificate), key: at(key) };
             let got = load(&identity);
             match (got, want) {
                 (Ok(loaded), None) => assert!(loaded.expires_at > Timestamp::UNIX_EPOCH),

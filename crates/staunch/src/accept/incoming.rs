@@ -8,20 +8,20 @@ use spool::{BodyFacts, Draft, INLINE_BODY_MAX, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::fixups::Fixups;
-use super::refusal::Refusal;
+use super::refusal::ClientRefusal;
 use crate::budget::Lease;
 use crate::message::Facts;
 
 /// The message so far.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct IncomingContent {
     facts: Facts,
     /// Until the message has ended.
     fixups: Option<Fixups>,
-    draft: Result<Draft, Refusal>,
+    draft: Result<Draft, ClientRefusal>,
 }
 
-impl Incoming {
+impl IncomingContent {
     pub(super) fn new(draft: Draft, fixups: Fixups) -> Self {
         Self { facts: Facts::new(), fixups: Some(fixups), draft: Ok(draft) }
     }
@@ -37,7 +37,7 @@ impl Incoming {
     }
 
     /// It is not taken, whatever comes.
-    pub(super) fn refuse(&mut self, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, refusal: ClientRefusal) {
         self.draft = Err(refusal);
         self.facts = Facts::new();
     }
@@ -75,12 +75,12 @@ impl Incoming {
     }
 
     /// The finished message, if it can be taken.
-    pub(super) fn finish(self) -> Result<(Draft, BodyFacts), Refusal> {
+    pub(super) fn finish(self) -> Result<(Draft, BodyFacts), ClientRefusal> {
         let draft = self.draft?;
         let facts = self.facts.finish();
         // One of the fields is ours.
         if facts.received_count > RECEIVED_FIELDS_MAX + 1 {
-            return Err(Refusal::MailLoop);
+            return Err(ClientRefusal::MailLoop);
         }
         Ok((draft, facts))
     }
@@ -91,11 +91,11 @@ fn append(
     piece: &[u8],
     buffer: usize,
     lease: &mut Lease,
-) -> Result<(), Refusal> {
+) -> Result<(), ClientRefusal> {
     if !lease.cover_message(buffer, memory_after(draft, piece.len())) {
         on_disk(|| draft.spill())?;
         if !lease.cover_message(buffer, 0) {
-            return Err(Refusal::NoMemory);
+            return Err(ClientRefusal::NoMemory);
         }
     }
     if is_on_disk(draft) || grows_too_large(draft, piece.len()) {
@@ -124,7 +124,7 @@ fn memory_after(draft: &Draft, more: usize) -> usize {
 }
 
 /// Writing to a file may wait for the disk: other sessions must not wait with it.
-fn on_disk(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), Refusal> {
+fn on_disk(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), ClientRefusal> {
     let threads = Handle::try_current().map(|handle| handle.runtime_flavor());
     let result = match threads {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -134,9 +134,9 @@ fn on_disk(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), Refusal>
 }
 
 /// The client is not told what our disk said; the operator is.
-fn not_written(error: StoreError) -> Refusal {
+fn not_written(error: StoreError) -> ClientRefusal {
     tracing::error!(event = "store_failed", %error, "a message could not be written");
-    Refusal::NotWritten
+    ClientRefusal::NotWritten
 }
 
 fn octets(count: usize) -> u64 {
@@ -152,22 +152,28 @@ mod tests {
     use super::super::fixups::Repair;
     use super::super::stream::{GREEDIEST, READ_OCTETS};
     use super::*;
-    use crate::budget::{Borrower, Budget, HEADER_OCTETS, Held, RECIPIENTS_OCTETS, Shares};
-    use crate::place::Place;
+    use crate::budget::{Borrower, Budget, HEADER_OCTETS, Held, MemoryShares, RECIPIENTS_OCTETS};
+    use crate::place::ClientPlace;
 
     const CLEAR: Held = Held { now: READ_OCTETS, least: READ_OCTETS };
 
     /// What became of a message in a session that holds `held` and has recipients, and the most memory that it
     /// held itself.
-    fn receive(pieces: &[&[u8]], limit: u64, held: Held) -> (Result<BodyFacts, Refusal>, usize) {
+    fn receive(
+        pieces: &[&[u8]],
+        limit: u64,
+        held: Held,
+    ) -> (Result<BodyFacts, ClientRefusal>, usize) {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
-        let budget = Budget::new(Shares { arriving: limit, kept_back: 0, accepted: 0, notices: 0 });
-        let mut lease = budget.message(Borrower::Place(Place::Local(1)), held.guarantee()).unwrap();
+        let budget =
+            Budget::new(MemoryShares { arriving: limit, kept_back: 0, accepted: 0, notices: 0 });
+        let mut lease =
+            budget.message(Borrower::Place(ClientPlace::Local(1)), held.guarantee()).unwrap();
         let draft = spool.draft(spool.new_id(Timestamp::UNIX_EPOCH));
         let hostname = Domain::parse("relay.example").unwrap();
         let fixups = Fixups::new(Repair::Nothing, draft.id(), &hostname, Timestamp::UNIX_EPOCH);
-        let mut incoming = Incoming::new(draft, fixups);
+        let mut incoming = IncomingContent::new(draft, fixups);
         let mut most = 0;
         for piece in pieces {
             incoming.write(piece, held.now + RECIPIENTS_OCTETS, &mut lease);
@@ -186,7 +192,7 @@ mod tests {
             let fields = "Received: from a by b\r\n".repeat(others + 1);
             let (finished, _) = receive(&[fields.as_bytes(), b"\r\nbody\r\n"], 1 << 20, CLEAR);
             assert_eq!(finished.is_ok(), want, "{others}");
-            assert!(want || finished == Err(Refusal::MailLoop));
+            assert!(want || finished == Err(ClientRefusal::MailLoop));
         }
     }
 

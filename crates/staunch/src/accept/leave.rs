@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::stream::{READ_OCTETS, Stream};
+use super::stream::{ClientStream, READ_OCTETS};
 
 /// After our last word: how long, and for how many octets, the client is still listened to. Closing
 /// with input unread would make the system take the last word back (RFC 9293 §3.6.1).
@@ -13,11 +13,11 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 const LINGER_OCTETS: usize = 256 * 1024;
 
 /// Closes so that the client gets to read our last word.
-pub(super) async fn leave(stream: &mut Stream) -> io::Result<()> {
+pub(super) async fn leave(stream: &mut ClientStream) -> io::Result<()> {
     timeout(LINGER, listen_on(stream)).await.unwrap_or(Ok(()))
 }
 
-async fn listen_on(stream: &mut Stream) -> io::Result<()> {
+async fn listen_on(stream: &mut ClientStream) -> io::Result<()> {
     stream.shutdown().await?;
     // Under TLS, too, only what the socket has: what comes now is nobody's, and the library fails hard where it
     // should answer a damaged record with an alert after it has said that it closes.

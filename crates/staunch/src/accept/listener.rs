@@ -10,11 +10,11 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::bind::Acceptor;
-use super::entrance::{Door, is_proxy};
+use super::entrance::{OpenListener, is_proxy};
 use super::peer::Peer;
-use super::refusal::Refusal;
+use super::refusal::ClientRefusal;
 use super::session::{self, Newcomer};
-use super::shared::Shared;
+use super::shared::SessionsShared;
 use super::stream::Socket;
 use crate::config::ListenerMode;
 
@@ -26,15 +26,20 @@ const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// What all doors share.
 #[derive(Clone, Debug)]
-pub(super) struct Site {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct ListenerSite {
+    pub(super) shared: Arc<SessionsShared>,
     /// Of the sessions, which end by themselves.
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
 /// Lets clients in until `close`; then the socket closes.
-pub(super) async fn listen(acceptor: Acceptor, door: Door, site: Site, close: CancellationToken) {
+pub(super) async fn listen(
+    acceptor: Acceptor,
+    door: OpenListener,
+    site: ListenerSite,
+    close: CancellationToken,
+) {
     while let Some(accepted) = close.run_until_cancelled(acceptor.accept()).await {
         if !site.welcome(accepted, &door) {
             let _closed = close.run_until_cancelled(sleep(ACCEPT_REST)).await;
@@ -53,9 +58,9 @@ pub(super) async fn listen(acceptor: Acceptor, door: Door, site: Site, close: Ca
     }
 }
 
-impl Site {
+impl ListenerSite {
     /// `false` if the system has no room for a connection, and trying again at once is of no use.
-    fn welcome(&self, accepted: io::Result<(Socket, Peer)>, door: &Door) -> bool {
+    fn welcome(&self, accepted: io::Result<(Socket, Peer)>, door: &OpenListener) -> bool {
         match accepted {
             Ok((socket, peer)) => {
                 if let Some(newcomer) = self.admit(socket, peer, door) {
@@ -74,7 +79,7 @@ impl Site {
     }
 
     /// Has one more client a place? If not, it is told so.
-    fn admit(&self, socket: Socket, peer: Peer, door: &Door) -> Option<Newcomer> {
+    fn admit(&self, socket: Socket, peer: Peer, door: &OpenListener) -> Option<Newcomer> {
         let entrance = door.entrance();
         let config = self.shared.config();
         let visitors = &self.shared.visitors;
@@ -84,11 +89,11 @@ impl Site {
             visitors.enter(peer, peer.standing(&config), &config.limits)
         };
         if visit.is_none() {
-            Refusal::TooManyConnections.log(peer, None, None);
+            ClientRefusal::TooManyConnections.log(peer, None, None);
             match entrance.listener.mode {
                 ListenerMode::Relay | ListenerMode::Submission => {
                     // A new socket has room for a line; whoever does not get it sees the connection end.
-                    let text = Refusal::TooManyConnections.response().to_string();
+                    let text = ClientRefusal::TooManyConnections.response().to_string();
                     let _told = socket.try_write(text.as_bytes());
                 }
                 // It waits for TLS, which would cost more than it may.

@@ -9,12 +9,12 @@ use smtp::server::Session;
 use smtp::{RemoteText, Response, Status};
 use tokio::time::sleep;
 
-use super::arrival::Arrival;
-use super::desk::Desk;
+use super::arrival::ClientArrival;
+use super::desk::SmtpHandler;
 use super::dialogue::{Dialogue, Exchange};
 use super::peer::TlsFacts;
-use super::refusal::Refusal;
-use crate::auth::{Auth, Offered, Penalty, Verdict};
+use super::refusal::ClientRefusal;
+use crate::auth::{Auth, LoginVerdict, Offered, Penalty};
 
 /// Random octets of a nonce, which makes each exchange another one (RFC 5802 §5.1).
 const NONCE_OCTETS: usize = 18;
@@ -22,18 +22,18 @@ const NONCE_OCTETS: usize = 18;
 const TLS_EXPORTER: &str = "tls-exporter";
 
 /// What to say to a message of the client.
-enum Turn {
+enum LoginStep {
     Challenge(Vec<u8>, Dialogue),
     End {
         user: Box<str>,
-        verdict: Verdict,
+        verdict: LoginVerdict,
     },
     /// It is no message of this mechanism.
     Malformed,
 }
 
 /// What can be offered on this connection, if users may log in at this door.
-pub(super) fn mechanisms(auth: &Auth, arrival: &Arrival) -> Mechanisms {
+pub(super) fn mechanisms(auth: &Auth, arrival: &ClientArrival) -> Mechanisms {
     let passwords = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
     match auth.offered() {
         Offered::Nothing => Mechanisms::NONE,
@@ -45,11 +45,11 @@ pub(super) fn mechanisms(auth: &Auth, arrival: &Arrival) -> Mechanisms {
     }
 }
 
-fn exporter(arrival: &Arrival) -> Option<&[u8; 32]> {
+fn exporter(arrival: &ClientArrival) -> Option<&[u8; 32]> {
     arrival.tls.as_ref().and_then(|TlsFacts { exporter, .. }| exporter.as_ref())
 }
 
-impl Desk {
+impl SmtpHandler {
     /// A login begins.
     pub(super) async fn authenticate(
         &mut self,
@@ -85,29 +85,31 @@ impl Desk {
         let turn = match dialogue {
             Dialogue::Plain => self.plain(message).await,
             Dialogue::LoginName => match parse_login(message) {
-                Some(name) => {
-                    Turn::Challenge(LOGIN_PASSWORD_PROMPT.into(), Dialogue::LoginPassword(name))
-                }
-                None => Turn::Malformed,
+                Some(name) => LoginStep::Challenge(
+                    LOGIN_PASSWORD_PROMPT.into(),
+                    Dialogue::LoginPassword(name),
+                ),
+                None => LoginStep::Malformed,
             },
             Dialogue::LoginPassword(name) => match parse_login(message) {
                 Some(password) => self.check(name, &password).await,
-                None => Turn::Malformed,
+                None => LoginStep::Malformed,
             },
             Dialogue::ScramFirst(mechanism) => self.scram_first(mechanism, message),
             Dialogue::ScramLast(exchange) => self.scram_last(*exchange, message).await,
-            Dialogue::ScramEnd(login) if message.is_empty() => {
-                Turn::End { user: login.name.as_str().into(), verdict: Verdict::Welcome(login) }
-            }
-            Dialogue::ScramEnd(_) => Turn::Malformed,
+            Dialogue::ScramEnd(login) if message.is_empty() => LoginStep::End {
+                user: login.name.as_str().into(),
+                verdict: LoginVerdict::Welcome(login),
+            },
+            Dialogue::ScramEnd(_) => LoginStep::Malformed,
         };
         match turn {
-            Turn::Challenge(challenge, next) => {
+            LoginStep::Challenge(challenge, next) => {
                 session.challenge(&challenge);
                 self.dialogue = Some(next);
             }
-            Turn::End { user, verdict } => self.end_login(session, &user, verdict).await,
-            Turn::Malformed => session.refuse(&malformed()),
+            LoginStep::End { user, verdict } => self.end_login(session, &user, verdict).await,
+            LoginStep::Malformed => session.refuse(&malformed()),
         }
     }
 
@@ -129,27 +131,29 @@ impl Desk {
         }
     }
 
-    async fn plain(&self, message: &[u8]) -> Turn {
+    async fn plain(&self, message: &[u8]) -> LoginStep {
         match Plain::parse(message) {
             // Nobody may act for others here.
             Some(plain) if plain.authorize_as().is_some_and(|other| other != plain.user()) => {
                 let verdict = self.auth().refuse(self.place());
-                Turn::End { user: plain.user().into(), verdict }
+                LoginStep::End { user: plain.user().into(), verdict }
             }
             Some(plain) => self.check(plain.user().into(), plain.password()).await,
-            None => Turn::Malformed,
+            None => LoginStep::Malformed,
         }
     }
 
-    async fn check(&self, user: Box<str>, password: &str) -> Turn {
+    async fn check(&self, user: Box<str>, password: &str) -> LoginStep {
         let verdict = self.auth().check(self.place(), &user, password).await;
-        Turn::End { user, verdict }
+        LoginStep::End { user, verdict }
     }
 
-    fn scram_first(&self, mechanism: Mechanism, message: &[u8]) -> Turn {
-        let Some(first) = ClientFirst::parse(message) else { return Turn::Malformed };
-        let refused =
-            |user: &str| Turn::End { user: user.into(), verdict: self.auth().refuse(self.place()) };
+    fn scram_first(&self, mechanism: Mechanism, message: &[u8]) -> LoginStep {
+        let Some(first) = ClientFirst::parse(message) else { return LoginStep::Malformed };
+        let refused = |user: &str| LoginStep::End {
+            user: user.into(),
+            verdict: self.auth().refuse(self.place()),
+        };
         let may_go_on = self.is_bound_as_offered(mechanism, first.binding())
             && first.authorize_as().is_none_or(|other| other == first.user());
         let mut nonce = [0; NONCE_OCTETS];
@@ -163,7 +167,7 @@ impl Desk {
         let nonce: String = nonce.iter().map(|octet| format!("{octet:02x}")).collect();
         let reply = first.reply(&nonce, challenged.salt(), challenged.iterations());
         let challenge = reply.message().into();
-        Turn::Challenge(
+        LoginStep::Challenge(
             challenge,
             Dialogue::ScramLast(Box::new(Exchange { first, reply, challenged })),
         )
@@ -189,43 +193,46 @@ impl Desk {
         }
     }
 
-    async fn scram_last(&self, exchange: Exchange, message: &[u8]) -> Turn {
+    async fn scram_last(&self, exchange: Exchange, message: &[u8]) -> LoginStep {
         let Exchange { first, reply, challenged } = exchange;
         let user = first.user().into();
         let Some(last) = ClientFinal::parse(message) else {
-            return Turn::End { user, verdict: self.auth().refuse(self.place()) };
+            return LoginStep::End { user, verdict: self.auth().refuse(self.place()) };
         };
         let exporter = exporter(&self.arrival).map_or(&[][..], |exporter| exporter);
         if last.channel_binding() != first.channel_binding(exporter) || !reply.is_answered_by(&last)
         {
-            return Turn::End { user, verdict: self.auth().refuse(self.place()) };
+            return LoginStep::End { user, verdict: self.auth().refuse(self.place()) };
         }
         let signed = reply.auth_message(&first, &last);
         let place = self.place();
         match self.auth().prove(place, challenged, signed.as_bytes(), last.proof()).await {
-            (Verdict::Welcome(login), signature) => {
+            (LoginVerdict::Welcome(login), signature) => {
                 let proof = server_final(Ok(&signature));
-                Turn::Challenge(proof.into(), Dialogue::ScramEnd(login))
+                LoginStep::Challenge(proof.into(), Dialogue::ScramEnd(login))
             }
-            (verdict @ (Verdict::Wrong(_) | Verdict::ShutOut | Verdict::Busy), _) => {
-                Turn::End { user, verdict }
-            }
+            (
+                verdict @ (LoginVerdict::Wrong(_) | LoginVerdict::ShutOut | LoginVerdict::Busy),
+                _,
+            ) => LoginStep::End { user, verdict },
         }
     }
 
-    async fn end_login(&mut self, session: &mut Session, user: &str, verdict: Verdict) {
+    async fn end_login(&mut self, session: &mut Session, user: &str, verdict: LoginVerdict) {
         let refusal = match verdict {
-            Verdict::Welcome(login) => {
+            LoginVerdict::Welcome(login) => {
                 self.login = Some(login);
                 session.authenticated();
                 return;
             }
-            Verdict::Wrong(Penalty::Wait(wait)) => {
+            LoginVerdict::Wrong(Penalty::Wait(wait)) => {
                 sleep(wait).await;
-                Refusal::LoginFailed
+                ClientRefusal::LoginFailed
             }
-            Verdict::Wrong(Penalty::ShutOut) | Verdict::ShutOut => Refusal::TooManyLogins,
-            Verdict::Busy => Refusal::LoginBusy,
+            LoginVerdict::Wrong(Penalty::ShutOut) | LoginVerdict::ShutOut => {
+                ClientRefusal::TooManyLogins
+            }
+            LoginVerdict::Busy => ClientRefusal::LoginBusy,
         };
         let response = refusal.response();
         tracing::info!(
@@ -238,7 +245,7 @@ impl Desk {
             "{}",
             response.text()
         );
-        if refusal == Refusal::TooManyLogins {
+        if refusal == ClientRefusal::TooManyLogins {
             session.close(&response);
         } else {
             session.refuse(&response);

@@ -37,4 +37,4 @@ mod visitors;
 
 pub(crate) use doors::{BindError, Doors, PreparedDoors};
 pub(crate) use inherited::Inherited;
-pub(crate) use shared::{Shared, shares};
+pub(crate) use shared::{SessionsShared, shares};

@@ -1,35 +1,36 @@
 //! What a session is offered, by what is known of the client and its connection.
 
 use jiff::{SignedDuration, Timestamp};
-use smtp::command::{Capability, Channel, FutureRelease, Limits, Offer};
+use smtp::command::{Capability, FutureRelease, Offer, OfferedLimits, SessionChannel};
 use smtp::data::Newlines;
-use smtp::server::{Access, Settings};
+use smtp::server::{SessionAccess, SessionSettings};
 
-use super::arrival::Arrival;
-use super::entrance::Entrance;
+use super::arrival::ClientArrival;
+use super::entrance::ListenerView;
 use super::envelope::{DELIVER_BY_SECONDS_MIN, HOLD_SECONDS_MAX};
 use super::login;
 use super::rules::recipients_max;
 use crate::auth::Auth;
-use crate::config::{BareNewline, Config, ListenerMode};
+use crate::config::{BareNewlines, Config, ListenerMode};
 
 /// For a session that begins at `now`, or begins anew under TLS.
 pub(super) fn settings(
     config: &Config,
-    entrance: &Entrance,
-    arrival: &Arrival,
+    entrance: &ListenerView,
+    arrival: &ClientArrival,
     auth: &Auth,
     now: Timestamp,
-) -> Settings {
+) -> SessionSettings {
     let newlines = match entrance.listener.bare_newline {
-        BareNewline::Normalize if arrival.peer.is_trusted(config) => Newlines::Normalize,
-        BareNewline::Normalize | BareNewline::Reject => Newlines::Strict,
+        BareNewlines::Normalize if arrival.peer.is_trusted(config) => Newlines::Normalize,
+        BareNewlines::Normalize | BareNewlines::Reject => Newlines::Strict,
     };
-    let access = if arrival.mode.is_for_users() { Access::Users } else { Access::Anyone };
-    Settings {
+    let access =
+        if arrival.mode.is_for_users() { SessionAccess::Users } else { SessionAccess::Anyone };
+    SessionSettings {
         hostname: config.hostname.domain().clone(),
         offer: offer(config, entrance, arrival, auth, now),
-        channel: if arrival.tls.is_some() { Channel::Tls } else { Channel::Clear },
+        channel: if arrival.tls.is_some() { SessionChannel::Tls } else { SessionChannel::Clear },
         access,
         errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
         newlines,
@@ -39,12 +40,13 @@ pub(super) fn settings(
 /// What needs TLS is left out by the session where there is none, and STARTTLS where there is.
 fn offer(
     config: &Config,
-    entrance: &Entrance,
-    arrival: &Arrival,
+    entrance: &ListenerView,
+    arrival: &ClientArrival,
     auth: &Auth,
     now: Timestamp,
 ) -> Offer {
-    let limits = Limits { rcpt_max: u32::try_from(recipients_max(config)).ok(), mail_max: None };
+    let limits =
+        OfferedLimits { rcpt_max: u32::try_from(recipients_max(config)).ok(), mail_max: None };
     let mut offer = Offer::new(config.limits.message_size)
         .with(Capability::Pipelining)
         .with(Capability::EightBitMime)

@@ -13,7 +13,7 @@ const BLOCK_OCTETS: usize = 64 * 1024;
 
 /// The time that a client has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct ClientTimeouts {
     /// For a command, or a block of content.
     limit: Duration,
     deadline: Instant,
@@ -21,7 +21,7 @@ pub(super) struct Pace {
     block: usize,
 }
 
-impl Pace {
+impl ClientTimeouts {
     /// From `now` on.
     pub(super) fn new(now: Instant, limit: Duration) -> Self {
         Self { limit, deadline: now + limit, block: 0 }
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_client_has_its_time_from_the_last_answer_on() {
         let start = Instant::now();
-        let mut pace = Pace::new(start, 5 * MINUTE);
+        let mut pace = ClientTimeouts::new(start, 5 * MINUTE);
         assert_eq!(pace.deadline() - start, 5 * MINUTE);
         pace.answered(start + 4 * MINUTE, 5 * MINUTE);
         assert_eq!(pace.deadline() - start, 9 * MINUTE);
@@ -72,7 +72,7 @@ mod tests {
     /// Feeds `octets` a second; how long until the time is over, if it ever is within `total` octets.
     fn fails_after(octets_per_second: usize, total: usize) -> Option<Duration> {
         let start = Instant::now();
-        let (mut pace, mut now, mut sent) = (Pace::new(start, 5 * MINUTE), start, 0);
+        let (mut pace, mut now, mut sent) = (ClientTimeouts::new(start, 5 * MINUTE), start, 0);
         while sent < total {
             now += SECOND;
             if now > pace.deadline() {

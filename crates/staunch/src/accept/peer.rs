@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use policy::TlsVersion;
 
 use crate::config::Config;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -22,16 +22,16 @@ pub(super) enum Peer {
     /// the clients behind it.
     Unnamed {
         /// Where the proxy is.
-        proxy: Place,
+        proxy: ClientPlace,
     },
 }
 
 impl Peer {
     /// Where it is, for counting.
-    pub(super) fn place(self) -> Place {
+    pub(super) fn place(self) -> ClientPlace {
         match self {
-            Self::Remote(address) => Place::of(address),
-            Self::Local { uid } => Place::Local(uid),
+            Self::Remote(address) => ClientPlace::of(address),
+            Self::Local { uid } => ClientPlace::Local(uid),
             Self::Unnamed { proxy } => proxy,
         }
     }
@@ -50,8 +50,8 @@ impl Peer {
     }
 
     /// May strangers fill its place?
-    pub(super) fn standing(self, config: &Config) -> Standing {
-        if self.is_trusted(config) { Standing::Trusted } else { Standing::Stranger }
+    pub(super) fn standing(self, config: &Config) -> ClientTrust {
+        if self.is_trusted(config) { ClientTrust::Trusted } else { ClientTrust::Stranger }
     }
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Peer {
 
 /// Does it matter to us whether this client finds a place?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Standing {
+pub(super) enum ClientTrust {
     /// It may relay.
     Trusted,
     /// Everybody else.

@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
-use smtp::proxy_header::{Header, Progress, V2_OCTETS_MAX, parse};
+use smtp::proxy_header::{HeaderProgress, ProxyHeader, V2_OCTETS_MAX, parse};
 use tokio::time::timeout;
 
 use super::pace::PROXY_HEADER_TIMEOUT;
@@ -34,20 +34,20 @@ pub(super) struct Introduction {
 pub(super) async fn introduced(socket: &Socket, proxy: Peer) -> io::Result<Introduction> {
     let (header, rest) = timeout(PROXY_HEADER_TIMEOUT, header(socket)).await??;
     Ok(match header {
-        Header::Tcp { source, destination } => Introduction {
+        ProxyHeader::Tcp { source, destination } => Introduction {
             peer: Peer::Remote(source.ip().to_canonical()),
             local: Some(destination.ip().to_canonical()),
             rest,
         },
         // The proxy's own health check, or a client that it does not name.
-        Header::Local | Header::Unix => {
+        ProxyHeader::Local | ProxyHeader::Unix => {
             let peer = Peer::Unnamed { proxy: proxy.place() };
             Introduction { peer, local: socket.local(), rest }
         }
     })
 }
 
-async fn header(socket: &Socket) -> io::Result<(Header, Vec<u8>)> {
+async fn header(socket: &Socket) -> io::Result<(ProxyHeader, Vec<u8>)> {
     let mut input = Vec::with_capacity(USUAL_OCTETS);
     loop {
         socket.readable().await?;
@@ -58,17 +58,21 @@ async fn header(socket: &Socket) -> io::Result<(Header, Vec<u8>)> {
             Err(error) => return Err(error),
         }
         match parse(&input) {
-            Progress::Done { header, used } => {
+            HeaderProgress::Done { header, used } => {
                 input.drain(..used);
                 input.shrink_to_fit();
                 return Ok((header, input));
             }
             // Never more than twice of what has come: few have more than some hundred octets.
-            Progress::NeedMore if input.len() < V2_OCTETS_MAX => {
+            HeaderProgress::NeedMore if input.len() < V2_OCTETS_MAX => {
                 input.reserve_exact(input.len().max(USUAL_OCTETS));
             }
-            Progress::NeedMore => return Err(io::Error::new(ErrorKind::InvalidData, "no header")),
-            Progress::Invalid => return Err(io::Error::new(ErrorKind::InvalidData, "no header")),
+            HeaderProgress::NeedMore => {
+                return Err(io::Error::new(ErrorKind::InvalidData, "no header"));
+            }
+            HeaderProgress::Invalid => {
+                return Err(io::Error::new(ErrorKind::InvalidData, "no header"));
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use super::peer::Peer;
 
 /// A refusal that this side decides. What is wrong with a command's form, the session answers itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Refusal {
+pub(super) enum ClientRefusal {
     /// `limits.connections` or `limits.connections_per_client`.
     TooManyConnections,
     /// The client spoke before it was greeted.
@@ -64,7 +64,7 @@ pub(super) enum Refusal {
     Content(Fault),
 }
 
-impl Refusal {
+impl ClientRefusal {
     /// The word for logs and metrics; part of the interface, see `docs/operations.md`.
     pub(super) fn reason(&self) -> &'static str {
         match self {

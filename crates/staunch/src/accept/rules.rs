@@ -7,8 +7,8 @@ use smtp::command::Recipient;
 use smtp::{Domain, HostName, Mailbox, ReversePath};
 use spool::RECIPIENTS_MAX;
 
-use super::arrival::Arrival;
-use super::refusal::Refusal;
+use super::arrival::ClientArrival;
+use super::refusal::ClientRefusal;
 use crate::auth::{Auth, Login};
 use crate::config::{Config, Destination, ListenerMode, Senders};
 
@@ -25,16 +25,16 @@ pub(super) fn recipients_max(config: &Config) -> usize {
 pub(super) fn client(
     config: &Config,
     auth: &Auth,
-    arrival: &Arrival,
+    arrival: &ClientArrival,
     login: Option<&Login>,
-) -> Result<(), Refusal> {
+) -> Result<(), ClientRefusal> {
     match (login, arrival.mode) {
         // Removed or given another password since then: what is known of it is worth nothing any more.
-        (Some(login), _) if !auth.is_current(login) => Err(Refusal::LoginEnded),
+        (Some(login), _) if !auth.is_current(login) => Err(ClientRefusal::LoginEnded),
         (Some(_), _) => Ok(()),
         (None, ListenerMode::Relay) if arrival.peer.is_trusted(config) => Ok(()),
         (None, ListenerMode::Relay | ListenerMode::Submission | ListenerMode::Submissions) => {
-            Err(Refusal::RelayDenied)
+            Err(ClientRefusal::RelayDenied)
         }
     }
 }
@@ -51,15 +51,15 @@ pub(super) fn sender(
     config: &Config,
     login: Option<&Login>,
     sender: &ReversePath,
-) -> Result<(), Refusal> {
+) -> Result<(), ClientRefusal> {
     if config.access.deny_senders.has_sender(sender) {
-        return Err(Refusal::SenderDenied);
+        return Err(ClientRefusal::SenderDenied);
     }
     match (config.access.senders, login, sender) {
         (Senders::Own, Some(login), ReversePath::Mailbox(mailbox))
             if !is_own(login.name.as_str(), mailbox, config.hostname.domain()) =>
         {
-            Err(Refusal::SenderNotOwn)
+            Err(ClientRefusal::SenderNotOwn)
         }
         (Senders::Own | Senders::Any, _, _) => Ok(()),
     }
@@ -87,15 +87,17 @@ pub(super) fn recipient<'a>(
     config: &'a Config,
     recipient: &'a Recipient,
     local: Option<IpAddr>,
-) -> Result<&'a [Mailbox], Refusal> {
+) -> Result<&'a [Mailbox], ClientRefusal> {
     match recipient {
         // Whoever runs this server (RFC 5321 §4.5.1).
-        Recipient::Postmaster => config.aliases.targets("postmaster").ok_or(Refusal::NoPostmaster),
+        Recipient::Postmaster => {
+            config.aliases.targets("postmaster").ok_or(ClientRefusal::NoPostmaster)
+        }
         Recipient::Mailbox(mailbox) => match config.destination(mailbox, local) {
             Destination::Itself => Ok(slice::from_ref(mailbox)),
             Destination::Aliased(targets) => Ok(targets),
-            Destination::NoPostmaster => Err(Refusal::NoPostmaster),
-            Destination::Unknown => Err(Refusal::UnknownName),
+            Destination::NoPostmaster => Err(ClientRefusal::NoPostmaster),
+            Destination::Unknown => Err(ClientRefusal::UnknownName),
         },
     }
 }
@@ -105,8 +107,12 @@ pub(super) fn recipient<'a>(
 /// # Errors
 ///
 /// Why not.
-pub(super) fn target(config: &Config, mailbox: &Mailbox) -> Result<(), Refusal> {
-    if config.access.deny_recipients.has(mailbox) { Err(Refusal::RecipientDenied) } else { Ok(()) }
+pub(super) fn target(config: &Config, mailbox: &Mailbox) -> Result<(), ClientRefusal> {
+    if config.access.deny_recipients.has(mailbox) {
+        Err(ClientRefusal::RecipientDenied)
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -8,26 +8,26 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::server::{OUTPUT_OCTETS, Session, Step, TLS_HANDSHAKE};
+use smtp::server::{OUTPUT_OCTETS, ServerStep, Session, TLS_HANDSHAKE};
 use smtp::{RemoteText, Response, Status};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::arrival::Arrival;
-use super::desk::Desk;
-use super::entrance::{Door, Entrance, is_proxy};
-use super::gathered::Gathered;
+use super::arrival::ClientArrival;
+use super::desk::SmtpHandler;
+use super::entrance::{ListenerView, OpenListener, is_proxy};
+use super::gathered::GatheredContent;
 use super::handshake::handshake;
 use super::leave::{LINGER, leave};
 use super::offer;
-use super::pace::Pace;
-use super::peer::{Peer, Standing};
+use super::pace::ClientTimeouts;
+use super::peer::{ClientTrust, Peer};
 use super::proxy::{Introduction, introduced};
-use super::refusal::Refusal;
-use super::shared::Shared;
-use super::stream::{READ_OCTETS, Socket, Stream};
-use super::visitors::Visit;
+use super::refusal::ClientRefusal;
+use super::shared::SessionsShared;
+use super::stream::{ClientStream, READ_OCTETS, Socket};
+use super::visitors::ClientSlot;
 use crate::budget::Held;
 use crate::config::{Config, ListenerMode};
 
@@ -42,23 +42,23 @@ pub(super) struct Newcomer {
     pub(super) socket: Socket,
     /// Who is at the other end; perhaps a proxy.
     pub(super) peer: Peer,
-    pub(super) door: Door,
+    pub(super) door: OpenListener,
     /// What the door was for when it came.
-    pub(super) entrance: Arc<Entrance>,
+    pub(super) entrance: Arc<ListenerView>,
     /// Its place, for as long as it stays.
-    pub(super) visit: Visit,
+    pub(super) visit: ClientSlot,
 }
 
 /// A newcomer that may be spoken to.
 #[derive(Debug)]
 struct Guest {
-    stream: Stream,
-    arrival: Arrival,
-    entrance: Arc<Entrance>,
+    stream: ClientStream,
+    arrival: ClientArrival,
+    entrance: Arc<ListenerView>,
     /// What it said before the greeting, which only those may who may relay.
     received: Vec<u8>,
     /// Held, not used: the place is free when the guest is gone.
-    visit: Visit,
+    visit: ClientSlot,
 }
 
 /// What waiting for the client came to.
@@ -72,14 +72,14 @@ enum Waited {
 
 /// Where the conversation is after some input was used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Progress {
+enum SessionProgress {
     Open,
     StartTls,
     Ended,
 }
 
 /// Serves one client until it leaves, is sent away, or `stop` comes between two messages.
-pub(super) async fn run(newcomer: Newcomer, shared: Arc<Shared>, stop: CancellationToken) {
+pub(super) async fn run(newcomer: Newcomer, shared: Arc<SessionsShared>, stop: CancellationToken) {
     let peer = newcomer.peer;
     // Nothing is promised before the greeting, so a stop just ends it.
     let receiving = Box::pin(receive(newcomer, &shared));
@@ -97,7 +97,7 @@ pub(super) async fn run(newcomer: Newcomer, shared: Arc<Shared>, stop: Cancellat
 
 /// All that comes before the greeting: who speaks through the proxy, and TLS where it comes first.
 /// `None`: it was sent away.
-async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest>> {
+async fn receive(newcomer: Newcomer, shared: &SessionsShared) -> io::Result<Option<Guest>> {
     newcomer.socket.send_at_once();
     let knocked = newcomer.peer;
     let Some((newcomer, introduction)) = introduce(newcomer, shared).await? else {
@@ -109,11 +109,11 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
     let standing = peer.standing(&shared.config());
     // Clients that a proxy does not name share a place with the proxy's health check: they are refused when they log in.
     let is_named = !matches!(peer, Peer::Unnamed { .. });
-    if standing == Standing::Stranger && is_named && shared.auth.is_shut_out(peer.place()) {
-        refuse_clear(socket, mode, peer, &Refusal::TooManyLogins).await?;
+    if standing == ClientTrust::Stranger && is_named && shared.auth.is_shut_out(peer.place()) {
+        refuse_clear(socket, mode, peer, &ClientRefusal::TooManyLogins).await?;
         return Ok(None);
     }
-    let mut arrival = Arrival {
+    let mut arrival = ClientArrival {
         peer,
         local,
         door,
@@ -124,20 +124,20 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
         tls: None,
     };
     let (stream, received) = match mode {
-        ListenerMode::Relay | ListenerMode::Submission => (Stream::Clear(socket), received),
+        ListenerMode::Relay | ListenerMode::Submission => (ClientStream::Clear(socket), received),
         ListenerMode::Submissions => {
             let shaken = handshake(socket, &entrance, &received, peer).await;
             let Some(tls) = shaken else { return Ok(None) };
             arrival.tls = Some(tls.facts());
-            (Stream::Tls(Box::new(tls)), Vec::new())
+            (ClientStream::Tls(Box::new(tls)), Vec::new())
         }
     };
     let mut guest = Guest { stream, arrival, entrance, received, visit };
     let is_early = !guest.received.is_empty() || guest.stream.has_input();
-    if is_early && standing == Standing::Stranger {
+    if is_early && standing == ClientTrust::Stranger {
         // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
         let is_tls = tls_begins(&guest);
-        let refusal = if is_tls { Refusal::TlsInClear } else { Refusal::EarlyTalker };
+        let refusal = if is_tls { ClientRefusal::TlsInClear } else { ClientRefusal::EarlyTalker };
         send_away(&mut guest.stream, peer, &refusal).await?;
         return Ok(None);
     }
@@ -146,7 +146,7 @@ async fn receive(newcomer: Newcomer, shared: &Shared) -> io::Result<Option<Guest
 
 /// Does a client speak TLS before the greeting, where the protocol begins in clear text?
 fn tls_begins(guest: &Guest) -> bool {
-    let Stream::Clear(socket) = &guest.stream else { return false };
+    let ClientStream::Clear(socket) = &guest.stream else { return false };
     let first =
         if guest.received.is_empty() { &socket.peek(TLS_HANDSHAKE.len()) } else { &guest.received };
     first.starts_with(&TLS_HANDSHAKE)
@@ -156,7 +156,7 @@ fn tls_begins(guest: &Guest) -> bool {
 /// away.
 async fn introduce(
     mut newcomer: Newcomer,
-    shared: &Shared,
+    shared: &SessionsShared,
 ) -> io::Result<Option<(Newcomer, Introduction)>> {
     let proxy = newcomer.peer;
     if !is_proxy(proxy, &newcomer.entrance) {
@@ -179,7 +179,7 @@ async fn introduce(
         return Ok(Some((newcomer, introduction)));
     }
     let mode = newcomer.entrance.listener.mode;
-    refuse_clear(newcomer.socket, mode, peer, &Refusal::TooManyConnections).await?;
+    refuse_clear(newcomer.socket, mode, peer, &ClientRefusal::TooManyConnections).await?;
     Ok(None)
 }
 
@@ -188,11 +188,11 @@ async fn refuse_clear(
     socket: Socket,
     mode: ListenerMode,
     peer: Peer,
-    refusal: &Refusal,
+    refusal: &ClientRefusal,
 ) -> io::Result<()> {
     match mode {
         ListenerMode::Relay | ListenerMode::Submission => {
-            send_away(&mut Stream::Clear(socket), peer, refusal).await
+            send_away(&mut ClientStream::Clear(socket), peer, refusal).await
         }
         ListenerMode::Submissions => {
             refusal.log(peer, None, None);
@@ -202,16 +202,20 @@ async fn refuse_clear(
 }
 
 /// Answers instead of greeting.
-async fn send_away(stream: &mut Stream, peer: Peer, refusal: &Refusal) -> io::Result<()> {
+async fn send_away(
+    stream: &mut ClientStream,
+    peer: Peer,
+    refusal: &ClientRefusal,
+) -> io::Result<()> {
     refusal.log(peer, None, None);
     timeout(LINGER, stream.write_all(refusal.response().to_string().as_bytes())).await??;
     leave(stream).await
 }
 
 struct Conversation {
-    stream: Stream,
+    stream: ClientStream,
     /// That the session's settings were made by, as the configuration.
-    entrance: Arc<Entrance>,
+    entrance: Arc<ListenerView>,
     config: Arc<Config>,
     /// Input that is not used yet: between two reads at most one command line.
     buffer: Vec<u8>,
@@ -219,10 +223,10 @@ struct Conversation {
     has_unused: bool,
     /// How much is read at once.
     read_octets: usize,
-    pace: Pace,
+    pace: ClientTimeouts,
     session: Session,
-    desk: Desk,
-    shared: Arc<Shared>,
+    desk: SmtpHandler,
+    shared: Arc<SessionsShared>,
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
     grace: Option<Instant>,
@@ -230,14 +234,14 @@ struct Conversation {
     /// time than a silent one.
     has_moved: bool,
     /// Gives the place back.
-    _visit: Visit,
+    _visit: ClientSlot,
 }
 
 impl Conversation {
-    fn new(guest: Guest, shared: Arc<Shared>, stop: CancellationToken) -> Self {
+    fn new(guest: Guest, shared: Arc<SessionsShared>, stop: CancellationToken) -> Self {
         let Guest { stream, arrival, entrance, received, visit } = guest;
         let config = shared.config();
-        let pace = Pace::new(Instant::now(), config.limits.client_timeout);
+        let pace = ClientTimeouts::new(Instant::now(), config.limits.client_timeout);
         let settings =
             offer::settings(&config, &entrance, &arrival, &shared.auth, shared.intake.now());
         let session = Session::new(settings);
@@ -250,7 +254,7 @@ impl Conversation {
             read_octets: READ_OCTETS,
             pace,
             session,
-            desk: Desk::new(Arc::clone(&shared), arrival),
+            desk: SmtpHandler::new(Arc::clone(&shared), arrival),
             shared,
             stop,
             grace: None,
@@ -289,12 +293,12 @@ impl Conversation {
             }
             self.keep_to_the_rules();
             match Box::pin(self.advance()).await? {
-                Progress::Open => {}
-                Progress::StartTls => match Box::pin(self.secure()).await? {
+                SessionProgress::Open => {}
+                SessionProgress::StartTls => match Box::pin(self.secure()).await? {
                     Some(secured) => self = secured,
                     None => return Ok(()),
                 },
-                Progress::Ended => {
+                SessionProgress::Ended => {
                     self.flush().await?;
                     return Box::pin(leave(&mut self.stream)).await;
                 }
@@ -357,7 +361,7 @@ impl Conversation {
     }
 
     /// Lets the session use the input.
-    async fn advance(&mut self) -> io::Result<Progress> {
+    async fn advance(&mut self) -> io::Result<SessionProgress> {
         // What was lent for the next read is not given back before it: the budget may have none left then, and the
         // message would be refused for want of memory.
         let buffer = self.buffer.capacity().max(self.read_octets);
@@ -365,7 +369,7 @@ impl Conversation {
         let held = Held { now: buffer + below, least: READ_OCTETS + below };
         let was_content = self.session.is_reading_content();
         let mut input = self.buffer.as_slice();
-        let mut gathered = Gathered::default();
+        let mut gathered = GatheredContent::default();
         self.has_moved = !self.desk.is_busy();
         let progress = loop {
             if !self.session.is_in_content() && self.stop.is_cancelled() {
@@ -382,28 +386,28 @@ impl Conversation {
                 gathered.clear();
             }
             match step {
-                Step::Input => break Progress::Open,
-                Step::Output => {}
-                Step::Close => break Progress::Ended,
-                Step::StartTls => {
+                ServerStep::Input => break SessionProgress::Open,
+                ServerStep::Output => {}
+                ServerStep::Close => break SessionProgress::Ended,
+                ServerStep::StartTls => {
                     if self.entrance.can_secure() {
-                        break Progress::StartTls;
+                        break SessionProgress::StartTls;
                     }
                     self.session.refuse(&no_tls());
                 }
-                step @ (Step::Sender(_)
-                | Step::Recipient(_)
-                | Step::Begin
-                | Step::Content(_)
-                | Step::Spoiled
-                | Step::End
-                | Step::Refused(_)
-                | Step::Reset
-                | Step::AuthEnded) => {
+                step @ (ServerStep::Sender(_)
+                | ServerStep::Recipient(_)
+                | ServerStep::Begin
+                | ServerStep::Content(_)
+                | ServerStep::Spoiled
+                | ServerStep::End
+                | ServerStep::Refused(_)
+                | ServerStep::Reset
+                | ServerStep::AuthEnded) => {
                     self.has_moved = true;
                     self.desk.handle(&mut self.session, step, held).await;
                 }
-                step @ (Step::Authenticate { .. } | Step::AuthResponse(_)) => {
+                step @ (ServerStep::Authenticate { .. } | ServerStep::AuthResponse(_)) => {
                     // The answer to a wrong login waits on purpose, and whoever guesses must not hold a stop up.
                     let answered = self.desk.handle(&mut self.session, step, held);
                     if self.stop.run_until_cancelled(answered).await.is_none() {
@@ -440,14 +444,14 @@ impl Conversation {
     /// the client (CVE-2011-0411).
     async fn secure(mut self) -> io::Result<Option<Self>> {
         let peer = self.desk.peer();
-        let Stream::Clear(socket) = self.stream else { return Ok(None) };
+        let ClientStream::Clear(socket) = self.stream else { return Ok(None) };
         if !self.buffer.is_empty() || socket.has_input() {
-            Refusal::SpokeBeforeTls.log(peer, None, None);
+            ClientRefusal::SpokeBeforeTls.log(peer, None, None);
             return Ok(None);
         }
-        let mut clear = Stream::Clear(socket);
+        let mut clear = ClientStream::Clear(socket);
         flush(&mut clear, &mut self.session, &self.shared).await?;
-        let Stream::Clear(socket) = clear else { return Ok(None) };
+        let ClientStream::Clear(socket) = clear else { return Ok(None) };
         let entrance = Arc::clone(&self.entrance);
         let shaken = self.stop.run_until_cancelled(handshake(socket, &entrance, &[], peer)).await;
         let Some(Some(tls)) = shaken else { return Ok(None) };
@@ -456,7 +460,7 @@ impl Conversation {
         let now = self.shared.intake.now();
         self.session.secured(offer::settings(&config, &entrance, arrival, auth, now));
         self.pace.answered(Instant::now(), config.limits.client_timeout);
-        Ok(Some(Self { stream: Stream::Tls(Box::new(tls)), config, ..self }))
+        Ok(Some(Self { stream: ClientStream::Tls(Box::new(tls)), config, ..self }))
     }
 
     async fn flush(&mut self) -> io::Result<()> {
@@ -483,9 +487,9 @@ fn no_tls() -> Response {
 /// Writes all that the session has to say. A client that does not read it has as long as one that
 /// does not write: that time is returned.
 async fn flush(
-    stream: &mut Stream,
+    stream: &mut ClientStream,
     session: &mut Session,
-    shared: &Shared,
+    shared: &SessionsShared,
 ) -> io::Result<Duration> {
     let limit = shared.config().limits.client_timeout;
     timeout(limit, stream.write_all(session.output())).await??;

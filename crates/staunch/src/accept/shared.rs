@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 
 use super::stream::GREEDIEST;
-use super::visitors::Visitors;
+use super::visitors::ClientLimits;
 use crate::auth::{self, Auth};
-use crate::budget::{Budget, Shares};
+use crate::budget::{Budget, MemoryShares};
 use crate::config::{Config, Limits};
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 use crate::queue::intake::Intake;
 use crate::queue::rates::Rates;
-use crate::recent::Recent;
+use crate::recent::LruMap;
 
 /// Places that are remembered, so that each is told of once.
 const TOLD_MAX: usize = 1000;
@@ -23,19 +23,19 @@ const DISK_TURNS: usize = 4;
 
 /// What all sessions share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SessionsShared {
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) intake: Intake,
     pub(super) auth: Arc<Auth>,
     pub(super) budget: Arc<Budget>,
-    pub(super) visitors: Arc<Visitors>,
+    pub(super) visitors: Arc<ClientLimits>,
     pub(super) rates: Rates,
     pub(super) disk_turns: Semaphore,
     /// Where clients are that write addresses without brackets, as far as that was told.
-    pub(super) without_brackets: Mutex<Recent<Place, ()>>,
+    pub(super) without_brackets: Mutex<LruMap<ClientPlace, ()>>,
 }
 
-impl Shared {
+impl SessionsShared {
     /// `config` is watched: what it says at a command holds for that command.
     pub(crate) fn new(
         config: watch::Receiver<Arc<Config>>,
@@ -51,12 +51,12 @@ impl Shared {
             visitors: Arc::default(),
             rates: Rates::default(),
             disk_turns: Semaphore::new(DISK_TURNS),
-            without_brackets: Mutex::new(Recent::new(TOLD_MAX)),
+            without_brackets: Mutex::new(LruMap::new(TOLD_MAX)),
         })
     }
 
     /// Is it the first client of that place which writes addresses without brackets?
-    pub(super) fn is_first_without_brackets(&self, place: Place) -> bool {
+    pub(super) fn is_first_without_brackets(&self, place: ClientPlace) -> bool {
         let mut told = lock(&self.without_brackets);
         let is_first = told.get(&place).is_none();
         told.set(place, ());
@@ -64,7 +64,7 @@ impl Shared {
     }
 
     /// Another configuration holds from now on, and these users; what is lent already stays so.
-    pub(crate) fn reconfigure(&self, config: &Config, users: auth::Prepared) {
+    pub(crate) fn reconfigure(&self, config: &Config, users: auth::PreparedUsers) {
         self.budget.resize(shares(&config.limits));
         self.auth.apply(users);
     }
@@ -76,7 +76,7 @@ impl Shared {
 }
 
 /// How memory is divided, so that each session can take a message.
-pub(crate) fn shares(limits: &Limits) -> Shares {
+pub(crate) fn shares(limits: &Limits) -> MemoryShares {
     let sessions = u64::try_from(limits.connections).unwrap_or(u64::MAX);
-    Shares::of(limits.memory, sessions.saturating_mul(GREEDIEST.guarantee()))
+    MemoryShares::of(limits.memory, sessions.saturating_mul(GREEDIEST.guarantee()))
 }

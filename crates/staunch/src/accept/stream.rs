@@ -166,12 +166,12 @@ impl Write for Transport<'_> {
 
 /// A client's connection.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) enum ClientStream {
     Clear(Socket),
     Tls(Box<TlsStream>),
 }
 
-impl Stream {
+impl ClientStream {
     /// Returns when something can be read, or the end.
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {
@@ -185,7 +185,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is nothing yet, also after [`Stream::readable`].
+    /// `WouldBlock` if there is nothing yet, also after [`ClientStream::readable`].
     pub(super) fn try_read_buf(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Self::Clear(socket) => socket.try_read_buf(buffer),

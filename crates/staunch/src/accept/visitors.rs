@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::peer::{Peer, Standing};
+use super::peer::{ClientTrust, Peer};
 use crate::config::Limits;
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// The part of `limits.connections` that strangers never get: however many they are, those who may
 /// relay find a place.
@@ -14,36 +14,36 @@ const RESERVED_PART: usize = 10;
 
 /// Everyone who is connected.
 #[derive(Debug, Default)]
-pub(super) struct Visitors {
+pub(super) struct ClientLimits {
     present: Mutex<Present>,
 }
 
 #[derive(Debug, Default)]
 struct Present {
     all: usize,
-    by_place: HashMap<Place, usize>,
+    by_place: HashMap<ClientPlace, usize>,
 }
 
-impl Visitors {
+impl ClientLimits {
     /// Lets a client in, unless there are too many already.
     pub(super) fn enter(
         self: &Arc<Self>,
         client: Peer,
-        standing: Standing,
+        standing: ClientTrust,
         limits: &Limits,
-    ) -> Option<Visit> {
+    ) -> Option<ClientSlot> {
         let mut visit = self.enter_unnamed(limits)?;
         visit.name(client, standing, limits).then_some(visit)
     }
 
-    /// Lets in whom a proxy has not named yet. [`Visit::name`] follows.
-    pub(super) fn enter_unnamed(self: &Arc<Self>, limits: &Limits) -> Option<Visit> {
+    /// Lets in whom a proxy has not named yet. [`ClientSlot::name`] follows.
+    pub(super) fn enter_unnamed(self: &Arc<Self>, limits: &Limits) -> Option<ClientSlot> {
         let mut present = self.present();
         if present.all >= limits.connections {
             return None;
         }
         present.all += 1;
-        Some(Visit { visitors: Arc::clone(self), place: None })
+        Some(ClientSlot { visitors: Arc::clone(self), place: None })
     }
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
@@ -53,19 +53,19 @@ impl Visitors {
 
 /// A client that is connected, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Visit {
-    visitors: Arc<Visitors>,
-    place: Option<Place>,
+pub(super) struct ClientSlot {
+    visitors: Arc<ClientLimits>,
+    place: Option<ClientPlace>,
 }
 
-impl Visit {
+impl ClientSlot {
     /// It is this client. `false`: there are too many of its kind, and it has to go.
     #[must_use]
-    pub(super) fn name(&mut self, client: Peer, standing: Standing, limits: &Limits) -> bool {
+    pub(super) fn name(&mut self, client: Peer, standing: ClientTrust, limits: &Limits) -> bool {
         let mut present = self.visitors.present();
         let places = match standing {
-            Standing::Trusted => limits.connections,
-            Standing::Stranger => limits.connections - limits.connections / RESERVED_PART,
+            ClientTrust::Trusted => limits.connections,
+            ClientTrust::Stranger => limits.connections - limits.connections / RESERVED_PART,
         };
         // The visit itself counts already.
         if present.all > places {
@@ -81,7 +81,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for ClientSlot {
     fn drop(&mut self) {
         let mut present = self.visitors.present();
         present.all = present.all.saturating_sub(1);
@@ -100,7 +100,7 @@ impl Drop for Visit {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use super::Standing::{Stranger, Trusted};
+    use super::super::peer::ClientTrust::{Stranger, Trusted};
     use super::*;
 
     fn limits(connections: usize, connections_per_client: usize) -> Limits {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn places_are_limited_in_all_and_per_client_and_come_back() {
         let limits = limits(3, 2);
-        let visitors = Arc::new(Visitors::default());
+        let visitors = Arc::new(ClientLimits::default());
         let enter = |n| visitors.enter(client(n), Trusted, &limits);
         let first = enter(1);
         let second = enter(1);
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn strangers_leave_a_tenth_to_those_who_may_relay() {
         let limits = limits(20, 20);
-        let visitors = Arc::new(Visitors::default());
+        let visitors = Arc::new(ClientLimits::default());
         let strangers: Vec<_> =
             std::iter::from_fn(|| visitors.enter(client(1), Stranger, &limits)).collect();
         assert_eq!(strangers.len(), 18);
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn who_comes_through_a_proxy_counts_as_itself_once_it_is_named() {
         let limits = limits(20, 1);
-        let visitors = Arc::new(Visitors::default());
+        let visitors = Arc::new(ClientLimits::default());
         let mut first = visitors.enter_unnamed(&limits).unwrap();
         let mut second = visitors.enter_unnamed(&limits).unwrap();
         assert!(first.name(client(1), Stranger, &limits));

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::users::UserName;
-use crate::place::Place;
-use crate::recent::Recent;
+use crate::place::ClientPlace;
+use crate::recent::LruMap;
 
 /// The wait after the first wrong login; each further one doubles it.
 const DELAY_FIRST: Duration = Duration::from_millis(500);
@@ -36,13 +36,13 @@ const KNOWN_PLACES_MAX: usize = 8;
 
 /// What is known about wrong logins.
 #[derive(Debug)]
-pub(super) struct Brake {
-    places: Recent<Place, Tries>,
+pub(super) struct LoginThrottle {
+    places: LruMap<ClientPlace, Tries>,
     /// When somebody logged in from there last. Apart from the others, so that failures from many addresses do not push these out.
-    good: Recent<Place, Instant>,
-    users: Recent<UserName, Tries>,
+    good: LruMap<ClientPlace, Instant>,
+    users: LruMap<UserName, Tries>,
     /// Where a user logged in last, and when; the latest last.
-    known_places: Recent<UserName, Vec<(Place, Instant)>>,
+    known_places: LruMap<UserName, Vec<(ClientPlace, Instant)>>,
 }
 
 /// What a place is to a name whose password it tries; the better ones first.
@@ -98,32 +98,37 @@ fn doubled(times: u32) -> u32 {
     1_u32.checked_shl(times).unwrap_or(u32::MAX)
 }
 
-impl Default for Brake {
+impl Default for LoginThrottle {
     fn default() -> Self {
         Self {
-            places: Recent::new(REMEMBERED_MAX),
-            good: Recent::new(REMEMBERED_MAX),
-            users: Recent::new(REMEMBERED_MAX),
-            known_places: Recent::new(REMEMBERED_MAX),
+            places: LruMap::new(REMEMBERED_MAX),
+            good: LruMap::new(REMEMBERED_MAX),
+            users: LruMap::new(REMEMBERED_MAX),
+            known_places: LruMap::new(REMEMBERED_MAX),
         }
     }
 }
 
-impl Brake {
+impl LoginThrottle {
     /// Is this address shut out now?
-    pub(super) fn is_shut_out(&mut self, place: Place, now: Instant) -> bool {
+    pub(super) fn is_shut_out(&mut self, place: ClientPlace, now: Instant) -> bool {
         let tries = self.places.get(&place);
         tries.is_some_and(|tries| tries.closed_until.is_some_and(|until| now < until))
     }
 
     /// Did somebody log in from there lately?
-    pub(super) fn is_welcome(&mut self, place: Place, now: Instant) -> bool {
+    pub(super) fn is_welcome(&mut self, place: ClientPlace, now: Instant) -> bool {
         let then = self.good.get(&place);
         then.is_some_and(|then| now.saturating_duration_since(*then) < WELCOME_FOR)
     }
 
     /// What this address is to the user of that name, if there is one.
-    pub(super) fn trust(&mut self, place: Place, user: &UserName, now: Instant) -> PlaceTrust {
+    pub(super) fn trust(
+        &mut self,
+        place: ClientPlace,
+        user: &UserName,
+        now: Instant,
+    ) -> PlaceTrust {
         let failures = self.places.get(&place).map_or(0, |tries| tries.failures(now));
         let is_known = self.known_places.get(user).into_iter().flatten().any(|(known, then)| {
             *known == place && now.saturating_duration_since(*then) < WELCOME_FOR
@@ -146,7 +151,7 @@ impl Brake {
     /// A wrong login, as `user` if that is a name that one could have.
     pub(super) fn failed(
         &mut self,
-        place: Place,
+        place: ClientPlace,
         user: Option<&UserName>,
         now: Instant,
     ) -> Penalty {
@@ -169,7 +174,7 @@ impl Brake {
 
     /// A login that was not checked in time. It counts where there were wrong ones already: else those who flood us would have
     /// others shut out who only came at that time.
-    pub(super) fn was_busy(&mut self, place: Place, now: Instant) {
+    pub(super) fn was_busy(&mut self, place: ClientPlace, now: Instant) {
         if self.places.get(&place).is_some_and(|tries| tries.failures(now) > 0) {
             let _penalty = self.failed(place, None, now);
         }
@@ -177,7 +182,7 @@ impl Brake {
 
     /// A good login. It does not make up for the wrong ones of the address: with an account of one's own one could
     /// guess others' for ever.
-    pub(super) fn succeeded(&mut self, place: Place, user: &UserName, now: Instant) {
+    pub(super) fn succeeded(&mut self, place: ClientPlace, user: &UserName, now: Instant) {
         self.good.set(place, now);
         if let Some(tries) = self.places.get(&place) {
             tries.closed_until = None;
@@ -198,8 +203,8 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn place(n: u8) -> Place {
-        Place::of([192, 0, 2, n].into())
+    fn place(n: u8) -> ClientPlace {
+        ClientPlace::of([192, 0, 2, n].into())
     }
 
     fn name(text: &str) -> UserName {
@@ -208,7 +213,7 @@ mod tests {
 
     #[test]
     fn waits_grow_and_then_the_door_is_shut_for_a_while() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         let user = name("anna");
         let mut waits = Vec::new();
         while let Penalty::Wait(wait) = brake.failed(place(1), Some(&user), now) {
@@ -229,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_address_that_has_just_logged_in_is_never_shut_out() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         brake.succeeded(place(1), &name("anna"), now);
         for n in 0..100 {
             let later = now + n * MINUTE;
@@ -243,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_user_is_slowed_down_from_anywhere_but_not_shut_out() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         let user = name("anna");
         for n in 0..100 {
             assert!(matches!(brake.failed(place(n), Some(&user), now), Penalty::Wait(_)), "{n}");
@@ -256,7 +261,7 @@ mod tests {
 
     #[test]
     fn wrong_logins_of_long_ago_do_not_count() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         for n in 0..20 {
             let later = now + n * (FORGOTTEN_AFTER + MINUTE);
             assert_eq!(brake.failed(place(1), None, later), Penalty::Wait(DELAY_FIRST));
@@ -265,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_place_is_known_where_it_logged_in_within_a_day_until_somebody_guesses_there() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         let (anna, bert) = (name("anna"), name("bert"));
         assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Untried);
         brake.succeeded(place(1), &anna, now);
@@ -287,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_name_rests_longer_with_each_wrong_password_but_not_for_long() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         let anna = name("anna");
         let rests: Vec<_> = (0..5)
             .map(|n| {
@@ -303,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_login_that_was_not_checked_counts_only_where_others_were_wrong() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         for _ in 0..20 {
             brake.was_busy(place(1), now);
         }
@@ -317,10 +322,10 @@ mod tests {
 
     #[test]
     fn failures_from_many_addresses_make_no_good_one_forgotten() {
-        let (mut brake, now) = (Brake::default(), Instant::now());
+        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
         brake.succeeded(place(1), &name("anna"), now);
         for number in 0..2 * u32::try_from(REMEMBERED_MAX).unwrap() {
-            brake.failed(Place::Local(number), None, now);
+            brake.failed(ClientPlace::Local(number), None, now);
         }
         assert!(brake.is_welcome(place(1), now));
     }

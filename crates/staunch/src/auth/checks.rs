@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use super::wait_queue::WaitQueue;
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// Most checks at once.
 const CHECKS_MAX: usize = 4;
 
 /// What speaks for a client whose password is to be checked. The first is checked first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Claim {
+pub(super) enum CheckClaim {
     /// Somebody logged in from there lately.
     GoodPlace,
     /// Somebody has that name.
@@ -25,13 +25,13 @@ pub(super) enum Claim {
 /// The checks that may run.
 #[derive(Debug)]
 pub(super) struct Checks {
-    state: Mutex<State>,
+    state: Mutex<ChecksState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct ChecksState {
     free: usize,
-    line: WaitQueue<Claim, Permit>,
+    line: WaitQueue<CheckClaim, Permit>,
 }
 
 /// One check may run until this is dropped.
@@ -42,12 +42,16 @@ pub(super) struct Permit {
 
 impl Checks {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { free: CHECKS_MAX, line: WaitQueue::default() };
+        let state = ChecksState { free: CHECKS_MAX, line: WaitQueue::default() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
     /// Waits for its turn.
-    pub(super) async fn acquire(self: &Arc<Self>, claim: Claim, place: Place) -> Option<Permit> {
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        claim: CheckClaim,
+        place: ClientPlace,
+    ) -> Option<Permit> {
         let turn = {
             let mut state = lock(&self.state);
             if let Some(left) = state.free.checked_sub(1) {
@@ -88,15 +92,15 @@ mod tests {
     #[tokio::test]
     async fn claims_come_first_and_permits_are_never_lost() {
         let checks = Checks::new();
-        let place = Place::of([192, 0, 2, 1].into());
+        let place = ClientPlace::of([192, 0, 2, 1].into());
         for _ in 0..3 {
             let mut permits = Vec::new();
             for _ in 0..CHECKS_MAX {
-                permits.push(checks.acquire(Claim::Nothing, place).await.unwrap());
+                permits.push(checks.acquire(CheckClaim::Nothing, place).await.unwrap());
             }
-            let mut last = pin!(checks.acquire(Claim::Nothing, place));
-            let mut first = pin!(checks.acquire(Claim::GoodPlace, place));
-            let mut gone = Box::pin(checks.acquire(Claim::GoodPlace, place));
+            let mut last = pin!(checks.acquire(CheckClaim::Nothing, place));
+            let mut first = pin!(checks.acquire(CheckClaim::GoodPlace, place));
+            let mut gone = Box::pin(checks.acquire(CheckClaim::GoodPlace, place));
             assert!(poll!(&mut last).is_pending());
             assert!(poll!(&mut first).is_pending());
             assert!(poll!(&mut gone).is_pending());

@@ -29,7 +29,7 @@ pub(crate) enum Edit<'a> {
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Done {
+pub(crate) enum Edited {
     /// The file was there.
     Changed,
     /// It was made, readable by this group.
@@ -76,7 +76,7 @@ pub(crate) enum EditError {
 /// # Errors
 ///
 /// [`EditError`]; the file is as it was.
-pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Done, EditError> {
+pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Edited, EditError> {
     let io = |source| EditError::Io { path: path.to_owned(), source };
     // A link is followed, so that it stays one.
     let target = match std::fs::canonicalize(path) {
@@ -107,8 +107,8 @@ pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Done,
     replace(&target, new.as_bytes(), owner).map_err(io)?;
     folder.sync_all().map_err(io)?;
     match like {
-        Some(_) => Ok(Done::Changed),
-        None => Ok(Done::Made { group: target.metadata().map_err(io)?.gid() }),
+        Some(_) => Ok(Edited::Changed),
+        None => Ok(Edited::Made { group: target.metadata().map_err(io)?.gid() }),
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
             let path = path.clone();
             std::thread::spawn(move || sender.send(edit(&path, &name, Edit::Add(OLD)).unwrap()));
             let done = done.recv_timeout(std::time::Duration::from_secs(60));
-            assert_eq!(done, Ok(Done::Changed), "{}", readable.display());
+            assert_eq!(done, Ok(Edited::Changed), "{}", readable.display());
         }
         let lock = std::fs::metadata(dir.path().join("users.lock")).unwrap();
         assert_eq!(lock.mode() & 0o777, 0o600);
@@ -253,7 +253,7 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         let anna = UserName::parse("anna").unwrap();
         let group = std::fs::metadata(dir.path()).unwrap().gid();
-        assert_eq!(edit(&path, &anna, Edit::Add(OLD)).unwrap(), Done::Made { group });
+        assert_eq!(edit(&path, &anna, Edit::Add(OLD)).unwrap(), Edited::Made { group });
         let mode = || std::fs::metadata(&path).unwrap().mode() & 0o777;
         assert_eq!(mode(), MODE, "a new file");
         std::fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();

@@ -30,11 +30,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 pub(crate) use brake::Penalty;
-use brake::{Brake, PlaceTrust};
-use checks::{Checks, Claim};
-use remembered::{Remembered, Tag};
+use brake::{LoginThrottle, PlaceTrust};
+use checks::{CheckClaim, Checks};
+use remembered::{RememberedLogins, Tag};
 use scram::ScramKeys;
 use secret::{SEED_OCTETS, Secret};
 use spraying::Spraying;
@@ -50,11 +50,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Users and what is known about logins.
 #[derive(Debug)]
 pub(crate) struct Auth {
-    file: Mutex<Current>,
+    file: Mutex<CurrentUsers>,
     checks: Arc<Checks>,
     turns: Arc<TryQueues>,
-    remembered: Mutex<Remembered>,
-    brake: Mutex<Brake>,
+    remembered: Mutex<RememberedLogins>,
+    brake: Mutex<LoginThrottle>,
     spraying: Mutex<Spraying>,
     /// What is made up for names that nobody has comes from it.
     secret: hmac::Key,
@@ -62,7 +62,7 @@ pub(crate) struct Auth {
 
 /// The users file as it counts now.
 #[derive(Debug, Default)]
-struct Current {
+struct CurrentUsers {
     path: Option<PathBuf>,
     users: Arc<Users>,
     /// Grows with each change.
@@ -73,7 +73,7 @@ struct Current {
 
 /// Users that were read and do not count yet.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedUsers {
     path: Option<PathBuf>,
     users: Users,
 }
@@ -115,7 +115,7 @@ impl Claimed {
 
 /// What a login came to.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum LoginVerdict {
     /// It is right.
     Welcome(Login),
     /// Name or password is wrong.
@@ -160,7 +160,7 @@ impl Challenged {
 
 impl Auth {
     /// With the users of a file, or none.
-    pub(crate) fn new(prepared: Prepared, secret: &Secret) -> Arc<Self> {
+    pub(crate) fn new(prepared: PreparedUsers, secret: &Secret) -> Arc<Self> {
         let auth = Arc::new(Self {
             file: Mutex::default(),
             checks: Checks::new(),
@@ -179,18 +179,18 @@ impl Auth {
     /// # Errors
     ///
     /// [`UsersError`].
-    pub(crate) fn prepare(path: Option<&Path>) -> Result<Prepared, UsersError> {
+    pub(crate) fn prepare(path: Option<&Path>) -> Result<PreparedUsers, UsersError> {
         let users = path.map(Users::read).transpose()?.unwrap_or_default();
-        Ok(Prepared { path: path.map(Path::to_owned), users })
+        Ok(PreparedUsers { path: path.map(Path::to_owned), users })
     }
 
     /// From now on these users count.
-    pub(crate) fn apply(&self, prepared: Prepared) {
+    pub(crate) fn apply(&self, prepared: PreparedUsers) {
         Self::replace(&mut lock(&self.file), prepared);
     }
 
-    fn replace(file: &mut Current, prepared: Prepared) {
-        let Prepared { path, users } = prepared;
+    fn replace(file: &mut CurrentUsers, prepared: PreparedUsers) {
+        let PreparedUsers { path, users } = prepared;
         if let Some(path) = &path {
             tracing::info!(
                 event = "users_loaded",
@@ -220,7 +220,7 @@ impl Auth {
         }
         let seen = users.stamp;
         let generation = file.generation + 1;
-        *file = Current { path, users: Arc::new(users), generation, seen };
+        *file = CurrentUsers { path, users: Arc::new(users), generation, seen };
     }
 
     /// Looks every second whether the file has changed, until `stop`. A file that cannot be used is told of once,
@@ -257,7 +257,7 @@ impl Auth {
 
     /// What was read counts only if nothing else was applied meanwhile: a reload may have changed
     /// `access.users_file`, and users of the file before must not come back.
-    fn follow(&self, noticed: &Noticed, read: Result<Prepared, UsersError>) {
+    fn follow(&self, noticed: &Noticed, read: Result<PreparedUsers, UsersError>) {
         let mut file = lock(&self.file);
         if file.generation != noticed.generation {
             return;
@@ -291,7 +291,7 @@ impl Auth {
     }
 
     /// Has `client` guessed too often?
-    pub(crate) fn is_shut_out(&self, client: Place) -> bool {
+    pub(crate) fn is_shut_out(&self, client: ClientPlace) -> bool {
         lock(&self.brake).is_shut_out(client, Instant::now())
     }
 
@@ -301,7 +301,12 @@ impl Auth {
     }
 
     /// Is it the password of `name`?
-    pub(crate) async fn check(&self, client: Place, name: &str, password: &str) -> Verdict {
+    pub(crate) async fn check(
+        &self,
+        client: ClientPlace,
+        name: &str,
+        password: &str,
+    ) -> LoginVerdict {
         let until = Instant::now() + CHECK_WAIT;
         let name = Claimed::new(name);
         let mut turn = match self.turn(client, name.user.as_ref(), until).await {
@@ -317,12 +322,12 @@ impl Auth {
     /// for what can be no name.
     async fn turn(
         &self,
-        client: Place,
+        client: ClientPlace,
         name: Option<&UserName>,
         until: Instant,
-    ) -> Result<Option<TryPermit>, Verdict> {
+    ) -> Result<Option<TryPermit>, LoginVerdict> {
         if self.is_shut_out(client) {
-            return Err(Verdict::ShutOut);
+            return Err(LoginVerdict::ShutOut);
         }
         let Some(name) = name else { return Ok(None) };
         let trust = lock(&self.brake).trust(client, name, Instant::now());
@@ -338,7 +343,7 @@ impl Auth {
             if let Some(turn) = turn {
                 turn.release(client);
             }
-            return Err(Verdict::ShutOut);
+            return Err(LoginVerdict::ShutOut);
         }
         Ok(turn)
     }
@@ -351,25 +356,31 @@ impl Auth {
         }
     }
 
-    fn leave(turn: Option<TryPermit>, client: Place, verdict: &Verdict) {
+    fn leave(turn: Option<TryPermit>, client: ClientPlace, verdict: &LoginVerdict) {
         match (turn, verdict) {
-            (Some(turn), Verdict::Welcome(_)) => turn.release(client),
-            (_, Verdict::Welcome(_) | Verdict::Wrong(_) | Verdict::ShutOut | Verdict::Busy) => {}
+            (Some(turn), LoginVerdict::Welcome(_)) => turn.release(client),
+            (
+                _,
+                LoginVerdict::Welcome(_)
+                | LoginVerdict::Wrong(_)
+                | LoginVerdict::ShutOut
+                | LoginVerdict::Busy,
+            ) => {}
         }
     }
 
-    fn busy(&self, client: Place) -> Verdict {
+    fn busy(&self, client: ClientPlace) -> LoginVerdict {
         lock(&self.brake).was_busy(client, Instant::now());
-        Verdict::Busy
+        LoginVerdict::Busy
     }
 
     async fn check_now(
         &self,
-        client: Place,
+        client: ClientPlace,
         name: Claimed,
         password: &str,
         (until, turn): (Instant, &mut Option<TryPermit>),
-    ) -> Verdict {
+    ) -> LoginVerdict {
         let (users, generation) = self.users();
         let password = prepared::password(password);
         let own = name.user.as_ref().and_then(|name| users.get(name));
@@ -384,15 +395,15 @@ impl Auth {
         };
         let is_good = lock(&self.brake).is_welcome(client, Instant::now());
         let claim = match (own, &*turn) {
-            (Some(_), None) => Claim::GoodPlace,
-            _ if is_good => Claim::GoodPlace,
-            (Some(_), Some(_)) => Claim::KnownName,
-            (None, _) => Claim::Nothing,
+            (Some(_), None) => CheckClaim::GoodPlace,
+            _ if is_good => CheckClaim::GoodPlace,
+            (Some(_), Some(_)) => CheckClaim::KnownName,
+            (None, _) => CheckClaim::Nothing,
         };
         let permit = timeout_at(until, self.checks.acquire(claim, client)).await;
         let Ok(Some(permit)) = permit else { return self.busy(client) };
         if self.is_shut_out(client) {
-            return Verdict::ShutOut;
+            return LoginVerdict::ShutOut;
         }
         self.begin(turn.as_mut());
         let check = tokio::task::spawn_blocking(move || {
@@ -410,14 +421,19 @@ impl Auth {
     }
 
     /// Notes how a login ended. `proved` is the user's own verifier, if it was right.
-    fn end(&self, client: Place, name: Option<UserName>, proved: Option<Arc<Verifier>>) -> Verdict {
+    fn end(
+        &self,
+        client: ClientPlace,
+        name: Option<UserName>,
+        proved: Option<Arc<Verifier>>,
+    ) -> LoginVerdict {
         let now = Instant::now();
         let penalty = {
             let mut brake = lock(&self.brake);
             match (&name, proved) {
                 (Some(name), Some(verifier)) => {
                     brake.succeeded(client, name, now);
-                    return Verdict::Welcome(Login { name: name.clone(), verifier });
+                    return LoginVerdict::Welcome(Login { name: name.clone(), verifier });
                 }
                 (name, _) => brake.failed(client, name.as_ref(), now),
             }
@@ -425,10 +441,10 @@ impl Auth {
         if let Some(name) = name {
             self.look_for_spraying(&name, client, now);
         }
-        Verdict::Wrong(penalty)
+        LoginVerdict::Wrong(penalty)
     }
 
-    fn look_for_spraying(&self, name: &UserName, client: Place, now: Instant) {
+    fn look_for_spraying(&self, name: &UserName, client: ClientPlace, now: Instant) {
         let (users, _) = self.users();
         if users.get(name).is_some() && lock(&self.spraying).notes(name, client, users.len(), now) {
             tracing::error!(
@@ -458,11 +474,11 @@ impl Auth {
     /// we are.
     pub(crate) async fn prove(
         &self,
-        client: Place,
+        client: ClientPlace,
         challenged: Challenged,
         auth_message: &[u8],
         proof: &[u8],
-    ) -> (Verdict, Vec<u8>) {
+    ) -> (LoginVerdict, Vec<u8>) {
         let until = Instant::now() + CHECK_WAIT;
         let mut turn = match self.turn(client, challenged.name.as_ref(), until).await {
             Ok(turn) => turn,
@@ -477,7 +493,7 @@ impl Auth {
     }
 
     /// A login that failed before there was a proof.
-    pub(crate) fn refuse(&self, client: Place) -> Verdict {
+    pub(crate) fn refuse(&self, client: ClientPlace) -> LoginVerdict {
         self.end(client, None, None)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use tokio::time::Instant;
 
-use crate::recent::Recent;
+use crate::recent::LruMap;
 
 /// How long a login is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
@@ -40,17 +40,17 @@ impl Tag {
 
 /// The logins.
 #[derive(Debug)]
-pub(super) struct Remembered {
-    until: Recent<Tag, Instant>,
+pub(super) struct RememberedLogins {
+    until: LruMap<Tag, Instant>,
 }
 
-impl Default for Remembered {
+impl Default for RememberedLogins {
     fn default() -> Self {
-        Self { until: Recent::new(REMEMBERED_MAX) }
+        Self { until: LruMap::new(REMEMBERED_MAX) }
     }
 }
 
-impl Remembered {
+impl RememberedLogins {
     /// Was it right lately?
     pub(super) fn knows(&mut self, tag: &Tag, now: Instant) -> bool {
         self.until.get(tag).is_some_and(|until| now < *until)
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn a_login_is_remembered_for_minutes_and_no_other_is() {
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"key");
-        let mut remembered = Remembered::default();
+        let mut remembered = RememberedLogins::default();
         let now = Instant::now();
         let tag = Tag::new(&key, 1, "anna", b"secret");
         assert!(!remembered.knows(&tag, now));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::users::UserName;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// Wrong logins are counted for so long.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -23,7 +23,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(60 * 60);
 pub(super) struct Spraying {
     since: Option<Instant>,
     users: HashSet<UserName>,
-    places: HashSet<Place>,
+    places: HashSet<ClientPlace>,
     told: Option<Instant>,
 }
 
@@ -32,7 +32,7 @@ impl Spraying {
     pub(super) fn notes(
         &mut self,
         user: &UserName,
-        place: Place,
+        place: ClientPlace,
         all: usize,
         now: Instant,
     ) -> bool {
@@ -66,8 +66,8 @@ mod tests {
         UserName::parse(&format!("user{number}")).unwrap()
     }
 
-    fn place(number: usize) -> Place {
-        Place::Local(u32::try_from(number).unwrap())
+    fn place(number: usize) -> ClientPlace {
+        ClientPlace::Local(u32::try_from(number).unwrap())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use futures_util::poll;
 
 use super::*;
 
-const CLIENT: Place = Place::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const CLIENT: ClientPlace = ClientPlace::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 /// Of "abc", the cheapest that there is.
 const BCRYPT: &str = "$2b$04$";
 
@@ -30,7 +30,7 @@ fn write(path: &Path, lines: &str) {
 }
 
 async fn is_welcome(auth: &Auth, name: &str, password: &str) -> bool {
-    matches!(auth.check(CLIENT, name, password).await, Verdict::Welcome(_))
+    matches!(auth.check(CLIENT, name, password).await, LoginVerdict::Welcome(_))
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn without_users_nobody_is_welcome() {
 async fn a_changed_file_counts_and_a_broken_one_does_not() {
     let (auth, dir) = auth(&format!("anna:{}\n", cheap("a")));
     let path = dir.path().join("users");
-    let Verdict::Welcome(login) = auth.check(CLIENT, "anna", "a").await else { panic!() };
+    let LoginVerdict::Welcome(login) = auth.check(CLIENT, "anna", "a").await else { panic!() };
     assert!(auth.is_current(&login));
 
     write(&path, "anna:broken\n");
@@ -107,15 +107,15 @@ async fn whoever_guesses_is_shut_out_even_with_the_right_password() {
     let mut last = None;
     for n in 0..20 {
         match auth.check(CLIENT, "anna", &format!("guess {n}")).await {
-            Verdict::Wrong(penalty) => last = Some(penalty),
-            Verdict::ShutOut => break,
-            other @ (Verdict::Welcome(_) | Verdict::Busy) => panic!("{other:?}"),
+            LoginVerdict::Wrong(penalty) => last = Some(penalty),
+            LoginVerdict::ShutOut => break,
+            other @ (LoginVerdict::Welcome(_) | LoginVerdict::Busy) => panic!("{other:?}"),
         }
     }
     assert_eq!(last, Some(Penalty::ShutOut));
-    assert!(matches!(auth.check(CLIENT, "anna", "a").await, Verdict::ShutOut));
-    let elsewhere = Place::of([192, 0, 2, 2].into());
-    assert!(matches!(auth.check(elsewhere, "anna", "a").await, Verdict::Welcome(_)));
+    assert!(matches!(auth.check(CLIENT, "anna", "a").await, LoginVerdict::ShutOut));
+    let elsewhere = ClientPlace::of([192, 0, 2, 2].into());
+    assert!(matches!(auth.check(elsewhere, "anna", "a").await, LoginVerdict::Welcome(_)));
 }
 
 #[tokio::test]
@@ -123,18 +123,18 @@ async fn a_check_that_gets_no_turn_counts_for_an_address_that_was_wrong_before()
     let (auth, _dir) = auth(&format!("anna:{}\n", cheap("a")));
     let mut permits = Vec::new();
     for _ in 0..4 {
-        permits.push(auth.checks.acquire(Claim::Nothing, CLIENT).await);
+        permits.push(auth.checks.acquire(CheckClaim::Nothing, CLIENT).await);
     }
     let wrong = auth.refuse(CLIENT);
-    assert!(matches!(wrong, Verdict::Wrong(_)), "{wrong:?}");
+    assert!(matches!(wrong, LoginVerdict::Wrong(_)), "{wrong:?}");
     for _ in 0..8 {
         let busy =
             auth.check_now(CLIENT, Claimed::new("anna"), "a", (Instant::now(), &mut None)).await;
-        assert!(matches!(busy, Verdict::Busy), "{busy:?}");
+        assert!(matches!(busy, LoginVerdict::Busy), "{busy:?}");
     }
     drop(permits);
     let last = auth.check(CLIENT, "anna", "b").await;
-    assert!(matches!(last, Verdict::Wrong(Penalty::ShutOut)), "{last:?}");
+    assert!(matches!(last, LoginVerdict::Wrong(Penalty::ShutOut)), "{last:?}");
 }
 
 #[tokio::test]
@@ -144,23 +144,23 @@ async fn many_addresses_guess_one_after_the_other_and_the_owner_comes_in_between
     let mut guesses = tokio::task::JoinSet::new();
     for n in 0..50_u8 {
         let auth = Arc::clone(&auth);
-        let from = Place::of([198, 51, 100, n].into());
+        let from = ClientPlace::of([198, 51, 100, n].into());
         guesses.spawn(async move { auth.check(from, "anna", &format!("guess {n}")).await });
     }
     let first = guesses.join_next().await.unwrap().unwrap();
-    assert!(matches!(first, Verdict::Wrong(_)), "{first:?}");
+    assert!(matches!(first, LoginVerdict::Wrong(_)), "{first:?}");
     assert!(is_welcome(&auth, "anna", "a").await);
     assert!(!is_welcome(&auth, "anna", "mistyped").await);
     // However slow this machine is: a few may have had their turns meanwhile, but not all that came first.
     while guesses.try_join_next().is_some() {}
     assert!(guesses.len() > 45, "at a known place the owner does not wait for others' rests");
     // The right password in a guesser's hands waits like any other, although it was right a moment ago.
-    let guesser = Place::of([198, 51, 100, 200].into());
+    let guesser = ClientPlace::of([198, 51, 100, 200].into());
     let mut guessed = pin!(auth.check(guesser, "anna", "a"));
     assert!(poll!(&mut guessed).is_pending());
-    let elsewhere = Place::of([203, 0, 113, 1].into());
+    let elsewhere = ClientPlace::of([203, 0, 113, 1].into());
     let verdict = auth.check(elsewhere, "anna", "a").await;
-    assert!(matches!(verdict, Verdict::Welcome(_)), "{verdict:?}");
+    assert!(matches!(verdict, LoginVerdict::Welcome(_)), "{verdict:?}");
     while guesses.try_join_next().is_some() {}
     assert!(guesses.len() > 40, "and elsewhere for two turns");
 }
@@ -191,7 +191,7 @@ async fn scram_treats_a_strangers_name_like_a_users() {
     assert_eq!(again.challenge("carl").unwrap().salt(), carl.salt(), "also after a restart");
     for challenged in [anna, carl] {
         let (verdict, signature) = auth.prove(CLIENT, challenged, b"message", &[0; 32]).await;
-        assert!(matches!(verdict, Verdict::Wrong(_)) && signature.is_empty(), "{verdict:?}");
+        assert!(matches!(verdict, LoginVerdict::Wrong(_)) && signature.is_empty(), "{verdict:?}");
     }
     assert!(is_welcome(&auth, "anna", "secret").await, "PLAIN works with the same line");
 }

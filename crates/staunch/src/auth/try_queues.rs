@@ -16,7 +16,7 @@ use super::brake::PlaceTrust;
 use super::users::UserName;
 use super::wait_queue::WaitQueue;
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// The names whose turn somebody has, or that rest after a wrong password.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl TryQueues {
         self: &Arc<Self>,
         name: &UserName,
         trust: PlaceTrust,
-        place: Place,
+        place: ClientPlace,
     ) -> Option<TryPermit> {
         let turn = match lock(&self.names).entry(name.clone()) {
             Entry::Vacant(free) => {
@@ -84,7 +84,7 @@ impl TryPermit {
 
     /// The place needs no turns any more, since the password was right or since it is shut out: there is no rest, and nobody else there
     /// waits.
-    pub(super) fn release(mut self, place: Place) {
+    pub(super) fn release(mut self, place: ClientPlace) {
         self.rest = Duration::ZERO;
         let others =
             lock(&self.turns.names).get_mut(&self.name).map(|line| line.take_all_of(place));
@@ -120,8 +120,8 @@ mod tests {
 
     const REST: Duration = Duration::from_millis(10);
 
-    fn place(number: u32) -> Place {
-        Place::Local(number)
+    fn place(number: u32) -> ClientPlace {
+        ClientPlace::Local(number)
     }
 
     async fn guess(turns: &Arc<TryQueues>, name: &UserName, from: u32) {

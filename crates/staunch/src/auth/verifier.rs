@@ -52,7 +52,7 @@ impl std::fmt::Debug for Verifier {
 
 /// The forms that `staunch user` writes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Form {
+pub(crate) enum SecretForm {
     /// The best protection of the file.
     Argon2id,
     /// Also lets clients log in without sending the password.
@@ -96,18 +96,18 @@ impl Verifier {
     /// # Errors
     ///
     /// [`MakeError`].
-    pub(crate) fn make(form: Form, password: &str) -> Result<String, MakeError> {
+    pub(crate) fn make(form: SecretForm, password: &str) -> Result<String, MakeError> {
         let mut salt = [0; SALT_OCTETS];
         rand::fill(&mut salt).map_err(|_| MakeError::Failed)?;
         match form {
-            Form::Argon2id => {
+            SecretForm::Argon2id => {
                 let password = prepared::new_password(password).ok_or(MakeError::NotAllowed)?;
                 make_argon2id(&password, &salt).ok_or(MakeError::Failed)
             }
-            Form::Scram if password.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
+            SecretForm::Scram if password.bytes().all(|byte| matches!(byte, b' '..=b'~')) => {
                 Ok(ScramKeys::new(password.as_bytes(), &salt).to_string())
             }
-            Form::Scram => Err(MakeError::NotAscii),
+            SecretForm::Scram => Err(MakeError::NotAscii),
         }
     }
 
@@ -226,21 +226,23 @@ mod tests {
 
     #[test]
     fn what_is_made_here_is_read_here() {
-        for (form, kind) in [(Form::Argon2id, "argon2id"), (Form::Scram, "scram-sha-256")] {
+        for (form, kind) in
+            [(SecretForm::Argon2id, "argon2id"), (SecretForm::Scram, "scram-sha-256")]
+        {
             let first = Verifier::make(form, "correct horse").unwrap();
             assert_ne!(first, Verifier::make(form, "correct horse").unwrap(), "salted");
             let verifier = Verifier::parse(&first).unwrap();
             assert_eq!(verifier.kind(), kind);
             assert!(verifier.check(b"correct horse") && !verifier.check(b"wrong horse"));
         }
-        assert_eq!(Verifier::make(Form::Scram, "pässword"), Err(MakeError::NotAscii));
+        assert_eq!(Verifier::make(SecretForm::Scram, "pässword"), Err(MakeError::NotAscii));
         let zero_width = "pass\u{200b}word";
-        assert_eq!(Verifier::make(Form::Argon2id, zero_width), Err(MakeError::NotAllowed));
+        assert_eq!(Verifier::make(SecretForm::Argon2id, zero_width), Err(MakeError::NotAllowed));
     }
 
     #[test]
     fn what_is_made_here_is_not_costly_and_more_is() {
-        for (form, password) in [(Form::Argon2id, "p\u{e4}ss"), (Form::Scram, "pass")] {
+        for (form, password) in [(SecretForm::Argon2id, "p\u{e4}ss"), (SecretForm::Scram, "pass")] {
             let made = Verifier::make(form, password).unwrap();
             assert!(!Verifier::parse(&made).unwrap().is_costly());
         }

@@ -10,8 +10,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tokio::sync::oneshot;
 
-use crate::place::Place;
-use crate::recent::Recent;
+use crate::place::ClientPlace;
+use crate::recent::LruMap;
 
 /// How large the networks are that have turns, in bits of the address: what a registry gives out, a provider, a customer,
 /// and a place.
@@ -24,16 +24,16 @@ const SERVED_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct WaitQueue<R, T> {
     /// In the order in which they came.
-    waiting: Vec<Waiting<R, T>>,
+    waiting: Vec<WaitingTry<R, T>>,
     /// The number of the last turn of a network.
-    served: Recent<Network, u64>,
+    served: LruMap<Network, u64>,
     turns: u64,
 }
 
 #[derive(Debug)]
-struct Waiting<R, T> {
+struct WaitingTry<R, T> {
     rank: R,
-    place: Place,
+    place: ClientPlace,
     call: oneshot::Sender<T>,
 }
 
@@ -48,32 +48,32 @@ enum Network {
 
 impl Network {
     /// From the largest to the place itself.
-    fn all_of(place: Place) -> [Self; 4] {
+    fn all_of(place: ClientPlace) -> [Self; 4] {
         match place {
-            Place::V4(address) => V4_BITS.map(|bits| {
+            ClientPlace::V4(address) => V4_BITS.map(|bits| {
                 let mask = u32::MAX << (u32::BITS - bits);
                 Self::V4(bits, Ipv4Addr::from_bits(address.to_bits() & mask))
             }),
-            Place::V6(address) => V6_BITS.map(|bits| {
+            ClientPlace::V6(address) => V6_BITS.map(|bits| {
                 let mask = u128::MAX << (u128::BITS - bits);
                 Self::V6(bits, Ipv6Addr::from_bits(address.to_bits() & mask))
             }),
-            Place::Local(user) => [Self::Local(user); 4],
+            ClientPlace::Local(user) => [Self::Local(user); 4],
         }
     }
 }
 
 impl<R, T> Default for WaitQueue<R, T> {
     fn default() -> Self {
-        Self { waiting: Vec::new(), served: Recent::new(SERVED_MAX), turns: 0 }
+        Self { waiting: Vec::new(), served: LruMap::new(SERVED_MAX), turns: 0 }
     }
 }
 
 impl<R: Copy + Ord, T> WaitQueue<R, T> {
     /// Waits from now on, until the receiver gets its turn or is dropped.
-    pub(super) fn join(&mut self, rank: R, place: Place) -> oneshot::Receiver<T> {
+    pub(super) fn join(&mut self, rank: R, place: ClientPlace) -> oneshot::Receiver<T> {
         let (call, receiver) = oneshot::channel();
-        self.waiting.push(Waiting { rank, place, call });
+        self.waiting.push(WaitingTry { rank, place, call });
         receiver
     }
 
@@ -98,7 +98,7 @@ impl<R: Copy + Ord, T> WaitQueue<R, T> {
     }
 
     /// Takes out all of one place.
-    pub(super) fn take_all_of(&mut self, place: Place) -> Vec<oneshot::Sender<T>> {
+    pub(super) fn take_all_of(&mut self, place: ClientPlace) -> Vec<oneshot::Sender<T>> {
         let own = self.waiting.extract_if(.., |one| one.place == place);
         own.map(|one| one.call).collect()
     }
@@ -108,8 +108,8 @@ impl<R: Copy + Ord, T> WaitQueue<R, T> {
 mod tests {
     use super::*;
 
-    fn place(text: &str) -> Place {
-        Place::of(text.parse().unwrap())
+    fn place(text: &str) -> ClientPlace {
+        ClientPlace::of(text.parse().unwrap())
     }
 
     /// The order in which places that come in this order have their turns.
@@ -155,7 +155,7 @@ mod tests {
     fn one_from_elsewhere_waits_for_one_turn_and_not_for_hundreds() {
         let mut line: WaitQueue<u8, ()> = WaitQueue::default();
         let _crowd: Vec<_> = (0..=200)
-            .flat_map(|n| (1..=4).map(move |m| Place::of([192, 0, n, m].into())))
+            .flat_map(|n| (1..=4).map(move |m| ClientPlace::of([192, 0, n, m].into())))
             .map(|place| line.join(0, place))
             .collect();
         line.next().unwrap();

@@ -12,14 +12,14 @@ use serde::Serialize;
 #[command(after_help = "Example: staunch --config /etc/staunch/staunch.toml run")]
 pub(super) struct Arguments {
     #[command(flatten)]
-    pub(super) settings: Settings,
+    pub(super) settings: CommandSettings,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: CliCommand,
 }
 
 /// Options of all commands.
 #[derive(Args, Debug)]
-pub(super) struct Settings {
+pub(super) struct CommandSettings {
     /// Configuration file [default: $STAUNCH_CONFIG, else /etc/staunch/staunch.toml if it exists,
     /// else built-in defaults]
     #[arg(long, global = true, value_name = "FILE")]
@@ -30,7 +30,7 @@ pub(super) struct Settings {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum CliCommand {
     /// Be the relay, in the foreground
     #[command(after_help = "Example: staunch run --log-level debug")]
     Run,
@@ -227,7 +227,7 @@ pub(super) struct QueueList {
     pub(super) domain: Option<String>,
     /// Recipients in this state
     #[arg(long, value_name = "STATE")]
-    pub(super) state: Option<State>,
+    pub(super) state: Option<StateFilter>,
     /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed; or held
     #[arg(long, value_name = "REASON")]
     pub(super) reason: Option<String>,
@@ -240,13 +240,13 @@ pub(super) struct QueueList {
 
 /// What a recipient in the queue does.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum State {
+pub(super) enum StateFilter {
     Queued,
     Sending,
     Held,
 }
 
-impl State {
+impl StateFilter {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -274,20 +274,20 @@ pub(super) struct QueueShow {
 pub(super) struct QueueSummary {
     /// Also count recipients by this
     #[arg(long, value_name = "WHAT")]
-    pub(super) by: Option<By>,
+    pub(super) by: Option<SummaryBy>,
     #[command(flatten)]
     pub(super) json: Json,
 }
 
 /// What recipients are counted by.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum By {
+pub(super) enum SummaryBy {
     Domain,
     Reason,
     Host,
 }
 
-impl By {
+impl SummaryBy {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Domain => "domain",

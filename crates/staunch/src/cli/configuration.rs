@@ -4,14 +4,14 @@ use std::io::{Write, stderr, stdout};
 
 use serde_json::{Value, json};
 
-use super::arguments::{ConfigCommand, Settings};
+use super::arguments::{CommandSettings, ConfigCommand};
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::config::{self, ConfigError, Loaded, Problem, Surroundings};
+use crate::config::{self, ConfigError, ConfigProblem, Loaded, Surroundings};
 use crate::daemon::check_files::check_files;
 use crate::dns;
 
-pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, Failure> {
+pub(super) fn run(command: &ConfigCommand, settings: &CommandSettings) -> Result<Exit, Failure> {
     match command {
         ConfigCommand::Check(format) if format.json => check_json(settings),
         ConfigCommand::Check(_) => check(settings),
@@ -29,13 +29,13 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> Result<Exit, 
 }
 
 /// The configuration with all that it names looked at.
-fn load_wholly(settings: &Settings) -> Result<Loaded, ConfigError> {
+fn load_wholly(settings: &CommandSettings) -> Result<Loaded, ConfigError> {
     let loaded = config::load(settings.config.as_deref(), &Surroundings::of_process())?;
     check_files(&loaded)?;
     loaded.with_aliases()
 }
 
-fn check(settings: &Settings) -> Result<Exit, Failure> {
+fn check(settings: &CommandSettings) -> Result<Exit, Failure> {
     let loaded =
         load_wholly(settings).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     for complaint in complaints(&loaded) {
@@ -47,12 +47,13 @@ fn check(settings: &Settings) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn check_json(settings: &Settings) -> Result<Exit, Failure> {
+fn check_json(settings: &CommandSettings) -> Result<Exit, Failure> {
     let (errors, warnings) = match load_wholly(settings) {
         Ok(loaded) => (Vec::new(), complaints(&loaded)),
         Err(ConfigError(problems)) => (problems, Vec::new()),
     };
-    let list = |problems: &[Problem]| -> Vec<Value> { problems.iter().map(as_json).collect() };
+    let list =
+        |problems: &[ConfigProblem]| -> Vec<Value> { problems.iter().map(as_json).collect() };
     let valid = errors.is_empty();
     let answer = json!({ "valid": valid, "errors": list(&errors), "warnings": list(&warnings) });
     output::json(&mut stdout().lock(), &answer)?;
@@ -61,7 +62,7 @@ fn check_json(settings: &Settings) -> Result<Exit, Failure> {
 
 /// What is legal but will cost mail, also what only the name servers show. That takes no longer than a look
 /// should, wherever this runs.
-fn complaints(loaded: &Loaded) -> Vec<Problem> {
+fn complaints(loaded: &Loaded) -> Vec<ConfigProblem> {
     let mut all = loaded.complaints();
     all.extend(loaded.nobody_is_root());
     if let Ok(runtime) = super::door::runtime() {
@@ -71,6 +72,6 @@ fn complaints(loaded: &Loaded) -> Vec<Problem> {
     all
 }
 
-fn as_json(problem: &Problem) -> Value {
+fn as_json(problem: &ConfigProblem) -> Value {
     json!({ "place": problem.place, "key": problem.key, "reason": problem.reason })
 }

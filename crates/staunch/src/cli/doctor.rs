@@ -3,7 +3,7 @@
 use std::io::{self, Write, stdout};
 
 use serde_json::{Value, json};
-use spool::{Examined, Finding, Repaired};
+use spool::{DamageFinding, Examined, Repaired};
 
 use super::arguments::DoctorCommand;
 use super::backup::failure;
@@ -38,7 +38,7 @@ pub(super) fn run(command: &DoctorCommand, loaded: &Loaded) -> Result<Exit, Fail
     Ok(Exit::from(examined.findings.is_empty()))
 }
 
-fn finding_in_json(finding: &Finding) -> Value {
+fn finding_in_json(finding: &DamageFinding) -> Value {
     json!({ "file": finding.file, "what": finding.what, "cure": finding.cure.to_string() })
 }
 
@@ -54,7 +54,7 @@ fn repaired_in_json(repaired: &Repaired) -> Value {
 }
 
 fn tell(out: &mut dyn Write, examined: &Examined) -> io::Result<()> {
-    for Finding { file, what, cure } in &examined.findings {
+    for DamageFinding { file, what, cure } in &examined.findings {
         writeln!(out, "{file}: {what}: {cure}")?;
     }
     let Examined { messages, recipients, in_journal, findings } = examined;

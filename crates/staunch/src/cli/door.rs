@@ -24,20 +24,20 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// A client of one daemon.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct AdminClient {
     client: Client,
     socket: PathBuf,
 }
 
 /// An answer that comes piece by piece.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct AnswerStream {
     response: Response,
     socket: PathBuf,
     rest: BytesMut,
 }
 
-impl Door {
+impl AdminClient {
     /// Prepares a client; nothing is opened yet.
     ///
     /// # Errors
@@ -62,8 +62,12 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// As [`Door::get`].
-    pub(super) async fn stream(&self, path: &[&str], query: Query<'_>) -> Result<Stream, Failure> {
+    /// As [`AdminClient::get`].
+    pub(super) async fn stream(
+        &self,
+        path: &[&str],
+        query: Query<'_>,
+    ) -> Result<AnswerStream, Failure> {
         self.ask(Method::GET, path, query).await
     }
 
@@ -71,7 +75,7 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// As [`Door::get`].
+    /// As [`AdminClient::get`].
     pub(super) async fn act(&self, method: Method, path: &[&str]) -> Result<Value, Failure> {
         self.ask(method, path, &[]).await?.value().await
     }
@@ -80,7 +84,7 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// As [`Door::get`].
+    /// As [`AdminClient::get`].
     pub(super) async fn post(
         &self,
         path: &[&str],
@@ -94,7 +98,7 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// As [`Door::get`].
+    /// As [`AdminClient::get`].
     pub(super) async fn send(&self, path: &[&str], body: Vec<u8>) -> Result<Value, Failure> {
         let request = self.client.post(url(path, &[])?).body(body);
         self.check(request.send().await).await?.value().await
@@ -105,16 +109,17 @@ impl Door {
         method: Method,
         path: &[&str],
         query: Query<'_>,
-    ) -> Result<Stream, Failure> {
+    ) -> Result<AnswerStream, Failure> {
         let request = self.client.request(method, url(path, query)?);
         self.check(request.send().await).await
     }
 
     /// An answer that is no "no".
-    async fn check(&self, answer: reqwest::Result<Response>) -> Result<Stream, Failure> {
+    async fn check(&self, answer: reqwest::Result<Response>) -> Result<AnswerStream, Failure> {
         let response = answer.map_err(|error| unreachable(&self.socket, &error))?;
         let status = response.status();
-        let mut stream = Stream { response, socket: self.socket.clone(), rest: BytesMut::new() };
+        let mut stream =
+            AnswerStream { response, socket: self.socket.clone(), rest: BytesMut::new() };
         if status.is_success() {
             return Ok(stream);
         }
@@ -189,7 +194,7 @@ fn said(status: StatusCode, body: &[u8]) -> String {
     if text.is_empty() { status.to_string() } else { text.to_string() }
 }
 
-impl Stream {
+impl AnswerStream {
     /// The next piece, of any length; `None` at the end.
     ///
     /// # Errors
@@ -254,9 +259,9 @@ fn foreign(what: &str) -> Failure {
 /// Those of `ask`.
 pub(super) fn with_door<T>(
     socket: &Path,
-    ask: impl AsyncFnOnce(Door) -> Result<T, Failure>,
+    ask: impl AsyncFnOnce(AdminClient) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let door = Door::new(socket)?;
+    let door = AdminClient::new(socket)?;
     runtime()?.block_on(ask(door))
 }
 
@@ -283,7 +288,7 @@ mod tests {
     use super::*;
 
     /// Runs `ask` against a daemon that knows a few answers.
-    async fn asked(ask: impl AsyncFnOnce(Door)) {
+    async fn asked(ask: impl AsyncFnOnce(AdminClient)) {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("admin.sock");
         let router = Router::new()
@@ -302,7 +307,7 @@ mod tests {
         let server = axum::serve(listener, router).into_future();
         tokio::select! {
             ended = server => panic!("{ended:?}"),
-            () = ask(Door::new(&socket).unwrap()) => {}
+            () = ask(AdminClient::new(&socket).unwrap()) => {}
         }
     }
 
@@ -356,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_is_away_is_named_by_its_socket() {
-        let door = Door::new(Path::new("/nonexistent/admin.sock")).unwrap();
+        let door = AdminClient::new(Path::new("/nonexistent/admin.sock")).unwrap();
         let failure = door.get(&["readyz"], &[]).await.unwrap_err();
         let text = "the daemon is not reachable at /nonexistent/admin.sock: \
                     No such file or directory (os error 2)";

@@ -10,21 +10,21 @@ use std::io::{self, Write, stdout};
 use serde_json::Value;
 
 use super::arguments::ExplainCommand;
-use super::door::{Door, runtime};
+use super::door::{AdminClient, runtime};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
 use crate::config::Loaded;
-use crate::control::explain::Question;
+use crate::control::explain::ExplainQuestion;
 use crate::daemon::check_files::check_files;
 
 pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Failure> {
-    let question = Question {
+    let question = ExplainQuestion {
         address: command.address.clone(),
         connect: command.connect,
         sender: command.sender.clone(),
         require_tls: command.require_tls,
     };
-    let door = Door::new(&loaded.config.admin.socket)?;
+    let door = AdminClient::new(&loaded.config.admin.socket)?;
     let answer = runtime()?.block_on(async {
         match ask_daemon(&door, &question).await {
             Err(failure) if failure.exit == Exit::Unavailable => walk_here(loaded, question).await,
@@ -37,7 +37,7 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
     Ok(if waits { Exit::No } else { Exit::Ok })
 }
 
-async fn ask_daemon(door: &Door, question: &Question) -> Result<Value, Failure> {
+async fn ask_daemon(door: &AdminClient, question: &ExplainQuestion) -> Result<Value, Failure> {
     let flag = |set: bool| if set { "true" } else { "false" };
     let query = [
         ("address", Some(question.address.as_str())),
@@ -48,7 +48,7 @@ async fn ask_daemon(door: &Door, question: &Question) -> Result<Value, Failure> 
     door.get(&["v1", "explain"], &query).await
 }
 
-async fn walk_here(loaded: &Loaded, question: Question) -> Result<Value, Failure> {
+async fn walk_here(loaded: &Loaded, question: ExplainQuestion) -> Result<Value, Failure> {
     check_files(loaded).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     Ok(alone::walk(&loaded.config, question).await?)
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write, stderr, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use policy::sts::document::{self, Lint, Mode, Problem};
+use policy::sts::document::{self, DocumentProblem, Lint, Mode};
 use policy::sts::{MxPattern, advice, coverage, record_lint};
 use serde_json::{Value, json};
 use smtp::{HostName, RemoteText};
@@ -18,7 +18,7 @@ use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::Loaded;
 use covered::Covered;
-use published::{PolicySource, Publication};
+use published::{Publication, PublishedSource};
 
 /// One octet more than a policy may have is enough to see that it is too long.
 const READ_MAX: u64 = document::BODY_OCTETS_MAX as u64 + 1;
@@ -34,7 +34,7 @@ pub(super) fn policy(
     }
     let domain = command.domain.as_ref().map(|text| host("--domain", text)).transpose()?;
     let file = command.file.as_deref().map(body_of).transpose()?;
-    let source = if file.is_some() { PolicySource::File } else { PolicySource::Domain };
+    let source = if file.is_some() { PublishedSource::File } else { PublishedSource::Domain };
     let published = match domain {
         Some(domain) => Some(Publication::look_up(&domain, &load()?, source)?),
         None => None,
@@ -60,13 +60,13 @@ struct LintReport {
     lint: Lint,
     hosts: Vec<Covered>,
     /// About the MX hosts, not the file.
-    mx_errors: Vec<Problem>,
-    mx_warnings: Vec<Problem>,
+    mx_errors: Vec<DocumentProblem>,
+    mx_warnings: Vec<DocumentProblem>,
 }
 
 impl LintReport {
     fn new(
-        body: Option<Result<Vec<u8>, Problem>>,
+        body: Option<Result<Vec<u8>, DocumentProblem>>,
         mut named: Vec<HostName>,
         published: Option<Publication>,
     ) -> Self {
@@ -81,7 +81,7 @@ impl LintReport {
             mx_warnings = published.warnings;
             if published.takes_no_mail && lint.mode != Some(Mode::None) {
                 let text = "the domain takes no mail (null MX): publish mode: none".to_owned();
-                mx_warnings.push(Problem { line: None, code: "null_mx", text });
+                mx_warnings.push(DocumentProblem { line: None, code: "null_mx", text });
             }
             if lint.mode != Some(Mode::None) {
                 mx_errors = published.errors;
@@ -101,7 +101,8 @@ impl LintReport {
     }
 
     fn in_json(&self) -> Value {
-        let in_json = |p: &Problem| json!({ "line": p.line, "code": p.code, "text": p.text });
+        let in_json =
+            |p: &DocumentProblem| json!({ "line": p.line, "code": p.code, "text": p.text });
         json!({
             "valid": self.is_valid(),
             "mode": self.lint.mode.map(Mode::as_str),

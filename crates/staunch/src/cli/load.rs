@@ -1,6 +1,6 @@
 //! The configuration of a command.
 
-use super::arguments::Settings;
+use super::arguments::CommandSettings;
 use super::exit::{Exit, Failure};
 use crate::config::{self, Loaded, Surroundings};
 
@@ -9,7 +9,7 @@ use crate::config::{self, Loaded, Surroundings};
 /// # Errors
 ///
 /// [`Exit::Config`] with all that is wrong.
-pub(super) fn load(settings: &Settings) -> Result<Loaded, Failure> {
+pub(super) fn load(settings: &CommandSettings) -> Result<Loaded, Failure> {
     let surroundings = Surroundings::of_process();
     config::load(settings.config.as_deref(), &surroundings)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))

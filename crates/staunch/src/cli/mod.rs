@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use arguments::{Arguments, Command, PolicyCommand, QueueCommand};
+use arguments::{Arguments, CliCommand, PolicyCommand, QueueCommand};
 pub(crate) use exit::Exit;
 use exit::Failure;
 use load::load;
@@ -79,33 +79,37 @@ fn one_line(error: &clap::Error) -> String {
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
     let settings = &arguments.settings;
     match &arguments.command {
-        Command::Run => run::run(load(settings)?, settings),
-        Command::Config(command) => configuration::run(command, settings),
-        Command::Explain(command) => explain::run(command, &load(settings)?),
-        Command::Queue(QueueCommand::Backup(command)) => backup::backup(command, &load(settings)?),
-        Command::Queue(QueueCommand::Restore(command)) => {
+        CliCommand::Run => run::run(load(settings)?, settings),
+        CliCommand::Config(command) => configuration::run(command, settings),
+        CliCommand::Explain(command) => explain::run(command, &load(settings)?),
+        CliCommand::Queue(QueueCommand::Backup(command)) => {
+            backup::backup(command, &load(settings)?)
+        }
+        CliCommand::Queue(QueueCommand::Restore(command)) => {
             backup::restore(command, &load(settings)?)
         }
-        Command::Queue(QueueCommand::Export(command)) => {
+        CliCommand::Queue(QueueCommand::Export(command)) => {
             transfer::export(command, &load(settings)?)
         }
-        Command::Queue(QueueCommand::Import(command)) => {
+        CliCommand::Queue(QueueCommand::Import(command)) => {
             transfer::import(command, &load(settings)?)
         }
-        Command::Queue(QueueCommand::Mail(command)) => queue::run(command, &load(settings)?),
-        Command::Policy(PolicyCommand::Lint(command)) => lint::policy(command, || load(settings)),
-        Command::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
-        Command::Policy(PolicyCommand::Match(command)) => lint::matches(command),
-        Command::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
-        Command::Pause(command) => switches::pause(command, &load(settings)?),
-        Command::Resume(command) => switches::resume(command, &load(settings)?),
-        Command::Drain(command) => switches::drain(command, &load(settings)?),
-        Command::Doctor(command) => doctor::run(command, &load(settings)?),
-        Command::Clock(command) => clock::run(command, &load(settings)?),
-        Command::Reload(format) => reload::run(*format, &load(settings)?),
-        Command::User(command) => user::run(command, &load(settings)?),
-        Command::Sendmail(command) => sendmail::run(&command.arguments, || load(settings)),
-        Command::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
+        CliCommand::Queue(QueueCommand::Mail(command)) => queue::run(command, &load(settings)?),
+        CliCommand::Policy(PolicyCommand::Lint(command)) => {
+            lint::policy(command, || load(settings))
+        }
+        CliCommand::Policy(PolicyCommand::LintRecord(command)) => lint::record(command),
+        CliCommand::Policy(PolicyCommand::Match(command)) => lint::matches(command),
+        CliCommand::Policy(PolicyCommand::Cache(command)) => policy::run(command, &load(settings)?),
+        CliCommand::Pause(command) => switches::pause(command, &load(settings)?),
+        CliCommand::Resume(command) => switches::resume(command, &load(settings)?),
+        CliCommand::Drain(command) => switches::drain(command, &load(settings)?),
+        CliCommand::Doctor(command) => doctor::run(command, &load(settings)?),
+        CliCommand::Clock(command) => clock::run(command, &load(settings)?),
+        CliCommand::Reload(format) => reload::run(*format, &load(settings)?),
+        CliCommand::User(command) => user::run(command, &load(settings)?),
+        CliCommand::Sendmail(command) => sendmail::run(&command.arguments, || load(settings)),
+        CliCommand::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use smtp::RemoteText;
 use smtp::remote_text::push_inert;
 
-use super::table::Table;
+use super::table::TextTable;
 use crate::inert_json;
 
 /// Prints one value as one line. What a terminal could take for more than text is escaped, which is the same value.
@@ -22,12 +22,12 @@ pub(super) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
 
 /// Makes a text of many lines fit for a terminal, piece by piece: lines stay lines, all else that is not inert is escaped.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
+pub(super) struct ShownText {
     /// A character that may go on in the next piece.
     open: Vec<u8>,
 }
 
-impl Shown {
+impl ShownText {
     /// The next piece.
     pub(super) fn next(&mut self, piece: &[u8]) -> String {
         self.open.extend_from_slice(piece);
@@ -139,7 +139,7 @@ fn rows(out: &mut dyn Write, items: &[Value]) -> io::Result<()> {
             columns.push(name);
         }
     }
-    let mut table = Table::new(&columns);
+    let mut table = TextTable::new(&columns);
     for row in &flat {
         let of = |column: &&str| row.iter().find(|(name, _)| name == column);
         let cells =
@@ -184,7 +184,7 @@ mod tests {
         let want = "a\n\tgr\u{fc}\u{df}e \\u{1b}[31m\\u{9b}2J\\u{202e}\n\\xff\\u{d}";
         for cut in 0..octets.len() {
             let (front, back) = octets.split_at(cut);
-            let mut shown = Shown::default();
+            let mut shown = ShownText::default();
             assert_eq!(shown.next(front) + &shown.next(back) + &shown.end(), want, "{cut}");
         }
     }

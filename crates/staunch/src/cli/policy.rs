@@ -6,11 +6,11 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::arguments::{CacheCommand, Forget, Json, OneDomain};
-use super::door::{Door, with_door};
+use super::door::{AdminClient, with_door};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
 use super::queue::print;
-use super::table::Table;
+use super::table::TextTable;
 use crate::config::Loaded;
 
 /// Members of a row, which are the headings too.
@@ -27,11 +27,11 @@ pub(super) fn run(command: &CacheCommand, loaded: &Loaded) -> Result<Exit, Failu
     })
 }
 
-async fn list(door: &Door, format: Json) -> Result<Exit, Failure> {
+async fn list(door: &AdminClient, format: Json) -> Result<Exit, Failure> {
     let mut rows = door.stream(&["v1", "policies"], &[]).await?;
     let mut out = stdout().lock();
     let headings = COLUMNS.map(|column| column.trim_end_matches("_at").to_ascii_uppercase());
-    let mut table = Table::new(&headings.each_ref().map(String::as_str));
+    let mut table = TextTable::new(&headings.each_ref().map(String::as_str));
     while let Some(row) = rows.line().await? {
         if format.json {
             output::json(&mut out, &row)?;
@@ -45,14 +45,14 @@ async fn list(door: &Door, format: Json) -> Result<Exit, Failure> {
 }
 
 /// Not being able to fetch what a record announces is a "no", whatever holds in the meantime.
-async fn refresh(door: &Door, command: &OneDomain) -> Result<Exit, Failure> {
+async fn refresh(door: &AdminClient, command: &OneDomain) -> Result<Exit, Failure> {
     let path = ["v1", "policies", &command.domain, "refresh"];
     let answer = door.act(Method::POST, &path).await?;
     print(&answer, command.json)?;
     Ok(Exit::from(answer.get("error").is_none_or(Value::is_null)))
 }
 
-async fn forget(door: &Door, command: &Forget) -> Result<Exit, Failure> {
+async fn forget(door: &AdminClient, command: &Forget) -> Result<Exit, Failure> {
     let Forget { domain, host, json } = command;
     let (kind, name) = match (domain, host) {
         (Some(domain), None) => ("policies", domain),

@@ -4,11 +4,13 @@ use std::io::{self, IsTerminal as _, Write, stdout};
 
 use serde_json::Value;
 
-use super::arguments::{By, Json, MailCommand, QueueAction, QueueList, QueueShow, State};
-use super::door::{Door, with_door};
+use super::arguments::{
+    Json, MailCommand, QueueAction, QueueList, QueueShow, StateFilter, SummaryBy,
+};
+use super::door::{AdminClient, with_door};
 use super::exit::{Exit, Failure};
-use super::output::{self, Shown, cell};
-use super::table::Table;
+use super::output::{self, ShownText, cell};
+use super::table::TextTable;
 use crate::config::Loaded;
 
 const HEADINGS: [&str; 8] =
@@ -24,7 +26,7 @@ pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failur
         MailCommand::Bounce(action) => act(&door, "bounce", action).await,
         MailCommand::Delete(action) => act(&door, "delete", action).await,
         MailCommand::Summary(command) => {
-            let by = [("by", command.by.map(By::as_str))];
+            let by = [("by", command.by.map(SummaryBy::as_str))];
             print(&door.get(&["v1", "queue", "summary"], &by).await?, command.json)
         }
     })
@@ -41,17 +43,17 @@ pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
 }
 
 /// Prints the list; how many rows there were.
-async fn list(door: &Door, command: &QueueList) -> Result<u64, Failure> {
+async fn list(door: &AdminClient, command: &QueueList) -> Result<u64, Failure> {
     let limit = command.limit.map(|limit| limit.to_string());
     let query = [
         ("domain", command.domain.as_deref()),
-        ("state", command.state.map(State::as_str)),
+        ("state", command.state.map(StateFilter::as_str)),
         ("reason", command.reason.as_deref()),
         ("limit", limit.as_deref()),
     ];
     let mut rows = door.stream(&["v1", "queue"], &query).await?;
     let mut out = stdout().lock();
-    let mut table = Table::new(&HEADINGS);
+    let mut table = TextTable::new(&HEADINGS);
     let mut count = 0;
     while let Some(row) = rows.line().await? {
         count += 1;
@@ -82,19 +84,19 @@ fn cells(row: &Value) -> Vec<String> {
     ]
 }
 
-async fn show(door: &Door, command: &QueueShow) -> Result<Exit, Failure> {
+async fn show(door: &AdminClient, command: &QueueShow) -> Result<Exit, Failure> {
     if command.body {
         let mut body = door.stream(&["v1", "queue", &command.id, "body"], &[]).await?;
         let mut out = stdout().lock();
         // It may have sequences that make a terminal do things.
-        let mut shown = (out.is_terminal() && !command.raw).then(Shown::default);
+        let mut shown = (out.is_terminal() && !command.raw).then(ShownText::default);
         while let Some(piece) = body.piece().await? {
             match &mut shown {
                 Some(shown) => out.write_all(shown.next(&piece).as_bytes())?,
                 None => out.write_all(&piece)?,
             }
         }
-        out.write_all(shown.map(Shown::end).unwrap_or_default().as_bytes())?;
+        out.write_all(shown.map(ShownText::end).unwrap_or_default().as_bytes())?;
         out.flush()?;
         return Ok(Exit::Ok);
     }
@@ -114,14 +116,14 @@ fn show_message(out: &mut dyn Write, mut message: Value) -> io::Result<()> {
     output::object(out, &message)?;
     writeln!(out)?;
     let [_, _, own @ ..] = &HEADINGS;
-    let mut table = Table::new(own);
+    let mut table = TextTable::new(own);
     for recipient in recipients.as_ref().and_then(Value::as_array).into_iter().flatten() {
         table.row(out, cells(recipient).into_iter().skip(HEADINGS.len() - own.len()).collect())?;
     }
     table.finish(out)
 }
 
-async fn act(door: &Door, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
+async fn act(door: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
     let answer = door.post(&["v1", "queue", verb], action).await?;
     let number = |key| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
     let (count, being_sent) = (number("count"), number("being_sent"));

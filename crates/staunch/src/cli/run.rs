@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::arguments::Settings;
+use super::arguments::CommandSettings;
 use super::exit::{Exit, Failure};
 use crate::accept::Inherited;
 use crate::config::{ConfigError, Loaded, log_filter};
 use crate::daemon::check_files::check_files_to_run;
-use crate::daemon::reload::Origin;
+use crate::daemon::reload::ConfigOrigin;
 use crate::daemon::{self, descriptors};
 use crate::telemetry;
 
@@ -18,7 +18,7 @@ const BLOCKING_THREADS_MAX: usize = 32;
 /// that does not answer must not keep the process.
 const LAST_FILES: Duration = Duration::from_secs(1);
 
-pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> {
+pub(super) fn run(loaded: Loaded, settings: &CommandSettings) -> Result<Exit, Failure> {
     let level = settings.log_level.as_deref();
     if let Some(Err(reason)) = level.map(log_filter) {
         return Err(Failure::new(Exit::Usage, format!("--log-level: {reason}")));
@@ -32,7 +32,7 @@ pub(super) fn run(loaded: Loaded, settings: &Settings) -> Result<Exit, Failure> 
         tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
     }
     // Before there are threads, which the environment must not change under.
-    let origin = Origin { file: settings.config.clone(), level };
+    let origin = ConfigOrigin { file: settings.config.clone(), level };
     let inherited = Inherited::from_environment();
     descriptors::raise(&loaded.config);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::arguments::{Drain, OneHop};
-use super::door::{Door, with_door};
+use super::door::{AdminClient, with_door};
 use super::exit::{Exit, Failure};
 use super::queue::print;
 use crate::config::Loaded;
@@ -28,7 +28,7 @@ pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure>
     Ok(exit)
 }
 
-async fn turn(door: &Door, verb: &str, command: &OneHop) -> Result<Value, Failure> {
+async fn turn(door: &AdminClient, verb: &str, command: &OneHop) -> Result<Value, Failure> {
     door.post(&["v1", verb], &json!({ "domain": command.domain })).await
 }
 

@@ -8,13 +8,13 @@ const LOOK_AHEAD: usize = 200;
 
 /// A table that is printed as it comes.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct TextTable {
     widths: Vec<usize>,
     waiting: Vec<Vec<String>>,
     is_printing: bool,
 }
 
-impl Table {
+impl TextTable {
     /// A table with these headings.
     pub(super) fn new(headings: &[&str]) -> Self {
         let mut table =
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_what_was_seen_before_printing() {
         let mut out = Vec::new();
-        let mut table = Table::new(&["A", "B"]);
+        let mut table = TextTable::new(&["A", "B"]);
         for index in 0..=LOOK_AHEAD {
             table.row(&mut out, vec![format!("{index}"), "b".into()]).unwrap();
         }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn an_empty_table_says_nothing() {
         let mut out = Vec::new();
-        Table::new(&["A"]).finish(&mut out).unwrap();
+        TextTable::new(&["A"]).finish(&mut out).unwrap();
         assert!(out.is_empty());
     }
 }

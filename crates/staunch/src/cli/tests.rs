@@ -78,7 +78,7 @@ fn a_bulk_action_s_request_says_only_what_was_chosen() {
         ("staunch queue retry --all --json", r#"{"all":true}"#),
     ];
     for (line, want) in cases {
-        let Command::Queue(QueueCommand::Mail(MailCommand::Retry(action))) =
+        let CliCommand::Queue(QueueCommand::Mail(MailCommand::Retry(action))) =
             parse(line).unwrap().command
         else {
             panic!("{line}")

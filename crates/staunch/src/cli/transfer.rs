@@ -5,14 +5,14 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write, stderr, stdin, s
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use spool::{Body, Export, Exported};
+use spool::{Export, Exported, StoredBody};
 
 use super::arguments::TransferFile;
 use super::backup::failure;
 use super::door::with_door;
 use super::exit::{Exit, Failure};
 use crate::config::Loaded;
-use crate::control::transfer::{End, EnvelopeLine, FORMAT, Head, LINE_MAX};
+use crate::control::transfer::{EnvelopeLine, ExportEnd, ExportHead, FORMAT, LINE_MAX};
 
 /// The name of stdin and stdout.
 const PIPE: &str = "-";
@@ -37,15 +37,15 @@ fn in_file(path: &Path, exit: Exit, error: &dyn std::error::Error) -> Failure {
 
 /// Writes what can be read; says what cannot.
 fn write_all(messages: Export, out: &mut dyn Write) -> Result<Exit, Failure> {
-    json_line(out, &Head { staunch_queue: FORMAT })?;
+    json_line(out, &ExportHead { staunch_queue: FORMAT })?;
     let (mut count, mut damaged) = (0_u64, 0_u64);
     for exported in messages {
         match exported {
             Exported::Message(detail, body) => {
                 json_line(out, &EnvelopeLine::of(&detail))?;
                 match body {
-                    Body::Memory(bytes) => out.write_all(&bytes)?,
-                    Body::File { mut file, .. } => drop(io::copy(&mut file, out)?),
+                    StoredBody::Memory(bytes) => out.write_all(&bytes)?,
+                    StoredBody::File { mut file, .. } => drop(io::copy(&mut file, out)?),
                 }
                 out.write_all(b"\n")?;
                 count += 1;
@@ -56,7 +56,7 @@ fn write_all(messages: Export, out: &mut dyn Write) -> Result<Exit, Failure> {
             }
         }
     }
-    json_line(out, &End { end: count })?;
+    json_line(out, &ExportEnd { end: count })?;
     out.flush()?;
     writeln!(stderr(), "{count} messages exported")?;
     Ok(Exit::from(damaged == 0))
@@ -76,7 +76,7 @@ pub(super) fn import(command: &TransferFile, loaded: &Loaded) -> Result<Exit, Fa
         Box::new(BufReader::new(file))
     };
     let head = line(&mut source).and_then(|line| {
-        let head: Head = serde_json::from_slice(&line.unwrap_or_default())?;
+        let head: ExportHead = serde_json::from_slice(&line.unwrap_or_default())?;
         if head.staunch_queue == FORMAT { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     });
     head.map_err(|_| {
@@ -102,7 +102,7 @@ pub(super) fn import(command: &TransferFile, loaded: &Loaded) -> Result<Exit, Fa
 /// The line of the next message and its body, as one request; `None` behind the last one.
 fn message(source: &mut dyn BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut request = line(source)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    if serde_json::from_slice::<End>(&request).is_ok() {
+    if serde_json::from_slice::<ExportEnd>(&request).is_ok() {
         return Ok(None);
     }
     let envelope: EnvelopeLine = serde_json::from_slice(&request)?;

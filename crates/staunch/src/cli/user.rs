@@ -14,10 +14,10 @@ use zeroize::Zeroizing;
 use super::arguments::{Json, NewPassword, UserCommand, UserList, UserRemove};
 use super::exit::{Exit, Failure};
 use super::output;
-use super::table::Table;
-use crate::auth::edit::{Done, Edit, EditError, edit};
+use super::table::TextTable;
+use crate::auth::edit::{Edit, EditError, Edited, edit};
 use crate::auth::users::{UserName, Users, UsersError};
-use crate::auth::verifier::{Form, Verifier};
+use crate::auth::verifier::{SecretForm, Verifier};
 use crate::config::Loaded;
 
 pub(super) fn run(command: &UserCommand, loaded: &Loaded) -> Result<Exit, Failure> {
@@ -25,8 +25,8 @@ pub(super) fn run(command: &UserCommand, loaded: &Loaded) -> Result<Exit, Failur
         Failure::new(Exit::Config, "access.users_file: is empty, so there is no file of users")
     })?;
     match command {
-        UserCommand::Add(command) => set(path, command, Change::Added),
-        UserCommand::Passwd(command) => set(path, command, Change::Changed),
+        UserCommand::Add(command) => set(path, command, UserChange::Added),
+        UserCommand::Passwd(command) => set(path, command, UserChange::Changed),
         UserCommand::Remove(command) => remove(path, command),
         UserCommand::List(command) => list(path, command),
     }
@@ -34,13 +34,13 @@ pub(super) fn run(command: &UserCommand, loaded: &Loaded) -> Result<Exit, Failur
 
 /// What was done, in the word that is printed.
 #[derive(Clone, Copy, Debug)]
-enum Change {
+enum UserChange {
     Added,
     Changed,
     Removed,
 }
 
-impl Change {
+impl UserChange {
     fn word(self) -> &'static str {
         match self {
             Self::Added => "added",
@@ -50,17 +50,17 @@ impl Change {
     }
 }
 
-fn set(path: &Path, command: &NewPassword, change: Change) -> Result<Exit, Failure> {
+fn set(path: &Path, command: &NewPassword, change: UserChange) -> Result<Exit, Failure> {
     let name = name(&command.name)?;
     // One user without SCRAM takes it from all: a new password keeps it.
     let has_scram = || Users::read(path).is_ok_and(|users| users.has_scram(&name));
-    let form = if command.scram || has_scram() { Form::Scram } else { Form::Argon2id };
+    let form = if command.scram || has_scram() { SecretForm::Scram } else { SecretForm::Argon2id };
     let password = password(&name)?;
     let verifier = Verifier::make(form, &password)
         .map_err(|error| Failure::new(Exit::BadInput, error.to_string()))?;
     let wanted = match change {
-        Change::Added => Edit::Add(&verifier),
-        Change::Changed | Change::Removed => Edit::Replace(&verifier),
+        UserChange::Added => Edit::Add(&verifier),
+        UserChange::Changed | UserChange::Removed => Edit::Replace(&verifier),
     };
     if let Some(warning) = warning(path, edit(path, &name, wanted)?) {
         writeln!(stderr(), "{warning}")?;
@@ -69,24 +69,24 @@ fn set(path: &Path, command: &NewPassword, change: Change) -> Result<Exit, Failu
 }
 
 /// A file that root makes in a folder of root is read by root alone, and the daemon is somebody else.
-fn warning(path: &Path, done: Done) -> Option<String> {
+fn warning(path: &Path, done: Edited) -> Option<String> {
     match done {
-        Done::Made { group: 0 } => Some(format!(
+        Edited::Made { group: 0 } => Some(format!(
             "access.users_file: {path} is new and belongs to the group root, so that the user who runs the \
              daemon may not be able to read it; chgrp its group, as in: chgrp staunch {path}",
             path = path.display()
         )),
-        Done::Made { .. } | Done::Changed => None,
+        Edited::Made { .. } | Edited::Changed => None,
     }
 }
 
 fn remove(path: &Path, command: &UserRemove) -> Result<Exit, Failure> {
     let name = name(&command.name)?;
     edit(path, &name, Edit::Remove)?;
-    say(&name, Change::Removed, command.json)
+    say(&name, UserChange::Removed, command.json)
 }
 
-fn say(name: &UserName, change: Change, format: Json) -> Result<Exit, Failure> {
+fn say(name: &UserName, change: UserChange, format: Json) -> Result<Exit, Failure> {
     let mut out = stdout().lock();
     if format.json {
         output::json(&mut out, &json!({ "name": name.as_str(), "change": change.word() }))?;
@@ -100,7 +100,7 @@ fn list(path: &Path, command: &UserList) -> Result<Exit, Failure> {
     let users = Users::read(path)?;
     let wanted = command.name.as_deref().map(name).transpose()?;
     let mut out = stdout().lock();
-    let mut table = Table::new(&["NAME", "VERIFIER"]);
+    let mut table = TextTable::new(&["NAME", "VERIFIER"]);
     let mut is_anybody = false;
     for (name, kind) in users.list() {
         if wanted.as_ref().is_some_and(|wanted| wanted != name) {
@@ -200,9 +200,9 @@ mod tests {
     fn a_new_file_that_only_root_can_read_is_told_of_with_the_remedy() {
         let path = Path::new("/etc/staunch/users");
         let told = |done| warning(path, done);
-        let text = told(Done::Made { group: 0 }).unwrap();
+        let text = told(Edited::Made { group: 0 }).unwrap();
         assert!(text.contains("chgrp staunch /etc/staunch/users"), "{text}");
-        assert_eq!(told(Done::Made { group: 107 }), None);
-        assert_eq!(told(Done::Changed), None);
+        assert_eq!(told(Edited::Made { group: 107 }), None);
+        assert_eq!(told(Edited::Changed), None);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn key(mailbox: &Mailbox) -> String {
 }
 
 impl Checker {
-    pub(super) fn access(&mut self, written: &file::Access) -> Access {
+    pub(super) fn access(&mut self, written: &file::AccessTable) -> Access {
         let networks = self.all("access.networks", &written.networks, Prefix::parse);
         for prefix in networks.iter().filter(|_| !written.open_relay_acknowledged) {
             let shortest = if prefix.address().is_ipv4() { OPEN_V4 } else { OPEN_V6 };

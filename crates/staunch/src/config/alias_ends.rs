@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use smtp::Mailbox;
 
 use super::aliases::TARGETS_MAX;
-use super::aliases_file::{self, Entry};
+use super::aliases_file::{self, AliasEntry};
 use super::checker::Checker;
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, ConfigProblem};
 use super::load::Loaded;
 use super::settings::Config;
 
@@ -43,16 +43,16 @@ impl Loaded {
         let text = aliases_file::read(path).map_err(|error| {
             self.problem("submit.aliases_file", format!("{path_text:?}: {error}"))
         })?;
-        let of_line = |(line, name, reason): (usize, String, String)| Problem {
+        let of_line = |(line, name, reason): (usize, String, String)| ConfigProblem {
             place: format!("{path_text}:{line}"),
             key: name,
             reason,
         };
         let (entries, wrong) = aliases_file::parse(&text, &self.config.origin);
-        let mut problems: Vec<Problem> = wrong.into_iter().map(of_line).collect();
+        let mut problems: Vec<ConfigProblem> = wrong.into_iter().map(of_line).collect();
         let mut all = self.config.aliases.written.clone();
         let mut lines = HashMap::new();
-        for Entry { line, name, targets } in entries {
+        for AliasEntry { line, name, targets } in entries {
             if !self.config.aliases.written.contains_key(&name) {
                 all.insert(name.clone(), targets);
                 lines.insert(name, line);

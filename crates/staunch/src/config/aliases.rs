@@ -28,7 +28,7 @@ impl Aliases {
 
 impl Checker {
     /// Reads `[aliases]`; where they lead is found in `alias_ends`.
-    pub(super) fn aliases(&mut self, file: &file::Aliases) -> Aliases {
+    pub(super) fn aliases(&mut self, file: &file::AliasesTable) -> Aliases {
         let mut written = BTreeMap::new();
         let postmaster = self.optional("aliases.postmaster", &file.postmaster, Mailbox::parse);
         written.extend(postmaster.map(|target| ("postmaster".to_owned(), vec![target])));

@@ -16,7 +16,7 @@ const OCTETS_MAX: u64 = 1 << 20;
 
 /// One alias.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AliasEntry {
     /// Where it begins, from 1.
     pub(super) line: usize,
     /// In lower case, without quotes.
@@ -42,15 +42,15 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
 }
 
 /// The aliases of `text`, and all that is wrong with it. Names without a domain are completed by `origin`.
-pub(super) fn parse(text: &str, origin: &Domain) -> (Vec<Entry>, Vec<Wrong>) {
-    let (mut entries, mut wrong): (Vec<Entry>, Vec<Wrong>) = (Vec::new(), Vec::new());
+pub(super) fn parse(text: &str, origin: &Domain) -> (Vec<AliasEntry>, Vec<Wrong>) {
+    let (mut entries, mut wrong): (Vec<AliasEntry>, Vec<Wrong>) = (Vec::new(), Vec::new());
     let mut names = HashSet::new();
     for (line, text) in logical_lines(text) {
         match entry(&text, origin) {
             Ok((name, _)) if !names.insert(name.clone()) => {
                 wrong.push((line, name, "stands there twice".to_owned()));
             }
-            Ok((name, targets)) => entries.push(Entry { line, name, targets }),
+            Ok((name, targets)) => entries.push(AliasEntry { line, name, targets }),
             Err((name, reason)) => wrong.push((line, name, reason)),
         }
     }

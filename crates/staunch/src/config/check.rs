@@ -15,9 +15,9 @@ use super::listener::{ListenAddress, ListenersFrom};
 use super::log_filter::log_filter;
 use super::units::{self, YEAR};
 use super::{
-    Admin, CleartextFallback, Config, Delivery, Dns, DomainPattern, Dsn, DsnReturn, EightBit,
-    Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts, OnFailure, Patience,
-    Prefix, StsMode, Tls, TlsFloor, file,
+    Admin, CleartextFallback, Config, DelayWarning, Delivery, Dns, DomainPattern, DsnReturn,
+    DsnSettings, EightBit, Hostname, IpFamily, Limits, Log, LogFormat, LongLines, MinVersion,
+    MtaSts, OnFetchFailure, Prefix, StsMode, Tls, TlsFloor, file,
 };
 
 /// Where a resolver listens unless a port is written.
@@ -93,7 +93,7 @@ impl Checker {
         })
     }
 
-    fn limits(&mut self, written: &file::Limits) -> Limits {
+    fn limits(&mut self, written: &file::LimitsTable) -> Limits {
         // RFC 5321 §4.5.3.1 asks for 64 KiB and 100 recipients; less is the operator's decision.
         Limits {
             message_size: self.size("limits.message_size", &written.message_size, 1024),
@@ -116,7 +116,7 @@ impl Checker {
         }
     }
 
-    fn dns(&mut self, written: &file::Dns) -> Dns {
+    fn dns(&mut self, written: &file::DnsTable) -> Dns {
         match written.dnssec.as_str() {
             "off" => {}
             "validate" | "trust-ad" => {
@@ -135,7 +135,7 @@ impl Checker {
         }
     }
 
-    fn delivery(&mut self, written: &file::Delivery) -> Delivery {
+    fn delivery(&mut self, written: &file::DeliveryTable) -> Delivery {
         let retry = self.all("delivery.retry", &written.retry, |text| {
             in_range(units::duration(text), &(SECOND..=DAY), units::show_duration)
         });
@@ -160,7 +160,7 @@ impl Checker {
                 &written.bounce_lifetime,
                 SECOND..=YEAR,
             ),
-            delay_notice: Patience {
+            delay_notice: DelayWarning {
                 usual: self.wait("delivery.delay_notice_after", &written.delay_notice_after),
                 policy: self
                     .wait("delivery.delay_notice_after_policy", &written.delay_notice_after_policy),
@@ -194,7 +194,7 @@ impl Checker {
         }
     }
 
-    fn tls(&mut self, written: &file::Tls) -> Tls {
+    fn tls(&mut self, written: &file::TlsTable) -> Tls {
         let ca_file = self.optional_path("tls.ca_file", &written.ca_file);
         if ca_file.is_none() && !written.system_roots {
             let reason = "without them tls.ca_file must name trust anchors";
@@ -208,7 +208,7 @@ impl Checker {
         }
     }
 
-    fn mta_sts(&mut self, written: &file::MtaSts) -> MtaSts {
+    fn mta_sts(&mut self, written: &file::MtaStsTable) -> MtaSts {
         let patterns =
             self.all("mta_sts.report_domains", &written.report_domains, DomainPattern::parse);
         self.no_ties("mta_sts.report_domains", patterns.iter().map(|pattern| (0, pattern)));
@@ -222,7 +222,11 @@ impl Checker {
                 &written.fetch_timeout,
                 SECOND..=600 * SECOND,
             ),
-            dns_failure: self.listed("mta_sts.dns_failure", &written.dns_failure, OnFailure::Defer),
+            dns_failure: self.listed(
+                "mta_sts.dns_failure",
+                &written.dns_failure,
+                OnFetchFailure::Defer,
+            ),
             dns_failure_cap: self.duration(
                 "mta_sts.dns_failure_cap",
                 &written.dns_failure_cap,
@@ -231,7 +235,7 @@ impl Checker {
             fetch_failure: self.listed(
                 "mta_sts.fetch_failure",
                 &written.fetch_failure,
-                OnFailure::Deliver,
+                OnFetchFailure::Deliver,
             ),
             // Short ones are for tests; five minutes is the shortest that a policy host is asked.
             refresh_every: self.duration(
@@ -259,19 +263,19 @@ impl Checker {
         }
     }
 
-    fn dsn(&mut self, written: &file::Dsn) -> Option<Dsn> {
+    fn dsn(&mut self, written: &file::DsnTable) -> Option<DsnSettings> {
         let returns = self.listed("dsn.return", &written.returns, DsnReturn::Headers);
         let from = self.parsed("dsn.from", &written.from, Mailbox::parse);
         let rate_per_sender_per_hour = NonZeroU32::new(written.rate_per_sender_per_hour);
-        from.map(|from| Dsn { from, returns, rate_per_sender_per_hour })
+        from.map(|from| DsnSettings { from, returns, rate_per_sender_per_hour })
     }
 
-    fn admin(&mut self, written: &file::Admin) -> Admin {
+    fn admin(&mut self, written: &file::AdminTable) -> Admin {
         let socket = self.socket("admin.socket", &written.socket);
         Admin { socket }
     }
 
-    fn log(&mut self, written: &file::Log) -> Log {
+    fn log(&mut self, written: &file::LogTable) -> Log {
         if let Err(reason) = log_filter(&written.level) {
             self.wrong("log.level".into(), &written.level, reason);
         }

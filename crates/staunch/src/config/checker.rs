@@ -23,7 +23,7 @@ pub(super) struct Checker {
 }
 
 /// A closed list of words.
-pub(super) trait Listed: Copy + 'static {
+pub(super) trait WordList: Copy + 'static {
     /// Every word with what it means.
     const WORDS: &'static [(&'static str, Self)];
 }
@@ -74,7 +74,7 @@ impl Checker {
         texts.iter().filter_map(|text| self.accept(key, text, parse(text))).collect()
     }
 
-    pub(super) fn listed<T: Listed>(&mut self, key: &str, text: &str, fallback: T) -> T {
+    pub(super) fn listed<T: WordList>(&mut self, key: &str, text: &str, fallback: T) -> T {
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| *word == text) {
             return *value;
         }

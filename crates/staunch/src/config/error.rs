@@ -5,7 +5,7 @@ use std::fmt;
 /// One thing that is wrong, as one line: `FILE:LINE: key: reason`, or with the variable's name in
 /// front.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Problem {
+pub(crate) struct ConfigProblem {
     /// `FILE:LINE`, `FILE`, the name of a variable, or `default`.
     pub(crate) place: String,
     /// The key as it stands in a file, with its section; empty where no key is at fault.
@@ -14,7 +14,7 @@ pub(crate) struct Problem {
     pub(crate) reason: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.place.as_str(), self.key.as_str()) {
             (place, "") => write!(f, "{place}: {}", self.reason),
@@ -26,14 +26,14 @@ impl fmt::Display for Problem {
 /// Why a configuration was not accepted: everything found, not just the first of it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{}", lines(.0))]
-pub(crate) struct ConfigError(pub(crate) Vec<Problem>);
+pub(crate) struct ConfigError(pub(crate) Vec<ConfigProblem>);
 
-impl From<Problem> for ConfigError {
-    fn from(problem: Problem) -> Self {
+impl From<ConfigProblem> for ConfigError {
+    fn from(problem: ConfigProblem) -> Self {
         Self(vec![problem])
     }
 }
 
-fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+fn lines(problems: &[ConfigProblem]) -> String {
+    problems.iter().map(ConfigProblem::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -15,25 +15,25 @@ pub(super) struct File {
     pub(super) origin: String,
     pub(super) data_dir: String,
     pub(super) shutdown_grace: String,
-    pub(super) access: Access,
-    pub(super) aliases: Aliases,
-    pub(super) limits: Limits,
-    pub(super) dns: Dns,
-    pub(super) delivery: Delivery,
-    pub(super) tls: Tls,
-    pub(super) mta_sts: MtaSts,
-    pub(super) dsn: Dsn,
-    pub(super) admin: Admin,
-    pub(super) submit: Submit,
-    pub(super) log: Log,
+    pub(super) access: AccessTable,
+    pub(super) aliases: AliasesTable,
+    pub(super) limits: LimitsTable,
+    pub(super) dns: DnsTable,
+    pub(super) delivery: DeliveryTable,
+    pub(super) tls: TlsTable,
+    pub(super) mta_sts: MtaStsTable,
+    pub(super) dsn: DsnTable,
+    pub(super) admin: AdminTable,
+    pub(super) submit: SubmitTable,
+    pub(super) log: LogTable,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) listener: Vec<Listener>,
+    pub(super) listener: Vec<ListenerTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) route: Vec<Route>,
+    pub(super) route: Vec<RouteTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) source: Vec<Source>,
+    pub(super) source: Vec<SourceTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) limit: Vec<Limit>,
+    pub(super) limit: Vec<LimitTable>,
 }
 
 impl Default for File {
@@ -43,17 +43,17 @@ impl Default for File {
             origin: String::new(),
             data_dir: String::new(),
             shutdown_grace: "30s".into(),
-            access: Access::default(),
-            aliases: Aliases::default(),
-            limits: Limits::default(),
-            dns: Dns::default(),
-            delivery: Delivery::default(),
-            tls: Tls::default(),
-            mta_sts: MtaSts::default(),
-            dsn: Dsn::default(),
-            admin: Admin::default(),
-            submit: Submit::default(),
-            log: Log::default(),
+            access: AccessTable::default(),
+            aliases: AliasesTable::default(),
+            limits: LimitsTable::default(),
+            dns: DnsTable::default(),
+            delivery: DeliveryTable::default(),
+            tls: TlsTable::default(),
+            mta_sts: MtaStsTable::default(),
+            dsn: DsnTable::default(),
+            admin: AdminTable::default(),
+            submit: SubmitTable::default(),
+            log: LogTable::default(),
             listener: Vec::new(),
             route: Vec::new(),
             source: Vec::new(),
@@ -66,7 +66,7 @@ impl Default for File {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "keys of a file")]
-pub(super) struct Listener {
+pub(super) struct ListenerTable {
     pub(super) address: String,
     #[serde(default = "relay")]
     pub(super) mode: String,
@@ -98,7 +98,7 @@ fn reject() -> String {
     "reject".into()
 }
 
-impl Listener {
+impl ListenerTable {
     /// The built-in listeners, both on loopback.
     pub(super) fn built_in() -> Vec<Self> {
         let built_in = |address: &str| Self {
@@ -118,7 +118,7 @@ impl Listener {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Access {
+pub(super) struct AccessTable {
     pub(super) networks: Vec<String>,
     pub(super) open_relay_acknowledged: bool,
     pub(super) users_file: String,
@@ -127,7 +127,7 @@ pub(super) struct Access {
     pub(super) deny_senders: Vec<String>,
 }
 
-impl Default for Access {
+impl Default for AccessTable {
     fn default() -> Self {
         Self {
             networks: vec!["127.0.0.0/8".into(), "::1/128".into()],
@@ -142,7 +142,7 @@ impl Default for Access {
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub(super) struct Aliases {
+pub(super) struct AliasesTable {
     pub(super) postmaster: String,
     /// Every other key is a name.
     #[serde(flatten)]
@@ -151,7 +151,7 @@ pub(super) struct Aliases {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Limits {
+pub(super) struct LimitsTable {
     pub(super) message_size: String,
     pub(super) recipients: u32,
     pub(super) connections: u32,
@@ -165,7 +165,7 @@ pub(super) struct Limits {
     pub(super) recipients_per_sender_per_hour: u32,
 }
 
-impl Default for Limits {
+impl Default for LimitsTable {
     fn default() -> Self {
         Self {
             message_size: "50MiB".into(),
@@ -185,13 +185,13 @@ impl Default for Limits {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Dns {
+pub(super) struct DnsTable {
     pub(super) servers: Vec<String>,
     pub(super) dnssec: String,
     pub(super) timeout: String,
 }
 
-impl Default for Dns {
+impl Default for DnsTable {
     fn default() -> Self {
         Self { servers: Vec::new(), dnssec: "off".into(), timeout: "5s".into() }
     }
@@ -199,7 +199,7 @@ impl Default for Dns {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Delivery {
+pub(super) struct DeliveryTable {
     pub(super) port: u16,
     pub(super) tls: String,
     pub(super) cleartext_fallback: String,
@@ -222,7 +222,7 @@ pub(super) struct Delivery {
     pub(super) allow_addresses: Vec<String>,
 }
 
-impl Default for Delivery {
+impl Default for DeliveryTable {
     fn default() -> Self {
         Self {
             port: 25,
@@ -251,14 +251,14 @@ impl Default for Delivery {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Tls {
+pub(super) struct TlsTable {
     pub(super) ca_file: String,
     pub(super) system_roots: bool,
     pub(super) min_version: String,
     pub(super) post_quantum: bool,
 }
 
-impl Default for Tls {
+impl Default for TlsTable {
     fn default() -> Self {
         Self {
             ca_file: String::new(),
@@ -271,7 +271,7 @@ impl Default for Tls {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct MtaSts {
+pub(super) struct MtaStsTable {
     pub(super) mode: String,
     pub(super) report_domains: Vec<String>,
     pub(super) policy_port: u16,
@@ -283,7 +283,7 @@ pub(super) struct MtaSts {
     pub(super) refresh_every: String,
 }
 
-impl Default for MtaSts {
+impl Default for MtaStsTable {
     fn default() -> Self {
         Self {
             mode: "enforce".into(),
@@ -301,7 +301,7 @@ impl Default for MtaSts {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Route {
+pub(super) struct RouteTable {
     pub(super) domains: Vec<String>,
     pub(super) via: Vec<String>,
     #[serde(default = "verify")]
@@ -314,7 +314,7 @@ pub(super) struct Route {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Source {
+pub(super) struct SourceTable {
     pub(super) address: String,
     #[serde(default)]
     pub(super) hostname: String,
@@ -323,7 +323,7 @@ pub(super) struct Source {
 /// `[[limit]]`; 0 limits nothing.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Limit {
+pub(super) struct LimitTable {
     pub(super) domains: Vec<String>,
     pub(super) mx: Vec<String>,
     pub(super) connections: u32,
@@ -336,14 +336,14 @@ fn verify() -> String {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Dsn {
+pub(super) struct DsnTable {
     pub(super) from: String,
     #[serde(rename = "return")]
     pub(super) returns: String,
     pub(super) rate_per_sender_per_hour: u32,
 }
 
-impl Default for Dsn {
+impl Default for DsnTable {
     fn default() -> Self {
         Self { from: String::new(), returns: "headers".into(), rate_per_sender_per_hour: 100 }
     }
@@ -351,25 +351,25 @@ impl Default for Dsn {
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Admin {
+pub(super) struct AdminTable {
     pub(super) socket: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Submit {
+pub(super) struct SubmitTable {
     pub(super) socket: String,
     pub(super) aliases_file: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Log {
+pub(super) struct LogTable {
     pub(super) format: String,
     pub(super) level: String,
 }
 
-impl Default for Log {
+impl Default for LogTable {
     fn default() -> Self {
         Self { format: "auto".into(), level: "info".into() }
     }

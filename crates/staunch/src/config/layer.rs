@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use super::file::File;
-use super::show::Sources;
-use super::{ConfigError, Problem, later, surroundings};
+use super::show::KeySources;
+use super::{ConfigError, ConfigProblem, later, surroundings};
 
 /// Before the names of sections and keys.
 const VARIABLE_PREFIX: &str = "STAUNCH__";
@@ -37,10 +37,10 @@ impl Layer {
     ///
     /// # Errors
     ///
-    /// [`Problem`]s with `name` and line.
+    /// [`ConfigProblem`]s with `name` and line.
     pub(super) fn of_document(name: &str, text: &str) -> Result<Self, ConfigError> {
         let located = |error: &toml::de::Error| place(name, text, error.span());
-        let syntax = |error: toml::de::Error| Problem {
+        let syntax = |error: toml::de::Error| ConfigProblem {
             place: located(&error),
             key: String::new(),
             reason: one_line(error.message()),
@@ -48,7 +48,7 @@ impl Layer {
         let mut table = DeTable::parse(text).map_err(syntax)?;
         let too_early = later::take_out(table.get_mut());
         if !too_early.is_empty() {
-            let problem = |early: later::TooEarly| Problem {
+            let problem = |early: later::TooEarly| ConfigProblem {
                 place: place(name, text, Some(early.span)),
                 key: early.key,
                 reason: early.reason,
@@ -56,10 +56,12 @@ impl Layer {
             return Err(ConfigError(too_early.into_iter().map(problem).collect()));
         }
         let deserializer = toml::Deserializer::from(table.clone());
-        serde_path_to_error::deserialize::<_, File>(deserializer).map_err(|error| Problem {
-            place: located(error.inner()),
-            key: path_of(error.path()),
-            reason: reason(error.inner().message()),
+        serde_path_to_error::deserialize::<_, File>(deserializer).map_err(|error| {
+            ConfigProblem {
+                place: located(error.inner()),
+                key: path_of(error.path()),
+                reason: reason(error.inner().message()),
+            }
         })?;
         let convert = Convert { name, text };
         Ok(Self { values: convert.table(table.get_ref()) })
@@ -100,7 +102,7 @@ impl Layer {
 /// # Errors
 ///
 /// None that the strict reading of each layer would have left; named all the same.
-pub(super) fn merge(mut layers: Vec<Layer>) -> Result<(File, Sources), ConfigError> {
+pub(super) fn merge(mut layers: Vec<Layer>) -> Result<(File, KeySources), ConfigError> {
     let mut lists = Layer::default();
     for key in TABLE_LISTS {
         let tables: Vec<layers::Value> = layers
@@ -113,7 +115,7 @@ pub(super) fn merge(mut layers: Vec<Layer>) -> Result<(File, Sources), ConfigErr
             lists.values.insert(key.to_owned(), layers::Value::new(None, tables));
         }
     }
-    let unexpected = |error: layers::ConfigError| Problem {
+    let unexpected = |error: layers::ConfigError| ConfigProblem {
         place: "configuration".into(),
         key: String::new(),
         reason: one_line(&error.to_string()),
@@ -124,13 +126,13 @@ pub(super) fn merge(mut layers: Vec<Layer>) -> Result<(File, Sources), ConfigErr
         builder = builder.add_source(layer);
     }
     let merged = builder.build().map_err(unexpected)?;
-    let mut sources = Sources::default();
+    let mut sources = KeySources::default();
     note_places(String::new(), &merged.cache, &mut sources);
     let file = merged.try_deserialize::<File>().map_err(unexpected)?;
     Ok((file, sources))
 }
 
-fn note_places(path: String, value: &layers::Value, sources: &mut Sources) {
+fn note_places(path: String, value: &layers::Value, sources: &mut KeySources) {
     if let Some(place) = value.origin() {
         sources.0.insert(path.clone(), place.to_owned());
     }
@@ -221,8 +223,8 @@ impl Convert<'_> {
 }
 
 /// The defaults as a table, whose types are those of the keys.
-fn defaults() -> Result<toml::Table, Problem> {
-    toml::Table::try_from(File::default()).map_err(|error| Problem {
+fn defaults() -> Result<toml::Table, ConfigProblem> {
+    toml::Table::try_from(File::default()).map_err(|error| ConfigProblem {
         place: "default".into(),
         key: String::new(),
         reason: error.to_string(),
@@ -234,14 +236,15 @@ fn variable(
     name: &str,
     value: &OsString,
     defaults: &toml::Table,
-) -> Result<Option<(Vec<String>, layers::Value)>, Problem> {
+) -> Result<Option<(Vec<String>, layers::Value)>, ConfigProblem> {
     let text = value.to_str().ok_or_else(|| surroundings::not_utf8(name))?;
     if text.is_empty() {
         return Ok(None);
     }
     let path: Vec<String> =
         name.trim_start_matches(VARIABLE_PREFIX).split("__").map(str::to_ascii_lowercase).collect();
-    let problem = |reason: String| Problem { place: name.to_owned(), key: path.join("."), reason };
+    let problem =
+        |reason: String| ConfigProblem { place: name.to_owned(), key: path.join("."), reason };
     if path.first().is_some_and(|first| TABLE_LISTS.contains(&first.as_str())) {
         let reason = "[[...]] tables are written into STAUNCH_CONFIG_TOML, as a TOML document";
         return Err(problem(reason.into()));

@@ -1,12 +1,12 @@
 //! Words that stand for variants: each list is what the operator may write.
 
-use super::checker::Listed;
+use super::checker::WordList;
 use super::{
-    BareNewline, CleartextFallback, DsnReturn, EightBit, IpFamily, ListenerMode, LogFormat,
-    LongLines, MinVersion, OnFailure, StsMode, TlsFloor,
+    BareNewlines, CleartextFallback, DsnReturn, EightBit, IpFamily, ListenerMode, LogFormat,
+    LongLines, MinVersion, OnFetchFailure, StsMode, TlsFloor,
 };
 
-impl Listed for ListenerMode {
+impl WordList for ListenerMode {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("relay", Self::Relay),
         ("submission", Self::Submission),
@@ -14,12 +14,12 @@ impl Listed for ListenerMode {
     ];
 }
 
-impl Listed for BareNewline {
+impl WordList for BareNewlines {
     const WORDS: &'static [(&'static str, Self)] =
         &[("reject", Self::Reject), ("normalize", Self::Normalize)];
 }
 
-impl Listed for TlsFloor {
+impl WordList for TlsFloor {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("opportunistic", Self::Opportunistic),
         ("encrypt", Self::Encrypt),
@@ -27,7 +27,7 @@ impl Listed for TlsFloor {
     ];
 }
 
-impl Listed for CleartextFallback {
+impl WordList for CleartextFallback {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("never", Self::Never),
         ("second-attempt", Self::SecondAttempt),
@@ -35,41 +35,41 @@ impl Listed for CleartextFallback {
     ];
 }
 
-impl Listed for EightBit {
+impl WordList for EightBit {
     const WORDS: &'static [(&'static str, Self)] =
         &[("convert", Self::Convert), ("send", Self::Send)];
 }
 
-impl Listed for LongLines {
+impl WordList for LongLines {
     const WORDS: &'static [(&'static str, Self)] =
         &[("pass", Self::Pass), ("encode", Self::Encode), ("refuse", Self::Refuse)];
 }
 
-impl Listed for IpFamily {
+impl WordList for IpFamily {
     const WORDS: &'static [(&'static str, Self)] =
         &[("both", Self::Both), ("v4", Self::V4), ("v6", Self::V6)];
 }
 
-impl Listed for MinVersion {
+impl WordList for MinVersion {
     const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 }
 
-impl Listed for StsMode {
+impl WordList for StsMode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("enforce", Self::Enforce), ("report", Self::Report), ("off", Self::Off)];
 }
 
-impl Listed for OnFailure {
+impl WordList for OnFetchFailure {
     const WORDS: &'static [(&'static str, Self)] =
         &[("defer", Self::Defer), ("deliver", Self::Deliver)];
 }
 
-impl Listed for DsnReturn {
+impl WordList for DsnReturn {
     const WORDS: &'static [(&'static str, Self)] =
         &[("headers", Self::Headers), ("full", Self::Full)];
 }
 
-impl Listed for LogFormat {
+impl WordList for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("auto", Self::Auto),
         ("text", Self::Text),

@@ -21,11 +21,11 @@ pub(crate) struct Listener {
     /// Who talks to it, and how.
     pub(crate) mode: ListenerMode,
     /// What clients are shown under TLS; always there where the mode needs it.
-    pub(crate) tls: Option<Identity>,
+    pub(crate) tls: Option<TlsIdentity>,
     /// Who speaks the PROXY protocol, and must.
     pub(crate) proxy_protocol_from: Vec<Prefix>,
     /// What happens to lines that end in a bare CR or LF.
-    pub(crate) bare_newline: BareNewline,
+    pub(crate) bare_newline: BareNewlines,
     /// Is REQUIRETLS offered under TLS (RFC 8689)?
     pub(crate) require_tls: bool,
     /// What becomes of messages without Date or Message-ID?
@@ -80,7 +80,7 @@ impl ListenerMode {
 
 /// `listener.bare_newline`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum BareNewline {
+pub(crate) enum BareNewlines {
     /// 550 5.5.2 after the true end of the data.
     Reject,
     /// Made CRLF before dots are looked at.
@@ -107,7 +107,7 @@ pub(crate) enum ClientInReceived {
 
 /// `listener.tls_certificate` and `listener.tls_key`: who we are to clients. Files in PEM form.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Identity {
+pub(crate) struct TlsIdentity {
     /// Our certificate, then those that lead to a trust anchor.
     pub(crate) certificate: PathBuf,
     /// Its private key.
@@ -135,7 +135,7 @@ pub(super) enum ListenersFrom {
 impl Checker {
     pub(super) fn listeners(
         &mut self,
-        written: &[file::Listener],
+        written: &[file::ListenerTable],
         from: ListenersFrom,
     ) -> Vec<Listener> {
         let is_default = from == ListenersFrom::BuiltIn;
@@ -149,7 +149,7 @@ impl Checker {
             let from = &listener.proxy_protocol_from;
             let proxy_protocol_from = self.all(&key("proxy_protocol_from"), from, Prefix::parse);
             let bare_newline =
-                self.listed(&key("bare_newline"), &listener.bare_newline, BareNewline::Reject);
+                self.listed(&key("bare_newline"), &listener.bare_newline, BareNewlines::Reject);
             let Some(address) = address else { continue };
             let is_shared = matches!(&address, ListenAddress::Tcp(tcp) if tcp.port() == 0);
             if !is_shared && !seen.insert(address.clone()) {
@@ -195,9 +195,9 @@ impl Checker {
     fn identity(
         &mut self,
         key: &impl Fn(&'static str) -> String,
-        listener: &file::Listener,
+        listener: &file::ListenerTable,
         mode: ListenerMode,
-    ) -> Option<Identity> {
+    ) -> Option<TlsIdentity> {
         let files = (listener.tls_certificate.as_str(), listener.tls_key.as_str());
         let reason = match files {
             ("", "") if mode.is_for_users() => {
@@ -218,13 +218,13 @@ impl Checker {
             self.finding(key(name), reason.into());
             return None;
         }
-        Some(Identity {
+        Some(TlsIdentity {
             certificate: self.path(&key("tls_certificate"), files.0),
             key: self.path(&key("tls_key"), files.1),
         })
     }
 
-    pub(super) fn submit(&mut self, written: &file::Submit) -> Submit {
+    pub(super) fn submit(&mut self, written: &file::SubmitTable) -> Submit {
         Submit {
             socket: self.socket("submit.socket", &written.socket),
             aliases_file: self.optional_path("submit.aliases_file", &written.aliases_file),

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use super::file::{self, File};
 use super::layer::{self, Layer};
 use super::listener::ListenersFrom;
-use super::show::Sources;
+use super::show::KeySources;
 use super::surroundings::Surroundings;
-use super::{Config, ConfigError, Problem, Shown, Source, check};
+use super::{Config, ConfigError, ConfigProblem, ShownConfig, Source, check};
 
 /// Ours: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -27,7 +27,7 @@ pub(crate) struct Loaded {
     /// What the daemon runs on.
     pub(crate) config: Config,
     /// The same for people, with sources.
-    pub(crate) shown: Shown,
+    pub(crate) shown: ShownConfig,
     /// The files read.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -54,27 +54,27 @@ pub(crate) fn load(
     let (mut file, mut sources) = layer::merge(layers)?;
     let listeners = complete(&mut file, &mut sources, surroundings)?;
     let config = check::check(&file, listeners).map_err(|findings| {
-        let located = |(key, reason): (String, String)| Problem {
+        let located = |(key, reason): (String, String)| ConfigProblem {
             place: sources.of(&key).to_owned(),
             key,
             reason,
         };
         ConfigError(findings.into_iter().map(located).collect())
     })?;
-    Ok(Loaded { config, shown: Shown { file, sources }, files })
+    Ok(Loaded { config, shown: ShownConfig { file, sources }, files })
 }
 
 impl Loaded {
     /// A problem with the value of `key`, at the place where it was set.
-    pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> Problem {
+    pub(crate) fn problem(&self, key: &str, reason: impl Into<String>) -> ConfigProblem {
         let place = self.shown.sources.of(key).to_owned();
-        Problem { place, key: key.into(), reason: reason.into() }
+        ConfigProblem { place, key: key.into(), reason: reason.into() }
     }
 
     /// What is legal but will cost mail, one line each.
-    pub(crate) fn complaints(&self) -> Vec<Problem> {
+    pub(crate) fn complaints(&self) -> Vec<ConfigProblem> {
         let hostname = &self.config.hostname;
-        let complaint = hostname.complaint().map(|complaint| Problem {
+        let complaint = hostname.complaint().map(|complaint| ConfigProblem {
             place: self.shown.sources.of("hostname").to_owned(),
             key: "hostname".into(),
             reason: format!(
@@ -82,7 +82,7 @@ impl Loaded {
                 hostname.to_string()
             ),
         });
-        let nobody = self.config.access.networks.is_empty().then(|| Problem {
+        let nobody = self.config.access.networks.is_empty().then(|| ConfigProblem {
             place: self.shown.sources.of("access.networks").to_owned(),
             key: "access.networks".into(),
             reason: "is empty: nobody may relay".into(),
@@ -92,7 +92,7 @@ impl Loaded {
     }
 
     /// Programs of this machine write to root; who reads that?
-    pub(crate) fn nobody_is_root(&self) -> Option<Problem> {
+    pub(crate) fn nobody_is_root(&self) -> Option<ConfigProblem> {
         let reason = "nobody reads root's mail: cron and other programs write to root@localhost, which is refused, and \
                       DSNs to them are dropped; set root = \"you@example.net\"";
         let is_somebody = self.config.aliases.targets("root").is_some();
@@ -100,7 +100,7 @@ impl Loaded {
     }
 
     /// The address of another machine, or of none yet. A UDP socket finds out without a packet.
-    fn not_ours(&self, source: &Source) -> Option<Problem> {
+    fn not_ours(&self, source: &Source) -> Option<ConfigProblem> {
         let error = UdpSocket::bind((source.address, 0)).err()?;
         let key = format!("source[{}].address", source.index);
         let address = source.address;
@@ -108,7 +108,7 @@ impl Loaded {
         Some(self.problem(&key, reason))
     }
 
-    fn no_users(&self) -> Option<Problem> {
+    fn no_users(&self) -> Option<ConfigProblem> {
         let Config { listeners, access, .. } = &self.config;
         if access.users_file.is_some() {
             return None;
@@ -152,15 +152,15 @@ fn find_files(
     Ok(files)
 }
 
-fn io_problem(path: &Path, error: &std::io::Error) -> Problem {
-    Problem {
+fn io_problem(path: &Path, error: &std::io::Error) -> ConfigProblem {
+    ConfigProblem {
         place: path.to_string_lossy().into_owned(),
         key: String::new(),
         reason: error.to_string(),
     }
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
+fn read(path: &Path) -> Result<String, ConfigProblem> {
     let problem = |error| io_problem(path, &error);
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(problem)?;
@@ -169,15 +169,15 @@ fn read(path: &Path) -> Result<String, Problem> {
         return Ok(text);
     }
     let reason = format!("over {FILE_BYTES_MAX} bytes");
-    Err(Problem { place: path.to_string_lossy().into_owned(), key: String::new(), reason })
+    Err(ConfigProblem { place: path.to_string_lossy().into_owned(), key: String::new(), reason })
 }
 
 /// Fills in what depends on the machine, and the listeners if nobody named one.
 fn complete(
     file: &mut File,
-    sources: &mut Sources,
+    sources: &mut KeySources,
     surroundings: &Surroundings,
-) -> Result<ListenersFrom, Problem> {
+) -> Result<ListenersFrom, ConfigProblem> {
     let mut derive = |key: &str, from: &str| {
         sources.0.insert(key.to_owned(), format!("default: {from}"));
     };
@@ -219,7 +219,7 @@ fn complete(
     if !file.listener.is_empty() {
         return Ok(ListenersFrom::Written);
     }
-    file.listener = file::Listener::built_in();
+    file.listener = file::ListenerTable::built_in();
     Ok(ListenersFrom::BuiltIn)
 }
 
@@ -228,7 +228,7 @@ fn first_of_list(list: &str) -> &str {
     list.split(':').next().unwrap_or_default()
 }
 
-fn default_data_dir(surroundings: &Surroundings) -> Result<(String, &'static str), Problem> {
+fn default_data_dir(surroundings: &Surroundings) -> Result<(String, &'static str), ConfigProblem> {
     if let Some(list) = surroundings.get("STATE_DIRECTORY")? {
         return Ok((first_of_list(list).to_owned(), "$STATE_DIRECTORY"));
     }
@@ -239,5 +239,5 @@ fn default_data_dir(surroundings: &Surroundings) -> Result<(String, &'static str
         return Ok((format!("{home}/.local/state/staunch"), "$HOME"));
     }
     let reason = "not set, and neither are $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME";
-    Err(Problem { place: "default".into(), key: "data_dir".into(), reason: reason.into() })
+    Err(ConfigProblem { place: "default".into(), key: "data_dir".into(), reason: reason.into() })
 }

@@ -33,10 +33,11 @@ mod surroundings;
 mod units;
 
 pub(crate) use access::{Senders, key as mailbox_key};
-pub(crate) use error::{ConfigError, Problem};
+pub(crate) use error::{ConfigError, ConfigProblem};
 pub(crate) use hostname::Hostname;
 pub(crate) use listener::{
-    BareNewline, ClientInReceived, Identity, ListenAddress, Listener, ListenerMode, MissingHeaders,
+    BareNewlines, ClientInReceived, ListenAddress, Listener, ListenerMode, MissingHeaders,
+    TlsIdentity,
 };
 pub(crate) use load::{Loaded, load};
 pub(crate) use local::Destination;
@@ -44,11 +45,11 @@ pub(crate) use log_filter::{OWN_TARGET, log_filter};
 pub(crate) use pattern::{DomainPattern, most_specific};
 pub(crate) use prefix::Prefix;
 pub(crate) use settings::{
-    Admin, CleartextFallback, Config, Delivery, Dns, Dsn, DsnReturn, EightBit, IpFamily, Limit,
-    Limits, Log, LogFormat, Login, LongLines, MinVersion, MtaSts, OnFailure, Patience, Route,
-    Source, StsMode, Tls, TlsFloor, Via, ViaLookup, ViaScheme,
+    Admin, CleartextFallback, Config, DelayWarning, Delivery, Dns, DsnReturn, DsnSettings,
+    EightBit, IpFamily, Limit, Limits, Log, LogFormat, LongLines, MinVersion, MtaSts,
+    OnFetchFailure, Route, RouteLogin, Source, StsMode, Tls, TlsFloor, Via, ViaLookup, ViaScheme,
 };
-pub(crate) use show::Shown;
+pub(crate) use show::ShownConfig;
 pub(crate) use surroundings::Surroundings;
 
 #[cfg(test)]

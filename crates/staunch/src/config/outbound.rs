@@ -8,11 +8,12 @@ use smtp::{Domain, HostName};
 
 use super::checker::Checker;
 use super::{
-    DomainPattern, Hostname, Limit, Login, Route, Source, TlsFloor, Via, ViaLookup, ViaScheme, file,
+    DomainPattern, Hostname, Limit, Route, RouteLogin, Source, TlsFloor, Via, ViaLookup, ViaScheme,
+    file,
 };
 
 impl Checker {
-    pub(super) fn sources(&mut self, written: &[file::Source]) -> Vec<Source> {
+    pub(super) fn sources(&mut self, written: &[file::SourceTable]) -> Vec<Source> {
         let mut seen = BTreeSet::new();
         let mut sources = Vec::new();
         for (index, source) in written.iter().enumerate() {
@@ -32,7 +33,7 @@ impl Checker {
         sources
     }
 
-    pub(super) fn outbound_limits(&mut self, written: &[file::Limit]) -> Vec<Limit> {
+    pub(super) fn outbound_limits(&mut self, written: &[file::LimitTable]) -> Vec<Limit> {
         let mut limits = Vec::new();
         for (index, limit) in written.iter().enumerate() {
             let key = |name| format!("limit[{index}].{name}");
@@ -66,7 +67,7 @@ impl Checker {
         limits
     }
 
-    pub(super) fn routes(&mut self, written: &[file::Route]) -> Vec<Route> {
+    pub(super) fn routes(&mut self, written: &[file::RouteTable]) -> Vec<Route> {
         let mut routes = Vec::new();
         for (index, route) in written.iter().enumerate() {
             let key = |name| format!("route[{index}].{name}");
@@ -97,7 +98,7 @@ impl Checker {
         routes
     }
 
-    fn login(&mut self, index: usize, route: &file::Route) -> Option<Arc<Login>> {
+    fn login(&mut self, index: usize, route: &file::RouteTable) -> Option<Arc<RouteLogin>> {
         let key = |name| format!("route[{index}].{name}");
         let file = self.optional_path(&key("password_file"), &route.password_file);
         match (route.username.as_str(), file) {
@@ -114,7 +115,7 @@ impl Checker {
                 if username.contains(char::is_control) {
                     self.wrong(key("username"), username, "has a control character");
                 }
-                Some(Arc::new(Login { username: username.into(), password_file }))
+                Some(Arc::new(RouteLogin { username: username.into(), password_file }))
             }
         }
     }

@@ -50,7 +50,7 @@ pub(crate) struct Config {
     /// How fast mail leaves. No pattern stands in two of them.
     pub(crate) outbound_limits: Vec<Limit>,
     /// Notices of failure (RFC 3464).
-    pub(crate) dsn: Dsn,
+    pub(crate) dsn: DsnSettings,
     /// The door for the command line.
     pub(crate) admin: Admin,
     /// The door for programs of this machine.
@@ -125,7 +125,7 @@ pub(crate) struct Delivery {
     /// The same for mail with the null sender.
     pub(crate) bounce_lifetime: Duration,
     /// When senders hear that their mail waits.
-    pub(crate) delay_notice: Patience,
+    pub(crate) delay_notice: DelayWarning,
     /// Outbound, in all.
     pub(crate) connections: usize,
     /// Outbound, for one next hop.
@@ -235,11 +235,11 @@ pub(crate) struct MtaSts {
     /// For one fetch, all in all.
     pub(crate) fetch_timeout: Duration,
     /// First contact, and the TXT query fails.
-    pub(crate) dns_failure: OnFailure,
+    pub(crate) dns_failure: OnFetchFailure,
     /// How long such failures may hold mail of one domain.
     pub(crate) dns_failure_cap: Duration,
     /// First contact, and the fetch failed twice.
-    pub(crate) fetch_failure: OnFailure,
+    pub(crate) fetch_failure: OnFetchFailure,
     /// How often a policy in use is fetched anew, whatever the TXT record says.
     pub(crate) refresh_every: Duration,
 }
@@ -270,7 +270,7 @@ pub(crate) enum StsMode {
 
 /// `mta_sts.dns_failure` and `mta_sts.fetch_failure`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum OnFailure {
+pub(crate) enum OnFetchFailure {
     /// Mail waits.
     Defer,
     /// Mail goes as if there were no policy.
@@ -287,12 +287,12 @@ pub(crate) struct Route {
     /// What is asked of the connection; [`TlsFloor::Verify`] where there is a login.
     pub(crate) tls: TlsFloor,
     /// As whom we log in, if we do.
-    pub(crate) login: Option<Arc<Login>>,
+    pub(crate) login: Option<Arc<RouteLogin>>,
 }
 
 /// `route.username` and `route.password_file`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Login {
+pub(crate) struct RouteLogin {
     /// Who we are there.
     pub(crate) username: Box<str>,
     /// Its first line is the password. Read at each login, so that a new one needs no reload.
@@ -404,21 +404,21 @@ pub(crate) enum ViaLookup {
 
 /// How long mail waits before its sender hears of it; `None`: for ever.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Patience {
+pub(crate) struct DelayWarning {
     /// Usually: the key `delivery.delay_notice_after`.
     pub(crate) usual: Option<Duration>,
     /// Where a policy or certificate is broken: somebody has to mend it, and the sender may know who.
     pub(crate) policy: Option<Duration>,
 }
 
-impl Patience {
+impl DelayWarning {
     /// Nobody hears of a wait.
     pub(crate) const ENDLESS: Self = Self { usual: None, policy: None };
 }
 
 /// `[dsn]`.
 #[derive(Clone, Debug)]
-pub(crate) struct Dsn {
+pub(crate) struct DsnSettings {
     /// Header From; `mailer-daemon@hostname` unless written.
     pub(crate) from: Mailbox,
     /// What comes back where RET is absent; the key is `return`.

@@ -12,16 +12,16 @@ const SOURCE_COLUMN: usize = 48;
 ///
 /// Nothing in it is secret: secrets are kept in files of their own, and only their paths are here.
 #[derive(Clone, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct ShownConfig {
     pub(super) file: File,
-    pub(super) sources: Sources,
+    pub(super) sources: KeySources,
 }
 
 /// Where each key was set, by its path (`delivery.retry`, `listener[0].address`).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sources(pub(super) BTreeMap<String, String>);
+pub(super) struct KeySources(pub(super) BTreeMap<String, String>);
 
-impl Sources {
+impl KeySources {
     /// The place of `key`, of the nearest table or list around it, or `default`.
     pub(super) fn of(&self, key: &str) -> &str {
         let mut key = key;
@@ -37,7 +37,7 @@ impl Sources {
     }
 }
 
-impl Shown {
+impl ShownConfig {
     /// One object: key to `{"value", "source"}`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let entry = |(key, value): (String, serde_json::Value)| {
@@ -92,7 +92,7 @@ fn flatten(
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for ShownConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = toml::to_string(&self.file).map_err(|_| fmt::Error)?;
         let mut section = String::new();

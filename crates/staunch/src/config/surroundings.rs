@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{Problem, hostname};
+use super::{ConfigProblem, hostname};
 
 /// Environment, host name and the place of the system's configuration.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +39,8 @@ impl Surroundings {
     ///
     /// # Errors
     ///
-    /// A [`Problem`] that names the variable, if its value is not UTF-8.
-    pub(super) fn get(&self, name: &str) -> Result<Option<&str>, Problem> {
+    /// A [`ConfigProblem`] that names the variable, if its value is not UTF-8.
+    pub(super) fn get(&self, name: &str) -> Result<Option<&str>, ConfigProblem> {
         let Some(value) = self.variables.get(&OsString::from(name)) else { return Ok(None) };
         let text = value.to_str().ok_or_else(|| not_utf8(name))?;
         Ok(Some(text).filter(|text| !text.is_empty()))
@@ -48,6 +48,6 @@ impl Surroundings {
 }
 
 /// What is said of a variable that is no text.
-pub(super) fn not_utf8(name: &str) -> Problem {
-    Problem { place: name.to_owned(), key: String::new(), reason: "not UTF-8".into() }
+pub(super) fn not_utf8(name: &str) -> ConfigProblem {
+    ConfigProblem { place: name.to_owned(), key: String::new(), reason: "not UTF-8".into() }
 }

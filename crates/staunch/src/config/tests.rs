@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::file::File;
 use super::{
-    BareNewline, Config, ConfigError, Loaded, OnFailure, StsMode, Surroundings, TlsFloor,
+    BareNewlines, Config, ConfigError, Loaded, OnFetchFailure, StsMode, Surroundings, TlsFloor,
     ViaLookup, load,
 };
 
@@ -461,7 +461,7 @@ fn later_voices_replace_keys_and_tables_of_lists_add_up() {
     assert_eq!((config.delivery.port, config.delivery.connections), (3, 9));
     let addresses: Vec<String> = config.listeners.iter().map(|l| l.address.to_string()).collect();
     assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]);
-    assert_eq!(config.listeners[0].bare_newline, BareNewline::Normalize);
+    assert_eq!(config.listeners[0].bare_newline, BareNewlines::Normalize);
     assert!(!config.listeners[0].is_default);
     assert_eq!(loaded.files.len(), 3);
 
@@ -568,7 +568,7 @@ fn routes_and_report_domains_mean_what_they_say() {
     assert_eq!(shown, ["smtp://[b.example]:587", "smtps://c.example:465"]);
     assert_eq!(first.via[1].lookup, ViaLookup::Mx);
     assert_eq!((first.tls, second.tls), (TlsFloor::Verify, TlsFloor::Encrypt));
-    assert_eq!(config.mta_sts.fetch_failure, OnFailure::Defer);
+    assert_eq!(config.mta_sts.fetch_failure, OnFetchFailure::Defer);
     let mode = |domain| config.mta_sts.mode_for(&smtp::HostName::parse(domain).unwrap());
     assert_eq!((mode("x.slow.example"), mode("slow.example")), (StsMode::Report, StsMode::Enforce));
 

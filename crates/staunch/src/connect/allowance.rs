@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use smtp::{Domain, Limits};
+use smtp::{Domain, HostLimits};
 
 /// What a session has used of what its host takes, beside transactions.
 #[derive(Debug, Default)]
@@ -12,7 +12,7 @@ pub(crate) struct Used {
 }
 
 /// Has the host had as many transactions as it announced?
-pub(crate) fn is_up(limits: Limits, transactions: usize) -> bool {
+pub(crate) fn is_up(limits: HostLimits, transactions: usize) -> bool {
     limits.mail_max.is_some_and(|max| transactions >= size(max.get()))
 }
 
@@ -20,7 +20,7 @@ impl Used {
     /// Those of `recipients` that fit into one more transaction: an index for each, in order.
     pub(crate) fn fitting<'d>(
         &mut self,
-        limits: Limits,
+        limits: HostLimits,
         recipients: impl Iterator<Item = (usize, &'d Domain)>,
     ) -> Vec<usize> {
         let most = limits.rcpt_max.map_or(usize::MAX, |max| size(max.get()));
@@ -28,7 +28,7 @@ impl Used {
         fitting.map(|(index, _)| index).take(most).collect()
     }
 
-    fn takes_domain(&mut self, limits: Limits, domain: &Domain) -> bool {
+    fn takes_domain(&mut self, limits: HostLimits, domain: &Domain) -> bool {
         let Some(max) = limits.rcpt_domain_max else { return true };
         if !self.domains.contains(domain) && self.domains.len() < size(max.get()) {
             self.domains.insert(domain.clone());
@@ -78,6 +78,6 @@ mod tests {
         let reply = Reply::parse(b"250-mx\r\n250 LIMITS MAILMAX=2\r\n").unwrap();
         let limits = Extensions::from_reply(&reply).limits();
         assert_eq!([0, 1, 2, 3].map(|count| is_up(limits, count)), [false, false, true, true]);
-        assert!(!is_up(Limits::default(), usize::MAX));
+        assert!(!is_up(HostLimits::default(), usize::MAX));
     }
 }

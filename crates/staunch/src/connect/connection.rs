@@ -40,7 +40,7 @@ const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a connection is of no further use.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
+pub(crate) enum BrokenConnection {
     /// The peer closed it.
     #[error("the peer closed the connection")]
     Closed,
@@ -58,7 +58,7 @@ pub(crate) enum Broken {
     OutOfStep,
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for BrokenConnection {
     fn from(error: io::Error) -> Self {
         // Under TLS, many peers close without close_notify; SMTP has ends of its own.
         if error.kind() == io::ErrorKind::UnexpectedEof { Self::Closed } else { Self::Io(error) }
@@ -67,7 +67,7 @@ impl From<io::Error> for Broken {
 
 /// How the writing of a piece of the body ended.
 #[derive(Debug)]
-pub(crate) enum Written {
+pub(crate) enum WrittenOctets {
     /// All of it is on its way.
     All,
     /// The peer answered before it had everything.
@@ -75,7 +75,7 @@ pub(crate) enum Written {
 }
 
 #[derive(Debug)]
-enum Stream {
+enum HostStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -83,7 +83,7 @@ enum Stream {
 /// A connection after TCP, with or without TLS.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream,
+    stream: HostStream,
     peer: SocketAddr,
     input: Input,
     output: Vec<u8>,
@@ -102,10 +102,10 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection in the clear, before the greeting.
     pub(crate) fn plain(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self::over(Stream::Plain(stream), peer)
+        Self::over(HostStream::Plain(stream), peer)
     }
 
-    fn over(stream: Stream, peer: SocketAddr) -> Self {
+    fn over(stream: HostStream, peer: SocketAddr) -> Self {
         Self {
             stream,
             peer,
@@ -130,13 +130,13 @@ impl Connection {
         hello: Hello,
     ) -> Result<(Self, ObservedTls, bool), HandshakeError> {
         match self.stream {
-            Stream::Plain(stream) => {
+            HostStream::Plain(stream) => {
                 let Handshaken { stream, observed, is_resumed } =
                     tls.handshake(stream, key, hello).await?;
-                let secured = Self::over(Stream::Tls(Box::new(stream)), self.peer);
+                let secured = Self::over(HostStream::Tls(Box::new(stream)), self.peer);
                 Ok((Self { deadline: self.deadline, ..secured }, observed, is_resumed))
             }
-            Stream::Tls(_) => Err(HandshakeError::under_tls()),
+            HostStream::Tls(_) => Err(HandshakeError::under_tls()),
         }
     }
 
@@ -208,22 +208,28 @@ impl Connection {
     }
 
     /// Sends `line` and waits for its reply.
-    pub(crate) async fn command(&mut self, line: &str, limit: Duration) -> Result<Reply, Broken> {
+    pub(crate) async fn command(
+        &mut self,
+        line: &str,
+        limit: Duration,
+    ) -> Result<Reply, BrokenConnection> {
         self.output.extend_from_slice(line.as_bytes());
         self.send(limit).await?;
         self.reply(limit).await
     }
 
     /// Writes the output. A failed write shows only when the peer has nothing more to say.
-    pub(crate) async fn send(&mut self, limit: Duration) -> Result<(), Broken> {
+    pub(crate) async fn send(&mut self, limit: Duration) -> Result<(), BrokenConnection> {
         let limit = self.allowed(limit);
         if self.write_error.is_none() && !self.output.is_empty() {
-            let written = poll_fn(|cx| self.poll_write_output(cx, Reading::WhenBlocked));
+            let written = poll_fn(|cx| self.poll_write_output(cx, ReplyReading::WhenBlocked));
             match timeout(limit, written).await {
-                Err(_) => return Err(Broken::TimedOut(limit)),
-                Ok(Err(broken @ (Broken::OutOfStep | Broken::NotSmtp(_)))) => return Err(broken),
-                Ok(Err(Broken::Io(error))) => self.write_error = Some(error),
-                Ok(Err(Broken::Closed | Broken::TimedOut(_)) | Ok(_)) => {}
+                Err(_) => return Err(BrokenConnection::TimedOut(limit)),
+                Ok(Err(broken @ (BrokenConnection::OutOfStep | BrokenConnection::NotSmtp(_)))) => {
+                    return Err(broken);
+                }
+                Ok(Err(BrokenConnection::Io(error))) => self.write_error = Some(error),
+                Ok(Err(BrokenConnection::Closed | BrokenConnection::TimedOut(_)) | Ok(_)) => {}
             }
         }
         self.output.clear();
@@ -231,38 +237,43 @@ impl Connection {
     }
 
     /// Writes the output, which is a piece of a body, unless the peer answers before.
-    pub(crate) async fn send_body(&mut self, limit: Duration) -> Result<Written, Broken> {
+    pub(crate) async fn send_body(
+        &mut self,
+        limit: Duration,
+    ) -> Result<WrittenOctets, BrokenConnection> {
         // What is buffered now was said before the peer can have seen the end.
         if let Some(reply) = self.buffered_reply()? {
-            return Ok(Written::Early(reply));
+            return Ok(WrittenOctets::Early(reply));
         }
         let limit = self.allowed(limit);
-        let written = poll_fn(|cx| self.poll_write_output(cx, Reading::Always));
+        let written = poll_fn(|cx| self.poll_write_output(cx, ReplyReading::Always));
         let broken = match timeout(limit, written).await {
             Ok(Ok(written)) => {
                 self.output.clear();
                 return Ok(written);
             }
             Ok(Err(broken)) => broken,
-            Err(_) => return Err(Broken::TimedOut(limit)),
+            Err(_) => return Err(BrokenConnection::TimedOut(limit)),
         };
         match self.reply(LAST_WORDS_WAIT).await {
-            Ok(reply) => Ok(Written::Early(reply)),
+            Ok(reply) => Ok(WrittenOctets::Early(reply)),
             Err(_) => Err(broken),
         }
     }
 
     /// Waits for the next reply.
-    pub(crate) async fn reply(&mut self, limit: Duration) -> Result<Reply, Broken> {
+    pub(crate) async fn reply(&mut self, limit: Duration) -> Result<Reply, BrokenConnection> {
         if let Some(reply) = self.buffered_reply()? {
             return Ok(reply);
         }
         let limit = self.allowed(limit);
         let Ok(result) = timeout(limit, self.read_reply()).await else {
-            return Err(Broken::TimedOut(limit));
+            return Err(BrokenConnection::TimedOut(limit));
         };
         match (result, self.write_error.take()) {
-            (Err(Broken::Closed | Broken::Io(_)), Some(first)) => Err(Broken::Io(first)),
+            (Err(BrokenConnection::Closed | BrokenConnection::Io(_)), Some(first)) => {
+                Err(BrokenConnection::Io(first))
+            }
             (result, write_error) => {
                 self.write_error = write_error;
                 result
@@ -270,7 +281,7 @@ impl Connection {
         }
     }
 
-    async fn read_reply(&mut self) -> Result<Reply, Broken> {
+    async fn read_reply(&mut self) -> Result<Reply, BrokenConnection> {
         loop {
             poll_fn(|cx| self.poll_fill(cx)).await?;
             if let Some(reply) = self.buffered_reply()? {
@@ -279,7 +290,7 @@ impl Connection {
         }
     }
 
-    fn buffered_reply(&mut self) -> Result<Option<Reply>, Broken> {
+    fn buffered_reply(&mut self) -> Result<Option<Reply>, BrokenConnection> {
         let (consumed, reply) = self.parser.parse(self.input.unread())?;
         self.input.consume(consumed);
         Ok(reply)
@@ -320,16 +331,16 @@ impl Connection {
     fn poll_write_output(
         &mut self,
         cx: &mut Context<'_>,
-        reading: Reading,
-    ) -> Poll<Result<Written, Broken>> {
+        reading: ReplyReading,
+    ) -> Poll<Result<WrittenOctets, BrokenConnection>> {
         let mut written = 0;
         let result = loop {
             // Once everything is written, a reply is no early one: it answers the end.
-            if reading == Reading::Always
+            if reading == ReplyReading::Always
                 && written < self.output.len()
                 && let Some(reply) = self.early_reply(cx)?
             {
-                break Poll::Ready(Ok(Written::Early(reply)));
+                break Poll::Ready(Ok(WrittenOctets::Early(reply)));
             }
             let rest = self.output.get(written..).unwrap_or_default();
             let progress = if rest.is_empty() {
@@ -338,15 +349,15 @@ impl Connection {
                 Pin::new(&mut self.stream).poll_write(cx, rest).map_ok(Some)
             };
             match progress {
-                Poll::Ready(Ok(None)) => break Poll::Ready(Ok(Written::All)),
-                Poll::Ready(Ok(Some(0))) => break Poll::Ready(Err(Broken::Closed)),
+                Poll::Ready(Ok(None)) => break Poll::Ready(Ok(WrittenOctets::All)),
+                Poll::Ready(Ok(Some(0))) => break Poll::Ready(Err(BrokenConnection::Closed)),
                 Poll::Ready(Ok(Some(octets))) => written += octets,
-                Poll::Ready(Err(error)) => break Poll::Ready(Err(Broken::Io(error))),
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(BrokenConnection::Io(error))),
                 Poll::Pending => match self.poll_fill(cx) {
                     // The peer may go on reading now that its replies were taken.
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(Broken::OutOfStep)) => {
-                        break Poll::Ready(Err(Broken::OutOfStep));
+                    Poll::Ready(Err(BrokenConnection::OutOfStep)) => {
+                        break Poll::Ready(Err(BrokenConnection::OutOfStep));
                     }
                     // The write will show what is the matter.
                     Poll::Ready(Err(_)) | Poll::Pending => break Poll::Pending,
@@ -358,7 +369,7 @@ impl Connection {
     }
 
     /// A reply that came while the body is being written.
-    fn early_reply(&mut self, cx: &mut Context<'_>) -> Result<Option<Reply>, Broken> {
+    fn early_reply(&mut self, cx: &mut Context<'_>) -> Result<Option<Reply>, BrokenConnection> {
         match self.poll_fill(cx) {
             Poll::Ready(Ok(())) => self.buffered_reply(),
             // The write will show what is the matter.
@@ -367,21 +378,21 @@ impl Connection {
     }
 
     /// Reads what there is, at least one octet.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BrokenConnection>> {
         let Some(space) = self.input.space() else {
-            return Poll::Ready(Err(Broken::OutOfStep));
+            return Poll::Ready(Err(BrokenConnection::OutOfStep));
         };
         let mut buffer = ReadBuf::new(space);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         let octets = buffer.filled().len();
         self.input.fill(octets);
-        Poll::Ready(if octets == 0 { Err(Broken::Closed) } else { Ok(()) })
+        Poll::Ready(if octets == 0 { Err(BrokenConnection::Closed) } else { Ok(()) })
     }
 }
 
 /// When the replies are read during a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Reading {
+enum ReplyReading {
     /// Only to free a blocked peer.
     WhenBlocked,
     /// At once, since a reply ends the writing.
@@ -436,7 +447,7 @@ impl Input {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for HostStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -449,7 +460,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for HostStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::memory::DeadEnd;
-use crate::connect::Exit;
+use super::memory::AddressDeadEnd;
+use crate::connect::FamilySource;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -24,15 +24,15 @@ pub(super) enum DialError {
 
 impl DialError {
     /// What it says about the address dialled; nothing if the trouble is ours.
-    pub(super) fn dead_end(&self) -> Option<DeadEnd> {
+    pub(super) fn dead_end(&self) -> Option<AddressDeadEnd> {
         match self {
             Self::Source(..) => None,
-            Self::TimedOut(_) => Some(DeadEnd::Silent),
+            Self::TimedOut(_) => Some(AddressDeadEnd::Silent),
             Self::Tcp(error) if is_local(error) => None,
-            Self::Tcp(error) if is_no_route(error) => Some(DeadEnd::NoRoute),
+            Self::Tcp(error) if is_no_route(error) => Some(AddressDeadEnd::NoRoute),
             Self::Tcp(error) => Some(match Errno::from_io_error(error) {
-                Some(Errno::HOSTUNREACH | Errno::TIMEDOUT) => DeadEnd::Silent,
-                Some(_) | None => DeadEnd::Refused,
+                Some(Errno::HOSTUNREACH | Errno::TIMEDOUT) => AddressDeadEnd::Silent,
+                Some(_) | None => AddressDeadEnd::Refused,
             }),
         }
     }
@@ -57,12 +57,12 @@ pub(super) fn is_no_route(error: &io::Error) -> bool {
 /// [`DialError`].
 pub(super) async fn dial(
     address: SocketAddr,
-    exit: Exit,
+    exit: FamilySource,
     limit: Duration,
 ) -> Result<TcpStream, DialError> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() };
     let socket = socket.map_err(DialError::Tcp)?;
-    if let Exit::From(source) = exit {
+    if let FamilySource::From(source) = exit {
         // Port 0: any.
         let bound = socket.bind(SocketAddr::new(source, 0));
         bound.map_err(|error| DialError::Source(source, error))?;

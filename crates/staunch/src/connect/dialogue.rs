@@ -3,12 +3,12 @@
 use smtp::limits::{GREETING_TIMEOUT, HELLO_TIMEOUT};
 use smtp::{Domain, Extension, Extensions, ReplyClass};
 
-use super::failure::{ConnectCause, Step};
+use super::failure::{ConnectCause, ConnectStep};
 use crate::connect::connection::Connection;
 
 /// How much TLS is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Wish {
+pub(super) enum HelloWish {
     /// Without it there is no session.
     Required,
     /// It is used where it is offered.
@@ -34,13 +34,13 @@ pub(super) enum Opening {
 pub(super) async fn opening(
     connection: &mut Connection,
     name: &Domain,
-    wish: Wish,
+    wish: HelloWish,
 ) -> Result<Opening, ConnectCause> {
     greeting(connection).await?;
-    let helo = if wish == Wish::Required { Helo::Never } else { Helo::Allowed };
+    let helo = if wish == HelloWish::Required { Helo::Never } else { Helo::Allowed };
     hello(connection, name, helo).await?;
     let is_offered = connection.extensions().offers(Extension::Starttls);
-    if wish == Wish::No || (wish == Wish::IfOffered && !is_offered) {
+    if wish == HelloWish::No || (wish == HelloWish::IfOffered && !is_offered) {
         return Ok(Opening::Plain);
     }
     // Where it is required it is tried also if not offered: who strips the offer from EHLO gains
@@ -48,7 +48,7 @@ pub(super) async fn opening(
     let reply = connection
         .command("STARTTLS\r\n", HELLO_TIMEOUT)
         .await
-        .map_err(|broken| Step::Starttls.broken(broken))?;
+        .map_err(|broken| ConnectStep::Starttls.broken(broken))?;
     match (reply.code, is_offered) {
         (220, _) => Ok(Opening::Tls),
         (_, true) => Err(ConnectCause::StarttlsRefused(reply)),
@@ -62,8 +62,10 @@ pub(super) async fn opening(
 ///
 /// [`ConnectCause`].
 pub(super) async fn greeting(connection: &mut Connection) -> Result<(), ConnectCause> {
-    let greeting =
-        connection.reply(GREETING_TIMEOUT).await.map_err(|broken| Step::Greeting.broken(broken))?;
+    let greeting = connection
+        .reply(GREETING_TIMEOUT)
+        .await
+        .map_err(|broken| ConnectStep::Greeting.broken(broken))?;
     if greeting.class() == ReplyClass::Success {
         Ok(())
     } else {
@@ -95,7 +97,7 @@ pub(super) async fn hello(
     name: &Domain,
     helo: Helo,
 ) -> Result<(), ConnectCause> {
-    let broken = |broken| Step::Ehlo.broken(broken);
+    let broken = |broken| ConnectStep::Ehlo.broken(broken);
     let reply =
         connection.command(&format!("EHLO {name}\r\n"), HELLO_TIMEOUT).await.map_err(broken)?;
     if reply.class() == ReplyClass::Success {

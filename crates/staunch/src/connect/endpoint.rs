@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use smtp::Domain;
 
-use crate::config::{Login, Source};
+use crate::config::{RouteLogin, Source};
 
 /// What two mails must have in common to go over one connection, or over two connections that share a
 /// TLS session. Everything by which a peer tells us apart, and we tell peers apart, is in it.
@@ -20,21 +20,21 @@ pub(crate) struct PoolKey {
     /// The MX name.
     pub(crate) host: Domain,
     /// How its door is opened.
-    pub(crate) door: Door,
+    pub(crate) door: Endpoint,
 }
 
 /// How the server is spoken to from the first octet on.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Door {
+pub(crate) struct Endpoint {
     /// The port.
     pub(crate) port: u16,
     /// When TLS begins.
     pub(crate) tls: TlsStart,
     /// As whom we log in, if we do.
-    pub(crate) login: Option<Arc<Login>>,
+    pub(crate) login: Option<Arc<RouteLogin>>,
 }
 
-impl Door {
+impl Endpoint {
     /// An MX host's: nobody logs in, and TLS begins when it is asked for.
     pub(crate) fn mx(port: u16) -> Self {
         Self { port, tls: TlsStart::OnCommand, login: None }
@@ -52,7 +52,7 @@ pub(crate) enum TlsStart {
 
 /// Where a family's packets leave from.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(crate) enum Exit {
+pub(crate) enum FamilySource {
     /// Wherever the system likes.
     #[default]
     Any,
@@ -68,8 +68,8 @@ pub(crate) enum Exit {
 /// a restart: a greylist knows us again.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Sources {
-    v4: Exit,
-    v6: Exit,
+    v4: FamilySource,
+    v6: FamilySource,
 }
 
 impl Sources {
@@ -87,13 +87,13 @@ impl Sources {
         let pick = |is_v6: bool| {
             let family = configured.iter().map(|source| source.address);
             let best = family.filter(|address| address.is_ipv6() == is_v6).max_by_key(weight);
-            best.map_or(Exit::Closed, Exit::From)
+            best.map_or(FamilySource::Closed, FamilySource::From)
         };
         Self { v4: pick(false), v6: pick(true) }
     }
 
     /// The one for packets to `peer`.
-    pub(crate) fn towards(&self, peer: IpAddr) -> Exit {
+    pub(crate) fn towards(&self, peer: IpAddr) -> FamilySource {
         if peer.is_ipv6() { self.v6 } else { self.v4 }
     }
 }
@@ -101,9 +101,9 @@ impl Sources {
 impl fmt::Display for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |exit| match exit {
-            Exit::Any => "any".to_owned(),
-            Exit::From(address) => address.to_string(),
-            Exit::Closed => "none".to_owned(),
+            FamilySource::Any => "any".to_owned(),
+            FamilySource::From(address) => address.to_string(),
+            FamilySource::Closed => "none".to_owned(),
         };
         write!(f, "IPv4 from {}, IPv6 from {}", shown(self.v4), shown(self.v6))
     }
@@ -144,9 +144,9 @@ mod tests {
         let v6: IpAddr = "2001:db8::9".parse().unwrap();
         let v4: IpAddr = "192.0.2.9".parse().unwrap();
         let only_v4 = Sources::for_hop(&sources(&["192.0.2.1"]), "a.test");
-        assert_eq!(only_v4.towards(v4), Exit::From("192.0.2.1".parse().unwrap()));
-        assert_eq!(only_v4.towards(v6), Exit::Closed);
+        assert_eq!(only_v4.towards(v4), FamilySource::From("192.0.2.1".parse().unwrap()));
+        assert_eq!(only_v4.towards(v6), FamilySource::Closed);
         let free = Sources::for_hop(&[], "a.test");
-        assert_eq!((free.towards(v4), free.towards(v6)), (Exit::Any, Exit::Any));
+        assert_eq!((free.towards(v4), free.towards(v6)), (FamilySource::Any, FamilySource::Any));
     }
 }

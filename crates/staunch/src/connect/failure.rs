@@ -7,7 +7,7 @@ use std::time::Duration;
 use smtp::{Domain, Reply, ReplyClass};
 
 use super::dial::{is_local, is_no_route};
-use crate::connect::connection::Broken;
+use crate::connect::connection::BrokenConnection;
 use crate::connect::tls::HandshakeError;
 use crate::telemetry::{Problem, Reason};
 
@@ -79,16 +79,16 @@ pub(crate) enum ConnectCause {
     #[error("{}: {broken}", .step.name())]
     Broken {
         /// What was awaited.
-        step: Step,
+        step: ConnectStep,
         /// What happened.
         #[source]
-        broken: Broken,
+        broken: BrokenConnection,
     },
 }
 
 /// A reply that is awaited before there is a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Step {
+pub(crate) enum ConnectStep {
     /// The greeting.
     Greeting,
     /// EHLO or HELO.
@@ -99,7 +99,7 @@ pub(crate) enum Step {
     Auth,
 }
 
-impl Step {
+impl ConnectStep {
     /// For people.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -110,7 +110,7 @@ impl Step {
         }
     }
 
-    pub(super) fn broken(self, broken: Broken) -> ConnectCause {
+    pub(super) fn broken(self, broken: BrokenConnection) -> ConnectCause {
         ConnectCause::Broken { step: self, broken }
     }
 }
@@ -123,7 +123,7 @@ impl ConnectCause {
 }
 
 /// A refusal in words.
-enum Answer<'a> {
+enum HostAnswer<'a> {
     /// Of the session.
     ToUs(&'a Reply),
     /// Of TLS.
@@ -150,7 +150,7 @@ impl ConnectFailure {
             | ConnectCause::StarttlsRefused(_)
             | ConnectCause::PlaintextInjected
             | ConnectCause::Handshake(_) => true,
-            ConnectCause::Broken { step, .. } => step == Step::Starttls,
+            ConnectCause::Broken { step, .. } => step == ConnectStep::Starttls,
             ConnectCause::NoAddress
             | ConnectCause::NoSource
             | ConnectCause::LeftOut
@@ -164,7 +164,7 @@ impl ConnectFailure {
 
     /// Does the host say for good that it does no TLS? Trouble on the way to TLS is none of it.
     pub(crate) fn has_no_tls(&self) -> bool {
-        matches!(self.answer(), Answer::ToStarttls(reply) if reply.class() == ReplyClass::Permanent)
+        matches!(self.answer(), HostAnswer::ToStarttls(reply) if reply.class() == ReplyClass::Permanent)
     }
 
     /// Is the trouble our own: no descriptors, no memory?
@@ -199,7 +199,7 @@ impl ConnectFailure {
         match &self.cause {
             ConnectCause::Tcp(error) => !is_local(error) && !is_no_route(error),
             ConnectCause::TcpTimeout(_) => true,
-            ConnectCause::Broken { step, .. } => *step == Step::Greeting,
+            ConnectCause::Broken { step, .. } => *step == ConnectStep::Greeting,
             ConnectCause::NoAddress
             | ConnectCause::NoSource
             | ConnectCause::LeftOut
@@ -231,17 +231,17 @@ impl ConnectFailure {
     /// The refusal of the session as such.
     fn reply_to_us(&self) -> Option<&Reply> {
         match self.answer() {
-            Answer::ToUs(reply) => Some(reply),
-            Answer::ToStarttls(_) | Answer::None => None,
+            HostAnswer::ToUs(reply) => Some(reply),
+            HostAnswer::ToStarttls(_) | HostAnswer::None => None,
         }
     }
 
     /// What the host said no to.
-    fn answer(&self) -> Answer<'_> {
+    fn answer(&self) -> HostAnswer<'_> {
         match &self.cause {
-            ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => Answer::ToUs(reply),
+            ConnectCause::Greeting(reply) | ConnectCause::Ehlo(reply) => HostAnswer::ToUs(reply),
             ConnectCause::StarttlsNotOffered(reply) | ConnectCause::StarttlsRefused(reply) => {
-                Answer::ToStarttls(reply)
+                HostAnswer::ToStarttls(reply)
             }
             ConnectCause::NoAddress
             | ConnectCause::NoSource
@@ -251,7 +251,7 @@ impl ConnectFailure {
             | ConnectCause::TcpTimeout(_)
             | ConnectCause::PlaintextInjected
             | ConnectCause::Handshake(_)
-            | ConnectCause::Broken { .. } => Answer::None,
+            | ConnectCause::Broken { .. } => HostAnswer::None,
         }
     }
 
@@ -282,11 +282,13 @@ impl ConnectFailure {
                 Reason::StarttlsRefused
             }
             ConnectCause::Handshake(_) => Reason::TlsHandshakeFailed,
-            ConnectCause::Broken { broken: Broken::NotSmtp(_) | Broken::OutOfStep, .. } => {
-                Reason::ProtocolError
-            }
             ConnectCause::Broken {
-                broken: Broken::Closed | Broken::Io(_) | Broken::TimedOut(_),
+                broken: BrokenConnection::NotSmtp(_) | BrokenConnection::OutOfStep,
+                ..
+            } => Reason::ProtocolError,
+            ConnectCause::Broken {
+                broken:
+                    BrokenConnection::Closed | BrokenConnection::Io(_) | BrokenConnection::TimedOut(_),
                 ..
             } => Reason::ConnectionLost,
         }

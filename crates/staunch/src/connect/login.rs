@@ -12,10 +12,10 @@ use smtp::sasl_client::{AuthStep, Authentication, Credentials};
 use smtp::{RemoteText, Reply, ReplyClass};
 use tokio::task::spawn_blocking;
 
-use crate::config::Login;
-use crate::connect::connection::{Broken, Connection};
+use crate::config::RouteLogin;
+use crate::connect::connection::{BrokenConnection, Connection};
 use crate::connect::pool::Idle;
-use crate::connect::{ConnectCause, ConnectFailure, Step};
+use crate::connect::{ConnectCause, ConnectFailure, ConnectStep};
 use crate::regular_file;
 
 /// Ours, as for MAIL: for each reply during AUTH, which RFC 4954 does not name.
@@ -93,7 +93,7 @@ impl From<LoginError> for LoginFailure {
 /// [`LoginFailure`].
 pub(crate) async fn log_in(
     admitted: &mut Admitted<Idle>,
-    login: &Login,
+    login: &RouteLogin,
 ) -> Result<(), LoginFailure> {
     match admitted.proof() {
         Proof::VerifiedPkix => {}
@@ -106,7 +106,7 @@ pub(crate) async fn log_in(
         Ok(None) => Ok(()),
         Ok(Some(error)) => Err(error.into()),
         Err(broken) => {
-            let cause = ConnectCause::Broken { step: Step::Auth, broken };
+            let cause = ConnectCause::Broken { step: ConnectStep::Auth, broken };
             let (host, address) = (key.host.clone(), Some(connection.peer()));
             Err(LoginFailure::Connect(ConnectFailure { host, address, cause }))
         }
@@ -116,7 +116,7 @@ pub(crate) async fn log_in(
 async fn exchange(
     connection: &mut Connection,
     credentials: &Credentials,
-) -> Result<Option<LoginError>, Broken> {
+) -> Result<Option<LoginError>, BrokenConnection> {
     let offered = connection.extensions().auth();
     let Some(mut authentication) = Authentication::start(offered, credentials, connection.output())
     else {
@@ -136,7 +136,7 @@ async fn exchange(
     }
 }
 
-async fn credentials(login: &Login) -> Result<Credentials, LoginError> {
+async fn credentials(login: &RouteLogin) -> Result<Credentials, LoginError> {
     let owned = login.clone();
     let read = spawn_blocking(move || read_credentials(&owned)).await;
     read.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
@@ -149,7 +149,7 @@ async fn credentials(login: &Login) -> Result<Credentials, LoginError> {
 /// # Errors
 ///
 /// What is wrong with the file.
-pub(crate) fn read_credentials(login: &Login) -> io::Result<Credentials> {
+pub(crate) fn read_credentials(login: &RouteLogin) -> io::Result<Credentials> {
     let mut text = String::new();
     let file = regular_file::open(&login.password_file)?;
     file.take(PASSWORD_FILE_OCTETS_MAX).read_to_string(&mut text)?;

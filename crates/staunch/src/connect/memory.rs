@@ -23,14 +23,14 @@ pub(super) const ADDRESSES_TRIED_MAX: usize = 5;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Family {
+pub(crate) enum AddressFamily {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
 }
 
-impl Family {
+impl AddressFamily {
     /// The family of `ip`.
     pub(crate) fn of(ip: IpAddr) -> Self {
         if ip.is_ipv6() { Self::V6 } else { Self::V4 }
@@ -39,7 +39,7 @@ impl Family {
 
 /// How TCP did not come about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum DeadEnd {
+pub(crate) enum AddressDeadEnd {
     /// Somebody there said no.
     Refused,
     /// Nobody answered.
@@ -53,8 +53,8 @@ pub(crate) enum DeadEnd {
 pub(crate) struct AddressMemory {
     dead: Cache<(Domain, SocketAddr), ()>,
     /// There is no way to addresses of the family that the host has.
-    dead_families: Cache<(Domain, Family), ()>,
-    families: Cache<Domain, Family>,
+    dead_families: Cache<(Domain, AddressFamily), ()>,
+    families: Cache<Domain, AddressFamily>,
 }
 
 impl Default for AddressMemory {
@@ -74,7 +74,7 @@ impl AddressMemory {
         let mut chosen = addresses;
         self.sort(host, &mut chosen);
         let rest = chosen.split_off(chosen.len().min(ADDRESSES_TRIED_MAX));
-        let family = |address: &SocketAddr| Family::of(address.ip());
+        let family = |address: &SocketAddr| AddressFamily::of(address.ip());
         let has = |other: &&SocketAddr| !chosen.iter().any(|one| family(one) == family(other));
         if let (Some(missing), Some(last)) = (rest.iter().find(has).copied(), chosen.last_mut()) {
             *last = missing;
@@ -85,7 +85,7 @@ impl AddressMemory {
     fn sort(&self, host: &Domain, addresses: &mut [SocketAddr]) {
         let known = self.families.get(host);
         addresses.sort_by_cached_key(|address| {
-            let family = Family::of(address.ip());
+            let family = AddressFamily::of(address.ip());
             let is_silent = self.dead.contains_key(&(host.clone(), *address))
                 || self.dead_families.contains_key(&(host.clone(), family));
             (is_silent, known.is_some_and(|known| known != family))
@@ -93,24 +93,24 @@ impl AddressMemory {
     }
 
     /// TCP to `address` of `host` did not come about.
-    pub(crate) fn failed(&self, host: &Domain, address: SocketAddr, how: DeadEnd) {
+    pub(crate) fn failed(&self, host: &Domain, address: SocketAddr, how: AddressDeadEnd) {
         self.dead.insert((host.clone(), address), ());
         match how {
-            DeadEnd::NoRoute => {
-                self.dead_families.insert((host.clone(), Family::of(address.ip())), ());
+            AddressDeadEnd::NoRoute => {
+                self.dead_families.insert((host.clone(), AddressFamily::of(address.ip())), ());
             }
-            DeadEnd::Refused | DeadEnd::Silent => {}
+            AddressDeadEnd::Refused | AddressDeadEnd::Silent => {}
         }
     }
 
     /// TCP to `address` of `host` came about.
     pub(crate) fn connected(&self, host: &Domain, address: SocketAddr) {
         self.dead.invalidate(&(host.clone(), address));
-        self.dead_families.invalidate(&(host.clone(), Family::of(address.ip())));
+        self.dead_families.invalidate(&(host.clone(), AddressFamily::of(address.ip())));
     }
 
     /// From now on `host` is reached over `family`.
-    pub(crate) fn prefer(&self, host: &Domain, family: Family) {
+    pub(crate) fn prefer(&self, host: &Domain, family: AddressFamily) {
         self.families.insert(host.clone(), family);
     }
 }
@@ -144,12 +144,12 @@ mod tests {
         let all = [SIX, FOUR, OTHER_SIX, OTHER_FOUR];
         let memory = AddressMemory::default();
         assert_eq!(sorted(&memory, &all), all, "nothing is known");
-        memory.failed(&host(), SIX.parse().unwrap(), DeadEnd::Silent);
+        memory.failed(&host(), SIX.parse().unwrap(), AddressDeadEnd::Silent);
         assert_eq!(sorted(&memory, &all), [FOUR, OTHER_SIX, OTHER_FOUR, SIX]);
-        memory.prefer(&host(), Family::V4);
+        memory.prefer(&host(), AddressFamily::V4);
         assert_eq!(sorted(&memory, &all), [FOUR, OTHER_FOUR, OTHER_SIX, SIX]);
-        memory.failed(&host(), FOUR.parse().unwrap(), DeadEnd::Refused);
-        memory.failed(&host(), OTHER_FOUR.parse().unwrap(), DeadEnd::Silent);
+        memory.failed(&host(), FOUR.parse().unwrap(), AddressDeadEnd::Refused);
+        memory.failed(&host(), OTHER_FOUR.parse().unwrap(), AddressDeadEnd::Silent);
         assert_eq!(sorted(&memory, &all), [OTHER_SIX, FOUR, OTHER_FOUR, SIX], "last, not never");
         memory.connected(&host(), FOUR.parse().unwrap());
         assert_eq!(sorted(&memory, &all), [FOUR, OTHER_SIX, OTHER_FOUR, SIX]);
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_family_without_a_way_out_is_last_until_one_of_its_addresses_answers() {
         let memory = AddressMemory::default();
-        memory.failed(&host(), SIX.parse().unwrap(), DeadEnd::NoRoute);
+        memory.failed(&host(), SIX.parse().unwrap(), AddressDeadEnd::NoRoute);
         assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [FOUR, OTHER_SIX]);
         memory.connected(&host(), "[2001:db8::3]:25".parse().unwrap());
         assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [OTHER_SIX, FOUR]);
@@ -170,9 +170,9 @@ mod tests {
         let memory = AddressMemory::default();
         for last in 0..100 {
             let address = format!("[2001:db8::dead:{last}]:25").parse().unwrap();
-            memory.failed(&host(), address, DeadEnd::Silent);
+            memory.failed(&host(), address, AddressDeadEnd::Silent);
         }
-        memory.failed(&host(), SIX.parse().unwrap(), DeadEnd::NoRoute);
+        memory.failed(&host(), SIX.parse().unwrap(), AddressDeadEnd::NoRoute);
         let other = Domain::Name(HostName::parse("mx.example.net").unwrap());
         assert_eq!(sorted(&memory, &[OTHER_SIX, FOUR]), [FOUR, OTHER_SIX]);
         assert_eq!(of(&memory, &other, &[SIX, FOUR]), [SIX, FOUR]);
@@ -186,9 +186,9 @@ mod tests {
         let memory = AddressMemory::default();
         let chosen = sorted(&memory, &all);
         assert_eq!((chosen.len(), chosen.last().unwrap().as_str()), (ADDRESSES_TRIED_MAX, FOUR));
-        memory.prefer(&host(), Family::V4);
+        memory.prefer(&host(), AddressFamily::V4);
         assert_eq!(sorted(&memory, &all)[0], FOUR);
-        memory.failed(&host(), FOUR.parse().unwrap(), DeadEnd::Refused);
+        memory.failed(&host(), FOUR.parse().unwrap(), AddressDeadEnd::Refused);
         let chosen = sorted(&memory, &all);
         assert_eq!((chosen.len(), chosen.last().unwrap().as_str()), (ADDRESSES_TRIED_MAX, FOUR));
         assert_eq!(sorted(&memory, &[FOUR, OTHER_FOUR]), [OTHER_FOUR, FOUR], "one family only");

@@ -34,15 +34,15 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Hostname, Source};
 use crate::connect::connection::Connection;
 use crate::connect::tls::{HandshakeError, Hello, TlsClient, TlsSetupError};
-use crate::live::Live;
+use crate::live::Reloadable;
 pub(crate) use allowance::{Used, is_up};
 use dial::{DialError, dial};
-use dialogue::{Helo, Opening, Wish, greeting, hello, opening};
+use dialogue::{HelloWish, Helo, Opening, greeting, hello, opening};
 pub(crate) use down::DownHost;
-pub(crate) use endpoint::{Door, Exit, PoolKey, Sources, TlsStart};
-pub(crate) use failure::{ConnectCause, ConnectFailure, Step, is_about_us, is_throttling};
+pub(crate) use endpoint::{Endpoint, FamilySource, PoolKey, Sources, TlsStart};
+pub(crate) use failure::{ConnectCause, ConnectFailure, ConnectStep, is_about_us, is_throttling};
+pub(crate) use memory::AddressFamily;
 use memory::AddressMemory;
-pub(crate) use memory::Family;
 
 /// Ours: addresses at which a session that begins and fails is taken as the host's answer. Each may
 /// cost the time of a greeting.
@@ -84,7 +84,7 @@ pub(crate) struct Opened {
 /// Makes sessions. Clones share what is remembered.
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
-    setup: Arc<Live<Setup>>,
+    setup: Arc<Reloadable<Setup>>,
     memory: Arc<AddressMemory>,
     tracker: TaskTracker,
 }
@@ -128,7 +128,7 @@ impl Connector {
     ///
     /// [`TlsSetupError`].
     pub(crate) fn new(config: &Config, tracker: TaskTracker) -> Result<Self, TlsSetupError> {
-        let setup = Arc::new(Live::new(Self::prepare(config)?));
+        let setup = Arc::new(Reloadable::new(Self::prepare(config)?));
         Ok(Self { setup, memory: Arc::default(), tracker })
     }
 
@@ -162,7 +162,8 @@ impl Connector {
     ) -> Result<Opened, ConnectFailure> {
         let setup = self.setup.now();
         let deadline = Instant::now() + SETUP_BUDGET;
-        let visit = Visit { setup: &setup, tracker: &self.tracker, mx, key, starttls, deadline };
+        let visit =
+            AddressVisit { setup: &setup, tracker: &self.tracker, mx, key, starttls, deadline };
         let mut tries = self.tries(&setup, addresses, key);
         let missing =
             if addresses.is_empty() { ConnectCause::NoAddress } else { ConnectCause::NoSource };
@@ -181,7 +182,7 @@ impl Connector {
             };
             let failure = match visit.session(stream, next).await {
                 Ok(opened) => {
-                    self.memory.prefer(&key.host, Family::of(next.address.ip()));
+                    self.memory.prefer(&key.host, AddressFamily::of(next.address.ip()));
                     if next.is_second {
                         setup.tls.remember_small(&key.host);
                     }
@@ -198,7 +199,7 @@ impl Connector {
                 sessions_max += 1;
             }
             if failure.is_about_us() && next.address.is_ipv6() {
-                self.memory.prefer(&key.host, Family::V4);
+                self.memory.prefer(&key.host, AddressFamily::V4);
                 tries.make_contiguous().sort_by_key(|other| other.address.is_ipv6());
             }
             (address, cause) = (failure.address, failure.cause);
@@ -211,7 +212,8 @@ impl Connector {
 
     /// The addresses to try, in order.
     fn tries(&self, setup: &Setup, addresses: &[SocketAddr], key: &PoolKey) -> VecDeque<Try> {
-        let is_open = |address: &&SocketAddr| key.sources.towards(address.ip()) != Exit::Closed;
+        let is_open =
+            |address: &&SocketAddr| key.sources.towards(address.ip()) != FamilySource::Closed;
         let open = addresses.iter().filter(is_open).copied().collect();
         let hello = setup.tls.hello(&key.host);
         let chosen = self.memory.choose(&key.host, open).into_iter();
@@ -220,7 +222,7 @@ impl Connector {
 
     async fn tcp(
         &self,
-        visit: &Visit<'_>,
+        visit: &AddressVisit<'_>,
         address: SocketAddr,
         patience: u32,
     ) -> Result<TcpStream, ConnectCause> {
@@ -249,7 +251,7 @@ impl Connector {
     pub(crate) async fn accepts_tcp(&self, key: &PoolKey, addresses: &[SocketAddr]) -> bool {
         for address in self.memory.choose(&key.host, addresses.to_vec()) {
             let exit = key.sources.towards(address.ip());
-            if exit != Exit::Closed && dial(address, exit, CHECK_TIMEOUT).await.is_ok() {
+            if exit != FamilySource::Closed && dial(address, exit, CHECK_TIMEOUT).await.is_ok() {
                 self.memory.connected(&key.host, address);
                 return true;
             }
@@ -264,7 +266,7 @@ impl Connector {
 
     /// From now on the host is reached over IPv4 first.
     pub(crate) fn prefer_v4(&self, host: &Domain) {
-        self.memory.prefer(host, Family::V4);
+        self.memory.prefer(host, AddressFamily::V4);
     }
 
     /// The next session with `key` begins with a full handshake.
@@ -283,7 +285,7 @@ struct Try {
 }
 
 /// What all tries at one host share.
-struct Visit<'a> {
+struct AddressVisit<'a> {
     setup: &'a Setup,
     tracker: &'a TaskTracker,
     mx: &'a AuthorizedMx,
@@ -292,7 +294,7 @@ struct Visit<'a> {
     deadline: Instant,
 }
 
-impl Visit<'_> {
+impl AddressVisit<'_> {
     fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
@@ -322,11 +324,11 @@ impl Visit<'_> {
         Ok(Opened { connection, observed, is_resumed })
     }
 
-    fn wish(&self) -> Wish {
+    fn wish(&self) -> HelloWish {
         match (self.mx.needs_tls(), self.starttls) {
-            (true, _) => Wish::Required,
-            (false, Starttls::Use) => Wish::IfOffered,
-            (false, Starttls::Skip) => Wish::No,
+            (true, _) => HelloWish::Required,
+            (false, Starttls::Use) => HelloWish::IfOffered,
+            (false, Starttls::Skip) => HelloWish::No,
         }
     }
 
@@ -408,13 +410,13 @@ mod tests {
             sources: Vec::new(),
             connect_timeout: Duration::from_secs(5),
         };
-        let setup = Arc::new(Live::new(setup));
+        let setup = Arc::new(Reloadable::new(setup));
         Connector { setup, memory: Arc::default(), tracker: TaskTracker::new() }
     }
 
     fn key(mx: &AuthorizedMx) -> PoolKey {
         let (host, sources) = (mx.host().clone(), Sources::default());
-        PoolKey { route: None, sources, host, door: Door::mx(25) }
+        PoolKey { route: None, sources, host, door: Endpoint::mx(25) }
     }
 
     async fn connect(

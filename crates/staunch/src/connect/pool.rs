@@ -30,14 +30,14 @@ use crate::config::{Config, Limit};
 use crate::connect::PoolKey;
 use crate::connect::connection::Connection;
 use crate::lock::lock;
-use crate::place::Place;
+use crate::place::ClientPlace;
 pub(crate) use down::BegunChecks;
-use places::{Parked, State, Waiter};
-use row::{Entry, Room};
-use site::Turn;
+use places::{Parked, PoolState, Waiter};
+use row::{MissingRoom, ParkedEntry};
+use site::RateSlot;
 pub(crate) use site::site_limit;
-use slot::Holds;
 pub(crate) use slot::Slot;
+use slot::SlotHolds;
 pub(crate) use strangers::Claim;
 use strangers::Strangers;
 pub(crate) use wanted::Bottleneck;
@@ -135,28 +135,28 @@ impl Idle {
 /// All outbound connections. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct PoolShared {
     tracker: TaskTracker,
     /// From now on unused connections are ended and not kept.
     closing: CancellationToken,
     /// Counts the configurations that connections were made under.
     epoch: AtomicU64,
-    /// There is something in [`State::wanted`] to be told.
+    /// There is something in [`PoolState::wanted`] to be told.
     room_made: Notify,
     /// Hosts of which it is known that they let, or lately let, nobody in.
     down: AtomicUsize,
     /// Hosts that may be checked at once ([`crate::connect::tcp_check`]).
     tcp_checks: Arc<Semaphore>,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 /// What became of a request for a connection.
 #[expect(clippy::large_enum_variant, reason = "moved twice in its life; a box costs more")]
-enum Taken {
+enum TakenPlace {
     Now(Checkout),
     Later(oneshot::Receiver<Checkout>),
 }
@@ -165,11 +165,11 @@ impl Pool {
     /// An empty pool; farewells run on `tracker`.
     pub(crate) fn new(limits: PoolLimits, tracker: TaskTracker) -> Self {
         let closing = CancellationToken::new();
-        let state = Mutex::new(State::new(limits));
+        let state = Mutex::new(PoolState::new(limits));
         let (epoch, room_made) = (AtomicU64::new(0), Notify::new());
         let tcp_checks = Arc::new(Semaphore::new(down::CHECKED_AT_ONCE));
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(PoolShared {
                 tracker,
                 closing,
                 epoch,
@@ -236,14 +236,14 @@ impl Pool {
         }
         let turn = self.lock().turn(key, Instant::now());
         match turn {
-            Turn::Now => {}
-            Turn::At(turn, _line) => sleep_until(turn).await,
-            Turn::TooFar(wait) => return Checkout::TooSoon(wait),
+            RateSlot::Now => {}
+            RateSlot::At(turn, _line) => sleep_until(turn).await,
+            RateSlot::TooFar(wait) => return Checkout::TooSoon(wait),
         }
         loop {
             let checkout = match self.take(key) {
-                Taken::Now(checkout) => checkout,
-                Taken::Later(granted) => match timeout(WAIT_MAX, granted).await {
+                TakenPlace::Now(checkout) => checkout,
+                TakenPlace::Later(granted) => match timeout(WAIT_MAX, granted).await {
                     Ok(Ok(checkout)) => checkout,
                     // The pool never drops a waiter, but if it did, asking again would be right.
                     Ok(Err(_)) => continue,
@@ -260,7 +260,7 @@ impl Pool {
     }
 
     /// Changes what is known of strangers, and tells who waits for `place`.
-    fn note_stranger(&self, place: Place, change: impl FnOnce(&mut Strangers)) {
+    fn note_stranger(&self, place: ClientPlace, change: impl FnOnce(&mut Strangers)) {
         let mut guard = self.lock();
         let state = &mut *guard;
         change(&mut state.strangers);
@@ -293,21 +293,21 @@ impl Pool {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         lock(&self.shared.state)
     }
 
-    fn slot(&self, key: &PoolKey, holds: Holds) -> Slot {
+    fn slot(&self, key: &PoolKey, holds: SlotHolds) -> Slot {
         let (pool, key, epoch) = (self.clone(), key.clone(), self.epoch());
         Slot { pool, key, is_counted: true, holds, epoch }
     }
 
     fn idle(&self, key: &PoolKey, parked: Parked) -> Idle {
         let Parked { connection, observed, serial: _, claim } = parked;
-        Idle { connection, observed, slot: self.slot(key, Holds::Session), claim }
+        Idle { connection, observed, slot: self.slot(key, SlotHolds::Session), claim }
     }
 
-    fn take(&self, key: &PoolKey) -> Taken {
+    fn take(&self, key: &PoolKey) -> TakenPlace {
         let mut guard = self.lock();
         let state = &mut *guard;
         let has_place = state.open < state.limits.total;
@@ -315,32 +315,32 @@ impl Pool {
         let (site, has_window) = (host.site, host.has_room());
         let is_first = host.next_waiter().is_none();
         if is_first && let Some(parked) = host.parked.pop() {
-            return Taken::Now(Checkout::Idle(self.idle(key, parked)));
+            return TakenPlace::Now(Checkout::Idle(self.idle(key, parked)));
         }
         let full = state.full_site(key);
         if is_first && has_window && has_place && full.is_none() {
             state.count(key, |places| places + 1);
-            return Taken::Now(Checkout::Fresh(self.slot(key, Holds::Nothing)));
+            return TakenPlace::Now(Checkout::Fresh(self.slot(key, SlotHolds::Nothing)));
         }
         if let Some(bottleneck) = state.concurrency_limit(key) {
-            return Taken::Now(Checkout::ConcurrencyLimited(bottleneck));
+            return TakenPlace::Now(Checkout::ConcurrencyLimited(bottleneck));
         }
         let serial = state.next_serial();
         let (grant, granted) = oneshot::channel();
         state.host(key).waiters.push_back(Waiter { serial, grant });
         let evicted = match (&full, site) {
             (Some(Bottleneck::Limit(_)), Some(site)) if has_window => {
-                state.take_oldest_parked(Room::AtSite(site))
+                state.take_oldest_parked(MissingRoom::AtSite(site))
             }
             (Some(Bottleneck::Site(domain)), _) if has_window => state.take_parked_of(domain),
-            (None, _) if has_window && !has_place => state.take_oldest_parked(Room::InPool),
+            (None, _) if has_window && !has_place => state.take_oldest_parked(MissingRoom::InPool),
             (_, _) => None,
         };
         drop(guard);
         if let Some((key, parked)) = evicted {
             self.retire(self.idle(&key, parked));
         }
-        Taken::Later(granted)
+        TakenPlace::Later(granted)
     }
 
     /// Hands the connection to who waits for it, or keeps it for a while; returns it if it is one too
@@ -378,7 +378,7 @@ impl Pool {
         let site = host.site;
         let until = Instant::now() + state.limits.idle;
         self.note_room(state, &key);
-        state.row.push(site, Entry { until, key, serial });
+        state.row.push(site, ParkedEntry { until, key, serial });
         state.forget_reused();
         let needs_reaper = !std::mem::replace(&mut state.has_reaper, true);
         drop(guard);
@@ -416,7 +416,7 @@ impl Pool {
         let mut state = self.lock();
         let mut expired = Vec::new();
         let is_over = |until: Instant| is_closing || until <= now;
-        while let Some(Entry { key, serial, until: _ }) = state.row.pop_over(is_over) {
+        while let Some(ParkedEntry { key, serial, until: _ }) = state.row.pop_over(is_over) {
             if let Some(parked) = state.unpark(&key, serial) {
                 expired.push((key, parked));
             }
@@ -424,12 +424,12 @@ impl Pool {
         expired
     }
 
-    fn release(&self, key: &PoolKey, held: Holds) {
+    fn release(&self, key: &PoolKey, held: SlotHolds) {
         let mut guard = self.lock();
         let state = &mut *guard;
         let was_full = state.open >= state.limits.total || state.full_site(key).is_some();
         state.count(key, |places| places.saturating_sub(1));
-        if held == Holds::Session {
+        if held == SlotHolds::Session {
             state.end_session(key);
         }
         // Before hosts without places are forgotten.
@@ -462,7 +462,7 @@ impl Pool {
 
     /// Gives a place to the next one who waits for this host, if there is one; returns the place if
     /// nobody takes it after all.
-    fn admit_next(&self, state: &mut State, key: &PoolKey) -> Option<Checkout> {
+    fn admit_next(&self, state: &mut PoolState, key: &PoolKey) -> Option<Checkout> {
         if state.open >= state.limits.total || state.full_site(key).is_some() {
             return None;
         }
@@ -471,7 +471,7 @@ impl Pool {
             return None;
         }
         state.count(key, |places| places + 1);
-        state.hosts.get_mut(key)?.hand_over(Checkout::Fresh(self.slot(key, Holds::Nothing)))
+        state.hosts.get_mut(key)?.hand_over(Checkout::Fresh(self.slot(key, SlotHolds::Nothing)))
     }
 }
 
@@ -488,7 +488,7 @@ mod tests {
 
     use super::*;
     use crate::connect::connection::scripted::{Act, play};
-    use crate::connect::{Door, Sources};
+    use crate::connect::{Endpoint, Sources};
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -510,7 +510,7 @@ mod tests {
 
     fn key(name: &str) -> PoolKey {
         let host = Domain::Name(HostName::parse(name).unwrap());
-        PoolKey { route: None, sources: Sources::default(), host, door: Door::mx(25) }
+        PoolKey { route: None, sources: Sources::default(), host, door: Endpoint::mx(25) }
     }
 
     /// A peer that waits for one line on each of so many connections, one after the other, and says
@@ -669,7 +669,7 @@ mod tests {
         pool.give_back(connected(address, fresh(&pool, &key)).await);
         let Some(Checkout::Idle(idle)) = now(&pool, &key) else { panic!("not kept") };
         assert!(
-            now(&pool, &PoolKey { door: Door::mx(587), ..key.clone() })
+            now(&pool, &PoolKey { door: Endpoint::mx(587), ..key.clone() })
                 .is_some_and(|c| is_fresh(&c))
         );
         pool.give_back(idle);

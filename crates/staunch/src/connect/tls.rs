@@ -30,7 +30,7 @@ use crate::connect::PoolKey;
 use crate::regular_file;
 pub(crate) use failure::{Side, described};
 pub(crate) use sessions::Hello;
-use sessions::{Family, Recorder, Stock};
+use sessions::{Recorder, SessionFamily, Stock};
 
 /// Ours: how long a host is spared a ClientHello that it did not answer. In memory only: after a restart
 /// it costs one connection to learn it again.
@@ -128,7 +128,7 @@ pub(crate) struct Handshaken {
 /// Makes TLS sessions. Clones share what is remembered.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsClient {
-    /// Copied for each [`Family`]. The large one is missing where the operator does not want it.
+    /// Copied for each [`SessionFamily`]. The large one is missing where the operator does not want it.
     small: ClientConfig,
     large: Option<ClientConfig>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -206,7 +206,7 @@ impl TlsClient {
         let stock_key = (key.clone(), hello);
         let mut family = match self.stock.take(&stock_key) {
             Some(family) => family,
-            None => Family::new(self.template(hello), self.algorithms),
+            None => SessionFamily::new(self.template(hello), self.algorithms),
         };
         let connector = TlsConnector::from(Arc::clone(&family.config));
         let stream = connector.connect(asked_for, stream).await?;
@@ -326,9 +326,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::config::{Login, Source};
+    use crate::config::{RouteLogin, Source};
     use crate::connect::connection::scripted::{Act, identity, play, server};
-    use crate::connect::{Door, Sources};
+    use crate::connect::{Endpoint, Sources};
 
     fn settings() -> Tls {
         Tls {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn destination() -> PoolKey {
-        PoolKey { route: None, sources: Sources::default(), host: host(), door: Door::mx(25) }
+        PoolKey { route: None, sources: Sources::default(), host: host(), door: Endpoint::mx(25) }
     }
 
     async fn shake(
@@ -402,14 +402,14 @@ mod tests {
         let good = server(vec![own], key, &[&TLS13]);
         let client = TlsClient::new(&settings()).unwrap();
         shake_with(&client, Arc::clone(&good)).await.unwrap();
-        let login = Login { username: "ann".into(), password_file: "/p".into() };
+        let login = RouteLogin { username: "ann".into(), password_file: "/p".into() };
         let source = Source { index: 0, address: [127, 0, 0, 1].into(), hostname: None };
         let others = [
             PoolKey { route: Some("smart".into()), ..destination() },
             PoolKey { sources: Sources::for_hop(&[source], "a"), ..destination() },
-            PoolKey { door: Door::mx(587), ..destination() },
+            PoolKey { door: Endpoint::mx(587), ..destination() },
             PoolKey {
-                door: Door { login: Some(Arc::new(login)), ..Door::mx(25) },
+                door: Endpoint { login: Some(Arc::new(login)), ..Endpoint::mx(25) },
                 ..destination()
             },
         ];

@@ -18,33 +18,36 @@ use crate::config::{Config, Limit};
 use crate::connect::pool::site_limit;
 use crate::delivery::attempt;
 use crate::delivery::hosts::{self, Candidate};
-use crate::delivery::open::{How, open};
+use crate::delivery::open::{SessionOptions, open};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{AttemptError, Fate, HostError, Walk};
+use crate::delivery::outcome::{AttemptError, Disposition, HostError, Walk};
 use crate::delivery::requirement::{self, Local};
 use crate::delivery::route::{self, Leg};
 use crate::dns::Freshness;
-use crate::policies::{Consulted, PolicyVerdict, Source};
+use crate::policies::{Consulted, PolicySource, PolicyVerdict};
 use crate::queue::handle::QueueHandle;
 use crate::queue::shaping::domain_limit;
 use crate::telemetry::Problem;
-use question::Subject;
-pub(crate) use question::{BadQuestion, Question};
+use question::ExplainSubject;
+pub(crate) use question::{BadQuestion, ExplainQuestion};
 
 /// Walks, and writes down what each step found.
 ///
 /// # Errors
 ///
 /// [`BadQuestion`].
-pub(crate) async fn walk(queue: &QueueHandle, question: Question) -> Result<Value, BadQuestion> {
+pub(crate) async fn walk(
+    queue: &QueueHandle,
+    question: ExplainQuestion,
+) -> Result<Value, BadQuestion> {
     let outbound = &*queue.outbound;
     let config = outbound.config();
-    let Subject { domain, alias } = question.subject(&config)?;
+    let ExplainSubject { domain, alias } = question.subject(&config)?;
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
     let local = Local { floor: next_hop.floor, onward };
     let off = queue.switches.off().towards(&config, &next_hop.lane).shown(&config);
-    let mut tale = Tale::new();
+    let mut tale = WalkTrace::new();
     if let Some(targets) = alias {
         tale.step("alias", &targets);
     }
@@ -69,7 +72,8 @@ pub(crate) async fn walk(queue: &QueueHandle, question: Question) -> Result<Valu
             Ok(candidates) => {
                 tale.step("mx", &format!("{} hosts", candidates.len()));
                 tell_limits(&config, &domain, leg, &candidates, &mut tale);
-                let guide = Guide { outbound, config: &config, asked: &asked, question: &question };
+                let guide =
+                    HostCheck { outbound, config: &config, asked: &asked, question: &question };
                 for candidate in &candidates {
                     guide.look_at(candidate, &mut walk, &mut tale).await;
                 }
@@ -107,13 +111,13 @@ pub(crate) async fn walk(queue: &QueueHandle, question: Question) -> Result<Valu
 /// What becomes of mail that no host takes.
 fn verdict_word(error: &AttemptError) -> &'static str {
     match error.verdict().0 {
-        Fate::Defer => "defer",
-        Fate::Fail => "reject",
+        Disposition::Defer => "defer",
+        Disposition::Fail => "reject",
     }
 }
 
 /// What was found so far.
-struct Tale {
+struct WalkTrace {
     since: Instant,
     steps: Vec<Value>,
     mta_sts: Value,
@@ -122,12 +126,12 @@ struct Tale {
     best: Option<&'static str>,
 }
 
-impl Tale {
+impl WalkTrace {
     fn new() -> Self {
         let since = Instant::now();
         let (steps, mx) = (Vec::new(), Vec::new());
         // Where a route leads to a host, no policy is asked for.
-        let mta_sts = told(Source::None, Value::Null, None, Value::Null, Value::Null);
+        let mta_sts = told(PolicySource::None, Value::Null, None, Value::Null, Value::Null);
         Self { since, steps, mta_sts, mx, best: None }
     }
 
@@ -146,7 +150,7 @@ async fn ask_policy(
     config: &Config,
     leg: &Leg,
     local: Local,
-    tale: &mut Tale,
+    tale: &mut WalkTrace,
 ) -> Result<Asked, AttemptError> {
     if let Some(domain) = leg.policy_domain() {
         let consulted = outbound.policies.consult(domain, Freshness::Cached).await;
@@ -191,16 +195,16 @@ fn mta_sts(consulted: &Consulted) -> Value {
 
 /// The object `mta_sts`, which has the same members whatever was found.
 fn told(
-    source: Source,
+    source: PolicySource,
     policy: Value,
     kept: Option<(Timestamp, Timestamp)>,
     record: Value,
     error: Value,
 ) -> Value {
     let source = match source {
-        Source::Cache => "cache",
-        Source::Fetch => "fetch",
-        Source::None => "none",
+        PolicySource::Cache => "cache",
+        PolicySource::Fetch => "fetch",
+        PolicySource::None => "none",
     };
     json!({
         "record": record,
@@ -218,7 +222,7 @@ fn tell_limits(
     domain: &HostName,
     leg: &Leg,
     candidates: &[Candidate],
-    tale: &mut Tale,
+    tale: &mut WalkTrace,
 ) {
     let of_domain = match leg {
         Leg::Domain(_) => domain_limit(&config.outbound_limits, domain),
@@ -236,17 +240,17 @@ fn tell_limits(
 }
 
 /// What the look at each host shares.
-struct Guide<'a> {
+struct HostCheck<'a> {
     outbound: &'a Outbound,
     config: &'a Config,
     asked: &'a Asked,
-    question: &'a Question,
+    question: &'a ExplainQuestion,
 }
 
-impl Guide<'_> {
-    async fn look_at(&self, candidate: &Candidate, walk: &mut Walk, tale: &mut Tale) {
+impl HostCheck<'_> {
+    async fn look_at(&self, candidate: &Candidate, walk: &mut Walk, tale: &mut WalkTrace) {
         let mx = &candidate.located.mx;
-        let mut seen = Seen::default();
+        let mut seen = Evidence::default();
         let result = self.try_host(candidate, &mut seen).await;
         let problem: Option<Problem> = result.as_ref().err().map(|error| error.problem(mx));
         let outcome = match (&result, self.question.connect) {
@@ -280,7 +284,7 @@ impl Guide<'_> {
     async fn try_host(
         &self,
         candidate: &Candidate,
-        seen: &mut Seen,
+        seen: &mut Evidence,
     ) -> Result<&'static str, HostError> {
         let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
         let addresses = hosts::locate(self.outbound, self.config, &mx, candidate).await?;
@@ -289,7 +293,7 @@ impl Guide<'_> {
             return Ok(expected_verdict(self.asked));
         }
         let (outbound, config) = (self.outbound, self.config);
-        let opened = open(outbound, config, &mx, candidate, How::USUAL).await;
+        let opened = open(outbound, config, &mx, candidate, SessionOptions::USUAL).await;
         let mut admitted = opened.map_err(|shut| {
             shut.observed.iter().for_each(|observed| seen.look_at(observed));
             shut.error
@@ -316,12 +320,12 @@ impl Guide<'_> {
 
 /// What was seen of a host.
 #[derive(Default)]
-struct Seen {
+struct Evidence {
     addresses: Vec<String>,
     tls: Value,
 }
 
-impl Seen {
+impl Evidence {
     fn look_at(&mut self, observed: &Observed) {
         if let Observed::Tls(tls) = observed {
             self.tls = shown_tls(tls);

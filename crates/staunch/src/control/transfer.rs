@@ -15,8 +15,8 @@ use smtp::originals::OriginalRecipients;
 use smtp::params::{ByMode, EnvelopeId, Notify, Priority, Return};
 use smtp::{Mailbox, ReversePath};
 use spool::{
-    BodyFacts, Deadline, Envelope, MessageDetail, MessageId, MessageOptions, NewRecipient,
-    QueueRow, RecipientOptions, RecipientState,
+    BodyFacts, Deadline, MessageDetail, MessageId, MessageOptions, NewRecipient, QueueRow,
+    RecipientOptions, RecipientState, StoredEnvelope,
 };
 
 use crate::config::Config;
@@ -25,7 +25,7 @@ use crate::message::onward;
 
 /// The first line of a file.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Head {
+pub(crate) struct ExportHead {
     /// The format of what follows.
     pub(crate) staunch_queue: u32,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Head {
 /// The last line, without which a file is not whole.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct End {
+pub(crate) struct ExportEnd {
     /// Messages before it.
     pub(crate) end: u64,
 }
@@ -135,7 +135,7 @@ impl EnvelopeLine {
         &self,
         config: &Config,
         facts: BodyFacts,
-    ) -> Result<Envelope, BadEnvelope> {
+    ) -> Result<StoredEnvelope, BadEnvelope> {
         let options = self.options()?;
         let onward = onward(&options);
         let recipients = self.recipients.iter().map(|to| {
@@ -148,7 +148,7 @@ impl EnvelopeLine {
                 mailbox,
             })
         });
-        Ok(Envelope {
+        Ok(StoredEnvelope {
             recipients: recipients.collect::<Result<_, BadEnvelope>>()?,
             sender: ReversePath::parse_utf8(&self.sender).map_err(|_| self.bad("the sender"))?,
             arrived_at: self.arrived_at,

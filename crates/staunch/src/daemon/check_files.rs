@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::accept::identity;
 use crate::auth::users::Users;
-use crate::config::{ConfigError, Loaded, Problem};
+use crate::config::{ConfigError, ConfigProblem, Loaded};
 use crate::connect::login::read_credentials;
 use crate::regular_file;
 
@@ -36,7 +36,7 @@ pub(crate) fn check_files_to_run(loaded: &Loaded) -> Result<(), ConfigError> {
     if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
 }
 
-fn trust_problems(loaded: &Loaded) -> Vec<Problem> {
+fn trust_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
     let named = [
         ("tls.ca_file", &loaded.config.tls.ca_file),
         ("mta_sts.ca_file", &loaded.config.mta_sts.ca_file),
@@ -51,12 +51,12 @@ fn trust_problems(loaded: &Loaded) -> Vec<Problem> {
         .collect()
 }
 
-fn users_problem(loaded: &Loaded) -> Option<Problem> {
+fn users_problem(loaded: &Loaded) -> Option<ConfigProblem> {
     let error = Users::read(loaded.config.users_file()?).err()?;
     Some(loaded.problem("access.users_file", error.to_string()))
 }
 
-fn identity_problems(loaded: &Loaded) -> Vec<Problem> {
+fn identity_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
     let listeners = loaded.config.listeners.iter().enumerate();
     listeners
         .filter_map(|(index, listener)| {
@@ -67,7 +67,7 @@ fn identity_problems(loaded: &Loaded) -> Vec<Problem> {
         .collect()
 }
 
-fn login_problems(loaded: &Loaded) -> Vec<Problem> {
+fn login_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
     let routes = loaded.config.routes.iter().enumerate();
     routes
         .filter_map(|(index, route)| {

@@ -37,14 +37,14 @@ use crate::connect::tls::load_roots;
 use crate::control::admin::{self, AdminSocketError};
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
 use crate::daemon::pinned::PinnedLog;
-use crate::daemon::reload::{Origin, Reloader};
+use crate::daemon::reload::{ConfigOrigin, Reloader};
 use crate::daemon::setup::SetupError;
 use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
-use crate::dns::Dns;
-use crate::live::Live;
+use crate::dns::Resolver;
+use crate::live::Reloadable;
 use crate::lock::lock;
-use crate::policies::{HostMemory, PolicyKeeper, WaitingMail};
+use crate::policies::{HostMemory, PolicyCache, WaitingMail};
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::queue::intake::Intake;
@@ -97,7 +97,7 @@ fn setup(error: impl Into<SetupError>) -> RunError {
 /// [`RunError`] when it cannot start, or must not go on.
 pub(crate) async fn run(
     loaded: Loaded,
-    origin: Origin,
+    origin: ConfigOrigin,
     inherited: Inherited,
 ) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
@@ -113,7 +113,8 @@ pub(crate) async fn run(
 
     let stop = CancellationToken::new();
     let intake = Intake::new(Arc::clone(&handle));
-    let shared = accept::Shared::new(config, intake, Arc::clone(&auth), Arc::clone(&handle.budget));
+    let shared =
+        accept::SessionsShared::new(config, intake, Arc::clone(&auth), Arc::clone(&handle.budget));
     let doors =
         Doors::new(Arc::clone(&shared), Arc::clone(&handle.outbound), inherited, stop.clone());
     let doors = Arc::new(doors);
@@ -171,8 +172,8 @@ async fn live(
     loop {
         let request = tokio::select! {
             wish = signals.next() => match wish {
-                Wish::Stop => return Ok(()),
-                Wish::Reload => None,
+                SignalWish::Stop => return Ok(()),
+                SignalWish::Reload => None,
             },
             () = broken.cancelled() => return Err(RunError::Poisoned),
             Some(request) = requests.recv() => Some(request),
@@ -224,12 +225,12 @@ pub(crate) fn assemble(
 ) -> Result<(Arc<QueueHandle>, mpsc::Receiver<Event>), RunError> {
     let today = Arc::clone(&config.borrow());
     let tracker = TaskTracker::new();
-    let dns = Dns::new(&today.dns).map_err(setup)?;
+    let dns = Resolver::new(&today.dns).map_err(setup)?;
     let clock = ClockWatch::open(&spool)?;
     let store = spool.policies().clone();
     let watched = (clock.clone(), tracker.clone());
     let policies =
-        PolicyKeeper::new(config.clone(), dns.clone(), store.clone(), watched).map_err(setup)?;
+        PolicyCache::new(config.clone(), dns.clone(), store.clone(), watched).map_err(setup)?;
     let (messages, switches) = (count(&spool), Switches::open(spool.clone())?);
     let outbound = Outbound {
         dns,
@@ -238,7 +239,7 @@ pub(crate) fn assemble(
         clock,
         connector: Connector::new(&today, tracker.clone()).map_err(setup)?,
         pool: Pool::new((&*today).into(), tracker.clone()),
-        roots: Live::new(load_roots(&today.tls).map_err(setup)?),
+        roots: Reloadable::new(load_roots(&today.tls).map_err(setup)?),
         tracker,
         listening: Listening::default(),
         config,
@@ -442,11 +443,11 @@ impl Signals {
     }
 
     /// The next wish.
-    async fn next(&mut self) -> Wish {
+    async fn next(&mut self) -> SignalWish {
         tokio::select! {
-            _ = self.term.recv() => Wish::Stop,
-            _ = self.int.recv() => Wish::Stop,
-            _ = self.hup.recv() => Wish::Reload,
+            _ = self.term.recv() => SignalWish::Stop,
+            _ = self.int.recv() => SignalWish::Stop,
+            _ = self.hup.recv() => SignalWish::Reload,
         }
     }
 
@@ -461,7 +462,7 @@ impl Signals {
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Wish {
+enum SignalWish {
     Stop,
     Reload,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spool::{Pinned, Reader};
+use spool::{ForeignReader, Pinned};
 use tokio::time::Instant;
 
 /// Ours: a backup tool or a query is done in less; a forgotten shell is not.
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct PinnedLog {
     since: Option<Instant>,
     /// The last that could be named: one may have gone when the alarm is due, and the log not yet.
-    readers: Vec<Reader>,
+    readers: Vec<ForeignReader>,
     is_told: bool,
 }
 
@@ -57,8 +57,8 @@ impl PinnedLog {
     }
 }
 
-fn tell(log_bytes: u64, readers: &[Reader]) {
-    let name = |reader: &Reader| format!("{} (process {})", reader.program, reader.pid);
+fn tell(log_bytes: u64, readers: &[ForeignReader]) {
+    let name = |reader: &ForeignReader| format!("{} (process {})", reader.program, reader.pid);
     let readers: Vec<String> = readers.iter().map(name).collect();
     let readers = if readers.is_empty() {
         "a process that is not seen from here, perhaps in another container".into()
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn who_has_gone_just_before_the_alarm_is_named_in_it_and_in_no_later_one() {
         let (mut log, start) = (PinnedLog::default(), Instant::now());
-        let reader = Reader { pid: 7, program: "sqlite3".into() };
+        let reader = ForeignReader { pid: 7, program: "sqlite3".into() };
         let seen = Pinned { log_bytes: 1, readers: vec![reader.clone()] };
         let gone = Pinned { log_bytes: 1, readers: Vec::new() };
         log.look(Some(&seen), start);

@@ -15,12 +15,12 @@ use tokio::sync::watch;
 
 use crate::accept::{self, Doors, PreparedDoors};
 use crate::auth::{self, Auth};
-use crate::config::{self, Config, ConfigError, Loaded, Problem, Surroundings};
+use crate::config::{self, Config, ConfigError, ConfigProblem, Loaded, Surroundings};
 use crate::connect::tls::load_roots;
 use crate::connect::{Connector, Setup};
 use crate::daemon::check_files::check_files;
 use crate::daemon::setup::SetupError;
-use crate::dns::{Dns, NewResolver};
+use crate::dns::{NewResolver, Resolver};
 use crate::policies::fetch::Fetcher;
 use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
@@ -41,7 +41,7 @@ const KEYS_LOGGED: usize = 50;
 const ALIASES_FILE: &str = "submit.aliases_file";
 /// Where this process has its configuration from, and what of the command line stands above it.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
+pub(crate) struct ConfigOrigin {
     /// `--config`.
     pub(crate) file: Option<PathBuf>,
     /// The level of the log.
@@ -53,7 +53,7 @@ pub(crate) type Changed = Vec<String>;
 
 /// Why the configuration stays as it is.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum ReloadRefused {
     /// It is not a valid configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -69,7 +69,7 @@ pub(crate) enum Refused {
 #[derive(Debug)]
 pub(crate) struct Reloader {
     /// Where the next configuration comes from.
-    pub(crate) origin: Origin,
+    pub(crate) origin: ConfigOrigin,
     /// The one in effect.
     pub(crate) loaded: Loaded,
     /// Tells everybody who looks.
@@ -77,18 +77,18 @@ pub(crate) struct Reloader {
     /// The parts.
     pub(crate) handle: Arc<QueueHandle>,
     /// And those that take mail in.
-    pub(crate) shared: Arc<accept::Shared>,
+    pub(crate) shared: Arc<accept::SessionsShared>,
     /// Where mail comes in.
     pub(crate) doors: Arc<Doors>,
 }
 
 /// The parts of a new configuration that had to be made.
-struct Prepared {
+struct PreparedConfig {
     loaded: Loaded,
     roots: Roots,
     fetcher: Fetcher,
     resolver: NewResolver,
-    users: auth::Prepared,
+    users: auth::PreparedUsers,
     doors: PreparedDoors,
     setup: Setup,
 }
@@ -98,8 +98,8 @@ impl Reloader {
     ///
     /// # Errors
     ///
-    /// [`Refused`], which is in the log already.
-    pub(crate) async fn reload(&mut self) -> Result<Changed, Refused> {
+    /// [`ReloadRefused`], which is in the log already.
+    pub(crate) async fn reload(&mut self) -> Result<Changed, ReloadRefused> {
         let result = self.try_reload().await;
         match &result {
             Ok(changed) => tell_changed(changed, &self.loaded),
@@ -108,7 +108,7 @@ impl Reloader {
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Changed, Refused> {
+    async fn try_reload(&mut self) -> Result<Changed, ReloadRefused> {
         let (handle, doors) = (Arc::clone(&self.handle), Arc::clone(&self.doors));
         let file = self.origin.file.clone();
         // Files may lie on a slow disk.
@@ -124,15 +124,15 @@ impl Reloader {
             {
                 changed.push(ALIASES_FILE.to_owned());
             }
-            Ok::<_, Refused>((prepare(loaded, &handle, &doors)?, changed))
+            Ok::<_, ReloadRefused>((prepare(loaded, &handle, &doors)?, changed))
         });
-        let (prepared, changed) = prepared.await.map_err(|_| Refused::Bug)??;
+        let (prepared, changed) = prepared.await.map_err(|_| ReloadRefused::Bug)??;
         self.apply(prepared, &changed).await;
         Ok(changed)
     }
 
-    async fn apply(&mut self, prepared: Prepared, changed: &[String]) {
-        let Prepared { loaded, roots, fetcher, resolver, users, doors, setup } = prepared;
+    async fn apply(&mut self, prepared: PreparedConfig, changed: &[String]) {
+        let PreparedConfig { loaded, roots, fetcher, resolver, users, doors, setup } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
         let handle = &self.handle;
@@ -164,22 +164,26 @@ fn is_touched(changed: &[String], keys: &[&str]) -> bool {
 
 /// # Errors
 ///
-/// [`Refused::Config`] that names the keys.
-fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), Refused> {
+/// [`ReloadRefused::Config`] that names the keys.
+fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), ReloadRefused> {
     let fixed = changed.iter().filter(|key| FIXED.contains(&key.as_str()));
-    let problems: Vec<Problem> = fixed
+    let problems: Vec<ConfigProblem> = fixed
         .map(|key| loaded.problem(key, "cannot change while it runs: restart for that"))
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems).into()) }
 }
 
 /// Makes what a new configuration asks for. Blocks.
-fn prepare(loaded: Loaded, handle: &QueueHandle, doors: &Doors) -> Result<Prepared, SetupError> {
+fn prepare(
+    loaded: Loaded,
+    handle: &QueueHandle,
+    doors: &Doors,
+) -> Result<PreparedConfig, SetupError> {
     let config = &loaded.config;
-    Ok(Prepared {
+    Ok(PreparedConfig {
         roots: load_roots(&config.tls)?,
         fetcher: handle.outbound.policies.prepare(config)?,
-        resolver: Dns::prepare(&config.dns)?,
+        resolver: Resolver::prepare(&config.dns)?,
         users: Auth::prepare(config.users_file())?,
         doors: doors.prepare(config)?,
         setup: Connector::prepare(config)?,
@@ -200,17 +204,17 @@ fn tell_changed(changed: &[String], loaded: &Loaded) {
     }
 }
 
-fn tell_refused(refused: &Refused) {
+fn tell_refused(refused: &ReloadRefused) {
     let refused_key = |key: &str, text: &str| {
         tracing::error!(event = "reload_refused", key, "{text}; everything stays as it was");
     };
     match refused {
-        Refused::Config(ConfigError(problems)) => {
+        ReloadRefused::Config(ConfigError(problems)) => {
             for problem in problems.iter().take(KEYS_LOGGED) {
                 refused_key(&problem.key, &problem.to_string());
             }
         }
-        Refused::Setup(error) => refused_key(error.key(), &error.to_string()),
-        Refused::Bug => refused_key("", &refused.to_string()),
+        ReloadRefused::Setup(error) => refused_key(error.key(), &error.to_string()),
+        ReloadRefused::Bug => refused_key("", &refused.to_string()),
     }
 }

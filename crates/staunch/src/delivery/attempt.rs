@@ -23,23 +23,24 @@ use crate::connect::Starttls;
 use crate::connect::pool::Idle;
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::log;
-use crate::delivery::open::{Asker, How, Reach, open};
+use crate::delivery::open::{Asker, Families, SessionOptions, open};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{
-    AgeCounts, Answered, AttemptError, Demand, HostError, Misfit, MxEvidence, Standing, Walk,
+    AgeCounts, AttemptError, Demand, HostError, MxEvidence, RulesStanding, TransactionResult,
+    Unsupported, Walk,
 };
-use crate::delivery::parcel::{Converting, Parcel};
+use crate::delivery::parcel::{Converting, Rendition};
 use crate::delivery::requirement::{self, Local};
-use crate::delivery::route::{self, Leg, NextHop, Place};
-use crate::delivery::transmit::{Chunking, Mail, Trouble, transmit};
+use crate::delivery::route::{self, Leg, NextHop, Routing};
+use crate::delivery::transmit::{Chunking, OutgoingMail, TransactionError, transmit};
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::{Doing, Yielding};
 use crate::dns::Freshness;
 use crate::message::Work;
 pub(crate) use rules::Sessions;
-use rules::{Change, Rules};
+use rules::{RuleChange, Rules};
 use said::{
-    Said, Session, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown, wants_login,
+    Said, SessionKind, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown, wants_login,
 };
 
 /// Ours: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
@@ -55,7 +56,7 @@ const KEPT_TRIES_MAX: u32 = 10;
 
 /// What is tried.
 #[derive(Clone, Copy)]
-pub(crate) struct Task<'a> {
+pub(crate) struct AttemptTask<'a> {
     /// Where it waits.
     pub(crate) lane: &'a LaneKey,
     /// A message and some of its recipients.
@@ -68,9 +69,9 @@ pub(crate) struct Task<'a> {
 #[derive(Debug)]
 pub(crate) enum Tried {
     /// So, by these rules.
-    Ended(Arc<Config>, Result<Answered, AttemptError>),
+    Ended(Arc<Config>, Result<TransactionResult, AttemptError>),
     /// Under the current configuration the lane is not that of every recipient: no next hop is for all of them.
-    Astray,
+    Rerouted,
     /// The operator took it out of the queue, and no host has got it.
     Withdrawn,
 }
@@ -79,18 +80,18 @@ pub(crate) enum Tried {
 /// begins anew: what was found under the former one, also a failure, counts for nothing.
 pub(crate) async fn attempt(
     outbound: &Outbound,
-    task: &Task<'_>,
+    task: &AttemptTask<'_>,
     (sending, yielding): (&Sending, &Yielding),
     freshness: Freshness,
 ) -> Tried {
-    let Task { lane, work, sessions } = *task;
+    let AttemptTask { lane, work, sessions } = *task;
     let ends_at = ends_at(outbound, work);
     let mut policies = 0;
     loop {
         let config = outbound.config();
         match route::place(&config, lane, work) {
-            Place::Right => {}
-            Place::Astray => return Tried::Astray,
+            Routing::Current => {}
+            Routing::Stale => return Tried::Rerouted,
         }
         let (watches, told) = (Vec::new(), AtomicBool::new(false));
         let asker = match freshness {
@@ -102,16 +103,16 @@ pub(crate) async fn attempt(
         let result = attempt_under(&mut rules, work, freshness, ends_at).await;
         match (result, rules.change()) {
             (Some(Ok(answered)), change) => {
-                let standing = change.map_or(Standing::Current, |_| Standing::Outdated);
-                return Tried::Ended(config, Ok(Answered { standing, ..answered }));
+                let standing = change.map_or(RulesStanding::Current, |_| RulesStanding::Outdated);
+                return Tried::Ended(config, Ok(TransactionResult { standing, ..answered }));
             }
             (Some(Err(error)), None) => return ended_without_answer(sending, config, error),
-            (Some(Err(_)) | None, Some(Change::Withdrawn)) => return Tried::Withdrawn,
-            (Some(Err(_)) | None, Some(Change::Policy)) if policies >= POLICIES_MAX => {
+            (Some(Err(_)) | None, Some(RuleChange::Withdrawn)) => return Tried::Withdrawn,
+            (Some(Err(_)) | None, Some(RuleChange::Policy)) if policies >= POLICIES_MAX => {
                 return ended_without_answer(sending, config, AttemptError::PolicyChanged);
             }
-            (Some(Err(_)) | None, Some(Change::Policy)) => policies += 1,
-            (Some(Err(_)) | None, Some(Change::Configuration)) | (None, None) => {}
+            (Some(Err(_)) | None, Some(RuleChange::Policy)) => policies += 1,
+            (Some(Err(_)) | None, Some(RuleChange::Configuration)) | (None, None) => {}
         }
     }
 }
@@ -145,7 +146,7 @@ async fn attempt_under(
     work: &Work,
     freshness: Freshness,
     ends_at: Option<Instant>,
-) -> Option<Result<Answered, AttemptError>> {
+) -> Option<Result<TransactionResult, AttemptError>> {
     let (outbound, config) = (rules.outbound, rules.config);
     let Some(domain) = work.domain() else {
         return Some(Err(AttemptError::Local("the recipient has no domain".to_owned())));
@@ -190,7 +191,7 @@ async fn attempt_under(
 /// What the hosts of one leg came to.
 enum Walked {
     /// One has answered.
-    Answered(Box<Answered>),
+    Answered(Box<TransactionResult>),
     /// None has.
     Through,
     /// What they were asked by does not hold any more.
@@ -226,7 +227,7 @@ pub(crate) async fn conclude(
 
 /// In which manner a host is tried.
 #[derive(Clone, Copy, Debug)]
-struct Manner {
+struct TryOptions {
     starttls: Starttls,
     converting: Converting,
 }
@@ -245,9 +246,9 @@ impl Spine<'_> {
     /// One host after the other; then those again that take the message in another form than its own,
     /// and at last, where nothing is required and TLS broke, in clear.
     async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Walked {
-        let first = Manner { starttls: Starttls::Use, converting: Converting::Later };
-        let again = Manner { converting: Converting::Now, ..first };
-        let in_clear = Manner { starttls: Starttls::Skip, ..again };
+        let first = TryOptions { starttls: Starttls::Use, converting: Converting::Later };
+        let again = TryOptions { converting: Converting::Now, ..first };
+        let in_clear = TryOptions { starttls: Starttls::Skip, ..again };
         let mut tries: VecDeque<_> = candidates.into_iter().map(|host| (host, first)).collect();
         let (mut convert, mut clear) = (VecDeque::new(), VecDeque::new());
         while let Some((candidate, manner)) =
@@ -267,7 +268,9 @@ impl Spine<'_> {
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
                 Ok(None) => return Walked::Overtaken,
-                Err(HostError::Unfit(Misfit::EightBit)) => convert.push_back((candidate, again)),
+                Err(HostError::Unfit(Unsupported::EightBit)) => {
+                    convert.push_back((candidate, again))
+                }
                 Err(error) => {
                     log::host_failed(self.work.message, &candidate, &error);
                     let mx = candidate.located.mx.clone();
@@ -286,14 +289,14 @@ impl Spine<'_> {
     async fn try_host(
         &mut self,
         candidate: &Candidate,
-        manner: Manner,
-    ) -> Result<Option<Answered>, HostError> {
-        let (mut reach, mut over_v6, mut kept) = (Reach::Any, None, 0);
+        manner: TryOptions,
+    ) -> Result<Option<TransactionResult>, HostError> {
+        let (mut reach, mut over_v6, mut kept) = (Families::Any, None, 0);
         let mut chunking = Chunking::IfOffered;
         loop {
             let (session, result) = self.try_once(candidate, manner, reach, chunking).await;
             let may_go_on = kept < KEPT_TRIES_MAX && !is_over(self.ends_at);
-            if session == Session::Kept && may_go_on && is_goodbye(&result) {
+            if session == SessionKind::Kept && may_go_on && is_goodbye(&result) {
                 kept += 1;
                 continue;
             }
@@ -301,9 +304,9 @@ impl Spine<'_> {
                 Err(HostError::NoChunking) if chunking == Chunking::IfOffered => {
                     chunking = Chunking::Avoided;
                 }
-                Ok(Some(answered)) if reach == Reach::Any && minds_our_v6(&answered) => {
+                Ok(Some(answered)) if reach == Families::Any && minds_our_v6(&answered) => {
                     self.rules.outbound.connector.prefer_v4(&answered.mx);
-                    reach = Reach::V4;
+                    reach = Families::V4;
                     over_v6 = Some(answered);
                 }
                 Ok(answered) => return Ok(answered),
@@ -319,24 +322,24 @@ impl Spine<'_> {
     async fn try_once(
         &mut self,
         candidate: &Candidate,
-        manner: Manner,
-        reach: Reach,
+        manner: TryOptions,
+        reach: Families,
         chunking: Chunking,
-    ) -> (Session, Result<Option<Answered>, HostError>) {
+    ) -> (SessionKind, Result<Option<TransactionResult>, HostError>) {
         let mx = match authorize(candidate.located.clone(), self.asked) {
             Ok(mx) => mx,
-            Err(refusal) => return (Session::Fresh, Err(HostError::Refused(refusal))),
+            Err(refusal) => return (SessionKind::Fresh, Err(HostError::Refused(refusal))),
         };
-        let how = How { starttls: manner.starttls, reach, asker: self.rules.asker };
+        let how = SessionOptions { starttls: manner.starttls, reach, asker: self.rules.asker };
         let Rules { outbound, config, sending, .. } = self.rules;
         let opened = tokio::select! {
             biased;
             opened = open(outbound, config, &mx, candidate, how) => opened,
-            () = sending.withdrawn() => return (Session::Fresh, Ok(None)),
+            () = sending.withdrawn() => return (SessionKind::Fresh, Ok(None)),
         };
         let mut admitted = match opened {
             Ok(admitted) => admitted,
-            Err(shut) => return (Session::Fresh, Err(shut.into())),
+            Err(shut) => return (SessionKind::Fresh, Err(shut.into())),
         };
         self.rules.tell_host(Some(mx.host())).await;
         self.tell_once(mx.host(), admitted.findings());
@@ -345,13 +348,13 @@ impl Spine<'_> {
         let (tls, address) = (tls_shown(idle), idle.connection.peer());
         let extensions = *idle.connection.extensions();
         let is_kept = idle.connection.transactions() > 0;
-        let session = if is_kept { Session::Kept } else { Session::Fresh };
+        let session = if is_kept { SessionKind::Kept } else { SessionKind::Fresh };
         let transmitted = self.transmit(admitted, (mx.host(), manner), chunking).await;
         let answered = transmitted.and_then(|said| {
             let Some((fates, cut)) = said else { return Ok(None) };
-            let standing = Standing::Current;
+            let standing = RulesStanding::Current;
             let (policy, host) = (binding(&mx), mx.host().clone());
-            let answered = Answered {
+            let answered = TransactionResult {
                 mx: host,
                 address,
                 proof,
@@ -392,12 +395,12 @@ impl Spine<'_> {
     async fn transmit(
         &self,
         mut admitted: Admitted<Idle>,
-        (mx, manner): (&Domain, Manner),
+        (mx, manner): (&Domain, TryOptions),
         chunking: Chunking,
     ) -> Result<Option<Said>, HostError> {
         let (outbound, work) = (self.rules.outbound, self.work);
         let extensions = *admitted.connection_mut().connection.extensions();
-        let packed = Parcel::pack(
+        let packed = Rendition::pack(
             outbound,
             &self.rules.config.delivery,
             work,
@@ -420,7 +423,7 @@ impl Spine<'_> {
         let envelope = parcel.envelope(work, &recipients);
         let deadline = Some(self.deadline());
         let yielding = self.rules.yielding;
-        let mail = Mail { envelope, body: parcel.body(), chunking, deadline, yielding };
+        let mail = OutgoingMail { envelope, body: parcel.body(), chunking, deadline, yielding };
         if !self.rules.hand_over() {
             // Its place may be of today while it was opened by these rules.
             outbound.pool.retire(admitted.into_connection());
@@ -433,7 +436,7 @@ impl Spine<'_> {
         {
             log::outcome_unknown(work.message, mx, trouble);
         }
-        let is_used_up = transmitted.trouble == Some(Trouble::UsedUp);
+        let is_used_up = transmitted.trouble == Some(TransactionError::UsedUp);
         match transmitted.connection {
             Some(idle) if is_used_up => outbound.pool.retire(idle),
             Some(idle) => self.put_back(idle, manner.starttls),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use policy::{Asked, AuthorizedMx, Located, NamedBy, Origin};
 use smtp::{Domain, HostName, RemoteText};
 
-use crate::config::{Config, IpFamily, Login, Via, ViaLookup, ViaScheme};
-use crate::connect::{ConnectCause, ConnectFailure, Door, PoolKey, Sources, TlsStart};
+use crate::config::{Config, IpFamily, RouteLogin, Via, ViaLookup, ViaScheme};
+use crate::connect::{ConnectCause, ConnectFailure, Endpoint, PoolKey, Sources, TlsStart};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
 use crate::delivery::route::{Leg, NextHop};
@@ -27,7 +27,7 @@ pub(crate) struct Candidate {
     /// Who it is, and who says so.
     pub(crate) located: Located,
     /// How it is entered.
-    pub(crate) door: Door,
+    pub(crate) door: Endpoint,
     /// Where our packets leave from.
     pub(crate) sources: Sources,
     /// How its addresses are looked up.
@@ -62,7 +62,7 @@ pub(crate) async fn candidates(
 ) -> Result<Vec<Candidate>, AttemptError> {
     let sources = next_hop.sources;
     let door = match leg {
-        Leg::Domain(_) => Door::mx(config.delivery.port),
+        Leg::Domain(_) => Endpoint::mx(config.delivery.port),
         Leg::Via(via) => door(via, next_hop.login.clone()),
     };
     let candidate = |(preference, located)| {
@@ -82,12 +82,12 @@ pub(crate) async fn candidates(
     Ok(found.into_iter().map(candidate).collect())
 }
 
-fn door(via: &Via, login: Option<Arc<Login>>) -> Door {
+fn door(via: &Via, login: Option<Arc<RouteLogin>>) -> Endpoint {
     let tls = match via.scheme {
         ViaScheme::Smtp => TlsStart::OnCommand,
         ViaScheme::Smtps => TlsStart::AtOnce,
     };
-    Door { port: via.port, tls, login }
+    Endpoint { port: via.port, tls, login }
 }
 
 async fn looked_up(

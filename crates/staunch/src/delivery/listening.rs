@@ -3,15 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::dns::addresses::ends;
-use crate::live::Live;
+use crate::live::Reloadable;
 
 /// The addresses of all listeners.
 #[derive(Debug)]
-pub(crate) struct Listening(Live<Vec<SocketAddr>>);
+pub(crate) struct Listening(Reloadable<Vec<SocketAddr>>);
 
 impl Default for Listening {
     fn default() -> Self {
-        Self(Live::new(Vec::new()))
+        Self(Reloadable::new(Vec::new()))
     }
 }
 

@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use policy::{Finding, Proof};
 use report::Action;
 use smtp::Domain;
-use smtp::mime::Plan;
+use smtp::mime::ConversionPlan;
 use spool::{LaneKey, MessageId};
 
 use crate::connect::login::LoginError;
 use crate::delivery::hosts::Candidate;
-use crate::delivery::outcome::{Answered, HostError, Outcome};
+use crate::delivery::outcome::{HostError, Outcome, TransactionResult};
 use crate::delivery::route;
 use crate::message::Target;
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
@@ -55,7 +55,7 @@ pub(crate) fn outcome_unknown(message: MessageId, mx: &Domain, text: &dyn std::f
 }
 
 /// A message is sent in another form than its own.
-pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &Plan) {
+pub(crate) fn converted(message: MessageId, mx: &Domain, plan: &ConversionPlan) {
     tracing::info!(
         event = "converted",
         message_id = %message,
@@ -145,7 +145,7 @@ pub(crate) fn recipient_done(
     about: About<'_>,
     target: &Target,
     outcome: &Outcome,
-    answered: Option<&Answered>,
+    answered: Option<&TransactionResult>,
 ) {
     match outcome {
         Outcome::Delivered(reply) => delivered(about, target, answered, reply),
@@ -204,7 +204,12 @@ pub(crate) fn lane_deferred(
     );
 }
 
-fn delivered(about: About<'_>, target: &Target, answered: Option<&Answered>, reply: &smtp::Reply) {
+fn delivered(
+    about: About<'_>,
+    target: &Target,
+    answered: Option<&TransactionResult>,
+    reply: &smtp::Reply,
+) {
     let mx = answered.map(|answered| tracing::field::display(&answered.mx));
     let tls = answered.and_then(|answered| answered.tls);
     let tls_version = tls.map(|tls| tls.version.as_str());

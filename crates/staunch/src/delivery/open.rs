@@ -12,7 +12,7 @@ use spool::LaneKey;
 use crate::config::Config;
 use crate::connect::login::{LoginFailure, log_in};
 use crate::connect::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
-use crate::connect::{Family, Opened, PoolKey, Starttls, TlsStart};
+use crate::connect::{AddressFamily, Opened, PoolKey, Starttls, TlsStart};
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::log;
 use crate::delivery::outbound::Outbound;
@@ -20,16 +20,16 @@ use crate::delivery::outcome::{HostError, StarttlsGone};
 
 /// What the caller asks for beyond what the [`AuthorizedMx`] needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct How<'a> {
+pub(crate) struct SessionOptions<'a> {
     /// STARTTLS where nothing requires it.
     pub(crate) starttls: Starttls,
     /// Over which addresses.
-    pub(crate) reach: Reach,
+    pub(crate) reach: Families,
     /// For whom.
     pub(crate) asker: Asker<'a>,
 }
 
-impl How<'_> {
+impl SessionOptions<'_> {
     /// May the host be asked?
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl How<'_> {
 
     /// As it should be.
     pub(crate) const USUAL: Self =
-        Self { starttls: Starttls::Use, reach: Reach::Any, asker: Asker::Operator };
+        Self { starttls: Starttls::Use, reach: Families::Any, asker: Asker::Operator };
 }
 
 /// Who wants the session?
@@ -62,38 +62,38 @@ pub(crate) enum Asker<'a> {
 
 /// Which addresses of a host are used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Reach {
+pub(crate) enum Families {
     /// All.
     Any,
     /// IPv4 only: over IPv6 the host minds where we come from.
     V4,
 }
 
-impl Reach {
-    fn includes(self, family: Family) -> bool {
+impl Families {
+    fn includes(self, family: AddressFamily) -> bool {
         match (self, family) {
-            (Self::Any, _) | (Self::V4, Family::V4) => true,
-            (Self::V4, Family::V6) => false,
+            (Self::Any, _) | (Self::V4, AddressFamily::V4) => true,
+            (Self::V4, AddressFamily::V6) => false,
         }
     }
 }
 
 /// Why there is no session, and what the host showed if there nearly was one.
-pub(crate) struct Shut {
+pub(crate) struct SessionError {
     /// Why.
     pub(crate) error: HostError,
     /// What was not good enough.
     pub(crate) observed: Option<Arc<Observed>>,
 }
 
-impl From<HostError> for Shut {
+impl From<HostError> for SessionError {
     fn from(error: HostError) -> Self {
         Self { error, observed: None }
     }
 }
 
-impl From<Shut> for HostError {
-    fn from(shut: Shut) -> Self {
+impl From<SessionError> for HostError {
+    fn from(shut: SessionError) -> Self {
         shut.error
     }
 }
@@ -102,20 +102,20 @@ impl From<Shut> for HostError {
 ///
 /// # Errors
 ///
-/// [`Shut`] when there is none, or none but in clear text with a host that did TLS lately.
+/// [`SessionError`] when there is none, or none but in clear text with a host that did TLS lately.
 pub(crate) async fn open(
     outbound: &Outbound,
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
-    how: How<'_>,
-) -> Result<Admitted<Idle>, Shut> {
+    how: SessionOptions<'_>,
+) -> Result<Admitted<Idle>, SessionError> {
     let opened = open_any(outbound, config, mx, candidate, how).await;
     // Where TLS came about, or is required, nothing is asked of the memory.
     let in_clear = match (&opened, candidate.door.tls) {
         (_, TlsStart::AtOnce) => false,
         (Ok(admitted), TlsStart::OnCommand) => admitted.proof() == Proof::Plain,
-        (Err(Shut { error: HostError::Connect(failure), .. }), TlsStart::OnCommand) => {
+        (Err(SessionError { error: HostError::Connect(failure), .. }), TlsStart::OnCommand) => {
             failure.is_tls()
         }
         (Err(_), TlsStart::OnCommand) => false,
@@ -136,7 +136,9 @@ pub(crate) async fn open(
             outbound.pool.retire(admitted.into_connection());
             StarttlsGone::NotOffered
         }
-        Err(Shut { error: HostError::Connect(failure), .. }) => StarttlsGone::Failed(failure),
+        Err(SessionError { error: HostError::Connect(failure), .. }) => {
+            StarttlsGone::Failed(failure)
+        }
         Err(other) => return Err(other),
     };
     Err(HostError::StarttlsGone(gone).into())
@@ -148,8 +150,8 @@ async fn open_any(
     config: &Config,
     mx: &AuthorizedMx,
     candidate: &Candidate,
-    how: How<'_>,
-) -> Result<Admitted<Idle>, Shut> {
+    how: SessionOptions<'_>,
+) -> Result<Admitted<Idle>, SessionError> {
     let key = candidate.key(mx);
     let slot = loop {
         how.ask(outbound, &key)?;
@@ -160,7 +162,7 @@ async fn open_any(
             }
             Checkout::TooSoon(wait) => return Err(HostError::TooSoon(wait).into()),
             Checkout::Idle(idle) => {
-                let is_reached = how.reach.includes(Family::of(idle.connection.peer().ip()));
+                let is_reached = how.reach.includes(AddressFamily::of(idle.connection.peer().ip()));
                 if !is_reached || is_outdone(outbound, mx, &idle).await {
                     outbound.pool.retire(idle);
                     continue;
@@ -177,8 +179,8 @@ async fn open_any(
     how.ask(outbound, &key)?;
     let addresses = hosts::locate(outbound, config, mx, candidate).await?;
     let reached =
-        addresses.into_iter().filter(|a| how.reach.includes(Family::of(a.ip()))).collect();
-    Entry { outbound, mx, key, addresses: reached, how }.enter(slot).await
+        addresses.into_iter().filter(|a| how.reach.includes(AddressFamily::of(a.ip()))).collect();
+    SessionEntry { outbound, mx, key, addresses: reached, how }.enter(slot).await
 }
 
 /// Is it in clear, and the host has done TLS with us since? A new one will be better, or tell.
@@ -190,17 +192,17 @@ async fn is_outdone(outbound: &Outbound, mx: &AuthorizedMx, idle: &Idle) -> bool
 }
 
 /// The way to a new session.
-struct Entry<'a> {
+struct SessionEntry<'a> {
     outbound: &'a Outbound,
     mx: &'a AuthorizedMx,
     key: PoolKey,
     addresses: Vec<SocketAddr>,
-    how: How<'a>,
+    how: SessionOptions<'a>,
 }
 
-impl Entry<'_> {
+impl SessionEntry<'_> {
     /// Connects in the place `slot`, and judges what came of it.
-    async fn enter(&self, slot: Slot) -> Result<Admitted<Idle>, Shut> {
+    async fn enter(&self, slot: Slot) -> Result<Admitted<Idle>, SessionError> {
         let (opened, claim) = self.connect(&slot).await?;
         let Opened { connection, observed, is_resumed } = opened;
         let idle = Idle::new(connection, observed, slot).claimed(claim);
@@ -227,7 +229,7 @@ impl Entry<'_> {
     }
 
     /// Says who we are, where that is asked for.
-    async fn known(&self, mut admitted: Admitted<Idle>) -> Result<Admitted<Idle>, Shut> {
+    async fn known(&self, mut admitted: Admitted<Idle>) -> Result<Admitted<Idle>, SessionError> {
         let Some(login) = &self.key.door.login else { return Ok(admitted) };
         match log_in(&mut admitted, login).await {
             Ok(()) => Ok(admitted),
@@ -242,7 +244,7 @@ impl Entry<'_> {
     }
 
     /// Connects to the first of the addresses that may have one more connection.
-    async fn connect(&self, slot: &Slot) -> Result<(Opened, Option<Claim>), Shut> {
+    async fn connect(&self, slot: &Slot) -> Result<(Opened, Option<Claim>), SessionError> {
         let connector = &self.outbound.connector;
         let (addresses, claim) = self.claim().map_err(HostError::ConcurrencyLimited)?;
         let opened = connector.connect(self.mx, addresses, &self.key, self.how.starttls).await;
@@ -251,7 +253,8 @@ impl Entry<'_> {
                 slot.throttled();
             }
             // Of addresses that were left out it says nothing.
-            let is_whole = addresses.len() == self.addresses.len() && self.how.reach == Reach::Any;
+            let is_whole =
+                addresses.len() == self.addresses.len() && self.how.reach == Families::Any;
             match self.how.asker {
                 Asker::Lane(lane) | Asker::LaneAnew(lane) if is_whole => {
                     let noted = self.outbound.pool.note_down(slot, lane, (failure, addresses));
@@ -298,11 +301,11 @@ impl Entry<'_> {
         }
     }
 
-    fn shut(&self, denied: Denied<Idle>) -> Shut {
+    fn shut(&self, denied: Denied<Idle>) -> SessionError {
         let Denied { connection, failure } = denied;
         let observed = Some(Arc::clone(&connection.observed));
         self.outbound.pool.retire(connection);
-        Shut { error: HostError::Tls(failure), observed }
+        SessionError { error: HostError::Tls(failure), observed }
     }
 }
 

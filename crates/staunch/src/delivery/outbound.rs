@@ -15,9 +15,9 @@ use crate::config::Config;
 use crate::connect::Connector;
 use crate::connect::pool::Pool;
 use crate::delivery::outcome::AgeCounts;
-use crate::dns::Dns;
-use crate::live::Live;
-use crate::policies::{HostMemory, PolicyKeeper};
+use crate::dns::Resolver;
+use crate::live::Reloadable;
+use crate::policies::{HostMemory, PolicyCache};
 
 /// The handles.
 #[derive(Debug)]
@@ -27,9 +27,9 @@ pub(crate) struct Outbound {
     /// The store, for bodies.
     pub(crate) spool: Spool,
     /// The resolver.
-    pub(crate) dns: Dns,
+    pub(crate) dns: Resolver,
     /// MTA-STS policies.
-    pub(crate) policies: PolicyKeeper,
+    pub(crate) policies: PolicyCache,
     /// What is remembered about MX hosts.
     pub(crate) hosts: HostMemory,
     /// Is the clock to be believed?
@@ -39,7 +39,7 @@ pub(crate) struct Outbound {
     /// Keeps them for the next mail.
     pub(crate) pool: Pool,
     /// Whom certificates must come from.
-    pub(crate) roots: Live<Roots>,
+    pub(crate) roots: Reloadable<Roots>,
     /// Every task of the daemon.
     pub(crate) tracker: TaskTracker,
     /// Where mail is never sent.

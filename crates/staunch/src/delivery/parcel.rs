@@ -12,15 +12,17 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use smtp::client::{Addressee, Envelope, Options};
-use smtp::mime::{Conversion, Goal, HeaderGoal, LINE_OCTETS_MAX, Plan, Refused, Survey};
+use smtp::client::{Addressee, Envelope, MailOptions};
+use smtp::mime::{
+    Conversion, ConversionPlan, ConversionRefused, Goal, HeaderGoal, LINE_OCTETS_MAX, Survey,
+};
 use smtp::params::{ByMode, DeliverBy};
 use smtp::{Extension, Extensions};
 use spool::{BodyBytes, BodyFacts, Deadline, StoreError};
 
 use crate::config::{Delivery, EightBit, LongLines};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{HostError, Misfit};
+use crate::delivery::outcome::{HostError, Unsupported};
 use crate::delivery::transmit::{self, BodySource, PIECE_OCTETS};
 use crate::message::{Body, Work};
 
@@ -37,12 +39,12 @@ pub(crate) enum Converting {
 }
 
 /// A message in the form in which one host takes it.
-pub(crate) struct Parcel {
-    body: Loaded,
+pub(crate) struct Rendition {
+    body: LoadedBody,
     /// Octets of the body as it is stored.
     stored: u64,
     /// How it is changed, if it is.
-    plan: Option<Plan>,
+    plan: Option<ConversionPlan>,
     /// Octets that go over the wire without dots (RFC 1870 §5).
     size: u64,
     /// Is this UTF-8 mail (RFC 6531)?
@@ -50,7 +52,7 @@ pub(crate) struct Parcel {
     deliver_by: Option<DeliverBy>,
 }
 
-impl Parcel {
+impl Rendition {
     /// Makes `work` ready for a host that offers `extensions`.
     ///
     /// # Errors
@@ -68,11 +70,11 @@ impl Parcel {
         let has_utf8_address = work.needs_utf8_addresses();
         let takes_utf8 = extensions.offers(Extension::SmtpUtf8);
         if has_utf8_address && !takes_utf8 {
-            return Err(HostError::Unfit(Misfit::SmtpUtf8));
+            return Err(HostError::Unfit(Unsupported::SmtpUtf8));
         }
         let mut goal = goal(rules, facts, extensions)?;
         check_size(sent_size(facts), extensions)?;
-        let body = Loaded::load(outbound, work).await?;
+        let body = LoadedBody::load(outbound, work).await?;
         let mut parcel = Self {
             body,
             stored: facts.size,
@@ -94,7 +96,7 @@ impl Parcel {
         goal.seven_bit &= !parcel.smtp_utf8;
         let is_for_others = goal.seven_bit || goal.header == HeaderGoal::Ascii;
         if is_for_others && converting == Converting::Later {
-            return Err(HostError::Unfit(Misfit::EightBit));
+            return Err(HostError::Unfit(Unsupported::EightBit));
         }
         if !goal.is_reached() {
             parcel.convert(goal).await?;
@@ -112,15 +114,17 @@ impl Parcel {
     async fn convert(&mut self, goal: Goal) -> Result<(), HostError> {
         let plan = match self.body.survey(self.stored, goal).await? {
             Ok(plan) => plan,
-            Err(Refused::Utf8Address) => return Err(HostError::Unfit(Misfit::SmtpUtf8)),
-            Err(Refused::Sealed) => {
-                return Err(HostError::Unfit(Misfit::Conversion(Refused::Sealed)));
+            Err(ConversionRefused::Utf8Address) => {
+                return Err(HostError::Unfit(Unsupported::SmtpUtf8));
+            }
+            Err(ConversionRefused::Sealed) => {
+                return Err(HostError::Unfit(Unsupported::Conversion(ConversionRefused::Sealed)));
             }
             Err(refused) if goal.header == HeaderGoal::Ascii => {
-                return Err(HostError::Unfit(Misfit::Conversion(refused)));
+                return Err(HostError::Unfit(Unsupported::Conversion(refused)));
             }
             // Its structure is odd. Most hosts take it as it is, long lines and eight bits, too.
-            Err(Refused::Ambiguous | Refused::TooComplex) => return Ok(()),
+            Err(ConversionRefused::Ambiguous | ConversionRefused::TooComplex) => return Ok(()),
         };
         if !plan.is_empty() {
             self.size = self.body.measure(self.stored, plan.clone()).await?;
@@ -140,7 +144,7 @@ impl Parcel {
         work: &'a Work,
         recipients: &'a [Addressee<'a>],
     ) -> Envelope<'a> {
-        let options = Options {
+        let options = MailOptions {
             smtp_utf8: self.smtp_utf8,
             ret: work.options.ret,
             envelope_id: work.options.envelope_id.as_ref(),
@@ -153,16 +157,16 @@ impl Parcel {
     }
 
     /// The body as it is sent.
-    pub(crate) fn body(&self) -> transmit::Body<'_> {
+    pub(crate) fn body(&self) -> transmit::BodyContent<'_> {
         let source = match &self.body {
-            Loaded::Memory(bytes) => BodySource::Memory(bytes),
-            Loaded::File(file) => BodySource::File(Arc::clone(file)),
+            LoadedBody::Memory(bytes) => BodySource::Memory(bytes),
+            LoadedBody::File(file) => BodySource::File(Arc::clone(file)),
         };
-        transmit::Body { source, size: self.stored, plan: self.plan.as_ref() }
+        transmit::BodyContent { source, size: self.stored, plan: self.plan.as_ref() }
     }
 
     /// How it was converted, if it was.
-    pub(crate) fn plan(&self) -> Option<&Plan> {
+    pub(crate) fn plan(&self) -> Option<&ConversionPlan> {
         self.plan.as_ref()
     }
 }
@@ -186,7 +190,7 @@ fn goal(rules: &Delivery, facts: &BodyFacts, extensions: &Extensions) -> Result<
     let short_lines = match rules.long_lines {
         LongLines::Pass => false,
         LongLines::Encode => is_long,
-        LongLines::Refuse if is_long => return Err(HostError::Unfit(Misfit::LongLines)),
+        LongLines::Refuse if is_long => return Err(HostError::Unfit(Unsupported::LongLines)),
         LongLines::Refuse => false,
     };
     let seven_bit = match rules.eightbit {
@@ -211,18 +215,18 @@ fn deliver_by(
             Ok(Some(DeliverBy { seconds, mode, trace }))
         }
         (ByMode::Notify, Some(_)) => Ok(Some(DeliverBy { seconds, mode, trace })),
-        (ByMode::Return, Some(_) | None) => Err(HostError::Unfit(Misfit::DeliverBy)),
+        (ByMode::Return, Some(_) | None) => Err(HostError::Unfit(Unsupported::DeliverBy)),
     }
 }
 
 /// A body at hand.
 #[derive(Clone)]
-enum Loaded {
+enum LoadedBody {
     Memory(BodyBytes),
     File(Arc<File>),
 }
 
-impl Loaded {
+impl LoadedBody {
     /// Takes the body from memory or store.
     async fn load(outbound: &Outbound, work: &Work) -> Result<Self, HostError> {
         if let Body::Hot(hot) = &work.body {
@@ -231,8 +235,8 @@ impl Loaded {
         let (spool, message) = (outbound.spool.clone(), work.message);
         let read = tokio::task::spawn_blocking(move || spool.body(message)).await;
         match read.unwrap_or(Err(StoreError::Closed)) {
-            Ok(spool::Body::Memory(bytes)) => Ok(Self::Memory(bytes)),
-            Ok(spool::Body::File { file, .. }) => Ok(Self::File(Arc::new(file))),
+            Ok(spool::StoredBody::Memory(bytes)) => Ok(Self::Memory(bytes)),
+            Ok(spool::StoredBody::File { file, .. }) => Ok(Self::File(Arc::new(file))),
             Err(error) if error.is_damage() => {
                 Err(HostError::Damaged(format!("the message cannot be read: {error}")))
             }
@@ -240,7 +244,11 @@ impl Loaded {
         }
     }
 
-    async fn survey(&self, size: u64, goal: Goal) -> Result<Result<Plan, Refused>, HostError> {
+    async fn survey(
+        &self,
+        size: u64,
+        goal: Goal,
+    ) -> Result<Result<ConversionPlan, ConversionRefused>, HostError> {
         let body = self.clone();
         off_the_async_threads(move || {
             let mut survey = Survey::new(goal);
@@ -251,7 +259,7 @@ impl Loaded {
     }
 
     /// Octets of the converted body, its last line end included.
-    async fn measure(&self, size: u64, plan: Plan) -> Result<u64, HostError> {
+    async fn measure(&self, size: u64, plan: ConversionPlan) -> Result<u64, HostError> {
         let body = self.clone();
         off_the_async_threads(move || {
             let (mut conversion, mut out) = (Conversion::new(&plan), Vec::new());
@@ -276,8 +284,8 @@ impl Loaded {
     fn each_piece(
         &self,
         size: u64,
-        mut take: impl FnMut(&[u8]) -> Result<(), Refused>,
-    ) -> io::Result<Result<(), Refused>> {
+        mut take: impl FnMut(&[u8]) -> Result<(), ConversionRefused>,
+    ) -> io::Result<Result<(), ConversionRefused>> {
         let file = match self {
             Self::Memory(bytes) => return Ok(take(bytes)),
             Self::File(file) => file,

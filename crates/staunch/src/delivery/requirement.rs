@@ -11,7 +11,7 @@ use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::AttemptError;
 use crate::delivery::route::Leg;
 use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
-use crate::policies::{Extent, PolicyDefer, PolicyVerdict, PolicyWatch};
+use crate::policies::{DeferExtent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::telemetry::Reason;
 
 /// Look-ups of one requirement in a row that each move it. Ours: the first may be the one that learns of the
@@ -118,7 +118,7 @@ pub(crate) async fn asked(
 
 /// The wait for a policy that could not be had; how long is for the caller to say.
 fn policy_unknown(reason: Reason, text: RemoteText) -> AttemptError {
-    let (until, extent) = (Timestamp::MAX, Extent::Domain);
+    let (until, extent) = (Timestamp::MAX, DeferExtent::Domain);
     AttemptError::Policy(PolicyDefer { reason, until, text, extent, dns: None })
 }
 

@@ -7,7 +7,7 @@ use policy::Onward;
 use smtp::HostName;
 use spool::LaneKey;
 
-use crate::config::{Config, Login, Route, TlsFloor, Via, ViaLookup, most_specific};
+use crate::config::{Config, Route, RouteLogin, TlsFloor, Via, ViaLookup, most_specific};
 use crate::connect::Sources;
 use crate::message::{Target, Work};
 
@@ -53,7 +53,7 @@ pub(crate) struct NextHop {
     /// The operator's floor for the connection.
     pub(crate) floor: TlsFloor,
     /// As whom we log in, if we do.
-    pub(crate) login: Option<Arc<Login>>,
+    pub(crate) login: Option<Arc<RouteLogin>>,
     /// Where our packets leave from.
     pub(crate) sources: Sources,
 }
@@ -181,22 +181,22 @@ fn route_key(route: &Route) -> String {
 
 /// Is `key` the lane of every recipient's next hop under `config`? Who shared a route may have next hops
 /// of their own since. An address literal has none at all.
-pub(crate) fn place(config: &Config, key: &LaneKey, work: &Work) -> Place {
+pub(crate) fn place(config: &Config, key: &LaneKey, work: &Work) -> Routing {
     let onward = work.onward();
     let is_astray = |target: &Target| {
         let domain = target.mailbox.domain().name();
         domain.is_some_and(|domain| lane(config, domain, onward) != *key)
     };
-    if work.any(is_astray) { Place::Astray } else { Place::Right }
+    if work.any(is_astray) { Routing::Stale } else { Routing::Current }
 }
 
 /// Does mail wait in the lane of its next hop?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Place {
+pub(crate) enum Routing {
     /// It does.
-    Right,
+    Current,
     /// The configuration has changed since it came there.
-    Astray,
+    Stale,
 }
 
 #[cfg(test)]
@@ -295,12 +295,12 @@ mod tests {
                 |key: &str, to: &[&str]| place(&config, &LaneKey::new(key), &work(to, &options));
             let domain = HostName::parse("a.test").unwrap();
             let lane = lane(&config, &domain, onward(&options)).to_string();
-            assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Place::Right);
-            assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Place::Astray, "the second");
-            assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Place::Astray, "the first");
-            assert_eq!(place("a.test", &["x@a.test"]), Place::Astray, "a lane of former days");
+            assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Routing::Current);
+            assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Routing::Stale, "the second");
+            assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Routing::Stale, "the first");
+            assert_eq!(place("a.test", &["x@a.test"]), Routing::Stale, "a lane of former days");
         }
         let plain = work(&["y@b.test"], &MessageOptions::default());
-        assert_eq!(place(&config, &LaneKey::new("b.test"), &plain), Place::Right);
+        assert_eq!(place(&config, &LaneKey::new("b.test"), &plain), Routing::Current);
     }
 }

@@ -8,7 +8,7 @@
 //! (RFC 5321 §4.5.3.1.10).
 //!
 //! A connection that breaks when all of the message was sent leaves open whether it was delivered
-//! ([`Trouble::is_outcome_unknown`]): trying the next host at once would only make a duplicate surer.
+//! ([`TransactionError::is_outcome_unknown`]): trying the next host at once would only make a duplicate surer.
 
 mod answers;
 mod content;
@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use policy::Admitted;
 use smtp::client::{
-    Addressee, Ending, Envelope, Fate, Finished, Interrupted, Stage, Step, Transaction, Transfer,
+    Addressee, Ending, Envelope, Finished, Interrupted, RecipientReply, Stage, Transaction,
+    TransactionStep, Transfer,
 };
 use smtp::limits::{
     DATA_BLOCK_TIMEOUT, DATA_INITIATION_TIMEOUT, DATA_TERMINATION_TIMEOUT, FAREWELL_TIMEOUT,
@@ -29,25 +30,25 @@ use smtp::stuff::{BareNewline, Unsendable};
 use smtp::{RemoteText, Reply, ReplyClass, Stuffer, Verbatim};
 use tokio::time::Instant;
 
-use crate::connect::connection::{Broken, Connection, Written};
+use crate::connect::connection::{BrokenConnection, Connection, WrittenOctets};
 use crate::connect::is_throttling;
 use crate::connect::pool::Idle;
 use crate::delivery::outcome::SERVICE_CLOSING;
 use crate::delivery::yielding::Yielding;
-use answers::Answers;
-pub(crate) use content::{Body, BodySource, PIECE_OCTETS};
-pub(crate) use transmitted::{Transmitted, Trouble};
+use answers::RecipientAnswers;
+pub(crate) use content::{BodyContent, BodySource, PIECE_OCTETS};
+pub(crate) use transmitted::{TransactionError, Transmitted};
 
 /// RFC 5321 §4.2.2.
 const BAD_SEQUENCE: u16 = 503;
 
 /// A mail.
 #[derive(Debug)]
-pub(crate) struct Mail<'a> {
+pub(crate) struct OutgoingMail<'a> {
     /// Who sends it, who gets it, and its size as it is sent.
     pub(crate) envelope: Envelope<'a>,
     /// Its content.
-    pub(crate) body: Body<'a>,
+    pub(crate) body: BodyContent<'a>,
     /// May it go by BDAT?
     pub(crate) chunking: Chunking,
     /// When a transaction is cut off that has not come to its final dot.
@@ -66,16 +67,16 @@ pub(crate) enum Chunking {
 }
 
 /// Sends `mail`. Dropping the future closes the connection; what became of the mail is then unknown.
-pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Transmitted {
+pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &OutgoingMail<'_>) -> Transmitted {
     let mut idle = admitted.into_connection();
     let recipients = mail.envelope.recipients;
-    let mut answers = Answers::new(recipients.len());
+    let mut answers = RecipientAnswers::new(recipients.len());
     while let Some(batch) = answers.next_batch(&mut idle.connection, recipients) {
         idle.connection.count_transaction();
         idle.connection.set_deadline(mail.deadline);
         let finished = match converse(&mut idle.connection, mail, &batch.addressees).await {
             Ok(finished) => finished,
-            Err(Cut { fates, trouble }) => {
+            Err(CutTransaction { fates, trouble }) => {
                 answers.note(&batch, fates);
                 return answers.end(Some(trouble), None);
             }
@@ -92,7 +93,7 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
         }
         move_window(&idle, &finished.fates);
         if finished.ending == Ending::CloseNoChunking {
-            return answers.end(Some(Trouble::NoChunking), None);
+            return answers.end(Some(TransactionError::NoChunking), None);
         }
         answers.note(&batch, finished.fates.into_iter().map(Some).collect());
         if !is_ready_again(&mut idle.connection, finished.ending).await {
@@ -103,52 +104,54 @@ pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &Mail<'_>) -> Trans
 }
 
 /// A transaction that did not end.
-struct Cut {
-    fates: Vec<Option<Fate>>,
-    trouble: Trouble,
+struct CutTransaction {
+    fates: Vec<Option<RecipientReply>>,
+    trouble: TransactionError,
 }
 
-impl Cut {
-    fn new(Interrupted { stage, fates }: Interrupted, cause: Cause) -> Self {
+impl CutTransaction {
+    fn new(Interrupted { stage, fates }: Interrupted, cause: CutCause) -> Self {
         let trouble = match cause {
-            Cause::Broken(broken) => {
+            CutCause::Broken(broken) => {
                 let text = RemoteText::new(&broken.to_string());
                 match broken {
-                    Broken::NotSmtp(_) | Broken::OutOfStep => Trouble::Protocol { stage, text },
-                    Broken::Closed | Broken::Io(_) | Broken::TimedOut(_) => {
-                        Trouble::Lost { stage, text }
+                    BrokenConnection::NotSmtp(_) | BrokenConnection::OutOfStep => {
+                        TransactionError::Protocol { stage, text }
                     }
+                    BrokenConnection::Closed
+                    | BrokenConnection::Io(_)
+                    | BrokenConnection::TimedOut(_) => TransactionError::Lost { stage, text },
                 }
             }
-            Cause::Unreadable(error) => {
-                Trouble::Body { text: format!("reading the body: {error}") }
+            CutCause::Unreadable(error) => {
+                TransactionError::Body { text: format!("reading the body: {error}") }
             }
-            Cause::Unsendable(error) => Trouble::Body { text: error.to_string() },
+            CutCause::Unsendable(error) => TransactionError::Body { text: error.to_string() },
         };
         Self { fates, trouble }
     }
 }
 
 /// Why a step could not be taken.
-enum Cause {
-    Broken(Broken),
+enum CutCause {
+    Broken(BrokenConnection),
     Unreadable(io::Error),
     Unsendable(Unsendable),
 }
 
-impl From<Broken> for Cause {
-    fn from(broken: Broken) -> Self {
+impl From<BrokenConnection> for CutCause {
+    fn from(broken: BrokenConnection) -> Self {
         Self::Broken(broken)
     }
 }
 
-impl From<BareNewline> for Cause {
+impl From<BareNewline> for CutCause {
     fn from(error: BareNewline) -> Self {
         Self::Unsendable(error.into())
     }
 }
 
-impl From<Unsendable> for Cause {
+impl From<Unsendable> for CutCause {
     fn from(error: Unsendable) -> Self {
         Self::Unsendable(error)
     }
@@ -156,9 +159,9 @@ impl From<Unsendable> for Cause {
 
 async fn converse(
     connection: &mut Connection,
-    mail: &Mail<'_>,
+    mail: &OutgoingMail<'_>,
     recipients: &[Addressee<'_>],
-) -> Result<Finished, Cut> {
+) -> Result<Finished, CutTransaction> {
     let extensions = *connection.extensions();
     let transfer = match mail.chunking {
         Chunking::IfOffered => Transfer::best(&extensions),
@@ -168,39 +171,41 @@ async fn converse(
     let mut step = Transaction::start(envelope, &extensions, transfer, connection.output());
     loop {
         let (transaction, answer) = match step {
-            Step::Done(finished) => return Ok(finished),
-            Step::Await(transaction) => {
+            TransactionStep::Done(finished) => return Ok(finished),
+            TransactionStep::Await(transaction) => {
                 let limit = limit(transaction.stage());
-                let answer = exchange(connection, limit).await.map_err(Cause::from);
+                let answer = exchange(connection, limit).await.map_err(CutCause::from);
                 (transaction, answer)
             }
-            Step::SendBody(transaction) => match send_message(connection, mail, transfer).await {
-                Ok(Written::Early(reply)) => (transaction, Ok(reply)),
-                Ok(Written::All) => {
-                    // Now it is the peer's, perhaps: no haste ends the wait for its word (RFC 5321
-                    // §4.5.3.2.6).
-                    connection.set_deadline(None);
-                    let transaction = transaction.body_sent();
-                    let limit = limit(transaction.stage());
-                    let answer = connection.reply(limit).await.map_err(Cause::from);
-                    (transaction, answer)
+            TransactionStep::SendBody(transaction) => {
+                match send_message(connection, mail, transfer).await {
+                    Ok(WrittenOctets::Early(reply)) => (transaction, Ok(reply)),
+                    Ok(WrittenOctets::All) => {
+                        // Now it is the peer's, perhaps: no haste ends the wait for its word (RFC 5321
+                        // §4.5.3.2.6).
+                        connection.set_deadline(None);
+                        let transaction = transaction.body_sent();
+                        let limit = limit(transaction.stage());
+                        let answer = connection.reply(limit).await.map_err(CutCause::from);
+                        (transaction, answer)
+                    }
+                    Err(cause) => (transaction, Err(cause)),
                 }
-                Err(cause) => (transaction, Err(cause)),
-            },
+            }
         };
         let reply = match answer {
             Ok(reply) => reply,
-            Err(cause) => return Err(Cut::new(transaction.interrupted(), cause)),
+            Err(cause) => return Err(CutTransaction::new(transaction.interrupted(), cause)),
         };
         step = transaction.on_reply(reply, connection.output()).map_err(|unexpected| {
             let text = RemoteText::new(&unexpected.to_string());
             let Interrupted { stage, fates } = unexpected.interrupted;
-            Cut { fates, trouble: Trouble::Protocol { stage, text } }
+            CutTransaction { fates, trouble: TransactionError::Protocol { stage, text } }
         })?;
     }
 }
 
-async fn exchange(connection: &mut Connection, limit: Duration) -> Result<Reply, Broken> {
+async fn exchange(connection: &mut Connection, limit: Duration) -> Result<Reply, BrokenConnection> {
     connection.send(limit).await?;
     connection.reply(limit).await
 }
@@ -222,14 +227,14 @@ enum Frame {
 }
 
 impl Frame {
-    fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), Cause> {
+    fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), CutCause> {
         match self {
             Self::Data(stuffer) => Ok(stuffer.push(piece, out)?),
             Self::Chunk(verbatim) => Ok(verbatim.push(piece, out)?),
         }
     }
 
-    fn finish(self, out: &mut Vec<u8>) -> Result<(), Cause> {
+    fn finish(self, out: &mut Vec<u8>) -> Result<(), CutCause> {
         match self {
             Self::Data(stuffer) => Ok(stuffer.finish(out)?),
             Self::Chunk(verbatim) => Ok(verbatim.finish(out)?),
@@ -241,9 +246,9 @@ impl Frame {
 /// write; and a body that is shorter than it should be never gets its end.
 async fn send_message(
     connection: &mut Connection,
-    mail: &Mail<'_>,
+    mail: &OutgoingMail<'_>,
     transfer: Transfer,
-) -> Result<Written, Cause> {
+) -> Result<WrittenOctets, CutCause> {
     mail.yielding.content_begins();
     let mut frame = match transfer {
         Transfer::Data => Frame::Data(Stuffer::default()),
@@ -251,12 +256,12 @@ async fn send_message(
     };
     let mut pieces = mail.body.pieces();
     while pieces.has_more() {
-        let piece = pieces.next().await.map_err(Cause::Unreadable)?;
+        let piece = pieces.next().await.map_err(CutCause::Unreadable)?;
         frame.push(piece, connection.output())?;
         if pieces.has_more() && connection.output().len() >= PIECE_OCTETS {
             match connection.send_body(DATA_BLOCK_TIMEOUT).await? {
-                Written::All => {}
-                Written::Early(reply) => return Ok(Written::Early(reply)),
+                WrittenOctets::All => {}
+                WrittenOctets::Early(reply) => return Ok(WrittenOctets::Early(reply)),
             }
         }
     }
@@ -266,7 +271,7 @@ async fn send_message(
 
 /// What a host says to MAIL in a session that has carried mail, and not about this one: it wants no more of it, or thinks that a
 /// transaction is open.
-fn is_about_session(fates: &[Fate]) -> bool {
+fn is_about_session(fates: &[RecipientReply]) -> bool {
     refusal_of_sender(fates).is_some_and(|reply| {
         let is_protocol = reply.status.is_some_and(|status| status.subject == 5);
         let text = reply.text().as_str().to_ascii_lowercase();
@@ -277,26 +282,28 @@ fn is_about_session(fates: &[Fate]) -> bool {
     })
 }
 
-fn refusal_of_sender(fates: &[Fate]) -> Option<&Reply> {
+fn refusal_of_sender(fates: &[RecipientReply]) -> Option<&Reply> {
     match fates.first()? {
-        Fate::Refused { stage: Stage::Mail, reply } => Some(reply),
-        Fate::Refused { .. } | Fate::Accepted(_) => None,
+        RecipientReply::Refused { stage: Stage::Mail, reply } => Some(reply),
+        RecipientReply::Refused { .. } | RecipientReply::Accepted(_) => None,
     }
 }
 
 /// Tells the pool what the answers say about the host. A connection that was kept and ends at MAIL was
 /// kept for too long; that is no call for fewer.
-fn move_window(idle: &Idle, fates: &[Fate]) {
+fn move_window(idle: &Idle, fates: &[RecipientReply]) {
     let is_first = idle.connection.transactions() == 1;
     let mut is_accepted = false;
     let mut is_throttled = false;
     for fate in fates {
         match fate {
-            Fate::Accepted(_) => is_accepted = true,
-            Fate::Refused { stage: Stage::Mail, reply } if reply.code == SERVICE_CLOSING => {
+            RecipientReply::Accepted(_) => is_accepted = true,
+            RecipientReply::Refused { stage: Stage::Mail, reply }
+                if reply.code == SERVICE_CLOSING =>
+            {
                 is_throttled |= is_first;
             }
-            Fate::Refused { reply, .. } => is_throttled |= is_throttling(reply),
+            RecipientReply::Refused { reply, .. } => is_throttled |= is_throttling(reply),
         }
     }
     if is_throttled {
@@ -333,7 +340,7 @@ mod tests {
 
     use jiff::Timestamp;
     use policy::{Floor, Observed, Roots};
-    use smtp::client::Options;
+    use smtp::client::MailOptions;
     use smtp::{Extensions, Mailbox, ReversePath};
     use tokio::net::{TcpSocket, TcpStream};
     use tokio::time::timeout;
@@ -342,7 +349,7 @@ mod tests {
     use super::*;
     use crate::connect::connection::scripted::{Act, host, play, play_on};
     use crate::connect::pool::{Checkout, Pool, PoolLimits};
-    use crate::connect::{Door, PoolKey, Sources};
+    use crate::connect::{Endpoint, PoolKey, Sources};
 
     const PIPELINING: &str = "250-mx.example.org\r\n250-PIPELINING\r\n250 SIZE 100000000\r\n";
     const BARE: &str = "250-mx.example.org\r\n250 HELP\r\n";
@@ -368,7 +375,7 @@ mod tests {
         };
         let pool = Pool::new(limits, TaskTracker::new());
         let mx = host(Floor::Opportunistic).host().clone();
-        let door = Door::mx(address.port());
+        let door = Endpoint::mx(address.port());
         let key = PoolKey { route: None, sources: Sources::default(), host: mx, door };
         let Checkout::Fresh(slot) = pool.checkout(&key).await else { panic!("an empty pool") };
         stream.set_nodelay(true).unwrap();
@@ -416,18 +423,20 @@ mod tests {
             recipients: &recipients,
             size,
             has_8bit: false,
-            options: Options::default(),
+            options: MailOptions::default(),
         };
-        let body = Body { source: body, size: stored, plan: None };
+        let body = BodyContent { source: body, size: stored, plan: None };
         let (chunking, yielding) = (Chunking::IfOffered, &Yielding::default());
-        let mail = Mail { envelope, body, chunking, deadline, yielding };
+        let mail = OutgoingMail { envelope, body, chunking, deadline, yielding };
         transmit(admitted, &mail).await
     }
 
     /// The codes of the fates; 0 for none.
     fn codes(transmitted: &Transmitted) -> Vec<u16> {
-        let code = |fate: &Option<Fate>| match fate {
-            Some(Fate::Accepted(reply) | Fate::Refused { reply, .. }) => reply.code,
+        let code = |fate: &Option<RecipientReply>| match fate {
+            Some(RecipientReply::Accepted(reply) | RecipientReply::Refused { reply, .. }) => {
+                reply.code
+            }
             None => 0,
         };
         transmitted.fates.iter().map(code).collect()
@@ -523,7 +532,8 @@ mod tests {
             let idle = connected(address, PIPELINING).await;
             let transmitted = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
             assert_eq!(codes(&transmitted), [0]);
-            let Some(trouble @ Trouble::Lost { stage: at, .. }) = &transmitted.trouble else {
+            let Some(trouble @ TransactionError::Lost { stage: at, .. }) = &transmitted.trouble
+            else {
                 panic!("{:?}", transmitted.trouble)
             };
             assert_eq!((*at, trouble.is_outcome_unknown()), (stage, is_unknown));
@@ -537,7 +547,10 @@ mod tests {
         let idle = connected(address, PIPELINING).await;
         let transmitted = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
         assert_eq!(codes(&transmitted), [0]);
-        assert!(matches!(transmitted.trouble, Some(Trouble::Protocol { stage: Stage::Body, .. })));
+        assert!(matches!(
+            transmitted.trouble,
+            Some(TransactionError::Protocol { stage: Stage::Body, .. })
+        ));
         assert!(!peer.await.unwrap().ends_with(".\r\n"), "the message was not ended");
 
         // Behind the last one, the connection is out of step.
@@ -574,7 +587,7 @@ mod tests {
             let (address, peer) = play(vec![script]).await;
             let idle = connected(address, ehlo).await;
             let transmitted = send(idle, 1, *size, body.clone()).await;
-            let Some(Trouble::Body { text }) = &transmitted.trouble else {
+            let Some(TransactionError::Body { text }) = &transmitted.trouble else {
                 panic!("{:?}", transmitted.trouble)
             };
             assert!(text.contains(want), "{text}");
@@ -649,7 +662,7 @@ mod tests {
         let (address, peer) = play(vec![script]).await;
         let idle = connected(address, CHUNKING).await;
         let transmitted = send(idle, 1, 3, BodySource::Memory(b"a\r\n")).await;
-        assert_eq!(transmitted.trouble, Some(Trouble::NoChunking));
+        assert_eq!(transmitted.trouble, Some(TransactionError::NoChunking));
         assert!(transmitted.connection.is_none());
         assert!(peer.await.unwrap().ends_with("BDAT 3 LAST\r\n"), "and not even QUIT");
     }
@@ -745,7 +758,7 @@ mod tests {
         let idle = connected(address, PIPELINING).await;
         let first = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
         let second = send(first.connection.unwrap(), 1, 3, BodySource::Memory(b"abc")).await;
-        assert_eq!((codes(&second), second.trouble), (vec![0], Some(Trouble::UsedUp)));
+        assert_eq!((codes(&second), second.trouble), (vec![0], Some(TransactionError::UsedUp)));
         assert!(second.connection.is_none());
         assert_eq!(verbs(&peer.await.unwrap()), "MRDa.MRD");
     }
@@ -758,7 +771,7 @@ mod tests {
         let idle = connected(address, BARE).await;
         let first = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
         let second = send(first.connection.unwrap(), 1, 3, BodySource::Memory(b"abc")).await;
-        assert_eq!((codes(&second), second.trouble), (vec![0], Some(Trouble::UsedUp)));
+        assert_eq!((codes(&second), second.trouble), (vec![0], Some(TransactionError::UsedUp)));
     }
 
     #[tokio::test]
@@ -773,7 +786,7 @@ mod tests {
         let idle = transmitted.connection.unwrap();
         assert!(idle.connection.is_used_up());
         let transmitted = send(idle, 1, 3, BodySource::Memory(b"abc")).await;
-        assert_eq!(transmitted.trouble, Some(Trouble::UsedUp));
+        assert_eq!(transmitted.trouble, Some(TransactionError::UsedUp));
         assert_eq!(verbs(&peer.await.unwrap()), "MRRDa.MRRDa.");
     }
 
@@ -849,7 +862,10 @@ mod tests {
         let (address, _peer) = play(vec![script]).await;
         let idle = connected(address, BARE).await;
         let cut = send_until(idle, BodySource::Memory(b"abc"), soon()).await;
-        assert!(matches!(cut.trouble, Some(Trouble::Lost { stage: Stage::Rcpt, .. })), "{cut:?}");
+        assert!(
+            matches!(cut.trouble, Some(TransactionError::Lost { stage: Stage::Rcpt, .. })),
+            "{cut:?}"
+        );
 
         let mut script = transactions(&["250 a\r\n"]);
         let last = script.pop().unwrap();

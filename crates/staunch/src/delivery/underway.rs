@@ -45,12 +45,12 @@ impl Default for Underway {
 
 #[derive(Debug)]
 struct Marked {
-    attempt: Arc<Attempt>,
+    attempt: Arc<MarkedAttempt>,
     recipients: Vec<RecipientNo>,
 }
 
 #[derive(Debug)]
-struct Attempt {
+struct MarkedAttempt {
     state: AtomicU8,
     withdrawn: Notify,
 }
@@ -72,7 +72,7 @@ impl Underway {
         recipients: Vec<RecipientNo>,
     ) -> Sending {
         let (state, withdrawn) = (AtomicU8::new(PENDING), Notify::new());
-        let attempt = Arc::new(Attempt { state, withdrawn });
+        let attempt = Arc::new(MarkedAttempt { state, withdrawn });
         let mut attempts = self.lock();
         let marked = Marked { attempt: Arc::clone(&attempt), recipients };
         attempts.entry(message).or_default().push(marked);
@@ -115,7 +115,7 @@ impl Underway {
     }
 }
 
-impl Attempt {
+impl MarkedAttempt {
     fn state(&self) -> u8 {
         self.state.load(Ordering::SeqCst)
     }
@@ -139,7 +139,7 @@ impl Attempt {
 pub(crate) struct Sending {
     underway: Arc<Underway>,
     message: MessageId,
-    attempt: Arc<Attempt>,
+    attempt: Arc<MarkedAttempt>,
     as_of: Removals,
 }
 

@@ -14,9 +14,9 @@ use moka::future::Cache;
 use smtp::{HostName, RemoteText};
 
 use super::failure::{DnsFailure, DnsSetupError, Freshness};
-use super::response::{ALIASES_MAX, Found, TTL_MAX};
+use super::response::{ALIASES_MAX, FoundRecords, TTL_MAX};
 use super::servers::Servers;
-use super::trouble::Trouble;
+use super::trouble::LookUpError;
 
 /// Memory for kept answers, in bytes.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -34,7 +34,7 @@ pub(super) struct Lookup {
 /// A conclusive answer.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    pub(super) found: Found,
+    pub(super) found: FoundRecords,
     /// Where the aliases end, unless that is no host name.
     pub(super) canonical: Option<HostName>,
     /// How long it counts from when it was given.
@@ -43,15 +43,15 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(found: Found, name: &Name, ttl: Duration) -> Self {
+    pub(super) fn new(found: FoundRecords, name: &Name, ttl: Duration) -> Self {
         let canonical = HostName::from_labels(name.iter()).ok();
         Self { found, canonical, ttl, until: tokio::time::Instant::now() + ttl }
     }
 
     pub(super) fn records(&self) -> &[RData] {
         match &self.found {
-            Found::Records(records) => records,
-            Found::NoData | Found::NoDomain => &[],
+            FoundRecords::Records(records) => records,
+            FoundRecords::NoData | FoundRecords::NoDomain => &[],
         }
     }
 
@@ -144,21 +144,21 @@ impl Lookup {
     }
 
     /// Asks until an answer does not point elsewhere.
-    async fn chase(&self, name: &HostName, kind: RecordType) -> Result<Answer, Trouble> {
+    async fn chase(&self, name: &HostName, kind: RecordType) -> Result<Answer, LookUpError> {
         let mut name = Name::from_labels(name.labels().map(str::as_bytes))
-            .map_err(|error| Trouble::Answer(error.to_string()))?;
+            .map_err(|error| LookUpError::Answer(error.to_string()))?;
         let mut ttl = TTL_MAX;
         for _ in 0..ALIASES_MAX {
             let asked = Box::pin(self.servers.ask(&name, kind));
             let said = tokio::time::timeout(self.limit, asked).await;
-            let step = said.unwrap_or(Err(Trouble::Net(NetError::Timeout)))?;
+            let step = said.unwrap_or(Err(LookUpError::Net(NetError::Timeout)))?;
             ttl = ttl.min(step.ttl);
             match step.found {
                 Some(found) => return Ok(Answer::new(found, &step.name, ttl)),
                 None => name = step.name,
             }
         }
-        Err(Trouble::Answer("the aliases do not end".to_owned()))
+        Err(LookUpError::Answer("the aliases do not end".to_owned()))
     }
 
     /// Each server as it stands.
@@ -166,7 +166,7 @@ impl Lookup {
         &self.servers
     }
 
-    fn failure(&self, name: &HostName, kind: RecordType, trouble: &Trouble) -> DnsFailure {
+    fn failure(&self, name: &HostName, kind: RecordType, trouble: &LookUpError) -> DnsFailure {
         DnsFailure {
             query: format!("{kind} {name}"),
             kind: trouble.kind(),

@@ -29,10 +29,10 @@ use policy::sts::keep::TxtAnswer;
 use smtp::{HostName, RemoteText};
 
 use crate::config::{self, IpFamily};
-use crate::live::Live;
+use crate::live::Reloadable;
 pub(crate) use failure::{DnsFailure, DnsFailureKind, DnsSetupError, Freshness};
 use lookup::{Answer, Lookup};
-use response::Found;
+use response::FoundRecords;
 pub(crate) use servers::ServerState;
 use servers::Servers;
 
@@ -93,8 +93,8 @@ pub(crate) struct StsRecord {
 
 /// The resolver: one cache for the whole daemon. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Dns {
-    lookup: Arc<Live<Lookup>>,
+pub(crate) struct Resolver {
+    lookup: Arc<Reloadable<Lookup>>,
 }
 
 /// A resolver for a changed configuration, not yet in use.
@@ -105,7 +105,7 @@ fn servers(config: &config::Dns) -> Result<Vec<SocketAddr>, DnsSetupError> {
     if config.servers.is_empty() { lookup::system_servers() } else { Ok(config.servers.clone()) }
 }
 
-impl Dns {
+impl Resolver {
     /// Asks `config.servers`, or the system's if there are none.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Dns {
     ///
     /// # Errors
     ///
-    /// As [`Dns::new`].
+    /// As [`Resolver::new`].
     pub(crate) fn prepare(config: &config::Dns) -> Result<NewResolver, DnsSetupError> {
         Ok(NewResolver(Lookup::new(&servers(config)?, config.timeout)?))
     }
@@ -140,7 +140,7 @@ impl Dns {
         servers: &[SocketAddr],
         timeout: Duration,
     ) -> Result<Self, DnsSetupError> {
-        Ok(Self { lookup: Arc::new(Live::new(Lookup::new(servers, timeout)?)) })
+        Ok(Self { lookup: Arc::new(Reloadable::new(Lookup::new(servers, timeout)?)) })
     }
 
     /// The name servers as they stand.
@@ -189,7 +189,7 @@ impl Dns {
     ///
     /// # Errors
     ///
-    /// As [`Dns::addresses`].
+    /// As [`Resolver::addresses`].
     pub(crate) async fn all_addresses(
         &self,
         host: &HostName,
@@ -275,9 +275,9 @@ fn some_of(
 
 fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailHosts {
     let records = match &answer.found {
-        Found::Records(records) => records,
-        Found::NoDomain => return MailHosts::NoSuchDomain,
-        Found::NoData => {
+        FoundRecords::Records(records) => records,
+        FoundRecords::NoDomain => return MailHosts::NoSuchDomain,
+        FoundRecords::NoData => {
             let canonical = answer.canonical.clone().filter(|canonical| canonical != domain);
             return MailHosts::Implicit { name: domain.clone(), canonical };
         }
@@ -371,8 +371,8 @@ mod tests {
         HostName::parse(text).unwrap()
     }
 
-    fn dns(world: &World) -> Dns {
-        Dns::with_servers(&[world.dns.address()], Duration::from_millis(300)).unwrap()
+    fn dns(world: &World) -> Resolver {
+        Resolver::with_servers(&[world.dns.address()], Duration::from_millis(300)).unwrap()
     }
 
     fn names(hosts: &MailHosts) -> Vec<String> {
@@ -483,7 +483,7 @@ mod tests {
         for (first, second) in [(&world.dns, &other), (&other, &world.dns)] {
             other.here_only("_mta-sts.a.test", Some(world::Answer::ServFail));
             let servers = [first.address(), second.address()];
-            let dns = Dns::with_servers(&servers, Duration::from_secs(5)).unwrap();
+            let dns = Resolver::with_servers(&servers, Duration::from_secs(5)).unwrap();
             let found = dns.sts_record(&name("a.test"), Freshness::Cached).await;
             assert!(matches!(found.answer, TxtAnswer::Usable(_)), "{found:?}");
             assert!(dns.servers().iter().all(|server| server.state.as_str() == "in_use"));
@@ -572,7 +572,8 @@ mod tests {
             assert!(failure.to_string().contains(&server), "{failure}");
         }
         let free = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let nobody = Dns::with_servers(&[free.local_addr().unwrap()], Duration::from_millis(100));
+        let nobody =
+            Resolver::with_servers(&[free.local_addr().unwrap()], Duration::from_millis(100));
         assert!(nobody.unwrap().mail_hosts(&name("a.test"), Freshness::Cached).await.is_err());
     }
 
@@ -630,7 +631,8 @@ mod tests {
         let mx = |preference, host: &str| {
             RData::MX(MX::new(preference, Name::from_ascii(host).unwrap()))
         };
-        let found = Found::Records([mx(10, "b.test."), mx(10, "a.test."), mx(5, "c.test.")].into());
+        let found =
+            FoundRecords::Records([mx(10, "b.test."), mx(10, "a.test."), mx(5, "c.test.")].into());
         let answer = Answer::new(found, &Name::from_ascii("x.test.").unwrap(), Duration::ZERO);
         let mut first = [0; 2];
         for _ in 0..1000 {
@@ -641,7 +643,7 @@ mod tests {
         assert!(first.iter().all(|count| *count > 400), "{first:?}");
 
         let many: Vec<_> = (0..1000).map(|i| mx(i, &format!("mx{i}.test."))).collect();
-        let found = Found::Records(many.into());
+        let found = FoundRecords::Records(many.into());
         let answer = Answer::new(found, &Name::from_ascii("x.test.").unwrap(), Duration::ZERO);
         let hosts = names(&mail_hosts(&name("x.test"), &answer, &RandomState::new()));
         assert_eq!((hosts.len(), hosts[63].as_str()), (MX_MAX, "63 mx63.test"));

@@ -7,7 +7,7 @@ use hickory_proto::op::{DnsResponse, ResponseCode};
 use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use super::trouble::Trouble;
+use super::trouble::LookUpError;
 
 /// Ours: an answer is asked for anew after an hour, even if its TTL is longer.
 pub(super) const TTL_MAX: Duration = Duration::from_secs(60 * 60);
@@ -20,7 +20,7 @@ pub(super) const ALIASES_MAX: usize = 16;
 
 /// What is there.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Found {
+pub(super) enum FoundRecords {
     /// Records of the type asked for; at least one.
     Records(Box<[RData]>),
     /// The name exists, records of this type do not.
@@ -31,33 +31,33 @@ pub(super) enum Found {
 
 /// What one response brings.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct ResponseStep {
     /// None: the aliases lead to `name`, and the response says nothing about it.
-    pub(super) found: Option<Found>,
+    pub(super) found: Option<FoundRecords>,
     pub(super) name: Name,
     pub(super) ttl: Duration,
 }
 
-impl Step {
+impl ResponseStep {
     /// Reads what a server said to a question.
     pub(super) fn of(
         said: Result<DnsResponse, NetError>,
         asked: &Name,
         kind: RecordType,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, LookUpError> {
         match said {
             Ok(response) => Self::read(&response, asked, kind),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let (found, ttl) = (denial(&none)?, negative_ttl(none.negative_ttl, TTL_MAX));
                 Ok(Self { found: Some(found), name: asked.clone(), ttl })
             }
-            Err(error) => Err(Trouble::of(error)),
+            Err(error) => Err(LookUpError::of(error)),
         }
     }
 
-    fn read(response: &DnsResponse, asked: &Name, kind: RecordType) -> Result<Self, Trouble> {
+    fn read(response: &DnsResponse, asked: &Name, kind: RecordType) -> Result<Self, LookUpError> {
         if !matches!(response.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
-            return Err(Trouble::Code(response.response_code));
+            return Err(LookUpError::Code(response.response_code));
         }
         let mut name = asked.clone();
         let mut ttl = TTL_MAX;
@@ -69,7 +69,7 @@ impl Step {
                 .collect();
             if !records.is_empty() {
                 let seconds = records.iter().map(|record| record.ttl).min().unwrap_or(0);
-                let found = Found::Records(records.iter().map(|r| r.data.clone()).collect());
+                let found = FoundRecords::Records(records.iter().map(|r| r.data.clone()).collect());
                 let ttl = ttl.min(Duration::from_secs(seconds.into()));
                 return Ok(Self { found: Some(found), name, ttl });
             }
@@ -83,7 +83,7 @@ impl Step {
             name = next.clone();
             ttl = ttl.min(Duration::from_secs(seconds.into()));
         }
-        Err(Trouble::Answer("the aliases do not end".to_owned()))
+        Err(LookUpError::Answer("the aliases do not end".to_owned()))
     }
 
     /// The answer section says no more about `name`.
@@ -92,14 +92,14 @@ impl Step {
         asked: &Name,
         name: Name,
         ttl: Duration,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, LookUpError> {
         // RFC 6604 §3: the code is about the end of the chain.
         if response.response_code == ResponseCode::NXDomain {
             let ttl = negative_ttl(response.negative_ttl(), ttl);
-            return Ok(Self { found: Some(Found::NoDomain), name, ttl });
+            return Ok(Self { found: Some(FoundRecords::NoDomain), name, ttl });
         }
         if name == *asked {
-            return Err(Trouble::Answer("the answer is about something else".to_owned()));
+            return Err(LookUpError::Answer("the answer is about something else".to_owned()));
         }
         Ok(Self { found: None, name, ttl })
     }
@@ -107,17 +107,17 @@ impl Step {
 
 /// What a negative answer denies. RFC 2308 §2.2: one with name servers but no SOA is a referral,
 /// which a server that recurses for us has no business to give.
-fn denial(none: &NoRecords) -> Result<Found, Trouble> {
+fn denial(none: &NoRecords) -> Result<FoundRecords, LookUpError> {
     if none.response_code == ResponseCode::NXDomain {
-        return Ok(Found::NoDomain);
+        return Ok(FoundRecords::NoDomain);
     }
     if none.response_code != ResponseCode::NoError {
-        return Err(Trouble::Code(none.response_code));
+        return Err(LookUpError::Code(none.response_code));
     }
     if none.soa.is_none() && none.ns.is_some() {
-        return Err(Trouble::Answer("a referral instead of an answer".to_owned()));
+        return Err(LookUpError::Answer("a referral instead of an answer".to_owned()));
     }
-    Ok(Found::NoData)
+    Ok(FoundRecords::NoData)
 }
 
 fn negative_ttl(said: Option<u32>, chain: Duration) -> Duration {
@@ -157,12 +157,12 @@ mod tests {
         message.metadata.response_code = code;
         message.add_answers(answers);
         let response = DnsResponse::from_message(message).unwrap();
-        match Step::read(&response, &name("a.test."), RecordType::MX) {
-            Ok(Step { found: None, name, ttl }) => format!("ask {name} {ttl:?}"),
-            Ok(Step { found: Some(Found::Records(records)), name, ttl }) => {
+        match ResponseStep::read(&response, &name("a.test."), RecordType::MX) {
+            Ok(ResponseStep { found: None, name, ttl }) => format!("ask {name} {ttl:?}"),
+            Ok(ResponseStep { found: Some(FoundRecords::Records(records)), name, ttl }) => {
                 format!("{} at {name} {ttl:?}", records.len())
             }
-            Ok(Step { found: Some(found), name, .. }) => format!("{found:?} at {name}"),
+            Ok(ResponseStep { found: Some(found), name, .. }) => format!("{found:?} at {name}"),
             Err(trouble) => trouble.to_string(),
         }
     }
@@ -211,8 +211,8 @@ mod tests {
     #[test]
     fn a_referral_or_an_odd_code_denies_nothing() {
         let none = |code| NoRecords::new(Query::query(name("a.test."), RecordType::MX), code);
-        assert!(matches!(denial(&none(ResponseCode::NoError)), Ok(Found::NoData)));
-        assert!(matches!(denial(&none(ResponseCode::NXDomain)), Ok(Found::NoDomain)));
+        assert!(matches!(denial(&none(ResponseCode::NoError)), Ok(FoundRecords::NoData)));
+        assert!(matches!(denial(&none(ResponseCode::NXDomain)), Ok(FoundRecords::NoDomain)));
         assert!(denial(&none(ResponseCode::YXRRSet)).is_err());
         let mut referral = none(ResponseCode::NoError);
         referral.ns = Some([].into());

@@ -27,9 +27,9 @@ use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::response::Step;
-use super::standing::{Standings, State, Verdict};
-use super::trouble::Trouble;
+use super::response::ResponseStep;
+use super::standing::{ServerVerdict, StandingState, Standings};
+use super::trouble::LookUpError;
 use super::{DnsFailureKind, DnsSetupError};
 use crate::lock::lock;
 
@@ -50,13 +50,13 @@ type Pool = NameServerPool<TokioRuntimeProvider>;
 /// The servers that are asked.
 #[derive(Debug)]
 pub(super) struct Servers {
-    shared: Arc<Shared>,
+    shared: Arc<ServersShared>,
     /// Control questions that nobody waits for; they end with this.
     examinations: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ServersShared {
     all: Box<[Server]>,
     standings: Mutex<Standings>,
 }
@@ -67,7 +67,7 @@ pub(crate) struct ServerState {
     /// Where it is.
     pub(crate) address: SocketAddr,
     /// Is it asked?
-    pub(crate) state: State,
+    pub(crate) state: StandingState,
     /// What it said to the control question, if that went wrong.
     pub(crate) fault: Option<Arc<str>>,
     /// Is it asked with EDNS (RFC 6891)?
@@ -96,7 +96,8 @@ impl Servers {
         let context = Arc::new(PoolContext::new(options, tls));
         let server = |address: &SocketAddr| Server::new(*address, &context, limit, case(address));
         let standings = Mutex::new(Standings::of(servers.len()));
-        let shared = Arc::new(Shared { all: servers.iter().map(server).collect(), standings });
+        let shared =
+            Arc::new(ServersShared { all: servers.iter().map(server).collect(), standings });
         Ok(Self { shared, examinations: Mutex::default() })
     }
 
@@ -105,7 +106,11 @@ impl Servers {
     /// # Errors
     ///
     /// What each of them said when none could tell.
-    pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Result<Step, Trouble> {
+    pub(super) async fn ask(
+        &self,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<ResponseStep, LookUpError> {
         let query = Query::query(name.clone(), kind);
         let (order, to_examine) = {
             let standings = self.shared.standings();
@@ -145,13 +150,13 @@ impl Servers {
     }
 
     /// What it comes to that no server could tell.
-    async fn conclude(&self, troubles: Vec<(usize, Trouble)>) -> Trouble {
+    async fn conclude(&self, troubles: Vec<(usize, LookUpError)>) -> LookUpError {
         for (number, _) in &troubles {
             self.examine_later(*number);
         }
         let address = |number| self.shared.all.get(number).map_or(String::new(), Server::to_string);
         let told = troubles.into_iter().map(|(number, trouble)| (address(number), trouble));
-        let trouble = Trouble::of_all(told.collect());
+        let trouble = LookUpError::of_all(told.collect());
         if trouble.kind() == DnsFailureKind::Unreachable && self.shared.is_anybody_there().await {
             return trouble.of_this_name();
         }
@@ -183,7 +188,7 @@ impl Servers {
     pub(super) async fn authentic(
         &self,
         limit: Duration,
-    ) -> Vec<(SocketAddr, Result<bool, Trouble>)> {
+    ) -> Vec<(SocketAddr, Result<bool, LookUpError>)> {
         let query = Query::query(Name::root(), RecordType::SOA);
         let ask = async |server: &Server| {
             let mut options = server.options(Edns::With);
@@ -192,7 +197,7 @@ impl Servers {
             match said.unwrap_or(Err(NetError::Timeout)) {
                 Ok(response) => Ok(response.metadata.authentic_data),
                 Err(error) if error.is_no_records_found() => Ok(false),
-                Err(error) => Err(Trouble::of(error)),
+                Err(error) => Err(LookUpError::of(error)),
             }
         };
         let all = self.shared.all.iter().map(async |server| (server.address, ask(server).await));
@@ -200,14 +205,18 @@ impl Servers {
     }
 }
 
-impl Shared {
+impl ServersShared {
     fn standings(&self) -> MutexGuard<'_, Standings> {
         lock(&self.standings)
     }
 
-    async fn ask_one(&self, number: usize, query: &Query) -> (usize, Result<Step, Trouble>) {
+    async fn ask_one(
+        &self,
+        number: usize,
+        query: &Query,
+    ) -> (usize, Result<ResponseStep, LookUpError>) {
         let said = Box::pin(self.raw(number, query)).await;
-        (number, Step::of(said, query.name(), query.query_type()))
+        (number, ResponseStep::of(said, query.name(), query.query_type()))
     }
 
     /// Asked with EDNS, and without where the server does not know it (RFC 6891 §7).
@@ -234,16 +243,16 @@ impl Shared {
         let Some(server) = self.all.get(number) else { return };
         let fault = match self.control(number).await {
             Ok(()) => return self.answers(number),
-            Err(error) => Trouble::of(error).to_string(),
+            Err(error) => LookUpError::of(error).to_string(),
         };
         match self.standings().failed(number, &fault, Instant::now()) {
-            Verdict::TakenOut => tracing::error!(
+            ServerVerdict::TakenOut => tracing::error!(
                 event = "alarm",
                 reason = "resolver_out",
                 %server,
                 "the name server does not answer a plain question ({fault}): the others are asked"
             ),
-            Verdict::StillOut | Verdict::Last => {}
+            ServerVerdict::StillOut | ServerVerdict::Last => {}
         }
     }
 

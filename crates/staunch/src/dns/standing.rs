@@ -14,10 +14,10 @@ const WITHOUT_EDNS_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// What is known of the servers, by their number in the configuration.
 #[derive(Debug)]
-pub(super) struct Standings(Vec<Standing>);
+pub(super) struct Standings(Vec<ServerStanding>);
 
 #[derive(Clone, Debug, Default)]
-struct Standing {
+struct ServerStanding {
     /// Left out; examined again after this.
     out_until: Option<Instant>,
     examined_at: Option<Instant>,
@@ -30,7 +30,7 @@ struct Standing {
 
 /// Is a server asked?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum State {
+pub(crate) enum StandingState {
     /// It is.
     InUse,
     /// It fails the control question, but there is no better one.
@@ -39,7 +39,7 @@ pub(crate) enum State {
     Out,
 }
 
-impl State {
+impl StandingState {
     /// The word for it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl State {
 
 /// What became of a server that failed the control question.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum ServerVerdict {
     /// It is left out; news.
     TakenOut,
     /// It is left out, as was said before.
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
 
 impl Standings {
     pub(super) fn of(servers: usize) -> Self {
-        Self(vec![Standing::default(); servers])
+        Self(vec![ServerStanding::default(); servers])
     }
 
     /// Who is asked, in this order; never nobody, unless there is nobody at all.
@@ -74,7 +74,7 @@ impl Standings {
 
     /// Who was left out for long enough.
     pub(super) fn overdue(&self, now: Instant) -> Vec<usize> {
-        let is_over = |one: &Standing| one.out_until.is_some_and(|until| until <= now);
+        let is_over = |one: &ServerStanding| one.out_until.is_some_and(|until| until <= now);
         let over = self.0.iter().enumerate().filter(|(_, one)| is_over(one));
         over.map(|(number, _)| number).collect()
     }
@@ -98,22 +98,22 @@ impl Standings {
     }
 
     /// It did not.
-    pub(super) fn failed(&mut self, number: usize, fault: &str, now: Instant) -> Verdict {
+    pub(super) fn failed(&mut self, number: usize, fault: &str, now: Instant) -> ServerVerdict {
         let is_other_in_use = self.order().iter().any(|other| *other != number);
         if !is_other_in_use {
             // Nobody is better: one of the others may have recovered.
             self.0.iter_mut().for_each(|one| one.out_until = None);
         }
-        let Some(one) = self.0.get_mut(number) else { return Verdict::Last };
+        let Some(one) = self.0.get_mut(number) else { return ServerVerdict::Last };
         one.fault = Some(fault.into());
         if !is_other_in_use {
-            return Verdict::Last;
+            return ServerVerdict::Last;
         }
         one.out_until = Some(now + OUT_FOR);
         if std::mem::replace(&mut one.is_told, true) {
-            Verdict::StillOut
+            ServerVerdict::StillOut
         } else {
-            Verdict::TakenOut
+            ServerVerdict::TakenOut
         }
     }
 
@@ -129,11 +129,11 @@ impl Standings {
         until.is_none_or(|until| until <= now)
     }
 
-    pub(super) fn state(&self, number: usize) -> State {
+    pub(super) fn state(&self, number: usize) -> StandingState {
         match self.0.get(number) {
-            Some(Standing { out_until: Some(_), .. }) => State::Out,
-            Some(Standing { fault: Some(_), .. }) => State::Failing,
-            Some(_) | None => State::InUse,
+            Some(ServerStanding { out_until: Some(_), .. }) => StandingState::Out,
+            Some(ServerStanding { fault: Some(_), .. }) => StandingState::Failing,
+            Some(_) | None => StandingState::InUse,
         }
     }
 
@@ -150,25 +150,25 @@ mod tests {
     fn whoever_fails_the_control_question_is_left_out_until_it_passes() {
         let (mut servers, now) = (Standings::of(3), Instant::now());
         assert_eq!(servers.order(), [0, 1, 2]);
-        assert_eq!(servers.failed(0, "REFUSED", now), Verdict::TakenOut);
-        assert_eq!((servers.order(), servers.state(0)), (vec![1, 2], State::Out));
+        assert_eq!(servers.failed(0, "REFUSED", now), ServerVerdict::TakenOut);
+        assert_eq!((servers.order(), servers.state(0)), (vec![1, 2], StandingState::Out));
         assert!(servers.overdue(now + OUT_FOR - Duration::from_secs(1)).is_empty());
         assert_eq!(servers.overdue(now + OUT_FOR), [0]);
-        assert_eq!(servers.failed(0, "REFUSED", now + OUT_FOR), Verdict::StillOut);
+        assert_eq!(servers.failed(0, "REFUSED", now + OUT_FOR), ServerVerdict::StillOut);
         assert!(servers.overdue(now + OUT_FOR).is_empty());
         assert!(servers.passed(0));
-        assert_eq!((servers.order(), servers.state(0)), (vec![0, 1, 2], State::InUse));
+        assert_eq!((servers.order(), servers.state(0)), (vec![0, 1, 2], StandingState::InUse));
         assert!(!servers.passed(0), "that is no news");
     }
 
     #[test]
     fn the_last_server_is_never_left_out_and_brings_the_others_back() {
         let (mut servers, now) = (Standings::of(2), Instant::now());
-        assert_eq!(servers.failed(1, "SERVFAIL", now), Verdict::TakenOut);
-        assert_eq!(servers.failed(0, "timed out", now), Verdict::Last);
-        assert_eq!((servers.order(), servers.state(0)), (vec![0, 1], State::Failing));
+        assert_eq!(servers.failed(1, "SERVFAIL", now), ServerVerdict::TakenOut);
+        assert_eq!(servers.failed(0, "timed out", now), ServerVerdict::Last);
+        assert_eq!((servers.order(), servers.state(0)), (vec![0, 1], StandingState::Failing));
         let mut alone = Standings::of(1);
-        assert_eq!(alone.failed(0, "SERVFAIL", now), Verdict::Last);
+        assert_eq!(alone.failed(0, "SERVFAIL", now), ServerVerdict::Last);
         assert_eq!(alone.order(), [0]);
     }
 

@@ -9,7 +9,7 @@ use super::failure::DnsFailureKind;
 
 /// Why there is no conclusive answer.
 #[derive(Clone, Debug)]
-pub(super) enum Trouble {
+pub(super) enum LookUpError {
     /// There was no answer.
     Net(NetError),
     /// A response code that says neither yes nor no.
@@ -20,7 +20,7 @@ pub(super) enum Trouble {
     All(DnsFailureKind, String),
 }
 
-impl Trouble {
+impl LookUpError {
     pub(super) fn of(error: NetError) -> Self {
         if let NetError::Dns(DnsError::ResponseCode(code)) = error {
             Self::Code(code)
@@ -73,7 +73,7 @@ fn weight(kind: DnsFailureKind) -> u8 {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for LookUpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Net(error) => error.fmt(f),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use smtp::ReversePath;
 
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// A client and a sender of it. Both are numbers, since there is a pair for each lane; who shares them shares a
 /// turn, and nothing else.
@@ -21,13 +21,13 @@ impl Submitter {
     /// Of a lane of which nothing was read yet.
     pub(crate) const UNKNOWN: Self = Self { client: 0, sender: 0 };
 
-    /// The `user` who logged in, if one did; `client` as [`spool::Envelope::client`] has it; the sender.
+    /// The `user` who logged in, if one did; `client` as [`spool::StoredEnvelope::client`] has it; the sender.
     pub(crate) fn of(user: Option<&str>, client: &str, sender: &ReversePath) -> Self {
         // What follows the address is the client's own word.
         let address = client.split_whitespace().next().unwrap_or_default();
         let client = match (user, address.parse::<IpAddr>()) {
             (Some(user), _) => number(("user", user)),
-            (None, Ok(address)) => number(("place", Place::of(address))),
+            (None, Ok(address)) => number(("place", ClientPlace::of(address))),
             (None, Err(_)) => number(("local", client)),
         };
         Self { client, sender: number(sender.as_str()) }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::sts::keep::{
-    Effect, FetchFailure, FetchFailureKind, Listed, LookUp, PolicyFile, State, Stored, Verdict,
-    Write, Written,
+    FetchFailure, FetchFailureKind, Listed, LookUp, LookUpEffect, PolicyFile, State, Stored,
+    Verdict, Write, Written,
 };
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, Policies, PolicyRow, StoreError};
@@ -15,11 +15,12 @@ use tracing::{error, warn};
 use super::tell::{raise, tell_fetched, tell_kept};
 use super::terms::{after, settings, synced};
 use super::verdict::{
-    Consulted, Extent, PolicyDefer, PolicyVerdict, Purpose, Source, failure_text, rest, verdict_of,
+    Consulted, DeferExtent, LookUpPurpose, PolicyDefer, PolicySource, PolicyVerdict, failure_text,
+    rest, verdict_of,
 };
-use super::{Inner, rows};
+use super::{CacheState, rows};
 use crate::dns::{Freshness, StsRecord};
-use crate::policies::fetch::{Answers, FetchError, Fetched};
+use crate::policies::fetch::{FetchError, Fetched, KnownToAnswer};
 use crate::telemetry::Reason;
 
 /// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.
@@ -27,7 +28,7 @@ const LOCAL_REST: Duration = Duration::from_secs(60);
 
 /// What a look-up came to.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct LookedUp {
     /// The verdict, with the evidence.
     pub(super) consulted: Consulted,
     /// How long it may be believed.
@@ -40,7 +41,7 @@ pub(super) struct Asked {
 
 /// What a look-up has seen so far.
 #[derive(Debug)]
-struct Seen {
+struct LookUpSeen {
     begun: Instant,
     record: Option<StsRecord>,
     failure: Option<RemoteText>,
@@ -55,24 +56,24 @@ pub(super) struct Looking {
     look_up: LookUp,
     freshness: Freshness,
     /// What is to be done next.
-    effect: Effect,
-    seen: Seen,
+    effect: LookUpEffect,
+    seen: LookUpSeen,
 }
 
-impl Inner {
+impl CacheState {
     /// Looks `domain` up. Whoever asks holds its turn.
     pub(super) async fn ask(
         &self,
         domain: &HostName,
-        purpose: Purpose,
+        purpose: LookUpPurpose,
         freshness: Freshness,
-    ) -> Asked {
+    ) -> LookedUp {
         let looking = Box::pin(self.learn(domain, purpose, freshness)).await;
         self.conclude(domain, looking).await
     }
 
     /// What a look-up came to that was not for mail: what memory says is out of date.
-    pub(super) async fn asked_apart(&self, domain: &HostName, asked: &Asked) {
+    pub(super) async fn asked_apart(&self, domain: &HostName, asked: &LookedUp) {
         self.verdicts.invalidate(domain).await;
         if asked.is_changed {
             self.epochs.bump(domain);
@@ -86,19 +87,19 @@ impl Inner {
     }
 
     /// Asks and fetches, and writes nothing: it may be broken off. Whoever asks holds the domain's turn until
-    /// [`Inner::conclude`] is through. The error is that of our store.
+    /// [`CacheState::conclude`] is through. The error is that of our store.
     pub(super) async fn learn(
         &self,
         domain: &HostName,
-        purpose: Purpose,
+        purpose: LookUpPurpose,
         freshness: Freshness,
     ) -> Result<Looking, String> {
         let look_up = self.load(domain, purpose).await?;
-        let (begun, effect) = (Instant::now(), Effect::Ask);
+        let (begun, effect) = (Instant::now(), LookUpEffect::Ask);
         let (record, failure) = (None, None);
-        let seen = Seen { begun, record, failure, is_fetched: false, is_replaced: false };
+        let seen = LookUpSeen { begun, record, failure, is_fetched: false, is_replaced: false };
         let mut looking = Looking { look_up, freshness, effect, seen };
-        while matches!(looking.effect, Effect::Ask | Effect::Fetch) {
+        while matches!(looking.effect, LookUpEffect::Ask | LookUpEffect::Fetch) {
             self.step(domain, &mut looking).await;
         }
         Ok(looking)
@@ -109,17 +110,17 @@ impl Inner {
         &self,
         domain: &HostName,
         looking: Result<Looking, String>,
-    ) -> Asked {
+    ) -> LookedUp {
         let mut looking = match looking {
             Ok(looking) => looking,
             Err(text) => return self.local_trouble(domain, &text),
         };
         loop {
             match looking.effect {
-                Effect::Ask | Effect::Fetch | Effect::Write(_) => {
+                LookUpEffect::Ask | LookUpEffect::Fetch | LookUpEffect::Write(_) => {
                     self.step(domain, &mut looking).await;
                 }
-                Effect::Answer(verdict) => {
+                LookUpEffect::Answer(verdict) => {
                     return self.asked(domain, &looking.look_up, verdict, looking.seen).await;
                 }
             }
@@ -130,19 +131,19 @@ impl Inner {
     async fn step(&self, domain: &HostName, looking: &mut Looking) {
         let Looking { look_up, freshness, effect, seen } = looking;
         *effect = match effect {
-            Effect::Ask => {
+            LookUpEffect::Ask => {
                 let record = self.dns.sts_record(domain, *freshness).await;
                 let effect = look_up.answered(&record.answer, self.clock.moment());
                 seen.record = Some(record);
                 effect
             }
-            Effect::Fetch => Box::pin(self.fetch(domain, look_up, seen)).await,
-            Effect::Write(write) => {
+            LookUpEffect::Fetch => Box::pin(self.fetch(domain, look_up, seen)).await,
+            LookUpEffect::Write(write) => {
                 let written = self.write(domain, *write, look_up.state()).await;
                 seen.is_replaced |= (*write, written) == (Write::Replace, Written::Synced);
                 look_up.written(written, self.clock.moment())
             }
-            Effect::Answer(_) => return,
+            LookUpEffect::Answer(_) => return,
         };
         look_up.take_alarms().into_iter().for_each(|alarm| raise(domain, alarm));
     }
@@ -152,8 +153,8 @@ impl Inner {
         domain: &HostName,
         look_up: &LookUp,
         verdict: Verdict,
-        seen: Seen,
-    ) -> Asked {
+        seen: LookUpSeen,
+    ) -> LookedUp {
         let state = look_up.state();
         self.remember_fleeting(domain, look_up).await;
         if look_up.is_unstored() {
@@ -161,7 +162,7 @@ impl Inner {
         } else if seen.is_replaced {
             self.unstored.invalidate(domain);
         }
-        let Seen { begun, record, failure, is_fetched, is_replaced: _ } = seen;
+        let LookUpSeen { begun, record, failure, is_fetched, is_replaced: _ } = seen;
         if let Some(record) = &record {
             tell_kept(domain, &verdict, &record.answer, failure.as_ref());
         }
@@ -170,9 +171,9 @@ impl Inner {
             .as_ref()
             .map_or(Duration::ZERO, |record| rest(&verdict, record, moment, begun.elapsed()));
         let source = match (&verdict, is_fetched) {
-            (Verdict::Use(_), true) => Source::Fetch,
-            (Verdict::Use(_), false) => Source::Cache,
-            (Verdict::NoPolicy(_) | Verdict::Defer(_), _) => Source::None,
+            (Verdict::Use(_), true) => PolicySource::Fetch,
+            (Verdict::Use(_), false) => PolicySource::Cache,
+            (Verdict::NoPolicy(_) | Verdict::Defer(_), _) => PolicySource::None,
         };
         let dns = record.as_ref().and_then(|record| record.failure.clone()).map(Box::new);
         let consulted = Consulted {
@@ -182,7 +183,7 @@ impl Inner {
             failure,
         };
         let is_changed = look_up.changes_the_requirement(moment);
-        Asked { consulted, ttl, state: state.clone(), is_changed }
+        LookedUp { consulted, ttl, state: state.clone(), is_changed }
     }
 
     /// Its life counts from the fetch, and ends with the next policy.
@@ -196,12 +197,17 @@ impl Inner {
     }
 
     /// Fetches the policy and takes in what came of it.
-    async fn fetch(&self, domain: &HostName, look_up: &mut LookUp, seen: &mut Seen) -> Effect {
+    async fn fetch(
+        &self,
+        domain: &HostName,
+        look_up: &mut LookUp,
+        seen: &mut LookUpSeen,
+    ) -> LookUpEffect {
         let old = look_up.state().live(self.clock.moment());
         let class = if old.is_some() && look_up.state().failed.is_none() {
-            Answers::Lately
+            KnownToAnswer::Lately
         } else {
-            Answers::Unknown
+            KnownToAnswer::Unknown
         };
         let fetched = match self.fetcher.now().fetch(domain, class).await {
             Ok(fetched) => match PolicyFile::read(&fetched.body) {
@@ -282,7 +288,7 @@ impl Inner {
         });
     }
 
-    async fn load(&self, domain: &HostName, purpose: Purpose) -> Result<LookUp, String> {
+    async fn load(&self, domain: &HostName, purpose: LookUpPurpose) -> Result<LookUp, String> {
         let (store, name) = (self.store.clone(), domain.clone());
         let found = tokio::task::spawn_blocking(move || {
             Ok::<_, StoreError>((store.get(&name)?, store.enforced(&name)?))
@@ -296,9 +302,9 @@ impl Inner {
         }
         let settings = settings(&self.config.borrow().mta_sts);
         let mut look_up = match purpose {
-            Purpose::Mail => LookUp::for_mail(stored, listed, settings),
-            Purpose::Refresh => LookUp::for_refresh(stored, listed, settings),
-            Purpose::Order => LookUp::for_order(stored, listed, settings),
+            LookUpPurpose::Mail => LookUp::for_mail(stored, listed, settings),
+            LookUpPurpose::Refresh => LookUp::for_refresh(stored, listed, settings),
+            LookUpPurpose::Order => LookUp::for_order(stored, listed, settings),
         };
         if let Some(state) = self.unstored.get(domain) {
             look_up.remember_unstored(State::clone(&state));
@@ -316,20 +322,20 @@ impl Inner {
         })
     }
 
-    fn local_trouble(&self, domain: &HostName, text: &str) -> Asked {
+    fn local_trouble(&self, domain: &HostName, text: &str) -> LookedUp {
         error!(event = "store_failed", %domain, error = text, "a policy could not be looked up");
         let until = after(self.clock.moment().now, LOCAL_REST);
         let text = RemoteText::new(text);
-        let extent = Extent::Everybody;
+        let extent = DeferExtent::Everybody;
         let defer = PolicyDefer { reason: Reason::LocalError, until, text, extent, dns: None };
         let consulted = Consulted {
             verdict: PolicyVerdict::Defer(defer),
             record: None,
-            source: Source::None,
+            source: PolicySource::None,
             failure: None,
         };
         // What holds is not known now, and whoever goes by what held goes on by that.
-        Asked { consulted, ttl: Duration::ZERO, state: State::default(), is_changed: false }
+        LookedUp { consulted, ttl: Duration::ZERO, state: State::default(), is_changed: false }
     }
 }
 

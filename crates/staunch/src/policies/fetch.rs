@@ -22,13 +22,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock::ClockWatch;
 use crate::config::{Config, IpFamily, Prefix};
-use crate::dns::Dns;
+use crate::dns::Resolver;
 use crate::dns::addresses::is_forbidden;
-use client::Client;
 pub(crate) use client::ClientSetupError;
+use client::PolicyClient;
 pub(crate) use fetched::{FetchError, Fetched};
-pub(crate) use limits::Answers;
-use limits::{Limits, SLOW_AFTER};
+pub(crate) use limits::KnownToAnswer;
+use limits::{FetchLimits, SLOW_AFTER};
 
 /// Addresses of one policy host that are tried.
 const ADDRESSES_MAX: usize = 4;
@@ -36,10 +36,10 @@ const ADDRESSES_MAX: usize = 4;
 /// Fetches policies.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
-    dns: Dns,
+    dns: Resolver,
     clock: ClockWatch,
-    client: Client,
-    limits: Arc<Limits>,
+    client: PolicyClient,
+    limits: Arc<FetchLimits>,
     port: u16,
     timeout: Duration,
     /// The family that is tried first.
@@ -56,7 +56,7 @@ impl Fetcher {
     /// [`ClientSetupError`] when the file cannot be read or there is no trust anchor at all.
     pub(crate) fn new(
         config: &Config,
-        dns: Dns,
+        dns: Resolver,
         clock: ClockWatch,
     ) -> Result<Self, ClientSetupError> {
         Self::with_limits(config, dns, clock, Arc::default())
@@ -74,12 +74,12 @@ impl Fetcher {
 
     fn with_limits(
         config: &Config,
-        dns: Dns,
+        dns: Resolver,
         clock: ClockWatch,
-        limits: Arc<Limits>,
+        limits: Arc<FetchLimits>,
     ) -> Result<Self, ClientSetupError> {
         Ok(Self {
-            client: Client::new(config.mta_sts.ca_file.as_deref(), clock.clone())?,
+            client: PolicyClient::new(config.mta_sts.ca_file.as_deref(), clock.clone())?,
             dns,
             clock,
             limits,
@@ -98,7 +98,7 @@ impl Fetcher {
     pub(crate) async fn fetch(
         &self,
         domain: &HostName,
-        answers: Answers,
+        answers: KnownToAnswer,
     ) -> Result<Fetched, FetchError> {
         let begun = Instant::now();
         let host = domain
@@ -156,10 +156,10 @@ mod tests {
     const BODY: &str = "version: STSv1\nmode: none\nmax_age: 60\n";
 
     fn fetcher(world: &World, allowed: &[&str], timeout: Duration) -> Fetcher {
-        let dns = Dns::with_servers(&[world.dns.address()], Duration::from_secs(2)).unwrap();
+        let dns = Resolver::with_servers(&[world.dns.address()], Duration::from_secs(2)).unwrap();
         Fetcher {
             dns,
-            client: Client::new(Some(world.pki.ca_file()), ClockWatch::undoubted()).unwrap(),
+            client: PolicyClient::new(Some(world.pki.ca_file()), ClockWatch::undoubted()).unwrap(),
             clock: ClockWatch::undoubted(),
             limits: Arc::default(),
             port: world.policies.address().port(),
@@ -171,7 +171,7 @@ mod tests {
 
     /// The first words of the error, or of the body.
     async fn outcome(fetcher: &Fetcher, domain: &str) -> String {
-        match fetcher.fetch(&HostName::parse(domain).unwrap(), Answers::Unknown).await {
+        match fetcher.fetch(&HostName::parse(domain).unwrap(), KnownToAnswer::Unknown).await {
             Ok(fetched) => format!("ok {}", fetched.body.len()),
             Err(error) => error.to_string(),
         }
@@ -192,8 +192,10 @@ mod tests {
         let reply = Reply::ok(BODY).header("Date", "Sun, 06 Nov 1994 08:49:37 GMT");
         world.domain("a.test").serve(Serve::Reply(reply));
         let fetcher = fetcher(&world, &["127.0.0.0/8"], Duration::from_secs(10));
-        let fetched =
-            fetcher.fetch(&HostName::parse("a.test").unwrap(), Answers::Unknown).await.unwrap();
+        let fetched = fetcher
+            .fetch(&HostName::parse("a.test").unwrap(), KnownToAnswer::Unknown)
+            .await
+            .unwrap();
         assert_eq!(fetched.body, BODY.as_bytes());
         assert_eq!(fetched.date.map(Timestamp::as_second), Some(784_111_777));
         assert_eq!(fetched.address, Some(world.policies.address().ip()));

@@ -9,7 +9,7 @@ use moka::future::Cache;
 use moka::ops::compute::{CompResult, Op};
 use policy::clock::{ClockTrust, Moment};
 use smtp::HostName;
-use spool::{Found, HostRow, Policies, StoreError};
+use spool::{FoundPolicy, HostRow, Policies, StoreError};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
@@ -28,7 +28,7 @@ pub(crate) const STARTTLS_GONE: &str = "starttls_gone";
 
 /// What is known of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Known {
+enum KnownHost {
     /// It did no TLS with us lately.
     Nothing,
     /// It completed STARTTLS then, as it was stored.
@@ -42,7 +42,7 @@ enum Known {
 pub(crate) struct HostMemory {
     store: Policies,
     clock: ClockWatch,
-    known: Cache<HostName, Known>,
+    known: Cache<HostName, KnownHost>,
 }
 
 impl HostMemory {
@@ -56,32 +56,32 @@ impl HostMemory {
     /// with us in the last 30 days, so that this may be a downgrade? Then the alarm is raised, once until TLS
     /// works again or the operator acknowledges. If the store cannot be read, it counts as if it did.
     pub(crate) async fn misses_starttls(&self, host: &HostName, why: &str) -> bool {
-        self.known(host, Some(why)).await != Known::Nothing
+        self.known(host, Some(why)).await != KnownHost::Nothing
     }
 
     /// Did `host` complete STARTTLS with us in the last 30 days? Asks no more than [`HostMemory::misses_starttls`],
     /// and raises nothing.
     pub(crate) async fn did_starttls(&self, host: &HostName) -> bool {
-        self.known(host, None).await != Known::Nothing
+        self.known(host, None).await != KnownHost::Nothing
     }
 
     /// What is known of `host`, after the alarm that TLS is gone because of `missed`.
     ///
     /// All of it under the host's entry, as whatever else changes what is known: what the operator has made
     /// forgotten meanwhile is not put back.
-    async fn known(&self, host: &HostName, missed: Option<&str>) -> Known {
-        let look = |cached: Option<Entry<HostName, Known>>| async move {
+    async fn known(&self, host: &HostName, missed: Option<&str>) -> KnownHost {
+        let look = |cached: Option<Entry<HostName, KnownHost>>| async move {
             let cached = cached.map(Entry::into_value);
             let before = match cached {
                 Some(known) => known,
                 None => self.read(host).await?,
             };
             let known = match (before, missed) {
-                (Known::Tls(at), Some(why)) => {
+                (KnownHost::Tls(at), Some(why)) => {
                     self.raise(host, at, why);
-                    Known::Gone(Some(at))
+                    KnownHost::Gone(Some(at))
                 }
-                (Known::Tls(_), None) | (Known::Nothing | Known::Gone(_), _) => before,
+                (KnownHost::Tls(_), None) | (KnownHost::Nothing | KnownHost::Gone(_), _) => before,
             };
             Ok::<_, StoreError>(if cached == Some(known) { Op::Nop } else { Op::Put(known) })
         };
@@ -92,28 +92,30 @@ impl HostMemory {
                 | CompResult::Unchanged(entry)
                 | CompResult::Removed(entry),
             ) => entry.into_value(),
-            Ok(CompResult::StillNone(_)) => Known::Gone(None),
+            Ok(CompResult::StillNone(_)) => KnownHost::Gone(None),
             // It may be read the next time.
             Err(error) => {
                 error!(event = "store_failed", %host, %error, "a mail host could not be looked up");
-                Known::Gone(None)
+                KnownHost::Gone(None)
             }
         }
     }
 
-    async fn read(&self, host: &HostName) -> Result<Known, StoreError> {
+    async fn read(&self, host: &HostName) -> Result<KnownHost, StoreError> {
         let (store, name) = (self.store.clone(), host.clone());
         let found = tokio::task::spawn_blocking(move || store.host(&name)).await;
         Ok(match found.unwrap_or(Err(StoreError::Closed))? {
-            Found::Row(row) if !counts(row.starttls_seen_at, self.clock.moment()) => Known::Nothing,
-            Found::Row(row) if &*row.note == STARTTLS_GONE => {
-                Known::Gone(Some(row.starttls_seen_at))
+            FoundPolicy::Row(row) if !counts(row.starttls_seen_at, self.clock.moment()) => {
+                KnownHost::Nothing
             }
-            Found::Row(row) => Known::Tls(row.starttls_seen_at),
-            Found::Absent => Known::Nothing,
-            Found::Corrupt => {
+            FoundPolicy::Row(row) if &*row.note == STARTTLS_GONE => {
+                KnownHost::Gone(Some(row.starttls_seen_at))
+            }
+            FoundPolicy::Row(row) => KnownHost::Tls(row.starttls_seen_at),
+            FoundPolicy::Absent => KnownHost::Nothing,
+            FoundPolicy::Corrupt => {
                 error!(event = "store_failed", %host, "what was stored about a mail host is damaged");
-                Known::Gone(None)
+                KnownHost::Gone(None)
             }
         })
     }
@@ -131,13 +133,13 @@ impl HostMemory {
 
     /// `host` completed STARTTLS just now.
     pub(crate) async fn note_starttls(&self, host: &HostName) {
-        if matches!(self.known.get(host).await, Some(Known::Tls(_))) {
+        if matches!(self.known.get(host).await, Some(KnownHost::Tls(_))) {
             return;
         }
         let note = |_| {
             let now = self.clock.now();
             self.put(host, now, "");
-            ready(Op::Put(Known::Tls(now)))
+            ready(Op::Put(KnownHost::Tls(now)))
         };
         self.known.entry_by_ref(host).and_compute_with(note).await;
     }
@@ -249,12 +251,12 @@ mod tests {
         assert!(futures_util::poll!(&mut forgotten).is_pending());
         written().await;
         let is_forgotten = futures_util::poll!(&mut forgotten).is_ready();
-        assert_ne!(asked.await, Known::Nothing, "it was asked before");
+        assert_ne!(asked.await, KnownHost::Nothing, "it was asked before");
         if !is_forgotten {
             assert!(forgotten.await.unwrap());
         }
         assert!(!memory.did_starttls(&host).await, "{missed:?}");
         written().await;
-        assert_eq!(policies.host(&host).unwrap(), Found::Absent, "{missed:?}");
+        assert_eq!(policies.host(&host).unwrap(), FoundPolicy::Absent, "{missed:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Which MTA-STS policy holds for a domain right now?
 //!
-//! [`PolicyKeeper`] owns what is known about every domain's policy. It asks DNS, fetches, and writes
+//! [`PolicyCache`] owns what is known about every domain's policy. It asks DNS, fetches, and writes
 //! what it learnt to the store before anything is decided by it; the rules, and the order of all that, are
 //! `policy::sts::keep`'s. One asker at a time per domain, the others take the answer along, so a thousand messages
 //! to a domain cost one query and at most one fetch. The common case is an answer from memory.
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
-use policy::sts::keep::{Kept, Moment, State};
+use policy::sts::keep::{CachedPolicy, Moment, State};
 use smtp::HostName;
 use spool::{Policies, StoreError};
 use tokio::sync::watch;
@@ -41,17 +41,17 @@ use tracing::error;
 
 use crate::clock::ClockWatch;
 use crate::config::Config;
-use crate::dns::{Dns, Freshness};
-use crate::live::Live;
+use crate::dns::{Freshness, Resolver};
+use crate::live::Reloadable;
 use crate::policies::fetch::{ClientSetupError, Fetcher};
 use epochs::Epochs;
 pub(crate) use epochs::PolicyWatch;
 pub(crate) use hosts::{HostMemory, STARTTLS_GONE};
-use room::Room;
+use room::PolicyRoom;
 use terms::synced;
-use turns::Turns;
-use verdict::Purpose;
-pub(crate) use verdict::{Consulted, Extent, PolicyDefer, PolicyVerdict, Source};
+use turns::DomainTurns;
+use verdict::LookUpPurpose;
+pub(crate) use verdict::{Consulted, DeferExtent, PolicyDefer, PolicySource, PolicyVerdict};
 pub(crate) use waiting_mail::WaitingMail;
 
 /// Memory for verdicts, in bytes.
@@ -65,25 +65,25 @@ const FLEETING_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// The one owner of policy state. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct PolicyKeeper {
-    inner: Arc<Inner>,
+pub(crate) struct PolicyCache {
+    inner: Arc<CacheState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct CacheState {
     config: watch::Receiver<Arc<Config>>,
     tracker: TaskTracker,
-    dns: Dns,
-    fetcher: Live<Fetcher>,
+    dns: Resolver,
+    fetcher: Reloadable<Fetcher>,
     store: Policies,
     clock: ClockWatch,
     verdicts: Cache<HostName, Remembered>,
     /// Policies with a `max_age` of 0, which are not stored.
-    fleeting: Cache<HostName, Arc<Kept>>,
+    fleeting: Cache<HostName, Arc<CachedPolicy>>,
     /// What could not be stored, and holds until a restart.
     unstored: moka::sync::Cache<HostName, Arc<State>>,
-    turns: Turns,
-    room: Room,
+    turns: DomainTurns,
+    room: PolicyRoom,
     epochs: Epochs,
 }
 
@@ -95,9 +95,9 @@ struct Remembered {
     until: Instant,
 }
 
-struct ByTtl;
+struct VerdictTtl;
 
-impl moka::Expiry<HostName, Remembered> for ByTtl {
+impl moka::Expiry<HostName, Remembered> for VerdictTtl {
     fn expire_after_create(
         &self,
         _: &HostName,
@@ -126,8 +126,8 @@ fn weight(domain: &HostName, value: &Remembered) -> u32 {
     u32::try_from(512 + domain.as_str().len() + body).unwrap_or(u32::MAX)
 }
 
-impl PolicyKeeper {
-    /// Keeps policies in `store`; look-ups run on `tracker`. How they are fetched is as [`PolicyKeeper::renew`] says last, everything
+impl PolicyCache {
+    /// Keeps policies in `store`; look-ups run on `tracker`. How they are fetched is as [`PolicyCache::renew`] says last, everything
     /// else follows `config`.
     ///
     /// # Errors
@@ -135,22 +135,25 @@ impl PolicyKeeper {
     /// [`ClientSetupError`] when `mta_sts.ca_file` is of no use.
     pub(crate) fn new(
         config: watch::Receiver<Arc<Config>>,
-        dns: Dns,
+        dns: Resolver,
         store: Policies,
         (clock, tracker): (ClockWatch, TaskTracker),
     ) -> Result<Self, ClientSetupError> {
-        let fetcher = Live::new(Fetcher::new(&config.borrow(), dns.clone(), clock.clone())?);
+        let fetcher = Reloadable::new(Fetcher::new(&config.borrow(), dns.clone(), clock.clone())?);
         let verdicts = Cache::builder()
             .max_capacity(VERDICT_BYTES)
             .weigher(weight)
-            .expire_after(ByTtl)
+            .expire_after(VerdictTtl)
             .build();
         let fleeting = Cache::builder()
             .max_capacity(FLEETING_BYTES)
-            .weigher(|_, kept: &Arc<Kept>| u32::try_from(512 + kept.weight()).unwrap_or(u32::MAX))
+            .weigher(|_, kept: &Arc<CachedPolicy>| {
+                u32::try_from(512 + kept.weight()).unwrap_or(u32::MAX)
+            })
             .time_to_live(FLEETING_LIFE)
             .build();
-        let (turns, room, epochs) = (Turns::default(), Room::default(), Epochs::default());
+        let (turns, room, epochs) =
+            (DomainTurns::default(), PolicyRoom::default(), Epochs::default());
         let unstored = moka::sync::Cache::builder()
             .max_capacity(UNSTORED_BYTES)
             .weigher(|_, state: &Arc<State>| {
@@ -158,7 +161,7 @@ impl PolicyKeeper {
                 u32::try_from(1024 + kept).unwrap_or(u32::MAX)
             })
             .build();
-        let inner = Inner {
+        let inner = CacheState {
             config,
             tracker,
             dns,
@@ -206,7 +209,7 @@ impl PolicyKeeper {
         self.consult(domain, freshness).await.verdict
     }
 
-    /// As [`PolicyKeeper::lookup`], with the evidence, and always with a question to DNS.
+    /// As [`PolicyCache::lookup`], with the evidence, and always with a question to DNS.
     ///
     /// It goes on when whoever asks does not wait any more, as an attempt that makes room for others: what was
     /// written halfway neither memory nor other attempts would know of.
@@ -231,7 +234,7 @@ impl PolicyKeeper {
         }
         let begun = Instant::now();
         let config = Arc::clone(&self.inner.config.borrow());
-        let asked = Box::pin(self.inner.ask(domain, Purpose::Mail, freshness)).await;
+        let asked = Box::pin(self.inner.ask(domain, LookUpPurpose::Mail, freshness)).await;
         // What was formed by rules that have changed meanwhile is not for the next one who asks.
         if Arc::ptr_eq(&config, &self.inner.config.borrow()) {
             self.inner.remember(domain, &asked.consulted.verdict, asked.ttl).await;
@@ -260,12 +263,12 @@ impl PolicyKeeper {
     }
 }
 
-impl Inner {
+impl CacheState {
     /// Forgets the domain: first that its mail would have to wait, then the policy. Says whether anything was known.
     async fn delete(&self, domain: HostName) -> Result<bool, StoreError> {
         let (store, name) = (self.store.clone(), domain.clone());
         let found = tokio::task::spawn_blocking(move || store.enforced(&name)).await;
-        let was_listed = !matches!(found, Ok(Ok(spool::Found::Absent)));
+        let was_listed = !matches!(found, Ok(Ok(spool::FoundPolicy::Absent)));
         synced(|done| self.store.remove_enforced(domain.clone(), done)).await?;
         self.unstored.invalidate(&domain);
         self.fleeting.invalidate(&domain).await;

@@ -6,8 +6,8 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{ClockTrust, Moment};
 use policy::sts::keep::{
-    Effect, FetchFailure, FetchFailureKind, LookUp, PolicyFile, Room, Settings, State, Stored,
-    TxtAnswer, Verdict, Write, Written,
+    FetchFailure, FetchFailureKind, KeepSettings, LookUp, LookUpEffect, PolicyFile, Room, State,
+    Stored, TxtAnswer, Verdict, Write, Written,
 };
 use policy::sts::{Id, RecordError};
 use smtp::{HostName, RemoteText};
@@ -97,22 +97,22 @@ fn look_up(
     random: &mut Random,
 ) {
     let stored = model.row.clone().map_or(Stored::Absent, |row| Stored::Row(Box::new(row)));
-    let mut look_up = LookUp::for_mail(stored, model.state.listed, Settings::default());
+    let mut look_up = LookUp::for_mail(stored, model.state.listed, KeepSettings::default());
     let mut left = random.below(6);
-    let mut effect = Effect::Ask;
+    let mut effect = LookUpEffect::Ask;
     loop {
         effect = match effect {
-            Effect::Ask => look_up.answered(&answer(random), moment),
-            Effect::Fetch if random.below(3) > 0 => {
+            LookUpEffect::Ask => look_up.answered(&answer(random), moment),
+            LookUpEffect::Fetch if random.below(3) > 0 => {
                 let file = PolicyFile::read(body(random).as_bytes()).unwrap();
                 look_up.fetched(Ok(file), Room::Free, moment)
             }
-            Effect::Fetch => {
+            LookUpEffect::Fetch => {
                 let (kind, text) = (FetchFailureKind::Fetch, RemoteText::new("timed out"));
                 look_up.fetched(Err(FetchFailure { kind, text }), Room::Free, moment)
             }
-            Effect::Write(_) if left == 0 => break,
-            Effect::Write(what) => {
+            LookUpEffect::Write(_) if left == 0 => break,
+            LookUpEffect::Write(what) => {
                 left -= 1;
                 write(spool, domain, what, look_up.state());
                 let state = look_up.state().clone();
@@ -125,7 +125,7 @@ fn look_up(
                 }
                 look_up.written(Written::Synced, moment)
             }
-            Effect::Answer(verdict) => {
+            LookUpEffect::Answer(verdict) => {
                 model.answered_until = match verdict {
                     Verdict::Use(kept) if kept.is_enforced() => Some(kept.expires_at()),
                     Verdict::Use(_) => None,

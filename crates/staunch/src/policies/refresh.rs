@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use policy::registrable_domain;
-use policy::sts::keep::{Listed, Settings, State, Stored, Tenant, Use};
+use policy::sts::keep::{KeepSettings, Listed, State, Stored, Tenant, Use};
 use smtp::HostName;
 use spool::StoreError;
 use tokio_util::sync::CancellationToken;
@@ -24,10 +24,10 @@ use tracing::{debug, error};
 
 use super::terms::settings;
 use super::tidying::Tenants;
-use super::verdict::Purpose;
-use super::{Inner, Moment, PolicyKeeper, WaitingMail, rows};
+use super::verdict::LookUpPurpose;
+use super::{CacheState, Moment, PolicyCache, WaitingMail, rows};
 use crate::dns::Freshness;
-use queue::{Due, Queue};
+use queue::{DueRefresh, RefreshQueue};
 
 /// Rows read at once.
 const PAGE: usize = 200;
@@ -47,7 +47,7 @@ const NAMED_MAX: usize = 5;
 /// What one look at all rows found.
 #[derive(Debug, Default)]
 pub(super) struct Census {
-    due: Vec<Due>,
+    due: Vec<DueRefresh>,
     pub(super) tenants: Tenants,
     /// Domains whose policy was lost.
     pub(super) lost: Vec<HostName>,
@@ -56,7 +56,7 @@ pub(super) struct Census {
 /// A refresh, or several looks, under way.
 type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-impl PolicyKeeper {
+impl PolicyCache {
     /// Refreshes and tidies until `shutdown`; then what is being written is brought to its end, since attempts go on
     /// for a while and have to hear of it. Policies of domains that have mail in `waiting` are never dropped for
     /// want of room.
@@ -149,7 +149,7 @@ impl PolicyKeeper {
             });
             let page = page.await.map_err(|e| e.to_string())?;
             let (next, states) = page.map_err(|e| e.to_string())?;
-            let look = Look { moment: inner.clock.moment(), settings: &settings, jitter };
+            let look = RefreshLook { moment: inner.clock.moment(), settings: &settings, jitter };
             for (domain, stored) in states {
                 if let Some(state) = inner.in_memory_or(&domain, stored) {
                     let state = State { listed: listed.remove(&domain), ..state };
@@ -190,13 +190,13 @@ impl PolicyKeeper {
 }
 
 /// By what rows are looked at.
-struct Look<'a> {
+struct RefreshLook<'a> {
     moment: Moment,
-    settings: &'a Settings,
+    settings: &'a KeepSettings,
     jitter: &'a RandomState,
 }
 
-impl Look<'_> {
+impl RefreshLook<'_> {
     fn at(&self, census: &mut Census, domain: HostName, state: &State) {
         if state.is_spent(self.moment) {
             return census.tenants.spent.push(domain);
@@ -213,7 +213,7 @@ impl Look<'_> {
         {
             let (domain, owner) = (domain.clone(), owner.clone());
             let is_silent = state.failed.is_some();
-            census.due.push(Due { domain, owner, expires_at: kept.expires_at(), is_silent });
+            census.due.push(DueRefresh { domain, owner, expires_at: kept.expires_at(), is_silent });
         }
         let used = state.last_used_at.unwrap_or(Timestamp::MIN);
         match state.use_of(self.moment) {
@@ -247,8 +247,8 @@ impl Look<'_> {
 }
 
 /// Its mail waits: nothing is more urgent.
-fn lost(domain: HostName, owner: HostName, state: &State) -> Due {
-    Due { domain, owner, expires_at: Timestamp::MIN, is_silent: state.failed.is_some() }
+fn lost(domain: HostName, owner: HostName, state: &State) -> DueRefresh {
+    DueRefresh { domain, owner, expires_at: Timestamp::MIN, is_silent: state.failed.is_some() }
 }
 
 /// One alarm for all, whenever there are others than before.
@@ -272,19 +272,19 @@ fn tell_lost(before: &mut Vec<HostName>, mut lost: Vec<HostName>) {
 
 /// Refreshes that compete with each other for places.
 struct Band<'a> {
-    queue: Queue,
+    queue: RefreshQueue,
     running: FuturesUnordered<Running<'a, (HostName, HostName)>>,
     at_once: usize,
 }
 
 impl<'a> Band<'a> {
     fn new(at_once: usize) -> Self {
-        Self { queue: Queue::default(), running: FuturesUnordered::new(), at_once }
+        Self { queue: RefreshQueue::default(), running: FuturesUnordered::new(), at_once }
     }
 
-    fn fill(&mut self, keeper: &'a PolicyKeeper, shutdown: &'a CancellationToken) {
+    fn fill(&mut self, keeper: &'a PolicyCache, shutdown: &'a CancellationToken) {
         while self.running.len() < self.at_once
-            && let Some(Due { domain, owner, .. }) = self.queue.next()
+            && let Some(DueRefresh { domain, owner, .. }) = self.queue.next()
         {
             self.running.push(Box::pin(async move {
                 keeper.inner.refresh_due(&domain, shutdown).await;
@@ -294,7 +294,7 @@ impl<'a> Band<'a> {
     }
 }
 
-impl Inner {
+impl CacheState {
     /// What could not be stored holds all the same; else what the row says, if it can be read.
     fn in_memory_or(&self, domain: &HostName, stored: Stored) -> Option<State> {
         match (self.unstored.get(domain), stored) {
@@ -310,7 +310,7 @@ impl Inner {
         let learning = async {
             let turn = self.turns.take(domain).await;
             debug!(%domain, "refreshing a policy");
-            (turn, self.learn(domain, Purpose::Refresh, Freshness::Cached).await)
+            (turn, self.learn(domain, LookUpPurpose::Refresh, Freshness::Cached).await)
         };
         let learnt = shutdown.run_until_cancelled(Box::pin(learning)).await;
         let Some((mut turn, learnt)) = learnt else { return };

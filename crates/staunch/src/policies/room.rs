@@ -14,21 +14,21 @@ pub(super) const POLICIES_OVER: usize = POLICIES_MAX / 20;
 
 /// How many policies can still be added.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct PolicyRoom {
     free: AtomicUsize,
     is_told: AtomicBool,
     /// There is none left.
     used_up: Notify,
 }
 
-impl Default for Room {
+impl Default for PolicyRoom {
     fn default() -> Self {
         let free = AtomicUsize::new(POLICIES_OVER);
         Self { free, is_told: AtomicBool::new(false), used_up: Notify::new() }
     }
 }
 
-impl Room {
+impl PolicyRoom {
     /// Is there room for one more?
     pub(super) fn for_one_more(&self) -> keep::Room {
         if self.free.load(Ordering::Relaxed) > 0 { keep::Room::Free } else { keep::Room::None }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use policy::sts::keep::{FailedFetch, Listed, State, Stored};
-use policy::sts::{Id, Kept};
+use policy::sts::{CachedPolicy, Id};
 use smtp::HostName;
-use spool::{Enforced, Found, PolicyRow};
+use spool::{Enforced, FoundPolicy, PolicyRow};
 
 /// What the store has.
-pub(super) fn stored(found: Found<PolicyRow>) -> Stored {
+pub(super) fn stored(found: FoundPolicy<PolicyRow>) -> Stored {
     match found {
-        Found::Row(row) => stored_row(&row),
-        Found::Absent => Stored::Absent,
-        Found::Corrupt => Stored::Damaged,
+        FoundPolicy::Row(row) => stored_row(&row),
+        FoundPolicy::Absent => Stored::Absent,
+        FoundPolicy::Corrupt => Stored::Damaged,
     }
 }
 
@@ -22,11 +22,11 @@ pub(super) fn stored_row(row: &PolicyRow) -> Stored {
 }
 
 /// What is remembered beside the mail. What cannot be read counts as a policy that was lost.
-pub(super) fn listed(found: Found<Enforced>) -> Option<Listed> {
+pub(super) fn listed(found: FoundPolicy<Enforced>) -> Option<Listed> {
     match found {
-        Found::Row(entry) => Some(listed_entry(entry)),
-        Found::Absent => None,
-        Found::Corrupt => Some(Listed::UNREADABLE),
+        FoundPolicy::Row(entry) => Some(listed_entry(entry)),
+        FoundPolicy::Absent => None,
+        FoundPolicy::Corrupt => Some(Listed::UNREADABLE),
     }
 }
 
@@ -39,7 +39,7 @@ pub(super) fn read(row: &PolicyRow) -> Option<State> {
     let kept = match (&row.id, &row.body, row.fetched_at) {
         (None, None, None) => None,
         (Some(id), Some(body), Some(fetched_at)) => {
-            let kept = Kept::new(Id::parse(id)?, body, fetched_at).ok()?;
+            let kept = CachedPolicy::new(Id::parse(id)?, body, fetched_at).ok()?;
             // By a clock in doubt it may have been stored with a later end.
             Some(Arc::new(kept.until_at_least(row.expires_at.unwrap_or(fetched_at))))
         }
@@ -74,8 +74,8 @@ pub(super) fn row_of(domain: &HostName, state: &State) -> PolicyRow {
     let alarms = state.alarms_to_text();
     PolicyRow {
         domain: domain.clone(),
-        fetched_at: kept.map(Kept::fetched_at),
-        expires_at: kept.map(Kept::expires_at),
+        fetched_at: kept.map(CachedPolicy::fetched_at),
+        expires_at: kept.map(CachedPolicy::expires_at),
         id: kept.map(|kept| kept.id().as_str().into()),
         mode: kept.map(|kept| kept.policy().mode().as_str().into()),
         body: kept.map(|kept| kept.body().as_bytes().to_vec()),
@@ -109,7 +109,7 @@ mod tests {
     fn full() -> State {
         let id = |text| Id::parse(text).unwrap();
         State {
-            kept: Some(Arc::new(Kept::new(id("one"), BODY, at(0)).unwrap())),
+            kept: Some(Arc::new(CachedPolicy::new(id("one"), BODY, at(0)).unwrap())),
             fleeting: None,
             recent: vec![RecentFetch { at: at(0), id: id("one"), failed: false }],
             failed: Some(FailedFetch { id: id("two"), at: at(60), count: 3 }),
@@ -128,7 +128,8 @@ mod tests {
     fn what_is_written_is_what_is_read() {
         let domain = HostName::parse("a.test").unwrap();
         let held_longer = || {
-            let kept = Kept::clone(full().kept.as_deref().unwrap()).until_at_least(at(900_000));
+            let kept =
+                CachedPolicy::clone(full().kept.as_deref().unwrap()).until_at_least(at(900_000));
             State { kept: Some(Arc::new(kept)), ..full() }
         };
         for state in [State::default(), full(), held_longer()] {
@@ -151,11 +152,11 @@ mod tests {
         for (what, damage) in cases {
             let mut row = good.clone();
             damage(&mut row);
-            assert_eq!(stored(Found::Row(row)), Stored::Damaged, "{what}");
+            assert_eq!(stored(FoundPolicy::Row(row)), Stored::Damaged, "{what}");
         }
-        assert_eq!(stored(Found::Corrupt), Stored::Damaged);
-        assert_eq!(stored(Found::Absent), Stored::Absent);
-        assert_eq!(listed(Found::Corrupt), Some(Listed::UNREADABLE));
+        assert_eq!(stored(FoundPolicy::Corrupt), Stored::Damaged);
+        assert_eq!(stored(FoundPolicy::Absent), Stored::Absent);
+        assert_eq!(listed(FoundPolicy::Corrupt), Some(Listed::UNREADABLE));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The log lines about policies: one line a fact.
 
-use policy::sts::Kept;
+use policy::sts::CachedPolicy;
 use policy::sts::keep::{Alarm, TxtAnswer, Verdict};
 use smtp::{HostName, RemoteText};
 use tracing::{error, info};
@@ -43,7 +43,7 @@ pub(super) fn tell_kept(
 }
 
 /// A policy was fetched; a second line if it is another one than before.
-pub(super) fn tell_fetched(domain: &HostName, old: Option<&Kept>, kept: &Kept) {
+pub(super) fn tell_fetched(domain: &HostName, old: Option<&CachedPolicy>, kept: &CachedPolicy) {
     let mode = kept.policy().mode().as_str();
     let max_age = kept.policy().max_age().as_secs();
     let id = kept.id().as_str();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use policy::sts::keep::{OnFailure, Settings};
+use policy::sts::keep::{KeepSettings, OnFailure};
 use spool::StoreError;
 use tokio::sync::oneshot;
 
@@ -22,8 +22,8 @@ pub(super) async fn synced<T: Send + 'static>(
     synced.await.unwrap_or(Err(StoreError::Closed))
 }
 
-pub(super) fn settings(config: &MtaSts) -> Settings {
-    Settings {
+pub(super) fn settings(config: &MtaSts) -> KeepSettings {
+    KeepSettings {
         dns_failure: on_failure(config.dns_failure),
         dns_failure_cap: config.dns_failure_cap,
         fetch_failure: on_failure(config.fetch_failure),
@@ -31,10 +31,10 @@ pub(super) fn settings(config: &MtaSts) -> Settings {
     }
 }
 
-fn on_failure(choice: config::OnFailure) -> OnFailure {
+fn on_failure(choice: config::OnFetchFailure) -> OnFailure {
     match choice {
-        config::OnFailure::Defer => OnFailure::Defer,
-        config::OnFailure::Deliver => OnFailure::Deliver,
+        config::OnFetchFailure::Defer => OnFailure::Defer,
+        config::OnFetchFailure::Deliver => OnFailure::Deliver,
     }
 }
 

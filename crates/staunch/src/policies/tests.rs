@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use policy::sts::Id;
 use policy::sts::keep::{Alarm, NoPolicy, State, Stored};
-use spool::{Found, Options, PolicyRow, Spool};
+use spool::{FoundPolicy, Options, PolicyRow, Spool};
 use tokio::sync::oneshot;
 use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};
 
@@ -17,7 +17,7 @@ const A: &str = "a.test";
 
 /// A keeper, and the store that a restart finds again.
 struct Daemon {
-    keeper: PolicyKeeper,
+    keeper: PolicyCache,
     spool: Spool,
     /// The keeper reads it as long as it is held.
     config: watch::Sender<Arc<Config>>,
@@ -38,11 +38,11 @@ impl Daemon {
         std::fs::write(&file, text).unwrap();
         let config = Arc::new(load(Some(&file), &Surroundings::default()).unwrap().config);
         let spool = Spool::open(&world.dir().join("spool"), Options::default()).unwrap();
-        let dns = Dns::new(&config.dns).unwrap();
+        let dns = Resolver::new(&config.dns).unwrap();
         let watch = ClockWatch::open(&spool).unwrap();
         let (sender, receiver) = watch::channel(config);
         let keeper =
-            PolicyKeeper::new(receiver, dns, spool.policies().clone(), (watch, TaskTracker::new()))
+            PolicyCache::new(receiver, dns, spool.policies().clone(), (watch, TaskTracker::new()))
                 .unwrap();
         Self { keeper, spool, config: sender }
     }
@@ -80,7 +80,8 @@ impl Daemon {
         let kept = old.kept.take().unwrap();
         let two_minutes = jiff::SignedDuration::from_mins(2);
         let body = kept.body().as_bytes();
-        let kept = Kept::new(kept.id().clone(), body, kept.fetched_at() - two_minutes).unwrap();
+        let kept =
+            CachedPolicy::new(kept.id().clone(), body, kept.fetched_at() - two_minutes).unwrap();
         let fetched_at = kept.fetched_at();
         old.kept = Some(Arc::new(kept));
         old.recent.clear();
@@ -304,7 +305,7 @@ async fn a_row_written_by_a_clock_that_was_ahead_is_replaced() {
     assert_eq!(daemon.look().await, "enforce");
     let ahead = Timestamp::from_second(clock::now().as_second() + 30 * 86_400).unwrap();
     let body = b"version: STSv1\nmode: testing\nmx: mx.a.test\nmax_age: 86400\n";
-    let kept = Kept::new(Id::parse("ahead").unwrap(), body, ahead).unwrap();
+    let kept = CachedPolicy::new(Id::parse("ahead").unwrap(), body, ahead).unwrap();
     let state = State { kept: Some(Arc::new(kept)), ..State::default() };
     daemon.put(rows::row_of(&name(A), &state)).await;
     assert_eq!(daemon.stored().kept.unwrap().fetched_at(), ahead);
@@ -381,8 +382,8 @@ async fn a_host_that_spoke_tls_is_remembered_until_the_operator_acknowledges() {
     // Queued behind what was written before.
     let written = async || daemon.keeper.forget(&name(A)).await.unwrap();
     let note = || match policies.host(&host).unwrap() {
-        Found::Row(row) => row.note.to_string(),
-        found @ (Found::Absent | Found::Corrupt) => format!("{found:?}"),
+        FoundPolicy::Row(row) => row.note.to_string(),
+        found @ (FoundPolicy::Absent | FoundPolicy::Corrupt) => format!("{found:?}"),
     };
     let memory = new();
     assert!(!memory.misses_starttls(&host, "why").await);
@@ -522,7 +523,7 @@ async fn what_a_refresh_writes_at_the_shutdown_moves_the_epoch() {
     let shutdown = tokio_util::sync::CancellationToken::new();
     let waiting = daemon.waiting();
     let ends = async {
-        while daemon.spool.policies().enforced(&name(A)).unwrap() == Found::Absent {
+        while daemon.spool.policies().enforced(&name(A)).unwrap() == FoundPolicy::Absent {
             tokio::task::yield_now().await;
         }
         shutdown.cancel();
@@ -560,10 +561,10 @@ async fn a_damaged_page_of_the_list_does_not_end_the_tidying() {
     daemon.put(PolicyRow::new(spent.clone())).await;
     daemon.put(PolicyRow::new(listed.clone())).await;
     daemon.tidy().await;
-    assert_eq!(policies.get(&spent).unwrap(), Found::Absent);
+    assert_eq!(policies.get(&spent).unwrap(), FoundPolicy::Absent);
     assert!(policies.list_enforced().unwrap().rows.len() < before.rows.len(), "each by itself");
-    assert!(matches!(policies.get(&listed).unwrap(), Found::Row(_)), "it may be wanted");
-    assert_eq!(policies.enforced(&listed).unwrap(), Found::Corrupt);
+    assert!(matches!(policies.get(&listed).unwrap(), FoundPolicy::Row(_)), "it may be wanted");
+    assert_eq!(policies.enforced(&listed).unwrap(), FoundPolicy::Corrupt);
 }
 
 /// Its row could not be written, and after a restart it would be lost; now it is not.
@@ -593,7 +594,7 @@ async fn a_policy_that_holds_from_memory_is_not_told_of_as_lost() {
         daemon.keeper.inner.unstored.invalidate(&name(A));
     }
     let entry = spool::Enforced { fetched_at, expires_at };
-    assert_eq!(policies.enforced(&name(A)).unwrap(), Found::Row(entry));
+    assert_eq!(policies.enforced(&name(A)).unwrap(), FoundPolicy::Row(entry));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::asking::read;
 use super::room::{POLICIES_MAX, POLICIES_OVER};
 use super::terms::synced;
 use super::waiting_mail::WaitingMail;
-use super::{HostMemory, Inner};
+use super::{CacheState, HostMemory};
 
 /// Domains without a policy about which something is remembered.
 const OTHERS_MAX: usize = 100_000;
@@ -23,7 +23,7 @@ const BATCH: usize = 500;
 
 /// As what a domain was to go when all rows were looked at.
 #[derive(Clone, Copy, Debug)]
-enum Counted {
+enum CountsFor {
     /// It says nothing any more.
     Spent,
     /// It counted for no more than this.
@@ -43,7 +43,7 @@ pub(super) struct Tenants {
     pub(super) over: Vec<HostName>,
 }
 
-impl Inner {
+impl CacheState {
     /// Drops what is too much or too old. Nothing while the clock is in doubt. Where the list beside the mail is
     /// damaged, whoever's entry cannot be read stays: each is looked at again before it goes.
     pub(super) async fn tidy(&self, tenants: Tenants, waiting: &Arc<dyn WaitingMail>) {
@@ -52,7 +52,7 @@ impl Inner {
         if self.clock.moment().clock == ClockTrust::Suspect {
             return self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(count));
         }
-        let go = spent.into_iter().chain(over).map(|domain| (domain, Counted::Spent));
+        let go = spent.into_iter().chain(over).map(|domain| (domain, CountsFor::Spent));
         self.drop_all(go.collect(), None).await;
         let excess = others.len().saturating_sub(OTHERS_MAX);
         if excess > 0 {
@@ -90,7 +90,7 @@ impl Inner {
             max = POLICIES_MAX,
             "policies of domains that hardly get mail are dropped"
         );
-        let go = surplus.go.into_iter().map(|(domain, usage)| (domain, Counted::For(usage)));
+        let go = surplus.go.into_iter().map(|(domain, usage)| (domain, CountsFor::For(usage)));
         count - self.drop_all(go.collect(), Some(waiting)).await
     }
 
@@ -99,13 +99,13 @@ impl Inner {
     /// were.
     async fn drop_all(
         &self,
-        domains: Vec<(HostName, Counted)>,
+        domains: Vec<(HostName, CountsFor)>,
         waiting: Option<&Arc<dyn WaitingMail>>,
     ) -> usize {
         let mut count = 0;
         for batch in domains.chunks(BATCH) {
             // From here on nobody learns anything about them.
-            let turn = |(domain, _): &(HostName, Counted)| self.turns.try_take(domain);
+            let turn = |(domain, _): &(HostName, CountsFor)| self.turns.try_take(domain);
             let taken: Vec<_> = batch.iter().filter_map(|one| Some((one, turn(one)?))).collect();
             let candidates = taken.iter().map(|(one, _)| (*one).clone()).collect();
             let go = self.still_to_go(candidates, waiting).await;
@@ -124,7 +124,7 @@ impl Inner {
     /// Whoever asks holds their turns.
     async fn still_to_go(
         &self,
-        candidates: Vec<(HostName, Counted)>,
+        candidates: Vec<(HostName, CountsFor)>,
         waiting: Option<&Arc<dyn WaitingMail>>,
     ) -> HashSet<HostName> {
         let candidates: Vec<_> = candidates
@@ -133,11 +133,11 @@ impl Inner {
             .collect();
         let (store, moment, waiting) = (self.store.clone(), self.clock.moment(), waiting.cloned());
         let choose = move || {
-            let may_go = |(domain, counted): &(HostName, Counted)| {
+            let may_go = |(domain, counted): &(HostName, CountsFor)| {
                 let Ok(state) = read(&store, domain) else { return false };
                 let may_go = match counted {
-                    Counted::Spent => state.is_spent(moment),
-                    Counted::For(usage) => state.may_still_go(*usage, moment),
+                    CountsFor::Spent => state.is_spent(moment),
+                    CountsFor::For(usage) => state.may_still_go(*usage, moment),
                 };
                 may_go && !waiting.as_ref().is_some_and(|waiting| waiting.is_for(domain))
             };

@@ -16,18 +16,18 @@ const SWEEP_AT: usize = 1024;
 
 /// The last answer, as long as somebody is interested in the domain.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
-    last: Option<Done>,
+pub(super) struct DomainTurn {
+    last: Option<LastAnswer>,
 }
 
 #[derive(Debug)]
-struct Done {
+struct LastAnswer {
     begun: Instant,
     ended: Instant,
     answer: Consulted,
 }
 
-impl Turn {
+impl DomainTurn {
     /// The last answer, if it is as good as a new one for who came at `arrived`: for a fresh one the
     /// asking must have begun after that.
     pub(super) fn shared(&self, arrived: Instant, freshness: Freshness) -> Option<Consulted> {
@@ -40,7 +40,7 @@ impl Turn {
     }
 
     pub(super) fn done(&mut self, begun: Instant, answer: Consulted) {
-        self.last = Some(Done { begun, ended: Instant::now(), answer });
+        self.last = Some(LastAnswer { begun, ended: Instant::now(), answer });
     }
 
     /// What was answered no longer holds.
@@ -51,22 +51,22 @@ impl Turn {
 
 /// All domains that somebody asks about now.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    by_domain: Mutex<HashMap<HostName, Weak<AsyncMutex<Turn>>>>,
+pub(super) struct DomainTurns {
+    by_domain: Mutex<HashMap<HostName, Weak<AsyncMutex<DomainTurn>>>>,
 }
 
-impl Turns {
+impl DomainTurns {
     /// Waits until nobody else asks about `domain`.
-    pub(super) async fn take(&self, domain: &HostName) -> OwnedMutexGuard<Turn> {
+    pub(super) async fn take(&self, domain: &HostName) -> OwnedMutexGuard<DomainTurn> {
         self.of(domain).lock_owned().await
     }
 
     /// `None` while somebody asks about `domain`.
-    pub(super) fn try_take(&self, domain: &HostName) -> Option<OwnedMutexGuard<Turn>> {
+    pub(super) fn try_take(&self, domain: &HostName) -> Option<OwnedMutexGuard<DomainTurn>> {
         self.of(domain).try_lock_owned().ok()
     }
 
-    fn of(&self, domain: &HostName) -> Arc<AsyncMutex<Turn>> {
+    fn of(&self, domain: &HostName) -> Arc<AsyncMutex<DomainTurn>> {
         let mut turns = lock(&self.by_domain);
         if let Some(turn) = turns.get(domain).and_then(Weak::upgrade) {
             return turn;
@@ -75,7 +75,7 @@ impl Turns {
         if turns.len() >= SWEEP_AT && turns.len() == turns.capacity() {
             turns.retain(|_, turn| turn.strong_count() > 0);
         }
-        let turn = Arc::<AsyncMutex<Turn>>::default();
+        let turn = Arc::<AsyncMutex<DomainTurn>>::default();
         turns.insert(domain.clone(), Arc::downgrade(&turn));
         turn
     }

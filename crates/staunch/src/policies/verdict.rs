@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use policy::sts::keep::{
-    DeferCause, Deferral, FetchFailure, FetchFailureKind, Kept, Moment, NoPolicy, TxtAnswer,
-    Verdict,
+    CachedPolicy, DeferCause, Deferral, FetchFailure, FetchFailureKind, Moment, NoPolicy,
+    TxtAnswer, Verdict,
 };
 use smtp::{HostName, RemoteText};
 
@@ -26,7 +26,7 @@ const AFTER_FAILURE_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) enum PolicyVerdict {
     /// This policy; its mode may be `none`.
-    Policy(Arc<Kept>),
+    Policy(Arc<CachedPolicy>),
     /// No policy.
     None(NoPolicy),
     /// It is not known yet: the mail waits.
@@ -43,14 +43,14 @@ pub(crate) struct PolicyDefer {
     /// What happened, with the step that failed.
     pub(crate) text: RemoteText,
     /// Whom it concerns.
-    pub(crate) extent: Extent,
+    pub(crate) extent: DeferExtent,
     /// The look-up that failed, if that is why.
     pub(crate) dns: Option<Box<DnsFailure>>,
 }
 
 /// Whose mail waits for the same?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Extent {
+pub(crate) enum DeferExtent {
     /// That of the domain.
     Domain,
     /// Everybody's: the trouble is ours, and no other domain would fare better.
@@ -65,14 +65,14 @@ pub(crate) struct Consulted {
     /// What DNS said; `None` if it was not asked, because an answer was at hand or nothing helps.
     pub(crate) record: Option<TxtAnswer>,
     /// Where the policy is from.
-    pub(crate) source: Source,
+    pub(crate) source: PolicySource,
     /// Why no new policy could be fetched although a record names one.
     pub(crate) failure: Option<RemoteText>,
 }
 
 /// Where a policy is from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Source {
+pub(crate) enum PolicySource {
     /// Fetched earlier.
     Cache,
     /// Fetched just now.
@@ -83,7 +83,7 @@ pub(crate) enum Source {
 
 /// For whom a policy is looked up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Purpose {
+pub(super) enum LookUpPurpose {
     /// Mail.
     Mail,
     /// The policy itself, which gets old.
@@ -146,7 +146,13 @@ pub(super) fn verdict_of(
                 }
             };
             let dns = dns.filter(|_| reason == Reason::PolicyDnsFailure);
-            PolicyVerdict::Defer(PolicyDefer { reason, until, text, extent: Extent::Domain, dns })
+            PolicyVerdict::Defer(PolicyDefer {
+                reason,
+                until,
+                text,
+                extent: DeferExtent::Domain,
+                dns,
+            })
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Policies as operators see and change them: `staunch policy list | show | refresh | forget`.
 
 use jiff::Timestamp;
-use policy::sts::Kept;
+use policy::sts::CachedPolicy;
 use policy::sts::keep::{Alarm, NoPolicy, State};
 use serde::Serialize;
 use smtp::HostName;
 use spool::StoreError;
 use tracing::info;
 
-use super::verdict::Purpose;
-use super::{Consulted, PolicyKeeper, PolicyVerdict, Source, rows};
+use super::verdict::LookUpPurpose;
+use super::{Consulted, PolicyCache, PolicySource, PolicyVerdict, rows};
 use crate::dns::Freshness;
 
 /// Rows looked at for one page.
@@ -85,7 +85,7 @@ pub(crate) struct RefreshResult {
     pub(crate) policy: Option<PolicySummary>,
 }
 
-impl PolicyKeeper {
+impl PolicyCache {
     /// The stored policies whose domains come after `after`. Blocks for a read.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl PolicyKeeper {
     pub(crate) async fn refresh(&self, domain: &HostName) -> RefreshResult {
         let inner = &self.inner;
         let mut turn = inner.turns.take(domain).await;
-        let asked = Box::pin(inner.ask(domain, Purpose::Order, Freshness::Fresh)).await;
+        let asked = Box::pin(inner.ask(domain, LookUpPurpose::Order, Freshness::Fresh)).await;
         inner.asked_apart(domain, &asked).await;
         turn.forget();
         self.refreshed(domain, &asked.state, asked.consulted)
@@ -151,7 +151,7 @@ impl PolicyKeeper {
             PolicyVerdict::None(why) => why_none(why),
             PolicyVerdict::Defer(defer) => Some(defer.text.to_string()),
         };
-        let fetched = done.source == Source::Fetch;
+        let fetched = done.source == PolicySource::Fetch;
         let error = done.failure.map(|text| text.to_string()).or(text).filter(|_| !fetched);
         let policy = match &done.verdict {
             PolicyVerdict::Policy(kept) => Some(self.summary_of(domain, kept, state)),
@@ -182,7 +182,7 @@ impl PolicyKeeper {
         state.kept.as_ref().map(|kept| self.summary_of(domain, kept, state))
     }
 
-    fn summary_of(&self, domain: &HostName, kept: &Kept, state: &State) -> PolicySummary {
+    fn summary_of(&self, domain: &HostName, kept: &CachedPolicy, state: &State) -> PolicySummary {
         PolicySummary {
             domain: domain.to_string(),
             id: kept.id().to_string(),

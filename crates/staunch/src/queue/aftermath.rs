@@ -152,17 +152,17 @@ mod tests {
     use jiff::SignedDuration;
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        Envelope, MessageId, MessageOptions, NewRecipient, RecipientOptions, RecipientState,
-        Selection,
+        MessageId, MessageOptions, NewRecipient, RecipientOptions, RecipientState, Selection,
+        StoredEnvelope,
     };
 
-    use super::super::lanes::{Class, Company, Ticket};
+    use super::super::lanes::{Company, LaneClass, Ticket};
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, TakenOut, Verb};
     use super::*;
     use crate::clock;
     use crate::message::facts_of;
-    use crate::queue::events::Due;
+    use crate::queue::events::DueWork;
     use crate::telemetry::Reason;
 
     /// A message for `a.test` that is too old.
@@ -174,7 +174,7 @@ mod tests {
             options: RecipientOptions::default(),
             state: RecipientState::Queued,
         };
-        stage.commit(Envelope {
+        stage.commit(StoredEnvelope {
             sender: ReversePath::parse("s@sender.test").unwrap(),
             recipients: vec![recipient],
             arrived_at: now - SignedDuration::from_secs(9_000),
@@ -213,8 +213,14 @@ mod tests {
         let page = handle.spool.next(&lane("a.test"), now, None, 1).unwrap();
         let work = page.due.into_iter().next().and_then(store::whole).unwrap();
         let (lane, company) = (lane("a.test"), Company::Alone);
-        let due =
-            Due { lane, ticket: Ticket::ALONE, class: Class::New, trouble: None, company, work };
+        let due = DueWork {
+            lane,
+            ticket: Ticket::ALONE,
+            class: LaneClass::New,
+            trouble: None,
+            company,
+            work,
+        };
         let problem = Problem::new(Reason::ConnectFailed, "down");
 
         let yesterday = handle.config();

@@ -61,7 +61,7 @@ pub(super) async fn hold_if(handle: &Arc<QueueHandle>, work: &Work, problem: Opt
 }
 
 /// Tells the operator that what became of a message cannot be written down.
-pub(super) fn tell_unrecorded(subject: &notice::Subject<'_>) {
+pub(super) fn tell_unrecorded(subject: &notice::DsnSubject<'_>) {
     tracing::error!(
         event = "alarm",
         reason = %Reason::MessageDamaged,

@@ -35,13 +35,13 @@ const PAGE: usize = 1_000;
 /// Is the time over in which `work` may be tried?
 pub(super) fn is_over(work: &Work, moment: Moment) -> bool {
     work.options.deliver_by.is_some_and(|deadline| {
-        deadline.mode == ByMode::Return && state_of(&deadline, moment) == State::Over
+        deadline.mode == ByMode::Return && state_of(&deadline, moment) == DeadlineState::Over
     })
 }
 
 /// What a deadline means now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
+enum DeadlineState {
     /// It is to come, or nobody knows.
     Ahead,
     /// It passed while the clock was in doubt, or when it was set right: it counts after one more attempt.
@@ -50,11 +50,11 @@ enum State {
     Over,
 }
 
-fn state_of(deadline: &Deadline, moment: Moment) -> State {
+fn state_of(deadline: &Deadline, moment: Moment) -> DeadlineState {
     match moment.clock {
-        ClockTrust::Trusted if deadline.at <= moment.trusted_since => State::Unseen,
-        ClockTrust::Trusted if deadline.at <= moment.now => State::Over,
-        ClockTrust::Trusted | ClockTrust::Suspect => State::Ahead,
+        ClockTrust::Trusted if deadline.at <= moment.trusted_since => DeadlineState::Unseen,
+        ClockTrust::Trusted if deadline.at <= moment.now => DeadlineState::Over,
+        ClockTrust::Trusted | ClockTrust::Suspect => DeadlineState::Ahead,
     }
 }
 
@@ -62,7 +62,7 @@ fn state_of(deadline: &Deadline, moment: Moment) -> State {
 /// deadline nobody saw pass is returned like who is too old.
 pub(super) fn targets(work: &Work, begun: Moment) -> Vec<Target> {
     let unseen = work.options.deliver_by.filter(|deadline| {
-        deadline.mode == ByMode::Return && state_of(deadline, begun) == State::Unseen
+        deadline.mode == ByMode::Return && state_of(deadline, begun) == DeadlineState::Unseen
     });
     let mut targets = work.targets.clone();
     if let Some(deadline) = unseen {
@@ -177,7 +177,7 @@ async fn deal_with(
         return Ok(false);
     }
     let Some(deadline) = work.options.deliver_by else { return Ok(true) };
-    if deadline.mode == ByMode::Return && state_of(&deadline, moment) != State::Over {
+    if deadline.mode == ByMode::Return && state_of(&deadline, moment) != DeadlineState::Over {
         return Ok(true);
     }
     let before = handle.ask(move |spool| spool.show(message)).await?;
@@ -240,8 +240,8 @@ mod tests {
     use smtp::params::Notify;
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        Envelope, LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions, NewRecipient,
-        RecipientNo, RecipientOptions,
+        LaneState, LaneTrouble, LaneUpdate, MessageId, MessageOptions, NewRecipient, RecipientNo,
+        RecipientOptions, StoredEnvelope,
     };
 
     use super::super::stage::{BODY, Stage, lane};
@@ -263,7 +263,7 @@ mod tests {
             let options = RecipientOptions { notify, ..RecipientOptions::default() };
             NewRecipient { mailbox, lane, options, state }
         };
-        stage.commit(Envelope {
+        stage.commit(StoredEnvelope {
             sender: ReversePath::parse("s@sender.test").unwrap(),
             recipients: vec![
                 recipient("a@a.test", None, RecipientState::Queued),
@@ -306,8 +306,8 @@ mod tests {
             .queue()
             .iter()
             .map(|row| match stage.handle.spool.body(row.message).unwrap() {
-                spool::Body::Memory(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-                spool::Body::File { .. } => panic!("a small notice is in memory"),
+                spool::StoredBody::Memory(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+                spool::StoredBody::File { .. } => panic!("a small notice is in memory"),
             })
             .collect();
         let all = text.concat();

@@ -6,13 +6,13 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use smtp::HostName;
 
-use super::events::{Due, Event, Finished, NoRoom};
-use super::lanes::{Class, Company, Group, Ticket};
+use super::events::{DueWork, Event, FinishedAttempt, NoRoom};
+use super::lanes::{Company, Group, LaneClass, Ticket};
 use super::{aftermath, damaged, deadline, settle, store};
 use crate::connect::pool::Bottleneck;
-use crate::delivery::attempt::{self, Sessions, Task, Tried};
-use crate::delivery::outcome::{self, AgeCounts, AttemptError, Circumstances, Effect};
-use crate::delivery::route::{self, Place};
+use crate::delivery::attempt::{self, AttemptTask, Sessions, Tried};
+use crate::delivery::outcome::{self, AgeCounts, AttemptError, Circumstances, LaneEffect};
+use crate::delivery::route::{self, Routing};
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
 use crate::dns::Freshness;
@@ -30,7 +30,7 @@ const ENDING_REST: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Over {
     /// It is settled, or nothing of it had to be.
-    Finished(Finished),
+    Finished(FinishedAttempt),
     /// It came to nothing, since others of ours have all connections there.
     NoRoom(Box<NoRoom>),
 }
@@ -38,7 +38,7 @@ pub(crate) enum Over {
 /// Tries `due`, which is marked as `sending`, and settles what came of it.
 pub(crate) async fn deliver(
     handle: &Arc<QueueHandle>,
-    due: Due,
+    due: DueWork,
     sending: &Sending,
     yielding: &Yielding,
 ) -> Over {
@@ -50,9 +50,9 @@ pub(crate) async fn deliver(
 
 async fn try_and_settle(
     handle: &Arc<QueueHandle>,
-    due: Due,
+    due: DueWork,
     (sending, yielding): (&Sending, &Yielding),
-) -> Result<Finished, Box<NoRoom>> {
+) -> Result<FinishedAttempt, Box<NoRoom>> {
     // Before anything is transmitted: what a peer takes must be settled, or it would be sent again.
     let permit = match handle.spool.settle_permit() {
         Ok(permit) => permit,
@@ -86,7 +86,7 @@ async fn try_and_settle(
     yielding.content_begins();
     let (config, result) = match tried {
         Tried::Ended(config, result) => (config, result),
-        Tried::Astray => return Ok(move_on(due, handle.now())),
+        Tried::Rerouted => return Ok(move_on(due, handle.now())),
         Tried::Withdrawn => return Ok(withdrawn(handle, due)),
     };
     let retry = &config.delivery.retry;
@@ -97,7 +97,7 @@ async fn try_and_settle(
         }
         Err(error) => {
             if let Some(bottleneck) = error.bottleneck().cloned() {
-                let Due { lane, work, .. } = due;
+                let DueWork { lane, work, .. } = due;
                 return Err(Box::new(NoRoom { lane, bottleneck, work }));
             }
             let down = error.down().map(|down| Bottleneck::Host(Arc::clone(&down.key)));
@@ -105,7 +105,7 @@ async fn try_and_settle(
             settle::Decision { decided, answered: None, problem: Some(error.problem()), down }
         }
     };
-    let lane_failed = matches!(decided.decided.effect, Effect::Failed { .. });
+    let lane_failed = matches!(decided.decided.effect, LaneEffect::Failed { .. });
     let problem = decided.problem.clone();
     let finished = settle::settle(handle, &config, permit, &due, decided).await;
     damaged::hold_if(handle, &due.work, problem.as_ref()).await;
@@ -123,14 +123,14 @@ async fn try_and_settle(
 /// Tries `due` for as long as other mail does not need its place.
 async fn attempt_until_room_is_wanted(
     handle: &Arc<QueueHandle>,
-    due: &Due,
+    due: &DueWork,
     (sending, yielding): (&Sending, &Yielding),
     freshness: Freshness,
 ) -> Tried {
     // Of a next hop that is known already nothing is to be learnt.
-    let told = (due.class == Class::New).then_some(ToldQueue { handle, ticket: due.ticket });
+    let told = (due.class == LaneClass::New).then_some(ToldQueue { handle, ticket: due.ticket });
     let sessions = told.as_ref().map(|told| told as &dyn Sessions);
-    let task = Task { lane: &due.lane, work: &due.work, sessions };
+    let task = AttemptTask { lane: &due.lane, work: &due.work, sessions };
     tokio::select! {
         biased;
         tried = attempt::attempt(&handle.outbound, &task, (sending, yielding), freshness) => tried,
@@ -158,7 +158,7 @@ impl Sessions for ToldQueue<'_> {
 /// (RFC 8461 §8.1). Probes look for the whole lane, so that one attempt can end all that are too old.
 async fn freshness(
     handle: &QueueHandle,
-    due: &Due,
+    due: &DueWork,
     targets: &[Target],
     circumstances: &Circumstances<'_>,
 ) -> Freshness {
@@ -178,9 +178,9 @@ async fn freshness(
 /// read.
 async fn still_queued(
     handle: &Arc<QueueHandle>,
-    mut due: Due,
+    mut due: DueWork,
     sending: &Sending,
-) -> Result<Due, Finished> {
+) -> Result<DueWork, FinishedAttempt> {
     let (message, before) = (due.work.message, due.work.targets.len());
     due.work.targets.retain(|target| !handle.gathering.has(message, target.no));
     if due.work.targets.is_empty() {
@@ -202,12 +202,12 @@ async fn still_queued(
 
 /// The operator took it out of the queue, or some of its recipients. Nothing was tried, so nothing is written;
 /// who is left is due as before.
-fn withdrawn(handle: &QueueHandle, due: Due) -> Finished {
-    Finished {
+fn withdrawn(handle: &QueueHandle, due: DueWork) -> FinishedAttempt {
+    FinishedAttempt {
         place: route::place(&handle.config(), &due.lane, &due.work),
         lane: due.lane,
         message: due.work.message,
-        effect: Effect::Neutral,
+        effect: LaneEffect::Neutral,
         due: Some(handle.now()),
         pause: None,
         took: None,
@@ -217,47 +217,47 @@ fn withdrawn(handle: &QueueHandle, due: Due) -> Finished {
 }
 
 /// Leaves `due` to the task that ends it.
-fn leave(due: Due, now: Timestamp) -> Finished {
-    Finished {
+fn leave(due: DueWork, now: Timestamp) -> FinishedAttempt {
+    FinishedAttempt {
         lane: due.lane,
         message: due.work.message,
-        effect: Effect::Neutral,
+        effect: LaneEffect::Neutral,
         due: Some(after(now, ENDING_REST)),
         pause: None,
         took: None,
         cause: None,
         down: None,
-        place: Place::Right,
+        place: Routing::Current,
     }
 }
 
 /// Leaves `due` to who moves mail that has another next hop today. Nothing was tried, so nothing is written.
-fn move_on(due: Due, now: Timestamp) -> Finished {
-    Finished {
+fn move_on(due: DueWork, now: Timestamp) -> FinishedAttempt {
+    FinishedAttempt {
         lane: due.lane,
         message: due.work.message,
-        effect: Effect::Neutral,
+        effect: LaneEffect::Neutral,
         due: Some(now),
         pause: None,
         took: None,
         cause: None,
         down: None,
-        place: Place::Astray,
+        place: Routing::Stale,
     }
 }
 
-fn rest(due: Due, now: Timestamp) -> Finished {
+fn rest(due: DueWork, now: Timestamp) -> FinishedAttempt {
     let until = after(now, STORE_REST);
-    Finished {
+    FinishedAttempt {
         lane: due.lane,
         message: due.work.message,
-        effect: Effect::Neutral,
+        effect: LaneEffect::Neutral,
         due: Some(until),
         pause: Some(until),
         took: None,
         cause: None,
         down: None,
-        place: Place::Right,
+        place: Routing::Current,
     }
 }
 
@@ -267,11 +267,11 @@ mod tests {
 
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        Envelope, MessageId, MessageOptions, NewRecipient, RecipientNo, RecipientOptions,
-        RecipientState, Selection,
+        MessageId, MessageOptions, NewRecipient, RecipientNo, RecipientOptions, RecipientState,
+        Selection, StoredEnvelope,
     };
 
-    use super::super::lanes::{Class, Ticket};
+    use super::super::lanes::{LaneClass, Ticket};
     use super::super::stage::{BODY, Stage, lane};
     use super::super::stop::{self, TakenOut, Verb};
     use super::*;
@@ -286,7 +286,7 @@ mod tests {
             options: RecipientOptions::default(),
             state: RecipientState::Queued,
         };
-        stage.commit(Envelope {
+        stage.commit(StoredEnvelope {
             sender: ReversePath::parse("s@sender.test").unwrap(),
             recipients: to.iter().map(recipient).collect(),
             arrived_at: now,
@@ -298,15 +298,15 @@ mod tests {
     }
 
     /// What the lane reads.
-    async fn fetched(stage: &Stage) -> Due {
+    async fn fetched(stage: &Stage) -> DueWork {
         let (none, now) = (HashSet::new(), clock::now());
         let found = store::fetch(&stage.handle, lane("a.test"), &none, (64, now)).await.unwrap();
         let [work] = <[Work; 1]>::try_from(found.work).unwrap();
         let (lane, company) = (lane("a.test"), Company::Others);
-        Due { lane, ticket: Ticket::ALONE, class: Class::New, trouble: None, company, work }
+        DueWork { lane, ticket: Ticket::ALONE, class: LaneClass::New, trouble: None, company, work }
     }
 
-    async fn to_whom(stage: &Stage, due: Due) -> Vec<String> {
+    async fn to_whom(stage: &Stage, due: DueWork) -> Vec<String> {
         let recipients = due.work.targets.iter().map(|target| target.no).collect();
         let sending = stage.handle.underway.begin(due.work.message, recipients);
         match still_queued(&stage.handle, due, &sending).await {
@@ -346,7 +346,7 @@ mod tests {
         let stage = Stage::new();
         let message = commit(&stage, &["x@[192.0.2.1]"]);
         let (due, yielding) = (fetched(&stage).await, &Yielding::default());
-        let task = &Task { lane: &due.lane, work: &due.work, sessions: None };
+        let task = &AttemptTask { lane: &due.lane, work: &due.work, sessions: None };
         let sending = stage.handle.underway.begin(message, vec![RecipientNo(0)]);
         let tried =
             attempt::attempt(&stage.handle.outbound, task, (&sending, yielding), Freshness::Cached)

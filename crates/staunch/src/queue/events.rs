@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use smtp::HostName;
 use spool::{LaneKey, MessageId, StoreError};
 
-use super::lane::Job;
-use super::lanes::{Class, Company, Group, Ticket};
+use super::lane::LaneJob;
+use super::lanes::{Company, Group, LaneClass, Ticket};
 use crate::connect::pool::Bottleneck;
-use crate::delivery::outcome::{Effect, Trouble};
-use crate::delivery::route::Place;
+use crate::delivery::outcome::{FailureRun, LaneEffect};
+use crate::delivery::route::Routing;
 use crate::message::{Rest, Submitter, Target, Work};
 use crate::telemetry::Problem;
 
@@ -22,16 +22,16 @@ const ADDRESS_OCTETS: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Mail was committed.
-    Arrived(Vec<(LaneKey, Arrival)>),
+    Arrived(Vec<(LaneKey, LaneArrival)>),
     /// The store was read for a lane.
     Fetched {
         /// Which.
         lane: LaneKey,
         /// What is due, and when something else will be.
-        found: Result<Found, StoreError>,
+        found: Result<FoundWork, StoreError>,
     },
     /// An attempt is over and settled.
-    Finished(Ticket, Finished),
+    Finished(Ticket, FinishedAttempt),
     /// An attempt could not have a connection.
     NoRoom(Ticket, Box<NoRoom>),
     /// The attempt has a session with a host of this registrable domain, or with none.
@@ -59,19 +59,19 @@ pub(crate) enum Event {
 
 /// What an attempt left behind.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub(crate) struct FinishedAttempt {
     /// The lane.
     pub(crate) lane: LaneKey,
     /// The message.
     pub(crate) message: MessageId,
     /// What the lane learnt.
-    pub(crate) effect: Effect,
+    pub(crate) effect: LaneEffect,
     /// When the soonest of the recipients that are left is due.
     pub(crate) due: Option<Timestamp>,
     /// Nothing starts before this: the trouble is ours.
     pub(crate) pause: Option<Timestamp>,
     /// Where does the mail that is left wait?
-    pub(crate) place: Place,
+    pub(crate) place: Routing,
     /// The host that took mail.
     pub(crate) took: Option<HostName>,
     /// Why the lane waits, if it does.
@@ -92,7 +92,7 @@ pub(crate) enum Routes {
 /// What mail that was just committed is for a lane.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and none is kept")]
-pub(crate) enum Arrival {
+pub(crate) enum LaneArrival {
     /// To be tried.
     Work(Work),
     /// In the store, for a later time.
@@ -101,16 +101,16 @@ pub(crate) enum Arrival {
 
 /// What is due in a lane.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundWork {
     /// Ready to be tried.
     pub(crate) work: Vec<Work>,
     /// When something is due that is not in it and not in memory.
     pub(crate) next_due: Option<Timestamp>,
     /// Was there mail that has another next hop today? It is left for who moves it.
-    pub(crate) place: Place,
+    pub(crate) place: Routing,
 }
 
-impl Found {
+impl FoundWork {
     /// A message whose recipients lie on two pages goes in two transactions.
     pub(super) fn add(&mut self, work: Work) {
         match self.work.iter_mut().find(|found| found.message == work.message) {
@@ -139,19 +139,19 @@ pub(crate) struct Followed {
     /// There is something new in these.
     pub(super) to: BTreeSet<LaneKey>,
     /// Was all of it moved?
-    pub(super) end: End,
+    pub(super) end: MoveEnd,
 }
 
 /// How a move ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum End {
+pub(super) enum MoveEnd {
     /// All are where they belong.
     Done,
     /// The store refused, or a bug of ours; some stayed.
     Failed,
 }
 
-impl Job for Work {
+impl LaneJob for Work {
     fn message(&self) -> MessageId {
         self.message
     }
@@ -173,15 +173,15 @@ impl Job for Work {
 
 /// A piece of work under way, with what its lane knows.
 #[derive(Debug)]
-pub(crate) struct Due {
+pub(crate) struct DueWork {
     /// The lane.
     pub(crate) lane: LaneKey,
     /// The attempt.
     pub(crate) ticket: Ticket,
     /// What is known of the next hop.
-    pub(crate) class: Class,
+    pub(crate) class: LaneClass,
     /// The lane's failures so far, if this is a probe.
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) trouble: Option<FailureRun>,
     /// Does anything else of the lane run?
     pub(crate) company: Company,
     /// What to try.

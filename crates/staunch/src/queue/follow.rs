@@ -15,7 +15,7 @@ use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 use super::store;
 use crate::delivery::route;
 use crate::message::onward;
-use crate::queue::events::{End, Followed};
+use crate::queue::events::{Followed, MoveEnd};
 use crate::queue::handle::QueueHandle;
 
 /// Recipients read at once.
@@ -67,14 +67,14 @@ pub(super) async fn lanes_astray(handle: &Arc<QueueHandle>, astray: Astray) -> V
 pub(super) async fn follow(handle: &Arc<QueueHandle>, frozen: Vec<Frozen>) -> Followed {
     let mut mover = Mover { handle, moves: Vec::new(), moved: BTreeMap::new() };
     let end = match AssertUnwindSafe(mover.all(&frozen)).catch_unwind().await {
-        Ok(Ok(())) => End::Done,
+        Ok(Ok(())) => MoveEnd::Done,
         Ok(Err(error)) => {
             tracing::error!(event = "store_failed", %error, "mail could not be moved; it is tried again");
-            End::Failed
+            MoveEnd::Failed
         }
         Err(_) => {
             tracing::error!(event = "bug", "moving mail panicked; it is tried again");
-            End::Failed
+            MoveEnd::Failed
         }
     };
     for (to, recipients) in &mover.moved {

@@ -21,11 +21,11 @@ const ALWAYS: u64 = 4 << 20;
 /// The free octets of the data directory.
 #[derive(Debug)]
 pub(crate) struct FreeSpace {
-    state: Mutex<State>,
+    state: Mutex<SpaceState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SpaceState {
     /// As of the last look; none before the first.
     seen: Option<u64>,
     /// Of messages that were committed since then.
@@ -38,7 +38,7 @@ struct State {
     come_then: u64,
 }
 
-impl State {
+impl SpaceState {
     fn change(&mut self, client: &Borrower, before: u64, after: u64) {
         self.reserved = self.reserved - before + after;
         let own = self.reserved_by.entry(client.clone()).or_default();
@@ -63,7 +63,7 @@ impl FreeSpace {
         Arc::new(Self { state: Mutex::default() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SpaceState> {
         lock(&self.state)
     }
 
@@ -140,13 +140,13 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::place::Place;
+    use crate::place::ClientPlace;
 
     const MIB: u64 = 1 << 20;
     const FLOOR: u64 = 256 * MIB;
 
     fn client(number: u32) -> Borrower {
-        Borrower::Place(Place::Local(number))
+        Borrower::Place(ClientPlace::Local(number))
     }
 
     fn space(mib: u64) -> Arc<FreeSpace> {

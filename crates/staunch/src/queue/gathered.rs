@@ -24,12 +24,12 @@ const GATHERED_MAX: usize = 10_000;
 /// The failures that wait for company.
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
-    state: Mutex<State>,
+    state: Mutex<GatheringState>,
     came: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GatheringState {
     messages: HashMap<MessageId, Gathered>,
     /// All of them, until they have ended.
     recipients: HashSet<(MessageId, RecipientNo)>,
@@ -44,7 +44,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathering {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GatheringState> {
         lock(&self.state)
     }
 

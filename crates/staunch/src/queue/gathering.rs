@@ -42,7 +42,7 @@ fn tell(handle: &Arc<QueueHandle>, due: Vec<(MessageId, Gathered)>) {
     for (message, gathered) in due {
         let handle = Arc::clone(handle);
         handle.tracker.clone().spawn(async move {
-            let _ending = Ending::of(&handle, message, &gathered);
+            let _ending = EndingRecipients::of(&handle, message, &gathered);
             if let Err(error) = end(&handle, gathered).await {
                 handle.note_store_error(&error);
                 tracing::error!(event = "store_failed", %error, "failures are not told yet: they are tried again");
@@ -52,20 +52,20 @@ fn tell(handle: &Arc<QueueHandle>, due: Vec<(MessageId, Gathered)>) {
 }
 
 /// The recipients end, or are tried again: they are nobody's from then on.
-struct Ending<'a> {
+struct EndingRecipients<'a> {
     handle: &'a QueueHandle,
     message: MessageId,
     recipients: Vec<RecipientNo>,
 }
 
-impl<'a> Ending<'a> {
+impl<'a> EndingRecipients<'a> {
     fn of(handle: &'a QueueHandle, message: MessageId, gathered: &Gathered) -> Self {
         let targets = gathered.failures.iter().flat_map(|(_, work, _)| &work.targets);
         Self { handle, message, recipients: targets.map(|target| target.no).collect() }
     }
 }
 
-impl Drop for Ending<'_> {
+impl Drop for EndingRecipients<'_> {
     fn drop(&mut self) {
         self.handle.gathering.forget(self.message, &self.recipients);
     }
@@ -93,7 +93,7 @@ async fn end(handle: &Arc<QueueHandle>, gathered: Gathered) -> Result<(), StoreE
 mod tests {
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        Envelope, MessageOptions, NewRecipient, RecipientOptions, RecipientState, Selection,
+        MessageOptions, NewRecipient, RecipientOptions, RecipientState, Selection, StoredEnvelope,
     };
 
     use super::super::stage::{BODY, Stage, lane};
@@ -112,7 +112,7 @@ mod tests {
             state: RecipientState::Queued,
         };
         let now = clock::now();
-        stage.commit(Envelope {
+        stage.commit(StoredEnvelope {
             sender: ReversePath::parse("s@sender.test").unwrap(),
             recipients: domains.iter().map(recipient).collect(),
             arrived_at: now,

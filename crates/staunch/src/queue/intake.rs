@@ -7,14 +7,15 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use smtp::{Response, ReversePath, Status};
 use spool::{
-    Draft, Envelope, Import, LaneKey, MessageId, RecipientNo, RecipientState, Sealed, StoreError,
+    Draft, Import, LaneKey, MessageId, RecipientNo, RecipientState, Sealed, StoreError,
+    StoredEnvelope,
 };
 use tokio::sync::oneshot;
 
 use crate::budget::Borrower;
 use crate::config::Config;
 use crate::message::{Body, HotBody, Rest, Submitter, Target, Work, needs_utf8};
-use crate::queue::events::{Arrival, Event};
+use crate::queue::events::{Event, LaneArrival};
 use crate::queue::free_space::Reservation;
 use crate::queue::handle::{Counted, QueueHandle};
 use crate::schedule::after;
@@ -38,7 +39,7 @@ impl NotNow {
 
 /// Where a message comes from.
 #[derive(Debug)]
-pub(crate) enum Origin {
+pub(crate) enum MailOrigin {
     /// Somebody submitted it.
     Client,
     /// It was exported from there.
@@ -110,18 +111,18 @@ impl Intake {
         &self,
         config: &Config,
         draft: Draft,
-        envelope: Envelope,
+        envelope: StoredEnvelope,
     ) -> Result<MessageId, NotNow> {
-        self.commit_from(config, Origin::Client, draft, envelope).await
+        self.commit_from(config, MailOrigin::Client, draft, envelope).await
     }
 
     /// The same for a message from wherever.
     pub(crate) async fn commit_from(
         &self,
         config: &Config,
-        origin: Origin,
+        origin: MailOrigin,
         draft: Draft,
-        envelope: Envelope,
+        envelope: StoredEnvelope,
     ) -> Result<MessageId, NotNow> {
         let handle = &self.handle;
         let committed = async {
@@ -134,8 +135,8 @@ impl Intake {
                 let _gone = done.send(result);
             };
             match origin {
-                Origin::Client => handle.spool.commit(sealed, envelope, done),
-                Origin::OtherQueue(import) => {
+                MailOrigin::Client => handle.spool.commit(sealed, envelope, done),
+                MailOrigin::OtherQueue(import) => {
                     handle.spool.commit_imported(import, sealed, (envelope, handle.now()), done);
                 }
             }
@@ -183,7 +184,7 @@ pub(crate) fn expires_at(config: &Config, sender: &ReversePath, begins: Timestam
 pub(crate) async fn announce(
     handle: &QueueHandle,
     config: &Config,
-    pieces: Vec<(LaneKey, Arrival)>,
+    pieces: Vec<(LaneKey, LaneArrival)>,
 ) {
     let lanes: Vec<LaneKey> = pieces.iter().map(|(lane, _)| lane.clone()).collect();
     handle.tell(Event::Arrived(pieces)).await;
@@ -196,9 +197,9 @@ pub(crate) async fn announce(
 pub(crate) fn pieces(
     handle: &QueueHandle,
     message: MessageId,
-    envelope: &Envelope,
+    envelope: &StoredEnvelope,
     hot: Option<HotBody>,
-) -> Vec<(LaneKey, Arrival)> {
+) -> Vec<(LaneKey, LaneArrival)> {
     let per_transaction = handle.config().delivery.recipients_per_transaction;
     let as_of = handle.underway.removals();
     let begins = envelope.begins_at();
@@ -225,7 +226,7 @@ pub(crate) fn pieces(
         });
     }
     if begins > envelope.arrived_at {
-        return lanes.into_keys().map(|lane| (lane.clone(), Arrival::Later(begins))).collect();
+        return lanes.into_keys().map(|lane| (lane.clone(), LaneArrival::Later(begins))).collect();
     }
     let body = hot.map_or(Body::Stored, Body::Hot);
     let work = |(lane, (targets, rest)): (&LaneKey, (Vec<Target>, Rest))| {
@@ -242,7 +243,7 @@ pub(crate) fn pieces(
             as_of,
             submitter,
         };
-        (lane.clone(), Arrival::Work(work))
+        (lane.clone(), LaneArrival::Work(work))
     };
     lanes.into_iter().map(work).collect()
 }
@@ -257,7 +258,7 @@ mod tests {
     #[tokio::test]
     async fn mail_that_a_reload_overtook_is_looked_at_once_more() {
         let mut stage = Stage::new();
-        let arrived = || vec![(lane("a.test"), Arrival::Later(clock::now()))];
+        let arrived = || vec![(lane("a.test"), LaneArrival::Later(clock::now()))];
         let config = stage.handle.config();
         announce(&stage.handle, &config, arrived()).await;
         assert!(matches!(stage.next_event(), Some(Event::Arrived(_))));

@@ -9,14 +9,14 @@ use spool::MessageId;
 
 use super::shaping::{Gate, Shape};
 use crate::connect::pool::Bottleneck;
-use crate::delivery::outcome::{Effect, Trouble};
+use crate::delivery::outcome::{FailureRun, LaneEffect};
 use crate::message::Submitter;
-use crate::queue::lanes::{Charge, Class, Group, Spot, Ticket};
+use crate::queue::lanes::{Charge, Group, LaneClass, Spot, Ticket};
 use crate::schedule::after;
 use crate::telemetry::Reason;
 use state::At;
 pub(crate) use state::BackOff;
-pub(super) use state::{Hop, Memory, Pace, Precedence, Reading, Stand, Wish};
+pub(super) use state::{Hop, LanePace, LaneReading, Memory, Precedence, Stand, Wish};
 
 /// Jobs that a lane may keep ready whose next hop took mail before. Ours: at the rates that a disk allows it is
 /// a few seconds' mail, some 16 MiB without the bodies; what arrives beyond is read back from the store in its turn.
@@ -30,7 +30,7 @@ const READY_PER_ATTEMPT: usize = 4;
 const READ_BELOW_MAX: usize = 16;
 
 /// One message's recipients in one lane, ready to be tried.
-pub(crate) trait Job {
+pub(crate) trait LaneJob {
     /// The message.
     fn message(&self) -> MessageId;
 
@@ -68,15 +68,15 @@ pub(super) struct Lane<J> {
     /// How its hosts failed.
     cause: Option<Reason>,
     pub(super) hop: Hop,
-    pub(super) pace: Pace,
-    reading: Reading,
+    pub(super) pace: LanePace,
+    reading: LaneReading,
     /// Is its mail being moved to other lanes? Then nothing starts.
     is_frozen: bool,
     /// Has the operator stopped it?
     gate: Gate,
     pub(super) stand: Stand,
     /// The class of the ring or row in which it stands.
-    pub(super) stands_as: Class,
+    pub(super) stands_as: LaneClass,
     pub(super) precedence: Precedence,
 }
 
@@ -136,12 +136,12 @@ impl<J> Lane<J> {
             window: 1,
             cause: None,
             hop,
-            pace: Pace::Usual,
-            reading: Reading::Not,
+            pace: LanePace::Usual,
+            reading: LaneReading::Not,
             is_frozen: false,
             gate,
             stand: Stand::Nowhere,
-            stands_as: Class::New,
+            stands_as: LaneClass::New,
             precedence: Precedence::None,
         }
     }
@@ -152,7 +152,7 @@ impl<J> Lane<J> {
     }
 
     /// Whom its next attempt is charged to.
-    pub(super) fn charge(&self, class: Class) -> Charge {
+    pub(super) fn charge(&self, class: LaneClass) -> Charge {
         Charge { class, group: self.group, submitter: self.submitter }
     }
 
@@ -177,12 +177,12 @@ impl<J> Lane<J> {
     }
 
     /// Its failures in a row, if there are any.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<FailureRun> {
         let failures = self.failures;
-        self.troubled_since.get().map(|since| Trouble { failures, since })
+        self.troubled_since.get().map(|since| FailureRun { failures, since })
     }
 
-    fn set_trouble(&mut self, trouble: Option<Trouble>) {
+    fn set_trouble(&mut self, trouble: Option<FailureRun>) {
         self.troubled_since = trouble.map(|trouble| trouble.since).into();
         self.failures = trouble.map_or(0, |trouble| trouble.failures);
     }
@@ -277,7 +277,7 @@ impl<J> Lane<J> {
 
     /// Has the store something for it that it could take?
     pub(super) fn wants_read(&self, now: Timestamp) -> bool {
-        self.reading == Reading::Not
+        self.reading == LaneReading::Not
             && self.ready() < self.attempts_at_once().min(READ_BELOW_MAX)
             && self.stored_due.get().is_some_and(|at| at <= now)
     }
@@ -291,15 +291,15 @@ impl<J> Lane<J> {
     }
 
     /// Jobs that it may keep ready, as memory is.
-    pub(super) fn room(&self, class: Class, memory: Memory) -> usize {
+    pub(super) fn room(&self, class: LaneClass, memory: Memory) -> usize {
         let few = self.attempts_at_once().saturating_mul(READY_PER_ATTEMPT);
         match (class, memory) {
             (_, Memory::Used) => 0,
-            (Class::Troubled, _) => 1,
-            (Class::Proven, Memory::Plenty | Memory::Enough) => READY_MAX,
-            (Class::New, Memory::Plenty) => few.max(READY_NEW_MAX),
-            (Class::Proven, Memory::Scarce) | (Class::New, Memory::Enough) => few,
-            (Class::New, Memory::Scarce) => 0,
+            (LaneClass::Troubled, _) => 1,
+            (LaneClass::Proven, Memory::Plenty | Memory::Enough) => READY_MAX,
+            (LaneClass::New, Memory::Plenty) => few.max(READY_NEW_MAX),
+            (LaneClass::Proven, Memory::Scarce) | (LaneClass::New, Memory::Enough) => few,
+            (LaneClass::New, Memory::Scarce) => 0,
         }
     }
 
@@ -310,7 +310,7 @@ impl<J> Lane<J> {
     /// It rests: what is empty needs no memory.
     pub(super) fn release_memory(&mut self) {
         let is_empty = |hot: &Hot<J>| hot.known.is_empty() && hot.next_slot == At::NEVER;
-        if self.reading == Reading::Not && self.hot.as_deref().is_some_and(is_empty) {
+        if self.reading == LaneReading::Not && self.hot.as_deref().is_some_and(is_empty) {
             self.hot = None;
         }
     }
@@ -318,7 +318,7 @@ impl<J> Lane<J> {
     /// Has it nothing to remember?
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
         let is_backing_off = self.retry_at.get().is_some_and(|at| at > now);
-        let is_at_rest = self.reading == Reading::Not && !self.is_frozen && !is_backing_off;
+        let is_at_rest = self.reading == LaneReading::Not && !self.is_frozen && !is_backing_off;
         let has_slot = self.next_slot(now).is_none();
         let knows_none = self.hot.as_ref().is_none_or(|hot| hot.known.is_empty());
         knows_none && self.stored_due == At::NEVER && is_at_rest && has_slot
@@ -359,49 +359,50 @@ impl<J> Lane<J> {
 
     /// What the store has may be other than what is being read.
     pub(super) fn outdate(&mut self) {
-        if self.reading == Reading::Now {
-            self.reading = Reading::Outdated;
+        if self.reading == LaneReading::Now {
+            self.reading = LaneReading::Outdated;
         }
     }
 
     /// It is read from now on.
     pub(super) fn begin_read(&mut self) {
-        self.reading = Reading::Now;
+        self.reading = LaneReading::Now;
         // What becomes due while the fetch runs is told by its answer or by an arrival.
         self.stored_due = At::NEVER;
     }
 
     /// It was read. Is what came of use?
     pub(super) fn end_read(&mut self, now: Timestamp) -> bool {
-        let is_of_use = self.reading == Reading::Now && !self.waits(now);
-        self.reading = Reading::Not;
+        let is_of_use = self.reading == LaneReading::Now && !self.waits(now);
+        self.reading = LaneReading::Not;
         self.hot_mut().fetches += 1;
         is_of_use
     }
 
     /// May what arrives be tried before the store is asked? Not behind older mail there.
     pub(super) fn is_read_up(&self, now: Timestamp) -> bool {
-        self.stored_due.get().is_none_or(|at| at > now) && self.reading == Reading::Not
+        self.stored_due.get().is_none_or(|at| at > now) && self.reading == LaneReading::Not
     }
 
     /// An attempt is over: what follows for the lane. Returns until when it waits, if that is news.
-    pub(super) fn learn(&mut self, effect: Effect, cause: Option<Reason>) -> Option<Timestamp> {
+    pub(super) fn learn(&mut self, effect: LaneEffect, cause: Option<Reason>) -> Option<Timestamp> {
         let before = self.retry_at;
         match effect {
-            Effect::Works => {
+            LaneEffect::Works => {
                 self.window = self.window.saturating_add(1).min(self.shape.most);
                 self.set_trouble(None);
                 self.retry_at = At::NEVER;
-                self.pace = Pace::Usual;
+                self.pace = LanePace::Usual;
             }
-            Effect::Answers => {
+            LaneEffect::Answers => {
                 if self.trouble().is_some() {
                     self.set_trouble(None);
                     self.retry_at = At::NEVER;
                 }
             }
-            Effect::Neutral => {}
-            Effect::Failed { retry_at, trouble } | Effect::Yielded { retry_at, trouble } => {
+            LaneEffect::Neutral => {}
+            LaneEffect::Failed { retry_at, trouble }
+            | LaneEffect::Yielded { retry_at, trouble } => {
                 self.window = 1;
                 // Attempts that failed side by side are one failure.
                 if self.failures < trouble.failures {
@@ -409,7 +410,7 @@ impl<J> Lane<J> {
                     self.retry_at = retry_at.into();
                 }
             }
-            Effect::Throttled { retry_at } => {
+            LaneEffect::Throttled { retry_at } => {
                 self.window = (self.window / 2).max(1);
                 self.retry_at = retry_at.into();
             }
@@ -427,7 +428,7 @@ impl<J> Lane<J> {
     }
 }
 
-impl<J: Job> Lane<J> {
+impl<J: LaneJob> Lane<J> {
     pub(super) fn knows(&self, message: MessageId) -> bool {
         self.hot.as_ref().is_some_and(|hot| hot.known.contains_key(&message))
     }
@@ -467,7 +468,7 @@ impl<J: Job> Lane<J> {
 
     /// The attempt on `message` is over. Returns its ticket.
     pub(super) fn finish(&mut self, message: MessageId) -> Option<Ticket> {
-        let is_read = self.reading != Reading::Not;
+        let is_read = self.reading != LaneReading::Not;
         let hot = self.hot.as_mut()?;
         let known = hot.known.remove(&message)?;
         let ticket = known.ticket?;

@@ -50,17 +50,19 @@ use crate::connect::pool::Bottleneck;
 use crate::connect::tcp_check;
 use crate::delivery::log::{self, About};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{Effect, Trouble};
-use crate::delivery::route::{self, Place};
+use crate::delivery::outcome::{FailureRun, LaneEffect};
+use crate::delivery::route::{self, Routing};
 use crate::delivery::yielding::Yielding;
 use crate::message::Work;
 use crate::queue::deliver::Over;
-use crate::queue::events::{Arrival, Due, End, Event, Finished, Followed, NoRoom, Routes};
+use crate::queue::events::{
+    DueWork, Event, FinishedAttempt, Followed, LaneArrival, MoveEnd, NoRoom, Routes,
+};
 use crate::queue::follow::{Astray, Frozen};
 use crate::queue::handle::QueueHandle;
 use crate::schedule::after;
 use crate::telemetry::Reason;
-use lanes::{Action, BackOff, Lanes, Ticket};
+use lanes::{BackOff, LaneAction, Lanes, Ticket};
 use proofs::Proofs;
 
 /// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
@@ -117,7 +119,7 @@ impl Queue {
             let back_off = match summary.state {
                 LaneState::Healthy => None,
                 LaneState::Failing(row) => Some(BackOff {
-                    trouble: Trouble { failures: row.failures, since: row.first_failed_at },
+                    trouble: FailureRun { failures: row.failures, since: row.first_failed_at },
                     until: row.next_probe_at,
                     cause: Reason::parse(&row.problem.reason),
                 }),
@@ -224,11 +226,11 @@ impl Queue {
             Event::Arrived(pieces) => {
                 for (lane, arrival) in pieces {
                     match arrival {
-                        Arrival::Work(work) => {
+                        LaneArrival::Work(work) => {
                             self.tell_wait(&lane, &work, now);
                             self.lanes.arrive(&lane, work, now);
                         }
-                        Arrival::Later(at) => self.lanes.due(&lane, at),
+                        LaneArrival::Later(at) => self.lanes.due(&lane, at),
                     }
                 }
             }
@@ -277,8 +279,9 @@ impl Queue {
         work.targets.iter().for_each(|target| log::joined_wait(about, target, until, cause));
     }
 
-    fn finished(&mut self, ticket: Ticket, finished: Finished) {
-        let Finished { lane, message, effect, due, pause, place, took, cause, down } = finished;
+    fn finished(&mut self, ticket: Ticket, finished: FinishedAttempt) {
+        let FinishedAttempt { lane, message, effect, due, pause, place, took, cause, down } =
+            finished;
         self.running.remove(&ticket);
         if let Some(until) = pause {
             self.lanes.pause(until);
@@ -309,11 +312,11 @@ impl Queue {
         let now = self.handle.now();
         while let Some(action) = self.lanes.next(now) {
             match action {
-                Action::Start { lane, ticket, class, trouble, company, job } => {
-                    self.start(Due { lane, ticket, class, trouble, company, work: job });
+                LaneAction::Start { lane, ticket, class, trouble, company, job } => {
+                    self.start(DueWork { lane, ticket, class, trouble, company, work: job });
                 }
-                Action::Fetch { lane, known, most } => self.fetch(lane, known, most, now),
-                Action::GiveWay(ticket) => {
+                LaneAction::Fetch { lane, known, most } => self.fetch(lane, known, most, now),
+                LaneAction::GiveWay(ticket) => {
                     if !self.running.get(&ticket).is_some_and(|yielding| yielding.ask()) {
                         self.lanes.asked_in_vain(ticket);
                     }
@@ -322,7 +325,7 @@ impl Queue {
         }
     }
 
-    fn start(&mut self, due: Due) {
+    fn start(&mut self, due: DueWork) {
         let handle = Arc::clone(&self.handle);
         let (lane, ticket) = (due.lane.clone(), due.ticket);
         let message = due.work.message;
@@ -342,11 +345,20 @@ impl Queue {
                     tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
                     let until = after(handle.now(), BUG_REST);
                     settle::put_aside(&handle, message, recipients, until).await;
-                    let (effect, due) = (Effect::Neutral, Some(until));
-                    let (pause, place, took) = (None, Place::Right, None);
+                    let (effect, due) = (LaneEffect::Neutral, Some(until));
+                    let (pause, place, took) = (None, Routing::Current, None);
                     let (cause, down) = (None, None);
-                    let finished =
-                        Finished { lane, message, effect, due, pause, place, took, cause, down };
+                    let finished = FinishedAttempt {
+                        lane,
+                        message,
+                        effect,
+                        due,
+                        pause,
+                        place,
+                        took,
+                        cause,
+                        down,
+                    };
                     Event::Finished(ticket, finished)
                 }
             };
@@ -375,10 +387,10 @@ impl Queue {
         self.follow();
     }
 
-    fn follow_if(&mut self, place: Place, lane: LaneKey) {
+    fn follow_if(&mut self, place: Routing, lane: LaneKey) {
         match place {
-            Place::Right => {}
-            Place::Astray => {
+            Routing::Current => {}
+            Routing::Stale => {
                 self.to_follow.push_back(lane);
                 self.follow();
             }
@@ -408,8 +420,8 @@ impl Queue {
         followed.to.iter().for_each(|lane| self.lanes.due(lane, now));
         self.is_following = false;
         match followed.end {
-            End::Done => self.follow(),
-            End::Failed => self.follow_later(followed, now),
+            MoveEnd::Done => self.follow(),
+            MoveEnd::Failed => self.follow_later(followed, now),
         }
     }
 

@@ -5,22 +5,22 @@ use std::slice;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use report::{Action, Dsn, Kind, Recipient, Returned};
-use smtp::mime::{Goal, Refused, Survey};
+use report::{Action, Dsn, DsnKind, ReportedRecipient, Returned};
+use smtp::mime::{ConversionRefused, Goal, Survey};
 use smtp::params::{Notify, Return};
 use smtp::{Mailbox, RemoteText, ReversePath};
 use spool::{
-    Envelope, LaneKey, MessageId, MessageOptions, NewMessage, NewRecipient, RecipientOptions,
-    StoreError,
+    LaneKey, MessageId, MessageOptions, NewMessage, NewRecipient, RecipientOptions, StoreError,
+    StoredEnvelope,
 };
 
 use super::intake;
 use super::restraint::{Admission, NoticeKey};
-use super::telling::{Entry, Telling};
+use super::telling::{Telling, ToldRecipient};
 use crate::config::{Config, Destination, DsnReturn};
 use crate::delivery::route;
 use crate::message::{Body, Work, facts_of, onward};
-use crate::queue::events::Arrival;
+use crate::queue::events::LaneArrival;
 use crate::queue::handle::QueueHandle;
 
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
@@ -34,7 +34,7 @@ const SAID_OCTETS: u64 = 32 * 1024;
 
 /// The message that a notice is about, as far as a notice speaks of it.
 #[derive(Debug)]
-pub(crate) struct Subject<'a> {
+pub(crate) struct DsnSubject<'a> {
     /// Its id.
     pub(crate) message: MessageId,
     sender: &'a ReversePath,
@@ -44,7 +44,7 @@ pub(crate) struct Subject<'a> {
     options: &'a MessageOptions,
 }
 
-impl<'a> From<&'a Work> for Subject<'a> {
+impl<'a> From<&'a Work> for DsnSubject<'a> {
     fn from(work: &'a Work) -> Self {
         Self {
             message: work.message,
@@ -63,7 +63,7 @@ pub(crate) struct Notice {
     /// For the settlement.
     pub(crate) message: NewMessage,
     /// For the queue, once it is committed.
-    pub(crate) pieces: Vec<(LaneKey, Arrival)>,
+    pub(crate) pieces: Vec<(LaneKey, LaneArrival)>,
     /// What it may be.
     pub(crate) admission: Admission,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Notice {
 pub(crate) async fn compose(
     handle: &Arc<QueueHandle>,
     config: &Config,
-    subject: &Subject<'_>,
+    subject: &DsnSubject<'_>,
     telling: &Telling,
 ) -> Result<Option<Notice>, StoreError> {
     let Some((sender, to)) = addressees(config, subject) else { return Ok(None) };
@@ -133,7 +133,7 @@ pub(crate) async fn compose(
             state: admission.state(),
         })
     };
-    let envelope = Envelope {
+    let envelope = StoredEnvelope {
         sender: ReversePath::Null,
         recipients: to.iter().filter_map(recipient).collect(),
         arrived_at: now,
@@ -153,7 +153,7 @@ pub(crate) async fn compose(
 /// be lost in silence.
 fn addressees<'a>(
     config: &'a Config,
-    subject: &Subject<'a>,
+    subject: &DsnSubject<'a>,
 ) -> Option<(&'a Mailbox, &'a [Mailbox])> {
     let sender = subject.sender.mailbox();
     let to = match sender.map(|sender| (sender, config.destination(sender, None))) {
@@ -200,7 +200,7 @@ fn octets_held(size: u64, returned: Returned) -> u64 {
 /// The original, or its header.
 async fn original(
     handle: &QueueHandle,
-    subject: &Subject<'_>,
+    subject: &DsnSubject<'_>,
     returned: Returned,
 ) -> Result<Vec<u8>, StoreError> {
     if let Body::Hot(body) = subject.body {
@@ -214,8 +214,8 @@ async fn original(
     let read = move || match returned {
         Returned::Headers => spool.header_block(message, HEADER_MAX_OCTETS),
         Returned::Full => match spool.body(message)? {
-            spool::Body::Memory(bytes) => Ok(bytes.to_vec()),
-            spool::Body::File { file, .. } => {
+            spool::StoredBody::Memory(bytes) => Ok(bytes.to_vec()),
+            spool::StoredBody::File { file, .. } => {
                 let mut bytes = Vec::new();
                 file.take(size).read_to_end(&mut bytes).map_err(StoreError::reading_a_body)?;
                 Ok(bytes)
@@ -227,7 +227,7 @@ async fn original(
 
 /// RET is about failures (RFC 3461 §4.3): of good news and delays the header tells enough. What must not
 /// travel unprotected does not go back at all (RFC 8689 §5).
-fn returned(config: &Config, subject: &Subject<'_>, action: Action) -> Returned {
+fn returned(config: &Config, subject: &DsnSubject<'_>, action: Action) -> Returned {
     let by_config = || match config.dsn.returns {
         DsnReturn::Full => Return::Full,
         DsnReturn::Headers => Return::Headers,
@@ -260,7 +260,7 @@ struct Parts<'a> {
 /// not arrive tells nobody anything.
 fn write_so_that_it_travels(
     config: &Config,
-    subject: &Subject<'_>,
+    subject: &DsnSubject<'_>,
     telling: &Telling,
     parts: Parts<'_>,
 ) -> (Vec<u8>, Returned) {
@@ -278,15 +278,20 @@ fn write_so_that_it_travels(
     }
 }
 
-fn survey_for_seven_bits(text: &[u8]) -> Result<(), Refused> {
+fn survey_for_seven_bits(text: &[u8]) -> Result<(), ConversionRefused> {
     let mut survey = Survey::new(Goal { seven_bit: true, ..Goal::default() });
     survey.push(text)?;
     survey.finish().map(drop)
 }
 
-fn write(config: &Config, subject: &Subject<'_>, telling: &Telling, parts: &Parts<'_>) -> Vec<u8> {
+fn write(
+    config: &Config,
+    subject: &DsnSubject<'_>,
+    telling: &Telling,
+    parts: &Parts<'_>,
+) -> Vec<u8> {
     let reporting_mta = config.hostname.to_string();
-    let recipients: Vec<Recipient<'_>> =
+    let recipients: Vec<ReportedRecipient<'_>> =
         telling.entries.iter().map(|entry| recipient(entry, parts.now)).collect();
     Dsn {
         reporting_mta: &reporting_mta,
@@ -300,14 +305,14 @@ fn write(config: &Config, subject: &Subject<'_>, telling: &Telling, parts: &Part
         action: telling.action,
         recipients: &recipients,
         returned: parts.returned,
-        kind: if subject.options.smtp_utf8 { Kind::Utf8 } else { Kind::Ordinary },
+        kind: if subject.options.smtp_utf8 { DsnKind::Utf8 } else { DsnKind::Ordinary },
         original: parts.original,
     }
     .compose()
 }
 
-fn recipient(entry: &Entry, now: Timestamp) -> Recipient<'_> {
-    Recipient {
+fn recipient(entry: &ToldRecipient, now: Timestamp) -> ReportedRecipient<'_> {
+    ReportedRecipient {
         originals: &entry.target.options.originals,
         final_recipient: &entry.target.mailbox,
         status: entry.status,

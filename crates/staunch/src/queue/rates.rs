@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::config::mailbox_key;
 use crate::lock::lock;
-use crate::place::Place;
-use crate::recent::Recent;
+use crate::place::ClientPlace;
+use crate::recent::LruMap;
 
 /// Of `limits.messages_per_client_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub(crate) enum Sender {
     /// The address in MAIL FROM, as a `config::mailbox_key`.
     Address(Box<str>),
     /// Of mail without a sender.
-    Client(Place),
+    Client(ClientPlace),
 }
 
 /// Is one more within a limit?
@@ -48,7 +48,7 @@ pub(crate) enum Rate {
 #[derive(Debug)]
 struct Windows<K> {
     length: Duration,
-    of: Mutex<Recent<K, Window>>,
+    of: Mutex<LruMap<K, Window>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ struct Window {
 
 impl<K: Clone + Eq + Hash> Windows<K> {
     fn new(length: Duration) -> Self {
-        Self { length, of: Mutex::new(Recent::new(COUNTED_MAX)) }
+        Self { length, of: Mutex::new(LruMap::new(COUNTED_MAX)) }
     }
 
     /// Counts as `counting` says, which sees what was counted in this window.
@@ -79,7 +79,7 @@ impl<K: Clone + Eq + Hash> Windows<K> {
 /// What is handed in.
 #[derive(Debug)]
 pub(crate) struct Rates {
-    messages: Windows<Place>,
+    messages: Windows<ClientPlace>,
     recipients: Windows<Sender>,
 }
 
@@ -91,7 +91,7 @@ impl Default for Rates {
 
 impl Rates {
     /// One message more of `client`.
-    pub(crate) fn message(&self, client: Place, max: NonZeroU32, now: Instant) -> Rate {
+    pub(crate) fn message(&self, client: ClientPlace, max: NonZeroU32, now: Instant) -> Rate {
         self.messages.count(client, now, |count| one_more(count, max))
     }
 
@@ -159,14 +159,14 @@ mod tests {
     #[test]
     fn a_client_has_so_many_messages_a_minute() {
         let (rates, now) = (Rates::default(), Instant::now());
-        let client = |n| Place::of([192, 0, 2, n].into());
+        let client = |n| ClientPlace::of([192, 0, 2, n].into());
         let second = Duration::from_secs(1);
         for _ in 0..3 {
             assert_eq!(rates.message(client(1), max(3), now), Rate::Within);
         }
         assert_eq!(rates.message(client(1), max(3), now + 59 * second), Rate::Over);
         assert_eq!(rates.message(client(2), max(3), now), Rate::Within, "another one");
-        assert_eq!(rates.message(Place::Local(0), max(3), now), Rate::Within);
+        assert_eq!(rates.message(ClientPlace::Local(0), max(3), now), Rate::Within);
         assert_eq!(rates.message(client(1), max(3), now + MINUTE), Rate::Within);
     }
 

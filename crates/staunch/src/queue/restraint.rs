@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 use crate::queue::rates::{NoticeRates, Rate};
-use crate::recent::Recent;
+use crate::recent::LruMap;
 
 /// Messages of which it is known that they went back in full: some hundred kilobytes. For one that is forgotten, as at a
 /// restart, it happens once more.
@@ -23,18 +23,18 @@ const RETURNED_MAX: usize = 10_000;
 /// What went out already.
 #[derive(Debug)]
 pub(crate) struct Restraint {
-    returned: Mutex<Recent<MessageId, ()>>,
+    returned: Mutex<LruMap<MessageId, ()>>,
     rates: NoticeRates,
 }
 
 impl Default for Restraint {
     fn default() -> Self {
-        Self { returned: Mutex::new(Recent::new(RETURNED_MAX)), rates: NoticeRates::default() }
+        Self { returned: Mutex::new(LruMap::new(RETURNED_MAX)), rates: NoticeRates::default() }
     }
 }
 
 impl Restraint {
-    fn returned(&self) -> MutexGuard<'_, Recent<MessageId, ()>> {
+    fn returned(&self) -> MutexGuard<'_, LruMap<MessageId, ()>> {
         lock(&self.returned)
     }
 

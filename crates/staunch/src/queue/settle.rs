@@ -9,21 +9,21 @@ use jiff::Timestamp;
 use report::Action;
 use smtp::{HostName, ReversePath};
 use spool::{
-    Attempt, Change, Deferral, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientNo,
-    RecipientState, SettlePermit, Settled, Settlement, StoreError, Told,
+    Attempt, Change, LaneKey, LaneState, LaneTrouble, LaneUpdate, MessageId, RecipientDeferral,
+    RecipientNo, RecipientState, SettlePermit, Settled, Settlement, StoreError, Told,
 };
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::notice::{self, Notice};
 use super::telling::{self, Telling};
-use crate::config::{Config, Patience};
+use crate::config::{Config, DelayWarning};
 use crate::connect::pool::Bottleneck;
 use crate::delivery::log::{self, About};
-use crate::delivery::outcome::{AgeCounts, Answered, Decided, Effect, Outcome};
+use crate::delivery::outcome::{AgeCounts, Decided, LaneEffect, Outcome, TransactionResult};
 use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
-use crate::queue::events::{Due, Finished};
+use crate::queue::events::{DueWork, FinishedAttempt};
 use crate::queue::handle::{Counted, QueueHandle};
 use crate::queue::{damaged, gathered, intake};
 use crate::schedule::after;
@@ -39,7 +39,7 @@ pub(crate) struct Decision {
     /// For each recipient and for the lane.
     pub(crate) decided: Decided,
     /// The transaction, if there was one.
-    pub(crate) answered: Option<Answered>,
+    pub(crate) answered: Option<TransactionResult>,
     /// What stopped the attempt, if there was none.
     pub(crate) problem: Option<Problem>,
     /// The host that lets nobody in, if that is it.
@@ -51,9 +51,9 @@ pub(crate) async fn settle(
     handle: &Arc<QueueHandle>,
     config: &Config,
     permit: SettlePermit,
-    due: &Due,
+    due: &DueWork,
     decision: Decision,
-) -> Finished {
+) -> FinishedAttempt {
     let decided = &decision.decided;
     let patience = patience(handle, config);
     let answered = decision.answered.as_ref();
@@ -73,7 +73,7 @@ pub(crate) async fn settle(
         let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, timing, now));
         targets.clone().map(change).collect()
     };
-    let subject = notice::Subject::from(&due.work);
+    let subject = notice::DsnSubject::from(&due.work);
     write(handle, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
     if timing == FailureTiming::Together {
         handle.gathering.add(&due.lane, &due.work, &failed);
@@ -85,7 +85,7 @@ pub(crate) async fn settle(
             log::recipient_done(about, target, outcome, decision.answered.as_ref());
         }
     }
-    Finished {
+    FinishedAttempt {
         lane: due.lane.clone(),
         message: due.work.message,
         effect: decided.effect,
@@ -148,9 +148,9 @@ pub(super) async fn fail_soon(
 /// Why the lane waits, if it does.
 fn cause(decision: &Decision) -> Option<Problem> {
     match decision.decided.effect {
-        Effect::Works | Effect::Answers | Effect::Neutral => None,
-        Effect::Failed { .. } | Effect::Yielded { .. } => decision.problem.clone(),
-        Effect::Throttled { .. } => decision.problem.clone().or_else(|| {
+        LaneEffect::Works | LaneEffect::Answers | LaneEffect::Neutral => None,
+        LaneEffect::Failed { .. } | LaneEffect::Yielded { .. } => decision.problem.clone(),
+        LaneEffect::Throttled { .. } => decision.problem.clone().or_else(|| {
             let mx = &decision.answered.as_ref()?.mx;
             Some(Problem::new(Reason::Throttled, &format!("{mx} asks for patience")).at(mx))
         }),
@@ -158,8 +158,11 @@ fn cause(decision: &Decision) -> Option<Problem> {
 }
 
 /// The host that took mail.
-fn took(effect: Effect, answered: Option<&Answered>) -> Option<HostName> {
-    answered.and_then(|answered| answered.mx.name()).filter(|_| effect == Effect::Works).cloned()
+fn took(effect: LaneEffect, answered: Option<&TransactionResult>) -> Option<HostName> {
+    answered
+        .and_then(|answered| answered.mx.name())
+        .filter(|_| effect == LaneEffect::Works)
+        .cloned()
 }
 
 /// Recipients of one message that end together: those of one lane, and why each of them.
@@ -204,7 +207,7 @@ pub(super) async fn fail_together(
     }
     let tellings = Telling::failed(&work.sender, failed()).into_iter().collect();
     let changes = || failed().map(|(target, _)| (target.no, Change::Failed)).collect();
-    let subject = notice::Subject::from(work);
+    let subject = notice::DsnSubject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &changes };
     write(handle, config, permit, writing).await;
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
@@ -227,16 +230,16 @@ pub(super) async fn tell_delay(
 ) {
     let delayed = work.targets.iter().map(|target| (target, problem));
     let tellings = Telling::delayed(delayed, told).into_iter().collect();
-    let subject = notice::Subject::from(work);
+    let subject = notice::DsnSubject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &Vec::new };
     write(handle, config, permit, writing).await;
 }
 
 /// By a clock that may be wrong nobody waits too long.
-pub(super) fn patience(handle: &QueueHandle, config: &Config) -> Patience {
+pub(super) fn patience(handle: &QueueHandle, config: &Config) -> DelayWarning {
     match handle.age_counts() {
         AgeCounts::Yes => config.delivery.delay_notice,
-        AgeCounts::ClockSuspect => Patience::ENDLESS,
+        AgeCounts::ClockSuspect => DelayWarning::ENDLESS,
     }
 }
 
@@ -254,7 +257,7 @@ pub(crate) async fn put_aside(
         Problem::new(Reason::LocalError, "an attempt ended in a bug").stored(handle.now());
     let wait = |no| {
         let (problem, attempt) = (Some(problem.clone()), Attempt::Counted);
-        (no, Change::Deferred(Deferral { due_at: until, problem, attempt }))
+        (no, Change::Deferred(RecipientDeferral { due_at: until, problem, attempt }))
     };
     let changes = recipients.into_iter().map(wait).collect();
     let settlement = Settlement { permit, message, changes, notices: Vec::new(), lane: None };
@@ -269,7 +272,7 @@ pub(crate) async fn put_aside(
 
 /// One settlement, in a form that can be made again after a failed write.
 struct Writing<'a> {
-    subject: notice::Subject<'a>,
+    subject: notice::DsnSubject<'a>,
     tellings: Vec<Telling>,
     lane: Option<LaneUpdate>,
     changes: &'a (dyn Fn() -> Vec<(RecipientNo, Change)> + Sync),
@@ -357,12 +360,12 @@ fn change(outcome: &Outcome, timing: FailureTiming, now: Timestamp) -> Change {
     match outcome {
         Outcome::Delivered(_) => Change::Delivered,
         Outcome::Failed(_) if timing == FailureTiming::Now => Change::Failed,
-        Outcome::Failed(problem) => Change::Deferred(Deferral {
+        Outcome::Failed(problem) => Change::Deferred(RecipientDeferral {
             due_at: after(now, gathered::AGAIN),
             problem: Some(problem.stored(now)),
             attempt: Attempt::Counted,
         }),
-        Outcome::Deferred { due_at, problem, attempt } => Change::Deferred(Deferral {
+        Outcome::Deferred { due_at, problem, attempt } => Change::Deferred(RecipientDeferral {
             due_at: *due_at,
             problem: Some(problem.stored(now)),
             attempt: *attempt,
@@ -370,10 +373,10 @@ fn change(outcome: &Outcome, timing: FailureTiming, now: Timestamp) -> Change {
     }
 }
 
-fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpdate> {
+fn lane_update(due: &DueWork, decision: &Decision, now: Timestamp) -> Option<LaneUpdate> {
     let state = match (decision.decided.effect, &decision.problem) {
         (
-            Effect::Failed { retry_at, trouble } | Effect::Yielded { retry_at, trouble },
+            LaneEffect::Failed { retry_at, trouble } | LaneEffect::Yielded { retry_at, trouble },
             Some(problem),
         ) => LaneState::Failing(LaneTrouble {
             failures: trouble.failures,
@@ -382,16 +385,16 @@ fn lane_update(due: &Due, decision: &Decision, now: Timestamp) -> Option<LaneUpd
             problem: problem.stored(now),
         }),
         // Also if nothing was known against it at the start: another attempt may have failed meanwhile.
-        (Effect::Works | Effect::Answers, _) => LaneState::Healthy,
-        (Effect::Failed { .. } | Effect::Yielded { .. }, None)
-        | (Effect::Neutral | Effect::Throttled { .. }, _) => return None,
+        (LaneEffect::Works | LaneEffect::Answers, _) => LaneState::Healthy,
+        (LaneEffect::Failed { .. } | LaneEffect::Yielded { .. }, None)
+        | (LaneEffect::Neutral | LaneEffect::Throttled { .. }, _) => return None,
     };
     Some(LaneUpdate { key: due.lane.clone(), state })
 }
 
 /// When the message is due in this lane again, if it is.
 fn next_due(
-    due: &Due,
+    due: &DueWork,
     decided: &Decided,
     timing: FailureTiming,
     now: Timestamp,

@@ -18,7 +18,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// How many attempts may run at once.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Limits {
+pub(crate) struct ShapingLimits {
     /// In one lane, once it is known to work (`delivery.connections_per_domain`).
     pub(crate) per_lane: u32,
     /// In all lanes (`delivery.connections`).
@@ -40,7 +40,7 @@ pub(crate) struct Shape {
     pub(crate) interval: Option<Duration>,
 }
 
-impl From<&Config> for Limits {
+impl From<&Config> for ShapingLimits {
     fn from(config: &Config) -> Self {
         Self {
             per_lane: count(config.delivery.connections_per_domain),
@@ -52,7 +52,7 @@ impl From<&Config> for Limits {
     }
 }
 
-impl Limits {
+impl ShapingLimits {
     /// How the places are shared.
     pub(super) fn shares(&self) -> Shares {
         Shares { total: self.total, proven_group: self.per_site }
@@ -127,7 +127,7 @@ mod tests {
             messages_per_minute,
         };
         let limits = vec![limit(0, "*.slow.test", Some(2), None), limit(1, "*", None, Some(30))];
-        let limits = Limits { per_lane: 20, total: 100, limits, ..Limits::default() };
+        let limits = ShapingLimits { per_lane: 20, total: 100, limits, ..ShapingLimits::default() };
         let interval = Some(Duration::from_secs(2));
         for (lane, want) in [
             ("a.slow.test", Shape { most: 2, interval: None }),

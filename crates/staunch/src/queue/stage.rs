@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 
 use smtp::ReversePath;
-use spool::{Envelope, Filter, LaneKey, MessageId, QueueRow, Spool};
+use spool::{Filter, LaneKey, MessageId, QueueRow, Spool, StoredEnvelope};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ impl Stage {
         self.events.try_recv().ok()
     }
 
-    pub(super) fn commit(&self, envelope: Envelope) -> MessageId {
+    pub(super) fn commit(&self, envelope: StoredEnvelope) -> MessageId {
         let spool = &self.handle.spool;
         let mut draft = spool.draft(spool.new_id(clock::now()));
         draft.write(BODY).unwrap();

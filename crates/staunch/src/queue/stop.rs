@@ -72,7 +72,9 @@ pub(crate) async fn take_out(
                     state: row.state,
                 };
                 let rows = page.rows.iter().map(place).collect();
-                total.add(take_out_these(handle, verb, Chosen { rows, whole: Vec::new() }).await?);
+                total.add(
+                    take_out_these(handle, verb, ChosenRows { rows, whole: Vec::new() }).await?,
+                );
                 after = page.next;
                 if after.is_none() {
                     break;
@@ -98,26 +100,26 @@ pub(crate) async fn up_to_now(
 
 /// What one step is about.
 #[derive(Debug)]
-struct Chosen {
+struct ChosenRows {
     rows: Vec<RecipientPlace>,
     /// Messages that were chosen as such, with what of them is damaged.
     whole: Vec<MessageId>,
 }
 
-fn places_of(spool: &Spool, ids: &[MessageId]) -> Result<Chosen, StoreError> {
+fn places_of(spool: &Spool, ids: &[MessageId]) -> Result<ChosenRows, StoreError> {
     let mut rows = Vec::new();
     for id in ids {
         rows.extend(spool.places(*id, None)?);
     }
-    Ok(Chosen { rows, whole: ids.to_vec() })
+    Ok(ChosenRows { rows, whole: ids.to_vec() })
 }
 
 async fn take_out_these(
     handle: &Arc<QueueHandle>,
     verb: Verb,
-    chosen: Chosen,
+    chosen: ChosenRows,
 ) -> Result<TakenOut, StoreError> {
-    let Chosen { rows, whole } = chosen;
+    let ChosenRows { rows, whole } = chosen;
     let Stopped { left, under_way } = stop(handle, rows).await?;
     let being_sent = number(under_way.len());
     let count = match verb {

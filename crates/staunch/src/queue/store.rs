@@ -11,11 +11,11 @@ use spool::{
 };
 
 use crate::config::Config;
-use crate::delivery::route::{self, Place};
+use crate::delivery::route::{self, Routing};
 use crate::delivery::underway::Sending;
 use crate::message::{Body, Removals, Rest, Submitter, Target, Work, needs_utf8, onward};
 use crate::queue::damaged;
-use crate::queue::events::Found;
+use crate::queue::events::FoundWork;
 use crate::queue::handle::QueueHandle;
 use crate::schedule::after;
 
@@ -41,10 +41,10 @@ pub(crate) async fn fetch(
     lane: LaneKey,
     known: &HashSet<MessageId>,
     (most, now): (usize, Timestamp),
-) -> Result<Found, StoreError> {
+) -> Result<FoundWork, StoreError> {
     let config = handle.config();
     let as_of = handle.underway.removals();
-    let mut found = Found { work: Vec::new(), next_due: None, place: Place::Right };
+    let mut found = FoundWork { work: Vec::new(), next_due: None, place: Routing::Current };
     let mut after_page = None;
     for _ in 0..PAGES_MAX {
         let page =
@@ -56,7 +56,7 @@ pub(crate) async fn fetch(
         for due in new {
             let onward = onward(&due.options);
             if due.recipients.iter().any(|one| is_astray(&config, &lane, one, onward)) {
-                found.place = Place::Astray;
+                found.place = Routing::Stale;
             }
             if let Some(work) = transaction(&config, &lane, due) {
                 found.add(Work { as_of, ..work });

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::delivery::route;
-use crate::live::Live;
+use crate::live::Reloadable;
 use crate::queue::shaping::Pause;
 
 /// What the marks are called in the store.
@@ -36,7 +36,7 @@ pub(crate) enum Switch {
 
 /// On or off?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Position {
+pub(crate) enum SwitchPosition {
     /// As usual.
     On,
     /// Not since this time, unless it was off already.
@@ -56,7 +56,7 @@ pub(crate) struct Off {
 
 /// What is switched off, as commands print it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Shown {
+pub(crate) struct ShownSwitches {
     /// Since when nothing is sent.
     pub(crate) paused: Option<Timestamp>,
     /// Where nothing is sent to.
@@ -92,7 +92,7 @@ pub(crate) enum SwitchError {
 /// The switches.
 #[derive(Debug)]
 pub(crate) struct Switches {
-    off: Live<Off>,
+    off: Reloadable<Off>,
     store: Spool,
     /// One change at a time.
     turn: Mutex<()>,
@@ -137,7 +137,7 @@ impl Switches {
         if marks.may_lack_some {
             pause_for_safety(&store, &mut off)?;
         }
-        Ok(Self { off: Live::new(off), store, turn: Mutex::new(()) })
+        Ok(Self { off: Reloadable::new(off), store, turn: Mutex::new(()) })
     }
 
     /// What is off now.
@@ -150,7 +150,7 @@ impl Switches {
     /// # Errors
     ///
     /// [`SwitchError`]; then it is as before.
-    pub(crate) async fn turn(&self, switch: Switch, to: Position) -> Result<(), SwitchError> {
+    pub(crate) async fn turn(&self, switch: Switch, to: SwitchPosition) -> Result<(), SwitchError> {
         let _alone = self.turn.lock().await;
         let mut off = Off::clone(&self.off.now());
         let name = match &switch {
@@ -190,13 +190,13 @@ impl Off {
     }
 
     /// For people and scripts.
-    pub(crate) fn shown(&self, config: &Config) -> Shown {
+    pub(crate) fn shown(&self, config: &Config) -> ShownSwitches {
         let hop = |(domain, since): (&HostName, &Timestamp)| ShownHop {
             domain: domain.to_string(),
             since: *since,
             next_hops: route::hops_towards(config, domain),
         };
-        Shown {
+        ShownSwitches {
             paused: self.sending,
             paused_hops: self.hops.iter().map(hop).collect(),
             draining: self.accepting,
@@ -204,15 +204,19 @@ impl Off {
     }
 
     /// Since when `switch` is off after it was turned.
-    fn turned(&mut self, switch: Switch, to: Position) -> Result<Option<Timestamp>, SwitchError> {
+    fn turned(
+        &mut self,
+        switch: Switch,
+        to: SwitchPosition,
+    ) -> Result<Option<Timestamp>, SwitchError> {
         let slot = match switch {
             Switch::Sending => &mut self.sending,
             Switch::Accepting => &mut self.accepting,
             Switch::Hop(hop) => return self.turned_hop(hop, to),
         };
         *slot = match to {
-            Position::On => None,
-            Position::Off(now) => Some(slot.unwrap_or(now)),
+            SwitchPosition::On => None,
+            SwitchPosition::Off(now) => Some(slot.unwrap_or(now)),
         };
         Ok(*slot)
     }
@@ -220,17 +224,19 @@ impl Off {
     fn turned_hop(
         &mut self,
         hop: HostName,
-        to: Position,
+        to: SwitchPosition,
     ) -> Result<Option<Timestamp>, SwitchError> {
         match to {
-            Position::On => match self.hops.remove(&hop) {
+            SwitchPosition::On => match self.hops.remove(&hop) {
                 Some(_) => Ok(None),
                 None => Err(SwitchError::NotPaused(hop)),
             },
-            Position::Off(_) if self.hops.len() >= HOPS_MAX && !self.hops.contains_key(&hop) => {
+            SwitchPosition::Off(_)
+                if self.hops.len() >= HOPS_MAX && !self.hops.contains_key(&hop) =>
+            {
                 Err(SwitchError::TooMany)
             }
-            Position::Off(now) => Ok(Some(*self.hops.entry(hop).or_insert(now))),
+            SwitchPosition::Off(now) => Ok(Some(*self.hops.entry(hop).or_insert(now))),
         }
     }
 }
@@ -255,12 +261,12 @@ mod tests {
         let spool = open();
         let switches = Switches::open(spool.clone()).unwrap();
         for switch in [Switch::Sending, hop("a.test"), hop("b.test"), Switch::Accepting] {
-            switches.turn(switch.clone(), Position::Off(early)).await.unwrap();
-            switches.turn(switch, Position::Off(late)).await.unwrap();
+            switches.turn(switch.clone(), SwitchPosition::Off(early)).await.unwrap();
+            switches.turn(switch, SwitchPosition::Off(late)).await.unwrap();
         }
-        switches.turn(Switch::Sending, Position::On).await.unwrap();
-        switches.turn(hop("b.test"), Position::On).await.unwrap();
-        let again = switches.turn(hop("b.test"), Position::On).await;
+        switches.turn(Switch::Sending, SwitchPosition::On).await.unwrap();
+        switches.turn(hop("b.test"), SwitchPosition::On).await.unwrap();
+        let again = switches.turn(hop("b.test"), SwitchPosition::On).await;
         assert_eq!(again.unwrap_err().to_string(), "b.test is not paused");
         let left = switches.off();
         drop((switches, spool));

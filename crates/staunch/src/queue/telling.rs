@@ -8,8 +8,8 @@ use smtp::params::Notify;
 use smtp::{Domain, Extension, Extensions, Reply, ReversePath, Status};
 use spool::{Change, MessageOptions, RecipientNo, Told};
 
-use crate::config::Patience;
-use crate::delivery::outcome::{Answered, Outcome};
+use crate::config::DelayWarning;
+use crate::delivery::outcome::{Outcome, TransactionResult};
 use crate::message::{Target, Work};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
@@ -20,14 +20,14 @@ pub(crate) struct Telling {
     /// What happened.
     pub(crate) action: Action,
     /// To whom.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<ToldRecipient>,
     /// What is written down of it, so that it is told once; nothing of those who leave the queue.
     told: Option<Told>,
 }
 
 /// What is told about one recipient.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct ToldRecipient {
     /// Who it is.
     pub(crate) target: Target,
     /// The code; a notice gives it the class that its action has.
@@ -40,7 +40,7 @@ pub(crate) struct Entry {
     pub(crate) explanation: String,
 }
 
-impl Entry {
+impl ToldRecipient {
     /// What stopped the message.
     pub(crate) fn problem(target: &Target, problem: &Problem) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Entry {
 }
 
 impl Telling {
-    fn new(action: Action, entries: Vec<Entry>) -> Option<Self> {
+    fn new(action: Action, entries: Vec<ToldRecipient>) -> Option<Self> {
         (!entries.is_empty()).then_some(Self { action, entries, told: None })
     }
 
@@ -79,7 +79,7 @@ impl Telling {
             ReversePath::Mailbox(_) => target.options.wants_failure(),
         };
         let wanted = failed.into_iter().filter(|(target, _)| is_wanted(target));
-        let entries = wanted.map(|(target, problem)| Entry::problem(target, problem));
+        let entries = wanted.map(|(target, problem)| ToldRecipient::problem(target, problem));
         Self::new(Action::Failed, entries.collect())
     }
 
@@ -88,7 +88,8 @@ impl Telling {
         delayed: impl IntoIterator<Item = (&'a Target, &'a Problem)>,
         told: Told,
     ) -> Option<Self> {
-        let entries = delayed.into_iter().map(|(target, problem)| Entry::problem(target, problem));
+        let entries =
+            delayed.into_iter().map(|(target, problem)| ToldRecipient::problem(target, problem));
         let telling = Self::new(Action::Delayed, entries.collect())?;
         Some(Self { told: Some(told), ..telling })
     }
@@ -100,7 +101,7 @@ impl Telling {
     }
 }
 
-impl Patience {
+impl DelayWarning {
     fn with(self, reason: Reason) -> Option<Duration> {
         if reason.is_about_protection() { self.policy } else { self.usual }
     }
@@ -121,8 +122,8 @@ impl Patience {
 pub(crate) fn after_attempt(
     work: &Work,
     outcomes: &[Outcome],
-    answered: Option<&Answered>,
-    patience: Patience,
+    answered: Option<&TransactionResult>,
+    patience: DelayWarning,
     now: Timestamp,
 ) -> Vec<Telling> {
     let (mut failed, mut delayed, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
@@ -139,7 +140,7 @@ pub(crate) fn after_attempt(
                 if work.sender.mailbox().is_some()
                     && wants_relayed(&work.options, target, &answered.extensions) =>
             {
-                relayed.push(Entry::relayed(target, &answered.mx, reply));
+                relayed.push(ToldRecipient::relayed(target, &answered.mx, reply));
             }
             (Outcome::Deferred { .. } | Outcome::Delivered(_), _) => {}
         }
@@ -176,12 +177,12 @@ mod tests {
     use spool::{Attempt, Deadline, MessageId, RecipientOptions};
 
     use super::*;
-    use crate::delivery::outcome::Standing;
+    use crate::delivery::outcome::RulesStanding;
     use crate::message::{Body, Removals, Rest, Submitter, facts_of};
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const PATIENCE: Patience =
-        Patience { usual: Some(HOUR), policy: Some(Duration::from_secs(60)) };
+    const PATIENCE: DelayWarning =
+        DelayWarning { usual: Some(HOUR), policy: Some(Duration::from_secs(60)) };
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -217,9 +218,9 @@ mod tests {
         }
     }
 
-    fn answered(keywords: &str) -> Answered {
+    fn answered(keywords: &str) -> TransactionResult {
         let reply = format!("250-mx\r\n{keywords}250 HELP\r\n");
-        Answered {
+        TransactionResult {
             mx: Domain::parse("mx.b.test").unwrap(),
             address: SocketAddr::from(([192, 0, 2, 1], 25)),
             proof: Proof::Plain,
@@ -228,11 +229,16 @@ mod tests {
             extensions: Extensions::from_reply(&Reply::parse(reply.as_bytes()).unwrap()),
             fates: Vec::new(),
             cut: None,
-            standing: Standing::Current,
+            standing: RulesStanding::Current,
         }
     }
 
-    fn told(work: &Work, outcome: Outcome, answered: Option<&Answered>, now: i64) -> Vec<Action> {
+    fn told(
+        work: &Work,
+        outcome: Outcome,
+        answered: Option<&TransactionResult>,
+        now: i64,
+    ) -> Vec<Action> {
         let tellings = after_attempt(work, &[outcome], answered, PATIENCE, at(now));
         tellings.iter().map(|telling| telling.action).collect()
     }
@@ -296,7 +302,7 @@ mod tests {
             assert_eq!(got == [Action::Delayed], want, "{reason} {attempt:?} {now}");
         }
         let late = deferred(Reason::ConnectFailed, Attempt::Counted);
-        assert!(after_attempt(&work, &[late], None, Patience::ENDLESS, at(99_999)).is_empty());
+        assert!(after_attempt(&work, &[late], None, DelayWarning::ENDLESS, at(99_999)).is_empty());
     }
 
     #[test]

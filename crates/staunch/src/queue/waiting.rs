@@ -77,7 +77,7 @@ mod tests {
     use policy::Onward;
     use smtp::{Mailbox, ReversePath};
     use spool::{
-        Envelope, MessageOptions, NewRecipient, Options, RecipientOptions, RecipientState,
+        MessageOptions, NewRecipient, Options, RecipientOptions, RecipientState, StoredEnvelope,
     };
 
     use super::*;
@@ -99,7 +99,7 @@ mod tests {
             options: RecipientOptions::default(),
             state,
         };
-        let envelope = Envelope {
+        let envelope = StoredEnvelope {
             sender: ReversePath::Null,
             recipients: (0..count).map(recipient).collect(),
             arrived_at: at,

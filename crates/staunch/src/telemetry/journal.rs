@@ -12,9 +12,9 @@ const ENTRY_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection to the journal. Every write is an entry of its own.
 #[derive(Debug)]
-pub(super) struct Journal(UnixDatagram);
+pub(super) struct JournalSocket(UnixDatagram);
 
-impl Journal {
+impl JournalSocket {
     /// # Errors
     ///
     /// When no journal listens.
@@ -25,7 +25,7 @@ impl Journal {
     }
 }
 
-impl Write for Journal {
+impl Write for JournalSocket {
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
         if entry.len() > ENTRY_BYTES_MAX {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -72,7 +72,7 @@ impl Visit for Fields {
 
 /// One event, ready to be shown.
 #[derive(Debug)]
-pub(super) struct Line<'a> {
+pub(super) struct LogLine<'a> {
     pub(super) at: Timestamp,
     pub(super) level: Level,
     pub(super) target: Option<&'a str>,
@@ -81,7 +81,7 @@ pub(super) struct Line<'a> {
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shape {
+pub(super) enum LineShape {
     /// `2026-01-02T03:04:05.678901Z INFO event=… key=value`.
     Text,
     /// One flat object.
@@ -90,13 +90,13 @@ pub(super) enum Shape {
     Journal,
 }
 
-impl Line<'_> {
+impl LogLine<'_> {
     /// The bytes to write, at once.
-    pub(super) fn show(&self, shape: Shape) -> Vec<u8> {
+    pub(super) fn show(&self, shape: LineShape) -> Vec<u8> {
         match shape {
-            Shape::Text => self.text(),
-            Shape::Json => self.json(),
-            Shape::Journal => self.journal(),
+            LineShape::Text => self.text(),
+            LineShape::Json => self.json(),
+            LineShape::Journal => self.journal(),
         }
     }
 
@@ -200,9 +200,9 @@ fn push_field(out: &mut Vec<u8>, name: &str, value: &str) {
 mod tests {
     use super::*;
 
-    fn line(fields: &Fields) -> Line<'_> {
+    fn line(fields: &Fields) -> LogLine<'_> {
         let at = Timestamp::from_second(1_800_000_000).unwrap();
-        Line { at, level: Level::INFO, target: Some("t"), fields }
+        LogLine { at, level: Level::INFO, target: Some("t"), fields }
     }
 
     #[test]

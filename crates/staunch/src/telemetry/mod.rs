@@ -23,7 +23,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use crate::clock;
 use crate::config::{Log, LogFormat, OWN_TARGET, log_filter};
 use crate::lock::lock;
-use line::{Fields, Line, Shape};
+use line::{Fields, LineShape, LogLine};
 pub(crate) use problem::Problem;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
 
@@ -66,14 +66,14 @@ impl LevelControl {
 pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, TelemetryError> {
     let filter = log_filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
     let lines = match log.format {
-        LogFormat::Text => Lines::to_stderr(Shape::Text),
-        LogFormat::Json => Lines::to_stderr(Shape::Json),
-        LogFormat::Journald => Lines::to_journal().map_err(TelemetryError::Journal)?,
+        LogFormat::Text => LogLines::to_stderr(LineShape::Text),
+        LogFormat::Json => LogLines::to_stderr(LineShape::Json),
+        LogFormat::Journald => LogLines::to_journal().map_err(TelemetryError::Journal)?,
         // A journal that is named but does not answer is no reason to be silent.
         LogFormat::Auto if journal::is_stderr() => {
-            Lines::to_journal().unwrap_or_else(|_| Lines::to_stderr(Shape::Text))
+            LogLines::to_journal().unwrap_or_else(|_| LogLines::to_stderr(LineShape::Text))
         }
-        LogFormat::Auto => Lines::to_stderr(Shape::Text),
+        LogFormat::Auto => LogLines::to_stderr(LineShape::Text),
     };
     let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
@@ -81,29 +81,29 @@ pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, Tele
 }
 
 /// Writes each event as one line.
-struct Lines {
-    shape: Shape,
+struct LogLines {
+    shape: LineShape,
     out: Mutex<Box<dyn Write + Send>>,
 }
 
-impl fmt::Debug for Lines {
+impl fmt::Debug for LogLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines").finish_non_exhaustive()
     }
 }
 
-impl Lines {
-    fn to_stderr(shape: Shape) -> Self {
+impl LogLines {
+    fn to_stderr(shape: LineShape) -> Self {
         Self { shape, out: Mutex::new(Box::new(io::stderr())) }
     }
 
     fn to_journal() -> io::Result<Self> {
-        let out = Mutex::new(Box::new(journal::Journal::connect()?) as Box<dyn Write + Send>);
-        Ok(Self { shape: Shape::Journal, out })
+        let out = Mutex::new(Box::new(journal::JournalSocket::connect()?) as Box<dyn Write + Send>);
+        Ok(Self { shape: LineShape::Journal, out })
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
         let mut fields = Fields::default();
@@ -127,7 +127,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         }
         event.record(&mut fields);
         let metadata = event.metadata();
-        let line = Line {
+        let line = LogLine {
             at: clock::now(),
             level: *metadata.level(),
             target: foreign_or_detail(metadata.target(), *metadata.level()),
@@ -170,9 +170,9 @@ mod tests {
     }
 
     /// What `act` logs at `level`, without the times.
-    fn logged(level: &str, shape: Shape, act: impl FnOnce()) -> Vec<String> {
+    fn logged(level: &str, shape: LineShape, act: impl FnOnce()) -> Vec<String> {
         let shared = Shared::default();
-        let lines = Lines { shape, out: Mutex::new(Box::new(shared.clone())) };
+        let lines = LogLines { shape, out: Mutex::new(Box::new(shared.clone())) };
         let subscriber =
             tracing_subscriber::registry().with(lines.with_filter(log_filter(level).unwrap()));
         tracing::subscriber::with_default(subscriber, act);
@@ -199,12 +199,12 @@ mod tests {
             r#"WARN event=deferred message_id=m1 mx=mx.example.net reason=remote_4xx text="550 no\" such\nuser" message="try again""#,
             r#"WARN message_id=m1 mx=mx.example.net empty="" message=odd target=hickory_net"#,
         ];
-        assert_eq!(logged("info", Shape::Text, some_events), want);
+        assert_eq!(logged("info", LineShape::Text, some_events), want);
     }
 
     #[test]
     fn the_level_is_for_our_own_events() {
-        let count = |level| logged(level, Shape::Text, some_events).len();
+        let count = |level| logged(level, LineShape::Text, some_events).len();
         assert_eq!([count("error"), count("warn"), count("info"), count("debug")], [0, 2, 3, 4]);
         assert_eq!(count("info,staunch::dns=debug"), 4);
         assert_eq!(count("info,hickory_net=info"), 4);
@@ -217,7 +217,7 @@ mod tests {
     fn json_lines_are_flat_objects() {
         let shared = Shared::default();
         let out = Mutex::new(Box::new(shared.clone()) as Box<dyn Write + Send>);
-        let lines = Lines { shape: Shape::Json, out };
+        let lines = LogLines { shape: LineShape::Json, out };
         let subscriber = tracing_subscriber::registry().with(lines);
         tracing::subscriber::with_default(subscriber, some_events);
         let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();

@@ -58,8 +58,8 @@ impl Problem {
     }
 
     /// In the store's form.
-    pub(crate) fn stored(&self, at: Timestamp) -> spool::Problem {
-        spool::Problem {
+    pub(crate) fn stored(&self, at: Timestamp) -> spool::StoredProblem {
+        spool::StoredProblem {
             at,
             status: self.status.to_string().into(),
             reason: self.reason.as_str().into(),

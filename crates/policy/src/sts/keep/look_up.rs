@@ -1,5 +1,5 @@
 //! One look-up of one domain's policy as a machine without I/O: what is asked, fetched, written and answered, in this
-//! order. Whoever drives it does what an [`Effect`] says, and tells what came of it.
+//! order. Whoever drives it does what an [`LookUpEffect`] says, and tells what came of it.
 //!
 //! The order of the writes is the guarantee across crashes. That a domain has an `enforce` policy is remembered
 //! beside the mail *before* the first such policy is stored, and changed or forgotten *after* another one has taken
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Alarm, DeferCause, Deferral, FetchFailure, Kept, Listed, Moment, NoPolicy, Plan, PolicyFile,
-    Settings, State, Step, TxtAnswer, Verdict, later,
+    Alarm, CachedPolicy, DeferCause, Deferral, FetchFailure, KeepSettings, Listed, Moment,
+    NoPolicy, Plan, PolicyFile, State, Step, TxtAnswer, Verdict, later,
 };
 use crate::sts::MxPattern;
 use crate::sts::record::Id;
@@ -36,7 +36,7 @@ pub enum Stored {
 
 /// What to do next.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Effect {
+pub enum LookUpEffect {
     /// Ask for the TXT record, then [`LookUp::answered`].
     Ask,
     /// Fetch the policy, then [`LookUp::fetched`], or [`LookUp::not_fetched`].
@@ -90,7 +90,7 @@ enum Purpose {
 #[derive(Debug)]
 pub struct LookUp {
     purpose: Purpose,
-    settings: Settings,
+    settings: KeepSettings,
     before: State,
     state: State,
     fetching: Option<Id>,
@@ -108,21 +108,26 @@ pub struct LookUp {
 
 impl LookUp {
     /// For mail. `listed` is what is remembered beside it.
-    pub fn for_mail(stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+    pub fn for_mail(stored: Stored, listed: Option<Listed>, settings: KeepSettings) -> Self {
         Self::new(Purpose::Mail, stored, listed, settings)
     }
 
     /// For a policy that is to be fetched again, whatever the record says (RFC 8461 §3.3).
-    pub fn for_refresh(stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+    pub fn for_refresh(stored: Stored, listed: Option<Listed>, settings: KeepSettings) -> Self {
         Self::new(Purpose::Refresh, stored, listed, settings)
     }
 
     /// For an operator who wants the policy fetched now, whatever limits and back-off say.
-    pub fn for_order(stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+    pub fn for_order(stored: Stored, listed: Option<Listed>, settings: KeepSettings) -> Self {
         Self::new(Purpose::Order, stored, listed, settings)
     }
 
-    fn new(purpose: Purpose, stored: Stored, listed: Option<Listed>, settings: Settings) -> Self {
+    fn new(
+        purpose: Purpose,
+        stored: Stored,
+        listed: Option<Listed>,
+        settings: KeepSettings,
+    ) -> Self {
         let row = match stored {
             Stored::Row(state) => *state,
             // Whose policy may have been lost is on the list; everybody else is a first contact.
@@ -159,7 +164,7 @@ impl LookUp {
     }
 
     /// A policy of this domain that was not stored.
-    pub fn remember_fleeting(&mut self, kept: Option<Arc<Kept>>) {
+    pub fn remember_fleeting(&mut self, kept: Option<Arc<CachedPolicy>>) {
         self.before.fleeting.clone_from(&kept);
         self.state.fleeting = kept;
     }
@@ -197,7 +202,7 @@ impl LookUp {
     }
 
     /// What DNS says.
-    pub fn answered(&mut self, answer: &TxtAnswer, moment: Moment) -> Effect {
+    pub fn answered(&mut self, answer: &TxtAnswer, moment: Moment) -> LookUpEffect {
         match self.purpose {
             Purpose::Mail => {
                 let plan = self.state.plan(answer, moment, &self.settings);
@@ -241,9 +246,9 @@ impl LookUp {
         }
     }
 
-    fn fetch(&mut self, id: Id) -> Effect {
+    fn fetch(&mut self, id: Id) -> LookUpEffect {
         self.fetching = Some(id);
-        Effect::Fetch
+        LookUpEffect::Fetch
     }
 
     /// What the policy host gave. Without room for one more, a policy of a domain that had none holds for this
@@ -253,7 +258,7 @@ impl LookUp {
         fetched: Result<PolicyFile, FetchFailure>,
         room: Room,
         moment: Moment,
-    ) -> Effect {
+    ) -> LookUpEffect {
         let Some(id) = self.fetching.take() else { return self.as_it_was(moment) };
         let step = self.state.after_fetch(id, fetched, moment, &self.settings);
         let verdict = self.told(step);
@@ -267,7 +272,7 @@ impl LookUp {
     }
 
     /// No fetch was possible for reasons of our own until now: nothing was learnt, and `until` is when to try again.
-    pub fn not_fetched(&mut self, until: jiff::Timestamp, moment: Moment) -> Effect {
+    pub fn not_fetched(&mut self, until: jiff::Timestamp, moment: Moment) -> LookUpEffect {
         self.fetching = None;
         let verdict = if let Some(kept) = self.state.live(moment) {
             Verdict::Use(kept)
@@ -278,7 +283,7 @@ impl LookUp {
     }
 
     /// What became of the write that was wanted last.
-    pub fn written(&mut self, written: Written, moment: Moment) -> Effect {
+    pub fn written(&mut self, written: Written, moment: Moment) -> LookUpEffect {
         let what = self.writing.take();
         match (written, what) {
             (Written::Synced, Some(Write::List(entry))) => self.listed = Some(entry),
@@ -325,7 +330,7 @@ impl LookUp {
     }
 
     /// Nothing was done, and what held before holds.
-    fn as_it_was(&mut self, moment: Moment) -> Effect {
+    fn as_it_was(&mut self, moment: Moment) -> LookUpEffect {
         let verdict = match self.state.live(moment) {
             Some(kept) => Verdict::Use(kept),
             None if self.state.is_lost(moment) => {
@@ -337,7 +342,7 @@ impl LookUp {
         self.decided(verdict, moment)
     }
 
-    fn decided(&mut self, verdict: Verdict, moment: Moment) -> Effect {
+    fn decided(&mut self, verdict: Verdict, moment: Moment) -> LookUpEffect {
         self.answer = verdict;
         let listed = self.state.to_list(moment);
         let row = self.row_write();
@@ -376,11 +381,11 @@ impl LookUp {
         }
     }
 
-    fn next(&mut self) -> Effect {
+    fn next(&mut self) -> LookUpEffect {
         self.writing = self.writes.pop_front();
         match self.writing {
-            Some(write) => Effect::Write(write),
-            None => Effect::Answer(self.answer.clone()),
+            Some(write) => LookUpEffect::Write(write),
+            None => LookUpEffect::Answer(self.answer.clone()),
         }
     }
 }
@@ -409,8 +414,8 @@ fn bound_for_all(state: &State, moment: Moment) -> Bound {
     required(state.live(moment).as_deref())
 }
 
-fn required(policy: Option<&Kept>) -> Bound {
-    match policy.and_then(Kept::requirement) {
+fn required(policy: Option<&CachedPolicy>) -> Bound {
+    match policy.and_then(CachedPolicy::requirement) {
         Some(patterns) => Bound::To(Arc::clone(patterns)),
         None => Bound::Nothing,
     }

@@ -29,7 +29,7 @@ use super::mx_pattern::MxPattern;
 use super::record::{Id, RecordError};
 
 pub use crate::clock::{ClockTrust, Moment};
-pub use look_up::{Effect, LookUp, Room, Stored, Write, Written};
+pub use look_up::{LookUp, LookUpEffect, Room, Stored, Write, Written};
 pub use room::{Surplus, Tenant, Use, surplus};
 pub use state::{FETCH_BACKOFF, FETCHES_PER_HOUR, FailedFetch, RecentFetch, State};
 
@@ -60,7 +60,7 @@ impl PolicyFile {
 
 /// A policy that was fetched, with what is needed to apply, report and refresh it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Kept {
+pub struct CachedPolicy {
     id: Id,
     policy: Policy,
     body: Arc<str>,
@@ -68,7 +68,7 @@ pub struct Kept {
     expires_at: Timestamp,
 }
 
-impl Kept {
+impl CachedPolicy {
     /// The policy in `body`, fetched at `fetched_at` because the record named `id`.
     ///
     /// # Errors
@@ -243,7 +243,7 @@ pub enum OnFailure {
 
 /// What the operator chose (`[mta_sts]`).
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Settings {
+pub struct KeepSettings {
     /// First contact, and the TXT query fails.
     pub dns_failure: OnFailure,
     /// The longest that `Defer` lasts then, per domain.
@@ -254,7 +254,7 @@ pub struct Settings {
     pub refresh_every: Duration,
 }
 
-impl Default for Settings {
+impl Default for KeepSettings {
     fn default() -> Self {
         Self {
             dns_failure: OnFailure::Defer,
@@ -269,7 +269,7 @@ impl Default for Settings {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// This policy holds. Its mode may be `none`.
-    Use(Arc<Kept>),
+    Use(Arc<CachedPolicy>),
     /// None does.
     NoPolicy(NoPolicy),
     /// It cannot be known yet.

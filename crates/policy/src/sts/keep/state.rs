@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use smtp::RemoteText;
 
 use super::{
-    Alarm, ClockTrust, DAY, DeferCause, Deferral, FetchFailure, HOUR, Kept, Listed, Moment,
-    NoPolicy, OnFailure, Plan, PolicyFile, Settings, Step, TxtAnswer, Use, Verdict, later, quiet,
+    Alarm, CachedPolicy, ClockTrust, DAY, DeferCause, Deferral, FetchFailure, HOUR, KeepSettings,
+    Listed, Moment, NoPolicy, OnFailure, Plan, PolicyFile, Step, TxtAnswer, Use, Verdict, later,
+    quiet,
 };
 use crate::sts::record::{Id, RecordError};
 
@@ -62,9 +63,9 @@ pub struct FailedFetch {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct State {
     /// The last policy, also when it has expired.
-    pub kept: Option<Arc<Kept>>,
+    pub kept: Option<Arc<CachedPolicy>>,
     /// The last policy if its `max_age` was 0; not for the store.
-    pub fleeting: Option<Arc<Kept>>,
+    pub fleeting: Option<Arc<CachedPolicy>>,
     /// The last fetches, oldest first, at most [`FETCHES_PER_HOUR`].
     pub recent: Vec<RecentFetch>,
     /// Failures since the last success.
@@ -89,7 +90,12 @@ pub struct State {
 
 impl State {
     /// Decides what holds, given what DNS says now.
-    pub fn plan(&mut self, answer: &TxtAnswer, moment: Moment, settings: &Settings) -> Step<Plan> {
+    pub fn plan(
+        &mut self,
+        answer: &TxtAnswer,
+        moment: Moment,
+        settings: &KeepSettings,
+    ) -> Step<Plan> {
         if self.kept.is_some() || matches!(answer, TxtAnswer::Usable(_)) {
             self.first_used_at.get_or_insert(moment.now);
             note(&mut self.last_used_at, moment.now, HOUR);
@@ -140,15 +146,15 @@ impl State {
     fn plan_usable(
         &mut self,
         id: &Id,
-        live: Option<Arc<Kept>>,
+        live: Option<Arc<CachedPolicy>>,
         moment: Moment,
-        settings: &Settings,
+        settings: &KeepSettings,
     ) -> Step<Plan> {
         self.dns_failing_since = None;
         self.none_seen_at = None;
         self.alarms.remove(&Alarm::DnsFailing);
         self.alarms.remove(&Alarm::RecordGone);
-        let current = |kept: &Kept| kept.id == *id && moment.now < kept.expires_at();
+        let current = |kept: &CachedPolicy| kept.id == *id && moment.now < kept.expires_at();
         match live {
             Some(kept) if current(&kept) => {
                 self.alarms.remove(&Alarm::FetchFailing);
@@ -169,8 +175,9 @@ impl State {
 
     /// The policy of a domain whose `max_age` is so short that mail uses up the fetches of an hour.
     /// Mail need not wait for the next hour, as long as the record still names the same policy.
-    fn hardly_expired(&self, id: &Id, now: Timestamp) -> Option<Arc<Kept>> {
-        let recent = |kept: &&Arc<Kept>| kept.id == *id && is_within(now, kept.fetched_at, HOUR);
+    fn hardly_expired(&self, id: &Id, now: Timestamp) -> Option<Arc<CachedPolicy>> {
+        let recent =
+            |kept: &&Arc<CachedPolicy>| kept.id == *id && is_within(now, kept.fetched_at, HOUR);
         let kept = self.fleeting.iter().chain(&self.kept).find(recent);
         kept.filter(|_| self.first_fetch_failures == 0).map(Arc::clone)
     }
@@ -178,7 +185,7 @@ impl State {
     fn plan_unusable(
         &mut self,
         why: &RecordError,
-        live: Option<Arc<Kept>>,
+        live: Option<Arc<CachedPolicy>>,
         moment: Moment,
     ) -> Step<Plan> {
         self.dns_failing_since = None;
@@ -207,7 +214,7 @@ impl State {
         &mut self,
         text: &RemoteText,
         moment: Moment,
-        settings: &Settings,
+        settings: &KeepSettings,
     ) -> Step<Plan> {
         let now = moment.now;
         // A time to come was written by a clock that was ahead.
@@ -240,9 +247,9 @@ impl State {
         id: Id,
         fetched: Result<PolicyFile, FetchFailure>,
         moment: Moment,
-        settings: &Settings,
+        settings: &KeepSettings,
     ) -> Step<Verdict> {
-        let new = fetched.map(|file| Kept::of(id.clone(), file, moment.now));
+        let new = fetched.map(|file| CachedPolicy::of(id.clone(), file, moment.now));
         self.recent.push(RecentFetch { at: moment.now, id: id.clone(), failed: new.is_err() });
         let surplus = self.recent.len().saturating_sub(FETCHES_PER_HOUR);
         self.recent.drain(..surplus);
@@ -252,7 +259,7 @@ impl State {
         }
     }
 
-    fn keep(&mut self, kept: Kept, moment: Moment) -> Arc<Kept> {
+    fn keep(&mut self, kept: CachedPolicy, moment: Moment) -> Arc<CachedPolicy> {
         let before = self.live(moment);
         self.known_since = match &before {
             Some(before) => self.known_since.or(Some(before.fetched_at)),
@@ -268,13 +275,16 @@ impl State {
                 let lost = known.filter(|_| self.is_lost(moment)).map(|l| l.expires_at);
                 let max_age = kept.policy.max_age();
                 let by_either = (!max_age.is_zero()).then(|| later(moment.latest, max_age));
-                ends.into_iter().chain(lost).chain(by_either).fold(kept, Kept::until_at_least)
+                ends.into_iter()
+                    .chain(lost)
+                    .chain(by_either)
+                    .fold(kept, CachedPolicy::until_at_least)
             }
         };
         // Whatever the clock says, of two it must be told which is newer: somebody may put back the other one.
         let former = self.kept.as_ref().map(|old| old.fetched_at);
         let lost = self.listed.filter(|l| *l != Listed::UNREADABLE).map(|l| l.fetched_at);
-        let kept = former.into_iter().chain(lost).fold(kept, Kept::newer_than);
+        let kept = former.into_iter().chain(lost).fold(kept, CachedPolicy::newer_than);
         // It is in the place of whatever was lost.
         self.listed = None;
         let kept = Arc::new(kept);
@@ -296,7 +306,7 @@ impl State {
         id: Id,
         failure: FetchFailure,
         moment: Moment,
-        settings: &Settings,
+        settings: &KeepSettings,
     ) -> Step<Verdict> {
         let before = self.failed.take().filter(|failed| failed.id == id).map_or(0, |f| f.count);
         let count = before.saturating_add(1);
@@ -327,7 +337,7 @@ impl State {
         &mut self,
         until: Timestamp,
         failure: Option<FetchFailure>,
-        settings: &Settings,
+        settings: &KeepSettings,
     ) -> Step<Verdict> {
         let strict = settings.fetch_failure == OnFailure::Defer;
         if strict || self.first_fetch_failures < FIRST_CONTACT_TRIES {
@@ -338,12 +348,12 @@ impl State {
     }
 
     /// The policy that holds now, whatever DNS says.
-    pub fn live(&self, moment: Moment) -> Option<Arc<Kept>> {
+    pub fn live(&self, moment: Moment) -> Option<Arc<CachedPolicy>> {
         let kept = self.kept.as_ref().filter(|kept| self.holds(kept, moment))?;
         (!self.is_lost(moment)).then(|| Arc::clone(kept))
     }
 
-    fn holds(&self, kept: &Kept, moment: Moment) -> bool {
+    fn holds(&self, kept: &CachedPolicy, moment: Moment) -> bool {
         !self.is_over(kept.fetched_at, kept.expires_at, moment)
     }
 
@@ -382,7 +392,12 @@ impl State {
     /// When the background is to fetch the kept policy again (RFC 8461 §3.3), whatever the record
     /// says: now or later; `None` if it is not to. `jitter` is a random byte that spreads the load: the refresh
     /// comes up to an eighth early.
-    pub fn refresh_at(&self, moment: Moment, jitter: u8, settings: &Settings) -> Option<Timestamp> {
+    pub fn refresh_at(
+        &self,
+        moment: Moment,
+        jitter: u8,
+        settings: &KeepSettings,
+    ) -> Option<Timestamp> {
         let kept = self.live(moment)?;
         let now = moment.now;
         let half_life = (kept.policy.max_age() / 2).max(REFRESH_INTERVAL_MIN);
@@ -403,7 +418,7 @@ impl State {
     }
 
     /// Failed refreshes slow down, from five minutes to the regular interval.
-    fn refresh_retry_at(&self, now: Timestamp, settings: &Settings) -> Timestamp {
+    fn refresh_retry_at(&self, now: Timestamp, settings: &KeepSettings) -> Timestamp {
         let Some(failed) = &self.failed else {
             return now;
         };

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::state::DNS_RETRY;
 use super::*;
-use crate::vectors::{self, Row};
+use crate::vectors::{self, VectorRow};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -28,7 +28,7 @@ fn start() -> Timestamp {
 struct Domain {
     state: State,
     moment: Moment,
-    settings: Settings,
+    settings: KeepSettings,
     txt: TxtAnswer,
     https: Result<&'static str, FetchFailure>,
     gets: usize,
@@ -53,7 +53,7 @@ impl Domain {
         Self {
             state: State::default(),
             moment: Moment::undoubted(start()),
-            settings: Settings::default(),
+            settings: KeepSettings::default(),
             txt: no_record(),
             https: http_500(),
             gets: 0,
@@ -126,7 +126,8 @@ impl Domain {
     /// Saves and loads as the store does, and forgets what it does not save.
     fn restart(&mut self) {
         let kept = self.state.kept.take().map(|kept| {
-            let read = Kept::new(kept.id().clone(), kept.body().as_bytes(), kept.fetched_at());
+            let read =
+                CachedPolicy::new(kept.id().clone(), kept.body().as_bytes(), kept.fetched_at());
             read.unwrap().until_at_least(kept.expires_at()).into()
         });
         self.state = State {
@@ -173,7 +174,7 @@ const ELSEWHERE: [&str; 4] = ["S037", "S038", "S039", "S043"];
 
 #[test]
 fn every_cache_vector_holds() {
-    for Row { id, cells } in vectors::rows("cache.tsv") {
+    for VectorRow { id, cells } in vectors::rows("cache.tsv") {
         if !ELSEWHERE.contains(&id.as_str()) {
             vector(&id, &cells.join(", "));
         }
@@ -275,15 +276,18 @@ fn stored(row: &str) {
             assert_uses(&domain.mail(), V1);
         }
         "S030" | "S031" => {
-            assert!(Kept::new(id("v1"), b"{", start()).is_err());
-            assert!(Kept::new(id("v1"), V1.replace("enforce", "on").as_bytes(), start()).is_err());
+            assert!(CachedPolicy::new(id("v1"), b"{", start()).is_err());
+            assert!(
+                CachedPolicy::new(id("v1"), V1.replace("enforce", "on").as_bytes(), start())
+                    .is_err()
+            );
             let mut domain = Domain { state: lost(), ..Domain::unknown().txt("v1").https(V1) };
             assert_uses(&domain.mail(), V1);
             assert_eq!(domain.gets, 1);
         }
         _ => {
             let body = V1.replace("604800", "31557600");
-            let kept = Kept::new(id("v1"), body.as_bytes(), start()).unwrap();
+            let kept = CachedPolicy::new(id("v1"), body.as_bytes(), start()).unwrap();
             assert_eq!(kept.expires_at().as_second() - start().as_second(), 31_557_600);
         }
     }
@@ -427,10 +431,10 @@ fn lost() -> State {
 
 #[test]
 fn mail_of_a_lost_policy_waits_whatever_dns_says_and_the_operator_chose() {
-    let lax = Settings {
+    let lax = KeepSettings {
         dns_failure: OnFailure::Deliver,
         fetch_failure: OnFailure::Deliver,
-        ..Settings::default()
+        ..KeepSettings::default()
     };
     let two = TxtAnswer::Unusable(RecordError::Several { count: 2 });
     for answer in [no_record(), two, servfail(), TxtAnswer::Usable(id("v1"))] {
@@ -473,7 +477,7 @@ fn a_lost_policy_ends_when_the_old_one_would_have_and_not_by_a_clock_in_doubt() 
 fn a_row_counts_in_place_of_a_lost_policy_only_if_it_is_as_new() {
     let listed = lost().listed;
     let kept = |body: &str, fetched_at| {
-        Some(Arc::new(Kept::new(id("v1"), body.as_bytes(), fetched_at).unwrap()))
+        Some(Arc::new(CachedPolicy::new(id("v1"), body.as_bytes(), fetched_at).unwrap()))
     };
     let before = start().checked_sub(DAY).unwrap();
     let moment = Moment::undoubted(later(start(), HOUR));
@@ -770,10 +774,10 @@ fn refresh_stops_for_policies_that_nobody_uses_or_that_ended() {
 fn short_lived_policies_are_refreshed_at_half_their_life() {
     for (max_age, minutes) in [(60, 30), (3_600, 30), (14_400, 120), (604_800, 24 * 60)] {
         let body = V1.replace("604800", &max_age.to_string());
-        let kept = Kept::new(id("v1"), body.as_bytes(), start()).unwrap();
+        let kept = CachedPolicy::new(id("v1"), body.as_bytes(), start()).unwrap();
         let state = State { kept: Some(kept.into()), ..State::default() };
         let moment = Moment::undoubted(start());
-        let due = state.refresh_at(moment, 0, &Settings::default());
+        let due = state.refresh_at(moment, 0, &KeepSettings::default());
         assert_eq!(due, Some(later(start(), minutes * MINUTE)), "{max_age}");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::cli::exit::{Exit, Failure};
 use crate::clock;
 use crate::config::Config;
-use crate::control::explain::{self, BadQuestion, Question};
+use crate::control::explain::{self, BadQuestion, ExplainQuestion};
 use crate::daemon::{RunError, assemble, replaced};
 
 /// The walk without a daemon: with what the data directory remembers, if nobody else works in it.
@@ -19,7 +19,7 @@ use crate::daemon::{RunError, assemble, replaced};
 /// # Errors
 ///
 /// [`RunError`] when it cannot be begun.
-pub(super) async fn walk(config: &Config, question: Question) -> Result<Value, AloneError> {
+pub(super) async fn walk(config: &Config, question: ExplainQuestion) -> Result<Value, AloneError> {
     let stored = config.data_dir.join("queue.db").exists();
     let at_home = stored.then(|| spool::Spool::open(&config.data_dir, spool::Options::default()));
     let (spool, scratch) = match at_home {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use policy::sts::coverage::{self, MxValues};
-use policy::sts::document::{Lint, Mode, Problem};
+use policy::sts::document::{DocumentProblem, Lint, Mode};
 use serde_json::{Value, json};
 use smtp::HostName;
 
@@ -11,11 +11,11 @@ use smtp::HostName;
 #[derive(Debug)]
 pub(super) struct Covered {
     host: HostName,
-    verdict: Verdict,
+    verdict: CoverVerdict,
 }
 
 #[derive(Debug)]
-enum Verdict {
+enum CoverVerdict {
     /// By this pattern.
     Yes(String),
     /// What happens, and what to add.
@@ -31,17 +31,17 @@ impl Covered {
     }
 
     /// What is wrong, if it is not covered.
-    pub(super) fn problem(&self) -> Option<Problem> {
-        let Verdict::No { effect, hint } = &self.verdict else { return None };
+    pub(super) fn problem(&self) -> Option<DocumentProblem> {
+        let CoverVerdict::No { effect, hint } = &self.verdict else { return None };
         let text = format!("MX {} is not covered: {effect}; {hint}", self.host);
-        Some(Problem { line: None, code: "mx_not_covered", text })
+        Some(DocumentProblem { line: None, code: "mx_not_covered", text })
     }
 
     pub(super) fn in_json(&self) -> Value {
         let (covered, pattern, hint) = match &self.verdict {
-            Verdict::Yes(pattern) => (Some(true), Some(pattern), None),
-            Verdict::No { hint, .. } => (Some(false), None, Some(hint)),
-            Verdict::Open => (None, None, None),
+            CoverVerdict::Yes(pattern) => (Some(true), Some(pattern), None),
+            CoverVerdict::No { hint, .. } => (Some(false), None, Some(hint)),
+            CoverVerdict::Open => (None, None, None),
         };
         json!({ "host": self.host.as_str(), "covered": covered, "pattern": pattern, "hint": hint })
     }
@@ -49,28 +49,28 @@ impl Covered {
     /// Says it, if it is not a problem.
     pub(super) fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
         match &self.verdict {
-            Verdict::Yes(pattern) => writeln!(out, "covered: {} by {pattern}", self.host),
-            Verdict::No { .. } | Verdict::Open => Ok(()),
+            CoverVerdict::Yes(pattern) => writeln!(out, "covered: {} by {pattern}", self.host),
+            CoverVerdict::No { .. } | CoverVerdict::Open => Ok(()),
         }
     }
 }
 
-fn judge(host: &HostName, lint: &Lint) -> Verdict {
+fn judge(host: &HostName, lint: &Lint) -> CoverVerdict {
     let effect = match lint.mode {
         Some(Mode::Enforce) => "senders that obey the policy send it no mail",
         Some(Mode::Testing) => "senders report it as a failure, under enforce it would get no mail",
-        Some(Mode::None) | None => return Verdict::Open,
+        Some(Mode::None) | None => return CoverVerdict::Open,
     };
     if lint.mx.is_empty() {
-        return Verdict::Open;
+        return CoverVerdict::Open;
     }
     if let Some(pattern) = lint.mx.iter().find(|pattern| pattern.matches(host)) {
-        return Verdict::Yes(pattern.to_string());
+        return CoverVerdict::Yes(pattern.to_string());
     }
     let misses: Vec<String> =
         lint.mx.iter().filter_map(|pattern| coverage::near_miss(pattern, host)).collect();
     let why = if misses.is_empty() { String::new() } else { format!(" ({})", misses.join("; ")) };
-    Verdict::No { effect: format!("{effect}{why}"), hint: hint(&coverage::values_for(host)) }
+    CoverVerdict::No { effect: format!("{effect}{why}"), hint: hint(&coverage::values_for(host)) }
 }
 
 fn hint(values: &MxValues) -> String {

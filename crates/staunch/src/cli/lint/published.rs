@@ -1,6 +1,6 @@
 //! What a domain publishes: its MX hosts, the record at `_mta-sts`, and the policy.
 
-use policy::sts::document::Problem;
+use policy::sts::document::DocumentProblem;
 use policy::sts::{MxPattern, RecordError, parse_txt, record_lint};
 use smtp::HostName;
 
@@ -8,12 +8,12 @@ use super::super::door::runtime;
 use super::super::exit::{Exit, Failure};
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
-use crate::dns::{Dns, DnsFailure, Freshness, MailHosts, MxTarget};
-use crate::policies::fetch::{Answers, Fetcher};
+use crate::dns::{DnsFailure, Freshness, MailHosts, MxTarget, Resolver};
+use crate::policies::fetch::{Fetcher, KnownToAnswer};
 
 /// Where the policy comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum PolicySource {
+pub(super) enum PublishedSource {
     /// A file, which is at hand.
     File,
     /// The domain's policy host.
@@ -29,11 +29,11 @@ pub(super) struct Publication {
     /// It says that it takes no mail (RFC 7505).
     pub(super) takes_no_mail: bool,
     /// About MX records.
-    pub(super) errors: Vec<Problem>,
+    pub(super) errors: Vec<DocumentProblem>,
     /// About the TXT record.
-    pub(super) warnings: Vec<Problem>,
+    pub(super) warnings: Vec<DocumentProblem>,
     /// The text of the policy, if it was asked for.
-    pub(super) policy: Option<Result<Vec<u8>, Problem>>,
+    pub(super) policy: Option<Result<Vec<u8>, DocumentProblem>>,
 }
 
 impl Publication {
@@ -45,11 +45,11 @@ impl Publication {
     pub(super) fn look_up(
         domain: &HostName,
         loaded: &Loaded,
-        source: PolicySource,
+        source: PublishedSource,
     ) -> Result<Self, Failure> {
         let config = &loaded.config;
         runtime()?.block_on(async {
-            let dns = Dns::new(&config.dns)
+            let dns = Resolver::new(&config.dns)
                 .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
             let hosts = dns.mail_hosts(domain, Freshness::Cached).await.map_err(failure)?;
             let mut found = Self::from_hosts(domain, hosts)?;
@@ -57,13 +57,13 @@ impl Publication {
             found.warnings = record.warnings;
             match source {
                 // What is published next may come with its record.
-                PolicySource::File => found.warnings.splice(0..0, record.errors).for_each(drop),
+                PublishedSource::File => found.warnings.splice(0..0, record.errors).for_each(drop),
                 // Without a usable record there is no policy (RFC 8461 §3.1).
-                PolicySource::Domain => found.errors.extend(record.errors),
+                PublishedSource::Domain => found.errors.extend(record.errors),
             }
             found.policy = match source {
-                PolicySource::File => None,
-                PolicySource::Domain => Some(fetch(config, dns, domain).await?),
+                PublishedSource::File => None,
+                PublishedSource::Domain => Some(fetch(config, dns, domain).await?),
             };
             Ok(found)
         })
@@ -92,7 +92,7 @@ impl Publication {
                 for record in records {
                     match record.name {
                         MxTarget::Host(host) => found.mx.push(host),
-                        MxTarget::Invalid(text) => found.errors.push(Problem {
+                        MxTarget::Invalid(text) => found.errors.push(DocumentProblem {
                             line: None,
                             code: "mx_invalid",
                             text: format!("the MX record names {text}, which is no host name"),
@@ -123,15 +123,15 @@ fn failure(failure: DnsFailure) -> Failure {
 /// What is wrong or odd about the record.
 #[derive(Debug, Default)]
 struct AboutRecord {
-    errors: Vec<Problem>,
-    warnings: Vec<Problem>,
+    errors: Vec<DocumentProblem>,
+    warnings: Vec<DocumentProblem>,
 }
 
 /// And where else it stands if it does not stand where it should.
-async fn about_record(dns: &Dns, domain: &HostName) -> Result<AboutRecord, Failure> {
+async fn about_record(dns: &Resolver, domain: &HostName) -> Result<AboutRecord, Failure> {
     let Ok(name) = domain.prepend("_mta-sts") else { return Ok(AboutRecord::default()) };
     let lint = record_lint::lint(&dns.txt_records(&name).await.map_err(failure)?);
-    let problem = |finding: record_lint::RecordFinding| Problem {
+    let problem = |finding: record_lint::RecordFinding| DocumentProblem {
         line: None,
         code: finding.code,
         text: format!("TXT {name}: {}", finding.text),
@@ -142,7 +142,7 @@ async fn about_record(dns: &Dns, domain: &HostName) -> Result<AboutRecord, Failu
         warnings: lint.warnings.into_iter().map(problem).collect(),
     };
     if is_missing {
-        about.errors.extend(elsewhere(dns, domain).await.map(|other| Problem {
+        about.errors.extend(elsewhere(dns, domain).await.map(|other| DocumentProblem {
             line: None,
             code: "wrong_name",
             text: format!("TXT {other} has a record of MTA-STS, but senders look at {name} only"),
@@ -152,7 +152,7 @@ async fn about_record(dns: &Dns, domain: &HostName) -> Result<AboutRecord, Failu
 }
 
 /// The names at which people put it by mistake.
-async fn elsewhere(dns: &Dns, domain: &HostName) -> Option<HostName> {
+async fn elsewhere(dns: &Resolver, domain: &HostName) -> Option<HostName> {
     let doubled = HostName::parse(&format!("_mta-sts.{domain}.{domain}")).ok();
     let others = ["mta-sts", "_mta_sts", "mta_sts"].map(|label| domain.prepend(label).ok());
     for name in [Some(domain.clone()), doubled].into_iter().chain(others).flatten() {
@@ -167,13 +167,13 @@ async fn elsewhere(dns: &Dns, domain: &HostName) -> Option<HostName> {
 /// As the daemon fetches it.
 async fn fetch(
     config: &Config,
-    dns: Dns,
+    dns: Resolver,
     domain: &HostName,
-) -> Result<Result<Vec<u8>, Problem>, Failure> {
+) -> Result<Result<Vec<u8>, DocumentProblem>, Failure> {
     let fetcher = Fetcher::new(config, dns, ClockWatch::undoubted())
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    let fetched = fetcher.fetch(domain, Answers::Unknown).await;
-    Ok(fetched.map(|fetched| fetched.body).map_err(|error| Problem {
+    let fetched = fetcher.fetch(domain, KnownToAnswer::Unknown).await;
+    Ok(fetched.map(|fetched| fetched.body).map_err(|error| DocumentProblem {
         line: None,
         code: "policy_fetch_failed",
         text: format!("the policy of {domain} cannot be fetched: {error}"),

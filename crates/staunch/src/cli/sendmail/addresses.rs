@@ -33,7 +33,7 @@ pub(super) struct ReadList {
 
 /// The addresses in `list`; bare names are completed by `completion`.
 pub(super) fn parse(list: &str, completion: Completion<'_>) -> ReadList {
-    let mut reader = Reader { list, at: 0, plain: Part::default(), angle: None };
+    let mut reader = AddressReader { list, at: 0, plain: AddressPart::default(), angle: None };
     let mut read = ReadList::default();
     let mut before = Stop::Comma;
     loop {
@@ -137,7 +137,7 @@ fn without_route(angle: &str) -> &str {
 
 /// A piece of the list that may be an address.
 #[derive(Debug, Default)]
-struct Part {
+struct AddressPart {
     text: String,
     /// Where in the list it ends, without the blanks behind it.
     end: usize,
@@ -154,17 +154,17 @@ enum Stop {
     End,
 }
 
-struct Reader<'a> {
+struct AddressReader<'a> {
     list: &'a str,
     /// Octets that are read.
     at: usize,
     /// What stands outside angle brackets: an address, or a name before them.
-    plain: Part,
+    plain: AddressPart,
     /// What stands inside.
-    angle: Option<Part>,
+    angle: Option<AddressPart>,
 }
 
-impl Reader<'_> {
+impl AddressReader<'_> {
     /// Reads up to the end of a mailbox.
     fn next_mailbox(&mut self) -> Result<Stop, BadList> {
         while let Some(c) = self.peek() {
@@ -175,7 +175,7 @@ impl Reader<'_> {
             match c {
                 ',' | ';' => return Ok(Stop::Comma),
                 // The name of a group, which has no @.
-                ':' if !self.plain.text.contains('@') => self.plain = Part::default(),
+                ':' if !self.plain.text.contains('@') => self.plain = AddressPart::default(),
                 '(' => self.comment()?,
                 '<' => self.angle = Some(self.up_to('>')?),
                 '"' => {
@@ -225,8 +225,8 @@ impl Reader<'_> {
     }
 
     /// What stands before `end`, in which quotes count.
-    fn up_to(&mut self, end: char) -> Result<Part, BadList> {
-        let mut part = Part { text: String::new(), end: self.at };
+    fn up_to(&mut self, end: char) -> Result<AddressPart, BadList> {
+        let mut part = AddressPart { text: String::new(), end: self.at };
         while let Some(c) = self.next() {
             match c {
                 _ if c == end => return Ok(part),

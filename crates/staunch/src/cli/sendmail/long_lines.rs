@@ -5,7 +5,7 @@
 
 use memchr::memmem;
 use smtp::limits::CONTENT_LINE_ACCEPTED_OCTETS;
-use smtp::mime::{Conversion, Goal, LINE_OCTETS_MAX, Refused, Survey};
+use smtp::mime::{Conversion, ConversionRefused, Goal, LINE_OCTETS_MAX, Survey};
 
 /// The message with lines that the daemon takes; nothing changes if it has no others.
 pub(super) fn shortened(message: Vec<u8>) -> Vec<u8> {
@@ -50,8 +50,8 @@ fn is_taken(line: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// [`Refused`] if the message has no form that could be followed.
-fn encoded(message: &[u8]) -> Result<Vec<u8>, Refused> {
+/// [`ConversionRefused`] if the message has no form that could be followed.
+fn encoded(message: &[u8]) -> Result<Vec<u8>, ConversionRefused> {
     let mut survey = Survey::new(Goal { short_lines: true, ..Goal::default() });
     survey.push(message)?;
     let plan = survey.finish()?;

@@ -26,8 +26,8 @@ use crate::config::{Config, Loaded};
 use addresses::{BadList, ReadList};
 use header::{Defaults, Message};
 use local_user::LocalUser;
-use options::{Mode, Options};
-use submit::{Envelope, Refused, Taken};
+use options::{SendmailMode, SendmailOptions};
+use submit::{SubmitRefused, SubmittedEnvelope, TakenMail};
 
 /// Options of all commands that take a value; what stands before a command may be one of them.
 const GLOBAL: [&str; 2] = ["--config", "--log-level"];
@@ -77,16 +77,16 @@ pub(super) fn run(
     arguments: &[OsString],
     load: impl FnOnce() -> Result<Loaded, Failure>,
 ) -> Result<Exit, Failure> {
-    let options = Options::parse(arguments)?;
+    let options = SendmailOptions::parse(arguments)?;
     match options.mode {
-        Mode::Message => message(&options, &load()?.config),
-        Mode::Session => submit::relay(&load()?.config.submit.socket),
-        Mode::Queue => queue::mailq(&load()?),
-        Mode::Aliases => Ok(Exit::Ok),
+        SendmailMode::Message => message(&options, &load()?.config),
+        SendmailMode::Session => submit::relay(&load()?.config.submit.socket),
+        SendmailMode::Queue => queue::mailq(&load()?),
+        SendmailMode::Aliases => Ok(Exit::Ok),
     }
 }
 
-fn message(options: &Options, config: &Config) -> Result<Exit, Failure> {
+fn message(options: &SendmailOptions, config: &Config) -> Result<Exit, Failure> {
     if options.recipients.is_empty() && !options.reads_recipients {
         return Err(failure(Exit::Usage, "say who gets it: addresses, or -t"));
     }
@@ -97,7 +97,7 @@ fn message(options: &Options, config: &Config) -> Result<Exit, Failure> {
     let message = Message::parse(&text);
     let recipients = recipients(options, &message, config)?;
     let content = long_lines::shortened(finished(&message, options, &user, &sender, config));
-    let envelope = Envelope {
+    let envelope = SubmittedEnvelope {
         sender: &sender,
         recipients: &recipients.addresses,
         notify: options.notify,
@@ -110,7 +110,7 @@ fn message(options: &Options, config: &Config) -> Result<Exit, Failure> {
 }
 
 /// What `-f` says, else the user of this process.
-fn sender(options: &Options, user: &LocalUser, config: &Config) -> Result<String, Failure> {
+fn sender(options: &SendmailOptions, user: &LocalUser, config: &Config) -> Result<String, Failure> {
     let written = options.sender.as_deref().map(str::trim).unwrap_or(&user.login);
     if matches!(written, "" | "<>") {
         return Ok(String::new());
@@ -132,7 +132,7 @@ fn at_origin(name: &str, config: &Config) -> String {
 /// Everybody once, in the order of the command line and then of the header; and what is no address. What is an alias the daemon
 /// knows.
 fn recipients(
-    options: &Options,
+    options: &SendmailOptions,
     message: &Message<'_>,
     config: &Config,
 ) -> Result<ReadList, Failure> {
@@ -168,7 +168,7 @@ fn same(address: &str) -> String {
 
 fn finished(
     message: &Message<'_>,
-    options: &Options,
+    options: &SendmailOptions,
     user: &LocalUser,
     sender: &str,
     config: &Config,
@@ -187,13 +187,17 @@ fn finished(
 }
 
 /// Says who has no mail. The others have their mail, as with every sendmail.
-fn ended(taken: &Taken, faults: &[BadList], options: &Options) -> Result<Exit, Failure> {
+fn ended(
+    taken: &TakenMail,
+    faults: &[BadList],
+    options: &SendmailOptions,
+) -> Result<Exit, Failure> {
     if options.is_verbose {
         for answer in &taken.answers {
             writeln!(stdout(), "{answer}")?;
         }
     }
-    let line = |one: &Refused| format!("sendmail: <{}>: {}", one.recipient, one.text);
+    let line = |one: &SubmitRefused| format!("sendmail: <{}>: {}", one.recipient, one.text);
     let mut lines = lines(faults);
     lines.extend(taken.refused.iter().map(line));
     match (faults, taken.refused.as_slice()) {

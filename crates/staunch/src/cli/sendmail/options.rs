@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) enum Mode {
+pub(super) enum SendmailMode {
     /// `-bm`: a message comes on stdin.
     #[default]
     Message,
@@ -37,8 +37,8 @@ pub(super) enum LoneDot {
 
 /// The command line, understood.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Options {
-    pub(super) mode: Mode,
+pub(super) struct SendmailOptions {
+    pub(super) mode: SendmailMode,
     pub(super) lone_dot: LoneDot,
     /// `-t`: To, Cc and Bcc say who gets it, too.
     pub(super) reads_recipients: bool,
@@ -63,7 +63,7 @@ const WITH_VALUE: &str = "ABCDFLNORVXbdefhopr";
 /// Letters with a value in the same word only: `-q` and `-q30m`.
 const WITH_ATTACHED: &str = "q";
 
-impl Options {
+impl SendmailOptions {
     /// Understands the words behind the program's name.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl Options {
             't' => self.reads_recipients = true,
             'i' => self.lone_dot = LoneDot::Stays,
             'v' => self.is_verbose = true,
-            'I' => self.mode = Mode::Aliases,
+            'I' => self.mode = SendmailMode::Aliases,
             // Relaying, submission, connected mode, no aliasing, the sender too, no expansion.
             'G' | 'U' | 'c' | 'n' | 'm' | 'x' => {}
             _ => return Err(usage(&format!("-{letter}: no such option"))),
@@ -154,12 +154,12 @@ impl Options {
     }
 }
 
-fn mode(value: &str) -> Result<Mode, Failure> {
+fn mode(value: &str) -> Result<SendmailMode, Failure> {
     match value {
-        "m" => Ok(Mode::Message),
-        "s" => Ok(Mode::Session),
-        "p" => Ok(Mode::Queue),
-        "i" => Ok(Mode::Aliases),
+        "m" => Ok(SendmailMode::Message),
+        "s" => Ok(SendmailMode::Session),
+        "p" => Ok(SendmailMode::Queue),
+        "i" => Ok(SendmailMode::Aliases),
         "d" | "D" | "l" => Err(usage(&format!("-b{value}: the daemon is `staunch run`"))),
         "v" => Err(usage("-bv: `staunch explain ADDRESS` says what would happen")),
         _ => Err(usage(&format!("-b{value}: no such mode"))),
@@ -183,8 +183,8 @@ fn usage(text: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Options, Failure> {
-        Options::parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+    fn parse(line: &str) -> Result<SendmailOptions, Failure> {
+        SendmailOptions::parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
     }
 
     fn recipients(of: &[&str]) -> Vec<String> {
@@ -193,13 +193,13 @@ mod tests {
 
     #[test]
     fn the_command_lines_that_programs_use_are_understood() {
-        let base = Options { lone_dot: LoneDot::Stays, ..Options::default() };
+        let base = SendmailOptions { lone_dot: LoneDot::Stays, ..SendmailOptions::default() };
         let from = |sender: &str| Some(sender.to_owned());
         let cases = [
             // Debian's cron, cronie, PHP's mail() with and without its fifth argument.
             (
                 "-FCronDaemon -i -B8BITMIME -oem root",
-                Options {
+                SendmailOptions {
                     full_name: from("CronDaemon"),
                     recipients: recipients(&["root"]),
                     ..base.clone()
@@ -207,17 +207,17 @@ mod tests {
             ),
             (
                 "-FCronDaemon -i -odi -oem -oi -t -f root",
-                Options {
+                SendmailOptions {
                     full_name: from("CronDaemon"),
                     reads_recipients: true,
                     sender: from("root"),
                     ..base.clone()
                 },
             ),
-            ("-t -i", Options { reads_recipients: true, ..base.clone() }),
+            ("-t -i", SendmailOptions { reads_recipients: true, ..base.clone() }),
             (
                 "-t -i -fbounce@x.example",
-                Options {
+                SendmailOptions {
                     reads_recipients: true,
                     sender: from("bounce@x.example"),
                     ..base.clone()
@@ -226,7 +226,7 @@ mod tests {
             // git send-email, mutt, Rails, mailx.
             (
                 "-f a@x.example -i b@y.example c@y.example",
-                Options {
+                SendmailOptions {
                     sender: from("a@x.example"),
                     recipients: recipients(&["b@y.example", "c@y.example"]),
                     ..base.clone()
@@ -234,16 +234,16 @@ mod tests {
             ),
             (
                 "-oem -oi -- -odd@x.example b@y.example",
-                Options {
+                SendmailOptions {
                     recipients: recipients(&["-odd@x.example", "b@y.example"]),
                     ..base.clone()
                 },
             ),
-            ("-ti", Options { reads_recipients: true, ..base.clone() }),
+            ("-ti", SendmailOptions { reads_recipients: true, ..base.clone() }),
             ("-oi -O DeliveryMode=b -L tag -A m -h 3 -em -G -n", base.clone()),
             (
                 "-N never -Rhdrs -V a+b -r a@x.example -v -f",
-                Options {
+                SendmailOptions {
                     notify: Some(Notify::Never),
                     returns: Some(Return::Headers),
                     envelope_id: EnvelopeId::parse("a+2Bb"),
@@ -259,18 +259,18 @@ mod tests {
             // The empty envelope sender is a word of its own.
             let empty = line.ends_with("-f").then(OsString::new);
             let words: Vec<OsString> = words.chain(empty).collect();
-            assert_eq!(Options::parse(&words), Ok(want), "{line}");
+            assert_eq!(SendmailOptions::parse(&words), Ok(want), "{line}");
         }
     }
 
     #[test]
     fn each_mode_has_its_letter() {
         let cases = [
-            ("-bm", Mode::Message),
-            ("-b s", Mode::Session),
-            ("-bp", Mode::Queue),
-            ("-bi", Mode::Aliases),
-            ("-I", Mode::Aliases),
+            ("-bm", SendmailMode::Message),
+            ("-b s", SendmailMode::Session),
+            ("-bp", SendmailMode::Queue),
+            ("-bi", SendmailMode::Aliases),
+            ("-I", SendmailMode::Aliases),
         ];
         for (line, want) in cases {
             assert_eq!(parse(line).unwrap().mode, want, "{line}");
@@ -309,6 +309,6 @@ mod tests {
             assert!(!failure.text.contains(char::is_control), "{line}");
         }
         use std::os::unix::ffi::OsStringExt;
-        assert!(Options::parse(&[OsString::from_vec(vec![0xff])]).is_err());
+        assert!(SendmailOptions::parse(&[OsString::from_vec(vec![0xff])]).is_err());
     }
 }

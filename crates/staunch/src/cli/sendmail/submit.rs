@@ -20,7 +20,7 @@ const TOO_MANY_RECIPIENTS: u16 = 452;
 
 /// From whom to whom, and what they want to hear of it.
 #[derive(Clone, Debug)]
-pub(super) struct Envelope<'a> {
+pub(super) struct SubmittedEnvelope<'a> {
     /// Empty for the null sender.
     pub(super) sender: &'a str,
     /// At least one.
@@ -30,7 +30,7 @@ pub(super) struct Envelope<'a> {
     pub(super) envelope_id: Option<&'a EnvelopeId>,
 }
 
-impl Envelope<'_> {
+impl SubmittedEnvelope<'_> {
     /// Does it need RFC 6531?
     fn is_utf8(&self) -> bool {
         !self.sender.is_ascii() || self.recipients.iter().any(|recipient| !recipient.is_ascii())
@@ -84,16 +84,16 @@ fn need(extensions: &Extensions, extension: Extension, what: &str) -> Result<(),
 
 /// What became of a message.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct TakenMail {
     /// The answer to each transaction that carried it.
     pub(super) answers: Vec<Reply>,
     /// Who has no mail.
-    pub(super) refused: Vec<Refused>,
+    pub(super) refused: Vec<SubmitRefused>,
 }
 
 /// Somebody who has no mail, and will have none.
 #[derive(Clone, Debug)]
-pub(super) struct Refused {
+pub(super) struct SubmitRefused {
     /// Who.
     pub(super) recipient: String,
     /// Never [`Exit::TemporaryFailure`].
@@ -102,7 +102,7 @@ pub(super) struct Refused {
     pub(super) text: String,
 }
 
-impl Taken {
+impl TakenMail {
     /// Nobody of `rest` has mail, for this reason; those refused since `refused_before` have their own.
     fn give_up(&mut self, rest: &[String], refused_before: usize, failure: &Failure) {
         let exit = match failure.exit {
@@ -123,8 +123,9 @@ impl Taken {
             format!("not taken, unlike the recipients before; send to this one again: {why}");
         let known = self.refused.split_off(refused_before);
         let left = rest.iter().filter(|one| known.iter().all(|known| known.recipient != **one));
-        let left: Vec<_> =
-            left.map(|one| Refused { recipient: one.clone(), exit, text: text.clone() }).collect();
+        let left: Vec<_> = left
+            .map(|one| SubmitRefused { recipient: one.clone(), exit, text: text.clone() })
+            .collect();
         self.refused.extend(known.into_iter().chain(left));
     }
 }
@@ -136,20 +137,20 @@ impl Taken {
 ///
 /// A [`Failure`] if nothing was taken: with [`Exit::TemporaryFailure`] for whatever may work later. Once
 /// something was taken, no failure is temporary: a caller that tries again sends to everybody again, also to
-/// those who have their copy. Who is left is [`Taken::refused`] then.
+/// those who have their copy. Who is left is [`TakenMail::refused`] then.
 pub(super) fn submit(
     socket: &Path,
     name: &str,
-    envelope: &Envelope<'_>,
+    envelope: &SubmittedEnvelope<'_>,
     content: &[u8],
-) -> Result<Taken, Failure> {
+) -> Result<TakenMail, Failure> {
     let mut dialog = Dialog::open(socket)?;
     let greeting = dialog.reply()?;
     expected(&greeting, ReplyClass::Success)?;
     let hello = dialog.command(&format!("EHLO {name}"))?;
     expected(&hello, ReplyClass::Success)?;
     dialog.extensions = Extensions::from_reply(&hello);
-    let mut taken = Taken::default();
+    let mut taken = TakenMail::default();
     let mut rest = envelope.recipients;
     while !rest.is_empty() {
         let refused_before = taken.refused.len();
@@ -290,9 +291,9 @@ impl Dialog {
     fn transaction<'r>(
         &mut self,
         recipients: &'r [String],
-        envelope: &Envelope<'_>,
+        envelope: &SubmittedEnvelope<'_>,
         content: &[u8],
-        taken: &mut Taken,
+        taken: &mut TakenMail,
     ) -> Result<&'r [String], Failure> {
         let mail = self.command(&envelope.mail(content, &self.extensions)?)?;
         expected(&mail, ReplyClass::Success)?;
@@ -311,15 +312,15 @@ impl Dialog {
     fn recipients<'r>(
         &mut self,
         recipients: &'r [String],
-        envelope: &Envelope<'_>,
-        taken: &mut Taken,
+        envelope: &SubmittedEnvelope<'_>,
+        taken: &mut TakenMail,
     ) -> Result<(&'r [String], &'r [String]), Failure> {
         let mut accepted = 0;
         for (at, recipient) in recipients.iter().enumerate() {
             let reply = self.command(&envelope.rcpt(recipient, &self.extensions)?)?;
             match reply.class() {
                 ReplyClass::Success => accepted += 1,
-                ReplyClass::Permanent => taken.refused.push(Refused {
+                ReplyClass::Permanent => taken.refused.push(SubmitRefused {
                     recipient: recipient.clone(),
                     exit: exit_of(&reply),
                     text: reply.to_string(),
@@ -405,10 +406,10 @@ mod tests {
     }
 
     /// Of a message for a, b and c.
-    fn submitted(answers: &'static [&'static str]) -> Result<Taken, Failure> {
+    fn submitted(answers: &'static [&'static str]) -> Result<TakenMail, Failure> {
         let (_dir, path) = daemon(answers);
         let recipients = ["a", "b", "c"].map(|name| format!("{name}@x.example"));
-        let envelope = Envelope {
+        let envelope = SubmittedEnvelope {
             sender: "",
             recipients: &recipients,
             notify: None,
@@ -462,14 +463,14 @@ mod tests {
         let all = offer("\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN");
         let recipients = vec!["b@x.example".to_owned()];
         let id = EnvelopeId::parse("a").unwrap();
-        let plain = Envelope {
+        let plain = SubmittedEnvelope {
             sender: "",
             recipients: &recipients,
             notify: None,
             returns: None,
             envelope_id: None,
         };
-        let rich = Envelope {
+        let rich = SubmittedEnvelope {
             sender: "ü@x.example",
             notify: Some(Notify::Never),
             returns: Some(Return::Full),

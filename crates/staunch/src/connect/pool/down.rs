@@ -14,7 +14,7 @@ use spool::LaneKey;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::places::State;
+use super::places::PoolState;
 use crate::connect::pool::{Bottleneck, Pool, Slot};
 use crate::connect::{ConnectFailure, DownHost, PoolKey};
 
@@ -213,7 +213,7 @@ impl Pool {
         self.shared.closing.cancelled().await;
     }
 
-    fn let_in(&self, state: &mut State, key: &PoolKey) {
+    fn let_in(&self, state: &mut PoolState, key: &PoolKey) {
         if state.down.let_in(key, Instant::now()) {
             state.wanted.made(Bottleneck::Host(Arc::new(key.clone())));
             self.shared.room_made.notify_one();
@@ -254,11 +254,11 @@ mod tests {
     use smtp::{Domain, HostName};
 
     use super::*;
-    use crate::connect::{ConnectCause, Door, Sources};
+    use crate::connect::{ConnectCause, Endpoint, Sources};
 
     fn key(host: &str) -> PoolKey {
         let host = Domain::Name(HostName::parse(host).unwrap());
-        PoolKey { route: None, sources: Sources::default(), host, door: Door::mx(25) }
+        PoolKey { route: None, sources: Sources::default(), host, door: Endpoint::mx(25) }
     }
 
     fn fails(hosts: &mut DownHosts, key: &PoolKey, lane: &LaneKey, at: Instant) -> bool {

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::down::DownHosts;
-use super::row::{Entry, Room, Row};
-use super::site::{Site, Turn, site_of};
+use super::row::{MissingRoom, ParkedEntry, ParkedRow};
+use super::site::{RateSlot, Site, site_of};
 use super::strangers::{Claim, Strangers};
 use super::wanted::{Bottleneck, Wanted};
 use crate::connect::PoolKey;
@@ -19,11 +19,11 @@ use crate::connect::pool::{Checkout, PoolLimits};
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;
-/// Ours: so many entries in [`State::row`] are not worth a look at which of them still count.
+/// Ours: so many entries in [`PoolState::row`] are not worth a look at which of them still count.
 const ROW_MIN: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct PoolState {
     pub(super) limits: PoolLimits,
     pub(super) hosts: HashMap<PoolKey, Host>,
     /// By their place in `limits.limits`.
@@ -32,9 +32,9 @@ pub(super) struct State {
     pub(super) open: usize,
     /// Counts waiters and parked connections.
     pub(super) serial: u64,
-    /// Parked connections in the order of their parking; [`State::forget_reused`] bounds how many of them
+    /// Parked connections in the order of their parking; [`PoolState::forget_reused`] bounds how many of them
     /// may be in use again.
-    pub(super) row: Row,
+    pub(super) row: ParkedRow,
     /// Does a task watch over `row`?
     pub(super) has_reaper: bool,
     /// Places taken by all hosts of a registrable domain.
@@ -126,7 +126,7 @@ impl Host {
     }
 }
 
-impl State {
+impl PoolState {
     pub(super) fn new(limits: PoolLimits) -> Self {
         Self {
             limits,
@@ -134,7 +134,7 @@ impl State {
             sites: HashMap::new(),
             open: 0,
             serial: 0,
-            row: Row::default(),
+            row: ParkedRow::default(),
             has_reaper: false,
             domains: HashMap::new(),
             down: DownHosts::default(),
@@ -186,10 +186,10 @@ impl State {
     }
 
     /// When the next message may go to the site of `key`.
-    pub(super) fn turn(&mut self, key: &PoolKey, now: Instant) -> Turn {
+    pub(super) fn turn(&mut self, key: &PoolKey, now: Instant) -> RateSlot {
         // Looked up and not remembered: a host without places has no entry.
-        let Some(site) = site_of(&self.limits.limits, &key.host) else { return Turn::Now };
-        let Some(limit) = self.limits.limits.get(site) else { return Turn::Now };
+        let Some(site) = site_of(&self.limits.limits, &key.host) else { return RateSlot::Now };
+        let Some(limit) = self.limits.limits.get(site) else { return RateSlot::Now };
         self.sites.entry(site).or_default().turn_in_line(limit, now, self.limits.per_host)
     }
 
@@ -343,8 +343,8 @@ impl State {
     }
 
     /// An unused connection, to make room for another host: of whichever host, or of the same site.
-    pub(super) fn take_oldest_parked(&mut self, room: Room) -> Option<(PoolKey, Parked)> {
-        while let Some(Entry { key, serial, until: _ }) = self.row.pop_oldest(room) {
+    pub(super) fn take_oldest_parked(&mut self, room: MissingRoom) -> Option<(PoolKey, Parked)> {
+        while let Some(ParkedEntry { key, serial, until: _ }) = self.row.pop_oldest(room) {
             if let Some(parked) = self.unpark(&key, serial) {
                 return Some((key, parked));
             }

@@ -8,7 +8,7 @@ use crate::connect::PoolKey;
 
 /// A connection that was parked. It may be in use again.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ParkedEntry {
     /// When its time is over.
     pub(super) until: Instant,
     /// Whose it is.
@@ -19,7 +19,7 @@ pub(super) struct Entry {
 
 /// Where room is missing.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Room {
+pub(super) enum MissingRoom {
     InPool,
     AtSite(usize),
 }
@@ -27,13 +27,13 @@ pub(super) enum Room {
 /// What was parked, first come first; each site's by itself, so that nobody has to look through all of it for one
 /// of them. The rest of the world counts as a site, too, and there are few of them.
 #[derive(Debug, Default)]
-pub(super) struct Row {
-    by_site: BTreeMap<Option<usize>, VecDeque<Entry>>,
+pub(super) struct ParkedRow {
+    by_site: BTreeMap<Option<usize>, VecDeque<ParkedEntry>>,
 }
 
-impl Row {
+impl ParkedRow {
     /// One more, behind all others.
-    pub(super) fn push(&mut self, site: Option<usize>, entry: Entry) {
+    pub(super) fn push(&mut self, site: Option<usize>, entry: ParkedEntry) {
         self.by_site.entry(site).or_default().push_back(entry);
     }
 
@@ -43,16 +43,16 @@ impl Row {
     }
 
     /// The next one whose time `is_over`.
-    pub(super) fn pop_over(&mut self, is_over: impl Fn(Instant) -> bool) -> Option<Entry> {
+    pub(super) fn pop_over(&mut self, is_over: impl Fn(Instant) -> bool) -> Option<ParkedEntry> {
         let site = self.firsts().find(|(_, entry)| is_over(entry.until)).map(|(site, _)| site)?;
         self.by_site.get_mut(&site)?.pop_front()
     }
 
     /// The one that was parked first.
-    pub(super) fn pop_oldest(&mut self, room: Room) -> Option<Entry> {
+    pub(super) fn pop_oldest(&mut self, room: MissingRoom) -> Option<ParkedEntry> {
         let site = match room {
-            Room::AtSite(site) => Some(site),
-            Room::InPool => self.firsts().min_by_key(|(_, entry)| entry.serial)?.0,
+            MissingRoom::AtSite(site) => Some(site),
+            MissingRoom::InPool => self.firsts().min_by_key(|(_, entry)| entry.serial)?.0,
         };
         self.by_site.get_mut(&site)?.pop_front()
     }
@@ -60,7 +60,7 @@ impl Row {
     /// The sites are others now.
     pub(super) fn sort_anew(&mut self, site_of: impl Fn(&PoolKey) -> Option<usize>) {
         let before = std::mem::take(&mut self.by_site);
-        let mut entries: Vec<Entry> = before.into_values().flatten().collect();
+        let mut entries: Vec<ParkedEntry> = before.into_values().flatten().collect();
         entries.sort_unstable_by_key(|entry| entry.serial);
         for entry in entries {
             self.push(site_of(&entry.key), entry);
@@ -73,13 +73,13 @@ impl Row {
     }
 
     /// Drops those that do not count any more.
-    pub(super) fn retain(&mut self, counts: impl Fn(&Entry) -> bool) {
+    pub(super) fn retain(&mut self, counts: impl Fn(&ParkedEntry) -> bool) {
         for entries in self.by_site.values_mut() {
             entries.retain(&counts);
         }
     }
 
-    fn firsts(&self) -> impl Iterator<Item = (Option<usize>, &Entry)> {
+    fn firsts(&self) -> impl Iterator<Item = (Option<usize>, &ParkedEntry)> {
         self.by_site.iter().filter_map(|(site, entries)| Some((*site, entries.front()?)))
     }
 }
@@ -91,16 +91,17 @@ mod tests {
     use smtp::{Domain, HostName};
 
     use super::*;
-    use crate::connect::{Door, Sources};
+    use crate::connect::{Endpoint, Sources};
 
-    fn entry(serial: u64, start: Instant) -> Entry {
+    fn entry(serial: u64, start: Instant) -> ParkedEntry {
         let host = Domain::Name(HostName::parse(&format!("mx{serial}.test")).unwrap());
-        let key = PoolKey { route: None, sources: Sources::default(), host, door: Door::mx(25) };
-        Entry { until: start + Duration::from_secs(serial), key, serial }
+        let key =
+            PoolKey { route: None, sources: Sources::default(), host, door: Endpoint::mx(25) };
+        ParkedEntry { until: start + Duration::from_secs(serial), key, serial }
     }
 
-    fn row(sites: &[Option<usize>], start: Instant) -> Row {
-        let mut row = Row::default();
+    fn row(sites: &[Option<usize>], start: Instant) -> ParkedRow {
+        let mut row = ParkedRow::default();
         for (site, serial) in sites.iter().zip(0..) {
             row.push(*site, entry(serial, start));
         }
@@ -111,12 +112,12 @@ mod tests {
     fn the_oldest_is_found_of_a_site_and_of_all() {
         let mut row = row(&[None, Some(1), None, Some(0), Some(1)], Instant::now());
         let mut oldest = |room| row.pop_oldest(room).map(|entry| entry.serial);
-        assert_eq!(oldest(Room::AtSite(1)), Some(1));
-        assert_eq!(oldest(Room::InPool), Some(0));
-        assert_eq!(oldest(Room::AtSite(0)), Some(3));
-        assert_eq!(oldest(Room::AtSite(0)), None);
-        assert_eq!([oldest(Room::InPool), oldest(Room::InPool)], [Some(2), Some(4)]);
-        assert_eq!(oldest(Room::InPool), None);
+        assert_eq!(oldest(MissingRoom::AtSite(1)), Some(1));
+        assert_eq!(oldest(MissingRoom::InPool), Some(0));
+        assert_eq!(oldest(MissingRoom::AtSite(0)), Some(3));
+        assert_eq!(oldest(MissingRoom::AtSite(0)), None);
+        assert_eq!([oldest(MissingRoom::InPool), oldest(MissingRoom::InPool)], [Some(2), Some(4)]);
+        assert_eq!(oldest(MissingRoom::InPool), None);
     }
 
     #[test]
@@ -136,7 +137,7 @@ mod tests {
     fn other_sites_keep_the_order() {
         let mut row = row(&[Some(0), Some(1), Some(0), None], Instant::now());
         row.sort_anew(|_| Some(7));
-        let order = std::iter::from_fn(|| row.pop_oldest(Room::AtSite(7)));
+        let order = std::iter::from_fn(|| row.pop_oldest(MissingRoom::AtSite(7)));
         assert_eq!(order.map(|entry| entry.serial).collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Site {
 
 /// When a message may begin.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum RateSlot {
     /// At once.
     Now,
     /// Then; the place in the line is kept until it is.
@@ -65,8 +65,8 @@ impl Site {
     /// Turns are handed out evenly over the minute, so no minute has more than its number. So many as may
     /// have a connection wait for theirs, and `most` where that is not limited: the others are told when to
     /// come again.
-    pub(super) fn turn_in_line(&mut self, limit: &Limit, now: Instant, most: usize) -> Turn {
-        let Some(per_minute) = limit.messages_per_minute else { return Turn::Now };
+    pub(super) fn turn_in_line(&mut self, limit: &Limit, now: Instant, most: usize) -> RateSlot {
+        let Some(per_minute) = limit.messages_per_minute else { return RateSlot::Now };
         let interval = MINUTE / u32::try_from(per_minute).unwrap_or(u32::MAX);
         let turn = self.next.map_or(now, |next| next.max(now));
         let wait = turn.duration_since(now);
@@ -74,13 +74,13 @@ impl Site {
         let in_line = Arc::strong_count(&self.line) - 1;
         let most = limit.connections.unwrap_or(most).max(1);
         if !wait.is_zero() && (wait > TURN_WAIT_MAX || in_line >= most) {
-            return Turn::TooFar(wait);
+            return RateSlot::TooFar(wait);
         }
         self.next = Some(turn + interval);
         if wait.is_zero() {
-            Turn::Now
+            RateSlot::Now
         } else {
-            Turn::At(turn, InLine { _line: Arc::clone(&self.line) })
+            RateSlot::At(turn, InLine { _line: Arc::clone(&self.line) })
         }
     }
 }
@@ -119,12 +119,12 @@ mod tests {
         let (mut site, now) = (Site::default(), Instant::now());
         let mut lines = Vec::new();
         let mut seconds = |site: &mut Site, at: Instant| match site.turn_in_line(&limit, at, 10) {
-            Turn::Now => Ok(at.duration_since(now).as_secs()),
-            Turn::At(turn, line) => {
+            RateSlot::Now => Ok(at.duration_since(now).as_secs()),
+            RateSlot::At(turn, line) => {
                 lines.push(line);
                 Ok(turn.duration_since(now).as_secs())
             }
-            Turn::TooFar(wait) => Err(wait.as_secs()),
+            RateSlot::TooFar(wait) => Err(wait.as_secs()),
         };
         let turns: Vec<_> = (0..5).map(|_| seconds(&mut site, now)).collect();
         assert_eq!(turns, [Ok(0), Ok(10), Ok(20), Ok(30), Err(40)]);
@@ -137,11 +137,11 @@ mod tests {
     fn as_many_wait_for_their_turn_as_may_have_a_connection() {
         let limit = Limit { connections: Some(1), ..limit(0, "*", 60) };
         let (mut site, now) = (Site::default(), Instant::now());
-        assert!(matches!(site.turn_in_line(&limit, now, 10), Turn::Now));
+        assert!(matches!(site.turn_in_line(&limit, now, 10), RateSlot::Now));
         let first = site.turn_in_line(&limit, now, 10);
-        assert!(matches!(first, Turn::At(..)));
-        assert!(matches!(site.turn_in_line(&limit, now, 10), Turn::TooFar(_)));
+        assert!(matches!(first, RateSlot::At(..)));
+        assert!(matches!(site.turn_in_line(&limit, now, 10), RateSlot::TooFar(_)));
         drop(first);
-        assert!(matches!(site.turn_in_line(&limit, now, 10), Turn::At(..)));
+        assert!(matches!(site.turn_in_line(&limit, now, 10), RateSlot::At(..)));
     }
 }

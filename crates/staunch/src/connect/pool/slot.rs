@@ -10,14 +10,14 @@ pub(crate) struct Slot {
     pub(super) key: PoolKey,
     pub(super) is_counted: bool,
     /// Is there a session in it?
-    pub(super) holds: Holds,
+    pub(super) holds: SlotHolds,
     /// Counts the configurations that connections were made under.
     pub(super) epoch: u64,
 }
 
 /// What is in a place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Holds {
+pub(super) enum SlotHolds {
     /// Nothing yet.
     Nothing,
     /// A session.
@@ -26,16 +26,16 @@ pub(super) enum Holds {
 
 impl Slot {
     pub(super) fn has_session(&mut self) {
-        if self.holds == Holds::Nothing {
-            self.holds = Holds::Session;
+        if self.holds == SlotHolds::Nothing {
+            self.holds = SlotHolds::Session;
             self.pool.note_session(&self.key);
         }
     }
 
     /// The session has ended; the place is good for another one.
     pub(super) fn without_session(mut self) -> Self {
-        if self.holds == Holds::Session {
-            self.holds = Holds::Nothing;
+        if self.holds == SlotHolds::Session {
+            self.holds = SlotHolds::Nothing;
             self.pool.note_session_end(&self.key);
         }
         self

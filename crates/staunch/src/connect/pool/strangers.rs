@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::Pool;
 use super::wanted::Bottleneck;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// Ours: so many are remembered that took mail, some 40 octets each. Who is left out has as many connections as one
 /// host.
@@ -15,14 +15,14 @@ const KNOWN_MAX: usize = 100_000;
 /// Who has how many connections.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    open: HashMap<Place, usize>,
+    open: HashMap<ClientPlace, usize>,
     /// These took mail.
-    known: HashSet<Place>,
+    known: HashSet<ClientPlace>,
 }
 
 impl Strangers {
     /// Room for how many more connections?
-    pub(super) fn room(&self, place: Place, most: usize) -> usize {
+    pub(super) fn room(&self, place: ClientPlace, most: usize) -> usize {
         if self.known.contains(&place) {
             return most;
         }
@@ -30,7 +30,7 @@ impl Strangers {
     }
 
     /// One more. `false`: there is no need to count it, since it took mail.
-    fn open(&mut self, place: Place) -> bool {
+    fn open(&mut self, place: ClientPlace) -> bool {
         let is_stranger = !self.known.contains(&place);
         if is_stranger {
             *self.open.entry(place).or_default() += 1;
@@ -38,7 +38,7 @@ impl Strangers {
         is_stranger
     }
 
-    fn close(&mut self, place: Place) {
+    fn close(&mut self, place: ClientPlace) {
         let Some(open) = self.open.get_mut(&place) else { return };
         *open = open.saturating_sub(1);
         if *open == 0 {
@@ -47,7 +47,7 @@ impl Strangers {
     }
 
     /// It took mail. Is that news?
-    pub(super) fn know(&mut self, place: Place) -> bool {
+    pub(super) fn know(&mut self, place: ClientPlace) -> bool {
         let is_new = self.known.len() < KNOWN_MAX && self.known.insert(place);
         if is_new {
             self.open.remove(&place);
@@ -60,7 +60,7 @@ impl Strangers {
 #[derive(Debug)]
 pub(crate) struct Claim {
     pool: Pool,
-    place: Place,
+    place: ClientPlace,
 }
 
 impl Drop for Claim {
@@ -76,7 +76,7 @@ impl Pool {
     ///
     /// [`Bottleneck`] when there are as many connections to it as may be.
     pub(crate) fn claim(&self, address: IpAddr) -> Result<Option<Claim>, Bottleneck> {
-        let place = Place::of(address);
+        let place = ClientPlace::of(address);
         let mut state = self.lock();
         if state.strangers.room(place, state.limits.per_host) == 0 {
             return Err(Bottleneck::Address(place));
@@ -95,14 +95,14 @@ impl Pool {
         address: IpAddr,
     ) -> Result<Option<Claim>, Bottleneck> {
         match claim {
-            Some(claim) if claim.place == Place::of(address) => Ok(Some(claim)),
+            Some(claim) if claim.place == ClientPlace::of(address) => Ok(Some(claim)),
             Some(_) | None => self.claim(address),
         }
     }
 
     /// `address` took mail: it is no stranger any more.
     pub(crate) fn know(&self, address: IpAddr) {
-        let place = Place::of(address);
+        let place = ClientPlace::of(address);
         self.note_stranger(place, |strangers| {
             strangers.know(place);
         });
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_stranger_has_the_connections_of_one_host_and_who_took_mail_is_none() {
         let mut strangers = Strangers::default();
-        let place = |text: &str| Place::of(text.parse().unwrap());
+        let place = |text: &str| ClientPlace::of(text.parse().unwrap());
         let (one, other) = (place("192.0.2.1"), place("192.0.2.2"));
         assert!(strangers.open(one) && strangers.open(one));
         assert_eq!([strangers.room(one, 2), strangers.room(other, 2)], [0, 2]);

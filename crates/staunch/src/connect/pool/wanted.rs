@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use smtp::HostName;
 
-use super::places::State;
+use super::places::PoolState;
 use crate::connect::PoolKey;
 use crate::connect::pool::Pool;
-use crate::place::Place;
+use crate::place::ClientPlace;
 
 /// Connections of ours that are all in use.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -20,7 +20,7 @@ pub(crate) enum Bottleneck {
     /// Those to the hosts of one `[[limit]]`, by its place in the list.
     Limit(usize),
     /// Those to one address that never took mail.
-    Address(Place),
+    Address(ClientPlace),
 }
 
 /// Where room is waited for, and where there is some.
@@ -98,7 +98,7 @@ impl Pool {
     }
 
     /// Tells who wants to hear of it that something at `key` changed.
-    pub(super) fn note_room(&self, state: &mut State, key: &PoolKey) {
+    pub(super) fn note_room(&self, state: &mut PoolState, key: &PoolKey) {
         if state.wanted.is_empty() {
             return;
         }
@@ -106,7 +106,7 @@ impl Pool {
         self.note_room_at(state, shared);
     }
 
-    pub(super) fn note_room_at(&self, state: &mut State, shared: Vec<Bottleneck>) {
+    pub(super) fn note_room_at(&self, state: &mut PoolState, shared: Vec<Bottleneck>) {
         state.note_room(shared);
         if state.wanted.has_made() {
             self.shared.room_made.notify_one();

@@ -2,7 +2,7 @@
 //!
 //! A resumed handshake shows the chain of the first one and proves nothing anew: that both sides know the
 //! secret means that the peer is the one of the first handshake. So all hangs on what that one proved.
-//! A [`Family`] is one full handshake and the sessions that descend from it; it is used by one handshake at
+//! A [`SessionFamily`] is one full handshake and the sessions that descend from it; it is used by one handshake at
 //! a time, and only a family whose peer has proved that it has its certificate's key is ever put back.
 //! The chain itself is judged by `policy::AuthorizedMx::admit` as that of a new session is, at its own time.
 
@@ -35,14 +35,14 @@ const UNUSED_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// One full handshake and its descendants.
 #[derive(Debug)]
-pub(super) struct Family {
+pub(super) struct SessionFamily {
     /// To shake hands with.
     pub(super) config: Arc<ClientConfig>,
     recorder: Arc<Recorder>,
     since: Instant,
 }
 
-impl Family {
+impl SessionFamily {
     /// A family of its own, by `template`.
     pub(super) fn new(template: &ClientConfig, algorithms: WebPkiSupportedAlgorithms) -> Self {
         let recorder = Arc::new(Recorder { algorithms, proven: AtomicBool::new(false) });
@@ -79,7 +79,7 @@ pub(crate) enum Hello {
 /// The families at rest.
 #[derive(Clone, Debug)]
 pub(super) struct Stock {
-    families: Cache<StockKey, Arc<Mutex<Vec<Family>>>>,
+    families: Cache<StockKey, Arc<Mutex<Vec<SessionFamily>>>>,
 }
 
 impl Default for Stock {
@@ -91,7 +91,7 @@ impl Default for Stock {
 
 impl Stock {
     /// A family for the next handshake, which then has it alone.
-    pub(super) fn take(&self, key: &StockKey) -> Option<Family> {
+    pub(super) fn take(&self, key: &StockKey) -> Option<SessionFamily> {
         let families = self.families.get(key)?;
         let mut families = lock(&families);
         families.retain(|family| family.since.elapsed() < FAMILY_AGE_MAX);
@@ -99,7 +99,7 @@ impl Stock {
     }
 
     /// Keeps a family for later if it is worth it.
-    pub(super) fn put(&self, key: &StockKey, family: Family) {
+    pub(super) fn put(&self, key: &StockKey, family: SessionFamily) {
         if !family.is_proven() {
             return;
         }
@@ -121,10 +121,10 @@ impl Stock {
 
 /// The last session of a family; a peer that hands out many gains nothing.
 #[derive(Default)]
-struct OneSession(Mutex<Kept>);
+struct OneSession(Mutex<KeptSession>);
 
 #[derive(Default)]
-struct Kept {
+struct KeptSession {
     group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
     tls13: Option<Tls13ClientSessionValue>,

@@ -14,12 +14,12 @@ use crate::control::Control;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
+pub(super) struct AdminPeer {
     /// The kernel's word (SO_PEERCRED), if it gave one.
     pub(super) uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, AdminListener>> for Peer {
+impl Connected<IncomingStream<'_, AdminListener>> for AdminPeer {
     fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
         Self { uid: stream.io().uid() }
     }
@@ -27,12 +27,12 @@ impl Connected<IncomingStream<'_, AdminListener>> for Peer {
 
 /// Why a request has no answer.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct AdminRefused {
     pub(super) status: StatusCode,
     pub(super) text: String,
 }
 
-impl Refused {
+impl AdminRefused {
     pub(super) fn bad(text: impl ToString) -> Self {
         Self { status: StatusCode::BAD_REQUEST, text: text.to_string() }
     }
@@ -46,7 +46,7 @@ impl Refused {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for AdminRefused {
     fn into_response(self) -> Response {
         (self.status, Json(json!({ "error": self.text }))).into_response()
     }
@@ -56,12 +56,12 @@ impl IntoResponse for Refused {
 pub(super) async fn ask_store<T: Send + 'static>(
     control: &Arc<Control>,
     query: impl FnOnce(&Control) -> Result<T, spool::StoreError> + Send + 'static,
-) -> Result<T, Refused> {
+) -> Result<T, AdminRefused> {
     let control = Arc::clone(control);
     match tokio::task::spawn_blocking(move || query(&control)).await {
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(Refused::missing(error)),
-        Ok(Err(error)) => Err(Refused::failed(error)),
-        Err(error) => Err(Refused::failed(error)),
+        Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(AdminRefused::missing(error)),
+        Ok(Err(error)) => Err(AdminRefused::failed(error)),
+        Err(error) => Err(AdminRefused::failed(error)),
     }
 }

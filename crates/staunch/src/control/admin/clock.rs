@@ -6,18 +6,18 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use serde_json::{Value, json};
 
-use super::answer::{Peer, Refused};
-use crate::clock::Doubt;
+use super::answer::{AdminPeer, AdminRefused};
+use crate::clock::ClockDoubt;
 use crate::control::Control;
 
 /// Ends a doubt about the clock.
 pub(super) async fn trust(
     State(control): State<Arc<Control>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-) -> Result<Json<Value>, Refused> {
+    ConnectInfo(peer): ConnectInfo<AdminPeer>,
+) -> Result<Json<Value>, AdminRefused> {
     let ended =
         control.queue.clock.trust(&control.queue.spool, peer.uid).await.map_err(|error| {
-            Refused::failed(format!("believed now, but a restart may doubt it again: {error}"))
+            AdminRefused::failed(format!("believed now, but a restart may doubt it again: {error}"))
         })?;
     Ok(Json(json!({ "clock_suspect": ended.map(shown) })))
 }
@@ -27,6 +27,6 @@ pub(super) fn suspect(control: &Control) -> Value {
     json!(control.queue.clock.doubt().map(shown))
 }
 
-fn shown(doubt: Doubt) -> Value {
+fn shown(doubt: ClockDoubt) -> Value {
     json!({ "offset_seconds": doubt.offset.as_secs(), "seconds_left": doubt.left.as_secs() })
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use mail_parser::{Address, Message, MessageParser};
 use serde_json::{Value, json};
 use smtp::RemoteText;
-use spool::{Body, MessageId, StoreError};
+use spool::{MessageId, StoreError, StoredBody};
 
 use crate::control::Control;
 
@@ -23,11 +23,11 @@ pub(super) fn of_message(control: &Control, id: MessageId, header_octets: u64) -
     read.map_or(Value::Null, |octets| decoded(&octets))
 }
 
-fn front(body: Body, octets: u64) -> io::Result<Vec<u8>> {
+fn front(body: StoredBody, octets: u64) -> io::Result<Vec<u8>> {
     let mut read = Vec::new();
     match body {
-        Body::Memory(bytes) => (&bytes[..]).take(octets).read_to_end(&mut read)?,
-        Body::File { file, .. } => file.take(octets).read_to_end(&mut read)?,
+        StoredBody::Memory(bytes) => (&bytes[..]).take(octets).read_to_end(&mut read)?,
+        StoredBody::File { file, .. } => file.take(octets).read_to_end(&mut read)?,
     };
     Ok(read)
 }

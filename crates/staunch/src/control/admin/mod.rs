@@ -33,10 +33,10 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
-use crate::control::explain::{self, Question};
+use crate::control::explain::{self, ExplainQuestion};
 use crate::dns::ServerState;
 use crate::socket_file::{self, MayOpen};
-use answer::{Peer, Refused};
+use answer::{AdminPeer, AdminRefused};
 use listener::AdminListener;
 
 /// Owner and group; others have no business with the queue.
@@ -83,7 +83,7 @@ fn group_id(name: &str) -> Option<u32> {
 
 /// Answers until `stop`; then who has asked gets a last answer.
 pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, stop: CancellationToken) {
-    let service = router(control).into_make_service_with_connect_info::<Peer>();
+    let service = router(control).into_make_service_with_connect_info::<AdminPeer>();
     let service = axum::serve(AdminListener::new(listener), service);
     let service = service.with_graceful_shutdown(stop.clone().cancelled_owned());
     let patience = async {
@@ -146,11 +146,11 @@ async fn to_the_end(State(control): State<Arc<Control>>, request: Request, next:
     let (head, body) = request.into_parts();
     // Before it begins: a request that never comes whole is nothing that the end of the daemon waits for.
     let Ok(body) = body::to_bytes(body, REQUEST_OCTETS_MAX).await else {
-        return Refused::bad("the request is too long, or broke off").into_response();
+        return AdminRefused::bad("the request is too long, or broke off").into_response();
     };
     let request = Request::from_parts(head, Body::from(body));
     let done = control.queue.tracker.spawn(next.run(request)).await;
-    done.unwrap_or_else(|_| Refused::failed("the request ended in a bug").into_response())
+    done.unwrap_or_else(|_| AdminRefused::failed("the request ended in a bug").into_response())
 }
 
 /// Is everything there that is needed to take mail?
@@ -198,21 +198,21 @@ fn resolver(server: &ServerState) -> Value {
 }
 
 /// Waits until the configuration was read again, and applied or refused.
-async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refused> {
+async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Value>, AdminRefused> {
     let (asker, answer) = oneshot::channel();
-    let ended = || Refused::failed("the daemon is about to end");
+    let ended = || AdminRefused::failed("the daemon is about to end");
     control.reloads.send(asker).await.map_err(|_| ended())?;
     match answer.await.map_err(|_| ended())? {
         Ok(changed) => Ok(Json(json!({ "changed": changed }))),
-        Err(text) => Err(Refused { status: StatusCode::UNPROCESSABLE_ENTITY, text }),
+        Err(text) => Err(AdminRefused { status: StatusCode::UNPROCESSABLE_ENTITY, text }),
     }
 }
 
 async fn explained(
     State(control): State<Arc<Control>>,
-    Query(question): Query<Question>,
-) -> Result<Json<Value>, Refused> {
-    explain::walk(&control.queue, question).await.map(Json).map_err(Refused::bad)
+    Query(question): Query<ExplainQuestion>,
+) -> Result<Json<Value>, AdminRefused> {
+    explain::walk(&control.queue, question).await.map(Json).map_err(AdminRefused::bad)
 }
 
 #[cfg(test)]

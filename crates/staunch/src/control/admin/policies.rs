@@ -10,7 +10,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use smtp::HostName;
 
-use super::answer::{Refused, ask_store};
+use super::answer::{AdminRefused, ask_store};
 use crate::control::Control;
 
 pub(super) async fn list(State(control): State<Arc<Control>>) -> Response {
@@ -35,19 +35,19 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Response {
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
-) -> Result<Response, Refused> {
+) -> Result<Response, AdminRefused> {
     let domain = parse(&domain)?;
     let name = domain.to_string();
     match ask_store(&control, move |control| control.queue.outbound.policies.show(&domain)).await? {
         Some(detail) => Ok(Json(detail).into_response()),
-        None => Err(Refused::missing(format!("nothing is known about {name}"))),
+        None => Err(AdminRefused::missing(format!("nothing is known about {name}"))),
     }
 }
 
 pub(super) async fn refresh(
     State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
-) -> Result<Response, Refused> {
+) -> Result<Response, AdminRefused> {
     let domain = parse(&domain)?;
     let result = control.queue.outbound.policies.refresh(&domain).await;
     Ok(Json(result).into_response())
@@ -56,25 +56,25 @@ pub(super) async fn refresh(
 pub(super) async fn forget(
     State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let domain = parse(&domain)?;
-    if control.queue.outbound.policies.forget(&domain).await.map_err(Refused::failed)? {
+    if control.queue.outbound.policies.forget(&domain).await.map_err(AdminRefused::failed)? {
         return Ok(Json(json!({ "forgotten": domain.as_str() })));
     }
-    Err(Refused::missing(format!("nothing is known about {domain}")))
+    Err(AdminRefused::missing(format!("nothing is known about {domain}")))
 }
 
 pub(super) async fn forget_host(
     State(control): State<Arc<Control>>,
     Path(host): Path<String>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let host = parse(&host)?;
-    if control.queue.outbound.hosts.forget(&host).await.map_err(Refused::failed)? {
+    if control.queue.outbound.hosts.forget(&host).await.map_err(AdminRefused::failed)? {
         return Ok(Json(json!({ "forgotten": host.as_str() })));
     }
-    Err(Refused::missing(format!("nothing is known about {host}")))
+    Err(AdminRefused::missing(format!("nothing is known about {host}")))
 }
 
-fn parse(domain: &str) -> Result<HostName, Refused> {
-    HostName::parse(domain).map_err(|error| Refused::bad(format!("{domain:?}: {error}")))
+fn parse(domain: &str) -> Result<HostName, AdminRefused> {
+    HostName::parse(domain).map_err(|error| AdminRefused::bad(format!("{domain:?}: {error}")))
 }

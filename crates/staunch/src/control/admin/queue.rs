@@ -14,10 +14,10 @@ use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
     Acted, DamagedRecipient, Deadline, Filter, LaneKey, LaneTrouble, ListCursor, MessageId,
-    MessageOptions, Problem, QueueRow, RecipientState, Selection, StoreError,
+    MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
 };
 
-use super::answer::{Refused, ask_store};
+use super::answer::{AdminRefused, ask_store};
 use super::header;
 use crate::control::Control;
 use crate::queue::events::Event;
@@ -32,7 +32,7 @@ const PIECE: usize = 64 * 1024;
 
 /// Which recipients to list.
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct WantedPage {
     domain: Option<String>,
     state: Option<String>,
     reason: Option<String>,
@@ -43,14 +43,14 @@ pub(super) struct Wanted {
 struct Listing {
     control: Arc<Control>,
     filter: Filter,
-    wanted: Wanted,
+    wanted: WantedPage,
     /// Lanes that wait: their cause and time hold for all who wait in them.
     troubles: HashMap<LaneKey, LaneTrouble>,
     left: u64,
-    at: At,
+    at: ListPosition,
 }
 
-enum At {
+enum ListPosition {
     Start,
     After(ListCursor),
     End,
@@ -58,24 +58,24 @@ enum At {
 
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
-    Query(wanted): Query<Wanted>,
-) -> Result<Response, Refused> {
+    Query(wanted): Query<WantedPage>,
+) -> Result<Response, AdminRefused> {
     let state = match wanted.state.as_deref() {
         None | Some("sending") => None,
         Some("queued") => Some(RecipientState::Queued),
         Some(HELD) => Some(RecipientState::Held),
-        Some(other) => return Err(Refused::bad(format!("state: {other:?} is not a state"))),
+        Some(other) => return Err(AdminRefused::bad(format!("state: {other:?} is not a state"))),
     };
     let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
     let cause = wanted.reason.as_deref().map(Cause::parse).transpose()?;
     let (state, wanted) = match cause {
-        Some(Cause::Held) => (Some(RecipientState::Held), Wanted { reason: None, ..wanted }),
+        Some(Cause::Held) => (Some(RecipientState::Held), WantedPage { reason: None, ..wanted }),
         Some(Cause::Reason(_)) | None => (state, wanted),
     };
     let troubles = ask_store(&control, troubles).await?;
     let filter = Filter { domain, state, ..Filter::default() };
     let left = wanted.limit.unwrap_or(u64::MAX);
-    let listing = Listing { control, filter, wanted, troubles, left, at: At::Start };
+    let listing = Listing { control, filter, wanted, troubles, left, at: ListPosition::Start };
     Ok(Body::from_stream(stream::try_unfold(listing, next_lines)).into_response())
 }
 
@@ -85,9 +85,9 @@ pub(super) fn troubles(control: &Control) -> Result<HashMap<LaneKey, LaneTrouble
 
 async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, String> {
     let after = match listing.at {
-        At::Start => None,
-        At::After(cursor) => Some(cursor),
-        At::End => return Ok(None),
+        ListPosition::Start => None,
+        ListPosition::After(cursor) => Some(cursor),
+        ListPosition::End => return Ok(None),
     };
     let filter = listing.filter.clone();
     let page =
@@ -105,13 +105,13 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
         }
     }
     listing.at = match page.next {
-        Some(cursor) if listing.left > 0 => At::After(cursor),
-        Some(_) | None => At::End,
+        Some(cursor) if listing.left > 0 => ListPosition::After(cursor),
+        Some(_) | None => ListPosition::End,
     };
     Ok(Some((Bytes::from(lines), listing)))
 }
 
-impl Wanted {
+impl WantedPage {
     fn fits(&self, line: &Value) -> bool {
         let is = |key: &str, want: &Option<String>| {
             want.as_deref()
@@ -178,7 +178,7 @@ fn shown_damaged(damaged: &DamagedRecipient) -> Value {
     })
 }
 
-fn last_problem(problem: &Problem) -> Value {
+fn last_problem(problem: &StoredProblem) -> Value {
     json!({
         "at": problem.at.to_string(),
         "status": &*problem.status,
@@ -191,7 +191,7 @@ fn last_problem(problem: &Problem) -> Value {
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let id = parse_id(&id)?;
     let troubles = ask_store(&control, troubles).await?;
     let found = ask_store(&control, move |control| {
@@ -201,7 +201,9 @@ pub(super) async fn show(
             (message, header)
         }))
     });
-    let Some((message, header)) = found.await? else { return Err(Refused::missing(no_such(id))) };
+    let Some((message, header)) = found.await? else {
+        return Err(AdminRefused::missing(no_such(id)));
+    };
     let recipients: Vec<Value> = message
         .recipients
         .iter()
@@ -249,11 +251,11 @@ fn options(options: &MessageOptions) -> Value {
 pub(super) async fn body(
     State(control): State<Arc<Control>>,
     Path(id): Path<String>,
-) -> Result<Response, Refused> {
+) -> Result<Response, AdminRefused> {
     let id = parse_id(&id)?;
     match ask_store(&control, move |control| control.queue.spool.body(id)).await? {
-        spool::Body::Memory(bytes) => Ok(bytes.to_vec().into_response()),
-        spool::Body::File { file, .. } => {
+        spool::StoredBody::Memory(bytes) => Ok(bytes.to_vec().into_response()),
+        spool::StoredBody::File { file, .. } => {
             let pieces = stream::try_unfold(tokio::fs::File::from_std(file), next_piece);
             Ok(Body::from_stream(pieces).into_response())
         }
@@ -281,7 +283,7 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    fn selection(self) -> Result<Selection, Refused> {
+    fn selection(self) -> Result<Selection, AdminRefused> {
         let filter = match (&*self.ids, self.domain, self.reason, self.all) {
             ([], None, None, true) => Filter::default(),
             ([], Some(domain), None, false) => {
@@ -292,7 +294,7 @@ impl Chosen {
                 let ids: Result<_, _> = self.ids.iter().map(|id| parse_id(id)).collect();
                 return Ok(Selection::Messages(ids?));
             }
-            _ => return Err(Refused::bad("one of ids, domain, reason and all is needed")),
+            _ => return Err(AdminRefused::bad("one of ids, domain, reason and all is needed")),
         };
         Ok(Selection::Matching(filter))
     }
@@ -301,7 +303,7 @@ impl Chosen {
 pub(super) async fn retry(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     control.queue.outbound.pool.ask_down_hosts();
     let again = |control: &Control, what: &Selection, from| {
         control.queue.spool.retry(what, control.queue.now(), from)
@@ -314,14 +316,14 @@ pub(super) async fn retry(
 pub(super) async fn release(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let free = |control: &Control, what: &Selection, from| {
         control.queue.spool.release(what, control.queue.now(), from)
     };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
     let selection = match chosen.selection()? {
         Selection::Matching(filter) => Selection::Matching(
-            stop::up_to_now(&control.queue, filter).await.map_err(Refused::failed)?,
+            stop::up_to_now(&control.queue, filter).await.map_err(AdminRefused::failed)?,
         ),
         messages @ Selection::Messages(_) => messages,
     };
@@ -333,7 +335,7 @@ pub(super) async fn release(
 pub(super) async fn hold(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let taken = take_out(&control, Verb::Hold, chosen).await?;
     tracing::info!(event = "held", recipients = taken.count, "by the operator, until released");
     Ok(shown_taken(taken))
@@ -342,14 +344,14 @@ pub(super) async fn hold(
 pub(super) async fn bounce(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     Ok(shown_taken(take_out(&control, Verb::Bounce, chosen).await?))
 }
 
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let taken = take_out(&control, Verb::Delete, chosen).await?;
     let left = ask_store(&control, |control| control.queue.spool.count()).await?.messages;
     control.queue.count_messages(Counted::Anew(left));
@@ -361,8 +363,12 @@ pub(super) async fn delete(
     Ok(shown_taken(taken))
 }
 
-async fn take_out(control: &Arc<Control>, verb: Verb, chosen: Chosen) -> Result<TakenOut, Refused> {
-    stop::take_out(&control.queue, verb, chosen.selection()?).await.map_err(Refused::failed)
+async fn take_out(
+    control: &Arc<Control>,
+    verb: Verb,
+    chosen: Chosen,
+) -> Result<TakenOut, AdminRefused> {
+    stop::take_out(&control.queue, verb, chosen.selection()?).await.map_err(AdminRefused::failed)
 }
 
 fn shown_taken(taken: TakenOut) -> Json<Value> {
@@ -378,7 +384,7 @@ async fn in_batches(
     + Send
     + 'static,
     tell: impl Fn(Vec<LaneKey>) -> Vec<Event>,
-) -> Result<u64, Refused> {
+) -> Result<u64, AdminRefused> {
     let mut count = 0;
     let mut after = None;
     loop {
@@ -395,8 +401,8 @@ async fn in_batches(
     }
 }
 
-fn parse_domain(text: &str) -> Result<HostName, Refused> {
-    HostName::parse(text).map_err(|error| Refused::bad(format!("{text:?}: {error}")))
+fn parse_domain(text: &str) -> Result<HostName, AdminRefused> {
+    HostName::parse(text).map_err(|error| AdminRefused::bad(format!("{text:?}: {error}")))
 }
 
 /// The word for mail that the operator or a limit keeps back; no attempt ends with it.
@@ -413,8 +419,8 @@ enum Cause {
 
 impl Cause {
     /// A word that no reason has is a mistake, not a selection of nothing.
-    fn parse(word: &str) -> Result<Self, Refused> {
-        let unknown = || Refused::bad(format!("reason: {word:?} is not in the vocabulary"));
+    fn parse(word: &str) -> Result<Self, AdminRefused> {
+        let unknown = || AdminRefused::bad(format!("reason: {word:?} is not in the vocabulary"));
         match word {
             HELD => Ok(Self::Held),
             _ => Reason::parse(word).map(Self::Reason).ok_or_else(unknown),
@@ -431,8 +437,8 @@ impl Cause {
     }
 }
 
-fn parse_id(text: &str) -> Result<MessageId, Refused> {
-    text.parse().map_err(|_| Refused::bad(format!("{text:?} is not a message id")))
+fn parse_id(text: &str) -> Result<MessageId, AdminRefused> {
+    text.parse().map_err(|_| AdminRefused::bad(format!("{text:?} is not a message id")))
 }
 
 fn no_such(id: MessageId) -> String {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use smtp::Domain;
 use spool::{Filter, LaneKey, LaneTrouble, QueueRow, RecipientState};
 
-use super::answer::{Refused, ask_store};
+use super::answer::{AdminRefused, ask_store};
 use super::queue::{self, HELD};
 use super::switches;
 use crate::control::Control;
@@ -27,7 +27,7 @@ const OTHERS: &str = "(others)";
 /// How recipients are grouped.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum By {
+pub(super) enum GroupBy {
     /// The recipient's domain.
     Domain,
     /// Why they wait.
@@ -36,7 +36,7 @@ pub(super) enum By {
     Host,
 }
 
-impl By {
+impl GroupBy {
     const fn name(self) -> &'static str {
         match self {
             Self::Domain => "domain",
@@ -62,14 +62,14 @@ impl By {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
-    by: Option<By>,
+pub(super) struct WantedSummary {
+    by: Option<GroupBy>,
 }
 
 pub(super) async fn summary(
     State(control): State<Arc<Control>>,
-    Query(wanted): Query<Wanted>,
-) -> Result<Json<Value>, Refused> {
+    Query(wanted): Query<WantedSummary>,
+) -> Result<Json<Value>, AdminRefused> {
     let counts = ask_store(&control, |control| control.queue.spool.count()).await?;
     let mut answer = json!({
         "messages": counts.messages,
@@ -87,7 +87,7 @@ pub(super) async fn summary(
     Ok(Json(answer))
 }
 
-async fn groups(control: &Arc<Control>, by: By) -> Result<Value, Refused> {
+async fn groups(control: &Arc<Control>, by: GroupBy) -> Result<Value, AdminRefused> {
     let troubles: HashMap<LaneKey, LaneTrouble> = ask_store(control, queue::troubles).await?;
     let mut counts: HashMap<String, u64> = HashMap::new();
     let mut after = None;

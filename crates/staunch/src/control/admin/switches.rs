@@ -8,83 +8,87 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use smtp::HostName;
 
-use super::answer::Refused;
+use super::answer::AdminRefused;
 use crate::control::Control;
 use crate::queue::events::Event;
-use crate::queue::switches::{Position, Switch, SwitchError};
+use crate::queue::switches::{Switch, SwitchError, SwitchPosition};
 
 /// All next hops, or that of one domain.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Which {
+pub(super) struct WhichHop {
     domain: Option<String>,
 }
 
-impl Which {
-    fn switch(self) -> Result<Switch, Refused> {
+impl WhichHop {
+    fn switch(self) -> Result<Switch, AdminRefused> {
         let Some(domain) = self.domain else { return Ok(Switch::Sending) };
         let parsed = HostName::parse(&domain);
-        parsed.map(Switch::Hop).map_err(|error| Refused::bad(format!("{domain:?}: {error}")))
+        parsed.map(Switch::Hop).map_err(|error| AdminRefused::bad(format!("{domain:?}: {error}")))
     }
 }
 
 pub(super) async fn pause(
     State(control): State<Arc<Control>>,
-    Json(which): Json<Which>,
-) -> Result<Json<Value>, Refused> {
-    turn(&control, which.switch()?, Position::Off(control.queue.now())).await
+    Json(which): Json<WhichHop>,
+) -> Result<Json<Value>, AdminRefused> {
+    turn(&control, which.switch()?, SwitchPosition::Off(control.queue.now())).await
 }
 
 pub(super) async fn resume(
     State(control): State<Arc<Control>>,
-    Json(which): Json<Which>,
-) -> Result<Json<Value>, Refused> {
-    turn(&control, which.switch()?, Position::On).await
+    Json(which): Json<WhichHop>,
+) -> Result<Json<Value>, AdminRefused> {
+    turn(&control, which.switch()?, SwitchPosition::On).await
 }
 
-pub(super) async fn drain(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refused> {
-    turn(&control, Switch::Accepting, Position::Off(control.queue.now())).await
+pub(super) async fn drain(
+    State(control): State<Arc<Control>>,
+) -> Result<Json<Value>, AdminRefused> {
+    turn(&control, Switch::Accepting, SwitchPosition::Off(control.queue.now())).await
 }
 
-pub(super) async fn accept(State(control): State<Arc<Control>>) -> Result<Json<Value>, Refused> {
-    turn(&control, Switch::Accepting, Position::On).await
+pub(super) async fn accept(
+    State(control): State<Arc<Control>>,
+) -> Result<Json<Value>, AdminRefused> {
+    turn(&control, Switch::Accepting, SwitchPosition::On).await
 }
 
 async fn turn(
     control: &Arc<Control>,
     switch: Switch,
-    to: Position,
-) -> Result<Json<Value>, Refused> {
+    to: SwitchPosition,
+) -> Result<Json<Value>, AdminRefused> {
     control.queue.switches.turn(switch.clone(), to).await.map_err(|error| match error {
-        SwitchError::NotPaused(_) => Refused::missing(error),
-        SwitchError::TooMany => Refused::bad(error),
-        SwitchError::Store(_) => Refused::failed(error),
+        SwitchError::NotPaused(_) => AdminRefused::missing(error),
+        SwitchError::TooMany => AdminRefused::bad(error),
+        SwitchError::Store(_) => AdminRefused::failed(error),
     })?;
     control.queue.tell(Event::Switched).await;
     tell(&switch, to);
     Ok(Json(shown(control)))
 }
 
-fn tell(switch: &Switch, to: Position) {
+fn tell(switch: &Switch, to: SwitchPosition) {
     let domain = match switch {
         Switch::Hop(hop) => Some(hop.as_str()),
         Switch::Sending | Switch::Accepting => None,
     };
     match (switch, to) {
-        (Switch::Sending | Switch::Hop(_), Position::Off(_)) => {
+        (Switch::Sending | Switch::Hop(_), SwitchPosition::Off(_)) => {
             tracing::warn!(
                 event = "paused",
                 domain,
                 "nothing more is sent, by the operator's word"
             );
         }
-        (Switch::Sending | Switch::Hop(_), Position::On) => {
+        (Switch::Sending | Switch::Hop(_), SwitchPosition::On) => {
             tracing::info!(event = "resumed", domain, "mail is sent again");
         }
-        (Switch::Accepting, Position::Off(_)) => {
+        (Switch::Accepting, SwitchPosition::Off(_)) => {
             tracing::warn!(event = "draining", "no new mail is taken, by the operator's word");
         }
-        (Switch::Accepting, Position::On) => {
+        (Switch::Accepting, SwitchPosition::On) => {
             tracing::info!(event = "accepting", "mail is taken again");
         }
     }

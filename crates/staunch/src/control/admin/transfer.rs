@@ -10,19 +10,19 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use spool::{BodyFacts, Draft, MessageId, StoreError};
 
-use super::answer::{Refused, ask_store};
+use super::answer::{AdminRefused, ask_store};
 use crate::budget::Borrower;
 use crate::control::Control;
 use crate::control::transfer::{EnvelopeLine, LINE_MAX};
 use crate::message::Facts;
-use crate::place::Place;
-use crate::queue::intake::{Intake, Origin};
+use crate::place::ClientPlace;
+use crate::queue::intake::{Intake, MailOrigin};
 
 /// Takes it, unless it is here, or was here in the last month: who imports a file a second time imports what is missing.
 pub(super) async fn import(
     State(control): State<Arc<Control>>,
     body: Body,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, AdminRefused> {
     let mut pieces = body.into_data_stream();
     let taken = take(&control, &mut pieces).await;
     // Whoever is still sending would hear a broken pipe instead of the answer.
@@ -30,9 +30,12 @@ pub(super) async fn import(
     taken
 }
 
-async fn take(control: &Arc<Control>, pieces: &mut BodyDataStream) -> Result<Json<Value>, Refused> {
+async fn take(
+    control: &Arc<Control>,
+    pieces: &mut BodyDataStream,
+) -> Result<Json<Value>, AdminRefused> {
     let mut next = async || match pieces.next().await {
-        Some(piece) => piece.map(Some).map_err(Refused::bad),
+        Some(piece) => piece.map(Some).map_err(AdminRefused::bad),
         None => Ok(None),
     };
     let (mut line, mut rest) = (Vec::new(), Bytes::new());
@@ -44,17 +47,17 @@ async fn take(control: &Arc<Control>, pieces: &mut BodyDataStream) -> Result<Jso
         }
         line.extend_from_slice(&piece);
         if line.len() > LINE_MAX {
-            return Err(Refused::bad("the line of a message is too long"));
+            return Err(AdminRefused::bad("the line of a message is too long"));
         }
     }
-    let envelope_line: EnvelopeLine = serde_json::from_slice(&line).map_err(Refused::bad)?;
-    let id = envelope_line.id().map_err(Refused::bad)?;
+    let envelope_line: EnvelopeLine = serde_json::from_slice(&line).map_err(AdminRefused::bad)?;
+    let id = envelope_line.id().map_err(AdminRefused::bad)?;
     let begun = ask_store(control, move |control| control.queue.spool.begin_import(id)).await?;
-    let Some((import, draft)) = begun else { return Ok(answer(id, Found::Known)) };
+    let Some((import, draft)) = begun else { return Ok(answer(id, ImportFound::Known)) };
     let intake = Intake::new(Arc::clone(&control.queue));
-    let operator = Borrower::Place(Place::Local(rustix::process::getuid().as_raw()));
+    let operator = Borrower::Place(ClientPlace::Local(rustix::process::getuid().as_raw()));
     let room = intake.room_for(operator, envelope_line.size);
-    let room = room.map_err(|full| Refused::failed(full.reply.text()))?;
+    let room = room.map_err(|full| AdminRefused::failed(full.reply.text()))?;
     let mut arriving = Arriving::new(draft);
     arriving = arriving.take(rest).await?;
     while let Some(piece) = next().await? {
@@ -63,29 +66,29 @@ async fn take(control: &Arc<Control>, pieces: &mut BodyDataStream) -> Result<Jso
     let (draft, facts) = arriving.end().await?;
     if facts.size != envelope_line.size {
         let text = format!("message {id}: {} octets, not {}", facts.size, envelope_line.size);
-        return Err(Refused::bad(text));
+        return Err(AdminRefused::bad(text));
     }
     let config = control.queue.config();
-    let envelope = envelope_line.envelope(&config, facts).map_err(Refused::bad)?;
+    let envelope = envelope_line.envelope(&config, facts).map_err(AdminRefused::bad)?;
     // What was begun is done, also when whoever asked goes away.
     let commit = async move {
-        intake.commit_from(&config, Origin::OtherQueue(import), draft, envelope).await
+        intake.commit_from(&config, MailOrigin::OtherQueue(import), draft, envelope).await
     };
-    let committed = control.queue.tracker.spawn(commit).await.map_err(Refused::failed)?;
-    committed.map_err(|refused| Refused::failed(refused.reply.text()))?;
+    let committed = control.queue.tracker.spawn(commit).await.map_err(AdminRefused::failed)?;
+    committed.map_err(|refused| AdminRefused::failed(refused.reply.text()))?;
     room.kept(envelope_line.size);
-    Ok(answer(id, Found::New))
+    Ok(answer(id, ImportFound::New))
 }
 
 /// Was it new here?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Found {
+enum ImportFound {
     New,
     Known,
 }
 
-fn answer(id: MessageId, found: Found) -> Json<Value> {
-    Json(json!({ "id": id.to_string(), "imported": found == Found::New }))
+fn answer(id: MessageId, found: ImportFound) -> Json<Value> {
+    Json(json!({ "id": id.to_string(), "imported": found == ImportFound::New }))
 }
 
 /// A body that comes in pieces of any length.
@@ -102,7 +105,7 @@ impl Arriving {
     }
 
     /// A large body goes to the disk here.
-    async fn take(self, piece: Bytes) -> Result<Self, Refused> {
+    async fn take(self, piece: Bytes) -> Result<Self, AdminRefused> {
         let write = move || {
             let Self { mut draft, mut facts, has_cr } = self;
             let mut content = Vec::with_capacity(piece.len() + 1);
@@ -116,14 +119,14 @@ impl Arriving {
             draft.write(&content)?;
             Ok::<_, StoreError>(Self { draft, facts, has_cr })
         };
-        let written = tokio::task::spawn_blocking(write).await.map_err(Refused::failed)?;
-        written.map_err(Refused::failed)
+        let written = tokio::task::spawn_blocking(write).await.map_err(AdminRefused::failed)?;
+        written.map_err(AdminRefused::failed)
     }
 
-    async fn end(mut self) -> Result<(Draft, BodyFacts), Refused> {
+    async fn end(mut self) -> Result<(Draft, BodyFacts), AdminRefused> {
         if std::mem::take(&mut self.has_cr) {
             self.facts.update(b"\r");
-            self.draft.write(b"\r").map_err(Refused::failed)?;
+            self.draft.write(b"\r").map_err(AdminRefused::failed)?;
         }
         Ok((self.draft, self.facts.finish()))
     }

@@ -7,7 +7,7 @@ use crate::config::{Config, Destination};
 
 /// What is asked.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Question {
+pub(crate) struct ExplainQuestion {
     /// A mailbox or a domain.
     pub(crate) address: String,
     /// Also connect, up to EHLO under TLS?
@@ -48,20 +48,20 @@ pub(crate) enum BadQuestion {
 
 /// What the walk is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Subject {
+pub(super) struct ExplainSubject {
     /// Where mail goes: of several targets of an alias the first.
     pub(super) domain: HostName,
     /// The targets, if the address is an alias.
     pub(super) alias: Option<String>,
 }
 
-impl Question {
+impl ExplainQuestion {
     /// By the rule that RCPT is answered by.
     ///
     /// # Errors
     ///
     /// [`BadQuestion`].
-    pub(super) fn subject(&self, config: &Config) -> Result<Subject, BadQuestion> {
+    pub(super) fn subject(&self, config: &Config) -> Result<ExplainSubject, BadQuestion> {
         if let Some(sender) = &self.sender {
             ReversePath::parse_utf8(sender)
                 .map_err(|error| BadQuestion::Sender(sender.clone(), error))?;
@@ -70,13 +70,13 @@ impl Question {
         if !address.contains('@') {
             let domain = HostName::parse(address)
                 .map_err(|error| BadQuestion::Domain(address.into(), error))?;
-            return Ok(Subject { domain, alias: None });
+            return Ok(ExplainSubject { domain, alias: None });
         }
         let mailbox = Mailbox::parse_utf8(address)
             .map_err(|error| BadQuestion::Address(address.into(), error))?;
         let targets = match config.destination(&mailbox, None) {
             Destination::Itself => {
-                return Ok(Subject { domain: domain(&mailbox)?, alias: None });
+                return Ok(ExplainSubject { domain: domain(&mailbox)?, alias: None });
             }
             Destination::Aliased(targets) => targets,
             Destination::Unknown => return Err(BadQuestion::UnknownName(address.into())),
@@ -84,7 +84,7 @@ impl Question {
         };
         let names: Vec<&str> = targets.iter().map(Mailbox::as_str).collect();
         let first = targets.first().ok_or_else(|| BadQuestion::UnknownName(address.into()))?;
-        Ok(Subject { domain: domain(first)?, alias: Some(names.join(", ")) })
+        Ok(ExplainSubject { domain: domain(first)?, alias: Some(names.join(", ")) })
     }
 }
 
@@ -100,14 +100,14 @@ mod tests {
     use super::*;
     use crate::config::{Surroundings, load};
 
-    fn subject(address: &str, sender: Option<&str>) -> Result<Subject, BadQuestion> {
+    fn subject(address: &str, sender: Option<&str>) -> Result<ExplainSubject, BadQuestion> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let document = "hostname = \"relay.example\"\ndata_dir = \"/tmp\"\n\
                         [aliases]\nroot = \"a@far.example\"\n";
         std::fs::write(file.path(), document).unwrap();
         let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
         let sender = sender.map(str::to_owned);
-        Question { address: address.to_owned(), connect: false, sender, require_tls: false }
+        ExplainQuestion { address: address.to_owned(), connect: false, sender, require_tls: false }
             .subject(&config)
     }
 

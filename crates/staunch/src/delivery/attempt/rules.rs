@@ -38,7 +38,7 @@ pub(super) struct Rules<'a> {
 
 /// What does not hold any more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Change {
+pub(super) enum RuleChange {
     /// The operator took the mail out of the queue.
     Withdrawn,
     /// The configuration is another one.
@@ -48,13 +48,13 @@ pub(super) enum Change {
 }
 
 impl Rules<'_> {
-    pub(super) fn change(&self) -> Option<Change> {
+    pub(super) fn change(&self) -> Option<RuleChange> {
         if self.sending.is_withdrawn() {
-            Some(Change::Withdrawn)
+            Some(RuleChange::Withdrawn)
         } else if !self.outbound.is_current(self.config) {
-            Some(Change::Configuration)
+            Some(RuleChange::Configuration)
         } else if self.watches.iter().any(PolicyWatch::has_changed) {
-            Some(Change::Policy)
+            Some(RuleChange::Policy)
         } else {
             None
         }

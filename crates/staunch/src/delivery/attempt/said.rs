@@ -2,35 +2,40 @@
 
 use policy::{AuthorizedMx, NamedBy, Observed, Origin, PatternSet};
 use smtp::RemoteText;
-use smtp::client::{Fate, Stage};
+use smtp::client::{RecipientReply, Stage};
 
 use crate::connect::login::LoginError;
 use crate::connect::pool::Idle;
-use crate::connect::{Door, is_about_us};
-use crate::delivery::outcome::{Answered, Cut, Finality, HostError, SERVICE_CLOSING, TlsShown};
-use crate::delivery::transmit::Trouble;
+use crate::connect::{Endpoint, is_about_us};
+use crate::delivery::outcome::{
+    Cut, HostError, Permanence, SERVICE_CLOSING, TlsShown, TransactionResult,
+};
+use crate::delivery::transmit::TransactionError;
 use crate::telemetry::Reason;
 
 /// RFC 4954 §6: authentication required.
 const LOGIN_WANTED: u16 = 530;
 
 /// A fate for each recipient, and why not everybody has one, if so.
-pub(super) type Said = (Vec<Option<Fate>>, Option<Cut>);
+pub(super) type Said = (Vec<Option<RecipientReply>>, Option<Cut>);
 
 /// What a transaction came to. If it was cut off before anybody can have got the message, the next host
 /// may still be tried; else what is known stands.
-pub(super) fn said(fates: Vec<Option<Fate>>, trouble: Option<Trouble>) -> Result<Said, HostError> {
+pub(super) fn said(
+    fates: Vec<Option<RecipientReply>>,
+    trouble: Option<TransactionError>,
+) -> Result<Said, HostError> {
     let Some(trouble) = trouble else { return Ok((fates, None)) };
     let is_open = fates.iter().all(Option::is_none) && !trouble.is_outcome_unknown();
     let text = RemoteText::new(&trouble.to_string());
     let (stage, reason) = match trouble {
-        Trouble::Body { text } if is_open => return Err(HostError::Body(text)),
-        Trouble::NoChunking if is_open => return Err(HostError::NoChunking),
-        Trouble::Body { .. } => (Stage::Body, Reason::LocalError),
-        Trouble::NoChunking => (Stage::Body, Reason::ProtocolError),
-        Trouble::UsedUp => (Stage::Mail, Reason::ConnectionLost),
-        Trouble::Lost { stage, .. } => (stage, Reason::ConnectionLost),
-        Trouble::Protocol { stage, .. } => (stage, Reason::ProtocolError),
+        TransactionError::Body { text } if is_open => return Err(HostError::Body(text)),
+        TransactionError::NoChunking if is_open => return Err(HostError::NoChunking),
+        TransactionError::Body { .. } => (Stage::Body, Reason::LocalError),
+        TransactionError::NoChunking => (Stage::Body, Reason::ProtocolError),
+        TransactionError::UsedUp => (Stage::Mail, Reason::ConnectionLost),
+        TransactionError::Lost { stage, .. } => (stage, Reason::ConnectionLost),
+        TransactionError::Protocol { stage, .. } => (stage, Reason::ProtocolError),
     };
     if is_open {
         return Err(HostError::Interrupted { stage, reason, text });
@@ -40,7 +45,7 @@ pub(super) fn said(fates: Vec<Option<Fate>>, trouble: Option<Trouble>) -> Result
 
 /// The session of a transaction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Session {
+pub(super) enum SessionKind {
     /// It carried mail before.
     Kept,
     /// It was just made.
@@ -49,7 +54,7 @@ pub(super) enum Session {
 
 /// Did the peer end the connection at the first word? If it was kept, that only says that it was kept for
 /// too long.
-pub(super) fn is_goodbye(result: &Result<Option<Answered>, HostError>) -> bool {
+pub(super) fn is_goodbye(result: &Result<Option<TransactionResult>, HostError>) -> bool {
     match result {
         Err(HostError::Interrupted { stage: Stage::Mail, .. }) => true,
         Ok(Some(answered)) => answered
@@ -60,9 +65,9 @@ pub(super) fn is_goodbye(result: &Result<Option<Answered>, HostError>) -> bool {
 
 /// A route's server that takes mail of users only (RFC 4954 §6), where the route has nobody to log in as. It says nothing about the mail.
 pub(super) fn wants_login(
-    answered: &Answered,
+    answered: &TransactionResult,
     mx: &AuthorizedMx,
-    door: &Door,
+    door: &Endpoint,
 ) -> Option<LoginError> {
     let is_route = mx.named_by() == NamedBy::Route && door.login.is_none();
     let reply = answered.first_refusal(|_, reply| reply.code == LOGIN_WANTED)?;
@@ -70,7 +75,7 @@ pub(super) fn wants_login(
 }
 
 /// Does the host mind our IPv6 address? Many know better what to think of our IPv4 address (CL-35).
-pub(super) fn minds_our_v6(answered: &Answered) -> bool {
+pub(super) fn minds_our_v6(answered: &TransactionResult) -> bool {
     answered.address.is_ipv6()
         && answered.all_refused(|stage, reply| {
             matches!(stage, Stage::Mail | Stage::Rcpt) && is_about_us(reply)
@@ -80,7 +85,7 @@ pub(super) fn minds_our_v6(answered: &Answered) -> bool {
 /// Would the host be asked in vain again?
 pub(super) fn is_no_way(error: &HostError) -> bool {
     let has_no_way = matches!(error, HostError::Connect(failure) if failure.has_no_way());
-    has_no_way || error.finality() != Finality::Open
+    has_no_way || error.finality() != Permanence::Transient
 }
 
 pub(super) fn tls_shown(idle: &Idle) -> Option<TlsShown> {

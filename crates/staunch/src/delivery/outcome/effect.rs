@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 /// Failures of a lane in a row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Trouble {
+pub(crate) struct FailureRun {
     /// How many; at least 1.
     pub(crate) failures: u32,
     /// When the first was.
@@ -13,7 +13,7 @@ pub(crate) struct Trouble {
 
 /// What an attempt taught about its lane.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Effect {
+pub(crate) enum LaneEffect {
     /// A host took mail: more may run at once.
     Works,
     /// A host answered, but took nothing: whatever it has against the mail, it works.
@@ -25,7 +25,7 @@ pub(crate) enum Effect {
         /// When.
         retry_at: Timestamp,
         /// The failures in a row, this one counted.
-        trouble: Trouble,
+        trouble: FailureRun,
     },
     /// A host asked for patience: fewer at once, and none before `retry_at`.
     Throttled {
@@ -38,6 +38,6 @@ pub(crate) enum Effect {
         /// Until when.
         retry_at: Timestamp,
         /// The failures in a row, this one counted.
-        trouble: Trouble,
+        trouble: FailureRun,
     },
 }

@@ -12,18 +12,18 @@ use smtp::client::Stage;
 use smtp::{Domain, HostName, RemoteText, Reply};
 
 use super::gone::StarttlsGone;
-use super::misfit::Misfit;
+use super::misfit::Unsupported;
 use crate::connect::login::{LoginError, LoginFailure};
 use crate::connect::pool::Bottleneck;
 use crate::connect::{ConnectFailure, DownHost};
 use crate::delivery::yielding::{Doing, PATIENCE};
 use crate::dns::{DnsFailure, DnsFailureKind};
-use crate::policies::{Extent, PolicyDefer};
+use crate::policies::{DeferExtent, PolicyDefer};
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// What becomes of a recipient after a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Fate {
+pub(crate) enum Disposition {
     /// Try again, until the message is too old.
     Defer,
     /// Return it now.
@@ -132,13 +132,13 @@ pub(crate) enum Conclusive {
 
 /// Will a host's failure last?
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Finality {
+pub(crate) enum Permanence {
     /// For good, says the host itself, over a session that was good enough for the mail.
-    Sure,
+    Permanent,
     /// For good, says what anybody on the path could have said.
-    Hearsay,
+    Unauthenticated,
     /// It may work later.
-    Open,
+    Transient,
 }
 
 /// Why one host did not take the message.
@@ -174,7 +174,7 @@ pub(crate) enum HostError {
         limit: u64,
     },
     /// It does not take the message in the form that it has.
-    Unfit(Misfit),
+    Unfit(Unsupported),
     /// It offers CHUNKING and does not know BDAT.
     NoChunking,
     /// The connection broke before the message was sent in full.
@@ -194,27 +194,35 @@ pub(crate) enum HostError {
 
 impl AttemptError {
     /// What the failure means.
-    pub(crate) fn verdict(&self) -> (Fate, Scope) {
+    pub(crate) fn verdict(&self) -> (Disposition, Scope) {
         match self {
-            Self::Policy(defer) if defer.extent == Extent::Everybody => (Fate::Defer, Scope::Local),
+            Self::Policy(defer) if defer.extent == DeferExtent::Everybody => {
+                (Disposition::Defer, Scope::Local)
+            }
             // That we fetch enough policies already is no fault of the domain.
             Self::Policy(defer) if defer.reason == Reason::OwnLimit => {
-                (Fate::Defer, Scope::OwnLimit)
+                (Disposition::Defer, Scope::OwnLimit)
             }
-            Self::Policy(_) => (Fate::Defer, Scope::Lane),
-            Self::Dns(failure) => (Fate::Defer, dns_scope(failure)),
-            Self::DeadEnd { evidence: MxEvidence::Uncontested, .. } => (Fate::Fail, Scope::Lane),
+            Self::Policy(_) => (Disposition::Defer, Scope::Lane),
+            Self::Dns(failure) => (Disposition::Defer, dns_scope(failure)),
+            Self::DeadEnd { evidence: MxEvidence::Uncontested, .. } => {
+                (Disposition::Fail, Scope::Lane)
+            }
             Self::DeadEnd {
                 evidence: MxEvidence::ContradictsPolicy | MxEvidence::ContradictsRoute,
                 ..
-            } => (Fate::Defer, Scope::Lane),
-            Self::BadMx { .. } => (Fate::Defer, Scope::Lane),
-            Self::Host { conclusive: Conclusive::Yes, error, .. } => (Fate::Fail, error.scope()),
-            Self::Host { conclusive: Conclusive::No, error, .. } => (Fate::Defer, error.scope()),
-            Self::RequireTls { .. } => (Fate::Fail, Scope::Message),
-            Self::PolicyChanged => (Fate::Defer, Scope::OwnLimit),
-            Self::Yielded { .. } => (Fate::Defer, Scope::Yielded),
-            Self::Local(_) => (Fate::Defer, Scope::Local),
+            } => (Disposition::Defer, Scope::Lane),
+            Self::BadMx { .. } => (Disposition::Defer, Scope::Lane),
+            Self::Host { conclusive: Conclusive::Yes, error, .. } => {
+                (Disposition::Fail, error.scope())
+            }
+            Self::Host { conclusive: Conclusive::No, error, .. } => {
+                (Disposition::Defer, error.scope())
+            }
+            Self::RequireTls { .. } => (Disposition::Fail, Scope::Message),
+            Self::PolicyChanged => (Disposition::Defer, Scope::OwnLimit),
+            Self::Yielded { .. } => (Disposition::Defer, Scope::Yielded),
+            Self::Local(_) => (Disposition::Defer, Scope::Local),
         }
     }
 
@@ -351,11 +359,11 @@ impl From<LoginError> for HostError {
 impl HostError {
     /// Can nothing but a change at the recipient's side make this host take the message, and who says
     /// so?
-    pub(crate) fn finality(&self) -> Finality {
+    pub(crate) fn finality(&self) -> Permanence {
         match self {
-            Self::TooLarge { .. } | Self::Unfit(_) => Finality::Sure,
-            Self::NoAddress | Self::ForbiddenAddress(_) => Finality::Hearsay,
-            Self::Connect(failure) if failure.takes_no_mail() => Finality::Hearsay,
+            Self::TooLarge { .. } | Self::Unfit(_) => Permanence::Permanent,
+            Self::NoAddress | Self::ForbiddenAddress(_) => Permanence::Unauthenticated,
+            Self::Connect(failure) if failure.takes_no_mail() => Permanence::Unauthenticated,
             Self::Connect(_)
             | Self::Down(_)
             | Self::ConcurrencyLimited(_)
@@ -369,7 +377,7 @@ impl HostError {
             | Self::Login(_)
             | Self::Interrupted { .. }
             | Self::Body(_)
-            | Self::Damaged(_) => Finality::Open,
+            | Self::Damaged(_) => Permanence::Transient,
         }
     }
 

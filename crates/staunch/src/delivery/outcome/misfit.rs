@@ -1,17 +1,17 @@
 //! Messages that not every host takes as they are.
 
 use smtp::Domain;
-use smtp::mime::{LINE_OCTETS_MAX, Refused};
+use smtp::mime::{ConversionRefused, LINE_OCTETS_MAX};
 
 use crate::telemetry::{Problem, Reason};
 
 /// Why a host does not take a message in the form that it has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Misfit {
+pub(crate) enum Unsupported {
     /// The message has eight bits, and would have to be converted: other hosts come first.
     EightBit,
     /// The message would have to be converted, and cannot be.
-    Conversion(Refused),
+    Conversion(ConversionRefused),
     /// The message has lines that not every host takes, and the operator wants none of them sent
     /// (`delivery.long_lines`).
     LongLines,
@@ -21,7 +21,7 @@ pub(crate) enum Misfit {
     DeliverBy,
 }
 
-impl Misfit {
+impl Unsupported {
     /// In words.
     pub(super) fn problem(self, mx: &Domain) -> Problem {
         match self {

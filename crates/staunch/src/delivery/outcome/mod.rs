@@ -19,10 +19,12 @@ use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 use crate::message::Target;
 use crate::schedule::{after, retry_delay, spread};
 use crate::telemetry::{Problem, Reason};
-pub(crate) use effect::{Effect, Trouble};
-pub(crate) use error::{AttemptError, DeadEnd, Fate, Finality, HostError, MxEvidence, Scope};
+pub(crate) use effect::{FailureRun, LaneEffect};
+pub(crate) use error::{
+    AttemptError, DeadEnd, Disposition, HostError, MxEvidence, Permanence, Scope,
+};
 pub(crate) use gone::StarttlsGone;
-pub(crate) use misfit::Misfit;
+pub(crate) use misfit::Unsupported;
 pub(crate) use walk::{Demand, Walk};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
@@ -49,7 +51,7 @@ pub(crate) struct TlsShown {
 
 /// A transaction that took place: the host was found, admitted and asked.
 #[derive(Debug)]
-pub(crate) struct Answered {
+pub(crate) struct TransactionResult {
     /// The host.
     pub(crate) mx: Domain,
     /// Where it was reached.
@@ -63,23 +65,23 @@ pub(crate) struct Answered {
     /// What the host offered.
     pub(crate) extensions: Extensions,
     /// One for each recipient, in order; `None` where the connection broke before the answer.
-    pub(crate) fates: Vec<Option<client::Fate>>,
+    pub(crate) fates: Vec<Option<client::RecipientReply>>,
     /// Why not everybody has an answer, if so.
     pub(crate) cut: Option<Cut>,
     /// Do the rules still hold by which the host was asked?
-    pub(crate) standing: Standing,
+    pub(crate) standing: RulesStanding,
 }
 
 /// Do the rules of an attempt still hold when it is over?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Standing {
+pub(crate) enum RulesStanding {
     /// They do.
     Current,
     /// By those of today the host might not have been asked: that it refuses for good ends nothing.
     Outdated,
 }
 
-impl Answered {
+impl TransactionResult {
     /// Was everybody refused who was asked, and so? Not if the transaction was cut: more may have been said.
     pub(crate) fn all_refused(&self, so: impl Fn(Stage, &Reply) -> bool) -> bool {
         self.first_refusal(so).is_some()
@@ -93,17 +95,17 @@ impl Answered {
 
     /// The first refusal, if everybody who was asked was refused, and so.
     pub(crate) fn first_refusal(&self, so: impl Fn(Stage, &Reply) -> bool) -> Option<&Reply> {
-        let refusal = |fate: &client::Fate| match fate {
-            client::Fate::Refused { stage, reply } => so(*stage, reply),
-            client::Fate::Accepted(_) => false,
+        let refusal = |fate: &client::RecipientReply| match fate {
+            client::RecipientReply::Refused { stage, reply } => so(*stage, reply),
+            client::RecipientReply::Accepted(_) => false,
         };
         let mut asked = self.fates.iter().flatten();
         if self.cut.is_some() || !asked.clone().all(refusal) {
             return None;
         }
         asked.find_map(|fate| match fate {
-            client::Fate::Refused { reply, .. } => Some(reply),
-            client::Fate::Accepted(_) => None,
+            client::RecipientReply::Refused { reply, .. } => Some(reply),
+            client::RecipientReply::Accepted(_) => None,
         })
     }
 }
@@ -161,7 +163,7 @@ pub(crate) struct Decided {
     /// One for each recipient, in order.
     pub(crate) outcomes: Vec<Outcome>,
     /// What the lane learns.
-    pub(crate) effect: Effect,
+    pub(crate) effect: LaneEffect,
     /// Nothing at all is tried before this time: the trouble is ours.
     pub(crate) pause: Option<Timestamp>,
 }
@@ -180,7 +182,7 @@ pub(crate) struct Circumstances<'a> {
     /// A random byte.
     pub(crate) dice: u8,
     /// The lane's failures so far.
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) trouble: Option<FailureRun>,
 }
 
 /// May a recipient be returned because it is old?
@@ -210,12 +212,12 @@ impl Circumstances<'_> {
         self.age_counts == AgeCounts::Yes && expires_at <= self.started
     }
 
-    fn next_failure(&self) -> Trouble {
+    fn next_failure(&self) -> FailureRun {
         match self.trouble {
-            Some(Trouble { failures, since }) => {
-                Trouble { failures: failures.saturating_add(1), since }
+            Some(FailureRun { failures, since }) => {
+                FailureRun { failures: failures.saturating_add(1), since }
             }
-            None => Trouble { failures: 1, since: self.now },
+            None => FailureRun { failures: 1, since: self.now },
         }
     }
 
@@ -266,32 +268,38 @@ pub(crate) fn decide_failure(
         Scope::Message | Scope::Lane | Scope::Local => after(circumstances.now, LOCAL_REST),
     };
     let outcome = |target: &Target| match (fate, scope) {
-        (Fate::Fail, _) => Outcome::Failed(problem.clone().in_the_end()),
-        (Fate::Defer, Scope::Lane) => {
+        (Disposition::Fail, _) => Outcome::Failed(problem.clone().in_the_end()),
+        (Disposition::Defer, Scope::Lane) => {
             circumstances.wait_or_return(target, problem.clone(), lane_retry)
         }
-        (Fate::Defer, Scope::Message) => {
+        (Disposition::Defer, Scope::Message) => {
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
         }
         // Lest a host that never comes to the point keep mail for ever. But not by our own haste alone.
-        (Fate::Defer, Scope::Yielded)
+        (Disposition::Defer, Scope::Yielded)
             if target.attempts > 0 && circumstances.is_too_old(target.expires_at) =>
         {
             Outcome::Failed(problem.clone().in_the_end())
         }
         // No attempt was made, so age ends nothing. A notice would not get away either.
-        (Fate::Defer, Scope::OwnLimit | Scope::Yielded | Scope::Local) => Outcome::Deferred {
-            due_at: rest,
-            problem: problem.clone().for_now(),
-            attempt: spool::Attempt::NotCounted,
-        },
+        (Disposition::Defer, Scope::OwnLimit | Scope::Yielded | Scope::Local) => {
+            Outcome::Deferred {
+                due_at: rest,
+                problem: problem.clone().for_now(),
+                attempt: spool::Attempt::NotCounted,
+            }
+        }
     };
     let effect = match (fate, scope) {
-        (Fate::Defer, Scope::Lane) => Effect::Failed { retry_at: lane_retry, trouble },
-        (Fate::Defer, Scope::Yielded) => Effect::Yielded { retry_at: lane_retry, trouble },
-        (Fate::Defer, Scope::OwnLimit) => Effect::Throttled { retry_at: rest },
-        (Fate::Defer, Scope::Message | Scope::Local) | (Fate::Fail, _) => Effect::Neutral,
+        (Disposition::Defer, Scope::Lane) => LaneEffect::Failed { retry_at: lane_retry, trouble },
+        (Disposition::Defer, Scope::Yielded) => {
+            LaneEffect::Yielded { retry_at: lane_retry, trouble }
+        }
+        (Disposition::Defer, Scope::OwnLimit) => LaneEffect::Throttled { retry_at: rest },
+        (Disposition::Defer, Scope::Message | Scope::Local) | (Disposition::Fail, _) => {
+            LaneEffect::Neutral
+        }
     };
     let pause = (scope == Scope::Local).then_some(rest);
     Decided { outcomes: targets.iter().map(outcome).collect(), effect, pause }
@@ -300,14 +308,14 @@ pub(crate) fn decide_failure(
 /// Decides after a transaction.
 pub(crate) fn decide_answer(
     targets: &[Target],
-    answered: &Answered,
+    answered: &TransactionResult,
     circumstances: &Circumstances<'_>,
 ) -> Decided {
     let took_some = answered.fates.iter().flatten().any(is_accepted);
     let outcomes = targets.iter().zip(&answered.fates).map(|(target, fate)| match fate {
-        Some(client::Fate::Accepted(reply)) => Outcome::Delivered(reply.clone()),
+        Some(client::RecipientReply::Accepted(reply)) => Outcome::Delivered(reply.clone()),
         // If not even one was taken, it is a refusal like any other, which age ends.
-        Some(fate @ client::Fate::Refused { reply, .. })
+        Some(fate @ client::RecipientReply::Refused { reply, .. })
             if took_some && fate.is_too_many_recipients() =>
         {
             Outcome::Deferred {
@@ -316,7 +324,7 @@ pub(crate) fn decide_answer(
                 attempt: spool::Attempt::NotCounted,
             }
         }
-        Some(fate @ client::Fate::Refused { stage, reply }) => {
+        Some(fate @ client::RecipientReply::Refused { stage, reply }) => {
             let problem = refusal_problem(&answered.mx, *stage, reply);
             if fate.class() == ReplyClass::Permanent {
                 return Outcome::Failed(problem.in_the_end());
@@ -337,41 +345,41 @@ pub(crate) fn decide_answer(
         },
     });
     let standing = |(target, outcome): (&Target, Outcome)| match (answered.standing, outcome) {
-        (Standing::Outdated, Outcome::Failed(problem)) => {
+        (RulesStanding::Outdated, Outcome::Failed(problem)) => {
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             let (problem, attempt) = (problem.for_now(), spool::Attempt::Counted);
             Outcome::Deferred { due_at, problem, attempt }
         }
-        (Standing::Current | Standing::Outdated, outcome) => outcome,
+        (RulesStanding::Current | RulesStanding::Outdated, outcome) => outcome,
     };
     Decided {
         outcomes: targets.iter().zip(outcomes).map(standing).collect(),
-        effect: if took_some { Effect::Works } else { refusal_effect(answered, circumstances) },
+        effect: if took_some { LaneEffect::Works } else { refusal_effect(answered, circumstances) },
         pause: None,
     }
 }
 
 /// A host that answers works, whatever it says about a message; only 421 speaks of the host itself.
-fn refusal_effect(answered: &Answered, circumstances: &Circumstances<'_>) -> Effect {
-    let closing = |fate: &client::Fate| match fate {
-        client::Fate::Refused { reply, .. } => reply.code == SERVICE_CLOSING,
-        client::Fate::Accepted(_) => false,
+fn refusal_effect(answered: &TransactionResult, circumstances: &Circumstances<'_>) -> LaneEffect {
+    let closing = |fate: &client::RecipientReply| match fate {
+        client::RecipientReply::Refused { reply, .. } => reply.code == SERVICE_CLOSING,
+        client::RecipientReply::Accepted(_) => false,
     };
     let mut answers = answered.fates.iter().flatten().peekable();
     if answers.peek().is_none() {
-        return Effect::Neutral;
+        return LaneEffect::Neutral;
     }
     if !answers.any(closing) {
-        return Effect::Answers;
+        return LaneEffect::Answers;
     }
     let first = circumstances.retry.first().copied().unwrap_or(THROTTLE_REST);
-    Effect::Throttled { retry_at: after(circumstances.now, first.min(THROTTLE_REST)) }
+    LaneEffect::Throttled { retry_at: after(circumstances.now, first.min(THROTTLE_REST)) }
 }
 
-fn is_accepted(fate: &client::Fate) -> bool {
+fn is_accepted(fate: &client::RecipientReply) -> bool {
     match fate {
-        client::Fate::Accepted(_) => true,
-        client::Fate::Refused { .. } => false,
+        client::RecipientReply::Accepted(_) => true,
+        client::RecipientReply::Refused { .. } => false,
     }
 }
 
@@ -388,14 +396,14 @@ fn refusal_problem(mx: &Domain, stage: Stage, reply: &Reply) -> Problem {
     Problem::new(reason, &format!("{mx} answered {}: {reply}", stage.name())).at(mx).answered(reply)
 }
 
-fn cut_problem(answered: &Answered, Cut { stage, reason, text }: &Cut) -> Problem {
+fn cut_problem(answered: &TransactionResult, Cut { stage, reason, text }: &Cut) -> Problem {
     let text = format!("{}: interrupted at {}: {text}", answered.mx, stage.name());
     Problem::new(*reason, &text).at(&answered.mx)
 }
 
 /// The session was over before this recipient's turn: it takes so many (RFC 9422), or what was said about
 /// others ended it. The next one follows at once. Somebody was asked in each, so that ends.
-fn not_asked_problem(answered: &Answered) -> Problem {
+fn not_asked_problem(answered: &TransactionResult) -> Problem {
     let text = format!("not yet asked in the session with {}: it follows in the next", answered.mx);
     Problem::new(Reason::Throttled, &text).at(&answered.mx)
 }
@@ -407,7 +415,7 @@ mod tests {
 
     use super::*;
     use crate::delivery::yielding::Doing;
-    use crate::policies::{Extent, PolicyDefer};
+    use crate::policies::{DeferExtent, PolicyDefer};
 
     const MINUTE: Duration = Duration::from_secs(60);
     const RETRY: [Duration; 2] = [MINUTE, Duration::from_secs(600)];
@@ -439,15 +447,15 @@ mod tests {
         }
     }
 
-    fn answered(replies: &[Option<(Stage, &str)>]) -> Answered {
+    fn answered(replies: &[Option<(Stage, &str)>]) -> TransactionResult {
         let fate = |(stage, text): (Stage, &str)| {
             let reply = Reply::parse(format!("{text}\r\n").as_bytes()).unwrap();
             if reply.class() == ReplyClass::Success {
-                return client::Fate::Accepted(reply);
+                return client::RecipientReply::Accepted(reply);
             }
-            client::Fate::Refused { stage, reply }
+            client::RecipientReply::Refused { stage, reply }
         };
-        Answered {
+        TransactionResult {
             mx: Domain::Name(HostName::parse("mx.b.test").unwrap()),
             address: SocketAddr::from(([192, 0, 2, 1], 25)),
             proof: Proof::Encrypted,
@@ -456,7 +464,7 @@ mod tests {
             extensions: Extensions::default(),
             fates: replies.iter().map(|reply| reply.map(fate)).collect(),
             cut: None,
-            standing: Standing::Current,
+            standing: RulesStanding::Current,
         }
     }
 
@@ -483,14 +491,14 @@ mod tests {
         ];
         let (young, old) = (target(0, 9_000), target(0, 900));
         let decide = |standing| {
-            let answered = Answered { standing, ..answered(&replies) };
+            let answered = TransactionResult { standing, ..answered(&replies) };
             let targets = [young.clone(), old.clone(), young.clone()];
             let decided = decide_answer(&targets, &answered, &circumstances());
             decided.outcomes.iter().map(told).collect::<Vec<_>>()
         };
         let current = ["failed remote_5xx 5.1.1", "failed remote_4xx 5.2.1", "delivered 250"];
-        assert_eq!(decide(Standing::Current), current);
-        for outcome in decide(Standing::Outdated) {
+        assert_eq!(decide(RulesStanding::Current), current);
+        for outcome in decide(RulesStanding::Outdated) {
             assert!(!outcome.starts_with("failed"), "{outcome}");
         }
     }
@@ -529,7 +537,8 @@ mod tests {
             (None, "deferred throttled 4.3.2 0s uncounted"),
         ];
         for (cut, want) in cases {
-            let answered = Answered { cut, ..answered(&[Some((Stage::Rcpt, "550 no")), None]) };
+            let answered =
+                TransactionResult { cut, ..answered(&[Some((Stage::Rcpt, "550 no")), None]) };
             let targets = [target(0, 5000), target(0, 5000)];
             let decided = decide_answer(&targets, &answered, &circumstances());
             assert_eq!(told(&decided.outcomes[1]), want);
@@ -547,16 +556,16 @@ mod tests {
         let targets = [target(0, 5000), target(0, 5000)];
         let decided = decide_answer(&targets, &answered(&replies), &circumstances());
         assert_eq!(told(&decided.outcomes[1]), "deferred remote_4xx 4.5.3 0s uncounted");
-        assert_eq!(decided.effect, Effect::Works);
+        assert_eq!(decided.effect, LaneEffect::Works);
     }
 
     #[test]
     fn only_421_speaks_of_the_host_and_only_success_opens_the_lane() {
         let cases = [
-            ("250 ok", Effect::Works),
-            ("550 no", Effect::Answers),
-            ("450 later", Effect::Answers),
-            ("421 bye", Effect::Throttled { retry_at: at(1040) }),
+            ("250 ok", LaneEffect::Works),
+            ("550 no", LaneEffect::Answers),
+            ("450 later", LaneEffect::Answers),
+            ("421 bye", LaneEffect::Throttled { retry_at: at(1040) }),
         ];
         for (reply, want) in cases {
             let answered = answered(&[Some((Stage::Mail, reply))]);
@@ -606,15 +615,15 @@ mod tests {
             text: RemoteText::new("192.0.2.1"),
         };
         let first = decide_failure(&[target(0, 5000)], &error, &circumstances());
-        let trouble = Trouble { failures: 1, since: at(1010) };
-        assert_eq!(first.effect, Effect::Failed { retry_at: at(1058), trouble });
+        let trouble = FailureRun { failures: 1, since: at(1010) };
+        assert_eq!(first.effect, LaneEffect::Failed { retry_at: at(1058), trouble });
         assert_eq!(told(&first.outcomes[0]), "deferred no_mail_host 4.4.4 48s");
 
-        let trouble = Some(Trouble { failures: 1, since: at(10) });
+        let trouble = Some(FailureRun { failures: 1, since: at(10) });
         let again = Circumstances { trouble, ..circumstances() };
         let second = decide_failure(&[target(1, 5000)], &error, &again);
-        let trouble = Trouble { failures: 2, since: at(10) };
-        assert_eq!(second.effect, Effect::Failed { retry_at: at(1490), trouble });
+        let trouble = FailureRun { failures: 2, since: at(10) };
+        assert_eq!(second.effect, LaneEffect::Failed { retry_at: at(1490), trouble });
     }
 
     #[test]
@@ -628,7 +637,7 @@ mod tests {
             "deferred local_error 4.3.0 15s uncounted",
             "too old, but nothing was tried"
         );
-        assert_eq!(decided.effect, Effect::Neutral);
+        assert_eq!(decided.effect, LaneEffect::Neutral);
         assert_eq!(decided.pause, Some(at(1025)));
     }
 
@@ -646,7 +655,7 @@ mod tests {
         let error = AttemptError::Host { mx, error: HostError::TooSoon(MINUTE), conclusive };
         let decided = decide_failure(&[target(3, 1)], &error, &circumstances());
         assert_eq!(told(&decided.outcomes[0]), "deferred own_limit 4.3.2 60s uncounted");
-        assert_eq!(decided.effect, Effect::Throttled { retry_at: at(1070) });
+        assert_eq!(decided.effect, LaneEffect::Throttled { retry_at: at(1070) });
         assert_eq!(decided.pause, None, "nobody else has to wait");
     }
 
@@ -663,8 +672,8 @@ mod tests {
             assert_eq!(told(&decided.outcomes[0]), "deferred yielded 4.3.2 48s uncounted");
             assert_eq!(told(&decided.outcomes[2]), "deferred yielded 4.3.2 48s uncounted");
             assert_eq!(told(&decided.outcomes[1]), "failed yielded 5.3.2");
-            let trouble = Trouble { failures: 1, since: at(1010) };
-            assert_eq!(decided.effect, Effect::Yielded { retry_at: at(1058), trouble });
+            let trouble = FailureRun { failures: 1, since: at(1010) };
+            assert_eq!(decided.effect, LaneEffect::Yielded { retry_at: at(1058), trouble });
         }
     }
 
@@ -678,7 +687,7 @@ mod tests {
             let conclusive = error::Conclusive::No;
             let error = AttemptError::Host { mx: mx.clone(), error, conclusive };
             let decided = decide_failure(&[target(0, 5000)], &error, &circumstances());
-            assert_eq!(decided.effect == Effect::Neutral, wants_neutral, "{stage:?}");
+            assert_eq!(decided.effect == LaneEffect::Neutral, wants_neutral, "{stage:?}");
         }
     }
 
@@ -709,13 +718,13 @@ mod tests {
     #[test]
     fn an_unknown_policy_is_asked_for_again_no_later_than_the_keeper_says() {
         let error = |until| {
-            let (reason, extent) = (Reason::PolicyDnsFailure, Extent::Domain);
+            let (reason, extent) = (Reason::PolicyDnsFailure, DeferExtent::Domain);
             let text = RemoteText::new("SERVFAIL");
             AttemptError::Policy(PolicyDefer { reason, until, text, extent, dns: None })
         };
         let retry_at = |until| {
             let decided = decide_failure(&[target(0, 5000)], &error(until), &circumstances());
-            let Effect::Failed { retry_at, .. } = decided.effect else { panic!("{decided:?}") };
+            let LaneEffect::Failed { retry_at, .. } = decided.effect else { panic!("{decided:?}") };
             retry_at
         };
         assert_eq!(retry_at(at(5000)), at(1058));

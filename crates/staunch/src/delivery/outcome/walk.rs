@@ -2,7 +2,7 @@
 
 use smtp::Domain;
 
-use super::error::{AttemptError, Conclusive, Finality, HostError, MxEvidence};
+use super::error::{AttemptError, Conclusive, HostError, MxEvidence, Permanence};
 
 /// The failures of one attempt so far.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ pub(crate) struct Walk {
     host: Option<(Domain, HostError)>,
     leg: Option<AttemptError>,
     /// The least final of them.
-    finality: Finality,
+    finality: Permanence,
     demand: Demand,
 }
 
@@ -27,18 +27,19 @@ pub(crate) enum Demand {
 impl Walk {
     /// A walk that has not begun.
     pub(crate) fn new(demand: Demand) -> Self {
-        Self { host: None, leg: None, finality: Finality::Sure, demand }
+        Self { host: None, leg: None, finality: Permanence::Permanent, demand }
     }
 
     /// A next hop could not be tried at all. Of several the first counts, since it is preferred.
     pub(crate) fn leg_failed(&mut self, error: AttemptError) {
-        self.finality = Finality::Open;
+        self.finality = Permanence::Transient;
         self.leg.get_or_insert(error);
     }
 
     /// A host did not take the mail. Of equal failures the first counts.
     pub(crate) fn host_failed(&mut self, mx: &Domain, error: HostError) {
-        let finality = if self.is_ruled_out_by(&error) { Finality::Sure } else { error.finality() };
+        let finality =
+            if self.is_ruled_out_by(&error) { Permanence::Permanent } else { error.finality() };
         self.finality = self.finality.max(finality);
         if self.host.as_ref().is_none_or(|(_, known)| error.weight() > known.weight()) {
             self.host = Some((mx.clone(), error));
@@ -49,7 +50,7 @@ impl Walk {
     pub(crate) fn break_off(&mut self) -> bool {
         let has_begun = self.host.is_some() || self.leg.is_some();
         if has_begun {
-            self.finality = Finality::Open;
+            self.finality = Permanence::Transient;
         }
         has_begun
     }
@@ -63,7 +64,7 @@ impl Walk {
 
     /// Would mail end by what nobody authenticated? Then [`Walk::into_error`] wants evidence.
     pub(crate) fn is_hearsay(&self) -> bool {
-        self.host.is_some() && self.finality == Finality::Hearsay
+        self.host.is_some() && self.finality == Permanence::Unauthenticated
     }
 
     /// The failure of the attempt. A host's failure says more than that of a next hop without hosts.
@@ -74,13 +75,18 @@ impl Walk {
                 AttemptError::Local("the next hop names no host to try".to_owned())
             });
         };
-        if is_ruled_out && self.finality == Finality::Sure {
+        if is_ruled_out && self.finality == Permanence::Permanent {
             return AttemptError::RequireTls { mx, error };
         }
         let conclusive = match (self.finality, evidence) {
-            (Finality::Sure, _) | (Finality::Hearsay, MxEvidence::Uncontested) => Conclusive::Yes,
-            (Finality::Hearsay, MxEvidence::ContradictsPolicy | MxEvidence::ContradictsRoute)
-            | (Finality::Open, _) => Conclusive::No,
+            (Permanence::Permanent, _) | (Permanence::Unauthenticated, MxEvidence::Uncontested) => {
+                Conclusive::Yes
+            }
+            (
+                Permanence::Unauthenticated,
+                MxEvidence::ContradictsPolicy | MxEvidence::ContradictsRoute,
+            )
+            | (Permanence::Transient, _) => Conclusive::No,
         };
         AttemptError::Host { mx, error, conclusive }
     }
@@ -93,7 +99,7 @@ mod tests {
     use smtp::{HostName, RemoteText};
 
     use super::*;
-    use crate::delivery::outcome::Fate;
+    use crate::delivery::outcome::Disposition;
     use crate::telemetry::Reason;
 
     fn mx(name: &str) -> Domain {
@@ -110,15 +116,15 @@ mod tests {
         walk.host_failed(&mx("c.test"), lost);
         let error = walk.into_error(MxEvidence::Uncontested);
         assert_eq!(error.problem().reason, Reason::ConnectionLost);
-        assert_eq!(error.verdict().0, Fate::Defer, "one of them may work later");
+        assert_eq!(error.verdict().0, Disposition::Defer, "one of them may work later");
     }
 
     #[test]
     fn mail_is_returned_only_if_every_host_is_of_no_use_and_no_policy_contradicts() {
         let cases = [
-            (MxEvidence::Uncontested, Fate::Fail),
-            (MxEvidence::ContradictsPolicy, Fate::Defer),
-            (MxEvidence::ContradictsRoute, Fate::Defer),
+            (MxEvidence::Uncontested, Disposition::Fail),
+            (MxEvidence::ContradictsPolicy, Disposition::Defer),
+            (MxEvidence::ContradictsRoute, Disposition::Defer),
         ];
         for (evidence, fate) in cases {
             let mut walk = Walk::new(Demand::Patient);
@@ -148,22 +154,38 @@ mod tests {
             text: RemoteText::new(""),
         };
         type Failures = Vec<HostError>;
-        let cases: [(Failures, Fate, &str); 12] = [
-            (vec![lacks_keyword()], Fate::Fail, "require_tls_unsupported 5.7.30"),
-            (vec![unknown()], Fate::Fail, "require_tls_unauthenticated 5.7.10"),
-            (vec![unproven()], Fate::Fail, "require_tls_unauthenticated 5.7.10"),
-            (vec![unproven(), lacks_keyword()], Fate::Fail, "require_tls_unsupported 5.7.30"),
-            (vec![lacks_keyword(), lost()], Fate::Defer, "require_tls_unsupported 4.7.30"),
-            (vec![lost(), unknown()], Fate::Defer, "connection_lost 4.4.2"),
+        let cases: [(Failures, Disposition, &str); 12] = [
+            (vec![lacks_keyword()], Disposition::Fail, "require_tls_unsupported 5.7.30"),
+            (vec![unknown()], Disposition::Fail, "require_tls_unauthenticated 5.7.10"),
+            (vec![unproven()], Disposition::Fail, "require_tls_unauthenticated 5.7.10"),
+            (
+                vec![unproven(), lacks_keyword()],
+                Disposition::Fail,
+                "require_tls_unsupported 5.7.30",
+            ),
+            (vec![lacks_keyword(), lost()], Disposition::Defer, "require_tls_unsupported 4.7.30"),
+            (vec![lost(), unknown()], Disposition::Defer, "connection_lost 4.4.2"),
             // What a policy does not list proves nothing, wherever among the others it stands.
-            (vec![unlisted()], Fate::Defer, "mx_not_listed 4.7.5"),
-            (vec![unlisted(), unlisted()], Fate::Defer, "mx_not_listed 4.7.5"),
-            (vec![unlisted(), lacks_keyword()], Fate::Defer, "require_tls_unsupported 4.7.30"),
-            (vec![lacks_keyword(), unlisted()], Fate::Defer, "require_tls_unsupported 4.7.30"),
-            (vec![unproven(), unlisted(), lost()], Fate::Defer, "tls_handshake_failed 4.7.5"),
+            (vec![unlisted()], Disposition::Defer, "mx_not_listed 4.7.5"),
+            (vec![unlisted(), unlisted()], Disposition::Defer, "mx_not_listed 4.7.5"),
+            (
+                vec![unlisted(), lacks_keyword()],
+                Disposition::Defer,
+                "require_tls_unsupported 4.7.30",
+            ),
+            (
+                vec![lacks_keyword(), unlisted()],
+                Disposition::Defer,
+                "require_tls_unsupported 4.7.30",
+            ),
+            (
+                vec![unproven(), unlisted(), lost()],
+                Disposition::Defer,
+                "tls_handshake_failed 4.7.5",
+            ),
             (
                 vec![HostError::NoAddress, unknown()],
-                Fate::Defer,
+                Disposition::Defer,
                 "require_tls_unauthenticated 4.7.10",
             ),
         ];
@@ -176,16 +198,16 @@ mod tests {
             let error = walk.into_error(MxEvidence::ContradictsPolicy);
             assert_eq!(error.verdict().0, fate, "{told}");
             let problem = error.problem();
-            let problem = if fate == Fate::Fail { problem } else { problem.for_now() };
+            let problem = if fate == Disposition::Fail { problem } else { problem.for_now() };
             assert_eq!(format!("{} {}", problem.reason, problem.status), want, "{told}");
         }
         let mut patient = Walk::new(Demand::Patient);
         patient.host_failed(&mx("mx.test"), unproven());
-        assert_eq!(patient.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
+        assert_eq!(patient.into_error(MxEvidence::Uncontested).verdict().0, Disposition::Defer);
         let mut with_leg = Walk::new(Demand::RequireTls);
         with_leg.host_failed(&mx("mx.test"), lacks_keyword());
         with_leg.leg_failed(AttemptError::Local(String::new()));
-        assert_eq!(with_leg.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
+        assert_eq!(with_leg.into_error(MxEvidence::Uncontested).verdict().0, Disposition::Defer);
     }
 
     #[test]
@@ -194,7 +216,7 @@ mod tests {
         assert!(!walk.break_off(), "nothing was tried, so there is nothing to say yet");
         walk.host_failed(&mx("a.test"), HostError::TooLarge { limit: 1 });
         assert!(walk.break_off());
-        assert_eq!(walk.into_error(MxEvidence::Uncontested).verdict().0, Fate::Defer);
+        assert_eq!(walk.into_error(MxEvidence::Uncontested).verdict().0, Disposition::Defer);
     }
 
     #[test]
@@ -202,12 +224,12 @@ mod tests {
         let mut walk = Walk::new(Demand::Patient);
         walk.host_failed(&mx("a.test"), HostError::TooLarge { limit: 1 });
         assert!(!walk.is_hearsay());
-        assert_eq!(walk.into_error(MxEvidence::ContradictsPolicy).verdict().0, Fate::Fail);
+        assert_eq!(walk.into_error(MxEvidence::ContradictsPolicy).verdict().0, Disposition::Fail);
 
         let mut mixed = Walk::new(Demand::Patient);
         mixed.host_failed(&mx("a.test"), HostError::TooLarge { limit: 1 });
         mixed.host_failed(&mx("b.test"), HostError::NoAddress);
         assert!(mixed.is_hearsay());
-        assert_eq!(mixed.into_error(MxEvidence::ContradictsPolicy).verdict().0, Fate::Defer);
+        assert_eq!(mixed.into_error(MxEvidence::ContradictsPolicy).verdict().0, Disposition::Defer);
     }
 }

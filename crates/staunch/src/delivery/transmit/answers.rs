@@ -1,22 +1,22 @@
 //! Who has an answer, and who is asked in the next transaction of a session.
 
 use smtp::ReplyClass;
-use smtp::client::{Addressee, Fate, Stage};
+use smtp::client::{Addressee, RecipientReply, Stage};
 
-use super::transmitted::{Transmitted, Trouble};
+use super::transmitted::{TransactionError, Transmitted};
 use crate::connect::connection::Connection;
 use crate::connect::pool::Idle;
 
 /// The recipients of one transaction.
-pub(super) struct Batch<'a> {
+pub(super) struct RecipientBatch<'a> {
     /// Their places in the envelope.
     places: Vec<usize>,
     pub(super) addressees: Vec<Addressee<'a>>,
 }
 
 /// What is known about the recipients so far.
-pub(super) struct Answers {
-    fates: Vec<Option<Fate>>,
+pub(super) struct RecipientAnswers {
+    fates: Vec<Option<RecipientReply>>,
     /// Places of those who are still to be asked.
     left: Vec<usize>,
     /// How many the host was seen to take in one transaction.
@@ -25,7 +25,7 @@ pub(super) struct Answers {
     is_guessed: bool,
 }
 
-impl Answers {
+impl RecipientAnswers {
     pub(super) fn new(recipients: usize) -> Self {
         Self {
             fates: vec![None; recipients],
@@ -40,25 +40,25 @@ impl Answers {
         &self,
         connection: &mut Connection,
         recipients: &[Addressee<'a>],
-    ) -> Option<Batch<'a>> {
+    ) -> Option<RecipientBatch<'a>> {
         let left = self.left.iter().take(self.most);
         let wanted =
             left.filter_map(|&place| Some((place, recipients.get(place)?.mailbox.domain())));
         let places = connection.fitting(wanted);
         let addressees: Vec<_> =
             places.iter().filter_map(|&place| recipients.get(place).copied()).collect();
-        (!addressees.is_empty()).then_some(Batch { places, addressees })
+        (!addressees.is_empty()).then_some(RecipientBatch { places, addressees })
     }
 
     /// What was answered to the recipients of `batch`.
-    pub(super) fn note(&mut self, batch: &Batch<'_>, fates: Vec<Option<Fate>>) {
+    pub(super) fn note(&mut self, batch: &RecipientBatch<'_>, fates: Vec<Option<RecipientReply>>) {
         let accepted = fates.iter().flatten().filter(|fate| is_accepted(fate)).count();
         let about_all = fates.iter().flatten().find(|fate| is_about_all(fate)).cloned();
         // If not even one was taken, "too many" is a refusal like any other.
         let too_many_from = if accepted > 0 { too_many_from(&fates) } else { fates.len() };
         let mut done = batch.places.clone();
         for (index, (place, fate)) in batch.places.iter().zip(fates).enumerate() {
-            let is_too_many = fate.as_ref().is_some_and(Fate::is_too_many_recipients);
+            let is_too_many = fate.as_ref().is_some_and(RecipientReply::is_too_many_recipients);
             if accepted > 0 && (is_too_many || index >= too_many_from) {
                 self.most = accepted;
                 self.is_guessed |= !is_too_many;
@@ -101,36 +101,42 @@ impl Answers {
     /// The host takes no more in this session.
     pub(super) fn end_of_session(self, connection: Option<Idle>) -> Transmitted {
         let is_untouched = !self.fates.is_empty() && self.fates.iter().all(Option::is_none);
-        self.end(is_untouched.then_some(Trouble::UsedUp), connection)
+        self.end(is_untouched.then_some(TransactionError::UsedUp), connection)
     }
 
-    pub(super) fn end(self, trouble: Option<Trouble>, connection: Option<Idle>) -> Transmitted {
+    pub(super) fn end(
+        self,
+        trouble: Option<TransactionError>,
+        connection: Option<Idle>,
+    ) -> Transmitted {
         Transmitted { fates: self.fates, trouble, connection }
     }
 }
 
 /// From which recipient on all were refused in the same way, as if there were too many of them; the last one alone says nothing.
-fn too_many_from(fates: &[Option<Fate>]) -> usize {
+fn too_many_from(fates: &[Option<RecipientReply>]) -> usize {
     let Some(Some(last)) = fates.last() else { return fates.len() };
-    let alike =
-        |fate: &&Option<Fate>| fate.as_ref().is_some_and(|fate| last.is_perhaps_too_many(fate));
+    let alike = |fate: &&Option<RecipientReply>| {
+        fate.as_ref().is_some_and(|fate| last.is_perhaps_too_many(fate))
+    };
     let count = fates.iter().rev().take_while(alike).count();
     if count > 1 { fates.len() - count } else { fates.len() }
 }
 
-fn is_accepted(fate: &Fate) -> bool {
+fn is_accepted(fate: &RecipientReply) -> bool {
     match fate {
-        Fate::Accepted(_) => true,
-        Fate::Refused { .. } => false,
+        RecipientReply::Accepted(_) => true,
+        RecipientReply::Refused { .. } => false,
     }
 }
 
 /// Does it speak of the sender or the message, and so of every recipient?
-fn is_about_all(fate: &Fate) -> bool {
+fn is_about_all(fate: &RecipientReply) -> bool {
     match fate {
-        Fate::Accepted(_) | Fate::Refused { stage: Stage::Rcpt, .. } => false,
-        Fate::Refused {
-            stage: Stage::Mail | Stage::Data | Stage::Body | Stage::EndOfData, ..
+        RecipientReply::Accepted(_) | RecipientReply::Refused { stage: Stage::Rcpt, .. } => false,
+        RecipientReply::Refused {
+            stage: Stage::Mail | Stage::Data | Stage::Body | Stage::EndOfData,
+            ..
         } => true,
     }
 }

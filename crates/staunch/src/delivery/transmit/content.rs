@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use smtp::mime::{Conversion, Plan};
+use smtp::mime::{Conversion, ConversionPlan};
 use tokio::task::spawn_blocking;
 
 /// Octets of a body that are read, framed and written at once.
@@ -22,20 +22,25 @@ pub(crate) enum BodySource<'a> {
 
 /// The content.
 #[derive(Clone, Debug)]
-pub(crate) struct Body<'a> {
+pub(crate) struct BodyContent<'a> {
     /// Where it is.
     pub(crate) source: BodySource<'a>,
     /// Its octets there.
     pub(crate) size: u64,
     /// How it is changed on the way, if it is.
-    pub(crate) plan: Option<&'a Plan>,
+    pub(crate) plan: Option<&'a ConversionPlan>,
 }
 
-impl Body<'_> {
+impl BodyContent<'_> {
     /// From the beginning.
     pub(super) fn pieces(&self) -> Pieces<'_> {
         Pieces {
-            source: Source { source: &self.source, offset: 0, size: self.size, buffer: Vec::new() },
+            source: PieceSource {
+                source: &self.source,
+                offset: 0,
+                size: self.size,
+                buffer: Vec::new(),
+            },
             conversion: self.plan.map(Conversion::new),
             converted: Vec::new(),
         }
@@ -44,7 +49,7 @@ impl Body<'_> {
 
 /// Reads a body once, as it is sent.
 pub(super) struct Pieces<'a> {
-    source: Source<'a>,
+    source: PieceSource<'a>,
     conversion: Option<Conversion<'a>>,
     converted: Vec<u8>,
 }
@@ -70,14 +75,14 @@ impl Pieces<'_> {
 }
 
 /// Reads a body once, as it is stored.
-struct Source<'a> {
+struct PieceSource<'a> {
     source: &'a BodySource<'a>,
     offset: u64,
     size: u64,
     buffer: Vec<u8>,
 }
 
-impl Source<'_> {
+impl PieceSource<'_> {
     fn has_more(&self) -> bool {
         self.offset < self.size
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use smtp::RemoteText;
-use smtp::client::{Fate, Stage};
+use smtp::client::{RecipientReply, Stage};
 
 use crate::connect::pool::Idle;
 
@@ -12,16 +12,16 @@ use crate::connect::pool::Idle;
 pub(crate) struct Transmitted {
     /// One for each recipient, in order; `None` where [`Transmitted::trouble`] came first, or, without
     /// any, who was not asked: the host takes no more of them in this session, or it refused others.
-    pub(crate) fates: Vec<Option<Fate>>,
+    pub(crate) fates: Vec<Option<RecipientReply>>,
     /// Why not every recipient has an answer.
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) trouble: Option<TransactionError>,
     /// The connection, if it is ready for the next mail.
     pub(crate) connection: Option<Idle>,
 }
 
 /// What ended a transaction before its time.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Trouble {
+pub(crate) enum TransactionError {
     /// The host takes nobody of the recipients in this session, which served others before.
     UsedUp,
     /// The host offers CHUNKING and does not know BDAT.
@@ -47,7 +47,7 @@ pub(crate) enum Trouble {
     },
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for TransactionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UsedUp => f.write_str("the host takes no more in this session"),
@@ -58,7 +58,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl Trouble {
+impl TransactionError {
     /// May the mail have been delivered nevertheless?
     pub(crate) fn is_outcome_unknown(&self) -> bool {
         match self {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use world::{NameServer, Over};
 
 use super::*;
-use crate::dns::response::Found;
+use crate::dns::response::FoundRecords;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ fn servers(all: &[&NameServer]) -> Servers {
     Servers::new(&addresses, PATIENCE).unwrap()
 }
 
-async fn ask(servers: &Servers) -> Result<Found, Trouble> {
+async fn ask(servers: &Servers) -> Result<FoundRecords, LookUpError> {
     let name = Name::from_ascii("some.name.with.quite.a.number.of.letters.test.").unwrap();
     Ok(servers.ask(&name, RecordType::MX).await?.found.unwrap())
 }
@@ -60,7 +60,7 @@ async fn examined(servers: &Servers) {
     examinations.join_all().await;
 }
 
-fn states(servers: &Servers) -> Vec<State> {
+fn states(servers: &Servers) -> Vec<StandingState> {
     servers.states().into_iter().map(|server| server.state).collect()
 }
 
@@ -72,7 +72,7 @@ async fn an_error_is_the_outcome_only_when_no_server_is_left() {
         let broken = broken_server(code).await;
         for order in [[&broken, &good], [&good, &broken]] {
             let found = ask(&servers(&order)).await;
-            assert!(matches!(found, Ok(Found::Records(_))), "{code}: {found:?}");
+            assert!(matches!(found, Ok(FoundRecords::Records(_))), "{code}: {found:?}");
         }
         let other = broken_server(ServFail).await;
         let trouble = ask(&servers(&[&broken, &other])).await.unwrap_err();
@@ -94,7 +94,7 @@ async fn an_answer_that_says_nothing_leads_to_the_next_server() {
         Some(octets(&reply))
     });
     let odd = odd.await;
-    assert!(matches!(ask(&servers(&[&odd, &good])).await, Ok(Found::Records(_))));
+    assert!(matches!(ask(&servers(&[&odd, &good])).await, Ok(FoundRecords::Records(_))));
     assert!(ask(&servers(&[&odd])).await.is_err());
 }
 
@@ -102,7 +102,7 @@ async fn an_answer_that_says_nothing_leads_to_the_next_server() {
 async fn that_there_is_none_ends_the_search() {
     let good = good_server().await;
     let none = broken_server(ResponseCode::NXDomain).await;
-    assert!(matches!(ask(&servers(&[&none, &good])).await, Ok(Found::NoDomain)));
+    assert!(matches!(ask(&servers(&[&none, &good])).await, Ok(FoundRecords::NoDomain)));
     assert!(good.queries().is_empty());
 }
 
@@ -111,7 +111,7 @@ async fn a_silent_server_costs_a_head_start_and_no_more() {
     let good = good_server().await;
     let silent = NameServer::start(|_, _| None).await;
     let found = timeout(PATIENCE / 2, ask(&servers(&[&silent, &good]))).await.unwrap();
-    assert!(matches!(found, Ok(Found::Records(_))));
+    assert!(matches!(found, Ok(FoundRecords::Records(_))));
 }
 
 #[tokio::test]
@@ -125,14 +125,14 @@ async fn a_server_is_left_out_only_if_it_fails_the_control_question_too() {
     let kept = servers(&[&for_some, &good]);
     ask(&kept).await.unwrap();
     examined(&kept).await;
-    assert_eq!(states(&kept), [State::InUse, State::InUse]);
+    assert_eq!(states(&kept), [StandingState::InUse, StandingState::InUse]);
     assert!(for_some.queries().read(|all| all.iter().any(|(query, _)| is_control(query))));
 
     let for_all = broken_server(ResponseCode::Refused).await;
     let one_less = servers(&[&for_all, &good]);
     ask(&one_less).await.unwrap();
     examined(&one_less).await;
-    assert_eq!(states(&one_less), [State::Out, State::InUse]);
+    assert_eq!(states(&one_less), [StandingState::Out, StandingState::InUse]);
     assert_eq!(one_less.states()[0].fault.as_deref(), Some("response code Query Refused"));
     let before = for_all.queries().len();
     ask(&one_less).await.unwrap();
@@ -148,9 +148,9 @@ async fn an_answer_waits_for_no_examination_of_another_server() {
     let half = half.await;
     let servers = servers(&[&half, &good]);
     timeout(PATIENCE / 2, ask(&servers)).await.unwrap().unwrap();
-    assert_eq!(states(&servers), [State::InUse, State::InUse]);
+    assert_eq!(states(&servers), [StandingState::InUse, StandingState::InUse]);
     examined(&servers).await;
-    assert_eq!(states(&servers), [State::Out, State::InUse]);
+    assert_eq!(states(&servers), [StandingState::Out, StandingState::InUse]);
 }
 
 /// Its silence is examined while nobody waits for it.
@@ -160,11 +160,11 @@ async fn a_server_that_is_silent_for_the_control_question_too_is_left_out() {
     let silent = NameServer::start(|_, _| None).await;
     let for_one = NameServer::start(|query, _| is_control(query).then(|| octets(&good(query))));
     let for_one = for_one.await;
-    for (late, state) in [(&silent, State::Out), (&for_one, State::InUse)] {
+    for (late, state) in [(&silent, StandingState::Out), (&for_one, StandingState::InUse)] {
         let servers = servers(&[late, &works]);
         ask(&servers).await.unwrap();
         examined(&servers).await;
-        assert_eq!(states(&servers), [state, State::InUse]);
+        assert_eq!(states(&servers), [state, StandingState::InUse]);
     }
 }
 
@@ -178,7 +178,7 @@ async fn a_server_without_edns_is_asked_without_and_that_is_remembered() {
         let old = old.await;
         let servers = servers(&[&old]);
         for _ in 0..2 {
-            assert!(matches!(ask(&servers).await, Ok(Found::Records(_))), "{code}");
+            assert!(matches!(ask(&servers).await, Ok(FoundRecords::Records(_))), "{code}");
         }
         let with_edns: Vec<bool> =
             old.queries().read(|all| all.iter().map(|(query, _)| query.edns.is_some()).collect());
@@ -206,7 +206,7 @@ async fn an_answer_longer_than_announced_is_fetched_over_tcp() {
         Some(octets(&reply))
     });
     let long = long.await;
-    assert!(matches!(ask(&servers(&[&long])).await, Ok(Found::Records(_))));
+    assert!(matches!(ask(&servers(&[&long])).await, Ok(FoundRecords::Records(_))));
     assert_eq!((long.asked(Over::Udp), long.asked(Over::Tcp)), (1, 1));
 }
 
@@ -257,7 +257,7 @@ async fn off_this_machine_the_case_of_the_letters_must_come_back_or_tcp_decides(
     let (echoing, forgetful) = (good_server().await, forgetful.await);
     for (server, over_tcp) in [(&echoing, 0), (&forgetful, 1)] {
         let mixing = Servers::with_case(&[server.address()], PATIENCE, |_| Case::Random).unwrap();
-        assert!(matches!(ask(&mixing).await, Ok(Found::Records(_))));
+        assert!(matches!(ask(&mixing).await, Ok(FoundRecords::Records(_))));
         assert_eq!((server.asked(Over::Udp), server.asked(Over::Tcp)), (1, over_tcp));
         let name = server.queries().read(|all| all[0].0.queries[0].name().to_ascii());
         assert_ne!(name, name.to_lowercase(), "one of so many letters is a capital");

@@ -63,11 +63,11 @@ pub(crate) enum ClientSetupError {
 
 /// What all fetches share.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct PolicyClient {
     tls: Arc<ClientConfig>,
 }
 
-impl Client {
+impl PolicyClient {
     pub(super) fn new(ca_file: Option<&Path>, clock: ClockWatch) -> Result<Self, ClientSetupError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = ClientConfig::builder_with_details(provider, Arc::new(clock))

@@ -28,7 +28,7 @@ const OWNERS_KEPT: usize = 256;
 
 /// Has the policy host of a domain answered lately?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Answers {
+pub(crate) enum KnownToAnswer {
     /// It did, the last time that it was asked.
     Lately,
     /// It was never asked, or did not.
@@ -37,7 +37,7 @@ pub(crate) enum Answers {
 
 /// The places there are.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct FetchLimits {
     known: Arc<Semaphore>,
     new: Arc<Semaphore>,
     slow: Arc<Semaphore>,
@@ -46,13 +46,13 @@ pub(super) struct Limits {
 
 /// One fetch may run until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct FetchPermit {
     _of_owner: Option<OwnedSemaphorePermit>,
     place: Option<OwnedSemaphorePermit>,
     slow: Arc<Semaphore>,
 }
 
-impl Default for Limits {
+impl Default for FetchLimits {
     fn default() -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
         Self {
@@ -64,17 +64,17 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
+impl FetchLimits {
     /// Waits for a place for a fetch of a policy of `owner`, a registrable domain. His own place comes first, so
     /// that who waits for it is in nobody else's way.
-    pub(super) async fn turn(&self, owner: &HostName, answers: Answers) -> Turn {
+    pub(super) async fn turn(&self, owner: &HostName, answers: KnownToAnswer) -> FetchPermit {
         let of_owner = self.owner(owner).acquire_owned().await.ok();
         let places = match answers {
-            Answers::Lately => &self.known,
-            Answers::Unknown => &self.new,
+            KnownToAnswer::Lately => &self.known,
+            KnownToAnswer::Unknown => &self.new,
         };
         let place = Arc::clone(places).acquire_owned().await.ok();
-        Turn { _of_owner: of_owner, place, slow: Arc::clone(&self.slow) }
+        FetchPermit { _of_owner: of_owner, place, slow: Arc::clone(&self.slow) }
     }
 
     fn owner(&self, owner: &HostName) -> Arc<Semaphore> {
@@ -91,7 +91,7 @@ impl Limits {
     }
 }
 
-impl Turn {
+impl FetchPermit {
     /// Lets somebody else have the place, as soon as there is one for who takes long.
     pub(super) async fn make_way(&mut self) {
         let slow = Arc::clone(&self.slow).acquire_owned().await;
@@ -109,29 +109,29 @@ mod tests {
         HostName::parse(text).unwrap()
     }
 
-    fn at_once(limits: &Limits, owner: &str, answers: Answers) -> Option<Turn> {
+    fn at_once(limits: &FetchLimits, owner: &str, answers: KnownToAnswer) -> Option<FetchPermit> {
         limits.turn(&name(owner), answers).now_or_never()
     }
 
     #[test]
     fn an_owner_of_many_domains_holds_up_himself_alone() {
-        let limits = Limits::default();
-        let many = |_| at_once(&limits, "evil.test", Answers::Unknown).unwrap();
+        let limits = FetchLimits::default();
+        let many = |_| at_once(&limits, "evil.test", KnownToAnswer::Unknown).unwrap();
         let turns: Vec<_> = (0..OWNER_MAX).map(many).collect();
-        assert!(at_once(&limits, "evil.test", Answers::Unknown).is_none());
+        assert!(at_once(&limits, "evil.test", KnownToAnswer::Unknown).is_none());
         assert_eq!(limits.new.available_permits(), NEW_MAX - OWNER_MAX, "who waits holds no place");
-        assert!(at_once(&limits, "honest.test", Answers::Unknown).is_some());
+        assert!(at_once(&limits, "honest.test", KnownToAnswer::Unknown).is_some());
         drop(turns);
-        assert!(at_once(&limits, "evil.test", Answers::Unknown).is_some());
+        assert!(at_once(&limits, "evil.test", KnownToAnswer::Unknown).is_some());
     }
 
     #[test]
     fn strangers_take_no_place_from_who_answered_and_the_slow_make_way() {
-        let limits = Limits::default();
-        let stranger = |n: usize| at_once(&limits, &format!("d{n}.test"), Answers::Unknown);
+        let limits = FetchLimits::default();
+        let stranger = |n: usize| at_once(&limits, &format!("d{n}.test"), KnownToAnswer::Unknown);
         let mut turns: Vec<_> = (0..NEW_MAX).map(|n| stranger(n).unwrap()).collect();
         assert!(stranger(1000).is_none());
-        assert!(at_once(&limits, "known.test", Answers::Lately).is_some());
+        assert!(at_once(&limits, "known.test", KnownToAnswer::Lately).is_some());
         for turn in &mut turns {
             turn.make_way().now_or_never().unwrap();
         }

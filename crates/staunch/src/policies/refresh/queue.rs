@@ -10,7 +10,7 @@ const OWNER_AT_ONCE: usize = 4;
 
 /// A policy that is to be fetched.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Due {
+pub(super) struct DueRefresh {
     /// Whose.
     pub(super) domain: HostName,
     /// Its registrable domain.
@@ -23,8 +23,8 @@ pub(super) struct Due {
 
 /// What is due, and who has how much under way.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    owners: HashMap<HostName, Owner>,
+pub(super) struct RefreshQueue {
+    owners: HashMap<HostName, RefreshOwner>,
     /// Owners with something due and a place, by what ends soonest.
     ready: BTreeSet<(Timestamp, HostName)>,
     /// What is due or under way: found once more it is no news.
@@ -32,12 +32,12 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Owner {
+struct RefreshOwner {
     due: BTreeSet<(Timestamp, HostName)>,
     under_way: usize,
 }
 
-impl Owner {
+impl RefreshOwner {
     /// By what it stands among the ready ones, if it does.
     fn rank(&self) -> Option<Timestamp> {
         let first = self.due.first().map(|(expires_at, _)| *expires_at);
@@ -45,10 +45,10 @@ impl Owner {
     }
 }
 
-impl Queue {
+impl RefreshQueue {
     /// Adds what is due; what is known already stays where it is.
-    pub(super) fn extend(&mut self, due: Vec<Due>) {
-        for Due { domain, owner, expires_at, .. } in due {
+    pub(super) fn extend(&mut self, due: Vec<DueRefresh>) {
+        for DueRefresh { domain, owner, expires_at, .. } in due {
             if self.known.insert(domain.clone()) {
                 self.change(&owner, |of| {
                     of.due.insert((expires_at, domain));
@@ -57,8 +57,8 @@ impl Queue {
         }
     }
 
-    /// The next one; it is under way until [`Queue::done`].
-    pub(super) fn next(&mut self) -> Option<Due> {
+    /// The next one; it is under way until [`RefreshQueue::done`].
+    pub(super) fn next(&mut self) -> Option<DueRefresh> {
         let (_, owner) = self.ready.first().cloned()?;
         let mut next = None;
         self.change(&owner, |of| {
@@ -66,7 +66,7 @@ impl Queue {
             of.under_way += 1;
         });
         let (expires_at, domain) = next?;
-        Some(Due { domain, owner, expires_at, is_silent: false })
+        Some(DueRefresh { domain, owner, expires_at, is_silent: false })
     }
 
     /// `domain` of this owner is not under way any more.
@@ -75,7 +75,7 @@ impl Queue {
         self.change(owner, |of| of.under_way = of.under_way.saturating_sub(1));
     }
 
-    fn change(&mut self, owner: &HostName, change: impl FnOnce(&mut Owner)) {
+    fn change(&mut self, owner: &HostName, change: impl FnOnce(&mut RefreshOwner)) {
         let of = self.owners.entry(owner.clone()).or_default();
         if let Some(rank) = of.rank() {
             self.ready.remove(&(rank, owner.clone()));
@@ -94,24 +94,24 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn due(domain: &str, owner: &str, second: i64) -> Due {
+    fn due(domain: &str, owner: &str, second: i64) -> DueRefresh {
         let [domain, owner] = [domain, owner].map(|name| HostName::parse(name).unwrap());
         let expires_at = Timestamp::from_second(second).unwrap();
-        Due { domain, owner, expires_at, is_silent: false }
+        DueRefresh { domain, owner, expires_at, is_silent: false }
     }
 
-    fn names(queue: &mut Queue, count: usize) -> Vec<String> {
+    fn names(queue: &mut RefreshQueue, count: usize) -> Vec<String> {
         (0..count).map_while(|_| queue.next()).map(|due| due.domain.to_string()).collect()
     }
 
-    fn done(queue: &mut Queue, domain: &str, owner: &str) {
+    fn done(queue: &mut RefreshQueue, domain: &str, owner: &str) {
         let [domain, owner] = [domain, owner].map(|name| HostName::parse(name).unwrap());
         queue.done(&domain, &owner);
     }
 
     #[test]
     fn what_ends_soonest_is_next_and_no_owner_takes_all_places() {
-        let mut queue = Queue::default();
+        let mut queue = RefreshQueue::default();
         let many = (0..1000).map(|n| due(&format!("d{n:03}.evil.test"), "evil.test", n)).collect();
         queue.extend(many);
         queue.extend(vec![due("b.test", "b.test", 5000), due("a.test", "a.test", 4000)]);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_found_again_while_it_waits_waits_once() {
-        let mut queue = Queue::default();
+        let mut queue = RefreshQueue::default();
         for _ in 0..3 {
             queue.extend(vec![due("a.test", "a.test", 1)]);
         }

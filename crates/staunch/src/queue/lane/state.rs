@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 
-use crate::delivery::outcome::Trouble;
+use crate::delivery::outcome::FailureRun;
 use crate::telemetry::Reason;
 
 /// Is a lane being read from the store?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in super::super) enum Reading {
+pub(in super::super) enum LaneReading {
     /// No.
     Not,
     /// Yes.
@@ -70,7 +70,7 @@ pub(in super::super) enum Hop {
 
 /// How were its attempts lately?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in super::super) enum Pace {
+pub(in super::super) enum LanePace {
     /// Nothing is to be said of them.
     Usual,
     /// The last one was slow, and none has taken mail since.
@@ -92,7 +92,7 @@ pub(in super::super) enum Precedence {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BackOff {
     /// How often.
-    pub(crate) trouble: Trouble,
+    pub(crate) trouble: FailureRun,
     /// When it is tried again.
     pub(crate) until: Timestamp,
     /// How they failed the last time.

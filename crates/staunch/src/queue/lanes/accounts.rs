@@ -12,7 +12,7 @@ use crate::message::Submitter;
 
 /// What is known of the next hop of an attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Class {
+pub(crate) enum LaneClass {
     /// Its hosts or its registrable domain took mail lately, or the operator wrote it down.
     Proven,
     /// Nothing.
@@ -21,7 +21,7 @@ pub(crate) enum Class {
     Troubled,
 }
 
-impl Class {
+impl LaneClass {
     /// All, in the order in which they are served.
     pub(super) const ALL: [Self; 3] = [Self::Proven, Self::New, Self::Troubled];
 
@@ -69,11 +69,11 @@ impl Shares {
     }
 
     /// One client of whoever may hold these places: 80 %, and one sender of it 60 %. What is left is for the others.
-    pub(super) fn most(self, class: Class) -> Most {
+    pub(super) fn most(self, class: LaneClass) -> Most {
         let part = match class {
-            Class::Proven => return Most::ALL,
-            Class::New => self.unproven(),
-            Class::Troubled => self.troubled(),
+            LaneClass::Proven => return Most::ALL,
+            LaneClass::New => self.unproven(),
+            LaneClass::Troubled => self.troubled(),
         };
         let fifths = |count: u32| part.saturating_mul(count).div_ceil(5);
         Most { client: fifths(4), sender: fifths(3) }
@@ -107,7 +107,7 @@ impl Most {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Charge {
     /// The class's account.
-    pub(crate) class: Class,
+    pub(crate) class: LaneClass,
     /// The account of the registrable domain.
     pub(crate) group: Group,
     /// Whose mail is first in the lane.
@@ -118,7 +118,7 @@ pub(crate) struct Charge {
 #[derive(Debug)]
 pub(super) struct Accounts {
     shares: Shares,
-    /// By [`Class::index`].
+    /// By [`LaneClass::index`].
     held: [u32; 3],
     /// Proven and unproven, of each registrable domain that holds any.
     groups: HashMap<Group, [u32; 2]>,
@@ -135,7 +135,7 @@ impl Accounts {
     }
 
     /// How many places one client and one sender may have in `class`.
-    pub(super) fn most(&self, class: Class) -> Most {
+    pub(super) fn most(&self, class: LaneClass) -> Most {
         self.shares.most(class)
     }
 
@@ -145,28 +145,28 @@ impl Accounts {
     }
 
     /// Places that are held by attempts of `class`.
-    pub(super) fn held_by(&self, class: Class) -> u32 {
+    pub(super) fn held_by(&self, class: LaneClass) -> u32 {
         self.held.get(class.index()).copied().unwrap_or_default()
     }
 
     /// May an attempt of `class` begin, whichever its registrable domain?
-    pub(super) fn has_room(&self, class: Class) -> bool {
-        let unproven = self.held_by(Class::New) + self.held_by(Class::Troubled);
+    pub(super) fn has_room(&self, class: LaneClass) -> bool {
+        let unproven = self.held_by(LaneClass::New) + self.held_by(LaneClass::Troubled);
         let in_all = self.held() < self.shares.total;
         let in_unproven = unproven < self.shares.unproven();
         match class {
-            Class::Proven => in_all,
-            Class::New => {
-                in_all && in_unproven && self.held_by(Class::New) < self.shares.strangers()
+            LaneClass::Proven => in_all,
+            LaneClass::New => {
+                in_all && in_unproven && self.held_by(LaneClass::New) < self.shares.strangers()
             }
-            Class::Troubled => {
-                in_all && in_unproven && self.held_by(Class::Troubled) < self.shares.troubled()
+            LaneClass::Troubled => {
+                in_all && in_unproven && self.held_by(LaneClass::Troubled) < self.shares.troubled()
             }
         }
     }
 
     /// What `group` has of what it may have in `class`.
-    pub(super) fn holds(&self, class: Class, group: Group) -> Holds {
+    pub(super) fn holds(&self, class: LaneClass, group: Group) -> Holds {
         let [proven, unproven] = self.groups.get(&group).copied().unwrap_or_default();
         let (held, most) = if class.is_unproven() {
             (unproven, self.shares.unproven_group())
@@ -209,7 +209,7 @@ impl Accounts {
 mod tests {
     use super::*;
 
-    fn charge(class: Class, group: &str) -> Charge {
+    fn charge(class: LaneClass, group: &str) -> Charge {
         Charge { class, group: Group::of_name(group), submitter: Submitter::UNKNOWN }
     }
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     /// Takes places for registrable domains of their own until there is no more room.
-    fn fill(accounts: &mut Accounts, class: Class) -> u32 {
+    fn fill(accounts: &mut Accounts, class: LaneClass) -> u32 {
         let before = accounts.held();
         for number in 0..10_000 {
             let charge = charge(class, &format!("{class:?}{number}.test"));
@@ -248,28 +248,28 @@ mod tests {
     #[test]
     fn strangers_leave_two_fifths_to_those_who_take_mail() {
         let mut accounts = accounts(500);
-        assert_eq!(fill(&mut accounts, Class::Troubled), 150);
-        assert_eq!(fill(&mut accounts, Class::New), 150);
-        assert_eq!(fill(&mut accounts, Class::Proven), 200);
+        assert_eq!(fill(&mut accounts, LaneClass::Troubled), 150);
+        assert_eq!(fill(&mut accounts, LaneClass::New), 150);
+        assert_eq!(fill(&mut accounts, LaneClass::Proven), 200);
         let mut accounts = self::accounts(500);
-        assert_eq!(fill(&mut accounts, Class::New), 250);
-        assert_eq!(fill(&mut accounts, Class::Troubled), 50, "they are part of the same");
-        assert_eq!(fill(&mut accounts, Class::New), 0);
-        assert_eq!(fill(&mut accounts, Class::Proven), 200);
+        assert_eq!(fill(&mut accounts, LaneClass::New), 250);
+        assert_eq!(fill(&mut accounts, LaneClass::Troubled), 50, "they are part of the same");
+        assert_eq!(fill(&mut accounts, LaneClass::New), 0);
+        assert_eq!(fill(&mut accounts, LaneClass::Proven), 200);
     }
 
     #[test]
     fn one_registrable_domain_has_a_tenth_until_it_took_mail() {
         let mut accounts = accounts(500);
-        let stranger = charge(Class::New, "a.test");
+        let stranger = charge(LaneClass::New, "a.test");
         for _ in 0..50 {
             assert_eq!(full(&accounts, stranger), None);
             accounts.take(stranger);
         }
         assert_eq!(full(&accounts, stranger), Some(Full::Group));
-        assert_eq!(full(&accounts, charge(Class::Troubled, "a.test")), Some(Full::Group));
-        assert_eq!(full(&accounts, charge(Class::New, "b.test")), None);
-        assert_eq!(full(&accounts, charge(Class::Proven, "a.test")), None);
+        assert_eq!(full(&accounts, charge(LaneClass::Troubled, "a.test")), Some(Full::Group));
+        assert_eq!(full(&accounts, charge(LaneClass::New, "b.test")), None);
+        assert_eq!(full(&accounts, charge(LaneClass::Proven, "a.test")), None);
         accounts.give_back(stranger);
         assert_eq!(full(&accounts, stranger), None);
     }
@@ -277,14 +277,14 @@ mod tests {
     #[test]
     fn whoever_is_served_has_at_least_one_place() {
         for total in 1..20 {
-            for class in Class::ALL {
+            for class in LaneClass::ALL {
                 let mut accounts = accounts(total);
                 let held = fill(&mut accounts, class);
                 assert!(held >= 1 && held <= total, "{class:?}: {held} of {total}");
             }
             let mut accounts = accounts(total);
-            fill(&mut accounts, Class::New);
-            let left = fill(&mut accounts, Class::Proven);
+            fill(&mut accounts, LaneClass::New);
+            let left = fill(&mut accounts, LaneClass::Proven);
             assert_eq!(left > 0, total > 1, "of {total} one is never lent to strangers");
         }
     }
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn what_is_given_back_leaves_nothing_behind() {
         let mut accounts = accounts(10);
-        for class in Class::ALL {
+        for class in LaneClass::ALL {
             accounts.take(charge(class, "a.test"));
             accounts.give_back(charge(class, "a.test"));
         }

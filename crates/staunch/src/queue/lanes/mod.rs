@@ -4,7 +4,7 @@
 //! waits, and one message probes it when the wait is over, however many are queued behind. So a failing
 //! host is asked once and not once per message.
 //!
-//! An attempt needs a place out of the account of its [`Class`], and what strangers may hold leaves a part to
+//! An attempt needs a place out of the account of its [`LaneClass`], and what strangers may hold leaves a part to
 //! those who take mail: a dead, slow or hostile domain costs others nothing. `docs/scheduling.md` says who may
 //! hold what.
 //!
@@ -30,20 +30,20 @@ use jiff::Timestamp;
 use spool::{LaneKey, MessageId};
 
 pub(crate) use super::lane::BackOff;
-use super::lane::{Hop, Job, Lane, Memory, Pace, Precedence, Stand, Wish};
-use super::shaping::{Gate, Limits, Pause};
+use super::lane::{Hop, Lane, LaneJob, LanePace, Memory, Precedence, Stand, Wish};
+use super::shaping::{Gate, Pause, ShapingLimits};
 use crate::connect::pool::Bottleneck;
-use crate::delivery::outcome::{Effect, Trouble};
+use crate::delivery::outcome::{FailureRun, LaneEffect};
 use crate::delivery::route;
 pub(crate) use crate::message::Submitter;
 use crate::schedule::after;
 use crate::telemetry::Reason;
 use accounts::Accounts;
-pub(crate) use accounts::{Charge, Class, Shares};
+pub(crate) use accounts::{Charge, LaneClass, Shares};
 pub(crate) use group::Group;
 use proven::ProvenGroups;
 pub(crate) use proven::{PROOF_COUNTS, PROVEN_MAX};
-use rows::Rows;
+use rows::LaneRows;
 pub(super) use rows::Spot;
 pub(crate) use running::Ticket;
 use running::{Need, Running, Uptime};
@@ -71,7 +71,7 @@ pub(crate) enum Company {
 
 /// What to do next.
 #[derive(Debug)]
-pub(crate) enum Action<J> {
+pub(crate) enum LaneAction<J> {
     /// Start this job.
     Start {
         /// Its lane.
@@ -79,9 +79,9 @@ pub(crate) enum Action<J> {
         /// The attempt.
         ticket: Ticket,
         /// What is known of the next hop.
-        class: Class,
+        class: LaneClass,
         /// The lane's failures in a row so far, if this is a probe.
-        trouble: Option<Trouble>,
+        trouble: Option<FailureRun>,
         /// Does anything else of the lane run?
         company: Company,
         /// What to try.
@@ -109,16 +109,16 @@ pub(crate) struct Lanes<J> {
     /// Lanes that something has happened to.
     changed: VecDeque<LaneKey>,
     /// Lanes in which something can begin.
-    rows: Rows,
-    /// Lanes that want to be read, by [`Class::index`]; with the place that they hold, if what is read begins at once.
+    rows: LaneRows,
+    /// Lanes that want to be read, by [`LaneClass::index`]; with the place that they hold, if what is read begins at once.
     to_read: [VecDeque<(LaneKey, Option<Charge>)>; 3],
     /// Lanes that are being read, with what is charged for those of which nothing else runs.
-    reads: HashMap<LaneKey, (Class, Option<Charge>)>,
+    reads: HashMap<LaneKey, (LaneClass, Option<Charge>)>,
     /// Lanes that wait for a connection.
     sites: Sites,
     /// Lanes that wait, by time; each once.
     waiting: BTreeSet<(Timestamp, LaneKey)>,
-    limits: Limits,
+    limits: ShapingLimits,
     accounts: Accounts,
     running: Running,
     /// Registrable domains that took mail lately.
@@ -134,13 +134,13 @@ pub(crate) struct Lanes<J> {
     paused_until: Option<Timestamp>,
 }
 
-impl<J: Job> Lanes<J> {
+impl<J: LaneJob> Lanes<J> {
     /// No lanes yet.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: ShapingLimits) -> Self {
         Self {
             lanes: HashMap::new(),
             changed: VecDeque::new(),
-            rows: Rows::default(),
+            rows: LaneRows::default(),
             to_read: Default::default(),
             reads: HashMap::new(),
             sites: Sites::default(),
@@ -159,7 +159,7 @@ impl<J: Job> Lanes<J> {
     }
 
     /// As many attempts at once from now on. Those that run end by themselves.
-    pub(crate) fn set_limits(&mut self, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, limits: ShapingLimits) {
         self.limits = limits;
         self.accounts.set_shares(self.limits.shares());
         self.rows.unpark_all();
@@ -243,7 +243,7 @@ impl<J: Job> Lanes<J> {
         self.changed(key);
     }
 
-    /// The store's answer to [`Action::Fetch`]: what is due, and when the next is due that is not in it.
+    /// The store's answer to [`LaneAction::Fetch`]: what is due, and when the next is due that is not in it.
     pub(crate) fn fetched(
         &mut self,
         key: &LaneKey,
@@ -292,7 +292,7 @@ impl<J: Job> Lanes<J> {
         &mut self,
         key: &LaneKey,
         message: MessageId,
-        (effect, cause): (Effect, Option<Reason>),
+        (effect, cause): (LaneEffect, Option<Reason>),
         due: Option<Timestamp>,
     ) -> Option<Timestamp> {
         let lane = self.lanes.get_mut(key)?;
@@ -302,16 +302,16 @@ impl<J: Job> Lanes<J> {
         }
         let (news, group) = (lane.learn(effect, cause), lane.group);
         match effect {
-            Effect::Works | Effect::Answers | Effect::Neutral => {}
-            Effect::Failed { .. } | Effect::Throttled { .. } => {
+            LaneEffect::Works | LaneEffect::Answers | LaneEffect::Neutral => {}
+            LaneEffect::Failed { .. } | LaneEffect::Throttled { .. } => {
                 self.ready = self.ready.saturating_sub(lane.unload());
             }
-            Effect::Yielded { .. } => {
-                lane.pace = Pace::Slow;
+            LaneEffect::Yielded { .. } => {
+                lane.pace = LanePace::Slow;
                 self.ready = self.ready.saturating_sub(lane.unload());
             }
         }
-        if effect == Effect::Works {
+        if effect == LaneEffect::Works {
             self.running.took_mail(group, &self.uptime);
         }
         self.end(ticket);
@@ -393,11 +393,11 @@ impl<J: Job> Lanes<J> {
     /// one with hosts that took mail before, nothing more has to be known of the next hop.
     pub(crate) fn session(&mut self, ticket: Ticket, host: Option<Group>, now: Timestamp) {
         let is_proven = host.is_some_and(|host| self.proven.has(host, now));
-        let class = if is_proven { Class::Proven } else { Class::New };
+        let class = if is_proven { LaneClass::Proven } else { LaneClass::New };
         // One that is slow stays charged so.
         match self.running.charge_mut(ticket).map(|charge| charge.class) {
-            Some(Class::New | Class::Proven) => self.recharge(ticket, class),
-            Some(Class::Troubled) | None => {}
+            Some(LaneClass::New | LaneClass::Proven) => self.recharge(ticket, class),
+            Some(LaneClass::Troubled) | None => {}
         }
     }
 
@@ -451,7 +451,7 @@ impl<J: Job> Lanes<J> {
     }
 
     /// The next thing to do now, if there is one.
-    pub(crate) fn next(&mut self, now: Timestamp) -> Option<Action<J>> {
+    pub(crate) fn next(&mut self, now: Timestamp) -> Option<LaneAction<J>> {
         self.uptime.advance(now);
         self.wake(now);
         // A clock that was ahead may have set it.
@@ -472,7 +472,7 @@ impl<J: Job> Lanes<J> {
             }
         }
         self.review();
-        self.to_ask.pop_front().map(Action::GiveWay)
+        self.to_ask.pop_front().map(LaneAction::GiveWay)
     }
 
     /// When [`Lanes::next`] may have something again without a further event.
@@ -523,7 +523,7 @@ impl<J: Job> Lanes<J> {
                 }
             }
             // What comes after a probe depends on what it comes to.
-            Wish::ReadAhead if class == Class::Troubled => self.rest(key, now),
+            Wish::ReadAhead if class == LaneClass::Troubled => self.rest(key, now),
             Wish::ReadAhead => self.line_up_to_read(key, class, None),
         }
     }
@@ -542,7 +542,7 @@ impl<J: Job> Lanes<J> {
 
     /// The lane is read in its turn; with a `charge` it holds a place from now on. So no more of them wait than
     /// could begin.
-    fn line_up_to_read(&mut self, key: &LaneKey, class: Class, charge: Option<Charge>) {
+    fn line_up_to_read(&mut self, key: &LaneKey, class: LaneClass, charge: Option<Charge>) {
         if let Some(charge) = charge {
             self.take(charge);
         }
@@ -555,8 +555,8 @@ impl<J: Job> Lanes<J> {
     }
 
     /// The next read of a lane that waits for nothing else.
-    fn next_read(&mut self, now: Timestamp) -> Option<Action<J>> {
-        for class in Class::ALL {
+    fn next_read(&mut self, now: Timestamp) -> Option<LaneAction<J>> {
+        for class in LaneClass::ALL {
             while self.may_read(class) {
                 let Some((key, charge)) = self.to_read.get_mut(class.index())?.pop_front() else {
                     break;
@@ -577,8 +577,8 @@ impl<J: Job> Lanes<J> {
     }
 
     /// The next attempt that can begin, or the read that it needs.
-    fn next_start(&mut self, now: Timestamp) -> Option<Action<J>> {
-        for class in Class::ALL {
+    fn next_start(&mut self, now: Timestamp) -> Option<LaneAction<J>> {
+        for class in LaneClass::ALL {
             while let Some(key) = self.next_in_row(class) {
                 if let Some(action) = self.serve(&key, class, now) {
                     return Some(action);
@@ -589,7 +589,7 @@ impl<J: Job> Lanes<J> {
     }
 
     /// The next lane of `class` that has a place.
-    fn next_in_row(&mut self, class: Class) -> Option<LaneKey> {
+    fn next_in_row(&mut self, class: LaneClass) -> Option<LaneKey> {
         let accounts = &self.accounts;
         if !accounts.has_room(class) {
             return None;
@@ -599,7 +599,7 @@ impl<J: Job> Lanes<J> {
     }
 
     /// Begins something in a lane that has a place.
-    fn serve(&mut self, key: &LaneKey, class: Class, now: Timestamp) -> Option<Action<J>> {
+    fn serve(&mut self, key: &LaneKey, class: LaneClass, now: Timestamp) -> Option<LaneAction<J>> {
         let may_read = self.may_read(class);
         let lane = self.lanes.get_mut(key)?;
         if lane.stand != Stand::InRow || lane.stands_as != class {
@@ -634,7 +634,7 @@ impl<J: Job> Lanes<J> {
         }
     }
 
-    fn start(&mut self, key: &LaneKey, class: Class, now: Timestamp) -> Option<Action<J>> {
+    fn start(&mut self, key: &LaneKey, class: LaneClass, now: Timestamp) -> Option<LaneAction<J>> {
         let lane = self.lanes.get_mut(key)?;
         let charge = lane.charge(class);
         let ticket = self.running.begin(key.clone(), charge, &self.uptime);
@@ -648,31 +648,38 @@ impl<J: Job> Lanes<J> {
         let company = if lane.is_alone() { Company::Alone } else { Company::Others };
         self.take(charge);
         self.changed(key);
-        Some(Action::Start { lane: key.clone(), ticket, class, trouble, company, job })
+        Some(LaneAction::Start { lane: key.clone(), ticket, class, trouble, company, job })
     }
 
     /// Reads the lane; with a `charge` it holds a place meanwhile, so that what comes can begin.
-    fn fetch(&mut self, key: &LaneKey, class: Class, charge: Option<Charge>) -> Option<Action<J>> {
+    fn fetch(
+        &mut self,
+        key: &LaneKey,
+        class: LaneClass,
+        charge: Option<Charge>,
+    ) -> Option<LaneAction<J>> {
         let lane = self.lanes.get_mut(key)?;
         lane.begin_read();
         self.reads.insert(key.clone(), (class, charge));
         let memory = Memory::of(self.ready, self.limits.ready);
         let (known, most) = (lane.messages().collect(), lane.room(class, memory).max(1));
-        Some(Action::Fetch { lane: key.clone(), known, most })
+        Some(LaneAction::Fetch { lane: key.clone(), known, most })
     }
 
-    fn may_read(&self, class: Class) -> bool {
-        let count = |of: fn(Class) -> bool| {
+    fn may_read(&self, class: LaneClass) -> bool {
+        let count = |of: fn(LaneClass) -> bool| {
             let its = self.reads.values().filter(|(class, _)| of(*class));
             u32::try_from(its.count()).unwrap_or(u32::MAX)
         };
         let in_all = count(|_| true) < READS_MAX;
-        let in_unproven = count(Class::is_unproven) < READS_UNPROVEN;
+        let in_unproven = count(LaneClass::is_unproven) < READS_UNPROVEN;
         match class {
-            Class::Proven => in_all,
-            Class::New => in_all && in_unproven,
-            Class::Troubled => {
-                in_all && in_unproven && count(|class| class == Class::Troubled) < READS_TROUBLED
+            LaneClass::Proven => in_all,
+            LaneClass::New => in_all && in_unproven,
+            LaneClass::Troubled => {
+                in_all
+                    && in_unproven
+                    && count(|class| class == LaneClass::Troubled) < READS_TROUBLED
             }
         }
     }
@@ -695,7 +702,7 @@ impl<J: Job> Lanes<J> {
     }
 
     /// Charges the place of `ticket` to `class` from now on, whether there is room or not.
-    fn recharge(&mut self, ticket: Ticket, class: Class) {
+    fn recharge(&mut self, ticket: Ticket, class: LaneClass) {
         let Some(charge) = self.running.charge_mut(ticket) else { return };
         let before = *charge;
         charge.class = class;
@@ -712,9 +719,9 @@ impl<J: Job> Lanes<J> {
         }
         self.reviewed = passed.max(Duration::from_nanos(1));
         for (ticket, key) in self.running.newly_slow(&self.uptime) {
-            self.recharge(ticket, Class::Troubled);
+            self.recharge(ticket, LaneClass::Troubled);
             if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.pace = Pace::Slow;
+                lane.pace = LanePace::Slow;
             }
         }
         for group in self.running.disproven(&self.uptime) {
@@ -728,28 +735,28 @@ impl<J: Job> Lanes<J> {
 
     /// Which accounts are full while lanes wait for them, and how many.
     fn needs(&self) -> Vec<(Need, usize)> {
-        let waiting = |class: Class| {
+        let waiting = |class: LaneClass| {
             let most = self.accounts.most(class);
             self.rows.of(class).map_or(0, |row| row.unparked(most))
         };
         let (proven, new, troubled) =
-            (waiting(Class::Proven), waiting(Class::New), waiting(Class::Troubled));
+            (waiting(LaneClass::Proven), waiting(LaneClass::New), waiting(LaneClass::Troubled));
         let is_full = |class| !self.accounts.has_room(class);
         let mut needs = Vec::new();
         // A proven one waits for its own mail, which nobody hurries.
-        for class in [Class::New, Class::Troubled] {
+        for class in [LaneClass::New, LaneClass::Troubled] {
             let Some(row) = self.rows.of(class) else { continue };
             needs.extend(row.parked().map(|(group, lanes)| (Need::Group(group), lanes)));
             let limited = row.limited(self.accounts.most(class));
             needs.extend(limited.map(|(limited, lanes)| (Need::Limited(class, limited), lanes)));
         }
-        if troubled > 0 && is_full(Class::Troubled) {
+        if troubled > 0 && is_full(LaneClass::Troubled) {
             needs.push((Need::Troubled, troubled));
         }
-        if new > 0 && is_full(Class::New) {
+        if new > 0 && is_full(LaneClass::New) {
             needs.push((Need::Unproven, new));
         }
-        if proven > 0 && is_full(Class::Proven) {
+        if proven > 0 && is_full(LaneClass::Proven) {
             needs.push((Need::Any, proven));
         }
         needs
@@ -827,12 +834,12 @@ impl<J: Job> Lanes<J> {
 }
 
 /// What is known of the next hop of `lane`.
-fn class_of<J>(proven: &ProvenGroups, lane: &Lane<J>, now: Timestamp) -> Class {
-    if lane.trouble().is_some() || lane.pace == Pace::Slow {
-        Class::Troubled
+fn class_of<J>(proven: &ProvenGroups, lane: &Lane<J>, now: Timestamp) -> LaneClass {
+    if lane.trouble().is_some() || lane.pace == LanePace::Slow {
+        LaneClass::Troubled
     } else if lane.hop == Hop::OfRoute || proven.has(lane.group, now) {
-        Class::Proven
+        LaneClass::Proven
     } else {
-        Class::New
+        LaneClass::New
     }
 }

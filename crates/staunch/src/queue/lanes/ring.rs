@@ -13,7 +13,7 @@ use super::group::Group;
 /// give it to them again while others wait.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    groups: HashMap<Group, Waiting>,
+    groups: HashMap<Group, WaitingLane>,
     /// Groups that may have no place, in turn.
     without: VecDeque<Group>,
     /// Groups that had one when it was their turn.
@@ -25,7 +25,7 @@ pub(super) struct Ring {
 
 /// The lanes of one group. It stays as long as it stands in a row.
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingLane {
     lanes: VecDeque<LaneKey>,
     is_in_without: bool,
     is_in_with: bool,
@@ -122,7 +122,7 @@ impl Ring {
     }
 
     fn forget_if_over(&mut self, group: Group) {
-        let is_over = |waiting: &Waiting| {
+        let is_over = |waiting: &WaitingLane| {
             waiting.lanes.is_empty() && !waiting.is_in_without && !waiting.is_in_with
         };
         if self.groups.get(&group).is_some_and(is_over) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use spool::LaneKey;
 
-use super::accounts::{Charge, Class, Most};
+use super::accounts::{Charge, LaneClass, Most};
 use super::group::Group;
 use super::ring::{Holds, Ring};
 use super::turns::Turns;
@@ -27,7 +27,7 @@ pub(in super::super) struct Spot {
 pub(super) struct Row {
     /// Clients; what they hold are places.
     turns: Turns<u32>,
-    clients: BTreeMap<u32, Client>,
+    clients: BTreeMap<u32, WaitingClient>,
     /// Where lanes stand.
     spots: BTreeSet<Spot>,
     /// Lanes that had their turn, and what they needed is there now: they go before all others, if they may.
@@ -36,26 +36,26 @@ pub(super) struct Row {
 
 /// The lanes of one client.
 #[derive(Debug, Default)]
-struct Client {
+struct WaitingClient {
     /// Senders.
     turns: Turns<u32>,
     rings: BTreeMap<u32, Ring>,
 }
 
-/// The lanes of all classes, by [`Class::index`].
+/// The lanes of all classes, by [`LaneClass::index`].
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub(super) struct LaneRows {
     rows: [Row; 3],
 }
 
-impl Rows {
+impl LaneRows {
     /// Those of one class.
-    pub(super) fn of(&self, class: Class) -> Option<&Row> {
+    pub(super) fn of(&self, class: LaneClass) -> Option<&Row> {
         self.rows.get(class.index())
     }
 
     /// The same, to be changed.
-    pub(super) fn of_mut(&mut self, class: Class) -> Option<&mut Row> {
+    pub(super) fn of_mut(&mut self, class: LaneClass) -> Option<&mut Row> {
         self.rows.get_mut(class.index())
     }
 
@@ -72,9 +72,14 @@ impl Rows {
 
     /// Where a place of an attempt of `class` counts. Whoever has new mail is asked what all of theirs hold that took
     /// none yet: the silent ones become those that are in trouble, and it could begin as many again.
-    fn counted(&mut self, class: Class) -> impl Iterator<Item = &mut Row> {
-        let counts = move |at: &Class| *at == class || (*at == Class::New && class.is_unproven());
-        self.rows.iter_mut().zip(Class::ALL).filter(move |(_, at)| counts(at)).map(|(row, _)| row)
+    fn counted(&mut self, class: LaneClass) -> impl Iterator<Item = &mut Row> {
+        let counts =
+            move |at: &LaneClass| *at == class || (*at == LaneClass::New && class.is_unproven());
+        self.rows
+            .iter_mut()
+            .zip(LaneClass::ALL)
+            .filter(move |(_, at)| counts(at))
+            .map(|(row, _)| row)
     }
 
     /// All accounts may have room again.

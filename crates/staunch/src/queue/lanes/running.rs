@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use spool::LaneKey;
 
-use super::accounts::{Charge, Class};
+use super::accounts::{Charge, LaneClass};
 use super::group::Group;
 use super::rows::Limited;
 use crate::delivery::yielding::PATIENCE;
@@ -52,7 +52,7 @@ impl Ticket {
 
 /// Was an attempt asked to make room?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Asked {
+enum AskedToYield {
     /// Not yet.
     No,
     /// It was then, and has not ended yet.
@@ -63,11 +63,11 @@ enum Asked {
 
 /// An attempt that holds a place.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct RunningAttempt {
     pub(super) lane: LaneKey,
     pub(super) charge: Charge,
     since: Duration,
-    asked: Asked,
+    asked: AskedToYield,
 }
 
 /// For whose account is room needed?
@@ -82,7 +82,7 @@ pub(super) enum Need {
     /// That of this registrable domain, until it has taken mail.
     Group(Group),
     /// What a client or a sender may have of the places of strangers.
-    Limited(Class, Limited),
+    Limited(LaneClass, Limited),
 }
 
 impl Need {
@@ -90,12 +90,12 @@ impl Need {
         match self {
             Self::Any => true,
             Self::Unproven => charge.class.is_unproven(),
-            Self::Troubled => charge.class == Class::Troubled,
+            Self::Troubled => charge.class == LaneClass::Troubled,
             Self::Group(group) => charge.class.is_unproven() && charge.group == group,
-            Self::Limited(Class::Troubled, limited) => {
-                charge.class == Class::Troubled && limited.includes(charge.submitter)
+            Self::Limited(LaneClass::Troubled, limited) => {
+                charge.class == LaneClass::Troubled && limited.includes(charge.submitter)
             }
-            Self::Limited(Class::New | Class::Proven, limited) => {
+            Self::Limited(LaneClass::New | LaneClass::Proven, limited) => {
                 charge.class.is_unproven() && limited.includes(charge.submitter)
             }
         }
@@ -105,7 +105,7 @@ impl Need {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    attempts: HashMap<Ticket, Attempt>,
+    attempts: HashMap<Ticket, RunningAttempt>,
     tickets: u64,
     /// When these took mail, of late.
     takings: HashMap<Group, Duration>,
@@ -116,13 +116,14 @@ impl Running {
     pub(super) fn begin(&mut self, lane: LaneKey, charge: Charge, uptime: &Uptime) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        let attempt = Attempt { lane, charge, since: uptime.passed(), asked: Asked::No };
+        let attempt =
+            RunningAttempt { lane, charge, since: uptime.passed(), asked: AskedToYield::No };
         self.attempts.insert(ticket, attempt);
         ticket
     }
 
     /// One is over.
-    pub(super) fn end(&mut self, ticket: Ticket) -> Option<Attempt> {
+    pub(super) fn end(&mut self, ticket: Ticket) -> Option<RunningAttempt> {
         self.attempts.remove(&ticket)
     }
 
@@ -144,7 +145,7 @@ impl Running {
     /// It cannot make room.
     pub(super) fn asked_in_vain(&mut self, ticket: Ticket) {
         if let Some(attempt) = self.attempts.get_mut(&ticket) {
-            attempt.asked = Asked::InVain;
+            attempt.asked = AskedToYield::InVain;
         }
     }
 
@@ -155,8 +156,8 @@ impl Running {
 
     /// Those that are slow and not charged as that, each with its lane.
     pub(super) fn newly_slow(&self, uptime: &Uptime) -> Vec<(Ticket, LaneKey)> {
-        let is_new = |attempt: &Attempt| {
-            attempt.charge.class != Class::Troubled && attempt.age(uptime) >= PATIENCE
+        let is_new = |attempt: &RunningAttempt| {
+            attempt.charge.class != LaneClass::Troubled && attempt.age(uptime) >= PATIENCE
         };
         let slow = self.attempts.iter().filter(|(_, attempt)| is_new(attempt));
         slow.map(|(ticket, attempt)| (*ticket, attempt.lane.clone())).collect()
@@ -195,30 +196,32 @@ impl Running {
         let passed = uptime.passed();
         for attempt in self.attempts.values_mut() {
             // It began with the content at that moment, or is being settled.
-            if let Asked::Yes(at) = attempt.asked
+            if let AskedToYield::Yes(at) = attempt.asked
                 && passed.saturating_sub(at) > ANSWERED_WITHIN
             {
-                attempt.asked = Asked::InVain;
+                attempt.asked = AskedToYield::InVain;
             }
         }
         let its = self.attempts.iter_mut().filter(|(_, attempt)| need.includes(attempt.charge));
         let (asked, free): (Vec<_>, Vec<_>) =
-            its.partition(|(_, attempt)| matches!(attempt.asked, Asked::Yes(_)));
+            its.partition(|(_, attempt)| matches!(attempt.asked, AskedToYield::Yes(_)));
         let mut slow: Vec<_> = free
             .into_iter()
-            .filter(|(_, attempt)| attempt.asked == Asked::No && attempt.age(uptime) >= PATIENCE)
+            .filter(|(_, attempt)| {
+                attempt.asked == AskedToYield::No && attempt.age(uptime) >= PATIENCE
+            })
             .collect();
         slow.sort_unstable_by_key(|(ticket, attempt)| (attempt.since, **ticket));
         slow.truncate(wanted.saturating_sub(asked.len()));
         let asked = slow.into_iter().map(|(ticket, attempt)| {
-            attempt.asked = Asked::Yes(passed);
+            attempt.asked = AskedToYield::Yes(passed);
             *ticket
         });
         asked.collect()
     }
 }
 
-impl Attempt {
+impl RunningAttempt {
     fn age(&self, uptime: &Uptime) -> Duration {
         uptime.passed().saturating_sub(self.since)
     }

@@ -11,7 +11,7 @@ use super::*;
 #[derive(Clone, Debug)]
 struct Letter(u128);
 
-impl Job for Letter {
+impl LaneJob for Letter {
     fn message(&self) -> MessageId {
         MessageId::from_u128(self.0)
     }
@@ -130,7 +130,7 @@ impl World {
         let total = u32::try_from(1 + dice.below(60)).unwrap();
         let per_lane = u32::try_from(1 + dice.below(10)).unwrap();
         let ready = 4_096 + dice.below(60_000);
-        let limits = Limits { per_lane, total, per_site: 20, ready, limits: Vec::new() };
+        let limits = ShapingLimits { per_lane, total, per_site: 20, ready, limits: Vec::new() };
         let mut world = Self {
             dice,
             now: 0,
@@ -246,8 +246,8 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.lanes.next(at(self.now)) {
             match action {
-                Action::Start { lane, ticket, job, .. } => self.start(&lane, ticket, job.0),
-                Action::Fetch { lane, known, most } => {
+                LaneAction::Start { lane, ticket, job, .. } => self.start(&lane, ticket, job.0),
+                LaneAction::Fetch { lane, known, most } => {
                     let index = self.index(&lane);
                     let now = self.now;
                     let due = self.domains[index].stored.iter().filter(|(_, at)| **at <= now);
@@ -259,7 +259,7 @@ impl World {
                     let is_cut = ids.len() == most;
                     self.push(self.now + 3, Happening::Read(index, Found { ids, is_cut }));
                 }
-                Action::GiveWay(ticket) => self.give_way(ticket),
+                LaneAction::GiveWay(ticket) => self.give_way(ticket),
             }
         }
     }
@@ -298,20 +298,20 @@ impl World {
         let accounts = &self.lanes.accounts;
         let tenths = |n: u32| (self.total * n / 10).max(1);
         let held = |class| accounts.held_by(class);
-        assert!(accounts.held() <= self.total.max(held(Class::Troubled)), "all");
+        assert!(accounts.held() <= self.total.max(held(LaneClass::Troubled)), "all");
         let overfilled = self.running.values().filter(|(_, _, since)| self.now - since > 30_000);
         let slow = u32::try_from(overfilled.count()).unwrap();
-        assert!(held(Class::Troubled) <= tenths(3) + slow, "those in trouble");
-        assert!(held(Class::New) + held(Class::Troubled) <= tenths(6) + slow, "strangers");
+        assert!(held(LaneClass::Troubled) <= tenths(3) + slow, "those in trouble");
+        assert!(held(LaneClass::New) + held(LaneClass::Troubled) <= tenths(6) + slow, "strangers");
         self.check_clients();
     }
 
     /// What one client and one sender may hold of the places of strangers.
     fn check_clients(&self) {
-        let most = self.lanes.accounts.most(Class::New);
+        let most = self.lanes.accounts.most(LaneClass::New);
         let mut clients: HashMap<u32, u32> = HashMap::new();
         let mut senders: HashMap<Submitter, u32> = HashMap::new();
-        for charge in self.lanes.running.charges().filter(|charge| charge.class == Class::New) {
+        for charge in self.lanes.running.charges().filter(|charge| charge.class == LaneClass::New) {
             *clients.entry(charge.submitter.client).or_default() += 1;
             *senders.entry(charge.submitter).or_default() += 1;
         }
@@ -331,17 +331,17 @@ impl World {
         let retry_at = self.retry_at(trouble);
         self.running.remove(&ticket);
         self.defer(index, id, retry_at);
-        let effect = Effect::Yielded { retry_at: at(retry_at), trouble };
+        let effect = LaneEffect::Yielded { retry_at: at(retry_at), trouble };
         self.finish(index, id, effect, Some(at(retry_at)));
     }
 
-    fn fail(&mut self, index: usize) -> Trouble {
+    fn fail(&mut self, index: usize) -> FailureRun {
         let domain = &mut self.domains[index];
         domain.failures += 1;
-        Trouble { failures: domain.failures, since: at(self.now) }
+        FailureRun { failures: domain.failures, since: at(self.now) }
     }
 
-    fn retry_at(&mut self, trouble: Trouble) -> i64 {
+    fn retry_at(&mut self, trouble: FailureRun) -> i64 {
         let spread = i64::try_from(self.dice.below(5_000)).unwrap();
         self.now + 30_000 * i64::from(trouble.failures.min(10)) + spread
     }
@@ -350,9 +350,9 @@ impl World {
         self.domains[index].stored.insert(id, due);
     }
 
-    fn finish(&mut self, index: usize, id: u128, effect: Effect, due: Option<Timestamp>) {
+    fn finish(&mut self, index: usize, id: u128, effect: LaneEffect, due: Option<Timestamp>) {
         let key = self.domains[index].key.clone();
-        if effect == Effect::Works {
+        if effect == LaneEffect::Works {
             self.domains[index].failures = 0;
             self.lanes.prove(Group::of(&key), at(self.now));
         }
@@ -370,13 +370,13 @@ impl World {
                 }
                 self.domains[index].stored.remove(&id);
                 self.delivered.insert(id);
-                self.finish(index, id, Effect::Works, None);
+                self.finish(index, id, LaneEffect::Works, None);
             }
             Nature::Dead | Nature::Tarpit(_) | Nature::Silent(_) => {
                 let trouble = self.fail(index);
                 let retry_at = self.retry_at(trouble);
                 self.defer(index, id, retry_at);
-                let effect = Effect::Failed { retry_at: at(retry_at), trouble };
+                let effect = LaneEffect::Failed { retry_at: at(retry_at), trouble };
                 self.finish(index, id, effect, Some(at(retry_at)));
             }
         }
@@ -415,10 +415,10 @@ impl World {
             assert!(is_in, "{key} stands nowhere");
         }
         // Nothing that is never lent is idle while somebody waits for it.
-        let row = lanes.rows.of(Class::Proven);
+        let row = lanes.rows.of(LaneClass::Proven);
         let waits = row.is_some_and(|row| row.unparked(Most::ALL) > 0);
         assert!(
-            !waits || !lanes.accounts.has_room(Class::Proven),
+            !waits || !lanes.accounts.has_room(LaneClass::Proven),
             "a proven lane waits for nothing"
         );
     }

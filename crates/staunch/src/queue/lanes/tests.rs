@@ -3,14 +3,14 @@
 use super::*;
 use crate::config::{DomainPattern, Limit};
 
-fn limits(per_lane: u32, total: u32) -> Limits {
-    Limits { per_lane, total, per_site: 100, ready: 1 << 20, limits: Vec::new() }
+fn limits(per_lane: u32, total: u32) -> ShapingLimits {
+    ShapingLimits { per_lane, total, per_site: 100, ready: 1 << 20, limits: Vec::new() }
 }
 
 #[derive(Debug, PartialEq)]
 struct Letter(u128);
 
-impl Job for Letter {
+impl LaneJob for Letter {
     fn message(&self) -> MessageId {
         MessageId::from_u128(self.0)
     }
@@ -54,9 +54,9 @@ fn urgent_mail_is_started_before_what_waits_in_memory() {
         lanes.arrive(&key("a"), Letter(letter), at(0));
     }
     let mut order = Vec::new();
-    while let Some(Action::Start { job, .. }) = lanes.next(at(0)) {
+    while let Some(LaneAction::Start { job, .. }) = lanes.next(at(0)) {
         order.push(job.0);
-        lanes.finished(&key("a"), job.message(), (Effect::Neutral, None), None);
+        lanes.finished(&key("a"), job.message(), (LaneEffect::Neutral, None), None);
     }
     assert_eq!(order, [9_000_004, 7_000_003, 7_000_005, 1, 2]);
 }
@@ -66,21 +66,21 @@ fn start_all(lanes: &mut Lanes<Letter>, now: i64) -> Vec<u128> {
     let mut started = Vec::new();
     while let Some(action) = lanes.next(at(now)) {
         match action {
-            Action::Start { job, .. } => started.push(job.0),
-            Action::Fetch { .. } => panic!("nothing is in the store"),
-            Action::GiveWay(_) => {}
+            LaneAction::Start { job, .. } => started.push(job.0),
+            LaneAction::Fetch { .. } => panic!("nothing is in the store"),
+            LaneAction::GiveWay(_) => {}
         }
     }
     started
 }
 
-fn finish(lanes: &mut Lanes<Letter>, lane: &str, id: u128, effect: Effect) {
+fn finish(lanes: &mut Lanes<Letter>, lane: &str, id: u128, effect: LaneEffect) {
     lanes.finished(&key(lane), MessageId::from_u128(id), (effect, None), None);
 }
 
-fn failed(retry_at: i64) -> Effect {
-    let trouble = Trouble { failures: 1, since: at(0) };
-    Effect::Failed { retry_at: at(retry_at), trouble }
+fn failed(retry_at: i64) -> LaneEffect {
+    let trouble = FailureRun { failures: 1, since: at(0) };
+    LaneEffect::Failed { retry_at: at(retry_at), trouble }
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn a_new_lane_starts_with_one_and_grows_with_each_success() {
         lanes.arrive(&key("a"), Letter(id), at(0));
     }
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    finish(&mut lanes, "a", 1, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
     assert_eq!(start_all(&mut lanes, 0), [2, 3]);
     for id in 5..=9 {
         lanes.arrive(&key("a"), Letter(id), at(0));
     }
-    finish(&mut lanes, "a", 2, Effect::Works);
+    finish(&mut lanes, "a", 2, LaneEffect::Works);
     assert_eq!(start_all(&mut lanes, 0), [4, 5]);
-    finish(&mut lanes, "a", 3, Effect::Works);
+    finish(&mut lanes, "a", 3, LaneEffect::Works);
     assert_eq!(start_all(&mut lanes, 0), [6], "never more than the limit of three");
 }
 
@@ -113,7 +113,7 @@ fn a_failed_lane_waits_and_is_probed_by_one_message() {
     assert_eq!(lanes.next_wake(), Some(at(300)));
     lanes.arrive(&key("dead"), Letter(6), at(299));
     assert!(lanes.next(at(299)).is_none(), "also what arrives meanwhile");
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(300)) else {
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(300)) else {
         panic!("the rest is read from the store")
     };
     lanes.fetched(&lane, vec![Letter(2), Letter(3), Letter(4)], None, at(300));
@@ -127,7 +127,7 @@ fn a_failing_lane_does_not_hold_another_up() {
     lanes.arrive(&key("good"), Letter(2), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1, 2]);
     finish(&mut lanes, "dead", 1, failed(300));
-    finish(&mut lanes, "good", 2, Effect::Works);
+    finish(&mut lanes, "good", 2, LaneEffect::Works);
     lanes.arrive(&key("good"), Letter(3), at(1));
     assert_eq!(start_all(&mut lanes, 1), [3]);
 }
@@ -138,12 +138,12 @@ fn a_message_in_flight_is_not_started_again_by_a_fetch() {
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
     lanes.retry_now(&key("a"), at(0));
-    let Some(Action::Fetch { lane, known, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+    let Some(LaneAction::Fetch { lane, known, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
     assert_eq!(known, HashSet::from([MessageId::from_u128(1)]));
     lanes.fetched(&lane, vec![Letter(1), Letter(2)], None, at(0));
     assert_eq!(start_all(&mut lanes, 0), [], "the window is one");
-    finish(&mut lanes, "a", 1, Effect::Works);
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("another look") };
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("another look") };
     lanes.fetched(&lane, Vec::new(), None, at(0));
     assert_eq!(start_all(&mut lanes, 0), [2]);
 }
@@ -154,16 +154,16 @@ fn what_a_fetch_skipped_is_looked_for_when_the_message_is_done() {
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
     lanes.retry_now(&key("a"), at(0));
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
     // Another recipient of message 1 is due too, and left out, since 1 is in flight.
     lanes.fetched(&lane, Vec::new(), None, at(0));
     assert!(lanes.next(at(0)).is_none());
-    finish(&mut lanes, "a", 1, Effect::Works);
-    assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })));
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
+    assert!(matches!(lanes.next(at(0)), Some(LaneAction::Fetch { .. })));
 
     lanes.fetched(&lane, vec![Letter(1)], None, at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    finish(&mut lanes, "a", 1, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
     assert!(lanes.next(at(0)).is_none(), "and nothing more when nothing was skipped");
 }
 
@@ -172,10 +172,10 @@ fn a_deferred_recipient_comes_back_when_it_is_due() {
     let mut lanes = lanes();
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    lanes.finished(&key("a"), MessageId::from_u128(1), (Effect::Neutral, None), Some(at(60)));
+    lanes.finished(&key("a"), MessageId::from_u128(1), (LaneEffect::Neutral, None), Some(at(60)));
     assert!(lanes.next(at(59)).is_none());
     assert_eq!(lanes.next_wake(), Some(at(60)));
-    assert!(matches!(lanes.next(at(60)), Some(Action::Fetch { .. })));
+    assert!(matches!(lanes.next(at(60)), Some(LaneAction::Fetch { .. })));
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_queue_of_many_lanes_is_read_a_few_at_a_time() {
         lanes.restore(&key(&format!("lane{id}")), None, Some(at(0)));
     }
     let mut fetches = Vec::new();
-    while let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) {
+    while let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) {
         fetches.push(lane);
     }
     assert_eq!(fetches.len(), 2, "strangers leave reads to others");
@@ -207,7 +207,7 @@ fn a_queue_of_many_lanes_is_read_a_few_at_a_time() {
     while let Some(lane) = fetches.pop() {
         lanes.fetched(&lane, Vec::new(), None, at(0));
         read += 1;
-        while let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) {
+        while let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) {
             fetches.push(lane);
         }
         assert!(fetches.len() <= 2);
@@ -221,7 +221,7 @@ fn an_empty_lane_is_forgotten() {
     let mut lanes = lanes();
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    finish(&mut lanes, "a", 1, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
     assert!(lanes.next(at(0)).is_none());
     assert!(lanes.lanes.is_empty() && lanes.waiting.is_empty());
 }
@@ -243,9 +243,9 @@ fn slow_lanes_do_not_fill_the_memory_that_all_share() {
 
 /// As `start_all`, with reads that are never answered.
 fn start_all_but_reads(lanes: &mut Lanes<Letter>, now: i64) -> Vec<u128> {
-    let job = |action: Action<Letter>| match action {
-        Action::Start { job, .. } => Some(job.0),
-        Action::Fetch { .. } | Action::GiveWay(_) => None,
+    let job = |action: LaneAction<Letter>| match action {
+        LaneAction::Start { job, .. } => Some(job.0),
+        LaneAction::Fetch { .. } | LaneAction::GiveWay(_) => None,
     };
     std::iter::from_fn(|| lanes.next(at(now))).filter_map(job).collect()
 }
@@ -261,10 +261,10 @@ fn a_turn_to_be_read_that_is_not_used_goes_to_the_next() {
     // Those that wait for their turn begin to wait for something else.
     lanes.set_pause(Pause::Lanes((2..9).map(|id| key(&format!("lane{id}"))).collect()));
     for action in reads {
-        let Action::Fetch { lane, .. } = action else { panic!("nothing is in memory") };
+        let LaneAction::Fetch { lane, .. } = action else { panic!("nothing is in memory") };
         lanes.fetched(&lane, Vec::new(), None, at(0));
     }
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("stuck") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("stuck") };
     assert_eq!(lane, key("lane9"));
     assert!(lanes.next(at(0)).is_none());
 }
@@ -273,10 +273,10 @@ fn a_turn_to_be_read_that_is_not_used_goes_to_the_next() {
 fn what_was_deleted_while_it_was_read_is_read_again() {
     let mut lanes = lanes();
     lanes.restore(&key("a"), None, Some(at(0)));
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
     lanes.removed(&key("a"));
     lanes.fetched(&lane, vec![Letter(1)], None, at(0));
-    assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })), "1 may be gone");
+    assert!(matches!(lanes.next(at(0)), Some(LaneAction::Fetch { .. })), "1 may be gone");
     lanes.fetched(&lane, vec![Letter(2)], None, at(0));
     assert_eq!(start_all(&mut lanes, 0), [2]);
 }
@@ -289,20 +289,20 @@ fn what_was_deleted_is_not_started_from_memory() {
     }
     assert_eq!(start_all(&mut lanes, 0), [1]);
     lanes.removed(&key("a"));
-    lanes.finished(&key("a"), MessageId::from_u128(1), (Effect::Works, None), None);
-    assert!(matches!(lanes.next(at(0)), Some(Action::Fetch { .. })));
+    lanes.finished(&key("a"), MessageId::from_u128(1), (LaneEffect::Works, None), None);
+    assert!(matches!(lanes.next(at(0)), Some(LaneAction::Fetch { .. })));
 }
 
 #[test]
 fn an_attempt_is_alone_only_if_nothing_can_join_it() {
     let mut lanes = lanes();
     let company = |lanes: &mut Lanes<Letter>| match lanes.next(at(0)) {
-        Some(Action::Start { company, .. }) => company,
+        Some(LaneAction::Start { company, .. }) => company,
         other => panic!("{other:?}"),
     };
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(company(&mut lanes), Company::Alone);
-    finish(&mut lanes, "a", 1, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
     lanes.arrive(&key("a"), Letter(2), at(0));
     assert_eq!(company(&mut lanes), Company::Others, "there is room for a second one");
 }
@@ -312,7 +312,7 @@ fn failures_side_by_side_count_once_and_an_answer_ends_them() {
     let mut lanes = lanes();
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    finish(&mut lanes, "a", 1, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
     for id in 2..=3 {
         lanes.arrive(&key("a"), Letter(id), at(0));
     }
@@ -324,12 +324,12 @@ fn failures_side_by_side_count_once_and_an_answer_ends_them() {
     for id in 4..=5 {
         lanes.arrive(&key("a"), Letter(id), at(300));
     }
-    let Some(Action::Start { trouble, .. }) = lanes.next(at(300)) else { panic!("a probe") };
+    let Some(LaneAction::Start { trouble, .. }) = lanes.next(at(300)) else { panic!("a probe") };
     assert_eq!(trouble.map(|trouble| trouble.failures), Some(1));
-    finish(&mut lanes, "a", 4, Effect::Answers);
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(300)) else { panic!("the next") };
+    finish(&mut lanes, "a", 4, LaneEffect::Answers);
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(300)) else { panic!("the next") };
     lanes.fetched(&lane, vec![Letter(5)], None, at(300));
-    let Some(Action::Start { trouble, .. }) = lanes.next(at(300)) else { panic!("the next") };
+    let Some(LaneAction::Start { trouble, .. }) = lanes.next(at(300)) else { panic!("the next") };
     assert_eq!(trouble, None);
 }
 
@@ -357,16 +357,16 @@ fn waits_that_a_wrong_clock_has_set_are_cut_and_no_others() {
     for (lane, id, retry_at) in [("far", 1, 30 * 24 * 3600), ("near", 2, 100)] {
         lanes.arrive(&key(lane), Letter(id), at(0));
         assert_eq!(start_all(&mut lanes, 0), [id]);
-        let trouble = Trouble { failures: 1, since: at(0) };
-        let effect = Effect::Failed { retry_at: at(retry_at), trouble };
+        let trouble = FailureRun { failures: 1, since: at(0) };
+        let effect = LaneEffect::Failed { retry_at: at(retry_at), trouble };
         lanes.finished(&key(lane), Letter(id).message(), (effect, None), Some(at(retry_at)));
     }
     lanes.cut_waits(at(1), at(100));
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("it is due") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("it is due") };
     assert_eq!(lane, key("far"));
     assert!(lanes.next(at(99)).is_none());
     lanes.fetched(&lane, Vec::new(), None, at(99));
-    assert!(matches!(lanes.next(at(100)), Some(Action::Fetch { .. })));
+    assert!(matches!(lanes.next(at(100)), Some(LaneAction::Fetch { .. })));
 }
 
 #[test]
@@ -377,8 +377,8 @@ fn a_pause_stops_what_it_names_and_forgets_nothing() {
     }
     assert_eq!(start_all(&mut lanes, 0), [1, 3]);
     lanes.set_pause(Pause::Lanes(HashSet::from([key("a"), key("new")])));
-    finish(&mut lanes, "a", 1, Effect::Works);
-    finish(&mut lanes, "b", 3, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
+    finish(&mut lanes, "b", 3, LaneEffect::Works);
     for (lane, id) in [("b", 4), ("a", 5), ("new", 6)] {
         lanes.arrive(&key(lane), Letter(id), at(1));
     }
@@ -386,13 +386,13 @@ fn a_pause_stops_what_it_names_and_forgets_nothing() {
     assert_eq!((lanes.next_wake(), lanes.ready), (None, 0), "nothing is due, nothing in memory");
 
     lanes.set_pause(Pause::All);
-    finish(&mut lanes, "b", 4, Effect::Works);
+    finish(&mut lanes, "b", 4, LaneEffect::Works);
     lanes.arrive(&key("b"), Letter(7), at(2));
     assert!(lanes.next(at(2)).is_none());
 
     lanes.set_pause(Pause::None);
     let mut read = HashSet::new();
-    while let Some(Action::Fetch { lane, .. }) = lanes.next(at(3)) {
+    while let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(3)) {
         lanes.fetched(&lane, Vec::new(), None, at(3));
         read.insert(lane);
     }
@@ -405,22 +405,22 @@ fn a_frozen_lane_starts_nothing_until_its_mail_was_moved() {
     lanes.arrive(&key("a"), Letter(1), at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
     lanes.retry_now(&key("a"), at(0));
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("a fetch") };
     assert_eq!(lanes.freeze(&key("a")), HashSet::from([MessageId::from_u128(1)]));
     // What was read before it was frozen may have been moved.
     lanes.fetched(&lane, vec![Letter(2)], None, at(0));
-    finish(&mut lanes, "a", 1, Effect::Works);
+    finish(&mut lanes, "a", 1, LaneEffect::Works);
     lanes.arrive(&key("a"), Letter(4), at(0));
     assert!(lanes.next(at(0)).is_none());
     assert_eq!(lanes.next_wake(), None, "only the end of the move wakes it");
     lanes.thaw(&key("a"), at(1));
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("what was left") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(1)) else { panic!("what was left") };
     lanes.fetched(&lane, Vec::new(), None, at(1));
     assert!(lanes.next(at(1)).is_none() && lanes.lanes.is_empty());
 }
 
 /// Lanes of domains that took mail before.
-fn proven(limits: Limits, names: &[&str]) -> Lanes<Letter> {
+fn proven(limits: ShapingLimits, names: &[&str]) -> Lanes<Letter> {
     let mut lanes = Lanes::new(limits);
     for name in names {
         lanes.prove(Group::of(&key(name)), at(0));
@@ -438,10 +438,10 @@ fn new_limits_hold_for_what_starts_next() {
     lanes.set_limits(limits(3, 3));
     assert_eq!(start_all(&mut lanes, 0), [3]);
     lanes.set_limits(limits(1, 1));
-    finish(&mut lanes, "lane1", 1, Effect::Works);
-    finish(&mut lanes, "lane2", 2, Effect::Works);
+    finish(&mut lanes, "lane1", 1, LaneEffect::Works);
+    finish(&mut lanes, "lane2", 2, LaneEffect::Works);
     assert!(lanes.next(at(0)).is_none(), "one is under way");
-    finish(&mut lanes, "lane3", 3, Effect::Works);
+    finish(&mut lanes, "lane3", 3, LaneEffect::Works);
     assert_eq!(start_all(&mut lanes, 0), [4]);
 }
 
@@ -452,16 +452,16 @@ fn the_total_limit_holds_over_all_lanes_and_loses_nobodys_turn() {
         lanes.arrive(&key(&format!("lane{id}")), Letter(id), at(0));
     }
     assert_eq!(start_all(&mut lanes, 0), [1, 2]);
-    finish(&mut lanes, "lane1", 1, Effect::Works);
-    finish(&mut lanes, "lane2", 2, Effect::Works);
+    finish(&mut lanes, "lane1", 1, LaneEffect::Works);
+    finish(&mut lanes, "lane2", 2, LaneEffect::Works);
     assert_eq!(start_all(&mut lanes, 0), [3, 4]);
 }
 
 fn starts(lanes: &mut Lanes<Letter>, now: Timestamp) -> Vec<LaneKey> {
     std::iter::from_fn(|| lanes.next(now))
         .filter_map(|action| match action {
-            Action::Start { lane, .. } => Some(lane),
-            Action::Fetch { .. } | Action::GiveWay(_) => None,
+            LaneAction::Start { lane, .. } => Some(lane),
+            LaneAction::Fetch { .. } | LaneAction::GiveWay(_) => None,
         })
         .collect()
 }
@@ -470,7 +470,7 @@ fn starts(lanes: &mut Lanes<Letter>, now: Timestamp) -> Vec<LaneKey> {
 fn lanes_in_trouble_leave_most_of_the_places_to_others() {
     let now = at(0);
     let mut lanes = Lanes::new(limits(3, 10));
-    let trouble = Trouble { failures: 1, since: now };
+    let trouble = FailureRun { failures: 1, since: now };
     for number in 0..5 {
         let key = LaneKey::new(&format!("slow{number}.test"));
         lanes.restore(&key, Some(BackOff { trouble, until: now, cause: None }), None);
@@ -482,7 +482,12 @@ fn lanes_in_trouble_leave_most_of_the_places_to_others() {
         lanes.arrive(&LaneKey::new(&format!("new{number}.test")), letter, now);
     }
     assert_eq!(starts(&mut lanes, now).len(), 3, "strangers and those in trouble together");
-    lanes.finished(&LaneKey::new("slow0.test"), Letter(0).message(), (Effect::Works, None), None);
+    lanes.finished(
+        &LaneKey::new("slow0.test"),
+        Letter(0).message(),
+        (LaneEffect::Works, None),
+        None,
+    );
     let next = starts(&mut lanes, now);
     assert_eq!(next, [LaneKey::new("new13.test")], "before those in trouble");
 }
@@ -507,14 +512,16 @@ fn who_is_slow_makes_room_when_others_wait_and_not_before() {
     assert!(lanes.next(at(29)).is_none());
     assert!(lanes.next(at(31)).is_none(), "with room enough it has all the time");
     lanes.arrive(&key("good.example"), Letter(2), at(31));
-    let Some(Action::GiveWay(ticket)) = lanes.next(at(32)) else { panic!("the place is needed") };
+    let Some(LaneAction::GiveWay(ticket)) = lanes.next(at(32)) else {
+        panic!("the place is needed")
+    };
     assert!(lanes.next(at(33)).is_none(), "it is asked once");
-    let trouble = Trouble { failures: 1, since: at(31) };
-    let yielded = Effect::Yielded { retry_at: at(61), trouble };
+    let trouble = FailureRun { failures: 1, since: at(31) };
+    let yielded = LaneEffect::Yielded { retry_at: at(61), trouble };
     finish(&mut lanes, "tarpit.test", 1, yielded);
     assert!(lanes.running.end(ticket).is_none());
     assert_eq!(start_all(&mut lanes, 33), [2]);
-    finish(&mut lanes, "good.example", 2, Effect::Works);
+    finish(&mut lanes, "good.example", 2, LaneEffect::Works);
     lanes.arrive(&key("tarpit.test"), Letter(3), at(40));
     assert!(lanes.next(at(40)).is_none(), "it waits as after a failure");
     assert_eq!(lanes.next_wake(), Some(at(61)));
@@ -527,19 +534,19 @@ fn who_has_the_content_keeps_its_place_and_is_charged_as_slow() {
         lanes.arrive(&key(name), Letter(id), at(0));
     }
     assert_eq!(start_all(&mut lanes, 0), [1, 2]);
-    assert_eq!(lanes.accounts.held_by(Class::Proven), 2);
+    assert_eq!(lanes.accounts.held_by(LaneClass::Proven), 2);
     assert!(lanes.next(at(31)).is_none());
     assert_eq!(
-        (lanes.accounts.held_by(Class::Proven), lanes.accounts.held_by(Class::Troubled)),
+        (lanes.accounts.held_by(LaneClass::Proven), lanes.accounts.held_by(LaneClass::Troubled)),
         (0, 2)
     );
     for id in 10..20 {
         lanes.arrive(&key(&format!("new{id}.test")), Letter(id * OTHER_CLIENT), at(31));
     }
     assert_eq!(start_all_but_reads(&mut lanes, 31).len(), 4, "they leave less to strangers");
-    let Some(Action::GiveWay(ticket)) = lanes.next(at(33)) else { panic!("others wait") };
+    let Some(LaneAction::GiveWay(ticket)) = lanes.next(at(33)) else { panic!("others wait") };
     lanes.asked_in_vain(ticket);
-    let Some(Action::GiveWay(other)) = lanes.next(at(34)) else { panic!("then the other one") };
+    let Some(LaneAction::GiveWay(other)) = lanes.next(at(34)) else { panic!("then the other one") };
     assert_ne!(ticket, other);
     lanes.asked_in_vain(other);
     assert!(lanes.next(at(35)).is_none(), "nobody else is slow");
@@ -555,7 +562,7 @@ fn a_clock_that_is_set_makes_nobody_slow() {
     for time in [-100_000, -99_995, -99_990] {
         assert!(lanes.next(at(time)).is_none());
     }
-    assert!(matches!(lanes.next(at(-99_960)), Some(Action::GiveWay(_))), "45 s have passed");
+    assert!(matches!(lanes.next(at(-99_960)), Some(LaneAction::GiveWay(_))), "45 s have passed");
 }
 
 #[test]
@@ -567,7 +574,7 @@ fn a_host_that_took_mail_makes_its_domains_proven() {
         lanes.arrive(&key(&format!("new{id}.test")), Letter(id * OTHER_CLIENT), at(0));
     }
     let mut started = Vec::new();
-    while let Some(Action::Start { ticket, .. }) = lanes.next(at(0)) {
+    while let Some(LaneAction::Start { ticket, .. }) = lanes.next(at(0)) {
         started.push(ticket);
     }
     assert_eq!(started.len(), 5);
@@ -575,7 +582,7 @@ fn a_host_that_took_mail_makes_its_domains_proven() {
     assert!(lanes.next(at(0)).is_none());
     lanes.session(started[0], Some(host), at(0));
     assert!(
-        matches!(lanes.next(at(0)), Some(Action::Start { .. })),
+        matches!(lanes.next(at(0)), Some(LaneAction::Start { .. })),
         "its place is free for others"
     );
 }
@@ -624,7 +631,7 @@ fn who_comes_later_to_a_busy_site_stands_behind_the_others() {
     let mut lanes = two_at_a_busy_site();
     lanes.room(&connections(), 1, at(0));
     assert_eq!(start_all(&mut lanes, 0), [1]);
-    finish(&mut lanes, "a.example", 1, Effect::Works);
+    finish(&mut lanes, "a.example", 1, LaneEffect::Works);
     lanes.arrive(&key("a.example"), Letter(3), at(0));
     assert!(lanes.next(at(0)).is_none(), "b waits longer");
     lanes.room(&connections(), 1, at(0));
@@ -638,7 +645,9 @@ fn a_lane_that_was_called_keeps_its_turn_while_it_is_read() {
     let mut lanes = two_at_a_busy_site();
     lanes.removed(&key("a.example"));
     lanes.room(&connections(), 1, at(0));
-    let Some(Action::Fetch { lane, .. }) = lanes.next(at(0)) else { panic!("what is left of a") };
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(at(0)) else {
+        panic!("what is left of a")
+    };
     lanes.fetched(&lane, vec![Letter(3)], None, at(0));
     assert_eq!(start_all(&mut lanes, 0), [3], "b waits on");
 }
@@ -663,12 +672,12 @@ fn nothing_is_read_for_a_lane_that_could_not_begin() {
         let reads: Vec<_> = std::iter::from_fn(|| lanes.next(at(0))).collect();
         for action in reads {
             match action {
-                Action::Fetch { lane, .. } => {
+                LaneAction::Fetch { lane, .. } => {
                     let id = u128::try_from(running + 1_000).unwrap();
                     lanes.fetched(&lane, vec![Letter(id)], None, at(0));
                 }
-                Action::Start { .. } => running += 1,
-                Action::GiveWay(_) => {}
+                LaneAction::Start { .. } => running += 1,
+                LaneAction::GiveWay(_) => {}
             }
         }
     }
@@ -681,7 +690,7 @@ fn nothing_is_read_for_a_lane_that_could_not_begin() {
 fn a_lane_in_trouble_whose_mail_is_gone_holds_no_other_up() {
     let now = Timestamp::UNIX_EPOCH;
     let mut lanes = Lanes::new(limits(3, 2));
-    let trouble = Trouble { failures: 1, since: now };
+    let trouble = FailureRun { failures: 1, since: now };
     let keys = ["a.test", "b.test", "c.test"].map(LaneKey::new);
     for (key, number) in keys.iter().zip(0..) {
         lanes.restore(key, Some(BackOff { trouble, until: now, cause: None }), None);
@@ -689,8 +698,8 @@ fn a_lane_in_trouble_whose_mail_is_gone_holds_no_other_up() {
     }
     assert_eq!(starts(&mut lanes, now), keys[..1]);
     lanes.removed(&keys[1]);
-    lanes.finished(&keys[0], Letter(0).message(), (Effect::Neutral, None), None);
-    let Some(Action::Fetch { lane, .. }) = lanes.next(now) else { panic!("what is left of b") };
+    lanes.finished(&keys[0], Letter(0).message(), (LaneEffect::Neutral, None), None);
+    let Some(LaneAction::Fetch { lane, .. }) = lanes.next(now) else { panic!("what is left of b") };
     assert!(lanes.next(now).is_none(), "the place is kept for it");
     lanes.fetched(&lane, Vec::new(), None, now);
     assert_eq!(starts(&mut lanes, now), keys[2..]);
@@ -706,18 +715,18 @@ fn a_domain_with_a_rate_begins_one_message_after_the_other() {
         connections: None,
         messages_per_minute: Some(6),
     };
-    let mut lanes = Lanes::new(Limits { limits: vec![limit], ..limits(3, 100) });
+    let mut lanes = Lanes::new(ShapingLimits { limits: vec![limit], ..limits(3, 100) });
     let slow = LaneKey::new("slow.test");
     for number in 0..3 {
         lanes.arrive(&slow, Letter(number), now);
     }
     let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
     assert_eq!(starts(&mut lanes, at(0)).len(), 1);
-    lanes.finished(&slow, Letter(0).message(), (Effect::Works, None), None);
+    lanes.finished(&slow, Letter(0).message(), (LaneEffect::Works, None), None);
     assert!(starts(&mut lanes, at(5)).is_empty());
     assert_eq!(lanes.next_wake(), Some(at(10)));
     assert_eq!(starts(&mut lanes, at(10)).len(), 1);
-    lanes.finished(&slow, Letter(1).message(), (Effect::Works, None), None);
+    lanes.finished(&slow, Letter(1).message(), (LaneEffect::Works, None), None);
     assert!(starts(&mut lanes, at(10)).is_empty());
     lanes.retry_now(&slow, at(3));
     assert_eq!(starts(&mut lanes, at(3)).len(), 1, "the clock was ahead when the turn was set");
@@ -734,28 +743,31 @@ fn who_failed_once_has_its_turn_although_others_in_trouble_are_silent() {
     let mut lanes = Lanes::new(limits(3, 4));
     let names = ["evil0.test", "evil1.test", "honest.test"];
     for (id, name) in (1..).zip(names) {
-        let back_off =
-            BackOff { trouble: Trouble { failures: 1, since: at(0) }, until: at(id), cause: None };
+        let back_off = BackOff {
+            trouble: FailureRun { failures: 1, since: at(0) },
+            until: at(id),
+            cause: None,
+        };
         lanes.restore(&key(name), Some(back_off), Some(at(0)));
     }
     let (mut running, mut started) = (Vec::new(), Vec::new());
     for second in 0..120 {
         while let Some(action) = lanes.next(at(second)) {
             match action {
-                Action::Fetch { lane, .. } => {
+                LaneAction::Fetch { lane, .. } => {
                     let id = names.iter().position(|name| key(name) == lane).unwrap();
                     let id = u128::try_from(id).unwrap() + 1;
                     lanes.fetched(&lane, vec![Letter(id)], None, at(second));
                 }
-                Action::Start { lane, ticket, job, .. } => {
+                LaneAction::Start { lane, ticket, job, .. } => {
                     running.push((ticket, lane.clone(), job.0));
                     started.push(lane);
                 }
-                Action::GiveWay(ticket) => {
+                LaneAction::GiveWay(ticket) => {
                     let place = running.iter().position(|(other, ..)| *other == ticket).unwrap();
                     let (_, lane, id) = running.remove(place);
-                    let trouble = Trouble { failures: 2, since: at(0) };
-                    let effect = Effect::Yielded { retry_at: at(second + 2), trouble };
+                    let trouble = FailureRun { failures: 2, since: at(0) };
+                    let effect = LaneEffect::Yielded { retry_at: at(second + 2), trouble };
                     let message = MessageId::from_u128(id);
                     lanes.finished(&lane, message, (effect, None), Some(at(second + 2)));
                 }
@@ -810,11 +822,11 @@ fn what_was_slow_still_counts_for_its_sender() {
     for now in 0..=40 {
         while let Some(action) = lanes.next(at(now)) {
             match action {
-                Action::GiveWay(ticket) => {
+                LaneAction::GiveWay(ticket) => {
                     lanes.asked_in_vain(ticket);
                     asked.push(now);
                 }
-                Action::Start { .. } | Action::Fetch { .. } => panic!("nothing begins"),
+                LaneAction::Start { .. } | LaneAction::Fetch { .. } => panic!("nothing begins"),
             }
         }
     }
@@ -832,12 +844,12 @@ fn after_a_restart_a_lane_has_the_turn_of_whoever_is_found_to_be_first_in_it() {
     let mut started = 0;
     while let Some(action) = lanes.next(at(0)) {
         match action {
-            Action::Fetch { lane, .. } => {
+            LaneAction::Fetch { lane, .. } => {
                 let id = lane.as_str().trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
                 lanes.fetched(&lane, vec![Letter(id)], None, at(0));
             }
-            Action::Start { .. } => started += 1,
-            Action::GiveWay(_) => {}
+            LaneAction::Start { .. } => started += 1,
+            LaneAction::GiveWay(_) => {}
         }
     }
     assert_eq!(started, 36);

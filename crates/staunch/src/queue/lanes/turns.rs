@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Those who take turns.
 #[derive(Debug)]
 pub(super) struct Turns<K> {
-    entries: BTreeMap<K, Entry>,
+    entries: BTreeMap<K, TurnEntry>,
     /// Those who wait: what they hold, when they had their last turn, who.
     order: BTreeSet<(u32, u64, K)>,
     turns: u64,
@@ -13,7 +13,7 @@ pub(super) struct Turns<K> {
 
 /// One of them. It stays as long as it waits or holds something.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Entry {
+struct TurnEntry {
     held: u32,
     /// When its last turn was, or it came.
     turn: u64,
@@ -78,11 +78,11 @@ impl<K: Copy + Ord> Turns<K> {
         self.entries.is_empty()
     }
 
-    fn change(&mut self, key: K, change: impl FnOnce(&mut Entry)) {
+    fn change(&mut self, key: K, change: impl FnOnce(&mut TurnEntry)) {
         let turns = &mut self.turns;
         let entry = self.entries.entry(key).or_insert_with(|| {
             *turns += 1;
-            Entry { held: 0, turn: *turns, is_waiting: false }
+            TurnEntry { held: 0, turn: *turns, is_waiting: false }
         });
         let before = *entry;
         change(entry);

@@ -1,6 +1,6 @@
 //! Look-ups as their driver sees them: what is asked, fetched and written in this order, and what came of it.
 
-use super::super::{Kept, Listed, Moment, Settings};
+use super::super::{CachedPolicy, KeepSettings, Listed, Moment};
 use super::*;
 use crate::sts::record::RecordError;
 use jiff::Timestamp;
@@ -22,9 +22,9 @@ fn usable(id: &str) -> TxtAnswer {
     TxtAnswer::Usable(Id::parse(id).unwrap())
 }
 
-fn kept(body: &str) -> Arc<Kept> {
+fn kept(body: &str) -> Arc<CachedPolicy> {
     let an_hour_ago = start().checked_sub(Duration::from_secs(60 * 60)).unwrap();
-    Arc::new(Kept::new(Id::parse("v1").unwrap(), body.as_bytes(), an_hour_ago).unwrap())
+    Arc::new(CachedPolicy::new(Id::parse("v1").unwrap(), body.as_bytes(), an_hour_ago).unwrap())
 }
 
 /// A row with this policy, and its entry beside the mail.
@@ -35,7 +35,7 @@ fn stored(body: &str) -> (Stored, Option<Listed>) {
 }
 
 fn for_mail((stored, listed): (Stored, Option<Listed>)) -> LookUp {
-    LookUp::for_mail(stored, listed, Settings::default())
+    LookUp::for_mail(stored, listed, KeepSettings::default())
 }
 
 /// Drives it to its answer. The disk takes what `takes` says.
@@ -45,15 +45,15 @@ fn drive(
     (body, room): (&str, Room),
     takes: impl Fn(Write) -> Written,
 ) -> Verdict {
-    let mut effect = Effect::Ask;
+    let mut effect = LookUpEffect::Ask;
     loop {
         effect = match effect {
-            Effect::Ask => look_up.answered(answer, now()),
-            Effect::Fetch => {
+            LookUpEffect::Ask => look_up.answered(answer, now()),
+            LookUpEffect::Fetch => {
                 look_up.fetched(Ok(PolicyFile::read(body.as_bytes()).unwrap()), room, now())
             }
-            Effect::Write(write) => look_up.written(takes(write), now()),
-            Effect::Answer(verdict) => return verdict,
+            LookUpEffect::Write(write) => look_up.written(takes(write), now()),
+            LookUpEffect::Answer(verdict) => return verdict,
         };
     }
 }
