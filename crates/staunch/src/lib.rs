@@ -25,11 +25,11 @@ mod config;
 mod budget;
 mod clock;
 mod inert_json;
-mod live;
 mod lock;
+mod lru_map;
 mod place;
-mod recent;
 mod regular_file;
+mod reloadable;
 mod schedule;
 mod socket_file;
 

@@ -7,9 +7,9 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::entrance::ListenerView;
-use super::pace::HANDSHAKE_TIMEOUT;
 use super::peer::Peer;
 use super::stream::{Socket, TlsStream};
+use crate::accept::timeouts::HANDSHAKE_TIMEOUT;
 use crate::connect::tls::{self, Side};
 
 /// Octets from the beginning up to the version that the client speaks at most, or pretends to (RFC 8446 §4.1.2).

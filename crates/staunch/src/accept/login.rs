@@ -10,10 +10,10 @@ use smtp::{RemoteText, Response, Status};
 use tokio::time::sleep;
 
 use super::arrival::ClientArrival;
-use super::desk::SmtpHandler;
 use super::dialogue::{Dialogue, Exchange};
 use super::peer::TlsFacts;
 use super::refusal::ClientRefusal;
+use crate::accept::handler::SmtpHandler;
 use crate::auth::{Auth, LoginVerdict, Offered, Penalty};
 
 /// Random octets of a nonce, which makes each exchange another one (RFC 5802 §5.1).

@@ -3,13 +3,13 @@
 //! Only who is listed in `proxy_protocol_from` is believed, and then it must speak: a listed proxy that
 //! says nothing would give its clients its own address, and with it perhaps the right to relay.
 
+use crate::accept::timeouts::PROXY_HEADER_TIMEOUT;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
 use smtp::proxy_header::{HeaderProgress, ProxyHeader, V2_OCTETS_MAX, parse};
 use tokio::time::timeout;
 
-use super::pace::PROXY_HEADER_TIMEOUT;
 use super::peer::Peer;
 use super::stream::Socket;
 

@@ -15,19 +15,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::arrival::ClientArrival;
-use super::desk::SmtpHandler;
 use super::entrance::{ListenerView, OpenListener, is_proxy};
 use super::gathered::GatheredContent;
 use super::handshake::handshake;
 use super::leave::{LINGER, leave};
 use super::offer;
-use super::pace::ClientTimeouts;
 use super::peer::{ClientTrust, Peer};
 use super::proxy::{Introduction, introduced};
 use super::refusal::ClientRefusal;
 use super::shared::SessionsShared;
 use super::stream::{ClientStream, READ_OCTETS, Socket};
-use super::visitors::ClientSlot;
+use crate::accept::client_limits::ClientSlot;
+use crate::accept::handler::SmtpHandler;
+use crate::accept::timeouts::ClientTimeouts;
 use crate::budget::Held;
 use crate::config::{Config, ListenerMode};
 

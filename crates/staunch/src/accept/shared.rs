@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 
 use super::stream::GREEDIEST;
-use super::visitors::ClientLimits;
+use crate::accept::client_limits::ClientLimits;
 use crate::auth::{self, Auth};
 use crate::budget::{Budget, MemoryShares};
 use crate::config::{Config, Limits};
 use crate::lock::lock;
+use crate::lru_map::LruMap;
 use crate::place::ClientPlace;
 use crate::queue::intake::Intake;
 use crate::queue::rates::Rates;
-use crate::recent::LruMap;
 
 /// Places that are remembered, so that each is told of once.
 const TOLD_MAX: usize = 1000;

@@ -8,7 +8,6 @@
 //!
 //! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::desk`).
 
-mod brake;
 mod checks;
 pub(crate) mod edit;
 mod prepared;
@@ -16,6 +15,7 @@ mod remembered;
 mod scram;
 pub(crate) mod secret;
 mod spraying;
+mod throttle;
 mod try_queues;
 pub(crate) mod users;
 pub(crate) mod verifier;
@@ -29,10 +29,10 @@ use aws_lc_rs::hmac;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::throttle::{LoginThrottle, PlaceTrust};
 use crate::lock::lock;
 use crate::place::ClientPlace;
-pub(crate) use brake::Penalty;
-use brake::{LoginThrottle, PlaceTrust};
+pub(crate) use crate::auth::throttle::Penalty;
 use checks::{CheckClaim, Checks};
 use remembered::{RememberedLogins, Tag};
 use scram::ScramKeys;

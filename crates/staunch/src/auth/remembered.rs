@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use tokio::time::Instant;
 
-use crate::recent::LruMap;
+use crate::lru_map::LruMap;
 
 /// How long a login is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);

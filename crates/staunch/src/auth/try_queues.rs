@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::brake::PlaceTrust;
 use super::users::UserName;
 use super::wait_queue::WaitQueue;
+use crate::auth::throttle::PlaceTrust;
 use crate::lock::lock;
 use crate::place::ClientPlace;
 

@@ -10,8 +10,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tokio::sync::oneshot;
 
+use crate::lru_map::LruMap;
 use crate::place::ClientPlace;
-use crate::recent::LruMap;
 
 /// How large the networks are that have turns, in bits of the address: what a registry gives out, a provider, a customer,
 /// and a place.

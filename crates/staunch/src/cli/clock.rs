@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::arguments::{ClockCommand, Json};
-use super::door::with_door;
 use super::exit::{Exit, Failure};
 use super::output;
+use crate::cli::admin_client::with_door;
 use crate::config::Loaded;
 
 pub(super) fn run(command: &ClockCommand, loaded: &Loaded) -> Result<Exit, Failure> {

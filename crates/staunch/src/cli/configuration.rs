@@ -65,7 +65,7 @@ fn check_json(settings: &CommandSettings) -> Result<Exit, Failure> {
 fn complaints(loaded: &Loaded) -> Vec<ConfigProblem> {
     let mut all = loaded.complaints();
     all.extend(loaded.nobody_is_root());
-    if let Ok(runtime) = super::door::runtime() {
+    if let Ok(runtime) = crate::cli::admin_client::runtime() {
         let about = runtime.block_on(dns::complaints(&loaded.config.dns));
         all.extend(about.into_iter().map(|text| loaded.problem("dns.servers", text)));
     }

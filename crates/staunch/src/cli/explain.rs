@@ -10,9 +10,9 @@ use std::io::{self, Write, stdout};
 use serde_json::Value;
 
 use super::arguments::ExplainCommand;
-use super::door::{AdminClient, runtime};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
+use crate::cli::admin_client::{AdminClient, runtime};
 use crate::config::Loaded;
 use crate::control::explain::ExplainQuestion;
 use crate::daemon::check_files::check_files;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::arguments::Json;
-use super::door::with_door;
 use super::exit::{Exit, Failure};
 use super::queue::print;
+use crate::cli::admin_client::with_door;
 use crate::config::Loaded;
 
 /// Ours: whoever needs longer is not ready.

@@ -4,12 +4,12 @@
 //! they never touch its files. `queue backup`, `restore`, `export` and `doctor` are about the files, and need no daemon. Data goes to stdout, as tables for people or with `--json` for
 //! programs; everything else goes to stderr, one line a fact.
 
+mod admin_client;
 mod arguments;
 mod backup;
 mod clock;
 mod configuration;
 mod doctor;
-mod door;
 mod exit;
 mod explain;
 mod healthcheck;

@@ -6,11 +6,11 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::arguments::{CacheCommand, Forget, Json, OneDomain};
-use super::door::{AdminClient, with_door};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
 use super::queue::print;
 use super::table::TextTable;
+use crate::cli::admin_client::{AdminClient, with_door};
 use crate::config::Loaded;
 
 /// Members of a row, which are the headings too.

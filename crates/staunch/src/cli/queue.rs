@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::arguments::{
     Json, MailCommand, QueueAction, QueueList, QueueShow, StateFilter, SummaryBy,
 };
-use super::door::{AdminClient, with_door};
 use super::exit::{Exit, Failure};
 use super::output::{self, ShownText, cell};
 use super::table::TextTable;
+use crate::cli::admin_client::{AdminClient, with_door};
 use crate::config::Loaded;
 
 const HEADINGS: [&str; 8] =

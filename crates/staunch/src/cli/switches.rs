@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::arguments::{Drain, OneHop};
-use super::door::{AdminClient, with_door};
 use super::exit::{Exit, Failure};
 use super::queue::print;
+use crate::cli::admin_client::{AdminClient, with_door};
 use crate::config::Loaded;
 
 pub(super) fn pause(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {

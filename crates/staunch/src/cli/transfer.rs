@@ -9,8 +9,8 @@ use spool::{Export, Exported, StoredBody};
 
 use super::arguments::TransferFile;
 use super::backup::failure;
-use super::door::with_door;
 use super::exit::{Exit, Failure};
+use crate::cli::admin_client::with_door;
 use crate::config::Loaded;
 use crate::control::transfer::{EnvelopeLine, ExportEnd, ExportHead, FORMAT, LINE_MAX};
 

@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Hostname, Source};
 use crate::connect::connection::Connection;
 use crate::connect::tls::{HandshakeError, Hello, TlsClient, TlsSetupError};
-use crate::live::Reloadable;
+use crate::reloadable::Reloadable;
 pub(crate) use allowance::{Used, is_up};
 use dial::{DialError, dial};
 use dialogue::{HelloWish, Helo, Opening, greeting, hello, opening};

@@ -42,7 +42,6 @@ use crate::daemon::setup::SetupError;
 use crate::delivery::listening::Listening;
 use crate::delivery::outbound::Outbound;
 use crate::dns::Resolver;
-use crate::live::Reloadable;
 use crate::lock::lock;
 use crate::policies::{HostMemory, PolicyCache, WaitingMail};
 use crate::queue::events::Event;
@@ -51,6 +50,7 @@ use crate::queue::intake::Intake;
 use crate::queue::switches::Switches;
 use crate::queue::waiting::QueuedMail;
 use crate::queue::{EVENTS_MAX, Queue, damaged, deadline, gathering, sweep};
+use crate::reloadable::Reloadable;
 use crate::schedule::after;
 use crate::socket_file::OwnName;
 

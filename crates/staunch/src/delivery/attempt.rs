@@ -25,11 +25,8 @@ use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::log;
 use crate::delivery::open::{Asker, Families, SessionOptions, open};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{
-    AgeCounts, AttemptError, Demand, HostError, MxEvidence, RulesStanding, TransactionResult,
-    Unsupported, Walk,
-};
-use crate::delivery::parcel::{Converting, Rendition};
+use crate::delivery::outcome::{AgeCounts, AttemptError, Demand, HostError, MxEvidence, RulesStanding, TransactionResult, Unsupported, Walk};
+use crate::delivery::rendition::{Converting, Rendition};
 use crate::delivery::requirement::{self, Local};
 use crate::delivery::route::{self, Leg, NextHop, Routing};
 use crate::delivery::transmit::{Chunking, OutgoingMail, TransactionError, transmit};

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::dns::addresses::ends;
-use crate::live::Reloadable;
+use crate::reloadable::Reloadable;
 
 /// The addresses of all listeners.
 #[derive(Debug)]

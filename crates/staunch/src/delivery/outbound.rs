@@ -16,8 +16,8 @@ use crate::connect::Connector;
 use crate::connect::pool::Pool;
 use crate::delivery::outcome::AgeCounts;
 use crate::dns::Resolver;
-use crate::live::Reloadable;
 use crate::policies::{HostMemory, PolicyCache};
+use crate::reloadable::Reloadable;
 
 /// The handles.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use policy::sts::keep::TxtAnswer;
 use smtp::{HostName, RemoteText};
 
 use crate::config::{self, IpFamily};
-use crate::live::Reloadable;
+use crate::reloadable::Reloadable;
 pub(crate) use failure::{DnsFailure, DnsFailureKind, DnsSetupError, Freshness};
 use lookup::{Answer, Lookup};
 use response::FoundRecords;

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::config::mailbox_key;
 use crate::lock::lock;
+use crate::lru_map::LruMap;
 use crate::place::ClientPlace;
-use crate::recent::LruMap;
 
 /// Of `limits.messages_per_client_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);

@@ -13,8 +13,8 @@ use spool::{MessageId, RecipientState};
 use tokio::time::Instant;
 
 use crate::lock::lock;
+use crate::lru_map::LruMap;
 use crate::queue::rates::{NoticeRates, Rate};
-use crate::recent::LruMap;
 
 /// Messages of which it is known that they went back in full: some hundred kilobytes. For one that is forgotten, as at a
 /// restart, it happens once more.

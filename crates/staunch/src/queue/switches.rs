@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::delivery::route;
-use crate::live::Reloadable;
 use crate::queue::shaping::Pause;
+use crate::reloadable::Reloadable;
 
 /// What the marks are called in the store.
 const MARKS: &str = "switched_off.";

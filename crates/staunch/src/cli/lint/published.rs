@@ -4,8 +4,8 @@ use policy::sts::document::DocumentProblem;
 use policy::sts::{MxPattern, RecordError, parse_txt, record_lint};
 use smtp::HostName;
 
-use super::super::door::runtime;
 use super::super::exit::{Exit, Failure};
+use crate::cli::admin_client::runtime;
 use crate::clock::ClockWatch;
 use crate::config::{Config, Loaded};
 use crate::dns::{DnsFailure, Freshness, MailHosts, MxTarget, Resolver};

@@ -12,10 +12,10 @@ use smtp::client::Stage;
 use smtp::{Domain, HostName, RemoteText, Reply};
 
 use super::gone::StarttlsGone;
-use super::misfit::Unsupported;
 use crate::connect::login::{LoginError, LoginFailure};
 use crate::connect::pool::Bottleneck;
 use crate::connect::{ConnectFailure, DownHost};
+use crate::delivery::outcome::unsupported::Unsupported;
 use crate::delivery::yielding::{Doing, PATIENCE};
 use crate::dns::{DnsFailure, DnsFailureKind};
 use crate::policies::{DeferExtent, PolicyDefer};

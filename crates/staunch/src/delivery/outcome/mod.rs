@@ -4,7 +4,7 @@
 mod effect;
 mod error;
 mod gone;
-mod misfit;
+mod unsupported;
 mod walk;
 
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ pub(crate) use error::{
     AttemptError, DeadEnd, Disposition, HostError, MxEvidence, Permanence, Scope,
 };
 pub(crate) use gone::StarttlsGone;
-pub(crate) use misfit::Unsupported;
+pub(crate) use crate::delivery::outcome::unsupported::Unsupported;
 pub(crate) use walk::{Demand, Walk};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::users::UserName;
+use crate::lru_map::LruMap;
 use crate::place::ClientPlace;
-use crate::recent::LruMap;
 
 /// The wait after the first wrong login; each further one doubles it.
 const DELAY_FIRST: Duration = Duration::from_millis(500);
