@@ -45,7 +45,7 @@ async fn mail_that_asks_for_more_has_kept_and_resumed_connections_judged_for_its
     deferred(&relay, "x@strict.test", "certificate_untrusted").await;
     assert_eq!(mx.received().len(), 1);
 
-    // A session of today would show the old chain; so a full handshake finds the new one.
+    // A session of now would show the old chain; so a full handshake finds the new one.
     delivered(&relay, "y@lax.test").await;
     certificate(&mx, world.pki.issue(&Leaf::named(mx.host())));
     relay

@@ -20,7 +20,7 @@ use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 
 use crate::observed::ObservedTls;
 
-/// Ours: names of a certificate that a message quotes.
+/// Our choice: names of a certificate that a message quotes.
 const NAMES_SHOWN_MAX: usize = 10;
 
 /// The authorities that may vouch for an MX host.

@@ -33,7 +33,7 @@ pub const STEP_MAX: SignedDuration = SignedDuration::from_hours(1);
 pub const GAP_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// architecture.md: after so long in doubt the clock is believed whatever it says.
 pub const DOUBT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Ours: how often the comparison starts anew, so that honest drift never adds up to a step. Between two
+/// Our choice: how often the comparison starts anew, so that honest drift never adds up to a step. Between two
 /// of these all steps together may come to [`STEP_MAX`], and no more.
 pub const ANCHOR_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// architecture.md: so many make a clock right.

@@ -240,7 +240,7 @@ fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_utf8_text(c)
 }
 
-/// A character over 127 that a local part may have. Ours: none that controls, reorders or hides text, as
+/// A character over 127 that a local part may have. Our choice: none that controls, reorders or hides text, as
 /// RFC 8265 §3.3 rules for names of users; no address has them but to deceive who reads it.
 fn is_utf8_text(c: char) -> bool {
     let deceives = matches!(

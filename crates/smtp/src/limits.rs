@@ -43,7 +43,7 @@ pub const REPLY_LINE_OCTETS: usize = 512;
 pub const PATH_ACCEPTED_OCTETS: usize = 1024;
 /// RFC 5321 §4.5.3.1.6: a line of content with its CRLF, as far as every peer takes it.
 pub const CONTENT_LINE_OCTETS: usize = 1000;
-/// Ours: the longest content line that is accepted, without its CRLF. Signed mail with longer lines
+/// Our choice: the longest content line that is accepted, without its CRLF. Signed mail with longer lines
 /// than [`CONTENT_LINE_OCTETS`] exists, and folding it would break it; beyond this it is an attack.
 pub const CONTENT_LINE_ACCEPTED_OCTETS: usize = 64 * 1024;
 /// RFC 5321 §4.5.3.1.7: the least message size that must be accepted.
@@ -60,7 +60,7 @@ pub const RECEIVED_FIELDS_MAX: u32 = 100;
 
 /// RFC 5321 §4.5.3.2.1: for the greeting.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Ours, as for MAIL: for the reply to EHLO, HELO and STARTTLS, which RFC 5321 does not name.
+/// Our choice, as for MAIL: for the reply to EHLO, HELO and STARTTLS, which RFC 5321 does not name.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// RFC 5321 §4.5.3.2.2: for the reply to MAIL.
 pub const MAIL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
@@ -72,7 +72,7 @@ pub const DATA_INITIATION_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 pub const DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(3 * 60);
 /// RFC 5321 §4.5.3.2.6: for the reply to the final dot. Shorter waits make duplicates.
 pub const DATA_TERMINATION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// Ours: for the reply to RSET and QUIT. Nothing is lost when it does not come.
+/// Our choice: for the reply to RSET and QUIT. Nothing is lost when it does not come.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
 
 // ---- waits of the server

@@ -18,11 +18,11 @@ use crate::status::{Class, Status};
 /// Longest reply line in octets, line end included. RFC 5321 §4.5.3.1.5 says 512; some servers write
 /// more, none of them needs more than this.
 pub const REPLY_LINE_OCTETS_MAX: usize = 4096;
-/// Most lines of one reply. Ours: EHLO, the longest, has about 20.
+/// Most lines of one reply. Our choice: EHLO, the longest, has about 20.
 pub const REPLY_LINES_MAX: usize = 100;
 /// Empty lines that are passed over between two lines of replies. Our choice: some servers have them behind or in their greeting.
 const EMPTY_LINES_MAX: usize = 5;
-/// Octets of text kept of one reply; lines beyond it are checked and dropped. Ours.
+/// Octets of text kept of one reply; lines beyond it are checked and dropped. Our choice.
 const TEXT_OCTETS_KEPT_MAX: usize = 8192;
 
 /// What the first digit says (RFC 5321 §4.2.1).

@@ -38,9 +38,9 @@ pub(crate) enum Certainty {
 const LEAF: u8 = 0x0d;
 const INTERIOR: u8 = 0x05;
 const HEADER: usize = 100;
-/// Ours: no row of ours has more; what says so is none.
+/// Our choice: no row of ours has more; what says so is none.
 const COLUMNS_MAX: usize = 64;
-/// Ours: our largest is a body of 64 KiB.
+/// Our choice: our largest is a body of 64 KiB.
 const PAYLOAD_MAX: usize = 128 * 1024;
 
 /// A database file by its pages.

@@ -39,9 +39,9 @@ pub(crate) struct Rows {
 
 /// The mark that says which numbers have been used, and some more.
 const ROWS: &str = "rows";
-/// Ours: so many numbers are given up at each start. There are 2^47.
+/// Our choice: so many numbers are given up at each start. There are 2^47.
 const GIVEN_UP: i64 = 1_000_000;
-/// Ours: the mark is written again after so many; if that is rolled back, or fails, the next time comes long before the numbers that
+/// Our choice: the mark is written again after so many; if that is rolled back, or fails, the next time comes long before the numbers that
 /// it covers are used.
 const MARK_EVERY: i64 = 65_536;
 

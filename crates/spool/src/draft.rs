@@ -16,7 +16,7 @@ use crate::message::BodyBytes;
 use crate::vitals::Vitals;
 use crate::{MessageId, StoreError, checksum};
 
-/// Octets of the largest body that is kept in the database by default. Ours: above it, the two
+/// Octets of the largest body that is kept in the database by default. Our choice: above it, the two
 /// copies, into the log and from there into the table, weigh more than a file's two syncs.
 pub const INLINE_BODY_MAX: usize = 64 * 1024;
 

@@ -37,7 +37,7 @@ use crate::message::{LaneKey, RecipientNo, Settled, StoredEnvelope};
 use crate::schema::{Checkpoint, checkpoint};
 use crate::{MessageId, StoreError, marks};
 
-/// Ours: some 40 MB of memory for the envelopes; and beyond how many the oldest get their rows.
+/// Our choice: some 40 MB of memory for the envelopes; and beyond how many the oldest get their rows.
 const RECIPIENTS_MAX: usize = 50_000;
 const RECIPIENTS_MANY: usize = RECIPIENTS_MAX / 4 * 3;
 /// Messages that get their rows in one transaction, and octets: some 20 ms, in which no other mail is taken.

@@ -11,7 +11,7 @@ use crate::writer::{Needs, Order, Urgency};
 
 /// Rows looked at in one transaction: some 2 ms.
 const SLICE: i64 = 256;
-/// Ours: a failing lane without mail is forgotten this long after its next probe would have been.
+/// Our choice: a failing lane without mail is forgotten this long after its next probe would have been.
 const TROUBLE_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a look at a slice of the lanes came to.

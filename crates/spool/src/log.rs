@@ -29,7 +29,7 @@ const PINNED_PAGES: i64 = COPY_PAGES / 2;
 const WAIT_PAGES: i64 = 40 * 1024 * 1024 / 4096;
 /// 64 MB: a log that was longer is cut, and not only written from its start again.
 const CUT_PAGES: i64 = 64 * 1024 * 1024 / 4096;
-/// Ours: with less space than this the log is kept so short that the tables can surely take it in.
+/// Our choice: with less space than this the log is kept so short that the tables can surely take it in.
 /// Otherwise a full disk could not be left by delivering: the log would have no place to go.
 const LOW_SPACE: u64 = 256 * 1024 * 1024;
 /// 1 MB.

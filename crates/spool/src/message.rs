@@ -102,7 +102,7 @@ pub struct Deadline {
     pub trace: bool,
 }
 
-/// How far one step of priority carries a recipient past those that are due as long as it. Ours: the most
+/// How far one step of priority carries a recipient past those that are due as long as it. Our choice: the most
 /// urgent mail goes before all ordinary mail that was due up to an hour and a half before it, and nothing
 /// waits for more than three hours' worth of mail that came later, however much more urgent.
 const PRIORITY_STEP: SignedDuration = SignedDuration::from_mins(10);
@@ -118,7 +118,7 @@ pub(crate) fn head_start(priority: Priority) -> SignedDuration {
     PRIORITY_STEP * i32::from(priority.get())
 }
 
-/// Recipients one message can have here. Ours: their numbers have 16 bits; SMTP limits are lower.
+/// Recipients one message can have here. Our choice: their numbers have 16 bits; SMTP limits are lower.
 pub const RECIPIENTS_MAX: usize = 1 << 16;
 
 /// One recipient of a new message.

@@ -17,7 +17,7 @@ pub struct Options {
     pub journal_idle: Duration,
 }
 
-/// Ours: who copies the files of an idle daemon finds all in the tables.
+/// Our choice: who copies the files of an idle daemon finds all in the tables.
 const JOURNAL_IDLE: Duration = Duration::from_millis(200);
 
 impl Default for Options {

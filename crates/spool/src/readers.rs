@@ -9,7 +9,7 @@ use crate::StoreError;
 use crate::schema::Schema;
 use crate::vitals::Vitals;
 
-/// Ours: more readers at once than that only wait for the same disk.
+/// Our choice: more readers at once than that only wait for the same disk.
 const READERS_MAX: usize = 8;
 
 /// The readers of one database.

@@ -56,9 +56,9 @@ pub(crate) const POLICIES: Schema = Schema {
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// SQLite's own limit.
 const PAGES_MAX: i64 = 0xffff_fffe;
-/// Ours: longer than a foreign writer should take, shorter than any peer's patience.
+/// Our choice: longer than a foreign writer should take, shorter than any peer's patience.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Ours: how long the log waits for those who read it. Our own readers are quicker, and others are not waited for.
+/// Our choice: how long the log waits for those who read it. Our own readers are quicker, and others are not waited for.
 const READERS_TIMEOUT: Duration = Duration::from_millis(20);
 /// KiB of pages the writer keeps: the roots and right edges of a few trees.
 const WRITER_CACHE_KIB: i64 = 8 * 1024;

@@ -28,11 +28,11 @@ use crate::message::Settled;
 use crate::reserve::Reserve;
 use crate::vitals::Vitals;
 
-/// Ours: more work in one transaction does not make it cheaper, only the first callback later.
+/// Our choice: more work in one transaction does not make it cheaper, only the first callback later.
 const BATCH_MAX: usize = 512;
 /// 12 MB: with what is not counted a transaction stays below 16 MB, and so the log below 64 MB.
 const BATCH_OCTETS_MAX: usize = 12 * 1024 * 1024;
-/// Ours: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
+/// Our choice: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
 const WAITING_MAX: usize = 8192;
 /// Work for the writer thread, whatever its result is.
 trait WriterWork: Send {

@@ -13,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::lock::lock;
 use crate::place::ClientPlace;
 
-/// Ours: octets of a message that can always be held, whatever else is: its header streams by in them.
+/// Our choice: octets of a message that can always be held, whatever else is: its header streams by in them.
 pub(crate) const HEADER_OCTETS: usize = 8 * 1024;
 
-/// Ours: octets of recipients that a message can always have: some ten of usual length, or one of the longest.
+/// Our choice: octets of recipients that a message can always have: some ten of usual length, or one of the longest.
 pub(crate) const RECIPIENTS_OCTETS: usize = 4 * 1024;
 
 /// What a session holds besides the message that it receives, in octets.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Ours: waits are spread by this share of themselves either way, so that what was deferred together
+/// Our choice: waits are spread by this share of themselves either way, so that what was deferred together
 /// does not come back together.
 const JITTER_PERCENT: i64 = 20;
 

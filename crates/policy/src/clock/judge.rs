@@ -10,9 +10,9 @@ use super::{
     STEP_MAX, Slack, plus, signed,
 };
 
-/// Ours: how far the mark on disk may lie behind.
+/// Our choice: how far the mark on disk may lie behind.
 const MARK_EVERY: Duration = Duration::from_secs(10 * 60);
-/// Ours: the same in doubt, so that restarts make a doubt longer by minutes and not by days.
+/// Our choice: the same in doubt, so that restarts make a doubt longer by minutes and not by days.
 const MARK_EVERY_IN_DOUBT: Duration = Duration::from_secs(60);
 
 /// What is on disk when a life begins.

@@ -12,7 +12,7 @@ use smtp::HostName;
 use super::{AGREEMENT_MAX, ClockReading, KNOWN_FOR, WITNESSES, plus, signed};
 use crate::registrable_domain;
 
-/// Ours: voices that are kept, the latest. More than any honest [`WITNESSES`] need.
+/// Our choice: voices that are kept, the latest. More than any honest [`WITNESSES`] need.
 const VOICES_MAX: usize = 64;
 /// RFC 4291 §2.5.4: what one machine gets; all addresses below it are one.
 const V6_NETWORK_BITS: u32 = 64;

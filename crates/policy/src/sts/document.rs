@@ -25,11 +25,11 @@ pub const BODY_OCTETS_MAX: usize = 65_536;
 pub const MAX_AGE_MAX: Duration = Duration::from_secs(31_557_600);
 /// RFC 8461 §3.2: `max_age` has 1 to 10 digits.
 const MAX_AGE_DIGITS: usize = 10;
-/// Ours: the largest real policies have some 30. Each pattern takes ten times the memory of its line.
+/// Our choice: the largest real policies have some 30. Each pattern takes ten times the memory of its line.
 pub const PATTERNS_MAX: usize = 1_000;
-/// Ours: problems beyond these say nothing new.
+/// Our choice: problems beyond these say nothing new.
 const PROBLEMS_MAX: usize = 100;
-/// Ours: lines of a policy that go into a report.
+/// Our choice: lines of a policy that go into a report.
 const REPORT_LINES_MAX: usize = 200;
 
 /// What is to be done when an MX fails the policy (RFC 8461 §5).

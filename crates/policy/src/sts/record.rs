@@ -12,7 +12,7 @@ use smtp::RemoteText;
 
 /// RFC 8461 §3.1: `sts-id` and `sts-ext-name` have 1 to 32 characters.
 const NAME_CHARS_MAX: usize = 32;
-/// Ours: more findings than this say nothing new, and a record may have 64 KiB of them.
+/// Our choice: more findings than this say nothing new, and a record may have 64 KiB of them.
 const FLAWS_MAX: usize = 16;
 /// RFC 8461 §3.1: case-sensitive, and always the first field.
 pub(super) const VERSION: &[u8] = b"v=STSv1";

@@ -15,7 +15,7 @@ use crate::params::{
 /// What the transaction is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope<'a> {
-    /// Who hears of failures.
+    /// Who is told of failures.
     pub sender: &'a ReversePath,
     /// Who gets it. The results stand in this order.
     pub recipients: &'a [Addressee<'a>],

@@ -84,7 +84,7 @@ struct Findings {
     untouchable: Untouchable,
 }
 
-/// Fields of the message's own header that are folded. Ours: more names than that nobody writes with lines that are too long.
+/// Fields of the message's own header that are folded. Our choice: more names than that nobody writes with lines that are too long.
 const FOLDED_NAMES_MAX: usize = 100;
 
 impl Findings {

@@ -9,12 +9,12 @@ use super::fields::{self, ContentKind, Label, Untyped};
 use super::lines::{Lines, Segment};
 use crate::header::{self, Above, HeaderLine};
 
-/// Multiparts that may be open inside each other. Ours, as Postfix's `mime_nesting_limit`.
+/// Multiparts that may be open inside each other. Our choice, as Postfix's `mime_nesting_limit`.
 const DEPTH_MAX: usize = 100;
-/// Messages, multiparts and parts of a message. Ours: far above what people send, and each costs a few
+/// Messages, multiparts and parts of a message. Our choice: far above what people send, and each costs a few
 /// octets.
 pub(super) const ENTITIES_MAX: usize = 10_000;
-/// Octets of a field that has to be understood as a whole. Ours.
+/// Octets of a field that has to be understood as a whole. Our choice.
 const FIELD_OCTETS_MAX: usize = 16 * 1024;
 
 const CRLF: &[u8] = b"\r\n";

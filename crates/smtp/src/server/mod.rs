@@ -28,7 +28,7 @@ use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
 pub use lines::TLS_HANDSHAKE;
 
-/// When the replies are more octets than this, [`ServerStep::Output`] asks for them to be written. Ours: a few dozen replies.
+/// When the replies are more octets than this, [`ServerStep::Output`] asks for them to be written. Our choice: a few dozen replies.
 pub const OUTPUT_OCTETS: usize = 4 * 1024;
 
 /// What a session is, from its beginning or from the handshake that STARTTLS began.
@@ -470,7 +470,7 @@ impl Session {
         }
     }
 
-    /// Whoever was sent away hears nothing more.
+    /// A client that was sent away gets nothing more.
     fn say(&mut self, response: &Response) {
         if !matches!(self.phase, Phase::Closed) {
             response.write_to(&mut self.output);

@@ -11,7 +11,7 @@ use crate::MessageId;
 use crate::due::{BodyRef, Due, DueRecipient};
 use crate::message::{LaneKey, NewRecipient, RecipientNo, Settled, StoredEnvelope, turn};
 
-/// Ours, in seconds: what waits so long under load may as well wait in the tables. Without load it does so at once.
+/// Our choice, in seconds: what waits so long under load may as well wait in the tables. Without load it does so at once.
 const LONG: u64 = 10;
 
 /// A message of the journal.

@@ -14,11 +14,11 @@ use crate::message::LaneKey;
 
 /// Batches between two looks whether somebody reads the tables from outside.
 const LOOK_EVERY: usize = 16;
-/// Ours: while work waits, a slice of the journal gets its rows behind so many batches; when it has to be, behind so few.
+/// Our choice: while work waits, a slice of the journal gets its rows behind so many batches; when it has to be, behind so few.
 const BATCHES_A_SLICE: usize = 32;
 const BATCHES_A_SLICE_PRESSING: usize = 2;
 
-/// Ours: with more lanes in memory, it is looked once a second whether they are in the tables.
+/// Our choice: with more lanes in memory, it is looked once a second whether they are in the tables.
 const FAILING_MANY: usize = 100_000;
 
 /// The lanes whose rows say that they fail. What cannot be read is not known to fail: it is read, and told of, at the start.

@@ -20,7 +20,7 @@ use crate::mend::mend;
 use crate::message::LaneKey;
 use crate::reserve::Reserve;
 
-/// Ours: indexes are made anew once in so much work. A queue of a million takes seconds.
+/// Our choice: indexes are made anew once in so much work. A queue of a million takes seconds.
 const MEND_EVERY: usize = 50_000;
 /// How often the writer looks whether a want of space has ended.
 const TROUBLE_RETRY: Duration = Duration::from_secs(1);

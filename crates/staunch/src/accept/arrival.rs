@@ -7,19 +7,19 @@ use super::fixups::Repair;
 use super::peer::{Peer, TlsFacts};
 use crate::config::{ClientInReceived, ListenerMode, MissingHeaders};
 
-/// A client at one of our doors.
+/// A client at one of our listeners.
 #[derive(Clone, Debug)]
 pub(super) struct ClientArrival {
     /// Who it is.
     pub(super) peer: Peer,
     /// The address that it connected to; a unix socket has none.
     pub(super) local: Option<IpAddr>,
-    /// The door.
-    pub(super) door: OpenListener,
-    /// What the door was for at that time.
+    /// The listener.
+    pub(super) listener: OpenListener,
+    /// What the listener was for at that time.
     pub(super) mode: ListenerMode,
     /// Who connected: the same as `peer`, or a proxy that speaks for it.
-    pub(super) knocked: Peer,
+    pub(super) connected_by: Peer,
     /// Was that one to say for whom it speaks?
     pub(super) is_proxied: bool,
     /// What Received says of who has logged in.
@@ -32,15 +32,15 @@ impl ClientArrival {
     /// Would the client come in the same way today? Else what is known of it was found out by rules that do
     /// not hold any more.
     pub(super) fn is_up_to_date(&self) -> bool {
-        let today = self.door.entrance();
-        !self.door.is_gone()
+        let today = self.listener.entrance();
+        !self.listener.is_gone()
             && today.listener.mode == self.mode
-            && is_proxy(self.knocked, &today) == self.is_proxied
+            && is_proxy(self.connected_by, &today) == self.is_proxied
     }
 
     /// What its messages get. Who may send through a listener in mode `relay` is trusted there.
     pub(super) fn repair(&self) -> Repair {
-        match (self.door.entrance().listener.missing_headers, self.mode) {
+        match (self.listener.entrance().listener.missing_headers, self.mode) {
             (MissingHeaders::Left, _) => Repair::Nothing,
             (MissingHeaders::Added, ListenerMode::Relay) => Repair::FirstHand,
             (MissingHeaders::Added, ListenerMode::Submission | ListenerMode::Submissions) => {

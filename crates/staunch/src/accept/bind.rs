@@ -12,7 +12,7 @@ use super::stream::Socket;
 use crate::config::ListenAddress;
 use crate::socket_file::SocketFile;
 
-/// Connections that the system holds until we take them. Ours: a burst of clients, not more.
+/// Connections that the system holds until we take them. Our choice: a burst of clients, not more.
 const BACKLOG: u32 = 1024;
 
 /// A socket that clients connect to.

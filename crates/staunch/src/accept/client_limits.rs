@@ -32,8 +32,8 @@ impl ClientLimits {
         standing: ClientTrust,
         limits: &Limits,
     ) -> Option<ClientSlot> {
-        let mut visit = self.enter_unnamed(limits)?;
-        visit.name(client, standing, limits).then_some(visit)
+        let mut slot = self.enter_unnamed(limits)?;
+        slot.name(client, standing, limits).then_some(slot)
     }
 
     /// Lets in whom a proxy has not named yet. [`ClientSlot::name`] follows.
@@ -43,7 +43,7 @@ impl ClientLimits {
             return None;
         }
         present.all += 1;
-        Some(ClientSlot { visitors: Arc::clone(self), place: None })
+        Some(ClientSlot { client_limits: Arc::clone(self), place: None })
     }
 
     fn present(&self) -> std::sync::MutexGuard<'_, Present> {
@@ -54,7 +54,7 @@ impl ClientLimits {
 /// A client that is connected, until this is dropped.
 #[derive(Debug)]
 pub(super) struct ClientSlot {
-    visitors: Arc<ClientLimits>,
+    client_limits: Arc<ClientLimits>,
     place: Option<ClientPlace>,
 }
 
@@ -62,7 +62,7 @@ impl ClientSlot {
     /// It is this client. `false`: there are too many of its kind, and it has to go.
     #[must_use]
     pub(super) fn name(&mut self, client: Peer, standing: ClientTrust, limits: &Limits) -> bool {
-        let mut present = self.visitors.present();
+        let mut present = self.client_limits.present();
         let places = match standing {
             ClientTrust::Trusted => limits.connections,
             ClientTrust::Stranger => limits.connections - limits.connections / RESERVED_PART,
@@ -83,7 +83,7 @@ impl ClientSlot {
 
 impl Drop for ClientSlot {
     fn drop(&mut self) {
-        let mut present = self.visitors.present();
+        let mut present = self.client_limits.present();
         present.all = present.all.saturating_sub(1);
         let Some(place) = self.place else { return };
         let left = present.by_place.get_mut(&place).map(|count| {
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn places_are_limited_in_all_and_per_client_and_come_back() {
         let limits = limits(3, 2);
-        let visitors = Arc::new(ClientLimits::default());
-        let enter = |n| visitors.enter(client(n), Trusted, &limits);
+        let client_limits = Arc::new(ClientLimits::default());
+        let enter = |n| client_limits.enter(client(n), Trusted, &limits);
         let first = enter(1);
         let second = enter(1);
         assert!(first.is_some() && second.is_some());
@@ -139,33 +139,33 @@ mod tests {
         let again = enter(3);
         assert!(again.is_some());
         drop((second, third, again));
-        let present = visitors.present.lock().unwrap();
+        let present = client_limits.present.lock().unwrap();
         assert_eq!((present.all, present.by_place.len()), (0, 0));
     }
 
     #[test]
     fn strangers_leave_a_tenth_to_those_who_may_relay() {
         let limits = limits(20, 20);
-        let visitors = Arc::new(ClientLimits::default());
+        let client_limits = Arc::new(ClientLimits::default());
         let strangers: Vec<_> =
-            std::iter::from_fn(|| visitors.enter(client(1), Stranger, &limits)).collect();
+            std::iter::from_fn(|| client_limits.enter(client(1), Stranger, &limits)).collect();
         assert_eq!(strangers.len(), 18);
         let trusted: Vec<_> =
-            std::iter::from_fn(|| visitors.enter(client(2), Trusted, &limits)).collect();
+            std::iter::from_fn(|| client_limits.enter(client(2), Trusted, &limits)).collect();
         assert_eq!(trusted.len(), 2);
     }
 
     #[test]
     fn who_comes_through_a_proxy_counts_as_itself_once_it_is_named() {
         let limits = limits(20, 1);
-        let visitors = Arc::new(ClientLimits::default());
-        let mut first = visitors.enter_unnamed(&limits).unwrap();
-        let mut second = visitors.enter_unnamed(&limits).unwrap();
+        let client_limits = Arc::new(ClientLimits::default());
+        let mut first = client_limits.enter_unnamed(&limits).unwrap();
+        let mut second = client_limits.enter_unnamed(&limits).unwrap();
         assert!(first.name(client(1), Stranger, &limits));
         assert!(!second.name(client(1), Stranger, &limits), "one per client");
         drop(second);
         drop(first);
-        let present = visitors.present.lock().unwrap();
+        let present = client_limits.present.lock().unwrap();
         assert_eq!((present.all, present.by_place.len()), (0, 0));
     }
 }

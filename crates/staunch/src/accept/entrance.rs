@@ -8,7 +8,7 @@ use super::certificates::Certificate;
 use super::peer::Peer;
 use crate::config::Listener;
 
-/// What a door is for.
+/// What a listener is for.
 #[derive(Clone, Debug)]
 pub(super) struct ListenerView {
     pub(super) listener: Listener,
@@ -22,7 +22,7 @@ impl ListenerView {
     }
 }
 
-/// The door that a client came through, as it is now.
+/// The listener that a client came through, as it is now.
 #[derive(Clone, Debug)]
 pub(super) struct OpenListener(pub(super) watch::Receiver<Arc<ListenerView>>);
 
@@ -32,7 +32,7 @@ impl OpenListener {
         Arc::clone(&self.0.borrow())
     }
 
-    /// Has the configuration no such door any more?
+    /// Has the configuration no such listener any more?
     pub(super) fn is_gone(&self) -> bool {
         self.0.has_changed().is_err()
     }

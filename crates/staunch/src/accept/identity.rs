@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::config::TlsIdentity;
 use crate::regular_file;
 
-/// Ours: over ten times the largest chain with the largest key.
+/// Our choice: over ten times the largest chain with the largest key.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// What the files of an [`TlsIdentity`] say.

@@ -1,4 +1,4 @@
-//! Clients at a door: each gets a place and a task, or is told that there is none.
+//! Clients at a listener: each gets a place and a task, or is told that there is none.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::bind::Acceptor;
 use super::entrance::{OpenListener, is_proxy};
 use super::peer::Peer;
 use super::refusal::ClientRefusal;
-use super::session::{self, Newcomer};
+use super::session::{self, AcceptedClient};
 use super::shared::SessionsShared;
 use super::stream::Socket;
 use crate::config::ListenerMode;
 
 /// The rest after the system had no descriptor or memory for a new connection.
 const ACCEPT_REST: Duration = Duration::from_secs(1);
-/// How long a door that closes still looks for those whom the system let in already. From the beginning: whoever
+/// How long a listener that closes still looks for those whom the system let in already. From the beginning: whoever
 /// keeps coming must not keep it open.
 const LAST_LOOK: Duration = Duration::from_millis(10);
 
-/// What all doors share.
+/// What all listeners share.
 #[derive(Clone, Debug)]
 pub(super) struct ListenerSite {
     pub(super) shared: Arc<SessionsShared>,
@@ -36,12 +36,12 @@ pub(super) struct ListenerSite {
 /// Lets clients in until `close`; then the socket closes.
 pub(super) async fn listen(
     acceptor: Acceptor,
-    door: OpenListener,
+    listener: OpenListener,
     site: ListenerSite,
     close: CancellationToken,
 ) {
     while let Some(accepted) = close.run_until_cancelled(acceptor.accept()).await {
-        if !site.welcome(accepted, &door) {
+        if !site.welcome(accepted, &listener) {
             let _closed = close.run_until_cancelled(sleep(ACCEPT_REST)).await;
         }
     }
@@ -51,7 +51,7 @@ pub(super) async fn listen(
         while Instant::now() < end
             && let Ok(accepted) = timeout_at(end, acceptor.accept()).await
         {
-            if !site.welcome(accepted, &door) {
+            if !site.welcome(accepted, &listener) {
                 return;
             }
         }
@@ -60,12 +60,12 @@ pub(super) async fn listen(
 
 impl ListenerSite {
     /// `false` if the system has no room for a connection, and trying again at once is of no use.
-    fn welcome(&self, accepted: io::Result<(Socket, Peer)>, door: &OpenListener) -> bool {
+    fn welcome(&self, accepted: io::Result<(Socket, Peer)>, listener: &OpenListener) -> bool {
         match accepted {
             Ok((socket, peer)) => {
-                if let Some(newcomer) = self.admit(socket, peer, door) {
+                if let Some(accepted) = self.admit(socket, peer, listener) {
                     let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
-                    self.tracker.spawn(session::run(newcomer, shared, stop));
+                    self.tracker.spawn(session::run(accepted, shared, stop));
                 }
                 true
             }
@@ -79,16 +79,16 @@ impl ListenerSite {
     }
 
     /// Has one more client a place? If not, it is told so.
-    fn admit(&self, socket: Socket, peer: Peer, door: &OpenListener) -> Option<Newcomer> {
-        let entrance = door.entrance();
+    fn admit(&self, socket: Socket, peer: Peer, listener: &OpenListener) -> Option<AcceptedClient> {
+        let entrance = listener.entrance();
         let config = self.shared.config();
-        let visitors = &self.shared.visitors;
-        let visit = if is_proxy(peer, &entrance) {
-            visitors.enter_unnamed(&config.limits)
+        let client_limits = &self.shared.client_limits;
+        let slot = if is_proxy(peer, &entrance) {
+            client_limits.enter_unnamed(&config.limits)
         } else {
-            visitors.enter(peer, peer.standing(&config), &config.limits)
+            client_limits.enter(peer, peer.standing(&config), &config.limits)
         };
-        if visit.is_none() {
+        if slot.is_none() {
             ClientRefusal::TooManyConnections.log(peer, None, None);
             match entrance.listener.mode {
                 ListenerMode::Relay | ListenerMode::Submission => {
@@ -100,7 +100,7 @@ impl ListenerSite {
                 ListenerMode::Submissions => {}
             }
         }
-        let door = door.clone();
-        visit.map(|visit| Newcomer { socket, peer, door, entrance, visit })
+        let listener = listener.clone();
+        slot.map(|slot| AcceptedClient { socket, peer, listener, entrance, slot })
     }
 }

@@ -1,8 +1,8 @@
-//! Which doors are open: those of the configuration, and no others, also after it has changed.
+//! Which listeners are open: those of the configuration, and no others, also after it has changed.
 //!
-//! New sockets are bound first; only when all of them are there does anything change. A door whose
+//! New sockets are bound first; only when all of them are there does anything change. A listener whose
 //! address stays keeps its socket, so nobody who knocks at that moment is turned away, and sessions go
-//! on, if their door is another one now up to their next MAIL.
+//! on, if their listener is another one now up to their next MAIL.
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
@@ -31,7 +31,7 @@ const LISTENER_SOCKET_MODE: u32 = 0o660;
 /// Of the submit socket: every user of this machine.
 const SUBMIT_SOCKET_MODE: u32 = 0o666;
 
-/// A door of the configuration.
+/// A listener of the configuration.
 #[derive(Clone, Debug)]
 struct WantedListener {
     /// The key that names its address.
@@ -42,7 +42,7 @@ struct WantedListener {
 }
 
 #[derive(Debug)]
-struct OpenDoor {
+struct BoundListener {
     address: ListenAddress,
     /// As in [`WantedListener`].
     socket_mode: u32,
@@ -52,7 +52,7 @@ struct OpenDoor {
     close: CancellationToken,
 }
 
-/// A door cannot be opened.
+/// A listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {address}: {source}{hint}")]
 pub(crate) struct BindError {
@@ -62,35 +62,35 @@ pub(crate) struct BindError {
     hint: &'static str,
 }
 
-/// What [`Doors::prepare`] has made and [`Doors::apply`] takes.
+/// What [`Listeners::prepare`] has made and [`Listeners::apply`] takes.
 #[derive(Debug)]
-pub(crate) struct PreparedDoors(Vec<PreparedDoor>);
+pub(crate) struct PreparedListeners(Vec<PreparedListener>);
 
 #[derive(Debug)]
-struct PreparedDoor {
+struct PreparedListener {
     entrance: Arc<ListenerView>,
     socket_mode: u32,
     source: SocketSource,
 }
 
-/// Where the socket of a door comes from.
+/// Where the socket of a listener comes from.
 #[derive(Debug)]
 enum SocketSource {
     Kept,
     New(Vec<Acceptor>),
 }
 
-/// All doors.
+/// All listeners.
 #[derive(Debug)]
-pub(crate) struct Doors {
+pub(crate) struct Listeners {
     site: ListenerSite,
     outbound: Arc<Outbound>,
     inherited: Inherited,
     certificates: Arc<Certificates>,
-    open: Mutex<Vec<OpenDoor>>,
+    open: Mutex<Vec<BoundListener>>,
 }
 
-impl OpenDoor {
+impl BoundListener {
     /// A path may go from `[submit]` to a listener, or the other way: its socket stays, and is for others now.
     fn let_in(&mut self, socket_mode: u32) {
         let ListenAddress::Unix(path) = &self.address else { return };
@@ -110,8 +110,8 @@ impl OpenDoor {
     }
 }
 
-impl Doors {
-    /// None is open yet. Those that come in are tasks of `tracker`, and all doors close at `stop`.
+impl Listeners {
+    /// None is open yet. Those that come in are tasks of `tracker`, and all listeners close at `stop`.
     pub(crate) fn new(
         shared: Arc<SessionsShared>,
         outbound: Arc<Outbound>,
@@ -125,20 +125,20 @@ impl Doors {
         Self { site, outbound, inherited, certificates, open: Mutex::default() }
     }
 
-    /// Makes whatever it takes to open the doors of `config`; [`Doors::apply`] then opens those that
+    /// Makes whatever it takes to open the listeners of `config`; [`Listeners::apply`] then opens those that
     /// are not open and closes the others. A built-in listener is left out on a system without its
     /// address family, as long as another one is there. Reads files.
     ///
     /// # Errors
     ///
     /// [`BindError`] for the first address that cannot be had; everything is as it was.
-    pub(crate) fn prepare(&self, config: &Config) -> Result<PreparedDoors, BindError> {
+    pub(crate) fn prepare(&self, config: &Config) -> Result<PreparedListeners, BindError> {
         self.certificates.look();
         let mut kept: Vec<ListenAddress> = {
             let open = lock(&self.open);
-            open.iter().map(|door| door.address.clone()).collect()
+            open.iter().map(|listener| listener.address.clone()).collect()
         };
-        let mut doors = Vec::new();
+        let mut listeners = Vec::new();
         let mut left_out = None;
         for wanted in wanted(config) {
             let address = &wanted.listener.address;
@@ -162,12 +162,12 @@ impl Doors {
                 }
             };
             let entrance = Arc::new(self.entrance(wanted.listener));
-            doors.push(PreparedDoor { entrance, socket_mode, source });
+            listeners.push(PreparedListener { entrance, socket_mode, source });
         }
-        let is_built_in = |door: &PreparedDoor| door.entrance.listener.is_default;
+        let is_built_in = |listener: &PreparedListener| listener.entrance.listener.is_default;
         match left_out {
-            Some(error) if !doors.iter().any(is_built_in) => Err(error),
-            Some(_) | None => Ok(PreparedDoors(doors)),
+            Some(error) if !listeners.iter().any(is_built_in) => Err(error),
+            Some(_) | None => Ok(PreparedListeners(listeners)),
         }
     }
 
@@ -190,20 +190,20 @@ impl Doors {
         ListenerView { listener, certificate }
     }
 
-    /// Makes the doors those that were prepared. Cannot fail.
-    pub(crate) fn apply(&self, prepared: PreparedDoors) {
+    /// Makes the listeners those that were prepared. Cannot fail.
+    pub(crate) fn apply(&self, prepared: PreparedListeners) {
         let mut open = lock(&self.open);
         let mut before = std::mem::take(&mut *open);
-        for PreparedDoor { entrance, socket_mode, source } in prepared.0 {
-            let kept = before.iter().position(|door| door.address == entrance.listener.address);
+        for PreparedListener { entrance, socket_mode, source } in prepared.0 {
+            let kept = before.iter().position(|listener| listener.address == entrance.listener.address);
             match (source, kept) {
                 (SocketSource::Kept, Some(at)) => {
-                    let mut door = before.remove(at);
-                    door.let_in(socket_mode);
-                    door.entrance.send_replace(entrance);
-                    open.push(door);
+                    let mut listener = before.remove(at);
+                    listener.let_in(socket_mode);
+                    listener.entrance.send_replace(entrance);
+                    open.push(listener);
                 }
-                // Only a bug could make it so: nothing closes doors but this.
+                // Only a bug could make it so: nothing closes listeners but this.
                 (SocketSource::Kept, None) => {}
                 (SocketSource::New(acceptors), _) => {
                     open.push(self.open_door(entrance, socket_mode, acceptors));
@@ -214,7 +214,7 @@ impl Doors {
             info!(event = "listening_ended", address = %gone.address, "takes no new connections");
             gone.close.cancel();
         }
-        let listening = open.iter().flat_map(|door| door.tcp.iter().copied()).collect();
+        let listening = open.iter().flat_map(|listener| listener.tcp.iter().copied()).collect();
         self.outbound.listening.replace(listening);
     }
 
@@ -223,30 +223,30 @@ impl Doors {
         entrance: Arc<ListenerView>,
         socket_mode: u32,
         acceptors: Vec<Acceptor>,
-    ) -> OpenDoor {
+    ) -> BoundListener {
         let address = entrance.listener.address.clone();
         let close = self.site.stop.child_token();
         let (sender, entrance) = watch::channel(entrance);
-        let door = OpenListener(entrance);
+        let listener = OpenListener(entrance);
         let tcp: Vec<_> = acceptors.iter().filter_map(Acceptor::tcp_address).collect();
         for acceptor in acceptors {
             let real =
                 acceptor.tcp_address().map_or_else(|| address.to_string(), |a| a.to_string());
             info!(event = "listening", address = real, "accepting mail");
             let (site, close) = (self.site.clone(), close.clone());
-            let listening = listener::listen(acceptor, door.clone(), site, close);
+            let listening = listener::listen(acceptor, listener.clone(), site, close);
             self.site.tracker.spawn(listening);
         }
-        OpenDoor { address, socket_mode, entrance: sender, tcp, close }
+        BoundListener { address, socket_mode, entrance: sender, tcp, close }
     }
 
     fn listening(&self) -> Vec<SocketAddr> {
         let open = lock(&self.open);
-        open.iter().flat_map(|door| door.tcp.iter().copied()).collect()
+        open.iter().flat_map(|listener| listener.tcp.iter().copied()).collect()
     }
 }
 
-/// The doors that `config` has: its listeners, and last the one for programs of this machine.
+/// The listeners that `config` has: its listeners, and last the one for programs of this machine.
 fn wanted(config: &Config) -> Vec<WantedListener> {
     let listeners = config.listeners.iter().map(|listener| WantedListener {
         key: "listener.address",

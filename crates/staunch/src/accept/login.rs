@@ -32,7 +32,7 @@ enum LoginStep {
     Malformed,
 }
 
-/// What can be offered on this connection, if users may log in at this door.
+/// What can be offered on this connection, if users may log in at this listener.
 pub(super) fn mechanisms(auth: &Auth, arrival: &ClientArrival) -> Mechanisms {
     let passwords = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
     match auth.offered() {

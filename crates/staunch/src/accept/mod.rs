@@ -35,6 +35,6 @@ mod shared;
 mod stream;
 mod timeouts;
 
-pub(crate) use crate::accept::listeners::{BindError, Doors, PreparedDoors};
+pub(crate) use crate::accept::listeners::{BindError, Listeners, PreparedListeners};
 pub(crate) use inherited::Inherited;
 pub(crate) use shared::{SessionsShared, shares};

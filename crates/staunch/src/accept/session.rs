@@ -38,15 +38,15 @@ const READ_OCTETS_MIN: usize = 1024;
 
 /// Somebody who was let in.
 #[derive(Debug)]
-pub(super) struct Newcomer {
+pub(super) struct AcceptedClient {
     pub(super) socket: Socket,
     /// Who is at the other end; perhaps a proxy.
     pub(super) peer: Peer,
-    pub(super) door: OpenListener,
-    /// What the door was for when it came.
+    pub(super) listener: OpenListener,
+    /// What the listener was for when it came.
     pub(super) entrance: Arc<ListenerView>,
     /// Its place, for as long as it stays.
-    pub(super) visit: ClientSlot,
+    pub(super) slot: ClientSlot,
 }
 
 /// A newcomer that may be spoken to.
@@ -58,7 +58,7 @@ struct Guest {
     /// What it said before the greeting, which only those may who may relay.
     received: Vec<u8>,
     /// Held, not used: the place is free when the guest is gone.
-    visit: ClientSlot,
+    slot: ClientSlot,
 }
 
 /// What waiting for the client came to.
@@ -79,10 +79,10 @@ enum SessionProgress {
 }
 
 /// Serves one client until it leaves, is sent away, or `stop` comes between two messages.
-pub(super) async fn run(newcomer: Newcomer, shared: Arc<SessionsShared>, stop: CancellationToken) {
-    let peer = newcomer.peer;
+pub(super) async fn run(accepted: AcceptedClient, shared: Arc<SessionsShared>, stop: CancellationToken) {
+    let peer = accepted.peer;
     // Nothing is promised before the greeting, so a stop just ends it.
-    let receiving = Box::pin(receive(newcomer, &shared));
+    let receiving = Box::pin(receive(accepted, &shared));
     let Some(received) = stop.run_until_cancelled(receiving).await else { return };
     let held = match received {
         Ok(Some(guest)) => Conversation::new(guest, shared, stop).hold().await,
@@ -97,13 +97,13 @@ pub(super) async fn run(newcomer: Newcomer, shared: Arc<SessionsShared>, stop: C
 
 /// All that comes before the greeting: who speaks through the proxy, and TLS where it comes first.
 /// `None`: it was sent away.
-async fn receive(newcomer: Newcomer, shared: &SessionsShared) -> io::Result<Option<Guest>> {
-    newcomer.socket.send_at_once();
-    let knocked = newcomer.peer;
-    let Some((newcomer, introduction)) = introduce(newcomer, shared).await? else {
+async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Result<Option<Guest>> {
+    accepted.socket.send_at_once();
+    let connected_by = accepted.peer;
+    let Some((accepted, introduction)) = introduce(accepted, shared).await? else {
         return Ok(None);
     };
-    let Newcomer { socket, door, entrance, visit, .. } = newcomer;
+    let AcceptedClient { socket, listener, entrance, slot, .. } = accepted;
     let Introduction { peer, local, rest: received } = introduction;
     let mode = entrance.listener.mode;
     let standing = peer.standing(&shared.config());
@@ -116,10 +116,10 @@ async fn receive(newcomer: Newcomer, shared: &SessionsShared) -> io::Result<Opti
     let mut arrival = ClientArrival {
         peer,
         local,
-        door,
+        listener,
         mode,
-        knocked,
-        is_proxied: is_proxy(knocked, &entrance),
+        connected_by,
+        is_proxied: is_proxy(connected_by, &entrance),
         client_in_received: entrance.listener.client_in_received,
         tls: None,
     };
@@ -132,7 +132,7 @@ async fn receive(newcomer: Newcomer, shared: &SessionsShared) -> io::Result<Opti
             (ClientStream::Tls(Box::new(tls)), Vec::new())
         }
     };
-    let mut guest = Guest { stream, arrival, entrance, received, visit };
+    let mut guest = Guest { stream, arrival, entrance, received, slot };
     let is_early = !guest.received.is_empty() || guest.stream.has_input();
     if is_early && standing == ClientTrust::Stranger {
         // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
@@ -155,16 +155,16 @@ fn tls_begins(guest: &Guest) -> bool {
 /// Who is it? A proxy says whom it brings, and that client gets a place of its own. `None`: it was sent
 /// away.
 async fn introduce(
-    mut newcomer: Newcomer,
+    mut accepted: AcceptedClient,
     shared: &SessionsShared,
-) -> io::Result<Option<(Newcomer, Introduction)>> {
-    let proxy = newcomer.peer;
-    if !is_proxy(proxy, &newcomer.entrance) {
+) -> io::Result<Option<(AcceptedClient, Introduction)>> {
+    let proxy = accepted.peer;
+    if !is_proxy(proxy, &accepted.entrance) {
         let introduction =
-            Introduction { peer: proxy, local: newcomer.socket.local(), rest: Vec::new() };
-        return Ok(Some((newcomer, introduction)));
+            Introduction { peer: proxy, local: accepted.socket.local(), rest: Vec::new() };
+        return Ok(Some((accepted, introduction)));
     }
-    let introduction = match introduced(&newcomer.socket, proxy).await {
+    let introduction = match introduced(&accepted.socket, proxy).await {
         Ok(introduction) => introduction,
         // It only looks whether we are here.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(error),
@@ -175,11 +175,11 @@ async fn introduce(
         }
     };
     let (config, peer) = (shared.config(), introduction.peer);
-    if newcomer.visit.name(peer, peer.standing(&config), &config.limits) {
-        return Ok(Some((newcomer, introduction)));
+    if accepted.slot.name(peer, peer.standing(&config), &config.limits) {
+        return Ok(Some((accepted, introduction)));
     }
-    let mode = newcomer.entrance.listener.mode;
-    refuse_clear(newcomer.socket, mode, peer, &ClientRefusal::TooManyConnections).await?;
+    let mode = accepted.entrance.listener.mode;
+    refuse_clear(accepted.socket, mode, peer, &ClientRefusal::TooManyConnections).await?;
     Ok(None)
 }
 
@@ -225,7 +225,7 @@ struct Conversation {
     read_octets: usize,
     pace: ClientTimeouts,
     session: Session,
-    desk: SmtpHandler,
+    handler: SmtpHandler,
     shared: Arc<SessionsShared>,
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
@@ -239,7 +239,7 @@ struct Conversation {
 
 impl Conversation {
     fn new(guest: Guest, shared: Arc<SessionsShared>, stop: CancellationToken) -> Self {
-        let Guest { stream, arrival, entrance, received, visit } = guest;
+        let Guest { stream, arrival, entrance, received, slot } = guest;
         let config = shared.config();
         let pace = ClientTimeouts::new(Instant::now(), config.limits.client_timeout);
         let settings =
@@ -254,12 +254,12 @@ impl Conversation {
             read_octets: READ_OCTETS,
             pace,
             session,
-            desk: SmtpHandler::new(Arc::clone(&shared), arrival),
+            handler: SmtpHandler::new(Arc::clone(&shared), arrival),
             shared,
             stop,
             grace: None,
             has_moved: true,
-            _visit: visit,
+            _visit: slot,
         }
     }
 
@@ -271,18 +271,18 @@ impl Conversation {
                 Waited::Readable => match self.read() {
                     // Without QUIT.
                     Ok(0) => {
-                        self.desk.log_lost_client("lost");
+                        self.handler.log_lost_client("lost");
                         return Err(ErrorKind::UnexpectedEof.into());
                     }
                     Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
                     Err(error) => {
-                        self.desk.log_lost_client("lost");
+                        self.handler.log_lost_client("lost");
                         return Err(error);
                     }
                 },
                 Waited::Idle => {
-                    self.desk.log_lost_client("timed_out");
+                    self.handler.log_lost_client("timed_out");
                     self.session.close(&Response::new(
                         421,
                         Status::transient(4, 2),
@@ -306,12 +306,12 @@ impl Conversation {
         }
     }
 
-    /// Those of today hold for what comes next, but not for a message that is under way.
+    /// Those of the current configuration hold for what comes next, but not for a message that is under way.
     fn keep_to_the_rules(&mut self) {
-        let (today, entrance) = (self.shared.config(), self.desk.arrival.door.entrance());
+        let (today, entrance) = (self.shared.config(), self.handler.arrival.listener.entrance());
         let is_known = Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&entrance, &self.entrance);
         if !is_known && !self.session.is_in_content() {
-            let arrival = &mut self.desk.arrival;
+            let arrival = &mut self.handler.arrival;
             arrival.client_in_received = entrance.listener.client_in_received;
             let settings = offer::settings(
                 &today,
@@ -354,7 +354,7 @@ impl Conversation {
         let read = self.stream.try_read_buf(&mut self.buffer)?;
         let was_filled = self.buffer.len() == self.buffer.capacity();
         let more = READ_OCTETS_FAST + self.stream.held_octets();
-        if was_filled && self.session.is_in_content() && self.desk.lend(more) {
+        if was_filled && self.session.is_in_content() && self.handler.lend(more) {
             self.read_octets = READ_OCTETS_FAST;
         }
         Ok(read)
@@ -370,19 +370,19 @@ impl Conversation {
         let was_content = self.session.is_reading_content();
         let mut input = self.buffer.as_slice();
         let mut gathered = GatheredContent::default();
-        self.has_moved = !self.desk.is_busy();
+        self.has_moved = !self.handler.is_busy();
         let progress = loop {
             if !self.session.is_in_content() && self.stop.is_cancelled() {
                 self.session.close(&stopping());
             }
             let step = self.session.step(&mut input);
-            self.desk.log_refusals(&mut self.session);
-            if gathered.takes(&step, input, |octets| self.desk.lend(held.now + octets)) {
+            self.handler.log_refusals(&mut self.session);
+            if gathered.takes(&step, input, |octets| self.handler.lend(held.now + octets)) {
                 self.has_moved = true;
                 continue;
             }
             if let Some((content, held)) = gathered.step(held) {
-                self.desk.handle(&mut self.session, content, held).await;
+                self.handler.handle(&mut self.session, content, held).await;
                 gathered.clear();
             }
             match step {
@@ -405,11 +405,11 @@ impl Conversation {
                 | ServerStep::Reset
                 | ServerStep::AuthEnded) => {
                     self.has_moved = true;
-                    self.desk.handle(&mut self.session, step, held).await;
+                    self.handler.handle(&mut self.session, step, held).await;
                 }
                 step @ (ServerStep::Authenticate { .. } | ServerStep::AuthResponse(_)) => {
                     // The answer to a wrong login waits on purpose, and whoever guesses must not hold a stop up.
-                    let answered = self.desk.handle(&mut self.session, step, held);
+                    let answered = self.handler.handle(&mut self.session, step, held);
                     if self.stop.run_until_cancelled(answered).await.is_none() {
                         self.session.close(&stopping());
                     }
@@ -433,7 +433,7 @@ impl Conversation {
     /// Removes so much of the input, and the buffer where nothing of a message is held.
     fn drop_input(&mut self, octets: usize) {
         self.buffer.drain(..octets);
-        if !self.desk.is_busy() {
+        if !self.handler.is_busy() {
             self.buffer.shrink_to_fit();
             self.read_octets = READ_OCTETS;
         }
@@ -443,7 +443,7 @@ impl Conversation {
     /// away because it spoke where only a handshake may come: whoever can insert that would speak as
     /// the client (CVE-2011-0411).
     async fn secure(mut self) -> io::Result<Option<Self>> {
-        let peer = self.desk.peer();
+        let peer = self.handler.peer();
         let ClientStream::Clear(socket) = self.stream else { return Ok(None) };
         if !self.buffer.is_empty() || socket.has_input() {
             ClientRefusal::SpokeBeforeTls.log(peer, None, None);
@@ -455,7 +455,7 @@ impl Conversation {
         let entrance = Arc::clone(&self.entrance);
         let shaken = self.stop.run_until_cancelled(handshake(socket, &entrance, &[], peer)).await;
         let Some(Some(tls)) = shaken else { return Ok(None) };
-        let arrival = self.desk.secured(tls.facts());
+        let arrival = self.handler.secured(tls.facts());
         let (config, auth) = (self.shared.config(), &self.shared.auth);
         let now = self.shared.intake.now();
         self.session.secured(offer::settings(&config, &entrance, arrival, auth, now));

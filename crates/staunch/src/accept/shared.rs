@@ -17,7 +17,7 @@ use crate::queue::rates::Rates;
 
 /// Places that are remembered, so that each is told of once.
 const TOLD_MAX: usize = 1000;
-/// Ours: sessions that write to the disk at a time. Each has a thread for it, and each thread memory of its own:
+/// Our choice: sessions that write to the disk at a time. Each has a thread for it, and each thread memory of its own:
 /// a thousand clients with large messages would be a thousand threads.
 const DISK_TURNS: usize = 4;
 
@@ -28,7 +28,7 @@ pub(crate) struct SessionsShared {
     pub(super) intake: Intake,
     pub(super) auth: Arc<Auth>,
     pub(super) budget: Arc<Budget>,
-    pub(super) visitors: Arc<ClientLimits>,
+    pub(super) client_limits: Arc<ClientLimits>,
     pub(super) rates: Rates,
     pub(super) disk_turns: Semaphore,
     /// Where clients are that write addresses without brackets, as far as that was told.
@@ -48,7 +48,7 @@ impl SessionsShared {
             intake,
             auth,
             budget,
-            visitors: Arc::default(),
+            client_limits: Arc::default(),
             rates: Rates::default(),
             disk_turns: Semaphore::new(DISK_TURNS),
             without_brackets: Mutex::new(LruMap::new(TOLD_MAX)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Content that has to come within one `limits.client_timeout`. Ours: with its default a message still
+/// Content that has to come within one `limits.client_timeout`. Our choice: with its default a message still
 /// passes at 218 octets a second, a tenth of what the slowest links in use carry.
 const BLOCK_OCTETS: usize = 64 * 1024;
 
@@ -46,9 +46,9 @@ impl ClientTimeouts {
     }
 }
 
-/// How long all of a TLS handshake may take. Ours: some round trips on the worst link there is.
+/// How long all of a TLS handshake may take. Our choice: some round trips on the worst link there is.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a listed proxy has for its header, which it sends at once. Ours.
+/// How long a listed proxy has for its header, which it sends at once. Our choice.
 pub(super) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub(crate) struct Auth {
     checks: Arc<Checks>,
     turns: Arc<TryQueues>,
     remembered: Mutex<RememberedLogins>,
-    brake: Mutex<LoginThrottle>,
+    throttle: Mutex<LoginThrottle>,
     spraying: Mutex<Spraying>,
     /// What is made up for names that nobody has comes from it.
     secret: hmac::Key,
@@ -166,7 +166,7 @@ impl Auth {
             checks: Checks::new(),
             turns: Arc::default(),
             remembered: Mutex::default(),
-            brake: Mutex::default(),
+            throttle: Mutex::default(),
             spraying: Mutex::default(),
             secret: hmac::Key::new(hmac::HMAC_SHA256, secret),
         });
@@ -292,7 +292,7 @@ impl Auth {
 
     /// Has `client` guessed too often?
     pub(crate) fn is_shut_out(&self, client: ClientPlace) -> bool {
-        lock(&self.brake).is_shut_out(client, Instant::now())
+        lock(&self.throttle).is_shut_out(client, Instant::now())
     }
 
     /// Does `login` still count: is the user there, with the password of then?
@@ -330,7 +330,7 @@ impl Auth {
             return Err(LoginVerdict::ShutOut);
         }
         let Some(name) = name else { return Ok(None) };
-        let trust = lock(&self.brake).trust(client, name, Instant::now());
+        let trust = lock(&self.throttle).trust(client, name, Instant::now());
         match trust {
             PlaceTrust::Known => return Ok(None),
             PlaceTrust::Untried | PlaceTrust::Failed => {}
@@ -351,7 +351,7 @@ impl Auth {
     /// A password is compared now: if it comes to nothing, the name rests.
     fn begin(&self, turn: Option<&mut TryPermit>) {
         if let Some(turn) = turn {
-            let rest = lock(&self.brake).rest(turn.name(), Instant::now());
+            let rest = lock(&self.throttle).rest(turn.name(), Instant::now());
             turn.rest(rest);
         }
     }
@@ -370,7 +370,7 @@ impl Auth {
     }
 
     fn busy(&self, client: ClientPlace) -> LoginVerdict {
-        lock(&self.brake).was_busy(client, Instant::now());
+        lock(&self.throttle).was_busy(client, Instant::now());
         LoginVerdict::Busy
     }
 
@@ -393,7 +393,7 @@ impl Auth {
         let Some(verifier) = own.or_else(|| users.any(self.number(&name.text))).cloned() else {
             return self.end(client, name.user, None);
         };
-        let is_good = lock(&self.brake).is_welcome(client, Instant::now());
+        let is_good = lock(&self.throttle).is_welcome(client, Instant::now());
         let claim = match (own, &*turn) {
             (Some(_), None) => CheckClaim::GoodPlace,
             _ if is_good => CheckClaim::GoodPlace,
@@ -429,13 +429,13 @@ impl Auth {
     ) -> LoginVerdict {
         let now = Instant::now();
         let penalty = {
-            let mut brake = lock(&self.brake);
+            let mut throttle = lock(&self.throttle);
             match (&name, proved) {
                 (Some(name), Some(verifier)) => {
-                    brake.succeeded(client, name, now);
+                    throttle.succeeded(client, name, now);
                     return LoginVerdict::Welcome(Login { name: name.clone(), verifier });
                 }
-                (name, _) => brake.failed(client, name.as_ref(), now),
+                (name, _) => throttle.failed(client, name.as_ref(), now),
             }
         };
         if let Some(name) = name {

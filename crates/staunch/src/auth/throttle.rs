@@ -213,120 +213,120 @@ mod tests {
 
     #[test]
     fn waits_grow_and_then_the_door_is_shut_for_a_while() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
         let user = name("anna");
         let mut waits = Vec::new();
-        while let Penalty::Wait(wait) = brake.failed(place(1), Some(&user), now) {
+        while let Penalty::Wait(wait) = throttle.failed(place(1), Some(&user), now) {
             waits.push(wait);
         }
         assert_eq!(waits.first(), Some(&DELAY_FIRST));
         assert!(waits.is_sorted() && waits.len() == 9, "{waits:?}");
         assert_eq!(waits.last(), Some(&DELAY_MAX));
-        assert!(brake.is_shut_out(place(1), now));
-        assert!(!brake.is_shut_out(place(2), now), "others come in");
-        assert!(!brake.is_shut_out(place(1), now + CLOSED_FOR), "not for ever");
+        assert!(throttle.is_shut_out(place(1), now));
+        assert!(!throttle.is_shut_out(place(2), now), "others come in");
+        assert!(!throttle.is_shut_out(place(1), now + CLOSED_FOR), "not for ever");
         let later = now + CLOSED_FOR + MINUTE;
         assert_eq!(
-            brake.failed(place(1), None, later),
+            throttle.failed(place(1), None, later),
             Penalty::Wait(DELAY_MAX.min(DELAY_FIRST * 32))
         );
     }
 
     #[test]
     fn an_address_that_has_just_logged_in_is_never_shut_out() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
-        brake.succeeded(place(1), &name("anna"), now);
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
+        throttle.succeeded(place(1), &name("anna"), now);
         for n in 0..100 {
             let later = now + n * MINUTE;
-            let penalty = brake.failed(place(1), Some(&name("anna")), later);
+            let penalty = throttle.failed(place(1), Some(&name("anna")), later);
             assert!(matches!(penalty, Penalty::Wait(_)), "{n}");
-            assert!(!brake.is_shut_out(place(1), later));
+            assert!(!throttle.is_shut_out(place(1), later));
         }
         let much_later = now + WELCOME_FOR;
-        assert!(matches!(brake.failed(place(1), None, much_later), Penalty::Wait(_)), "forgotten");
+        assert!(matches!(throttle.failed(place(1), None, much_later), Penalty::Wait(_)), "forgotten");
     }
 
     #[test]
     fn a_user_is_slowed_down_from_anywhere_but_not_shut_out() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
         let user = name("anna");
         for n in 0..100 {
-            assert!(matches!(brake.failed(place(n), Some(&user), now), Penalty::Wait(_)), "{n}");
+            assert!(matches!(throttle.failed(place(n), Some(&user), now), Penalty::Wait(_)), "{n}");
         }
-        assert_eq!(brake.failed(place(200), Some(&user), now), Penalty::Wait(DELAY_MAX));
-        assert_eq!(brake.failed(place(201), Some(&name("bert")), now), Penalty::Wait(DELAY_FIRST));
-        brake.succeeded(place(202), &user, now);
-        assert_eq!(brake.failed(place(203), Some(&user), now), Penalty::Wait(DELAY_FIRST));
+        assert_eq!(throttle.failed(place(200), Some(&user), now), Penalty::Wait(DELAY_MAX));
+        assert_eq!(throttle.failed(place(201), Some(&name("bert")), now), Penalty::Wait(DELAY_FIRST));
+        throttle.succeeded(place(202), &user, now);
+        assert_eq!(throttle.failed(place(203), Some(&user), now), Penalty::Wait(DELAY_FIRST));
     }
 
     #[test]
     fn wrong_logins_of_long_ago_do_not_count() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
         for n in 0..20 {
             let later = now + n * (FORGOTTEN_AFTER + MINUTE);
-            assert_eq!(brake.failed(place(1), None, later), Penalty::Wait(DELAY_FIRST));
+            assert_eq!(throttle.failed(place(1), None, later), Penalty::Wait(DELAY_FIRST));
         }
     }
 
     #[test]
     fn a_place_is_known_where_it_logged_in_within_a_day_until_somebody_guesses_there() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
         let (anna, bert) = (name("anna"), name("bert"));
-        assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Untried);
-        brake.succeeded(place(1), &anna, now);
-        assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Known);
-        assert_eq!(brake.trust(place(1), &bert, now), PlaceTrust::Untried, "only its own");
-        assert_eq!(brake.trust(place(1), &anna, now + WELCOME_FOR), PlaceTrust::Untried);
+        assert_eq!(throttle.trust(place(1), &anna, now), PlaceTrust::Untried);
+        throttle.succeeded(place(1), &anna, now);
+        assert_eq!(throttle.trust(place(1), &anna, now), PlaceTrust::Known);
+        assert_eq!(throttle.trust(place(1), &bert, now), PlaceTrust::Untried, "only its own");
+        assert_eq!(throttle.trust(place(1), &anna, now + WELCOME_FOR), PlaceTrust::Untried);
         for _ in 0..FAILURES_MAX {
-            assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Known);
-            brake.failed(place(1), Some(&bert), now);
+            assert_eq!(throttle.trust(place(1), &anna, now), PlaceTrust::Known);
+            throttle.failed(place(1), Some(&bert), now);
         }
-        assert_eq!(brake.trust(place(1), &anna, now), PlaceTrust::Failed);
+        assert_eq!(throttle.trust(place(1), &anna, now), PlaceTrust::Failed);
         let later = now + FORGOTTEN_AFTER + MINUTE;
-        assert_eq!(brake.trust(place(1), &anna, later), PlaceTrust::Known);
+        assert_eq!(throttle.trust(place(1), &anna, later), PlaceTrust::Known);
         for other in 0..KNOWN_PLACES_MAX {
-            brake.succeeded(place(100 + u8::try_from(other).unwrap()), &anna, now);
+            throttle.succeeded(place(100 + u8::try_from(other).unwrap()), &anna, now);
         }
-        assert_eq!(brake.trust(place(1), &anna, later), PlaceTrust::Untried, "it moved on");
+        assert_eq!(throttle.trust(place(1), &anna, later), PlaceTrust::Untried, "it moved on");
     }
 
     #[test]
     fn a_name_rests_longer_with_each_wrong_password_but_not_for_long() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
         let anna = name("anna");
         let rests: Vec<_> = (0..5)
             .map(|n| {
-                let rest = brake.rest(&anna, now);
-                brake.failed(place(n), Some(&anna), now);
+                let rest = throttle.rest(&anna, now);
+                throttle.failed(place(n), Some(&anna), now);
                 rest.as_millis()
             })
             .collect();
         assert_eq!(rests, [500, 1000, 2000, 2000, 2000]);
-        brake.succeeded(place(9), &anna, now);
-        assert_eq!(brake.rest(&anna, now), REST_FIRST);
+        throttle.succeeded(place(9), &anna, now);
+        assert_eq!(throttle.rest(&anna, now), REST_FIRST);
     }
 
     #[test]
     fn a_login_that_was_not_checked_counts_only_where_others_were_wrong() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
         for _ in 0..20 {
-            brake.was_busy(place(1), now);
+            throttle.was_busy(place(1), now);
         }
-        assert_eq!(brake.trust(place(1), &name("anna"), now), PlaceTrust::Untried);
-        brake.failed(place(1), None, now);
+        assert_eq!(throttle.trust(place(1), &name("anna"), now), PlaceTrust::Untried);
+        throttle.failed(place(1), None, now);
         for _ in 0..FAILURES_MAX {
-            brake.was_busy(place(1), now);
+            throttle.was_busy(place(1), now);
         }
-        assert!(brake.is_shut_out(place(1), now));
+        assert!(throttle.is_shut_out(place(1), now));
     }
 
     #[test]
     fn failures_from_many_addresses_make_no_good_one_forgotten() {
-        let (mut brake, now) = (LoginThrottle::default(), Instant::now());
-        brake.succeeded(place(1), &name("anna"), now);
+        let (mut throttle, now) = (LoginThrottle::default(), Instant::now());
+        throttle.succeeded(place(1), &name("anna"), now);
         for number in 0..2 * u32::try_from(REMEMBERED_MAX).unwrap() {
-            brake.failed(ClientPlace::Local(number), None, now);
+            throttle.failed(ClientPlace::Local(number), None, now);
         }
-        assert!(brake.is_welcome(place(1), now));
+        assert!(throttle.is_welcome(place(1), now));
     }
 }

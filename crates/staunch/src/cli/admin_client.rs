@@ -15,11 +15,11 @@ use super::exit::{Exit, Failure};
 
 /// The socket says where; HTTP wants a name all the same.
 const BASE: &str = "http://staunch/";
-/// Ours: a daemon that is alive answers at once.
+/// Our choice: a daemon that is alive answers at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Ours: longest silence in an answer; `explain --connect` waits for strangers.
+/// Our choice: longest silence in an answer; `explain --connect` waits for strangers.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
-/// Ours: longest answer that is held as a whole, and longest line of a streamed one.
+/// Our choice: longest answer that is held as a whole, and longest line of a streamed one.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// A client of one daemon.
@@ -252,7 +252,7 @@ fn foreign(what: &str) -> Failure {
     Failure::new(Exit::Unavailable, format!("the daemon's answer is not understood: {what}"))
 }
 
-/// Runs `ask` with a door to the daemon of `socket`.
+/// Runs `ask` with a client of the daemon at `socket`.
 ///
 /// # Errors
 ///
@@ -261,8 +261,8 @@ pub(super) fn with_door<T>(
     socket: &Path,
     ask: impl AsyncFnOnce(AdminClient) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let door = AdminClient::new(socket)?;
-    runtime()?.block_on(ask(door))
+    let client = AdminClient::new(socket)?;
+    runtime()?.block_on(ask(client))
 }
 
 /// For one question a thread is enough.
@@ -313,8 +313,8 @@ mod tests {
 
     #[tokio::test]
     async fn lines_come_one_by_one_also_the_last_without_an_end() {
-        asked(async |door| {
-            let mut stream = door.stream(&["lines"], &[]).await.unwrap();
+        asked(async |client| {
+            let mut stream = client.stream(&["lines"], &[]).await.unwrap();
             let mut numbers = Vec::new();
             while let Some(line) = stream.line().await.unwrap() {
                 numbers.push(line["n"].as_u64().unwrap());
@@ -326,20 +326,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_asked_arrives_as_it_was_meant() {
-        asked(async |door| {
+        asked(async |client| {
             let body = serde_json::json!({ "ids": ["a"] });
-            assert_eq!(door.post(&["echo"], &body).await.unwrap(), body);
+            assert_eq!(client.post(&["echo"], &body).await.unwrap(), body);
             let query = [("domain", Some("a&b")), ("state", None)];
-            let uri = door.get(&["uri", "a/b?c"], &query).await.unwrap();
+            let uri = client.get(&["uri", "a/b?c"], &query).await.unwrap();
             assert_eq!(uri, "/uri/a%2Fb%3Fc?domain=a%26b");
-            assert_eq!(door.act(Method::POST, &["done"]).await.unwrap(), Value::Null);
+            assert_eq!(client.act(Method::POST, &["done"]).await.unwrap(), Value::Null);
         })
         .await;
     }
 
     #[tokio::test]
     async fn a_no_has_its_exit_code_and_its_words() {
-        asked(async |door| {
+        asked(async |client| {
             let cases = [
                 ("busy", Exit::TemporaryFailure, "not ready\\u{1b}"),
                 ("gone", Exit::No, "no such message"),
@@ -352,7 +352,7 @@ mod tests {
                 ),
             ];
             for (path, exit, text) in cases {
-                let failure = door.get(&[path], &[]).await.unwrap_err();
+                let failure = client.get(&[path], &[]).await.unwrap_err();
                 assert_eq!(failure, Failure::new(exit, text), "{path}");
             }
         })
@@ -361,8 +361,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_is_away_is_named_by_its_socket() {
-        let door = AdminClient::new(Path::new("/nonexistent/admin.sock")).unwrap();
-        let failure = door.get(&["readyz"], &[]).await.unwrap_err();
+        let client = AdminClient::new(Path::new("/nonexistent/admin.sock")).unwrap();
+        let failure = client.get(&["readyz"], &[]).await.unwrap_err();
         let text = "the daemon is not reachable at /nonexistent/admin.sock: \
                     No such file or directory (os error 2)";
         assert_eq!(failure, Failure::new(Exit::Unavailable, text));

@@ -17,8 +17,8 @@ pub(super) fn run(command: &ClockCommand, loaded: &Loaded) -> Result<Exit, Failu
 }
 
 fn trust(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
-    let answer = with_door(&loaded.config.admin.socket, async |door| {
-        door.act(Method::POST, &["v1", "clock", "trust"]).await
+    let answer = with_door(&loaded.config.admin.socket, async |client| {
+        client.act(Method::POST, &["v1", "clock", "trust"]).await
     })?;
     let mut out = stdout().lock();
     if format.json {

@@ -24,9 +24,9 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
         sender: command.sender.clone(),
         require_tls: command.require_tls,
     };
-    let door = AdminClient::new(&loaded.config.admin.socket)?;
+    let client = AdminClient::new(&loaded.config.admin.socket)?;
     let answer = runtime()?.block_on(async {
-        match ask_daemon(&door, &question).await {
+        match ask_daemon(&client, &question).await {
             Err(failure) if failure.exit == Exit::Unavailable => walk_here(loaded, question).await,
             answer => answer,
         }
@@ -37,7 +37,7 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
     Ok(if waits { Exit::No } else { Exit::Ok })
 }
 
-async fn ask_daemon(door: &AdminClient, question: &ExplainQuestion) -> Result<Value, Failure> {
+async fn ask_daemon(client: &AdminClient, question: &ExplainQuestion) -> Result<Value, Failure> {
     let flag = |set: bool| if set { "true" } else { "false" };
     let query = [
         ("address", Some(question.address.as_str())),
@@ -45,7 +45,7 @@ async fn ask_daemon(door: &AdminClient, question: &ExplainQuestion) -> Result<Va
         ("sender", question.sender.as_deref()),
         ("require_tls", Some(flag(question.require_tls))),
     ];
-    door.get(&["v1", "explain"], &query).await
+    client.get(&["v1", "explain"], &query).await
 }
 
 async fn walk_here(loaded: &Loaded, question: ExplainQuestion) -> Result<Value, Failure> {

@@ -8,12 +8,12 @@ use super::queue::print;
 use crate::cli::admin_client::with_door;
 use crate::config::Loaded;
 
-/// Ours: whoever needs longer is not ready.
+/// Our choice: whoever needs longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
-    let ready = with_door(&loaded.config.admin.socket, async |door| {
-        let answer = tokio::time::timeout(TIMEOUT, door.get(&["readyz"], &[])).await;
+    let ready = with_door(&loaded.config.admin.socket, async |client| {
+        let answer = tokio::time::timeout(TIMEOUT, client.get(&["readyz"], &[])).await;
         let late = || Failure::new(Exit::Unavailable, "the daemon does not answer");
         answer.map_err(|_| late())?
     });

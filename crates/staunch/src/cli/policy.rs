@@ -17,18 +17,18 @@ use crate::config::Loaded;
 const COLUMNS: [&str; 6] = ["domain", "mode", "id", "fetched_at", "expires_at", "mx"];
 
 pub(super) fn run(command: &CacheCommand, loaded: &Loaded) -> Result<Exit, Failure> {
-    with_door(&loaded.config.admin.socket, async |door| match command {
-        CacheCommand::List(format) => list(&door, *format).await,
+    with_door(&loaded.config.admin.socket, async |client| match command {
+        CacheCommand::List(format) => list(&client, *format).await,
         CacheCommand::Show(OneDomain { domain, json }) => {
-            print(&door.get(&["v1", "policies", domain], &[]).await?, *json)
+            print(&client.get(&["v1", "policies", domain], &[]).await?, *json)
         }
-        CacheCommand::Refresh(command) => refresh(&door, command).await,
-        CacheCommand::Forget(command) => forget(&door, command).await,
+        CacheCommand::Refresh(command) => refresh(&client, command).await,
+        CacheCommand::Forget(command) => forget(&client, command).await,
     })
 }
 
-async fn list(door: &AdminClient, format: Json) -> Result<Exit, Failure> {
-    let mut rows = door.stream(&["v1", "policies"], &[]).await?;
+async fn list(client: &AdminClient, format: Json) -> Result<Exit, Failure> {
+    let mut rows = client.stream(&["v1", "policies"], &[]).await?;
     let mut out = stdout().lock();
     let headings = COLUMNS.map(|column| column.trim_end_matches("_at").to_ascii_uppercase());
     let mut table = TextTable::new(&headings.each_ref().map(String::as_str));
@@ -45,14 +45,14 @@ async fn list(door: &AdminClient, format: Json) -> Result<Exit, Failure> {
 }
 
 /// Not being able to fetch what a record announces is a "no", whatever holds in the meantime.
-async fn refresh(door: &AdminClient, command: &OneDomain) -> Result<Exit, Failure> {
+async fn refresh(client: &AdminClient, command: &OneDomain) -> Result<Exit, Failure> {
     let path = ["v1", "policies", &command.domain, "refresh"];
-    let answer = door.act(Method::POST, &path).await?;
+    let answer = client.act(Method::POST, &path).await?;
     print(&answer, command.json)?;
     Ok(Exit::from(answer.get("error").is_none_or(Value::is_null)))
 }
 
-async fn forget(door: &AdminClient, command: &Forget) -> Result<Exit, Failure> {
+async fn forget(client: &AdminClient, command: &Forget) -> Result<Exit, Failure> {
     let Forget { domain, host, json } = command;
     let (kind, name) = match (domain, host) {
         (Some(domain), None) => ("policies", domain),
@@ -62,7 +62,7 @@ async fn forget(door: &AdminClient, command: &Forget) -> Result<Exit, Failure> {
             return Err(Failure::new(Exit::Usage, "either a domain or --host is needed"));
         }
     };
-    let answer = door.act(Method::DELETE, &["v1", kind, name]).await?;
+    let answer = client.act(Method::DELETE, &["v1", kind, name]).await?;
     let mut out = stdout().lock();
     if json.json {
         output::json(&mut out, &answer)?;

@@ -17,25 +17,25 @@ const HEADINGS: [&str; 8] =
     ["ID", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT ATTEMPT", "REASON", "LAST ANSWER"];
 
 pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failure> {
-    with_door(&loaded.config.admin.socket, async |door| match command {
-        MailCommand::List(command) => list(&door, command).await.map(|_| Exit::Ok),
-        MailCommand::Show(command) => show(&door, command).await,
-        MailCommand::Retry(action) => act(&door, "retry", action).await,
-        MailCommand::Hold(action) => act(&door, "hold", action).await,
-        MailCommand::Release(action) => act(&door, "release", action).await,
-        MailCommand::Bounce(action) => act(&door, "bounce", action).await,
-        MailCommand::Delete(action) => act(&door, "delete", action).await,
+    with_door(&loaded.config.admin.socket, async |client| match command {
+        MailCommand::List(command) => list(&client, command).await.map(|_| Exit::Ok),
+        MailCommand::Show(command) => show(&client, command).await,
+        MailCommand::Retry(action) => act(&client, "retry", action).await,
+        MailCommand::Hold(action) => act(&client, "hold", action).await,
+        MailCommand::Release(action) => act(&client, "release", action).await,
+        MailCommand::Bounce(action) => act(&client, "bounce", action).await,
+        MailCommand::Delete(action) => act(&client, "delete", action).await,
         MailCommand::Summary(command) => {
             let by = [("by", command.by.map(SummaryBy::as_str))];
-            print(&door.get(&["v1", "queue", "summary"], &by).await?, command.json)
+            print(&client.get(&["v1", "queue", "summary"], &by).await?, command.json)
         }
     })
 }
 
 /// `mailq`: the list, or the words that scripts look for.
 pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
-    with_door(&loaded.config.admin.socket, async |door| {
-        if list(&door, &QueueList::default()).await? == 0 {
+    with_door(&loaded.config.admin.socket, async |client| {
+        if list(&client, &QueueList::default()).await? == 0 {
             writeln!(stdout(), "Mail queue is empty")?;
         }
         Ok(Exit::Ok)
@@ -43,7 +43,7 @@ pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
 }
 
 /// Prints the list; how many rows there were.
-async fn list(door: &AdminClient, command: &QueueList) -> Result<u64, Failure> {
+async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure> {
     let limit = command.limit.map(|limit| limit.to_string());
     let query = [
         ("domain", command.domain.as_deref()),
@@ -51,7 +51,7 @@ async fn list(door: &AdminClient, command: &QueueList) -> Result<u64, Failure> {
         ("reason", command.reason.as_deref()),
         ("limit", limit.as_deref()),
     ];
-    let mut rows = door.stream(&["v1", "queue"], &query).await?;
+    let mut rows = client.stream(&["v1", "queue"], &query).await?;
     let mut out = stdout().lock();
     let mut table = TextTable::new(&HEADINGS);
     let mut count = 0;
@@ -84,9 +84,9 @@ fn cells(row: &Value) -> Vec<String> {
     ]
 }
 
-async fn show(door: &AdminClient, command: &QueueShow) -> Result<Exit, Failure> {
+async fn show(client: &AdminClient, command: &QueueShow) -> Result<Exit, Failure> {
     if command.body {
-        let mut body = door.stream(&["v1", "queue", &command.id, "body"], &[]).await?;
+        let mut body = client.stream(&["v1", "queue", &command.id, "body"], &[]).await?;
         let mut out = stdout().lock();
         // It may have sequences that make a terminal do things.
         let mut shown = (out.is_terminal() && !command.raw).then(ShownText::default);
@@ -100,7 +100,7 @@ async fn show(door: &AdminClient, command: &QueueShow) -> Result<Exit, Failure> 
         out.flush()?;
         return Ok(Exit::Ok);
     }
-    let message = door.get(&["v1", "queue", &command.id], &[]).await?;
+    let message = client.get(&["v1", "queue", &command.id], &[]).await?;
     let mut out = stdout().lock();
     if command.json.json {
         output::json(&mut out, &message)?;
@@ -123,8 +123,8 @@ fn show_message(out: &mut dyn Write, mut message: Value) -> io::Result<()> {
     table.finish(out)
 }
 
-async fn act(door: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
-    let answer = door.post(&["v1", "queue", verb], action).await?;
+async fn act(client: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
+    let answer = client.post(&["v1", "queue", verb], action).await?;
     let number = |key| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
     let (count, being_sent) = (number("count"), number("being_sent"));
     let mut out = stdout().lock();

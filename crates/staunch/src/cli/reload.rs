@@ -12,8 +12,8 @@ use crate::cli::admin_client::with_door;
 use crate::config::Loaded;
 
 pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
-    let answer = with_door(&loaded.config.admin.socket, async |door| {
-        door.act(Method::POST, &["v1", "reload"]).await
+    let answer = with_door(&loaded.config.admin.socket, async |client| {
+        client.act(Method::POST, &["v1", "reload"]).await
     })?;
     let mut out = stdout().lock();
     if format.json {

@@ -13,13 +13,13 @@ use crate::config::Loaded;
 
 pub(super) fn pause(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
     let state =
-        with_door(&loaded.config.admin.socket, async |door| turn(&door, "pause", command).await)?;
+        with_door(&loaded.config.admin.socket, async |client| turn(&client, "pause", command).await)?;
     print(&state, command.json)
 }
 
 pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
     let state =
-        with_door(&loaded.config.admin.socket, async |door| turn(&door, "resume", command).await)?;
+        with_door(&loaded.config.admin.socket, async |client| turn(&client, "resume", command).await)?;
     let exit = print(&state, command.json)?;
     if !command.json.json {
         let mut out = stdout().lock();
@@ -28,8 +28,8 @@ pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure>
     Ok(exit)
 }
 
-async fn turn(door: &AdminClient, verb: &str, command: &OneHop) -> Result<Value, Failure> {
-    door.post(&["v1", verb], &json!({ "domain": command.domain })).await
+async fn turn(client: &AdminClient, verb: &str, command: &OneHop) -> Result<Value, Failure> {
+    client.post(&["v1", verb], &json!({ "domain": command.domain })).await
 }
 
 /// What whoever resumed one thing may believe to be over, too; and how to end it.
@@ -52,8 +52,8 @@ fn still_off(state: &Value) -> Vec<&'static str> {
 
 pub(super) fn drain(command: &Drain, loaded: &Loaded) -> Result<Exit, Failure> {
     let method = if command.off { Method::DELETE } else { Method::POST };
-    let state = with_door(&loaded.config.admin.socket, async |door| {
-        door.act(method, &["v1", "drain"]).await
+    let state = with_door(&loaded.config.admin.socket, async |client| {
+        client.act(method, &["v1", "drain"]).await
     })?;
     print(&state, command.json)
 }

@@ -83,13 +83,13 @@ pub(super) fn import(command: &TransferFile, loaded: &Loaded) -> Result<Exit, Fa
         let text = format!("{}: no export of a queue that this release reads", path.display());
         Failure::new(Exit::BadInput, text)
     })?;
-    with_door(&loaded.config.admin.socket, async |door| {
+    with_door(&loaded.config.admin.socket, async |client| {
         let (mut new, mut known) = (0_u64, 0_u64);
         loop {
             let request = message(&mut source);
             let request = request.map_err(|error| in_file(path, Exit::BadInput, &error))?;
             let Some(request) = request else { break };
-            let answer = door.send(&["v1", "queue", "import"], request).await?;
+            let answer = client.send(&["v1", "queue", "import"], request).await?;
             let is_new = answer.get("imported").and_then(serde_json::Value::as_bool) == Some(true);
             if is_new { new += 1 } else { known += 1 }
         }

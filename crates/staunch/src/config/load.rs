@@ -16,7 +16,7 @@ use super::show::KeySources;
 use super::surroundings::Surroundings;
 use super::{Config, ConfigError, ConfigProblem, ShownConfig, Source, check};
 
-/// Ours: over a hundred times any sensible configuration.
+/// Our choice: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// A whole document in the environment, for tables that single variables cannot write.
 const DOCUMENT_VARIABLE: &str = "STAUNCH_CONFIG_TOML";

@@ -51,9 +51,9 @@ pub(crate) struct Config {
     pub(crate) outbound_limits: Vec<Limit>,
     /// Notices of failure (RFC 3464).
     pub(crate) dsn: DsnSettings,
-    /// The door for the command line.
+    /// The socket of the command line.
     pub(crate) admin: Admin,
-    /// The door for programs of this machine.
+    /// The socket for programs of this machine.
     pub(crate) submit: Submit,
     /// What is written to stderr.
     pub(crate) log: Log,
@@ -402,7 +402,7 @@ pub(crate) enum ViaLookup {
     Mx,
 }
 
-/// How long mail waits before its sender hears of it; `None`: for ever.
+/// How long mail waits before its sender is told; `None`: for ever.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct DelayWarning {
     /// Usually: the key `delivery.delay_notice_after`.
@@ -412,7 +412,7 @@ pub(crate) struct DelayWarning {
 }
 
 impl DelayWarning {
-    /// Nobody hears of a wait.
+    /// No sender is told of a wait.
     pub(crate) const ENDLESS: Self = Self { usual: None, policy: None };
 }
 

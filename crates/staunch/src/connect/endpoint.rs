@@ -19,8 +19,8 @@ pub(crate) struct PoolKey {
     pub(crate) sources: Sources,
     /// The MX name.
     pub(crate) host: Domain,
-    /// How its door is opened.
-    pub(crate) door: Endpoint,
+    /// How it is reached.
+    pub(crate) endpoint: Endpoint,
 }
 
 /// How the server is spoken to from the first octet on.

@@ -18,9 +18,9 @@ use crate::connect::pool::Idle;
 use crate::connect::{ConnectCause, ConnectFailure, ConnectStep};
 use crate::regular_file;
 
-/// Ours, as for MAIL: for each reply during AUTH, which RFC 4954 does not name.
+/// Our choice, as for MAIL: for each reply during AUTH, which RFC 4954 does not name.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Ours: octets of a password file that are read. RFC 4616 §2 allows passwords of 255.
+/// Our choice: octets of a password file that are read. RFC 4616 §2 allows passwords of 255.
 const PASSWORD_FILE_OCTETS_MAX: u64 = 4096;
 
 /// Why we are not logged in.

@@ -14,11 +14,11 @@ const DEAD_FOR: Duration = Duration::from_secs(10 * 60);
 /// architecture.md: a host is reached over the same family for this long, since greylists know us by our
 /// address.
 const FAMILY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Ours: dead addresses in memory; a few hundred octets each. What is dropped is tried once more.
+/// Our choice: dead addresses in memory; a few hundred octets each. What is dropped is tried once more.
 const DEAD_MAX: u64 = 10_000;
-/// Ours: hosts whose family is remembered.
+/// Our choice: hosts whose family is remembered.
 const HOSTS_MAX: u64 = 10_000;
-/// Ours: addresses of one host that are tried; RFC 5321 §5.1 wants at least two.
+/// Our choice: addresses of one host that are tried; RFC 5321 §5.1 wants at least two.
 pub(super) const ADDRESSES_TRIED_MAX: usize = 5;
 
 /// An address family.

@@ -44,21 +44,21 @@ pub(crate) use failure::{ConnectCause, ConnectFailure, ConnectStep, is_about_us,
 pub(crate) use memory::AddressFamily;
 use memory::AddressMemory;
 
-/// Ours: addresses at which a session that begins and fails is taken as the host's answer. Each may
+/// Our choice: addresses at which a session that begins and fails is taken as the host's answer. Each may
 /// cost the time of a greeting.
 const SESSIONS_TRIED_MAX: usize = 2;
 /// The last address gets this many times `delivery.connect_timeout`: there is nothing else to try.
 const LAST_ADDRESS_PATIENCE: u32 = 3;
-/// Ours: for the whole TLS handshake.
+/// Our choice: for the whole TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Ours: for a handshake that may fail because its first message is large, and can be tried again with a
+/// Our choice: for a handshake that may fail because its first message is large, and can be tried again with a
 /// small one. The slowest honest peers need seconds.
 const LARGE_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// Ours: for all that comes before the first MAIL to one host, all its addresses together. RFC 5321
+/// Our choice: for all that comes before the first MAIL to one host, all its addresses together. RFC 5321
 /// §4.5.3.2 wants five minutes for each answer; a peer that needs them for every one is not worth the place.
 const SETUP_BUDGET: Duration = Duration::from_secs(15 * 60);
 
-/// Ours: who does not answer by then is not back.
+/// Our choice: who does not answer by then is not back.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What to do with an offered STARTTLS where nothing requires it.
@@ -305,7 +305,7 @@ impl AddressVisit<'_> {
         let name = self.setup.ehlo_name(local.ip());
         let mut connection = Connection::plain(stream, next.address);
         connection.set_deadline(Some(self.deadline));
-        let opened = match self.key.door.tls {
+        let opened = match self.key.endpoint.tls {
             TlsStart::AtOnce => self.secure(connection, &name, next.hello).await?,
             TlsStart::OnCommand => {
                 let opening = opening(&mut connection, &name, self.wish()).await;
@@ -353,7 +353,7 @@ impl AddressVisit<'_> {
         };
         let (mut connection, mut observed, is_resumed) = upgraded;
         let said = async {
-            if self.key.door.tls == TlsStart::AtOnce {
+            if self.key.endpoint.tls == TlsStart::AtOnce {
                 greeting(&mut connection).await?;
             }
             hello(&mut connection, name, Helo::Never).await
@@ -416,7 +416,7 @@ mod tests {
 
     fn key(mx: &AuthorizedMx) -> PoolKey {
         let (host, sources) = (mx.host().clone(), Sources::default());
-        PoolKey { route: None, sources, host, door: Endpoint::mx(25) }
+        PoolKey { route: None, sources, host, endpoint: Endpoint::mx(25) }
     }
 
     async fn connect(

@@ -42,7 +42,7 @@ pub(crate) use strangers::Claim;
 use strangers::Strangers;
 pub(crate) use wanted::Bottleneck;
 
-/// Ours: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
+/// Our choice: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
 /// neither an attempt nor a place.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -204,8 +204,8 @@ impl Pool {
     pub(crate) fn renew(&self) {
         let mut parked = Vec::new();
         {
-            // Under the lock, as is whoever takes or parks one: none of yesterday is handed out or kept as
-            // one of today.
+            // Under the lock, as is whoever takes or parks one: none of the previous configuration is handed out or kept as
+            // one of the current configuration.
             let mut state = self.lock();
             self.shared.epoch.fetch_add(1, Ordering::Relaxed);
             for (key, host) in &mut state.hosts {
@@ -350,9 +350,9 @@ impl Pool {
         let mut guard = self.lock();
         let state = &mut *guard;
         // Under the lock, as [`Pool::renew`] is.
-        let is_of_yesterday = idle.slot.epoch != self.epoch();
+        let is_outdated = idle.slot.epoch != self.epoch();
         let host = state.host(&key);
-        if is_of_yesterday || host.open > host.window {
+        if is_outdated || host.open > host.window {
             return Some(idle);
         }
         match host.hand_over(Checkout::Idle(idle)) {
@@ -510,7 +510,7 @@ mod tests {
 
     fn key(name: &str) -> PoolKey {
         let host = Domain::Name(HostName::parse(name).unwrap());
-        PoolKey { route: None, sources: Sources::default(), host, door: Endpoint::mx(25) }
+        PoolKey { route: None, sources: Sources::default(), host, endpoint: Endpoint::mx(25) }
     }
 
     /// A peer that waits for one line on each of so many connections, one after the other, and says
@@ -669,7 +669,7 @@ mod tests {
         pool.give_back(connected(address, fresh(&pool, &key)).await);
         let Some(Checkout::Idle(idle)) = now(&pool, &key) else { panic!("not kept") };
         assert!(
-            now(&pool, &PoolKey { door: Endpoint::mx(587), ..key.clone() })
+            now(&pool, &PoolKey { endpoint: Endpoint::mx(587), ..key.clone() })
                 .is_some_and(|c| is_fresh(&c))
         );
         pool.give_back(idle);

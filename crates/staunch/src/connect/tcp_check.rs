@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::connect::pool::{BegunChecks, Pool};
 use crate::connect::{Connector, PoolKey};
 
-/// Ours: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next
+/// Our choice: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next
 /// hops is all there is.
 const WAITS: [Duration; 7] = [
     Duration::from_secs(1),

@@ -32,10 +32,10 @@ pub(crate) use failure::{Side, described};
 pub(crate) use sessions::Hello;
 use sessions::{Recorder, SessionFamily, Stock};
 
-/// Ours: how long a host is spared a ClientHello that it did not answer. In memory only: after a restart
+/// Our choice: how long a host is spared a ClientHello that it did not answer. In memory only: after a restart
 /// it costs one connection to learn it again.
 const SMALL_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Ours: such hosts in memory.
+/// Our choice: such hosts in memory.
 const SMALL_HOSTS_MAX: u64 = 10_000;
 
 /// Why TLS cannot be used at all with this configuration.
@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn destination() -> PoolKey {
-        PoolKey { route: None, sources: Sources::default(), host: host(), door: Endpoint::mx(25) }
+        PoolKey { route: None, sources: Sources::default(), host: host(), endpoint: Endpoint::mx(25) }
     }
 
     async fn shake(
@@ -407,9 +407,9 @@ mod tests {
         let others = [
             PoolKey { route: Some("smart".into()), ..destination() },
             PoolKey { sources: Sources::for_hop(&[source], "a"), ..destination() },
-            PoolKey { door: Endpoint::mx(587), ..destination() },
+            PoolKey { endpoint: Endpoint::mx(587), ..destination() },
             PoolKey {
-                door: Endpoint { login: Some(Arc::new(login)), ..Endpoint::mx(25) },
+                endpoint: Endpoint { login: Some(Arc::new(login)), ..Endpoint::mx(25) },
                 ..destination()
             },
         ];

@@ -47,18 +47,18 @@ pub(crate) async fn walk(
     let next_hop = route::next_hop(&config, &domain, onward);
     let local = Local { floor: next_hop.floor, onward };
     let off = queue.switches.off().towards(&config, &next_hop.lane).shown(&config);
-    let mut tale = WalkTrace::new();
+    let mut trace = WalkTrace::new();
     if let Some(targets) = alias {
-        tale.step("alias", &targets);
+        trace.step("alias", &targets);
     }
-    tale.step("route", next_hop.lane.as_str());
+    trace.step("route", next_hop.lane.as_str());
     if !config.sources.is_empty() {
-        tale.step("source", &next_hop.sources.to_string());
+        trace.step("source", &next_hop.sources.to_string());
     }
     let mut walk = Walk::new(attempt::demand(outbound, onward));
     let mut bound = None;
     for leg in &next_hop.legs {
-        let asked = match ask_policy(outbound, &config, leg, local, &mut tale).await {
+        let asked = match ask_policy(outbound, &config, leg, local, &mut trace).await {
             Ok(asked) => asked,
             Err(error) => {
                 walk.leg_failed(error);
@@ -70,21 +70,21 @@ pub(crate) async fn walk(
             .await
         {
             Ok(candidates) => {
-                tale.step("mx", &format!("{} hosts", candidates.len()));
-                tell_limits(&config, &domain, leg, &candidates, &mut tale);
-                let guide =
+                trace.step("mx", &format!("{} hosts", candidates.len()));
+                tell_limits(&config, &domain, leg, &candidates, &mut trace);
+                let check =
                     HostCheck { outbound, config: &config, asked: &asked, question: &question };
                 for candidate in &candidates {
-                    guide.look_at(candidate, &mut walk, &mut tale).await;
+                    check.look_at(candidate, &mut walk, &mut trace).await;
                 }
             }
             Err(error) => {
-                tale.step("mx", error.problem().text.as_str());
+                trace.step("mx", error.problem().text.as_str());
                 walk.leg_failed(error);
             }
         }
     }
-    let (verdict, reason) = match tale.best {
+    let (verdict, reason) = match trace.best {
         Some(verdict) => (verdict, Value::Null),
         None => {
             let error = attempt::conclude(outbound, &next_hop, bound.as_ref(), walk).await;
@@ -100,11 +100,11 @@ pub(crate) async fn walk(
         "paused_hops": off.paused_hops,
         "verdict": verdict,
         "reason": reason,
-        "mta_sts": tale.mta_sts,
+        "mta_sts": trace.mta_sts,
         "dane": Value::Null,
         "rules": [],
-        "mx": tale.mx,
-        "steps": tale.steps,
+        "mx": trace.mx,
+        "steps": trace.steps,
     }))
 }
 
@@ -150,7 +150,7 @@ async fn ask_policy(
     config: &Config,
     leg: &Leg,
     local: Local,
-    tale: &mut WalkTrace,
+    trace: &mut WalkTrace,
 ) -> Result<Asked, AttemptError> {
     if let Some(domain) = leg.policy_domain() {
         let consulted = outbound.policies.consult(domain, Freshness::Cached).await;
@@ -159,8 +159,8 @@ async fn ask_policy(
             PolicyVerdict::None(_) => "no policy".to_owned(),
             PolicyVerdict::Defer(defer) => defer.text.to_string(),
         };
-        tale.step("mta_sts", &result);
-        tale.mta_sts = mta_sts(&consulted);
+        trace.step("mta_sts", &result);
+        trace.mta_sts = mta_sts(&consulted);
     }
     requirement::asked(outbound, config, leg, local, Freshness::Cached).await
 }
@@ -222,7 +222,7 @@ fn tell_limits(
     domain: &HostName,
     leg: &Leg,
     candidates: &[Candidate],
-    tale: &mut WalkTrace,
+    trace: &mut WalkTrace,
 ) {
     let of_domain = match leg {
         Leg::Domain(_) => domain_limit(&config.outbound_limits, domain),
@@ -235,7 +235,7 @@ fn tell_limits(
     limits.sort_by_key(|limit| limit.index);
     limits.dedup_by_key(|limit| limit.index);
     for limit in limits {
-        tale.step("limit", &limit.to_string());
+        trace.step("limit", &limit.to_string());
     }
 }
 
@@ -248,7 +248,7 @@ struct HostCheck<'a> {
 }
 
 impl HostCheck<'_> {
-    async fn look_at(&self, candidate: &Candidate, walk: &mut Walk, tale: &mut WalkTrace) {
+    async fn look_at(&self, candidate: &Candidate, walk: &mut Walk, trace: &mut WalkTrace) {
         let mx = &candidate.located.mx;
         let mut seen = Evidence::default();
         let result = self.try_host(candidate, &mut seen).await;
@@ -260,8 +260,8 @@ impl HostCheck<'_> {
             (Err(_), _) => "failed",
         };
         let text = problem.as_ref().map_or(outcome, |problem| problem.text.as_str()).to_owned();
-        tale.step(&format!("host {mx}"), &text);
-        tale.mx.push(json!({
+        trace.step(&format!("host {mx}"), &text);
+        trace.mx.push(json!({
             "host": mx.to_string(),
             "preference": candidate.preference,
             "addresses": seen.addresses,
@@ -274,7 +274,7 @@ impl HostCheck<'_> {
         match result {
             // The first one that would be used decides.
             Ok(verdict) => {
-                tale.best.get_or_insert(verdict);
+                trace.best.get_or_insert(verdict);
             }
             Err(error) => walk.host_failed(mx, error),
         }

@@ -41,7 +41,7 @@ pub(crate) struct ExportEnd {
 /// The format that is written, and read.
 pub(crate) const FORMAT: u32 = 1;
 
-/// Ours: octets of the longest line. A message has at most 65,536 recipients of some 300 octets.
+/// Our choice: octets of the longest line. A message has at most 65,536 recipients of some 300 octets.
 pub(crate) const LINE_MAX: usize = 32 * 1024 * 1024;
 
 /// What a queue knows of a message, without what happened to it there.

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::{self, Doors, Inherited};
+use crate::accept::{self, Listeners, Inherited};
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::clock::ClockWatch;
@@ -115,10 +115,10 @@ pub(crate) async fn run(
     let intake = Intake::new(Arc::clone(&handle));
     let shared =
         accept::SessionsShared::new(config, intake, Arc::clone(&auth), Arc::clone(&handle.budget));
-    let doors =
-        Doors::new(Arc::clone(&shared), Arc::clone(&handle.outbound), inherited, stop.clone());
-    let doors = Arc::new(doors);
-    let prepared = doors.prepare(&loaded.config).map_err(setup)?;
+    let listeners =
+        Listeners::new(Arc::clone(&shared), Arc::clone(&handle.outbound), inherited, stop.clone());
+    let listeners = Arc::new(listeners);
+    let prepared = listeners.prepare(&loaded.config).map_err(setup)?;
     cut_waits(&handle)?;
     let queue = Queue::open(Arc::clone(&handle), events)?;
     let tracker = handle.tracker.clone();
@@ -134,13 +134,13 @@ pub(crate) async fn run(
     let (reloads, requests) = mpsc::channel(RELOADS_MAX);
     let control = Arc::new(Control { queue: Arc::clone(&handle), reloads });
     tracker.spawn(admin::serve(admin_socket, control, stop.clone()));
-    doors.apply(prepared);
+    listeners.apply(prepared);
     tracker.spawn(auth.watch(stop.clone()));
 
     tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
     tell_systemd(&[NotifyState::Ready]);
     let reloader =
-        Reloader { origin, loaded, config: sender, handle: Arc::clone(&handle), shared, doors };
+        Reloader { origin, loaded, config: sender, handle: Arc::clone(&handle), shared, listeners };
     let result = live(&mut signals, reloader, requests).await;
     end(&mut signals, &handle, &stop, admin_name).await;
     result

@@ -5,7 +5,7 @@ use std::time::Duration;
 use spool::{ForeignReader, Pinned};
 use tokio::time::Instant;
 
-/// Ours: a backup tool or a query is done in less; a forgotten shell is not.
+/// Our choice: a backup tool or a query is done in less; a forgotten shell is not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is remembered from one look to the next.

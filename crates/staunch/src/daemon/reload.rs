@@ -4,7 +4,7 @@
 //! configuration take its place, and that part cannot fail. A refusal leaves everything as it was.
 //!
 //! What is under way ends under the configuration it began with, except that no mail is handed over under
-//! rules of yesterday: an attempt looks again before it transmits (`attempt`), a session at each command
+//! the previous rules: an attempt looks again before it transmits (`attempt`), a session at each command
 //! (`accept::desk`).
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use policy::Roots;
 use tokio::sync::watch;
 
-use crate::accept::{self, Doors, PreparedDoors};
+use crate::accept::{self, Listeners, PreparedListeners};
 use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, ConfigProblem, Loaded, Surroundings};
 use crate::connect::tls::load_roots;
@@ -26,7 +26,7 @@ use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
 use crate::telemetry;
 
-/// What a process is bound to for life: its data, the door of the command line, which must lead to the
+/// What a process is bound to for life: its data, the socket of the command line, which must lead to the
 /// process that has the data, and the place where it logs.
 const FIXED: [&str; 3] = ["data_dir", "admin.socket", "log.format"];
 /// Where keys begin that say how connections out are made.
@@ -35,7 +35,7 @@ const CONNECTING: [&str; 6] = ["hostname", "delivery.", "tls.", "source[", "limi
 /// others ask for is judged anew for each mail.
 const UNSEEN: [&str; 5] =
     ["hostname", "delivery.allow_addresses", "delivery.ip", "tls.", "source["];
-/// Keys named in one log line. Ours: it is for people; `staunch reload` names them all.
+/// Keys named in one log line. Our choice: it is for people; `staunch reload` names them all.
 const KEYS_LOGGED: usize = 50;
 /// Names a file that may have changed where the key has not.
 const ALIASES_FILE: &str = "submit.aliases_file";
@@ -79,7 +79,7 @@ pub(crate) struct Reloader {
     /// And those that take mail in.
     pub(crate) shared: Arc<accept::SessionsShared>,
     /// Where mail comes in.
-    pub(crate) doors: Arc<Doors>,
+    pub(crate) listeners: Arc<Listeners>,
 }
 
 /// The parts of a new configuration that had to be made.
@@ -89,7 +89,7 @@ struct PreparedConfig {
     fetcher: Fetcher,
     resolver: NewResolver,
     users: auth::PreparedUsers,
-    doors: PreparedDoors,
+    listeners: PreparedListeners,
     setup: Setup,
 }
 
@@ -109,7 +109,7 @@ impl Reloader {
     }
 
     async fn try_reload(&mut self) -> Result<Changed, ReloadRefused> {
-        let (handle, doors) = (Arc::clone(&self.handle), Arc::clone(&self.doors));
+        let (handle, listeners) = (Arc::clone(&self.handle), Arc::clone(&self.listeners));
         let file = self.origin.file.clone();
         // Files may lie on a slow disk.
         let (before, aliases) = (self.loaded.shown.clone(), self.loaded.config.aliases.clone());
@@ -124,7 +124,7 @@ impl Reloader {
             {
                 changed.push(ALIASES_FILE.to_owned());
             }
-            Ok::<_, ReloadRefused>((prepare(loaded, &handle, &doors)?, changed))
+            Ok::<_, ReloadRefused>((prepare(loaded, &handle, &listeners)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| ReloadRefused::Bug)??;
         self.apply(prepared, &changed).await;
@@ -132,7 +132,7 @@ impl Reloader {
     }
 
     async fn apply(&mut self, prepared: PreparedConfig, changed: &[String]) {
-        let PreparedConfig { loaded, roots, fetcher, resolver, users, doors, setup } = prepared;
+        let PreparedConfig { loaded, roots, fetcher, resolver, users, listeners, setup } = prepared;
         let config = Arc::new(loaded.config.clone());
         self.loaded = loaded;
         let handle = &self.handle;
@@ -151,7 +151,7 @@ impl Reloader {
         });
         self.shared.reconfigure(&config, users);
         handle.outbound.policies.renew(fetcher);
-        self.doors.apply(doors);
+        self.listeners.apply(listeners);
         self.origin.level.set(&config.log.level);
         let routes = if is_touched(changed, &["route["]) { Routes::Changed } else { Routes::Same };
         handle.tell(Event::Reconfigured(routes)).await;
@@ -177,7 +177,7 @@ fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), ReloadRefused>
 fn prepare(
     loaded: Loaded,
     handle: &QueueHandle,
-    doors: &Doors,
+    listeners: &Listeners,
 ) -> Result<PreparedConfig, SetupError> {
     let config = &loaded.config;
     Ok(PreparedConfig {
@@ -185,7 +185,7 @@ fn prepare(
         fetcher: handle.outbound.policies.prepare(config)?,
         resolver: Resolver::prepare(&config.dns)?,
         users: Auth::prepare(config.users_file())?,
-        doors: doors.prepare(config)?,
+        listeners: listeners.prepare(config)?,
         setup: Connector::prepare(config)?,
         loaded,
     })

@@ -40,15 +40,15 @@ use said::{
     Said, SessionKind, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown, wants_login,
 };
 
-/// Ours: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
+/// Our choice: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
 /// minutes for each answer; a peer that needs them for every one is not worth the place.
 const ENVELOPE_BUDGET: Duration = Duration::from_secs(30 * 60);
-/// Ours: the slowest that content may become, on average. 50 MiB take three and a half hours so.
+/// Our choice: the slowest that content may become, on average. 50 MiB take three and a half hours so.
 const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
-/// Ours: how often an attempt begins anew because a policy asks for something else. A policy that changes more
+/// Our choice: how often an attempt begins anew because a policy asks for something else. A policy that changes more
 /// often is made to.
 const POLICIES_MAX: u32 = 3;
-/// Ours: kept connections that may turn out to have ended, before the end is taken for an answer.
+/// Our choice: kept connections that may turn out to have ended, before the end is taken for an answer.
 const KEPT_TRIES_MAX: u32 = 10;
 
 /// What is tried.
@@ -366,7 +366,7 @@ impl Spine<'_> {
             if let Some(reply) = answered.wants_tls() {
                 return Err(HostError::TlsWanted(reply.clone()));
             }
-            match wants_login(&answered, &mx, &candidate.door) {
+            match wants_login(&answered, &mx, &candidate.endpoint) {
                 Some(error) => {
                     log::login_failed(mx.host(), &error);
                     Err(HostError::Login(error))
@@ -405,24 +405,24 @@ impl Spine<'_> {
             manner.converting,
         )
         .await;
-        let parcel = match packed {
-            Ok(parcel) => parcel,
+        let rendition = match packed {
+            Ok(rendition) => rendition,
             Err(error) => {
                 self.put_back(admitted.into_connection(), manner.starttls);
                 return Err(error);
             }
         };
-        if let Some(plan) = parcel.plan() {
+        if let Some(plan) = rendition.plan() {
             log::converted(work.message, mx, plan);
         }
-        let work = &*parcel.addressed(work);
+        let work = &*rendition.addressed(work);
         let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
-        let envelope = parcel.envelope(work, &recipients);
+        let envelope = rendition.envelope(work, &recipients);
         let deadline = Some(self.deadline());
         let yielding = self.rules.yielding;
-        let mail = OutgoingMail { envelope, body: parcel.body(), chunking, deadline, yielding };
+        let mail = OutgoingMail { envelope, body: rendition.body(), chunking, deadline, yielding };
         if !self.rules.hand_over() {
-            // Its place may be of today while it was opened by these rules.
+            // Its place may be of the current configuration while it was opened by these rules.
             outbound.pool.retire(admitted.into_connection());
             return Ok(None);
         }

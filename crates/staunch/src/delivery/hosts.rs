@@ -15,7 +15,7 @@ use crate::delivery::route::{Leg, NextHop};
 use crate::dns::addresses::is_forbidden;
 use crate::dns::{Freshness, MailHosts, MxRecord, MxTarget};
 
-/// Hosts of one next hop that are tried in one attempt. Ours: more are never needed, and a long list
+/// Hosts of one next hop that are tried in one attempt. Our choice: more are never needed, and a long list
 /// of dead ones must not hold an attempt for hours.
 const HOSTS_MAX: usize = 16;
 
@@ -27,7 +27,7 @@ pub(crate) struct Candidate {
     /// Who it is, and who says so.
     pub(crate) located: Located,
     /// How it is entered.
-    pub(crate) door: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// Where our packets leave from.
     pub(crate) sources: Sources,
     /// How its addresses are looked up.
@@ -43,8 +43,8 @@ impl Candidate {
             NamedBy::Route => Some(mx.host().to_string().into()),
             NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => None,
         };
-        let (sources, door) = (self.sources, self.door.clone());
-        PoolKey { route, sources, host: mx.host().clone(), door }
+        let (sources, endpoint) = (self.sources, self.endpoint.clone());
+        PoolKey { route, sources, host: mx.host().clone(), endpoint }
     }
 }
 
@@ -61,13 +61,13 @@ pub(crate) async fn candidates(
     (asked, freshness): (&Asked, Freshness),
 ) -> Result<Vec<Candidate>, AttemptError> {
     let sources = next_hop.sources;
-    let door = match leg {
+    let endpoint = match leg {
         Leg::Domain(_) => Endpoint::mx(config.delivery.port),
-        Leg::Via(via) => door(via, next_hop.login.clone()),
+        Leg::Via(via) => endpoint(via, next_hop.login.clone()),
     };
     let candidate = |(preference, located)| {
-        let door = door.clone();
-        Candidate { preference, located, door, sources, freshness }
+        let endpoint = endpoint.clone();
+        Candidate { preference, located, endpoint, sources, freshness }
     };
     let found = match leg {
         Leg::Domain(domain) => looked_up(outbound, config, leg, domain, (asked, freshness)).await?,
@@ -82,7 +82,7 @@ pub(crate) async fn candidates(
     Ok(found.into_iter().map(candidate).collect())
 }
 
-fn door(via: &Via, login: Option<Arc<RouteLogin>>) -> Endpoint {
+fn endpoint(via: &Via, login: Option<Arc<RouteLogin>>) -> Endpoint {
     let tls = match via.scheme {
         ViaScheme::Smtp => TlsStart::OnCommand,
         ViaScheme::Smtps => TlsStart::AtOnce,
@@ -216,7 +216,7 @@ pub(crate) async fn locate(
     mx: &AuthorizedMx,
     candidate: &Candidate,
 ) -> Result<Vec<SocketAddr>, HostError> {
-    let (port, freshness) = (candidate.door.port, candidate.freshness);
+    let (port, freshness) = (candidate.endpoint.port, candidate.freshness);
     let found = match mx.host() {
         Domain::Literal(address) => vec![*address],
         Domain::Name(name) => outbound

@@ -112,7 +112,7 @@ pub(crate) async fn open(
 ) -> Result<Admitted<Idle>, SessionError> {
     let opened = open_any(outbound, config, mx, candidate, how).await;
     // Where TLS came about, or is required, nothing is asked of the memory.
-    let in_clear = match (&opened, candidate.door.tls) {
+    let in_clear = match (&opened, candidate.endpoint.tls) {
         (_, TlsStart::AtOnce) => false,
         (Ok(admitted), TlsStart::OnCommand) => admitted.proof() == Proof::Plain,
         (Err(SessionError { error: HostError::Connect(failure), .. }), TlsStart::OnCommand) => {
@@ -230,7 +230,7 @@ impl SessionEntry<'_> {
 
     /// Says who we are, where that is asked for.
     async fn known(&self, mut admitted: Admitted<Idle>) -> Result<Admitted<Idle>, SessionError> {
-        let Some(login) = &self.key.door.login else { return Ok(admitted) };
+        let Some(login) = &self.key.endpoint.login else { return Ok(admitted) };
         match log_in(&mut admitted, login).await {
             Ok(()) => Ok(admitted),
             Err(error) => {

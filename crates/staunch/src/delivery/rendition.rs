@@ -75,7 +75,7 @@ impl Rendition {
         let mut goal = goal(rules, facts, extensions)?;
         check_size(sent_size(facts), extensions)?;
         let body = LoadedBody::load(outbound, work).await?;
-        let mut parcel = Self {
+        let mut rendition = Self {
             body,
             stored: facts.size,
             plan: None,
@@ -84,25 +84,25 @@ impl Rendition {
             deliver_by,
         };
         // Only a client that said so may have sent UTF-8 in the header, and only then it means that.
-        if work.options.smtp_utf8 && facts.has_8bit && !parcel.smtp_utf8 {
-            parcel.smtp_utf8 = parcel.has_utf8_header().await?;
+        if work.options.smtp_utf8 && facts.has_8bit && !rendition.smtp_utf8 {
+            rendition.smtp_utf8 = rendition.has_utf8_header().await?;
         }
-        if parcel.smtp_utf8 && !takes_utf8 {
+        if rendition.smtp_utf8 && !takes_utf8 {
             // No address of the envelope needs it, and what people read in the header has a form in ASCII.
-            parcel.smtp_utf8 = false;
+            rendition.smtp_utf8 = false;
             goal.header = HeaderGoal::Ascii;
         }
         // RFC 6531 §3.1: who takes UTF-8 in the header takes eight bits.
-        goal.seven_bit &= !parcel.smtp_utf8;
+        goal.seven_bit &= !rendition.smtp_utf8;
         let is_for_others = goal.seven_bit || goal.header == HeaderGoal::Ascii;
         if is_for_others && converting == Converting::Later {
             return Err(HostError::Unfit(Unsupported::EightBit));
         }
         if !goal.is_reached() {
-            parcel.convert(goal).await?;
-            check_size(parcel.size, extensions)?;
+            rendition.convert(goal).await?;
+            check_size(rendition.size, extensions)?;
         }
-        Ok(parcel)
+        Ok(rendition)
     }
 
     async fn has_utf8_header(&self) -> Result<bool, HostError> {

@@ -14,7 +14,7 @@ use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
 use crate::policies::{DeferExtent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::telemetry::Reason;
 
-/// Look-ups of one requirement in a row that each move it. Ours: the first may be the one that learns of the
+/// Look-ups of one requirement in a row that each move it. Our choice: the first may be the one that learns of the
 /// policy, and then the second says the same.
 const LOOKUPS_MAX: u32 = 3;
 

@@ -146,9 +146,9 @@ pub(crate) fn domain_of(key: &LaneKey) -> Option<HostName> {
 pub(crate) enum MailOf {
     /// That of the next hop that it is named after, and no other.
     ThisHop,
-    /// That of a route of today; perhaps also of domains that the route has lost.
+    /// That of a route of the current configuration; perhaps also of domains that the route has lost.
     ARoute,
-    /// That of next hops of former days.
+    /// That of next hops of earlier configurations.
     AnotherHop,
 }
 
@@ -298,7 +298,7 @@ mod tests {
             assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Routing::Current);
             assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Routing::Stale, "the second");
             assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Routing::Stale, "the first");
-            assert_eq!(place("a.test", &["x@a.test"]), Routing::Stale, "a lane of former days");
+            assert_eq!(place("a.test", &["x@a.test"]), Routing::Stale, "a lane of an earlier configuration");
         }
         let plain = work(&["y@b.test"], &MessageOptions::default());
         assert_eq!(place(&config, &LaneKey::new("b.test"), &plain), Routing::Current);

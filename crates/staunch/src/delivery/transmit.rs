@@ -375,8 +375,8 @@ mod tests {
         };
         let pool = Pool::new(limits, TaskTracker::new());
         let mx = host(Floor::Opportunistic).host().clone();
-        let door = Endpoint::mx(address.port());
-        let key = PoolKey { route: None, sources: Sources::default(), host: mx, door };
+        let endpoint = Endpoint::mx(address.port());
+        let key = PoolKey { route: None, sources: Sources::default(), host: mx, endpoint };
         let Checkout::Fresh(slot) = pool.checkout(&key).await else { panic!("an empty pool") };
         stream.set_nodelay(true).unwrap();
         let mut connection = Connection::plain(stream, address);

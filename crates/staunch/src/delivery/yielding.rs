@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::lock::lock;
 
 /// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
-/// held up, and before the content it makes room as soon as other mail needs it. Ours: with room enough a host
+/// held up, and before the content it makes room as soon as other mail needs it. Our choice: with room enough a host
 /// has all the time that RFC 5321 §4.5.3.2 gives it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 

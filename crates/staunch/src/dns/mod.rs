@@ -36,11 +36,11 @@ use response::FoundRecords;
 pub(crate) use servers::ServerState;
 use servers::Servers;
 
-/// MX records looked at. Ours: the largest real sets have about 20.
+/// MX records looked at. Our choice: the largest real sets have about 20.
 const MX_MAX: usize = 64;
-/// For one server, when a configuration is checked. Ours: nobody waits longer for a look.
+/// For one server, when a configuration is checked. Our choice: nobody waits longer for a look.
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
-/// Addresses of one host. Ours: more are never tried within one attempt.
+/// Addresses of one host. Our choice: more are never tried within one attempt.
 const ADDRESSES_MAX: usize = 16;
 
 /// Where a domain's mail goes.

@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::trouble::LookUpError;
 
-/// Ours: an answer is asked for anew after an hour, even if its TTL is longer.
+/// Our choice: an answer is asked for anew after an hour, even if its TTL is longer.
 pub(super) const TTL_MAX: Duration = Duration::from_secs(60 * 60);
 /// RFC 2308 §5 allows hours; ours is short, because "no policy" and "no host" matter.
 pub(super) const TTL_NEGATIVE_MAX: Duration = Duration::from_secs(5 * 60);

@@ -33,10 +33,10 @@ use super::trouble::LookUpError;
 use super::{DnsFailureKind, DnsSetupError};
 use crate::lock::lock;
 
-/// How long a server may be silent before the next one is asked as well. Ours: what a recursion takes that is
+/// How long a server may be silent before the next one is asked as well. Our choice: what a recursion takes that is
 /// not cached, more often than not.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// For the control question. Ours: the root's name servers are in the cache of every resolver.
+/// For the control question. Our choice: the root's name servers are in the cache of every resolver.
 const CONTROL_LIMIT: Duration = Duration::from_secs(1);
 /// Further tries after one that got no answer.
 const RETRIES: usize = 1;

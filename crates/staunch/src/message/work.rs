@@ -38,7 +38,7 @@ impl<'a> From<&'a Target> for Addressee<'a> {
 pub(crate) struct Work {
     /// The message.
     pub(crate) message: MessageId,
-    /// Who hears of failures.
+    /// Who is told of failures.
     pub(crate) sender: ReversePath,
     /// Who is to get it; at least one, all of the same lane.
     pub(crate) targets: Vec<Target>,
@@ -92,7 +92,7 @@ pub(crate) enum Rest {
 
 impl Work {
     /// The domain of the recipients. Where the lane is current, all have the same next hop, so any stands
-    /// for all. `None` only for address literals, which are refused at the door.
+    /// for all. `None` only for address literals, which are refused at RCPT.
     pub(crate) fn domain(&self) -> Option<&HostName> {
         self.targets.first().and_then(|target| target.mailbox.domain().name())
     }

@@ -23,7 +23,7 @@ use crate::dns::{Freshness, StsRecord};
 use crate::policies::fetch::{FetchError, Fetched, KnownToAnswer};
 use crate::telemetry::Reason;
 
-/// Ours: mail waits this long when the trouble is ours: the store, or too many fetches.
+/// Our choice: mail waits this long when the trouble is ours: the store, or too many fetches.
 const LOCAL_REST: Duration = Duration::from_secs(60);
 
 /// What a look-up came to.
@@ -105,7 +105,7 @@ impl CacheState {
         Ok(looking)
     }
 
-    /// Writes what was learnt; to be brought to its end, or nobody hears of what is on the disk.
+    /// Writes what was learnt; to be brought to its end, or neither memory nor attempts know what is on the disk.
     pub(super) async fn conclude(
         &self,
         domain: &HostName,

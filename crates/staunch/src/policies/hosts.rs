@@ -17,7 +17,7 @@ use crate::clock::ClockWatch;
 
 /// architecture.md: a host that completed STARTTLS counts as one that can, for this long.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Ours: a row outlives its time, because the clock may have been wrong.
+/// Our choice: a row outlives its time, because the clock may have been wrong.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(60 * 24);
 /// A host is written again after this long.
 const WRITTEN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);

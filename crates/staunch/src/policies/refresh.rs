@@ -31,9 +31,9 @@ use queue::{DueRefresh, RefreshQueue};
 
 /// Rows read at once.
 const PAGE: usize = 200;
-/// Ours: refreshes at once of policies whose hosts answered last time.
+/// Our choice: refreshes at once of policies whose hosts answered last time.
 const PROMPT_AT_ONCE: usize = 16;
-/// Ours: of those whose hosts did not.
+/// Our choice: of those whose hosts did not.
 const SILENT_AT_ONCE: usize = 8;
 /// Between two looks at all rows, at most.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(15 * 60);
@@ -41,7 +41,7 @@ const LOOK_EVERY_MAX: Duration = Duration::from_secs(15 * 60);
 const LOOK_EVERY_MIN: Duration = Duration::from_secs(1);
 /// How many looks a refresh interval has: the jitter is an eighth of it.
 const LOOKS_PER_INTERVAL: u32 = 8;
-/// Ours: lost policies that one alarm names.
+/// Our choice: lost policies that one alarm names.
 const NAMED_MAX: usize = 5;
 
 /// What one look at all rows found.

@@ -7,9 +7,9 @@ use smtp::HostName;
 use tokio::sync::Notify;
 use tracing::error;
 
-/// Policies kept. Ours: more than there are domains with one today.
+/// Policies kept. Our choice: more than there are domains with one today.
 pub(super) const POLICIES_MAX: usize = 100_000;
-/// Ours: new ones beyond it, until the next tidying makes room.
+/// Our choice: new ones beyond it, until the next tidying makes room.
 pub(super) const POLICIES_OVER: usize = POLICIES_MAX / 20;
 
 /// How many policies can still be added.

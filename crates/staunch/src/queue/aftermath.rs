@@ -204,7 +204,7 @@ mod tests {
 
     /// Its next hop may be another one, which works.
     #[tokio::test]
-    async fn what_failed_under_rules_of_yesterday_returns_no_other_mail() {
+    async fn what_failed_under_the_previous_rules_returns_no_other_mail() {
         let stage = Stage::new();
         let handle = &stage.handle;
         commit(&stage, "x@a.test");
@@ -223,9 +223,9 @@ mod tests {
         };
         let problem = Problem::new(Reason::ConnectFailed, "down");
 
-        let yesterday = handle.config();
+        let previous = handle.config();
         stage.reload();
-        return_expired(handle, &yesterday, &due.lane, &problem, now).await;
+        return_expired(handle, &previous, &due.lane, &problem, now).await;
         assert_eq!(stage.recipients(), (vec![], vec!["x@a.test".to_owned(), "y@a.test".into()]));
         return_expired(handle, &handle.config(), &due.lane, &problem, now).await;
         assert_eq!(stage.recipients(), (vec!["s@sender.test".to_owned(); 2], vec![]));

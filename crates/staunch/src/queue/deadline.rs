@@ -27,7 +27,7 @@ use crate::telemetry::{Problem, Reason};
 /// The longest sleep: a clock that is set must not make anybody oversleep for long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// When something is looked at again that could not be dealt with: an attempt is under way, or the store
-/// does not answer. Ours.
+/// does not answer. Our choice.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Recipients read at once.
 const PAGE: usize = 1_000;

@@ -20,7 +20,7 @@ use crate::message::Target;
 use crate::queue::handle::QueueHandle;
 use crate::schedule::{after, dice};
 
-/// How long everything rests while the store cannot promise to settle. Ours.
+/// How long everything rests while the store cannot promise to settle. Our choice.
 const STORE_REST: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// When mail is looked at again that others end: it is gone then. Our choice.

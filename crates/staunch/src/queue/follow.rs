@@ -20,7 +20,7 @@ use crate::queue::handle::QueueHandle;
 
 /// Recipients read at once.
 const PAGE: usize = 1_000;
-/// Recipients moved in one transaction. Ours: commits of mail wait some 10 ms for it.
+/// Recipients moved in one transaction. Our choice: commits of mail wait some 10 ms for it.
 const MOVED_AT_ONCE: usize = 1_000;
 
 /// Which lanes are to be looked at?

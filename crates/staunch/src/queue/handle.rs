@@ -23,7 +23,7 @@ use crate::delivery::underway::Underway;
 use crate::queue::free_space::FreeSpace;
 use crate::queue::switches::Switches;
 
-/// Settlements that are under way at once: as many share a sync. Ours: a notice may carry 1 MiB.
+/// Settlements that are under way at once: as many share a sync. Our choice: a notice may carry 1 MiB.
 pub(crate) const ENDED_AT_ONCE: usize = 128;
 
 /// The queue, as everybody else sees it.

@@ -1,4 +1,4 @@
-//! The door of the queue: what was accepted becomes durable here, and only then may anyone say 250.
+//! The way into the queue: what was accepted becomes durable here, and only then may anyone say 250.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// The door of this daemon.
+    /// Into the queue of `handle`.
     pub(crate) fn new(handle: Arc<QueueHandle>) -> Self {
         Self { handle }
     }

@@ -18,7 +18,7 @@ use state::At;
 pub(crate) use state::BackOff;
 pub(super) use state::{Hop, LanePace, LaneReading, Memory, Precedence, Stand, Wish};
 
-/// Jobs that a lane may keep ready whose next hop took mail before. Ours: at the rates that a disk allows it is
+/// Jobs that a lane may keep ready whose next hop took mail before. Our choice: at the rates that a disk allows it is
 /// a few seconds' mail, some 16 MiB without the bodies; what arrives beyond is read back from the store in its turn.
 pub(super) const READY_MAX: usize = 16_384;
 /// Jobs that a stranger's lane may keep ready while memory is plenty: a new customer's first mail is not read back.

@@ -65,15 +65,15 @@ use crate::telemetry::Reason;
 use lanes::{BackOff, LaneAction, Lanes, Ticket};
 use proofs::Proofs;
 
-/// Events that may wait for the queue task. Ours: it handles far more in the time of one sync.
+/// Events that may wait for the queue task. Our choice: it handles far more in the time of one sync.
 pub(crate) const EVENTS_MAX: usize = 4_096;
-/// Lanes that stand still at once while their mail is moved. Ours: it is moved in fractions of a second.
+/// Lanes that stand still at once while their mail is moved. Our choice: it is moved in fractions of a second.
 const FOLLOWED_AT_ONCE: usize = 256;
-/// Lanes whose mail is made due at once when their host lets somebody in again. Ours: other commits wait for it.
+/// Lanes whose mail is made due at once when their host lets somebody in again. Our choice: other commits wait for it.
 const BACK_AT_ONCE: usize = 64;
 /// The longest sleep: a clock that is set must not make the queue oversleep for long.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
-/// Between two looks at what may have been missed. Ours.
+/// Between two looks at what may have been missed. Our choice.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// When a lane is read again after the store could not be read.
 const STORE_REST: Duration = Duration::from_secs(5);

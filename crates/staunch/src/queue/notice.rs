@@ -27,9 +27,9 @@ use crate::queue::handle::QueueHandle;
 const HEADER_MAX: usize = 256 * 1024;
 const HEADER_MAX_OCTETS: u64 = 256 * 1024;
 /// A larger original goes back as its header only, also where RET=FULL asks for more, which is a wish
-/// (RFC 3461 §4.3). Ours: senders have their message, and notices must not fill queues.
+/// (RFC 3461 §4.3). Our choice: senders have their message, and notices must not fill queues.
 const FULL_RETURN_MAX: u64 = 1024 * 1024;
-/// Ours: octets of what a notice says besides.
+/// Our choice: octets of what a notice says besides.
 const SAID_OCTETS: u64 = 32 * 1024;
 
 /// The message that a notice is about, as far as a notice speaks of it.

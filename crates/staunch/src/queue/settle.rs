@@ -29,7 +29,7 @@ use crate::queue::{damaged, gathered, intake};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
-/// Between tries to write down a result that could not be written. Ours: disks that fill up are
+/// Between tries to write down a result that could not be written. Our choice: disks that fill up are
 /// emptied by people or by log rotation, not within a second.
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
 

@@ -44,7 +44,7 @@ impl Stage {
         Self { _dir: dir, handle, events, config: sender }
     }
 
-    /// The same configuration, read again: what began before is of yesterday.
+    /// The same configuration, read again: what began before is outdated.
     pub(super) fn reload(&self) {
         self.config.send_replace(Arc::new(Config::clone(&self.handle.config())));
     }

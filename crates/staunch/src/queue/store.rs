@@ -26,9 +26,9 @@ const READ_MAX: usize = 64;
 /// Pages read in one go while everything in them is in memory already.
 const PAGES_MAX: usize = 16;
 /// Recipients returned or told of that are read at once: as many as one message has by default
-/// (`limits.recipients`), so that its sender hears of them in one notice.
+/// (`limits.recipients`), so that its sender is told of them in one DSN.
 const EXPIRED_PAGE: usize = 1_000;
-/// When a lane is read again in which nothing new was found although more is there. Ours.
+/// When a lane is read again in which nothing new was found although more is there. Our choice.
 const CROWDED_REST: Duration = Duration::from_secs(1);
 
 /// What is due in `lane`, without the messages that are `known`: so many that `most` jobs are among it, or all.

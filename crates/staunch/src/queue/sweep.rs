@@ -14,7 +14,7 @@ use crate::queue::handle::QueueHandle;
 
 /// Between two slices.
 const SLICE_EVERY: Duration = Duration::from_millis(20);
-/// Between two passes. Ours: what delivery empties is gone at once, this is for what it leaves.
+/// Between two passes. Our choice: what delivery empties is gone at once, this is for what it leaves.
 const PASS_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a body is kept that no message names.

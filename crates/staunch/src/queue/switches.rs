@@ -20,7 +20,7 @@ const SENDING: &str = "switched_off.sending";
 const ACCEPTING: &str = "switched_off.accepting";
 /// Before the name of a next hop.
 const HOP: &str = "switched_off.hop.";
-/// Next hops that can be paused one by one. Ours: whoever wants more means all of them.
+/// Next hops that can be paused one by one. Our choice: whoever wants more means all of them.
 const HOPS_MAX: usize = 1_000;
 
 /// Something that can be switched off.
@@ -71,7 +71,7 @@ pub(crate) struct ShownHop {
     /// As the operator named it.
     domain: String,
     since: Timestamp,
-    /// What that stands for under the configuration of today.
+    /// What that stands for under the current configuration.
     next_hops: BTreeSet<String>,
 }
 

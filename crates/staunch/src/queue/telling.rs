@@ -255,7 +255,7 @@ mod tests {
         Outcome::Delivered(Reply::parse(b"250 2.0.0 ok\r\n").unwrap())
     }
 
-    /// DSN-04, DSN-05: who hears of what, from a host without DSN.
+    /// DSN-04, DSN-05: which sender is told what, for a host without DSN.
     #[test]
     fn dsn_05_senders_hear_what_they_asked_for() {
         let mute = answered("");

@@ -1,4 +1,4 @@
-//! What an MX host shall do. The default is a good host of today.
+//! What an MX host shall do. The default is a good host of 2026.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ use crate::sts::record::Id;
 #[cfg(test)]
 mod tests;
 
-/// Ours: what could not be stored is tried again after this long.
+/// Our choice: what could not be stored is tried again after this long.
 const STORE_RETRY: Duration = Duration::from_secs(60);
 
 /// What the store has about a domain.

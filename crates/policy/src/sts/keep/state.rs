@@ -16,25 +16,25 @@ use crate::sts::record::{Id, RecordError};
 
 /// RFC 8461 §3.3: at least five minutes before a failed fetch is tried again.
 pub const FETCH_BACKOFF: Duration = Duration::from_secs(5 * 60);
-/// Ours: a domain whose id changes all the time costs us this many fetches an hour, no more.
+/// Our choice: a domain whose id changes all the time costs us this many fetches an hour, no more.
 pub const FETCHES_PER_HOUR: usize = 4;
-/// Ours: a first contact's fetch is tried this often before mail goes without a policy.
+/// Our choice: a first contact's fetch is tried this often before mail goes without a policy.
 const FIRST_CONTACT_TRIES: u32 = 2;
-/// Ours: a domain that had no record this recently is not suspected for long when DNS fails.
+/// Our choice: a domain that had no record this recently is not suspected for long when DNS fails.
 const NONE_REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Ours: how long it is suspected.
+/// Our choice: how long it is suspected.
 const DNS_FAILURE_CAP_AFTER_NONE: Duration = Duration::from_secs(15 * 60);
-/// Ours: when a deferral for DNS is looked at again.
+/// Our choice: when a deferral for DNS is looked at again.
 pub(super) const DNS_RETRY: Duration = Duration::from_secs(5 * 60);
-/// Ours: policies that no mail asked for in this time are left to expire.
+/// Our choice: policies that no mail asked for in this time are left to expire.
 const REFRESHED_AFTER_USE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Ours: a short-lived policy is refreshed no more often than this, which leaves fetches for mail.
+/// Our choice: a short-lived policy is refreshed no more often than this, which leaves fetches for mail.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(30 * 60);
-/// Ours: failed refreshes before the operator hears of it (RFC 8461 §10.2).
+/// Our choice: failed refreshes before the operator is told (RFC 8461 §10.2).
 const REFRESH_FAILURES_TOLD: u32 = 3;
-/// Ours: who gets mail on two days, so far apart, is no stranger.
+/// Our choice: who gets mail on two days, so far apart, is no stranger.
 const REGULAR_AFTER: Duration = DAY;
-/// Ours: an expired row outlives its policy, because the clock may have been wrong.
+/// Our choice: an expired row outlives its policy, because the clock may have been wrong.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// One fetch of the last hour.

@@ -2,7 +2,7 @@
 //!
 //! A message from stdin gets what every message must have and goes to the daemon's submit socket. The
 //! program has no rights of its own and touches no file of the daemon: if that is away, nothing is kept
-//! here and the caller hears 75, as sysexits(3) has it for "try again".
+//! here and the caller gets 75, as sysexits(3) has it for "try again".
 
 mod addresses;
 mod header;

@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 
 /// RFC 5321 §4.5.3.2.6: the longest that any reply may take.
 const SILENCE_MAX: Duration = Duration::from_secs(10 * 60);
-/// Ours: content is sent in pieces of this size.
+/// Our choice: content is sent in pieces of this size.
 const PIECE_OCTETS: usize = 64 * 1024;
 /// RFC 5321 §4.5.3.1.10: too many recipients for one transaction, the rest goes into the next.
 const TOO_MANY_RECIPIENTS: u16 = 452;

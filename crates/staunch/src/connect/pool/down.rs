@@ -18,15 +18,15 @@ use super::places::PoolState;
 use crate::connect::pool::{Bottleneck, Pool, Slot};
 use crate::connect::{ConnectFailure, DownHost, PoolKey};
 
-/// Ours: how long others are told of a first failure; after each further one twice as long.
+/// Our choice: how long others are told of a first failure; after each further one twice as long.
 const PAUSE_FIRST: Duration = Duration::from_secs(15);
-/// Ours: the longest that others are told without anybody asking again.
+/// Our choice: the longest that others are told without anybody asking again.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// Ours: as long as one asks, the others are told. It takes no longer, with a few addresses that are all silent.
+/// Our choice: as long as one asks, the others are told. It takes no longer, with a few addresses that are all silent.
 const ASKING_MAX: Duration = Duration::from_secs(120);
-/// Ours: so many are remembered; some 300 octets each. Of others every next hop finds out by itself.
+/// Our choice: so many are remembered; some 300 octets each. Of others every next hop finds out by itself.
 const HOSTS_MAX: usize = 4_096;
-/// Ours: hosts that are checked at once ([`crate::connect::tcp_check`]).
+/// Our choice: hosts that are checked at once ([`crate::connect::tcp_check`]).
 pub(super) const CHECKED_AT_ONCE: usize = 256;
 /// A host that nobody has asked for so long makes room for another one.
 const KEPT: Duration = Duration::from_secs(900);
@@ -258,7 +258,7 @@ mod tests {
 
     fn key(host: &str) -> PoolKey {
         let host = Domain::Name(HostName::parse(host).unwrap());
-        PoolKey { route: None, sources: Sources::default(), host, door: Endpoint::mx(25) }
+        PoolKey { route: None, sources: Sources::default(), host, endpoint: Endpoint::mx(25) }
     }
 
     fn fails(hosts: &mut DownHosts, key: &PoolKey, lane: &LaneKey, at: Instant) -> bool {

@@ -19,7 +19,7 @@ use crate::connect::pool::{Checkout, PoolLimits};
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;
-/// Ours: so many entries in [`PoolState::row`] are not worth a look at which of them still count.
+/// Our choice: so many entries in [`PoolState::row`] are not worth a look at which of them still count.
 const ROW_MIN: usize = 64;
 
 #[derive(Debug)]

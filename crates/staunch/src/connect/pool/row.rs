@@ -96,7 +96,7 @@ mod tests {
     fn entry(serial: u64, start: Instant) -> ParkedEntry {
         let host = Domain::Name(HostName::parse(&format!("mx{serial}.test")).unwrap());
         let key =
-            PoolKey { route: None, sources: Sources::default(), host, door: Endpoint::mx(25) };
+            PoolKey { route: None, sources: Sources::default(), host, endpoint: Endpoint::mx(25) };
         ParkedEntry { until: start + Duration::from_secs(serial), key, serial }
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::config::{Limit, most_specific};
 
-/// Ours: how long an attempt waits for its turn in place. Beyond that its lane waits instead, which holds no
+/// Our choice: how long an attempt waits for its turn in place. Beyond that its lane waits instead, which holds no
 /// place that other mail could use.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What `messages_per_minute` is about.

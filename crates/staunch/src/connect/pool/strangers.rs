@@ -8,7 +8,7 @@ use super::Pool;
 use super::wanted::Bottleneck;
 use crate::place::ClientPlace;
 
-/// Ours: so many are remembered that took mail, some 40 octets each. Who is left out has as many connections as one
+/// Our choice: so many are remembered that took mail, some 40 octets each. Who is left out has as many connections as one
 /// host.
 const KNOWN_MAX: usize = 100_000;
 

@@ -24,13 +24,13 @@ use tokio::time::Instant;
 use crate::connect::PoolKey;
 use crate::lock::lock;
 
-/// Ours: hosts whose sessions are kept. A hostile host can make each session some 100 KiB.
+/// Our choice: hosts whose sessions are kept. A hostile host can make each session some 100 KiB.
 const HOSTS_MAX: u64 = 256;
-/// Ours: sessions of one host; connections to it end one by one.
+/// Our choice: sessions of one host; connections to it end one by one.
 const FAMILIES_MAX: usize = 4;
-/// Ours: no proof of a key is relied on for longer. RFC 8446 §4.6.1 allows seven days.
+/// Our choice: no proof of a key is relied on for longer. RFC 8446 §4.6.1 allows seven days.
 const FAMILY_AGE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
-/// Ours: what nobody took up by then is not likely to be.
+/// Our choice: what nobody took up by then is not likely to be.
 const UNUSED_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// One full handshake and its descendants.

@@ -1,4 +1,4 @@
-//! The door for the command line: HTTP over a unix socket that only the operator's group may open.
+//! What the command line asks: HTTP over a unix socket that only the operator's group may open.
 //!
 //! Answers are JSON; what may be long comes as one object a line, read from the store page by page,
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
@@ -44,9 +44,9 @@ const SOCKET_MODE: u32 = 0o660;
 /// The group that may use the command line, where the system has it.
 const SOCKET_GROUP: &str = "staunch-admin";
 
-/// Octets of a request to change something. Ours: the ids of 60,000 messages, more than fit on a command line.
+/// Octets of a request to change something. Our choice: the ids of 60,000 messages, more than fit on a command line.
 const REQUEST_OCTETS_MAX: usize = 2 << 20;
-/// How long whoever has asked, or is about to, may hold up the end of the daemon. Ours: answers take
+/// How long whoever has asked, or is about to, may hold up the end of the daemon. Our choice: answers take
 /// milliseconds; what takes longer is done to its end without this.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -60,7 +60,7 @@ pub(crate) struct AdminSocketError {
     pub(crate) source: io::Error,
 }
 
-/// Opens the door at `path`. A socket that a daemon left behind is replaced; one that somebody still
+/// Opens the socket at `path`. A socket that a daemon left behind is replaced; one that somebody still
 /// answers is not, since two daemons with data directories of their own may be given the same path.
 ///
 /// # Errors

@@ -67,9 +67,9 @@ pub(super) fn is_goodbye(result: &Result<Option<TransactionResult>, HostError>) 
 pub(super) fn wants_login(
     answered: &TransactionResult,
     mx: &AuthorizedMx,
-    door: &Endpoint,
+    endpoint: &Endpoint,
 ) -> Option<LoginError> {
-    let is_route = mx.named_by() == NamedBy::Route && door.login.is_none();
+    let is_route = mx.named_by() == NamedBy::Route && endpoint.login.is_none();
     let reply = answered.first_refusal(|_, reply| reply.code == LOGIN_WANTED)?;
     is_route.then(|| LoginError::Wanted { reply: reply.clone() })
 }

@@ -273,7 +273,7 @@ impl AttemptError {
             }
             Self::Host { mx, error, .. } => error.problem(mx),
             Self::RequireTls { mx, error } => require_tls_problem(error.problem(mx)),
-            // Ours, as when the lane waits for its turn: no host is at fault, and no attempt counts.
+            // Our choice, as when the lane waits for its turn: no host is at fault, and no attempt counts.
             Self::PolicyChanged => Problem::new(
                 Reason::OwnLimit,
                 "the domain's policy changed while it was tried; it begins anew in a moment",

@@ -31,10 +31,10 @@ pub(crate) use walk::{Demand, Walk};
 pub(crate) const SERVICE_CLOSING: u16 = 421;
 /// RFC 3207 §4: the host takes nothing without TLS.
 const TLS_WANTED: u16 = 530;
-/// How long a lane rests after 421, if its first retry is not sooner. Ours: long enough to let a
+/// How long a lane rests after 421, if its first retry is not sooner. Our choice: long enough to let a
 /// host recover, short enough not to be noticed by people.
 const THROTTLE_REST: Duration = Duration::from_secs(30);
-/// How long everything rests when the trouble is ours. Ours: a resolver that restarts is back by then.
+/// How long everything rests when the trouble is ours. Our choice: a resolver that restarts is back by then.
 const LOCAL_REST: Duration = Duration::from_secs(15);
 
 /// How long a lane rests because of a limit of ours that does not say for how long.
@@ -77,7 +77,7 @@ pub(crate) struct TransactionResult {
 pub(crate) enum RulesStanding {
     /// They do.
     Current,
-    /// By those of today the host might not have been asked: that it refuses for good ends nothing.
+    /// By those of the current configuration the host might not have been asked: that it refuses for good ends nothing.
     Outdated,
 }
 

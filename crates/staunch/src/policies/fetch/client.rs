@@ -36,9 +36,9 @@ use crate::regular_file;
 
 /// RFC 8461 §3.3 suggests 64 KiB.
 const BODY_MAX: usize = 64 * 1024;
-/// Ours: names and values of all header fields.
+/// Our choice: names and values of all header fields.
 const HEADERS_MAX: usize = 16 * 1024;
-/// Ours.
+/// Our choice.
 const HEADER_FIELDS_MAX: usize = 100;
 /// RFC 8461 §3.3.
 const PATH: &str = "/.well-known/mta-sts.txt";

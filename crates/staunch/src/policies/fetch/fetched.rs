@@ -21,7 +21,7 @@ pub(crate) struct Fetched {
 /// Why there is no policy text, by the step that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// Too many fetches, in all or for this owner, for as long as one may take. Ours.
+    /// Too many fetches, in all or for this owner, for as long as one may take. Our choice.
     #[error("too many policy fetches are running")]
     Busy,
     /// The name could not be resolved.

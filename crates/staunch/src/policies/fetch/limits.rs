@@ -13,13 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lock::lock;
 
-/// Ours: for domains whose policy host answered last time.
+/// Our choice: for domains whose policy host answered last time.
 const KNOWN_MAX: usize = 32;
-/// Ours: for all others.
+/// Our choice: for all others.
 const NEW_MAX: usize = 32;
-/// Ours: fetches that take long, beside the others.
+/// Our choice: fetches that take long, beside the others.
 const SLOW_MAX: usize = 64;
-/// Ours: what a policy host needs that is well, several times over.
+/// Our choice: what a policy host needs that is well, several times over.
 pub(super) const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// Ours; fetches of one owner at once. Good hosts need a fraction of a second.
 const OWNER_MAX: usize = 4;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use jiff::Timestamp;
 use smtp::HostName;
 
-/// Ours: refreshes of one owner at once, however many policies he has.
+/// Our choice: refreshes of one owner at once, however many policies he has.
 const OWNER_AT_ONCE: usize = 4;
 
 /// A policy that is to be fetched.

@@ -49,15 +49,15 @@ pub(crate) use running::Ticket;
 use running::{Need, Running, Uptime};
 use sites::Sites;
 
-/// The longest pause that trouble of our own can ask for. Ours: it is seconds.
+/// The longest pause that trouble of our own can ask for. Our choice: it is seconds.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Lanes that are read from the store at once. Ours: reads are short, and the disk is one.
+/// Lanes that are read from the store at once. Our choice: reads are short, and the disk is one.
 const READS_MAX: u32 = 4;
 /// Of those, lanes of strangers.
 const READS_UNPROVEN: u32 = 2;
 /// Of those, lanes in trouble.
 const READS_TROUBLED: u32 = 1;
-/// Between two looks at how long attempts have run. Ours.
+/// Between two looks at how long attempts have run. Our choice.
 const REVIEW_EVERY: Duration = Duration::from_millis(500);
 
 /// Is an attempt the only one of its lane?

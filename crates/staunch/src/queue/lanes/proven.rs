@@ -8,9 +8,9 @@ use super::group::Group;
 
 /// How long it counts that a domain took mail.
 pub(crate) const PROOF_COUNTS: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Ours: it is noted again after this long.
+/// Our choice: it is noted again after this long.
 const NOTED_EVERY: SignedDuration = SignedDuration::from_hours(24);
-/// Ours: so many are remembered; 40 octets each. Who is left out is a stranger.
+/// Our choice: so many are remembered; 40 octets each. Who is left out is a stranger.
 pub(crate) const PROVEN_MAX: usize = 200_000;
 
 /// Those that took mail, and when; to the day.

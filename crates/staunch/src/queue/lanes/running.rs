@@ -13,7 +13,7 @@ use crate::delivery::yielding::PATIENCE;
 
 /// Who is slow for so long, and has no mail to show for it, is not proven any more.
 const PROOF_LASTS: Duration = Duration::from_secs(60);
-/// Who is asked to make room and can, has ended by then. Ours.
+/// Who is asked to make room and can, has ended by then. Our choice.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest that time is believed to pass between two looks: the queue looks more often than that, so what is
 /// more is a clock that was set.
