@@ -1,9 +1,12 @@
-//! What does a deep queue cost? A million messages to 50,000 domains: taking more, starting, listing, sending.
+//! What does a deep queue cost? A million messages to 50,000 domains: taking more, starting,
+//! listing, sending.
 //!
-//! `cargo bench -p staunch --bench depth -- [messages=1000000] [domains=50000] [seconds=120]`, as root.
+//! `cargo bench -p staunch --bench depth -- [messages=1000000] [domains=50000] [seconds=120]`, as
+//! root.
 //!
-//! Sending is paused until they are there. The rate at which the last tenth was taken is compared with that of the first; that at which
-//! they leave during `seconds`, with the rate of a relay that has an empty queue and mail for the same domains.
+//! Sending is paused until they are there. The rate at which the last tenth was taken is compared
+//! with that of the first; that at which they leave during `seconds`, with the rate of a relay that
+//! has an empty queue and mail for the same domains.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -1,9 +1,11 @@
 //! Many domains with an MX host each: how fast, and at what cost, beside Postfix?
 //!
-//! `cargo bench -p staunch --bench fanout -- [domains=300] [each=40] [rounds=5] [only=NAME]`, as root, with Debian's Postfix.
+//! `cargo bench -p staunch --bench fanout -- [domains=300] [each=40] [rounds=5] [only=NAME]`, as
+//! root, with Debian's Postfix.
 //!
-//! Nothing is required, so TLS is opportunistic; the certificates are of a CA that both know. Postfix is tuned as in the
-//! benchmark of one domain. Contestants take turns, and the median of the rounds' ratios counts.
+//! Nothing is required, so TLS is opportunistic; the certificates are of a CA that both know.
+//! Postfix is tuned as in the benchmark of one domain. Contestants take turns, and the median of
+//! the rounds' ratios counts.
 #![expect(
     clippy::expect_used,
     clippy::panic,

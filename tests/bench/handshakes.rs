@@ -2,8 +2,8 @@
 //!
 //! `cargo bench -p staunch --bench handshakes -- [messages=5000] [domains=500]`
 //!
-//! To one domain; to many domains that share one MX host, without a policy and with an equal one each. Handshakes
-//! are counted by the host, resumed ones too, and the numbers are promises.
+//! To one domain; to many domains that share one MX host, without a policy and with an equal one
+//! each. Handshakes are counted by the host, resumed ones too, and the numbers are promises.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p staunch --bench memory -- [messages=100000] [domains=5000]`
 //!
-//! The messages go to domains whose DNS does not answer, so every one of them waits, each domain in a lane of its own.
+//! The messages go to domains whose DNS does not answer, so every one of them waits, each domain in
+//! a lane of its own.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::sync::Arc;

@@ -1,13 +1,16 @@
-//! How fast does staunch relay, and what does it cost, beside Postfix on the same machine in the same minutes?
+//! How fast does staunch relay, and what does it cost, beside Postfix on the same machine in the
+//! same minutes?
 //!
-//! `cargo bench -p staunch --bench relay -- [messages=5000] [octets=10000] [connections=64] [rounds=3] [only=NAME] [beside=PATH]
-//! [offered=RATE]`, as root, with Debian's Postfix. `beside` is another build of staunch; the ratios to it are
-//! those of each round. With `offered` the generator submits so many messages a second, and not as many as are taken.
+//! `cargo bench -p staunch --bench relay -- [messages=5000] [octets=10000] [connections=64]
+//! [rounds=3] [only=NAME] [beside=PATH] [offered=RATE]`, as root, with Debian's Postfix. `beside`
+//! is another build of staunch; the ratios to it are those of each round. With `offered` the
+//! generator submits so many messages a second, and not as many as are taken.
 //!
-//! One generator, one sink, one recipient domain. Each contestant takes 10 KB messages over plain SMTP, stores them
-//! durably, and passes them on over STARTTLS (TLS 1.3, ECDSA P-256) to a host whose certificate it has to verify. The sink compares every
-//! message with what was submitted, octet by octet, and wants each exactly once. Contestants take turns, so a noisy minute hits
-//! them all; the median of the rounds counts.
+//! One generator, one sink, one recipient domain. Each contestant takes 10 KB messages over plain
+//! SMTP, stores them durably, and passes them on over STARTTLS (TLS 1.3, ECDSA P-256) to a host
+//! whose certificate it has to verify. The sink compares every message with what was submitted,
+//! octet by octet, and wants each exactly once. Contestants take turns, so a noisy minute hits them
+//! all; the median of the rounds counts.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -213,7 +216,8 @@ impl Running {
         }
     }
 
-    /// Octets that were given to the disk, and not taken back before they reached it; one process alone has this figure.
+    /// Octets that were given to the disk, and not taken back before they reached it; one process
+    /// alone has this figure.
     fn written(&self) -> Option<u64> {
         let Self::Staunch(relay) = self else { return None };
         let text = std::fs::read_to_string(format!("/proc/{}/io", relay.pid())).ok()?;

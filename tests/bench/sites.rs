@@ -1,11 +1,14 @@
-//! Many enforcing domains at one site, as the customers of a large provider are: how fast, and at what cost?
+//! Many enforcing domains at one site, as the customers of a large provider are: how fast, and at
+//! what cost?
 //!
-//! `cargo bench -p staunch --bench sites -- [domains=100] [each=40] [rounds=5] [only=NAME]`, as root, with Debian's Postfix.
+//! `cargo bench -p staunch --bench sites -- [domains=100] [each=40] [rounds=5] [only=NAME]`, as
+//! root, with Debian's Postfix.
 //!
-//! Every domain publishes an `enforce` policy of its own over HTTPS, all name the same MX host, nothing is cached at the
-//! beginning, and every contestant may have 50 connections to that host. Postfix has TLS connection reuse and looks policies up by
-//! postfix-mta-sts-resolver (from PyPI, in a folder of the run; `python3-venv` is needed). Beside them staunch with as much mail for a single
-//! domain. Contestants take turns, and the median of the rounds' ratios counts.
+//! Every domain publishes an `enforce` policy of its own over HTTPS, all name the same MX host,
+//! nothing is cached at the beginning, and every contestant may have 50 connections to that host.
+//! Postfix has TLS connection reuse and looks policies up by postfix-mta-sts-resolver (from PyPI,
+//! in a folder of the run; `python3-venv` is needed). Beside them staunch with as much mail for a
+//! single domain. Contestants take turns, and the median of the rounds' ratios counts.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -1,11 +1,13 @@
 //! What do hosts that never finish, and clients that write to the whole world, cost everybody else?
 //!
-//! `cargo bench -p staunch --bench strangers -- [good=1000] [tarpits=100] [settle=60] [seconds=60] [rounds=3]`, as root.
+//! `cargo bench -p staunch --bench strangers -- [good=1000] [tarpits=100] [settle=60] [seconds=60]
+//! [rounds=3]`, as root.
 //!
-//! As much mail as is taken goes to `good` domains whose hosts answer. Beside it one other sender writes to `tarpits` domains, all
-//! registered by themselves: half of their hosts say nothing, half are silent behind the final dot. From `settle` seconds after the first
-//! attempt there, what arrives at the good hosts is counted for `seconds`, and compared with a run without tarpits.
-//! The median of the rounds' ratios counts.
+//! As much mail as is taken goes to `good` domains whose hosts answer. Beside it one other sender
+//! writes to `tarpits` domains, all registered by themselves: half of their hosts say nothing, half
+//! are silent behind the final dot. From `settle` seconds after the first attempt there, what
+//! arrives at the good hosts is counted for `seconds`, and compared with a run without tarpits. The
+//! median of the rounds' ratios counts.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -1,4 +1,5 @@
-//! What Python reads: its email package, and flufl.bounce. The questions go to `judge.py` on stdin, one line each.
+//! What Python reads: its email package, and flufl.bounce. The questions go to `judge.py` on stdin,
+//! one line each.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -51,7 +52,8 @@ fn python(stage: &Stage, what: &str, lines: String) -> String {
         .spawn()
         .expect("python3");
     let mut stdin = child.stdin.take().expect("piped");
-    // It answers while it is asked: who waited for the end of the questions first would wait for ever.
+    // It answers while it is asked: who waited for the end of the questions first would wait for
+    // ever.
     let asking = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
     let output = child.wait_with_output().expect("python3 ends");
     asking.join().expect("the thread ends").expect("python3 reads");

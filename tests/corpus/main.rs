@@ -1,13 +1,15 @@
-//! Messages that gave other programs trouble pass through the real binary, and arrive as they were sent.
+//! Messages that gave other programs trouble pass through the real binary, and arrive as they were
+//! sent.
 //!
 //! ```text
 //! cargo test -p staunch --test corpus -- cache=FOLDER           every road
 //! cargo test -p staunch --test corpus -- cache=FOLDER only=NAME  one: full, bare, utf8, sendmail, submission, bounces
 //! ```
 //!
-//! `tests/corpus/fetch.py FOLDER` fetches the messages from the tests of 48 other packages; none of them is in this
-//! repository. `least=N` says how many there have to be, `match=ID` takes only those whose name begins with it,
-//! `keep=FOLDER` writes what arrived there. Not part of `cargo test --workspace`: `.ci/long corpus` calls it.
+//! `tests/corpus/fetch.py FOLDER` fetches the messages from the tests of 48 other packages; none of
+//! them is in this repository. `least=N` says how many there have to be, `match=ID` takes only
+//! those whose name begins with it, `keep=FOLDER` writes what arrived there. Not part of `cargo
+//! test --workspace`: `.ci/long corpus` calls it.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -1,5 +1,5 @@
-//! The three roads on which nothing may change that need not: relay to a host that takes everything, relay to one that takes
-//! seven bits only, and submission.
+//! The three roads on which nothing may change that need not: relay to a host that takes
+//! everything, relay to one that takes seven bits only, and submission.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,8 @@ fn first_recipient(received: &Received) -> Option<String> {
 type Arrived = BTreeMap<usize, Vec<Received>>;
 type Reasons = BTreeMap<usize, String>;
 
-/// One verdict for each message: `compare` is asked about those that arrived, once, below our Received.
+/// One verdict for each message: `compare` is asked about those that arrived, once, below our
+/// Received.
 fn judged(
     road: &'static str,
     messages: &[Message],
@@ -162,7 +163,8 @@ fn has(message: &Message, wanted: &[u8]) -> bool {
         .any(|name| name.eq_ignore_ascii_case(wanted))
 }
 
-/// Decision 11: fields stay unless the client asks for SMTPUTF8, and what has no encoding is better sent than returned.
+/// Decision 11: fields stay unless the client asks for SMTPUTF8, and what has no encoding is better
+/// sent than returned.
 const AS_IT_IS: &str =
     "as it was sent, though it has eight bits: in fields, or in what has no encoding";
 

@@ -1,4 +1,5 @@
-//! `staunch sendmail -t`: everybody whom the header names gets it, or the program says whom it cannot reach.
+//! `staunch sendmail -t`: everybody whom the header names gets it, or the program says whom it
+//! cannot reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -110,7 +110,8 @@ impl Stage {
         }
     }
 
-    /// Hands in all of them, waits until nothing is in the queue, and says of each that was not taken, or returned, why.
+    /// Hands in all of them, waits until nothing is in the queue, and says of each that was not
+    /// taken, or returned, why.
     pub(crate) async fn pass(
         &self,
         door: Door,
@@ -148,8 +149,8 @@ impl Stage {
     }
 }
 
-/// Waits until nothing is in the queue. The reasons for what was returned since `mark`, by the number in the recipient or,
-/// if that has none, in the sender.
+/// Waits until nothing is in the queue. The reasons for what was returned since `mark`, by the
+/// number in the recipient or, if that has none, in the sender.
 pub(crate) async fn settle(relay: &Relay, mark: Mark) -> BTreeMap<usize, String> {
     let mut reasons = BTreeMap::new();
     let (mut left, mut since) = (usize::MAX, Instant::now());

@@ -7,7 +7,8 @@ use crate::tally::Verdict;
 /// Fields that conversion may change: they say how the content is written.
 const OF_THE_ENCODING: [&str; 2] = ["MIME-Version", "Content-Transfer-Encoding"];
 
-/// Where the header ends before a line that is no field (RFC 5322 §2.2) this parser reads on: not as we, Python and Postfix.
+/// Where the header ends before a line that is no field (RFC 5322 §2.2) this parser reads on: not
+/// as we, Python and Postfix.
 const READS_ON: &str = "converted; mail-parser reads fields below a line that is no field";
 const LABELLED: &str = "converted; what had no Content-Type is labelled as text with its charset";
 
@@ -76,7 +77,8 @@ fn is_type(header: &Header<'_>) -> bool {
     header.name == HeaderName::ContentType
 }
 
-/// The kind of a part may be told from its type only, so that text and other content are compared by their octets.
+/// The kind of a part may be told from its type only, so that text and other content are compared
+/// by their octets.
 fn is_same(one: &PartType<'_>, other: &PartType<'_>) -> bool {
     match (one, other) {
         (PartType::Multipart(one), PartType::Multipart(other)) => one == other,

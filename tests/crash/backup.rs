@@ -1,5 +1,6 @@
-//! Backup under load, kill -9, restore, again and again: nothing that was acknowledged before a copy began is lost, and nothing comes
-//! twice but what was under way at the copy, or was settled after it.
+//! Backup under load, kill -9, restore, again and again: nothing that was acknowledged before a
+//! copy began is lost, and nothing comes twice but what was under way at the copy, or was settled
+//! after it.
 
 use std::path::Path;
 use std::sync::Arc;

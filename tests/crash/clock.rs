@@ -1,5 +1,6 @@
-//! A clock that is 30 days ahead makes nothing bounce and no policy be forgotten, and leaves nothing behind when it is set right.
-//! If the operator believes it, mail has one more attempt before it is too old.
+//! A clock that is 30 days ahead makes nothing bounce and no policy be forgotten, and leaves
+//! nothing behind when it is set right. If the operator believes it, mail has one more attempt
+//! before it is too old.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -43,7 +44,8 @@ pub(crate) async fn run() {
     println!("{AHEAD}, and the operator believes it: one more attempt, then the mail is too old");
 }
 
-/// What the operator says counts at once and for good, but what it makes too old is tried once more.
+/// What the operator says counts at once and for good, but what it makes too old is tried once
+/// more.
 async fn the_operator_ends_a_doubt() {
     let dir =
         tempfile::Builder::new().prefix("staunch-clock-").tempdir_in("/tmp").expect("a folder");
@@ -149,7 +151,8 @@ impl WallClock {
         std::fs::write(&self.offset, offset).expect("write a file");
     }
 
-    /// `pid` was the process that had the wrong clock: killed, it leaves libfaketime's memory behind.
+    /// `pid` was the process that had the wrong clock: killed, it leaves libfaketime's memory
+    /// behind.
     fn set_right(&self, pid: u32) {
         std::fs::remove_file(&self.offset).expect("it was set");
         for name in ["faketime_shm", "sem.faketime_sem"] {

@@ -1,5 +1,6 @@
-//! A file of the data directory changed while the daemon was down: it starts, or says which file and what to do; mail that needs
-//! nothing of what changed is delivered once; all other mail is named.
+//! A file of the data directory changed while the daemon was down: it starts, or says which file
+//! and what to do; mail that needs nothing of what changed is delivered once; all other mail is
+//! named.
 //!
 //! The same in one process, with thousands of damages: `cargo test -p spool --test damages`.
 
@@ -163,7 +164,8 @@ impl Judged<'_> {
         }
     }
 
-    /// Where even the id of a message cannot be read, its address can be, or the other way round. Of the journal a place is named.
+    /// Where even the id of a message cannot be read, its address can be, or the other way round.
+    /// Of the journal a place is named.
     fn named(&self) -> BTreeSet<u64> {
         let lines = self.relay.lines_since(self.since, "message_damaged");
         let has_place = !self.relay.lines_since(self.since, "journal_damaged").is_empty();

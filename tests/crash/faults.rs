@@ -28,7 +28,8 @@ pub(crate) async fn run(plan: Plan) {
     disk_is_read_only().await;
 }
 
-/// The Nth sync of a life fails with EIO. The daemon may end; then it is started again as a service manager would.
+/// The Nth sync of a life fails with EIO. The daemon may end; then it is started again as a service
+/// manager would.
 async fn sync_fails(nth: u64) {
     let dir = tempfile::Builder::new().prefix("staunch-eio-").tempdir_in("/tmp").expect("a folder");
     let (script, armed) = (dir.path().join("staunch"), dir.path().join("armed"));
@@ -147,7 +148,8 @@ async fn disk_is_full() {
     assert!(copies <= CLIENTS * 20, "second copies of at most what was in flight");
 }
 
-/// The file system turns read-only, as ext4 does after an error of the disk: nothing is taken or sent, and that is told.
+/// The file system turns read-only, as ext4 does after an error of the disk: nothing is taken or
+/// sent, and that is told.
 async fn disk_is_read_only() {
     let scene = Scene::new(Path::new(env!("CARGO_BIN_EXE_staunch")), Sizes::Quick).await;
     let disk = SmallDisk::mount(scene.world.dir());

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! `powerloss` needs strace; `faults` needs strace, root and loop mounts; `clock` needs faketime.
-//! `seed=N` repeats a run's random choices. Not part of `cargo test --workspace`: `.ci/run` calls it by name. How the disk
-//! is modelled: `docs/testing.md`.
+//! `seed=N` repeats a run's random choices. Not part of `cargo test --workspace`: `.ci/run` calls
+//! it by name. How the disk is modelled: `docs/testing.md`.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -20,7 +20,8 @@ fn bounces(id: u64) -> bool {
     id % 6 == 5
 }
 
-/// When a message was promised, and when somebody else had taken responsibility for it: lines of the trace.
+/// When a message was promised, and when somebody else had taken responsibility for it: lines of
+/// the trace.
 #[derive(Clone, Copy, Debug)]
 struct Fate {
     id: u64,

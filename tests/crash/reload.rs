@@ -1,5 +1,6 @@
-//! 100 reloads while 5,000 messages pass: nobody's connection is dropped, nothing is refused but by the new
-//! rules, nothing is lost or sent twice. Then a queue of 100,000 recipients follows a changed route.
+//! 100 reloads while 5,000 messages pass: nobody's connection is dropped, nothing is refused but by
+//! the new rules, nothing is lost or sent twice. Then a queue of 100,000 recipients follows a
+//! changed route.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -32,7 +33,8 @@ pub(crate) async fn run(plan: Plan) {
     follow(plan.recipients / EACH).await;
 }
 
-/// A queue of many recipients goes over to another next hop, also if the daemon is killed in the middle.
+/// A queue of many recipients goes over to another next hop, also if the daemon is killed in the
+/// middle.
 async fn follow(messages: u64) {
     let scene = Scene::new(Path::new(env!("CARGO_BIN_EXE_staunch")), Sizes::Fixed(2_000)).await;
     let mut relay = scene.world.relay(&scene.configuration_with_port()).await;
@@ -161,8 +163,8 @@ impl<'a> Turns<'a> {
         }
     }
 
-    /// One reload each time that a further share of the messages was taken. Returns how long the slowest one
-    /// took.
+    /// One reload each time that a further share of the messages was taken. Returns how long the
+    /// slowest one took.
     async fn all(&self, load: &Load, messages: u64, reloads: u64) -> Duration {
         let mut longest = Duration::ZERO;
         let mut guest = None;
@@ -208,12 +210,12 @@ impl<'a> Turns<'a> {
         client
     }
 
-    /// What a session began it ends though its listener is gone, which takes nobody else; the next message has
-    /// to come another way.
+    /// What a session began it ends though its listener is gone, which takes nobody else; the next
+    /// message has to come another way.
     async fn farewell(&self, mut client: Client, id: u64) {
         let address: SocketAddr = GUESTS.parse().expect("an address");
-        // Nobody waits for a greeting here: whoever connects at the very moment when a socket closes may be told by
-        // the system that it is connected, and never hear anything more.
+        // Nobody waits for a greeting here: whoever connects at the very moment when a socket
+        // closes may be told by the system that it is connected, and never hear anything more.
         let since = Instant::now();
         while TcpStream::connect(address).await.is_ok() {
             assert!(since.elapsed() < CLOSING, "its listener is gone");

@@ -1,4 +1,5 @@
-//! What all parts share: a world whose every domain ends at one sink, and the accounts of what came there.
+//! What all parts share: a world whose every domain ends at one sink, and the accounts of what came
+//! there.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -77,7 +78,8 @@ impl Scene {
         Load::new(server, connections, Arc::clone(&self.corpus), Arc::new(envelope))
     }
 
-    /// Waits until a message (or the notice about it) arrived for each of `ids`, as long as something new keeps arriving.
+    /// Waits until a message (or the notice about it) arrived for each of `ids`, as long as
+    /// something new keeps arriving.
     ///
     /// # Errors
     ///
@@ -150,11 +152,12 @@ pub(crate) enum Notices {
     None,
 }
 
-/// How long before a kill a delivery may have ended without its settling being durable, and how long after it the sink may
-/// still read what the daemon had sent.
+/// How long before a kill a delivery may have ended without its settling being durable, and how
+/// long after it the sink may still read what the daemon had sent.
 const IN_FLIGHT: Duration = Duration::from_secs(1);
 
-/// Second copies are allowed only of what was in flight to the peer at a kill; `kills` says when the daemon was gone.
+/// Second copies are allowed only of what was in flight to the peer at a kill; `kills` says when
+/// the daemon was gone.
 ///
 /// Returns how many there were.
 pub(crate) fn assert_duplicates_were_in_flight(
@@ -174,7 +177,8 @@ pub(crate) struct Between {
     pub(crate) last: Instant,
 }
 
-/// Second copies are allowed only of what was delivered in one of these times, and came again after it.
+/// Second copies are allowed only of what was delivered in one of these times, and came again after
+/// it.
 ///
 /// Returns how many there were.
 pub(crate) fn assert_duplicates_are_excused(

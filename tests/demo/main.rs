@@ -1,8 +1,8 @@
 //! `cargo run --release --example demo`: the whole thing on loopback.
 //!
 //! The real daemon relays to six domains of a small internet in this process (DNS, policy hosts, MX
-//! hosts). Then a table says what happened to each message, read from the hosts that got it and from
-//! `staunch queue list`. The exit status is 1 if anything differs from what RFC 8461 §5 asks.
+//! hosts). Then a table says what happened to each message, read from the hosts that got it and
+//! from `staunch queue list`. The exit status is 1 if anything differs from what RFC 8461 §5 asks.
 
 #![expect(
     clippy::print_stdout,
@@ -166,7 +166,8 @@ async fn stage(world: &World, part: &Part) -> Mx {
     mx
 }
 
-/// Waits for the end of a message, and says what it was: by the host if it got mail, else by the queue.
+/// Waits for the end of a message, and says what it was: by the host if it got mail, else by the
+/// queue.
 async fn ending(relay: &Relay, part: &Part, mx: &Mx) -> Ending {
     let to = recipient(part);
     let done = relay.event("delivered").with("recipient", &to);

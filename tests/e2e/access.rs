@@ -1,4 +1,5 @@
-//! Who may send how much to whom: deny lists, aliases, limits of clients and senders, and the brake on probing.
+//! Who may send how much to whom: deny lists, aliases, limits of clients and senders, and the brake
+//! on probing.
 
 use world::{Relay, World, message};
 

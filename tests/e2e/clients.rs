@@ -1,4 +1,5 @@
-//! Programs and devices that speak SMTP in their own way are served, or get a clear answer and a line in the log.
+//! Programs and devices that speak SMTP in their own way are served, or get a clear answer and a
+//! line in the log.
 
 use world::{Client, Relay, World};
 
@@ -49,7 +50,8 @@ async fn a_command_that_ends_in_lf_gets_its_answer_at_once_where_lf_is_refused()
     assert!(event.text("message").unwrap().contains("LF alone"), "{event:?}");
 }
 
-/// The beginning of a ClientHello (RFC 8446 §4.1.2) that offers `minor` at most, and one suite of that time.
+/// The beginning of a ClientHello (RFC 8446 §4.1.2) that offers `minor` at most, and one suite of
+/// that time.
 fn hello(minor: u8) -> Vec<u8> {
     let mut body = vec![3, minor];
     body.extend([7; 32]);

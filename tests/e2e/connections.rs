@@ -41,7 +41,8 @@ async fn mail_that_asks_for_more_has_kept_and_resumed_connections_judged_for_its
     mx.script(|script| script.sessions_stay = true);
     let relay = world.relay("[delivery]\nconnection_idle = \"20s\"\nretry = [\"1s\"]\n").await;
     delivered(&relay, "x@lax.test").await;
-    // The connection is there, and its session could be resumed; for this mail neither is good enough.
+    // The connection is there, and its session could be resumed; for this mail neither is good
+    // enough.
     deferred(&relay, "x@strict.test", "certificate_untrusted").await;
     assert_eq!(mx.received().len(), 1);
 
@@ -120,7 +121,8 @@ async fn what_leaves_from_an_address_has_its_name_and_keeps_it() {
         assert_eq!(of_domain.len(), 1, "{domain}");
         sources.extend(of_domain);
     }
-    // That twelve domains have the same of two happens once in 2,000 times, but it is always the same.
+    // That twelve domains have the same of two happens once in 2,000 times, but it is always the
+    // same.
     assert_eq!(sources.into_iter().collect::<Vec<_>>(), ["127.0.88.1", "127.0.88.2"]);
 }
 

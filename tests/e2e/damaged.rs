@@ -1,4 +1,5 @@
-//! What a disk has changed in the queue stops the mail that it belongs to, and no other; and it is told.
+//! What a disk has changed in the queue stops the mail that it belongs to, and no other; and it is
+//! told.
 
 use world::{Relay, World};
 

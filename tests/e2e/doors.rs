@@ -1,4 +1,5 @@
-//! How clients come in: sockets, TLS, proxies, and what becomes of them when the configuration changes.
+//! How clients come in: sockets, TLS, proxies, and what becomes of them when the configuration
+//! changes.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -268,7 +269,8 @@ async fn a_listed_proxy_speaks_for_its_clients() {
     }
 }
 
-/// The proxy may relay by its own address, and so could everybody behind it of whom it says nothing.
+/// The proxy may relay by its own address, and so could everybody behind it of whom it says
+/// nothing.
 #[tokio::test]
 async fn whom_a_proxy_does_not_name_is_a_stranger_whatever_the_proxy_may() {
     let world = World::start(PROGRAM).await;
@@ -301,7 +303,8 @@ async fn whom_a_proxy_does_not_name_is_a_stranger_whatever_the_proxy_may() {
 async fn only_a_listed_proxy_is_believed_and_it_must_speak() {
     let world = World::start(PROGRAM).await;
     let relay = world.relay(PROXIED).await;
-    // Not listed: to us a client that begins with nonsense, and may relay or not by its own address.
+    // Not listed: to us a client that begins with nonsense, and may relay or not by its own
+    // address.
     for (source, code) in [(STRANGER, 550), (IpAddr::from([127, 0, 0, 9]), 250)] {
         let mut client = Client::dial_from(source, relay.listener()).await.unwrap();
         client.reply().await.unwrap();

@@ -245,8 +245,8 @@ impl Forgery {
     }
 }
 
-/// Under a kept policy the forgery makes mail wait; it does not bounce, the policy is not forgotten,
-/// and afterwards the mail goes out.
+/// Under a kept policy the forgery makes mail wait; it does not bounce, the policy is not
+/// forgotten, and afterwards the mail goes out.
 fn does_not_bounce(forgery: Forgery) {
     on_stage(|stage| forgery_makes_mail_wait(stage, forgery, 86400));
 }
@@ -344,8 +344,8 @@ impl Strip {
     }
 }
 
-/// However it is done: nothing goes in clear to a host that did STARTTLS lately, the operator hears of it at the
-/// first attempt and once, and says when that is as it should be.
+/// However it is done: nothing goes in clear to a host that did STARTTLS lately, the operator hears
+/// of it at the first attempt and once, and says when that is as it should be.
 #[tokio::test]
 async fn a_host_that_did_starttls_gets_nothing_in_clear_until_the_operator_acknowledges() {
     let world = World::start(PROGRAM).await;

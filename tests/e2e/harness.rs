@@ -10,8 +10,8 @@ use world::{Relay, World};
 /// The program under test, built by cargo.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_staunch");
 
-/// A world and a daemon for tests that need a domain of their own and nothing else. It lives as long
-/// as the test process; the world sees to it that nothing is left then.
+/// A world and a daemon for tests that need a domain of their own and nothing else. It lives as
+/// long as the test process; the world sees to it that nothing is left then.
 pub(crate) struct Stage {
     runtime: Runtime,
     pub(crate) world: World,
@@ -22,8 +22,8 @@ pub(crate) struct Stage {
 /// leads here leads to ourselves.
 pub(crate) const OURSELVES: Ipv4Addr = Ipv4Addr::new(127, 0, 200, 1);
 
-/// Addresses outside the first /16 of loopback are forbidden ones here. A failed attempt is repeated
-/// every second, so that a test of what comes next does not take long.
+/// Addresses outside the first /16 of loopback are forbidden ones here. A failed attempt is
+/// repeated every second, so that a test of what comes next does not take long.
 const STAGE: &str = r#"
 [limits]
 connections_per_client = 1000

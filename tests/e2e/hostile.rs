@@ -1,5 +1,5 @@
-//! What somebody does who means harm, or a machine that is broken: the accepting side answers, loses nothing, and
-//! goes on for the others.
+//! What somebody does who means harm, or a machine that is broken: the accepting side answers,
+//! loses nothing, and goes on for the others.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixListener;
@@ -25,8 +25,8 @@ fn make_fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
-/// Gone, a folder, a FIFO that nobody writes to: whoever could log in still can, a reload is refused and the next one
-/// is not, and a stop ends it.
+/// Gone, a folder, a FIFO that nobody writes to: whoever could log in still can, a reload is
+/// refused and the next one is not, and a stop ends it.
 #[tokio::test]
 async fn a_users_file_that_becomes_something_else_stops_nothing() {
     let mut office = Office::open(&[("anna", BCRYPT)], "").await;
@@ -58,7 +58,8 @@ async fn a_users_file_that_becomes_something_else_stops_nothing() {
     assert!(office.relay.stop().await.success());
 }
 
-/// A configuration that nobody ever finishes writing keeps a reload waiting, and nothing else: not mail, not the end.
+/// A configuration that nobody ever finishes writing keeps a reload waiting, and nothing else: not
+/// mail, not the end.
 #[tokio::test]
 async fn a_reload_that_never_ends_holds_up_no_mail_and_no_stop() {
     let world = World::start(PROGRAM).await;
@@ -103,8 +104,8 @@ async fn half_a_certificate_is_never_shown() {
     relay.cli_json(&["reload"]).await;
 }
 
-/// RFC 3030 §2: a number of octets is digits. A chunk whose length cannot be read has no end that could be found, so
-/// nothing behind it is looked at.
+/// RFC 3030 §2: a number of octets is digits. A chunk whose length cannot be read has no end that
+/// could be found, so nothing behind it is looked at.
 #[tokio::test]
 async fn a_chunk_without_a_readable_length_ends_the_session() {
     let world = World::start(PROGRAM).await;
@@ -143,7 +144,8 @@ async fn a_chunk_without_a_readable_length_ends_the_session() {
     assert!(relay.queue().await.is_empty());
 }
 
-/// Leading noughts are digits, too; and what can be counted and never comes is given up in its time.
+/// Leading noughts are digits, too; and what can be counted and never comes is given up in its
+/// time.
 #[tokio::test]
 async fn a_chunk_of_any_length_that_can_be_counted_is_counted() {
     let world = World::start(PROGRAM).await;
@@ -179,8 +181,8 @@ async fn a_chunk_of_any_length_that_can_be_counted_is_counted() {
     assert_eq!(relay.queue().await.len(), 1);
 }
 
-/// RFC 2920 §3.1, RFC 3030 §4.2: a client that does not wait for the answer to MAIL sends its octets all the same, and
-/// they are never commands.
+/// RFC 2920 §3.1, RFC 3030 §4.2: a client that does not wait for the answer to MAIL sends its
+/// octets all the same, and they are never commands.
 #[tokio::test]
 async fn chunks_behind_a_refused_sender_or_recipient_are_read_and_not_run() {
     let world = World::start(PROGRAM).await;
@@ -205,8 +207,8 @@ async fn chunks_behind_a_refused_sender_or_recipient_are_read_and_not_run() {
     assert!(relay.queue().await.is_empty());
 }
 
-/// RFC 5321 §4.5.3.2.7: a client that sends as fast as others is not too slow because nobody wants what it sends: it
-/// hears why, and does not come again.
+/// RFC 5321 §4.5.3.2.7: a client that sends as fast as others is not too slow because nobody wants
+/// what it sends: it hears why, and does not come again.
 #[tokio::test]
 async fn refused_octets_have_the_time_that_content_has() {
     let world = World::start(PROGRAM).await;
@@ -306,8 +308,8 @@ async fn one_client_s_open_transactions_leave_memory_for_others() {
     }
 }
 
-/// RFC 2920 §3.2: many commands at once get as many replies, also where those are fifty times as long and nobody reads
-/// them before the last command is sent.
+/// RFC 2920 §3.2: many commands at once get as many replies, also where those are fifty times as
+/// long and nobody reads them before the last command is sent.
 #[tokio::test]
 async fn a_flood_of_questions_is_answered_piece_by_piece() {
     let world = World::start(PROGRAM).await;
@@ -321,8 +323,8 @@ async fn a_flood_of_questions_is_answered_piece_by_piece() {
     client.expect("QUIT", 221).await;
 }
 
-/// In the dialogue of AUTH and before the late answer to a wrong login, inside a chunk that is refused and inside a
-/// command: 421, and no wait for the grace.
+/// In the dialogue of AUTH and before the late answer to a wrong login, inside a chunk that is
+/// refused and inside a command: 421, and no wait for the grace.
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_login_or_for_octets_that_nobody_keeps() {
     let mut office = Office::open(&[("anna", BCRYPT)], "").await;
@@ -440,8 +442,8 @@ async fn a_second_daemon_on_the_same_data_ends_and_takes_nothing_away() {
         .unwrap();
 }
 
-/// A name that a living process answers at is not taken from it: not at a start, and not at a reload, which changes
-/// nothing else then.
+/// A name that a living process answers at is not taken from it: not at a start, and not at a
+/// reload, which changes nothing else then.
 #[tokio::test]
 async fn a_socket_that_somebody_answers_stays_with_them() {
     let world = World::start(PROGRAM).await;
@@ -470,7 +472,8 @@ async fn a_socket_that_somebody_answers_stays_with_them() {
     owner.accept().expect("it is the owner's still, and was knocked at");
 }
 
-/// As many as the system passes on: the last configuration that was there counts, and nobody is sent away.
+/// As many as the system passes on: the last configuration that was there counts, and nobody is
+/// sent away.
 #[tokio::test]
 async fn a_storm_of_reloads_ends_with_the_last_configuration() {
     let world = World::start(PROGRAM).await;

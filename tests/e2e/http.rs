@@ -1,8 +1,9 @@
-//! What a policy host may answer (RFC 8461 §3.2, §3.3), row by row of `tests/data/vectors/http.tsv`.
+//! What a policy host may answer (RFC 8461 §3.2, §3.3), row by row of
+//! `tests/data/vectors/http.tsv`.
 //!
-//! Each domain announces an enforce policy that does not list its MX. If the answer is used, the mail
-//! waits because of the MX; if not, it waits because of the fetch: a policy was announced, so the
-//! first failure is no reason yet to go without one.
+//! Each domain announces an enforce policy that does not list its MX. If the answer is used, the
+//! mail waits because of the MX; if not, it waits because of the fetch: a policy was announced, so
+//! the first failure is no reason yet to go without one.
 
 use std::time::Duration;
 
@@ -210,7 +211,8 @@ fn a_dripping_host_meets_the_overall_limit() {
     });
 }
 
-/// A body cut short is no body (checklist HTTP-11): the line that is missing may be the one that counts.
+/// A body cut short is no body (checklist HTTP-11): the line that is missing may be the one that
+/// counts.
 #[test]
 fn a_truncated_body_is_not_used() {
     on_stage(|stage| async move {

@@ -1,5 +1,5 @@
-//! `staunch policy lint`, `lint-record` and `match` help those who publish a policy: what cannot be seen is
-//! named, what is missing is said, and each answer has its exit code.
+//! `staunch policy lint`, `lint-record` and `match` help those who publish a policy: what cannot be
+//! seen is named, what is missing is said, and each answer has its exit code.
 
 use serde_json::Value;
 use world::{Answer, Mode, Relay, Reply, Serve, World};

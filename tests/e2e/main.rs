@@ -1,5 +1,6 @@
 //! The end-to-end suite: promises to users, kept by the real binary against a small internet on
-//! loopback. One target with modules, because each further target would link the whole program again.
+//! loopback. One target with modules, because each further target would link the whole program
+//! again.
 //!
 //! | module | promise |
 //! | --- | --- |

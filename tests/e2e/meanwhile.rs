@@ -1,5 +1,5 @@
-//! An attempt takes as long as its hosts like. What becomes known meanwhile, and what the operator says, holds
-//! for it all the same.
+//! An attempt takes as long as its hosts like. What becomes known meanwhile, and what the operator
+//! says, holds for it all the same.
 
 use world::{Gate, Greeting, Mode, Mx, Relay, Rule, Starttls, Then, World};
 
@@ -98,8 +98,8 @@ fn open() -> Gate {
     gate
 }
 
-/// States of the policy × stages of the attempt: the second host gets the mail exactly if what is known when
-/// MAIL would be said allows it, and only a changed requirement begins anything anew.
+/// States of the policy × stages of the attempt: the second host gets the mail exactly if what is
+/// known when MAIL would be said allows it, and only a changed requirement begins anything anew.
 #[tokio::test]
 async fn a_policy_that_becomes_known_during_an_attempt_binds_it() {
     let world = World::start(PROGRAM).await;

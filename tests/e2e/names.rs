@@ -1,11 +1,12 @@
-//! Domains of every script are domains: none goes without its policy or without its mail for the form of a
-//! name, and one is the same in U-labels and in A-labels.
+//! Domains of every script are domains: none goes without its policy or without its mail for the
+//! form of a name, and one is the same in U-labels and in A-labels.
 
 use world::{Mode, Mx, RecordType, Relay, World, message};
 
 use crate::harness::PROGRAM;
 
-/// A Hebrew label: IDNA's bidi rule allows neither `_mta-sts` nor a digit in front of one, DNS does.
+/// A Hebrew label: IDNA's bidi rule allows neither `_mta-sts` nor a digit in front of one, DNS
+/// does.
 const RTL: &str = "xn--4dbrk0ce";
 
 /// Mail to `domain` waits because its policy does not list the MX.

@@ -134,7 +134,8 @@ async fn kill_9_while_delays_are_told_repeats_and_forgets_none() {
 /// Next hops that refuse a message.
 const REFUSING: usize = 30;
 
-/// A large message to many who refuse it costs its sender, who may be forged, one notice with all of it.
+/// A large message to many who refuse it costs its sender, who may be forged, one notice with all
+/// of it.
 #[tokio::test]
 async fn failures_of_one_message_are_one_notice_and_the_message_goes_back_once() {
     let stage = Home::with("").await;

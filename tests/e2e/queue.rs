@@ -1,5 +1,5 @@
-//! Mail in the queue gets where it should, waits or comes back, and one message's or host's trouble is
-//! not another's.
+//! Mail in the queue gets where it should, waits or comes back, and one message's or host's trouble
+//! is not another's.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +56,8 @@ async fn a_next_hop_without_a_name_is_named_by_its_address_in_queue_and_notice()
     assert!(notice.contains(&format!("\nRemote-MTA: dns; {host}\r\n")), "{notice}");
 }
 
-/// A typing error in the configuration, or a forged answer about the smarthost, is no reason to send
-/// everybody's mail back.
+/// A typing error in the configuration, or a forged answer about the smarthost, is no reason to
+/// send everybody's mail back.
 #[tokio::test]
 async fn a_route_that_leads_nowhere_returns_no_mail() {
     let world = World::start(PROGRAM).await;
@@ -170,12 +170,13 @@ async fn all_that_is_too_old_comes_back_by_message_after_one_attempt() {
         (seen.len() >= expected.len()).then_some(seen)
     });
     assert_eq!(seen.await.unwrap(), expected, "each in exactly one notice");
-    // For each message one, and at most one more for those who were in a transaction that was tried;
-    // it would be three if each transaction's worth were told apart.
+    // For each message one, and at most one more for those who were in a transaction that was
+    // tried; it would be three if each transaction's worth were told apart.
     assert!(old.home.received().len() <= 6, "{} notices", old.home.received().len());
 }
 
-/// The disk lost the body: it is for the operator to say that it failed, and the domain's other mail goes.
+/// The disk lost the body: it is for the operator to say that it failed, and the domain's other
+/// mail goes.
 #[tokio::test]
 async fn a_message_whose_body_is_lost_is_held_until_it_is_returned_and_holds_nothing_up() {
     let old = Old::start().await;

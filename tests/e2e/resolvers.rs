@@ -1,4 +1,5 @@
-//! Name servers that are broken, each in its way, cost no mail and no protection while one is left that works.
+//! Name servers that are broken, each in its way, cost no mail and no protection while one is left
+//! that works.
 
 use world::{Answer, Mode, RecordType, World};
 
@@ -76,7 +77,8 @@ async fn a_resolver_that_is_left_out_is_named() {
     assert!(warnings.contains(&format!("{bad} does not answer")), "{warnings}");
 }
 
-/// The list is long, and one host of it answers: what stands twice takes no place and is not called twice.
+/// The list is long, and one host of it answers: what stands twice takes no place and is not called
+/// twice.
 #[tokio::test]
 async fn a_host_that_stands_in_many_mx_records_is_called_once() {
     let world = World::start(PROGRAM).await;

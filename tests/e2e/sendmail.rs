@@ -1,4 +1,5 @@
-//! The program by its names of old: what cron, PHP, git and people hand to /usr/sbin/sendmail arrives.
+//! The program by its names of old: what cron, PHP, git and people hand to /usr/sbin/sendmail
+//! arrives.
 
 use std::ffi::OsString;
 use std::os::unix::fs::symlink;
@@ -11,7 +12,8 @@ use world::{Mx, Relay, World};
 
 use crate::harness::PROGRAM;
 
-/// A world with a host for mail to `home.test` and `x.test`, and the program linked to its other names.
+/// A world with a host for mail to `home.test` and `x.test`, and the program linked to its other
+/// names.
 struct Machine {
     /// Ends with the test.
     _world: World,
@@ -102,7 +104,8 @@ async fn cron_s_mail_to_a_bare_name_goes_to_origin_with_all_that_it_needs() {
     assert_eq!(message.body(), "10%\r\n20%\r\n.\r\ngrün\r\n".as_bytes());
 }
 
-/// Debian's cron, and what smartd and mdadm write: large providers refuse an address without a domain.
+/// Debian's cron, and what smartd and mdadm write: large providers refuse an address without a
+/// domain.
 #[tokio::test]
 async fn an_address_in_the_header_that_a_program_wrote_without_a_domain_gets_one() {
     let machine = Machine::start().await;
@@ -216,7 +219,8 @@ async fn every_way_to_fail_has_its_code_and_nothing_is_sent() {
     assert_eq!(machine.mx.connections(), 0);
 }
 
-/// A relay that takes nothing for now is no reason to lose mail: the caller keeps it, as sysexits(3) has it.
+/// A relay that takes nothing for now is no reason to lose mail: the caller keeps it, as
+/// sysexits(3) has it.
 #[tokio::test]
 async fn a_relay_that_takes_nothing_for_now_leaves_the_mail_with_its_caller() {
     let machine = Machine::start().await;
@@ -275,7 +279,8 @@ async fn a_local_name_may_be_somebody_elsewhere() {
     assert_eq!(message.to, ["ops@x.test", "webmaster@x.test"]);
 }
 
-/// What smartd, monit and fail2ban write to reaches the one who reads root's mail, or is refused at once: never accepted and lost.
+/// What smartd, monit and fail2ban write to reaches the one who reads root's mail, or is refused at
+/// once: never accepted and lost.
 #[tokio::test]
 async fn every_name_of_this_machine_is_an_alias_or_nobody() {
     let machine = Machine::start().await;
@@ -334,7 +339,8 @@ async fn etc_aliases_says_who_reads_the_mail_of_the_machine() {
     assert_eq!(machine.mx.messages(2).await[1].to.len(), 3);
 }
 
-/// `find -print0`, a data: image in a report: the output of a job is not lost because SMTP has no place for some of it.
+/// `find -print0`, a data: image in a report: the output of a job is not lost because SMTP has no
+/// place for some of it.
 #[tokio::test]
 async fn a_nul_or_a_line_of_90_kib_costs_no_mail() {
     let machine = Machine::start().await;
@@ -369,7 +375,8 @@ async fn smtp_is_spoken_on_stdin_and_stdout() {
     assert_eq!(machine.mx.message_to("b@x.test").await.body(), b"hello\r\n");
 }
 
-/// Symfony's mailer, and so Laravel and Drupal: two pipes, and each command waits for its answer in a read that blocks.
+/// Symfony's mailer, and so Laravel and Drupal: two pipes, and each command waits for its answer in
+/// a read that blocks.
 #[tokio::test]
 async fn a_program_that_waits_for_each_answer_on_a_pipe_gets_it() {
     let machine = Machine::start().await;

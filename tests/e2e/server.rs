@@ -82,7 +82,8 @@ fn unstuffed(content: &[u8]) -> Vec<u8> {
     lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line).to_vec()).collect()
 }
 
-/// Sends lines to a fresh session; the code of the last reply, or `None` if the server closed instead.
+/// Sends lines to a fresh session; the code of the last reply, or `None` if the server closed
+/// instead.
 async fn last_code(stage: &Stage, lines: &[&[u8]]) -> Option<(u16, String)> {
     let mut client = world::Client::dial(stage.relay.listener()).await.unwrap();
     client.reply().await.unwrap();
@@ -142,7 +143,8 @@ fn http_is_not_served() {
     });
 }
 
-/// X060: an address without brackets is taken where it can only be one, and never is another address.
+/// X060: an address without brackets is taken where it can only be one, and never is another
+/// address.
 #[test]
 fn an_address_without_brackets_is_never_another_address() {
     on_stage(|stage| async move {

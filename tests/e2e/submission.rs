@@ -1,4 +1,5 @@
-//! Submission: people and programs log in, in every way that is offered, and nobody else gets through.
+//! Submission: people and programs log in, in every way that is offered, and nobody else gets
+//! through.
 
 use std::path::PathBuf;
 use std::process::Stdio;

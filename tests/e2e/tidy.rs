@@ -1,12 +1,12 @@
-//! The documents say what the code is: paths exist, crates depend on each other as drawn, vectors and
-//! reasons are complete.
+//! The documents say what the code is: paths exist, crates depend on each other as drawn, vectors
+//! and reasons are complete.
 
 use std::collections::BTreeSet;
 
 use crate::harness::repository;
 
-/// Every path in `backticks` with a slash or the name of a file, in the map that newcomers read: from the top, or from
-/// the program's sources.
+/// Every path in `backticks` with a slash or the name of a file, in the map that newcomers read:
+/// from the top, or from the program's sources.
 #[test]
 fn every_path_in_the_map_exists() {
     let map = std::fs::read_to_string(repository().join("docs/architecture.md")).unwrap();
@@ -98,8 +98,8 @@ const ROWS: [(&str, &[std::ops::RangeInclusive<u32>]); 5] = [
     ("RTLS", &[1..=14]),
 ];
 
-/// Each requirement has a test that exists, or says in words why it has none; and each conversation named by a row
-/// is told of.
+/// Each requirement has a test that exists, or says in words why it has none; and each conversation
+/// named by a row is told of.
 #[test]
 fn every_requirement_has_its_test() {
     let coverage = std::fs::read_to_string(repository().join("docs/rfc-coverage.md")).unwrap();

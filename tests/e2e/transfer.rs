@@ -1,4 +1,5 @@
-//! Mail moves to another machine, a backup is made while mail goes, and the doctor reads what is there.
+//! Mail moves to another machine, a backup is made while mail goes, and the doctor reads what is
+//! there.
 
 use world::World;
 

@@ -1,5 +1,5 @@
-//! Other people's clients: each sends each kind of message in clear, after STARTTLS and AUTH, and over TLS with AUTH;
-//! what arrives at the MX is what was sent, octet by octet.
+//! Other people's clients: each sends each kind of message in clear, after STARTTLS and AUTH, and
+//! over TLS with AUTH; what arrives at the MX is what was sent, octet by octet.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::programs::{Addresses, PROGRAMS, Program};
 
 /// Longest that one client may take for one message.
 const CLIENT_MAX: Duration = Duration::from_secs(60);
-/// Large messages on their way at a time: what comes in has to arrive within the limit of every wait.
+/// Large messages on their way at a time: what comes in has to arrive within the limit of every
+/// wait.
 const LARGE_AT_A_TIME: usize = 2;
 pub(crate) const USER: &str = "ann";
 pub(crate) const PASSWORD: &str = "correct horse, battery=staple";

@@ -1,4 +1,5 @@
-//! Programs of a machine that write to whoever runs it: they know `root` and `localhost`, and all of that reaches `aliases.root`.
+//! Programs of a machine that write to whoever runs it: they know `root` and `localhost`, and all
+//! of that reaches `aliases.root`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

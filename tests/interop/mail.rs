@@ -67,8 +67,8 @@ impl Mail {
         memchr::memmem::find(text, id.as_bytes()).is_some()
     }
 
-    /// Fails unless `arrived` is this message, octet by octet, below fields of these names that others have put
-    /// on top of it.
+    /// Fails unless `arrived` is this message, octet by octet, below fields of these names that
+    /// others have put on top of it.
     pub(crate) fn assert_unchanged(&self, arrived: &[u8], on_top: &[&str], by: &str) {
         let what = format!("{} by {by}", self.kind.name());
         let Some(top) = arrived.strip_suffix(self.content.as_slice()) else {

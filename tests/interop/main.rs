@@ -1,5 +1,5 @@
-//! staunch among other people's servers: Postfix hands mail in and takes it at the other end, Knot answers DNS, nginx serves
-//! the policy.
+//! staunch among other people's servers: Postfix hands mail in and takes it at the other end, Knot
+//! answers DNS, nginx serves the policy.
 //!
 //! ```text
 //! load ─▶ Postfix (front) ─relayhost─▶ staunch ─STARTTLS, verified─▶ Postfix (back, MX of good.test)

@@ -1,4 +1,5 @@
-//! Other people's servers with habits of their own: what is about a session or about the number of recipients is not about the mail.
+//! Other people's servers with habits of their own: what is about a session or about the number of
+//! recipients is not about the mail.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;

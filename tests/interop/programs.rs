@@ -16,7 +16,8 @@ pub(crate) enum Addresses {
     Utf8,
 }
 
-/// A client. Which mechanism it logs in with is in its command line; `docs/testing.md` has a table of it.
+/// A client. Which mechanism it logs in with is in its command line; `docs/testing.md` has a table
+/// of it.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) addresses: Addresses,
@@ -74,7 +75,8 @@ fn nodemailer(stage: &Stage, job: &Job<'_>) -> Command {
 
 const JARS: &str = "/usr/share/java/jakarta-mail.jar:/usr/share/java/jakarta-activation.jar";
 
-/// Compiled once: that takes longer than to send a message. By `java`, since `javac` need not be on the path.
+/// Compiled once: that takes longer than to send a message. By `java`, since `javac` need not be on
+/// the path.
 fn javac(stage: &Stage) -> Command {
     let mut command = Command::new("java");
     command.args(["-m", "jdk.compiler/com.sun.tools.javac.Main", "-cp", JARS, "-d"]);
@@ -84,7 +86,8 @@ fn javac(stage: &Stage) -> Command {
 
 fn jakarta_mail(stage: &Stage, job: &Job<'_>) -> Command {
     let mut command = Command::new("java");
-    // Its garbage collector takes a thread for each core, its compiler time that a short run does not get back.
+    // Its garbage collector takes a thread for each core, its compiler time that a short run does
+    // not get back.
     command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
     let classes = format!("{JARS}:{}", stage.dir.display());
     script(command.args(["-cp", &classes, "Send"]), stage, job);
@@ -144,8 +147,8 @@ fn swaks(stage: &Stage, job: &Job<'_>) -> Command {
     command
 }
 
-/// Takes the message from stdin and delivers it before it ends. Only by SMTP it can be told that addresses are
-/// UTF-8.
+/// Takes the message from stdin and delivers it before it ends. Only by SMTP it can be told that
+/// addresses are UTF-8.
 fn exim(stage: &Stage, job: &Job<'_>) -> Command {
     let dir = stage.dir.join(format!("exim-{}", job.channel.name()));
     let config = dir.join("exim.conf");

@@ -1,9 +1,9 @@
-//! Other people's servers as MX hosts: each takes each kind of message over verified TLS, and keeps it
-//! unchanged.
+//! Other people's servers as MX hosts: each takes each kind of message over verified TLS, and keeps
+//! it unchanged.
 //!
-//! OpenSMTPD alone is spoken to in clear: the process of Debian 12's version that has the key and OpenSSL 3 do
-//! not fit together, so that it answers every ClientHello (of any client, TLS 1.2 or 1.3, RSA or ECDSA) with an
-//! internal_error.
+//! OpenSMTPD alone is spoken to in clear: the process of Debian 12's version that has the key and
+//! OpenSSL 3 do not fit together, so that it answers every ClientHello (of any client, TLS 1.2 or
+//! 1.3, RSA or ECDSA) with an internal_error.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -15,8 +15,8 @@ use crate::requirement::{Asked, Identity, Onward, Origin, Requirement};
 /// A host that could take the mail.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Located {
-    /// The name in the MX record, before any alias is followed (RFC 8461 §4.1). An address only where
-    /// the operator wrote one into a route; no certificate is valid for it.
+    /// The name in the MX record, before any alias is followed (RFC 8461 §4.1). An address only
+    /// where the operator wrote one into a route; no certificate is valid for it.
     pub mx: Domain,
     /// The recipient's domain, or the name of the configured route.
     pub next_hop: Domain,
@@ -58,8 +58,8 @@ pub enum Refusal {
         /// Whose mail it would get.
         next_hop: Domain,
     },
-    /// The sender requires TLS, and that the host serves the next hop is only what unauthenticated DNS
-    /// says (RFC 8689 §4.2.1).
+    /// The sender requires TLS, and that the host serves the next hop is only what unauthenticated
+    /// DNS says (RFC 8689 §4.2.1).
     #[error(
         "the sender requires TLS, and only unauthenticated DNS says that {mx} serves {next_hop}"
     )]
@@ -143,8 +143,8 @@ fn check(located: &Located, requirement: &Requirement) -> Result<(), Refusal> {
     match requirement.identity() {
         Identity::None => Ok(()),
         Identity::Either | Identity::Pkix | Identity::Dane | Identity::Both => {
-            // The operator's own demand is also met by a host below the domain: who can have a certificate
-            // for its name speaks for the domain.
+            // The operator's own demand is also met by a host below the domain: who can have a
+            // certificate for its name speaks for the domain.
             if is_vouched_for || is_at_or_below(mx, next_hop) {
                 Ok(())
             } else {
@@ -156,8 +156,8 @@ fn check(located: &Located, requirement: &Requirement) -> Result<(), Refusal> {
 }
 
 /// A certificate proves that the peer is `mx`. That is worth something only if it is also certain
-/// that `mx` is where the mail belongs, because who can forge an MX record can have a certificate for
-/// the host in it.
+/// that `mx` is where the mail belongs, because who can forge an MX record can have a certificate
+/// for the host in it.
 fn is_vouched_for(located: &Located, requirement: &Requirement) -> bool {
     match located.named_by {
         NamedBy::SecureMxRecords | NamedBy::Route => true,
@@ -357,7 +357,8 @@ mod tests {
                 }
             }
         }
-        // Who is vouched for by DNS or the operator, and not by the policy in force, is still refused.
+        // Who is vouched for by DNS or the operator, and not by the policy in force, is still
+        // refused.
         let domain = name("example.test");
         let policy = policy(Mode::Enforce);
         let published = Published { domain: &domain, policy: &policy, effect: Effect::Enforced };

@@ -1,8 +1,8 @@
 //! Does the certificate prove that the peer is the MX host? (RFC 8461 §4.2, RFC 9525)
 //!
-//! The verdicts are webpki's: a DNS name in the SAN (no common name, no partial wildcard, a star for
-//! one label), dates, and a chain to one of our [`Roots`] that is fit for TLS servers. x509-parser
-//! only supplies what people read about a failure.
+//! The verdicts are webpki's: a DNS name in the SAN (no common name, no partial wildcard, a star
+//! for one label), dates, and a chain to one of our [`Roots`] that is fit for TLS servers.
+//! x509-parser only supplies what people read about a failure.
 //!
 //! A certificate with several faults always gives the same answer, in this order: whose key it is,
 //! name, dates, trust. A wrong name comes first because it means another host or another

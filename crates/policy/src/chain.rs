@@ -1,8 +1,9 @@
 //! The certificates that a peer sent, and whether they were found good within this very second.
 //!
-//! Every mail is judged anew, also over a kept connection. Most of that is one signature, which no second mail of the
-//! same second can find otherwise: the same certificates, authorities and time give the same answer. That answer is
-//! kept, and nothing else; with any of the three changed the signature is looked at again.
+//! Every mail is judged anew, also over a kept connection. Most of that is one signature, which no
+//! second mail of the same second can find otherwise: the same certificates, authorities and time
+//! give the same answer. That answer is kept, and nothing else; with any of the three changed the
+//! signature is looked at again.
 
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Says whether there is a valid path to one of the authorities at the time, which `judge` finds out.
+    /// Says whether there is a valid path to one of the authorities at the time, which `judge`
+    /// finds out.
     ///
     /// # Errors
     ///

@@ -1,14 +1,15 @@
 //! What time is it, and may the answer be believed?
 //!
 //! A policy's life is counted in wall time (RFC 8461 §5.1), so whoever moves our clock could end an
-//! enforced policy, or all mail at once. [`Judge`] compares the wall clock with CLOCK_BOOTTIME, which nobody
-//! can set, and over restarts with a [`Mark`] on disk. While they contradict each other the clock is
-//! *suspect*: time goes on by CLOCK_BOOTTIME alone (the *steady* time), and nothing ends by it.
+//! enforced policy, or all mail at once. [`Judge`] compares the wall clock with CLOCK_BOOTTIME,
+//! which nobody can set, and over restarts with a [`Mark`] on disk. While they contradict each
+//! other the clock is *suspect*: time goes on by CLOCK_BOOTTIME alone (the *steady* time), and
+//! nothing ends by it.
 //!
-//! The clock becomes suspect by a step of more than [`STEP_MAX`], and when the machine was off for more
-//! than [`GAP_MAX`] in all since the last witnesses: how long it was off in truth nobody knows. Trust
-//! returns when the clocks agree again, by [`WITNESSES`] independent [`Witness`]es, by the operator's word, or
-//! after [`DOUBT_MAX`].
+//! The clock becomes suspect by a step of more than [`STEP_MAX`], and when the machine was off for
+//! more than [`GAP_MAX`] in all since the last witnesses: how long it was off in truth nobody
+//! knows. Trust returns when the clocks agree again, by [`WITNESSES`] independent [`Witness`]es, by
+//! the operator's word, or after [`DOUBT_MAX`].
 //!
 //! Pure: the caller reads the clocks and keeps the mark (`staunch::clock`).
 
@@ -33,12 +34,13 @@ pub const STEP_MAX: SignedDuration = SignedDuration::from_hours(1);
 pub const GAP_MAX: SignedDuration = SignedDuration::from_hours(24);
 /// architecture.md: after so long in doubt the clock is believed whatever it says.
 pub const DOUBT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// Our choice: how often the comparison starts anew, so that honest drift never adds up to a step. Between two
-/// of these all steps together may come to [`STEP_MAX`], and no more.
+/// Our choice: how often the comparison starts anew, so that honest drift never adds up to a step.
+/// Between two of these all steps together may come to [`STEP_MAX`], and no more.
 pub const ANCHOR_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// architecture.md: so many make a clock right.
 pub const WITNESSES: usize = 3;
-/// architecture.md: a witness whose policy is known for less than this may have come just to be one.
+/// architecture.md: a witness whose policy is known for less than this may have come just to be
+/// one.
 pub const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// architecture.md: how far witnesses may differ from each other and from the wall clock.
 pub const AGREEMENT_MAX: SignedDuration = SignedDuration::from_hours(1);
@@ -58,13 +60,14 @@ pub struct Moment {
     /// The wall clock while it is trusted. While it is suspect: the steady time, which is what the
     /// last trusted wall time and the monotonic clock since then make expect.
     pub now: Timestamp,
-    /// The later of wall clock and `now`: in doubt either may be right, and nothing ends by the wrong one.
+    /// The later of wall clock and `now`: in doubt either may be right, and nothing ends by the
+    /// wrong one.
     pub latest: Timestamp,
     /// May a policy lapse by it?
     pub clock: ClockTrust,
     /// The wall time at which trust last returned after a doubt, also in an earlier life of the
-    /// daemon; [`Timestamp::MIN`] if there never was a doubt. What looks over by the clock counts as
-    /// over only when something that was tried since has failed.
+    /// daemon; [`Timestamp::MIN`] if there never was a doubt. What looks over by the clock counts
+    /// as over only when something that was tried since has failed.
     pub trusted_since: Timestamp,
 }
 

@@ -1,7 +1,8 @@
 //! What did the connection show?
 //!
-//! Evidence only. Whoever makes an [`Observed`] judges nothing; [`crate::AuthorizedMx::admit`] does,
-//! again for every mail, so a connection from the pool is judged by today's requirement and clock.
+//! Evidence only. Whoever makes an [`Observed`] judges nothing; [`crate::AuthorizedMx::admit`]
+//! does, again for every mail, so a connection from the pool is judged by today's requirement and
+//! clock.
 
 use smtp::Domain;
 

@@ -2,9 +2,9 @@
 
 use smtp::HostName;
 
-/// The registrable domain of `name` by the Public Suffix List, its private part included: `example.co.uk` for
-/// `mx.a.example.co.uk`. Below no known suffix the last two labels; a name that is itself a suffix,
-/// or a single label, is its own.
+/// The registrable domain of `name` by the Public Suffix List, its private part included:
+/// `example.co.uk` for `mx.a.example.co.uk`. Below no known suffix the last two labels; a name that
+/// is itself a suffix, or a single label, is its own.
 ///
 /// ```
 /// use policy::registrable_domain;

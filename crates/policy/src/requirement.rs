@@ -1,9 +1,9 @@
 //! What must hold before mail may go to a host?
 //!
-//! A [`Requirement`] is a conjunction, not a rank: each party (the recipient's domain, the operator, the
-//! sender) adds its own, and [`Requirement::join`] is the only way to combine them. It is commutative,
-//! associative and idempotent, and its result asks for everything both sides ask for. No operation
-//! lowers a requirement.
+//! A [`Requirement`] is a conjunction, not a rank: each party (the recipient's domain, the
+//! operator, the sender) adds its own, and [`Requirement::join`] is the only way to combine them.
+//! It is commutative, associative and idempotent, and its result asks for everything both sides ask
+//! for. No operation lowers a requirement.
 //!
 //! [`Asked`] splits what is asked into what binds and what is only watched. The mode of an MTA-STS
 //! policy is looked at here and nowhere else.
@@ -66,7 +66,8 @@ pub enum Onward {
     /// Nothing.
     #[default]
     Anyhow,
-    /// To protect the mail as it was protected on the way to it: it offers REQUIRETLS (RFC 8689 §2).
+    /// To protect the mail as it was protected on the way to it: it offers REQUIRETLS (RFC 8689
+    /// §2).
     RequireTls,
 }
 
@@ -134,8 +135,8 @@ impl Requirement {
         Self { mx: BTreeSet::from([names]), ..Self::default() }
     }
 
-    /// What `domain`'s policy asks for when it is enforced (RFC 8461 §4): TLS, a certificate for the
-    /// MX name, and an MX that it lists. A policy with mode `none` asks for nothing.
+    /// What `domain`'s policy asks for when it is enforced (RFC 8461 §4): TLS, a certificate for
+    /// the MX name, and an MX that it lists. A policy with mode `none` asks for nothing.
     ///
     /// Whether it binds is decided by [`Asked::new`].
     pub fn from_sts(domain: &HostName, policy: &Policy) -> Self {
@@ -149,8 +150,9 @@ impl Requirement {
         }
     }
 
-    /// What the sender asks for with REQUIRETLS (RFC 8689 §4.2.1): a host whose name is authenticated, which
-    /// proves that it is that host, and which will ask the same of the next one.
+    /// What the sender asks for with REQUIRETLS (RFC 8689 §4.2.1): a host whose name is
+    /// authenticated, which proves that it is that host, and which will ask the same of the next
+    /// one.
     pub fn from_require_tls() -> Self {
         Self { onward: Onward::RequireTls, ..Self::identified(Identity::Either) }
     }

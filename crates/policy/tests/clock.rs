@@ -1,5 +1,5 @@
-//! The judge of the clock against a world that knows the true time: sequences of clock steps, restarts, reboots,
-//! witnesses, honest and not, and time passing.
+//! The judge of the clock against a world that knows the true time: sequences of clock steps,
+//! restarts, reboots, witnesses, honest and not, and time passing.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
@@ -132,8 +132,8 @@ struct World {
     disk: Option<String>,
     written_at: i64,
     last: Moment,
-    /// Since trust last came from outside: what the clock was off by then, how long the daemon has run
-    /// since, and how long the machine was off.
+    /// Since trust last came from outside: what the clock was off by then, how long the daemon has
+    /// run since, and how long the machine was off.
     believed: i64,
     ran: i64,
     was_off: i64,
@@ -384,8 +384,8 @@ impl World {
             }
             ClockTrust::Trusted => {
                 assert_eq!(moment.now, reading.wall);
-                // An hour for those of this boot; the others are for what two boots before did that their last marks
-                // did not have yet.
+                // An hour for those of this boot; the others are for what two boots before did that
+                // their last marks did not have yet.
                 let steps = 3 * HOUR + self.ran / DAY * HOUR;
                 let moved = self.off - self.believed;
                 assert!(moved <= DAY + steps, "{moved} s ahead, and trusted");

@@ -31,8 +31,8 @@ pub(crate) fn final_recipient(mailbox: &Mailbox, form: AddressForm) -> String {
     }
 }
 
-/// `type; address`, for Original-Recipient: what was encoded for the command is decoded (RFC 3461 §6.3). An address
-/// beyond ASCII has its own type (RFC 6533 §3), whatever the sender called it.
+/// `type; address`, for Original-Recipient: what was encoded for the command is decoded (RFC 3461
+/// §6.3). An address beyond ASCII has its own type (RFC 6533 §3), whatever the sender called it.
 pub(crate) fn original_recipient(original: &OriginalRecipient, form: AddressForm) -> String {
     let (kind, address) = (original.addr_type(), original.address());
     let is_utf8 = kind.eq_ignore_ascii_case("utf-8") || !address.as_str().is_ascii();

@@ -1,5 +1,5 @@
-//! What does a sender read when a message was not delivered, or not yet, or was passed on; and what does
-//! their software read?
+//! What does a sender read when a message was not delivered, or not yet, or was passed on; and what
+//! does their software read?
 //!
 //! A delivery status notification (RFC 3464) in a `multipart/report` (RFC 6522): a text for people,
 //! a part for programs, and the original message or its header. It is ASCII in short lines, unless
@@ -60,8 +60,8 @@ pub struct ReportedRecipient<'a> {
     pub originals: &'a OriginalRecipients,
     /// The address as it was given to us.
     pub final_recipient: &'a Mailbox,
-    /// The last problem, or that there was none. Written with the class that the action has: a failure is
-    /// final, also where time ran out on a 4.
+    /// The last problem, or that there was none. Written with the class that the action has: a
+    /// failure is final, also where time ran out on a 4.
     pub status: Status,
     /// The host that said [`Self::diagnostic`]; `None` if none was reached.
     pub remote_mta: Option<&'a Domain>,
@@ -89,9 +89,9 @@ pub enum DsnKind {
 pub enum Returned {
     /// The header only, as `text/rfc822-headers` or `message/global-headers`.
     Headers,
-    /// Everything, as `message/rfc822` or `message/global`. A message that no transport promises to carry (over-long
-    /// lines, NUL, bare CR or LF) is returned as [`Returned::Headers`] all the same: it cannot be
-    /// encoded, since RFC 2046 §5.2.1 allows no encoding there.
+    /// Everything, as `message/rfc822` or `message/global`. A message that no transport promises to
+    /// carry (over-long lines, NUL, bare CR or LF) is returned as [`Returned::Headers`] all the
+    /// same: it cannot be encoded, since RFC 2046 §5.2.1 allows no encoding there.
     Full,
 }
 
@@ -204,7 +204,8 @@ impl ReportedRecipient<'_> {
         push_paragraph(out, &last, DETAIL_INDENT);
     }
 
-    /// A block for each address that the sender wrote (RFC 3464 §2.3.1), whatever became one recipient here.
+    /// A block for each address that the sender wrote (RFC 3464 §2.3.1), whatever became one
+    /// recipient here.
     fn push_status(&self, out: &mut String, action: Action, form: AddressForm) {
         if self.originals.is_empty() {
             self.push_block(out, None, action, form);
@@ -312,7 +313,8 @@ impl ReturnedPart {
         }
     }
 
-    /// RFC 6522 §4, RFC 6533 §6: 7bit, or quoted-printable where the header is not legal 7-bit text.
+    /// RFC 6522 §4, RFC 6533 §6: 7bit, or quoted-printable where the header is not legal 7-bit
+    /// text.
     fn headers(kind: DsnKind, header: &[u8]) -> Self {
         let (encoding, content) = match mime::shape(header) {
             MimeShape::SevenBit => (SEVEN_BIT, header.to_vec()),

@@ -15,7 +15,8 @@ pub(crate) fn push_field(out: &mut String, name: &str, value: &str) {
     out.push_str("\r\n");
 }
 
-/// Appends `text` as a paragraph for people, each of its lines behind `indent`. What does not show is escaped.
+/// Appends `text` as a paragraph for people, each of its lines behind `indent`. What does not show
+/// is escaped.
 pub(crate) fn push_paragraph(out: &mut String, text: &str, indent: &str) {
     out.push_str(indent);
     let mut inert = String::with_capacity(text.len());

@@ -1,7 +1,7 @@
 //! Addresses (RFC 5321 §4.1.2): what stands between the angle brackets.
 //!
-//! The local part is opaque (§2.3.11): it is kept and sent as it was written, quotes included. Only the
-//! domain is understood. Lists that must not be got past by quoting compare
+//! The local part is opaque (§2.3.11): it is kept and sent as it was written, quotes included. Only
+//! the domain is understood. Lists that must not be got past by quoting compare
 //! [`Mailbox::unquoted_local_part`].
 
 use std::borrow::Cow;
@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::host::{HostName, HostNameError};
 
-/// Our choice: octets of a local part. RFC 5321 §4.5.3.1.1 has everybody take 64, which is no maximum: forwards (SRS), list
-/// confirmations and VERP have more.
+/// Our choice: octets of a local part. RFC 5321 §4.5.3.1.1 has everybody take 64, which is no
+/// maximum: forwards (SRS), list confirmations and VERP have more.
 pub const LOCAL_OCTETS_MAX: usize = 512;
 /// Octets of an address: of a local part, and of the longest name in DNS.
 pub const ADDRESS_OCTETS_MAX: usize = LOCAL_OCTETS_MAX + 1 + 255;
@@ -64,7 +64,8 @@ impl fmt::Display for Domain {
     }
 }
 
-/// A mailbox: local part and domain, with the text as it was written (but for a dot at the end of the domain).
+/// A mailbox: local part and domain, with the text as it was written (but for a dot at the end of
+/// the domain).
 ///
 /// ```
 /// use smtp::Mailbox;
@@ -137,7 +138,8 @@ impl Mailbox {
         if local.len() > LOCAL_OCTETS_MAX {
             return Err(AddressError::TooLong);
         }
-        // A final dot is legal in DNS but not in RFC 5321's Domain; people write it, and sent on, some peer would refuse it.
+        // A final dot is legal in DNS but not in RFC 5321's Domain; people write it, and sent on,
+        // some peer would refuse it.
         let text = text.strip_suffix('.').unwrap_or(text);
         let domain = domain.strip_suffix('.').unwrap_or(domain);
         if domain.ends_with('.') {
@@ -161,8 +163,8 @@ impl Mailbox {
         self.text.rsplit_once('@').map_or("", |(local, _)| local)
     }
 
-    /// The local part without the quotes and backslashes that only say how to read it: `"a\b"` is `ab`, and
-    /// the same mailbox (RFC 5321 §4.1.2). To compare with, not to send.
+    /// The local part without the quotes and backslashes that only say how to read it: `"a\b"` is
+    /// `ab`, and the same mailbox (RFC 5321 §4.1.2). To compare with, not to send.
     ///
     /// ```
     /// # use smtp::Mailbox;
@@ -188,8 +190,8 @@ impl Mailbox {
         &self.domain
     }
 
-    /// The address in ASCII, with A-labels, if its local part allows that: a hop without SMTPUTF8 can be
-    /// given this one. A local part has no other form (RFC 6531 §3.2).
+    /// The address in ASCII, with A-labels, if its local part allows that: a hop without SMTPUTF8
+    /// can be given this one. A local part has no other form (RFC 6531 §3.2).
     ///
     /// ```
     /// # use smtp::Mailbox;
@@ -240,8 +242,9 @@ fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_utf8_text(c)
 }
 
-/// A character over 127 that a local part may have. Our choice: none that controls, reorders or hides text, as
-/// RFC 8265 §3.3 rules for names of users; no address has them but to deceive who reads it.
+/// A character over 127 that a local part may have. Our choice: none that controls, reorders or
+/// hides text, as RFC 8265 §3.3 rules for names of users; no address has them but to deceive who
+/// reads it.
 fn is_utf8_text(c: char) -> bool {
     let deceives = matches!(
         c,

@@ -21,8 +21,8 @@ pub(crate) fn encode(octets: &[u8], out: &mut Vec<u8>) {
     octets.chunks(GROUP_OCTETS).for_each(|octets| out.extend_from_slice(&group(octets)));
 }
 
-/// The octets that `text` stands for; `None` unless it is exactly what [`encode`] writes for them, so that
-/// one secret has one form.
+/// The octets that `text` stands for; `None` unless it is exactly what [`encode`] writes for them,
+/// so that one secret has one form.
 pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let padding = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
     let digits = text.get(..text.len() - padding)?;

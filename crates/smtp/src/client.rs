@@ -1,8 +1,8 @@
 //! The client side of one mail transaction (RFC 5321 §3.3), as a state machine.
 //!
-//! No I/O and no clock: the caller sends what was appended to its buffer, reads one reply, and hands
-//! it back. A step owns the next state, so a finished transaction cannot be continued. Each recipient
-//! ends with its own reply and the command that it answers.
+//! No I/O and no clock: the caller sends what was appended to its buffer, reads one reply, and
+//! hands it back. A step owns the next state, so a finished transaction cannot be continued. Each
+//! recipient ends with its own reply and the command that it answers.
 //!
 //! ```text
 //! start ─▶ Mail ─▶ Rcpt (each recipient) ─▶ Data ─354▶ Sending ─dot▶ Message ─▶ Done
@@ -14,11 +14,12 @@
 //! With PIPELINING (RFC 2920) everything up to DATA goes out at once and the replies are matched in
 //! order, also those that no longer matter; without it each command waits for the reply before.
 //!
-//! Where CHUNKING is offered (RFC 3030) the message goes as one `BDAT size LAST`, once the recipients
-//! are answered: two round trips in all, as with DATA. Sent along with MAIL and RCPT it would save one,
-//! but a server that refuses these and does not read the octets it was told of would read the
-//! message as commands, and one that nobody gets would travel in full. One chunk and not several:
-//! the size is known, each chunk costs a reply, and a server that has enough can say so in the middle.
+//! Where CHUNKING is offered (RFC 3030) the message goes as one `BDAT size LAST`, once the
+//! recipients are answered: two round trips in all, as with DATA. Sent along with MAIL and RCPT it
+//! would save one, but a server that refuses these and does not read the octets it was told of
+//! would read the message as commands, and one that nobody gets would travel in full. One chunk and
+//! not several: the size is known, each chunk costs a reply, and a server that has enough can say
+//! so in the middle.
 
 mod envelope;
 
@@ -89,8 +90,9 @@ pub enum RecipientReply {
 impl RecipientReply {
     /// Was the recipient refused only because the transaction had too many of them?
     ///
-    /// RFC 5321 §4.5.3.1.10: 452, or 552 from old servers, to RCPT, or any code with X.5.3; the recipient goes into another
-    /// transaction. An enhanced code that names another cause (5.2.2, mailbox full) is believed.
+    /// RFC 5321 §4.5.3.1.10: 452, or 552 from old servers, to RCPT, or any code with X.5.3; the
+    /// recipient goes into another transaction. An enhanced code that names another cause (5.2.2,
+    /// mailbox full) is believed.
     pub fn is_too_many_recipients(&self) -> bool {
         match self {
             Self::Refused { stage: Stage::Rcpt, reply } => is_too_many(reply),
@@ -98,8 +100,9 @@ impl RecipientReply {
         }
     }
 
-    /// Could it be that the host refused the recipient only because the transaction had too many of them, without saying so? Of several
-    /// behind one that was accepted, which all get the same answer, that is likely (Courier says 431).
+    /// Could it be that the host refused the recipient only because the transaction had too many of
+    /// them, without saying so? Of several behind one that was accepted, which all get the same
+    /// answer, that is likely (Courier says 431).
     pub fn is_perhaps_too_many(&self, other: &Self) -> bool {
         match (self, other) {
             (
@@ -183,8 +186,8 @@ pub struct Unexpected {
 pub enum TransactionStep<'a> {
     /// Read a reply and pass it to [`Transaction::on_reply`].
     Await(Transaction<'a>),
-    /// Send the message in the form of [`Transaction::transfer`], then call [`Transaction::body_sent`]
-    /// and read a reply.
+    /// Send the message in the form of [`Transaction::transfer`], then call
+    /// [`Transaction::body_sent`] and read a reply.
     SendBody(Transaction<'a>),
     /// The transaction is over.
     Done(Finished),
@@ -219,7 +222,8 @@ enum TransactionState {
 const CLOSING: u16 = 421;
 
 impl<'a> Transaction<'a> {
-    /// Begins a transaction: appends MAIL, or with PIPELINING all commands that may follow it, to `out`.
+    /// Begins a transaction: appends MAIL, or with PIPELINING all commands that may follow it, to
+    /// `out`.
     pub fn start(
         envelope: Envelope<'a>,
         extensions: &Extensions,
@@ -278,8 +282,8 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`Unexpected`] for a reply that the state does not have. Nothing was delivered, unless all of the
-    /// message had been sent ([`Stage::EndOfData`]), in which case nobody knows.
+    /// [`Unexpected`] for a reply that the state does not have. Nothing was delivered, unless all
+    /// of the message had been sent ([`Stage::EndOfData`]), in which case nobody knows.
     pub fn on_reply(
         self,
         reply: Reply,
@@ -309,7 +313,8 @@ impl<'a> Transaction<'a> {
             (TransactionState::Sending, Transient | Permanent) => {
                 Ok(self.finish(reply, Ending::Close))
             }
-            // RFC 3030 §2: behind a chunk that was refused, only RSET ends the transaction for sure.
+            // RFC 3030 §2: behind a chunk that was refused, only RSET ends the transaction for
+            // sure.
             (TransactionState::Message, Transient | Permanent)
                 if self.transfer == Transfer::Chunk =>
             {
@@ -398,8 +403,8 @@ impl<'a> Transaction<'a> {
             self.state = TransactionState::Sending;
             return TransactionStep::SendBody(self);
         }
-        // A server that refuses MAIL because a transaction is open already has taken these recipients for that one: it would deliver
-        // an empty message to them.
+        // A server that refuses MAIL because a transaction is open already has taken these
+        // recipients for that one: it would deliver an empty message to them.
         if self.is_sender_refused() {
             let fates = self.fates.into_iter().flatten().collect();
             return TransactionStep::Done(Finished { fates, ending: Ending::Close });
@@ -447,7 +452,8 @@ impl<'a> Transaction<'a> {
 
 const DATA: &[u8] = b"DATA\r\n";
 
-/// RFC 5321 §4.2.2: the replies to commands and parameters that a server does not know, or not here.
+/// RFC 5321 §4.2.2: the replies to commands and parameters that a server does not know, or not
+/// here.
 const CHUNK_UNKNOWN: std::ops::RangeInclusive<u16> = 500..=504;
 
 #[cfg(test)]
@@ -484,7 +490,8 @@ mod tests {
     }
 
     /// Runs a script of codes; a negative one comes while the body is being sent. Returns how the
-    /// dialogue ended, and the first letter of each thing that was sent (B for the body, C for BDAT).
+    /// dialogue ended, and the first letter of each thing that was sent (B for the body, C for
+    /// BDAT).
     fn play(keywords: &str, recipients: usize, codes: &[i32]) -> (String, String) {
         let (sender, mailboxes) = (ReversePath::Null, mailboxes(recipients));
         let recipients: Vec<_> = mailboxes.iter().map(Addressee::from).collect();

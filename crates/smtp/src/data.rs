@@ -1,14 +1,16 @@
 //! Where does the content of DATA or BDAT end, and may it be kept?
 //!
-//! Only CRLF ends a line and only CRLF `.` CRLF ends the content (RFC 5321 §2.3.8, §4.1.1.4). Servers
-//! that are more generous let a message carry commands of its own past their neighbours; so what is
-//! not clean is read to its true end and then refused, or, where that is configured, normalized: but what ends
-//! the content is never a matter of the content. A client that ends its commands with LF ends its content so, too.
+//! Only CRLF ends a line and only CRLF `.` CRLF ends the content (RFC 5321 §2.3.8, §4.1.1.4).
+//! Servers that are more generous let a message carry commands of its own past their neighbours; so
+//! what is not clean is read to its true end and then refused, or, where that is configured,
+//! normalized: but what ends the content is never a matter of the content. A client that ends its
+//! commands with LF ends its content so, too.
 //!
 //! Content is handed on as slices of the input, with line ends and without the transparency dots
 //! (§4.5.2). What a receiver says does not depend on how the input was cut into pieces.
 //!
-//! BDAT counts octets instead (RFC 3030), so dots mean nothing there; what a line may be is the same.
+//! BDAT counts octets instead (RFC 3030), so dots mean nothing there; what a line may be is the
+//! same.
 
 use crate::limits::CONTENT_LINE_ACCEPTED_OCTETS;
 use crate::response::Response;
@@ -20,15 +22,16 @@ pub enum Newlines {
     /// The message is refused.
     #[default]
     Strict,
-    /// LF is a line end, with all CRs before it; CRs elsewhere become one blank. For old clients in trusted networks.
+    /// LF is a line end, with all CRs before it; CRs elsewhere become one blank. For old clients in
+    /// trusted networks.
     ///
-    /// Not a line end for each CR: that would turn the common damage CR CR LF into an empty line, and so the
-    /// middle of a header into its end.
+    /// Not a line end for each CR: that would turn the common damage CR CR LF into an empty line,
+    /// and so the middle of a header into its end.
     Normalize,
 }
 
-/// What ends the lines of a client, and so its content: it cannot be one thing in commands and another in the end mark,
-/// or a message could carry an end mark of its own.
+/// What ends the lines of a client, and so its content: it cannot be one thing in commands and
+/// another in the end mark, or a message could carry an end mark of its own.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum LineEnd {
     /// CRLF. Dots count only behind it.
@@ -215,7 +218,8 @@ impl DataReceiver {
         self.state = state;
     }
 
-    /// To a client that ends lines with CRLF, a dot behind a bare LF is text, and the end mark is not there.
+    /// To a client that ends lines with CRLF, a dot behind a bare LF is text, and the end mark is
+    /// not there.
     fn behind_bare_lf(&self) -> DataState {
         match self.framing {
             DataFraming::Dots(LineEnd::CrLf) => DataState::Text,
@@ -326,8 +330,8 @@ impl ChunkReceiver {
         self.0.fault
     }
 
-    /// Takes the next part off the front of `input`, which is inside a chunk. `None` when the input is
-    /// used up; a final CR waits for the LF that the next chunk may begin with.
+    /// Takes the next part off the front of `input`, which is inside a chunk. `None` when the input
+    /// is used up; a final CR waits for the LF that the next chunk may begin with.
     pub fn next<'i>(&mut self, input: &mut &'i [u8]) -> Option<&'i [u8]> {
         match self.0.next(input) {
             Chunk::Content(content) => Some(content),
@@ -337,9 +341,10 @@ impl ChunkReceiver {
 
     /// After the last chunk: what completes the content; `None` when nothing is missing.
     ///
-    /// A last line without CRLF is legal here and nowhere else in SMTP: by DATA it could not be passed
-    /// on. It is completed once, now, so that whatever is kept consists of lines. No signature breaks: both
-    /// body canonicalizations of DKIM add this line end, too (RFC 6376 §3.4.3, §3.4.4).
+    /// A last line without CRLF is legal here and nowhere else in SMTP: by DATA it could not be
+    /// passed on. It is completed once, now, so that whatever is kept consists of lines. No
+    /// signature breaks: both body canonicalizations of DKIM add this line end, too (RFC 6376
+    /// §3.4.3, §3.4.4).
     pub fn finish(&mut self) -> Option<&'static [u8]> {
         if self.0.state == DataState::Cr && self.0.newlines == Newlines::Strict {
             self.0.blame(Fault::BareCr, DataState::Text);
@@ -359,7 +364,8 @@ fn find_special(bytes: &[u8], from: usize) -> Option<usize> {
     at.map(|at| from + at)
 }
 
-/// Our choice: so many octets are looked at one by one. For a search with vectors, short lines would be all preparation.
+/// Our choice: so many octets are looked at one by one. For a search with vectors, short lines
+/// would be all preparation.
 const NEAR_OCTETS: usize = 8;
 
 /// The first `keep` octets of the input, from which `used` are removed.

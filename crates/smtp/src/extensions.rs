@@ -65,8 +65,8 @@ impl Extension {
     }
 }
 
-/// How much a server takes in one session (RFC 9422 §4). What it does not say, or says in a form that
-/// the RFC does not have, is no limit.
+/// How much a server takes in one session (RFC 9422 §4). What it does not say, or says in a form
+/// that the RFC does not have, is no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct HostLimits {
     /// MAIL commands in this session.
@@ -128,7 +128,8 @@ impl Extensions {
         let Some(keyword) = words.next() else { return };
         let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
         if is("SIZE") {
-            // Of two such lines, which relays in between add, the larger: a host that means the smaller says so at MAIL.
+            // Of two such lines, which relays in between add, the larger: a host that means the
+            // smaller says so at MAIL.
             let limit = words.next().and_then(parse_size);
             self.size = Some(limit.max(self.size.flatten()));
         } else if is("LIMITS") {
@@ -161,7 +162,8 @@ impl Extensions {
         self.offered & extension.bit() != 0
     }
 
-    /// RFC 1870: `None` if SIZE was not offered; inside, the limit in octets if there is a fixed one.
+    /// RFC 1870: `None` if SIZE was not offered; inside, the limit in octets if there is a fixed
+    /// one.
     pub fn size(&self) -> Option<Option<u64>> {
         self.size
     }
@@ -176,8 +178,8 @@ impl Extensions {
         self.limits
     }
 
-    /// RFC 2852 §3: `None` if DELIVERBY was not offered; else the least time in seconds that mail to
-    /// be returned may have left.
+    /// RFC 2852 §3: `None` if DELIVERBY was not offered; else the least time in seconds that mail
+    /// to be returned may have left.
     pub fn deliver_by(&self) -> Option<u32> {
         self.deliver_by
     }

@@ -1,18 +1,19 @@
 //! Where the header section of a message ends, and what a field of it is (RFC 5322 §2.1, §2.2).
 //!
-//! The one place that decides it: what repairs, converts, submits or returns messages asks here. A field
-//! begins with its name, characters 33 to 126 without the colon (§2.2); blanks may stand before the colon
-//! (§4.5). A line that begins with a blank continues the field above it (§2.2.3). The header section ends
-//! at the first empty line, or *before* the first line that is no field, as Postfix, Exim and Python's parser
-//! read it; a first line that begins with a blank continues nothing, and so ends it, too.
+//! The one place that decides it: what repairs, converts, submits or returns messages asks here. A
+//! field begins with its name, characters 33 to 126 without the colon (§2.2); blanks may stand
+//! before the colon (§4.5). A line that begins with a blank continues the field above it (§2.2.3).
+//! The header section ends at the first empty line, or *before* the first line that is no field, as
+//! Postfix, Exim and Python's parser read it; a first line that begins with a blank continues
+//! nothing, and so ends it, too.
 //!
 //! Lines end in CRLF; a bare LF or CR ends nothing.
 
 use memchr::memchr;
 use memchr::memmem;
 
-/// Octets from the beginning of a line within which a field has its colon: a line has no more (RFC 5322
-/// §2.1.1), and whatever runs on without a colon is text.
+/// Octets from the beginning of a line within which a field has its colon: a line has no more (RFC
+/// 5322 §2.1.1), and whatever runs on without a colon is text.
 pub const NAME_OCTETS_MAX: usize = 998;
 
 const CRLF: &[u8] = b"\r\n";
@@ -70,8 +71,8 @@ pub fn value(field: &[u8]) -> &[u8] {
     memchr(b':', field).and_then(|colon| field.get(colon + 1..)).unwrap_or_default()
 }
 
-/// The first field of a header section with its continuation lines, and what follows; `None` where the
-/// section has ended.
+/// The first field of a header section with its continuation lines, and what follows; `None` where
+/// the section has ended.
 pub fn split_field(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let (first, mut rest) = split_line(text);
     name(first)?;
@@ -91,8 +92,8 @@ pub fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The header section of a message, and the rest, which begins with the empty line, or with the first line
-/// that is no field, or is empty.
+/// The header section of a message, and the rest, which begins with the empty line, or with the
+/// first line that is no field, or is empty.
 pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
     let end = fields(message).map(<[u8]>::len).sum();
     message.split_at_checked(end).unwrap_or((message, b""))
@@ -128,8 +129,9 @@ pub enum HeaderPart<'a> {
     Rest(&'a [u8]),
 }
 
-/// Finds fields and the end of a header section in a message that comes in pieces, none of which ends
-/// between CR and LF. Holds the beginning of a line as long as it is undecided, [`NAME_OCTETS_MAX`] at most.
+/// Finds fields and the end of a header section in a message that comes in pieces, none of which
+/// ends between CR and LF. Holds the beginning of a line as long as it is undecided,
+/// [`NAME_OCTETS_MAX`] at most.
 #[derive(Debug)]
 pub struct HeaderScanner {
     above: Above,

@@ -5,9 +5,9 @@
 //!
 //! What is ASCII already is judged by its form alone: labels of letters, digits, hyphens and
 //! underscores. That an A-label decodes to something IDNA allows is for those who register names to
-//! see to (RFC 5891 §4.4, §5.4): DNS has names that our tables do not know, and names in which a label in
-//! front of a right-to-left one breaks the bidi rule, as `_mta-sts` does. IDNA only maps labels that
-//! have other characters, each for itself.
+//! see to (RFC 5891 §4.4, §5.4): DNS has names that our tables do not know, and names in which a
+//! label in front of a right-to-left one breaks the bidi rule, as `_mta-sts` does. IDNA only maps
+//! labels that have other characters, each for itself.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -74,8 +74,8 @@ impl HostName {
         Ok(Self(name.into()))
     }
 
-    /// The name whose labels stand in a DNS message as these octets, the root left out. Octets over 127
-    /// are taken for UTF-8; a dot within a label is no character of a name.
+    /// The name whose labels stand in a DNS message as these octets, the root left out. Octets over
+    /// 127 are taken for UTF-8; a dot within a label is no character of a name.
     ///
     /// ```
     /// use smtp::HostName;

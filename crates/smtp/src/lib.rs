@@ -4,10 +4,10 @@
 //! and questions go out. That is what makes every part of it testable at every split of its input.
 //!
 //! In reading order: names ([`HostName`]), addresses ([`Mailbox`]), what strangers say
-//! ([`RemoteText`]), codes ([`Status`]). Then a side each. The server's: [`command`] with its parameters
-//! ([`params`]), content ([`data`]), the session ([`server`]). The client's: replies ([`reply`]), what is
-//! offered ([`extensions`]), a transaction ([`client`]), and a message for hosts that take less ([`mime`]). Both
-//! need to know where a header ends ([`header`]).
+//! ([`RemoteText`]), codes ([`Status`]). Then a side each. The server's: [`command`] with its
+//! parameters ([`params`]), content ([`data`]), the session ([`server`]). The client's: replies
+//! ([`reply`]), what is offered ([`extensions`]), a transaction ([`client`]), and a message for
+//! hosts that take less ([`mime`]). Both need to know where a header ends ([`header`]).
 
 pub mod address;
 mod base64;

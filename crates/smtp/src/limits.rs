@@ -11,7 +11,8 @@ use crate::params::{ENVELOPE_ID_CHARS_MAX, ORIGINAL_RECIPIENT_CHARS_MAX};
 
 /// RFC 5321 §4.5.3.1.4: a command line with its CRLF, as far as every server takes it.
 pub const COMMAND_LINE_OCTETS: usize = 512;
-/// Our choice: the longest line of MAIL and RCPT that is accepted, with its CRLF, before extensions make it longer.
+/// Our choice: the longest line of MAIL and RCPT that is accepted, with its CRLF, before extensions
+/// make it longer.
 pub const PATH_LINE_ACCEPTED_OCTETS: usize = 2048;
 /// RFC 1870 §3: what SIZE adds to the MAIL line.
 pub const SIZE_ALLOWANCE_OCTETS: usize = 26;
@@ -39,12 +40,14 @@ pub const FUTURERELEASE_ALLOWANCE_OCTETS: usize =
 pub const AUTH_LINE_OCTETS: usize = 12_288;
 /// RFC 5321 §4.5.3.1.5: a reply line with its CRLF.
 pub const REPLY_LINE_OCTETS: usize = 512;
-/// Our choice: the longest path that is accepted, with its angle brackets and a source route. RFC 5321 §4.5.3.1.3 has everybody take 256.
+/// Our choice: the longest path that is accepted, with its angle brackets and a source route. RFC
+/// 5321 §4.5.3.1.3 has everybody take 256.
 pub const PATH_ACCEPTED_OCTETS: usize = 1024;
 /// RFC 5321 §4.5.3.1.6: a line of content with its CRLF, as far as every peer takes it.
 pub const CONTENT_LINE_OCTETS: usize = 1000;
-/// Our choice: the longest content line that is accepted, without its CRLF. Signed mail with longer lines
-/// than [`CONTENT_LINE_OCTETS`] exists, and folding it would break it; beyond this it is an attack.
+/// Our choice: the longest content line that is accepted, without its CRLF. Signed mail with longer
+/// lines than [`CONTENT_LINE_OCTETS`] exists, and folding it would break it; beyond this it is an
+/// attack.
 pub const CONTENT_LINE_ACCEPTED_OCTETS: usize = 64 * 1024;
 /// RFC 5321 §4.5.3.1.7: the least message size that must be accepted.
 pub const MESSAGE_OCTETS_MIN: u64 = 64 * 1024;

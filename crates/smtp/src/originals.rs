@@ -7,8 +7,8 @@ const SEPARATOR: char = '\n';
 /// Our choice: so many are kept, the others are the same person once more.
 const KEPT_MAX: usize = 16;
 
-/// The ORCPTs of one recipient, in the order in which they came (RFC 3461 §4.2): programs repeat RCPT where an address stands in To, Cc and
-/// Bcc, and several aliases may lead to one mailbox.
+/// The ORCPTs of one recipient, in the order in which they came (RFC 3461 §4.2): programs repeat
+/// RCPT where an address stands in To, Cc and Bcc, and several aliases may lead to one mailbox.
 ///
 /// ```
 /// use smtp::originals::OriginalRecipients;

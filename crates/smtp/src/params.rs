@@ -1,7 +1,7 @@
 //! Parameters of MAIL and RCPT that stay with a message until it is delivered.
 //!
-//! Each type has one parser, which takes the value behind the `=`, and one `Display`, which writes it
-//! for the next hop. What must go on unchanged (ENVID, ORCPT: RFC 3461 §5.2.1) is kept as it was
+//! Each type has one parser, which takes the value behind the `=`, and one `Display`, which writes
+//! it for the next hop. What must go on unchanged (ENVID, ORCPT: RFC 3461 §5.2.1) is kept as it was
 //! written; what is understood is kept as its meaning.
 
 use std::fmt;
@@ -125,8 +125,8 @@ impl Notify {
         Some(Self::On { success, failure, delay })
     }
 
-    /// What two wishes for one recipient come to: whatever one of them asks for. Without a wish a sender is told of failures and delays
-    /// (RFC 3461 §4.1).
+    /// What two wishes for one recipient come to: whatever one of them asks for. Without a wish a
+    /// sender is told of failures and delays (RFC 3461 §4.1).
     ///
     /// ```
     /// use smtp::params::Notify;
@@ -180,8 +180,8 @@ pub struct OriginalRecipient(Box<str>);
 
 impl OriginalRecipient {
     /// Reads `addr-type;address`. The address is xtext of printable characters, or, for the type
-    /// `utf-8`, one of the forms of RFC 6533 §3. Postfix 3.7 writes UTF-8 addresses as xtext under the
-    /// type `rfc822`; refusing that would return its mail.
+    /// `utf-8`, one of the forms of RFC 6533 §3. Postfix 3.7 writes UTF-8 addresses as xtext under
+    /// the type `rfc822`; refusing that would return its mail.
     pub fn parse(value: &str) -> Option<Self> {
         let (addr_type, address) = value.split_once(';')?;
         let type_ok = !addr_type.is_empty() && addr_type.bytes().all(is_type_char);
@@ -228,7 +228,8 @@ impl fmt::Display for OriginalRecipient {
     }
 }
 
-/// RFC 3798 §2.1 registers types as atoms; so they have no specials, of which `+` and `=` matter here.
+/// RFC 3798 §2.1 registers types as atoms; so they have no specials, of which `+` and `=` matter
+/// here.
 fn is_type_char(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*-/?^_`{|}~.".contains(&byte)
 }

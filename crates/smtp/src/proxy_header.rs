@@ -1,15 +1,15 @@
 //! What does the proxy in front of us say about its client? (PROXY protocol, versions 1 and 2, as
 //! HAProxy's `proxy-protocol.txt` has them.)
 //!
-//! The header is believed by those who may believe the proxy, and is read by no one else: whether one is
-//! expected is known before the first octet, and then there is no connection without it.
+//! The header is believed by those who may believe the proxy, and is read by no one else: whether
+//! one is expected is known before the first octet, and then there is no connection without it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// §2.1: a line of version 1 with its CRLF.
 pub const V1_OCTETS_MAX: usize = 107;
-/// §2.2: a header of version 2. Addresses need 232 octets, TLVs a few hundred, or thousands with the certificate of a
-/// TLS client (§2.2.7).
+/// §2.2: a header of version 2. Addresses need 232 octets, TLVs a few hundred, or thousands with
+/// the certificate of a TLS client (§2.2.7).
 pub const V2_OCTETS_MAX: usize = V2_FIXED_OCTETS + 0xffff;
 
 /// §2.2.

@@ -78,8 +78,9 @@ pub fn push_inert(out: &mut String, c: char) {
     if is_inert(c) { out.push(c) } else { out.extend(c.escape_unicode()) }
 }
 
-/// Does it show as itself, and do nothing else? Control characters do not, nor what ends a line, nor what Unicode calls
-/// Default_Ignorable_Code_Point: variation selectors, fillers and joiners that do not show, and all that reorders text.
+/// Does it show as itself, and do nothing else? Control characters do not, nor what ends a line,
+/// nor what Unicode calls Default_Ignorable_Code_Point: variation selectors, fillers and joiners
+/// that do not show, and all that reorders text.
 pub fn is_inert(c: char) -> bool {
     let is_other = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}');
     !is_other && (c.is_ascii() || !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c))

@@ -1,8 +1,8 @@
 //! What does the server answer? (RFC 5321 §4.2)
 //!
-//! Replies come from strangers: every line, their number and the kept text are bounded, bytes of any
-//! encoding are carried without being understood, and a reply whose lines disagree is an error, not a
-//! guess. Nothing here reads a socket; the caller owns the buffer.
+//! Replies come from strangers: every line, their number and the kept text are bounded, bytes of
+//! any encoding are carried without being understood, and a reply whose lines disagree is an error,
+//! not a guess. Nothing here reads a socket; the caller owns the buffer.
 //!
 //! Not here: what a reply means for a mail (`smtp::client`), which extensions it lists
 //! (`smtp::extensions`).
@@ -15,12 +15,13 @@ use memchr::memchr;
 use crate::remote_text::RemoteText;
 use crate::status::{Class, Status};
 
-/// Longest reply line in octets, line end included. RFC 5321 §4.5.3.1.5 says 512; some servers write
-/// more, none of them needs more than this.
+/// Longest reply line in octets, line end included. RFC 5321 §4.5.3.1.5 says 512; some servers
+/// write more, none of them needs more than this.
 pub const REPLY_LINE_OCTETS_MAX: usize = 4096;
 /// Most lines of one reply. Our choice: EHLO, the longest, has about 20.
 pub const REPLY_LINES_MAX: usize = 100;
-/// Empty lines that are passed over between two lines of replies. Our choice: some servers have them behind or in their greeting.
+/// Empty lines that are passed over between two lines of replies. Our choice: some servers have
+/// them behind or in their greeting.
 const EMPTY_LINES_MAX: usize = 5;
 /// Octets of text kept of one reply; lines beyond it are checked and dropped. Our choice.
 const TEXT_OCTETS_KEPT_MAX: usize = 8192;
@@ -63,8 +64,8 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// [`ReplyError`] as from [`ReplyParser::parse`]; [`ReplyError::Malformed`] also for a reply that is
-    /// not complete or has something behind it.
+    /// [`ReplyError`] as from [`ReplyParser::parse`]; [`ReplyError::Malformed`] also for a reply
+    /// that is not complete or has something behind it.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReplyError> {
         match ReplyParser::default().parse(bytes)? {
             (consumed, Some(reply)) if consumed == bytes.len() => Ok(reply),
@@ -239,7 +240,8 @@ fn next_line(input: &[u8]) -> Result<Option<LineAndRest<'_>>, ReplyError> {
     Ok(Some((line, tail.get(1..).unwrap_or_default())))
 }
 
-/// Code, whether the line is the last one, text. The last line may be the bare code (RFC 5321 §4.2).
+/// Code, whether the line is the last one, text. The last line may be the bare code (RFC 5321
+/// §4.2).
 fn split_line(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     let (&[a, b, c], rest) = line.split_first_chunk::<3>()?;
     let digit = |byte: u8| byte.is_ascii_digit().then(|| u16::from(byte - b'0'));
@@ -266,8 +268,8 @@ fn split_status(text: &[u8]) -> Option<(Status, &[u8])> {
     Some((Status::parse(str::from_utf8(word).ok()?)?, rest))
 }
 
-/// RFC 2034 §4: the first digits must agree. Where they do not, the basic code is what everyone acts
-/// upon.
+/// RFC 2034 §4: the first digits must agree. Where they do not, the basic code is what everyone
+/// acts upon.
 fn under_code(status: Status, code: u16) -> Option<Status> {
     match code / 100 {
         2 => Some(status.with_class(Class::Success)),
@@ -413,8 +415,8 @@ mod tests {
             prop_assert_eq!(feed(&bytes, &sizes), whole);
         }
 
-        /// What both read, they read alike. Codes and separators out of the grammar, mixed codes and
-        /// the bare code are where smtp-proto is laxer or stricter than RFC 5321 §4.2.
+        /// What both read, they read alike. Codes and separators out of the grammar, mixed codes
+        /// and the bare code are where smtp-proto is laxer or stricter than RFC 5321 §4.2.
         #[test]
         fn agrees_with_smtp_proto_on_plain_replies(
             code in 200u16..600,

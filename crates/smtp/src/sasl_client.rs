@@ -1,8 +1,9 @@
 //! How do we log in to a next hop? The client side of AUTH (RFC 4954), as a state machine.
 //!
-//! No I/O: the caller sends what was appended to its buffer, reads a reply and hands it back. PLAIN goes
-//! before LOGIN; both show the password to the server, so the caller asks for them only under TLS with a
-//! host that has been authenticated. That is also why mechanisms that hide it are not needed here.
+//! No I/O: the caller sends what was appended to its buffer, reads a reply and hands it back. PLAIN
+//! goes before LOGIN; both show the password to the server, so the caller asks for them only under
+//! TLS with a host that has been authenticated. That is also why mechanisms that hide it are not
+//! needed here.
 
 use std::fmt;
 
@@ -22,7 +23,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// `None` for an empty name or password, or a NUL in one, which no mechanism can send (RFC 4616 §2).
+    /// `None` for an empty name or password, or a NUL in one, which no mechanism can send (RFC 4616
+    /// §2).
     pub fn new(username: &str, password: &str) -> Option<Self> {
         let is_sendable = |text: &str| !text.is_empty() && !text.contains('\0');
         (is_sendable(username) && is_sendable(password))
@@ -76,8 +78,8 @@ pub enum AuthStep<'a> {
 }
 
 impl<'a> Authentication<'a> {
-    /// Begins with the best mechanism that is `offered`: appends AUTH to `out`. `None` if we know none
-    /// of them.
+    /// Begins with the best mechanism that is `offered`: appends AUTH to `out`. `None` if we know
+    /// none of them.
     pub fn start(
         offered: Mechanisms,
         credentials: &'a Credentials,

@@ -1,10 +1,10 @@
 //! A message as it goes over the wire, after DATA (RFC 5321 §4.5.2) or BDAT (RFC 3030 §2).
 //!
-//! After DATA every line that begins with a dot gets a second one, wherever the chunks of the body are
-//! cut, and the end is CRLF, dot, CRLF exactly once; after BDAT there are exactly as many octets as were
-//! announced. A CR or LF that stands alone never passes either way: what peers make of it differs, also
-//! when they send on by DATA what they got by BDAT, and that is how one message is smuggled inside
-//! another.
+//! After DATA every line that begins with a dot gets a second one, wherever the chunks of the body
+//! are cut, and the end is CRLF, dot, CRLF exactly once; after BDAT there are exactly as many
+//! octets as were announced. A CR or LF that stands alone never passes either way: what peers make
+//! of it differs, also when they send on by DATA what they got by BDAT, and that is how one message
+//! is smuggled inside another.
 
 use memchr::memchr2;
 

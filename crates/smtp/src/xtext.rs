@@ -4,8 +4,8 @@ use crate::remote_text::RemoteText;
 
 /// The octets that `text` stands for; `None` if it is not xtext.
 ///
-/// Hex digits are upper case only, and `=` has to be encoded: what one server reads as an escape must
-/// not be plain text for the next.
+/// Hex digits are upper case only, and `=` has to be encoded: what one server reads as an escape
+/// must not be plain text for the next.
 ///
 /// ```
 /// use smtp::xtext::decode;
@@ -56,8 +56,8 @@ fn hex_digit(byte: u8) -> Option<u8> {
     }
 }
 
-/// The text of the escapes `\x{HEX}` that `utf-8` addresses have beside plain characters; `None` if it
-/// is neither of the two forms of RFC 6533 §3 that stand in ORCPT.
+/// The text of the escapes `\x{HEX}` that `utf-8` addresses have beside plain characters; `None` if
+/// it is neither of the two forms of RFC 6533 §3 that stand in ORCPT.
 pub(crate) fn decode_unitext(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

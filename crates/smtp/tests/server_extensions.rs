@@ -289,7 +289,8 @@ fn sv_03_a_message_is_dropped_at_its_first_fault_and_refused_at_its_end() {
     }
 }
 
-/// Whoever goes on for ever does not wait for an answer. Wherever the input is cut, it ends at the same octet.
+/// Whoever goes on for ever does not wait for an answer. Wherever the input is cut, it ends at the
+/// same octet.
 #[test]
 fn content_that_goes_on_far_beyond_what_is_taken_ends_the_session() {
     let most = 2 * usize::try_from(SIZE_MAX).unwrap() + 1024 * 1024;

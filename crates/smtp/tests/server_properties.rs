@@ -301,8 +301,8 @@ fn smuggling_by_bdat_fails_wherever_chunks_and_stream_are_cut() {
     }
 }
 
-/// The way out: what we send of such a message is that one message to whoever reads it strictly, or nothing
-/// at all, wherever the pieces end in which it is read.
+/// The way out: what we send of such a message is that one message to whoever reads it strictly, or
+/// nothing at all, wherever the pieces end in which it is read.
 #[test]
 fn what_is_sent_on_smuggles_nothing_wherever_it_is_cut() {
     let settings = relay();

@@ -15,8 +15,8 @@ use smtp::{Domain, HostName, Response, Status};
 
 const VECTORS: &str = include_str!("../../../tests/data/vectors/smtp.tsv");
 
-/// Rows of what is not offered here (STARTTLS, AUTH: `server_extensions.rs`), or not judged by the session:
-/// the header (`staunch::accept`), and what it asks for (`policy`).
+/// Rows of what is not offered here (STARTTLS, AUTH: `server_extensions.rs`), or not judged by the
+/// session: the header (`staunch::accept`), and what it asks for (`policy`).
 const ELSEWHERE: [&str; 6] = ["X046", "X063", "X085", "X086", "X087", "X088"];
 
 fn session(errors_max: u32) -> Session {

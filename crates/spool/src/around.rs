@@ -1,5 +1,5 @@
-//! What can still be read of damaged pages: every order in which rows can be walked, from both ends, up to the first
-//! damaged page.
+//! What can still be read of damaged pages: every order in which rows can be walked, from both
+//! ends, up to the first damaged page.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,8 @@ fn walk(db: &Connection, sql: &str, mut take: impl FnMut(&Row<'_>)) -> rusqlite:
     Ok(())
 }
 
-/// The lanes in which mail waits, as far as they can be found. What of it is due is not known: it is looked at now.
+/// The lanes in which mail waits, as far as they can be found. What of it is due is not known: it
+/// is looked at now.
 pub(crate) fn lanes(db: &Connection) -> WaitingLanes {
     let (mut names, mut waiting) = (BTreeMap::new(), BTreeSet::new());
     for sql in NAMES {

@@ -1,4 +1,5 @@
-//! A new message as the values of its rows: what a commit writes into the tables at once, and the journal until they need it.
+//! A new message as the values of its rows: what a commit writes into the tables at once, and the
+//! journal until they need it.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Params, params_from_iter};
@@ -13,12 +14,14 @@ use crate::rows::recipient_key;
 use crate::rows::{TOLD, mode_code, notify_code, number, place_code, ret_code, state_code};
 use crate::{MessageId, StoreError};
 
-/// Values of a message's row, without its number and its id: those of [`INSERT_MESSAGE`] from the third on.
+/// Values of a message's row, without its number and its id: those of [`INSERT_MESSAGE`] from the
+/// third on.
 pub(crate) const MESSAGE_VALUES: usize = 19;
 /// Which of them is `header_len`, and which `body_crc`.
 pub(crate) const HEADER_LEN: usize = 5;
 pub(crate) const BODY_CRC: usize = MESSAGE_VALUES - 1;
-/// Values of a recipient's row, without its key and its lane's row: those of [`INSERT_RECIPIENT`] from the third on.
+/// Values of a recipient's row, without its key and its lane's row: those of [`INSERT_RECIPIENT`]
+/// from the third on.
 pub(crate) const RECIPIENT_VALUES: usize = 9;
 
 const INSERT_MESSAGE: &str = "INSERT INTO messages (seq, id, sender, client, arrived_at, place, size, header_len, has_8bit,

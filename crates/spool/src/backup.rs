@@ -1,8 +1,9 @@
 //! A copy of the queue while mail goes through it.
 //!
-//! queue.db is copied in one read transaction, and who needs the log for that makes nobody wait. Large bodies are not in it:
-//! they are linked after that, and a message whose body has gone meanwhile was settled, so it is left out of the copy.
-//! `docs/spool.md` says what a restored copy sends again.
+//! queue.db is copied in one read transaction, and who needs the log for that makes nobody wait.
+//! Large bodies are not in it: they are linked after that, and a message whose body has gone
+//! meanwhile was settled, so it is left out of the copy. `docs/spool.md` says what a restored copy
+//! sends again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -113,12 +114,14 @@ pub enum CopiedPolicies {
     /// It was copied, or there was none.
     #[default]
     Whole,
-    /// It is damaged and left out: policies are fetched again, and mail that needs one waits for that.
+    /// It is damaged and left out: policies are fetched again, and mail that needs one waits for
+    /// that.
     LeftOut,
 }
 
-/// Copies queue, policies and bodies of `data_dir` to `to`, which is made. A daemon may run meanwhile: nothing of it waits. What is there
-/// after an error is no backup, and is refused as one.
+/// Copies queue, policies and bodies of `data_dir` to `to`, which is made. A daemon may run
+/// meanwhile: nothing of it waits. What is there after an error is no backup, and is refused as
+/// one.
 ///
 /// # Errors
 ///
@@ -156,7 +159,8 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<(), CopyError> {
     }
 }
 
-/// Syncs `bodies`, which names the directories in it, and of those the ones that have files: 256 syncs take longer than a small queue.
+/// Syncs `bodies`, which names the directories in it, and of those the ones that have files: 256
+/// syncs take longer than a small queue.
 pub(crate) fn sync_filled(layout: &Layout) -> Result<(), CopyError> {
     for dir in layout.body_dirs() {
         let is_filled = fs::read_dir(&dir).map_err(failed(&dir))?.next().is_some();
@@ -260,7 +264,8 @@ fn make_empty(dir: &Path) -> Result<(), CopyError> {
     fs::set_permissions(dir, mode).map_err(failed(dir))
 }
 
-/// In one step, so in one read transaction: SQLite begins anew whenever somebody writes between two.
+/// In one step, so in one read transaction: SQLite begins anew whenever somebody writes between
+/// two.
 fn copy_database(
     source: &Connection,
     schema: &Schema,

@@ -37,7 +37,8 @@ struct StoredAs {
     crc: Option<u32>,
 }
 
-/// The body, or its first `limit` octets if it is a row. Of a body in a file no row is looked for: damage there is not its own.
+/// The body, or its first `limit` octets if it is a row. Of a body in a file no row is looked for:
+/// damage there is not its own.
 fn stored(db: &Connection, id: MessageId, limit: u64) -> Result<StoredAs, StoreError> {
     let mut select =
         db.prepare_cached("SELECT seq, place, size, body_crc FROM messages WHERE id = ?1")?;
@@ -66,7 +67,8 @@ fn row(db: &Connection, seq: i64, limit: u64) -> Result<Vec<u8>, StoreError> {
     found.map(Option::unwrap_or_default).ok_or(StoreError::Corrupt { what: "body" })
 }
 
-/// A body whose octets are not checked yet: a file is read outside of the transaction that says where it is.
+/// A body whose octets are not checked yet: a file is read outside of the transaction that says
+/// where it is.
 pub(crate) struct Unchecked {
     body: StoredBody,
     crc: Option<u32>,

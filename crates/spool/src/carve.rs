@@ -1,7 +1,8 @@
-//! Rows out of the pages of a damaged database file, without SQLite: it gives up a page, and all below it, for one octet.
+//! Rows out of the pages of a damaged database file, without SQLite: it gives up a page, and all
+//! below it, for one octet.
 //!
-//! The format is that of "Database File Format" (sqlite.org/fileformat2.html). What is found here has proved nothing yet:
-//! whoever uses it compares its checksum.
+//! The format is that of "Database File Format" (sqlite.org/fileformat2.html). What is found here
+//! has proved nothing yet: whoever uses it compares its checksum.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -25,12 +26,14 @@ pub(crate) struct Carved {
     pub(crate) found: Certainty,
 }
 
-/// How sure it is that the row was there when the file was damaged, and had not been deleted before.
+/// How sure it is that the row was there when the file was damaged, and had not been deleted
+/// before.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Certainty {
     /// A page in use lists it.
     Listed,
-    /// It lies on a page whose list is damaged, or that may not be in use: it may have been deleted.
+    /// It lies on a page whose list is damaged, or that may not be in use: it may have been
+    /// deleted.
     Lying,
 }
 
@@ -56,9 +59,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The file, whose log has been copied into it. `searched` are the tables with the number of their columns, on whose damaged pages
-    /// rows are looked for that no list names. Only rows with so many columns are taken: where strangers write octet by octet, as in
-    /// bodies, others would be rows of their making.
+    /// The file, whose log has been copied into it. `searched` are the tables with the number of
+    /// their columns, on whose damaged pages rows are looked for that no list names. Only rows with
+    /// so many columns are taken: where strangers write octet by octet, as in bodies, others would
+    /// be rows of their making.
     pub(crate) fn open(
         file: File,
         page_size: usize,
@@ -189,7 +193,8 @@ impl Pages {
         let cells = self.cells(number, page);
         let is_whole = cells.iter().all(Option::is_some);
         let rows: Vec<Carved> = cells.into_iter().flatten().collect();
-        // All rows of a page are of one table: a pointer that leads elsewhere leads into what may be a body.
+        // All rows of a page are of one table: a pointer that leads elsewhere leads into what may
+        // be a body.
         let columns = most_frequent(rows.iter().map(|row| row.values.len()));
         let rows = rows.into_iter().filter(|row| Some(row.values.len()) == columns);
         rows.for_each(&mut *take);
@@ -199,8 +204,8 @@ impl Pages {
         }
     }
 
-    /// Are the cells of a page, its free blocks and its fragments all there is behind the place where cells begin (1.6)? If its
-    /// header lies about their number, they are not.
+    /// Are the cells of a page, its free blocks and its fragments all there is behind the place
+    /// where cells begin (1.6)? If its header lies about their number, they are not.
     fn adds_up(&self, page: &[u8], start: usize) -> Option<bool> {
         let first = usize::from(short(page.get(start + 5..)?)?);
         let mut octets = usize::from(*page.get(start + 7)?);

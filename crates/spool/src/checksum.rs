@@ -1,7 +1,9 @@
-//! CRC-32C (Castagnoli, as in RFC 3720 §12.1) over what never changes: a flipped bit must not send a message to somebody else.
+//! CRC-32C (Castagnoli, as in RFC 3720 §12.1) over what never changes: a flipped bit must not send
+//! a message to somebody else.
 //!
-//! In SQL it is `row_crc(…)` over any values, so that the statement that writes a row and those that read it name the same columns.
-//! A null in the place of a checksum is that of a row that a release before format 4 has written: it is not checked.
+//! In SQL it is `row_crc(…)` over any values, so that the statement that writes a row and those
+//! that read it name the same columns. A null in the place of a checksum is that of a row that a
+//! release before format 4 has written: it is not checked.
 
 use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags};

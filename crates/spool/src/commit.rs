@@ -27,8 +27,9 @@ pub(crate) fn check(envelope: &StoredEnvelope) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The rows of messages, whose numbers are not used a second time, also after a restart: a listing that is under way would show
-/// mail that came later, and a repair would take what is left of an old row for one of a new message.
+/// The rows of messages, whose numbers are not used a second time, also after a restart: a listing
+/// that is under way would show mail that came later, and a repair would take what is left of an
+/// old row for one of a new message.
 #[derive(Debug)]
 pub(crate) struct Rows {
     /// The highest number that was used.
@@ -41,8 +42,8 @@ pub(crate) struct Rows {
 const ROWS: &str = "rows";
 /// Our choice: so many numbers are given up at each start. There are 2^47.
 const GIVEN_UP: i64 = 1_000_000;
-/// Our choice: the mark is written again after so many; if that is rolled back, or fails, the next time comes long before the numbers that
-/// it covers are used.
+/// Our choice: the mark is written again after so many; if that is rolled back, or fails, the next
+/// time comes long before the numbers that it covers are used.
 const MARK_EVERY: i64 = 65_536;
 
 impl Rows {
@@ -126,8 +127,9 @@ pub(crate) fn find(db: &Connection, id: MessageId) -> Result<Option<(i64, BodyRe
     found.map(|(seq, place)| Ok((seq, body_ref(place)?))).transpose()
 }
 
-/// Applies changes to recipients of the message in row `seq`; says how many there were. Those that are
-/// gone are skipped: an operator may have deleted them meanwhile. Adds the lanes that somebody has `left`.
+/// Applies changes to recipients of the message in row `seq`; says how many there were. Those that
+/// are gone are skipped: an operator may have deleted them meanwhile. Adds the lanes that somebody
+/// has `left`.
 fn change(
     db: &Connection,
     seq: i64,

@@ -1,7 +1,7 @@
 //! Rows that cannot be what was written: named, parked, and kept from stopping other mail.
 //!
-//! One damaged value makes one recipient's mail wait for the operator. Nothing of it is deleted, and nothing is sent that
-//! would rest on a guess.
+//! One damaged value makes one recipient's mail wait for the operator. Nothing of it is deleted,
+//! and nothing is sent that would rest on a guess.
 
 use std::fmt;
 
@@ -37,8 +37,8 @@ pub(crate) enum Mismatch {
 const NOBODY: i64 = -1;
 /// What is damaged where SQLite itself cannot read on.
 const PAGE: &str = "a page";
-/// Lanes whose own name cannot be read are called so, with the number of their row behind it, which is no next hop, until their mail has
-/// been moved to the lanes of its next hops.
+/// Lanes whose own name cannot be read are called so, with the number of their row behind it, which
+/// is no next hop, until their mail has been moved to the lanes of its next hops.
 const NAMELESS: &str = "damaged row ";
 
 /// Where the damage is, and what it is.
@@ -103,8 +103,8 @@ impl CheckCursor {
 }
 
 impl Spool {
-    /// Reads the next few recipients, or messages, and what belongs to them, and says which cannot be used. Blocks for a read of some 10
-    /// ms.
+    /// Reads the next few recipients, or messages, and what belongs to them, and says which cannot
+    /// be used. Blocks for a read of some 10 ms.
     ///
     /// # Errors
     ///
@@ -113,7 +113,8 @@ impl Spool {
         self.read_mended(|db, mismatch| check(db, after, (Look::Unknown, mismatch)))
     }
 
-    /// Holds this recipient until the operator releases it, with what is wrong as its problem. `done` must not block.
+    /// Holds this recipient until the operator releases it, with what is wrong as its problem.
+    /// `done` must not block.
     pub fn park<D>(&self, damaged: DamagedRecipient, now: Timestamp, done: D)
     where
         D: FnOnce(Result<usize, StoreError>) + Send + 'static,
@@ -224,7 +225,8 @@ fn unreadable(after: i64) -> DamagedRecipient {
     DamagedRecipient { key: NOBODY, message: None, address: String::new(), damage }
 }
 
-/// A row whose key is not what it was: whose message it is for is not known, and nothing leads to it.
+/// A row whose key is not what it was: whose message it is for is not known, and nothing leads to
+/// it.
 fn misplaced(key: i64, mailbox: &[u8]) -> DamagedRecipient {
     let damage = Damage { table: "recipients", row: key, what: "key" };
     let address = String::from_utf8_lossy(mailbox).into_owned();
@@ -232,8 +234,8 @@ fn misplaced(key: i64, mailbox: &[u8]) -> DamagedRecipient {
     DamagedRecipient { key: NOBODY, message: None, address, damage }
 }
 
-/// Messages whose recipients are all gone, of the next few behind this row; and where to go on. A page that says that it has fewer
-/// rows than it has hides them without an error.
+/// Messages whose recipients are all gone, of the next few behind this row; and where to go on. A
+/// page that says that it has fewer rows than it has hides them without an error.
 pub(crate) fn lonely(
     db: &Connection,
     after: i64,
@@ -305,7 +307,8 @@ pub(crate) fn find(db: &Connection, key: i64) -> Result<Option<DamagedRecipient>
     }
 }
 
-/// What is wrong with a recipient whom an index names behind a row that cannot be read: the table may not lead to it at all.
+/// What is wrong with a recipient whom an index names behind a row that cannot be read: the table
+/// may not lead to it at all.
 pub(crate) fn find_hidden(
     db: &Connection,
     key: i64,
@@ -381,7 +384,8 @@ fn message_id(db: &Connection, seq: i64) -> Option<MessageId> {
     ids.map(MessageId::from_bytes).next()
 }
 
-/// The first recipient behind the key `after`, by a walk through an index, where the table itself cannot be read.
+/// The first recipient behind the key `after`, by a walk through an index, where the table itself
+/// cannot be read.
 pub(crate) fn next_key(db: &Connection, after: i64) -> Result<Option<i64>, StoreError> {
     let mut select = db.prepare_cached(
         "SELECT min(id) FROM recipients INDEXED BY recipients_due WHERE +id > ?1",
@@ -407,8 +411,9 @@ fn park(db: &Connection, damaged: &DamagedRecipient, now: Timestamp) -> Result<u
     Ok(parked)
 }
 
-/// Gives a name to lanes whose own cannot be read, and a row to those that recipients wait in and that have none. Their mail is in no
-/// lane of its next hop then, and is moved as after a change of routes.
+/// Gives a name to lanes whose own cannot be read, and a row to those that recipients wait in and
+/// that have none. Their mail is in no lane of its next hop then, and is moved as after a change of
+/// routes.
 pub(crate) fn name_lanes(db: &Connection, nameless: &[i64]) -> Result<(), StoreError> {
     let mut name = db.prepare_cached(
         "INSERT INTO lanes (id, key, failures, crc) VALUES (?1, ?2, 0, row_crc(?1, ?2))

@@ -1,5 +1,6 @@
-//! Are the files under our feet still those that their names lead to? A data directory can be moved, replaced or
-//! restored under a running daemon, and what is written then is found by no start.
+//! Are the files under our feet still those that their names lead to? A data directory can be
+//! moved, replaced or restored under a running daemon, and what is written then is found by no
+//! start.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,8 +14,8 @@ use crate::layout::{Layout, open_or_create};
 
 /// A file that stays open, and its name.
 ///
-/// It is opened before SQLite opens the same file, and closed after that: closing any descriptor of a file ends the
-/// process's POSIX locks on it, which are SQLite's.
+/// It is opened before SQLite opens the same file, and closed after that: closing any descriptor of
+/// a file ends the process's POSIX locks on it, which are SQLite's.
 #[derive(Debug)]
 pub(crate) struct DatabaseLock {
     file: File,
@@ -22,8 +23,8 @@ pub(crate) struct DatabaseLock {
 }
 
 impl DatabaseLock {
-    /// Opens the file of this name, makes it if it is not there, and locks it against a second daemon, which a lock file
-    /// that somebody removed would not keep away.
+    /// Opens the file of this name, makes it if it is not there, and locks it against a second
+    /// daemon, which a lock file that somebody removed would not keep away.
     pub(crate) fn take(layout: &Layout, name: &str) -> Result<Self, OpenError> {
         let path = layout.file(name);
         let failed = |source| OpenError::Io { path: path.clone(), source };

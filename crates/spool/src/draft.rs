@@ -16,8 +16,8 @@ use crate::message::BodyBytes;
 use crate::vitals::Vitals;
 use crate::{MessageId, StoreError, checksum};
 
-/// Octets of the largest body that is kept in the database by default. Our choice: above it, the two
-/// copies, into the log and from there into the table, weigh more than a file's two syncs.
+/// Octets of the largest body that is kept in the database by default. Our choice: above it, the
+/// two copies, into the log and from there into the table, weigh more than a file's two syncs.
 pub const INLINE_BODY_MAX: usize = 64 * 1024;
 
 /// What drafts need of the store.
@@ -79,7 +79,8 @@ impl Draft {
         }
     }
 
-    /// Appends. Goes to disk by itself above the limit for small bodies; then it blocks as a file does.
+    /// Appends. Goes to disk by itself above the limit for small bodies; then it blocks as a file
+    /// does.
     ///
     /// # Errors
     ///

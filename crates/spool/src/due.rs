@@ -154,7 +154,8 @@ pub(crate) struct Want<'a> {
 /// Rows that [`cut_waits`] changes in one transaction.
 pub(crate) const CUT_MAX: usize = 10_000;
 
-/// Makes due at `now` what waits for a time after `latest`, unless its sender named that time: up to [`CUT_MAX`] recipients.
+/// Makes due at `now` what waits for a time after `latest`, unless its sender named that time: up
+/// to [`CUT_MAX`] recipients.
 pub(crate) fn cut_waits(
     db: &Connection,
     now: Timestamp,
@@ -223,7 +224,8 @@ pub(crate) fn next_due(
     optional_time(soonest)
 }
 
-/// The priorities that occur among the queued of a lane, the highest first: a step of the index each.
+/// The priorities that occur among the queued of a lane, the highest first: a step of the index
+/// each.
 fn priorities(db: &Connection, lane: i64) -> Result<Vec<Priority>, StoreError> {
     let mut select = db.prepare_cached(
         "SELECT max(priority) FROM recipients INDEXED BY recipients_due
@@ -245,8 +247,9 @@ fn priorities(db: &Connection, lane: i64) -> Result<Vec<Priority>, StoreError> {
 
 /// A page of a lane.
 ///
-/// The index has the recipients of each priority by due time. What is next of each is merged here, and with mail of the journal, so
-/// that a page costs the same however many are due. Only then their rows are read.
+/// The index has the recipients of each priority by due time. What is next of each is merged here,
+/// and with mail of the journal, so that a page costs the same however many are due. Only then
+/// their rows are read.
 pub(crate) fn page(
     db: &Connection,
     want: &Want<'_>,
@@ -300,8 +303,8 @@ enum FoundDue {
     Damaged(DamagedRecipient),
 }
 
-/// Indexes have no checksums: what they say is compared with the rows before mail goes by it. A changed octet there would send
-/// mail to another host, or settle another message.
+/// Indexes have no checksums: what they say is compared with the rows before mail goes by it. A
+/// changed octet there would send mail to another host, or settle another message.
 fn check_place(db: &Connection, lane: i64, place: Place, due: &Due) -> Result<(), StoreError> {
     let mut is_here = db.prepare_cached(
         "SELECT lane = ?2 AND state = 0 AND expires_at = ?3 AND waits_since = ?4 FROM recipients WHERE id = ?1",
@@ -341,7 +344,8 @@ fn add_places(
         let turn = due_at.saturating_sub(ahead);
         let (expires_at, waits_since) = (columns.next()?, columns.next()?);
         let place = Place { turn, expires_at, waits_since, key: columns.next()? };
-        // One that stands in a wrong place was in a page before, and must not make this one the same.
+        // One that stands in a wrong place was in a page before, and must not make this one the
+        // same.
         places.extend(Some(place).filter(|place| *place > after));
     }
     Ok(())

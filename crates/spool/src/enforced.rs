@@ -1,8 +1,9 @@
-//! Which domains have a stored `enforce` policy: kept in queue.db, beside the mail that hangs on it.
+//! Which domains have a stored `enforce` policy: kept in queue.db, beside the mail that hangs on
+//! it.
 //!
-//! If policies.db is lost, replaced by an older one, or a row of it is damaged, this list says whose mail has
-//! to wait for a new policy, and that nobody else's has to. When what is written is for the rules
-//! (`policy::sts::keep`).
+//! If policies.db is lost, replaced by an older one, or a row of it is damaged, this list says
+//! whose mail has to wait for a new policy, and that nobody else's has to. When what is written is
+//! for the rules (`policy::sts::keep`).
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};

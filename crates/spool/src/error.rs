@@ -112,7 +112,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Is what stands there no database, a damaged one, or one whose tables or rows cannot be what was written?
+    /// Is what stands there no database, a damaged one, or one whose tables or rows cannot be what
+    /// was written?
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Foreign { .. } | Self::Shape { .. } | Self::Log { .. } => true,
@@ -127,7 +128,8 @@ impl OpenError {
     }
 }
 
-/// Our own statements are sound, so that one that makes no sense, or a rule that rows break, tells of the file.
+/// Our own statements are sound, so that one that makes no sense, or a rule that rows break, tells
+/// of the file.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     if let rusqlite::Error::SqlInputError { .. } = error {
         return true;
@@ -202,7 +204,8 @@ pub enum StoreError {
     /// The file system is read-only.
     #[error("the file system of the data directory is read-only")]
     ReadOnly,
-    /// What is at the name of queue.db is not what is open: it was moved, removed or replaced. Nothing was written.
+    /// What is at the name of queue.db is not what is open: it was moved, removed or replaced.
+    /// Nothing was written.
     #[error("queue.db was moved, removed or replaced while it is open")]
     Detached,
     /// A sync failed before. What is on the disk is unknown until it is opened anew.

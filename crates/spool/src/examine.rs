@@ -1,4 +1,5 @@
-//! `staunch doctor --data`: everything in a data directory is read once, and what is damaged is named.
+//! `staunch doctor --data`: everything in a data directory is read once, and what is damaged is
+//! named.
 
 use std::fmt;
 use std::fs;

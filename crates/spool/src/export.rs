@@ -77,7 +77,8 @@ impl Export {
         Ok((detail, body))
     }
 
-    /// Did it leave the queue since the export began? Then its file has gone, and nothing is damaged.
+    /// Did it leave the queue since the export began? Then its file has gone, and nothing is
+    /// damaged.
     fn has_left(&self, id: MessageId) -> bool {
         let live = QUEUE.peek(self.layout.root()).ok().flatten();
         let select = "SELECT 1 FROM messages WHERE id = ?1";
@@ -91,7 +92,8 @@ fn ids(db: &Connection) -> rusqlite::Result<Vec<(i64, MessageId)>> {
     checksum::add_to(db)?;
     db.execute_batch("BEGIN")?;
     let mut select = db.prepare("SELECT seq, id FROM messages NOT INDEXED ORDER BY seq")?;
-    // A page, or an id, that cannot be read is for the doctor: an export that lacks some says so by not being made.
+    // A page, or an id, that cannot be read is for the doctor: an export that lacks some says so by
+    // not being made.
     let ids = select.query_map([], |row| Ok((row.get(0)?, MessageId::from_bytes(row.get(1)?))))?;
     ids.collect()
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::schema::QUEUE;
 
-/// A log that cannot be copied into the tables and grows, since somebody has been reading for long. It takes space and
-/// nothing else; when the reader has gone, it is copied and cut.
+/// A log that cannot be copied into the tables and grows, since somebody has been reading for long.
+/// It takes space and nothing else; when the reader has gone, it is copied and cut.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pinned {
     /// Octets of the log.
@@ -25,8 +25,9 @@ pub struct ForeignReader {
     pub program: String,
 }
 
-/// From /proc/locks, `proc_locks(5)`: whoever reads holds a lock on one of five octets of the log's index (SQLite, "WAL-Index File
-/// Format": `WAL_READ_LOCK`). Asking the file itself would end our own locks on it, when it is closed again.
+/// From /proc/locks, `proc_locks(5)`: whoever reads holds a lock on one of five octets of the log's
+/// index (SQLite, "WAL-Index File Format": `WAL_READ_LOCK`). Asking the file itself would end our
+/// own locks on it, when it is closed again.
 pub(crate) fn foreign_readers(root: &Path) -> Vec<ForeignReader> {
     let index = fs::metadata(root.join(format!("{}-shm", QUEUE.file)));
     let (Ok(index), Ok(locks)) = (index, fs::read_to_string("/proc/locks")) else {
@@ -45,7 +46,8 @@ fn program(pid: u32) -> String {
     name.trim().to_owned()
 }
 
-/// The process of a line such as `2: POSIX  ADVISORY  READ 4711 08:01:1835 124 124`, if it reads by this index.
+/// The process of a line such as `2: POSIX  ADVISORY  READ 4711 08:01:1835 124 124`, if it reads by
+/// this index.
 fn reader(line: &str, inode: u64) -> Option<u32> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let is_posix = fields.next()? == "POSIX";

@@ -1,5 +1,5 @@
-//! What nobody waits for, on a thread of its own: copies of the logs, the removal of body files that no
-//! row names any more, and at the start the sweep for those a crash left.
+//! What nobody waits for, on a thread of its own: copies of the logs, the removal of body files
+//! that no row names any more, and at the start the sweep for those a crash left.
 
 use std::collections::HashSet;
 use std::fs;
@@ -197,7 +197,8 @@ impl Broom {
         }
     }
 
-    /// Moves the bodies on one shelf out of the way that neither a row nor a draft of this process names.
+    /// Moves the bodies on one shelf out of the way that neither a row nor a draft of this process
+    /// names.
     fn sweep(&self, low: u8, filed: &mut Option<HashSet<MessageId>>) -> Result<(), StoreError> {
         let failed = |error| StoreError::io("sweeping bodies", error);
         for entry in fs::read_dir(self.workshop.layout.shelf(low)).map_err(failed)? {

@@ -1,5 +1,5 @@
-//! Messages that come from another queue under the id that they had there: each is taken once, also after it has left this
-//! queue.
+//! Messages that come from another queue under the id that they had there: each is taken once, also
+//! after it has left this queue.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,8 @@ const IMPORTED: &str = "imported.";
 /// Ids of messages that are arriving from another queue.
 pub(crate) type Arriving = Arc<Mutex<HashSet<MessageId>>>;
 
-/// One message that is being imported. Nobody else imports it meanwhile: files have the names of ids.
+/// One message that is being imported. Nobody else imports it meanwhile: files have the names of
+/// ids.
 #[derive(Debug)]
 pub struct Import {
     id: MessageId,
@@ -38,7 +39,8 @@ fn mark(id: MessageId) -> String {
 }
 
 impl Spool {
-    /// Begins to import a message; `None`: it is here, was here, or is just being imported. Blocks for a read.
+    /// Begins to import a message; `None`: it is here, was here, or is just being imported. Blocks
+    /// for a read.
     ///
     /// # Errors
     ///

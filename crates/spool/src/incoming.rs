@@ -62,7 +62,8 @@ impl Incoming {
     }
 }
 
-/// What waits from the first has its rows from the first, and a body that is a file is written once as it is.
+/// What waits from the first has its rows from the first, and a body that is a file is written once
+/// as it is.
 fn may_leave_soon(body: &Sealed, envelope: &StoredEnvelope) -> bool {
     let is_small = match body.body() {
         SealedBody::Memory(_) => true,

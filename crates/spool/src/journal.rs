@@ -1,12 +1,16 @@
-//! Mail on its way through is written once: into a journal that is synced before the 250, and into the tables only if it stays.
+//! Mail on its way through is written once: into a journal that is synced before the 250, and into
+//! the tables only if it stays.
 //!
-//! Most mail leaves within a second. A row for it would be written, and its pages copied, for nothing. So the writer appends what was
-//! accepted, and who is done, to a file, with one sync for all that wait; what is left when nothing else is to be done, waits for long, or
-//! is asked for, gets its rows in a larger transaction (`Journal::insert`), and a mark says up to where the tables have what the journal says. A start reads the
-//! journal from there. Whatever cannot be written here goes into the tables at once: a journal is never a reason to refuse mail.
+//! Most mail leaves within a second. A row for it would be written, and its pages copied, for
+//! nothing. So the writer appends what was accepted, and who is done, to a file, with one sync for
+//! all that wait; what is left when nothing else is to be done, waits for long, or is asked for,
+//! gets its rows in a larger transaction (`Journal::insert`), and a mark says up to where the
+//! tables have what the journal says. A start reads the journal from there. Whatever cannot be
+//! written here goes into the tables at once: a journal is never a reason to refuse mail.
 //!
-//! Files: `journal/NNNNNNNNNN.log`, segments of 32 MiB. One that is not needed any more is used again under a later number: its blocks need no
-//! change of the file system's own records. `docs/spool.md` has the states; the octets are in [`format`].
+//! Files: `journal/NNNNNNNNNN.log`, segments of 32 MiB. One that is not needed any more is used
+//! again under a later number: its blocks need no change of the file system's own records.
+//! `docs/spool.md` has the states; the octets are in [`format`].
 
 pub(crate) mod format;
 pub(crate) mod outside;
@@ -37,13 +41,16 @@ use crate::message::{LaneKey, RecipientNo, Settled, StoredEnvelope};
 use crate::schema::{Checkpoint, checkpoint};
 use crate::{MessageId, StoreError, marks};
 
-/// Our choice: some 40 MB of memory for the envelopes; and beyond how many the oldest get their rows.
+/// Our choice: some 40 MB of memory for the envelopes; and beyond how many the oldest get their
+/// rows.
 const RECIPIENTS_MAX: usize = 50_000;
 const RECIPIENTS_MANY: usize = RECIPIENTS_MAX / 4 * 3;
-/// Messages that get their rows in one transaction, and octets: some 20 ms, in which no other mail is taken.
+/// Messages that get their rows in one transaction, and octets: some 20 ms, in which no other mail
+/// is taken.
 const SLICE: usize = 256;
 const SLICE_OCTETS: usize = 4 * 1024 * 1024;
-/// Places beyond the low one that the mark lists; with more, those before them are to get their rows soon.
+/// Places beyond the low one that the mark lists; with more, those before them are to get their
+/// rows soon.
 const BEYOND_MANY: usize = 256;
 /// Who reads the tables from outside makes this file, and all mail gets its rows.
 const WANTED: &str = "wanted";
@@ -169,8 +176,9 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Gives all that a former process left its rows; its segments go as soon as nothing in them is needed, since that may be the space
-    /// for the rest. What is damaged, or cannot be read, is kept beside them.
+    /// Gives all that a former process left its rows; its segments go as soon as nothing in them is
+    /// needed, since that may be the space for the rest. What is damaged, or cannot be read, is
+    /// kept beside them.
     pub(crate) fn take_over(&mut self, db: &Connection) -> Result<(), StoreError> {
         while self.young.lock().len() > 0 {
             self.take_over_slice(db)?;
@@ -325,7 +333,8 @@ impl Journal {
         self.takes = Takes::NothingForAWhile;
     }
 
-    /// Places of messages that get their rows next, up to this one: as many as one transaction should have.
+    /// Places of messages that get their rows next, up to this one: as many as one transaction
+    /// should have.
     pub(crate) fn slice(&self, until: JournalPosition) -> Vec<JournalPosition> {
         let mut octets: usize = 0;
         let young = self.young.lock();
@@ -385,7 +394,8 @@ impl Journal {
         Ok(Inserted { places, applied, holes })
     }
 
-    /// Could the tables take what they were given? While they cannot, nothing new is written here that they would have to take.
+    /// Could the tables take what they were given? While they cannot, nothing new is written here
+    /// that they would have to take.
     pub(crate) fn note_tables(&mut self, taken: &Result<(), StoreError>) {
         if taken.is_err() {
             self.takes = Takes::NothingTablesRefuse;
@@ -423,7 +433,8 @@ impl Journal {
     }
 }
 
-/// Up to where the tables have what the journal says, as they say themselves. Without the mark, the journal's own word counts.
+/// Up to where the tables have what the journal says, as they say themselves. Without the mark, the
+/// journal's own word counts.
 pub(crate) fn applied(db: &Connection) -> Result<Applied, StoreError> {
     let text: Option<String> = db
         .prepare_cached("SELECT value FROM marks WHERE name = ?1 AND crc = row_crc(name, value)")?

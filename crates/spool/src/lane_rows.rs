@@ -1,4 +1,5 @@
-//! The rows of lanes: made with the first recipient, gone with the last, as long as nothing has to be remembered.
+//! The rows of lanes: made with the first recipient, gone with the last, as long as nothing has to
+//! be remembered.
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -11,7 +12,8 @@ use crate::writer::{Needs, Order, Urgency};
 
 /// Rows looked at in one transaction: some 2 ms.
 const SLICE: i64 = 256;
-/// Our choice: a failing lane without mail is forgotten this long after its next probe would have been.
+/// Our choice: a failing lane without mail is forgotten this long after its next probe would have
+/// been.
 const TROUBLE_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a look at a slice of the lanes came to.
@@ -24,9 +26,9 @@ pub struct Swept {
 }
 
 impl Spool {
-    /// Removes unused rows of lanes from the next few after row `after`: those that an operator has emptied, that
-    /// failed and have had no mail for a day, and those that former releases left behind. A few milliseconds of
-    /// the writer.
+    /// Removes unused rows of lanes from the next few after row `after`: those that an operator has
+    /// emptied, that failed and have had no mail for a day, and those that former releases left
+    /// behind. A few milliseconds of the writer.
     pub fn sweep_lanes<D>(&self, after: i64, now: Timestamp, done: D)
     where
         D: FnOnce(Result<Swept, StoreError>) + Send + 'static,

@@ -29,7 +29,8 @@ use crate::{MessageId, OpenError};
 
 /// Files are for their owner alone: they hold other people's mail.
 const FILE_MODE: u32 = 0o600;
-/// In a data directory whose restore was not finished: where the queue is that was there before, or nothing.
+/// In a data directory whose restore was not finished: where the queue is that was there before, or
+/// nothing.
 pub(crate) const UNFINISHED_RESTORE: &str = "restore.unfinished";
 pub(crate) const DIR_MODE: u32 = 0o700;
 /// File systems whose locks and syncs depend on another machine: `statfs(2)`, `linux/magic.h`.
@@ -162,7 +163,8 @@ impl Layout {
 }
 
 /// The data directory, with those above it that are missing: a new account has no `~/.local/state`.
-/// New names are synced, or a power cut might take a directory with everything that was put into it.
+/// New names are synced, or a power cut might take a directory with everything that was put into
+/// it.
 fn make_root(root: &Path) -> Result<(), OpenError> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<&Path> = root.ancestors().take_while(is_missing).collect();
@@ -199,7 +201,8 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
-/// `O_NOFOLLOW`: who can write the directory must not make us open another file. `O_NONBLOCK`: nor a pipe.
+/// `O_NOFOLLOW`: who can write the directory must not make us open another file. `O_NONBLOCK`: nor
+/// a pipe.
 fn without_links() -> i32 {
     i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default()
 }
@@ -221,8 +224,8 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Moves a database and its log out of the way; returns where the database is now. Nothing that was set aside is
-/// overwritten.
+/// Moves a database and its log out of the way; returns where the database is now. Nothing that was
+/// set aside is overwritten.
 pub(crate) fn set_aside(root: &Path, name: &str) -> io::Result<PathBuf> {
     let aside = (1_u32..)
         .map(|number| format!("{name}.damaged-{number}"))
@@ -241,7 +244,8 @@ pub(crate) fn set_aside(root: &Path, name: &str) -> io::Result<PathBuf> {
     Ok(root.join(aside))
 }
 
-/// The name of what SQLite keeps beside a file, or of another one beside it. Paths need not be text.
+/// The name of what SQLite keeps beside a file, or of another one beside it. Paths need not be
+/// text.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -378,8 +378,9 @@ fn recipients_of(db: &Connection, seq: i64) -> Result<Vec<QueueRow>, StoreError>
     Ok(recipients)
 }
 
-/// Where the recipients of a message are; in `lane` only, if that is given. Nothing else of the rows is read, so
-/// that damage elsewhere does not matter; a recipient with an unknown state is left out.
+/// Where the recipients of a message are; in `lane` only, if that is given. Nothing else of the
+/// rows is read, so that damage elsewhere does not matter; a recipient with an unknown state is
+/// left out.
 pub(crate) fn places(
     db: &Connection,
     message: MessageId,

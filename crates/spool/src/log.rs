@@ -1,8 +1,9 @@
 //! The write-ahead log of a database: kept short, whoever else reads the file.
 //!
-//! The keeper's thread copies it into the tables while the writer goes on; what came meanwhile the writer copies itself, and
-//! the log starts over. A log that grows faster than it is copied makes the writer wait. One that a reader pins (a backup
-//! tool, a forgotten shell) makes nobody wait: it grows, and is cut when the reader has gone.
+//! The keeper's thread copies it into the tables while the writer goes on; what came meanwhile the
+//! writer copies itself, and the log starts over. A log that grows faster than it is copied makes
+//! the writer wait. One that a reader pins (a backup tool, a forgotten shell) makes nobody wait: it
+//! grows, and is cut when the reader has gone.
 
 pub(crate) mod broken;
 pub(crate) mod frames;
@@ -22,15 +23,16 @@ use crate::schema::{Checkpoint, LogState, PAGE_BYTES, checkpoint};
 
 /// 16 MB of 4096-octet pages. Measured: later makes the slowest commits slower, sooner makes all.
 const COPY_PAGES: i64 = 16 * 1024 * 1024 / 4096;
-/// 8 MB: with less left to copy it is not pinned: readers of our own are some batches behind. And how much a pinned log grows
-/// between two tries.
+/// 8 MB: with less left to copy it is not pinned: readers of our own are some batches behind. And
+/// how much a pinned log grows between two tries.
 const PINNED_PAGES: i64 = COPY_PAGES / 2;
-/// 40 MB: beyond it the writer waits for the copy. With one more transaction the log stays below 64 MB.
+/// 40 MB: beyond it the writer waits for the copy. With one more transaction the log stays below 64
+/// MB.
 const WAIT_PAGES: i64 = 40 * 1024 * 1024 / 4096;
 /// 64 MB: a log that was longer is cut, and not only written from its start again.
 const CUT_PAGES: i64 = 64 * 1024 * 1024 / 4096;
-/// Our choice: with less space than this the log is kept so short that the tables can surely take it in.
-/// Otherwise a full disk could not be left by delivering: the log would have no place to go.
+/// Our choice: with less space than this the log is kept so short that the tables can surely take
+/// it in. Otherwise a full disk could not be left by delivering: the log would have no place to go.
 const LOW_SPACE: u64 = 256 * 1024 * 1024;
 /// 1 MB.
 const LOW_SPACE_PAGES: i64 = 1024 * 1024 / 4096;
@@ -174,7 +176,8 @@ impl WriteAheadLog {
         }
     }
 
-    /// Copies the rest, with the writer's word that nothing is added meanwhile, and lets the log start over.
+    /// Copies the rest, with the writer's word that nothing is added meanwhile, and lets the log
+    /// start over.
     fn finish(&self, db: &Connection) -> Result<(), StoreError> {
         let log = checkpoint(db, Checkpoint::Passive)?;
         let mut is_pinned = left(&log) >= PINNED_PAGES;
@@ -219,8 +222,8 @@ fn copy_to_end(db: &Connection) -> Result<CopiedLog, StoreError> {
     }
 }
 
-/// Gives the cached pages of a long log back here, or the writer would wait for that when it cuts the file: a second for 2.5 GB. There are
-/// no locks on this file that closing it could end.
+/// Gives the cached pages of a long log back here, or the writer would wait for that when it cuts
+/// the file: a second for 2.5 GB. There are no locks on this file that closing it could end.
 fn forget_cached(file: &Path) {
     if let Ok(log) = File::open(file) {
         // Only a hint.

@@ -1,6 +1,6 @@
-//! Single values in queue.db that mail hangs on: what the operator stopped, and the clock's mark. What
-//! they mean is for their writers to say. Not in policies.db: whoever restores or loses that file must not start
-//! sending that was stopped, nor make a wrong clock right.
+//! Single values in queue.db that mail hangs on: what the operator stopped, and the clock's mark.
+//! What they mean is for their writers to say. Not in policies.db: whoever restores or loses that
+//! file must not start sending that was stopped, nor make a wrong clock right.
 
 use std::sync::mpsc;
 
@@ -15,7 +15,8 @@ use crate::{StoreError, error};
 /// The marks whose names begin alike.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Marks {
-    /// Names and values, by name. That a mark is there matters also where its value is damaged: that is empty then.
+    /// Names and values, by name. That a mark is there matters also where its value is damaged:
+    /// that is empty then.
     pub values: Vec<(String, String)>,
     /// There may be more: names that cannot be read, or pages that were lost.
     pub may_lack_some: bool,
@@ -71,8 +72,8 @@ impl Spool {
         })
     }
 
-    /// Removes the marks that cannot be read, and the one that says that others were lost: what they may have said is known now.
-    /// Blocks for a commit.
+    /// Removes the marks that cannot be read, and the one that says that others were lost: what
+    /// they may have said is known now. Blocks for a commit.
     ///
     /// # Errors
     ///
@@ -144,7 +145,8 @@ fn resembles(name: &str, prefix: &str) -> bool {
 
 const TABLE: &str = "CREATE TABLE made_anew (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER) STRICT, WITHOUT ROWID";
 
-/// Makes the table anew if a page of it is damaged, with what can be read of it, and a mark that says that others were lost.
+/// Makes the table anew if a page of it is damaged, with what can be read of it, and a mark that
+/// says that others were lost.
 pub(crate) fn mend_pages(db: &Connection) -> rusqlite::Result<()> {
     let all = "SELECT count(*) FROM marks WHERE name >= '' AND length(value) >= 0";
     match db.query_row(all, [], |_| Ok(())) {

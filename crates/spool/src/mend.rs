@@ -1,5 +1,5 @@
-//! Indexes that are damaged are made anew from their tables. What a table itself has lost stays lost, and is named where it
-//! is missed.
+//! Indexes that are damaged are made anew from their tables. What a table itself has lost stays
+//! lost, and is named where it is missed.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -42,8 +42,9 @@ pub(crate) fn mend(db: &Connection) -> Mended {
     mended
 }
 
-/// `REINDEX` would first empty the old index, and fail where that is no index any more. So a new one, or a new table, is made beside it
-/// as `made_anew`, filled, and takes its place in the schema; the old one's pages are in nobody's use until a VACUUM.
+/// `REINDEX` would first empty the old index, and fail where that is no index any more. So a new
+/// one, or a new table, is made beside it as `made_anew`, filled, and takes its place in the
+/// schema; the old one's pages are in nobody's use until a VACUUM.
 pub(crate) fn in_its_place(
     db: &Connection,
     name: &str,
@@ -97,7 +98,8 @@ pub(crate) fn done(db: &Connection) -> rusqlite::Result<HashSet<(MessageId, Reci
     Ok(names.collect::<Result<Vec<_>, _>>()?.iter().filter_map(|name| parse(name)).collect())
 }
 
-/// Recipients whose result could not be written down, because of damage: nothing of them is tried again.
+/// Recipients whose result could not be written down, because of damage: nothing of them is tried
+/// again.
 #[derive(Debug, Default)]
 pub(crate) struct Unrecorded {
     who: Mutex<HashSet<(MessageId, RecipientNo)>>,
@@ -169,8 +171,9 @@ impl Spool {
         self.marks(DONE).unwrap_or_default().values
     }
 
-    /// If damage was met since the last time, makes the indexes anew, at most every few minutes. Does not wait for it; what was
-    /// done, also by others who met damage, says [`Spool::take_mended`].
+    /// If damage was met since the last time, makes the indexes anew, at most every few minutes.
+    /// Does not wait for it; what was done, also by others who met damage, says
+    /// [`Spool::take_mended`].
     pub fn mend_if_damaged(&self) {
         if self.has_met_damage() {
             // The writer looks after each batch.

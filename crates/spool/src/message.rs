@@ -102,13 +102,14 @@ pub struct Deadline {
     pub trace: bool,
 }
 
-/// How far one step of priority carries a recipient past those that are due as long as it. Our choice: the most
-/// urgent mail goes before all ordinary mail that was due up to an hour and a half before it, and nothing
-/// waits for more than three hours' worth of mail that came later, however much more urgent.
+/// How far one step of priority carries a recipient past those that are due as long as it. Our
+/// choice: the most urgent mail goes before all ordinary mail that was due up to an hour and a half
+/// before it, and nothing waits for more than three hours' worth of mail that came later, however
+/// much more urgent.
 const PRIORITY_STEP: SignedDuration = SignedDuration::from_mins(10);
 
-/// The place of a recipient in its lane: when it is due, moved by its message's priority. The lowest is
-/// tried first.
+/// The place of a recipient in its lane: when it is due, moved by its message's priority. The
+/// lowest is tried first.
 pub fn turn(due_at: Timestamp, priority: Priority) -> Timestamp {
     due_at.saturating_sub(head_start(priority)).unwrap_or(due_at)
 }
@@ -118,7 +119,8 @@ pub(crate) fn head_start(priority: Priority) -> SignedDuration {
     PRIORITY_STEP * i32::from(priority.get())
 }
 
-/// Recipients one message can have here. Our choice: their numbers have 16 bits; SMTP limits are lower.
+/// Recipients one message can have here. Our choice: their numbers have 16 bits; SMTP limits are
+/// lower.
 pub const RECIPIENTS_MAX: usize = 1 << 16;
 
 /// One recipient of a new message.
@@ -301,14 +303,15 @@ pub enum Settled {
     Waiting,
     /// The message has left the queue by this settlement.
     Gone,
-    /// The message had left before: an operator deleted it. Only the lane was updated, and the notices
-    /// were dropped.
+    /// The message had left before: an operator deleted it. Only the lane was updated, and the
+    /// notices were dropped.
     Missing,
-    /// Recipients of the message still wait, but none of those that this is about: they had left before,
-    /// and who should know was told then. Only the lane was updated, and the notices were dropped.
+    /// Recipients of the message still wait, but none of those that this is about: they had left
+    /// before, and who should know was told then. Only the lane was updated, and the notices were
+    /// dropped.
     Moot,
-    /// Damage is in the way of writing it down: nothing of those that this is about is tried again, and no notice of it is
-    /// sent.
+    /// Damage is in the way of writing it down: nothing of those that this is about is tried again,
+    /// and no notice of it is sent.
     Unrecorded,
 }
 

@@ -37,11 +37,12 @@ pub struct OpenReport {
     pub network_file_system: Option<&'static str>,
     /// What became of policies.db.
     pub policies: PoliciesFile,
-    /// Bodies in a directory whose queue.db was missing or empty, and was made: their messages are lost. They stay where they are until
-    /// the next start, which moves them to `bodies/lost`.
+    /// Bodies in a directory whose queue.db was missing or empty, and was made: their messages are
+    /// lost. They stay where they are until the next start, which moves them to `bodies/lost`.
     pub bodies_without_queue: u64,
-    /// Write-ahead logs as they were before they were made whole, at this start or an earlier one: a start that was killed behind that told
-    /// nobody, so each start does until the file is removed.
+    /// Write-ahead logs as they were before they were made whole, at this start or an earlier one:
+    /// a start that was killed behind that told nobody, so each start does until the file is
+    /// removed.
     pub mended_logs: Vec<PathBuf>,
 }
 

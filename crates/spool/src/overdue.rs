@@ -64,7 +64,8 @@ pub(crate) fn overdue(
         seen += 1;
         let mut columns = Columns::new(row);
         let place = OverdueCursor { deadline: columns.next()?, key: columns.next()? };
-        // One that stands in a wrong place was in a page before, and must not make this one the same.
+        // One that stands in a wrong place was in a page before, and must not make this one the
+        // same.
         if place <= after {
             continue;
         }

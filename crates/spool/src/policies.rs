@@ -1,8 +1,8 @@
 //! Policy state that survives: domains, and hosts that completed STARTTLS.
 //!
-//! In a file of its own, so that a damaged or restored queue does not take the policies along. A row
-//! that cannot be read is reported as [`FoundPolicy::Corrupt`] and never stops anything. What must not get lost with the
-//! file is in queue.db: `enforced.rs`.
+//! In a file of its own, so that a damaged or restored queue does not take the policies along. A
+//! row that cannot be read is reported as [`FoundPolicy::Corrupt`] and never stops anything. What
+//! must not get lost with the file is in queue.db: `enforced.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -224,7 +224,8 @@ impl Policies {
         self.writer.submit(Urgency::Ordinary, delete, done);
     }
 
-    /// Up to `limit` rows whose names come after `after`. A damaged row or page hides no other rows.
+    /// Up to `limit` rows whose names come after `after`. A damaged row or page hides no other
+    /// rows.
     ///
     /// # Errors
     ///
@@ -245,8 +246,8 @@ impl Policies {
         Ok(page)
     }
 
-    /// Names are read from their index, so that a damaged page with rows does not matter; where that is damaged,
-    /// from the rows as well, as far as these can be read.
+    /// Names are read from their index, so that a damaged page with rows does not matter; where
+    /// that is damaged, from the rows as well, as far as these can be read.
     fn names(&self, after: &str, limit: usize) -> Result<Names, StoreError> {
         let (mut found, mut seen, mut damaged) = (BTreeSet::new(), 0, 0);
         let is_behind = |name: &str| name > after;
@@ -270,8 +271,8 @@ impl Policies {
                 found.pop_last();
             }
         };
-        // Not sorted by the database, which would have to read them all first. From both ends, each up to what is
-        // damaged.
+        // Not sorted by the database, which would have to read them all first. From both ends, each
+        // up to what is damaged.
         let (from_first, from_last) = (
             "policies NOT INDEXED WHERE domain > ?1 ORDER BY rowid",
             "policies NOT INDEXED WHERE domain > ?1 ORDER BY rowid DESC",
@@ -290,7 +291,8 @@ impl Policies {
         Ok(Names { names: found.into_iter().collect(), damaged, is_full })
     }
 
-    /// Gives the names one by one, `None` for what is none; the inner result says whether it came to their end.
+    /// Gives the names one by one, `None` for what is none; the inner result says whether it came
+    /// to their end.
     fn walk_names(
         &self,
         from: &str,
@@ -327,8 +329,8 @@ impl Policies {
         )
     }
 
-    /// Remembers a host, on a full disk too: without that, its mail could go in clear text. Each call costs a sync:
-    /// once a day and host is enough.
+    /// Remembers a host, on a full disk too: without that, its mail could go in clear text. Each
+    /// call costs a sync: once a day and host is enough.
     pub fn put_host<D>(&self, row: HostRow, done: D)
     where
         D: FnOnce(Result<(), StoreError>) + Send + 'static,
@@ -438,8 +440,9 @@ fn is_corrupt(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
-/// In policies.db any damage is that of the row: what was there is known from queue.db, and everybody else is a first
-/// contact. A header that is overwritten, and sectors that cannot be read, must not stop mail.
+/// In policies.db any damage is that of the row: what was there is known from queue.db, and
+/// everybody else is a first contact. A header that is overwritten, and sectors that cannot be
+/// read, must not stop mail.
 fn is_unreadable(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),

@@ -21,8 +21,8 @@ pub struct Proven {
 }
 
 impl Policies {
-    /// Up to `limit` of those that took mail after `since`, the latest first. Rows that cannot be read are left out.
-    /// Blocks for a read: some 0.1 s for 100,000.
+    /// Up to `limit` of those that took mail after `since`, the latest first. Rows that cannot be
+    /// read are left out. Blocks for a read: some 0.1 s for 100,000.
     ///
     /// # Errors
     ///
@@ -64,7 +64,8 @@ impl Policies {
         self.write(Urgency::Ordinary, put, done);
     }
 
-    /// Forgets those that took mail before `before`, and what a clock that was ahead has written for after `until`.
+    /// Forgets those that took mail before `before`, and what a clock that was ahead has written
+    /// for after `until`.
     pub fn forget_proven<D>(&self, before: Timestamp, until: Timestamp, done: D)
     where
         D: FnOnce(Result<usize, StoreError>) + Send + 'static,

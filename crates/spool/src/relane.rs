@@ -22,7 +22,8 @@ pub struct Move {
 
 /// Moves those that are still there; returns how many.
 pub(crate) fn apply(db: &Connection, moves: &[Move], now: Timestamp) -> Result<u64, StoreError> {
-    // Who was tried waits for what was the trouble of another next hop; who was not has a time of its own.
+    // Who was tried waits for what was the trouble of another next hop; who was not has a time of
+    // its own.
     let mut update = db.prepare_cached(
         "UPDATE recipients SET lane = ?2,
              due_at = CASE attempts WHEN 0 THEN due_at ELSE min(due_at, ?3) END

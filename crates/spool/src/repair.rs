@@ -1,8 +1,9 @@
-//! `staunch doctor --data --repair`: a new queue.db out of what can be read of a damaged one, which is kept.
+//! `staunch doctor --data --repair`: a new queue.db out of what can be read of a damaged one, which
+//! is kept.
 //!
-//! Rows that SQLite reaches are taken as they are, also damaged ones: the next start names and holds those. Rows on pages
-//! that it does not reach are taken if their checksum holds. Of one that may have been deleted before, the recipient is held: mail
-//! must not go twice because of a repair.
+//! Rows that SQLite reaches are taken as they are, also damaged ones: the next start names and
+//! holds those. Rows on pages that it does not reach are taken if their checksum holds. Of one that
+//! may have been deleted before, the recipient is held: mail must not go twice because of a repair.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -146,7 +147,8 @@ fn make_anew(old: &Path, new: &Path, repaired: &mut Repaired) -> Result<(), Copy
 ///
 /// # Errors
 ///
-/// [`CopyError::Read`] when somebody reads it: what is in the log only, such as that mail was delivered, would be missed.
+/// [`CopyError::Read`] when somebody reads it: what is in the log only, such as that mail was
+/// delivered, would be missed.
 fn open_damaged(path: &Path) -> Result<Option<Connection>, CopyError> {
     let readable = connect(path)
         .and_then(|db| db.query_row("PRAGMA schema_version", [], |_| Ok(())).map(|()| db));
@@ -203,7 +205,8 @@ impl From<ValueRef<'_>> for Value {
     }
 }
 
-/// The tables with the orders in which they are walked, each from both ends: a damaged page hides what is behind it.
+/// The tables with the orders in which they are walked, each from both ends: a damaged page hides
+/// what is behind it.
 const TABLES: [(&str, &str); 6] = [
     ("lanes", "id"),
     ("messages", "seq"),
@@ -272,7 +275,8 @@ fn walk(
     }
 }
 
-/// Says whether it was added: a row that is there stays, and one whose values are of the wrong types cannot be.
+/// Says whether it was added: a row that is there stays, and one whose values are of the wrong
+/// types cannot be.
 fn insert(target: &Connection, table: &str, row: Vec<Value>) -> rusqlite::Result<bool> {
     let places = vec!["?"; row.len()].join(", ");
     // Files of before format 4 have fewer columns, always the first ones.
@@ -298,8 +302,9 @@ const MESSAGE_COLUMNS: usize = 24;
 const LANE_COLUMNS: usize = 11;
 const BODY_COLUMNS: usize = 2;
 
-/// Tables on whose damaged pages rows are looked for. Of bodies only such rows as the table has: who writes a body writes octets of that
-/// page, and what looks like a body there has to have the checksum that is in the row of its message.
+/// Tables on whose damaged pages rows are looked for. Of bodies only such rows as the table has:
+/// who writes a body writes octets of that page, and what looks like a body there has to have the
+/// checksum that is in the row of its message.
 const SEARCHED: [(&str, usize); 4] = [
     ("recipients", RECIPIENT_COLUMNS),
     ("messages", MESSAGE_COLUMNS),
@@ -414,7 +419,8 @@ fn is_there(db: &Connection, table: &str, key: &str, row: i64) -> rusqlite::Resu
     db.prepare_cached(&format!("SELECT 1 FROM {table} WHERE {key} = ?1"))?.exists([row])
 }
 
-/// Does the checksum in the row hold? Asked of a table of the same columns that has no rules for their types.
+/// Does the checksum in the row hold? Asked of a table of the same columns that has no rules for
+/// their types.
 fn holds_in(db: &Connection, table: &str, holds: &str, row: &Carved) -> rusqlite::Result<bool> {
     let places = vec!["?"; row.values.len()].join(", ");
     db.prepare_cached(&format!("INSERT INTO found_{table} VALUES ({places})"))?

@@ -9,10 +9,11 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::layout::{create_file, free_space, sync_dir};
 use crate::vitals::Vitals;
 
-/// Our choice: what the tables may need to take the log in when space is low (1 MB and a batch), and some
-/// 100 settlements of 9 pages, each in a transaction of its own.
+/// Our choice: what the tables may need to take the log in when space is low (1 MB and a batch),
+/// and some 100 settlements of 9 pages, each in a transaction of its own.
 pub(crate) const RESERVE_BYTES: u64 = 8 * 1024 * 1024;
-/// The same for policies: a log of one row with the largest policy and what its trees may grow by, some times.
+/// The same for policies: a log of one row with the largest policy and what its trees may grow by,
+/// some times.
 pub(crate) const POLICY_RESERVE_BYTES: u64 = 1024 * 1024;
 
 /// A file whose only use is that it can be removed.

@@ -23,8 +23,9 @@ pub struct Restored {
     pub kept: Option<PathBuf>,
 }
 
-/// Puts the copy in `from` in the place of the queue in `data_dir`; what was there is moved to `before-restore-N` in it. No daemon may
-/// run. After an error, or a crash, the same has to be done again: until then no daemon starts there.
+/// Puts the copy in `from` in the place of the queue in `data_dir`; what was there is moved to
+/// `before-restore-N` in it. No daemon may run. After an error, or a crash, the same has to be done
+/// again: until then no daemon starts there.
 ///
 /// # Errors
 ///
@@ -81,8 +82,8 @@ fn check_header(schema: &Schema, path: &Path) -> Result<(), CopyError> {
     Ok(schema.check_header(&header, path)?)
 }
 
-/// Moves away what is in the data directory, if it was ever used; says where. Each step can be done a second time: which directory it is
-/// goes into [`UNFINISHED_RESTORE`] before anything is moved.
+/// Moves away what is in the data directory, if it was ever used; says where. Each step can be done
+/// a second time: which directory it is goes into [`UNFINISHED_RESTORE`] before anything is moved.
 fn set_aside(layout: &Layout, owner: &Owner) -> Result<Option<PathBuf>, CopyError> {
     let root = layout.root();
     let marker = layout.file(UNFINISHED_RESTORE);
@@ -95,8 +96,8 @@ fn set_aside(layout: &Layout, owner: &Owner) -> Result<Option<PathBuf>, CopyErro
     if let Some(aside) = &aside {
         keep(layout, owner, aside)?;
     }
-    // What is left is kept there, or of a restore that was not finished. The file before its log: a log without its file is
-    // nothing, a file without its log would be an older queue.
+    // What is left is kept there, or of a restore that was not finished. The file before its log: a
+    // log without its file is nothing, a file without its log would be an older queue.
     for schema in [&POLICIES, &QUEUE] {
         for suffix in ["", "-wal", "-shm"] {
             remove_if_there(&root.join(format!("{}{suffix}", schema.file)))?;
@@ -207,8 +208,8 @@ fn bodies(from: &Layout, to: &Layout, owner: &Owner) -> Result<Copied, CopyError
     Ok(copied)
 }
 
-/// Copies a database under another name, then gives it its own. With its log: a copy of a directory whose daemon did not end
-/// well has one.
+/// Copies a database under another name, then gives it its own. With its log: a copy of a directory
+/// whose daemon did not end well has one.
 fn put(from: &Path, data_dir: &Path, owner: &Owner) -> Result<(), CopyError> {
     let to = data_dir.join(from.file_name().unwrap_or_default());
     let (log, new) = (with_suffix(from, "-wal"), with_suffix(&to, ".restored"));

@@ -51,8 +51,8 @@ pub(crate) fn state(code: i64) -> Result<RecipientState, StoreError> {
     }
 }
 
-/// `recipients.waits_since` of who is not to be told. No null, which would stand in the way of the order that
-/// the index has.
+/// `recipients.waits_since` of who is not to be told. No null, which would stand in the way of the
+/// order that the index has.
 pub(crate) const TOLD: i64 = i64::MAX;
 
 /// `recipients.waits_since`.

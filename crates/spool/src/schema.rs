@@ -58,7 +58,8 @@ pub(crate) const PAGE_BYTES: u64 = 4096;
 const PAGES_MAX: i64 = 0xffff_fffe;
 /// Our choice: longer than a foreign writer should take, shorter than any peer's patience.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Our choice: how long the log waits for those who read it. Our own readers are quicker, and others are not waited for.
+/// Our choice: how long the log waits for those who read it. Our own readers are quicker, and
+/// others are not waited for.
 const READERS_TIMEOUT: Duration = Duration::from_millis(20);
 /// KiB of pages the writer keeps: the roots and right edges of a few trees.
 const WRITER_CACHE_KIB: i64 = 8 * 1024;
@@ -94,8 +95,9 @@ impl Schema {
         // what the log holds and syncing the copy makes them durable whatever happened before.
         let log = checkpoint(&db, Checkpoint::Truncate).map_err(failed)?;
         if log.busy || log.copied < log.pages {
-            // Somebody reads: what cannot be copied yet is written once more where it is, and what a killed writer has left behind it goes: a
-            // later look at the log could not tell it from transactions that were committed.
+            // Somebody reads: what cannot be copied yet is written once more where it is, and what
+            // a killed writer has left behind it goes: a later look at the log could not tell it
+            // from transactions that were committed.
             let wal = with_suffix(path, "-wal");
             let octets = frames::log_octets(log.pages.unsigned_abs());
             rewrite(&wal, octets).map_err(|source| OpenError::Io { path: wal, source })?;
@@ -110,7 +112,8 @@ impl Schema {
         Ok(db)
     }
 
-    /// A connection that only reads the file as it is, in whatever format; `None`: there is none, or it is empty.
+    /// A connection that only reads the file as it is, in whatever format; `None`: there is none,
+    /// or it is empty.
     ///
     /// # Errors
     ///
@@ -136,7 +139,8 @@ impl Schema {
                 .map_err(|source| OpenError::Database { path: path.into(), source })
         };
         let (owner, found) = (read("PRAGMA application_id")?, read("PRAGMA user_version")?);
-        // A crash between the file's first page and our tables leaves a database with nothing in it.
+        // A crash between the file's first page and our tables leaves a database with nothing in
+        // it.
         let is_blank = || {
             let tables = read("SELECT count(*) FROM sqlite_schema")?;
             Ok(owner == 0 && found == 0 && tables == 0)
@@ -147,7 +151,8 @@ impl Schema {
         self.judge(owner, found, path)
     }
 
-    /// The same for a file that is not opened, by the first 100 octets of it (SQLite, "Database File Format", 1.3).
+    /// The same for a file that is not opened, by the first 100 octets of it (SQLite, "Database
+    /// File Format", 1.3).
     pub(crate) fn check_header(&self, header: &[u8; 100], path: &Path) -> Result<(), OpenError> {
         let number = |at: usize| {
             let octets = header.get(at..at + 4).and_then(|octets| octets.try_into().ok());
@@ -158,7 +163,8 @@ impl Schema {
         self.judge(owner, number(60), path).map(drop)
     }
 
-    /// Are all tables and indexes there, as they are made here? A changed octet in the schema would else be an error of each statement.
+    /// Are all tables and indexes there, as they are made here? A changed octet in the schema would
+    /// else be an error of each statement.
     ///
     /// # Errors
     ///
@@ -194,7 +200,8 @@ impl Schema {
         ))
     }
 
-    /// From format `found` to ours, in one transaction: a crash leaves the old format or the new one.
+    /// From format `found` to ours, in one transaction: a crash leaves the old format or the new
+    /// one.
     fn migrate(&self, db: &Connection, found: i64) -> rusqlite::Result<()> {
         let done = usize::try_from(found - 1).unwrap_or_default();
         let steps = self.steps.get(done..).unwrap_or_default();
@@ -210,7 +217,8 @@ impl Schema {
     }
 }
 
-/// Cuts a file to so many octets, writes these over themselves and syncs them. Closing it ends no lock: SQLite has none on its log.
+/// Cuts a file to so many octets, writes these over themselves and syncs them. Closing it ends no
+/// lock: SQLite has none on its log.
 fn rewrite(path: &Path, octets: u64) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     if file.metadata()?.len() > octets {
@@ -247,7 +255,8 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// Not opened read-only: what a crash left in a journal has to be undone before anything can be read.
+/// Not opened read-only: what a crash left in a journal has to be undone before anything can be
+/// read.
 fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
     let db = connect(path)?;
     db.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF;")?;

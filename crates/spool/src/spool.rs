@@ -117,8 +117,9 @@ impl Spool {
         self.inner.workshop.vitals.health()
     }
 
-    /// To be called each second: mail that has been in the journal for that long gets its rows. Looks whether queue.db and the lock are still where others look for them; see [`Health::Detached`]. A lock that somebody removed is
-    /// made anew: says whether it was.
+    /// To be called each second: mail that has been in the journal for that long gets its rows.
+    /// Looks whether queue.db and the lock are still where others look for them; see
+    /// [`Health::Detached`]. A lock that somebody removed is made anew: says whether it was.
     ///
     /// # Errors
     ///
@@ -145,7 +146,8 @@ impl Spool {
         Ok(true)
     }
 
-    /// Who reads queue.db such that its log cannot be copied into the tables, and grows; see [`Pinned`].
+    /// Who reads queue.db such that its log cannot be copied into the tables, and grows; see
+    /// [`Pinned`].
     pub fn pinned(&self) -> Option<Pinned> {
         let log_bytes = self.inner.housekeeper.pinned_bytes()?;
         Some(Pinned { log_bytes, readers: foreign_readers(self.inner.workshop.layout.root()) })
@@ -171,7 +173,8 @@ impl Spool {
         self.inner.workshop.vitals.lost_bodies()
     }
 
-    /// Removes the bodies that were moved to `bodies/lost` before this time. Blocks for a look at the directory.
+    /// Removes the bodies that were moved to `bodies/lost` before this time. Blocks for a look at
+    /// the directory.
     ///
     /// # Errors
     ///
@@ -181,8 +184,8 @@ impl Spool {
         forgotten.map_err(|error| StoreError::io("removing lost bodies", error))
     }
 
-    /// Commits what waits, copies the logs into the tables and gives the directory free. Calls after
-    /// it fail with [`StoreError::Closed`]. Dropping the last clone does the same.
+    /// Commits what waits, copies the logs into the tables and gives the directory free. Calls
+    /// after it fail with [`StoreError::Closed`]. Dropping the last clone does the same.
     pub fn close(&self) {
         self.inner.close();
     }
@@ -212,13 +215,14 @@ impl Spool {
         self.inner.workshop.vitals.take_mended()
     }
 
-    /// What of the journal could not be read since the last time that this was asked, by file and place: mail that was accepted, or a
-    /// delivery of mail that is sent again now.
+    /// What of the journal could not be read since the last time that this was asked, by file and
+    /// place: mail that was accepted, or a delivery of mail that is sent again now.
     pub fn take_journal_damage(&self) -> Vec<String> {
         self.inner.workshop.vitals.take_journal_damage()
     }
 
-    /// What is asked about this mail is answered by the tables: what of it is only in the journal gets its rows.
+    /// What is asked about this mail is answered by the tables: what of it is only in the journal
+    /// gets its rows.
     pub(crate) fn bring_in(&self, needs: Needs) -> Result<(), StoreError> {
         let is_there = match needs {
             Needs::Nothing => true,
@@ -238,8 +242,8 @@ impl Spool {
         result.recv().map_err(|_| StoreError::Closed)?
     }
 
-    /// The same for who only looks. On a full or damaged disk some mail may get no rows, and then only what has them is told of: that is better
-    /// than no answer.
+    /// The same for who only looks. On a full or damaged disk some mail may get no rows, and then
+    /// only what has them is told of: that is better than no answer.
     fn bring_in_for_a_look(&self, needs: Needs) -> Result<(), StoreError> {
         match self.bring_in(needs) {
             Err(error @ (StoreError::Poisoned | StoreError::Closed)) => Err(error),
@@ -298,8 +302,8 @@ fn with_reserve<T>(
     if full && std::fs::remove_file(reserve).is_ok() { open() } else { opened }
 }
 
-/// What is in the place of policies.db and is no database, or cannot be brought to the new format, is moved aside: mail
-/// does not stop for it, and which domains' mail has to wait is in queue.db.
+/// What is in the place of policies.db and is no database, or cannot be brought to the new format,
+/// is moved aside: mail does not stop for it, and which domains' mail has to wait is in queue.db.
 fn open_policies(dir: &Path, reserve: &Path) -> Result<(Connection, PoliciesFile), OpenError> {
     let path = dir.join(POLICIES.file);
     let is_new = path.metadata().map_or(true, |file| file.len() == 0);
@@ -409,7 +413,8 @@ impl Inner {
     }
 }
 
-/// What a former process left in the journal goes into the tables. On a full disk the reserve is given up for that.
+/// What a former process left in the journal goes into the tables. On a full disk the reserve is
+/// given up for that.
 fn take_over(
     workshop: &Workshop,
     db: &Connection,

@@ -1,6 +1,7 @@
 //! What earlier releases kept in policies.db and mail hangs on is copied into queue.db, once.
 //!
-//! Before that file is changed or moved aside, whatever its format: what is damaged in it must not take the rest along.
+//! Before that file is changed or moved aside, whatever its format: what is damaged in it must not
+//! take the rest along.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +20,8 @@ const UNREADABLE: (i64, i64) = (i64::MAX, i64::MAX);
 /// In column `alarm` of format 1: a policy was there and could not be read.
 const LOST: &str = "policy_lost";
 
-/// Names in the order of their index, and of the rows. Each from both ends: a damaged page hides what is behind it.
+/// Names in the order of their index, and of the rows. Each from both ends: a damaged page hides
+/// what is behind it.
 const POLICY_WALKS: [[&str; 2]; 2] = [
     [
         "SELECT domain, rowid FROM policies INDEXED BY sqlite_autoindex_policies_1
@@ -37,13 +39,13 @@ const MARK_WALKS: [[&str; 2]; 1] = [[
     "SELECT name, value FROM marks ORDER BY name DESC",
 ]];
 
-/// Copies the operator's switches, the clock's mark, and which domains have an `enforce` policy. A domain whose row
-/// cannot be read may have one.
+/// Copies the operator's switches, the clock's mark, and which domains have an `enforce` policy. A
+/// domain whose row cannot be read may have one.
 ///
 /// # Errors
 ///
-/// [`OpenError`] when queue.db cannot be written, or policies.db is of a newer release or cannot be opened for
-/// another reason than damage. Then it is done at the next start.
+/// [`OpenError`] when queue.db cannot be written, or policies.db is of a newer release or cannot be
+/// opened for another reason than damage. Then it is done at the next start.
 pub(crate) fn copy_from_policies(queue: &Connection, root: &Path) -> Result<(), OpenError> {
     let failed = |file: &str, source| OpenError::Database { path: root.join(file), source };
     let done = queue.query_row("SELECT 1 FROM marks WHERE name = ?1", [DONE], |_| Ok(()));
@@ -86,8 +88,8 @@ fn copy(queue: &Connection, old: Option<&Connection>) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// What the walks find, by the name in the first column; a later walk's word counts. Names that are no text are
-/// left out.
+/// What the walks find, by the name in the first column; a later walk's word counts. Names that are
+/// no text are left out.
 fn named<T>(
     db: &Connection,
     walks: &[[&str; 2]],
@@ -124,7 +126,8 @@ fn times(db: &Connection, domain: &str, row: i64) -> Option<(i64, i64)> {
 
 /// The row is sought by its number, so that a damaged page of the index does not matter.
 fn read_times(db: &Connection, domain: &str, row: i64) -> rusqlite::Result<Option<(i64, i64)>> {
-    // What follows the body is read only where there is none: the pages it goes on in may be damaged.
+    // What follows the body is read only where there is none: the pages it goes on in may be
+    // damaged.
     let mut select = db.prepare_cached(
         "SELECT mode, fetched_at, expires_at,
              CASE WHEN body IS NULL AND fetched_at IS NULL THEN coalesce(alarm, '') END

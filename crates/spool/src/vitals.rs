@@ -15,11 +15,11 @@ pub enum Health {
     /// The reserve is gone, or a settlement could not be written: nothing may be transmitted, since
     /// its settlement might not fit. Ends by itself when there is space.
     NoReserve,
-    /// queue.db was moved, removed or replaced: nothing new may be taken. What was taken is sent, and settled in the file that
-    /// is open. Ends when the file is back.
+    /// queue.db was moved, removed or replaced: nothing new may be taken. What was taken is sent,
+    /// and settled in the file that is open. Ends when the file is back.
     Detached,
-    /// The file system cannot be written, as after an error of the disk: nothing can be taken, and nothing may be transmitted. Ends when a
-    /// write works again.
+    /// The file system cannot be written, as after an error of the disk: nothing can be taken, and
+    /// nothing may be transmitted. Ends when a write works again.
     ReadOnly,
     /// A sync failed: the process must end and the files be opened anew.
     Poisoned,

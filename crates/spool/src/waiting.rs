@@ -13,8 +13,8 @@ use crate::writer::Needs;
 use crate::{ListCursor, StoreError, rows};
 
 impl Spool {
-    /// The lanes in which mail waits, held mail too. Blocks for one look into an index for each of them: 0.2 s for
-    /// 100,000.
+    /// The lanes in which mail waits, held mail too. Blocks for one look into an index for each of
+    /// them: 0.2 s for 100,000.
     ///
     /// # Errors
     ///
@@ -60,7 +60,8 @@ impl Spool {
         })
     }
 
-    /// How many recipients are queued in `lane`, counted up to `most`. Blocks for one look at an index.
+    /// How many recipients are queued in `lane`, counted up to `most`. Blocks for one look at an
+    /// index.
     ///
     /// # Errors
     ///
@@ -78,7 +79,8 @@ impl Spool {
         })
     }
 
-    /// The domains of up to `limit` recipients that wait in `lane`; call again with the cursor until there is none.
+    /// The domains of up to `limit` recipients that wait in `lane`; call again with the cursor
+    /// until there is none.
     ///
     /// # Errors
     ///

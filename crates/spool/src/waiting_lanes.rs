@@ -8,7 +8,8 @@ use crate::message::{LaneKey, LaneState, LaneSummary, LaneTrouble};
 use crate::rows::{self, Columns, count, time};
 use crate::{StoreError, due};
 
-/// Those in which mail waits that is not held, and those that failed: one pass over the index and one over the lanes.
+/// Those in which mail waits that is not held, and those that failed: one pass over the index and
+/// one over the lanes.
 pub(crate) fn lanes(db: &Connection, index: Index) -> Result<WaitingLanes, StoreError> {
     let mut loads = db.prepare_cached(
         "SELECT lane, count(*), min(due_at), min(expires_at)

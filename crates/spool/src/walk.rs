@@ -1,7 +1,8 @@
-//! A walk through a table by its key, slice by slice, where keys may be damaged: it goes forward, and leaves no row out.
+//! A walk through a table by its key, slice by slice, where keys may be damaged: it goes forward,
+//! and leaves no row out.
 //!
-//! A row whose key changed stands where its old key belongs. A walk that went on behind the new key would read the same rows for ever, or
-//! leave out all rows between.
+//! A row whose key changed stands where its old key belongs. A walk that went on behind the new key
+//! would read the same rows for ever, or leave out all rows between.
 
 use rusqlite::Connection;
 
@@ -112,7 +113,8 @@ impl<'a> TableWalk<'a> {
 mod tests {
     use super::*;
 
-    /// Where a walk goes on that reads these keys behind 10, of which the table leads to the ones of `found`.
+    /// Where a walk goes on that reads these keys behind 10, of which the table leads to the ones
+    /// of `found`.
     fn reached(found: &[i64], keys: &[i64]) -> i64 {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch("CREATE TABLE recipients (id INTEGER PRIMARY KEY)").unwrap();

@@ -2,7 +2,8 @@
 //!
 //! Work that fails for want of space is rolled back with its batch and then tried alone, so that a
 //! small settlement may still fit where a large message did not. A failed sync is never repeated:
-//! it poisons the store. What can stand in the journal is written there ([`crate::journal`]), the rest into the tables.
+//! it poisons the store. What can stand in the journal is written there ([`crate::journal`]), the
+//! rest into the tables.
 
 mod journaling;
 mod order;
@@ -28,11 +29,13 @@ use crate::message::Settled;
 use crate::reserve::Reserve;
 use crate::vitals::Vitals;
 
-/// Our choice: more work in one transaction does not make it cheaper, only the first callback later.
+/// Our choice: more work in one transaction does not make it cheaper, only the first callback
+/// later.
 const BATCH_MAX: usize = 512;
 /// 12 MB: with what is not counted a transaction stays below 16 MB, and so the log below 64 MB.
 const BATCH_OCTETS_MAX: usize = 12 * 1024 * 1024;
-/// Our choice: ordinary work beyond it is refused. Sessions and attempts have lower limits of their own.
+/// Our choice: ordinary work beyond it is refused. Sessions and attempts have lower limits of their
+/// own.
 const WAITING_MAX: usize = 8192;
 /// Work for the writer thread, whatever its result is.
 trait WriterWork: Send {
@@ -117,7 +120,8 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next batch; empty when `patience` ran out, or a second has passed; `None` when closed and nothing waits.
+    /// The next batch; empty when `patience` ran out, or a second has passed; `None` when closed
+    /// and nothing waits.
     fn take(&self, patience: Option<Duration>) -> Option<Taken> {
         let mut waiting = self.waiting();
         while waiting.jobs.is_empty() && waiting.open && !waiting.tick {
@@ -136,8 +140,8 @@ impl Shared {
             return None;
         }
         if !waiting.jobs.is_empty() {
-            // A batch costs a sync, whatever is in it. Where all cores are busy, threads that are about to add to it run first; elsewhere this
-            // returns at once.
+            // A batch costs a sync, whatever is in it. Where all cores are busy, threads that are
+            // about to add to it run first; elsewhere this returns at once.
             drop(waiting);
             thread::yield_now();
             waiting = self.waiting();

@@ -1,4 +1,5 @@
-//! Backup and restore: what was acknowledged before a copy began is in it, and nothing is written over.
+//! Backup and restore: what was acknowledged before a copy began is in it, and nothing is written
+//! over.
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod common;
@@ -148,7 +149,8 @@ fn a_body_that_is_missing_from_a_queued_message_is_missing_from_the_copy_and_nam
     assert_eq!(bytes(&spool, ids[1]), body(3));
 }
 
-/// What a crash at any step of a restore leaves is kept or done again, and no daemon starts on half of it.
+/// What a crash at any step of a restore leaves is kept or done again, and no daemon starts on half
+/// of it.
 #[test]
 fn a_restore_that_was_interrupted_is_done_again_and_loses_nothing_of_either_queue() {
     let [dir, away] = [(); 2].map(|()| tempfile::tempdir().unwrap());

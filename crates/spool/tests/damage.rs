@@ -10,7 +10,8 @@ use common::{at, commit, lane, open, wait};
 use rusqlite::Connection;
 use spool::{Filter, LaneKey, MESSAGE_DAMAGED, MessageId, RecipientState, Spool};
 
-/// What is done to queue.db, the table that is to be named, and where the message can be named, too.
+/// What is done to queue.db, the table that is to be named, and where the message can be named,
+/// too.
 type Case = (&'static str, &'static str, bool);
 
 /// Of twelve messages to four lanes, the first is damaged.
@@ -26,7 +27,8 @@ const CASES: [Case; 19] = [
         "recipients",
         true,
     ),
-    // What could be, and is not what was written: it would go to somebody else, too late, or unprotected.
+    // What could be, and is not what was written: it would go to somebody else, too late, or
+    // unprotected.
     ("UPDATE recipients SET mailbox = 'u9@to.example' WHERE id = :one", "recipients", true),
     ("UPDATE recipients SET expires_at = expires_at + 1 WHERE id = :one", "recipients", true),
     ("UPDATE messages SET sender = 'sendes@from.example' WHERE seq = :message", "messages", true),
@@ -108,7 +110,8 @@ fn one_damaged_value_stops_one_recipient_who_is_named_and_held() {
     }
 }
 
-/// A name that cannot be read, a row that is gone: their mail is found, and can be moved where it belongs.
+/// A name that cannot be read, a row that is gone: their mail is found, and can be moved where it
+/// belongs.
 #[test]
 fn mail_whose_lane_cannot_be_named_is_not_lost() {
     let cases = [
@@ -311,7 +314,8 @@ fn an_octet_of_a_body_that_changed_is_damage_in_a_row_and_in_a_file() {
     }
 }
 
-/// SQLite's own way to write a number: seven bits in each octet, the highest first ("Database File Format", 1.6).
+/// SQLite's own way to write a number: seven bits in each octet, the highest first ("Database File
+/// Format", 1.6).
 fn varint(number: i64) -> Vec<u8> {
     let octets = (0..9).map(|place| u8::try_from(number >> (7 * place) & 0x7f).unwrap());
     let mut octets: Vec<u8> = octets.collect();

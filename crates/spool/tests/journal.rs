@@ -177,7 +177,8 @@ fn a_batch_whose_beginning_is_damaged_is_missed_by_the_next() {
     assert_eq!(after.take_journal_damage().len(), 1);
 }
 
-/// One octet costs one message at most, or its batch, and that is named; of the last batch nobody heard 250, as far as a start can tell.
+/// One octet costs one message at most, or its batch, and that is named; of the last batch nobody
+/// heard 250, as far as a start can tell.
 #[test]
 fn any_octet_may_be_damaged() {
     let dir = tempfile::tempdir().unwrap();

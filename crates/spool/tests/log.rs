@@ -1,5 +1,5 @@
-//! A write-ahead log that a disk or a hand has changed: SQLite would leave out all behind the damage. What is not hit is there, and the
-//! log is told of.
+//! A write-ahead log that a disk or a hand has changed: SQLite would leave out all behind the
+//! damage. What is not hit is there, and the log is told of.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failure here is a failed test")]
 
 mod common;
@@ -20,7 +20,8 @@ const HEADER: usize = 32;
 const FRAME: usize = 24 + 4096;
 const MESSAGES: usize = 60;
 
-/// What a killed daemon leaves: everything is in the log, in one transaction for each message and each delivery.
+/// What a killed daemon leaves: everything is in the log, in one transaction for each message and
+/// each delivery.
 struct Killed {
     dir: TempDir,
     waiting: BTreeSet<MessageId>,
@@ -60,7 +61,8 @@ impl Killed {
         copy
     }
 
-    /// Where the frames begin that end a transaction; the log's own numbers begin anew behind its end.
+    /// Where the frames begin that end a transaction; the log's own numbers begin anew behind its
+    /// end.
     fn ends(&self) -> Vec<usize> {
         let salts = |frame: &[u8]| frame[8..16].to_vec();
         let frames = self.log[HEADER..].chunks_exact(FRAME).enumerate();
@@ -185,7 +187,8 @@ fn a_transaction_that_was_interrupted_is_no_damage_and_leaves_all_before_it() {
 #[test]
 fn where_nobody_can_tell_which_page_it_was_the_start_is_refused_until_a_repair() {
     let killed = Killed::new();
-    // Of a transaction nobody can tell any more where it ended, if there is no other between it and the last one.
+    // Of a transaction nobody can tell any more where it ended, if there is no other between it and
+    // the last one.
     let ends = killed.ends();
     let known = ends[ends.len() - 3] + FRAME;
     let mut refused = 0;

@@ -71,7 +71,8 @@ fn no_single_octet_of_queue_db_costs_more_than_the_message_it_belongs_to() {
     let dir = tempfile::tempdir().unwrap();
     let (all, waiting) = fill(dir.path());
     let pages = fs::read(dir.path().join("queue.db")).unwrap().len() / PAGE;
-    // The page's type, the number of its cells, the first pointer, and something in the middle and at the end.
+    // The page's type, the number of its cells, the first pointer, and something in the middle and
+    // at the end.
     let offsets = [0, 4, 9, 2000, 4000];
     for page in 0..pages {
         let offset = offsets[page % offsets.len()];
@@ -100,7 +101,8 @@ fn no_single_octet_of_queue_db_costs_more_than_the_message_it_belongs_to() {
             let number = all.iter().position(|one| one == id).unwrap();
             assert_eq!(bytes(&spool, *id), body(number), "{place}");
         }
-        // What a damaged schema or the tree of the marks hides was not named by an operator: it stays off.
+        // What a damaged schema or the tree of the marks hides was not named by an operator: it
+        // stays off.
         let told = spool.marks("switched_off").unwrap();
         let is_told = !told.values.is_empty() || told.may_lack_some;
         assert!(is_told || page == 0, "{place}: {told:?}");

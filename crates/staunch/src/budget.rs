@@ -1,8 +1,9 @@
 //! How much memory may mail that is arriving, or was just accepted, hold?
 //!
-//! One number for all (`limits.memory`). Each message in flight has for itself what its session cannot do
-//! without; more is lent only if it is free, and who gets none goes to disk at once. So a flood costs
-//! speed, then answers 4.3.1, but never the daemon. And no client borrows what belongs to all: each at most a share of what is free.
+//! One number for all (`limits.memory`). Each message in flight has for itself what its session
+//! cannot do without; more is lent only if it is free, and who gets none goes to disk at once. So a
+//! flood costs speed, then answers 4.3.1, but never the daemon. And no client borrows what belongs
+//! to all: each at most a share of what is free.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,10 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::lock::lock;
 use crate::place::ClientPlace;
 
-/// Our choice: octets of a message that can always be held, whatever else is: its header streams by in them.
+/// Our choice: octets of a message that can always be held, whatever else is: its header streams by
+/// in them.
 pub(crate) const HEADER_OCTETS: usize = 8 * 1024;
 
-/// Our choice: octets of recipients that a message can always have: some ten of usual length, or one of the longest.
+/// Our choice: octets of recipients that a message can always have: some ten of usual length, or
+/// one of the longest.
 pub(crate) const RECIPIENTS_OCTETS: usize = 4 * 1024;
 
 /// What a session holds besides the message that it receives, in octets.
@@ -49,8 +52,8 @@ pub(crate) struct MemoryShares {
 }
 
 impl MemoryShares {
-    /// A quarter is for what was accepted, an eighth for notices, the rest for what arrives; of that, `guarantees` are kept
-    /// back, but at most half.
+    /// A quarter is for what was accepted, an eighth for notices, the rest for what arrives; of
+    /// that, `guarantees` are kept back, but at most half.
     pub(crate) fn of(memory: u64, guarantees: u64) -> Self {
         let (accepted, notices) = (memory / 4, memory / 8);
         let arriving = memory - accepted - notices;
@@ -87,8 +90,9 @@ enum BudgetPart {
     Holding = 4,
 }
 
-/// Our choice: what a client may borrow as long as it is free, also where that is more than its part: room for the hundred recipients that
-/// every server must take (RFC 5321 §4.5.3.1.8), with the longest names.
+/// Our choice: what a client may borrow as long as it is free, also where that is more than its
+/// part: room for the hundred recipients that every server must take (RFC 5321 §4.5.3.1.8), with
+/// the longest names.
 const HOLDING_OCTETS_MIN: u64 = 128 * 1024;
 
 impl BudgetPart {
@@ -160,12 +164,13 @@ impl Ledger {
     }
 }
 
-/// The memory that may be lent. One lock over all of it: with a counter for each purpose, two that are asked at
-/// the same moment would each lend the same octets.
+/// The memory that may be lent. One lock over all of it: with a counter for each purpose, two that
+/// are asked at the same moment would each lend the same octets.
 #[derive(Debug)]
 pub(crate) struct Budget {
     ledger: Mutex<Ledger>,
-    /// In units of [`NOTICE_UNIT`]: who writes a notice waits, since there is no disk to go to instead.
+    /// In units of [`NOTICE_UNIT`]: who writes a notice waits, since there is no disk to go to
+    /// instead.
     notices: Arc<Semaphore>,
     notice_units: AtomicU32,
 }
@@ -212,7 +217,8 @@ impl Budget {
         Some(NoticeLease { budget: Arc::clone(self), permit })
     }
 
-    /// The same with other numbers. What is lent beyond them comes back by itself; until then nothing more is lent.
+    /// The same with other numbers. What is lent beyond them comes back by itself; until then
+    /// nothing more is lent.
     pub(crate) fn resize(&self, shares: MemoryShares) {
         self.ledger().shares = shares;
         // Not less for notices: one that waits for more than there is would wait for ever.
@@ -275,7 +281,8 @@ pub(crate) struct Loan {
 }
 
 impl Loan {
-    /// Makes it `octets`. `false` if they are not free; then it stays as it is. Less is always possible.
+    /// Makes it `octets`. `false` if they are not free; then it stays as it is. Less is always
+    /// possible.
     fn change(&mut self, octets: u64, part: BudgetPart) -> bool {
         if octets == self.octets {
             return true;
@@ -314,8 +321,8 @@ impl Lease {
         self.extra.change(octets.saturating_sub(self.guarantee.octets), part)
     }
 
-    /// The same for a message that holds `message` octets, and `besides` that are held with it. What is promised
-    /// to a message stays its own, used or not.
+    /// The same for a message that holds `message` octets, and `besides` that are held with it.
+    /// What is promised to a message stays its own, used or not.
     pub(crate) fn cover_message(&mut self, besides: usize, message: usize) -> bool {
         self.cover(needed(besides, message))
     }

@@ -1,9 +1,10 @@
 //! What time is it, and may the answer be believed?
 //!
-//! [`now`] is the only reader of the wall clock. [`ClockWatch`] says what time the daemon goes by: the
-//! wall clock, or while that is in doubt the time that the monotonic clock makes expect. A clock that somebody
-//! moved must neither empty the queue nor end an enforced policy (RFC 8461 §5.1 counts a policy's life in wall
-//! time). The judgement is `policy::clock`'s; here the clocks are read and the mark is kept.
+//! [`now`] is the only reader of the wall clock. [`ClockWatch`] says what time the daemon goes by:
+//! the wall clock, or while that is in doubt the time that the monotonic clock makes expect. A
+//! clock that somebody moved must neither empty the queue nor end an enforced policy (RFC 8461 §5.1
+//! counts a policy's life in wall time). The judgement is `policy::clock`'s; here the clocks are
+//! read and the mark is kept.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -78,7 +79,8 @@ impl ClockWatch {
         Self { judge: Arc::new(Mutex::new(judge)), news: Arc::default() }
     }
 
-    /// A watch that begins now, with no mark of the past: for a look from the command line, and for tests.
+    /// A watch that begins now, with no mark of the past: for a look from the command line, and for
+    /// tests.
     pub(crate) fn undoubted() -> Self {
         Self::new(LastMark::Never)
     }
@@ -144,8 +146,8 @@ impl ClockWatch {
         })
     }
 
-    /// A host of `domain` at `address` that proved its name by a certificate says that it is `date` now.
-    /// A policy of the domain has been known since `known_since`.
+    /// A host of `domain` at `address` that proved its name by a certificate says that it is `date`
+    /// now. A policy of the domain has been known since `known_since`.
     pub(crate) fn hear(
         &self,
         domain: &HostName,
@@ -157,8 +159,8 @@ impl ClockWatch {
         self.change(|judge, reading| judge.hear(reading, &witness));
     }
 
-    /// The operator, who is the user `uid`, says that the wall clock is right. Returns what was wrong
-    /// with it; [`None`] if it was not in doubt. It is on the disk then.
+    /// The operator, who is the user `uid`, says that the wall clock is right. Returns what was
+    /// wrong with it; [`None`] if it was not in doubt. It is on the disk then.
     ///
     /// # Errors
     ///

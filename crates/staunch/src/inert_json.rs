@@ -1,4 +1,5 @@
-//! JSON that a terminal takes for nothing but text: the same value, with escapes for all that does not show.
+//! JSON that a terminal takes for nothing but text: the same value, with escapes for all that does
+//! not show.
 
 use serde_json::Value;
 use smtp::remote_text::is_inert;

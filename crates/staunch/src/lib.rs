@@ -1,6 +1,7 @@
 //! The daemon and its command line: the only crate with tokio, sockets, a clock and TOML.
 //!
-//! A wing knows only those that stand below it; `docs/architecture.md` is the map, and a test reads the imports.
+//! A wing knows only those that stand below it; `docs/architecture.md` is the map, and a test reads
+//! the imports.
 
 mod cli;
 mod daemon;

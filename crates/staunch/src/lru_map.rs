@@ -1,7 +1,7 @@
 //! A map of bounded size that forgets whoever was seen least recently.
 //!
-//! What strangers can make us remember (addresses, names, senders) lives in such maps: a flood costs
-//! memory of others, never of the machine.
+//! What strangers can make us remember (addresses, names, senders) lives in such maps: a flood
+//! costs memory of others, never of the machine.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

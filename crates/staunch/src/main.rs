@@ -7,8 +7,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, and each thread has a heap of its own: a page of 2 MiB for some octets, which
-    // goes back to the system only as a whole. Where the kernel does not know the call, it is as it was.
+    // The allocator asks for huge pages, and each thread has a heap of its own: a page of 2 MiB for
+    // some octets, which goes back to the system only as a whole. Where the kernel does not know
+    // the call, it is as it was.
     let _small_pages = rustix::thread::disable_transparent_huge_pages(true);
     staunch::main(std::env::args_os())
 }

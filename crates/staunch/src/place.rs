@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Bits of an IPv6 address that one network has at least (RFC 6177 §2): whoever has one address of it has all.
+/// Bits of an IPv6 address that one network has at least (RFC 6177 §2): whoever has one address of
+/// it has all.
 const V6_BITS: u32 = 64;
 
 /// An IPv4 address, the /64 of an IPv6 address, or a user of this machine.

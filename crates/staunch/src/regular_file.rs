@@ -1,7 +1,7 @@
 //! Files that the configuration names, opened without ever waiting for somebody else.
 //!
-//! They are read again while the daemon runs. A FIFO in the place of one would keep whoever opens it waiting for a
-//! writer that never comes, and with it every later reload.
+//! They are read again while the daemon runs. A FIFO in the place of one would keep whoever opens
+//! it waiting for a writer that never comes, and with it every later reload.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};

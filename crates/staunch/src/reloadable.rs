@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// A part that can be replaced. Whoever uses it takes it as it is at that moment, and keeps that one to
-/// the end of what it does: a replacement interrupts nobody.
+/// A part that can be replaced. Whoever uses it takes it as it is at that moment, and keeps that
+/// one to the end of what it does: a replacement interrupts nobody.
 #[derive(Debug)]
 pub(crate) struct Reloadable<T>(RwLock<Arc<T>>);
 

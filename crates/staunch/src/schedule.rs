@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Our choice: waits are spread by this share of themselves either way, so that what was deferred together
-/// does not come back together.
+/// Our choice: waits are spread by this share of themselves either way, so that what was deferred
+/// together does not come back together.
 const JITTER_PERCENT: i64 = 20;
 
 /// The wait after `failures` failed attempts in a row, by the operator's list `retry`.

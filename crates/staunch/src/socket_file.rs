@@ -17,13 +17,14 @@ const BACKLOG: i32 = 1024;
 /// A listening socket; its name goes when this is dropped.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
-    // The name goes first and then the socket, so that nobody finds a name that leads nowhere, and what
-    // a successor binds is not taken away from it.
+    // The name goes first and then the socket, so that nobody finds a name that leads nowhere, and
+    // what a successor binds is not taken away from it.
     _name: OwnName,
     socket: UnixListener,
 }
 
-/// The name of a socket of ours; it goes when this is dropped, unless somebody has bound another one there since.
+/// The name of a socket of ours; it goes when this is dropped, unless somebody has bound another
+/// one there since.
 #[derive(Debug)]
 pub(crate) struct OwnName {
     path: PathBuf,
@@ -43,8 +44,8 @@ impl OwnName {
 }
 
 impl SocketFile {
-    /// Listens at `path` for whom `mode` lets in. A socket that a daemon left behind is replaced; one
-    /// that somebody still answers is not, since two daemons may be given the same path.
+    /// Listens at `path` for whom `mode` lets in. A socket that a daemon left behind is replaced;
+    /// one that somebody still answers is not, since two daemons may be given the same path.
     ///
     /// # Errors
     ///
@@ -79,11 +80,13 @@ fn name(path: &Path) -> io::Result<(u64, u64)> {
 pub(crate) struct MayOpen {
     /// Of the file.
     pub(crate) mode: u32,
-    /// Whose it becomes besides, if we are allowed to give it away. Otherwise the owner still has it.
+    /// Whose it becomes besides, if we are allowed to give it away. Otherwise the owner still has
+    /// it.
     pub(crate) group: Option<u32>,
 }
 
-/// Listens at `path`. A socket that a daemon left behind is replaced; one that somebody still answers is not.
+/// Listens at `path`. A socket that a daemon left behind is replaced; one that somebody still
+/// answers is not.
 ///
 /// # Errors
 ///
@@ -95,8 +98,8 @@ pub(crate) fn listen(path: &Path, may_open: MayOpen) -> io::Result<UnixListener>
     UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
 }
 
-/// A socket with its name, its mode and its group, to which nobody can connect yet: between name and mode the file may be
-/// open to all.
+/// A socket with its name, its mode and its group, to which nobody can connect yet: between name
+/// and mode the file may be open to all.
 fn named(path: &Path, may_open: MayOpen) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -134,8 +137,8 @@ fn make_room(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Does anybody listen at `path`? Does not wait for a place where others wait for one (`AGAIN`), and a socket of
-/// another kind is somebody's, too (`PROTOTYPE`).
+/// Does anybody listen at `path`? Does not wait for a place where others wait for one (`AGAIN`),
+/// and a socket of another kind is somebody's, too (`PROTOTYPE`).
 fn knock(path: &Path) -> Result<(), Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

@@ -1,5 +1,5 @@
-//! Headers of very many short fields, which come to their end at the same moment: memory stays within bounds, and goes back
-//! to the system afterwards.
+//! Headers of very many short fields, which come to their end at the same moment: memory stays
+//! within bounds, and goes back to the system afterwards.
 
 use std::time::Duration;
 

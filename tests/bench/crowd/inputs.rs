@@ -1,4 +1,5 @@
-//! What does an octet cost that is made to be costly? CPU of the daemon for a megabyte of content, beside plain text.
+//! What does an octet cost that is made to be costly? CPU of the daemon for a megabyte of content,
+//! beside plain text.
 
 use world::real::Usage;
 use world::{Client, Relay, World};

@@ -1,14 +1,17 @@
-//! What does a crowd cost? 10,000 clients that do nothing, 1,000 that send large messages at 10 KB/s, 1,000 that
-//! never finish what they begin, 100 that send headers of very many fields, and one client with 100 transactions that
-//! it does not end; and one that sends so many MiB each of content that is made to be costly.
+//! What does a crowd cost? 10,000 clients that do nothing, 1,000 that send large messages at 10
+//! KB/s, 1,000 that never finish what they begin, 100 that send headers of very many fields, and
+//! one client with 100 transactions that it does not end; and one that sends so many MiB each of
+//! content that is made to be costly.
 //!
-//! `cargo bench -p staunch --bench crowd -- [idle=10000] [slow=1000] [loris=1000] [headers=100] [unfinished=100] [inputs=64] [seconds=90]`
+//! `cargo bench -p staunch --bench crowd -- [idle=10000] [slow=1000] [loris=1000] [headers=100]
+//! [unfinished=100] [inputs=64] [seconds=90]`
 //!
-//! Only the crowds that are named, or all of them. With fewer clients the bounds on memory shrink in ratio.
+//! Only the crowds that are named, or all of them. With fewer clients the bounds on memory shrink
+//! in ratio.
 //!
-//! Nothing is delivered: DNS refuses to answer, so that only the accepting side is measured. The slow senders are
-//! watched for a window of `seconds`, not for the eight minutes that 5 MB take at that rate; within it each of them has
-//! sent more than any message may keep in memory.
+//! Nothing is delivered: DNS refuses to answer, so that only the accepting side is measured. The
+//! slow senders are watched for a window of `seconds`, not for the eight minutes that 5 MB take at
+//! that rate; within it each of them has sent more than any message may keep in memory.
 #![expect(
     clippy::expect_used,
     clippy::print_stdout,
@@ -36,8 +39,8 @@ const CLIENTS_PER_ADDRESS: usize = 100;
 const AT_A_TIME: usize = 100;
 /// How long all is quiet before memory is looked at.
 const REST: Duration = Duration::from_secs(5);
-/// How much the process may grow beyond its budget, however large that is: each of the 32 threads that may wait for the
-/// disk has a heap of its own, and what was freed stays there for a while.
+/// How much the process may grow beyond its budget, however large that is: each of the 32 threads
+/// that may wait for the disk has a heap of its own, and what was freed stays there for a while.
 const HEAPS_MIB: f64 = 32.0;
 const MIB: f64 = 1024.0 * 1024.0;
 

@@ -1,4 +1,5 @@
-//! Clients that send large messages slowly: what all of them hold in memory stays within the budget.
+//! Clients that send large messages slowly: what all of them hold in memory stays within the
+//! budget.
 
 use std::path::Path;
 use std::sync::Arc;

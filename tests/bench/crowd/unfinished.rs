@@ -1,4 +1,5 @@
-//! One client that begins many large transactions and ends none: others go on as if it was not there.
+//! One client that begins many large transactions and ends none: others go on as if it was not
+//! there.
 
 use futures_util::StreamExt;
 use world::{Client, Closed, World, message};

@@ -1,5 +1,5 @@
-//! What a killed daemon leaves beside the tables, read without its code: the write-ahead log ("Database File Format", 4) and the journal
-//! (`crates/spool/src/journal/format.rs`).
+//! What a killed daemon leaves beside the tables, read without its code: the write-ahead log
+//! ("Database File Format", 4) and the journal (`crates/spool/src/journal/format.rs`).
 
 use std::fs;
 use std::ops::Range;

@@ -148,7 +148,8 @@ impl Needs {
         if damage.file() != Path::new("queue.db-wal") {
             return BTreeSet::new();
         }
-        // Without another transaction between it and the last one nobody can tell that it ended, and both are left out.
+        // Without another transaction between it and the last one nobody can tell that it ended,
+        // and both are left out.
         let ends = self.frames.iter().enumerate().filter(|(_, frame)| frame.is_end);
         let known = ends.rev().nth(2).map_or(0, |(place, _)| place + 1);
         let cuts = matches!(damage, Damage::Cut { .. } | Damage::Gone { .. });

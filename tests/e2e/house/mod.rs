@@ -1,4 +1,5 @@
-//! The house of `crates/staunch/src`: wings know only those below them, and files know each other in one direction.
+//! The house of `crates/staunch/src`: wings know only those below them, and files know each other
+//! in one direction.
 
 mod imports;
 mod names;

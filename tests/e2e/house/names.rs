@@ -6,8 +6,8 @@ use syn::{Attribute, Item};
 
 use crate::harness::repository;
 
-/// The name of each type, trait and alias in the crates, with the files that make one of this name. What is only for
-/// tests does not count.
+/// The name of each type, trait and alias in the crates, with the files that make one of this name.
+/// What is only for tests does not count.
 pub(super) fn types() -> BTreeMap<String, BTreeSet<String>> {
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut folders = Vec::new();

@@ -1,4 +1,5 @@
-//! Whoever speaks to the daemon badly, or goes away in the middle, harms neither mail nor the daemon's end.
+//! Whoever speaks to the daemon badly, or goes away in the middle, harms neither mail nor the
+//! daemon's end.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -88,8 +88,8 @@ fn cl_03_the_best_preference_comes_first_and_equal_ones_share() {
         let other = world.mx("other.cl03.test").await;
         let last = world.mx("last.cl03.test").await;
         world.domain("cl03.test").mx(&[(20, &last), (10, &one), (10, &other)]);
-        // Of 200 fair throws, fewer than 60 or more than 140 are heads less than once in four million
-        // times (Hoeffding: 2·exp(-2·40²/200)).
+        // Of 200 fair throws, fewer than 60 or more than 140 are heads less than once in four
+        // million times (Hoeffding: 2·exp(-2·40²/200)).
         for number in 0..200 {
             submit(relay, &format!("x{number}@cl03.test")).await;
         }
@@ -163,7 +163,8 @@ async fn cl_04_a_dead_ipv6_address_is_passed_over_and_remembered() {
     arrives(&relay, &mx, "x@cl04.test").await;
     assert_eq!(relay.event("deferred").count(), 0, "in the same attempt");
 
-    // From now on somebody listens there, and is not called: a greylist knows us by our IPv4 address.
+    // From now on somebody listens there, and is not called: a greylist knows us by our IPv4
+    // address.
     let Some(six) = world.mx6(mx.host()) else { return };
     arrives(&relay, &mx, "y@cl04.test").await;
     assert_eq!(six.connections(), 0);
@@ -237,8 +238,8 @@ fn cl_08_an_mx_that_is_an_address_is_skipped() {
     });
 }
 
-/// RFC 5321 §4.5.3.2 gives each answer minutes; what all of them together may take is another matter, and
-/// the mail's own time is the end of it.
+/// RFC 5321 §4.5.3.2 gives each answer minutes; what all of them together may take is another
+/// matter, and the mail's own time is the end of it.
 #[tokio::test]
 async fn cl_12_a_slow_host_is_waited_for_step_by_step_but_not_beyond_the_mails_time() {
     let world = World::start(PROGRAM).await;
@@ -277,7 +278,8 @@ fn cl_20_names_are_never_completed() {
     });
 }
 
-/// `docs/operations.md`: such mail is refused at the door, so nothing is ever sent to a bare address.
+/// `docs/operations.md`: such mail is refused at the door, so nothing is ever sent to a bare
+/// address.
 #[test]
 fn cl_21_mail_to_an_address_literal_is_refused_at_the_door() {
     on_stage(|stage| async {

@@ -107,7 +107,8 @@ fn cl_09_a_recipient_whose_domain_takes_no_mail_is_returned_at_once() {
     });
 }
 
-/// RFC 5321 §4.2.2: what a server says that does not know the command, or not in this form or place.
+/// RFC 5321 §4.2.2: what a server says that does not know the command, or not in this form or
+/// place.
 const NOT_UNDERSTOOD: [u16; 5] = [500, 501, 502, 503, 504];
 /// What others say to EHLO for other reasons.
 const UNDERSTOOD: [u16; 7] = [450, 451, 454, 530, 550, 554, 555];
@@ -185,8 +186,8 @@ fn cl_13_4yz_is_tried_again_and_5yz_ends_what_it_is_about() {
     });
 }
 
-/// RFC 5321 §3.8: 421 ends the session and speaks of nobody's mail. Before a session there is another host;
-/// later the mail waits for its next turn.
+/// RFC 5321 §3.8: 421 ends the session and speaks of nobody's mail. Before a session there is
+/// another host; later the mail waits for its next turn.
 #[test]
 fn cl_13_421_closes_the_session_and_ends_no_mail_wherever_it_comes() {
     on_stage(|stage| async {
@@ -343,8 +344,8 @@ async fn submit_large(relay: &Relay, recipient: &str) {
     assert_eq!(reply.code, 250, "{reply:?}");
 }
 
-/// The host does not read on, and its system resets the connection under what we write. Its reply has
-/// come by then.
+/// The host does not read on, and its system resets the connection under what we write. Its reply
+/// has come by then.
 #[test]
 fn cl_19_a_reply_in_the_middle_of_a_large_message_is_heard_though_the_host_closes() {
     on_stage(|stage| async {

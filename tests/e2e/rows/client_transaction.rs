@@ -136,7 +136,8 @@ async fn cl_18_long_lines_pass_or_are_encoded_or_refused() {
     }
 }
 
-/// RFC 5322 §2.2.3: folding changes nothing, but for a signature of the field as it is written (RFC 6376 §3.4.1).
+/// RFC 5322 §2.2.3: folding changes nothing, but for a signature of the field as it is written (RFC
+/// 6376 §3.4.1).
 #[tokio::test]
 async fn cl_18_long_header_fields_are_folded_where_no_signature_breaks_by_it() {
     let world = World::start(PROGRAM).await;

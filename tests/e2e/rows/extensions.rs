@@ -20,8 +20,8 @@ pub(super) async fn named_host(stage: &Stage, name: &str, keywords: &[&str]) -> 
     mx
 }
 
-/// One transaction: what follows the address in MAIL, the recipients with what follows theirs, and the
-/// content.
+/// One transaction: what follows the address in MAIL, the recipients with what follows theirs, and
+/// the content.
 pub(super) async fn send(relay: &Relay, mail: &str, recipients: &[&str], content: &[u8]) {
     let mut client = relay.client().await;
     client.expect(&format!("MAIL FROM:{mail}"), 250).await;
@@ -88,8 +88,8 @@ fn ext_03_commands_are_grouped_only_where_the_last_ehlo_offers_it() {
     });
 }
 
-/// RFC 2920 §3.1: the group went out in full, and some hosts ask for the content of a message that nobody
-/// gets. It is a lone dot, and whatever is said to it is no delivery.
+/// RFC 2920 §3.1: the group went out in full, and some hosts ask for the content of a message that
+/// nobody gets. It is a lone dot, and whatever is said to it is no delivery.
 #[tokio::test]
 async fn ext_03_content_that_is_asked_for_nobody_is_a_lone_dot_and_no_delivery() {
     let world = World::start(PROGRAM).await;
@@ -120,8 +120,9 @@ async fn ext_03_content_that_is_asked_for_nobody_is_a_lone_dot_and_no_delivery()
     }
 }
 
-/// RFC 2920 §3.1 leaves the size of a group to the window. That neither side waits for the other while both
-/// only write, `a_large_group_does_not_wait_for_a_peer_that_waits_for_us` shows with small windows.
+/// RFC 2920 §3.1 leaves the size of a group to the window. That neither side waits for the other
+/// while both only write, `a_large_group_does_not_wait_for_a_peer_that_waits_for_us` shows with
+/// small windows.
 #[tokio::test]
 async fn ext_03_a_thousand_recipients_are_one_group() {
     let world = World::start(PROGRAM).await;
@@ -184,8 +185,9 @@ fn ext_05_a_host_that_offers_chunking_and_refuses_bdat_gets_data_over_another_co
     });
 }
 
-/// What a message may not carry past us: lines that end it for some and not for others, with a second
-/// message behind. Those that are clean arrive as one message, whichever way they come and go.
+/// What a message may not carry past us: lines that end it for some and not for others, with a
+/// second message behind. Those that are clean arrive as one message, whichever way they come and
+/// go.
 #[test]
 fn ext_05_no_message_is_smuggled_inside_another_in_either_form() {
     on_stage(|stage| async {
@@ -247,7 +249,8 @@ fn ext_05_no_message_is_smuggled_inside_another_in_either_form() {
     });
 }
 
-/// Whatever a host offers, no message leaves as something that a host without it could not be given.
+/// Whatever a host offers, no message leaves as something that a host without it could not be
+/// given.
 #[test]
 fn ext_06_binarymime_is_neither_offered_nor_used() {
     on_stage(|stage| async {
@@ -286,7 +289,8 @@ fn ext_07_eight_bits_go_where_they_are_taken_first_and_are_converted_else() {
     });
 }
 
-/// RFC 6152 §3: what was declared is a permission. Content that is seven bits needs no host to take eight.
+/// RFC 6152 §3: what was declared is a permission. Content that is seven bits needs no host to take
+/// eight.
 #[test]
 fn ext_07_what_is_seven_bits_goes_unchanged_whatever_was_declared() {
     on_stage(|stage| async {
@@ -345,7 +349,8 @@ fn ext_07_a_large_message_is_converted_piece_by_piece() {
     });
 }
 
-/// `delivery.eightbit = "send"`: the practice of those who think that nobody has seven bits any more.
+/// `delivery.eightbit = "send"`: the practice of those who think that nobody has seven bits any
+/// more.
 #[tokio::test]
 async fn ext_07_eight_bits_go_as_they_are_where_the_operator_says_so() {
     let world = World::start(PROGRAM).await;
@@ -402,8 +407,8 @@ fn ext_08_a_message_that_does_not_need_smtputf8_goes_without() {
     });
 }
 
-/// Programs and Postfix's sendmail say SMTPUTF8 for a Subject in UTF-8: what people read in a header has a form in ASCII (RFC 2047), an
-/// address has none.
+/// Programs and Postfix's sendmail say SMTPUTF8 for a Subject in UTF-8: what people read in a
+/// header has a form in ASCII (RFC 2047), an address has none.
 #[test]
 fn ext_08_a_header_in_utf8_is_encoded_for_a_host_without_smtputf8() {
     on_stage(|stage| async {

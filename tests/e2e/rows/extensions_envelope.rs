@@ -1,5 +1,5 @@
-//! What is said beside the addresses, and to whom, row by row: limits, deadlines, priorities and other
-//! parameters.
+//! What is said beside the addresses, and to whom, row by row: limits, deadlines, priorities and
+//! other parameters.
 
 use world::World;
 
@@ -66,7 +66,8 @@ fn ext_11_malformed_limits_are_none_and_those_of_one_session_are_not_those_of_th
     });
 }
 
-/// RFC 9422 §4.3: domains are counted over the session, and mail for others needs a session of its own.
+/// RFC 9422 §4.3: domains are counted over the session, and mail for others needs a session of its
+/// own.
 #[tokio::test]
 async fn ext_11_a_session_serves_no_more_domains_than_the_host_takes() {
     let world = World::start(PROGRAM).await;
@@ -110,8 +111,8 @@ fn ext_13_a_deadline_goes_on_with_the_time_that_is_left_or_the_message_comes_bac
     });
 }
 
-/// RFC 2852 §4.1.4.1: a host that promises nothing in so short a time would not keep it either. Others are
-/// asked first.
+/// RFC 2852 §4.1.4.1: a host that promises nothing in so short a time would not keep it either.
+/// Others are asked first.
 #[test]
 fn ext_13_mail_to_be_returned_in_time_goes_to_a_host_that_keeps_the_time() {
     on_stage(|stage| async {

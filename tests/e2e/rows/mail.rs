@@ -51,9 +51,10 @@ fn sv_09_one_received_in_front_and_for_only_with_a_single_recipient() {
     });
 }
 
-/// Each word of the registry that a client can bring about: by HELO or EHLO, in clear or in TLS of either kind,
-/// logged in or not, with the parameter SMTPUTF8 or without (RFC 3848, RFC 6531 §4.3). After HELO there is one word
-/// only, whatever protects it. A login without TLS cannot be, so neither can `ESMTPA` nor `UTF8SMTPA`.
+/// Each word of the registry that a client can bring about: by HELO or EHLO, in clear or in TLS of
+/// either kind, logged in or not, with the parameter SMTPUTF8 or without (RFC 3848, RFC 6531 §4.3).
+/// After HELO there is one word only, whatever protects it. A login without TLS cannot be, so
+/// neither can `ESMTPA` nor `UTF8SMTPA`.
 #[tokio::test]
 async fn sv_10_with_says_what_was_true_of_the_transaction() {
     let office = Office::open(&[("anna", BCRYPT)], "").await;
@@ -90,8 +91,8 @@ async fn sv_10_with_says_what_was_true_of_the_transaction() {
     }
 }
 
-/// RFC 5321 §4.1.4: whatever a client calls itself, it is served. What is no name does not stand in the trace, where
-/// it could pretend to be more.
+/// RFC 5321 §4.1.4: whatever a client calls itself, it is served. What is no name does not stand in
+/// the trace, where it could pretend to be more.
 #[test]
 fn sv_09_a_client_that_calls_itself_nonsense_is_served_and_not_quoted() {
     on_stage(|stage| async move {
@@ -288,8 +289,8 @@ fn sv_21_one_answer_for_all_recipients_and_a_notice_for_those_that_fail() {
     });
 }
 
-/// Decided: what DNS says of a recipient is asked once, by the queue, which knows what a forged answer must not
-/// end. So a hopeless recipient is taken, and its sender hears of it.
+/// Decided: what DNS says of a recipient is asked once, by the queue, which knows what a forged
+/// answer must not end. So a hopeless recipient is taken, and its sender hears of it.
 #[test]
 fn sv_25_a_hopeless_recipient_is_taken_and_returned() {
     on_stage(|stage| async move {

@@ -81,7 +81,8 @@ async fn dsn_03_an_alias_does_not_hide_whom_the_sender_wrote_to() {
     );
 }
 
-/// Programs repeat RCPT where an address stands in To, Cc and Bcc, and several aliases may lead to one mailbox.
+/// Programs repeat RCPT where an address stands in To, Cc and Bcc, and several aliases may lead to
+/// one mailbox.
 #[tokio::test]
 async fn dsn_03_a_recipient_gets_one_copy_however_often_it_was_written() {
     let stage = Home::with("[aliases]\npostmaster = \"bob@far.test\"").await;
@@ -309,7 +310,8 @@ async fn dsn_10_ret_decides_how_much_of_a_failure_comes_back() {
     }
 }
 
-/// DSN-10: an original that may not be encoded does not keep its notice from a host that takes seven bits.
+/// DSN-10: an original that may not be encoded does not keep its notice from a host that takes
+/// seven bits.
 #[tokio::test]
 async fn dsn_10_what_cannot_be_converted_comes_back_as_its_header() {
     let stage = Home::start().await;

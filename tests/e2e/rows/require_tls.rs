@@ -1,4 +1,5 @@
-//! REQUIRETLS (RFC 8689), row by row: what a sender asks for holds on the whole way, also on the way back.
+//! REQUIRETLS (RFC 8689), row by row: what a sender asks for holds on the whole way, also on the
+//! way back.
 
 use world::{Client, Greeting, Leaf, Mode, Mx, Relay, Starttls, Trust, World, message};
 
@@ -118,7 +119,8 @@ async fn rtls_05_the_keyword_counts_under_tls_only() {
     assert!(stage.mx.received().is_empty());
 }
 
-/// Nobody vouches for the host: its certificate proves nothing, also where its name is below the domain.
+/// Nobody vouches for the host: its certificate proves nothing, also where its name is below the
+/// domain.
 #[tokio::test]
 async fn rtls_05_a_host_without_a_policy_is_not_authenticated() {
     let stage = Stage::start().await;
@@ -174,7 +176,8 @@ async fn rtls_07_another_host_that_will_do_is_found_first() {
     assert!(stage.mx.received().is_empty() && stage.home.received().is_empty());
 }
 
-/// Impossible everywhere: back at once, with one attempt. Trouble that may pass: as with other mail.
+/// Impossible everywhere: back at once, with one attempt. Trouble that may pass: as with other
+/// mail.
 #[tokio::test]
 async fn rtls_07_impossible_is_returned_at_once_and_trouble_waits() {
     let stage = Stage::start().await;
@@ -192,8 +195,8 @@ async fn rtls_07_impossible_is_returned_at_once_and_trouble_waits() {
     assert_eq!(stage.relay.event("bounced").count(), 1);
 }
 
-/// That mail goes to a host which the policy does not list only DNS says. Whoever forges that gets nothing back,
-/// wherever their host stands among others.
+/// That mail goes to a host which the policy does not list only DNS says. Whoever forges that gets
+/// nothing back, wherever their host stands among others.
 #[tokio::test]
 async fn rtls_07_an_mx_that_the_policy_does_not_list_proves_nothing() {
     let stage = Stage::start().await;
@@ -235,8 +238,8 @@ async fn rtls_07_mail_that_asks_for_less_does_not_wait_behind_it() {
     assert_eq!(stage.mx.message().await.to, ["carol@far.test"]);
 }
 
-/// RFC 8689 §5: also with RET=FULL nothing of the body goes back, and nothing at all over less than was
-/// asked for.
+/// RFC 8689 §5: also with RET=FULL nothing of the body goes back, and nothing at all over less than
+/// was asked for.
 #[tokio::test]
 async fn rtls_08_what_was_not_to_be_read_does_not_come_back() {
     let stage = Stage::start().await;

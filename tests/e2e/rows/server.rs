@@ -75,8 +75,8 @@ async fn sv_16_plaintext_behind_starttls_is_thrown_away() {
     assert!(relay.queue().await.is_empty());
 }
 
-/// RFC 5321 §4.5.3.2.7. Not the wait for an octet counts but that for a whole command, or for content
-/// worth the name. That the default is five minutes is a test of the configuration.
+/// RFC 5321 §4.5.3.2.7. Not the wait for an octet counts but that for a whole command, or for
+/// content worth the name. That the default is five minutes is a test of the configuration.
 #[tokio::test]
 async fn sv_20_a_client_that_takes_too_long_hears_421() {
     let world = World::start(PROGRAM).await;
@@ -108,7 +108,8 @@ async fn sv_20_a_client_that_takes_too_long_hears_421() {
     assert!(relay.queue().await.is_empty());
 }
 
-/// The refusal comes behind the true end, however far away that is; nothing of the message is kept until then.
+/// The refusal comes behind the true end, however far away that is; nothing of the message is kept
+/// until then.
 #[tokio::test]
 async fn sv_03_what_was_kept_of_a_refused_message_is_gone_before_it_ends() {
     let world = World::start(PROGRAM).await;
@@ -137,7 +138,8 @@ async fn sv_03_what_was_kept_of_a_refused_message_is_gone_before_it_ends() {
     client.expect("NOOP", 250).await;
 }
 
-/// Whoever names recipients fills memory, too; what was promised to others, and to its own header, is left.
+/// Whoever names recipients fills memory, too; what was promised to others, and to its own header,
+/// is left.
 #[tokio::test]
 async fn recipients_count_as_memory_and_leave_room_for_messages() {
     let world = World::start(PROGRAM).await;

@@ -1,4 +1,5 @@
-//! What the session itself decides, row by row: the form and order of commands, and where content ends.
+//! What the session itself decides, row by row: the form and order of commands, and where content
+//! ends.
 
 use std::net::SocketAddr;
 
@@ -152,8 +153,9 @@ fn sv_04_lines_are_bounded_text_and_the_session_stays_in_step() {
     });
 }
 
-/// RFC 5321 §4.5.3.1.4, and what each extension adds to it: RFC 1870 §3, RFC 6152 §3, RFC 6531 §3.1, RFC 3461 §4,
-/// RFC 4954 §3, RFC 2852 §3, RFC 8689 §2. For HOLDUNTIL (RFC 4865) it is as long as it can be.
+/// RFC 5321 §4.5.3.1.4, and what each extension adds to it: RFC 1870 §3, RFC 6152 §3, RFC 6531
+/// §3.1, RFC 3461 §4, RFC 4954 §3, RFC 2852 §3, RFC 8689 §2. For HOLDUNTIL (RFC 4865) it is as long
+/// as it can be.
 #[tokio::test]
 async fn sv_04_a_line_is_longer_by_what_each_extension_adds_and_no_octet_more() {
     const HOLD: &str = " HOLDUNTIL=2020-01-01T00:00:00.000000000+01:00";
@@ -181,7 +183,8 @@ async fn sv_04_a_line_is_longer_by_what_each_extension_adds_and_no_octet_more() 
         talk(&mut client, &rows).await;
     }
 
-    // REQUIRETLS is worth its eleven octets where it is offered (RFC 8689 §2), and no other verb gains by any of it.
+    // REQUIRETLS is worth its eleven octets where it is offered (RFC 8689 §2), and no other verb
+    // gains by any of it.
     let mut without = office.user(IMPLICIT, "anna", "secret").await;
     let mail =
         |octets: usize| format!("{:1$}", "MAIL FROM:<anna@client.test>", octets - "\r\n".len());

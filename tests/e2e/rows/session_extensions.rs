@@ -54,8 +54,8 @@ async fn ext_01_a_message_that_the_disk_has_no_room_for_is_refused_for_now() {
     relay.client().await.expect("MAIL FROM:<a@client.test>", 452).await;
 }
 
-/// Nobody can know it before: the disk runs full while the message comes. The answer stands behind its end, as
-/// any other, and the session goes on.
+/// Nobody can know it before: the disk runs full while the message comes. The answer stands behind
+/// its end, as any other, and the session goes on.
 #[tokio::test]
 async fn ext_01_a_message_that_the_disk_runs_full_under_is_refused_at_its_end() {
     let world = World::start(PROGRAM).await;
@@ -95,7 +95,8 @@ async fn ext_01_a_message_that_the_disk_runs_full_under_is_refused_at_its_end() 
     assert_eq!(relay.queue().await.len(), 1);
 }
 
-/// How large a file the daemon may make from now on; what it might before. To the daemon it is a full disk.
+/// How large a file the daemon may make from now on; what it might before. To the daemon it is a
+/// full disk.
 fn file_size_limit(relay: &Relay, octets: Option<u64>) -> Option<u64> {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let pid = Pid::from_raw(i32::try_from(relay.pid()).unwrap());
@@ -325,19 +326,21 @@ async fn ext_10_auth_is_a_dialogue_that_can_be_cancelled_and_succeeds_once() {
     talk(&mut client, &rows).await;
 }
 
-/// RFC 4954 §4: what comes with the command, what behind it, and how long either may be. Nothing of it counts as a
-/// command, and nothing as a login.
+/// RFC 4954 §4: what comes with the command, what behind it, and how long either may be. Nothing of
+/// it counts as a command, and nothing as a login.
 #[tokio::test]
 async fn ext_10_every_form_of_a_response_is_read_as_what_it_is() {
     let office = Office::open(&[("user", BCRYPT)], "[limits]\nerrors_per_session = 100\n").await;
     let mut client = office.client(IMPLICIT).await;
-    // With its CRLF as long as lines of this dialogue may be (§4), once as a command and once as a response.
+    // With its CRLF as long as lines of this dialogue may be (§4), once as a command and once as a
+    // response.
     let command = |octets: usize| format!("{:A<1$}", "AUTH PLAIN ", octets - "\r\n".len());
     let [longest, too_long] = [12_288, 12_289].map(command);
     // The longest that is base64 at all, and four characters more.
     let [response, long_response] = [12_284, 12_288].map(|octets| "A".repeat(octets));
     let rows = [
-        // `=` is a response without octets, which PLAIN has not; on a line of its own it is not base64.
+        // `=` is a response without octets, which PLAIN has not; on a line of its own it is not
+        // base64.
         ("AUTH PLAIN =", "501 5.5.2"),
         ("AUTH PLAIN", "334 "),
         ("=", "501 5.5.2"),
@@ -369,8 +372,8 @@ async fn ext_10_every_form_of_a_response_is_read_as_what_it_is() {
     talk(&mut client, &rows).await;
 }
 
-/// Where and when: not before EHLO, not in clear, and not where nobody can log in. STARTTLS forgets no login, since
-/// there was none before it; RSET and EHLO forget none either.
+/// Where and when: not before EHLO, not in clear, and not where nobody can log in. STARTTLS forgets
+/// no login, since there was none before it; RSET and EHLO forget none either.
 #[tokio::test]
 async fn ext_10_auth_has_its_place_and_a_login_lasts() {
     let office = Office::open(&[("user", BCRYPT)], "").await;

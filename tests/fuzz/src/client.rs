@@ -66,8 +66,8 @@ pub fn check(mut data: &[u8]) {
     converse(envelope, &extensions, replies.into_iter(), kind & 4 != 0);
 }
 
-/// Plays the dialogue to its end, or as far as the replies go. `is_early`: the server talks while the
-/// message is on its way.
+/// Plays the dialogue to its end, or as far as the replies go. `is_early`: the server talks while
+/// the message is on its way.
 fn converse(
     envelope: Envelope<'_>,
     extensions: &Extensions,

@@ -1,5 +1,5 @@
-//! An authoritative and, for the daemon, "recursive" DNS server over a store that tests change while
-//! it runs. Every name has its own behaviour: it can answer, deny, fail or say nothing.
+//! An authoritative and, for the daemon, "recursive" DNS server over a store that tests change
+//! while it runs. Every name has its own behaviour: it can answer, deny, fail or say nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -107,7 +107,8 @@ impl Dns {
         *lock(&self.own.outage) = answer;
     }
 
-    /// While set, this server gives this answer for the name, whatever the others say: it is in trouble with it.
+    /// While set, this server gives this answer for the name, whatever the others say: it is in
+    /// trouble with it.
     pub fn here_only(&self, name: &str, answer: Option<Answer>) {
         let mut names = lock(&self.own.names);
         match answer {

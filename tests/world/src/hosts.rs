@@ -138,9 +138,9 @@ impl Hosts {
 /// `TCP_SYN_SENT` in the column `st`.
 const SYN_SENT: &str = "02";
 
-/// The remote ends of all sockets of this machine that are in SYN-SENT towards `port`, at one moment. The kernel
-/// lists sockets one after the other, so one may end and the next begin while it does: only what two listings in
-/// a row hold was there between them.
+/// The remote ends of all sockets of this machine that are in SYN-SENT towards `port`, at one
+/// moment. The kernel lists sockets one after the other, so one may end and the next begin while it
+/// does: only what two listings in a row hold was there between them.
 pub(crate) fn connecting(port: u16) -> Vec<IpAddr> {
     let first = listed(port);
     if first.is_empty() {
@@ -160,8 +160,8 @@ fn listed(port: u16) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The remote address of a line of the table: `sl local rem st …`, addresses as `HEX:PORT`, in words of
-/// 32 bits in the byte order of the machine.
+/// The remote address of a line of the table: `sl local rem st …`, addresses as `HEX:PORT`, in
+/// words of 32 bits in the byte order of the machine.
 fn syn_sent(line: &str, port: u16) -> Option<IpAddr> {
     let mut columns = line.split_whitespace();
     let (remote, state) = (columns.nth(2)?, columns.next()?);

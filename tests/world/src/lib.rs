@@ -1,10 +1,10 @@
 //! A small internet on loopback: DNS, policy hosts, certificate authorities, scripted MX hosts, and
 //! the real daemon started against them.
 //!
-//! Everything is a real socket on an ephemeral port and belongs to one [`World`], so that any number
-//! of worlds run side by side. Changes to DNS, policies and hosts hold at once. Tests wait for what
-//! they expect, never for time to pass; a wait has one limit ([`log::LIMIT`]) and a failure is a
-//! panic that says what was there instead.
+//! Everything is a real socket on an ephemeral port and belongs to one [`World`], so that any
+//! number of worlds run side by side. Changes to DNS, policies and hosts hold at once. Tests wait
+//! for what they expect, never for time to pass; a wait has one limit ([`log::LIMIT`]) and a
+//! failure is a panic that says what was there instead.
 
 mod arguments;
 mod base64;
@@ -103,16 +103,17 @@ impl World {
         Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))
     }
 
-    /// A good host on `::1` with nothing but an AAAA record; there can be one in a world. `None`, and a
-    /// word about it, where the machine has no IPv6: the test goes on without, or says no more.
+    /// A good host on `::1` with nothing but an AAAA record; there can be one in a world. `None`,
+    /// and a word about it, where the machine has no IPv6: the test goes on without, or says no
+    /// more.
     pub fn mx6(&self, host: &str) -> Option<Mx> {
         let listener = self.hosts.listen6()?;
         self.dns.aaaa(host, Ipv6Addr::LOCALHOST);
         Some(Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host)))))
     }
 
-    /// Lets a host listen on `::1`, too, and gives it an AAAA record. What it listens on now; `None`, and
-    /// a word about it, where the machine has no IPv6.
+    /// Lets a host listen on `::1`, too, and gives it an AAAA record. What it listens on now;
+    /// `None`, and a word about it, where the machine has no IPv6.
     pub fn add_ipv6(&self, mx: &Mx) -> Option<SocketAddr> {
         let listener = self.hosts.listen6()?;
         let address = listener.local_addr().expect("bound");
@@ -121,7 +122,8 @@ impl World {
         Some(address)
     }
 
-    /// A good host at an address of [`World::free_address`], which nobody has listened at so far. Its A records are the test's affair.
+    /// A good host at an address of [`World::free_address`], which nobody has listened at so far.
+    /// Its A records are the test's affair.
     pub async fn mx_at(&self, host: &str, address: SocketAddr) -> Mx {
         let listener = tokio::net::TcpListener::bind(address).await.expect("a free address");
         Mx::start(host, listener, Script::good(self.pki.issue(&Leaf::named(host))))

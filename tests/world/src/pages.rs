@@ -1,6 +1,8 @@
-//! Which pages of an SQLite file a row needs: the way from the root of its table, and those that it goes on in.
+//! Which pages of an SQLite file a row needs: the way from the root of its table, and those that it
+//! goes on in.
 //!
-//! Of a whole file, as "Database File Format" (sqlite.org/fileformat2.html) describes it; panics on any other.
+//! Of a whole file, as "Database File Format" (sqlite.org/fileformat2.html) describes it; panics on
+//! any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Certificates: a CA the daemon is told to trust, one that nobody trusts, and leaves with every flaw.
+//! Certificates: a CA the daemon is told to trust, one that nobody trusts, and leaves with every
+//! flaw.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

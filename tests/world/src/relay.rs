@@ -170,7 +170,8 @@ impl Relay {
         self.listener_at(0)
     }
 
-    /// Its TCP listener of that number, from 0, in the order of the log, which is that of the configuration.
+    /// Its TCP listener of that number, from 0, in the order of the log, which is that of the
+    /// configuration.
     pub fn listener_at(&self, number: usize) -> SocketAddr {
         let address = self.listeners.get(number).copied();
         address.unwrap_or_else(|| panic!("no listener {number}: {:?}", self.listeners))
@@ -349,7 +350,8 @@ impl Relay {
         lines.into_iter().filter(|line| line.contains(word)).collect()
     }
 
-    /// The last lines of the log that contain `word`, for failures. Every line contains the empty word.
+    /// The last lines of the log that contain `word`, for failures. Every line contains the empty
+    /// word.
     pub fn lines_about(&self, word: &str) -> String {
         let lines = self.log.read(|lines| lines.iter().map(Line::to_string).collect::<Vec<_>>());
         let lines: Vec<String> = lines.into_iter().filter(|line| line.contains(word)).collect();

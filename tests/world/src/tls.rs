@@ -84,8 +84,8 @@ pub(crate) fn configure(identity: &Identity, dialect: Dialect) -> Arc<ServerConf
     Arc::new(config)
 }
 
-/// Whether the client offers the hybrid key exchange whose share makes a ClientHello larger than one
-/// packet.
+/// Whether the client offers the hybrid key exchange whose share makes a ClientHello larger than
+/// one packet.
 pub(crate) fn offers_post_quantum(hello: &ClientHello<'_>) -> bool {
     hello.named_groups().is_some_and(|groups| groups.contains(&NamedGroup::X25519MLKEM768))
 }

@@ -22,8 +22,8 @@ pub enum LastMark {
     Never,
     /// This.
     Whole(Mark),
-    /// Something that cannot be read. Whoever can damage it could otherwise choose "first start", so
-    /// the clock is in doubt.
+    /// Something that cannot be read. Whoever can damage it could otherwise choose "first start",
+    /// so the clock is in doubt.
     Damaged,
     /// Only the time itself, as releases before this one wrote it.
     Time(Timestamp),
@@ -96,7 +96,8 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Takes up what the last life left, in this boot. Decides nothing before the first [`Judge::look`].
+    /// Takes up what the last life left, in this boot. Decides nothing before the first
+    /// [`Judge::look`].
     pub fn start(reading: ClockReading, boot: Option<BootId>, last: LastMark) -> Self {
         match last {
             LastMark::Never => Self::anew(reading, boot),
@@ -132,8 +133,8 @@ impl Judge {
     }
 
     fn resume(reading: ClockReading, boot: Option<BootId>, mark: Mark) -> Self {
-        // A boot time that went back is that of a machine set back to an earlier state: anything can
-        // have happened in between.
+        // A boot time that went back is that of a machine set back to an earlier state: anything
+        // can have happened in between.
         let is_same_boot = boot.is_some() && boot == mark.boot && mark.boottime <= reading.boottime;
         let begun = if is_same_boot { mark.boottime } else { reading.boottime };
         let seen = ClockReading { wall: mark.time, boottime: begun };
@@ -249,7 +250,8 @@ impl Judge {
         self.mark_again();
     }
 
-    /// It is time to write the mark, whenever that was done last: nobody looks at the clocks for a while.
+    /// It is time to write the mark, whenever that was done last: nobody looks at the clocks for a
+    /// while.
     pub fn mark_again(&mut self) {
         self.written = None;
     }
@@ -298,8 +300,8 @@ impl Judge {
         self.seen = reading;
     }
 
-    /// The wall clock is right, whatever was thought before. The latest time may lie in a future that was
-    /// never real, so it goes, too.
+    /// The wall clock is right, whatever was thought before. The latest time may lie in a future
+    /// that was never real, so it goes, too.
     fn trust(&mut self, reading: ClockReading, by: TrustedBy) -> ClockChange {
         self.end_doubt(reading);
         self.anchor_at(reading);
@@ -321,15 +323,15 @@ impl Judge {
     }
 }
 
-/// How far steps had brought the clock when `mark` was made. They count like a pause, or each new boot would
-/// have a step for nothing.
+/// How far steps had brought the clock when `mark` was made. They count like a pause, or each new
+/// boot would have a step for nothing.
 fn steps_until(mark: &Mark) -> SignedDuration {
     let passed = signed(mark.boottime.saturating_sub(mark.anchor.boottime));
     mark.time.duration_since(plus(mark.anchor.wall, passed)).abs()
 }
 
-/// What to compare with after a pause of unknown length that began at `seen`. A doubt does not end because
-/// the machine was started anew, so then only the same time will do.
+/// What to compare with after a pause of unknown length that began at `seen`. A doubt does not end
+/// because the machine was started anew, so then only the same time will do.
 fn pause(seen: ClockReading, gaps: SignedDuration, doubt: Option<Doubt>) -> Anchor {
     let left = GAP_MAX.saturating_sub(gaps);
     let slack = match doubt {

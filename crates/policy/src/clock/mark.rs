@@ -45,8 +45,8 @@ pub struct Anchor {
 pub enum Slack {
     /// By a step, either way.
     Step,
-    /// The machine was off in between: this far ahead, and behind as far, but by no more than a step, since no
-    /// pause goes back.
+    /// The machine was off in between: this far ahead, and behind as far, but by no more than a
+    /// step, since no pause goes back.
     Pause(SignedDuration),
     /// Nothing is known that it could agree with.
     Unknown,

@@ -1,7 +1,8 @@
 //! Who says what time it is, and when it is enough.
 //!
-//! Whoever controls one policy host, or one address, or came to be known yesterday, is one voice at most.
-//! What they say is kept against CLOCK_BOOTTIME, so that it keeps its meaning when the wall clock moves.
+//! Whoever controls one policy host, or one address, or came to be known yesterday, is one voice at
+//! most. What they say is kept against CLOCK_BOOTTIME, so that it keeps its meaning when the wall
+//! clock moves.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -44,8 +45,8 @@ struct Voice {
 pub(super) struct Voices(Vec<Voice>);
 
 impl Voices {
-    /// Takes down what `witness` says, and drops what its registrable domain said before. Who is not known
-    /// for long enough at the time `steady` says nothing.
+    /// Takes down what `witness` says, and drops what its registrable domain said before. Who is
+    /// not known for long enough at the time `steady` says nothing.
     pub(super) fn hear(&mut self, witness: &Witness, reading: ClockReading, steady: Timestamp) {
         if steady.duration_since(witness.known_since) < KNOWN_FOR {
             return;
@@ -64,8 +65,8 @@ impl Voices {
         let wall = origin(reading.wall, reading);
         let is_near = |a: Timestamp, b: Timestamp| a.duration_since(b).abs() <= AGREEMENT_MAX;
         let agreeing: Vec<_> = self.0.iter().filter(|voice| is_near(voice.origin, wall)).collect();
-        // Each in turn as the earliest of a group whose members are near enough to each other. Domains
-        // differ anyway, so what is counted is networks.
+        // Each in turn as the earliest of a group whose members are near enough to each other.
+        // Domains differ anyway, so what is counted is networks.
         agreeing.iter().any(|first| {
             let group = agreeing.iter().filter(|voice| {
                 voice.origin >= first.origin && is_near(voice.origin, first.origin)

@@ -1,5 +1,6 @@
-//! What a publisher should know about a policy file that is no fault of its form: short ages, fields that
-//! nobody reads, names out of examples. `staunch policy lint` shows it; who sends mail has no use for it.
+//! What a publisher should know about a policy file that is no fault of its form: short ages,
+//! fields that nobody reads, names out of examples. `staunch policy lint` shows it; who sends mail
+//! has no use for it.
 
 use std::time::Duration;
 

@@ -5,7 +5,8 @@ use smtp::HostName;
 use super::meant::mx_fault;
 use super::mx_pattern::MxPattern;
 
-/// Why a pattern does not cover a host that it was probably meant for; nothing, if it has nothing to do with it.
+/// Why a pattern does not cover a host that it was probably meant for; nothing, if it has nothing
+/// to do with it.
 ///
 /// ```
 /// use policy::sts::{MxPattern, coverage};
@@ -32,7 +33,8 @@ pub fn near_miss(pattern: &MxPattern, host: &HostName) -> Option<String> {
     })
 }
 
-/// What is wrong with an `mx` value that [`MxPattern::parse`] refuses, by its character, and what to write instead.
+/// What is wrong with an `mx` value that [`MxPattern::parse`] refuses, by its character, and what
+/// to write instead.
 ///
 /// ```
 /// assert!(policy::sts::coverage::fault("10 mx.a.test").contains("it has a blank"));
@@ -41,7 +43,8 @@ pub fn fault(value: &str) -> String {
     mx_fault(value)
 }
 
-/// The `mx` values that a policy for this host needs: those of the mail provider that it belongs to, else its name.
+/// The `mx` values that a policy for this host needs: those of the mail provider that it belongs
+/// to, else its name.
 ///
 /// ```
 /// use policy::sts::coverage;

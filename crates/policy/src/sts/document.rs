@@ -1,9 +1,10 @@
 //! What does the policy file ask for? (RFC 8461 §3.2)
 //!
 //! A file that is refused protects nobody, so only an unclear meaning is refused: version, mode or
-//! `max_age` missing or wrong, no usable `mx` where one is needed, NUL or invalid UTF-8. What cannot
-//! change the meaning (blank lines, blanks around a key, junk, a second `mode`) is a warning. The
-//! first of duplicate keys counts, so that nothing added at the end can weaken a policy.
+//! `max_age` missing or wrong, no usable `mx` where one is needed, NUL or invalid UTF-8. What
+//! cannot change the meaning (blank lines, blanks around a key, junk, a second `mode`) is a
+//! warning. The first of duplicate keys counts, so that nothing added at the end can weaken a
+//! policy.
 //!
 //! Not here: fetching it (`staunch::fetch`), keeping it ([`super::keep`]).
 
@@ -25,7 +26,8 @@ pub const BODY_OCTETS_MAX: usize = 65_536;
 pub const MAX_AGE_MAX: Duration = Duration::from_secs(31_557_600);
 /// RFC 8461 §3.2: `max_age` has 1 to 10 digits.
 const MAX_AGE_DIGITS: usize = 10;
-/// Our choice: the largest real policies have some 30. Each pattern takes ten times the memory of its line.
+/// Our choice: the largest real policies have some 30. Each pattern takes ten times the memory of
+/// its line.
 pub const PATTERNS_MAX: usize = 1_000;
 /// Our choice: problems beyond these say nothing new.
 const PROBLEMS_MAX: usize = 100;
@@ -97,8 +99,8 @@ impl Policy {
         self.max_age
     }
 
-    /// The usable patterns, in the order of the file, at most [`PATTERNS_MAX`]; empty only with [`Mode::None`].
-    /// Whoever keeps them shares them.
+    /// The usable patterns, in the order of the file, at most [`PATTERNS_MAX`]; empty only with
+    /// [`Mode::None`]. Whoever keeps them shares them.
     pub fn mx(&self) -> &Arc<[MxPattern]> {
         &self.mx
     }
@@ -211,7 +213,8 @@ fn not_utf8(body: &[u8], valid: usize) -> (Option<usize>, String) {
     (Some(line), format!("not valid UTF-8: octet 0x{octet:02X}"))
 }
 
-/// RFC 8461 §3.2 with EID 6253: lines end with LF or CRLF, the last one need not. A lone CR ends none.
+/// RFC 8461 §3.2 with EID 6253: lines end with LF or CRLF, the last one need not. A lone CR ends
+/// none.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));

@@ -1,5 +1,5 @@
-//! What was probably meant by what is nearly it: field names and values, mx values that are no names, and names
-//! that stand in examples only.
+//! What was probably meant by what is nearly it: field names and values, mx values that are no
+//! names, and names that stand in examples only.
 //!
 //! Only words: no verdict hangs on anything here.
 

@@ -1,8 +1,8 @@
 //! Which MX names does a policy allow? (RFC 8461 §4.1)
 //!
 //! A pattern is a host name, or `*.` and a host name: the star stands for exactly one label. Both
-//! sides are compared in the normalized form of [`HostName`], so case, a final dot and U-labels make
-//! no difference.
+//! sides are compared in the normalized form of [`HostName`], so case, a final dot and U-labels
+//! make no difference.
 
 use std::fmt;
 

@@ -36,7 +36,8 @@ impl Id {
         (fits && text.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| Self(text.into()))
     }
 
-    /// For a policy that is fetched although no record could be had: whatever id a record names then is another one.
+    /// For a policy that is fetched although no record could be had: whatever id a record names
+    /// then is another one.
     pub(crate) fn unknown() -> Self {
         Self("unknown".into())
     }

@@ -1,4 +1,5 @@
-//! Everything that can be said about the TXT records at `_mta-sts`: what `staunch policy lint-record` shows.
+//! Everything that can be said about the TXT records at `_mta-sts`: what `staunch policy
+//! lint-record` shows.
 
 use smtp::RemoteText;
 
@@ -37,7 +38,8 @@ fn finding(code: &'static str, text: impl Into<String>) -> RecordFinding {
     RecordFinding { code, text: text.into() }
 }
 
-/// Reads the records of `_mta-sts.DOMAIN`, each with its strings already joined, and says all that is wrong or odd.
+/// Reads the records of `_mta-sts.DOMAIN`, each with its strings already joined, and says all that
+/// is wrong or odd.
 ///
 /// ```
 /// use policy::sts::record_lint;
@@ -225,8 +227,8 @@ fn is_placeholder_id(value: &[u8]) -> bool {
     PARTS.iter().any(|part| value.contains(part))
 }
 
-/// Records of other protocols, which stand at other names. SPF is often a wildcard, so it matters only where ours is
-/// missing.
+/// Records of other protocols, which stand at other names. SPF is often a wildcard, so it matters
+/// only where ours is missing.
 fn wrong_name(record: &[u8], verdict: &Result<Id, RecordError>) -> Option<RecordFinding> {
     const HOMES: [(&str, &str); 4] = [
         ("v=TLSRPT", "_smtp._tls.DOMAIN"),

@@ -1,4 +1,5 @@
-//! Real certificates, judged by the program itself; the judgement about each kind is kept, since it hangs on nothing else here.
+//! Real certificates, judged by the program itself; the judgement about each kind is kept, since it
+//! hangs on nothing else here.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! The program's core, driven as the daemon drives it, one effect at a time: so that anything can happen in between.
+//! The program's core, driven as the daemon drives it, one effect at a time: so that anything can
+//! happen in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,9 +1,11 @@
-//! A simulated attacker against the cache's core: whoever forges DNS, keeps HTTPS from us, steps our clock, floods the cache,
-//! damages rows, loses files and pulls the plug at any instant must get no byte of mail to a host that an unexpired
-//! `enforce` policy, once known, does not allow, and must not make us return mail.
+//! A simulated attacker against the cache's core: whoever forges DNS, keeps HTTPS from us, steps
+//! our clock, floods the cache, damages rows, loses files and pulls the plug at any instant must
+//! get no byte of mail to a host that an unexpired `enforce` policy, once known, does not allow,
+//! and must not make us return mail.
 //!
-//! Everything here is the program's own: the look-up and its writes, the judge of the clock, eviction, authorization and
-//! admission. What is not is the world, the disk and the truth. No I/O, and true time is an argument.
+//! Everything here is the program's own: the look-up and its writes, the judge of the clock,
+//! eviction, authorization and admission. What is not is the world, the disk and the truth. No I/O,
+//! and true time is an argument.
 //!
 //! ```text
 //! cargo test -p policy --test attacker                       2,000 sequences
@@ -41,7 +43,8 @@ use crate::steps::{Run, Step};
 const STEPS: usize = 60;
 /// Sequences where nobody says how many.
 const SEQUENCES: u64 = 2_000;
-/// Of each kind of trouble that has to come up, so many in a hundred thousand sequences. Fewer say nothing.
+/// Of each kind of trouble that has to come up, so many in a hundred thousand sequences. Fewer say
+/// nothing.
 const COVERED_MIN: u64 = 1_000;
 const COVERED_FROM: u64 = 100_000;
 

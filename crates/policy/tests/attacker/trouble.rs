@@ -86,8 +86,8 @@ impl Core {
         self.disk.sync();
     }
 
-    /// Looks at all rows, or, if that was done, lets go what is too much or says nothing any more: much may have
-    /// happened in between.
+    /// Looks at all rows, or, if that was done, lets go what is too much or says nothing any more:
+    /// much may have happened in between.
     pub(crate) fn tidy(&mut self) -> Result<(), String> {
         let moment = self.moment();
         if moment.clock == ClockTrust::Suspect || self.disk.is_full {
@@ -147,7 +147,8 @@ impl Core {
                 return Err(format!("{domain} was evicted although mail hangs on it: {state:?}"));
             }
             self.drop_row(&domain);
-            // Who is known from one day may be forgotten; who binds nobody, or nothing, has nothing to lose.
+            // Who is known from one day may be forgotten; who binds nobody, or nothing, has nothing
+            // to lose.
             if counted == Use::Once {
                 self.truth.forget(&domain);
             }

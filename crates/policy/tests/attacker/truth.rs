@@ -1,4 +1,5 @@
-//! What is true, whatever the program thinks: every policy that it got from a host that proved its name, in true time.
+//! What is true, whatever the program thinks: every policy that it got from a host that proved its
+//! name, in true time.
 
 use std::collections::BTreeMap;
 
@@ -32,14 +33,14 @@ impl Truth {
         self.newest.remove(domain);
     }
 
-    /// The clock was believed although it was wrong, as it may be after a day of doubt or on the operator's word: ends
-    /// go by it from here on.
+    /// The clock was believed although it was wrong, as it may be after a day of doubt or on the
+    /// operator's word: ends go by it from here on.
     pub(crate) fn excuse(&mut self) {
         self.newest.clear();
     }
 
-    /// The policy that must hold at `now`. The clock may be wrong unseen by an hour, by one more a day, and by a day
-    /// in all over reboots.
+    /// The policy that must hold at `now`. The clock may be wrong unseen by an hour, by one more a
+    /// day, and by a day in all over reboots.
     pub(crate) fn binding(&self, domain: &Dom, now: i64) -> Option<&Got> {
         let got = self.newest.get(domain)?;
         let max_age = i64::try_from(got.policy.max_age().as_secs()).unwrap();

@@ -1,4 +1,5 @@
-//! The attacker's world: what DNS says, what policy hosts serve, which certificate a mail host shows.
+//! The attacker's world: what DNS says, what policy hosts serve, which certificate a mail host
+//! shows.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,8 +10,8 @@ use smtp::{HostName, RemoteText};
 
 pub(crate) type Dom = HostName;
 
-/// Domains that an honest owner has: their bodies and certificates cannot be forged, only withheld. One reads from right to
-/// left.
+/// Domains that an honest owner has: their bodies and certificates cannot be forged, only withheld.
+/// One reads from right to left.
 pub(crate) const HONEST: [&str; 5] =
     ["a.test", "xn--4dbrk0ce.test", "sub.c.test", "d.test", "e.test"];
 

@@ -1,7 +1,7 @@
 //! What a transaction is about, and the commands that say so.
 //!
-//! A parameter is written only where the last EHLO offered it (RFC 5321 §2.2.1); whether a message may
-//! go without one that is not offered is the caller's decision.
+//! A parameter is written only where the last EHLO offered it (RFC 5321 §2.2.1); whether a message
+//! may go without one that is not offered is the caller's decision.
 
 use std::borrow::Cow;
 

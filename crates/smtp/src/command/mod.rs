@@ -125,8 +125,8 @@ pub enum CommandError {
     /// Something of AUTH that should be base64 (RFC 4954 §4).
     #[error("not base64")]
     Base64,
-    /// A BDAT that cannot be read. Nobody knows how many octets follow that are not commands, so the
-    /// session cannot go on.
+    /// A BDAT that cannot be read. Nobody knows how many octets follow that are not commands, so
+    /// the session cannot go on.
     #[error("syntax: BDAT octets [LAST], closing the connection")]
     Chunk,
     /// The client speaks HTTP: somebody makes a browser talk to us.
@@ -137,8 +137,8 @@ pub enum CommandError {
         "TLS on a port that begins in clear text: use STARTTLS, or a port for TLS from the start"
     )]
     Tls,
-    /// A line that ends in LF alone (RFC 5321 §2.3.8). What stands behind it may come from another hand
-    /// than this line.
+    /// A line that ends in LF alone (RFC 5321 §2.3.8). What stands behind it may come from another
+    /// hand than this line.
     #[error("the line ends in LF alone, lines of SMTP end in CR LF; closing the connection")]
     BareLf,
     /// The command's fixed form is not met.
@@ -188,8 +188,8 @@ impl CommandError {
         Response::new(code, status, self.to_string())
     }
 
-    /// Must the session end? RFC 5321 §3.8 wants it kept open, but this client speaks another protocol,
-    /// or what it sends next is content that would be read as commands.
+    /// Must the session end? RFC 5321 §3.8 wants it kept open, but this client speaks another
+    /// protocol, or what it sends next is content that would be read as commands.
     pub(crate) const fn is_fatal(self) -> bool {
         matches!(self, Self::Http | Self::Chunk | Self::Tls | Self::BareLf)
     }
@@ -197,8 +197,8 @@ impl CommandError {
 
 /// Verbs of SMTP and its extensions that are answered 502.
 const OTHER_VERBS: [&str; 8] = ["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN", "ATRN", "LHLO"];
-/// Verbs whose arguments may have octets over 127, if only by SMTPUTF8 or by the habit of clients to send
-/// what their machine is called.
+/// Verbs whose arguments may have octets over 127, if only by SMTPUTF8 or by the habit of clients
+/// to send what their machine is called.
 const EIGHTBIT_VERBS: [&str; 5] = ["EHLO", "HELO", "MAIL", "RCPT", "VRFY"];
 
 /// Methods of HTTP, and the first word of HTTP/2.

@@ -84,8 +84,8 @@ pub struct FutureRelease {
 impl FutureRelease {
     const UNTIL_OCTETS: usize = "9999-99-99T99:99:99Z".len();
 
-    /// At most `seconds_max` from now, which is `until_max`, in UTC and whole seconds. `None` if that
-    /// is not written as `2026-12-24T18:00:00Z`.
+    /// At most `seconds_max` from now, which is `until_max`, in UTC and whole seconds. `None` if
+    /// that is not written as `2026-12-24T18:00:00Z`.
     pub fn new(seconds_max: u64, until_max: &str) -> Option<Self> {
         let written = is_date_time(until_max) && until_max.ends_with('Z');
         let until_max = written.then(|| until_max.as_bytes().try_into().ok()).flatten()?;

@@ -237,8 +237,8 @@ fn parse_body(value: &str) -> Option<BodyKind> {
     }
 }
 
-/// RFC 4865 §4.2 treats a time that is too far away like one that is malformed. A date needs a clock
-/// to be judged by, and is left to the caller.
+/// RFC 4865 §4.2 treats a time that is too far away like one that is malformed. A date needs a
+/// clock to be judged by, and is left to the caller.
 fn parse_hold(keyword: &str, value: &str, offer: Offer) -> Option<Hold> {
     let hold = Hold::parse(value).filter(|hold| keyword.eq_ignore_ascii_case(hold.keyword()))?;
     let reach = offer.future_release()?.seconds_max();

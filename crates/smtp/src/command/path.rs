@@ -54,8 +54,8 @@ pub(super) fn forward_path(text: &[u8]) -> Result<(Recipient, Brackets, &str), P
     Ok((recipient, Brackets::Written, rest))
 }
 
-/// An address without brackets, and what stands behind it. Only the plain form, up to a blank or the end: nothing that two servers could
-/// read in two ways.
+/// An address without brackets, and what stands behind it. Only the plain form, up to a blank or
+/// the end: nothing that two servers could read in two ways.
 fn bare(text: &[u8]) -> Option<(Mailbox, &str)> {
     let text = std::str::from_utf8(text).ok()?;
     let end = text.find([' ', '\t']).unwrap_or(text.len());

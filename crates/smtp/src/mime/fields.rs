@@ -21,7 +21,8 @@ pub(super) enum ContentKind {
     },
     /// A whole message.
     Message,
-    /// What a program reads of a notice: fields in the clear, which nobody decodes (RFC 3464 §2.1). It is left alone.
+    /// What a program reads of a notice: fields in the clear, which nobody decodes (RFC 3464 §2.1).
+    /// It is left alone.
     Status,
     /// What may not be encoded, and whose parts cannot be found (RFC 2046 §5.1.1, §5.2.2).
     Opaque,
@@ -152,8 +153,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A token or quoted string. A token may have characters here that ought to be quoted: boundaries
-    /// with `=` or `/` are met, and end at white space or a semicolon.
+    /// A token or quoted string. A token may have characters here that ought to be quoted:
+    /// boundaries with `=` or `/` are met, and end at white space or a semicolon.
     fn value(&mut self) -> Vec<u8> {
         if self.skip(b'"') {
             return self.quoted();

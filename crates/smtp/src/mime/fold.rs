@@ -2,15 +2,16 @@
 
 use super::LINE_OCTETS_MAX;
 
-/// Folds one field, in pieces that do not end between CR and LF. Lines of a legal length stay as they are, and so does
-/// a word that is longer than a line: there is no place to fold.
+/// Folds one field, in pieces that do not end between CR and LF. Lines of a legal length stay as
+/// they are, and so does a word that is longer than a line: there is no place to fold.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     /// The end of the current line, as far as it is not out yet: no more than a line.
     held: Vec<u8>,
     /// Octets of the line that are out already.
     out: usize,
-    /// Where white space begins in `held`, with text before it and the colon, and no text behind it yet.
+    /// Where white space begins in `held`, with text before it and the colon, and no text behind it
+    /// yet.
     gap: Option<usize>,
     /// The last place to fold: white space with text before and behind it.
     place: Option<usize>,

@@ -20,8 +20,8 @@ pub(super) struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    /// The line without its end, if this is all of it and it is no longer than [`HEAD_OCTETS`]: where the
-    /// input was cut does not show.
+    /// The line without its end, if this is all of it and it is no longer than [`HEAD_OCTETS`]:
+    /// where the input was cut does not show.
     pub(super) fn short_line(&self) -> Option<&'a [u8]> {
         let is_short = self.is_start && self.is_end && self.octets.len() <= HEAD_OCTETS;
         is_short.then(|| self.text())

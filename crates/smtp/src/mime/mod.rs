@@ -1,22 +1,27 @@
-//! Messages for hosts that do not take them as they are: eight bits as seven, long lines as short ones
-//! (RFC 6152 §3, RFC 2045 §6).
+//! Messages for hosts that do not take them as they are: eight bits as seven, long lines as short
+//! ones (RFC 6152 §3, RFC 2045 §6).
 //!
-//! A [`Survey`] looks at the message and makes a [`ConversionPlan`]; a [`Conversion`] carries it out. Both read the
-//! message in pieces and hold no more than a line's head, one field of a header and the open
-//! boundaries, so that the size of a message does not matter; its depth and parts are bounded.
+//! A [`Survey`] looks at the message and makes a [`ConversionPlan`]; a [`Conversion`] carries it
+//! out. Both read the message in pieces and hold no more than a line's head, one field of a header
+//! and the open boundaries, so that the size of a message does not matter; its depth and parts are
+//! bounded.
 //!
-//! Text becomes quoted-printable, other content base64, each part for itself; fields that are missing are
-//! added, and a multipart that said `8bit` says `7bit`. Long lines of header fields are folded at white space, but for fields
-//! that a DKIM signature covers as they are written. Content that must not be changed (RFC 1847) is [`ConversionRefused`]
-//! where its eight bits are in the way. What readers get along with is repaired: raw octets in what says quoted-printable, an encoding of a
-//! multipart, an encoding said twice. What cannot be encoded (base64 with raw octets, a fragment of a message) stays as it is.
+//! Text becomes quoted-printable, other content base64, each part for itself; fields that are
+//! missing are added, and a multipart that said `8bit` says `7bit`. Long lines of header fields are
+//! folded at white space, but for fields that a DKIM signature covers as they are written. Content
+//! that must not be changed (RFC 1847) is [`ConversionRefused`] where its eight bits are in the
+//! way. What readers get along with is repaired: raw octets in what says quoted-printable, an
+//! encoding of a multipart, an encoding said twice. What cannot be encoded (base64 with raw octets,
+//! a fragment of a message) stays as it is.
 //!
-//! Raw octets above 127 in *header* fields stay as they are, unless [`HeaderGoal`] says else: they are not allowed without SMTPUTF8 in
-//! the first place, and Postfix passes them on alike. What such a header is inside of keeps
-//! its label of eight bits; and so it is with a `message/delivery-status`, whose fields no program decodes. In mail with SMTPUTF8 they mean UTF-8, and become
-//! encoded words for a host that does not know it; an address has no such form.
+//! Raw octets above 127 in *header* fields stay as they are, unless [`HeaderGoal`] says else: they
+//! are not allowed without SMTPUTF8 in the first place, and Postfix passes them on alike. What such
+//! a header is inside of keeps its label of eight bits; and so it is with a
+//! `message/delivery-status`, whose fields no program decodes. In mail with SMTPUTF8 they mean
+//! UTF-8, and become encoded words for a host that does not know it; an address has no such form.
 //!
-//! A DKIM signature of the body does not survive: whoever converts says so ([`ConversionPlan::breaks_dkim`]).
+//! A DKIM signature of the body does not survive: whoever converts says so
+//! ([`ConversionPlan::breaks_dkim`]).
 
 mod convert;
 mod encode;
@@ -55,8 +60,9 @@ pub enum HeaderGoal {
     /// They stay as they are, but for lines that are too long.
     #[default]
     AsItIs,
-    /// Raw octets above 127 become encoded words (RFC 2047): for mail with SMTPUTF8. Headers of parts are content, as far as the
-    /// host is concerned: they are encoded where content has to be.
+    /// Raw octets above 127 become encoded words (RFC 2047): for mail with SMTPUTF8. Headers of
+    /// parts are content, as far as the host is concerned: they are encoded where content has to
+    /// be.
     Ascii,
 }
 
@@ -92,7 +98,8 @@ pub struct ConversionPlan {
     eight_bit: EightBitContent,
     folds: Folds,
     words: EncodedHeaders,
-    /// Content that says that it is encoded, or may not be, has octets above 127: nothing helps there.
+    /// Content that says that it is encoded, or may not be, has octets above 127: nothing helps
+    /// there.
     leaves_8bit: bool,
     is_dkim_signed: bool,
 }
@@ -145,8 +152,8 @@ impl ConversionPlan {
         self.leaves_8bit
     }
 
-    /// Has the message a DKIM-Signature that does not survive? Folding the header alone leaves each valid (RFC 6376
-    /// §3.4.2).
+    /// Has the message a DKIM-Signature that does not survive? Folding the header alone leaves each
+    /// valid (RFC 6376 §3.4.2).
     pub fn breaks_dkim(&self) -> bool {
         self.is_dkim_signed && (self.words.top || self.changes_content())
     }
@@ -171,7 +178,8 @@ enum PartAction {
 enum Encoding {
     QuotedPrintable,
     Base64,
-    /// It says quoted-printable, and has raw octets above 127 all the same: they are encoded, and the rest stays.
+    /// It says quoted-printable, and has raw octets above 127 all the same: they are encoded, and
+    /// the rest stays.
     RawOctets,
 }
 

@@ -1,4 +1,5 @@
-//! Pieces of structured header fields (RFC 5322 §3.2), taken from the front: no octets are lost, whatever they are.
+//! Pieces of structured header fields (RFC 5322 §3.2), taken from the front: no octets are lost,
+//! whatever they are.
 
 pub(super) fn is_space(octet: u8) -> bool {
     matches!(octet, b' ' | b'\t' | b'\r' | b'\n')
@@ -65,7 +66,8 @@ pub(super) fn take_comment<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     }
 }
 
-/// Up to a semicolon, which is taken but not returned, or to where one is missing before the next parameter.
+/// Up to a semicolon, which is taken but not returned, or to where one is missing before the next
+/// parameter.
 pub(super) fn take_parameter<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let all = *rest;
     loop {

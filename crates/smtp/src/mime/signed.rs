@@ -1,4 +1,5 @@
-//! Which header fields must not be touched, lest a DKIM signature break that would survive else (RFC 6376 §3.4, §3.5).
+//! Which header fields must not be touched, lest a DKIM signature break that would survive else
+//! (RFC 6376 §3.4, §3.5).
 
 use std::collections::HashSet;
 

@@ -67,11 +67,13 @@ struct Findings {
     current: CurrentEntity,
     /// Which entities have others in them.
     composites: Vec<usize>,
-    /// The multipart whose header was the last one, if it says that it is encoded, and how deep it is.
+    /// The multipart whose header was the last one, if it says that it is encoded, and how deep it
+    /// is.
     mislabelled: Option<(usize, usize)>,
     /// Multiparts whose boundary has not come yet.
     unparted: usize,
-    /// Octets above 127 in a header inside the message, or in content that is left alone: they stay.
+    /// Octets above 127 in a header inside the message, or in content that is left alone: they
+    /// stay.
     has_8bit_inside: bool,
     /// The name of the current field, in lower case.
     field: Vec<u8>,
@@ -84,7 +86,8 @@ struct Findings {
     untouchable: Untouchable,
 }
 
-/// Fields of the message's own header that are folded. Our choice: more names than that nobody writes with lines that are too long.
+/// Fields of the message's own header that are folded. Our choice: more names than that nobody
+/// writes with lines that are too long.
 const FOLDED_NAMES_MAX: usize = 100;
 
 impl Findings {
@@ -185,8 +188,8 @@ impl Findings {
         Ok(())
     }
 
-    /// What has raw octets in it does not say `7bit` (RFC 2045 §6.2). Which of those around it that is, is not looked at: the label that
-    /// they came with is true for all of them.
+    /// What has raw octets in it does not say `7bit` (RFC 2045 §6.2). Which of those around it that
+    /// is, is not looked at: the label that they came with is true for all of them.
     fn plan(mut self) -> ConversionPlan {
         self.plan.folds.names.retain(|name| !self.untouchable.has(name));
         // Readers show what stands in a multipart without parts.
@@ -224,7 +227,8 @@ impl Findings {
         let encoding = match (entity.is_sealed, form.label, form.made_of()) {
             (true, _, _) if is_8bit_in_the_way => return Err(ConversionRefused::Sealed),
             (true, _, _) => return Ok(PartAction::Keep),
-            // What stands there is read with raw octets in it, and without its encoding it is something else.
+            // What stands there is read with raw octets in it, and without its encoding it is
+            // something else.
             (false, Some(Label::Quoted), ContentKind::Text | ContentKind::Other)
                 if is_8bit_in_the_way =>
             {
@@ -233,7 +237,8 @@ impl Findings {
             (false, Some(Label::Quoted | Label::Encoded), _) => return Ok(PartAction::Keep),
             (false, _, ContentKind::Text) => Encoding::QuotedPrintable,
             (false, _, ContentKind::Other) => Encoding::Base64,
-            // It may not be encoded. Most hosts take it as it is; none of our doing is worse than returning it.
+            // It may not be encoded. Most hosts take it as it is; none of our doing is worse than
+            // returning it.
             (
                 false,
                 _,
@@ -250,7 +255,8 @@ impl Findings {
         Ok(PartAction::Encode { encoding, charset: (!is_named).then_some(charset) })
     }
 
-    /// The parts of a multipart that says how it is encoded are in the clear, as its first one shows: it says `7bit` then.
+    /// The parts of a multipart that says how it is encoded are in the clear, as its first one
+    /// shows: it says `7bit` then.
     fn note_part(&mut self, entity: Entity) {
         if let Some((place, depth)) = self.mislabelled.take()
             && entity.depth == depth + 1

@@ -1,8 +1,9 @@
 //! Which octets of a message are header, content, boundary? (RFC 2046 §5.1, RFC 5322 §2)
 //!
-//! A boundary is a line that is `--`, the boundary of any multipart that is open, perhaps `--`, and white
-//! space. RFC 2046 would also let a line count that only begins so, and readers differ; where one boundary
-//! begins like another, and in text that quotes boundaries, the whole line is what was meant.
+//! A boundary is a line that is `--`, the boundary of any multipart that is open, perhaps `--`, and
+//! white space. RFC 2046 would also let a line count that only begins so, and readers differ; where
+//! one boundary begins like another, and in text that quotes boundaries, the whole line is what was
+//! meant.
 
 use super::ConversionRefused;
 use super::fields::{self, ContentKind, Label, Untyped};
@@ -11,8 +12,8 @@ use crate::header::{self, Above, HeaderLine};
 
 /// Multiparts that may be open inside each other. Our choice, as Postfix's `mime_nesting_limit`.
 const DEPTH_MAX: usize = 100;
-/// Messages, multiparts and parts of a message. Our choice: far above what people send, and each costs a few
-/// octets.
+/// Messages, multiparts and parts of a message. Our choice: far above what people send, and each
+/// costs a few octets.
 pub(super) const ENTITIES_MAX: usize = 10_000;
 /// Octets of a field that has to be understood as a whole. Our choice.
 const FIELD_OCTETS_MAX: usize = 16 * 1024;
@@ -31,7 +32,8 @@ pub(super) trait Visitor {
     fn field(&mut self, field: Field, octets: &[u8]);
     /// Its header is over, but for the empty line.
     fn header_end(&mut self, form: &EntityForm, end: HeaderEnd) -> Result<(), ConversionRefused>;
-    /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and LF.
+    /// Octets of its content, if it is neither multipart nor message. No piece ends between CR and
+    /// LF.
     fn content(&mut self, octets: &[u8]);
     /// Its content is over. An error ends the walk there, wherever the input was cut.
     fn content_end(&mut self) -> Result<(), ConversionRefused>;
@@ -97,8 +99,9 @@ pub(super) struct EntityForm {
 }
 
 impl EntityForm {
-    /// What the entity is made of. A message that is encoded as a whole cannot be looked into. RFC 2045 §6.4 allows no encoding for a
-    /// multipart either, and readers look at its parts whatever it says.
+    /// What the entity is made of. A message that is encoded as a whole cannot be looked into. RFC
+    /// 2045 §6.4 allows no encoding for a multipart either, and readers look at its parts whatever
+    /// it says.
     pub(super) fn made_of(&self) -> ContentKind {
         let kind = match (&self.kind, self.untyped) {
             (Some(kind), _) => kind.clone(),
@@ -207,7 +210,8 @@ struct Steps<V> {
     place: WalkerPlace,
     levels: Vec<Level>,
     entities: usize,
-    /// The last line of content had an end, which is the boundary's if one follows (RFC 2046 §5.1.1).
+    /// The last line of content had an end, which is the boundary's if one follows (RFC 2046
+    /// §5.1.1).
     line_end_is_due: bool,
 }
 

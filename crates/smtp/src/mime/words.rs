@@ -1,7 +1,8 @@
-//! Header fields with raw octets above 127, in ASCII: encoded words in text, names and comments (RFC 2047), parameters
-//! as RFC 2231 says, for hosts that do not know SMTPUTF8.
+//! Header fields with raw octets above 127, in ASCII: encoded words in text, names and comments
+//! (RFC 2047), parameters as RFC 2231 says, for hosts that do not know SMTPUTF8.
 //!
-//! An address has no such form. Other fields whose structure has none are kept under another name, as RFC 6857 §3.2.1 does it.
+//! An address has no such form. Other fields whose structure has none are kept under another name,
+//! as RFC 6857 §3.2.1 does it.
 
 use super::ConversionRefused;
 use super::scan::{
@@ -16,10 +17,12 @@ const FIELD_OCTETS_MAX: usize = 256 * 1024;
 const WORD_OCTETS_MAX: usize = 45;
 /// RFC 2047 §2: of a line with an encoded word.
 const LINE_OCTETS: usize = 76;
-/// Octets of a parameter's value in one piece. Our choice: most readers know no pieces, and lines have 998.
+/// Octets of a parameter's value in one piece. Our choice: most readers know no pieces, and lines
+/// have 998.
 const PARAMETER_OCTETS_MAX: usize = 240;
 
-/// Fields of addresses (RFC 5322 §3.6.2, §3.6.3, §3.6.6, RFC 8098 §2.1), and those that programs use like them.
+/// Fields of addresses (RFC 5322 §3.6.2, §3.6.3, §3.6.6, RFC 8098 §2.1), and those that programs
+/// use like them.
 const ADDRESSES: [&str; 17] = [
     "from",
     "sender",
@@ -178,8 +181,8 @@ impl Out {
         }
     }
 
-    /// Words, of which those with octets above 127 become encoded words, neighbours together: white space between
-    /// two encoded words is not shown (RFC 2047 §6.2), so it is encoded, too.
+    /// Words, of which those with octets above 127 become encoded words, neighbours together: white
+    /// space between two encoded words is not shown (RFC 2047 §6.2), so it is encoded, too.
     fn words(&mut self, words: &[Word<'_>]) {
         // White space before it, and what it says.
         let mut run: Option<(&[u8], Vec<u8>)> = None;
@@ -278,7 +281,8 @@ impl Out {
         }
     }
 
-    /// What stands between two commas without an address in angle brackets: an address, or nothing that has a form.
+    /// What stands between two commas without an address in angle brackets: an address, or nothing
+    /// that has a form.
     fn mailbox(&mut self, items: &[Item<'_>]) -> Result<(), ConversionRefused> {
         let words = || {
             items.iter().filter_map(|item| match item {
@@ -350,7 +354,8 @@ impl Out {
         }
     }
 
-    /// A type and its parameters (RFC 2045 §5.1, RFC 2231 §4). What is no parameter has no form: nothing is read of it.
+    /// A type and its parameters (RFC 2045 §5.1, RFC 2231 §4). What is no parameter has no form:
+    /// nothing is read of it.
     fn parameters(&mut self, value: &[u8]) {
         let extended = extended(value);
         let line_end: &[u8] = if value.ends_with(b"\r\n") { b"\r\n" } else { b"" };
@@ -428,7 +433,8 @@ fn continuation(name: &[u8]) -> Option<u32> {
     std::str::from_utf8(name.get(at + 1..)?).ok()?.parse().ok()
 }
 
-/// First pieces of parameters of which a later piece has octets above 127: the charset stands in the first (RFC 2231 §4.1). In lower case.
+/// First pieces of parameters of which a later piece has octets above 127: the charset stands in
+/// the first (RFC 2231 §4.1). In lower case.
 fn extended(value: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = value;
     let mut firsts = Vec::new();

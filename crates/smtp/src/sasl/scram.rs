@@ -43,8 +43,8 @@ pub struct ClientFirst {
 }
 
 impl ClientFirst {
-    /// Reads `gs2-header client-first-message-bare`. `None` also for a mandatory extension (`m=`), of
-    /// which we know none.
+    /// Reads `gs2-header client-first-message-bare`. `None` also for a mandatory extension (`m=`),
+    /// of which we know none.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let message = std::str::from_utf8(message).ok()?;
         let mut parts = message.splitn(3, ',');
@@ -98,8 +98,8 @@ impl ClientFirst {
         ServerFirst { message: format!("r={nonce},s={salt},i={iterations}"), nonce }
     }
 
-    /// What the client's final message must repeat: its header, so that nobody could change it on the
-    /// way, and `data` of the TLS connection if it is [`Binding::Bound`].
+    /// What the client's final message must repeat: its header, so that nobody could change it on
+    /// the way, and `data` of the TLS connection if it is [`Binding::Bound`].
     pub fn channel_binding(&self, data: &[u8]) -> Vec<u8> {
         let data = match self.binding {
             Binding::Bound(_) => data,
@@ -169,8 +169,8 @@ impl ClientFinal {
     }
 }
 
-/// Why the exchange fails, in the words of RFC 5802 §7. Which of user and password is wrong, nobody is
-/// told.
+/// Why the exchange fails, in the words of RFC 5802 §7. Which of user and password is wrong, nobody
+/// is told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ScramFailure {
     /// The proof is wrong, or there is no such user.

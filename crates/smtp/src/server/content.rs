@@ -5,8 +5,9 @@ use crate::data::{Chunk, ChunkReceiver, DataReceiver, Fault};
 use crate::response::Response;
 use crate::status::Status;
 
-/// Our choice: content may go on for twice the size that is taken and so much more, refused or not. What is clean is
-/// refused for its size long before, dots and line ends included; whoever goes on does not wait for an answer.
+/// Our choice: content may go on for twice the size that is taken and so much more, refused or not.
+/// What is clean is refused for its size long before, dots and line ends included; whoever goes on
+/// does not wait for an answer.
 const CONTENT_BEYOND_OCTETS: u64 = 1024 * 1024;
 const ENDLESS: Response = Response::fixed(
     421,

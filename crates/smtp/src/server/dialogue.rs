@@ -9,7 +9,8 @@ use crate::response::Response;
 use crate::status::Status;
 
 impl Session {
-    /// Asks the client that authenticates for more; what it says comes as [`ServerStep::AuthResponse`].
+    /// Asks the client that authenticates for more; what it says comes as
+    /// [`ServerStep::AuthResponse`].
     pub fn challenge(&mut self, challenge: &[u8]) {
         if self.question == Some(Question::Authenticate) {
             self.question = None;

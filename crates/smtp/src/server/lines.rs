@@ -1,7 +1,8 @@
 //! Lines of commands and of AUTH's dialogue, and what ends them.
 //!
-//! CRLF does (RFC 5321 §2.3.8). Under [`Newlines::Normalize`] the first line of a client decides for all that follow: if it ends in LF alone,
-//! LF ends every line and the content, too; if not, LF alone ends nothing, as for everybody else.
+//! CRLF does (RFC 5321 §2.3.8). Under [`Newlines::Normalize`] the first line of a client decides
+//! for all that follow: if it ends in LF alone, LF ends every line and the content, too; if not, LF
+//! alone ends nothing, as for everybody else.
 
 use super::{Phase, ServerStep, Session};
 use crate::command::{Command, CommandError, too_long};

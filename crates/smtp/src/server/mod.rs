@@ -1,8 +1,8 @@
 //! The server side of an SMTP session (RFC 5321 §4.1.4), as a state machine.
 //!
-//! No I/O and no clock. The caller hands in whatever it has read, does what each [`ServerStep`] says, and
-//! writes [`Session::output`] whenever a step asks for more input, so pipelined commands get their
-//! replies together (RFC 2920 §3.2). How the input is cut into pieces changes nothing.
+//! No I/O and no clock. The caller hands in whatever it has read, does what each [`ServerStep`]
+//! says, and writes [`Session::output`] whenever a step asks for more input, so pipelined commands
+//! get their replies together (RFC 2920 §3.2). How the input is cut into pieces changes nothing.
 //!
 //! ```text
 //! greeting ─EHLO▶ ready ─MAIL▶ sender ─RCPT▶ recipients ─DATA, BDAT▶ content ─end▶ ready
@@ -11,9 +11,9 @@
 //!                   └────EHLO── handshake ◀─STARTTLS─ anywhere: only refusals still count
 //! ```
 //!
-//! The session knows the order and form of commands; whether a sender, recipient, message or user is
-//! taken is asked of the caller. A question that gets no answer counts as refused for now: no mistake of
-//! a caller becomes a promise.
+//! The session knows the order and form of commands; whether a sender, recipient, message or user
+//! is taken is asked of the caller. A question that gets no answer counts as refused for now: no
+//! mistake of a caller becomes a promise.
 
 mod commands;
 mod content;
@@ -28,7 +28,8 @@ use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
 pub use lines::TLS_HANDSHAKE;
 
-/// When the replies are more octets than this, [`ServerStep::Output`] asks for them to be written. Our choice: a few dozen replies.
+/// When the replies are more octets than this, [`ServerStep::Output`] asks for them to be written.
+/// Our choice: a few dozen replies.
 pub const OUTPUT_OCTETS: usize = 4 * 1024;
 
 /// What a session is, from its beginning or from the handshake that STARTTLS began.
@@ -36,8 +37,8 @@ pub const OUTPUT_OCTETS: usize = 4 * 1024;
 pub struct SessionSettings {
     /// Our name in the greeting and the reply to EHLO.
     pub hostname: Domain,
-    /// The extensions. What needs TLS is not offered without it, and STARTTLS not within it, whatever
-    /// stands here.
+    /// The extensions. What needs TLS is not offered without it, and STARTTLS not within it,
+    /// whatever stands here.
     pub offer: Offer,
     /// What protects the connection now.
     pub channel: SessionChannel,
@@ -54,7 +55,8 @@ pub struct SessionSettings {
 pub enum SessionAccess {
     /// Every client: a relay, where the caller knows clients by their address.
     Anyone,
-    /// Users who proved who they are, which is possible under TLS only (RFC 6409 §4.3, RFC 8314 §3).
+    /// Users who proved who they are, which is possible under TLS only (RFC 6409 §4.3, RFC 8314
+    /// §3).
     Users,
 }
 
@@ -82,12 +84,14 @@ pub enum ServerStep<'i> {
     /// Write [`Session::output`], then come back with more input. What was left of the input must
     /// stand in front of it; that is never more than one line.
     Input,
-    /// Write [`Session::output`] before it fills memory, then come back with the input that is left.
+    /// Write [`Session::output`] before it fills memory, then come back with the input that is
+    /// left.
     Output,
-    /// The client wants TLS. Write [`Session::output`], and close the connection if any input is left,
-    /// in the buffer or in the socket: it was sent before the handshake, and whoever could insert it
-    /// would speak as the client (CVE-2011-0411). Then do the handshake and call [`Session::secured`].
-    /// If TLS cannot be had now, say so before anything is written: [`Session::refuse`] with a 454.
+    /// The client wants TLS. Write [`Session::output`], and close the connection if any input is
+    /// left, in the buffer or in the socket: it was sent before the handshake, and whoever could
+    /// insert it would speak as the client (CVE-2011-0411). Then do the handshake and call
+    /// [`Session::secured`]. If TLS cannot be had now, say so before anything is written:
+    /// [`Session::refuse`] with a 454.
     StartTls,
     /// A user comes. Answer with [`Session::challenge`], [`Session::authenticated`] or
     /// [`Session::refuse`].
@@ -109,14 +113,14 @@ pub enum ServerStep<'i> {
     Begin,
     /// Content, as it shall be kept. A piece never ends between CR and LF.
     Content(&'i [u8]),
-    /// The message will be refused when its content has ended, which is still read: drop what was kept of it
-    /// now. Left out if the end has been read with the fault; [`ServerStep::Refused`] comes in any case, unless
-    /// the session ends before.
+    /// The message will be refused when its content has ended, which is still read: drop what was
+    /// kept of it now. Left out if the end has been read with the fault; [`ServerStep::Refused`]
+    /// comes in any case, unless the session ends before.
     Spoiled,
     /// The message is complete. Answer, once it is safe.
     End,
-    /// The message was refused for its content, or at MAIL for the size it would have; drop what was
-    /// kept of it.
+    /// The message was refused for its content, or at MAIL for the size it would have; drop what
+    /// was kept of it.
     Refused(Fault),
     /// The transaction is given up; drop what was kept of it.
     Reset,
@@ -269,15 +273,15 @@ impl Session {
         }
     }
 
-    /// The handshake after [`ServerStep::StartTls`] is done. Nothing that was said before it counts any more
-    /// (RFC 3207 §4.2), but for the refused commands.
+    /// The handshake after [`ServerStep::StartTls`] is done. Nothing that was said before it counts
+    /// any more (RFC 3207 §4.2), but for the refused commands.
     pub fn secured(&mut self, settings: SessionSettings) {
         let reset_due = !matches!(self.transaction, ServerTransaction::None);
         *self = Self { reset_due, errors: self.errors, ..Self::silent(settings) };
     }
 
-    /// Other settings hold from the next command on. What EHLO offered beyond them is refused then as if it
-    /// had never been offered.
+    /// Other settings hold from the next command on. What EHLO offered beyond them is refused then
+    /// as if it had never been offered.
     pub fn reconfigure(&mut self, mut settings: SessionSettings) {
         settings.offer = settings.offer.on(settings.channel);
         self.settings = settings;
@@ -298,8 +302,8 @@ impl Session {
         self.client.as_ref()
     }
 
-    /// The refusals of what was not even asked of the caller, since the last look: for a log. They are at
-    /// most as many as errors are allowed.
+    /// The refusals of what was not even asked of the caller, since the last look: for a log. They
+    /// are at most as many as errors are allowed.
     pub fn take_refusals(&mut self) -> Vec<Response> {
         std::mem::take(&mut self.refusals)
     }
@@ -379,8 +383,8 @@ impl Session {
         self.refuse_command(response);
     }
 
-    /// Ends the session with `response`: a 421, for a time-out or a stop, or as the answer to the last
-    /// step. Says nothing if it has ended already.
+    /// Ends the session with `response`: a 421, for a time-out or a stop, or as the answer to the
+    /// last step. Says nothing if it has ended already.
     pub fn close(&mut self, response: &Response) {
         self.question = None;
         self.say(response);

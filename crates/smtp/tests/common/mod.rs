@@ -1,5 +1,5 @@
-//! A caller of the server session as simple as it can be: what it takes, it keeps; TLS is a handshake
-//! without octets; there is one user.
+//! A caller of the server session as simple as it can be: what it takes, it keeps; TLS is a
+//! handshake without octets; there is one user.
 //!
 //! While it plays, it checks what has to hold whatever the client sends.
 

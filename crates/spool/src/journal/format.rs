@@ -1,4 +1,5 @@
-//! What stands in a segment of the journal, octet by octet. Numbers are little-endian, checksums CRC-32C.
+//! What stands in a segment of the journal, octet by octet. Numbers are little-endian, checksums
+//! CRC-32C.
 //!
 //! ```text
 //! batch   at a multiple of 4096, so that none begins in a page of the system, or in what a disk writes at once, that an earlier one ends in
@@ -26,8 +27,8 @@ use crate::arrival::{Arrival, ArrivedRecipient, MESSAGE_VALUES, RECIPIENT_VALUES
 use crate::message::RecipientNo;
 use crate::{MessageId, checksum};
 
-/// Batches begin at multiples of it. What was acknowledged is not written again with the next batch: half of what small batches would
-/// cost, and it could be torn.
+/// Batches begin at multiples of it. What was acknowledged is not written again with the next
+/// batch: half of what small batches would cost, and it could be torn.
 const PAGE: usize = 4096;
 /// Where they are looked for: the first builds began them at multiples of this.
 pub(crate) const SECTOR: usize = 512;
@@ -83,7 +84,8 @@ pub(crate) struct Batch {
     pub(crate) at: JournalPosition,
     pub(crate) previous: JournalPosition,
     pub(crate) low: JournalPosition,
-    /// Octets of it, with what fills the last sector. The next one begins there, or behind what fills its page.
+    /// Octets of it, with what fills the last sector. The next one begins there, or behind what
+    /// fills its page.
     pub(crate) octets: usize,
     /// Where each record is in the segment, and its length.
     pub(crate) records: Vec<(usize, usize)>,
@@ -176,7 +178,8 @@ fn header_crc(header_and_lengths: &[u8]) -> u32 {
         .fold(0, |crc, part| checksum::add(crc, header_and_lengths.get(part).unwrap_or_default()))
 }
 
-/// What begins here in the segment with this number; `None`: no batch that was written for this place.
+/// What begins here in the segment with this number; `None`: no batch that was written for this
+/// place.
 pub(crate) fn batch(segment: &[u8], number: u32, begin: usize) -> Option<Batch> {
     let octets = segment.get(begin..)?;
     if octets.get(..4)? != MAGIC {

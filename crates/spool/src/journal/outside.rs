@@ -15,7 +15,8 @@ use crate::log::broken;
 use crate::schema::QUEUE;
 use crate::{OpenError, checksum};
 
-/// How often the tables are looked at, and how many times: half a minute. The daemon gives mail its rows within a second or two.
+/// How often the tables are looked at, and how many times: half a minute. The daemon gives mail its
+/// rows within a second or two.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOKS: usize = 600;
 
@@ -37,7 +38,8 @@ pub(crate) enum Others {
     Nobody,
 }
 
-/// Waits until all that is in the journal now is in the tables, or was done. Without a daemon nobody puts it there: says what it is.
+/// Waits until all that is in the journal now is in the tables, or was done. Without a daemon
+/// nobody puts it there: says what it is.
 pub(crate) fn wait_for_rows(
     layout: &Layout,
     db: &Connection,

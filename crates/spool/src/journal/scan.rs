@@ -1,4 +1,5 @@
-//! What a journal holds, as its files tell it: for the start after a crash, and for who looks at a directory from outside.
+//! What a journal holds, as its files tell it: for the start after a crash, and for who looks at a
+//! directory from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -87,8 +88,9 @@ pub(crate) struct FoundRecord {
     pub(crate) last_segment: u32,
 }
 
-/// Reads all segments. A batch that is not whole was acknowledged if a later one was written, since each is synced before the next; else
-/// its sync did not end, and what is whole in it counts all the same.
+/// Reads all segments. A batch that is not whole was acknowledged if a later one was written, since
+/// each is synced before the next; else its sync did not end, and what is whole in it counts all
+/// the same.
 pub(crate) fn scan(dir: &Path, applied: &Applied) -> io::Result<FoundRecord> {
     let mut reading = Reading { applied, ..Reading::of(applied) };
     for (number, path) in segments(dir)? {

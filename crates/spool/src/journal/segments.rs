@@ -14,11 +14,13 @@ use crate::layout::{create_file, free_space, sync_dir};
 
 /// Octets of a segment.
 pub(super) const SEGMENT: usize = 32 * 1024 * 1024;
-/// Our choice: 512 MiB at most, which a start reads in some seconds. What comes beyond that goes into the tables at once.
+/// Our choice: 512 MiB at most, which a start reads in some seconds. What comes beyond that goes
+/// into the tables at once.
 pub(super) const SEGMENTS_MAX: usize = 16;
 /// Our choice: beyond so many, the oldest mail gets its rows even while new mail waits.
 pub(super) const SEGMENTS_MANY: usize = SEGMENTS_MAX / 4 * 3;
-/// Our choice: those in use beside the one that is written, kept for being used again while nothing happens.
+/// Our choice: those in use beside the one that is written, kept for being used again while nothing
+/// happens.
 const SEGMENTS_KEPT: usize = 1;
 /// Our choice: with less space than this nothing is kept that is not needed, see [`crate::log`].
 const LOW_SPACE: u64 = 256 * 1024 * 1024;
@@ -84,7 +86,8 @@ impl Journal {
         Ok(Arc::new(file))
     }
 
-    /// Each second: removes segments that nobody needs, and takes mail again if there is room. Says whether there is.
+    /// Each second: removes segments that nobody needs, and takes mail again if there is room. Says
+    /// whether there is.
     pub(crate) fn tidy(&mut self) -> bool {
         let has_room = free_space(&self.dir).is_ok_and(|(bytes, _)| bytes > LOW_SPACE);
         if !has_room {

@@ -22,7 +22,8 @@ impl SharedYoung {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The body; `None`: the message has rows, or is done, or what stands there is not what was written. Blocks for a read.
+    /// The body; `None`: the message has rows, or is done, or what stands there is not what was
+    /// written. Blocks for a read.
     pub(crate) fn body(&self, message: MessageId) -> Option<BodyBytes> {
         self.read(message, |_, body| body.to_vec()).map(BodyBytes::new)
     }

@@ -11,7 +11,8 @@ use crate::MessageId;
 use crate::due::{BodyRef, Due, DueRecipient};
 use crate::message::{LaneKey, NewRecipient, RecipientNo, Settled, StoredEnvelope, turn};
 
-/// Our choice, in seconds: what waits so long under load may as well wait in the tables. Without load it does so at once.
+/// Our choice, in seconds: what waits so long under load may as well wait in the tables. Without
+/// load it does so at once.
 const LONG: u64 = 10;
 
 /// A message of the journal.
@@ -197,7 +198,8 @@ impl Young {
         old.last().map(|(place, _)| *place)
     }
 
-    /// What is due in a lane at `now`, behind a place: messages with so many recipients, or some more.
+    /// What is due in a lane at `now`, behind a place: messages with so many recipients, or some
+    /// more.
     pub(crate) fn due_in(
         &self,
         (lane, now): (&LaneKey, Timestamp),
@@ -221,7 +223,8 @@ impl Young {
         self.lanes.keys()
     }
 
-    /// When something is due in a lane that is not due at `after`: only a clock that was put back leaves such mail here.
+    /// When something is due in a lane that is not due at `after`: only a clock that was put back
+    /// leaves such mail here.
     pub(crate) fn next_due(&self, lane: &LaneKey, after: Timestamp) -> Option<Timestamp> {
         let places = self.lanes.get(lane)?;
         let envelopes = places.iter().filter_map(|place| self.waiting.get(place)?.envelope());

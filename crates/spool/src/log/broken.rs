@@ -1,9 +1,10 @@
-//! A damaged write-ahead log. SQLite reads it up to the damage and says nothing: all that was committed behind that is lost, acknowledged
-//! mail and records of deliveries.
+//! A damaged write-ahead log. SQLite reads it up to the damage and says nothing: all that was
+//! committed behind that is lost, acknowledged mail and records of deliveries.
 //!
-//! So the log is made whole before SQLite opens it: damage of a frame becomes damage of a page, which is found, named and contained like
-//! any other. An interrupted write is no damage. The two are told apart by what is behind: each transaction is synced before the
-//! next one is begun, see [`Extent::of`].
+//! So the log is made whole before SQLite opens it: damage of a frame becomes damage of a page,
+//! which is found, named and contained like any other. An interrupted write is no damage. The two
+//! are told apart by what is behind: each transaction is synced before the next one is begun, see
+//! [`Extent::of`].
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -30,8 +31,8 @@ pub(crate) struct MendedLog {
     pub(crate) left_out: usize,
 }
 
-/// What is done with a log in which it cannot be told which pages some frames are. Without these frames the database has old versions of
-/// their pages.
+/// What is done with a log in which it cannot be told which pages some frames are. Without these
+/// frames the database has old versions of their pages.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Unknown {
     /// The log stays as it is, and the start is refused.
@@ -79,7 +80,8 @@ pub(crate) fn kept(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What is damaged in the log of a database; `None`: nothing, or no more than an interrupted write leaves.
+/// What is damaged in the log of a database; `None`: nothing, or no more than an interrupted write
+/// leaves.
 pub(crate) fn look(path: &Path) -> io::Result<Option<Broken>> {
     let file = match open_no_link(&with_suffix(path, "-wal")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -96,7 +98,8 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<Broken>> {
 #[derive(Debug)]
 struct FrameChain<'a> {
     header: &'a FrameHeader,
-    /// The sum of what came before as it is written there, and as it is: one of them is damaged where they differ.
+    /// The sum of what came before as it is written there, and as it is: one of them is damaged
+    /// where they differ.
     before: [Sum; 2],
 }
 
@@ -144,8 +147,9 @@ impl<'a> FrameChain<'a> {
         link
     }
 
-    /// Which pages a frame that is not whole may be, if one bit of its page's number is wrong. More than one of them may fit, and damage of
-    /// the page itself may look like that: these checksums are no more than sums.
+    /// Which pages a frame that is not whole may be, if one bit of its page's number is wrong. More
+    /// than one of them may fit, and damage of the page itself may look like that: these checksums
+    /// are no more than sums.
     fn pages_with_one_bit(&self, frame: &[u8]) -> Vec<u32> {
         let mut changed = frame.to_vec();
         let flip = |frame: &mut Vec<u8>, bit: usize| {
@@ -172,8 +176,9 @@ struct Extent {
 }
 
 impl Extent {
-    /// `None`: it is whole, up to where a write was interrupted. Damage is what has a transaction that ends behind it, and behind that another
-    /// one that is intact, which was begun when the first had been synced.
+    /// `None`: it is whole, up to where a write was interrupted. Damage is what has a transaction
+    /// that ends behind it, and behind that another one that is intact, which was begun when the
+    /// first had been synced.
     fn of(frames: &Frames) -> io::Result<Option<Self>> {
         let mut chain = FrameChain::new(frames.header());
         let (mut is_damaged, mut is_known_to_end) = (frames.is_rebuilt(), false);
@@ -283,15 +288,16 @@ impl Broken {
     }
 }
 
-/// No other process has the database open: in this journal mode each holds a lock on its file from before it opens the log. The lock is
-/// released on drop.
+/// No other process has the database open: in this journal mode each holds a lock on its file from
+/// before it opens the log. The lock is released on drop.
 #[derive(Debug)]
 struct Alone {
     _database: File,
 }
 
 impl Alone {
-    /// `None`: another process has it open. Not for a process that has it open itself: closing the file would release its locks.
+    /// `None`: another process has it open. Not for a process that has it open itself: closing the
+    /// file would release its locks.
     fn with(path: &Path) -> io::Result<Option<Self>> {
         let database = open_or_create(path)?;
         match fcntl_lock(&database, FlockOperation::NonBlockingLockExclusive) {

@@ -1,7 +1,9 @@
-//! The write-ahead log of SQLite by its frames: "Database File Format", 4.1 and 4.2 (sqlite.org/fileformat2.html).
+//! The write-ahead log of SQLite by its frames: "Database File Format", 4.1 and 4.2
+//! (sqlite.org/fileformat2.html).
 //!
-//! A frame is a page of the database with a head that says which, and a checksum over all frames up to it. So SQLite believes
-//! a log up to its first frame that does not fit, and nothing behind that.
+//! A frame is a page of the database with a head that says which, and a checksum over all frames up
+//! to it. So SQLite believes a log up to its first frame that does not fit, and nothing behind
+//! that.
 
 use std::fs::File;
 use std::io;
@@ -188,7 +190,8 @@ impl Frames {
         Self::by_frames(file)
     }
 
-    /// With the header that fits two frames next to each other, one of the first: damage may be in some of them, too.
+    /// With the header that fits two frames next to each other, one of the first: damage may be in
+    /// some of them, too.
     fn by_frames(file: File) -> io::Result<Option<Self>> {
         let mut frames = Self {
             file,
@@ -209,7 +212,8 @@ impl Frames {
             let is_frame = head.salts == follower.salts && follower.page > 0;
             if let Some(header) = headers.into_iter().find(|header| is_frame && fits(header)) {
                 frames.header = header;
-                // The first number of the salts grows by one with each use: then this is what an earlier one has left.
+                // The first number of the salts grows by one with each use: then this is what an
+                // earlier one has left.
                 let is_older =
                     before.iter().any(|newer| newer.use_number() == head.use_number() + 1);
                 return Ok((!is_older).then_some(frames));

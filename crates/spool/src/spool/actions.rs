@@ -1,5 +1,5 @@
-//! What operators, and a changed configuration, do to recipients in the queue: batch by batch, each in
-//! one transaction.
+//! What operators, and a changed configuration, do to recipients in the queue: batch by batch, each
+//! in one transaction.
 
 use std::sync::{Arc, mpsc};
 
@@ -28,8 +28,8 @@ impl Spool {
         self.act(BulkAction::Delete, what, after)
     }
 
-    /// Makes a batch of queued recipients due at `now`, or when their sender allows; call again with `next`.
-    /// Blocks for a commit.
+    /// Makes a batch of queued recipients due at `now`, or when their sender allows; call again
+    /// with `next`. Blocks for a commit.
     ///
     /// # Errors
     ///
@@ -43,9 +43,9 @@ impl Spool {
         self.act(BulkAction::Retry(now), what, after)
     }
 
-    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no wait but
-    /// one that a sender asked for is that long, so a clock that was ahead wrote it. Returns how many rows that were. Blocks for a commit
-    /// for each 10,000.
+    /// Makes due at `now` whatever waits for a time after `latest`, recipients and next hops: no
+    /// wait but one that a sender asked for is that long, so a clock that was ahead wrote it.
+    /// Returns how many rows that were. Blocks for a commit for each 10,000.
     ///
     /// # Errors
     ///
@@ -61,8 +61,9 @@ impl Spool {
         }
     }
 
-    /// Makes due at `now`, or when their sender allows, who of `lanes` waits for what their lane failed by the last time; some 1,000 of
-    /// each lane at most. Returns how many there were. Blocks for a commit, which others wait for: some 64 lanes at once are enough.
+    /// Makes due at `now`, or when their sender allows, who of `lanes` waits for what their lane
+    /// failed by the last time; some 1,000 of each lane at most. Returns how many there were.
+    /// Blocks for a commit, which others wait for: some 64 lanes at once are enough.
     ///
     /// # Errors
     ///
@@ -71,8 +72,8 @@ impl Spool {
         self.write(move |db| lanes.iter().map(|lane| due::make_due(db, lane, now)).sum())
     }
 
-    /// Lets recipients wait in other lanes. Who was tried before is due at `now`. Returns how many there
-    /// were. Blocks for a commit, which others wait for: some 1,000 at once are enough.
+    /// Lets recipients wait in other lanes. Who was tried before is due at `now`. Returns how many
+    /// there were. Blocks for a commit, which others wait for: some 1,000 at once are enough.
     ///
     /// # Errors
     ///
@@ -90,7 +91,8 @@ impl Spool {
         self.act_on(BulkAction::Hold, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
-    /// Undoes [`Spool::hold_these`]: they are queued again, and due when they were. Blocks for a commit.
+    /// Undoes [`Spool::hold_these`]: they are queued again, and due when they were. Blocks for a
+    /// commit.
     ///
     /// # Errors
     ///
@@ -108,8 +110,8 @@ impl Spool {
         self.act_on(BulkAction::Delete, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
     }
 
-    /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call again with
-    /// `next`. Blocks for a commit.
+    /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call
+    /// again with `next`. Blocks for a commit.
     ///
     /// # Errors
     ///

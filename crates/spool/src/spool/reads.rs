@@ -16,8 +16,9 @@ use crate::writer::Needs;
 use crate::{MessageId, StoreError, around, damage, waiting_lanes};
 
 impl Spool {
-    /// The lanes in which mail waits that is not held, and those that failed. Blocks for one pass over the lanes
-    /// and one over an index: 50 ms for 50,000, 0.5 s for a million rows without use.
+    /// The lanes in which mail waits that is not held, and those that failed. Blocks for one pass
+    /// over the lanes and one over an index: 50 ms for 50,000, 0.5 s for a million rows without
+    /// use.
     ///
     /// # Errors
     ///
@@ -27,7 +28,8 @@ impl Spool {
         Ok(self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Trusted))?.lanes)
     }
 
-    /// The lanes that failed, without a look at who waits in them. Blocks for a pass over their table.
+    /// The lanes that failed, without a look at who waits in them. Blocks for a pass over their
+    /// table.
     ///
     /// # Errors
     ///
@@ -36,8 +38,9 @@ impl Spool {
         self.inner.readers.read(waiting_lanes::troubles)
     }
 
-    /// As [`Spool::lanes`], after lanes were named whose own name is damaged, or whose row is gone although mail waits there; with the
-    /// number of those. Their mail is in no lane of its next hop. Blocks for a commit, if there are such lanes.
+    /// As [`Spool::lanes`], after lanes were named whose own name is damaged, or whose row is gone
+    /// although mail waits there; with the number of those. Their mail is in no lane of its next
+    /// hop. Blocks for a commit, if there are such lanes.
     ///
     /// # Errors
     ///
@@ -57,7 +60,8 @@ impl Spool {
         Ok((self.lanes()?, count))
     }
 
-    /// Up to `limit` recipients of a lane that are due at `now`, by [`crate::turn`]. Blocks for a read.
+    /// Up to `limit` recipients of a lane that are due at `now`, by [`crate::turn`]. Blocks for a
+    /// read.
     ///
     /// # Errors
     ///
@@ -104,8 +108,8 @@ impl Spool {
         self.page(&Want { lane, which: Wanted::Expired, until: at, after, limit })
     }
 
-    /// Up to `limit` queued recipients of a lane that have waited since `since` or longer, and whose
-    /// sender does not know that and is to be told.
+    /// Up to `limit` queued recipients of a lane that have waited since `since` or longer, and
+    /// whose sender does not know that and is to be told.
     ///
     /// # Errors
     ///
@@ -129,7 +133,8 @@ impl Spool {
         self.inner.readers.read(|db| overdue::next_deadline(db, after))
     }
 
-    /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held ones too.
+    /// A page of the messages and lanes of recipients whose deadline was at `at` or before, held
+    /// ones too.
     ///
     /// # Errors
     ///
@@ -231,8 +236,8 @@ impl Spool {
         self.inner.readers.read(|db| listing::show(db, id))
     }
 
-    /// Where the recipients of a message are, in that lane or in all; none if it is not in the queue. Blocks for a
-    /// short read.
+    /// Where the recipients of a message are, in that lane or in all; none if it is not in the
+    /// queue. Blocks for a short read.
     ///
     /// # Errors
     ///

@@ -24,8 +24,8 @@ pub struct SettlePermit {
 }
 
 impl Spool {
-    /// Puts a message into the queue, due at [`StoredEnvelope::begins_at`]. `done` runs after the sync that makes it
-    /// durable, on the writer's thread: it must not block.
+    /// Puts a message into the queue, due at [`StoredEnvelope::begins_at`]. `done` runs after the
+    /// sync that makes it durable, on the writer's thread: it must not block.
     pub fn commit<D>(&self, body: Sealed, envelope: StoredEnvelope, done: D)
     where
         D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
@@ -42,8 +42,8 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`] while the reserve is gone, [`StoreError::ReadOnly`] while nothing can be written,
-    /// [`StoreError::Poisoned`] for good.
+    /// [`StoreError::Full`] while the reserve is gone, [`StoreError::ReadOnly`] while nothing can
+    /// be written, [`StoreError::Poisoned`] for good.
     pub fn settle_permit(&self) -> Result<SettlePermit, StoreError> {
         match self.health() {
             Health::Good | Health::Detached => Ok(SettlePermit { _given: () }),
@@ -54,8 +54,8 @@ impl Spool {
     }
 
     /// Records what an attempt came to: recipients, notices and lane in one transaction. If the
-    /// message was deleted meanwhile, or all recipients that this is about have left it, only the lane is
-    /// updated. `done` must not block.
+    /// message was deleted meanwhile, or all recipients that this is about have left it, only the
+    /// lane is updated. `done` must not block.
     ///
     /// While a settlement has failed, its recipients must not be tried again without an answer to
     /// the question why: each would get the message twice.
@@ -96,7 +96,8 @@ impl Spool {
                     let note = move |db: &Connection| mend::note_done(db, message, &ends);
                     let order = Order::needing(Urgency::Settling, Needs::Nothing);
                     queue.submit(order, note, |noted| {
-                        // If not even that can be written, this process knows, and the next one does not.
+                        // If not even that can be written, this process knows, and the next one
+                        // does not.
                         done(noted.map(|()| Settled::Unrecorded).or(Ok(Settled::Unrecorded)));
                     });
                 }
@@ -117,7 +118,8 @@ impl Spool {
     }
 }
 
-/// What a settlement asks of the writer. If all it says is who is done, it can be a record of the journal.
+/// What a settlement asks of the writer. If all it says is who is done, it can be a record of the
+/// journal.
 fn settling(settlement: &Settlement) -> Order {
     let message = settlement.message;
     let octets = settlement.notices.iter().map(|new| commit::octets(&new.body, &new.envelope));

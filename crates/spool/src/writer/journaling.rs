@@ -14,14 +14,17 @@ use crate::message::LaneKey;
 
 /// Batches between two looks whether somebody reads the tables from outside.
 const LOOK_EVERY: usize = 16;
-/// Our choice: while work waits, a slice of the journal gets its rows behind so many batches; when it has to be, behind so few.
+/// Our choice: while work waits, a slice of the journal gets its rows behind so many batches; when
+/// it has to be, behind so few.
 const BATCHES_A_SLICE: usize = 32;
 const BATCHES_A_SLICE_PRESSING: usize = 2;
 
-/// Our choice: with more lanes in memory, it is looked once a second whether they are in the tables.
+/// Our choice: with more lanes in memory, it is looked once a second whether they are in the
+/// tables.
 const FAILING_MANY: usize = 100_000;
 
-/// The lanes whose rows say that they fail. What cannot be read is not known to fail: it is read, and told of, at the start.
+/// The lanes whose rows say that they fail. What cannot be read is not known to fail: it is read,
+/// and told of, at the start.
 pub(super) fn failing_lanes(db: &Connection) -> HashSet<LaneKey> {
     // Of policies.db it is an error.
     let Ok(mut select) = db.prepare("SELECT key FROM lanes NOT INDEXED WHERE failures > 0") else {
@@ -33,7 +36,8 @@ pub(super) fn failing_lanes(db: &Connection) -> HashSet<LaneKey> {
 }
 
 impl Worker {
-    /// What is done to the tables, and what only has to be in the journal. Work on one message is not done in two places.
+    /// What is done to the tables, and what only has to be in the journal. Work on one message is
+    /// not done in two places.
     pub(super) fn split(&self, batch: Vec<Job>) -> (Vec<Job>, Vec<Job>) {
         let journal = self.journal.borrow();
         let Some(journal) = journal.as_ref() else { return (batch, Vec::new()) };

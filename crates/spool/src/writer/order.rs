@@ -11,8 +11,8 @@ pub(crate) enum Urgency {
     Ordinary,
     /// It may use the reserve, since without it mail would go less protected, or have to wait.
     Reserved,
-    /// It settles what a peer has already acknowledged: it may use the reserve, and if it fails nothing may
-    /// be sent.
+    /// It settles what a peer has already acknowledged: it may use the reserve, and if it fails
+    /// nothing may be sent.
     Settling,
 }
 

@@ -176,7 +176,8 @@ impl Worker {
         }
     }
 
-    /// Without what nobody was promised, if the file has left its name: that is refused. Two system calls.
+    /// Without what nobody was promised, if the file has left its name: that is refused. Two system
+    /// calls.
     fn refuse_if_detached(&self, batch: Vec<Job>) -> Vec<Job> {
         let is_ordinary = |job: &Job| job.order.urgency == Urgency::Ordinary;
         if !batch.iter().any(is_ordinary) || self.duties.is_found() {
@@ -317,8 +318,9 @@ impl Worker {
             self.shared.vitals.poison();
             return StoreError::Poisoned;
         }
-        // Not every file system that turns read-only says so to who asks: ext4 of Linux 6.18 does not after an error.
-        // A limit of the file's size looks the same, and the reserve helps there.
+        // Not every file system that turns read-only says so to who asks: ext4 of Linux 6.18 does
+        // not after an error. A limit of the file's size looks the same, and the reserve helps
+        // there.
         if error.is_write_failure() && !matches!(error, StoreError::Full) && self.log.is_read_only()
         {
             self.shared.vitals.read_only();

@@ -1,8 +1,8 @@
-//! One damage after the other to a data directory with mail of all kinds: what is not hit is sent, what is hit is named, nothing is
-//! sent to somebody else, nothing is deleted.
+//! One damage after the other to a data directory with mail of all kinds: what is not hit is sent,
+//! what is hit is named, nothing is sent to somebody else, nothing is deleted.
 //!
-//! `cargo test -p spool --test damages -- count=2000 [seed=N]`. Half of the damages are to the octets of a file, half to one value, with the
-//! structure of the database whole.
+//! `cargo test -p spool --test damages -- count=2000 [seed=N]`. Half of the damages are to the
+//! octets of a file, half to one value, with the structure of the database whole.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -115,8 +115,8 @@ impl Outcome {
                 tried.wanted.address, wanted.address,
                 "{name}: it would go to somebody else"
             );
-            // One without a name of its own is moved before anything of it is tried.
-            // And what is in the lane of another next hop is moved by who reads it, as after a change of routes.
+            // One without a name of its own is moved before anything of it is tried. And what is in
+            // the lane of another next hop is moved by who reads it, as after a change of routes.
             let may_be_astray = match damage {
                 Damage::Value { column, .. } => column == "lane",
                 Damage::File(FileDamage::Bit { .. }) => message.is_hit(damage),

@@ -29,8 +29,8 @@ pub(super) struct ClientArrival {
 }
 
 impl ClientArrival {
-    /// Would the client come in the same way today? Else what is known of it was found out by rules that do
-    /// not hold any more.
+    /// Would the client come in the same way today? Else what is known of it was found out by rules
+    /// that do not hold any more.
     pub(super) fn is_up_to_date(&self) -> bool {
         let today = self.listener.entrance();
         !self.listener.is_gone()

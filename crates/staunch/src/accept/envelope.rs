@@ -23,10 +23,11 @@ use crate::message::onward;
 use crate::queue::intake::expires_at;
 use crate::queue::rates::Rate;
 
-/// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs keep accounts.
+/// How far ahead mail may be submitted (RFC 4865): a month, as long as people plan and programs
+/// keep accounts.
 pub(super) const HOLD_SECONDS_MAX: u64 = 30 * 24 * 60 * 60;
-/// The shortest time in which mail may be asked to be delivered or returned (RFC 2852 §4): a first attempt with
-/// several hosts that time out takes as long.
+/// The shortest time in which mail may be asked to be delivered or returned (RFC 2852 §4): a first
+/// attempt with several hosts that time out takes as long.
 pub(super) const DELIVER_BY_SECONDS_MIN: u32 = 60;
 
 /// What MAIL and RCPT said so far.
@@ -40,12 +41,13 @@ pub(super) struct Requested {
     pub(super) recipients: Recipients,
 }
 
-/// The recipients of a message, each once: programs repeat RCPT where an address stands in To, Cc and Bcc, and several aliases may lead to
-/// one mailbox.
+/// The recipients of a message, each once: programs repeat RCPT where an address stands in To, Cc
+/// and Bcc, and several aliases may lead to one mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Recipients {
     all: Vec<AcceptedRecipient>,
-    /// Where each stands, by the hash of its [`key`], which costs less than the key. Of two with one hash the later is added again.
+    /// Where each stands, by the hash of its [`key`], which costs less than the key. Of two with
+    /// one hash the later is added again.
     places: HashMap<u64, usize>,
     /// RCPTs that were taken.
     taken: usize,
@@ -131,7 +133,8 @@ impl AcceptedRecipient {
 
     /// About how many octets it holds in memory.
     pub(super) fn memory(&self) -> usize {
-        // A list that grows has up to twice the room, and each of the two addresses has its domain beside it.
+        // A list that grows has up to twice the room, and each of the two addresses has its domain
+        // beside it.
         2 * (size_of::<Self>() + size_of::<(u64, usize)>())
             + 4 * self.mailbox.as_str().len()
             + self.options.originals.as_str().len()
@@ -185,8 +188,8 @@ pub(super) struct Submission<'a> {
 }
 
 impl Submission<'_> {
-    /// All that the store keeps beside the body. The lanes are those of `config`, and not of the one under which
-    /// each RCPT was answered: recipients of one lane have one next hop.
+    /// All that the store keeps beside the body. The lanes are those of `config`, and not of the
+    /// one under which each RCPT was answered: recipients of one lane have one next hop.
     pub(super) fn envelope(
         self,
         config: &Config,
@@ -228,8 +231,8 @@ impl Submission<'_> {
     }
 }
 
-/// Whom the sender wrote to: what they say, or what an alias replaced (RFC 3461 §5.2.7), so that they
-/// recognize it in a notice.
+/// Whom the sender wrote to: what they say, or what an alias replaced (RFC 3461 §5.2.7), so that
+/// they recognize it in a notice.
 fn original(rcpt: &Rcpt, mailbox: &Mailbox) -> Option<OriginalRecipient> {
     let replaced = || match &rcpt.recipient {
         Recipient::Mailbox(written) if written != mailbox => OriginalRecipient::parse(&format!(

@@ -1,12 +1,13 @@
-//! What is done to a message while it comes in: it stays apart from our Received, and gets what its program
-//! left out (RFC 6409 §8, RFC 5321 §6.4): Date and Message-ID.
+//! What is done to a message while it comes in: it stays apart from our Received, and gets what its
+//! program left out (RFC 6409 §8, RFC 5321 §6.4): Date and Message-ID.
 //!
-//! What is there is never altered. The fields are added at the end of the header, so that nothing has to wait for the
-//! header to be complete; where it ends, [`smtp::header`] says. A signed message gets none, since the signature may
-//! cover that they are missing; nor does one at a relay listener that has been through another server already.
+//! What is there is never altered. The fields are added at the end of the header, so that nothing
+//! has to wait for the header to be complete; where it ends, [`smtp::header`] says. A signed
+//! message gets none, since the signature may cover that they are missing; nor does one at a relay
+//! listener that has been through another server already.
 //!
-//! A first line that begins with a blank would continue our Received field, with a date or a client of
-//! the sender's choice: an empty line keeps it apart (RFC 5321 §4.4).
+//! A first line that begins with a blank would continue our Received field, with a date or a client
+//! of the sender's choice: an empty line keeps it apart (RFC 5321 §4.4).
 //!
 //! Pieces must not end between CR and LF; that is what the content receiver promises.
 

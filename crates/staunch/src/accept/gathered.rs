@@ -1,7 +1,7 @@
 //! Content in small pieces is put together.
 //!
-//! A piece ends at each dot that SMTP's transparency added, in the worst case there is one a line, and what is done with a piece
-//! costs more than its octets: a file is written to.
+//! A piece ends at each dot that SMTP's transparency added, in the worst case there is one a line,
+//! and what is done with a piece costs more than its octets: a file is written to.
 
 use smtp::server::ServerStep;
 
@@ -15,8 +15,8 @@ const OCTETS: usize = 16 * 1024;
 pub(super) struct GatheredContent(Vec<u8>);
 
 impl GatheredContent {
-    /// Takes the content of a step, if it is small, more may come `behind` it, and there is memory; `lend` is asked once whether there
-    /// is, with the octets.
+    /// Takes the content of a step, if it is small, more may come `behind` it, and there is memory;
+    /// `lend` is asked once whether there is, with the octets.
     pub(super) fn takes(
         &mut self,
         step: &ServerStep<'_>,

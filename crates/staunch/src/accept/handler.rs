@@ -1,7 +1,8 @@
 //! May this sender, this recipient, this message be taken? The answers to the session's questions.
 //!
-//! Each is given under the configuration of that moment, so a tightened rule binds open sessions. The rules
-//! themselves are in [`rules`], what an envelope keeps of the parameters in [`envelope`], logging in in [`login`](super::login).
+//! Each is given under the configuration of that moment, so a tightened rule binds open sessions.
+//! The rules themselves are in [`rules`], what an envelope keeps of the parameters in [`envelope`],
+//! logging in in [`login`](super::login).
 
 use std::sync::Arc;
 
@@ -193,7 +194,8 @@ impl SmtpHandler {
         sender.map(|sender| sender.as_str().to_owned())
     }
 
-    /// Asked at each step up to the commit: between two of them a user may be removed, a rule come, a drain begin.
+    /// Asked at each step up to the commit: between two of them a user may be removed, a rule come,
+    /// a drain begin.
     fn may_send(&self, config: &Config) -> Result<(), ClientRefusal> {
         rules::client(config, self.auth(), &self.arrival, self.login.as_ref())?;
         if self.shared.intake.is_draining() { Err(ClientRefusal::Draining) } else { Ok(()) }
@@ -234,7 +236,8 @@ impl SmtpHandler {
         Ok(())
     }
 
-    /// Tells of a transaction that its client does not end: how large messages that do not come through are found.
+    /// Tells of a transaction that its client does not end: how large messages that do not come
+    /// through are found.
     pub(super) fn log_lost_client(&self, how: &'static str) {
         let Some(transaction) = &self.transaction else { return };
         let octets = transaction.message.as_ref().map(|message| message.size_with(b""));
@@ -262,7 +265,8 @@ impl SmtpHandler {
 
     fn recipient(&mut self, rcpt: Rcpt, buffer: usize) -> Result<(), ClientRefusal> {
         let config = self.shared.config();
-        // Not whether the relay is drained: list managers take a 4yz to RCPT for a bounce. DATA is told so.
+        // Not whether the relay is drained: list managers take a 4yz to RCPT for a bounce. DATA is
+        // told so.
         rules::client(&config, self.auth(), &self.arrival, self.login.as_ref())?;
         let mailboxes = rules::recipient(&config, &rcpt.recipient, self.arrival.local)?;
         mailboxes.iter().try_for_each(|mailbox| rules::target(&config, mailbox))?;
@@ -275,8 +279,8 @@ impl SmtpHandler {
         self.note(rcpt.brackets);
         let transaction = self.transaction.as_mut().ok_or(ClientRefusal::NotWritten)?;
         let recipients = &mut transaction.asked.recipients;
-        // An alias may be more than one transaction takes. A recipient that is there already is no further copy; but a
-        // client that repeats them for ever is not served for ever.
+        // An alias may be more than one transaction takes. A recipient that is there already is no
+        // further copy; but a client that repeats them for ever is not served for ever.
         let (before, most) = (recipients.all().len(), recipients_max(&config));
         let more = addressees.iter().filter(|addressee| !recipients.has(addressee)).count();
         if before > 0 && before + more > most || recipients.taken() >= REPEATED_MAX * most {
@@ -417,5 +421,6 @@ impl SmtpHandler {
     }
 }
 
-/// How often each recipient may be repeated, about. Our choice: programs write an address in To, Cc and Bcc.
+/// How often each recipient may be repeated, about. Our choice: programs write an address in To, Cc
+/// and Bcc.
 const REPEATED_MAX: usize = 4;

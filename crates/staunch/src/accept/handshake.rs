@@ -12,12 +12,14 @@ use super::stream::{Socket, TlsStream};
 use crate::accept::timeouts::HANDSHAKE_TIMEOUT;
 use crate::connect::tls::{self, Side};
 
-/// Octets from the beginning up to the version that the client speaks at most, or pretends to (RFC 8446 §4.1.2).
+/// Octets from the beginning up to the version that the client speaks at most, or pretends to (RFC
+/// 8446 §4.1.2).
 const HELLO_OCTETS: usize = 11;
 /// The type of a record that a handshake begins with.
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// `None`: it failed, or there is no certificate, which is in the log since it could not be read. `received` was read already.
+/// `None`: it failed, or there is no certificate, which is in the log since it could not be read.
+/// `received` was read already.
 pub(super) async fn handshake(
     socket: Socket,
     entrance: &ListenerView,

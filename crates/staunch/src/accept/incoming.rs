@@ -50,7 +50,8 @@ impl IncomingContent {
             || !lease.cover_message(buffer, memory_after(draft, more))
     }
 
-    /// The next piece of the client's message; `buffer` octets are held besides, under the same lease.
+    /// The next piece of the client's message; `buffer` octets are held besides, under the same
+    /// lease.
     pub(super) fn write(&mut self, piece: &[u8], buffer: usize, lease: &mut Lease) {
         if let Some(mut fixups) = self.fixups.take() {
             fixups.push(piece, |part| self.append(part, buffer, lease));
@@ -157,8 +158,8 @@ mod tests {
 
     const CLEAR: Held = Held { now: READ_OCTETS, least: READ_OCTETS };
 
-    /// What became of a message in a session that holds `held` and has recipients, and the most memory that it
-    /// held itself.
+    /// What became of a message in a session that holds `held` and has recipients, and the most
+    /// memory that it held itself.
     fn receive(
         pieces: &[&[u8]],
         limit: u64,

@@ -19,8 +19,8 @@ pub(super) async fn leave(stream: &mut ClientStream) -> io::Result<()> {
 
 async fn listen_on(stream: &mut ClientStream) -> io::Result<()> {
     stream.shutdown().await?;
-    // Under TLS, too, only what the socket has: what comes now is nobody's, and the library fails hard where it
-    // should answer a damaged record with an alert after it has said that it closes.
+    // Under TLS, too, only what the socket has: what comes now is nobody's, and the library fails
+    // hard where it should answer a damaged record with an alert after it has said that it closes.
     let socket = stream.socket();
     let mut scrap = Vec::new();
     let mut read = 0;

@@ -20,8 +20,8 @@ use crate::config::ListenerMode;
 
 /// The rest after the system had no descriptor or memory for a new connection.
 const ACCEPT_REST: Duration = Duration::from_secs(1);
-/// How long a listener that closes still looks for those whom the system let in already. From the beginning: whoever
-/// keeps coming must not keep it open.
+/// How long a listener that closes still looks for those whom the system let in already. From the
+/// beginning: whoever keeps coming must not keep it open.
 const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// What all listeners share.
@@ -47,7 +47,8 @@ pub(super) async fn listen(
     }
     if !site.stop.is_cancelled() {
         let end = Instant::now() + LAST_LOOK;
-        // The clock is asked by itself: a time-out looks whether somebody is there before it looks at the clock.
+        // The clock is asked by itself: a time-out looks whether somebody is there before it looks
+        // at the clock.
         while Instant::now() < end
             && let Ok(accepted) = timeout_at(end, acceptor.accept()).await
         {
@@ -92,7 +93,8 @@ impl ListenerSite {
             ClientRefusal::TooManyConnections.log(peer, None, None);
             match entrance.listener.mode {
                 ListenerMode::Relay | ListenerMode::Submission => {
-                    // A new socket has room for a line; whoever does not get it sees the connection end.
+                    // A new socket has room for a line; whoever does not get it sees the connection
+                    // end.
                     let text = ClientRefusal::TooManyConnections.response().to_string();
                     let _told = socket.try_write(text.as_bytes());
                 }

@@ -1,8 +1,8 @@
 //! Which listeners are open: those of the configuration, and no others, also after it has changed.
 //!
-//! New sockets are bound first; only when all of them are there does anything change. A listener whose
-//! address stays keeps its socket, so nobody who knocks at that moment is turned away, and sessions go
-//! on, if their listener is another one now up to their next MAIL.
+//! New sockets are bound first; only when all of them are there does anything change. A listener
+//! whose address stays keeps its socket, so nobody who knocks at that moment is turned away, and
+//! sessions go on, if their listener is another one now up to their next MAIL.
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
@@ -91,7 +91,8 @@ pub(crate) struct Listeners {
 }
 
 impl BoundListener {
-    /// A path may go from `[submit]` to a listener, or the other way: its socket stays, and is for others now.
+    /// A path may go from `[submit]` to a listener, or the other way: its socket stays, and is for
+    /// others now.
     fn let_in(&mut self, socket_mode: u32) {
         let ListenAddress::Unix(path) = &self.address else { return };
         if self.socket_mode == socket_mode {
@@ -111,7 +112,8 @@ impl BoundListener {
 }
 
 impl Listeners {
-    /// None is open yet. Those that come in are tasks of `tracker`, and all listeners close at `stop`.
+    /// None is open yet. Those that come in are tasks of `tracker`, and all listeners close at
+    /// `stop`.
     pub(crate) fn new(
         shared: Arc<SessionsShared>,
         outbound: Arc<Outbound>,
@@ -125,9 +127,9 @@ impl Listeners {
         Self { site, outbound, inherited, certificates, open: Mutex::default() }
     }
 
-    /// Makes whatever it takes to open the listeners of `config`; [`Listeners::apply`] then opens those that
-    /// are not open and closes the others. A built-in listener is left out on a system without its
-    /// address family, as long as another one is there. Reads files.
+    /// Makes whatever it takes to open the listeners of `config`; [`Listeners::apply`] then opens
+    /// those that are not open and closes the others. A built-in listener is left out on a system
+    /// without its address family, as long as another one is there. Reads files.
     ///
     /// # Errors
     ///
@@ -195,7 +197,8 @@ impl Listeners {
         let mut open = lock(&self.open);
         let mut before = std::mem::take(&mut *open);
         for PreparedListener { entrance, socket_mode, source } in prepared.0 {
-            let kept = before.iter().position(|listener| listener.address == entrance.listener.address);
+            let kept =
+                before.iter().position(|listener| listener.address == entrance.listener.address);
             match (source, kept) {
                 (SocketSource::Kept, Some(at)) => {
                     let mut listener = before.remove(at);

@@ -1,4 +1,5 @@
-//! AUTH: the mechanisms' messages between the session and `auth`, and what becomes of a wrong login.
+//! AUTH: the mechanisms' messages between the session and `auth`, and what becomes of a wrong
+//! login.
 
 use aws_lc_rs::rand;
 use smtp::sasl::{
@@ -113,8 +114,9 @@ impl SmtpHandler {
         }
     }
 
-    /// The client goes on without an answer. Who has seen a salt and proves nothing has tried a name, which counts
-    /// as any other try: otherwise names could be looked through without the brake.
+    /// The client goes on without an answer. Who has seen a salt and proves nothing has tried a
+    /// name, which counts as any other try: otherwise names could be looked through without the
+    /// brake.
     pub(super) fn abandon_login(&mut self) {
         match self.dialogue.take() {
             Some(Dialogue::ScramLast(_)) => {
@@ -173,8 +175,8 @@ impl SmtpHandler {
         )
     }
 
-    /// RFC 5802 §6: a client that could bind its login to the connection and believes that we cannot, although we
-    /// said so, was lied to by somebody in between.
+    /// RFC 5802 §6: a client that could bind its login to the connection and believes that we
+    /// cannot, although we said so, was lied to by somebody in between.
     fn is_bound_as_offered(&self, mechanism: Mechanism, binding: &Binding) -> bool {
         let can_bind = exporter(&self.arrival).is_some();
         match (mechanism, binding) {

@@ -63,7 +63,8 @@ fn offer(
         offer = offer.with(Capability::RequireTls);
     }
     match arrival.mode {
-        // Who decides what goes first must be somebody whom the operator knows (RFC 6710); a user is not.
+        // Who decides what goes first must be somebody whom the operator knows (RFC 6710); a user
+        // is not.
         ListenerMode::Relay if arrival.peer.is_trusted(config) => offer.with_priority(),
         ListenerMode::Relay => offer,
         ListenerMode::Submission | ListenerMode::Submissions => {

@@ -18,8 +18,8 @@ pub(super) enum Peer {
         /// The user's number.
         uid: u32,
     },
-    /// A client that a listed proxy does not name, or the proxy itself: never trusted, since the address of the proxy says nothing about
-    /// the clients behind it.
+    /// A client that a listed proxy does not name, or the proxy itself: never trusted, since the
+    /// address of the proxy says nothing about the clients behind it.
     Unnamed {
         /// Where the proxy is.
         proxy: ClientPlace,

@@ -1,7 +1,8 @@
 //! Clients behind a load balancer: the PROXY header says who they are.
 //!
-//! Only who is listed in `proxy_protocol_from` is believed, and then it must speak: a listed proxy that
-//! says nothing would give its clients its own address, and with it perhaps the right to relay.
+//! Only who is listed in `proxy_protocol_from` is believed, and then it must speak: a listed proxy
+//! that says nothing would give its clients its own address, and with it perhaps the right to
+//! relay.
 
 use crate::accept::timeouts::PROXY_HEADER_TIMEOUT;
 use std::io::{self, ErrorKind};

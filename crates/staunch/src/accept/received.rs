@@ -1,7 +1,7 @@
 //! The trace field that every message gets in front (RFC 5321 §4.4).
 //!
-//! What the client calls itself is written only if it is a host name or an address literal; anything
-//! else could pretend to be more than a name.
+//! What the client calls itself is written only if it is a host name or an address literal;
+//! anything else could pretend to be more than a name.
 
 use jiff::Timestamp;
 use smtp::command::ClientName;
@@ -42,8 +42,8 @@ pub(super) struct Means<'a> {
 }
 
 impl Means<'_> {
-    /// The protocol's name in IANA's registry (RFC 3848, RFC 6531 §4.3). The names for TLS, AUTH and UTF-8 say
-    /// EHLO, too.
+    /// The protocol's name in IANA's registry (RFC 3848, RFC 6531 §4.3). The names for TLS, AUTH
+    /// and UTF-8 say EHLO, too.
     fn with(self, protocol: Option<Protocol>) -> &'static str {
         match protocol {
             Some(Protocol::Smtp) | None => "SMTP",

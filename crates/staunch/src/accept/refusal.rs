@@ -9,7 +9,8 @@ use tracing::info;
 
 use super::peer::Peer;
 
-/// A refusal that this side decides. What is wrong with a command's form, the session answers itself.
+/// A refusal that this side decides. What is wrong with a command's form, the session answers
+/// itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum ClientRefusal {
     /// `limits.connections` or `limits.connections_per_client`.

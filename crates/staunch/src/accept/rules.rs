@@ -29,7 +29,8 @@ pub(super) fn client(
     login: Option<&Login>,
 ) -> Result<(), ClientRefusal> {
     match (login, arrival.mode) {
-        // Removed or given another password since then: what is known of it is worth nothing any more.
+        // Removed or given another password since then: what is known of it is worth nothing any
+        // more.
         (Some(login), _) if !auth.is_current(login) => Err(ClientRefusal::LoginEnded),
         (Some(_), _) => Ok(()),
         (None, ListenerMode::Relay) if arrival.peer.is_trusted(config) => Ok(()),
@@ -41,8 +42,8 @@ pub(super) fn client(
 
 /// May it send as `sender`?
 ///
-/// The null sender may be used by everybody: programs confirm that mail was read with it (RFC 8098 §3), and
-/// relays pass on failure notices.
+/// The null sender may be used by everybody: programs confirm that mail was read with it (RFC 8098
+/// §3), and relays pass on failure notices.
 ///
 /// # Errors
 ///
@@ -65,7 +66,8 @@ pub(super) fn sender(
     }
 }
 
-/// Is `mailbox` the address that a user is named after? A name without a domain is at our host name.
+/// Is `mailbox` the address that a user is named after? A name without a domain is at our host
+/// name.
 fn is_own(name: &str, mailbox: &Mailbox, hostname: &Domain) -> bool {
     match name.rsplit_once('@') {
         Some((local, domain)) => {
@@ -77,8 +79,8 @@ fn is_own(name: &str, mailbox: &Mailbox, hostname: &Domain) -> bool {
     }
 }
 
-/// Where mail for `recipient` goes: to itself, or, if that is a name of this machine, to whom the configuration names.
-/// `local` is the address that was connected to.
+/// Where mail for `recipient` goes: to itself, or, if that is a name of this machine, to whom the
+/// configuration names. `local` is the address that was connected to.
 ///
 /// # Errors
 ///

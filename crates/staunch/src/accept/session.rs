@@ -1,8 +1,8 @@
 //! One client's connection: bytes between the socket and the session, each wait with its limit.
 //!
-//! A client that says nothing costs no buffer, and the futures of what it does not do now are not part of
-//! its task: most of a relay's clients wait. Replies are written when the input is used up, so
-//! pipelined commands are answered together (RFC 2920 §3.2).
+//! A client that says nothing costs no buffer, and the futures of what it does not do now are not
+//! part of its task: most of a relay's clients wait. Replies are written when the input is used up,
+//! so pipelined commands are answered together (RFC 2920 §3.2).
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -79,7 +79,11 @@ enum SessionProgress {
 }
 
 /// Serves one client until it leaves, is sent away, or `stop` comes between two messages.
-pub(super) async fn run(accepted: AcceptedClient, shared: Arc<SessionsShared>, stop: CancellationToken) {
+pub(super) async fn run(
+    accepted: AcceptedClient,
+    shared: Arc<SessionsShared>,
+    stop: CancellationToken,
+) {
     let peer = accepted.peer;
     // Nothing is promised before the greeting, so a stop just ends it.
     let receiving = Box::pin(receive(accepted, &shared));
@@ -107,7 +111,8 @@ async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Resul
     let Introduction { peer, local, rest: received } = introduction;
     let mode = entrance.listener.mode;
     let standing = peer.standing(&shared.config());
-    // Clients that a proxy does not name share a place with the proxy's health check: they are refused when they log in.
+    // Clients that a proxy does not name share a place with the proxy's health check: they are
+    // refused when they log in.
     let is_named = !matches!(peer, Peer::Unnamed { .. });
     if standing == ClientTrust::Stranger && is_named && shared.auth.is_shut_out(peer.place()) {
         refuse_clear(socket, mode, peer, &ClientRefusal::TooManyLogins).await?;
@@ -152,8 +157,8 @@ fn tls_begins(guest: &Guest) -> bool {
     first.starts_with(&TLS_HANDSHAKE)
 }
 
-/// Who is it? A proxy says whom it brings, and that client gets a place of its own. `None`: it was sent
-/// away.
+/// Who is it? A proxy says whom it brings, and that client gets a place of its own. `None`: it was
+/// sent away.
 async fn introduce(
     mut accepted: AcceptedClient,
     shared: &SessionsShared,
@@ -230,8 +235,8 @@ struct Conversation {
     stop: CancellationToken,
     /// Once a stop was asked for: when a message that still arrives is given up.
     grace: Option<Instant>,
-    /// The last commands brought the transaction nearer to its end, or there is none. A client that holds one open with NOOP gets no more
-    /// time than a silent one.
+    /// The last commands brought the transaction nearer to its end, or there is none. A client that
+    /// holds one open with NOOP gets no more time than a silent one.
     has_moved: bool,
     /// Gives the place back.
     _visit: ClientSlot,
@@ -306,7 +311,8 @@ impl Conversation {
         }
     }
 
-    /// Those of the current configuration hold for what comes next, but not for a message that is under way.
+    /// Those of the current configuration hold for what comes next, but not for a message that is
+    /// under way.
     fn keep_to_the_rules(&mut self) {
         let (today, entrance) = (self.shared.config(), self.handler.arrival.listener.entrance());
         let is_known = Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&entrance, &self.entrance);
@@ -362,8 +368,8 @@ impl Conversation {
 
     /// Lets the session use the input.
     async fn advance(&mut self) -> io::Result<SessionProgress> {
-        // What was lent for the next read is not given back before it: the budget may have none left then, and the
-        // message would be refused for want of memory.
+        // What was lent for the next read is not given back before it: the budget may have none
+        // left then, and the message would be refused for want of memory.
         let buffer = self.buffer.capacity().max(self.read_octets);
         let below = self.stream.held_octets();
         let held = Held { now: buffer + below, least: READ_OCTETS + below };
@@ -408,7 +414,8 @@ impl Conversation {
                     self.handler.handle(&mut self.session, step, held).await;
                 }
                 step @ (ServerStep::Authenticate { .. } | ServerStep::AuthResponse(_)) => {
-                    // The answer to a wrong login waits on purpose, and whoever guesses must not hold a stop up.
+                    // The answer to a wrong login waits on purpose, and whoever guesses must not
+                    // hold a stop up.
                     let answered = self.handler.handle(&mut self.session, step, held);
                     if self.stop.run_until_cancelled(answered).await.is_none() {
                         self.session.close(&stopping());
@@ -440,8 +447,8 @@ impl Conversation {
     }
 
     /// Goes on under TLS, with nothing of what was said before. `None`: the client is gone, or sent
-    /// away because it spoke where only a handshake may come: whoever can insert that would speak as
-    /// the client (CVE-2011-0411).
+    /// away because it spoke where only a handshake may come: whoever can insert that would speak
+    /// as the client (CVE-2011-0411).
     async fn secure(mut self) -> io::Result<Option<Self>> {
         let peer = self.handler.peer();
         let ClientStream::Clear(socket) = self.stream else { return Ok(None) };

@@ -17,8 +17,8 @@ use crate::queue::rates::Rates;
 
 /// Places that are remembered, so that each is told of once.
 const TOLD_MAX: usize = 1000;
-/// Our choice: sessions that write to the disk at a time. Each has a thread for it, and each thread memory of its own:
-/// a thousand clients with large messages would be a thousand threads.
+/// Our choice: sessions that write to the disk at a time. Each has a thread for it, and each thread
+/// memory of its own: a thousand clients with large messages would be a thousand threads.
 const DISK_TURNS: usize = 4;
 
 /// What all sessions share.

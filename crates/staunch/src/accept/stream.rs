@@ -243,8 +243,8 @@ pub(super) struct TlsStream {
 }
 
 impl TlsStream {
-    /// The server's side of a handshake; `received` is what was read already. The first octets that the client said are in `first` then,
-    /// also if it failed: as many as that has room for.
+    /// The server's side of a handshake; `received` is what was read already. The first octets that
+    /// the client said are in `first` then, also if it failed: as many as that has room for.
     ///
     /// # Errors
     ///

@@ -1,14 +1,15 @@
 //! When is a client too slow?
 //!
 //! Not the wait between two octets counts but that for a whole command line, or for a block of
-//! content: whoever sends an octet a minute to keep a place gets no more time than who sends nothing.
+//! content: whoever sends an octet a minute to keep a place gets no more time than who sends
+//! nothing.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Content that has to come within one `limits.client_timeout`. Our choice: with its default a message still
-/// passes at 218 octets a second, a tenth of what the slowest links in use carry.
+/// Content that has to come within one `limits.client_timeout`. Our choice: with its default a
+/// message still passes at 218 octets a second, a tenth of what the slowest links in use carry.
 const BLOCK_OCTETS: usize = 64 * 1024;
 
 /// The time that a client has.
@@ -46,7 +47,8 @@ impl ClientTimeouts {
     }
 }
 
-/// How long all of a TLS handshake may take. Our choice: some round trips on the worst link there is.
+/// How long all of a TLS handshake may take. Our choice: some round trips on the worst link there
+/// is.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a listed proxy has for its header, which it sends at once. Our choice.
 pub(super) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +71,8 @@ mod tests {
         assert_eq!(pace.deadline() - start, 6 * MINUTE, "a reload shortened it");
     }
 
-    /// Feeds `octets` a second; how long until the time is over, if it ever is within `total` octets.
+    /// Feeds `octets` a second; how long until the time is over, if it ever is within `total`
+    /// octets.
     fn fails_after(octets_per_second: usize, total: usize) -> Option<Duration> {
         let start = Instant::now();
         let (mut pace, mut now, mut sent) = (ClientTimeouts::new(start, 5 * MINUTE), start, 0);

@@ -1,7 +1,9 @@
-//! Few passwords are checked at once, since a check takes a core for tens of milliseconds and memory besides.
+//! Few passwords are checked at once, since a check takes a core for tens of milliseconds and
+//! memory besides.
 //!
-//! Logins that wait are checked in this order: places from which somebody logged in lately; names that somebody has; all others. So
-//! strangers who try random names, however costly a check is, do not keep users waiting.
+//! Logins that wait are checked in this order: places from which somebody logged in lately; names
+//! that somebody has; all others. So strangers who try random names, however costly a check is, do
+//! not keep users waiting.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,8 +1,9 @@
 //! Changes to the users file: whole or not at all, and nobody else's line.
 //!
-//! The new text is written beside the file, synced, and renamed over it, with the mode and owner of the old one.
-//! Two changes at once wait for each other, at a lock file beside it that nobody else can open: a lock on the
-//! folder, or on the users file itself, is for everybody who may read that to take and keep.
+//! The new text is written beside the file, synced, and renamed over it, with the mode and owner of
+//! the old one. Two changes at once wait for each other, at a lock file beside it that nobody else
+//! can open: a lock on the folder, or on the users file itself, is for everybody who may read that
+//! to take and keep.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -166,8 +167,8 @@ fn beside(target: &Path, suffix: &str) -> PathBuf {
     target.with_file_name(name)
 }
 
-/// Puts a file with this content in the place of `target`, or makes it. It is for whoever is the only one that
-/// does; the new name is durable when its folder is synced.
+/// Puts a file with this content in the place of `target`, or makes it. It is for whoever is the
+/// only one that does; the new name is durable when its folder is synced.
 pub(super) fn replace(target: &Path, content: &[u8], (uid, gid, mode): Owner) -> io::Result<()> {
     let temporary = beside(target, ".new");
     // Left by a run that was killed; whoever holds the lock is the only one.

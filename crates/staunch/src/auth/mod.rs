@@ -1,10 +1,12 @@
 //! Who may submit mail: users, their verifiers, and what becomes of wrong logins.
 //!
-//! A check is slow on purpose, so only a few run at once, on threads of their own, and what was right a moment ago
-//! is remembered. A name that nobody has costs as much as one that somebody has, and gets the same answer: neither
-//! tells who there is. (Only when more is to be checked than can be, names that somebody has are checked first.)
+//! A check is slow on purpose, so only a few run at once, on threads of their own, and what was
+//! right a moment ago is remembered. A name that nobody has costs as much as one that somebody has,
+//! and gets the same answer: neither tells who there is. (Only when more is to be checked than can
+//! be, names that somebody has are checked first.)
 //!
-//! A login passes, in this order: the address (`brake`), the name (`try_queues`), the machine (`checks`).
+//! A login passes, in this order: the address (`brake`), the name (`try_queues`), the machine
+//! (`checks`).
 //!
 //! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::desk`).
 
@@ -29,10 +31,10 @@ use aws_lc_rs::hmac;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use crate::auth::throttle::Penalty;
 use crate::auth::throttle::{LoginThrottle, PlaceTrust};
 use crate::lock::lock;
 use crate::place::ClientPlace;
-pub(crate) use crate::auth::throttle::Penalty;
 use checks::{CheckClaim, Checks};
 use remembered::{RememberedLogins, Tag};
 use scram::ScramKeys;
@@ -223,8 +225,8 @@ impl Auth {
         *file = CurrentUsers { path, users: Arc::new(users), generation, seen };
     }
 
-    /// Looks every second whether the file has changed, until `stop`. A file that cannot be used is told of once,
-    /// and the users of before go on counting.
+    /// Looks every second whether the file has changed, until `stop`. A file that cannot be used is
+    /// told of once, and the users of before go on counting.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -318,8 +320,8 @@ impl Auth {
         verdict
     }
 
-    /// Waits until it is the turn of this place to try the name's password; none is needed where the user is known, and
-    /// for what can be no name.
+    /// Waits until it is the turn of this place to try the name's password; none is needed where
+    /// the user is known, and for what can be no name.
     async fn turn(
         &self,
         client: ClientPlace,
@@ -337,7 +339,8 @@ impl Auth {
         }
         let turn = timeout_at(until, self.turns.of(name, trust, client)).await;
         let turn = turn.map_err(|_| self.busy(client))?;
-        // Others from there may have failed meanwhile: a hundred connections are no way around the brake.
+        // Others from there may have failed meanwhile: a hundred connections are no way around the
+        // brake.
         if self.is_shut_out(client) {
             // Nor do they keep others waiting.
             if let Some(turn) = turn {
@@ -388,8 +391,8 @@ impl Auth {
         if own.is_some() && lock(&self.remembered).knows(&tag, Instant::now()) {
             return self.end(client, name.user, own.cloned());
         }
-        // A stranger's name is checked against somebody's verifier, always the same one, so that it takes as long
-        // as names do in this file; the answer is no in any case.
+        // A stranger's name is checked against somebody's verifier, always the same one, so that it
+        // takes as long as names do in this file; the answer is no in any case.
         let Some(verifier) = own.or_else(|| users.any(self.number(&name.text))).cloned() else {
             return self.end(client, name.user, None);
         };
@@ -408,7 +411,8 @@ impl Auth {
         self.begin(turn.as_mut());
         let check = tokio::task::spawn_blocking(move || {
             let is_right = verifier.check(password.as_bytes());
-            // Here and not by whoever waits: a client that leaves does not make room for another check.
+            // Here and not by whoever waits: a client that leaves does not make room for another
+            // check.
             drop(permit);
             is_right
         });
@@ -455,8 +459,8 @@ impl Auth {
         }
     }
 
-    /// The keys of `name` for a SCRAM exchange. For a name that nobody has they are invented, so that the client
-    /// learns of it no sooner than of a wrong password.
+    /// The keys of `name` for a SCRAM exchange. For a name that nobody has they are invented, so
+    /// that the client learns of it no sooner than of a wrong password.
     pub(crate) fn challenge(&self, name: &str) -> Option<Challenged> {
         let (users, _) = self.users();
         let name = Claimed::new(name);
@@ -470,8 +474,8 @@ impl Auth {
         Some(Challenged { name: name.user, verifier: own.cloned(), keys })
     }
 
-    /// The end of a SCRAM exchange: the verdict, and with a welcome the signature that proves to the client who
-    /// we are.
+    /// The end of a SCRAM exchange: the verdict, and with a welcome the signature that proves to
+    /// the client who we are.
     pub(crate) async fn prove(
         &self,
         client: ClientPlace,

@@ -1,11 +1,13 @@
-//! Names and passwords as they are compared (RFC 8265): the same word has the same octets, whichever keyboard it was typed at.
+//! Names and passwords as they are compared (RFC 8265): the same word has the same octets,
+//! whichever keyboard it was typed at.
 //!
-//! One system sends `ü` as one character, another one as `u` with two dots above it; without this a user could log in with the
-//! telephone and not with the laptop.
+//! One system sends `ü` as one character, another one as `u` with two dots above it; without this a
+//! user could log in with the telephone and not with the laptop.
 //!
-//! The tables of PRECIS are those of Unicode 6.3 (IANA's registry), and are asked about characters as they came. So text is composed first:
-//! else a Hangul syllable that came in parts would be refused. And what is newer than the tables is allowed in passwords, as older
-//! characters of its kind are.
+//! The tables of PRECIS are those of Unicode 6.3 (IANA's registry), and are asked about characters
+//! as they came. So text is composed first: else a Hangul syllable that came in parts would be
+//! refused. And what is newer than the tables is allowed in passwords, as older characters of its
+//! kind are.
 
 use std::borrow::Cow;
 
@@ -17,12 +19,14 @@ use precis_profiles::precis_core::{DerivedPropertyValue, Error};
 use precis_profiles::{OpaqueString, UsernameCasePreserved};
 use zeroize::Zeroizing;
 
-/// A name (UsernameCasePreserved, RFC 8265 §3.4). None if it can be none: it has characters that do not show, symbols, or mixes directions.
+/// A name (UsernameCasePreserved, RFC 8265 §3.4). None if it can be none: it has characters that do
+/// not show, symbols, or mixes directions.
 pub(super) fn name(text: &str) -> Option<String> {
     UsernameCasePreserved::enforce(&*composed(text)).ok().map(Cow::into_owned)
 }
 
-/// A new password (OpaqueString, RFC 8265 §4.2). None if it has characters that not every client could send the same way.
+/// A new password (OpaqueString, RFC 8265 §4.2). None if it has characters that not every client
+/// could send the same way.
 pub(super) fn new_password(text: &str) -> Option<Zeroizing<String>> {
     let composed = Zeroizing::new(composed(text).into_owned());
     let mut known = composed.clone();
@@ -45,7 +49,8 @@ pub(super) fn new_password(text: &str) -> Option<Zeroizing<String>> {
     Some(Zeroizing::new(composed.chars().map(|c| if is_space(c) { ' ' } else { c }).collect()))
 }
 
-/// A password that a client sent; as it is if it can be no new one, since verifiers of other programs may be of any octets.
+/// A password that a client sent; as it is if it can be no new one, since verifiers of other
+/// programs may be of any octets.
 pub(super) fn password(text: &str) -> Zeroizing<String> {
     new_password(text).unwrap_or_else(|| Zeroizing::new(text.to_owned()))
 }

@@ -1,7 +1,8 @@
-//! Logins that were right a moment ago, so that a program that logs in for each mail does not cost a slow check
-//! each time.
+//! Logins that were right a moment ago, so that a program that logs in for each mail does not cost
+//! a slow check each time.
 //!
-//! Neither names nor passwords are kept, only their HMAC under a key that lives as long as the process.
+//! Neither names nor passwords are kept, only their HMAC under a key that lives as long as the
+//! process.
 
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ const TAG_OCTETS: usize = 32;
 pub(super) struct Tag([u8; TAG_OCTETS]);
 
 impl Tag {
-    /// Of this name and password, as of the `generation` of the users file: what was right before a change says
-    /// nothing afterwards, also if its check ends only then.
+    /// Of this name and password, as of the `generation` of the users file: what was right before a
+    /// change says nothing afterwards, also if its check ends only then.
     pub(super) fn new(key: &hmac::Key, generation: u64, name: &str, password: &[u8]) -> Self {
         let mut context = hmac::Context::with_key(key);
         // A name has no NUL, so that the border is clear.

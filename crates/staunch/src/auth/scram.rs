@@ -1,6 +1,7 @@
 //! The secrets of SCRAM-SHA-256 (RFC 5802, RFC 7677): what is stored, what proves a password.
 //!
-//! The messages on the wire are parsed in `smtp::sasl`, which knows no cryptography; this knows no SMTP.
+//! The messages on the wire are parsed in `smtp::sasl`, which knows no cryptography; this knows no
+//! SMTP.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,8 +16,8 @@ const KEY_OCTETS: usize = 32;
 const ITERATIONS_MIN: u32 = 4096;
 /// Most rounds: about a second of one core, and the client has to do the same.
 const ITERATIONS_MAX: u32 = 2_000_000;
-/// What `staunch user` makes: the most that clients with Cyrus SASL (Postfix among them) take, `MAX_ITERATION_COUNTER`
-/// in its `plugins/scram.c`. They compute it for each connection.
+/// What `staunch user` makes: the most that clients with Cyrus SASL (Postfix among them) take,
+/// `MAX_ITERATION_COUNTER` in its `plugins/scram.c`. They compute it for each connection.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(65_536).unwrap();
 /// Octets of a salt.
 const SALT_MIN: usize = 8;
@@ -57,8 +58,8 @@ impl ScramKeys {
         }
     }
 
-    /// Keys that no password has, for a name that nobody has: made of `seed`, so that they are the same each time
-    /// the name is tried, and as costly to try as those of a real one.
+    /// Keys that no password has, for a name that nobody has: made of `seed`, so that they are the
+    /// same each time the name is tried, and as costly to try as those of a real one.
     pub(super) fn invented(like: &Self, seed: &[u8; KEY_OCTETS]) -> Self {
         let salt = [sign(seed, b"salt"), sign(seed, b"more salt")].into_iter().flatten();
         Self {
@@ -115,8 +116,8 @@ impl ScramKeys {
         self.iterations.get()
     }
 
-    /// If `proof` proves that the client knows the password: what proves to it that we know the keys
-    /// (RFC 5802 §3, ServerSignature).
+    /// If `proof` proves that the client knows the password: what proves to it that we know the
+    /// keys (RFC 5802 §3, ServerSignature).
     pub(super) fn verify(&self, auth_message: &[u8], proof: &[u8]) -> Option<[u8; KEY_OCTETS]> {
         let proof: &[u8; KEY_OCTETS] = proof.try_into().ok()?;
         let signature = sign(&self.stored_key, auth_message);
@@ -183,7 +184,8 @@ mod tests {
         assert_eq!(keys.verify(auth_message.as_bytes(), b"short"), None);
     }
 
-    /// 65,536: Cyrus SASL refuses more, in the middle of the login and without another mechanism to go on with.
+    /// 65,536: Cyrus SASL refuses more, in the middle of the login and without another mechanism to
+    /// go on with.
     #[test]
     fn new_keys_ask_no_more_rounds_than_every_client_computes() {
         assert!(ScramKeys::new(b"pencil", b"0123456789abcdef").iterations() <= 0x1_0000);

@@ -1,7 +1,7 @@
 //! What salts are made up from, for names that nobody has.
 //!
-//! It outlives the process: a salt that changes with a restart while others stay tells that nobody has the
-//! name. Without its file there is another one, and mail goes on.
+//! It outlives the process: a salt that changes with a restart while others stay tells that nobody
+//! has the name. Without its file there is another one, and mail goes on.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};

@@ -1,5 +1,5 @@
-//! One password tried with many names, from many addresses: nobody fails often, so no brake takes hold, and only all of it
-//! together shows what it is.
+//! One password tried with many names, from many addresses: nobody fails often, so no brake takes
+//! hold, and only all of it together shows what it is.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use crate::place::ClientPlace;
 
 /// Wrong logins are counted for so long.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
-/// Users with wrong passwords, and places that sent them, that are told of. Fewer users if there are no more.
+/// Users with wrong passwords, and places that sent them, that are told of. Fewer users if there
+/// are no more.
 const USERS: usize = 10;
 const USERS_MIN: usize = 3;
 const PLACES: usize = 10;

@@ -151,10 +151,12 @@ async fn many_addresses_guess_one_after_the_other_and_the_owner_comes_in_between
     assert!(matches!(first, LoginVerdict::Wrong(_)), "{first:?}");
     assert!(is_welcome(&auth, "anna", "a").await);
     assert!(!is_welcome(&auth, "anna", "mistyped").await);
-    // However slow this machine is: a few may have had their turns meanwhile, but not all that came first.
+    // However slow this machine is: a few may have had their turns meanwhile, but not all that came
+    // first.
     while guesses.try_join_next().is_some() {}
     assert!(guesses.len() > 45, "at a known place the owner does not wait for others' rests");
-    // The right password in a guesser's hands waits like any other, although it was right a moment ago.
+    // The right password in a guesser's hands waits like any other, although it was right a moment
+    // ago.
     let guesser = ClientPlace::of([198, 51, 100, 200].into());
     let mut guessed = pin!(auth.check(guesser, "anna", "a"));
     assert!(poll!(&mut guessed).is_pending());

@@ -1,9 +1,9 @@
 //! Guessing passwords is made slow: for an address, and for a user.
 //!
-//! Each wrong login makes the answer to the next one wait longer. An address that goes on gets 421 and is not let
-//! in for a while, unless somebody logged in from there lately: behind one address there may be an office with one
-//! telephone that has an old password. A user is never locked out, only answers to wrong guesses wait: otherwise
-//! whoever knows a name could keep its owner out.
+//! Each wrong login makes the answer to the next one wait longer. An address that goes on gets 421
+//! and is not let in for a while, unless somebody logged in from there lately: behind one address
+//! there may be an office with one telephone that has an old password. A user is never locked out,
+//! only answers to wrong guesses wait: otherwise whoever knows a name could keep its owner out.
 
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ use crate::place::ClientPlace;
 
 /// The wait after the first wrong login; each further one doubles it.
 const DELAY_FIRST: Duration = Duration::from_millis(500);
-/// The longest wait: clients give up on a command after some minutes (RFC 5321 §4.5.3.2), and a wait costs us little.
+/// The longest wait: clients give up on a command after some minutes (RFC 5321 §4.5.3.2), and a
+/// wait costs us little.
 const DELAY_MAX: Duration = Duration::from_secs(20);
-/// Wrong logins of an address after which it is not let in any more. People mistype three or four times.
+/// Wrong logins of an address after which it is not let in any more. People mistype three or four
+/// times.
 const FAILURES_MAX: u32 = 10;
 /// How long it is not let in.
 const CLOSED_FOR: Duration = Duration::from_secs(15 * 60);
@@ -27,9 +29,11 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
 const WELCOME_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Addresses and names that are remembered, each: some megabytes.
 const REMEMBERED_MAX: usize = 10_000;
-/// How long a name rests after a wrong password from a place where it is not known; each further one doubles it.
+/// How long a name rests after a wrong password from a place where it is not known; each further
+/// one doubles it.
 const REST_FIRST: Duration = Duration::from_millis(500);
-/// The longest rest: some 40,000 guesses a day, and the owner at a new place still has a turn while a client waits.
+/// The longest rest: some 40,000 guesses a day, and the owner at a new place still has a turn while
+/// a client waits.
 const REST_MAX: Duration = Duration::from_secs(2);
 /// Places of a user that are remembered: home, office, and telephones on the way.
 const KNOWN_PLACES_MAX: usize = 8;
@@ -38,7 +42,8 @@ const KNOWN_PLACES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct LoginThrottle {
     places: LruMap<ClientPlace, Tries>,
-    /// When somebody logged in from there last. Apart from the others, so that failures from many addresses do not push these out.
+    /// When somebody logged in from there last. Apart from the others, so that failures from many
+    /// addresses do not push these out.
     good: LruMap<ClientPlace, Instant>,
     users: LruMap<UserName, Tries>,
     /// Where a user logged in last, and when; the latest last.
@@ -172,16 +177,16 @@ impl LoginThrottle {
         if is_shut_out { Penalty::ShutOut } else { Penalty::Wait(wait) }
     }
 
-    /// A login that was not checked in time. It counts where there were wrong ones already: else those who flood us would have
-    /// others shut out who only came at that time.
+    /// A login that was not checked in time. It counts where there were wrong ones already: else
+    /// those who flood us would have others shut out who only came at that time.
     pub(super) fn was_busy(&mut self, place: ClientPlace, now: Instant) {
         if self.places.get(&place).is_some_and(|tries| tries.failures(now) > 0) {
             let _penalty = self.failed(place, None, now);
         }
     }
 
-    /// A good login. It does not make up for the wrong ones of the address: with an account of one's own one could
-    /// guess others' for ever.
+    /// A good login. It does not make up for the wrong ones of the address: with an account of
+    /// one's own one could guess others' for ever.
     pub(super) fn succeeded(&mut self, place: ClientPlace, user: &UserName, now: Instant) {
         self.good.set(place, now);
         if let Some(tries) = self.places.get(&place) {
@@ -243,7 +248,10 @@ mod tests {
             assert!(!throttle.is_shut_out(place(1), later));
         }
         let much_later = now + WELCOME_FOR;
-        assert!(matches!(throttle.failed(place(1), None, much_later), Penalty::Wait(_)), "forgotten");
+        assert!(
+            matches!(throttle.failed(place(1), None, much_later), Penalty::Wait(_)),
+            "forgotten"
+        );
     }
 
     #[test]
@@ -254,7 +262,10 @@ mod tests {
             assert!(matches!(throttle.failed(place(n), Some(&user), now), Penalty::Wait(_)), "{n}");
         }
         assert_eq!(throttle.failed(place(200), Some(&user), now), Penalty::Wait(DELAY_MAX));
-        assert_eq!(throttle.failed(place(201), Some(&name("bert")), now), Penalty::Wait(DELAY_FIRST));
+        assert_eq!(
+            throttle.failed(place(201), Some(&name("bert")), now),
+            Penalty::Wait(DELAY_FIRST)
+        );
         throttle.succeeded(place(202), &user, now);
         assert_eq!(throttle.failed(place(203), Some(&user), now), Penalty::Wait(DELAY_FIRST));
     }

@@ -1,8 +1,10 @@
-//! The passwords of one name are tried one after the other, and after a wrong one there is a rest: from however many
-//! addresses somebody guesses, no more than two tries a second are looked at in all.
+//! The passwords of one name are tried one after the other, and after a wrong one there is a rest:
+//! from however many addresses somebody guesses, no more than two tries a second are looked at in
+//! all.
 //!
-//! Clients that wait are those from places where the name has not logged in lately: the owner, at the usual places, does
-//! not wait. Names that nobody has are treated alike, since otherwise the wait would tell who there is.
+//! Clients that wait are those from places where the name has not logged in lately: the owner, at
+//! the usual places, does not wait. Names that nobody has are treated alike, since otherwise the
+//! wait would tell who there is.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -82,8 +84,8 @@ impl TryPermit {
         &self.name
     }
 
-    /// The place needs no turns any more, since the password was right or since it is shut out: there is no rest, and nobody else there
-    /// waits.
+    /// The place needs no turns any more, since the password was right or since it is shut out:
+    /// there is no rest, and nobody else there waits.
     pub(super) fn release(mut self, place: ClientPlace) {
         self.rest = Duration::ZERO;
         let others =

@@ -1,7 +1,7 @@
 //! The users file: who may submit mail, one `name:verifier` a line.
 //!
-//! It is read strictly, since a line that is passed over is a person who cannot send mail and nobody knows why.
-//! Empty lines and lines that begin with `#` are comments.
+//! It is read strictly, since a line that is passed over is a person who cannot send mail and
+//! nobody knows why. Empty lines and lines that begin with `#` are comments.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,7 +24,8 @@ const FILE_OCTETS_MAX: u64 = 16 << 20;
 /// Everybody may read it.
 const MODE_OTHERS: u32 = 0o007;
 
-/// The name of a user: not empty, one line, without a colon; prepared, so that it has the same octets however it was typed.
+/// The name of a user: not empty, one line, without a colon; prepared, so that it has the same
+/// octets however it was typed.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct UserName(Arc<str>);
 
@@ -142,8 +143,9 @@ pub(crate) struct Users {
     verifiers: Vec<Arc<Verifier>>,
     /// Can everybody log in by SCRAM?
     ///
-    /// A client chooses its mechanism before it says a name, and the strongest that is offered; if that fails, it
-    /// does not try another one. So SCRAM is offered only when it works for every user.
+    /// A client chooses its mechanism before it says a name, and the strongest that is offered; if
+    /// that fails, it does not try another one. So SCRAM is offered only when it works for every
+    /// user.
     pub(super) all_have_scram: bool,
     /// Of the file that was read.
     pub(super) stamp: Option<Stamp>,

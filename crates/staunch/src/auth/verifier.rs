@@ -1,8 +1,8 @@
 //! What is kept of a password: enough to check one, not enough to know it.
 //!
 //! Three forms are read: argon2id as a PHC string, bcrypt as crypt(3) and htpasswd(1) write it, and
-//! SCRAM-SHA-256 as RFC 5803 §3 writes it for LDAP. Costs are bounded when a verifier is read, so that no line
-//! of the file can make a login take minutes or gigabytes.
+//! SCRAM-SHA-256 as RFC 5803 §3 writes it for LDAP. Costs are bounded when a verifier is read, so
+//! that no line of the file can make a login take minutes or gigabytes.
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -16,14 +16,15 @@ use super::scram::ScramKeys;
 const ARGON2_MEMORY_KIB_MAX: u32 = 256 * 1024;
 /// Most memory of one check times its passes, in KiB: about ten seconds of one core.
 const ARGON2_WORK_KIB_MAX: u64 = 8 * 1024 * 1024;
-/// Memory times passes, bcrypt's cost and SCRAM's iterations from which a check takes more than some 100 ms of a core.
+/// Memory times passes, bcrypt's cost and SCRAM's iterations from which a check takes more than
+/// some 100 ms of a core.
 const ARGON2_COSTLY_KIB: u64 = 128 * 1024;
 const BCRYPT_COSTLY: u32 = 12;
 const SCRAM_COSTLY: u32 = 250_000;
 /// Most lanes; they are worked on one after the other here.
 const ARGON2_LANES_MAX: u32 = 64;
-/// What `staunch user` makes, as OWASP recommends for servers: those of RFC 9106 §4 take more memory than logins may
-/// have beside mail.
+/// What `staunch user` makes, as OWASP recommends for servers: those of RFC 9106 §4 take more
+/// memory than logins may have beside mail.
 const ARGON2_MEMORY_KIB: u32 = 19 * 1024;
 const ARGON2_PASSES: u32 = 2;
 /// Octets of a salt that is made here (RFC 9106 §3.1).
@@ -62,7 +63,8 @@ pub(crate) enum SecretForm {
 /// There is no randomness, or a password cannot have the wanted form.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum MakeError {
-    /// Clients prepare other passwords in different ways (RFC 5802 §5.1), so that some could not log in.
+    /// Clients prepare other passwords in different ways (RFC 5802 §5.1), so that some could not
+    /// log in.
     #[error("a password for SCRAM must be printable ASCII")]
     NotAscii,
     /// Clients could not all send it the same way (RFC 8265 §4).
@@ -78,7 +80,8 @@ impl Verifier {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, without a word of it: the text may be a password that somebody wrote into the file.
+    /// What is wrong with it, without a word of it: the text may be a password that somebody wrote
+    /// into the file.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.starts_with("$argon2id$") {
             parse_argon2id(text)
@@ -120,7 +123,8 @@ impl Verifier {
         }
     }
 
-    /// Does a check take more than some 100 ms of a core? Four run at once: then ten in a second, or twenty, are too many.
+    /// Does a check take more than some 100 ms of a core? Four run at once: then ten in a second,
+    /// or twenty, are too many.
     pub(super) fn is_costly(&self) -> bool {
         match self {
             Self::Argon2id(hash) => argon2_work(hash).is_none_or(|work| work > ARGON2_COSTLY_KIB),
@@ -199,7 +203,8 @@ fn check_argon2id(hash: &PasswordHash, password: &[u8]) -> Option<bool> {
 mod tests {
     use super::*;
 
-    /// Made by other programs: the argon2 reference tool, htpasswd -B, and Python's passlib for SCRAM.
+    /// Made by other programs: the argon2 reference tool, htpasswd -B, and Python's passlib for
+    /// SCRAM.
     const FOREIGN: [(&str, &str); 3] = [
         (
             "password",

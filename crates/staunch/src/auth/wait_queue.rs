@@ -1,9 +1,10 @@
 //! Clients that wait for a turn, and which of them is next.
 //!
-//! A crowd of strangers has many addresses, but most of them lie close together. So networks have turns, large ones
-//! first: of two that wait, the next is the one whose /8 was served longer ago, then whose /16, then whose /24, and so on.
-//! One client from elsewhere does not wait for hundreds that come from one place. Among equals the newest is next: under
-//! a flood a client that has waited for long gives up, and the newest is still there.
+//! A crowd of strangers has many addresses, but most of them lie close together. So networks have
+//! turns, large ones first: of two that wait, the next is the one whose /8 was served longer ago,
+//! then whose /16, then whose /24, and so on. One client from elsewhere does not wait for hundreds
+//! that come from one place. Among equals the newest is next: under a flood a client that has
+//! waited for long gives up, and the newest is still there.
 
 use std::cmp::Reverse;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,14 +14,15 @@ use tokio::sync::oneshot;
 use crate::lru_map::LruMap;
 use crate::place::ClientPlace;
 
-/// How large the networks are that have turns, in bits of the address: what a registry gives out, a provider, a customer,
-/// and a place.
+/// How large the networks are that have turns, in bits of the address: what a registry gives out, a
+/// provider, a customer, and a place.
 const V4_BITS: [u32; 4] = [8, 16, 24, 32];
 const V6_BITS: [u32; 4] = [32, 48, 56, 64];
 /// Networks whose last turn is remembered.
 const SERVED_MAX: usize = 1000;
 
-/// The clients that wait. `R` orders them before all else, the least first; `T` is what they get when it is their turn.
+/// The clients that wait. `R` orders them before all else, the least first; `T` is what they get
+/// when it is their turn.
 #[derive(Debug)]
 pub(super) struct WaitQueue<R, T> {
     /// In the order in which they came.

@@ -67,10 +67,11 @@ pub(super) enum CliCommand {
     /// Look at the users who may submit mail, or change them
     #[command(subcommand, after_help = "Example: staunch user list")]
     User(UserCommand),
-    /// Be /usr/sbin/sendmail: take a message from stdin; also by the names sendmail, mailq, newaliases
+    /// Be /usr/sbin/sendmail: take a message from stdin; also by the names sendmail, mailq,
+    /// newaliases
     ///
-    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; those of other sendmails
-    /// that tune their inside are ignored, those that reach for their files are refused.
+    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; those of other
+    /// sendmails that tune their inside are ignored, those that reach for their files are refused.
     #[command(after_help = "Example: staunch sendmail -t -i < message.eml")]
     Sendmail(SendmailCommand),
     /// Exit with 0 if the local daemon is ready, for containers
@@ -82,8 +83,9 @@ pub(super) enum CliCommand {
 pub(super) enum ClockCommand {
     /// The time is right: end the doubt about it
     ///
-    /// After a step of the clock, or a long time off, no policy lapses and no mail is returned for its age
-    /// until the time is confirmed. Look at it before you say so: a clock that is wrong could end policies.
+    /// After a step of the clock, or a long time off, no policy lapses and no mail is returned for
+    /// its age until the time is confirmed. Look at it before you say so: a clock that is wrong
+    /// could end policies.
     #[command(after_help = "Example: date -u && staunch clock trust")]
     Trust(Json),
 }
@@ -326,7 +328,8 @@ pub(super) struct QueueAction {
 pub(super) enum PolicyCommand {
     #[command(flatten)]
     Cache(CacheCommand),
-    /// Check a policy file, and whether it covers the MX hosts; needs no daemon, and no network but for --domain
+    /// Check a policy file, and whether it covers the MX hosts; needs no daemon, and no network but
+    /// for --domain
     #[command(after_help = "Example: curl -s https://mta-sts.example.com/.well-known/mta-sts.txt \
                             | staunch policy lint -\n         \
                             staunch policy lint mta-sts.txt --mx mx1.example.com --mx mx2.example.com\n         \
@@ -352,7 +355,8 @@ pub(super) enum CacheCommand {
     /// Fetch a policy anew now
     #[command(after_help = "Example: staunch policy refresh example.com")]
     Refresh(OneDomain),
-    /// Drop a policy, so that the domain counts as never seen before; or what is remembered of an MX host
+    /// Drop a policy, so that the domain counts as never seen before; or what is remembered of an
+    /// MX host
     #[command(after_help = "Example: staunch policy forget example.com\n         \
                             staunch policy forget --host mx.example.com")]
     Forget(Forget),
@@ -386,7 +390,8 @@ pub(super) struct LintFile {
     /// Does the policy cover this MX host? May be repeated
     #[arg(long, value_name = "HOST", num_args = 1..)]
     pub(super) mx: Vec<String>,
-    /// Ask DNS for the MX hosts and the record of this domain; without FILE, fetch its policy as well
+    /// Ask DNS for the MX hosts and the record of this domain; without FILE, fetch its policy as
+    /// well
     #[arg(long, value_name = "DOMAIN")]
     pub(super) domain: Option<String>,
     #[command(flatten)]
@@ -434,8 +439,8 @@ pub(super) enum UserCommand {
 pub(super) struct NewPassword {
     /// The name to log in with, best the address that the user sends from
     pub(super) name: String,
-    /// Keep it for SCRAM-SHA-256, which is offered once every user has it, instead of as argon2id; a line that
-    /// has it keeps it
+    /// Keep it for SCRAM-SHA-256, which is offered once every user has it, instead of as argon2id;
+    /// a line that has it keeps it
     #[arg(long)]
     pub(super) scram: bool,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `staunch queue backup` and `restore`: at the files of the data directory, whether a daemon runs or not.
+//! `staunch queue backup` and `restore`: at the files of the data directory, whether a daemon runs
+//! or not.
 
 use std::io::{self, Write as _, stdout};
 

@@ -60,8 +60,8 @@ fn check_json(settings: &CommandSettings) -> Result<Exit, Failure> {
     Ok(if valid { Exit::Ok } else { Exit::Config })
 }
 
-/// What is legal but will cost mail, also what only the name servers show. That takes no longer than a look
-/// should, wherever this runs.
+/// What is legal but will cost mail, also what only the name servers show. That takes no longer
+/// than a look should, wherever this runs.
 fn complaints(loaded: &Loaded) -> Vec<ConfigProblem> {
     let mut all = loaded.complaints();
     all.extend(loaded.nobody_is_root());

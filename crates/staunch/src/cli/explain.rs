@@ -1,7 +1,8 @@
-//! `staunch explain`: the walk itself is `crate::control::explain`; here it is asked for, and shown.
+//! `staunch explain`: the walk itself is `crate::control::explain`; here it is asked for, and
+//! shown.
 //!
-//! A running daemon walks with what it knows. Without one the walk is made here, with what is kept in
-//! the data directory.
+//! A running daemon walks with what it knows. Without one the walk is made here, with what is kept
+//! in the data directory.
 
 mod alone;
 

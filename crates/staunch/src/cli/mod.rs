@@ -1,8 +1,9 @@
 //! The command line: arguments in, exit code out.
 //!
-//! Commands that look at the running daemon, or make it do something, go through its socket (`admin_client`);
-//! they never touch its files. `queue backup`, `restore`, `export` and `doctor` are about the files, and need no daemon. Data goes to stdout, as tables for people or with `--json` for
-//! programs; everything else goes to stderr, one line a fact.
+//! Commands that look at the running daemon, or make it do something, go through its socket
+//! (`admin_client`); they never touch its files. `queue backup`, `restore`, `export` and `doctor`
+//! are about the files, and need no daemon. Data goes to stdout, as tables for people or with
+//! `--json` for programs; everything else goes to stderr, one line a fact.
 
 mod admin_client;
 mod arguments;

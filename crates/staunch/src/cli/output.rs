@@ -9,7 +9,8 @@ use smtp::remote_text::push_inert;
 use super::table::TextTable;
 use crate::inert_json;
 
-/// Prints one value as one line. What a terminal could take for more than text is escaped, which is the same value.
+/// Prints one value as one line. What a terminal could take for more than text is escaped, which is
+/// the same value.
 ///
 /// # Errors
 ///
@@ -20,7 +21,8 @@ pub(super) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     writeln!(out, "{line}")
 }
 
-/// Makes a text of many lines fit for a terminal, piece by piece: lines stay lines, all else that is not inert is escaped.
+/// Makes a text of many lines fit for a terminal, piece by piece: lines stay lines, all else that
+/// is not inert is escaped.
 #[derive(Debug, Default)]
 pub(super) struct ShownText {
     /// A character that may go on in the next piece.

@@ -11,11 +11,12 @@ use crate::daemon::reload::ConfigOrigin;
 use crate::daemon::{self, descriptors};
 use crate::telemetry;
 
-/// Threads that wait for the disk at once; further work for it queues. Our choice: more than a disk does side by
-/// side. Each costs about a megabyte, and a thousand clients whose messages go to disk would start hundreds.
+/// Threads that wait for the disk at once; further work for it queues. Our choice: more than a disk
+/// does side by side. Each costs about a megabyte, and a thousand clients whose messages go to disk
+/// would start hundreds.
 const BLOCKING_THREADS_MAX: usize = 32;
-/// How long such a thread is waited for at the end. Our choice: nothing that anybody was promised hangs on it, and a disk
-/// that does not answer must not keep the process.
+/// How long such a thread is waited for at the end. Our choice: nothing that anybody was promised
+/// hangs on it, and a disk that does not answer must not keep the process.
 const LAST_FILES: Duration = Duration::from_secs(1);
 
 pub(super) fn run(loaded: Loaded, settings: &CommandSettings) -> Result<Exit, Failure> {

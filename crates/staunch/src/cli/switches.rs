@@ -12,14 +12,16 @@ use crate::cli::admin_client::{AdminClient, with_door};
 use crate::config::Loaded;
 
 pub(super) fn pause(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
-    let state =
-        with_door(&loaded.config.admin.socket, async |client| turn(&client, "pause", command).await)?;
+    let state = with_door(&loaded.config.admin.socket, async |client| {
+        turn(&client, "pause", command).await
+    })?;
     print(&state, command.json)
 }
 
 pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
-    let state =
-        with_door(&loaded.config.admin.socket, async |client| turn(&client, "resume", command).await)?;
+    let state = with_door(&loaded.config.admin.socket, async |client| {
+        turn(&client, "resume", command).await
+    })?;
     let exit = print(&state, command.json)?;
     if !command.json.json {
         let mut out = stdout().lock();

@@ -1,7 +1,8 @@
-//! `staunch user add`, `passwd`, `remove`, `list`: the users file, which the daemon notices by itself.
+//! `staunch user add`, `passwd`, `remove`, `list`: the users file, which the daemon notices by
+//! itself.
 //!
-//! A password is typed at the terminal, without an echo, or comes as the first line of stdin; it is never an
-//! argument, which everybody on the machine could read.
+//! A password is typed at the terminal, without an echo, or comes as the first line of stdin; it is
+//! never an argument, which everybody on the machine could read.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write, stderr, stdin, stdout};
 use std::path::Path;
@@ -68,7 +69,8 @@ fn set(path: &Path, command: &NewPassword, change: UserChange) -> Result<Exit, F
     say(&name, change, command.json)
 }
 
-/// A file that root makes in a folder of root is read by root alone, and the daemon is somebody else.
+/// A file that root makes in a folder of root is read by root alone, and the daemon is somebody
+/// else.
 fn warning(path: &Path, done: Edited) -> Option<String> {
     match done {
         Edited::Made { group: 0 } => Some(format!(

@@ -17,7 +17,8 @@ const OPEN_V6: u8 = 32;
 pub(crate) struct Access {
     /// Who may relay without AUTH.
     pub(crate) networks: Vec<Prefix>,
-    /// Who may log in, and by what; read where a listener is for them ([`super::Config::users_file`]).
+    /// Who may log in, and by what; read where a listener is for them
+    /// ([`super::Config::users_file`]).
     pub(crate) users_file: Option<PathBuf>,
     /// What may a user write into MAIL FROM?
     pub(crate) senders: Senders,
@@ -52,7 +53,8 @@ impl AddressList {
             || (!self.addresses.is_empty() && self.addresses.contains(&key(mailbox)))
     }
 
-    /// The same for a sender. No list has the null sender: failure notices are nobody's advertising.
+    /// The same for a sender. No list has the null sender: failure notices are nobody's
+    /// advertising.
     pub(crate) fn has_sender(&self, sender: &ReversePath) -> bool {
         match sender {
             ReversePath::Null => false,

@@ -1,7 +1,7 @@
 //! Where the names of `[aliases]` and `submit.aliases_file` lead.
 //!
-//! An alias may lead to another one. The chains are followed once, when the configuration is read, so that one that leads
-//! nowhere is found before mail comes.
+//! An alias may lead to another one. The chains are followed once, when the configuration is read,
+//! so that one that leads nowhere is found before mail comes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,7 +18,8 @@ use super::settings::Config;
 const DEPTH_MAX: usize = 10;
 
 impl Checker {
-    /// Follows `[aliases]` to their ends. Those that may end in `submit.aliases_file` wait for [`Loaded::with_aliases`].
+    /// Follows `[aliases]` to their ends. Those that may end in `submit.aliases_file` wait for
+    /// [`Loaded::with_aliases`].
     pub(super) fn follow_aliases(&mut self, config: &mut Config) {
         if config.submit.aliases_file.is_some() {
             return;
@@ -32,7 +33,8 @@ impl Checker {
 }
 
 impl Loaded {
-    /// With the aliases of `submit.aliases_file`, for those who ask where local names lead. `[aliases]` stand before them.
+    /// With the aliases of `submit.aliases_file`, for those who ask where local names lead.
+    /// `[aliases]` stand before them.
     ///
     /// # Errors
     ///

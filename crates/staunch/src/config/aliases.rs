@@ -7,7 +7,8 @@ use smtp::{Domain, Mailbox};
 use super::checker::Checker;
 use super::{aliases_file, file};
 
-/// Addresses that one name may stand for, the way through other names included. Our choice: larger lists are for list managers.
+/// Addresses that one name may stand for, the way through other names included. Our choice: larger
+/// lists are for list managers.
 pub(super) const TARGETS_MAX: usize = 100;
 
 /// Where mail for local names goes.
@@ -20,7 +21,8 @@ pub(crate) struct Aliases {
 }
 
 impl Aliases {
-    /// Where mail for this local name goes, if it is an alias: to one at least. In any case, as for `postmaster`.
+    /// Where mail for this local name goes, if it is an alias: to one at least. In any case, as for
+    /// `postmaster`.
     pub(crate) fn targets(&self, name: &str) -> Option<&[Mailbox]> {
         self.names.get(&name.to_ascii_lowercase()).map(Vec::as_slice)
     }

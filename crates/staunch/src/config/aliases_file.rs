@@ -1,7 +1,7 @@
 //! A file in the form of /etc/aliases (aliases(5)): `name: target, target`.
 //!
-//! Read strictly: a line that is passed over is mail that nobody gets. Programs, files and included lists are refused, since a relay
-//! has no mailboxes and runs nothing.
+//! Read strictly: a line that is passed over is mail that nobody gets. Programs, files and included
+//! lists are refused, since a relay has no mailboxes and runs nothing.
 
 use std::collections::HashSet;
 use std::io::Read as _;
@@ -41,7 +41,8 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
     if is_small { Ok(text) } else { Err(format!("over {OCTETS_MAX} bytes")) }
 }
 
-/// The aliases of `text`, and all that is wrong with it. Names without a domain are completed by `origin`.
+/// The aliases of `text`, and all that is wrong with it. Names without a domain are completed by
+/// `origin`.
 pub(super) fn parse(text: &str, origin: &Domain) -> (Vec<AliasEntry>, Vec<Wrong>) {
     let (mut entries, mut wrong): (Vec<AliasEntry>, Vec<Wrong>) = (Vec::new(), Vec::new());
     let mut names = HashSet::new();
@@ -57,7 +58,8 @@ pub(super) fn parse(text: &str, origin: &Domain) -> (Vec<AliasEntry>, Vec<Wrong>
     (entries, wrong)
 }
 
-/// Lines with those that continue them, and where they begin; without comments and empty lines, which may stand in between.
+/// Lines with those that continue them, and where they begin; without comments and empty lines,
+/// which may stand in between.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {

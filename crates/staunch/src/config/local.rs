@@ -1,4 +1,5 @@
-//! Names of this machine, and where mail for them goes: one rule for RCPT, whichever way a message came, and for DSNs.
+//! Names of this machine, and where mail for them goes: one rule for RCPT, whichever way a message
+//! came, and for DSNs.
 
 use std::net::IpAddr;
 
@@ -85,8 +86,8 @@ impl Config {
         }
     }
 
-    /// `localhost`, `localhost.localdomain`, and `localhost` in or beside `hostname` and `origin`, as Postfix has it in
-    /// `mydestination`. A top-level domain is nobody's.
+    /// `localhost`, `localhost.localdomain`, and `localhost` in or beside `hostname` and `origin`,
+    /// as Postfix has it in `mydestination`. A top-level domain is nobody's.
     fn is_localhost(&self, name: &HostName) -> bool {
         let (first, rest) = name.split_first();
         let is_ours = |domain: &str| {

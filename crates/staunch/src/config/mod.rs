@@ -5,8 +5,8 @@
 //! named as the keys, so `delivery.connect_timeout` in a file is `config.delivery.connect_timeout`
 //! here.
 //!
-//! Not here: opening, binding or resolving anything that a value names; whether the files are what they should be is
-//! looked at in `daemon::check_files`.
+//! Not here: opening, binding or resolving anything that a value names; whether the files are what
+//! they should be is looked at in `daemon::check_files`.
 
 mod access;
 mod alias_ends;

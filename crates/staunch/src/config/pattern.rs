@@ -42,7 +42,8 @@ impl DomainPattern {
     }
 
     /// Orders patterns that match the same domain: the greater is the more specific. Of two that
-    /// match, equal ranks mean equal patterns, and those are refused when the configuration is read.
+    /// match, equal ranks mean equal patterns, and those are refused when the configuration is
+    /// read.
     fn rank(&self) -> (u8, usize) {
         match self {
             Self::Name(_) => (2, 0),

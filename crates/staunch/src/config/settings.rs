@@ -21,7 +21,8 @@ use super::prefix::Prefix;
 pub(crate) struct Config {
     /// Our name in EHLO and Received (RFC 5321 §4.1.1.1).
     pub(crate) hostname: Hostname,
-    /// What completes a name without a domain; the host name unless written. Aliases are known there, too.
+    /// What completes a name without a domain; the host name unless written. Aliases are known
+    /// there, too.
     pub(crate) origin: Domain,
     /// Where accepted mail and policies are kept. Must survive a reboot.
     pub(crate) data_dir: PathBuf,
@@ -407,7 +408,8 @@ pub(crate) enum ViaLookup {
 pub(crate) struct DelayWarning {
     /// Usually: the key `delivery.delay_notice_after`.
     pub(crate) usual: Option<Duration>,
-    /// Where a policy or certificate is broken: somebody has to mend it, and the sender may know who.
+    /// Where a policy or certificate is broken: somebody has to mend it, and the sender may know
+    /// who.
     pub(crate) policy: Option<Duration>,
 }
 

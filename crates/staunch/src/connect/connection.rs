@@ -4,7 +4,8 @@
 //! wait for each other for ever (RFC 2920 §3.1). A peer that answers and closes is heard before the
 //! failed write is: "550 go away" says more than "broken pipe".
 //!
-//! Not here: what to say (`connect`, `transmit`), and whether the peer is who it should be (`policy`).
+//! Not here: what to say (`connect`, `transmit`), and whether the peer is who it should be
+//! (`policy`).
 
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -121,8 +122,8 @@ impl Connection {
         }
     }
 
-    /// Shakes hands. The new connection knows nothing of what was said before it (RFC 3207 §4.2). Also
-    /// whether what it shows is that of an earlier handshake.
+    /// Shakes hands. The new connection knows nothing of what was said before it (RFC 3207 §4.2).
+    /// Also whether what it shows is that of an earlier handshake.
     pub(crate) async fn upgrade(
         self,
         tls: &TlsClient,
@@ -180,7 +181,8 @@ impl Connection {
         is_up(self.extensions.limits(), self.transactions)
     }
 
-    /// Those of `recipients` that the host takes in one more transaction: an index for each, in order.
+    /// Those of `recipients` that the host takes in one more transaction: an index for each, in
+    /// order.
     pub(crate) fn fitting<'d>(
         &mut self,
         recipients: impl Iterator<Item = (usize, &'d Domain)>,

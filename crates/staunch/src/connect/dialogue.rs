@@ -82,9 +82,9 @@ pub(super) enum Helo {
     Never,
 }
 
-/// RFC 5321 §3.2: only after a reply that says that EHLO is not known. Hosts of before 1995 say so in any of the
-/// words that §4.2.2 has for it, since what comes in place of HELO is out of sequence, too. Never 421 or 550,
-/// which are about us.
+/// RFC 5321 §3.2: only after a reply that says that EHLO is not known. Hosts of before 1995 say so
+/// in any of the words that §4.2.2 has for it, since what comes in place of HELO is out of
+/// sequence, too. Never 421 or 550, which are about us.
 const NOT_UNDERSTOOD: std::ops::RangeInclusive<u16> = 500..=504;
 
 /// Says who we are, and remembers what is offered.

@@ -9,8 +9,8 @@ use smtp::Domain;
 
 use crate::config::{RouteLogin, Source};
 
-/// What two mails must have in common to go over one connection, or over two connections that share a
-/// TLS session. Everything by which a peer tells us apart, and we tell peers apart, is in it.
+/// What two mails must have in common to go over one connection, or over two connections that share
+/// a TLS session. Everything by which a peer tells us apart, and we tell peers apart, is in it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct PoolKey {
     /// The configured route, if it is not the recipient's MX.
@@ -64,8 +64,8 @@ pub(crate) enum FamilySource {
 
 /// Our addresses for one next hop, one of each family.
 ///
-/// They follow from the next hop alone, so they are the same for every try and every host of it, also after
-/// a restart: a greylist knows us again.
+/// They follow from the next hop alone, so they are the same for every try and every host of it,
+/// also after a restart: a greylist knows us again.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Sources {
     v4: FamilySource,
@@ -73,8 +73,8 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// The ones of `configured` that mail for `hop` leaves from. Next hops are spread evenly; another source
-    /// moves only those that it gets (rendezvous hashing).
+    /// The ones of `configured` that mail for `hop` leaves from. Next hops are spread evenly;
+    /// another source moves only those that it gets (rendezvous hashing).
     pub(crate) fn for_hop(configured: &[Source], hop: &str) -> Self {
         if configured.is_empty() {
             return Self::default();

@@ -1,8 +1,8 @@
 //! Logging in to a route's server (RFC 4954).
 //!
-//! The password goes to nobody but a server that has proved who it is: that is checked here once more,
-//! whatever the configuration and the admission say. A login that fails is the route's trouble, not the
-//! mail's: it waits, and a person is told.
+//! The password goes to nobody but a server that has proved who it is: that is checked here once
+//! more, whatever the configuration and the admission say. A login that fails is the route's
+//! trouble, not the mail's: it waits, and a person is told.
 
 use std::io::{self, Read as _};
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Which addresses are worth trying first? What earlier attempts learnt, for a while and in bounds.
 //!
-//! It only ever changes the order: what seems dead is tried last, not never. What is learnt at one host changes
-//! nothing for others: anybody can name dead addresses, and many of them, in a zone of their own.
+//! It only ever changes the order: what seems dead is tried last, not never. What is learnt at one
+//! host changes nothing for others: anybody can name dead addresses, and many of them, in a zone of
+//! their own.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,10 +12,11 @@ use smtp::Domain;
 
 /// architecture.md: an address or family that does not answer is tried last for this long.
 const DEAD_FOR: Duration = Duration::from_secs(10 * 60);
-/// architecture.md: a host is reached over the same family for this long, since greylists know us by our
-/// address.
+/// architecture.md: a host is reached over the same family for this long, since greylists know us
+/// by our address.
 const FAMILY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Our choice: dead addresses in memory; a few hundred octets each. What is dropped is tried once more.
+/// Our choice: dead addresses in memory; a few hundred octets each. What is dropped is tried once
+/// more.
 const DEAD_MAX: u64 = 10_000;
 /// Our choice: hosts whose family is remembered.
 const HOSTS_MAX: u64 = 10_000;
@@ -67,9 +69,10 @@ impl Default for AddressMemory {
 }
 
 impl AddressMemory {
-    /// Those of `addresses` of `host` that are tried, in order: what did not answer lately after what did or may,
-    /// and of each the family that worked before, else as DNS gave them. Of each family that the host has at
-    /// least one is among them: however many of the other there are, the one that works is not left out.
+    /// Those of `addresses` of `host` that are tried, in order: what did not answer lately after
+    /// what did or may, and of each the family that worked before, else as DNS gave them. Of each
+    /// family that the host has at least one is among them: however many of the other there are,
+    /// the one that works is not left out.
     pub(crate) fn choose(&self, host: &Domain, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut chosen = addresses;
         self.sort(host, &mut chosen);

@@ -1,11 +1,11 @@
 //! From a host that mail may be sent to, to a session with it: TCP, greeting, EHLO, STARTTLS, EHLO.
 //!
-//! The connector takes an [`AuthorizedMx`] and nothing else, tries its addresses one after the other, and
-//! reports what the session showed. It judges no certificate, and it never goes on in clear text where TLS
-//! was begun: that takes a new connection, which the caller has to ask for.
+//! The connector takes an [`AuthorizedMx`] and nothing else, tries its addresses one after the
+//! other, and reports what the session showed. It judges no certificate, and it never goes on in
+//! clear text where TLS was begun: that takes a new connection, which the caller has to ask for.
 //!
-//! Not here: whether mail may go over the session (`policy::AuthorizedMx::admit`), how many sessions
-//! there may be (`pool`), logging in (`login`).
+//! Not here: whether mail may go over the session (`policy::AuthorizedMx::admit`), how many
+//! sessions there may be (`pool`), logging in (`login`).
 
 mod allowance;
 pub(crate) mod connection;
@@ -44,18 +44,19 @@ pub(crate) use failure::{ConnectCause, ConnectFailure, ConnectStep, is_about_us,
 pub(crate) use memory::AddressFamily;
 use memory::AddressMemory;
 
-/// Our choice: addresses at which a session that begins and fails is taken as the host's answer. Each may
-/// cost the time of a greeting.
+/// Our choice: addresses at which a session that begins and fails is taken as the host's answer.
+/// Each may cost the time of a greeting.
 const SESSIONS_TRIED_MAX: usize = 2;
 /// The last address gets this many times `delivery.connect_timeout`: there is nothing else to try.
 const LAST_ADDRESS_PATIENCE: u32 = 3;
 /// Our choice: for the whole TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Our choice: for a handshake that may fail because its first message is large, and can be tried again with a
-/// small one. The slowest honest peers need seconds.
+/// Our choice: for a handshake that may fail because its first message is large, and can be tried
+/// again with a small one. The slowest honest peers need seconds.
 const LARGE_HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// Our choice: for all that comes before the first MAIL to one host, all its addresses together. RFC 5321
-/// §4.5.3.2 wants five minutes for each answer; a peer that needs them for every one is not worth the place.
+/// Our choice: for all that comes before the first MAIL to one host, all its addresses together.
+/// RFC 5321 §4.5.3.2 wants five minutes for each answer; a peer that needs them for every one is
+/// not worth the place.
 const SETUP_BUDGET: Duration = Duration::from_secs(15 * 60);
 
 /// Our choice: who does not answer by then is not back.
@@ -146,12 +147,13 @@ impl Connector {
         self.setup.replace(setup);
     }
 
-    /// Tries the addresses in turn, never two at once, until one gives a session. May be dropped at any time.
+    /// Tries the addresses in turn, never two at once, until one gives a session. May be dropped at
+    /// any time.
     ///
     /// # Errors
     ///
-    /// [`ConnectFailure`] of the last session that began, or else of the last address. Where nothing
-    /// needs TLS and it failed ([`ConnectFailure::is_tls`]), the caller may ask again with
+    /// [`ConnectFailure`] of the last session that began, or else of the last address. Where
+    /// nothing needs TLS and it failed ([`ConnectFailure::is_tls`]), the caller may ask again with
     /// [`Starttls::Skip`].
     pub(crate) async fn connect(
         &self,
@@ -432,8 +434,8 @@ mod tests {
     const USE: Starttls = Starttls::Use;
     const SKIP: Starttls = Starttls::Skip;
 
-    /// Connects to peers that play these scripts on one address, and says QUIT in the end. Also what
-    /// they heard.
+    /// Connects to peers that play these scripts on one address, and says QUIT in the end. Also
+    /// what they heard.
     async fn try_scripts(
         scripts: Vec<Vec<Act>>,
         floor: Floor,
@@ -596,7 +598,8 @@ mod tests {
         assert!(matches!(result.unwrap().0, Observed::Plain));
         assert_eq!(heard, "EHLO relay.example.net\r\nHELO relay.example.net\r\nQUIT\r\n");
 
-        // Under TLS there are extensions, so HELO would only hide what the host does not want to say.
+        // Under TLS there are extensions, so HELO would only hide what the host does not want to
+        // say.
         let script = then(
             under_tls(),
             &[Act::Hear, Act::Say("502 what?\r\n"), Act::Hear, Act::Say("250 old\r\n")],
@@ -611,7 +614,8 @@ mod tests {
         assert_eq!(heard, "EHLO relay.example.net\r\nQUIT\r\n");
     }
 
-    /// RFC 5321 §4.5.3.2 for what it names; the rest is ours. An only address gets half a minute by default.
+    /// RFC 5321 §4.5.3.2 for what it names; the rest is ours. An only address gets half a minute by
+    /// default.
     #[test]
     fn cl_12_there_is_time_for_every_step_before_the_first_mail() {
         assert!(SETUP_BUDGET >= GREETING_TIMEOUT + 2 * HELLO_TIMEOUT, "greeting, EHLO, STARTTLS");

@@ -1,12 +1,12 @@
 //! How many connections may there be to a host, and which one does a mail go over?
 //!
-//! A *place* is the right to have a connection. It is counted from before TCP until QUIT is answered,
-//! for each [`PoolKey`] against a window that grows with success and shrinks when the host asks for
-//! less, and for all keys together. Who needs a connection waits in line until one is given back or a
-//! place is free; a wait that is given up costs nobody anything.
+//! A *place* is the right to have a connection. It is counted from before TCP until QUIT is
+//! answered, for each [`PoolKey`] against a window that grows with success and shrinks when the
+//! host asks for less, and for all keys together. Who needs a connection waits in line until one is
+//! given back or a place is free; a wait that is given up costs nobody anything.
 //!
-//! The pool keeps evidence, never verdicts: what is handed out has to be admitted again for the next
-//! mail. The key is where and as whom, so that no two identities share a connection.
+//! The pool keeps evidence, never verdicts: what is handed out has to be admitted again for the
+//! next mail. The key is where and as whom, so that no two identities share a connection.
 
 mod down;
 mod places;
@@ -42,8 +42,8 @@ pub(crate) use strangers::Claim;
 use strangers::Strangers;
 pub(crate) use wanted::Bottleneck;
 
-/// Our choice: the longest wait for a connection of ours that is in use. Then the lane waits in its turn, which costs
-/// neither an attempt nor a place.
+/// Our choice: the longest wait for a connection of ours that is in use. Then the lane waits in its
+/// turn, which costs neither an attempt nor a place.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What the pool keeps to.
@@ -199,13 +199,13 @@ impl Pool {
         drop(unclaimed);
     }
 
-    /// Ends all connections that are there, as soon as they are unused: they were made by rules that do
-    /// not hold any more, and that cannot be seen in them.
+    /// Ends all connections that are there, as soon as they are unused: they were made by rules
+    /// that do not hold any more, and that cannot be seen in them.
     pub(crate) fn renew(&self) {
         let mut parked = Vec::new();
         {
-            // Under the lock, as is whoever takes or parks one: none of the previous configuration is handed out or kept as
-            // one of the current configuration.
+            // Under the lock, as is whoever takes or parks one: none of the previous configuration
+            // is handed out or kept as one of the current configuration.
             let mut state = self.lock();
             self.shared.epoch.fetch_add(1, Ordering::Relaxed);
             for (key, host) in &mut state.hosts {
@@ -226,8 +226,8 @@ impl Pool {
         self.shared.closing.cancel();
     }
 
-    /// Waits for an unused connection or a free place, first come, first served. May be dropped at any
-    /// time.
+    /// Waits for an unused connection or a free place, first come, first served. May be dropped at
+    /// any time.
     pub(crate) async fn checkout(&self, key: &PoolKey) -> Checkout {
         // Who would only wait in vain takes no turn from others.
         let limited = self.lock().concurrency_limit(key);
@@ -343,8 +343,8 @@ impl Pool {
         TakenPlace::Later(granted)
     }
 
-    /// Hands the connection to who waits for it, or keeps it for a while; returns it if it is one too
-    /// many.
+    /// Hands the connection to who waits for it, or keeps it for a while; returns it if it is one
+    /// too many.
     fn park(&self, mut idle: Idle) -> Option<Idle> {
         let key = idle.slot.key.clone();
         let mut guard = self.lock();

@@ -1,5 +1,6 @@
-//! Is a host back that could not be reached, and that mail waits for? It is checked with TCP connections that say
-//! nothing: the mail goes when the host is back, and not when a wait of minutes is over.
+//! Is a host back that could not be reached, and that mail waits for? It is checked with TCP
+//! connections that say nothing: the mail goes when the host is back, and not when a wait of
+//! minutes is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use crate::connect::pool::{BegunChecks, Pool};
 use crate::connect::{Connector, PoolKey};
 
-/// Our choice: from each failure to its first check, and from one check to the next. After two minutes the back-off of the next
-/// hops is all there is.
+/// Our choice: from each failure to its first check, and from one check to the next. After two
+/// minutes the back-off of the next hops is all there is.
 const WAITS: [Duration; 7] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
@@ -22,7 +23,8 @@ const WAITS: [Duration; 7] = [
     Duration::from_secs(64),
 ];
 
-/// Checks the host of `key`, which has failed and which mail waits for, until it accepts TCP or somebody else finds out.
+/// Checks the host of `key`, which has failed and which mail waits for, until it accepts TCP or
+/// somebody else finds out.
 pub(crate) fn begin(pool: &Pool, connector: &Connector, tracker: &TaskTracker, key: &Arc<PoolKey>) {
     let Some(begun) = pool.begin_checks(key) else { return };
     let (pool, connector, key) = (pool.clone(), connector.clone(), Arc::clone(key));
@@ -35,7 +37,8 @@ async fn check(pool: &Pool, connector: &Connector, key: &PoolKey, begun: &BegunC
             () = pool.closed() => return,
             () = sleep(wait) => {}
         }
-        // It may have failed again, and is checked because of that; or it was asked, and there was a session.
+        // It may have failed again, and is checked because of that; or it was asked, and there was
+        // a session.
         if !pool.goes_on(key, begun.round) {
             return;
         }

@@ -1,9 +1,10 @@
 //! TLS towards MX hosts: the handshake, and evidence of what it showed.
 //!
-//! Nothing is judged here. The verifier lets every certificate pass, checks the signature by which the
-//! peer proves that it has the key, and remembers whether it held; `policy::AuthorizedMx::admit` alone
-//! says what that is worth. So opportunistic TLS works with every certificate (RFC 7435 §3), and no
-//! way leads around the judgement where one is due. Sessions are taken up again: [`sessions`].
+//! Nothing is judged here. The verifier lets every certificate pass, checks the signature by which
+//! the peer proves that it has the key, and remembers whether it held;
+//! `policy::AuthorizedMx::admit` alone says what that is worth. So opportunistic TLS works with
+//! every certificate (RFC 7435 §3), and no way leads around the judgement where one is due.
+//! Sessions are taken up again: [`sessions`].
 
 mod failure;
 mod sessions;
@@ -32,8 +33,8 @@ pub(crate) use failure::{Side, described};
 pub(crate) use sessions::Hello;
 use sessions::{Recorder, SessionFamily, Stock};
 
-/// Our choice: how long a host is spared a ClientHello that it did not answer. In memory only: after a restart
-/// it costs one connection to learn it again.
+/// Our choice: how long a host is spared a ClientHello that it did not answer. In memory only:
+/// after a restart it costs one connection to learn it again.
 const SMALL_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Our choice: such hosts in memory.
 const SMALL_HOSTS_MAX: u64 = 10_000;
@@ -94,8 +95,8 @@ impl HandshakeError {
         Self::silence(&format!("not finished within {} s", limit.as_secs()))
     }
 
-    /// Did the peer go away or fall silent, instead of saying what it minds? Some do over a ClientHello of
-    /// more than one packet.
+    /// Did the peer go away or fall silent, instead of saying what it minds? Some do over a
+    /// ClientHello of more than one packet.
     pub(crate) fn is_silence(&self) -> bool {
         self.is_silence
     }
@@ -128,7 +129,8 @@ pub(crate) struct Handshaken {
 /// Makes TLS sessions. Clones share what is remembered.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsClient {
-    /// Copied for each [`SessionFamily`]. The large one is missing where the operator does not want it.
+    /// Copied for each [`SessionFamily`]. The large one is missing where the operator does not want
+    /// it.
     small: ClientConfig,
     large: Option<ClientConfig>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -179,13 +181,14 @@ impl TlsClient {
         self.needs_small.insert(host.clone(), ());
     }
 
-    /// What the sessions with `key` show is not good enough today: the next handshake is a full one.
+    /// What the sessions with `key` show is not good enough today: the next handshake is a full
+    /// one.
     pub(crate) fn forget(&self, key: &PoolKey) {
         self.stock.forget(key);
     }
 
-    /// Shakes hands over `stream`, asking for the host of `key`; takes an earlier session up again where
-    /// there is one.
+    /// Shakes hands over `stream`, asking for the host of `key`; takes an earlier session up again
+    /// where there is one.
     ///
     /// # Errors
     ///
@@ -271,8 +274,8 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-/// The trust anchors for MX hosts: the system's, or those that came with the program where the system
-/// has none, and those of `tls.ca_file`.
+/// The trust anchors for MX hosts: the system's, or those that came with the program where the
+/// system has none, and those of `tls.ca_file`.
 ///
 /// # Errors
 ///
@@ -344,7 +347,12 @@ mod tests {
     }
 
     fn destination() -> PoolKey {
-        PoolKey { route: None, sources: Sources::default(), host: host(), endpoint: Endpoint::mx(25) }
+        PoolKey {
+            route: None,
+            sources: Sources::default(),
+            host: host(),
+            endpoint: Endpoint::mx(25),
+        }
     }
 
     async fn shake(
@@ -385,7 +393,8 @@ mod tests {
             client.forget(&destination());
             assert!(!shake_with(&client, Arc::clone(&good)).await.unwrap().is_resumed);
 
-            // Another server in its place does not know the session: all begins anew, also the proof.
+            // Another server in its place does not know the session: all begins anew, also the
+            // proof.
             let liar = server(vec![own.clone()], foreign_key, &[version]);
             let full = shake_with(&client, Arc::clone(&liar)).await.unwrap();
             assert!(!full.is_resumed && !full.observed.possession_proven, "{version:?}");

@@ -1,7 +1,8 @@
 //! What would happen to mail for this address now, step by step? (`staunch explain`)
 //!
 //! This is the walk that delivers, with its steps written down: the same route, policy, hosts,
-//! authorization, connection and admission, in the same functions. Only the transaction is left out.
+//! authorization, connection and admission, in the same functions. Only the transaction is left
+//! out.
 
 mod question;
 

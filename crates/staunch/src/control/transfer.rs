@@ -1,4 +1,5 @@
-//! Mail on its way from one queue to another: one line of JSON for the envelope, then the body, octet by octet.
+//! Mail on its way from one queue to another: one line of JSON for the envelope, then the body,
+//! octet by octet.
 //!
 //! ```text
 //! {"staunch_queue":1}
@@ -41,7 +42,8 @@ pub(crate) struct ExportEnd {
 /// The format that is written, and read.
 pub(crate) const FORMAT: u32 = 1;
 
-/// Our choice: octets of the longest line. A message has at most 65,536 recipients of some 300 octets.
+/// Our choice: octets of the longest line. A message has at most 65,536 recipients of some 300
+/// octets.
 pub(crate) const LINE_MAX: usize = 32 * 1024 * 1024;
 
 /// What a queue knows of a message, without what happened to it there.
@@ -130,7 +132,8 @@ impl EnvelopeLine {
         BadEnvelope { id: self.id.clone(), what }
     }
 
-    /// What is put into the queue of a relay that has this configuration, for a body with these facts.
+    /// What is put into the queue of a relay that has this configuration, for a body with these
+    /// facts.
     pub(crate) fn envelope(
         &self,
         config: &Config,

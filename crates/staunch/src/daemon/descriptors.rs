@@ -1,4 +1,5 @@
-//! File descriptors: as many as the system lets us have, and a word where the configuration allows for more.
+//! File descriptors: as many as the system lets us have, and a word where the configuration allows
+//! for more.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
@@ -8,8 +9,8 @@ use crate::config::Config;
 /// The store, listeners, logs, and what libraries keep open.
 const OTHERS: u64 = 200;
 
-/// Raises the soft limit to the hard one: the usual 1,024 are for programs that use select(2). Says so if that
-/// is still less than the connections that the configuration allows for.
+/// Raises the soft limit to the hard one: the usual 1,024 are for programs that use select(2). Says
+/// so if that is still less than the connections that the configuration allows for.
 pub(crate) fn raise(config: &Config) {
     let limit = getrlimit(Resource::Nofile);
     let mut have = limit.current;

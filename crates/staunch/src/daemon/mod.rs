@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::{self, Listeners, Inherited};
+use crate::accept::{self, Inherited, Listeners};
 use crate::auth::{Auth, secret};
 use crate::budget::Budget;
 use crate::clock::ClockWatch;
@@ -356,9 +356,9 @@ async fn watch_clock(handle: Arc<QueueHandle>, stop: CancellationToken) {
     handle.clock.run(&handle.spool, &stop).await;
 }
 
-/// What waits longer than anything may wait got its time from a clock that was ahead: it is due now.
-/// Nothing of that is known while the clock is suspect. Returns what waits no longer than until then. Blocks for
-/// a commit.
+/// What waits longer than anything may wait got its time from a clock that was ahead: it is due
+/// now. Nothing of that is known while the clock is suspect. Returns what waits no longer than
+/// until then. Blocks for a commit.
 fn cut_waits(handle: &QueueHandle) -> Result<Option<Timestamp>, StoreError> {
     let Moment { now, clock, .. } = handle.clock.moment();
     match clock {

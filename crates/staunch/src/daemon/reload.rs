@@ -1,11 +1,12 @@
 //! A changed configuration is applied whole or not at all, while mail flows.
 //!
-//! Everything that can fail is made first, beside what runs; only when all of it is there does the new
-//! configuration take its place, and that part cannot fail. A refusal leaves everything as it was.
+//! Everything that can fail is made first, beside what runs; only when all of it is there does the
+//! new configuration take its place, and that part cannot fail. A refusal leaves everything as it
+//! was.
 //!
-//! What is under way ends under the configuration it began with, except that no mail is handed over under
-//! the previous rules: an attempt looks again before it transmits (`attempt`), a session at each command
-//! (`accept::desk`).
+//! What is under way ends under the configuration it began with, except that no mail is handed over
+//! under the previous rules: an attempt looks again before it transmits (`attempt`), a session at
+//! each command (`accept::desk`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,13 +27,13 @@ use crate::queue::events::{Event, Routes};
 use crate::queue::handle::QueueHandle;
 use crate::telemetry;
 
-/// What a process is bound to for life: its data, the socket of the command line, which must lead to the
-/// process that has the data, and the place where it logs.
+/// What a process is bound to for life: its data, the socket of the command line, which must lead
+/// to the process that has the data, and the place where it logs.
 const FIXED: [&str; 3] = ["data_dir", "admin.socket", "log.format"];
 /// Where keys begin that say how connections out are made.
 const CONNECTING: [&str; 6] = ["hostname", "delivery.", "tls.", "source[", "limit[", "route["];
-/// Those of them whose effect cannot be seen in a connection, so that none may be used any longer. What the
-/// others ask for is judged anew for each mail.
+/// Those of them whose effect cannot be seen in a connection, so that none may be used any longer.
+/// What the others ask for is judged anew for each mail.
 const UNSEEN: [&str; 5] =
     ["hostname", "delivery.allow_addresses", "delivery.ip", "tls.", "source["];
 /// Keys named in one log line. Our choice: it is for people; `staunch reload` names them all.
@@ -143,7 +144,8 @@ impl Reloader {
         }
         handle.outbound.pool.set_limits((&*config).into());
         self.config.send_modify(|today| {
-            // Before anybody can read the new one: no mail that is tried by it finds a connection of the old.
+            // Before anybody can read the new one: no mail that is tried by it finds a connection
+            // of the old.
             if is_touched(changed, &UNSEEN) {
                 handle.outbound.pool.renew();
             }

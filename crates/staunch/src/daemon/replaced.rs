@@ -1,5 +1,5 @@
-//! That policies.db was made anew is told once, by the daemon: also when somebody else opened the data directory first,
-//! whom nobody may have watched.
+//! That policies.db was made anew is told once, by the daemon: also when somebody else opened the
+//! data directory first, whom nobody may have watched.
 
 use spool::{PoliciesFile, Spool, StoreError};
 
@@ -20,7 +20,8 @@ pub(crate) fn tell_of_queue(spool: &Spool) {
     }
 }
 
-/// Tells the operator that a write-ahead log was damaged. Messages that are damaged by that are named one by one.
+/// Tells the operator that a write-ahead log was damaged. Messages that are damaged by that are
+/// named one by one.
 pub(crate) fn tell_of_logs(spool: &Spool) {
     for kept in &spool.report().mended_logs {
         tracing::error!(
@@ -33,7 +34,8 @@ pub(crate) fn tell_of_logs(spool: &Spool) {
     }
 }
 
-/// Tells the operator. Whose policies are missing is said by who misses them; this is about the file.
+/// Tells the operator. Whose policies are missing is said by who misses them; this is about the
+/// file.
 pub(crate) fn tell(spool: &Spool) {
     let Some(aside) = news(spool) else { return };
     let how = match aside {

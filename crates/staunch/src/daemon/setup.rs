@@ -1,5 +1,5 @@
-//! Why a configuration that is valid in itself cannot be put to work on this machine: the same at start
-//! and at a reload.
+//! Why a configuration that is valid in itself cannot be put to work on this machine: the same at
+//! start and at a reload.
 
 use crate::accept::BindError;
 use crate::auth::users::UsersError;

@@ -1,8 +1,8 @@
 //! One delivery attempt, top to bottom: the spine of the daemon.
 //!
 //! Each stage needs what the stage before it made: there is no connection without an
-//! [`AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection. `staunch explain`
-//! walks the same functions.
+//! [`AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection. `staunch
+//! explain` walks the same functions.
 
 mod rules;
 mod said;
@@ -25,7 +25,10 @@ use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::log;
 use crate::delivery::open::{Asker, Families, SessionOptions, open};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{AgeCounts, AttemptError, Demand, HostError, MxEvidence, RulesStanding, TransactionResult, Unsupported, Walk};
+use crate::delivery::outcome::{
+    AgeCounts, AttemptError, Demand, HostError, MxEvidence, RulesStanding, TransactionResult,
+    Unsupported, Walk,
+};
 use crate::delivery::rendition::{Converting, Rendition};
 use crate::delivery::requirement::{self, Local};
 use crate::delivery::route::{self, Leg, NextHop, Routing};
@@ -40,15 +43,17 @@ use said::{
     Said, SessionKind, binding, is_goodbye, is_no_way, minds_our_v6, said, tls_shown, wants_login,
 };
 
-/// Our choice: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2 wants five
-/// minutes for each answer; a peer that needs them for every one is not worth the place.
+/// Our choice: for all that is said around the content, 50 recipients included. RFC 5321 §4.5.3.2
+/// wants five minutes for each answer; a peer that needs them for every one is not worth the place.
 const ENVELOPE_BUDGET: Duration = Duration::from_secs(30 * 60);
-/// Our choice: the slowest that content may become, on average. 50 MiB take three and a half hours so.
+/// Our choice: the slowest that content may become, on average. 50 MiB take three and a half hours
+/// so.
 const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
-/// Our choice: how often an attempt begins anew because a policy asks for something else. A policy that changes more
-/// often is made to.
+/// Our choice: how often an attempt begins anew because a policy asks for something else. A policy
+/// that changes more often is made to.
 const POLICIES_MAX: u32 = 3;
-/// Our choice: kept connections that may turn out to have ended, before the end is taken for an answer.
+/// Our choice: kept connections that may turn out to have ended, before the end is taken for an
+/// answer.
 const KEPT_TRIES_MAX: u32 = 10;
 
 /// What is tried.
@@ -67,7 +72,8 @@ pub(crate) struct AttemptTask<'a> {
 pub(crate) enum Tried {
     /// So, by these rules.
     Ended(Arc<Config>, Result<TransactionResult, AttemptError>),
-    /// Under the current configuration the lane is not that of every recipient: no next hop is for all of them.
+    /// Under the current configuration the lane is not that of every recipient: no next hop is for
+    /// all of them.
     Rerouted,
     /// The operator took it out of the queue, and no host has got it.
     Withdrawn,
@@ -114,8 +120,8 @@ pub(crate) async fn attempt(
     }
 }
 
-/// From here on the mail is at its attempt's outcome as if it were at a host: who takes it out of the queue meanwhile
-/// would find it returned all the same.
+/// From here on the mail is at its attempt's outcome as if it were at a host: who takes it out of
+/// the queue meanwhile would find it returned all the same.
 pub(crate) fn ended_without_answer(
     sending: &Sending,
     config: Arc<Config>,
@@ -124,8 +130,9 @@ pub(crate) fn ended_without_answer(
     if sending.hand_over() { Tried::Ended(config, Err(error)) } else { Tried::Withdrawn }
 }
 
-/// When the time of `work` is over, which ends the attempt on it, whatever is still to be tried: a message
-/// is not under way for hours beyond its age. None for who is too old already, and so gets this one try.
+/// When the time of `work` is over, which ends the attempt on it, whatever is still to be tried: a
+/// message is not under way for hours beyond its age. None for who is too old already, and so gets
+/// this one try.
 fn ends_at(outbound: &Outbound, work: &Work) -> Option<Instant> {
     if outbound.age_counts() == AgeCounts::ClockSuspect {
         return None;
@@ -136,8 +143,9 @@ fn ends_at(outbound: &Outbound, work: &Work) -> Option<Instant> {
     (!left.is_zero()).then(|| now + left)
 }
 
-/// Tries the hosts of the next hop in order of preference, until one has answered or the mail's time is
-/// over: then nothing was delivered. `None` if the rules changed meanwhile: then neither was anything.
+/// Tries the hosts of the next hop in order of preference, until one has answered or the mail's
+/// time is over: then nothing was delivered. `None` if the rules changed meanwhile: then neither
+/// was anything.
 async fn attempt_under(
     rules: &mut Rules<'_>,
     work: &Work,
@@ -203,8 +211,8 @@ pub(crate) fn demand(outbound: &Outbound, onward: Onward) -> Demand {
     }
 }
 
-/// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was asked of which that
-/// was known (`bound`).
+/// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was
+/// asked of which that was known (`bound`).
 pub(crate) async fn conclude(
     outbound: &Outbound,
     next_hop: &NextHop,
@@ -240,8 +248,8 @@ struct Spine<'a> {
 }
 
 impl Spine<'_> {
-    /// One host after the other; then those again that take the message in another form than its own,
-    /// and at last, where nothing is required and TLS broke, in clear.
+    /// One host after the other; then those again that take the message in another form than its
+    /// own, and at last, where nothing is required and TLS broke, in clear.
     async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Walked {
         let first = TryOptions { starttls: Starttls::Use, converting: Converting::Later };
         let again = TryOptions { converting: Converting::Now, ..first };
@@ -281,8 +289,8 @@ impl Spine<'_> {
         Walked::Through
     }
 
-    /// Until the host has given an answer that is about the mail. `None` if it was asked by rules that do
-    /// not hold any more: nothing is handed over then.
+    /// Until the host has given an answer that is about the mail. `None` if it was asked by rules
+    /// that do not hold any more: nothing is handed over then.
     async fn try_host(
         &mut self,
         candidate: &Candidate,
@@ -307,7 +315,8 @@ impl Spine<'_> {
                     over_v6 = Some(answered);
                 }
                 Ok(answered) => return Ok(answered),
-                // Where there is no other way, what it said stands. Else the next attempt begins with that.
+                // Where there is no other way, what it said stands. Else the next attempt begins
+                // with that.
                 Err(error) => {
                     return over_v6.filter(|_| is_no_way(&error)).map(Some).ok_or(error);
                 }
@@ -387,8 +396,8 @@ impl Spine<'_> {
         }
     }
 
-    /// One message to its recipients, over one connection. `None` if the rules have changed by which the
-    /// connection was opened: nothing is said over it then.
+    /// One message to its recipients, over one connection. `None` if the rules have changed by
+    /// which the connection was opened: nothing is said over it then.
     async fn transmit(
         &self,
         mut admitted: Admitted<Idle>,
@@ -450,8 +459,8 @@ impl Spine<'_> {
         }
     }
 
-    /// When a transaction is cut off that has not come to its final dot: a peer may be slow, but neither
-    /// without end nor beyond the mail's time.
+    /// When a transaction is cut off that has not come to its final dot: a peer may be slow, but
+    /// neither without end nor beyond the mail's time.
     fn deadline(&self) -> Instant {
         let size = Duration::from_secs(self.work.facts.size / OCTETS_PER_SECOND_MIN);
         let budget = Instant::now() + ENVELOPE_BUDGET + size;
@@ -462,8 +471,8 @@ impl Spine<'_> {
         }
     }
 
-    /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows. Not to a host that
-    /// lately did better: it fails in another way ([`HostError::StarttlsGone`]).
+    /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows.
+    /// Not to a host that lately did better: it fails in another way ([`HostError::StarttlsGone`]).
     fn may_go_clear(&self, error: &HostError) -> bool {
         let HostError::Connect(failure) = error else { return false };
         let is_second = self.work.any(|target| target.attempts > 0);
@@ -476,8 +485,8 @@ impl Spine<'_> {
     }
 }
 
-/// Is the mail's time over before all was tried? Not before one thing was: the attempt has to come to
-/// something.
+/// Is the mail's time over before all was tried? Not before one thing was: the attempt has to come
+/// to something.
 fn is_too_late(ends_at: Option<Instant>, walk: &mut Walk) -> bool {
     is_over(ends_at) && walk.break_off()
 }

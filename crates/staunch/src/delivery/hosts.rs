@@ -15,8 +15,8 @@ use crate::delivery::route::{Leg, NextHop};
 use crate::dns::addresses::is_forbidden;
 use crate::dns::{Freshness, MailHosts, MxRecord, MxTarget};
 
-/// Hosts of one next hop that are tried in one attempt. Our choice: more are never needed, and a long list
-/// of dead ones must not hold an attempt for hours.
+/// Hosts of one next hop that are tried in one attempt. Our choice: more are never needed, and a
+/// long list of dead ones must not hold an attempt for hours.
 const HOSTS_MAX: usize = 16;
 
 /// A host that could take the mail.
@@ -37,8 +37,8 @@ pub(crate) struct Candidate {
 impl Candidate {
     /// Which connections serve `mx`, this host once it is authorized.
     pub(crate) fn key(&self, mx: &AuthorizedMx) -> PoolKey {
-        // A host that the operator wrote down may be anywhere, one that DNS names may not: what was opened
-        // for the one must not serve the other.
+        // A host that the operator wrote down may be anywhere, one that DNS names may not: what was
+        // opened for the one must not serve the other.
         let route = match mx.named_by() {
             NamedBy::Route => Some(mx.host().to_string().into()),
             NamedBy::MxRecords | NamedBy::SecureMxRecords | NamedBy::ImplicitMx => None,
@@ -159,15 +159,16 @@ fn implicit_name(name: HostName, canonical: Option<HostName>, asked: &Asked) -> 
     }
 }
 
-/// May an answer that nobody authenticated end mail for `leg`? Whoever can forge DNS could, so a live
-/// policy is believed first, stored or only in `asked` (what binds this attempt), and so is the operator who
-/// wrote the next hop down.
+/// May an answer that nobody authenticated end mail for `leg`? Whoever can forge DNS could, so a
+/// live policy is believed first, stored or only in `asked` (what binds this attempt), and so is
+/// the operator who wrote the next hop down.
 pub(crate) async fn evidence(outbound: &Outbound, leg: &Leg, asked: Option<&Asked>) -> MxEvidence {
     let domain = match leg {
         Leg::Via(_) => return MxEvidence::ContradictsRoute,
         Leg::Domain(domain) => domain,
     };
-    // The store does not have every policy that binds: not one whose max_age is 0, nor one it had no room for.
+    // The store does not have every policy that binds: not one whose max_age is 0, nor one it had
+    // no room for.
     if !asked.is_some_and(is_bound_by_policy) && !is_enforced_in_store(outbound, domain).await {
         return MxEvidence::Uncontested;
     }
@@ -244,8 +245,8 @@ pub(crate) async fn locate(
     if addresses.is_empty() { Err(HostError::ForbiddenAddress(first)) } else { Ok(addresses) }
 }
 
-/// Has the host no address, or none that the operator wants used? The one ends mail, the other is no fault
-/// of any recipient's.
+/// Has the host no address, or none that the operator wants used? The one ends mail, the other is
+/// no fault of any recipient's.
 async fn without_address(
     outbound: &Outbound,
     config: &Config,

@@ -37,8 +37,8 @@ fn is_at(listener: SocketAddr, address: SocketAddr) -> bool {
         && (ip == address.ip() || (ip.is_unspecified() && is_on_this_machine(address)))
 }
 
-/// Is `address` one of this machine's? The system then takes it as the source towards itself. Nothing
-/// is sent: a UDP socket is connected by a look at the routing table.
+/// Is `address` one of this machine's? The system then takes it as the source towards itself.
+/// Nothing is sent: a UDP socket is connected by a look at the routing table.
 fn is_on_this_machine(address: SocketAddr) -> bool {
     if address.ip().to_canonical().is_loopback() {
         return true;

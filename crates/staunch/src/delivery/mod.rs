@@ -1,4 +1,5 @@
-//! One attempt to deliver: what is asked of its connection, which hosts there are, what is sent, what came of it.
+//! One attempt to deliver: what is asked of its connection, which hosts there are, what is sent,
+//! what came of it.
 
 pub(crate) mod attempt;
 pub(crate) mod hosts;
@@ -7,9 +8,9 @@ pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod outbound;
 pub(crate) mod outcome;
+pub(crate) mod rendition;
 pub(crate) mod requirement;
 pub(crate) mod route;
 pub(crate) mod transmit;
 pub(crate) mod underway;
 pub(crate) mod yielding;
-pub(crate) mod rendition;

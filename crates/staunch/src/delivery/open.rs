@@ -1,7 +1,7 @@
 //! A session with a host that this very mail may go over: one that waits in the pool, or a new one.
 //!
-//! Where a route has credentials, they are given after the session was admitted and before any mail: the
-//! proof that admission asks for is what makes it safe to say the password.
+//! Where a route has credentials, they are given after the session was admitted and before any
+//! mail: the proof that admission asks for is what makes it safe to say the password.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -214,8 +214,8 @@ impl SessionEntry<'_> {
         if !is_resumed || denied.failure == TlsFailure::RequireTlsNotOffered {
             return Err(self.shut(*denied));
         }
-        // What was not good enough is what the host showed at an earlier handshake. It may have renewed its
-        // certificate since.
+        // What was not good enough is what the host showed at an earlier handshake. It may have
+        // renewed its certificate since.
         let Idle { connection, slot, .. } = denied.connection;
         self.outbound.connector.quit(connection);
         self.outbound.connector.forget_tls(&self.key);
@@ -283,7 +283,8 @@ impl SessionEntry<'_> {
         Ok((opened, claim))
     }
 
-    /// The addresses that may be called, and the right to call the first. Those of routes are the operator's.
+    /// The addresses that may be called, and the right to call the first. Those of routes are the
+    /// operator's.
     fn claim(&self) -> Result<(&[SocketAddr], Option<Claim>), Bottleneck> {
         if self.key.route.is_some() {
             return Ok((&self.addresses, None));

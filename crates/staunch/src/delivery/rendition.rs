@@ -1,9 +1,9 @@
 //! What is sent to a host, and in which form does it take it?
 //!
-//! A host has limits, and a message has needs. Where they do not fit, other hosts of the next hop come
-//! first; a message that no host takes as it is, is converted for those that take eight bits only as
-//! seven (RFC 6152 §3). What cannot be changed without changing what it says (UTF-8 addresses, signed
-//! content) is not sent there at all.
+//! A host has limits, and a message has needs. Where they do not fit, other hosts of the next hop
+//! come first; a message that no host takes as it is, is converted for those that take eight bits
+//! only as seven (RFC 6152 §3). What cannot be changed without changing what it says (UTF-8
+//! addresses, signed content) is not sent there at all.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -83,12 +83,14 @@ impl Rendition {
             smtp_utf8: has_utf8_address,
             deliver_by,
         };
-        // Only a client that said so may have sent UTF-8 in the header, and only then it means that.
+        // Only a client that said so may have sent UTF-8 in the header, and only then it means
+        // that.
         if work.options.smtp_utf8 && facts.has_8bit && !rendition.smtp_utf8 {
             rendition.smtp_utf8 = rendition.has_utf8_header().await?;
         }
         if rendition.smtp_utf8 && !takes_utf8 {
-            // No address of the envelope needs it, and what people read in the header has a form in ASCII.
+            // No address of the envelope needs it, and what people read in the header has a form in
+            // ASCII.
             rendition.smtp_utf8 = false;
             goal.header = HeaderGoal::Ascii;
         }
@@ -200,8 +202,8 @@ fn goal(rules: &Delivery, facts: &BodyFacts, extensions: &Extensions) -> Result<
     Ok(Goal { seven_bit, short_lines, header: HeaderGoal::AsItIs })
 }
 
-/// The time that is left, in the form that the host takes. Mail that is to come back in time must not go
-/// where nobody would see to that (RFC 2852 §4).
+/// The time that is left, in the form that the host takes. Mail that is to come back in time must
+/// not go where nobody would see to that (RFC 2852 §4).
 fn deliver_by(
     deadline: Option<Deadline>,
     extensions: &Extensions,

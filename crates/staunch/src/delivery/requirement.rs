@@ -1,5 +1,5 @@
-//! What is asked of the connection for one leg: the operator's floor, the domain's policy, and what the
-//! sender says.
+//! What is asked of the connection for one leg: the operator's floor, the domain's policy, and what
+//! the sender says.
 
 use jiff::Timestamp;
 use policy::sts::keep::NoPolicy;
@@ -14,8 +14,8 @@ use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
 use crate::policies::{DeferExtent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::telemetry::Reason;
 
-/// Look-ups of one requirement in a row that each move it. Our choice: the first may be the one that learns of the
-/// policy, and then the second says the same.
+/// Look-ups of one requirement in a row that each move it. Our choice: the first may be the one
+/// that learns of the policy, and then the second says the same.
 const LOOKUPS_MAX: u32 = 3;
 
 /// What operator and sender ask for, whoever the recipient is.
@@ -37,8 +37,8 @@ impl Local {
     }
 }
 
-/// As [`asked`], with a watch that shows from when on it is outdated; none where no policy can bind. The watch
-/// is taken first, so that nothing falls between it and the look-up.
+/// As [`asked`], with a watch that shows from when on it is outdated; none where no policy can
+/// bind. The watch is taken first, so that nothing falls between it and the look-up.
 pub(crate) async fn watched(
     outbound: &Outbound,
     config: &Config,
@@ -69,13 +69,13 @@ fn enforced_domain<'l>(config: &Config, leg: &'l Leg) -> Option<&'l HostName> {
     })
 }
 
-/// What is asked for mail that takes `leg`. Its policy domain is the recipient domain or the next hop's
-/// name (RFC 8461 §3.4); an address literal has no policy.
+/// What is asked for mail that takes `leg`. Its policy domain is the recipient domain or the next
+/// hop's name (RFC 8461 §3.4); an address literal has no policy.
 ///
 /// # Errors
 ///
-/// [`AttemptError::Policy`] while it is not known whether there is a policy; [`AttemptError::Dns`] if
-/// that is because no name server can be reached at all, which is trouble of our own.
+/// [`AttemptError::Policy`] while it is not known whether there is a policy; [`AttemptError::Dns`]
+/// if that is because no name server can be reached at all, which is trouble of our own.
 pub(crate) async fn asked(
     outbound: &Outbound,
     config: &Config,

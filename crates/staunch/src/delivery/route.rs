@@ -82,8 +82,8 @@ pub(crate) fn next_hop(config: &Config, domain: &HostName, onward: Onward) -> Ne
     }
 }
 
-/// The lane for `domain`, without the rest of the plan. Mail with REQUIRETLS has one of its own: that no
-/// host is good enough for it must not make other mail wait.
+/// The lane for `domain`, without the rest of the plan. Mail with REQUIRETLS has one of its own:
+/// that no host is good enough for it must not make other mail wait.
 pub(crate) fn lane(config: &Config, domain: &HostName, onward: Onward) -> LaneKey {
     class_key(&hop_key(config, domain), onward)
 }
@@ -105,8 +105,8 @@ fn route<'a>(config: &'a Config, domain: &HostName) -> Option<&'a Route> {
     most_specific(&config.routes, |route| route.domains.as_slice(), domain)
 }
 
-/// The next hops that `name` stands for when it is paused: that of mail to the domain of this name, and
-/// routes over the host of this name.
+/// The next hops that `name` stands for when it is paused: that of mail to the domain of this name,
+/// and routes over the host of this name.
 pub(crate) fn hops_towards(config: &Config, name: &HostName) -> BTreeSet<String> {
     let is_over = |route: &&Route| route.via.iter().any(|via| via.host.name() == Some(name));
     let routes = config.routes.iter().filter(is_over).map(route_key);
@@ -146,7 +146,8 @@ pub(crate) fn domain_of(key: &LaneKey) -> Option<HostName> {
 pub(crate) enum MailOf {
     /// That of the next hop that it is named after, and no other.
     ThisHop,
-    /// That of a route of the current configuration; perhaps also of domains that the route has lost.
+    /// That of a route of the current configuration; perhaps also of domains that the route has
+    /// lost.
     ARoute,
     /// That of next hops of earlier configurations.
     AnotherHop,
@@ -163,8 +164,9 @@ pub(crate) fn mail_of(config: &Config, key: &LaneKey) -> MailOf {
     }
 }
 
-/// What is asked of the connection is part of it, and who we are there: recipients of one lane share a
-/// transaction, so two routes to one host that differ in `tls` or credentials must not share a lane.
+/// What is asked of the connection is part of it, and who we are there: recipients of one lane
+/// share a transaction, so two routes to one host that differ in `tls` or credentials must not
+/// share a lane.
 fn route_key(route: &Route) -> String {
     let via: Vec<String> = route.via.iter().map(ToString::to_string).collect();
     let tls = match route.tls {
@@ -179,8 +181,8 @@ fn route_key(route: &Route) -> String {
     }
 }
 
-/// Is `key` the lane of every recipient's next hop under `config`? Who shared a route may have next hops
-/// of their own since. An address literal has none at all.
+/// Is `key` the lane of every recipient's next hop under `config`? Who shared a route may have next
+/// hops of their own since. An address literal has none at all.
 pub(crate) fn place(config: &Config, key: &LaneKey, work: &Work) -> Routing {
     let onward = work.onward();
     let is_astray = |target: &Target| {
@@ -298,7 +300,11 @@ mod tests {
             assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Routing::Current);
             assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Routing::Stale, "the second");
             assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Routing::Stale, "the first");
-            assert_eq!(place("a.test", &["x@a.test"]), Routing::Stale, "a lane of an earlier configuration");
+            assert_eq!(
+                place("a.test", &["x@a.test"]),
+                Routing::Stale,
+                "a lane of an earlier configuration"
+            );
         }
         let plain = work(&["y@b.test"], &MessageOptions::default());
         assert_eq!(place(&config, &LaneKey::new("b.test"), &plain), Routing::Current);

@@ -3,12 +3,13 @@
 //! The dialogue itself is `smtp::client`; here it gets a connection, a body and the time limits of
 //! RFC 5321 §4.5.3.2. A small mail costs two writes and two reads where the peer has PIPELINING.
 //!
-//! Recipients that the host does not take in one transaction follow in the next one at once, on the same
-//! connection: those beyond what it announces (RFC 9422), and those that it refuses as too many
-//! (RFC 5321 §4.5.3.1.10).
+//! Recipients that the host does not take in one transaction follow in the next one at once, on the
+//! same connection: those beyond what it announces (RFC 9422), and those that it refuses as too
+//! many (RFC 5321 §4.5.3.1.10).
 //!
 //! A connection that breaks when all of the message was sent leaves open whether it was delivered
-//! ([`TransactionError::is_outcome_unknown`]): trying the next host at once would only make a duplicate surer.
+//! ([`TransactionError::is_outcome_unknown`]): trying the next host at once would only make a
+//! duplicate surer.
 
 mod answers;
 mod content;
@@ -53,7 +54,8 @@ pub(crate) struct OutgoingMail<'a> {
     pub(crate) chunking: Chunking,
     /// When a transaction is cut off that has not come to its final dot.
     pub(crate) deadline: Option<Instant>,
-    /// Is told as soon as content goes out. Before that a transaction that is dropped delivers nothing.
+    /// Is told as soon as content goes out. Before that a transaction that is dropped delivers
+    /// nothing.
     pub(crate) yielding: &'a Yielding,
 }
 
@@ -66,7 +68,8 @@ pub(crate) enum Chunking {
     Avoided,
 }
 
-/// Sends `mail`. Dropping the future closes the connection; what became of the mail is then unknown.
+/// Sends `mail`. Dropping the future closes the connection; what became of the mail is then
+/// unknown.
 pub(crate) async fn transmit(admitted: Admitted<Idle>, mail: &OutgoingMail<'_>) -> Transmitted {
     let mut idle = admitted.into_connection();
     let recipients = mail.envelope.recipients;
@@ -181,8 +184,8 @@ async fn converse(
                 match send_message(connection, mail, transfer).await {
                     Ok(WrittenOctets::Early(reply)) => (transaction, Ok(reply)),
                     Ok(WrittenOctets::All) => {
-                        // Now it is the peer's, perhaps: no haste ends the wait for its word (RFC 5321
-                        // §4.5.3.2.6).
+                        // Now it is the peer's, perhaps: no haste ends the wait for its word (RFC
+                        // 5321 §4.5.3.2.6).
                         connection.set_deadline(None);
                         let transaction = transaction.body_sent();
                         let limit = limit(transaction.stage());
@@ -269,8 +272,8 @@ async fn send_message(
     Ok(connection.send_body(DATA_BLOCK_TIMEOUT).await?)
 }
 
-/// What a host says to MAIL in a session that has carried mail, and not about this one: it wants no more of it, or thinks that a
-/// transaction is open.
+/// What a host says to MAIL in a session that has carried mail, and not about this one: it wants no
+/// more of it, or thinks that a transaction is open.
 fn is_about_session(fates: &[RecipientReply]) -> bool {
     refusal_of_sender(fates).is_some_and(|reply| {
         let is_protocol = reply.status.is_some_and(|status| status.subject == 5);
@@ -289,8 +292,8 @@ fn refusal_of_sender(fates: &[RecipientReply]) -> Option<&Reply> {
     }
 }
 
-/// Tells the pool what the answers say about the host. A connection that was kept and ends at MAIL was
-/// kept for too long; that is no call for fewer.
+/// Tells the pool what the answers say about the host. A connection that was kept and ends at MAIL
+/// was kept for too long; that is no call for fewer.
 fn move_window(idle: &Idle, fates: &[RecipientReply]) {
     let is_first = idle.connection.transactions() == 1;
     let mut is_accepted = false;
@@ -817,8 +820,8 @@ mod tests {
         socket
     }
 
-    /// Neither side may wait for the other while both only write (RFC 2920 §3.1): the peer answers each
-    /// command before it reads the next, and neither the group nor the answers fit between us.
+    /// Neither side may wait for the other while both only write (RFC 2920 §3.1): the peer answers
+    /// each command before it reads the next, and neither the group nor the answers fit between us.
     #[tokio::test]
     async fn a_large_group_does_not_wait_for_a_peer_that_waits_for_us() {
         const RECIPIENTS: usize = 1000;
@@ -850,8 +853,8 @@ mod tests {
         }
     }
 
-    /// Its own limits may be long: what ends a transaction is its deadline, unless all was said by us and
-    /// only the answer is missing.
+    /// Its own limits may be long: what ends a transaction is its deadline, unless all was said by
+    /// us and only the answer is missing.
     #[tokio::test]
     async fn a_deadline_ends_every_wait_but_the_one_for_the_last_word() {
         let soon = || Some(Instant::now() + Duration::from_millis(200));

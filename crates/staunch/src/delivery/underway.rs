@@ -1,16 +1,17 @@
-//! Which mail is being tried at this moment, and who says whether it is still sent: its attempt, or the
-//! operator who has just taken it out of the queue.
+//! Which mail is being tried at this moment, and who says whether it is still sent: its attempt, or
+//! the operator who has just taken it out of the queue.
 //!
 //! Both want the same mail, and exactly one gets it:
 //!
-//! * The operator first changes the store, then counts a removal and looks for attempts on that mail, in one
-//!   step ([`Underway::remove`]). What has not come to MAIL yet is withdrawn, and is not sent; what has is left
-//!   alone, and said to be.
-//! * An attempt is marked and reads the count of removals in one step, too ([`Underway::begin`]). If anything
-//!   was removed since its mail was read from the store, it looks there again. So either the operator sees the
-//!   attempt, or the attempt sees the removal.
-//! * As the last thing before MAIL the attempt says that it is at the host ([`Sending::hand_over`]), which
-//!   fails if it was withdrawn. One of the two is first, whatever happens.
+//! * The operator first changes the store, then counts a removal and looks for attempts on that
+//!   mail, in one step ([`Underway::remove`]). What has not come to MAIL yet is withdrawn, and is
+//!   not sent; what has is left alone, and said to be.
+//! * An attempt is marked and reads the count of removals in one step, too ([`Underway::begin`]).
+//!   If anything was removed since its mail was read from the store, it looks there again. So
+//!   either the operator sees the attempt, or the attempt sees the removal.
+//! * As the last thing before MAIL the attempt says that it is at the host
+//!   ([`Sending::hand_over`]), which fails if it was withdrawn. One of the two is first, whatever
+//!   happens.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -93,8 +94,8 @@ impl Underway {
         self.lock().values().map(Vec::len).sum()
     }
 
-    /// `who` was held or deleted, and that is committed. Attempts on them that no host has heard of are
-    /// withdrawn, for all their recipients; returns those whom a host may be taking.
+    /// `who` was held or deleted, and that is committed. Attempts on them that no host has heard of
+    /// are withdrawn, for all their recipients; returns those whom a host may be taking.
     pub(crate) fn remove(
         &self,
         who: &[(MessageId, RecipientNo)],
@@ -159,12 +160,14 @@ impl Sending {
         }
     }
 
-    /// From here on a host may be taking the mail. `false` if it was withdrawn: nothing may be said of it.
+    /// From here on a host may be taking the mail. `false` if it was withdrawn: nothing may be said
+    /// of it.
     pub(crate) fn hand_over(&self) -> bool {
         self.attempt.change(PENDING, AT_HOST) || self.attempt.state() == AT_HOST
     }
 
-    /// The host did not take it, for certain: until the next one is asked it may be withdrawn again.
+    /// The host did not take it, for certain: until the next one is asked it may be withdrawn
+    /// again.
     pub(crate) fn take_back(&self) {
         self.attempt.change(AT_HOST, PENDING);
     }

@@ -1,7 +1,8 @@
-//! Makes room for other mail: the agreement between the queue, which owns the places, and an attempt that has one.
+//! Makes room for other mail: the agreement between the queue, which owns the places, and an
+//! attempt that has one.
 //!
-//! An attempt may be ended at any time until content goes out, and nothing was said by that. From then on the
-//! host may be taking the mail, and nobody hurries it.
+//! An attempt may be ended at any time until content goes out, and nothing was said by that. From
+//! then on the host may be taking the mail, and nobody hurries it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +13,9 @@ use tokio::sync::Notify;
 
 use crate::lock::lock;
 
-/// An attempt that has not taken mail to a host for so long is slow: its place is charged to those that may be
-/// held up, and before the content it makes room as soon as other mail needs it. Our choice: with room enough a host
-/// has all the time that RFC 5321 §4.5.3.2 gives it.
+/// An attempt that has not taken mail to a host for so long is slow: its place is charged to those
+/// that may be held up, and before the content it makes room as soon as other mail needs it. Our
+/// choice: with room enough a host has all the time that RFC 5321 §4.5.3.2 gives it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What an attempt is about at the moment, for whoever is told that it took too long.
@@ -54,8 +55,8 @@ impl Yielding {
         !self.has_content.load(Ordering::SeqCst)
     }
 
-    /// Returns as soon as the attempt is to be ended. To be polled by the task that makes the attempt, after
-    /// it: so content does not begin meanwhile.
+    /// Returns as soon as the attempt is to be ended. To be polled by the task that makes the
+    /// attempt, after it: so content does not begin meanwhile.
     pub(crate) async fn granted(&self) {
         while !self.is_asked.load(Ordering::SeqCst) || self.has_content.load(Ordering::SeqCst) {
             self.changed.notified().await;

@@ -1,12 +1,13 @@
 //! May staunch connect to an address that a stranger's DNS named?
 //!
-//! MX hosts and policy hosts are found through data that anybody can publish, so an answer may point
-//! at this machine, at the operator's own network, or at an address that carries such an address
-//! inside it (RFC 8461 has no word on it; it is plain hygiene against loops and request forgery).
-//! [`is_forbidden`] is the only place that decides. `delivery.allow_addresses` opens what the
-//! operator really means.
+//! MX hosts and policy hosts are found through data that anybody can publish, so an answer may
+//! point at this machine, at the operator's own network, or at an address that carries such an
+//! address inside it (RFC 8461 has no word on it; it is plain hygiene against loops and request
+//! forgery). [`is_forbidden`] is the only place that decides. `delivery.allow_addresses` opens what
+//! the operator really means.
 //!
-//! Not here: addresses of configured routes. They are the operator's own word and are not asked about.
+//! Not here: addresses of configured routes. They are the operator's own word and are not asked
+//! about.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,8 +54,8 @@ pub(crate) fn is_forbidden(ip: IpAddr, allowed: &[Prefix]) -> bool {
     }
 }
 
-/// Where packets to `ip` end up: there, and at the IPv4 address that it wraps. At a Teredo address the client
-/// answers.
+/// Where packets to `ip` end up: there, and at the IPv4 address that it wraps. At a Teredo address
+/// the client answers.
 pub(crate) fn ends(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
     let inner = match ip {
         IpAddr::V4(_) => None,

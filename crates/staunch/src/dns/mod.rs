@@ -1,13 +1,15 @@
 //! What does DNS say about a domain: its mail hosts, their addresses, its MTA-STS record?
 //!
 //! The guarantee: "there is none" is only ever said when a server said so. A time-out, SERVFAIL, a
-//! refusal, a referral, a looping alias or an answer about something else is a [`DnsFailure`], never
-//! an empty answer, because an empty answer changes where mail goes or whether it is protected.
+//! refusal, a referral, a looping alias or an answer about something else is a [`DnsFailure`],
+//! never an empty answer, because an empty answer changes where mail goes or whether it is
+//! protected.
 //!
 //! Names are asked as they are: no search list, no hosts file (RFC 5321 §2.3.5). DNSSEC is not
 //! looked at: everything counts as insecure.
 //!
-//! Not here: which addresses may be connected to (`addresses`), what a record means (`policy::sts`).
+//! Not here: which addresses may be connected to (`addresses`), what a record means
+//! (`policy::sts`).
 
 pub(crate) mod addresses;
 mod failure;
@@ -46,8 +48,8 @@ const ADDRESSES_MAX: usize = 16;
 /// Where a domain's mail goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum MailHosts {
-    /// Its MX records by preference, equal ones in random order (RFC 5321 §5.1), each host once, where it is
-    /// preferred most; at least one.
+    /// Its MX records by preference, equal ones in random order (RFC 5321 §5.1), each host once,
+    /// where it is preferred most; at least one.
     Mx(Vec<MxRecord>),
     /// No MX record: the name itself is the host (RFC 5321 §5.1).
     Implicit {

@@ -1,12 +1,12 @@
 //! Which name server is asked, and what is believed?
 //!
-//! Servers are asked in the order in which they are written. The next one is asked when the one before
-//! says that it cannot tell, or has said nothing for [`HEAD_START`]. The first answer that settles the
-//! question ends it; an error is the outcome only when no server is left to ask, or one broken server
-//! would make all mail wait, and a policy look unknowable that the next one knows.
+//! Servers are asked in the order in which they are written. The next one is asked when the one
+//! before says that it cannot tell, or has said nothing for [`HEAD_START`]. The first answer that
+//! settles the question ends it; an error is the outcome only when no server is left to ask, or one
+//! broken server would make all mail wait, and a policy look unknowable that the next one knows.
 //!
-//! Whoever errs or is late is asked a control question. If that goes wrong too, it is the server and not
-//! the name: it is left out for a while. The last one never is.
+//! Whoever errs or is late is asked a control question. If that goes wrong too, it is the server
+//! and not the name: it is left out for a while. The last one never is.
 //!
 //! hickory does the transport: UDP, TCP, EDNS, request ids and ports.
 
@@ -33,10 +33,11 @@ use super::trouble::LookUpError;
 use super::{DnsFailureKind, DnsSetupError};
 use crate::lock::lock;
 
-/// How long a server may be silent before the next one is asked as well. Our choice: what a recursion takes that is
-/// not cached, more often than not.
+/// How long a server may be silent before the next one is asked as well. Our choice: what a
+/// recursion takes that is not cached, more often than not.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// For the control question. Our choice: the root's name servers are in the cache of every resolver.
+/// For the control question. Our choice: the root's name servers are in the cache of every
+/// resolver.
 const CONTROL_LIMIT: Duration = Duration::from_secs(1);
 /// Further tries after one that got no answer.
 const RETRIES: usize = 1;
@@ -77,8 +78,8 @@ pub(crate) struct ServerState {
 impl Servers {
     /// Asks `servers`, each try for at most `limit`.
     pub(super) fn new(servers: &[SocketAddr], limit: Duration) -> Result<Self, DnsSetupError> {
-        // Off this machine, somebody may answer in the server's name: letters in random case are what he
-        // has to guess besides port and id (draft-vixie-dnsext-dns0x20).
+        // Off this machine, somebody may answer in the server's name: letters in random case are
+        // what he has to guess besides port and id (draft-vixie-dnsext-dns0x20).
         let case =
             |server: &SocketAddr| if server.ip().is_loopback() { Case::Kept } else { Case::Random };
         Self::with_case(servers, limit, case)
@@ -346,7 +347,8 @@ impl Server {
             Err(NetError::Truncated) => "is truncated",
             // Longer than announced, so that its end is lost, or garbled.
             Err(NetError::Proto(_)) => "cannot be read",
-            // All that the pool says when the letters came back in another case, or nothing could be sent.
+            // All that the pool says when the letters came back in another case, or nothing could
+            // be sent.
             Err(NetError::QueryCaseMismatch | NetError::NoConnections) => {
                 return self.over(&self.tcp, query, options).await;
             }
@@ -391,8 +393,8 @@ fn is_answer(said: &Result<DnsResponse, NetError>) -> bool {
     }
 }
 
-/// RFC 6891 §7 has FORMERR; NOTIMP is seen, too; BADVERS is §6.1.3, which hickory reads as the other
-/// meaning of 16.
+/// RFC 6891 §7 has FORMERR; NOTIMP is seen, too; BADVERS is §6.1.3, which hickory reads as the
+/// other meaning of 16.
 fn is_about_edns(error: &NetError) -> bool {
     matches!(
         error,

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a server is left out before it is examined again. Our choice: what mail may wait for it.
+/// How long a server is left out before it is examined again. Our choice: what mail may wait for
+/// it.
 const OUT_FOR: Duration = Duration::from_secs(60);
 /// Our choice: how often a server is examined at most, however many names go wrong.
 const EXAMINED_EVERY: Duration = Duration::from_secs(10);
-/// How long a server is taken for one without EDNS. Our choice: one question an hour too many costs nothing.
+/// How long a server is taken for one without EDNS. Our choice: one question an hour too many costs
+/// nothing.
 const WITHOUT_EDNS_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// What is known of the servers, by their number in the configuration.

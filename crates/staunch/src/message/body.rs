@@ -15,7 +15,8 @@ pub(crate) enum Body {
     Stored,
 }
 
-/// A body that stays in memory between commit and first attempt. Dropping the last clone gives the memory back.
+/// A body that stays in memory between commit and first attempt. Dropping the last clone gives the
+/// memory back.
 #[derive(Clone, Debug)]
 pub(crate) struct HotBody {
     /// The content.

@@ -20,7 +20,8 @@ pub(crate) struct Facts {
     /// Octets of the line that the last piece left open.
     line: u64,
     at_line_start: bool,
-    /// Finds the header's end, and counts while it streams by. Nothing of it is kept: a header may have megabytes, and a tree of it has more.
+    /// Finds the header's end, and counts while it streams by. Nothing of it is kept: a header may
+    /// have megabytes, and a tree of it has more.
     header: HeaderScanner,
     received_count: u32,
 }

@@ -7,8 +7,8 @@ use smtp::ReversePath;
 
 use crate::place::ClientPlace;
 
-/// A client and a sender of it. Both are numbers, since there is a pair for each lane; who shares them shares a
-/// turn, and nothing else.
+/// A client and a sender of it. Both are numbers, since there is a pair for each lane; who shares
+/// them shares a turn, and nothing else.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Submitter {
     /// The user who logged in, else the address (IPv6: the /64) or user of this machine.
@@ -21,7 +21,8 @@ impl Submitter {
     /// Of a lane of which nothing was read yet.
     pub(crate) const UNKNOWN: Self = Self { client: 0, sender: 0 };
 
-    /// The `user` who logged in, if one did; `client` as [`spool::StoredEnvelope::client`] has it; the sender.
+    /// The `user` who logged in, if one did; `client` as [`spool::StoredEnvelope::client`] has it;
+    /// the sender.
     pub(crate) fn of(user: Option<&str>, client: &str, sender: &ReversePath) -> Self {
         // What follows the address is the client's own word.
         let address = client.split_whitespace().next().unwrap_or_default();

@@ -54,7 +54,8 @@ pub(crate) struct Work {
     pub(crate) body: Body,
     /// What was asked for with it.
     pub(crate) options: MessageOptions,
-    /// From before it was read from the store, or committed: who was taken out since is not to get it.
+    /// From before it was read from the store, or committed: who was taken out since is not to get
+    /// it.
     pub(crate) as_of: Removals,
     /// Who handed it in.
     pub(crate) submitter: Submitter,
@@ -65,8 +66,8 @@ pub(crate) fn onward(options: &MessageOptions) -> Onward {
     if options.require_tls { Onward::RequireTls } else { Onward::Anyhow }
 }
 
-/// How often mail was taken out of the queue by others than its own attempt. The default is before all, so
-/// what carries it is always looked at again.
+/// How often mail was taken out of the queue by others than its own attempt. The default is before
+/// all, so what carries it is always looked at again.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Removals(pub(crate) u64);
 
@@ -91,8 +92,8 @@ pub(crate) enum Rest {
 }
 
 impl Work {
-    /// The domain of the recipients. Where the lane is current, all have the same next hop, so any stands
-    /// for all. `None` only for address literals, which are refused at RCPT.
+    /// The domain of the recipients. Where the lane is current, all have the same next hop, so any
+    /// stands for all. `None` only for address literals, which are refused at RCPT.
     pub(crate) fn domain(&self) -> Option<&HostName> {
         self.targets.first().and_then(|target| target.mailbox.domain().name())
     }

@@ -86,8 +86,8 @@ impl CacheState {
         self.epochs.bump(domain);
     }
 
-    /// Asks and fetches, and writes nothing: it may be broken off. Whoever asks holds the domain's turn until
-    /// [`CacheState::conclude`] is through. The error is that of our store.
+    /// Asks and fetches, and writes nothing: it may be broken off. Whoever asks holds the domain's
+    /// turn until [`CacheState::conclude`] is through. The error is that of our store.
     pub(super) async fn learn(
         &self,
         domain: &HostName,
@@ -105,7 +105,8 @@ impl CacheState {
         Ok(looking)
     }
 
-    /// Writes what was learnt; to be brought to its end, or neither memory nor attempts know what is on the disk.
+    /// Writes what was learnt; to be brought to its end, or neither memory nor attempts know what
+    /// is on the disk.
     pub(super) async fn conclude(
         &self,
         domain: &HostName,

@@ -1,10 +1,11 @@
 //! Has what a domain's policy asks changed since somebody looked it up?
 //!
-//! An attempt can take as long as its hosts like: a policy that becomes known meanwhile, or tighter, binds
-//! it all the same. Whoever changes what is known does it in this order: (1) it is stored and synced, (2)
-//! what memory says is dropped, (3) the epoch moves. An attempt takes its watch first and then looks up.
-//! So nothing falls between: if the epoch moves after the watch was taken, the watch shows it; if it moved
-//! before, what memory said was dropped before, too, and the look-up finds what is stored.
+//! An attempt can take as long as its hosts like: a policy that becomes known meanwhile, or
+//! tighter, binds it all the same. Whoever changes what is known does it in this order: (1) it is
+//! stored and synced, (2) what memory says is dropped, (3) the epoch moves. An attempt takes its
+//! watch first and then looks up. So nothing falls between: if the epoch moves after the watch was
+//! taken, the watch shows it; if it moved before, what memory said was dropped before, too, and the
+//! look-up finds what is stored.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

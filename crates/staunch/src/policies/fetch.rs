@@ -48,8 +48,8 @@ pub(crate) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Reads the trust anchors: the system's, and those of `mta_sts.ca_file`. Certificates are judged by
-    /// `clock`.
+    /// Reads the trust anchors: the system's, and those of `mta_sts.ca_file`. Certificates are
+    /// judged by `clock`.
     ///
     /// # Errors
     ///
@@ -129,7 +129,8 @@ impl Fetcher {
     }
 
     async fn addresses(&self, host: &HostName) -> Result<Vec<IpAddr>, FetchError> {
-        // `delivery.ip` is about mail: a policy that only the other family serves binds it all the same.
+        // `delivery.ip` is about mail: a policy that only the other family serves binds it all the
+        // same.
         let all = self.dns.all_addresses(host, self.first).await.map_err(FetchError::Dns)?;
         let Some(address) = all.first().copied() else {
             return Err(FetchError::NoAddress(host.clone()));

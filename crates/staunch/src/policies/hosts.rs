@@ -1,4 +1,5 @@
-//! Which MX hosts have spoken TLS with us: to them nothing goes in clear because it does not come about now.
+//! Which MX hosts have spoken TLS with us: to them nothing goes in clear because it does not come
+//! about now.
 
 use std::future::ready;
 use std::time::Duration;
@@ -23,7 +24,8 @@ const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(60 * 24);
 const WRITTEN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Hosts in memory; the others are read from the store.
 const CACHED_MAX: u64 = 10_000;
-/// The alarm about a host that did STARTTLS and now does not; its row says so as long as that stands.
+/// The alarm about a host that did STARTTLS and now does not; its row says so as long as that
+/// stands.
 pub(crate) const STARTTLS_GONE: &str = "starttls_gone";
 
 /// What is known of a host.
@@ -52,23 +54,24 @@ impl HostMemory {
         Self { store, clock, known }
     }
 
-    /// TLS does not come about with `host` where nothing requires it, because of `why`. Did it complete STARTTLS
-    /// with us in the last 30 days, so that this may be a downgrade? Then the alarm is raised, once until TLS
-    /// works again or the operator acknowledges. If the store cannot be read, it counts as if it did.
+    /// TLS does not come about with `host` where nothing requires it, because of `why`. Did it
+    /// complete STARTTLS with us in the last 30 days, so that this may be a downgrade? Then the
+    /// alarm is raised, once until TLS works again or the operator acknowledges. If the store
+    /// cannot be read, it counts as if it did.
     pub(crate) async fn misses_starttls(&self, host: &HostName, why: &str) -> bool {
         self.known(host, Some(why)).await != KnownHost::Nothing
     }
 
-    /// Did `host` complete STARTTLS with us in the last 30 days? Asks no more than [`HostMemory::misses_starttls`],
-    /// and raises nothing.
+    /// Did `host` complete STARTTLS with us in the last 30 days? Asks no more than
+    /// [`HostMemory::misses_starttls`], and raises nothing.
     pub(crate) async fn did_starttls(&self, host: &HostName) -> bool {
         self.known(host, None).await != KnownHost::Nothing
     }
 
     /// What is known of `host`, after the alarm that TLS is gone because of `missed`.
     ///
-    /// All of it under the host's entry, as whatever else changes what is known: what the operator has made
-    /// forgotten meanwhile is not put back.
+    /// All of it under the host's entry, as whatever else changes what is known: what the operator
+    /// has made forgotten meanwhile is not put back.
     async fn known(&self, host: &HostName, missed: Option<&str>) -> KnownHost {
         let look = |cached: Option<Entry<HostName, KnownHost>>| async move {
             let cached = cached.map(Entry::into_value);

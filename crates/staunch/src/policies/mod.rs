@@ -1,9 +1,10 @@
 //! Which MTA-STS policy holds for a domain right now?
 //!
 //! [`PolicyCache`] owns what is known about every domain's policy. It asks DNS, fetches, and writes
-//! what it learnt to the store before anything is decided by it; the rules, and the order of all that, are
-//! `policy::sts::keep`'s. One asker at a time per domain, the others take the answer along, so a thousand messages
-//! to a domain cost one query and at most one fetch. The common case is an answer from memory.
+//! what it learnt to the store before anything is decided by it; the rules, and the order of all
+//! that, are `policy::sts::keep`'s. One asker at a time per domain, the others take the answer
+//! along, so a thousand messages to a domain cost one query and at most one fetch. The common case
+//! is an answer from memory.
 //!
 //! The guarantee: whatever fails here, an unexpired policy goes on holding. A store that cannot be
 //! read delays mail, and so does one that cannot be written where mail hangs on what was learnt.
@@ -58,7 +59,8 @@ pub(crate) use waiting_mail::WaitingMail;
 const VERDICT_BYTES: u64 = 32 * 1024 * 1024;
 /// Memory for policies that are not stored, in bytes.
 const FLEETING_BYTES: u64 = 4 * 1024 * 1024;
-/// Memory for what could not be stored, in bytes. Without it such a policy is fetched for each mail.
+/// Memory for what could not be stored, in bytes. Without it such a policy is fetched for each
+/// mail.
 const UNSTORED_BYTES: u64 = 16 * 1024 * 1024;
 /// The rules look back on fetches for an hour.
 const FLEETING_LIFE: Duration = Duration::from_secs(60 * 60);
@@ -127,8 +129,8 @@ fn weight(domain: &HostName, value: &Remembered) -> u32 {
 }
 
 impl PolicyCache {
-    /// Keeps policies in `store`; look-ups run on `tracker`. How they are fetched is as [`PolicyCache::renew`] says last, everything
-    /// else follows `config`.
+    /// Keeps policies in `store`; look-ups run on `tracker`. How they are fetched is as
+    /// [`PolicyCache::renew`] says last, everything else follows `config`.
     ///
     /// # Errors
     ///
@@ -187,7 +189,8 @@ impl PolicyCache {
         self.inner.fetcher.now().renewed(config)
     }
 
-    /// Fetches so from now on. Verdicts that were formed under the configuration before are formed anew.
+    /// Fetches so from now on. Verdicts that were formed under the configuration before are formed
+    /// anew.
     pub(crate) fn renew(&self, fetcher: Fetcher) {
         self.inner.fetcher.replace(fetcher);
         self.inner.verdicts.invalidate_all();
@@ -211,8 +214,8 @@ impl PolicyCache {
 
     /// As [`PolicyCache::lookup`], with the evidence, and always with a question to DNS.
     ///
-    /// It goes on when whoever asks does not wait any more, as an attempt that makes room for others: what was
-    /// written halfway neither memory nor other attempts would know of.
+    /// It goes on when whoever asks does not wait any more, as an attempt that makes room for
+    /// others: what was written halfway neither memory nor other attempts would know of.
     pub(crate) async fn consult(&self, domain: &HostName, freshness: Freshness) -> Consulted {
         let (keeper, domain) = (self.clone(), domain.clone());
         let look_up = async move { keeper.consult_to_the_end(&domain, freshness).await };
@@ -264,7 +267,8 @@ impl PolicyCache {
 }
 
 impl CacheState {
-    /// Forgets the domain: first that its mail would have to wait, then the policy. Says whether anything was known.
+    /// Forgets the domain: first that its mail would have to wait, then the policy. Says whether
+    /// anything was known.
     async fn delete(&self, domain: HostName) -> Result<bool, StoreError> {
         let (store, name) = (self.store.clone(), domain.clone());
         let found = tokio::task::spawn_blocking(move || store.enforced(&name)).await;

@@ -1,5 +1,6 @@
-//! A thousand sequences of look-ups on the real files, each broken off after any of its writes: what is read back is
-//! what was written, and an `enforce` policy that was answered is either read or missed.
+//! A thousand sequences of look-ups on the real files, each broken off after any of its writes:
+//! what is read back is what was written, and an `enforce` policy that was answered is either read
+//! or missed.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 

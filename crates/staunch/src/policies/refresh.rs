@@ -1,6 +1,6 @@
-//! Policies are fetched again before they expire, without mail: by how little time they have left, in turns among their
-//! owners, and whose hosts did not answer lately apart from the others. A queue and not a pass: who is slow holds
-//! up nobody who is due.
+//! Policies are fetched again before they expire, without mail: by how little time they have left,
+//! in turns among their owners, and whose hosts did not answer lately apart from the others. A
+//! queue and not a pass: who is slow holds up nobody who is due.
 
 mod queue;
 
@@ -57,9 +57,9 @@ pub(super) struct Census {
 type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl PolicyCache {
-    /// Refreshes and tidies until `shutdown`; then what is being written is brought to its end, since attempts go on
-    /// for a while and have to hear of it. Policies of domains that have mail in `waiting` are never dropped for
-    /// want of room.
+    /// Refreshes and tidies until `shutdown`; then what is being written is brought to its end,
+    /// since attempts go on for a while and have to hear of it. Policies of domains that have mail
+    /// in `waiting` are never dropped for want of room.
     pub(crate) async fn run(&self, shutdown: &CancellationToken, waiting: &Arc<dyn WaitingMail>) {
         let jitter = RandomState::new();
         let (mut prompt, mut silent) = (Band::new(PROMPT_AT_ONCE), Band::new(SILENT_AT_ONCE));
@@ -304,8 +304,8 @@ impl CacheState {
         }
     }
 
-    /// Fetches a kept policy again, whatever the record says (RFC 8461 §3.3). After `shutdown` nothing is learnt any
-    /// more, but what was learnt is written and told of.
+    /// Fetches a kept policy again, whatever the record says (RFC 8461 §3.3). After `shutdown`
+    /// nothing is learnt any more, but what was learnt is written and told of.
     async fn refresh_due(&self, domain: &HostName, shutdown: &CancellationToken) {
         let learning = async {
             let turn = self.turns.take(domain).await;

@@ -1,4 +1,5 @@
-//! The cache's terms: the operator's settings as the rules take them, and writes that are waited for.
+//! The cache's terms: the operator's settings as the rules take them, and writes that are waited
+//! for.
 
 use std::time::Duration;
 

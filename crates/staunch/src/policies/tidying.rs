@@ -1,5 +1,5 @@
-//! Who goes when there are too many policies, and what is forgotten because it says nothing any more. Beside the refreshes,
-//! in batches, and never on a thread that mail waits for.
+//! Who goes when there are too many policies, and what is forgotten because it says nothing any
+//! more. Beside the refreshes, in batches, and never on a thread that mail waits for.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,8 +44,9 @@ pub(super) struct Tenants {
 }
 
 impl CacheState {
-    /// Drops what is too much or too old. Nothing while the clock is in doubt. Where the list beside the mail is
-    /// damaged, whoever's entry cannot be read stays: each is looked at again before it goes.
+    /// Drops what is too much or too old. Nothing while the clock is in doubt. Where the list
+    /// beside the mail is damaged, whoever's entry cannot be read stays: each is looked at again
+    /// before it goes.
     pub(super) async fn tidy(&self, tenants: Tenants, waiting: &Arc<dyn WaitingMail>) {
         let Tenants { policies, mut others, spent, over } = tenants;
         let count = policies.len();
@@ -94,9 +95,9 @@ impl CacheState {
         count - self.drop_all(go.collect(), Some(waiting)).await
     }
 
-    /// Forgets all about these domains, but for those that somebody asks about now, that mail has come for, or that
-    /// count for more than they did: much may have happened since all rows were looked at. Returns how many they
-    /// were.
+    /// Forgets all about these domains, but for those that somebody asks about now, that mail has
+    /// come for, or that count for more than they did: much may have happened since all rows were
+    /// looked at. Returns how many they were.
     async fn drop_all(
         &self,
         domains: Vec<(HostName, CountsFor)>,

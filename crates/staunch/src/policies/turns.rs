@@ -28,8 +28,8 @@ struct LastAnswer {
 }
 
 impl DomainTurn {
-    /// The last answer, if it is as good as a new one for who came at `arrived`: for a fresh one the
-    /// asking must have begun after that.
+    /// The last answer, if it is as good as a new one for who came at `arrived`: for a fresh one
+    /// the asking must have begun after that.
     pub(super) fn shared(&self, arrived: Instant, freshness: Freshness) -> Option<Consulted> {
         let done = self.last.as_ref()?;
         let moment = match freshness {

@@ -7,8 +7,8 @@ use spool::StoreError;
 
 /// For which policy domains does mail wait? All of it blocks for reads.
 pub(crate) trait WaitingMail: Send + Sync {
-    /// Every domain that mail waits for, and every next hop that it waits for under a name: any of them can have
-    /// a policy that counts for this mail, today or under another configuration.
+    /// Every domain that mail waits for, and every next hop that it waits for under a name: any of
+    /// them can have a policy that counts for this mail, today or under another configuration.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! What an attempt that spoke for its whole next hop means for other mail there.
 //!
-//! Each message is one settlement with its own notice, so a crash leaves the others as they were; many are under
-//! way at once, so that they share the disk's syncs.
+//! Each message is one settlement with its own notice, so a crash leaves the others as they were;
+//! many are under way at once, so that they share the disk's syncs.
 
 use std::sync::Arc;
 
@@ -17,8 +17,9 @@ use crate::message::Work;
 use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::telemetry::Problem;
 
-/// The only attempt in `lane` has failed because of the problem, and said so of all of its hosts: what that means for
-/// other mail there. Who was too old at `expired_at` is returned, if the attempt was one that may end mail.
+/// The only attempt in `lane` has failed because of the problem, and said so of all of its hosts:
+/// what that means for other mail there. Who was too old at `expired_at` is returned, if the
+/// attempt was one that may end mail.
 pub(super) async fn lane_failed(
     handle: &Arc<QueueHandle>,
     config: Arc<Config>,
@@ -51,9 +52,9 @@ pub(super) async fn tell_lane(
     log::lane_deferred(lane, until, cause, recipients);
 }
 
-/// Returns what else in `lane` was too old when the attempt began at `started` that failed because of `problem`: it
-/// spoke for the whole next hop, so nothing is asked again for each of a thousand messages. Nothing else of the lane
-/// may be under way.
+/// Returns what else in `lane` was too old when the attempt began at `started` that failed because
+/// of `problem`: it spoke for the whole next hop, so nothing is asked again for each of a thousand
+/// messages. Nothing else of the lane may be under way.
 async fn return_expired(
     handle: &Arc<QueueHandle>,
     config: &Config,
@@ -66,8 +67,8 @@ async fn return_expired(
     loop {
         let Ok(page) = store::expired(handle, lane.clone(), started, after).await else { return };
         let ends = stream::iter(page.work).for_each_concurrent(ENDED_AT_ONCE, |work| async move {
-            // Who was in this lane may be in another one now, with a next hop that works. What cannot be written
-            // is returned after the next attempt.
+            // Who was in this lane may be in another one now, with a next hop that works. What
+            // cannot be written is returned after the next attempt.
             if handle.is_current(config) {
                 let _left = end(handle, config, lane, work, problem).await;
             }
@@ -80,8 +81,8 @@ async fn return_expired(
     }
 }
 
-/// Returns `work`, which was read a while ago, because of `problem`: whoever of it is still in the queue. From then on
-/// an operator who takes them out of it is told that it is too late.
+/// Returns `work`, which was read a while ago, because of `problem`: whoever of it is still in the
+/// queue. From then on an operator who takes them out of it is told that it is too late.
 ///
 /// # Errors
 ///
@@ -107,9 +108,9 @@ async fn end(
     Ok(())
 }
 
-/// Tells the senders of what else waits in `lane` because of `problem`, and has waited for as long as they shall be
-/// left in peace. The lane goes on meanwhile: who is delivered before is not told. Whoever is not told before the
-/// daemon stops is told after the next failure.
+/// Tells the senders of what else waits in `lane` because of `problem`, and has waited for as long
+/// as they shall be left in peace. The lane goes on meanwhile: who is delivered before is not told.
+/// Whoever is not told before the daemon stops is told after the next failure.
 async fn tell_of_delays(
     handle: &Arc<QueueHandle>,
     config: &Config,

@@ -14,8 +14,8 @@ use crate::message::{Body, Removals, Rest, Submitter, Target, Work};
 use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::telemetry::{Problem, Reason};
 
-/// Returns those of `left` that are held to their senders, and says how many that were. Nothing of them may be
-/// under way.
+/// Returns those of `left` that are held to their senders, and says how many that were. Nothing of
+/// them may be under way.
 pub(super) async fn give_up(
     handle: &Arc<QueueHandle>,
     left: &[RecipientPlace],

@@ -1,4 +1,5 @@
-//! Mail of which something on the disk is damaged: named once, held until the operator decides, and in nobody's way.
+//! Mail of which something on the disk is damaged: named once, held until the operator decides, and
+//! in nobody's way.
 
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use crate::telemetry::{Problem, Reason};
 const CURE: &str = "it is held; put queue.db and bodies/ back from a backup with the daemon stopped, \
                     or `staunch queue delete` it; after a repair `staunch queue release` tries it";
 
-/// Names these and holds them. What cannot be written is only named: nothing of it is tried all the same.
+/// Names these and holds them. What cannot be written is only named: nothing of it is tried all the
+/// same.
 pub(super) fn park(handle: &QueueHandle, damaged: Vec<DamagedRecipient>) {
     for one in damaged {
         // Also if it was named before: an operator may have released it.
@@ -122,7 +124,8 @@ async fn look_everywhere(handle: &Arc<QueueHandle>) {
     }
 }
 
-/// Looks through the whole queue once: what is damaged is named now, and not on the day on which it is due.
+/// Looks through the whole queue once: what is damaged is named now, and not on the day on which it
+/// is due.
 pub(crate) async fn check_all(handle: Arc<QueueHandle>, stop: CancellationToken) {
     let mut after = CheckCursor::START;
     while !stop.is_cancelled() {

@@ -1,8 +1,9 @@
-//! Mail with a deadline (RFC 2852): what was not delivered by then is returned, or its sender is told.
+//! Mail with a deadline (RFC 2852): what was not delivered by then is returned, or its sender is
+//! told.
 //!
-//! Whoever asked for it to be returned does not want it late, so from its deadline on it is not tried any
-//! more ([`is_over`]), also while its lane waits for a next hop; only this task ends it then. An attempt
-//! that began in time is not broken off.
+//! Whoever asked for it to be returned does not want it late, so from its deadline on it is not
+//! tried any more ([`is_over`]), also while its lane waits for a next hop; only this task ends it
+//! then. An attempt that began in time is not broken off.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,8 +27,8 @@ use crate::telemetry::{Problem, Reason};
 
 /// The longest sleep: a clock that is set must not make anybody oversleep for long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// When something is looked at again that could not be dealt with: an attempt is under way, or the store
-/// does not answer. Our choice.
+/// When something is looked at again that could not be dealt with: an attempt is under way, or the
+/// store does not answer. Our choice.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Recipients read at once.
 const PAGE: usize = 1_000;
@@ -44,7 +45,8 @@ pub(super) fn is_over(work: &Work, moment: Moment) -> bool {
 enum DeadlineState {
     /// It is to come, or nobody knows.
     Ahead,
-    /// It passed while the clock was in doubt, or when it was set right: it counts after one more attempt.
+    /// It passed while the clock was in doubt, or when it was set right: it counts after one more
+    /// attempt.
     Unseen,
     /// It passed.
     Over,
@@ -58,8 +60,8 @@ fn state_of(deadline: &Deadline, moment: Moment) -> DeadlineState {
     }
 }
 
-/// The recipients of `work` as the outcome of an attempt that begins now is to see them: if it fails, whose
-/// deadline nobody saw pass is returned like who is too old.
+/// The recipients of `work` as the outcome of an attempt that begins now is to see them: if it
+/// fails, whose deadline nobody saw pass is returned like who is too old.
 pub(super) fn targets(work: &Work, begun: Moment) -> Vec<Target> {
     let unseen = work.options.deliver_by.filter(|deadline| {
         deadline.mode == ByMode::Return && state_of(deadline, begun) == DeadlineState::Unseen
@@ -73,8 +75,8 @@ pub(super) fn targets(work: &Work, begun: Moment) -> Vec<Target> {
     targets
 }
 
-/// An attempt that `begun` so spoke for the whole of `lane`, and failed: deadlines there that nobody saw pass
-/// count now. Nothing else of the lane may be under way.
+/// An attempt that `begun` so spoke for the whole of `lane`, and failed: deadlines there that
+/// nobody saw pass count now. Nothing else of the lane may be under way.
 pub(super) async fn lane_failed(handle: &Arc<QueueHandle>, lane: &LaneKey, begun: Moment) {
     let since = begun.trusted_since;
     if since == Timestamp::MIN
@@ -192,7 +194,8 @@ async fn deal_with(
             if !sending.is_as(as_of) || !sending.hand_over() {
                 return Ok(false);
             }
-            // What waits for others ends only if nobody holds it meanwhile; here also what is held ends.
+            // What waits for others ends only if nobody holds it meanwhile; here also what is held
+            // ends.
             if has_held(&work, before.as_ref()) {
                 settle::fail(handle, &config, permit, (&work, &lane), &problem).await;
             } else {
@@ -300,7 +303,8 @@ mod tests {
         assert_eq!(look(&stage.handle).await, LOOK_EVERY, "nothing is left to be done");
         stage.end_what_is_gathered().await;
         let (notices, others) = stage.recipients();
-        // One for each lane, since somebody was held, and not about those that are not to be told of.
+        // One for each lane, since somebody was held, and not about those that are not to be told
+        // of.
         assert_eq!((notices, others), (vec!["s@sender.test".to_owned(); 2], Vec::new()));
         let text: Vec<String> = stage
             .queue()

@@ -20,7 +20,8 @@ pub(super) struct LaneTold<'a> {
 }
 
 impl DelayDsns {
-    /// The senders of `lane` are being told, until what is returned is dropped; `None`: they are already.
+    /// The senders of `lane` are being told, until what is returned is dropped; `None`: they are
+    /// already.
     pub(super) fn begin<'a>(&'a self, lane: &'a LaneKey) -> Option<LaneTold<'a>> {
         let is_new = lock(&self.lanes).insert(lane.clone());
         is_new.then_some(LaneTold { delay_dsns: self, lane })

@@ -1,4 +1,5 @@
-//! One attempt from the queue's side: may it be settled, how fresh must it be, what follows from it?
+//! One attempt from the queue's side: may it be settled, how fresh must it be, what follows from
+//! it?
 
 use std::sync::Arc;
 
@@ -154,8 +155,8 @@ impl Sessions for ToldQueue<'_> {
     }
 }
 
-/// A recipient may only be returned for age after an attempt that looked at DNS anew
-/// (RFC 8461 §8.1). Probes look for the whole lane, so that one attempt can end all that are too old.
+/// A recipient may only be returned for age after an attempt that looked at DNS anew (RFC 8461
+/// §8.1). Probes look for the whole lane, so that one attempt can end all that are too old.
 async fn freshness(
     handle: &QueueHandle,
     due: &DueWork,
@@ -174,8 +175,8 @@ async fn freshness(
     }
 }
 
-/// Without those who were taken out of the queue since `due` was read. Nearly always nobody was, and nothing is
-/// read.
+/// Without those who were taken out of the queue since `due` was read. Nearly always nobody was,
+/// and nothing is read.
 async fn still_queued(
     handle: &Arc<QueueHandle>,
     mut due: DueWork,
@@ -200,8 +201,8 @@ async fn still_queued(
     }
 }
 
-/// The operator took it out of the queue, or some of its recipients. Nothing was tried, so nothing is written;
-/// who is left is due as before.
+/// The operator took it out of the queue, or some of its recipients. Nothing was tried, so nothing
+/// is written; who is left is due as before.
 fn withdrawn(handle: &QueueHandle, due: DueWork) -> FinishedAttempt {
     FinishedAttempt {
         place: route::place(&handle.config(), &due.lane, &due.work),
@@ -231,7 +232,8 @@ fn leave(due: DueWork, now: Timestamp) -> FinishedAttempt {
     }
 }
 
-/// Leaves `due` to who moves mail that has another next hop today. Nothing was tried, so nothing is written.
+/// Leaves `due` to who moves mail that has another next hop today. Nothing was tried, so nothing is
+/// written.
 fn move_on(due: DueWork, now: Timestamp) -> FinishedAttempt {
     FinishedAttempt {
         lane: due.lane,

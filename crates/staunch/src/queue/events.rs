@@ -14,8 +14,8 @@ use crate::delivery::route::Routing;
 use crate::message::{Rest, Submitter, Target, Work};
 use crate::telemetry::Problem;
 
-/// What the text of an address takes on the heap, about. RFC 5321 §4.5.3.1.3 allows four times as much, and
-/// nobody uses it.
+/// What the text of an address takes on the heap, about. RFC 5321 §4.5.3.1.3 allows four times as
+/// much, and nobody uses it.
 const ADDRESS_OCTETS: usize = 64;
 
 /// What the queue task is told.

@@ -1,9 +1,9 @@
 //! Mail follows the configuration: it waits in the lane of the next hop that it has today.
 //!
-//! A lane is stopped before its mail is moved, and what is under way in it stays; so nobody is tried in two
-//! lanes at once. What stays behind that way, or came under the configuration of a moment ago, is found when
-//! its attempt begins, also anew, when it is over or when the lane is read, and then moved, too. A crash
-//! leaves some mail moved and some not; the next start goes on.
+//! A lane is stopped before its mail is moved, and what is under way in it stays; so nobody is
+//! tried in two lanes at once. What stays behind that way, or came under the configuration of a
+//! moment ago, is found when its attempt begins, also anew, when it is over or when the lane is
+//! read, and then moved, too. A crash leaves some mail moved and some not; the next start goes on.
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;

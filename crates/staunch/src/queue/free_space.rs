@@ -1,8 +1,9 @@
 //! How much of the disk may mail that arrives still take?
 //!
-//! The system is asked once in a while; between two looks a hundred clients could each begin a large message that fits by itself. So
-//! what was announced, or has come, is reserved: `limits.disk_free_min` stays free whatever all of them send. And no client is
-//! reserved more than half of what there is.
+//! The system is asked once in a while; between two looks a hundred clients could each begin a
+//! large message that fits by itself. So what was announced, or has come, is reserved:
+//! `limits.disk_free_min` stays free whatever all of them send. And no client is reserved more than
+//! half of what there is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::budget::Borrower;
 use crate::lock::lock;
 
-/// Our choice: octets that every message is reserved if they are free, beside those that it announces. Nearly all mail is smaller, and
-/// so is what we add to a message. A message of that size may be in memory.
+/// Our choice: octets that every message is reserved if they are free, beside those that it
+/// announces. Nearly all mail is smaller, and so is what we add to a message. A message of that
+/// size may be in memory.
 const RESERVED_MIN: u64 = 64 * 1024;
 /// How much more a message gets at a time that is larger than it said. Our choice.
 const STEP: u64 = 1 << 20;
@@ -32,8 +34,8 @@ struct SpaceState {
     since: u64,
     reserved: u64,
     reserved_by: HashMap<Borrower, u64>,
-    /// Of what was reserved, octets that have come, as far as they are on the disk; and how many these were at the last look, which
-    /// are not free any more.
+    /// Of what was reserved, octets that have come, as far as they are on the disk; and how many
+    /// these were at the last look, which are not free any more.
     come: u64,
     come_then: u64,
 }
@@ -78,7 +80,8 @@ impl FreeSpace {
         self.state().seen.unwrap_or(u64::MAX)
     }
 
-    /// Reserves room for a message of `client` that is said to have `octets`, if `floor` is left besides.
+    /// Reserves room for a message of `client` that is said to have `octets`, if `floor` is left
+    /// besides.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         client: Borrower,

@@ -12,13 +12,14 @@ use crate::lock::lock;
 use crate::message::{Body, Removals, Target, Work};
 use crate::telemetry::Problem;
 
-/// How long the first failure waits for others. Our choice: attempts of one message begin together, and most hosts answer
-/// within a second or two.
+/// How long the first failure waits for others. Our choice: attempts of one message begin together,
+/// and most hosts answer within a second or two.
 const COMPANY: Duration = Duration::from_secs(3);
-/// When a recipient whose failure was not told, since the daemon ended, is tried again. Our choice: longer than the wait for company, so
-/// that it is not looked at in vain.
+/// When a recipient whose failure was not told, since the daemon ended, is tried again. Our choice:
+/// longer than the wait for company, so that it is not looked at in vain.
 pub(super) const AGAIN: Duration = Duration::from_secs(10);
-/// Recipients that wait to be told of, of all messages: some ten megabytes. Failures beyond that are told one by one. Our choice.
+/// Recipients that wait to be told of, of all messages: some ten megabytes. Failures beyond that
+/// are told one by one. Our choice.
 const GATHERED_MAX: usize = 10_000;
 
 /// The failures that wait for company.
@@ -48,7 +49,8 @@ impl Gathering {
         lock(&self.state)
     }
 
-    /// Takes over these recipients, who are nobody else's until they have ended; [`Self::add`] follows. `false` if there is no room.
+    /// Takes over these recipients, who are nobody else's until they have ended; [`Self::add`]
+    /// follows. `false` if there is no room.
     pub(super) fn takes(&self, message: MessageId, failed: &[(&Target, &Problem)]) -> bool {
         let mut state = self.state();
         let has_room = !state.is_closed && state.recipients.len() + failed.len() <= GATHERED_MAX;

@@ -23,7 +23,8 @@ use crate::delivery::underway::Underway;
 use crate::queue::free_space::FreeSpace;
 use crate::queue::switches::Switches;
 
-/// Settlements that are under way at once: as many share a sync. Our choice: a notice may carry 1 MiB.
+/// Settlements that are under way at once: as many share a sync. Our choice: a notice may carry 1
+/// MiB.
 pub(crate) const ENDED_AT_ONCE: usize = 128;
 
 /// The queue, as everybody else sees it.
@@ -64,7 +65,8 @@ pub(crate) struct QueueHandle {
 }
 
 impl QueueHandle {
-    /// On a queue whose task gets `events`, with `messages` in it, of a daemon that delivers by `outbound`.
+    /// On a queue whose task gets `events`, with `messages` in it, of a daemon that delivers by
+    /// `outbound`.
     pub(crate) fn new(
         outbound: Arc<Outbound>,
         (switches, messages): (Switches, u64),
@@ -125,7 +127,8 @@ impl QueueHandle {
         asked.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Tells the queue task. It only goes away when the daemon ends, and then nothing has to be told.
+    /// Tells the queue task. It only goes away when the daemon ends, and then nothing has to be
+    /// told.
     pub(crate) async fn tell(&self, event: Event) {
         let _ended = self.events.send(event).await;
     }

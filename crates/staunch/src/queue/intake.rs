@@ -1,4 +1,5 @@
-//! The way into the queue: what was accepted becomes durable here, and only then may anyone say 250.
+//! The way into the queue: what was accepted becomes durable here, and only then may anyone say
+//! 250.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -101,8 +102,8 @@ impl Intake {
         self.handle.spool.draft(self.handle.spool.new_id(self.now()))
     }
 
-    /// Makes the message durable and hands it to the queue. Only after this returned, 250. The lanes of
-    /// `envelope` are those of `config`.
+    /// Makes the message durable and hands it to the queue. Only after this returned, 250. The
+    /// lanes of `envelope` are those of `config`.
     ///
     /// # Errors
     ///
@@ -169,8 +170,8 @@ async fn seal(draft: Draft) -> Result<Sealed, StoreError> {
     tokio::task::spawn_blocking(move || draft.seal()).await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// When mail from `sender` becomes too old that may be tried from `begins` on: the time for which it was
-/// asked to be held does not count (RFC 4865 §4).
+/// When mail from `sender` becomes too old that may be tried from `begins` on: the time for which
+/// it was asked to be held does not count (RFC 4865 §4).
 pub(crate) fn expires_at(config: &Config, sender: &ReversePath, begins: Timestamp) -> Timestamp {
     let lifetime = match sender {
         ReversePath::Null => config.delivery.bounce_lifetime,
@@ -179,8 +180,8 @@ pub(crate) fn expires_at(config: &Config, sender: &ReversePath, begins: Timestam
     after(begins, lifetime)
 }
 
-/// Tells the queue of what was committed, in lanes of `config`. If that is not of today any more, the reload
-/// may have looked for mail with another next hop before this was there to be found.
+/// Tells the queue of what was committed, in lanes of `config`. If that is not of today any more,
+/// the reload may have looked for mail with another next hop before this was there to be found.
 pub(crate) async fn announce(
     handle: &QueueHandle,
     config: &Config,
@@ -193,7 +194,8 @@ pub(crate) async fn announce(
     }
 }
 
-/// What each lane has to know, asked before it is committed: the first transaction's worth of what is queued, if it may be tried now.
+/// What each lane has to know, asked before it is committed: the first transaction's worth of what
+/// is queued, if it may be tried now.
 pub(crate) fn pieces(
     handle: &QueueHandle,
     message: MessageId,

@@ -18,13 +18,15 @@ use state::At;
 pub(crate) use state::BackOff;
 pub(super) use state::{Hop, LanePace, LaneReading, Memory, Precedence, Stand, Wish};
 
-/// Jobs that a lane may keep ready whose next hop took mail before. Our choice: at the rates that a disk allows it is
-/// a few seconds' mail, some 16 MiB without the bodies; what arrives beyond is read back from the store in its turn.
+/// Jobs that a lane may keep ready whose next hop took mail before. Our choice: at the rates that a
+/// disk allows it is a few seconds' mail, some 16 MiB without the bodies; what arrives beyond is
+/// read back from the store in its turn.
 pub(super) const READY_MAX: usize = 16_384;
-/// Jobs that a stranger's lane may keep ready while memory is plenty: a new customer's first mail is not read back.
+/// Jobs that a stranger's lane may keep ready while memory is plenty: a new customer's first mail
+/// is not read back.
 const READY_NEW_MAX: usize = 64;
-/// Jobs that a lane keeps for each attempt that it may have at once, also where memory is scarce. With fewer than
-/// one for each, more are read.
+/// Jobs that a lane keeps for each attempt that it may have at once, also where memory is scarce.
+/// With fewer than one for each, more are read.
 const READY_PER_ATTEMPT: usize = 4;
 /// A lane with fewer ready jobs than attempts is read; this is enough for any number of those.
 const READ_BELOW_MAX: usize = 16;
@@ -44,12 +46,13 @@ pub(crate) trait LaneJob {
     fn submitter(&self) -> Submitter;
 }
 
-/// A lane. Most of them rest, and there may be a hundred thousand: what only a lane needs that does something stands
-/// in a box of its own, and times take no more room than they need.
+/// A lane. Most of them rest, and there may be a hundred thousand: what only a lane needs that does
+/// something stands in a box of its own, and times take no more room than they need.
 #[derive(Debug)]
 pub(super) struct Lane<J> {
     pub(super) group: Group,
-    /// Whose mail was first in it, when that was looked at the last time. It stands in a row by that.
+    /// Whose mail was first in it, when that was looked at the last time. It stands in a row by
+    /// that.
     pub(super) submitter: Submitter,
     /// When the first failure of the row was; never: nothing failed.
     troubled_since: At,
@@ -86,8 +89,8 @@ struct Hot<J> {
     ready: VecDeque<J>,
     /// Octets of `ready`.
     octets: u64,
-    /// Messages that are ready or in flight here. A fetch skips them, so what else of them is due in the lane
-    /// is looked for when they are done.
+    /// Messages that are ready or in flight here. A fetch skips them, so what else of them is due
+    /// in the lane is looked for when they are done.
     known: HashMap<MessageId, Known>,
     /// Fetches that have ended.
     fetches: u64,

@@ -65,11 +65,14 @@ use crate::telemetry::Reason;
 use lanes::{BackOff, LaneAction, Lanes, Ticket};
 use proofs::Proofs;
 
-/// Events that may wait for the queue task. Our choice: it handles far more in the time of one sync.
+/// Events that may wait for the queue task. Our choice: it handles far more in the time of one
+/// sync.
 pub(crate) const EVENTS_MAX: usize = 4_096;
-/// Lanes that stand still at once while their mail is moved. Our choice: it is moved in fractions of a second.
+/// Lanes that stand still at once while their mail is moved. Our choice: it is moved in fractions
+/// of a second.
 const FOLLOWED_AT_ONCE: usize = 256;
-/// Lanes whose mail is made due at once when their host lets somebody in again. Our choice: other commits wait for it.
+/// Lanes whose mail is made due at once when their host lets somebody in again. Our choice: other
+/// commits wait for it.
 const BACK_AT_ONCE: usize = 64;
 /// The longest sleep: a clock that is set must not make the queue oversleep for long.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -133,7 +136,8 @@ impl Queue {
         Ok(Self { handle, lanes, events, running, proofs, to_follow, is_following: false })
     }
 
-    /// Runs until `stop`, then until what runs has ended: the caller drops it when its grace is over.
+    /// Runs until `stop`, then until what runs has ended: the caller drops it when its grace is
+    /// over.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         self.find_astray(Astray::Wholly);
         let mut looked = Instant::now();
@@ -206,7 +210,8 @@ impl Queue {
         });
     }
 
-    /// Whoever was called and had no use for it may have been the last one that would have told of room.
+    /// Whoever was called and had no use for it may have been the last one that would have told of
+    /// room.
     fn call_all(&mut self) {
         let waited_for: HashSet<Bottleneck> = self.lanes.waited_for().cloned().collect();
         waited_for.iter().for_each(|bottleneck| self.call(bottleneck));
@@ -272,7 +277,8 @@ impl Queue {
         }
     }
 
-    /// Mail that comes to a next hop which waits is not tried, and has its line in the log all the same.
+    /// Mail that comes to a next hop which waits is not tried, and has its line in the log all the
+    /// same.
     fn tell_wait(&self, lane: &LaneKey, work: &Work, now: Timestamp) {
         let Some((until, cause)) = self.lanes.back_off(lane, now) else { return };
         let about = About { message: work.message, lane };

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use crate::lock::lock;
 
-/// Recipients that are remembered, so that each is named once. Ours; beyond it some are named again.
+/// Recipients that are remembered, so that each is named once. Ours; beyond it some are named
+/// again.
 const NAMED_MAX: usize = 100_000;
 
 /// Who was named since the start.

@@ -26,8 +26,8 @@ use crate::queue::handle::QueueHandle;
 /// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
 const HEADER_MAX: usize = 256 * 1024;
 const HEADER_MAX_OCTETS: u64 = 256 * 1024;
-/// A larger original goes back as its header only, also where RET=FULL asks for more, which is a wish
-/// (RFC 3461 §4.3). Our choice: senders have their message, and notices must not fill queues.
+/// A larger original goes back as its header only, also where RET=FULL asks for more, which is a
+/// wish (RFC 3461 §4.3). Our choice: senders have their message, and notices must not fill queues.
 const FULL_RETURN_MAX: u64 = 1024 * 1024;
 /// Our choice: octets of what a notice says besides.
 const SAID_OCTETS: u64 = 32 * 1024;
@@ -68,8 +68,8 @@ pub(crate) struct Notice {
     pub(crate) admission: Admission,
 }
 
-/// The notice that says what `telling` says; `None` if nobody is to be told: a notice about a notice is
-/// never sent (RFC 5321 §4.5.5).
+/// The notice that says what `telling` says; `None` if nobody is to be told: a notice about a
+/// notice is never sent (RFC 5321 §4.5.5).
 ///
 /// # Errors
 ///
@@ -92,7 +92,8 @@ pub(crate) async fn compose(
         // An operator deleted the message while it was tried: nobody is told.
         Err(StoreError::Missing { .. }) => return Ok(None),
         Err(error @ (StoreError::Poisoned | StoreError::Closed)) => return Err(error),
-        // A notice without the original is better than none, and than asking a broken disk for ever.
+        // A notice without the original is better than none, and than asking a broken disk for
+        // ever.
         Err(error) => {
             let message = subject.message;
             tracing::error!(event = "store_failed", message_id = %message, %error, "a notice goes without its original");
@@ -147,10 +148,11 @@ pub(crate) async fn compose(
     Ok(Some(Notice { message, pieces, admission }))
 }
 
-/// The sender, and the addresses that a DSN to it goes to: none are literals. If there are none, the log is told.
+/// The sender, and the addresses that a DSN to it goes to: none are literals. If there are none,
+/// the log is told.
 ///
-/// A DSN to a name of this machine that has no alias goes to root, as mail of programs does: the message was accepted, so it must not
-/// be lost in silence.
+/// A DSN to a name of this machine that has no alias goes to root, as mail of programs does: the
+/// message was accepted, so it must not be lost in silence.
 fn addressees<'a>(
     config: &'a Config,
     subject: &DsnSubject<'a>,
@@ -187,8 +189,8 @@ fn addressees<'a>(
     found
 }
 
-/// What a notice holds while it is written: what it carries of the original, the text that is made of that, perhaps twice, and what
-/// is said.
+/// What a notice holds while it is written: what it carries of the original, the text that is made
+/// of that, perhaps twice, and what is said.
 fn octets_held(size: u64, returned: Returned) -> u64 {
     let carried = match returned {
         Returned::Full => size,
@@ -225,8 +227,8 @@ async fn original(
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// RET is about failures (RFC 3461 §4.3): of good news and delays the header tells enough. What must not
-/// travel unprotected does not go back at all (RFC 8689 §5).
+/// RET is about failures (RFC 3461 §4.3): of good news and delays the header tells enough. What
+/// must not travel unprotected does not go back at all (RFC 8689 §5).
 fn returned(config: &Config, subject: &DsnSubject<'_>, action: Action) -> Returned {
     let by_config = || match config.dsn.returns {
         DsnReturn::Full => Return::Full,
@@ -255,9 +257,9 @@ struct Parts<'a> {
     original: &'a [u8],
 }
 
-/// The notice; with the original's header only where the whole of it would keep the notice from hosts that
-/// take seven bits: what cannot be encoded (signed content) cannot be sent there, and a notice that does
-/// not arrive tells nobody anything.
+/// The notice; with the original's header only where the whole of it would keep the notice from
+/// hosts that take seven bits: what cannot be encoded (signed content) cannot be sent there, and a
+/// notice that does not arrive tells nobody anything.
 fn write_so_that_it_travels(
     config: &Config,
     subject: &DsnSubject<'_>,

@@ -1,7 +1,9 @@
-//! How much one client hands in within a minute, and one sender within an hour; and how many notices a sender gets.
+//! How much one client hands in within a minute, and one sender within an hour; and how many
+//! notices a sender gets.
 //!
-//! Counted in windows that begin with the first message: exact sums of the last hour would cost memory for each
-//! message of it. A flood of clients or senders costs the memory of those seen least recently.
+//! Counted in windows that begin with the first message: exact sums of the last hour would cost
+//! memory for each message of it. A flood of clients or senders costs the memory of those seen
+//! least recently.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -95,7 +97,8 @@ impl Rates {
         self.messages.count(client, now, |count| one_more(count, max))
     }
 
-    /// So many recipients more of `sender`. Those over the limit count too: whoever goes on sending stays over it.
+    /// So many recipients more of `sender`. Those over the limit count too: whoever goes on sending
+    /// stays over it.
     pub(crate) fn recipients(
         &self,
         sender: Sender,
@@ -110,8 +113,8 @@ impl Rates {
     }
 }
 
-/// The notices that senders get, by the address; those of failures apart from others, so that a host that is down for long does not
-/// use up what failures may have.
+/// The notices that senders get, by the address; those of failures apart from others, so that a
+/// host that is down for long does not use up what failures may have.
 #[derive(Debug)]
 pub(crate) struct NoticeRates(Windows<(Box<str>, Action)>);
 

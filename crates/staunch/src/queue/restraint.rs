@@ -1,8 +1,9 @@
 //! What notices may cost others: a forged sender makes us write to somebody that sent nothing.
 //!
-//! One message of a megabyte to three hundred recipients that fail is three hundred megabytes if each notice carries it.
-//! So it goes back once, with the first notice of a failure; the others have its header. And a sender gets so many notices an
-//! hour (`dsn.rate_per_sender_per_hour`); what is beyond that is held, for an operator to look at.
+//! One message of a megabyte to three hundred recipients that fail is three hundred megabytes if
+//! each notice carries it. So it goes back once, with the first notice of a failure; the others
+//! have its header. And a sender gets so many notices an hour (`dsn.rate_per_sender_per_hour`);
+//! what is beyond that is held, for an operator to look at.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,8 +17,8 @@ use crate::lock::lock;
 use crate::lru_map::LruMap;
 use crate::queue::rates::{NoticeRates, Rate};
 
-/// Messages of which it is known that they went back in full: some hundred kilobytes. For one that is forgotten, as at a
-/// restart, it happens once more.
+/// Messages of which it is known that they went back in full: some hundred kilobytes. For one that
+/// is forgotten, as at a restart, it happens once more.
 const RETURNED_MAX: usize = 10_000;
 
 /// What went out already.
@@ -38,8 +39,8 @@ impl Restraint {
         lock(&self.returned)
     }
 
-    /// What one notice more may be, where a sender gets `rate_max` an hour: is it sent, and does it carry all that is `wanted` of the
-    /// message?
+    /// What one notice more may be, where a sender gets `rate_max` an hour: is it sent, and does it
+    /// carry all that is `wanted` of the message?
     pub(super) fn admit(
         self: &Arc<Self>,
         about: NoticeKey,

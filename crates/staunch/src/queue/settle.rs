@@ -29,8 +29,8 @@ use crate::queue::{damaged, gathered, intake};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
-/// Between tries to write down a result that could not be written. Our choice: disks that fill up are
-/// emptied by people or by log rotation, not within a second.
+/// Between tries to write down a result that could not be written. Our choice: disks that fill up
+/// are emptied by people or by log rotation, not within a second.
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
 
 /// What an attempt came to.
@@ -108,7 +108,8 @@ enum FailureTiming {
     Together,
 }
 
-/// A failure waits for others if there can be others beside those that end now, and somebody is to be told.
+/// A failure waits for others if there can be others beside those that end now, and somebody is to
+/// be told.
 async fn timing(
     handle: &QueueHandle,
     work: &Work,
@@ -220,7 +221,8 @@ pub(super) async fn fail_together(
     }
 }
 
-/// Tells the sender of `work` that it waits because of `problem`; `told` is what is written down of that.
+/// Tells the sender of `work` that it waits because of `problem`; `told` is what is written down of
+/// that.
 pub(super) async fn tell_delay(
     handle: &Arc<QueueHandle>,
     config: &Config,
@@ -243,8 +245,8 @@ pub(super) fn patience(handle: &QueueHandle, config: &Config) -> DelayWarning {
     }
 }
 
-/// Lets recipients wait whose attempt ended in a bug of ours. Otherwise they would stay due, and the next
-/// read of the lane would start them again at once.
+/// Lets recipients wait whose attempt ended in a bug of ours. Otherwise they would stay due, and
+/// the next read of the lane would start them again at once.
 pub(crate) async fn put_aside(
     handle: &QueueHandle,
     message: MessageId,
@@ -384,7 +386,8 @@ fn lane_update(due: &DueWork, decision: &Decision, now: Timestamp) -> Option<Lan
             first_failed_at: trouble.since,
             problem: problem.stored(now),
         }),
-        // Also if nothing was known against it at the start: another attempt may have failed meanwhile.
+        // Also if nothing was known against it at the start: another attempt may have failed
+        // meanwhile.
         (LaneEffect::Works | LaneEffect::Answers, _) => LaneState::Healthy,
         (LaneEffect::Failed { .. } | LaneEffect::Yielded { .. }, None)
         | (LaneEffect::Neutral | LaneEffect::Throttled { .. }, _) => return None,

@@ -10,8 +10,8 @@ use super::lanes::Shares;
 use crate::config::{Config, Limit, most_specific};
 use crate::delivery::route;
 
-/// Of `limits.memory`, what jobs take that wait for their attempt: one of so many parts. Their bodies are counted
-/// there, too.
+/// Of `limits.memory`, what jobs take that wait for their attempt: one of so many parts. Their
+/// bodies are counted there, too.
 const READY_SHARE: u64 = 4;
 /// What `messages_per_minute` is about.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -58,7 +58,8 @@ impl ShapingLimits {
         Shares { total: self.total, proven_group: self.per_site }
     }
 
-    /// What `lane` keeps to. Lanes of routes are not named after a domain, so no limit is about them.
+    /// What `lane` keeps to. Lanes of routes are not named after a domain, so no limit is about
+    /// them.
     pub(crate) fn of(&self, lane: &LaneKey) -> Shape {
         let domain = route::domain_of(lane);
         let limit = domain.and_then(|domain| domain_limit(&self.limits, &domain));

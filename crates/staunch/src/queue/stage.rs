@@ -1,4 +1,5 @@
-//! For unit tests: everything that delivers, with a store in a directory of its own, and nothing running.
+//! For unit tests: everything that delivers, with a store in a directory of its own, and nothing
+//! running.
 
 use std::sync::{Arc, mpsc};
 

@@ -1,10 +1,10 @@
 //! The operator takes mail out of the queue: it is held, deleted or returned.
 //!
-//! What is chosen is held first, whatever is to become of it. Only then it is asked what of it is under way:
-//! what no host has heard of is withdrawn, and the rest, which a host may just be taking, is queued again as it
-//! was and left to its attempt ([`crate::delivery::underway`]). What is held then and not under way stays so, since
-//! nothing that is started later finds it queued. A crash in between leaves mail held: never lost, never both
-//! sent and gone.
+//! What is chosen is held first, whatever is to become of it. Only then it is asked what of it is
+//! under way: what no host has heard of is withdrawn, and the rest, which a host may just be
+//! taking, is queued again as it was and left to its attempt ([`crate::delivery::underway`]). What
+//! is held then and not under way stays so, since nothing that is started later finds it queued. A
+//! crash in between leaves mail held: never lost, never both sent and gone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use crate::queue::bounce;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 
-/// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10 ms for it.
+/// Recipients, or messages chosen by id, that are dealt with at once: commits of mail wait some 10
+/// ms for it.
 const PAGE: usize = 500;
 
 /// What becomes of mail that is taken out.
@@ -41,8 +42,8 @@ pub(crate) struct TakenOut {
     pub(crate) being_sent: u64,
 }
 
-/// Does `verb` to what is selected and was in the queue when this began: what comes meanwhile, notices that it
-/// makes included, is not meant.
+/// Does `verb` to what is selected and was in the queue when this began: what comes meanwhile,
+/// notices that it makes included, is not meant.
 ///
 /// # Errors
 ///

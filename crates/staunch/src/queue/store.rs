@@ -31,7 +31,8 @@ const EXPIRED_PAGE: usize = 1_000;
 /// When a lane is read again in which nothing new was found although more is there. Our choice.
 const CROWDED_REST: Duration = Duration::from_secs(1);
 
-/// What is due in `lane`, without the messages that are `known`: so many that `most` jobs are among it, or all.
+/// What is due in `lane`, without the messages that are `known`: so many that `most` jobs are among
+/// it, or all.
 ///
 /// # Errors
 ///
@@ -74,7 +75,8 @@ pub(crate) async fn fetch(
     Ok(found)
 }
 
-/// Makes due what waits in `lanes` because their hosts failed. What cannot be written is due at its time.
+/// Makes due what waits in `lanes` because their hosts failed. What cannot be written is due at its
+/// time.
 pub(crate) async fn make_due(handle: &QueueHandle, lanes: &[LaneKey]) {
     let (spool, lanes, now) = (handle.spool.clone(), lanes.to_vec(), handle.now());
     let made = tokio::task::spawn_blocking(move || spool.make_due(lanes, now)).await;
@@ -92,8 +94,8 @@ pub(crate) struct Page {
     pub(crate) next: Option<DueCursor>,
 }
 
-/// A page of the recipients in `lane` that are too old at `at`, as far as it is still the lane of their
-/// next hop: an attempt there says nothing of others.
+/// A page of the recipients in `lane` that are too old at `at`, as far as it is still the lane of
+/// their next hop: an attempt there says nothing of others.
 ///
 /// # Errors
 ///
@@ -153,8 +155,8 @@ pub(crate) async fn has_expired(
     Ok(!page.due.is_empty())
 }
 
-/// Leaves in `work`, which is marked as `sending`, only who is still in the queue. Nearly always all are, and nothing
-/// is read.
+/// Leaves in `work`, which is marked as `sending`, only who is still in the queue. Nearly always
+/// all are, and nothing is read.
 ///
 /// # Errors
 ///
@@ -205,8 +207,9 @@ fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient, onward: 
     lane_today(config, recipient, onward).is_some_and(|today| today != *lane)
 }
 
-/// One transaction's worth of a message: recipients with the same next hop, which is that of the lane.
-/// Those whose addresses need SMTPUTF8 go by themselves, since a host without it takes the others.
+/// One transaction's worth of a message: recipients with the same next hop, which is that of the
+/// lane. Those whose addresses need SMTPUTF8 go by themselves, since a host without it takes the
+/// others.
 fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work> {
     let mut count = 0;
     let onward = onward(&due.options);

@@ -1,4 +1,5 @@
-//! Removes rows of lanes that nobody needs: a slice after the other, and never much of the disk's time.
+//! Removes rows of lanes that nobody needs: a slice after the other, and never much of the disk's
+//! time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::queue::handle::QueueHandle;
 
 /// Between two slices.
 const SLICE_EVERY: Duration = Duration::from_millis(20);
-/// Between two passes. Our choice: what delivery empties is gone at once, this is for what it leaves.
+/// Between two passes. Our choice: what delivery empties is gone at once, this is for what it
+/// leaves.
 const PASS_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a body is kept that no message names.

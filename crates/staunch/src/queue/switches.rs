@@ -1,5 +1,5 @@
-//! What the operator has switched off: sending, all of it or to one next hop, and accepting. Kept across
-//! restarts, since a machine that comes back must not do what it was told not to.
+//! What the operator has switched off: sending, all of it or to one next hop, and accepting. Kept
+//! across restarts, since a machine that comes back must not do what it was told not to.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -68,8 +68,8 @@ impl Telling {
         (!entries.is_empty()).then_some(Self { action, entries, told: None })
     }
 
-    /// That the message ended for those whose sender wants to hear of it. A notice that ends is always
-    /// told of: to the log, since it has no sender.
+    /// That the message ended for those whose sender wants to hear of it. A notice that ends is
+    /// always told of: to the log, since it has no sender.
     pub(crate) fn failed<'a>(
         sender: &ReversePath,
         failed: impl IntoIterator<Item = (&'a Target, &'a Problem)>,
@@ -155,8 +155,8 @@ pub(crate) fn after_attempt(
 
 /// Is the sender to hear that a host with these extensions took the message?
 ///
-/// Where the host offers DSN, what the sender wants to know was passed on, and it will tell
-/// (RFC 3461 §5.2.1); where it does not, we are the last who can (§5.2.2). The same holds for a deadline
+/// Where the host offers DSN, what the sender wants to know was passed on, and it will tell (RFC
+/// 3461 §5.2.1); where it does not, we are the last who can (§5.2.2). The same holds for a deadline
 /// that the host knows nothing of. With a trace each relay tells (RFC 2852 §4).
 fn wants_relayed(options: &MessageOptions, target: &Target, offered: &Extensions) -> bool {
     let Some(deadline) = options.deliver_by else {

@@ -7,7 +7,8 @@ use rustix::fs::Stat;
 
 /// Where the journal listens (systemd.journal-fields(7)).
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// Our choice: far over any line of ours, and under what a Unix datagram may have by default (208 KiB).
+/// Our choice: far over any line of ours, and under what a Unix datagram may have by default (208
+/// KiB).
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection to the journal. Every write is an entry of its own.

@@ -1,8 +1,8 @@
 //! One line per fact: where the daemon's events go, and how a line looks.
 //!
-//! Names of events and fields are an interface (`docs/operations.md`): operators grep for them, tests
-//! wait for them. Values that strangers chose are `RemoteText` before they get here; the text format
-//! quotes and escapes all the same, so that no value can begin a line or pass for a field.
+//! Names of events and fields are an interface (`docs/operations.md`): operators grep for them,
+//! tests wait for them. Values that strangers chose are `RemoteText` before they get here; the text
+//! format quotes and escapes all the same, so that no value can begin a line or pass for a field.
 
 mod journal;
 mod line;

@@ -44,8 +44,9 @@ impl Problem {
         Self { status, ..self }
     }
 
-    /// Did a host ask for patience by its policy, as for greylisting? Under class 5 its code would say that it refused the sender (X.7.1),
-    /// which it never did: the time ran out (RFC 3463 §3.5, X.4.7).
+    /// Did a host ask for patience by its policy, as for greylisting? Under class 5 its code would
+    /// say that it refused the sender (X.7.1), which it never did: the time ran out (RFC 3463 §3.5,
+    /// X.4.7).
     fn is_wait_by_policy(&self) -> bool {
         let is_wait =
             self.reply.as_ref().is_some_and(|reply| reply_class(reply) == smtp::Class::Transient);

@@ -31,7 +31,8 @@ pub(crate) enum Reason {
     CertificateUntrusted,
     /// DANE is required, and the host has none.
     DaneRequired,
-    /// The sender requires TLS, and the host does not promise to require it of the next one (RFC 8689).
+    /// The sender requires TLS, and the host does not promise to require it of the next one (RFC
+    /// 8689).
     RequireTlsUnsupported,
     /// The sender requires TLS, and the host cannot be authenticated (RFC 8689 §4.2.1).
     RequireTlsUnauthenticated,
@@ -144,9 +145,9 @@ impl Reason {
         Self::MessageDamaged,
     ];
 
-    /// The word and the code while mail waits, or the permanent code where the cause ends it at once.
-    /// For `remote_4xx`, `remote_5xx`, `greeting_refused` and `throttled` the peer's own code, if it
-    /// gave one, stands before this.
+    /// The word and the code while mail waits, or the permanent code where the cause ends it at
+    /// once. For `remote_4xx`, `remote_5xx`, `greeting_refused` and `throttled` the peer's own
+    /// code, if it gave one, stands before this.
     const fn row(self) -> (&'static str, Status) {
         match self {
             Self::MxNotListed => ("mx_not_listed", Status::transient(7, 5)),

@@ -71,8 +71,8 @@ impl Client {
         self.scram("SCRAM-SHA-256-PLUS", (header, &data), user, password).await
     }
 
-    /// The exchange of RFC 5802 §3 with this GS2 header and channel binding; the server's signature must
-    /// be right.
+    /// The exchange of RFC 5802 §3 with this GS2 header and channel binding; the server's signature
+    /// must be right.
     async fn scram(
         &mut self,
         mechanism: &str,

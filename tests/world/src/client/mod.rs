@@ -103,8 +103,8 @@ impl Client {
         Self::dial(address).await?.greeted().await
     }
 
-    /// Reads the greeting and says EHLO: the second half of [`Client::hello`] for a connection that was
-    /// dialled in another way.
+    /// Reads the greeting and says EHLO: the second half of [`Client::hello`] for a connection that
+    /// was dialled in another way.
     ///
     /// # Errors
     ///
@@ -115,8 +115,8 @@ impl Client {
         Ok(self)
     }
 
-    /// The TLS handshake, at once (implicit TLS) or after a 220 to STARTTLS; `name` is what we ask for.
-    /// Says nothing afterwards.
+    /// The TLS handshake, at once (implicit TLS) or after a 220 to STARTTLS; `name` is what we ask
+    /// for. Says nothing afterwards.
     ///
     /// # Errors
     ///
@@ -165,8 +165,8 @@ impl Client {
         Ok(reply)
     }
 
-    /// The parameters of a keyword in the last EHLO reply, empty if it has none; `None` if it was not
-    /// offered.
+    /// The parameters of a keyword in the last EHLO reply, empty if it has none; `None` if it was
+    /// not offered.
     pub fn keyword(&self, keyword: &str) -> Option<&str> {
         self.keywords.iter().find_map(|line| {
             let (name, parameters) = line.split_once(' ').unwrap_or((line, ""));

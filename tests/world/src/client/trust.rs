@@ -17,8 +17,8 @@ use crate::scram;
 /// Both TLS versions in use.
 const ALL_VERSIONS: &[&SupportedProtocolVersion] = &[&version::TLS12, &version::TLS13];
 
-/// Which servers a client believes, and the sessions it remembers: the next connection with the same
-/// value takes up the last session if the server lets it.
+/// Which servers a client believes, and the sessions it remembers: the next connection with the
+/// same value takes up the last session if the server lets it.
 #[derive(Clone, Debug)]
 pub struct Trust(pub(super) Arc<ClientConfig>);
 
@@ -91,7 +91,8 @@ impl ServerSeen {
         }
     }
 
-    /// `tls-server-end-point` channel binding (RFC 5929 §4.1); all certificates here are signed with SHA-256.
+    /// `tls-server-end-point` channel binding (RFC 5929 §4.1); all certificates here are signed
+    /// with SHA-256.
     pub(super) fn end_point(&self) -> scram::Block {
         scram::hash(&self.certificate)
     }

@@ -88,8 +88,8 @@ impl Corpus {
         digits.parse().ok()
     }
 
-    /// Which message `received` is, and whether it is whole: everything below what relays put on top of it is as
-    /// it was submitted.
+    /// Which message `received` is, and whether it is whole: everything below what relays put on
+    /// top of it is as it was submitted.
     pub fn check(&self, received: &[u8]) -> Option<(u64, bool)> {
         let start = memmem::find(received, ID_FIELD.as_bytes())?;
         let id = Self::id_in(received)?;

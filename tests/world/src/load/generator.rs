@@ -104,8 +104,9 @@ impl Load {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Submits messages until `count` were begun or [`Load::stop`] is called. A number is used once: what was under way when a
-    /// connection broke is not submitted again, so a second copy at the sink is the server's doing.
+    /// Submits messages until `count` were begun or [`Load::stop`] is called. A number is used
+    /// once: what was under way when a connection broke is not submitted again, so a second copy at
+    /// the sink is the server's doing.
     pub async fn run(self: &Arc<Self>, count: u64) {
         let mut clients = tokio::task::JoinSet::new();
         for _ in 0..self.connections {

@@ -187,7 +187,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Where CRLF.CRLF begins. The CRLF before the first line was taken with the command; messages here are never empty.
+    /// Where CRLF.CRLF begins. The CRLF before the first line was taken with the command; messages
+    /// here are never empty.
     fn find_end(&mut self) -> Option<usize> {
         let found = memmem::find(&self.input[self.searched..], b"\r\n.\r\n");
         let at = found.map(|at| at + self.searched);

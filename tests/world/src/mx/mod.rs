@@ -1,4 +1,5 @@
-//! Scripted MX hosts: SMTP servers that do as they are told, and remember everything they were sent.
+//! Scripted MX hosts: SMTP servers that do as they are told, and remember everything they were
+//! sent.
 
 mod auth;
 mod gate;
@@ -188,8 +189,8 @@ impl Mx {
         change(&mut lock(&self.shared.script));
     }
 
-    /// Lets the commands that start with `prefix` (upper or lower case; `.` is the end of data) have
-    /// this fate instead of their usual one.
+    /// Lets the commands that start with `prefix` (upper or lower case; `.` is the end of data)
+    /// have this fate instead of their usual one.
     pub fn on(&self, prefix: &str, then: Then) {
         self.script(|script| script.rules.push(Rule::always(prefix, then)));
     }

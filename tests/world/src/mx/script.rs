@@ -11,7 +11,8 @@ use super::{Gate, starts_with};
 pub struct Script {
     /// How a connection begins.
     pub greeting: Greeting,
-    /// The EHLO keywords but STARTTLS. The parameters of extensions that are not among them are refused.
+    /// The EHLO keywords but STARTTLS. The parameters of extensions that are not among them are
+    /// refused.
     pub keywords: Vec<String>,
     /// The EHLO keywords in TLS, if they are others.
     pub keywords_in_tls: Option<Vec<String>>,
@@ -33,10 +34,11 @@ pub struct Script {
     pub rcpt_max: Option<usize>,
     /// What is said to a recipient beyond `rcpt_max`.
     pub too_many: String,
-    /// Transactions of one connection; more get 421 and the end. What `LIMITS MAILMAX=` says holds, too.
+    /// Transactions of one connection; more get 421 and the end. What `LIMITS MAILMAX=` says holds,
+    /// too.
     pub mail_max: Option<usize>,
-    /// Octets of a message that are read, and what is said then instead of reading on. The connection ends
-    /// with it.
+    /// Octets of a message that are read, and what is said then instead of reading on. The
+    /// connection ends with it.
     pub enough: Option<(usize, String)>,
     /// Exceptions for single commands; the first that fits counts.
     pub rules: Vec<Rule>,
@@ -140,9 +142,11 @@ pub enum Starttls {
     Silent,
     /// 220, and a server that speaks TLS 1.2 and nothing newer.
     Tls12Only,
-    /// 220, and silence after a ClientHello that offers X25519MLKEM768; others get a good handshake.
+    /// 220, and silence after a ClientHello that offers X25519MLKEM768; others get a good
+    /// handshake.
     StallOnPostQuantum,
-    /// 220, and a reset after a ClientHello that offers X25519MLKEM768; others get a good handshake.
+    /// 220, and a reset after a ClientHello that offers X25519MLKEM768; others get a good
+    /// handshake.
     ResetOnPostQuantum,
 }
 
@@ -184,7 +188,8 @@ pub enum Then {
     Close,
     /// No reply, ever; what comes is read and thrown away.
     Hang,
-    /// This reply, and nothing is read or said any more: what the client sends fills the buffers between.
+    /// This reply, and nothing is read or said any more: what the client sends fills the buffers
+    /// between.
     ReplyAndStall(String),
     /// This reply after a while.
     Late(String, Duration),

@@ -19,7 +19,8 @@ impl Drop for Knot {
 }
 
 impl Knot {
-    /// Serves `zones` (name without final dot, zone file) on `address`, UDP and TCP, and returns when it does.
+    /// Serves `zones` (name without final dot, zone file) on `address`, UDP and TCP, and returns
+    /// when it does.
     pub fn start(dir: &Path, address: SocketAddr, zones: &[(&str, String)]) -> Self {
         make_public_dir(dir);
         let mut config = format!(

@@ -1,7 +1,7 @@
 //! Other people's software, started by hand on loopback: Debian's Postfix, Knot and nginx.
 //!
-//! Needs root (ports below 1024, Postfix's users) and the packages that `.ci/run` installs. Nothing here runs as a service; what
-//! a value of these types started ends when it is dropped.
+//! Needs root (ports below 1024, Postfix's users) and the packages that `.ci/run` installs. Nothing
+//! here runs as a service; what a value of these types started ends when it is dropped.
 
 mod knot;
 mod nginx;

@@ -23,7 +23,8 @@ pub struct PostfixSetup {
 }
 
 impl PostfixSetup {
-    /// Relays for loopback, knows no domain of its own, takes messages up to 50 MB, asks no DNS about clients.
+    /// Relays for loopback, knows no domain of its own, takes messages up to 50 MB, asks no DNS
+    /// about clients.
     pub fn new(hostname: &str, listen: SocketAddr) -> Self {
         Self {
             hostname: hostname.to_owned(),

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// `USER_HZ` of Linux on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// How often memory is looked at. Each look walks the page tables of all processes, so not more often.
+/// How often memory is looked at. Each look walks the page tables of all processes, so not more
+/// often.
 const SAMPLE: Duration = Duration::from_millis(500);
 /// How long a process may take to end before it is killed.
 const END_STEPS: u32 = 100;
@@ -70,7 +71,8 @@ impl PeakMemory {
         let (peak, stopped) = (Arc::clone(&peak_kib), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             loop {
-                // The last look is after the end was asked for, so that a short life has one at all.
+                // The last look is after the end was asked for, so that a short life has one at
+                // all.
                 let is_last = stopped.load(Ordering::Acquire);
                 let now = tree(root).into_iter().map(pss_kib).sum();
                 peak.fetch_max(now, Ordering::Relaxed);

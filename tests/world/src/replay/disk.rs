@@ -1,9 +1,11 @@
 //! What a disk may hold after the power went.
 //!
-//! The model is stricter than the file systems in use. Data is durable when an `fsync` or `fdatasync` of its file has returned
-//! that began after the write had ended; a name (created, renamed, removed) when the same holds for a sync of its directory. Of everything else that was begun, any part
-//! may be there: [`Loss::All`] drops it whole; [`Loss::Torn`] keeps a random prefix of the changes of names (file systems journal them in
-//! order) and a random selection of the 4 KiB pages of data.
+//! The model is stricter than the file systems in use. Data is durable when an `fsync` or
+//! `fdatasync` of its file has returned that began after the write had ended; a name (created,
+//! renamed, removed) when the same holds for a sync of its directory. Of everything else that was
+//! begun, any part may be there: [`Loss::All`] drops it whole; [`Loss::Torn`] keeps a random prefix
+//! of the changes of names (file systems journal them in order) and a random selection of the 4 KiB
+//! pages of data.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -93,7 +95,8 @@ impl History {
     ///
     /// # Panics
     ///
-    /// On a way to change files that it does not know: a model that overlooks writes would prove nothing.
+    /// On a way to change files that it does not know: a model that overlooks writes would prove
+    /// nothing.
     pub fn read(root: &Path, calls: &[Call]) -> Self {
         let root = root.to_str().expect("UTF-8").to_owned();
         let mut history =
@@ -159,7 +162,8 @@ impl History {
             || (0..call.strings.len()).any(|at| self.named(call, at).is_some())
     }
 
-    /// SQLite maps its WAL index, which it builds anew after a crash; nothing else may be written through memory.
+    /// SQLite maps its WAL index, which it builds anew after a crash; nothing else may be written
+    /// through memory.
     fn refuse_shared_map(&self, call: &Call) {
         let writes = call.rest.contains("PROT_WRITE") && call.rest.contains("MAP_SHARED");
         let index = call

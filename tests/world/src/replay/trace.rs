@@ -1,7 +1,8 @@
 //! What a program did to files and sockets, read from `strace -f -yy -s 99999999 -xx -o FILE`.
 //!
-//! Every line has a number. A call has two: where it began, and where it ended. What a write changes may reach the disk from
-//! its beginning on; what a sync makes durable is what had ended before the sync began, and it is durable when the sync has ended.
+//! Every line has a number. A call has two: where it began, and where it ended. What a write
+//! changes may reach the disk from its beginning on; what a sync makes durable is what had ended
+//! before the sync began, and it is durable when the sync has ended.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -150,8 +151,8 @@ fn take_apart(text: &str, files: &mut Vec<File>, strings: &mut Vec<Vec<u8>>) -> 
     left
 }
 
-/// What stands between `<` and its `>`, and what follows: a path in hexadecimal, which a device's numbers in brackets of their own may
-/// follow, or `TCP:[a->b]` and the like.
+/// What stands between `<` and its `>`, and what follows: a path in hexadecimal, which a device's
+/// numbers in brackets of their own may follow, or `TCP:[a->b]` and the like.
 fn split_annotation(text: &str) -> (&str, &str) {
     let is_path = text.starts_with('\\');
     let end = if is_path { text.find(['<', '>']) } else { text.find("]>").map(|at| at + 1) };

@@ -1,10 +1,11 @@
-//! One look-up of one domain's policy as a machine without I/O: what is asked, fetched, written and answered, in this
-//! order. Whoever drives it does what an [`LookUpEffect`] says, and tells what came of it.
+//! One look-up of one domain's policy as a machine without I/O: what is asked, fetched, written and
+//! answered, in this order. Whoever drives it does what an [`LookUpEffect`] says, and tells what
+//! came of it.
 //!
-//! The order of the writes is the guarantee across crashes. That a domain has an `enforce` policy is remembered
-//! beside the mail *before* the first such policy is stored, and changed or forgotten *after* another one has taken
-//! its place; no answer is given before both are on the disk. So at any instant a stored `enforce` policy is either
-//! read, or missed.
+//! The order of the writes is the guarantee across crashes. That a domain has an `enforce` policy
+//! is remembered beside the mail *before* the first such policy is stored, and changed or forgotten
+//! *after* another one has taken its place; no answer is given before both are on the disk. So at
+//! any instant a stored `enforce` policy is either read, or missed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -150,15 +151,16 @@ impl LookUp {
         }
     }
 
-    /// What an earlier look-up could not store ([`LookUp::is_unstored`]): it is as good as stored, until a restart.
+    /// What an earlier look-up could not store ([`LookUp::is_unstored`]): it is as good as stored,
+    /// until a restart.
     pub fn remember_unstored(&mut self, state: State) {
         let listed = self.state.listed;
         self.state = State { listed, ..state };
         self.before = self.state.clone();
     }
 
-    /// Does [`LookUp::state`] hold, although the row could not be written? It is remembered beside the mail that there
-    /// is such a policy, so after a restart it was lost.
+    /// Does [`LookUp::state`] hold, although the row could not be written? It is remembered beside
+    /// the mail that there is such a policy, so after a restart it was lost.
     pub fn is_unstored(&self) -> bool {
         self.is_unstored
     }
@@ -189,9 +191,9 @@ impl LookUp {
         std::mem::take(&mut self.alarms)
     }
 
-    /// Does another requirement hold after this than before? Then what was begun under that one has to begin
-    /// anew. A policy that holds only for the mail that fetched it says nothing about other mail, which may have
-    /// begun under no policy at all: so what holds for all counts, too.
+    /// Does another requirement hold after this than before? Then what was begun under that one has
+    /// to begin anew. A policy that holds only for the mail that fetched it says nothing about
+    /// other mail, which may have begun under no policy at all: so what holds for all counts, too.
     pub fn changes_the_requirement(&self, moment: Moment) -> bool {
         self.is_moved || self.binds_otherwise(moment)
     }
@@ -251,8 +253,8 @@ impl LookUp {
         LookUpEffect::Fetch
     }
 
-    /// What the policy host gave. Without room for one more, a policy of a domain that had none holds for this
-    /// mail only: the domain stays a first contact.
+    /// What the policy host gave. Without room for one more, a policy of a domain that had none
+    /// holds for this mail only: the domain stays a first contact.
     pub fn fetched(
         &mut self,
         fetched: Result<PolicyFile, FetchFailure>,
@@ -271,7 +273,8 @@ impl LookUp {
         self.decided(verdict, moment)
     }
 
-    /// No fetch was possible for reasons of our own until now: nothing was learnt, and `until` is when to try again.
+    /// No fetch was possible for reasons of our own until now: nothing was learnt, and `until` is
+    /// when to try again.
     pub fn not_fetched(&mut self, until: jiff::Timestamp, moment: Moment) -> LookUpEffect {
         self.fetching = None;
         let verdict = if let Some(kept) = self.state.live(moment) {
@@ -298,8 +301,8 @@ impl LookUp {
         self.next()
     }
 
-    /// The row cannot be written: a page of its file is damaged, or the disk is full. An `enforce` policy holds all
-    /// the same, if it is remembered beside the mail that this very one was known.
+    /// The row cannot be written: a page of its file is damaged, or the disk is full. An `enforce`
+    /// policy holds all the same, if it is remembered beside the mail that this very one was known.
     fn not_stored(&mut self, moment: Moment) {
         self.writes.clear();
         match self.state.to_list(moment) {

@@ -8,8 +8,9 @@
 //! These are the rules alone, over plain data. Not here: DNS, HTTPS and the store
 //! (`staunch::policies`).
 //!
-//! This file has the words, `state.rs` the rules, `look_up.rs` the order in which things are asked, written and
-//! answered, `room.rs` which are evicted when the cache is full, `line.rs` lists as text for the store.
+//! This file has the words, `state.rs` the rules, `look_up.rs` the order in which things are asked,
+//! written and answered, `room.rs` which are evicted when the cache is full, `line.rs` lists as
+//! text for the store.
 
 mod line;
 mod look_up;
@@ -83,15 +84,15 @@ impl CachedPolicy {
         Self { id, policy, body, fetched_at, expires_at }
     }
 
-    /// The same, but it holds until `end` at least: for what was fetched by a clock in doubt, and for reading it
-    /// back from a store.
+    /// The same, but it holds until `end` at least: for what was fetched by a clock in doubt, and
+    /// for reading it back from a store.
     #[must_use]
     pub fn until_at_least(self, end: Timestamp) -> Self {
         Self { expires_at: self.expires_at.max(end), ..self }
     }
 
-    /// The same, fetched after another one that was fetched at `other`, whatever the clock said: what is stored of
-    /// that one must be older.
+    /// The same, fetched after another one that was fetched at `other`, whatever the clock said:
+    /// what is stored of that one must be older.
     #[must_use]
     pub(super) fn newer_than(self, other: Timestamp) -> Self {
         let fetched_at = self.fetched_at.max(later(other, MILLISECOND));
@@ -123,9 +124,9 @@ impl CachedPolicy {
         self.fetched_at
     }
 
-    /// When it stops holding: `max_age` after the last fetch. Nothing but a fetch moves it, least of
-    /// all an unchanged id, which anybody who can forge DNS can serve for ever. A fetch by a clock in doubt does
-    /// not move it back.
+    /// When it stops holding: `max_age` after the last fetch. Nothing but a fetch moves it, least
+    /// of all an unchanged id, which anybody who can forge DNS can serve for ever. A fetch by a
+    /// clock in doubt does not move it back.
     pub fn expires_at(&self) -> Timestamp {
         self.expires_at
     }
@@ -155,8 +156,9 @@ impl CachedPolicy {
     }
 }
 
-/// What is remembered beside the mail about a domain with a stored `enforce` policy. While it holds, and no such policy
-/// can be read, the policy was lost: the domain's mail waits for a new one.
+/// What is remembered beside the mail about a domain with a stored `enforce` policy. While it
+/// holds, and no such policy can be read, the policy was lost: the domain's mail waits for a new
+/// one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Listed {
     /// When that policy was fetched.
@@ -166,7 +168,8 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// What cannot be read: for as long as no policy is fetched and the operator does not forget it.
+    /// What cannot be read: for as long as no policy is fetched and the operator does not forget
+    /// it.
     pub const UNREADABLE: Self = Self { fetched_at: Timestamp::MAX, expires_at: Timestamp::MAX };
 }
 
@@ -303,7 +306,8 @@ pub enum DeferCause {
     Dns(RemoteText),
     /// A policy; `None` while no fetch is allowed.
     Fetch(Option<FetchFailure>),
-    /// A policy in the place of one that was stored and cannot be read; with why it was not fetched just now.
+    /// A policy in the place of one that was stored and cannot be read; with why it was not fetched
+    /// just now.
     Lost(Option<FetchFailure>),
     /// Its turn to fetch: too many fetches are running.
     OwnLimit,

@@ -1,6 +1,6 @@
-//! Which policies are evicted when the cache is full? Never one that mail hangs on, and never one because of
-//! what a stranger did: who can make us send to many names chooses neither whom we forget nor whom we do not get
-//! to know.
+//! Which policies are evicted when the cache is full? Never one that mail hangs on, and never one
+//! because of what a stranger did: who can make us send to many names chooses neither whom we
+//! forget nor whom we do not get to know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,11 +42,11 @@ pub struct Surplus {
     pub excess: usize,
 }
 
-/// Which domains to evict so that at most `max` stay, and first contacts hold nine tenths of that at most. None with
-/// mail: `has_mail` is asked last, about those alone that would go.
+/// Which domains to evict so that at most `max` stay, and first contacts hold nine tenths of that
+/// at most. None with mail: `has_mail` is asked last, about those alone that would go.
 ///
-/// What does not bind goes first, by when it was used; then what was used once, from whoever has most of
-/// these. What is used regularly stays.
+/// What does not bind goes first, by when it was used; then what was used once, from whoever has
+/// most of these. What is used regularly stays.
 pub fn surplus(
     tenants: Vec<Tenant>,
     max: usize,

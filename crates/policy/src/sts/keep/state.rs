@@ -28,7 +28,8 @@ const DNS_FAILURE_CAP_AFTER_NONE: Duration = Duration::from_secs(15 * 60);
 pub(super) const DNS_RETRY: Duration = Duration::from_secs(5 * 60);
 /// Our choice: policies that no mail asked for in this time are left to expire.
 const REFRESHED_AFTER_USE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Our choice: a short-lived policy is refreshed no more often than this, which leaves fetches for mail.
+/// Our choice: a short-lived policy is refreshed no more often than this, which leaves fetches for
+/// mail.
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(30 * 60);
 /// Our choice: failed refreshes before the operator is told (RFC 8461 §10.2).
 const REFRESH_FAILURES_TOLD: u32 = 3;
@@ -132,8 +133,8 @@ impl State {
         Verdict::Defer(Deferral { until, cause: DeferCause::Lost(failure) })
     }
 
-    /// Was an `enforce` policy stored that holds, and cannot be read any more? A row that was written later counts in
-    /// its place, an earlier one is of a file that somebody put back.
+    /// Was an `enforce` policy stored that holds, and cannot be read any more? A row that was
+    /// written later counts in its place, an earlier one is of a file that somebody put back.
     pub fn is_lost(&self, moment: Moment) -> bool {
         let Some(listed) = self.listed else { return false };
         let is_found = self.kept.as_ref().is_some_and(|kept| {
@@ -240,8 +241,8 @@ impl State {
         Step { decision: Plan::Decided(verdict), alarm }
     }
 
-    /// Takes in what a fetch gave: the file, or why there is none. `id` is what the record named; for
-    /// a refresh without a usable record, the kept policy's.
+    /// Takes in what a fetch gave: the file, or why there is none. `id` is what the record named;
+    /// for a refresh without a usable record, the kept policy's.
     pub fn after_fetch(
         &mut self,
         id: Id,
@@ -281,15 +282,17 @@ impl State {
                     .fold(kept, CachedPolicy::until_at_least)
             }
         };
-        // Whatever the clock says, of two it must be told which is newer: somebody may put back the other one.
+        // Whatever the clock says, of two it must be told which is newer: somebody may put back the
+        // other one.
         let former = self.kept.as_ref().map(|old| old.fetched_at);
         let lost = self.listed.filter(|l| *l != Listed::UNREADABLE).map(|l| l.fetched_at);
         let kept = former.into_iter().chain(lost).fold(kept, CachedPolicy::newer_than);
         // It is in the place of whatever was lost.
         self.listed = None;
         let kept = Arc::new(kept);
-        // RFC 8461 §3.2: `max_age` 0 holds for the mail that asked, and not afterwards. `fetched_at` says nothing
-        // here: it is later than that of what was lost, which a wrong clock may have put into a time to come.
+        // RFC 8461 §3.2: `max_age` 0 holds for the mail that asked, and not afterwards.
+        // `fetched_at` says nothing here: it is later than that of what was lost, which a wrong
+        // clock may have put into a time to come.
         let lasting = moment.now < kept.expires_at;
         self.kept = lasting.then(|| Arc::clone(&kept));
         self.fleeting = (!lasting).then(|| Arc::clone(&kept));
@@ -332,7 +335,8 @@ impl State {
         Step { decision: Verdict::Use(kept), alarm }
     }
 
-    /// A record names a policy, and there is none: one retry, then RFC 8461 §3.3 wants the mail to go.
+    /// A record names a policy, and there is none: one retry, then RFC 8461 §3.3 wants the mail to
+    /// go.
     fn without_policy(
         &mut self,
         until: Timestamp,
@@ -357,9 +361,9 @@ impl State {
         !self.is_over(kept.fetched_at, kept.expires_at, moment)
     }
 
-    /// Is what was fetched then and ends then over? Not by a clock in doubt; and by one that was in doubt only when
-    /// a fetch has failed since it is believed again, for what was fetched before, or in a time to come, which
-    /// another clock wrote.
+    /// Is what was fetched then and ends then over? Not by a clock in doubt; and by one that was in
+    /// doubt only when a fetch has failed since it is believed again, for what was fetched before,
+    /// or in a time to come, which another clock wrote.
     fn is_over(&self, fetched_at: Timestamp, expires_at: Timestamp, moment: Moment) -> bool {
         let is_since = |at: Timestamp| (moment.trusted_since..=moment.now).contains(&at);
         let was_tried = || self.failed.as_ref().is_some_and(|failed| is_since(failed.at));
@@ -390,8 +394,8 @@ impl State {
     }
 
     /// When the background is to fetch the kept policy again (RFC 8461 §3.3), whatever the record
-    /// says: now or later; `None` if it is not to. `jitter` is a random byte that spreads the load: the refresh
-    /// comes up to an eighth early.
+    /// says: now or later; `None` if it is not to. `jitter` is a random byte that spreads the load:
+    /// the refresh comes up to an eighth early.
     pub fn refresh_at(
         &self,
         moment: Moment,
@@ -403,8 +407,8 @@ impl State {
         let half_life = (kept.policy.max_age() / 2).max(REFRESH_INTERVAL_MIN);
         let interval = settings.refresh_every.min(half_life);
         let early = interval / 8 * u32::from(jitter) / u32::from(u8::MAX);
-        // A fetch to come was written by a clock that was ahead: the expiry is wrong too. What was fetched since says
-        // when, but is marked as newer than that.
+        // A fetch to come was written by a clock that was ahead: the expiry is wrong too. What was
+        // fetched since says when, but is marked as newer than that.
         let ahead = kept.fetched_at > later(now, HOUR);
         let last = self.recent.iter().rfind(|fetch| !fetch.failed).map(|fetch| fetch.at);
         let fetched_at = if ahead { last.filter(|at| *at <= now) } else { Some(kept.fetched_at) };
@@ -444,8 +448,8 @@ impl State {
         old && moment.clock == ClockTrust::Trusted && !holds && !self.is_lost(moment)
     }
 
-    /// For how much does the policy of this domain count, when there is no room for all? One that was lost is waited
-    /// for.
+    /// For how much does the policy of this domain count, when there is no room for all? One that
+    /// was lost is waited for.
     pub fn use_of(&self, moment: Moment) -> Use {
         if self.is_lost(moment) {
             return Use::Regular;

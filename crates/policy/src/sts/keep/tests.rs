@@ -168,8 +168,8 @@ fn keeps_v1(mut domain: Domain, gets: usize, alarm: Option<Alarm>) {
     assert_eq!(domain.alarms, Vec::from_iter(alarm), "raised once");
 }
 
-/// Rows that are about connections and routes, not about the rules of keeping: shown by the tests of
-/// `admit`, and end to end.
+/// Rows that are about connections and routes, not about the rules of keeping: shown by the tests
+/// of `admit`, and end to end.
 const ELSEWHERE: [&str; 4] = ["S037", "S038", "S039", "S043"];
 
 #[test]
@@ -965,8 +965,8 @@ fn events() -> impl Strategy<Value = (Event, bool, u32)> {
 }
 
 proptest! {
-    /// The promise: whatever DNS and HTTPS do, mail never goes without a policy that has not expired,
-    /// and no hour sees more than four fetches.
+    /// The promise: whatever DNS and HTTPS do, mail never goes without a policy that has not
+    /// expired, and no hour sees more than four fetches.
     #[test]
     fn an_unexpired_policy_always_holds(story in prop::collection::vec(events(), 1..40)) {
         let mut domain = Domain::with(V1);

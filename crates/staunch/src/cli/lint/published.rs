@@ -105,8 +105,8 @@ impl Publication {
         Ok(found)
     }
 
-    /// The hosts that mail would go to. Without MX records, of the domain and the end of its aliases that which
-    /// the policy lists.
+    /// The hosts that mail would go to. Without MX records, of the domain and the end of its
+    /// aliases that which the policy lists.
     pub(super) fn hosts(&self, patterns: &[MxPattern]) -> Vec<HostName> {
         let lists = |name: &HostName| patterns.iter().any(|pattern| pattern.matches(name));
         match &self.canonical {

@@ -1,8 +1,8 @@
-//! Address lists as people and programs write them (RFC 5322 §3.4 and §4.4): in To, Cc and Bcc, and on
-//! the command line.
+//! Address lists as people and programs write them (RFC 5322 §3.4 and §4.4): in To, Cc and Bcc, and
+//! on the command line.
 //!
-//! Only the addresses count here; display names, group names and comments are skipped. A library that
-//! reads mail for people may lose the quotes of a local part; this one may not.
+//! Only the addresses count here; display names, group names and comments are skipped. A library
+//! that reads mail for people may lose the quotes of a local part; this one may not.
 
 use smtp::Mailbox;
 
@@ -62,7 +62,8 @@ impl ReadList {
     /// Takes a mailbox that ends at `end`; `before` it the last one ended.
     fn take(&mut self, written: &str, end: usize, before: Stop, completion: Completion<'_>) {
         let complete = |address: &str| {
-            // A word behind an address may be anything; an address there is one whose comma is missing.
+            // A word behind an address may be anything; an address there is one whose comma is
+            // missing.
             if before == Stop::NoComma && is_bare(address) {
                 return Err(BadList::NoAddress(address.to_owned()));
             }
@@ -92,7 +93,8 @@ fn is_bare(address: &str) -> bool {
 fn complete(text: &str, completion: Completion<'_>) -> Result<String, BadList> {
     let bad = || BadList::NoAddress(text.to_owned());
     let address = if is_bare(text) { completion(text) } else { text.to_owned() };
-    // Half of an encoded word (RFC 2047 §2) that had a comma in it is no bare name; nor is a whole address in quotes.
+    // Half of an encoded word (RFC 2047 §2) that had a comma in it is no bare name; nor is a whole
+    // address in quotes.
     if text.starts_with("=?") || (is_bare(text) && text.contains('@')) {
         return Err(bad());
     }

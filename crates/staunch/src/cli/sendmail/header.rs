@@ -1,5 +1,5 @@
-//! The header section of a message from a local program: who gets it, what is missing, what must not
-//! go out.
+//! The header section of a message from a local program: who gets it, what is missing, what must
+//! not go out.
 
 use std::borrow::Cow;
 
@@ -46,8 +46,8 @@ const WITH_ADDRESSES: [&str; 10] = [
 ];
 
 impl<'a> Message<'a> {
-    /// Finds the fields. The first line that is no field ends the header section, also without an empty
-    /// line between: whoever pipes in plain text has no header at all.
+    /// Finds the fields. The first line that is no field ends the header section, also without an
+    /// empty line between: whoever pipes in plain text has no header at all.
     pub(super) fn parse(text: &'a [u8]) -> Self {
         let mut rest = text;
         // The separator of mbox files, which some programs write in front.
@@ -85,8 +85,8 @@ impl<'a> Message<'a> {
         all
     }
 
-    /// The message as it goes out: without Bcc, with what every message has to have (RFC 5322 §3.6), and with a domain behind
-    /// each address, as §3.4.1 has it (RFC 6409 §8.1).
+    /// The message as it goes out: without Bcc, with what every message has to have (RFC 5322
+    /// §3.6), and with a domain behind each address, as §3.4.1 has it (RFC 6409 §8.1).
     pub(super) fn finish(&self, defaults: &Defaults<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 4096);
         let is_secret = |field: &[u8]| is_named(field, "Bcc") || is_named(field, "Resent-Bcc");
@@ -111,7 +111,8 @@ fn is_named(field: &[u8], wanted: &str) -> bool {
     header::name(field).is_some_and(|name| name.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// The field with `@origin` behind each bare name, and else as it was. One that is not understood stays as it is.
+/// The field with `@origin` behind each bare name, and else as it was. One that is not understood
+/// stays as it is.
 fn with_domains<'f>(field: &'f [u8], origin: &Domain) -> Cow<'f, [u8]> {
     if !WITH_ADDRESSES.iter().any(|name| is_named(field, name)) {
         return Cow::Borrowed(field);
@@ -135,7 +136,8 @@ fn with_domains<'f>(field: &'f [u8], origin: &Domain) -> Cow<'f, [u8]> {
     Cow::Owned(whole)
 }
 
-/// As text of as many octets. Letters of an older character set become something that is in no address.
+/// As text of as many octets. Letters of an older character set become something that is in no
+/// address.
 fn same_length(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),

@@ -17,11 +17,12 @@ pub(super) enum InputError {
 
 /// Reads to the end, or to a lone dot where that is one.
 ///
-/// LF ends a line, with all CRs before it: programs that convert twice write CR CR LF. SMTP has no place for
-/// a CR elsewhere (RFC 5321 §2.3.8). In the body, where progress bars have it in the mail of cron, it becomes a
-/// line end. Before the first empty line it becomes a blank: a line end there would make a field, such as Bcc,
-/// of whatever a program has put into another one, or end the header section. A NUL, which SMTP has no place for either (RFC 5322
-/// §4 calls it obsolete), becomes `^@`, as cat -v shows it.
+/// LF ends a line, with all CRs before it: programs that convert twice write CR CR LF. SMTP has no
+/// place for a CR elsewhere (RFC 5321 §2.3.8). In the body, where progress bars have it in the mail
+/// of cron, it becomes a line end. Before the first empty line it becomes a blank: a line end there
+/// would make a field, such as Bcc, of whatever a program has put into another one, or end the
+/// header section. A NUL, which SMTP has no place for either (RFC 5322 §4 calls it obsolete),
+/// becomes `^@`, as cat -v shows it.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! Who runs this: the name that goes into the envelope where nobody says another.
 //!
-//! `/etc/passwd` is read as text. Whoever is known elsewhere only (LDAP) has a name in the environment;
-//! a static binary could not ask for more. Nobody is believed for it: the daemon notes the real uid.
+//! `/etc/passwd` is read as text. Whoever is known elsewhere only (LDAP) has a name in the
+//! environment; a static binary could not ask for more. Nobody is believed for it: the daemon notes
+//! the real uid.
 
 use smtp::{Domain, Mailbox};
 

@@ -1,7 +1,9 @@
-//! Lines that are longer than the daemon takes: a data: image in HTML, JSON in one line, a list of a thousand addresses.
+//! Lines that are longer than the daemon takes: a data: image in HTML, JSON in one line, a list of
+//! a thousand addresses.
 //!
-//! This program composes mail rather than relaying it, so it writes such content in another way and loses nothing: a part is encoded
-//! (RFC 2045 §6); a field is folded (RFC 5322 §2.2.3). What may not be encoded, or is encoded already, is broken into lines.
+//! This program composes mail rather than relaying it, so it writes such content in another way and
+//! loses nothing: a part is encoded (RFC 2045 §6); a field is folded (RFC 5322 §2.2.3). What may
+//! not be encoded, or is encoded already, is broken into lines.
 
 use memchr::memmem;
 use smtp::limits::CONTENT_LINE_ACCEPTED_OCTETS;

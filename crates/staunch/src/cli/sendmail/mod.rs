@@ -1,8 +1,8 @@
 //! `staunch sendmail`: what cron, PHP and git call as /usr/sbin/sendmail.
 //!
-//! A message from stdin gets what every message must have and goes to the daemon's submit socket. The
-//! program has no rights of its own and touches no file of the daemon: if that is away, nothing is kept
-//! here and the caller gets 75, as sysexits(3) has it for "try again".
+//! A message from stdin gets what every message must have and goes to the daemon's submit socket.
+//! The program has no rights of its own and touches no file of the daemon: if that is away, nothing
+//! is kept here and the caller gets 75, as sysexits(3) has it for "try again".
 
 mod addresses;
 mod header;
@@ -129,8 +129,8 @@ fn at_origin(name: &str, config: &Config) -> String {
     format!("{name}@{}", config.origin)
 }
 
-/// Everybody once, in the order of the command line and then of the header; and what is no address. What is an alias the daemon
-/// knows.
+/// Everybody once, in the order of the command line and then of the header; and what is no address.
+/// What is an alias the daemon knows.
 fn recipients(
     options: &SendmailOptions,
     message: &Message<'_>,

@@ -103,7 +103,8 @@ pub(super) struct SubmitRefused {
 }
 
 impl TakenMail {
-    /// Nobody of `rest` has mail, for this reason; those refused since `refused_before` have their own.
+    /// Nobody of `rest` has mail, for this reason; those refused since `refused_before` have their
+    /// own.
     fn give_up(&mut self, rest: &[String], refused_before: usize, failure: &Failure) {
         let exit = match failure.exit {
             Exit::TemporaryFailure => Exit::Unavailable,
@@ -135,9 +136,9 @@ impl TakenMail {
 ///
 /// # Errors
 ///
-/// A [`Failure`] if nothing was taken: with [`Exit::TemporaryFailure`] for whatever may work later. Once
-/// something was taken, no failure is temporary: a caller that tries again sends to everybody again, also to
-/// those who have their copy. Who is left is [`TakenMail::refused`] then.
+/// A [`Failure`] if nothing was taken: with [`Exit::TemporaryFailure`] for whatever may work later.
+/// Once something was taken, no failure is temporary: a caller that tries again sends to everybody
+/// again, also to those who have their copy. Who is left is [`TakenMail::refused`] then.
 pub(super) fn submit(
     socket: &Path,
     name: &str,
@@ -191,8 +192,9 @@ pub(super) fn relay(socket: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Hands on what comes, at once. Not by [`io::copy`], which on Linux has the kernel move the octets: splice(2) into a pipe keeps the
-/// pipe locked while it waits for more, and so a program that reads an answer which is already there waits, too.
+/// Hands on what comes, at once. Not by [`io::copy`], which on Linux has the kernel move the
+/// octets: splice(2) into a pipe keeps the pipe locked while it waits for more, and so a program
+/// that reads an answer which is already there waits, too.
 fn carry(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let mut buffer = vec![0; CARRIED_OCTETS];
     loop {
@@ -382,7 +384,8 @@ mod tests {
         }
     }
 
-    /// A daemon that gives these answers, one for each command; DATA has a second one behind its content.
+    /// A daemon that gives these answers, one for each command; DATA has a second one behind its
+    /// content.
     fn daemon(answers: &'static [&'static str]) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("submit.sock");

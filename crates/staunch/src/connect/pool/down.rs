@@ -1,8 +1,9 @@
-//! Hosts that let nobody in: what one attempt found out is known to the mail of all next hops that share the host,
-//! and one of them asks it again.
+//! Hosts that let nobody in: what one attempt found out is known to the mail of all next hops that
+//! share the host, and one of them asks it again.
 //!
-//! Only what does not depend on who asks, and with what: TCP, and the silence before the greeting. Whoever asked last
-//! asks again when its own lane says so; the others are told until the pause is over, and then the first one asks.
+//! Only what does not depend on who asks, and with what: TCP, and the silence before the greeting.
+//! Whoever asked last asks again when its own lane says so; the others are told until the pause is
+//! over, and then the first one asks.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,16 +23,18 @@ use crate::connect::{ConnectFailure, DownHost, PoolKey};
 const PAUSE_FIRST: Duration = Duration::from_secs(15);
 /// Our choice: the longest that others are told without anybody asking again.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// Our choice: as long as one asks, the others are told. It takes no longer, with a few addresses that are all silent.
+/// Our choice: as long as one asks, the others are told. It takes no longer, with a few addresses
+/// that are all silent.
 const ASKING_MAX: Duration = Duration::from_secs(120);
-/// Our choice: so many are remembered; some 300 octets each. Of others every next hop finds out by itself.
+/// Our choice: so many are remembered; some 300 octets each. Of others every next hop finds out by
+/// itself.
 const HOSTS_MAX: usize = 4_096;
 /// Our choice: hosts that are checked at once ([`crate::connect::tcp_check`]).
 pub(super) const CHECKED_AT_ONCE: usize = 256;
 /// A host that nobody has asked for so long makes room for another one.
 const KEPT: Duration = Duration::from_secs(900);
-/// A host that shuts again before it has let people in for so long goes on where it was, so nobody is called to it at
-/// short intervals.
+/// A host that shuts again before it has let people in for so long goes on where it was, so nobody
+/// is called to it at short intervals.
 const CALM: Duration = Duration::from_secs(300);
 
 /// The hosts.
@@ -154,8 +157,8 @@ impl Pool {
         state.down.known(key, lane, Instant::now())
     }
 
-    /// No session came about in the place `slot`, that `lane` asked for: others are told so from now on, unless some
-    /// have a session there.
+    /// No session came about in the place `slot`, that `lane` asked for: others are told so from
+    /// now on, unless some have a session there.
     ///
     /// # Errors
     ///
@@ -180,8 +183,8 @@ impl Pool {
         Ok(told)
     }
 
-    /// The checks that are to follow the last failure there, and where, once. Nothing if so many hosts are checked
-    /// already: anybody can name hosts that are dead.
+    /// The checks that are to follow the last failure there, and where, once. Nothing if so many
+    /// hosts are checked already: anybody can name hosts that are dead.
     pub(crate) fn begin_checks(&self, key: &PoolKey) -> Option<BegunChecks> {
         let mut state = self.lock();
         let down = state.down.hosts.get_mut(key)?;

@@ -19,7 +19,8 @@ use crate::connect::pool::{Checkout, PoolLimits};
 
 /// Slow start: connections to a host that has not taken anything from us yet.
 const FIRST_WINDOW: usize = 2;
-/// Our choice: so many entries in [`PoolState::row`] are not worth a look at which of them still count.
+/// Our choice: so many entries in [`PoolState::row`] are not worth a look at which of them still
+/// count.
 const ROW_MIN: usize = 64;
 
 #[derive(Debug)]
@@ -32,8 +33,8 @@ pub(super) struct PoolState {
     pub(super) open: usize,
     /// Counts waiters and parked connections.
     pub(super) serial: u64,
-    /// Parked connections in the order of their parking; [`PoolState::forget_reused`] bounds how many of them
-    /// may be in use again.
+    /// Parked connections in the order of their parking; [`PoolState::forget_reused`] bounds how
+    /// many of them may be in use again.
     pub(super) row: ParkedRow,
     /// Does a task watch over `row`?
     pub(super) has_reaper: bool,
@@ -82,8 +83,9 @@ impl Host {
         self.open < self.window
     }
 
-    /// How many more may wait? Those who gave up do not count. One for each connection is enough: it goes from
-    /// one to the next without a pause, and the others wait where they are in nobody's way.
+    /// How many more may wait? Those who gave up do not count. One for each connection is enough:
+    /// it goes from one to the next without a pause, and the others wait where they are in nobody's
+    /// way.
     pub(super) fn room_in_line(&mut self) -> usize {
         let most = self.window.max(1);
         if self.waiters.len() >= most {
@@ -362,8 +364,8 @@ impl PoolState {
         self.unpark(&key, serial).map(|parked| (key, parked))
     }
 
-    /// Drops the entries of connections that are in use again, once they are as many as the others: else a
-    /// busy connection would leave one behind for each mail of `connection_idle`.
+    /// Drops the entries of connections that are in use again, once they are as many as the others:
+    /// else a busy connection would leave one behind for each mail of `connection_idle`.
     pub(super) fn forget_reused(&mut self) {
         if self.row.len() <= ROW_MIN.max(2 * self.open) {
             return;

@@ -1,4 +1,5 @@
-//! Which unused connection has waited longest, of all or of one site? Plain data under the pool's lock.
+//! Which unused connection has waited longest, of all or of one site? Plain data under the pool's
+//! lock.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,8 +25,8 @@ pub(super) enum MissingRoom {
     AtSite(usize),
 }
 
-/// What was parked, first come first; each site's by itself, so that nobody has to look through all of it for one
-/// of them. The rest of the world counts as a site, too, and there are few of them.
+/// What was parked, first come first; each site's by itself, so that nobody has to look through all
+/// of it for one of them. The rest of the world counts as a site, too, and there are few of them.
 #[derive(Debug, Default)]
 pub(super) struct ParkedRow {
     by_site: BTreeMap<Option<usize>, VecDeque<ParkedEntry>>,

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::config::{Limit, most_specific};
 
-/// Our choice: how long an attempt waits for its turn in place. Beyond that its lane waits instead, which holds no
-/// place that other mail could use.
+/// Our choice: how long an attempt waits for its turn in place. Beyond that its lane waits instead,
+/// which holds no place that other mail could use.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What `messages_per_minute` is about.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -62,9 +62,9 @@ impl Site {
 
     /// When one message may begin.
     ///
-    /// Turns are handed out evenly over the minute, so no minute has more than its number. So many as may
-    /// have a connection wait for theirs, and `most` where that is not limited: the others are told when to
-    /// come again.
+    /// Turns are handed out evenly over the minute, so no minute has more than its number. So many
+    /// as may have a connection wait for theirs, and `most` where that is not limited: the others
+    /// are told when to come again.
     pub(super) fn turn_in_line(&mut self, limit: &Limit, now: Instant, most: usize) -> RateSlot {
         let Some(per_minute) = limit.messages_per_minute else { return RateSlot::Now };
         let interval = MINUTE / u32::try_from(per_minute).unwrap_or(u32::MAX);

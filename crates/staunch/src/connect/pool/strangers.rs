@@ -1,5 +1,5 @@
-//! Addresses that never took mail from us: to one of them there are no more connections than to one host, however
-//! many names it has. Plain data under the pool's lock.
+//! Addresses that never took mail from us: to one of them there are no more connections than to one
+//! host, however many names it has. Plain data under the pool's lock.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use super::Pool;
 use super::wanted::Bottleneck;
 use crate::place::ClientPlace;
 
-/// Our choice: so many are remembered that took mail, some 40 octets each. Who is left out has as many connections as one
-/// host.
+/// Our choice: so many are remembered that took mail, some 40 octets each. Who is left out has as
+/// many connections as one host.
 const KNOWN_MAX: usize = 100_000;
 
 /// Who has how many connections.

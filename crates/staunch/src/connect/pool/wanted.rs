@@ -70,8 +70,8 @@ impl Wanted {
 }
 
 impl Pool {
-    /// Room for how many more attempts is at `bottleneck`? If there is none, [`Pool::room_made`] tells of it as
-    /// soon as there is.
+    /// Room for how many more attempts is at `bottleneck`? If there is none, [`Pool::room_made`]
+    /// tells of it as soon as there is.
     pub(crate) fn room_at(&self, bottleneck: &Bottleneck) -> usize {
         let mut state = self.lock();
         let room = state.room_at(bottleneck);

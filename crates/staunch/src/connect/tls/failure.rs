@@ -1,7 +1,7 @@
 //! Why a handshake failed, in words for operators.
 //!
-//! The library names the first thing that it missed: of a client that speaks TLS 1.0 that is a signature algorithm, of one without ECDHE
-//! a group.
+//! The library names the first thing that it missed: of a client that speaks TLS 1.0 that is a
+//! signature algorithm, of one without ECDHE a group.
 
 use rustls::{AlertDescription, PeerIncompatible};
 
@@ -23,7 +23,8 @@ impl Side {
     }
 }
 
-/// A failed handshake in words for operators, where the library's name the first thing that it missed.
+/// A failed handshake in words for operators, where the library's name the first thing that it
+/// missed.
 pub(crate) fn described(error: &rustls::Error, side: Side) -> String {
     let other = side.name();
     if is_about_version(error) {
@@ -67,7 +68,8 @@ fn is_about_signatures(error: &rustls::Error) -> bool {
     )
 }
 
-/// A host says handshake_failure for whatever it minds; a suite is by far the usual thing (RFC 5246 §7.2.2).
+/// A host says handshake_failure for whatever it minds; a suite is by far the usual thing (RFC 5246
+/// §7.2.2).
 fn is_about_suites(error: &rustls::Error) -> bool {
     matches!(
         error,

@@ -1,10 +1,11 @@
 //! TLS sessions that may be taken up again, and what is known of the handshakes they come from.
 //!
-//! A resumed handshake shows the chain of the first one and proves nothing anew: that both sides know the
-//! secret means that the peer is the one of the first handshake. So all hangs on what that one proved.
-//! A [`SessionFamily`] is one full handshake and the sessions that descend from it; it is used by one handshake at
-//! a time, and only a family whose peer has proved that it has its certificate's key is ever put back.
-//! The chain itself is judged by `policy::AuthorizedMx::admit` as that of a new session is, at its own time.
+//! A resumed handshake shows the chain of the first one and proves nothing anew: that both sides
+//! know the secret means that the peer is the one of the first handshake. So all hangs on what that
+//! one proved. A [`SessionFamily`] is one full handshake and the sessions that descend from it; it
+//! is used by one handshake at a time, and only a family whose peer has proved that it has its
+//! certificate's key is ever put back. The chain itself is judged by `policy::AuthorizedMx::admit`
+//! as that of a new session is, at its own time.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,8 +58,8 @@ impl SessionFamily {
         self.since = Instant::now();
     }
 
-    /// Did the peer prove in this handshake, or in the full one that it descends from, that the key is its
-    /// own?
+    /// Did the peer prove in this handshake, or in the full one that it descends from, that the key
+    /// is its own?
     pub(super) fn is_proven(&self) -> bool {
         self.recorder.proven.load(Ordering::Acquire)
     }

@@ -9,7 +9,8 @@ use spool::{MessageId, StoreError, StoredBody};
 
 use crate::control::Control;
 
-/// Our choice: octets of a header that are read. The parser makes a tree of them, which is many times as large.
+/// Our choice: octets of a header that are read. The parser makes a tree of them, which is many
+/// times as large.
 const HEADER_OCTETS: u64 = 64 * 1024;
 
 /// Reads it from the store; null where the body cannot be read. Blocks.

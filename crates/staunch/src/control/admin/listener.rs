@@ -1,8 +1,9 @@
 //! The admin socket as axum sees it: so many connections at a time, of one user and in all.
 //!
-//! A program of the operator's group that opens connections and forgets them must neither take the descriptors that mail needs,
-//! nor keep other users of the command line out. What is too much is closed at once, and what asks nothing after a minute: else a
-//! program with the operator's own uid would keep the health check out for good.
+//! A program of the operator's group that opens connections and forgets them must neither take the
+//! descriptors that mail needs, nor keep other users of the command line out. What is too much is
+//! closed at once, and what asks nothing after a minute: else a program with the operator's own uid
+//! would keep the health check out for good.
 
 use std::collections::HashMap;
 use std::future::Future as _;
@@ -27,7 +28,8 @@ const CONNECTIONS_OF_USER_MAX: usize = 32;
 const ROOT: u32 = 0;
 /// How often it is told of at most.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-/// How long a connection may ask nothing, and how long what it has asked may take without an answer or more of the request. Our choice.
+/// How long a connection may ask nothing, and how long what it has asked may take without an answer
+/// or more of the request. Our choice.
 const SILENT_MAX: Duration = Duration::from_secs(60);
 const ASKED_MAX: Duration = Duration::from_secs(15 * 60);
 

@@ -44,10 +44,11 @@ const SOCKET_MODE: u32 = 0o660;
 /// The group that may use the command line, where the system has it.
 const SOCKET_GROUP: &str = "staunch-admin";
 
-/// Octets of a request to change something. Our choice: the ids of 60,000 messages, more than fit on a command line.
+/// Octets of a request to change something. Our choice: the ids of 60,000 messages, more than fit
+/// on a command line.
 const REQUEST_OCTETS_MAX: usize = 2 << 20;
-/// How long whoever has asked, or is about to, may hold up the end of the daemon. Our choice: answers take
-/// milliseconds; what takes longer is done to its end without this.
+/// How long whoever has asked, or is about to, may hold up the end of the daemon. Our choice:
+/// answers take milliseconds; what takes longer is done to its end without this.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// The socket of the command line cannot be opened.
@@ -60,8 +61,9 @@ pub(crate) struct AdminSocketError {
     pub(crate) source: io::Error,
 }
 
-/// Opens the socket at `path`. A socket that a daemon left behind is replaced; one that somebody still
-/// answers is not, since two daemons with data directories of their own may be given the same path.
+/// Opens the socket at `path`. A socket that a daemon left behind is replaced; one that somebody
+/// still answers is not, since two daemons with data directories of their own may be given the same
+/// path.
 ///
 /// # Errors
 ///
@@ -136,15 +138,17 @@ fn acts() -> Router<Arc<Control>> {
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
         .route("/v1/clock/trust", post(clock::trust))
         .route("/v1/reload", post(reload))
-        // It may learn a policy: stored halfway, neither memory nor the attempts under way would know of it.
+        // It may learn a policy: stored halfway, neither memory nor the attempts under way would
+        // know of it.
         .route("/v1/explain", get(explained))
 }
 
-/// What was begun is done, also when whoever asked goes away: halfway, the store would know of a change that the
-/// queue was not told.
+/// What was begun is done, also when whoever asked goes away: halfway, the store would know of a
+/// change that the queue was not told.
 async fn to_the_end(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    // Before it begins: a request that never comes whole is nothing that the end of the daemon waits for.
+    // Before it begins: a request that never comes whole is nothing that the end of the daemon
+    // waits for.
     let Ok(body) = body::to_bytes(body, REQUEST_OCTETS_MAX).await else {
         return AdminRefused::bad("the request is too long, or broke off").into_response();
     };

@@ -17,7 +17,8 @@ use crate::control::Control;
 
 /// Recipients read at once.
 const PAGE: usize = 1_000;
-/// Groups counted one by one; what comes in further ones is counted together. Our choice: some 10 MB.
+/// Groups counted one by one; what comes in further ones is counted together. Our choice: some 10
+/// MB.
 const GROUPS_MAX: usize = 100_000;
 /// Groups told, the largest ones.
 const GROUPS_TOLD: usize = 100;

@@ -18,7 +18,8 @@ use crate::message::Facts;
 use crate::place::ClientPlace;
 use crate::queue::intake::{Intake, MailOrigin};
 
-/// Takes it, unless it is here, or was here in the last month: who imports a file a second time imports what is missing.
+/// Takes it, unless it is here, or was here in the last month: who imports a file a second time
+/// imports what is missing.
 pub(super) async fn import(
     State(control): State<Arc<Control>>,
     body: Body,

@@ -60,8 +60,8 @@ impl Rules<'_> {
         }
     }
 
-    /// There is a session with `host`, which may be known better than the next hop; or with nobody. Anybody may name
-    /// the hosts of others in DNS, so a name alone says nothing.
+    /// There is a session with `host`, which may be known better than the next hop; or with nobody.
+    /// Anybody may name the hosts of others in DNS, so a name alone says nothing.
     pub(super) async fn tell_host(&self, host: Option<&Domain>) {
         let Some(sessions) = self.sessions else { return };
         let name = host.and_then(Domain::name);
@@ -70,7 +70,8 @@ impl Rules<'_> {
         }
     }
 
-    /// The last look before MAIL. `false`: nothing may be said. Else a host may be taking the mail from here on.
+    /// The last look before MAIL. `false`: nothing may be said. Else a host may be taking the mail
+    /// from here on.
     pub(super) fn hand_over(&self) -> bool {
         self.change().is_none() && self.sending.hand_over()
     }

@@ -19,8 +19,8 @@ const LOGIN_WANTED: u16 = 530;
 /// A fate for each recipient, and why not everybody has one, if so.
 pub(super) type Said = (Vec<Option<RecipientReply>>, Option<Cut>);
 
-/// What a transaction came to. If it was cut off before anybody can have got the message, the next host
-/// may still be tried; else what is known stands.
+/// What a transaction came to. If it was cut off before anybody can have got the message, the next
+/// host may still be tried; else what is known stands.
 pub(super) fn said(
     fates: Vec<Option<RecipientReply>>,
     trouble: Option<TransactionError>,
@@ -52,8 +52,8 @@ pub(super) enum SessionKind {
     Fresh,
 }
 
-/// Did the peer end the connection at the first word? If it was kept, that only says that it was kept for
-/// too long.
+/// Did the peer end the connection at the first word? If it was kept, that only says that it was
+/// kept for too long.
 pub(super) fn is_goodbye(result: &Result<Option<TransactionResult>, HostError>) -> bool {
     match result {
         Err(HostError::Interrupted { stage: Stage::Mail, .. }) => true,
@@ -63,7 +63,8 @@ pub(super) fn is_goodbye(result: &Result<Option<TransactionResult>, HostError>) 
     }
 }
 
-/// A route's server that takes mail of users only (RFC 4954 §6), where the route has nobody to log in as. It says nothing about the mail.
+/// A route's server that takes mail of users only (RFC 4954 §6), where the route has nobody to log
+/// in as. It says nothing about the mail.
 pub(super) fn wants_login(
     answered: &TransactionResult,
     mx: &AuthorizedMx,

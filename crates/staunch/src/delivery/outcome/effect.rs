@@ -32,8 +32,8 @@ pub(crate) enum LaneEffect {
         /// When.
         retry_at: Timestamp,
     },
-    /// It was slow, and other mail needed its place. The lane waits as after a failure, but it says nothing of
-    /// the hosts by which anybody else's mail might end.
+    /// It was slow, and other mail needed its place. The lane waits as after a failure, but it says
+    /// nothing of the hosts by which anybody else's mail might end.
     Yielded {
         /// Until when.
         retry_at: Timestamp,

@@ -39,8 +39,8 @@ pub(crate) enum Scope {
     Lane,
     /// Our own limits: enough of ours is under way there already. No attempt is consumed.
     OwnLimit,
-    /// Our own patience: it took too long while other mail waited. The lane waits as after a failure, and no
-    /// attempt is consumed.
+    /// Our own patience: it took too long while other mail waited. The lane waits as after a
+    /// failure, and no attempt is consumed.
     Yielded,
     /// Ourselves: no lane can do better now, and no attempt is consumed.
     Local,
@@ -54,8 +54,8 @@ pub(crate) enum MxEvidence {
     /// An unexpired `enforce` policy is stored, so somebody may be forging the answer to make us
     /// bounce or forget.
     ContradictsPolicy,
-    /// The operator wrote the next hop down, so the mistake is in the route or in DNS, and no fault of
-    /// any recipient's.
+    /// The operator wrote the next hop down, so the mistake is in the route or in DNS, and no fault
+    /// of any recipient's.
     ContradictsRoute,
 }
 
@@ -102,8 +102,8 @@ pub(crate) enum AttemptError {
         /// Could every host say for good that mail is not for it, and may that be believed?
         conclusive: Conclusive,
     },
-    /// The sender requires TLS, every host has shown that it cannot be had, and waiting would not help
-    /// (RFC 8689 §4.2.1).
+    /// The sender requires TLS, every host has shown that it cannot be had, and waiting would not
+    /// help (RFC 8689 §4.2.1).
     RequireTls {
         /// The host that came closest.
         mx: Domain,
@@ -162,9 +162,11 @@ pub(crate) enum HostError {
     Down(DownHost),
     /// The session is not as protected as it must be.
     Tls(TlsFailure),
-    /// It did TLS with us lately, and now that does not come about: somebody may want the mail in clear.
+    /// It did TLS with us lately, and now that does not come about: somebody may want the mail in
+    /// clear.
     StarttlsGone(StarttlsGone),
-    /// It takes nothing without TLS, which did not come about: it is not offered, or it broke before.
+    /// It takes nothing without TLS, which did not come about: it is not offered, or it broke
+    /// before.
     TlsWanted(Reply),
     /// It does not let us in, or it must not get to know our password.
     Login(LoginError),
@@ -273,7 +275,8 @@ impl AttemptError {
             }
             Self::Host { mx, error, .. } => error.problem(mx),
             Self::RequireTls { mx, error } => require_tls_problem(error.problem(mx)),
-            // Our choice, as when the lane waits for its turn: no host is at fault, and no attempt counts.
+            // Our choice, as when the lane waits for its turn: no host is at fault, and no attempt
+            // counts.
             Self::PolicyChanged => Problem::new(
                 Reason::OwnLimit,
                 "the domain's policy changed while it was tried; it begins anew in a moment",
@@ -297,8 +300,8 @@ fn yielded_problem(doing: &Doing) -> Problem {
     }
 }
 
-/// Whatever keeps a host from being authenticated has one word and code here: what the sender asked for
-/// cannot be had.
+/// Whatever keeps a host from being authenticated has one word and code here: what the sender asked
+/// for cannot be had.
 fn require_tls_problem(cause: Problem) -> Problem {
     if matches!(cause.reason, Reason::RequireTlsUnsupported | Reason::RequireTlsUnauthenticated) {
         return cause;
@@ -357,8 +360,8 @@ impl From<LoginError> for HostError {
 }
 
 impl HostError {
-    /// Can nothing but a change at the recipient's side make this host take the message, and who says
-    /// so?
+    /// Can nothing but a change at the recipient's side make this host take the message, and who
+    /// says so?
     pub(crate) fn finality(&self) -> Permanence {
         match self {
             Self::TooLarge { .. } | Self::Unfit(_) => Permanence::Permanent,
@@ -381,8 +384,9 @@ impl HostError {
         }
     }
 
-    /// Has the host shown that mail which requires TLS cannot go there? Trouble that may pass is no proof, and
-    /// neither is a host that a policy does not list: that mail goes there only DNS says, which can be forged.
+    /// Has the host shown that mail which requires TLS cannot go there? Trouble that may pass is no
+    /// proof, and neither is a host that a policy does not list: that mail goes there only DNS
+    /// says, which can be forged.
     pub(crate) fn rules_out_require_tls(&self) -> bool {
         match self {
             Self::Refused(Refusal::MxNotListed { .. }) => false,
@@ -436,7 +440,8 @@ impl HostError {
             | Self::NoChunking
             | Self::Body(_)
             | Self::Damaged(_) => Scope::Message,
-            // The host took the envelope and then choked on the content, which other mail does not have.
+            // The host took the envelope and then choked on the content, which other mail does not
+            // have.
             Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
             Self::Dns(failure) => dns_scope(failure),
             Self::Connect(failure) if failure.is_local() => Scope::Local,

@@ -16,6 +16,7 @@ use policy::{Proof, TlsVersion};
 use smtp::client::{self, Stage};
 use smtp::{Domain, Extensions, RemoteText, Reply, ReplyClass};
 
+pub(crate) use crate::delivery::outcome::unsupported::Unsupported;
 use crate::message::Target;
 use crate::schedule::{after, retry_delay, spread};
 use crate::telemetry::{Problem, Reason};
@@ -24,17 +25,17 @@ pub(crate) use error::{
     AttemptError, DeadEnd, Disposition, HostError, MxEvidence, Permanence, Scope,
 };
 pub(crate) use gone::StarttlsGone;
-pub(crate) use crate::delivery::outcome::unsupported::Unsupported;
 pub(crate) use walk::{Demand, Walk};
 
 /// RFC 5321 §3.8: the host is about to close, usually because we are too many.
 pub(crate) const SERVICE_CLOSING: u16 = 421;
 /// RFC 3207 §4: the host takes nothing without TLS.
 const TLS_WANTED: u16 = 530;
-/// How long a lane rests after 421, if its first retry is not sooner. Our choice: long enough to let a
-/// host recover, short enough not to be noticed by people.
+/// How long a lane rests after 421, if its first retry is not sooner. Our choice: long enough to
+/// let a host recover, short enough not to be noticed by people.
 const THROTTLE_REST: Duration = Duration::from_secs(30);
-/// How long everything rests when the trouble is ours. Our choice: a resolver that restarts is back by then.
+/// How long everything rests when the trouble is ours. Our choice: a resolver that restarts is back
+/// by then.
 const LOCAL_REST: Duration = Duration::from_secs(15);
 
 /// How long a lane rests because of a limit of ours that does not say for how long.
@@ -77,17 +78,20 @@ pub(crate) struct TransactionResult {
 pub(crate) enum RulesStanding {
     /// They do.
     Current,
-    /// By those of the current configuration the host might not have been asked: that it refuses for good ends nothing.
+    /// By those of the current configuration the host might not have been asked: that it refuses
+    /// for good ends nothing.
     Outdated,
 }
 
 impl TransactionResult {
-    /// Was everybody refused who was asked, and so? Not if the transaction was cut: more may have been said.
+    /// Was everybody refused who was asked, and so? Not if the transaction was cut: more may have
+    /// been said.
     pub(crate) fn all_refused(&self, so: impl Fn(Stage, &Reply) -> bool) -> bool {
         self.first_refusal(so).is_some()
     }
 
-    /// What the host says who wants TLS first (RFC 3207 §4), if this was in clear and it said nothing else.
+    /// What the host says who wants TLS first (RFC 3207 §4), if this was in clear and it said
+    /// nothing else.
     pub(crate) fn wants_tls(&self) -> Option<&Reply> {
         let in_clear = self.tls.is_none();
         self.first_refusal(|_, reply| reply.code == TLS_WANTED).filter(|_| in_clear)
@@ -195,8 +199,8 @@ pub(crate) enum AgeCounts {
 }
 
 impl AgeCounts {
-    /// After an attempt that began and ended so. If the clock was in doubt meanwhile, or is believed again
-    /// only since, the next attempt may show that it is not too late at all.
+    /// After an attempt that began and ended so. If the clock was in doubt meanwhile, or is
+    /// believed again only since, the next attempt may show that it is not too late at all.
     pub(crate) fn for_attempt(begun: Moment, ended: Moment) -> Self {
         let trusted = |moment: Moment| moment.clock == ClockTrust::Trusted;
         let counts = trusted(begun)
@@ -276,7 +280,8 @@ pub(crate) fn decide_failure(
             let due_at = circumstances.retry_at(target.attempts.saturating_add(1));
             circumstances.wait_or_return(target, problem.clone(), due_at)
         }
-        // Lest a host that never comes to the point keep mail for ever. But not by our own haste alone.
+        // Lest a host that never comes to the point keep mail for ever. But not by our own haste
+        // alone.
         (Disposition::Defer, Scope::Yielded)
             if target.attempts > 0 && circumstances.is_too_old(target.expires_at) =>
         {
@@ -401,8 +406,8 @@ fn cut_problem(answered: &TransactionResult, Cut { stage, reason, text }: &Cut) 
     Problem::new(*reason, &text).at(&answered.mx)
 }
 
-/// The session was over before this recipient's turn: it takes so many (RFC 9422), or what was said about
-/// others ended it. The next one follows at once. Somebody was asked in each, so that ends.
+/// The session was over before this recipient's turn: it takes so many (RFC 9422), or what was said
+/// about others ended it. The next one follows at once. Somebody was asked in each, so that ends.
 fn not_asked_problem(answered: &TransactionResult) -> Problem {
     let text = format!("not yet asked in the session with {}: it follows in the next", answered.mx);
     Problem::new(Reason::Throttled, &text).at(&answered.mx)

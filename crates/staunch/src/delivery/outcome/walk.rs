@@ -46,7 +46,8 @@ impl Walk {
         }
     }
 
-    /// Ends the walk before everything was tried, if something was: what was left out may have worked.
+    /// Ends the walk before everything was tried, if something was: what was left out may have
+    /// worked.
     pub(crate) fn break_off(&mut self) -> bool {
         let has_begun = self.host.is_some() || self.leg.is_some();
         if has_begun {
@@ -67,7 +68,8 @@ impl Walk {
         self.host.is_some() && self.finality == Permanence::Unauthenticated
     }
 
-    /// The failure of the attempt. A host's failure says more than that of a next hop without hosts.
+    /// The failure of the attempt. A host's failure says more than that of a next hop without
+    /// hosts.
     pub(crate) fn into_error(self, evidence: MxEvidence) -> AttemptError {
         let is_ruled_out = self.host.as_ref().is_some_and(|(_, error)| self.is_ruled_out_by(error));
         let Some((mx, error)) = self.host else {

@@ -83,11 +83,13 @@ impl RecipientAnswers {
             }
             return;
         }
-        // It would most likely be the same for the others, and a large body has gone out once for nothing.
+        // It would most likely be the same for the others, and a large body has gone out once for
+        // nothing.
         let Some(fate) = about_all else { return };
         let left = std::mem::take(&mut self.left);
-        // But nobody's mail ends by what was said to somebody else: hosts that take few recipients at a time
-        // do so to judge for each of them. Who was not asked is asked in a session of their own.
+        // But nobody's mail ends by what was said to somebody else: hosts that take few recipients
+        // at a time do so to judge for each of them. Who was not asked is asked in a session of
+        // their own.
         if fate.class() == ReplyClass::Permanent {
             return;
         }
@@ -113,7 +115,8 @@ impl RecipientAnswers {
     }
 }
 
-/// From which recipient on all were refused in the same way, as if there were too many of them; the last one alone says nothing.
+/// From which recipient on all were refused in the same way, as if there were too many of them; the
+/// last one alone says nothing.
 fn too_many_from(fates: &[Option<RecipientReply>]) -> usize {
     let Some(Some(last)) = fates.last() else { return fates.len() };
     let alike = |fate: &&Option<RecipientReply>| {

@@ -10,8 +10,9 @@ use crate::connect::pool::Idle;
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Transmitted {
-    /// One for each recipient, in order; `None` where [`Transmitted::trouble`] came first, or, without
-    /// any, who was not asked: the host takes no more of them in this session, or it refused others.
+    /// One for each recipient, in order; `None` where [`Transmitted::trouble`] came first, or,
+    /// without any, who was not asked: the host takes no more of them in this session, or it
+    /// refused others.
     pub(crate) fates: Vec<Option<RecipientReply>>,
     /// Why not every recipient has an answer.
     pub(crate) trouble: Option<TransactionError>,

@@ -42,7 +42,8 @@ const HEADERS_MAX: usize = 16 * 1024;
 const HEADER_FIELDS_MAX: usize = 100;
 /// RFC 8461 §3.3.
 const PATH: &str = "/.well-known/mta-sts.txt";
-/// How long one address may be silent before the next is called as well (RFC 8305 §8 recommends 250 ms).
+/// How long one address may be silent before the next is called as well (RFC 8305 §8 recommends 250
+/// ms).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Trust anchors cannot be had.
@@ -80,8 +81,8 @@ impl PolicyClient {
         Ok(Self { tls: Arc::new(tls) })
     }
 
-    /// The policy text of the policy host `host`, which is at one of `addresses`. The name is taken as it is:
-    /// what URLs would make of it (IDNA) is nothing that DNS and certificates know of.
+    /// The policy text of the policy host `host`, which is at one of `addresses`. The name is taken
+    /// as it is: what URLs would make of it (IDNA) is nothing that DNS and certificates know of.
     pub(super) async fn get(
         &self,
         host: &HostName,

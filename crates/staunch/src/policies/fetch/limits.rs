@@ -1,8 +1,8 @@
 //! How many fetches run at once: in all, and for one owner of domains.
 //!
-//! A policy host that answers slowly can hold a place for a minute. So who is slow makes way, who answered
-//! lately has places that strangers cannot take, and whoever owns many domains has few places for all of them.
-//! Addresses do not count: a hostile zone can point at those of anybody.
+//! A policy host that answers slowly can hold a place for a minute. So who is slow makes way, who
+//! answered lately has places that strangers cannot take, and whoever owns many domains has few
+//! places for all of them. Addresses do not count: a hostile zone can point at those of anybody.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -65,8 +65,8 @@ impl Default for FetchLimits {
 }
 
 impl FetchLimits {
-    /// Waits for a place for a fetch of a policy of `owner`, a registrable domain. His own place comes first, so
-    /// that who waits for it is in nobody else's way.
+    /// Waits for a place for a fetch of a policy of `owner`, a registrable domain. His own place
+    /// comes first, so that who waits for it is in nobody else's way.
     pub(super) async fn turn(&self, owner: &HostName, answers: KnownToAnswer) -> FetchPermit {
         let of_owner = self.owner(owner).acquire_owned().await.ok();
         let places = match answers {

@@ -1,4 +1,5 @@
-//! Who is refreshed next: of the owners that do not have too many under way, the one whose policy ends soonest.
+//! Who is refreshed next: of the owners that do not have too many under way, the one whose policy
+//! ends soonest.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -1,8 +1,8 @@
 //! How many places may whom have at once? Nested accounts over the places that all attempts share.
 //!
-//! A *place* is the right to make an attempt, from its first look-up to its last word. What strangers may hold
-//! together leaves a part that is never lent to them, so nothing has to be taken back from a host that has the
-//! content and is silent.
+//! A *place* is the right to make an attempt, from its first look-up to its last word. What
+//! strangers may hold together leaves a part that is never lent to them, so nothing has to be taken
+//! back from a host that has the content and is silent.
 
 use std::collections::HashMap;
 
@@ -68,7 +68,8 @@ impl Shares {
         self.part(3)
     }
 
-    /// One client of whoever may hold these places: 80 %, and one sender of it 60 %. What is left is for the others.
+    /// One client of whoever may hold these places: 80 %, and one sender of it 60 %. What is left
+    /// is for the others.
     pub(super) fn most(self, class: LaneClass) -> Most {
         let part = match class {
             LaneClass::Proven => return Most::ALL,

@@ -8,11 +8,11 @@ use spool::LaneKey;
 
 use crate::delivery::route;
 
-/// The registrable domain of a next hop, or a route of the operator's. Whoever has a domain can make as many
-/// names below it as they like, but has to pay for another one.
+/// The registrable domain of a next hop, or a route of the operator's. Whoever has a domain can
+/// make as many names below it as they like, but has to pay for another one.
 ///
-/// It is a number, not the name, since there is one for each lane. Two domains that share it share their
-/// places, and nothing else.
+/// It is a number, not the name, since there is one for each lane. Two domains that share it share
+/// their places, and nothing else.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Group(u64);
 

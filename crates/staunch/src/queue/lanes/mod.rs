@@ -1,12 +1,12 @@
 //! Which mail is tried next? The order, without disk, network or clock.
 //!
-//! A *lane* is everything for one next hop. It is the unit of patience: when its hosts fail, the lane
-//! waits, and one message probes it when the wait is over, however many are queued behind. So a failing
-//! host is asked once and not once per message.
+//! A *lane* is everything for one next hop. It is the unit of patience: when its hosts fail, the
+//! lane waits, and one message probes it when the wait is over, however many are queued behind. So
+//! a failing host is asked once and not once per message.
 //!
-//! An attempt needs a place out of the account of its [`LaneClass`], and what strangers may hold leaves a part to
-//! those who take mail: a dead, slow or hostile domain costs others nothing. `docs/scheduling.md` says who may
-//! hold what.
+//! An attempt needs a place out of the account of its [`LaneClass`], and what strangers may hold
+//! leaves a part to those who take mail: a dead, slow or hostile domain costs others nothing.
+//! `docs/scheduling.md` says who may hold what.
 //!
 //! Memory holds lanes, not messages: a lane keeps a few jobs ready, the store has the rest.
 
@@ -110,7 +110,8 @@ pub(crate) struct Lanes<J> {
     changed: VecDeque<LaneKey>,
     /// Lanes in which something can begin.
     rows: LaneRows,
-    /// Lanes that want to be read, by [`LaneClass::index`]; with the place that they hold, if what is read begins at once.
+    /// Lanes that want to be read, by [`LaneClass::index`]; with the place that they hold, if what
+    /// is read begins at once.
     to_read: [VecDeque<(LaneKey, Option<Charge>)>; 3],
     /// Lanes that are being read, with what is charged for those of which nothing else runs.
     reads: HashMap<LaneKey, (LaneClass, Option<Charge>)>,
@@ -183,8 +184,8 @@ impl<J: LaneJob> Lanes<J> {
         self.all_changed();
     }
 
-    /// Nothing starts in the lane until [`Lanes::thaw`]: its mail is to be moved. Returns what is under
-    /// way there.
+    /// Nothing starts in the lane until [`Lanes::thaw`]: its mail is to be moved. Returns what is
+    /// under way there.
     pub(crate) fn freeze(&mut self, key: &LaneKey) -> HashSet<MessageId> {
         self.lane(key).freeze();
         self.removed(key);
@@ -243,7 +244,8 @@ impl<J: LaneJob> Lanes<J> {
         self.changed(key);
     }
 
-    /// The store's answer to [`LaneAction::Fetch`]: what is due, and when the next is due that is not in it.
+    /// The store's answer to [`LaneAction::Fetch`]: what is due, and when the next is due that is
+    /// not in it.
     pub(crate) fn fetched(
         &mut self,
         key: &LaneKey,
@@ -286,8 +288,8 @@ impl<J: LaneJob> Lanes<J> {
         self.lanes.get(key)?.back_off(now)
     }
 
-    /// An attempt is over and settled. `due` is when the soonest of its recipients comes again. Returns until when the
-    /// lane waits because of it, if that is news.
+    /// An attempt is over and settled. `due` is when the soonest of its recipients comes again.
+    /// Returns until when the lane waits because of it, if that is news.
     pub(crate) fn finished(
         &mut self,
         key: &LaneKey,
@@ -319,8 +321,8 @@ impl<J: LaneJob> Lanes<J> {
         news
     }
 
-    /// An attempt came to nothing, since others have all connections to `site`: `job` goes on when there is
-    /// room, see [`Lanes::room`].
+    /// An attempt came to nothing, since others have all connections to `site`: `job` goes on when
+    /// there is room, see [`Lanes::room`].
     pub(crate) fn sent_back(
         &mut self,
         key: &LaneKey,
@@ -383,14 +385,16 @@ impl<J: LaneJob> Lanes<J> {
         self.sites.is_shut(host)
     }
 
-    /// The host lets somebody in again: those that still wait because it did not, see [`Lanes::retry_now`].
+    /// The host lets somebody in again: those that still wait because it did not, see
+    /// [`Lanes::retry_now`].
     pub(crate) fn let_in(&mut self, host: &Bottleneck, now: Timestamp) -> Vec<LaneKey> {
         let shut_out = self.sites.let_in(host).into_iter();
         shut_out.filter(|key| self.lanes.get(key).is_some_and(|lane| lane.waits(now))).collect()
     }
 
-    /// The attempt of a stranger has a session with a host of this registrable domain, or with none. As long as it has
-    /// one with hosts that took mail before, nothing more has to be known of the next hop.
+    /// The attempt of a stranger has a session with a host of this registrable domain, or with
+    /// none. As long as it has one with hosts that took mail before, nothing more has to be known
+    /// of the next hop.
     pub(crate) fn session(&mut self, ticket: Ticket, host: Option<Group>, now: Timestamp) {
         let is_proven = host.is_some_and(|host| self.proven.has(host, now));
         let class = if is_proven { LaneClass::Proven } else { LaneClass::New };
@@ -435,14 +439,16 @@ impl<J: LaneJob> Lanes<J> {
         self.changed(key);
     }
 
-    /// Nothing waits longer than until `latest`: a clock that was ahead has set such times. The others stay.
+    /// Nothing waits longer than until `latest`: a clock that was ahead has set such times. The
+    /// others stay.
     pub(crate) fn cut_waits(&mut self, now: Timestamp, latest: Timestamp) {
         let lanes = self.lanes.iter_mut();
         let cut = lanes.filter_map(|(key, lane)| lane.cut_waits(now, latest).then(|| key.clone()));
         cut.collect::<Vec<_>>().iter().for_each(|key| self.changed(key));
     }
 
-    /// The operator took mail of the lane out of the store: what is in memory, or comes there, may be gone.
+    /// The operator took mail of the lane out of the store: what is in memory, or comes there, may
+    /// be gone.
     pub(crate) fn removed(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         lane.outdate();
@@ -484,7 +490,8 @@ impl<J: LaneJob> Lanes<J> {
         }
     }
 
-    /// Does time count for what runs? Then [`Lanes::next`] is asked again after so long, whatever else happens.
+    /// Does time count for what runs? Then [`Lanes::next`] is asked again after so long, whatever
+    /// else happens.
     pub(crate) fn review_in(&self) -> Option<Duration> {
         (!self.running.is_empty()).then_some(REVIEW_EVERY)
     }
@@ -540,8 +547,8 @@ impl<J: LaneJob> Lanes<J> {
         }
     }
 
-    /// The lane is read in its turn; with a `charge` it holds a place from now on. So no more of them wait than
-    /// could begin.
+    /// The lane is read in its turn; with a `charge` it holds a place from now on. So no more of
+    /// them wait than could begin.
     fn line_up_to_read(&mut self, key: &LaneKey, class: LaneClass, charge: Option<Charge>) {
         if let Some(charge) = charge {
             self.take(charge);

@@ -1,5 +1,5 @@
-//! Whose turn is it among lanes of one class? One registrable domain after the other, and of each one lane
-//! after the other.
+//! Whose turn is it among lanes of one class? One registrable domain after the other, and of each
+//! one lane after the other.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -9,8 +9,8 @@ use super::group::Group;
 
 /// Lanes in which something can begin as soon as there is a place.
 ///
-/// Who has a place already stands behind those who have none: that a place of theirs becomes free is no reason to
-/// give it to them again while others wait.
+/// Who has a place already stands behind those who have none: that a place of theirs becomes free
+/// is no reason to give it to them again while others wait.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
     groups: HashMap<Group, WaitingLane>,

@@ -1,7 +1,8 @@
-//! Lanes in which something can begin, and whose turn it is: client by client, of each client sender by sender,
-//! and of each of those one registrable domain after the other.
+//! Lanes in which something can begin, and whose turn it is: client by client, of each client
+//! sender by sender, and of each of those one registrable domain after the other.
 //!
-//! So a sender who writes to a hundred thousand new domains has as many turns as one who writes to a single one.
+//! So a sender who writes to a hundred thousand new domains has as many turns as one who writes to
+//! a single one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,7 +31,8 @@ pub(super) struct Row {
     clients: BTreeMap<u32, WaitingClient>,
     /// Where lanes stand.
     spots: BTreeSet<Spot>,
-    /// Lanes that had their turn, and what they needed is there now: they go before all others, if they may.
+    /// Lanes that had their turn, and what they needed is there now: they go before all others, if
+    /// they may.
     first: VecDeque<(Spot, LaneKey)>,
 }
 
@@ -70,8 +72,9 @@ impl LaneRows {
         self.rows.iter_mut().for_each(|row| row.released(charge.group));
     }
 
-    /// Where a place of an attempt of `class` counts. Whoever has new mail is asked what all of theirs hold that took
-    /// none yet: the silent ones become those that are in trouble, and it could begin as many again.
+    /// Where a place of an attempt of `class` counts. Whoever has new mail is asked what all of
+    /// theirs hold that took none yet: the silent ones become those that are in trouble, and it
+    /// could begin as many again.
     fn counted(&mut self, class: LaneClass) -> impl Iterator<Item = &mut Row> {
         let counts =
             move |at: &LaneClass| *at == class || (*at == LaneClass::New && class.is_unproven());

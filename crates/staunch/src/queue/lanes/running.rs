@@ -15,11 +15,12 @@ use crate::delivery::yielding::PATIENCE;
 const PROOF_LASTS: Duration = Duration::from_secs(60);
 /// Who is asked to make room and can, has ended by then. Our choice.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
-/// The longest that time is believed to pass between two looks: the queue looks more often than that, so what is
-/// more is a clock that was set.
+/// The longest that time is believed to pass between two looks: the queue looks more often than
+/// that, so what is more is a clock that was set.
 const STEP_MAX: Duration = Duration::from_secs(35);
 
-/// Time that passes, by a clock that may be set: it never runs back, and no jump makes everybody old.
+/// Time that passes, by a clock that may be set: it never runs back, and no jump makes everybody
+/// old.
 #[derive(Debug, Default)]
 pub(super) struct Uptime {
     last: Option<Timestamp>,
@@ -174,8 +175,8 @@ impl Running {
         self.takings.retain(|_, at| passed.saturating_sub(*at) < PROOF_LASTS);
     }
 
-    /// The groups of those that have been slow for so long that nothing is proven by former mail: unless other
-    /// attempts there took some meanwhile.
+    /// The groups of those that have been slow for so long that nothing is proven by former mail:
+    /// unless other attempts there took some meanwhile.
     pub(super) fn disproven(&self, uptime: &Uptime) -> impl Iterator<Item = Group> {
         let long = self.attempts.values().filter(|attempt| attempt.age(uptime) >= PROOF_LASTS);
         let takes_none = |group: &Group| {
@@ -185,8 +186,8 @@ impl Running {
         long.map(|attempt| attempt.charge.group).filter(takes_none)
     }
 
-    /// The longest running ones that should make room so that `wanted` others can begin, without those that do
-    /// already.
+    /// The longest running ones that should make room so that `wanted` others can begin, without
+    /// those that do already.
     pub(super) fn ask_to_give_way(
         &mut self,
         need: Need,

@@ -1,4 +1,5 @@
-//! The scheduler in random worlds, in virtual time: whatever hosts do, its invariants hold and good mail goes.
+//! The scheduler in random worlds, in virtual time: whatever hosts do, its invariants hold and good
+//! mail goes.
 //!
 //! `STAUNCH_WORLDS=10000 cargo test -p staunch --lib simulation`; 300 worlds if nothing is said.
 
@@ -164,7 +165,8 @@ impl World {
             };
             let owner = self.dice.below(owners);
             let name = match nature {
-                // Whoever takes mail has a domain of their own: what neighbours do is not their fault.
+                // Whoever takes mail has a domain of their own: what neighbours do is not their
+                // fault.
                 Nature::Good(_) | Nature::Slow(_) | Nature::Shared => {
                     format!("good{number}.example")
                 }

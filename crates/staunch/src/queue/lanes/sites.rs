@@ -1,7 +1,7 @@
 //! Lanes that wait for a connection to the same hosts, in turn.
 //!
-//! What waits for nothing else is never put off by a time: it stands here, holds no place, and goes on as soon
-//! as whoever owns the connections says that there is room.
+//! What waits for nothing else is never put off by a time: it stands here, holds no place, and goes
+//! on as soon as whoever owns the connections says that there is room.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

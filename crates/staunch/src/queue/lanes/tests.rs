@@ -660,7 +660,8 @@ fn a_call_that_nobody_can_use_goes_to_the_next() {
     assert_eq!(start_all(&mut lanes, 0), [2]);
 }
 
-/// Else lanes that are read while there is no place would fill the memory, and nothing else could be read.
+/// Else lanes that are read while there is no place would fill the memory, and nothing else could
+/// be read.
 #[test]
 fn nothing_is_read_for_a_lane_that_could_not_begin() {
     let mut lanes = Lanes::new(limits(3, 4));

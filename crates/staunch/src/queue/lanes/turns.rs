@@ -1,4 +1,5 @@
-//! Whose turn is it? That of who holds least, and of those the one whose last turn was the longest ago.
+//! Whose turn is it? That of who holds least, and of those the one whose last turn was the longest
+//! ago.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Look-ups as their driver sees them: what is asked, fetched and written in this order, and what came of it.
+//! Look-ups as their driver sees them: what is asked, fetched and written in this order, and what
+//! came of it.
 
 use super::super::{CachedPolicy, KeepSettings, Listed, Moment};
 use super::*;
