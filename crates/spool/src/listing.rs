@@ -417,7 +417,7 @@ pub(crate) fn counts(db: &Connection) -> Result<Counts, StoreError> {
 }
 
 /// Recipients that an action is for; all of the message's where there is no number.
-pub(crate) type Target = (MessageId, Option<RecipientNo>);
+pub(crate) type ActionTarget = (MessageId, Option<RecipientNo>);
 
 /// Applies an action in the writer's transaction. Rows are found anew by message id, since what
 /// was listed may have left meanwhile.
@@ -425,7 +425,7 @@ pub(crate) fn act(
     db: &Connection,
     layout: &Layout,
     action: BulkAction,
-    targets: &[Target],
+    targets: &[ActionTarget],
 ) -> Result<(Acted, Vec<PathBuf>), StoreError> {
     let (mut acted, mut files) = (Acted::default(), Vec::new());
     for (id, no) in targets {

@@ -13,13 +13,13 @@ use super::{
 /// Looks at a message once, in pieces, and makes a [`ConversionPlan`].
 #[derive(Debug)]
 pub struct Survey {
-    walker: Walker<Findings>,
+    walker: Walker<SurveyFindings>,
 }
 
 impl Survey {
     /// Of a message that shall reach `goal`.
     pub fn new(goal: Goal) -> Self {
-        Self { walker: Walker::new(Findings::new(goal)) }
+        Self { walker: Walker::new(SurveyFindings::new(goal)) }
     }
 
     /// The next piece.
@@ -62,7 +62,7 @@ impl CurrentEntity {
 }
 
 #[derive(Debug)]
-struct Findings {
+struct SurveyFindings {
     plan: ConversionPlan,
     current: CurrentEntity,
     /// Which entities have others in them.
@@ -90,7 +90,7 @@ struct Findings {
 /// writes with lines that are too long.
 const FOLDED_NAMES_MAX: usize = 100;
 
-impl Findings {
+impl SurveyFindings {
     fn new(goal: Goal) -> Self {
         let plan = ConversionPlan {
             goal,
@@ -273,7 +273,7 @@ impl Findings {
     }
 }
 
-impl Visitor for Findings {
+impl Visitor for SurveyFindings {
     fn entity(&mut self, entity: Entity) {
         self.note_part(entity);
         self.plan.actions.push(PartAction::Keep);

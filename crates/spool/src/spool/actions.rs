@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::{Spool, remove_files};
 use crate::due;
-use crate::listing::{self, Acted, BulkAction, ListCursor, Selection, Target};
+use crate::listing::{self, Acted, ActionTarget, BulkAction, ListCursor, Selection};
 use crate::message::RecipientNo;
 use crate::relane::{self, Move};
 use crate::writer::Urgency;
@@ -153,7 +153,7 @@ impl Spool {
         Ok(total)
     }
 
-    fn act_on(&self, action: BulkAction, targets: Vec<Target>) -> Result<Acted, StoreError> {
+    fn act_on(&self, action: BulkAction, targets: Vec<ActionTarget>) -> Result<Acted, StoreError> {
         if targets.is_empty() {
             return Ok(Acted::default());
         }

@@ -97,8 +97,8 @@ pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Edite
         Err(error) => return Err(io(error)),
     };
     let new = change(&old, name, edit).map_err(|wrong| match wrong {
-        Wrong::Exists => EditError::Exists { path: path.to_owned(), name: name.clone() },
-        Wrong::Missing => EditError::Missing { path: path.to_owned(), name: name.clone() },
+        WrongUser::Exists => EditError::Exists { path: path.to_owned(), name: name.clone() },
+        WrongUser::Missing => EditError::Missing { path: path.to_owned(), name: name.clone() },
     })?;
     let owner = match &like {
         Some(like) => (Some(like.uid()), like.gid(), like.mode()),
@@ -114,21 +114,21 @@ pub(crate) fn edit(path: &Path, name: &UserName, edit: Edit<'_>) -> Result<Edite
 }
 
 #[derive(Debug, Eq, PartialEq)]
-enum Wrong {
+enum WrongUser {
     Exists,
     Missing,
 }
 
 /// The text with the line changed; comments, order and other lines stay.
-fn change(old: &str, name: &UserName, edit: Edit<'_>) -> Result<String, Wrong> {
+fn change(old: &str, name: &UserName, edit: Edit<'_>) -> Result<String, WrongUser> {
     let is_own =
         |line: &&str| matches!(parse_line(line), Ok(Some((of_line, _))) if of_line == *name);
     let line = |verifier: &str| format!("{}:{verifier}\n", name.as_str());
     let is_there = old.lines().any(|line| is_own(&line));
     let mut new = String::with_capacity(old.len());
     match (edit, is_there) {
-        (Edit::Add(_), true) => return Err(Wrong::Exists),
-        (Edit::Replace(_) | Edit::Remove, false) => return Err(Wrong::Missing),
+        (Edit::Add(_), true) => return Err(WrongUser::Exists),
+        (Edit::Replace(_) | Edit::Remove, false) => return Err(WrongUser::Missing),
         (Edit::Add(_) | Edit::Replace(_) | Edit::Remove, _) => {}
     }
     for old in old.lines() {
@@ -148,7 +148,7 @@ fn change(old: &str, name: &UserName, edit: Edit<'_>) -> Result<String, Wrong> {
 }
 
 /// Owner if another one than ourselves, group, mode.
-pub(super) type Owner = (Option<u32>, u32, u32);
+pub(super) type FileOwner = (Option<u32>, u32, u32);
 
 /// Waits for other changes to end. The file stays, since whoever waits has it open.
 fn lock(target: &Path) -> Result<File, EditError> {
@@ -169,7 +169,11 @@ fn beside(target: &Path, suffix: &str) -> PathBuf {
 
 /// Puts a file with this content in the place of `target`, or makes it. It is for whoever is the
 /// only one that does; the new name is durable when its folder is synced.
-pub(super) fn replace(target: &Path, content: &[u8], (uid, gid, mode): Owner) -> io::Result<()> {
+pub(super) fn replace(
+    target: &Path,
+    content: &[u8],
+    (uid, gid, mode): FileOwner,
+) -> io::Result<()> {
     let temporary = beside(target, ".new");
     // Left by a run that was killed; whoever holds the lock is the only one.
     match std::fs::remove_file(&temporary) {
@@ -217,11 +221,11 @@ mod tests {
         let old = format!("# ours\n\nanna:{OLD}\nanna2:{OLD}");
         let cases = [
             (Edit::Add(NEW), "bert", Ok(format!("{old}\nbert:{NEW}\n"))),
-            (Edit::Add(NEW), "anna", Err(Wrong::Exists)),
+            (Edit::Add(NEW), "anna", Err(WrongUser::Exists)),
             (Edit::Replace(NEW), "anna", Ok(format!("# ours\n\nanna:{NEW}\nanna2:{OLD}\n"))),
-            (Edit::Replace(NEW), "bert", Err(Wrong::Missing)),
+            (Edit::Replace(NEW), "bert", Err(WrongUser::Missing)),
             (Edit::Remove, "anna", Ok(format!("# ours\n\nanna2:{OLD}\n"))),
-            (Edit::Remove, "ann", Err(Wrong::Missing)),
+            (Edit::Remove, "ann", Err(WrongUser::Missing)),
         ];
         for (edit, user, want) in cases {
             assert_eq!(change(&old, &name(user), edit), want, "{edit:?} {user}");

@@ -38,7 +38,7 @@ use crate::place::ClientPlace;
 use checks::{CheckClaim, Checks};
 use remembered::{RememberedLogins, Tag};
 use scram::ScramKeys;
-use secret::{SEED_OCTETS, Secret};
+use secret::{SEED_OCTETS, SaltSecret};
 use spraying::Spraying;
 use try_queues::{TryPermit, TryQueues};
 use users::{Stamp, UserName, Users, UsersError};
@@ -162,7 +162,7 @@ impl Challenged {
 
 impl Auth {
     /// With the users of a file, or none.
-    pub(crate) fn new(prepared: PreparedUsers, secret: &Secret) -> Arc<Self> {
+    pub(crate) fn new(prepared: PreparedUsers, secret: &SaltSecret) -> Arc<Self> {
         let auth = Arc::new(Self {
             file: Mutex::default(),
             checks: Checks::new(),

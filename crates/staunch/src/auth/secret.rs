@@ -25,21 +25,21 @@ const MODE: u32 = 0o600;
 const READ_MAX: u64 = 33;
 
 /// The secret.
-pub(crate) type Secret = [u8; SEED_OCTETS];
+pub(crate) type SaltSecret = [u8; SEED_OCTETS];
 
 /// The one of `data_dir`, which is made if there is none that can be used. Blocks.
 ///
 /// # Errors
 ///
 /// [`UsersError::NoRandomness`].
-pub(crate) fn of(data_dir: &Path) -> Result<Secret, UsersError> {
+pub(crate) fn of(data_dir: &Path) -> Result<SaltSecret, UsersError> {
     let path = data_dir.join(FILE);
     match read(&path) {
         Ok(secret) => return Ok(secret),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => tell_renewed(&path, "it cannot be used", &error),
     }
-    let mut secret = Secret::default();
+    let mut secret = SaltSecret::default();
     rand::fill(&mut secret).map_err(|_| UsersError::NoRandomness)?;
     if let Err(error) = keep(data_dir, &path, &secret) {
         tell_renewed(&path, "it cannot be written, and the next start makes another one", &error);
@@ -47,18 +47,19 @@ pub(crate) fn of(data_dir: &Path) -> Result<Secret, UsersError> {
     Ok(secret)
 }
 
-fn read(path: &Path) -> io::Result<Secret> {
+fn read(path: &Path) -> io::Result<SaltSecret> {
     let mut secret = Vec::new();
     File::open(path)?.take(READ_MAX).read_to_end(&mut secret)?;
-    let secret = Secret::try_from(secret).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+    let secret =
+        SaltSecret::try_from(secret).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
     // What a file system may leave of a file: everybody knows that one.
-    if secret == Secret::default() {
+    if secret == SaltSecret::default() {
         return Err(ErrorKind::InvalidData.into());
     }
     Ok(secret)
 }
 
-fn keep(data_dir: &Path, path: &Path, secret: &Secret) -> io::Result<()> {
+fn keep(data_dir: &Path, path: &Path, secret: &SaltSecret) -> io::Result<()> {
     let folder = File::open(data_dir)?;
     edit::replace(path, secret, (None, folder.metadata()?.gid(), MODE))?;
     folder.sync_all()
@@ -81,7 +82,7 @@ mod tests {
     fn it_outlives_the_process_and_is_for_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let first = of(dir.path()).unwrap();
-        assert_ne!(first, Secret::default());
+        assert_ne!(first, SaltSecret::default());
         assert_eq!(of(dir.path()).unwrap(), first);
         let metadata = std::fs::metadata(dir.path().join(FILE)).unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o600);
@@ -108,7 +109,7 @@ mod tests {
     fn where_it_cannot_be_kept_there_is_one_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("missing");
-        assert_ne!(of(&missing).unwrap(), Secret::default());
+        assert_ne!(of(&missing).unwrap(), SaltSecret::default());
         std::fs::create_dir(dir.path().join(FILE)).unwrap();
         assert_ne!(of(dir.path()).unwrap(), of(dir.path()).unwrap());
     }

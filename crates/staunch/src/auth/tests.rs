@@ -9,7 +9,7 @@ const CLIENT: ClientPlace = ClientPlace::V4(std::net::Ipv4Addr::new(192, 0, 2, 1
 /// Of "abc", the cheapest that there is.
 const BCRYPT: &str = "$2b$04$";
 
-const SECRET: Secret = [7; SEED_OCTETS];
+const SECRET: SaltSecret = [7; SEED_OCTETS];
 
 fn cheap(password: &str) -> String {
     let hash = bcrypt::hash(password, 4).unwrap();

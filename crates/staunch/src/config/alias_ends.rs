@@ -91,14 +91,14 @@ struct Way<'a> {
 }
 
 /// The addresses of each name, and why a name has none.
-type Ends = (HashMap<String, Vec<Mailbox>>, Vec<(String, String)>);
+type AliasEnds = (HashMap<String, Vec<Mailbox>>, Vec<(String, String)>);
 
 impl<'a> Chains<'a> {
     fn of(config: &'a Config, all: &'a BTreeMap<String, Vec<Mailbox>>) -> Self {
         Self { config, all }
     }
 
-    fn ends(&self) -> Ends {
+    fn ends(&self) -> AliasEnds {
         let (mut ends, mut lost) = (HashMap::new(), Vec::new());
         for (name, targets) in self.all {
             let mut way = Way::default();

@@ -46,7 +46,7 @@ const UDP_PAYLOAD: u16 = 1232;
 /// Queries at once over one TCP connection to a server.
 const TCP_QUERIES_MAX: usize = 256;
 
-type Pool = NameServerPool<TokioRuntimeProvider>;
+type ServerPool = NameServerPool<TokioRuntimeProvider>;
 
 /// The servers that are asked.
 #[derive(Debug)]
@@ -287,8 +287,8 @@ impl ServersShared {
 
 struct Server {
     address: SocketAddr,
-    udp: Pool,
-    tcp: Pool,
+    udp: ServerPool,
+    tcp: ServerPool,
     /// For one try.
     limit: Duration,
     case: Case,
@@ -315,7 +315,7 @@ impl Server {
         let pool = |mut connection: ConnectionConfig| {
             connection.port = address.port();
             let config = NameServerConfig::new(address.ip(), true, vec![connection]);
-            Pool::from_config([config], Arc::clone(context), TokioRuntimeProvider::default())
+            ServerPool::from_config([config], Arc::clone(context), TokioRuntimeProvider::default())
         };
         let (udp, tcp) = (pool(ConnectionConfig::udp()), pool(ConnectionConfig::tcp()));
         Self { address, udp, tcp, limit, case }
@@ -363,7 +363,7 @@ impl Server {
 
     async fn over(
         &self,
-        pool: &Pool,
+        pool: &ServerPool,
         query: &Query,
         options: &DnsRequestOptions,
     ) -> Result<DnsResponse, NetError> {

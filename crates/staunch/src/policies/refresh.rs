@@ -54,7 +54,7 @@ pub(super) struct Census {
 }
 
 /// A refresh, or several looks, under way.
-type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type RunningRefresh<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl PolicyCache {
     /// Refreshes and tidies until `shutdown`; then what is being written is brought to its end,
@@ -66,8 +66,8 @@ impl PolicyCache {
         let mut lost_before = Vec::new();
         // The first one soon: what came due while nobody was here, and what is missing.
         let first = self.look_after(LOOK_EVERY_MIN, &jitter);
-        let mut look: Running<'_, Option<Census>> = Box::pin(first);
-        let mut tidying: FuturesUnordered<Running<'_, ()>> = FuturesUnordered::new();
+        let mut look: RunningRefresh<'_, Option<Census>> = Box::pin(first);
+        let mut tidying: FuturesUnordered<RunningRefresh<'_, ()>> = FuturesUnordered::new();
         loop {
             prompt.fill(self, shutdown);
             silent.fill(self, shutdown);
@@ -273,7 +273,7 @@ fn tell_lost(before: &mut Vec<HostName>, mut lost: Vec<HostName>) {
 /// Refreshes that compete with each other for places.
 struct Band<'a> {
     queue: RefreshQueue,
-    running: FuturesUnordered<Running<'a, (HostName, HostName)>>,
+    running: FuturesUnordered<RunningRefresh<'a, (HostName, HostName)>>,
     at_once: usize,
 }
 

@@ -11,11 +11,11 @@ use tokio::sync::oneshot;
 use crate::config::{self, MtaSts};
 
 /// What a write calls when it is on the disk, or will not be.
-type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+type WhenSynced<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
 /// Begins a write and waits for its end.
 pub(super) async fn synced<T: Send + 'static>(
-    begin: impl FnOnce(Done<T>),
+    begin: impl FnOnce(WhenSynced<T>),
 ) -> Result<T, StoreError> {
     let (done, synced) = oneshot::channel();
     // Whoever waited may be gone.

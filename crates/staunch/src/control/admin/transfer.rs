@@ -59,7 +59,7 @@ async fn take(
     let operator = Borrower::Place(ClientPlace::Local(rustix::process::getuid().as_raw()));
     let room = intake.room_for(operator, envelope_line.size);
     let room = room.map_err(|full| AdminRefused::failed(full.reply.text()))?;
-    let mut arriving = Arriving::new(draft);
+    let mut arriving = ArrivingMessage::new(draft);
     arriving = arriving.take(rest).await?;
     while let Some(piece) = next().await? {
         arriving = arriving.take(piece).await?;
@@ -93,14 +93,14 @@ fn answer(id: MessageId, found: ImportFound) -> Json<Value> {
 }
 
 /// A body that comes in pieces of any length.
-struct Arriving {
+struct ArrivingMessage {
     draft: Draft,
     facts: Facts,
     /// The last piece ended with CR, which is kept back: nothing is cut between CR and LF.
     has_cr: bool,
 }
 
-impl Arriving {
+impl ArrivingMessage {
     fn new(draft: Draft) -> Self {
         Self { draft, facts: Facts::new(), has_cr: false }
     }
