@@ -5,6 +5,20 @@ use tracing_subscriber::EnvFilter;
 /// Whose events count at the configured level; other crates' only as warnings.
 pub(crate) const OWN_TARGET: &str = "staunch";
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+/// The parts of staunch that events come from, as `staunch::dns`.
+const PARTS: [&str; 11] = [
+    "accept",
+    "auth",
+    "cli",
+    "clock",
+    "connect",
+    "control",
+    "daemon",
+    "delivery",
+    "dns",
+    "policies",
+    "queue",
+];
 
 /// Reads a level, or a list of directives like `info,staunch::dns=debug`.
 ///
@@ -19,7 +33,8 @@ pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
     for part in text.split(',').map(str::trim) {
         if LEVELS.contains(&part) {
             directives.push(format!("{OWN_TARGET}={part}"));
-        } else if part.contains('=') {
+        } else if let Some((target, _)) = part.split_once('=') {
+            check_part(target)?;
             directives.push(part.to_owned());
         } else {
             // A word that is no level would be taken for a target, and silence all others.
@@ -30,4 +45,30 @@ pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
     let others = if text == "error" { "error" } else { "warn" };
     EnvFilter::try_new(format!("{others},{}", directives.join(",")))
         .map_err(|error| error.to_string())
+}
+
+/// A part that is not there says nothing: it was misspelt, or had another name once.
+fn check_part(target: &str) -> Result<(), String> {
+    let Some(part) = target.strip_prefix("staunch::") else { return Ok(()) };
+    let part = part.split("::").next().unwrap_or_default();
+    if PARTS.contains(&part) {
+        return Ok(());
+    }
+    Err(format!("staunch has no part {part:?}; its parts are {}", PARTS.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_a_module_and_what_is_none_is_refused() {
+        let root = include_str!("../lib.rs");
+        for part in PARTS {
+            assert!(root.contains(&format!("\nmod {part};\n")), "{part}");
+        }
+        assert!(log_filter("info,staunch::dns=debug,hickory_net=debug").is_ok());
+        let refused = log_filter("staunch::resolve=debug").unwrap_err();
+        assert!(refused.starts_with("staunch has no part \"resolve\"; its parts are "), "{refused}");
+    }
 }
