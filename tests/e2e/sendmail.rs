@@ -227,7 +227,7 @@ async fn a_relay_that_takes_nothing_for_now_leaves_the_mail_with_its_caller() {
     let (to, mail) = ("b@x.test", b"Subject: x\n\nhello\n");
     let drained = machine.relay.cli(&["drain"]).await;
     assert_eq!(code(&drained), 0, "{drained:?}");
-    machine.fails(&[to], mail, 75, "being emptied").await;
+    machine.fails(&[to], mail, 75, "draining").await;
     assert_eq!(code(&machine.relay.cli(&["drain", "--off"]).await), 0);
     for (limits, about) in [
         ("disk_free_min = \"1000000GiB\"", "disk space"),

@@ -133,8 +133,12 @@ impl SmtpHandler {
                     let answer = self.sender(mail, held);
                     self.answer(session, answer, Some(sender.as_str()), None);
                 } else {
-                    ClientRefusal::DoorChanged.log(self.arrival.peer, Some(sender.as_str()), None);
-                    session.close(&ClientRefusal::DoorChanged.response());
+                    ClientRefusal::ListenerChanged.log(
+                        self.arrival.peer,
+                        Some(sender.as_str()),
+                        None,
+                    );
+                    session.close(&ClientRefusal::ListenerChanged.response());
                 }
             }
             ServerStep::Recipient(rcpt) => {

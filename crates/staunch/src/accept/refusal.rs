@@ -22,7 +22,7 @@ pub(super) enum ClientRefusal {
     /// The client spoke after STARTTLS and before the handshake.
     SpokeBeforeTls,
     /// The listener that the client came through is another one now, or gone.
-    DoorChanged,
+    ListenerChanged,
     /// The client is in none of `access.networks`, and has not logged in.
     RelayDenied,
     /// Name or password is wrong; which of them is not said.
@@ -73,7 +73,7 @@ impl ClientRefusal {
             Self::EarlyTalker => "early_talker",
             Self::TlsInClear => "bad_command",
             Self::SpokeBeforeTls => "plaintext_before_tls",
-            Self::DoorChanged => "listener_changed",
+            Self::ListenerChanged => "listener_changed",
             Self::RelayDenied => "relay_denied",
             Self::LoginFailed => "login_failed",
             Self::TooManyLogins => "too_many_logins",
@@ -103,14 +103,12 @@ impl ClientRefusal {
     pub(super) fn response(&self) -> Response {
         let (code, status, text) = match self {
             Self::TooManyConnections => (421, Status::transient(7, 0), "Too many connections"),
-            Self::EarlyTalker => {
-                (554, Status::permanent(5, 1), "You spoke before the greeting: no service here")
-            }
+            Self::EarlyTalker => (554, Status::permanent(5, 1), "Client sent data before greeting"),
             Self::TlsInClear => return CommandError::Tls.response(),
             Self::SpokeBeforeTls => {
                 (554, Status::permanent(5, 1), "Nothing may stand between STARTTLS and TLS")
             }
-            Self::DoorChanged => {
+            Self::ListenerChanged => {
                 (421, Status::transient(3, 2), "This service has changed, please connect again")
             }
             Self::RelayDenied => (550, Status::permanent(7, 1), "Relaying denied"),
@@ -123,7 +121,7 @@ impl ClientRefusal {
                 (454, Status::transient(7, 0), "Too many logins at once, try again later")
             }
             Self::LoginEnded => {
-                (530, Status::permanent(7, 0), "The login does not count any more: log in again")
+                (530, Status::permanent(7, 0), "Session no longer authenticated: log in again")
             }
             Self::SenderNotOwn => {
                 (553, Status::permanent(7, 1), "Not an address of the user who has logged in")
@@ -150,7 +148,7 @@ impl ClientRefusal {
             }
             Self::NoMemory => (452, Status::transient(3, 1), "Out of memory, try again later"),
             Self::Draining => {
-                (451, Status::transient(3, 2), "No new mail for now: this relay is being emptied")
+                (451, Status::transient(3, 2), "Not accepting mail (draining), try later")
             }
             Self::NotNow(response) => return response.clone(),
             Self::NotWritten => {

@@ -226,7 +226,7 @@ impl Auth {
     }
 
     /// Looks every second whether the file has changed, until `stop`. A file that cannot be used is
-    /// told of once, and the users of before go on counting.
+    /// told of once, and the old user list stays active.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -270,7 +270,7 @@ impl Auth {
                 tracing::warn!(
                     event = "users_refused",
                     %error,
-                    "the users of before go on counting"
+                    "it is invalid: the old user list stays active"
                 );
                 file.seen = noticed.now;
             }

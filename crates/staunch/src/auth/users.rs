@@ -193,7 +193,7 @@ impl Users {
             match lines_of.entry(name.clone()) {
                 Entry::Occupied(first) => {
                     let first: &usize = first.get();
-                    return Err((number, format!("{name} stands already in line {first}")));
+                    return Err((number, format!("{name} already used in line {first}")));
                 }
                 Entry::Vacant(free) => free.insert(number),
             };
@@ -272,7 +272,7 @@ mod tests {
         assert!(users.get(&UserName::parse("Backup-Job").unwrap()).is_none(), "names are exact");
         let cases = [
             (format!("a:{BCRYPT}\nb\n"), 2, "not name:verifier"),
-            (format!("a:{BCRYPT}\n#\na:{BCRYPT}\n"), 3, "a stands already in line 1"),
+            (format!("a:{BCRYPT}\n#\na:{BCRYPT}\n"), 3, "a already used in line 1"),
             (format!(":{BCRYPT}\n"), 1, "the name is empty"),
             (format!("a b:{BCRYPT}\n"), 1, "the name has a colon, a blank or a control character"),
             (" # no comment\n".to_owned(), 1, "not name:verifier"),
@@ -289,7 +289,7 @@ mod tests {
         let users = Users::parse(&format!("ju\u{308}rgen@x.test:{BCRYPT}\n")).unwrap();
         assert!(users.get(&UserName::parse("j\u{fc}rgen@x.test").unwrap()).is_some());
         let twice = format!("ju\u{308}rgen:{BCRYPT}\nj\u{fc}rgen:{BCRYPT}\n");
-        assert_eq!(Users::parse(&twice).unwrap_err().1, "j\u{fc}rgen stands already in line 1");
+        assert_eq!(Users::parse(&twice).unwrap_err().1, "j\u{fc}rgen already used in line 1");
         for name in ["a\u{200b}b", "a\u{fb01}", "\u{5d0}a", "\u{ff1a}", "\u{ff03}a"] {
             assert!(UserName::parse(name).is_err(), "{name:?}");
         }

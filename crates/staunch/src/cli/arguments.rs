@@ -31,7 +31,7 @@ pub(super) struct CommandSettings {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {
-    /// Be the relay, in the foreground
+    /// Run the relay, in the foreground
     #[command(after_help = "Example: staunch run --log-level debug")]
     Run,
     /// Look at the configuration
@@ -70,8 +70,8 @@ pub(super) enum CliCommand {
     /// Be /usr/sbin/sendmail: take a message from stdin; also by the names sendmail, mailq,
     /// newaliases
     ///
-    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; those of other
-    /// sendmails that tune their inside are ignored, those that reach for their files are refused.
+    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; tuning
+    /// options of other sendmails are ignored, options for their queue or config files are rejected.
     #[command(after_help = "Example: staunch sendmail -t -i < message.eml")]
     Sendmail(SendmailCommand),
     /// Exit with 0 if the local daemon is ready, for containers
@@ -119,7 +119,7 @@ pub(super) enum ConfigCommand {
 
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(super) struct Json {
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -233,7 +233,7 @@ pub(super) struct QueueList {
     /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed; or held
     #[arg(long, value_name = "REASON")]
     pub(super) reason: Option<String>,
-    /// At most so many
+    /// Show at most N
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<u64>,
     #[command(flatten)]
@@ -315,7 +315,7 @@ pub(super) struct QueueAction {
     #[arg(long, value_name = "REASON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
-    /// Everything
+    /// All messages
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) all: bool,
@@ -439,8 +439,8 @@ pub(super) enum UserCommand {
 pub(super) struct NewPassword {
     /// The name to log in with, best the address that the user sends from
     pub(super) name: String,
-    /// Keep it for SCRAM-SHA-256, which is offered once every user has it, instead of as argon2id;
-    /// a line that has it keeps it
+    /// Store a SCRAM-SHA-256 verifier instead of an argon2id hash (SCRAM is offered only when all
+    /// users have one); a line that has one keeps it
     #[arg(long)]
     pub(super) scram: bool,
     #[command(flatten)]

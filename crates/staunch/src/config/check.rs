@@ -257,7 +257,7 @@ impl Checker {
             let text = pattern.to_string();
             let key = key.replace("[]", &format!("[{index}]"));
             if let Some(first) = seen.insert(text.clone(), key.clone()) {
-                let reason = format!("stands already in {first}: nothing decides between the two");
+                let reason = format!("already used in {first}: nothing decides between the two");
                 self.wrong(key, &text, reason);
             }
         }

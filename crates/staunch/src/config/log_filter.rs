@@ -7,17 +7,8 @@ pub(crate) const OWN_TARGET: &str = "staunch";
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 /// The parts of staunch that events come from, as `staunch::dns`.
 const PARTS: [&str; 11] = [
-    "accept",
-    "auth",
-    "cli",
-    "clock",
-    "connect",
-    "control",
-    "daemon",
-    "delivery",
-    "dns",
-    "policies",
-    "queue",
+    "accept", "auth", "cli", "clock", "connect", "control", "daemon", "delivery", "dns",
+    "policies", "queue",
 ];
 
 /// Reads a level, or a list of directives like `info,staunch::dns=debug`.
@@ -69,6 +60,9 @@ mod tests {
         }
         assert!(log_filter("info,staunch::dns=debug,hickory_net=debug").is_ok());
         let refused = log_filter("staunch::resolve=debug").unwrap_err();
-        assert!(refused.starts_with("staunch has no part \"resolve\"; its parts are "), "{refused}");
+        assert!(
+            refused.starts_with("staunch has no part \"resolve\"; its parts are "),
+            "{refused}"
+        );
     }
 }

@@ -203,9 +203,9 @@ pub(crate) enum IpFamily {
 /// `[tls]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
-    /// Further trust anchors (PEM).
+    /// Additional CA certificates (PEM).
     pub(crate) ca_file: Option<PathBuf>,
-    /// Do the system's trust anchors count?
+    /// Trust the system's CA certificates.
     pub(crate) system_roots: bool,
     /// Oldest version spoken.
     pub(crate) min_version: MinVersion,
@@ -231,7 +231,7 @@ pub(crate) struct MtaSts {
     pub(crate) report_domains: Vec<DomainPattern>,
     /// Of policy hosts.
     pub(crate) policy_port: u16,
-    /// Further trust anchors for policy hosts (PEM).
+    /// Additional CA certificates for policy hosts (PEM).
     pub(crate) ca_file: Option<PathBuf>,
     /// For one fetch, all in all.
     pub(crate) fetch_timeout: Duration,

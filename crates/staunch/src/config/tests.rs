@@ -225,7 +225,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[mta_sts]\nreport_domains = [\"*.b\", \"*.B.\"]",
-        "2: mta_sts.report_domains: \"*.b\": stands already in mta_sts.report_domains: nothing decides between the two",
+        "2: mta_sts.report_domains: \"*.b\": already used in mta_sts.report_domains: nothing decides between the two",
     ),
     (
         "[log]\nlevel = \"loud\"",
@@ -314,7 +314,7 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[[limit]]\nmx = [\"a.example\"]\nconnections = 1\n\
          [[limit]]\nmx = [\"a.example\"]\nconnections = 2",
-        "5: limit[1].mx: \"a.example\": stands already in limit[0].mx: nothing decides between the two",
+        "5: limit[1].mx: \"a.example\": already used in limit[0].mx: nothing decides between the two",
     ),
     (
         "[[route]]\ndomains = [\"a.example\"]\nvia = [\"smtp://[b.example]:x\"]",
@@ -576,6 +576,6 @@ fn routes_and_report_domains_mean_what_they_say() {
     let error = with_document(&tie).unwrap_err().to_string();
     assert_eq!(
         error,
-        "STAUNCH_CONFIG_TOML:8: route[1].domains: \"a.example\": stands already in route[0].domains: nothing decides between the two"
+        "STAUNCH_CONFIG_TOML:8: route[1].domains: \"a.example\": already used in route[0].domains: nothing decides between the two"
     );
 }

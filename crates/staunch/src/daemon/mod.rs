@@ -201,7 +201,7 @@ async fn end(
 ) {
     let config = handle.config();
     tell_systemd(&[NotifyState::Stopping]);
-    tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "no new mail");
+    tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "shutting down");
     stop.cancel();
     handle.outbound.pool.close();
     handle.tracker.close();

@@ -199,7 +199,7 @@ fn tell_changed(changed: &[String], loaded: &Loaded) {
         event = "config_reloaded",
         changed = named.join(","),
         keys = changed.len(),
-        "from now on"
+        "configuration reloaded"
     );
     for complaint in loaded.complaints() {
         tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");

@@ -115,7 +115,7 @@ pub(crate) fn notice_queued(message: MessageId, action: Action, notice: MessageI
         message_id = %message,
         notice_id = %notice,
         action = action.as_str(),
-        "its sender is told"
+        "DSN queued to the sender"
     );
 }
 

@@ -183,7 +183,7 @@ fn addressees<'a>(
             event = "dsn_undeliverable",
             message_id = %subject.message,
             sender = %subject.sender,
-            "there is news of mail, and nobody can be told"
+            "double bounce: notification dropped"
         );
     }
     found

@@ -13,7 +13,7 @@ pub(super) enum BadList {
     #[error("{0:?} has no end")]
     Open(char),
     /// What stands for a mailbox is no address.
-    #[error("{0:?} is no address")]
+    #[error("{0:?} is not a valid address")]
     NoAddress(String),
 }
 

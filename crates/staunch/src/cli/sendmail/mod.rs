@@ -129,7 +129,7 @@ fn at_origin(name: &str, config: &Config) -> String {
     format!("{name}@{}", config.origin)
 }
 
-/// Everybody once, in the order of the command line and then of the header; and what is no address.
+/// Everybody once, in the order of the command line and then of the header; and what is not a valid address.
 /// What is an alias the daemon knows.
 fn recipients(
     options: &SendmailOptions,

@@ -148,7 +148,7 @@ impl SendmailOptions {
             'O' if !value.to_ascii_lowercase().starts_with("queuedirectory") => {}
             // Which sendmail.cf, a log tag, how errors come back, the hop count, the protocol.
             'A' | 'L' | 'e' | 'h' | 'p' => {}
-            _ => return Err(usage(&format!("-{letter}{value}: not for staunch to do"))),
+            _ => return Err(usage(&format!("-{letter}{value}: not supported"))),
         }
         Ok(())
     }

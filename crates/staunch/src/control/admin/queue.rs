@@ -420,7 +420,7 @@ enum Cause {
 impl Cause {
     /// A word that no reason has is a mistake, not a selection of nothing.
     fn parse(word: &str) -> Result<Self, AdminRefused> {
-        let unknown = || AdminRefused::bad(format!("reason: {word:?} is not in the vocabulary"));
+        let unknown = || AdminRefused::bad(format!("reason: {word:?} is not a reason"));
         match word {
             HELD => Ok(Self::Held),
             _ => Reason::parse(word).map(Self::Reason).ok_or_else(unknown),

@@ -76,20 +76,16 @@ fn tell(switch: &Switch, to: SwitchPosition) {
     };
     match (switch, to) {
         (Switch::Sending | Switch::Hop(_), SwitchPosition::Off(_)) => {
-            tracing::warn!(
-                event = "paused",
-                domain,
-                "nothing more is sent, by the operator's word"
-            );
+            tracing::warn!(event = "paused", domain, "delivery paused by operator");
         }
         (Switch::Sending | Switch::Hop(_), SwitchPosition::On) => {
-            tracing::info!(event = "resumed", domain, "mail is sent again");
+            tracing::info!(event = "resumed", domain, "delivery resumed by operator");
         }
         (Switch::Accepting, SwitchPosition::Off(_)) => {
-            tracing::warn!(event = "draining", "no new mail is taken, by the operator's word");
+            tracing::warn!(event = "draining", "not accepting mail (drain) by operator");
         }
         (Switch::Accepting, SwitchPosition::On) => {
-            tracing::info!(event = "accepting", "mail is taken again");
+            tracing::info!(event = "accepting", "accepting mail by operator");
         }
     }
 }

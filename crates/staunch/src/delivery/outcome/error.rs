@@ -470,7 +470,9 @@ impl HostError {
             Self::NoAddress => Problem::new(Reason::NoMailHost, &format!("{mx} has no address")),
             Self::ForbiddenAddress(address) => Problem::new(
                 Reason::AddressForbidden,
-                &format!("{mx} has the address {address}, which is private, special or our own"),
+                &format!(
+                    "{mx} has the address {address}, which is a private or special address, or this relay itself (see delivery.allow_addresses)"
+                ),
             ),
             Self::ConcurrencyLimited(_) => Problem::new(
                 Reason::OwnLimit,
