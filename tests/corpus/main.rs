@@ -8,8 +8,8 @@
 //!
 //! `tests/corpus/fetch.py FOLDER` fetches the messages from the tests of 48 other packages; none of
 //! them is in this repository. `least=N` says how many there have to be, `match=ID` takes only
-//! those whose name begins with it, `keep=FOLDER` writes what arrived there. Not part of `cargo
-//! test --workspace`: `.ci/long corpus` calls it.
+//! those whose name begins with it, `keep=FOLDER` writes what arrived there. Not part of
+//! `cargo test --workspace`: `.ci/long corpus` calls it.
 #![expect(
     clippy::expect_used,
     clippy::panic,

@@ -60,7 +60,8 @@ impl Extension {
         }
     }
 
-    const fn bit(self) -> u16 {
+    /// Its bit in a set.
+    pub(crate) const fn bit(self) -> u16 {
         1 << self as u16
     }
 }

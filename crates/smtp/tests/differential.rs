@@ -5,24 +5,25 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use proptest::prelude::*;
+use smtp::Extension;
 use smtp::ReversePath;
-use smtp::command::{BodyKind, Capability, Command, FutureRelease, Mail, Offer, Rcpt, Recipient};
+use smtp::command::{BodyKind, Command, FutureRelease, Mail, Offer, Rcpt, Recipient};
 use smtp::params::{ByMode, Hold, Notify, Return};
 use smtp_proto::{MailFrom, RcptTo, Request};
 
 fn offer() -> Offer {
     [
-        Capability::EightBitMime,
-        Capability::SmtpUtf8,
-        Capability::Dsn,
-        Capability::RequireTls,
-        Capability::Chunking,
+        Extension::EightBitMime,
+        Extension::SmtpUtf8,
+        Extension::Dsn,
+        Extension::RequireTls,
+        Extension::Chunking,
     ]
     .into_iter()
     .fold(Offer::new(u64::MAX), Offer::with)
     .with_future_release(FutureRelease::new(999_999_999, "2026-12-24T18:00:00Z").unwrap())
     .with_deliver_by(0)
-    .with_priority()
+    .with(Extension::MtPriority)
 }
 
 fn ours(line: &str) -> Command {

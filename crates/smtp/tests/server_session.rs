@@ -8,7 +8,8 @@
 )]
 
 use proptest::prelude::*;
-use smtp::command::{Capability, Offer, Rcpt, Recipient, SessionChannel};
+use smtp::Extension;
+use smtp::command::{Offer, Rcpt, Recipient, SessionChannel};
 use smtp::data::{Chunk, DataReceiver, Fault, Newlines};
 use smtp::server::{OUTPUT_OCTETS, ServerStep, Session, SessionAccess, SessionSettings};
 use smtp::{Domain, HostName, Response, Status};
@@ -21,9 +22,9 @@ const ELSEWHERE: [&str; 6] = ["X046", "X063", "X085", "X086", "X087", "X088"];
 
 fn session(errors_max: u32) -> Session {
     let offer = Offer::new(1000)
-        .with(Capability::Pipelining)
-        .with(Capability::EightBitMime)
-        .with(Capability::EnhancedStatusCodes);
+        .with(Extension::Pipelining)
+        .with(Extension::EightBitMime)
+        .with(Extension::EnhancedStatusCodes);
     let hostname = Domain::Name(HostName::parse("relay.example").unwrap());
     Session::new(SessionSettings {
         hostname,

@@ -1,5 +1,5 @@
-//! Which file of the program names what of which other file. Names that a file only passes on (`pub
-//! use`) count where they are made. Code for tests does not count.
+//! Which file of the program names what of which other file. Names that a file only passes on
+//! (`pub use`) count where they are made. Code for tests does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 

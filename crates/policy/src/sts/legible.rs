@@ -68,8 +68,8 @@ pub(super) fn is_plain(c: char) -> bool {
     c.is_ascii_graphic() || c == ' '
 }
 
-/// `text`, inert, with the names of all in it that is not plain ASCII: `none\u{200b} (U+200B, zero
-/// width space)`.
+/// `text`, inert, with the names of all in it that is not plain ASCII:
+/// `none\u{200b} (U+200B, zero width space)`.
 pub(super) fn shown(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     let mut odd: Vec<char> = Vec::new();

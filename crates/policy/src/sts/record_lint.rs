@@ -1,5 +1,5 @@
-//! Everything that can be said about the TXT records at `_mta-sts`: what `staunch policy
-//! lint-record` shows.
+//! Everything that can be said about the TXT records at `_mta-sts`: what
+//! `staunch policy lint-record` shows.
 
 use smtp::RemoteText;
 

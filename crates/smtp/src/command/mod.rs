@@ -19,7 +19,7 @@ use crate::response::Response;
 use crate::sasl::{Mechanism, Secret};
 use crate::status::Status;
 
-pub use offer::{Capability, FutureRelease, Offer, OfferedLimits, SessionChannel};
+pub use offer::{FutureRelease, Offer, OfferedLimits, SessionChannel};
 pub use parameters::{BodyKind, Mail, Rcpt, Recipient};
 pub use path::{Brackets, PathError};
 
@@ -336,10 +336,11 @@ mod tests {
 
     use super::*;
     use crate::address::ReversePath;
+    use crate::extensions::Extension;
     use crate::params::*;
     use crate::sasl::Mechanisms;
 
-    const OFFER: Offer = Offer::new(1_000_000).with(Capability::EightBitMime);
+    const OFFER: Offer = Offer::new(1_000_000).with(Extension::EightBitMime);
 
     fn parse(line: &str) -> Result<Command, CommandError> {
         Command::parse(line.as_bytes(), OFFER)
@@ -410,12 +411,12 @@ mod tests {
 
     /// Everything that has parameters.
     fn full_offer() -> Offer {
-        [Capability::EightBitMime, Capability::SmtpUtf8, Capability::Dsn, Capability::RequireTls]
+        [Extension::EightBitMime, Extension::SmtpUtf8, Extension::Dsn, Extension::RequireTls]
             .into_iter()
             .fold(Offer::new(1_000_000), Offer::with)
             .with_future_release(FutureRelease::new(3600, "2026-12-24T18:00:00Z").unwrap())
             .with_deliver_by(60)
-            .with_priority()
+            .with(Extension::MtPriority)
             .with_auth(Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login))
     }
 

@@ -1,60 +1,23 @@
 //! Which extensions does a server offer, and how long do lines become by them?
 
+use crate::extensions::Extension;
 use crate::limits;
 use crate::params::is_date_time;
 use crate::sasl::Mechanisms;
 
-/// An extension that a server can offer without a value.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub enum Capability {
-    /// RFC 2920.
-    Pipelining,
-    /// RFC 6152.
-    EightBitMime,
-    /// RFC 2034.
-    EnhancedStatusCodes,
-    /// RFC 3030: BDAT.
-    Chunking,
-    /// RFC 6531.
-    SmtpUtf8,
-    /// RFC 3461.
-    Dsn,
-    /// RFC 8689; offered under TLS only (§2).
-    RequireTls,
-    /// RFC 3207; offered without TLS only (§4.2).
-    StartTls,
-}
-
-impl Capability {
-    const ALL: [Self; 8] = [
-        Self::Pipelining,
-        Self::EightBitMime,
-        Self::EnhancedStatusCodes,
-        Self::Chunking,
-        Self::SmtpUtf8,
-        Self::Dsn,
-        Self::RequireTls,
-        Self::StartTls,
-    ];
-
-    const fn keyword(self) -> &'static str {
-        match self {
-            Self::Pipelining => "PIPELINING",
-            Self::EightBitMime => "8BITMIME",
-            Self::EnhancedStatusCodes => "ENHANCEDSTATUSCODES",
-            Self::Chunking => "CHUNKING",
-            Self::SmtpUtf8 => "SMTPUTF8",
-            Self::Dsn => "DSN",
-            Self::RequireTls => "REQUIRETLS",
-            Self::StartTls => "STARTTLS",
-        }
-    }
-
-    const fn bit(self) -> u16 {
-        1 << self as u16
-    }
-}
+/// Those that are offered by their name alone, in the order of the reply to EHLO.
+const BY_NAME: [Extension; 8] = [
+    Extension::Pipelining,
+    Extension::EightBitMime,
+    Extension::EnhancedStatusCodes,
+    Extension::Chunking,
+    Extension::SmtpUtf8,
+    Extension::Dsn,
+    // RFC 8689 §2: under TLS only.
+    Extension::RequireTls,
+    // RFC 3207 §4.2: without TLS only.
+    Extension::Starttls,
+];
 
 /// What protects the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,18 +64,18 @@ impl FutureRelease {
 /// The extensions that a session offers; what is not in it is not understood either.
 ///
 /// ```
-/// use smtp::command::{Capability, Offer};
-/// let offer = Offer::new(1000).with(Capability::Pipelining).with_deliver_by(60);
+/// use smtp::Extension;
+/// use smtp::command::Offer;
+/// let offer = Offer::new(1000).with(Extension::Pipelining).with_deliver_by(60);
 /// assert_eq!(offer.keywords(), ["PIPELINING", "DELIVERBY 60", "SIZE 1000"]);
 /// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Offer {
     size_max: u64,
-    capabilities: u16,
+    extensions: u16,
     limits: OfferedLimits,
     future_release: Option<FutureRelease>,
     deliver_by_min: Option<u32>,
-    priority: bool,
     mechanisms: Mechanisms,
 }
 
@@ -121,19 +84,18 @@ impl Offer {
     pub const fn new(size_max: u64) -> Self {
         Self {
             size_max,
-            capabilities: 0,
+            extensions: 0,
             limits: OfferedLimits { rcpt_max: None, mail_max: None },
             future_release: None,
             deliver_by_min: None,
-            priority: false,
             mechanisms: Mechanisms::NONE,
         }
     }
 
     /// With one more.
     #[must_use]
-    pub const fn with(self, capability: Capability) -> Self {
-        Self { capabilities: self.capabilities | capability.bit(), ..self }
+    pub const fn with(self, extension: Extension) -> Self {
+        Self { extensions: self.extensions | extension.bit(), ..self }
     }
 
     /// With LIMITS (RFC 9422), if there is one to tell.
@@ -154,12 +116,6 @@ impl Offer {
         Self { deliver_by_min: Some(min_seconds), ..self }
     }
 
-    /// With MT-PRIORITY (RFC 6710).
-    #[must_use]
-    pub const fn with_priority(self) -> Self {
-        Self { priority: true, ..self }
-    }
-
     /// With AUTH (RFC 4954), under TLS only, so that no password is ever asked for in the clear.
     #[must_use]
     pub const fn with_auth(self, mechanisms: Mechanisms) -> Self {
@@ -169,22 +125,22 @@ impl Offer {
     /// What of it is offered on such a connection.
     #[must_use]
     pub(crate) const fn on(self, channel: SessionChannel) -> Self {
-        let Self { capabilities, .. } = self;
+        let Self { extensions, .. } = self;
         match channel {
             SessionChannel::Clear => Self {
-                capabilities: capabilities & !Capability::RequireTls.bit(),
+                extensions: extensions & !Extension::RequireTls.bit(),
                 mechanisms: Mechanisms::NONE,
                 ..self
             },
             SessionChannel::Tls => {
-                Self { capabilities: capabilities & !Capability::StartTls.bit(), ..self }
+                Self { extensions: extensions & !Extension::Starttls.bit(), ..self }
             }
         }
     }
 
     /// Is it offered?
-    pub const fn has(self, capability: Capability) -> bool {
-        self.capabilities & capability.bit() != 0
+    pub const fn has(self, extension: Extension) -> bool {
+        self.extensions & extension.bit() != 0
     }
 
     /// The largest message, in octets.
@@ -202,11 +158,6 @@ impl Offer {
         self.deliver_by_min
     }
 
-    /// Is MT-PRIORITY offered?
-    pub const fn has_priority(self) -> bool {
-        self.priority
-    }
-
     /// The mechanisms of AUTH.
     pub const fn mechanisms(self) -> Mechanisms {
         self.mechanisms
@@ -214,7 +165,7 @@ impl Offer {
 
     /// The lines of the reply to EHLO, below the first.
     pub fn keywords(self) -> Vec<String> {
-        let offered = Capability::ALL.into_iter().filter(|capability| self.has(*capability));
+        let offered = BY_NAME.into_iter().filter(|extension| self.has(*extension));
         let mut keywords: Vec<_> = offered.map(|c| c.keyword().to_owned()).collect();
         if !self.mechanisms.is_empty() {
             keywords.push(format!("AUTH {}", self.mechanisms));
@@ -229,8 +180,8 @@ impl Offer {
             Some(min) => keywords.push(format!("DELIVERBY {min}")),
             None => {}
         }
-        if self.priority {
-            keywords.push("MT-PRIORITY".to_owned());
+        if self.has(Extension::MtPriority) {
+            keywords.push(Extension::MtPriority.keyword().to_owned());
         }
         keywords.push(format!("SIZE {}", self.size_max));
         keywords
@@ -258,22 +209,22 @@ impl Offer {
     fn mail_allowance(self) -> usize {
         let extensions = [
             (true, limits::SIZE_ALLOWANCE_OCTETS),
-            (self.has(Capability::EightBitMime), limits::BODY_ALLOWANCE_OCTETS),
-            (self.has(Capability::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
-            (self.has(Capability::Dsn), limits::DSN_MAIL_ALLOWANCE_OCTETS),
-            (self.has(Capability::RequireTls), limits::REQUIRETLS_ALLOWANCE_OCTETS),
+            (self.has(Extension::EightBitMime), limits::BODY_ALLOWANCE_OCTETS),
+            (self.has(Extension::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
+            (self.has(Extension::Dsn), limits::DSN_MAIL_ALLOWANCE_OCTETS),
+            (self.has(Extension::RequireTls), limits::REQUIRETLS_ALLOWANCE_OCTETS),
             (!self.mechanisms.is_empty(), limits::AUTH_ALLOWANCE_OCTETS),
             (self.future_release.is_some(), limits::FUTURERELEASE_ALLOWANCE_OCTETS),
             (self.deliver_by_min.is_some(), limits::DELIVERBY_ALLOWANCE_OCTETS),
-            (self.priority, limits::PRIORITY_ALLOWANCE_OCTETS),
+            (self.has(Extension::MtPriority), limits::PRIORITY_ALLOWANCE_OCTETS),
         ];
         sum_of_offered(&extensions)
     }
 
     fn rcpt_allowance(self) -> usize {
         sum_of_offered(&[
-            (self.has(Capability::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
-            (self.has(Capability::Dsn), limits::DSN_RCPT_ALLOWANCE_OCTETS),
+            (self.has(Extension::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
+            (self.has(Extension::Dsn), limits::DSN_RCPT_ALLOWANCE_OCTETS),
         ])
     }
 
@@ -299,13 +250,13 @@ mod tests {
     fn everything() -> Offer {
         let reach = FutureRelease::new(604_800, "2026-12-24T18:00:00Z").unwrap();
         let mechanisms = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
-        Capability::ALL
+        BY_NAME
             .into_iter()
             .fold(Offer::new(1000), Offer::with)
             .with_limits(OfferedLimits { rcpt_max: Some(100), mail_max: Some(5) })
             .with_future_release(reach)
             .with_deliver_by(0)
-            .with_priority()
+            .with(Extension::MtPriority)
             .with_auth(mechanisms)
     }
 
@@ -331,16 +282,16 @@ mod tests {
     fn each_extension_makes_its_lines_longer_and_no_others() {
         let cases = [
             (Offer::new(1), [2074, 2048, 512, 512]),
-            (Offer::new(1).with(Capability::EightBitMime), [2091, 2048, 512, 512]),
-            (Offer::new(1).with(Capability::SmtpUtf8), [2084, 2058, 512, 512]),
-            (Offer::new(1).with(Capability::Dsn), [2390, 2584, 512, 512]),
-            (Offer::new(1).with(Capability::RequireTls), [2085, 2048, 512, 512]),
+            (Offer::new(1).with(Extension::EightBitMime), [2091, 2048, 512, 512]),
+            (Offer::new(1).with(Extension::SmtpUtf8), [2084, 2058, 512, 512]),
+            (Offer::new(1).with(Extension::Dsn), [2390, 2584, 512, 512]),
+            (Offer::new(1).with(Extension::RequireTls), [2085, 2048, 512, 512]),
             (
                 Offer::new(1).with_auth(Mechanisms::NONE.with(Mechanism::Plain)),
                 [2574, 2048, 12_288, 512],
             ),
             (Offer::new(1).with_deliver_by(1), [2091, 2048, 512, 512]),
-            (Offer::new(1).with_priority(), [2089, 2048, 512, 512]),
+            (Offer::new(1).with(Extension::MtPriority), [2089, 2048, 512, 512]),
         ];
         for (offer, want) in cases {
             let got =

@@ -3,13 +3,14 @@
 //! One that was not offered is refused, never ignored: its sender would count on what it asks for.
 
 use crate::address::{AddressError, Mailbox, ReversePath};
+use crate::extensions::Extension;
 use crate::params::{
     ByMode, DeliverBy, EnvelopeId, Hold, Notify, OriginalRecipient, Priority, Return,
 };
 use crate::xtext;
 
 use super::path::{Brackets, PathError, forward_path, reverse_path};
-use super::{Capability, CommandError, Offer};
+use super::{CommandError, Offer};
 
 /// How the client says that the content is encoded (RFC 6152 §2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,7 +95,7 @@ impl Mail {
     pub(super) fn parse(text: &[u8], offer: Offer) -> Result<Self, CommandError> {
         let (sender, brackets, parameters) = reverse_path(text).map_err(CommandError::Sender)?;
         let is_ascii = sender.as_str().is_ascii();
-        if !is_ascii && !offer.has(Capability::SmtpUtf8) {
+        if !is_ascii && !offer.has(Extension::SmtpUtf8) {
             return Err(CommandError::Sender(AddressError::NotAscii.into()));
         }
         let mut mail = Self { brackets, ..Self::from(sender) };
@@ -114,19 +115,19 @@ impl Mail {
         let may_hold = offer.future_release().is_some();
         match () {
             () if offered("SIZE", true) => set_once(&mut self.size, value.and_then(parse_size)),
-            () if capable("BODY", Capability::EightBitMime) => {
+            () if capable("BODY", Extension::EightBitMime) => {
                 set_once(&mut self.body, value.and_then(parse_body))
             }
-            () if capable("SMTPUTF8", Capability::SmtpUtf8) => {
+            () if capable("SMTPUTF8", Extension::SmtpUtf8) => {
                 raise_once(&mut self.smtp_utf8, value)
             }
-            () if capable("REQUIRETLS", Capability::RequireTls) => {
+            () if capable("REQUIRETLS", Extension::RequireTls) => {
                 raise_once(&mut self.require_tls, value)
             }
-            () if capable("RET", Capability::Dsn) => {
+            () if capable("RET", Extension::Dsn) => {
                 set_once(&mut self.ret, value.and_then(Return::parse))
             }
-            () if capable("ENVID", Capability::Dsn) => {
+            () if capable("ENVID", Extension::Dsn) => {
                 set_once(&mut self.envelope_id, value.and_then(EnvelopeId::parse))
             }
             () if offered(Hold::KEYWORD_FOR, may_hold)
@@ -137,7 +138,7 @@ impl Mail {
             () if offered("BY", offer.deliver_by_min().is_some()) => {
                 set_once(&mut self.deliver_by, value.and_then(|value| parse_by(value, offer)))
             }
-            () if offered("MT-PRIORITY", offer.has_priority()) => {
+            () if offered("MT-PRIORITY", offer.has(Extension::MtPriority)) => {
                 set_once(&mut self.priority, value.and_then(Priority::parse))
             }
             () if offered("AUTH", !offer.mechanisms().is_empty()) => {
@@ -172,7 +173,7 @@ impl Rcpt {
         for parameter in parameters.split_ascii_whitespace() {
             rcpt.set(parameter, offer)?;
         }
-        if rcpt.needs_smtp_utf8() && !offer.has(Capability::SmtpUtf8) {
+        if rcpt.needs_smtp_utf8() && !offer.has(Extension::SmtpUtf8) {
             return Err(CommandError::Recipient(PathError::Address(AddressError::NotAscii)));
         }
         Ok(rcpt)
@@ -180,7 +181,7 @@ impl Rcpt {
 
     fn set(&mut self, parameter: &str, offer: Offer) -> Result<(), CommandError> {
         let (keyword, value) = split_parameter(parameter)?;
-        let offered = |name: &str| offer.has(Capability::Dsn) && keyword.eq_ignore_ascii_case(name);
+        let offered = |name: &str| offer.has(Extension::Dsn) && keyword.eq_ignore_ascii_case(name);
         match () {
             () if offered("NOTIFY") => set_once(&mut self.notify, value.and_then(Notify::parse)),
             () if offered("ORCPT") => {

@@ -5,10 +5,9 @@ use super::{
     ServerTransaction, Session, SessionAccess, User,
 };
 use crate::address::AddressError;
-use crate::command::{
-    Capability, ClientName, Command, CommandError, Mail, PathError, Rcpt, SessionChannel,
-};
+use crate::command::{ClientName, Command, CommandError, Mail, PathError, Rcpt, SessionChannel};
 use crate::data::Fault;
+use crate::extensions::Extension;
 use crate::response::Response;
 use crate::sasl::{Mechanism, Mechanisms, Secret};
 use crate::status::Status;
@@ -73,7 +72,7 @@ impl Session {
         if self.settings.channel == SessionChannel::Tls {
             return self.out_of_order("TLS is in use already");
         }
-        if !self.settings.offer.has(Capability::StartTls) {
+        if !self.settings.offer.has(Extension::Starttls) {
             return self.command_failed(CommandError::NotOffered);
         }
         let question = Question::StartTls(self.output.len());
@@ -158,7 +157,7 @@ impl Session {
     /// Octets that are refused are read all the same: else they would be taken for commands.
     fn bdat<'i>(&mut self, octets: u64, part: Part) -> Option<ServerStep<'i>> {
         let refusal = match self.transaction {
-            _ if !self.settings.offer.has(Capability::Chunking) => {
+            _ if !self.settings.offer.has(Extension::Chunking) => {
                 CommandError::NotOffered.response()
             }
             ServerTransaction::None => Response::fixed(503, BAD_SEQUENCE, "MAIL first"),
@@ -182,8 +181,8 @@ impl Session {
         let offer = self.settings.offer;
         let mut verbs = "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT".to_owned();
         let offered = [
-            (offer.has(Capability::Chunking), " BDAT"),
-            (offer.has(Capability::StartTls), " STARTTLS"),
+            (offer.has(Extension::Chunking), " BDAT"),
+            (offer.has(Extension::Starttls), " STARTTLS"),
             (!offer.mechanisms().is_empty(), " AUTH"),
         ];
         verbs.extend(offered.into_iter().filter(|(is, _)| *is).map(|(_, verb)| verb));

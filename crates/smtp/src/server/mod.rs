@@ -199,8 +199,8 @@ enum Phase {
 /// let mut session = Session::new(SessionSettings {
 ///     hostname: Domain::Name(HostName::parse("relay.example")?),
 ///     offer: Offer::new(1000),
-///     channel: Channel::Clear,
-///     access: Access::Anyone,
+///     channel: SessionChannel::Clear,
+///     access: SessionAccess::Anyone,
 ///     errors_max: 20,
 ///     newlines: Newlines::Strict,
 /// });

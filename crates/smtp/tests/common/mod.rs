@@ -3,7 +3,8 @@
 //!
 //! While it plays, it checks what has to hold whatever the client sends.
 
-use smtp::command::{Capability, FutureRelease, Offer, OfferedLimits, Recipient, SessionChannel};
+use smtp::Extension;
+use smtp::command::{FutureRelease, Offer, OfferedLimits, Recipient, SessionChannel};
 use smtp::data::Newlines;
 use smtp::sasl::{LOGIN_NAME_PROMPT, LOGIN_PASSWORD_PROMPT, Mechanism, Mechanisms, Plain, Secret};
 use smtp::server::{ServerStep, Session, SessionAccess, SessionSettings};
@@ -20,21 +21,21 @@ const LEFT_OVER_MAX: usize = 12_288;
 pub(crate) fn full_offer() -> Offer {
     let mechanisms = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
     [
-        Capability::Pipelining,
-        Capability::EightBitMime,
-        Capability::EnhancedStatusCodes,
-        Capability::Chunking,
-        Capability::SmtpUtf8,
-        Capability::Dsn,
-        Capability::RequireTls,
-        Capability::StartTls,
+        Extension::Pipelining,
+        Extension::EightBitMime,
+        Extension::EnhancedStatusCodes,
+        Extension::Chunking,
+        Extension::SmtpUtf8,
+        Extension::Dsn,
+        Extension::RequireTls,
+        Extension::Starttls,
     ]
     .into_iter()
     .fold(Offer::new(SIZE_MAX), Offer::with)
     .with_limits(OfferedLimits { rcpt_max: Some(100), mail_max: None })
     .with_future_release(FutureRelease::new(86_400, "2026-12-24T18:00:00Z").unwrap())
     .with_deliver_by(60)
-    .with_priority()
+    .with(Extension::MtPriority)
     .with_auth(mechanisms)
 }
 

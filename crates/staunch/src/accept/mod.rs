@@ -2,7 +2,7 @@
 //!
 //! Each client has a session task that owns its connection and the message it sends. The order and
 //! form of commands is judged by `smtp::server`; whether a sender, recipient or message is taken,
-//! by [`desk`]; both against the configuration of the moment.
+//! by [`handler`]; both against the configuration of the moment.
 //!
 //! Not here: durability (`queue::intake`), where mail goes next (`route`).
 

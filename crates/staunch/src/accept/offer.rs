@@ -1,7 +1,8 @@
 //! What a session is offered, by what is known of the client and its connection.
 
 use jiff::{SignedDuration, Timestamp};
-use smtp::command::{Capability, FutureRelease, Offer, OfferedLimits, SessionChannel};
+use smtp::Extension;
+use smtp::command::{FutureRelease, Offer, OfferedLimits, SessionChannel};
 use smtp::data::Newlines;
 use smtp::server::{SessionAccess, SessionSettings};
 
@@ -48,24 +49,24 @@ fn offer(
     let limits =
         OfferedLimits { rcpt_max: u32::try_from(recipients_max(config)).ok(), mail_max: None };
     let mut offer = Offer::new(config.limits.message_size)
-        .with(Capability::Pipelining)
-        .with(Capability::EightBitMime)
-        .with(Capability::EnhancedStatusCodes)
-        .with(Capability::Chunking)
-        .with(Capability::SmtpUtf8)
-        .with(Capability::Dsn)
+        .with(Extension::Pipelining)
+        .with(Extension::EightBitMime)
+        .with(Extension::EnhancedStatusCodes)
+        .with(Extension::Chunking)
+        .with(Extension::SmtpUtf8)
+        .with(Extension::Dsn)
         .with_limits(limits)
         .with_deliver_by(DELIVER_BY_SECONDS_MIN);
     if entrance.certificate.is_some() {
-        offer = offer.with(Capability::StartTls);
+        offer = offer.with(Extension::Starttls);
     }
     if entrance.listener.require_tls {
-        offer = offer.with(Capability::RequireTls);
+        offer = offer.with(Extension::RequireTls);
     }
     match arrival.mode {
         // Who decides what goes first must be somebody whom the operator knows (RFC 6710); a user
         // is not.
-        ListenerMode::Relay if arrival.peer.is_trusted(config) => offer.with_priority(),
+        ListenerMode::Relay if arrival.peer.is_trusted(config) => offer.with(Extension::MtPriority),
         ListenerMode::Relay => offer,
         ListenerMode::Submission | ListenerMode::Submissions => {
             let offer = offer.with_auth(login::mechanisms(auth, arrival));

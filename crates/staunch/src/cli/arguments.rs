@@ -70,8 +70,8 @@ pub(super) enum CliCommand {
     /// Be /usr/sbin/sendmail: take a message from stdin; also by the names sendmail, mailq,
     /// newaliases
     ///
-    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; tuning
-    /// options of other sendmails are ignored, options for their queue or config files are rejected.
+    /// Options: -t -i -f -F -B -N -R -V -v, and -bm -bs -bp -bi for what to do; tuning options of
+    /// other sendmails are ignored, options for their queue or config files are rejected.
     #[command(after_help = "Example: staunch sendmail -t -i < message.eml")]
     Sendmail(SendmailCommand),
     /// Exit with 0 if the local daemon is ready, for containers

@@ -1,6 +1,6 @@
 //! `staunch policy lint`, `lint-record`, `match`: the daemon's own judgement of what a domain
-//! publishes, and what its publisher should know. Without network or daemon, but for `lint
-//! --domain`.
+//! publishes, and what its publisher should know. Without network or daemon, but for
+//! `lint --domain`.
 
 mod covered;
 mod published;

@@ -1,7 +1,7 @@
 //! The configuration: what the operator writes (`File`) and what the daemon runs on ([`Config`]).
 //!
 //! Only this module knows TOML. `File` mirrors the text and may be nonsense; [`Config`] is built by
-//! [`load`] alone and is valid by construction, so no other module checks it again. Fields are
+//! [`load()`] alone and is valid by construction, so no other module checks it again. Fields are
 //! named as the keys, so `delivery.connect_timeout` in a file is `config.delivery.connect_timeout`
 //! here.
 //!

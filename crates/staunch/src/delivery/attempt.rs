@@ -1,8 +1,8 @@
 //! One delivery attempt, top to bottom: the spine of the daemon.
 //!
 //! Each stage needs what the stage before it made: there is no connection without an
-//! [`AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection. `staunch
-//! explain` walks the same functions.
+//! [`policy::AuthorizedMx`], and nothing is transmitted without an [`Admitted`] connection.
+//! `staunch explain` walks the same functions.
 
 mod rules;
 mod said;

@@ -129,8 +129,8 @@ fn at_origin(name: &str, config: &Config) -> String {
     format!("{name}@{}", config.origin)
 }
 
-/// Everybody once, in the order of the command line and then of the header; and what is not a valid address.
-/// What is an alias the daemon knows.
+/// Everybody once, in the order of the command line and then of the header; and what is not a valid
+/// address. What is an alias the daemon knows.
 fn recipients(
     options: &SendmailOptions,
     message: &Message<'_>,
