@@ -3,7 +3,8 @@
 use smtp::client::{Addressee, Ending, MailOptions, Transfer};
 use smtp::command::Command;
 use smtp::{
-    Envelope, Extensions, RecipientReply, Mailbox, Reply, ReplyParser, ReversePath, TransactionStep, Transaction,
+    Envelope, Extensions, Mailbox, RecipientReply, Reply, ReplyParser, ReversePath, Transaction,
+    TransactionStep,
 };
 
 use crate::common::full_offer;

@@ -1,6 +1,6 @@
 //! What comes before the first command: the proxy's header, and who the client is.
 
-use smtp::proxy_header::{ProxyHeader, HeaderProgress, V2_OCTETS_MAX, parse};
+use smtp::proxy_header::{HeaderProgress, ProxyHeader, V2_OCTETS_MAX, parse};
 use smtp::sasl::{ClientFinal, ClientFirst, Plain};
 use smtp::sasl_client::{AuthStep, Authentication, Credentials};
 use smtp::{Reply, ReplyParser};

@@ -1,6 +1,6 @@
 //! A message for a host that does not take it as it is.
 
-use smtp::mime::{Conversion, Goal, HeaderGoal, ConversionPlan, ConversionRefused, Survey};
+use smtp::mime::{Conversion, ConversionPlan, ConversionRefused, Goal, HeaderGoal, Survey};
 
 use crate::{choice, piece_size};
 
@@ -10,7 +10,11 @@ fn plan(message: &[u8], goal: Goal, piece: usize) -> Result<ConversionPlan, Conv
     survey.finish()
 }
 
-fn convert(message: &[u8], goal: Goal, piece: usize) -> Result<(ConversionPlan, Vec<u8>), ConversionRefused> {
+fn convert(
+    message: &[u8],
+    goal: Goal,
+    piece: usize,
+) -> Result<(ConversionPlan, Vec<u8>), ConversionRefused> {
     let plan = plan(message, goal, piece)?;
     let mut out = Vec::new();
     let mut conversion = Conversion::new(&plan);

@@ -105,7 +105,7 @@ pub(crate) struct Dns {
 }
 
 /// `[delivery]`; counts at least 1.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Delivery {
     /// Of MX hosts.
     pub(crate) port: u16,
@@ -201,7 +201,7 @@ pub(crate) enum IpFamily {
 }
 
 /// `[tls]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Tls {
     /// Additional CA certificates (PEM).
     pub(crate) ca_file: Option<PathBuf>,
@@ -279,7 +279,7 @@ pub(crate) enum OnFetchFailure {
 }
 
 /// `[[route]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Route {
     /// Recipient domains it is for; not empty.
     pub(crate) domains: Vec<DomainPattern>,

@@ -6,7 +6,7 @@
 //!
 //! What is under way ends under the configuration it began with, except that no mail is handed over
 //! under the previous rules: an attempt looks again before it transmits (`attempt`), a session at
-//! each command (`accept::desk`).
+//! each command (`accept::handler`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,16 +30,11 @@ use crate::telemetry;
 /// What a process is bound to for life: its data, the socket of the command line, which must lead
 /// to the process that has the data, and the place where it logs.
 const FIXED: [&str; 3] = ["data_dir", "admin.socket", "log.format"];
-/// Where keys begin that say how connections out are made.
-const CONNECTING: [&str; 6] = ["hostname", "delivery.", "tls.", "source[", "limit[", "route["];
-/// Those of them whose effect cannot be seen in a connection, so that none may be used any longer.
-/// What the others ask for is judged anew for each mail.
-const UNSEEN: [&str; 5] =
-    ["hostname", "delivery.allow_addresses", "delivery.ip", "tls.", "source["];
 /// Keys named in one log line. Our choice: it is for people; `staunch reload` names them all.
 const KEYS_LOGGED: usize = 50;
 /// Names a file that may have changed where the key has not.
 const ALIASES_FILE: &str = "submit.aliases_file";
+
 /// Where this process has its configuration from, and what of the command line stands above it.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigOrigin {
@@ -121,32 +116,32 @@ impl Reloader {
             check_files(&loaded)?;
             let loaded = loaded.with_aliases()?;
             // Also where only the file has other names.
-            if loaded.config.aliases != aliases && !is_touched(&changed, &["aliases", ALIASES_FILE])
-            {
+            let names_them = |key: &String| key.starts_with("aliases") || key == ALIASES_FILE;
+            if loaded.config.aliases != aliases && !changed.iter().any(names_them) {
                 changed.push(ALIASES_FILE.to_owned());
             }
             Ok::<_, ReloadRefused>((prepare(loaded, &handle, &listeners)?, changed))
         });
         let (prepared, changed) = prepared.await.map_err(|_| ReloadRefused::Bug)??;
-        self.apply(prepared, &changed).await;
+        self.apply(prepared).await;
         Ok(changed)
     }
 
-    async fn apply(&mut self, prepared: PreparedConfig, changed: &[String]) {
+    async fn apply(&mut self, prepared: PreparedConfig) {
         let PreparedConfig { loaded, roots, fetcher, resolver, users, listeners, setup } = prepared;
         let config = Arc::new(loaded.config.clone());
-        self.loaded = loaded;
+        let before = std::mem::replace(&mut self.loaded, loaded).config;
         let handle = &self.handle;
         handle.outbound.roots.replace(roots);
         handle.outbound.dns.renew(resolver);
-        if is_touched(changed, &CONNECTING) {
+        if !connects_alike(&before, &config) {
             handle.outbound.connector.reconfigure(setup);
         }
         handle.outbound.pool.set_limits((&*config).into());
         self.config.send_modify(|today| {
             // Before anybody can read the new one: no mail that is tried by it finds a connection
             // of the old.
-            if is_touched(changed, &UNSEEN) {
+            if !is_seen_alike(&before, &config) {
                 handle.outbound.pool.renew();
             }
             *today = Arc::clone(&config);
@@ -155,13 +150,30 @@ impl Reloader {
         handle.outbound.policies.renew(fetcher);
         self.listeners.apply(listeners);
         self.origin.level.set(&config.log.level);
-        let routes = if is_touched(changed, &["route["]) { Routes::Changed } else { Routes::Same };
+        let routes = if before.routes == config.routes { Routes::Same } else { Routes::Changed };
         handle.tell(Event::Reconfigured(routes)).await;
     }
 }
 
-fn is_touched(changed: &[String], keys: &[&str]) -> bool {
-    changed.iter().any(|changed| keys.iter().any(|key| changed.starts_with(key)))
+/// Are connections to hosts made in the same way under both?
+fn connects_alike(before: &Config, config: &Config) -> bool {
+    before.hostname == config.hostname
+        && before.delivery == config.delivery
+        && before.tls == config.tls
+        && before.sources == config.sources
+        && before.outbound_limits == config.outbound_limits
+        && before.routes == config.routes
+}
+
+/// Is the same in both of which the effect cannot be seen in a connection, so that none that was
+/// made under the one may be used under the other? What the rest asks for is judged anew for each
+/// mail.
+fn is_seen_alike(before: &Config, config: &Config) -> bool {
+    before.hostname == config.hostname
+        && before.delivery.allow_addresses == config.delivery.allow_addresses
+        && before.delivery.ip == config.delivery.ip
+        && before.tls == config.tls
+        && before.sources == config.sources
 }
 
 /// # Errors
