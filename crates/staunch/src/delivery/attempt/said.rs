@@ -86,7 +86,7 @@ pub(super) fn minds_our_v6(answered: &TransactionResult) -> bool {
 /// Would the host be asked in vain again?
 pub(super) fn is_no_way(error: &HostError) -> bool {
     let has_no_way = matches!(error, HostError::Connect(failure) if failure.has_no_way());
-    has_no_way || error.finality() != Permanence::Transient
+    has_no_way || error.permanence() != Permanence::Transient
 }
 
 pub(super) fn tls_shown(idle: &Idle) -> Option<TlsShown> {

@@ -344,6 +344,45 @@ fn dead_end_problem(domain: &HostName, end: DeadEnd, evidence: MxEvidence) -> Pr
     }
 }
 
+/// What a host's failure means.
+#[derive(Clone, Copy, Debug)]
+struct Meaning {
+    scope: Scope,
+    permanence: Permanence,
+    weight: u8,
+    proof: RequireTlsProof,
+}
+
+/// Is it shown that mail which requires TLS cannot go to a host? Trouble that may pass is no proof.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum RequireTlsProof {
+    /// It is.
+    Given,
+    /// It is not.
+    Missing,
+}
+
+/// What it means that no usable session came about.
+fn connect_meaning(failure: &ConnectFailure) -> Meaning {
+    let scope = if failure.is_local() {
+        Scope::Local
+    } else if failure.is_source() {
+        // Mail that leaves from another address can go on.
+        Scope::OwnLimit
+    } else {
+        Scope::Lane
+    };
+    let permanence = if failure.takes_no_mail() {
+        Permanence::Unauthenticated
+    } else {
+        Permanence::Transient
+    };
+    let weight = if failure.is_tls() { 6 } else { 4 };
+    let proof =
+        if failure.has_no_tls() { RequireTlsProof::Given } else { RequireTlsProof::Missing };
+    Meaning { scope, permanence, weight, proof }
+}
+
 impl From<LoginFailure> for HostError {
     fn from(failure: LoginFailure) -> Self {
         match failure {
@@ -360,106 +399,65 @@ impl From<LoginError> for HostError {
 }
 
 impl HostError {
-    /// Can nothing but a change at the recipient's side make this host take the message, and who
-    /// says so?
-    pub(crate) fn finality(&self) -> Permanence {
+    /// What it means: a row for each failure.
+    fn meaning(&self) -> Meaning {
+        use Permanence::{Permanent, Transient, Unauthenticated};
+        use RequireTlsProof::{Given, Missing};
+        let row = |scope, permanence, weight, proof| Meaning { scope, permanence, weight, proof };
         match self {
-            Self::TooLarge { .. } | Self::Unfit(_) => Permanence::Permanent,
-            Self::NoAddress | Self::ForbiddenAddress(_) => Permanence::Unauthenticated,
-            Self::Connect(failure) if failure.takes_no_mail() => Permanence::Unauthenticated,
-            Self::Connect(_)
-            | Self::Down(_)
-            | Self::ConcurrencyLimited(_)
-            | Self::TooSoon(_)
-            | Self::Refused(_)
-            | Self::Dns(_)
-            | Self::Tls(_)
-            | Self::StarttlsGone(_)
-            | Self::TlsWanted(_)
-            | Self::NoChunking
-            | Self::Login(_)
-            | Self::Interrupted { .. }
-            | Self::Body(_)
-            | Self::Damaged(_) => Permanence::Transient,
+            Self::ConcurrencyLimited(_) | Self::TooSoon(_) => {
+                row(Scope::OwnLimit, Transient, 9, Missing)
+            }
+            Self::Body(_) | Self::Damaged(_) => row(Scope::Message, Transient, 8, Missing),
+            // It is the right host, with a good certificate.
+            Self::Tls(TlsFailure::RequireTlsNotOffered) => row(Scope::Lane, Transient, 7, Given),
+            Self::Tls(_) => row(Scope::Lane, Transient, 6, Given),
+            Self::StarttlsGone(_) | Self::TlsWanted(_) | Self::Login(_) => {
+                row(Scope::Lane, Transient, 6, Missing)
+            }
+            // The host took the envelope and then choked on the content, which other mail does not
+            // have.
+            Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } | Self::NoChunking => {
+                row(Scope::Message, Transient, 5, Missing)
+            }
+            Self::Interrupted { stage: Stage::Mail | Stage::Rcpt | Stage::Data, .. } => {
+                row(Scope::Lane, Transient, 5, Missing)
+            }
+            Self::Connect(failure) => connect_meaning(failure),
+            Self::Down(_) => row(Scope::Lane, Transient, 4, Missing),
+            Self::TooLarge { .. } | Self::Unfit(_) => row(Scope::Message, Permanent, 3, Missing),
+            // That mail goes to a host which a policy does not list only DNS says, which can be
+            // forged.
+            Self::Refused(Refusal::MxNotListed { .. }) => row(Scope::Lane, Transient, 2, Missing),
+            Self::Refused(
+                Refusal::MxNameUnauthenticated { .. } | Refusal::RequireTlsUnauthenticated { .. },
+            ) => row(Scope::Lane, Transient, 2, Given),
+            Self::Dns(failure) => row(dns_scope(failure), Transient, 1, Missing),
+            Self::NoAddress | Self::ForbiddenAddress(_) => {
+                row(Scope::Lane, Unauthenticated, 0, Missing)
+            }
         }
     }
 
-    /// Has the host shown that mail which requires TLS cannot go there? Trouble that may pass is no
-    /// proof, and neither is a host that a policy does not list: that mail goes there only DNS
-    /// says, which can be forged.
+    /// Can nothing but a change at the recipient's side make this host take the message, and who
+    /// says so?
+    pub(crate) fn permanence(&self) -> Permanence {
+        self.meaning().permanence
+    }
+
+    /// Has the host shown that mail which requires TLS cannot go there?
     pub(crate) fn rules_out_require_tls(&self) -> bool {
-        match self {
-            Self::Refused(Refusal::MxNotListed { .. }) => false,
-            Self::Refused(
-                Refusal::MxNameUnauthenticated { .. } | Refusal::RequireTlsUnauthenticated { .. },
-            )
-            | Self::Tls(_) => true,
-            Self::Connect(failure) => failure.has_no_tls(),
-            Self::Down(_)
-            | Self::Dns(_)
-            | Self::NoAddress
-            | Self::ForbiddenAddress(_)
-            | Self::ConcurrencyLimited(_)
-            | Self::TooSoon(_)
-            | Self::StarttlsGone(_)
-            | Self::TlsWanted(_)
-            | Self::NoChunking
-            | Self::Login(_)
-            | Self::TooLarge { .. }
-            | Self::Unfit(_)
-            | Self::Interrupted { .. }
-            | Self::Body(_)
-            | Self::Damaged(_) => false,
-        }
+        self.meaning().proof == RequireTlsProof::Given
     }
 
     /// Of several hosts' failures the one with the greatest weight is reported: it tells most about
     /// what has to change.
     pub(crate) fn weight(&self) -> u8 {
-        match self {
-            Self::ConcurrencyLimited(_) | Self::TooSoon(_) => 9,
-            Self::Body(_) | Self::Damaged(_) => 8,
-            // It is the right host, with a good certificate.
-            Self::Tls(TlsFailure::RequireTlsNotOffered) => 7,
-            Self::Tls(_) | Self::StarttlsGone(_) | Self::TlsWanted(_) | Self::Login(_) => 6,
-            Self::Connect(failure) if failure.is_tls() => 6,
-            Self::NoChunking | Self::Interrupted { .. } => 5,
-            Self::Connect(_) | Self::Down(_) => 4,
-            Self::TooLarge { .. } | Self::Unfit(_) => 3,
-            Self::Refused(_) => 2,
-            Self::Dns(_) => 1,
-            Self::NoAddress | Self::ForbiddenAddress(_) => 0,
-        }
+        self.meaning().weight
     }
 
     fn scope(&self) -> Scope {
-        match self {
-            Self::ConcurrencyLimited(_) | Self::TooSoon(_) => Scope::OwnLimit,
-            Self::TooLarge { .. }
-            | Self::Unfit(_)
-            | Self::NoChunking
-            | Self::Body(_)
-            | Self::Damaged(_) => Scope::Message,
-            // The host took the envelope and then choked on the content, which other mail does not
-            // have.
-            Self::Interrupted { stage: Stage::Body | Stage::EndOfData, .. } => Scope::Message,
-            Self::Dns(failure) => dns_scope(failure),
-            Self::Connect(failure) if failure.is_local() => Scope::Local,
-            // Mail that leaves from another address can go on.
-            Self::Connect(failure) if failure.is_source() => Scope::OwnLimit,
-            Self::Refused(_)
-            | Self::NoAddress
-            | Self::ForbiddenAddress(_)
-            | Self::Connect(_)
-            | Self::Down(_)
-            | Self::Tls(_)
-            | Self::StarttlsGone(_)
-            | Self::TlsWanted(_)
-            | Self::Login(_)
-            | Self::Interrupted { stage: Stage::Mail | Stage::Rcpt | Stage::Data, .. } => {
-                Scope::Lane
-            }
-        }
+        self.meaning().scope
     }
 
     /// The failure in words.

@@ -39,7 +39,7 @@ impl Walk {
     /// A host did not take the mail. Of equal failures the first counts.
     pub(crate) fn host_failed(&mut self, mx: &Domain, error: HostError) {
         let finality =
-            if self.is_ruled_out_by(&error) { Permanence::Permanent } else { error.finality() };
+            if self.is_ruled_out_by(&error) { Permanence::Permanent } else { error.permanence() };
         self.finality = self.finality.max(finality);
         if self.host.as_ref().is_none_or(|(_, known)| error.weight() > known.weight()) {
             self.host = Some((mx.clone(), error));
