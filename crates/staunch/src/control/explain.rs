@@ -17,12 +17,11 @@ use x509_parser::extensions::GeneralName;
 
 use crate::config::{Config, Limit};
 use crate::connect::pool::site_limit;
-use crate::delivery::attempt;
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::open::{SessionOptions, open};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{AttemptError, Disposition, HostError, Walk};
-use crate::delivery::requirement::{self, Local};
+use crate::delivery::plan::DeliveryPlan;
 use crate::delivery::route::{self, Leg};
 use crate::dns::Freshness;
 use crate::policies::{Consulted, PolicySource, PolicyVerdict};
@@ -46,7 +45,6 @@ pub(crate) async fn walk(
     let ExplainSubject { domain, alias } = question.subject(&config)?;
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
-    let local = Local { floor: next_hop.floor, onward };
     let off = queue.switches.off().towards(&config, &next_hop.lane).shown(&config);
     let mut trace = WalkTrace::new();
     if let Some(targets) = alias {
@@ -56,39 +54,28 @@ pub(crate) async fn walk(
     if !config.sources.is_empty() {
         trace.step("source", &next_hop.sources.to_string());
     }
-    let mut walk = Walk::new(attempt::demand(outbound, onward));
-    let mut bound = None;
+    let how = (onward, Freshness::Cached);
+    let mut plan = DeliveryPlan::new(outbound, &config, &next_hop, how);
     for leg in &next_hop.legs {
-        let asked = match ask_policy(outbound, &config, leg, local, &mut trace).await {
-            Ok(asked) => asked,
-            Err(error) => {
-                walk.leg_failed(error);
-                continue;
-            }
-        };
-        bound.get_or_insert_with(|| (leg, asked.clone()));
-        match hosts::candidates(outbound, &config, &next_hop, leg, (&asked, Freshness::Cached))
-            .await
-        {
+        tell_policy(outbound, leg, &mut trace).await;
+        let (Some(asked), _watch) = plan.ask(leg).await else { continue };
+        match plan.candidates(leg, &asked).await {
             Ok(candidates) => {
                 trace.step("mx", &format!("{} hosts", candidates.len()));
                 tell_limits(&config, &domain, leg, &candidates, &mut trace);
                 let check =
                     HostCheck { outbound, config: &config, asked: &asked, question: &question };
                 for candidate in &candidates {
-                    check.look_at(candidate, &mut walk, &mut trace).await;
+                    check.look_at(candidate, &mut plan.walk, &mut trace).await;
                 }
             }
-            Err(error) => {
-                trace.step("mx", error.problem().text.as_str());
-                walk.leg_failed(error);
-            }
+            Err(problem) => trace.step("mx", problem.text.as_str()),
         }
     }
     let (verdict, reason) = match trace.best {
         Some(verdict) => (verdict, Value::Null),
         None => {
-            let error = attempt::conclude(outbound, &next_hop, bound.as_ref(), walk).await;
+            let error = plan.conclude().await;
             (verdict_word(&error), json!(error.problem().reason.as_str()))
         }
     };
@@ -146,24 +133,17 @@ impl WalkTrace {
     }
 }
 
-async fn ask_policy(
-    outbound: &Outbound,
-    config: &Config,
-    leg: &Leg,
-    local: Local,
-    trace: &mut WalkTrace,
-) -> Result<Asked, AttemptError> {
-    if let Some(domain) = leg.policy_domain() {
-        let consulted = outbound.policies.consult(domain, Freshness::Cached).await;
-        let result = match &consulted.verdict {
-            PolicyVerdict::Policy(kept) => format!("policy, mode {}", kept.policy().mode()),
-            PolicyVerdict::None(_) => "no policy".to_owned(),
-            PolicyVerdict::Defer(defer) => defer.text.to_string(),
-        };
-        trace.step("mta_sts", &result);
-        trace.mta_sts = mta_sts(&consulted);
-    }
-    requirement::asked(outbound, config, leg, local, Freshness::Cached).await
+/// What is known of the policy that holds for `leg`.
+async fn tell_policy(outbound: &Outbound, leg: &Leg, trace: &mut WalkTrace) {
+    let Some(domain) = leg.policy_domain() else { return };
+    let consulted = outbound.policies.consult(domain, Freshness::Cached).await;
+    let result = match &consulted.verdict {
+        PolicyVerdict::Policy(kept) => format!("policy, mode {}", kept.policy().mode()),
+        PolicyVerdict::None(_) => "no policy".to_owned(),
+        PolicyVerdict::Defer(defer) => defer.text.to_string(),
+    };
+    trace.step("mta_sts", &result);
+    trace.mta_sts = mta_sts(&consulted);
 }
 
 fn mta_sts(consulted: &Consulted) -> Value {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use policy::{Admitted, Asked, Finding, Onward, authorize};
+use policy::{Admitted, Asked, Finding, authorize};
 use smtp::Domain;
 use smtp::client::Addressee;
 use spool::LaneKey;
@@ -21,17 +21,16 @@ use tokio::time::Instant;
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
 use crate::connect::pool::Idle;
-use crate::delivery::hosts::{self, Candidate};
+use crate::delivery::hosts::Candidate;
 use crate::delivery::log;
 use crate::delivery::open::{Asker, Families, SessionOptions, open};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{
-    AgeCounts, AttemptError, Demand, HostError, MxEvidence, RulesStanding, TransactionResult,
-    Unsupported, Walk,
+    AgeCounts, AttemptError, HostError, RulesStanding, TransactionResult, Unsupported, Walk,
 };
+use crate::delivery::plan::DeliveryPlan;
 use crate::delivery::rendition::{Converting, Rendition};
-use crate::delivery::requirement::{self, Local};
-use crate::delivery::route::{self, Leg, NextHop, Routing};
+use crate::delivery::route::{self, Routing};
 use crate::delivery::transmit::{Chunking, OutgoingMail, TransactionError, transmit};
 use crate::delivery::underway::Sending;
 use crate::delivery::yielding::{Doing, Yielding};
@@ -157,40 +156,25 @@ async fn attempt_under(
         return Some(Err(AttemptError::Local("the recipient has no domain".to_owned())));
     };
     let next_hop = route::next_hop(config, domain, work.onward());
-    let local = Local { floor: next_hop.floor, onward: work.onward() };
-    let mut walk = Walk::new(demand(outbound, local.onward));
-    let mut bound = None;
+    let how = (work.onward(), freshness);
+    let mut plan = DeliveryPlan::new(outbound, config, &next_hop, how);
     for leg in &next_hop.legs {
-        if is_too_late(ends_at, &mut walk) {
+        if is_too_late(ends_at, &mut plan.walk) {
             break;
         }
         rules.yielding.set_doing(Doing::LookingUp);
-        let (asked, watch) = requirement::watched(outbound, config, leg, local, freshness).await;
+        let (asked, watch) = plan.ask(leg).await;
         rules.watches.extend(watch);
-        let asked = match asked {
-            Ok(asked) => asked,
-            Err(error) => {
-                walk.leg_failed(error);
-                continue;
-            }
-        };
-        bound.get_or_insert_with(|| (leg, asked.clone()));
-        let candidates =
-            match hosts::candidates(outbound, config, &next_hop, leg, (&asked, freshness)).await {
-                Ok(candidates) => candidates,
-                Err(error) => {
-                    walk.leg_failed(error);
-                    continue;
-                }
-            };
+        let Some(asked) = asked else { continue };
+        let Ok(candidates) = plan.candidates(leg, &asked).await else { continue };
         let mut spine = Spine { rules, work, asked: &asked, ends_at, waived: Vec::new() };
-        match spine.walk(candidates, &mut walk).await {
+        match spine.walk(candidates, &mut plan.walk).await {
             Walked::Answered(answered) => return Some(Ok(*answered)),
             Walked::Overtaken => return None,
             Walked::Through => {}
         }
     }
-    Some(Err(conclude(outbound, &next_hop, bound.as_ref(), walk).await))
+    Some(Err(plan.conclude().await))
 }
 
 /// What the hosts of one leg came to.
@@ -201,33 +185,6 @@ enum Walked {
     Through,
     /// What they were asked by does not hold any more.
     Overtaken,
-}
-
-/// Under a clock that may be wrong no certificate shows that it is bad.
-pub(crate) fn demand(outbound: &Outbound, onward: Onward) -> Demand {
-    match (onward, outbound.age_counts()) {
-        (Onward::RequireTls, AgeCounts::Yes) => Demand::RequireTls,
-        (Onward::RequireTls, AgeCounts::ClockSuspect) | (Onward::Anyhow, _) => Demand::Patient,
-    }
-}
-
-/// What the walk comes to, with a look at what speaks against hearsay: also what the first leg was
-/// asked of which that was known (`bound`).
-pub(crate) async fn conclude(
-    outbound: &Outbound,
-    next_hop: &NextHop,
-    bound: Option<&(&Leg, Asked)>,
-    walk: Walk,
-) -> AttemptError {
-    let (leg, asked) = match bound {
-        Some((leg, asked)) => (Some(*leg), Some(asked)),
-        None => (next_hop.legs.first(), None),
-    };
-    let evidence = match leg.filter(|_| walk.is_hearsay()) {
-        Some(leg) => hosts::evidence(outbound, leg, asked).await,
-        None => MxEvidence::Uncontested,
-    };
-    walk.into_error(evidence)
 }
 
 /// In which manner a host is tried.

@@ -8,6 +8,7 @@ pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod outbound;
 pub(crate) mod outcome;
+pub(crate) mod plan;
 pub(crate) mod rendition;
 pub(crate) mod requirement;
 pub(crate) mod route;

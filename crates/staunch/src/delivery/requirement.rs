@@ -76,7 +76,7 @@ fn enforced_domain<'l>(config: &Config, leg: &'l Leg) -> Option<&'l HostName> {
 ///
 /// [`AttemptError::Policy`] while it is not known whether there is a policy; [`AttemptError::Dns`]
 /// if that is because no name server can be reached at all, which is trouble of our own.
-pub(crate) async fn asked(
+async fn asked(
     outbound: &Outbound,
     config: &Config,
     leg: &Leg,

@@ -372,11 +372,8 @@ fn connect_meaning(failure: &ConnectFailure) -> Meaning {
     } else {
         Scope::Lane
     };
-    let permanence = if failure.takes_no_mail() {
-        Permanence::Unauthenticated
-    } else {
-        Permanence::Transient
-    };
+    let permanence =
+        if failure.takes_no_mail() { Permanence::Unauthenticated } else { Permanence::Transient };
     let weight = if failure.is_tls() { 6 } else { 4 };
     let proof =
         if failure.has_no_tls() { RequireTlsProof::Given } else { RequireTlsProof::Missing };
