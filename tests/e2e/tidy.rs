@@ -89,6 +89,22 @@ fn files_are_short_enough_to_read() {
     assert!(long.is_empty(), "{long:?}");
 }
 
+/// They are read beside the code, on one screen.
+#[test]
+fn comments_have_at_most_100_columns() {
+    let mut wide = Vec::new();
+    for name in ["smtp", "policy", "spool", "report", "staunch"] {
+        for path in rust_files(&repository().join("crates").join(name).join("src")) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let is_wide =
+                |line: &str| line.trim_start().starts_with("//") && line.chars().count() > 100;
+            let lines = text.lines().enumerate().filter(|(_, line)| is_wide(line));
+            wide.extend(lines.map(|(at, _)| format!("{}:{}", path.display(), at + 1)));
+        }
+    }
+    assert!(wide.is_empty(), "{wide:?}");
+}
+
 /// The rows of the requirements, by prefix: the numbers that there are.
 const ROWS: [(&str, &[std::ops::RangeInclusive<u32>]); 5] = [
     ("SV", &[1..=26]),

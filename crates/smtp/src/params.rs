@@ -354,7 +354,8 @@ impl Hold {
     /// ```
     /// use smtp::params::Hold;
     /// assert_eq!(Hold::parse("86400"), Some(Hold::For(86_400)));
-    /// assert_eq!(Hold::parse("2026-12-24T18:00:00Z").unwrap().to_string(), "2026-12-24T18:00:00Z");
+    /// let until = "2026-12-24T18:00:00Z";
+    /// assert_eq!(Hold::parse(until).unwrap().to_string(), until);
     /// assert_eq!(Hold::parse("tomorrow"), None);
     /// ```
     pub fn parse(value: &str) -> Option<Self> {

@@ -55,7 +55,8 @@ pub enum ProxyHeader {
 /// ```
 /// use smtp::proxy_header::{ProxyHeader, HeaderProgress, parse};
 /// let input = b"PROXY TCP4 192.0.2.1 198.51.100.1 5000 25\r\nEHLO";
-/// let HeaderProgress::Done { header: ProxyHeader::Tcp { source, .. }, used } = parse(input) else { panic!() };
+/// let HeaderProgress::Done { header, used } = parse(input) else { panic!() };
+/// let ProxyHeader::Tcp { source, .. } = header else { panic!() };
 /// assert_eq!((source.to_string().as_str(), &input[used..]), ("192.0.2.1:5000", &b"EHLO"[..]));
 /// assert_eq!(parse(b"PRO"), HeaderProgress::NeedMore);
 /// assert_eq!(parse(b"EHLO"), HeaderProgress::Invalid);

@@ -16,7 +16,6 @@ use crate::log::{Copying, WriteAheadLog, copy};
 use crate::schema::{POLICIES, QUEUE, Schema};
 use crate::{MessageId, StoreError};
 
-/// Which database.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum WhichDatabase {
     Queue,

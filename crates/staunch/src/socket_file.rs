@@ -55,7 +55,6 @@ impl SocketFile {
         Ok(Self { _name: OwnName::of(path)?, socket })
     }
 
-    /// The socket.
     pub(crate) fn socket(&self) -> &UnixListener {
         &self.socket
     }

@@ -2,7 +2,8 @@
 //! CRC-32C.
 //!
 //! ```text
-//! batch   at a multiple of 4096, so that none begins in a page of the system, or in what a disk writes at once, that an earlier one ends in
+//! batch   at a multiple of 4096, so that none begins in a page of the system, or in what a disk
+//!         writes at once, that an earlier one ends in
 //!   0  4  "StJ1"
 //!   4  4  records
 //!   8  4  octets of the batch, without what fills its last page

@@ -175,12 +175,10 @@ impl Young {
         self.waiting.first_key_value().map(|(_, waiting)| waiting.batch)
     }
 
-    /// The first one.
     pub(crate) fn first(&self) -> Option<JournalPosition> {
         self.waiting.first_key_value().map(|(place, _)| *place)
     }
 
-    /// The last one.
     pub(crate) fn last(&self) -> Option<JournalPosition> {
         self.waiting.last_key_value().map(|(place, _)| *place)
     }

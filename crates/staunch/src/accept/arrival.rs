@@ -14,7 +14,6 @@ pub(super) struct ClientArrival {
     pub(super) peer: Peer,
     /// The address that it connected to; a unix socket has none.
     pub(super) local: Option<IpAddr>,
-    /// The listener.
     pub(super) listener: OpenListener,
     /// What the listener was for at that time.
     pub(super) mode: ListenerMode,

@@ -80,7 +80,6 @@ enum SocketSource {
     New(Vec<Acceptor>),
 }
 
-/// All listeners.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     site: ListenerSite,

@@ -35,7 +35,6 @@ pub(super) struct Trace<'a> {
 pub(super) struct Means<'a> {
     /// TLS with this cipher suite, when MAIL was given.
     pub(super) cipher: Option<&'a str>,
-    /// A login.
     pub(super) login: bool,
     /// SMTPUTF8 in this transaction.
     pub(super) utf8: bool,

@@ -39,7 +39,6 @@ impl Tag {
     }
 }
 
-/// The logins.
 #[derive(Debug)]
 pub(super) struct RememberedLogins {
     until: LruMap<Tag, Instant>,

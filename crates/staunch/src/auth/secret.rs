@@ -24,7 +24,6 @@ const MODE: u32 = 0o600;
 /// One octet more than there should be, which is enough to see that it is damaged.
 const READ_MAX: u64 = 33;
 
-/// The secret.
 pub(crate) type SaltSecret = [u8; SEED_OCTETS];
 
 /// The one of `data_dir`, which is made if there is none that can be used. Blocks.

@@ -449,7 +449,6 @@ pub(super) struct NewPassword {
 
 #[derive(Args, Debug)]
 pub(super) struct UserRemove {
-    /// The name
     pub(super) name: String,
     #[command(flatten)]
     pub(super) json: Json,

@@ -34,7 +34,6 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The number.
     pub(crate) fn number(self) -> u8 {
         match self {
             Self::Ok => 0,

@@ -12,7 +12,6 @@ use super::{DomainPattern, Prefix, file};
 const OPEN_V4: u8 = 8;
 const OPEN_V6: u8 = 32;
 
-/// `[access]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     /// Who may relay without AUTH.

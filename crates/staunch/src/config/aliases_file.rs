@@ -14,7 +14,6 @@ use crate::regular_file;
 /// Octets of the file. Our choice: some ten thousand names.
 const OCTETS_MAX: u64 = 1 << 20;
 
-/// One alias.
 #[derive(Debug)]
 pub(super) struct AliasEntry {
     /// Where it begins, from 1.

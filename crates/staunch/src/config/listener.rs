@@ -13,7 +13,6 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Longest name of a descriptor (systemd.socket(5), `FileDescriptorName=`).
 const SYSTEMD_NAME_MAX: usize = 255;
 
-/// `[[listener]]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Listener {
     /// Where its socket comes from.
@@ -57,7 +56,6 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// `listener.mode`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ListenerMode {
     /// By network; STARTTLS is offered if there is a certificate.
@@ -114,7 +112,6 @@ pub(crate) struct TlsIdentity {
     pub(crate) key: PathBuf,
 }
 
-/// `[submit]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Submit {
     /// Where programs of this machine hand in mail.

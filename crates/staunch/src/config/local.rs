@@ -23,7 +23,6 @@ pub(crate) enum Destination<'a> {
 /// What a domain is to this machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Home {
-    /// `hostname`.
     Hostname,
     /// `localhost`, by itself or in a domain of ours: it is every machine's name.
     Localhost,

@@ -95,7 +95,6 @@ pub(crate) struct Limits {
     pub(crate) recipients_per_sender_per_hour: Option<NonZeroU32>,
 }
 
-/// `[dns]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Dns {
     /// Resolvers; empty: the system's.
@@ -200,7 +199,6 @@ pub(crate) enum IpFamily {
     V6,
 }
 
-/// `[tls]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Tls {
     /// Additional CA certificates (PEM).
@@ -216,13 +214,10 @@ pub(crate) struct Tls {
 /// `tls.min_version`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MinVersion {
-    /// TLS 1.2.
     Tls12,
-    /// TLS 1.3.
     Tls13,
 }
 
-/// `[mta_sts]`.
 #[derive(Clone, Debug)]
 pub(crate) struct MtaSts {
     /// What a policy does here.
@@ -278,7 +273,6 @@ pub(crate) enum OnFetchFailure {
     Deliver,
 }
 
-/// `[[route]]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Route {
     /// Recipient domains it is for; not empty.
@@ -300,7 +294,6 @@ pub(crate) struct RouteLogin {
     pub(crate) password_file: PathBuf,
 }
 
-/// `[[source]]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Source {
     /// Its place in the file, for those who have to mend it.
@@ -418,7 +411,6 @@ impl DelayWarning {
     pub(crate) const ENDLESS: Self = Self { usual: None, policy: None };
 }
 
-/// `[dsn]`.
 #[derive(Clone, Debug)]
 pub(crate) struct DsnSettings {
     /// Header From; `mailer-daemon@hostname` unless written.
@@ -429,7 +421,6 @@ pub(crate) struct DsnSettings {
     pub(crate) rate_per_sender_per_hour: Option<NonZeroU32>,
 }
 
-/// `dsn.return`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum DsnReturn {
     /// The message's header.
@@ -438,14 +429,12 @@ pub(crate) enum DsnReturn {
     Full,
 }
 
-/// `[admin]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     /// Where the command line finds the daemon; short enough for a socket's name.
     pub(crate) socket: PathBuf,
 }
 
-/// `[log]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     /// How a line looks.
@@ -454,7 +443,6 @@ pub(crate) struct Log {
     pub(crate) level: String,
 }
 
-/// `log.format`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LogFormat {
     /// Journald where stderr is the journal, else text.

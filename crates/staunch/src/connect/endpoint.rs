@@ -26,7 +26,6 @@ pub(crate) struct PoolKey {
 /// How the server is spoken to from the first octet on.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Endpoint {
-    /// The port.
     pub(crate) port: u16,
     /// When TLS begins.
     pub(crate) tls: TlsStart,

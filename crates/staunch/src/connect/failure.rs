@@ -15,7 +15,6 @@ use crate::telemetry::{Problem, Reason};
 #[derive(Debug, thiserror::Error)]
 #[error("{host}{}: {cause}", at(.address))]
 pub(crate) struct ConnectFailure {
-    /// The host.
     pub(crate) host: Domain,
     /// The address that the cause is about; none if there was no address to try.
     pub(crate) address: Option<SocketAddr>,
@@ -89,13 +88,10 @@ pub(crate) enum ConnectCause {
 /// A reply that is awaited before there is a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ConnectStep {
-    /// The greeting.
     Greeting,
     /// EHLO or HELO.
     Ehlo,
-    /// STARTTLS.
     Starttls,
-    /// AUTH.
     Auth,
 }
 

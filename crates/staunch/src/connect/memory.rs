@@ -23,7 +23,6 @@ const HOSTS_MAX: u64 = 10_000;
 /// Our choice: addresses of one host that are tried; RFC 5321 §5.1 wants at least two.
 pub(super) const ADDRESSES_TRIED_MAX: usize = 5;
 
-/// An address family.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum AddressFamily {
     /// IPv4.

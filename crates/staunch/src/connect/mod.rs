@@ -65,7 +65,6 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 /// What to do with an offered STARTTLS where nothing requires it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Starttls {
-    /// Use it.
     Use,
     /// Leave it, since it failed before. Means nothing for a host that needs TLS.
     Skip,

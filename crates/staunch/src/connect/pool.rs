@@ -102,7 +102,6 @@ pub(crate) enum Checkout {
 /// A connection between two mails.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    /// The connection.
     pub(crate) connection: Connection,
     /// What it showed when it was made.
     pub(crate) observed: Arc<Observed>,

@@ -48,7 +48,6 @@ pub(crate) enum TlsSetupError {
     /// `tls.ca_file` cannot be read.
     #[error("tls.ca_file: {path}: {source}")]
     CaFile {
-        /// Its path.
         path: String,
         /// What is wrong.
         #[source]
@@ -57,7 +56,6 @@ pub(crate) enum TlsSetupError {
     /// A certificate in `tls.ca_file` is not one.
     #[error("tls.ca_file: {path}: {source}")]
     CaCertificate {
-        /// Its path.
         path: String,
         /// What is wrong.
         #[source]

@@ -134,7 +134,6 @@ pub(crate) fn notice_held(notice: MessageId) {
 /// Which mail a line about a recipient is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About<'a> {
-    /// The message.
     pub(crate) message: MessageId,
     /// Where it waits, or waited.
     pub(crate) lane: &'a LaneKey,

@@ -1,5 +1,5 @@
-//! How mail for one domain goes, leg by leg: what is asked, which hosts there are, and what it comes
-//! to if none of them takes it. An attempt and `staunch explain` go by the same plan.
+//! How mail for one domain goes, leg by leg: what is asked, which hosts there are, and what it
+//! comes to if none of them takes it. An attempt and `staunch explain` go by the same plan.
 
 use policy::{Asked, Onward};
 

@@ -43,7 +43,6 @@ pub(crate) use transmitted::{TransactionError, Transmitted};
 /// RFC 5321 §4.2.2.
 const BAD_SEQUENCE: u16 = 503;
 
-/// A mail.
 #[derive(Debug)]
 pub(crate) struct OutgoingMail<'a> {
     /// Who sends it, who gets it, and its size as it is sent.

@@ -64,7 +64,6 @@ pub(crate) enum MailHosts {
     NoSuchDomain,
 }
 
-/// One MX record.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct MxRecord {
     /// Lower is tried first.

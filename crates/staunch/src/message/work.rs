@@ -36,7 +36,6 @@ impl<'a> From<&'a Target> for Addressee<'a> {
 /// Recipients of one message that go to one next hop, few enough for one transaction.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
-    /// The message.
     pub(crate) message: MessageId,
     /// Who is told of failures.
     pub(crate) sender: ReversePath,
@@ -50,7 +49,6 @@ pub(crate) struct Work {
     pub(crate) turn: Timestamp,
     /// What is known about the body.
     pub(crate) facts: BodyFacts,
-    /// The body.
     pub(crate) body: Body,
     /// What was asked for with it.
     pub(crate) options: MessageOptions,
@@ -85,7 +83,6 @@ fn rewrite(mailbox: &mut Mailbox) {
 /// What of a message stays behind in the lane when some of its recipients are tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Rest {
-    /// Nobody.
     Nobody,
     /// Recipients that did not fit into the transaction.
     Waiting,

@@ -84,7 +84,6 @@ pub(crate) enum PolicySource {
 /// For whom a policy is looked up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum LookUpPurpose {
-    /// Mail.
     Mail,
     /// The policy itself, which gets old.
     Refresh,

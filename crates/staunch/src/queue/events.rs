@@ -60,9 +60,7 @@ pub(crate) enum Event {
 /// What an attempt left behind.
 #[derive(Debug)]
 pub(crate) struct FinishedAttempt {
-    /// The lane.
     pub(crate) lane: LaneKey,
-    /// The message.
     pub(crate) message: MessageId,
     /// What the lane learnt.
     pub(crate) effect: LaneEffect,
@@ -123,7 +121,6 @@ impl FoundWork {
 /// Mail that waits for a connection of ours, and for nothing else.
 #[derive(Debug)]
 pub(crate) struct NoRoom {
-    /// The lane.
     pub(crate) lane: LaneKey,
     /// Which connections.
     pub(crate) bottleneck: Bottleneck,
@@ -174,7 +171,6 @@ impl LaneJob for Work {
 /// A piece of work under way, with what its lane knows.
 #[derive(Debug)]
 pub(crate) struct DueWork {
-    /// The lane.
     pub(crate) lane: LaneKey,
     /// The attempt.
     pub(crate) ticket: Ticket,

@@ -33,7 +33,6 @@ const READ_BELOW_MAX: usize = 16;
 
 /// One message's recipients in one lane, ready to be tried.
 pub(crate) trait LaneJob {
-    /// The message.
     fn message(&self) -> MessageId;
 
     /// Its place in the lane: the lowest is tried first ([`spool::turn`]).

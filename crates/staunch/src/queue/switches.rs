@@ -46,11 +46,9 @@ pub(crate) enum SwitchPosition {
 /// What is switched off, and since when.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Off {
-    /// Sending.
     pub(crate) sending: Option<Timestamp>,
     /// Sending to these.
     pub(crate) hops: BTreeMap<HostName, Timestamp>,
-    /// Accepting.
     pub(crate) accepting: Option<Timestamp>,
 }
 
@@ -89,7 +87,6 @@ pub(crate) enum SwitchError {
     NotPaused(HostName),
 }
 
-/// The switches.
 #[derive(Debug)]
 pub(crate) struct Switches {
     off: Reloadable<Off>,

@@ -37,7 +37,6 @@ const KEPT: Duration = Duration::from_secs(900);
 /// is called to it at short intervals.
 const CALM: Duration = Duration::from_secs(300);
 
-/// The hosts.
 #[derive(Debug, Default)]
 pub(super) struct DownHosts {
     hosts: HashMap<PoolKey, Down>,

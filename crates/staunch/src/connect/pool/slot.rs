@@ -20,7 +20,6 @@ pub(crate) struct Slot {
 pub(super) enum SlotHolds {
     /// Nothing yet.
     Nothing,
-    /// A session.
     Session,
 }
 

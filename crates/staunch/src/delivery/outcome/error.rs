@@ -33,7 +33,6 @@ pub(crate) enum Disposition {
 /// How far a failure reaches. Only [`Scope::Lane`] moves a lane's back-off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Scope {
-    /// One message.
     Message,
     /// The next hop as a whole: all its hosts, its DNS, its policy.
     Lane,

@@ -44,7 +44,6 @@ const OWN_LIMIT_REST: Duration = Duration::from_secs(15);
 /// What the log says of TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct TlsShown {
-    /// Its version.
     pub(crate) version: TlsVersion,
     /// The key exchange, where it is known: not that of a resumed TLS 1.2 session.
     pub(crate) group: Option<&'static str>,

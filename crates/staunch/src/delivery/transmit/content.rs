@@ -14,13 +14,11 @@ pub(crate) const PIECE_OCTETS: usize = 64 * 1024;
 /// Where the content is.
 #[derive(Clone, Debug)]
 pub(crate) enum BodySource<'a> {
-    /// In memory.
     Memory(&'a [u8]),
     /// In a file, from its start; where the file stands does not matter.
     File(Arc<File>),
 }
 
-/// The content.
 #[derive(Clone, Debug)]
 pub(crate) struct BodyContent<'a> {
     /// Where it is.

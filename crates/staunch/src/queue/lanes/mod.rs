@@ -74,7 +74,6 @@ pub(crate) enum Company {
 pub(crate) enum LaneAction<J> {
     /// Start this job.
     Start {
-        /// Its lane.
         lane: LaneKey,
         /// The attempt.
         ticket: Ticket,
@@ -89,7 +88,6 @@ pub(crate) enum LaneAction<J> {
     },
     /// Read what is due from the store, then call [`Lanes::fetched`].
     Fetch {
-        /// Of this lane.
         lane: LaneKey,
         /// Without these, which are in memory already.
         known: HashSet<MessageId>,
@@ -101,7 +99,6 @@ pub(crate) enum LaneAction<J> {
     GiveWay(Ticket),
 }
 
-/// All lanes.
 #[derive(Debug)]
 pub(crate) struct Lanes<J> {
     /// Boxed, since most of them rest, and the map is up to twice as large as what is in it.

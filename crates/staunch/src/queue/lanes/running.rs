@@ -113,7 +113,6 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// One begins.
     pub(super) fn begin(&mut self, lane: LaneKey, charge: Charge, uptime: &Uptime) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
