@@ -1,4 +1,4 @@
-//! Each message bounces: its sender gets a notice that flufl.bounce understands.
+//! Each message bounces: its sender gets a DSN that flufl.bounce understands.
 
 use world::{Received, Value};
 

@@ -61,7 +61,7 @@ fn envelope(message: &Message, domain: &str, smtputf8: Flag) -> Envelope {
     let body = if message.is_eight_bit() { " BODY=8BITMIME" } else { "" };
     let is_flagged = smtputf8 == Flag::WhereNeeded && message.has_utf8_header();
     Envelope {
-        // Without a sender nobody is sent a notice.
+        // Without a sender nobody is sent a DSN.
         from: String::new(),
         to: format!("{}@{domain}", message.local_part()),
         mail: format!("{body}{}", if is_flagged { " SMTPUTF8" } else { "" }),

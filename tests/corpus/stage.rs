@@ -33,7 +33,7 @@ pub(crate) struct Stage {
     pub(crate) full: Mx,
     /// MX of bare.test: neither.
     pub(crate) bare: Mx,
-    /// MX of sender.test, where notices go to; `machine` delivers everything here.
+    /// MX of sender.test, where DSNs go to; `machine` delivers everything here.
     pub(crate) home: Mx,
     /// Refuses each recipient.
     _refusing: Mx,

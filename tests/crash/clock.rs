@@ -246,7 +246,7 @@ impl Victim {
         }
         assert_eq!(self.evil.connections(), 0, "the attacker saw not even a TCP connection");
         assert_eq!(self.relay.event("bounced").count(), 0);
-        assert_eq!(self.relay.event("notice_queued").count(), 0, "nobody waited for 30 days");
+        assert_eq!(self.relay.event("dsn_queued").count(), 0, "nobody waited for 30 days");
     }
 }
 

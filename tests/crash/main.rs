@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo test -p staunch --test crash -- kill9 rounds=10      kill -9 at random moments under load
-//! cargo test -p staunch --test crash -- bounces              kill -9 while 1,000 recipients bounce: one notice each
+//! cargo test -p staunch --test crash -- bounces              kill -9 while 1,000 recipients bounce: one DSN each
 //! cargo test -p staunch --test crash -- powerloss points=200 the disk as a power cut may leave it, many times
 //! cargo test -p staunch --test crash -- faults syncs=20      failing syncs, then a full disk
 //! cargo test -p staunch --test crash -- reload messages=5000 another configuration again and again under load

@@ -144,7 +144,7 @@ async fn wait_for_end_of(trace: &Path) {
     }
 }
 
-/// Finds the 250 to each message, and the answer of the sink that took it or the notice about it.
+/// Finds the 250 to each message, and the answer of the sink that took it or the DSN about it.
 fn fates(load: &Load, calls: &[Call]) -> Vec<Fate> {
     let on_tcp = |call: &&Call| call.files.first().is_some_and(|file| file.is_tcp);
     let texts = |names: &'static [&'static str]| {

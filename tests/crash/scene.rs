@@ -78,7 +78,7 @@ impl Scene {
         Load::new(server, connections, Arc::clone(&self.corpus), Arc::new(envelope))
     }
 
-    /// Waits until a message (or the notice about it) arrived for each of `ids`, as long as
+    /// Waits until a message (or the DSN about it) arrived for each of `ids`, as long as
     /// something new keeps arriving.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Scene {
         copies
     }
 
-    /// Arrivals by message number; notices and messages apart.
+    /// Arrivals by message number; DSNs and messages apart.
     pub(crate) fn arrivals(&self, notices: Notices) -> BTreeMap<u64, Vec<Arrival>> {
         let mut by_id: BTreeMap<u64, Vec<Arrival>> = BTreeMap::new();
         self.sink.arrivals().read(|all| {
@@ -146,7 +146,7 @@ impl Scene {
 /// Which arrivals are meant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Notices {
-    /// Failure notices.
+    /// Failure DSNs.
     Only,
     /// Everything else.
     None,

@@ -55,7 +55,7 @@ fn what_dns_says_for_good_ends_mail_where_no_policy_contradicts() {
             ("user@loop.bounce.test", "mail_loop", "5.4.6"),
         ];
         for (recipient, reason, status) in cases {
-            // A notice to the null sender is not made.
+            // A DSN to the null sender is not made.
             stage.relay.submit("", &[recipient], reason).await;
             let bounced = stage.relay.event("bounced").with("recipient", recipient).await;
             assert_eq!(bounced.text("reason").as_deref(), Some(reason));
@@ -69,7 +69,7 @@ async fn a_failed_notice_makes_no_notice() {
     let stage = Home::start().await;
     stage.home.on("RCPT", Then::reply("550 5.1.1 Nobody of that name"));
     stage.relay.submit("alice@sender.test", &["bad@far.test"], "hello").await;
-    // The notice to the sender fails in its turn, and that is the end of it.
+    // The DSN to the sender fails in its turn, and that is the end of it.
     stage.relay.event("bounced").with("recipient", "bad@far.test").await;
     stage.home.wait_command("RCPT TO:<alice@sender.test>").await;
     stage.relay.event("dsn_undeliverable").await;
@@ -88,11 +88,11 @@ async fn a_message_that_waited_too_long_comes_back_with_its_last_cause() {
     assert!(field(&text, "Diagnostic-Code")[0].starts_with("smtp; 450 4.2.1"), "{text}");
 }
 
-/// Each recipient in exactly one notice, though the daemon is killed in the middle of bouncing.
+/// Each recipient in exactly one DSN, though the daemon is killed in the middle of bouncing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_while_a_thousand_recipients_bounce_loses_and_repeats_no_notice() {
     let mut stage = Home::start().await;
-    // Home is closed until the killing is over: no notice can be on its way when it happens.
+    // Home is closed until the killing is over: no DSN can be on its way when it happens.
     stage.home.script(|script| script.greeting = Greeting::Reply("421 4.3.2 Closed".to_owned()));
     let addresses: Vec<String> = (0..RECIPIENTS).map(|n| format!("r{n}@far.test")).collect();
     for (number, recipients) in addresses.chunks(PER_MESSAGE).enumerate() {
@@ -115,7 +115,7 @@ async fn kill_9_while_a_thousand_recipients_bounce_loses_and_repeats_no_notice()
     stage.relay.event("delivered").after(mark).times(1).await;
 }
 
-/// How often each recipient is named by a notice.
+/// How often each recipient is named by a DSN.
 fn named(notices: &[Received]) -> BTreeMap<String, usize> {
     let mut named = BTreeMap::new();
     for notice in notices {

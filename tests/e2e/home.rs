@@ -1,4 +1,4 @@
-//! A stage for notices: senders' mail comes home to a server that the test watches.
+//! A stage for DSNs: senders' mail comes home to a server that the test watches.
 
 use world::{Mx, Relay, Then, World};
 

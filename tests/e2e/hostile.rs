@@ -419,7 +419,7 @@ async fn a_proxy_s_header_may_come_octet_by_octet() {
     }
 }
 
-/// The second of two says whose the directory is and ends; the first does not notice.
+/// The second of two says whose the directory is and ends; the first does not DSN.
 #[tokio::test]
 async fn a_second_daemon_on_the_same_data_ends_and_takes_nothing_away() {
     let world = World::start(PROGRAM).await;

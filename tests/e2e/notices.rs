@@ -9,7 +9,7 @@ use crate::home::{Home, field};
 /// Recipients that wait in the crash test.
 const RECIPIENTS: usize = 60;
 
-/// Notices so far, by what they say happened.
+/// DSNs so far, by what they say happened.
 fn actions(notices: &[Received]) -> Vec<String> {
     notices
         .iter()
@@ -35,10 +35,10 @@ async fn a_delay_is_told_once_and_the_message_is_delivered_all_the_same() {
     assert_eq!(field(&text, "Status"), ["4.2.1"]);
     assert_eq!(field(&text, "Final-Recipient"), ["rfc822; slow@far.test"]);
     assert_eq!(field(&text, "Will-Retry-Until").len(), 1, "{text}");
-    let told = stage.relay.event("notice_queued").with("message_id", &id).await;
+    let told = stage.relay.event("dsn_queued").with("message_id", &id).await;
     assert_eq!(told.text("action").as_deref(), Some("delayed"));
 
-    // Attempt after attempt, and no second notice.
+    // Attempt after attempt, and no second DSN.
     let mark = stage.relay.mark();
     stage.relay.event("deferred").after(mark).with("recipient", "slow@far.test").times(3).await;
     assert_eq!(stage.home.received().len(), 1);
@@ -98,23 +98,23 @@ async fn nobody_is_told_of_a_delayed_notice_and_nothing_if_it_is_switched_off() 
     stage.relay.submit("", &["slow2@far.test"], "a notice").await;
     stage.relay.event("deferred").with("recipient", "slow@far.test").times(3).await;
     stage.relay.event("deferred").with("recipient", "slow2@far.test").times(3).await;
-    assert_eq!(stage.relay.event("notice_queued").count(), 0);
+    assert_eq!(stage.relay.event("dsn_queued").count(), 0);
     assert_eq!(stage.home.connections(), 0);
 }
 
-/// The mark and the notice are one transaction: nobody hears twice, and nobody is forgotten.
+/// The mark and the DSN are one transaction: nobody hears twice, and nobody is forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_while_delays_are_told_repeats_and_forgets_none() {
     let mut stage = Home::with("delay_notice_after = \"1s\"").await;
     stage.mx.script(|script| script.greeting = Greeting::Close);
-    // Home is closed until the killing is over: no notice can be on its way when it happens.
+    // Home is closed until the killing is over: no DSN can be on its way when it happens.
     stage.home.script(|script| script.greeting = Greeting::Reply("421 4.3.2 Closed".to_owned()));
     for number in 0..RECIPIENTS {
         let (from, to) = (format!("s{number}@sender.test"), format!("r{number}@far.test"));
         stage.relay.submit(&from, &[&to], &format!("n{number}")).await;
     }
     for told in [RECIPIENTS / 10, RECIPIENTS / 2] {
-        stage.relay.event("notice_queued").times(told).await;
+        stage.relay.event("dsn_queued").times(told).await;
         stage.relay.kill9().await;
         stage.relay.start_again().await;
     }
@@ -134,7 +134,7 @@ async fn kill_9_while_delays_are_told_repeats_and_forgets_none() {
 /// Next hops that refuse a message.
 const REFUSING: usize = 30;
 
-/// A large message to many who refuse it costs its sender, who may be forged, one notice with all
+/// A large message to many who refuse it costs its sender, who may be forged, one DSN with all
 /// of it.
 #[tokio::test]
 async fn failures_of_one_message_are_one_notice_and_the_message_goes_back_once() {

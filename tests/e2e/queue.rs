@@ -126,7 +126,7 @@ async fn a_kept_connection_that_the_peer_just_closed_is_replaced() {
     assert_eq!(mx.connections(), 2);
 }
 
-/// Home for notices, and a domain that waits.
+/// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,
     relay: Relay,
@@ -144,7 +144,7 @@ impl Old {
     }
 }
 
-/// How often a notice names each recipient.
+/// How often a DSN names each recipient.
 fn named(text: &str) -> Vec<String> {
     let named = text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822; "));
     named.map(|name| name.trim_end().to_owned()).collect()

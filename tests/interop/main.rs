@@ -98,7 +98,7 @@ async fn an_unlisted_host_is_not_even_connected_to(relay: &Relay, rogue: &TcpLis
     assert!(nobody.is_err(), "a connection to the unlisted host: {nobody:?}");
 }
 
-/// The back Postfix refuses the recipient; the notice goes to the sender's own server by its route.
+/// The back Postfix refuses the recipient; the DSN goes to the sender's own server by its route.
 async fn a_bounce_comes_home(relay: &Relay, mailboxes: &Path) {
     submit(&relay_front("nobody@good.test")).await;
     relay.event("bounced").with("recipient", "nobody@good.test").await;

@@ -1,9 +1,9 @@
-//! Addresses in a notice: which type they have, and which form where only ASCII can go (RFC 6533).
+//! Addresses in a DSN: which type they have, and which form where only ASCII can go (RFC 6533).
 
 use smtp::Mailbox;
 use smtp::params::OriginalRecipient;
 
-/// May the notice have UTF-8 outside its text, as `message/global-delivery-status` (RFC 6533 §4)?
+/// May the DSN have UTF-8 outside its text, as `message/global-delivery-status` (RFC 6533 §4)?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum AddressForm {
     /// No: it travels everywhere. UTF-8 in addresses is written in ASCII.
@@ -13,7 +13,7 @@ pub(crate) enum AddressForm {
 }
 
 impl AddressForm {
-    /// The form for a notice to `to`.
+    /// The form for a DSN to `to`.
     pub(crate) fn of(to: &Mailbox) -> Self {
         if to.as_str().is_ascii() { Self::Ascii } else { Self::Global }
     }

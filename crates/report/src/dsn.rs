@@ -6,7 +6,7 @@
 //! the original is returned in full and has 8-bit text, or the sender's own address has UTF-8
 //! (RFC 6533); and nothing in it that a stranger wrote can begin a line, a field or a body part.
 //!
-//! Not here: whether a notice is due (`staunch::outcome`), and its envelope, which is from `<>`
+//! Not here: whether a DSN is due (`staunch::outcome`), and its envelope, which is from `<>`
 //! (RFC 5321 §6.1).
 
 use jiff::Timestamp;
@@ -22,7 +22,7 @@ use crate::wording::Action;
 
 const DETAIL_INDENT: &str = "    ";
 
-/// A notice: everything that is told about one message at one time.
+/// A DSN: everything that is told about one message at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Dsn<'a> {
     /// The name that this relay gives itself: a host name or an address literal.
@@ -31,11 +31,11 @@ pub struct Dsn<'a> {
     pub from: &'a Mailbox,
     /// The sender of the message: its reverse path.
     pub to: &'a Mailbox,
-    /// The notice's own Message-ID, without angle brackets.
+    /// The DSN's own Message-ID, without angle brackets.
     pub message_id: &'a str,
-    /// When the notice is written.
+    /// When the DSN is written.
     pub date: Timestamp,
-    /// When the message that the notice is about was accepted.
+    /// When the message that the DSN is about was accepted.
     pub arrival_date: Timestamp,
     /// Our id of the message, as the log and `staunch trace` have it.
     pub original_id: &'a str,
@@ -96,7 +96,7 @@ pub enum Returned {
 }
 
 impl Dsn<'_> {
-    /// The whole notice as it is queued: header and body, every line ended by CRLF.
+    /// The whole DSN as it is queued: header and body, every line ended by CRLF.
     pub fn compose(&self) -> Vec<u8> {
         let form = AddressForm::of(self.to);
         let text = HumanPart::new(self.text(), form);

@@ -1,8 +1,8 @@
-//! What a notice says to people.
+//! What a DSN says to people.
 
 use smtp::{Class, Status};
 
-/// What happened to the recipients of a notice; the same for all of them (RFC 3464 §2.3.3).
+/// What happened to the recipients of a DSN; the same for all of them (RFC 3464 §2.3.3).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Action {
     /// They were not reached, and it is not tried again.

@@ -1,4 +1,4 @@
-//! Notices as their readers get them: golden files for people, a MIME parser for programs.
+//! DSNs as their readers get them: golden files for people, a MIME parser for programs.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -28,7 +28,7 @@ fn mailbox(text: &str) -> Mailbox {
     Mailbox::parse(text).unwrap()
 }
 
-/// A notice of failure about `recipients` of `original`, composed.
+/// A DSN of failure about `recipients` of `original`, composed.
 fn compose(recipients: &[ReportedRecipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
     let addresses = Addresses::default();
     Dsn { returned, original, ..notice(&addresses, recipients) }.compose()
@@ -45,7 +45,7 @@ impl Default for Addresses {
     }
 }
 
-/// A notice of failure, to be changed.
+/// A DSN of failure, to be changed.
 fn notice<'a>(addresses: &'a Addresses, recipients: &'a [ReportedRecipient<'a>]) -> Dsn<'a> {
     Dsn {
         reporting_mta: "relay.example.net",
@@ -312,7 +312,7 @@ fn each_action_has_its_class_of_status() {
     }
 }
 
-/// RFC 6533: a sender whose own address is ASCII gets a notice that every server takes.
+/// RFC 6533: a sender whose own address is ASCII gets a DSN that every server takes.
 #[test]
 fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
     let jose = Mailbox::parse_utf8("jos\u{e9}@example.org").unwrap();

@@ -269,7 +269,7 @@ impl fmt::Debug for Mailbox {
 /// Who is told when a message cannot be delivered: a mailbox, or nobody (`<>`).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ReversePath {
-    /// `<>`: a notice, which is never answered by another (RFC 5321 §4.5.5).
+    /// `<>`: a DSN, which is never answered by another (RFC 5321 §4.5.5).
     Null,
     /// The sender.
     Mailbox(Mailbox),

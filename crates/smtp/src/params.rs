@@ -16,7 +16,7 @@ pub const ORIGINAL_RECIPIENT_CHARS_MAX: usize = 500;
 /// RFC 2852 §4 and RFC 4865 §3: digits of a time in seconds.
 const SECONDS_DIGITS_MAX: usize = 9;
 
-/// How much of the message a notice of failure returns: `RET` (RFC 3461 §4.3).
+/// How much of the message a DSN of failure returns: `RET` (RFC 3461 §4.3).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Return {
     /// `FULL`: all of it.
@@ -58,7 +58,7 @@ pub struct EnvelopeId(Box<str>);
 
 impl EnvelopeId {
     /// Reads xtext that stands for up to [`ENVELOPE_ID_CHARS_MAX`] printable characters. Others
-    /// could not be written into a notice (RFC 3461 §4.4).
+    /// could not be written into a DSN (RFC 3461 §4.4).
     pub fn parse(value: &str) -> Option<Self> {
         let text = xtext::decode(value)?;
         let fits = (1..=ENVELOPE_ID_CHARS_MAX).contains(&text.len());

@@ -66,7 +66,7 @@ impl StoredEnvelope {
 /// What the client asked for with MAIL, and who it was. The default asks for nothing.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct MessageOptions {
-    /// RET: how much of the message a notice of failure returns (RFC 3461 §4.3).
+    /// RET: how much of the message a DSN of failure returns (RFC 3461 §4.3).
     pub ret: Option<Return>,
     /// ENVID: the sender's own name for this sending (RFC 3461 §4.4).
     pub envelope_id: Option<EnvelopeId>,
@@ -235,11 +235,11 @@ pub struct StoredProblem {
 pub enum Change {
     /// The peer took responsibility: the recipient is done.
     Delivered,
-    /// It will never be delivered: done; the notice is in the same settlement.
+    /// It will never be delivered: done; the DSN is in the same settlement.
     Failed,
     /// It waits.
     Deferred(RecipientDeferral),
-    /// The notice in the same settlement tells its sender that it waits: no other one will.
+    /// The DSN in the same settlement tells its sender that it waits: no other one will.
     Told(Told),
 }
 
@@ -290,7 +290,7 @@ pub struct Settlement {
     pub message: MessageId,
     /// What became of each recipient that was tried.
     pub changes: Vec<(RecipientNo, Change)>,
-    /// Notices about them.
+    /// DSNs about them.
     pub notices: Vec<NewMessage>,
     /// What the lane learnt, if anything.
     pub lane: Option<LaneUpdate>,
@@ -304,14 +304,14 @@ pub enum Settled {
     /// The message has left the queue by this settlement.
     Gone,
     /// The message had left before: an operator deleted it. Only the lane was updated, and the
-    /// notices were dropped.
+    /// DSNs were dropped.
     Missing,
     /// Recipients of the message still wait, but none of those that this is about: they had left
-    /// before, and who should know was told then. Only the lane was updated, and the notices were
+    /// before, and who should know was told then. Only the lane was updated, and the DSNs were
     /// dropped.
     Moot,
     /// Damage is in the way of writing it down: nothing of those that this is about is tried again,
-    /// and no notice of it is sent.
+    /// and no DSN of it is sent.
     Unrecorded,
 }
 

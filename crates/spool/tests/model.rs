@@ -60,7 +60,7 @@ fn birth() -> impl Strategy<Value = Birth> {
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     Delivered,
-    /// With a notice.
+    /// With a DSN.
     Failed,
     Deferred(i64),
     Untried,

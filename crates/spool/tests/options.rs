@@ -207,7 +207,7 @@ fn who_may_be_told_of_a_delay_is_found_until_they_are() {
     assert_eq!(unwarned(900), [3], "each once");
 }
 
-/// A notice to the sender of [`one`].
+/// A DSN to the sender of [`one`].
 fn notice(spool: &Spool) -> NewMessage {
     let mut envelope = envelope(1, &[("sender@from.example", lane(9))]);
     envelope.sender = ReversePath::Null;

@@ -47,12 +47,12 @@ pub(crate) struct MemoryShares {
     pub(crate) kept_back: u64,
     /// For bodies between their commit and the first attempt.
     pub(crate) accepted: u64,
-    /// For notices that are being written, with what they carry of the original.
+    /// For DSNs that are being written, with what they carry of the original.
     pub(crate) notices: u64,
 }
 
 impl MemoryShares {
-    /// A quarter is for what was accepted, an eighth for notices, the rest for what arrives; of
+    /// A quarter is for what was accepted, an eighth for DSNs, the rest for what arrives; of
     /// that, `guarantees` are kept back, but at most half.
     pub(crate) fn of(memory: u64, guarantees: u64) -> Self {
         let (accepted, notices) = (memory / 4, memory / 8);
@@ -169,7 +169,7 @@ impl Ledger {
 #[derive(Debug)]
 pub(crate) struct Budget {
     ledger: Mutex<Ledger>,
-    /// In units of [`NOTICE_UNIT`]: who writes a notice waits, since there is no disk to go to
+    /// In units of [`NOTICE_UNIT`]: who writes a DSN waits, since there is no disk to go to
     /// instead.
     notices: Arc<Semaphore>,
     notice_units: AtomicU32,
@@ -205,7 +205,7 @@ impl Budget {
         Arc::new(Self { ledger: Mutex::new(ledger), notices, notice_units: AtomicU32::new(units) })
     }
 
-    /// Waits until a notice may hold `octets`, or all there are for notices.
+    /// Waits until a DSN may hold `octets`, or all there are for DSNs.
     pub(crate) async fn notice(self: &Arc<Self>, octets: u64) -> Option<NoticeLease> {
         let units = u32::try_from(octets.div_ceil(NOTICE_UNIT)).unwrap_or(u32::MAX);
         let units = units.min(self.notice_units.load(Ordering::Relaxed));
@@ -221,7 +221,7 @@ impl Budget {
     /// nothing more is lent.
     pub(crate) fn resize(&self, shares: MemoryShares) {
         self.ledger().shares = shares;
-        // Not less for notices: one that waits for more than there is would wait for ever.
+        // Not less for DSNs: one that waits for more than there is would wait for ever.
         let units = notice_units(shares);
         let before = self.notice_units.fetch_max(units, Ordering::Relaxed);
         self.notices.add_permits(usize::try_from(units.saturating_sub(before)).unwrap_or_default());
@@ -258,7 +258,7 @@ fn notice_units(shares: MemoryShares) -> u32 {
     u32::try_from(shares.notices / NOTICE_UNIT).unwrap_or(u32::MAX).max(1)
 }
 
-/// The memory of a notice that is being written; given back when dropped.
+/// The memory of a DSN that is being written; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct NoticeLease {
     budget: Arc<Budget>,

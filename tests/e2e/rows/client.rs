@@ -18,7 +18,7 @@ pub(super) async fn submit(relay: &Relay, recipient: &str) {
     relay.submit("a@client.test", &[recipient], recipient).await;
 }
 
-/// The first thing that the log says about what became of a recipient; notices go nowhere.
+/// The first thing that the log says about what became of a recipient; DSNs go nowhere.
 pub(super) async fn fate(relay: &Relay, event: &str, recipient: &str) -> Event {
     relay.event(event).with("recipient", recipient).await
 }

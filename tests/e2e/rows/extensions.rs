@@ -316,7 +316,7 @@ fn ext_07_what_is_seven_bits_goes_unchanged_whatever_was_declared() {
     });
 }
 
-/// RFC 1847 §2.1: a signature that breaks is worth less than a notice.
+/// RFC 1847 §2.1: a signature that breaks is worth less than a DSN.
 #[test]
 fn ext_07_signed_content_is_returned_rather_than_changed() {
     on_stage(|stage| async {

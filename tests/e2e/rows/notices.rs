@@ -1,4 +1,4 @@
-//! Notices on demand (RFC 3461), row by row, and the deadlines that make some (RFC 2852).
+//! DSNs on demand (RFC 3461), row by row, and the deadlines that make some (RFC 2852).
 
 use world::{Client, Mx, Received, Relay, Then, message};
 
@@ -57,7 +57,7 @@ async fn dsn_03_a_host_that_offers_dsn_gets_what_the_client_said() {
             "RCPT TO:<dave@far.test>",
         ]
     );
-    assert_eq!(stage.relay.event("notice_queued").count(), 0, "the host tells");
+    assert_eq!(stage.relay.event("dsn_queued").count(), 0, "the host tells");
     assert_eq!(stage.home.connections(), 0);
 }
 
@@ -151,7 +151,7 @@ async fn dsn_04_what_a_host_without_dsn_took_is_told_to_who_asked() {
     assert_eq!(stage.home.received().len(), 1);
 }
 
-/// DSN-05, DSN-09: one notice, about those whose sender wants to hear of failures.
+/// DSN-05, DSN-09: one DSN, about those whose sender wants to hear of failures.
 #[tokio::test]
 async fn dsn_05_failures_are_told_to_who_wants_to_hear_of_them() {
     let stage = Home::start().await;
@@ -209,7 +209,7 @@ async fn dsn_05_delays_are_told_to_who_wants_to_hear_of_them() {
     assert_eq!(stage.home.received().len(), 1);
 }
 
-/// DSN-06: from nobody, to the sender, and nobody hears what becomes of the notice itself.
+/// DSN-06: from nobody, to the sender, and nobody hears what becomes of the DSN itself.
 #[tokio::test]
 async fn dsn_06_a_notice_is_from_nobody_and_asks_for_none() {
     let stage = Home::start().await;
@@ -250,7 +250,7 @@ async fn a_dsn_to_a_name_of_this_machine_goes_to_its_alias_or_to_root() {
     assert!(stage.relay.queue().await.is_empty());
 }
 
-/// The parts of a notice, by their types.
+/// The parts of a DSN, by their types.
 fn part_types(notice: &Received) -> Vec<String> {
     let parsed = mail_parser::MessageParser::default().parse(&notice.content).unwrap();
     let kind = |part: &mail_parser::MessagePart<'_>| {
@@ -310,7 +310,7 @@ async fn dsn_10_ret_decides_how_much_of_a_failure_comes_back() {
     }
 }
 
-/// DSN-10: an original that may not be encoded does not keep its notice from a host that takes
+/// DSN-10: an original that may not be encoded does not keep its DSN from a host that takes
 /// seven bits.
 #[tokio::test]
 async fn dsn_10_what_cannot_be_converted_comes_back_as_its_header() {

@@ -51,7 +51,7 @@ impl Stage {
         client.expect(".", 250).await;
     }
 
-    /// What became of a message with REQUIRETLS that nobody may get: the notice's text.
+    /// What became of a message with REQUIRETLS that nobody may get: the DSN's text.
     async fn returned(&self, to: &str) -> String {
         self.submit(" REQUIRETLS", to).await;
         let notice = self.home.message().await;
@@ -249,7 +249,7 @@ async fn rtls_08_what_was_not_to_be_read_does_not_come_back() {
     assert!(text.contains("Message-ID: <secret@client.test>"), "{text}");
     assert!(!text.contains("\r\nsecret\r\n"), "the body: {text}");
 
-    // The way back is not good enough: the notice is dropped.
+    // The way back is not good enough: the DSN is dropped.
     stage.home.script(|script| script.keywords_in_tls = None);
     stage.submit(" REQUIRETLS", "carol@far.test").await;
     stage.relay.event("dsn_undeliverable").await;

@@ -33,7 +33,7 @@ impl Mode {
     }
 }
 
-/// Ids of policies; a new one for each, so that caches notice. Only its differing counts.
+/// Ids of policies; a new one for each, so that caches DSN. Only its differing counts.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 /// A domain of a world.

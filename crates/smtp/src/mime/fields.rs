@@ -21,7 +21,7 @@ pub(super) enum ContentKind {
     },
     /// A whole message.
     Message,
-    /// What a program reads of a notice: fields in the clear, which nobody decodes (RFC 3464 §2.1).
+    /// What a program reads of a DSN: fields in the clear, which nobody decodes (RFC 3464 §2.1).
     /// It is left alone.
     Status,
     /// What may not be encoded, and whose parts cannot be found (RFC 2046 §5.1.1, §5.2.2).

@@ -53,7 +53,7 @@ impl Spool {
         }
     }
 
-    /// Records what an attempt came to: recipients, notices and lane in one transaction. If the
+    /// Records what an attempt came to: recipients, DSNs and lane in one transaction. If the
     /// message was deleted meanwhile, or all recipients that this is about have left it, only the
     /// lane is updated. `done` must not block.
     ///
@@ -82,7 +82,7 @@ impl Spool {
             move |result| match result {
                 Ok(outcome) => {
                     match outcome.settled {
-                        // Rows name the notices' bodies now.
+                        // Rows name the DSNs' bodies now.
                         Settled::Waiting | Settled::Gone => {
                             wards.iter().for_each(|ward| ward.keep())
                         }

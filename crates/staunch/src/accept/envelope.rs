@@ -232,7 +232,7 @@ impl Submission<'_> {
 }
 
 /// Whom the sender wrote to: what they say, or what an alias replaced (RFC 3461 §5.2.7), so that
-/// they recognize it in a notice.
+/// they recognize it in a DSN.
 fn original(rcpt: &Rcpt, mailbox: &Mailbox) -> Option<OriginalRecipient> {
     let replaced = || match &rcpt.recipient {
         Recipient::Mailbox(written) if written != mailbox => OriginalRecipient::parse(&format!(

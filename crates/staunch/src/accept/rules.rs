@@ -43,7 +43,7 @@ pub(super) fn client(
 /// May it send as `sender`?
 ///
 /// The null sender may be used by everybody: programs confirm that mail was read with it (RFC 8098
-/// §3), and relays pass on failure notices.
+/// §3), and relays pass on failure DSNs.
 ///
 /// # Errors
 ///

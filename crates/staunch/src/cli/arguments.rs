@@ -194,7 +194,7 @@ pub(super) enum MailCommand {
     /// Let go what is held, and try it now
     #[command(after_help = "Example: staunch queue release --all")]
     Release(QueueAction),
-    /// Give up: senders get a notice
+    /// Give up: senders get a DSN
     #[command(after_help = "Example: staunch queue bounce --domain example.com")]
     Bounce(QueueAction),
     /// Remove for good, without telling the sender

@@ -52,7 +52,7 @@ impl AddressList {
             || (!self.addresses.is_empty() && self.addresses.contains(&key(mailbox)))
     }
 
-    /// The same for a sender. No list has the null sender: failure notices are nobody's
+    /// The same for a sender. No list has the null sender: failure DSNs are nobody's
     /// advertising.
     pub(crate) fn has_sender(&self, sender: &ReversePath) -> bool {
         match sender {

@@ -50,7 +50,7 @@ pub(crate) struct Config {
     pub(crate) sources: Vec<Source>,
     /// How fast mail leaves. No pattern stands in two of them.
     pub(crate) outbound_limits: Vec<Limit>,
-    /// Notices of failure (RFC 3464).
+    /// DSNs of failure (RFC 3464).
     pub(crate) dsn: DsnSettings,
     /// The socket of the command line.
     pub(crate) admin: Admin,
@@ -417,7 +417,7 @@ pub(crate) struct DsnSettings {
     pub(crate) from: Mailbox,
     /// What comes back where RET is absent; the key is `return`.
     pub(crate) returns: DsnReturn,
-    /// Notices that a sender gets; the others are held. None: as many as there are.
+    /// DSNs that a sender gets; the others are held. None: as many as there are.
     pub(crate) rate_per_sender_per_hour: Option<NonZeroU32>,
 }
 

@@ -251,7 +251,7 @@ impl ConnectFailure {
         }
     }
 
-    /// The failure in the words that log, queue and notice share.
+    /// The failure in the words that log, queue and DSN share.
     pub(crate) fn problem(&self) -> Problem {
         let problem = Problem::new(self.reason(), &self.to_string());
         match self.reply_to_us() {

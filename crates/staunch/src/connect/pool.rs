@@ -654,7 +654,7 @@ mod tests {
         assert!(first.as_mut().poll(&mut cx).is_pending());
         assert!(second.as_mut().poll(&mut cx).is_pending());
         held.pop();
-        // It is the first one's now, who is gone before it notices.
+        // It is the first one's now, who is gone before it DSNs.
         drop(first);
         assert!(second.as_mut().poll(&mut cx).is_ready());
     }

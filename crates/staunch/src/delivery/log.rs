@@ -109,17 +109,17 @@ macro_rules! gone_wrong {
 }
 
 /// The sender of `message` is told what happened.
-pub(crate) fn notice_queued(message: MessageId, action: Action, notice: MessageId) {
+pub(crate) fn dsn_queued(message: MessageId, action: Action, notice: MessageId) {
     tracing::info!(
-        event = "notice_queued",
+        event = "dsn_queued",
         message_id = %message,
-        notice_id = %notice,
+        dsn_id = %notice,
         action = action.as_str(),
         "DSN queued to the sender"
     );
 }
 
-/// A notice is one too many for its sender.
+/// A DSN is one too many for its sender.
 pub(crate) fn notice_held(notice: MessageId) {
     tracing::warn!(
         event = "held",
@@ -127,7 +127,7 @@ pub(crate) fn notice_held(notice: MessageId) {
         reason = "held",
         sender = "",
         recipients = 1,
-        "over dsn.rate_per_sender_per_hour: the notice waits for staunch queue release"
+        "over dsn.rate_per_sender_per_hour: the DSN waits for staunch queue release"
     );
 }
 

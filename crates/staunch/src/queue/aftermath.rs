@@ -1,6 +1,6 @@
 //! What an attempt that spoke for its whole next hop means for other mail there.
 //!
-//! Each message is one settlement with its own notice, so a crash leaves the others as they were;
+//! Each message is one settlement with its own DSN, so a crash leaves the others as they were;
 //! many are under way at once, so that they share the disk's syncs.
 
 use std::sync::Arc;

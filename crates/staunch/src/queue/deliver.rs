@@ -365,7 +365,7 @@ mod tests {
         assert!(matches!(tried, Tried::Withdrawn), "{tried:?}");
     }
 
-    /// Mail and notices that come after the command are not meant by it.
+    /// Mail and DSNs that come after the command are not meant by it.
     #[tokio::test]
     async fn what_comes_later_is_not_meant() {
         let stage = Stage::new();

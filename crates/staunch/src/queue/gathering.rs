@@ -1,9 +1,9 @@
-//! Failures of one message that come within some seconds are told in one notice.
+//! Failures of one message that come within some seconds are told in one DSN.
 //!
 //! A message to three hundred domains ends in three hundred attempts, and each failure by itself
-//! would be a notice to the same sender. So a failure of a message that has other recipients waits
+//! would be a DSN to the same sender. So a failure of a message that has other recipients waits
 //! for company. Meanwhile its recipient is in the store as one that waits, with what was said, and
-//! nobody tries it: if the daemon ends before the notice is written, it is tried again, and fails
+//! nobody tries it: if the daemon ends before the DSN is written, it is tried again, and fails
 //! again.
 
 use std::collections::HashMap;

@@ -23,7 +23,7 @@ use crate::delivery::underway::Underway;
 use crate::queue::free_space::FreeSpace;
 use crate::queue::switches::Switches;
 
-/// Settlements that are under way at once: as many share a sync. Our choice: a notice may carry 1
+/// Settlements that are under way at once: as many share a sync. Our choice: a DSN may carry 1
 /// MiB.
 pub(crate) const ENDED_AT_ONCE: usize = 128;
 
@@ -52,7 +52,7 @@ pub(crate) struct QueueHandle {
     pub(crate) delay_dsns: DelayDsns,
     /// Failures that are told together.
     pub(crate) gathering: Gathering,
-    /// What notices may cost others.
+    /// What DSNs may cost others.
     pub(crate) restraint: Arc<Restraint>,
     /// Mail that is damaged, and was named.
     pub(crate) damaged: Named,

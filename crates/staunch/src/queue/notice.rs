@@ -1,4 +1,4 @@
-//! The notice to a sender: composed before the settlement, committed with it.
+//! The DSN to a sender: composed before the settlement, committed with it.
 
 use std::io::Read as _;
 use std::slice;
@@ -23,16 +23,16 @@ use crate::message::{Body, Work, facts_of, onward};
 use crate::queue::events::LaneArrival;
 use crate::queue::handle::QueueHandle;
 
-/// Octets of the original's header that a notice carries (architecture: header blocks ≤ 256 KiB).
+/// Octets of the original's header that a DSN carries (architecture: header blocks ≤ 256 KiB).
 const HEADER_MAX: usize = 256 * 1024;
 const HEADER_MAX_OCTETS: u64 = 256 * 1024;
 /// A larger original goes back as its header only, also where RET=FULL asks for more, which is a
-/// wish (RFC 3461 §4.3). Our choice: senders have their message, and notices must not fill queues.
+/// wish (RFC 3461 §4.3). Our choice: senders have their message, and DSNs must not fill queues.
 const FULL_RETURN_MAX: u64 = 1024 * 1024;
-/// Our choice: octets of what a notice says besides.
+/// Our choice: octets of what a DSN says besides.
 const SAID_OCTETS: u64 = 32 * 1024;
 
-/// The message that a notice is about, as far as a notice speaks of it.
+/// The message that a DSN is about, as far as a DSN speaks of it.
 #[derive(Debug)]
 pub(crate) struct DsnSubject<'a> {
     /// Its id.
@@ -57,7 +57,7 @@ impl<'a> From<&'a Work> for DsnSubject<'a> {
     }
 }
 
-/// A notice ready to be committed.
+/// A DSN ready to be committed.
 #[derive(Debug)]
 pub(crate) struct Notice {
     /// For the settlement.
@@ -68,12 +68,12 @@ pub(crate) struct Notice {
     pub(crate) admission: Admission,
 }
 
-/// The notice that says what `telling` says; `None` if nobody is to be told: a notice about a
-/// notice is never sent (RFC 5321 §4.5.5).
+/// The DSN that says what `telling` says; `None` if nobody is to be told: a DSN about a
+/// DSN is never sent (RFC 5321 §4.5.5).
 ///
 /// # Errors
 ///
-/// [`StoreError`] when the original cannot be read or the notice not be written.
+/// [`StoreError`] when the original cannot be read or the DSN not be written.
 pub(crate) async fn compose(
     handle: &Arc<QueueHandle>,
     config: &Config,
@@ -92,11 +92,11 @@ pub(crate) async fn compose(
         // An operator deleted the message while it was tried: nobody is told.
         Err(StoreError::Missing { .. }) => return Ok(None),
         Err(error @ (StoreError::Poisoned | StoreError::Closed)) => return Err(error),
-        // A notice without the original is better than none, and than asking a broken disk for
+        // A DSN without the original is better than none, and than asking a broken disk for
         // ever.
         Err(error) => {
             let message = subject.message;
-            tracing::error!(event = "store_failed", message_id = %message, %error, "a notice goes without its original");
+            tracing::error!(event = "store_failed", message_id = %message, %error, "a DSN goes without its original");
             Vec::new()
         }
     };
@@ -109,7 +109,7 @@ pub(crate) async fn compose(
     }
     let facts = facts_of(&text);
     let mut draft = handle.spool.draft(id);
-    // A large notice is written to the disk here.
+    // A large DSN is written to the disk here.
     let sealed = tokio::task::spawn_blocking(move || {
         draft.write(&text)?;
         draft.seal()
@@ -126,7 +126,7 @@ pub(crate) async fn compose(
         Some(NewRecipient {
             mailbox: mailbox.clone(),
             lane: route::lane(config, mailbox.domain().name()?, onward),
-            // RFC 3461 §6: nobody is told what becomes of a notice.
+            // RFC 3461 §6: nobody is told what becomes of a DSN.
             options: RecipientOptions {
                 notify: Some(Notify::Never),
                 ..RecipientOptions::default()
@@ -189,7 +189,7 @@ fn addressees<'a>(
     found
 }
 
-/// What a notice holds while it is written: what it carries of the original, the text that is made
+/// What a DSN holds while it is written: what it carries of the original, the text that is made
 /// of that, perhaps twice, and what is said.
 fn octets_held(size: u64, returned: Returned) -> u64 {
     let carried = match returned {
@@ -257,9 +257,9 @@ struct Parts<'a> {
     original: &'a [u8],
 }
 
-/// The notice; with the original's header only where the whole of it would keep the notice from
+/// The DSN; with the original's header only where the whole of it would keep the DSN from
 /// hosts that take seven bits: what cannot be encoded (signed content) cannot be sent there, and a
-/// notice that does not arrive tells nobody anything.
+/// DSN that does not arrive tells nobody anything.
 fn write_so_that_it_travels(
     config: &Config,
     subject: &DsnSubject<'_>,

@@ -1,5 +1,5 @@
 //! How much one client hands in within a minute, and one sender within an hour; and how many
-//! notices a sender gets.
+//! DSNs a sender gets.
 //!
 //! Counted in windows that begin with the first message: exact sums of the last hour would cost
 //! memory for each message of it. A flood of clients or senders costs the memory of those seen
@@ -113,7 +113,7 @@ impl Rates {
     }
 }
 
-/// The notices that senders get, by the address; those of failures apart from others, so that a
+/// The DSNs that senders get, by the address; those of failures apart from others, so that a
 /// host that is down for long does not use up what failures may have.
 #[derive(Debug)]
 pub(crate) struct NoticeRates(Windows<(Box<str>, Action)>);
@@ -125,7 +125,7 @@ impl Default for NoticeRates {
 }
 
 impl NoticeRates {
-    /// One notice more to `sender`.
+    /// One DSN more to `sender`.
     pub(crate) fn notice(
         &self,
         (sender, action): (&Mailbox, Action),

@@ -1,8 +1,8 @@
-//! What notices may cost others: a forged sender makes us write to somebody that sent nothing.
+//! What DSNs may cost others: a forged sender makes us write to somebody that sent nothing.
 //!
 //! One message of a megabyte to three hundred recipients that fail is three hundred megabytes if
-//! each notice carries it. So it goes back once, with the first notice of a failure; the others
-//! have its header. And a sender gets so many notices an hour (`dsn.rate_per_sender_per_hour`);
+//! each DSN carries it. So it goes back once, with the first DSN of a failure; the others
+//! have its header. And a sender gets so many DSNs an hour (`dsn.rate_per_sender_per_hour`);
 //! what is beyond that is held, for an operator to look at.
 
 use std::num::NonZeroU32;
@@ -39,7 +39,7 @@ impl Restraint {
         lock(&self.returned)
     }
 
-    /// What one notice more may be, where a sender gets `rate_max` an hour: is it sent, and does it
+    /// What one DSN more may be, where a sender gets `rate_max` an hour: is it sent, and does it
     /// carry all that is `wanted` of the message?
     pub(super) fn admit(
         self: &Arc<Self>,
@@ -61,7 +61,7 @@ impl Restraint {
     }
 }
 
-/// Which notice.
+/// Which DSN.
 #[derive(Clone, Debug)]
 pub(super) struct NoticeKey {
     /// The message that it is about.
@@ -72,7 +72,7 @@ pub(super) struct NoticeKey {
     pub(super) action: Action,
 }
 
-/// What a notice may be. It counts if it is kept, and not if it could not be written.
+/// What a DSN may be. It counts if it is kept, and not if it could not be written.
 #[derive(Debug)]
 pub(crate) struct Admission {
     restraint: Arc<Restraint>,

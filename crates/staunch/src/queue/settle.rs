@@ -1,4 +1,4 @@
-//! Writes down what an attempt came to: recipients, notices and the lane in one transaction, then
+//! Writes down what an attempt came to: recipients, DSNs and the lane in one transaction, then
 //! the log.
 
 use std::collections::HashMap;
@@ -194,7 +194,7 @@ pub(super) async fn fail(
     fail_together(handle, config, permit, &[failing]).await;
 }
 
-/// Returns all of these, which are of one message, in one notice.
+/// Returns all of these, which are of one message, in one DSN.
 pub(super) async fn fail_together(
     handle: &Arc<QueueHandle>,
     config: &Config,
@@ -339,7 +339,7 @@ async fn write_once(
     match answer.await.unwrap_or(Err(StoreError::Closed))? {
         Settled::Waiting => {}
         Settled::Gone => handle.count_messages(Counted::Left),
-        // The notices were dropped with it.
+        // The DSNs were dropped with it.
         Settled::Missing | Settled::Moot => return Ok(()),
         Settled::Unrecorded => {
             damaged::tell_unrecorded(&writing.subject);
@@ -347,7 +347,7 @@ async fn write_once(
         }
     }
     for (action, id, pieces, admission) in arrivals {
-        log::notice_queued(writing.subject.message, action, id);
+        log::dsn_queued(writing.subject.message, action, id);
         if admission.state() == RecipientState::Held {
             log::notice_held(id);
         }

@@ -77,7 +77,7 @@ impl Stage {
         self.handle.spool.list(&Filter::default(), None, 100).unwrap().rows
     }
 
-    /// The recipients of notices, and of everything else.
+    /// The recipients of DSNs, and of everything else.
     pub(super) fn recipients(&self) -> (Vec<String>, Vec<String>) {
         let (notices, others): (Vec<_>, Vec<_>) =
             self.queue().into_iter().partition(|row| row.sender == ReversePath::Null);

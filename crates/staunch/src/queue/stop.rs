@@ -43,7 +43,7 @@ pub(crate) struct TakenOut {
 }
 
 /// Does `verb` to what is selected and was in the queue when this began: what comes meanwhile,
-/// notices that it makes included, is not meant.
+/// DSNs that it makes included, is not meant.
 ///
 /// # Errors
 ///

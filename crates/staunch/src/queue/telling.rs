@@ -14,7 +14,7 @@ use crate::message::{Target, Work};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
-/// One notice: the same happened to all of its recipients.
+/// One DSN: the same happened to all of its recipients.
 #[derive(Clone, Debug)]
 pub(crate) struct Telling {
     /// What happened.
@@ -30,7 +30,7 @@ pub(crate) struct Telling {
 pub(crate) struct ToldRecipient {
     /// Who it is.
     pub(crate) target: Target,
-    /// The code; a notice gives it the class that its action has.
+    /// The code; a DSN gives it the class that its action has.
     pub(crate) status: Status,
     /// The host that said something.
     pub(crate) mx: Option<Domain>,
@@ -68,7 +68,7 @@ impl Telling {
         (!entries.is_empty()).then_some(Self { action, entries, told: None })
     }
 
-    /// That the message ended for those whose sender wants to hear of it. A notice that ends is
+    /// That the message ended for those whose sender wants to hear of it. A DSN that ends is
     /// always told of: to the log, since it has no sender.
     pub(crate) fn failed<'a>(
         sender: &ReversePath,
@@ -94,7 +94,7 @@ impl Telling {
         Some(Self { told: Some(told), ..telling })
     }
 
-    /// The changes that go with the notice.
+    /// The changes that go with the DSN.
     pub(crate) fn marks(&self) -> impl Iterator<Item = (RecipientNo, Change)> {
         let marked = |told| self.entries.iter().map(move |e| (e.target.no, Change::Told(told)));
         self.told.into_iter().flat_map(marked)
@@ -118,7 +118,7 @@ impl DelayWarning {
     }
 }
 
-/// The notices that an attempt calls for.
+/// The DSNs that an attempt calls for.
 pub(crate) fn after_attempt(
     work: &Work,
     outcomes: &[Outcome],

@@ -5,7 +5,7 @@ use smtp::{Domain, RemoteText, Reply, Status};
 
 use super::reason::Reason;
 
-/// A failure in the words that log, queue, `explain` and notice share.
+/// A failure in the words that log, queue, `explain` and DSN share.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Problem {
     /// The word.

@@ -1,6 +1,6 @@
 //! The closed vocabulary of causes: one word and one code for each (`docs/operations.md`).
 //!
-//! The same word stands in logs, in the queue, in `explain`, in metrics and in notices, so a cause
+//! The same word stands in logs, in the queue, in `explain`, in metrics and in DSNs, so a cause
 //! found in one place can be searched for in all others.
 
 use std::fmt;

@@ -80,7 +80,7 @@ impl Corpus {
         message
     }
 
-    /// The number written in `text`, which may be a message, a part of one, or a notice about one.
+    /// The number written in `text`, which may be a message, a part of one, or a DSN about one.
     pub fn id_in(text: &[u8]) -> Option<u64> {
         let at = memmem::find(text, ID_FIELD.as_bytes())? + ID_FIELD.len();
         let digits: String =

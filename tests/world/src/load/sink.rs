@@ -23,11 +23,11 @@ const REFUSED_LOCAL_PART: &[u8] = b"bounce";
 /// One message that the sink answered 250.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// The number of the message, or of the message that this notice (from `<>`) is about.
+    /// The number of the message, or of the message that this DSN (from `<>`) is about.
     pub id: Option<u64>,
-    /// If it came from `<>`: the notice's own Message-ID.
+    /// If it came from `<>`: the DSN's own Message-ID.
     pub notice: Option<String>,
-    /// Every octet is as it was submitted; for a notice: it tells of one failed recipient.
+    /// Every octet is as it was submitted; for a DSN: it tells of one failed recipient.
     pub intact: bool,
     /// Came over TLS.
     pub tls: bool,

@@ -286,7 +286,7 @@ pub(crate) fn decide_failure(
         {
             Outcome::Failed(problem.clone().in_the_end())
         }
-        // No attempt was made, so age ends nothing. A notice would not get away either.
+        // No attempt was made, so age ends nothing. A DSN would not get away either.
         (Disposition::Defer, Scope::OwnLimit | Scope::Yielded | Scope::Local) => {
             Outcome::Deferred {
                 due_at: rest,
