@@ -31,7 +31,7 @@ fn mailbox(text: &str) -> Mailbox {
 /// A DSN of failure about `recipients` of `original`, composed.
 fn compose(recipients: &[ReportedRecipient<'_>], returned: Returned, original: &[u8]) -> Vec<u8> {
     let addresses = Addresses::default();
-    Dsn { returned, original, ..notice(&addresses, recipients) }.compose()
+    Dsn { returned, original, ..dsn(&addresses, recipients) }.compose()
 }
 
 struct Addresses {
@@ -46,7 +46,7 @@ impl Default for Addresses {
 }
 
 /// A DSN of failure, to be changed.
-fn notice<'a>(addresses: &'a Addresses, recipients: &'a [ReportedRecipient<'a>]) -> Dsn<'a> {
+fn dsn<'a>(addresses: &'a Addresses, recipients: &'a [ReportedRecipient<'a>]) -> Dsn<'a> {
     Dsn {
         reporting_mta: "relay.example.net",
         from: &addresses.from,
@@ -264,7 +264,7 @@ fn a_delay_is_told_with_its_end() {
     let addresses = Addresses::default();
     let recipients = [recipient];
     let (action, envelope_id) = (Action::Delayed, Some(&envelope_id));
-    let dsn = Dsn { action, envelope_id, ..notice(&addresses, &recipients) };
+    let dsn = Dsn { action, envelope_id, ..dsn(&addresses, &recipients) };
     assert_golden("delayed.eml", &dsn.compose());
 }
 
@@ -279,7 +279,7 @@ fn who_asked_for_it_is_told_where_the_message_went() {
         ..unknown_user(&bob, &host)
     };
     let (addresses, recipients) = (Addresses::default(), [recipient]);
-    let of = |action| Dsn { action, ..notice(&addresses, &recipients) }.compose();
+    let of = |action| Dsn { action, ..dsn(&addresses, &recipients) }.compose();
     assert_golden("relayed.eml", &of(Action::Relayed));
     for (action, word) in [
         (Action::Relayed, "relayed"),
@@ -306,7 +306,7 @@ fn each_action_has_its_class_of_status() {
             (Action::Delivered, "2.4.7"),
             (Action::Expanded, "2.4.7"),
         ] {
-            let composed = Dsn { action, ..notice(&addresses, &recipients) }.compose();
+            let composed = Dsn { action, ..dsn(&addresses, &recipients) }.compose();
             assert_eq!(field(&composed, "Status"), [want]);
         }
     }
@@ -322,7 +322,7 @@ fn dsn_11_an_ascii_sender_gets_ascii_about_utf8_recipients() {
     let addresses = Addresses::default();
     let header = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
     let kind = DsnKind::Utf8;
-    let composed = Dsn { kind, original: header, ..notice(&addresses, &recipients) }.compose();
+    let composed = Dsn { kind, original: header, ..dsn(&addresses, &recipients) }.compose();
     assert_every_line_travels(&composed);
     let message = MessageParser::default().parse(&composed).unwrap();
     assert_eq!(part(&message, 2), ("message", "delivery-status"));
@@ -341,7 +341,7 @@ fn dsn_11_a_utf8_sender_gets_the_global_form() {
     let addresses = Addresses { to, ..Addresses::default() };
     let text = "Subject: \u{fc}\r\n\r\nx\r\n".as_bytes();
     let (kind, returned) = (DsnKind::Utf8, Returned::Full);
-    let dsn = Dsn { kind, returned, original: text, ..notice(&addresses, &recipients) };
+    let dsn = Dsn { kind, returned, original: text, ..dsn(&addresses, &recipients) };
     assert_golden("global.eml", &dsn.compose());
     let composed = dsn.compose();
     let message = MessageParser::default().parse(&composed).unwrap();

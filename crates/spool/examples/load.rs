@@ -125,7 +125,7 @@ fn settle(spool: &Spool, message: MessageId) {
         permit: spool.settle_permit().unwrap(),
         message,
         changes: vec![(RecipientNo(0), Change::Delivered)],
-        notices: Vec::new(),
+        dsns: Vec::new(),
         lane: None,
     };
     spool.settle(settlement, move |result| answer.send(result).unwrap());

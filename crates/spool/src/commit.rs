@@ -232,11 +232,11 @@ pub(crate) fn settle(
     let mut left = BTreeSet::new();
     let changed = change(db, seq, &settlement.changes, &mut left)?;
     // Whoever took them out meanwhile has told their sender, or meant that nobody is told.
-    if changed == 0 && !settlement.notices.is_empty() {
+    if changed == 0 && !settlement.dsns.is_empty() {
         return Ok(CommitOutcome { settled: Settled::Moot, file: None });
     }
-    for notice in &settlement.notices {
-        insert(db, &notice.body, &notice.envelope, rows)?;
+    for dsn in &settlement.dsns {
+        insert(db, &dsn.body, &dsn.envelope, rows)?;
     }
     // A lane's row goes with the last recipient: the table is as long as the queue is wide.
     for lane in left {

@@ -291,7 +291,7 @@ pub struct Settlement {
     /// What became of each recipient that was tried.
     pub changes: Vec<(RecipientNo, Change)>,
     /// DSNs about them.
-    pub notices: Vec<NewMessage>,
+    pub dsns: Vec<NewMessage>,
     /// What the lane learnt, if anything.
     pub lane: Option<LaneUpdate>,
 }

@@ -196,7 +196,7 @@ impl Run {
     fn settle(&mut self, index: &Index, fates: &[Fate], learnt: Option<(u8, Option<u32>)>) {
         let Some(id) = self.pick(index) else { return };
         let mut new = settlement(&self.spool, id);
-        let mut notices = 0;
+        let mut dsns = 0;
         let message = self.messages.get_mut(&id).unwrap();
         for (no, fate) in (0..).zip(fates) {
             let change = match fate {
@@ -214,16 +214,16 @@ impl Run {
                 known.due = *due;
                 known.attempts += u32::from(due % 3 != 0);
             } else if message.recipients.remove(&no).is_some() && matches!(fate, Fate::Failed) {
-                notices += 1;
+                dsns += 1;
             }
         }
         let done = message.recipients.is_empty();
-        for number in 0..notices {
+        for number in 0..dsns {
             let body = vec![b'n'; 60 + 90 * number];
             let envelope = common::envelope(body.len(), &[("s@from.example", lane(9))]);
             let sealed = sealed(&self.spool, &body);
             self.add(sealed.id(), body, &[9], ORDINARY);
-            new.notices.push(NewMessage { body: sealed, envelope });
+            new.dsns.push(NewMessage { body: sealed, envelope });
         }
         if let Some((number, failures)) = learnt {
             new.lane = Some(self.learn(number, failures));

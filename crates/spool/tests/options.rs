@@ -208,7 +208,7 @@ fn who_may_be_told_of_a_delay_is_found_until_they_are() {
 }
 
 /// A DSN to the sender of [`one`].
-fn notice(spool: &Spool) -> NewMessage {
+fn dsn(spool: &Spool) -> NewMessage {
     let mut envelope = envelope(1, &[("sender@from.example", lane(9))]);
     envelope.sender = ReversePath::Null;
     NewMessage { body: sealed(spool, b"n"), envelope }
@@ -270,7 +270,7 @@ fn ext_13_deadlines_are_found_by_time_until_they_are_dealt_with() {
         (RecipientNo(0), Change::Told(Told::Deadline)),
         (RecipientNo(2), Change::Told(Told::Deadline)),
     ];
-    told.notices.push(notice(&spool));
+    told.dsns.push(dsn(&spool));
     settle(&spool, told).unwrap();
     assert!(numbers(&of(sooner, 1)).is_empty());
     assert_eq!(

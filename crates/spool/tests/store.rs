@@ -125,9 +125,9 @@ fn settling_a_message_that_was_deleted_changes_nothing_and_sends_no_notice() {
     let id = commit(&spool, b"x", &[("b@to.example", lane(1))]);
     let mut late = settlement(&spool, id);
     late.changes.push((RecipientNo(0), Change::Failed));
-    let notice = sealed(&spool, &large(1000));
-    late.notices.push(spool::NewMessage {
-        body: notice,
+    let dsn = sealed(&spool, &large(1000));
+    late.dsns.push(spool::NewMessage {
+        body: dsn,
         envelope: envelope(1000, &[("sender@from.example", lane(3))]),
     });
     assert_eq!(spool.delete(&Selection::Messages(vec![id]), None).unwrap().recipients, 1);
@@ -145,9 +145,9 @@ fn settling_recipients_that_have_left_a_message_sends_no_notice() {
     for want in [Settled::Waiting, Settled::Moot] {
         let mut fails = settlement(&spool, id);
         fails.changes.push((RecipientNo(0), Change::Failed));
-        let notice = sealed(&spool, &large(1000));
-        fails.notices.push(spool::NewMessage {
-            body: notice,
+        let dsn = sealed(&spool, &large(1000));
+        fails.dsns.push(spool::NewMessage {
+            body: dsn,
             envelope: envelope(1000, &[("sender@from.example", lane(3))]),
         });
         assert_eq!(settle(&spool, fails).unwrap(), want);

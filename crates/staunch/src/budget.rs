@@ -48,16 +48,16 @@ pub(crate) struct MemoryShares {
     /// For bodies between their commit and the first attempt.
     pub(crate) accepted: u64,
     /// For DSNs that are being written, with what they carry of the original.
-    pub(crate) notices: u64,
+    pub(crate) dsns: u64,
 }
 
 impl MemoryShares {
     /// A quarter is for what was accepted, an eighth for DSNs, the rest for what arrives; of
     /// that, `guarantees` are kept back, but at most half.
     pub(crate) fn of(memory: u64, guarantees: u64) -> Self {
-        let (accepted, notices) = (memory / 4, memory / 8);
-        let arriving = memory - accepted - notices;
-        Self { arriving, kept_back: guarantees.min(arriving / 2), accepted, notices }
+        let (accepted, dsns) = (memory / 4, memory / 8);
+        let arriving = memory - accepted - dsns;
+        Self { arriving, kept_back: guarantees.min(arriving / 2), accepted, dsns }
     }
 }
 
@@ -113,13 +113,13 @@ struct Ledger {
     /// Of that, whose it is.
     extra_of: HashMap<Borrower, u64>,
     accepted: u64,
-    notices: u64,
+    dsns: u64,
     peak: u64,
 }
 
 impl Ledger {
     fn lent(&self) -> u64 {
-        self.guaranteed + self.extra + self.accepted + self.notices
+        self.guaranteed + self.extra + self.accepted + self.dsns
     }
 
     fn free(&self, purpose: &LoanPurpose) -> u64 {
@@ -171,7 +171,7 @@ pub(crate) struct Budget {
     ledger: Mutex<Ledger>,
     /// In units of [`NOTICE_UNIT`]: who writes a DSN waits, since there is no disk to go to
     /// instead.
-    notices: Arc<Semaphore>,
+    dsns: Arc<Semaphore>,
     notice_units: AtomicU32,
 }
 
@@ -197,24 +197,24 @@ impl Budget {
             extra: 0,
             extra_of: HashMap::new(),
             accepted: 0,
-            notices: 0,
+            dsns: 0,
             peak: 0,
         };
         let units = notice_units(shares);
-        let notices = Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX)));
-        Arc::new(Self { ledger: Mutex::new(ledger), notices, notice_units: AtomicU32::new(units) })
+        let dsns = Arc::new(Semaphore::new(usize::try_from(units).unwrap_or(usize::MAX)));
+        Arc::new(Self { ledger: Mutex::new(ledger), dsns, notice_units: AtomicU32::new(units) })
     }
 
     /// Waits until a DSN may hold `octets`, or all there are for DSNs.
-    pub(crate) async fn notice(self: &Arc<Self>, octets: u64) -> Option<NoticeLease> {
+    pub(crate) async fn dsn(self: &Arc<Self>, octets: u64) -> Option<DsnLease> {
         let units = u32::try_from(octets.div_ceil(NOTICE_UNIT)).unwrap_or(u32::MAX);
         let units = units.min(self.notice_units.load(Ordering::Relaxed));
         // It is never closed.
-        let permit = Arc::clone(&self.notices).acquire_many_owned(units).await.ok()?;
+        let permit = Arc::clone(&self.dsns).acquire_many_owned(units).await.ok()?;
         let mut ledger = self.ledger();
-        ledger.notices += u64::from(units) * NOTICE_UNIT;
+        ledger.dsns += u64::from(units) * NOTICE_UNIT;
         ledger.peak = ledger.peak.max(ledger.lent());
-        Some(NoticeLease { budget: Arc::clone(self), permit })
+        Some(DsnLease { budget: Arc::clone(self), permit })
     }
 
     /// The same with other numbers. What is lent beyond them comes back by itself; until then
@@ -224,13 +224,13 @@ impl Budget {
         // Not less for DSNs: one that waits for more than there is would wait for ever.
         let units = notice_units(shares);
         let before = self.notice_units.fetch_max(units, Ordering::Relaxed);
-        self.notices.add_permits(usize::try_from(units.saturating_sub(before)).unwrap_or_default());
+        self.dsns.add_permits(usize::try_from(units.saturating_sub(before)).unwrap_or_default());
     }
 
     pub(crate) fn usage(&self) -> Usage {
         let ledger = self.ledger();
-        let MemoryShares { arriving, accepted, notices, .. } = ledger.shares;
-        Usage { lent: ledger.lent(), peak: ledger.peak, limit: arriving + accepted + notices }
+        let MemoryShares { arriving, accepted, dsns, .. } = ledger.shares;
+        Usage { lent: ledger.lent(), peak: ledger.peak, limit: arriving + accepted + dsns }
     }
 
     /// A lease of `guarantee` octets, if they are left.
@@ -255,20 +255,20 @@ impl Budget {
 }
 
 fn notice_units(shares: MemoryShares) -> u32 {
-    u32::try_from(shares.notices / NOTICE_UNIT).unwrap_or(u32::MAX).max(1)
+    u32::try_from(shares.dsns / NOTICE_UNIT).unwrap_or(u32::MAX).max(1)
 }
 
 /// The memory of a DSN that is being written; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct NoticeLease {
+pub(crate) struct DsnLease {
     budget: Arc<Budget>,
     permit: OwnedSemaphorePermit,
 }
 
-impl Drop for NoticeLease {
+impl Drop for DsnLease {
     fn drop(&mut self) {
         let units = u64::try_from(self.permit.num_permits()).unwrap_or_default();
-        self.budget.ledger().notices -= units * NOTICE_UNIT;
+        self.budget.ledger().dsns -= units * NOTICE_UNIT;
     }
 }
 
@@ -349,7 +349,7 @@ mod tests {
             arriving: octets * GUARANTEE,
             kept_back: kept_back * GUARANTEE,
             accepted: 0,
-            notices: 0,
+            dsns: 0,
         }
     }
 
@@ -443,18 +443,18 @@ mod tests {
 
     #[tokio::test]
     async fn notices_wait_for_each_other_and_the_largest_has_all_there_is() {
-        let budget = Budget::new(MemoryShares { notices: 4 * NOTICE_UNIT, ..arriving(1, 0) });
-        let three = budget.notice(3 * NOTICE_UNIT).await.unwrap();
-        let large = budget.notice(100 * NOTICE_UNIT);
+        let budget = Budget::new(MemoryShares { dsns: 4 * NOTICE_UNIT, ..arriving(1, 0) });
+        let three = budget.dsn(3 * NOTICE_UNIT).await.unwrap();
+        let large = budget.dsn(100 * NOTICE_UNIT);
         tokio::pin!(large);
         assert!(futures_util::poll!(&mut large).is_pending());
         drop(three);
         let _large = large.await.unwrap();
         assert_eq!(budget.usage().lent, 4 * NOTICE_UNIT);
-        let small = budget.notice(1);
+        let small = budget.dsn(1);
         tokio::pin!(small);
         assert!(futures_util::poll!(&mut small).is_pending());
-        budget.resize(MemoryShares { notices: 5 * NOTICE_UNIT, ..arriving(1, 0) });
+        budget.resize(MemoryShares { dsns: 5 * NOTICE_UNIT, ..arriving(1, 0) });
         assert!(small.await.is_some());
     }
 

@@ -63,11 +63,11 @@ impl Spool {
     where
         D: FnOnce(Result<Settled, StoreError>) + Send + 'static,
     {
-        let refused = settlement.notices.iter().find_map(|new| commit::check(&new.envelope).err());
+        let refused = settlement.dsns.iter().find_map(|new| commit::check(&new.envelope).err());
         if let Some(error) = refused {
             return done(Err(error));
         }
-        let wards: Vec<_> = settlement.notices.iter().filter_map(|new| new.body.ward()).collect();
+        let wards: Vec<_> = settlement.dsns.iter().filter_map(|new| new.body.ward()).collect();
         let chores = self.inner.housekeeper.chores();
         let (workshop, rows) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.rows));
         let order = settling(&settlement);
@@ -122,7 +122,7 @@ impl Spool {
 /// journal.
 fn settling(settlement: &Settlement) -> Order {
     let message = settlement.message;
-    let octets = settlement.notices.iter().map(|new| commit::octets(&new.body, &new.envelope));
+    let octets = settlement.dsns.iter().map(|new| commit::octets(&new.body, &new.envelope));
     let lane = settlement.lane.as_ref().map(lane_word);
     let done = settlement.changes.iter().map(|(no, change)| match change {
         Change::Delivered | Change::Failed => Some(*no),
@@ -134,7 +134,7 @@ fn settling(settlement: &Settlement) -> Order {
         Some(LaneWord::Healthy(lane)) => Some(Some(lane.clone())),
         Some(LaneWord::Failing(_)) => None,
     };
-    let record = done.zip(healthy).filter(|_| settlement.notices.is_empty());
+    let record = done.zip(healthy).filter(|_| settlement.dsns.is_empty());
     let record = record.map(|(recipients, healthy)| Recordable::Done {
         done: Done { message, recipients },
         healthy,

@@ -124,7 +124,7 @@ pub(crate) fn settlement(spool: &Spool, message: MessageId) -> Settlement {
         permit: spool.settle_permit().unwrap(),
         message,
         changes: Vec::new(),
-        notices: Vec::new(),
+        dsns: Vec::new(),
         lane: None,
     }
 }

@@ -168,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path(), Options::default()).unwrap();
         let budget =
-            Budget::new(MemoryShares { arriving: limit, kept_back: 0, accepted: 0, notices: 0 });
+            Budget::new(MemoryShares { arriving: limit, kept_back: 0, accepted: 0, dsns: 0 });
         let mut lease =
             budget.message(Borrower::Place(ClientPlace::Local(1)), held.guarantee()).unwrap();
         let draft = spool.draft(spool.new_id(Timestamp::UNIX_EPOCH));

@@ -109,21 +109,21 @@ macro_rules! gone_wrong {
 }
 
 /// The sender of `message` is told what happened.
-pub(crate) fn dsn_queued(message: MessageId, action: Action, notice: MessageId) {
+pub(crate) fn dsn_queued(message: MessageId, action: Action, dsn: MessageId) {
     tracing::info!(
         event = "dsn_queued",
         message_id = %message,
-        dsn_id = %notice,
+        dsn_id = %dsn,
         action = action.as_str(),
         "DSN queued to the sender"
     );
 }
 
 /// A DSN is one too many for its sender.
-pub(crate) fn notice_held(notice: MessageId) {
+pub(crate) fn dsn_held(dsn: MessageId) {
     tracing::warn!(
         event = "held",
-        message_id = %notice,
+        message_id = %dsn,
         reason = "held",
         sender = "",
         recipients = 1,

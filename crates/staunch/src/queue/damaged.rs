@@ -7,8 +7,8 @@ use spool::{CheckCursor, Checked, DamagedRecipient, Mended, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::notice;
 use crate::message::Work;
+use crate::queue::dsn;
 use crate::queue::events::Event;
 use crate::queue::handle::QueueHandle;
 use crate::telemetry::{Problem, Reason};
@@ -63,7 +63,7 @@ pub(super) async fn hold_if(handle: &Arc<QueueHandle>, work: &Work, problem: Opt
 }
 
 /// Tells the operator that what became of a message cannot be written down.
-pub(super) fn tell_unrecorded(subject: &notice::DsnSubject<'_>) {
+pub(super) fn tell_unrecorded(subject: &dsn::DsnSubject<'_>) {
     tracing::error!(
         event = "alarm",
         reason = %Reason::MessageDamaged,

@@ -302,10 +302,10 @@ mod tests {
         done.1.recv().unwrap().unwrap();
         assert_eq!(look(&stage.handle).await, LOOK_EVERY, "nothing is left to be done");
         stage.end_what_is_gathered().await;
-        let (notices, others) = stage.recipients();
+        let (dsns, others) = stage.recipients();
         // One for each lane, since somebody was held, and not about those that are not to be told
         // of.
-        assert_eq!((notices, others), (vec!["s@sender.test".to_owned(); 2], Vec::new()));
+        assert_eq!((dsns, others), (vec!["s@sender.test".to_owned(); 2], Vec::new()));
         let text: Vec<String> = stage
             .queue()
             .iter()
@@ -326,8 +326,8 @@ mod tests {
         commit(&stage, ByMode::Notify);
         look(&stage.handle).await;
         look(&stage.handle).await;
-        let (notices, others) = stage.recipients();
-        assert_eq!(notices.len(), 2, "one for each lane, once");
+        let (dsns, others) = stage.recipients();
+        assert_eq!(dsns.len(), 2, "one for each lane, once");
         assert_eq!(others.len(), 4);
         assert_eq!(stage.handle.spool.next_deadline(Timestamp::UNIX_EPOCH).unwrap(), None);
         let late = clock::now() + SignedDuration::from_secs(9_000);

@@ -116,17 +116,17 @@ impl Rates {
 /// The DSNs that senders get, by the address; those of failures apart from others, so that a
 /// host that is down for long does not use up what failures may have.
 #[derive(Debug)]
-pub(crate) struct NoticeRates(Windows<(Box<str>, Action)>);
+pub(crate) struct DsnRates(Windows<(Box<str>, Action)>);
 
-impl Default for NoticeRates {
+impl Default for DsnRates {
     fn default() -> Self {
         Self(Windows::new(HOUR))
     }
 }
 
-impl NoticeRates {
+impl DsnRates {
     /// One DSN more to `sender`.
-    pub(crate) fn notice(
+    pub(crate) fn dsn(
         &self,
         (sender, action): (&Mailbox, Action),
         max: NonZeroU32,
@@ -187,19 +187,19 @@ mod tests {
 
     #[test]
     fn a_sender_has_so_many_notices_an_hour_whatever_is_over_it() {
-        let (rates, now) = (NoticeRates::default(), Instant::now());
-        let notice = |sender: &str, now| {
-            rates.notice((&Mailbox::parse(sender).unwrap(), Action::Failed), max(2), now)
+        let (rates, now) = (DsnRates::default(), Instant::now());
+        let dsn = |sender: &str, now| {
+            rates.dsn((&Mailbox::parse(sender).unwrap(), Action::Failed), max(2), now)
         };
-        let hour: Vec<_> = (0..4).map(|_| notice("anna@x.test", now)).collect();
+        let hour: Vec<_> = (0..4).map(|_| dsn("anna@x.test", now)).collect();
         assert_eq!(hour, [Rate::Within, Rate::Within, Rate::Over, Rate::Over]);
-        assert_eq!(notice("bert@x.test", now), Rate::Within);
-        assert_eq!(notice("anna@X.TEST", now), Rate::Over, "domains have no case");
+        assert_eq!(dsn("bert@x.test", now), Rate::Within);
+        assert_eq!(dsn("anna@X.TEST", now), Rate::Over, "domains have no case");
         let anna = Mailbox::parse("anna@x.test").unwrap();
-        let delay = rates.notice((&anna, Action::Delayed), max(2), now);
+        let delay = rates.dsn((&anna, Action::Delayed), max(2), now);
         assert_eq!(delay, Rate::Within, "of another kind");
         rates.take_back((&anna, Action::Failed), now);
-        assert_eq!(notice("anna@x.test", now), Rate::Within);
-        assert_eq!(notice("anna@x.test", now + HOUR), Rate::Within);
+        assert_eq!(dsn("anna@x.test", now), Rate::Within);
+        assert_eq!(dsn("anna@x.test", now + HOUR), Rate::Within);
     }
 }

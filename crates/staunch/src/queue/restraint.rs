@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 use crate::lru_map::LruMap;
-use crate::queue::rates::{NoticeRates, Rate};
+use crate::queue::rates::{DsnRates, Rate};
 
 /// Messages of which it is known that they went back in full: some hundred kilobytes. For one that
 /// is forgotten, as at a restart, it happens once more.
@@ -25,12 +25,12 @@ const RETURNED_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Restraint {
     returned: Mutex<LruMap<MessageId, ()>>,
-    rates: NoticeRates,
+    rates: DsnRates,
 }
 
 impl Default for Restraint {
     fn default() -> Self {
-        Self { returned: Mutex::new(LruMap::new(RETURNED_MAX)), rates: NoticeRates::default() }
+        Self { returned: Mutex::new(LruMap::new(RETURNED_MAX)), rates: DsnRates::default() }
     }
 }
 
@@ -43,12 +43,12 @@ impl Restraint {
     /// carry all that is `wanted` of the message?
     pub(super) fn admit(
         self: &Arc<Self>,
-        about: NoticeKey,
+        about: DsnKey,
         wanted: Returned,
         rate_max: Option<NonZeroU32>,
     ) -> Admission {
-        let rate = rate_max
-            .map(|max| self.rates.notice((&about.sender, about.action), max, Instant::now()));
+        let rate =
+            rate_max.map(|max| self.rates.dsn((&about.sender, about.action), max, Instant::now()));
         let mut returned = self.returned();
         let returned = match wanted {
             Returned::Full if returned.get(&about.message).is_none() => {
@@ -63,7 +63,7 @@ impl Restraint {
 
 /// Which DSN.
 #[derive(Clone, Debug)]
-pub(super) struct NoticeKey {
+pub(super) struct DsnKey {
     /// The message that it is about.
     pub(super) message: MessageId,
     /// Where it goes.
@@ -76,7 +76,7 @@ pub(super) struct NoticeKey {
 #[derive(Debug)]
 pub(crate) struct Admission {
     restraint: Arc<Restraint>,
-    about: NoticeKey,
+    about: DsnKey,
     /// None where nothing is counted.
     rate: Option<Rate>,
     returned: Returned,
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn the_whole_message_goes_back_once_and_only_what_is_kept_counts() {
         let restraint = Arc::new(Restraint::default());
-        let about = || NoticeKey {
+        let about = || DsnKey {
             message: MessageId::from_u128(1),
             sender: Mailbox::parse("anna@x.test").unwrap(),
             action: Action::Failed,

@@ -15,7 +15,6 @@ use spool::{
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::notice::{self, Notice};
 use super::telling::{self, Telling};
 use crate::config::{Config, DelayWarning};
 use crate::connect::pool::Bottleneck;
@@ -23,6 +22,7 @@ use crate::delivery::log::{self, About};
 use crate::delivery::outcome::{AgeCounts, Decided, LaneEffect, Outcome, TransactionResult};
 use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
+use crate::queue::dsn::{self, ComposedDsn};
 use crate::queue::events::{DueWork, FinishedAttempt};
 use crate::queue::handle::{Counted, QueueHandle};
 use crate::queue::{damaged, gathered, intake};
@@ -73,7 +73,7 @@ pub(crate) async fn settle(
         let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, timing, now));
         targets.clone().map(change).collect()
     };
-    let subject = notice::DsnSubject::from(&due.work);
+    let subject = dsn::DsnSubject::from(&due.work);
     write(handle, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
     if timing == FailureTiming::Together {
         handle.gathering.add(&due.lane, &due.work, &failed);
@@ -208,7 +208,7 @@ pub(super) async fn fail_together(
     }
     let tellings = Telling::failed(&work.sender, failed()).into_iter().collect();
     let changes = || failed().map(|(target, _)| (target.no, Change::Failed)).collect();
-    let subject = notice::DsnSubject::from(work);
+    let subject = dsn::DsnSubject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &changes };
     write(handle, config, permit, writing).await;
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
@@ -232,7 +232,7 @@ pub(super) async fn tell_delay(
 ) {
     let delayed = work.targets.iter().map(|target| (target, problem));
     let tellings = Telling::delayed(delayed, told).into_iter().collect();
-    let subject = notice::DsnSubject::from(work);
+    let subject = dsn::DsnSubject::from(work);
     let writing = Writing { subject, tellings, lane: None, changes: &Vec::new };
     write(handle, config, permit, writing).await;
 }
@@ -262,7 +262,7 @@ pub(crate) async fn put_aside(
         (no, Change::Deferred(RecipientDeferral { due_at: until, problem, attempt }))
     };
     let changes = recipients.into_iter().map(wait).collect();
-    let settlement = Settlement { permit, message, changes, notices: Vec::new(), lane: None };
+    let settlement = Settlement { permit, message, changes, dsns: Vec::new(), lane: None };
     let (done, answer) = oneshot::channel();
     handle.spool.settle(settlement, move |result| {
         let _gone = done.send(result);
@@ -274,7 +274,7 @@ pub(crate) async fn put_aside(
 
 /// One settlement, in a form that can be made again after a failed write.
 struct Writing<'a> {
-    subject: notice::DsnSubject<'a>,
+    subject: dsn::DsnSubject<'a>,
     tellings: Vec<Telling>,
     lane: Option<LaneUpdate>,
     changes: &'a (dyn Fn() -> Vec<(RecipientNo, Change)> + Sync),
@@ -315,13 +315,13 @@ async fn write_once(
     permit: SettlePermit,
     writing: &Writing<'_>,
 ) -> Result<(), StoreError> {
-    let (mut notices, mut arrivals) = (Vec::new(), Vec::new());
+    let (mut dsns, mut arrivals) = (Vec::new(), Vec::new());
     let mut changes = (writing.changes)();
     for telling in &writing.tellings {
-        let notice = notice::compose(handle, config, &writing.subject, telling).await?;
-        if let Some(Notice { message, pieces, admission }) = notice {
+        let dsn = dsn::compose(handle, config, &writing.subject, telling).await?;
+        if let Some(ComposedDsn { message, pieces, admission }) = dsn {
             arrivals.push((telling.action, message.body.id(), pieces, admission));
-            notices.push(message);
+            dsns.push(message);
         }
         changes.extend(telling.marks());
     }
@@ -329,7 +329,7 @@ async fn write_once(
         permit,
         message: writing.subject.message,
         changes,
-        notices,
+        dsns,
         lane: writing.lane.clone(),
     };
     let (done, answer) = oneshot::channel();
@@ -349,7 +349,7 @@ async fn write_once(
     for (action, id, pieces, admission) in arrivals {
         log::dsn_queued(writing.subject.message, action, id);
         if admission.state() == RecipientState::Held {
-            log::notice_held(id);
+            log::dsn_held(id);
         }
         admission.kept();
         handle.count_messages(Counted::Came);

@@ -79,11 +79,11 @@ impl Stage {
 
     /// The recipients of DSNs, and of everything else.
     pub(super) fn recipients(&self) -> (Vec<String>, Vec<String>) {
-        let (notices, others): (Vec<_>, Vec<_>) =
+        let (dsns, others): (Vec<_>, Vec<_>) =
             self.queue().into_iter().partition(|row| row.sender == ReversePath::Null);
         let names = |rows: Vec<QueueRow>| {
             rows.into_iter().map(|row| row.recipient.to_string()).collect::<Vec<_>>()
         };
-        (names(notices), names(others))
+        (names(dsns), names(others))
     }
 }

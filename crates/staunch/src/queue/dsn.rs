@@ -15,7 +15,7 @@ use spool::{
 };
 
 use super::intake;
-use super::restraint::{Admission, NoticeKey};
+use super::restraint::{Admission, DsnKey};
 use super::telling::{Telling, ToldRecipient};
 use crate::config::{Config, Destination, DsnReturn};
 use crate::delivery::route;
@@ -59,7 +59,7 @@ impl<'a> From<&'a Work> for DsnSubject<'a> {
 
 /// A DSN ready to be committed.
 #[derive(Debug)]
-pub(crate) struct Notice {
+pub(crate) struct ComposedDsn {
     /// For the settlement.
     pub(crate) message: NewMessage,
     /// For the queue, once it is committed.
@@ -79,14 +79,13 @@ pub(crate) async fn compose(
     config: &Config,
     subject: &DsnSubject<'_>,
     telling: &Telling,
-) -> Result<Option<Notice>, StoreError> {
+) -> Result<Option<ComposedDsn>, StoreError> {
     let Some((sender, to)) = addressees(config, subject) else { return Ok(None) };
-    let about =
-        NoticeKey { message: subject.message, sender: sender.clone(), action: telling.action };
+    let about = DsnKey { message: subject.message, sender: sender.clone(), action: telling.action };
     let wanted = returned(config, subject, telling.action);
     let mut admission = handle.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
     let returned = admission.returned();
-    let _lease = handle.budget.notice(octets_held(subject.size, returned)).await;
+    let _lease = handle.budget.dsn(octets_held(subject.size, returned)).await;
     let original = match original(handle, subject, returned).await {
         Ok(original) => original,
         // An operator deleted the message while it was tried: nobody is told.
@@ -145,7 +144,7 @@ pub(crate) async fn compose(
     };
     let pieces = intake::pieces(handle, id, &envelope, None);
     let message = NewMessage { body: sealed, envelope };
-    Ok(Some(Notice { message, pieces, admission }))
+    Ok(Some(ComposedDsn { message, pieces, admission }))
 }
 
 /// The sender, and the addresses that a DSN to it goes to: none are literals. If there are none,
