@@ -28,21 +28,21 @@ pub use judge::{ClockChange, Judge, LastMark, TrustedBy};
 pub use mark::{Anchor, BadMark, BootId, Mark, Slack};
 pub use witness::Witness;
 
-/// architecture.md: a larger step of the wall clock against the monotonic one is not drift.
+/// Our choice: a larger step of the wall clock against the monotonic one is not drift.
 pub const STEP_MAX: SignedDuration = SignedDuration::from_hours(1);
-/// architecture.md: what pauses of unknown length may come to in all since the last witnesses.
+/// Our choice: what pauses of unknown length may come to in all since the last witnesses.
 pub const GAP_MAX: SignedDuration = SignedDuration::from_hours(24);
-/// architecture.md: after so long in doubt the clock is believed whatever it says.
+/// Our choice: after so long in doubt the clock is believed whatever it says.
 pub const DOUBT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Our choice: how often the comparison starts anew, so that honest drift never adds up to a step.
 /// Between two of these all steps together may come to [`STEP_MAX`], and no more.
 pub const ANCHOR_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// architecture.md: so many make a clock right.
+/// Our choice: so many make a clock right.
 pub const WITNESSES: usize = 3;
-/// architecture.md: a witness whose policy is known for less than this may have come just to be
+/// Our choice: a witness whose policy is known for less than this may have come just to be
 /// one.
 pub const KNOWN_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// architecture.md: how far witnesses may differ from each other and from the wall clock.
+/// Our choice: how far witnesses may differ from each other and from the wall clock.
 pub const AGREEMENT_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// May the wall clock be believed?

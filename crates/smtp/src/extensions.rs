@@ -16,8 +16,6 @@ pub enum Extension {
     Pipelining,
     /// RFC 6152: bodies may have octets above 127.
     EightBitMime,
-    /// RFC 3207.
-    Starttls,
     /// RFC 2034: replies carry enhanced codes.
     EnhancedStatusCodes,
     /// RFC 3030: BDAT.
@@ -28,20 +26,23 @@ pub enum Extension {
     Dsn,
     /// RFC 8689.
     RequireTls,
+    /// RFC 3207.
+    Starttls,
     /// RFC 6710: messages have priorities. The profile that its value names changes nothing for us.
     MtPriority,
 }
 
 impl Extension {
-    const ALL: [Self; 9] = [
+    /// All, in the order in which we offer them.
+    pub(crate) const ALL: [Self; 9] = [
         Self::Pipelining,
         Self::EightBitMime,
-        Self::Starttls,
         Self::EnhancedStatusCodes,
         Self::Chunking,
         Self::SmtpUtf8,
         Self::Dsn,
         Self::RequireTls,
+        Self::Starttls,
         Self::MtPriority,
     ];
 

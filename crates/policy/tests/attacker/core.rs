@@ -23,7 +23,7 @@ use crate::world::{Dom, Mx, Shown, World, address};
 
 /// The cache is small, so that it overflows.
 pub(crate) const POLICIES_MAX: usize = 12;
-/// architecture.md: an attempt begins anew so often at most.
+/// Our choice: an attempt begins anew so often at most.
 const RESTARTS_MAX: u32 = 3;
 /// Seconds that a clock may be wrong unseen: an hour by a step, a day over reboots.
 const UNSEEN_MAX: i64 = 26 * 3600;

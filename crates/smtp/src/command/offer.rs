@@ -5,20 +5,6 @@ use crate::limits;
 use crate::params::is_date_time;
 use crate::sasl::Mechanisms;
 
-/// Those that are offered by their name alone, in the order of the reply to EHLO.
-const BY_NAME: [Extension; 8] = [
-    Extension::Pipelining,
-    Extension::EightBitMime,
-    Extension::EnhancedStatusCodes,
-    Extension::Chunking,
-    Extension::SmtpUtf8,
-    Extension::Dsn,
-    // RFC 8689 §2: under TLS only.
-    Extension::RequireTls,
-    // RFC 3207 §4.2: without TLS only.
-    Extension::Starttls,
-];
-
 /// What protects the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SessionChannel {
@@ -165,7 +151,7 @@ impl Offer {
 
     /// The lines of the reply to EHLO, below the first.
     pub fn keywords(self) -> Vec<String> {
-        let offered = BY_NAME.into_iter().filter(|extension| self.has(*extension));
+        let offered = Extension::ALL.into_iter().filter(|extension| self.has(*extension));
         let mut keywords: Vec<_> = offered.map(|c| c.keyword().to_owned()).collect();
         if !self.mechanisms.is_empty() {
             keywords.push(format!("AUTH {}", self.mechanisms));
@@ -179,9 +165,6 @@ impl Offer {
             Some(0) => keywords.push("DELIVERBY".to_owned()),
             Some(min) => keywords.push(format!("DELIVERBY {min}")),
             None => {}
-        }
-        if self.has(Extension::MtPriority) {
-            keywords.push(Extension::MtPriority.keyword().to_owned());
         }
         keywords.push(format!("SIZE {}", self.size_max));
         keywords
@@ -250,7 +233,7 @@ mod tests {
     fn everything() -> Offer {
         let reach = FutureRelease::new(604_800, "2026-12-24T18:00:00Z").unwrap();
         let mechanisms = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
-        BY_NAME
+        Extension::ALL
             .into_iter()
             .fold(Offer::new(1000), Offer::with)
             .with_limits(OfferedLimits { rcpt_max: Some(100), mail_max: Some(5) })
@@ -268,11 +251,11 @@ mod tests {
             "LIMITS MAILMAX=5 RCPTMAX=100",
             "FUTURERELEASE 604800 2026-12-24T18:00:00Z",
             "DELIVERBY",
-            "MT-PRIORITY",
             "SIZE 1000",
         ];
-        let clear = [&always[..], &["STARTTLS"], &values].concat();
-        let tls = [&always[..], &["REQUIRETLS", "AUTH PLAIN LOGIN"], &values].concat();
+        let clear = [&always[..], &["STARTTLS", "MT-PRIORITY"], &values].concat();
+        let tls =
+            [&always[..], &["REQUIRETLS", "MT-PRIORITY", "AUTH PLAIN LOGIN"], &values].concat();
         assert_eq!(everything().on(SessionChannel::Clear).keywords(), clear);
         assert_eq!(everything().on(SessionChannel::Tls).keywords(), tls);
         assert_eq!(Offer::new(7).keywords(), ["SIZE 7"]);

@@ -10,9 +10,9 @@ use std::time::Duration;
 use moka::sync::Cache;
 use smtp::Domain;
 
-/// architecture.md: an address or family that does not answer is tried last for this long.
+/// Our choice: an address or family that does not answer is tried last for this long.
 const DEAD_FOR: Duration = Duration::from_secs(10 * 60);
-/// architecture.md: a host is reached over the same family for this long, since greylists know us
+/// Our choice: a host is reached over the same family for this long, since greylists know us
 /// by our address.
 const FAMILY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Our choice: dead addresses in memory; a few hundred octets each. What is dropped is tried once

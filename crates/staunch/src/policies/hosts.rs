@@ -16,7 +16,7 @@ use tracing::{error, info};
 
 use crate::clock::ClockWatch;
 
-/// architecture.md: a host that completed STARTTLS counts as one that can, for this long.
+/// Our choice: a host that completed STARTTLS counts as one that can, for this long.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Our choice: a row outlives its time, because the clock may have been wrong.
 const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(60 * 24);
