@@ -5,10 +5,10 @@
 //! and gets the same answer: neither tells who there is. (Only when more is to be checked than can
 //! be, names that somebody has are checked first.)
 //!
-//! A login passes, in this order: the address (`brake`), the name (`try_queues`), the machine
+//! A login passes, in this order: the address (`throttle`), the name (`try_queues`), the machine
 //! (`checks`).
 //!
-//! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::desk`).
+//! Not here: the words of SASL (`smtp::sasl`), and what a user may send (`accept::handler`).
 
 mod checks;
 pub(crate) mod edit;
