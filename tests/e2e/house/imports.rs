@@ -4,12 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, Item, UseTree, Visibility};
+use syn::{Item, UseTree, Visibility};
 
-use crate::harness::repository;
-
-/// A module, or an item in one, from the root of the program.
-pub(super) type Path = Vec<String>;
+use super::sources::{self, Path, is_for_tests};
 
 /// As code has it.
 pub(super) fn shown(path: &Path) -> String {
@@ -38,13 +35,9 @@ pub(super) struct Imports {
 impl Imports {
     /// Reads the program.
     pub(super) fn read() -> Self {
-        let root = repository().join("crates/staunch/src");
-        let mut files = BTreeMap::new();
-        let text = std::fs::read_to_string(root.join("lib.rs")).unwrap();
-        let lib = syn::parse_file(&text).unwrap();
-        for name in modules_of(&lib.items) {
-            add(&root, vec![name], &mut files);
-        }
+        let mut files = sources::of_crate("staunch");
+        // The root only lists the wings.
+        files.remove(&Path::new());
         let known: BTreeSet<Path> = files.keys().cloned().collect();
         let sources: BTreeMap<Path, Source> = files
             .iter()
@@ -139,36 +132,6 @@ fn resolve(
         }
         Some(_) | None => Some((module.to_vec(), Some(name.clone()))),
     }
-}
-
-fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        attribute.path().is_ident("cfg")
-            && attribute.parse_args::<syn::Ident>().is_ok_and(|word| word == "test")
-    })
-}
-
-/// The modules that stand in files of their own.
-fn modules_of(items: &[Item]) -> Vec<String> {
-    let name = |item: &Item| match item {
-        Item::Mod(module) if module.content.is_none() && !is_for_tests(&module.attrs) => {
-            Some(module.ident.to_string())
-        }
-        _ => None,
-    };
-    items.iter().filter_map(name).collect()
-}
-
-fn add(root: &std::path::Path, module: Path, files: &mut BTreeMap<Path, Vec<Item>>) {
-    let stem = root.join(module.join("/"));
-    let text = std::fs::read_to_string(stem.with_extension("rs"))
-        .or_else(|_| std::fs::read_to_string(stem.join("mod.rs")))
-        .unwrap();
-    let items = syn::parse_file(&text).unwrap().items;
-    for name in modules_of(&items) {
-        add(root, module.iter().cloned().chain([name]).collect(), files);
-    }
-    files.insert(module, items);
 }
 
 /// Reads one file.

@@ -3,10 +3,12 @@
 
 mod imports;
 mod names;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use imports::{Imports, Path, shown};
+use imports::{Imports, shown};
+use sources::Path;
 
 /// From the top down. A wing knows those of the lines below its own.
 const WINGS: [&[&str]; 9] = [
@@ -96,6 +98,6 @@ fn files_know_each_other_in_one_direction() {
 #[test]
 fn a_type_s_name_is_that_of_one_type() {
     let shared: BTreeMap<_, _> =
-        names::types().into_iter().filter(|(_, files)| files.len() > 1).collect();
+        names::types().into_iter().filter(|(_, modules)| modules.len() > 1).collect();
     assert!(shared.is_empty(), "{shared:#?}");
 }

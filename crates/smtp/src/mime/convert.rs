@@ -3,7 +3,7 @@
 use super::encode::{Base64, QuotedPrintable, RawOctets};
 use super::fields::ContentKind;
 use super::fold::Folder;
-use super::walker::{Entity, EntityForm, Field, HeaderEnd, Visitor, Walker};
+use super::walker::{Entity, EntityForm, EntityHandler, Field, HeaderEnd, Walker};
 use super::words::FieldEncoder;
 use super::{Charset, ConversionPlan, ConversionRefused, Encoding, PartAction};
 
@@ -131,7 +131,7 @@ impl<'p> ConversionWriter<'p> {
     }
 }
 
-impl Visitor for ConversionWriter<'_> {
+impl EntityHandler for ConversionWriter<'_> {
     fn entity(&mut self, entity: Entity) {
         self.entity = entity;
         self.has_label = false;

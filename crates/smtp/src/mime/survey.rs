@@ -3,7 +3,7 @@
 use super::fields::{ContentKind, Label};
 use super::fold::Folder;
 use super::signed::Untouchable;
-use super::walker::{Entity, EntityForm, Field, HeaderEnd, Visitor, Walker};
+use super::walker::{Entity, EntityForm, EntityHandler, Field, HeaderEnd, Walker};
 use super::words::FieldEncoder;
 use super::{
     Charset, ConversionPlan, ConversionRefused, EightBitContent, EncodedHeaders, Encoding, Folds,
@@ -273,7 +273,7 @@ impl SurveyFindings {
     }
 }
 
-impl Visitor for SurveyFindings {
+impl EntityHandler for SurveyFindings {
     fn entity(&mut self, entity: Entity) {
         self.note_part(entity);
         self.plan.actions.push(PartAction::Keep);

@@ -21,7 +21,7 @@ const FIELD_OCTETS_MAX: usize = 16 * 1024;
 const CRLF: &[u8] = b"\r\n";
 
 /// Looks at what the walker finds, in order. Together the octets are those of the message.
-pub(super) trait Visitor {
+pub(super) trait EntityHandler {
     /// The header of a message or part begins.
     fn entity(&mut self, entity: Entity);
     /// A field of its header begins.
@@ -172,7 +172,7 @@ pub(super) struct Walker<V> {
     steps: Steps<V>,
 }
 
-impl<V: Visitor> Walker<V> {
+impl<V: EntityHandler> Walker<V> {
     pub(super) fn new(visitor: V) -> Self {
         let mut steps = Steps {
             visitor,
@@ -215,7 +215,7 @@ struct Steps<V> {
     line_end_is_due: bool,
 }
 
-impl<V: Visitor> Steps<V> {
+impl<V: EntityHandler> Steps<V> {
     fn segment(&mut self, segment: Segment<'_>) -> Result<(), ConversionRefused> {
         if let Some(boundary) = self.boundary(&segment) {
             return self.cross(boundary, segment.octets);
@@ -394,7 +394,7 @@ impl<V: Visitor> Steps<V> {
 
 /// The field that was being read is over.
 fn end_field(
-    visitor: &mut impl Visitor,
+    visitor: &mut impl EntityHandler,
     form: &mut EntityForm,
     field: &mut Option<(Field, Vec<u8>)>,
 ) -> Result<(), ConversionRefused> {

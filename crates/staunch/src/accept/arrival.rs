@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::entrance::{OpenListener, is_proxy};
 use super::fixups::Repair;
 use super::peer::{Peer, TlsFacts};
+use crate::accept::listener_view::{OpenListener, is_proxy};
 use crate::config::{ClientInReceived, ListenerMode, MissingHeaders};
 
 /// A client at one of our listeners.
@@ -31,7 +31,7 @@ impl ClientArrival {
     /// Would the client come in the same way today? Else what is known of it was found out by rules
     /// that do not hold any more.
     pub(super) fn is_up_to_date(&self) -> bool {
-        let today = self.listener.entrance();
+        let today = self.listener.view();
         !self.listener.is_gone()
             && today.listener.mode == self.mode
             && is_proxy(self.connected_by, &today) == self.is_proxied
@@ -39,7 +39,7 @@ impl ClientArrival {
 
     /// What its messages get. Who may send through a listener in mode `relay` is trusted there.
     pub(super) fn repair(&self) -> Repair {
-        match (self.listener.entrance().listener.missing_headers, self.mode) {
+        match (self.listener.view().listener.missing_headers, self.mode) {
             (MissingHeaders::Left, _) => Repair::Nothing,
             (MissingHeaders::Added, ListenerMode::Relay) => Repair::FirstHand,
             (MissingHeaders::Added, ListenerMode::Submission | ListenerMode::Submissions) => {

@@ -6,9 +6,9 @@ use smtp::RemoteText;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::entrance::ListenerView;
 use super::peer::Peer;
 use super::stream::{Socket, TlsStream};
+use crate::accept::listener_view::ListenerView;
 use crate::accept::timeouts::HANDSHAKE_TIMEOUT;
 use crate::connect::tls::{self, Side};
 
@@ -22,11 +22,11 @@ const HANDSHAKE_RECORD: u8 = 22;
 /// `received` was read already.
 pub(super) async fn handshake(
     socket: Socket,
-    entrance: &ListenerView,
+    view: &ListenerView,
     received: &[u8],
     peer: Peer,
 ) -> Option<TlsStream> {
-    let config = entrance.certificate.as_ref()?.shown()?;
+    let config = view.certificate.as_ref()?.shown()?;
     let mut first = Vec::with_capacity(HELLO_OCTETS);
     let shaking = TlsStream::accept(socket, config, received, &mut first);
     let failure = match timeout(HANDSHAKE_TIMEOUT, shaking).await {

@@ -10,12 +10,12 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::bind::Acceptor;
-use super::entrance::{OpenListener, is_proxy};
 use super::peer::Peer;
 use super::refusal::ClientRefusal;
 use super::session::{self, AcceptedClient};
 use super::shared::SessionsShared;
 use super::stream::Socket;
+use crate::accept::listener_view::{OpenListener, is_proxy};
 use crate::config::ListenerMode;
 
 /// The rest after the system had no descriptor or memory for a new connection.
@@ -81,17 +81,17 @@ impl ListenerSite {
 
     /// Has one more client a place? If not, it is told so.
     fn admit(&self, socket: Socket, peer: Peer, listener: &OpenListener) -> Option<AcceptedClient> {
-        let entrance = listener.entrance();
+        let view = listener.view();
         let config = self.shared.config();
         let client_limits = &self.shared.client_limits;
-        let slot = if is_proxy(peer, &entrance) {
+        let slot = if is_proxy(peer, &view) {
             client_limits.enter_unnamed(&config.limits)
         } else {
             client_limits.enter(peer, peer.standing(&config), &config.limits)
         };
         if slot.is_none() {
             ClientRefusal::TooManyConnections.log(peer, None, None);
-            match entrance.listener.mode {
+            match view.listener.mode {
                 ListenerMode::Relay | ListenerMode::Submission => {
                     // A new socket has room for a line; whoever does not get it sees the connection
                     // end.
@@ -103,6 +103,6 @@ impl ListenerSite {
             }
         }
         let listener = listener.clone();
-        slot.map(|slot| AcceptedClient { socket, peer, listener, entrance, slot })
+        slot.map(|slot| AcceptedClient { socket, peer, listener, view, slot })
     }
 }

@@ -16,10 +16,10 @@ use tracing::{info, warn};
 
 use super::bind::{self, Acceptor};
 use super::certificates::Certificates;
-use super::entrance::{ListenerView, OpenListener};
 use super::inherited::Inherited;
 use super::listener::{self, ListenerSite};
 use super::shared::SessionsShared;
+use crate::accept::listener_view::{ListenerView, OpenListener};
 use crate::config::{
     BareNewlines, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
 };
@@ -46,7 +46,7 @@ struct BoundListener {
     address: ListenAddress,
     /// As in [`WantedListener`].
     socket_mode: u32,
-    entrance: watch::Sender<Arc<ListenerView>>,
+    view: watch::Sender<Arc<ListenerView>>,
     /// Where it really listens.
     tcp: Vec<SocketAddr>,
     close: CancellationToken,
@@ -68,7 +68,7 @@ pub(crate) struct PreparedListeners(Vec<PreparedListener>);
 
 #[derive(Debug)]
 struct PreparedListener {
-    entrance: Arc<ListenerView>,
+    view: Arc<ListenerView>,
     socket_mode: u32,
     source: SocketSource,
 }
@@ -162,10 +162,10 @@ impl Listeners {
                     }
                 }
             };
-            let entrance = Arc::new(self.entrance(wanted.listener));
-            listeners.push(PreparedListener { entrance, socket_mode, source });
+            let view = Arc::new(self.view(wanted.listener));
+            listeners.push(PreparedListener { view, socket_mode, source });
         }
-        let is_built_in = |listener: &PreparedListener| listener.entrance.listener.is_default;
+        let is_built_in = |listener: &PreparedListener| listener.view.listener.is_default;
         match left_out {
             Some(error) if !listeners.iter().any(is_built_in) => Err(error),
             Some(_) | None => Ok(PreparedListeners(listeners)),
@@ -186,7 +186,7 @@ impl Listeners {
         BindError { key: wanted.key, address, source, hint }
     }
 
-    fn entrance(&self, listener: Listener) -> ListenerView {
+    fn view(&self, listener: Listener) -> ListenerView {
         let certificate = listener.tls.as_ref().map(|identity| self.certificates.of(identity));
         ListenerView { listener, certificate }
     }
@@ -195,20 +195,19 @@ impl Listeners {
     pub(crate) fn apply(&self, prepared: PreparedListeners) {
         let mut open = lock(&self.open);
         let mut before = std::mem::take(&mut *open);
-        for PreparedListener { entrance, socket_mode, source } in prepared.0 {
-            let kept =
-                before.iter().position(|listener| listener.address == entrance.listener.address);
+        for PreparedListener { view, socket_mode, source } in prepared.0 {
+            let kept = before.iter().position(|listener| listener.address == view.listener.address);
             match (source, kept) {
                 (SocketSource::Kept, Some(at)) => {
                     let mut listener = before.remove(at);
                     listener.let_in(socket_mode);
-                    listener.entrance.send_replace(entrance);
+                    listener.view.send_replace(view);
                     open.push(listener);
                 }
                 // Only a bug could make it so: nothing closes listeners but this.
                 (SocketSource::Kept, None) => {}
                 (SocketSource::New(acceptors), _) => {
-                    open.push(self.open_door(entrance, socket_mode, acceptors));
+                    open.push(self.open_door(view, socket_mode, acceptors));
                 }
             }
         }
@@ -222,14 +221,14 @@ impl Listeners {
 
     fn open_door(
         &self,
-        entrance: Arc<ListenerView>,
+        view: Arc<ListenerView>,
         socket_mode: u32,
         acceptors: Vec<Acceptor>,
     ) -> BoundListener {
-        let address = entrance.listener.address.clone();
+        let address = view.listener.address.clone();
         let close = self.site.stop.child_token();
-        let (sender, entrance) = watch::channel(entrance);
-        let listener = OpenListener(entrance);
+        let (sender, view) = watch::channel(view);
+        let listener = OpenListener(view);
         let tcp: Vec<_> = acceptors.iter().filter_map(Acceptor::tcp_address).collect();
         for acceptor in acceptors {
             let real =
@@ -239,7 +238,7 @@ impl Listeners {
             let listening = listener::listen(acceptor, listener.clone(), site, close);
             self.site.tracker.spawn(listening);
         }
-        BoundListener { address, socket_mode, entrance: sender, tcp, close }
+        BoundListener { address, socket_mode, view: sender, tcp, close }
     }
 
     fn listening(&self) -> Vec<SocketAddr> {

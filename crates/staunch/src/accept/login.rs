@@ -114,9 +114,9 @@ impl SmtpHandler {
         }
     }
 
-    /// The client goes on without an answer. Who has seen a salt and proves nothing has tried a
-    /// name, which counts as any other try: otherwise names could be looked through without the
-    /// brake.
+    /// The client goes on without an answer. A client that has seen a salt and proves nothing has
+    /// tried a name, which counts as any other try: otherwise names could be looked through
+    /// without the throttle.
     pub(super) fn abandon_login(&mut self) {
         match self.dialogue.take() {
             Some(Dialogue::ScramLast(_)) => {

@@ -7,22 +7,22 @@ use smtp::data::Newlines;
 use smtp::server::{SessionAccess, SessionSettings};
 
 use super::arrival::ClientArrival;
-use super::entrance::ListenerView;
 use super::envelope::{DELIVER_BY_SECONDS_MIN, HOLD_SECONDS_MAX};
 use super::login;
 use super::rules::recipients_max;
+use crate::accept::listener_view::ListenerView;
 use crate::auth::Auth;
 use crate::config::{BareNewlines, Config, ListenerMode};
 
 /// For a session that begins at `now`, or begins anew under TLS.
 pub(super) fn settings(
     config: &Config,
-    entrance: &ListenerView,
+    view: &ListenerView,
     arrival: &ClientArrival,
     auth: &Auth,
     now: Timestamp,
 ) -> SessionSettings {
-    let newlines = match entrance.listener.bare_newline {
+    let newlines = match view.listener.bare_newline {
         BareNewlines::Normalize if arrival.peer.is_trusted(config) => Newlines::Normalize,
         BareNewlines::Normalize | BareNewlines::Reject => Newlines::Strict,
     };
@@ -30,7 +30,7 @@ pub(super) fn settings(
         if arrival.mode.is_for_users() { SessionAccess::Users } else { SessionAccess::Anyone };
     SessionSettings {
         hostname: config.hostname.domain().clone(),
-        offer: offer(config, entrance, arrival, auth, now),
+        offer: offer(config, view, arrival, auth, now),
         channel: if arrival.tls.is_some() { SessionChannel::Tls } else { SessionChannel::Clear },
         access,
         errors_max: u32::try_from(config.limits.errors_per_session).unwrap_or(u32::MAX),
@@ -41,7 +41,7 @@ pub(super) fn settings(
 /// What needs TLS is left out by the session where there is none, and STARTTLS where there is.
 fn offer(
     config: &Config,
-    entrance: &ListenerView,
+    view: &ListenerView,
     arrival: &ClientArrival,
     auth: &Auth,
     now: Timestamp,
@@ -57,10 +57,10 @@ fn offer(
         .with(Extension::Dsn)
         .with_limits(limits)
         .with_deliver_by(DELIVER_BY_SECONDS_MIN);
-    if entrance.certificate.is_some() {
+    if view.certificate.is_some() {
         offer = offer.with(Extension::Starttls);
     }
-    if entrance.listener.require_tls {
+    if view.listener.require_tls {
         offer = offer.with(Extension::RequireTls);
     }
     match arrival.mode {

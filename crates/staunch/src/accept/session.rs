@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::arrival::ClientArrival;
-use super::entrance::{ListenerView, OpenListener, is_proxy};
 use super::gathered::GatheredContent;
 use super::handshake::handshake;
 use super::leave::{LINGER, leave};
@@ -27,6 +26,7 @@ use super::shared::SessionsShared;
 use super::stream::{ClientStream, READ_OCTETS, Socket};
 use crate::accept::client_limits::ClientSlot;
 use crate::accept::handler::SmtpHandler;
+use crate::accept::listener_view::{ListenerView, OpenListener, is_proxy};
 use crate::accept::timeouts::ClientTimeouts;
 use crate::budget::Held;
 use crate::config::{Config, ListenerMode};
@@ -44,7 +44,7 @@ pub(super) struct AcceptedClient {
     pub(super) peer: Peer,
     pub(super) listener: OpenListener,
     /// What the listener was for when it came.
-    pub(super) entrance: Arc<ListenerView>,
+    pub(super) view: Arc<ListenerView>,
     /// Its place, for as long as it stays.
     pub(super) slot: ClientSlot,
 }
@@ -54,7 +54,7 @@ pub(super) struct AcceptedClient {
 struct Guest {
     stream: ClientStream,
     arrival: ClientArrival,
-    entrance: Arc<ListenerView>,
+    view: Arc<ListenerView>,
     /// What it said before the greeting, which only those may who may relay.
     received: Vec<u8>,
     /// Held, not used: the place is free when the guest is gone.
@@ -107,9 +107,9 @@ async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Resul
     let Some((accepted, introduction)) = introduce(accepted, shared).await? else {
         return Ok(None);
     };
-    let AcceptedClient { socket, listener, entrance, slot, .. } = accepted;
+    let AcceptedClient { socket, listener, view, slot, .. } = accepted;
     let Introduction { peer, local, rest: received } = introduction;
-    let mode = entrance.listener.mode;
+    let mode = view.listener.mode;
     let standing = peer.standing(&shared.config());
     // Clients that a proxy does not name share a place with the proxy's health check: they are
     // refused when they log in.
@@ -124,20 +124,20 @@ async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Resul
         listener,
         mode,
         connected_by,
-        is_proxied: is_proxy(connected_by, &entrance),
-        client_in_received: entrance.listener.client_in_received,
+        is_proxied: is_proxy(connected_by, &view),
+        client_in_received: view.listener.client_in_received,
         tls: None,
     };
     let (stream, received) = match mode {
         ListenerMode::Relay | ListenerMode::Submission => (ClientStream::Clear(socket), received),
         ListenerMode::Submissions => {
-            let shaken = handshake(socket, &entrance, &received, peer).await;
+            let shaken = handshake(socket, &view, &received, peer).await;
             let Some(tls) = shaken else { return Ok(None) };
             arrival.tls = Some(tls.facts());
             (ClientStream::Tls(Box::new(tls)), Vec::new())
         }
     };
-    let mut guest = Guest { stream, arrival, entrance, received, slot };
+    let mut guest = Guest { stream, arrival, view, received, slot };
     let is_early = !guest.received.is_empty() || guest.stream.has_input();
     if is_early && standing == ClientTrust::Stranger {
         // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
@@ -164,7 +164,7 @@ async fn introduce(
     shared: &SessionsShared,
 ) -> io::Result<Option<(AcceptedClient, Introduction)>> {
     let proxy = accepted.peer;
-    if !is_proxy(proxy, &accepted.entrance) {
+    if !is_proxy(proxy, &accepted.view) {
         let introduction =
             Introduction { peer: proxy, local: accepted.socket.local(), rest: Vec::new() };
         return Ok(Some((accepted, introduction)));
@@ -183,7 +183,7 @@ async fn introduce(
     if accepted.slot.name(peer, peer.standing(&config), &config.limits) {
         return Ok(Some((accepted, introduction)));
     }
-    let mode = accepted.entrance.listener.mode;
+    let mode = accepted.view.listener.mode;
     refuse_clear(accepted.socket, mode, peer, &ClientRefusal::TooManyConnections).await?;
     Ok(None)
 }
@@ -220,7 +220,7 @@ async fn send_away(
 struct Conversation {
     stream: ClientStream,
     /// That the session's settings were made by, as the configuration.
-    entrance: Arc<ListenerView>,
+    view: Arc<ListenerView>,
     config: Arc<Config>,
     /// Input that is not used yet: between two reads at most one command line.
     buffer: Vec<u8>,
@@ -244,15 +244,14 @@ struct Conversation {
 
 impl Conversation {
     fn new(guest: Guest, shared: Arc<SessionsShared>, stop: CancellationToken) -> Self {
-        let Guest { stream, arrival, entrance, received, slot } = guest;
+        let Guest { stream, arrival, view, received, slot } = guest;
         let config = shared.config();
         let pace = ClientTimeouts::new(Instant::now(), config.limits.client_timeout);
-        let settings =
-            offer::settings(&config, &entrance, &arrival, &shared.auth, shared.intake.now());
+        let settings = offer::settings(&config, &view, &arrival, &shared.auth, shared.intake.now());
         let session = Session::new(settings);
         Self {
             stream,
-            entrance,
+            view,
             config,
             has_unused: !received.is_empty(),
             buffer: received,
@@ -314,20 +313,20 @@ impl Conversation {
     /// Those of the current configuration hold for what comes next, but not for a message that is
     /// under way.
     fn keep_to_the_rules(&mut self) {
-        let (today, entrance) = (self.shared.config(), self.handler.arrival.listener.entrance());
-        let is_known = Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&entrance, &self.entrance);
+        let (today, view) = (self.shared.config(), self.handler.arrival.listener.view());
+        let is_known = Arc::ptr_eq(&today, &self.config) && Arc::ptr_eq(&view, &self.view);
         if !is_known && !self.session.is_in_content() {
             let arrival = &mut self.handler.arrival;
-            arrival.client_in_received = entrance.listener.client_in_received;
+            arrival.client_in_received = view.listener.client_in_received;
             let settings = offer::settings(
                 &today,
-                &entrance,
+                &view,
                 arrival,
                 &self.shared.auth,
                 self.shared.intake.now(),
             );
             self.session.reconfigure(settings);
-            (self.config, self.entrance) = (today, entrance);
+            (self.config, self.view) = (today, view);
         }
     }
 
@@ -396,7 +395,7 @@ impl Conversation {
                 ServerStep::Output => {}
                 ServerStep::Close => break SessionProgress::Ended,
                 ServerStep::StartTls => {
-                    if self.entrance.can_secure() {
+                    if self.view.can_secure() {
                         break SessionProgress::StartTls;
                     }
                     self.session.refuse(&no_tls());
@@ -459,13 +458,13 @@ impl Conversation {
         let mut clear = ClientStream::Clear(socket);
         flush(&mut clear, &mut self.session, &self.shared).await?;
         let ClientStream::Clear(socket) = clear else { return Ok(None) };
-        let entrance = Arc::clone(&self.entrance);
-        let shaken = self.stop.run_until_cancelled(handshake(socket, &entrance, &[], peer)).await;
+        let view = Arc::clone(&self.view);
+        let shaken = self.stop.run_until_cancelled(handshake(socket, &view, &[], peer)).await;
         let Some(Some(tls)) = shaken else { return Ok(None) };
         let arrival = self.handler.secured(tls.facts());
         let (config, auth) = (self.shared.config(), &self.shared.auth);
         let now = self.shared.intake.now();
-        self.session.secured(offer::settings(&config, &entrance, arrival, auth, now));
+        self.session.secured(offer::settings(&config, &view, arrival, auth, now));
         self.pace.answered(Instant::now(), config.limits.client_timeout);
         Ok(Some(Self { stream: ClientStream::Tls(Box::new(tls)), config, ..self }))
     }

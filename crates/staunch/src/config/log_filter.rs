@@ -41,7 +41,7 @@ pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
 /// A part that is not there says nothing: it was misspelt, or had another name once.
 fn check_part(target: &str) -> Result<(), String> {
     let Some(part) = target.strip_prefix("staunch::") else { return Ok(()) };
-    let part = part.split("::").next().unwrap_or_default();
+    let part = part.split([':', '[']).next().unwrap_or_default();
     if PARTS.contains(&part) {
         return Ok(());
     }
@@ -58,7 +58,9 @@ mod tests {
         for part in PARTS {
             assert!(root.contains(&format!("\nmod {part};\n")), "{part}");
         }
-        assert!(log_filter("info,staunch::dns=debug,hickory_net=debug").is_ok());
+        for good in ["info,staunch::dns=debug,hickory_net=debug", "staunch::dns[look_up]=debug"] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
         let refused = log_filter("staunch::resolve=debug").unwrap_err();
         assert!(
             refused.starts_with("staunch has no part \"resolve\"; its parts are "),

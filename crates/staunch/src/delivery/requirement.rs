@@ -135,3 +135,36 @@ fn policy_floor(floor: TlsFloor) -> Floor {
         TlsFloor::Verify => Floor::Verify,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defer(kind: Option<DnsFailureKind>) -> PolicyDefer {
+        let text = RemoteText::new("x");
+        let failure = |kind| {
+            let (query, text) = ("TXT _mta-sts.a.test".to_owned(), RemoteText::new("x"));
+            Box::new(DnsFailure { query, kind, text, servers: "192.0.2.1".into() })
+        };
+        let (reason, until, extent) =
+            (Reason::PolicyDnsFailure, Timestamp::MAX, DeferExtent::Domain);
+        PolicyDefer { reason, until, text, extent, dns: kind.map(failure) }
+    }
+
+    /// Or whoever publishes a record that cannot be had would stop the mail of all others.
+    #[test]
+    fn only_name_servers_that_nobody_reaches_are_trouble_of_ours() {
+        assert!(unreachable_dns(&defer(Some(DnsFailureKind::Unreachable))).is_some());
+        let of_the_domain = [
+            None,
+            Some(DnsFailureKind::Timeout),
+            Some(DnsFailureKind::ServFail),
+            Some(DnsFailureKind::Refused),
+            Some(DnsFailureKind::Bogus),
+            Some(DnsFailureKind::Other),
+        ];
+        for kind in of_the_domain {
+            assert!(unreachable_dns(&defer(kind)).is_none(), "{kind:?}");
+        }
+    }
+}

@@ -12,8 +12,9 @@ use spool::{Enforced, Policies, PolicyRow, StoreError};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
+use super::settings::settings;
+use super::synced::synced;
 use super::tell::{raise, tell_fetched, tell_kept};
-use super::terms::{after, settings, synced};
 use super::verdict::{
     Consulted, DeferExtent, LookUpPurpose, PolicyDefer, PolicySource, PolicyVerdict, failure_text,
     rest, verdict_of,
@@ -21,6 +22,7 @@ use super::verdict::{
 use super::{CacheState, rows};
 use crate::dns::{Freshness, StsRecord};
 use crate::policies::fetch::{FetchError, Fetched, KnownToAnswer};
+use crate::schedule::after;
 use crate::telemetry::Reason;
 
 /// Our choice: mail waits this long when the trouble is ours: the store, or too many fetches.

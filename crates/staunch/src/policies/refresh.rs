@@ -22,7 +22,7 @@ use spool::StoreError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use super::terms::settings;
+use super::settings::settings;
 use super::tidying::Tenants;
 use super::verdict::LookUpPurpose;
 use super::{CacheState, Moment, PolicyCache, WaitingMail, rows};

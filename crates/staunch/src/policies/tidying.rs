@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::asking::read;
 use super::room::{POLICIES_MAX, POLICIES_OVER};
-use super::terms::synced;
+use super::synced::synced;
 use super::waiting_mail::WaitingMail;
 use super::{CacheState, HostMemory};
 

@@ -127,7 +127,7 @@ async fn tell_of_delays(
     let mut after = None;
     loop {
         let Ok(page) = store::unwarned(handle, lane.clone(), since, after).await else { return };
-        let tellings =
+        let requests =
             stream::iter(page.work).for_each_concurrent(ENDED_AT_ONCE, |work| async move {
                 if is_over(handle, config) {
                     return;
@@ -135,7 +135,7 @@ async fn tell_of_delays(
                 let Ok(permit) = handle.spool.settle_permit() else { return };
                 settle::tell_delay(handle, config, permit, &work, (problem, Told::Delay)).await;
             });
-        tellings.await;
+        requests.await;
         after = page.next;
         if after.is_none() || is_over(handle, config) {
             return;

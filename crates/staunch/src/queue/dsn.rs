@@ -16,10 +16,10 @@ use spool::{
 
 use super::intake;
 use super::restraint::{Admission, DsnKey};
-use super::telling::{Telling, ToldRecipient};
 use crate::config::{Config, Destination, DsnReturn};
 use crate::delivery::route;
 use crate::message::{Body, Work, facts_of, onward};
+use crate::queue::dsn_request::{DsnRecipient, DsnRequest};
 use crate::queue::events::LaneArrival;
 use crate::queue::handle::QueueHandle;
 
@@ -68,7 +68,7 @@ pub(crate) struct ComposedDsn {
     pub(crate) admission: Admission,
 }
 
-/// The DSN that says what `telling` says; `None` if nobody is to be told: a DSN about a
+/// The DSN that says what `dsn_request` says; `None` if nobody is to be told: a DSN about a
 /// DSN is never sent (RFC 5321 §4.5.5).
 ///
 /// # Errors
@@ -78,11 +78,11 @@ pub(crate) async fn compose(
     handle: &Arc<QueueHandle>,
     config: &Config,
     subject: &DsnSubject<'_>,
-    telling: &Telling,
+    request: &DsnRequest,
 ) -> Result<Option<ComposedDsn>, StoreError> {
     let Some((sender, to)) = addressees(config, subject) else { return Ok(None) };
-    let about = DsnKey { message: subject.message, sender: sender.clone(), action: telling.action };
-    let wanted = returned(config, subject, telling.action);
+    let about = DsnKey { message: subject.message, sender: sender.clone(), action: request.action };
+    let wanted = returned(config, subject, request.action);
     let mut admission = handle.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
     let returned = admission.returned();
     let _lease = handle.budget.dsn(octets_held(subject.size, returned)).await;
@@ -102,7 +102,7 @@ pub(crate) async fn compose(
     let now = handle.now();
     let id = handle.spool.new_id(now);
     let parts = Parts { sender, id, now, returned, original: &original };
-    let (text, carried) = write_so_that_it_travels(config, subject, telling, parts);
+    let (text, carried) = write_so_that_it_travels(config, subject, request, parts);
     if carried == Returned::Headers {
         admission.without_content();
     }
@@ -262,10 +262,10 @@ struct Parts<'a> {
 fn write_so_that_it_travels(
     config: &Config,
     subject: &DsnSubject<'_>,
-    telling: &Telling,
+    request: &DsnRequest,
     parts: Parts<'_>,
 ) -> (Vec<u8>, Returned) {
-    let text = write(config, subject, telling, &parts);
+    let text = write(config, subject, request, &parts);
     // Who takes UTF-8 in addresses takes eight bits in content (RFC 6531 §3.1).
     let goes_anywhere = text.is_ascii()
         || !parts.sender.as_str().is_ascii()
@@ -273,7 +273,7 @@ fn write_so_that_it_travels(
     match parts.returned {
         Returned::Full if !goes_anywhere => {
             let parts = Parts { returned: Returned::Headers, ..parts };
-            (write(config, subject, telling, &parts), Returned::Headers)
+            (write(config, subject, request, &parts), Returned::Headers)
         }
         returned @ (Returned::Full | Returned::Headers) => (text, returned),
     }
@@ -288,12 +288,12 @@ fn survey_for_seven_bits(text: &[u8]) -> Result<(), ConversionRefused> {
 fn write(
     config: &Config,
     subject: &DsnSubject<'_>,
-    telling: &Telling,
+    request: &DsnRequest,
     parts: &Parts<'_>,
 ) -> Vec<u8> {
     let reporting_mta = config.hostname.to_string();
     let recipients: Vec<ReportedRecipient<'_>> =
-        telling.entries.iter().map(|entry| recipient(entry, parts.now)).collect();
+        request.entries.iter().map(|entry| recipient(entry, parts.now)).collect();
     Dsn {
         reporting_mta: &reporting_mta,
         from: &config.dsn.from,
@@ -303,7 +303,7 @@ fn write(
         arrival_date: subject.arrived_at,
         original_id: &subject.message.to_string(),
         envelope_id: subject.options.envelope_id.as_ref(),
-        action: telling.action,
+        action: request.action,
         recipients: &recipients,
         returned: parts.returned,
         kind: if subject.options.smtp_utf8 { DsnKind::Utf8 } else { DsnKind::Ordinary },
@@ -312,7 +312,7 @@ fn write(
     .compose()
 }
 
-fn recipient(entry: &ToldRecipient, now: Timestamp) -> ReportedRecipient<'_> {
+fn recipient(entry: &DsnRecipient, now: Timestamp) -> ReportedRecipient<'_> {
     ReportedRecipient {
         originals: &entry.target.options.originals,
         final_recipient: &entry.target.mailbox,

@@ -10,6 +10,7 @@ pub(crate) mod deadline;
 mod delay_dsns;
 pub(crate) mod deliver;
 pub(crate) mod dsn;
+pub(crate) mod dsn_request;
 pub(crate) mod events;
 mod follow;
 pub(crate) mod free_space;
@@ -31,7 +32,6 @@ pub(crate) mod stop;
 pub(crate) mod store;
 pub(crate) mod sweep;
 pub(crate) mod switches;
-pub(crate) mod telling;
 pub(crate) mod waiting;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};

@@ -15,7 +15,6 @@ use spool::{
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::telling::{self, Telling};
 use crate::config::{Config, DelayWarning};
 use crate::connect::pool::Bottleneck;
 use crate::delivery::log::{self, About};
@@ -23,6 +22,7 @@ use crate::delivery::outcome::{AgeCounts, Decided, LaneEffect, Outcome, Transact
 use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
 use crate::queue::dsn::{self, ComposedDsn};
+use crate::queue::dsn_request::{self, DsnRequest};
 use crate::queue::events::{DueWork, FinishedAttempt};
 use crate::queue::handle::{Counted, QueueHandle};
 use crate::queue::{damaged, gathered, intake};
@@ -59,7 +59,7 @@ pub(crate) async fn settle(
     let answered = decision.answered.as_ref();
     let outcomes = &decided.outcomes;
     let now = handle.now();
-    let mut tellings = telling::after_attempt(&due.work, outcomes, answered, patience, now);
+    let mut requests = dsn_request::after_attempt(&due.work, outcomes, answered, patience, now);
     let lane = lane_update(due, &decision, now);
     let targets = due.work.targets.iter().zip(outcomes);
     let failed: Vec<_> =
@@ -67,14 +67,14 @@ pub(crate) async fn settle(
     let ending = outcomes.iter().filter(|outcome| outcome.is_end()).count();
     let timing = timing(handle, &due.work, &failed, ending).await;
     if timing == FailureTiming::Together {
-        tellings.retain(|telling| telling.action != Action::Failed);
+        requests.retain(|request| request.action != Action::Failed);
     }
     let changes = || {
         let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, timing, now));
         targets.clone().map(change).collect()
     };
     let subject = dsn::DsnSubject::from(&due.work);
-    write(handle, config, permit, Writing { subject, tellings, lane, changes: &changes }).await;
+    write(handle, config, permit, Writing { subject, requests, lane, changes: &changes }).await;
     if timing == FailureTiming::Together {
         handle.gathering.add(&due.lane, &due.work, &failed);
     }
@@ -206,10 +206,10 @@ pub(super) async fn fail_together(
     if failed().next().is_none() {
         return;
     }
-    let tellings = Telling::failed(&work.sender, failed()).into_iter().collect();
+    let requests = DsnRequest::failed(&work.sender, failed()).into_iter().collect();
     let changes = || failed().map(|(target, _)| (target.no, Change::Failed)).collect();
     let subject = dsn::DsnSubject::from(work);
-    let writing = Writing { subject, tellings, lane: None, changes: &changes };
+    let writing = Writing { subject, requests, lane: None, changes: &changes };
     write(handle, config, permit, writing).await;
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
     handle.underway.note_removal();
@@ -231,9 +231,9 @@ pub(super) async fn tell_delay(
     (problem, told): (&Problem, Told),
 ) {
     let delayed = work.targets.iter().map(|target| (target, problem));
-    let tellings = Telling::delayed(delayed, told).into_iter().collect();
+    let requests = DsnRequest::delayed(delayed, told).into_iter().collect();
     let subject = dsn::DsnSubject::from(work);
-    let writing = Writing { subject, tellings, lane: None, changes: &Vec::new };
+    let writing = Writing { subject, requests, lane: None, changes: &Vec::new };
     write(handle, config, permit, writing).await;
 }
 
@@ -275,7 +275,7 @@ pub(crate) async fn put_aside(
 /// One settlement, in a form that can be made again after a failed write.
 struct Writing<'a> {
     subject: dsn::DsnSubject<'a>,
-    tellings: Vec<Telling>,
+    requests: Vec<DsnRequest>,
     lane: Option<LaneUpdate>,
     changes: &'a (dyn Fn() -> Vec<(RecipientNo, Change)> + Sync),
 }
@@ -317,13 +317,13 @@ async fn write_once(
 ) -> Result<(), StoreError> {
     let (mut dsns, mut arrivals) = (Vec::new(), Vec::new());
     let mut changes = (writing.changes)();
-    for telling in &writing.tellings {
-        let dsn = dsn::compose(handle, config, &writing.subject, telling).await?;
+    for request in &writing.requests {
+        let dsn = dsn::compose(handle, config, &writing.subject, request).await?;
         if let Some(ComposedDsn { message, pieces, admission }) = dsn {
-            arrivals.push((telling.action, message.body.id(), pieces, admission));
+            arrivals.push((request.action, message.body.id(), pieces, admission));
             dsns.push(message);
         }
-        changes.extend(telling.marks());
+        changes.extend(request.marks());
     }
     let settlement = Settlement {
         permit,

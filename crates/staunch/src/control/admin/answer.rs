@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use serde_json::json;
+use spool::StoreError;
 
 use super::listener::AdminListener;
 use crate::control::Control;
@@ -55,13 +56,12 @@ impl IntoResponse for AdminRefused {
 /// The store blocks, so it is asked off the async threads.
 pub(super) async fn ask_store<T: Send + 'static>(
     control: &Arc<Control>,
-    query: impl FnOnce(&Control) -> Result<T, spool::StoreError> + Send + 'static,
+    query: impl FnOnce(&Control) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, AdminRefused> {
-    let control = Arc::clone(control);
-    match tokio::task::spawn_blocking(move || query(&control)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error @ spool::StoreError::Missing { .. })) => Err(AdminRefused::missing(error)),
-        Ok(Err(error)) => Err(AdminRefused::failed(error)),
+    let asked = Arc::clone(control);
+    match control.queue.ask(move |_| query(&asked)).await {
+        Ok(found) => Ok(found),
+        Err(error @ StoreError::Missing { .. }) => Err(AdminRefused::missing(error)),
         Err(error) => Err(AdminRefused::failed(error)),
     }
 }

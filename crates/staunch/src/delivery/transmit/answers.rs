@@ -1,4 +1,4 @@
-//! Who has an answer, and who is asked in the next transaction of a session.
+//! Which recipients have a reply, and which go into the next transaction of a session.
 
 use smtp::ReplyClass;
 use smtp::client::{Addressee, RecipientReply, Stage};

@@ -28,7 +28,7 @@ pub(super) struct OpenListener(pub(super) watch::Receiver<Arc<ListenerView>>);
 
 impl OpenListener {
     /// What it is for; once it is gone, what it was for at last.
-    pub(super) fn entrance(&self) -> Arc<ListenerView> {
+    pub(super) fn view(&self) -> Arc<ListenerView> {
         Arc::clone(&self.0.borrow())
     }
 
@@ -39,10 +39,10 @@ impl OpenListener {
 }
 
 /// Will `peer` say first for whom it speaks?
-pub(super) fn is_proxy(peer: Peer, entrance: &ListenerView) -> bool {
+pub(super) fn is_proxy(peer: Peer, view: &ListenerView) -> bool {
     match peer {
         Peer::Remote(address) => {
-            entrance.listener.proxy_protocol_from.iter().any(|proxy| proxy.contains(address))
+            view.listener.proxy_protocol_from.iter().any(|proxy| proxy.contains(address))
         }
         Peer::Local { .. } | Peer::Unnamed { .. } => false,
     }

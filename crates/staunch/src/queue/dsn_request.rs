@@ -16,18 +16,18 @@ use crate::telemetry::{Problem, Reason};
 
 /// One DSN: the same happened to all of its recipients.
 #[derive(Clone, Debug)]
-pub(crate) struct Telling {
+pub(crate) struct DsnRequest {
     /// What happened.
     pub(crate) action: Action,
     /// To whom.
-    pub(crate) entries: Vec<ToldRecipient>,
+    pub(crate) entries: Vec<DsnRecipient>,
     /// What is written down of it, so that it is told once; nothing of those who leave the queue.
     told: Option<Told>,
 }
 
 /// What is told about one recipient.
 #[derive(Clone, Debug)]
-pub(crate) struct ToldRecipient {
+pub(crate) struct DsnRecipient {
     /// Who it is.
     pub(crate) target: Target,
     /// The code; a DSN gives it the class that its action has.
@@ -40,7 +40,7 @@ pub(crate) struct ToldRecipient {
     pub(crate) explanation: String,
 }
 
-impl ToldRecipient {
+impl DsnRecipient {
     /// What stopped the message.
     pub(crate) fn problem(target: &Target, problem: &Problem) -> Self {
         Self {
@@ -63,8 +63,8 @@ impl ToldRecipient {
     }
 }
 
-impl Telling {
-    fn new(action: Action, entries: Vec<ToldRecipient>) -> Option<Self> {
+impl DsnRequest {
+    fn new(action: Action, entries: Vec<DsnRecipient>) -> Option<Self> {
         (!entries.is_empty()).then_some(Self { action, entries, told: None })
     }
 
@@ -79,7 +79,7 @@ impl Telling {
             ReversePath::Mailbox(_) => target.options.wants_failure(),
         };
         let wanted = failed.into_iter().filter(|(target, _)| is_wanted(target));
-        let entries = wanted.map(|(target, problem)| ToldRecipient::problem(target, problem));
+        let entries = wanted.map(|(target, problem)| DsnRecipient::problem(target, problem));
         Self::new(Action::Failed, entries.collect())
     }
 
@@ -89,9 +89,9 @@ impl Telling {
         told: Told,
     ) -> Option<Self> {
         let entries =
-            delayed.into_iter().map(|(target, problem)| ToldRecipient::problem(target, problem));
-        let telling = Self::new(Action::Delayed, entries.collect())?;
-        Some(Self { told: Some(told), ..telling })
+            delayed.into_iter().map(|(target, problem)| DsnRecipient::problem(target, problem));
+        let request = Self::new(Action::Delayed, entries.collect())?;
+        Some(Self { told: Some(told), ..request })
     }
 
     /// The changes that go with the DSN.
@@ -125,7 +125,7 @@ pub(crate) fn after_attempt(
     answered: Option<&TransactionResult>,
     patience: DelayWarning,
     now: Timestamp,
-) -> Vec<Telling> {
+) -> Vec<DsnRequest> {
     let (mut failed, mut delayed, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
     for (target, outcome) in work.targets.iter().zip(outcomes) {
         match (outcome, answered) {
@@ -140,15 +140,15 @@ pub(crate) fn after_attempt(
                 if work.sender.mailbox().is_some()
                     && wants_relayed(&work.options, target, &answered.extensions) =>
             {
-                relayed.push(ToldRecipient::relayed(target, &answered.mx, reply));
+                relayed.push(DsnRecipient::relayed(target, &answered.mx, reply));
             }
             (Outcome::Deferred { .. } | Outcome::Delivered(_), _) => {}
         }
     }
     let told = [
-        Telling::failed(&work.sender, failed),
-        Telling::delayed(delayed, Told::Delay),
-        Telling::new(Action::Relayed, relayed),
+        DsnRequest::failed(&work.sender, failed),
+        DsnRequest::delayed(delayed, Told::Delay),
+        DsnRequest::new(Action::Relayed, relayed),
     ];
     told.into_iter().flatten().collect()
 }
@@ -239,8 +239,8 @@ mod tests {
         answered: Option<&TransactionResult>,
         now: i64,
     ) -> Vec<Action> {
-        let tellings = after_attempt(work, &[outcome], answered, PATIENCE, at(now));
-        tellings.iter().map(|telling| telling.action).collect()
+        let requests = after_attempt(work, &[outcome], answered, PATIENCE, at(now));
+        requests.iter().map(|request| request.action).collect()
     }
 
     fn failed() -> Outcome {
