@@ -1,5 +1,5 @@
-//! Which mail is being tried at this moment, and what decides whether it is still sent: its attempt,
-//! or an operator's order to take it out of the queue.
+//! Which mail is being tried at this moment, and what decides whether it is still sent: its
+//! attempt, or an operator's order to take it out of the queue.
 //!
 //! Both want the same mail, and exactly one gets it:
 //!
