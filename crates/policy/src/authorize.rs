@@ -7,6 +7,8 @@
 //! Not here: what is asked ([`crate::requirement`]), checking the certificate after the handshake
 //! (`admit`), retry times (`staunch::schedule`).
 
+use std::fmt;
+
 use smtp::{Domain, HostName};
 
 use crate::certificate::TlsFailure;
@@ -85,6 +87,15 @@ pub enum Finding {
     Host(Refusal),
     /// The connection would not have been used.
     Connection(TlsFailure),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(refusal) => refusal.fmt(f),
+            Self::Connection(failure) => failure.fmt(f),
+        }
+    }
 }
 
 /// A host that mail may be sent to, and what must be true of the connection. Only [`authorize`]

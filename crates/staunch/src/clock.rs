@@ -22,8 +22,8 @@ use smtp::HostName;
 use spool::{Spool, StoreError};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
 
+use crate::facts::facts;
 use crate::lock::lock;
 
 /// What the mark is called in the store.
@@ -97,7 +97,7 @@ impl ClockWatch {
             Err(error) => return Err(error),
         };
         if last == LastMark::Damaged {
-            error!(event = "store_failed", "the clock's mark is damaged, so the clock is in doubt");
+            ClockFact::MarkDamaged.tell();
         }
         Ok(Self::new(last))
     }
@@ -122,7 +122,7 @@ impl ClockWatch {
         let watch = self.clone();
         store.set_mark_later(MARK, Some(&mark.to_string()), move |stored| {
             if let Err(error) = stored {
-                error!(event = "store_failed", %error, "the clock's mark could not be stored");
+                ClockFact::MarkNotStored { error: &error }.tell();
                 watch.look(|judge, _| judge.mark_was_lost());
             }
         });
@@ -181,8 +181,7 @@ impl ClockWatch {
             judge.due_mark(reading)
         };
         let offset_seconds = doubt.offset.as_secs();
-        let by = TrustedBy::Operator.as_str();
-        info!(event = "clock_trusted", by, uid, offset_seconds, "the wall clock is believed again");
+        ClockFact::TrustedByOperator { uid, offset_seconds }.tell();
         let Some(mark) = mark else { return Ok(Some(doubt)) };
         let stored = store_mark(store, &mark).await;
         if stored.is_err() {
@@ -237,18 +236,57 @@ async fn store_mark(store: &Spool, mark: &Mark) -> Result<(), StoreError> {
     stored.await.unwrap_or(Err(StoreError::Closed))
 }
 
-fn tell(change: ClockChange) {
-    match change {
-        ClockChange::None => {}
-        ClockChange::BecameSuspect(offset) => error!(
+facts! {
+    /// A fact about the wall clock.
+    enum ClockFact<'a> {
+        /// It moved by itself.
+        Suspect { offset_seconds: i64 } => error!(
             event = "alarm",
             reason = "clock_suspect",
-            offset_seconds = offset.as_secs(),
+            offset_seconds,
             "the wall clock moved: no policy lapses and nothing is bounced for its age until it is \
              confirmed, at most 24 h; if it is right: staunch clock trust"
         ),
+
+        /// It is confirmed.
+        Trusted { by: TrustedBy } => info!(
+            event = "clock_trusted",
+            by = by.as_str(),
+            "the wall clock is believed again"
+        ),
+
+        /// An operator confirms it.
+        TrustedByOperator { uid: Option<u32>, offset_seconds: i64 } => info!(
+            event = "clock_trusted",
+            by = TrustedBy::Operator.as_str(),
+            uid,
+            offset_seconds,
+            "the wall clock is believed again"
+        ),
+
+        /// What was written down of it cannot be read.
+        MarkDamaged => error!(
+            event = "store_failed",
+            "the clock's mark is damaged, so the clock is in doubt"
+        ),
+
+        /// What it shows cannot be written down.
+        MarkNotStored { error: &'a StoreError } => error!(
+            event = "store_failed",
+            %error,
+            "the clock's mark could not be stored"
+        ),
+    }
+}
+
+fn tell(change: ClockChange) {
+    match change {
+        ClockChange::None => {}
+        ClockChange::BecameSuspect(offset) => {
+            ClockFact::Suspect { offset_seconds: offset.as_secs() }.tell()
+        }
         ClockChange::BecameTrusted(by) => {
-            info!(event = "clock_trusted", by = by.as_str(), "the wall clock is believed again");
+            ClockFact::Trusted { by }.tell();
         }
     }
 }

@@ -25,6 +25,7 @@ mod config;
 
 mod budget;
 mod clock;
+mod facts;
 mod inert_json;
 mod lock;
 mod lru_map;

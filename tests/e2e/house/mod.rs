@@ -1,6 +1,7 @@
 //! The house of `crates/staunch/src`: wings know only those below them, and files know each other
 //! in one direction.
 
+mod facts;
 mod imports;
 mod names;
 mod sources;
@@ -23,6 +24,7 @@ const WINGS: [&[&str]; 9] = [
     &[
         "budget",
         "clock",
+        "facts",
         "inert_json",
         "lock",
         "lru_map",
@@ -92,6 +94,13 @@ fn files_know_each_other_in_one_direction() {
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
     assert_eq!(imports.circles().len(), CIRCLES.len(), "a circle that is gone leaves the list");
+}
+
+/// Whatever is made of a fact is made at one place, and each wing's sentences stand in one file.
+#[test]
+fn a_log_line_is_written_for_a_fact_and_for_nothing_else() {
+    let strays = facts::lines_without_a_fact();
+    assert!(strays.is_empty(), "{strays:#?}");
 }
 
 /// A name that a reader meets stands for one thing, wherever it is met.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use syn::{Attribute, Item};
+use syn::{Attribute, Item, Macro};
 
 use super::sources::{self, is_for_tests};
 
@@ -27,8 +27,16 @@ fn type_name(item: &Item) -> Option<String> {
         Item::Struct(item) => (&item.ident, &item.attrs),
         Item::Trait(item) => (&item.ident, &item.attrs),
         Item::Type(item) => (&item.ident, &item.attrs),
+        Item::Macro(item) if item.mac.path.is_ident("facts") => return enum_name(&item.mac),
         Item::Union(item) => (&item.ident, &item.attrs),
         _ => return None,
     };
     (!is_for_tests(attributes)).then(|| name.to_string())
+}
+
+/// The name of the enum that is made of the macro's text.
+fn enum_name(called: &Macro) -> Option<String> {
+    let text = called.tokens.to_string();
+    let mut words = text.split_whitespace().skip_while(|word| *word != "enum");
+    words.nth(1).map(str::to_owned)
 }

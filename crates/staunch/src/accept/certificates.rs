@@ -13,8 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::ServerConfig;
 use rustls::sign::SingleCertAndKey;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
 
+use crate::accept::facts::AcceptFact;
 use crate::accept::identity::{self, LoadedIdentity};
 use crate::clock;
 use crate::config::TlsIdentity;
@@ -61,7 +61,7 @@ impl Certificates {
             let certificates = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || certificates.look()).await;
             if looked.is_err() {
-                error!(event = "bug", "looking at certificates panicked");
+                AcceptFact::CertificatesPanicked.tell();
             }
         }
     }
@@ -154,12 +154,8 @@ impl Certificate {
 
 impl CertificateState {
     fn show(&mut self, shown: ShownCertificate, files: Files, identity: &TlsIdentity) {
-        info!(
-            event = "certificate_loaded",
-            file = %identity.certificate.display(),
-            expires_at = %shown.expires_at,
-            "clients are shown a new certificate"
-        );
+        let file = &identity.certificate;
+        AcceptFact::CertificateLoaded { file, expires_at: shown.expires_at }.tell();
         *self =
             Self { shown: Some(shown), files, trouble: CertificateTrouble::None, warned_at: None };
     }
@@ -184,13 +180,8 @@ impl CertificateState {
             return;
         }
         self.warned_at = Some(now);
-        warn!(
-            event = "alarm",
-            reason = "certificate_expiring",
-            file = %identity.certificate.display(),
-            expires_at = %shown.expires_at,
-            "a certificate of ours ends soon, or has ended: renew it"
-        );
+        let file = &identity.certificate;
+        AcceptFact::CertificateExpiring { file, expires_at: shown.expires_at }.tell();
     }
 }
 
@@ -199,7 +190,7 @@ fn raise_unusable(text: &str, shown: Option<&ShownCertificate>) {
         Some(_) => "the one before is still shown",
         None => "its listeners offer no TLS",
     };
-    error!(event = "alarm", reason = "certificate_unusable", "{text}; {instead}");
+    AcceptFact::CertificateUnusable { text, instead }.tell();
 }
 
 /// # Errors

@@ -11,7 +11,6 @@ use smtp::server::{Client, ServerStep, Session};
 use smtp::{Response, ReversePath, Status};
 use spool::MessageId;
 use tokio::time::Instant;
-use tracing::info;
 
 use super::arrival::ClientArrival;
 use super::dialogue::Dialogue;
@@ -23,6 +22,7 @@ use super::received::{Means, Trace};
 use super::refusal::{self, ClientRefusal};
 use super::rules::{self, recipients_max};
 use super::shared::SessionsShared;
+use crate::accept::facts::AcceptFact;
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config};
@@ -245,25 +245,20 @@ impl SmtpHandler {
     pub(super) fn log_lost_client(&self, how: &'static str) {
         let Some(transaction) = &self.transaction else { return };
         let octets = transaction.message.as_ref().map(|message| message.size_with(b""));
-        info!(
-            event = "client_lost",
+        AcceptFact::ClientLost {
             how,
-            client = %self.arrival.peer,
-            sender = self.sender_text(),
-            recipients = transaction.asked.recipients.all().len(),
+            peer: self.arrival.peer,
+            sender: self.sender_text().as_deref(),
+            recipients: transaction.asked.recipients.all().len(),
             octets,
-            "the client is gone in the midst of a transaction, of which nothing was taken"
-        );
+        }
+        .tell();
     }
 
     /// Tells of a client that is taken although it speaks another SMTP.
     fn note(&self, brackets: Brackets) {
         if brackets == Brackets::Missing && self.shared.is_first_without_brackets(self.place()) {
-            info!(
-                event = "no_brackets",
-                client = %self.arrival.peer,
-                "MAIL FROM or RCPT TO without < >: taken, but not every server does"
-            );
+            AcceptFact::NoBrackets { peer: self.arrival.peer }.tell();
         }
     }
 
@@ -384,26 +379,18 @@ impl SmtpHandler {
         drop(lease);
         let id = committed.map_err(not_now)?;
         room.kept(size);
-        info!(
-            event = "accepted",
-            message_id = %id,
-            sender,
-            recipients = count,
+        AcceptFact::Accepted {
+            message: id,
+            sender: &sender,
+            recipients: count,
             size,
-            client = %self.arrival.peer,
-            user = user.as_ref().map(tracing::field::display),
-            tls_version = self.arrival.tls.as_ref().map(|tls| tls.version.as_str()),
-            "accepted"
-        );
+            peer: self.arrival.peer,
+            user: user.as_ref(),
+            tls_version: self.arrival.tls.as_ref().map(|tls| tls.version.as_str()),
+        }
+        .tell();
         if rate == Rate::Over {
-            info!(
-                event = "held",
-                message_id = %id,
-                reason = "held",
-                sender,
-                recipients = count,
-                "over limits.recipients_per_sender_per_hour: waits for staunch queue release"
-            );
+            AcceptFact::HeldForRate { message: id, sender: &sender, recipients: count }.tell();
         }
         Ok(id)
     }

@@ -4,10 +4,10 @@ use std::io::{self, ErrorKind};
 
 use smtp::RemoteText;
 use tokio::time::timeout;
-use tracing::info;
 
 use super::peer::Peer;
 use super::stream::{Socket, TlsStream};
+use crate::accept::facts::AcceptFact;
 use crate::accept::listener_view::ListenerView;
 use crate::accept::timeouts::HANDSHAKE_TIMEOUT;
 use crate::connect::tls::{self, Side};
@@ -35,7 +35,7 @@ pub(super) async fn handshake(
         Err(_) => ErrorKind::TimedOut.into(),
     };
     let error = RemoteText::new(&why_not(&failure, &first));
-    info!(event = "handshake_failed", client = %peer, %error, "no TLS with this client");
+    AcceptFact::HandshakeFailed { peer, error: &error }.tell();
     None
 }
 

@@ -9,6 +9,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::fixups::Fixups;
 use super::refusal::ClientRefusal;
+use crate::accept::facts::AcceptFact;
 use crate::budget::Lease;
 use crate::message::Facts;
 
@@ -136,7 +137,7 @@ fn on_disk(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), ClientRe
 
 /// The client is not told what our disk said; the operator is.
 fn not_written(error: StoreError) -> ClientRefusal {
-    tracing::error!(event = "store_failed", %error, "a message could not be written");
+    AcceptFact::NotWritten { error: &error }.tell();
     ClientRefusal::NotWritten
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use super::bind::Acceptor;
 use super::peer::Peer;
@@ -15,6 +14,7 @@ use super::refusal::ClientRefusal;
 use super::session::{self, AcceptedClient};
 use super::shared::SessionsShared;
 use super::stream::Socket;
+use crate::accept::facts::AcceptFact;
 use crate::accept::listener_view::{OpenListener, is_proxy};
 use crate::config::ListenerMode;
 
@@ -73,7 +73,7 @@ impl ListenerSite {
             // It went away while it waited; the next one has not.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => true,
             Err(error) => {
-                warn!(event = "accept_failed", reason = "local_error", %error, "no new connection");
+                AcceptFact::AcceptFailed { error: &error }.tell();
                 false
             }
         }

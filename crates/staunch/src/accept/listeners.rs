@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use super::bind::{self, Acceptor};
 use super::certificates::Certificates;
 use super::inherited::Inherited;
 use super::listener::{self, ListenerSite};
 use super::shared::SessionsShared;
+use crate::accept::facts::AcceptFact;
 use crate::accept::listener_view::{ListenerView, OpenListener};
 use crate::config::{
     BareNewlines, ClientInReceived, Config, ListenAddress, Listener, ListenerMode, MissingHeaders,
@@ -100,12 +100,7 @@ impl BoundListener {
         match std::fs::set_permissions(path, Permissions::from_mode(socket_mode)) {
             Ok(()) => self.socket_mode = socket_mode,
             // The next reload tries again.
-            Err(error) => warn!(
-                event = "config_complaint",
-                key = "listener.address",
-                "{}: cannot become mode {socket_mode:o}, restart: {error}",
-                path.display()
-            ),
+            Err(error) => AcceptFact::SocketModeKept { path, socket_mode, error: &error }.tell(),
         }
     }
 }
@@ -212,7 +207,7 @@ impl Listeners {
             }
         }
         for gone in before {
-            info!(event = "listening_ended", address = %gone.address, "takes no new connections");
+            AcceptFact::ListeningEnded { address: &gone.address }.tell();
             gone.close.cancel();
         }
         let listening = open.iter().flat_map(|listener| listener.tcp.iter().copied()).collect();
@@ -233,7 +228,7 @@ impl Listeners {
         for acceptor in acceptors {
             let real =
                 acceptor.tcp_address().map_or_else(|| address.to_string(), |a| a.to_string());
-            info!(event = "listening", address = real, "accepting mail");
+            AcceptFact::Listening { address: real }.tell();
             let (site, close) = (self.site.clone(), close.clone());
             let listening = listener::listen(acceptor, listener.clone(), site, close);
             self.site.tracker.spawn(listening);

@@ -7,13 +7,14 @@ use smtp::sasl::{
     Mechanisms, Plain, Secret, parse_login, server_final,
 };
 use smtp::server::Session;
-use smtp::{RemoteText, Response, Status};
+use smtp::{Response, Status};
 use tokio::time::sleep;
 
 use super::arrival::ClientArrival;
 use super::dialogue::{Dialogue, Exchange};
 use super::peer::TlsFacts;
 use super::refusal::ClientRefusal;
+use crate::accept::facts::AcceptFact;
 use crate::accept::handler::SmtpHandler;
 use crate::auth::{Auth, LoginVerdict, Offered, Penalty};
 
@@ -237,16 +238,13 @@ impl SmtpHandler {
             LoginVerdict::Busy => ClientRefusal::LoginBusy,
         };
         let response = refusal.response();
-        tracing::info!(
-            event = "login_failed",
-            reason = refusal.reason(),
-            user = %RemoteText::new(user),
-            client = %self.arrival.peer,
-            code = response.code(),
-            status = response.status().map(|status| status.to_string()),
-            "{}",
-            response.text()
-        );
+        AcceptFact::LoginFailed {
+            reason: refusal.reason(),
+            user,
+            peer: self.arrival.peer,
+            response: &response,
+        }
+        .tell();
         if refusal == ClientRefusal::TooManyLogins {
             session.close(&response);
         } else {

@@ -12,6 +12,7 @@ mod certificates;
 mod client_limits;
 mod dialogue;
 mod envelope;
+mod facts;
 mod fixups;
 mod gathered;
 mod handler;

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use smtp::command::CommandError;
 use smtp::data::Fault;
 use smtp::{Response, Status};
-use tracing::info;
 
 use super::peer::Peer;
+use crate::accept::facts::AcceptFact;
 
 /// A refusal that this side decides. What is wrong with a command's form, the session answers
 /// itself.
@@ -173,15 +173,5 @@ pub(super) fn log_response(
     client: Peer,
     [sender, recipient]: [Option<&str>; 2],
 ) {
-    info!(
-        event = "rejected",
-        reason,
-        status = response.status().map(|status| status.to_string()),
-        code = response.code(),
-        %client,
-        sender,
-        recipient,
-        "{}",
-        response.text()
-    );
+    AcceptFact::Rejected { reason, response, client, sender, recipient }.tell();
 }

@@ -12,7 +12,6 @@ use smtp::server::{OUTPUT_OCTETS, ServerStep, Session, TLS_HANDSHAKE};
 use smtp::{RemoteText, Response, Status};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use super::arrival::ClientArrival;
 use super::gathered::GatheredContent;
@@ -25,6 +24,7 @@ use super::refusal::ClientRefusal;
 use super::shared::SessionsShared;
 use super::stream::{ClientStream, READ_OCTETS, Socket};
 use crate::accept::client_limits::ClientSlot;
+use crate::accept::facts::AcceptFact;
 use crate::accept::handler::SmtpHandler;
 use crate::accept::listener_view::{ListenerView, OpenListener, is_proxy};
 use crate::accept::timeouts::ClientTimeouts;
@@ -95,7 +95,7 @@ pub(super) async fn run(
     };
     if let Err(error) = held {
         let error = RemoteText::new(&error.to_string());
-        debug!(event = "connection_lost", client = %peer, %error, "the client is gone");
+        AcceptFact::ConnectionLost { peer, error: &error }.tell();
     }
 }
 
@@ -174,8 +174,7 @@ async fn introduce(
         // It only looks whether we are here.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(error),
         Err(error) => {
-            let text = "a listed proxy did not send a PROXY header; closed";
-            warn!(event = "proxy_failed", client = %proxy, %error, "{text}");
+            AcceptFact::ProxyFailed { proxy, error: &error }.tell();
             return Ok(None);
         }
     };

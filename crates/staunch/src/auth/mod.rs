@@ -12,6 +12,7 @@
 
 mod checks;
 pub(crate) mod edit;
+mod facts;
 mod prepared;
 mod remembered;
 mod scram;
@@ -31,6 +32,7 @@ use aws_lc_rs::hmac;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::facts::AuthFact;
 pub(crate) use crate::auth::throttle::Penalty;
 use crate::auth::throttle::{LoginThrottle, PlaceTrust};
 use crate::lock::lock;
@@ -194,30 +196,12 @@ impl Auth {
     fn replace(file: &mut CurrentUsers, prepared: PreparedUsers) {
         let PreparedUsers { path, users } = prepared;
         if let Some(path) = &path {
-            tracing::info!(
-                event = "users_loaded",
-                file = %path.display(),
-                users = users.len(),
-                scram = users.all_have_scram,
-                "users are read"
-            );
+            AuthFact::UsersLoaded { path, users: users.len(), scram: users.all_have_scram }.tell();
             if users.costly() > 0 {
-                tracing::warn!(
-                    event = "config_complaint",
-                    key = "access.users_file",
-                    users = users.costly(),
-                    "{}: these users' passwords take more than some 100 ms of a core to check, four at once: when strangers \
-                     guess, logins may wait. staunch user passwd makes verifiers that take less",
-                    path.display()
-                );
+                AuthFact::CostlyPasswords { path, users: users.costly() }.tell();
             }
             if users.is_exposed {
-                tracing::warn!(
-                    event = "config_complaint",
-                    key = "access.users_file",
-                    "{}: everybody on this machine may read or write it: chmod o= it",
-                    path.display()
-                );
+                AuthFact::UsersExposed { path }.tell();
             }
         }
         let seen = users.stamp;
@@ -267,11 +251,7 @@ impl Auth {
         match read {
             Ok(prepared) => Self::replace(&mut file, prepared),
             Err(error) => {
-                tracing::warn!(
-                    event = "users_refused",
-                    %error,
-                    "it is invalid: the old user list stays active"
-                );
+                AuthFact::UsersRefused { error: &error }.tell();
                 file.seen = noticed.now;
             }
         }
@@ -451,11 +431,7 @@ impl Auth {
     fn look_for_spraying(&self, name: &UserName, client: ClientPlace, now: Instant) {
         let (users, _) = self.users();
         if users.get(name).is_some() && lock(&self.spraying).notes(name, client, users.len(), now) {
-            tracing::error!(
-                event = "alarm",
-                reason = "password_spraying",
-                "wrong passwords of many users come from many addresses; login_failed in the log has names and addresses"
-            );
+            AuthFact::PasswordSpraying.tell();
         }
     }
 

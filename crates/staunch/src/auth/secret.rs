@@ -12,6 +12,7 @@ use aws_lc_rs::rand;
 
 use super::edit;
 use super::users::UsersError;
+use crate::auth::facts::AuthFact;
 
 /// Octets of the secret that makes up salts for names that nobody has.
 pub(super) const SEED_OCTETS: usize = 32;
@@ -65,12 +66,7 @@ fn keep(data_dir: &Path, path: &Path, secret: &SaltSecret) -> io::Result<()> {
 }
 
 fn tell_renewed(path: &Path, what: &str, error: &io::Error) {
-    tracing::warn!(
-        event = "salts_renewed",
-        file = %path.display(),
-        %error,
-        "{what}: salts of names that nobody has are not those of before"
-    );
+    AuthFact::SaltsRenewed { path, what, error }.tell();
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::exit::{Exit, Failure};
 use crate::accept::Inherited;
 use crate::config::{ConfigError, Loaded, log_filter};
 use crate::daemon::check_files::check_files_to_run;
+use crate::daemon::facts::DaemonFact;
 use crate::daemon::reload::ConfigOrigin;
 use crate::daemon::{self, descriptors};
 use crate::telemetry;
@@ -30,7 +31,7 @@ pub(super) fn run(loaded: Loaded, settings: &CommandSettings) -> Result<Exit, Fa
     let level = telemetry::start(&loaded.config.log, level)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     for complaint in loaded.complaints() {
-        tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
+        DaemonFact::ConfigComplaint { complaint: &complaint }.tell();
     }
     // Before there are threads, which the environment must not change under.
     let origin = ConfigOrigin { file: settings.config.clone(), level };

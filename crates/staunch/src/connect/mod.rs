@@ -13,6 +13,7 @@ mod dial;
 mod dialogue;
 mod down;
 mod endpoint;
+mod facts;
 mod failure;
 pub(crate) mod login;
 mod memory;

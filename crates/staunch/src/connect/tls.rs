@@ -24,10 +24,10 @@ use smtp::{Domain, RemoteText};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tracing::warn;
 
 use crate::config::{MinVersion, Tls};
 use crate::connect::PoolKey;
+use crate::connect::facts::ConnectFact;
 use crate::regular_file;
 pub(crate) use failure::{Side, described};
 pub(crate) use sessions::Hello;
@@ -302,12 +302,12 @@ pub(crate) fn load_roots(config: &Tls) -> Result<Roots, TlsSetupError> {
 fn system_roots() -> Roots {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        warn!(event = "trust_anchors", %error, "some of the system's trust anchors are unreadable");
+        ConnectFact::AnchorsUnreadable { error }.tell();
     }
     let mut roots = Roots::default();
     let bad = found.certs.iter().filter(|certificate| roots.add(certificate).is_err()).count();
     if bad > 0 {
-        warn!(event = "trust_anchors", bad, "some of the system's trust anchors are unusable");
+        ConnectFact::AnchorsUnusable { bad }.tell();
     }
     if roots.is_empty() {
         return Roots::new(webpki_roots::TLS_SERVER_ROOTS.to_vec());

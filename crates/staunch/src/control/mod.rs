@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod explain;
+mod facts;
 pub(crate) mod transfer;
 use std::sync::Arc;
 

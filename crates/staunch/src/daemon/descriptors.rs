@@ -2,9 +2,9 @@
 //! for more.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::warn;
 
 use crate::config::Config;
+use crate::daemon::facts::DaemonFact;
 
 /// The store, listeners, logs, and what libraries keep open.
 const OTHERS: u64 = 200;
@@ -23,10 +23,7 @@ pub(crate) fn raise(config: &Config) {
     }
     let wanted = wanted(config);
     if let Some(have) = have.filter(|have| *have < wanted) {
-        warn!(
-            event = "few_descriptors",
-            have, wanted, "fewer file descriptors than the configured connections may need"
-        );
+        DaemonFact::FewDescriptors { have, wanted }.tell();
     }
 }
 

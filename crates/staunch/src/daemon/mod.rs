@@ -4,6 +4,7 @@
 
 pub(crate) mod check_files;
 pub(crate) mod descriptors;
+pub(crate) mod facts;
 pub(crate) mod pinned;
 pub(crate) mod reload;
 pub(crate) mod replaced;
@@ -36,6 +37,7 @@ use crate::connect::pool::Pool;
 use crate::connect::tls::load_roots;
 use crate::control::admin::{self, AdminSocketError};
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
+use crate::daemon::facts::DaemonFact;
 use crate::daemon::pinned::PinnedLog;
 use crate::daemon::reload::{ConfigOrigin, Reloader};
 use crate::daemon::setup::SetupError;
@@ -137,7 +139,7 @@ pub(crate) async fn run(
     listeners.apply(prepared);
     tracker.spawn(auth.watch(stop.clone()));
 
-    tracing::info!(event = "ready", hostname = %loaded.config.hostname, "accepting and sending mail");
+    DaemonFact::Ready { hostname: &loaded.config.hostname }.tell();
     tell_systemd(&[NotifyState::Ready]);
     let reloader =
         Reloader { origin, loaded, config: sender, handle: Arc::clone(&handle), shared, listeners };
@@ -149,12 +151,7 @@ pub(crate) async fn run(
 fn open(config: &Config) -> Result<Spool, RunError> {
     let spool = Spool::open(&config.data_dir, spool::Options::default())?;
     if let Some(kind) = spool.report().network_file_system {
-        tracing::warn!(
-            event = "alarm",
-            reason = "network_file_system",
-            kind,
-            "data_dir is on a network file system, where locks and syncs may not hold"
-        );
+        DaemonFact::NetworkFileSystem { kind }.tell();
     }
     replaced::tell(&spool);
     replaced::tell_of_queue(&spool);
@@ -201,7 +198,7 @@ async fn end(
 ) {
     let config = handle.config();
     tell_systemd(&[NotifyState::Stopping]);
-    tracing::info!(event = "stopping", grace = ?config.shutdown_grace, "shutting down");
+    DaemonFact::Stopping { grace: config.shutdown_grace }.tell();
     stop.cancel();
     handle.outbound.pool.close();
     handle.tracker.close();
@@ -254,7 +251,7 @@ pub(crate) fn assemble(
 /// Without the queue's task mail would be taken and never sent, so its end is that of the daemon.
 async fn run_queue(queue: Queue, handle: Arc<QueueHandle>, stop: CancellationToken) {
     if AssertUnwindSafe(queue.run(stop)).catch_unwind().await.is_err() {
-        tracing::error!(event = "bug", "the queue panicked; a restart reads it anew");
+        DaemonFact::QueuePanicked.tell();
         handle.broken.cancel();
     }
 }
@@ -286,7 +283,7 @@ async fn look_at_vitals(handle: &Arc<QueueHandle>) {
         }
         Ok(Ok(_)) => handle.free.look(0),
         Ok(Err(error)) => {
-            tracing::error!(event = "store_failed", %error, "free space is not known");
+            DaemonFact::StoreFailed { error: &error, what: "free space is not known" }.tell();
         }
         Err(_) => {}
     }
@@ -297,9 +294,12 @@ fn look_around(handle: &QueueHandle, told: &AtomicBool) {
     match handle.spool.look_around() {
         Ok(false) => {}
         Ok(true) => {
-            tracing::warn!(event = "lock_renewed", "data_dir/lock was removed, and is made anew");
+            DaemonFact::LockRenewed.tell();
         }
-        Err(error) => tracing::error!(event = "store_failed", %error, "data_dir/lock was removed"),
+        Err(error) => {
+            let what = "data_dir/lock was removed";
+            DaemonFact::StoreFailed { error: &error, what }.tell();
+        }
     }
     let health = handle.spool.health();
     let (is_detached, is_read_only) = (health == Health::Detached, health == Health::ReadOnly);
@@ -308,24 +308,11 @@ fn look_around(handle: &QueueHandle, told: &AtomicBool) {
         return;
     }
     if is_detached {
-        tracing::error!(
-            event = "alarm",
-            reason = "data_dir_replaced",
-            "queue.db was moved, removed or replaced: no new mail is taken, what was taken is sent from the file that \
-             is open; put it back, or stop the daemon"
-        );
+        DaemonFact::DataDirReplaced.tell();
     } else if is_read_only {
-        tracing::error!(
-            event = "alarm",
-            reason = "data_dir_read_only",
-            "data_dir cannot be written, as when its file system turns read-only after an error of the disk: nothing is taken or \
-             sent; look at the kernel's log"
-        );
+        DaemonFact::DataDirReadOnly.tell();
     } else {
-        tracing::info!(
-            event = "data_dir_back",
-            "queue.db is back at its place and can be written, and mail is taken again"
-        );
+        DaemonFact::DataDirBack.tell();
     }
 }
 
@@ -333,11 +320,7 @@ fn look_around(handle: &QueueHandle, told: &AtomicBool) {
 fn tell_of_lost_bodies(handle: &QueueHandle, told: &AtomicU64) {
     let lost = handle.spool.lost_bodies();
     if told.swap(lost, Ordering::Relaxed) < lost {
-        tracing::warn!(
-            event = "bodies_lost",
-            count = lost,
-            "a crash, or damage, left bodies that no message names; they are in bodies/lost for a week"
-        );
+        DaemonFact::BodiesLost { count: lost }.tell();
     }
 }
 
@@ -346,7 +329,8 @@ fn count(spool: &Spool) -> u64 {
     match spool.count() {
         Ok(counts) => counts.messages,
         Err(error) => {
-            tracing::error!(event = "store_failed", %error, "the queue could not be counted");
+            DaemonFact::StoreFailed { error: &error, what: "the queue could not be counted" }
+                .tell();
             0
         }
     }
@@ -369,7 +353,7 @@ fn cut_waits(handle: &QueueHandle) -> Result<Option<Timestamp>, StoreError> {
     let latest = after(now, longest.saturating_mul(2).max(WAIT_MAX));
     let count = handle.spool.cut_waits(now, latest)?;
     if count > 0 {
-        tracing::info!(event = "waits_cut", count, "a clock that was ahead had set their times");
+        DaemonFact::WaitsCut { count }.tell();
     }
     Ok(Some(latest))
 }
@@ -393,7 +377,7 @@ async fn wait_anew(handle: &Arc<QueueHandle>) {
         Ok(Ok(Some(latest))) => handle.tell(Event::CutWaits { latest }).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => {
-            tracing::error!(event = "store_failed", %error, "waits could not be cut");
+            DaemonFact::StoreFailed { error: &error, what: "waits could not be cut" }.tell();
         }
         Err(_) => {}
     }
@@ -407,7 +391,7 @@ async fn keep_policies(handle: Arc<QueueHandle>, stop: CancellationToken) {
 
 fn tell_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(event = "systemd_unreachable", %error, "systemd was not told");
+        DaemonFact::SystemdUnreachable { error: &error, what: "systemd was not told" }.tell();
     }
 }
 
@@ -416,7 +400,11 @@ fn tell_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
         Err(error) => {
-            tracing::warn!(event = "systemd_unreachable", %error, "the monotonic clock is not known");
+            DaemonFact::SystemdUnreachable {
+                error: &error,
+                what: "the monotonic clock is not known",
+            }
+            .tell();
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use spool::{ForeignReader, Pinned};
 use tokio::time::Instant;
 
+use crate::daemon::facts::DaemonFact;
+
 /// Our choice: a backup tool or a query is done in less; a forgotten shell is not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,10 +36,7 @@ impl PinnedLog {
         }
         match (self.news(pinned, now), pinned) {
             (Some(News::Pinned), Some(pinned)) => tell(pinned.log_bytes, &self.readers),
-            (Some(News::Free), _) => tracing::info!(
-                event = "queue_log_free",
-                "nobody reads queue.db for long any more, and its log is cut"
-            ),
+            (Some(News::Free), _) => DaemonFact::QueueLogFree.tell(),
             (Some(News::Pinned), None) | (None, _) => {}
         }
     }
@@ -65,14 +64,7 @@ fn tell(log_bytes: u64, readers: &[ForeignReader]) {
     } else {
         readers.join(", ")
     };
-    tracing::error!(
-        event = "alarm",
-        reason = "queue_log_pinned",
-        readers,
-        log_bytes,
-        "somebody has been reading queue.db for a minute: mail goes on, but data_dir/queue.db-wal grows until that process \\
-         ends; end it, and copy the queue with `staunch queue backup`"
-    );
+    DaemonFact::QueueLogPinned { readers, log_bytes }.tell();
 }
 
 #[cfg(test)]

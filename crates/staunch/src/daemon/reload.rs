@@ -20,6 +20,7 @@ use crate::config::{self, Config, ConfigError, ConfigProblem, Loaded, Surroundin
 use crate::connect::tls::load_roots;
 use crate::connect::{Connector, Setup};
 use crate::daemon::check_files::check_files;
+use crate::daemon::facts::DaemonFact;
 use crate::daemon::setup::SetupError;
 use crate::dns::{NewResolver, Resolver};
 use crate::policies::fetch::Fetcher;
@@ -207,28 +208,22 @@ fn prepare(
 
 fn tell_changed(changed: &[String], loaded: &Loaded) {
     let named: Vec<&str> = changed.iter().take(KEYS_LOGGED).map(String::as_str).collect();
-    tracing::info!(
-        event = "config_reloaded",
-        changed = named.join(","),
-        keys = changed.len(),
-        "configuration reloaded"
-    );
+    DaemonFact::ConfigReloaded { changed: named.join(","), keys: changed.len() }.tell();
     for complaint in loaded.complaints() {
-        tracing::warn!(event = "config_complaint", key = complaint.key, "{complaint}");
+        DaemonFact::ConfigComplaint { complaint: &complaint }.tell();
     }
 }
 
 fn tell_refused(refused: &ReloadRefused) {
-    let refused_key = |key: &str, text: &str| {
-        tracing::error!(event = "reload_refused", key, "{text}; everything stays as it was");
-    };
     match refused {
         ReloadRefused::Config(ConfigError(problems)) => {
             for problem in problems.iter().take(KEYS_LOGGED) {
-                refused_key(&problem.key, &problem.to_string());
+                DaemonFact::ReloadRefused { key: &problem.key, text: problem }.tell();
             }
         }
-        ReloadRefused::Setup(error) => refused_key(error.key(), &error.to_string()),
-        ReloadRefused::Bug => refused_key("", &refused.to_string()),
+        ReloadRefused::Setup(error) => {
+            DaemonFact::ReloadRefused { key: error.key(), text: error }.tell();
+        }
+        ReloadRefused::Bug => DaemonFact::ReloadRefused { key: "", text: refused }.tell(),
     }
 }

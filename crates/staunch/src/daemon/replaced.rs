@@ -3,6 +3,8 @@
 
 use spool::{PoliciesFile, Spool, StoreError};
 
+use crate::daemon::facts::DaemonFact;
+
 /// The mark of what is still to be told: where the file was moved, or nothing.
 const MARK: &str = "policies_replaced";
 
@@ -10,13 +12,7 @@ const MARK: &str = "policies_replaced";
 pub(crate) fn tell_of_queue(spool: &Spool) {
     let bodies = spool.report().bodies_without_queue;
     if bodies > 0 {
-        tracing::error!(
-            event = "alarm",
-            reason = "queue_replaced",
-            bodies,
-            "queue.db was missing or empty and was made anew, but there are bodies of messages; \
-             stop the daemon and put queue.db back, the next start moves the bodies to bodies/lost"
-        );
+        DaemonFact::QueueReplaced { bodies }.tell();
     }
 }
 
@@ -24,13 +20,7 @@ pub(crate) fn tell_of_queue(spool: &Spool) {
 /// named one by one.
 pub(crate) fn tell_of_logs(spool: &Spool) {
     for kept in &spool.report().mended_logs {
-        tracing::error!(
-            event = "alarm",
-            reason = "log_damaged",
-            kept = %kept.display(),
-            "a write-ahead log of the data directory was damaged and was made whole, at this start or an earlier one; messages that are \
-             damaged by that are held and named; remove the file when nobody wants to look at it any more"
-        );
+        DaemonFact::LogDamaged { kept }.tell();
     }
 }
 
@@ -42,13 +32,7 @@ pub(crate) fn tell(spool: &Spool) {
         Some(_) => "no database, or damaged",
         None => "missing or empty",
     };
-    tracing::error!(
-        event = "alarm",
-        reason = "policies_replaced",
-        how,
-        moved_to = aside,
-        "policies.db was made anew; mail for domains with an enforce policy waits until theirs are fetched"
-    );
+    DaemonFact::PoliciesReplaced { how, moved_to: aside }.tell();
 }
 
 /// For who opens the data directory in the place of the daemon: it tells at its next start.
@@ -66,13 +50,17 @@ pub(crate) fn leave_for_the_daemon(spool: &Spool) -> Result<(), StoreError> {
 /// What is to be told, once: where the file was moved that stood there, if one did.
 fn news(spool: &Spool) -> Option<Option<String>> {
     let left = spool.mark(MARK).unwrap_or_else(|error| {
-        tracing::error!(event = "store_failed", %error, "what became of policies.db cannot be read");
+        DaemonFact::StoreFailed {
+            error: &error,
+            what: "what became of policies.db cannot be read",
+        }
+        .tell();
         None
     });
     if left.is_some()
         && let Err(error) = spool.set_mark(MARK, None)
     {
-        tracing::error!(event = "store_failed", %error, "this will be told again");
+        DaemonFact::StoreFailed { error: &error, what: "this will be told again" }.tell();
     }
     let left = left.map(|aside| Some(aside).filter(|aside| !aside.is_empty()));
     found(spool).or(left)
@@ -89,7 +77,11 @@ fn found(spool: &Spool) -> Option<Option<String>> {
         Ok(list) => list.rows.is_empty() && !list.is_damaged,
         // No reason to stop everybody's mail: each look-up meets it again.
         Err(error) => {
-            tracing::error!(event = "store_failed", %error, "which domains have an enforce policy cannot be read");
+            DaemonFact::StoreFailed {
+                error: &error,
+                what: "which domains have an enforce policy cannot be read",
+            }
+            .tell();
             false
         }
     };

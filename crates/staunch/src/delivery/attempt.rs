@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
 use crate::connect::pool::Idle;
+use crate::delivery::facts::DeliveryFact;
 use crate::delivery::hosts::Candidate;
-use crate::delivery::log;
 use crate::delivery::open::{Asker, Families, SessionOptions, open};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{
@@ -225,7 +225,8 @@ impl Spine<'_> {
             self.rules.yielding.set_doing(Doing::Asking(candidate.located.mx.clone()));
             self.rules.tell_host(None).await;
             if manner.starttls == Starttls::Skip {
-                log::goes_clear(self.work.message, &candidate);
+                DeliveryFact::GoesClear { message: self.work.message, located: &candidate.located }
+                    .tell();
             }
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
@@ -234,8 +235,8 @@ impl Spine<'_> {
                     convert.push_back((candidate, again))
                 }
                 Err(error) => {
-                    log::host_failed(self.work.message, &candidate, &error);
                     let mx = candidate.located.mx.clone();
+                    self.tell_failed(&candidate, &error);
                     if manner.starttls == Starttls::Use && self.may_go_clear(&error) {
                         clear.push_back((candidate, in_clear));
                     }
@@ -334,7 +335,8 @@ impl Spine<'_> {
             }
             match wants_login(&answered, &mx, &candidate.endpoint) {
                 Some(error) => {
-                    log::login_failed(mx.host(), &error);
+                    let fact = DeliveryFact::of_login(mx.host(), &error);
+                    fact.into_iter().for_each(DeliveryFact::tell);
                     Err(HostError::Login(error))
                 }
                 None => Ok(Some(answered)),
@@ -346,9 +348,20 @@ impl Spine<'_> {
         (session, answered)
     }
 
+    fn tell_failed(&self, candidate: &Candidate, error: &HostError) {
+        // Without room for one more connection no host was asked: it goes on when there is.
+        if !matches!(error, HostError::ConcurrencyLimited(_)) {
+            let (message, problem) = (self.work.message, &error.problem(&candidate.located.mx));
+            DeliveryFact::HostFailed { message, located: &candidate.located, problem }.tell();
+        }
+    }
+
     fn tell_once(&mut self, mx: &Domain, findings: &[Finding]) {
         if !self.waived.iter().any(|(host, told)| host == mx && told == findings) {
-            log::findings(self.work.message, mx, findings);
+            let message = self.work.message;
+            findings.iter().for_each(|finding| {
+                DeliveryFact::PolicyWaived { message, mx, finding }.tell();
+            });
             self.waived.push((mx.clone(), findings.to_vec()));
         }
     }
@@ -379,7 +392,7 @@ impl Spine<'_> {
             }
         };
         if let Some(plan) = rendition.plan() {
-            log::converted(work.message, mx, plan);
+            DeliveryFact::Converted { message: work.message, mx, plan }.tell();
         }
         let work = &*rendition.addressed(work);
         let recipients: Vec<_> = work.targets.iter().map(Addressee::from).collect();
@@ -397,7 +410,7 @@ impl Spine<'_> {
         if let Some(trouble) =
             transmitted.trouble.as_ref().filter(|trouble| trouble.is_outcome_unknown())
         {
-            log::outcome_unknown(work.message, mx, trouble);
+            DeliveryFact::OutcomeUnknown { message: work.message, mx, trouble }.tell();
         }
         let is_used_up = transmitted.trouble == Some(TransactionError::UsedUp);
         match transmitted.connection {

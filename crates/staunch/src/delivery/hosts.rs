@@ -9,6 +9,7 @@ use smtp::{Domain, HostName, RemoteText};
 
 use crate::config::{Config, IpFamily, RouteLogin, Via, ViaLookup, ViaScheme};
 use crate::connect::{ConnectCause, ConnectFailure, Endpoint, PoolKey, Sources, TlsStart};
+use crate::delivery::facts::DeliveryFact;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
 use crate::delivery::route::{Leg, NextHop};
@@ -172,12 +173,7 @@ pub(crate) async fn evidence(outbound: &Outbound, leg: &Leg, asked: Option<&Aske
     if !asked.is_some_and(is_bound_by_policy) && !is_enforced_in_store(outbound, domain).await {
         return MxEvidence::Uncontested;
     }
-    tracing::warn!(
-        event = "alarm",
-        reason = "mx_set_contradicts_policy",
-        %domain,
-        "DNS says that there is nobody to send to, which the unexpired policy contradicts"
-    );
+    DeliveryFact::MxSetContradictsPolicy { domain }.tell();
     MxEvidence::ContradictsPolicy
 }
 

@@ -2,9 +2,9 @@
 //! what came of it.
 
 pub(crate) mod attempt;
+pub(crate) mod facts;
 pub(crate) mod hosts;
 pub(crate) mod listening;
-pub(crate) mod log;
 pub(crate) mod open;
 pub(crate) mod outbound;
 pub(crate) mod outcome;

@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::connect::login::{LoginFailure, log_in};
 use crate::connect::pool::{Bottleneck, Checkout, Claim, Idle, Slot};
 use crate::connect::{AddressFamily, Opened, PoolKey, Starttls, TlsStart};
+use crate::delivery::facts::DeliveryFact;
 use crate::delivery::hosts::{self, Candidate};
-use crate::delivery::log;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{HostError, StarttlsGone};
 
@@ -236,7 +236,8 @@ impl SessionEntry<'_> {
             Err(error) => {
                 self.outbound.pool.retire(admitted.into_connection());
                 if let LoginFailure::Login(error) = &error {
-                    log::login_failed(&self.key.host, error);
+                    let fact = DeliveryFact::of_login(&self.key.host, error);
+                    fact.into_iter().for_each(DeliveryFact::tell);
                 }
                 Err(HostError::from(error).into())
             }

@@ -12,6 +12,7 @@
 //! (`policy::sts`).
 
 pub(crate) mod addresses;
+mod facts;
 mod failure;
 mod lookup;
 mod response;

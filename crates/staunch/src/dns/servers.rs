@@ -31,6 +31,7 @@ use super::response::ResponseStep;
 use super::standing::{ServerVerdict, StandingState, Standings};
 use super::trouble::LookUpError;
 use super::{DnsFailureKind, DnsSetupError};
+use crate::dns::facts::DnsFact;
 use crate::lock::lock;
 
 /// How long a server may be silent before the next one is asked as well. Our choice: what a
@@ -247,12 +248,7 @@ impl ServersShared {
             Err(error) => LookUpError::of(error).to_string(),
         };
         match self.standings().failed(number, &fault, Instant::now()) {
-            ServerVerdict::TakenOut => tracing::error!(
-                event = "alarm",
-                reason = "resolver_out",
-                %server,
-                "the name server does not answer a plain question ({fault}): the others are asked"
-            ),
+            ServerVerdict::TakenOut => DnsFact::ResolverOut { server, fault: &fault }.tell(),
             ServerVerdict::StillOut | ServerVerdict::Last => {}
         }
     }
@@ -260,7 +256,7 @@ impl ServersShared {
     fn answers(&self, number: usize) {
         let was_out = self.standings().passed(number);
         if was_out && let Some(server) = self.all.get(number) {
-            tracing::info!(event = "resolver_back", %server, "the name server answers again");
+            DnsFact::ResolverBack { server }.tell();
         }
     }
 

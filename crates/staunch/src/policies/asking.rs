@@ -10,17 +10,17 @@ use policy::sts::keep::{
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, Policies, PolicyRow, StoreError};
 use tokio::time::Instant;
-use tracing::{error, warn};
 
 use super::settings::settings;
 use super::synced::synced;
-use super::tell::{raise, tell_fetched, tell_kept};
+use super::tell::{tell_fetched, tell_kept};
 use super::verdict::{
     Consulted, DeferExtent, LookUpPurpose, PolicyDefer, PolicySource, PolicyVerdict, failure_text,
     rest, verdict_of,
 };
 use super::{CacheState, rows};
 use crate::dns::{Freshness, StsRecord};
+use crate::policies::facts::PolicyFact;
 use crate::policies::fetch::{FetchError, Fetched, KnownToAnswer};
 use crate::schedule::after;
 use crate::telemetry::Reason;
@@ -148,7 +148,10 @@ impl CacheState {
             }
             LookUpEffect::Answer(_) => return,
         };
-        look_up.take_alarms().into_iter().for_each(|alarm| raise(domain, alarm));
+        look_up
+            .take_alarms()
+            .into_iter()
+            .for_each(|alarm| PolicyFact::Raised { domain, alarm }.tell());
     }
 
     async fn asked(
@@ -229,7 +232,7 @@ impl CacheState {
         if let Err(failure) = &fetched {
             let (reason, text) = (failure.reason(), failure_text(domain, failure));
             let id = look_up.fetching().map_or("", |id| id.as_str());
-            warn!(event = "policy_fetch_failed", reason, %domain, id, error = %text);
+            PolicyFact::FetchFailed { reason, domain, id, error: &text }.tell();
             seen.failure = Some(text);
         }
         seen.is_fetched = fetched.is_ok();
@@ -273,20 +276,14 @@ impl CacheState {
         let Err(error) = stored else {
             return Written::Synced;
         };
-        error!(
-            event = "alarm",
-            reason = "policy_store_failed",
-            %domain,
-            %error,
-            "what was learnt about a policy could not be stored"
-        );
+        PolicyFact::NotStored { domain, error: &error }.tell();
         Written::Failed
     }
 
     fn note_use(&self, row: PolicyRow) {
         self.store.put(row, |stored| {
             if let Err(error) = stored {
-                warn!(event = "store_failed", %error, "the use of a policy could not be noted");
+                PolicyFact::UseNotNoted { error: &error }.tell();
             }
         });
     }
@@ -300,8 +297,7 @@ impl CacheState {
         let (row, listed) = found.map_err(|error| error.to_string())?;
         let (stored, listed) = (rows::stored(row), rows::listed(listed));
         if stored == Stored::Damaged {
-            let what = "what was stored about a policy is damaged";
-            warn!(event = "store_failed", %domain, listed = listed.is_some(), "{what}");
+            PolicyFact::Damaged { domain, is_listed: listed.is_some() }.tell();
         }
         let settings = settings(&self.config.borrow().mta_sts);
         let mut look_up = match purpose {
@@ -326,7 +322,12 @@ impl CacheState {
     }
 
     fn local_trouble(&self, domain: &HostName, text: &str) -> LookedUp {
-        error!(event = "store_failed", %domain, error = text, "a policy could not be looked up");
+        PolicyFact::StoreFailedFor {
+            domain,
+            error: &text,
+            what: "a policy could not be looked up",
+        }
+        .tell();
         let until = after(self.clock.moment().now, LOCAL_REST);
         let text = RemoteText::new(text);
         let extent = DeferExtent::Everybody;

@@ -12,9 +12,9 @@ use policy::clock::{ClockTrust, Moment};
 use smtp::HostName;
 use spool::{FoundPolicy, HostRow, Policies, StoreError};
 use tokio::sync::oneshot;
-use tracing::{error, info};
 
 use crate::clock::ClockWatch;
+use crate::policies::facts::{PolicyFact, STARTTLS_GONE};
 
 /// Our choice: a host that completed STARTTLS counts as one that can, for this long.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -24,9 +24,6 @@ const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(60 * 24);
 const WRITTEN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Hosts in memory; the others are read from the store.
 const CACHED_MAX: u64 = 10_000;
-/// The alarm about a host that did STARTTLS and now does not; its row says so as long as that
-/// stands.
-pub(crate) const STARTTLS_GONE: &str = "starttls_gone";
 
 /// What is known of a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,7 +95,7 @@ impl HostMemory {
             Ok(CompResult::StillNone(_)) => KnownHost::Gone(None),
             // It may be read the next time.
             Err(error) => {
-                error!(event = "store_failed", %host, %error, "a mail host could not be looked up");
+                PolicyFact::HostUnreadable { host, error: &error }.tell();
                 KnownHost::Gone(None)
             }
         }
@@ -117,20 +114,14 @@ impl HostMemory {
             FoundPolicy::Row(row) => KnownHost::Tls(row.starttls_seen_at),
             FoundPolicy::Absent => KnownHost::Nothing,
             FoundPolicy::Corrupt => {
-                error!(event = "store_failed", %host, "what was stored about a mail host is damaged");
+                PolicyFact::HostDamaged { host }.tell();
                 KnownHost::Gone(None)
             }
         })
     }
 
     fn raise(&self, host: &HostName, seen_at: Timestamp, why: &str) {
-        error!(
-            event = "alarm",
-            reason = STARTTLS_GONE,
-            mx = %host,
-            "the host did STARTTLS lately, and now {why}: nothing is sent to it in clear text until TLS works, or \
-             until `staunch policy forget --host {host}`"
-        );
+        PolicyFact::StarttlsGone { host, why }.tell();
         self.put(host, seen_at, STARTTLS_GONE);
     }
 
@@ -163,7 +154,7 @@ impl HostMemory {
         };
         self.known.entry_by_ref(host).and_try_compute_with(delete).await?;
         if was_stored {
-            info!(event = "host_forgotten", mx = %host, "by the operator");
+            PolicyFact::HostForgotten { host }.tell();
         }
         Ok(was_stored)
     }
@@ -172,7 +163,11 @@ impl HostMemory {
         let row = HostRow { host: host.clone(), starttls_seen_at, note: note.into() };
         self.store.put_host(row, |stored| {
             if let Err(error) = stored {
-                error!(event = "store_failed", %error, "a mail host could not be remembered");
+                PolicyFact::StoreFailed {
+                    error: &error,
+                    what: "a mail host could not be remembered",
+                }
+                .tell();
             }
         });
     }
@@ -186,7 +181,11 @@ impl HostMemory {
         let Ok(before) = moment.now.checked_sub(FORGOTTEN_AFTER) else { return };
         store.forget_hosts(before, |forgotten| {
             if let Err(error) = forgotten {
-                error!(event = "store_failed", %error, "old mail hosts could not be forgotten");
+                PolicyFact::StoreFailed {
+                    error: &error,
+                    what: "old mail hosts could not be forgotten",
+                }
+                .tell();
             }
         });
     }

@@ -11,6 +11,7 @@
 
 mod asking;
 mod epochs;
+mod facts;
 pub(crate) mod fetch;
 mod hosts;
 #[cfg(test)]
@@ -39,16 +40,17 @@ use spool::{Policies, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::error;
 
 use crate::clock::ClockWatch;
 use crate::config::Config;
 use crate::dns::{Freshness, Resolver};
+use crate::policies::facts::PolicyFact;
 use crate::policies::fetch::{ClientSetupError, Fetcher};
 use crate::reloadable::Reloadable;
 use epochs::Epochs;
 pub(crate) use epochs::PolicyWatch;
-pub(crate) use hosts::{HostMemory, STARTTLS_GONE};
+pub(crate) use facts::STARTTLS_GONE;
+pub(crate) use hosts::HostMemory;
 use room::PolicyRoom;
 use synced::synced;
 use turns::DomainTurns;
@@ -258,7 +260,12 @@ impl PolicyCache {
         let state = match self.inner.read(domain) {
             Ok(state) => state,
             Err(error) => {
-                error!(event = "store_failed", %domain, %error, "a policy could not be looked up");
+                PolicyFact::StoreFailedFor {
+                    domain,
+                    error: &error,
+                    what: "a policy could not be looked up",
+                }
+                .tell();
                 return true;
             }
         };

@@ -20,13 +20,13 @@ use policy::sts::keep::{KeepSettings, Listed, State, Stored, Tenant, Use};
 use smtp::HostName;
 use spool::StoreError;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
 
 use super::settings::settings;
 use super::tidying::Tenants;
 use super::verdict::LookUpPurpose;
 use super::{CacheState, Moment, PolicyCache, WaitingMail, rows};
 use crate::dns::Freshness;
+use crate::policies::facts::PolicyFact;
 use queue::{DueRefresh, RefreshQueue};
 
 /// Rows read at once.
@@ -111,11 +111,11 @@ impl PolicyCache {
         match self.census(jitter).await {
             Ok(census) => Some(census),
             Err(text) => {
-                error!(
-                    event = "store_failed",
-                    error = text,
-                    "policies could not be looked through"
-                );
+                PolicyFact::StoreFailed {
+                    error: &text,
+                    what: "policies could not be looked through",
+                }
+                .tell();
                 None
             }
         }
@@ -178,10 +178,7 @@ impl PolicyCache {
         let read = tokio::task::spawn_blocking(move || store.list_enforced());
         let list = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         if list.is_damaged {
-            error!(
-                event = "store_failed",
-                "the list of domains with an enforce policy is damaged: who cannot be read stays on it"
-            );
+            PolicyFact::ListDamaged.tell();
         }
         let entry = |entry: Option<_>| entry.map_or(Listed::UNREADABLE, rows::listed_entry);
         let listed = list.rows.into_iter().map(|(name, known)| (name, entry(known)));
@@ -259,13 +256,7 @@ fn tell_lost(before: &mut Vec<HostName>, mut lost: Vec<HostName>) {
     }
     if !lost.is_empty() {
         let named: Vec<_> = lost.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-        error!(
-            event = "alarm",
-            reason = "policy_lost",
-            count = lost.len(),
-            domains = named.join(" "),
-            "stored enforce policies cannot be read; mail for these domains waits for new ones"
-        );
+        PolicyFact::Lost { count: lost.len(), domains: named.join(" ") }.tell();
     }
     *before = lost;
 }
@@ -309,7 +300,7 @@ impl CacheState {
     async fn refresh_due(&self, domain: &HostName, shutdown: &CancellationToken) {
         let learning = async {
             let turn = self.turns.take(domain).await;
-            debug!(%domain, "refreshing a policy");
+            PolicyFact::Refreshing { domain }.tell();
             (turn, self.learn(domain, LookUpPurpose::Refresh, Freshness::Cached).await)
         };
         let learnt = shutdown.run_until_cancelled(Box::pin(learning)).await;

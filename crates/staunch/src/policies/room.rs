@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use policy::sts::keep::{self, State};
 use smtp::HostName;
 use tokio::sync::Notify;
-use tracing::error;
+
+use crate::policies::facts::PolicyFact;
 
 /// Policies kept. Our choice: more than there are domains with one today.
 pub(super) const POLICIES_MAX: usize = 100_000;
@@ -48,13 +49,7 @@ impl PolicyRoom {
         } else if self.for_one_more() == keep::Room::None
             && !self.is_told.swap(true, Ordering::Relaxed)
         {
-            error!(
-                event = "alarm",
-                reason = "policy_cache_full",
-                %domain,
-                max = POLICIES_MAX,
-                "a new policy is not stored, nor are others until there is room: these domains stay first contacts"
-            );
+            PolicyFact::CacheFull { domain, max: POLICIES_MAX }.tell();
         }
     }
 

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use policy::sts::keep::{ClockTrust, Tenant, Use, surplus};
 use smtp::HostName;
 use spool::StoreError;
-use tracing::error;
 
 use super::asking::read;
 use super::room::{POLICIES_MAX, POLICIES_OVER};
 use super::synced::synced;
 use super::waiting_mail::WaitingMail;
 use super::{CacheState, HostMemory};
+use crate::policies::facts::PolicyFact;
 
 /// Domains without a policy about which something is remembered.
 const OTHERS_MAX: usize = 100_000;
@@ -84,13 +84,7 @@ impl CacheState {
         if surplus.go.is_empty() && surplus.excess == 0 {
             return count;
         }
-        error!(
-            event = "alarm",
-            reason = "policy_cache_full",
-            count = surplus.go.len(),
-            max = POLICIES_MAX,
-            "policies of domains that hardly get mail are dropped"
-        );
+        PolicyFact::CacheCut { count: surplus.go.len(), max: POLICIES_MAX }.tell();
         let go = surplus.go.into_iter().map(|(domain, usage)| (domain, CountsFor::For(usage)));
         count - self.drop_all(go.collect(), Some(waiting)).await
     }
@@ -161,7 +155,7 @@ impl CacheState {
             }
         }
         if let Err(error) = deleted {
-            error!(event = "store_failed", %error, "policies could not be dropped");
+            PolicyFact::StoreFailed { error: &error, what: "policies could not be dropped" }.tell();
         }
         count
     }
@@ -181,6 +175,10 @@ impl CacheState {
 
 fn tell(dropped: Result<(), StoreError>) {
     if let Err(error) = dropped {
-        error!(event = "store_failed", %error, "what says nothing any more could not be dropped");
+        PolicyFact::StoreFailed {
+            error: &error,
+            what: "what says nothing any more could not be dropped",
+        }
+        .tell();
     }
 }

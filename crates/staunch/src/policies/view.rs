@@ -6,11 +6,11 @@ use policy::sts::keep::{Alarm, NoPolicy, State};
 use serde::Serialize;
 use smtp::HostName;
 use spool::StoreError;
-use tracing::info;
 
 use super::verdict::LookUpPurpose;
 use super::{Consulted, PolicyCache, PolicySource, PolicyVerdict, rows};
 use crate::dns::Freshness;
+use crate::policies::facts::PolicyFact;
 
 /// Rows looked at for one page.
 const PAGE_MAX: usize = 200;
@@ -173,7 +173,7 @@ impl PolicyCache {
         turn.forget();
         if known {
             self.inner.asks_anew(domain).await;
-            info!(event = "policy_forgotten", %domain, "by the operator");
+            PolicyFact::Forgotten { domain }.tell();
         }
         Ok(known)
     }

@@ -12,7 +12,7 @@ use spool::{LaneKey, StoreError, Told};
 
 use super::{deadline, settle, store};
 use crate::config::Config;
-use crate::delivery::log;
+use crate::delivery::facts::DeliveryFact;
 use crate::message::Work;
 use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::telemetry::Problem;
@@ -49,7 +49,7 @@ pub(super) async fn tell_lane(
     let count = |spool: &spool::Spool, lane: &LaneKey| spool.count_queued(lane, COUNTED_MAX);
     // Without the number the line is still worth having.
     let recipients = store::read(handle, lane.clone(), count).await.ok();
-    log::lane_deferred(lane, until, cause, recipients);
+    DeliveryFact::LaneDeferred { lane, until, cause, recipients }.tell();
 }
 
 /// Returns what else in `lane` was too old when the attempt began at `started` that failed because

@@ -8,14 +8,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::message::Work;
-use crate::queue::dsn;
 use crate::queue::events::Event;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 use crate::telemetry::{Problem, Reason};
-
-/// What the operator can do.
-const CURE: &str = "it is held; put queue.db and bodies/ back from a backup with the daemon stopped, \
-                    or `staunch queue delete` it; after a repair `staunch queue release` tries it";
 
 /// Names these and holds them. What cannot be written is only named: nothing of it is tried all the
 /// same.
@@ -24,27 +20,19 @@ pub(super) fn park(handle: &QueueHandle, damaged: Vec<DamagedRecipient>) {
         // Also if it was named before: an operator may have released it.
         let is_news = handle.damaged.is_news(one.key);
         if is_news {
-            tell(&one);
+            QueueFact::RecipientDamaged { one: &one }.tell();
         }
         handle.spool.park(one, handle.now(), move |parked| {
             // Where a page is damaged that is so each time.
             if let (Err(error), true) = (parked, is_news) {
-                tracing::error!(event = "store_failed", %error, "damaged mail could not be held; it is not tried either");
+                QueueFact::StoreFailed {
+                    error: &error,
+                    what: "damaged mail could not be held; it is not tried either",
+                }
+                .tell();
             }
         });
     }
-}
-
-fn tell(one: &DamagedRecipient) {
-    let message_id = one.message.map(|message| message.to_string());
-    tracing::error!(
-        event = "alarm",
-        reason = %Reason::MessageDamaged,
-        message_id = message_id.as_deref().unwrap_or("unknown"),
-        recipient = %one.address,
-        "{}: {CURE}",
-        one.damage,
-    );
 }
 
 /// Holds `work` if the attempt on it has shown that it is damaged.
@@ -52,56 +40,27 @@ pub(super) async fn hold_if(handle: &Arc<QueueHandle>, work: &Work, problem: Opt
     let Some(problem) = problem.filter(|problem| problem.reason == Reason::MessageDamaged) else {
         return;
     };
-    let message_id = work.message;
-    tracing::error!(event = "alarm", reason = %problem.reason, %message_id, "{}: {CURE}", problem.text);
+    QueueFact::MessageDamaged { message: work.message, problem }.tell();
     let recipients = work.targets.iter().map(|target| (work.message, target.no)).collect();
     let spool = handle.spool.clone();
     let held = tokio::task::spawn_blocking(move || spool.hold_these(recipients)).await;
     if let Err(error) = held.unwrap_or(Err(StoreError::Closed)) {
-        tracing::error!(event = "store_failed", %error, "damaged mail could not be held");
+        QueueFact::StoreFailed { error: &error, what: "damaged mail could not be held" }.tell();
     }
-}
-
-/// Tells the operator that what became of a message cannot be written down.
-pub(super) fn tell_unrecorded(subject: &dsn::DsnSubject<'_>) {
-    tracing::error!(
-        event = "alarm",
-        reason = %Reason::MessageDamaged,
-        message_id = %subject.message,
-        "queue.db is damaged where the result of an attempt belongs: the message is not tried again; stop the \
-         daemon and put queue.db back from a backup, or `staunch queue delete` it"
-    );
 }
 
 /// Tells the operator what the store did about damage.
 pub(crate) async fn tell_mended(handle: &Arc<QueueHandle>) {
     handle.spool.mend_if_damaged();
     for place in handle.spool.take_journal_damage() {
-        tracing::error!(
-            event = "alarm",
-            reason = "journal_damaged",
-            "{place}: damaged; mail that was accepted may be lost there, and mail that was delivered be sent again; look for both in a \
-             backup and in the log"
-        );
+        QueueFact::JournalDamaged { place: &place }.tell();
     }
     let all = handle.spool.take_mended();
     let is_mended = all.iter().any(|one| !one.indexes.is_empty());
     for Mended { indexes, failed } in all {
-        tracing::error!(
-            event = "alarm",
-            reason = "queue_damaged",
-            mended = indexes.len(),
-            "queue.db was damaged; its indexes were made anew from its tables"
-        );
+        QueueFact::IndexesMended { mended: indexes.len() }.tell();
         for (index, error) in failed {
-            tracing::error!(
-                event = "alarm",
-                reason = "queue_damaged",
-                %index,
-                %error,
-                "queue.db: the index could not be made anew, since its table is damaged, too; what else can be read \
-                 is sent; stop the daemon and put queue.db back from a backup"
-            );
+            QueueFact::IndexNotMended { index: &index, error: &error }.tell();
         }
     }
     if is_mended {
@@ -119,7 +78,11 @@ async fn look_everywhere(handle: &Arc<QueueHandle>) {
             handle.tell(Event::Follow(keys)).await;
         }
         Err(error) => {
-            tracing::error!(event = "store_failed", %error, "what damaged indexes hid waits for the next start");
+            QueueFact::StoreFailed {
+                error: &error,
+                what: "what damaged indexes hid waits for the next start",
+            }
+            .tell();
         }
     }
 }
@@ -144,7 +107,11 @@ pub(crate) async fn check_all(handle: Arc<QueueHandle>, stop: CancellationToken)
             }
             Err(StoreError::Closed) => return,
             Err(error) => {
-                tracing::error!(event = "store_failed", %error, "the queue could not be looked through for damage");
+                QueueFact::StoreFailed {
+                    error: &error,
+                    what: "the queue could not be looked through for damage",
+                }
+                .tell();
                 return;
             }
         }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::outcome::AgeCounts;
 use crate::message::{Target, Work};
 use crate::queue::events::Event;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::{ENDED_AT_ONCE, QueueHandle};
 use crate::queue::{settle, store};
 use crate::telemetry::{Problem, Reason};
@@ -86,7 +87,7 @@ pub(super) async fn lane_failed(handle: &Arc<QueueHandle>, lane: &LaneKey, begun
     }
     let tried = Moment { trusted_since: Timestamp::MIN, ..begun };
     if let Err(error) = sweep(handle, tried, |which| which.1 == *lane).await {
-        tracing::error!(event = "store_failed", %error, "deadlines cannot be read");
+        QueueFact::StoreFailed { error: &error, what: "deadlines cannot be read" }.tell();
     }
 }
 
@@ -128,7 +129,7 @@ async fn look_at(handle: &Arc<QueueHandle>, moment: Moment) -> Duration {
         }
         Ok((false, _)) => AGAIN,
         Err(error) => {
-            tracing::error!(event = "store_failed", %error, "deadlines cannot be read");
+            QueueFact::StoreFailed { error: &error, what: "deadlines cannot be read" }.tell();
             AGAIN
         }
     }

@@ -18,6 +18,7 @@ use crate::delivery::underway::Sending;
 use crate::delivery::yielding::Yielding;
 use crate::dns::Freshness;
 use crate::message::Target;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 use crate::schedule::{after, dice};
 
@@ -59,7 +60,11 @@ async fn try_and_settle(
         Ok(permit) => permit,
         Err(error) => {
             handle.note_store_error(&error);
-            tracing::error!(event = "store_failed", %error, "sending pauses: results cannot be stored");
+            QueueFact::StoreFailed {
+                error: &error,
+                what: "sending pauses: results cannot be stored",
+            }
+            .tell();
             return Ok(rest(due, handle.now()));
         }
     };
@@ -195,7 +200,11 @@ async fn still_queued(
         Ok(()) if due.work.targets.is_empty() => Err(withdrawn(handle, due)),
         Ok(()) => Ok(due),
         Err(error) => {
-            tracing::error!(event = "store_failed", %error, "it is not known who is still in the queue");
+            QueueFact::StoreFailed {
+                error: &error,
+                what: "it is not known who is still in the queue",
+            }
+            .tell();
             Err(rest(due, handle.now()))
         }
     }

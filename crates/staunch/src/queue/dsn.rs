@@ -21,6 +21,7 @@ use crate::delivery::route;
 use crate::message::{Body, Work, facts_of, onward};
 use crate::queue::dsn_request::{DsnRecipient, DsnRequest};
 use crate::queue::events::LaneArrival;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 
 /// Octets of the original's header that a DSN carries (architecture: header blocks ≤ 256 KiB).
@@ -95,7 +96,12 @@ pub(crate) async fn compose(
         // ever.
         Err(error) => {
             let message = subject.message;
-            tracing::error!(event = "store_failed", message_id = %message, %error, "a DSN goes without its original");
+            QueueFact::StoreFailedFor {
+                message,
+                error: &error,
+                what: "a DSN goes without its original",
+            }
+            .tell();
             Vec::new()
         }
     };
@@ -163,13 +169,7 @@ fn addressees<'a>(
         Some((_, Destination::NoPostmaster | Destination::Unknown)) => {
             let root = config.aliases.targets("root");
             if root.is_none() {
-                tracing::error!(
-                    event = "alarm",
-                    reason = "no_root_alias",
-                    message_id = %subject.message,
-                    sender = %subject.sender,
-                    "a DSN to a name of this machine that has no alias is dropped: set aliases.root"
-                );
+                QueueFact::NoRootAlias { message: subject.message, sender: subject.sender }.tell();
             }
             root.unwrap_or_default()
         }
@@ -178,12 +178,7 @@ fn addressees<'a>(
     let is_sendable = to.iter().any(|mailbox| mailbox.domain().name().is_some());
     let found = sender.filter(|_| is_sendable).map(|sender| (sender, to));
     if found.is_none() {
-        tracing::warn!(
-            event = "dsn_undeliverable",
-            message_id = %subject.message,
-            sender = %subject.sender,
-            "double bounce: notification dropped"
-        );
+        QueueFact::DsnUndeliverable { message: subject.message, sender: subject.sender }.tell();
     }
     found
 }

@@ -16,6 +16,7 @@ use super::store;
 use crate::delivery::route;
 use crate::message::onward;
 use crate::queue::events::{Followed, MoveEnd};
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 
 /// Recipients read at once.
@@ -48,7 +49,7 @@ pub(super) async fn lanes_astray(handle: &Arc<QueueHandle>, astray: Astray) -> V
     let lanes = match read.unwrap_or(Err(StoreError::Closed)) {
         Ok(lanes) => lanes,
         Err(error) => {
-            tracing::error!(event = "store_failed", %error, "the lanes cannot be read");
+            QueueFact::StoreFailed { error: &error, what: "the lanes cannot be read" }.tell();
             return Vec::new();
         }
     };
@@ -69,16 +70,20 @@ pub(super) async fn follow(handle: &Arc<QueueHandle>, frozen: Vec<Frozen>) -> Fo
     let end = match AssertUnwindSafe(mover.all(&frozen)).catch_unwind().await {
         Ok(Ok(())) => MoveEnd::Done,
         Ok(Err(error)) => {
-            tracing::error!(event = "store_failed", %error, "mail could not be moved; it is tried again");
+            QueueFact::StoreFailed {
+                error: &error,
+                what: "mail could not be moved; it is tried again",
+            }
+            .tell();
             MoveEnd::Failed
         }
         Err(_) => {
-            tracing::error!(event = "bug", "moving mail panicked; it is tried again");
+            QueueFact::MovePanicked.tell();
             MoveEnd::Failed
         }
     };
     for (to, recipients) in &mover.moved {
-        tracing::info!(event = "rerouted", next_hop = %to, recipients, "mail follows the configuration");
+        QueueFact::Rerouted { to, recipients: *recipients }.tell();
     }
     let to = mover.moved.into_keys().collect();
     Followed { from: frozen.into_iter().map(|frozen| frozen.lane).collect(), to, end }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::settle::{self, Failing};
 use super::store;
+use crate::queue::facts::QueueFact;
 use crate::queue::gathered::Gathered;
 use crate::queue::handle::QueueHandle;
 
@@ -46,7 +47,11 @@ fn tell(handle: &Arc<QueueHandle>, due: Vec<(MessageId, Gathered)>) {
             let _ending = EndingRecipients::of(&handle, message, &gathered);
             if let Err(error) = end(&handle, gathered).await {
                 handle.note_store_error(&error);
-                tracing::error!(event = "store_failed", %error, "failures are not told yet: they are tried again");
+                QueueFact::StoreFailed {
+                    error: &error,
+                    what: "failures are not told yet: they are tried again",
+                }
+                .tell();
             }
         });
     }

@@ -17,6 +17,7 @@ use crate::budget::Borrower;
 use crate::config::Config;
 use crate::message::{Body, HotBody, Rest, Submitter, Target, Work, needs_utf8};
 use crate::queue::events::{Event, LaneArrival};
+use crate::queue::facts::QueueFact;
 use crate::queue::free_space::Reservation;
 use crate::queue::handle::{Counted, QueueHandle};
 use crate::schedule::after;
@@ -155,7 +156,8 @@ impl Intake {
             }
             Err(error) => {
                 handle.note_store_error(&error);
-                tracing::error!(event = "store_failed", %error, "a message could not be stored");
+                QueueFact::StoreFailed { error: &error, what: "a message could not be stored" }
+                    .tell();
                 Err(NotNow::no_space("The message could not be stored, try again later"))
             }
         }

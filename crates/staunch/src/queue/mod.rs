@@ -12,6 +12,7 @@ pub(crate) mod deliver;
 pub(crate) mod dsn;
 pub(crate) mod dsn_request;
 pub(crate) mod events;
+mod facts;
 mod follow;
 pub(crate) mod free_space;
 mod gathered;
@@ -48,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::pool::Bottleneck;
 use crate::connect::tcp_check;
-use crate::delivery::log::{self, About};
+use crate::delivery::facts::{About, DeliveryFact};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{FailureRun, LaneEffect};
 use crate::delivery::route::{self, Routing};
@@ -58,6 +59,7 @@ use crate::queue::deliver::Over;
 use crate::queue::events::{
     DueWork, Event, FinishedAttempt, Followed, LaneArrival, MoveEnd, NoRoom, Routes,
 };
+use crate::queue::facts::QueueFact;
 use crate::queue::follow::{Astray, Frozen};
 use crate::queue::handle::QueueHandle;
 use crate::schedule::after;
@@ -111,12 +113,7 @@ impl Queue {
         let mut lanes = Lanes::new((&*handle.config()).into());
         let (summaries, nameless) = handle.spool.lanes_with_names()?;
         if nameless > 0 {
-            tracing::error!(
-                event = "alarm",
-                reason = %Reason::MessageDamaged,
-                next_hops = nameless,
-                "queue.db, table lanes: names are damaged; the mail there is sorted by its recipients anew"
-            );
+            QueueFact::LaneNamesDamaged { next_hops: nameless }.tell();
         }
         for summary in summaries {
             let back_off = match summary.state {
@@ -244,7 +241,7 @@ impl Queue {
                 self.follow_if(found.place, lane);
             }
             Event::Fetched { lane, found: Err(error) } => {
-                tracing::error!(event = "store_failed", %lane, %error, "the queue cannot be read");
+                QueueFact::LaneUnreadable { lane: &lane, error: &error }.tell();
                 self.lanes.fetched(&lane, Vec::new(), Some(after(now, STORE_REST)), now);
             }
             Event::Finished(ticket, finished) => self.finished(ticket, finished),
@@ -282,7 +279,9 @@ impl Queue {
     fn tell_wait(&self, lane: &LaneKey, work: &Work, now: Timestamp) {
         let Some((until, cause)) = self.lanes.back_off(lane, now) else { return };
         let about = About { message: work.message, lane };
-        work.targets.iter().for_each(|target| log::joined_wait(about, target, until, cause));
+        for target in &work.targets {
+            DeliveryFact::JoinedWait { about, target, until, cause }.tell();
+        }
     }
 
     fn finished(&mut self, ticket: Ticket, finished: FinishedAttempt) {
@@ -348,7 +347,7 @@ impl Queue {
                 Ok(Over::Finished(finished)) => Event::Finished(ticket, finished),
                 Ok(Over::NoRoom(no_room)) => Event::NoRoom(ticket, no_room),
                 Err(_) => {
-                    tracing::error!(event = "bug", message_id = %message, "an attempt panicked");
+                    QueueFact::AttemptPanicked { message }.tell();
                     let until = after(handle.now(), BUG_REST);
                     settle::put_aside(&handle, message, recipients, until).await;
                     let (effect, due) = (LaneEffect::Neutral, Some(until));

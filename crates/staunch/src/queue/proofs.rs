@@ -8,6 +8,7 @@ use spool::{LaneKey, Proven, StoreError};
 use super::lanes::{Group, Lanes, PROOF_COUNTS, PROVEN_MAX};
 use crate::delivery::route;
 use crate::message::Work;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 
 /// So many are written at once.
@@ -90,9 +91,10 @@ pub(super) fn tidy(handle: &QueueHandle) {
 }
 
 fn failed(error: &StoreError) {
-    tracing::error!(
-        event = "store_failed",
-        %error,
-        "who took mail lately could not be read or written: their next message waits among those of strangers"
-    );
+    QueueFact::StoreFailed {
+        error,
+        what: "which hosts took mail lately could not be read or written: their next message \
+               waits among those of strangers",
+    }
+    .tell();
 }

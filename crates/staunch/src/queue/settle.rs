@@ -17,15 +17,16 @@ use tokio::task::spawn_blocking;
 
 use crate::config::{Config, DelayWarning};
 use crate::connect::pool::Bottleneck;
-use crate::delivery::log::{self, About};
+use crate::delivery::facts::{About, DeliveryFact};
 use crate::delivery::outcome::{AgeCounts, Decided, LaneEffect, Outcome, TransactionResult};
 use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
 use crate::queue::dsn::{self, ComposedDsn};
 use crate::queue::dsn_request::{self, DsnRequest};
 use crate::queue::events::{DueWork, FinishedAttempt};
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::{Counted, QueueHandle};
-use crate::queue::{damaged, gathered, intake};
+use crate::queue::{gathered, intake};
 use crate::schedule::after;
 use crate::telemetry::{Problem, Reason};
 
@@ -82,7 +83,8 @@ pub(crate) async fn settle(
         // Of the others it is told when they end.
         if timing == FailureTiming::Now || outcome.failed().is_none() {
             let about = About { message: due.work.message, lane: &due.lane };
-            log::recipient_done(about, target, outcome, decision.answered.as_ref());
+            let answered = decision.answered.as_ref();
+            DeliveryFact::of_outcome(about, target, outcome, answered).tell();
         }
     }
     FinishedAttempt {
@@ -216,7 +218,7 @@ pub(super) async fn fail_together(
     for one in failing {
         for (target, problem) in one.failed() {
             let about = About { message: work.message, lane: &one.lane };
-            log::recipient_done(about, target, &Outcome::Failed(problem.clone()), None);
+            DeliveryFact::Bounced { about, target, problem }.tell();
         }
     }
 }
@@ -268,7 +270,8 @@ pub(crate) async fn put_aside(
         let _gone = done.send(result);
     });
     if let Ok(Err(error)) = answer.await {
-        tracing::error!(event = "store_failed", message_id = %message, %error, "a wait could not be stored");
+        QueueFact::StoreFailedFor { message, error: &error, what: "a wait could not be stored" }
+            .tell();
     }
 }
 
@@ -295,12 +298,12 @@ async fn write(
             Err(error) => Err(error),
         };
         let Err(error) = written else { return };
-        tracing::error!(
-            event = "store_failed",
-            message_id = %writing.subject.message,
-            %error,
-            "a result could not be stored; it is tried again"
-        );
+        QueueFact::StoreFailedFor {
+            message: writing.subject.message,
+            error: &error,
+            what: "a result could not be stored; it is tried again",
+        }
+        .tell();
         handle.note_store_error(&error);
         tokio::select! {
             () = handle.broken.cancelled() => return,
@@ -342,14 +345,15 @@ async fn write_once(
         // The DSNs were dropped with it.
         Settled::Missing | Settled::Moot => return Ok(()),
         Settled::Unrecorded => {
-            damaged::tell_unrecorded(&writing.subject);
+            QueueFact::Unrecorded { message: writing.subject.message }.tell();
             return Ok(());
         }
     }
     for (action, id, pieces, admission) in arrivals {
-        log::dsn_queued(writing.subject.message, action, id);
+        let message = writing.subject.message;
+        DeliveryFact::DsnQueued { message, dsn: id, action }.tell();
         if admission.state() == RecipientState::Held {
-            log::dsn_held(id);
+            DeliveryFact::DsnHeld { dsn: id }.tell();
         }
         admission.kept();
         handle.count_messages(Counted::Came);

@@ -16,6 +16,7 @@ use crate::delivery::underway::Sending;
 use crate::message::{Body, Removals, Rest, Submitter, Target, Work, needs_utf8, onward};
 use crate::queue::damaged;
 use crate::queue::events::FoundWork;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 use crate::schedule::after;
 
@@ -81,7 +82,11 @@ pub(crate) async fn make_due(handle: &QueueHandle, lanes: &[LaneKey]) {
     let (spool, lanes, now) = (handle.spool.clone(), lanes.to_vec(), handle.now());
     let made = tokio::task::spawn_blocking(move || spool.make_due(lanes, now)).await;
     if let Ok(Err(error)) = made {
-        tracing::error!(event = "store_failed", %error, "mail whose host is back waits for its time");
+        QueueFact::StoreFailed {
+            error: &error,
+            what: "mail whose host is back waits for its time",
+        }
+        .tell();
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::proofs;
 use crate::delivery::outcome::AgeCounts;
+use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 
 /// Between two slices.
@@ -45,7 +46,11 @@ pub(crate) async fn run(handle: Arc<QueueHandle>, stop: CancellationToken) {
             }
             Err(error) => {
                 handle.note_store_error(&error);
-                tracing::error!(event = "store_failed", %error, "unused next hops could not be removed");
+                QueueFact::StoreFailed {
+                    error: &error,
+                    what: "unused next hops could not be removed",
+                }
+                .tell();
                 PASS_EVERY
             }
         };
@@ -69,7 +74,11 @@ async fn forget_old(handle: &QueueHandle) {
         move || spool.forget_lost_bodies(lost).and_then(|()| spool.forget_imported(imported));
     let forgotten = tokio::task::spawn_blocking(forget).await;
     if let Err(error) = forgotten.unwrap_or(Err(StoreError::Closed)) {
-        tracing::error!(event = "store_failed", %error, "lost bodies, or what was imported, could not be forgotten");
+        QueueFact::StoreFailed {
+            error: &error,
+            what: "lost bodies, or what was imported, could not be forgotten",
+        }
+        .tell();
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::delivery::route;
+use crate::queue::facts::QueueFact;
 use crate::queue::shaping::Pause;
 use crate::reloadable::Reloadable;
 
@@ -97,11 +98,7 @@ pub(crate) struct Switches {
 
 /// Nobody knows what was paused: so nothing is sent until the operator says so.
 fn pause_for_safety(store: &Spool, off: &mut Off) -> Result<(), StoreError> {
-    tracing::error!(
-        event = "alarm",
-        reason = "switches_damaged",
-        "what was paused cannot be read from queue.db, so nothing is sent: `staunch pause` what shall wait, then `staunch resume`"
-    );
+    QueueFact::SwitchesDamaged.tell();
     let since = *off.sending.get_or_insert(Timestamp::UNIX_EPOCH);
     store.set_mark(SENDING, Some(&since.as_millisecond().to_string()))?;
     store.forget_damaged_marks(MARKS)
@@ -127,7 +124,7 @@ impl Switches {
                 None if name == SENDING => off.sending = Some(since),
                 None if name == ACCEPTING => off.accepting = Some(since),
                 Some(Err(_)) | None => {
-                    tracing::warn!(event = "store_failed", name, "an unknown switch is left alone");
+                    QueueFact::UnknownSwitch { name: &name }.tell();
                 }
             }
         }

@@ -19,6 +19,7 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::control::facts::ControlFact;
 use crate::lock::lock;
 
 /// Connections at a time. Our choice: a command has one, a monitoring program a few.
@@ -86,11 +87,7 @@ impl AdminListener {
     fn tell(&mut self, uid: Option<u32>) {
         if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             self.told = Some(Instant::now());
-            tracing::warn!(
-                event = "admin_refused",
-                uid,
-                "too many connections to the admin socket at a time"
-            );
+            ControlFact::AdminCrowded { uid }.tell();
         }
     }
 }

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
 use crate::control::explain::{self, ExplainQuestion};
+use crate::control::facts::ControlFact;
 use crate::dns::ServerState;
 use crate::socket_file::{self, MayOpen};
 use answer::{AdminPeer, AdminRefused};
@@ -94,7 +95,7 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, stop: C
     };
     tokio::select! {
         result = service => if let Err(error) = result {
-            tracing::error!(event = "admin_failed", %error, "the command line cannot reach the daemon");
+            ControlFact::AdminFailed { error: &error }.tell();
         },
         () = patience => {}
     }

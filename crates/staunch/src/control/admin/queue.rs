@@ -20,6 +20,7 @@ use spool::{
 use super::answer::{AdminRefused, ask_store};
 use super::header;
 use crate::control::Control;
+use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
 use crate::queue::handle::Counted;
 use crate::queue::stop::{self, TakenOut, Verb};
@@ -328,7 +329,7 @@ pub(super) async fn release(
         messages @ Selection::Messages(_) => messages,
     };
     let count = in_batches(&control, selection, free, tell).await?;
-    tracing::info!(event = "released", recipients = count, "by the operator");
+    ControlFact::Released { recipients: count }.tell();
     Ok(Json(json!({ "count": count })))
 }
 
@@ -337,7 +338,7 @@ pub(super) async fn hold(
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Value>, AdminRefused> {
     let taken = take_out(&control, Verb::Hold, chosen).await?;
-    tracing::info!(event = "held", recipients = taken.count, "by the operator, until released");
+    ControlFact::Held { recipients: taken.count }.tell();
     Ok(shown_taken(taken))
 }
 
@@ -355,11 +356,7 @@ pub(super) async fn delete(
     let taken = take_out(&control, Verb::Delete, chosen).await?;
     let left = ask_store(&control, |control| control.queue.spool.count()).await?.messages;
     control.queue.count_messages(Counted::Anew(left));
-    tracing::info!(
-        event = "deleted",
-        recipients = taken.count,
-        "by the operator, without notice to anybody"
-    );
+    ControlFact::Deleted { recipients: taken.count }.tell();
     Ok(shown_taken(taken))
 }
 

@@ -10,6 +10,7 @@ use smtp::HostName;
 
 use super::answer::AdminRefused;
 use crate::control::Control;
+use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
 use crate::queue::switches::{Switch, SwitchError, SwitchPosition};
 
@@ -71,23 +72,18 @@ async fn turn(
 
 fn tell(switch: &Switch, to: SwitchPosition) {
     let domain = match switch {
-        Switch::Hop(hop) => Some(hop.as_str()),
+        Switch::Hop(hop) => Some(hop),
         Switch::Sending | Switch::Accepting => None,
     };
-    match (switch, to) {
+    let fact = match (switch, to) {
         (Switch::Sending | Switch::Hop(_), SwitchPosition::Off(_)) => {
-            tracing::warn!(event = "paused", domain, "delivery paused by operator");
+            ControlFact::Paused { domain }
         }
-        (Switch::Sending | Switch::Hop(_), SwitchPosition::On) => {
-            tracing::info!(event = "resumed", domain, "delivery resumed by operator");
-        }
-        (Switch::Accepting, SwitchPosition::Off(_)) => {
-            tracing::warn!(event = "draining", "not accepting mail (drain) by operator");
-        }
-        (Switch::Accepting, SwitchPosition::On) => {
-            tracing::info!(event = "accepting", "accepting mail by operator");
-        }
-    }
+        (Switch::Sending | Switch::Hop(_), SwitchPosition::On) => ControlFact::Resumed { domain },
+        (Switch::Accepting, SwitchPosition::Off(_)) => ControlFact::Draining,
+        (Switch::Accepting, SwitchPosition::On) => ControlFact::Accepting,
+    };
+    fact.tell();
 }
 
 /// The state of all switches, as commands print it.
