@@ -10,7 +10,7 @@ use crate::config::{ClientInReceived, ListenerMode, MissingHeaders};
 /// A client at one of our listeners.
 #[derive(Clone, Debug)]
 pub(super) struct ClientArrival {
-    /// Who it is.
+    /// The client itself, also where a proxy connects for it.
     pub(super) peer: Peer,
     /// The address that it connected to; a unix socket has none.
     pub(super) local: Option<IpAddr>,

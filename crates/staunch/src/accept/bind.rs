@@ -25,7 +25,7 @@ pub(super) enum Acceptor {
 }
 
 impl Acceptor {
-    /// The next client.
+    /// Waits for the next client; a unix socket names its user, TCP its address.
     pub(super) async fn accept(&self) -> io::Result<(Socket, Peer)> {
         let (stream, _nameless) = match self {
             Self::Tcp(socket) => {

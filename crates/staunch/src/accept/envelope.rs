@@ -37,7 +37,7 @@ pub(super) struct Requested {
     pub(super) mail: Mail,
     /// The times among them.
     pub(super) times: Times,
-    /// Whoever was taken.
+    /// The recipients that were answered 250, without repetitions.
     pub(super) recipients: Recipients,
 }
 
@@ -145,7 +145,7 @@ impl AcceptedRecipient {
 /// What a client asked for at MAIL, as points in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Times {
-    /// When MAIL came.
+    /// When MAIL came: its relative times count from here.
     pub(super) now: Timestamp,
     /// Not to be sent before.
     pub(super) not_before: Option<Timestamp>,
@@ -181,7 +181,7 @@ impl Times {
 pub(super) struct Submission<'a> {
     /// For logs and `queue show`.
     pub(super) client: Box<str>,
-    /// Who logged in.
+    /// The user who logged in, if one did.
     pub(super) user: Option<&'a UserName>,
     /// May it go on at once?
     pub(super) rate: Rate,
@@ -244,7 +244,7 @@ fn original(rcpt: &Rcpt, mailbox: &Mailbox) -> Option<OriginalRecipient> {
     rcpt.original.clone().or_else(replaced)
 }
 
-/// `192.0.2.1 (client.example)`.
+/// For the queue: `192.0.2.1 (client.example)`, with the name of EHLO if there was one.
 pub(super) fn client(peer: Peer, client: Option<&Client>) -> Box<str> {
     match client {
         Some(client) => format!("{peer} ({})", client.name).into(),

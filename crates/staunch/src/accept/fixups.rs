@@ -21,7 +21,7 @@ use super::received::date;
 /// Which messages get the fields that they lack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Repair {
-    /// None.
+    /// No message: `listener.add_missing_headers` is off.
     Nothing,
     /// Those that come from their program: no other server left its Received, nobody signed them.
     FirstHand,

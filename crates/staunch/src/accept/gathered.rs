@@ -44,7 +44,7 @@ impl GatheredContent {
         (!self.0.is_empty()).then_some((ServerStep::Content(&self.0), held))
     }
 
-    /// It was used.
+    /// The handler has the content; the capacity stays for the next pieces.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -46,7 +46,7 @@ pub(super) struct SmtpHandler {
     spoiled: Option<ReversePath>,
 }
 
-/// The connection ends.
+/// A SCRAM challenge that was never answered counts as a wrong login.
 impl Drop for SmtpHandler {
     fn drop(&mut self) {
         self.abandon_login();
@@ -63,7 +63,7 @@ struct OpenTransaction {
     asked: Requested,
     message: Option<IncomingContent>,
     lease: Lease,
-    /// On the disk.
+    /// Disk space that is reserved for the content, as announced or as it grows.
     room: Reservation,
 }
 
@@ -76,7 +76,7 @@ impl SmtpHandler {
         self.arrival.peer
     }
 
-    /// Where it is.
+    /// The client's network or user, for limits and for waits after wrong logins.
     pub(super) fn place(&self) -> ClientPlace {
         self.arrival.peer.place()
     }

@@ -25,16 +25,16 @@ pub(crate) struct LoadedIdentity {
     pub(crate) certified: CertifiedKey,
     /// When our certificate begins to hold.
     pub(crate) issued_at: Timestamp,
-    /// When it ends.
+    /// When our certificate ends to hold (notAfter).
     pub(crate) expires_at: Timestamp,
 }
 
 /// Which of the two files is at fault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum IdentityPart {
-    /// `tls_certificate`.
+    /// The file in `tls_certificate`: it, or the certificates in it.
     Certificate,
-    /// `tls_key`.
+    /// The file in `tls_key`: it, or a key that does not fit the certificate.
     Key,
 }
 

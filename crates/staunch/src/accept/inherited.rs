@@ -12,7 +12,7 @@ use listenfd::ListenFd;
 /// What the manager calls a socket that has no name.
 const NAMELESS: &str = "unknown";
 
-/// One of them.
+/// One listening socket, of the two kinds that clients come in through.
 #[derive(Debug)]
 pub(super) enum InheritedSocket {
     Tcp(net::TcpListener),
@@ -28,7 +28,7 @@ impl InheritedSocket {
     }
 }
 
-/// All of them.
+/// The stream sockets that the service manager passed; several may share one name.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     sockets: Vec<(String, InheritedSocket)>,

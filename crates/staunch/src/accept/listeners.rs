@@ -44,7 +44,7 @@ struct WantedListener {
 #[derive(Debug)]
 struct BoundListener {
     address: ListenAddress,
-    /// As in [`WantedListener`].
+    /// Permissions of its socket, if that has a path; a reload may change them.
     socket_mode: u32,
     view: watch::Sender<Arc<ListenerView>>,
     /// Where it really listens.

@@ -52,7 +52,7 @@ fn exporter(arrival: &ClientArrival) -> Option<&[u8; 32]> {
 }
 
 impl SmtpHandler {
-    /// A login begins.
+    /// AUTH came: uses its initial response, or prompts for the first message.
     pub(super) async fn authenticate(
         &mut self,
         session: &mut Session,
@@ -75,7 +75,7 @@ impl SmtpHandler {
         }
     }
 
-    /// It goes on.
+    /// The client's next message of a login, decoded from base64.
     pub(super) async fn respond(&mut self, session: &mut Session, message: &[u8]) {
         match self.dialogue.take() {
             Some(dialogue) => self.turn(session, dialogue, message).await,

@@ -15,7 +15,7 @@ pub(super) enum Peer {
     Remote(IpAddr),
     /// A process of this machine, through a unix socket; the system says whose.
     Local {
-        /// The user's number.
+        /// The user id of the process, as the kernel gives it for the socket.
         uid: u32,
     },
     /// A client that a listed proxy does not name, or the proxy itself: never trusted, since the
@@ -69,16 +69,15 @@ impl fmt::Display for Peer {
 /// Does it matter to us whether this client finds a place?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ClientTrust {
-    /// It may relay.
+    /// It may relay without logging in.
     Trusted,
-    /// Everybody else.
+    /// Anybody else; a tenth of all places is kept from it.
     Stranger,
 }
 
 /// What was agreed on with the client in a TLS handshake.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct TlsFacts {
-    /// The protocol's version.
     pub(super) version: TlsVersion,
     /// The name of the cipher suite in IANA's registry, as RFC 8314 §4.3 wants it.
     pub(super) cipher: &'static str,

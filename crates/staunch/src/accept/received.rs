@@ -18,15 +18,15 @@ pub(super) struct Trace<'a> {
     pub(super) client: Option<&'a Client>,
     /// Who it is; none: that is nobody's business.
     pub(super) peer: Option<Peer>,
-    /// By which means.
+    /// TLS, login and UTF-8, which the WITH clause names.
     pub(super) means: Means<'a>,
-    /// Who we are.
+    /// Our host name, for the BY clause.
     pub(super) by: &'a Domain,
     /// Under which id we keep the message.
     pub(super) id: MessageId,
     /// The recipient, if there is just one: several must not learn of each other.
     pub(super) recipient: Option<&'a Mailbox>,
-    /// When.
+    /// When DATA, or the first BDAT, began.
     pub(super) at: Timestamp,
 }
 

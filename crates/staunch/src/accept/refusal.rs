@@ -13,7 +13,7 @@ use crate::accept::facts::AcceptFact;
 /// itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum ClientRefusal {
-    /// `limits.connections` or `limits.connections_per_client`.
+    /// One more than `limits.connections` or `limits.connections_per_client` lets in.
     TooManyConnections,
     /// The client spoke before it was greeted.
     EarlyTalker,
@@ -33,17 +33,17 @@ pub(super) enum ClientRefusal {
     LoginBusy,
     /// The user was removed, or has another password, since it logged in.
     LoginEnded,
-    /// `access.sender_must_match_user`.
+    /// A user sends as somebody else, and `access.sender_must_match_user` is set.
     SenderNotOwn,
-    /// `access.deny_senders`.
+    /// The sender is listed in `access.deny_senders`.
     SenderDenied,
-    /// `access.deny_recipients`.
+    /// The recipient is listed in `access.deny_recipients`.
     RecipientDenied,
-    /// `limits.messages_per_client_per_minute`.
+    /// The place has used up `limits.messages_per_client_per_minute`.
     TooFast,
     /// HOLDUNTIL with no date, or one too far away (RFC 4865).
     BadHold,
-    /// `limits.recipients`.
+    /// One transaction has as many recipients as it may (`limits.recipients`).
     TooManyRecipients,
     /// The recipient's domain is an address: such mail has no policy to be protected by.
     AddressLiteral,
@@ -99,7 +99,7 @@ impl ClientRefusal {
         }
     }
 
-    /// The answer.
+    /// The reply that the client gets: code, enhanced status and text.
     pub(super) fn response(&self) -> Response {
         let (code, status, text) = match self {
             Self::TooManyConnections => (421, Status::transient(7, 0), "Too many connections"),

@@ -484,7 +484,7 @@ fn stopping() -> Response {
     Response::new(421, Status::transient(3, 2), "Shutting down, try again later")
 }
 
-/// RFC 3207 §4.
+/// STARTTLS where no certificate can be shown (RFC 3207 §4).
 fn no_tls() -> Response {
     Response::new(454, Status::transient(7, 0), "TLS not available for now")
 }

@@ -30,7 +30,7 @@ pub(super) const GREEDIEST: Held = {
     Held { now: octets, least: octets }
 };
 
-/// A connected socket.
+/// A client's connection as the system has it, in clear text.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
@@ -164,7 +164,7 @@ impl Write for Transport<'_> {
     }
 }
 
-/// A client's connection.
+/// What the session reads and writes, in clear text or under TLS.
 #[derive(Debug)]
 pub(super) enum ClientStream {
     Clear(Socket),
@@ -201,7 +201,7 @@ impl ClientStream {
         }
     }
 
-    /// Below any TLS.
+    /// The socket itself, below any TLS.
     pub(super) fn socket(&self) -> &Socket {
         match self {
             Self::Clear(socket) => socket,

@@ -23,7 +23,7 @@ pub(super) struct ClientTimeouts {
 }
 
 impl ClientTimeouts {
-    /// From `now` on.
+    /// The first command, or block, has `limit` from `now` on.
     pub(super) fn new(now: Instant, limit: Duration) -> Self {
         Self { limit, deadline: now + limit, block: 0 }
     }
@@ -38,7 +38,7 @@ impl ClientTimeouts {
         *self = Self::new(now, limit);
     }
 
-    /// Content came.
+    /// So many `octets` of content came: with a full block the limit begins anew.
     pub(super) fn content(&mut self, octets: usize, now: Instant) {
         self.block = self.block.saturating_add(octets);
         if self.block >= BLOCK_OCTETS {
