@@ -28,14 +28,14 @@ pub(crate) enum Edit<'a> {
     Remove,
 }
 
-/// What was done.
+/// Was there a file before? If not, somebody has to know who can read the new one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Edited {
     /// The file was there.
     Changed,
     /// It was made, readable by this group.
     Made {
-        /// Its number.
+        /// The group's number (gid), that of the folder.
         group: u32,
     },
 }
@@ -46,17 +46,17 @@ pub(crate) enum EditError {
     /// The user is there, and should not.
     #[error("{}: {name} is there already; staunch user passwd changes the password", path.display())]
     Exists {
-        /// The file.
+        /// The users file, as the caller named it.
         path: PathBuf,
-        /// Who.
+        /// The name that was to be added.
         name: UserName,
     },
     /// The user is not there, and should.
     #[error("{}: there is no {name}", path.display())]
     Missing {
-        /// The file.
+        /// The users file, as the caller named it.
         path: PathBuf,
-        /// Who.
+        /// The name that was to be changed or removed.
         name: UserName,
     },
     /// A line of the file makes no sense: it is not touched.
@@ -65,7 +65,7 @@ pub(crate) enum EditError {
     /// It cannot be written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The users file, or the lock file beside it.
         path: PathBuf,
         /// What the system said.
         source: io::Error,

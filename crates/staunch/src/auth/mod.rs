@@ -94,9 +94,8 @@ struct Noticed {
 /// Somebody who has proved who it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
-    /// Who.
     pub(crate) name: UserName,
-    /// By what.
+    /// The verifier that was right: if the user has another one later, the login ends.
     verifier: Arc<Verifier>,
 }
 
@@ -120,7 +119,7 @@ impl Claimed {
 /// What a login came to.
 #[derive(Debug)]
 pub(crate) enum LoginVerdict {
-    /// It is right.
+    /// Name and password, or the proof, are right.
     Welcome(Login),
     /// Name or password is wrong.
     Wrong(Penalty),
@@ -135,7 +134,7 @@ pub(crate) enum LoginVerdict {
 pub(crate) enum Offered {
     /// There are no users.
     Nothing,
-    /// PLAIN and LOGIN.
+    /// PLAIN and LOGIN, which work with every verifier.
     Passwords,
     /// And SCRAM, since it works for everybody.
     Scram,
@@ -156,7 +155,7 @@ impl Challenged {
         self.keys.salt()
     }
 
-    /// How often.
+    /// Rounds of PBKDF2 that the client has to do.
     pub(crate) fn iterations(&self) -> u32 {
         self.keys.iterations()
     }

@@ -10,7 +10,7 @@ use aws_lc_rs::{constant_time, digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Octets of SHA-256.
+/// Octets of a hash, and so of each key: SHA-256.
 const KEY_OCTETS: usize = 32;
 /// Fewest rounds of PBKDF2 (RFC 7677 §4).
 const ITERATIONS_MIN: u32 = 4096;
@@ -100,7 +100,7 @@ impl ScramKeys {
         })
     }
 
-    /// Is it `password`?
+    /// Derives the keys anew and compares them, in constant time.
     pub(super) fn check(&self, password: &[u8]) -> bool {
         let derived = Self::derive(password, &self.salt, self.iterations);
         equal(&derived.stored_key, &self.stored_key)
@@ -111,7 +111,7 @@ impl ScramKeys {
         &self.salt
     }
 
-    /// How often.
+    /// Rounds of PBKDF2, which the client has to do as well.
     pub(super) fn iterations(&self) -> u32 {
         self.iterations.get()
     }

@@ -82,13 +82,13 @@ pub(crate) enum UsersError {
     /// Nobody was added yet.
     #[error("{}: is not there; `staunch user add NAME` makes it", path.display())]
     Missing {
-        /// The file.
+        /// Path of the users file that is missing.
         path: PathBuf,
     },
     /// It cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the users file that cannot be read.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -96,7 +96,7 @@ pub(crate) enum UsersError {
     /// A line makes no sense.
     #[error("{}:{line}: {reason}", path.display())]
     Line {
-        /// The file.
+        /// Path of the users file that has the line.
         path: PathBuf,
         /// The line, from 1.
         line: usize,

@@ -36,11 +36,11 @@ const BCRYPT_COST_MIN: u32 = 4;
 /// Enough to check a password.
 #[derive(Clone, Eq, PartialEq)]
 pub(crate) enum Verifier {
-    /// `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
+    /// A PHC string: `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
     Argon2id(Box<PasswordHash>),
     /// `$2b$…`, also `$2a$` and `$2y$`, which other programs write for the same.
     Bcrypt(Box<str>),
-    /// `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`.
+    /// As RFC 5803 has it: `SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey`.
     Scram(ScramKeys),
 }
 
