@@ -9,7 +9,7 @@ use crate::daemon::setup::SetupError;
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Exit {
-    /// Done.
+    /// Done, and where it is a question: yes.
     Ok,
     /// The answer is "no": errors were found, nothing matches, mail would wait.
     No,
@@ -56,7 +56,7 @@ impl Exit {
     }
 }
 
-/// Of a question.
+/// The answer to a question, where "no" is a result and not a failure.
 impl From<bool> for Exit {
     fn from(yes: bool) -> Self {
         if yes { Self::Ok } else { Self::No }

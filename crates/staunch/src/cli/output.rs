@@ -30,7 +30,7 @@ pub(super) struct ShownText {
 }
 
 impl ShownText {
-    /// The next piece.
+    /// Takes the next piece; a character that is cut, or a CR, waits for the one after.
     pub(super) fn next(&mut self, piece: &[u8]) -> String {
         self.open.extend_from_slice(piece);
         let octets = std::mem::take(&mut self.open);
@@ -45,7 +45,7 @@ impl ShownText {
         inert_lines(whole)
     }
 
-    /// What is left.
+    /// What still waits, after the last piece; a cut character is escaped.
     pub(super) fn end(self) -> String {
         inert_lines(&self.open)
     }

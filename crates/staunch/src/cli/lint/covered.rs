@@ -16,7 +16,7 @@ pub(super) struct Covered {
 
 #[derive(Debug)]
 enum CoverVerdict {
-    /// By this pattern.
+    /// Covered by this pattern of the policy.
     Yes(String),
     /// What happens, and what to add.
     No { effect: String, hint: String },

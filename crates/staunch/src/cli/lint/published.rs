@@ -20,7 +20,7 @@ pub(super) enum PublishedSource {
     Domain,
 }
 
-/// What was found.
+/// What DNS and, if asked for, the policy host say about a domain.
 #[derive(Debug)]
 pub(super) struct Publication {
     mx: Vec<HostName>,
@@ -28,7 +28,7 @@ pub(super) struct Publication {
     canonical: Option<HostName>,
     /// It says that it takes no mail (RFC 7505).
     pub(super) takes_no_mail: bool,
-    /// About MX records.
+    /// About MX records, and about the TXT record of a domain's own policy.
     pub(super) errors: Vec<DocumentProblem>,
     /// About the TXT record.
     pub(super) warnings: Vec<DocumentProblem>,

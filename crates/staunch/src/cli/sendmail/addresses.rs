@@ -162,7 +162,7 @@ struct AddressReader<'a> {
     at: usize,
     /// What stands outside angle brackets: an address, or a name before them.
     plain: AddressPart,
-    /// What stands inside.
+    /// What stands inside angle brackets, once they were opened: the address.
     angle: Option<AddressPart>,
 }
 

@@ -19,13 +19,13 @@ pub(super) struct Message<'a> {
 /// What a message lacks is made of this.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults<'a> {
-    /// The author's address.
+    /// The author's address, for a From that we add.
     pub(super) from: &'a str,
     /// The author's name, if known.
     pub(super) name: Option<&'a str>,
-    /// RFC 5322 §3.3.
+    /// For Date, in the form of RFC 5322 §3.3.
     pub(super) date: &'a str,
-    /// Without angle brackets.
+    /// For Message-ID, without angle brackets.
     pub(super) message_id: &'a str,
     /// The domain of names without one.
     pub(super) origin: &'a Domain,

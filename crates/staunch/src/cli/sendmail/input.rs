@@ -7,10 +7,10 @@ use super::options::LoneDot;
 /// Why there is no message.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InputError {
-    /// Of reading.
+    /// stdin cannot be read to its end.
     #[error("stdin: {0}")]
     Io(#[from] io::Error),
-    /// `limits.message_size`.
+    /// It has more octets than `limits.message_size`, which is given here.
     #[error("the message is larger than limits.message_size, {0} bytes")]
     TooLarge(u64),
 }
@@ -67,7 +67,7 @@ pub(super) fn read(
     }
 }
 
-/// NULs shown.
+/// Appends `text` with each NUL as `^@`: SMTP carries none (RFC 5321 §2.3.8).
 fn push(text: &[u8], message: &mut Vec<u8>) {
     let mut parts = text.split(|byte| *byte == 0);
     message.extend_from_slice(parts.next().unwrap_or_default());

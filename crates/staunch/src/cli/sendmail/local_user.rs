@@ -33,7 +33,7 @@ impl LocalUser {
     }
 }
 
-/// `name:password:uid:gid:gecos:…` (passwd(5)).
+/// The user of this number, if it is that of `name:password:uid:gid:gecos:…` (passwd(5)).
 fn of_line(line: &str, uid: u32) -> Option<LocalUser> {
     let mut parts = line.split(':');
     let (login, uid_there, gecos) = (parts.next()?, parts.nth(1)?, parts.nth(1)?);

@@ -153,7 +153,7 @@ fn recipients(
     }
 }
 
-/// One for each.
+/// One line for stderr for each list that cannot be read.
 fn lines(faults: &[BadList]) -> Vec<String> {
     faults.iter().map(|fault| format!("sendmail: {fault}")).collect()
 }

@@ -31,7 +31,7 @@ pub(super) enum LoneDot {
     /// The end of the message.
     #[default]
     Ends,
-    /// `-i`, `-oi`: itself.
+    /// `-i`, `-oi`: a line of the message like any other.
     Stays,
 }
 
@@ -46,13 +46,13 @@ pub(super) struct SendmailOptions {
     pub(super) is_verbose: bool,
     /// `-f`, `-r`, as it was written.
     pub(super) sender: Option<String>,
-    /// `-F`.
+    /// `-F`: the author's name, for a From that we add.
     pub(super) full_name: Option<String>,
-    /// `-N`.
+    /// `-N`: of which events the sender wants a DSN (NOTIFY).
     pub(super) notify: Option<Notify>,
-    /// `-R`.
+    /// `-R`: what a failure DSN brings back (RET).
     pub(super) returns: Option<Return>,
-    /// `-V`.
+    /// `-V`: what DSNs name the message by (ENVID).
     pub(super) envelope_id: Option<EnvelopeId>,
     /// Each may be a list.
     pub(super) recipients: Vec<String>,

@@ -23,7 +23,7 @@ const TOO_MANY_RECIPIENTS: u16 = 452;
 pub(super) struct SubmittedEnvelope<'a> {
     /// Empty for the null sender.
     pub(super) sender: &'a str,
-    /// At least one.
+    /// At least one; may be more than one transaction takes.
     pub(super) recipients: &'a [String],
     pub(super) notify: Option<Notify>,
     pub(super) returns: Option<Return>,
@@ -64,7 +64,7 @@ impl SubmittedEnvelope<'_> {
         Ok(line)
     }
 
-    /// The RCPT command.
+    /// RCPT, with what the sender asks for in DSNs.
     fn rcpt(&self, recipient: &str, extensions: &Extensions) -> Result<String, Failure> {
         let mut line = format!("RCPT TO:<{recipient}>");
         if let Some(notify) = self.notify {
@@ -94,11 +94,11 @@ pub(super) struct TakenMail {
 /// Somebody who has no mail, and will have none.
 #[derive(Clone, Debug)]
 pub(super) struct SubmitRefused {
-    /// Who.
+    /// As it was given to RCPT.
     pub(super) recipient: String,
-    /// Never [`Exit::TemporaryFailure`].
+    /// Never [`Exit::TemporaryFailure`]: whoever sees that sends to everybody again.
     pub(super) exit: Exit,
-    /// Why.
+    /// The host's answer, or why nobody asked it.
     pub(super) text: String,
 }
 
