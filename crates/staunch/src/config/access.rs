@@ -27,10 +27,10 @@ pub(crate) struct Access {
     pub(crate) deny_senders: AddressList,
 }
 
-/// `access.sender_must_match_user`.
+/// `access.sender_must_match_user`: what a user may write into MAIL FROM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Senders {
-    /// Any address.
+    /// Any address, also that of another user.
     Any,
     /// The address that the user is named after, or none.
     Own,

@@ -20,7 +20,7 @@ pub(super) struct AliasEntry {
     pub(super) line: usize,
     /// In lower case, without quotes.
     pub(super) name: String,
-    /// At least one.
+    /// Complete addresses; at least one.
     pub(super) targets: Vec<Mailbox>,
 }
 
@@ -72,7 +72,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// Name and targets.
+/// Name and targets of one entry; an error is name (or "") and reason.
 fn entry(text: &str, origin: &Domain) -> Result<(String, Vec<Mailbox>), (String, String)> {
     let nameless = |reason: &str| (String::new(), reason.to_owned());
     if text.starts_with([' ', '\t']) {

@@ -9,7 +9,7 @@ use super::units::{self, YEAR};
 
 /// Largest count accepted: over any number of descriptors or recipients that a machine has.
 const COUNT_MAX: u32 = 1_000_000;
-/// Largest size accepted.
+/// Largest size accepted, in bytes: 1 PiB.
 const SIZE_MAX: u64 = 1 << 50;
 
 /// Key and reason of what is wrong; where it stands is known to the caller.

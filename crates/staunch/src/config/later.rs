@@ -43,7 +43,7 @@ pub(super) const LATER: &[(&str, &[&str])] = &[
 pub(super) struct TooEarly {
     /// The key with its section, in tables of lists with index.
     pub(super) key: String,
-    /// Where it stands.
+    /// Octets of the document where the key stands.
     pub(super) span: Range<usize>,
     /// What is wrong with it.
     pub(super) reason: String,

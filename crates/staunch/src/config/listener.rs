@@ -76,7 +76,7 @@ impl ListenerMode {
     }
 }
 
-/// `listener.bare_newline`.
+/// `listener.bare_newline`: what becomes of CR or LF alone (RFC 5321 §2.3.8).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BareNewlines {
     /// 550 5.5.2 after the true end of the data.
@@ -85,16 +85,16 @@ pub(crate) enum BareNewlines {
     Normalize,
 }
 
-/// `listener.add_missing_headers`.
+/// `listener.add_missing_headers`: what becomes of mail without Date or Message-ID.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MissingHeaders {
     /// They are added (RFC 5321 §6.4, RFC 6409 §8).
     Added,
-    /// Nothing is added.
+    /// Mail goes on with the fields that it has.
     Left,
 }
 
-/// `listener.hide_client`.
+/// `listener.hide_client`: what Received says of where a user is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ClientInReceived {
     /// Name and address, as RFC 5321 §4.4 wants it.
@@ -108,7 +108,7 @@ pub(crate) enum ClientInReceived {
 pub(crate) struct TlsIdentity {
     /// Our certificate, then those that lead to a trust anchor.
     pub(crate) certificate: PathBuf,
-    /// Its private key.
+    /// The private key of the first certificate.
     pub(crate) key: PathBuf,
 }
 
@@ -116,16 +116,16 @@ pub(crate) struct TlsIdentity {
 pub(crate) struct Submit {
     /// Where programs of this machine hand in mail.
     pub(crate) socket: PathBuf,
-    /// Further aliases.
+    /// More aliases, in the form of /etc/aliases; `[aliases]` stand before them.
     pub(crate) aliases_file: Option<PathBuf>,
 }
 
 /// Who named the listeners.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ListenersFrom {
-    /// Nobody.
+    /// No `[[listener]]` was written: loopback, port 2525.
     BuiltIn,
-    /// The operator.
+    /// The operator wrote at least one `[[listener]]`.
     Written,
 }
 

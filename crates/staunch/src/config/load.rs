@@ -28,7 +28,7 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// The same for people, with sources.
     pub(crate) shown: ShownConfig,
-    /// The files read.
+    /// The file and those of `conf.d`, in the order in which they were read.
     pub(crate) files: Vec<PathBuf>,
 }
 

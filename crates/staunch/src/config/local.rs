@@ -28,7 +28,7 @@ enum Home {
     Localhost,
     /// `origin`, or the address that a client has connected to. Others know where its mail goes.
     Origin,
-    /// That of others.
+    /// Of other machines: DNS and routes decide where its mail goes.
     Elsewhere,
 }
 

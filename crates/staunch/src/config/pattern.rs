@@ -10,11 +10,11 @@ use smtp::{HostName, HostNameError};
 /// in subtrees.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum DomainPattern {
-    /// `example.org`: this name.
+    /// `example.org`: this name, not those below it.
     Name(HostName),
     /// `*.example.org`: every name below, but not the name itself.
     Below(HostName),
-    /// `*`: all.
+    /// `*`: every domain, also one without a dot.
     Any,
 }
 
@@ -32,7 +32,6 @@ impl DomainPattern {
         }
     }
 
-    /// Is `domain` meant?
     pub(crate) fn matches(&self, domain: &HostName) -> bool {
         match self {
             Self::Name(name) => name == domain,

@@ -16,7 +16,7 @@ use super::listener::{Listener, Submit};
 use super::pattern::DomainPattern;
 use super::prefix::Prefix;
 
-/// A valid configuration.
+/// A configuration in which every value is valid, with defaults filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Our name in EHLO and Received (RFC 5321 §4.1.1.1).
@@ -30,19 +30,19 @@ pub(crate) struct Config {
     pub(crate) shutdown_grace: Duration,
     /// Where mail comes in; at least one.
     pub(crate) listeners: Vec<Listener>,
-    /// Who may relay.
+    /// Who may relay or log in, and to and from which addresses mail is refused.
     pub(crate) access: Access,
-    /// Local names.
+    /// Local names, and the addresses that their mail goes to.
     pub(crate) aliases: Aliases,
     /// What is too much.
     pub(crate) limits: Limits,
-    /// Whom we ask.
+    /// Resolvers, and how long one may take.
     pub(crate) dns: Dns,
-    /// How mail leaves.
+    /// What holds for mail that leaves, where no route says otherwise.
     pub(crate) delivery: Delivery,
     /// TLS towards MX hosts and routes.
     pub(crate) tls: Tls,
-    /// RFC 8461.
+    /// MTA-STS (RFC 8461): policies and how they are fetched.
     pub(crate) mta_sts: MtaSts,
     /// Next hops other than the recipient's MX. No pattern stands in two of them.
     pub(crate) routes: Vec<Route>,
@@ -73,7 +73,7 @@ impl Config {
 pub(crate) struct Limits {
     /// Largest message taken, as SIZE says (RFC 1870).
     pub(crate) message_size: u64,
-    /// Of one message.
+    /// Recipients that one message may have.
     pub(crate) recipients: usize,
     /// Inbound, all listeners together.
     pub(crate) connections: usize,
@@ -106,7 +106,7 @@ pub(crate) struct Dns {
 /// `[delivery]`; counts at least 1.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Delivery {
-    /// Of MX hosts.
+    /// TCP port of MX hosts.
     pub(crate) port: u16,
     /// What is asked where the domain asks nothing.
     pub(crate) tls: TlsFloor,
@@ -116,7 +116,7 @@ pub(crate) struct Delivery {
     pub(crate) eightbit: EightBit,
     /// What becomes of long lines.
     pub(crate) long_lines: LongLines,
-    /// Address families used.
+    /// Address families that connections to MX hosts and routes use.
     pub(crate) ip: IpFamily,
     /// Waits between attempts; not empty, the last one repeats.
     pub(crate) retry: Vec<Duration>,
@@ -126,7 +126,7 @@ pub(crate) struct Delivery {
     pub(crate) bounce_lifetime: Duration,
     /// When senders hear that their mail waits.
     pub(crate) delay_notice: DelayWarning,
-    /// Outbound, in all.
+    /// Outbound connections at a time, in all.
     pub(crate) connections: usize,
     /// Outbound, for one next hop.
     pub(crate) connections_per_domain: usize,
@@ -149,9 +149,9 @@ pub(crate) struct Delivery {
 /// `delivery.tls` and `route.tls`, weakest first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum TlsFloor {
-    /// Encrypted where offered.
+    /// Encrypted where the host offers it; else plain text is good enough.
     Opportunistic,
-    /// Encrypted, to whomever.
+    /// Encrypted, whatever certificate the host shows.
     Encrypt,
     /// Encrypted, to an authenticated host.
     Verify,
@@ -169,7 +169,7 @@ pub(crate) enum EightBit {
 /// `delivery.long_lines`: lines of more octets than every host takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LongLines {
-    /// As they are.
+    /// As they are, although a host may refuse or break them.
     Pass,
     /// As quoted-printable or base64.
     Encode,
@@ -177,25 +177,22 @@ pub(crate) enum LongLines {
     Refuse,
 }
 
-/// `delivery.cleartext_fallback`.
+/// `delivery.cleartext_fallback`: does plain text follow a failed STARTTLS, and when?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum CleartextFallback {
     /// Never after STARTTLS was offered.
     Never,
     /// From the second attempt on.
     SecondAttempt,
-    /// At once.
+    /// In the attempt in which STARTTLS failed.
     Immediate,
 }
 
-/// `delivery.ip`.
+/// `delivery.ip`: the address families that may be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum IpFamily {
-    /// IPv6 and IPv4.
     Both,
-    /// IPv4 only.
     V4,
-    /// IPv6 only.
     V6,
 }
 
@@ -205,13 +202,13 @@ pub(crate) struct Tls {
     pub(crate) ca_file: Option<PathBuf>,
     /// Trust the system's CA certificates.
     pub(crate) system_roots: bool,
-    /// Oldest version spoken.
+    /// Oldest version of TLS that is spoken.
     pub(crate) min_version: MinVersion,
-    /// Is X25519MLKEM768 offered?
+    /// Is the key exchange X25519MLKEM768 offered?
     pub(crate) post_quantum: bool,
 }
 
-/// `tls.min_version`.
+/// `tls.min_version`: the oldest version of TLS that is spoken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MinVersion {
     Tls12,
@@ -224,7 +221,7 @@ pub(crate) struct MtaSts {
     pub(crate) mode: StsMode,
     /// Domains for which the mode is [`StsMode::Report`].
     pub(crate) report_domains: Vec<DomainPattern>,
-    /// Of policy hosts.
+    /// TCP port of policy hosts.
     pub(crate) policy_port: u16,
     /// Additional CA certificates for policy hosts (PEM).
     pub(crate) ca_file: Option<PathBuf>,
@@ -253,21 +250,21 @@ impl MtaSts {
     }
 }
 
-/// `mta_sts.mode`.
+/// `mta_sts.mode`: what policies do to mail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum StsMode {
     /// As the policy says.
     Enforce,
     /// Everything is checked and recorded; mail goes as under a testing policy.
     Report,
-    /// Not looked up.
+    /// Policies are neither looked up nor fetched.
     Off,
 }
 
-/// `mta_sts.dns_failure` and `mta_sts.fetch_failure`.
+/// `mta_sts.dns_failure` and `mta_sts.fetch_failure`, for a domain never seen before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum OnFetchFailure {
-    /// Mail waits.
+    /// Mail waits for a later attempt.
     Defer,
     /// Mail goes as if there were no policy.
     Deliver,
@@ -285,7 +282,7 @@ pub(crate) struct Route {
     pub(crate) login: Option<Arc<RouteLogin>>,
 }
 
-/// `route.username` and `route.password_file`.
+/// `route.username` and `route.password_file`: who we are at a smarthost.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct RouteLogin {
     /// Who we are there.
@@ -338,7 +335,7 @@ impl fmt::Display for Limit {
 /// One entry of `route.via`: `smtp://[host]:port`, or `smtp://domain` with an MX look-up.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Via {
-    /// When TLS begins.
+    /// `smtp` or `smtps`: when TLS begins.
     pub(crate) scheme: ViaScheme,
     /// The host (in brackets also an address), or the domain whose MX is asked for.
     pub(crate) host: Domain,
@@ -392,7 +389,7 @@ impl ViaScheme {
 pub(crate) enum ViaLookup {
     /// In brackets: the addresses of this name, which the operator's word authenticates.
     Address,
-    /// Its MX records.
+    /// Without brackets: the MX records of this domain.
     Mx,
 }
 
@@ -423,9 +420,9 @@ pub(crate) struct DsnSettings {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum DsnReturn {
-    /// The message's header.
+    /// `headers`: the header of the message (RFC 3461 §4.3).
     Headers,
-    /// The message.
+    /// `full`: the whole message, if it failed (RFC 3461 §4.3).
     Full,
 }
 

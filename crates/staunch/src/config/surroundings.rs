@@ -10,7 +10,7 @@ use super::{ConfigProblem, hostname};
 /// Environment, host name and the place of the system's configuration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
-    /// The environment.
+    /// All environment variables, also those that are not ours.
     pub(crate) variables: BTreeMap<OsString, OsString>,
     /// This system's name, completed as far as that goes without NSS.
     pub(crate) host_name: String,
