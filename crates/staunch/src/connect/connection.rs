@@ -156,12 +156,12 @@ impl Connection {
         self.extensions = extensions;
     }
 
-    /// Mail transactions begun.
+    /// Mail transactions begun on this connection, each message one.
     pub(crate) fn transactions(&self) -> usize {
         self.transactions
     }
 
-    /// Counts one more.
+    /// To be called before each MAIL.
     pub(crate) fn count_transaction(&mut self) {
         self.transactions += 1;
     }

@@ -20,9 +20,9 @@ pub(super) enum HelloWish {
 /// What follows EHLO in clear text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Opening {
-    /// Mail.
+    /// MAIL may follow; the session stays in plain text.
     Plain,
-    /// The handshake.
+    /// STARTTLS was answered 220: the handshake follows.
     Tls,
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn greeting(connection: &mut Connection) -> Result<(), ConnectC
 /// May HELO follow an EHLO that was not understood? It has no extensions, so no STARTTLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Helo {
-    /// Nothing needs TLS.
+    /// Plain text is enough for this connection.
     Allowed,
     /// TLS is needed, or there already.
     Never,

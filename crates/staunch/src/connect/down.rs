@@ -20,7 +20,7 @@ pub(crate) struct DownHost {
 }
 
 impl DownHost {
-    /// In words.
+    /// The failure in words, with its age if other mail found it.
     pub(crate) fn problem(&self) -> Problem {
         let problem = self.failure.problem();
         let Some(known_for) = self.known_for else { return problem };

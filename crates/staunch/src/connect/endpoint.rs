@@ -15,9 +15,9 @@ use crate::config::{RouteLogin, Source};
 pub(crate) struct PoolKey {
     /// The configured route, if it is not the recipient's MX.
     pub(crate) route: Option<Arc<str>>,
-    /// Our addresses.
+    /// The addresses of ours that it leaves from, one for each family.
     pub(crate) sources: Sources,
-    /// The MX name.
+    /// The host's name, as MX record or route has it.
     pub(crate) host: Domain,
     /// How it is reached.
     pub(crate) endpoint: Endpoint,
@@ -27,7 +27,7 @@ pub(crate) struct PoolKey {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Endpoint {
     pub(crate) port: u16,
-    /// When TLS begins.
+    /// With STARTTLS, or from the first octet on.
     pub(crate) tls: TlsStart,
     /// As whom we log in, if we do.
     pub(crate) login: Option<Arc<RouteLogin>>,
@@ -40,7 +40,7 @@ impl Endpoint {
     }
 }
 
-/// When TLS begins.
+/// When TLS begins on a connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum TlsStart {
     /// After STARTTLS (RFC 3207).
@@ -55,7 +55,7 @@ pub(crate) enum FamilySource {
     /// Wherever the system likes.
     #[default]
     Any,
-    /// From this address.
+    /// From this address of ours.
     From(IpAddr),
     /// Nowhere: the operator named addresses, and none of this family.
     Closed,

@@ -18,7 +18,7 @@ pub(crate) struct ConnectFailure {
     pub(crate) host: Domain,
     /// The address that the cause is about; none if there was no address to try.
     pub(crate) address: Option<SocketAddr>,
-    /// What happened there.
+    /// Which step failed there, and how.
     pub(crate) cause: ConnectCause,
 }
 
@@ -43,13 +43,13 @@ pub(crate) enum ConnectCause {
     Source {
         /// The key in the configuration.
         key: String,
-        /// Its value.
+        /// The address that `[[source]]` names.
         address: IpAddr,
         /// What the system says.
         #[source]
         error: io::Error,
     },
-    /// TCP failed.
+    /// TCP did not connect: refused, no route, or an error of this system.
     #[error("connection failed: {0}")]
     Tcp(#[source] io::Error),
     /// TCP did not connect in time.
@@ -74,12 +74,12 @@ pub(crate) enum ConnectCause {
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Handshake(#[from] HandshakeError),
-    /// The connection broke.
+    /// The connection ended, timed out or spoke nonsense while a reply was awaited.
     #[error("{}: {broken}", .step.name())]
     Broken {
-        /// What was awaited.
+        /// The reply that was awaited.
         step: ConnectStep,
-        /// What happened.
+        /// How the connection failed.
         #[source]
         broken: BrokenConnection,
     },
@@ -89,14 +89,14 @@ pub(crate) enum ConnectCause {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ConnectStep {
     Greeting,
-    /// EHLO or HELO.
+    /// EHLO, or HELO after it.
     Ehlo,
     Starttls,
     Auth,
 }
 
 impl ConnectStep {
-    /// For people.
+    /// The word for log and DSN.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Greeting => "greeting",
@@ -120,11 +120,11 @@ impl ConnectCause {
 
 /// A refusal in words.
 enum HostAnswer<'a> {
-    /// Of the session.
+    /// To the session: greeting or EHLO.
     ToUs(&'a Reply),
-    /// Of TLS.
+    /// To STARTTLS, or that it is not offered: the reply to EHLO.
     ToStarttls(&'a Reply),
-    /// There was none.
+    /// The failure is no reply of the host.
     None,
 }
 

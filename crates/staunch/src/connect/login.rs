@@ -32,7 +32,7 @@ pub(crate) enum LoginError {
     /// There is no password.
     #[error("password_file {path}: {error}")]
     PasswordFile {
-        /// The file.
+        /// The path in `route.password_file`.
         path: String,
         /// What is wrong with it.
         #[source]
@@ -46,7 +46,7 @@ pub(crate) enum LoginError {
         "the server takes mail of users only, and the route has no username and password_file: {reply}"
     )]
     Wanted {
-        /// What it said.
+        /// The refusal that says so.
         reply: Reply,
     },
     /// The server does not let us in.
@@ -74,9 +74,9 @@ impl LoginError {
 /// Why a connection cannot be used: nobody is logged in on it.
 #[derive(Debug)]
 pub(crate) enum LoginFailure {
-    /// For this reason.
+    /// AUTH failed, or could not be tried.
     Login(LoginError),
-    /// It broke.
+    /// The connection broke meanwhile.
     Connect(ConnectFailure),
 }
 

@@ -25,9 +25,7 @@ pub(super) const ADDRESSES_TRIED_MAX: usize = 5;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum AddressFamily {
-    /// IPv4.
     V4,
-    /// IPv6.
     V6,
 }
 
@@ -43,7 +41,7 @@ impl AddressFamily {
 pub(crate) enum AddressDeadEnd {
     /// Somebody there said no.
     Refused,
-    /// Nobody answered.
+    /// Nobody answered in time.
     Silent,
     /// There is no way to addresses of this family from here.
     NoRoute,

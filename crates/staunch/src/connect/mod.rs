@@ -74,9 +74,9 @@ pub(crate) enum Starttls {
 /// A session that is ready for MAIL, and the evidence to judge it by.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    /// The session.
+    /// Greeted, and under TLS where that was asked for; nobody is logged in yet.
     pub(crate) connection: Connection,
-    /// What it showed.
+    /// What was seen of the host, on which authorization is decided.
     pub(crate) observed: Observed,
     /// Is what it showed that of an earlier handshake? A new one may show better.
     pub(crate) is_resumed: bool,

@@ -49,7 +49,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// What the pool keeps to.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolLimits {
-    /// Connections in all.
+    /// Connections at a time, whatever the host.
     pub(crate) total: usize,
     /// Connections for one key.
     pub(crate) per_host: usize,
@@ -105,7 +105,7 @@ pub(crate) struct Idle {
     pub(crate) connection: Connection,
     /// What it showed when it was made.
     pub(crate) observed: Arc<Observed>,
-    /// Its place.
+    /// The place in the pool that it takes, until it is dropped.
     pub(crate) slot: Slot,
     /// It is counted as one to a stranger.
     claim: Option<Claim>,

@@ -49,7 +49,7 @@ pub(crate) enum TlsSetupError {
     #[error("tls.ca_file: {path}: {source}")]
     CaFile {
         path: String,
-        /// What is wrong.
+        /// What is wrong with the file.
         #[source]
         source: rustls_pki_types::pem::Error,
     },
@@ -57,7 +57,7 @@ pub(crate) enum TlsSetupError {
     #[error("tls.ca_file: {path}: {source}")]
     CaCertificate {
         path: String,
-        /// What is wrong.
+        /// What is wrong with the certificate.
         #[source]
         source: BadRoot,
     },
@@ -113,12 +113,12 @@ impl From<io::Error> for HandshakeError {
     }
 }
 
-/// A finished handshake.
+/// A session under TLS, and what its handshake proved.
 #[derive(Debug)]
 pub(crate) struct Handshaken {
-    /// The session.
+    /// The connection, under TLS.
     pub(crate) stream: TlsStream<TcpStream>,
-    /// What it showed.
+    /// What the handshake showed: chain, proof of its key, version.
     pub(crate) observed: ObservedTls,
     /// Is what it showed that of an earlier handshake?
     pub(crate) is_resumed: bool,

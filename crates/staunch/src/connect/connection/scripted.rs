@@ -20,9 +20,9 @@ use tokio_util::task::TaskTracker;
 /// What the peer does next.
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
-    /// Writes this.
+    /// Writes this text as it is.
     Say(&'static str),
-    /// Reads one line.
+    /// Reads one line, whatever it says.
     Hear,
     /// Reads until the end of the data.
     HearBody,
@@ -30,7 +30,7 @@ pub(crate) enum Act {
     Swallow(usize),
     /// Is in no hurry.
     Wait(Duration),
-    /// Shakes hands.
+    /// Takes part in a TLS handshake, as the server.
     Tls(Arc<ServerConfig>),
     /// Reads until the other side closes.
     HearAll,

@@ -40,7 +40,7 @@ const CALM: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct DownHosts {
     hosts: HashMap<PoolKey, Down>,
-    /// Counts failures.
+    /// Failures noted so far, of all hosts: the number of the last [`CheckRound`].
     failures: u64,
 }
 
@@ -67,7 +67,7 @@ struct Down {
 #[derive(Debug)]
 pub(crate) struct BegunChecks {
     pub(crate) round: CheckRound,
-    /// The host's addresses.
+    /// Tried in turn by each check, until one accepts TCP.
     pub(crate) addresses: Vec<SocketAddr>,
     _permit: OwnedSemaphorePermit,
 }

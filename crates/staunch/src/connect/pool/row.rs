@@ -12,7 +12,7 @@ use crate::connect::PoolKey;
 pub(super) struct ParkedEntry {
     /// When its time is over.
     pub(super) until: Instant,
-    /// Whose it is.
+    /// The host, and as whom we come, that it leads to.
     pub(super) key: PoolKey,
     /// Which one; those that were parked later have greater numbers.
     pub(super) serial: u64,

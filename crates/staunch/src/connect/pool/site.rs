@@ -28,7 +28,7 @@ pub(super) fn site_of(limits: &[Limit], host: &Domain) -> Option<usize> {
 /// What hosts of one site have now.
 #[derive(Debug, Default)]
 pub(super) struct Site {
-    /// Places taken.
+    /// Places of the pool that its hosts have taken.
     pub(super) open: usize,
     /// When the next message may begin; never, so at once, if none did yet.
     next: Option<Instant>,
@@ -39,7 +39,7 @@ pub(super) struct Site {
 /// When a message may begin.
 #[derive(Debug)]
 pub(super) enum RateSlot {
-    /// At once.
+    /// At once: no rate is set, or it is not used up.
     Now,
     /// Then; the place in the line is kept until it is.
     At(Instant, InLine),

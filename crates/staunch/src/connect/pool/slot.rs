@@ -18,7 +18,7 @@ pub(crate) struct Slot {
 /// What is in a place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SlotHolds {
-    /// Nothing yet.
+    /// No session yet, or none any more.
     Nothing,
     Session,
 }
@@ -40,7 +40,7 @@ impl Slot {
         self
     }
 
-    /// Whose it is.
+    /// The host, and as whom we come, that the place is counted for.
     pub(crate) fn key(&self) -> &PoolKey {
         &self.key
     }

@@ -16,7 +16,7 @@ const KNOWN_MAX: usize = 100_000;
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     open: HashMap<ClientPlace, usize>,
-    /// These took mail.
+    /// Addresses that took mail: connections to them are not counted.
     known: HashSet<ClientPlace>,
 }
 

@@ -46,7 +46,7 @@ impl Wanted {
         self.wanted.contains(bottleneck)
     }
 
-    /// There is room.
+    /// There is room now; counts only where it was wanted.
     pub(super) fn made(&mut self, bottleneck: Bottleneck) {
         if self.wanted.remove(&bottleneck) {
             self.made.push(bottleneck);

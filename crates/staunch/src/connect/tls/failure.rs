@@ -57,7 +57,7 @@ fn is_about_version(error: &rustls::Error) -> bool {
     )
 }
 
-/// RFC 5246 §7.4.1.4.1.
+/// No signature scheme in common (RFC 5246 §7.4.1.4.1, RFC 8446 §4.2.3).
 fn is_about_signatures(error: &rustls::Error) -> bool {
     matches!(
         error,

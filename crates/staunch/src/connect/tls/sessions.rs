@@ -132,7 +132,7 @@ struct KeptSession {
 }
 
 impl fmt::Debug for OneSession {
-    /// Without the secrets.
+    /// Only the name: tickets and secrets do not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OneSession")
     }
