@@ -430,7 +430,7 @@ impl Signals {
         })
     }
 
-    /// The next wish.
+    /// Waits for SIGTERM, SIGINT or SIGHUP.
     async fn next(&mut self) -> SignalWish {
         tokio::select! {
             _ = self.term.recv() => SignalWish::Stop,

@@ -39,7 +39,7 @@ const ALIASES_FILE: &str = "submit.aliases_file";
 /// Where this process has its configuration from, and what of the command line stands above it.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigOrigin {
-    /// `--config`.
+    /// The value of `--config`; none: it is found as at the start.
     pub(crate) file: Option<PathBuf>,
     /// The level of the log.
     pub(crate) level: telemetry::LevelControl,
@@ -62,7 +62,7 @@ pub(crate) enum ReloadRefused {
     Bug,
 }
 
-/// What reloads.
+/// All that a reload reads, compares and replaces.
 #[derive(Debug)]
 pub(crate) struct Reloader {
     /// Where the next configuration comes from.
@@ -71,7 +71,7 @@ pub(crate) struct Reloader {
     pub(crate) loaded: Loaded,
     /// Tells everybody who looks.
     pub(crate) config: watch::Sender<Arc<Config>>,
-    /// The parts.
+    /// The queue, and through it what sends mail.
     pub(crate) handle: Arc<QueueHandle>,
     /// And those that take mail in.
     pub(crate) shared: Arc<accept::SessionsShared>,

@@ -19,9 +19,9 @@ pub(crate) enum Freshness {
 pub(crate) struct DnsFailure {
     /// Type and name, as in `MX example.com`.
     pub(crate) query: String,
-    /// What went wrong.
+    /// Time-out, SERVFAIL and so on, as data.
     pub(crate) kind: DnsFailureKind,
-    /// In words.
+    /// What the server or the system said, for log and DSN.
     pub(crate) text: RemoteText,
     /// The servers that were there to ask.
     pub(crate) servers: Arc<str>,

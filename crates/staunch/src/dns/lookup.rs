@@ -25,13 +25,13 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 pub(super) struct Lookup {
     servers: Servers,
     cache: Cache<(HostName, RecordType), Arc<Answer>>,
-    /// For messages.
+    /// The servers' addresses, with commas, as failures name them.
     named: Arc<str>,
     /// For one question, with all retries, of all servers.
     limit: Duration,
 }
 
-/// A conclusive answer.
+/// An answer that counts: records, or that there are none.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) found: FoundRecords,
@@ -60,7 +60,7 @@ impl Answer {
         self.until.saturating_duration_since(tokio::time::Instant::now())
     }
 
-    /// Bytes held, about.
+    /// Memory that the cache counts for it: bytes, estimated.
     fn weight(&self) -> u32 {
         let of = |data: &RData| {
             let RData::TXT(txt) = data else { return 0 };

@@ -69,14 +69,14 @@ pub(crate) enum MailHosts {
 pub(crate) struct MxRecord {
     /// Lower is tried first.
     pub(crate) preference: u16,
-    /// Whom it names.
+    /// The host, or what stands in its place.
     pub(crate) name: MxTarget,
 }
 
 /// The host that an MX record names.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum MxTarget {
-    /// A host name.
+    /// A name whose addresses can be looked up.
     Host(HostName),
     /// An address or something else that is no host name; skipped, with this as the evidence.
     Invalid(RemoteText),

@@ -18,7 +18,7 @@ const TTL_NEGATIVE_UNSAID: Duration = Duration::from_secs(60);
 /// Aliases followed. Ours; unbound follows 11.
 pub(super) const ALIASES_MAX: usize = 16;
 
-/// What is there.
+/// What an answer says about the name and the type asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum FoundRecords {
     /// Records of the type asked for; at least one.

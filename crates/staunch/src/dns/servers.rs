@@ -66,9 +66,9 @@ struct ServersShared {
 /// What is known of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerState {
-    /// Where it is.
+    /// Address and port that are asked.
     pub(crate) address: SocketAddr,
-    /// Is it asked?
+    /// As the control questions of late have it.
     pub(crate) state: StandingState,
     /// What it said to the control question, if that went wrong.
     pub(crate) fault: Option<Arc<str>>,
@@ -285,7 +285,7 @@ struct Server {
     address: SocketAddr,
     udp: ServerPool,
     tcp: ServerPool,
-    /// For one try.
+    /// For one try, over UDP or TCP (`dns.timeout`).
     limit: Duration,
     case: Case,
 }
@@ -293,7 +293,7 @@ struct Server {
 /// In which case the letters of a name are sent, to be echoed so.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Case {
-    /// As they are.
+    /// As the caller wrote them.
     Kept,
     /// In one that nobody can know.
     Random,
@@ -403,7 +403,7 @@ fn is_about_edns(error: &NetError) -> bool {
     )
 }
 
-/// Nothing came.
+/// No answer came at all, in time or through a connection.
 fn is_silence(error: &NetError) -> bool {
     matches!(error, NetError::Timeout | NetError::Io(_) | NetError::NoConnections)
 }

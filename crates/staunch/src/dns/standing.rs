@@ -33,7 +33,7 @@ struct ServerStanding {
 /// Is a server asked?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum StandingState {
-    /// It is.
+    /// It is asked, in its turn.
     InUse,
     /// It fails the control question, but there is no better one.
     Failing,
@@ -99,7 +99,7 @@ impl Standings {
         std::mem::take(&mut one.is_told)
     }
 
-    /// It did not.
+    /// It did not answer the control question, or wrongly: `fault` says how.
     pub(super) fn failed(&mut self, number: usize, fault: &str, now: Instant) -> ServerVerdict {
         let is_other_in_use = self.order().iter().any(|other| *other != number);
         if !is_other_in_use {

@@ -19,7 +19,7 @@ pub(crate) enum Body {
 /// memory back.
 #[derive(Clone, Debug)]
 pub(crate) struct HotBody {
-    /// The content.
+    /// Header and body, as they stand in the store.
     pub(crate) bytes: BodyBytes,
     _loan: Arc<Loan>,
 }

@@ -13,7 +13,7 @@ use crate::place::ClientPlace;
 pub(crate) struct Submitter {
     /// The user who logged in, else the address (IPv6: the /64) or user of this machine.
     pub(crate) client: u32,
-    /// The reverse-path.
+    /// A hash of the reverse-path, never 0.
     pub(crate) sender: u32,
 }
 

@@ -14,9 +14,9 @@ use super::{Body, Submitter};
 pub(crate) struct Target {
     /// Its place in the envelope.
     pub(crate) no: RecipientNo,
-    /// Its address.
+    /// Where it goes, after aliases.
     pub(crate) mailbox: Mailbox,
-    /// Attempts so far.
+    /// Attempts that counted until now; 0 before the first.
     pub(crate) attempts: u32,
     /// When it becomes too old.
     pub(crate) expires_at: Timestamp,
