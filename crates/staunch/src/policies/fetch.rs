@@ -33,7 +33,7 @@ use limits::{FetchLimits, SLOW_AFTER};
 /// Addresses of one policy host that are tried.
 const ADDRESSES_MAX: usize = 4;
 
-/// Fetches policies.
+/// Fetches policy texts over HTTPS, within limits that all fetches share.
 #[derive(Debug)]
 pub(crate) struct Fetcher {
     dns: Resolver,

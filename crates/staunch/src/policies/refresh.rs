@@ -37,7 +37,7 @@ const PROMPT_AT_ONCE: usize = 16;
 const SILENT_AT_ONCE: usize = 8;
 /// Between two looks at all rows, at most.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(15 * 60);
-/// At least.
+/// Between two looks, at least, however short the refresh interval is.
 const LOOK_EVERY_MIN: Duration = Duration::from_secs(1);
 /// How many looks a refresh interval has: the jitter is an eighth of it.
 const LOOKS_PER_INTERVAL: u32 = 8;

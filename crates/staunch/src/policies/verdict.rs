@@ -27,7 +27,7 @@ const AFTER_FAILURE_MAX: Duration = Duration::from_secs(30);
 pub(crate) enum PolicyVerdict {
     /// This policy; its mode may be `none`.
     Policy(Arc<CachedPolicy>),
-    /// No policy.
+    /// No policy: it is known that there is none, or mail goes without.
     None(NoPolicy),
     /// It is not known yet: the mail waits.
     Defer(PolicyDefer),
@@ -36,13 +36,13 @@ pub(crate) enum PolicyVerdict {
 /// A wait for knowledge about a policy.
 #[derive(Clone, Debug)]
 pub(crate) struct PolicyDefer {
-    /// Why.
+    /// The reason code for log, queue and `explain`.
     pub(crate) reason: Reason,
     /// When it is worth another look.
     pub(crate) until: Timestamp,
     /// What happened, with the step that failed.
     pub(crate) text: RemoteText,
-    /// Whom it concerns.
+    /// Whose mail waits with it.
     pub(crate) extent: DeferExtent,
     /// The look-up that failed, if that is why.
     pub(crate) dns: Option<Box<DnsFailure>>,
@@ -60,7 +60,7 @@ pub(crate) enum DeferExtent {
 /// A verdict with the evidence that `explain` shows.
 #[derive(Clone, Debug)]
 pub(crate) struct Consulted {
-    /// What holds.
+    /// What mail has to do: keep to a policy, go without, or wait.
     pub(crate) verdict: PolicyVerdict,
     /// What DNS said; `None` if it was not asked, because an answer was at hand or nothing helps.
     pub(crate) record: Option<TxtAnswer>,
@@ -73,11 +73,11 @@ pub(crate) struct Consulted {
 /// Where a policy is from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum PolicySource {
-    /// Fetched earlier.
+    /// From the cache: it was fetched earlier.
     Cache,
-    /// Fetched just now.
+    /// From its host: it was fetched for this look-up.
     Fetch,
-    /// There is none.
+    /// There is no policy to have a source.
     None,
 }
 
@@ -87,7 +87,7 @@ pub(super) enum LookUpPurpose {
     Mail,
     /// The policy itself, which gets old.
     Refresh,
-    /// An operator.
+    /// An operator asked, so limits and back-off do not count.
     Order,
 }
 

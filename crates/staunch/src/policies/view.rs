@@ -18,15 +18,15 @@ const PAGE_MAX: usize = 200;
 /// One line of `policy list`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PolicySummary {
-    /// The policy domain.
+    /// The policy domain, as an A-label.
     pub(crate) domain: String,
     /// What the record named when the policy was fetched.
     pub(crate) id: String,
     /// `enforce`, `testing` or `none`.
     pub(crate) mode: &'static str,
-    /// The usable patterns.
+    /// The patterns of `mx` that can match a host (RFC 8461 §4.1).
     pub(crate) mx: Vec<String>,
-    /// In seconds.
+    /// `max_age` of the policy, in seconds.
     pub(crate) max_age: u64,
     /// The last successful fetch.
     pub(crate) fetched_at: Timestamp,
@@ -54,7 +54,7 @@ pub(crate) struct PolicySummaryPage {
 /// `policy show`: all that is known about one domain.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PolicyDetail {
-    /// The policy domain.
+    /// The policy domain that was asked for.
     pub(crate) domain: String,
     /// The last policy, also when it has expired.
     pub(crate) policy: Option<PolicySummary>,
@@ -62,7 +62,7 @@ pub(crate) struct PolicyDetail {
     pub(crate) body: Option<String>,
     /// The id whose fetch failed last.
     pub(crate) failed_id: Option<String>,
-    /// When that was.
+    /// When that fetch failed; none: the last one did not.
     pub(crate) failed_at: Option<Timestamp>,
     /// How often in a row.
     pub(crate) failed_count: u32,
@@ -81,7 +81,7 @@ pub(crate) struct RefreshResult {
     pub(crate) fetched: bool,
     /// Why not, if a record or a kept policy says that there is one.
     pub(crate) error: Option<String>,
-    /// What holds now.
+    /// The policy that holds now, be it new or kept.
     pub(crate) policy: Option<PolicySummary>,
 }
 

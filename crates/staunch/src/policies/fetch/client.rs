@@ -38,9 +38,9 @@ use crate::regular_file;
 const BODY_MAX: usize = 64 * 1024;
 /// Our choice: names and values of all header fields.
 const HEADERS_MAX: usize = 16 * 1024;
-/// Our choice.
+/// Our choice: header fields, of any size.
 const HEADER_FIELDS_MAX: usize = 100;
-/// RFC 8461 §3.3.
+/// Where each policy host has the text (RFC 8461 §3.3).
 const PATH: &str = "/.well-known/mta-sts.txt";
 /// How long one address may be silent before the next is called as well (RFC 8305 §8 recommends 250
 /// ms).
@@ -52,7 +52,7 @@ pub(crate) enum ClientSetupError {
     /// `mta_sts.ca_file` is not a readable PEM file with certificates.
     #[error("mta_sts.ca_file: {}: {text}", path.display())]
     CaFile {
-        /// The file.
+        /// The value of `mta_sts.ca_file`.
         path: PathBuf,
         /// What is wrong with it.
         text: String,

@@ -14,7 +14,7 @@ pub(crate) struct Fetched {
     pub(crate) body: Vec<u8>,
     /// What the host thinks the time is.
     pub(crate) date: Option<Timestamp>,
-    /// Where it answered.
+    /// The address that the text came from, if the system knows it.
     pub(crate) address: Option<IpAddr>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum FetchError {
     /// All addresses are off limits.
     #[error("{host}: address {address} is forbidden (delivery.allow_addresses)")]
     Forbidden {
-        /// The policy host.
+        /// The policy host, `mta-sts.` and the domain.
         host: HostName,
         /// One of its addresses.
         address: IpAddr,
@@ -56,7 +56,7 @@ pub(crate) enum FetchError {
     /// More header or body than is read.
     #[error("the answer is too large")]
     TooLarge,
-    /// Slower than `mta_sts.fetch_timeout`.
+    /// Slower than `mta_sts.fetch_timeout`, or to connect than half of it.
     #[error("timed out")]
     Timeout,
     /// The connection ended before the body did.

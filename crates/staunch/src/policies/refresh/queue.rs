@@ -12,9 +12,9 @@ const OWNER_AT_ONCE: usize = 4;
 /// A policy that is to be fetched.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct DueRefresh {
-    /// Whose.
+    /// The policy domain; in the queue at most once.
     pub(super) domain: HostName,
-    /// Its registrable domain.
+    /// The registrable domain, which shares [`OWNER_AT_ONCE`].
     pub(super) owner: HostName,
     /// When the policy ends.
     pub(super) expires_at: Timestamp,
