@@ -25,7 +25,7 @@ pub(crate) const RECIPIENTS_OCTETS: usize = 4 * 1024;
 /// What a session holds besides the message that it receives, in octets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
-    /// Its buffers now.
+    /// Octets that its buffers hold now.
     pub(crate) now: usize,
     /// The same when nothing is lent to it.
     pub(crate) least: usize,
@@ -175,13 +175,13 @@ pub(crate) struct Budget {
     notice_units: AtomicU32,
 }
 
-/// Octets.
+/// Octets of one unit of `dsns`: the semaphore counts in u32.
 const NOTICE_UNIT: u64 = 1024;
 
 /// What operators see of it, in octets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Usage {
-    /// Lent now.
+    /// Octets that are lent now.
     pub(crate) lent: u64,
     /// The most that was lent at any moment.
     pub(crate) peak: u64,

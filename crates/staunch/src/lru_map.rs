@@ -45,7 +45,7 @@ impl<K: Clone + Eq + Hash, V> LruMap<K, V> {
         self.values.insert(key, (self.tick, value));
     }
 
-    /// Forgets `key`.
+    /// Forgets `key` and its value, if they are there.
     pub(crate) fn remove(&mut self, key: &K) {
         if let Some((seen, _)) = self.values.remove(key) {
             self.order.remove(&seen);

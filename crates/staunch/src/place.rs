@@ -9,11 +9,11 @@ const V6_BITS: u32 = 64;
 /// An IPv4 address, the /64 of an IPv6 address, or a user of this machine.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum ClientPlace {
-    /// The address.
+    /// The address, as it is.
     V4(Ipv4Addr),
     /// The first address of the /64.
     V6(Ipv6Addr),
-    /// The user's number.
+    /// The user id of a process of this machine.
     Local(u32),
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub(crate) struct Reloadable<T>(RwLock<Arc<T>>);
 
 impl<T> Reloadable<T> {
-    /// The first one.
+    /// What is in use until the first [`Reloadable::replace`].
     pub(crate) fn new(part: T) -> Self {
         Self(RwLock::new(Arc::new(part)))
     }

@@ -77,7 +77,7 @@ fn name(path: &Path) -> io::Result<(u64, u64)> {
 /// Who may connect to a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MayOpen {
-    /// Of the file.
+    /// The permission bits of the socket's file.
     pub(crate) mode: u32,
     /// Whose it becomes besides, if we are allowed to give it away. Otherwise the owner still has
     /// it.
