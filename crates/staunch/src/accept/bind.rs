@@ -61,7 +61,19 @@ pub(super) fn bind(
     match address {
         ListenAddress::Tcp(address) => Ok(vec![Acceptor::Tcp(bind_tcp(*address)?)]),
         ListenAddress::Unix(path) => Ok(vec![Acceptor::Path(SocketFile::bind(path, mode)?)]),
-        ListenAddress::Systemd(name) => inherited.named(name)?.into_iter().map(take_over).collect(),
+        ListenAddress::Systemd(name) => {
+            let taken_over = inherited.named(name)?.into_iter().map(|socket| match socket {
+                InheritedSocket::Tcp(socket) => {
+                    socket.set_nonblocking(true)?;
+                    TcpListener::from_std(socket).map(Acceptor::Tcp)
+                }
+                InheritedSocket::Unix(socket) => {
+                    socket.set_nonblocking(true)?;
+                    UnixListener::from_std(socket).map(Acceptor::Unix)
+                }
+            });
+            taken_over.collect()
+        }
     }
 }
 
@@ -79,19 +91,6 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-fn take_over(socket: InheritedSocket) -> io::Result<Acceptor> {
-    match socket {
-        InheritedSocket::Tcp(socket) => {
-            socket.set_nonblocking(true)?;
-            TcpListener::from_std(socket).map(Acceptor::Tcp)
-        }
-        InheritedSocket::Unix(socket) => {
-            socket.set_nonblocking(true)?;
-            UnixListener::from_std(socket).map(Acceptor::Unix)
-        }
-    }
 }
 
 /// Has this system no such address family?

@@ -144,7 +144,12 @@ impl Certificate {
         let mut state = lock(&self.state);
         if files != state.files || state.trouble != CertificateTrouble::None {
             match load(&self.identity) {
-                Ok(shown) => state.show(shown, files, &self.identity),
+                Ok(shown) => {
+                    let file = &self.identity.certificate;
+                    AcceptFact::CertificateLoaded { file, expires_at: shown.expires_at }.tell();
+                    let (shown, trouble) = (Some(shown), CertificateTrouble::None);
+                    *state = CertificateState { shown, files, trouble, warned_at: None };
+                }
                 Err(text) => state.keep(&text, files),
             }
         }
@@ -153,13 +158,6 @@ impl Certificate {
 }
 
 impl CertificateState {
-    fn show(&mut self, shown: ShownCertificate, files: Files, identity: &TlsIdentity) {
-        let file = &identity.certificate;
-        AcceptFact::CertificateLoaded { file, expires_at: shown.expires_at }.tell();
-        *self =
-            Self { shown: Some(shown), files, trouble: CertificateTrouble::None, warned_at: None };
-    }
-
     fn keep(&mut self, text: &str, files: Files) {
         let is_same = self.files == files;
         self.files = files;

@@ -85,22 +85,20 @@ impl Recipients {
     /// Those of one RCPT: more, or what is asked for one that is there already.
     pub(super) fn add(&mut self, addressees: Vec<AcceptedRecipient>) {
         self.taken += 1;
-        addressees.into_iter().for_each(|addressee| self.add_one(addressee));
-    }
-
-    fn add_one(&mut self, addressee: AcceptedRecipient) {
-        self.memory += addressee.memory();
-        match self.place(&addressee.mailbox).and_then(|place| self.all.get_mut(place)) {
-            None => {
-                let hash = self.places.hasher().hash_one(key(&addressee.mailbox));
-                self.places.insert(hash, self.all.len());
-                self.all.push(addressee);
-            }
-            Some(known) => {
-                known.options.notify =
-                    Notify::together(known.options.notify, addressee.options.notify);
-                let originals = addressee.options.originals.iter();
-                originals.for_each(|original| known.options.originals.add(original.clone()));
+        for addressee in addressees {
+            self.memory += addressee.memory();
+            match self.place(&addressee.mailbox).and_then(|place| self.all.get_mut(place)) {
+                None => {
+                    let hash = self.places.hasher().hash_one(key(&addressee.mailbox));
+                    self.places.insert(hash, self.all.len());
+                    self.all.push(addressee);
+                }
+                Some(known) => {
+                    known.options.notify =
+                        Notify::together(known.options.notify, addressee.options.notify);
+                    let originals = addressee.options.originals.iter();
+                    originals.for_each(|original| known.options.originals.add(original.clone()));
+                }
             }
         }
     }

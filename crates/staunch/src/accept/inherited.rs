@@ -19,15 +19,6 @@ pub(super) enum InheritedSocket {
     Unix(unix::net::UnixListener),
 }
 
-impl InheritedSocket {
-    fn duplicate(&self) -> io::Result<Self> {
-        match self {
-            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
-            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
-        }
-    }
-}
-
 /// The stream sockets that the service manager passed; several may share one name.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
@@ -63,26 +54,27 @@ impl Inherited {
     pub(super) fn named(&self, name: &str) -> io::Result<Vec<InheritedSocket>> {
         let mut named = Vec::new();
         for (_, socket) in self.sockets.iter().filter(|(of, _)| of == name) {
-            named.push(socket.duplicate()?);
+            named.push(match socket {
+                InheritedSocket::Tcp(socket) => InheritedSocket::Tcp(socket.try_clone()?),
+                InheritedSocket::Unix(socket) => InheritedSocket::Unix(socket.try_clone()?),
+            });
         }
-        if named.is_empty() {
-            return Err(io::Error::new(ErrorKind::NotFound, self.without(name)));
+        if !named.is_empty() {
+            return Ok(named);
         }
-        Ok(named)
-    }
-
-    fn without(&self, name: &str) -> String {
-        if self.sockets.is_empty() {
-            return "the service manager passed no stream sockets: enable a socket unit with \
-                    FileDescriptorName= and Service=staunch.service"
-                .into();
-        }
-        let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
-        format!(
-            "the service manager passed no stream socket named {name:?}, but {}: \
-             see FileDescriptorName= in the socket unit",
-            names.join(", ")
-        )
+        let text = if self.sockets.is_empty() {
+            "the service manager passed no stream sockets: enable a socket unit with \
+             FileDescriptorName= and Service=staunch.service"
+                .to_owned()
+        } else {
+            let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
+            format!(
+                "the service manager passed no stream socket named {name:?}, but {}: \
+                 see FileDescriptorName= in the socket unit",
+                names.join(", ")
+            )
+        };
+        Err(io::Error::new(ErrorKind::NotFound, text))
     }
 }
 

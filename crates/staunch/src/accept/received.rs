@@ -65,7 +65,13 @@ impl Trace<'_> {
     pub(super) fn field(&self) -> String {
         let from = self.from();
         let with = self.means.with(self.client.map(|client| client.protocol));
-        let recipient = self.recipient.map(for_clause).unwrap_or_default();
+        // In ASCII if that can be: UTF-8 in the header would bind the message to hosts with
+        // SMTPUTF8 (RFC 6531 §3.7.3).
+        let recipient = match self.recipient.map(|mailbox| (mailbox, mailbox.to_ascii())) {
+            Some((_, Some(ascii))) => format!("\r\n\tfor <{ascii}>"),
+            Some((mailbox, None)) => format!("\r\n\tfor <{mailbox}>"),
+            None => String::new(),
+        };
         // RFC 8314 §4.3.
         let tls = self.means.cipher.map(|cipher| format!("\r\n\ttls {cipher}")).unwrap_or_default();
         let date = date(self.at);
@@ -97,15 +103,6 @@ impl Trace<'_> {
 /// A time as header fields have it (RFC 5322 §3.3).
 pub(super) fn date(at: Timestamp) -> String {
     at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
-}
-
-/// In ASCII if that can be: UTF-8 in the header would bind the message to hosts with SMTPUTF8
-/// (RFC 6531 §3.7.3).
-fn for_clause(mailbox: &Mailbox) -> String {
-    match mailbox.to_ascii() {
-        Some(ascii) => format!("\r\n\tfor <{ascii}>"),
-        None => format!("\r\n\tfor <{mailbox}>"),
-    }
 }
 
 #[cfg(test)]

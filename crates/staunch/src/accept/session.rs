@@ -141,20 +141,19 @@ async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Resul
     let is_early = !guest.received.is_empty() || guest.stream.has_input();
     if is_early && standing == ClientTrust::Stranger {
         // RFC 5321 §4.3.1: the client waits for the greeting. Who cannot is no mail server.
-        let is_tls = tls_begins(&guest);
-        let refusal = if is_tls { ClientRefusal::TlsInClear } else { ClientRefusal::EarlyTalker };
+        let is_tls_in_clear = match &guest.stream {
+            ClientStream::Clear(socket) if guest.received.is_empty() => {
+                socket.peek(TLS_HANDSHAKE.len()).starts_with(&TLS_HANDSHAKE)
+            }
+            ClientStream::Clear(_) => guest.received.starts_with(&TLS_HANDSHAKE),
+            ClientStream::Tls(_) => false,
+        };
+        let refusal =
+            if is_tls_in_clear { ClientRefusal::TlsInClear } else { ClientRefusal::EarlyTalker };
         send_away(&mut guest.stream, peer, &refusal).await?;
         return Ok(None);
     }
     Ok(Some(guest))
-}
-
-/// Does a client speak TLS before the greeting, where the protocol begins in clear text?
-fn tls_begins(guest: &Guest) -> bool {
-    let ClientStream::Clear(socket) = &guest.stream else { return false };
-    let first =
-        if guest.received.is_empty() { &socket.peek(TLS_HANDSHAKE.len()) } else { &guest.received };
-    first.starts_with(&TLS_HANDSHAKE)
 }
 
 /// Who is it? A proxy says whom it brings, and that client gets a place of its own. `None`: it was

@@ -298,13 +298,6 @@ impl TlsStream {
         TlsFacts { version, cipher: suite.map_or("unknown", suite_name), exporter }
     }
 
-    /// Takes records from the socket; 0 at its end.
-    fn receive(&mut self) -> io::Result<usize> {
-        let read = self.connection.read_tls(&mut Transport(&self.socket))?;
-        self.process()?;
-        Ok(read)
-    }
-
     fn process(&mut self) -> io::Result<()> {
         match self.connection.process_new_packets() {
             Ok(state) => {
@@ -336,7 +329,8 @@ impl TlsStream {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                 Err(error) => return Err(error),
             }
-            self.receive()?;
+            self.connection.read_tls(&mut Transport(&self.socket))?;
+            self.process()?;
             // What the library has to say by itself, a new key for instance, goes with what we say.
         }
     }
