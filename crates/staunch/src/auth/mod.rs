@@ -422,16 +422,14 @@ impl Auth {
             }
         };
         if let Some(name) = name {
-            self.look_for_spraying(&name, client, now);
+            let (users, _) = self.users();
+            if users.get(&name).is_some()
+                && lock(&self.spraying).notes(&name, client, users.len(), now)
+            {
+                AuthFact::PasswordSpraying.tell();
+            }
         }
         LoginVerdict::Wrong(penalty)
-    }
-
-    fn look_for_spraying(&self, name: &UserName, client: ClientPlace, now: Instant) {
-        let (users, _) = self.users();
-        if users.get(name).is_some() && lock(&self.spraying).notes(name, client, users.len(), now) {
-            AuthFact::PasswordSpraying.tell();
-        }
     }
 
     /// The keys of `name` for a SCRAM exchange. For a name that nobody has they are invented, so

@@ -36,7 +36,8 @@ pub(super) fn new_password(text: &str) -> Option<Zeroizing<String>> {
             Err(Error::BadCodepoint(found))
                 if found.property == DerivedPropertyValue::Unassigned =>
             {
-                let newer = char::from_u32(found.cp).filter(|c| is_assigned(*c))?;
+                let newer = char::from_u32(found.cp)
+                    .filter(|c| category(*c) != GeneralCategory::Unassigned)?;
                 known.retain(|c| c != newer);
                 if known.is_empty() {
                     break;
@@ -62,10 +63,6 @@ fn composed(text: &str) -> Cow<'_, str> {
 
 fn category(c: char) -> GeneralCategory {
     CodePointMapData::<GeneralCategory>::new().get(c)
-}
-
-fn is_assigned(c: char) -> bool {
-    category(c) != GeneralCategory::Unassigned
 }
 
 #[cfg(test)]

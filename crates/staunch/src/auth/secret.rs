@@ -41,7 +41,11 @@ pub(crate) fn of(data_dir: &Path) -> Result<SaltSecret, UsersError> {
     }
     let mut secret = SaltSecret::default();
     rand::fill(&mut secret).map_err(|_| UsersError::NoRandomness)?;
-    if let Err(error) = keep(data_dir, &path, &secret) {
+    let kept = File::open(data_dir).and_then(|folder| {
+        edit::replace(&path, &secret, (None, folder.metadata()?.gid(), MODE))?;
+        folder.sync_all()
+    });
+    if let Err(error) = kept {
         tell_renewed(&path, "it cannot be written, and the next start makes another one", &error);
     }
     Ok(secret)
@@ -57,12 +61,6 @@ fn read(path: &Path) -> io::Result<SaltSecret> {
         return Err(ErrorKind::InvalidData.into());
     }
     Ok(secret)
-}
-
-fn keep(data_dir: &Path, path: &Path, secret: &SaltSecret) -> io::Result<()> {
-    let folder = File::open(data_dir)?;
-    edit::replace(path, secret, (None, folder.metadata()?.gid(), MODE))?;
-    folder.sync_all()
 }
 
 fn tell_renewed(path: &Path, what: &str, error: &io::Error) {

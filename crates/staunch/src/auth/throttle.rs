@@ -77,12 +77,9 @@ struct Tries {
 }
 
 impl Tries {
-    fn fresh(now: Instant) -> Self {
-        Self { failures: 0, last_failure: now, closed_until: None }
-    }
-
     fn known(tries: Option<&mut Self>, now: Instant) -> Self {
-        tries.map_or_else(|| Self::fresh(now), |tries| *tries)
+        let fresh = Self { failures: 0, last_failure: now, closed_until: None };
+        tries.map_or(fresh, |tries| *tries)
     }
 
     /// Wrong logins that are not forgotten.

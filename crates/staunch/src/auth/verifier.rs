@@ -88,7 +88,11 @@ impl Verifier {
         } else if text.starts_with("SCRAM-SHA-256$") {
             ScramKeys::parse(text).map(Self::Scram)
         } else if ["$2a$", "$2b$", "$2y$"].iter().any(|prefix| text.starts_with(prefix)) {
-            parse_bcrypt(text)
+            let parts: bcrypt::HashParts = text.parse().map_err(|_| "not a bcrypt hash")?;
+            if !(BCRYPT_COST_MIN..=BCRYPT_COST_MAX).contains(&parts.get_cost()) {
+                return Err("bcrypt with a cost that is not in 4 to 16");
+            }
+            Ok(Self::Bcrypt(text.into()))
         } else {
             Err("not a verifier: $argon2id$…, $2b$… or SCRAM-SHA-256$…")
         }
@@ -171,14 +175,6 @@ fn parse_argon2id(text: &str) -> Result<Verifier, &'static str> {
 fn argon2_work(hash: &PasswordHash) -> Option<u64> {
     let params = Params::try_from(hash).ok()?;
     Some(u64::from(params.m_cost()).saturating_mul(u64::from(params.t_cost())))
-}
-
-fn parse_bcrypt(text: &str) -> Result<Verifier, &'static str> {
-    let parts: bcrypt::HashParts = text.parse().map_err(|_| "not a bcrypt hash")?;
-    if !(BCRYPT_COST_MIN..=BCRYPT_COST_MAX).contains(&parts.get_cost()) {
-        return Err("bcrypt with a cost that is not in 4 to 16");
-    }
-    Ok(Verifier::Bcrypt(text.into()))
 }
 
 fn make_argon2id(password: &str, salt: &[u8; SALT_OCTETS]) -> Option<String> {
