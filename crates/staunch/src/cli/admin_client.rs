@@ -124,7 +124,14 @@ impl AdminClient {
             return Ok(stream);
         }
         let body = stream.whole().await.unwrap_or_default();
-        Err(Failure::new(exit_of(status), said(status, &body)))
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        // `{"error": "…"}`, or else whatever was said.
+        let text = match value.get("error").and_then(Value::as_str) {
+            Some(error) => RemoteText::new(error),
+            None => RemoteText::from_bytes(&body),
+        };
+        let text = if text.is_empty() { status.to_string() } else { text.to_string() };
+        Err(Failure::new(exit_of(status), text))
     }
 }
 
@@ -161,17 +168,13 @@ fn plain_client(socket: &Path) -> Result<Client, Box<dyn Error>> {
 }
 
 fn unreachable(socket: &Path, error: &reqwest::Error) -> Failure {
-    let text = format!("the daemon is not reachable at {}: {}", socket.display(), cause(error));
-    Failure::new(Exit::Unavailable, text)
-}
-
-/// The innermost cause: the layers above it say nothing that helps.
-fn cause(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+    // The innermost cause: the layers above it say nothing that helps.
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    innermost.to_string()
+    let text = format!("the daemon is not reachable at {}: {cause}", socket.display());
+    Failure::new(Exit::Unavailable, text)
 }
 
 fn exit_of(status: StatusCode) -> Exit {
@@ -182,16 +185,6 @@ fn exit_of(status: StatusCode) -> Exit {
         _ if status.is_client_error() => Exit::BadInput,
         _ => Exit::TemporaryFailure,
     }
-}
-
-/// `{"error": "…"}`, or else whatever was said.
-fn said(status: StatusCode, body: &[u8]) -> String {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = match value.get("error").and_then(Value::as_str) {
-        Some(error) => RemoteText::new(error),
-        None => RemoteText::from_bytes(body),
-    };
-    if text.is_empty() { status.to_string() } else { text.to_string() }
 }
 
 impl AnswerStream {

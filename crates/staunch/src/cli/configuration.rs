@@ -52,8 +52,9 @@ fn check_json(settings: &CommandSettings) -> Result<Exit, Failure> {
         Ok(loaded) => (Vec::new(), complaints(&loaded)),
         Err(ConfigError(problems)) => (problems, Vec::new()),
     };
+    let in_json = |problem: &ConfigProblem| json!({ "place": problem.place, "key": problem.key, "reason": problem.reason });
     let list =
-        |problems: &[ConfigProblem]| -> Vec<Value> { problems.iter().map(as_json).collect() };
+        |problems: &[ConfigProblem]| -> Vec<Value> { problems.iter().map(in_json).collect() };
     let valid = errors.is_empty();
     let answer = json!({ "valid": valid, "errors": list(&errors), "warnings": list(&warnings) });
     output::json(&mut stdout().lock(), &answer)?;
@@ -70,8 +71,4 @@ fn complaints(loaded: &Loaded) -> Vec<ConfigProblem> {
         all.extend(about.into_iter().map(|text| loaded.problem("dns.servers", text)));
     }
     all
-}
-
-fn as_json(problem: &ConfigProblem) -> Value {
-    json!({ "place": problem.place, "key": problem.key, "reason": problem.reason })
 }

@@ -18,8 +18,18 @@ pub(super) fn run(command: &DoctorCommand, loaded: &Loaded) -> Result<Exit, Fail
     let examined = spool::examine(data_dir).map_err(failure)?;
     let mut out = stdout().lock();
     if command.json.json {
-        let repaired = repaired.as_ref().map(repaired_in_json);
-        let findings: Vec<Value> = examined.findings.iter().map(finding_in_json).collect();
+        let finding = |finding: &DamageFinding| json!({ "file": finding.file, "what": finding.what, "cure": finding.cure.to_string() });
+        let repaired = repaired.as_ref().map(|repaired| {
+            json!({
+                "log_kept": repaired.log_kept,
+                "queue_kept": repaired.queue_kept,
+                "rows_found": repaired.rows_found,
+                "held": repaired.held,
+                "policies_kept": repaired.policies_kept,
+                "bodies": repaired.bodies,
+            })
+        });
+        let findings: Vec<Value> = examined.findings.iter().map(finding).collect();
         let said = json!({
             "data_dir": data_dir,
             "messages": examined.messages,
@@ -33,37 +43,20 @@ pub(super) fn run(command: &DoctorCommand, loaded: &Loaded) -> Result<Exit, Fail
         if let Some(repaired) = &repaired {
             tell_repaired(&mut out, repaired)?;
         }
-        tell(&mut out, &examined)?;
+        for DamageFinding { file, what, cure } in &examined.findings {
+            writeln!(out, "{file}: {what}: {cure}")?;
+        }
+        let Examined { messages, recipients, in_journal, findings } = &examined;
+        let whole = if findings.is_empty() { "; all of it is what was written" } else { "" };
+        writeln!(out, "{messages} messages to {recipients} recipients read{whole}")?;
+        if *in_journal > 0 {
+            writeln!(
+                out,
+                "{in_journal} more are in the journal only: the next start takes them over"
+            )?;
+        }
     }
     Ok(Exit::from(examined.findings.is_empty()))
-}
-
-fn finding_in_json(finding: &DamageFinding) -> Value {
-    json!({ "file": finding.file, "what": finding.what, "cure": finding.cure.to_string() })
-}
-
-fn repaired_in_json(repaired: &Repaired) -> Value {
-    json!({
-        "log_kept": repaired.log_kept,
-        "queue_kept": repaired.queue_kept,
-        "rows_found": repaired.rows_found,
-        "held": repaired.held,
-        "policies_kept": repaired.policies_kept,
-        "bodies": repaired.bodies,
-    })
-}
-
-fn tell(out: &mut dyn Write, examined: &Examined) -> io::Result<()> {
-    for DamageFinding { file, what, cure } in &examined.findings {
-        writeln!(out, "{file}: {what}: {cure}")?;
-    }
-    let Examined { messages, recipients, in_journal, findings } = examined;
-    let whole = if findings.is_empty() { "; all of it is what was written" } else { "" };
-    writeln!(out, "{messages} messages to {recipients} recipients read{whole}")?;
-    if *in_journal > 0 {
-        writeln!(out, "{in_journal} more are in the journal only: the next start takes them over")?;
-    }
-    Ok(())
 }
 
 fn tell_repaired(out: &mut dyn Write, repaired: &Repaired) -> io::Result<()> {

@@ -25,10 +25,21 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
         sender: command.sender.clone(),
         require_tls: command.require_tls,
     };
+    let flag = |set: bool| if set { "true" } else { "false" };
+    let query = [
+        ("address", Some(command.address.as_str())),
+        ("connect", Some(flag(command.connect))),
+        ("sender", command.sender.as_deref()),
+        ("require_tls", Some(flag(command.require_tls))),
+    ];
     let client = AdminClient::new(&loaded.config.admin.socket)?;
     let answer = runtime()?.block_on(async {
-        match ask_daemon(&client, &question).await {
-            Err(failure) if failure.exit == Exit::Unavailable => walk_here(loaded, question).await,
+        match client.get(&["v1", "explain"], &query).await {
+            Err(failure) if failure.exit == Exit::Unavailable => {
+                check_files(loaded)
+                    .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
+                Ok(alone::walk(&loaded.config, question).await?)
+            }
             answer => answer,
         }
     })?;
@@ -36,22 +47,6 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
     if command.json.json { output::json(&mut out, &answer) } else { show(&mut out, &answer) }?;
     let waits = matches!(answer.get("verdict").and_then(Value::as_str), Some("defer" | "reject"));
     Ok(if waits { Exit::No } else { Exit::Ok })
-}
-
-async fn ask_daemon(client: &AdminClient, question: &ExplainQuestion) -> Result<Value, Failure> {
-    let flag = |set: bool| if set { "true" } else { "false" };
-    let query = [
-        ("address", Some(question.address.as_str())),
-        ("connect", Some(flag(question.connect))),
-        ("sender", question.sender.as_deref()),
-        ("require_tls", Some(flag(question.require_tls))),
-    ];
-    client.get(&["v1", "explain"], &query).await
-}
-
-async fn walk_here(loaded: &Loaded, question: ExplainQuestion) -> Result<Value, Failure> {
-    check_files(loaded).map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-    Ok(alone::walk(&loaded.config, question).await?)
 }
 
 /// The verdict first, then the evidence: policy, hosts, steps.

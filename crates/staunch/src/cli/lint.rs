@@ -53,7 +53,7 @@ pub(super) fn policy(
     } else {
         report.tell(&mut out)?;
     }
-    Ok(Exit::from(report.is_right()))
+    Ok(Exit::from(report.is_valid() && report.mx_errors.is_empty()))
 }
 
 /// What `policy lint` found.
@@ -95,10 +95,6 @@ impl LintReport {
 
     fn is_valid(&self) -> bool {
         self.lint.errors.is_empty()
-    }
-
-    fn is_right(&self) -> bool {
-        self.is_valid() && self.mx_errors.is_empty()
     }
 
     fn in_json(&self) -> Value {
@@ -147,17 +143,16 @@ fn host(option: &str, text: &str) -> Result<HostName, Failure> {
 }
 
 fn body_of(file: &Path) -> Result<Vec<u8>, Failure> {
-    read(file).map_err(|error| Failure::new(Exit::NoInput, format!("{}: {error}", file.display())))
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    if file == Path::new("-") {
-        io::stdin().take(READ_MAX).read_to_end(&mut body)?;
+    let read = if file == Path::new("-") {
+        io::stdin().take(READ_MAX).read_to_end(&mut body)
     } else {
-        std::fs::File::open(file)?.take(READ_MAX).read_to_end(&mut body)?;
+        std::fs::File::open(file).and_then(|file| file.take(READ_MAX).read_to_end(&mut body))
+    };
+    match read {
+        Ok(_) => Ok(body),
+        Err(error) => Err(Failure::new(Exit::NoInput, format!("{}: {error}", file.display()))),
     }
-    Ok(body)
 }
 
 pub(super) fn record(command: &LintRecord) -> Result<Exit, Failure> {

@@ -46,7 +46,10 @@ pub(super) fn read(
         if line.len() > size_max_here {
             return Err(InputError::TooLarge(size_max));
         }
-        let text = without_end(&line);
+        let mut text = line.strip_suffix(b"\n").unwrap_or(&line);
+        while let Some(shorter) = text.strip_suffix(b"\r") {
+            text = shorter;
+        }
         if text == b"." && lone_dot == LoneDot::Ends {
             return Ok(message);
         }
@@ -75,15 +78,6 @@ fn push(text: &[u8], message: &mut Vec<u8>) {
         message.extend_from_slice(b"^@");
         message.extend_from_slice(part);
     }
-}
-
-/// A line without its LF and the CRs before it.
-fn without_end(line: &[u8]) -> &[u8] {
-    let mut text = line.strip_suffix(b"\n").unwrap_or(line);
-    while let Some(shorter) = text.strip_suffix(b"\r") {
-        text = shorter;
-    }
-    text
 }
 
 #[cfg(test)]

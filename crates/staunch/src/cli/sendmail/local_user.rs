@@ -40,15 +40,13 @@ fn of_line(line: &str, uid: u32) -> Option<LocalUser> {
     if uid_there.parse() != Ok(uid) {
         return None;
     }
-    // The first part is the name, in which `&` stands for the login.
-    let name = gecos.split(',').next().unwrap_or_default().replace('&', &capital(login));
+    // The first part is the name, in which `&` stands for the login with a capital.
+    let mut letters = login.chars();
+    let capital = letters.next().into_iter().flat_map(char::to_uppercase);
+    let login_in_name: String = capital.chain(letters).collect();
+    let name = gecos.split(',').next().unwrap_or_default().replace('&', &login_in_name);
     let is_name = !name.trim().is_empty() && !name.contains(char::is_control);
     Some(LocalUser { login: login.to_owned(), full_name: is_name.then_some(name) })
-}
-
-fn capital(word: &str) -> String {
-    let mut chars = word.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]

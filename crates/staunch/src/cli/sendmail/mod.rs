@@ -96,7 +96,17 @@ fn message(options: &SendmailOptions, config: &Config) -> Result<Exit, Failure> 
         .map_err(|error| failure(Exit::BadInput, error))?;
     let message = Message::parse(&text);
     let recipients = recipients(options, &message, config)?;
-    let content = long_lines::shortened(finished(&message, options, &user, &sender, config));
+    let now = clock::now();
+    let own = format!("{}@{}", user.login, config.origin);
+    let is_said = options.sender.is_some() && !sender.is_empty();
+    let known = if is_said { None } else { user.full_name.as_deref() };
+    let content = long_lines::shortened(message.finish(&Defaults {
+        from: if is_said { &sender } else { &own },
+        name: options.full_name.as_deref().or(known),
+        date: &now.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string(),
+        message_id: &format!("{}@{}", spool::IdSource::new().next(now), config.origin),
+        origin: &config.origin,
+    }));
     let envelope = SubmittedEnvelope {
         sender: &sender,
         recipients: &recipients.addresses,
@@ -164,26 +174,6 @@ fn same(address: &str) -> String {
     let domain =
         HostName::parse(domain).map_or_else(|_| domain.to_lowercase(), |name| name.to_string());
     format!("{local}@{domain}")
-}
-
-fn finished(
-    message: &Message<'_>,
-    options: &SendmailOptions,
-    user: &LocalUser,
-    sender: &str,
-    config: &Config,
-) -> Vec<u8> {
-    let now = clock::now();
-    let own = format!("{}@{}", user.login, config.origin);
-    let is_said = options.sender.is_some() && !sender.is_empty();
-    let known = if is_said { None } else { user.full_name.as_deref() };
-    message.finish(&Defaults {
-        from: if is_said { sender } else { &own },
-        name: options.full_name.as_deref().or(known),
-        date: &now.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string(),
-        message_id: &format!("{}@{}", spool::IdSource::new().next(now), config.origin),
-        origin: &config.origin,
-    })
 }
 
 /// Says who has no mail. The others have their mail, as with every sendmail.

@@ -110,20 +110,15 @@ impl SendmailOptions {
                 let value = value.ok_or_else(|| usage(&format!("-{letter} needs a value")))?;
                 return self.with_value(letter, value);
             }
-            self.without_value(letter)?;
-        }
-        Ok(())
-    }
-
-    fn without_value(&mut self, letter: char) -> Result<(), Failure> {
-        match letter {
-            't' => self.reads_recipients = true,
-            'i' => self.lone_dot = LoneDot::Stays,
-            'v' => self.is_verbose = true,
-            'I' => self.mode = SendmailMode::Aliases,
-            // Relaying, submission, connected mode, no aliasing, the sender too, no expansion.
-            'G' | 'U' | 'c' | 'n' | 'm' | 'x' => {}
-            _ => return Err(usage(&format!("-{letter}: no such option"))),
+            match letter {
+                't' => self.reads_recipients = true,
+                'i' => self.lone_dot = LoneDot::Stays,
+                'v' => self.is_verbose = true,
+                'I' => self.mode = SendmailMode::Aliases,
+                // Relaying, submission, connected mode, no aliasing, the sender too, no expansion.
+                'G' | 'U' | 'c' | 'n' | 'm' | 'x' => {}
+                _ => return Err(usage(&format!("-{letter}: no such option"))),
+            }
         }
         Ok(())
     }

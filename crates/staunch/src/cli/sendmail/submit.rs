@@ -31,11 +31,6 @@ pub(super) struct SubmittedEnvelope<'a> {
 }
 
 impl SubmittedEnvelope<'_> {
-    /// Does it need RFC 6531?
-    fn is_utf8(&self) -> bool {
-        !self.sender.is_ascii() || self.recipients.iter().any(|recipient| !recipient.is_ascii())
-    }
-
     /// The MAIL command.
     ///
     /// # Errors
@@ -49,7 +44,8 @@ impl SubmittedEnvelope<'_> {
         if extensions.offers(Extension::EightBitMime) && !content.is_ascii() {
             line += " BODY=8BITMIME";
         }
-        if self.is_utf8() {
+        let is_ascii = self.sender.is_ascii() && self.recipients.iter().all(|one| one.is_ascii());
+        if !is_ascii {
             need(extensions, Extension::SmtpUtf8, "an address that is not ASCII")?;
             line += " SMTPUTF8";
         }
