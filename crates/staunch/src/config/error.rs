@@ -25,15 +25,11 @@ impl fmt::Display for ConfigProblem {
 
 /// Why a configuration was not accepted: everything found, not just the first of it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{}", lines(.0))]
+#[error("{}", .0.iter().map(ConfigProblem::to_string).collect::<Vec<_>>().join("\n"))]
 pub(crate) struct ConfigError(pub(crate) Vec<ConfigProblem>);
 
 impl From<ConfigProblem> for ConfigError {
     fn from(problem: ConfigProblem) -> Self {
         Self(vec![problem])
     }
-}
-
-fn lines(problems: &[ConfigProblem]) -> String {
-    problems.iter().map(ConfigProblem::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -19,7 +19,8 @@ impl Hostname {
     ///
     /// As [`HostName::parse`].
     pub(crate) fn parse(text: &str) -> Result<Self, HostNameError> {
-        if let Some(address) = parse_address(text) {
+        let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = inner.strip_prefix("IPv6:").unwrap_or(inner).parse() {
             let complaint = Some("is an address, not a name");
             return Ok(Self { domain: Domain::Literal(address), complaint });
         }
@@ -57,12 +58,6 @@ impl fmt::Display for Hostname {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.domain.fmt(f)
     }
-}
-
-fn parse_address(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    let inner = inner.strip_prefix("IPv6:").unwrap_or(inner);
-    inner.parse().ok()
 }
 
 fn complain(name: &HostName) -> Option<&'static str> {

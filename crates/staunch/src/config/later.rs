@@ -81,13 +81,6 @@ impl Path {
     fn index(&self, index: usize) -> Self {
         Self { plain: self.plain.clone(), indexed: format!("{}[{index}]", self.indexed) }
     }
-
-    /// Is it a section with keys of [`LATER`]?
-    fn is_section(&self) -> bool {
-        LATER.iter().any(|(path, _)| {
-            path.strip_prefix(self.plain.as_str()).is_some_and(|rest| rest.starts_with('.'))
-        })
-    }
 }
 
 fn take_out_of(table: &mut DeTable<'_>, at: &Path, refused: &mut Vec<TooEarly>) {
@@ -110,7 +103,10 @@ fn is_used_up(value: &mut DeValue<'_>, at: &Path, refused: &mut Vec<TooEarly>) -
     match value {
         DeValue::Table(inner) => {
             take_out_of(inner, at, refused);
-            inner.is_empty() && at.is_section()
+            let is_above = |key: &str| {
+                key.strip_prefix(at.plain.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            };
+            inner.is_empty() && LATER.iter().any(|(key, _)| is_above(key))
         }
         DeValue::Array(items) => {
             for (index, item) in items.iter_mut().enumerate() {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use ::config as layers;
-use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use super::file::File;
@@ -57,9 +56,11 @@ impl Layer {
         }
         let deserializer = toml::Deserializer::from(table.clone());
         serde_path_to_error::deserialize::<_, File>(deserializer).map_err(|error| {
+            let key = error.path().to_string();
             ConfigProblem {
                 place: located(error.inner()),
-                key: path_of(error.path()),
+                // `.` is what serde_path_to_error says at the top.
+                key: if key == "." { String::new() } else { key },
                 reason: reason(error.inner().message()),
             }
         })?;
@@ -154,12 +155,6 @@ fn place(name: &str, text: &str, span: Option<std::ops::Range<usize>>) -> String
         Some(before) => format!("{name}:{}", memchr::memchr_iter(b'\n', before).count() + 1),
         None => name.to_owned(),
     }
-}
-
-/// `.` is what serde_path_to_error says at the top.
-fn path_of(path: &serde_path_to_error::Path) -> String {
-    let text = path.to_string();
-    if text == "." { String::new() } else { text }
 }
 
 fn one_line(message: &str) -> String {
@@ -258,12 +253,9 @@ fn variable(
     let nested = path.iter().rev().fold(typed.clone(), |inner, key| {
         toml::Value::Table([(key.clone(), inner)].into_iter().collect())
     });
-    read_strictly::<File>(nested).map_err(problem)?;
+    serde_path_to_error::deserialize::<_, File>(nested)
+        .map_err(|error| problem(one_line(error.inner().message())))?;
     Ok(Some((path, for_layer(name, typed))))
-}
-
-fn read_strictly<T: DeserializeOwned>(value: toml::Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| one_line(error.inner().message()))
 }
 
 fn lookup<'a>(table: &'a toml::Table, path: &[String]) -> Option<&'a toml::Value> {

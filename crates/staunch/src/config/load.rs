@@ -87,8 +87,22 @@ impl Loaded {
             key: "access.networks".into(),
             reason: "is empty: nobody may relay".into(),
         });
-        let sources = self.config.sources.iter().filter_map(|source| self.not_ours(source));
-        complaint.into_iter().chain(nobody).chain(self.no_users()).chain(sources).collect()
+        let mut listeners = self.config.listeners.iter();
+        let for_users = listeners.position(|listener| listener.mode.is_for_users());
+        let for_users = for_users.filter(|_| self.config.access.users_file.is_none());
+        let no_users = for_users.map(|index| {
+            let reason = "needs users who may log in: set access.users_file".to_owned();
+            self.problem(&format!("listener[{index}].mode"), reason)
+        });
+        // The address of another machine, or of none yet. A UDP socket finds out without a packet.
+        let not_ours =
+            self.config.sources.iter().filter_map(|Source { address, index, .. }| {
+                let error = UdpSocket::bind((*address, 0)).err()?;
+                let reason =
+                    format!("\"{address}\": nothing can leave from it, so mail waits: {error}");
+                Some(self.problem(&format!("source[{index}].address"), reason))
+            });
+        complaint.into_iter().chain(nobody).chain(no_users).chain(not_ours).collect()
     }
 
     /// Programs of this machine write to root; who reads that?
@@ -97,25 +111,6 @@ impl Loaded {
                       DSNs to them are dropped; set root = \"you@example.net\"";
         let is_somebody = self.config.aliases.targets("root").is_some();
         (!is_somebody).then(|| self.problem("aliases.root", reason))
-    }
-
-    /// The address of another machine, or of none yet. A UDP socket finds out without a packet.
-    fn not_ours(&self, source: &Source) -> Option<ConfigProblem> {
-        let error = UdpSocket::bind((source.address, 0)).err()?;
-        let key = format!("source[{}].address", source.index);
-        let address = source.address;
-        let reason = format!("\"{address}\": nothing can leave from it, so mail waits: {error}");
-        Some(self.problem(&key, reason))
-    }
-
-    fn no_users(&self) -> Option<ConfigProblem> {
-        let Config { listeners, access, .. } = &self.config;
-        if access.users_file.is_some() {
-            return None;
-        }
-        let index = listeners.iter().position(|listener| listener.mode.is_for_users())?;
-        let reason = "needs users who may log in: set access.users_file".to_owned();
-        Some(self.problem(&format!("listener[{index}].mode"), reason))
     }
 }
 

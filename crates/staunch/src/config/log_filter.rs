@@ -25,7 +25,13 @@ pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
         if LEVELS.contains(&part) {
             directives.push(format!("{OWN_TARGET}={part}"));
         } else if let Some((target, _)) = part.split_once('=') {
-            check_part(target)?;
+            // A part that is not there says nothing: it was misspelt, had another name once, or is
+            // a file of a part, whose lines are those of the part.
+            let named = target.strip_prefix("staunch::").and_then(|p| p.split('[').next());
+            if let Some(named) = named.filter(|named| !PARTS.contains(named)) {
+                let parts = PARTS.join(", ");
+                return Err(format!("staunch has no part {named:?}; its parts are {parts}"));
+            }
             directives.push(part.to_owned());
         } else {
             // A word that is no level would be taken for a target, and silence all others.
@@ -36,17 +42,6 @@ pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
     let others = if text == "error" { "error" } else { "warn" };
     EnvFilter::try_new(format!("{others},{}", directives.join(",")))
         .map_err(|error| error.to_string())
-}
-
-/// A part that is not there says nothing: it was misspelt, had another name once, or is a file of a
-/// part, whose lines are those of the part.
-fn check_part(target: &str) -> Result<(), String> {
-    let Some(part) = target.strip_prefix("staunch::") else { return Ok(()) };
-    let part = part.split('[').next().unwrap_or_default();
-    if PARTS.contains(&part) {
-        return Ok(());
-    }
-    Err(format!("staunch has no part {part:?}; its parts are {}", PARTS.join(", ")))
 }
 
 #[cfg(test)]

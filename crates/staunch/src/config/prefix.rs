@@ -42,7 +42,7 @@ impl Prefix {
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| PrefixError::Malformed)?;
-        let bits = width(address);
+        let bits = if address.is_ipv4() { 32 } else { 128 };
         let length = match length {
             None => bits,
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
@@ -77,10 +77,6 @@ impl Prefix {
     pub(crate) fn length(&self) -> u8 {
         self.length
     }
-}
-
-fn width(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn mask(address: IpAddr, length: u8) -> IpAddr {

@@ -347,7 +347,10 @@ pub(crate) struct Via {
 
 impl fmt::Display for Via {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.scheme.as_str();
+        let scheme = match self.scheme {
+            ViaScheme::Smtp => "smtp",
+            ViaScheme::Smtps => "smtps",
+        };
         match self.lookup {
             ViaLookup::Address => match &self.host {
                 Domain::Name(name) => write!(f, "{scheme}://[{name}]:{}", self.port),
@@ -368,13 +371,6 @@ pub(crate) enum ViaScheme {
 }
 
 impl ViaScheme {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Smtp => "smtp",
-            Self::Smtps => "smtps",
-        }
-    }
-
     /// Where it is spoken unless a port is written (RFC 5321 §4.5.4.2, RFC 8314 §7.3).
     pub(super) fn port(self) -> u16 {
         match self {
