@@ -24,16 +24,14 @@ impl Used {
         recipients: impl Iterator<Item = (usize, &'d Domain)>,
     ) -> Vec<usize> {
         let most = limits.rcpt_max.map_or(usize::MAX, |max| size(max.get()));
-        let fitting = recipients.filter(|(_, domain)| self.takes_domain(limits, domain));
+        let fitting = recipients.filter(|(_, domain)| {
+            let Some(max) = limits.rcpt_domain_max else { return true };
+            if !self.domains.contains(*domain) && self.domains.len() < size(max.get()) {
+                self.domains.insert((*domain).clone());
+            }
+            self.domains.contains(*domain)
+        });
         fitting.map(|(index, _)| index).take(most).collect()
-    }
-
-    fn takes_domain(&mut self, limits: HostLimits, domain: &Domain) -> bool {
-        let Some(max) = limits.rcpt_domain_max else { return true };
-        if !self.domains.contains(domain) && self.domains.len() < size(max.get()) {
-            self.domains.insert(domain.clone());
-        }
-        self.domains.contains(domain)
     }
 }
 

@@ -13,17 +13,16 @@ use crate::telemetry::{Problem, Reason};
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-#[error("{host}{}: {cause}", at(.address))]
+#[error(
+    "{host}{}: {cause}",
+    .address.map(|address| format!(" [{}]", address.ip())).unwrap_or_default()
+)]
 pub(crate) struct ConnectFailure {
     pub(crate) host: Domain,
     /// The address that the cause is about; none if there was no address to try.
     pub(crate) address: Option<SocketAddr>,
     /// Which step failed there, and how.
     pub(crate) cause: ConnectCause,
-}
-
-fn at(address: &Option<SocketAddr>) -> String {
-    address.map(|address| format!(" [{}]", address.ip())).unwrap_or_default()
 }
 
 /// What went wrong at one address, in the order of the dialogue.

@@ -72,7 +72,13 @@ impl AddressMemory {
     /// the one that works is not left out.
     pub(crate) fn choose(&self, host: &Domain, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut chosen = addresses;
-        self.sort(host, &mut chosen);
+        let known = self.families.get(host);
+        chosen.sort_by_cached_key(|address| {
+            let family = AddressFamily::of(address.ip());
+            let is_silent = self.dead.contains_key(&(host.clone(), *address))
+                || self.dead_families.contains_key(&(host.clone(), family));
+            (is_silent, known.is_some_and(|known| known != family))
+        });
         let rest = chosen.split_off(chosen.len().min(ADDRESSES_TRIED_MAX));
         let family = |address: &SocketAddr| AddressFamily::of(address.ip());
         let has = |other: &&SocketAddr| !chosen.iter().any(|one| family(one) == family(other));
@@ -80,16 +86,6 @@ impl AddressMemory {
             *last = missing;
         }
         chosen
-    }
-
-    fn sort(&self, host: &Domain, addresses: &mut [SocketAddr]) {
-        let known = self.families.get(host);
-        addresses.sort_by_cached_key(|address| {
-            let family = AddressFamily::of(address.ip());
-            let is_silent = self.dead.contains_key(&(host.clone(), *address))
-                || self.dead_families.contains_key(&(host.clone(), family));
-            (is_silent, known.is_some_and(|known| known != family))
-        });
     }
 
     /// TCP to `address` of `host` did not come about.

@@ -115,11 +115,6 @@ impl Setup {
         let own = source.and_then(|source| source.hostname.as_ref());
         own.unwrap_or(&self.hostname).ehlo_name(local)
     }
-
-    fn source_key(&self, address: IpAddr) -> String {
-        let source = self.sources.iter().find(|source| source.address == address);
-        source.map_or_else(|| "source".to_owned(), |s| format!("source[{}].address", s.index))
-    }
 }
 
 impl Connector {
@@ -244,7 +239,12 @@ impl Connector {
             DialError::Tcp(error) => ConnectCause::Tcp(error),
             DialError::TimedOut(limit) => ConnectCause::TcpTimeout(limit),
             DialError::Source(address, error) => {
-                ConnectCause::Source { key: visit.setup.source_key(address), address, error }
+                let source = visit.setup.sources.iter().find(|source| source.address == address);
+                let key = source.map_or_else(
+                    || "source".to_owned(),
+                    |s| format!("source[{}].address", s.index),
+                );
+                ConnectCause::Source { key, address, error }
             }
         })
     }
@@ -310,7 +310,12 @@ impl AddressVisit<'_> {
         let opened = match self.key.endpoint.tls {
             TlsStart::AtOnce => self.secure(connection, &name, next.hello).await?,
             TlsStart::OnCommand => {
-                let opening = opening(&mut connection, &name, self.wish()).await;
+                let wish = match (self.mx.needs_tls(), self.starttls) {
+                    (true, _) => HelloWish::Required,
+                    (false, Starttls::Use) => HelloWish::IfOffered,
+                    (false, Starttls::Skip) => HelloWish::No,
+                };
+                let opening = opening(&mut connection, &name, wish).await;
                 match self.or_goodbye(connection, opening)? {
                     (connection, Opening::Plain) => {
                         Opened { connection, observed: Observed::Plain, is_resumed: false }
@@ -324,14 +329,6 @@ impl AddressVisit<'_> {
         let Opened { mut connection, observed, is_resumed } = opened;
         connection.set_deadline(None);
         Ok(Opened { connection, observed, is_resumed })
-    }
-
-    fn wish(&self) -> HelloWish {
-        match (self.mx.needs_tls(), self.starttls) {
-            (true, _) => HelloWish::Required,
-            (false, Starttls::Use) => HelloWish::IfOffered,
-            (false, Starttls::Skip) => HelloWish::No,
-        }
     }
 
     /// Under TLS everything begins anew (RFC 3207 §4.2).

@@ -31,7 +31,6 @@ use crate::connect::PoolKey;
 use crate::connect::connection::Connection;
 use crate::lock::lock;
 use crate::place::ClientPlace;
-pub(crate) use down::BegunChecks;
 use places::{Parked, PoolState, Waiter};
 use row::{MissingRoom, ParkedEntry};
 use site::RateSlot;

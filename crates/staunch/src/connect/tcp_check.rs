@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use crate::connect::pool::{BegunChecks, Pool};
+use crate::connect::pool::Pool;
 use crate::connect::{Connector, PoolKey};
 
 /// Our choice: from each failure to its first check, and from one check to the next. After two
@@ -28,25 +28,23 @@ const WAITS: [Duration; 7] = [
 pub(crate) fn begin(pool: &Pool, connector: &Connector, tracker: &TaskTracker, key: &Arc<PoolKey>) {
     let Some(begun) = pool.begin_checks(key) else { return };
     let (pool, connector, key) = (pool.clone(), connector.clone(), Arc::clone(key));
-    tracker.spawn(async move { check(&pool, &connector, &key, &begun).await });
-}
-
-async fn check(pool: &Pool, connector: &Connector, key: &PoolKey, begun: &BegunChecks) {
-    for wait in WAITS {
-        tokio::select! {
-            () = pool.closed() => return,
-            () = sleep(wait) => {}
-        }
-        // It may have failed again, and is checked because of that; or it was asked, and there was
-        // a session.
-        if !pool.goes_on(key, begun.round) {
-            return;
-        }
-        tokio::select! {
-            () = pool.closed() => return,
-            is_back = connector.accepts_tcp(key, &begun.addresses) => if is_back {
-                return pool.note_open(key);
+    tracker.spawn(async move {
+        for wait in WAITS {
+            tokio::select! {
+                () = pool.closed() => return,
+                () = sleep(wait) => {}
+            }
+            // It may have failed again, and is checked because of that; or it was asked, and there
+            // was a session.
+            if !pool.goes_on(&key, begun.round) {
+                return;
+            }
+            tokio::select! {
+                () = pool.closed() => return,
+                is_back = connector.accepts_tcp(&key, &begun.addresses) => if is_back {
+                    return pool.note_open(&key);
+                }
             }
         }
-    }
+    });
 }

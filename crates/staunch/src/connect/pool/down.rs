@@ -103,8 +103,11 @@ impl DownHosts {
         (failure, addresses): (ConnectFailure, &[SocketAddr]),
         now: Instant,
     ) -> Result<DownHost, ConnectFailure> {
-        if !self.has_room_for(key, now) {
-            return Err(failure);
+        if self.hosts.len() >= HOSTS_MAX && !self.hosts.contains_key(key) {
+            self.hosts.retain(|_, down| now.duration_since(down.at) < KEPT);
+            if self.hosts.len() >= HOSTS_MAX {
+                return Err(failure);
+            }
         }
         let (failure, known) = (Arc::new(failure), self.hosts.get(key));
         let told =
@@ -124,13 +127,6 @@ impl DownHosts {
         let down = Down { failure, at: now, failures, open_since, until, asker, round, addresses };
         self.hosts.insert(key.clone(), down);
         Ok(told)
-    }
-
-    fn has_room_for(&mut self, key: &PoolKey, now: Instant) -> bool {
-        if self.hosts.len() >= HOSTS_MAX && !self.hosts.contains_key(key) {
-            self.hosts.retain(|_, down| now.duration_since(down.at) < KEPT);
-        }
-        self.hosts.len() < HOSTS_MAX || self.hosts.contains_key(key)
     }
 
     /// Somebody was let in. Is that news?

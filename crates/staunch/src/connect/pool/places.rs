@@ -236,11 +236,6 @@ impl PoolState {
         }
     }
 
-    fn waiting_at(&mut self, bottleneck: &Bottleneck) -> usize {
-        let its = self.hosts.values_mut().filter(|host| host.is_at(bottleneck));
-        its.filter_map(|host| host.next_waiter().is_some().then_some(host.waiters.len())).sum()
-    }
-
     /// Room for how many more attempts is there?
     pub(super) fn room_at(&mut self, bottleneck: &Bottleneck) -> usize {
         match bottleneck {
@@ -255,7 +250,10 @@ impl PoolState {
             }
             Bottleneck::Address(place) => self.strangers.room(*place, self.limits.per_host),
             Bottleneck::Site(_) | Bottleneck::Limit(_) => {
-                let waiting = self.waiting_at(bottleneck);
+                let its = self.hosts.values_mut().filter(|host| host.is_at(bottleneck));
+                let waiting: usize = its
+                    .filter_map(|host| host.next_waiter().is_some().then_some(host.waiters.len()))
+                    .sum();
                 self.most_waiting(bottleneck).saturating_sub(waiting)
             }
         }

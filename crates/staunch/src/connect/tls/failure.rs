@@ -14,19 +14,13 @@ pub(crate) enum Side {
     Client,
 }
 
-impl Side {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Host => "the peer",
-            Self::Client => "the client",
-        }
-    }
-}
-
 /// A failed handshake in words for operators, where the library's name the first thing that it
 /// missed.
 pub(crate) fn described(error: &rustls::Error, side: Side) -> String {
-    let other = side.name();
+    let other = match side {
+        Side::Host => "the peer",
+        Side::Client => "the client",
+    };
     if is_about_version(error) {
         format!("{other} speaks none of the TLS versions that we accept")
     } else if is_about_suites(error) {
