@@ -8,7 +8,7 @@ use policy::sts::keep::{
     Verdict, Write, Written,
 };
 use smtp::{HostName, RemoteText};
-use spool::{Enforced, Policies, PolicyRow, StoreError};
+use spool::{Enforced, Policies, StoreError};
 use tokio::time::Instant;
 
 use super::settings::settings;
@@ -268,7 +268,11 @@ impl CacheState {
                 synced(|done| self.store.put(rows::row_of(domain, state), done)).await
             }
             Write::Note => {
-                self.note_use(rows::row_of(domain, state));
+                self.store.put(rows::row_of(domain, state), |stored| {
+                    if let Err(error) = stored {
+                        PolicyFact::UseNotNoted { error: &error }.tell();
+                    }
+                });
                 Ok(())
             }
             Write::Unlist => synced(|done| self.store.remove_enforced(domain.clone(), done)).await,
@@ -278,14 +282,6 @@ impl CacheState {
         };
         PolicyFact::NotStored { domain, error: &error }.tell();
         Written::Failed
-    }
-
-    fn note_use(&self, row: PolicyRow) {
-        self.store.put(row, |stored| {
-            if let Err(error) = stored {
-                PolicyFact::UseNotNoted { error: &error }.tell();
-            }
-        });
     }
 
     async fn load(&self, domain: &HostName, purpose: LookUpPurpose) -> Result<LookUp, String> {

@@ -58,8 +58,15 @@ impl CacheState {
         let excess = others.len().saturating_sub(OTHERS_MAX);
         if excess > 0 {
             others.sort_unstable();
-            let oldest = others.into_iter().take(excess).map(|(_, domain)| domain).collect();
-            self.drop_without_policy(oldest).await;
+            let oldest: Vec<_> =
+                others.into_iter().take(excess).map(|(_, domain)| domain).collect();
+            for batch in oldest.chunks(BATCH).map(<[_]>::to_vec) {
+                let dropped = synced(|done| self.store.delete_without_policy(batch, done)).await;
+                if let Err(error) = dropped {
+                    let what = "what says nothing any more could not be dropped";
+                    error!(event = "store_failed", %error, "{what}");
+                }
+            }
         }
         let left = self.make_room(policies, waiting).await;
         self.room.is((POLICIES_MAX + POLICIES_OVER).saturating_sub(left));
@@ -164,21 +171,5 @@ impl CacheState {
     async fn delete_all(&self, domains: Vec<HostName>) -> Result<(), StoreError> {
         synced(|done| self.store.remove_all_enforced(domains.clone(), done)).await?;
         synced(|done| self.store.delete_all(domains, done)).await.map(drop)
-    }
-
-    async fn drop_without_policy(&self, domains: Vec<HostName>) {
-        for batch in domains.chunks(BATCH).map(<[_]>::to_vec) {
-            tell(synced(|done| self.store.delete_without_policy(batch, done)).await);
-        }
-    }
-}
-
-fn tell(dropped: Result<(), StoreError>) {
-    if let Err(error) = dropped {
-        PolicyFact::StoreFailed {
-            error: &error,
-            what: "what says nothing any more could not be dropped",
-        }
-        .tell();
     }
 }

@@ -128,7 +128,13 @@ pub(super) fn verdict_of(
             let (reason, text) = match cause {
                 DeferCause::Dns(text) => (Reason::PolicyDnsFailure, text),
                 DeferCause::Fetch(Some(failure)) => {
-                    (fetch_reason(failure.kind), failure_text(domain, &failure))
+                    let reason = match failure.kind {
+                        FetchFailureKind::Fetch | FetchFailureKind::Certificate => {
+                            Reason::PolicyFetchFailed
+                        }
+                        FetchFailureKind::Invalid => Reason::PolicyInvalid,
+                    };
+                    (reason, failure_text(domain, &failure))
                 }
                 DeferCause::Fetch(None) => {
                     let text = format!("{}: waiting for the next try", url(domain));
@@ -153,13 +159,6 @@ pub(super) fn verdict_of(
                 dns,
             })
         }
-    }
-}
-
-fn fetch_reason(kind: FetchFailureKind) -> Reason {
-    match kind {
-        FetchFailureKind::Fetch | FetchFailureKind::Certificate => Reason::PolicyFetchFailed,
-        FetchFailureKind::Invalid => Reason::PolicyInvalid,
     }
 }
 

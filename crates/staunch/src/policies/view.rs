@@ -8,7 +8,7 @@ use smtp::HostName;
 use spool::StoreError;
 
 use super::verdict::LookUpPurpose;
-use super::{Consulted, PolicyCache, PolicySource, PolicyVerdict, rows};
+use super::{PolicyCache, PolicySource, PolicyVerdict, rows};
 use crate::dns::Freshness;
 use crate::policies::facts::PolicyFact;
 
@@ -142,21 +142,20 @@ impl PolicyCache {
         let asked = Box::pin(inner.ask(domain, LookUpPurpose::Order, Freshness::Fresh)).await;
         inner.asked_apart(domain, &asked).await;
         turn.forget();
-        self.refreshed(domain, &asked.state, asked.consulted)
-    }
-
-    fn refreshed(&self, domain: &HostName, state: &State, done: Consulted) -> RefreshResult {
-        let text = match &done.verdict {
-            PolicyVerdict::Policy(_) => None,
-            PolicyVerdict::None(why) => why_none(why),
-            PolicyVerdict::Defer(defer) => Some(defer.text.to_string()),
+        let done = asked.consulted;
+        let (policy, text) = match &done.verdict {
+            PolicyVerdict::Policy(kept) => {
+                (Some(self.summary_of(domain, kept, &asked.state)), None)
+            }
+            PolicyVerdict::None(NoPolicy::Record(error)) => (None, Some(error.to_string())),
+            PolicyVerdict::None(NoPolicy::Dns(text)) => (None, Some(text.to_string())),
+            PolicyVerdict::None(NoPolicy::Fetch(failure)) => {
+                (None, failure.as_ref().map(ToString::to_string))
+            }
+            PolicyVerdict::Defer(defer) => (None, Some(defer.text.to_string())),
         };
         let fetched = done.source == PolicySource::Fetch;
         let error = done.failure.map(|text| text.to_string()).or(text).filter(|_| !fetched);
-        let policy = match &done.verdict {
-            PolicyVerdict::Policy(kept) => Some(self.summary_of(domain, kept, state)),
-            PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => None,
-        };
         RefreshResult { fetched, error, policy }
     }
 
@@ -195,14 +194,6 @@ impl PolicyCache {
             last_used_at: state.last_used_at,
             alarms: alarms(state),
         }
-    }
-}
-
-fn why_none(why: &NoPolicy) -> Option<String> {
-    match why {
-        NoPolicy::Record(error) => Some(error.to_string()),
-        NoPolicy::Dns(text) => Some(text.to_string()),
-        NoPolicy::Fetch(failure) => failure.as_ref().map(ToString::to_string),
     }
 }
 

@@ -127,7 +127,13 @@ impl PolicyClient {
             .map_err(|error| FetchError::Tls(text(&error)))?;
         let stream = connect(addresses).await.map_err(|error| FetchError::Connect(text(&error)))?;
         let tls = TlsConnector::from(Arc::clone(&self.tls));
-        tls.connect(name, stream).await.map_err(|error| handshake_failure(&error))
+        tls.connect(name, stream).await.map_err(|error| {
+            match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(rustls::Error::InvalidCertificate(why)) => FetchError::Certificate(text(why)),
+                Some(tls) => FetchError::Tls(text(tls)),
+                None => FetchError::Connect(text(&error)),
+            }
+        })
     }
 }
 
@@ -192,7 +198,10 @@ fn check(response: &Response<Incoming>) -> Result<(), FetchError> {
     }
     let headers = response.headers();
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if size > HEADERS_MAX || length(headers).is_some_and(|n| n > BODY_MAX as u64) {
+    // What is announced; that there is as much is for hyper to see to.
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let announced = announced.and_then(|length| length.parse::<u64>().ok());
+    if size > HEADERS_MAX || announced.is_some_and(|octets| octets > BODY_MAX as u64) {
         return Err(FetchError::TooLarge);
     }
     if let Some(coding) = headers.get(CONTENT_ENCODING)
@@ -207,11 +216,6 @@ fn check(response: &Response<Incoming>) -> Result<(), FetchError> {
         return Err(FetchError::ContentType(RemoteText::from_bytes(&seen)));
     }
     Ok(())
-}
-
-/// What is announced; that there is as much is for hyper to see to.
-fn length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// RFC 9110 §8.3.1. Parameters do not matter: a policy is ASCII, or UTF-8 in its extensions.
@@ -244,41 +248,26 @@ fn text(error: &dyn Display) -> RemoteText {
     RemoteText::new(&error.to_string())
 }
 
-/// Names what failed in a handshake.
-fn handshake_failure(error: &io::Error) -> FetchError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(why)) => FetchError::Certificate(text(why)),
-        Some(tls) => FetchError::Tls(text(tls)),
-        None => FetchError::Connect(text(error)),
-    }
-}
-
 /// Names what failed in an exchange. hyper says little itself; the cause is further down.
 fn failure(error: &hyper::Error) -> FetchError {
-    let mut last: &(dyn Error + 'static) = error;
-    for cause in causes(error) {
+    let first: &(dyn Error + 'static) = error;
+    // [`io::Error`] hides what it wraps from `source`.
+    let causes = std::iter::successors(Some(first), |&error| match error.downcast_ref() {
+        Some(io) => io::Error::get_ref(io).map(|inner| inner as &(dyn Error + 'static)),
+        None => error.source(),
+    });
+    let mut last = first;
+    for cause in causes {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return FetchError::Tls(text(tls));
         }
-        if is_cut_off(cause) {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::UnexpectedEof) {
             return FetchError::Truncated;
         }
         last = cause;
     }
     FetchError::Http(text(&last))
-}
-
-fn is_cut_off(cause: &(dyn Error + 'static)) -> bool {
-    let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-    kind == Some(io::ErrorKind::UnexpectedEof)
-}
-
-/// An error and everything below it. [`io::Error`] hides what it wraps from `source`.
-fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-        None => error.source(),
-    })
 }
 
 #[cfg(test)]
