@@ -168,14 +168,20 @@ async fn live(
     let broken = reloader.handle.broken.clone();
     loop {
         let request = tokio::select! {
-            wish = signals.next() => match wish {
-                SignalWish::Stop => return Ok(()),
-                SignalWish::Reload => None,
-            },
+            _ = signals.term.recv() => return Ok(()),
+            _ = signals.int.recv() => return Ok(()),
+            _ = signals.hup.recv() => None,
             () = broken.cancelled() => return Err(RunError::Poisoned),
             Some(request) = requests.recv() => Some(request),
         };
-        tell_reloading();
+        // systemd wants to know when the reload began (sd_notify(3)).
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
+            Err(error) => {
+                let what = "the monotonic clock is not known";
+ DaemonFact::SystemdUnreachable { error: &error, what }.tell();
+            }
+        }
         // Files may lie on a disk that does not answer: that must not keep the daemon alive.
         let result = tokio::select! {
             result = reloader.reload() => result,
@@ -395,20 +401,6 @@ fn tell_systemd(state: &[NotifyState<'_>]) {
     }
 }
 
-/// systemd wants to know when the reload began (sd_notify(3)).
-fn tell_reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
-        Err(error) => {
-            DaemonFact::SystemdUnreachable {
-                error: &error,
-                what: "the monotonic clock is not known",
-            }
-            .tell();
-        }
-    }
-}
-
 /// A file grew beyond the process's limit. Caught, it is an error of that write, which is answered
 /// as a full disk; uncaught, it would end the process.
 const SIGXFSZ: i32 = 25;
@@ -430,27 +422,11 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGTERM, SIGINT or SIGHUP.
-    async fn next(&mut self) -> SignalWish {
-        tokio::select! {
-            _ = self.term.recv() => SignalWish::Stop,
-            _ = self.int.recv() => SignalWish::Stop,
-            _ = self.hup.recv() => SignalWish::Reload,
-        }
-    }
-
-    /// Returns when a signal asks for the end. Another wish waits for [`Signals::next`].
+    /// Returns when a signal asks for the end. A SIGHUP is not lost, it waits for [`live`].
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
         }
     }
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum SignalWish {
-    Stop,
-    Reload,
 }

@@ -64,7 +64,7 @@ impl CacheState {
                 let dropped = synced(|done| self.store.delete_without_policy(batch, done)).await;
                 if let Err(error) = dropped {
                     let what = "what says nothing any more could not be dropped";
-                    error!(event = "store_failed", %error, "{what}");
+                    PolicyFact::StoreFailed { error: &error, what }.tell();
                 }
             }
         }
