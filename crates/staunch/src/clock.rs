@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{
-    BootId, ClockChange, ClockReading, ClockTrust, Judge, LastMark, Mark, Moment, TrustedBy,
-    Witness,
+    BootId, ClockChange, ClockReading, ClockTrust, Judge, LastMark, Moment, TrustedBy, Witness,
 };
 use rustix::time::ClockId;
 use rustls::time_provider::TimeProvider;
@@ -183,7 +182,12 @@ impl ClockWatch {
         let offset_seconds = doubt.offset.as_secs();
         ClockFact::TrustedByOperator { uid, offset_seconds }.tell();
         let Some(mark) = mark else { return Ok(Some(doubt)) };
-        let stored = store_mark(store, &mark).await;
+        let (done, stored) = oneshot::channel();
+        store.set_mark_later(MARK, Some(&mark.to_string()), |result| {
+            // The asker may have gone.
+            let _gone = done.send(result);
+        });
+        let stored = stored.await.unwrap_or(Err(StoreError::Closed));
         if stored.is_err() {
             self.look(|judge, _| judge.mark_was_lost());
         }
@@ -225,15 +229,6 @@ impl TimeProvider for ClockWatch {
 fn last_mark(value: &str) -> LastMark {
     let time = || Timestamp::from_millisecond(value.parse().ok()?).ok().map(LastMark::Time);
     value.parse().map(LastMark::Whole).ok().or_else(time).unwrap_or(LastMark::Damaged)
-}
-
-async fn store_mark(store: &Spool, mark: &Mark) -> Result<(), StoreError> {
-    let (done, stored) = oneshot::channel();
-    store.set_mark_later(MARK, Some(&mark.to_string()), |result| {
-        // The asker may have gone.
-        let _gone = done.send(result);
-    });
-    stored.await.unwrap_or(Err(StoreError::Closed))
 }
 
 facts! {

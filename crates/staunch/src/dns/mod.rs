@@ -27,7 +27,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::rdata::MX;
+use hickory_proto::rr::{RData, RecordType};
 use policy::sts::keep::TxtAnswer;
 use smtp::{HostName, RemoteText};
 
@@ -285,13 +286,19 @@ fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailH
         }
     };
     // Drawn by name: a host that is named twice has no better chance.
-    let drawn = |preference, name: MxTarget| (preference, random.hash_one(&name), name);
+    let drawn = |mx: &MX| {
+        let name = HostName::from_labels(mx.exchange.iter()).map_or_else(
+            |_| MxTarget::Invalid(RemoteText::new(&mx.exchange.to_ascii())),
+            MxTarget::Host,
+        );
+        (mx.preference, random.hash_one(&name), name)
+    };
     let mut hosts: Vec<(u16, u64, MxTarget)> = records
         .iter()
         .filter_map(|data| if let RData::MX(mx) = data { Some(mx) } else { None })
         // RFC 7505 §3: the root stands for "no host"; among real hosts it is a mistake.
         .filter(|mx| !mx.exchange.is_root())
-        .map(|mx| drawn(mx.preference, target(&mx.exchange)))
+        .map(drawn)
         .collect();
     hosts.sort_by_key(|(preference, draw, _)| (*preference, *draw));
     // Named twice, it is one host still, and one that does not take the place of another.
@@ -304,11 +311,6 @@ fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailH
     MailHosts::Mx(
         hosts.into_iter().map(|(preference, _, name)| MxRecord { preference, name }).collect(),
     )
-}
-
-fn target(exchange: &Name) -> MxTarget {
-    HostName::from_labels(exchange.iter())
-        .map_or_else(|_| MxTarget::Invalid(RemoteText::new(&exchange.to_ascii())), MxTarget::Host)
 }
 
 /// What is wrong with `config.servers`, or the system's, as far as they can be reached from here.
@@ -362,8 +364,8 @@ fn in_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use hickory_proto::rr::Record;
-    use hickory_proto::rr::rdata::{MX, SOA};
+    use hickory_proto::rr::rdata::SOA;
+    use hickory_proto::rr::{Name, Record};
     use hickory_proto::serialize::binary::BinEncodable as _;
     use world::World;
 

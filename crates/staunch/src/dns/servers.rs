@@ -126,7 +126,8 @@ impl Servers {
             // At first, after a failure, or when the one before is slow.
             if let Some(number) = waiting.next() {
                 late.push(number);
-                running.push(self.shared.ask_one(number, &query));
+                let said = Box::pin(self.shared.raw(number, &query));
+                running.push(async move { (number, ResponseStep::of(said.await, name, kind)) });
             }
             tokio::select! {
                 said = running.next() => match said {
@@ -212,15 +213,6 @@ impl ServersShared {
         lock(&self.standings)
     }
 
-    async fn ask_one(
-        &self,
-        number: usize,
-        query: &Query,
-    ) -> (usize, Result<ResponseStep, LookUpError>) {
-        let said = Box::pin(self.raw(number, query)).await;
-        (number, ResponseStep::of(said, query.name(), query.query_type()))
-    }
-
     /// Asked with EDNS, and without where the server does not know it (RFC 6891 §7).
     async fn raw(&self, number: usize, query: &Query) -> Result<DnsResponse, NetError> {
         let Some(server) = self.all.get(number) else { return Err(NetError::NoConnections) };
@@ -273,7 +265,9 @@ impl ServersShared {
         let mut asked: FuturesUnordered<_> =
             (0..self.all.len()).map(|number| self.control(number)).collect();
         while let Some(said) = asked.next().await {
-            if !said.as_ref().is_err_and(is_silence) {
+            let is_silence =
+                matches!(said, Err(NetError::Timeout | NetError::Io(_) | NetError::NoConnections));
+            if !is_silence {
                 return true;
             }
         }
@@ -401,11 +395,6 @@ fn is_about_edns(error: &NetError) -> bool {
                 | ResponseCode::BADSIG
         ))
     )
-}
-
-/// No answer came at all, in time or through a connection.
-fn is_silence(error: &NetError) -> bool {
-    matches!(error, NetError::Timeout | NetError::Io(_) | NetError::NoConnections)
 }
 
 #[cfg(test)]

@@ -44,13 +44,6 @@ impl Facts {
     pub(crate) fn update(&mut self, piece: &[u8]) {
         self.size += octets(piece);
         self.has_8bit |= !piece.is_ascii();
-        self.measure_lines(piece);
-        let (header_len, received_count) = (&mut self.header_len, &mut self.received_count);
-        self.header.push(piece, |part| note(part, header_len, received_count));
-        self.at_line_start = piece.ends_with(CRLF) || (self.at_line_start && piece.is_empty());
-    }
-
-    fn measure_lines(&mut self, piece: &[u8]) {
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', piece) {
             let line = piece.get(start..end).unwrap_or_default();
@@ -60,6 +53,9 @@ impl Facts {
         }
         self.line += octets(piece.get(start..).unwrap_or_default());
         self.longest_line = self.longest_line.max(self.line);
+        let (header_len, received_count) = (&mut self.header_len, &mut self.received_count);
+        self.header.push(piece, |part| note(part, header_len, received_count));
+        self.at_line_start = piece.ends_with(CRLF) || (self.at_line_start && piece.is_empty());
     }
 
     /// All that is known once the message has ended.
