@@ -242,8 +242,11 @@ impl PolicyCache {
         let config = Arc::clone(&self.inner.config.borrow());
         let asked = Box::pin(self.inner.ask(domain, LookUpPurpose::Mail, freshness)).await;
         // What was formed by rules that have changed meanwhile is not for the next one who asks.
-        if Arc::ptr_eq(&config, &self.inner.config.borrow()) {
-            self.inner.remember(domain, &asked.consulted.verdict, asked.ttl).await;
+        let is_current = Arc::ptr_eq(&config, &self.inner.config.borrow());
+        if is_current && !asked.ttl.is_zero() {
+            let (verdict, ttl) = (asked.consulted.verdict.clone(), asked.ttl);
+            let remembered = Remembered { verdict, ttl, until: Instant::now() + ttl };
+            self.inner.verdicts.insert(domain.clone(), remembered).await;
         } else {
             self.inner.verdicts.invalidate(domain).await;
         }
@@ -286,15 +289,5 @@ impl CacheState {
         self.fleeting.invalidate(&domain).await;
         let was_stored = synced(|done| self.store.delete(domain, done)).await?;
         Ok(was_listed || was_stored)
-    }
-
-    async fn remember(&self, domain: &HostName, verdict: &PolicyVerdict, ttl: Duration) {
-        if ttl.is_zero() {
-            self.verdicts.invalidate(domain).await;
-            return;
-        }
-        let until = Instant::now() + ttl;
-        let remembered = Remembered { verdict: verdict.clone(), ttl, until };
-        self.verdicts.insert(domain.clone(), remembered).await;
     }
 }
