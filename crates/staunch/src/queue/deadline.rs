@@ -49,7 +49,7 @@ enum DeadlineState {
     /// It passed while the clock was in doubt, or when it was set right: it counts after one more
     /// attempt.
     Unseen,
-    /// It passed.
+    /// It passed while the clock was trusted.
     Over,
 }
 

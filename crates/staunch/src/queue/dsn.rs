@@ -36,7 +36,7 @@ const SAID_OCTETS: u64 = 32 * 1024;
 /// The message that a DSN is about, as far as a DSN speaks of it.
 #[derive(Debug)]
 pub(crate) struct DsnSubject<'a> {
-    /// Its id.
+    /// Its queue id, as log lines name it.
     pub(crate) message: MessageId,
     sender: &'a ReversePath,
     arrived_at: Timestamp,
@@ -61,7 +61,7 @@ impl<'a> From<&'a Work> for DsnSubject<'a> {
 /// A DSN ready to be committed.
 #[derive(Debug)]
 pub(crate) struct ComposedDsn {
-    /// For the settlement.
+    /// To be committed together with the settlement.
     pub(crate) message: NewMessage,
     /// For the queue, once it is committed.
     pub(crate) pieces: Vec<(LaneKey, LaneArrival)>,

@@ -17,9 +17,9 @@ use crate::telemetry::{Problem, Reason};
 /// One DSN: the same happened to all of its recipients.
 #[derive(Clone, Debug)]
 pub(crate) struct DsnRequest {
-    /// What happened.
+    /// What happened to all of them (Action, RFC 3464 §2.3.3).
     pub(crate) action: Action,
-    /// To whom.
+    /// The recipients that it is about.
     pub(crate) entries: Vec<DsnRecipient>,
     /// What is written down of it, so that it is told once; nothing of those who leave the queue.
     told: Option<Told>,
@@ -28,15 +28,15 @@ pub(crate) struct DsnRequest {
 /// What is told about one recipient.
 #[derive(Clone, Debug)]
 pub(crate) struct DsnRecipient {
-    /// Who it is.
+    /// The recipient, with what the sender asked for.
     pub(crate) target: Target,
     /// The code; a DSN gives it the class that its action has.
     pub(crate) status: Status,
     /// The host that said something.
     pub(crate) mx: Option<Domain>,
-    /// What it said.
+    /// What it said; none: it did not get that far.
     pub(crate) reply: Option<Reply>,
-    /// In words.
+    /// What happened, in a sentence for people.
     pub(crate) explanation: String,
 }
 

@@ -21,11 +21,11 @@ const ADDRESS_OCTETS: usize = 64;
 /// What the queue task is told.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Mail was committed.
+    /// Mail was committed, with a part for each of these lanes.
     Arrived(Vec<(LaneKey, LaneArrival)>),
     /// The store was read for a lane.
     Fetched {
-        /// Which.
+        /// The lane that asked to be read.
         lane: LaneKey,
         /// What is due, and when something else will be.
         found: Result<FoundWork, StoreError>,
@@ -53,7 +53,7 @@ pub(crate) enum Event {
     Switched,
     /// Mail in these lanes may have another next hop today.
     Follow(Vec<LaneKey>),
-    /// It was moved.
+    /// Mail was moved to its next hops of now, or could not be.
     Followed(Followed),
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct FinishedAttempt {
 pub(crate) enum Routes {
     /// None: nothing has to be looked for.
     Same,
-    /// Some may.
+    /// Some may: lanes are compared with the configuration.
     Changed,
 }
 
@@ -91,7 +91,7 @@ pub(crate) enum Routes {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and none is kept")]
 pub(crate) enum LaneArrival {
-    /// To be tried.
+    /// Due now: to be tried.
     Work(Work),
     /// In the store, for a later time.
     Later(Timestamp),
@@ -122,13 +122,13 @@ impl FoundWork {
 #[derive(Debug)]
 pub(crate) struct NoRoom {
     pub(crate) lane: LaneKey,
-    /// Which connections.
+    /// The connections that are all in use, of which it needs one.
     pub(crate) bottleneck: Bottleneck,
     /// As it was before.
     pub(crate) work: Work,
 }
 
-/// What was done.
+/// What became of lanes that stood still until their mail was moved.
 #[derive(Debug)]
 pub(crate) struct Followed {
     /// These lanes may go on.
@@ -172,7 +172,7 @@ impl LaneJob for Work {
 #[derive(Debug)]
 pub(crate) struct DueWork {
     pub(crate) lane: LaneKey,
-    /// The attempt.
+    /// The number of the attempt, under which its end is told.
     pub(crate) ticket: Ticket,
     /// What is known of the next hop.
     pub(crate) class: LaneClass,
@@ -180,6 +180,6 @@ pub(crate) struct DueWork {
     pub(crate) trouble: Option<FailureRun>,
     /// Does anything else of the lane run?
     pub(crate) company: Company,
-    /// What to try.
+    /// The message and its recipients that are due here.
     pub(crate) work: Work,
 }

@@ -36,7 +36,6 @@ pub(super) enum Astray {
 /// A lane that stands still.
 #[derive(Debug)]
 pub(super) struct Frozen {
-    /// Which.
     pub(super) lane: LaneKey,
     /// What is under way there and must stay.
     pub(super) in_flight: HashSet<MessageId>,
@@ -91,7 +90,7 @@ pub(super) async fn follow(handle: &Arc<QueueHandle>, frozen: Vec<Frozen>) -> Fo
 
 struct Mover<'a> {
     handle: &'a Arc<QueueHandle>,
-    /// To be written.
+    /// Found, and not written yet.
     moves: Vec<Move>,
     /// Recipients, by where they are now.
     moved: BTreeMap<LaneKey, usize>,

@@ -37,7 +37,7 @@ struct GatheringState {
     is_closed: bool,
 }
 
-/// Of one message.
+/// The failures of one message, told together when `until` has come.
 #[derive(Debug)]
 pub(super) struct Gathered {
     until: Instant,

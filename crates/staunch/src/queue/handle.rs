@@ -32,7 +32,7 @@ pub(crate) const ENDED_AT_ONCE: usize = 128;
 pub(crate) struct QueueHandle {
     /// What attempts work with.
     pub(crate) outbound: Arc<Outbound>,
-    /// The store.
+    /// The store of mail, policies and marks.
     pub(crate) spool: Spool,
     /// Is the clock to be believed?
     pub(crate) clock: ClockWatch,
@@ -60,7 +60,7 @@ pub(crate) struct QueueHandle {
     pub(crate) switches: Switches,
     /// Mail with a deadline has come.
     pub(crate) deadlines: Notify,
-    /// The queue task.
+    /// What the queue task is told next.
     events: mpsc::Sender<Event>,
 }
 
@@ -159,9 +159,9 @@ impl QueueHandle {
 /// A change of the number of queued messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Counted {
-    /// One was committed.
+    /// One message was committed.
     Came,
-    /// One is done.
+    /// One message has no recipient left.
     Left,
     /// There are so many.
     Anew(u64),

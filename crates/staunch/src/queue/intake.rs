@@ -25,7 +25,7 @@ use crate::schedule::after;
 /// Mail cannot be taken now; the client keeps it and tries again.
 #[derive(Debug)]
 pub(crate) struct NotNow {
-    /// What to answer.
+    /// The reply to MAIL, RCPT or the content: 4xx, so the client tries again.
     pub(crate) reply: Response,
 }
 
@@ -42,7 +42,7 @@ impl NotNow {
 /// Where a message comes from.
 #[derive(Debug)]
 pub(crate) enum MailOrigin {
-    /// Somebody submitted it.
+    /// A client submitted it by SMTP.
     Client,
     /// It was exported from there.
     OtherQueue(Import),

@@ -86,7 +86,7 @@ pub(super) struct Lane<J> {
 #[derive(Debug)]
 struct Hot<J> {
     ready: VecDeque<J>,
-    /// Octets of `ready`.
+    /// Octets of `ready`, which count against the memory of all lanes.
     octets: u64,
     /// Messages that are ready or in flight here. A fetch skips them, so what else of them is due
     /// in the lane is looked for when they are done.
@@ -119,7 +119,7 @@ impl<J> Default for Hot<J> {
 struct Known {
     /// The count of fetches when it came.
     came: u64,
-    /// Its attempt.
+    /// Its attempt; none while it is only ready.
     ticket: Option<Ticket>,
 }
 

@@ -19,7 +19,7 @@ use crate::lock::lock;
 use crate::lru_map::LruMap;
 use crate::place::ClientPlace;
 
-/// Of `limits.messages_per_client_per_minute`.
+/// The window of `limits.messages_per_client_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Of `limits.recipients_per_sender_per_hour` and `dsn.rate_per_sender_per_hour`.
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -40,9 +40,9 @@ pub(crate) enum Sender {
 /// Is one more within a limit?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Rate {
-    /// It is.
+    /// One more is within the limit.
     Within,
-    /// It is not.
+    /// One more is too many: it is refused or held.
     Over,
 }
 

@@ -61,14 +61,14 @@ impl Restraint {
     }
 }
 
-/// Which DSN.
+/// What a DSN is about and where it goes, for its limits.
 #[derive(Clone, Debug)]
 pub(super) struct DsnKey {
     /// The message that it is about.
     pub(super) message: MessageId,
-    /// Where it goes.
+    /// Where the DSN goes: the sender of that message.
     pub(super) sender: Mailbox,
-    /// What happened.
+    /// What happened there (Action, RFC 3464 §2.3.3).
     pub(super) action: Action,
 }
 

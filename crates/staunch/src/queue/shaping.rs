@@ -34,7 +34,7 @@ pub(crate) struct ShapingLimits {
 /// What one lane keeps to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Shape {
-    /// Attempts at once.
+    /// Attempts that may run at once.
     pub(crate) most: u32,
     /// From the beginning of one to that of the next.
     pub(crate) interval: Option<Duration>,
@@ -74,7 +74,7 @@ impl ShapingLimits {
 /// May anything start in a lane, as far as the operator is concerned?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Gate {
-    /// It may.
+    /// What is due may start.
     Open,
     /// The lane is paused.
     Closed,
@@ -83,12 +83,12 @@ pub(super) enum Gate {
 /// What the operator has stopped: nothing starts there, but all of it may arrive.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Pause {
-    /// Nothing.
+    /// Nothing is stopped anywhere.
     #[default]
     None,
-    /// These lanes.
+    /// Nothing starts in these lanes.
     Lanes(HashSet<LaneKey>),
-    /// Everything.
+    /// Nothing starts in any lane.
     All,
 }
 

@@ -131,7 +131,7 @@ async fn take_out_these(
     Ok(TakenOut { count, being_sent })
 }
 
-/// What was stopped.
+/// Recipients that somebody wants out of the queue, by whether that was in time.
 #[derive(Debug)]
 struct Stopped {
     /// They are held, as far as they are still in the queue, and nothing is sent to them any more.

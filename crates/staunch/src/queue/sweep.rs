@@ -14,7 +14,7 @@ use crate::delivery::outcome::AgeCounts;
 use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
 
-/// Between two slices.
+/// Between two slices of one pass.
 const SLICE_EVERY: Duration = Duration::from_millis(20);
 /// Between two passes. Our choice: what delivery empties is gone at once, this is for what it
 /// leaves.
@@ -27,7 +27,7 @@ const IMPORTED_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Passes between two looks at who took mail too long ago to count.
 const PASSES_PER_TIDYING: u32 = 60;
 
-/// Sweeps until `stop`.
+/// Sweeps, and forgets what is too old, until `stop`.
 pub(crate) async fn run(handle: Arc<QueueHandle>, stop: CancellationToken) {
     let (mut after, mut passes) = (0, 0_u32);
     loop {

@@ -27,18 +27,18 @@ const HOPS_MAX: usize = 1_000;
 /// Something that can be switched off.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Switch {
-    /// Sending, to whomever.
+    /// Sending, whatever the next hop.
     Sending,
     /// Sending to the next hop of this domain, or to the smarthost of this name.
     Hop(HostName),
-    /// Accepting mail.
+    /// Accepting mail: off while draining.
     Accepting,
 }
 
-/// On or off?
+/// Is it on, or off since when?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SwitchPosition {
-    /// As usual.
+    /// On: mail is sent or accepted as usual.
     On,
     /// Not since this time, unless it was off already.
     Off(Timestamp),
@@ -48,7 +48,7 @@ pub(crate) enum SwitchPosition {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Off {
     pub(crate) sending: Option<Timestamp>,
-    /// Sending to these.
+    /// Next hops that are paused by name, since when.
     pub(crate) hops: BTreeMap<HostName, Timestamp>,
     pub(crate) accepting: Option<Timestamp>,
 }
@@ -80,7 +80,7 @@ pub(crate) enum SwitchError {
     /// It could not be written down.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// [`HOPS_MAX`].
+    /// More than [`HOPS_MAX`] would be paused one by one.
     #[error("{HOPS_MAX} next hops are paused already")]
     TooMany,
     /// It was not paused.

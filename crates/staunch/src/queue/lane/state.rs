@@ -8,9 +8,9 @@ use crate::telemetry::Reason;
 /// Is a lane being read from the store?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in super::super) enum LaneReading {
-    /// No.
+    /// Nobody is reading it.
     Not,
-    /// Yes.
+    /// Yes, and what comes can be used.
     Now,
     /// Yes, but mail was taken out of the store since: what comes may be gone.
     Outdated,
@@ -21,11 +21,11 @@ pub(in super::super) enum LaneReading {
 pub(in super::super) enum Memory {
     /// Less than a quarter.
     Plenty,
-    /// Less than half.
+    /// Less than half, a quarter or more.
     Enough,
     /// More: what is left is for those who take mail.
     Scarce,
-    /// All of it.
+    /// All of it: nothing more is read.
     Used,
 }
 
@@ -80,7 +80,7 @@ pub(in super::super) enum LanePace {
 /// Does a lane stand before the others of its class?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in super::super) enum Precedence {
-    /// It does not.
+    /// It stands where its turn puts it.
     None,
     /// Once: it had its turn, and what it needed is there now.
     Once,
@@ -91,7 +91,7 @@ pub(in super::super) enum Precedence {
 /// That the hosts of a lane failed, as the store remembers it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BackOff {
-    /// How often.
+    /// How often in a row, and since when.
     pub(crate) trouble: FailureRun,
     /// When it is tried again.
     pub(crate) until: Timestamp,

@@ -15,7 +15,7 @@ use crate::message::Submitter;
 pub(crate) enum LaneClass {
     /// Its hosts or its registrable domain took mail lately, or the operator wrote it down.
     Proven,
-    /// Nothing.
+    /// Nothing is known: it neither took mail lately nor failed.
     New,
     /// It failed the last time, or was slow.
     Troubled,
@@ -46,7 +46,7 @@ impl LaneClass {
 /// How many places there are, and how large the parts are.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shares {
-    /// All (`delivery.connections`).
+    /// All places together (`delivery.connections`).
     pub(crate) total: u32,
     /// One registrable domain that took mail (`delivery.connections_per_site`).
     pub(crate) proven_group: u32,
@@ -107,7 +107,7 @@ impl Most {
 /// Whom a place is charged to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Charge {
-    /// The class's account.
+    /// The account of what is known of the next hop.
     pub(crate) class: LaneClass,
     /// The account of the registrable domain.
     pub(crate) group: Group,
@@ -119,7 +119,7 @@ pub(crate) struct Charge {
 #[derive(Debug)]
 pub(super) struct Accounts {
     shares: Shares,
-    /// By [`LaneClass::index`].
+    /// Places that each class holds, by [`LaneClass::index`].
     held: [u32; 3],
     /// Proven and unproven, of each registrable domain that holds any.
     groups: HashMap<Group, [u32; 2]>,
@@ -192,7 +192,7 @@ impl Accounts {
         *(if charge.class.is_unproven() { unproven } else { proven }) += 1;
     }
 
-    /// One less.
+    /// One place less is held.
     pub(super) fn give_back(&mut self, charge: Charge) {
         if let Some(held) = self.held.get_mut(charge.class.index()) {
             *held = held.saturating_sub(1);

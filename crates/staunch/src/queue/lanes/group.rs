@@ -17,7 +17,7 @@ use crate::delivery::route;
 pub(crate) struct Group(u64);
 
 impl Group {
-    /// That of `lane`.
+    /// The group of `lane`: its registrable domain, or the name of its route.
     pub(crate) fn of(lane: &LaneKey) -> Self {
         match route::domain_of(lane) {
             Some(domain) => Self::of_host(&domain),

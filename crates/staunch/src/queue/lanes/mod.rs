@@ -72,10 +72,10 @@ pub(crate) enum Company {
 /// What to do next.
 #[derive(Debug)]
 pub(crate) enum LaneAction<J> {
-    /// Start this job.
+    /// Start this job, then call [`Lanes::finished`] with the ticket.
     Start {
         lane: LaneKey,
-        /// The attempt.
+        /// The number of the attempt that begins.
         ticket: Ticket,
         /// What is known of the next hop.
         class: LaneClass,
@@ -83,7 +83,7 @@ pub(crate) enum LaneAction<J> {
         trouble: Option<FailureRun>,
         /// Does anything else of the lane run?
         company: Company,
-        /// What to try.
+        /// The mail that is tried.
         job: J,
     },
     /// Read what is due from the store, then call [`Lanes::fetched`].
@@ -133,7 +133,7 @@ pub(crate) struct Lanes<J> {
 }
 
 impl<J: LaneJob> Lanes<J> {
-    /// No lanes yet.
+    /// Without a lane: each comes with its first mail.
     pub(crate) fn new(limits: ShapingLimits) -> Self {
         Self {
             lanes: HashMap::new(),
@@ -493,7 +493,7 @@ impl<J: LaneJob> Lanes<J> {
         (!self.running.is_empty()).then_some(REVIEW_EVERY)
     }
 
-    /// Attempts that run.
+    /// Attempts that run now, in all lanes.
     pub(crate) fn in_flight(&self) -> usize {
         self.running.len()
     }

@@ -34,7 +34,7 @@ struct WaitingLane {
 /// What a group has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Holds {
-    /// No place.
+    /// No place yet: its turn comes before that of groups with some.
     Nothing,
     /// At least one, and may have more.
     Some,
@@ -43,7 +43,7 @@ pub(super) enum Holds {
 }
 
 impl Ring {
-    /// Behind all others.
+    /// Puts the lane behind all others of its group.
     pub(super) fn push_back(&mut self, group: Group, lane: LaneKey) {
         let waiting = self.groups.entry(group).or_default();
         waiting.lanes.push_back(lane);
@@ -130,7 +130,7 @@ impl Ring {
         }
     }
 
-    /// It waits elsewhere.
+    /// Takes the lane out, since it waits elsewhere now.
     pub(super) fn remove(&mut self, group: Group, lane: &LaneKey) {
         let Some(waiting) = self.groups.get_mut(&group) else { return };
         let Some(place) = waiting.lanes.iter().position(|other| other == lane) else { return };

@@ -17,7 +17,7 @@ use crate::message::Submitter;
 /// Where a lane stands.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(in super::super) struct Spot {
-    /// Its registrable domain.
+    /// The registrable domain of its next hop.
     pub(in super::super) group: Group,
     /// Whose mail is first in it.
     pub(in super::super) submitter: Submitter,
@@ -29,7 +29,7 @@ pub(super) struct Row {
     /// Clients; what they hold are places.
     turns: Turns<u32>,
     clients: BTreeMap<u32, WaitingClient>,
-    /// Where lanes stand.
+    /// Group and submitter of the lanes in `clients`, so that a group's are found.
     spots: BTreeSet<Spot>,
     /// Lanes that had their turn, and what they needed is there now: they go before all others, if
     /// they may.
@@ -39,7 +39,7 @@ pub(super) struct Row {
 /// The lanes of one client.
 #[derive(Debug, Default)]
 struct WaitingClient {
-    /// Senders.
+    /// Its senders; what they hold are places.
     turns: Turns<u32>,
     rings: BTreeMap<u32, Ring>,
 }
@@ -66,7 +66,7 @@ impl LaneRows {
         self.counted(charge.class).for_each(|row| row.hold(charge.submitter));
     }
 
-    /// One less.
+    /// One place less is held.
     pub(super) fn release(&mut self, charge: Charge) {
         self.counted(charge.class).for_each(|row| row.release(charge.submitter));
         self.rows.iter_mut().for_each(|row| row.released(charge.group));
@@ -96,7 +96,7 @@ impl LaneRows {
 pub(super) enum Limited {
     /// All senders of this client.
     Client(u32),
-    /// This one.
+    /// This sender of a client, and no other.
     Sender(Submitter),
 }
 
@@ -195,7 +195,7 @@ impl Row {
         }
     }
 
-    /// It waits elsewhere.
+    /// Takes the lane out, since it waits elsewhere now.
     pub(super) fn remove(&mut self, spot: Spot, lane: &LaneKey) {
         if let Some(place) = self.first.iter().position(|(_, first)| first == lane) {
             self.first.remove(place);

@@ -28,7 +28,7 @@ pub(super) struct Uptime {
 }
 
 impl Uptime {
-    /// It is `now`.
+    /// Counts what passed since the last call, at most [`STEP_MAX`].
     pub(super) fn advance(&mut self, now: Timestamp) {
         let step = self.last.map(|last| now.duration_since(last));
         let step = step.and_then(|step| Duration::try_from(step).ok()).unwrap_or_default();
@@ -54,7 +54,7 @@ impl Ticket {
 /// Was an attempt asked to make room?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum AskedToYield {
-    /// Not yet.
+    /// No, it may go on.
     No,
     /// It was then, and has not ended yet.
     Yes(Duration),
@@ -74,9 +74,9 @@ pub(super) struct RunningAttempt {
 /// For whose account is room needed?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Need {
-    /// Anybody's will do.
+    /// Any account will do.
     Any,
-    /// That of strangers.
+    /// That of new and troubled next hops together.
     Unproven,
     /// That of who is in trouble.
     Troubled,
@@ -103,7 +103,7 @@ impl Need {
     }
 }
 
-/// All of them.
+/// The attempts that run, by ticket.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     attempts: HashMap<Ticket, RunningAttempt>,
@@ -122,7 +122,7 @@ impl Running {
         ticket
     }
 
-    /// One is over.
+    /// The attempt is over; none: it was taken out before.
     pub(super) fn end(&mut self, ticket: Ticket) -> Option<RunningAttempt> {
         self.attempts.remove(&ticket)
     }

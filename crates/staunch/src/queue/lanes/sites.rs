@@ -28,7 +28,7 @@ impl Sites {
         self.lanes.entry(site.clone()).or_default().push_back(lane);
     }
 
-    /// The next one.
+    /// Takes out the lane that has waited longest there.
     pub(super) fn pop(&mut self, site: &Bottleneck) -> Option<LaneKey> {
         let lanes = self.lanes.get_mut(site)?;
         let lane = lanes.pop_front();

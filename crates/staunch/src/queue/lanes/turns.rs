@@ -28,7 +28,7 @@ impl<K> Default for Turns<K> {
 }
 
 impl<K: Copy + Ord> Turns<K> {
-    /// It wants something.
+    /// `key` waits for a turn from now on.
     pub(super) fn wait(&mut self, key: K) {
         self.change(key, |entry| entry.is_waiting = true);
     }
@@ -60,7 +60,7 @@ impl<K: Copy + Ord> Turns<K> {
         self.entries.get(&key).map_or(0, |entry| entry.held)
     }
 
-    /// Does anybody wait?
+    /// Does anybody wait for a turn?
     pub(super) fn is_waiting(&self) -> bool {
         !self.order.is_empty()
     }
@@ -74,7 +74,7 @@ impl<K: Copy + Ord> Turns<K> {
             .map(|(_, _, key)| *key)
     }
 
-    /// Is nobody left?
+    /// Does nobody wait or hold anything?
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
