@@ -179,7 +179,7 @@ async fn live(
             Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
             Err(error) => {
                 let what = "the monotonic clock is not known";
- DaemonFact::SystemdUnreachable { error: &error, what }.tell();
+                DaemonFact::SystemdUnreachable { error: &error, what }.tell();
             }
         }
         // Files may lie on a disk that does not answer: that must not keep the daemon alive.
