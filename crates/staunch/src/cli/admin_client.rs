@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use smtp::RemoteText;
 
 use super::exit::{Exit, Failure};
+use crate::control::api::ErrorAnswer;
 
 /// The socket says where; HTTP wants a name all the same.
 const BASE: &str = "http://staunch/";
@@ -124,11 +126,10 @@ impl AdminClient {
             return Ok(stream);
         }
         let body = stream.whole().await.unwrap_or_default();
-        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        // `{"error": "…"}`, or else whatever was said.
-        let text = match value.get("error").and_then(Value::as_str) {
-            Some(error) => RemoteText::new(error),
-            None => RemoteText::from_bytes(&body),
+        let text = match serde_json::from_slice::<ErrorAnswer>(&body) {
+            Ok(answer) => RemoteText::new(&answer.error),
+            // Whatever was said.
+            Err(_) => RemoteText::from_bytes(&body),
         };
         let text = if text.is_empty() { status.to_string() } else { text.to_string() };
         Err(Failure::new(exit_of(status), text))
@@ -234,6 +235,15 @@ impl AnswerStream {
         }
         Ok(self.rest.split())
     }
+}
+
+/// An answer as what it was asked for.
+///
+/// # Errors
+///
+/// [`Failure`] when the daemon is of another version, and answers otherwise.
+pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Failure> {
+    T::deserialize(answer).map_err(|error| foreign(&error.to_string()))
 }
 
 fn parse(bytes: &[u8]) -> Result<Value, Failure> {

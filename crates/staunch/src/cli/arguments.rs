@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::control::api::{Chosen, GroupBy, MailState};
 
 /// An outbound SMTP relay: mail goes to the right host, encrypted, or it waits
 #[derive(Debug, Parser)]
@@ -229,7 +230,7 @@ pub(super) struct QueueList {
     pub(super) domain: Option<String>,
     /// Recipients in this state
     #[arg(long, value_name = "STATE")]
-    pub(super) state: Option<StateFilter>,
+    pub(super) state: Option<MailState>,
     /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed; or held
     #[arg(long, value_name = "REASON")]
     pub(super) reason: Option<String>,
@@ -241,23 +242,6 @@ pub(super) struct QueueList {
 }
 
 /// What a recipient in the queue does.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum StateFilter {
-    Queued,
-    Sending,
-    Held,
-}
-
-impl StateFilter {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Sending => "sending",
-            Self::Held => "held",
-        }
-    }
-}
-
 #[derive(Args, Debug)]
 pub(super) struct QueueShow {
     /// The id of the message
@@ -276,52 +260,38 @@ pub(super) struct QueueShow {
 pub(super) struct QueueSummary {
     /// Also count recipients by this
     #[arg(long, value_name = "WHAT")]
-    pub(super) by: Option<SummaryBy>,
+    pub(super) by: Option<GroupBy>,
     #[command(flatten)]
     pub(super) json: Json,
 }
 
 /// What recipients are counted by.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum SummaryBy {
-    Domain,
-    Reason,
-    Host,
-}
-
-impl SummaryBy {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Domain => "domain",
-            Self::Reason => "reason",
-            Self::Host => "host",
-        }
-    }
-}
-
-/// The same fields are the body of the request to the daemon.
-#[derive(Args, Debug, Serialize)]
+/// Which mail something is done to.
+#[derive(Args, Debug)]
 #[command(group = ArgGroup::new("which").required(true).args(["ids", "domain", "reason", "all"]))]
 pub(super) struct QueueAction {
     /// Messages by id, with all their recipients
     #[arg(value_name = "ID")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) ids: Vec<String>,
     /// All recipients in this domain
     #[arg(long, value_name = "DOMAIN")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) domain: Option<String>,
     /// All recipients whose last attempt ended with this reason; or held
     #[arg(long, value_name = "REASON")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     /// All messages
     #[arg(long)]
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) all: bool,
     #[command(flatten)]
-    #[serde(skip)]
     pub(super) json: Json,
+}
+
+impl QueueAction {
+    /// As the daemon is told.
+    pub(super) fn chosen(&self) -> Chosen {
+        let Self { ids, domain, reason, all, json: _ } = self;
+        Chosen { ids: ids.clone(), domain: domain.clone(), reason: reason.clone(), all: *all }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,13 +3,13 @@
 use std::io::{Write as _, stdout};
 
 use reqwest::Method;
-use serde_json::Value;
 
 use super::arguments::{ClockCommand, Json};
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::cli::admin_client::with_door;
+use crate::cli::admin_client::{read, with_door};
 use crate::config::Loaded;
+use crate::control::api::ClockTrusted;
 
 pub(super) fn run(command: &ClockCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     let ClockCommand::Trust(format) = command;
@@ -24,40 +24,37 @@ fn trust(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
     if format.json {
         output::json(&mut out, &answer)?;
     } else {
-        writeln!(out, "{}", in_words(&answer))?;
+        writeln!(out, "{}", in_words(read(&answer)?))?;
     }
     Ok(Exit::Ok)
 }
 
-fn in_words(answer: &Value) -> String {
-    let offset = answer.get("clock_suspect").and_then(|suspect| suspect.get("offset_seconds"));
-    match offset.and_then(Value::as_i64) {
+fn in_words(answer: ClockTrusted) -> String {
+    match answer.clock_suspect.map(|suspect| suspect.offset_seconds) {
         Some(seconds) if seconds < 0 => {
-            format!("trusted again, {} s behind where it was expected", -seconds)
+            format!("trusted again, {} s behind where it was expected", seconds.unsigned_abs())
         }
-        Some(seconds) => {
-            format!("trusted again, {seconds} s ahead of where it was expected")
-        }
+        Some(seconds) => format!("trusted again, {seconds} s ahead of where it was expected"),
         None => "it was not in doubt".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::control::api::ClockSuspect;
 
     #[test]
-    fn who_trusts_the_clock_hears_what_was_wrong_with_it() {
-        let suspect = |seconds: i64| json!({ "clock_suspect": { "offset_seconds": seconds, "seconds_left": 60 } });
+    fn after_clock_trust_one_reads_what_was_wrong() {
         let cases = [
-            (suspect(7200), "trusted again, 7200 s ahead of where it was expected"),
-            (suspect(-7200), "trusted again, 7200 s behind where it was expected"),
-            (json!({ "clock_suspect": null }), "it was not in doubt"),
+            (Some(7200), "trusted again, 7200 s ahead of where it was expected"),
+            (Some(-7200), "trusted again, 7200 s behind where it was expected"),
+            (None, "it was not in doubt"),
         ];
-        for (answer, want) in cases {
-            assert_eq!(in_words(&answer), want);
+        for (offset, want) in cases {
+            let suspect = |offset_seconds| ClockSuspect { offset_seconds, seconds_left: 60 };
+            let answer = ClockTrusted { clock_suspect: offset.map(suspect) };
+            assert_eq!(in_words(answer), want);
         }
     }
 }

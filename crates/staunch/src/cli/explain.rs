@@ -8,13 +8,14 @@ mod alone;
 
 use std::io::{self, Write, stdout};
 
-use serde_json::Value;
-
 use super::arguments::ExplainCommand;
 use super::exit::{Exit, Failure};
-use super::output::{self, cell};
-use crate::cli::admin_client::{AdminClient, runtime};
+use super::output::{self, text_cell, time_cell};
+use crate::cli::admin_client::{AdminClient, read, runtime};
 use crate::config::Loaded;
+use crate::control::api::{
+    DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, ShownMx, ShownPolicy,
+};
 use crate::control::explain::ExplainQuestion;
 use crate::daemon::check_files::check_files;
 
@@ -38,87 +39,88 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
             Err(failure) if failure.exit == Exit::Unavailable => {
                 check_files(loaded)
                     .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
-                Ok(alone::walk(&loaded.config, question).await?)
+                let walked = alone::walk(&loaded.config, question).await?;
+                Ok(serde_json::to_value(walked).map_err(io::Error::other)?)
             }
             answer => answer,
         }
     })?;
+    let explained: Explanation = read(&answer)?;
     let mut out = stdout().lock();
-    if command.json.json { output::json(&mut out, &answer) } else { show(&mut out, &answer) }?;
-    let waits = matches!(answer.get("verdict").and_then(Value::as_str), Some("defer" | "reject"));
-    Ok(if waits { Exit::No } else { Exit::Ok })
+    if command.json.json { output::json(&mut out, &answer) } else { show(&mut out, &explained) }?;
+    Ok(match explained.verdict {
+        DeliveryVerdict::Verified | DeliveryVerdict::Encrypted | DeliveryVerdict::Opportunistic => {
+            Exit::Ok
+        }
+        DeliveryVerdict::Defer | DeliveryVerdict::Reject => Exit::No,
+    })
 }
 
 /// The verdict first, then the evidence: policy, hosts, steps.
-fn show(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
-    let of = |pointer: &str| answer.pointer(pointer).map_or_else(|| "-".to_owned(), cell);
-    let reason = match of("/reason") {
-        reason if reason == "-" => String::new(),
-        reason => format!(" ({reason})"),
-    };
-    writeln!(out, "{}: {}{reason}\n", of("/address"), of("/verdict"))?;
-    writeln!(out, "next hop  {}", of("/next_hop"))?;
+fn show(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
+    let (address, verdict) = (text_cell(&answer.address), answer.verdict.as_str());
+    writeln!(out, "{address}: {verdict}{}\n", in_brackets(answer.reason.as_deref()))?;
+    writeln!(out, "next hop  {}", text_cell(&answer.next_hop))?;
     show_pauses(out, answer)?;
-    writeln!(
-        out,
-        "MTA-STS   record {}, policy from {}",
-        of("/mta_sts/record"),
-        of("/mta_sts/source")
-    )?;
-    if answer.pointer("/mta_sts/policy").is_some_and(Value::is_object) {
-        writeln!(
-            out,
-            "          mode {}, max_age {} s, mx {}, until {}",
-            of("/mta_sts/policy/mode"),
-            of("/mta_sts/policy/max_age"),
-            of("/mta_sts/policy/mx"),
-            of("/mta_sts/expires_at")
-        )?;
-    }
-    if of("/mta_sts/error") != "-" {
-        writeln!(out, "          error: {}", of("/mta_sts/error"))?;
-    }
-    let list =
-        |name: &str| answer.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    for mx in list("mx") {
-        let of = |pointer: &str| mx.pointer(pointer).map_or_else(|| "-".to_owned(), cell);
-        writeln!(out, "\nMX {} {}  {}", of("/preference"), of("/host"), of("/addresses"))?;
-        writeln!(out, "   listed {}, requirement {}", of("/listed"), of("/requirement"))?;
-        let reason = match of("/reason") {
-            reason if reason == "-" => String::new(),
-            reason => format!(" ({reason})"),
-        };
-        writeln!(out, "   {}{reason}", of("/outcome"))?;
-        if mx.pointer("/tls").is_some_and(Value::is_object) {
-            writeln!(out, "   TLS {} {}", of("/tls/version"), of("/tls/group"))?;
-            let certificate = |name: &str| of(&format!("/tls/certificate/{name}"));
-            writeln!(
-                out,
-                "   certificate for {}, by {}, until {}",
-                certificate("names"),
-                certificate("issuer"),
-                certificate("not_after")
-            )?;
-        }
-    }
-    if !list("steps").is_empty() {
+    show_policy(out, &answer.mta_sts)?;
+    answer.mx.iter().try_for_each(|mx| show_mx(out, mx))?;
+    if !answer.steps.is_empty() {
         writeln!(out, "\nsteps")?;
     }
-    for step in list("steps") {
-        let of = |name: &str| step.get(name).map_or_else(|| "-".to_owned(), cell);
-        writeln!(out, "  {:>6} ms  {}: {}", of("took_ms"), of("step"), of("result"))?;
+    for ExplainStep { step, took_ms, result } in &answer.steps {
+        writeln!(out, "  {took_ms:>6} ms  {}: {}", text_cell(step), text_cell(result))?;
     }
     Ok(())
 }
 
-/// The verdict is about mail that is tried: none is while this holds.
-fn show_pauses(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
-    let of = |value: &Value, name: &str| value.get(name).map_or_else(|| "-".to_owned(), cell);
-    if let Some(all) = answer.get("paused").filter(|since| since.is_string()) {
-        writeln!(out, "paused    since {}: nothing is sent; staunch resume", cell(all))?;
+fn show_policy(out: &mut dyn Write, known: &ShownPolicy) -> io::Result<()> {
+    let record = known.record.as_deref().unwrap_or_default();
+    writeln!(out, "MTA-STS   record {}, policy from {}", text_cell(record), known.source.as_str())?;
+    if let Some(FetchedPolicy { mode, max_age, mx, .. }) = &known.policy {
+        let (mode, mx) = (text_cell(mode), text_cell(&mx.join(" ")));
+        let until = known.expires_at.map_or_else(|| "-".to_owned(), time_cell);
+        writeln!(out, "          mode {mode}, max_age {max_age} s, mx {mx}, until {until}")?;
     }
-    for hop in answer.get("paused_hops").and_then(Value::as_array).into_iter().flatten() {
-        let (domain, since) = (of(hop, "domain"), of(hop, "since"));
+    if let Some(error) = &known.error {
+        writeln!(out, "          error: {}", text_cell(error))?;
+    }
+    Ok(())
+}
+
+fn show_mx(out: &mut dyn Write, mx: &ShownMx) -> io::Result<()> {
+    let addresses = text_cell(&mx.addresses.join(" "));
+    writeln!(out, "\nMX {} {}  {addresses}", mx.preference, text_cell(&mx.host))?;
+    let listed = mx.listed.map_or_else(|| "-".to_owned(), |listed| listed.to_string());
+    writeln!(out, "   listed {listed}, requirement {}", mx.requirement.as_str())?;
+    let manner = if mx.clear_text { ", in clear text" } else { "" };
+    let reason = in_brackets(mx.reason.as_deref());
+    writeln!(out, "   {}{reason}{manner}", mx.outcome.as_str())?;
+    if mx.eightbitmime == Some(false) {
+        writeln!(out, "   no 8BITMIME: a message with eight bits goes to the other hosts first")?;
+    }
+    let Some(tls) = &mx.tls else { return Ok(()) };
+    let group = tls.group.as_deref().unwrap_or_default();
+    writeln!(out, "   TLS {} {}", text_cell(&tls.version), text_cell(group))?;
+    if let Some(certificate) = &tls.certificate {
+        let names = certificate.names.as_deref().unwrap_or_default().join(" ");
+        let until = certificate.not_after.map_or_else(|| "-".to_owned(), time_cell);
+        let (names, issuer) = (text_cell(&names), text_cell(&certificate.issuer));
+        writeln!(out, "   certificate for {names}, by {issuer}, until {until}")?;
+    }
+    Ok(())
+}
+
+fn in_brackets(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| format!(" ({})", text_cell(reason)))
+}
+
+/// The verdict is about mail that is tried: none is while this holds.
+fn show_pauses(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
+    if let Some(since) = answer.paused.map(time_cell) {
+        writeln!(out, "paused    since {since}: nothing is sent; staunch resume")?;
+    }
+    for hop in &answer.paused_hops {
+        let (domain, since) = (text_cell(&hop.domain), time_cell(hop.since));
         writeln!(out, "paused    since {since}: nothing is sent there; staunch resume {domain}")?;
     }
     Ok(())
@@ -133,7 +135,7 @@ mod tests {
     #[test]
     fn the_verdict_comes_first_and_every_line_has_its_evidence() {
         let answer = json!({
-            "address": "b@example.com", "domain": "example.com", "next_hop": "example.com",
+            "address": "b@example.com", "domain": "example.com", "sender": null, "next_hop": "example.com",
             "verdict": "defer", "reason": "mx_not_listed",
             "paused": "2026-01-01T00:00:00Z",
             "paused_hops": [{"domain": "example.com", "since": "2026-01-01T01:00:00Z"}],
@@ -145,13 +147,17 @@ mod tests {
             },
             "mx": [{
                 "host": "evil.example.net", "preference": 10, "addresses": [], "listed": false,
-                "requirement": "verified by PKIX", "outcome": "refused", "reason": "mx_not_listed",
+                "requirement": "verify", "outcome": "refused", "reason": "mx_not_listed",
                 "tls": null,
+            }, {
+                "host": "old.example.net", "preference": 20, "addresses": ["192.0.2.1"],
+                "listed": null, "requirement": "opportunistic", "outcome": "admitted",
+                "reason": null, "clear_text": true, "eightbitmime": false, "tls": null,
             }],
             "steps": [{"step": "mx", "took_ms": 12, "result": "1 host"}],
         });
         let mut out = Vec::new();
-        show(&mut out, &answer).unwrap();
+        show(&mut out, &read(&answer).unwrap()).unwrap();
         let want = "\
 b@example.com: defer (mx_not_listed)
 
@@ -162,8 +168,13 @@ MTA-STS   record v=STSv1; id=1;, policy from cache
           mode enforce, max_age 86400 s, mx mx.example.com, until 2026-01-02 00:00:00Z
 
 MX 10 evil.example.net  -
-   listed false, requirement verified by PKIX
+   listed false, requirement verify
    refused (mx_not_listed)
+
+MX 20 old.example.net  192.0.2.1
+   listed -, requirement opportunistic
+   admitted, in clear text
+   no 8BITMIME: a message with eight bits goes to the other hosts first
 
 steps
       12 ms  mx: 1 host

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use smtp::RemoteText;
 use smtp::remote_text::push_inert;
@@ -155,22 +156,30 @@ fn rows(out: &mut dyn Write, items: &[Value]) -> io::Result<()> {
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) if text.is_empty() => "-".into(),
-        Value::String(text) => time(text).unwrap_or_else(|| RemoteText::new(text).to_string()),
+        Value::String(text) => time(text).map_or_else(|| text_cell(text), time_cell),
         Value::Array(items) if items.is_empty() => "-".into(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(" "),
         Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
     }
 }
 
-/// `2026-01-02 03:04:05Z` for a time of RFC 3339.
-fn time(text: &str) -> Option<String> {
+/// A time of RFC 3339, as in our JSON.
+fn time(text: &str) -> Option<Timestamp> {
     // A quick look first: most texts are no times.
     if !text.ends_with('Z') || text.as_bytes().get(10) != Some(&b'T') {
         return None;
     }
-    let time: jiff::Timestamp = text.parse().ok()?;
-    Some(time.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+    text.parse().ok()
+}
+
+/// A text as one inert line; a dash where it is empty.
+pub(super) fn text_cell(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { RemoteText::new(text).to_string() }
+}
+
+/// `2026-01-02 03:04:05Z`.
+pub(super) fn time_cell(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

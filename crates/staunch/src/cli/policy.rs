@@ -3,18 +3,17 @@
 use std::io::{Write, stdout};
 
 use reqwest::Method;
-use serde_json::Value;
 
 use super::arguments::{CacheCommand, Forget, Json, OneDomain};
 use super::exit::{Exit, Failure};
-use super::output::{self, cell};
+use super::output::{self, text_cell, time_cell};
 use super::queue::print;
 use super::table::TextTable;
-use crate::cli::admin_client::{AdminClient, with_door};
+use crate::cli::admin_client::{AdminClient, read, with_door};
 use crate::config::Loaded;
+use crate::control::api::{PolicySummary, RefreshResult};
 
-/// Members of a row, which are the headings too.
-const COLUMNS: [&str; 6] = ["domain", "mode", "id", "fetched_at", "expires_at", "mx"];
+const HEADINGS: [&str; 6] = ["DOMAIN", "MODE", "ID", "FETCHED", "EXPIRES", "MX"];
 
 pub(super) fn run(command: &CacheCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     with_door(&loaded.config.admin.socket, async |client| match command {
@@ -30,14 +29,21 @@ pub(super) fn run(command: &CacheCommand, loaded: &Loaded) -> Result<Exit, Failu
 async fn list(client: &AdminClient, format: Json) -> Result<Exit, Failure> {
     let mut rows = client.stream(&["v1", "policies"], &[]).await?;
     let mut out = stdout().lock();
-    let headings = COLUMNS.map(|column| column.trim_end_matches("_at").to_ascii_uppercase());
-    let mut table = TextTable::new(&headings.each_ref().map(String::as_str));
+    let mut table = TextTable::new(&HEADINGS);
     while let Some(row) = rows.line().await? {
         if format.json {
             output::json(&mut out, &row)?;
         } else {
-            let of = |column| row.get(column).map_or_else(|| "-".to_owned(), cell);
-            table.row(&mut out, COLUMNS.map(of).into())?;
+            let policy: PolicySummary = read(&row)?;
+            let cells = [
+                text_cell(&policy.domain),
+                text_cell(&policy.mode),
+                text_cell(&policy.id),
+                time_cell(policy.fetched_at),
+                time_cell(policy.expires_at),
+                text_cell(&policy.mx.join(" ")),
+            ];
+            table.row(&mut out, cells.into())?;
         }
     }
     table.finish(&mut out)?;
@@ -49,7 +55,8 @@ async fn refresh(client: &AdminClient, command: &OneDomain) -> Result<Exit, Fail
     let path = ["v1", "policies", &command.domain, "refresh"];
     let answer = client.act(Method::POST, &path).await?;
     print(&answer, command.json)?;
-    Ok(Exit::from(answer.get("error").is_none_or(Value::is_null)))
+    let RefreshResult { error, .. } = read(&answer)?;
+    Ok(Exit::from(error.is_none()))
 }
 
 async fn forget(client: &AdminClient, command: &Forget) -> Result<Exit, Failure> {

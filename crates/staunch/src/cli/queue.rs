@@ -1,17 +1,16 @@
 //! `staunch queue`: look at what waits, and act on it.
 
-use std::io::{self, IsTerminal as _, Write, stdout};
+use std::io::{IsTerminal as _, Write, stdout};
 
 use serde_json::Value;
 
-use super::arguments::{
-    Json, MailCommand, QueueAction, QueueList, QueueShow, StateFilter, SummaryBy,
-};
+use super::arguments::{Json, MailCommand, QueueAction, QueueList, QueueShow};
 use super::exit::{Exit, Failure};
-use super::output::{self, ShownText, cell};
+use super::output::{self, ShownText, text_cell, time_cell};
 use super::table::TextTable;
-use crate::cli::admin_client::{AdminClient, with_door};
+use crate::cli::admin_client::{AdminClient, read, with_door};
 use crate::config::Loaded;
+use crate::control::api::{ActionDone, GroupBy, ListedRecipient, MailState};
 
 const HEADINGS: [&str; 8] =
     ["ID", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT ATTEMPT", "REASON", "LAST ANSWER"];
@@ -26,7 +25,7 @@ pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failur
         MailCommand::Bounce(action) => act(&client, "bounce", action).await,
         MailCommand::Delete(action) => act(&client, "delete", action).await,
         MailCommand::Summary(command) => {
-            let by = [("by", command.by.map(SummaryBy::as_str))];
+            let by = [("by", command.by.map(GroupBy::as_str))];
             print(&client.get(&["v1", "queue", "summary"], &by).await?, command.json)
         }
     })
@@ -47,7 +46,7 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
     let limit = command.limit.map(|limit| limit.to_string());
     let query = [
         ("domain", command.domain.as_deref()),
-        ("state", command.state.map(StateFilter::as_str)),
+        ("state", command.state.map(MailState::as_str)),
         ("reason", command.reason.as_deref()),
         ("limit", limit.as_deref()),
     ];
@@ -60,27 +59,29 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
         if command.json.json {
             output::json(&mut out, &row)?;
         } else {
-            table.row(&mut out, cells(&row))?;
+            table.row(&mut out, cells(&read(&row)?))?;
         }
     }
     table.finish(&mut out)?;
     Ok(count)
 }
 
-fn cells(row: &Value) -> Vec<String> {
-    let of = |pointer| row.pointer(pointer).map_or_else(|| "-".to_owned(), cell);
-    // The null sender has no other name.
-    let is_notice = row.get("sender").and_then(Value::as_str) == Some("");
-    let sender = if is_notice { "<>".to_owned() } else { of("/sender") };
+fn cells(row: &ListedRecipient) -> Vec<String> {
+    let or_dash = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), text_cell);
+    let sender = match row.sender.as_deref() {
+        // The null sender has no other name.
+        Some("") => "<>".to_owned(),
+        sender => or_dash(sender),
+    };
     vec![
-        of("/id"),
+        or_dash(row.id.as_deref()),
         sender,
-        of("/recipient"),
-        of("/state"),
-        of("/attempts"),
-        of("/next_attempt_at"),
-        of("/last/reason"),
-        of("/last/text"),
+        text_cell(&row.recipient),
+        row.state.as_str().to_owned(),
+        row.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
+        row.next_attempt_at.map_or_else(|| "-".to_owned(), time_cell),
+        or_dash(row.last.as_ref().map(|last| last.reason.as_str())),
+        or_dash(row.last.as_ref().map(|last| last.text.as_str())),
     ]
 }
 
@@ -111,22 +112,22 @@ async fn show(client: &AdminClient, command: &QueueShow) -> Result<Exit, Failure
 }
 
 /// The message, then its recipients as in the list, without what they have in common.
-fn show_message(out: &mut dyn Write, mut message: Value) -> io::Result<()> {
+fn show_message(out: &mut dyn Write, mut message: Value) -> Result<(), Failure> {
     let recipients = message.as_object_mut().and_then(|members| members.remove("recipients"));
+    let recipients: Vec<ListedRecipient> = read(&recipients.unwrap_or_default())?;
     output::object(out, &message)?;
     writeln!(out)?;
     let [_, _, own @ ..] = &HEADINGS;
     let mut table = TextTable::new(own);
-    for recipient in recipients.as_ref().and_then(Value::as_array).into_iter().flatten() {
+    for recipient in &recipients {
         table.row(out, cells(recipient).into_iter().skip(HEADINGS.len() - own.len()).collect())?;
     }
-    table.finish(out)
+    Ok(table.finish(out)?)
 }
 
 async fn act(client: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
-    let answer = client.post(&["v1", "queue", verb], action).await?;
-    let number = |key| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
-    let (count, being_sent) = (number("count"), number("being_sent"));
+    let answer = client.post(&["v1", "queue", verb], &action.chosen()).await?;
+    let ActionDone { count, being_sent } = read(&answer)?;
     let mut out = stdout().lock();
     if action.json.json {
         output::json(&mut out, &answer)?;
@@ -162,12 +163,12 @@ mod tests {
                 "next_attempt_at": "2026-01-02T03:04:05.5Z", "last": last,
             })
         };
-        let problem = json!({"reason": "mx_not_listed", "text": "no"});
+        let problem = json!({"status": "4.7.5", "reason": "mx_not_listed", "text": "no"});
         let message = json!({
             "id": "m1", "sender": "", "size": 7,
             "recipients": [recipient("b@x.example", problem), recipient("c@x.example", Value::Null)],
         });
-        assert_eq!(cells(&message["recipients"][0])[1], "<>");
+        assert_eq!(cells(&read(&message["recipients"][0]).unwrap())[1], "<>");
         let mut out = Vec::new();
         show_message(&mut out, message).unwrap();
         let want = "\

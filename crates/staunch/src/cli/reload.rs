@@ -3,13 +3,13 @@
 use std::io::{Write as _, stdout};
 
 use reqwest::Method;
-use serde_json::Value;
 
 use super::arguments::Json;
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::cli::admin_client::with_door;
+use crate::cli::admin_client::{read, with_door};
 use crate::config::Loaded;
+use crate::control::api::Reloaded;
 
 pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
     let answer = with_door(&loaded.config.admin.socket, async |client| {
@@ -20,11 +20,11 @@ pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
         output::json(&mut out, &answer)?;
         return Ok(Exit::Ok);
     }
-    let changed = answer.get("changed").and_then(Value::as_array);
-    for key in changed.into_iter().flatten().filter_map(Value::as_str) {
+    let Reloaded { changed } = read(&answer)?;
+    for key in &changed {
         writeln!(out, "changed: {key}")?;
     }
-    if changed.is_none_or(Vec::is_empty) {
+    if changed.is_empty() {
         writeln!(out, "nothing has changed")?;
     }
     Ok(Exit::Ok)

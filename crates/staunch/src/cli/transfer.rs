@@ -10,8 +10,9 @@ use spool::{Export, Exported, StoredBody};
 use super::arguments::TransferFile;
 use super::backup::failure;
 use super::exit::{Exit, Failure};
-use crate::cli::admin_client::with_door;
+use crate::cli::admin_client::{read, with_door};
 use crate::config::Loaded;
+use crate::control::api::Imported;
 use crate::control::transfer::{EnvelopeLine, ExportEnd, ExportHead, FORMAT, LINE_MAX};
 
 /// The name of stdin and stdout.
@@ -90,8 +91,8 @@ pub(super) fn import(command: &TransferFile, loaded: &Loaded) -> Result<Exit, Fa
             let request = request.map_err(|error| in_file(path, Exit::BadInput, &error))?;
             let Some(request) = request else { break };
             let answer = client.send(&["v1", "queue", "import"], request).await?;
-            let is_new = answer.get("imported").and_then(serde_json::Value::as_bool) == Some(true);
-            if is_new { new += 1 } else { known += 1 }
+            let Imported { imported, .. } = read(&answer)?;
+            if imported { new += 1 } else { known += 1 }
         }
         let mut out = stdout().lock();
         writeln!(out, "{new} messages imported, {known} were in the queue already")?;

@@ -10,18 +10,24 @@ use jiff::Timestamp;
 use policy::sts::RecordError;
 use policy::sts::keep::TxtAnswer;
 use policy::{Asked, Observed, ObservedTls, Onward, Proof, authorize};
-use serde_json::{Value, json};
+use serde_json::Value;
+use smtp::extensions::Extension;
 use smtp::{Domain, HostName, RemoteText};
 use tokio::time::Instant;
 use x509_parser::extensions::GeneralName;
 
 use crate::config::{Config, Limit};
+use crate::connect::Starttls;
 use crate::connect::pool::site_limit;
+use crate::control::api::{
+    AskedProtection, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, HostOutcome,
+    PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls, SwitchStates,
+};
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::open::{SessionOptions, open};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{AttemptError, Disposition, HostError, Walk};
-use crate::delivery::plan::DeliveryPlan;
+use crate::delivery::outcome::{AttemptError, Disposition, HostError};
+use crate::delivery::plan::{DeliveryPlan, HostOrder, Retry, TryOptions};
 use crate::delivery::route::{self, Leg};
 use crate::dns::Freshness;
 use crate::policies::{Consulted, PolicySource, PolicyVerdict};
@@ -31,6 +37,9 @@ use crate::telemetry::Problem;
 use question::ExplainSubject;
 pub(crate) use question::{BadQuestion, ExplainQuestion};
 
+/// Our choice: names of a certificate that are shown.
+const NAMES_MAX: usize = 20;
+
 /// Walks, and writes down what each step found.
 ///
 /// # Errors
@@ -39,13 +48,14 @@ pub(crate) use question::{BadQuestion, ExplainQuestion};
 pub(crate) async fn walk(
     queue: &QueueHandle,
     question: ExplainQuestion,
-) -> Result<Value, BadQuestion> {
+) -> Result<Explanation, BadQuestion> {
     let outbound = &*queue.outbound;
     let config = outbound.config();
     let ExplainSubject { domain, alias } = question.subject(&config)?;
     let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
     let next_hop = route::next_hop(&config, &domain, onward);
-    let off = queue.switches.off().towards(&config, &next_hop.lane).shown(&config);
+    let off = queue.switches.off().towards(&config, &next_hop.lane);
+    let off = SwitchStates::of(&off, &config);
     let mut trace = WalkTrace::new();
     if let Some(targets) = alias {
         trace.step("alias", &targets);
@@ -65,53 +75,60 @@ pub(crate) async fn walk(
                 tell_limits(&config, &domain, leg, &candidates, &mut trace);
                 let check =
                     HostCheck { outbound, config: &config, asked: &asked, question: &question };
-                for candidate in &candidates {
-                    check.look_at(candidate, &mut plan.walk, &mut trace).await;
+                // As for the first attempt on a message.
+                let fallback = config.delivery.cleartext_fallback;
+                let mut order = HostOrder::new(candidates, fallback, &asked, Retry::No);
+                while let Some((candidate, options)) = order.next() {
+                    let failed = check.look_at(&candidate, options, &mut trace).await;
+                    let Some(error) = failed else { continue };
+                    let mx = candidate.located.mx.clone();
+                    order.failed(candidate, options, &error);
+                    plan.walk.host_failed(&mx, error);
                 }
             }
             Err(problem) => trace.step("mx", problem.text.as_str()),
         }
     }
     let (verdict, reason) = match trace.best {
-        Some(verdict) => (verdict, Value::Null),
+        Some(verdict) => (verdict, None),
         None => {
             let error = plan.conclude().await;
-            (verdict_word(&error), json!(error.problem().reason.as_str()))
+            (verdict_of(&error), Some(error.problem().reason.as_str().to_owned()))
         }
     };
-    Ok(json!({
-        "address": question.address,
-        "domain": domain.as_str(),
-        "sender": question.sender,
-        "next_hop": next_hop.lane.as_str(),
-        "paused": off.paused,
-        "paused_hops": off.paused_hops,
-        "verdict": verdict,
-        "reason": reason,
-        "mta_sts": trace.mta_sts,
-        "dane": Value::Null,
-        "rules": [],
-        "mx": trace.mx,
-        "steps": trace.steps,
-    }))
+    Ok(Explanation {
+        address: question.address,
+        domain: domain.to_string(),
+        sender: question.sender,
+        next_hop: next_hop.lane.as_str().to_owned(),
+        paused: off.paused,
+        paused_hops: off.paused_hops,
+        verdict,
+        reason,
+        mta_sts: trace.mta_sts,
+        dane: Value::Null,
+        rules: Vec::new(),
+        mx: trace.mx,
+        steps: trace.steps,
+    })
 }
 
 /// What becomes of mail that no host takes.
-fn verdict_word(error: &AttemptError) -> &'static str {
+fn verdict_of(error: &AttemptError) -> DeliveryVerdict {
     match error.verdict().0 {
-        Disposition::Defer => "defer",
-        Disposition::Fail => "reject",
+        Disposition::Defer => DeliveryVerdict::Defer,
+        Disposition::Fail => DeliveryVerdict::Reject,
     }
 }
 
 /// What was found so far.
 struct WalkTrace {
     since: Instant,
-    steps: Vec<Value>,
-    mta_sts: Value,
-    mx: Vec<Value>,
+    steps: Vec<ExplainStep>,
+    mta_sts: ShownPolicy,
+    mx: Vec<ShownMx>,
     /// The verdict, once a host was found that would be used.
-    best: Option<&'static str>,
+    best: Option<DeliveryVerdict>,
 }
 
 impl WalkTrace {
@@ -119,7 +136,14 @@ impl WalkTrace {
         let since = Instant::now();
         let (steps, mx) = (Vec::new(), Vec::new());
         // Where a route leads to a host, no policy is asked for.
-        let mta_sts = told(PolicySource::None, Value::Null, None, Value::Null, Value::Null);
+        let mta_sts = ShownPolicy {
+            record: None,
+            policy: None,
+            source: PolicyOrigin::None,
+            fetched_at: None,
+            expires_at: None,
+            error: None,
+        };
         Self { since, steps, mta_sts, mx, best: None }
     }
 
@@ -128,8 +152,8 @@ impl WalkTrace {
         let now = Instant::now();
         let took = now.duration_since(self.since).as_millis();
         self.since = now;
-        let took = u64::try_from(took).unwrap_or(u64::MAX);
-        self.steps.push(json!({ "step": step, "took_ms": took, "result": result }));
+        let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
+        self.steps.push(ExplainStep { step: step.to_owned(), took_ms, result: result.to_owned() });
     }
 }
 
@@ -146,55 +170,40 @@ async fn tell_policy(outbound: &Outbound, leg: &Leg, trace: &mut WalkTrace) {
     trace.mta_sts = mta_sts(&consulted);
 }
 
-fn mta_sts(consulted: &Consulted) -> Value {
-    let (policy, kept) = match &consulted.verdict {
-        PolicyVerdict::Policy(kept) => {
-            let policy = json!({
-                "mode": kept.policy().mode().to_string(),
-                "max_age": kept.policy().max_age().as_secs(),
-                "mx": kept.policy().mx().iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "id": kept.id().to_string(),
-            });
-            (policy, Some((kept.fetched_at(), kept.expires_at())))
-        }
-        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => (Value::Null, None),
+fn mta_sts(consulted: &Consulted) -> ShownPolicy {
+    let kept = match &consulted.verdict {
+        PolicyVerdict::Policy(kept) => Some(kept),
+        PolicyVerdict::None(_) | PolicyVerdict::Defer(_) => None,
     };
     let record = match &consulted.record {
-        Some(TxtAnswer::Usable(id)) => json!(format!("v=STSv1; id={id};")),
-        Some(TxtAnswer::Unusable(_) | TxtAnswer::Failed(_)) | None => Value::Null,
+        Some(TxtAnswer::Usable(id)) => Some(format!("v=STSv1; id={id};")),
+        Some(TxtAnswer::Unusable(_) | TxtAnswer::Failed(_)) | None => None,
     };
     let error = match (&consulted.failure, &consulted.record, &consulted.verdict) {
-        (Some(failure), _, _) => json!(failure.as_str()),
-        (None, _, PolicyVerdict::Defer(defer)) => json!(defer.text.as_str()),
-        (None, Some(TxtAnswer::Failed(text)), _) => json!(text.as_str()),
-        (None, Some(TxtAnswer::Unusable(RecordError::NoRecord)), _) => Value::Null,
-        (None, Some(TxtAnswer::Unusable(error)), _) => json!(error.to_string()),
-        (None, Some(TxtAnswer::Usable(_)) | None, _) => Value::Null,
+        (Some(failure), _, _) => Some(failure.to_string()),
+        (None, _, PolicyVerdict::Defer(defer)) => Some(defer.text.to_string()),
+        (None, Some(TxtAnswer::Failed(text)), _) => Some(text.to_string()),
+        (None, Some(TxtAnswer::Unusable(RecordError::NoRecord)), _) => None,
+        (None, Some(TxtAnswer::Unusable(error)), _) => Some(error.to_string()),
+        (None, Some(TxtAnswer::Usable(_)) | None, _) => None,
     };
-    told(consulted.source, policy, kept, record, error)
-}
-
-/// The object `mta_sts`, which has the same members whatever was found.
-fn told(
-    source: PolicySource,
-    policy: Value,
-    kept: Option<(Timestamp, Timestamp)>,
-    record: Value,
-    error: Value,
-) -> Value {
-    let source = match source {
-        PolicySource::Cache => "cache",
-        PolicySource::Fetch => "fetch",
-        PolicySource::None => "none",
-    };
-    json!({
-        "record": record,
-        "policy": policy,
-        "source": source,
-        "fetched_at": kept.map(|(fetched_at, _)| fetched_at.to_string()),
-        "expires_at": kept.map(|(_, expires_at)| expires_at.to_string()),
-        "error": error,
-    })
+    ShownPolicy {
+        record,
+        policy: kept.map(|kept| FetchedPolicy {
+            mode: kept.policy().mode().to_string(),
+            max_age: kept.policy().max_age().as_secs(),
+            mx: kept.policy().mx().iter().map(ToString::to_string).collect(),
+            id: kept.id().to_string(),
+        }),
+        source: match consulted.source {
+            PolicySource::Cache => PolicyOrigin::Cache,
+            PolicySource::Fetch => PolicyOrigin::Fetch,
+            PolicySource::None => PolicyOrigin::None,
+        },
+        fetched_at: kept.map(|kept| kept.fetched_at()),
+        expires_at: kept.map(|kept| kept.expires_at()),
+        error,
+    }
 }
 
 /// Which `[[limit]]`s slow the mail down.
@@ -229,73 +238,84 @@ struct HostCheck<'a> {
 }
 
 impl HostCheck<'_> {
-    async fn look_at(&self, candidate: &Candidate, walk: &mut Walk, trace: &mut WalkTrace) {
+    /// Why the host would not be used, if so.
+    async fn look_at(
+        &self,
+        candidate: &Candidate,
+        options: TryOptions,
+        trace: &mut WalkTrace,
+    ) -> Option<HostError> {
         let mx = &candidate.located.mx;
         let mut seen = Evidence::default();
-        let result = self.try_host(candidate, &mut seen).await;
+        let result = self.try_host(candidate, options, &mut seen).await;
         let problem: Option<Problem> = result.as_ref().err().map(|error| error.problem(mx));
         let outcome = match (&result, self.question.connect) {
-            (Ok(_), true) => "admitted",
-            (Ok(_), false) => "would_connect",
-            (Err(HostError::Refused(_)), _) => "refused",
-            (Err(_), _) => "failed",
+            (Ok(_), true) => HostOutcome::Admitted,
+            (Ok(_), false) => HostOutcome::WouldConnect,
+            (Err(HostError::Refused(_)), _) => HostOutcome::Refused,
+            (Err(_), _) => HostOutcome::Failed,
         };
-        let text = problem.as_ref().map_or(outcome, |problem| problem.text.as_str()).to_owned();
-        trace.step(&format!("host {mx}"), &text);
-        trace.mx.push(json!({
-            "host": mx.to_string(),
-            "preference": candidate.preference,
-            "addresses": seen.addresses,
-            "listed": self.listed(mx),
-            "requirement": requirement_word(self.asked),
-            "outcome": outcome,
-            "reason": problem.map(|problem| problem.reason.as_str()),
-            "tls": seen.tls,
-        }));
-        match result {
-            // The first one that would be used decides.
-            Ok(verdict) => {
-                trace.best.get_or_insert(verdict);
-            }
-            Err(error) => walk.host_failed(mx, error),
-        }
+        let clear_text = options.starttls == Starttls::Skip;
+        let manner = if clear_text { ", in clear text" } else { "" };
+        let text = problem.as_ref().map_or(outcome.as_str(), |problem| problem.text.as_str());
+        trace.step(&format!("host {mx}{manner}"), text);
+        trace.mx.push(ShownMx {
+            host: mx.to_string(),
+            preference: candidate.preference,
+            addresses: seen.addresses,
+            listed: self.listed(mx),
+            requirement: asked_protection(self.asked),
+            outcome,
+            reason: problem.map(|problem| problem.reason.as_str().to_owned()),
+            clear_text,
+            eightbitmime: seen.eightbitmime,
+            tls: seen.tls,
+        });
+        // The first one that would be used decides.
+        result.map(|verdict| *trace.best.get_or_insert(verdict)).err()
     }
 
     /// As `attempt` does it, up to the transaction.
     async fn try_host(
         &self,
         candidate: &Candidate,
+        options: TryOptions,
         seen: &mut Evidence,
-    ) -> Result<&'static str, HostError> {
+    ) -> Result<DeliveryVerdict, HostError> {
         let mx = authorize(candidate.located.clone(), self.asked).map_err(HostError::Refused)?;
         let addresses = hosts::locate(self.outbound, self.config, &mx, candidate).await?;
         seen.addresses = addresses.iter().map(|address| address.ip().to_string()).collect();
         if !self.question.connect {
-            return Ok(expected_verdict(self.asked));
+            return Ok(match asked_protection(self.asked) {
+                AskedProtection::Verify => DeliveryVerdict::Verified,
+                AskedProtection::Encrypt => DeliveryVerdict::Encrypted,
+                AskedProtection::Opportunistic => DeliveryVerdict::Opportunistic,
+            });
         }
         let (outbound, config) = (self.outbound, self.config);
-        let opened = open(outbound, config, &mx, candidate, SessionOptions::USUAL).await;
+        let how = SessionOptions { starttls: options.starttls, ..SessionOptions::USUAL };
+        let opened = open(outbound, config, &mx, candidate, how).await;
         let mut admitted = opened.map_err(|shut| {
             shut.observed.iter().for_each(|observed| seen.look_at(observed));
             shut.error
         })?;
-        seen.look_at(&admitted.connection_mut().observed);
+        let idle = admitted.connection_mut();
+        seen.look_at(&idle.observed);
+        seen.eightbitmime = Some(idle.connection.extensions().offers(Extension::EightBitMime));
         let verdict = match admitted.proof() {
-            Proof::VerifiedPkix => "verified",
-            Proof::Encrypted => "encrypted",
-            Proof::Plain => "opportunistic",
+            Proof::VerifiedPkix => DeliveryVerdict::Verified,
+            Proof::Encrypted => DeliveryVerdict::Encrypted,
+            Proof::Plain => DeliveryVerdict::Opportunistic,
         };
         outbound.pool.retire(admitted.into_connection());
         Ok(verdict)
     }
 
-    /// Does the policy list the host? `null` where there is no policy.
-    fn listed(&self, mx: &Domain) -> Value {
+    /// Does the policy list the host? `None` where there is no policy.
+    fn listed(&self, mx: &Domain) -> Option<bool> {
         let lists = || self.asked.binding.listings().chain(self.asked.shadow.listings());
-        match mx.name() {
-            Some(name) if lists().next().is_some() => json!(lists().all(|list| list.allows(name))),
-            Some(_) | None => Value::Null,
-        }
+        let name = mx.name().filter(|_| lists().next().is_some())?;
+        Some(lists().all(|list| list.allows(name)))
     }
 }
 
@@ -303,37 +323,30 @@ impl HostCheck<'_> {
 #[derive(Default)]
 struct Evidence {
     addresses: Vec<String>,
-    tls: Value,
+    eightbitmime: Option<bool>,
+    tls: Option<ShownTls>,
 }
 
 impl Evidence {
     fn look_at(&mut self, observed: &Observed) {
         if let Observed::Tls(tls) = observed {
-            self.tls = shown_tls(tls);
+            self.tls = Some(shown_tls(tls));
         }
     }
 }
 
-fn requirement_word(asked: &Asked) -> &'static str {
-    match expected_verdict(asked) {
-        "verified" => "verify",
-        "encrypted" => "encrypt",
-        other => other,
-    }
-}
-
-/// What mail will get at least, if the host keeps to it.
-fn expected_verdict(asked: &Asked) -> &'static str {
+/// What mail gets at least, if the host keeps to it.
+fn asked_protection(asked: &Asked) -> AskedProtection {
     if asked.binding.identity() != policy::Identity::None {
-        "verified"
+        AskedProtection::Verify
     } else if asked.binding.needs_tls() {
-        "encrypted"
+        AskedProtection::Encrypt
     } else {
-        "opportunistic"
+        AskedProtection::Opportunistic
     }
 }
 
-fn shown_tls(tls: &ObservedTls) -> Value {
+fn shown_tls(tls: &ObservedTls) -> ShownTls {
     let certificate = tls.chain.first().and_then(|der| {
         let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
         let names = parsed.subject_alternative_name().ok().flatten().map(|names| {
@@ -345,21 +358,19 @@ fn shown_tls(tls: &ObservedTls) -> Value {
                 };
                 RemoteText::new(&text).to_string()
             };
-            names.value.general_names.iter().take(20).map(shown).collect::<Vec<_>>()
+            names.value.general_names.iter().take(NAMES_MAX).map(shown).collect()
         });
-        let at = |time: x509_parser::time::ASN1Time| {
-            Timestamp::from_second(time.timestamp()).map(|time| time.to_string()).ok()
-        };
-        Some(json!({
-            "names": names,
-            "issuer": RemoteText::new(&parsed.issuer().to_string()).as_str(),
-            "not_before": at(parsed.validity().not_before),
-            "not_after": at(parsed.validity().not_after),
-        }))
+        let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+        Some(PeerCertificate {
+            names,
+            issuer: RemoteText::new(&parsed.issuer().to_string()).to_string(),
+            not_before: at(parsed.validity().not_before),
+            not_after: at(parsed.validity().not_after),
+        })
     });
-    json!({
-        "version": tls.version.as_str(),
-        "group": tls.group,
-        "certificate": certificate,
-    })
+    ShownTls {
+        version: tls.version.as_str().to_owned(),
+        group: tls.group.map(str::to_owned),
+        certificate,
+    }
 }

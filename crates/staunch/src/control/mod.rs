@@ -1,6 +1,7 @@
 //! What an operator asks and orders.
 
 pub(crate) mod admin;
+pub(crate) mod api;
 pub(crate) mod explain;
 mod facts;
 pub(crate) mod transfer;

@@ -7,7 +7,6 @@
 mod rules;
 mod said;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use smtp::client::Addressee;
 use spool::LaneKey;
 use tokio::time::Instant;
 
-use crate::config::{CleartextFallback, Config};
+use crate::config::Config;
 use crate::connect::Starttls;
 use crate::connect::pool::Idle;
 use crate::delivery::facts::DeliveryFact;
@@ -28,8 +27,8 @@ use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{
     AgeCounts, AttemptError, HostError, RulesStanding, TransactionResult, Unsupported, Walk,
 };
-use crate::delivery::plan::DeliveryPlan;
-use crate::delivery::rendition::{Converting, Rendition};
+use crate::delivery::plan::{DeliveryPlan, HostOrder, Retry, TryOptions};
+use crate::delivery::rendition::Rendition;
 use crate::delivery::route::{self, Routing};
 use crate::delivery::transmit::{Chunking, OutgoingMail, TransactionError, transmit};
 use crate::delivery::underway::Sending;
@@ -187,13 +186,6 @@ enum Walked {
     Overtaken,
 }
 
-/// In which manner a host is tried.
-#[derive(Clone, Copy, Debug)]
-struct TryOptions {
-    starttls: Starttls,
-    converting: Converting,
-}
-
 /// What the steps of one leg share.
 struct Spine<'a> {
     rules: &'a Rules<'a>,
@@ -205,17 +197,13 @@ struct Spine<'a> {
 }
 
 impl Spine<'_> {
-    /// One host after the other; then those again that take the message in another form than its
-    /// own, and at last, where nothing is required and TLS broke, in clear.
+    /// In the order of [`HostOrder`], until one has answered.
     async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Walked {
-        let first = TryOptions { starttls: Starttls::Use, converting: Converting::Later };
-        let again = TryOptions { converting: Converting::Now, ..first };
-        let in_clear = TryOptions { starttls: Starttls::Skip, ..again };
-        let mut tries: VecDeque<_> = candidates.into_iter().map(|host| (host, first)).collect();
-        let (mut convert, mut clear) = (VecDeque::new(), VecDeque::new());
-        while let Some((candidate, manner)) =
-            tries.pop_front().or_else(|| convert.pop_front()).or_else(|| clear.pop_front())
-        {
+        let is_retry =
+            if self.work.any(|target| target.attempts > 0) { Retry::Yes } else { Retry::No };
+        let fallback = self.rules.config.delivery.cleartext_fallback;
+        let mut order = HostOrder::new(candidates, fallback, self.asked, is_retry);
+        while let Some((candidate, manner)) = order.next() {
             if is_too_late(self.ends_at, walk) {
                 return Walked::Through;
             }
@@ -231,15 +219,11 @@ impl Spine<'_> {
             match self.try_host(&candidate, manner).await {
                 Ok(Some(answered)) => return Walked::Answered(Box::new(answered)),
                 Ok(None) => return Walked::Overtaken,
-                Err(HostError::Unfit(Unsupported::EightBit)) => {
-                    convert.push_back((candidate, again))
-                }
+                Err(HostError::Unfit(Unsupported::EightBit)) => order.convert_later(candidate),
                 Err(error) => {
                     let mx = candidate.located.mx.clone();
                     self.tell_failed(&candidate, &error);
-                    if manner.starttls == Starttls::Use && self.may_go_clear(&error) {
-                        clear.push_back((candidate, in_clear));
-                    }
+                    order.failed(candidate, manner, &error);
                     walk.host_failed(&mx, error);
                 }
             }
@@ -439,19 +423,6 @@ impl Spine<'_> {
             // What became too old while it waited for a place is no fault of the host's.
             Some(_) | None => budget,
         }
-    }
-
-    /// Where nothing is required, clear text follows a failed STARTTLS when the operator allows.
-    /// Not to a host that lately did better: it fails in another way ([`HostError::StarttlsGone`]).
-    fn may_go_clear(&self, error: &HostError) -> bool {
-        let HostError::Connect(failure) = error else { return false };
-        let is_second = self.work.any(|target| target.attempts > 0);
-        let allowed = match self.rules.config.delivery.cleartext_fallback {
-            CleartextFallback::Never => false,
-            CleartextFallback::SecondAttempt => is_second,
-            CleartextFallback::Immediate => true,
-        };
-        allowed && failure.is_tls() && !self.asked.binding.needs_tls()
     }
 }
 

@@ -1,12 +1,16 @@
 //! How mail for one domain goes, leg by leg: what is asked, which hosts there are, and what it
 //! comes to if none of them takes it. An attempt and `staunch explain` go by the same plan.
 
+use std::collections::VecDeque;
+
 use policy::{Asked, Onward};
 
-use crate::config::Config;
+use crate::config::{CleartextFallback, Config};
+use crate::connect::Starttls;
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::outbound::Outbound;
-use crate::delivery::outcome::{AgeCounts, AttemptError, Demand, MxEvidence, Walk};
+use crate::delivery::outcome::{AgeCounts, AttemptError, Demand, HostError, MxEvidence, Walk};
+use crate::delivery::rendition::Converting;
 use crate::delivery::requirement::{self, Local};
 use crate::delivery::route::{Leg, NextHop};
 use crate::dns::Freshness;
@@ -88,6 +92,80 @@ impl<'a> DeliveryPlan<'a> {
         };
         self.walk.into_error(evidence)
     }
+}
+
+/// In which manner a host is tried.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct TryOptions {
+    pub(crate) starttls: Starttls,
+    pub(crate) converting: Converting,
+}
+
+/// The hosts of a leg, in the order in which they are tried: one after the other; then those again
+/// that take the message in another form than its own; and at last, where nothing is required and
+/// TLS broke, in clear text.
+#[derive(Debug)]
+pub(crate) struct HostOrder {
+    first: VecDeque<Candidate>,
+    convert: VecDeque<Candidate>,
+    clear: VecDeque<Candidate>,
+    may_go_clear: bool,
+}
+
+impl HostOrder {
+    /// For mail that asks for this of a connection. `is_retry`: an attempt on it has failed before.
+    pub(crate) fn new(
+        candidates: Vec<Candidate>,
+        fallback: CleartextFallback,
+        asked: &Asked,
+        is_retry: Retry,
+    ) -> Self {
+        let is_allowed = match fallback {
+            CleartextFallback::Never => false,
+            CleartextFallback::SecondAttempt => is_retry == Retry::Yes,
+            CleartextFallback::Immediate => true,
+        };
+        Self {
+            first: candidates.into(),
+            convert: VecDeque::new(),
+            clear: VecDeque::new(),
+            may_go_clear: is_allowed && !asked.binding.needs_tls(),
+        }
+    }
+
+    /// The next one.
+    pub(crate) fn next(&mut self) -> Option<(Candidate, TryOptions)> {
+        let options = |starttls, converting| TryOptions { starttls, converting };
+        let first =
+            self.first.pop_front().map(|it| (it, options(Starttls::Use, Converting::Later)));
+        let again = || Some((self.convert.pop_front()?, options(Starttls::Use, Converting::Now)));
+        first
+            .or_else(again)
+            .or_else(|| Some((self.clear.pop_front()?, options(Starttls::Skip, Converting::Now))))
+    }
+
+    /// The host does not take eight bits: the others come first.
+    pub(crate) fn convert_later(&mut self, candidate: Candidate) {
+        self.convert.push_back(candidate);
+    }
+
+    /// The host failed so. Clear text follows a failed STARTTLS when the operator allows; not to a
+    /// host that lately did better: it fails in another way ([`HostError::StarttlsGone`]).
+    pub(crate) fn failed(&mut self, candidate: Candidate, options: TryOptions, error: &HostError) {
+        let HostError::Connect(failure) = error else { return };
+        if self.may_go_clear && options.starttls == Starttls::Use && failure.is_tls() {
+            self.clear.push_back(candidate);
+        }
+    }
+}
+
+/// Was the mail tried before?
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Retry {
+    /// An attempt has failed.
+    Yes,
+    /// It is its first one.
+    No,
 }
 
 /// Under a clock that may be wrong no certificate shows that it is bad.

@@ -56,6 +56,7 @@ use synced::synced;
 use turns::DomainTurns;
 use verdict::LookUpPurpose;
 pub(crate) use verdict::{Consulted, DeferExtent, PolicyDefer, PolicySource, PolicyVerdict};
+pub(crate) use view::{PolicyDetail, PolicySummary, RefreshResult};
 pub(crate) use waiting_mail::WaitingMail;
 
 /// Memory for verdicts, in bytes.

@@ -334,7 +334,8 @@ async fn an_operator_sees_refreshes_and_forgets() {
     let keeper = &daemon.keeper;
     assert_eq!(daemon.look().await, "enforce");
     let page = keeper.list(None).unwrap();
-    let shown: Vec<_> = page.policies.iter().map(|p| (p.domain.as_str(), p.mode, p.live)).collect();
+    let shown: Vec<_> =
+        page.policies.iter().map(|p| (p.domain.as_str(), p.mode.as_str(), p.live)).collect();
     assert_eq!(shown, [(A, "enforce", true)]);
     assert_eq!(page.policies[0].mx, ["mx.a.test"]);
     let detail = keeper.show(&name(A)).unwrap().unwrap();

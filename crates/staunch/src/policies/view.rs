@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use policy::sts::CachedPolicy;
-use policy::sts::keep::{Alarm, NoPolicy, State};
-use serde::Serialize;
+use policy::sts::keep::{NoPolicy, State};
+use serde::{Deserialize, Serialize};
 use smtp::HostName;
 use spool::StoreError;
 
@@ -16,14 +16,14 @@ use crate::policies::facts::PolicyFact;
 const PAGE_MAX: usize = 200;
 
 /// One line of `policy list`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct PolicySummary {
     /// The policy domain, as an A-label.
     pub(crate) domain: String,
     /// What the record named when the policy was fetched.
     pub(crate) id: String,
     /// `enforce`, `testing` or `none`.
-    pub(crate) mode: &'static str,
+    pub(crate) mode: String,
     /// The patterns of `mx` that can match a host (RFC 8461 §4.1).
     pub(crate) mx: Vec<String>,
     /// `max_age` of the policy, in seconds.
@@ -37,11 +37,11 @@ pub(crate) struct PolicySummary {
     /// When mail last asked, to the hour.
     pub(crate) last_used_at: Option<Timestamp>,
     /// Alarms whose cause has not ended.
-    pub(crate) alarms: Vec<&'static str>,
+    pub(crate) alarms: Vec<String>,
 }
 
 /// A page of `policy list`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct PolicySummaryPage {
     /// By name; can be empty although there are more pages.
     pub(crate) policies: Vec<PolicySummary>,
@@ -52,7 +52,7 @@ pub(crate) struct PolicySummaryPage {
 }
 
 /// `policy show`: all that is known about one domain.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct PolicyDetail {
     /// The policy domain that was asked for.
     pub(crate) domain: String,
@@ -71,11 +71,11 @@ pub(crate) struct PolicyDetail {
     /// When the domain last said that it has no record, to the day.
     pub(crate) none_seen_at: Option<Timestamp>,
     /// Alarms whose cause has not ended.
-    pub(crate) alarms: Vec<&'static str>,
+    pub(crate) alarms: Vec<String>,
 }
 
 /// `policy refresh`: what a look-up and a fetch made now gave.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct RefreshResult {
     /// Was a policy fetched?
     pub(crate) fetched: bool,
@@ -185,7 +185,7 @@ impl PolicyCache {
         PolicySummary {
             domain: domain.to_string(),
             id: kept.id().to_string(),
-            mode: kept.policy().mode().as_str(),
+            mode: kept.policy().mode().as_str().to_owned(),
             mx: kept.policy().mx().iter().map(ToString::to_string).collect(),
             max_age: kept.policy().max_age().as_secs(),
             fetched_at: kept.fetched_at(),
@@ -197,6 +197,6 @@ impl PolicyCache {
     }
 }
 
-fn alarms(state: &State) -> Vec<&'static str> {
-    state.alarms.iter().copied().map(Alarm::as_str).collect()
+fn alarms(state: &State) -> Vec<String> {
+    state.alarms.iter().map(|alarm| alarm.as_str().to_owned()).collect()
 }

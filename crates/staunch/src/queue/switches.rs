@@ -1,10 +1,9 @@
 //! What the operator has switched off: sending, all of it or to one next hop, and accepting. Kept
 //! across restarts, since a machine that comes back must not do what it was told not to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use smtp::HostName;
 use spool::{LaneKey, Spool, StoreError};
 use tokio::sync::Mutex;
@@ -51,27 +50,6 @@ pub(crate) struct Off {
     /// Next hops that are paused by name, since when.
     pub(crate) hops: BTreeMap<HostName, Timestamp>,
     pub(crate) accepting: Option<Timestamp>,
-}
-
-/// What is switched off, as commands print it.
-#[derive(Debug, Serialize)]
-pub(crate) struct ShownSwitches {
-    /// Since when nothing is sent.
-    pub(crate) paused: Option<Timestamp>,
-    /// Where nothing is sent to.
-    pub(crate) paused_hops: Vec<ShownHop>,
-    /// Since when nothing is accepted.
-    pub(crate) draining: Option<Timestamp>,
-}
-
-/// A paused next hop.
-#[derive(Debug, Serialize)]
-pub(crate) struct ShownHop {
-    /// As the operator named it.
-    domain: String,
-    since: Timestamp,
-    /// What that stands for under the current configuration.
-    next_hops: BTreeSet<String>,
 }
 
 /// Why a switch stays as it is.
@@ -181,20 +159,6 @@ impl Off {
         let hops = self.hops.iter().filter(|(hop, _)| is_its(hop));
         let hops = hops.map(|(hop, since)| (hop.clone(), *since)).collect();
         Self { sending: self.sending, hops, accepting: None }
-    }
-
-    /// For people and scripts.
-    pub(crate) fn shown(&self, config: &Config) -> ShownSwitches {
-        let hop = |(domain, since): (&HostName, &Timestamp)| ShownHop {
-            domain: domain.to_string(),
-            since: *since,
-            next_hops: route::hops_towards(config, domain),
-        };
-        ShownSwitches {
-            paused: self.sending,
-            paused_hops: self.hops.iter().map(hop).collect(),
-            draining: self.accepting,
-        }
     }
 
     /// Since when `switch` is off after it was turned.

@@ -5,12 +5,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::clock;
 use crate::config::Config;
+use crate::control::api::Explanation;
 use crate::control::explain::{self, BadQuestion, ExplainQuestion};
 use crate::daemon::{RunError, assemble, replaced};
 
@@ -19,7 +19,10 @@ use crate::daemon::{RunError, assemble, replaced};
 /// # Errors
 ///
 /// [`RunError`] when it cannot be begun.
-pub(super) async fn walk(config: &Config, question: ExplainQuestion) -> Result<Value, AloneError> {
+pub(super) async fn walk(
+    config: &Config,
+    question: ExplainQuestion,
+) -> Result<Explanation, AloneError> {
     let stored = config.data_dir.join("queue.db").exists();
     let at_home = stored.then(|| spool::Spool::open(&config.data_dir, spool::Options::default()));
     let (spool, scratch) = match at_home {

@@ -7,11 +7,11 @@ use axum::extract::connect_info::Connected;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
-use serde_json::json;
 use spool::StoreError;
 
 use super::listener::AdminListener;
 use crate::control::Control;
+use crate::control::api::ErrorAnswer;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl AdminRefused {
 
 impl IntoResponse for AdminRefused {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.text }))).into_response()
+        (self.status, Json(ErrorAnswer { error: self.text })).into_response()
     }
 }
 

@@ -26,13 +26,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use serde_json::{Value, json};
 use spool::Health;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
+use crate::control::api::{Explanation, MemoryUse, Readiness, Reloaded, ResolverState};
 use crate::control::explain::{self, ExplainQuestion};
 use crate::control::facts::ControlFact;
 use crate::dns::ServerState;
@@ -174,41 +174,38 @@ async fn ready(State(control): State<Arc<Control>>) -> Response {
     let works = health == "good" && !control.queue.broken.is_cancelled();
     let is_ready = works && has_room && !is_drained;
     let memory = control.queue.budget.usage();
-    let mut body = json!({
-        "ready": is_ready,
-        "store": health,
-        "free_bytes": free,
-        "memory": { "lent": memory.lent, "peak": memory.peak, "limit": memory.limit },
-        "queued_messages": control.queue.messages.load(Ordering::Relaxed),
-        "hostname": config.hostname.to_string(),
-        "clock_suspect": clock::suspect(&control),
-        "complaints": config.hostname.complaint().into_iter().collect::<Vec<_>>(),
-        "resolvers": control.queue.outbound.dns.servers().iter().map(resolver).collect::<Vec<_>>(),
-    });
-    if let (Some(members), Value::Object(state)) = (body.as_object_mut(), switches::shown(&control))
-    {
-        members.extend(state);
-    }
+    let body = Readiness {
+        ready: is_ready,
+        store: health.to_owned(),
+        free_bytes: free,
+        memory: MemoryUse { lent: memory.lent, peak: memory.peak, limit: memory.limit },
+        queued_messages: control.queue.messages.load(Ordering::Relaxed),
+        hostname: config.hostname.to_string(),
+        clock_suspect: clock::suspect(&control),
+        complaints: config.hostname.complaint().map(str::to_owned).into_iter().collect(),
+        resolvers: control.queue.outbound.dns.servers().iter().map(resolver).collect(),
+        switches: switches::shown(&control),
+    };
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
 }
 
-fn resolver(server: &ServerState) -> Value {
-    json!({
-        "address": server.address.to_string(),
-        "state": server.state.as_str(),
-        "edns": server.edns,
-        "fault": server.fault.as_deref(),
-    })
+fn resolver(server: &ServerState) -> ResolverState {
+    ResolverState {
+        address: server.address.to_string(),
+        state: server.state.as_str().to_owned(),
+        edns: server.edns,
+        fault: server.fault.as_deref().map(str::to_owned),
+    }
 }
 
 /// Waits until the configuration was read again, and applied or refused.
-async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Value>, AdminRefused> {
+async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Reloaded>, AdminRefused> {
     let (asker, answer) = oneshot::channel();
     let ended = || AdminRefused::failed("the daemon is about to end");
     control.reloads.send(asker).await.map_err(|_| ended())?;
     match answer.await.map_err(|_| ended())? {
-        Ok(changed) => Ok(Json(json!({ "changed": changed }))),
+        Ok(changed) => Ok(Json(Reloaded { changed })),
         Err(text) => Err(AdminRefused { status: StatusCode::UNPROCESSABLE_ENTITY, text }),
     }
 }
@@ -216,7 +213,7 @@ async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Value>, Admi
 async fn explained(
     State(control): State<Arc<Control>>,
     Query(question): Query<ExplainQuestion>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<Explanation>, AdminRefused> {
     explain::walk(&control.queue, question).await.map(Json).map_err(AdminRefused::bad)
 }
 

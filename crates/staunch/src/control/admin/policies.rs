@@ -7,11 +7,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde_json::{Value, json};
 use smtp::HostName;
 
 use super::answer::{AdminRefused, ask_store};
 use crate::control::Control;
+use crate::control::api::{Forgotten, PolicyDetail, RefreshResult};
 
 pub(super) async fn list(State(control): State<Arc<Control>>) -> Response {
     let pages = stream::try_unfold(Some(None::<String>), move |at| {
@@ -35,11 +35,11 @@ pub(super) async fn list(State(control): State<Arc<Control>>) -> Response {
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
-) -> Result<Response, AdminRefused> {
+) -> Result<Json<PolicyDetail>, AdminRefused> {
     let domain = parse(&domain)?;
     let name = domain.to_string();
     match ask_store(&control, move |control| control.queue.outbound.policies.show(&domain)).await? {
-        Some(detail) => Ok(Json(detail).into_response()),
+        Some(detail) => Ok(Json(detail)),
         None => Err(AdminRefused::missing(format!("nothing is known about {name}"))),
     }
 }
@@ -47,19 +47,18 @@ pub(super) async fn show(
 pub(super) async fn refresh(
     State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
-) -> Result<Response, AdminRefused> {
+) -> Result<Json<RefreshResult>, AdminRefused> {
     let domain = parse(&domain)?;
-    let result = control.queue.outbound.policies.refresh(&domain).await;
-    Ok(Json(result).into_response())
+    Ok(Json(control.queue.outbound.policies.refresh(&domain).await))
 }
 
 pub(super) async fn forget(
     State(control): State<Arc<Control>>,
     Path(domain): Path<String>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<Forgotten>, AdminRefused> {
     let domain = parse(&domain)?;
     if control.queue.outbound.policies.forget(&domain).await.map_err(AdminRefused::failed)? {
-        return Ok(Json(json!({ "forgotten": domain.as_str() })));
+        return Ok(Json(Forgotten { forgotten: domain.to_string() }));
     }
     Err(AdminRefused::missing(format!("nothing is known about {domain}")))
 }
@@ -67,10 +66,10 @@ pub(super) async fn forget(
 pub(super) async fn forget_host(
     State(control): State<Arc<Control>>,
     Path(host): Path<String>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<Forgotten>, AdminRefused> {
     let host = parse(&host)?;
     if control.queue.outbound.hosts.forget(&host).await.map_err(AdminRefused::failed)? {
-        return Ok(Json(json!({ "forgotten": host.as_str() })));
+        return Ok(Json(Forgotten { forgotten: host.to_string() }));
     }
     Err(AdminRefused::missing(format!("nothing is known about {host}")))
 }

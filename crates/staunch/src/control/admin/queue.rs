@@ -8,8 +8,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde::Deserialize;
-use serde_json::{Value, json};
 use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
@@ -20,6 +18,10 @@ use spool::{
 use super::answer::{AdminRefused, ask_store};
 use super::header;
 use crate::control::Control;
+use crate::control::api::{
+    ActionDone, Chosen, DeadlineEffect, LastProblem, ListedMessage, ListedRecipient, MailOptions,
+    MailState, ShownDeadline, WantedPage,
+};
 use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
 use crate::queue::handle::Counted;
@@ -30,15 +32,6 @@ use crate::telemetry::Reason;
 const PAGE: usize = 500;
 /// Octets of a body sent at once.
 const PIECE: usize = 64 * 1024;
-
-/// Which recipients to list.
-#[derive(Debug, Deserialize)]
-pub(super) struct WantedPage {
-    domain: Option<String>,
-    state: Option<String>,
-    reason: Option<String>,
-    limit: Option<u64>,
-}
 
 /// Where a listing stands.
 struct Listing {
@@ -61,11 +54,10 @@ pub(super) async fn list(
     State(control): State<Arc<Control>>,
     Query(wanted): Query<WantedPage>,
 ) -> Result<Response, AdminRefused> {
-    let state = match wanted.state.as_deref() {
-        None | Some("sending") => None,
-        Some("queued") => Some(RecipientState::Queued),
-        Some(HELD) => Some(RecipientState::Held),
-        Some(other) => return Err(AdminRefused::bad(format!("state: {other:?} is not a state"))),
+    let state = match wanted.state {
+        None | Some(MailState::Sending) => None,
+        Some(MailState::Queued) => Some(RecipientState::Queued),
+        Some(MailState::Held) => Some(RecipientState::Held),
     };
     let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
     let cause = wanted.reason.as_deref().map(Cause::parse).transpose()?;
@@ -98,10 +90,10 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
     let mut lines = Vec::new();
     let (control, troubles) = (&listing.control, &listing.troubles);
     let rows = page.rows.iter().map(|row| shown(control, row, troubles.get(&row.lane)));
-    for line in rows.chain(page.damaged.iter().map(shown_damaged)) {
-        if listing.left > 0 && listing.wanted.fits(&line) {
+    for one in rows.chain(page.damaged.iter().map(shown_damaged)) {
+        if listing.left > 0 && fits(&listing.wanted, &one) {
             listing.left -= 1;
-            lines.extend_from_slice(line.to_string().as_bytes());
+            serde_json::to_writer(&mut lines, &one).map_err(|error| error.to_string())?;
             lines.push(b'\n');
         }
     }
@@ -112,87 +104,82 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
     Ok(Some((Bytes::from(lines), listing)))
 }
 
-impl WantedPage {
-    fn fits(&self, line: &Value) -> bool {
-        let is = |key: &str, want: &Option<String>| {
-            want.as_deref()
-                .is_none_or(|want| line.pointer(key).and_then(Value::as_str) == Some(want))
-        };
-        is("/state", &self.state) && is("/last/reason", &self.reason)
-    }
+fn fits(wanted: &WantedPage, one: &ListedRecipient) -> bool {
+    let reason = one.last.as_ref().map(|last| last.reason.as_str());
+    wanted.state.is_none_or(|state| state == one.state)
+        && wanted.reason.as_deref().is_none_or(|wanted| reason == Some(wanted))
 }
 
 /// A recipient as `queue list --json` has it. In a lane that waits, the lane's cause is the reason
 /// for who was not tried yet, and nobody is tried before the lane is.
-fn shown(control: &Control, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Value {
+fn shown(control: &Control, row: &QueueRow, trouble: Option<&LaneTrouble>) -> ListedRecipient {
     let state = match row.state {
-        RecipientState::Held => HELD,
+        RecipientState::Held => MailState::Held,
         RecipientState::Queued if control.queue.underway.is_sending(row.message, row.no) => {
-            "sending"
+            MailState::Sending
         }
-        RecipientState::Queued => "queued",
+        RecipientState::Queued => MailState::Queued,
     };
     let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
     let last = row.last.as_ref().or_else(|| trouble.map(|trouble| &trouble.problem));
-    json!({
-        "id": row.message.to_string(),
-        "sender": row.sender.as_str(),
-        "recipient": row.recipient.as_str(),
-        "domain": row.recipient.domain().to_string(),
-        "state": state,
-        "attempts": row.attempts,
-        "size": row.size,
-        "arrived_at": row.arrived_at.to_string(),
-        "not_before": row.not_before.map(|time| time.to_string()),
-        "next_attempt_at": next.to_string(),
-        "expires_at": row.expires_at.to_string(),
-        "last": last.map(last_problem),
-        "notify": row.options.notify.map(|notify| notify.to_string()),
-        "original_recipient": row.options.originals.first().map(ToString::to_string),
-    })
+    ListedRecipient {
+        id: Some(row.message.to_string()),
+        sender: Some(row.sender.as_str().to_owned()),
+        recipient: row.recipient.as_str().to_owned(),
+        domain: Some(row.recipient.domain().to_string()),
+        state,
+        attempts: Some(row.attempts),
+        size: Some(row.size),
+        arrived_at: Some(row.arrived_at),
+        not_before: row.not_before,
+        next_attempt_at: Some(next),
+        expires_at: Some(row.expires_at),
+        last: last.map(last_problem),
+        notify: row.options.notify.map(|notify| notify.to_string()),
+        original_recipient: row.options.originals.first().map(ToString::to_string),
+    }
 }
 
-/// A recipient of whom something cannot be read: what can be is shown, the rest is null.
-fn shown_damaged(damaged: &DamagedRecipient) -> Value {
-    let domain = damaged.address.rsplit_once('@').map(|(_, domain)| domain);
-    json!({
-        "id": damaged.message.map(|message| message.to_string()),
-        "sender": null,
-        "recipient": damaged.address,
-        "domain": domain,
-        "state": HELD,
-        "attempts": null,
-        "size": null,
-        "arrived_at": null,
-        "not_before": null,
-        "next_attempt_at": null,
-        "expires_at": null,
-        "last": {
-            "at": null,
-            "status": Reason::MessageDamaged.status().to_string(),
-            "reason": Reason::MessageDamaged.as_str(),
-            "mx": null,
-            "text": damaged.damage.to_string(),
-        },
-        "notify": null,
-        "original_recipient": null,
-    })
+/// A recipient of which something cannot be read: what can be is shown.
+fn shown_damaged(damaged: &DamagedRecipient) -> ListedRecipient {
+    ListedRecipient {
+        id: damaged.message.map(|message| message.to_string()),
+        sender: None,
+        recipient: damaged.address.to_string(),
+        domain: damaged.address.rsplit_once('@').map(|(_, domain)| domain.to_owned()),
+        state: MailState::Held,
+        attempts: None,
+        size: None,
+        arrived_at: None,
+        not_before: None,
+        next_attempt_at: None,
+        expires_at: None,
+        last: Some(LastProblem {
+            at: None,
+            status: Reason::MessageDamaged.status().to_string(),
+            reason: Reason::MessageDamaged.as_str().to_owned(),
+            mx: None,
+            text: damaged.damage.to_string(),
+        }),
+        notify: None,
+        original_recipient: None,
+    }
 }
 
-fn last_problem(problem: &StoredProblem) -> Value {
-    json!({
-        "at": problem.at.to_string(),
-        "status": &*problem.status,
-        "reason": &*problem.reason,
-        "mx": problem.mx.as_ref().map(ToString::to_string),
-        "text": problem.text.as_str(),
-    })
+fn last_problem(problem: &StoredProblem) -> LastProblem {
+    LastProblem {
+        at: Some(problem.at),
+        status: problem.status.to_string(),
+        reason: problem.reason.to_string(),
+        mx: problem.mx.as_ref().map(ToString::to_string),
+        text: problem.text.as_str().to_owned(),
+    }
 }
 
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<ListedMessage>, AdminRefused> {
     let id = parse_id(&id)?;
     let troubles = ask_store(&control, troubles).await?;
     let found = ask_store(&control, move |control| {
@@ -205,48 +192,42 @@ pub(super) async fn show(
     let Some((message, header)) = found.await? else {
         return Err(AdminRefused::missing(no_such(id)));
     };
-    let recipients: Vec<Value> = message
-        .recipients
-        .iter()
-        .map(|row| shown(&control, row, troubles.get(&row.lane)))
-        .collect();
-    Ok(Json(json!({
-        "id": message.message.to_string(),
-        "sender": message.sender.as_str(),
-        "client": &*message.client,
-        "arrived_at": message.arrived_at.to_string(),
-        "size": message.facts.size,
-        "has_8bit": message.facts.has_8bit,
-        "longest_line": message.facts.longest_line,
-        "received_count": message.facts.received_count,
-        "header": header,
-        "options": options(&message.options),
-        "recipients": recipients,
-    })))
+    let recipients = message.recipients.iter();
+    let recipients = recipients.map(|row| shown(&control, row, troubles.get(&row.lane))).collect();
+    Ok(Json(ListedMessage {
+        id: message.message.to_string(),
+        sender: message.sender.as_str().to_owned(),
+        client: message.client.to_string(),
+        arrived_at: message.arrived_at,
+        size: message.facts.size,
+        has_8bit: message.facts.has_8bit,
+        longest_line: message.facts.longest_line,
+        received_count: message.facts.received_count,
+        header,
+        options: shown_options(&message.options),
+        recipients,
+    }))
 }
 
-/// What the client asked for with MAIL.
-fn options(options: &MessageOptions) -> Value {
-    let by = |deadline: &Deadline| {
-        json!({
-            "at": deadline.at.to_string(),
-            "mode": match deadline.mode {
-                ByMode::Return => "return",
-                ByMode::Notify => "notify",
-            },
-            "trace": deadline.trace,
-        })
+fn shown_options(options: &MessageOptions) -> MailOptions {
+    let by = |deadline: &Deadline| ShownDeadline {
+        at: deadline.at,
+        mode: match deadline.mode {
+            ByMode::Return => DeadlineEffect::Return,
+            ByMode::Notify => DeadlineEffect::Notify,
+        },
+        trace: deadline.trace,
     };
-    json!({
-        "ret": options.ret.map(|ret| ret.to_string()),
-        "envelope_id": options.envelope_id.as_ref().map(|id| id.decoded().to_string()),
-        "smtp_utf8": options.smtp_utf8,
-        "require_tls": options.require_tls,
-        "deliver_by": options.deliver_by.as_ref().map(by),
-        "priority": options.priority.get(),
-        "not_before": options.not_before.map(|time| time.to_string()),
-        "user": options.user.as_deref(),
-    })
+    MailOptions {
+        ret: options.ret.map(|ret| ret.to_string()),
+        envelope_id: options.envelope_id.as_ref().map(|id| id.decoded().to_string()),
+        smtp_utf8: options.smtp_utf8,
+        require_tls: options.require_tls,
+        deliver_by: options.deliver_by.as_ref().map(by),
+        priority: options.priority.get(),
+        not_before: options.not_before,
+        user: options.user.as_deref().map(str::to_owned),
+    }
 }
 
 pub(super) async fn body(
@@ -273,56 +254,45 @@ async fn next_piece(
     Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file)))
 }
 
-/// Whom an action is about: exactly one of them.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Chosen {
-    ids: Vec<String>,
-    domain: Option<String>,
-    reason: Option<String>,
-    all: bool,
-}
-
-impl Chosen {
-    fn selection(self) -> Result<Selection, AdminRefused> {
-        let filter = match (&*self.ids, self.domain, self.reason, self.all) {
-            ([], None, None, true) => Filter::default(),
-            ([], Some(domain), None, false) => {
-                Filter { domain: Some(parse_domain(&domain)?), ..Filter::default() }
-            }
-            ([], None, Some(reason), false) => Cause::parse(&reason)?.filter(),
-            ([_, ..], None, None, false) => {
-                let ids: Result<_, _> = self.ids.iter().map(|id| parse_id(id)).collect();
-                return Ok(Selection::Messages(ids?));
-            }
-            _ => return Err(AdminRefused::bad("one of ids, domain, reason and all is needed")),
-        };
-        Ok(Selection::Matching(filter))
-    }
+/// The mail that an order is about.
+fn selection(chosen: Chosen) -> Result<Selection, AdminRefused> {
+    let filter = match (&*chosen.ids, chosen.domain, chosen.reason, chosen.all) {
+        ([], None, None, true) => Filter::default(),
+        ([], Some(domain), None, false) => {
+            Filter { domain: Some(parse_domain(&domain)?), ..Filter::default() }
+        }
+        ([], None, Some(reason), false) => Cause::parse(&reason)?.filter(),
+        ([_, ..], None, None, false) => {
+            let ids: Result<_, _> = chosen.ids.iter().map(|id| parse_id(id)).collect();
+            return Ok(Selection::Messages(ids?));
+        }
+        _ => return Err(AdminRefused::bad("one of ids, domain, reason and all is needed")),
+    };
+    Ok(Selection::Matching(filter))
 }
 
 pub(super) async fn retry(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<ActionDone>, AdminRefused> {
     control.queue.outbound.pool.ask_down_hosts();
     let again = |control: &Control, what: &Selection, from| {
         control.queue.spool.retry(what, control.queue.now(), from)
     };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
-    let count = in_batches(&control, chosen.selection()?, again, tell).await?;
-    Ok(Json(json!({ "count": count })))
+    let count = in_batches(&control, selection(chosen)?, again, tell).await?;
+    Ok(Json(ActionDone { count, being_sent: 0 }))
 }
 
 pub(super) async fn release(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<ActionDone>, AdminRefused> {
     let free = |control: &Control, what: &Selection, from| {
         control.queue.spool.release(what, control.queue.now(), from)
     };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
-    let selection = match chosen.selection()? {
+    let selection = match selection(chosen)? {
         Selection::Matching(filter) => Selection::Matching(
             stop::up_to_now(&control.queue, filter).await.map_err(AdminRefused::failed)?,
         ),
@@ -330,13 +300,13 @@ pub(super) async fn release(
     };
     let count = in_batches(&control, selection, free, tell).await?;
     ControlFact::Released { recipients: count }.tell();
-    Ok(Json(json!({ "count": count })))
+    Ok(Json(ActionDone { count, being_sent: 0 }))
 }
 
 pub(super) async fn hold(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<ActionDone>, AdminRefused> {
     let taken = take_out(&control, Verb::Hold, chosen).await?;
     ControlFact::Held { recipients: taken.count }.tell();
     Ok(shown_taken(taken))
@@ -345,14 +315,14 @@ pub(super) async fn hold(
 pub(super) async fn bounce(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<ActionDone>, AdminRefused> {
     Ok(shown_taken(take_out(&control, Verb::Bounce, chosen).await?))
 }
 
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<ActionDone>, AdminRefused> {
     let taken = take_out(&control, Verb::Delete, chosen).await?;
     let left = ask_store(&control, |control| control.queue.spool.count()).await?.messages;
     control.queue.count_messages(Counted::Anew(left));
@@ -365,11 +335,11 @@ async fn take_out(
     verb: Verb,
     chosen: Chosen,
 ) -> Result<TakenOut, AdminRefused> {
-    stop::take_out(&control.queue, verb, chosen.selection()?).await.map_err(AdminRefused::failed)
+    stop::take_out(&control.queue, verb, selection(chosen)?).await.map_err(AdminRefused::failed)
 }
 
-fn shown_taken(taken: TakenOut) -> Json<Value> {
-    Json(json!({ "count": taken.count, "being_sent": taken.being_sent }))
+fn shown_taken(taken: TakenOut) -> Json<ActionDone> {
+    Json(ActionDone { count: taken.count, being_sent: taken.being_sent })
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.

@@ -7,12 +7,12 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::State;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde_json::{Value, json};
 use spool::{BodyFacts, Draft, MessageId, StoreError};
 
 use super::answer::{AdminRefused, ask_store};
 use crate::budget::Borrower;
 use crate::control::Control;
+use crate::control::api::Imported;
 use crate::control::transfer::{EnvelopeLine, LINE_MAX};
 use crate::message::Facts;
 use crate::place::ClientPlace;
@@ -23,7 +23,7 @@ use crate::queue::intake::{Intake, MailOrigin};
 pub(super) async fn import(
     State(control): State<Arc<Control>>,
     body: Body,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<Imported>, AdminRefused> {
     let mut pieces = body.into_data_stream();
     let taken = take(&control, &mut pieces).await;
     // Whoever is still sending would hear a broken pipe instead of the answer.
@@ -34,7 +34,7 @@ pub(super) async fn import(
 async fn take(
     control: &Arc<Control>,
     pieces: &mut BodyDataStream,
-) -> Result<Json<Value>, AdminRefused> {
+) -> Result<Json<Imported>, AdminRefused> {
     let mut next = async || match pieces.next().await {
         Some(piece) => piece.map(Some).map_err(AdminRefused::bad),
         None => Ok(None),
@@ -88,8 +88,8 @@ enum ImportFound {
     Known,
 }
 
-fn answer(id: MessageId, found: ImportFound) -> Json<Value> {
-    Json(json!({ "id": id.to_string(), "imported": found == ImportFound::New }))
+fn answer(id: MessageId, found: ImportFound) -> Json<Imported> {
+    Json(Imported { id: id.to_string(), imported: found == ImportFound::New })
 }
 
 /// A body that comes in pieces of any length.

@@ -1,0 +1,161 @@
+//! Questions, orders and answers of the admin socket, as types: what the daemon writes and what the
+//! command line reads is the same. As JSON they are a contract with scripts (`docs/operations.md`).
+//!
+//! Members may be added; a reader passes over those that it does not know.
+
+mod explain;
+mod queue;
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use smtp::HostName;
+
+use crate::config::Config;
+use crate::delivery::route;
+
+pub(crate) use crate::policies::{PolicyDetail, PolicySummary, RefreshResult};
+use crate::queue::switches::Off;
+pub(crate) use explain::{
+    AskedProtection, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, HostOutcome,
+    PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
+};
+pub(crate) use queue::{
+    ActionDone, Chosen, DeadlineEffect, GroupBy, GroupCount, LastProblem, ListedMessage,
+    ListedRecipient, MailOptions, MailState, QueueCounts, ShownDeadline, ShownHeader, WantedPage,
+    WantedSummary,
+};
+
+/// Why a request has no answer, beside the status of HTTP.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ErrorAnswer {
+    /// One line.
+    pub(crate) error: String,
+}
+
+/// `/readyz`: is everything there that is needed to take mail?
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    /// `good`, `disk_full`, `detached`, `read_only` or `poisoned`.
+    pub(crate) store: String,
+    /// Octets that the file system of `data_dir` has left.
+    pub(crate) free_bytes: u64,
+    pub(crate) memory: MemoryUse,
+    pub(crate) queued_messages: u64,
+    pub(crate) hostname: String,
+    pub(crate) clock_suspect: Option<ClockSuspect>,
+    /// What is odd about the host name, in words.
+    pub(crate) complaints: Vec<String>,
+    pub(crate) resolvers: Vec<ResolverState>,
+    #[serde(flatten)]
+    pub(crate) switches: SwitchStates,
+}
+
+/// Octets of `limits.memory`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct MemoryUse {
+    /// In use.
+    pub(crate) lent: u64,
+    /// The most that was in use since the start.
+    pub(crate) peak: u64,
+    pub(crate) limit: u64,
+}
+
+/// One name server.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ResolverState {
+    pub(crate) address: String,
+    /// `up`, `out`, …
+    pub(crate) state: String,
+    /// Does it know EDNS(0)?
+    pub(crate) edns: bool,
+    /// Why it is not asked.
+    pub(crate) fault: Option<String>,
+}
+
+/// What the operator has switched off.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct SwitchStates {
+    /// Since when nothing is sent.
+    pub(crate) paused: Option<Timestamp>,
+    /// Where nothing is sent to.
+    pub(crate) paused_hops: Vec<PausedHop>,
+    /// Since when nothing is accepted.
+    pub(crate) draining: Option<Timestamp>,
+}
+
+impl SwitchStates {
+    /// What is off, and what that stands for under `config`.
+    pub(crate) fn of(off: &Off, config: &Config) -> Self {
+        let hop = |(domain, since): (&HostName, &Timestamp)| PausedHop {
+            domain: domain.to_string(),
+            since: *since,
+            next_hops: route::hops_towards(config, domain),
+        };
+        Self {
+            paused: off.sending,
+            paused_hops: off.hops.iter().map(hop).collect(),
+            draining: off.accepting,
+        }
+    }
+}
+
+/// A paused next hop.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct PausedHop {
+    /// As the operator named it.
+    pub(crate) domain: String,
+    pub(crate) since: Timestamp,
+    /// What that stands for under the current configuration.
+    #[serde(default)]
+    pub(crate) next_hops: BTreeSet<String>,
+}
+
+/// Which next hop is paused or resumed.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct WhichHop {
+    /// That of this domain; without one, all.
+    pub(crate) domain: Option<String>,
+}
+
+/// A doubt about the wall clock.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct ClockSuspect {
+    /// How far ahead of the expected time the clock is; below 0: behind it.
+    pub(crate) offset_seconds: i64,
+    /// When the doubt ends by itself.
+    pub(crate) seconds_left: u64,
+}
+
+/// `clock trust`: the doubt that it ended.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ClockTrusted {
+    /// None: there was no doubt.
+    pub(crate) clock_suspect: Option<ClockSuspect>,
+}
+
+/// `reload` was done.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Reloaded {
+    /// The keys whose values are new.
+    pub(crate) changed: Vec<String>,
+}
+
+/// `policy forget` was done.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Forgotten {
+    /// The domain, or the mail host.
+    pub(crate) forgotten: String,
+}
+
+/// One message of `queue import`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Imported {
+    /// Its id, here as there.
+    pub(crate) id: String,
+    /// Else it is in the queue already, or was in the last month.
+    pub(crate) imported: bool,
+}
