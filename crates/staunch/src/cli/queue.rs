@@ -128,6 +128,7 @@ fn show_message(out: &mut dyn Write, mut message: Value) -> Result<(), Failure> 
 async fn act(client: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
     let answer = client.post(&["v1", "queue", verb], &action.chosen()).await?;
     let ActionDone { count, being_sent } = read(&answer)?;
+    let being_sent = being_sent.unwrap_or_default();
     let mut out = stdout().lock();
     if action.json.json {
         output::json(&mut out, &answer)?;

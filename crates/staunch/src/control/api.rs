@@ -23,7 +23,7 @@ pub(crate) use explain::{
 };
 pub(crate) use queue::{
     ActionDone, Chosen, DeadlineEffect, GroupBy, GroupCount, LastProblem, ListedMessage,
-    ListedRecipient, MailOptions, MailState, QueueCounts, ShownDeadline, ShownHeader, WantedPage,
+    ListedRecipient, MailState, QueueCounts, ShownDeadline, ShownHeader, ShownOptions, WantedPage,
     WantedSummary,
 };
 

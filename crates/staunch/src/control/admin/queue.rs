@@ -19,8 +19,8 @@ use super::answer::{AdminRefused, ask_store};
 use super::header;
 use crate::control::Control;
 use crate::control::api::{
-    ActionDone, Chosen, DeadlineEffect, LastProblem, ListedMessage, ListedRecipient, MailOptions,
-    MailState, ShownDeadline, WantedPage,
+    ActionDone, Chosen, DeadlineEffect, LastProblem, ListedMessage, ListedRecipient, MailState,
+    ShownDeadline, ShownOptions, WantedPage,
 };
 use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
@@ -209,7 +209,7 @@ pub(super) async fn show(
     }))
 }
 
-fn shown_options(options: &MessageOptions) -> MailOptions {
+fn shown_options(options: &MessageOptions) -> ShownOptions {
     let by = |deadline: &Deadline| ShownDeadline {
         at: deadline.at,
         mode: match deadline.mode {
@@ -218,7 +218,7 @@ fn shown_options(options: &MessageOptions) -> MailOptions {
         },
         trace: deadline.trace,
     };
-    MailOptions {
+    ShownOptions {
         ret: options.ret.map(|ret| ret.to_string()),
         envelope_id: options.envelope_id.as_ref().map(|id| id.decoded().to_string()),
         smtp_utf8: options.smtp_utf8,
@@ -281,7 +281,7 @@ pub(super) async fn retry(
     };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
     let count = in_batches(&control, selection(chosen)?, again, tell).await?;
-    Ok(Json(ActionDone { count, being_sent: 0 }))
+    Ok(Json(ActionDone { count, being_sent: None }))
 }
 
 pub(super) async fn release(
@@ -300,7 +300,7 @@ pub(super) async fn release(
     };
     let count = in_batches(&control, selection, free, tell).await?;
     ControlFact::Released { recipients: count }.tell();
-    Ok(Json(ActionDone { count, being_sent: 0 }))
+    Ok(Json(ActionDone { count, being_sent: None }))
 }
 
 pub(super) async fn hold(
@@ -339,7 +339,7 @@ async fn take_out(
 }
 
 fn shown_taken(taken: TakenOut) -> Json<ActionDone> {
-    Json(ActionDone { count: taken.count, being_sent: taken.being_sent })
+    Json(ActionDone { count: taken.count, being_sent: Some(taken.being_sent) })
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.

@@ -98,7 +98,7 @@ pub(crate) struct ListedMessage {
     pub(crate) received_count: u32,
     /// Null where the body cannot be read.
     pub(crate) header: Option<ShownHeader>,
-    pub(crate) options: MailOptions,
+    pub(crate) options: ShownOptions,
     pub(crate) recipients: Vec<ListedRecipient>,
 }
 
@@ -115,7 +115,7 @@ pub(crate) struct ShownHeader {
 
 /// What the client asked for with MAIL.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct MailOptions {
+pub(crate) struct ShownOptions {
     /// RET (RFC 3461 §4.3).
     pub(crate) ret: Option<String>,
     /// ENVID (RFC 3461 §4.4), decoded.
@@ -166,9 +166,10 @@ pub(crate) struct Chosen {
 pub(crate) struct ActionDone {
     /// Recipients that it was done to.
     pub(crate) count: u64,
-    /// Recipients left alone, since they were being sent.
-    #[serde(default)]
-    pub(crate) being_sent: u64,
+    /// Recipients left alone, since they were being sent; of orders that take mail out of the
+    /// queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) being_sent: Option<u64>,
 }
 
 /// `queue summary`: how the answer is grouped.
