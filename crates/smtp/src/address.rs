@@ -19,7 +19,7 @@ pub const ADDRESS_OCTETS_MAX: usize = LOCAL_OCTETS_MAX + 1 + 255;
 /// The part behind the `@`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Domain {
-    /// A DNS name.
+    /// A DNS name, in lower case and A-labels as [`HostName`] keeps it.
     Name(HostName),
     /// An address literal, `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
     Literal(IpAddr),
@@ -185,7 +185,7 @@ impl Mailbox {
         Cow::Owned(plain)
     }
 
-    /// The domain, normalized.
+    /// The part behind the `@`: equal for all mailboxes of one domain, however it was written.
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
@@ -271,7 +271,7 @@ impl fmt::Debug for Mailbox {
 pub enum ReversePath {
     /// `<>`: a DSN, which is never answered by another (RFC 5321 §4.5.5).
     Null,
-    /// The sender.
+    /// The mailbox that gets the DSN.
     Mailbox(Mailbox),
 }
 

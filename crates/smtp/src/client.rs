@@ -48,11 +48,11 @@ impl Transfer {
 /// The point of the dialogue that a reply, a silence or a lost connection belongs to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Stage {
-    /// MAIL.
+    /// MAIL: a refusal is one of the sender, so of every recipient.
     Mail,
-    /// RCPT.
+    /// RCPT: each recipient has a reply of its own.
     Rcpt,
-    /// DATA.
+    /// DATA, whose 354 asks for the message: nothing of it was sent.
     Data,
     /// The message, before its final dot was sent: nothing can have been delivered.
     Body,
@@ -82,7 +82,7 @@ pub enum RecipientReply {
     Refused {
         /// What the reply answers.
         stage: Stage,
-        /// The reply.
+        /// The refusal as the server worded it, with code and status.
         reply: Reply,
     },
 }
@@ -151,7 +151,7 @@ pub enum Ending {
     CloseNoChunking,
 }
 
-/// A finished transaction.
+/// A transaction in which each recipient has its result.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Finished {
     /// One for each recipient, in envelope order.
@@ -163,7 +163,7 @@ pub struct Finished {
 /// A transaction that was cut off: a lost connection, a time-out, an unexpected reply.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Interrupted {
-    /// What was awaited.
+    /// The command, or the part of the message, whose reply was awaited.
     pub stage: Stage,
     /// The recipients' fates as far as they were known; `None` is still open.
     pub fates: Vec<Option<RecipientReply>>,
@@ -174,7 +174,7 @@ pub struct Interrupted {
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[error("unexpected reply to {}: {reply}", .interrupted.stage.name())]
 pub struct Unexpected {
-    /// The reply.
+    /// The reply that does not fit.
     pub reply: Reply,
     /// What was known before it.
     pub interrupted: Interrupted,

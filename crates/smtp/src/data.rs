@@ -87,7 +87,7 @@ pub enum Chunk<'i> {
 enum DataState {
     /// Behind a line end or at the beginning.
     LineStart,
-    /// Inside a line.
+    /// Inside a line, where a dot is content like any other octet.
     Text,
     /// Behind a CR, or several, not handed on yet.
     Cr,
@@ -319,7 +319,7 @@ impl DataReceiver {
 pub struct ChunkReceiver(DataReceiver);
 
 impl ChunkReceiver {
-    /// As [`DataReceiver::new`].
+    /// As [`DataReceiver::new`], for content in which no dot is stuffed.
     pub fn new(newlines: Newlines, size_max: u64) -> Self {
         let framing = DataFraming::Octets;
         Self(DataReceiver { framing, ..DataReceiver::new(newlines, size_max) })

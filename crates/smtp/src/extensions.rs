@@ -18,15 +18,15 @@ pub enum Extension {
     EightBitMime,
     /// RFC 2034: replies carry enhanced codes.
     EnhancedStatusCodes,
-    /// RFC 3030: BDAT.
+    /// RFC 3030: the message may come by BDAT, in chunks of a known length.
     Chunking,
     /// RFC 6531: UTF-8 addresses and headers.
     SmtpUtf8,
     /// RFC 3461: delivery status notifications on demand.
     Dsn,
-    /// RFC 8689.
+    /// RFC 8689: a message may be bound to authenticated TLS.
     RequireTls,
-    /// RFC 3207.
+    /// RFC 3207: TLS may begin on this connection.
     Starttls,
     /// RFC 6710: messages have priorities. The profile that its value names changes nothing for us.
     MtPriority,
@@ -46,7 +46,7 @@ impl Extension {
         Self::MtPriority,
     ];
 
-    /// The EHLO keyword.
+    /// The keyword in the reply to EHLO, in capitals.
     pub const fn keyword(self) -> &'static str {
         match self {
             Self::Pipelining => "PIPELINING",
@@ -159,7 +159,7 @@ impl Extensions {
         }
     }
 
-    /// Was it offered?
+    /// Did the reply to EHLO have its keyword?
     pub fn offers(&self, extension: Extension) -> bool {
         self.offered & extension.bit() != 0
     }
@@ -175,7 +175,7 @@ impl Extensions {
         self.size.flatten()
     }
 
-    /// RFC 9422.
+    /// The limits that LIMITS announced (RFC 9422); all `None` if it was not offered.
     pub fn limits(&self) -> HostLimits {
         self.limits
     }

@@ -23,7 +23,7 @@ const CRLF: &[u8] = b"\r\n";
 pub enum Above {
     /// It is the first line.
     Nothing,
-    /// A field.
+    /// A field, which a line with a blank in front continues.
     Field,
 }
 
@@ -144,7 +144,6 @@ enum HeaderPlace {
     LineStart(Vec<u8>),
     /// In a line of the section.
     InLine,
-    /// Behind the section.
     Behind,
 }
 
@@ -160,7 +159,7 @@ impl HeaderScanner {
         matches!(self.place, HeaderPlace::Behind)
     }
 
-    /// The next piece.
+    /// Takes the next piece of the message; `take` gets its parts as far as they are decided.
     pub fn push(&mut self, piece: &[u8], mut take: impl FnMut(HeaderPart<'_>)) {
         let mut rest = piece;
         while !rest.is_empty() {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// RFC 1035 §2.3.4: 255 octets on the wire are 253 characters in text.
 pub const NAME_CHARS_MAX: usize = 253;
-/// RFC 1035 §2.3.4.
+/// RFC 1035 §2.3.4: characters of one label, in its A-label form.
 pub const LABEL_CHARS_MAX: usize = 63;
 
 /// A host or domain name in its normalized form: lower case, A-labels, no trailing dot.

@@ -49,12 +49,12 @@ impl OriginalRecipients {
         self.all.first()
     }
 
-    /// All of them.
+    /// Each of them, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = &OriginalRecipient> {
         self.all.iter()
     }
 
-    /// Is there none?
+    /// Did no RCPT have an ORCPT?
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }

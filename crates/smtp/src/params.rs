@@ -21,7 +21,7 @@ const SECONDS_DIGITS_MAX: usize = 9;
 pub enum Return {
     /// `FULL`: all of it.
     Full,
-    /// `HDRS`: its header.
+    /// `HDRS`: the header without the body.
     Headers,
 }
 
@@ -247,7 +247,7 @@ fn is_printable(text: &[u8]) -> bool {
 pub struct DeliverBy {
     /// From now, in seconds; may be over already.
     pub seconds: i64,
-    /// What happens then.
+    /// What happens to the message when that time is over.
     pub mode: ByMode,
     /// `T`: each relay tells the sender that it took the message.
     pub trace: bool,
@@ -304,10 +304,10 @@ impl fmt::Display for DeliverBy {
 pub struct Priority(i8);
 
 impl Priority {
-    /// RFC 6710 §4.
+    /// RFC 6710 §4: priorities reach from -9 to 9.
     const MAX: i8 = 9;
 
-    /// `None` beyond -9..=9.
+    /// `None` for a number outside -9..=9.
     pub const fn new(value: i8) -> Option<Self> {
         if value >= -Self::MAX && value <= Self::MAX { Some(Self(value)) } else { None }
     }
@@ -319,7 +319,7 @@ impl Priority {
         written.then(|| value.parse().ok()).flatten().and_then(Self::new)
     }
 
-    /// The number.
+    /// The priority as a number, -9 to 9; more is more urgent.
     pub const fn get(self) -> i8 {
         self.0
     }
@@ -337,7 +337,7 @@ impl fmt::Display for Priority {
 /// apart by their form.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Hold {
-    /// `HOLDFOR`: seconds.
+    /// `HOLDFOR`: so many seconds from its acceptance.
     For(u64),
     /// `HOLDUNTIL`: a date and time of RFC 3339. Its form is checked, not its calendar.
     Until(Box<str>),

@@ -12,7 +12,7 @@ pub const V1_OCTETS_MAX: usize = 107;
 /// the certificate of a TLS client (§2.2.7).
 pub const V2_OCTETS_MAX: usize = V2_FIXED_OCTETS + 0xffff;
 
-/// §2.2.
+/// §2.2: the twelve octets that version 2 begins with.
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// §2.2: signature, version and command, family, length.
 const V2_FIXED_OCTETS: usize = 16;
@@ -23,9 +23,9 @@ const V1_SIGNATURE: &[u8] = b"PROXY ";
 pub enum HeaderProgress {
     /// Its beginning; never more than [`V2_OCTETS_MAX`] octets are asked for.
     NeedMore,
-    /// It is complete.
+    /// The header is complete, and what follows is the client's.
     Done {
-        /// What it says.
+        /// Where the connection came from, as the proxy says.
         header: ProxyHeader,
         /// How many octets of the input it is.
         used: usize,
@@ -41,7 +41,7 @@ pub enum ProxyHeader {
     Local,
     /// The client came by TCP.
     Tcp {
-        /// The client.
+        /// The client's address and port.
         source: SocketAddr,
         /// What it connected to.
         destination: SocketAddr,

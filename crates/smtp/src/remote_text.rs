@@ -53,7 +53,7 @@ impl RemoteText {
         Self(out.into())
     }
 
-    /// The inert text.
+    /// The text, fit for logs, headers and terminals.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -29,11 +29,11 @@ const TEXT_OCTETS_KEPT_MAX: usize = 8192;
 /// What the first digit says (RFC 5321 §4.2.1).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ReplyClass {
-    /// 2yz: done.
+    /// 2yz: what was asked is done.
     Success,
-    /// 3yz: go on.
+    /// 3yz: the server waits for more, as 354 does for the message.
     Continue,
-    /// 4yz: not now.
+    /// 4yz: refused for now; the same may be tried again.
     Transient,
     /// 5yz: not like this.
     Permanent,
@@ -126,15 +126,15 @@ pub enum ReplyError {
     MixedCodes {
         /// The code of the lines before.
         first: u16,
-        /// The other one.
+        /// The other code, in the line that does not fit.
         then: u16,
         /// Its line, which may say why.
         line: RemoteText,
     },
-    /// Over [`REPLY_LINE_OCTETS_MAX`].
+    /// A line has more than [`REPLY_LINE_OCTETS_MAX`].
     #[error("a reply line of more than {REPLY_LINE_OCTETS_MAX} octets")]
     LineTooLong,
-    /// Over [`REPLY_LINES_MAX`].
+    /// The reply has more than [`REPLY_LINES_MAX`].
     #[error("a reply of more than {REPLY_LINES_MAX} lines")]
     TooManyLines,
 }

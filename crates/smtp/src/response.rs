@@ -45,7 +45,7 @@ impl Response {
         Self { code, status: Some(status), text: Cow::Borrowed(text) }
     }
 
-    /// The three-digit code.
+    /// The reply code, three digits (RFC 5321 §4.2.1).
     pub const fn code(&self) -> u16 {
         self.code
     }

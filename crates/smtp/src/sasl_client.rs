@@ -31,7 +31,7 @@ impl Credentials {
             .then(|| Self { username: username.into(), password: password.into() })
     }
 
-    /// The name.
+    /// The name to log in with; nothing gives the password out.
     pub fn username(&self) -> &str {
         &self.username
     }
@@ -59,7 +59,7 @@ enum SaslState {
     LoginName,
     /// The password, of LOGIN.
     LoginPassword,
-    /// Everything was said.
+    /// Nothing: all was sent, and the reply decides.
     Verdict,
     /// We gave up, and the server is about to say so.
     Cancelled,
@@ -71,7 +71,7 @@ enum SaslState {
 pub enum AuthStep<'a> {
     /// Read a reply and pass it to [`Authentication::on_reply`].
     Await(Authentication<'a>),
-    /// Logged in.
+    /// The server said 235: this connection is logged in.
     Done,
     /// The server does not let us in: with this reply.
     Refused(Reply),

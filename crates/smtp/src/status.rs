@@ -5,9 +5,9 @@ use std::fmt;
 /// What the first digit of a reply or status says (RFC 5321 §4.2.1).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Class {
-    /// 2: done.
+    /// 2: what was asked is done.
     Success,
-    /// 4: not now.
+    /// 4: refused for now; the same may be tried again.
     Transient,
     /// 5: not like this.
     Permanent,
@@ -34,7 +34,7 @@ impl Class {
 /// ```
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Status {
-    /// First digit.
+    /// First digit; a status has none for 3yz.
     pub class: Class,
     /// Second part, at most 999.
     pub subject: u16,
@@ -43,22 +43,22 @@ pub struct Status {
 }
 
 impl Status {
-    /// The code `class.subject.detail`.
+    /// No digit is checked: `subject` and `detail` are at most 999.
     pub const fn new(class: Class, subject: u16, detail: u16) -> Self {
         Self { class, subject, detail }
     }
 
-    /// `2.subject.detail`.
+    /// A status of success, `2.subject.detail`.
     pub const fn success(subject: u16, detail: u16) -> Self {
         Self::new(Class::Success, subject, detail)
     }
 
-    /// `4.subject.detail`.
+    /// A status of a refusal for now, `4.subject.detail`.
     pub const fn transient(subject: u16, detail: u16) -> Self {
         Self::new(Class::Transient, subject, detail)
     }
 
-    /// `5.subject.detail`.
+    /// A status of a refusal for good, `5.subject.detail`.
     pub const fn permanent(subject: u16, detail: u16) -> Self {
         Self::new(Class::Permanent, subject, detail)
     }

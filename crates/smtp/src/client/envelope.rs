@@ -28,14 +28,14 @@ pub struct Envelope<'a> {
     pub options: MailOptions<'a>,
 }
 
-/// One recipient.
+/// One recipient, and what RCPT says about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Addressee<'a> {
-    /// The address.
+    /// The address, as it stands in `RCPT TO:<…>`.
     pub mailbox: &'a Mailbox,
-    /// RFC 3461 §4.1.
+    /// NOTIFY: what the sender wants to be told (RFC 3461 §4.1); `None` says nothing.
     pub notify: Option<Notify>,
-    /// RFC 3461 §4.2.
+    /// ORCPT: the address that the sender wrote for it (RFC 3461 §4.2).
     pub original: Option<&'a OriginalRecipient>,
 }
 
@@ -50,11 +50,11 @@ impl<'a> From<&'a Mailbox> for Addressee<'a> {
 pub struct MailOptions<'a> {
     /// An address or the header has UTF-8 (RFC 6531 §3.4).
     pub smtp_utf8: bool,
-    /// RFC 3461 §4.3.
+    /// RET: how much of the message a DSN of failure returns (RFC 3461 §4.3).
     pub ret: Option<Return>,
-    /// RFC 3461 §4.4.
+    /// ENVID: the sender's own name for this sending (RFC 3461 §4.4).
     pub envelope_id: Option<&'a EnvelopeId>,
-    /// RFC 8689 §4.1.
+    /// REQUIRETLS: over authenticated TLS or not at all (RFC 8689 §4.1).
     pub require_tls: bool,
     /// RFC 2852, with the time that is left now.
     pub deliver_by: Option<DeliverBy>,
@@ -62,7 +62,7 @@ pub struct MailOptions<'a> {
     pub priority: Priority,
 }
 
-/// Appends MAIL.
+/// Appends MAIL with CRLF, and the parameters whose extensions are offered.
 pub(super) fn mail_command(envelope: &Envelope<'_>, extensions: &Extensions, out: &mut Vec<u8>) {
     let options = &envelope.options;
     let offers = |extension| extensions.offers(extension);
@@ -96,7 +96,7 @@ pub(super) fn mail_command(envelope: &Envelope<'_>, extensions: &Extensions, out
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends RCPT.
+/// Appends RCPT with CRLF; NOTIFY and ORCPT only if DSN is offered.
 pub(super) fn rcpt_command(
     recipient: &Addressee<'_>,
     extensions: &Extensions,

@@ -23,18 +23,18 @@ pub use offer::{FutureRelease, Offer, OfferedLimits, SessionChannel};
 pub use parameters::{BodyKind, Mail, Rcpt, Recipient};
 pub use path::{Brackets, PathError};
 
-/// A command, understood.
+/// A command whose form is right, with its arguments.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Command {
     /// `EHLO` with the client's name.
     Ehlo(ClientName),
     /// `HELO` with the client's name.
     Helo(ClientName),
-    /// `MAIL FROM`.
+    /// `MAIL FROM`, with the sender and all parameters (RFC 5321 §4.1.1.2).
     Mail(Mail),
-    /// `RCPT TO`.
+    /// `RCPT TO`, with one recipient and all parameters (RFC 5321 §4.1.1.3).
     Rcpt(Rcpt),
-    /// `DATA`.
+    /// `DATA`: lines follow until a lone dot (RFC 5321 §4.1.1.4).
     Data,
     /// `BDAT` (RFC 3030 §2), offered or not: its octets follow either way.
     Bdat {
@@ -43,24 +43,24 @@ pub enum Command {
         /// Are they the last of the message?
         last: bool,
     },
-    /// `RSET`.
+    /// `RSET`: gives the transaction up (RFC 5321 §4.1.1.5).
     Rset,
-    /// `NOOP`.
+    /// `NOOP`; its argument is ignored (RFC 5321 §4.1.1.9).
     Noop,
-    /// `HELP`.
+    /// `HELP`; its argument is ignored (RFC 5321 §4.1.1.8).
     Help,
-    /// `VRFY`.
+    /// `VRFY` with an address, which is not kept: the answer is 252 for all (RFC 5321 §3.5.3).
     Vrfy,
     /// `STARTTLS` (RFC 3207), offered or not.
     StartTls,
     /// `AUTH` (RFC 4954) with a mechanism that is offered.
     Auth {
-        /// Which.
+        /// The mechanism that the client chose.
         mechanism: Mechanism,
         /// The initial response, decoded.
         initial: Option<Secret>,
     },
-    /// `QUIT`.
+    /// `QUIT`: ends the session (RFC 5321 §4.1.1.10).
     Quit,
 }
 
@@ -159,7 +159,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// The answer.
+    /// The reply to the client: 5yz with an enhanced code.
     pub fn response(&self) -> Response {
         let (code, status) = match self {
             Self::LineTooLong | Self::NotText | Self::BareLf => (500, Status::permanent(5, 2)),

@@ -8,7 +8,7 @@ use crate::sasl::Mechanisms;
 /// What protects the connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SessionChannel {
-    /// Nothing.
+    /// Nothing: STARTTLS may be offered, AUTH and REQUIRETLS may not.
     Clear,
     /// TLS, by STARTTLS or from the first octet.
     Tls,
@@ -19,7 +19,7 @@ pub enum SessionChannel {
 pub struct OfferedLimits {
     /// `RCPTMAX`: recipients of a message.
     pub rcpt_max: Option<u32>,
-    /// `MAILMAX`: messages.
+    /// `MAILMAX`: transactions of a session.
     pub mail_max: Option<u32>,
 }
 
@@ -78,7 +78,7 @@ impl Offer {
         }
     }
 
-    /// With one more.
+    /// Offers one extension more, of those whose keyword has no value.
     #[must_use]
     pub const fn with(self, extension: Extension) -> Self {
         Self { extensions: self.extensions | extension.bit(), ..self }
@@ -124,7 +124,7 @@ impl Offer {
         }
     }
 
-    /// Is it offered?
+    /// Does the offer have this extension?
     pub const fn has(self, extension: Extension) -> bool {
         self.extensions & extension.bit() != 0
     }

@@ -15,9 +15,9 @@ use super::{CommandError, Offer};
 /// How the client says that the content is encoded (RFC 6152 §2).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BodyKind {
-    /// `BODY=7BIT`.
+    /// `BODY=7BIT`: no octet above 127, says the client.
     SevenBit,
-    /// `BODY=8BITMIME`.
+    /// `BODY=8BITMIME`: octets above 127 are possible.
     EightBitMime,
 }
 
@@ -25,27 +25,27 @@ pub enum BodyKind {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "three parameters without a value")]
 pub struct Mail {
-    /// Who sends.
+    /// The reverse-path: gets the DSNs; `<>` for a DSN itself.
     pub sender: ReversePath,
     /// How that was written.
     pub brackets: Brackets,
     /// `SIZE`: how large the message will be, in octets.
     pub size: Option<u64>,
-    /// `BODY`.
+    /// `BODY`; `None` if the client did not say.
     pub body: Option<BodyKind>,
     /// `SMTPUTF8`: addresses and header may be UTF-8.
     pub smtp_utf8: bool,
-    /// `RET`.
+    /// `RET`: how much of the message a DSN returns (RFC 3461 §4.3).
     pub ret: Option<Return>,
-    /// `ENVID`.
+    /// `ENVID`: the sender's own name for this sending (RFC 3461 §4.4).
     pub envelope_id: Option<EnvelopeId>,
-    /// `REQUIRETLS`.
+    /// `REQUIRETLS`: over authenticated TLS or not at all (RFC 8689).
     pub require_tls: bool,
-    /// `HOLDFOR` or `HOLDUNTIL`.
+    /// `HOLDFOR` or `HOLDUNTIL`: not to be sent before (RFC 4865).
     pub hold: Option<Hold>,
-    /// `BY`.
+    /// `BY`: when it shall have been delivered (RFC 2852).
     pub deliver_by: Option<DeliverBy>,
-    /// `MT-PRIORITY`.
+    /// `MT-PRIORITY`, -9 to 9 (RFC 6710).
     pub priority: Option<Priority>,
     /// `AUTH`: who submitted it first, says the client. Not used: nothing proves it.
     pub auth: bool,
@@ -58,16 +58,16 @@ pub struct Rcpt {
     pub recipient: Recipient,
     /// How that was written.
     pub brackets: Brackets,
-    /// `NOTIFY`.
+    /// `NOTIFY`: what the sender wants to be told (RFC 3461 §4.1).
     pub notify: Option<Notify>,
-    /// `ORCPT`.
+    /// `ORCPT`: the recipient as the sender wrote it (RFC 3461 §4.2).
     pub original: Option<OriginalRecipient>,
 }
 
-/// Whom RCPT names.
+/// The forward-path of RCPT.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Recipient {
-    /// An address.
+    /// An address with a domain.
     Mailbox(Mailbox),
     /// `<Postmaster>` without a domain: whoever runs this server (RFC 5321 §4.5.1).
     Postmaster,

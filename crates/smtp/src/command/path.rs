@@ -14,7 +14,7 @@ pub enum PathError {
     /// The source route in front of the address is malformed (RFC 5321 §4.1.2).
     #[error("the source route is malformed")]
     Route,
-    /// Over [`limits::PATH_ACCEPTED_OCTETS`].
+    /// The path has more than [`limits::PATH_ACCEPTED_OCTETS`], with its brackets.
     #[error("longer than an address can be")]
     TooLong,
     /// The address is wrong.

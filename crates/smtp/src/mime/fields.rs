@@ -10,16 +10,16 @@ pub(super) enum ContentKind {
     Text,
     /// Anything else that has no parts.
     Other,
-    /// Parts between boundaries.
+    /// Parts between the lines of a boundary (RFC 2046 §5.1).
     Multipart {
-        /// The boundary.
+        /// The parameter `boundary`, unquoted, without the `--` in front.
         boundary: Box<[u8]>,
         /// What parts without a type are.
         parts: Untyped,
         /// Must not a single octet of the parts be changed (RFC 1847)?
         is_sealed: bool,
     },
-    /// A whole message.
+    /// A whole message (`message/rfc822`), with a header of its own.
     Message,
     /// What a program reads of a DSN: fields in the clear, which nobody decodes (RFC 3464 §2.1).
     /// It is left alone.

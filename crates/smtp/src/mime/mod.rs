@@ -109,7 +109,7 @@ pub struct ConversionPlan {
 struct EncodedHeaders {
     /// That of the message.
     top: bool,
-    /// Others.
+    /// Those of parts, and of messages inside.
     inside: bool,
 }
 
@@ -125,14 +125,13 @@ struct Folds {
 /// Where octets above 127 stand beside content.
 #[derive(Clone, Copy, Debug, Default)]
 struct EightBitContent {
-    /// In a header.
     in_header: bool,
     /// Before or behind the parts of a multipart.
     in_aside: bool,
 }
 
 impl ConversionPlan {
-    /// Does nothing change?
+    /// Can the message go as it is?
     pub fn is_empty(&self) -> bool {
         self.folds.names.is_empty() && !self.words.top && !self.changes_content()
     }
@@ -188,6 +187,6 @@ enum Encoding {
 enum Charset {
     /// It is valid UTF-8, which other text with octets above 127 hardly ever is.
     Utf8,
-    /// RFC 1428 §3.
+    /// It is in a charset that nobody names: labelled `unknown-8bit` (RFC 1428 §3).
     Unknown,
 }

@@ -52,7 +52,7 @@ pub(super) struct Entity {
     pub(super) is_message: bool,
     /// Is it inside of what must not be changed?
     pub(super) is_sealed: bool,
-    /// Multiparts around it.
+    /// How many multiparts it is inside of.
     pub(super) depth: usize,
 }
 
@@ -122,7 +122,7 @@ impl EntityForm {
     }
 }
 
-/// An open multipart.
+/// A multipart whose last boundary was not met yet.
 #[derive(Debug)]
 struct Level {
     boundary: Box<[u8]>,
@@ -189,7 +189,6 @@ impl<V: EntityHandler> Walker<V> {
         &mut self.steps.visitor
     }
 
-    /// The next piece.
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), ConversionRefused> {
         let steps = &mut self.steps;
         self.lines.feed(piece, |segment| steps.segment(segment))
@@ -321,7 +320,7 @@ impl<V: EntityHandler> Steps<V> {
         Ok(())
     }
 
-    /// Before the content.
+    /// Ends the header; returns what the content behind it is made of.
     fn end_header(&mut self, end: HeaderEnd) -> Result<ContentKind, ConversionRefused> {
         let place = std::mem::replace(&mut self.place, WalkerPlace::Content);
         let WalkerPlace::Header { mut form, mut field, .. } = place else {

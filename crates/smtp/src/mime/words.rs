@@ -140,7 +140,7 @@ pub fn in_ascii(field: &[u8]) -> Result<Vec<u8>, ConversionRefused> {
 struct Word<'a> {
     gap: &'a [u8],
     raw: &'a [u8],
-    /// What it says.
+    /// Its octets with quotes undone.
     text: Vec<u8>,
 }
 
@@ -166,7 +166,7 @@ impl Out {
         }
     }
 
-    /// Unstructured text.
+    /// Appends unstructured text (RFC 5322 §2.2.1), words with octets above 127 encoded.
     fn text(&mut self, value: &[u8]) {
         let (mut words, mut rest) = (Vec::new(), value);
         loop {

@@ -49,11 +49,11 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[repr(u8)]
 pub enum Mechanism {
-    /// RFC 4616.
+    /// RFC 4616: name and password in one message.
     Plain,
     /// draft-murchison-sasl-login: what old clients speak.
     Login,
-    /// RFC 7677.
+    /// RFC 7677: the password itself is never sent.
     ScramSha256,
     /// RFC 7677, bound to the TLS connection.
     ScramSha256Plus,
@@ -68,7 +68,7 @@ impl Mechanism {
         Self::ALL.into_iter().find(|m| name.eq_ignore_ascii_case(m.as_str().as_bytes()))
     }
 
-    /// The registered name.
+    /// The name in IANA's registry of SASL mechanisms, in capitals.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -97,10 +97,10 @@ impl fmt::Display for Mechanism {
 pub struct Mechanisms(u8);
 
 impl Mechanisms {
-    /// No mechanism.
+    /// The empty set: an offer with it has no AUTH.
     pub const NONE: Self = Self(0);
 
-    /// With one more.
+    /// The same set with this mechanism in it.
     #[must_use]
     pub const fn with(self, mechanism: Mechanism) -> Self {
         Self(self.0 | 1 << mechanism as u8)
@@ -111,7 +111,7 @@ impl Mechanisms {
         self.0 & (1 << mechanism as u8) != 0
     }
 
-    /// Are there none?
+    /// Is the set empty, so that there is no AUTH?
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }

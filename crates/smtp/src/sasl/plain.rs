@@ -47,7 +47,7 @@ impl Plain {
         &self.user
     }
 
-    /// The password.
+    /// The password in the clear, to be compared with what is stored for the user.
     pub fn password(&self) -> &str {
         &self.password
     }

@@ -16,7 +16,7 @@ const PROOF_OCTETS: usize = 32;
 /// What the client says about binding the exchange to the TLS connection (RFC 5802 §6).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Binding {
-    /// `n`: it cannot.
+    /// `n`: the client cannot bind.
     Unsupported,
     /// `y`: it could, and believes that we cannot. If we offered a mechanism with it, somebody in
     /// between took that away.
@@ -109,7 +109,7 @@ impl ClientFirst {
     }
 }
 
-/// Our first message.
+/// Our first message: both nonces, salt and iterations.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerFirst {
     message: String,
@@ -143,7 +143,7 @@ pub struct ClientFinal {
 }
 
 impl ClientFinal {
-    /// Reads `c=…,r=…[,extensions],p=…`.
+    /// Reads `client-final-message` of RFC 5802 §7, its parts in base64.
     pub fn parse(message: &[u8]) -> Option<Self> {
         let message = std::str::from_utf8(message).ok()?;
         let (without_proof, proof) = message.rsplit_once(",p=")?;
@@ -163,7 +163,7 @@ impl ClientFinal {
         &self.channel_binding
     }
 
-    /// ClientKey XOR ClientSignature.
+    /// ClientKey XOR ClientSignature (RFC 5802 §3), which proves that the password is known.
     pub fn proof(&self) -> &[u8; PROOF_OCTETS] {
         &self.proof
     }

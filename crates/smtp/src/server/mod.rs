@@ -63,18 +63,18 @@ pub enum SessionAccess {
 /// Which protocol the client chose with its greeting.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Protocol {
-    /// HELO.
+    /// HELO, which lists no extensions (RFC 5321 §4.1.1.1).
     Smtp,
-    /// EHLO.
+    /// EHLO, whose reply lists the extensions (RFC 5321 §4.1.1.1).
     Esmtp,
 }
 
 /// Who the client says it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Client {
-    /// HELO or EHLO.
+    /// Which greeting the client used last.
     pub protocol: Protocol,
-    /// Its argument.
+    /// The argument of that greeting, which proves nothing.
     pub name: ClientName,
 }
 
@@ -96,7 +96,7 @@ pub enum ServerStep<'i> {
     /// A user comes. Answer with [`Session::challenge`], [`Session::authenticated`] or
     /// [`Session::refuse`].
     Authenticate {
-        /// How.
+        /// The mechanism that the client chose, of those offered.
         mechanism: Mechanism,
         /// What was sent along, decoded.
         initial: Option<Secret>,
@@ -147,10 +147,10 @@ enum AddressCharset {
     Utf8,
 }
 
-/// How content comes.
+/// How the content of the message is delimited.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Framing {
-    /// DATA.
+    /// DATA: by a lone dot.
     Dots,
     /// BDAT: so many octets, and whether they are the last.
     Octets(u64, Part),
