@@ -17,7 +17,7 @@ use crate::requirement::{Identity, Onward, Requirement};
 /// certificate nobody asked for is not examined.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Proof {
-    /// Nothing: clear text.
+    /// Nothing is certain: the connection is in clear text.
     Plain,
     /// Nobody but the peer reads along; who the peer is was not asked.
     Encrypted,
@@ -75,9 +75,9 @@ impl<C> Admitted<C> {
 /// A connection that mail must not be sent over. It is still good for QUIT.
 #[derive(Debug)]
 pub struct Denied<C> {
-    /// The connection.
+    /// The connection as it was handed in, to say QUIT on.
     pub connection: C,
-    /// What is missing.
+    /// What the connection lacks for the binding requirement.
     pub failure: TlsFailure,
 }
 

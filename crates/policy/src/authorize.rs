@@ -46,16 +46,16 @@ pub enum Refusal {
     /// Its name is not one of those that count.
     #[error("{mx} is not an allowed MX host: {}", whose(.origin))]
     MxNotListed {
-        /// The host.
+        /// The host, by the name in its MX record or in the route.
         mx: Domain,
-        /// Whose list.
+        /// Whose list it is not in: that of a policy or the operator's.
         origin: Origin,
     },
     /// It must prove that it is `mx`, but that it serves the next hop is only what unauthenticated
     /// DNS says, so the proof would be worth nothing.
     #[error("{mx} cannot be verified: only unauthenticated DNS says that it serves {next_hop}")]
     MxNameUnauthenticated {
-        /// The host.
+        /// The host whose name would have to be proved.
         mx: Domain,
         /// Whose mail it would get.
         next_hop: Domain,
@@ -66,7 +66,7 @@ pub enum Refusal {
         "the sender requires TLS, and only unauthenticated DNS says that {mx} serves {next_hop}"
     )]
     RequireTlsUnauthenticated {
-        /// The host.
+        /// The host that only unauthenticated DNS names.
         mx: Domain,
         /// Whose mail it would get.
         next_hop: Domain,
@@ -200,12 +200,12 @@ impl AuthorizedMx {
         self.located.named_by
     }
 
-    /// What was asked.
+    /// The requirements that [`authorize`] was called with, binding and shadow.
     pub fn asked(&self) -> &Asked {
         &self.asked
     }
 
-    /// Must STARTTLS succeed?
+    /// Must STARTTLS succeed before mail may be sent?
     pub fn needs_tls(&self) -> bool {
         self.asked.binding.needs_tls()
     }

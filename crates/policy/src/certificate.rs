@@ -53,7 +53,7 @@ impl Default for Roots {
 pub struct BadRoot(String);
 
 impl Roots {
-    /// These authorities.
+    /// Trusts these authorities and no others.
     pub fn new(anchors: Vec<TrustAnchor<'static>>) -> Self {
         Self { anchors, id: RootsId::new() }
     }
@@ -80,7 +80,7 @@ impl Roots {
         self.anchors.len()
     }
 
-    /// Is nobody trusted?
+    /// Is no authority trusted? Then no certificate is valid.
     pub fn is_empty(&self) -> bool {
         self.anchors.is_empty()
     }
@@ -89,7 +89,7 @@ impl Roots {
 /// Why a connection is not as protected as it must be.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TlsFailure {
-    /// Clear text.
+    /// The connection is in clear text, and TLS is required.
     #[error("the connection is not encrypted")]
     NotEncrypted,
     /// No certificate at all.
@@ -107,7 +107,7 @@ pub enum TlsFailure {
     /// The certificate is for other names.
     #[error("the certificate is not valid for {expected}{}", for_instead(.presented))]
     NameMismatch {
-        /// The MX name.
+        /// The host's name in MX record or route, which the certificate lacks.
         expected: Domain,
         /// The DNS names in it, the first ten.
         presented: Vec<RemoteText>,
@@ -115,13 +115,13 @@ pub enum TlsFailure {
     /// A certificate of the chain is too old.
     #[error("the certificate expired at {not_after}")]
     Expired {
-        /// Its last moment.
+        /// The last moment of the certificate that expired.
         not_after: Timestamp,
     },
     /// A certificate of the chain is too young.
     #[error("the certificate is not valid before {not_before}")]
     NotYetValid {
-        /// Its first moment.
+        /// The first moment of the certificate that is not valid yet.
         not_before: Timestamp,
     },
     /// No authority that we trust vouches for it.

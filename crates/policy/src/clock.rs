@@ -48,7 +48,7 @@ pub const AGREEMENT_MAX: SignedDuration = SignedDuration::from_hours(1);
 /// May the wall clock be believed?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClockTrust {
-    /// Yes.
+    /// Yes: what has a time to lapse lapses by it.
     Trusted,
     /// It jumped: nothing lapses by it.
     Suspect,

@@ -11,7 +11,7 @@ use crate::chain::Chain;
 /// The protection that a connection has.
 #[derive(Clone, Debug)]
 pub enum Observed {
-    /// Clear text.
+    /// No TLS, whether it was not offered or did not succeed.
     Plain,
     /// TLS, begun before any mail command.
     Tls(ObservedTls),
@@ -25,7 +25,7 @@ pub struct ObservedTls {
     /// Did the peer sign the handshake with the first certificate's key? Without this the chain
     /// could be anybody's, replayed.
     pub possession_proven: bool,
-    /// The version.
+    /// The version of TLS that was negotiated.
     pub version: TlsVersion,
     /// The key exchange, by its name in the IANA registry of TLS supported groups where we know it.
     /// For people; nothing is decided by it.
@@ -40,9 +40,9 @@ pub struct ObservedTls {
 /// TLS versions that may carry mail. Older ones cannot be expressed (RFC 8996).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum TlsVersion {
-    /// TLS 1.2.
+    /// TLS 1.2 (RFC 5246).
     Tls12,
-    /// TLS 1.3.
+    /// TLS 1.3 (RFC 8446).
     Tls13,
 }
 

@@ -23,7 +23,7 @@ pub enum Channel {
     /// TLS where offered, clear otherwise (RFC 7435).
     #[default]
     ClearAllowed,
-    /// TLS only.
+    /// TLS must succeed, or the host is left.
     Encrypted,
 }
 
@@ -32,7 +32,7 @@ pub enum Channel {
 /// A lattice: `None` ⊑ `Either` ⊑ { `Pkix`, `Dane` } ⊑ `Both`.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Identity {
-    /// Not at all.
+    /// It need not; with TLS, any certificate will do.
     #[default]
     None,
     /// By a certificate from a trusted authority, or by DANE.
@@ -41,7 +41,7 @@ pub enum Identity {
     Pkix,
     /// By DANE (RFC 7672).
     Dane,
-    /// By both.
+    /// By both: a valid certificate and DANE.
     Both,
 }
 
@@ -63,7 +63,7 @@ impl Identity {
 /// What must the host promise about the way behind it?
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Onward {
-    /// Nothing.
+    /// Nothing: behind the host the mail may go in clear text.
     #[default]
     Anyhow,
     /// To protect the mail as it was protected on the way to it: it offers REQUIRETLS (RFC 8689
@@ -76,17 +76,17 @@ pub enum Onward {
 pub enum Origin {
     /// The MTA-STS policy of this domain.
     Sts {
-        /// The policy domain.
+        /// The policy domain that published the list.
         domain: HostName,
     },
-    /// The operator.
+    /// The operator, in the configuration.
     Rule,
 }
 
 /// MX names that count. The MX must match at least one; an empty set allows no host at all.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PatternSet {
-    /// Who says so.
+    /// The policy, or the operator, that lists them.
     pub origin: Origin,
     /// The names; shared, since a policy may have many.
     pub patterns: Arc<[MxPattern]>,
@@ -121,7 +121,7 @@ pub struct Requirement {
 }
 
 impl Requirement {
-    /// The operator's floor.
+    /// What the operator's floor asks of every domain, with a policy or without.
     pub fn from_floor(floor: Floor) -> Self {
         match floor {
             Floor::Opportunistic => Self::default(),
@@ -214,9 +214,9 @@ pub enum Effect {
 /// The MTA-STS policy in force for a domain.
 #[derive(Clone, Copy, Debug)]
 pub struct Published<'a> {
-    /// The policy domain.
+    /// The domain that published the policy.
     pub domain: &'a HostName,
-    /// Its policy.
+    /// What that domain published; its mode may be `none`.
     pub policy: &'a Policy,
     /// What it may do.
     pub effect: Effect,

@@ -51,7 +51,7 @@ impl Ca {
         roots
     }
 
-    /// A server's certificate.
+    /// A certificate for a server, signed by this authority; nobody keeps its key.
     pub(crate) fn leaf(&self, params: &CertificateParams) -> CertificateDer<'static> {
         params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().into()
     }

@@ -20,7 +20,7 @@ const MARK_EVERY_IN_DOUBT: Duration = Duration::from_secs(60);
 pub enum LastMark {
     /// Nothing: there is nothing to protect yet.
     Never,
-    /// This.
+    /// A mark in the form of this release.
     Whole(Mark),
     /// Something that cannot be read. Whoever can damage it could otherwise choose "first start",
     /// so the clock is in doubt.
@@ -32,7 +32,7 @@ pub enum LastMark {
 /// What one look at the clocks changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ClockChange {
-    /// Nothing.
+    /// Trust is as it was before.
     None,
     /// The wall clock is this far from where it should be, for no known reason.
     BecameSuspect(SignedDuration),
@@ -40,14 +40,14 @@ pub enum ClockChange {
     BecameTrusted(TrustedBy),
 }
 
-/// Why trust returned.
+/// Why the clock is believed again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TrustedBy {
     /// The clocks agree again.
     Agreement,
     /// Enough policy hosts say so.
     Witnesses,
-    /// The operator does.
+    /// The operator said that it is right.
     Operator,
     /// It was in doubt for as long as a doubt may last.
     Time,

@@ -34,9 +34,9 @@ impl BootId {
 pub struct Anchor {
     /// What the wall clock showed, or should have shown.
     pub wall: Timestamp,
-    /// At this CLOCK_BOOTTIME.
+    /// CLOCK_BOOTTIME at that moment: time since boot, with suspend.
     pub boottime: Duration,
-    /// How far off.
+    /// How far the wall clock may be from the line without being in doubt.
     pub slack: Slack,
 }
 
@@ -57,7 +57,7 @@ pub enum Slack {
 pub struct Mark {
     /// The latest time that was trusted, or the steady time after it.
     pub time: Timestamp,
-    /// CLOCK_BOOTTIME then.
+    /// CLOCK_BOOTTIME at the moment of `time`.
     pub boottime: Duration,
     /// In this boot; [`None`] if that is not known, which is never the same boot.
     pub boot: Option<BootId>,
@@ -142,12 +142,12 @@ fn timestamp(text: &str) -> Result<Timestamp, BadMark> {
     Timestamp::from_millisecond(millis).map_err(|_| BadMark)
 }
 
-/// Never negative.
+/// Milliseconds without a sign.
 fn duration(text: &str) -> Result<Duration, BadMark> {
     text.parse().map(Duration::from_millis).map_err(|_| BadMark)
 }
 
-/// Never negative.
+/// Milliseconds; a mark has no negative span.
 fn span(text: &str) -> Result<SignedDuration, BadMark> {
     SignedDuration::try_from(duration(text)?).map_err(|_| BadMark)
 }

@@ -21,9 +21,9 @@ const V6_NETWORK_BITS: u32 = 64;
 /// A policy host that proved its name by a certificate, and what it says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Witness {
-    /// The policy domain.
+    /// The policy domain, whose `mta-sts` host answered over HTTPS.
     pub domain: HostName,
-    /// Where it answered.
+    /// The address that the policy host answered from.
     pub address: IpAddr,
     /// When a policy of the domain was first known.
     pub known_since: Timestamp,

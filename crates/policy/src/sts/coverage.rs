@@ -70,7 +70,7 @@ pub fn values_for(host: &HostName) -> MxValues {
     }
 }
 
-/// What to write.
+/// The `mx` values of a policy for one host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MxValues {
     /// Whose hosts these are.

@@ -132,7 +132,7 @@ pub struct Lint {
     pub mode: Option<Mode>,
     /// The age, if there is a valid one, clamped.
     pub max_age: Option<Duration>,
-    /// The usable patterns.
+    /// The patterns of the valid `mx` lines, in their order.
     pub mx: Vec<MxPattern>,
     /// Why it cannot be used; empty if it can.
     pub errors: Vec<DocumentProblem>,

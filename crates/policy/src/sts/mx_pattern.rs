@@ -11,7 +11,7 @@ use smtp::{HostName, HostNameError, RemoteText};
 /// One `mx` value of a policy.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum MxPattern {
-    /// This name only.
+    /// `mx.example`: this name only.
     Exact(HostName),
     /// Any name with one label more than this.
     AnyLabelUnder(HostName),
@@ -21,7 +21,7 @@ pub enum MxPattern {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{pattern:?} is no MX pattern: {cause}")]
 pub struct PatternError {
-    /// What was written.
+    /// The value as it was written, made inert.
     pub pattern: RemoteText,
     /// What is wrong with the part without `*.`.
     pub cause: HostNameError,

@@ -69,7 +69,7 @@ pub enum RecordError {
     /// More than one does, and none may be preferred (RFC 8461 §3.1).
     #[error("{count} MTA-STS records where one is allowed")]
     Several {
-        /// How many.
+        /// How many records begin with `v=STSv1;`.
         count: usize,
     },
     /// The one that does breaks the grammar.
@@ -81,7 +81,7 @@ pub enum RecordError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{rule} ({found})")]
 pub struct Flaw {
-    /// What was broken.
+    /// The rule of the grammar that was broken.
     pub rule: Rule,
     /// The field or record that broke it.
     pub found: RemoteText,

@@ -14,7 +14,7 @@ use super::record::{
 /// Our choice: findings beyond these say nothing new.
 const FINDINGS_MAX: usize = 50;
 
-/// Verdict and findings.
+/// The verdict on a set of TXT records, and all that is wrong or odd about them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecordLint {
     /// The verdict of [`parse_txt`].

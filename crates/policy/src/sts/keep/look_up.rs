@@ -27,9 +27,9 @@ const STORE_RETRY: Duration = Duration::from_secs(60);
 /// What the store has about a domain.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Stored {
-    /// A row.
+    /// The row of the domain, decoded.
     Row(Box<State>),
-    /// Nothing.
+    /// No row: never stored, or forgotten.
     Absent,
     /// Something that cannot be read.
     Damaged,
@@ -44,7 +44,7 @@ pub enum LookUpEffect {
     Fetch,
     /// Write, wait until that is on the disk, then [`LookUp::written`].
     Write(Write),
-    /// This is it.
+    /// The look-up is over, with this for the mail.
     Answer(Verdict),
 }
 
@@ -66,16 +66,16 @@ pub enum Write {
 pub enum Written {
     /// It is on the disk.
     Synced,
-    /// It is not.
+    /// It is not, for a damaged page or a full disk.
     Failed,
 }
 
 /// Is there room for the policy of one more domain?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Room {
-    /// Yes.
+    /// There is: a new policy may be stored.
     Free,
-    /// No.
+    /// There is none: a new policy holds for the mail that fetched it, and is not stored.
     None,
 }
 

@@ -176,7 +176,7 @@ impl Listed {
 /// What the TXT query gave.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TxtAnswer {
-    /// One usable record.
+    /// One usable record, with this id.
     Usable(Id),
     /// A conclusive answer without one.
     Unusable(RecordError),
@@ -197,9 +197,9 @@ impl From<Result<Id, RecordError>> for TxtAnswer {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{kind}: {text}")]
 pub struct FetchFailure {
-    /// Which step failed.
+    /// Which step of the fetch failed, as TLSRPT tells them apart.
     pub kind: FetchFailureKind,
-    /// What happened.
+    /// What happened, as one inert line.
     pub text: RemoteText,
 }
 
@@ -237,7 +237,7 @@ impl From<Invalid> for FetchFailure {
 /// What a first contact's trouble does to the mail.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum OnFailure {
-    /// It waits.
+    /// The mail waits until the trouble is over.
     #[default]
     Defer,
     /// It goes, as if there were no policy.
@@ -273,7 +273,7 @@ impl Default for KeepSettings {
 pub enum Verdict {
     /// This policy holds. Its mode may be `none`.
     Use(Arc<CachedPolicy>),
-    /// None does.
+    /// No policy holds, for this reason.
     NoPolicy(NoPolicy),
     /// It cannot be known yet.
     Defer(Deferral),
@@ -381,9 +381,9 @@ impl Alarm {
 /// A decision, and the alarm that it raises now for the first time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Step<T> {
-    /// The decision.
+    /// What was decided, with or without an alarm.
     pub decision: T,
-    /// The alarm.
+    /// The alarm to raise; `None` if there is none, or it was raised before.
     pub alarm: Option<Alarm>,
 }
 

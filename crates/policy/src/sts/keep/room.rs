@@ -20,10 +20,10 @@ pub enum Use {
     Regular,
 }
 
-/// One stored policy.
+/// One stored policy, as far as it matters for which of too many go.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Tenant {
-    /// The policy domain.
+    /// The policy domain, the key of its row.
     pub domain: HostName,
     /// Its registrable domain: whose policy it is, as far as names say.
     pub registrable: HostName,

@@ -41,18 +41,18 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// One fetch of the last hour.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecentFetch {
-    /// When it ended.
+    /// When the fetch ended, well or not.
     pub at: Timestamp,
-    /// For which id.
+    /// The id of the record that the policy was fetched for.
     pub id: Id,
-    /// Did it fail?
+    /// Did the fetch fail, at any of its steps?
     pub failed: bool,
 }
 
 /// The fetches that failed since the last one that did not.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FailedFetch {
-    /// For which id.
+    /// The id of the record that the policy was fetched for.
     pub id: Id,
     /// When the last of them ended.
     pub at: Timestamp,
