@@ -29,19 +29,19 @@ pub enum CopyError {
     /// Nothing that is there is written over.
     #[error("{}: is not empty; name a directory that is not there", path.display())]
     NotEmpty {
-        /// The directory.
+        /// The directory that has something in it.
         path: PathBuf,
     },
     /// A copy in the data directory would be lost with it.
     #[error("{}: is in data_dir, or has data_dir in it; name a directory elsewhere", path.display())]
     Inside {
-        /// The directory.
+        /// The directory that was given for the copy.
         path: PathBuf,
     },
     /// Links are not followed: whoever made them may mean another file.
     #[error("{}: is no {wanted}", path.display())]
     Kind {
-        /// What is there.
+        /// The path that is a link, or not `wanted`.
         path: PathBuf,
         /// What it should be.
         wanted: &'static str,
@@ -49,7 +49,7 @@ pub enum CopyError {
     /// What only the log has would be missed.
     #[error("{}: another process reads it; end that process (`fuser -v FILE`) and try again", path.display())]
     Read {
-        /// The file.
+        /// The database file that another process has open.
         path: PathBuf,
     },
     /// A daemon was killed, and the next one has not taken over what it left.
@@ -58,9 +58,9 @@ pub enum CopyError {
         path.display()
     )]
     Unfinished {
-        /// The journal.
+        /// The directory of the journal.
         path: PathBuf,
-        /// How many.
+        /// How many messages have no rows yet.
         messages: usize,
     },
     /// What is behind the damage would be missed.
@@ -69,21 +69,21 @@ pub enum CopyError {
         path.display()
     )]
     Log {
-        /// The write-ahead log.
+        /// The write-ahead log with the damage.
         path: PathBuf,
     },
     /// The daemon does not give mail its rows.
     #[error("{}: the daemon did not write its mail into queue.db for half a minute; try again", path.display())]
     Busy {
-        /// The journal.
+        /// The directory of the journal.
         path: PathBuf,
     },
     /// Nobody knows what of the journal is in queue.db.
     #[error("{}: what of it is in queue.db cannot be read: {error}", path.display())]
     Journal {
-        /// The journal.
+        /// The directory of the journal.
         path: PathBuf,
-        /// Why.
+        /// What SQLite or the system said.
         #[source]
         error: StoreError,
     },
@@ -98,7 +98,7 @@ pub enum CopyError {
 /// What a copy holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Copied {
-    /// Messages.
+    /// Messages in the copy's queue.db.
     pub messages: u64,
     /// Those of them whose bodies are files.
     pub files: u64,

@@ -23,7 +23,7 @@ pub enum StoredBody {
     File {
         /// Open for reading, at its start.
         file: File,
-        /// Octets.
+        /// Octets of the file, all of them the body.
         size: u64,
     },
 }

@@ -216,7 +216,7 @@ pub(crate) struct CommitOutcome {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// Applies a settlement.
+/// Applies a settlement to the tables, within the writer's transaction.
 pub(crate) fn settle(
     db: &Connection,
     settlement: &Settlement,

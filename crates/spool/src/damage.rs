@@ -68,7 +68,7 @@ pub struct DamagedRecipient {
     pub message: Option<MessageId>,
     /// Its address, as far as it can be read; U+FFFD stands for what is no text.
     pub address: String,
-    /// What is wrong.
+    /// Which value of which row is damaged.
     pub damage: Damage,
 }
 
@@ -98,7 +98,7 @@ pub enum CheckCursor {
 }
 
 impl CheckCursor {
-    /// Before everything.
+    /// Begins with the first recipient.
     pub const START: Self = Self::Recipients(i64::MIN);
 }
 
@@ -124,7 +124,7 @@ impl Spool {
     }
 }
 
-/// At whom.
+/// Which damaged recipients a check names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Look {
     All,

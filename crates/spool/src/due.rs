@@ -20,7 +20,7 @@ use crate::{MessageId, StoreError};
 /// Recipients of one message that wait in one lane.
 #[derive(Clone, Debug)]
 pub struct Due {
-    /// The message.
+    /// The message that all of them wait for.
     pub message: MessageId,
     /// Who is told about failures.
     pub sender: ReversePath,
@@ -45,9 +45,9 @@ pub struct Due {
 pub struct DueRecipient {
     /// Its place in the envelope.
     pub no: RecipientNo,
-    /// Its address.
+    /// The address that RCPT gets.
     pub mailbox: Mailbox,
-    /// Attempts that counted.
+    /// Attempts so far that said something about the destination.
     pub attempts: u32,
     /// When it becomes too old.
     pub expires_at: Timestamp,
@@ -90,7 +90,7 @@ struct Place {
     key: i64,
 }
 
-/// Before everything.
+/// Before the first row of any lane.
 const START: DueCursor = DueCursor {
     row: Place { turn: i64::MIN, expires_at: i64::MIN, waits_since: i64::MIN, key: i64::MIN },
     young: JournalPosition(0),
@@ -147,7 +147,7 @@ pub(crate) struct Want<'a> {
     /// The time that [`Which`] speaks of.
     pub(crate) until: Timestamp,
     pub(crate) after: Option<DueCursor>,
-    /// Recipients.
+    /// Recipients, in all messages together.
     pub(crate) limit: usize,
 }
 

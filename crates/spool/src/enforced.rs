@@ -19,7 +19,7 @@ use crate::{FoundPolicy, StoreError};
 pub struct Enforced {
     /// When the policy was fetched.
     pub fetched_at: Timestamp,
-    /// When it lapses.
+    /// When the policy lapses, by its `max_age`.
     pub expires_at: Timestamp,
 }
 

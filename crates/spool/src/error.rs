@@ -14,7 +14,7 @@ pub enum OpenError {
     /// Another process works in it.
     #[error("{}: in use by {}", path.display(), holder(*pid))]
     Locked {
-        /// The lock file.
+        /// The lock file in the data directory.
         path: PathBuf,
         /// Who holds it, if it said so.
         pid: Option<u32>,
@@ -22,9 +22,9 @@ pub enum OpenError {
     /// Root would make files that the owner of the directory cannot use.
     #[error("{}: belongs to the user with the number {owner}; start as that user", path.display())]
     Owner {
-        /// The data directory.
+        /// The data directory as it was configured.
         path: PathBuf,
-        /// Whose it is.
+        /// The number (uid) of its owner.
         owner: u32,
     },
     /// A newer release has written it.
@@ -33,9 +33,9 @@ pub enum OpenError {
         path.display()
     )]
     Newer {
-        /// The file.
+        /// The database file with the newer format.
         path: PathBuf,
-        /// Its format.
+        /// The format in the file (`PRAGMA user_version`).
         found: i64,
         /// The newest one known here.
         known: i64,
@@ -47,7 +47,7 @@ pub enum OpenError {
         path.display()
     )]
     Foreign {
-        /// The file.
+        /// The file that is not a database of ours.
         path: PathBuf,
         /// The application id it carries.
         found: i64,
@@ -55,7 +55,7 @@ pub enum OpenError {
     /// A backup was not put back to its end.
     #[error("{}: a restore was not finished; do it again with the same backup", path.display())]
     Unfinished {
-        /// Its mark.
+        /// The file that marks a restore under way.
         path: PathBuf,
     },
     /// Tables or indexes are not those that this release, or one before it, has made.
@@ -64,9 +64,9 @@ pub enum OpenError {
         path.display()
     )]
     Shape {
-        /// The file.
+        /// The database file that lacks something.
         path: PathBuf,
-        /// What is missing.
+        /// The column or index that is missing, with its place.
         part: String,
     },
     /// The log of a database is damaged such that it cannot be told which pages some of it are.
@@ -76,9 +76,9 @@ pub enum OpenError {
         path.display()
     )]
     Log {
-        /// The log.
+        /// The write-ahead log with the damage.
         path: PathBuf,
-        /// How many.
+        /// How many pages of the log have lost their numbers.
         pages: usize,
     },
     /// The log of a database is damaged, and cannot be made whole while somebody reads it.
@@ -88,10 +88,10 @@ pub enum OpenError {
         path.display()
     )]
     LogInUse {
-        /// The log.
+        /// The write-ahead log with the damage.
         path: PathBuf,
     },
-    /// The system refused.
+    /// The system refused to open, make or sync something.
     #[error("{}: {source}", path.display())]
     Io {
         /// What was opened, made or synced.
@@ -103,9 +103,9 @@ pub enum OpenError {
     /// The database cannot be read or made.
     #[error("{}: {source}{}", path.display(), cure(source))]
     Database {
-        /// The file.
+        /// The database file, queue.db or policies.db.
         path: PathBuf,
-        /// What SQLite said.
+        /// What SQLite said, with its code.
         #[source]
         source: rusqlite::Error,
     },
@@ -185,19 +185,19 @@ pub enum StoreError {
         /// The kind of value.
         what: &'static str,
     },
-    /// The system refused.
+    /// The system refused to read or write.
     #[error("{action} failed: {source}")]
     Io {
-        /// What was tried.
+        /// What was tried, such as `writing a body`.
         action: &'static str,
         /// What the system said.
         #[source]
         source: Arc<io::Error>,
     },
-    /// The database refused.
+    /// The database refused, for a cause that none of the others names.
     #[error("database: {source}")]
     Database {
-        /// What SQLite said.
+        /// What SQLite said, with its code.
         #[source]
         source: Arc<rusqlite::Error>,
     },

@@ -46,12 +46,12 @@ impl fmt::Display for Cure {
     }
 }
 
-/// What was read.
+/// How much was read, and what is wrong with it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Examined {
-    /// Messages.
+    /// Messages in queue.db; 0 if they cannot be counted.
     pub messages: u64,
-    /// Recipients.
+    /// Recipients in queue.db; 0 if they cannot be counted.
     pub recipients: u64,
     /// Messages that only the journal has: the next start takes them over. None of the others.
     pub in_journal: u64,

@@ -19,7 +19,7 @@ pub struct Pinned {
 /// Another process that has queue.db open in a transaction.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ForeignReader {
-    /// Its process id.
+    /// Its process id, for `kill`.
     pub pid: u32,
     /// The name of its program, as far as the system tells.
     pub program: String,

@@ -116,7 +116,7 @@ impl Housekeeper {
 /// May files be moved away because no row names them?
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Sweeps {
-    /// They may.
+    /// The queue was there before: a file that no row names is left over.
     Yes,
     /// The tables are of this very start, and know of nothing that was before.
     No,

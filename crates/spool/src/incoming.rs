@@ -38,7 +38,7 @@ impl Incoming {
         }
     }
 
-    /// Adds its rows.
+    /// The change that adds its rows, for the writer to make.
     pub(crate) fn insert(
         &self,
         rows: Arc<Rows>,

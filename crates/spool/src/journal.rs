@@ -62,7 +62,7 @@ pub(crate) const MARK: &str = "journal";
 pub(crate) enum Unwritten {
     /// It does not, and may go into the tables.
     Refused,
-    /// Nobody knows.
+    /// It was written and its sync failed: whether it stands there is not known.
     Unsynced,
 }
 
@@ -88,7 +88,7 @@ impl Recordable {
     }
 }
 
-/// The writer's journal.
+/// The writer's side of the journal: segments on disk, and what of them has no rows yet.
 #[derive(Debug)]
 pub(crate) struct Journal {
     dir: PathBuf,
@@ -99,7 +99,7 @@ pub(crate) struct Journal {
     end: usize,
     /// The number for the next new segment.
     next_segment: u32,
-    /// The batch before.
+    /// Where the batch before begins; the next one carries it.
     previous: JournalPosition,
     applied: Applied,
     young: SharedYoung,
@@ -443,7 +443,7 @@ pub(crate) fn applied(db: &Connection) -> Result<Applied, StoreError> {
     Ok(text.and_then(|text| Applied::from_text(&text)).unwrap_or_default())
 }
 
-/// File and place.
+/// For people: file, what is lost there, and from which octet on.
 fn hole_at(hole: Hole) -> String {
     let at = hole.at();
     let what = match hole {

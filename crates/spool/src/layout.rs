@@ -75,7 +75,7 @@ impl Layout {
         Ok(Self::at(root))
     }
 
-    /// Makes nothing.
+    /// The paths under `root`; makes and checks nothing.
     pub(crate) fn at(root: &Path) -> Self {
         Self { root: root.into(), tmp: root.join("tmp"), bodies: root.join("bodies") }
     }

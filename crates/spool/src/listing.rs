@@ -26,11 +26,11 @@ const SCAN_MAX: usize = 20_000;
 /// Which recipients are meant. Empty: all of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Filter {
-    /// The recipient's domain.
+    /// The domain of the recipient's address.
     pub domain: Option<HostName>,
     /// The lane it waits in.
     pub lane: Option<LaneKey>,
-    /// Its state.
+    /// Whether it is held or waits for its time.
     pub state: Option<RecipientState>,
     /// The reason of its last problem.
     pub reason: Option<Box<str>>,
@@ -83,19 +83,19 @@ impl FromStr for ListCursor {
 /// One recipient of one message, with all that `queue list` shows.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct QueueRow {
-    /// The message.
+    /// Its message, by its id.
     pub message: MessageId,
     /// The recipient's place in its envelope.
     pub no: RecipientNo,
     /// Who is told about failures.
     pub sender: ReversePath,
-    /// The recipient.
+    /// Its address in the envelope.
     pub recipient: Mailbox,
-    /// Where it waits.
+    /// The lane it waits in.
     pub lane: LaneKey,
     /// Whether it is held.
     pub state: RecipientState,
-    /// Attempts that counted.
+    /// Attempts so far that said something about the destination.
     pub attempts: u32,
     /// Octets of the body.
     pub size: u64,
@@ -116,7 +116,7 @@ pub struct QueueRow {
 /// A recipient's place in the queue, without what is known about its mail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RecipientPlace {
-    /// The message.
+    /// Its message, by its id.
     pub message: MessageId,
     /// The recipient's place in its envelope.
     pub no: RecipientNo,
@@ -138,13 +138,13 @@ pub struct ListPage {
 /// One message with its recipients.
 #[derive(Clone, Debug)]
 pub struct MessageDetail {
-    /// Its id.
+    /// Its id, by which the operator names it.
     pub message: MessageId,
     /// Who is told about failures.
     pub sender: ReversePath,
-    /// Who submitted it.
+    /// The client that submitted it, as [`crate::StoredEnvelope::client`].
     pub client: Box<str>,
-    /// When it arrived.
+    /// When it was accepted.
     pub arrived_at: Timestamp,
     /// What is known about the body.
     pub facts: BodyFacts,
@@ -159,7 +159,7 @@ pub struct MessageDetail {
 /// What the queue holds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
-    /// Messages.
+    /// Messages that still have a recipient.
     pub messages: u64,
     /// Recipients that wait for their time.
     pub queued: u64,

@@ -34,7 +34,7 @@ const CUT_PAGES: i64 = 64 * 1024 * 1024 / 4096;
 /// Our choice: with less space than this the log is kept so short that the tables can surely take
 /// it in. Otherwise a full disk could not be left by delivering: the log would have no place to go.
 const LOW_SPACE: u64 = 256 * 1024 * 1024;
-/// 1 MB.
+/// In pages of 4096 octets: 1 MB.
 const LOW_SPACE_PAGES: i64 = 1024 * 1024 / 4096;
 /// Jobs between two looks at the length of the log.
 const LOOK_EVERY: usize = 64;
@@ -109,12 +109,12 @@ impl Copying {
 pub(crate) enum CopiedLog {
     /// To what was its end when the copy began.
     ToTheEnd {
-        /// Of the log.
+        /// Pages in the log after the copy.
         pages: i64,
     },
     /// A reader needs what the tables were before.
     ToAReader {
-        /// Of the log.
+        /// Pages in the log after the copy.
         pages: i64,
     },
 }

@@ -121,7 +121,7 @@ impl Unrecorded {
         self.with(|all| all.extend(ends.iter().map(|(no, _)| (message, *no))));
     }
 
-    /// Without them.
+    /// The page without these recipients, and without messages that have no other.
     pub(crate) fn left_out(&self, mut page: DuePage) -> DuePage {
         self.with(|all| {
             if all.is_empty() {

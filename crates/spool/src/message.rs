@@ -94,9 +94,9 @@ impl MessageOptions {
 /// The end of the time that a sender gave a message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Deadline {
-    /// The time.
+    /// The moment until which it shall have been delivered.
     pub at: Timestamp,
-    /// What happens then.
+    /// Whether it is returned then, or the sender only told.
     pub mode: ByMode,
     /// Shall the sender hear from each relay on the way?
     pub trace: bool,
@@ -188,7 +188,7 @@ impl LaneKey {
         Self(name.into())
     }
 
-    /// Its name.
+    /// The text form, by which rows and listings name it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -218,7 +218,7 @@ pub enum RecipientState {
 /// The last thing that went wrong, in the words that log, queue and DSN share.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StoredProblem {
-    /// When.
+    /// When it went wrong, the last time.
     pub at: Timestamp,
     /// Enhanced status code (RFC 3463).
     pub status: Box<str>,
@@ -226,7 +226,7 @@ pub struct StoredProblem {
     pub reason: Box<str>,
     /// The host at fault, if it came to that.
     pub mx: Option<Domain>,
-    /// What was said.
+    /// What was said about it, as one inert line.
     pub text: RemoteText,
 }
 
@@ -237,7 +237,7 @@ pub enum Change {
     Delivered,
     /// It will never be delivered: done; the DSN is in the same settlement.
     Failed,
-    /// It waits.
+    /// It is tried again later.
     Deferred(RecipientDeferral),
     /// The DSN in the same settlement tells its sender that it waits: no other one will.
     Told(Told),
@@ -255,7 +255,7 @@ pub enum Told {
 /// When and why a recipient is tried again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RecipientDeferral {
-    /// The next attempt.
+    /// When the next attempt is due.
     pub due_at: Timestamp,
     /// What is shown as the last problem; `None` leaves the one before.
     pub problem: Option<StoredProblem>,
@@ -275,9 +275,9 @@ pub enum Attempt {
 /// A message that the store is asked to keep.
 #[derive(Debug)]
 pub struct NewMessage {
-    /// Its body.
+    /// The body, written to its end.
     pub body: Sealed,
-    /// Its envelope.
+    /// Sender, recipients and what was asked for.
     pub envelope: StoredEnvelope,
 }
 
@@ -290,7 +290,7 @@ pub struct Settlement {
     pub message: MessageId,
     /// What became of each recipient that was tried.
     pub changes: Vec<(RecipientNo, Change)>,
-    /// DSNs about them.
+    /// DSNs about them; they take effect with the rest.
     pub dsns: Vec<NewMessage>,
     /// What the lane learnt, if anything.
     pub lane: Option<LaneUpdate>,
@@ -329,7 +329,7 @@ pub enum LaneState {
 pub struct LaneTrouble {
     /// Probes that failed in a row.
     pub failures: u32,
-    /// The next probe.
+    /// When the next probe is due.
     pub next_probe_at: Timestamp,
     /// The first failure of the row.
     pub first_failed_at: Timestamp,
@@ -340,7 +340,7 @@ pub struct LaneTrouble {
 /// New knowledge about a lane.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LaneUpdate {
-    /// Which lane.
+    /// The lane that the knowledge is about.
     pub key: LaneKey,
     /// Its health from now on.
     pub state: LaneState,
@@ -349,7 +349,7 @@ pub struct LaneUpdate {
 /// A lane at start-up: enough to schedule it without reading its messages.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LaneSummary {
-    /// Which lane.
+    /// The key that its recipients' rows have.
     pub key: LaneKey,
     /// Recipients that wait in it, without held ones.
     pub queued: u64,
@@ -357,7 +357,7 @@ pub struct LaneSummary {
     pub earliest_due: Option<Timestamp>,
     /// When the first of them becomes too old.
     pub earliest_expiry: Option<Timestamp>,
-    /// Its health.
+    /// Its health as it was last written down.
     pub state: LaneState,
 }
 

@@ -49,7 +49,7 @@ pub struct OpenReport {
 /// In which condition policies.db was found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum PoliciesFile {
-    /// It was there.
+    /// It was there, and is used.
     #[default]
     Kept,
     /// It was missing or empty, and was made.

@@ -19,7 +19,7 @@ use crate::writer::{Needs, Order, Urgency, Writer};
 /// What is known about the policy of one domain. The meaning is the policy keeper's.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PolicyRow {
-    /// The policy domain.
+    /// The policy domain, the key of the row.
     pub domain: HostName,
     /// The last successful fetch.
     pub fetched_at: Option<Timestamp>,
@@ -83,7 +83,7 @@ impl PolicyRow {
 /// What is remembered about a mail host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HostRow {
-    /// The MX name.
+    /// The host by the name in MX records, the key of the row.
     pub host: HostName,
     /// When it last completed STARTTLS with us.
     pub starttls_seen_at: Timestamp,
@@ -94,9 +94,9 @@ pub struct HostRow {
 /// The answer to a look-up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum FoundPolicy<T> {
-    /// It is stored.
+    /// The row that is stored.
     Row(T),
-    /// It is not.
+    /// No row is stored for it.
     Absent,
     /// Something is stored and cannot be read.
     Corrupt,
@@ -105,7 +105,7 @@ pub enum FoundPolicy<T> {
 /// A page of a listing.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyPage {
-    /// By name.
+    /// In the order of their domains.
     pub rows: Vec<PolicyRow>,
     /// Rows that are damaged and were left out.
     pub damaged: u64,
@@ -113,7 +113,7 @@ pub struct PolicyPage {
     pub next: Option<Box<str>>,
 }
 
-/// Names of rows.
+/// The keys of one page of rows.
 #[derive(Debug)]
 struct Names {
     names: Vec<Box<str>>,

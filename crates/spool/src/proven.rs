@@ -14,7 +14,7 @@ use crate::writer::Urgency;
 /// A registrable domain whose hosts took mail, or to which mail was taken.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Proven {
-    /// Its name.
+    /// The registrable domain, the key of its row.
     pub domain: HostName,
     /// When, to the day: it is written once a day at most.
     pub at: Timestamp,
@@ -46,7 +46,7 @@ impl Policies {
         })
     }
 
-    /// Remembers these.
+    /// Writes these down, each with its day.
     pub fn put_proven<D>(&self, proven: Vec<Proven>, done: D)
     where
         D: FnOnce(Result<(), StoreError>) + Send + 'static,

@@ -12,7 +12,7 @@ use crate::{MessageId, StoreError};
 /// A recipient that shall wait elsewhere.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Move {
-    /// Its message.
+    /// Its message, by its id.
     pub message: MessageId,
     /// Its place in the envelope.
     pub no: RecipientNo,

@@ -21,7 +21,7 @@ pub(crate) const POLICY_RESERVE_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Reserve {
     path: PathBuf,
     bytes: u64,
-    /// Is it there?
+    /// Told whether the file is there.
     vitals: Arc<Vitals>,
 }
 

@@ -14,7 +14,7 @@ use crate::journal::scan::segments;
 use crate::layout::{Layout, Lock, UNFINISHED_RESTORE, sync_dir, with_suffix};
 use crate::schema::{POLICIES, QUEUE, Schema};
 
-/// What [`restore`] did.
+/// What [`restore`] put in place, and what it moved away.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Restored {
     /// What is in the data directory now; of its messages nothing is counted before the next start.

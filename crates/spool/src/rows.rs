@@ -55,12 +55,12 @@ pub(crate) fn state(code: i64) -> Result<RecipientState, StoreError> {
 /// order that the index has.
 pub(crate) const TOLD: i64 = i64::MAX;
 
-/// `recipients.waits_since`.
+/// Reads `recipients.waits_since`; `None` if its sender is not to be told.
 pub(crate) fn waits_since(milliseconds: i64) -> Result<Option<Timestamp>, StoreError> {
     if milliseconds == TOLD { Ok(None) } else { time(milliseconds).map(Some) }
 }
 
-/// `messages.place`.
+/// The code of `messages.place`: where the body is.
 pub(crate) fn place_code(body: BodyRef) -> i64 {
     match body {
         BodyRef::Inline => 0,
@@ -88,7 +88,7 @@ pub(crate) fn id(bytes: [u8; 16]) -> MessageId {
     MessageId::from_bytes(bytes)
 }
 
-/// `messages.ret`.
+/// The code of `messages.ret`: RET (RFC 3461 §4.3).
 pub(crate) fn ret_code(ret: Return) -> i64 {
     match ret {
         Return::Full => 0,
@@ -128,7 +128,7 @@ const SUCCESS: i64 = 1;
 const FAILURE: i64 = 2;
 const DELAY: i64 = 4;
 
-/// `recipients.notify`.
+/// The bits of `recipients.notify`: NOTIFY (RFC 3461 §4.1).
 pub(crate) fn notify_code(notify: Notify) -> i64 {
     match notify {
         Notify::Never => 0,
@@ -148,7 +148,7 @@ fn notify(code: i64) -> Result<Notify, StoreError> {
     }
 }
 
-/// `recipients.priority`.
+/// Reads `recipients.priority`, -9 to 9.
 pub(crate) fn priority(number: i64) -> Result<Priority, StoreError> {
     let known = i8::try_from(number).ok().and_then(Priority::new);
     known.ok_or(StoreError::Corrupt { what: "priority" })

@@ -17,7 +17,7 @@ use crate::layout::{open_or_create, with_suffix};
 use crate::log::frames;
 use crate::{OpenError, checksum};
 
-/// One database file.
+/// How one database file is recognised, made and upgraded.
 #[derive(Debug)]
 pub(crate) struct Schema {
     /// Its name in the data directory.
@@ -54,7 +54,7 @@ pub(crate) const POLICIES: Schema = Schema {
 
 /// Octets of a page. Measured: 16384 is slower at every depth of queue.
 pub(crate) const PAGE_BYTES: u64 = 4096;
-/// SQLite's own limit.
+/// The most pages that SQLite allows in a file.
 const PAGES_MAX: i64 = 0xffff_fffe;
 /// Our choice: longer than a foreign writer should take, shorter than any peer's patience.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -195,7 +195,7 @@ impl Spool {
         self.inner.ids.next(now)
     }
 
-    /// Begins a message.
+    /// Begins to receive the body of a message with this id.
     pub fn draft(&self, id: MessageId) -> Draft {
         Draft::new(id, Arc::clone(&self.inner.workshop))
     }

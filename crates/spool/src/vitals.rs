@@ -10,7 +10,7 @@ use crate::mend::Mended;
 /// Whether the store can do its work.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
-    /// All is well.
+    /// Mail can be taken, sent and settled.
     Good,
     /// The reserve is gone, or a settlement could not be written: nothing may be transmitted, since
     /// its settlement might not fit. Ends by itself when there is space.
@@ -104,7 +104,7 @@ impl Vitals {
         self.detached.store(true, Ordering::Release);
     }
 
-    /// It is back.
+    /// queue.db is at its name again.
     pub(crate) fn attached(&self) {
         self.detached.store(false, Ordering::Release);
     }

@@ -170,7 +170,7 @@ pub(crate) struct Tools {
     pub(crate) log: WriteAheadLog,
     pub(crate) reserve: Reserve,
     pub(crate) journal: Option<Journal>,
-    /// As [`crate::Options::journal_idle`].
+    /// How long nothing must happen before the journal's mail gets its rows.
     pub(crate) idle: Duration,
 }
 

@@ -100,7 +100,7 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// Adds a record.
+    /// Adds a record to the batch that is being built.
     pub(crate) fn add(&mut self, record: &Record<'_>) {
         let begin = self.records.len();
         self.records.extend_from_slice(&[0; RECORD_FIXED]);

@@ -23,7 +23,7 @@ const LOOKS: usize = 600;
 /// What the journal has beyond the tables, with no daemon that would change that.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
-    /// Messages without rows.
+    /// Messages that have no rows yet.
     pub(crate) messages: usize,
     /// What is damaged, by file and place.
     pub(crate) damaged: Vec<String>,

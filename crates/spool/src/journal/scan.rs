@@ -33,9 +33,9 @@ pub(crate) fn segment_name(number: u32) -> String {
 /// Up to where the tables have what the journal says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Applied {
-    /// All before it.
+    /// They have all that stands before this place.
     pub(crate) low: JournalPosition,
-    /// And these.
+    /// Places of single records behind `low` that the tables have, too.
     pub(crate) beyond: BTreeSet<JournalPosition>,
 }
 
@@ -61,7 +61,7 @@ impl Applied {
 /// A part of the journal that is not what was written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Hole {
-    /// One record.
+    /// One record; those behind it can be read.
     Record(JournalPosition),
     /// Batches from here on.
     Batches(JournalPosition),
@@ -75,7 +75,7 @@ impl Hole {
     }
 }
 
-/// What was found.
+/// What a scan of all segments found.
 #[derive(Debug, Default)]
 pub(crate) struct FoundRecord {
     /// What the tables do not have.
@@ -112,7 +112,7 @@ struct Reading<'a> {
     applied: &'a Applied,
     found: FoundRecord,
     low: JournalPosition,
-    /// The batch before.
+    /// Where the last batch begins that was found whole.
     last: Option<JournalPosition>,
     /// Records of the last batch that are not whole.
     unsure: Vec<Hole>,

@@ -183,7 +183,7 @@ impl Young {
         self.waiting.last_key_value().map(|(place, _)| *place)
     }
 
-    /// In their order.
+    /// All that wait, in the order of their places.
     pub(super) fn iter(&self) -> impl Iterator<Item = (JournalPosition, &Waiting)> {
         self.waiting.iter().map(|(place, waiting)| (*place, waiting))
     }

@@ -206,12 +206,11 @@ impl Extent {
     }
 }
 
-/// A damaged log.
+/// A damaged log, read once: how far it can be used.
 #[derive(Debug)]
 pub(crate) struct Broken {
     frames: Frames,
     extent: Extent,
-    /// See [`MendedLog::left_out`].
     pub(crate) left_out: usize,
 }
 

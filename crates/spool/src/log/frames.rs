@@ -18,7 +18,7 @@ const MAGIC: u32 = 0x377f_0682;
 const FORMAT: u32 = 3_007_000;
 /// Our choice: of so many frames and their successors one has to be whole.
 const PAIRS: usize = 32;
-/// SQLite's own bounds.
+/// Octets of a page: powers of two in this range, says SQLite's format.
 const PAGE_SIZES: std::ops::RangeInclusive<usize> = 512..=65_536;
 
 /// Of a log of ours with so many frames.
