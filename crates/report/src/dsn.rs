@@ -41,7 +41,7 @@ pub struct Dsn<'a> {
     pub original_id: &'a str,
     /// The sender's own name for the sending, if they gave one.
     pub envelope_id: Option<&'a EnvelopeId>,
-    /// What happened.
+    /// What became of these recipients, the same for all.
     pub action: Action,
     /// To whom; at least one.
     pub recipients: &'a [ReportedRecipient<'a>],
