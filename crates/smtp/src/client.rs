@@ -405,7 +405,8 @@ impl<'a> Transaction<'a> {
         }
         // A server that refuses MAIL because a transaction is open already has taken these
         // recipients for that one: it would deliver an empty message to them.
-        if self.is_sender_refused() {
+        let first = self.fates.first();
+        if matches!(first, Some(Some(RecipientReply::Refused { stage: Stage::Mail, .. }))) {
             let fates = self.fates.into_iter().flatten().collect();
             return TransactionStep::Done(Finished { fates, ending: Ending::Close });
         }
@@ -426,10 +427,6 @@ impl<'a> Transaction<'a> {
             | TransactionState::Discard => false,
         };
         is_sent && CHUNK_UNKNOWN.contains(&reply.code)
-    }
-
-    fn is_sender_refused(&self) -> bool {
-        matches!(self.fates.first(), Some(Some(RecipientReply::Refused { stage: Stage::Mail, .. })))
     }
 
     fn has_open(&self) -> bool {

@@ -89,7 +89,12 @@ impl HostLimits {
             b"RCPTDOMAINMAX" => &mut self.rcpt_domain_max,
             _ => return,
         };
-        *limit = parse_limit(value).or(*limit);
+        // RFC 9422 §4: one to six digits, not beginning with 0.
+        let is_written = (1..=6).contains(&value.len())
+            && value.iter().all(u8::is_ascii_digit)
+            && value.first() != Some(&b'0');
+        let read = is_written.then(|| str::from_utf8(value).ok()?.parse().ok()).flatten();
+        *limit = read.or(*limit);
     }
 }
 
@@ -190,14 +195,6 @@ impl Extensions {
     pub fn auth(&self) -> Mechanisms {
         self.auth
     }
-}
-
-/// RFC 9422 §4: one to six digits, not beginning with 0.
-fn parse_limit(value: &[u8]) -> Option<NonZeroU32> {
-    let is_written = (1..=6).contains(&value.len())
-        && value.iter().all(u8::is_ascii_digit)
-        && value.first() != Some(&b'0');
-    is_written.then(|| str::from_utf8(value).ok()?.parse().ok()).flatten()
 }
 
 /// RFC 2852 §3: up to nine digits in front of other options. What is not a number says nothing.

@@ -62,7 +62,10 @@ impl<'a> HeaderLine<'a> {
 pub fn name(line: &[u8]) -> Option<&[u8]> {
     let head = line.get(..NAME_OCTETS_MAX).unwrap_or(line);
     let front = head.get(..memchr(b':', head)?)?;
-    let name = without_blanks_behind(front);
+    let mut name = front;
+    while let Some(front) = name.strip_suffix(b" ").or_else(|| name.strip_suffix(b"	")) {
+        name = front;
+    }
     (!name.is_empty() && name.iter().copied().all(is_name_octet)).then_some(name)
 }
 
@@ -107,13 +110,6 @@ pub fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
 
 fn is_name_octet(octet: u8) -> bool {
     matches!(octet, 33..=126) && octet != b':'
-}
-
-fn without_blanks_behind(mut text: &[u8]) -> &[u8] {
-    while let Some(front) = text.strip_suffix(b" ").or_else(|| text.strip_suffix(b"\t")) {
-        text = front;
-    }
-    text
 }
 
 /// What a [`HeaderScanner`] finds. The octets, in order, are those of the message.
@@ -168,7 +164,14 @@ impl HeaderScanner {
                     take(HeaderPart::Rest(rest));
                     return;
                 }
-                HeaderPlace::InLine => self.in_line(rest, &mut take),
+                HeaderPlace::InLine => {
+                    let (line, behind) = split_line(rest);
+                    take(HeaderPart::Header(line));
+                    if line.ends_with(CRLF) {
+                        self.place = HeaderPlace::LineStart(Vec::new());
+                    }
+                    behind
+                }
                 HeaderPlace::LineStart(held) => {
                     let held = std::mem::take(held);
                     self.line_start(held, rest, &mut take)
@@ -189,16 +192,6 @@ impl HeaderScanner {
             self.place = HeaderPlace::Behind;
             take(HeaderPart::End);
         }
-    }
-
-    /// Passes the rest of the line on.
-    fn in_line<'p>(&mut self, piece: &'p [u8], take: &mut impl FnMut(HeaderPart<'_>)) -> &'p [u8] {
-        let (line, rest) = split_line(piece);
-        take(HeaderPart::Header(line));
-        if line.ends_with(CRLF) {
-            self.place = HeaderPlace::LineStart(Vec::new());
-        }
-        rest
     }
 
     /// Decides what a line is, or keeps its beginning.

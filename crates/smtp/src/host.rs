@@ -69,7 +69,14 @@ impl HostName {
         if text.len() > NAME_CHARS_MAX * 4 {
             return Err(HostNameError::TooLong);
         }
-        let name = if text.is_ascii() { text.to_ascii_lowercase() } else { to_a_labels(text)? };
+        let name = if text.is_ascii() {
+            text.to_ascii_lowercase()
+        } else {
+            // Label by label: in a whole name, IDNA would hold ASCII labels to the bidi rule as
+            // well.
+            let labels: Result<Vec<_>, _> = text.split(DOTS).map(label_to_ascii).collect();
+            labels?.join(".")
+        };
         check(&name)?;
         Ok(Self(name.into()))
     }
@@ -161,12 +168,6 @@ impl HostName {
 
 /// The dots that IDNA takes for one (UTS #46 §4, "full stop" and those mapped to it).
 const DOTS: [char; 4] = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
-
-/// Label by label: in a whole name, IDNA would hold ASCII labels to the bidi rule as well.
-fn to_a_labels(text: &str) -> Result<String, HostNameError> {
-    let labels: Result<Vec<_>, _> = text.split(DOTS).map(label_to_ascii).collect();
-    Ok(labels?.join("."))
-}
 
 fn label_to_ascii(label: &str) -> Result<Cow<'_, str>, HostNameError> {
     if label.is_ascii() {

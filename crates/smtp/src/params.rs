@@ -62,7 +62,8 @@ impl EnvelopeId {
     pub fn parse(value: &str) -> Option<Self> {
         let text = xtext::decode(value)?;
         let fits = (1..=ENVELOPE_ID_CHARS_MAX).contains(&text.len());
-        (fits && is_printable(&text)).then(|| Self(value.into()))
+        let is_printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        (fits && is_printable).then(|| Self(value.into()))
     }
 
     /// The xtext, as it was written.
@@ -236,10 +237,6 @@ fn is_type_char(byte: u8) -> bool {
 
 fn is_utf8_type(addr_type: &str) -> bool {
     addr_type.eq_ignore_ascii_case("utf-8")
-}
-
-fn is_printable(text: &[u8]) -> bool {
-    text.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// By when the message shall have been delivered: `BY` (RFC 2852 §4).

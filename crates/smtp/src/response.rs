@@ -84,6 +84,7 @@ impl fmt::Display for Response {
             if let Some(status) = self.status {
                 write!(f, "{status} ")?;
             }
+            let inert = |c| if matches!(c, ' '..='~') { c } else { '?' };
             line.chars()
                 .take(TEXT_OCTETS_MAX)
                 .try_for_each(|c| fmt::Write::write_char(f, inert(c)))?;
@@ -91,10 +92,6 @@ impl fmt::Display for Response {
         }
         Ok(())
     }
-}
-
-const fn inert(c: char) -> char {
-    if matches!(c, ' '..='~') { c } else { '?' }
 }
 
 #[cfg(test)]

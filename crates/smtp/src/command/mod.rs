@@ -9,7 +9,6 @@ mod parameters;
 mod path;
 
 use std::fmt;
-use std::net::IpAddr;
 
 use crate::address::{AddressError, Domain, Mailbox};
 use crate::base64;
@@ -76,7 +75,11 @@ pub enum ClientName {
 impl ClientName {
     fn parse(text: &[u8]) -> Self {
         let parsed = std::str::from_utf8(text).ok().and_then(|text| match text.strip_prefix('[') {
-            Some(_) => parse_literal(text).map(Domain::Literal),
+            // Read as the domain of an address, since that is where its grammar is known.
+            Some(_) => match Mailbox::parse(&format!("x@{text}")).ok()?.domain() {
+                Domain::Literal(address) => Some(Domain::Literal(*address)),
+                Domain::Name(_) => None,
+            },
             None if text.is_ascii() => HostName::parse(text).ok().map(Domain::Name),
             None => None,
         });
@@ -90,14 +93,6 @@ impl fmt::Display for ClientName {
             Self::Domain(domain) => domain.fmt(f),
             Self::Other(text) => text.fmt(f),
         }
-    }
-}
-
-/// The literal as the domain of an address, since that is where its grammar is known.
-fn parse_literal(text: &str) -> Option<IpAddr> {
-    match Mailbox::parse(&format!("x@{text}")).ok()?.domain() {
-        Domain::Literal(address) => Some(*address),
-        Domain::Name(_) => None,
     }
 }
 

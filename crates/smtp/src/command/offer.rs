@@ -156,7 +156,13 @@ impl Offer {
         if !self.mechanisms.is_empty() {
             keywords.push(format!("AUTH {}", self.mechanisms));
         }
-        keywords.extend(self.limits_keyword());
+        let OfferedLimits { rcpt_max, mail_max } = self.limits;
+        let told = [("MAILMAX", mail_max), ("RCPTMAX", rcpt_max)];
+        let words: String =
+            told.iter().filter_map(|(name, max)| max.map(|max| format!(" {name}={max}"))).collect();
+        if !words.is_empty() {
+            keywords.push(format!("LIMITS{words}"));
+        }
         if let Some(FutureRelease { seconds_max, until_max }) = self.future_release {
             let until = String::from_utf8_lossy(&until_max);
             keywords.push(format!("FUTURERELEASE {seconds_max} {until}"));
@@ -168,14 +174,6 @@ impl Offer {
         }
         keywords.push(format!("SIZE {}", self.size_max));
         keywords
-    }
-
-    fn limits_keyword(self) -> Option<String> {
-        let OfferedLimits { rcpt_max, mail_max } = self.limits;
-        let told = [("MAILMAX", mail_max), ("RCPTMAX", rcpt_max)];
-        let words: String =
-            told.iter().filter_map(|(name, max)| max.map(|max| format!(" {name}={max}"))).collect();
-        (!words.is_empty()).then(|| format!("LIMITS{words}"))
     }
 
     /// The longest line, with its CRLF, that the command with this verb may have.

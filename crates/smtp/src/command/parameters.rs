@@ -142,7 +142,16 @@ impl Mail {
                 set_once(&mut self.priority, value.and_then(Priority::parse))
             }
             () if offered("AUTH", !offer.mechanisms().is_empty()) => {
-                value.filter(|value| is_identity(value)).ok_or(CommandError::BadParameter)?;
+                // RFC 4954 §5: `<>` or an address, as xtext or, since RFC 6531, with the escapes
+                // for UTF-8.
+                let is_identity = value.is_some_and(|value| {
+                    value == "<>"
+                        || xtext::decode(value).is_some()
+                        || xtext::decode_unitext(value).is_some()
+                });
+                if !is_identity {
+                    return Err(CommandError::BadParameter);
+                }
                 raise_once(&mut self.auth, None)
             }
             () => Err(CommandError::UnknownParameter),
@@ -254,9 +263,4 @@ fn parse_hold(keyword: &str, value: &str, offer: Offer) -> Option<Hold> {
 fn parse_by(value: &str, offer: Offer) -> Option<DeliverBy> {
     let min = i64::from(offer.deliver_by_min()?);
     DeliverBy::parse(value).filter(|by| by.mode == ByMode::Notify || by.seconds >= min)
-}
-
-/// RFC 4954 §5: `<>` or an address, as xtext or, since RFC 6531, with the escapes for UTF-8.
-fn is_identity(value: &str) -> bool {
-    value == "<>" || xtext::decode(value).is_some() || xtext::decode_unitext(value).is_some()
 }

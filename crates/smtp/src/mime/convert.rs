@@ -110,20 +110,6 @@ impl<'p> ConversionWriter<'p> {
         }
     }
 
-    fn is_encoded(&self) -> bool {
-        let words = self.plan.words;
-        if self.is_inside { words.inside && !self.entity.is_sealed } else { words.top }
-    }
-
-    fn is_folded(&self, name: &[u8]) -> bool {
-        let folds = &self.plan.folds;
-        if self.is_inside {
-            folds.is_inside && !self.entity.is_sealed
-        } else {
-            folds.names.iter().any(|folded| name.eq_ignore_ascii_case(folded))
-        }
-    }
-
     fn encoding_field(&mut self, word: &str) {
         self.put("Content-Transfer-Encoding: ");
         self.put(word);
@@ -140,8 +126,15 @@ impl EntityHandler for ConversionWriter<'_> {
 
     fn field_start(&mut self, name: &[u8]) -> Result<(), ConversionRefused> {
         self.end_field()?;
-        self.folder = self.is_folded(name).then(Folder::default);
-        self.words = self.is_encoded().then(FieldEncoder::default);
+        let ConversionPlan { folds, words, .. } = self.plan;
+        let (is_folded, is_encoded) = if self.is_inside {
+            let is_sealed = self.entity.is_sealed;
+            (folds.is_inside && !is_sealed, words.inside && !is_sealed)
+        } else {
+            (folds.names.iter().any(|folded| name.eq_ignore_ascii_case(folded)), words.top)
+        };
+        self.folder = is_folded.then(Folder::default);
+        self.words = is_encoded.then(FieldEncoder::default);
         Ok(())
     }
 

@@ -157,7 +157,7 @@ impl SurveyFindings {
         }
     }
 
-    fn end_words(&mut self) -> Result<(), ConversionRefused> {
+    fn end_field(&mut self) -> Result<(), ConversionRefused> {
         let mut encoded = Vec::new();
         self.words.finish(&mut encoded)?;
         self.note_lines(&encoded);
@@ -169,11 +169,6 @@ impl SurveyFindings {
             let words = &mut self.plan.words;
             *if is_top { &mut words.top } else { &mut words.inside } = true;
         }
-        Ok(())
-    }
-
-    fn end_field(&mut self) -> Result<(), ConversionRefused> {
-        self.end_words()?;
         self.untouchable.end();
         let name = std::mem::take(&mut self.field);
         if !self.folder.finish(&mut Vec::new()) || self.current.entity.is_sealed {
@@ -255,17 +250,6 @@ impl SurveyFindings {
         Ok(PartAction::Encode { encoding, charset: (!is_named).then_some(charset) })
     }
 
-    /// The parts of a multipart that says how it is encoded are in the clear, as its first one
-    /// shows: it says `7bit` then.
-    fn note_part(&mut self, entity: Entity) {
-        if let Some((place, depth)) = self.mislabelled.take()
-            && entity.depth == depth + 1
-            && let Some(action) = self.plan.actions.get_mut(place)
-        {
-            *action = PartAction::Relabel;
-        }
-    }
-
     /// A label of eight bits on what has seven is for nobody but hosts that do not take it.
     fn relabelled(&self, entity: Entity, form: &EntityForm) -> PartAction {
         let is_wrong = self.plan.goal.seven_bit && form.label == Some(Label::EightBit);
@@ -275,7 +259,14 @@ impl SurveyFindings {
 
 impl EntityHandler for SurveyFindings {
     fn entity(&mut self, entity: Entity) {
-        self.note_part(entity);
+        // The parts of a multipart that says how it is encoded are in the clear, as its first one
+        // shows: it says `7bit` then.
+        if let Some((place, depth)) = self.mislabelled.take()
+            && entity.depth == depth + 1
+            && let Some(action) = self.plan.actions.get_mut(place)
+        {
+            *action = PartAction::Relabel;
+        }
         self.plan.actions.push(PartAction::Keep);
         self.current = CurrentEntity::new(entity);
     }

@@ -396,7 +396,11 @@ impl Out {
         };
         // What says that it is extended already, and has raw octets all the same.
         let (name, text, is_extended) = match name.strip_suffix(b"*") {
-            Some(bare) => (bare, behind_charset(text), true),
+            // Charset and language stand in front (RFC 2231 §4).
+            Some(bare) => {
+                let mut parts = text.splitn(3, |octet| *octet == b'\'').skip(2);
+                (bare, parts.next().map_or_else(|| text.clone(), <[u8]>::to_vec), true)
+            }
             None => (name, text, false),
         };
         let continued = continuation(name);
@@ -448,12 +452,6 @@ fn extended(value: &[u8]) -> Vec<Vec<u8>> {
         firsts.push([&base.to_ascii_lowercase()[..], b"*0"].concat());
     }
     firsts
-}
-
-/// The text of an extended value (RFC 2231 §4).
-fn behind_charset(text: Vec<u8>) -> Vec<u8> {
-    let mut parts = text.splitn(3, |octet| *octet == b'\'').skip(2);
-    parts.next().map_or_else(|| text.clone(), <[u8]>::to_vec)
 }
 
 /// Where an encoded word ends, no character cut (RFC 2047 §5).
