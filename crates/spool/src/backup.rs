@@ -142,7 +142,20 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Copied, CopyError> {
     let unfinished = to.join(UNFINISHED);
     copy_database(&source, &QUEUE, &unfinished, &owner)?;
     // After it: a row that is older than queue.db says does not count.
-    let policies = copy_policies(data_dir, &to.join(POLICIES.file), &owner)?;
+    let policies_to = to.join(POLICIES.file);
+    let policies = POLICIES.peek(data_dir).map_err(CopyError::from).and_then(|policies| {
+        policies
+            .map_or(Ok(()), |policies| copy_database(&policies, &POLICIES, &policies_to, &owner))
+    });
+    let policies = match policies {
+        Ok(()) => CopiedPolicies::Whole,
+        // Mail is worth more than policies: those are fetched again.
+        Err(CopyError::Open(error)) if error.is_damage() => {
+            remove_if_there(&policies_to)?;
+            CopiedPolicies::LeftOut
+        }
+        Err(other) => return Err(other),
+    };
     let copy = Copy { source, from: Layout::at(data_dir), target, owner };
     let copied = Copied { policies, ..copy.bodies(&unfinished)? };
     sync_filled(&copy.target)?;
@@ -169,21 +182,6 @@ pub(crate) fn sync_filled(layout: &Layout) -> Result<(), CopyError> {
         }
     }
     Ok(())
-}
-
-/// Mail is worth more than policies: those are fetched again.
-fn copy_policies(data_dir: &Path, to: &Path, owner: &Owner) -> Result<CopiedPolicies, CopyError> {
-    let copied = POLICIES.peek(data_dir).map_err(CopyError::from).and_then(|policies| {
-        policies.map_or(Ok(()), |policies| copy_database(&policies, &POLICIES, to, owner))
-    });
-    match copied {
-        Ok(()) => Ok(CopiedPolicies::Whole),
-        Err(CopyError::Open(error)) if error.is_damage() => {
-            remove_if_there(to)?;
-            Ok(CopiedPolicies::LeftOut)
-        }
-        Err(other) => Err(other),
-    }
 }
 
 const UNFINISHED: &str = "queue.db.unfinished";
@@ -320,7 +318,10 @@ impl Copy {
             if let Some(seq) = seq
                 && !self.is_queued(id)?
             {
-                remove(&copy, seq).map_err(database)?;
+                let recipients =
+                    "DELETE FROM recipients WHERE id BETWEEN ?1 << 16 AND (?1 << 16) + 65535";
+                copy.execute(recipients, [seq]).map_err(database)?;
+                copy.execute("DELETE FROM messages WHERE seq = ?1", [seq]).map_err(database)?;
             }
         }
         let count = "SELECT count(*) FROM messages";
@@ -370,11 +371,6 @@ fn files_of(db: &Connection) -> rusqlite::Result<Vec<(Option<i64>, MessageId)>> 
         files.extend(id.ok().map(|id| (Some(seq), id)));
     }
     Ok(files)
-}
-
-fn remove(db: &Connection, seq: i64) -> rusqlite::Result<()> {
-    db.execute("DELETE FROM recipients WHERE id BETWEEN ?1 << 16 AND (?1 << 16) + 65535", [seq])?;
-    db.execute("DELETE FROM messages WHERE seq = ?1", [seq]).map(drop)
 }
 
 /// What became of a body.

@@ -98,22 +98,20 @@ impl Unchecked {
             StoredBody::Memory(bytes) => checksum::add(0, bytes),
             StoredBody::File { file, .. } => {
                 let failed = |error| StoreError::io("reading a body", error);
-                let found = crc_of(file).map_err(failed)?;
+                let (mut buffer, mut crc) = (vec![0; READ_OCTETS], 0);
+                loop {
+                    match file.read(&mut buffer).map_err(failed)? {
+                        0 => break,
+                        octets => {
+                            crc = checksum::add(crc, buffer.get(..octets).unwrap_or_default())
+                        }
+                    }
+                }
                 file.rewind().map_err(failed)?;
-                found
+                crc
             }
         };
         if found == crc { Ok(self.body) } else { Err(StoreError::Corrupt { what: "body" }) }
-    }
-}
-
-fn crc_of(file: &mut File) -> io::Result<u32> {
-    let (mut buffer, mut crc) = (vec![0; READ_OCTETS], 0);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(crc),
-            octets => crc = checksum::add(crc, buffer.get(..octets).unwrap_or_default()),
-        }
     }
 }
 

@@ -195,8 +195,10 @@ impl Pages {
         let rows: Vec<Carved> = cells.into_iter().flatten().collect();
         // All rows of a page are of one table: a pointer that leads elsewhere leads into what may
         // be a body.
-        let columns = most_frequent(rows.iter().map(|row| row.values.len()));
-        let rows = rows.into_iter().filter(|row| Some(row.values.len()) == columns);
+        let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+        rows.iter().for_each(|row| *seen.entry(row.values.len()).or_default() += 1);
+        let most = seen.into_iter().max_by_key(|(_, times)| *times).map(|(columns, _)| columns);
+        let rows = rows.into_iter().filter(|row| Some(row.values.len()) == most);
         rows.for_each(&mut *take);
         let is_whole = is_whole && self.adds_up(page, start_of(number)) == Some(true);
         if let Some(columns) = self.ours.get(&number).filter(|_| !is_whole) {
@@ -303,12 +305,6 @@ fn cell_pointers(
     let cells = page.get(start + 3..).and_then(short).unwrap_or_default();
     (0..usize::from(cells))
         .map(move |cell| page.get(start + header + 2 * cell..).and_then(short).map(usize::from))
-}
-
-fn most_frequent(counts: impl Iterator<Item = usize>) -> Option<usize> {
-    let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
-    counts.for_each(|count| *seen.entry(count).or_default() += 1);
-    seen.into_iter().max_by_key(|(_, times)| *times).map(|(count, _)| count)
 }
 
 /// 2.1: the types of the values that follow them, and the octets of all.

@@ -6,7 +6,7 @@
 //! release before format 4 has written: it is not checked.
 
 use rusqlite::Connection;
-use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 
 /// The columns of a recipient that never change, those of `r`.
@@ -32,11 +32,10 @@ pub(crate) fn add_to(db: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_DIRECTONLY;
-    db.create_scalar_function("row_crc", -1, flags, |values| Ok(i64::from(of_values(values))))
-}
-
-fn of_values(values: &Context<'_>) -> u32 {
-    (0..values.len()).map(|place| values.get_raw(place)).fold(0, add_value)
+    db.create_scalar_function("row_crc", -1, flags, |values| {
+        let crc = (0..values.len()).map(|place| values.get_raw(place)).fold(0, add_value);
+        Ok(i64::from(crc))
+    })
 }
 
 /// Type and length go before each value, so that no two rows look the same.

@@ -166,7 +166,11 @@ fn check_recipients(
             // Behind a row that an index named before it is still the same damage.
             let is_unnamed = last > after && (named.is_none() || last != reached);
             checked.damaged.extend(named);
-            checked.damaged.extend(is_unnamed.then(|| unreadable(last)));
+            if is_unnamed {
+                let damage = Damage { table: "recipients", row: last, what: "what is behind it" };
+                let (message, address) = (None, String::new());
+                checked.damaged.push(DamagedRecipient { key: NOBODY, message, address, damage });
+            }
             Some(hidden.map_or(CheckCursor::Messages(i64::MIN), CheckCursor::Recipients))
         }
         Err(other) => return Err(other),
@@ -217,12 +221,6 @@ fn check_slice(
         }
     }
     if seen < SLICE { Ok(None) } else { walk.next().map(Some) }
-}
-
-/// A row that cannot be read, behind the one with this key, and of which no index tells.
-fn unreadable(after: i64) -> DamagedRecipient {
-    let damage = Damage { table: "recipients", row: after, what: "what is behind it" };
-    DamagedRecipient { key: NOBODY, message: None, address: String::new(), damage }
 }
 
 /// A row whose key is not what it was: whose message it is for is not known, and nothing leads to
@@ -361,7 +359,15 @@ pub(crate) fn describe(db: &Connection, key: i64, what: &'static str) -> Damaged
         Err(_) => true,
     };
     let (table, row) = if is_own { ("recipients", key) } else { ("messages", seq) };
-    let message = message_id(db, seq);
+    // From the table, or else by a walk through the index.
+    let selects = [
+        "SELECT id FROM messages WHERE seq = ?1",
+        "SELECT id FROM messages INDEXED BY sqlite_autoindex_messages_1 WHERE +seq = ?1",
+    ];
+    let mut ids = selects.into_iter().filter_map(|sql| {
+        db.prepare_cached(sql).and_then(|mut select| select.query_row([seq], |row| row.get(0))).ok()
+    });
+    let message = ids.next().map(MessageId::from_bytes);
     DamagedRecipient { key, message, address, damage: Damage { table, row, what } }
 }
 
@@ -370,18 +376,6 @@ fn address(db: &Connection, key: i64) -> String {
     let octets: rusqlite::Result<Vec<u8>> =
         db.prepare_cached(select).and_then(|mut select| select.query_row([key], |row| row.get(0)));
     String::from_utf8_lossy(&octets.unwrap_or_default()).into_owned()
-}
-
-/// From the table, or else by a walk through the index.
-fn message_id(db: &Connection, seq: i64) -> Option<MessageId> {
-    let selects = [
-        "SELECT id FROM messages WHERE seq = ?1",
-        "SELECT id FROM messages INDEXED BY sqlite_autoindex_messages_1 WHERE +seq = ?1",
-    ];
-    let ids = selects.into_iter().filter_map(|sql| {
-        db.prepare_cached(sql).and_then(|mut select| select.query_row([seq], |row| row.get(0))).ok()
-    });
-    ids.map(MessageId::from_bytes).next()
 }
 
 /// The first recipient behind the key `after`, by a walk through an index, where the table itself

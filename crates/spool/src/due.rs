@@ -270,8 +270,9 @@ pub(crate) fn page(
     let mut places = places.into_iter().peekable();
     let mut seen = HashSet::new();
     while count < want.limit {
-        let is_younger =
-            |place: &Place| young.peek().is_none_or(|(_, due)| place.turn <= turn_of(due));
+        let is_younger = |place: &Place| {
+            young.peek().is_none_or(|(_, due)| place.turn <= due.turn.as_millisecond())
+        };
         if let Some(place) = places.next_if(is_younger) {
             cursor.row = place;
             count += 1;
@@ -291,10 +292,6 @@ pub(crate) fn page(
     }
     page.next = Some(cursor);
     Ok(page)
-}
-
-fn turn_of(due: &Due) -> i64 {
-    due.turn.as_millisecond()
 }
 
 /// What there is for a place in an index.

@@ -6,7 +6,7 @@
 //! for the rules (`policy::sts::keep`).
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use smtp::HostName;
 
 use crate::policies::{Policies, host_name};
@@ -75,14 +75,17 @@ impl Policies {
             let mut list = EnforcedList::default();
             loop {
                 match rows.next() {
-                    Ok(Some(row)) => match read_named(row) {
-                        Ok(named) => {
-                            // Its name may have been another one.
-                            list.is_damaged |= named.1.is_none();
-                            list.rows.push(named);
-                        }
-                        Err(_) => list.is_damaged = true,
-                    },
+                    Ok(Some(row)) => {
+                        let mut columns = Columns::new(row);
+                        let Ok(domain) = columns.next_text(host_name) else {
+                            list.is_damaged = true;
+                            continue;
+                        };
+                        let entry = read(&mut columns).ok();
+                        // Its name may have been another one.
+                        list.is_damaged |= entry.is_none();
+                        list.rows.push((domain, entry));
+                    }
                     Ok(None) => return Ok(list),
                     Err(_) => {
                         list.is_damaged = true;
@@ -98,7 +101,18 @@ impl Policies {
     where
         D: FnOnce(Result<(), StoreError>) + Send + 'static,
     {
-        let apply = move |db: &Connection| put(db, domain.as_str(), entry);
+        let apply = move |db: &Connection| {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO enforced (domain, fetched_at, expires_at, crc)
+                 VALUES (?1, ?2, ?3, row_crc(?1, ?2, ?3))",
+            )?
+            .execute(params![
+                domain.as_str(),
+                entry.fetched_at.as_millisecond(),
+                entry.expires_at.as_millisecond()
+            ])?;
+            Ok(())
+        };
         self.write_queue(Urgency::Reserved, apply, done);
     }
 
@@ -124,28 +138,10 @@ impl Policies {
     }
 }
 
-fn put(db: &Connection, domain: &str, entry: Enforced) -> Result<(), StoreError> {
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO enforced (domain, fetched_at, expires_at, crc)
-         VALUES (?1, ?2, ?3, row_crc(?1, ?2, ?3))",
-    )?
-    .execute(params![
-        domain,
-        entry.fetched_at.as_millisecond(),
-        entry.expires_at.as_millisecond()
-    ])?;
-    Ok(())
-}
-
 fn read(columns: &mut Columns<'_, '_>) -> Result<Enforced, StoreError> {
     let is_whole: bool = columns.next()?;
     if !is_whole {
         return Err(StoreError::Corrupt { what: "list of policies" });
     }
     Ok(Enforced { fetched_at: time(columns.next()?)?, expires_at: time(columns.next()?)? })
-}
-
-fn read_named(row: &Row<'_>) -> Result<(HostName, Option<Enforced>), StoreError> {
-    let mut columns = Columns::new(row);
-    Ok((columns.next_text(host_name)?, read(&mut columns).ok()))
 }

@@ -166,7 +166,8 @@ fn queue(db: &Connection, layout: &Layout, examined: &mut Examined) {
     };
     (examined.messages, examined.recipients) = (count("messages"), count("recipients"));
     // Before format 4 there is nothing to compare.
-    if !has_checksums(db) {
+    let format = db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    if checksum::add_to(db).is_err() || !format.is_ok_and(|format| format >= 4) {
         return;
     }
     if let Err(error) = QUEUE.check_shape(db, &layout.file(QUEUE.file)) {
@@ -252,11 +253,6 @@ fn body_finding(layout: &Layout, id: MessageId, error: &StoreError) -> DamageFin
     };
     let cure = if is_lost { Cure::Repair } else { Cure::Backup };
     DamageFinding { file, what: format!("message {id}: {error}"), cure }
-}
-
-fn has_checksums(db: &Connection) -> bool {
-    let format = db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
-    checksum::add_to(db).is_ok() && format.is_ok_and(|format| format >= 4)
 }
 
 fn each<T: rusqlite::types::FromSql>(

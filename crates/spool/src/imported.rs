@@ -76,11 +76,22 @@ impl Spool {
     {
         let name = mark(body.id());
         let value = now.as_millisecond().to_string();
-        let remember = move |db: &Connection| marks::set(db, &name, Some(&value));
-        self.commit_beside(body, envelope, remember, move |result| {
+        let done = move |result| {
             drop(import);
             done(result);
-        });
+        };
+        let new = match Incoming::check(body, envelope) {
+            Ok(new) => new,
+            Err(error) => return done(Err(error)),
+        };
+        let order = Order { record: None, ..new.order() };
+        let insert = new.insert(Arc::clone(self.rows()));
+        // In one transaction.
+        let apply = move |db: &Connection| {
+            insert(db)?;
+            marks::set(db, &name, Some(&value))
+        };
+        self.write_ordered(order, apply, new.answer(done));
     }
 
     /// Forgets what was imported before this time. Blocks for a commit.
@@ -96,28 +107,5 @@ impl Spool {
             .execute([before.as_millisecond()])?;
             Ok(())
         })
-    }
-
-    /// Commits a message, and in the same transaction what is done `beside`.
-    fn commit_beside<D>(
-        &self,
-        body: Sealed,
-        envelope: StoredEnvelope,
-        beside: impl Fn(&Connection) -> Result<(), StoreError> + Send + 'static,
-        done: D,
-    ) where
-        D: FnOnce(Result<MessageId, StoreError>) + Send + 'static,
-    {
-        let new = match Incoming::check(body, envelope) {
-            Ok(new) => new,
-            Err(error) => return done(Err(error)),
-        };
-        let order = Order { record: None, ..new.order() };
-        let insert = new.insert(Arc::clone(self.rows()));
-        let apply = move |db: &Connection| {
-            insert(db)?;
-            beside(db)
-        };
-        self.write_ordered(order, apply, new.answer(done));
     }
 }

@@ -35,24 +35,23 @@ impl Spool {
     {
         let stale = now.saturating_sub(TROUBLE_KEPT).unwrap_or(now).as_millisecond();
         let order = Order::needing(Urgency::Ordinary, Needs::Nothing);
-        self.write_ordered(order, move |db| sweep(db, after, stale), done);
+        let sweep = move |db: &Connection| {
+            let last: Option<i64> = db
+                .prepare_cached(
+                    "SELECT max(id) FROM (SELECT id FROM lanes WHERE id > ?1 ORDER BY id LIMIT ?2)",
+                )?
+                .query_row([after, SLICE], |row| row.get(0))?;
+            let Some(last) = last else { return Ok(Swept { removed: 0, next: None }) };
+            let removed = db
+                .prepare_cached(
+                    "DELETE FROM lanes WHERE id > ?1 AND id <= ?2 AND (failures = 0 OR next_probe_at < ?3)
+                         AND NOT EXISTS (SELECT 1 FROM recipients WHERE lane = lanes.id)",
+                )?
+                .execute([after, last, stale])?;
+            Ok(Swept { removed, next: Some(last) })
+        };
+        self.write_ordered(order, sweep, done);
     }
-}
-
-fn sweep(db: &Connection, after: i64, stale: i64) -> Result<Swept, StoreError> {
-    let last: Option<i64> = db
-        .prepare_cached(
-            "SELECT max(id) FROM (SELECT id FROM lanes WHERE id > ?1 ORDER BY id LIMIT ?2)",
-        )?
-        .query_row([after, SLICE], |row| row.get(0))?;
-    let Some(last) = last else { return Ok(Swept { removed: 0, next: None }) };
-    let removed = db
-        .prepare_cached(
-            "DELETE FROM lanes WHERE id > ?1 AND id <= ?2 AND (failures = 0 OR next_probe_at < ?3)
-                 AND NOT EXISTS (SELECT 1 FROM recipients WHERE lane = lanes.id)",
-        )?
-        .execute([after, last, stale])?;
-    Ok(Swept { removed, next: Some(last) })
 }
 
 /// The row of a lane, made if it is new.

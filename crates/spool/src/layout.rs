@@ -58,7 +58,12 @@ impl Layout {
     /// Makes what is missing and removes drafts that a former process left.
     pub(crate) fn create(root: &Path) -> Result<Self, OpenError> {
         let layout = Self::make_root(root)?;
-        check_owner(&layout.root)?;
+        let failed = |source| OpenError::Io { path: root.into(), source };
+        let owner = fs::metadata(root).map_err(failed)?.uid();
+        // What root made in the directory of another user, that user could not use any more.
+        if geteuid().is_root() && owner != 0 {
+            return Err(OpenError::Owner { path: root.into(), owner });
+        }
         let unfinished = layout.file(UNFINISHED_RESTORE);
         if unfinished.exists() {
             return Err(OpenError::Unfinished { path: unfinished });
@@ -88,14 +93,10 @@ impl Layout {
         for path in [&self.bodies, &self.root] {
             sync_dir(path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         }
-        self.clean_tmp().map_err(|source| OpenError::Io { path: self.tmp.clone(), source })
-    }
-
-    fn clean_tmp(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.tmp)? {
-            fs::remove_file(entry?.path())?;
-        }
-        Ok(())
+        // Drafts that a former process left.
+        fs::read_dir(&self.tmp)
+            .and_then(|mut drafts| drafts.try_for_each(|draft| fs::remove_file(draft?.path())))
+            .map_err(|source| OpenError::Io { path: self.tmp.clone(), source })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -175,16 +176,6 @@ fn make_root(root: &Path) -> Result<(), OpenError> {
         }
     }
     make_dir(root)
-}
-
-/// What root made in the directory of another user, that user could not use any more.
-fn check_owner(root: &Path) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Io { path: root.into(), source };
-    let owner = fs::metadata(root).map_err(failed)?.uid();
-    if geteuid().is_root() && owner != 0 {
-        return Err(OpenError::Owner { path: root.into(), owner });
-    }
-    Ok(())
 }
 
 fn make_dir(path: &Path) -> Result<(), OpenError> {

@@ -142,7 +142,11 @@ impl WriteAheadLog {
     /// After each batch: asks for a copy, or finishes one.
     pub(crate) fn keep_short(&mut self, db: &Connection, jobs: usize) -> Result<(), StoreError> {
         if free_space(&self.root).is_ok_and(|(bytes, _)| bytes < LOW_SPACE) {
-            return keep_very_short(db);
+            let log = checkpoint(db, Checkpoint::Count)?;
+            if left(&log) >= LOW_SPACE_PAGES {
+                checkpoint(db, Checkpoint::Restart)?;
+            }
+            return Ok(());
         }
         if std::mem::take(&mut self.copying.state().unfinished) {
             self.finish(db)?;
@@ -158,22 +162,16 @@ impl WriteAheadLog {
         if log.pages < enough || left(&log) == 0 {
             return Ok(());
         }
-        self.ask();
+        let is_asked = std::mem::replace(&mut self.copying.state().asked, true);
+        if !is_asked && self.chores.send(Chore::Copy(self.which)).is_err() {
+            // The store is being closed, which ends with a copy.
+            self.copying.end(None);
+        }
         if pinned.is_none() && log.pages >= WAIT_PAGES {
             self.copying.wait_for_keeper();
             self.finish(db)?;
         }
         Ok(())
-    }
-
-    fn ask(&self) {
-        if std::mem::replace(&mut self.copying.state().asked, true) {
-            return;
-        }
-        if self.chores.send(Chore::Copy(self.which)).is_err() {
-            // The store is being closed, which ends with a copy.
-            self.copying.end(None);
-        }
     }
 
     /// Copies the rest, with the writer's word that nothing is added meanwhile, and lets the log
@@ -201,7 +199,13 @@ impl WriteAheadLog {
 pub(crate) fn copy(db: &Connection, file: &Path, copying: &Copying) -> Result<(), StoreError> {
     let copied = copy_to_end(db);
     if matches!(copied, Ok(CopiedLog::ToTheEnd { pages }) if pages >= CUT_PAGES) {
-        forget_cached(file);
+        // Gives the cached pages of a long log back here, or the writer would wait for that when it
+        // cuts the file: a second for 2.5 GB. There are no locks on this file that closing it could
+        // end.
+        if let Ok(log) = File::open(file) {
+            // Only a hint.
+            let _ = fadvise(log, 0, None, Advice::DontNeed);
+        }
     }
     copying.end(copied.as_ref().ok().copied());
     copied.map(|_| ())
@@ -222,23 +226,6 @@ fn copy_to_end(db: &Connection) -> Result<CopiedLog, StoreError> {
     }
 }
 
-/// Gives the cached pages of a long log back here, or the writer would wait for that when it cuts
-/// the file: a second for 2.5 GB. There are no locks on this file that closing it could end.
-fn forget_cached(file: &Path) {
-    if let Ok(log) = File::open(file) {
-        // Only a hint.
-        let _ = fadvise(log, 0, None, Advice::DontNeed);
-    }
-}
-
 fn left(log: &LogState) -> i64 {
     log.pages.saturating_sub(log.copied)
-}
-
-fn keep_very_short(db: &Connection) -> Result<(), StoreError> {
-    let log = checkpoint(db, Checkpoint::Count)?;
-    if left(&log) >= LOW_SPACE_PAGES {
-        checkpoint(db, Checkpoint::Restart)?;
-    }
-    Ok(())
 }

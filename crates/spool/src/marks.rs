@@ -153,7 +153,13 @@ pub(crate) fn mend_pages(db: &Connection) -> rusqlite::Result<()> {
         Err(error) if error::is_damage(&error) => {}
         read => return read,
     }
-    let rows = ["ASC", "DESC"].map(|order| readable(db, order));
+    let rows = ["ASC", "DESC"].map(|order| -> Vec<(String, String, Option<i64>)> {
+        let select = format!("SELECT name, value, crc FROM marks ORDER BY name {order}");
+        let Ok(mut select) = db.prepare(&select) else { return Vec::new() };
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        // It ends at the first damaged page.
+        rows.map(|rows| rows.map_while(Result::ok).collect()).unwrap_or_default()
+    });
     mend::in_its_place(db, "marks", TABLE, |db| {
         let mut add = db.prepare("INSERT OR IGNORE INTO made_anew VALUES (?1, ?2, ?3)")?;
         for (name, value, crc) in rows.iter().flatten() {
@@ -166,12 +172,4 @@ pub(crate) fn mend_pages(db: &Connection) -> rusqlite::Result<()> {
 /// Marks that were in the file may be missing.
 pub(crate) fn note_loss(db: &Connection) -> rusqlite::Result<()> {
     db.execute("INSERT OR REPLACE INTO marks (name, value) VALUES (?1, '1')", [LOST]).map(drop)
-}
-
-fn readable(db: &Connection, order: &str) -> Vec<(String, String, Option<i64>)> {
-    let select = format!("SELECT name, value, crc FROM marks ORDER BY name {order}");
-    let Ok(mut select) = db.prepare(&select) else { return Vec::new() };
-    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
-    // It ends at the first damaged page.
-    rows.map(|rows| rows.map_while(Result::ok).collect()).unwrap_or_default()
 }

@@ -397,7 +397,9 @@ impl Policies {
         &self,
         look_up: impl FnOnce(&Connection) -> rusqlite::Result<Option<Result<T, StoreError>>>,
     ) -> Result<FoundPolicy<T>, StoreError> {
-        find(&self.queue.1, look_up, is_corrupt)
+        find(&self.queue.1, look_up, |error| {
+            error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+        })
     }
 
     pub(crate) fn read_queue<T>(
@@ -434,10 +436,6 @@ fn find<T>(
         Err(StoreError::Database { source }) if is_damage(&source) => Ok(FoundPolicy::Corrupt),
         found => found,
     }
-}
-
-fn is_corrupt(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
 /// In policies.db any damage is that of the row: what was there is known from queue.db, and

@@ -66,7 +66,10 @@ pub fn repair(data_dir: &Path) -> Result<Repaired, CopyError> {
     let is_damaged = |file: &str, cure: Option<Cure>| {
         findings.iter().any(|one| one.file == file && cure.is_none_or(|cure| one.cure == cure))
     };
-    if is_queue_old || is_damaged(QUEUE.file, Some(Cure::Repair)) || !is_database(data_dir) {
+    if is_queue_old
+        || is_damaged(QUEUE.file, Some(Cure::Repair))
+        || !matches!(QUEUE.peek(data_dir), Ok(Some(_)))
+    {
         rebuild(data_dir, &mut repaired)?;
     }
     if is_partly_old(&policies_log) || is_damaged(POLICIES.file, None) {
@@ -79,10 +82,6 @@ pub fn repair(data_dir: &Path) -> Result<Repaired, CopyError> {
         drop(Spool::open(data_dir, Options::default())?);
     }
     Ok(repaired)
-}
-
-fn is_database(data_dir: &Path) -> bool {
-    matches!(QUEUE.peek(data_dir), Ok(Some(_)))
 }
 
 /// Bodies that were moved away although a message names them.
@@ -358,20 +357,14 @@ fn add_recipient(
     repaired.rows_found += 1;
     if found == Certainty::Lying {
         repaired.held += 1;
-        hold(target, rowid)?;
-    }
-    Ok(())
-}
-
-fn hold(target: &Connection, recipient: i64) -> rusqlite::Result<()> {
-    target
-        .prepare_cached(
+        let mut hold = target.prepare_cached(
             "UPDATE recipients SET state = ?2, last_at = 0, last_status = '4.3.0', last_reason = ?3, last_mx = NULL,
                  last_text = 'found on a damaged page of queue.db; it may have been sent: release or delete it'
              WHERE id = ?1",
-        )?
-        .execute(params![recipient, state_code(RecipientState::Held), MESSAGE_DAMAGED])
-        .map(drop)
+        )?;
+        hold.execute(params![rowid, state_code(RecipientState::Held), MESSAGE_DAMAGED])?;
+    }
+    Ok(())
 }
 
 fn add_message(target: &Connection, row: Carved, repaired: &mut Repaired) -> rusqlite::Result<()> {

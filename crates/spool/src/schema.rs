@@ -84,9 +84,18 @@ impl Schema {
         let db = connect(path).map_err(failed)?;
         let found = self.check(&db, path)?;
         configure(&db, WRITER_CACHE_KIB).map_err(failed)?;
-        limit_size(&db).map_err(failed)?;
+        // Below the process's limit. Otherwise the log could not be copied when both reach it, and
+        // not even a settlement could be written.
+        if let Some(octets) = getrlimit(Resource::Fsize).current {
+            let pages = i64::try_from(octets / PAGE_BYTES).unwrap_or(i64::MAX).min(PAGES_MAX);
+            db.pragma_update(None, "max_page_count", pages).map_err(failed)?;
+        }
         if found == 0 {
-            self.fill(&db).map_err(failed)?;
+            db.execute_batch(&format!(
+                "BEGIN IMMEDIATE;\n{}\nPRAGMA application_id = {};\nPRAGMA user_version = {};\nCOMMIT;",
+                self.create, self.application_id, self.version
+            ))
+            .map_err(failed)?;
         } else {
             self.migrate(&db, found).map_err(failed)?;
         }
@@ -193,13 +202,6 @@ impl Schema {
         Ok(found)
     }
 
-    fn fill(&self, db: &Connection) -> rusqlite::Result<()> {
-        db.execute_batch(&format!(
-            "BEGIN IMMEDIATE;\n{}\nPRAGMA application_id = {};\nPRAGMA user_version = {};\nCOMMIT;",
-            self.create, self.application_id, self.version
-        ))
-    }
-
     /// From format `found` to ours, in one transaction: a crash leaves the old format or the new
     /// one.
     fn migrate(&self, db: &Connection, found: i64) -> rusqlite::Result<()> {
@@ -282,14 +284,6 @@ fn configure(db: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     checksum::add_to(db)
-}
-
-/// Keeps the file below the process's limit. Otherwise the log could not be copied when both reach
-/// it, and not even a settlement could be written.
-fn limit_size(db: &Connection) -> rusqlite::Result<()> {
-    let Some(bytes) = getrlimit(Resource::Fsize).current else { return Ok(()) };
-    let pages = i64::try_from(bytes / PAGE_BYTES).unwrap_or(i64::MAX).min(PAGES_MAX);
-    db.pragma_update(None, "max_page_count", pages)
 }
 
 /// How hard a checkpoint tries.

@@ -18,15 +18,6 @@ pub(crate) enum Table {
     Messages,
 }
 
-impl Table {
-    fn find(self) -> &'static str {
-        match self {
-            Self::Recipients => "SELECT 1 FROM recipients WHERE id = ?1",
-            Self::Messages => "SELECT 1 FROM messages WHERE seq = ?1",
-        }
-    }
-}
-
 /// Which of two rows that follow each other is not where its key belongs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Misplaced {
@@ -80,7 +71,11 @@ impl<'a> TableWalk<'a> {
 
     /// Does the table lead to a row with this key?
     pub(crate) fn is_found(&self, key: i64) -> Result<bool, StoreError> {
-        Ok(self.db.prepare_cached(self.table.find())?.exists([key])?)
+        let find = match self.table {
+            Table::Recipients => "SELECT 1 FROM recipients WHERE id = ?1",
+            Table::Messages => "SELECT 1 FROM messages WHERE seq = ?1",
+        };
+        Ok(self.db.prepare_cached(find)?.exists([key])?)
     }
 
     /// The last row that was read, whether a look-up finds it or not.

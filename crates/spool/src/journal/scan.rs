@@ -92,7 +92,8 @@ pub(crate) struct FoundRecord {
 /// each is synced before the next; else its sync did not end, and what is whole in it counts all
 /// the same.
 pub(crate) fn scan(dir: &Path, applied: &Applied) -> io::Result<FoundRecord> {
-    let mut reading = Reading { applied, ..Reading::of(applied) };
+    let found = FoundRecord { end: applied.low, ..FoundRecord::default() };
+    let mut reading = Reading { applied, found, low: applied.low, last: None, unsure: Vec::new() };
     for (number, path) in segments(dir)? {
         reading.found.last_segment = number;
         if number < applied.low.segment() {
@@ -119,11 +120,6 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn of(applied: &'a Applied) -> Self {
-        let found = FoundRecord { end: applied.low, ..FoundRecord::default() };
-        Self { applied, found, low: applied.low, last: None, unsure: Vec::new() }
-    }
-
     fn segment(&mut self, number: u32, octets: &[u8]) {
         let mut place = 0;
         while place < octets.len() {

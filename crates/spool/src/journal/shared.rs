@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::format::{JournalPosition, Record, record};
+use super::format::{Record, record};
 use super::young::Young;
 use crate::arrival::{Arrival, BODY_CRC, HEADER_LEN};
 use crate::message::BodyBytes;
@@ -42,7 +42,13 @@ impl SharedYoung {
         message: MessageId,
         take: impl FnOnce(&Arrival<'_>, &[u8]) -> Vec<u8>,
     ) -> Option<Vec<u8>> {
-        let (place, length, mail) = self.find(message)?;
+        // Not locked while the segment is read.
+        let (place, length, mail) = {
+            let young = self.lock();
+            let place = young.place_of(message)?;
+            let waiting = young.get(place)?;
+            (place, waiting.length, waiting.mail.clone()?)
+        };
         let mut octets = vec![0; length];
         mail.segment.read_exact_at(&mut octets, place.offset()).ok()?;
         // Meanwhile the segment may be in use again, for other mail.
@@ -50,15 +56,5 @@ impl SharedYoung {
         let body = arrival.body.filter(|_| arrival.id == message)?;
         let is_whole = arrival.message[BODY_CRC].as_i64() == Ok(checksum::add(0, body).into());
         is_whole.then(|| take(&arrival, body))
-    }
-
-    fn find(
-        &self,
-        message: MessageId,
-    ) -> Option<(JournalPosition, usize, super::young::YoungMail)> {
-        let young = self.lock();
-        let place = young.place_of(message)?;
-        let waiting = young.get(place)?;
-        Some((place, waiting.length, waiting.mail.clone()?))
     }
 }

@@ -262,7 +262,11 @@ impl Broken {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let written = self.write_to(&new);
+        let written = create_file(&new).and_then(|file| {
+            let mut buffer = BufWriter::new(file);
+            self.write(&mut buffer)?;
+            buffer.into_inner()?.sync_all()
+        });
         if written.is_err() {
             // On a full disk its space is wanted.
             let _ = fs::remove_file(&new);
@@ -278,12 +282,6 @@ impl Broken {
         named?;
         sync_dir(log.parent().unwrap_or(log))?;
         Ok(kept)
-    }
-
-    fn write_to(&self, new: &Path) -> io::Result<()> {
-        let mut buffer = BufWriter::new(create_file(new)?);
-        self.write(&mut buffer)?;
-        buffer.into_inner()?.sync_all()
     }
 }
 

@@ -133,24 +133,22 @@ impl Spool {
     ) -> Result<Acted, StoreError> {
         let filter = match what {
             Selection::Matching(filter) => filter,
-            Selection::Messages(ids) => return self.act_on_messages(action, ids),
+            Selection::Messages(ids) => {
+                let mut total = Acted::default();
+                for ids in ids.chunks(ACTION_BATCH) {
+                    let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
+                    total.recipients += acted.recipients;
+                    total.lanes.extend(acted.lanes);
+                }
+                total.lanes.sort_unstable();
+                total.lanes.dedup();
+                return Ok(total);
+            }
         };
         let page = self.list(filter, after, ACTION_BATCH)?;
         let targets = page.rows.iter().map(|row| (row.message, Some(row.no))).collect();
         let acted = self.act_on(action, targets)?;
         Ok(Acted { next: page.next, ..acted })
-    }
-
-    fn act_on_messages(&self, action: BulkAction, ids: &[MessageId]) -> Result<Acted, StoreError> {
-        let mut total = Acted::default();
-        for ids in ids.chunks(ACTION_BATCH) {
-            let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
-            total.recipients += acted.recipients;
-            total.lanes.extend(acted.lanes);
-        }
-        total.lanes.sort_unstable();
-        total.lanes.dedup();
-        Ok(total)
     }
 
     fn act_on(&self, action: BulkAction, targets: Vec<ActionTarget>) -> Result<Acted, StoreError> {

@@ -36,16 +36,6 @@ pub(crate) enum Duties {
     Nothing,
 }
 
-impl Duties {
-    /// Would what is written now be found by the next start?
-    fn is_found(&self) -> bool {
-        match self {
-            Self::Queue(database_lock) => database_lock.holds(),
-            Self::Nothing => true,
-        }
-    }
-}
-
 /// What the writer thread works with.
 pub(super) struct Worker {
     pub(super) db: Connection,
@@ -119,7 +109,14 @@ impl Worker {
             }
             if shared.vitals.alive().is_ok() {
                 self.go_on_inserting();
-                self.keep_up(count);
+                self.reserve.restore();
+                self.since_mend.set(self.since_mend.get().saturating_add(count));
+                if shared.vitals.is_damaged() {
+                    self.mend();
+                }
+                if let Err(error) = self.log.keep_short(&self.db, count) {
+                    self.judge(&error);
+                }
             }
         }
         if shared.vitals.alive().is_ok() {
@@ -137,17 +134,6 @@ impl Worker {
         let idle = self.is_unwritten().then_some(self.idle);
         let trouble = !self.reserve.is_present() || self.shared.vitals.is_stuck();
         idle.or_else(|| trouble.then_some(TROUBLE_RETRY))
-    }
-
-    fn keep_up(&mut self, count: usize) {
-        self.reserve.restore();
-        self.since_mend.set(self.since_mend.get().saturating_add(count));
-        if self.shared.vitals.is_damaged() {
-            self.mend();
-        }
-        if let Err(error) = self.log.keep_short(&self.db, count) {
-            self.judge(&error);
-        }
     }
 
     fn write(&self, batch: Vec<Job>) {
@@ -180,7 +166,14 @@ impl Worker {
     /// calls.
     fn refuse_if_detached(&self, batch: Vec<Job>) -> Vec<Job> {
         let is_ordinary = |job: &Job| job.order.urgency == Urgency::Ordinary;
-        if !batch.iter().any(is_ordinary) || self.duties.is_found() {
+        if !batch.iter().any(is_ordinary) {
+            return batch;
+        }
+        let is_found_by_next_start = match &self.duties {
+            Duties::Queue(database_lock) => database_lock.holds(),
+            Duties::Nothing => true,
+        };
+        if is_found_by_next_start {
             return batch;
         }
         self.shared.vitals.detached();
@@ -242,7 +235,7 @@ impl Worker {
         let job = std::slice::from_mut(job);
         let mut result = self.transact_mended(job);
         let lacks_space = result.as_ref().is_err_and(StoreError::is_write_failure);
-        if lacks_space && self.release_reserve() {
+        if lacks_space && self.shared.vitals.alive().is_ok() && self.reserve.release() {
             self.log.try_to_empty(&self.db);
             result = self.transact(job);
             self.reserve.restore();
@@ -264,10 +257,6 @@ impl Worker {
                 self.judge(&error);
             }
         }
-    }
-
-    fn release_reserve(&self) -> bool {
-        self.shared.vitals.alive().is_ok() && self.reserve.release()
     }
 
     /// One transaction, one sync. Nothing has happened if it fails, unless the store is poisoned.
