@@ -208,19 +208,16 @@ pub(crate) fn verify(
     certificate.verify_is_valid_for_subject_name(&name).map_err(failure)?;
     // To the second, as certificates have it.
     let path = || {
-        let (now, usage) = (unix_time(now), KeyUsage::server_auth());
+        // A clock before 1970 finds every certificate not yet valid.
+        let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let usage = KeyUsage::server_auth();
         certificate
             .verify_for_usage(ALL_VERIFICATION_ALGS, &roots.anchors, rest, now, usage, None, None)
             .map(drop)
             .map_err(failure)
     };
     tls.chain.is_good(roots.id(), now.as_second(), path)
-}
-
-/// A clock before 1970 finds every certificate not yet valid.
-fn unix_time(now: Timestamp) -> UnixTime {
-    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
-    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
 fn timestamp(time: UnixTime) -> Timestamp {

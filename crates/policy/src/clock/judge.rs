@@ -147,7 +147,11 @@ impl Judge {
                 (mark.gaps, anchor)
             }
             Slack::Step | Slack::Pause(_) => {
-                let gaps = mark.gaps.saturating_add(steps_until(&mark));
+                // How far steps had brought the clock when the mark was made. They count like a
+                // pause, or each new boot would have a step for nothing.
+                let passed = signed(mark.boottime.saturating_sub(mark.anchor.boottime));
+                let steps = mark.time.duration_since(plus(mark.anchor.wall, passed)).abs();
+                let gaps = mark.gaps.saturating_add(steps);
                 (gaps, pause(seen, gaps, doubt))
             }
         };
@@ -321,13 +325,6 @@ impl Judge {
         let ClockReading { wall, boottime } = reading;
         self.anchor = Anchor { wall, boottime, slack: Slack::Step };
     }
-}
-
-/// How far steps had brought the clock when `mark` was made. They count like a pause, or each new
-/// boot would have a step for nothing.
-fn steps_until(mark: &Mark) -> SignedDuration {
-    let passed = signed(mark.boottime.saturating_sub(mark.anchor.boottime));
-    mark.time.duration_since(plus(mark.anchor.wall, passed)).abs()
 }
 
 /// What to compare with after a pause of unknown length that began at `seen`. A doubt does not end

@@ -48,7 +48,12 @@ pub fn policy(body: &[u8]) -> Lint {
                 found.warning(number, code, text);
             }
         }
-        mark_byte_order(text, &mut found);
+        // A mark at the beginning makes the first line something else.
+        if text.starts_with('\u{feff}') {
+            let text = "the file begins with a byte order mark (U+FEFF), which makes its first line no field; \
+                        save it as UTF-8 without one";
+            found.warning(1, "byte_order_mark", text);
+        }
     }
     found.warnings.sort_by_key(|problem| problem.line);
     found
@@ -129,15 +134,6 @@ fn about_field(key: &str, value: &str) -> Option<(&'static str, String)> {
         }
     };
     Some(("unknown_field", format!("the field {key} is unknown, senders ignore it{hint}")))
-}
-
-/// A mark at the beginning makes the first line something else.
-fn mark_byte_order(text: &str, lint: &mut Lint) {
-    if text.starts_with('\u{feff}') {
-        let text = "the file begins with a byte order mark (U+FEFF), which makes its first line no field; \
-                    save it as UTF-8 without one";
-        lint.warning(1, "byte_order_mark", text);
-    }
 }
 
 #[cfg(test)]

@@ -267,7 +267,11 @@ fn read_line(lint: &mut Lint, seen: &mut Seen, number: usize, line: &str) {
         return lint.warning(number, "duplicate", text);
     }
     match field {
-        "version" => read_version(lint, number, value),
+        "version" if value == "STSv1" => {}
+        "version" => {
+            let text = format!("the version is not STSv1 but {}{}", quoted(value), joined(value));
+            lint.error(Some(number), "version", text);
+        }
         "mode" => read_mode(lint, number, value),
         "max_age" => read_max_age(lint, number, value),
         _ => read_mx(lint, number, value),
@@ -287,13 +291,6 @@ fn no_field(lint: &mut Lint, seen: &mut Seen, number: usize, line: &str) {
         String::new()
     };
     lint.warning(number, "junk_line", format!("not a field: {}{hint}", shown(line)));
-}
-
-fn read_version(lint: &mut Lint, number: usize, value: &str) {
-    if value != "STSv1" {
-        let text = format!("the version is not STSv1 but {}{}", quoted(value), joined(value));
-        lint.error(Some(number), "version", text);
-    }
 }
 
 /// Says that the line has another field in it.

@@ -107,17 +107,17 @@ pub(super) fn other_format(body: &[u8]) -> Option<&'static str> {
         (b"{\\rtf", "rich text (RTF)"),
     ];
     let marked = MARKS.iter().find(|(mark, _)| body.starts_with(mark)).map(|(_, what)| *what);
-    marked.or_else(|| half_of_nuls(body).then_some(UTF_16)).or_else(|| markup(body))
+    // ASCII in UTF-16 without a mark: each second octet is NUL.
+    let unmarked = || {
+        let nuls_at = |rest| body.iter().skip(rest).step_by(2).filter(|octet| **octet == 0).count();
+        let (even, odd) = (nuls_at(0), nuls_at(1));
+        let is_half = even.max(odd) >= 4 && even.max(odd) * 4 > body.len() && even.min(odd) == 0;
+        is_half.then_some(UTF_16)
+    };
+    marked.or_else(unmarked).or_else(|| markup(body))
 }
 
 const UTF_16: &str = "text in UTF-16, as PowerShell and Notepad's \"Unicode\" write it";
-
-/// ASCII in UTF-16 without a mark: each second octet is NUL.
-fn half_of_nuls(body: &[u8]) -> bool {
-    let nuls_at = |rest| body.iter().skip(rest).step_by(2).filter(|octet| **octet == 0).count();
-    let (even, odd) = (nuls_at(0), nuls_at(1));
-    even.max(odd) >= 4 && even.max(odd) * 4 > body.len() && even.min(odd) == 0
-}
 
 fn markup(body: &[u8]) -> Option<&'static str> {
     const TAGS: &[&[u8]] =

@@ -167,15 +167,12 @@ pub(super) type BrokenRule<'r> = (Rule, &'r [u8]);
 
 /// Everything that breaks the grammar, of every record that is or tries to be one of ours.
 pub(super) fn broken(records: &[Vec<u8>]) -> Vec<BrokenRule<'_>> {
-    records.iter().flat_map(|record| broken_in(record)).collect()
-}
-
-fn broken_in(record: &[u8]) -> Vec<BrokenRule<'_>> {
-    match fields_of(record) {
+    let broken_in = |record| match fields_of(record) {
         Some(fields) => read_fields(fields).broken,
         None if tries_to_be_one(record) => vec![(Rule::Version, record)],
         None => Vec::new(),
-    }
+    };
+    records.iter().flat_map(|record| broken_in(record.as_slice())).collect()
 }
 
 /// Other TXT records may stand at the name; only what looks like ours is worth a word.

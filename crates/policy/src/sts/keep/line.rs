@@ -20,6 +20,13 @@ impl State {
 
     /// Reads [`State::recent_to_text`] back; what cannot be read is left out, which allows a fetch.
     pub fn recent_from_text(text: &str) -> Vec<RecentFetch> {
+        let recent_fetch = |text: &str| {
+            let at = text.rfind(['+', '-'])?;
+            let (seconds, rest) = text.split_at_checked(at)?;
+            let at = Timestamp::from_second(seconds.parse().ok()?).ok()?;
+            let failed = rest.starts_with('-');
+            Some(RecentFetch { at, id: Id::parse(rest.get(1..)?)?, failed })
+        };
         text.split(' ').filter_map(recent_fetch).take(FETCHES_PER_HOUR).collect()
     }
 
@@ -33,13 +40,4 @@ impl State {
         let alarm = |word: &str| Alarm::ALL.into_iter().find(|alarm| alarm.as_str() == word);
         text.split(' ').filter_map(alarm).collect()
     }
-}
-
-fn recent_fetch(text: &str) -> Option<RecentFetch> {
-    let at = text.rfind(['+', '-'])?;
-    let (seconds, rest) = text.split_at_checked(at)?;
-    let at = Timestamp::from_second(seconds.parse().ok()?).ok()?;
-    let failed = rest.starts_with('-');
-    let id = Id::parse(rest.get(1..)?)?;
-    Some(RecentFetch { at, id, failed })
 }

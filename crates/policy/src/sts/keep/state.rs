@@ -413,23 +413,18 @@ impl State {
         let last = self.recent.iter().rfind(|fetch| !fetch.failed).map(|fetch| fetch.at);
         let fetched_at = if ahead { last.filter(|at| *at <= now) } else { Some(kept.fetched_at) };
         let regular = fetched_at.map_or(now, |at| later(at, interval - early));
-        let retry = self.refresh_retry_at(now, settings);
+        // Failed refreshes slow down, from five minutes to the regular interval.
+        let retry = self.failed.as_ref().map_or(now, |failed| {
+            let doublings = failed.count.saturating_sub(1).min(16);
+            let wait = FETCH_BACKOFF.saturating_mul(1 << doublings);
+            let wait = wait.min(settings.refresh_every.max(FETCH_BACKOFF));
+            if is_within(now, failed.at, wait) { later(failed.at, wait) } else { now }
+        });
         let at = regular.max(retry).max(self.next_fetch_at(&kept.id, now));
         let last_used = self.last_used_at.unwrap_or(kept.fetched_at);
         // What is over by the clock and holds all the same waits for nothing but a try.
         let waits_for_a_try = kept.expires_at <= now;
         (waits_for_a_try || at <= later(last_used, REFRESHED_AFTER_USE)).then_some(at)
-    }
-
-    /// Failed refreshes slow down, from five minutes to the regular interval.
-    fn refresh_retry_at(&self, now: Timestamp, settings: &KeepSettings) -> Timestamp {
-        let Some(failed) = &self.failed else {
-            return now;
-        };
-        let doublings = failed.count.saturating_sub(1).min(16);
-        let wait = FETCH_BACKOFF.saturating_mul(1 << doublings);
-        let wait = wait.min(settings.refresh_every.max(FETCH_BACKOFF));
-        if is_within(now, failed.at, wait) { later(failed.at, wait) } else { now }
     }
 
     /// May the row be deleted? Not while it says anything about today or a clock that is corrected
