@@ -175,7 +175,14 @@ impl Dsn<'_> {
         push_field(&mut out, "Arrival-Date", &date(self.arrival_date));
         push_field(&mut out, "X-Staunch-Message-Id", self.original_id);
         for recipient in self.recipients {
-            recipient.push_status(&mut out, self.action, form);
+            // A block for each address that the sender wrote (RFC 3464 §2.3.1), whatever became one
+            // recipient here.
+            if recipient.originals.is_empty() {
+                recipient.push_block(&mut out, None, self.action, form);
+            }
+            for original in recipient.originals.iter() {
+                recipient.push_block(&mut out, Some(original), self.action, form);
+            }
         }
         out
     }
@@ -202,17 +209,6 @@ impl ReportedRecipient<'_> {
             last.push_str(&format!(" {advice}"));
         }
         push_paragraph(out, &last, DETAIL_INDENT);
-    }
-
-    /// A block for each address that the sender wrote (RFC 3464 §2.3.1), whatever became one
-    /// recipient here.
-    fn push_status(&self, out: &mut String, action: Action, form: AddressForm) {
-        if self.originals.is_empty() {
-            self.push_block(out, None, action, form);
-        }
-        for original in self.originals.iter() {
-            self.push_block(out, Some(original), action, form);
-        }
     }
 
     fn push_block(

@@ -76,7 +76,14 @@ impl Action {
     pub(crate) fn advice(self, status: Status) -> Option<&'static str> {
         match self {
             Self::Failed => Some(after_failure(status)),
-            Self::Delayed => during_delay(status),
+            Self::Delayed => match (status.subject, status.detail) {
+                (7, 4 | 5) => Some(
+                    "The recipient's domain asks for protected delivery, and its servers do not offer it now. \
+                     The message waits rather than go unprotected. Please tell the recipient or their \
+                     postmaster by another way.",
+                ),
+                (_, _) => None,
+            },
             Self::Relayed | Self::Delivered | Self::Expanded => None,
         }
     }
@@ -109,16 +116,5 @@ fn after_failure(status: Status) -> &'static str {
              postmaster by another way."
         }
         (_, _) => "Please ask the recipient or their postmaster by another way.",
-    }
-}
-
-fn during_delay(status: Status) -> Option<&'static str> {
-    match (status.subject, status.detail) {
-        (7, 4 | 5) => Some(
-            "The recipient's domain asks for protected delivery, and its servers do not offer it now. \
-             The message waits rather than go unprotected. Please tell the recipient or their \
-             postmaster by another way.",
-        ),
-        (_, _) => None,
     }
 }
