@@ -135,14 +135,21 @@ impl Extensions {
         let Some(keyword) = words.next() else { return };
         let is = |name: &str| keyword.eq_ignore_ascii_case(name.as_bytes());
         if is("SIZE") {
+            let written = words.next().and_then(|word| str::from_utf8(word).ok());
+            let digits = written.filter(|word| word.bytes().all(|b| b.is_ascii_digit()));
+            // RFC 1870 §3: zero and nothing mean no fixed limit, and so does what is not a number.
+            let limit = digits.and_then(|digits| digits.parse().ok()).filter(|&limit| limit > 0);
             // Of two such lines, which relays in between add, the larger: a host that means the
             // smaller says so at MAIL.
-            let limit = words.next().and_then(parse_size);
             self.size = Some(limit.max(self.size.flatten()));
         } else if is("LIMITS") {
             words.for_each(|word| self.limits.add(word));
         } else if is("DELIVERBY") {
-            self.deliver_by = Some(words.next().map_or(0, parse_min_by_time));
+            // RFC 2852 §3: up to nine digits in front of other options. What is not a number says
+            // nothing.
+            let first = words.next().and_then(|word| word.split(|&byte| byte == b',').next());
+            let min = first.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
+            self.deliver_by = Some(min.unwrap_or(0));
         } else if is("AUTH") {
             words.for_each(|word| self.add_mechanism(word));
         } else if let Some((start, first)) = keyword.split_at_checked(5)
@@ -195,18 +202,6 @@ impl Extensions {
     pub fn auth(&self) -> Mechanisms {
         self.auth
     }
-}
-
-/// RFC 2852 §3: up to nine digits in front of other options. What is not a number says nothing.
-fn parse_min_by_time(word: &[u8]) -> u32 {
-    let first = word.split(|&byte| byte == b',').next().unwrap_or_default();
-    str::from_utf8(first).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// RFC 1870 §3: zero and nothing mean no fixed limit, and so does what is not a number.
-fn parse_size(word: &[u8]) -> Option<u64> {
-    let limit = str::from_utf8(word).ok().filter(|w| w.bytes().all(|b| b.is_ascii_digit()))?;
-    limit.parse().ok().filter(|&limit| limit > 0)
 }
 
 #[cfg(test)]

@@ -36,7 +36,12 @@ impl RemoteText {
                 if out.len() >= CHARS_MAX {
                     return Self::cut(out);
                 }
-                push_in_line(&mut out, c);
+                match c {
+                    '\r' => out.push_str("\\r"),
+                    '\n' => out.push_str("\\n"),
+                    '\t' => out.push_str("\\t"),
+                    c => push_inert(&mut out, c),
+                }
             }
             for byte in chunk.invalid() {
                 if out.len() >= CHARS_MAX {
@@ -61,15 +66,6 @@ impl RemoteText {
     /// Has it no characters?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-fn push_in_line(out: &mut String, c: char) {
-    match c {
-        '\r' => out.push_str("\\r"),
-        '\n' => out.push_str("\\n"),
-        '\t' => out.push_str("\\t"),
-        c => push_inert(out, c),
     }
 }
 

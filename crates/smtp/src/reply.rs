@@ -169,7 +169,14 @@ impl ReplyParser {
             if line.is_empty() && self.empty < EMPTY_LINES_MAX {
                 self.empty += 1;
             } else if self.take(line)? {
-                return Ok((input.len() - rest.len(), Some(self.complete())));
+                let reply = Reply {
+                    code: self.code.take().unwrap_or_default(),
+                    status: self.status.take(),
+                    text: Arc::from(&*self.text),
+                };
+                self.lines = 0;
+                self.text.clear();
+                return Ok((input.len() - rest.len(), Some(reply)));
             }
         }
         Ok((input.len() - rest.len(), None))
@@ -207,17 +214,6 @@ impl ReplyParser {
         }
         self.lines += 1;
         Ok(is_last)
-    }
-
-    fn complete(&mut self) -> Reply {
-        let reply = Reply {
-            code: self.code.take().unwrap_or_default(),
-            status: self.status.take(),
-            text: Arc::from(&*self.text),
-        };
-        self.lines = 0;
-        self.text.clear();
-        reply
     }
 }
 

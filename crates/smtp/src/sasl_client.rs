@@ -86,7 +86,17 @@ impl<'a> Authentication<'a> {
         out: &mut Vec<u8>,
     ) -> Option<Self> {
         let state = if offered.has(Mechanism::Plain) {
-            auth_plain(credentials, out)
+            // With its message, which saves a round trip, if that fits into a command line.
+            let mut line = b"AUTH PLAIN ".to_vec();
+            base64::encode(&plain_message(credentials), &mut line);
+            line.extend_from_slice(b"\r\n");
+            if line.len() > COMMAND_LINE_OCTETS {
+                out.extend_from_slice(b"AUTH PLAIN\r\n");
+                SaslState::PlainMessage
+            } else {
+                out.extend_from_slice(&line);
+                SaslState::Verdict
+            }
         } else if offered.has(Mechanism::Login) {
             out.extend_from_slice(b"AUTH LOGIN\r\n");
             SaslState::LoginName
@@ -128,19 +138,6 @@ impl<'a> Authentication<'a> {
         out.extend_from_slice(b"\r\n");
         AuthStep::Await(self)
     }
-}
-
-/// AUTH with its message, which saves a round trip, if that fits into a command line.
-fn auth_plain(credentials: &Credentials, out: &mut Vec<u8>) -> SaslState {
-    let mut line = b"AUTH PLAIN ".to_vec();
-    base64::encode(&plain_message(credentials), &mut line);
-    line.extend_from_slice(b"\r\n");
-    if line.len() > COMMAND_LINE_OCTETS {
-        out.extend_from_slice(b"AUTH PLAIN\r\n");
-        return SaslState::PlainMessage;
-    }
-    out.extend_from_slice(&line);
-    SaslState::Verdict
 }
 
 /// RFC 4616 §2: nobody to act for, the name, the password.

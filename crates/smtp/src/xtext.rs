@@ -64,7 +64,11 @@ pub(crate) fn decode_unitext(text: &str) -> Option<String> {
     while let Some(c) = rest.chars().next() {
         if c == '\\' {
             let (hex, behind) = rest.strip_prefix("\\x{")?.split_once('}')?;
-            out.push(unicode_escape(hex)?);
+            // Two to six upper-case digits.
+            let is_written =
+                (2..=6).contains(&hex.len()) && hex.bytes().all(|b| hex_digit(b).is_some());
+            let code = is_written.then(|| u32::from_str_radix(hex, 16).ok()).flatten()?;
+            out.push(char::from_u32(code)?);
             rest = behind;
         } else {
             let plain = matches!(c, '!'..='~' | '\u{80}'..) && !matches!(c, '+' | '=');
@@ -73,13 +77,6 @@ pub(crate) fn decode_unitext(text: &str) -> Option<String> {
         }
     }
     Some(out)
-}
-
-/// Two to six upper-case digits.
-fn unicode_escape(hex: &str) -> Option<char> {
-    let written = (2..=6).contains(&hex.len()) && hex.bytes().all(|b| hex_digit(b).is_some());
-    let code = written.then(|| u32::from_str_radix(hex, 16).ok()).flatten()?;
-    char::from_u32(code)
 }
 
 #[cfg(test)]

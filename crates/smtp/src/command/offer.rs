@@ -180,33 +180,30 @@ impl Offer {
     pub(crate) fn line_octets(self, verb: &[u8]) -> usize {
         let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
         match () {
-            () if is("MAIL") => limits::PATH_LINE_ACCEPTED_OCTETS + self.mail_allowance(),
-            () if is("RCPT") => limits::PATH_LINE_ACCEPTED_OCTETS + self.rcpt_allowance(),
+            () if is("MAIL") => {
+                let extensions = [
+                    (true, limits::SIZE_ALLOWANCE_OCTETS),
+                    (self.has(Extension::EightBitMime), limits::BODY_ALLOWANCE_OCTETS),
+                    (self.has(Extension::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
+                    (self.has(Extension::Dsn), limits::DSN_MAIL_ALLOWANCE_OCTETS),
+                    (self.has(Extension::RequireTls), limits::REQUIRETLS_ALLOWANCE_OCTETS),
+                    (!self.mechanisms.is_empty(), limits::AUTH_ALLOWANCE_OCTETS),
+                    (self.future_release.is_some(), limits::FUTURERELEASE_ALLOWANCE_OCTETS),
+                    (self.deliver_by_min.is_some(), limits::DELIVERBY_ALLOWANCE_OCTETS),
+                    (self.has(Extension::MtPriority), limits::PRIORITY_ALLOWANCE_OCTETS),
+                ];
+                limits::PATH_LINE_ACCEPTED_OCTETS + sum_of_offered(&extensions)
+            }
+            () if is("RCPT") => {
+                let extensions = [
+                    (self.has(Extension::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
+                    (self.has(Extension::Dsn), limits::DSN_RCPT_ALLOWANCE_OCTETS),
+                ];
+                limits::PATH_LINE_ACCEPTED_OCTETS + sum_of_offered(&extensions)
+            }
             () if is("AUTH") && !self.mechanisms.is_empty() => limits::AUTH_LINE_OCTETS,
             () => limits::COMMAND_LINE_OCTETS,
         }
-    }
-
-    fn mail_allowance(self) -> usize {
-        let extensions = [
-            (true, limits::SIZE_ALLOWANCE_OCTETS),
-            (self.has(Extension::EightBitMime), limits::BODY_ALLOWANCE_OCTETS),
-            (self.has(Extension::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
-            (self.has(Extension::Dsn), limits::DSN_MAIL_ALLOWANCE_OCTETS),
-            (self.has(Extension::RequireTls), limits::REQUIRETLS_ALLOWANCE_OCTETS),
-            (!self.mechanisms.is_empty(), limits::AUTH_ALLOWANCE_OCTETS),
-            (self.future_release.is_some(), limits::FUTURERELEASE_ALLOWANCE_OCTETS),
-            (self.deliver_by_min.is_some(), limits::DELIVERBY_ALLOWANCE_OCTETS),
-            (self.has(Extension::MtPriority), limits::PRIORITY_ALLOWANCE_OCTETS),
-        ];
-        sum_of_offered(&extensions)
-    }
-
-    fn rcpt_allowance(self) -> usize {
-        sum_of_offered(&[
-            (self.has(Extension::SmtpUtf8), limits::SMTPUTF8_ALLOWANCE_OCTETS),
-            (self.has(Extension::Dsn), limits::DSN_RCPT_ALLOWANCE_OCTETS),
-        ])
     }
 
     /// The longest line, with its CRLF, that any command may have.

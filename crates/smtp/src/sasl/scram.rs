@@ -53,7 +53,9 @@ impl ClientFirst {
             "n" => Binding::Unsupported,
             "y" => Binding::NotOffered,
             _ => {
-                Binding::Bound(flag.strip_prefix("p=").filter(|name| is_binding_name(name))?.into())
+                let name = flag.strip_prefix("p=").filter(|name| !name.is_empty())?;
+                let is_name_char = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+                Binding::Bound(name.bytes().all(is_name_char).then(|| name.into())?)
             }
         };
         let authorize_as = match identity {
@@ -227,11 +229,6 @@ fn name(written: &str) -> Option<Box<str>> {
 
 fn is_nonce(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'!'..=b'+' | b'-'..=b'~'))
-}
-
-fn is_binding_name(text: &str) -> bool {
-    let is_name_char = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-    !text.is_empty() && text.bytes().all(is_name_char)
 }
 
 #[cfg(test)]
