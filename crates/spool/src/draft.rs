@@ -132,7 +132,13 @@ impl Draft {
             Content::Disk { file, ward } => {
                 synced(&workshop, file.sync_all())?;
                 drop(file);
-                SealedBody::File(Arc::new(ward.shelve()?))
+                let last = workshop.layout.body(id);
+                if let Some(path) = ward.lock_path().as_mut() {
+                    fs::rename(&*path, &last).map_err(|e| StoreError::io("naming a body", e))?;
+                    *path = last;
+                }
+                synced(&workshop, sync_dir(&workshop.layout.shelf(id.low_byte())))?;
+                SealedBody::File(Arc::new(ward))
             }
         };
         Ok(Sealed { id, size, crc, body })
@@ -216,18 +222,6 @@ impl Ward {
     fn new(id: MessageId, path: PathBuf, workshop: Arc<Workshop>) -> Self {
         workshop.unnamed.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         Self { id, workshop, path: Mutex::new(Some(path)) }
-    }
-
-    /// Moves the draft to its final name, durably.
-    fn shelve(self) -> Result<Self, StoreError> {
-        let shelf = self.workshop.layout.shelf(self.id.low_byte());
-        let last = self.workshop.layout.body(self.id);
-        if let Some(path) = self.lock_path().as_mut() {
-            fs::rename(&*path, &last).map_err(|e| StoreError::io("naming a body", e))?;
-            *path = last;
-        }
-        synced(&self.workshop, sync_dir(&shelf))?;
-        Ok(self)
     }
 
     /// A row names the file now: it stays.

@@ -212,7 +212,14 @@ impl Broom {
             // An index may be damaged; what it does not know is looked for in the table itself.
             let filed = match filed {
                 Some(filed) => filed,
-                None => filed.insert(filed_messages(&self.queue.0)?),
+                None => {
+                    let of_files = "SELECT id FROM messages NOT INDEXED WHERE place <> 0";
+                    let mut select = self.queue.0.prepare(of_files)?;
+                    let ids = select.query_map([], |row| row.get::<_, [u8; 16]>(0))?;
+                    // A row whose id cannot be read may be that of any file.
+                    let ids = ids.map(|id| id.map(MessageId::from_bytes));
+                    filed.insert(ids.collect::<Result<_, _>>()?)
+                }
             };
             if !filed.contains(&id) {
                 self.workshop.layout.lose(&path, id).map_err(failed)?;
@@ -221,14 +228,6 @@ impl Broom {
         }
         Ok(())
     }
-}
-
-/// The messages whose bodies are files.
-fn filed_messages(db: &Connection) -> Result<HashSet<MessageId>, StoreError> {
-    let mut select = db.prepare("SELECT id FROM messages NOT INDEXED WHERE place <> 0")?;
-    let ids = select.query_map([], |row| row.get::<_, [u8; 16]>(0))?;
-    // A row whose id cannot be read may be that of any file.
-    Ok(ids.map(|id| id.map(MessageId::from_bytes)).collect::<Result<_, _>>()?)
 }
 
 fn is_known(db: &Connection, id: MessageId) -> Result<bool, StoreError> {

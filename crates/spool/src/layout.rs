@@ -263,7 +263,10 @@ impl Lock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(OpenError::Locked { pid: read_pid(&file), path });
+                let mut text = String::new();
+                let read = file.take(32).read_to_string(&mut text);
+                let pid = read.ok().and_then(|_| text.trim().parse().ok());
+                return Err(OpenError::Locked { pid, path });
             }
             Err(errno) => return Err(failed(errno.into())),
         }
@@ -276,12 +279,6 @@ impl Lock {
     pub(crate) fn holds(&self) -> bool {
         is_at(&self.file, &self.path).unwrap_or(false)
     }
-}
-
-fn read_pid(file: &File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
 }
 
 /// The name of the file system if it is a network one: syncs and locks there may not hold.

@@ -238,26 +238,18 @@ pub(crate) fn list(
         }
         Err(other) => Err(other),
         Ok(()) => {
-            if page.next.is_none() {
-                add_lonely(db, filter, &mut page)?;
+            // Behind everybody else come messages whose recipients are all gone.
+            let is_last = page.next.is_none();
+            let are_wanted = is_last && filter.domain.is_none() && filter.lane.is_none();
+            let mut after = are_wanted.then_some(i64::MIN);
+            while let Some(seq) = after {
+                let (lonely, next) = damage::lonely(db, seq)?;
+                page.damaged.extend(lonely.into_iter().filter(|one| may_match(one, filter)));
+                after = next;
             }
             Ok(page)
         }
     }
-}
-
-/// Behind everybody else come messages whose recipients are all gone.
-fn add_lonely(db: &Connection, filter: &Filter, page: &mut ListPage) -> Result<(), StoreError> {
-    if filter.domain.is_some() || filter.lane.is_some() {
-        return Ok(());
-    }
-    let mut after = Some(i64::MIN);
-    while let Some(seq) = after {
-        let (lonely, next) = damage::lonely(db, seq)?;
-        page.damaged.extend(lonely.into_iter().filter(|one| may_match(one, filter)));
-        after = next;
-    }
-    Ok(())
 }
 
 /// Whatever is damaged is held, or is about to be.
@@ -337,7 +329,18 @@ pub(crate) fn show(db: &Connection, id: MessageId) -> Result<Option<MessageDetai
         .query_row([id.to_bytes()], |row| Ok(read_message(&mut Columns::new(row), id)))
         .optional()?;
     let Some((seq, mut detail)) = found.transpose()? else { return Ok(None) };
-    detail.recipients = recipients_of(db, seq)?;
+    let mut select = db.prepare_cached(select_rows!(""))?;
+    let (first, last) = (RecipientNo(0), RecipientNo(u16::MAX));
+    let mut found = select.query([recipient_key(seq, first), recipient_key(seq, last)])?;
+    while let Some(row) = found.next()? {
+        let mut columns = Columns::new(row);
+        let key = columns.next()?;
+        match read_if(&mut columns, key, &Filter::default(), None) {
+            Ok(row) => detail.recipients.extend(row),
+            Err(StoreError::Corrupt { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
     Ok(Some(detail))
 }
 
@@ -359,23 +362,6 @@ fn read_message(
         recipients: Vec::new(),
     };
     Ok((seq, detail))
-}
-
-fn recipients_of(db: &Connection, seq: i64) -> Result<Vec<QueueRow>, StoreError> {
-    let mut select = db.prepare_cached(select_rows!(""))?;
-    let (first, last) = (RecipientNo(0), RecipientNo(u16::MAX));
-    let mut found = select.query([recipient_key(seq, first), recipient_key(seq, last)])?;
-    let mut recipients = Vec::new();
-    while let Some(row) = found.next()? {
-        let mut columns = Columns::new(row);
-        let key = columns.next()?;
-        match read_if(&mut columns, key, &Filter::default(), None) {
-            Ok(row) => recipients.extend(row),
-            Err(StoreError::Corrupt { .. }) => {}
-            Err(other) => return Err(other),
-        }
-    }
-    Ok(recipients)
 }
 
 /// Where the recipients of a message are; in `lane` only, if that is given. Nothing else of the

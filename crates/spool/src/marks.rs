@@ -4,7 +4,7 @@
 
 use std::sync::mpsc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, params};
 
 use crate::mend;
 use crate::rows::Columns;
@@ -36,8 +36,11 @@ impl Spool {
             let mut select = db.prepare_cached(
                 "SELECT crc IS NULL OR crc = row_crc(name, value), value FROM marks WHERE name = ?1",
             )?;
-            let read = |row: &Row<'_>| Ok(whole_value(&mut Columns::new(row)));
-            select.query_row([name], read).optional()?.transpose()
+            let mut rows = select.query([name])?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            let mut columns = Columns::new(row);
+            let is_whole: bool = columns.next()?;
+            if is_whole { columns.next().map(Some) } else { Err(StoreError::Corrupt { what: "mark" }) }
         })
     }
 
@@ -129,12 +132,6 @@ pub(crate) fn set(db: &Connection, name: &str, value: Option<&str>) -> Result<()
         None => db.prepare_cached("DELETE FROM marks WHERE name = ?1")?.execute([name])?,
     };
     Ok(())
-}
-
-/// Of the columns that say whether the checksum holds, and the value.
-fn whole_value(columns: &mut Columns<'_, '_>) -> Result<String, StoreError> {
-    let is_whole: bool = columns.next()?;
-    if is_whole { columns.next() } else { Err(StoreError::Corrupt { what: "mark" }) }
 }
 
 /// May this name have begun so before something in it changed?

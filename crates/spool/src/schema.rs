@@ -135,8 +135,12 @@ impl Schema {
             Ok(file) if file.len() == 0 => return Ok(None),
             Ok(_) => {}
         }
-        let db = connect_to_look(&path)
-            .map_err(|source| OpenError::Database { path: path.clone(), source })?;
+        let failed = |source| OpenError::Database { path: path.clone(), source };
+        // Not opened read-only: what a crash left in a journal has to be undone before anything can
+        // be read.
+        let db = connect(&path).map_err(failed)?;
+        db.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF;").map_err(failed)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
         self.check(&db, &path)?;
         Ok(Some(db))
     }
@@ -254,15 +258,6 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(db)
-}
-
-/// Not opened read-only: what a crash left in a journal has to be undone before anything can be
-/// read.
-fn connect_to_look(path: &Path) -> rusqlite::Result<Connection> {
-    let db = connect(path)?;
-    db.execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF;")?;
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(db)
 }
 

@@ -47,11 +47,22 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read or written.
     pub fn lanes_with_names(&self) -> Result<(Vec<LaneSummary>, usize), StoreError> {
         self.bring_in(Needs::Everything)?;
-        let WaitingLanes { lanes, nameless } =
-            match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
-                Err(error) if error.is_damage() => self.lanes_around()?,
-                read => read?,
-            };
+        let compared = || self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared));
+        let found = match compared() {
+            // After what can be mended was mended.
+            Err(error) if error.is_damage() => {
+                self.wait_for_mending()?;
+                compared()
+            }
+            found => found,
+        };
+        let WaitingLanes { lanes, nameless } = match found {
+            // As far as they can be found.
+            Err(error) if error.is_damage() => {
+                self.inner.readers.read(|db| Ok(around::lanes(db)))?
+            }
+            found => found?,
+        };
         if nameless.is_empty() {
             return Ok((lanes, 0));
         }
@@ -271,15 +282,6 @@ impl Spool {
             self.write(|_| Ok(()))?;
         }
         Ok(())
-    }
-
-    /// After what can be mended was mended, or else as far as they can be found.
-    fn lanes_around(&self) -> Result<WaitingLanes, StoreError> {
-        self.wait_for_mending()?;
-        match self.inner.readers.read(|db| waiting_lanes::lanes(db, Index::Compared)) {
-            Err(error) if error.is_damage() => self.inner.readers.read(|db| Ok(around::lanes(db))),
-            read => read,
-        }
     }
 
     fn page(&self, want: &Want<'_>) -> Result<DuePage, StoreError> {

@@ -213,21 +213,19 @@ impl Worker {
             let result = match job.order.urgency {
                 Urgency::Ordinary => self.transact_mended(std::slice::from_mut(&mut job)),
                 Urgency::Reserved => self.write_by_all_means(&mut job),
-                Urgency::Settling => self.settle(&mut job),
+                Urgency::Settling => {
+                    let result = self.write_by_all_means(&mut job);
+                    match &result {
+                        Ok(()) => self.shared.vitals.writing_works(),
+                        // Space does not help, and other mail is not concerned.
+                        Err(error) if error.is_damage() => {}
+                        Err(_) => self.shared.vitals.settling_failed(),
+                    }
+                    result
+                }
             };
             job.work.done(result);
         }
-    }
-
-    fn settle(&self, job: &mut Job) -> Result<(), StoreError> {
-        let result = self.write_by_all_means(job);
-        match &result {
-            Ok(()) => self.shared.vitals.writing_works(),
-            // Space does not help, and other mail is not concerned.
-            Err(error) if error.is_damage() => {}
-            Err(_) => self.shared.vitals.settling_failed(),
-        }
-        result
     }
 
     /// With the reserve, if need be.
