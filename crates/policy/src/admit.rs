@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::authorize::{AuthorizedMx, Finding};
 use crate::certificate::{self, Roots, TlsFailure};
 use crate::observed::{Observed, ObservedTls};
-use crate::requirement::{Identity, Onward, Requirement};
+use crate::requirement::{Identity, RequireTls, Requirement};
 
 /// What is certain about an admitted connection. The least that the requirement asked for: a
 /// certificate nobody asked for is not examined.
@@ -66,7 +66,7 @@ impl<C> Admitted<C> {
         self.proof
     }
 
-    /// What the shadow requirement would have refused, host and connection.
+    /// What the report-only requirement would have refused, host and connection.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
@@ -77,7 +77,7 @@ impl<C> Admitted<C> {
 pub struct Denied<C> {
     /// The connection as it was handed in, to say QUIT on.
     pub connection: C,
-    /// What the connection lacks for the binding requirement.
+    /// What the connection lacks for the enforced requirement.
     pub failure: TlsFailure,
 }
 
@@ -86,8 +86,8 @@ impl AuthorizedMx {
     ///
     /// # Errors
     ///
-    /// [`Denied`] if the binding requirement does not hold. What the shadow requirement misses
-    /// becomes a [`Finding`].
+    /// [`Denied`] if the enforced requirement does not hold. What the report-only requirement
+    /// misses becomes a [`Finding`].
     pub fn admit<C>(
         &self,
         connection: C,
@@ -96,12 +96,12 @@ impl AuthorizedMx {
         now: Timestamp,
     ) -> Result<Admitted<C>, Denied<C>> {
         let judge = |requirement| self.judge(requirement, observed, roots, now);
-        let proof = match judge(&self.asked().binding) {
+        let proof = match judge(&self.asked().enforced) {
             Ok(proof) => proof,
             Err(failure) => return Err(Denied { connection, failure }),
         };
         let mut findings = self.findings().to_vec();
-        findings.extend(judge(&self.asked().shadow).err().map(Finding::Connection));
+        findings.extend(judge(&self.asked().report_only).err().map(Finding::Connection));
         Ok(Admitted { connection, proof, findings })
     }
 
@@ -117,11 +117,11 @@ impl AuthorizedMx {
             Observed::Plain => Ok(Proof::Plain),
             Observed::Tls(tls) => {
                 let proof = self.judge_tls(requirement.identity(), tls, roots, now)?;
-                match requirement.onward() {
-                    Onward::RequireTls if !tls.offers_require_tls => {
+                match requirement.require_tls() {
+                    RequireTls::Yes if !tls.offers_require_tls => {
                         Err(TlsFailure::RequireTlsNotOffered)
                     }
-                    Onward::RequireTls | Onward::Anyhow => Ok(proof),
+                    RequireTls::Yes | RequireTls::No => Ok(proof),
                 }
             }
         }

@@ -12,7 +12,7 @@ use std::fmt;
 use smtp::{Domain, HostName};
 
 use crate::certificate::TlsFailure;
-use crate::requirement::{Asked, Identity, Onward, Origin, Requirement};
+use crate::requirement::{Asked, Identity, Origin, RequireTls, Requirement};
 
 /// A host that could take the mail.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -80,7 +80,7 @@ fn whose(origin: &Origin) -> String {
     }
 }
 
-/// What the shadow requirement would have refused. Recorded, reported, never acted upon.
+/// What the report-only requirement would have refused. Recorded, reported, never acted upon.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Finding {
     /// The host would not have been used.
@@ -131,11 +131,12 @@ pub struct AuthorizedMx {
 ///
 /// # Errors
 ///
-/// [`Refusal`] if the binding requirement does not allow the host. What the shadow requirement
-/// refuses becomes a [`Finding`].
+/// [`Refusal`] if the enforced requirement does not allow the host. What the report-only
+/// requirement refuses becomes a [`Finding`].
 pub fn authorize(located: Located, asked: &Asked) -> Result<AuthorizedMx, Refusal> {
-    check(&located, &asked.binding)?;
-    let findings = check(&located, &asked.shadow).err().map(Finding::Host).into_iter().collect();
+    check(&located, &asked.enforced)?;
+    let findings =
+        check(&located, &asked.report_only).err().map(Finding::Host).into_iter().collect();
     Ok(AuthorizedMx { located, asked: asked.clone(), findings })
 }
 
@@ -147,7 +148,7 @@ fn check(located: &Located, requirement: &Requirement) -> Result<(), Refusal> {
         return Err(Refusal::MxNotListed { mx: mx.clone(), origin: list.origin.clone() });
     }
     let is_vouched_for = is_vouched_for(located, requirement);
-    if requirement.onward() == Onward::RequireTls && !is_vouched_for {
+    if requirement.require_tls() == RequireTls::Yes && !is_vouched_for {
         let (mx, next_hop) = (mx.clone(), next_hop.clone());
         return Err(Refusal::RequireTlsUnauthenticated { mx, next_hop });
     }
@@ -200,14 +201,14 @@ impl AuthorizedMx {
         self.located.named_by
     }
 
-    /// The requirements that [`authorize`] was called with, binding and shadow.
+    /// The requirements that [`authorize`] was called with, enforced and report-only.
     pub fn asked(&self) -> &Asked {
         &self.asked
     }
 
     /// Must STARTTLS succeed before mail may be sent?
     pub fn needs_tls(&self) -> bool {
-        self.asked.binding.needs_tls()
+        self.asked.enforced.needs_tls()
     }
 
     /// What goes into the TLS server name (RFC 8461 §7.1); none for an address.
@@ -215,7 +216,7 @@ impl AuthorizedMx {
         self.located.mx.name()
     }
 
-    /// What the shadow requirement has against the host.
+    /// What the report-only requirement has against the host.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
@@ -281,7 +282,7 @@ mod tests {
             let asked = asked(floor, mode, Effect::Enforced);
             let got = authorize(located(mx, "example.test", NamedBy::MxRecords), &asked);
             let got = got.map(|mx| {
-                let identity = mx.asked().binding.identity();
+                let identity = mx.asked().enforced.identity();
                 (mx.needs_tls(), identity, mx.findings().to_vec())
             });
             assert_eq!(got, want, "{mode:?}, listed: {listed}, floor: {floor:?}");
@@ -289,7 +290,7 @@ mod tests {
         // Below the domain the name is authentic by itself.
         let below = located("mx.example.test", "example.test", NamedBy::MxRecords);
         let mx = authorize(below, &asked(Verify, None, Effect::Enforced)).unwrap();
-        assert_eq!(mx.asked().binding.identity(), Either);
+        assert_eq!(mx.asked().enforced.identity(), Either);
     }
 
     #[test]
@@ -398,7 +399,7 @@ mod tests {
             (sts.join(&nobody), "mx.a.test", Some(Origin::Rule)),
         ];
         for (binding, mx, want) in cases {
-            let asked = Asked { binding: binding.into(), ..Asked::default() };
+            let asked = Asked { enforced: binding.into(), ..Asked::default() };
             let got = authorize(located(mx, "example.test", NamedBy::MxRecords), &asked);
             let not_listed = |origin| Refusal::MxNotListed { mx: host(mx), origin };
             assert_eq!(got.err(), want.map(not_listed), "{mx}");

@@ -9,7 +9,7 @@
 //! In reading order, which is the order of one delivery:
 //!
 //! 1. [`sts::record`], [`sts::document`], [`sts::mx_pattern`]: what a domain published.
-//! 2. [`sts::keep`]: which policy holds today, also when it cannot be fetched any more; by which
+//! 2. [`sts::cache`]: which policy holds today, also when it cannot be fetched any more; by which
 //!    time, [`clock`].
 //! 3. [`Requirement`]: what domain, operator and sender ask for together. It can only grow.
 //! 4. [`authorize`]: may this MX be used? The only constructor of [`AuthorizedMx`].
@@ -40,5 +40,5 @@ pub use chain::Chain;
 pub use observed::{Observed, ObservedTls, TlsVersion};
 pub use registrable::registrable_domain;
 pub use requirement::{
-    Asked, Channel, Effect, Floor, Identity, Onward, Origin, PatternSet, Published, Requirement,
+    Asked, Channel, Effect, Floor, Identity, Origin, PatternSet, Published, RequireTls, Requirement,
 };

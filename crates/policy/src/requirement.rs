@@ -62,13 +62,13 @@ impl Identity {
 
 /// What must the host promise about the way behind it?
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Onward {
+pub enum RequireTls {
     /// Nothing: behind the host the mail may go in clear text.
     #[default]
-    Anyhow,
+    No,
     /// To protect the mail as it was protected on the way to it: it offers REQUIRETLS (RFC 8689
     /// §2).
-    RequireTls,
+    Yes,
 }
 
 /// Who says which MX names count.
@@ -117,7 +117,7 @@ pub struct Requirement {
     channel: Channel,
     identity: Identity,
     mx: BTreeSet<PatternSet>,
-    onward: Onward,
+    require_tls: RequireTls,
 }
 
 impl Requirement {
@@ -154,7 +154,7 @@ impl Requirement {
     /// authenticated, which proves that it is that host, and which will ask the same of the next
     /// one.
     pub fn from_require_tls() -> Self {
-        Self { onward: Onward::RequireTls, ..Self::identified(Identity::Either) }
+        Self { require_tls: RequireTls::Yes, ..Self::identified(Identity::Either) }
     }
 
     /// An identity can only be proven over TLS.
@@ -169,7 +169,7 @@ impl Requirement {
             channel: self.channel.max(other.channel),
             identity: self.identity.join(other.identity),
             mx: self.mx.union(&other.mx).cloned().collect(),
-            onward: self.onward.max(other.onward),
+            require_tls: self.require_tls.max(other.require_tls),
         }
     }
 
@@ -184,8 +184,8 @@ impl Requirement {
     }
 
     /// What the host must promise about the way behind it.
-    pub fn onward(&self) -> Onward {
-        self.onward
+    pub fn require_tls(&self) -> RequireTls {
+        self.require_tls
     }
 
     /// The sets of names that the MX must be in, every one of them.
@@ -226,9 +226,9 @@ pub struct Published<'a> {
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Asked {
     /// No mail moves unless this holds.
-    pub binding: Arc<Requirement>,
+    pub enforced: Arc<Requirement>,
     /// Checked and recorded in the same way, and never in the way of the mail.
-    pub shadow: Arc<Requirement>,
+    pub report_only: Arc<Requirement>,
 }
 
 impl Asked {
@@ -238,16 +238,16 @@ impl Asked {
     /// anything away from `local`.
     pub fn new(local: Requirement, published: Option<Published<'_>>) -> Self {
         let Some(Published { domain, policy, effect }) = published else {
-            return Self { binding: local.into(), shadow: Arc::default() };
+            return Self { enforced: local.into(), report_only: Arc::default() };
         };
         let theirs = Requirement::from_sts(domain, policy);
         match (policy.mode(), effect) {
             (Mode::Enforce, Effect::Enforced) => {
-                Self { binding: local.join(&theirs).into(), shadow: Arc::default() }
+                Self { enforced: local.join(&theirs).into(), report_only: Arc::default() }
             }
             (Mode::Enforce, Effect::ReportOnly)
             | (Mode::Testing | Mode::None, Effect::Enforced | Effect::ReportOnly) => {
-                Self { binding: local.into(), shadow: theirs.into() }
+                Self { enforced: local.into(), report_only: theirs.into() }
             }
         }
     }
@@ -279,10 +279,14 @@ mod tests {
     }
 
     fn requirements() -> impl Strategy<Value = Requirement> {
-        let onward = prop_oneof![Just(Onward::Anyhow), Just(Onward::RequireTls)];
-        (channels(), identities(), prop::collection::btree_set(listings(), 0..3), onward).prop_map(
-            |(channel, identity, mx, onward)| Requirement { channel, identity, mx, onward },
-        )
+        let require_tls = prop_oneof![Just(RequireTls::No), Just(RequireTls::Yes)];
+        (channels(), identities(), prop::collection::btree_set(listings(), 0..3), require_tls)
+            .prop_map(|(channel, identity, mx, require_tls)| Requirement {
+                channel,
+                identity,
+                mx,
+                require_tls,
+            })
     }
 
     /// Does `strong` ask for at least what `weak` asks for? By meaning, not by `join`.
@@ -303,7 +307,7 @@ mod tests {
         (strong.needs_tls() || !weak.needs_tls())
             && proofs(strong.identity).iter().all(|proof| weak_proofs.contains(proof))
             && weak.mx.is_subset(&strong.mx)
-            && (strong.onward == Onward::RequireTls || weak.onward == Onward::Anyhow)
+            && (strong.require_tls == RequireTls::Yes || weak.require_tls == RequireTls::No)
     }
 
     proptest! {
@@ -356,7 +360,7 @@ mod tests {
         let domain = HostName::parse("example.com").unwrap();
         for floor in [Floor::Opportunistic, Floor::Encrypt, Floor::Verify] {
             let local = Requirement::from_floor(floor);
-            assert_eq!(*Asked::new(local.clone(), None).binding, local);
+            assert_eq!(*Asked::new(local.clone(), None).enforced, local);
             for mode in [Mode::Enforce, Mode::Testing, Mode::None] {
                 for effect in [Effect::Enforced, Effect::ReportOnly] {
                     let policy = policy(mode);
@@ -369,8 +373,8 @@ mod tests {
                     } else {
                         (local.clone(), theirs)
                     };
-                    assert_eq!((&*asked.binding, &*asked.shadow), (&want.0, &want.1));
-                    assert!(implies(&asked.binding, &local), "{mode} lowers {floor:?}");
+                    assert_eq!((&*asked.enforced, &*asked.report_only), (&want.0, &want.1));
+                    assert!(implies(&asked.enforced, &local), "{mode} lowers {floor:?}");
                 }
             }
         }

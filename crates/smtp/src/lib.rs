@@ -29,7 +29,7 @@ pub mod sasl;
 pub mod sasl_client;
 pub mod server;
 pub mod status;
-pub mod stuff;
+pub mod transparency;
 pub mod xtext;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
@@ -43,4 +43,4 @@ pub use remote_text::RemoteText;
 pub use reply::{Reply, ReplyClass, ReplyError, ReplyParser};
 pub use response::Response;
 pub use status::{Class, Status};
-pub use stuff::{Stuffer, Verbatim};
+pub use transparency::{Stuffer, Verbatim};

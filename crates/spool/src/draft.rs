@@ -22,7 +22,7 @@ pub const INLINE_BODY_MAX: usize = 64 * 1024;
 
 /// What drafts need of the store.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct BodyDirectory {
     pub(crate) layout: Layout,
     pub(crate) vitals: Arc<Vitals>,
     inline_body_max: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Workshop {
     unnamed: Mutex<HashSet<MessageId>>,
 }
 
-impl Workshop {
+impl BodyDirectory {
     pub(crate) fn new(layout: Layout, vitals: Arc<Vitals>, inline_body_max: usize) -> Self {
         Self { layout, vitals, inline_body_max, unnamed: Mutex::default() }
     }
@@ -46,19 +46,19 @@ pub struct Draft {
     id: MessageId,
     size: u64,
     crc: u32,
-    workshop: Arc<Workshop>,
+    bodies_dir: Arc<BodyDirectory>,
     content: Content,
 }
 
 #[derive(Debug)]
 enum Content {
     Memory(Vec<u8>),
-    Disk { file: File, ward: Ward },
+    Disk { file: File, guard: OrphanGuard },
 }
 
 impl Draft {
-    pub(crate) fn new(id: MessageId, workshop: Arc<Workshop>) -> Self {
-        Self { id, size: 0, crc: 0, workshop, content: Content::Memory(Vec::new()) }
+    pub(crate) fn new(id: MessageId, bodies_dir: Arc<BodyDirectory>) -> Self {
+        Self { id, size: 0, crc: 0, bodies_dir, content: Content::Memory(Vec::new()) }
     }
 
     /// The id the message will have.
@@ -87,7 +87,7 @@ impl Draft {
     /// [`StoreError::Full`] and [`StoreError::Io`] of the file; drop the draft then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         if let Content::Memory(buffer) = &self.content
-            && buffer.len().saturating_add(bytes.len()) > self.workshop.inline_body_max
+            && buffer.len().saturating_add(bytes.len()) > self.bodies_dir.inline_body_max
         {
             self.spill()?;
         }
@@ -109,13 +109,13 @@ impl Draft {
     /// [`StoreError::Full`] and [`StoreError::Io`] of the file; drop the draft then.
     pub fn spill(&mut self) -> Result<(), StoreError> {
         let Content::Memory(buffer) = &self.content else { return Ok(()) };
-        self.workshop.vitals.alive()?;
-        let path = self.workshop.layout.draft(self.id);
+        self.bodies_dir.vitals.alive()?;
+        let path = self.bodies_dir.layout.draft(self.id);
         let failed = |e| StoreError::io("writing a body", e);
         let mut file = create_file(&path).map_err(failed)?;
-        let ward = Ward::new(self.id, path, Arc::clone(&self.workshop));
+        let guard = OrphanGuard::new(self.id, path, Arc::clone(&self.bodies_dir));
         file.write_all(buffer).map_err(failed)?;
-        self.content = Content::Disk { file, ward };
+        self.content = Content::Disk { file, guard };
         Ok(())
     }
 
@@ -125,20 +125,20 @@ impl Draft {
     ///
     /// [`StoreError::Full`]; [`StoreError::Poisoned`] if a sync failed, now or before.
     pub fn seal(self) -> Result<Sealed, StoreError> {
-        self.workshop.vitals.alive()?;
-        let Self { id, size, crc, workshop, content } = self;
+        self.bodies_dir.vitals.alive()?;
+        let Self { id, size, crc, bodies_dir, content } = self;
         let body = match content {
             Content::Memory(buffer) => SealedBody::Memory(BodyBytes::new(buffer)),
-            Content::Disk { file, ward } => {
-                synced(&workshop, file.sync_all())?;
+            Content::Disk { file, guard } => {
+                synced(&bodies_dir, file.sync_all())?;
                 drop(file);
-                let last = workshop.layout.body(id);
-                if let Some(path) = ward.lock_path().as_mut() {
+                let last = bodies_dir.layout.body(id);
+                if let Some(path) = guard.lock_path().as_mut() {
                     fs::rename(&*path, &last).map_err(|e| StoreError::io("naming a body", e))?;
                     *path = last;
                 }
-                synced(&workshop, sync_dir(&workshop.layout.shelf(id.low_byte())))?;
-                SealedBody::File(Arc::new(ward))
+                synced(&bodies_dir, sync_dir(&bodies_dir.layout.shelf(id.low_byte())))?;
+                SealedBody::File(Arc::new(guard))
             }
         };
         Ok(Sealed { id, size, crc, body })
@@ -146,12 +146,12 @@ impl Draft {
 }
 
 /// A full disk can show at the sync; any other failure of one is poison.
-fn synced(workshop: &Workshop, result: std::io::Result<()>) -> Result<(), StoreError> {
+fn synced(bodies_dir: &BodyDirectory, result: std::io::Result<()>) -> Result<(), StoreError> {
     match result.map_err(|error| StoreError::io("syncing a body", error)) {
         Ok(()) => Ok(()),
         Err(StoreError::Full) => Err(StoreError::Full),
         Err(_) => {
-            workshop.vitals.poison();
+            bodies_dir.vitals.poison();
             Err(StoreError::Poisoned)
         }
     }
@@ -169,7 +169,7 @@ pub struct Sealed {
 #[derive(Debug)]
 pub(crate) enum SealedBody {
     Memory(BodyBytes),
-    File(Arc<Ward>),
+    File(Arc<OrphanGuard>),
 }
 
 impl Sealed {
@@ -200,28 +200,28 @@ impl Sealed {
         &self.body
     }
 
-    /// The file's ward, to be told once a row names the file.
-    pub(crate) fn ward(&self) -> Option<Arc<Ward>> {
+    /// The file's guard, to be told once a row names the file.
+    pub(crate) fn guard(&self) -> Option<Arc<OrphanGuard>> {
         match &self.body {
             SealedBody::Memory(_) => None,
-            SealedBody::File(ward) => Some(Arc::clone(ward)),
+            SealedBody::File(guard) => Some(Arc::clone(guard)),
         }
     }
 }
 
 /// Removes a body file that no row names, when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Ward {
+pub(crate) struct OrphanGuard {
     id: MessageId,
-    workshop: Arc<Workshop>,
+    bodies_dir: Arc<BodyDirectory>,
     /// `None` once a row names the file.
     path: Mutex<Option<PathBuf>>,
 }
 
-impl Ward {
-    fn new(id: MessageId, path: PathBuf, workshop: Arc<Workshop>) -> Self {
-        workshop.unnamed.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        Self { id, workshop, path: Mutex::new(Some(path)) }
+impl OrphanGuard {
+    fn new(id: MessageId, path: PathBuf, bodies_dir: Arc<BodyDirectory>) -> Self {
+        bodies_dir.unnamed.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        Self { id, bodies_dir, path: Mutex::new(Some(path)) }
     }
 
     /// A row names the file now: it stays.
@@ -234,16 +234,16 @@ impl Ward {
     }
 }
 
-impl Drop for Ward {
+impl Drop for OrphanGuard {
     fn drop(&mut self) {
         // After a failed sync nobody knows whether the row is there; the next start will.
-        if self.workshop.vitals.alive().is_ok()
+        if self.bodies_dir.vitals.alive().is_ok()
             && let Some(path) = self.lock_path().take()
         {
             // If it stays, the next start removes it.
             let _ = fs::remove_file(path);
         }
-        let unnamed = &self.workshop.unnamed;
+        let unnamed = &self.bodies_dir.unnamed;
         unnamed.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! If policies.db is lost, replaced by an older one, or a row of it is damaged, this list says
 //! whose mail has to wait for a new policy, and that nobody else's has to. When what is written is
-//! for the rules (`policy::sts::keep`).
+//! for the rules (`policy::sts::cache`).
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, params};

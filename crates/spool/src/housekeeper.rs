@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::draft::Workshop;
+use crate::draft::BodyDirectory;
 use crate::log::{Copying, WriteAheadLog, copy};
 use crate::schema::{POLICIES, QUEUE, Schema};
 use crate::{MessageId, StoreError};
@@ -24,7 +24,7 @@ pub(crate) enum WhichDatabase {
 
 /// Something to do when there is time.
 #[derive(Debug)]
-pub(crate) enum Chore {
+pub(crate) enum Job {
     /// Copies the log into the tables.
     Copy(WhichDatabase),
     Remove(PathBuf),
@@ -35,7 +35,7 @@ pub(crate) enum Chore {
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     root: PathBuf,
-    chores: Mutex<Option<Sender<Chore>>>,
+    jobs: Mutex<Option<Sender<Job>>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
     queue: Arc<Copying>,
@@ -44,31 +44,34 @@ pub(crate) struct Housekeeper {
 
 impl Housekeeper {
     /// Starts the thread with connections of its own.
-    pub(crate) fn start(workshop: Arc<Workshop>, sweeps: Sweeps) -> Result<Self, StoreError> {
-        let root = workshop.layout.root().to_path_buf();
-        let (chores, incoming) = mpsc::channel();
+    pub(crate) fn start(
+        bodies_dir: Arc<BodyDirectory>,
+        sweeps: Sweeps,
+    ) -> Result<Self, StoreError> {
+        let root = bodies_dir.layout.root().to_path_buf();
+        let (jobs, incoming) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (queue, policies) = (Arc::new(Copying::default()), Arc::new(Copying::default()));
-        let broom = Broom {
+        let thread = HousekeeperThread {
             sweeps,
             queue: (QUEUE.reader(&root)?, Arc::clone(&queue)),
             policies: (POLICIES.reader(&root)?, Arc::clone(&policies)),
-            workshop,
+            bodies_dir,
             incoming,
             stop: Arc::clone(&stop),
         };
         let thread = thread::Builder::new()
             .name("spool-keeper".into())
-            .spawn(move || broom.run())
+            .spawn(move || thread.run())
             .map_err(|e| StoreError::io("starting a thread", e))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { root, chores: Mutex::new(Some(chores)), stop, thread, queue, policies })
+        Ok(Self { root, jobs: Mutex::new(Some(jobs)), stop, thread, queue, policies })
     }
 
     /// The log of one database, for its writer. `None` after [`Housekeeper::close`].
     pub(crate) fn log(&self, which: WhichDatabase) -> Option<WriteAheadLog> {
-        let chores = self.chores()?;
-        Some(WriteAheadLog::new(which, self.root.clone(), chores, Arc::clone(self.copying(which))))
+        let jobs = self.jobs()?;
+        Some(WriteAheadLog::new(which, self.root.clone(), jobs, Arc::clone(self.copying(which))))
     }
 
     fn copying(&self, which: WhichDatabase) -> &Arc<Copying> {
@@ -85,27 +88,27 @@ impl Housekeeper {
 
     /// Has the reader gone? To be asked each second.
     pub(crate) fn look_at_readers(&self) {
-        let Some(chores) = self.chores() else { return };
+        let Some(jobs) = self.jobs() else { return };
         for which in [WhichDatabase::Queue, WhichDatabase::Policies] {
             let copying = self.copying(which);
-            if copying.asks_again() && chores.send(Chore::Copy(which)).is_err() {
+            if copying.asks_again() && jobs.send(Job::Copy(which)).is_err() {
                 // The store is being closed, which ends with a copy.
                 copying.end(None);
             }
         }
     }
 
-    /// A way to leave chores. `None` after [`Housekeeper::close`].
-    pub(crate) fn chores(&self) -> Option<Sender<Chore>> {
-        self.chores.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A way to leave jobs. `None` after [`Housekeeper::close`].
+    pub(crate) fn jobs(&self) -> Option<Sender<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the thread after the chores it has, but not the sweep: the next start does that again.
+    /// Ends the thread after the jobs it has, but not the sweep: the next start does that again.
     pub(crate) fn close(&self) {
         self.stop.store(true, Ordering::Release);
-        let chores = self.chores.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The thread can only have ended already.
-        let _ = chores.map(|chores| chores.send(Chore::Stop));
+        let _ = jobs.map(|jobs| jobs.send(Job::Stop));
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -122,16 +125,16 @@ pub(crate) enum Sweeps {
     No,
 }
 
-struct Broom {
+struct HousekeeperThread {
     sweeps: Sweeps,
     queue: (Connection, Arc<Copying>),
     policies: (Connection, Arc<Copying>),
-    workshop: Arc<Workshop>,
-    incoming: Receiver<Chore>,
+    bodies_dir: Arc<BodyDirectory>,
+    incoming: Receiver<Job>,
     stop: Arc<AtomicBool>,
 }
 
-impl Drop for Broom {
+impl Drop for HousekeeperThread {
     /// Whatever ends it, no writer waits for a copy in vain.
     fn drop(&mut self) {
         self.queue.1.end(None);
@@ -139,7 +142,7 @@ impl Drop for Broom {
     }
 }
 
-impl Broom {
+impl HousekeeperThread {
     fn run(self) {
         let mut filed = None;
         for low in 0..=u8::MAX {
@@ -150,49 +153,49 @@ impl Broom {
                 // What could not be swept costs space, nothing else; the next start tries again.
                 let _ = self.sweep(low, &mut filed);
             }
-            while let Ok(chore) = self.incoming.try_recv() {
-                self.attend(chore);
+            while let Ok(job) = self.incoming.try_recv() {
+                self.attend(job);
             }
         }
         while !self.stop.load(Ordering::Acquire) {
-            let Ok(chore) = self.incoming.recv() else { return };
-            self.attend(chore);
+            let Ok(job) = self.incoming.recv() else { return };
+            self.attend(job);
         }
-        while let Ok(chore) = self.incoming.try_recv() {
-            self.attend(chore);
+        while let Ok(job) = self.incoming.try_recv() {
+            self.attend(job);
         }
     }
 
-    fn attend(&self, chore: Chore) {
-        if self.workshop.vitals.alive().is_err() {
+    fn attend(&self, job: Job) {
+        if self.bodies_dir.vitals.alive().is_err() {
             // Nothing is written any more; a writer that waits for a copy has to hear that.
             self.queue.1.end(None);
             self.policies.1.end(None);
             return;
         }
-        match chore {
-            Chore::Remove(path) => {
+        match job {
+            Job::Remove(path) => {
                 // An import may have brought a message of this id back meanwhile.
                 let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
                 let is_named = |id| {
-                    self.workshop.is_unnamed(id) || is_known(&self.queue.0, id).unwrap_or(true)
+                    self.bodies_dir.is_unnamed(id) || is_known(&self.queue.0, id).unwrap_or(true)
                 };
                 if !id.is_some_and(is_named) {
                     // If it stays, the next start removes it.
                     let _ = fs::remove_file(path);
                 }
             }
-            Chore::Copy(WhichDatabase::Queue) => self.copy(&QUEUE, &self.queue),
-            Chore::Copy(WhichDatabase::Policies) => self.copy(&POLICIES, &self.policies),
+            Job::Copy(WhichDatabase::Queue) => self.copy(&QUEUE, &self.queue),
+            Job::Copy(WhichDatabase::Policies) => self.copy(&POLICIES, &self.policies),
             // Only wakes: the flag was set before it was sent.
-            Chore::Stop => {}
+            Job::Stop => {}
         }
     }
 
     fn copy(&self, schema: &Schema, (db, copying): &(Connection, Arc<Copying>)) {
-        let file = self.workshop.layout.file(&format!("{}-wal", schema.file));
+        let file = self.bodies_dir.layout.file(&format!("{}-wal", schema.file));
         if copy(db, &file, copying).is_err_and(|error| error.is_failed_sync()) {
-            self.workshop.vitals.poison();
+            self.bodies_dir.vitals.poison();
         }
     }
 
@@ -200,13 +203,13 @@ impl Broom {
     /// names.
     fn sweep(&self, low: u8, filed: &mut Option<HashSet<MessageId>>) -> Result<(), StoreError> {
         let failed = |error| StoreError::io("sweeping bodies", error);
-        for entry in fs::read_dir(self.workshop.layout.shelf(low)).map_err(failed)? {
+        for entry in fs::read_dir(self.bodies_dir.layout.shelf(low)).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let Some(id) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
                 continue;
             };
             // In this order: a draft that was named since the listing has its row by now.
-            if self.workshop.is_unnamed(id) || is_known(&self.queue.0, id)? {
+            if self.bodies_dir.is_unnamed(id) || is_known(&self.queue.0, id)? {
                 continue;
             }
             // An index may be damaged; what it does not know is looked for in the table itself.
@@ -222,8 +225,8 @@ impl Broom {
                 }
             };
             if !filed.contains(&id) {
-                self.workshop.layout.lose(&path, id).map_err(failed)?;
-                self.workshop.vitals.body_lost();
+                self.bodies_dir.layout.lose(&path, id).map_err(failed)?;
+                self.bodies_dir.vitals.body_lost();
             }
         }
         Ok(())

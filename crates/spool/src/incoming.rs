@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use smtp::params::Priority;
 
 use crate::commit::{self, Rows};
-use crate::draft::{Sealed, SealedBody, Ward};
+use crate::draft::{OrphanGuard, Sealed, SealedBody};
 use crate::journal::Recordable;
 use crate::message::{RecipientState, StoredEnvelope};
 use crate::writer::{Needs, Order, Urgency};
@@ -52,10 +52,10 @@ impl Incoming {
     where
         D: FnOnce(Result<MessageId, StoreError>) + Send,
     {
-        let (id, ward): (_, Option<Arc<Ward>>) = (self.new.0.id(), self.new.0.ward());
+        let (id, guard): (_, Option<Arc<OrphanGuard>>) = (self.new.0.id(), self.new.0.guard());
         move |result| {
-            if let (Ok(()), Some(ward)) = (&result, ward) {
-                ward.keep();
+            if let (Ok(()), Some(guard)) = (&result, guard) {
+                guard.keep();
             }
             done(result.map(|()| id));
         }

@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
-use crate::housekeeper::{Chore, WhichDatabase};
+use crate::housekeeper::{Job, WhichDatabase};
 use crate::layout::{free_space, refuses_writes};
 use crate::schema::{Checkpoint, LogState, PAGE_BYTES, checkpoint};
 
@@ -44,7 +44,7 @@ const LOOK_EVERY: usize = 64;
 pub(crate) struct WriteAheadLog {
     which: WhichDatabase,
     root: PathBuf,
-    chores: Sender<Chore>,
+    jobs: Sender<Job>,
     copying: Arc<Copying>,
     unseen: usize,
 }
@@ -123,10 +123,10 @@ impl WriteAheadLog {
     pub(crate) fn new(
         which: WhichDatabase,
         root: PathBuf,
-        chores: Sender<Chore>,
+        jobs: Sender<Job>,
         copying: Arc<Copying>,
     ) -> Self {
-        Self { which, root, chores, copying, unseen: 0 }
+        Self { which, root, jobs, copying, unseen: 0 }
     }
 
     /// Does the file system refuse every write?
@@ -163,7 +163,7 @@ impl WriteAheadLog {
             return Ok(());
         }
         let is_asked = std::mem::replace(&mut self.copying.state().asked, true);
-        if !is_asked && self.chores.send(Chore::Copy(self.which)).is_err() {
+        if !is_asked && self.jobs.send(Job::Copy(self.which)).is_err() {
             // The store is being closed, which ends with a copy.
             self.copying.end(None);
         }

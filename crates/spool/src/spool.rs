@@ -16,9 +16,9 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::commit::Rows;
 use crate::database_lock::DatabaseLock;
-use crate::draft::{Draft, Workshop};
+use crate::draft::{BodyDirectory, Draft};
 use crate::foreign_readers::{Pinned, foreign_readers};
-use crate::housekeeper::{Chore, Housekeeper, Sweeps, WhichDatabase};
+use crate::housekeeper::{Housekeeper, Job, Sweeps, WhichDatabase};
 use crate::imported::Arriving;
 use crate::journal::Journal;
 use crate::journal::shared::SharedYoung;
@@ -47,7 +47,7 @@ pub struct Spool {
 #[derive(Debug)]
 struct Inner {
     // Closed in the order of `Inner::close`, not of this list.
-    workshop: Arc<Workshop>,
+    bodies_dir: Arc<BodyDirectory>,
     queue: Arc<Writer>,
     readers: Arc<Readers>,
     young: SharedYoung,
@@ -114,7 +114,7 @@ impl Spool {
 
     /// Can it do its work? After [`Health::Poisoned`] the process must end.
     pub fn health(&self) -> Health {
-        self.inner.workshop.vitals.health()
+        self.inner.bodies_dir.vitals.health()
     }
 
     /// To be called each second: mail that has been in the journal for that long gets its rows.
@@ -127,8 +127,8 @@ impl Spool {
     pub fn look_around(&self) -> Result<bool, OpenError> {
         self.inner.queue.tick();
         self.inner.housekeeper.look_at_readers();
-        let vitals = &self.inner.workshop.vitals;
-        if is_read_only(self.inner.workshop.layout.root()) {
+        let vitals = &self.inner.bodies_dir.vitals;
+        if is_read_only(self.inner.bodies_dir.layout.root()) {
             vitals.read_only();
         }
         let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +142,7 @@ impl Spool {
         if lock.holds() {
             return Ok(false);
         }
-        *lock = Lock::take(&self.inner.workshop.layout)?;
+        *lock = Lock::take(&self.inner.bodies_dir.layout)?;
         Ok(true)
     }
 
@@ -150,7 +150,7 @@ impl Spool {
     /// [`Pinned`].
     pub fn pinned(&self) -> Option<Pinned> {
         let log_bytes = self.inner.housekeeper.pinned_bytes()?;
-        Some(Pinned { log_bytes, readers: foreign_readers(self.inner.workshop.layout.root()) })
+        Some(Pinned { log_bytes, readers: foreign_readers(self.inner.bodies_dir.layout.root()) })
     }
 
     /// What is left of the disk. Two system calls and a short read.
@@ -159,7 +159,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the system does not say.
     pub fn space(&self) -> Result<Space, StoreError> {
-        let (available, inodes) = free_space(self.inner.workshop.layout.root())
+        let (available, inodes) = free_space(self.inner.bodies_dir.layout.root())
             .map_err(|e| StoreError::io("asking for free space", e))?;
         let pages: i64 = self.inner.readers.read(|db| {
             Ok(db.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?)
@@ -170,7 +170,7 @@ impl Spool {
 
     /// Bodies that no message named and that were moved to `bodies/lost` since the start.
     pub fn lost_bodies(&self) -> u64 {
-        self.inner.workshop.vitals.lost_bodies()
+        self.inner.bodies_dir.vitals.lost_bodies()
     }
 
     /// Removes the bodies that were moved to `bodies/lost` before this time. Blocks for a look at
@@ -180,7 +180,7 @@ impl Spool {
     ///
     /// [`StoreError`] when the system refuses.
     pub fn forget_lost_bodies(&self, before: Timestamp) -> Result<(), StoreError> {
-        let forgotten = self.inner.workshop.layout.forget_lost(before);
+        let forgotten = self.inner.bodies_dir.layout.forget_lost(before);
         forgotten.map_err(|error| StoreError::io("removing lost bodies", error))
     }
 
@@ -197,7 +197,7 @@ impl Spool {
 
     /// Begins to receive the body of a message with this id.
     pub fn draft(&self, id: MessageId) -> Draft {
-        Draft::new(id, Arc::clone(&self.inner.workshop))
+        Draft::new(id, Arc::clone(&self.inner.bodies_dir))
     }
 
     /// What is remembered about policies and hosts.
@@ -207,18 +207,18 @@ impl Spool {
 
     /// Was damage of queue.db met that is not dealt with yet?
     pub(crate) fn has_met_damage(&self) -> bool {
-        self.inner.workshop.vitals.is_damaged()
+        self.inner.bodies_dir.vitals.is_damaged()
     }
 
     /// What was done about damage since the last time that this was asked.
     pub fn take_mended(&self) -> Vec<Mended> {
-        self.inner.workshop.vitals.take_mended()
+        self.inner.bodies_dir.vitals.take_mended()
     }
 
     /// What of the journal could not be read since the last time that this was asked, by file and
     /// place: mail that was accepted, or a delivery of mail that is sent again now.
     pub fn take_journal_damage(&self) -> Vec<String> {
-        self.inner.workshop.vitals.take_journal_damage()
+        self.inner.bodies_dir.vitals.take_journal_damage()
     }
 
     /// What is asked about this mail is answered by the tables: what of it is only in the journal
@@ -329,9 +329,9 @@ fn mend_log(schema: &Schema, dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Files that stay because the keeper has ended are removed at the next start.
-fn remove_files(chores: Option<&Sender<Chore>>, files: impl IntoIterator<Item = PathBuf>) {
+fn remove_files(jobs: Option<&Sender<Job>>, files: impl IntoIterator<Item = PathBuf>) {
     for file in files {
-        let _ = chores.map(|chores| chores.send(Chore::Remove(file)));
+        let _ = jobs.map(|jobs| jobs.send(Job::Remove(file)));
     }
 }
 
@@ -353,13 +353,13 @@ impl Inner {
             options.reserve_bytes.min(POLICY_RESERVE_BYTES),
             Arc::default(),
         );
-        let workshop =
-            Arc::new(Workshop::new(layout, Arc::clone(&vitals), options.inline_body_max));
+        let bodies_dir =
+            Arc::new(BodyDirectory::new(layout, Arc::clone(&vitals), options.inline_body_max));
         let sweeps = match report.bodies_without_queue {
             0 => Sweeps::Yes,
             1.. => Sweeps::No,
         };
-        let housekeeper = Housekeeper::start(Arc::clone(&workshop), sweeps)?;
+        let housekeeper = Housekeeper::start(Arc::clone(&bodies_dir), sweeps)?;
         let start = |db, which, reserve, journal| {
             let log = housekeeper.log(which).ok_or(StoreError::Closed)?;
             let duties = match which {
@@ -372,7 +372,7 @@ impl Inner {
         };
         let rows = Arc::new(Rows::open(&queue)?);
         let readers = |schema| Arc::new(Readers::new(schema, root.clone(), Arc::clone(&vitals)));
-        let journal = take_over(&workshop, &queue, &rows, &reserve)?;
+        let journal = take_over(&bodies_dir, &queue, &rows, &reserve)?;
         let young = journal.young().clone();
         let queue = Arc::new(start(queue, WhichDatabase::Queue, reserve, Some(journal))?);
         let readers_of_queue = readers(&QUEUE);
@@ -388,24 +388,24 @@ impl Inner {
             arriving: Arriving::default(),
             unrecorded: Arc::default(),
             ids: IdSource::new(),
-            workshop,
+            bodies_dir,
             housekeeper,
             locks: Mutex::new(Some(DirectoryLocks { lock, database_lock })),
         })
     }
 
-    /// Writers first: their last batches leave chores. The lock last: what follows is not ours.
+    /// Writers first: their last batches leave jobs. The lock last: what follows is not ours.
     fn close(&self) {
         self.queue.close();
         self.policies.close();
         self.housekeeper.close();
         let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(locks) = locks else { return };
-        if self.workshop.vitals.alive().is_ok() {
+        if self.bodies_dir.vitals.alive().is_ok() {
             for schema in [&QUEUE, &POLICIES] {
                 // Only to make the next start shorter; it does the same.
                 let _ = schema
-                    .reader(self.workshop.layout.root())
+                    .reader(self.bodies_dir.layout.root())
                     .and_then(|db| checkpoint(&db, Checkpoint::Truncate));
             }
         }
@@ -416,21 +416,21 @@ impl Inner {
 /// What a former process left in the journal goes into the tables. On a full disk the reserve is
 /// given up for that.
 fn take_over(
-    workshop: &Workshop,
+    bodies_dir: &BodyDirectory,
     db: &Connection,
     rows: &Arc<Rows>,
     reserve: &Reserve,
 ) -> Result<Journal, StoreError> {
-    let mut journal = Journal::open(&workshop.layout.journal(), db, Arc::clone(rows))?;
+    let mut journal = Journal::open(&bodies_dir.layout.journal(), db, Arc::clone(rows))?;
     match journal.take_over(db) {
         Err(StoreError::Full) if reserve.release() => journal.take_over(db)?,
         Err(error) if error.is_damage() => {
-            workshop.vitals.mended(mend::mend(db));
+            bodies_dir.vitals.mended(mend::mend(db));
             journal.take_over(db)?;
         }
         taken => taken?,
     }
-    workshop.vitals.journal_damaged(journal.take_holes());
+    bodies_dir.vitals.journal_damaged(journal.take_holes());
     Ok(journal)
 }
 

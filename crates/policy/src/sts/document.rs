@@ -6,7 +6,7 @@
 //! warning. The first of duplicate keys counts, so that nothing added at the end can weaken a
 //! policy.
 //!
-//! Not here: fetching it (`staunch::fetch`), keeping it ([`super::keep`]).
+//! Not here: fetching it (`staunch::fetch`), keeping it ([`super::cache`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

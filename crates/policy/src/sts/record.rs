@@ -4,7 +4,7 @@
 //! because RFC 8461 §3.1 says so. The one allowance is blanks in front of the first `;`, which the
 //! prose forbids and the grammar allows (EID 6285).
 //!
-//! Not here: asking DNS, and what a missing record means for a kept policy ([`super::keep`]).
+//! Not here: asking DNS, and what a missing record means for a kept policy ([`super::cache`]).
 
 use std::fmt;
 

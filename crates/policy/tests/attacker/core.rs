@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use policy::clock::{BootId, ClockChange, ClockReading, Judge, LastMark, TrustedBy, Witness};
 use policy::sts::CachedPolicy;
-use policy::sts::keep::{
+use policy::sts::cache::{
     ClockTrust, DeferCause, KeepSettings, LookUp, LookUpEffect, Moment, PolicyFile, Room, State,
     Stored, Tenant, Verdict, Write, Written,
 };
@@ -256,7 +256,7 @@ impl Core {
     fn begin(
         &mut self,
         domain: &Dom,
-        make: fn(Stored, Option<policy::sts::keep::Listed>, KeepSettings) -> LookUp,
+        make: fn(Stored, Option<policy::sts::cache::Listed>, KeepSettings) -> LookUp,
     ) {
         let files = &self.disk.synced;
         let (stored, listed) = (files.stored(domain), files.list.get(domain).copied());
@@ -288,7 +288,7 @@ impl Core {
             LookUpEffect::Ask => {
                 let answer = self.world.txt(domain);
                 let is_lost = looking.look_up.state().is_lost(moment);
-                let denies = matches!(answer, policy::sts::keep::TxtAnswer::Unusable(_));
+                let denies = matches!(answer, policy::sts::cache::TxtAnswer::Unusable(_));
                 self.coverage.lost_no_record += u64::from(is_lost && denies);
                 looking.look_up.answered(&answer, moment)
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use policy::clock::Mark;
 use policy::sts::CachedPolicy;
-use policy::sts::keep::{Listed, State, Stored};
+use policy::sts::cache::{Listed, State, Stored};
 
 use crate::world::Dom;
 

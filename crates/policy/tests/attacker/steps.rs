@@ -59,7 +59,7 @@ pub(crate) struct Run {
     /// Made once: what they show does not hang on the sequence.
     certificates: Rc<RefCell<Certificates>>,
     victim: Dom,
-    copied: BTreeMap<Dom, policy::sts::keep::State>,
+    copied: BTreeMap<Dom, policy::sts::cache::State>,
     /// Steps that an attack consists of, the next one last.
     script: Vec<Step>,
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use policy::clock::{Judge, LastMark, Moment};
 use policy::registrable_domain;
 use policy::sts::CachedPolicy;
-use policy::sts::keep::{ClockTrust, LookUpEffect, State, Tenant, Use, Write, surplus};
+use policy::sts::cache::{ClockTrust, LookUpEffect, State, Tenant, Use, Write, surplus};
 
 use crate::core::{Core, Looking, POLICIES_MAX, boot_id, ends_late_enough};
 use crate::disk::Change;

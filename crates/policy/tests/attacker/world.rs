@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use policy::sts::keep::{FetchFailure, FetchFailureKind, TxtAnswer};
+use policy::sts::cache::{FetchFailure, FetchFailureKind, TxtAnswer};
 use policy::sts::{Id, RecordError};
 use smtp::{HostName, RemoteText};
 

@@ -155,10 +155,10 @@ impl Spool {
         if targets.is_empty() {
             return Ok(Acted::default());
         }
-        let workshop = Arc::clone(&self.inner.workshop);
+        let bodies_dir = Arc::clone(&self.inner.bodies_dir);
         let (acted, files) =
-            self.write(move |db| listing::act(db, &workshop.layout, action, &targets))?;
-        remove_files(self.inner.housekeeper.chores().as_ref(), files);
+            self.write(move |db| listing::act(db, &bodies_dir.layout, action, &targets))?;
+        remove_files(self.inner.housekeeper.jobs().as_ref(), files);
         Ok(acted)
     }
 

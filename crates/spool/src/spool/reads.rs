@@ -180,7 +180,7 @@ impl Spool {
             return Ok(StoredBody::Memory(bytes));
         }
         self.bring_in(Needs::Message(id))?;
-        let layout = &self.inner.workshop.layout;
+        let layout = &self.inner.bodies_dir.layout;
         self.inner.readers.read(|db| body::open(db, layout, id))?.check()
     }
 
@@ -196,7 +196,7 @@ impl Spool {
         self.bring_in(Needs::Message(id))?;
         self.inner.readers.read(|db| {
             let limit = body::header_len(db, id)?.min(max);
-            body::front(db, &self.inner.workshop.layout, id, limit)
+            body::front(db, &self.inner.bodies_dir.layout, id, limit)
         })
     }
 

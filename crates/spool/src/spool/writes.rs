@@ -67,14 +67,15 @@ impl Spool {
         if let Some(error) = refused {
             return done(Err(error));
         }
-        let wards: Vec<_> = settlement.dsns.iter().filter_map(|new| new.body.ward()).collect();
-        let chores = self.inner.housekeeper.chores();
-        let (workshop, rows) = (Arc::clone(&self.inner.workshop), Arc::clone(&self.inner.rows));
+        let wards: Vec<_> = settlement.dsns.iter().filter_map(|new| new.body.guard()).collect();
+        let jobs = self.inner.housekeeper.jobs();
+        let (bodies_dir, rows) = (Arc::clone(&self.inner.bodies_dir), Arc::clone(&self.inner.rows));
         let order = settling(&settlement);
         let (message, ends) = (settlement.message, mend::ends(&settlement.changes));
         let (queue, unrecorded) =
             (Arc::clone(&self.inner.queue), Arc::clone(&self.inner.unrecorded));
-        let apply = move |db: &Connection| commit::settle(db, &settlement, &workshop.layout, &rows);
+        let apply =
+            move |db: &Connection| commit::settle(db, &settlement, &bodies_dir.layout, &rows);
         self.inner.queue.submit_record(
             order,
             |settled| commit::CommitOutcome { settled, file: None },
@@ -84,11 +85,11 @@ impl Spool {
                     match outcome.settled {
                         // Rows name the DSNs' bodies now.
                         Settled::Waiting | Settled::Gone => {
-                            wards.iter().for_each(|ward| ward.keep())
+                            wards.iter().for_each(|guard| guard.keep())
                         }
                         Settled::Missing | Settled::Moot | Settled::Unrecorded => {}
                     }
-                    remove_files(chores.as_ref(), outcome.file);
+                    remove_files(jobs.as_ref(), outcome.file);
                     done(Ok(outcome.settled));
                 }
                 Err(error) if error.is_damage() => {

@@ -57,9 +57,9 @@ pub(super) struct Worker {
 }
 
 /// However the thread ends, nobody waits for it in vain.
-struct LastWill(Arc<Shared>);
+struct PoisonGuard(Arc<Shared>);
 
-impl Drop for LastWill {
+impl Drop for PoisonGuard {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.vitals.poison();
@@ -94,7 +94,7 @@ impl Worker {
 
     pub(super) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        let _will = LastWill(Arc::clone(&shared));
+        let _guard = PoisonGuard(Arc::clone(&shared));
         while let Some(taken) = shared.take(self.patience()) {
             let count = taken.jobs.len();
             if count > 0 {

@@ -19,7 +19,7 @@ use super::refusal::ClientRefusal;
 use crate::auth::users::UserName;
 use crate::config::Config;
 use crate::delivery::route;
-use crate::message::onward;
+use crate::message::require_tls;
 use crate::queue::intake::expires_at;
 use crate::queue::rates::Rate;
 
@@ -212,9 +212,9 @@ impl Submission<'_> {
             Rate::Within => RecipientState::Queued,
             Rate::Over => RecipientState::Held,
         };
-        let onward = onward(&options);
+        let require_tls = require_tls(&options);
         let recipient = |AcceptedRecipient { mailbox, domain, options, .. }| {
-            let lane = route::lane(config, &domain, onward);
+            let lane = route::lane(config, &domain, require_tls);
             NewRecipient { mailbox, lane, options, state }
         };
         StoredEnvelope {

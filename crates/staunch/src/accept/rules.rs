@@ -10,7 +10,7 @@ use spool::RECIPIENTS_MAX;
 use super::arrival::ClientArrival;
 use super::refusal::ClientRefusal;
 use crate::auth::{Auth, Login};
-use crate::config::{Config, Destination, ListenerMode, Senders};
+use crate::config::{AliasLookup, Config, ListenerMode, Senders};
 
 /// Recipients of one message.
 pub(super) fn recipients_max(config: &Config) -> usize {
@@ -96,10 +96,10 @@ pub(super) fn recipient<'a>(
             config.aliases.targets("postmaster").ok_or(ClientRefusal::NoPostmaster)
         }
         Recipient::Mailbox(mailbox) => match config.destination(mailbox, local) {
-            Destination::Itself => Ok(slice::from_ref(mailbox)),
-            Destination::Aliased(targets) => Ok(targets),
-            Destination::NoPostmaster => Err(ClientRefusal::NoPostmaster),
-            Destination::Unknown => Err(ClientRefusal::UnknownName),
+            AliasLookup::Itself => Ok(slice::from_ref(mailbox)),
+            AliasLookup::Aliased(targets) => Ok(targets),
+            AliasLookup::NoPostmaster => Err(ClientRefusal::NoPostmaster),
+            AliasLookup::Unknown => Err(ClientRefusal::UnknownName),
         },
     }
 }

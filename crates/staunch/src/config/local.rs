@@ -9,7 +9,7 @@ use super::{Config, DomainPattern};
 
 /// Where mail for an address goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Destination<'a> {
+pub(crate) enum AliasLookup<'a> {
     /// To the address itself, by its domain's route or MX.
     Itself,
     /// To these, which it is an alias of.
@@ -34,22 +34,22 @@ enum Home {
 
 impl Config {
     /// Where mail for `mailbox` goes; `local` is the address that a client has connected to.
-    pub(crate) fn destination(&self, mailbox: &Mailbox, local: Option<IpAddr>) -> Destination<'_> {
+    pub(crate) fn destination(&self, mailbox: &Mailbox, local: Option<IpAddr>) -> AliasLookup<'_> {
         let home = self.home(mailbox.domain(), local);
         if home == Home::Elsewhere {
-            return Destination::Itself;
+            return AliasLookup::Itself;
         }
         let name = mailbox.unquoted_local_part();
         if let Some(targets) = self.aliases.targets(&name) {
-            return Destination::Aliased(targets);
+            return AliasLookup::Aliased(targets);
         }
         match home {
-            Home::Elsewhere | Home::Origin => Destination::Itself,
-            Home::Hostname if self.has_own_route() => Destination::Itself,
+            Home::Elsewhere | Home::Origin => AliasLookup::Itself,
+            Home::Hostname if self.has_own_route() => AliasLookup::Itself,
             Home::Hostname | Home::Localhost if name.eq_ignore_ascii_case("postmaster") => {
-                Destination::NoPostmaster
+                AliasLookup::NoPostmaster
             }
-            Home::Hostname | Home::Localhost => Destination::Unknown,
+            Home::Hostname | Home::Localhost => AliasLookup::Unknown,
         }
     }
 
@@ -121,11 +121,11 @@ mod tests {
         let local = Some(IpAddr::from([192, 0, 2, 1]));
         for (address, want) in cases {
             let found = match config.destination(&Mailbox::parse(address).unwrap(), local) {
-                Destination::Itself => "itself",
-                Destination::Aliased([target]) => target.as_str(),
-                Destination::Aliased(_) => "several",
-                Destination::NoPostmaster => "no postmaster",
-                Destination::Unknown => "unknown",
+                AliasLookup::Itself => "itself",
+                AliasLookup::Aliased([target]) => target.as_str(),
+                AliasLookup::Aliased(_) => "several",
+                AliasLookup::NoPostmaster => "no postmaster",
+                AliasLookup::Unknown => "unknown",
             };
             assert_eq!(found, *want, "{address}");
         }

@@ -40,7 +40,7 @@ pub(crate) use listener::{
     TlsIdentity,
 };
 pub(crate) use load::{Loaded, load};
-pub(crate) use local::Destination;
+pub(crate) use local::AliasLookup;
 pub(crate) use log_filter::{OWN_TARGET, log_filter};
 pub(crate) use pattern::{DomainPattern, most_specific};
 pub(crate) use prefix::Prefix;

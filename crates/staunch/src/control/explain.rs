@@ -8,8 +8,8 @@ mod question;
 
 use jiff::Timestamp;
 use policy::sts::RecordError;
-use policy::sts::keep::TxtAnswer;
-use policy::{Asked, Observed, ObservedTls, Onward, Proof, authorize};
+use policy::sts::cache::TxtAnswer;
+use policy::{Asked, Observed, ObservedTls, Proof, RequireTls, authorize};
 use serde_json::Value;
 use smtp::extensions::Extension;
 use smtp::{Domain, HostName, RemoteText};
@@ -28,7 +28,7 @@ use crate::delivery::open::{SessionOptions, open};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{AttemptError, Disposition, HostError};
 use crate::delivery::plan::{DeliveryPlan, HostOrder, Retry, TryOptions};
-use crate::delivery::route::{self, Leg};
+use crate::delivery::route::{self, Destination};
 use crate::dns::Freshness;
 use crate::policies::{Consulted, PolicySource, PolicyVerdict};
 use crate::queue::handle::QueueHandle;
@@ -52,8 +52,8 @@ pub(crate) async fn walk(
     let outbound = &*queue.outbound;
     let config = outbound.config();
     let ExplainSubject { domain, alias } = question.subject(&config)?;
-    let onward = if question.require_tls { Onward::RequireTls } else { Onward::Anyhow };
-    let next_hop = route::next_hop(&config, &domain, onward);
+    let require_tls = if question.require_tls { RequireTls::Yes } else { RequireTls::No };
+    let next_hop = route::next_hop(&config, &domain, require_tls);
     let off = queue.switches.off().towards(&config, &next_hop.lane);
     let off = SwitchStates::of(&off, &config);
     let mut trace = WalkTrace::new();
@@ -64,15 +64,15 @@ pub(crate) async fn walk(
     if !config.sources.is_empty() {
         trace.step("source", &next_hop.sources.to_string());
     }
-    let how = (onward, Freshness::Cached);
+    let how = (require_tls, Freshness::Cached);
     let mut plan = DeliveryPlan::new(outbound, &config, &next_hop, how);
-    for leg in &next_hop.legs {
-        tell_policy(outbound, leg, &mut trace).await;
-        let (Some(asked), _watch) = plan.ask(leg).await else { continue };
-        match plan.candidates(leg, &asked).await {
+    for destination in &next_hop.destinations {
+        tell_policy(outbound, destination, &mut trace).await;
+        let (Some(asked), _watch) = plan.ask(destination).await else { continue };
+        match plan.candidates(destination, &asked).await {
             Ok(candidates) => {
                 trace.step("mx", &format!("{} hosts", candidates.len()));
-                tell_limits(&config, &domain, leg, &candidates, &mut trace);
+                tell_limits(&config, &domain, destination, &candidates, &mut trace);
                 let check =
                     HostCheck { outbound, config: &config, asked: &asked, question: &question };
                 // As for the first attempt on a message.
@@ -157,9 +157,9 @@ impl WalkTrace {
     }
 }
 
-/// What is known of the policy that holds for `leg`.
-async fn tell_policy(outbound: &Outbound, leg: &Leg, trace: &mut WalkTrace) {
-    let Some(domain) = leg.policy_domain() else { return };
+/// What is known of the policy that holds for `destination`.
+async fn tell_policy(outbound: &Outbound, destination: &Destination, trace: &mut WalkTrace) {
+    let Some(domain) = destination.policy_domain() else { return };
     let consulted = outbound.policies.consult(domain, Freshness::Cached).await;
     let result = match &consulted.verdict {
         PolicyVerdict::Policy(kept) => format!("policy, mode {}", kept.policy().mode()),
@@ -210,13 +210,13 @@ fn mta_sts(consulted: &Consulted) -> ShownPolicy {
 fn tell_limits(
     config: &Config,
     domain: &HostName,
-    leg: &Leg,
+    destination: &Destination,
     candidates: &[Candidate],
     trace: &mut WalkTrace,
 ) {
-    let of_domain = match leg {
-        Leg::Domain(_) => domain_limit(&config.outbound_limits, domain),
-        Leg::Via(_) => None,
+    let of_domain = match destination {
+        Destination::Domain(_) => domain_limit(&config.outbound_limits, domain),
+        Destination::Via(_) => None,
     };
     let of_host =
         |candidate: &Candidate| site_limit(&config.outbound_limits, &candidate.located.mx);
@@ -313,7 +313,7 @@ impl HostCheck<'_> {
 
     /// Does the policy list the host? `None` where there is no policy.
     fn listed(&self, mx: &Domain) -> Option<bool> {
-        let lists = || self.asked.binding.listings().chain(self.asked.shadow.listings());
+        let lists = || self.asked.enforced.listings().chain(self.asked.report_only.listings());
         let name = mx.name().filter(|_| lists().next().is_some())?;
         Some(lists().all(|list| list.allows(name)))
     }
@@ -337,9 +337,9 @@ impl Evidence {
 
 /// What mail gets at least, if the host keeps to it.
 fn asked_protection(asked: &Asked) -> AskedProtection {
-    if asked.binding.identity() != policy::Identity::None {
+    if asked.enforced.identity() != policy::Identity::None {
         AskedProtection::Verify
-    } else if asked.binding.needs_tls() {
+    } else if asked.enforced.needs_tls() {
         AskedProtection::Encrypt
     } else {
         AskedProtection::Opportunistic

@@ -22,7 +22,7 @@ use spool::{
 
 use crate::config::Config;
 use crate::delivery::route;
-use crate::message::onward;
+use crate::message::require_tls;
 
 /// The first line of a file.
 #[derive(Debug, Deserialize, Serialize)]
@@ -140,12 +140,12 @@ impl EnvelopeLine {
         facts: BodyFacts,
     ) -> Result<StoredEnvelope, BadEnvelope> {
         let options = self.options()?;
-        let onward = onward(&options);
+        let require_tls = require_tls(&options);
         let recipients = self.recipients.iter().map(|to| {
             let mailbox = Mailbox::parse_utf8(&to.address).map_err(|_| self.bad("a recipient"))?;
             let domain = mailbox.domain().name().ok_or_else(|| self.bad("a recipient's domain"))?;
             Ok(NewRecipient {
-                lane: route::lane(config, domain, onward),
+                lane: route::lane(config, domain, require_tls),
                 options: to.options().ok_or_else(|| self.bad("NOTIFY or ORCPT"))?,
                 state: if to.held { RecipientState::Held } else { RecipientState::Queued },
                 mailbox,

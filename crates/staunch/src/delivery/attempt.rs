@@ -154,18 +154,18 @@ async fn attempt_under(
     let Some(domain) = work.domain() else {
         return Some(Err(AttemptError::Local("the recipient has no domain".to_owned())));
     };
-    let next_hop = route::next_hop(config, domain, work.onward());
-    let how = (work.onward(), freshness);
+    let next_hop = route::next_hop(config, domain, work.require_tls());
+    let how = (work.require_tls(), freshness);
     let mut plan = DeliveryPlan::new(outbound, config, &next_hop, how);
-    for leg in &next_hop.legs {
+    for destination in &next_hop.destinations {
         if is_too_late(ends_at, &mut plan.walk) {
             break;
         }
         rules.yielding.set_doing(Doing::LookingUp);
-        let (asked, watch) = plan.ask(leg).await;
+        let (asked, watch) = plan.ask(destination).await;
         rules.watches.extend(watch);
         let Some(asked) = asked else { continue };
-        let Ok(candidates) = plan.candidates(leg, &asked).await else { continue };
+        let Ok(candidates) = plan.candidates(destination, &asked).await else { continue };
         let mut spine = Spine { rules, work, asked: &asked, ends_at, waived: Vec::new() };
         match spine.walk(candidates, &mut plan.walk).await {
             Walked::Answered(answered) => return Some(Ok(*answered)),
@@ -176,7 +176,7 @@ async fn attempt_under(
     Some(Err(plan.conclude().await))
 }
 
-/// What the hosts of one leg came to.
+/// What the hosts of one destination came to.
 enum Walked {
     /// One has answered.
     Answered(Box<TransactionResult>),
@@ -186,7 +186,7 @@ enum Walked {
     Overtaken,
 }
 
-/// What the steps of one leg share.
+/// What the steps of one destination share.
 struct Spine<'a> {
     rules: &'a Rules<'a>,
     work: &'a Work,

@@ -1,4 +1,4 @@
-//! Which hosts could take the mail of one leg, in order? And where are they?
+//! Which hosts could take the mail of one destination, in order? And where are they?
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::connect::{ConnectCause, ConnectFailure, Endpoint, PoolKey, Sources, T
 use crate::delivery::facts::DeliveryFact;
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{AttemptError, DeadEnd, HostError, MxEvidence};
-use crate::delivery::route::{Leg, NextHop};
+use crate::delivery::route::{Destination, NextHop};
 use crate::dns::addresses::is_forbidden;
 use crate::dns::{Freshness, MailHosts, MxRecord, MxTarget};
 
@@ -49,7 +49,7 @@ impl Candidate {
     }
 }
 
-/// The hosts of `leg` in the order in which they are tried.
+/// The hosts of `destination` in the order in which they are tried.
 ///
 /// # Errors
 ///
@@ -58,24 +58,26 @@ pub(crate) async fn candidates(
     outbound: &Outbound,
     config: &Config,
     next_hop: &NextHop,
-    leg: &Leg,
+    destination: &Destination,
     (asked, freshness): (&Asked, Freshness),
 ) -> Result<Vec<Candidate>, AttemptError> {
     let sources = next_hop.sources;
-    let endpoint = match leg {
-        Leg::Domain(_) => Endpoint::mx(config.delivery.port),
-        Leg::Via(via) => endpoint(via, next_hop.login.clone()),
+    let endpoint = match destination {
+        Destination::Domain(_) => Endpoint::mx(config.delivery.port),
+        Destination::Via(via) => endpoint(via, next_hop.login.clone()),
     };
     let candidate = |(preference, located)| {
         let endpoint = endpoint.clone();
         Candidate { preference, located, endpoint, sources, freshness }
     };
-    let found = match leg {
-        Leg::Domain(domain) => looked_up(outbound, config, leg, domain, (asked, freshness)).await?,
-        Leg::Via(Via { host: Domain::Name(name), lookup: ViaLookup::Mx, .. }) => {
-            looked_up(outbound, config, leg, name, (asked, freshness)).await?
+    let found = match destination {
+        Destination::Domain(domain) => {
+            looked_up(outbound, config, destination, domain, (asked, freshness)).await?
         }
-        Leg::Via(Via { host, .. }) => {
+        Destination::Via(Via { host: Domain::Name(name), lookup: ViaLookup::Mx, .. }) => {
+            looked_up(outbound, config, destination, name, (asked, freshness)).await?
+        }
+        Destination::Via(Via { host, .. }) => {
             let next_hop = host.clone();
             vec![(0, Located { mx: host.clone(), next_hop, named_by: NamedBy::Route })]
         }
@@ -94,7 +96,7 @@ fn endpoint(via: &Via, login: Option<Arc<RouteLogin>>) -> Endpoint {
 async fn looked_up(
     outbound: &Outbound,
     config: &Config,
-    leg: &Leg,
+    destination: &Destination,
     domain: &HostName,
     (asked, freshness): (&Asked, Freshness),
 ) -> Result<Vec<(u16, Located)>, AttemptError> {
@@ -103,9 +105,11 @@ async fn looked_up(
         (preference, Located { mx: Domain::Name(mx), next_hop, named_by })
     };
     match outbound.dns.mail_hosts(domain, freshness).await.map_err(AttemptError::Dns)? {
-        MailHosts::NullMx => Err(dead_end(outbound, leg, (domain, asked), DeadEnd::NullMx).await),
+        MailHosts::NullMx => {
+            Err(dead_end(outbound, destination, (domain, asked), DeadEnd::NullMx).await)
+        }
         MailHosts::NoSuchDomain => {
-            Err(dead_end(outbound, leg, (domain, asked), DeadEnd::NoSuchDomain).await)
+            Err(dead_end(outbound, destination, (domain, asked), DeadEnd::NoSuchDomain).await)
         }
         MailHosts::Implicit { name, canonical } => {
             let mx = implicit_name(name, canonical, asked);
@@ -135,7 +139,9 @@ async fn looked_up(
             match invalid {
                 _ if !hosts.is_empty() => Ok(hosts),
                 Some(text) => Err(AttemptError::BadMx { domain: domain.clone(), text }),
-                None => Err(dead_end(outbound, leg, (domain, asked), DeadEnd::MailLoop).await),
+                None => {
+                    Err(dead_end(outbound, destination, (domain, asked), DeadEnd::MailLoop).await)
+                }
             }
         }
     }
@@ -153,20 +159,24 @@ fn own_preference(config: &Config, records: &[MxRecord]) -> Option<u16> {
 /// RFC 5321 §5.1 makes the end of the aliases the host; RFC 8461 does not say which name a policy
 /// means. The one that it lists is taken, and checked against the certificate.
 fn implicit_name(name: HostName, canonical: Option<HostName>, asked: &Asked) -> HostName {
-    let lists = |name: &HostName| asked.binding.listings().all(|list| list.allows(name));
+    let lists = |name: &HostName| asked.enforced.listings().all(|list| list.allows(name));
     match canonical {
         Some(canonical) if !lists(&name) && lists(&canonical) => canonical,
         Some(_) | None => name,
     }
 }
 
-/// May an answer that nobody authenticated end mail for `leg`? Whoever can forge DNS could, so a
-/// live policy is believed first, stored or only in `asked` (what binds this attempt), and so is
-/// the operator who wrote the next hop down.
-pub(crate) async fn evidence(outbound: &Outbound, leg: &Leg, asked: Option<&Asked>) -> MxEvidence {
-    let domain = match leg {
-        Leg::Via(_) => return MxEvidence::ContradictsRoute,
-        Leg::Domain(domain) => domain,
+/// May an answer that nobody authenticated end mail for `destination`? Whoever can forge DNS could,
+/// so a live policy is believed first, stored or only in `asked` (what binds this attempt), and so
+/// is the operator who wrote the next hop down.
+pub(crate) async fn evidence(
+    outbound: &Outbound,
+    destination: &Destination,
+    asked: Option<&Asked>,
+) -> MxEvidence {
+    let domain = match destination {
+        Destination::Via(_) => return MxEvidence::ContradictsRoute,
+        Destination::Domain(domain) => domain,
     };
     // The store does not have every policy that binds: not one whose max_age is 0, nor one it had
     // no room for.
@@ -178,7 +188,7 @@ pub(crate) async fn evidence(outbound: &Outbound, leg: &Leg, asked: Option<&Aske
 }
 
 fn is_bound_by_policy(asked: &Asked) -> bool {
-    asked.binding.listings().any(|listing| match listing.origin {
+    asked.enforced.listings().any(|listing| match listing.origin {
         Origin::Sts { .. } => true,
         Origin::Rule => false,
     })
@@ -193,11 +203,11 @@ async fn is_enforced_in_store(outbound: &Outbound, domain: &HostName) -> bool {
 
 async fn dead_end(
     outbound: &Outbound,
-    leg: &Leg,
+    destination: &Destination,
     (domain, asked): (&HostName, &Asked),
     end: DeadEnd,
 ) -> AttemptError {
-    let evidence = evidence(outbound, leg, Some(asked)).await;
+    let evidence = evidence(outbound, destination, Some(asked)).await;
     AttemptError::DeadEnd { domain: domain.clone(), end, evidence }
 }
 

@@ -1,9 +1,10 @@
-//! How mail for one domain goes, leg by leg: what is asked, which hosts there are, and what it
-//! comes to if none of them takes it. An attempt and `staunch explain` go by the same plan.
+//! How mail for one domain goes, destination by destination: what is asked, which hosts there are,
+//! and what it comes to if none of them takes it. An attempt and `staunch explain` go by the same
+//! plan.
 
 use std::collections::VecDeque;
 
-use policy::{Asked, Onward};
+use policy::{Asked, RequireTls};
 
 use crate::config::{CleartextFallback, Config};
 use crate::connect::Starttls;
@@ -12,7 +13,7 @@ use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::{AgeCounts, AttemptError, Demand, HostError, MxEvidence, Walk};
 use crate::delivery::rendition::Converting;
 use crate::delivery::requirement::{self, Local};
-use crate::delivery::route::{Leg, NextHop};
+use crate::delivery::route::{Destination, NextHop};
 use crate::dns::Freshness;
 use crate::policies::PolicyWatch;
 use crate::telemetry::Problem;
@@ -24,8 +25,8 @@ pub(crate) struct DeliveryPlan<'a> {
     next_hop: &'a NextHop,
     local: Local,
     freshness: Freshness,
-    /// The first leg of which is known what is asked.
-    bound: Option<(&'a Leg, Asked)>,
+    /// The first destination of which is known what is asked.
+    bound: Option<(&'a Destination, Asked)>,
     /// What became of the hosts.
     pub(crate) walk: Walk,
 }
@@ -36,58 +37,63 @@ impl<'a> DeliveryPlan<'a> {
         outbound: &'a Outbound,
         config: &'a Config,
         next_hop: &'a NextHop,
-        (onward, freshness): (Onward, Freshness),
+        (require_tls, freshness): (RequireTls, Freshness),
     ) -> Self {
-        let local = Local { floor: next_hop.floor, onward };
-        let walk = Walk::new(demand(outbound, onward));
+        let local = Local { floor: next_hop.floor, require_tls };
+        let walk = Walk::new(demand(outbound, require_tls));
         Self { outbound, config, next_hop, local, freshness, bound: None, walk }
     }
 
-    /// What is asked of the hosts of `leg`; `None` if that cannot be known now. With a watch on the
-    /// policy, which shows from when on it is outdated.
-    pub(crate) async fn ask(&mut self, leg: &'a Leg) -> (Option<Asked>, Option<PolicyWatch>) {
+    /// What is asked of the hosts of `destination`; `None` if that cannot be known now. With a
+    /// watch on the policy, which shows from when on it is outdated.
+    pub(crate) async fn ask(
+        &mut self,
+        destination: &'a Destination,
+    ) -> (Option<Asked>, Option<PolicyWatch>) {
         let Self { outbound, config, local, freshness, .. } = *self;
-        let (asked, watch) = requirement::watched(outbound, config, leg, local, freshness).await;
+        let (asked, watch) =
+            requirement::watched(outbound, config, destination, local, freshness).await;
         match asked {
             Ok(asked) => {
-                self.bound.get_or_insert_with(|| (leg, asked.clone()));
+                self.bound.get_or_insert_with(|| (destination, asked.clone()));
                 (Some(asked), watch)
             }
             Err(error) => {
-                self.walk.leg_failed(error);
+                self.walk.destination_failed(error);
                 (None, watch)
             }
         }
     }
 
-    /// The hosts of `leg` in the order in which they are tried.
+    /// The hosts of `destination` in the order in which they are tried.
     ///
     /// # Errors
     ///
     /// Why there are none; the walk knows it already.
     pub(crate) async fn candidates(
         &mut self,
-        leg: &Leg,
+        destination: &Destination,
         asked: &Asked,
     ) -> Result<Vec<Candidate>, Problem> {
         let Self { outbound, config, next_hop, freshness, .. } = *self;
-        let found = hosts::candidates(outbound, config, next_hop, leg, (asked, freshness)).await;
+        let found =
+            hosts::candidates(outbound, config, next_hop, destination, (asked, freshness)).await;
         found.map_err(|error| {
             let problem = error.problem();
-            self.walk.leg_failed(error);
+            self.walk.destination_failed(error);
             problem
         })
     }
 
-    /// What the walk comes to, with a look at what speaks against hearsay: also what the first leg
-    /// was asked of which that was known.
+    /// What the walk comes to, with a look at what speaks against hearsay: also what the first
+    /// destination was asked of which that was known.
     pub(crate) async fn conclude(self) -> AttemptError {
-        let (leg, asked) = match &self.bound {
-            Some((leg, asked)) => (Some(*leg), Some(asked)),
-            None => (self.next_hop.legs.first(), None),
+        let (destination, asked) = match &self.bound {
+            Some((destination, asked)) => (Some(*destination), Some(asked)),
+            None => (self.next_hop.destinations.first(), None),
         };
-        let evidence = match leg.filter(|_| self.walk.is_hearsay()) {
-            Some(leg) => hosts::evidence(self.outbound, leg, asked).await,
+        let evidence = match destination.filter(|_| self.walk.is_hearsay()) {
+            Some(destination) => hosts::evidence(self.outbound, destination, asked).await,
             None => MxEvidence::Uncontested,
         };
         self.walk.into_error(evidence)
@@ -101,9 +107,9 @@ pub(crate) struct TryOptions {
     pub(crate) converting: Converting,
 }
 
-/// The hosts of a leg, in the order in which they are tried: one after the other; then those again
-/// that take the message in another form than its own; and at last, where nothing is required and
-/// TLS broke, in clear text.
+/// The hosts of a destination, in the order in which they are tried: one after the other; then
+/// those again that take the message in another form than its own; and at last, where nothing is
+/// required and TLS broke, in clear text.
 #[derive(Debug)]
 pub(crate) struct HostOrder {
     first: VecDeque<Candidate>,
@@ -129,7 +135,7 @@ impl HostOrder {
             first: candidates.into(),
             convert: VecDeque::new(),
             clear: VecDeque::new(),
-            may_go_clear: is_allowed && !asked.binding.needs_tls(),
+            may_go_clear: is_allowed && !asked.enforced.needs_tls(),
         }
     }
 
@@ -169,9 +175,9 @@ pub(crate) enum Retry {
 }
 
 /// Under a clock that may be wrong no certificate shows that it is bad.
-fn demand(outbound: &Outbound, onward: Onward) -> Demand {
-    match (onward, outbound.age_counts()) {
-        (Onward::RequireTls, AgeCounts::Yes) => Demand::RequireTls,
-        (Onward::RequireTls, AgeCounts::ClockSuspect) | (Onward::Anyhow, _) => Demand::Patient,
+fn demand(outbound: &Outbound, require_tls: RequireTls) -> Demand {
+    match (require_tls, outbound.age_counts()) {
+        (RequireTls::Yes, AgeCounts::Yes) => Demand::RequireTls,
+        (RequireTls::Yes, AgeCounts::ClockSuspect) | (RequireTls::No, _) => Demand::Patient,
     }
 }

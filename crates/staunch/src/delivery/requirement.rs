@@ -1,15 +1,15 @@
-//! What is asked of the connection for one leg: the operator's floor, the domain's policy, and what
-//! the sender says.
+//! What is asked of the connection for one destination: the operator's floor, the domain's policy,
+//! and what the sender says.
 
 use jiff::Timestamp;
-use policy::sts::keep::NoPolicy;
-use policy::{Asked, Effect, Floor, Onward, Published, Requirement};
+use policy::sts::cache::NoPolicy;
+use policy::{Asked, Effect, Floor, Published, RequireTls, Requirement};
 use smtp::{HostName, RemoteText};
 
 use crate::config::{Config, StsMode, TlsFloor};
 use crate::delivery::outbound::Outbound;
 use crate::delivery::outcome::AttemptError;
-use crate::delivery::route::Leg;
+use crate::delivery::route::Destination;
 use crate::dns::{DnsFailure, DnsFailureKind, Freshness};
 use crate::policies::{DeferExtent, PolicyDefer, PolicyVerdict, PolicyWatch};
 use crate::telemetry::Reason;
@@ -24,15 +24,15 @@ pub(crate) struct Local {
     /// The operator's floor.
     pub(crate) floor: TlsFloor,
     /// What the sender asks of the way behind the next hop.
-    pub(crate) onward: Onward,
+    pub(crate) require_tls: RequireTls,
 }
 
 impl Local {
     fn requirement(self) -> Requirement {
         let floor = Requirement::from_floor(policy_floor(self.floor));
-        match self.onward {
-            Onward::Anyhow => floor,
-            Onward::RequireTls => floor.join(&Requirement::from_require_tls()),
+        match self.require_tls {
+            RequireTls::No => floor,
+            RequireTls::Yes => floor.join(&Requirement::from_require_tls()),
         }
     }
 }
@@ -42,7 +42,7 @@ impl Local {
 pub(crate) async fn watched(
     outbound: &Outbound,
     config: &Config,
-    leg: &Leg,
+    destination: &Destination,
     local: Local,
     freshness: Freshness,
 ) -> (Result<Asked, AttemptError>, Option<PolicyWatch>) {
@@ -50,8 +50,9 @@ pub(crate) async fn watched(
     let mut lookups = 0;
     loop {
         lookups += 1;
-        let watch = enforced_domain(config, leg).map(|domain| outbound.policies.watch(domain));
-        let asked = asked(outbound, config, leg, local, freshness).await;
+        let watch =
+            enforced_domain(config, destination).map(|domain| outbound.policies.watch(domain));
+        let asked = asked(outbound, config, destination, local, freshness).await;
         let is_outdated = watch.as_ref().is_some_and(PolicyWatch::has_changed);
         if !is_outdated || lookups >= LOOKUPS_MAX {
             return (asked, watch);
@@ -61,16 +62,16 @@ pub(crate) async fn watched(
     }
 }
 
-/// The domain whose policy binds mail that takes `leg`.
-fn enforced_domain<'l>(config: &Config, leg: &'l Leg) -> Option<&'l HostName> {
-    leg.policy_domain().filter(|domain| match config.mta_sts.mode_for(domain) {
+/// The domain whose policy binds mail that takes `destination`.
+fn enforced_domain<'l>(config: &Config, destination: &'l Destination) -> Option<&'l HostName> {
+    destination.policy_domain().filter(|domain| match config.mta_sts.mode_for(domain) {
         StsMode::Enforce => true,
         StsMode::Off | StsMode::Report => false,
     })
 }
 
-/// What is asked for mail that takes `leg`. Its policy domain is the recipient domain or the next
-/// hop's name (RFC 8461 §3.4); an address literal has no policy.
+/// What is asked for mail that takes `destination`. Its policy domain is the recipient domain or
+/// the next hop's name (RFC 8461 §3.4); an address literal has no policy.
 ///
 /// # Errors
 ///
@@ -79,13 +80,13 @@ fn enforced_domain<'l>(config: &Config, leg: &'l Leg) -> Option<&'l HostName> {
 async fn asked(
     outbound: &Outbound,
     config: &Config,
-    leg: &Leg,
+    destination: &Destination,
     local: Local,
     freshness: Freshness,
 ) -> Result<Asked, AttemptError> {
-    let needs_policy = local.onward == Onward::RequireTls && !leg.names_the_host();
+    let needs_policy = local.require_tls == RequireTls::Yes && !destination.names_the_host();
     let local = local.requirement();
-    let Some(domain) = leg.policy_domain() else { return Ok(Asked::new(local, None)) };
+    let Some(domain) = destination.policy_domain() else { return Ok(Asked::new(local, None)) };
     let effect = match config.mta_sts.mode_for(domain) {
         StsMode::Off => return Ok(Asked::new(local, None)),
         StsMode::Report => Effect::ReportOnly,

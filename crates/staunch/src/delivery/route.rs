@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use policy::Onward;
+use policy::RequireTls;
 use smtp::HostName;
 use spool::LaneKey;
 
@@ -18,14 +18,14 @@ const REQUIRE_TLS_SUFFIX: &str = " requiretls";
 
 /// One way to a next hop: the hosts of a domain, or those of one `via` of a route.
 #[derive(Clone, Debug)]
-pub(crate) enum Leg {
+pub(crate) enum Destination {
     /// The recipient domain's MX hosts, on `delivery.port`.
     Domain(HostName),
     /// A smarthost of the operator.
     Via(Via),
 }
 
-impl Leg {
+impl Destination {
     /// The name whose MTA-STS policy counts (RFC 8461 §3.4); an address has none.
     pub(crate) fn policy_domain(&self) -> Option<&HostName> {
         match self {
@@ -49,7 +49,7 @@ pub(crate) struct NextHop {
     /// What waits together: [`crate::queue::lanes`].
     pub(crate) lane: LaneKey,
     /// Tried in this order.
-    pub(crate) legs: Vec<Leg>,
+    pub(crate) destinations: Vec<Destination>,
     /// The operator's floor for the connection.
     pub(crate) floor: TlsFloor,
     /// As whom we log in, if we do.
@@ -59,41 +59,46 @@ pub(crate) struct NextHop {
 }
 
 impl NextHop {
-    fn new(config: &Config, lane: LaneKey, legs: Vec<Leg>, floor: TlsFloor) -> Self {
+    fn new(
+        config: &Config,
+        lane: LaneKey,
+        destinations: Vec<Destination>,
+        floor: TlsFloor,
+    ) -> Self {
         // Mail with REQUIRETLS waits elsewhere, but it comes from the same address.
         let sources = Sources::for_hop(&config.sources, hop_of(&lane));
-        Self { lane, legs, floor, login: None, sources }
+        Self { lane, destinations, floor, login: None, sources }
     }
 }
 
 /// The next hop for `domain` under this configuration.
-pub(crate) fn next_hop(config: &Config, domain: &HostName, onward: Onward) -> NextHop {
-    let lane = lane(config, domain, onward);
+pub(crate) fn next_hop(config: &Config, domain: &HostName, require_tls: RequireTls) -> NextHop {
+    let lane = lane(config, domain, require_tls);
     match route(config, domain) {
         Some(route) => {
-            let legs = route.via.iter().cloned().map(Leg::Via).collect();
-            let next_hop = NextHop::new(config, lane, legs, route.tls);
+            let destinations = route.via.iter().cloned().map(Destination::Via).collect();
+            let next_hop = NextHop::new(config, lane, destinations, route.tls);
             NextHop { login: route.login.clone(), ..next_hop }
         }
         None => {
-            let legs = vec![Leg::Domain(domain.clone())];
-            NextHop::new(config, lane, legs, config.delivery.tls)
+            let destinations = vec![Destination::Domain(domain.clone())];
+            NextHop::new(config, lane, destinations, config.delivery.tls)
         }
     }
 }
 
 /// The lane for `domain`, without the rest of the plan. Mail with REQUIRETLS has one of its own:
 /// that no host is good enough for it must not make other mail wait.
-pub(crate) fn lane(config: &Config, domain: &HostName, onward: Onward) -> LaneKey {
-    class_key(&hop_key(config, domain), onward)
+pub(crate) fn lane(config: &Config, domain: &HostName, require_tls: RequireTls) -> LaneKey {
+    class_key(&hop_key(config, domain), require_tls)
 }
 
-const CLASSES: [Onward; 2] = [Onward::Anyhow, Onward::RequireTls];
+const CLASSES: [RequireTls; 2] = [RequireTls::No, RequireTls::Yes];
 
-fn class_key(hop: &str, onward: Onward) -> LaneKey {
-    match onward {
-        Onward::Anyhow => LaneKey::new(hop),
-        Onward::RequireTls => LaneKey::new(&format!("{hop}{REQUIRE_TLS_SUFFIX}")),
+fn class_key(hop: &str, require_tls: RequireTls) -> LaneKey {
+    match require_tls {
+        RequireTls::No => LaneKey::new(hop),
+        RequireTls::Yes => LaneKey::new(&format!("{hop}{REQUIRE_TLS_SUFFIX}")),
     }
 }
 
@@ -116,12 +121,12 @@ pub(crate) fn hops_towards(config: &Config, name: &HostName) -> BTreeSet<String>
 /// The lanes of these next hops.
 pub(crate) fn lanes_towards(config: &Config, name: &HostName) -> Vec<LaneKey> {
     let hops = hops_towards(config, name);
-    hops.iter().flat_map(|hop| CLASSES.map(|onward| class_key(hop, onward))).collect()
+    hops.iter().flat_map(|hop| CLASSES.map(|require_tls| class_key(hop, require_tls))).collect()
 }
 
 /// The lanes of mail to `domain` where no route is for it.
 pub(crate) fn own_lanes(domain: &HostName) -> [LaneKey; 2] {
-    CLASSES.map(|onward| class_key(domain.as_str(), onward))
+    CLASSES.map(|require_tls| class_key(domain.as_str(), require_tls))
 }
 
 /// The names of the hosts that a route's lane leads to, if the route is one of `config`.
@@ -184,10 +189,10 @@ fn route_key(route: &Route) -> String {
 /// Is `key` the lane of every recipient's next hop under `config`? Who shared a route may have next
 /// hops of their own since. An address literal has none at all.
 pub(crate) fn place(config: &Config, key: &LaneKey, work: &Work) -> Routing {
-    let onward = work.onward();
+    let require_tls = work.require_tls();
     let is_astray = |target: &Target| {
         let domain = target.mailbox.domain().name();
-        domain.is_some_and(|domain| lane(config, domain, onward) != *key)
+        domain.is_some_and(|domain| lane(config, domain, require_tls) != *key)
     };
     if work.any(is_astray) { Routing::Stale } else { Routing::Current }
 }
@@ -209,7 +214,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Surroundings, load};
-    use crate::message::{Body, Removals, Rest, Submitter, facts_of, onward};
+    use crate::message::{Body, Removals, Rest, Submitter, facts_of, require_tls};
 
     #[test]
     fn routes_that_ask_for_other_tls_or_log_in_as_others_do_not_share_a_lane() {
@@ -239,15 +244,16 @@ mod tests {
         let head = "hostname = \"relay.test\"\ndata_dir = \"/tmp\"\n";
         std::fs::write(file.path(), format!("{head}{text}")).unwrap();
         let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
-        let plan =
-            |domain: &str, onward| next_hop(&config, &HostName::parse(domain).unwrap(), onward);
-        let of = |domain: &str| plan(domain, Onward::Anyhow);
+        let plan = |domain: &str, require_tls| {
+            next_hop(&config, &HostName::parse(domain).unwrap(), require_tls)
+        };
+        let of = |domain: &str| plan(domain, RequireTls::No);
         assert_eq!(of("a.test").floor, TlsFloor::Verify);
         assert_ne!(of("a.test").lane, of("b.test").lane);
         assert_eq!(of("a.test").lane, of("c.test").lane);
         assert_eq!(of("d.test").lane, LaneKey::new("d.test"));
         for domain in ["a.test", "d.test"] {
-            assert_ne!(of(domain).lane, plan(domain, Onward::RequireTls).lane);
+            assert_ne!(of(domain).lane, plan(domain, RequireTls::Yes).lane);
         }
         for other in ["a.test", "f.test"] {
             assert_ne!(of("e.test").lane, of(other).lane, "{other}");
@@ -291,12 +297,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let config = load(Some(file.path()), &Surroundings::default()).unwrap().config;
-        let require_tls = MessageOptions { require_tls: true, ..MessageOptions::default() };
-        for options in [MessageOptions::default(), require_tls] {
+        let with_require_tls = MessageOptions { require_tls: true, ..MessageOptions::default() };
+        for options in [MessageOptions::default(), with_require_tls] {
             let place =
                 |key: &str, to: &[&str]| place(&config, &LaneKey::new(key), &work(to, &options));
             let domain = HostName::parse("a.test").unwrap();
-            let lane = lane(&config, &domain, onward(&options)).to_string();
+            let lane = lane(&config, &domain, require_tls(&options)).to_string();
             assert_eq!(place(&lane, &["x@a.test", "y@c.test"]), Routing::Current);
             assert_eq!(place(&lane, &["x@a.test", "y@b.test"]), Routing::Stale, "the second");
             assert_eq!(place(&lane, &["y@b.test", "x@a.test"]), Routing::Stale, "the first");

@@ -27,7 +27,7 @@ use smtp::limits::{
     DATA_BLOCK_TIMEOUT, DATA_INITIATION_TIMEOUT, DATA_TERMINATION_TIMEOUT, FAREWELL_TIMEOUT,
     MAIL_TIMEOUT, RCPT_TIMEOUT,
 };
-use smtp::stuff::{BareNewline, Unsendable};
+use smtp::transparency::{BareNewline, Unsendable};
 use smtp::{RemoteText, Reply, ReplyClass, Stuffer, Verbatim};
 use tokio::time::Instant;
 

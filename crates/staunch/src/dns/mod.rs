@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::rdata::MX;
 use hickory_proto::rr::{RData, RecordType};
-use policy::sts::keep::TxtAnswer;
+use policy::sts::cache::TxtAnswer;
 use smtp::{HostName, RemoteText};
 
 use crate::config::{self, IpFamily};

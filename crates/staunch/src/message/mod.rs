@@ -8,4 +8,4 @@ mod work;
 pub(crate) use body::{Body, HotBody};
 pub(crate) use facts::{Facts, facts_of};
 pub(crate) use submitter::Submitter;
-pub(crate) use work::{Removals, Rest, Target, Work, needs_utf8, onward};
+pub(crate) use work::{Removals, Rest, Target, Work, needs_utf8, require_tls};

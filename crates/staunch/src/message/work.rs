@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use policy::Onward;
+use policy::RequireTls;
 use smtp::{Addressee, HostName, Mailbox, ReversePath};
 use spool::{BodyFacts, MessageId, MessageOptions, RecipientNo, RecipientOptions};
 
@@ -60,8 +60,8 @@ pub(crate) struct Work {
 }
 
 /// What these options ask of the way behind the next hop.
-pub(crate) fn onward(options: &MessageOptions) -> Onward {
-    if options.require_tls { Onward::RequireTls } else { Onward::Anyhow }
+pub(crate) fn require_tls(options: &MessageOptions) -> RequireTls {
+    if options.require_tls { RequireTls::Yes } else { RequireTls::No }
 }
 
 /// How often mail was taken out of the queue by others than its own attempt. The default is before
@@ -96,8 +96,8 @@ impl Work {
     }
 
     /// What the sender asks of the way behind the next hop.
-    pub(crate) fn onward(&self) -> Onward {
-        onward(&self.options)
+    pub(crate) fn require_tls(&self) -> RequireTls {
+        require_tls(&self.options)
     }
 
     /// Has sender or recipient an address that cannot be written in ASCII (RFC 6531 §3.3)?

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::sts::keep::{
+use policy::sts::cache::{
     FetchFailure, FetchFailureKind, Listed, LookUp, LookUpEffect, PolicyFile, State, Stored,
     Verdict, Write, Written,
 };

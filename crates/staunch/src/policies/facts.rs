@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use policy::sts::CachedPolicy;
-use policy::sts::keep::Alarm;
+use policy::sts::cache::Alarm;
 use smtp::{HostName, RemoteText};
 use spool::StoreError;
 

@@ -6,7 +6,7 @@
 //! and filtered here and given to the client, which cannot ask for any other, so a name that
 //! changes its mind between check and use gains nothing.
 //!
-//! Not here: when to fetch (`policy::sts::keep`), what the text means (`policy::sts::Policy`).
+//! Not here: when to fetch (`policy::sts::cache`), what the text means (`policy::sts::Policy`).
 
 mod client;
 mod fetched;

@@ -2,7 +2,7 @@
 //!
 //! [`PolicyCache`] owns what is known about every domain's policy. It asks DNS, fetches, and writes
 //! what it learnt to the store before anything is decided by it; the rules, and the order of all
-//! that, are `policy::sts::keep`'s. One asker at a time per domain, the others take the answer
+//! that, are `policy::sts::cache`'s. One asker at a time per domain, the others take the answer
 //! along, so a thousand messages to a domain cost one query and at most one fetch. The common case
 //! is an answer from memory.
 //!
@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
-use policy::sts::keep::{CachedPolicy, Moment, State};
+use policy::sts::cache::{CachedPolicy, Moment, State};
 use smtp::HostName;
 use spool::{Policies, StoreError};
 use tokio::sync::watch;

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use jiff::{SignedDuration, Timestamp};
 use policy::clock::{ClockTrust, Moment};
-use policy::sts::keep::{
+use policy::sts::cache::{
     FetchFailure, FetchFailureKind, KeepSettings, LookUp, LookUpEffect, PolicyFile, Room, State,
     Stored, TxtAnswer, Verdict, Write, Written,
 };

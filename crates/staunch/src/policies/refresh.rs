@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use policy::registrable_domain;
-use policy::sts::keep::{KeepSettings, Listed, State, Stored, Tenant, Use};
+use policy::sts::cache::{KeepSettings, Listed, State, Stored, Tenant, Use};
 use smtp::HostName;
 use spool::StoreError;
 use tokio_util::sync::CancellationToken;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use policy::sts::keep::{self, State};
+use policy::sts::cache::{self, State};
 use smtp::HostName;
 use tokio::sync::Notify;
 
@@ -31,8 +31,8 @@ impl Default for PolicyRoom {
 
 impl PolicyRoom {
     /// Is there room for one more?
-    pub(super) fn for_one_more(&self) -> keep::Room {
-        if self.free.load(Ordering::Relaxed) > 0 { keep::Room::Free } else { keep::Room::None }
+    pub(super) fn for_one_more(&self) -> cache::Room {
+        if self.free.load(Ordering::Relaxed) > 0 { cache::Room::Free } else { cache::Room::None }
     }
 
     /// Takes note of what a fetch changed.
@@ -46,7 +46,7 @@ impl PolicyRoom {
             if before.is_ok_and(|before| before <= 1) {
                 self.used_up.notify_one();
             }
-        } else if self.for_one_more() == keep::Room::None
+        } else if self.for_one_more() == cache::Room::None
             && !self.is_told.swap(true, Ordering::Relaxed)
         {
             PolicyFact::CacheFull { domain, max: POLICIES_MAX }.tell();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy::sts::keep::{FailedFetch, Listed, State, Stored};
+use policy::sts::cache::{FailedFetch, Listed, State, Stored};
 use policy::sts::{CachedPolicy, Id};
 use smtp::HostName;
 use spool::{Enforced, FoundPolicy, PolicyRow};
@@ -96,7 +96,7 @@ pub(super) fn row_of(domain: &HostName, state: &State) -> PolicyRow {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use policy::sts::keep::{Alarm, RecentFetch};
+    use policy::sts::cache::{Alarm, RecentFetch};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! `[mta_sts]` as the rules of the policy cache take it.
 
-use policy::sts::keep::{KeepSettings, OnFailure};
+use policy::sts::cache::{KeepSettings, OnFailure};
 
 use crate::config::{self, MtaSts};
 

@@ -1,7 +1,7 @@
 //! Which facts there are about a policy that was looked up.
 
 use policy::sts::CachedPolicy;
-use policy::sts::keep::{TxtAnswer, Verdict};
+use policy::sts::cache::{TxtAnswer, Verdict};
 use smtp::{HostName, RemoteText};
 
 use crate::policies::facts::PolicyFact;

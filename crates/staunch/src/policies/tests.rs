@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use policy::sts::Id;
-use policy::sts::keep::{Alarm, NoPolicy, State, Stored};
+use policy::sts::cache::{Alarm, NoPolicy, State, Stored};
 use spool::{FoundPolicy, Options, PolicyRow, Spool};
 use tokio::sync::oneshot;
 use world::{Answer, Domain, Mode, RecordType, Reply, Serve, World};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use policy::sts::keep::{ClockTrust, Tenant, Use, surplus};
+use policy::sts::cache::{ClockTrust, Tenant, Use, surplus};
 use smtp::HostName;
 use spool::StoreError;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use policy::sts::keep::{
+use policy::sts::cache::{
     CachedPolicy, DeferCause, Deferral, FetchFailure, FetchFailureKind, Moment, NoPolicy,
     TxtAnswer, Verdict,
 };

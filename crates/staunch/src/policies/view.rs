@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use policy::sts::CachedPolicy;
-use policy::sts::keep::{NoPolicy, State};
+use policy::sts::cache::{NoPolicy, State};
 use serde::{Deserialize, Serialize};
 use smtp::HostName;
 use spool::StoreError;

@@ -16,9 +16,9 @@ use spool::{
 
 use super::intake;
 use super::restraint::{Admission, DsnKey};
-use crate::config::{Config, Destination, DsnReturn};
+use crate::config::{AliasLookup, Config, DsnReturn};
 use crate::delivery::route;
-use crate::message::{Body, Work, facts_of, onward};
+use crate::message::{Body, Work, facts_of, require_tls};
 use crate::queue::dsn_request::{DsnRecipient, DsnRequest};
 use crate::queue::events::LaneArrival;
 use crate::queue::facts::QueueFact;
@@ -126,11 +126,11 @@ pub(crate) async fn compose(
         smtp_utf8: !sender.is_ascii() || to.iter().any(|mailbox| !mailbox.is_ascii()),
         ..MessageOptions::default()
     };
-    let onward = onward(&options);
+    let require_tls = require_tls(&options);
     let recipient = |mailbox: &Mailbox| {
         Some(NewRecipient {
             mailbox: mailbox.clone(),
-            lane: route::lane(config, mailbox.domain().name()?, onward),
+            lane: route::lane(config, mailbox.domain().name()?, require_tls),
             // RFC 3461 §6: nobody is told what becomes of a DSN.
             options: RecipientOptions {
                 notify: Some(Notify::Never),
@@ -164,9 +164,9 @@ fn addressees<'a>(
 ) -> Option<(&'a Mailbox, &'a [Mailbox])> {
     let sender = subject.sender.mailbox();
     let to = match sender.map(|sender| (sender, config.destination(sender, None))) {
-        Some((sender, Destination::Itself)) => slice::from_ref(sender),
-        Some((_, Destination::Aliased(targets))) => targets,
-        Some((_, Destination::NoPostmaster | Destination::Unknown)) => {
+        Some((sender, AliasLookup::Itself)) => slice::from_ref(sender),
+        Some((_, AliasLookup::Aliased(targets))) => targets,
+        Some((_, AliasLookup::NoPostmaster | AliasLookup::Unknown)) => {
             let root = config.aliases.targets("root");
             if root.is_none() {
                 QueueFact::NoRootAlias { message: subject.message, sender: subject.sender }.tell();

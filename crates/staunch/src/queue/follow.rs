@@ -14,7 +14,7 @@ use spool::{DueCursor, LaneKey, MessageId, Move, StoreError};
 
 use super::store;
 use crate::delivery::route;
-use crate::message::onward;
+use crate::message::require_tls;
 use crate::queue::events::{Followed, MoveEnd};
 use crate::queue::facts::QueueFact;
 use crate::queue::handle::QueueHandle;
@@ -117,9 +117,9 @@ impl Mover<'_> {
                 if frozen.in_flight.contains(&due.message) {
                     continue;
                 }
-                let onward = onward(&due.options);
+                let require_tls = require_tls(&due.options);
                 for recipient in &due.recipients {
-                    let today = store::lane_today(&config, recipient, onward);
+                    let today = store::lane_today(&config, recipient, require_tls);
                     if let Some(to) = today.filter(|today| *today != frozen.lane) {
                         self.moves.push(Move { message: due.message, no: recipient.no, to });
                     }

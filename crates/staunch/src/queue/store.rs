@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use policy::Onward;
+use policy::RequireTls;
 use smtp::Mailbox;
 use spool::{
     DueCursor, DuePage, DueRecipient, LaneKey, MessageId, RecipientNo, RecipientState, StoreError,
@@ -13,7 +13,7 @@ use spool::{
 use crate::config::Config;
 use crate::delivery::route::{self, Routing};
 use crate::delivery::underway::Sending;
-use crate::message::{Body, Removals, Rest, Submitter, Target, Work, needs_utf8, onward};
+use crate::message::{Body, Removals, Rest, Submitter, Target, Work, needs_utf8, require_tls};
 use crate::queue::damaged;
 use crate::queue::events::FoundWork;
 use crate::queue::facts::QueueFact;
@@ -56,8 +56,8 @@ pub(crate) async fn fetch(
         damaged::park(handle, page.damaged);
         let new = page.due.into_iter().filter(|due| !known.contains(&due.message));
         for due in new {
-            let onward = onward(&due.options);
-            if due.recipients.iter().any(|one| is_astray(&config, &lane, one, onward)) {
+            let require_tls = require_tls(&due.options);
+            if due.recipients.iter().any(|one| is_astray(&config, &lane, one, require_tls)) {
                 found.place = Routing::Stale;
             }
             if let Some(work) = transaction(&config, &lane, due) {
@@ -121,8 +121,8 @@ pub(crate) async fn expired(
 fn in_place(handle: &QueueHandle, page: DuePage, lane: &LaneKey) -> Page {
     let config = handle.config();
     let of_lane = |due: spool::Due| {
-        let onward = onward(&due.options);
-        work(due, |one| lane_today(&config, one, onward).is_some_and(|today| today == *lane))
+        let require_tls = require_tls(&due.options);
+        work(due, |one| lane_today(&config, one, require_tls).is_some_and(|today| today == *lane))
     };
     Page { work: page.due.into_iter().filter_map(of_lane).collect(), next: page.next }
 }
@@ -202,14 +202,19 @@ pub(super) async fn read<T: Send + 'static>(
 pub(super) fn lane_today(
     config: &Config,
     recipient: &DueRecipient,
-    onward: Onward,
+    require_tls: RequireTls,
 ) -> Option<LaneKey> {
-    recipient.mailbox.domain().name().map(|domain| route::lane(config, domain, onward))
+    recipient.mailbox.domain().name().map(|domain| route::lane(config, domain, require_tls))
 }
 
 /// Does it wait here, though its next hop is another one today? An address literal has none at all.
-fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient, onward: Onward) -> bool {
-    lane_today(config, recipient, onward).is_some_and(|today| today != *lane)
+fn is_astray(
+    config: &Config,
+    lane: &LaneKey,
+    recipient: &DueRecipient,
+    require_tls: RequireTls,
+) -> bool {
+    lane_today(config, recipient, require_tls).is_some_and(|today| today != *lane)
 }
 
 /// One transaction's worth of a message: recipients with the same next hop, which is that of the
@@ -217,11 +222,11 @@ fn is_astray(config: &Config, lane: &LaneKey, recipient: &DueRecipient, onward: 
 /// others.
 fn transaction(config: &Config, lane: &LaneKey, due: spool::Due) -> Option<Work> {
     let mut count = 0;
-    let onward = onward(&due.options);
+    let require_tls = require_tls(&due.options);
     let mut kind = None;
     work(due, |recipient| {
         let fits = count < config.delivery.recipients_per_transaction
-            && !is_astray(config, lane, recipient, onward)
+            && !is_astray(config, lane, recipient, require_tls)
             && is_alike(&mut kind, &recipient.mailbox);
         count += usize::from(fits);
         fits

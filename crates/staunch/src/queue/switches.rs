@@ -201,7 +201,7 @@ impl Off {
 
 #[cfg(test)]
 mod tests {
-    use policy::Onward;
+    use policy::RequireTls;
 
     use super::*;
     use crate::config::{Surroundings, load};
@@ -250,8 +250,9 @@ mod tests {
             off.hops.insert(name(hop), Timestamp::UNIX_EPOCH);
         }
         for (domain, want) in [("a.test", "a.test"), ("b.test", ""), ("c.test", "smart.test")] {
-            for onward in [Onward::Anyhow, Onward::RequireTls] {
-                let towards = off.towards(&config, &route::lane(&config, &name(domain), onward));
+            for require_tls in [RequireTls::No, RequireTls::Yes] {
+                let towards =
+                    off.towards(&config, &route::lane(&config, &name(domain), require_tls));
                 let hops: Vec<&str> = towards.hops.keys().map(HostName::as_str).collect();
                 assert_eq!((hops.concat().as_str(), towards.accepting), (want, None), "{domain}");
             }

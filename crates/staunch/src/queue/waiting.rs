@@ -74,7 +74,7 @@ impl WaitingMail for QueuedMail {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use policy::Onward;
+    use policy::RequireTls;
     use smtp::{Mailbox, ReversePath};
     use spool::{
         MessageOptions, NewRecipient, Options, RecipientOptions, RecipientState, StoredEnvelope,
@@ -95,7 +95,7 @@ mod tests {
         let at = Timestamp::from_second(1_800_000_000).unwrap();
         let recipient = |n| NewRecipient {
             mailbox: Mailbox::parse(&format!("u{n}@{domain}")).unwrap(),
-            lane: route::lane(config, &name(domain), Onward::Anyhow),
+            lane: route::lane(config, &name(domain), RequireTls::No),
             options: RecipientOptions::default(),
             state,
         };

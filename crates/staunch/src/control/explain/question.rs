@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use smtp::{AddressError, Domain, HostName, HostNameError, Mailbox, ReversePath};
 
-use crate::config::{Config, Destination};
+use crate::config::{AliasLookup, Config};
 
 /// What is asked.
 #[derive(Clone, Debug, Deserialize)]
@@ -75,12 +75,12 @@ impl ExplainQuestion {
         let mailbox = Mailbox::parse_utf8(address)
             .map_err(|error| BadQuestion::Address(address.into(), error))?;
         let targets = match config.destination(&mailbox, None) {
-            Destination::Itself => {
+            AliasLookup::Itself => {
                 return Ok(ExplainSubject { domain: domain(&mailbox)?, alias: None });
             }
-            Destination::Aliased(targets) => targets,
-            Destination::Unknown => return Err(BadQuestion::UnknownName(address.into())),
-            Destination::NoPostmaster => return Err(BadQuestion::NoPostmaster(address.into())),
+            AliasLookup::Aliased(targets) => targets,
+            AliasLookup::Unknown => return Err(BadQuestion::UnknownName(address.into())),
+            AliasLookup::NoPostmaster => return Err(BadQuestion::NoPostmaster(address.into())),
         };
         let names: Vec<&str> = targets.iter().map(Mailbox::as_str).collect();
         let first = targets.first().ok_or_else(|| BadQuestion::UnknownName(address.into()))?;

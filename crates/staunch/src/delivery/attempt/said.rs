@@ -98,7 +98,7 @@ pub(super) fn tls_shown(idle: &Idle) -> Option<TlsShown> {
 
 /// Whose word was binding, for the log.
 pub(super) fn binding(mx: &AuthorizedMx) -> &'static str {
-    let binding = &mx.asked().binding;
+    let binding = &mx.asked().enforced;
     let by_sts = |list: &PatternSet| matches!(list.origin, Origin::Sts { .. });
     if binding.listings().any(by_sts) {
         "sts"

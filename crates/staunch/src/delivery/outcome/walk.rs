@@ -9,7 +9,7 @@ use super::error::{AttemptError, Conclusive, HostError, MxEvidence, Permanence};
 pub(crate) struct Walk {
     /// The one that says most.
     host: Option<(Domain, HostError)>,
-    leg: Option<AttemptError>,
+    destination: Option<AttemptError>,
     /// The least final of them.
     finality: Permanence,
     demand: Demand,
@@ -27,13 +27,13 @@ pub(crate) enum Demand {
 impl Walk {
     /// A walk that has not begun.
     pub(crate) fn new(demand: Demand) -> Self {
-        Self { host: None, leg: None, finality: Permanence::Permanent, demand }
+        Self { host: None, destination: None, finality: Permanence::Permanent, demand }
     }
 
     /// A next hop could not be tried at all. Of several the first counts, since it is preferred.
-    pub(crate) fn leg_failed(&mut self, error: AttemptError) {
+    pub(crate) fn destination_failed(&mut self, error: AttemptError) {
         self.finality = Permanence::Transient;
-        self.leg.get_or_insert(error);
+        self.destination.get_or_insert(error);
     }
 
     /// A host did not take the mail. Of equal failures the first counts.
@@ -49,7 +49,7 @@ impl Walk {
     /// Ends the walk before everything was tried, if something was: what was left out may have
     /// worked.
     pub(crate) fn break_off(&mut self) -> bool {
-        let has_begun = self.host.is_some() || self.leg.is_some();
+        let has_begun = self.host.is_some() || self.destination.is_some();
         if has_begun {
             self.finality = Permanence::Transient;
         }
@@ -73,7 +73,7 @@ impl Walk {
     pub(crate) fn into_error(self, evidence: MxEvidence) -> AttemptError {
         let is_ruled_out = self.host.as_ref().is_some_and(|(_, error)| self.is_ruled_out_by(error));
         let Some((mx, error)) = self.host else {
-            return self.leg.unwrap_or_else(|| {
+            return self.destination.unwrap_or_else(|| {
                 AttemptError::Local("the next hop names no host to try".to_owned())
             });
         };
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(patient.into_error(MxEvidence::Uncontested).verdict().0, Disposition::Defer);
         let mut with_leg = Walk::new(Demand::RequireTls);
         with_leg.host_failed(&mx("mx.test"), lacks_keyword());
-        with_leg.leg_failed(AttemptError::Local(String::new()));
+        with_leg.destination_failed(AttemptError::Local(String::new()));
         assert_eq!(with_leg.into_error(MxEvidence::Uncontested).verdict().0, Disposition::Defer);
     }
 

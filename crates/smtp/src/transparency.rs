@@ -32,7 +32,7 @@ enum LinePosition {
 /// stuffer.push(b".b", &mut out)?;
 /// stuffer.finish(&mut out)?;
 /// assert_eq!(out, b"a\r\n..b\r\n.\r\n");
-/// # Ok::<(), smtp::stuff::BareNewline>(())
+/// # Ok::<(), smtp::transparency::BareNewline>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Stuffer {
@@ -108,7 +108,7 @@ pub enum Unsendable {
 /// verbatim.push(b".b", &mut out)?;
 /// verbatim.finish(&mut out)?;
 /// assert_eq!(out, b".b\r\n");
-/// # Ok::<(), smtp::stuff::Unsendable>(())
+/// # Ok::<(), smtp::transparency::Unsendable>(())
 /// ```
 #[derive(Debug)]
 pub struct Verbatim {
