@@ -24,7 +24,7 @@ pub(crate) enum WhichDatabase {
 
 /// Something to do when there is time.
 #[derive(Debug)]
-pub(crate) enum Job {
+pub(crate) enum HousekeeperJob {
     /// Copies the log into the tables.
     Copy(WhichDatabase),
     Remove(PathBuf),
@@ -35,7 +35,7 @@ pub(crate) enum Job {
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
     root: PathBuf,
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Mutex<Option<Sender<HousekeeperJob>>>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
     queue: Arc<Copying>,
@@ -91,7 +91,7 @@ impl Housekeeper {
         let Some(jobs) = self.jobs() else { return };
         for which in [WhichDatabase::Queue, WhichDatabase::Policies] {
             let copying = self.copying(which);
-            if copying.asks_again() && jobs.send(Job::Copy(which)).is_err() {
+            if copying.asks_again() && jobs.send(HousekeeperJob::Copy(which)).is_err() {
                 // The store is being closed, which ends with a copy.
                 copying.end(None);
             }
@@ -99,7 +99,7 @@ impl Housekeeper {
     }
 
     /// A way to leave jobs. `None` after [`Housekeeper::close`].
-    pub(crate) fn jobs(&self) -> Option<Sender<Job>> {
+    pub(crate) fn jobs(&self) -> Option<Sender<HousekeeperJob>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -108,7 +108,7 @@ impl Housekeeper {
         self.stop.store(true, Ordering::Release);
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The thread can only have ended already.
-        let _ = jobs.map(|jobs| jobs.send(Job::Stop));
+        let _ = jobs.map(|jobs| jobs.send(HousekeeperJob::Stop));
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -130,7 +130,7 @@ struct HousekeeperThread {
     queue: (Connection, Arc<Copying>),
     policies: (Connection, Arc<Copying>),
     bodies_dir: Arc<BodyDirectory>,
-    incoming: Receiver<Job>,
+    incoming: Receiver<HousekeeperJob>,
     stop: Arc<AtomicBool>,
 }
 
@@ -166,7 +166,7 @@ impl HousekeeperThread {
         }
     }
 
-    fn attend(&self, job: Job) {
+    fn attend(&self, job: HousekeeperJob) {
         if self.bodies_dir.vitals.alive().is_err() {
             // Nothing is written any more; a writer that waits for a copy has to hear that.
             self.queue.1.end(None);
@@ -174,7 +174,7 @@ impl HousekeeperThread {
             return;
         }
         match job {
-            Job::Remove(path) => {
+            HousekeeperJob::Remove(path) => {
                 // An import may have brought a message of this id back meanwhile.
                 let id = path.file_name().and_then(|name| name.to_str()?.parse().ok());
                 let is_named = |id| {
@@ -185,10 +185,10 @@ impl HousekeeperThread {
                     let _ = fs::remove_file(path);
                 }
             }
-            Job::Copy(WhichDatabase::Queue) => self.copy(&QUEUE, &self.queue),
-            Job::Copy(WhichDatabase::Policies) => self.copy(&POLICIES, &self.policies),
+            HousekeeperJob::Copy(WhichDatabase::Queue) => self.copy(&QUEUE, &self.queue),
+            HousekeeperJob::Copy(WhichDatabase::Policies) => self.copy(&POLICIES, &self.policies),
             // Only wakes: the flag was set before it was sent.
-            Job::Stop => {}
+            HousekeeperJob::Stop => {}
         }
     }
 

@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use rustix::fs::{Advice, fadvise};
 
 use crate::StoreError;
-use crate::housekeeper::{Job, WhichDatabase};
+use crate::housekeeper::{HousekeeperJob, WhichDatabase};
 use crate::layout::{free_space, refuses_writes};
 use crate::schema::{Checkpoint, LogState, PAGE_BYTES, checkpoint};
 
@@ -44,7 +44,7 @@ const LOOK_EVERY: usize = 64;
 pub(crate) struct WriteAheadLog {
     which: WhichDatabase,
     root: PathBuf,
-    jobs: Sender<Job>,
+    jobs: Sender<HousekeeperJob>,
     copying: Arc<Copying>,
     unseen: usize,
 }
@@ -123,7 +123,7 @@ impl WriteAheadLog {
     pub(crate) fn new(
         which: WhichDatabase,
         root: PathBuf,
-        jobs: Sender<Job>,
+        jobs: Sender<HousekeeperJob>,
         copying: Arc<Copying>,
     ) -> Self {
         Self { which, root, jobs, copying, unseen: 0 }
@@ -163,7 +163,7 @@ impl WriteAheadLog {
             return Ok(());
         }
         let is_asked = std::mem::replace(&mut self.copying.state().asked, true);
-        if !is_asked && self.jobs.send(Job::Copy(self.which)).is_err() {
+        if !is_asked && self.jobs.send(HousekeeperJob::Copy(self.which)).is_err() {
             // The store is being closed, which ends with a copy.
             self.copying.end(None);
         }

@@ -18,7 +18,7 @@ use crate::commit::Rows;
 use crate::database_lock::DatabaseLock;
 use crate::draft::{BodyDirectory, Draft};
 use crate::foreign_readers::{Pinned, foreign_readers};
-use crate::housekeeper::{Housekeeper, Job, Sweeps, WhichDatabase};
+use crate::housekeeper::{Housekeeper, HousekeeperJob, Sweeps, WhichDatabase};
 use crate::imported::Arriving;
 use crate::journal::Journal;
 use crate::journal::shared::SharedYoung;
@@ -329,9 +329,9 @@ fn mend_log(schema: &Schema, dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Files that stay because the keeper has ended are removed at the next start.
-fn remove_files(jobs: Option<&Sender<Job>>, files: impl IntoIterator<Item = PathBuf>) {
+fn remove_files(jobs: Option<&Sender<HousekeeperJob>>, files: impl IntoIterator<Item = PathBuf>) {
     for file in files {
-        let _ = jobs.map(|jobs| jobs.send(Job::Remove(file)));
+        let _ = jobs.map(|jobs| jobs.send(HousekeeperJob::Remove(file)));
     }
 }
 
