@@ -22,7 +22,8 @@ pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::imported::Import;
 pub use crate::lane_rows::Swept;
 pub use crate::listing::{
-    Acted, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
+    Acted, ActedRow, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace,
+    Selection,
 };
 pub use crate::marks::Marks;
 pub use crate::mend::Mended;

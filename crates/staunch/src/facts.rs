@@ -4,6 +4,10 @@
 //! Today that is its line in the log. Names of events and fields are an interface
 //! (`docs/operations.md`). Each wing has its facts, and their sentences, in its `facts.rs`.
 
+use std::fmt;
+
+use jiff::Timestamp;
+
 /// Defines a wing's facts: an enum, and how each of them is logged.
 ///
 /// Behind `=>` stands a call of a `tracing` macro that sees the fact's fields under their names.
@@ -37,3 +41,8 @@ macro_rules! facts {
 }
 
 pub(crate) use facts;
+
+/// A time as lines of the log have it: RFC 3339 with milliseconds.
+pub(crate) fn milliseconds(time: Timestamp) -> impl fmt::Display {
+    format!("{time:.3}")
+}

@@ -138,6 +138,7 @@ impl Spool {
                 for ids in ids.chunks(ACTION_BATCH) {
                     let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
                     total.recipients += acted.recipients;
+                    total.rows.extend(acted.rows);
                     total.lanes.extend(acted.lanes);
                 }
                 total.lanes.sort_unstable();

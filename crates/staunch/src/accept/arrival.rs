@@ -12,6 +12,8 @@ use crate::config::{ClientInReceived, ListenerMode, MissingHeaders};
 pub(super) struct ClientArrival {
     /// The client itself, also where a proxy connects for it.
     pub(super) peer: Peer,
+    /// Its port; over a unix socket it has none.
+    pub(super) port: Option<u16>,
     /// The address that it connected to; a unix socket has none.
     pub(super) local: Option<IpAddr>,
     pub(super) listener: OpenListener,

@@ -4,13 +4,41 @@ use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
-use smtp::{RemoteText, Response};
-use spool::{MessageId, StoreError};
+use smtp::command::ClientName;
+use smtp::params::OriginalRecipient;
+use smtp::{Mailbox, RemoteText, Response};
+use spool::{LaneKey, MessageId, NewRecipient, StoreError};
 
+use crate::accept::arrival::ClientArrival;
 use crate::accept::peer::Peer;
 use crate::auth::users::UserName;
 use crate::config::ListenAddress;
+use crate::delivery::route;
 use crate::facts::facts;
+
+/// A recipient of a message that came just now.
+#[derive(Debug)]
+pub(super) struct ArrivedRecipient {
+    mailbox: Mailbox,
+    original: Option<OriginalRecipient>,
+    lane: LaneKey,
+}
+
+impl From<&NewRecipient> for ArrivedRecipient {
+    fn from(recipient: &NewRecipient) -> Self {
+        Self {
+            mailbox: recipient.mailbox.clone(),
+            original: recipient.options.originals.first().cloned(),
+            lane: recipient.lane.clone(),
+        }
+    }
+}
+
+impl ArrivedRecipient {
+    fn next_hop(&self) -> &str {
+        route::hop_of(&self.lane)
+    }
+}
 
 facts! {
     /// A fact about mail that comes in.
@@ -120,25 +148,35 @@ facts! {
             "{}", response.text()
         ),
 
-        /// A message is stored, and its client gets 250.
+        /// A message is stored for a recipient, and its client gets 250.
         Accepted {
             message: MessageId,
             sender: &'a str,
+            recipient: &'a ArrivedRecipient,
             recipients: usize,
             size: u64,
-            peer: Peer,
+            header_message_id: Option<&'a RemoteText>,
+            arrival: &'a ClientArrival,
+            helo: Option<&'a ClientName>,
+            protocol: &'static str,
             user: Option<&'a UserName>,
-            tls_version: Option<&'static str>,
         } => info!(
             event = "accepted",
             message_id = %message,
             sender,
+            recipient = %recipient.mailbox,
+            original_recipient = recipient.original.as_ref().map(|it| display(it.address())),
             recipients,
+            next_hop = %recipient.next_hop(),
             size,
-            client = %peer,
+            header_message_id = header_message_id.map(display),
+            client = %arrival.peer,
+            client_port = arrival.port,
+            helo = helo.map(display),
+            protocol,
             user = user.map(display),
-            tls_version,
-            "accepted"
+            tls_version = arrival.tls.as_ref().map(|tls| tls.version.as_str()),
+            "on stable storage"
         ),
 
         /// A message is stored, and is not sent: its sender has sent too much.

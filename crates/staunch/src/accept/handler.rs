@@ -16,13 +16,13 @@ use super::arrival::ClientArrival;
 use super::dialogue::Dialogue;
 use super::envelope::{self, AcceptedRecipient, Recipients, Requested, Times};
 use super::fixups::Fixups;
-use super::incoming::IncomingContent;
+use super::incoming::{FinishedContent, IncomingContent};
 use super::peer::{Peer, TlsFacts};
 use super::received::{Means, Trace};
 use super::refusal::{self, ClientRefusal};
 use super::rules::{self, recipients_max};
 use super::shared::SessionsShared;
-use crate::accept::facts::AcceptFact;
+use crate::accept::facts::{AcceptFact, ArrivedRecipient};
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config};
@@ -65,6 +65,8 @@ struct OpenTransaction {
     lease: Lease,
     /// Disk space that is reserved for the content, as announced or as it grows.
     room: Reservation,
+    /// In which protocol the content comes, by its name in IANA's registry.
+    protocol: &'static str,
 }
 
 impl SmtpHandler {
@@ -236,7 +238,13 @@ impl SmtpHandler {
             return Err(ClientRefusal::TooFast);
         }
         let asked = Requested { mail, times, recipients: Recipients::default() };
-        self.transaction = Some(OpenTransaction { asked, message: None, lease, room });
+        self.transaction = Some(OpenTransaction {
+            asked,
+            message: None,
+            lease,
+            room,
+            protocol: Means::default().with(None),
+        });
         Ok(())
     }
 
@@ -314,6 +322,7 @@ impl SmtpHandler {
             login: self.login.is_some(),
             utf8: transaction.asked.mail.smtp_utf8,
         };
+        transaction.protocol = means.with(client.map(|client| client.protocol));
         let field = Trace { client, peer, means, by, id, recipient, at }.field();
         let fixups = Fixups::new(self.arrival.repair(), id, by, at);
         let mut message = IncomingContent::new(draft, fixups);
@@ -325,7 +334,7 @@ impl SmtpHandler {
 
     async fn content(&mut self, piece: &[u8], buffer: usize) {
         if let Some(transaction) = &mut self.transaction
-            && let OpenTransaction { asked, message: Some(message), lease, room } = transaction
+            && let OpenTransaction { asked, message: Some(message), lease, room, .. } = transaction
         {
             let besides = buffer + asked.recipients.memory();
             let size = message.size_with(piece);
@@ -361,8 +370,9 @@ impl SmtpHandler {
     async fn commit(&mut self, client: Option<&Client>) -> Result<MessageId, ClientRefusal> {
         let transaction = self.transaction.take().ok_or(ClientRefusal::NotWritten)?;
         self.may_go_on(&self.shared.config(), &transaction.asked)?;
-        let OpenTransaction { asked, message, lease, room, .. } = transaction;
-        let (draft, facts) = message.ok_or(ClientRefusal::NotWritten)?.finish()?;
+        let OpenTransaction { asked, message, lease, room, protocol } = transaction;
+        let content = message.ok_or(ClientRefusal::NotWritten)?.finish()?;
+        let FinishedContent { draft, facts, message_id } = content;
         let (count, size) = (asked.recipients.all().len(), facts.size);
         let sender = asked.mail.sender.as_str().to_owned();
         let user = self.login.as_ref().map(|login| login.name.clone());
@@ -374,24 +384,33 @@ impl SmtpHandler {
         };
         let config = self.shared.config();
         let envelope = submission.envelope(&config, asked, facts, self.shared.intake.now());
-        let committed = self.shared.intake.commit(&config, draft, envelope).await;
+        let arrived: Vec<_> = envelope.recipients.iter().map(ArrivedRecipient::from).collect();
+        let arrival = &self.arrival;
+        let told = |message| {
+            for recipient in &arrived {
+                AcceptFact::Accepted {
+                    message,
+                    sender: &sender,
+                    recipient,
+                    recipients: count,
+                    size,
+                    header_message_id: message_id.as_ref(),
+                    arrival,
+                    helo: client.map(|client| &client.name),
+                    protocol,
+                    user: user.as_ref(),
+                }
+                .tell();
+            }
+            if rate == Rate::Over {
+                AcceptFact::HeldForRate { message, sender: &sender, recipients: count }.tell();
+            }
+        };
+        let committed = self.shared.intake.commit(&config, (draft, envelope), told).await;
         // The body was in memory until here.
         drop(lease);
         let id = committed.map_err(not_now)?;
         room.kept(size);
-        AcceptFact::Accepted {
-            message: id,
-            sender: &sender,
-            recipients: count,
-            size,
-            peer: self.arrival.peer,
-            user: user.as_ref(),
-            tls_version: self.arrival.tls.as_ref().map(|tls| tls.version.as_str()),
-        }
-        .tell();
-        if rate == Rate::Over {
-            AcceptFact::HeldForRate { message: id, sender: &sender, recipients: count }.tell();
-        }
         Ok(id)
     }
 

@@ -3,6 +3,7 @@
 //! It holds memory only as far as its lease allows; beyond that it is on disk. What goes wrong on
 //! the way is kept until the content has ended, since only then there is somebody to tell.
 
+use smtp::RemoteText;
 use smtp::limits::RECEIVED_FIELDS_MAX;
 use spool::{BodyFacts, Draft, INLINE_BODY_MAX, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -12,6 +13,15 @@ use super::refusal::ClientRefusal;
 use crate::accept::facts::AcceptFact;
 use crate::budget::Lease;
 use crate::message::Facts;
+
+/// A message that has come as a whole.
+#[derive(Debug)]
+pub(super) struct FinishedContent {
+    pub(super) draft: Draft,
+    pub(super) facts: BodyFacts,
+    /// The text of its field Message-ID.
+    pub(super) message_id: Option<RemoteText>,
+}
 
 /// The message so far.
 #[derive(Debug)]
@@ -77,14 +87,14 @@ impl IncomingContent {
     }
 
     /// The finished message, if it can be taken.
-    pub(super) fn finish(self) -> Result<(Draft, BodyFacts), ClientRefusal> {
+    pub(super) fn finish(self) -> Result<FinishedContent, ClientRefusal> {
         let draft = self.draft?;
-        let facts = self.facts.finish();
+        let (facts, message_id) = self.facts.finish_with_id();
         // One of the fields is ours.
         if facts.received_count > RECEIVED_FIELDS_MAX + 1 {
             return Err(ClientRefusal::MailLoop);
         }
-        Ok((draft, facts))
+        Ok(FinishedContent { draft, facts, message_id })
     }
 }
 
@@ -181,7 +191,7 @@ mod tests {
             incoming.write(piece, held.now + RECIPIENTS_OCTETS, &mut lease);
             most = most.max(incoming.memory());
         }
-        let finished = incoming.finish().map(|(draft, facts)| {
+        let finished = incoming.finish().map(|FinishedContent { draft, facts, .. }| {
             assert_eq!(draft.size(), facts.size);
             facts
         });

@@ -21,6 +21,8 @@ const USUAL_OCTETS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Introduction {
     pub(super) peer: Peer,
+    /// The client's port; over a unix socket there is none.
+    pub(super) port: Option<u16>,
     /// What the client connected to.
     pub(super) local: Option<IpAddr>,
     /// What came behind the header.
@@ -37,13 +39,14 @@ pub(super) async fn introduced(socket: &Socket, proxy: Peer) -> io::Result<Intro
     Ok(match header {
         ProxyHeader::Tcp { source, destination } => Introduction {
             peer: Peer::Remote(source.ip().to_canonical()),
+            port: Some(source.port()),
             local: Some(destination.ip().to_canonical()),
             rest,
         },
         // The proxy's own health check, or a client that it does not name.
         ProxyHeader::Local | ProxyHeader::Unix => {
             let peer = Peer::Unnamed { proxy: proxy.place() };
-            Introduction { peer, local: socket.local(), rest }
+            Introduction { peer, port: None, local: socket.local(), rest }
         }
     })
 }

@@ -43,7 +43,7 @@ pub(super) struct Means<'a> {
 impl Means<'_> {
     /// The protocol's name in IANA's registry (RFC 3848, RFC 6531 §4.3). The names for TLS, AUTH
     /// and UTF-8 say EHLO, too.
-    fn with(self, protocol: Option<Protocol>) -> &'static str {
+    pub(super) fn with(self, protocol: Option<Protocol>) -> &'static str {
         match protocol {
             Some(Protocol::Smtp) | None => "SMTP",
             Some(Protocol::Esmtp) => match (self.utf8, self.cipher.is_some(), self.login) {

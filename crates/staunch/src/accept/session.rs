@@ -108,7 +108,7 @@ async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Resul
         return Ok(None);
     };
     let AcceptedClient { socket, listener, view, slot, .. } = accepted;
-    let Introduction { peer, local, rest: received } = introduction;
+    let Introduction { peer, port, local, rest: received } = introduction;
     let mode = view.listener.mode;
     let standing = peer.standing(&shared.config());
     // Clients that a proxy does not name share a place with the proxy's health check: they are
@@ -120,6 +120,7 @@ async fn receive(accepted: AcceptedClient, shared: &SessionsShared) -> io::Resul
     }
     let mut arrival = ClientArrival {
         peer,
+        port,
         local,
         listener,
         mode,
@@ -164,8 +165,9 @@ async fn introduce(
 ) -> io::Result<Option<(AcceptedClient, Introduction)>> {
     let proxy = accepted.peer;
     if !is_proxy(proxy, &accepted.view) {
-        let introduction =
-            Introduction { peer: proxy, local: accepted.socket.local(), rest: Vec::new() };
+        let AcceptedClient { socket, .. } = &accepted;
+        let (port, local) = (socket.peer_port(), socket.local());
+        let introduction = Introduction { peer: proxy, port, local, rest: Vec::new() };
         return Ok(Some((accepted, introduction)));
     }
     let introduction = match introduced(&accepted.socket, proxy).await {

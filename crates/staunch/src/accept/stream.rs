@@ -46,6 +46,14 @@ impl Socket {
         }
     }
 
+    /// The port of the other end; a unix socket has none.
+    pub(super) fn peer_port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Replies are small and complete; waiting for more to send with them would only delay them.
     pub(super) fn send_at_once(&self) {
         match self {

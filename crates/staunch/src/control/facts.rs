@@ -2,7 +2,8 @@
 
 use std::io;
 
-use smtp::HostName;
+use smtp::{HostName, ReversePath};
+use spool::{ActedRow, MessageId};
 
 use crate::facts::facts;
 
@@ -10,40 +11,78 @@ facts! {
     /// A fact about operators' orders.
     pub(super) enum ControlFact<'a> {
         /// Sending stops: to one next hop, else to all.
-        Paused { domain: Option<&'a HostName> } => warn!(
+        Paused { domain: Option<&'a HostName>, uid: Option<u32> } => warn!(
             event = "paused",
             domain = domain.map(HostName::as_str),
+            uid,
             "delivery paused by operator"
         ),
 
         /// Sending goes on: to one next hop, else to all that are not paused by themselves.
-        Resumed { domain: Option<&'a HostName> } => info!(
+        Resumed { domain: Option<&'a HostName>, uid: Option<u32> } => info!(
             event = "resumed",
             domain = domain.map(HostName::as_str),
+            uid,
             "delivery resumed by operator"
         ),
 
         /// No new mail is taken.
-        Draining => warn!(event = "draining", "not accepting mail (drain) by operator"),
+        Draining { uid: Option<u32> } => warn!(event = "draining", uid, "not accepting mail (drain) by operator"),
 
         /// New mail is taken again.
-        Accepting => info!(event = "accepting", "accepting mail by operator"),
+        Accepting { uid: Option<u32> } => info!(event = "accepting", uid, "accepting mail by operator"),
 
-        /// Held mail is tried again.
-        Released { recipients: u64 } => info!(event = "released", recipients, "by the operator"),
-
-        /// Mail is not tried until it is released.
-        Held { recipients: u64 } => info!(
-            event = "held",
+        /// A message came from another queue.
+        Imported {
+            message: MessageId, sender: &'a ReversePath, recipients: usize, size: u64,
+        } => info!(
+            event = "imported",
+            message_id = %message,
+            sender = sender.as_str(),
             recipients,
+            size,
+            "from another queue"
+        ),
+
+        /// A held recipient is tried again.
+        Released { row: &'a ActedRow, uid: Option<u32> } => info!(
+            event = "released",
+            message_id = %row.message,
+            sender = &*row.sender,
+            recipient = &*row.recipient,
+            uid,
+            "by the operator"
+        ),
+
+        /// A recipient is not tried until it is released.
+        Held { row: &'a ActedRow, uid: Option<u32> } => info!(
+            event = "held",
+            message_id = %row.message,
+            reason = "held",
+            sender = &*row.sender,
+            recipient = &*row.recipient,
+            uid,
             "by the operator, until released"
         ),
 
-        /// Mail is gone.
-        Deleted { recipients: u64 } => info!(
+        /// A recipient is gone.
+        Deleted { row: &'a ActedRow, uid: Option<u32> } => info!(
             event = "deleted",
-            recipients,
+            message_id = %row.message,
+            sender = &*row.sender,
+            recipient = &*row.recipient,
+            uid,
             "by the operator, without notice to anybody"
+        ),
+
+        /// What the operator wanted done to mail, once it is done.
+        Ordered { order: &'static str, selection: &'a str, recipients: u64, uid: Option<u32> } => info!(
+            event = "queue_order",
+            order,
+            selection,
+            recipients,
+            uid,
+            "by the operator"
         ),
 
         /// More connections to the admin socket than it has places for.

@@ -5,21 +5,33 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::{ConfigProblem, Hostname};
+use crate::config::{Config, ConfigProblem};
 use crate::facts::facts;
 
 facts! {
     /// A fact about the daemon.
     pub(crate) enum DaemonFact<'a> {
         /// It accepts and sends.
-        Ready { hostname: &'a Hostname } => info!(
+        Ready { config: &'a Config, files: String, queued_messages: u64 } => info!(
             event = "ready",
-            %hostname,
+            version = env!("CARGO_PKG_VERSION"),
+            hostname = %config.hostname,
+            files,
+            data_dir = %config.data_dir.display(),
+            queued_messages,
             "accepting and sending mail"
         ),
 
         /// It begins to end.
         Stopping { grace: Duration } => info!(event = "stopping", ?grace, "shutting down"),
+
+        /// It has ended: no file of its data directory is open any more.
+        Stopped { queued_messages: u64, unfinished: usize } => info!(
+            event = "stopped",
+            queued_messages,
+            unfinished,
+            "what is queued is tried after the next start"
+        ),
 
         /// A configuration that works, and that its author should look at.
         ConfigComplaint { complaint: &'a ConfigProblem } => warn!(

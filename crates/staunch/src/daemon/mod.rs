@@ -139,7 +139,13 @@ pub(crate) async fn run(
     listeners.apply(prepared);
     tracker.spawn(auth.watch(stop.clone()));
 
-    DaemonFact::Ready { hostname: &loaded.config.hostname }.tell();
+    let files: Vec<_> = loaded.files.iter().map(|file| file.display().to_string()).collect();
+    DaemonFact::Ready {
+        config: &loaded.config,
+        files: files.join(" "),
+        queued_messages: handle.messages.load(Ordering::Relaxed),
+    }
+    .tell();
     tell_systemd(&[NotifyState::Ready]);
     let reloader =
         Reloader { origin, loaded, config: sender, handle: Arc::clone(&handle), shared, listeners };
@@ -214,7 +220,10 @@ async fn end(
         () = signals.stop() => {}
     }
     drop(admin_name);
+    let unfinished = handle.tracker.len();
     handle.spool.close();
+    let queued_messages = handle.messages.load(Ordering::Relaxed);
+    DaemonFact::Stopped { queued_messages, unfinished }.tell();
 }
 
 /// Everything that delivers, not yet running. Also for a walk without a daemon.

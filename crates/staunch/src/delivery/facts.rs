@@ -12,23 +12,33 @@ use spool::{LaneKey, MessageId};
 use crate::connect::login::LoginError;
 use crate::delivery::outcome::{Outcome, TransactionResult};
 use crate::delivery::route::hop_of;
-use crate::facts::facts;
-use crate::message::Target;
+use crate::facts::{facts, milliseconds};
+use crate::message::{Target, Work};
 use crate::telemetry::{Problem, Reason, refusal_reason, tls_reason};
 
 /// Which mail a fact about a recipient is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About<'a> {
-    pub(crate) message: MessageId,
+    /// The message, with what is known of it.
+    pub(crate) work: &'a Work,
     /// Where it waits, or waited.
     pub(crate) lane: &'a LaneKey,
+    /// The time that mail goes by.
+    pub(crate) now: Timestamp,
+}
+
+impl About<'_> {
+    /// Seconds since the message came, to the millisecond.
+    fn age(&self) -> f64 {
+        self.now.duration_since(self.work.arrived_at).as_millis().max(0) as f64 / 1000.0
+    }
 }
 
 facts! {
     /// A fact about deliveries.
     pub(crate) enum DeliveryFact<'a> {
         /// A host did not take the message; the next one is tried, or the message waits.
-        HostFailed { message: MessageId, located: &'a Located, problem: &'a Problem } => warn!(
+        HostFailed { message: MessageId, located: &'a Located, problem: &'a Problem } => info!(
             event = "mx_refused",
             message_id = %message,
             domain = %located.next_hop,
@@ -118,8 +128,10 @@ facts! {
             reply: &'a Reply,
         } => info!(
             event = "delivered",
-            message_id = %about.message,
+            message_id = %about.work.message,
+            sender = about.work.sender.as_str(),
             recipient = %target.mailbox,
+            original_recipient = target.options.originals.first().map(|it| display(it.address())),
             domain = %target.mailbox.domain(),
             next_hop = %hop_of(about.lane),
             mx = answered.map(|answered| display(&answered.mx)),
@@ -129,6 +141,9 @@ facts! {
             tls_version = answered.and_then(|answered| Some(answered.tls?.version.as_str())),
             tls_group = answered.and_then(|answered| answered.tls?.group),
             policy = answered.map(|answered| answered.policy),
+            size = about.work.facts.size,
+            attempts = target.attempts.saturating_add(1),
+            age_seconds = about.age(),
             "{reply}"
         ),
 
@@ -141,15 +156,19 @@ facts! {
             due_at: Timestamp,
         } => warn!(
             event = "deferred",
-            message_id = %about.message,
+            message_id = %about.work.message,
+            sender = about.work.sender.as_str(),
             recipient = %target.mailbox,
+            original_recipient = target.options.originals.first().map(|it| display(it.address())),
             domain = %target.mailbox.domain(),
             next_hop = %hop_of(about.lane),
             mx = problem.mx.as_ref().map(display),
             reason = %problem.reason,
             status = %problem.status,
+            size = about.work.facts.size,
             attempts,
-            next_attempt_at = %due_at,
+            age_seconds = about.age(),
+            next_attempt_at = %milliseconds(due_at),
             "{}", problem.text
         ),
 
@@ -158,27 +177,41 @@ facts! {
             about: About<'a>, target: &'a Target, until: Timestamp, cause: Reason,
         } => warn!(
             event = "deferred",
-            message_id = %about.message,
+            message_id = %about.work.message,
+            sender = about.work.sender.as_str(),
             recipient = %target.mailbox,
+            original_recipient = target.options.originals.first().map(|it| display(it.address())),
             domain = %target.mailbox.domain(),
             next_hop = %hop_of(about.lane),
             reason = %cause,
             status = %cause.status(),
+            size = about.work.facts.size,
             attempts = target.attempts,
-            next_attempt_at = %until,
+            age_seconds = about.age(),
+            next_attempt_at = %milliseconds(until),
             "its next hop waits after a failure"
         ),
 
         /// A recipient is given up.
-        Bounced { about: About<'a>, target: &'a Target, problem: &'a Problem } => warn!(
+        Bounced {
+            about: About<'a>,
+            target: &'a Target,
+            problem: &'a Problem,
+            attempts: u32,
+        } => warn!(
             event = "bounced",
-            message_id = %about.message,
+            message_id = %about.work.message,
+            sender = about.work.sender.as_str(),
             recipient = %target.mailbox,
+            original_recipient = target.options.originals.first().map(|it| display(it.address())),
             domain = %target.mailbox.domain(),
             next_hop = %hop_of(about.lane),
             mx = problem.mx.as_ref().map(display),
             reason = %problem.reason,
             status = %problem.status,
+            size = about.work.facts.size,
+            attempts,
+            age_seconds = about.age(),
             "{}", problem.text
         ),
 
@@ -191,7 +224,7 @@ facts! {
             mx = cause.mx.as_ref().map(display),
             reason = %cause.reason,
             status = %cause.status,
-            next_attempt_at = %until,
+            next_attempt_at = %milliseconds(until),
             recipients,
             "{}", cause.text
         ),
@@ -218,7 +251,10 @@ impl<'a> DeliveryFact<'a> {
                 let attempts = target.attempts.saturating_add(counted);
                 Self::Deferred { about, target, problem, attempts, due_at: *due_at }
             }
-            Outcome::Failed(problem) => Self::Bounced { about, target, problem },
+            Outcome::Failed(problem) => {
+                let attempts = target.attempts.saturating_add(1);
+                Self::Bounced { about, target, problem, attempts }
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pieces must not end between CR and LF; that is what the content receiver promises.
 
+use smtp::RemoteText;
 use smtp::header::{HeaderPart, HeaderScanner};
 use spool::BodyFacts;
 
@@ -9,6 +10,10 @@ const CRLF: &[u8] = b"\r\n";
 
 /// The name of the fields that are counted: each relay on the way adds one (RFC 5321 §4.4).
 const RECEIVED: &[u8] = b"received";
+/// The name of the field that the log has, too.
+const MESSAGE_ID: &[u8] = b"message-id";
+/// Our choice: octets of that field that are kept. Most have less than 100.
+const FIELD_OCTETS_MAX: usize = 512;
 
 /// The facts so far.
 #[derive(Debug)]
@@ -24,6 +29,60 @@ pub(crate) struct Facts {
     /// have megabytes, and a tree of it has more.
     header: HeaderScanner,
     received_count: u32,
+    message_id: FirstField,
+}
+
+/// The first field of the name that is looked for, as far as it is kept.
+#[derive(Debug, Default)]
+struct FirstField {
+    octets: Vec<u8>,
+    place: FieldPlace,
+}
+
+/// Where the scanner is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum FieldPlace {
+    /// Before the field.
+    #[default]
+    Before,
+    /// In it.
+    Within,
+    /// Behind it.
+    Behind,
+}
+
+impl FirstField {
+    fn note(&mut self, part: HeaderPart<'_>) {
+        match (part, self.place) {
+            (HeaderPart::Field(name), FieldPlace::Before)
+                if name.eq_ignore_ascii_case(MESSAGE_ID) =>
+            {
+                self.place = FieldPlace::Within;
+            }
+            (HeaderPart::Field(_) | HeaderPart::End, FieldPlace::Within) => {
+                self.place = FieldPlace::Behind;
+            }
+            (HeaderPart::Header(octets), FieldPlace::Within) => {
+                let room = FIELD_OCTETS_MAX.saturating_sub(self.octets.len());
+                self.octets.extend(octets.iter().take(room));
+            }
+            (
+                HeaderPart::Field(_)
+                | HeaderPart::End
+                | HeaderPart::Header(_)
+                | HeaderPart::Rest(_),
+                _,
+            ) => {}
+        }
+    }
+
+    /// What stands behind its colon, in one line.
+    fn text(&self) -> Option<RemoteText> {
+        let colon = memchr::memchr(b':', &self.octets)?;
+        let behind = String::from_utf8_lossy(self.octets.get(colon + 1..)?);
+        let text = behind.split_whitespace().collect::<Vec<_>>().join(" ");
+        (!text.is_empty()).then(|| RemoteText::new(&text))
+    }
 }
 
 impl Facts {
@@ -37,6 +96,7 @@ impl Facts {
             at_line_start: true,
             header: HeaderScanner::default(),
             received_count: 0,
+            message_id: FirstField::default(),
         }
     }
 
@@ -53,23 +113,35 @@ impl Facts {
         }
         self.line += octets(piece.get(start..).unwrap_or_default());
         self.longest_line = self.longest_line.max(self.line);
-        let (header_len, received_count) = (&mut self.header_len, &mut self.received_count);
-        self.header.push(piece, |part| note(part, header_len, received_count));
+        let Self { header, header_len, received_count, message_id, .. } = self;
+        header.push(piece, |part| {
+            message_id.note(part);
+            note(part, header_len, received_count);
+        });
         self.at_line_start = piece.ends_with(CRLF) || (self.at_line_start && piece.is_empty());
     }
 
-    /// All that is known once the message has ended.
-    pub(crate) fn finish(mut self) -> BodyFacts {
-        let (header_len, received_count) = (&mut self.header_len, &mut self.received_count);
-        self.header.finish(|part| note(part, header_len, received_count));
-        BodyFacts {
+    /// All that is stored of it, once the message has ended.
+    pub(crate) fn finish(self) -> BodyFacts {
+        self.finish_with_id().0
+    }
+
+    /// The same, with the text of its Message-ID field, if it has one.
+    pub(crate) fn finish_with_id(mut self) -> (BodyFacts, Option<RemoteText>) {
+        let Self { header, header_len, received_count, message_id, .. } = &mut self;
+        header.finish(|part| {
+            message_id.note(part);
+            note(part, header_len, received_count);
+        });
+        let facts = BodyFacts {
             size: self.size,
             header_len: self.header_len,
             has_8bit: self.has_8bit,
             longest_line: self.longest_line,
             ends_with_newline: self.at_line_start && self.size > 0,
             received_count: self.received_count,
-        }
+        };
+        (facts, self.message_id.text())
     }
 }
 

@@ -335,7 +335,7 @@ mod tests {
             let due = fetched(&stage).await;
             assert_eq!(due.work.as_of, stage.handle.underway.removals(), "nothing is read twice");
             let selection = Selection::Messages(vec![message]);
-            let taken = stop::take_out(&stage.handle, verb, selection).await.unwrap();
+            let taken = stop::take_out(&stage.handle, verb, selection, &|_| ()).await.unwrap();
             assert_eq!(taken, TakenOut { count: 1, being_sent: 0 });
             assert!(to_whom(&stage, due).await.is_empty(), "{verb:?}");
         }
@@ -381,7 +381,12 @@ mod tests {
         commit(&stage, &["x@a.test"]);
         let meant = stop::up_to_now(&stage.handle, spool::Filter::default()).await.unwrap();
         commit(&stage, &["y@a.test"]);
-        let taken = stop::take_out(&stage.handle, Verb::Delete, Selection::Matching(meant.clone()));
+        let taken = stop::take_out(
+            &stage.handle,
+            Verb::Delete,
+            Selection::Matching(meant.clone()),
+            &|_| (),
+        );
         assert_eq!(taken.await.unwrap().count, 2, "a command of its own means all");
         commit(&stage, &["z@a.test"]);
         assert!(stage.handle.spool.list(&meant, None, 10).unwrap().rows.is_empty());
@@ -397,7 +402,7 @@ mod tests {
             let sending = stage.handle.underway.begin(message, vec![RecipientNo(0)]);
             assert!(sending.hand_over());
             let selection = Selection::Messages(vec![message]);
-            let taken = stop::take_out(&stage.handle, verb, selection).await.unwrap();
+            let taken = stop::take_out(&stage.handle, verb, selection, &|_| ()).await.unwrap();
             assert_eq!(taken, TakenOut { count: 1, being_sent: 1 }, "{verb:?}");
             let after: Vec<_> =
                 stage.queue().into_iter().filter(|row| row.no == RecipientNo(0)).collect();

@@ -69,8 +69,39 @@ pub(crate) struct ComposedDsn {
     pub(crate) admission: Admission,
 }
 
-/// The DSN that says what `dsn_request` says; `None` if nobody is to be told: a DSN about a
-/// DSN is never sent (RFC 5321 §4.5.5).
+/// What there is to commit for a DSN request.
+#[derive(Debug)]
+pub(crate) enum Composed {
+    /// A DSN.
+    Dsn(Box<ComposedDsn>),
+    /// There is no address that it could go to.
+    Undeliverable(Undeliverable),
+    /// The message is gone: an operator deleted it while it was tried.
+    Moot,
+}
+
+/// Why a DSN goes nowhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Undeliverable {
+    /// It would be a DSN about a DSN, or its address is a literal.
+    NoAddress,
+    /// Its address is a name of this machine that has no alias, and root has none.
+    NoRootAlias,
+}
+
+impl Undeliverable {
+    /// Writes it into the log, behind what became of the message.
+    pub(crate) fn tell(self, subject: &DsnSubject<'_>) {
+        let (message, sender) = (subject.message, subject.sender);
+        match self {
+            Self::NoAddress => {}
+            Self::NoRootAlias => QueueFact::NoRootAlias { message, sender }.tell(),
+        }
+        QueueFact::DsnUndeliverable { message, sender }.tell();
+    }
+}
+
+/// The DSN that says what `request` says. A DSN about a DSN is never sent (RFC 5321 §4.5.5).
 ///
 /// # Errors
 ///
@@ -80,8 +111,11 @@ pub(crate) async fn compose(
     config: &Config,
     subject: &DsnSubject<'_>,
     request: &DsnRequest,
-) -> Result<Option<ComposedDsn>, StoreError> {
-    let Some((sender, to)) = addressees(config, subject) else { return Ok(None) };
+) -> Result<Composed, StoreError> {
+    let (sender, to) = match addressees(config, subject) {
+        Ok(found) => found,
+        Err(why) => return Ok(Composed::Undeliverable(why)),
+    };
     let about = DsnKey { message: subject.message, sender: sender.clone(), action: request.action };
     let wanted = returned(config, subject, request.action);
     let mut admission = handle.restraint.admit(about, wanted, config.dsn.rate_per_sender_per_hour);
@@ -89,8 +123,7 @@ pub(crate) async fn compose(
     let _lease = handle.budget.dsn(octets_held(subject.size, returned)).await;
     let original = match original(handle, subject, returned).await {
         Ok(original) => original,
-        // An operator deleted the message while it was tried: nobody is told.
-        Err(StoreError::Missing { .. }) => return Ok(None),
+        Err(StoreError::Missing { .. }) => return Ok(Composed::Moot),
         Err(error @ (StoreError::Poisoned | StoreError::Closed)) => return Err(error),
         // A DSN without the original is better than none, and than asking a broken disk for
         // ever.
@@ -150,18 +183,18 @@ pub(crate) async fn compose(
     };
     let pieces = intake::pieces(handle, id, &envelope, None);
     let message = NewMessage { body: sealed, envelope };
-    Ok(Some(ComposedDsn { message, pieces, admission }))
+    Ok(Composed::Dsn(Box::new(ComposedDsn { message, pieces, admission })))
 }
 
-/// The sender, and the addresses that a DSN to it goes to: none are literals. If there are none,
-/// the log is told.
+/// The sender, and the addresses that a DSN to it goes to: none are literals.
 ///
 /// A DSN to a name of this machine that has no alias goes to root, as mail of programs does: the
 /// message was accepted, so it must not be lost in silence.
 fn addressees<'a>(
     config: &'a Config,
     subject: &DsnSubject<'a>,
-) -> Option<(&'a Mailbox, &'a [Mailbox])> {
+) -> Result<(&'a Mailbox, &'a [Mailbox]), Undeliverable> {
+    let mut why = Undeliverable::NoAddress;
     let sender = subject.sender.mailbox();
     let to = match sender.map(|sender| (sender, config.destination(sender, None))) {
         Some((sender, AliasLookup::Itself)) => slice::from_ref(sender),
@@ -169,18 +202,14 @@ fn addressees<'a>(
         Some((_, AliasLookup::NoPostmaster | AliasLookup::Unknown)) => {
             let root = config.aliases.targets("root");
             if root.is_none() {
-                QueueFact::NoRootAlias { message: subject.message, sender: subject.sender }.tell();
+                why = Undeliverable::NoRootAlias;
             }
             root.unwrap_or_default()
         }
         None => &[],
     };
     let is_sendable = to.iter().any(|mailbox| mailbox.domain().name().is_some());
-    let found = sender.filter(|_| is_sendable).map(|sender| (sender, to));
-    if found.is_none() {
-        QueueFact::DsnUndeliverable { message: subject.message, sender: subject.sender }.tell();
-    }
-    found
+    sender.filter(|_| is_sendable).map(|sender| (sender, to)).ok_or(why)
 }
 
 /// What a DSN holds while it is written: what it carries of the original, the text that is made

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use spool::{LaneKey, MessageId, RecipientNo};
+use spool::{Attempt, LaneKey, MessageId, RecipientNo};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -73,11 +73,22 @@ impl Gathering {
         self.state().recipients.contains(&(message, no))
     }
 
-    /// These recipients of `work` failed, each because of its problem.
-    pub(super) fn add(&self, lane: &LaneKey, work: &Work, failed: &[(&Target, &Problem)]) {
+    /// These recipients of `work` failed, each because of its problem; `attempt`: does that count?
+    pub(super) fn add(
+        &self,
+        lane: &LaneKey,
+        work: &Work,
+        failed: &[(&Target, &Problem)],
+        attempt: Attempt,
+    ) {
+        let more = u32::from(attempt == Attempt::Counted);
+        let tried = |target: &Target| Target {
+            attempts: target.attempts.saturating_add(more),
+            ..target.clone()
+        };
         let problems = failed.iter().map(|(_, problem)| (*problem).clone()).collect();
         let work = Work {
-            targets: failed.iter().map(|(target, _)| (*target).clone()).collect(),
+            targets: failed.iter().map(|(target, _)| tried(target)).collect(),
             body: Body::Stored,
             // An operator may have taken some out before they are told of.
             as_of: Removals::default(),

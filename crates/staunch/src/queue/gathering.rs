@@ -170,7 +170,7 @@ mod tests {
         let message = commit(&stage, &["a.test", "b.test"]);
         fail(&stage, "a.test").await;
         let selection = Selection::Messages(vec![message]);
-        stop::take_out(&stage.handle, Verb::Delete, selection).await.unwrap();
+        stop::take_out(&stage.handle, Verb::Delete, selection, &|_| ()).await.unwrap();
         stage.end_what_is_gathered().await;
         assert_eq!(stage.recipients(), (Vec::new(), Vec::new()), "nobody is told");
     }

@@ -104,7 +104,8 @@ impl Intake {
     }
 
     /// Makes the message durable and hands it to the queue. Only after this returned, 250. The
-    /// lanes of `envelope` are those of `config`.
+    /// lanes of the envelope are those of `config`. `told` is called once it is durable, and before
+    /// anything is done with it: so that the log has its arrival first.
     ///
     /// # Errors
     ///
@@ -112,10 +113,10 @@ impl Intake {
     pub(crate) async fn commit(
         &self,
         config: &Config,
-        draft: Draft,
-        envelope: StoredEnvelope,
+        message: (Draft, StoredEnvelope),
+        told: impl FnOnce(MessageId),
     ) -> Result<MessageId, NotNow> {
-        self.commit_from(config, MailOrigin::Client, draft, envelope).await
+        self.commit_from(config, MailOrigin::Client, message, told).await
     }
 
     /// The same for a message from wherever.
@@ -123,8 +124,8 @@ impl Intake {
         &self,
         config: &Config,
         origin: MailOrigin,
-        draft: Draft,
-        envelope: StoredEnvelope,
+        (draft, envelope): (Draft, StoredEnvelope),
+        told: impl FnOnce(MessageId),
     ) -> Result<MessageId, NotNow> {
         let handle = &self.handle;
         let committed = async {
@@ -151,6 +152,7 @@ impl Intake {
         match committed.await {
             Ok((id, pieces)) => {
                 handle.count_messages(Counted::Came);
+                told(id);
                 announce(handle, config, pieces).await;
                 Ok(id)
             }

@@ -278,7 +278,7 @@ impl Queue {
     /// same.
     fn tell_wait(&self, lane: &LaneKey, work: &Work, now: Timestamp) {
         let Some((until, cause)) = self.lanes.back_off(lane, now) else { return };
-        let about = About { message: work.message, lane };
+        let about = About { work, lane, now };
         for target in &work.targets {
             DeliveryFact::JoinedWait { about, target, until, cause }.tell();
         }

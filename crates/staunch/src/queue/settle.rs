@@ -21,7 +21,7 @@ use crate::delivery::facts::{About, DeliveryFact};
 use crate::delivery::outcome::{AgeCounts, Decided, LaneEffect, Outcome, TransactionResult};
 use crate::delivery::route;
 use crate::message::{Rest, Target, Work};
-use crate::queue::dsn::{self, ComposedDsn};
+use crate::queue::dsn::{self, Composed, ComposedDsn};
 use crate::queue::dsn_request::{self, DsnRequest};
 use crate::queue::events::{DueWork, FinishedAttempt};
 use crate::queue::facts::QueueFact;
@@ -74,18 +74,20 @@ pub(crate) async fn settle(
         let change = |(target, outcome): (&Target, _)| (target.no, change(outcome, timing, now));
         targets.clone().map(change).collect()
     };
-    let subject = dsn::DsnSubject::from(&due.work);
-    write(handle, config, permit, Writing { subject, requests, lane, changes: &changes }).await;
-    if timing == FailureTiming::Together {
-        handle.gathering.add(&due.lane, &due.work, &failed);
-    }
-    for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
-        // Of the others it is told when they end.
-        if timing == FailureTiming::Now || outcome.failed().is_none() {
-            let about = About { message: due.work.message, lane: &due.lane };
-            let answered = decision.answered.as_ref();
-            DeliveryFact::of_outcome(about, target, outcome, answered).tell();
+    let told = || {
+        for (target, outcome) in due.work.targets.iter().zip(&decided.outcomes) {
+            // Of the others it is told when they end.
+            if timing == FailureTiming::Now || outcome.failed().is_none() {
+                let about = About { work: &due.work, lane: &due.lane, now };
+                DeliveryFact::of_outcome(about, target, outcome, answered).tell();
+            }
         }
+    };
+    let subject = dsn::DsnSubject::from(&due.work);
+    let writing = Writing { subject, requests, lane, changes: &changes, told: &told };
+    write(handle, config, permit, writing).await;
+    if timing == FailureTiming::Together {
+        handle.gathering.add(&due.lane, &due.work, &failed, Attempt::Counted);
     }
     FinishedAttempt {
         lane: due.lane.clone(),
@@ -143,7 +145,7 @@ pub(super) async fn fail_soon(
 ) {
     let failed: Vec<_> = work.targets.iter().map(|target| (target, problem)).collect();
     match timing(handle, work, &failed, failed.len()).await {
-        FailureTiming::Together => handle.gathering.add(lane, work, &failed),
+        FailureTiming::Together => handle.gathering.add(lane, work, &failed, Attempt::NotCounted),
         FailureTiming::Now => fail(handle, config, permit, (work, lane), problem).await,
     }
 }
@@ -211,16 +213,20 @@ pub(super) async fn fail_together(
     let requests = DsnRequest::failed(&work.sender, failed()).into_iter().collect();
     let changes = || failed().map(|(target, _)| (target.no, Change::Failed)).collect();
     let subject = dsn::DsnSubject::from(work);
-    let writing = Writing { subject, requests, lane: None, changes: &changes };
+    let now = handle.now();
+    let told = || {
+        for one in failing {
+            for (target, problem) in one.failed() {
+                let about = About { work: &one.work, lane: &one.lane, now };
+                let attempts = target.attempts;
+                DeliveryFact::Bounced { about, target, problem, attempts }.tell();
+            }
+        }
+    };
+    let writing = Writing { subject, requests, lane: None, changes: &changes, told: &told };
     write(handle, config, permit, writing).await;
     // It is not an attempt's own mail: some of it may be in memory, to be tried.
     handle.underway.note_removal();
-    for one in failing {
-        for (target, problem) in one.failed() {
-            let about = About { message: work.message, lane: &one.lane };
-            DeliveryFact::Bounced { about, target, problem }.tell();
-        }
-    }
 }
 
 /// Tells the sender of `work` that it waits because of `problem`; `told` is what is written down of
@@ -235,7 +241,7 @@ pub(super) async fn tell_delay(
     let delayed = work.targets.iter().map(|target| (target, problem));
     let requests = DsnRequest::delayed(delayed, told).into_iter().collect();
     let subject = dsn::DsnSubject::from(work);
-    let writing = Writing { subject, requests, lane: None, changes: &Vec::new };
+    let writing = Writing { subject, requests, lane: None, changes: &Vec::new, told: &|| () };
     write(handle, config, permit, writing).await;
 }
 
@@ -281,6 +287,8 @@ struct Writing<'a> {
     requests: Vec<DsnRequest>,
     lane: Option<LaneUpdate>,
     changes: &'a (dyn Fn() -> Vec<(RecipientNo, Change)> + Sync),
+    /// Tells what became of recipients, once that is written: before what becomes of DSNs.
+    told: &'a (dyn Fn() + Sync),
 }
 
 /// Writes until it is written: what a peer took must not be sent again, so the message stays in
@@ -306,7 +314,8 @@ async fn write(
         .tell();
         handle.note_store_error(&error);
         tokio::select! {
-            () = handle.broken.cancelled() => return,
+            // It happened all the same.
+            () = handle.broken.cancelled() => return (writing.told)(),
             () = tokio::time::sleep(SETTLE_RETRY) => {}
         }
     }
@@ -318,13 +327,17 @@ async fn write_once(
     permit: SettlePermit,
     writing: &Writing<'_>,
 ) -> Result<(), StoreError> {
-    let (mut dsns, mut arrivals) = (Vec::new(), Vec::new());
+    let (mut dsns, mut arrivals, mut undeliverable) = (Vec::new(), Vec::new(), None);
     let mut changes = (writing.changes)();
     for request in &writing.requests {
-        let dsn = dsn::compose(handle, config, &writing.subject, request).await?;
-        if let Some(ComposedDsn { message, pieces, admission }) = dsn {
-            arrivals.push((request.action, message.body.id(), pieces, admission));
-            dsns.push(message);
+        match dsn::compose(handle, config, &writing.subject, request).await? {
+            Composed::Dsn(dsn) => {
+                let ComposedDsn { message, pieces, admission } = *dsn;
+                arrivals.push((request.action, message.body.id(), pieces, admission));
+                dsns.push(message);
+            }
+            Composed::Undeliverable(why) => undeliverable = Some(why),
+            Composed::Moot => {}
         }
         changes.extend(request.marks());
     }
@@ -339,7 +352,9 @@ async fn write_once(
     handle.spool.settle(settlement, move |result| {
         let _gone = done.send(result);
     });
-    match answer.await.unwrap_or(Err(StoreError::Closed))? {
+    let settled = answer.await.unwrap_or(Err(StoreError::Closed))?;
+    (writing.told)();
+    match settled {
         Settled::Waiting => {}
         Settled::Gone => handle.count_messages(Counted::Left),
         // The DSNs were dropped with it.
@@ -349,8 +364,11 @@ async fn write_once(
             return Ok(());
         }
     }
+    let message = writing.subject.message;
+    if let Some(why) = undeliverable {
+        why.tell(&writing.subject);
+    }
     for (action, id, pieces, admission) in arrivals {
-        let message = writing.subject.message;
         DeliveryFact::DsnQueued { message, dsn: id, action }.tell();
         if admission.state() == RecipientState::Held {
             DeliveryFact::DsnHeld { dsn: id }.tell();

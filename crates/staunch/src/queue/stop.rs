@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use spool::{
-    Acted, Filter, MessageId, RecipientNo, RecipientPlace, RecipientState, Selection, Spool,
-    StoreError,
+    Acted, ActedRow, Filter, MessageId, RecipientNo, RecipientPlace, RecipientState, Selection,
+    Spool, StoreError,
 };
 
 use crate::queue::bounce;
@@ -33,6 +33,9 @@ pub(crate) enum Verb {
     Bounce,
 }
 
+/// Is given each recipient that something was done to.
+pub(crate) type Told<'a> = &'a (dyn Fn(&ActedRow) + Sync);
+
 /// How many recipients it was.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct TakenOut {
@@ -43,7 +46,7 @@ pub(crate) struct TakenOut {
 }
 
 /// Does `verb` to what is selected and was in the queue when this began: what comes meanwhile,
-/// DSNs that it makes included, is not meant.
+/// DSNs that it makes included, is not meant. `told` is given what was held or deleted.
 ///
 /// # Errors
 ///
@@ -52,13 +55,14 @@ pub(crate) async fn take_out(
     handle: &Arc<QueueHandle>,
     verb: Verb,
     selection: Selection,
+    told: Told<'_>,
 ) -> Result<TakenOut, StoreError> {
     let mut total = TakenOut::default();
     match selection {
         Selection::Messages(ids) => {
             for ids in ids.chunks(PAGE).map(<[MessageId]>::to_vec) {
                 let chosen = handle.ask(move |spool| places_of(spool, &ids)).await?;
-                total.add(take_out_these(handle, verb, chosen).await?);
+                total.add(take_out_these(handle, verb, chosen, told).await?);
             }
         }
         Selection::Matching(filter) => {
@@ -73,9 +77,8 @@ pub(crate) async fn take_out(
                     state: row.state,
                 };
                 let rows = page.rows.iter().map(place).collect();
-                total.add(
-                    take_out_these(handle, verb, ChosenRows { rows, whole: Vec::new() }).await?,
-                );
+                let chosen = ChosenRows { rows, whole: Vec::new() };
+                total.add(take_out_these(handle, verb, chosen, told).await?);
                 after = page.next;
                 if after.is_none() {
                     break;
@@ -119,16 +122,22 @@ async fn take_out_these(
     handle: &Arc<QueueHandle>,
     verb: Verb,
     chosen: ChosenRows,
+    told: Told<'_>,
 ) -> Result<TakenOut, StoreError> {
     let ChosenRows { rows, whole } = chosen;
-    let Stopped { left, under_way } = stop(handle, rows).await?;
+    let Stopped { left, under_way, held } = stop(handle, rows).await?;
     let being_sent = number(under_way.len());
-    let count = match verb {
-        Verb::Hold => handle.ask(move |spool| count_held(spool, &left)).await?,
-        Verb::Bounce => bounce::give_up(handle, &left).await?,
+    let done = match verb {
+        Verb::Hold => held,
+        // They are in the log as bounced.
+        Verb::Bounce => {
+            let count = bounce::give_up(handle, &left).await?;
+            return Ok(TakenOut { count, being_sent });
+        }
         Verb::Delete => delete(handle, left, whole, &under_way).await?,
     };
-    Ok(TakenOut { count, being_sent })
+    done.iter().for_each(told);
+    Ok(TakenOut { count: number(done.len()), being_sent })
 }
 
 /// Recipients that somebody wants out of the queue, by whether that was in time.
@@ -138,6 +147,8 @@ struct Stopped {
     left: Vec<RecipientPlace>,
     /// A host may be taking their mail; they are in the queue as they were.
     under_way: Vec<RecipientPlace>,
+    /// Those of `left` that were not held before.
+    held: Vec<ActedRow>,
 }
 
 /// Holds `rows`, and tells what is being sent from what is not.
@@ -156,21 +167,9 @@ async fn stop(handle: &Arc<QueueHandle>, rows: Vec<RecipientPlace>) -> Result<St
         let freed = handle.ask(move |spool| spool.give_back(back)).await?;
         handle.tell(Event::Due(freed.lanes)).await;
     }
-    Ok(Stopped { left, under_way })
-}
-
-/// How many of `rows` are held now and were not.
-fn count_held(spool: &Spool, rows: &[RecipientPlace]) -> Result<u64, StoreError> {
-    let were_queued = rows.iter().filter(|row| row.state == RecipientState::Queued);
-    let names: HashSet<_> = were_queued.map(name).collect();
-    let messages: HashSet<MessageId> = names.iter().map(|(message, _)| *message).collect();
-    let mut count = 0;
-    for message in messages {
-        let now = spool.places(message, None)?;
-        let is_held = |row: &&RecipientPlace| row.state == RecipientState::Held;
-        count += now.iter().filter(is_held).filter(|row| names.contains(&name(row))).count();
-    }
-    Ok(number(count))
+    let mut newly_held = held.rows;
+    newly_held.retain(|row| !at_host.contains(&(row.message, row.no)));
+    Ok(Stopped { left, under_way, held: newly_held })
 }
 
 async fn delete(
@@ -178,21 +177,21 @@ async fn delete(
     left: Vec<RecipientPlace>,
     mut whole: Vec<MessageId>,
     under_way: &[RecipientPlace],
-) -> Result<u64, StoreError> {
+) -> Result<Vec<ActedRow>, StoreError> {
     let busy: HashSet<MessageId> = under_way.iter().map(|row| row.message).collect();
     whole.retain(|message| !busy.contains(message));
     let all: HashSet<MessageId> = whole.iter().copied().collect();
     let some = left.iter().filter(|row| !all.contains(&row.message)).map(name).collect();
     let deleted = handle.ask(move |spool| {
         let mut deleted = spool.delete_these(some)?;
-        let Acted { recipients, lanes, .. } = spool.delete(&Selection::Messages(whole), None)?;
-        deleted.recipients += recipients;
+        let Acted { rows, lanes, .. } = spool.delete(&Selection::Messages(whole), None)?;
+        deleted.rows.extend(rows);
         deleted.lanes.extend(lanes);
         Ok(deleted)
     });
     let deleted = deleted.await?;
     handle.tell(Event::Removed(deleted.lanes)).await;
-    Ok(deleted.recipients)
+    Ok(deleted.rows)
 }
 
 fn name(row: &RecipientPlace) -> (MessageId, RecipientNo) {

@@ -13,8 +13,13 @@ use crate::inert_json;
 
 /// The field that says which fact it is; it stands first.
 const EVENT: &str = "event";
+/// The facility for mail (RFC 5424 §6.2.1): syslog daemons write it into mail.log.
+const MAIL: &str = "2";
 /// What tracing calls the prose of an event; it stands last.
 const MESSAGE: &str = "message";
+
+/// Our choice: octets that most lines have room in.
+const LINE_OCTETS: usize = 768;
 
 /// Names and values in the order in which they were set; the last word for a name counts.
 #[derive(Debug, Default)]
@@ -82,7 +87,7 @@ pub(super) struct LogLine<'a> {
 /// How it is shown.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LineShape {
-    /// `2026-01-02T03:04:05.678901Z INFO event=… key=value`.
+    /// `2026-01-02T03:04:05.678Z INFO event=… key=value`.
     Text,
     /// One flat object.
     Json,
@@ -101,13 +106,18 @@ impl LogLine<'_> {
     }
 
     fn text(&self) -> Vec<u8> {
-        format!("{:.6} {}{}\n", self.at, self.level, self.pairs()).into_bytes()
+        let mut out = String::with_capacity(LINE_OCTETS);
+        out.push_str(&format!("{:.3} ", self.at));
+        out.push_str(self.level.as_str());
+        self.push_pairs(&mut out);
+        out.push('\n');
+        out.into_bytes()
     }
 
     /// One flat object with `timestamp` and `level` in front, and a line end.
     fn json(&self) -> Vec<u8> {
         let level = self.level.as_str().to_ascii_lowercase();
-        let mut out = format!("{{\"timestamp\":\"{:.6}\",\"level\":\"{level}\"", self.at);
+        let mut out = format!("{{\"timestamp\":\"{:.3}\",\"level\":\"{level}\"", self.at);
         let target = self.target.map(Value::from);
         let target = target.as_ref().map(|target| ("target", target));
         for (name, value) in self.fields.in_order().chain(target) {
@@ -121,10 +131,13 @@ impl LogLine<'_> {
     /// The journal's own protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): `MESSAGE` for people, and
     /// each field as `STAUNCH_NAME`, since a bare `MESSAGE_ID` means something else there.
     fn journal(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
+        let mut message = String::with_capacity(LINE_OCTETS);
+        self.push_pairs(&mut message);
+        let mut out = Vec::with_capacity(2 * LINE_OCTETS);
         push_field(&mut out, "PRIORITY", priority(self.level));
+        push_field(&mut out, "SYSLOG_FACILITY", MAIL);
         push_field(&mut out, "SYSLOG_IDENTIFIER", "staunch");
-        push_field(&mut out, "MESSAGE", self.pairs().trim_start());
+        push_field(&mut out, "MESSAGE", message.trim_start());
         for (name, value) in &self.fields.0 {
             let name = format!("STAUNCH_{}", name.to_ascii_uppercase().replace('.', "_"));
             push_field(&mut out, &name, &plain(value));
@@ -133,21 +146,21 @@ impl LogLine<'_> {
     }
 
     /// ` key=value` for each field.
-    fn pairs(&self) -> String {
-        let mut out = String::with_capacity(256);
+    fn push_pairs(&self, out: &mut String) {
         let target = self.target.map(Value::from);
         let target = target.as_ref().map(|target| ("target", target));
         for (name, value) in self.fields.in_order().chain(target) {
+            out.push(' ');
+            out.push_str(name);
+            out.push('=');
             let text = plain(value);
             if is_bare(&text) || !value.is_string() {
-                out.push_str(&format!(" {name}={text}"));
+                out.push_str(&text);
             } else {
-                out.push_str(&format!(" {name}="));
                 // The quotes of Rust leave characters in that do not show.
-                format!("{text:?}").chars().for_each(|c| push_inert(&mut out, c));
+                format!("{text:?}").chars().for_each(|c| push_inert(out, c));
             }
         }
-        out
     }
 }
 
@@ -215,10 +228,10 @@ mod tests {
         let text = String::from_utf8(line.text()).unwrap();
         assert_eq!(
             text,
-            "2027-01-15T08:00:00.000000Z INFO event=e level_=no target_=\"=\" target=t\n"
+            "2027-01-15T08:00:00.000Z INFO event=e level_=no target_=\"=\" target=t\n"
         );
         let json = String::from_utf8(line.json()).unwrap();
-        let want = r#"{"timestamp":"2027-01-15T08:00:00.000000Z","level":"info","event":"e","level_":"no","target_":"=","target":"t"}"#;
+        let want = r#"{"timestamp":"2027-01-15T08:00:00.000Z","level":"info","event":"e","level_":"no","target_":"=","target":"t"}"#;
         assert_eq!(json.trim_end(), want);
     }
 
@@ -240,7 +253,7 @@ mod tests {
         fields.set("event", "e".into());
         fields.set("message_id", 7.into());
         fields.set("text", "a\nb".into());
-        let mut want = b"PRIORITY=6\nSYSLOG_IDENTIFIER=staunch\n\
+        let mut want = b"PRIORITY=6\nSYSLOG_FACILITY=2\nSYSLOG_IDENTIFIER=staunch\n\
             MESSAGE=event=e message_id=7 text=\"a\\nb\" target=t\n\
             STAUNCH_EVENT=e\nSTAUNCH_MESSAGE_ID=7\nSTAUNCH_TEXT\n"
             .to_vec();

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
-    Acted, DamagedRecipient, Deadline, Filter, LaneKey, LaneTrouble, ListCursor, MessageId,
-    MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
+    Acted, ActedRow, DamagedRecipient, Deadline, Filter, LaneKey, LaneTrouble, ListCursor,
+    MessageId, MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
 };
 
-use super::answer::{AdminRefused, ask_store};
+use super::answer::{AdminPeer, AdminRefused, ask_store};
 use super::header;
 use crate::control::Control;
 use crate::control::api::{
@@ -286,12 +286,16 @@ pub(super) async fn retry(
 
 pub(super) async fn release(
     State(control): State<Arc<Control>>,
+    ConnectInfo(AdminPeer { uid }): ConnectInfo<AdminPeer>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let free = |control: &Control, what: &Selection, from| {
-        control.queue.spool.release(what, control.queue.now(), from)
+    let free = move |control: &Control, what: &Selection, from| {
+        let released = control.queue.spool.release(what, control.queue.now(), from)?;
+        released.rows.iter().for_each(|row| ControlFact::Released { row, uid }.tell());
+        Ok(released)
     };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
+    let words = in_words(&chosen);
     let selection = match selection(chosen)? {
         Selection::Matching(filter) => Selection::Matching(
             stop::up_to_now(&control.queue, filter).await.map_err(AdminRefused::failed)?,
@@ -299,47 +303,63 @@ pub(super) async fn release(
         messages @ Selection::Messages(_) => messages,
     };
     let count = in_batches(&control, selection, free, tell).await?;
-    ControlFact::Released { recipients: count }.tell();
+    ControlFact::Ordered { order: "release", selection: &words, recipients: count, uid }.tell();
     Ok(Json(ActionDone { count, being_sent: None }))
 }
 
 pub(super) async fn hold(
     State(control): State<Arc<Control>>,
+    ConnectInfo(AdminPeer { uid }): ConnectInfo<AdminPeer>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let taken = take_out(&control, Verb::Hold, chosen).await?;
-    ControlFact::Held { recipients: taken.count }.tell();
-    Ok(shown_taken(taken))
+    let told = |row: &ActedRow| ControlFact::Held { row, uid }.tell();
+    take_out(&control, ("hold", Verb::Hold), chosen, uid, &told).await
 }
 
 pub(super) async fn bounce(
     State(control): State<Arc<Control>>,
+    ConnectInfo(AdminPeer { uid }): ConnectInfo<AdminPeer>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    Ok(shown_taken(take_out(&control, Verb::Bounce, chosen).await?))
+    take_out(&control, ("bounce", Verb::Bounce), chosen, uid, &|_| ()).await
 }
 
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
+    ConnectInfo(AdminPeer { uid }): ConnectInfo<AdminPeer>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let taken = take_out(&control, Verb::Delete, chosen).await?;
+    let told = |row: &ActedRow| ControlFact::Deleted { row, uid }.tell();
+    let done = take_out(&control, ("delete", Verb::Delete), chosen, uid, &told).await?;
     let left = ask_store(&control, |control| control.queue.spool.count()).await?.messages;
     control.queue.count_messages(Counted::Anew(left));
-    ControlFact::Deleted { recipients: taken.count }.tell();
-    Ok(shown_taken(taken))
+    Ok(done)
 }
 
 async fn take_out(
     control: &Arc<Control>,
-    verb: Verb,
+    (order, verb): (&'static str, Verb),
     chosen: Chosen,
-) -> Result<TakenOut, AdminRefused> {
-    stop::take_out(&control.queue, verb, selection(chosen)?).await.map_err(AdminRefused::failed)
+    uid: Option<u32>,
+    told: stop::Told<'_>,
+) -> Result<Json<ActionDone>, AdminRefused> {
+    let words = in_words(&chosen);
+    let taken = stop::take_out(&control.queue, verb, selection(chosen)?, told).await;
+    let TakenOut { count, being_sent } = taken.map_err(AdminRefused::failed)?;
+    ControlFact::Ordered { order, selection: &words, recipients: count, uid }.tell();
+    Ok(Json(ActionDone { count, being_sent: Some(being_sent) }))
 }
 
-fn shown_taken(taken: TakenOut) -> Json<ActionDone> {
-    Json(ActionDone { count: taken.count, being_sent: Some(taken.being_sent) })
+/// What was chosen, as on the command line.
+fn in_words(chosen: &Chosen) -> String {
+    let Chosen { ids, domain, reason, all } = chosen;
+    match (&**ids, domain, reason, all) {
+        ([only], _, _, _) => only.clone(),
+        ([_, ..], _, _, _) => format!("{} messages by id", ids.len()),
+        ([], Some(domain), _, _) => format!("--domain {domain}"),
+        ([], None, Some(reason), _) => format!("--reason {reason}"),
+        ([], None, None, _) => "--all".to_owned(),
+    }
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use smtp::HostName;
 
-use super::answer::AdminRefused;
+use super::answer::{AdminPeer, AdminRefused};
 use crate::control::Control;
 use crate::control::api::{SwitchStates, WhichHop};
 use crate::control::facts::ControlFact;
@@ -21,32 +21,37 @@ fn switch_of(which: WhichHop) -> Result<Switch, AdminRefused> {
 
 pub(super) async fn pause(
     State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<AdminPeer>,
     Json(which): Json<WhichHop>,
 ) -> Result<Json<SwitchStates>, AdminRefused> {
-    turn(&control, switch_of(which)?, SwitchPosition::Off(control.queue.now())).await
+    turn(&control, peer, switch_of(which)?, SwitchPosition::Off(control.queue.now())).await
 }
 
 pub(super) async fn resume(
     State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<AdminPeer>,
     Json(which): Json<WhichHop>,
 ) -> Result<Json<SwitchStates>, AdminRefused> {
-    turn(&control, switch_of(which)?, SwitchPosition::On).await
+    turn(&control, peer, switch_of(which)?, SwitchPosition::On).await
 }
 
 pub(super) async fn drain(
     State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<AdminPeer>,
 ) -> Result<Json<SwitchStates>, AdminRefused> {
-    turn(&control, Switch::Accepting, SwitchPosition::Off(control.queue.now())).await
+    turn(&control, peer, Switch::Accepting, SwitchPosition::Off(control.queue.now())).await
 }
 
 pub(super) async fn accept(
     State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<AdminPeer>,
 ) -> Result<Json<SwitchStates>, AdminRefused> {
-    turn(&control, Switch::Accepting, SwitchPosition::On).await
+    turn(&control, peer, Switch::Accepting, SwitchPosition::On).await
 }
 
 async fn turn(
     control: &Arc<Control>,
+    peer: AdminPeer,
     switch: Switch,
     to: SwitchPosition,
 ) -> Result<Json<SwitchStates>, AdminRefused> {
@@ -56,22 +61,24 @@ async fn turn(
         SwitchError::Store(_) => AdminRefused::failed(error),
     })?;
     control.queue.tell(Event::Switched).await;
-    tell(&switch, to);
+    tell(&switch, to, peer);
     Ok(Json(shown(control)))
 }
 
-fn tell(switch: &Switch, to: SwitchPosition) {
+fn tell(switch: &Switch, to: SwitchPosition, AdminPeer { uid }: AdminPeer) {
     let domain = match switch {
         Switch::Hop(hop) => Some(hop),
         Switch::Sending | Switch::Accepting => None,
     };
     let fact = match (switch, to) {
         (Switch::Sending | Switch::Hop(_), SwitchPosition::Off(_)) => {
-            ControlFact::Paused { domain }
+            ControlFact::Paused { domain, uid }
         }
-        (Switch::Sending | Switch::Hop(_), SwitchPosition::On) => ControlFact::Resumed { domain },
-        (Switch::Accepting, SwitchPosition::Off(_)) => ControlFact::Draining,
-        (Switch::Accepting, SwitchPosition::On) => ControlFact::Accepting,
+        (Switch::Sending | Switch::Hop(_), SwitchPosition::On) => {
+            ControlFact::Resumed { domain, uid }
+        }
+        (Switch::Accepting, SwitchPosition::Off(_)) => ControlFact::Draining { uid },
+        (Switch::Accepting, SwitchPosition::On) => ControlFact::Accepting { uid },
     };
     fact.tell();
 }

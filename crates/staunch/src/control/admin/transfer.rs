@@ -13,6 +13,7 @@ use super::answer::{AdminRefused, ask_store};
 use crate::budget::Borrower;
 use crate::control::Control;
 use crate::control::api::Imported;
+use crate::control::facts::ControlFact;
 use crate::control::transfer::{EnvelopeLine, LINE_MAX};
 use crate::message::Facts;
 use crate::place::ClientPlace;
@@ -72,8 +73,14 @@ async fn take(
     let config = control.queue.config();
     let envelope = envelope_line.envelope(&config, facts).map_err(AdminRefused::bad)?;
     // What was begun is done, also when whoever asked goes away.
+    let (sender, recipients) = (envelope.sender.clone(), envelope.recipients.len());
+    let size = envelope_line.size;
+    let told = move |message| {
+        ControlFact::Imported { message, sender: &sender, recipients, size }.tell();
+    };
     let commit = async move {
-        intake.commit_from(&config, MailOrigin::OtherQueue(import), draft, envelope).await
+        let origin = MailOrigin::OtherQueue(import);
+        intake.commit_from(&config, origin, (draft, envelope), told).await
     };
     let committed = control.queue.tracker.spawn(commit).await.map_err(AdminRefused::failed)?;
     committed.map_err(|refused| AdminRefused::failed(refused.reply.text()))?;
