@@ -27,6 +27,7 @@
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
 //! | [`notices`] | whose mail waits hears of it once, and sooner if somebody has to mend something |
+//! | [`story`] | `grep MESSAGE_ID` tells what became of a message |
 //! | [`transfer`] | mail moves to another machine, and into a backup and back, once |
 //! | [`rows`] | the requirements of the RFCs, row by row |
 //! | [`tidy`] | the documents say what the code is |
@@ -69,6 +70,7 @@ mod resolvers;
 mod rows;
 mod sendmail;
 mod server;
+mod story;
 mod submission;
 mod tidy;
 mod transfer;

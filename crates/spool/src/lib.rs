@@ -8,6 +8,7 @@
 //!
 //! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
 
+pub use crate::acting::{Acted, ActedRow};
 pub use crate::backup::{Copied, CopiedPolicies, CopyError, backup};
 pub use crate::body::StoredBody;
 pub use crate::damage::{CheckCursor, Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
@@ -22,8 +23,7 @@ pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
 pub use crate::imported::Import;
 pub use crate::lane_rows::Swept;
 pub use crate::listing::{
-    Acted, ActedRow, Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace,
-    Selection,
+    Counts, Filter, ListCursor, ListPage, MessageDetail, QueueRow, RecipientPlace, Selection,
 };
 pub use crate::marks::Marks;
 pub use crate::mend::Mended;
@@ -49,6 +49,7 @@ mod id;
 mod mend;
 mod message;
 
+mod acting;
 mod around;
 mod arrival;
 mod backup;

@@ -71,7 +71,7 @@ async fn what_was_begun_is_done_although_whoever_asked_has_gone() {
     stream.write_all(post("/v1/queue/hold", "{\"all\": true}").as_bytes()).await.unwrap();
     while held(&relay).await == 0 {}
     drop(stream);
-    relay.event("held").with("recipients", 3_000).await;
+    relay.event("queue_order").with("recipients", 3_000).await;
 
     // And who waits hears how many.
     let mut stream = door(&relay).await;

@@ -67,6 +67,11 @@ fn as_text(value: &Value) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(usize);
 
+impl Mark {
+    /// Before the first line.
+    pub const START: Self = Self(0);
+}
+
 /// The daemon.
 #[derive(Debug)]
 pub struct Relay {

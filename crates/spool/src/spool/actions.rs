@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::{Spool, remove_files};
+use crate::acting::{self, Acted, ActionTarget, BulkAction};
 use crate::due;
-use crate::listing::{self, Acted, ActionTarget, BulkAction, ListCursor, Selection};
+use crate::listing::{ListCursor, Selection};
 use crate::message::RecipientNo;
 use crate::relane::{self, Move};
 use crate::writer::Urgency;
@@ -158,7 +159,7 @@ impl Spool {
         }
         let bodies_dir = Arc::clone(&self.inner.bodies_dir);
         let (acted, files) =
-            self.write(move |db| listing::act(db, &bodies_dir.layout, action, &targets))?;
+            self.write(move |db| acting::act(db, &bodies_dir.layout, action, &targets))?;
         remove_files(self.inner.housekeeper.jobs().as_ref(), files);
         Ok(acted)
     }

@@ -9,7 +9,6 @@ use smtp::params::OriginalRecipient;
 use smtp::{Mailbox, RemoteText, Response};
 use spool::{LaneKey, MessageId, NewRecipient, StoreError};
 
-use crate::accept::arrival::ClientArrival;
 use crate::accept::peer::Peer;
 use crate::auth::users::UserName;
 use crate::config::ListenAddress;
@@ -18,13 +17,13 @@ use crate::facts::facts;
 
 /// A recipient of a message that came just now.
 #[derive(Debug)]
-pub(super) struct ArrivedRecipient {
+pub(super) struct LoggedRecipient {
     mailbox: Mailbox,
     original: Option<OriginalRecipient>,
     lane: LaneKey,
 }
 
-impl From<&NewRecipient> for ArrivedRecipient {
+impl From<&NewRecipient> for LoggedRecipient {
     fn from(recipient: &NewRecipient) -> Self {
         Self {
             mailbox: recipient.mailbox.clone(),
@@ -34,7 +33,7 @@ impl From<&NewRecipient> for ArrivedRecipient {
     }
 }
 
-impl ArrivedRecipient {
+impl LoggedRecipient {
     fn next_hop(&self) -> &str {
         route::hop_of(&self.lane)
     }
@@ -152,11 +151,13 @@ facts! {
         Accepted {
             message: MessageId,
             sender: &'a str,
-            recipient: &'a ArrivedRecipient,
+            recipient: &'a LoggedRecipient,
             recipients: usize,
             size: u64,
             header_message_id: Option<&'a RemoteText>,
-            arrival: &'a ClientArrival,
+            peer: Peer,
+            client_port: Option<u16>,
+            tls_version: Option<&'static str>,
             helo: Option<&'a ClientName>,
             protocol: &'static str,
             user: Option<&'a UserName>,
@@ -170,12 +171,12 @@ facts! {
             next_hop = %recipient.next_hop(),
             size,
             header_message_id = header_message_id.map(display),
-            client = %arrival.peer,
-            client_port = arrival.port,
+            client = %peer,
+            client_port,
             helo = helo.map(display),
             protocol,
             user = user.map(display),
-            tls_version = arrival.tls.as_ref().map(|tls| tls.version.as_str()),
+            tls_version,
             "on stable storage"
         ),
 

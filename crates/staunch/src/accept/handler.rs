@@ -22,7 +22,7 @@ use super::received::{Means, Trace};
 use super::refusal::{self, ClientRefusal};
 use super::rules::{self, recipients_max};
 use super::shared::SessionsShared;
-use crate::accept::facts::{AcceptFact, ArrivedRecipient};
+use crate::accept::facts::{AcceptFact, LoggedRecipient};
 use crate::auth::{Auth, Login};
 use crate::budget::{Borrower, Held, Lease};
 use crate::config::{self, ClientInReceived, Config};
@@ -384,8 +384,9 @@ impl SmtpHandler {
         };
         let config = self.shared.config();
         let envelope = submission.envelope(&config, asked, facts, self.shared.intake.now());
-        let arrived: Vec<_> = envelope.recipients.iter().map(ArrivedRecipient::from).collect();
-        let arrival = &self.arrival;
+        let arrived: Vec<_> = envelope.recipients.iter().map(LoggedRecipient::from).collect();
+        let ClientArrival { peer, port: client_port, tls, .. } = &self.arrival;
+        let tls_version = tls.as_ref().map(|tls| tls.version.as_str());
         let told = |message| {
             for recipient in &arrived {
                 AcceptFact::Accepted {
@@ -395,7 +396,9 @@ impl SmtpHandler {
                     recipients: count,
                     size,
                     header_message_id: message_id.as_ref(),
-                    arrival,
+                    peer: *peer,
+                    client_port: *client_port,
+                    tls_version,
                     helo: client.map(|client| &client.name),
                     protocol,
                     user: user.as_ref(),

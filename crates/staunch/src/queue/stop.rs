@@ -34,7 +34,7 @@ pub(crate) enum Verb {
 }
 
 /// Is given each recipient that something was done to.
-pub(crate) type Told<'a> = &'a (dyn Fn(&ActedRow) + Sync);
+pub(crate) type RowTeller<'a> = &'a (dyn Fn(&ActedRow) + Sync);
 
 /// How many recipients it was.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -55,7 +55,7 @@ pub(crate) async fn take_out(
     handle: &Arc<QueueHandle>,
     verb: Verb,
     selection: Selection,
-    told: Told<'_>,
+    told: RowTeller<'_>,
 ) -> Result<TakenOut, StoreError> {
     let mut total = TakenOut::default();
     match selection {
@@ -122,7 +122,7 @@ async fn take_out_these(
     handle: &Arc<QueueHandle>,
     verb: Verb,
     chosen: ChosenRows,
-    told: Told<'_>,
+    told: RowTeller<'_>,
 ) -> Result<TakenOut, StoreError> {
     let ChosenRows { rows, whole } = chosen;
     let Stopped { left, under_way, held } = stop(handle, rows).await?;

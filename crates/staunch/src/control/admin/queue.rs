@@ -341,7 +341,7 @@ async fn take_out(
     (order, verb): (&'static str, Verb),
     chosen: Chosen,
     uid: Option<u32>,
-    told: stop::Told<'_>,
+    told: stop::RowTeller<'_>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
     let words = in_words(&chosen);
     let taken = stop::take_out(&control.queue, verb, selection(chosen)?, told).await;

@@ -1,0 +1,200 @@
+//! `grep MESSAGE_ID` in the log tells when a message came, what was tried, why it waits and until
+//! when, and what became of it.
+
+use serde_json::Value;
+use world::{Mode, Mx, Relay, Rule, Starttls, Then, World};
+
+use crate::harness::PROGRAM;
+
+/// A way that a recipient can go: what the log says of it, in this order; more may follow.
+struct Way {
+    to: &'static str,
+    want: &'static [&'static str],
+    /// The reason of the last of them.
+    reason: Option<&'static str>,
+}
+
+const fn way(to: &'static str, want: &'static [&'static str], reason: Option<&'static str>) -> Way {
+    Way { to, want, reason }
+}
+
+const WAYS: [Way; 16] = [
+    way("b@good.test", &["accepted", "delivered"], None),
+    way("b@grey.test", &["accepted", "deferred", "delivered"], None),
+    way("b@refusing.test", &["accepted", "bounced", "dsn_queued"], None),
+    way("never@refusing.test", &["accepted", "bounced"], Some("remote_5xx")),
+    way("b@unlisted.test", &["accepted", "mx_refused", "deferred"], Some("mx_not_listed")),
+    way("b@testing.test", &["accepted", "policy_waived", "delivered"], None),
+    way("b@clear.test", &["accepted", "mx_refused", "deferred"], Some("tls_handshake_failed")),
+    way("b@down.test", &["accepted", "mx_refused", "deferred"], Some("connect_failed")),
+    way("late@down.test", &["accepted", "deferred"], Some("connect_failed")),
+    way("b@two.test", &["accepted", "mx_refused", "delivered"], None),
+    way("b@nowhere.test", &["accepted", "bounced", "dsn_queued"], None),
+    way("b@null.test", &["accepted", "bounced", "dsn_queued"], None),
+    way("b@small.test", &["accepted", "mx_refused", "bounced", "dsn_queued"], None),
+    way("b@sevenbit.test", &["accepted", "converted", "delivered"], None),
+    way("root@localhost", &["accepted", "delivered"], None),
+    way("b@silent.test", &["accepted", "outcome_unknown", "deferred"], Some("connection_lost")),
+];
+
+async fn hosts(world: &World) -> Vec<Mx> {
+    let mut all = Vec::new();
+    for (domain, script) in [
+        ("good.test", None),
+        ("grey.test", Some(("RCPT", Then::reply("450 4.7.1 Greylisted")))),
+        ("refusing.test", Some(("RCPT", Then::reply("550 5.1.1 Nobody")))),
+        ("unlisted.test", None),
+        ("testing.test", None),
+        ("clear.test", None),
+        ("small.test", None),
+        ("sevenbit.test", None),
+        ("silent.test", Some((".", Then::Close))),
+        ("client.test", None),
+    ] {
+        let mx = world.mx(&format!("mx.{domain}")).await;
+        world.domain(domain).mx(&[(10, &mx)]);
+        match (domain, script) {
+            ("grey.test", Some((verb, then))) => {
+                mx.script(|script| script.rules.push(Rule::times(1, verb, then)));
+            }
+            (_, Some((verb, then))) => mx.on(verb, then),
+            ("clear.test", None) => mx.script(|script| script.starttls = Starttls::Abort),
+            ("small.test", None) => mx.script(|script| script.keywords = vec!["SIZE 10".into()]),
+            ("sevenbit.test", None) => mx.script(|script| script.keywords = Vec::new()),
+            (_, None) => {}
+        }
+        all.push(mx);
+    }
+    for (domain, mode) in [("unlisted.test", Mode::Enforce), ("testing.test", Mode::Testing)] {
+        world.domain(domain).mta_sts(mode, &["other.test"], 86400);
+    }
+    world.dns.a("dead.test", World::dead_address());
+    world.domain("down.test").mx_names(&[(10, "dead.test")]);
+    world.domain("two.test").mx_names(&[(10, "dead.test"), (20, "mx.good.test")]);
+    world.domain("null.test").null_mx();
+    all
+}
+
+/// What the log says of a message, from the beginning.
+fn story(relay: &Relay, id: &str) -> Vec<Value> {
+    let lines = relay.lines_since(world::Mark::START, id);
+    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn names(story: &[Value]) -> Vec<&str> {
+    story.iter().map(|line| line["event"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_id_of_a_message_finds_all_that_happened_to_it() {
+    let world = World::start(PROGRAM).await;
+    let _hosts = hosts(&world).await;
+    let relay = world
+        .relay("[delivery]\nretry = [\"1s\", \"1h\"]\n[aliases]\nroot = \"admin@good.test\"\n")
+        .await;
+    for Way { to, want, reason } in WAYS {
+        let mut client = relay.client().await;
+        client.expect("MAIL FROM:<a@client.test> BODY=8BITMIME", 250).await;
+        let notify = if to.starts_with("never") { " NOTIFY=NEVER" } else { "" };
+        client.expect(&format!("RCPT TO:<{to}>{notify}"), 250).await;
+        client.expect("DATA", 354).await;
+        let content =
+            format!("Message-ID: <1@{to}>\r\nFrom: a@client.test\r\n\r\ngr\u{fc}n\r\n.\r\n");
+        client.send(content.as_bytes()).await.unwrap();
+        let reply = client.reply().await.unwrap();
+        let id = reply.text().rsplit(' ').next().unwrap().to_owned();
+        let last = want.last().unwrap();
+        relay.event(last).with("message_id", &id).await;
+
+        let told = story(&relay, &id);
+        assert_eq!(names(&told)[..want.len()], *want, "{to}: {told:#?}");
+        let (first, end) = (&told[0], &told[want.len() - 1]);
+        assert_eq!(first["header_message_id"], format!("<1@{to}>"));
+        for field in
+            ["sender", "recipient", "next_hop", "size", "client", "client_port", "protocol"]
+        {
+            assert!(!first[field].is_null(), "{field}: {first}");
+        }
+        if let Some(reason) = reason {
+            assert_eq!(end["reason"], *reason, "{to}");
+        }
+        for line in &told {
+            let until = &line["next_attempt_at"];
+            assert_eq!(until.is_string(), line["event"] == "deferred", "{line}");
+            if matches!(line["event"].as_str(), Some("delivered" | "deferred" | "bounced")) {
+                assert_eq!(line["sender"], "a@client.test");
+                assert!(line["age_seconds"].is_number() && line["attempts"].is_number(), "{line}");
+            }
+        }
+    }
+    let aliased = relay.event("delivered").with("recipient", "admin@good.test").await;
+    assert_eq!(aliased.text("original_recipient").as_deref(), Some("root@localhost"));
+    // What waits behind others names its next hop, whose lines say why.
+    let hop = relay.event("deferred").with("recipient", "late@down.test").await;
+    assert_eq!(hop.text("attempts").as_deref(), Some("0"));
+    relay.event("lane_deferred").with("next_hop", hop.text("next_hop").unwrap()).await;
+}
+
+#[tokio::test]
+async fn what_an_operator_does_to_a_message_is_in_its_story_with_the_uid() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    world.domain("client.test").mx(&[(10, &mx)]);
+    let relay = world.relay("").await;
+    relay.cli_json(&["pause"]).await;
+    let uid = rustix::process::getuid().as_raw();
+    let mut ids = Vec::new();
+    for subject in ["deleted", "returned", "released"] {
+        ids.push(relay.submit("a@client.test", &["b@far.test"], subject).await);
+    }
+    for (verb, id) in [
+        ("hold", &ids[0]),
+        ("delete", &ids[0]),
+        ("bounce", &ids[1]),
+        ("hold", &ids[2]),
+        ("release", &ids[2]),
+    ] {
+        relay.cli_json(&["queue", verb, id]).await;
+        let order = relay.event("queue_order").with("order", verb).with("selection", id).await;
+        assert_eq!(order.get("uid"), Some(&uid.into()));
+        assert_eq!(order.get("recipients"), Some(&1.into()));
+    }
+    relay.cli_json(&["resume"]).await;
+    relay.event("delivered").with("message_id", &ids[2]).await;
+    for (id, want) in ids.iter().zip([
+        &["accepted", "held", "queue_order", "deleted", "queue_order"][..],
+        &["accepted", "bounced", "dsn_queued", "queue_order"],
+        &["accepted", "held", "queue_order", "released", "queue_order", "delivered"],
+    ]) {
+        let told = story(&relay, id);
+        assert_eq!(names(&told), want, "{told:#?}");
+        for line in told.iter().filter(|line| !line["uid"].is_null()) {
+            assert_eq!(line["uid"], uid, "{line}");
+        }
+        for line in told.iter().filter(|line| line["event"] == "deleted") {
+            assert_eq!(
+                (&line["sender"], &line["recipient"]),
+                (&"a@client.test".into(), &"b@far.test".into())
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_and_the_last_line_of_a_daemon_say_which_one_it_was() {
+    let world = World::start(PROGRAM).await;
+    let mut relay = world.relay("").await;
+    let ready = relay.event("ready").await;
+    assert_eq!(ready.text("version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    assert_eq!(ready.text("data_dir"), Some(relay.data_dir().display().to_string()));
+    assert_eq!(ready.text("files"), Some(relay.config_file().display().to_string()));
+    assert!(relay.stop().await.success());
+    let stopped = relay.event("stopped").await;
+    assert_eq!(
+        (stopped.text("unfinished"), stopped.text("queued_messages")),
+        (Some("0".into()), Some("0".into()))
+    );
+    let order = relay.lines_since(world::Mark::START, "\"event\"");
+    assert!(order.last().unwrap().contains("\"stopped\""), "{order:?}");
+}
