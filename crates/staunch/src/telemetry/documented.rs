@@ -53,6 +53,17 @@ fn every_event_is_in_the_table_and_the_reverse() {
 }
 
 #[test]
+fn the_list_of_all_reasons_has_each_of_them() {
+    let source = syn::parse_file(include_str!("reason.rs")).unwrap();
+    let variants = source.items.iter().find_map(|item| match item {
+        syn::Item::Enum(item) if item.ident == "Reason" => Some(item.variants.len()),
+        _ => None,
+    });
+    let all: BTreeSet<Reason> = Reason::ALL.into_iter().collect();
+    assert_eq!(Some(all.len()), variants);
+}
+
+#[test]
 fn every_reason_has_its_row_and_code() {
     // The vocabulary stands in the first table with this heading.
     let documented = table("reason");
