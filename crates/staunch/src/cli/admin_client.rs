@@ -1,6 +1,7 @@
 //! The way to the running daemon: HTTP over its socket.
 
 use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,6 +58,25 @@ impl AdminClient {
     /// [`Failure`]: not reachable, or the daemon's word for "no".
     pub(super) async fn get(&self, path: &[&str], query: Query<'_>) -> Result<Value, Failure> {
         self.ask(Method::GET, path, query).await?.value().await
+    }
+
+    /// Asks for a state, which the daemon has to tell also where HTTP calls it an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`AdminClient::get`], but for 503.
+    pub(super) async fn state(&self, path: &[&str]) -> Result<Value, Failure> {
+        let answer = self.client.get(url(path, &[])?).send().await;
+        match answer {
+            Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                self.stream_of(response).value().await
+            }
+            answer => self.check(answer).await?.value().await,
+        }
+    }
+
+    fn stream_of(&self, response: Response) -> AnswerStream {
+        AnswerStream { response, socket: self.socket.clone(), rest: BytesMut::new() }
     }
 
     /// Asks for a stream.
@@ -119,8 +139,7 @@ impl AdminClient {
     async fn check(&self, answer: reqwest::Result<Response>) -> Result<AnswerStream, Failure> {
         let response = answer.map_err(|error| unreachable(&self.socket, &error))?;
         let status = response.status();
-        let mut stream =
-            AnswerStream { response, socket: self.socket.clone(), rest: BytesMut::new() };
+        let mut stream = self.stream_of(response);
         if status.is_success() {
             return Ok(stream);
         }
@@ -162,12 +181,20 @@ fn plain_client(socket: &Path) -> reqwest::Result<Client> {
 
 fn unreachable(socket: &Path, error: &reqwest::Error) -> Failure {
     // The innermost cause: the layers above it say nothing that helps.
-    let mut cause: &dyn Error = error;
+    let mut cause: &(dyn Error + 'static) = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let text = format!("the daemon is not reachable at {}: {cause}", socket.display());
-    Failure::new(Exit::Unavailable, text)
+    let socket = socket.display();
+    let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+    if kind == Some(io::ErrorKind::PermissionDenied) {
+        let text = format!(
+            "{socket}: you may not ask the daemon: become root, or a member of the group that owns \
+             the socket (staunch-admin)"
+        );
+        return Failure::new(Exit::NoPermission, text);
+    }
+    Failure::new(Exit::Unavailable, format!("the daemon is not reachable at {socket}: {cause}"))
 }
 
 fn exit_of(status: StatusCode) -> Exit {

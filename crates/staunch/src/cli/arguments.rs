@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use crate::config::duration;
 use crate::control::api::{Chosen, GroupBy, MailState};
 
 /// An outbound SMTP relay: mail goes to the right host, encrypted, or it waits
@@ -181,7 +183,7 @@ pub(super) enum MailCommand {
     #[command(after_help = "Example: staunch queue list --domain example.com --limit 20")]
     List(QueueList),
     /// One message with all its recipients, or its text
-    #[command(after_help = "Example: staunch queue show 01K9ZQ7M3V5T2 --body | less")]
+    #[command(after_help = "Example: staunch queue show 01m8k8n64x0a1b2c3d4e5f6g7h --body | less")]
     Show(QueueShow),
     /// Try now instead of at the next attempt
     #[command(after_help = "Example: staunch queue retry --domain example.com")]
@@ -199,7 +201,7 @@ pub(super) enum MailCommand {
     #[command(after_help = "Example: staunch queue bounce --domain example.com")]
     Bounce(QueueAction),
     /// Remove for good, without telling the sender
-    #[command(after_help = "Example: staunch queue delete 01K9ZQ7M3V5T2")]
+    #[command(after_help = "Example: staunch queue delete 01m8k8n64x0a1b2c3d4e5f6g7h")]
     Delete(QueueAction),
 }
 
@@ -234,6 +236,18 @@ pub(super) struct QueueList {
     /// Recipients whose last attempt ended with this reason, e.g. mx_not_listed; or held
     #[arg(long, value_name = "REASON")]
     pub(super) reason: Option<String>,
+    /// Recipients of mail from this address; "" for DSNs
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) sender: Option<String>,
+    /// This recipient
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) recipient: Option<String>,
+    /// Recipients whose last attempt failed at this host
+    #[arg(long, value_name = "HOST")]
+    pub(super) host: Option<String>,
+    /// Recipients of mail that came so long ago, e.g. 4h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) older_than: Option<Duration>,
     /// Show at most N
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<u64>,
@@ -241,7 +255,6 @@ pub(super) struct QueueList {
     pub(super) json: Json,
 }
 
-/// What a recipient in the queue does.
 #[derive(Args, Debug)]
 pub(super) struct QueueShow {
     /// The id of the message

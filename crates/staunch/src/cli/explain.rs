@@ -6,7 +6,7 @@
 
 mod alone;
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write, stderr, stdout};
 
 use super::arguments::ExplainCommand;
 use super::exit::{Exit, Failure};
@@ -36,7 +36,8 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
     let client = AdminClient::new(&loaded.config.admin.socket)?;
     let answer = runtime()?.block_on(async {
         match client.get(&["v1", "explain"], &query).await {
-            Err(failure) if failure.exit == Exit::Unavailable => {
+            Err(failure) if matches!(failure.exit, Exit::Unavailable | Exit::NoPermission) => {
+                writeln!(stderr(), "the daemon was not asked: {}", failure.text)?;
                 check_files(loaded)
                     .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
                 let walked = alone::walk(&loaded.config, question).await?;

@@ -1,8 +1,9 @@
 //! What commands print: JSON as it is, or the same for people.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use smtp::RemoteText;
 use smtp::remote_text::push_inert;
@@ -177,6 +178,42 @@ pub(super) fn text_cell(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { RemoteText::new(text).to_string() }
 }
 
+/// Octets with a unit: `900`, `12K`, `3.4M`.
+pub(super) fn size_cell(octets: u64) -> String {
+    let tenths = |unit: u64| {
+        let tenths = octets.saturating_mul(10) / unit;
+        if tenths < 100 {
+            format!("{}.{}", tenths / 10, tenths % 10)
+        } else {
+            (tenths / 10).to_string()
+        }
+    };
+    match octets {
+        0..=1023 => octets.to_string(),
+        1024..=1_048_575 => tenths(1 << 10) + "K",
+        1_048_576..=1_073_741_823 => tenths(1 << 20) + "M",
+        1_073_741_824.. => tenths(1 << 30) + "G",
+    }
+}
+
+/// An age in its two largest units: `45s`, `12m`, `3h20m`, `2d4h`.
+pub(super) fn age_cell(age: SignedDuration) -> String {
+    let seconds = age.as_secs().max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m"),
+        (0, _, _) => format!("{hours}h{}m", minutes % 60),
+        (_, _, _) => format!("{days}d{}h", hours % 24),
+    }
+}
+
+/// Columns of the terminal that `out` is.
+pub(super) fn width(out: &impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(out).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// `2026-01-02 03:04:05Z`.
 pub(super) fn time_cell(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
@@ -197,6 +234,19 @@ mod tests {
             let (front, back) = octets.split_at(cut);
             let mut shown = ShownText::default();
             assert_eq!(shown.next(front) + &shown.next(back) + &shown.end(), want, "{cut}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_ages_are_short() {
+        let sizes =
+            [(0, "0"), (1023, "1023"), (1024, "1.0K"), (12_345, "12K"), (3_600_000, "3.4M")];
+        for (octets, want) in sizes {
+            assert_eq!(size_cell(octets), want);
+        }
+        let ages = [(-5, "0s"), (59, "59s"), (60, "1m"), (12_000, "3h20m"), (187_200, "2d4h")];
+        for (seconds, want) in ages {
+            assert_eq!(age_cell(SignedDuration::from_secs(seconds)), want);
         }
     }
 

@@ -2,22 +2,41 @@
 
 use std::io::{IsTerminal as _, Write, stdout};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::arguments::{Json, MailCommand, QueueAction, QueueList, QueueShow};
 use super::exit::{Exit, Failure};
-use super::output::{self, ShownText, text_cell, time_cell};
+use super::output::{self, ShownText, age_cell, size_cell, text_cell, time_cell};
 use super::table::TextTable;
 use crate::cli::admin_client::{AdminClient, read, with_door};
+use crate::clock;
 use crate::config::Loaded;
 use crate::control::api::{ActionDone, GroupBy, ListedRecipient, MailState};
 
-const HEADINGS: [&str; 8] =
-    ["ID", "SENDER", "RECIPIENT", "STATE", "TRIES", "NEXT ATTEMPT", "REASON", "LAST ANSWER"];
+/// Of the list; those from [`OWN`] on are about the recipient alone.
+const HEADINGS: [&str; 10] = [
+    "ID",
+    "SENDER",
+    "SIZE",
+    "AGE",
+    "RECIPIENT",
+    "STATE",
+    "TRIES",
+    "NEXT ATTEMPT",
+    "REASON",
+    "LAST ANSWER",
+];
+const OWN: usize = 4;
 
 pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     with_door(&loaded.config.admin.socket, async |client| match command {
-        MailCommand::List(command) => list(&client, command).await.map(|_| Exit::Ok),
+        MailCommand::List(command) => {
+            if list(&client, command).await? == 0 && !command.json.json {
+                writeln!(stdout(), "Nothing in the queue fits.")?;
+            }
+            Ok(Exit::Ok)
+        }
         MailCommand::Show(command) => show(&client, command).await,
         MailCommand::Retry(action) => act(&client, "retry", action).await,
         MailCommand::Hold(action) => act(&client, "hold", action).await,
@@ -43,30 +62,45 @@ pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
 
 /// Prints the list; how many rows there were.
 async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure> {
-    let limit = command.limit.map(|limit| limit.to_string());
+    let is_json = command.json.json;
+    // For people one more, to say whether there are more.
+    let asked = command.limit.map(|limit| limit.saturating_add(u64::from(!is_json)).to_string());
+    let older_than = command.older_than.map(|age| age.as_secs().to_string());
     let query = [
         ("domain", command.domain.as_deref()),
         ("state", command.state.map(MailState::as_str)),
         ("reason", command.reason.as_deref()),
-        ("limit", limit.as_deref()),
+        ("sender", command.sender.as_deref()),
+        ("recipient", command.recipient.as_deref()),
+        ("host", command.host.as_deref()),
+        ("older_than", older_than.as_deref()),
+        ("limit", asked.as_deref()),
     ];
     let mut rows = client.stream(&["v1", "queue"], &query).await?;
     let mut out = stdout().lock();
-    let mut table = TextTable::new(&HEADINGS);
-    let mut count = 0;
+    let width = out.is_terminal().then(|| output::width(&out)).flatten();
+    let mut table = TextTable::new(&HEADINGS).cut_at(width);
+    let (mut count, mut is_cut, now) = (0, false, clock::now());
     while let Some(row) = rows.line().await? {
+        if command.limit.is_some_and(|limit| count >= limit) && !is_json {
+            is_cut = true;
+            break;
+        }
         count += 1;
-        if command.json.json {
+        if is_json {
             output::json(&mut out, &row)?;
         } else {
-            table.row(&mut out, cells(&read(&row)?))?;
+            table.row(&mut out, cells(&read(&row)?, now))?;
         }
     }
     table.finish(&mut out)?;
+    if is_cut {
+        writeln!(out, "There are more; staunch queue summary counts all.")?;
+    }
     Ok(count)
 }
 
-fn cells(row: &ListedRecipient) -> Vec<String> {
+fn cells(row: &ListedRecipient, now: Timestamp) -> Vec<String> {
     let or_dash = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), text_cell);
     let sender = match row.sender.as_deref() {
         // The null sender has no other name.
@@ -76,6 +110,8 @@ fn cells(row: &ListedRecipient) -> Vec<String> {
     vec![
         or_dash(row.id.as_deref()),
         sender,
+        row.size.map_or_else(|| "-".to_owned(), size_cell),
+        row.arrived_at.map_or_else(|| "-".to_owned(), |came| age_cell(now.duration_since(came))),
         text_cell(&row.recipient),
         row.state.as_str().to_owned(),
         row.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
@@ -117,10 +153,9 @@ fn show_message(out: &mut dyn Write, mut message: Value) -> Result<(), Failure> 
     let recipients: Vec<ListedRecipient> = read(&recipients.unwrap_or_default())?;
     output::object(out, &message)?;
     writeln!(out)?;
-    let [_, _, own @ ..] = &HEADINGS;
-    let mut table = TextTable::new(own);
+    let mut table = TextTable::new(HEADINGS.get(OWN..).unwrap_or_default());
     for recipient in &recipients {
-        table.row(out, cells(recipient).into_iter().skip(HEADINGS.len() - own.len()).collect())?;
+        table.row(out, cells(recipient, clock::now()).into_iter().skip(OWN).collect())?;
     }
     Ok(table.finish(out)?)
 }
@@ -169,7 +204,7 @@ mod tests {
             "id": "m1", "sender": "", "size": 7,
             "recipients": [recipient("b@x.example", problem), recipient("c@x.example", Value::Null)],
         });
-        assert_eq!(cells(&read(&message["recipients"][0]).unwrap())[1], "<>");
+        assert_eq!(cells(&read(&message["recipients"][0]).unwrap(), clock::now())[1], "<>");
         let mut out = Vec::new();
         show_message(&mut out, message).unwrap();
         let want = "\

@@ -1,53 +1,31 @@
-//! `staunch pause`, `resume` and `drain`: they print what is switched off then.
+//! `staunch pause`, `resume` and `drain`: they say what is switched off then, and how to undo it.
 
 use std::io::{Write as _, stdout};
 
 use reqwest::Method;
 use serde_json::Value;
 
-use super::arguments::{Drain, OneHop};
+use super::arguments::{Drain, Json, OneHop};
 use super::exit::{Exit, Failure};
-use super::queue::print;
-use crate::cli::admin_client::{AdminClient, read, with_door};
+use super::output::{self, text_cell, time_cell};
+use crate::cli::admin_client::{read, with_door};
 use crate::config::Loaded;
-use crate::control::api::{SwitchStates, WhichHop};
+use crate::control::api::{PausedHop, SwitchStates, WhichHop};
 
 pub(super) fn pause(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
-    let state = with_door(&loaded.config.admin.socket, async |client| {
-        turn(&client, "pause", command).await
-    })?;
-    print(&state, command.json)
+    turn("pause", command, loaded)
 }
 
 pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
+    turn("resume", command, loaded)
+}
+
+fn turn(verb: &str, command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
+    let which = WhichHop { domain: command.domain.clone() };
     let state = with_door(&loaded.config.admin.socket, async |client| {
-        turn(&client, "resume", command).await
+        client.post(&["v1", verb], &which).await
     })?;
-    let exit = print(&state, command.json)?;
-    if !command.json.json {
-        let mut out = stdout().lock();
-        still_off(&read(&state)?).iter().try_for_each(|line| writeln!(out, "{line}"))?;
-    }
-    Ok(exit)
-}
-
-async fn turn(client: &AdminClient, verb: &str, command: &OneHop) -> Result<Value, Failure> {
-    client.post(&["v1", verb], &WhichHop { domain: command.domain.clone() }).await
-}
-
-/// What whoever resumed one thing may believe to be over, too; and how to end it.
-fn still_off(state: &SwitchStates) -> Vec<&'static str> {
-    [
-        (state.paused.is_some(), "Still paused, so nothing is sent: staunch resume"),
-        (
-            !state.paused_hops.is_empty(),
-            "Still paused for the next hops above: staunch resume DOMAIN",
-        ),
-        (state.draining.is_some(), "Still draining, so no new mail is taken: staunch drain --off"),
-    ]
-    .into_iter()
-    .filter_map(|(is_off, line)| is_off.then_some(line))
-    .collect()
+    show(&state, command.json)
 }
 
 pub(super) fn drain(command: &Drain, loaded: &Loaded) -> Result<Exit, Failure> {
@@ -55,7 +33,46 @@ pub(super) fn drain(command: &Drain, loaded: &Loaded) -> Result<Exit, Failure> {
     let state = with_door(&loaded.config.admin.socket, async |client| {
         client.act(method, &["v1", "drain"]).await
     })?;
-    print(&state, command.json)
+    show(&state, command.json)
+}
+
+/// What is off now, also what was off before; and how to end it.
+fn show(state: &Value, format: Json) -> Result<Exit, Failure> {
+    let mut out = stdout().lock();
+    if format.json {
+        output::json(&mut out, state)?;
+    } else {
+        in_words(&read(state)?).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// A sentence for each thing that is off.
+pub(super) fn in_words(state: &SwitchStates) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.extend(state.paused.map(|since| {
+        format!("Paused since {}: nothing is sent. Undo: staunch resume", time_cell(since))
+    }));
+    for PausedHop { domain, since, next_hops } in &state.paused_hops {
+        let domain = text_cell(domain);
+        let hops = match next_hops.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            [] => " (no mail goes there now)".to_owned(),
+            [only] if *only == domain => String::new(),
+            hops => format!(" ({})", text_cell(&hops.join(", "))),
+        };
+        lines.push(format!(
+            "Paused for {domain}{hops} since {}. Undo: staunch resume {domain}",
+            time_cell(*since)
+        ));
+    }
+    lines.extend(state.draining.map(|since| {
+        let since = time_cell(since);
+        format!("Draining since {since}: no new mail is taken. Undo: staunch drain --off")
+    }));
+    if lines.is_empty() {
+        lines.push("Nothing is paused, and new mail is taken.".to_owned());
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -63,21 +80,29 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::control::api::PausedHop;
 
     #[test]
-    fn who_resumes_one_thing_is_told_what_stays_off() {
+    fn what_is_off_is_a_sentence_with_its_way_back() {
         let since: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        assert!(still_off(&SwitchStates::default()).is_empty());
-        let hop = PausedHop {
+        let on = SwitchStates::default();
+        assert_eq!(in_words(&on), ["Nothing is paused, and new mail is taken."]);
+        let hop = |hops: &[&str]| PausedHop {
             domain: "a.test".to_owned(),
             since,
-            next_hops: ["a.test".to_owned()].into(),
+            next_hops: hops.iter().map(|hop| (*hop).to_owned()).collect(),
         };
-        let off =
-            SwitchStates { paused: Some(since), paused_hops: vec![hop], draining: Some(since) };
-        let lines = still_off(&off);
-        let commands: Vec<_> = lines.iter().filter_map(|line| line.split(": ").nth(1)).collect();
-        assert_eq!(commands, ["staunch resume", "staunch resume DOMAIN", "staunch drain --off"]);
+        let off = SwitchStates {
+            paused: Some(since),
+            paused_hops: vec![hop(&["a.test"]), hop(&["relay.test:25"]), hop(&[])],
+            draining: Some(since),
+        };
+        let want = [
+            "Paused since 2026-01-01 00:00:00Z: nothing is sent. Undo: staunch resume",
+            "Paused for a.test since 2026-01-01 00:00:00Z. Undo: staunch resume a.test",
+            "Paused for a.test (relay.test:25) since 2026-01-01 00:00:00Z. Undo: staunch resume a.test",
+            "Paused for a.test (no mail goes there now) since 2026-01-01 00:00:00Z. Undo: staunch resume a.test",
+            "Draining since 2026-01-01 00:00:00Z: no new mail is taken. Undo: staunch drain --off",
+        ];
+        assert_eq!(in_words(&off), want);
     }
 }

@@ -12,15 +12,26 @@ pub(super) struct TextTable {
     widths: Vec<usize>,
     waiting: Vec<Vec<String>>,
     is_printing: bool,
+    /// Columns of the terminal, where lines are cut.
+    cut_at: Option<usize>,
 }
 
 impl TextTable {
     /// A table with these headings.
     pub(super) fn new(headings: &[&str]) -> Self {
-        let mut table =
-            Self { widths: vec![0; headings.len()], waiting: Vec::new(), is_printing: false };
+        let mut table = Self {
+            widths: vec![0; headings.len()],
+            waiting: Vec::new(),
+            is_printing: false,
+            cut_at: None,
+        };
         table.keep(headings.iter().map(|heading| (*heading).to_owned()).collect());
         table
+    }
+
+    /// Lines end where the terminal does; what is cut off is marked.
+    pub(super) fn cut_at(self, cut_at: Option<usize>) -> Self {
+        Self { cut_at, ..self }
     }
 
     fn keep(&mut self, row: Vec<String>) {
@@ -62,7 +73,15 @@ impl TextTable {
 
     fn print(&self, out: &mut dyn Write, row: &[String]) -> io::Result<()> {
         let cells = row.iter().zip(&self.widths).map(|(cell, &width)| format!("{cell:width$}"));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())
+        let line = cells.collect::<Vec<_>>().join("  ");
+        let line = line.trim_end();
+        match self.cut_at.filter(|most| line.chars().count() > *most) {
+            Some(most) => {
+                let front: String = line.chars().take(most.saturating_sub(1)).collect();
+                writeln!(out, "{front}\u{2026}")
+            }
+            None => writeln!(out, "{line}"),
+        }
     }
 }
 
@@ -83,6 +102,17 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!((lines[0], lines[1], lines[LOOK_AHEAD + 1]), ("A    B", "0    b", "200  b"));
         assert_eq!(lines[LOOK_AHEAD + 2], "a wide one");
+    }
+
+    #[test]
+    fn on_a_terminal_lines_end_where_it_does() {
+        let mut out = Vec::new();
+        let mut table = TextTable::new(&["A", "B"]).cut_at(Some(8));
+        table.row(&mut out, vec!["short".into(), "b".into()]).unwrap();
+        table.row(&mut out, vec!["short".into(), "long".into()]).unwrap();
+        table.finish(&mut out).unwrap();
+        let want = "A      B\nshort  b\nshort  \u{2026}\n";
+        assert_eq!(String::from_utf8(out).unwrap(), want);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(crate) use settings::{
 };
 pub(crate) use show::ShownConfig;
 pub(crate) use surroundings::Surroundings;
+pub(crate) use units::duration;
 
 #[cfg(test)]
 mod tests;

@@ -55,9 +55,9 @@ fn every_event_is_in_the_table_and_the_reverse() {
 #[test]
 fn the_list_of_all_reasons_has_each_of_them() {
     let source = syn::parse_file(include_str!("reason.rs")).unwrap();
-    let variants = source.items.iter().find_map(|item| match item {
-        syn::Item::Enum(item) if item.ident == "Reason" => Some(item.variants.len()),
-        _ => None,
+    let variants = source.items.iter().find_map(|item| {
+        let syn::Item::Enum(item) = item else { return None };
+        (item.ident == "Reason").then(|| item.variants.len())
     });
     let all: BTreeSet<Reason> = Reason::ALL.into_iter().collect();
     assert_eq!(Some(all.len()), variants);

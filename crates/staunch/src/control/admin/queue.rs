@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use jiff::Timestamp;
 use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
@@ -87,11 +88,11 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
         ask_store(&listing.control, move |control| control.queue.spool.list(&filter, after, PAGE))
             .await
             .map_err(|refused| refused.text)?;
-    let mut lines = Vec::new();
+    let (mut lines, now) = (Vec::new(), listing.control.queue.now());
     let (control, troubles) = (&listing.control, &listing.troubles);
     let rows = page.rows.iter().map(|row| shown(control, row, troubles.get(&row.lane)));
     for one in rows.chain(page.damaged.iter().map(shown_damaged)) {
-        if listing.left > 0 && fits(&listing.wanted, &one) {
+        if listing.left > 0 && fits(&listing.wanted, &one, now) {
             listing.left -= 1;
             serde_json::to_writer(&mut lines, &one).map_err(|error| error.to_string())?;
             lines.push(b'\n');
@@ -104,10 +105,22 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
     Ok(Some((Bytes::from(lines), listing)))
 }
 
-fn fits(wanted: &WantedPage, one: &ListedRecipient) -> bool {
-    let reason = one.last.as_ref().map(|last| last.reason.as_str());
+fn fits(wanted: &WantedPage, one: &ListedRecipient, now: Timestamp) -> bool {
+    let is = |wanted: &Option<String>, text: Option<&str>| {
+        let fits = |wanted: &str| text.is_some_and(|text| text.eq_ignore_ascii_case(wanted));
+        wanted.as_deref().is_none_or(fits)
+    };
+    let last = one.last.as_ref();
+    let is_old = |seconds: u64| {
+        let age = one.arrived_at.map(|came| now.duration_since(came).as_secs());
+        age.is_some_and(|age| u64::try_from(age).unwrap_or_default() >= seconds)
+    };
     wanted.state.is_none_or(|state| state == one.state)
-        && wanted.reason.as_deref().is_none_or(|wanted| reason == Some(wanted))
+        && is(&wanted.reason, last.map(|last| last.reason.as_str()))
+        && is(&wanted.host, last.and_then(|last| last.mx.as_deref()))
+        && is(&wanted.sender, one.sender.as_deref())
+        && is(&wanted.recipient, Some(&one.recipient))
+        && wanted.older_than.is_none_or(is_old)
 }
 
 /// A recipient as `queue list --json` has it. In a lane that waits, the lane's cause is the reason

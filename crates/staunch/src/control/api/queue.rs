@@ -12,6 +12,14 @@ pub(crate) struct WantedPage {
     pub(crate) state: Option<MailState>,
     /// The last attempt's, or `held`.
     pub(crate) reason: Option<String>,
+    /// An address; empty: DSNs.
+    pub(crate) sender: Option<String>,
+    /// An address.
+    pub(crate) recipient: Option<String>,
+    /// The host that was at fault last.
+    pub(crate) host: Option<String>,
+    /// In the queue for so many seconds at least.
+    pub(crate) older_than: Option<u64>,
     /// Rows at most.
     pub(crate) limit: Option<u64>,
 }
