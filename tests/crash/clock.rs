@@ -253,8 +253,7 @@ impl Victim {
 /// As an HTTP server says it.
 #[expect(clippy::disallowed_methods, reason = "the policy host has a clock of its own")]
 fn date() -> String {
-    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
-    now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 fn to(local: &str) -> String {

@@ -198,3 +198,47 @@ async fn the_first_and_the_last_line_of_a_daemon_say_which_one_it_was() {
     let order = relay.lines_since(world::Mark::START, "\"event\"");
     assert!(order.last().unwrap().contains("\"stopped\""), "{order:?}");
 }
+
+#[tokio::test]
+async fn debug_shows_the_dialogue_with_hosts_without_passwords_and_content() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &["mx.far.test"], 86400);
+    let smart = world.mx("smart.test").await;
+    smart.script(|script| script.offer_in_tls(&["AUTH PLAIN"]));
+    smart.on("AUTH", Then::reply("235 2.7.0 Hello"));
+    let password = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(password.path(), "open sesame\n").unwrap();
+    let route = format!(
+        "[log]\nlevel = \"debug\"\n[[route]]\ndomains = [\"routed.test\"]\n\
+         via = [\"smtp://[smart.test]:{}\"]\ntls = \"verify\"\nusername = \"me\"\npassword_file = {:?}\n",
+        world.mx_port(),
+        password.path()
+    );
+    let relay = world.relay(&route).await;
+    for to in ["b@far.test", "b@routed.test"] {
+        relay.submit("a@client.test", &[to], "the content").await;
+        relay.event("delivered").with("recipient", to).await;
+    }
+    let said = |event: &str, mx: &str, text: &str| {
+        let all = relay.event(event).with("mx", mx).all();
+        let is_it = |event: &world::Event| event.text("message").unwrap().starts_with(text);
+        assert!(all.iter().any(is_it), "{event} {mx} {text}: {all:#?}");
+    };
+    for text in
+        ["EHLO ", "STARTTLS", "MAIL FROM:<a@client.test>", "RCPT TO:<b@far.test>", "(content)"]
+    {
+        said("smtp_sent", "mx.far.test", text);
+    }
+    said("smtp_received", "mx.far.test", "220 ");
+    said("smtp_sent", "smart.test", "(a message of AUTH)");
+    said("smtp_received", "smart.test", "235 2.7.0 Hello");
+    let answers = relay.event("dns_answer").with("domain", "far.test").with("query", "MX").all();
+    assert!(answers[0].text("message").unwrap().contains("mx.far.test"), "{answers:?}");
+    let looked = relay.event("policy_looked_up").with("domain", "far.test").await;
+    assert!(looked.text("message").unwrap().contains("mode enforce"), "{looked:?}");
+    let secret = "bWU"; // of "\0me\0open sesame" in base64
+    for word in ["the content", "sesame", secret] {
+        assert_eq!(relay.lines_since(world::Mark::START, word), Vec::<String>::new());
+    }
+}

@@ -18,15 +18,18 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use policy::ObservedTls;
-use smtp::{Domain, Extensions, Reply, ReplyError, ReplyParser};
+use smtp::{Domain, Extensions, RemoteText, Reply, ReplyError, ReplyParser};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use crate::connect::facts::ConnectFact;
 use crate::connect::tls::{HandshakeError, Handshaken, Hello, TlsClient};
 use crate::connect::{PoolKey, Used, is_up};
 
+/// The part of the log that has what is said.
+const LOG_PART: &str = "staunch::connect";
 /// Octets of replies read at once. A connection between two messages holds no more.
 const INPUT_OCTETS: usize = 4096;
 /// Octets of replies that may wait while a group of commands is written: 256 for each of 1,000
@@ -98,6 +101,17 @@ pub(crate) struct Connection {
     used: Used,
     /// No wait is longer, whatever its own limit.
     deadline: Option<Instant>,
+    /// As whom the peer is meant; for the log.
+    host: Option<Domain>,
+}
+
+/// What of the output may be in the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Shown {
+    /// Its lines.
+    Lines,
+    /// That there is some: it has a password.
+    Secret,
 }
 
 impl Connection {
@@ -119,7 +133,13 @@ impl Connection {
             needs_reset: false,
             used: Used::default(),
             deadline: None,
+            host: None,
         }
+    }
+
+    /// Names the peer, for the log.
+    pub(crate) fn set_host(&mut self, host: &Domain) {
+        self.host = Some(host.clone());
     }
 
     /// Shakes hands. The new connection knows nothing of what was said before it (RFC 3207 §4.2).
@@ -135,7 +155,8 @@ impl Connection {
                 let Handshaken { stream, observed, is_resumed } =
                     tls.handshake(stream, key, hello).await?;
                 let secured = Self::over(HostStream::Tls(Box::new(stream)), self.peer);
-                Ok((Self { deadline: self.deadline, ..secured }, observed, is_resumed))
+                let kept = Self { deadline: self.deadline, host: self.host, ..secured };
+                Ok((kept, observed, is_resumed))
             }
             HostStream::Tls(_) => Err(HandshakeError::under_tls()),
         }
@@ -222,6 +243,16 @@ impl Connection {
 
     /// Writes the output. A failed write shows only when the peer has nothing more to say.
     pub(crate) async fn send(&mut self, limit: Duration) -> Result<(), BrokenConnection> {
+        self.send_shown(limit, Shown::Lines).await
+    }
+
+    /// The same for what no log must have.
+    pub(crate) async fn send_secret(&mut self, limit: Duration) -> Result<(), BrokenConnection> {
+        self.send_shown(limit, Shown::Secret).await
+    }
+
+    async fn send_shown(&mut self, limit: Duration, shown: Shown) -> Result<(), BrokenConnection> {
+        self.tell_sent(shown);
         let limit = self.allowed(limit);
         if self.write_error.is_none() && !self.output.is_empty() {
             let written = poll_fn(|cx| self.poll_write_output(cx, ReplyReading::WhenBlocked));
@@ -238,11 +269,28 @@ impl Connection {
         Ok(())
     }
 
+    fn tell_sent(&self, shown: Shown) {
+        if !tracing::enabled!(target: LOG_PART, tracing::Level::DEBUG) {
+            return;
+        }
+        let (host, address) = (self.host.as_ref(), self.peer);
+        let tell = |line: &RemoteText| ConnectFact::Sent { host, address, line }.tell();
+        match shown {
+            Shown::Secret => tell(&RemoteText::new("(a message of AUTH)")),
+            Shown::Lines => {
+                let text = String::from_utf8_lossy(&self.output);
+                text.lines().for_each(|line| tell(&RemoteText::new(line)));
+            }
+        }
+    }
+
     /// Writes the output, which is a piece of a body, unless the peer answers before.
     pub(crate) async fn send_body(
         &mut self,
         limit: Duration,
     ) -> Result<WrittenOctets, BrokenConnection> {
+        let (host, address, octets) = (self.host.as_ref(), self.peer, self.output.len());
+        ConnectFact::ContentSent { host, address, octets }.tell();
         // What is buffered now was said before the peer can have seen the end.
         if let Some(reply) = self.buffered_reply()? {
             return Ok(WrittenOctets::Early(reply));
@@ -295,6 +343,10 @@ impl Connection {
     fn buffered_reply(&mut self) -> Result<Option<Reply>, BrokenConnection> {
         let (consumed, reply) = self.parser.parse(self.input.unread())?;
         self.input.consume(consumed);
+        if let Some(reply) = &reply {
+            let (host, address) = (self.host.as_ref(), self.peer);
+            ConnectFact::Received { host, address, reply }.tell();
+        }
         Ok(reply)
     }
 

@@ -123,7 +123,7 @@ async fn exchange(
         return Ok(Some(LoginError::NotOffered));
     };
     loop {
-        connection.send(AUTH_TIMEOUT).await?;
+        connection.send_secret(AUTH_TIMEOUT).await?;
         let reply = connection.reply(AUTH_TIMEOUT).await?;
         authentication = match authentication.on_reply(reply, connection.output()) {
             AuthStep::Await(next) => next,

@@ -307,6 +307,7 @@ impl AddressVisit<'_> {
         let name = self.setup.ehlo_name(local.ip());
         let mut connection = Connection::plain(stream, next.address);
         connection.set_deadline(Some(self.deadline));
+        connection.set_host(&self.key.host);
         let opened = match self.key.endpoint.tls {
             TlsStart::AtOnce => self.secure(connection, &name, next.hello).await?,
             TlsStart::OnCommand => {

@@ -13,6 +13,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use moka::future::Cache;
 use smtp::{HostName, RemoteText};
 
+use super::facts::DnsFact;
 use super::failure::{DnsFailure, DnsSetupError, Freshness};
 use super::response::{ALIASES_MAX, FoundRecords, TTL_MAX};
 use super::servers::Servers;
@@ -68,6 +69,20 @@ impl Answer {
         };
         let records: usize = self.records().iter().map(|r| size_of::<RData>() + of(r)).sum();
         u32::try_from(records + 512).unwrap_or(u32::MAX)
+    }
+}
+
+/// For the log: the records, or that there are none.
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.found {
+            FoundRecords::NoDomain => return f.write_str("no such domain"),
+            FoundRecords::NoData => return f.write_str("no such records"),
+            FoundRecords::Records(_) => {}
+        }
+        let records: Vec<String> = self.records().iter().map(ToString::to_string).collect();
+        let ttl = self.ttl.as_secs();
+        write!(f, "{} (for {ttl} s)", RemoteText::new(&records.join(", ")))
     }
 }
 
@@ -138,7 +153,13 @@ impl Lookup {
             return Ok(answer);
         }
         let asked = Box::pin(self.chase(name, kind)).await;
-        let answer = Arc::new(asked.map_err(|trouble| self.failure(name, kind, &trouble))?);
+        let asked = asked.map_err(|trouble| self.failure(name, kind, &trouble));
+        let said: &dyn fmt::Display = match &asked {
+            Ok(answer) => answer,
+            Err(failure) => failure,
+        };
+        DnsFact::Answered { name, kind, answer: said }.tell();
+        let answer = Arc::new(asked?);
         self.cache.insert(key, Arc::clone(&answer)).await;
         Ok(answer)
     }

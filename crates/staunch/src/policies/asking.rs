@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use policy::sts::cache::{
     FetchFailure, FetchFailureKind, Listed, LookUp, LookUpEffect, PolicyFile, State, Stored,
-    Verdict, Write, Written,
+    TxtAnswer, Verdict, Write, Written,
 };
 use smtp::{HostName, RemoteText};
 use spool::{Enforced, Policies, StoreError};
@@ -172,6 +172,18 @@ impl CacheState {
         if let Some(record) = &record {
             tell_kept(domain, &verdict, &record.answer, failure.as_ref());
         }
+        PolicyFact::LookedUp {
+            domain,
+            record: record.as_ref().map_or_else(String::new, |record| in_words(&record.answer)),
+            verdict: match &verdict {
+                Verdict::Use(kept) => {
+                    format!("policy {}, mode {}", kept.id(), kept.policy().mode())
+                }
+                Verdict::NoPolicy(_) => "no policy".to_owned(),
+                Verdict::Defer(_) => "not known yet".to_owned(),
+            },
+        }
+        .tell();
         let moment = self.clock.moment();
         let ttl = record
             .as_ref()
@@ -367,4 +379,12 @@ fn failure_of(error: &FetchError) -> FetchFailure {
         | FetchError::Http(_) => FetchFailureKind::Fetch,
     };
     FetchFailure { kind, text: RemoteText::new(&error.to_string()) }
+}
+
+fn in_words(answer: &TxtAnswer) -> String {
+    match answer {
+        TxtAnswer::Usable(id) => format!("v=STSv1; id={id}"),
+        TxtAnswer::Unusable(error) => error.to_string(),
+        TxtAnswer::Failed(text) => text.to_string(),
+    }
 }

@@ -16,6 +16,14 @@ pub(crate) const STARTTLS_GONE: &str = "starttls_gone";
 facts! {
     /// A fact about policies.
     pub(super) enum PolicyFact<'a> {
+        /// A domain's policy was looked up, beyond what was known of it a moment ago.
+        LookedUp { domain: &'a HostName, record: String, verdict: String } => debug!(
+            event = "policy_looked_up",
+            %domain,
+            record,
+            "{verdict}"
+        ),
+
         /// A domain's policy was fetched.
         Fetched { domain: &'a HostName, policy: &'a CachedPolicy } => info!(
             event = "policy_fetched",
