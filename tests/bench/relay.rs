@@ -1,7 +1,8 @@
 //! How fast does staunch relay, and what does it cost, beside Postfix on the same machine in the
 //! same minutes?
 //!
-//! `cargo bench -p staunch --bench relay -- [messages=5000] [octets=10000] [connections=64] [rounds=3] [only=NAME] [beside=PATH] [offered=RATE]`,
+//! `cargo bench -p staunch --bench relay -- [messages=5000] [octets=10000] [connections=64]
+//! [rounds=3] [only=NAME] [beside=PATH] [offered=RATE]`,
 //! as root, with Debian's Postfix. `beside` is another build of staunch; the ratios to it are those
 //! of each round. With `offered` the generator submits so many messages a second, and not as many
 //! as are taken.

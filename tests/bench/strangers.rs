@@ -1,6 +1,7 @@
 //! What do hosts that never finish, and clients that write to the whole world, cost everybody else?
 //!
-//! `cargo bench -p staunch --bench strangers -- [good=1000] [tarpits=100] [settle=60] [seconds=60] [rounds=3]`,
+//! `cargo bench -p staunch --bench strangers -- [good=1000] [tarpits=100] [settle=60] [seconds=60]
+//! [rounds=3]`,
 //! as root.
 //!
 //! As much mail as is taken goes to `good` domains whose hosts answer. Beside it one other sender

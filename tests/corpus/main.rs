@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cargo test -p staunch --test corpus -- cache=FOLDER           every road
-//! cargo test -p staunch --test corpus -- cache=FOLDER only=NAME  one: full, bare, utf8, sendmail, submission, bounces
+//! cargo test -p staunch --test corpus -- cache=FOLDER only=NAME  one of
+//!     full, bare, utf8, sendmail, submission, bounces
 //! ```
 //!
 //! `tests/corpus/fetch.py FOLDER` fetches the messages from the tests of 48 other packages; none of

@@ -168,7 +168,7 @@ async fn disk_is_read_only() {
     assert!((400..500).contains(&reply.code), "{reply:?}");
     relay.event("alarm").with("reason", "data_dir_read_only").after(since).await;
     let health = relay.cli(&["healthcheck", "--json"]).await;
-    let said = String::from_utf8_lossy(&health.stderr);
+    let said = String::from_utf8_lossy(&health.stdout);
     assert!(!health.status.success() && said.contains("read_only"), "{health:?}");
     assert_eq!(scene.sink.arrivals().len(), 1);
     println!("read-only disk: {} to new mail, and healthcheck says why", reply.code);

@@ -1,14 +1,16 @@
 //! Nothing that was answered 250 is lost, whatever stops the program or the machine.
 //!
+//! `cargo test -p staunch --test crash --` with one of these:
+//!
 //! ```text
-//! cargo test -p staunch --test crash -- kill9 rounds=10      kill -9 at random moments under load
-//! cargo test -p staunch --test crash -- bounces              kill -9 while 1,000 recipients bounce: one DSN each
-//! cargo test -p staunch --test crash -- powerloss points=200 the disk as a power cut may leave it, many times
-//! cargo test -p staunch --test crash -- faults syncs=20      failing syncs, then a full disk
-//! cargo test -p staunch --test crash -- reload messages=5000 another configuration again and again under load
-//! cargo test -p staunch --test crash -- clock                a clock 30 days ahead between two starts
-//! cargo test -p staunch --test crash -- damage rounds=20     a file that changed between two starts, many times
-//! cargo test -p staunch --test crash -- backup rounds=20     backup under load, kill -9, restore
+//! kill9 rounds=10      kill -9 at random moments under load
+//! bounces              kill -9 while 1,000 recipients bounce: one DSN each
+//! powerloss points=200 the disk as a power cut may leave it, many times
+//! faults syncs=20      failing syncs, then a full disk
+//! reload messages=5000 another configuration again and again under load
+//! clock                a clock 30 days ahead between two starts
+//! damage rounds=20     a file that changed between two starts, many times
+//! backup rounds=20     backup under load, kill -9, restore
 //! ```
 //!
 //! `powerloss` needs strace; `faults` needs strace, root and loop mounts; `clock` needs faketime.

@@ -21,12 +21,12 @@
 //! | [`access`] | who may send how much to whom |
 //! | [`submission`] | who may log in, and what they may send then |
 //! | [`crash`] | a 250 survives `kill -9` |
-//! | [`odd_hosts`] | hosts that speak SMTP in their own way get their mail, or what is wrong is said |
+//! | [`odd_hosts`] | hosts that speak SMTP in their own way get mail, or what is wrong is said |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`lint`] | who publishes a policy is told what is wrong with it, and what it leaves out |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
-//! | [`notices`] | whose mail waits hears of it once, and sooner if somebody has to mend something |
+//! | [`notices`] | whose mail waits is told once, and sooner if something has to be mended |
 //! | [`story`] | `grep MESSAGE_ID` tells what became of a message |
 //! | [`transfer`] | mail moves to another machine, and into a backup and back, once |
 //! | [`rows`] | the requirements of the RFCs, row by row |

@@ -2,7 +2,7 @@
 //! answers DNS, nginx serves the policy.
 //!
 //! ```text
-//! load ─▶ Postfix (front) ─relayhost─▶ staunch ─STARTTLS, verified─▶ Postfix (back, MX of good.test)
+//! load ─▶ Postfix (front) ─relayhost─▶ staunch ─STARTTLS, verified─▶ Postfix (back)
 //!             ▲                          │  asks Knot, fetches the policy from nginx
 //!             └───────── bounces ────────┘  never connects to unlisted.test's MX
 //! ```

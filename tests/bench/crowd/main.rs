@@ -3,7 +3,8 @@
 //! one client with 100 transactions that it does not end; and one that sends so many MiB each of
 //! content that is made to be costly.
 //!
-//! `cargo bench -p staunch --bench crowd -- [idle=10000] [slow=1000] [loris=1000] [headers=100] [unfinished=100] [inputs=64] [seconds=90]`
+//! `cargo bench -p staunch --bench crowd -- [idle=10000] [slow=1000] [loris=1000] [headers=100]
+//! [unfinished=100] [inputs=64] [seconds=90]`
 //!
 //! Only the crowds that are named, or all of them. With fewer clients the bounds on memory shrink
 //! in ratio.

@@ -77,9 +77,21 @@ pub(super) enum CliCommand {
     /// other sendmails are ignored, options for their queue or config files are rejected.
     #[command(after_help = "Example: staunch sendmail -t -i < message.eml")]
     Sendmail(SendmailCommand),
-    /// Exit with 0 if the local daemon is ready, for containers
+    /// Exit with 0 if the local daemon is ready; else with 1, and say why
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
-    Healthcheck(Json),
+    Healthcheck(HealthCheck),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HealthCheck {
+    /// Only whether it is alive, for what restarts it: also while it takes no mail, as in a drain
+    #[arg(long, conflicts_with = "ready")]
+    pub(super) live: bool,
+    /// Whether it takes mail, for what sends it some (the default)
+    #[arg(long)]
+    ready: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
 }
 
 #[derive(Debug, Subcommand)]

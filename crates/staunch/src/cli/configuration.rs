@@ -8,7 +8,7 @@ use super::arguments::{CommandSettings, ConfigCommand};
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, ConfigError, ConfigProblem, Loaded, Surroundings};
-use crate::daemon::check_files::check_files;
+use crate::daemon::check_files::{check_files, data_dir_problem};
 use crate::dns;
 
 pub(super) fn run(command: &ConfigCommand, settings: &CommandSettings) -> Result<Exit, Failure> {
@@ -32,6 +32,9 @@ pub(super) fn run(command: &ConfigCommand, settings: &CommandSettings) -> Result
 fn load_wholly(settings: &CommandSettings) -> Result<Loaded, ConfigError> {
     let loaded = config::load(settings.config.as_deref(), &Surroundings::of_process())?;
     check_files(&loaded)?;
+    if let Some(problem) = data_dir_problem(&loaded) {
+        return Err(problem.into());
+    }
     loaded.with_aliases()
 }
 

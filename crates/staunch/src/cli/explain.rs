@@ -14,7 +14,7 @@ use super::output::{self, text_cell, time_cell};
 use crate::cli::admin_client::{AdminClient, read, runtime};
 use crate::config::Loaded;
 use crate::control::api::{
-    DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, ShownMx, ShownPolicy,
+    BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, ShownMx, ShownPolicy,
 };
 use crate::control::explain::ExplainQuestion;
 use crate::daemon::check_files::check_files;
@@ -63,6 +63,11 @@ fn show(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
     writeln!(out, "{address}: {verdict}{}\n", in_brackets(answer.reason.as_deref()))?;
     writeln!(out, "next hop  {}", text_cell(&answer.next_hop))?;
     show_pauses(out, answer)?;
+    if let Some(BackOffState { until, failures, reason, text, .. }) = &answer.back_off {
+        let (until, reason, text) = (time_cell(*until), text_cell(reason), text_cell(text));
+        writeln!(out, "waits     until {until}, after {failures} failures: {reason}, {text}")?;
+        writeln!(out, "          now: staunch queue retry --domain {}", text_cell(&answer.domain))?;
+    }
     show_policy(out, &answer.mta_sts)?;
     answer.mx.iter().try_for_each(|mx| show_mx(out, mx))?;
     if !answer.steps.is_empty() {
@@ -139,6 +144,10 @@ mod tests {
             "address": "b@example.com", "domain": "example.com", "sender": null, "next_hop": "example.com",
             "verdict": "defer", "reason": "mx_not_listed",
             "paused": "2026-01-01T00:00:00Z",
+            "back_off": {
+                "until": "2026-01-01T02:00:00Z", "since": "2026-01-01T00:00:00Z", "failures": 2,
+                "reason": "connect_failed", "text": "refused",
+            },
             "paused_hops": [{"domain": "example.com", "since": "2026-01-01T01:00:00Z"}],
             "mta_sts": {
                 "record": "v=STSv1; id=1;", "source": "cache",
@@ -165,6 +174,8 @@ b@example.com: defer (mx_not_listed)
 next hop  example.com
 paused    since 2026-01-01 00:00:00Z: nothing is sent; staunch resume
 paused    since 2026-01-01 01:00:00Z: nothing is sent there; staunch resume example.com
+waits     until 2026-01-01 02:00:00Z, after 2 failures: connect_failed, refused
+          now: staunch queue retry --domain example.com
 MTA-STS   record v=STSv1; id=1;, policy from cache
           mode enforce, max_age 86400 s, mx mx.example.com, until 2026-01-02 00:00:00Z
 

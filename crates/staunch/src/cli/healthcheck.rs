@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::arguments::Json;
+use super::arguments::HealthCheck;
 use super::exit::{Exit, Failure};
 use super::queue::print;
 use super::switches;
@@ -13,14 +13,16 @@ use crate::control::api::Readiness;
 /// Our choice: whoever needs longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
+pub(super) fn run(command: &HealthCheck, loaded: &Loaded) -> Result<Exit, Failure> {
+    let format = command.json;
     let answer = with_door(&loaded.config.admin.socket, async |client| {
         let answer = tokio::time::timeout(TIMEOUT, client.state(&["readyz"])).await;
         let late = || Failure::new(Exit::Unavailable, "the daemon does not answer");
         answer.map_err(|_| late())?
     })?;
     let state: Readiness = read(&answer)?;
-    if state.ready {
+    // It has answered.
+    if state.ready || command.live {
         return print(&answer, format);
     }
     if format.json {

@@ -110,7 +110,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         CliCommand::Reload(format) => reload::run(*format, &load(settings)?),
         CliCommand::User(command) => user::run(command, &load(settings)?),
         CliCommand::Sendmail(command) => sendmail::run(&command.arguments, || load(settings)),
-        CliCommand::Healthcheck(format) => healthcheck::run(*format, &load(settings)?),
+        CliCommand::Healthcheck(command) => healthcheck::run(command, &load(settings)?),
     }
 }
 

@@ -28,6 +28,24 @@ impl fmt::Display for ConfigProblem {
 #[error("{}", .0.iter().map(ConfigProblem::to_string).collect::<Vec<_>>().join("\n"))]
 pub(crate) struct ConfigError(pub(crate) Vec<ConfigProblem>);
 
+impl ConfigError {
+    /// In the order of files and lines, as they are mended.
+    pub(super) fn in_order(mut self) -> Self {
+        self.0.sort_by(|a, b| a.position().cmp(&b.position()));
+        self
+    }
+}
+
+impl ConfigProblem {
+    /// The place, with its line as a number.
+    fn position(&self) -> (&str, Option<usize>) {
+        match self.place.rsplit_once(':') {
+            Some((file, line)) => (file, line.parse().ok()),
+            None => (&self.place, None),
+        }
+    }
+}
+
 impl From<ConfigProblem> for ConfigError {
     fn from(problem: ConfigProblem) -> Self {
         Self(vec![problem])

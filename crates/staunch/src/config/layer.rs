@@ -8,10 +8,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::File;
 use super::show::KeySources;
-use super::{ConfigError, ConfigProblem, later, surroundings};
+use super::{ConfigError, ConfigProblem, later, strict, surroundings};
 
 /// Before the names of sections and keys.
-const VARIABLE_PREFIX: &str = "STAUNCH__";
+pub(super) const VARIABLE_PREFIX: &str = "STAUNCH__";
 /// Keys whose tables add up over the layers.
 const TABLE_LISTS: [&str; 4] = ["listener", "route", "source", "limit"];
 
@@ -54,16 +54,15 @@ impl Layer {
             };
             return Err(ConfigError(too_early.into_iter().map(problem).collect()));
         }
-        let deserializer = toml::Deserializer::from(table.clone());
-        serde_path_to_error::deserialize::<_, File>(deserializer).map_err(|error| {
-            let key = error.path().to_string();
-            ConfigProblem {
-                place: located(error.inner()),
-                // `.` is what serde_path_to_error says at the top.
-                key: if key == "." { String::new() } else { key },
-                reason: reason(error.inner().message()),
-            }
-        })?;
+        let problem = |mistake: strict::Mistake| ConfigProblem {
+            place: place(name, text, mistake.span),
+            key: mistake.key,
+            reason: mistake.reason,
+        };
+        let problems: Vec<_> = strict::mistakes(table.clone()).into_iter().map(problem).collect();
+        if !problems.is_empty() {
+            return Err(ConfigError(problems));
+        }
         let convert = Convert { name, text };
         Ok(Self { values: convert.table(table.get_ref()) })
     }
@@ -161,16 +160,6 @@ fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// serde's words for an unknown key, in the operator's words.
-fn reason(message: &str) -> String {
-    if !message.starts_with("unknown field") {
-        return one_line(message);
-    }
-    // The words in backticks are the key, then the known ones.
-    let known: Vec<&str> = message.split('`').skip(1).step_by(2).skip(1).collect();
-    format!("unknown key; known here: {}", known.join(", "))
-}
-
 /// A document's values for the `config` crate. The strict reading came first, so that other kinds
 /// than these do not occur.
 #[derive(Clone, Copy)]
@@ -254,7 +243,7 @@ fn variable(
         toml::Value::Table([(key.clone(), inner)].into_iter().collect())
     });
     serde_path_to_error::deserialize::<_, File>(nested)
-        .map_err(|error| problem(one_line(error.inner().message())))?;
+        .map_err(|error| problem(strict::reason(error.inner().message(), error.path())))?;
     Ok(Some((path, for_layer(name, typed))))
 }
 

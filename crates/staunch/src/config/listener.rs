@@ -152,6 +152,10 @@ impl Checker {
             if !is_shared && !seen.insert(address.clone()) {
                 self.wrong(key("address"), &listener.address, "listened on twice");
             }
+            if let Some(other) = seen.iter().find(|other| overlap(&address, other)) {
+                let reason = format!("one of this and {other} has the other's address, too");
+                self.wrong(key("address"), &listener.address, &reason);
+            }
             if matches!(address, ListenAddress::Unix(_)) && !proxy_protocol_from.is_empty() {
                 let reason = "clients of a unix socket have no address that could be listed here";
                 self.finding(key("proxy_protocol_from"), reason.into());
@@ -266,4 +270,11 @@ fn is_short(path: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("longer than {SOCKET_PATH_MAX} bytes, which a socket's name ends at"))
+}
+
+/// Would the system refuse the second of them, since the first is for all addresses?
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) = (one, other) else { return false };
+    let is_for_all = one.ip().is_unspecified() != other.ip().is_unspecified();
+    is_for_all && one.port() == other.port() && one.is_ipv4() == other.is_ipv4()
 }

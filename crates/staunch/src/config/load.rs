@@ -7,10 +7,11 @@
 
 use std::io::Read;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, File};
-use super::layer::{self, Layer};
+use super::layer::{self, Layer, VARIABLE_PREFIX};
 use super::listener::ListenersFrom;
 use super::show::KeySources;
 use super::surroundings::Surroundings;
@@ -30,7 +31,12 @@ pub(crate) struct Loaded {
     pub(crate) shown: ShownConfig,
     /// The file and those of `conf.d`, in the order in which they were read.
     pub(crate) files: Vec<PathBuf>,
+    /// Variables of our name that set nothing.
+    unread: Vec<String>,
 }
+
+/// Of the variables that are ours, those that set no key.
+const OWN_VARIABLES: [&str; 2] = ["STAUNCH_CONFIG", DOCUMENT_VARIABLE];
 
 /// Reads the configuration named by `explicit`, else by `$STAUNCH_CONFIG`, else the system's if it
 /// exists, else the built-in one; and whatever stands above it.
@@ -59,9 +65,19 @@ pub(crate) fn load(
             key,
             reason,
         };
-        ConfigError(findings.into_iter().map(located).collect())
+        ConfigError(findings.into_iter().map(located).collect()).in_order()
     })?;
-    Ok(Loaded { config, shown: ShownConfig { file, sources }, files })
+    let unread = unread(surroundings);
+    Ok(Loaded { config, shown: ShownConfig { file, sources }, files, unread })
+}
+
+/// With one underscore behind our name, or misspelt: nothing reads them.
+fn unread(surroundings: &Surroundings) -> Vec<String> {
+    let ours = surroundings.variables.keys().filter_map(|name| name.to_str());
+    ours.filter(|name| name.starts_with("STAUNCH_") && !name.starts_with(VARIABLE_PREFIX))
+        .filter(|name| !OWN_VARIABLES.contains(name))
+        .map(str::to_owned)
+        .collect()
 }
 
 impl Loaded {
@@ -102,7 +118,46 @@ impl Loaded {
                     format!("\"{address}\": nothing can leave from it, so mail waits: {error}");
                 Some(self.problem(&format!("source[{index}].address"), reason))
             });
-        complaint.into_iter().chain(nobody).chain(no_users).chain(not_ours).collect()
+        let unread = self.unread.iter().map(|name| ConfigProblem {
+            place: name.clone(),
+            key: String::new(),
+            reason: "nothing reads this variable; a key is STAUNCH__KEY or STAUNCH__SECTION__KEY"
+                .into(),
+        });
+        complaint
+            .into_iter()
+            .chain(nobody)
+            .chain(no_users)
+            .chain(not_ours)
+            .chain(unread)
+            .chain(self.exposed())
+            .collect()
+    }
+
+    /// Secrets that others may read.
+    fn exposed(&self) -> Vec<ConfigProblem> {
+        let listeners = self.config.listeners.iter().enumerate().filter_map(|(index, listener)| {
+            Some((format!("listener[{index}].tls_key"), listener.tls.as_ref()?.key.as_path()))
+        });
+        let routes = self.config.routes.iter().enumerate().filter_map(|(index, route)| {
+            let login = route.login.as_ref()?;
+            Some((format!("route[{index}].password_file"), login.password_file.as_path()))
+        });
+        let is_open = |path: &Path| {
+            let mode = std::fs::metadata(path).ok().map(|metadata| metadata.permissions().mode());
+            mode.is_some_and(|mode| mode & 0o007 != 0)
+        };
+        listeners
+            .chain(routes)
+            .filter(|(_, path)| is_open(path))
+            .map(|(key, path)| {
+                let reason = format!(
+                    "{}: everybody on this machine may use it: chmod o= it",
+                    path.display()
+                );
+                self.problem(&key, reason)
+            })
+            .collect()
     }
 
     /// Programs of this machine write to root; who reads that?

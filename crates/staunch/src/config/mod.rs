@@ -29,6 +29,7 @@ mod pattern;
 mod prefix;
 mod settings;
 mod show;
+mod strict;
 mod surroundings;
 mod units;
 

@@ -120,11 +120,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("hostname = \"a b\"", "1: hostname: \"a b\": a character that is not allowed in a host name"),
     (
         "hostnam = \"a\"",
-        "1: hostnam: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route, source, limit",
+        "1: hostnam: unknown key; did you mean hostname? known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route, source, limit",
     ),
     (
         "\n[access]\nnetwork = []",
-        "3: access.network: unknown key; known here: networks, open_relay_acknowledged, users_file, sender_must_match_user, deny_recipients, deny_senders",
+        "3: access.network: unknown key; did you mean networks? known here: networks, open_relay_acknowledged, users_file, sender_must_match_user, deny_recipients, deny_senders",
     ),
     ("[admin]\nlistn = \"127.0.0.1:8025\"", "2: admin.listn: unknown key; known here: socket"),
     (
@@ -167,9 +167,31 @@ const REFUSED: &[(&str, &str)] = &[
         "[dane]\nmod = 1",
         "1: dane: unknown key; known here: hostname, origin, data_dir, shutdown_grace, access, aliases, limits, dns, delivery, tls, mta_sts, dsn, admin, submit, log, listener, route, source, limit",
     ),
-    ("[delivery]\nport = \"25\"", "2: delivery.port: invalid type: string \"25\", expected u16"),
-    ("[delivery]\nport = 70000", "2: delivery.port: invalid value: integer `70000`, expected u16"),
+    (
+        "[delivery]\nport = \"25\"",
+        "2: delivery.port: \"25\" is text; wanted is a whole number from 0 to 65535",
+    ),
+    (
+        "[delivery]\nport = 70000",
+        "2: delivery.port: 70000; wanted is a whole number from 0 to 65535",
+    ),
     ("[delivery]\nport = 0", "2: delivery.port: 0: not in 1 to 65535"),
+    (
+        "networks = [\"192.0.2.0/24\"]",
+        "1: networks: unknown key; it stands in another section: access.networks",
+    ),
+    (
+        "[listener]\naddress = \"127.0.0.1:1\"",
+        "1: listener: one table; several can be there, so it is written [[listener]]",
+    ),
+    (
+        "shutdown_grace = 30",
+        "1: shutdown_grace: 30; wanted is text in quotes, with its unit where it has one, as \"30s\" or \"64KiB\"",
+    ),
+    (
+        "[tls]\nsystem_roots = \"yes\"",
+        "2: tls.system_roots: \"yes\" is text; wanted is true or false, without quotes",
+    ),
     ("[delivery]\nretry = []", "2: delivery.retry: at least one wait is needed"),
     (
         "[delivery]\nretry = [\n\"5m\",\n\"5x\"]",
@@ -177,7 +199,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "[delivery]\nretry = \"5m\"",
-        "2: delivery.retry: invalid type: string \"5m\", expected a sequence",
+        "2: delivery.retry: \"5m\" is text; wanted is a list in brackets, as [\"a\", \"b\"]",
     ),
     ("[delivery]\nlifetime = \"0s\"", "2: delivery.lifetime: \"0s\": not in 1s to 365d"),
     ("[delivery]\nconnections = 0", "2: delivery.connections: \"0\": not in 1 to 1000000"),
@@ -193,10 +215,7 @@ const REFUSED: &[(&str, &str)] = &[
         "[limits]\nmessage_size = \"50MB\"",
         "2: limits.message_size: \"50MB\": not a size like \"64KiB\" (units: B, KiB, MiB, GiB, TiB)",
     ),
-    (
-        "[limits]\nrecipients = -1",
-        "2: limits.recipients: invalid value: integer `-1`, expected u32",
-    ),
+    ("[limits]\nrecipients = -1", "2: limits.recipients: -1; wanted is a whole number, 0 or more"),
     (
         "[access]\nnetworks = [\"0.0.0.0/0\"]",
         "2: access.networks: \"0.0.0.0/0\": shorter than /8, so that strangers may relay; if that is meant, set access.open_relay_acknowledged = true",
@@ -272,6 +291,10 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
         "4: listener[1].address: \"127.0.0.1:1\": listened on twice",
+    ),
+    (
+        "[[listener]]\naddress = \"0.0.0.0:25\"\n[[listener]]\naddress = \"127.0.0.1:25\"",
+        "4: listener[1].address: \"127.0.0.1:25\": one of this and 0.0.0.0:25 has the other's address, too",
     ),
     (
         "[[route]]\ndomains = []\nvia = [\"smtp://a.example\"]",
@@ -358,6 +381,63 @@ fn no_key_is_both_of_this_version_and_of_a_later_one() {
 }
 
 #[test]
+fn what_sets_nothing_and_what_everybody_may_read_is_complained_about() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let said = |variables: &[(&str, &str)]| {
+        let complaints = load(None, &machine(variables)).unwrap().complaints();
+        complaints.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let before = said(&[]);
+    let with = said(&[("STAUNCH_HOSTNAME", "a.example"), ("STAUNCH_CONFIG", "")]);
+    let want = "STAUNCH_HOSTNAME: nothing reads this variable; a key is STAUNCH__KEY or STAUNCH__SECTION__KEY";
+    assert_eq!(with, [before.clone(), vec![want.to_owned()]].concat());
+
+    let password = tempfile::NamedTempFile::new().unwrap();
+    let route = format!(
+        "[[route]]\ndomains = [\"*\"]\nvia = [\"smtp://[a.example]:25\"]\ntls = \"verify\"\n\
+         username = \"me\"\npassword_file = {:?}\n",
+        password.path()
+    );
+    let with_mode = |mode| {
+        password.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+        said(&[("STAUNCH_CONFIG_TOML", &route)])
+    };
+    assert_eq!(with_mode(0o640), before);
+    let exposed = with_mode(0o644);
+    assert!(exposed.last().unwrap().contains("route[0].password_file: "), "{exposed:?}");
+    assert!(exposed.last().unwrap().ends_with("chmod o= it"), "{exposed:?}");
+}
+
+#[test]
+fn every_mistake_is_named_in_the_order_of_lines() {
+    let document = "hostnam = \"a\"\n[delivery]\nport = \"25\"\nconections = 7\n[limits]\nbar = 1\n\
+                    [[listener]]\naddress = \"127.0.0.1:1\"\nmod = \"relay\"\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let said = |document: &str| {
+        std::fs::write(file.path(), document).unwrap();
+        let refused = load(Some(file.path()), &Surroundings::default()).unwrap_err();
+        let line = |problem: &super::ConfigProblem| {
+            let line = problem.place.rsplit_once(':').unwrap_or_default().1.to_owned();
+            format!("{line} {}", problem.key)
+        };
+        refused.0.iter().map(line).collect::<Vec<_>>()
+    };
+    let want = [
+        "1 hostnam",
+        "3 delivery.port",
+        "4 delivery.conections",
+        "6 limits.bar",
+        "9 listener[0].mod",
+    ];
+    assert_eq!(said(document), want);
+    let values = "hostname = \"a b\"\ndata_dir = \"/tmp\"\n[delivery]\nport = 0\nlifetime = \"0s\"\n[limits]\nmemory = \"1\"\n";
+    assert_eq!(
+        said(values),
+        ["1 hostname", "4 delivery.port", "5 delivery.lifetime", "7 limits.memory"]
+    );
+}
+
+#[test]
 fn a_bad_variable_is_refused_by_its_name() {
     let cases = [
         (
@@ -376,7 +456,7 @@ fn a_bad_variable_is_refused_by_its_name() {
         (
             "STAUNCH__DELIVERY__PORT",
             "70000",
-            "STAUNCH__DELIVERY__PORT: delivery.port: invalid value: integer `70000`, expected u16",
+            "STAUNCH__DELIVERY__PORT: delivery.port: 70000; wanted is a whole number from 0 to 65535",
         ),
         (
             "STAUNCH__DELIVERY__RETRY",
@@ -547,7 +627,7 @@ fn the_deployments_configure_what_they_need_and_no_more() {
     let loaded = with_document(container).unwrap();
     assert!(loaded.config.access.networks.is_empty());
     let complaints: Vec<String> = loaded.complaints().iter().map(ToString::to_string).collect();
-    assert_eq!(complaints, ["STAUNCH_CONFIG_TOML:11: access.networks: is empty: nobody may relay"]);
+    assert_eq!(complaints, ["STAUNCH_CONFIG_TOML:13: access.networks: is empty: nobody may relay"]);
 
     let system =
         include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/conf.d/50-system.toml"));

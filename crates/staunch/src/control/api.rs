@@ -18,8 +18,8 @@ use crate::delivery::route;
 pub(crate) use crate::policies::{PolicyDetail, PolicySummary, RefreshResult};
 use crate::queue::switches::Off;
 pub(crate) use explain::{
-    AskedProtection, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, HostOutcome,
-    PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
+    AskedProtection, BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy,
+    HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
 };
 pub(crate) use queue::{
     ActionDone, Chosen, DeadlineEffect, GroupBy, GroupCount, LastProblem, ListedMessage,

@@ -13,6 +13,7 @@ use policy::{Asked, Observed, ObservedTls, Proof, RequireTls, authorize};
 use serde_json::Value;
 use smtp::extensions::Extension;
 use smtp::{Domain, HostName, RemoteText};
+use spool::LaneKey;
 use tokio::time::Instant;
 use x509_parser::extensions::GeneralName;
 
@@ -20,8 +21,8 @@ use crate::config::{Config, Limit};
 use crate::connect::Starttls;
 use crate::connect::pool::site_limit;
 use crate::control::api::{
-    AskedProtection, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, HostOutcome,
-    PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls, SwitchStates,
+    AskedProtection, BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy,
+    HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls, SwitchStates,
 };
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::open::{SessionOptions, open};
@@ -103,6 +104,7 @@ pub(crate) async fn walk(
         next_hop: next_hop.lane.as_str().to_owned(),
         paused: off.paused,
         paused_hops: off.paused_hops,
+        back_off: back_off(queue, &next_hop.lane).await,
         verdict,
         reason,
         mta_sts: trace.mta_sts,
@@ -110,6 +112,20 @@ pub(crate) async fn walk(
         rules: Vec::new(),
         mx: trace.mx,
         steps: trace.steps,
+    })
+}
+
+/// The wait of the next hop, if it has one; what cannot be read is left out.
+async fn back_off(queue: &QueueHandle, lane: &LaneKey) -> Option<BackOffState> {
+    let now = queue.now();
+    let all = queue.ask(|spool| spool.troubles()).await.ok()?;
+    let (_, trouble) = all.into_iter().find(|(key, _)| key == lane)?;
+    (trouble.next_probe_at > now).then(|| BackOffState {
+        until: trouble.next_probe_at,
+        since: trouble.first_failed_at,
+        failures: trouble.failures,
+        reason: trouble.problem.reason.to_string(),
+        text: trouble.problem.text.to_string(),
     })
 }
 
@@ -255,7 +271,9 @@ impl HostCheck<'_> {
             (Err(HostError::Refused(_)), _) => HostOutcome::Refused,
             (Err(_), _) => HostOutcome::Failed,
         };
-        let clear_text = options.starttls == Starttls::Skip;
+        let is_plain =
+            self.question.connect && matches!(result, Ok(DeliveryVerdict::Opportunistic));
+        let clear_text = is_plain || options.starttls == Starttls::Skip;
         let manner = if clear_text { ", in clear text" } else { "" };
         let text = problem.as_ref().map_or(outcome.as_str(), |problem| problem.text.as_str());
         trace.step(&format!("host {mx}{manner}"), text);

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use rustix::fs::{Access, access};
+use rustix::process::getuid;
+
 use crate::accept::identity;
 use crate::auth::users::Users;
 use crate::config::{ConfigError, ConfigProblem, Loaded};
@@ -49,6 +52,22 @@ fn trust_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
             loaded.problem(key, format!("{:?}: {reason}", path.display().to_string()))
         })
         .collect()
+}
+
+/// What a start would find: may this user work in `data_dir`? The nearest folder above that there
+/// is must let us make the others.
+pub(crate) fn data_dir_problem(loaded: &Loaded) -> Option<ConfigProblem> {
+    let path = &loaded.config.data_dir;
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let shown = existing.display();
+    let reason = if !existing.is_dir() {
+        format!("{shown}: is not a directory")
+    } else if access(existing, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        format!("{shown}: user id {} may not write there", getuid().as_raw())
+    } else {
+        return None;
+    };
+    Some(loaded.problem("data_dir", reason))
 }
 
 fn users_problem(loaded: &Loaded) -> Option<ConfigProblem> {
@@ -103,6 +122,20 @@ mod tests {
             system_file: "/nonexistent/staunch.toml".into(),
         };
         load(None, &surroundings).unwrap()
+    }
+
+    #[test]
+    fn a_data_dir_that_cannot_be_one_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let said = |path: &str| {
+            let loaded = with_document(&format!("data_dir = {path:?}"));
+            data_dir_problem(&loaded).map(|problem| format!("{}: {}", problem.key, problem.reason))
+        };
+        let path = file.path().to_str().unwrap();
+        assert_eq!(said(path), Some(format!("data_dir: {path}: is not a directory")));
+        assert_eq!(said(&format!("{path}/below")), said(path));
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(said(dir.path().join("new/deep").to_str().unwrap()), None);
     }
 
     #[test]

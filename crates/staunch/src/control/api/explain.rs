@@ -19,6 +19,9 @@ pub(crate) struct Explanation {
     pub(crate) paused: Option<Timestamp>,
     /// Of those that are paused, which it would go to.
     pub(crate) paused_hops: Vec<PausedHop>,
+    /// The wait of the next hop after a failure: mail for it is not tried before it ends.
+    #[serde(default)]
+    pub(crate) back_off: Option<BackOffState>,
     pub(crate) verdict: DeliveryVerdict,
     /// Why it is deferred or rejected.
     pub(crate) reason: Option<String>,
@@ -31,6 +34,19 @@ pub(crate) struct Explanation {
     pub(crate) rules: Vec<Value>,
     pub(crate) mx: Vec<ShownMx>,
     pub(crate) steps: Vec<ExplainStep>,
+}
+
+/// A next hop that waits.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct BackOffState {
+    pub(crate) until: Timestamp,
+    /// Since when it fails.
+    pub(crate) since: Timestamp,
+    /// Attempts that failed in a row.
+    pub(crate) failures: u32,
+    pub(crate) reason: String,
+    /// One line for people.
+    pub(crate) text: String,
 }
 
 /// What becomes of mail.
