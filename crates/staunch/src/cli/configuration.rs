@@ -8,7 +8,7 @@ use super::arguments::{CommandSettings, ConfigCommand};
 use super::exit::{Exit, Failure};
 use super::output;
 use crate::config::{self, ConfigError, ConfigProblem, Loaded, Surroundings};
-use crate::daemon::check_files::{check_files, data_dir_problem};
+use crate::daemon::check_files::{check_files, data_dir_complaint, data_dir_problem};
 use crate::dns;
 
 pub(super) fn run(command: &ConfigCommand, settings: &CommandSettings) -> Result<Exit, Failure> {
@@ -69,6 +69,7 @@ fn check_json(settings: &CommandSettings) -> Result<Exit, Failure> {
 fn complaints(loaded: &Loaded) -> Vec<ConfigProblem> {
     let mut all = loaded.complaints();
     all.extend(loaded.nobody_is_root());
+    all.extend(data_dir_complaint(loaded));
     if let Ok(runtime) = crate::cli::admin_client::runtime() {
         let about = runtime.block_on(dns::complaints(&loaded.config.dns));
         all.extend(about.into_iter().map(|text| loaded.problem("dns.servers", text)));

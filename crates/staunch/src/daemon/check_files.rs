@@ -54,20 +54,24 @@ fn trust_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
         .collect()
 }
 
-/// What a start would find: may this user work in `data_dir`? The nearest folder above that there
-/// is must let us make the others.
+/// What no start could use as `data_dir`.
 pub(crate) fn data_dir_problem(loaded: &Loaded) -> Option<ConfigProblem> {
-    let path = &loaded.config.data_dir;
-    let existing = path.ancestors().find(|path| path.exists())?;
-    let shown = existing.display();
-    let reason = if !existing.is_dir() {
-        format!("{shown}: is not a directory")
-    } else if access(existing, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-        format!("{shown}: user id {} may not write there", getuid().as_raw())
-    } else {
-        return None;
-    };
-    Some(loaded.problem("data_dir", reason))
+    let existing = loaded.config.data_dir.ancestors().find(|path| path.exists())?;
+    let reason = format!("{}: is not a directory", existing.display());
+    (!existing.is_dir()).then(|| loaded.problem("data_dir", reason))
+}
+
+/// May this user work in `data_dir`? The nearest folder above that there is must let us make the
+/// others. The daemon may run as another user, or find a directory that systemd makes for it.
+pub(crate) fn data_dir_complaint(loaded: &Loaded) -> Option<ConfigProblem> {
+    let existing = loaded.config.data_dir.ancestors().find(|path| path.is_dir())?;
+    let reason = format!(
+        "{}: user id {} may not write there, which the user of the daemon has to",
+        existing.display(),
+        getuid().as_raw()
+    );
+    let may_write = access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    (!may_write).then(|| loaded.problem("data_dir", reason))
 }
 
 fn users_problem(loaded: &Loaded) -> Option<ConfigProblem> {
