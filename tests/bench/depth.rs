@@ -80,7 +80,7 @@ async fn world(plan: &Plan, corpus: &Arc<Corpus>) -> (World, Sink) {
 }
 
 async fn relay(world: &World) -> Relay {
-    world.relay("[delivery]\nport = 25\n[log]\nlevel = \"warn,staunch::daemon=info,staunch::accept::listeners=info\"\n").await
+    world.relay("[delivery]\nport = 25\n[log]\nlevel = \"warn,staunch::daemon=info,staunch::accept=info\"\n").await
 }
 
 fn load(relay: &Relay, domains: u64, corpus: &Arc<Corpus>) -> Arc<Load> {

@@ -34,9 +34,8 @@ async fn main() {
     }
     let world = World::start(env!("CARGO_BIN_EXE_staunch")).await;
     world.dns.outage(Some(world::Answer::Refused));
-    let relay = world
-        .relay("[log]\nlevel = \"warn,staunch::daemon=info,staunch::accept::listeners=info\"\n")
-        .await;
+    let relay =
+        world.relay("[log]\nlevel = \"warn,staunch::daemon=info,staunch::accept=info\"\n").await;
     tokio::time::sleep(REST).await;
     let idle = pss_mib(relay.pid());
     println!("idle: {idle:.1} MiB PSS");

@@ -91,7 +91,7 @@ async fn run(plan: &Plan, tarpits: u64) -> f64 {
     let tar = Tar::start(&world, tarpits).await;
     world.dns.set_ttl(300);
     let relay =
-        world.relay("[delivery]\nport = 25\n[log]\nlevel = \"warn,staunch::daemon=info,staunch::accept::listeners=info\"\n");
+        world.relay("[delivery]\nport = 25\n[log]\nlevel = \"warn,staunch::daemon=info,staunch::accept=info\"\n");
     let relay = relay.await;
 
     let good = plan.good;
