@@ -25,9 +25,9 @@ impl<'p> Conversion<'p> {
     ///
     /// [`ConversionRefused`] if this is not the message that the plan was made for.
     pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), ConversionRefused> {
-        std::mem::swap(&mut self.walker.visitor().out, out);
+        std::mem::swap(&mut self.walker.handler().out, out);
         let pushed = self.walker.push(piece);
-        std::mem::swap(&mut self.walker.visitor().out, out);
+        std::mem::swap(&mut self.walker.handler().out, out);
         pushed
     }
 
@@ -37,7 +37,7 @@ impl<'p> Conversion<'p> {
     ///
     /// As [`Conversion::push`].
     pub fn finish(mut self, out: &mut Vec<u8>) -> Result<(), ConversionRefused> {
-        std::mem::swap(&mut self.walker.visitor().out, out);
+        std::mem::swap(&mut self.walker.handler().out, out);
         *out = self.walker.finish()?.out;
         Ok(())
     }

@@ -173,9 +173,9 @@ pub(super) struct Walker<V> {
 }
 
 impl<V: EntityHandler> Walker<V> {
-    pub(super) fn new(visitor: V) -> Self {
+    pub(super) fn new(handler: V) -> Self {
         let mut steps = Steps {
-            visitor,
+            handler,
             place: WalkerPlace::Aside,
             levels: Vec::new(),
             entities: 0,
@@ -185,8 +185,8 @@ impl<V: EntityHandler> Walker<V> {
         Self { lines: Lines::default(), steps }
     }
 
-    pub(super) fn visitor(&mut self) -> &mut V {
-        &mut self.steps.visitor
+    pub(super) fn handler(&mut self) -> &mut V {
+        &mut self.steps.handler
     }
 
     pub(super) fn push(&mut self, piece: &[u8]) -> Result<(), ConversionRefused> {
@@ -199,13 +199,13 @@ impl<V: EntityHandler> Walker<V> {
         let steps = &mut self.steps;
         self.lines.finish(|segment| steps.segment(segment))?;
         self.steps.end()?;
-        Ok(self.steps.visitor)
+        Ok(self.steps.handler)
     }
 }
 
 #[derive(Debug)]
 struct Steps<V> {
-    visitor: V,
+    handler: V,
     place: WalkerPlace,
     levels: Vec<Level>,
     entities: usize,
@@ -226,7 +226,7 @@ impl<V: EntityHandler> Steps<V> {
                 Ok(())
             }
             WalkerPlace::Aside => {
-                self.visitor.aside(segment.octets);
+                self.handler.aside(segment.octets);
                 Ok(())
             }
         }
@@ -239,7 +239,7 @@ impl<V: EntityHandler> Steps<V> {
         };
         self.entities += 1;
         let is_sealed = self.levels.last().is_some_and(|level| level.is_sealed);
-        self.visitor.entity(Entity { is_message, is_sealed, depth: self.levels.len() });
+        self.handler.entity(Entity { is_message, is_sealed, depth: self.levels.len() });
         let form = EntityForm { untyped, ..EntityForm::default() };
         self.place = WalkerPlace::Header { form, above: Above::Nothing, field: None };
     }
@@ -261,17 +261,17 @@ impl<V: EntityHandler> Steps<V> {
         let Boundary { level, closes } = boundary;
         self.end_header_without_line()?;
         if matches!(self.place, WalkerPlace::Content) {
-            self.visitor.content_end()?;
+            self.handler.content_end()?;
         }
         if std::mem::take(&mut self.line_end_is_due) {
-            self.visitor.line(CRLF);
+            self.handler.line(CRLF);
         }
-        self.visitor.line(octets);
+        self.handler.line(octets);
         if !closes
             && let Some(met) = self.levels.get_mut(level)
             && !std::mem::replace(&mut met.has_parts, true)
         {
-            self.visitor.first_boundary();
+            self.handler.first_boundary();
         }
         self.levels.truncate(level + usize::from(!closes));
         if closes {
@@ -292,8 +292,8 @@ impl<V: EntityHandler> Steps<V> {
             match HeaderLine::of(segment.octets, *above) {
                 HeaderLine::Continuation => {}
                 HeaderLine::Field(name) => {
-                    end_field(&mut self.visitor, form, field)?;
-                    self.visitor.field_start(name)?;
+                    end_field(&mut self.handler, form, field)?;
+                    self.handler.field_start(name)?;
                     *field = Field::named(name).map(|named| (named, Vec::new()));
                     *above = Above::Field;
                 }
@@ -315,7 +315,7 @@ impl<V: EntityHandler> Steps<V> {
                     return Err(ConversionRefused::TooComplex);
                 }
             }
-            None => self.visitor.header(segment.octets),
+            None => self.handler.header(segment.octets),
         }
         Ok(())
     }
@@ -326,10 +326,10 @@ impl<V: EntityHandler> Steps<V> {
         let WalkerPlace::Header { mut form, mut field, .. } = place else {
             return Ok(ContentKind::Opaque);
         };
-        end_field(&mut self.visitor, &mut form, &mut field)?;
-        self.visitor.header_end(&form, end)?;
+        end_field(&mut self.handler, &mut form, &mut field)?;
+        self.handler.header_end(&form, end)?;
         if end == HeaderEnd::EmptyLine {
-            self.visitor.line(CRLF);
+            self.handler.line(CRLF);
         }
         Ok(form.made_of())
     }
@@ -359,8 +359,8 @@ impl<V: EntityHandler> Steps<V> {
     /// Where a boundary or the end of the message cuts a header off, there is no content.
     fn end_header_without_line(&mut self) -> Result<(), ConversionRefused> {
         if let WalkerPlace::Header { form, field, .. } = &mut self.place {
-            end_field(&mut self.visitor, form, field)?;
-            self.visitor.header_end(form, HeaderEnd::Nowhere)?;
+            end_field(&mut self.handler, form, field)?;
+            self.handler.header_end(form, HeaderEnd::Nowhere)?;
             self.place = WalkerPlace::Aside;
         }
         Ok(())
@@ -368,14 +368,14 @@ impl<V: EntityHandler> Steps<V> {
 
     fn content(&mut self, segment: &Segment<'_>) {
         if self.levels.is_empty() {
-            self.visitor.content(segment.octets);
+            self.handler.content(segment.octets);
             return;
         }
         if std::mem::take(&mut self.line_end_is_due) {
-            self.visitor.content(CRLF);
+            self.handler.content(CRLF);
         }
         let text = segment.text();
-        self.visitor.content(text);
+        self.handler.content(text);
         self.line_end_is_due = text.len() < segment.octets.len();
     }
 
@@ -383,9 +383,9 @@ impl<V: EntityHandler> Steps<V> {
         self.end_header_without_line()?;
         if matches!(self.place, WalkerPlace::Content) {
             if std::mem::take(&mut self.line_end_is_due) {
-                self.visitor.content(CRLF);
+                self.handler.content(CRLF);
             }
-            self.visitor.content_end()?;
+            self.handler.content_end()?;
         }
         Ok(())
     }
@@ -393,7 +393,7 @@ impl<V: EntityHandler> Steps<V> {
 
 /// The field that was being read is over.
 fn end_field(
-    visitor: &mut impl EntityHandler,
+    handler: &mut impl EntityHandler,
     form: &mut EntityForm,
     field: &mut Option<(Field, Vec<u8>)>,
 ) -> Result<(), ConversionRefused> {
@@ -412,6 +412,6 @@ fn end_field(
             true
         }
     };
-    visitor.field(field, &octets);
+    handler.field(field, &octets);
     if is_clear { Ok(()) } else { Err(ConversionRefused::Ambiguous) }
 }

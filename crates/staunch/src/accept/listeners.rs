@@ -202,7 +202,7 @@ impl Listeners {
                 // Only a bug could make it so: nothing closes listeners but this.
                 (SocketSource::Kept, None) => {}
                 (SocketSource::New(acceptors), _) => {
-                    open.push(self.open_door(view, socket_mode, acceptors));
+                    open.push(self.open_listener(view, socket_mode, acceptors));
                 }
             }
         }
@@ -214,7 +214,7 @@ impl Listeners {
         self.outbound.listening.replace(listening);
     }
 
-    fn open_door(
+    fn open_listener(
         &self,
         view: Arc<ListenerView>,
         socket_mode: u32,

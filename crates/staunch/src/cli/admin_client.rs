@@ -279,7 +279,7 @@ fn foreign(what: &str) -> Failure {
 /// # Errors
 ///
 /// Those of `ask`.
-pub(super) fn with_door<T>(
+pub(super) fn with_client<T>(
     socket: &Path,
     ask: impl AsyncFnOnce(AdminClient) -> Result<T, Failure>,
 ) -> Result<T, Failure> {

@@ -7,7 +7,7 @@ use reqwest::Method;
 use super::arguments::{ClockCommand, Json};
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::cli::admin_client::{read, with_door};
+use crate::cli::admin_client::{read, with_client};
 use crate::config::Loaded;
 use crate::control::api::ClockTrusted;
 
@@ -17,7 +17,7 @@ pub(super) fn run(command: &ClockCommand, loaded: &Loaded) -> Result<Exit, Failu
 }
 
 fn trust(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
-    let answer = with_door(&loaded.config.admin.socket, async |client| {
+    let answer = with_client(&loaded.config.admin.socket, async |client| {
         client.act(Method::POST, &["v1", "clock", "trust"]).await
     })?;
     let mut out = stdout().lock();

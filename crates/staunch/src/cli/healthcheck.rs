@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use super::arguments::HealthCheck;
 use super::exit::{Exit, Failure};
+use super::output::time_cell;
 use super::queue::print;
-use super::switches;
-use crate::cli::admin_client::{read, with_door};
+use crate::cli::admin_client::{read, with_client};
 use crate::config::Loaded;
-use crate::control::api::Readiness;
+use crate::control::api::{NotReady, Readiness, StoreState};
 
 /// Our choice: whoever needs longer is not ready.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn run(command: &HealthCheck, loaded: &Loaded) -> Result<Exit, Failure> {
     let format = command.json;
-    let answer = with_door(&loaded.config.admin.socket, async |client| {
+    let answer = with_client(&loaded.config.admin.socket, async |client| {
         let answer = tokio::time::timeout(TIMEOUT, client.state(&["readyz"])).await;
         let late = || Failure::new(Exit::Unavailable, "the daemon does not answer");
         answer.map_err(|_| late())?
@@ -33,26 +33,29 @@ pub(super) fn run(command: &HealthCheck, loaded: &Loaded) -> Result<Exit, Failur
 
 /// One clause for each thing that keeps new mail out.
 fn why_not(state: &Readiness) -> Vec<String> {
-    let mut why = Vec::new();
-    let store = match state.store.as_str() {
-        "good" => None,
-        "disk_full" => Some("the disk has no room for results of deliveries"),
-        "detached" => Some("queue.db was moved, removed or replaced"),
-        "read_only" => Some("data_dir cannot be written"),
-        _ => Some("the store is broken; a restart reads it anew"),
-    };
-    why.extend(store.map(str::to_owned));
-    if state.switches.draining.is_some() {
-        let lines = switches::in_words(&state.switches);
-        why.extend(lines.into_iter().filter(|line| line.starts_with("Draining")));
-    }
-    if why.is_empty() {
-        why.push(format!(
+    let clause = |why: &NotReady| match why {
+        NotReady::Store => store_in_words(state.store).to_owned(),
+        NotReady::Queue => "the queue ended in a bug; a restart reads it anew".to_owned(),
+        NotReady::DiskSpace => format!(
             "the disk of data_dir has {} MiB free, less than limits.disk_free_min",
             state.free_bytes >> 20
-        ));
+        ),
+        NotReady::Draining => {
+            let since = state.switches.draining.map_or_else(|| "-".to_owned(), time_cell);
+            format!("draining since {since}; undo: staunch drain --off")
+        }
+    };
+    state.not_ready.iter().map(clause).collect()
+}
+
+const fn store_in_words(store: StoreState) -> &'static str {
+    match store {
+        StoreState::Good => "the store works",
+        StoreState::DiskFull => "the disk has no room for results of deliveries",
+        StoreState::Detached => "queue.db was moved, removed or replaced",
+        StoreState::ReadOnly => "data_dir cannot be written",
+        StoreState::Poisoned => "the store is broken; a restart reads it anew",
     }
-    why
 }
 
 #[cfg(test)]
@@ -63,24 +66,28 @@ mod tests {
 
     #[test]
     fn what_keeps_mail_out_is_said_in_words() {
-        let state = |store: &str, draining: Value| {
+        let state = |store: &str, not_ready: Value, draining: Value| {
             let state = json!({
-                "ready": false, "store": store, "free_bytes": 5 << 20,
+                "ready": false, "not_ready": not_ready, "store": store, "free_bytes": 5 << 20,
                 "memory": { "lent": 0, "peak": 0, "limit": 1 }, "queued_messages": 0,
                 "hostname": "relay.test", "clock_suspect": null, "complaints": [],
                 "resolvers": [], "paused": null, "paused_hops": [], "draining": draining,
             });
             why_not(&read(&state).unwrap()).join("; ")
         };
+        let since = json!("2026-01-01T00:00:00Z");
         let cases = [
             (
-                state("good", Value::Null),
+                state("good", json!(["disk_space"]), Value::Null),
                 "the disk of data_dir has 5 MiB free, less than limits.disk_free_min",
             ),
-            (state("read_only", Value::Null), "data_dir cannot be written"),
             (
-                state("good", json!("2026-01-01T00:00:00Z")),
-                "Draining since 2026-01-01 00:00:00Z: no new mail is taken. Undo: staunch drain --off",
+                state("good", json!(["queue"]), Value::Null),
+                "the queue ended in a bug; a restart reads it anew",
+            ),
+            (
+                state("read_only", json!(["store", "draining"]), since),
+                "data_dir cannot be written; draining since 2026-01-01 00:00:00Z; undo: staunch drain --off",
             ),
         ];
         for (said, want) in cases {

@@ -9,14 +9,14 @@ use super::exit::{Exit, Failure};
 use super::output::{self, text_cell, time_cell};
 use super::queue::print;
 use super::table::TextTable;
-use crate::cli::admin_client::{AdminClient, read, with_door};
+use crate::cli::admin_client::{AdminClient, read, with_client};
 use crate::config::Loaded;
 use crate::control::api::{PolicySummary, RefreshResult};
 
 const HEADINGS: [&str; 6] = ["DOMAIN", "MODE", "ID", "FETCHED", "EXPIRES", "MX"];
 
 pub(super) fn run(command: &CacheCommand, loaded: &Loaded) -> Result<Exit, Failure> {
-    with_door(&loaded.config.admin.socket, async |client| match command {
+    with_client(&loaded.config.admin.socket, async |client| match command {
         CacheCommand::List(format) => list(&client, *format).await,
         CacheCommand::Show(OneDomain { domain, json }) => {
             print(&client.get(&["v1", "policies", domain], &[]).await?, *json)

@@ -9,7 +9,7 @@ use super::arguments::{Json, MailCommand, QueueAction, QueueList, QueueShow};
 use super::exit::{Exit, Failure};
 use super::output::{self, ShownText, age_cell, size_cell, text_cell, time_cell};
 use super::table::TextTable;
-use crate::cli::admin_client::{AdminClient, read, with_door};
+use crate::cli::admin_client::{AdminClient, read, with_client};
 use crate::clock;
 use crate::config::Loaded;
 use crate::control::api::{ActionDone, GroupBy, ListedRecipient, MailState};
@@ -30,7 +30,7 @@ const HEADINGS: [&str; 10] = [
 const OWN: usize = 4;
 
 pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failure> {
-    with_door(&loaded.config.admin.socket, async |client| match command {
+    with_client(&loaded.config.admin.socket, async |client| match command {
         MailCommand::List(command) => {
             if list(&client, command).await? == 0 && !command.json.json {
                 writeln!(stdout(), "Nothing in the queue fits.")?;
@@ -52,7 +52,7 @@ pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failur
 
 /// `mailq`: the list, or the words that scripts look for.
 pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
-    with_door(&loaded.config.admin.socket, async |client| {
+    with_client(&loaded.config.admin.socket, async |client| {
         if list(&client, &QueueList::default()).await? == 0 {
             writeln!(stdout(), "Mail queue is empty")?;
         }

@@ -7,12 +7,12 @@ use reqwest::Method;
 use super::arguments::Json;
 use super::exit::{Exit, Failure};
 use super::output;
-use crate::cli::admin_client::{read, with_door};
+use crate::cli::admin_client::{read, with_client};
 use crate::config::Loaded;
 use crate::control::api::Reloaded;
 
 pub(super) fn run(format: Json, loaded: &Loaded) -> Result<Exit, Failure> {
-    let answer = with_door(&loaded.config.admin.socket, async |client| {
+    let answer = with_client(&loaded.config.admin.socket, async |client| {
         client.act(Method::POST, &["v1", "reload"]).await
     })?;
     let mut out = stdout().lock();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::arguments::{Drain, Json, OneHop};
 use super::exit::{Exit, Failure};
 use super::output::{self, text_cell, time_cell};
-use crate::cli::admin_client::{read, with_door};
+use crate::cli::admin_client::{read, with_client};
 use crate::config::Loaded;
 use crate::control::api::{PausedHop, SwitchStates, WhichHop};
 
@@ -22,7 +22,7 @@ pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure>
 
 fn turn(verb: &str, command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
     let which = WhichHop { domain: command.domain.clone() };
-    let state = with_door(&loaded.config.admin.socket, async |client| {
+    let state = with_client(&loaded.config.admin.socket, async |client| {
         client.post(&["v1", verb], &which).await
     })?;
     show(&state, command.json)
@@ -30,7 +30,7 @@ fn turn(verb: &str, command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> 
 
 pub(super) fn drain(command: &Drain, loaded: &Loaded) -> Result<Exit, Failure> {
     let method = if command.off { Method::DELETE } else { Method::POST };
-    let state = with_door(&loaded.config.admin.socket, async |client| {
+    let state = with_client(&loaded.config.admin.socket, async |client| {
         client.act(method, &["v1", "drain"]).await
     })?;
     show(&state, command.json)
@@ -48,7 +48,7 @@ fn show(state: &Value, format: Json) -> Result<Exit, Failure> {
 }
 
 /// A sentence for each thing that is off.
-pub(super) fn in_words(state: &SwitchStates) -> Vec<String> {
+fn in_words(state: &SwitchStates) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(state.paused.map(|since| {
         format!("Paused since {}: nothing is sent. Undo: staunch resume", time_cell(since))

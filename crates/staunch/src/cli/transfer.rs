@@ -10,7 +10,7 @@ use spool::{Export, Exported, StoredBody};
 use super::arguments::TransferFile;
 use super::backup::failure;
 use super::exit::{Exit, Failure};
-use crate::cli::admin_client::{read, with_door};
+use crate::cli::admin_client::{read, with_client};
 use crate::config::Loaded;
 use crate::control::api::Imported;
 use crate::control::transfer::{EnvelopeLine, ExportEnd, ExportHead, FORMAT, LINE_MAX};
@@ -84,7 +84,7 @@ pub(super) fn import(command: &TransferFile, loaded: &Loaded) -> Result<Exit, Fa
         let text = format!("{}: no export of a queue that this release reads", path.display());
         Failure::new(Exit::BadInput, text)
     })?;
-    with_door(&loaded.config.admin.socket, async |client| {
+    with_client(&loaded.config.admin.socket, async |client| {
         let (mut new, mut known) = (0_u64, 0_u64);
         loop {
             let request = message(&mut source);

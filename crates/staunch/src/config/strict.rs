@@ -30,13 +30,20 @@ pub(super) fn mistakes(mut document: toml::Spanned<DeTable<'_>>) -> Vec<Mistake>
         let deserializer = toml::Deserializer::from(document.clone());
         let Err(error) = serde_path_to_error::deserialize::<_, File>(deserializer) else { break };
         let path: Vec<Segment> = error.path().iter().cloned().collect();
-        let key = error.path().to_string();
-        found.push(Mistake {
-            span: error.inner().span(),
-            // `.` is what serde_path_to_error says at the top.
-            key: if key == "." { String::new() } else { key },
-            reason: reason(error.inner().message(), error.path()),
-        });
+        let (key, message) = (error.path().to_string(), error.inner().message());
+        // It was there, and was taken out as a mistake of its own.
+        let is_known = message
+            .strip_prefix("missing field `")
+            .and_then(|rest| rest.strip_suffix('`'))
+            .is_some_and(|field| found.iter().any(|m: &Mistake| m.key == format!("{key}.{field}")));
+        if !is_known {
+            found.push(Mistake {
+                span: error.inner().span(),
+                reason: reason(message, error.path()),
+                // `.` is what serde_path_to_error says at the top.
+                key: if key == "." { String::new() } else { key },
+            });
+        }
         if !remove(document.get_mut(), &path) {
             break;
         }

@@ -185,6 +185,10 @@ const REFUSED: &[(&str, &str)] = &[
         "1: listener: one table; several can be there, so it is written [[listener]]",
     ),
     (
+        "[[listener]]\naddress = 5",
+        "2: listener[0].address: 5; wanted is text in quotes, with its unit where it has one, as \"30s\" or \"64KiB\"",
+    ),
+    (
         "shutdown_grace = 30",
         "1: shutdown_grace: 30; wanted is text in quotes, with its unit where it has one, as \"30s\" or \"64KiB\"",
     ),

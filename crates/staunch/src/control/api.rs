@@ -38,8 +38,10 @@ pub(crate) struct ErrorAnswer {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Readiness {
     pub(crate) ready: bool,
-    /// `good`, `disk_full`, `detached`, `read_only` or `poisoned`.
-    pub(crate) store: String,
+    /// What keeps new mail out; nothing while it is ready.
+    #[serde(default)]
+    pub(crate) not_ready: Vec<NotReady>,
+    pub(crate) store: StoreState,
     /// Octets that the file system of `data_dir` has left.
     pub(crate) free_bytes: u64,
     pub(crate) memory: MemoryUse,
@@ -51,6 +53,36 @@ pub(crate) struct Readiness {
     pub(crate) resolvers: Vec<ResolverState>,
     #[serde(flatten)]
     pub(crate) switches: SwitchStates,
+}
+
+/// Something that keeps new mail out.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NotReady {
+    /// [`Readiness::store`] says why.
+    Store,
+    /// The queue ended in a bug, and the daemon is about to end.
+    Queue,
+    /// Less is free than `limits.disk_free_min`.
+    DiskSpace,
+    /// The operator wants no new mail.
+    Draining,
+}
+
+/// Can the store write?
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StoreState {
+    /// Yes.
+    Good,
+    /// There is no room for the results of deliveries.
+    DiskFull,
+    /// queue.db is not at its place any more.
+    Detached,
+    /// `data_dir` cannot be written.
+    ReadOnly,
+    /// Not before a restart.
+    Poisoned,
 }
 
 /// Octets of `limits.memory`.

@@ -199,10 +199,10 @@ struct Spine<'a> {
 impl Spine<'_> {
     /// In the order of [`HostOrder`], until one has answered.
     async fn walk(&mut self, candidates: Vec<Candidate>, walk: &mut Walk) -> Walked {
-        let is_retry =
+        let retry =
             if self.work.any(|target| target.attempts > 0) { Retry::Yes } else { Retry::No };
         let fallback = self.rules.config.delivery.cleartext_fallback;
-        let mut order = HostOrder::new(candidates, fallback, self.asked, is_retry);
+        let mut order = HostOrder::new(candidates, fallback, self.asked, retry);
         while let Some((candidate, manner)) = order.next() {
             if is_too_late(self.ends_at, walk) {
                 return Walked::Through;

@@ -119,16 +119,16 @@ pub(crate) struct HostOrder {
 }
 
 impl HostOrder {
-    /// For mail that asks for this of a connection. `is_retry`: an attempt on it has failed before.
+    /// For mail that asks for this of a connection.
     pub(crate) fn new(
         candidates: Vec<Candidate>,
         fallback: CleartextFallback,
         asked: &Asked,
-        is_retry: Retry,
+        retry: Retry,
     ) -> Self {
         let is_allowed = match fallback {
             CleartextFallback::Never => false,
-            CleartextFallback::SecondAttempt => is_retry == Retry::Yes,
+            CleartextFallback::SecondAttempt => retry == Retry::Yes,
             CleartextFallback::Immediate => true,
         };
         Self {

@@ -32,7 +32,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
-use crate::control::api::{Explanation, MemoryUse, Readiness, Reloaded, ResolverState};
+use crate::control::api::{
+    Explanation, MemoryUse, NotReady, Readiness, Reloaded, ResolverState, StoreState,
+};
 use crate::control::explain::{self, ExplainQuestion};
 use crate::control::facts::ControlFact;
 use crate::dns::ServerState;
@@ -160,23 +162,30 @@ async fn to_the_end(State(control): State<Arc<Control>>, request: Request, next:
 
 /// Is everything there that is needed to take mail?
 async fn ready(State(control): State<Arc<Control>>) -> Response {
-    let health = match control.queue.spool.health() {
-        Health::Good => "good",
-        Health::NoReserve => "disk_full",
-        Health::Detached => "detached",
-        Health::ReadOnly => "read_only",
-        Health::Poisoned => "poisoned",
+    let store = match control.queue.spool.health() {
+        Health::Good => StoreState::Good,
+        Health::NoReserve => StoreState::DiskFull,
+        Health::Detached => StoreState::Detached,
+        Health::ReadOnly => StoreState::ReadOnly,
+        Health::Poisoned => StoreState::Poisoned,
     };
     let config = control.queue.config();
     let free = control.queue.free.seen();
-    let has_room = free >= config.limits.disk_free_min;
-    let is_drained = control.queue.switches.off().accepting.is_some();
-    let works = health == "good" && !control.queue.broken.is_cancelled();
-    let is_ready = works && has_room && !is_drained;
+    let not_ready: Vec<NotReady> = [
+        (store != StoreState::Good, NotReady::Store),
+        (control.queue.broken.is_cancelled(), NotReady::Queue),
+        (free < config.limits.disk_free_min, NotReady::DiskSpace),
+        (control.queue.switches.off().accepting.is_some(), NotReady::Draining),
+    ]
+    .into_iter()
+    .filter_map(|(is_so, why)| is_so.then_some(why))
+    .collect();
+    let is_ready = not_ready.is_empty();
     let memory = control.queue.budget.usage();
     let body = Readiness {
         ready: is_ready,
-        store: health.to_owned(),
+        not_ready,
+        store,
         free_bytes: free,
         memory: MemoryUse { lent: memory.lent, peak: memory.peak, limit: memory.limit },
         queued_messages: control.queue.messages.load(Ordering::Relaxed),
