@@ -11,6 +11,7 @@ mod common;
 
 use common::{SIZE_MAX, Transcript, play, relay, submission_in_tls};
 use smtp::command::SessionChannel;
+use smtp::sasl::Mechanism;
 use smtp::server::{ServerStep, Session, SessionAccess, SessionSettings};
 use smtp::{Response, Status};
 
@@ -320,4 +321,56 @@ fn ext_08_utf8_addresses_stand_in_an_smtputf8_transaction_only() {
     let want = "250 SIZE, 550 5.6.7, 250 2.1.0, 553 5.6.7, 553 5.6.7, 553 5.6.7, 250 2.0.0, \
         250 2.1.0, 250 2.1.5, 250 2.1.5, 250 2.0.0, 250 2.1.0, 553 5.6.7";
     check(relay(), client, want);
+}
+
+#[test]
+fn kept_lines_show_commands_and_neither_passwords_nor_content() {
+    let mut session = Session::new(submission_in_tls());
+    session.keep_lines();
+    let mut input = &b"EHLO c\r\nAUTH PLAIN AHVzZXIAc2VjcmV0\r\nauth LOGIN\r\ndXNlcg==\r\n\
+        c2VjcmV0\r\nc2VjcmV0\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 6 LAST\r\n\
+        RSET\r\nQUIT\r\n"[..];
+    let mut lines = Vec::new();
+    let mut challenges = [&b"Username:"[..], b"Password:"].into_iter();
+    loop {
+        let step = session.step(&mut input);
+        lines.extend(session.take_lines().iter().map(ToString::to_string));
+        match step {
+            ServerStep::Close => break,
+            ServerStep::Authenticate { mechanism: Mechanism::Plain, .. } => {
+                session.refuse(&Response::new(535, Status::permanent(7, 8), "no"));
+            }
+            ServerStep::Authenticate { .. } | ServerStep::AuthResponse(_) => {
+                match challenges.next() {
+                    Some(challenge) => session.challenge(challenge),
+                    None => session.authenticated(),
+                }
+            }
+            ServerStep::Input
+            | ServerStep::Output
+            | ServerStep::StartTls
+            | ServerStep::AuthEnded
+            | ServerStep::Sender(_)
+            | ServerStep::Recipient(_)
+            | ServerStep::Begin
+            | ServerStep::Content(_)
+            | ServerStep::Spoiled
+            | ServerStep::End
+            | ServerStep::Refused(_)
+            | ServerStep::Reset => session.accept(),
+        }
+    }
+    let want = [
+        "EHLO c",
+        "AUTH PLAIN",
+        "auth LOGIN",
+        "(a message of AUTH)",
+        "(a message of AUTH)",
+        "(8 bytes that are no command)",
+        "MAIL FROM:<a@b.test>",
+        "RCPT TO:<c@d.test>",
+        "BDAT 6 LAST",
+        "QUIT",
+    ];
+    assert_eq!(lines, want);
 }

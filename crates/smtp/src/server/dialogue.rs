@@ -42,6 +42,7 @@ impl Session {
                 return step;
             }
         };
+        self.note_hidden("(a message of AUTH)");
         if line.len() + 2 > AUTH_LINE_OCTETS {
             return self.response_too_long();
         }

@@ -31,14 +31,21 @@ impl Session {
         match self.next_line(input, self.settings.offer.line_octets_max()) {
             Line::Open => Some(ServerStep::Input),
             Line::TooLong => {
+                self.note_hidden("(a line that is too long)");
                 self.phase = Phase::Skipping(too_long(input));
                 None
             }
-            Line::BareLf => self.command_failed(CommandError::BareLf),
-            Line::Whole(line) => match Command::parse(line, self.settings.offer) {
-                Ok(command) => self.command(command),
-                Err(error) => self.command_failed(error),
-            },
+            Line::BareLf => {
+                self.note_hidden("(a line that ends in LF alone)");
+                self.command_failed(CommandError::BareLf)
+            }
+            Line::Whole(line) => {
+                self.note_line(line);
+                match Command::parse(line, self.settings.offer) {
+                    Ok(command) => self.command(command),
+                    Err(error) => self.command_failed(error),
+                }
+            }
         }
     }
 

@@ -19,10 +19,12 @@ mod commands;
 mod content;
 mod dialogue;
 mod lines;
+mod transcript;
 
 use crate::address::Domain;
 use crate::command::{ClientName, CommandError, Mail, Offer, Rcpt, SessionChannel};
 use crate::data::{ChunkReceiver, DataReceiver, Fault, LineEnd, Newlines};
+use crate::remote_text::RemoteText;
 use crate::response::Response;
 use crate::sasl::{Mechanism, Secret};
 use crate::status::{Class, Status};
@@ -230,6 +232,8 @@ pub struct Session {
     errors: u32,
     /// By the session itself.
     refusals: Vec<Response>,
+    /// The client's lines, where they are kept.
+    lines: Option<Vec<RemoteText>>,
     output: Vec<u8>,
 }
 
@@ -269,6 +273,7 @@ impl Session {
             line_end: None,
             errors: 0,
             refusals: Vec::new(),
+            lines: None,
             output: Vec::new(),
         }
     }
@@ -277,7 +282,8 @@ impl Session {
     /// any more (RFC 3207 §4.2), but for the refused commands.
     pub fn secured(&mut self, settings: SessionSettings) {
         let reset_due = !matches!(self.transaction, ServerTransaction::None);
-        *self = Self { reset_due, errors: self.errors, ..Self::silent(settings) };
+        let lines = self.lines.take();
+        *self = Self { reset_due, errors: self.errors, lines, ..Self::silent(settings) };
     }
 
     /// Other settings hold from the next command on. What EHLO offered beyond them is refused then

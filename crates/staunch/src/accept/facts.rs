@@ -83,6 +83,20 @@ facts! {
             "no TLS with this client"
         ),
 
+        /// A client gives a command. Never a secret.
+        CommandReceived { peer: Peer, line: &'a RemoteText } => debug!(
+            event = "smtp_received",
+            client = %peer,
+            "{line}"
+        ),
+
+        /// A client is answered.
+        ReplySent { peer: Peer, line: &'a RemoteText } => debug!(
+            event = "smtp_sent",
+            client = %peer,
+            "{line}"
+        ),
+
         /// A connection ended by itself.
         ConnectionLost { peer: Peer, error: &'a RemoteText } => debug!(
             event = "connection_lost",

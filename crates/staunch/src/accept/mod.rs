@@ -35,6 +35,7 @@ mod session;
 mod shared;
 mod stream;
 mod timeouts;
+mod told;
 
 pub(crate) use crate::accept::listeners::{BindError, Listeners, PreparedListeners};
 pub(crate) use inherited::Inherited;

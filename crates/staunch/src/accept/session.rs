@@ -23,6 +23,7 @@ use super::proxy::{Introduction, introduced};
 use super::refusal::ClientRefusal;
 use super::shared::SessionsShared;
 use super::stream::{ClientStream, READ_OCTETS, Socket};
+use super::told;
 use crate::accept::client_limits::ClientSlot;
 use crate::accept::facts::AcceptFact;
 use crate::accept::handler::SmtpHandler;
@@ -376,11 +377,15 @@ impl Conversation {
         let mut input = self.buffer.as_slice();
         let mut gathered = GatheredContent::default();
         self.has_moved = !self.handler.is_busy();
+        if told::is_shown() {
+            self.session.keep_lines();
+        }
         let progress = loop {
             if !self.session.is_in_content() && self.stop.is_cancelled() {
                 self.session.close(&stopping());
             }
             let step = self.session.step(&mut input);
+            told::commands(self.handler.peer(), &mut self.session);
             self.handler.log_refusals(&mut self.session);
             if gathered.takes(&step, input, |octets| self.handler.lend(held.now + octets)) {
                 self.has_moved = true;
@@ -422,7 +427,8 @@ impl Conversation {
                 }
             }
             if self.session.output().len() > OUTPUT_OCTETS {
-                let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
+                let peer = self.handler.peer();
+                let limit = flush(&mut self.stream, &mut self.session, &self.shared, peer).await?;
                 if self.has_moved {
                     self.pace.answered(Instant::now(), limit);
                 }
@@ -456,7 +462,7 @@ impl Conversation {
             return Ok(None);
         }
         let mut clear = ClientStream::Clear(socket);
-        flush(&mut clear, &mut self.session, &self.shared).await?;
+        flush(&mut clear, &mut self.session, &self.shared, peer).await?;
         let ClientStream::Clear(socket) = clear else { return Ok(None) };
         let view = Arc::clone(&self.view);
         let shaken = self.stop.run_until_cancelled(handshake(socket, &view, &[], peer)).await;
@@ -473,7 +479,8 @@ impl Conversation {
         if self.session.output().is_empty() {
             return Ok(());
         }
-        let limit = flush(&mut self.stream, &mut self.session, &self.shared).await?;
+        let peer = self.handler.peer();
+        let limit = flush(&mut self.stream, &mut self.session, &self.shared, peer).await?;
         if self.has_moved {
             self.pace.answered(Instant::now(), limit);
         }
@@ -496,7 +503,9 @@ async fn flush(
     stream: &mut ClientStream,
     session: &mut Session,
     shared: &SessionsShared,
+    peer: Peer,
 ) -> io::Result<Duration> {
+    told::replies(peer, session);
     let limit = shared.config().limits.client_timeout;
     timeout(limit, stream.write_all(session.output())).await??;
     session.written();
