@@ -1,8 +1,10 @@
 //! `grep MESSAGE_ID` in the log tells when a message came, what was tried, why it waits and until
 //! when, and what became of it.
 
+use std::net::Ipv4Addr;
+
 use serde_json::Value;
-use world::{Mode, Mx, Relay, Rule, Starttls, Then, World};
+use world::{Answer, Leaf, LogReading, Mode, Mx, Relay, Rule, Starttls, Then, World};
 
 use crate::harness::PROGRAM;
 
@@ -18,7 +20,7 @@ const fn way(to: &'static str, want: &'static [&'static str], reason: Option<&'s
     Way { to, want, reason }
 }
 
-const WAYS: [Way; 16] = [
+const WAYS: [Way; 21] = [
     way("b@good.test", &["accepted", "delivered"], None),
     way("b@grey.test", &["accepted", "deferred", "delivered"], None),
     way("b@refusing.test", &["accepted", "bounced", "dsn_queued"], None),
@@ -34,6 +36,11 @@ const WAYS: [Way; 16] = [
     way("b@small.test", &["accepted", "mx_refused", "bounced", "dsn_queued"], None),
     way("b@sevenbit.test", &["accepted", "converted", "delivered"], None),
     way("root@localhost", &["accepted", "delivered"], None),
+    way("b@badcert.test", &["accepted", "mx_refused", "deferred"], Some("certificate_untrusted")),
+    way("b@nodns.test", &["accepted", "deferred"], Some("dns_failure")),
+    way("b@private.test", &["accepted", "mx_refused", "bounced", "dsn_queued"], None),
+    way("b@nopolicy.test", &["accepted", "policy_fetch_failed", "delivered"], None),
+    way("b@strict.test", &["accepted", "mx_refused", "deferred"], Some("starttls_not_offered")),
     way("b@silent.test", &["accepted", "outcome_unknown", "deferred"], Some("connection_lost")),
 ];
 
@@ -49,6 +56,9 @@ async fn hosts(world: &World) -> Vec<Mx> {
         ("small.test", None),
         ("sevenbit.test", None),
         ("silent.test", Some((".", Then::Close))),
+        ("badcert.test", None),
+        ("strict.test", None),
+        ("nopolicy.test", None),
         ("client.test", None),
     ] {
         let mx = world.mx(&format!("mx.{domain}")).await;
@@ -61,6 +71,10 @@ async fn hosts(world: &World) -> Vec<Mx> {
             ("clear.test", None) => mx.script(|script| script.starttls = Starttls::Abort),
             ("small.test", None) => mx.script(|script| script.keywords = vec!["SIZE 10".into()]),
             ("sevenbit.test", None) => mx.script(|script| script.keywords = Vec::new()),
+            ("badcert.test", None) => mx.script(|script| {
+                script.identity = world.pki.issue(&Leaf::named("mx.badcert.test").self_signed());
+            }),
+            ("strict.test", None) => mx.script(|script| script.starttls = Starttls::Absent),
             (_, None) => {}
         }
         all.push(mx);
@@ -68,6 +82,14 @@ async fn hosts(world: &World) -> Vec<Mx> {
     for (domain, mode) in [("unlisted.test", Mode::Enforce), ("testing.test", Mode::Testing)] {
         world.domain(domain).mta_sts(mode, &["other.test"], 86400);
     }
+    for domain in ["badcert.test", "strict.test"] {
+        let mx = format!("mx.{domain}");
+        world.domain(domain).mta_sts(Mode::Enforce, &[mx.as_str()], 86400);
+    }
+    world.domain("nopolicy.test").record("v=STSv1; id=1;").policy_host_down();
+    world.domain("nodns.test").mx_answer(Answer::ServFail);
+    world.dns.a("inside.test", Ipv4Addr::new(10, 0, 0, 1));
+    world.domain("private.test").mx_names(&[(10, "inside.test")]);
     world.dns.a("dead.test", World::dead_address());
     world.domain("down.test").mx_names(&[(10, "dead.test")]);
     world.domain("two.test").mx_names(&[(10, "dead.test"), (20, "mx.good.test")]);
@@ -240,5 +262,81 @@ async fn debug_shows_the_dialogue_with_hosts_without_passwords_and_content() {
     let secret = "bWU"; // of "\0me\0open sesame" in base64
     for word in ["the content", "sesame", secret] {
         assert_eq!(relay.lines_since(world::Mark::START, word), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_read_stops_no_mail_and_is_whole_when_it_is_read_again() {
+    let world = World::start(PROGRAM).await;
+    let mx = world.mx("mx.far.test").await;
+    world.domain("far.test").mx(&[(10, &mx)]);
+    let relay = world.relay("").await;
+    relay.read_log(LogReading::Off);
+    // Two lines each, of some 500 bytes; a pipe holds 64 KiB.
+    let count = 200;
+    for number in 0..count {
+        relay.submit("a@client.test", &["b@far.test"], &number.to_string()).await;
+    }
+    let health = relay.cli(&["healthcheck"]).await;
+    assert!(health.status.success(), "{health:?}");
+    mx.messages(count).await;
+    relay.read_log(LogReading::On);
+    for event in ["accepted", "delivered"] {
+        assert_eq!(relay.event(event).times(count).await.len(), count);
+    }
+    assert_eq!(relay.event("log_lines_lost").count(), 0);
+}
+
+#[tokio::test]
+async fn debug_is_for_one_name_and_ends_by_itself() {
+    let world = World::start(PROGRAM).await;
+    let mut hosts = Vec::new();
+    for domain in ["far.test", "other.test"] {
+        let mx = world.mx(&format!("mx.{domain}")).await;
+        world.domain(domain).mx(&[(10, &mx)]);
+        hosts.push(mx);
+    }
+    let relay = world.relay("").await;
+    let deliver = async |to: &str| {
+        let mark = relay.mark();
+        relay.submit("a@client.test", &[to], "hello").await;
+        relay.event("delivered").with("recipient", to).after(mark).await;
+        mark
+    };
+    let said = |mark, field: &str, value: &str| {
+        relay.event("smtp_sent").with(field, value).after(mark).count()
+    };
+    let before = deliver("b@far.test").await;
+    assert_eq!(said(before, "mx", "mx.far.test"), 0);
+
+    let uid = rustix::process::getuid().as_raw();
+    let order = relay.cli_json(&["debug", "Far.test", "--for", "5m"]).await;
+    assert_eq!(order[0]["name"], "far.test");
+    assert_eq!(order[0]["hosts"], serde_json::json!(["mx.far.test"]));
+    let told = relay.event("debugging").with("name", "far.test").await;
+    assert_eq!(told.get("uid"), Some(&uid.into()));
+    let during = deliver("b@far.test").await;
+    deliver("b@other.test").await;
+    assert!(said(during, "mx", "mx.far.test") > 1);
+    assert_eq!(said(during, "mx", "mx.other.test"), 0);
+    assert_eq!(said(during, "client", "127.0.0.1"), 0);
+
+    relay.cli_json(&["debug", "127.0.0.1"]).await;
+    let client = deliver("b@other.test").await;
+    assert!(said(client, "client", "127.0.0.1") > 3);
+    assert_eq!(said(client, "mx", "mx.other.test"), 0);
+
+    relay.cli_json(&["debug", "far.test", "--for", "0s"]).await;
+    let after = deliver("b@far.test").await;
+    assert_eq!(said(after, "mx", "mx.far.test"), 0);
+    relay.cli_json(&["debug", "127.0.0.1", "--for", "1s"]).await;
+    let end = relay.event("debug_ended").with("name", "127.0.0.1").await;
+    assert_eq!(end.get("uid"), None);
+    let over = deliver("b@far.test").await;
+    assert_eq!(said(over, "client", "127.0.0.1"), 0);
+
+    for wrong in [&["debug", "far.test", "--for", "0s"][..], &["debug", "far.test", "--for", "2d"]]
+    {
+        assert!(!relay.cli(wrong).await.status.success(), "{wrong:?}");
     }
 }

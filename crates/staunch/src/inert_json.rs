@@ -6,9 +6,22 @@ use smtp::remote_text::is_inert;
 
 /// Appends `value` on one line.
 pub(crate) fn push(out: &mut String, value: &Value) {
-    let text = value.to_string();
+    push_inert(out, &value.to_string());
+}
+
+/// Appends `text` as a JSON string.
+pub(crate) fn push_text(out: &mut String, text: &str) {
+    if text.bytes().all(|octet| matches!(octet, b' '..=b'~') && !matches!(octet, b'"' | b'\\')) {
+        out.extend(["\"", text, "\""]);
+    } else {
+        push(out, &text.into());
+    }
+}
+
+/// Appends JSON.
+fn push_inert(out: &mut String, text: &str) {
     if text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
-        out.push_str(&text);
+        out.push_str(text);
         return;
     }
     for c in text.chars() {
@@ -34,5 +47,11 @@ mod tests {
         push(&mut out, &value);
         assert_eq!(out, "\"a\\u200b\\udb40\\udc41\\u007f\u{fc}\\u202e\\n\\\"\"");
         assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), value);
+        let mut alone = String::new();
+        push_text(&mut alone, value.as_str().unwrap());
+        assert_eq!(alone, out);
+        let mut plain = String::new();
+        push_text(&mut plain, "it's ~plain");
+        assert_eq!(plain, "\"it's ~plain\"");
     }
 }

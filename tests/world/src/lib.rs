@@ -23,6 +23,7 @@ mod pki;
 mod policy_host;
 pub mod real;
 mod relay;
+mod relay_log;
 pub mod replay;
 mod scram;
 mod tasks;
@@ -37,7 +38,8 @@ pub use mx::{Gate, Greeting, Mx, Opened, Received, Rule, Script, Starttls, Then}
 pub use name_server::{NameServer, Over};
 pub use pki::{Identity, KeyFiles, Leaf, Pki};
 pub use policy_host::{Handshake, HttpRequest, PolicyHost, Reply, Serve, Site};
-pub use relay::{Event, EventWait, Mark, Relay};
+pub use relay::{EventWait, Mark, Relay};
+pub use relay_log::{Event, LogReading};
 pub use serde_json::Value;
 pub use tls::TlsSeen;
 

@@ -9,59 +9,15 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
 use crate::World;
 use crate::client::{Client, SmtpReply, message};
 use crate::guard::Guard;
 use crate::log::{LIMIT, Log, TimedOut};
-
-/// A line of the daemon's log, or its begin or end.
-#[derive(Clone, Debug)]
-enum Line {
-    Start,
-    Event(Event),
-    Text(String),
-    End,
-}
-
-impl std::fmt::Display for Line {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Event(event) => event.0.fmt(f),
-            Self::Text(text) => text.fmt(f),
-            Self::Start => f.write_str("(start of the daemon)"),
-            Self::End => f.write_str("(end of the daemon)"),
-        }
-    }
-}
-
-/// One fact from the log.
-#[derive(Clone, Debug)]
-pub struct Event(Value);
-
-impl Event {
-    /// A field, on the line itself, among its `fields`, or of a span around it.
-    pub fn get(&self, field: &str) -> Option<&Value> {
-        let line = &self.0;
-        let spans = line.get("spans").and_then(Value::as_array).into_iter().flatten();
-        [Some(line), line.get("fields"), line.get("span")]
-            .into_iter()
-            .flatten()
-            .chain(spans)
-            .find_map(|place| place.get(field))
-    }
-
-    /// A field as text; numbers and booleans as JSON writes them.
-    pub fn text(&self, field: &str) -> Option<String> {
-        self.get(field).map(as_text)
-    }
-}
-
-fn as_text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
+use crate::relay_log::{Event, Line, LogReading, spawn_reader};
 
 /// A place in the log.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +35,8 @@ pub struct Relay {
     dir: PathBuf,
     child: Child,
     log: Arc<Log<Line>>,
+    /// Does the reader of the log read?
+    is_read: watch::Sender<bool>,
     listeners: Vec<SocketAddr>,
     /// How often it ended.
     ends: usize,
@@ -149,12 +107,14 @@ impl Relay {
     ) -> Self {
         std::fs::write(dir.join("staunch.toml"), config).expect("write the configuration");
         let log = Arc::new(Log::default());
-        let child = spawn(program, &dir, &log, &guard);
+        let is_read = watch::Sender::new(true);
+        let child = spawn(program, &dir, &log, &guard, &is_read);
         let mut relay = Self {
             program: program.to_owned(),
             dir,
             child,
             log,
+            is_read,
             listeners: Vec::new(),
             ends: 0,
             guard,
@@ -274,6 +234,11 @@ impl Relay {
         self.queue().await.into_iter().find(|row| row["recipient"] == recipient)
     }
 
+    /// Stands still as the reader of its log, or goes on.
+    pub fn read_log(&self, reading: LogReading) {
+        self.is_read.send_replace(matches!(reading, LogReading::On));
+    }
+
     /// SIGTERM, and its exit status.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(rustix::process::Signal::TERM);
@@ -315,14 +280,14 @@ impl Relay {
     /// another one.
     pub async fn start_again(&mut self) {
         let since = self.mark();
-        self.child = spawn(&self.program, &self.dir, &self.log, &self.guard);
+        self.child = spawn(&self.program, &self.dir, &self.log, &self.guard, &self.is_read);
         self.wait_ready(since).await;
     }
 
     /// The same for one that may refuse to start: says how it ended then.
     pub async fn start_again_or_end(&mut self) -> Option<ExitStatus> {
         let since = self.mark();
-        self.child = spawn(&self.program, &self.dir, &self.log, &self.guard);
+        self.child = spawn(&self.program, &self.dir, &self.log, &self.guard, &self.is_read);
         let is_ready = |line: &Line| match line {
             Line::Event(event) if event.text("event").as_deref() == Some("ready") => Some(true),
             Line::End => Some(false),
@@ -392,7 +357,13 @@ fn clean_command(program: &Path) -> Command {
     command
 }
 
-fn spawn(program: &Path, dir: &Path, log: &Arc<Log<Line>>, guard: &Guard) -> Child {
+fn spawn(
+    program: &Path,
+    dir: &Path,
+    log: &Arc<Log<Line>>,
+    guard: &Guard,
+    is_read: &watch::Sender<bool>,
+) -> Child {
     let mut child = clean_command(program)
         .args(["run", "--config"])
         .arg(dir.join("staunch.toml"))
@@ -405,23 +376,8 @@ fn spawn(program: &Path, dir: &Path, log: &Arc<Log<Line>>, guard: &Guard) -> Chi
     guard.watch(child.id().expect("just started"));
     log.push(Line::Start);
     let stderr = child.stderr.take().expect("piped");
-    spawn_reader(stderr, Arc::clone(log));
+    spawn_reader(stderr, Arc::clone(log), is_read.subscribe());
     child
-}
-
-/// Ends with the process that writes.
-#[expect(clippy::disallowed_methods, reason = "ends with the pipe; nothing waits for it")]
-fn spawn_reader(stderr: ChildStderr, log: Arc<Log<Line>>) {
-    tokio::spawn(async move {
-        let mut lines = BufReader::new(stderr).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
-            log.push(match serde_json::from_str::<Value>(&line) {
-                Ok(value) if value.is_object() => Line::Event(Event(value)),
-                _ => Line::Text(line),
-            });
-        }
-        log.push(Line::End);
-    });
 }
 
 /// A search in the daemon's log; awaiting it waits for the event.

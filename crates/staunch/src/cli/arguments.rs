@@ -58,6 +58,12 @@ pub(super) enum CliCommand {
     /// Stop accepting mail; what is here is still sent
     #[command(after_help = "Example: staunch drain && staunch queue summary")]
     Drain(Drain),
+    /// Log all about one domain, host or client for a while, whatever log.level is
+    ///
+    /// The SMTP dialogue (without passwords and content), DNS answers and policy steps. For a
+    /// domain also the dialogues with its hosts.
+    #[command(after_help = "Example: staunch debug example.com --for 5m")]
+    Debug(DebugCommand),
     /// Look for what is wrong
     #[command(after_help = "Example: staunch doctor --data")]
     Doctor(DoctorCommand),
@@ -90,6 +96,18 @@ pub(super) struct HealthCheck {
     /// Whether it takes mail, for what sends it some (the default)
     #[arg(long)]
     ready: bool,
+    #[command(flatten)]
+    pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DebugCommand {
+    /// A domain, a host, or the address of a host or client
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// For how long, at most 24h; 0s ends it
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, default_value = "15m")]
+    pub(super) length: Duration,
     #[command(flatten)]
     pub(super) json: Json,
 }

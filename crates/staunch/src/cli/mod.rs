@@ -10,6 +10,7 @@ mod arguments;
 mod backup;
 mod clock;
 mod configuration;
+mod debug;
 mod doctor;
 mod exit;
 mod explain;
@@ -106,6 +107,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         CliCommand::Resume(command) => switches::resume(command, &load(settings)?),
         CliCommand::Drain(command) => switches::drain(command, &load(settings)?),
         CliCommand::Doctor(command) => doctor::run(command, &load(settings)?),
+        CliCommand::Debug(command) => debug::run(command, &load(settings)?),
         CliCommand::Clock(command) => clock::run(command, &load(settings)?),
         CliCommand::Reload(format) => reload::run(*format, &load(settings)?),
         CliCommand::User(command) => user::run(command, &load(settings)?),

@@ -28,13 +28,13 @@ pub(super) fn run(loaded: Loaded, settings: &CommandSettings) -> Result<Exit, Fa
     let bad_config = |error: ConfigError| Failure::new(Exit::Config, error.to_string());
     check_files_to_run(&loaded).map_err(bad_config)?;
     let loaded = loaded.with_aliases().map_err(bad_config)?;
-    let level = telemetry::start(&loaded.config.log, level)
+    let (log, log_end) = telemetry::start(&loaded.config.log, level)
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     for complaint in loaded.complaints() {
         DaemonFact::ConfigComplaint { complaint: &complaint }.tell();
     }
     // Before there are threads, which the environment must not change under.
-    let origin = ConfigOrigin { file: settings.config.clone(), level };
+    let origin = ConfigOrigin { file: settings.config.clone(), log };
     let inherited = Inherited::from_environment();
     descriptors::raise(&loaded.config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -44,6 +44,8 @@ pub(super) fn run(loaded: Loaded, settings: &CommandSettings) -> Result<Exit, Fa
         .map_err(|error| Failure::new(Exit::TemporaryFailure, format!("runtime: {error}")))?;
     let result = runtime.block_on(daemon::run(loaded, origin, inherited));
     runtime.shutdown_timeout(LAST_FILES);
+    // The last lines.
+    drop(log_end);
     result?;
     Ok(Exit::Ok)
 }

@@ -169,6 +169,26 @@ pub(crate) struct ClockTrusted {
     pub(crate) clock_suspect: Option<ClockSuspect>,
 }
 
+/// `debug`: all about a name is to be logged.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct DebugOrder {
+    /// A domain, a host, or the address of a host or client.
+    pub(crate) name: String,
+    /// For how long; 0 ends it.
+    pub(crate) seconds: u64,
+}
+
+/// All about a name is logged, or is not any more.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Debugged {
+    /// The name, as it is compared.
+    pub(crate) name: String,
+    /// The domain's hosts, whose dialogues are logged, too.
+    pub(crate) hosts: Vec<String>,
+    /// When that ends; none: it has ended.
+    pub(crate) until: Option<Timestamp>,
+}
+
 /// `reload` was done.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Reloaded {

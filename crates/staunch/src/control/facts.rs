@@ -2,10 +2,11 @@
 
 use std::io;
 
+use jiff::Timestamp;
 use smtp::{HostName, ReversePath};
 use spool::{ActedRow, MessageId};
 
-use crate::facts::facts;
+use crate::facts::{facts, milliseconds};
 
 facts! {
     /// A fact about operators' orders.
@@ -83,6 +84,24 @@ facts! {
             recipients,
             uid,
             "by the operator"
+        ),
+
+        /// All about a name is logged from now on.
+        Debugging { name: &'a str, hosts: &'a str, until: Timestamp, uid: Option<u32> } => info!(
+            event = "debugging",
+            name,
+            hosts,
+            until = %milliseconds(until),
+            uid,
+            "by the operator"
+        ),
+
+        /// It is not any more.
+        DebugEnded { name: &'a str, uid: Option<u32> } => info!(
+            event = "debug_ended",
+            name,
+            uid,
+            "only what log.level says is logged about this name"
         ),
 
         /// More connections to the admin socket than it has places for.

@@ -8,8 +8,10 @@ pub(crate) mod transfer;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::queue::handle::QueueHandle;
+use crate::telemetry::LogControl;
 
 /// Reloads that may wait for the one under way.
 pub(crate) const RELOADS_MAX: usize = 16;
@@ -24,4 +26,8 @@ pub(crate) struct Control {
     pub(crate) queue: Arc<QueueHandle>,
     /// Whoever reloads the configuration.
     pub(crate) reloads: mpsc::Sender<ReloadRequest>,
+    /// What is logged.
+    pub(crate) log: LogControl,
+    /// The daemon ends.
+    pub(crate) stop: CancellationToken,
 }

@@ -134,7 +134,12 @@ pub(crate) async fn run(
     tracker.spawn(watch_waits(Arc::clone(&handle), stop.clone()));
     tracker.spawn(keep_policies(Arc::clone(&handle), stop.clone()));
     let (reloads, requests) = mpsc::channel(RELOADS_MAX);
-    let control = Arc::new(Control { queue: Arc::clone(&handle), reloads });
+    let control = Arc::new(Control {
+        queue: Arc::clone(&handle),
+        reloads,
+        log: origin.log.clone(),
+        stop: stop.clone(),
+    });
     tracker.spawn(admin::serve(admin_socket, control, stop.clone()));
     listeners.apply(prepared);
     tracker.spawn(auth.watch(stop.clone()));

@@ -41,8 +41,8 @@ const ALIASES_FILE: &str = "submit.aliases_file";
 pub(crate) struct ConfigOrigin {
     /// The value of `--config`; none: it is found as at the start.
     pub(crate) file: Option<PathBuf>,
-    /// The level of the log.
-    pub(crate) level: telemetry::LevelControl,
+    /// What is logged.
+    pub(crate) log: telemetry::LogControl,
 }
 
 /// The keys that a reload changed.
@@ -150,7 +150,7 @@ impl Reloader {
         self.shared.reconfigure(&config, users);
         handle.outbound.policies.renew(fetcher);
         self.listeners.apply(listeners);
-        self.origin.level.set(&config.log.level);
+        self.origin.log.set(&config.log.level);
         let routes = if before.routes == config.routes { Routes::Same } else { Routes::Changed };
         handle.tell(Event::Reconfigured(routes)).await;
     }

@@ -1,10 +1,9 @@
 //! How one event looks: as text, as JSON, as fields of the journal.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
+use std::ops::Range;
 
 use jiff::Timestamp;
-use serde_json::Value;
 use smtp::remote_text::push_inert;
 use tracing::Level;
 use tracing::field::{Field, Visit};
@@ -21,57 +20,124 @@ const MESSAGE: &str = "message";
 /// Our choice: octets that most lines have room in.
 const LINE_OCTETS: usize = 768;
 
+/// What a value is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// Words, which may need quotes.
+    Text,
+    /// A number, true or false: as it is in every shape.
+    Bare,
+}
+
+/// A name, and where its value stands in the text of all of them.
+#[derive(Clone, Debug)]
+struct Entry {
+    name: &'static str,
+    kind: Kind,
+    place: Range<usize>,
+}
+
 /// Names and values in the order in which they were set; the last word for a name counts.
+///
+/// All values stand in one string: a message has some forty of them, and an allocation for each
+/// showed in the daemon's profile.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Vec<(&'static str, Value)>);
+pub(super) struct Fields {
+    entries: Vec<Entry>,
+    text: String,
+}
 
 impl Fields {
-    fn set(&mut self, name: &'static str, value: Value) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
+    /// Fields with room for what most lines have.
+    pub(super) fn roomy() -> Self {
+        Self { entries: Vec::with_capacity(24), text: String::with_capacity(LINE_OCTETS) }
+    }
+
+    /// What stands in the log where lines could not be kept for their reader.
+    pub(super) fn of_lost_lines(lines: usize) -> Self {
+        let mut fields = Self::default();
+        let says = "the log was not read in time (a stopped reader, a journal that hangs): lines \
+            are missing here; mail went on";
+        // Written as it is elsewhere, since a test compares these names with the documentation's.
+        let event = "log_lines_lost";
+        fields.set(EVENT, Kind::Text, format_args!("{event}"));
+        fields.set("lines", Kind::Bare, format_args!("{lines}"));
+        fields.set(MESSAGE, Kind::Text, format_args!("{says}"));
+        fields
+    }
+
+    fn set(&mut self, name: &'static str, kind: Kind, value: fmt::Arguments<'_>) {
+        let start = self.text.len();
+        // A value that cannot be written is cut where it failed; a String itself takes all.
+        let _ = self.text.write_fmt(value);
+        self.place(name, kind, start);
+    }
+
+    /// Gives `name` what was appended behind `start`.
+    fn place(&mut self, name: &'static str, kind: Kind, start: usize) {
+        let place = start..self.text.len();
+        match self.entries.iter_mut().find(|entry| entry.name == name) {
+            Some(entry) => (entry.kind, entry.place) = (kind, place),
+            None => self.entries.push(Entry { name, kind, place }),
         }
     }
 
     pub(super) fn extend(&mut self, outer: &Self) {
-        for (name, value) in &outer.0 {
-            self.set(name, value.clone());
+        for entry in &outer.entries {
+            let start = self.text.len();
+            self.text.push_str(outer.value(entry));
+            self.place(entry.name, entry.kind, start);
         }
     }
 
+    /// The value of a field, if there is one.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.entries.iter().find(|entry| entry.name == name).map(|entry| self.value(entry))
+    }
+
+    fn value(&self, entry: &Entry) -> &str {
+        self.text.get(entry.place.clone()).unwrap_or_default()
+    }
+
     /// `event` first and the prose last, under names that the line itself does not use.
-    fn in_order(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        let is = |wanted: &'static str| move |field: &&(&'static str, Value)| field.0 == wanted;
-        let rest = |field: &&(&'static str, Value)| !matches!(field.0, EVENT | MESSAGE);
-        let fields = &self.0;
-        let ordered = fields.iter().filter(is(EVENT)).chain(fields.iter().filter(rest));
-        ordered.chain(fields.iter().filter(is(MESSAGE))).map(|(name, value)| (free(name), value))
+    fn in_order(&self) -> impl Iterator<Item = ShownField<'_>> {
+        let only = |name| self.entries.iter().filter(move |entry| entry.name == name);
+        let rest = self.entries.iter().filter(|entry| !matches!(entry.name, EVENT | MESSAGE));
+        let ordered = only(EVENT).chain(rest).chain(only(MESSAGE));
+        ordered.map(|entry| (free(entry.name), entry.kind, self.value(entry)))
     }
 }
 
+/// A field as it is shown: name, kind, value.
+type ShownField<'a> = (&'static str, Kind, &'a str);
+
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field.name(), Value::String(format!("{value:?}")));
+        self.set(field.name(), Kind::Text, format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field.name(), value.into());
+        let start = self.text.len();
+        self.text.push_str(value);
+        self.place(field.name(), Kind::Text, start);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field.name(), value.into());
+        self.set(field.name(), Kind::Bare, format_args!("{value}"));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field.name(), value.into());
+        self.set(field.name(), Kind::Bare, format_args!("{value}"));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field.name(), value.into());
+        self.set(field.name(), Kind::Bare, format_args!("{value}"));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.set(field.name(), value.into());
+        // What JSON has no number for stays readable as a word.
+        let kind = if value.is_finite() { Kind::Bare } else { Kind::Text };
+        self.set(field.name(), kind, format_args!("{value:?}"));
     }
 }
 
@@ -107,8 +173,7 @@ impl LogLine<'_> {
 
     fn text(&self) -> Vec<u8> {
         let mut out = String::with_capacity(LINE_OCTETS);
-        out.push_str(&format!("{:.3} ", self.at));
-        out.push_str(self.level.as_str());
+        push_fmt(&mut out, format_args!("{:.3} {}", self.at, self.level.as_str()));
         self.push_pairs(&mut out);
         out.push('\n');
         out.into_bytes()
@@ -116,13 +181,18 @@ impl LogLine<'_> {
 
     /// One flat object with `timestamp` and `level` in front, and a line end.
     fn json(&self) -> Vec<u8> {
+        let mut out = String::with_capacity(LINE_OCTETS);
         let level = self.level.as_str().to_ascii_lowercase();
-        let mut out = format!("{{\"timestamp\":\"{:.3}\",\"level\":\"{level}\"", self.at);
-        let target = self.target.map(Value::from);
-        let target = target.as_ref().map(|target| ("target", target));
-        for (name, value) in self.fields.in_order().chain(target) {
-            out.push_str(&format!(",{}:", Value::from(name)));
-            inert_json::push(&mut out, value);
+        let at = self.at;
+        push_fmt(&mut out, format_args!("{{\"timestamp\":\"{at:.3}\",\"level\":\"{level}\""));
+        for (name, kind, value) in self.shown() {
+            out.push(',');
+            inert_json::push_text(&mut out, name);
+            out.push(':');
+            match kind {
+                Kind::Text => inert_json::push_text(&mut out, value),
+                Kind::Bare => out.push_str(value),
+            }
         }
         out.push_str("}\n");
         out.into_bytes()
@@ -138,29 +208,44 @@ impl LogLine<'_> {
         push_field(&mut out, "SYSLOG_FACILITY", MAIL);
         push_field(&mut out, "SYSLOG_IDENTIFIER", "staunch");
         push_field(&mut out, "MESSAGE", message.trim_start());
-        for (name, value) in &self.fields.0 {
-            let name = format!("STAUNCH_{}", name.to_ascii_uppercase().replace('.', "_"));
-            push_field(&mut out, &name, &plain(value));
+        for entry in &self.fields.entries {
+            let name = format!("STAUNCH_{}", entry.name.to_ascii_uppercase().replace('.', "_"));
+            push_field(&mut out, &name, self.fields.value(entry));
         }
         out
     }
 
     /// ` key=value` for each field.
     fn push_pairs(&self, out: &mut String) {
-        let target = self.target.map(Value::from);
-        let target = target.as_ref().map(|target| ("target", target));
-        for (name, value) in self.fields.in_order().chain(target) {
+        for (name, kind, value) in self.shown() {
             out.push(' ');
             out.push_str(name);
             out.push('=');
-            let text = plain(value);
-            if is_bare(&text) || !value.is_string() {
-                out.push_str(&text);
+            if kind == Kind::Bare || is_bare(value) {
+                out.push_str(value);
             } else {
-                // The quotes of Rust leave characters in that do not show.
-                format!("{text:?}").chars().for_each(|c| push_inert(out, c));
+                push_quoted(out, value);
             }
         }
+    }
+
+    fn shown(&self) -> impl Iterator<Item = ShownField<'_>> {
+        let target = self.target.map(|target| ("target", Kind::Text, target));
+        self.fields.in_order().chain(target)
+    }
+}
+
+/// A String takes everything.
+fn push_fmt(out: &mut String, words: fmt::Arguments<'_>) {
+    let _ = out.write_fmt(words);
+}
+
+/// The value in the quotes of Rust, which leave characters in that do not show: those are escaped.
+fn push_quoted(out: &mut String, value: &str) {
+    if value.bytes().all(|octet| matches!(octet, b' '..=b'~') && !matches!(octet, b'"' | b'\\')) {
+        out.extend(["\"", value, "\""]);
+    } else {
+        format!("{value:?}").chars().for_each(|c| push_inert(out, c));
     }
 }
 
@@ -172,11 +257,6 @@ fn free(name: &'static str) -> &'static str {
         "target" => "target_",
         name => name,
     }
-}
-
-/// The text itself, or the number as text.
-fn plain(value: &Value) -> Cow<'_, str> {
-    value.as_str().map_or_else(|| value.to_string().into(), Cow::from)
 }
 
 /// Can it stand without quotes?
@@ -221,9 +301,9 @@ mod tests {
     #[test]
     fn a_field_cannot_pass_for_the_line_itself() {
         let mut fields = Fields::default();
-        fields.set("level", "no".into());
-        fields.set("target", "=".into());
-        fields.set("event", "e".into());
+        fields.set("level", Kind::Text, format_args!("no"));
+        fields.set("target", Kind::Text, format_args!("="));
+        fields.set("event", Kind::Text, format_args!("e"));
         let line = line(&fields);
         let text = String::from_utf8(line.text()).unwrap();
         assert_eq!(
@@ -238,7 +318,7 @@ mod tests {
     #[test]
     fn a_field_has_no_characters_that_do_not_show() {
         let mut fields = Fields::default();
-        fields.set("sender", "\"s\u{115f}\"@\u{fc}\u{202e}\u{1b}.test".into());
+        fields.set("sender", Kind::Text, format_args!("\"s\u{115f}\"@\u{fc}\u{202e}\u{1b}.test"));
         let text = String::from_utf8(line(&fields).text()).unwrap();
         let want = r#" sender="\"s\u{115f}\"@ü\u{202e}\u{1b}.test" target=t"#;
         assert!(text.trim_end().ends_with(want), "{text}");
@@ -250,9 +330,9 @@ mod tests {
     #[test]
     fn the_journal_gets_lengths_for_values_with_line_ends() {
         let mut fields = Fields::default();
-        fields.set("event", "e".into());
-        fields.set("message_id", 7.into());
-        fields.set("text", "a\nb".into());
+        fields.set("event", Kind::Text, format_args!("e"));
+        fields.set("message_id", Kind::Bare, format_args!("7"));
+        fields.set("text", Kind::Text, format_args!("a\nb"));
         let mut want = b"PRIORITY=6\nSYSLOG_FACILITY=2\nSYSLOG_IDENTIFIER=staunch\n\
             MESSAGE=event=e message_id=7 text=\"a\\nb\" target=t\n\
             STAUNCH_EVENT=e\nSTAUNCH_MESSAGE_ID=7\nSTAUNCH_TEXT\n"

@@ -4,28 +4,38 @@
 //! tests wait for them. Values that strangers chose are `RemoteText` before they get here; the text
 //! format quotes and escapes all the same, so that no value can begin a line or pass for a field.
 
+mod filter;
 mod journal;
 mod line;
 mod problem;
 mod reason;
+mod writer;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Mutex;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Filtered;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::clock;
-use crate::config::{Log, LogFormat, OWN_TARGET, log_filter};
+use crate::config::{Log, LogFormat, log_filter};
 use crate::lock::lock;
+pub(crate) use filter::{DebuggedName, LogControl};
+use filter::{LevelOrigin, LogFilter, is_ours};
 use line::{Fields, LineShape, LogLine};
 pub(crate) use problem::Problem;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
+use writer::LineQueue;
+pub(crate) use writer::LogEnd;
+
+/// Our choice: bytes that go out with one call at most, while lines come faster than they are read.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// Why nothing can be logged as asked.
 #[derive(Debug, thiserror::Error)]
@@ -41,31 +51,18 @@ pub(crate) enum TelemetryError {
     Twice(#[from] TryInitError),
 }
 
-/// The way to change `log.level` while the program runs.
-#[derive(Clone, Debug)]
-pub(crate) struct LevelControl {
-    filter: reload::Handle<EnvFilter, Registry>,
-    /// Was another level given on the command line? Then the configuration's never counts.
-    is_overridden: bool,
-}
-
-impl LevelControl {
-    /// Makes `level`, which the configuration has, the one in effect.
-    pub(crate) fn set(&self, level: &str) {
-        let Some(filter) = log_filter(level).ok().filter(|_| !self.is_overridden) else { return };
-        // Without a subscriber nothing is logged at any level.
-        let _gone = self.filter.reload(filter);
-    }
-}
-
-/// Sends events to stderr or the journal from here on. `level` replaces the configured one.
+/// Sends events to stderr or the journal from here on, until the [`LogEnd`] is dropped. `level`
+/// replaces the configured one.
 ///
 /// # Errors
 ///
 /// [`TelemetryError`].
-pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, TelemetryError> {
-    let filter = log_filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
-    let lines = match log.format {
+pub(crate) fn start(
+    log: &Log,
+    level: Option<&str>,
+) -> Result<(LogControl, LogEnd), TelemetryError> {
+    let levels = log_filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
+    let (lines, end) = match log.format {
         LogFormat::Text => LogLines::to_stderr(LineShape::Text),
         LogFormat::Json => LogLines::to_stderr(LineShape::Json),
         LogFormat::Journald => LogLines::to_journal().map_err(TelemetryError::Journal)?,
@@ -75,31 +72,58 @@ pub(crate) fn start(log: &Log, level: Option<&str>) -> Result<LevelControl, Tele
         }
         LogFormat::Auto => LogLines::to_stderr(LineShape::Text),
     };
-    let (filter, handle) = reload::Layer::new(filter);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
-    Ok(LevelControl { filter: handle, is_overridden: level.is_some() })
+    let filter = LogFilter::new(levels);
+    tracing_subscriber::registry().with(lines.filtered(filter.clone())).try_init()?;
+    let origin = match level {
+        Some(_) => LevelOrigin::CommandLine,
+        None => LevelOrigin::Configuration,
+    };
+    Ok((LogControl::new(filter, origin), end))
 }
 
 /// Writes each event as one line.
 struct LogLines {
     shape: LineShape,
-    out: Mutex<Box<dyn Write + Send>>,
+    /// Once it is known: the layer asks it again when the fields are there.
+    filter: Option<LogFilter>,
+    out: Mutex<LineQueue>,
 }
 
 impl fmt::Debug for LogLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lines").finish_non_exhaustive()
+        f.debug_struct("LogLines").finish_non_exhaustive()
     }
 }
 
 impl LogLines {
-    fn to_stderr(shape: LineShape) -> Self {
-        Self { shape, out: Mutex::new(Box::new(io::stderr())) }
+    fn new(shape: LineShape, out: impl Write + Send + 'static) -> (Self, LogEnd) {
+        let (queue, end) = LineQueue::new(out);
+        (Self { shape, filter: None, out: Mutex::new(queue) }, end)
     }
 
-    fn to_journal() -> io::Result<Self> {
-        let out = Mutex::new(Box::new(journal::JournalSocket::connect()?) as Box<dyn Write + Send>);
-        Ok(Self { shape: LineShape::Journal, out })
+    fn to_stderr(shape: LineShape) -> (Self, LogEnd) {
+        Self::new(shape, BufWriter::with_capacity(WRITE_BYTES, io::stderr()))
+    }
+
+    /// Without a buffer: each write is an entry.
+    fn to_journal() -> io::Result<(Self, LogEnd)> {
+        Ok(Self::new(LineShape::Journal, journal::JournalSocket::connect()?))
+    }
+
+    /// The layer with its filter, which it asks again when an event's fields are known.
+    fn filtered<S>(mut self, filter: LogFilter) -> Filtered<Self, LogFilter, S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        self.filter = Some(filter.clone());
+        self.with_filter(filter)
+    }
+
+    /// The line that stands where others are missing.
+    fn lost_lines(&self, lines: usize) -> Vec<u8> {
+        let fields = Fields::of_lost_lines(lines);
+        LogLine { at: clock::now(), level: Level::ERROR, target: None, fields: &fields }
+            .show(self.shape)
     }
 }
 
@@ -119,7 +143,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut fields = Fields::roomy();
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(outer) = span.extensions().get::<Fields>() {
                 fields.extend(outer);
@@ -127,6 +151,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
         }
         event.record(&mut fields);
         let metadata = event.metadata();
+        if self.filter.as_ref().is_some_and(|filter| !filter.lets_through(metadata, &fields)) {
+            return;
+        }
         let line = LogLine {
             at: clock::now(),
             level: *metadata.level(),
@@ -134,15 +161,13 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
             fields: &fields,
         };
         let bytes = line.show(self.shape);
-        // A log that cannot be written must not stop mail; there is nowhere left to say so.
-        let _ = lock(&self.out).write_all(&bytes);
+        lock(&self.out).push(&bytes, |lines| self.lost_lines(lines));
     }
 }
 
 /// The target is worth its room only where `event` does not say it all.
 fn foreign_or_detail(target: &str, level: Level) -> Option<&str> {
-    let own = target == OWN_TARGET || target.starts_with("staunch::");
-    (!own || level > Level::INFO).then_some(target)
+    (!is_ours(target) || level > Level::INFO).then_some(target)
 }
 
 #[cfg(test)]
@@ -172,10 +197,11 @@ mod tests {
     /// What `act` logs at `level`, without the times.
     fn logged(level: &str, shape: LineShape, act: impl FnOnce()) -> Vec<String> {
         let shared = Shared::default();
-        let lines = LogLines { shape, out: Mutex::new(Box::new(shared.clone())) };
-        let subscriber =
-            tracing_subscriber::registry().with(lines.with_filter(log_filter(level).unwrap()));
+        let (lines, end) = LogLines::new(shape, shared.clone());
+        let subscriber = tracing_subscriber::registry()
+            .with(lines.filtered(LogFilter::new(log_filter(level).unwrap())));
         tracing::subscriber::with_default(subscriber, act);
+        drop(end);
         let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| line.split_once(char::is_whitespace).unwrap().1.into()).collect()
     }
@@ -216,10 +242,10 @@ mod tests {
     #[test]
     fn json_lines_are_flat_objects() {
         let shared = Shared::default();
-        let out = Mutex::new(Box::new(shared.clone()) as Box<dyn Write + Send>);
-        let lines = LogLines { shape: LineShape::Json, out };
+        let (lines, end) = LogLines::new(LineShape::Json, shared.clone());
         let subscriber = tracing_subscriber::registry().with(lines);
         tracing::subscriber::with_default(subscriber, some_events);
+        drop(end);
         let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -5,6 +5,7 @@
 
 mod answer;
 mod clock;
+mod debug;
 mod header;
 mod listener;
 mod policies;
@@ -139,6 +140,7 @@ fn acts() -> Router<Arc<Control>> {
         .route("/v1/policies/{domain}", delete(policies::forget))
         .route("/v1/hosts/{host}", delete(policies::forget_host))
         .route("/v1/policies/{domain}/refresh", post(policies::refresh))
+        .route("/v1/debug", post(debug::debug))
         .route("/v1/clock/trust", post(clock::trust))
         .route("/v1/reload", post(reload))
         // It may learn a policy: stored halfway, neither memory nor the attempts under way would
