@@ -29,8 +29,36 @@ const INDEXES: [(&str, &str); 4] = [
     ("sqlite_autoindex_lanes_1", "lanes (key)"),
 ];
 
+/// Rows whose times are looked after at once. Our choice: damage is a page, not a queue.
+const EARLIER_MAX: i64 = 10_000;
+
 /// Makes every index of the queue anew, each in a transaction of its own.
 pub(crate) fn mend(db: &Connection) -> Mended {
+    // Where that cannot be read, there is nothing to compare with.
+    let earlier = earlier_times(db).unwrap_or_default();
+    let mended = make_anew(db);
+    for (recipient, due_at) in earlier {
+        // Through an index that could not be mended: that is told already.
+        let _ = db
+            .execute("UPDATE recipients SET due_at = ?2 WHERE id = ?1", params![recipient, due_at]);
+    }
+    mended
+}
+
+/// Queued recipients that are due earlier by the index than by their rows. A time is in no
+/// checksum, since it changes, so either may be the damaged one: trying too early costs an attempt,
+/// trying in a hundred years costs the mail.
+fn earlier_times(db: &Connection) -> rusqlite::Result<Vec<(i64, i64)>> {
+    let mut select = db.prepare(
+        "SELECT i.id, i.due_at
+         FROM recipients AS i INDEXED BY recipients_due
+         CROSS JOIN recipients AS r NOT INDEXED ON r.id = i.id
+         WHERE i.state = 0 AND i.due_at < r.due_at LIMIT ?1",
+    )?;
+    select.query_map([EARLIER_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+fn make_anew(db: &Connection) -> Mended {
     let mut mended = Mended::default();
     for (name, of) in INDEXES {
         let create = format!("CREATE INDEX made_anew ON {of}");
@@ -208,6 +236,38 @@ mod tests {
         assert_eq!(mend(&db).failed, []);
         let check: String = db.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
         assert!(check == "ok" || check.contains("never used"), "{check}");
+    }
+
+    /// A row whose time was damaged would be tried when nobody waits for it any more.
+    #[test]
+    fn mail_is_due_at_the_earlier_time_of_row_and_index() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(include_str!("queue.sql")).unwrap();
+        db.execute_batch(
+            "INSERT INTO recipients (id, lane, state, due_at, expires_at, attempts, mailbox)
+             VALUES (65536, 1, 0, 6198046811104, 100, 0, 'a@b.example'),
+                    (131072, 1, 0, 7, 100, 0, 'c@d.example');
+             -- What the index said before the first row changed.
+             CREATE TABLE former (id INTEGER PRIMARY KEY, lane, state, priority, due_at,
+                                  expires_at, waits_since);
+             INSERT INTO former SELECT id, lane, state, priority, 5 + id / 65536 * 2, expires_at,
+                                       waits_since FROM recipients;
+             CREATE INDEX former_due
+                 ON former (lane, state, priority, due_at, expires_at, waits_since);
+             PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET rootpage =
+                 (SELECT rootpage FROM sqlite_schema WHERE name = 'former_due')
+                 WHERE name = 'recipients_due';
+             DELETE FROM sqlite_schema WHERE name IN ('former', 'former_due');
+             PRAGMA writable_schema = RESET;",
+        )
+        .unwrap();
+        assert_eq!(mend(&db).failed, []);
+        let mut select =
+            db.prepare("SELECT due_at FROM recipients NOT INDEXED ORDER BY id").unwrap();
+        let due: Vec<i64> =
+            select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(due, [7, 7]);
     }
 
     #[test]
