@@ -9,7 +9,7 @@ use crate::damage::Mismatch;
 use crate::due::{self, Due, DueCursor, DuePage, Want, Which as Wanted};
 use crate::journal::format::JournalPosition;
 use crate::listing::{self, Counts, Filter, ListCursor, ListPage, MessageDetail, RecipientPlace};
-use crate::message::{LaneKey, LaneSummary, LaneTrouble, StoredEnvelope};
+use crate::message::{BodyBytes, LaneKey, LaneSummary, LaneTrouble, StoredEnvelope};
 use crate::overdue::{self, Overdue, OverdueCursor, OverduePage};
 use crate::waiting_lanes::{Index, WaitingLanes};
 use crate::writer::Needs;
@@ -182,6 +182,13 @@ impl Spool {
         self.bring_in(Needs::Message(id))?;
         let layout = &self.inner.bodies_dir.layout;
         self.inner.readers.read(|db| body::open(db, layout, id))?.check()
+    }
+
+    /// A small body that can be had without waiting for the disk, whole; `None` says nothing, and
+    /// [`Spool::body`] has the answer. For threads that must not block: a message that came a
+    /// moment ago is in the page cache, and asking another thread costs more than the read.
+    pub fn body_at_hand(&self, id: MessageId) -> Option<BodyBytes> {
+        self.inner.young.body_at_hand(id)
     }
 
     /// The header section of a message, cut at `max` octets; the empty line is not part of it.

@@ -235,6 +235,9 @@ impl LoadedBody {
             return Ok(Self::Memory(hot.bytes.clone()));
         }
         let (spool, message) = (outbound.spool.clone(), work.message);
+        if let Some(bytes) = spool.body_at_hand(message) {
+            return Ok(Self::Memory(bytes));
+        }
         let read = tokio::task::spawn_blocking(move || spool.body(message)).await;
         match read.unwrap_or(Err(StoreError::Closed)) {
             Ok(spool::StoredBody::Memory(bytes)) => Ok(Self::Memory(bytes)),
