@@ -2,13 +2,35 @@
 //! nobody reads (a pipe whose reader was stopped, a journal that hangs) stops no mail.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
+use std::thread;
+use std::time::Duration;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 /// Lines that wait for their reader. Our choice: some seconds of a busy relay, and at most some
 /// 16 MiB where all of them are as long as lines of deliveries are.
 const LINES_WAITING_MAX: usize = 32 * 1024;
+
+/// How long a line may wait for others that go out with it. Our choice: nobody sees it, and under
+/// load each line would wake the thread for itself.
+const TOGETHER: Duration = Duration::from_millis(2);
+
+/// An output that lines which come shortly after each other go to together.
+struct Gathered<W>(W);
+
+impl<W: Write> Write for Gathered<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line)
+    }
+
+    /// Called whenever no line waits: what was gathered goes out, and more is waited for.
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.0.flush();
+        thread::sleep(TOGETHER);
+        flushed
+    }
+}
 
 /// Takes lines without waiting; what does not fit into the queue is lost, and counted.
 pub(super) struct LineQueue {
@@ -37,7 +59,7 @@ impl LineQueue {
 
     fn with_room(lines: usize, out: impl Write + Send + 'static) -> (Self, LogEnd) {
         let builder = NonBlockingBuilder::default().thread_name("log").lossy(true);
-        let (queue, guard) = builder.buffered_lines_limit(lines).finish(out);
+        let (queue, guard) = builder.buffered_lines_limit(lines).finish(Gathered(out));
         let lost = queue.error_counter();
         (Self { queue, lost, told: 0 }, LogEnd(guard))
     }
@@ -65,7 +87,6 @@ impl LineQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::sync::{Arc, Mutex};
 
