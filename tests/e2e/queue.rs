@@ -126,6 +126,58 @@ async fn a_kept_connection_that_the_peer_just_closed_is_replaced() {
     assert_eq!(mx.connections(), 2);
 }
 
+/// Exit code, stdout and stderr of a command.
+async fn said(relay: &Relay, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = relay.cli(arguments).await;
+    let text = |octets| String::from_utf8(octets).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn a_message_is_named_by_the_beginning_of_its_id_if_no_other_begins_so() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    relay.cli_json(&["pause"]).await;
+    // Two that came within the same second, but for when they are on both sides of its end.
+    let (first, second) = loop {
+        let first = relay.submit("a@client.test", &["b@far.test"], "one").await;
+        let second = relay.submit("a@client.test", &["c@far.test"], "two").await;
+        if first.get(..8) == second.get(..8) {
+            break (first, second);
+        }
+        relay.cli_json(&["queue", "delete", "--all"]).await;
+    };
+    let same = first.bytes().zip(second.bytes()).take_while(|(one, other)| one == other).count();
+    let own = first.get(..=same).unwrap();
+    let shown = &relay.cli_json(&["queue", "show", &own.to_uppercase()]).await[0];
+    assert_eq!(shown["id"], first.as_str());
+    assert!(relay.cli(&["queue", "show", own, "--body"]).await.status.success());
+
+    let prefix = first.get(..8).unwrap();
+    let want = format!("\"{prefix}\" begins the ids of several messages: {first}, {second}\n");
+    for arguments in [["queue", "show", prefix], ["queue", "delete", prefix]] {
+        assert_eq!(said(&relay, &arguments).await, (Some(65), String::new(), want.clone()));
+    }
+    // Neither short ones nor unknown ones are anybody.
+    let (code, _, short) = said(&relay, &["queue", "delete", "0"]).await;
+    assert_eq!(
+        (code, short.as_str()),
+        (Some(65), "\"0\": too short: 8 of the 26 characters of an id are needed\n")
+    );
+    let unknown = "00000000";
+    let (code, _, none) = said(&relay, &["queue", "show", unknown]).await;
+    assert_eq!((code, none.as_str()), (Some(1), "no message 00000000 in the queue\n"));
+    let (code, _, none) = said(&relay, &["queue", "bounce", unknown]).await;
+    assert_eq!((code, none.as_str()), (Some(1), "no such message in the queue\n"));
+    assert_eq!(relay.queue().await.len(), 2, "nothing was done");
+
+    let done = &relay.cli_json(&["queue", "delete", own, &first]).await[0];
+    assert_eq!(done["count"], 1, "{done}");
+    relay.event("queue_order").with("selection", &first).await;
+    let left: Vec<_> = relay.queue().await.into_iter().map(|row| row["id"].clone()).collect();
+    assert_eq!(left, [second.as_str()]);
+}
+
 /// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 
 /// Characters of an id as text: 130 bits of base32 hold its 128.
 pub const ID_CHARS: usize = 26;
+/// Our choice: characters that name a message if no other id begins so. They say in which second it
+/// came; fewer stand for hours of mail, of which one message may be all that is left.
+pub const ID_PREFIX_MIN: usize = 8;
 /// Crockford's base32: without i, l, o and u, so that ids can be read out.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Bits of the counter below the milliseconds.
@@ -85,6 +88,48 @@ impl FromStr for MessageId {
         if text.len() != ID_CHARS {
             return Err(BadId);
         }
+        IdPrefix::read(text).map(|prefix| Self(prefix.first))
+    }
+}
+
+/// The ids that begin alike.
+///
+/// ```
+/// let prefix: spool::IdPrefix = "01M8K8N6".parse().unwrap();
+/// assert!(prefix.covers("01m8k8n64x0a1b2c3d4e5f6g7h".parse().unwrap()));
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct IdPrefix {
+    first: u128,
+    last: u128,
+}
+
+/// The text does not name a message by the beginning of its id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadIdPrefix {
+    /// No id begins so.
+    #[error("not a message id")]
+    NotAnId,
+    /// It stands for too many ids.
+    #[error("too short: {ID_PREFIX_MIN} of the {ID_CHARS} characters of an id are needed")]
+    TooShort,
+}
+
+impl IdPrefix {
+    /// Does this id begin so?
+    pub fn covers(self, id: MessageId) -> bool {
+        (self.first..=self.last).contains(&id.0)
+    }
+
+    /// The first and the last id that begin so, as they are stored.
+    pub(crate) const fn bounds(self) -> [[u8; 16]; 2] {
+        [self.first.to_be_bytes(), self.last.to_be_bytes()]
+    }
+
+    /// Of [`ID_CHARS`] characters at most.
+    fn read(text: &str) -> Result<Self, BadId> {
+        let missing = ID_CHARS.checked_sub(text.len()).ok_or(BadId)?;
+        let free_bits = u32::try_from(missing * 5).map_err(|_| BadId)?;
         let mut number = 0_u128;
         for byte in text.bytes() {
             if number >> 123 != 0 {
@@ -92,7 +137,23 @@ impl FromStr for MessageId {
             }
             number = number << 5 | u128::from(digit(byte).ok_or(BadId)?);
         }
-        Ok(Self(number))
+        // Of the 130 bits an id has the lower 128.
+        if number.leading_zeros() < free_bits {
+            return Err(BadId);
+        }
+        let first = number.checked_shl(free_bits).unwrap_or_default();
+        let behind = 1_u128.checked_shl(free_bits).map_or(u128::MAX, |span| span - 1);
+        Ok(Self { first, last: first | behind })
+    }
+}
+
+impl FromStr for IdPrefix {
+    type Err = BadIdPrefix;
+
+    /// As [`MessageId::from_str`], but for the length.
+    fn from_str(text: &str) -> Result<Self, BadIdPrefix> {
+        let prefix = Self::read(text).map_err(|BadId| BadIdPrefix::NotAnId)?;
+        if text.len() < ID_PREFIX_MIN { Err(BadIdPrefix::TooShort) } else { Ok(prefix) }
     }
 }
 
@@ -165,6 +226,38 @@ mod tests {
             ["", "0", long.as_str(), "u0000000000000000000000000", &"z".repeat(26), &"é".repeat(13)]
         {
             assert_eq!(text.parse::<MessageId>(), Err(BadId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_covers_the_ids_that_begin_so_and_no_others() {
+        let id: MessageId = "01m8k8n64x0a1b2c3d4e5f6g7h".parse().unwrap();
+        let next = MessageId::from_u128(id.as_u128() + 1);
+        for chars in ID_PREFIX_MIN..=ID_CHARS {
+            let whole = id.to_string();
+            let text = whole.get(..chars).unwrap();
+            let prefix: IdPrefix = text.parse().unwrap();
+            assert_eq!(text.to_uppercase().parse(), Ok(prefix));
+            assert!(prefix.covers(id));
+            assert_eq!(prefix.covers(next), chars < ID_CHARS, "{chars}");
+            let [first, last] = prefix.bounds().map(MessageId::from_bytes);
+            assert!(first.to_string().starts_with(text));
+            assert!(last.to_string().starts_with(text));
+            let [before, behind] = [first.as_u128() - 1, last.as_u128() + 1];
+            assert!(!prefix.covers(MessageId::from_u128(before)));
+            assert!(!prefix.covers(MessageId::from_u128(behind)));
+        }
+        assert!("7zzzzzzz".parse::<IdPrefix>().unwrap().covers(MessageId::from_u128(u128::MAX)));
+    }
+
+    #[test]
+    fn what_begins_no_id_or_too_many_is_no_prefix() {
+        let long = "0".repeat(27);
+        for text in ["01m8k8nu", "80000000", "01m8-8n6", long.as_str(), &"é".repeat(4)] {
+            assert_eq!(text.parse::<IdPrefix>(), Err(BadIdPrefix::NotAnId), "{text:?}");
+        }
+        for text in ["", "0", "01m8k8n"] {
+            assert_eq!(text.parse::<IdPrefix>(), Err(BadIdPrefix::TooShort), "{text:?}");
         }
     }
 

@@ -19,7 +19,7 @@ pub use crate::error::{OpenError, StoreError};
 pub use crate::examine::{Cure, DamageFinding, Examined, examine};
 pub use crate::export::{Export, Exported};
 pub use crate::foreign_readers::{ForeignReader, Pinned};
-pub use crate::id::{BadId, ID_CHARS, IdSource, MessageId};
+pub use crate::id::{BadId, BadIdPrefix, ID_CHARS, ID_PREFIX_MIN, IdPrefix, IdSource, MessageId};
 pub use crate::imported::Import;
 pub use crate::lane_rows::Swept;
 pub use crate::listing::{

@@ -15,7 +15,7 @@ use crate::message::{
     StoredProblem,
 };
 use crate::rows::{self, Columns, count, recipient_key, split_key, time};
-use crate::{MessageId, StoreError};
+use crate::{IdPrefix, MessageId, StoreError};
 
 /// Rows looked at in one read transaction, matching or not: some 30 ms.
 const SCAN_MAX: usize = 20_000;
@@ -363,6 +363,24 @@ pub(crate) fn places(
         places.extend(state.ok().map(|state| RecipientPlace { message, no, state }));
     }
     Ok(places)
+}
+
+/// The first messages whose ids begin so.
+pub(crate) fn ids(
+    db: &Connection,
+    prefix: IdPrefix,
+    limit: usize,
+) -> Result<Vec<MessageId>, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT id FROM messages WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let [first, last] = prefix.bounds();
+    let mut found = select.query(params![first, last, rows::number(limit)])?;
+    let mut ids = Vec::new();
+    while let Some(row) = found.next()? {
+        ids.push(rows::id(Columns::new(row).next()?));
+    }
+    Ok(ids)
 }
 
 /// Messages and recipients, by one pass over two indexes.

@@ -13,7 +13,7 @@ use crate::message::{BodyBytes, LaneKey, LaneSummary, LaneTrouble, StoredEnvelop
 use crate::overdue::{self, Overdue, OverdueCursor, OverduePage};
 use crate::waiting_lanes::{Index, WaitingLanes};
 use crate::writer::Needs;
-use crate::{MessageId, StoreError, around, damage, waiting_lanes};
+use crate::{IdPrefix, MessageId, StoreError, around, damage, waiting_lanes};
 
 impl Spool {
     /// The lanes in which mail waits that is not held, and those that failed. Blocks for one pass
@@ -230,6 +230,16 @@ impl Spool {
     ) -> Result<ListPage, StoreError> {
         self.bring_in_for_a_look(Needs::Everything)?;
         self.inner.readers.read(|db| listing::list(db, filter, after, limit))
+    }
+
+    /// Up to `limit` messages in the queue whose ids begin so.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn ids(&self, prefix: IdPrefix, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        self.bring_in_for_a_look(Needs::Everything)?;
+        self.inner.readers.read(|db| listing::ids(db, prefix, limit))
     }
 
     /// Where the queue ends now: what comes later is behind it in every listing.

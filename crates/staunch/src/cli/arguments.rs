@@ -287,7 +287,7 @@ pub(super) struct QueueList {
 
 #[derive(Args, Debug)]
 pub(super) struct QueueShow {
-    /// The id of the message
+    /// The id of the message, or its first characters (8 at least) if no other begins so
     pub(super) id: String,
     /// Print the message itself, as it was accepted; on a terminal, what is no text is escaped
     #[arg(long, conflicts_with = "json")]
@@ -313,7 +313,8 @@ pub(super) struct QueueSummary {
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("which").required(true).args(["ids", "domain", "reason", "all"]))]
 pub(super) struct QueueAction {
-    /// Messages by id, with all their recipients
+    /// Messages by id, with all their recipients; the first characters (8 at least) are enough if
+    /// no other id begins so
     #[arg(value_name = "ID")]
     pub(super) ids: Vec<String>,
     /// All recipients in this domain

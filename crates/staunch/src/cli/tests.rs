@@ -21,6 +21,41 @@ fn the_definition_is_sound_and_every_command_has_an_example() {
     visit(&Arguments::command());
 }
 
+/// The command lines in the examples that are ours.
+fn examples(command: &clap::Command) -> Vec<String> {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let lines = help.split(['\n', '|']).flat_map(|line| line.split("&&"));
+    let lines = lines.map(|line| line.trim().trim_start_matches("Example:").trim());
+    let ours = lines.filter(|line| line.starts_with("staunch "));
+    let ours = ours.map(|line| line.replace(['\'', '<'], " "));
+    let below = command.get_subcommands().flat_map(examples);
+    ours.chain(below).collect()
+}
+
+#[test]
+fn every_example_is_a_command_line_and_its_ids_are_ids() {
+    let mut ids = 0;
+    for line in examples(&Arguments::command()) {
+        let arguments = parse(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let CliCommand::Queue(QueueCommand::Mail(command)) = arguments.command else { continue };
+        let named = match command {
+            MailCommand::Show(command) => vec![command.id],
+            MailCommand::Retry(action)
+            | MailCommand::Hold(action)
+            | MailCommand::Release(action)
+            | MailCommand::Bounce(action)
+            | MailCommand::Delete(action) => action.ids,
+            MailCommand::List(_) | MailCommand::Summary(_) => vec![],
+        };
+        for id in &named {
+            let read: spool::MessageId = id.parse().unwrap_or_else(|_| panic!("{line}"));
+            assert_eq!(read.to_string(), *id, "as they are printed");
+        }
+        ids += named.len();
+    }
+    assert!(ids >= 2, "show and delete have an id in their example");
+}
+
 #[test]
 fn a_mistake_is_one_line() {
     let cases = [

@@ -4,6 +4,7 @@
 //! so that a queue of a million costs no memory. An error is `{"error": "…"}`.
 
 mod answer;
+mod chosen;
 mod clock;
 mod debug;
 mod header;

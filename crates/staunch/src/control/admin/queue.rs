@@ -9,14 +9,14 @@ use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use jiff::Timestamp;
-use smtp::HostName;
 use smtp::params::ByMode;
 use spool::{
     Acted, ActedRow, DamagedRecipient, Deadline, Filter, LaneKey, LaneTrouble, ListCursor,
-    MessageId, MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
+    MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
 };
 
 use super::answer::{AdminPeer, AdminRefused, ask_store};
+use super::chosen::{self, Cause, ChosenMail};
 use super::header;
 use crate::control::Control;
 use crate::control::api::{
@@ -60,7 +60,7 @@ pub(super) async fn list(
         Some(MailState::Queued) => Some(RecipientState::Queued),
         Some(MailState::Held) => Some(RecipientState::Held),
     };
-    let domain = wanted.domain.as_deref().map(parse_domain).transpose()?;
+    let domain = wanted.domain.as_deref().map(chosen::parse_domain).transpose()?;
     let cause = wanted.reason.as_deref().map(Cause::parse).transpose()?;
     let (state, wanted) = match cause {
         Some(Cause::Held) => (Some(RecipientState::Held), WantedPage { reason: None, ..wanted }),
@@ -193,7 +193,7 @@ pub(super) async fn show(
     State(control): State<Arc<Control>>,
     Path(id): Path<String>,
 ) -> Result<Json<ListedMessage>, AdminRefused> {
-    let id = parse_id(&id)?;
+    let id = chosen::id(&control, &id).await?;
     let troubles = ask_store(&control, troubles).await?;
     let found = ask_store(&control, move |control| {
         let found = control.queue.spool.show(id)?;
@@ -203,7 +203,7 @@ pub(super) async fn show(
         }))
     });
     let Some((message, header)) = found.await? else {
-        return Err(AdminRefused::missing(no_such(id)));
+        return Err(AdminRefused::missing(chosen::no_such(id)));
     };
     let recipients = message.recipients.iter();
     let recipients = recipients.map(|row| shown(&control, row, troubles.get(&row.lane))).collect();
@@ -247,7 +247,7 @@ pub(super) async fn body(
     State(control): State<Arc<Control>>,
     Path(id): Path<String>,
 ) -> Result<Response, AdminRefused> {
-    let id = parse_id(&id)?;
+    let id = chosen::id(&control, &id).await?;
     match ask_store(&control, move |control| control.queue.spool.body(id)).await? {
         spool::StoredBody::Memory(bytes) => Ok(bytes.to_vec().into_response()),
         spool::StoredBody::File { file, .. } => {
@@ -267,33 +267,17 @@ async fn next_piece(
     Ok((!piece.is_empty()).then(|| (Bytes::from(piece), file)))
 }
 
-/// The mail that an order is about.
-fn selection(chosen: Chosen) -> Result<Selection, AdminRefused> {
-    let filter = match (&*chosen.ids, chosen.domain, chosen.reason, chosen.all) {
-        ([], None, None, true) => Filter::default(),
-        ([], Some(domain), None, false) => {
-            Filter { domain: Some(parse_domain(&domain)?), ..Filter::default() }
-        }
-        ([], None, Some(reason), false) => Cause::parse(&reason)?.filter(),
-        ([_, ..], None, None, false) => {
-            let ids: Result<_, _> = chosen.ids.iter().map(|id| parse_id(id)).collect();
-            return Ok(Selection::Messages(ids?));
-        }
-        _ => return Err(AdminRefused::bad("one of ids, domain, reason and all is needed")),
-    };
-    Ok(Selection::Matching(filter))
-}
-
 pub(super) async fn retry(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
+    let ChosenMail { selection, .. } = chosen::mail(&control, chosen).await?;
     control.queue.outbound.pool.ask_down_hosts();
     let again = |control: &Control, what: &Selection, from| {
         control.queue.spool.retry(what, control.queue.now(), from)
     };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
-    let count = in_batches(&control, selection(chosen)?, again, tell).await?;
+    let count = in_batches(&control, selection, again, tell).await?;
     Ok(Json(ActionDone { count, being_sent: None }))
 }
 
@@ -308,8 +292,8 @@ pub(super) async fn release(
         Ok(released)
     };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
-    let words = in_words(&chosen);
-    let selection = match selection(chosen)? {
+    let ChosenMail { selection, words } = chosen::mail(&control, chosen).await?;
+    let selection = match selection {
         Selection::Matching(filter) => Selection::Matching(
             stop::up_to_now(&control.queue, filter).await.map_err(AdminRefused::failed)?,
         ),
@@ -356,23 +340,11 @@ async fn take_out(
     uid: Option<u32>,
     told: stop::RowTeller<'_>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let words = in_words(&chosen);
-    let taken = stop::take_out(&control.queue, verb, selection(chosen)?, told).await;
+    let ChosenMail { selection, words } = chosen::mail(control, chosen).await?;
+    let taken = stop::take_out(&control.queue, verb, selection, told).await;
     let TakenOut { count, being_sent } = taken.map_err(AdminRefused::failed)?;
     ControlFact::Ordered { order, selection: &words, recipients: count, uid }.tell();
     Ok(Json(ActionDone { count, being_sent: Some(being_sent) }))
-}
-
-/// What was chosen, as on the command line.
-fn in_words(chosen: &Chosen) -> String {
-    let Chosen { ids, domain, reason, all } = chosen;
-    match (&**ids, domain, reason, all) {
-        ([only], _, _, _) => only.clone(),
-        ([_, ..], _, _, _) => format!("{} messages by id", ids.len()),
-        ([], Some(domain), _, _) => format!("--domain {domain}"),
-        ([], None, Some(reason), _) => format!("--reason {reason}"),
-        ([], None, None, _) => "--all".to_owned(),
-    }
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.
@@ -399,48 +371,4 @@ async fn in_batches(
             return Ok(count);
         }
     }
-}
-
-fn parse_domain(text: &str) -> Result<HostName, AdminRefused> {
-    HostName::parse(text).map_err(|error| AdminRefused::bad(format!("{text:?}: {error}")))
-}
-
-/// The word for mail that the operator or a limit keeps back; no attempt ends with it.
-pub(super) const HELD: &str = "held";
-
-/// Why mail waits: what an operator selects by.
-#[derive(Clone, Copy, Debug)]
-enum Cause {
-    /// The last attempt ended with it.
-    Reason(Reason),
-    /// It is kept back, whatever became of attempts before.
-    Held,
-}
-
-impl Cause {
-    /// A word that no reason has is a mistake, not a selection of nothing.
-    fn parse(word: &str) -> Result<Self, AdminRefused> {
-        let unknown = || AdminRefused::bad(format!("reason: {word:?} is not a reason"));
-        match word {
-            HELD => Ok(Self::Held),
-            _ => Reason::parse(word).map(Self::Reason).ok_or_else(unknown),
-        }
-    }
-
-    fn filter(self) -> Filter {
-        match self {
-            Self::Reason(reason) => {
-                Filter { reason: Some(reason.as_str().into()), ..Filter::default() }
-            }
-            Self::Held => Filter { state: Some(RecipientState::Held), ..Filter::default() },
-        }
-    }
-}
-
-fn parse_id(text: &str) -> Result<MessageId, AdminRefused> {
-    text.parse().map_err(|_| AdminRefused::bad(format!("{text:?} is not a message id")))
-}
-
-fn no_such(id: MessageId) -> String {
-    format!("no message {id} in the queue")
 }

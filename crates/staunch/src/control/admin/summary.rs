@@ -9,7 +9,8 @@ use smtp::Domain;
 use spool::{Filter, LaneKey, LaneTrouble, QueueRow, RecipientState};
 
 use super::answer::{AdminRefused, ask_store};
-use super::queue::{self, HELD};
+use super::chosen::HELD;
+use super::queue;
 use super::switches;
 use crate::control::Control;
 use crate::control::api::{GroupBy, GroupCount, QueueCounts, WantedSummary};
