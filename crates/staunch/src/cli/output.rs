@@ -178,6 +178,11 @@ pub(super) fn text_cell(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { RemoteText::new(text).to_string() }
 }
 
+/// A sender; the null sender has no other name.
+pub(super) fn sender_cell(sender: &str) -> String {
+    if sender.is_empty() { "<>".to_owned() } else { text_cell(sender) }
+}
+
 /// Octets with a unit: `900`, `12K`, `3.4M`.
 pub(super) fn size_cell(octets: u64) -> String {
     let tenths = |unit: u64| {

@@ -1,18 +1,20 @@
 //! `staunch queue`: look at what waits, and act on it.
 
-use std::io::{IsTerminal as _, Write, stdout};
+mod show;
+
+use std::io::{self, IsTerminal as _, Write, stdout};
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::arguments::{Json, MailCommand, QueueAction, QueueList, QueueShow};
 use super::exit::{Exit, Failure};
-use super::output::{self, ShownText, age_cell, size_cell, text_cell, time_cell};
+use super::output::{self, ShownText, age_cell, sender_cell, size_cell, text_cell, time_cell};
 use super::table::TextTable;
 use crate::cli::admin_client::{AdminClient, read, with_client};
 use crate::clock;
 use crate::config::Loaded;
-use crate::control::api::{ActionDone, GroupBy, ListedRecipient, MailState};
+use crate::control::api::{ActionDone, GroupBy, ListedMessage, ListedRecipient, MailState};
 
 /// Of the list; those from [`OWN`] on are about the recipient alone.
 const HEADINGS: [&str; 10] = [
@@ -102,14 +104,9 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
 
 fn cells(row: &ListedRecipient, now: Timestamp) -> Vec<String> {
     let or_dash = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), text_cell);
-    let sender = match row.sender.as_deref() {
-        // The null sender has no other name.
-        Some("") => "<>".to_owned(),
-        sender => or_dash(sender),
-    };
     vec![
         or_dash(row.id.as_deref()),
-        sender,
+        row.sender.as_deref().map_or_else(|| "-".to_owned(), sender_cell),
         row.size.map_or_else(|| "-".to_owned(), size_cell),
         row.arrived_at.map_or_else(|| "-".to_owned(), |came| age_cell(now.duration_since(came))),
         text_cell(&row.recipient),
@@ -142,22 +139,21 @@ async fn show(client: &AdminClient, command: &QueueShow) -> Result<Exit, Failure
     if command.json.json {
         output::json(&mut out, &message)?;
     } else {
-        show_message(&mut out, message)?;
+        let (message, now) = (read::<ListedMessage>(&message)?, clock::now());
+        show::message(&mut out, &message, now)?;
+        writeln!(out)?;
+        recipients(&mut out, &message.recipients, now)?;
     }
     Ok(Exit::Ok)
 }
 
-/// The message, then its recipients as in the list, without what they have in common.
-fn show_message(out: &mut dyn Write, mut message: Value) -> Result<(), Failure> {
-    let recipients = message.as_object_mut().and_then(|members| members.remove("recipients"));
-    let recipients: Vec<ListedRecipient> = read(&recipients.unwrap_or_default())?;
-    output::object(out, &message)?;
-    writeln!(out)?;
+/// As in the list, without what they have in common.
+fn recipients(out: &mut dyn Write, rows: &[ListedRecipient], now: Timestamp) -> io::Result<()> {
     let mut table = TextTable::new(HEADINGS.get(OWN..).unwrap_or_default());
-    for recipient in &recipients {
-        table.row(out, cells(recipient, clock::now()).into_iter().skip(OWN).collect())?;
+    for row in rows {
+        table.row(out, cells(row, now).into_iter().skip(OWN).collect())?;
     }
-    Ok(table.finish(out)?)
+    table.finish(out)
 }
 
 async fn act(client: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
@@ -192,26 +188,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_shown_once_and_each_recipient_with_its_own_state() {
+    fn each_recipient_of_a_message_has_its_own_state() {
         let recipient = |address: &str, last: Value| {
-            json!({
+            let row = json!({
                 "id": "m1", "sender": "", "recipient": address, "state": "queued", "attempts": 1,
                 "next_attempt_at": "2026-01-02T03:04:05.5Z", "last": last,
-            })
+            });
+            read(&row).unwrap()
         };
         let problem = json!({"status": "4.7.5", "reason": "mx_not_listed", "text": "no"});
-        let message = json!({
-            "id": "m1", "sender": "", "size": 7,
-            "recipients": [recipient("b@x.example", problem), recipient("c@x.example", Value::Null)],
-        });
-        assert_eq!(cells(&read(&message["recipients"][0]).unwrap(), clock::now())[1], "<>");
+        let rows = [recipient("b@x.example", problem), recipient("c@x.example", Value::Null)];
+        assert_eq!(cells(&rows[0], clock::now())[1], "<>");
         let mut out = Vec::new();
-        show_message(&mut out, message).unwrap();
+        recipients(&mut out, &rows, clock::now()).unwrap();
         let want = "\
-id      m1
-sender  -
-size    7
-
 RECIPIENT    STATE   TRIES  NEXT ATTEMPT          REASON         LAST ANSWER
 b@x.example  queued  1      2026-01-02 03:04:05Z  mx_not_listed  no
 c@x.example  queued  1      2026-01-02 03:04:05Z  -              -
