@@ -178,6 +178,35 @@ async fn a_message_is_named_by_the_beginning_of_its_id_if_no_other_begins_so() {
     assert_eq!(left, [second.as_str()]);
 }
 
+/// Mail for two next hops, one of them reached by two domains.
+#[tokio::test]
+async fn a_summary_counts_by_next_hop_and_age_and_keeps_what_it_had() {
+    let world = World::start(PROGRAM).await;
+    let route = "[[route]]\ndomains = [\"a.test\", \"b.test\"]\nvia = [\"smtp://smart.test:25\"]\n";
+    let relay = world.relay(route).await;
+    let (code, text, _) = said(&relay, &["queue", "summary"]).await;
+    assert_eq!(code, Some(0));
+    assert!(!text.contains("oldest") && !text.contains("NEXT HOP"), "{text}");
+
+    relay.cli_json(&["pause"]).await;
+    relay.submit("a@client.test", &["x@a.test", "x@b.test", "x@far.test"], "one").await;
+    let summary = &relay.cli_json(&["queue", "summary", "--by", "domain"]).await[0];
+    for key in ["messages", "queued", "held", "sending_messages", "paused", "paused_hops"] {
+        assert!(!summary[key].is_null(), "{key}: {summary}");
+    }
+    assert_eq!(summary["groups"].as_array().unwrap().len(), 3);
+    assert_eq!(summary["oldest_at"], relay.queued("x@a.test").await.unwrap()["arrived_at"]);
+    let ages = &summary["ages"];
+    assert_eq!(ages["counts"], serde_json::json!([3, 0, 0, 0, 0, 0, 0, 0]));
+    let hops: Vec<_> = ages["next_hops"].as_array().unwrap().iter().collect();
+    assert_eq!((hops.len(), &ages["more_next_hops"]), (2, &0.into()));
+    assert_eq!((&hops[0]["recipients"], &hops[1]["next_hop"]), (&2.into(), &"far.test".into()));
+
+    let (_, text, _) = said(&relay, &["queue", "summary"]).await;
+    assert!(text.contains("\nPaused since "), "{text}");
+    assert!(text.contains("\nNEXT HOP ") && text.contains("\nfar.test "), "{text}");
+}
+
 /// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,

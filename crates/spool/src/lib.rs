@@ -9,6 +9,7 @@
 //! No clock, no network, no async: writes end in a callback on the writer's thread, reads block.
 
 pub use crate::acting::{Acted, ActedRow};
+pub use crate::ages::AgeSlice;
 pub use crate::backup::{Copied, CopiedPolicies, CopyError, backup};
 pub use crate::body::StoredBody;
 pub use crate::damage::{CheckCursor, Checked, Damage, DamagedRecipient, MESSAGE_DAMAGED};
@@ -50,6 +51,7 @@ mod mend;
 mod message;
 
 mod acting;
+mod ages;
 mod around;
 mod arrival;
 mod backup;

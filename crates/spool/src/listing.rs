@@ -18,7 +18,7 @@ use crate::rows::{self, Columns, count, recipient_key, split_key, time};
 use crate::{IdPrefix, MessageId, StoreError};
 
 /// Rows looked at in one read transaction, matching or not: some 30 ms.
-const SCAN_MAX: usize = 20_000;
+pub(crate) const SCAN_MAX: usize = 20_000;
 
 /// Which recipients are meant. Empty: all of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -286,6 +286,17 @@ fn a_damaged_page_of_rows_hides_nobody_else() {
             }
         }
         assert_eq!((listed, named), (due.len(), damaged), "page {page}: all are listed");
+        let (mut counted, mut after) = (0, None);
+        loop {
+            let slice = spool.ages(&[], after).unwrap();
+            counted += slice.lanes.iter().flat_map(|(_, counts)| counts).sum::<u64>();
+            after = slice.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let readable = due.len() as u64..=300;
+        assert!(readable.contains(&counted), "page {page}: {counted} have an age");
     }
 }
 

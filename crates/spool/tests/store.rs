@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use common::{
-    at, bytes, commit, envelope, facts, files, hold, hold_matching, lane, open, options, problem,
-    sealed, settle, settlement, try_commit, wait,
+    at, bytes, commit, commit_as, envelope, facts, files, hold, hold_matching, lane, open, options,
+    problem, sealed, settle, settlement, try_commit, wait,
 };
 use jiff::Timestamp;
 use rusqlite::Connection;
@@ -25,7 +25,7 @@ use spool::{
     Attempt, BodyRef, Change, Enforced, Filter, FoundPolicy, Health, HostRow, LaneKey, LaneState,
     LaneUpdate, Marks, MessageId, MessageOptions, Move, OpenError, PoliciesFile, PolicyRow,
     RecipientDeferral, RecipientNo, RecipientOptions, RecipientState, Selection, Settled, Spool,
-    StoreError,
+    StoreError, StoredEnvelope,
 };
 
 fn host(name: &str) -> HostName {
@@ -314,6 +314,39 @@ fn what_comes_after_the_end_is_not_meant() {
     commit(&spool, b"x", &[("b@to.example", lane(1))]);
     let filter = Filter { until: Some(three), ..Filter::default() };
     assert!(spool.list(&filter, None, 10).unwrap().rows.is_empty());
+}
+
+#[test]
+fn ages_are_counted_for_each_lane_slice_by_slice() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let add = |number: usize, count: usize, arrived_at: Timestamp| {
+        let recipients = vec![("b@to.example", lane(number)); count];
+        commit_as(&spool, b"x", StoredEnvelope { arrived_at, ..envelope(1, &recipients) });
+    };
+    assert!(spool.ages(&[at(0)], None).unwrap().lanes.is_empty());
+    add(1, 15_000, at(100));
+    add(1, 10_000, at(99));
+    add(2, 1, at(50));
+    add(2, 1, at(49));
+    hold_matching(&spool, &Filter { lane: Some(lane(2)), ..Filter::default() });
+    let (mut counts, mut oldest, mut after, mut slices) = (BTreeMap::new(), None, None, 0);
+    loop {
+        let slice = spool.ages(&[at(100), at(50)], after).unwrap();
+        for (lane, add) in slice.lanes {
+            let sum = counts.entry(lane.unwrap()).or_insert_with(|| vec![0; 3]);
+            sum.iter_mut().zip(add).for_each(|(sum, count)| *sum += count);
+        }
+        oldest = oldest.into_iter().chain(slice.oldest).min();
+        after = slice.next;
+        slices += 1;
+        if after.is_none() {
+            break;
+        }
+    }
+    let want = [(lane(1), vec![15_000, 10_000, 0]), (lane(2), vec![0, 1, 1])];
+    assert_eq!((counts, oldest), (BTreeMap::from(want), Some(at(49))));
+    assert!(slices > 1, "all at once");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 use super::Spool;
+use crate::ages::{self, AgeSlice};
 use crate::body::{self, StoredBody};
 use crate::damage::Mismatch;
 use crate::due::{self, Due, DueCursor, DuePage, Want, Which as Wanted};
@@ -215,6 +216,22 @@ impl Spool {
     pub fn count(&self) -> Result<Counts, StoreError> {
         self.bring_in_for_a_look(Needs::Everything)?;
         self.inner.readers.read(listing::counts)
+    }
+
+    /// Counts the next recipients by lane and age: at the first of `bounds`, the latest first, that
+    /// their message did not arrive before, or else behind the last. Blocks for a read of some 20
+    /// ms; call again with `next`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn ages(
+        &self,
+        bounds: &[Timestamp],
+        after: Option<ListCursor>,
+    ) -> Result<AgeSlice, StoreError> {
+        self.bring_in_for_a_look(Needs::Everything)?;
+        self.inner.readers.read(|db| ages::slice(db, bounds, after))
     }
 
     /// A page of at most `limit` recipients that match.

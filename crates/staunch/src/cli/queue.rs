@@ -1,6 +1,7 @@
 //! `staunch queue`: look at what waits, and act on it.
 
 mod show;
+mod summary;
 
 use std::io::{self, IsTerminal as _, Write, stdout};
 
@@ -47,7 +48,14 @@ pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failur
         MailCommand::Delete(action) => act(&client, "delete", action).await,
         MailCommand::Summary(command) => {
             let by = [("by", command.by.map(GroupBy::as_str))];
-            print(&client.get(&["v1", "queue", "summary"], &by).await?, command.json)
+            let counts = client.get(&["v1", "queue", "summary"], &by).await?;
+            let mut out = stdout().lock();
+            if command.json.json {
+                output::json(&mut out, &counts)?;
+            } else {
+                summary::counts(&mut out, &read(&counts)?, clock::now())?;
+            }
+            Ok(Exit::Ok)
         }
     })
 }

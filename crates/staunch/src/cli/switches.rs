@@ -47,8 +47,17 @@ fn show(state: &Value, format: Json) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// A sentence for each thing that is off.
+/// A sentence for each thing that is off, or for that nothing is.
 fn in_words(state: &SwitchStates) -> Vec<String> {
+    let mut lines = what_is_off(state);
+    if lines.is_empty() {
+        lines.push("Nothing is paused, and new mail is taken.".to_owned());
+    }
+    lines
+}
+
+/// A sentence for each thing that is off.
+pub(super) fn what_is_off(state: &SwitchStates) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(state.paused.map(|since| {
         format!("Paused since {}: nothing is sent. Undo: staunch resume", time_cell(since))
@@ -69,9 +78,6 @@ fn in_words(state: &SwitchStates) -> Vec<String> {
         let since = time_cell(since);
         format!("Draining since {since}: no new mail is taken. Undo: staunch drain --off")
     }));
-    if lines.is_empty() {
-        lines.push("Nothing is paused, and new mail is taken.".to_owned());
-    }
     lines
 }
 

@@ -14,6 +14,8 @@ pub(super) struct TextTable {
     is_printing: bool,
     /// Columns of the terminal, where lines are cut.
     cut_at: Option<usize>,
+    /// The first column of numbers, which end below each other.
+    numbers_from: usize,
 }
 
 impl TextTable {
@@ -24,6 +26,7 @@ impl TextTable {
             waiting: Vec::new(),
             is_printing: false,
             cut_at: None,
+            numbers_from: usize::MAX,
         };
         table.keep(headings.iter().map(|heading| (*heading).to_owned()).collect());
         table
@@ -32,6 +35,11 @@ impl TextTable {
     /// Lines end where the terminal does; what is cut off is marked.
     pub(super) fn cut_at(self, cut_at: Option<usize>) -> Self {
         Self { cut_at, ..self }
+    }
+
+    /// From this column on there are only numbers.
+    pub(super) fn numbers_from(self, numbers_from: usize) -> Self {
+        Self { numbers_from, ..self }
     }
 
     fn keep(&mut self, row: Vec<String>) {
@@ -72,7 +80,13 @@ impl TextTable {
     }
 
     fn print(&self, out: &mut dyn Write, row: &[String]) -> io::Result<()> {
-        let cells = row.iter().zip(&self.widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&self.widths).enumerate().map(|(column, (cell, &width))| {
+            if column < self.numbers_from {
+                format!("{cell:width$}")
+            } else {
+                format!("{cell:>width$}")
+            }
+        });
         let line = cells.collect::<Vec<_>>().join("  ");
         let line = line.trim_end();
         match self.cut_at.filter(|most| line.chars().count() > *most) {

@@ -22,9 +22,9 @@ pub(crate) use explain::{
     HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
 };
 pub(crate) use queue::{
-    ActionDone, Chosen, DeadlineEffect, GroupBy, GroupCount, LastProblem, ListedMessage,
-    ListedRecipient, MailState, QueueCounts, ShownDeadline, ShownHeader, ShownOptions, WantedPage,
-    WantedSummary,
+    ActionDone, AgeTable, Chosen, DeadlineEffect, GroupBy, GroupCount, HopAges, LastProblem,
+    ListedMessage, ListedRecipient, MailState, QueueCounts, ShownDeadline, ShownHeader,
+    ShownOptions, WantedPage, WantedSummary,
 };
 
 /// Why a request has no answer, beside the status of HTTP.

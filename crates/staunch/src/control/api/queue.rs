@@ -218,11 +218,39 @@ pub(crate) struct QueueCounts {
     /// Recipients that wait for the operator.
     pub(crate) held: u64,
     pub(crate) sending_messages: usize,
+    /// When the oldest message arrived; null: there is none.
+    #[serde(default)]
+    pub(crate) oldest_at: Option<Timestamp>,
+    /// Recipients by age and next hop.
+    #[serde(default)]
+    pub(crate) ages: Option<AgeTable>,
     #[serde(flatten)]
     pub(crate) switches: SwitchStates,
     /// The largest ones, where groups are asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) groups: Option<Vec<GroupCount>>,
+}
+
+/// Recipients, held ones too, by how long ago their messages arrived.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct AgeTable {
+    /// The first count is of ages up to the first of these, and so on; the last one of what is
+    /// older.
+    pub(crate) up_to_seconds: Vec<u64>,
+    /// Of all next hops.
+    pub(crate) counts: Vec<u64>,
+    /// Those with the most mail, most first.
+    pub(crate) next_hops: Vec<HopAges>,
+    /// Next hops that are not among them.
+    pub(crate) more_next_hops: usize,
+}
+
+/// The recipients that wait for one next hop, by age.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct HopAges {
+    pub(crate) next_hop: String,
+    pub(crate) recipients: u64,
+    pub(crate) counts: Vec<u64>,
 }
 
 /// A group of recipients, under the name of what they are grouped by.
