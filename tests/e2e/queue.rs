@@ -207,6 +207,63 @@ async fn a_summary_counts_by_next_hop_and_age_and_keeps_what_it_had() {
     assert!(text.contains("\nNEXT HOP ") && text.contains("\nfar.test "), "{text}");
 }
 
+#[tokio::test]
+async fn a_list_is_sorted_and_cut_as_it_is_asked_for() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    relay.cli_json(&["pause"]).await;
+    for (recipient, body) in [("b@z.test", "x"), ("c@a.test", "a longer one"), ("a@z.test", "y")] {
+        relay.submit("a@client.test", &[recipient], body).await;
+    }
+    let listed = async |arguments: &[&str]| -> Vec<String> {
+        let all = ["queue", "list"].into_iter().chain(arguments.iter().copied());
+        let rows = relay.cli_json(&all.collect::<Vec<_>>()).await;
+        rows.iter().map(|row| row["recipient"].as_str().unwrap().to_owned()).collect()
+    };
+    for order in [&[][..], &["--sort", "age"]] {
+        assert_eq!(listed(order).await, ["b@z.test", "c@a.test", "a@z.test"]);
+    }
+    assert_eq!(listed(&["--sort", "newest"]).await, ["a@z.test", "c@a.test", "b@z.test"]);
+    assert_eq!(listed(&["--sort", "recipient"]).await, ["c@a.test", "a@z.test", "b@z.test"]);
+    let largest = ["--sort", "size", "--limit", "1"];
+    assert_eq!(listed(&largest).await, ["c@a.test"]);
+    let in_z = ["--sort", "newest", "--limit", "1", "--domain", "z.test"];
+    assert_eq!(listed(&in_z).await, ["a@z.test"]);
+    let (code, text, _) = said(&relay, &["queue", "list", "--sort", "size", "--limit", "1"]).await;
+    assert_eq!(code, Some(0));
+    assert!(text.contains("c@a.test") && !text.contains("b@z.test"), "{text}");
+    assert!(text.ends_with("There are more; staunch queue summary counts all.\n"), "{text}");
+    let (code, _, error) =
+        said(&relay, &["queue", "list", "--sort", "size", "--limit", "20000"]).await;
+    assert_eq!(code, Some(65), "{error}");
+}
+
+/// Who waits behind others was not tried, and does not look as if.
+#[tokio::test]
+async fn a_failure_of_the_next_hop_is_told_from_one_of_the_message() {
+    let world = World::start(PROGRAM).await;
+    world.domain("dead.test").mx_names(&[(10, "mx.dead.test")]);
+    world.dns.a("mx.dead.test", World::dead_address());
+    let relay = world.relay("[delivery]\nretry = [\"1h\"]\n").await;
+    relay.submit("a@client.test", &["tried@dead.test"], "one").await;
+    relay.event("deferred").with("recipient", "tried@dead.test").await;
+    let id = relay.submit("a@client.test", &["behind@dead.test"], "two").await;
+    relay.event("deferred").with("recipient", "behind@dead.test").await;
+    let of = async |recipient: &str| relay.queued(recipient).await.unwrap()["last"]["of"].clone();
+    assert_eq!(
+        (of("tried@dead.test").await, of("behind@dead.test").await),
+        ("message".into(), "next_hop".into())
+    );
+    for arguments in
+        [&["queue", "list", "--recipient", "behind@dead.test"][..], &["queue", "show", &id]]
+    {
+        let (_, text, _) = said(&relay, arguments).await;
+        assert!(text.contains("  connect_failed  next hop: mx.dead.test ["), "{text}");
+    }
+    let (_, text, _) = said(&relay, &["queue", "list", "--recipient", "tried@dead.test"]).await;
+    assert!(!text.contains("next hop: "), "{text}");
+}
+
 /// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::config::duration;
-use crate::control::api::{Chosen, GroupBy, MailState};
+use crate::control::api::{Chosen, GroupBy, MailState, SortBy};
 
 /// An outbound SMTP relay: mail goes to the right host, encrypted, or it waits
 #[derive(Debug, Parser)]
@@ -278,9 +278,12 @@ pub(super) struct QueueList {
     /// Recipients of mail that came so long ago, e.g. 4h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) older_than: Option<Duration>,
-    /// Show at most N
+    /// Show at most N [default: all; with --sort 1000, and never more than 10000]
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<u64>,
+    /// In this order, instead of that of arrival
+    #[arg(long, value_name = "ORDER")]
+    pub(super) sort: Option<SortBy>,
     #[command(flatten)]
     pub(super) json: Json,
 }

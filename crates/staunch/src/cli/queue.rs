@@ -3,7 +3,7 @@
 mod show;
 mod summary;
 
-use std::io::{self, IsTerminal as _, Write, stdout};
+use std::io::{self, IsTerminal as _, Write, stderr, stdout};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -15,7 +15,9 @@ use super::table::TextTable;
 use crate::cli::admin_client::{AdminClient, read, with_client};
 use crate::clock;
 use crate::config::Loaded;
-use crate::control::api::{ActionDone, GroupBy, ListedMessage, ListedRecipient, MailState};
+use crate::control::api::{
+    ActionDone, FailureOf, GroupBy, LastProblem, ListedMessage, ListedRecipient, MailState, SortBy,
+};
 
 /// Of the list; those from [`OWN`] on are about the recipient alone.
 const HEADINGS: [&str; 10] = [
@@ -31,6 +33,8 @@ const HEADINGS: [&str; 10] = [
     "LAST ANSWER",
 ];
 const OWN: usize = 4;
+/// Our choice: rows of a sorted list where nobody says how many.
+const SORTED_ROWS: u64 = 1_000;
 
 pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     with_client(&loaded.config.admin.socket, async |client| match command {
@@ -73,8 +77,10 @@ pub(super) fn mailq(loaded: &Loaded) -> Result<Exit, Failure> {
 /// Prints the list; how many rows there were.
 async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure> {
     let is_json = command.json.json;
-    // For people one more, to say whether there are more.
-    let asked = command.limit.map(|limit| limit.saturating_add(u64::from(!is_json)).to_string());
+    let is_sorted = command.sort.is_some_and(|by| by != SortBy::Age);
+    let limit = command.limit.or_else(|| is_sorted.then_some(SORTED_ROWS));
+    // One more, to say whether there are more.
+    let asked = limit.map(|limit| limit.saturating_add(1).to_string());
     let older_than = command.older_than.map(|age| age.as_secs().to_string());
     let query = [
         ("domain", command.domain.as_deref()),
@@ -85,6 +91,7 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
         ("host", command.host.as_deref()),
         ("older_than", older_than.as_deref()),
         ("limit", asked.as_deref()),
+        ("sort", command.sort.map(SortBy::as_str)),
     ];
     let mut rows = client.stream(&["v1", "queue"], &query).await?;
     let mut out = stdout().lock();
@@ -92,7 +99,7 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
     let mut table = TextTable::new(&HEADINGS).cut_at(width);
     let (mut count, mut is_cut, now) = (0, false, clock::now());
     while let Some(row) = rows.line().await? {
-        if command.limit.is_some_and(|limit| count >= limit) && !is_json {
+        if limit.is_some_and(|limit| count >= limit) {
             is_cut = true;
             break;
         }
@@ -104,8 +111,12 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
         }
     }
     table.finish(&mut out)?;
-    if is_cut {
-        writeln!(out, "There are more; staunch queue summary counts all.")?;
+    let more = "There are more; staunch queue summary counts all.";
+    match (is_cut, is_json, command.limit) {
+        (true, false, _) => writeln!(out, "{more}")?,
+        // A program is told of a limit that it did not set.
+        (true, true, None) => writeln!(stderr(), "{more}")?,
+        (true, true, Some(_)) | (false, _, _) => {}
     }
     Ok(count)
 }
@@ -122,8 +133,15 @@ fn cells(row: &ListedRecipient, now: Timestamp) -> Vec<String> {
         row.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
         row.next_attempt_at.map_or_else(|| "-".to_owned(), time_cell),
         or_dash(row.last.as_ref().map(|last| last.reason.as_str())),
-        or_dash(row.last.as_ref().map(|last| last.text.as_str())),
+        row.last.as_ref().map_or_else(|| "-".to_owned(), answer_cell),
     ]
+}
+
+fn answer_cell(last: &LastProblem) -> String {
+    match last.of {
+        FailureOf::Message => text_cell(&last.text),
+        FailureOf::NextHop => format!("next hop: {}", text_cell(&last.text)),
+    }
 }
 
 async fn show(client: &AdminClient, command: &QueueShow) -> Result<Exit, Failure> {

@@ -22,9 +22,9 @@ pub(crate) use explain::{
     HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
 };
 pub(crate) use queue::{
-    ActionDone, AgeTable, Chosen, DeadlineEffect, GroupBy, GroupCount, HopAges, LastProblem,
-    ListedMessage, ListedRecipient, MailState, QueueCounts, ShownDeadline, ShownHeader,
-    ShownOptions, WantedPage, WantedSummary,
+    ActionDone, AgeTable, Chosen, DeadlineEffect, FailureOf, GroupBy, GroupCount, HopAges,
+    LastProblem, ListedMessage, ListedRecipient, MailState, QueueCounts, SORTED_ROWS_MAX,
+    ShownDeadline, ShownHeader, ShownOptions, SortBy, WantedPage, WantedSummary,
 };
 
 /// Why a request has no answer, beside the status of HTTP.

@@ -11,6 +11,7 @@ mod header;
 mod listener;
 mod policies;
 mod queue;
+mod ranking;
 mod summary;
 mod switches;
 mod transfer;

@@ -18,10 +18,11 @@ use spool::{
 use super::answer::{AdminPeer, AdminRefused, ask_store};
 use super::chosen::{self, Cause, ChosenMail};
 use super::header;
+use super::ranking::Ranking;
 use crate::control::Control;
 use crate::control::api::{
-    ActionDone, Chosen, DeadlineEffect, LastProblem, ListedMessage, ListedRecipient, MailState,
-    ShownDeadline, ShownOptions, WantedPage,
+    ActionDone, Chosen, DeadlineEffect, FailureOf, LastProblem, ListedMessage, ListedRecipient,
+    MailState, ShownDeadline, ShownOptions, SortBy, WantedPage,
 };
 use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
@@ -68,9 +69,21 @@ pub(super) async fn list(
     };
     let troubles = ask_store(&control, troubles).await?;
     let filter = Filter { domain, state, ..Filter::default() };
-    let left = wanted.limit.unwrap_or(u64::MAX);
-    let listing = Listing { control, filter, wanted, troubles, left, at: ListPosition::Start };
-    Ok(Body::from_stream(stream::try_unfold(listing, next_lines)).into_response())
+    let (sort, limit) = (wanted.sort, wanted.limit);
+    let left = limit.unwrap_or(u64::MAX);
+    let at = ListPosition::Start;
+    let mut listing = Listing { control, filter, wanted, troubles, left, at };
+    let mut ranking = match sort {
+        None | Some(SortBy::Age) => {
+            return Ok(Body::from_stream(stream::try_unfold(listing, next_lines)).into_response());
+        }
+        Some(by) => Ranking::new(by, limit)?,
+    };
+    listing.left = u64::MAX;
+    while let Some(rows) = next_rows(&mut listing).await? {
+        rows.into_iter().for_each(|row| ranking.add(row));
+    }
+    Ok(lines(ranking.rows()).map_err(AdminRefused::failed)?.into_response())
 }
 
 pub(super) fn troubles(control: &Control) -> Result<HashMap<LaneKey, LaneTrouble>, StoreError> {
@@ -78,6 +91,22 @@ pub(super) fn troubles(control: &Control) -> Result<HashMap<LaneKey, LaneTrouble
 }
 
 async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, String> {
+    let rows = next_rows(&mut listing).await.map_err(|refused| refused.text)?;
+    rows.map(|rows| Ok((lines(rows)?, listing))).transpose()
+}
+
+/// One object a line.
+fn lines(rows: impl IntoIterator<Item = ListedRecipient>) -> Result<Bytes, String> {
+    let mut lines = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut lines, &row).map_err(|error| error.to_string())?;
+        lines.push(b'\n');
+    }
+    Ok(Bytes::from(lines))
+}
+
+/// The next rows that fit, possibly none; `None` at the end.
+async fn next_rows(listing: &mut Listing) -> Result<Option<Vec<ListedRecipient>>, AdminRefused> {
     let after = match listing.at {
         ListPosition::Start => None,
         ListPosition::After(cursor) => Some(cursor),
@@ -86,23 +115,21 @@ async fn next_lines(mut listing: Listing) -> Result<Option<(Bytes, Listing)>, St
     let filter = listing.filter.clone();
     let page =
         ask_store(&listing.control, move |control| control.queue.spool.list(&filter, after, PAGE))
-            .await
-            .map_err(|refused| refused.text)?;
-    let (mut lines, now) = (Vec::new(), listing.control.queue.now());
+            .await?;
+    let (mut fitting, now) = (Vec::new(), listing.control.queue.now());
     let (control, troubles) = (&listing.control, &listing.troubles);
     let rows = page.rows.iter().map(|row| shown(control, row, troubles.get(&row.lane)));
     for one in rows.chain(page.damaged.iter().map(shown_damaged)) {
         if listing.left > 0 && fits(&listing.wanted, &one, now) {
             listing.left -= 1;
-            serde_json::to_writer(&mut lines, &one).map_err(|error| error.to_string())?;
-            lines.push(b'\n');
+            fitting.push(one);
         }
     }
     listing.at = match page.next {
         Some(cursor) if listing.left > 0 => ListPosition::After(cursor),
         Some(_) | None => ListPosition::End,
     };
-    Ok(Some((Bytes::from(lines), listing)))
+    Ok(Some(fitting))
 }
 
 fn fits(wanted: &WantedPage, one: &ListedRecipient, now: Timestamp) -> bool {
@@ -134,7 +161,8 @@ fn shown(control: &Control, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Li
         RecipientState::Queued => MailState::Queued,
     };
     let next = trouble.map_or(row.next_attempt_at, |t| t.next_probe_at.max(row.next_attempt_at));
-    let last = row.last.as_ref().or_else(|| trouble.map(|trouble| &trouble.problem));
+    let own = row.last.as_ref().map(|problem| last_problem(problem, FailureOf::Message));
+    let hops = || trouble.map(|trouble| last_problem(&trouble.problem, FailureOf::NextHop));
     ListedRecipient {
         id: Some(row.message.to_string()),
         sender: Some(row.sender.as_str().to_owned()),
@@ -147,7 +175,7 @@ fn shown(control: &Control, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Li
         not_before: row.not_before,
         next_attempt_at: Some(next),
         expires_at: Some(row.expires_at),
-        last: last.map(last_problem),
+        last: own.or_else(hops),
         notify: row.options.notify.map(|notify| notify.to_string()),
         original_recipient: row.options.originals.first().map(ToString::to_string),
     }
@@ -168,6 +196,7 @@ fn shown_damaged(damaged: &DamagedRecipient) -> ListedRecipient {
         next_attempt_at: None,
         expires_at: None,
         last: Some(LastProblem {
+            of: FailureOf::Message,
             at: None,
             status: Reason::MessageDamaged.status().to_string(),
             reason: Reason::MessageDamaged.as_str().to_owned(),
@@ -179,8 +208,9 @@ fn shown_damaged(damaged: &DamagedRecipient) -> ListedRecipient {
     }
 }
 
-fn last_problem(problem: &StoredProblem) -> LastProblem {
+fn last_problem(problem: &StoredProblem, of: FailureOf) -> LastProblem {
     LastProblem {
+        of,
         at: Some(problem.at),
         status: problem.status.to_string(),
         reason: problem.reason.to_string(),

@@ -22,6 +22,41 @@ pub(crate) struct WantedPage {
     pub(crate) older_than: Option<u64>,
     /// Rows at most.
     pub(crate) limit: Option<u64>,
+    /// Without one as with [`SortBy::Age`].
+    pub(crate) sort: Option<SortBy>,
+}
+
+/// Our choice: rows that a sorted list can have, unless it is sorted by age: the daemon keeps them
+/// in memory, some 10 MB.
+pub(crate) const SORTED_ROWS_MAX: u64 = 10_000;
+
+/// In which order recipients are listed. Those that are equal come in the order of arrival.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SortBy {
+    /// In the order of arrival, the oldest first (the default)
+    Age,
+    /// The latest first
+    Newest,
+    /// The largest first
+    Size,
+    /// By the next attempt, the soonest first; what is held comes last
+    Next,
+    /// By domain, then by the rest of the address
+    Recipient,
+}
+
+impl SortBy {
+    /// As in JSON.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Newest => "newest",
+            Self::Size => "size",
+            Self::Next => "next",
+            Self::Recipient => "recipient",
+        }
+    }
 }
 
 /// Where a recipient's mail is.
@@ -77,6 +112,9 @@ pub(crate) struct ListedRecipient {
 /// Why the last attempt came to nothing.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct LastProblem {
+    /// What failed.
+    #[serde(default)]
+    pub(crate) of: FailureOf,
     pub(crate) at: Option<Timestamp>,
     /// An enhanced status code (RFC 3463).
     pub(crate) status: String,
@@ -86,6 +124,18 @@ pub(crate) struct LastProblem {
     pub(crate) mx: Option<String>,
     /// One line for people.
     pub(crate) text: String,
+}
+
+/// What a failure is about.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FailureOf {
+    /// An attempt at this recipient.
+    #[default]
+    Message,
+    /// The next hop: other mail found it, and this recipient, which was not tried yet, waits for
+    /// it.
+    NextHop,
 }
 
 /// `queue show`.
