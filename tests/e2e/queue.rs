@@ -264,6 +264,41 @@ async fn a_failure_of_the_next_hop_is_told_from_one_of_the_message() {
     assert!(!text.contains("next hop: "), "{text}");
 }
 
+/// The reason stays with the message, also over a restart, and does not outlive the hold.
+#[tokio::test]
+async fn why_mail_is_held_is_shown_until_it_is_not() {
+    let world = World::start(PROGRAM).await;
+    let mut relay = world.relay("").await;
+    relay.cli_json(&["pause"]).await;
+    let id = relay.submit("a@client.test", &["b@far.test"], "one").await;
+    let other = relay.submit("a@client.test", &["c@far.test"], "two").await;
+    let why = "ticket 4711:\nlooks forged";
+    relay.cli_json(&["queue", "hold", &id, "--why", why]).await;
+    relay.cli_json(&["queue", "hold", &other]).await;
+    let inert = "ticket 4711:\\nlooks forged";
+    relay.event("held").with("message_id", &id).with("why", inert).await;
+    relay.event("queue_order").with("selection", &id).with("why", inert).await;
+    relay.stop().await;
+    relay.start_again().await;
+    assert_eq!(relay.queued("b@far.test").await.unwrap()["held_why"], inert);
+    assert!(relay.queued("c@far.test").await.unwrap()["held_why"].is_null());
+    for arguments in [&["queue", "list"][..], &["queue", "show", &id]] {
+        let (_, text, _) = said(&relay, arguments).await;
+        assert!(text.contains(&format!("  held: {inert}\n")), "{text}");
+    }
+    relay.cli_json(&["queue", "release", &id]).await;
+    assert!(relay.queued("b@far.test").await.unwrap()["held_why"].is_null());
+    relay.cli_json(&["queue", "hold", &id]).await;
+    assert!(relay.queued("b@far.test").await.unwrap()["held_why"].is_null());
+    // Nor is it anybody else's business.
+    relay.cli_json(&["queue", "hold", "--all", "--why", "quarantine-7"]).await;
+    relay.cli_json(&["queue", "bounce", &id]).await;
+    let notice = relay.queued("a@client.test").await.unwrap();
+    let (_, text, _) =
+        said(&relay, &["queue", "show", notice["id"].as_str().unwrap(), "--body"]).await;
+    assert!(text.contains("Subject: ") && !text.contains("quarantine-7"), "{text}");
+}
+
 /// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,

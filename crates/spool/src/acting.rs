@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params_from_iter};
 
 use crate::commit::{file_of, find, remove_if_done};
+use crate::hold_reasons;
 use crate::layout::Layout;
 use crate::listing::ListCursor;
 use crate::message::{LaneKey, RecipientNo, RecipientState, Settled};
@@ -80,6 +81,9 @@ pub(crate) fn act(
             let row =
                 |(no, recipient)| ActedRow { message: *id, no, sender: sender.clone(), recipient };
             acted.rows.extend(changed.into_iter().map(row));
+        }
+        if !matches!(action, BulkAction::Hold | BulkAction::Retry(_)) {
+            hold_reasons::forget(db, *id, seq)?;
         }
         if matches!(action, BulkAction::Delete) && remove_if_done(db, seq)? == Settled::Gone {
             files.extend(file_of(layout, *id, body));

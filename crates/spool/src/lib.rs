@@ -67,6 +67,7 @@ mod enforced;
 mod examine;
 mod export;
 mod foreign_readers;
+mod hold_reasons;
 mod imported;
 mod incoming;
 mod journal;

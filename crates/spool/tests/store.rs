@@ -350,6 +350,57 @@ fn ages_are_counted_for_each_lane_slice_by_slice() {
 }
 
 #[test]
+fn why_a_message_is_held_is_known_until_nothing_of_it_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let recipients = [("a@to.example", lane(1)), ("b@to.example", lane(2))];
+    let (id, other) = (commit(&spool, b"x", &recipients), commit(&spool, b"x", &recipients));
+    let both = vec![(id, RecipientNo(0)), (id, RecipientNo(1))];
+    let why = |spool: &Spool| {
+        let found = spool.hold_reasons(&[id, other]).unwrap();
+        found.get(&id).cloned().filter(|_| found.len() == 1)
+    };
+    let release = |which| spool.release(&which, at(1), None).unwrap();
+    let hold = |why: &str| spool.hold_these_because(both.clone(), why.into()).unwrap();
+
+    hold_matching(&spool, &Filter { lane: Some(lane(2)), ..Filter::default() });
+    assert_eq!(hold("a virus?").recipients, 1, "one is held already");
+    assert_eq!(why(&spool).as_deref(), Some("a virus?"));
+    assert_eq!(hold("it is one").recipients, 0, "only the reason is another");
+    spool.give_back(vec![both[0]]).unwrap();
+    assert_eq!(why(&spool).as_deref(), Some("it is one"), "the other is held");
+    release(Selection::Messages(vec![id]));
+    assert_eq!(why(&spool), None);
+    hold("deleted");
+    spool.delete(&Selection::Messages(vec![id]), None).unwrap();
+    assert_eq!(why(&spool), None);
+    assert_eq!(spool.marks("held.").unwrap(), Marks::default());
+}
+
+#[test]
+fn why_a_message_was_held_is_forgotten_when_it_is_said_to_be_gone_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = {
+        let spool = open(dir.path());
+        let id = commit(&spool, b"x", &[("a@to.example", lane(1)), ("b@to.example", lane(1))]);
+        let who = vec![(id, RecipientNo(0)), (id, RecipientNo(1))];
+        spool.hold_these_because(who, "why".into()).unwrap();
+        id
+    };
+    let spool = open(dir.path());
+    let give_up = |no| {
+        let mut gone = settlement(&spool, id);
+        gone.changes = vec![(RecipientNo(no), Change::Failed)];
+        settle(&spool, gone).unwrap();
+        spool.forget_hold_reasons(vec![id]).unwrap();
+    };
+    give_up(0);
+    assert_eq!(spool.hold_reasons(&[id]).unwrap()[&id], "why");
+    give_up(1);
+    assert_eq!(spool.marks("held.").unwrap(), Marks::default());
+}
+
+#[test]
 fn a_hold_is_undone_as_if_it_had_not_been_and_takes_only_whom_it_names() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());

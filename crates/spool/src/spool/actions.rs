@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::{Spool, remove_files};
 use crate::acting::{self, Acted, ActionTarget, BulkAction};
 use crate::due;
+use crate::hold_reasons;
 use crate::listing::{ListCursor, Selection};
 use crate::message::RecipientNo;
 use crate::relane::{self, Move};
@@ -89,7 +90,8 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn hold_these(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
-        self.act_on(BulkAction::Hold, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+        let targets = who.into_iter().map(|(id, no)| (id, Some(no))).collect();
+        self.act_on(BulkAction::Hold, targets, None)
     }
 
     /// Undoes [`Spool::hold_these`]: they are queued again, and due when they were. Blocks for a
@@ -99,7 +101,8 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn give_back(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
-        self.act_on(BulkAction::GiveBack, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+        let targets = who.into_iter().map(|(id, no)| (id, Some(no))).collect();
+        self.act_on(BulkAction::GiveBack, targets, None)
     }
 
     /// Deletes these recipients without notice to anybody, some 1,000 at once. Blocks for a commit.
@@ -108,7 +111,8 @@ impl Spool {
     ///
     /// [`StoreError`]; then nothing has changed.
     pub fn delete_these(&self, who: Vec<(MessageId, RecipientNo)>) -> Result<Acted, StoreError> {
-        self.act_on(BulkAction::Delete, who.into_iter().map(|(id, no)| (id, Some(no))).collect())
+        let targets = who.into_iter().map(|(id, no)| (id, Some(no))).collect();
+        self.act_on(BulkAction::Delete, targets, None)
     }
 
     /// Queues a batch of held recipients again, due at `now`, or when their sender allows; call
@@ -137,7 +141,8 @@ impl Spool {
             Selection::Messages(ids) => {
                 let mut total = Acted::default();
                 for ids in ids.chunks(ACTION_BATCH) {
-                    let acted = self.act_on(action, ids.iter().map(|&id| (id, None)).collect())?;
+                    let targets = ids.iter().map(|&id| (id, None)).collect();
+                    let acted = self.act_on(action, targets, None)?;
                     total.recipients += acted.recipients;
                     total.rows.extend(acted.rows);
                     total.lanes.extend(acted.lanes);
@@ -149,17 +154,30 @@ impl Spool {
         };
         let page = self.list(filter, after, ACTION_BATCH)?;
         let targets = page.rows.iter().map(|row| (row.message, Some(row.no))).collect();
-        let acted = self.act_on(action, targets)?;
+        let acted = self.act_on(action, targets, None)?;
         Ok(Acted { next: page.next, ..acted })
     }
 
-    fn act_on(&self, action: BulkAction, targets: Vec<ActionTarget>) -> Result<Acted, StoreError> {
+    /// Does it, and notes `why` for those that are held then.
+    pub(crate) fn act_on(
+        &self,
+        action: BulkAction,
+        targets: Vec<ActionTarget>,
+        why: Option<String>,
+    ) -> Result<Acted, StoreError> {
         if targets.is_empty() {
             return Ok(Acted::default());
         }
         let bodies_dir = Arc::clone(&self.inner.bodies_dir);
-        let (acted, files) =
-            self.write(move |db| acting::act(db, &bodies_dir.layout, action, &targets))?;
+        let (acted, files) = self.write(move |db| {
+            let (acted, files) = acting::act(db, &bodies_dir.layout, action, &targets)?;
+            if let Some(why) = &why {
+                let mut messages: Vec<_> = targets.iter().map(|(id, _)| *id).collect();
+                messages.dedup();
+                messages.iter().try_for_each(|id| hold_reasons::note(db, *id, why))?;
+            }
+            Ok((acted, files))
+        })?;
         remove_files(self.inner.housekeeper.jobs().as_ref(), files);
         Ok(acted)
     }

@@ -222,8 +222,8 @@ pub(super) enum MailCommand {
     #[command(after_help = "Example: staunch queue summary --by reason")]
     Summary(QueueSummary),
     /// Keep back until released; it never expires meanwhile
-    #[command(after_help = "Example: staunch queue hold --domain example.com")]
-    Hold(QueueAction),
+    #[command(after_help = "Example: staunch queue hold --domain example.com --why ticket-4711")]
+    Hold(QueueHold),
     /// Let go what is held, and try it now
     #[command(after_help = "Example: staunch queue release --all")]
     Release(QueueAction),
@@ -331,6 +331,16 @@ pub(super) struct QueueAction {
     pub(super) all: bool,
     #[command(flatten)]
     pub(super) json: Json,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct QueueHold {
+    #[command(flatten)]
+    pub(super) action: QueueAction,
+    /// Why, for the log and for queue list and show, until it is released; also of what is held
+    /// already
+    #[arg(long, value_name = "TEXT")]
+    pub(super) why: Option<String>,
 }
 
 impl QueueAction {

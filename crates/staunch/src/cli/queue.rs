@@ -6,9 +6,10 @@ mod summary;
 use std::io::{self, IsTerminal as _, Write, stderr, stdout};
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
 
-use super::arguments::{Json, MailCommand, QueueAction, QueueList, QueueShow};
+use super::arguments::{Json, MailCommand, QueueAction, QueueHold, QueueList, QueueShow};
 use super::exit::{Exit, Failure};
 use super::output::{self, ShownText, age_cell, sender_cell, size_cell, text_cell, time_cell};
 use super::table::TextTable;
@@ -16,7 +17,8 @@ use crate::cli::admin_client::{AdminClient, read, with_client};
 use crate::clock;
 use crate::config::Loaded;
 use crate::control::api::{
-    ActionDone, FailureOf, GroupBy, LastProblem, ListedMessage, ListedRecipient, MailState, SortBy,
+    ActionDone, FailureOf, GroupBy, HoldOrder, LastProblem, ListedMessage, ListedRecipient,
+    MailState, SortBy,
 };
 
 /// Of the list; those from [`OWN`] on are about the recipient alone.
@@ -45,11 +47,14 @@ pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failur
             Ok(Exit::Ok)
         }
         MailCommand::Show(command) => show(&client, command).await,
-        MailCommand::Retry(action) => act(&client, "retry", action).await,
-        MailCommand::Hold(action) => act(&client, "hold", action).await,
-        MailCommand::Release(action) => act(&client, "release", action).await,
-        MailCommand::Bounce(action) => act(&client, "bounce", action).await,
-        MailCommand::Delete(action) => act(&client, "delete", action).await,
+        MailCommand::Retry(action) => act(&client, "retry", action, &action.chosen()).await,
+        MailCommand::Hold(QueueHold { action, why }) => {
+            let order = HoldOrder { chosen: action.chosen(), why: why.clone() };
+            act(&client, "hold", action, &order).await
+        }
+        MailCommand::Release(action) => act(&client, "release", action, &action.chosen()).await,
+        MailCommand::Bounce(action) => act(&client, "bounce", action, &action.chosen()).await,
+        MailCommand::Delete(action) => act(&client, "delete", action, &action.chosen()).await,
         MailCommand::Summary(command) => {
             let by = [("by", command.by.map(GroupBy::as_str))];
             let counts = client.get(&["v1", "queue", "summary"], &by).await?;
@@ -133,14 +138,18 @@ fn cells(row: &ListedRecipient, now: Timestamp) -> Vec<String> {
         row.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
         row.next_attempt_at.map_or_else(|| "-".to_owned(), time_cell),
         or_dash(row.last.as_ref().map(|last| last.reason.as_str())),
-        row.last.as_ref().map_or_else(|| "-".to_owned(), answer_cell),
+        answer_cell(row),
     ]
 }
 
-fn answer_cell(last: &LastProblem) -> String {
-    match last.of {
-        FailureOf::Message => text_cell(&last.text),
-        FailureOf::NextHop => format!("next hop: {}", text_cell(&last.text)),
+fn answer_cell(row: &ListedRecipient) -> String {
+    match (&row.held_why, &row.last) {
+        (Some(why), _) => format!("held: {}", text_cell(why)),
+        (None, None) => "-".to_owned(),
+        (None, Some(LastProblem { of: FailureOf::Message, text, .. })) => text_cell(text),
+        (None, Some(LastProblem { of: FailureOf::NextHop, text, .. })) => {
+            format!("next hop: {}", text_cell(text))
+        }
     }
 }
 
@@ -182,8 +191,13 @@ fn recipients(out: &mut dyn Write, rows: &[ListedRecipient], now: Timestamp) -> 
     table.finish(out)
 }
 
-async fn act(client: &AdminClient, verb: &str, action: &QueueAction) -> Result<Exit, Failure> {
-    let answer = client.post(&["v1", "queue", verb], &action.chosen()).await?;
+async fn act(
+    client: &AdminClient,
+    verb: &str,
+    action: &QueueAction,
+    order: &impl Serialize,
+) -> Result<Exit, Failure> {
+    let answer = client.post(&["v1", "queue", verb], order).await?;
     let ActionDone { count, being_sent } = read(&answer)?;
     let being_sent = being_sent.unwrap_or_default();
     let mut out = stdout().lock();

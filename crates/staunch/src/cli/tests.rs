@@ -40,8 +40,8 @@ fn every_example_is_a_command_line_and_its_ids_are_ids() {
         let CliCommand::Queue(QueueCommand::Mail(command)) = arguments.command else { continue };
         let named = match command {
             MailCommand::Show(command) => vec![command.id],
+            MailCommand::Hold(command) => command.action.ids,
             MailCommand::Retry(action)
-            | MailCommand::Hold(action)
             | MailCommand::Release(action)
             | MailCommand::Bounce(action)
             | MailCommand::Delete(action) => action.ids,

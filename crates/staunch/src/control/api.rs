@@ -22,8 +22,8 @@ pub(crate) use explain::{
     HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
 };
 pub(crate) use queue::{
-    ActionDone, AgeTable, Chosen, DeadlineEffect, FailureOf, GroupBy, GroupCount, HopAges,
-    LastProblem, ListedMessage, ListedRecipient, MailState, QueueCounts, SORTED_ROWS_MAX,
+    ActionDone, AgeTable, Chosen, DeadlineEffect, FailureOf, GroupBy, GroupCount, HoldOrder,
+    HopAges, LastProblem, ListedMessage, ListedRecipient, MailState, QueueCounts, SORTED_ROWS_MAX,
     ShownDeadline, ShownHeader, ShownOptions, SortBy, WantedPage, WantedSummary,
 };
 

@@ -56,12 +56,13 @@ facts! {
         ),
 
         /// A recipient is not tried until it is released.
-        Held { row: &'a ActedRow, uid: Option<u32> } => info!(
+        Held { row: &'a ActedRow, why: Option<&'a str>, uid: Option<u32> } => info!(
             event = "held",
             message_id = %row.message,
             reason = "held",
             sender = &*row.sender,
             recipient = &*row.recipient,
+            why,
             uid,
             "by the operator, until released"
         ),
@@ -77,10 +78,14 @@ facts! {
         ),
 
         /// What the operator wanted done to mail, once it is done.
-        Ordered { order: &'static str, selection: &'a str, recipients: u64, uid: Option<u32> } => info!(
+        Ordered {
+            order: &'static str, selection: &'a str, why: Option<&'a str>, recipients: u64,
+            uid: Option<u32>,
+        } => info!(
             event = "queue_order",
             order,
             selection,
+            why,
             recipients,
             uid,
             "by the operator"

@@ -194,8 +194,13 @@ mod tests {
         let held = commit(&stage, "x@a.test");
         commit(&stage, "y@a.test");
         let page = store::expired(handle, lane("a.test"), clock::now(), None).await.unwrap();
-        let taken =
-            stop::take_out(handle, Verb::Hold, Selection::Messages(vec![held]), &|_| ()).await;
+        let taken = stop::take_out(
+            handle,
+            Verb::Hold { why: None },
+            Selection::Messages(vec![held]),
+            &|_| (),
+        )
+        .await;
         assert_eq!(taken.unwrap(), TakenOut { count: 1, being_sent: 0 });
         let problem = Problem::new(Reason::ConnectFailed, "down");
         for work in page.work {

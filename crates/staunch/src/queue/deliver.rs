@@ -329,7 +329,7 @@ mod tests {
     /// It was read, or had just arrived, when the operator's command came.
     #[tokio::test]
     async fn what_is_in_memory_is_not_sent_to_who_was_taken_out_of_the_queue() {
-        for verb in [Verb::Hold, Verb::Delete, Verb::Bounce] {
+        for verb in [Verb::Hold { why: None }, Verb::Delete, Verb::Bounce] {
             let stage = Stage::new();
             let message = commit(&stage, &["x@a.test"]);
             let due = fetched(&stage).await;
@@ -395,7 +395,7 @@ mod tests {
     /// While its mail is at a host, it is neither held nor deleted, nor said to be.
     #[tokio::test]
     async fn what_is_being_sent_stays_as_it_is() {
-        for verb in [Verb::Hold, Verb::Delete, Verb::Bounce] {
+        for verb in [Verb::Hold { why: None }, Verb::Delete, Verb::Bounce] {
             let stage = Stage::new();
             let message = commit(&stage, &["x@a.test", "y@a.test"]);
             let before = stage.queue();

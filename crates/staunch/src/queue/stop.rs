@@ -24,9 +24,12 @@ const PAGE: usize = 500;
 
 /// What becomes of mail that is taken out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Verb {
+pub(crate) enum Verb<'a> {
     /// It stays, and is not tried.
-    Hold,
+    Hold {
+        /// In the operator's words.
+        why: Option<&'a str>,
+    },
     /// It is gone, and nobody is told.
     Delete,
     /// It is gone, and its senders are told.
@@ -53,7 +56,7 @@ pub(crate) struct TakenOut {
 /// [`StoreError`]; what was done before is done, and some may be held.
 pub(crate) async fn take_out(
     handle: &Arc<QueueHandle>,
-    verb: Verb,
+    verb: Verb<'_>,
     selection: Selection,
     told: RowTeller<'_>,
 ) -> Result<TakenOut, StoreError> {
@@ -120,18 +123,23 @@ fn places_of(spool: &Spool, ids: &[MessageId]) -> Result<ChosenRows, StoreError>
 
 async fn take_out_these(
     handle: &Arc<QueueHandle>,
-    verb: Verb,
+    verb: Verb<'_>,
     chosen: ChosenRows,
     told: RowTeller<'_>,
 ) -> Result<TakenOut, StoreError> {
     let ChosenRows { rows, whole } = chosen;
-    let Stopped { left, under_way, held } = stop(handle, rows).await?;
+    let why = match verb {
+        Verb::Hold { why } => why,
+        Verb::Delete | Verb::Bounce => None,
+    };
+    let Stopped { left, under_way, held } = stop(handle, rows, why).await?;
     let being_sent = number(under_way.len());
     let done = match verb {
-        Verb::Hold => held,
+        Verb::Hold { .. } => held,
         // They are in the log as bounced.
         Verb::Bounce => {
             let count = bounce::give_up(handle, &left).await?;
+            forget_hold_reasons(handle, &left).await?;
             return Ok(TakenOut { count, being_sent });
         }
         Verb::Delete => delete(handle, left, whole, &under_way).await?,
@@ -152,10 +160,19 @@ struct Stopped {
 }
 
 /// Holds `rows`, and tells what is being sent from what is not.
-async fn stop(handle: &Arc<QueueHandle>, rows: Vec<RecipientPlace>) -> Result<Stopped, StoreError> {
+async fn stop(
+    handle: &Arc<QueueHandle>,
+    rows: Vec<RecipientPlace>,
+    why: Option<&str>,
+) -> Result<Stopped, StoreError> {
     let names: Vec<_> = rows.iter().map(name).collect();
     let these = names.clone();
-    let held = handle.ask(move |spool| spool.hold_these(these)).await?;
+    let why = why.map(str::to_owned);
+    let hold = move |spool: &Spool| match why {
+        Some(why) => spool.hold_these_because(these, why),
+        None => spool.hold_these(these),
+    };
+    let held = handle.ask(hold).await?;
     let at_host = handle.underway.remove(&names);
     // What is in memory would only be found gone in its turn.
     handle.tell(Event::Removed(held.lanes)).await;
@@ -170,6 +187,19 @@ async fn stop(handle: &Arc<QueueHandle>, rows: Vec<RecipientPlace>) -> Result<St
     let mut newly_held = held.rows;
     newly_held.retain(|row| !at_host.contains(&(row.message, row.no)));
     Ok(Stopped { left, under_way, held: newly_held })
+}
+
+/// Of those that were held before.
+async fn forget_hold_reasons(
+    handle: &Arc<QueueHandle>,
+    rows: &[RecipientPlace],
+) -> Result<(), StoreError> {
+    let were_held = rows.iter().filter(|row| row.state == RecipientState::Held);
+    let messages: Vec<_> = were_held.map(|row| row.message).collect();
+    if messages.is_empty() {
+        return Ok(());
+    }
+    handle.ask(move |spool| spool.forget_hold_reasons(messages)).await
 }
 
 async fn delete(

@@ -9,10 +9,11 @@ use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use jiff::Timestamp;
+use smtp::RemoteText;
 use smtp::params::ByMode;
 use spool::{
     Acted, ActedRow, DamagedRecipient, Deadline, Filter, LaneKey, LaneTrouble, ListCursor,
-    MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
+    MessageId, MessageOptions, QueueRow, RecipientState, Selection, StoreError, StoredProblem,
 };
 
 use super::answer::{AdminPeer, AdminRefused, ask_store};
@@ -21,8 +22,8 @@ use super::header;
 use super::ranking::Ranking;
 use crate::control::Control;
 use crate::control::api::{
-    ActionDone, Chosen, DeadlineEffect, FailureOf, LastProblem, ListedMessage, ListedRecipient,
-    MailState, ShownDeadline, ShownOptions, SortBy, WantedPage,
+    ActionDone, Chosen, DeadlineEffect, FailureOf, HoldOrder, LastProblem, ListedMessage,
+    ListedRecipient, MailState, ShownDeadline, ShownOptions, SortBy, WantedPage,
 };
 use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
@@ -113,12 +114,17 @@ async fn next_rows(listing: &mut Listing) -> Result<Option<Vec<ListedRecipient>>
         ListPosition::End => return Ok(None),
     };
     let filter = listing.filter.clone();
-    let page =
-        ask_store(&listing.control, move |control| control.queue.spool.list(&filter, after, PAGE))
-            .await?;
+    let found = ask_store(&listing.control, move |control| {
+        let page = control.queue.spool.list(&filter, after, PAGE)?;
+        Ok((hold_reasons(control, &page.rows), page))
+    });
+    let (reasons, page) = found.await?;
     let (mut fitting, now) = (Vec::new(), listing.control.queue.now());
     let (control, troubles) = (&listing.control, &listing.troubles);
-    let rows = page.rows.iter().map(|row| shown(control, row, troubles.get(&row.lane)));
+    let rows = page.rows.iter().map(|row| ListedRecipient {
+        held_why: why(row, &reasons),
+        ..shown(control, row, troubles.get(&row.lane))
+    });
     for one in rows.chain(page.damaged.iter().map(shown_damaged)) {
         if listing.left > 0 && fits(&listing.wanted, &one, now) {
             listing.left -= 1;
@@ -130,6 +136,18 @@ async fn next_rows(listing: &mut Listing) -> Result<Option<Vec<ListedRecipient>>
         Some(_) | None => ListPosition::End,
     };
     Ok(Some(fitting))
+}
+
+/// Why messages are held. What is damaged there is not shown.
+fn hold_reasons(control: &Control, rows: &[QueueRow]) -> HashMap<MessageId, String> {
+    let held = rows.iter().filter(|row| row.state == RecipientState::Held);
+    let mut messages: Vec<MessageId> = held.map(|row| row.message).collect();
+    messages.dedup();
+    control.queue.spool.hold_reasons(&messages).unwrap_or_default()
+}
+
+fn why(row: &QueueRow, reasons: &HashMap<MessageId, String>) -> Option<String> {
+    (row.state == RecipientState::Held).then(|| reasons.get(&row.message).cloned()).flatten()
 }
 
 fn fits(wanted: &WantedPage, one: &ListedRecipient, now: Timestamp) -> bool {
@@ -176,6 +194,7 @@ fn shown(control: &Control, row: &QueueRow, trouble: Option<&LaneTrouble>) -> Li
         next_attempt_at: Some(next),
         expires_at: Some(row.expires_at),
         last: own.or_else(hops),
+        held_why: None,
         notify: row.options.notify.map(|notify| notify.to_string()),
         original_recipient: row.options.originals.first().map(ToString::to_string),
     }
@@ -203,6 +222,7 @@ fn shown_damaged(damaged: &DamagedRecipient) -> ListedRecipient {
             mx: None,
             text: damaged.damage.to_string(),
         }),
+        held_why: None,
         notify: None,
         original_recipient: None,
     }
@@ -229,14 +249,18 @@ pub(super) async fn show(
         let found = control.queue.spool.show(id)?;
         Ok(found.map(|message| {
             let header = header::of_message(control, id, message.facts.header_len);
-            (message, header)
+            let reasons = hold_reasons(control, &message.recipients);
+            (message, header, reasons)
         }))
     });
-    let Some((message, header)) = found.await? else {
+    let Some((message, header, reasons)) = found.await? else {
         return Err(AdminRefused::missing(chosen::no_such(id)));
     };
-    let recipients = message.recipients.iter();
-    let recipients = recipients.map(|row| shown(&control, row, troubles.get(&row.lane))).collect();
+    let recipient = |row: &QueueRow| ListedRecipient {
+        held_why: why(row, &reasons),
+        ..shown(&control, row, troubles.get(&row.lane))
+    };
+    let recipients = message.recipients.iter().map(recipient).collect();
     Ok(Json(ListedMessage {
         id: message.message.to_string(),
         sender: message.sender.as_str().to_owned(),
@@ -330,17 +354,20 @@ pub(super) async fn release(
         messages @ Selection::Messages(_) => messages,
     };
     let count = in_batches(&control, selection, free, tell).await?;
-    ControlFact::Ordered { order: "release", selection: &words, recipients: count, uid }.tell();
+    let (order, why) = ("release", None);
+    ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
     Ok(Json(ActionDone { count, being_sent: None }))
 }
 
 pub(super) async fn hold(
     State(control): State<Arc<Control>>,
     ConnectInfo(AdminPeer { uid }): ConnectInfo<AdminPeer>,
-    Json(chosen): Json<Chosen>,
+    Json(HoldOrder { chosen, why }): Json<HoldOrder>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let told = |row: &ActedRow| ControlFact::Held { row, uid }.tell();
-    take_out(&control, ("hold", Verb::Hold), chosen, uid, &told).await
+    let why = why.map(|why| RemoteText::new(&why)).filter(|why| !why.is_empty());
+    let why = why.as_ref().map(RemoteText::as_str);
+    let told = |row: &ActedRow| ControlFact::Held { row, why, uid }.tell();
+    take_out(&control, ("hold", Verb::Hold { why }), chosen, uid, &told).await
 }
 
 pub(super) async fn bounce(
@@ -365,7 +392,7 @@ pub(super) async fn delete(
 
 async fn take_out(
     control: &Arc<Control>,
-    (order, verb): (&'static str, Verb),
+    (order, verb): (&'static str, Verb<'_>),
     chosen: Chosen,
     uid: Option<u32>,
     told: stop::RowTeller<'_>,
@@ -373,7 +400,11 @@ async fn take_out(
     let ChosenMail { selection, words } = chosen::mail(control, chosen).await?;
     let taken = stop::take_out(&control.queue, verb, selection, told).await;
     let TakenOut { count, being_sent } = taken.map_err(AdminRefused::failed)?;
-    ControlFact::Ordered { order, selection: &words, recipients: count, uid }.tell();
+    let why = match verb {
+        Verb::Hold { why } => why,
+        Verb::Delete | Verb::Bounce => None,
+    };
+    ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
     Ok(Json(ActionDone { count, being_sent: Some(being_sent) }))
 }
 

@@ -103,6 +103,9 @@ pub(crate) struct ListedRecipient {
     pub(crate) expires_at: Option<Timestamp>,
     /// Null before the first attempt.
     pub(crate) last: Option<LastProblem>,
+    /// Why the operator holds it, if that was said.
+    #[serde(default)]
+    pub(crate) held_why: Option<String>,
     /// NOTIFY of RCPT (RFC 3461 §4.1).
     pub(crate) notify: Option<String>,
     /// ORCPT of RCPT (RFC 3461 §4.2).
@@ -217,6 +220,16 @@ pub(crate) struct Chosen {
     /// The last attempt's, or `held`.
     pub(crate) reason: Option<String>,
     pub(crate) all: bool,
+}
+
+/// `queue hold`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct HoldOrder {
+    #[serde(flatten)]
+    pub(crate) chosen: Chosen,
+    /// For the log and for whoever looks at the queue.
+    #[serde(default)]
+    pub(crate) why: Option<String>,
 }
 
 /// What an order did.
