@@ -299,6 +299,46 @@ async fn why_mail_is_held_is_shown_until_it_is_not() {
     assert!(text.contains("Subject: ") && !text.contains("quarantine-7"), "{text}");
 }
 
+#[tokio::test]
+async fn a_dry_run_says_what_an_order_would_be_for_and_does_nothing() {
+    let world = World::start(PROGRAM).await;
+    let relay = world.relay("").await;
+    relay.cli_json(&["pause"]).await;
+    let id = relay.submit("a@client.test", &["b@far.test", "c@far.test"], "one").await;
+    relay.submit("a@client.test", &["d@near.test"], "two").await;
+    relay.cli_json(&["queue", "hold", "--domain", "near.test"]).await;
+    let before = relay.queue().await;
+    let mark = relay.mark();
+    let far = ["--domain", "far.test"];
+    for (verb, all, of_id, of_far) in [
+        ("retry", 2, 2, 2),
+        ("hold", 2, 2, 2),
+        ("release", 1, 0, 0),
+        ("bounce", 3, 2, 2),
+        ("delete", 3, 2, 2),
+    ] {
+        let would = async |which: &[&str]| {
+            let arguments = ["queue", verb, "--dry-run", "--json"].into_iter();
+            let all: Vec<&str> = arguments.chain(which.iter().copied()).collect();
+            let (_, text, _) = said(&relay, &all).await;
+            let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(answer["dry_run"], true, "{answer}");
+            answer["count"].as_u64().unwrap()
+        };
+        let counts = (would(&["--all"]).await, would(&[&id]).await, would(&far).await);
+        assert_eq!(counts, (all, of_id, of_far), "{verb}");
+    }
+    let (code, text, _) = said(&relay, &["queue", "delete", "--all", "--dry-run"]).await;
+    let want = "delete would be for 3 recipients; nothing is changed\n";
+    assert_eq!((code, text.as_str()), (Some(0), want));
+    let (code, _, _) = said(&relay, &["queue", "delete", "00000000", "--dry-run"]).await;
+    assert_eq!(code, Some(1));
+    let (code, _, _) = said(&relay, &["queue", "delete", "0", "--dry-run"]).await;
+    assert_eq!(code, Some(65));
+    assert_eq!(relay.queue().await, before);
+    assert_eq!(relay.lines_since(mark, "\"event\""), Vec::<String>::new());
+}
+
 /// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,

@@ -329,6 +329,9 @@ pub(super) struct QueueAction {
     /// All messages
     #[arg(long)]
     pub(super) all: bool,
+    /// Only say how many recipients it would be; nothing is changed
+    #[arg(long)]
+    pub(super) dry_run: bool,
     #[command(flatten)]
     pub(super) json: Json,
 }
@@ -346,7 +349,7 @@ pub(super) struct QueueHold {
 impl QueueAction {
     /// As the daemon is told.
     pub(super) fn chosen(&self) -> Chosen {
-        let Self { ids, domain, reason, all, json: _ } = self;
+        let Self { ids, domain, reason, all, dry_run: _, json: _ } = self;
         Chosen { ids: ids.clone(), domain: domain.clone(), reason: reason.clone(), all: *all }
     }
 }

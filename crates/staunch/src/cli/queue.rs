@@ -18,7 +18,7 @@ use crate::clock;
 use crate::config::Loaded;
 use crate::control::api::{
     ActionDone, FailureOf, GroupBy, HoldOrder, LastProblem, ListedMessage, ListedRecipient,
-    MailState, SortBy,
+    MailState, QueueOrder, SortBy,
 };
 
 /// Of the list; those from [`OWN`] on are about the recipient alone.
@@ -47,14 +47,22 @@ pub(super) fn run(command: &MailCommand, loaded: &Loaded) -> Result<Exit, Failur
             Ok(Exit::Ok)
         }
         MailCommand::Show(command) => show(&client, command).await,
-        MailCommand::Retry(action) => act(&client, "retry", action, &action.chosen()).await,
+        MailCommand::Retry(action) => {
+            act(&client, QueueOrder::Retry, action, &action.chosen()).await
+        }
         MailCommand::Hold(QueueHold { action, why }) => {
             let order = HoldOrder { chosen: action.chosen(), why: why.clone() };
-            act(&client, "hold", action, &order).await
+            act(&client, QueueOrder::Hold, action, &order).await
         }
-        MailCommand::Release(action) => act(&client, "release", action, &action.chosen()).await,
-        MailCommand::Bounce(action) => act(&client, "bounce", action, &action.chosen()).await,
-        MailCommand::Delete(action) => act(&client, "delete", action, &action.chosen()).await,
+        MailCommand::Release(action) => {
+            act(&client, QueueOrder::Release, action, &action.chosen()).await
+        }
+        MailCommand::Bounce(action) => {
+            act(&client, QueueOrder::Bounce, action, &action.chosen()).await
+        }
+        MailCommand::Delete(action) => {
+            act(&client, QueueOrder::Delete, action, &action.chosen()).await
+        }
         MailCommand::Summary(command) => {
             let by = [("by", command.by.map(GroupBy::as_str))];
             let counts = client.get(&["v1", "queue", "summary"], &by).await?;
@@ -193,18 +201,26 @@ fn recipients(out: &mut dyn Write, rows: &[ListedRecipient], now: Timestamp) -> 
 
 async fn act(
     client: &AdminClient,
-    verb: &str,
+    order: QueueOrder,
     action: &QueueAction,
-    order: &impl Serialize,
+    request: &impl Serialize,
 ) -> Result<Exit, Failure> {
-    let answer = client.post(&["v1", "queue", verb], order).await?;
-    let ActionDone { count, being_sent } = read(&answer)?;
+    let verb = order.as_str();
+    let path = ["v1", "queue", verb, "dry-run"];
+    let path = if action.dry_run { &path[..] } else { path.get(..3).unwrap_or_default() };
+    let answer = client.post(path, request).await?;
+    let ActionDone { count, being_sent, dry_run } = read(&answer)?;
     let being_sent = being_sent.unwrap_or_default();
     let mut out = stdout().lock();
     if action.json.json {
         output::json(&mut out, &answer)?;
     } else {
-        writeln!(out, "{verb}: {count} recipient{}", if count == 1 { "" } else { "s" })?;
+        let recipients = if count == 1 { "recipient" } else { "recipients" };
+        if dry_run == Some(true) {
+            writeln!(out, "{verb} would be for {count} {recipients}; nothing is changed")?;
+        } else {
+            writeln!(out, "{verb}: {count} {recipients}")?;
+        }
         if being_sent > 0 {
             writeln!(out, "left alone, being sent at this moment: {being_sent}")?;
         }

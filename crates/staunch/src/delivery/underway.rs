@@ -89,6 +89,13 @@ impl Underway {
         self.lock().get(&message).is_some_and(|all| all.iter().any(is_it))
     }
 
+    /// May a host be taking its mail at this moment?
+    pub(crate) fn is_at_host(&self, message: MessageId, no: RecipientNo) -> bool {
+        let is_it =
+            |marked: &Marked| marked.recipients.contains(&no) && marked.attempt.state() == AT_HOST;
+        self.lock().get(&message).is_some_and(|all| all.iter().any(is_it))
+    }
+
     /// Attempts at this moment.
     pub(crate) fn count(&self) -> usize {
         self.lock().values().map(Vec::len).sum()

@@ -7,6 +7,7 @@ mod answer;
 mod chosen;
 mod clock;
 mod debug;
+mod dry_run;
 mod header;
 mod listener;
 mod policies;
@@ -124,6 +125,8 @@ fn looks() -> Router<Arc<Control>> {
         .route("/v1/queue/summary", get(summary::summary))
         .route("/v1/queue/{id}", get(queue::show))
         .route("/v1/queue/{id}/body", get(queue::body))
+        // A way of its own: a daemon that does not know it does nothing.
+        .route("/v1/queue/{id}/dry-run", post(dry_run::count))
         .route("/v1/policies", get(policies::list))
         .route("/v1/policies/{domain}", get(policies::show))
 }

@@ -332,7 +332,7 @@ pub(super) async fn retry(
     };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
     let count = in_batches(&control, selection, again, tell).await?;
-    Ok(Json(ActionDone { count, being_sent: None }))
+    Ok(Json(ActionDone { count, being_sent: None, dry_run: None }))
 }
 
 pub(super) async fn release(
@@ -356,7 +356,7 @@ pub(super) async fn release(
     let count = in_batches(&control, selection, free, tell).await?;
     let (order, why) = ("release", None);
     ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
-    Ok(Json(ActionDone { count, being_sent: None }))
+    Ok(Json(ActionDone { count, being_sent: None, dry_run: None }))
 }
 
 pub(super) async fn hold(
@@ -405,7 +405,7 @@ async fn take_out(
         Verb::Delete | Verb::Bounce => None,
     };
     ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
-    Ok(Json(ActionDone { count, being_sent: Some(being_sent) }))
+    Ok(Json(ActionDone { count, being_sent: Some(being_sent), dry_run: None }))
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.

@@ -222,6 +222,30 @@ pub(crate) struct Chosen {
     pub(crate) all: bool,
 }
 
+/// What is done to mail in the queue.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum QueueOrder {
+    Retry,
+    Hold,
+    Release,
+    Bounce,
+    Delete,
+}
+
+impl QueueOrder {
+    /// As on the command line.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Hold => "hold",
+            Self::Release => "release",
+            Self::Bounce => "bounce",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 /// `queue hold`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct HoldOrder {
@@ -241,6 +265,9 @@ pub(crate) struct ActionDone {
     /// queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) being_sent: Option<u64>,
+    /// Nothing was done: that is how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dry_run: Option<bool>,
 }
 
 /// `queue summary`: how the answer is grouped.
