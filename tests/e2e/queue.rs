@@ -339,6 +339,58 @@ async fn a_dry_run_says_what_an_order_would_be_for_and_does_nothing() {
     assert_eq!(relay.lines_since(mark, "\"event\""), Vec::<String>::new());
 }
 
+#[tokio::test]
+async fn a_name_that_nothing_in_the_queue_has_is_told_with_what_was_perhaps_meant() {
+    let world = World::start(PROGRAM).await;
+    let port = world.mx_port();
+    let route = format!(
+        "[[route]]\ndomains = [\"routed.test\"]\nvia = [\"smtp://smarthost.test:{port}\"]\n"
+    );
+    let relay = world.relay(&route).await;
+    relay.cli_json(&["pause"]).await;
+    let (code, text, told) = said(&relay, &["queue", "retry", "--all"]).await;
+    assert_eq!(
+        (code, text.as_str(), told.as_str()),
+        (Some(0), "retry: 0 recipients\n", "the queue is empty\n")
+    );
+    let id = relay.submit("a@client.test", &["b@example.test", "b@routed.test"], "one").await;
+
+    for verb in ["retry", "hold", "release", "bounce", "delete"] {
+        let (code, text, told) = said(&relay, &["queue", verb, "--domain", "exmaple.test"]).await;
+        let want =
+            "nothing in the queue matches --domain exmaple.test; did you mean example.test?\n";
+        assert_eq!((code, told.as_str()), (Some(0), want), "{verb}");
+        assert_eq!(text, format!("{verb}: 0 recipients\n"));
+        let arguments = ["queue", verb, "--domain", "other.example"];
+        let done = &relay.cli_json(&arguments).await[0];
+        assert_eq!(done["unmatched"], serde_json::json!({ "did_you_mean": null }), "{verb}");
+        let (code, _, told) = said(&relay, &["queue", verb, "--reason", "remote_4xx"]).await;
+        let want = "nothing in the queue matches --reason remote_4xx\n";
+        assert_eq!((code, told.as_str()), (Some(0), want), "{verb}");
+        let (code, _, told) = said(&relay, &["queue", verb, "--reason", "mx_not_lsted"]).await;
+        let want = "reason: \"mx_not_lsted\" is not a reason; did you mean mx_not_listed?\n";
+        assert_eq!((code, told.as_str()), (Some(65), want), "{verb}");
+    }
+    // What matches and has nothing to be done about is no slip.
+    for which in [&["--domain", "example.test"][..], &["--all"], &[&id]] {
+        let arguments: Vec<&str> = ["queue", "release"].iter().chain(which).copied().collect();
+        let (code, text, told) = said(&relay, &arguments).await;
+        assert_eq!((code, text.as_str(), told.as_str()), (Some(0), "release: 0 recipients\n", ""));
+    }
+    for (name, want) in [
+        ("exmaple.test", "no mail waits for exmaple.test now; did you mean example.test?\n"),
+        ("smartost.test", "no mail waits for smartost.test now; did you mean smarthost.test?\n"),
+        ("new.example", "no mail waits for new.example now\n"),
+        ("example.test", ""),
+        ("smarthost.test", ""),
+        ("routed.test", ""),
+    ] {
+        let (code, text, told) = said(&relay, &["pause", name]).await;
+        assert_eq!((code, told.as_str()), (Some(0), want));
+        assert!(text.contains(&format!("Undo: staunch resume {name}\n")), "it is paused: {text}");
+    }
+}
+
 /// Home for DSNs, and a domain that waits.
 struct Old {
     world: World,

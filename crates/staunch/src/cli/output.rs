@@ -9,6 +9,7 @@ use smtp::RemoteText;
 use smtp::remote_text::push_inert;
 
 use super::table::TextTable;
+use crate::control::api::Unmatched;
 use crate::inert_json;
 
 /// Prints one value as one line. What a terminal could take for more than text is escaped, which is
@@ -181,6 +182,12 @@ pub(super) fn text_cell(text: &str) -> String {
 /// A sender; the null sender has no other name.
 pub(super) fn sender_cell(sender: &str) -> String {
     if sender.is_empty() { "<>".to_owned() } else { text_cell(sender) }
+}
+
+/// What may have been meant, behind a sentence; nothing where nothing is known.
+pub(super) fn did_you_mean(unmatched: &Unmatched) -> String {
+    let meant = unmatched.did_you_mean.as_deref();
+    meant.map(|meant| format!("; did you mean {}?", text_cell(meant))).unwrap_or_default()
 }
 
 /// Octets with a unit: `900`, `12K`, `3.4M`.

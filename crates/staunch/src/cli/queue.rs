@@ -18,7 +18,7 @@ use crate::clock;
 use crate::config::Loaded;
 use crate::control::api::{
     ActionDone, FailureOf, GroupBy, HoldOrder, LastProblem, ListedMessage, ListedRecipient,
-    MailState, QueueOrder, SortBy,
+    MailState, QueueOrder, SortBy, Unmatched,
 };
 
 /// Of the list; those from [`OWN`] on are about the recipient alone.
@@ -209,7 +209,7 @@ async fn act(
     let path = ["v1", "queue", verb, "dry-run"];
     let path = if action.dry_run { &path[..] } else { path.get(..3).unwrap_or_default() };
     let answer = client.post(path, request).await?;
-    let ActionDone { count, being_sent, dry_run } = read(&answer)?;
+    let ActionDone { count, being_sent, dry_run, unmatched } = read(&answer)?;
     let being_sent = being_sent.unwrap_or_default();
     let mut out = stdout().lock();
     if action.json.json {
@@ -225,10 +225,26 @@ async fn act(
             writeln!(out, "left alone, being sent at this moment: {being_sent}")?;
         }
     }
-    if count == 0 && being_sent == 0 && !action.ids.is_empty() {
-        return Err(Failure::new(Exit::No, "no such message in the queue"));
+    match unmatched {
+        Some(_) if !action.ids.is_empty() => {
+            Err(Failure::new(Exit::No, "no such message in the queue"))
+        }
+        Some(unmatched) => {
+            writeln!(stderr(), "{}", unmatched_line(action, &unmatched))?;
+            Ok(Exit::Ok)
+        }
+        None => Ok(Exit::Ok),
     }
-    Ok(Exit::Ok)
+}
+
+/// That nothing matches is no failure, and not what was expected either.
+fn unmatched_line(action: &QueueAction, unmatched: &Unmatched) -> String {
+    let what = match (&action.domain, &action.reason) {
+        (Some(domain), _) => format!("--domain {}", text_cell(domain)),
+        (None, Some(reason)) => format!("--reason {}", text_cell(reason)),
+        (None, None) => return "the queue is empty".to_owned(),
+    };
+    format!("nothing in the queue matches {what}{}", output::did_you_mean(unmatched))
 }
 
 pub(super) fn print(value: &Value, format: Json) -> Result<Exit, Failure> {

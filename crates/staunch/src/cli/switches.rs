@@ -1,6 +1,6 @@
 //! `staunch pause`, `resume` and `drain`: they say what is switched off then, and how to undo it.
 
-use std::io::{Write as _, stdout};
+use std::io::{Write as _, stderr, stdout};
 
 use reqwest::Method;
 use serde_json::Value;
@@ -10,22 +10,29 @@ use super::exit::{Exit, Failure};
 use super::output::{self, text_cell, time_cell};
 use crate::cli::admin_client::{read, with_client};
 use crate::config::Loaded;
-use crate::control::api::{PausedHop, SwitchStates, WhichHop};
+use crate::control::api::{PauseDone, PausedHop, SwitchStates, WhichHop};
 
 pub(super) fn pause(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
-    turn("pause", command, loaded)
+    let done = turn("pause", command, loaded)?;
+    let PauseDone { unmatched, .. } = read(&done)?;
+    let exit = show(&done, command.json)?;
+    if let (Some(unmatched), Some(domain)) = (&unmatched, &command.domain) {
+        let (domain, hint) = (text_cell(domain), output::did_you_mean(unmatched));
+        // Paused it is: mail may come.
+        writeln!(stderr(), "no mail waits for {domain} now{hint}")?;
+    }
+    Ok(exit)
 }
 
 pub(super) fn resume(command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
-    turn("resume", command, loaded)
+    show(&turn("resume", command, loaded)?, command.json)
 }
 
-fn turn(verb: &str, command: &OneHop, loaded: &Loaded) -> Result<Exit, Failure> {
+fn turn(verb: &str, command: &OneHop, loaded: &Loaded) -> Result<Value, Failure> {
     let which = WhichHop { domain: command.domain.clone() };
-    let state = with_client(&loaded.config.admin.socket, async |client| {
+    with_client(&loaded.config.admin.socket, async |client| {
         client.post(&["v1", verb], &which).await
-    })?;
-    show(&state, command.json)
+    })
 }
 
 pub(super) fn drain(command: &Drain, loaded: &Loaded) -> Result<Exit, Failure> {

@@ -23,8 +23,9 @@ pub(crate) use explain::{
 };
 pub(crate) use queue::{
     ActionDone, AgeTable, Chosen, DeadlineEffect, FailureOf, GroupBy, GroupCount, HoldOrder,
-    HopAges, LastProblem, ListedMessage, ListedRecipient, MailState, QueueCounts, QueueOrder,
-    SORTED_ROWS_MAX, ShownDeadline, ShownHeader, ShownOptions, SortBy, WantedPage, WantedSummary,
+    HopAges, LastProblem, ListedMessage, ListedRecipient, MailState, PauseDone, QueueCounts,
+    QueueOrder, SORTED_ROWS_MAX, ShownDeadline, ShownHeader, ShownOptions, SortBy, Unmatched,
+    WantedPage, WantedSummary,
 };
 
 /// Why a request has no answer, beside the status of HTTP.

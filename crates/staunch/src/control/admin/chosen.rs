@@ -11,6 +11,8 @@ use crate::control::Control;
 use crate::control::api::Chosen;
 use crate::telemetry::Reason;
 
+/// Our choice: words that are less alike are not meant (Jaro-Winkler; 1: the same).
+pub(super) const LIKENESS_MIN: f64 = 0.85;
 /// Our choice: ids that are named where several begin alike.
 const IDS_NAMED: usize = 5;
 
@@ -121,6 +123,15 @@ pub(super) fn parse_domain(text: &str) -> Result<HostName, AdminRefused> {
 /// The word for mail that the operator or a limit keeps back; no attempt ends with it.
 pub(super) const HELD: &str = "held";
 
+fn unknown(word: &str) -> AdminRefused {
+    let like = |known: &&str| strsim::jaro_winkler(word, known);
+    let known = Reason::ALL.iter().map(|reason| reason.as_str()).chain([HELD]);
+    let nearest = known.max_by(|a, b| like(a).total_cmp(&like(b)));
+    let hint = nearest.filter(|known| like(known) >= LIKENESS_MIN);
+    let hint = hint.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
+    AdminRefused::bad(format!("reason: {word:?} is not a reason{hint}"))
+}
+
 /// Why mail waits: what an operator selects by.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause {
@@ -133,10 +144,9 @@ pub(super) enum Cause {
 impl Cause {
     /// A word that no reason has is a mistake, not a selection of nothing.
     pub(super) fn parse(word: &str) -> Result<Self, AdminRefused> {
-        let unknown = || AdminRefused::bad(format!("reason: {word:?} is not a reason"));
         match word {
             HELD => Ok(Self::Held),
-            _ => Reason::parse(word).map(Self::Reason).ok_or_else(unknown),
+            _ => Reason::parse(word).map(Self::Reason).ok_or_else(|| unknown(word)),
         }
     }
 

@@ -8,6 +8,7 @@ use spool::{MessageId, QueueRow, RecipientPlace, RecipientState, Selection};
 
 use super::answer::{AdminRefused, ask_store};
 use super::chosen::{self, ChosenMail};
+use super::unmatched;
 use crate::control::Control;
 use crate::control::api::{ActionDone, Chosen, QueueOrder};
 
@@ -22,7 +23,7 @@ pub(super) async fn count(
 ) -> Result<Json<ActionDone>, AdminRefused> {
     let ChosenMail { selection, .. } = chosen::mail(&control, chosen).await?;
     let mut would = WouldBe { order, count: 0, being_sent: 0 };
-    match selection {
+    match &selection {
         Selection::Messages(ids) => {
             for ids in ids.chunks(PAGE).map(<[MessageId]>::to_vec) {
                 let places = ask_store(&control, move |control| {
@@ -46,7 +47,7 @@ pub(super) async fn count(
             }
         }
     }
-    Ok(Json(would.answer()))
+    unmatched::told(&control, &selection, would.answer()).await
 }
 
 fn place(row: &QueueRow) -> RecipientPlace {
@@ -81,6 +82,6 @@ impl WouldBe {
             QueueOrder::Retry | QueueOrder::Release => None,
             QueueOrder::Hold | QueueOrder::Bounce | QueueOrder::Delete => Some(self.being_sent),
         };
-        ActionDone { count: self.count, being_sent, dry_run: Some(true) }
+        ActionDone { count: self.count, being_sent, dry_run: Some(true), unmatched: None }
     }
 }

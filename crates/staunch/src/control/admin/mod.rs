@@ -16,6 +16,7 @@ mod ranking;
 mod summary;
 mod switches;
 mod transfer;
+mod unmatched;
 
 use std::io;
 use std::path::{Path, PathBuf};

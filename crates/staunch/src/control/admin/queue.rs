@@ -20,6 +20,7 @@ use super::answer::{AdminPeer, AdminRefused, ask_store};
 use super::chosen::{self, Cause, ChosenMail};
 use super::header;
 use super::ranking::Ranking;
+use super::unmatched;
 use crate::control::Control;
 use crate::control::api::{
     ActionDone, Chosen, DeadlineEffect, FailureOf, HoldOrder, LastProblem, ListedMessage,
@@ -331,8 +332,8 @@ pub(super) async fn retry(
         control.queue.spool.retry(what, control.queue.now(), from)
     };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
-    let count = in_batches(&control, selection, again, tell).await?;
-    Ok(Json(ActionDone { count, being_sent: None, dry_run: None }))
+    let count = in_batches(&control, selection.clone(), again, tell).await?;
+    unmatched::told(&control, &selection, ActionDone { count, ..ActionDone::default() }).await
 }
 
 pub(super) async fn release(
@@ -347,16 +348,16 @@ pub(super) async fn release(
     };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
     let ChosenMail { selection, words } = chosen::mail(&control, chosen).await?;
-    let selection = match selection {
+    let meant = match selection.clone() {
         Selection::Matching(filter) => Selection::Matching(
             stop::up_to_now(&control.queue, filter).await.map_err(AdminRefused::failed)?,
         ),
         messages @ Selection::Messages(_) => messages,
     };
-    let count = in_batches(&control, selection, free, tell).await?;
+    let count = in_batches(&control, meant, free, tell).await?;
     let (order, why) = ("release", None);
     ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
-    Ok(Json(ActionDone { count, being_sent: None, dry_run: None }))
+    unmatched::told(&control, &selection, ActionDone { count, ..ActionDone::default() }).await
 }
 
 pub(super) async fn hold(
@@ -398,14 +399,15 @@ async fn take_out(
     told: stop::RowTeller<'_>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
     let ChosenMail { selection, words } = chosen::mail(control, chosen).await?;
-    let taken = stop::take_out(&control.queue, verb, selection, told).await;
+    let taken = stop::take_out(&control.queue, verb, selection.clone(), told).await;
     let TakenOut { count, being_sent } = taken.map_err(AdminRefused::failed)?;
     let why = match verb {
         Verb::Hold { why } => why,
         Verb::Delete | Verb::Bounce => None,
     };
     ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
-    Ok(Json(ActionDone { count, being_sent: Some(being_sent), dry_run: None }))
+    let done = ActionDone { count, being_sent: Some(being_sent), ..ActionDone::default() };
+    unmatched::told(control, &selection, done).await
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.

@@ -7,8 +7,9 @@ use axum::extract::{ConnectInfo, State};
 use smtp::HostName;
 
 use super::answer::{AdminPeer, AdminRefused};
+use super::unmatched;
 use crate::control::Control;
-use crate::control::api::{SwitchStates, WhichHop};
+use crate::control::api::{PauseDone, SwitchStates, WhichHop};
 use crate::control::facts::ControlFact;
 use crate::queue::events::Event;
 use crate::queue::switches::{Switch, SwitchError, SwitchPosition};
@@ -23,8 +24,15 @@ pub(super) async fn pause(
     State(control): State<Arc<Control>>,
     ConnectInfo(peer): ConnectInfo<AdminPeer>,
     Json(which): Json<WhichHop>,
-) -> Result<Json<SwitchStates>, AdminRefused> {
-    turn(&control, peer, switch_of(which)?, SwitchPosition::Off(control.queue.now())).await
+) -> Result<Json<PauseDone>, AdminRefused> {
+    let switch = switch_of(which)?;
+    let off = SwitchPosition::Off(control.queue.now());
+    let Json(states) = turn(&control, peer, switch.clone(), off).await?;
+    let unmatched = match &switch {
+        Switch::Hop(name) => unmatched::next_hop(&control, name).await?,
+        Switch::Sending | Switch::Accepting => None,
+    };
+    Ok(Json(PauseDone { states, unmatched }))
 }
 
 pub(super) async fn resume(

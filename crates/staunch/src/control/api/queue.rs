@@ -222,6 +222,16 @@ pub(crate) struct Chosen {
     pub(crate) all: bool,
 }
 
+/// `pause` was done.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct PauseDone {
+    #[serde(flatten)]
+    pub(crate) states: SwitchStates,
+    /// No mail waits for the next hop that was named; it is paused all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unmatched: Option<Unmatched>,
+}
+
 /// What is done to mail in the queue.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -257,7 +267,7 @@ pub(crate) struct HoldOrder {
 }
 
 /// What an order did.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct ActionDone {
     /// Recipients that it was done to.
     pub(crate) count: u64,
@@ -268,6 +278,16 @@ pub(crate) struct ActionDone {
     /// Nothing was done: that is how many there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) dry_run: Option<bool>,
+    /// It was for nobody, since nothing in the queue matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unmatched: Option<Unmatched>,
+}
+
+/// Nothing in the queue is what was named.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Unmatched {
+    /// The most similar name that there is mail for, if it is similar.
+    pub(crate) did_you_mean: Option<String>,
 }
 
 /// `queue summary`: how the answer is grouped.
