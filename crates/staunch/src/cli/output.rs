@@ -1,8 +1,9 @@
 //! What commands print: JSON as it is, or the same for people.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd;
 
+use anstream::{AutoStream, ColorChoice};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use smtp::RemoteText;
@@ -224,6 +225,12 @@ pub(super) fn age_cell(age: SignedDuration) -> String {
 pub(super) fn width(out: &impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(out).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Does stdout show colours? Only a terminal does, and not with `NO_COLOR` or `TERM=dumb`.
+pub(super) fn has_colours() -> bool {
+    let out = io::stdout();
+    out.is_terminal() && AutoStream::choice(&out) != ColorChoice::Never
 }
 
 /// `2026-01-02 03:04:05Z`.

@@ -5,6 +5,7 @@ mod summary;
 
 use std::io::{self, IsTerminal as _, Write, stderr, stdout};
 
+use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::arguments::{Json, MailCommand, QueueAction, QueueHold, QueueList, QueueShow};
 use super::exit::{Exit, Failure};
 use super::output::{self, ShownText, age_cell, sender_cell, size_cell, text_cell, time_cell};
-use super::table::TextTable;
+use super::table::{CellStyle, TextTable};
 use crate::cli::admin_client::{AdminClient, read, with_client};
 use crate::clock;
 use crate::config::Loaded;
@@ -109,7 +110,7 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
     let mut rows = client.stream(&["v1", "queue"], &query).await?;
     let mut out = stdout().lock();
     let width = out.is_terminal().then(|| output::width(&out)).flatten();
-    let mut table = TextTable::new(&HEADINGS).cut_at(width);
+    let mut table = TextTable::new(&HEADINGS).cut_at(width).styled(style());
     let (mut count, mut is_cut, now) = (0, false, clock::now());
     while let Some(row) = rows.line().await? {
         if limit.is_some_and(|limit| count >= limit) {
@@ -132,6 +133,19 @@ async fn list(client: &AdminClient, command: &QueueList) -> Result<u64, Failure>
         (true, true, Some(_)) | (false, _, _) => {}
     }
     Ok(count)
+}
+
+/// What stands out, if there are colours.
+fn style() -> Option<CellStyle> {
+    fn of(heading: &str, cell: &str) -> Style {
+        match (heading, cell) {
+            ("STATE", "held") => AnsiColor::Yellow.on_default(),
+            ("STATE", "sending") => AnsiColor::Green.on_default(),
+            ("REASON", reason) if reason != "-" => AnsiColor::Red.on_default(),
+            _ => Style::new(),
+        }
+    }
+    output::has_colours().then_some(of)
 }
 
 fn cells(row: &ListedRecipient, now: Timestamp) -> Vec<String> {
@@ -192,7 +206,7 @@ async fn show(client: &AdminClient, command: &QueueShow) -> Result<Exit, Failure
 
 /// As in the list, without what they have in common.
 fn recipients(out: &mut dyn Write, rows: &[ListedRecipient], now: Timestamp) -> io::Result<()> {
-    let mut table = TextTable::new(HEADINGS.get(OWN..).unwrap_or_default());
+    let mut table = TextTable::new(HEADINGS.get(OWN..).unwrap_or_default()).styled(style());
     for row in rows {
         table.row(out, cells(row, now).into_iter().skip(OWN).collect())?;
     }
