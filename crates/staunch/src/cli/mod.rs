@@ -26,6 +26,7 @@ mod sendmail;
 mod switches;
 mod table;
 mod transfer;
+mod usage;
 mod user;
 
 use std::ffi::OsString;
@@ -33,12 +34,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 
 use arguments::{Arguments, CliCommand, PolicyCommand, QueueCommand};
 pub(crate) use exit::Exit;
 use exit::Failure;
 use load::load;
+use usage::usage;
 
 /// Runs the program on `arguments`, the first of which is its own name.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -56,26 +57,6 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             failure.exit.code()
         }
     }
-}
-
-/// Help goes to stdout and is a success; clap's own code for mistakes is 2, sysexits' is 64.
-fn usage(error: &clap::Error) -> Exit {
-    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    let is_help = asked || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    let printed =
-        if is_help { error.print() } else { writeln!(std::io::stderr(), "{}", one_line(error)) };
-    if asked && printed.is_ok() { Exit::Ok } else { Exit::Usage }
-}
-
-/// What is wrong and what was probably meant, without the paragraphs that repeat the help.
-fn one_line(error: &clap::Error) -> String {
-    let rendered = error.render().to_string();
-    let said = rendered.split("\n\n").filter(|paragraph| {
-        !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more information")
-    });
-    let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
-    // Arguments can come from a stranger, by way of a script.
-    format!("{} (see --help)", output::inert(&words.join(" ")))
 }
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {

@@ -57,28 +57,6 @@ fn every_example_is_a_command_line_and_its_ids_are_ids() {
 }
 
 #[test]
-fn a_mistake_is_one_line() {
-    let cases = [
-        (
-            "staunch queue list --state x",
-            "error: invalid value 'x' for '--state <STATE>' \
-             [possible values: queued, sending, held] (see --help)",
-        ),
-        (
-            "staunch explan",
-            "error: unrecognized subcommand 'explan' tip: a similar subcommand exists: 'explain' (see --help)",
-        ),
-        (
-            "staunch policy match \u{9b}31m.test",
-            "error: unexpected argument '\\u{9b}31m.test' found (see --help)",
-        ),
-    ];
-    for (line, want) in cases {
-        assert_eq!(one_line(&parse(line).unwrap_err()), want);
-    }
-}
-
-#[test]
 fn bulk_actions_need_exactly_one_kind_of_choice() {
     let cases = [
         ("staunch queue retry", false),
