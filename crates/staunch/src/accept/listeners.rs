@@ -173,10 +173,12 @@ impl Listeners {
             ListenAddress::Tcp(tcp) => own.port() == tcp.port(),
             ListenAddress::Unix(_) | ListenAddress::Systemd(_) => false,
         });
-        let hint = if is_ours && source.kind() == ErrorKind::AddrInUse {
-            "; it overlaps a listener that is open: if that one goes, restart"
-        } else {
-            ""
+        let hint = match &address {
+            _ if is_ours && source.kind() == ErrorKind::AddrInUse => {
+                "; it overlaps a listener that is open: if that one goes, restart"
+            }
+            ListenAddress::Tcp(tcp) => bind::hint(*tcp, &source),
+            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => "",
         };
         BindError { key: wanted.key, address, source, hint }
     }

@@ -7,7 +7,7 @@
 //! Not here: durability (`queue::intake`), where mail goes next (`route`).
 
 mod arrival;
-mod bind;
+pub(crate) mod bind;
 mod certificates;
 mod client_limits;
 mod dialogue;

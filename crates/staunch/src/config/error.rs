@@ -30,7 +30,7 @@ pub(crate) struct ConfigError(pub(crate) Vec<ConfigProblem>);
 
 impl ConfigError {
     /// In the order of files and lines, as they are mended.
-    pub(super) fn in_order(mut self) -> Self {
+    pub(crate) fn in_order(mut self) -> Self {
         self.0.sort_by(|a, b| a.position().cmp(&b.position()));
         self
     }

@@ -7,6 +7,7 @@ mod explain;
 mod queue;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,13 @@ pub(crate) struct Debugged {
     pub(crate) hosts: Vec<String>,
     /// When that ends; none: it has ended.
     pub(crate) until: Option<Timestamp>,
+}
+
+/// Where the daemon listens, with the ports that the system chose and the sockets of systemd.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct OpenAddresses {
+    /// The TCP ones.
+    pub(crate) listening: Vec<SocketAddr>,
 }
 
 /// `reload` was done.

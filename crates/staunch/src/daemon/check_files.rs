@@ -1,15 +1,25 @@
 //! Are the files that a configuration names what they should be?
 
+use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::process::getuid;
+use rustls_pki_types::pem;
 
 use crate::accept::identity;
 use crate::auth::users::Users;
 use crate::config::{ConfigError, ConfigProblem, Loaded};
 use crate::connect::login::read_credentials;
+use crate::daemon::start_findings::{CheckUser, StartFindings};
 use crate::regular_file;
+
+/// What becomes of a listener whose certificate cannot be used.
+const NO_TLS: &str = "until then the daemon starts without TLS on this listener";
+/// What becomes of a route whose password cannot be read.
+const NO_LOGIN: &str =
+    "; until then the daemon starts, mail for this route waits, and no reload is accepted";
 
 /// Are the files that values name there, readable and what they should be?
 ///
@@ -22,7 +32,7 @@ use crate::regular_file;
 pub(crate) fn check_files(loaded: &Loaded) -> Result<(), ConfigError> {
     let mut problems = trust_problems(loaded);
     problems.extend(users_problem(loaded));
-    problems.extend(identity_problems(loaded));
+    problems.extend(identity_problems(loaded).into_iter().map(|(_, problem)| problem));
     problems.extend(login_problems(loaded));
     if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
 }
@@ -49,6 +59,44 @@ fn trust_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
         .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
         .filter_map(|(key, path)| check_certificates(path).err().map(|reason| (key, path, reason)))
         .map(|(key, path, reason)| {
+/// The same as a start finds it, with the consequences of what it tolerates. What `user` may not
+/// read, the daemon perhaps may.
+pub(crate) fn look(loaded: &Loaded, user: CheckUser) -> StartFindings {
+    let mut found = StartFindings::default();
+    for mut problem in trust_problems(loaded).into_iter().chain(users_problem(loaded)) {
+        if may_be_readable(&problem, user) {
+            problem.reason += &cannot_tell();
+            found.tolerated.push(problem);
+        } else {
+            found.fatal.push(problem);
+        }
+    }
+    let listeners = &loaded.config.listeners;
+    let identities = identity_problems(loaded).into_iter().map(|(index, problem)| {
+        let is_for_users =
+            listeners.get(index).is_some_and(|listener| listener.mode.is_for_users());
+        let nobody = if is_for_users { ", so that nobody can log in there" } else { "" };
+        (format!("; {NO_TLS}{nobody}, and no reload is accepted"), problem)
+    });
+    let logins = login_problems(loaded).into_iter().map(|problem| (NO_LOGIN.to_owned(), problem));
+    found.tolerated.extend(identities.chain(logins).map(|(effect, mut problem)| {
+        let is_known = !may_be_readable(&problem, user);
+        problem.reason += &if is_known { effect } else { cannot_tell() };
+        problem
+    }));
+    found
+}
+
+/// Is this only about what this user may not?
+fn may_be_readable(problem: &ConfigProblem, user: CheckUser) -> bool {
+    user.is_another() && problem.reason.contains(&io::Error::from(Errno::ACCESS).to_string())
+}
+
+fn cannot_tell() -> String {
+    let uid = getuid().as_raw();
+    format!("; whether the user of the daemon may read it cannot be seen by user id {uid}")
+}
+
             loaded.problem(key, format!("{:?}: {reason}", path.display().to_string()))
         })
         .collect()
@@ -79,13 +127,14 @@ fn users_problem(loaded: &Loaded) -> Option<ConfigProblem> {
     Some(loaded.problem("access.users_file", error.to_string()))
 }
 
-fn identity_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
+/// Each with the index of its listener.
+fn identity_problems(loaded: &Loaded) -> Vec<(usize, ConfigProblem)> {
     let listeners = loaded.config.listeners.iter().enumerate();
     listeners
         .filter_map(|(index, listener)| {
             let error = identity::load(listener.tls.as_ref()?).err()?;
             let key = format!("listener[{index}].{}", error.part.key());
-            Some(loaded.problem(&key, error.to_string()))
+            Some((index, loaded.problem(&key, error.to_string())))
         })
         .collect()
 }
@@ -104,7 +153,10 @@ fn login_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
 }
 
 fn check_certificates(path: &Path) -> Result<(), String> {
-    let certificates = regular_file::certificates(path).map_err(|error| error.to_string())?;
+    let in_words = |error: pem::Error| {
+        if let pem::Error::Io(error) = error { error.to_string() } else { error.to_string() }
+    };
+    let certificates = regular_file::certificates(path).map_err(in_words)?;
     let mut count = 0;
     for certificate in certificates {
         certificate.map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 //! is the normal start.
 
 pub(crate) mod check_files;
+pub(crate) mod check_listeners;
 pub(crate) mod descriptors;
 pub(crate) mod facts;
 pub(crate) mod pinned;
@@ -11,6 +12,7 @@ pub(crate) mod replaced;
 pub(crate) mod setup;
 
 use std::io;
+pub(crate) mod start_findings;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

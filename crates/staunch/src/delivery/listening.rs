@@ -21,6 +21,11 @@ impl Listening {
         self.0.replace(addresses);
     }
 
+    /// All of them.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.now().to_vec()
+    }
+
     /// Is this one of our own listeners, whatever the address is wrapped in?
     pub(crate) fn is_ourselves(&self, address: SocketAddr) -> bool {
         ends(address.ip()).any(|ip| {

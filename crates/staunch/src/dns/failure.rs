@@ -54,7 +54,7 @@ pub(crate) enum DnsFailureKind {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DnsSetupError {
     /// `dns.servers` is empty and the system has none either.
-    #[error("dns.servers: empty, and the system's resolv.conf is of no use: {0}")]
+    #[error("dns.servers: {0}")]
     System(String),
     /// hickory could not be set up.
     #[error("dns: {0}")]

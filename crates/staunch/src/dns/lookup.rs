@@ -112,8 +112,12 @@ impl moka::Expiry<(HostName, RecordType), Arc<Answer>> for ByTtl {
 
 /// The servers of `/etc/resolv.conf`; its search list is not for mail.
 pub(super) fn system_servers() -> Result<Vec<SocketAddr>, DnsSetupError> {
-    let (config, _) = hickory_resolver::system_conf::read_system_conf()
-        .map_err(|error| DnsSetupError::System(error.to_string()))?;
+    let (config, _) = hickory_resolver::system_conf::read_system_conf().map_err(|error| {
+        DnsSetupError::System(format!(
+            "is empty, and /etc/resolv.conf is of no use ({error}): write the address of a \
+             resolver, as [\"127.0.0.1\"]"
+        ))
+    })?;
     Ok(config.name_servers.iter().map(|server| SocketAddr::new(server.ip, 53)).collect())
 }
 

@@ -313,12 +313,22 @@ fn mail_hosts(domain: &HostName, answer: &Answer, random: &RandomState) -> MailH
     )
 }
 
+/// Why no name server is known to a daemon with this configuration, which does not start then.
+pub(crate) fn no_server(config: &config::Dns) -> Option<String> {
+    match servers(config) {
+        Err(DnsSetupError::System(reason)) => Some(reason),
+        Err(DnsSetupError::Setup(_)) | Ok(_) => None,
+    }
+}
+
 /// What is wrong with `config.servers`, or the system's, as far as they can be reached from here.
+/// That there are none is for [`no_server`].
 pub(crate) async fn complaints(config: &config::Dns) -> Vec<String> {
     let found = servers(config).and_then(|all| Servers::new(&all, CHECK_LIMIT));
     let asked = match found {
         Ok(servers) => servers.authentic(CHECK_LIMIT).await,
-        Err(error) => return vec![error.to_string()],
+        Err(DnsSetupError::System(_)) => return Vec::new(),
+        Err(error @ DnsSetupError::Setup(_)) => return vec![error.to_string()],
     };
     let (mut vouching, mut plain, mut complaints) = (Vec::new(), Vec::new(), Vec::new());
     for (server, said) in asked {

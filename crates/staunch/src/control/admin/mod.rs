@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
 use crate::control::api::{
-    Explanation, MemoryUse, NotReady, Readiness, Reloaded, ResolverState, StoreState,
+    Explanation, MemoryUse, NotReady, OpenAddresses, Readiness, Reloaded, ResolverState, StoreState,
 };
 use crate::control::explain::{self, ExplainQuestion};
 use crate::control::facts::ControlFact;
@@ -122,6 +122,7 @@ fn looks() -> Router<Arc<Control>> {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/v1/listeners", get(listeners))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/summary", get(summary::summary))
         .route("/v1/queue/{id}", get(queue::show))
@@ -214,6 +215,11 @@ fn resolver(server: &ServerState) -> ResolverState {
         edns: server.edns,
         fault: server.fault.as_deref().map(str::to_owned),
     }
+}
+
+/// Where clients can come in.
+async fn listeners(State(control): State<Arc<Control>>) -> Json<OpenAddresses> {
+    Json(OpenAddresses { listening: control.queue.outbound.listening.addresses() })
 }
 
 /// Waits until the configuration was read again, and applied or refused.
