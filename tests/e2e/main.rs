@@ -27,6 +27,7 @@
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
 //! | [`notices`] | whose mail waits is told once, and sooner if something has to be mended |
+//! | [`mistakes`] | a mistake in the configuration is named with its place and its cure |
 //! | [`story`] | `grep MESSAGE_ID` tells what became of a message |
 //! | [`transfer`] | mail moves to another machine, and into a backup and back, once |
 //! | [`rows`] | the requirements of the RFCs, row by row |
@@ -64,6 +65,7 @@ mod matrix;
 mod meanwhile;
 mod names;
 mod notices;
+mod mistakes;
 mod odd_hosts;
 mod queue;
 mod resolvers;

@@ -92,7 +92,9 @@ impl Checker {
     fn address_list(&mut self, key: &str, texts: &[String]) -> AddressList {
         let mut list = AddressList::default();
         for text in texts {
-            if text.contains('@') {
+            if let Some(domain) = text.strip_prefix('@') {
+                self.wrong(key.into(), text, format!("a domain is written without @: {domain}"));
+            } else if text.contains('@') {
                 let mailbox = self.parsed(key, text, Mailbox::parse_utf8);
                 list.addresses.extend(mailbox.as_ref().map(self::key));
             } else {

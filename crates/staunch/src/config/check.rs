@@ -197,8 +197,8 @@ impl Checker {
     fn tls(&mut self, written: &file::TlsTable) -> Tls {
         let ca_file = self.optional_path("tls.ca_file", &written.ca_file);
         if ca_file.is_none() && !written.system_roots {
-            let reason = "without them tls.ca_file must name trust anchors";
-            self.wrong("tls.system_roots".into(), "false", reason);
+            let reason = "false: then tls.ca_file has to name CA certificates";
+            self.finding("tls.system_roots".into(), reason.into());
         }
         Tls {
             ca_file,
@@ -257,7 +257,13 @@ impl Checker {
             let text = pattern.to_string();
             let key = key.replace("[]", &format!("[{index}]"));
             if let Some(first) = seen.insert(text.clone(), key.clone()) {
-                let reason = format!("already used in {first}: nothing decides between the two");
+                let reason = if first == key {
+                    "stands there twice".to_owned()
+                } else {
+                    format!(
+                        "is in {first}, too, and nothing decides between the two: take it out of one"
+                    )
+                };
                 self.wrong(key, &text, reason);
             }
         }

@@ -108,8 +108,10 @@ impl Checker {
     pub(super) fn count(&mut self, key: &str, value: u32) -> usize {
         let range = 1..=COUNT_MAX;
         let parsed = in_range(Ok::<_, String>(value), &range, |n| n.to_string());
-        let value = self.accept(key, &value.to_string(), parsed).unwrap_or_default();
-        usize::try_from(value).unwrap_or(usize::MAX)
+        if let Err(reason) = &parsed {
+            self.finding(key.into(), format!("{value}: {reason}"));
+        }
+        usize::try_from(parsed.unwrap_or_default()).unwrap_or(usize::MAX)
     }
 
     pub(super) fn port(&mut self, key: &str, value: u16) -> u16 {

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// Keys whose tables add up over the layers.
+pub(super) const TABLE_LISTS: [&str; 4] = ["listener", "route", "source", "limit"];
+
 /// A whole configuration as written.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]

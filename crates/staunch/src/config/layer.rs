@@ -6,14 +6,12 @@ use std::ffi::OsString;
 use ::config as layers;
 use toml::de::{DeTable, DeValue};
 
-use super::file::File;
+use super::file::{File, TABLE_LISTS};
 use super::show::KeySources;
-use super::{ConfigError, ConfigProblem, later, strict, surroundings};
+use super::{ConfigError, ConfigProblem, later, not_toml, strict, surroundings};
 
 /// Before the names of sections and keys.
 pub(super) const VARIABLE_PREFIX: &str = "STAUNCH__";
-/// Keys whose tables add up over the layers.
-const TABLE_LISTS: [&str; 4] = ["listener", "route", "source", "limit"];
 
 /// Values with their places, as the `config` crate takes them.
 #[derive(Clone, Debug, Default)]
@@ -38,11 +36,9 @@ impl Layer {
     ///
     /// [`ConfigProblem`]s with `name` and line.
     pub(super) fn of_document(name: &str, text: &str) -> Result<Self, ConfigError> {
-        let located = |error: &toml::de::Error| place(name, text, error.span());
-        let syntax = |error: toml::de::Error| ConfigProblem {
-            place: located(&error),
-            key: String::new(),
-            reason: one_line(error.message()),
+        let syntax = |error: toml::de::Error| {
+            let (key, reason) = not_toml::problem(text, error.span(), &one_line(error.message()));
+            ConfigProblem { place: place(name, text, error.span()), key, reason }
         };
         let mut table = DeTable::parse(text).map_err(syntax)?;
         let too_early = later::take_out(table.get_mut());
@@ -236,7 +232,7 @@ fn variable(
     if let Some(said) = later::variable(&path.join("."), text) {
         return said.map(|()| None).map_err(problem);
     }
-    let default = lookup(defaults, &path).ok_or_else(|| problem("unknown key".into()))?;
+    let default = lookup(defaults, &path).ok_or_else(|| problem(unknown(defaults, &path)))?;
     let typed = typed(text, default).map_err(|reason| problem(format!("{text:?}: {reason}")))?;
     // The strict reading that a document gets: ranges of numbers are the key's, not TOML's.
     let nested = path.iter().rev().fold(typed.clone(), |inner, key| {
@@ -245,6 +241,44 @@ fn variable(
     serde_path_to_error::deserialize::<_, File>(nested)
         .map_err(|error| problem(strict::reason(error.inner().message(), error.path())))?;
     Ok(Some((path, for_layer(name, typed))))
+}
+
+/// What is said of a path that is no key: with what it may have been meant to be.
+fn unknown(defaults: &toml::Table, path: &[String]) -> String {
+    match path {
+        [first, _] if first == "aliases" => {
+            "only postmaster has a variable; other names are written into a file or \
+             STAUNCH_CONFIG_TOML"
+                .to_owned()
+        }
+        [section, key] if defaults.get(section).is_some_and(toml::Value::is_table) => {
+            let known = defaults.get(section).and_then(toml::Value::as_table);
+            let known: Vec<&str> =
+                known.into_iter().flat_map(toml::Table::keys).map(String::as_str).collect();
+            strict::unknown_key(key, &known)
+        }
+        [first, ..] => {
+            let known: Vec<&str> = defaults.keys().map(String::as_str).collect();
+            strict::unknown_key(first, &known)
+        }
+        [] => "unknown key".to_owned(),
+    }
+}
+
+/// The variable whose name is `name` once underscores are doubled.
+pub(super) fn nearest_variable(name: &str) -> Option<String> {
+    let defaults = defaults().ok()?;
+    let mut names = Vec::new();
+    for (key, value) in &defaults {
+        match value.as_table() {
+            Some(section) => names.extend(section.keys().map(|inner| format!("{key}__{inner}"))),
+            None => names.push(key.clone()),
+        }
+    }
+    let names =
+        names.into_iter().map(|name| format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase()));
+    let plain = |name: &str| name.replace("__", "_");
+    names.into_iter().find(|known| plain(known) == plain(name))
 }
 
 fn lookup<'a>(table: &'a toml::Table, path: &[String]) -> Option<&'a toml::Value> {

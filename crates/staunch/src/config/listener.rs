@@ -153,7 +153,8 @@ impl Checker {
                 self.wrong(key("address"), &listener.address, "listened on twice");
             }
             if let Some(other) = seen.iter().find(|other| overlap(&address, other)) {
-                let reason = format!("one of this and {other} has the other's address, too");
+                let reason =
+                    format!("overlaps {other}, and the system lets only one of them listen");
                 self.wrong(key("address"), &listener.address, &reason);
             }
             if matches!(address, ListenAddress::Unix(_)) && !proxy_protocol_from.is_empty() {

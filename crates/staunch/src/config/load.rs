@@ -15,12 +15,15 @@ use super::layer::{self, Layer, VARIABLE_PREFIX};
 use super::listener::ListenersFrom;
 use super::show::KeySources;
 use super::surroundings::Surroundings;
-use super::{Config, ConfigError, ConfigProblem, ShownConfig, Source, check};
+use super::{Config, ConfigError, ConfigProblem, ShownConfig, Source, check, not_toml};
 
 /// Our choice: over a hundred times any sensible configuration.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// A whole document in the environment, for tables that single variables cannot write.
 const DOCUMENT_VARIABLE: &str = "STAUNCH_CONFIG_TOML";
+
+/// The place of what nobody wrote and is in data_dir.
+const FROM_DATA_DIR: &str = "default: data_dir";
 
 /// A configuration and what is known about it.
 #[derive(Clone, Debug)]
@@ -65,7 +68,11 @@ pub(crate) fn load(
             key,
             reason,
         };
-        ConfigError(findings.into_iter().map(located).collect()).in_order()
+        // What is made of data_dir is as wrong as that, and not a mistake of its own.
+        let bad_data_dir = findings.iter().any(|(key, _)| key == "data_dir");
+        let mut problems: Vec<ConfigProblem> = findings.into_iter().map(located).collect();
+        problems.retain(|problem| !bad_data_dir || problem.place != FROM_DATA_DIR);
+        ConfigError(problems).in_order()
     })?;
     let unread = unread(surroundings);
     Ok(Loaded { config, shown: ShownConfig { file, sources }, files, unread })
@@ -121,8 +128,13 @@ impl Loaded {
         let unread = self.unread.iter().map(|name| ConfigProblem {
             place: name.clone(),
             key: String::new(),
-            reason: "nothing reads this variable; a key is STAUNCH__KEY or STAUNCH__SECTION__KEY"
-                .into(),
+            reason: match layer::nearest_variable(name) {
+                Some(meant) => format!("nothing reads this variable; did you mean {meant}?"),
+                None => {
+                    "nothing reads this variable; a key is STAUNCH__KEY or STAUNCH__SECTION__KEY"
+                        .into()
+                }
+            },
         });
         complaint
             .into_iter()
@@ -143,12 +155,15 @@ impl Loaded {
             let login = route.login.as_ref()?;
             Some((format!("route[{index}].password_file"), login.password_file.as_path()))
         });
+        let users =
+            self.config.users_file().into_iter().map(|path| ("access.users_file".to_owned(), path));
         let is_open = |path: &Path| {
             let mode = std::fs::metadata(path).ok().map(|metadata| metadata.permissions().mode());
             mode.is_some_and(|mode| mode & 0o007 != 0)
         };
         listeners
             .chain(routes)
+            .chain(users)
             .filter(|(_, path)| is_open(path))
             .map(|(key, path)| {
                 let reason = format!(
@@ -212,14 +227,18 @@ fn io_problem(path: &Path, error: &std::io::Error) -> ConfigProblem {
 
 fn read(path: &Path) -> Result<String, ConfigProblem> {
     let problem = |error| io_problem(path, &error);
-    let mut text = String::new();
+    let mut octets = Vec::new();
     let file = std::fs::File::open(path).map_err(problem)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(problem)?;
-    if u64::try_from(text.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) {
-        return Ok(text);
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut octets).map_err(problem)?;
+    let place = path.to_string_lossy().into_owned();
+    if u64::try_from(octets.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+        let reason = format!("over {FILE_BYTES_MAX} bytes");
+        return Err(ConfigProblem { place, key: String::new(), reason });
     }
-    let reason = format!("over {FILE_BYTES_MAX} bytes");
-    Err(ConfigProblem { place: path.to_string_lossy().into_owned(), key: String::new(), reason })
+    String::from_utf8(octets).map_err(|error| {
+        let (line, reason) = not_toml::not_utf8(error.as_bytes(), error.utf8_error().valid_up_to());
+        ConfigProblem { place: format!("{place}:{line}"), key: String::new(), reason }
+    })
 }
 
 /// Fills in what depends on the machine, and the listeners if nobody named one.

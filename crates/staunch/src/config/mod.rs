@@ -24,6 +24,7 @@ mod listener;
 mod load;
 mod local;
 mod log_filter;
+mod not_toml;
 mod outbound;
 mod pattern;
 mod prefix;

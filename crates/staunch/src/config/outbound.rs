@@ -40,11 +40,11 @@ impl Checker {
             let domains = self.all(&key("domains"), &limit.domains, DomainPattern::parse);
             let mx = self.all(&key("mx"), &limit.mx, DomainPattern::parse);
             if limit.domains.is_empty() == limit.mx.is_empty() {
-                let reason = "either domains or mx has to say whom it is about";
+                let reason = "needs either domains or mx, and not both";
                 self.finding(format!("limit[{index}]"), reason.into());
             }
             if limit.connections == 0 && limit.messages_per_minute == 0 {
-                let reason = "neither connections nor messages_per_minute limits anything";
+                let reason = "needs connections or messages_per_minute: both are 0";
                 self.finding(format!("limit[{index}]"), reason.into());
             }
             limits.push(Limit {
@@ -72,7 +72,7 @@ impl Checker {
         for (index, route) in written.iter().enumerate() {
             let key = |name| format!("route[{index}].{name}");
             let domains = self.all(&key("domains"), &route.domains, DomainPattern::parse);
-            let via = self.all(&key("via"), &route.via, parse_via);
+            let via = self.vias(&key("via"), &route.via);
             for (name, list) in [("domains", &route.domains), ("via", &route.via)] {
                 if list.is_empty() {
                     self.finding(key(name), "at least one is needed".into());
@@ -96,6 +96,18 @@ impl Checker {
         let patterns = patterns.flat_map(|(i, route)| route.domains.iter().map(move |p| (i, p)));
         self.no_ties("route[].domains", patterns);
         routes
+    }
+
+    /// One with a password in it is not repeated: what is wrong is shown and logged.
+    fn vias(&mut self, key: &str, texts: &[String]) -> Vec<Via> {
+        let (secret, plain): (Vec<String>, Vec<String>) =
+            texts.iter().cloned().partition(|text| text.contains('@'));
+        if !secret.is_empty() {
+            let reason = "a user or password is not part of it: write username, and the password into \
+                 password_file";
+            self.finding(key.into(), reason.into());
+        }
+        self.all(key, &plain, parse_via)
     }
 
     fn login(&mut self, index: usize, route: &file::RouteTable) -> Option<Arc<RouteLogin>> {
@@ -131,9 +143,6 @@ fn parse_via(text: &str) -> Result<Via, String> {
         "lmtp" => return Err("this version does not speak lmtp".into()),
         _ => return Err("the scheme is neither smtp nor smtps".into()),
     };
-    if rest.contains('@') {
-        return Err("write the user as username, the password into password_file".into());
-    }
     let (host, port, lookup) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
         Some((host, port)) => (host, port, ViaLookup::Address),
         None => {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_path_to_error::{Path, Segment};
 use toml::de::{DeTable, DeValue};
 
-use super::file::File;
+use super::file::{File, TABLE_LISTS};
 
 /// Our choice: more mistakes than these are not read at once.
 const MISTAKES_MAX: usize = 50;
@@ -85,6 +85,9 @@ pub(super) fn reason(message: &str, path: &Path) -> String {
     if message.starts_with("unknown field") {
         return unknown(&message);
     }
+    if let Some(key) = message.strip_prefix("missing field ") {
+        return format!("{} is missing", key.trim_matches('`'));
+    }
     let Some((found, wanted)) = message
         .strip_prefix("invalid type: ")
         .or_else(|| message.strip_prefix("invalid value: "))
@@ -92,6 +95,9 @@ pub(super) fn reason(message: &str, path: &Path) -> String {
     else {
         return message;
     };
+    if let Some(section) = found.eq("map").then(|| single_section(path)).flatten() {
+        return format!("there is one such section only: it is written [{section}]");
+    }
     let is_list_of_tables = found == "map" && wanted == "a sequence";
     if is_list_of_tables {
         return format!("one table; several can be there, so it is written [[{path}]]");
@@ -119,12 +125,27 @@ pub(super) fn reason(message: &str, path: &Path) -> String {
     format!("{found}; wanted is {wanted}")
 }
 
+/// The name of a section that was written as if there could be several.
+fn single_section(path: &Path) -> Option<&str> {
+    let mut segments = path.iter();
+    let (Some(Segment::Map { key }), Some(Segment::Seq { .. }), None) =
+        (segments.next(), segments.next(), segments.next())
+    else {
+        return None;
+    };
+    (!TABLE_LISTS.contains(&key.as_str())).then_some(key)
+}
+
 /// What is unknown, with what it may have been meant to be.
 fn unknown(message: &str) -> String {
     // The words in backticks are the key, then the known ones.
     let mut words = message.split('`').skip(1).step_by(2);
     let key = words.next().unwrap_or_default();
-    let known: Vec<&str> = words.collect();
+    unknown_key(key, &words.collect::<Vec<_>>())
+}
+
+/// The same of a key among those that are `known` at its place.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let like = |name: &&&str| strsim::jaro_winkler(key, name);
     let nearest = known.iter().max_by(|a, b| like(a).total_cmp(&like(b)));
     let listed = format!("known here: {}", known.join(", "));

@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use policy::clock::{ClockTrust, Moment};
 use sd_notify::NotifyState;
 use spool::{Health, OpenError, Spool, StoreError};
+use rustix::process::getuid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -74,7 +75,7 @@ pub(crate) enum RunError {
     #[error("data_dir: {0}")]
     Open(#[from] OpenError),
     /// The store cannot be read.
-    #[error("data_dir: {0}")]
+    #[error("data_dir: {}{}", .0, as_whom(.0))]
     Store(#[from] StoreError),
     /// The configuration cannot be put to work here.
     #[error(transparent)]
@@ -93,6 +94,16 @@ pub(crate) enum RunError {
 fn setup(error: impl Into<SetupError>) -> RunError {
     RunError::Setup(error.into())
 }
+/// Who may not, which in a container nobody sees from outside.
+fn as_whom(error: &OpenError) -> String {
+    let OpenError::Io { source, .. } = error else { return String::new() };
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        format!("; this process runs as user id {}", getuid().as_raw())
+    } else {
+        String::new()
+    }
+}
+
 
 /// Runs until SIGTERM or SIGINT.
 ///
