@@ -1,6 +1,7 @@
 //! A running daemon is changed, paused, emptied and stopped, and no mail is lost by it.
 
 mod admin;
+mod reloads;
 mod routes;
 
 use std::collections::BTreeMap;

@@ -203,6 +203,38 @@ pub(crate) struct OpenAddresses {
 pub(crate) struct Reloaded {
     /// The keys whose values are new.
     pub(crate) changed: Vec<String>,
+    /// The listeners that are opened, closed or others than before.
+    #[serde(default)]
+    pub(crate) listeners: Vec<ListenerChange>,
+    /// Files named by the same key as before, in which something else stands now.
+    #[serde(default)]
+    pub(crate) read_again: Vec<ReadFile>,
+}
+
+/// What a reload does to a listener.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ListenerChange {
+    /// As it is written.
+    pub(crate) address: String,
+    pub(crate) effect: ListenerEffect,
+    /// The keys that differ, of one that stays.
+    pub(crate) keys: Vec<String>,
+}
+
+/// What becomes of a listener.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ListenerEffect {
+    Opened,
+    Closed,
+    Changed,
+}
+
+/// A file that a key names.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ReadFile {
+    pub(crate) key: String,
+    pub(crate) path: String,
 }
 
 /// `policy forget` was done.

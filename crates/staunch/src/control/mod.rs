@@ -10,14 +10,15 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::control::api::Reloaded;
 use crate::queue::handle::QueueHandle;
 use crate::telemetry::LogControl;
 
 /// Reloads that may wait for the one under way.
 pub(crate) const RELOADS_MAX: usize = 16;
 
-/// A reload is asked for. The answer: the keys that changed, or why everything stays as it was.
-pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
+/// A reload is asked for. The answer: what changed, or why everything stays as it was.
+pub(crate) type ReloadRequest = oneshot::Sender<Result<Reloaded, String>>;
 
 /// What the operator's requests work on.
 #[derive(Debug)]

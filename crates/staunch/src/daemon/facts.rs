@@ -41,10 +41,11 @@ facts! {
         ),
 
         /// A changed configuration holds from now on.
-        ConfigReloaded { changed: String, keys: usize } => info!(
+        ConfigReloaded { changed: String, keys: usize, read_again: String } => info!(
             event = "config_reloaded",
             changed,
             keys,
+            read_again,
             "configuration reloaded"
         ),
 

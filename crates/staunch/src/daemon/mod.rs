@@ -6,13 +6,15 @@ pub(crate) mod check_files;
 pub(crate) mod check_listeners;
 pub(crate) mod descriptors;
 pub(crate) mod facts;
+pub(crate) mod listener_changes;
+pub(crate) mod named_files;
 pub(crate) mod pinned;
 pub(crate) mod reload;
 pub(crate) mod replaced;
 pub(crate) mod setup;
+pub(crate) mod start_findings;
 
 use std::io;
-pub(crate) mod start_findings;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,9 +23,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use policy::clock::{ClockTrust, Moment};
+use rustix::process::getuid;
 use sd_notify::NotifyState;
 use spool::{Health, OpenError, Spool, StoreError};
-use rustix::process::getuid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -41,6 +43,7 @@ use crate::connect::tls::load_roots;
 use crate::control::admin::{self, AdminSocketError};
 use crate::control::{Control, RELOADS_MAX, ReloadRequest};
 use crate::daemon::facts::DaemonFact;
+use crate::daemon::named_files::NamedFiles;
 use crate::daemon::pinned::PinnedLog;
 use crate::daemon::reload::{ConfigOrigin, Reloader};
 use crate::daemon::setup::SetupError;
@@ -72,10 +75,10 @@ const WAIT_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     /// The data directory cannot be used.
-    #[error("data_dir: {0}")]
+    #[error("data_dir: {}{}", .0, as_whom(.0))]
     Open(#[from] OpenError),
     /// The store cannot be read.
-    #[error("data_dir: {}{}", .0, as_whom(.0))]
+    #[error("data_dir: {0}")]
     Store(#[from] StoreError),
     /// The configuration cannot be put to work here.
     #[error(transparent)]
@@ -91,9 +94,6 @@ pub(crate) enum RunError {
     Poisoned,
 }
 
-fn setup(error: impl Into<SetupError>) -> RunError {
-    RunError::Setup(error.into())
-}
 /// Who may not, which in a container nobody sees from outside.
 fn as_whom(error: &OpenError) -> String {
     let OpenError::Io { source, .. } = error else { return String::new() };
@@ -104,6 +104,9 @@ fn as_whom(error: &OpenError) -> String {
     }
 }
 
+fn setup(error: impl Into<SetupError>) -> RunError {
+    RunError::Setup(error.into())
+}
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -165,9 +168,16 @@ pub(crate) async fn run(
     }
     .tell();
     tell_systemd(&[NotifyState::Ready]);
-    let reloader =
-        Reloader { origin, loaded, config: sender, handle: Arc::clone(&handle), shared, listeners };
-    let result = live(&mut signals, reloader, requests).await;
+    let reloader = Reloader {
+        origin,
+        files: NamedFiles::of(&loaded.config),
+        loaded,
+        config: sender,
+        handle: Arc::clone(&handle),
+        shared,
+        listeners,
+    };
+    let result = Box::pin(live(&mut signals, reloader, requests)).await;
     end(&mut signals, &handle, &stop, admin_name).await;
     result
 }

@@ -19,8 +19,11 @@ use crate::auth::{self, Auth};
 use crate::config::{self, Config, ConfigError, ConfigProblem, Loaded, Surroundings};
 use crate::connect::tls::load_roots;
 use crate::connect::{Connector, Setup};
+use crate::control::api::Reloaded;
 use crate::daemon::check_files::check_files;
 use crate::daemon::facts::DaemonFact;
+use crate::daemon::listener_changes::listener_changes;
+use crate::daemon::named_files::NamedFiles;
 use crate::daemon::setup::SetupError;
 use crate::dns::{NewResolver, Resolver};
 use crate::policies::fetch::Fetcher;
@@ -44,9 +47,6 @@ pub(crate) struct ConfigOrigin {
     /// What is logged.
     pub(crate) log: telemetry::LogControl,
 }
-
-/// The keys that a reload changed.
-pub(crate) type Changed = Vec<String>;
 
 /// Why the configuration stays as it is.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,8 @@ pub(crate) struct Reloader {
     pub(crate) shared: Arc<accept::SessionsShared>,
     /// Where mail comes in.
     pub(crate) listeners: Arc<Listeners>,
+    /// What stands in the files that it names.
+    pub(crate) files: NamedFiles,
 }
 
 /// The parts of a new configuration that had to be made.
@@ -88,6 +90,7 @@ struct PreparedConfig {
     users: auth::PreparedUsers,
     listeners: PreparedListeners,
     setup: Setup,
+    files: NamedFiles,
 }
 
 impl Reloader {
@@ -96,40 +99,45 @@ impl Reloader {
     /// # Errors
     ///
     /// [`ReloadRefused`], which is in the log already.
-    pub(crate) async fn reload(&mut self) -> Result<Changed, ReloadRefused> {
+    pub(crate) async fn reload(&mut self) -> Result<Reloaded, ReloadRefused> {
         let result = self.try_reload().await;
         match &result {
-            Ok(changed) => tell_changed(changed, &self.loaded),
+            Ok(done) => tell_changed(done, &self.loaded),
             Err(refused) => tell_refused(refused),
         }
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Changed, ReloadRefused> {
+    async fn try_reload(&mut self) -> Result<Reloaded, ReloadRefused> {
         let (handle, listeners) = (Arc::clone(&self.handle), Arc::clone(&self.listeners));
         let file = self.origin.file.clone();
         // Files may lie on a slow disk.
-        let (before, aliases) = (self.loaded.shown.clone(), self.loaded.config.aliases.clone());
+        let (before, files) = (self.loaded.clone(), self.files.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let loaded = config::load(file.as_deref(), &Surroundings::of_process())?;
-            let mut changed = loaded.shown.changes(&before);
+            let mut changed = loaded.shown.changes(&before.shown);
             check_fixed(&loaded, &changed)?;
             check_files(&loaded)?;
             let loaded = loaded.with_aliases()?;
             // Also where only the file has other names.
             let names_them = |key: &String| key.starts_with("aliases") || key == ALIASES_FILE;
-            if loaded.config.aliases != aliases && !changed.iter().any(names_them) {
+            if loaded.config.aliases != before.config.aliases && !changed.iter().any(names_them) {
                 changed.push(ALIASES_FILE.to_owned());
             }
-            Ok::<_, ReloadRefused>((prepare(loaded, &handle, &listeners)?, changed))
+            let listener_changes = listener_changes(&before.config, &loaded.config);
+            let (files, read_again) = files.look_again(&loaded.config);
+            let done = Reloaded { changed, listeners: listener_changes, read_again };
+            Ok::<_, ReloadRefused>((prepare(loaded, files, &handle, &listeners)?, done))
         });
-        let (prepared, changed) = prepared.await.map_err(|_| ReloadRefused::Bug)??;
+        let (prepared, done) = prepared.await.map_err(|_| ReloadRefused::Bug)??;
         self.apply(prepared).await;
-        Ok(changed)
+        Ok(done)
     }
 
     async fn apply(&mut self, prepared: PreparedConfig) {
-        let PreparedConfig { loaded, roots, fetcher, resolver, users, listeners, setup } = prepared;
+        let PreparedConfig { loaded, roots, fetcher, resolver, users, listeners, setup, files } =
+            prepared;
+        self.files = files;
         let config = Arc::new(loaded.config.clone());
         let before = std::mem::replace(&mut self.loaded, loaded).config;
         let handle = &self.handle;
@@ -191,6 +199,7 @@ fn check_fixed(loaded: &Loaded, changed: &[String]) -> Result<(), ReloadRefused>
 /// Makes what a new configuration asks for. Blocks.
 fn prepare(
     loaded: Loaded,
+    files: NamedFiles,
     handle: &QueueHandle,
     listeners: &Listeners,
 ) -> Result<PreparedConfig, SetupError> {
@@ -202,13 +211,21 @@ fn prepare(
         users: Auth::prepare(config.users_file())?,
         listeners: listeners.prepare(config)?,
         setup: Connector::prepare(config)?,
+        files,
         loaded,
     })
 }
 
-fn tell_changed(changed: &[String], loaded: &Loaded) {
-    let named: Vec<&str> = changed.iter().take(KEYS_LOGGED).map(String::as_str).collect();
-    DaemonFact::ConfigReloaded { changed: named.join(","), keys: changed.len() }.tell();
+fn tell_changed(done: &Reloaded, loaded: &Loaded) {
+    let named: Vec<&str> = done.changed.iter().take(KEYS_LOGGED).map(String::as_str).collect();
+    let files: Vec<&str> =
+        done.read_again.iter().take(KEYS_LOGGED).map(|file| file.path.as_str()).collect();
+    DaemonFact::ConfigReloaded {
+        changed: named.join(","),
+        keys: done.changed.len(),
+        read_again: files.join(","),
+    }
+    .tell();
     for complaint in loaded.complaints() {
         DaemonFact::ConfigComplaint { complaint: &complaint }.tell();
     }

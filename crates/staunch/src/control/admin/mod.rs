@@ -228,7 +228,7 @@ async fn reload(State(control): State<Arc<Control>>) -> Result<Json<Reloaded>, A
     let ended = || AdminRefused::failed("the daemon is about to end");
     control.reloads.send(asker).await.map_err(|_| ended())?;
     match answer.await.map_err(|_| ended())? {
-        Ok(changed) => Ok(Json(Reloaded { changed })),
+        Ok(done) => Ok(Json(done)),
         Err(text) => Err(AdminRefused { status: StatusCode::UNPROCESSABLE_ENTITY, text }),
     }
 }
