@@ -24,10 +24,11 @@
 //! | [`odd_hosts`] | hosts that speak SMTP in their own way get mail, or what is wrong is said |
 //! | [`queue`] | one message's, host's or route's trouble is not another's |
 //! | [`lint`] | who publishes a policy is told what is wrong with it, and what it leaves out |
+//! | [`explained`] | what decides about a message is said beforehand |
 //! | [`life`] | a changed configuration, a pause and a stop lose nothing |
 //! | [`bounce`] | a failed recipient's sender hears of it once |
-//! | [`notices`] | whose mail waits is told once, and sooner if something has to be mended |
 //! | [`mistakes`] | a mistake in the configuration is named with its place and its cure |
+//! | [`notices`] | whose mail waits is told once, and sooner if something has to be mended |
 //! | [`story`] | `grep MESSAGE_ID` tells what became of a message |
 //! | [`transfer`] | mail moves to another machine, and into a backup and back, once |
 //! | [`rows`] | the requirements of the RFCs, row by row |
@@ -52,6 +53,7 @@ mod crash;
 mod damaged;
 mod doors;
 mod downgrade;
+mod explained;
 mod fairness;
 mod harness;
 mod home;
@@ -63,9 +65,9 @@ mod lint;
 mod lost;
 mod matrix;
 mod meanwhile;
+mod mistakes;
 mod names;
 mod notices;
-mod mistakes;
 mod odd_hosts;
 mod queue;
 mod resolvers;

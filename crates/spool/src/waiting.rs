@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, params};
 use smtp::HostName;
 
-use crate::message::LaneKey;
-use crate::rows::{Columns, number};
+use crate::message::{LaneKey, RecipientState};
+use crate::rows::{Columns, number, state_code};
 use crate::spool::Spool;
 use crate::walk::{Table, TableWalk};
 use crate::writer::Needs;
@@ -68,15 +68,17 @@ impl Spool {
     /// [`StoreError`] when the queue cannot be read.
     pub fn count_queued(&self, lane: &LaneKey, most: u64) -> Result<u64, StoreError> {
         let young = self.young().lock().count_in(lane, most);
-        self.read_queue(|db| {
-            let count: i64 = db
-                .prepare_cached(
-                    "SELECT count(*) FROM (SELECT 1 FROM recipients
-                     WHERE lane = (SELECT id FROM lanes WHERE key = ?1) AND state = 0 LIMIT ?2)",
-                )?
-                .query_row(params![lane.as_str(), number(most)], |row| row.get(0))?;
-            Ok(count.unsigned_abs().saturating_add(young).min(most))
-        })
+        let count = self.read_queue(|db| count(db, lane, RecipientState::Queued, most))?;
+        Ok(count.saturating_add(young).min(most))
+    }
+
+    /// The same of those that are held.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the queue cannot be read.
+    pub fn count_held(&self, lane: &LaneKey, most: u64) -> Result<u64, StoreError> {
+        self.read_queue(|db| count(db, lane, RecipientState::Held, most))
     }
 
     /// The domains of up to `limit` recipients that wait in `lane`; call again with the cursor
@@ -113,6 +115,21 @@ impl Spool {
             Ok((domains, next))
         })
     }
+}
+
+fn count(
+    db: &Connection,
+    lane: &LaneKey,
+    state: RecipientState,
+    most: u64,
+) -> Result<u64, StoreError> {
+    let mut select = db.prepare_cached(
+        "SELECT count(*) FROM (SELECT 1 FROM recipients
+         WHERE lane = (SELECT id FROM lanes WHERE key = ?1) AND state = ?2 LIMIT ?3)",
+    )?;
+    let wanted = params![lane.as_str(), state_code(state), number(most)];
+    let count: i64 = select.query_row(wanted, |row| row.get(0))?;
+    Ok(count.unsigned_abs())
 }
 
 fn has_mail(db: &Connection, lane: &LaneKey) -> Result<bool, StoreError> {

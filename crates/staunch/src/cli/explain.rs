@@ -7,6 +7,7 @@
 mod alone;
 
 use std::io::{self, Write, stderr, stdout};
+use std::time::Duration;
 
 use super::arguments::ExplainCommand;
 use super::exit::{Exit, Failure};
@@ -14,10 +15,14 @@ use super::output::{self, text_cell, time_cell};
 use crate::cli::admin_client::{AdminClient, read, runtime};
 use crate::config::Loaded;
 use crate::control::api::{
-    BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, ShownMx, ShownPolicy,
+    BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, NextHopQueue,
+    PolicyOrigin, ShownMx, ShownPolicy,
 };
 use crate::control::explain::ExplainQuestion;
-use crate::daemon::check_files::check_files;
+use crate::daemon::check_files::check_trust;
+
+/// Our choice: so long nobody asks whether anything happens.
+const SILENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Failure> {
     let question = ExplainQuestion {
@@ -34,17 +39,21 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
         ("require_tls", Some(flag(command.require_tls))),
     ];
     let client = AdminClient::new(&loaded.config.admin.socket)?;
-    let answer = runtime()?.block_on(async {
+    let ask = async {
         match client.get(&["v1", "explain"], &query).await {
             Err(failure) if matches!(failure.exit, Exit::Unavailable | Exit::NoPermission) => {
                 writeln!(stderr(), "the daemon was not asked: {}", failure.text)?;
-                check_files(loaded)
+                check_trust(loaded)
                     .map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
                 let walked = alone::walk(&loaded.config, question).await?;
                 Ok(serde_json::to_value(walked).map_err(io::Error::other)?)
             }
             answer => answer,
         }
+    };
+    let answer = runtime()?.block_on(async {
+        let ask = Box::pin(ask);
+        if command.json.json { ask.await } else { with_patience(ask).await }
     })?;
     let explained: Explanation = read(&answer)?;
     let mut out = stdout().lock();
@@ -55,6 +64,16 @@ pub(super) fn run(command: &ExplainCommand, loaded: &Loaded) -> Result<Exit, Fai
         }
         DeliveryVerdict::Defer | DeliveryVerdict::Reject => Exit::No,
     })
+}
+
+/// Waits for the answer, and says so on stderr if that takes long.
+async fn with_patience<T>(mut ask: impl Future<Output = T> + Unpin) -> T {
+    if let Ok(answer) = tokio::time::timeout(SILENCE, &mut ask).await {
+        return answer;
+    }
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(stderr(), "waiting for DNS and other hosts; each may take some seconds ...");
+    ask.await
 }
 
 /// The verdict first, then the evidence: policy, hosts, steps.
@@ -68,7 +87,8 @@ fn show(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
         writeln!(out, "waits     until {until}, after {failures} failures: {reason}, {text}")?;
         writeln!(out, "          now: staunch queue retry --domain {}", text_cell(&answer.domain))?;
     }
-    show_policy(out, &answer.mta_sts)?;
+    show_queue(out, answer)?;
+    show_policy(out, answer)?;
     answer.mx.iter().try_for_each(|mx| show_mx(out, mx))?;
     if !answer.steps.is_empty() {
         writeln!(out, "\nsteps")?;
@@ -79,9 +99,27 @@ fn show(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
     Ok(())
 }
 
-fn show_policy(out: &mut dyn Write, known: &ShownPolicy) -> io::Result<()> {
-    let record = known.record.as_deref().unwrap_or_default();
-    writeln!(out, "MTA-STS   record {}, policy from {}", text_cell(record), known.source.as_str())?;
+/// What goes first, and what does not go.
+fn show_queue(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
+    let Some(NextHopQueue { queued, held, counted_to }) = answer.queue else { return Ok(()) };
+    let in_words = |count: u64| {
+        let over = if count >= counted_to { "at least " } else { "" };
+        let noun = if count == 1 { "recipient" } else { "recipients" };
+        format!("{over}{count} {noun}")
+    };
+    if queued > 0 {
+        writeln!(out, "queue     {} of this next hop in front", in_words(queued))?;
+    }
+    if held > 0 {
+        let domain = text_cell(&answer.domain);
+        writeln!(out, "held      {}; staunch queue release --domain {domain}", in_words(held))?;
+    }
+    Ok(())
+}
+
+fn show_policy(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
+    let known = &answer.mta_sts;
+    writeln!(out, "MTA-STS   {}", policy_in_words(answer))?;
     if let Some(FetchedPolicy { mode, max_age, mx, .. }) = &known.policy {
         let (mode, mx) = (text_cell(mode), text_cell(&mx.join(" ")));
         let until = known.expires_at.map_or_else(|| "-".to_owned(), time_cell);
@@ -93,11 +131,44 @@ fn show_policy(out: &mut dyn Write, known: &ShownPolicy) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the policy is from, or why there is none.
+fn policy_in_words(answer: &Explanation) -> String {
+    let ShownPolicy { record, policy, source, error, .. } = &answer.mta_sts;
+    let domain = text_cell(&answer.domain);
+    let record = record.as_deref().map(text_cell);
+    let from = match source {
+        PolicyOrigin::Cache => "from the cache",
+        PolicyOrigin::Fetch => "fetched now",
+        PolicyOrigin::None => "not stored",
+    };
+    match (policy, record, error) {
+        (Some(_), Some(record), _) => format!("policy {from}, record {record}"),
+        (Some(_), None, _) => format!("policy {from}; the record was not read"),
+        (None, Some(record), _) => format!("record {record}, but no policy"),
+        (None, None, Some(_)) => "not known whether there is a policy".to_owned(),
+        (None, None, None) if answer.steps.iter().any(|step| step.step == "mta_sts") => {
+            format!("no policy: {domain} publishes no record for it")
+        }
+        (None, None, None) => "not asked: a route says where mail goes".to_owned(),
+    }
+}
+
 fn show_mx(out: &mut dyn Write, mx: &ShownMx) -> io::Result<()> {
-    let addresses = text_cell(&mx.addresses.join(" "));
-    writeln!(out, "\nMX {} {}  {addresses}", mx.preference, text_cell(&mx.host))?;
-    let listed = mx.listed.map_or_else(|| "-".to_owned(), |listed| listed.to_string());
-    writeln!(out, "   listed {listed}, requirement {}", mx.requirement.as_str())?;
+    let named = |address: &&String| mx.host != format!("[{address}]");
+    let addresses: Vec<&str> = mx.addresses.iter().filter(named).map(String::as_str).collect();
+    let line = format!(
+        "MX {} {}  {}",
+        mx.preference,
+        text_cell(&mx.host),
+        text_cell(&addresses.join(" "))
+    );
+    writeln!(out, "\n{}", line.trim_end())?;
+    let listed = match mx.listed {
+        Some(true) => "listed in the policy, ",
+        Some(false) => "not listed in the policy, ",
+        None => "",
+    };
+    writeln!(out, "   {listed}requirement {}", mx.requirement.as_str())?;
     let manner = if mx.clear_text { ", in clear text" } else { "" };
     let reason = in_brackets(mx.reason.as_deref());
     writeln!(out, "   {}{reason}{manner}", mx.outcome.as_str())?;
@@ -149,6 +220,7 @@ mod tests {
                 "reason": "connect_failed", "text": "refused",
             },
             "paused_hops": [{"domain": "example.com", "since": "2026-01-01T01:00:00Z"}],
+            "queue": {"queued": 10000, "held": 1, "counted_to": 10000},
             "mta_sts": {
                 "record": "v=STSv1; id=1;", "source": "cache",
                 "policy": {"mode": "enforce", "max_age": 86400, "mx": ["mx.example.com"], "id": "1"},
@@ -176,15 +248,17 @@ paused    since 2026-01-01 00:00:00Z: nothing is sent; staunch resume
 paused    since 2026-01-01 01:00:00Z: nothing is sent there; staunch resume example.com
 waits     until 2026-01-01 02:00:00Z, after 2 failures: connect_failed, refused
           now: staunch queue retry --domain example.com
-MTA-STS   record v=STSv1; id=1;, policy from cache
+queue     at least 10000 recipients of this next hop in front
+held      1 recipient; staunch queue release --domain example.com
+MTA-STS   policy from the cache, record v=STSv1; id=1;
           mode enforce, max_age 86400 s, mx mx.example.com, until 2026-01-02 00:00:00Z
 
 MX 10 evil.example.net  -
-   listed false, requirement verify
+   not listed in the policy, requirement verify
    refused (mx_not_listed)
 
 MX 20 old.example.net  192.0.2.1
-   listed -, requirement opportunistic
+   requirement opportunistic
    admitted, in clear text
    no 8BITMIME: a message with eight bits goes to the other hosts first
 

@@ -13,16 +13,19 @@ use crate::telemetry::{Problem, Reason};
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{host}{}: {cause}",
-    .address.map(|address| format!(" [{}]", address.ip())).unwrap_or_default()
-)]
+#[error("{host}{}: {cause}", at(host, *address))]
 pub(crate) struct ConnectFailure {
     pub(crate) host: Domain,
     /// The address that the cause is about; none if there was no address to try.
     pub(crate) address: Option<SocketAddr>,
     /// Which step failed there, and how.
     pub(crate) cause: ConnectCause,
+}
+
+/// The address, unless the host is named by it.
+fn at(host: &Domain, address: Option<SocketAddr>) -> String {
+    let Some(ip) = address.map(|address| address.ip()) else { return String::new() };
+    if *host == Domain::Literal(ip) { String::new() } else { format!(" [{ip}]") }
 }
 
 /// What went wrong at one address, in the order of the dialogue.

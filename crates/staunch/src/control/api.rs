@@ -20,7 +20,7 @@ pub(crate) use crate::policies::{PolicyDetail, PolicySummary, RefreshResult};
 use crate::queue::switches::Off;
 pub(crate) use explain::{
     AskedProtection, BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy,
-    HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
+    HostOutcome, NextHopQueue, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
 };
 pub(crate) use queue::{
     ActionDone, AgeTable, Chosen, DeadlineEffect, FailureOf, GroupBy, GroupCount, HoldOrder,

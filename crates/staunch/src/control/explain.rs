@@ -22,7 +22,8 @@ use crate::connect::Starttls;
 use crate::connect::pool::site_limit;
 use crate::control::api::{
     AskedProtection, BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy,
-    HostOutcome, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls, SwitchStates,
+    HostOutcome, NextHopQueue, PeerCertificate, PolicyOrigin, ShownMx, ShownPolicy, ShownTls,
+    SwitchStates,
 };
 use crate::delivery::hosts::{self, Candidate};
 use crate::delivery::open::{SessionOptions, open};
@@ -40,6 +41,8 @@ pub(crate) use question::{BadQuestion, ExplainQuestion};
 
 /// Our choice: names of a certificate that are shown.
 const NAMES_MAX: usize = 20;
+/// Our choice: recipients that are counted; some milliseconds.
+const COUNTED_TO: u64 = 10_000;
 
 /// Walks, and writes down what each step found.
 ///
@@ -72,7 +75,7 @@ pub(crate) async fn walk(
         let (Some(asked), _watch) = plan.ask(destination).await else { continue };
         match plan.candidates(destination, &asked).await {
             Ok(candidates) => {
-                trace.step("mx", &format!("{} hosts", candidates.len()));
+                trace.step("mx", &hosts_in_words(candidates.len()));
                 tell_limits(&config, &domain, destination, &candidates, &mut trace);
                 let check =
                     HostCheck { outbound, config: &config, asked: &asked, question: &question };
@@ -105,6 +108,7 @@ pub(crate) async fn walk(
         paused: off.paused,
         paused_hops: off.paused_hops,
         back_off: back_off(queue, &next_hop.lane).await,
+        queue: waiting(queue, &next_hop.lane).await,
         verdict,
         reason,
         mta_sts: trace.mta_sts,
@@ -127,6 +131,21 @@ async fn back_off(queue: &QueueHandle, lane: &LaneKey) -> Option<BackOffState> {
         reason: trouble.problem.reason.to_string(),
         text: trouble.problem.text.to_string(),
     })
+}
+
+/// What waits for the next hop; a full count of a long queue would take long.
+async fn waiting(queue: &QueueHandle, lane: &LaneKey) -> Option<NextHopQueue> {
+    let lane = lane.clone();
+    let counted = queue.ask(move |spool| {
+        let queued = spool.count_queued(&lane, COUNTED_TO)?;
+        Ok((queued, spool.count_held(&lane, COUNTED_TO)?))
+    });
+    let (queued, held) = counted.await.ok()?;
+    Some(NextHopQueue { queued, held, counted_to: COUNTED_TO })
+}
+
+fn hosts_in_words(count: usize) -> String {
+    if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") }
 }
 
 /// What becomes of mail that no host takes.

@@ -37,6 +37,16 @@ pub(crate) fn check_files(loaded: &Loaded) -> Result<(), ConfigError> {
     if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
 }
 
+/// As [`check_files`], of whom to believe in TLS alone: for a look at other hosts.
+///
+/// # Errors
+///
+/// [`ConfigError`] that names key and file.
+pub(crate) fn check_trust(loaded: &Loaded) -> Result<(), ConfigError> {
+    let problems = trust_problems(loaded);
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+}
+
 /// As [`check_files`], for a start: a listener whose certificate cannot be read offers no
 /// TLS, which is no reason to take no mail at all.
 ///
@@ -49,16 +59,6 @@ pub(crate) fn check_files_to_run(loaded: &Loaded) -> Result<(), ConfigError> {
     if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
 }
 
-fn trust_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
-    let named = [
-        ("tls.ca_file", &loaded.config.tls.ca_file),
-        ("mta_sts.ca_file", &loaded.config.mta_sts.ca_file),
-    ];
-    named
-        .into_iter()
-        .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
-        .filter_map(|(key, path)| check_certificates(path).err().map(|reason| (key, path, reason)))
-        .map(|(key, path, reason)| {
 /// The same as a start finds it, with the consequences of what it tolerates. What `user` may not
 /// read, the daemon perhaps may.
 pub(crate) fn look(loaded: &Loaded, user: CheckUser) -> StartFindings {
@@ -97,6 +97,16 @@ fn cannot_tell() -> String {
     format!("; whether the user of the daemon may read it cannot be seen by user id {uid}")
 }
 
+fn trust_problems(loaded: &Loaded) -> Vec<ConfigProblem> {
+    let named = [
+        ("tls.ca_file", &loaded.config.tls.ca_file),
+        ("mta_sts.ca_file", &loaded.config.mta_sts.ca_file),
+    ];
+    named
+        .into_iter()
+        .filter_map(|(key, path)| path.as_ref().map(|path| (key, path)))
+        .filter_map(|(key, path)| check_certificates(path).err().map(|reason| (key, path, reason)))
+        .map(|(key, path, reason)| {
             loaded.problem(key, format!("{:?}: {reason}", path.display().to_string()))
         })
         .collect()

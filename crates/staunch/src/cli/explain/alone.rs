@@ -38,9 +38,13 @@ pub(super) async fn walk(
     };
     let (_config, config) = watch::channel(Arc::new(config.clone()));
     let (handle, _events) = assemble(config, spool)?;
-    let answer = explain::walk(&handle, question).await;
+    let mut answer = explain::walk(&handle, question).await;
     handle.spool.close();
     if let Some(scratch) = scratch {
+        if let Ok(answer) = &mut answer {
+            // That of the scratch directory is nobody's.
+            answer.queue = None;
+        }
         // Nobody misses it; what is left is for whoever cleans the directory of temporary files.
         let _removed = std::fs::remove_dir_all(scratch);
     }

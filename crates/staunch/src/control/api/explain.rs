@@ -22,6 +22,9 @@ pub(crate) struct Explanation {
     /// The wait of the next hop after a failure: mail for it is not tried before it ends.
     #[serde(default)]
     pub(crate) back_off: Option<BackOffState>,
+    /// What waits for the same next hop already; none where the queue could not be read.
+    #[serde(default)]
+    pub(crate) queue: Option<NextHopQueue>,
     pub(crate) verdict: DeliveryVerdict,
     /// Why it is deferred or rejected.
     pub(crate) reason: Option<String>,
@@ -34,6 +37,16 @@ pub(crate) struct Explanation {
     pub(crate) rules: Vec<Value>,
     pub(crate) mx: Vec<ShownMx>,
     pub(crate) steps: Vec<ExplainStep>,
+}
+
+/// The queue of a next hop. A message that comes now is tried behind what is queued there.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct NextHopQueue {
+    /// Recipients that wait, counted up to `counted_to`.
+    pub(crate) queued: u64,
+    /// Recipients that are held until they are released, counted likewise.
+    pub(crate) held: u64,
+    pub(crate) counted_to: u64,
 }
 
 /// A next hop that waits.
@@ -114,17 +127,6 @@ pub(crate) enum PolicyOrigin {
     Fetch,
     /// There is none.
     None,
-}
-
-impl PolicyOrigin {
-    /// As in JSON.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cache => "cache",
-            Self::Fetch => "fetch",
-            Self::None => "none",
-        }
-    }
 }
 
 /// One host.
