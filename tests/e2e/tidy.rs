@@ -21,6 +21,68 @@ fn every_path_in_the_map_exists() {
     assert!(map.lines().count() <= 150, "a map of more than 150 lines is not read");
 }
 
+/// Of all documents: a link to a file leads to one that is there, and one to a heading to a heading.
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    let documents = documents();
+    assert!(documents.len() > 50, "{documents:?}");
+    let (mut links, mut astray) = (0, Vec::new());
+    for document in &documents {
+        let folder = document.parent().unwrap();
+        for target in links_in(&std::fs::read_to_string(document).unwrap()) {
+            links += 1;
+            let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let file = if path.is_empty() { document.clone() } else { folder.join(path) };
+            let is_there = file.exists()
+                && (anchor.is_empty() || anchors(&file).iter().any(|known| known == anchor));
+            if !is_there {
+                astray.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(links > 50, "{links}");
+    assert!(astray.is_empty(), "{astray:#?}");
+}
+
+/// The index names each page of the folder.
+#[test]
+fn every_page_for_operators_is_in_their_index() {
+    let index = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let named: BTreeSet<String> = links_in(&index).collect();
+    for page in std::fs::read_dir(repository().join("docs/operations")).unwrap() {
+        let name = page.unwrap().file_name();
+        let link = format!("operations/{}", name.to_str().unwrap());
+        assert!(named.contains(&link), "docs/operations.md has no link to {link}");
+    }
+}
+
+/// The texts for people: at the top, below `deploy/` and below `docs/`.
+fn documents() -> Vec<std::path::PathBuf> {
+    let top = std::fs::read_dir(repository()).unwrap().map(|entry| entry.unwrap().path());
+    let is_text = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "md");
+    let folders = ["deploy", "docs"].map(|name| files_below(&repository().join(name), "md"));
+    top.filter(is_text).chain(folders.into_iter().flatten()).collect()
+}
+
+/// Where the links in a text lead, those to other sites left out.
+fn links_in(text: &str) -> impl Iterator<Item = String> {
+    let behind = text.split("](").skip(1);
+    let targets = behind.filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    targets.filter(|target| !target.contains(':')).map(str::to_owned)
+}
+
+/// The headings of a document as links name them.
+fn anchors(document: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(document).unwrap();
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let anchor = |line: &str| {
+        let words: String = line.trim_start_matches('#').trim().chars().filter(kept).collect();
+        words.to_lowercase().replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
 /// The picture in the map: who may depend on whom, and no other edge.
 const EDGES: [(&str, &[&str]); 6] = [
     ("smtp", &[]),
@@ -190,12 +252,16 @@ fn test_names(top: &str) -> BTreeSet<String> {
 }
 
 fn rust_files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    files_below(dir, "rs")
+}
+
+fn files_below(dir: &std::path::Path, end: &str) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() && !path.ends_with("target") {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.extend(files_below(&path, end));
+        } else if path.extension().is_some_and(|extension| extension == end) {
             files.push(path);
         }
     }
