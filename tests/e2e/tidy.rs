@@ -21,7 +21,7 @@ fn every_path_in_the_map_exists() {
     assert!(map.lines().count() <= 150, "a map of more than 150 lines is not read");
 }
 
-/// Of all documents: a link to a file leads to one that is there, and one to a heading to a heading.
+/// Of all documents: a link to a file leads to one that is there, one to a heading to a heading.
 #[test]
 fn every_link_in_the_documents_leads_somewhere() {
     let documents = documents();
@@ -54,6 +54,28 @@ fn every_page_for_operators_is_in_their_index() {
         let link = format!("operations/{}", name.to_str().unwrap());
         assert!(named.contains(&link), "docs/operations.md has no link to {link}");
     }
+}
+
+/// For each reason in the table of reasons there is a row that says what to do.
+#[test]
+fn every_reason_has_its_remedy() {
+    let page = |name: &str| {
+        std::fs::read_to_string(repository().join("docs/operations").join(name)).unwrap()
+    };
+    let reasons = page("reasons.md");
+    let (table, _) = reasons.split_once("\n## Refusals").unwrap();
+    let troubleshooting = page("troubleshooting.md");
+    let (_, remedies) = troubleshooting.split_once("\n## By reason").unwrap();
+    let remedied: BTreeSet<&str> = reasons_in(remedies).collect();
+    let named: BTreeSet<&str> = reasons_in(table).collect();
+    assert!(named.len() > 30, "{named:?}");
+    assert_eq!(named, remedied);
+}
+
+/// The words in backticks in the first cell of each row.
+fn reasons_in(text: &str) -> impl Iterator<Item = &str> {
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    cells.flat_map(|cell| cell.split('`').step_by(2)).filter(|word| !word.is_empty())
 }
 
 /// The texts for people: at the top, below `deploy/` and below `docs/`.
