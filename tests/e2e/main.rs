@@ -33,6 +33,7 @@
 //! | [`transfer`] | mail moves to another machine, and into a backup and back, once |
 //! | [`rows`] | the requirements of the RFCs, row by row |
 //! | [`tidy`] | the documents say what the code is |
+//! | [`commands`] | what the documents show can be typed |
 //! | [`house`] | the program is built as drawn: who knows whom |
 
 #![expect(
@@ -48,6 +49,7 @@ mod access;
 mod bounce;
 mod cache;
 mod clients;
+mod commands;
 mod connections;
 mod crash;
 mod damaged;
