@@ -21,6 +21,7 @@ mod local;
 mod mail;
 mod odd_hosts;
 mod programs;
+mod readme;
 mod receivers;
 mod servers;
 

@@ -129,7 +129,7 @@ fn start_back(dir: &std::path::Path, mailboxes: &std::path::Path, identity: &Ide
     Postfix::start(dir, &with_mailboxes(setup, mailboxes))
 }
 
-fn with_mailboxes(setup: PostfixSetup, mailboxes: &std::path::Path) -> PostfixSetup {
+pub(crate) fn with_mailboxes(setup: PostfixSetup, mailboxes: &std::path::Path) -> PostfixSetup {
     setup
         .set("virtual_mailbox_base", mailboxes.display())
         .set("virtual_uid_maps", "static:65534")
@@ -138,7 +138,7 @@ fn with_mailboxes(setup: PostfixSetup, mailboxes: &std::path::Path) -> PostfixSe
 }
 
 /// A folder that the delivering user (nobody) may write to.
-fn make_mailboxes(dir: &std::path::Path) {
+pub(crate) fn make_mailboxes(dir: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(dir).expect("a folder");
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).expect("root may");
