@@ -39,7 +39,7 @@ const WAYS: [Way; 21] = [
     way("b@badcert.test", &["accepted", "mx_refused", "deferred"], Some("certificate_untrusted")),
     way("b@nodns.test", &["accepted", "deferred"], Some("dns_failure")),
     way("b@private.test", &["accepted", "mx_refused", "bounced", "dsn_queued"], None),
-    way("b@nopolicy.test", &["accepted", "policy_fetch_failed", "delivered"], None),
+    way("b@nopolicy.test", &["accepted", "deferred"], Some("policy_fetch_failed")),
     way("b@strict.test", &["accepted", "mx_refused", "deferred"], Some("starttls_not_offered")),
     way("b@silent.test", &["accepted", "outcome_unknown", "deferred"], Some("connection_lost")),
 ];

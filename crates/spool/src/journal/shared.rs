@@ -29,17 +29,17 @@ impl SharedYoung {
     /// The body; `None`: the message has rows, or is done, or what stands there is not what was
     /// written. Blocks for a read.
     pub(crate) fn body(&self, message: MessageId) -> Option<BodyBytes> {
-        self.read(message, Reading::Waits, |_, body| body.to_vec()).map(BodyBytes::new)
+        self.read(message, DiskWait::Allowed, |_, body| body.to_vec()).map(BodyBytes::new)
     }
 
     /// The body, if reading it waits for no disk; `None` also where the system cannot tell.
     pub(crate) fn body_at_hand(&self, message: MessageId) -> Option<BodyBytes> {
-        self.read(message, Reading::AtOnce, |_, body| body.to_vec()).map(BodyBytes::new)
+        self.read(message, DiskWait::Never, |_, body| body.to_vec()).map(BodyBytes::new)
     }
 
     /// Its header section, cut at `max` octets, likewise.
     pub(crate) fn header_block(&self, message: MessageId, max: u64) -> Option<Vec<u8>> {
-        self.read(message, Reading::Waits, |arrival, body| {
+        self.read(message, DiskWait::Allowed, |arrival, body| {
             let length = arrival.message[HEADER_LEN].as_i64().unwrap_or_default();
             let length = usize::try_from(length.unsigned_abs().min(max)).unwrap_or(usize::MAX);
             body.get(..length).unwrap_or(body).to_vec()
@@ -49,7 +49,7 @@ impl SharedYoung {
     fn read(
         &self,
         message: MessageId,
-        reading: Reading,
+        wait: DiskWait,
         take: impl FnOnce(&Arrival<'_>, &[u8]) -> Vec<u8>,
     ) -> Option<Vec<u8>> {
         // Not locked while the segment is read.
@@ -60,9 +60,9 @@ impl SharedYoung {
             (place, waiting.length, waiting.mail.clone()?)
         };
         let mut octets = vec![0; length];
-        match reading {
-            Reading::Waits => mail.segment.read_exact_at(&mut octets, place.offset()).ok()?,
-            Reading::AtOnce => read_cached(&mail.segment, &mut octets, place.offset())?,
+        match wait {
+            DiskWait::Allowed => mail.segment.read_exact_at(&mut octets, place.offset()).ok()?,
+            DiskWait::Never => read_cached(&mail.segment, &mut octets, place.offset())?,
         }
         // Meanwhile the segment may be in use again, for other mail.
         let Some(Record::Accepted(arrival)) = record(&octets) else { return None };
@@ -74,9 +74,9 @@ impl SharedYoung {
 
 /// May a read wait for the disk?
 #[derive(Clone, Copy, Debug)]
-enum Reading {
-    Waits,
-    AtOnce,
+enum DiskWait {
+    Allowed,
+    Never,
 }
 
 /// Fills `octets` from the page cache, or says that not all of them are there (preadv2(2),

@@ -17,9 +17,9 @@ const LINES_WAITING_MAX: usize = 32 * 1024;
 const TOGETHER: Duration = Duration::from_millis(2);
 
 /// An output that lines which come shortly after each other go to together.
-struct Gathered<W>(W);
+struct PacedOutput<W>(W);
 
-impl<W: Write> Write for Gathered<W> {
+impl<W: Write> Write for PacedOutput<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.write(line)
     }
@@ -59,7 +59,7 @@ impl LineQueue {
 
     fn with_room(lines: usize, out: impl Write + Send + 'static) -> (Self, LogEnd) {
         let builder = NonBlockingBuilder::default().thread_name("log").lossy(true);
-        let (queue, guard) = builder.buffered_lines_limit(lines).finish(Gathered(out));
+        let (queue, guard) = builder.buffered_lines_limit(lines).finish(PacedOutput(out));
         let lost = queue.error_counter();
         (Self { queue, lost, told: 0 }, LogEnd(guard))
     }

@@ -128,8 +128,11 @@ fn unknown(word: &str) -> AdminRefused {
     let known = Reason::ALL.iter().map(|reason| reason.as_str()).chain([HELD]);
     let nearest = known.max_by(|a, b| like(a).total_cmp(&like(b)));
     let hint = nearest.filter(|known| like(known) >= LIKENESS_MIN);
-    let hint = hint.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
-    AdminRefused::bad(format!("reason: {word:?} is not a reason{hint}"))
+    let hint = hint.map_or_else(
+        || "`staunch queue summary --by reason` shows those in the queue".to_owned(),
+        |known| format!("did you mean {known}?"),
+    );
+    AdminRefused::bad(format!("reason: {word:?} is not a reason; {hint}"))
 }
 
 /// Why mail waits: what an operator selects by.
