@@ -152,8 +152,10 @@ impl FromStr for IdPrefix {
 
     /// As [`MessageId::from_str`], but for the length.
     fn from_str(text: &str) -> Result<Self, BadIdPrefix> {
-        let prefix = Self::read(text).map_err(|BadId| BadIdPrefix::NotAnId)?;
-        if text.len() < ID_PREFIX_MIN { Err(BadIdPrefix::TooShort) } else { Ok(prefix) }
+        if text.len() < ID_PREFIX_MIN && text.bytes().all(|byte| digit(byte).is_some()) {
+            return Err(BadIdPrefix::TooShort);
+        }
+        Self::read(text).map_err(|BadId| BadIdPrefix::NotAnId)
     }
 }
 
