@@ -195,6 +195,7 @@ async fn nobody_logs_in_without_tls() {
     assert_eq!(client.auth_plain("anna", "secret").await.unwrap().code, 538);
     let reply = client.expect("MAIL FROM:<anna@client.test>", 530).await;
     assert!(reply.text().starts_with("5.7.0 "), "{reply:?}");
+    office.relay.event("rejected").with("reason", "auth_required").times(2).await;
     assert_eq!(
         office.relay.event("login_failed").count(),
         0,

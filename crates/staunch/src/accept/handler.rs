@@ -120,7 +120,8 @@ impl SmtpHandler {
     /// Logs what the session refused without asking.
     pub(super) fn log_refusals(&self, session: &mut Session) {
         for response in session.take_refusals() {
-            refusal::log_response("bad_command", &response, self.arrival.peer, [None, None]);
+            let reason = refusal::reason_of_session(&response);
+            refusal::log_response(reason, &response, self.arrival.peer, [None, None]);
         }
     }
 

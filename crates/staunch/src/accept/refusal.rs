@@ -65,6 +65,15 @@ pub(super) enum ClientRefusal {
     Content(Fault),
 }
 
+/// The word for what the session refuses by itself: a client that has to log in, or to begin TLS
+/// for that, is named apart from one that speaks no SMTP (RFC 4954 §6).
+pub(super) fn reason_of_session(response: &Response) -> &'static str {
+    match response.code() {
+        530 | 538 => "auth_required",
+        _ => "bad_command",
+    }
+}
+
 impl ClientRefusal {
     /// The word for logs and metrics; part of the interface, see `docs/operations.md`.
     pub(super) fn reason(&self) -> &'static str {
