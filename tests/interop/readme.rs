@@ -11,15 +11,19 @@ use world::{Client, Mode, Then, World};
 use crate::servers::{make_mailboxes, with_mailboxes};
 use crate::wait_for_files;
 
-/// Where README has both.
-const POSTFIX: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 25);
-const STAUNCH: &str = "[[listener]]\naddress = \"127.0.0.1:2525\"\n";
 const SENDER: &str = "anna@example.org";
 
 fn read(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
     fs::read_to_string(path).expect("a document")
+}
+
+/// The words of a document, with the places of this test in them: nothing else of the machine may
+/// stand in the way of ports that everybody uses.
+fn placed(text: &str, staunch: SocketAddr, postfix: SocketAddr) -> String {
+    let at = |place: SocketAddr| format!("[{}]:{}", place.ip(), place.port());
+    let text = text.replace("[127.0.0.1]:2525", &at(staunch));
+    text.replace("[127.0.0.1]:25\"", &format!("{}\"", at(postfix)))
 }
 
 /// The blocks of one language in a text.
@@ -37,10 +41,10 @@ fn type_in(postfix: &Path, block: &str) {
     assert!(output.status.success(), "{block}: {output:?}");
 }
 
-async fn submit(recipient: &str) {
+async fn submit(postfix: SocketAddr, recipient: &str) {
     let content =
         format!("From: <{SENDER}>\r\nTo: <{recipient}>\r\nSubject: readme\r\n\r\nHello\r\n");
-    let mut client = Client::hello(POSTFIX).await.expect("Postfix listens");
+    let mut client = Client::hello(postfix).await.expect("Postfix listens");
     let reply = client.transact(SENDER, &[recipient], content.as_bytes()).await.expect("an answer");
     assert_eq!(reply.code, 250, "{reply:?}");
 }
@@ -58,26 +62,28 @@ async fn postfix_sends_through_staunch_and_gets_its_bounces_by_the_words_of_the_
     mx.on("RCPT TO:<nobody@", Then::reply("550 5.1.1 Nobody of that name"));
     let policy = ["mx.example.com"];
     world.domain("example.com").mx(&[(10, &mx)]).mta_sts(Mode::Enforce, &policy, 86_400);
-    let routes = blocks(section, "toml").join("\n");
-    assert!(routes.contains("example.org"), "{routes}");
-    let relay = world.relay(&format!("{STAUNCH}{routes}")).await;
+    let at = world.free_address().await;
+    let routes = placed(&blocks(section, "toml").join("\n"), at, at);
+    assert!(routes.contains("example.org") && !routes.contains("]:25\""), "{routes}");
+    let relay = world.relay(&routes).await;
 
     let (dir, mailboxes) = (world.dir().join("postfix"), world.dir().join("mailboxes"));
     make_mailboxes(&mailboxes);
     // It asks for more than loopback offers, so that the exception is needed.
-    let setup = PostfixSetup::new("mail.example.org", POSTFIX)
+    let setup = PostfixSetup::new("mail.example.org", at)
         .set("smtp_tls_security_level", "encrypt")
         .set("virtual_mailbox_domains", "example.org")
         .set("virtual_mailbox_maps", "static:example.org/anna/");
     let postfix = Postfix::start(&dir, &with_mailboxes(setup, &mailboxes));
     let scripts = blocks(section, "sh");
     assert_eq!(scripts.len(), 2, "{scripts:?}");
-    scripts.iter().for_each(|script| type_in(&dir, script));
+    let type_in = |script: &&str| type_in(&dir, &placed(script, relay.listener(), at));
+    scripts.iter().for_each(type_in);
 
-    submit("user@example.com").await;
+    submit(at, "user@example.com").await;
     let delivered = relay.event("delivered").with("recipient", "user@example.com").await;
     assert_eq!(delivered.text("policy").as_deref(), Some("sts"), "{}", postfix.log());
-    submit("nobody@example.com").await;
+    submit(at, "nobody@example.com").await;
     let bounces = wait_for_files(&mailboxes.join("example.org"), 1).await;
     let bounce = fs::read_to_string(&bounces[0]).expect("a bounce is text");
     assert!(bounce.contains("Final-Recipient: rfc822; nobody@example.com"), "{bounce}");
@@ -86,9 +92,7 @@ async fn postfix_sends_through_staunch_and_gets_its_bounces_by_the_words_of_the_
     assert!(postfix.log().contains(&format!("queued as {id}")), "{}", postfix.log());
 
     // The page on Postfix ends with the way back.
-    blocks(&read("docs/operations/postfix.md"), "sh")
-        .iter()
-        .for_each(|script| type_in(&dir, script));
+    blocks(&read("docs/operations/postfix.md"), "sh").iter().for_each(type_in);
     let mut postconf = Command::new("postconf");
     let left = postconf.arg("-c").arg(&dir).args(["-h", "relayhost"]).output().expect("postconf");
     assert_eq!(left.stdout, b"\n", "{left:?}");
