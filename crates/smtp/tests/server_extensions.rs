@@ -329,7 +329,7 @@ fn kept_lines_show_commands_and_neither_passwords_nor_content() {
     session.keep_lines();
     let mut input = &b"EHLO c\r\nAUTH PLAIN AHVzZXIAc2VjcmV0\r\nauth LOGIN\r\ndXNlcg==\r\n\
         c2VjcmV0\r\nc2VjcmV0\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 6 LAST\r\n\
-        RSET\r\nQUIT\r\n"[..];
+        RSET\r\nAUTH AHVzZXIAc2VjcmV0\r\nHelp me\r\nMail from me\r\nQUIT\r\n"[..];
     let mut lines = Vec::new();
     let mut challenges = [&b"Username:"[..], b"Password:"].into_iter();
     loop {
@@ -362,7 +362,7 @@ fn kept_lines_show_commands_and_neither_passwords_nor_content() {
     }
     let want = [
         "EHLO c",
-        "AUTH PLAIN",
+        "AUTH PLAIN (...)",
         "auth LOGIN",
         "(a message of AUTH)",
         "(a message of AUTH)",
@@ -370,6 +370,9 @@ fn kept_lines_show_commands_and_neither_passwords_nor_content() {
         "MAIL FROM:<a@b.test>",
         "RCPT TO:<c@d.test>",
         "BDAT 6 LAST",
+        "AUTH (...)",
+        "Help (...)",
+        "(12 bytes that are no command)",
         "QUIT",
     ];
     assert_eq!(lines, want);
