@@ -186,7 +186,12 @@ async fn every_block_of_configuration_is_accepted() {
             check.env("STATE_DIRECTORY", world.dir());
             check.env("STAUNCH__DNS__SERVERS", world.dns.address().to_string());
             let output = check.output().await.unwrap();
-            if !output.status.success() {
+            // Whether a port is free here, and may be opened by this user, is the machine's affair.
+            let is_of_the_machine = |line: &str| {
+                line.starts_with("warning: ")
+                    || line.contains(".address: ") && line.contains("(os error ")
+            };
+            if !output.status.success() && !said(&output).lines().all(is_of_the_machine) {
                 refused.push(format!("{}: {}", block.place, said(&output)));
             }
             checked += 1;

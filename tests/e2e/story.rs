@@ -270,7 +270,7 @@ async fn a_log_that_is_not_read_stops_no_mail_and_is_whole_when_it_is_read_again
     let world = World::start(PROGRAM).await;
     let mx = world.mx("mx.far.test").await;
     world.domain("far.test").mx(&[(10, &mx)]);
-    let relay = world.relay("").await;
+    let mut relay = world.relay("").await;
     relay.read_log(LogReading::Off);
     // Two lines each, of some 500 bytes; a pipe holds 64 KiB.
     let count = 200;
@@ -285,6 +285,13 @@ async fn a_log_that_is_not_read_stops_no_mail_and_is_whole_when_it_is_read_again
         assert_eq!(relay.event(event).times(count).await.len(), count);
     }
     assert_eq!(relay.event("log_lines_lost").count(), 0);
+
+    relay.read_log(LogReading::Off);
+    for number in 0..count {
+        relay.submit("a@client.test", &["b@far.test"], &number.to_string()).await;
+    }
+    // It ends all the same.
+    assert!(relay.stop().await.success());
 }
 
 #[tokio::test]

@@ -266,6 +266,7 @@ impl Relay {
             .expect("the daemon is ours");
         self.guard.forget(pid);
         // What it wrote last is in the log before anybody looks for what a successor writes.
+        self.read_log(LogReading::On);
         self.ends += 1;
         let ends = self.ends;
         let is_read = |lines: &[Line]| {

@@ -32,6 +32,9 @@ mod user;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -40,6 +43,33 @@ pub(crate) use exit::Exit;
 use exit::Failure;
 use load::load;
 use usage::usage;
+
+/// How long the last word of a daemon may take.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Says on stderr why there is nothing. A daemon ends also where nobody reads that: whoever is to
+/// start it again would wait for ever.
+fn tell(text: String, command: &CliCommand) {
+    if text.is_empty() {
+        return;
+    }
+    let say = move || {
+        // With stderr gone there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    };
+    if !matches!(command, CliCommand::Run) {
+        return say();
+    }
+    let (said, is_said) = mpsc::channel();
+    let told = thread::Builder::new().spawn(move || {
+        say();
+        // Who started this may have gone on.
+        let _ = said.send(());
+    });
+    if told.is_ok() {
+        let _ = is_said.recv_timeout(LAST_WORD);
+    }
+}
 
 /// Runs the program on `arguments`, the first of which is its own name.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -50,10 +80,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(&arguments) {
         Ok(exit) => exit.code(),
         Err(failure) => {
-            if !failure.text.is_empty() {
-                // With stderr gone there is nobody to tell.
-                let _ = writeln!(std::io::stderr(), "{}", failure.text);
-            }
+            tell(failure.text, &arguments.command);
             failure.exit.code()
         }
     }

@@ -25,6 +25,9 @@ pub(crate) fn log_filter(text: &str) -> Result<Targets, String> {
         if LEVELS.contains(&part) {
             directives.push(format!("{OWN_TARGET}={part}"));
         } else if let Some((target, _)) = part.split_once('=') {
+            if PARTS.contains(&target) {
+                return Err(format!("{target} is a part of staunch: write {OWN_TARGET}::{part}"));
+            }
             // A part that is not there says nothing: it was misspelt, had another name once, or is
             // a file of a part, whose lines are those of the part.
             let named = target.strip_prefix("staunch::");
@@ -38,6 +41,10 @@ pub(crate) fn log_filter(text: &str) -> Result<Targets, String> {
             let levels = LEVELS.join(", ");
             return Err(format!("not {levels}, or of one part like staunch::dns=debug"));
         }
+    }
+    // Details of one part are no reason to be silent about the others.
+    if !directives.iter().any(|directive| directive.starts_with(&format!("{OWN_TARGET}="))) {
+        directives.push(format!("{OWN_TARGET}=info"));
     }
     let others = if text == "error" { "error" } else { "warn" };
     format!("{others},{}", directives.join(","))
@@ -58,6 +65,9 @@ mod tests {
         for good in ["info,staunch::dns=debug,hickory_net=debug", "warn,staunch::connect=debug"] {
             assert!(log_filter(good).is_ok(), "{good}");
         }
+        let dns = log_filter("staunch::dns=debug").unwrap();
+        assert!(dns.would_enable("staunch::queue", &tracing::Level::INFO));
+        assert!(log_filter("info,queue=debug").unwrap_err().ends_with("staunch::queue=debug"));
         for bad in ["resolve", "cli", "queue::settle"] {
             let refused = log_filter(&format!("staunch::{bad}=debug")).unwrap_err();
             let want = format!("staunch has no part {bad:?}; its parts are ");

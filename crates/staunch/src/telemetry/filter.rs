@@ -182,6 +182,15 @@ impl LogControl {
         })
     }
 
+    /// Names the hosts of an order, if it still holds.
+    pub(crate) fn add_hosts(&self, name: &str, until: Timestamp, hosts: &[String]) -> bool {
+        self.filter.change(|rules| {
+            let mut all = rules.followed.iter_mut();
+            let order = all.find(|order| order.name == name && order.until == until);
+            order.map(|order| order.hosts = hosts.to_vec()).is_some()
+        })
+    }
+
     /// Ends what was ordered about `name`: the order that ends at `until`, or any. Was there one?
     pub(crate) fn end(&self, name: &str, until: Option<Timestamp>) -> bool {
         let is_it = |followed: &DebuggedName| {

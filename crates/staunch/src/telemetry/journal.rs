@@ -1,9 +1,11 @@
 //! The way to systemd's journal: one datagram an entry.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixDatagram;
 
 use rustix::fs::Stat;
+
+use super::writer::LineSink;
 
 /// Where the journal listens (systemd.journal-fields(7)).
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -11,7 +13,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// KiB).
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
 
-/// A connection to the journal. Every write is an entry of its own.
+/// A connection to the journal. Every line is an entry of its own.
 #[derive(Debug)]
 pub(super) struct JournalSocket(UnixDatagram);
 
@@ -26,16 +28,25 @@ impl JournalSocket {
     }
 }
 
-impl Write for JournalSocket {
-    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
-        if entry.len() > ENTRY_BYTES_MAX {
-            return Err(io::ErrorKind::InvalidInput.into());
+impl JournalSocket {
+    /// Sends an entry; once more to the socket that is there now, if the journal was started anew.
+    fn send(&mut self, entry: &[u8]) -> io::Result<()> {
+        if self.0.send(entry).is_err() {
+            *self = Self::connect()?;
+            self.0.send(entry)?;
         }
-        self.0.send(entry)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl LineSink for JournalSocket {
+    fn write(&mut self, entries: &[Vec<u8>]) -> usize {
+        let mut lost = 0;
+        for entry in entries {
+            let is_sent = entry.len() <= ENTRY_BYTES_MAX && self.send(entry).is_ok();
+            lost += usize::from(!is_sent);
+        }
+        lost
     }
 }
 

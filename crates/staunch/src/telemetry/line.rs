@@ -56,8 +56,8 @@ impl Fields {
     /// What stands in the log where lines could not be kept for their reader.
     pub(super) fn of_lost_lines(lines: usize) -> Self {
         let mut fields = Self::default();
-        let says = "the log was not read in time (a stopped reader, a journal that hangs): lines \
-            are missing here; mail went on";
+        let says = "the log was not read in time (a stopped reader, a journal that hangs), or could \
+            not be written: lines are missing here; mail went on";
         // Written as it is elsewhere, since a test compares these names with the documentation's.
         let event = "log_lines_lost";
         fields.set(EVENT, Kind::Text, format_args!("{event}"));

@@ -12,8 +12,7 @@ mod reason;
 mod writer;
 
 use std::fmt;
-use std::io::{self, BufWriter, Write};
-use std::sync::Mutex;
+use std::io;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
@@ -25,17 +24,13 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::clock;
 use crate::config::{Log, LogFormat, log_filter};
-use crate::lock::lock;
 pub(crate) use filter::{DebuggedName, LogControl};
 use filter::{LevelOrigin, LogFilter, is_ours};
 use line::{Fields, LineShape, LogLine};
 pub(crate) use problem::Problem;
 pub(crate) use reason::{Reason, refusal_reason, tls_reason};
-use writer::LineQueue;
 pub(crate) use writer::LogEnd;
-
-/// Our choice: bytes that go out with one call at most, while lines come faster than they are read.
-const WRITE_BYTES: usize = 64 * 1024;
+use writer::{LineQueue, LineSink, StreamSink};
 
 /// Why nothing can be logged as asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +41,9 @@ pub(crate) enum TelemetryError {
     /// `log.format = "journald"`, and there is none.
     #[error("log.format: the journal cannot be reached: {0}")]
     Journal(io::Error),
+    /// The thread that writes cannot be started.
+    #[error("the log's thread: {0}")]
+    Thread(io::Error),
     /// Somebody else logs in this process.
     #[error(transparent)]
     Twice(#[from] TryInitError),
@@ -62,15 +60,17 @@ pub(crate) fn start(
     level: Option<&str>,
 ) -> Result<(LogControl, LogEnd), TelemetryError> {
     let levels = log_filter(level.unwrap_or(&log.level)).map_err(TelemetryError::Level)?;
+    let to_stderr = |shape| LogLines::to_stderr(shape).map_err(TelemetryError::Thread);
     let (lines, end) = match log.format {
-        LogFormat::Text => LogLines::to_stderr(LineShape::Text),
-        LogFormat::Json => LogLines::to_stderr(LineShape::Json),
+        LogFormat::Text => to_stderr(LineShape::Text)?,
+        LogFormat::Json => to_stderr(LineShape::Json)?,
         LogFormat::Journald => LogLines::to_journal().map_err(TelemetryError::Journal)?,
         // A journal that is named but does not answer is no reason to be silent.
-        LogFormat::Auto if journal::is_stderr() => {
-            LogLines::to_journal().unwrap_or_else(|_| LogLines::to_stderr(LineShape::Text))
-        }
-        LogFormat::Auto => LogLines::to_stderr(LineShape::Text),
+        LogFormat::Auto if journal::is_stderr() => match LogLines::to_journal() {
+            Ok(lines) => lines,
+            Err(_) => to_stderr(LineShape::Text)?,
+        },
+        LogFormat::Auto => to_stderr(LineShape::Text)?,
     };
     let filter = LogFilter::new(levels);
     tracing_subscriber::registry().with(lines.filtered(filter.clone())).try_init()?;
@@ -86,7 +86,7 @@ struct LogLines {
     shape: LineShape,
     /// Once it is known: the layer asks it again when the fields are there.
     filter: Option<LogFilter>,
-    out: Mutex<LineQueue>,
+    out: LineQueue,
 }
 
 impl fmt::Debug for LogLines {
@@ -96,18 +96,17 @@ impl fmt::Debug for LogLines {
 }
 
 impl LogLines {
-    fn new(shape: LineShape, out: impl Write + Send + 'static) -> (Self, LogEnd) {
-        let (queue, end) = LineQueue::new(out);
-        (Self { shape, filter: None, out: Mutex::new(queue) }, end)
+    fn new(shape: LineShape, sink: impl LineSink + 'static) -> io::Result<(Self, LogEnd)> {
+        let (out, end) = LineQueue::new(sink)?;
+        Ok((Self { shape, filter: None, out }, end))
     }
 
-    fn to_stderr(shape: LineShape) -> (Self, LogEnd) {
-        Self::new(shape, BufWriter::with_capacity(WRITE_BYTES, io::stderr()))
+    fn to_stderr(shape: LineShape) -> io::Result<(Self, LogEnd)> {
+        Self::new(shape, StreamSink::new(io::stderr()))
     }
 
-    /// Without a buffer: each write is an entry.
     fn to_journal() -> io::Result<(Self, LogEnd)> {
-        Ok(Self::new(LineShape::Journal, journal::JournalSocket::connect()?))
+        Self::new(LineShape::Journal, journal::JournalSocket::connect()?)
     }
 
     /// The layer with its filter, which it asks again when an event's fields are known.
@@ -161,7 +160,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLines {
             fields: &fields,
         };
         let bytes = line.show(self.shape);
-        lock(&self.out).push(&bytes, |lines| self.lost_lines(lines));
+        self.out.push(bytes, |lines| self.lost_lines(lines));
     }
 }
 
@@ -175,7 +174,8 @@ mod documented;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
 
     use tracing::{debug, field, info, info_span, warn};
 
@@ -197,7 +197,7 @@ mod tests {
     /// What `act` logs at `level`, without the times.
     fn logged(level: &str, shape: LineShape, act: impl FnOnce()) -> Vec<String> {
         let shared = Shared::default();
-        let (lines, end) = LogLines::new(shape, shared.clone());
+        let (lines, end) = LogLines::new(shape, StreamSink::new(shared.clone())).unwrap();
         let subscriber = tracing_subscriber::registry()
             .with(lines.filtered(LogFilter::new(log_filter(level).unwrap())));
         tracing::subscriber::with_default(subscriber, act);
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn json_lines_are_flat_objects() {
         let shared = Shared::default();
-        let (lines, end) = LogLines::new(LineShape::Json, shared.clone());
+        let (lines, end) = LogLines::new(LineShape::Json, StreamSink::new(shared.clone())).unwrap();
         let subscriber = tracing_subscriber::registry().with(lines);
         tracing::subscriber::with_default(subscriber, some_events);
         drop(end);

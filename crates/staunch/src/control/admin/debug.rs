@@ -74,17 +74,17 @@ pub(super) async fn debug(
     }
     let length = Duration::from_secs(order.seconds);
     let until = clock::now().saturating_add(length).unwrap_or(Timestamp::MAX);
-    let follow = |hosts: &[String]| {
-        let followed = DebuggedName { name: name.clone(), hosts: hosts.to_vec(), until };
-        control.log.follow(followed).map_err(AdminRefused::bad)
-    };
-    follow(&[])?;
+    let order = DebuggedName { name: name.clone(), hosts: Vec::new(), until };
+    control.log.follow(order).map_err(AdminRefused::bad)?;
     end_later(&control, &name, until, length);
     let hosts = match &named {
         DebugSubject::Address(_) => Vec::new(),
         DebugSubject::Name(domain) => hosts(&control.queue, domain).await,
     };
-    follow(&hosts)?;
+    // Meanwhile its time may be over, or somebody has ended it.
+    if !control.log.add_hosts(&name, until, &hosts) {
+        return Ok(Json(Debugged { name, hosts, until: None }));
+    }
     ControlFact::Debugging { name: &name, hosts: &hosts.join(" "), until, uid }.tell();
     Ok(Json(Debugged { name, hosts, until: Some(until) }))
 }
