@@ -6,11 +6,10 @@ mod shell;
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use world::{Mode, Relay, World, policy_text};
+use world::{Mode, Relay, World, output_of, policy_text};
 
 use crate::harness::{PROGRAM, repository};
 use shell::{ShellLine, shell_lines};
@@ -295,24 +294,10 @@ impl CommandShell {
         let line = line.replace("MESSAGE_ID", &self.id);
         let line = line.replace("/var/backups", folder).replace("/var/lib/staunch", folder);
         let path = format!("{folder}/bin:/usr/bin:/bin");
-        let mut child = Command::new("/bin/sh")
-            .args(["-e", "-c", &line])
-            .current_dir(&self.folder)
-            .env_clear()
-            .env("PATH", path)
-            .env("STAUNCH_CONFIG", self.relay.config_file())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // A program that asks for nothing does not read.
-        let _ = stdin.write_all(TYPED.as_bytes()).await;
-        drop(stdin);
-        let output = tokio::time::timeout(world::log::LIMIT, child.wait_with_output());
-        output.await.unwrap_or_else(|_| panic!("{line}: does not end")).unwrap()
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-e", "-c", &line]).current_dir(&self.folder).env_clear();
+        shell.env("PATH", path).env("STAUNCH_CONFIG", self.relay.config_file());
+        output_of(&mut shell, TYPED.as_bytes()).await
     }
 }
 

@@ -6,9 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use world::{Mx, Relay, World};
+use world::{Mx, Relay, World, output_of};
 
 use crate::harness::PROGRAM;
 
@@ -49,21 +48,9 @@ impl Machine {
     }
 
     async fn call(&self, name: &str, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = Command::new(self.bin.join(name))
-            .args(arguments)
-            .env("STAUNCH_CONFIG", self.relay.config_file())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        // A program that refuses its arguments does not read.
-        let _ = stdin.write_all(input).await;
-        drop(stdin);
-        let output = tokio::time::timeout(world::log::LIMIT, child.wait_with_output());
-        output.await.expect("it ends").unwrap()
+        let mut program = Command::new(self.bin.join(name));
+        program.args(arguments).env("STAUNCH_CONFIG", self.relay.config_file());
+        output_of(&mut program, input).await
     }
 
     /// Sends, and insists on silence and success.

@@ -2,12 +2,10 @@
 //! through.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::io::AsyncWriteExt as _;
 use world::{Binding, Client, Relay, Trust, World};
 
 use crate::harness::PROGRAM;
@@ -85,21 +83,8 @@ pub(crate) const SCRAM: &str = "SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$bpSY
 
 /// Runs `staunch user …` with this on stdin.
 async fn user_command(relay: &Relay, arguments: &[&str], input: &str) -> (i32, String, String) {
-    let mut child = tokio::process::Command::new(PROGRAM)
-        .arg("--config")
-        .arg(relay.config_file())
-        .arg("user")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // Who does not read it does not need it.
-    let _unread = stdin.write_all(input.as_bytes()).await;
-    drop(stdin);
-    let output = child.wait_with_output().await.unwrap();
+    let arguments: Vec<&str> = ["user"].into_iter().chain(arguments.iter().copied()).collect();
+    let output = relay.cli_with(&arguments, input.as_bytes()).await;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

@@ -38,7 +38,7 @@ pub use mx::{Gate, Greeting, Mx, Opened, Received, Rule, Script, Starttls, Then}
 pub use name_server::{NameServer, Over};
 pub use pki::{Identity, KeyFiles, Leaf, Pki};
 pub use policy_host::{Handshake, HttpRequest, PolicyHost, Reply, Serve, Site};
-pub use relay::{EventWait, Mark, Relay};
+pub use relay::{EventWait, Mark, Relay, output_of};
 pub use relay_log::{Event, LogReading};
 pub use serde_json::Value;
 pub use tls::TlsSeen;

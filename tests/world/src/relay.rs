@@ -197,20 +197,7 @@ impl Relay {
     /// The same with this on stdin.
     pub async fn cli_with(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = clean_command(&self.program);
-        command.arg("--config").arg(self.config_file()).args(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
-        let mut stdin = child.stdin.take().expect("piped");
-        let run = async {
-            // A program that refuses its arguments does not read.
-            let _ = stdin.write_all(input).await;
-            drop(stdin);
-            child.wait_with_output().await
-        };
-        tokio::time::timeout(LIMIT, run)
-            .await
-            .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
-            .expect("the program ends")
+        output_of(command.arg("--config").arg(self.config_file()).args(arguments), input).await
     }
 
     /// Runs the program with `--json`, insists on success, and parses a value from each line.
@@ -343,6 +330,23 @@ impl Drop for Relay {
 fn queue_id(reply: &SmtpReply) -> String {
     let text = reply.text();
     text.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+/// Runs `command` with `input` on stdin, until it ends.
+pub async fn output_of(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let run = async {
+        // A program that refuses its arguments does not read.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    tokio::time::timeout(LIMIT, run)
+        .await
+        .unwrap_or_else(|_| panic!("{command:?} does not end"))
+        .expect("the program ends")
 }
 
 /// Our own environment says nothing to the program.
