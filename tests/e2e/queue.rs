@@ -171,6 +171,14 @@ async fn a_message_is_named_by_the_beginning_of_its_id_if_no_other_begins_so() {
     assert_eq!((code, none.as_str()), (Some(1), "no such message in the queue\n"));
     assert_eq!(relay.queue().await.len(), 2, "nothing was done");
 
+    // One that is there does not hide one that is not.
+    let (code, done, missing) = said(&relay, &["queue", "hold", &first, unknown]).await;
+    assert_eq!((code, done.as_str()), (Some(1), "hold: 1 recipient\n"));
+    assert_eq!(missing, "no such message in the queue: 00000000\n");
+    let (code, again, _) = said(&relay, &["queue", "hold", &first]).await;
+    let want = "hold: 0 recipients\nall that matches is held already\n";
+    assert_eq!((code, again.as_str()), (Some(0), want));
+
     let done = &relay.cli_json(&["queue", "delete", own, &first]).await[0];
     assert_eq!(done["count"], 1, "{done}");
     relay.event("queue_order").with("selection", &first).await;

@@ -27,6 +27,7 @@ mod budget;
 mod clock;
 mod facts;
 mod inert_json;
+mod likeness;
 mod lock;
 mod lru_map;
 mod place;

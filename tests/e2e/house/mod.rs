@@ -26,6 +26,7 @@ const WINGS: [&[&str]; 9] = [
         "clock",
         "facts",
         "inert_json",
+        "likeness",
         "lock",
         "lru_map",
         "place",

@@ -83,7 +83,7 @@ pub(super) enum CliCommand {
     /// other sendmails are ignored, options for their queue or config files are rejected.
     #[command(after_help = "Example: staunch sendmail -t -i < message.eml")]
     Sendmail(SendmailCommand),
-    /// Exit with 0 if the local daemon is ready; else with 1, and say why
+    /// Exit with 0 if the local daemon is ready, with 1 if not, with 69 if there is none; say why
     #[command(after_help = "Example: staunch healthcheck && echo ready")]
     Healthcheck(HealthCheck),
 }
@@ -279,7 +279,7 @@ pub(super) struct QueueList {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) older_than: Option<Duration>,
     /// Show at most N [default: all; with --sort 1000, and never more than 10000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) limit: Option<u64>,
     /// In this order, instead of that of arrival
     #[arg(long, value_name = "ORDER")]

@@ -158,7 +158,12 @@ fn cells(row: &ListedRecipient, now: Timestamp) -> Vec<String> {
         text_cell(&row.recipient),
         row.state.as_str().to_owned(),
         row.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
-        row.next_attempt_at.map_or_else(|| "-".to_owned(), time_cell),
+        match row.state {
+            MailState::Held => "-".to_owned(),
+            MailState::Queued | MailState::Sending => {
+                row.next_attempt_at.map_or_else(|| "-".to_owned(), time_cell)
+            }
+        },
         or_dash(row.last.as_ref().map(|last| last.reason.as_str())),
         answer_cell(row),
     ]
@@ -223,7 +228,7 @@ async fn act(
     let path = ["v1", "queue", verb, "dry-run"];
     let path = if action.dry_run { &path[..] } else { path.get(..3).unwrap_or_default() };
     let answer = client.post(path, request).await?;
-    let ActionDone { count, being_sent, dry_run, unmatched } = read(&answer)?;
+    let ActionDone { count, being_sent, dry_run, unmatched, missing } = read(&answer)?;
     let being_sent = being_sent.unwrap_or_default();
     let mut out = stdout().lock();
     if action.json.json {
@@ -234,6 +239,10 @@ async fn act(
             writeln!(out, "{verb} would be for {count} {recipients}; nothing is changed")?;
         } else {
             writeln!(out, "{verb}: {count} {recipients}")?;
+        }
+        // Its reason, if one was given, is the new one all the same.
+        if order == QueueOrder::Hold && count + being_sent == 0 && unmatched.is_none() {
+            writeln!(out, "all that matches is held already")?;
         }
         if being_sent > 0 {
             writeln!(out, "left alone, being sent at this moment: {being_sent}")?;
@@ -247,7 +256,11 @@ async fn act(
             writeln!(stderr(), "{}", unmatched_line(action, &unmatched))?;
             Ok(Exit::Ok)
         }
-        None => Ok(Exit::Ok),
+        None if missing.is_empty() => Ok(Exit::Ok),
+        None => {
+            let text = format!("no such message in the queue: {}", missing.join(", "));
+            Err(Failure::new(Exit::No, output::inert(&text)))
+        }
     }
 }
 

@@ -6,11 +6,10 @@ use serde_path_to_error::{Path, Segment};
 use toml::de::{DeTable, DeValue};
 
 use super::file::{File, TABLE_LISTS};
+use crate::likeness::nearest;
 
 /// Our choice: more mistakes than these are not read at once.
 const MISTAKES_MAX: usize = 50;
-/// How like a known key an unknown one must be to be taken for it: 1 is equal.
-const LIKENESS_MIN: f64 = 0.8;
 
 /// A key that cannot be taken.
 #[derive(Debug)]
@@ -146,10 +145,8 @@ fn unknown(message: &str) -> String {
 
 /// The same of a key among those that are `known` at its place.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
-    let like = |name: &&&str| strsim::jaro_winkler(key, name);
-    let nearest = known.iter().max_by(|a, b| like(a).total_cmp(&like(b)));
     let listed = format!("known here: {}", known.join(", "));
-    if let Some(meant) = nearest.filter(|name| like(name) >= LIKENESS_MIN) {
+    if let Some(meant) = nearest(key, known.iter().copied()) {
         return format!("unknown key; did you mean {meant}? {listed}");
     }
     match elsewhere(key).as_slice() {

@@ -9,10 +9,9 @@ use spool::{Filter, IdPrefix, MessageId, RecipientState, Selection, StoreError};
 use super::answer::{AdminRefused, ask_store};
 use crate::control::Control;
 use crate::control::api::Chosen;
+use crate::likeness::nearest;
 use crate::telemetry::Reason;
 
-/// Our choice: words that are less alike are not meant (Jaro-Winkler; 1: the same).
-pub(super) const LIKENESS_MIN: f64 = 0.85;
 /// Our choice: ids that are named where several begin alike.
 const IDS_NAMED: usize = 5;
 
@@ -22,6 +21,15 @@ pub(super) struct ChosenMail {
     pub(super) selection: Selection,
     /// As on the command line.
     pub(super) words: String,
+    /// Ids that no message in the queue has.
+    pub(super) missing: Vec<String>,
+}
+
+/// Messages, by ids.
+#[derive(Debug, Default)]
+struct NamedMessages {
+    found: Vec<MessageId>,
+    missing: Vec<String>,
 }
 
 /// Finds out what is meant.
@@ -36,53 +44,44 @@ pub(super) async fn mail(
         }
         ([], None, Some(reason), false) => Cause::parse(reason)?.filter(),
         ([_, ..], None, None, false) => {
-            let found = ids(control, &chosen.ids).await?;
-            let words = in_words(&Chosen {
-                ids: match &*found {
-                    [] => chosen.ids,
-                    found => found.iter().map(MessageId::to_string).collect(),
-                },
-                ..Chosen::default()
-            });
-            return Ok(ChosenMail { selection: Selection::Messages(found), words });
+            let NamedMessages { found, missing } = ids(control, chosen.ids).await?;
+            let named = match &*found {
+                [] => missing.clone(),
+                found => found.iter().map(MessageId::to_string).collect(),
+            };
+            let words = in_words(&Chosen { ids: named, ..Chosen::default() });
+            return Ok(ChosenMail { selection: Selection::Messages(found), words, missing });
         }
         _ => return Err(AdminRefused::bad("one of ids, domain, reason and all is needed")),
     };
-    Ok(ChosenMail { selection: Selection::Matching(filter), words: in_words(&chosen) })
+    let words = in_words(&chosen);
+    Ok(ChosenMail { selection: Selection::Matching(filter), words, missing: Vec::new() })
 }
 
 /// The message with this id, or the only one in the queue whose id begins so.
 pub(super) async fn id(control: &Arc<Control>, text: &str) -> Result<MessageId, AdminRefused> {
-    let found = ids(control, &[text.to_owned()]).await?;
+    let NamedMessages { found, .. } = ids(control, vec![text.to_owned()]).await?;
     found.first().copied().ok_or_else(|| AdminRefused::missing(no_such(text)))
 }
 
-/// The messages with these ids, each once; of ids that are cut, those that are in the queue.
-async fn ids(control: &Arc<Control>, texts: &[String]) -> Result<Vec<MessageId>, AdminRefused> {
-    let (mut ids, mut cut) = (Vec::new(), Vec::new());
-    for text in texts {
-        match text.parse() {
-            Ok(id) => ids.push(id),
-            Err(_) => cut.push((text.clone(), parse_prefix(text)?)),
+/// The messages in the queue with these ids, each once. A whole id is its own prefix.
+async fn ids(control: &Arc<Control>, texts: Vec<String>) -> Result<NamedMessages, AdminRefused> {
+    let prefixes = texts.iter().map(|text| parse_prefix(text)).collect::<Result<Vec<_>, _>>()?;
+    let looked_up = ask_store(control, move |control| {
+        let begin = |prefix| control.queue.spool.ids(prefix, IDS_NAMED + 1);
+        prefixes.into_iter().map(begin).collect::<Result<Vec<_>, StoreError>>()
+    });
+    let mut named = NamedMessages::default();
+    for (text, found) in texts.into_iter().zip(looked_up.await?) {
+        match &*found {
+            [] => named.missing.push(text),
+            [only] => named.found.push(*only),
+            several => return Err(AdminRefused::bad(ambiguous(&text, several))),
         }
     }
-    if !cut.is_empty() {
-        let found = ask_store(control, move |control| {
-            let begin = |prefix| control.queue.spool.ids(prefix, IDS_NAMED + 1);
-            let found = cut.into_iter().map(|(text, prefix)| Ok((text, begin(prefix)?)));
-            found.collect::<Result<Vec<_>, StoreError>>()
-        });
-        for (text, found) in found.await? {
-            match &*found {
-                [] => {}
-                [only] => ids.push(*only),
-                several => return Err(AdminRefused::bad(ambiguous(&text, several))),
-            }
-        }
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+    named.found.sort_unstable();
+    named.found.dedup();
+    Ok(named)
 }
 
 fn parse_prefix(text: &str) -> Result<IdPrefix, AdminRefused> {
@@ -124,11 +123,8 @@ pub(super) fn parse_domain(text: &str) -> Result<HostName, AdminRefused> {
 pub(super) const HELD: &str = "held";
 
 fn unknown(word: &str) -> AdminRefused {
-    let like = |known: &&str| strsim::jaro_winkler(word, known);
     let known = Reason::ALL.iter().map(|reason| reason.as_str()).chain([HELD]);
-    let nearest = known.max_by(|a, b| like(a).total_cmp(&like(b)));
-    let hint = nearest.filter(|known| like(known) >= LIKENESS_MIN);
-    let hint = hint.map_or_else(
+    let hint = nearest(word, known).map_or_else(
         || "`staunch queue summary --by reason` shows those in the queue".to_owned(),
         |known| format!("did you mean {known}?"),
     );

@@ -37,8 +37,9 @@ enum DebugSubject {
 impl DebugSubject {
     fn parse(text: &str) -> Result<Self, AdminRefused> {
         let bare = text.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(address) = bare.parse() {
-            return Ok(Self::Address(address));
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            // As facts have it.
+            return Ok(Self::Address(address.to_canonical()));
         }
         let parsed = HostName::parse(text);
         parsed.map(Self::Name).map_err(|error| AdminRefused::bad(format!("{text:?}: {error}")))

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use spool::{MessageId, QueueRow, RecipientPlace, RecipientState, Selection};
 
 use super::answer::{AdminRefused, ask_store};
-use super::chosen::{self, ChosenMail};
+use super::chosen;
 use super::unmatched;
 use crate::control::Control;
 use crate::control::api::{ActionDone, Chosen, QueueOrder};
@@ -21,9 +21,9 @@ pub(super) async fn count(
     Path(order): Path<QueueOrder>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let ChosenMail { selection, .. } = chosen::mail(&control, chosen).await?;
+    let chosen = chosen::mail(&control, chosen).await?;
     let mut would = WouldBe { order, count: 0, being_sent: 0 };
-    match &selection {
+    match &chosen.selection {
         Selection::Messages(ids) => {
             for ids in ids.chunks(PAGE).map(<[MessageId]>::to_vec) {
                 let places = ask_store(&control, move |control| {
@@ -47,7 +47,7 @@ pub(super) async fn count(
             }
         }
     }
-    unmatched::told(&control, &selection, would.answer()).await
+    unmatched::told(&control, chosen, would.answer()).await
 }
 
 fn place(row: &QueueRow) -> RecipientPlace {
@@ -82,6 +82,7 @@ impl WouldBe {
             QueueOrder::Retry | QueueOrder::Release => None,
             QueueOrder::Hold | QueueOrder::Bounce | QueueOrder::Delete => Some(self.being_sent),
         };
-        ActionDone { count: self.count, being_sent, dry_run: Some(true), unmatched: None }
+        let count = self.count;
+        ActionDone { count, being_sent, dry_run: Some(true), ..ActionDone::default() }
     }
 }

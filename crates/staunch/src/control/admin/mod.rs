@@ -200,7 +200,12 @@ async fn ready(State(control): State<Arc<Control>>) -> Response {
         queued_messages: control.queue.messages.load(Ordering::Relaxed),
         hostname: config.hostname.to_string(),
         clock_suspect: clock::suspect(&control),
-        complaints: config.hostname.complaint().map(str::to_owned).into_iter().collect(),
+        complaints: config
+            .hostname
+            .complaint()
+            .map(|complaint| format!("hostname {:?} {complaint}", config.hostname.to_string()))
+            .into_iter()
+            .collect(),
         resolvers: control.queue.outbound.dns.servers().iter().map(resolver).collect(),
         switches: switches::shown(&control),
     };

@@ -17,7 +17,7 @@ use spool::{
 };
 
 use super::answer::{AdminPeer, AdminRefused, ask_store};
-use super::chosen::{self, Cause, ChosenMail};
+use super::chosen::{self, Cause};
 use super::header;
 use super::ranking::Ranking;
 use super::unmatched;
@@ -34,6 +34,8 @@ use crate::telemetry::Reason;
 
 /// Recipients read at once.
 const PAGE: usize = 500;
+/// Why mail is held, in bytes. Our choice: a sentence with a link, which a log line has room for.
+const WHY_BYTES_MAX: usize = 400;
 /// Octets of a body sent at once.
 const PIECE: usize = 64 * 1024;
 
@@ -326,14 +328,14 @@ pub(super) async fn retry(
     State(control): State<Arc<Control>>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let ChosenMail { selection, .. } = chosen::mail(&control, chosen).await?;
+    let chosen = chosen::mail(&control, chosen).await?;
     control.queue.outbound.pool.ask_down_hosts();
     let again = |control: &Control, what: &Selection, from| {
         control.queue.spool.retry(what, control.queue.now(), from)
     };
     let tell = |lanes: Vec<LaneKey>| lanes.into_iter().map(Event::RetryNow).collect();
-    let count = in_batches(&control, selection.clone(), again, tell).await?;
-    unmatched::told(&control, &selection, ActionDone { count, ..ActionDone::default() }).await
+    let count = in_batches(&control, chosen.selection.clone(), again, tell).await?;
+    unmatched::told(&control, chosen, ActionDone { count, ..ActionDone::default() }).await
 }
 
 pub(super) async fn release(
@@ -347,8 +349,8 @@ pub(super) async fn release(
         Ok(released)
     };
     let tell = |lanes: Vec<LaneKey>| vec![Event::Due(lanes)];
-    let ChosenMail { selection, words } = chosen::mail(&control, chosen).await?;
-    let meant = match selection.clone() {
+    let chosen = chosen::mail(&control, chosen).await?;
+    let meant = match chosen.selection.clone() {
         Selection::Matching(filter) => Selection::Matching(
             stop::up_to_now(&control.queue, filter).await.map_err(AdminRefused::failed)?,
         ),
@@ -356,8 +358,9 @@ pub(super) async fn release(
     };
     let count = in_batches(&control, meant, free, tell).await?;
     let (order, why) = ("release", None);
-    ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
-    unmatched::told(&control, &selection, ActionDone { count, ..ActionDone::default() }).await
+    let selection = chosen.words.as_str();
+    ControlFact::Ordered { order, selection, why, recipients: count, uid }.tell();
+    unmatched::told(&control, chosen, ActionDone { count, ..ActionDone::default() }).await
 }
 
 pub(super) async fn hold(
@@ -365,6 +368,9 @@ pub(super) async fn hold(
     ConnectInfo(AdminPeer { uid }): ConnectInfo<AdminPeer>,
     Json(HoldOrder { chosen, why }): Json<HoldOrder>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
+    if why.as_ref().is_some_and(|why| why.len() > WHY_BYTES_MAX) {
+        return Err(AdminRefused::bad(format!("why: over {WHY_BYTES_MAX} bytes")));
+    }
     let why = why.map(|why| RemoteText::new(&why)).filter(|why| !why.is_empty());
     let why = why.as_ref().map(RemoteText::as_str);
     let told = |row: &ActedRow| ControlFact::Held { row, why, uid }.tell();
@@ -398,16 +404,17 @@ async fn take_out(
     uid: Option<u32>,
     told: stop::RowTeller<'_>,
 ) -> Result<Json<ActionDone>, AdminRefused> {
-    let ChosenMail { selection, words } = chosen::mail(control, chosen).await?;
-    let taken = stop::take_out(&control.queue, verb, selection.clone(), told).await;
+    let chosen = chosen::mail(control, chosen).await?;
+    let taken = stop::take_out(&control.queue, verb, chosen.selection.clone(), told).await;
     let TakenOut { count, being_sent } = taken.map_err(AdminRefused::failed)?;
     let why = match verb {
         Verb::Hold { why } => why,
         Verb::Delete | Verb::Bounce => None,
     };
-    ControlFact::Ordered { order, selection: &words, why, recipients: count, uid }.tell();
+    let selection = chosen.words.as_str();
+    ControlFact::Ordered { order, selection, why, recipients: count, uid }.tell();
     let done = ActionDone { count, being_sent: Some(being_sent), ..ActionDone::default() };
-    unmatched::told(control, &selection, done).await
+    unmatched::told(control, chosen, done).await
 }
 
 /// Does `step` batch by batch, and tells the queue after each. Returns how many recipients it was.

@@ -7,11 +7,12 @@ use smtp::HostName;
 use spool::{Filter, ListCursor, ListPage, QueueRow, Selection};
 
 use super::answer::{AdminRefused, ask_store};
-use super::chosen::LIKENESS_MIN;
+use super::chosen::ChosenMail;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::api::{ActionDone, Unmatched};
 use crate::delivery::route;
+use crate::likeness::Nearest;
 
 /// Recipients read at once.
 const PAGE: usize = 1_000;
@@ -21,13 +22,15 @@ const PAGES_MAX: usize = 200;
 /// What an order did; where it was for nobody, whether its selection means anything.
 pub(super) async fn told(
     control: &Arc<Control>,
-    selection: &Selection,
+    chosen: ChosenMail,
     done: ActionDone,
 ) -> Result<Json<ActionDone>, AdminRefused> {
+    let ChosenMail { selection, missing, .. } = chosen;
+    let done = ActionDone { missing, ..done };
     if done.count > 0 || done.being_sent.is_some_and(|count| count > 0) {
         return Ok(Json(done));
     }
-    Ok(Json(ActionDone { unmatched: selected(control, selection).await?, ..done }))
+    Ok(Json(ActionDone { unmatched: selected(control, &selection).await?, ..done }))
 }
 
 /// Is there nothing in the queue that `selection` means? `None`: there is.
@@ -113,7 +116,7 @@ async fn nearest(
     name: &HostName,
     names: impl Fn(&QueueRow) -> Vec<String>,
 ) -> Result<Option<String>, AdminRefused> {
-    let (mut nearest, mut likeness, mut after) = (None, LIKENESS_MIN, None);
+    let (mut nearest, mut after) = (Nearest::to(name.as_str()), None);
     for _ in 0..PAGES_MAX {
         let page = page(control, &Filter::default(), after, PAGE).await?;
         let mut last = None;
@@ -124,17 +127,12 @@ async fn nearest(
                 continue;
             }
             last = place;
-            for other in names(row) {
-                let like = strsim::jaro_winkler(name.as_str(), &other);
-                if like > likeness {
-                    (nearest, likeness) = (Some(other), like);
-                }
-            }
+            names(row).iter().for_each(|other| nearest.look_at(other));
         }
         after = page.next;
         if after.is_none() {
             break;
         }
     }
-    Ok(nearest)
+    Ok(nearest.found())
 }

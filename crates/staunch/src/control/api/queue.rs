@@ -281,6 +281,9 @@ pub(crate) struct ActionDone {
     /// It was for nobody, since nothing in the queue matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unmatched: Option<Unmatched>,
+    /// Of the ids that it was for, those that no message in the queue has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) missing: Vec<String>,
 }
 
 /// Nothing in the queue is what was named.
