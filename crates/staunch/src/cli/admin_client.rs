@@ -145,14 +145,22 @@ impl AdminClient {
         }
         let body = stream.whole().await.unwrap_or_default();
         let text = match serde_json::from_slice::<ErrorAnswer>(&body) {
-            Ok(answer) => RemoteText::new(&answer.error),
+            // Of a configuration each mistake is a line.
+            Ok(answer) if status == StatusCode::UNPROCESSABLE_ENTITY => {
+                let lines = answer.error.lines().map(|line| RemoteText::new(line).to_string());
+                lines.collect::<Vec<_>>().join("\n")
+            }
+            Ok(answer) => RemoteText::new(&answer.error).to_string(),
             // Whatever was said.
-            Err(_) => RemoteText::from_bytes(&body),
+            Err(_) => RemoteText::from_bytes(&body).to_string(),
         };
-        let text = if text.is_empty() { status.to_string() } else { text.to_string() };
+        let text = if text.is_empty() { status.to_string() } else { text };
         Err(Failure::new(exit_of(status), text))
     }
 }
+
+/// What a request has room for (http::Uri), with some to spare.
+const URL_BYTES_MAX: usize = 60_000;
 
 /// Parameters behind the `?`; those without a value are left out.
 pub(super) type Query<'a> = &'a [(&'a str, Option<&'a str>)];
@@ -165,6 +173,11 @@ fn url(path: &[&str], query: Query<'_>) -> Result<Url, Failure> {
         if let Some(value) = value {
             url.query_pairs_mut().append_pair(name, value);
         }
+    }
+    let length = url.as_str().len();
+    if length > URL_BYTES_MAX {
+        let text = format!("the arguments are too long: {length} bytes");
+        return Err(Failure::new(Exit::BadInput, text));
     }
     Ok(url)
 }

@@ -12,6 +12,11 @@ use super::output;
 use crate::config::Loaded;
 
 pub(super) fn backup(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit, Failure> {
+    let parent = command.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.exists()) {
+        let text = format!("{}: is not there; the copy is made in it", parent.display());
+        return Err(Failure::new(Exit::Usage, text));
+    }
     let Copied { messages, files, linked, policies } =
         spool::backup(&loaded.config.data_dir, &command.dir).map_err(failure)?;
     let mut out = stdout().lock();
@@ -43,7 +48,8 @@ pub(super) fn restore(command: &OtherDirectory, loaded: &Loaded) -> Result<Exit,
         let done = json!({ "bodies": restored.copied.files, "kept": restored.kept });
         output::json(&mut out, &done)?;
     } else {
-        writeln!(out, "{} is what it was; start the daemon", data_dir.display())?;
+        let (data_dir, dir) = (data_dir.display(), command.dir.display());
+        writeln!(out, "{data_dir} has the queue of {dir}; start the daemon")?;
         if let Some(kept) = &restored.kept {
             writeln!(out, "what was there before is in {}", kept.display())?;
         }

@@ -81,7 +81,7 @@ fn running(loaded: &Loaded) -> RunningDaemon {
     match asked.and_then(|answer| read::<OpenAddresses>(&answer)) {
         Ok(OpenAddresses { listening }) => RunningDaemon::Listening(listening),
         Err(failure) if failure.exit == Exit::Unavailable => RunningDaemon::None,
-        Err(_) => RunningDaemon::Unknown,
+        Err(failure) => RunningDaemon::Unknown(failure.text),
     }
 }
 

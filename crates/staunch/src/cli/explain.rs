@@ -15,8 +15,8 @@ use super::output::{self, text_cell, time_cell};
 use crate::cli::admin_client::{AdminClient, read, runtime};
 use crate::config::Loaded;
 use crate::control::api::{
-    BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, NextHopQueue,
-    PolicyOrigin, ShownMx, ShownPolicy,
+    BackOffState, DeliveryVerdict, ExplainStep, Explanation, FetchedPolicy, HostOutcome,
+    NextHopQueue, PolicyOrigin, ShownMx, ShownPolicy,
 };
 use crate::control::explain::ExplainQuestion;
 use crate::daemon::check_files::check_trust;
@@ -79,12 +79,16 @@ async fn with_patience<T>(mut ask: impl Future<Output = T> + Unpin) -> T {
 /// The verdict first, then the evidence: policy, hosts, steps.
 fn show(out: &mut dyn Write, answer: &Explanation) -> io::Result<()> {
     let (address, verdict) = (text_cell(&answer.address), answer.verdict.as_str());
-    writeln!(out, "{address}: {verdict}{}\n", in_brackets(answer.reason.as_deref()))?;
+    let reason = in_brackets(answer.reason.as_deref());
+    let is_plan = answer.mx.iter().any(|mx| mx.outcome == HostOutcome::WouldConnect);
+    let plan = if is_plan { " (not tried: --connect tries the hosts)" } else { "" };
+    writeln!(out, "{address}: {verdict}{reason}{plan}\n")?;
     writeln!(out, "next hop  {}", text_cell(&answer.next_hop))?;
     show_pauses(out, answer)?;
     if let Some(BackOffState { until, failures, reason, text, .. }) = &answer.back_off {
         let (until, reason, text) = (time_cell(*until), text_cell(reason), text_cell(text));
-        writeln!(out, "waits     until {until}, after {failures} failures: {reason}, {text}")?;
+        let times = if *failures == 1 { "failure" } else { "failures" };
+        writeln!(out, "waits     until {until}, after {failures} {times}: {reason}, {text}")?;
         writeln!(out, "          now: staunch queue retry --domain {}", text_cell(&answer.domain))?;
     }
     show_queue(out, answer)?;

@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use rustix::process::getuid;
-
 use crate::accept::bind::{self, UNPRIVILEGED_PORTS};
 use crate::config::{ConfigProblem, ListenAddress, Loaded};
 use crate::daemon::start_findings::{CheckUser, RunningDaemon, StartFindings};
@@ -96,11 +94,12 @@ impl TriedAddress<'_> {
                             accepted, restart it";
                 AddressFinding::Tolerated(text.into())
             }
-            (ErrorKind::AddrInUse, RunningDaemon::Unknown) => AddressFinding::Tolerated(format!(
-                "in use: by the daemon, or by another program, and then it does not start; user \
-                 id {} may not ask the daemon",
-                getuid().as_raw()
-            )),
+            (ErrorKind::AddrInUse, RunningDaemon::Unknown(why)) => {
+                AddressFinding::Tolerated(format!(
+                    "in use: by the daemon, or by another program, and then it does not start; \
+                     the daemon cannot be asked: {why}"
+                ))
+            }
             (ErrorKind::PermissionDenied, _) if self.asker.is_another() => {
                 AddressFinding::Tolerated(format!(
                     "{reason}; the user of the daemon needs that right"
@@ -186,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_ends_a_start_is_an_error_and_what_this_user_cannot_know_a_warning() {
-        let (none, unknown) = (RunningDaemon::None, RunningDaemon::Unknown);
+        let (none, unknown) = (RunningDaemon::None, RunningDaemon::Unknown("no answer".into()));
         let own = RunningDaemon::Listening(vec!["192.0.2.1:2525".parse().unwrap()]);
         let (daemon, other) = (CheckUser::Daemon, CheckUser::Other { owner: 999 });
         let (in_use, access) = (Some(Errno::ADDRINUSE), Some(Errno::ACCESS));
@@ -198,7 +197,13 @@ mod tests {
             ("192.0.2.1:2526", in_use, &own, daemon, "fatal: another program listens"),
             ("192.0.2.2:2525", in_use, &own, daemon, "fatal: another program listens"),
             ("0.0.0.0:2525", in_use, &own, daemon, "tolerated: restart"),
-            ("192.0.2.1:2525", in_use, &unknown, other, "tolerated: may not ask the daemon"),
+            (
+                "192.0.2.1:2525",
+                in_use,
+                &unknown,
+                other,
+                "tolerated: the daemon cannot be asked: no answer",
+            ),
             ("192.0.2.1:25", access, &none, daemon, "fatal: systemd:smtp"),
             ("192.0.2.1:25", access, &none, other, "tolerated: systemd:smtp"),
             ("192.0.2.1:25", None, &none, daemon, "fine"),

@@ -1,7 +1,7 @@
 //! The files that a configuration names, and in which of them something else stands than before.
 //!
-//! A reload reads them all again; an operator who has replaced one wants to see that it was this
-//! one. Only a keyed hash of each is kept, since there are keys and passwords among them.
+//! A reload reads them all again, and names those that were replaced: that is what it was ordered
+//! for. Only a keyed hash of each is kept, since there are keys and passwords among them.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};

@@ -62,6 +62,6 @@ pub(crate) enum RunningDaemon {
     None,
     /// It listens at these addresses.
     Listening(Vec<SocketAddr>),
-    /// One may run, but this user may not ask it.
-    Unknown,
+    /// One may run, but cannot be asked, for this reason.
+    Unknown(String),
 }

@@ -130,7 +130,7 @@ facts! {
             event = "dsn_undeliverable",
             message_id = %message,
             %sender,
-            "double bounce: notification dropped"
+            "a DSN has no address that it could go to: dropped"
         ),
 
         /// Waiting mail has another next hop since the configuration changed.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::cli::output::{age_cell, sender_cell, text_cell, time_cell};
 use crate::control::api::{
-    DeadlineEffect, ListedMessage, ShownDeadline, ShownHeader, ShownOptions,
+    DeadlineEffect, ListedMessage, MailState, ShownDeadline, ShownHeader, ShownOptions,
 };
 
 /// Octets of a line that every host takes (RFC 5322 §2.1.1).
@@ -43,6 +43,10 @@ fn envelope(message: &ListedMessage, now: Timestamp) -> Vec<ShownLine> {
         ("arrived", format!("{}, {age} ago", time_cell(arrived))),
         ("size", format!("{} bytes", message.size)),
     ];
+    let ends = message.recipients.iter().filter(|row| row.state != MailState::Held);
+    if let Some(end) = ends.filter_map(|row| row.expires_at).max() {
+        lines.push(("returned", format!("if it still waits at {}", time_cell(end))));
+    }
     if message.has_8bit {
         lines.push(("8bit", "yes".to_owned()));
     }
